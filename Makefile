@@ -1,0 +1,40 @@
+# Every target makes its own virtual environment when it is missing.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-long lint format bench clean help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): torch, onnx, onnxruntime, grpcio and the test tools, a minute or two"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,export,dev]'
+	@touch $@
+
+demo: $(STAMP) ## export two trained networks, serve them, ask them over gRPC
+	@$(BIN)/python examples/demo.py
+
+test: $(STAMP) ## the whole test suite
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP) ## ruff, mypy, import-linter, protocol files up to date
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m normfold.protos.compile --check
+
+format: $(STAMP) ## rewrite the code as ruff wants it
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(STAMP) ## latency and throughput of the two networks, in process and over gRPC
+	@$(BIN)/python -m tests.latency
+
+clean: ## remove the environment, caches and the demo's repository
+	rm -rf $(VENV) build dist repository .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
