@@ -1,1 +1,7 @@
-"""."""
+"""The ``normfold`` command: one thin module a subcommand, and the only place that prints."""
+
+from __future__ import annotations
+
+from normfold.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,65 @@
+"""The ``normfold`` command group; each subcommand's module is imported only when that subcommand is asked for."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+
+import click
+
+#: Subcommand -> (module that holds a click command of that name, its line in ``normfold --help``). The help lines stand
+#: here so that ``normfold --help`` imports none of the modules.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "export": ("normfold.cli.export", "Fold a trained network, export it to ONNX, prove it, publish it."),
+    "serve": ("normfold.cli.serve", "Serve a model repository over gRPC."),
+    "infer": ("normfold.cli.infer", "Ask a served model for an answer."),
+}
+
+
+class LazyGroup(click.Group):
+    """A command group that knows its commands' names and help lines without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the subcommands in the order a person uses them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one subcommand, or None where there is no such name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Resolve the subcommand, naming the nearest one where the name is mistyped."""
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in COMMANDS:
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(COMMANDS)}"
+            ctx.fail(f"no command '{name}'; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of subcommands from the help lines kept here."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.command(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="`normfold COMMAND --help` shows each command's options with examples.",
+)
+@click.version_option(package_name="normfold", prog_name="normfold")
+def main() -> None:
+    """Fold every BatchNorm of a trained network, export it to ONNX with a proof, and serve it over gRPC.
+
+    \b
+    normfold export mynets.py:SurnameCNN --weights surnames.safetensors \\
+        --input x=FP32[N,77,L] --repository repository --name surnames
+    normfold serve --repository repository
+    normfold infer surnames --input x=@one.npy
+    """
