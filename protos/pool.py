@@ -1,0 +1,44 @@
+"""The protocol's message classes, made from the compiled descriptors in a pool of their own.
+
+Two packages that register ``inference.*`` in protobuf's default pool cannot be imported together ("duplicate symbol").
+A private pool lives beside any client library, in any order of import, on every protobuf from 6.33 on.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from importlib.resources import files
+from types import ModuleType
+
+from google.protobuf import descriptor_pb2, message_factory
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+
+#: The compiled descriptors of every .proto file of this package, imports before importers.
+DESCRIPTORS = "descriptors.binpb"
+
+
+@cache
+def pool() -> DescriptorPool:
+    """The private pool, holding every file of this package."""
+    described = descriptor_pb2.FileDescriptorSet.FromString(files(__package__).joinpath(DESCRIPTORS).read_bytes())
+    private = DescriptorPool()
+    for file in described.file:
+        private.Add(file)  # type: ignore[no-untyped-call]
+    return private
+
+
+def fill(module: str, file: str) -> None:
+    """Put the message classes, enums and ``DESCRIPTOR`` of the .proto ``file`` into the imported ``module``."""
+    target: ModuleType = sys.modules[module]
+    descriptor = pool().FindFileByName(file)  # type: ignore[no-untyped-call]
+    target.DESCRIPTOR = descriptor  # type: ignore[attr-defined]
+    for name, message in descriptor.message_types_by_name.items():
+        cls = message_factory.GetMessageClass(message)
+        cls.__module__ = module  # so that pickle finds the class again
+        setattr(target, name, cls)
+    for name, enum in descriptor.enum_types_by_name.items():
+        setattr(target, name, EnumTypeWrapper(enum))
+        for value in enum.values:
+            setattr(target, value.name, value.number)
