@@ -1,1 +1,41 @@
-"""."""
+"""Nationality from the characters of a surname: its files, its labels and a few held-out samples. No torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+
+#: The factory to name to ``normfold export``; it takes no arguments.
+FACTORY = "normfold.models.surnames.network:SurnameCNN"
+#: The trained weights, safetensors, keys as in ``SurnameCNN().state_dict()``.
+CHECKPOINT = _HERE / "surnames.safetensors"
+#: One nationality a line, in the order of the network's outputs.
+LABELS = _HERE / "labels.txt"
+#: The characters the network knows, in the order of its input channels.
+VOCABULARY = _HERE / "vocabulary.json"
+#: Surnames of the test set with their nationality and the network's answer.
+SAMPLES = _HERE / "samples.json"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A surname that the network was not trained on."""
+
+    surname: str
+    #: What the data say.
+    nationality: str
+    #: What the committed checkpoint answers.
+    predicted: str
+
+
+def load_labels(path: Path = LABELS) -> tuple[str, ...]:
+    """Return the nationalities in the order of the network's outputs."""
+    return tuple(path.read_text(encoding="utf-8").split("\n")[:-1])
+
+
+def load_samples(path: Path = SAMPLES) -> tuple[Sample, ...]:
+    """Return the surnames of ``samples.json``, each with its nationality and the checkpoint's answer."""
+    return tuple(Sample(**entry) for entry in json.loads(path.read_text(encoding="utf-8")))

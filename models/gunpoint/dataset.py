@@ -1,0 +1,78 @@
+"""The ``.ts`` form of the UEA and UCR archive, as far as univariate series of equal length need it.
+
+Header lines begin with ``#`` (comment) or ``@`` (``@classLabel true 1 2``); after ``@data`` every line is a series:
+comma-separated values, a colon, the class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normfold.models.errors import DataError
+
+#: The classes by the names that the header of the data gives them.
+MOTIONS = {"1": "Gun-Draw", "2": "Point"}
+
+FILES = ("GunPoint_TRAIN.ts", "GunPoint_TEST.ts")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Series (N, 1, L), FP32, and the index of the class of each, (N,)."""
+
+    series: NDArray[np.float32]
+    classes: NDArray[np.int64]
+
+
+def read(path: Path) -> Labelled:
+    """Return the series of a ``.ts`` file and their classes.
+
+    Raises:
+        DataError: the file is missing, has no ``@data`` or no series after it, or a line is not a series as long as the
+            first with a class of ``MOTIONS``.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; give the folder that holds {' and '.join(FILES)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    try:
+        first = [line.strip().lower() for line in lines].index("@data") + 1
+    except ValueError:
+        raise DataError(f"{path}: no line '@data'; expected the .ts form of the UCR archive") from None
+    series, classes, names = [], [], list(MOTIONS)
+    for number, line in enumerate(lines[first:], start=first + 1):
+        if not line.strip():
+            continue
+        values, colon, name = line.strip().rpartition(":")
+        if not colon or name not in names:
+            raise DataError(
+                f"{path}, line {number}: ends in {line[-20:]!r}; "
+                f"expected comma-separated values, ':', then {' or '.join(names)}"
+            )
+        try:
+            series.append([float(value) for value in values.split(",")])
+        except ValueError as error:
+            raise DataError(
+                f"{path}, line {number}: {error}; expected comma-separated numbers before the last ':'"
+            ) from None
+        if len(series[-1]) != len(series[0]):
+            raise DataError(
+                f"{path}, line {number}: {len(series[-1])} values, the first series has {len(series[0])}; "
+                f"expected equal lengths"
+            )
+        classes.append(names.index(name))
+    if not series:
+        raise DataError(f"{path}: no series below '@data'")
+    return Labelled(np.array(series, np.float32)[:, None, :], np.array(classes, np.int64))
+
+
+def read_folder(folder: Path) -> tuple[Labelled, Labelled]:
+    """Return the training and the test series of a folder that holds ``FILES``; raises as ``read`` does."""
+    train, test = (read(folder / name) for name in FILES)
+    return train, test

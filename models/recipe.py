@@ -1,0 +1,80 @@
+"""What the training recipes share: a progress bar, reproducible randomness, files written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import save
+from torch import nn
+
+
+def start(seed: int) -> torch.Generator:
+    """Seed torch, keep it to one thread and deterministic kernels; return a generator of the same seed for shuffles.
+
+    One thread, because the order of a parallel sum is not fixed: the same seed then gives the same weights.
+    """
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
+
+
+def epochs(count: int, console: Console, note: dict[str, str]) -> Iterator[int]:
+    """Yield 0 to ``count - 1`` under a progress bar that shows ``note["text"]``, which the loop's body may change."""
+    columns = (
+        TextColumn("epoch"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(note.get("text", ""), total=count)
+        for epoch in range(count):
+            yield epoch
+            progress.update(task, advance=1, description=note.get("text", ""))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path``: beside it, flushed to disk, then renamed. An interruption leaves the old file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(beside).chmod(0o644)
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def write_checkpoint(path: Path, network: nn.Module) -> None:
+    """Write the network's ``state_dict`` as safetensors."""
+    write_whole(path, save({key: value.detach().contiguous() for key, value in network.state_dict().items()}))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as indented UTF-8 JSON."""
+    write_whole(path, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def write_labels(path: Path, labels: tuple[str, ...]) -> None:
+    """Write one label a line, in the order of the network's outputs."""
+    write_whole(path, "".join(f"{label}\n" for label in labels).encode())
+
+
+def negative_gammas(network: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return for every BatchNorm by name how many of its gamma are below zero, and how many it has."""
+    norms = ((name, module) for name, module in network.named_modules() if isinstance(module, nn.BatchNorm1d))
+    return {name: (int((norm.weight < 0).sum()), norm.num_features) for name, norm in norms}
