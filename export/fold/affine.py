@@ -1,0 +1,143 @@
+"""Affine maps of a tensor, and their algebra.
+
+    BatchNorm in inference:  y[c] = scale[c] * x[c] + shift[c],
+    scale = gamma / sqrt(var + eps),   shift = beta - mean * scale
+
+Ioffe & Szegedy 2015, arXiv:1502.03167, Algorithm 2, line 11. All arithmetic is float64; weights are rounded once, when
+they are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """The map ``x -> scale * x + shift`` of a tensor of rank r.
+
+    scale, shift: rank r, broadcastable against the tensor; an axis along which both are constant has length 1.
+    """
+
+    scale: Array
+    shift: Array
+
+    @classmethod
+    def of(cls, scale: ArrayLike, shift: ArrayLike) -> Affine:
+        """Return the map with both parts in float64, of one rank, and no longer along any axis than they vary."""
+        a, b = np.asarray(scale, np.float64), np.asarray(shift, np.float64)
+        rank = max(a.ndim, b.ndim)
+        return cls(
+            _collapsed(a.reshape((1,) * (rank - a.ndim) + a.shape)),
+            _collapsed(b.reshape((1,) * (rank - b.ndim) + b.shape)),
+        )
+
+    @classmethod
+    def along(cls, axis: int, rank: int, scale: ArrayLike, shift: ArrayLike) -> Affine:
+        """Return the per-channel map of a tensor of the given rank; scale and shift of shape (C,)."""
+        shape = [1] * rank
+        shape[axis] = -1
+        return cls.of(np.asarray(scale, np.float64).reshape(shape), np.asarray(shift, np.float64).reshape(shape))
+
+    @classmethod
+    def identity(cls, rank: int) -> Affine:
+        """Return ``x -> x``."""
+        return cls(np.ones((1,) * rank), np.zeros((1,) * rank))
+
+    @property
+    def rank(self) -> int:
+        """The rank of the tensors it maps."""
+        return self.scale.ndim
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it maps every x to itself."""
+        return bool(np.all(self.scale == 1) and np.all(self.shift == 0))
+
+    @property
+    def shifts(self) -> bool:
+        """Whether the shift is other than zero anywhere."""
+        return bool(np.any(self.shift != 0))
+
+    def after(self, inner: Affine) -> Affine:
+        """Return ``self ∘ inner``:  s = s₂ s₁,  t = s₂ t₁ + t₂."""
+        return Affine.of(self.scale * inner.scale, self.scale * inner.shift + self.shift)
+
+    def inverse(self) -> Affine:
+        """Return the map back.
+
+        Raises:
+            ZeroDivisionError: where a scale is 0, or so small that its reciprocal overflows.
+        """
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            scale = 1.0 / self.scale
+            shift = -self.shift / self.scale
+        if not (np.all(np.isfinite(scale)) and np.all(np.isfinite(shift))):
+            raise ZeroDivisionError("a scale of 0 has no inverse")
+        return Affine.of(scale, shift)
+
+    def equals(self, other: Affine) -> bool:
+        """Whether both are the same map to within float64 rounding of a few products."""
+        return all(
+            a.ndim == b.ndim and np.allclose(a, b, rtol=1e-11, atol=1e-11 * max(1.0, float(np.abs(a).max(initial=0.0))))
+            for a, b in ((self.scale, other.scale), (self.shift, other.shift))
+        )
+
+    def varies(self, axis: int) -> bool:
+        """Whether it differs from one index of that axis to another."""
+        return self.scale.shape[axis] > 1 or self.shift.shape[axis] > 1
+
+    def channels(self, axis: int, size: int) -> tuple[Array, Array] | None:
+        """Return scale and shift of shape (size,) along one axis, or None where it varies along another."""
+        axis %= self.rank
+        if any(self.varies(a) for a in range(self.rank) if a != axis):
+            return None
+        return np.broadcast_to(self.scale.reshape(-1), (size,)), np.broadcast_to(self.shift.reshape(-1), (size,))
+
+    def take(self, axis: int, index: NDArray[np.int64]) -> Affine:
+        """Return the map of the slices ``index`` along one axis."""
+        return Affine.of(
+            *(part if part.shape[axis] == 1 else part.take(index, axis) for part in (self.scale, self.shift))
+        )
+
+    def moved(self, axes: Sequence[int]) -> Affine:
+        """Return the map of the transposed tensor, ``numpy.transpose(x, axes)``."""
+        return Affine.of(self.scale.transpose(axes), self.shift.transpose(axes))
+
+    def shaped(self, of_shape: Sequence[int], to_shape: Sequence[int]) -> Affine:
+        """Return the map of the tensor reshaped from ``of_shape`` to ``to_shape`` (both without unknown lengths)."""
+        return Affine.of(*(np.broadcast_to(part, of_shape).reshape(to_shape) for part in (self.scale, self.shift)))
+
+
+def joined(parts: Sequence[Affine], sizes: Sequence[int], axis: int) -> Affine:
+    """Return the map of tensors joined along ``axis``, each part of the given size there."""
+
+    def join(arrays: list[Array]) -> Array:
+        shape = np.broadcast_shapes(*(a.shape[:axis] + (1,) + a.shape[axis + 1 :] for a in arrays))
+        return np.concatenate(
+            [np.broadcast_to(a, shape[:axis] + (n,) + shape[axis + 1 :]) for a, n in zip(arrays, sizes, strict=True)],
+            axis,
+        )
+
+    return Affine.of(join([p.scale for p in parts]), join([p.shift for p in parts]))
+
+
+def batchnorm(gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> tuple[Array, Array]:
+    """Return (scale, shift), each (C,), of an inference BatchNorm with parameters of shape (C,)."""
+    scale = gamma.astype(np.float64) / np.sqrt(var.astype(np.float64) + float(eps))
+    return scale, beta.astype(np.float64) - mean.astype(np.float64) * scale
+
+
+def _collapsed(part: Array) -> Array:
+    for axis in range(part.ndim):
+        if part.shape[axis] > 1:
+            first = part.take([0], axis)
+            if np.all(part == first):
+                part = first
+    return part

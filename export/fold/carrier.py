@@ -1,0 +1,187 @@
+"""Carriers: channels that always hold one constant, from which a zero-padded convolution reads a shift.
+
+    conv(pad(x + t)) = conv'(pad([x, 1]))  with the taps Σ_c W[:, c] t_c on the new channel
+
+Zero padding pads the constant as it pads x, so the shift ends exactly where the tensor ends, at any length. The operator
+before emits the channel from its bias, with weights of zero; every other reader weighs it with zero.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from normfold.export.fold.affine import Affine, Array, joined
+from normfold.export.fold.net import Gauges, Net, Op, Refused, Tensor, Widening, Widenings, Writing
+from normfold.export.fold.ops.linear import Linear
+
+
+def constant_channels(net: Net) -> dict[Tensor, Array]:
+    """Return for each tensor what its channels (axis 1) always hold, NaN where a channel is not constant."""
+    known: dict[Tensor, Array] = {}
+    for op in net.ops:
+        for tensor, channels in zip(op.outputs, op.constants(known), strict=False):
+            if channels is not None and not np.all(np.isnan(channels)):
+                known[tensor] = channels
+    return known
+
+
+def carrier_of(linear: Linear, gauges: Gauges, constants: dict[Tensor, Array]) -> tuple[int, float] | None:
+    """Return the best constant channel of a linear operator's input and what it holds under its gauge; None if none."""
+    (x,) = linear.inputs
+    if x not in constants or linear.axis_in != 1:
+        return None
+    channels = gauges[x].channels(1, len(constants[x]))
+    if channels is None:
+        return None
+    scale, shift = channels
+    with np.errstate(divide="ignore", invalid="ignore"):
+        held = np.where(scale == 0, 0.0, (constants[x] - shift) / scale)
+    held = np.where(np.isfinite(held), held, 0.0)
+    # Neither huge nor tiny: the taps are divided by it.
+    fit = np.where(
+        (np.abs(held) > 1e-3) & (np.abs(held) < 1e3), -np.abs(np.log(np.abs(np.where(held == 0, 1.0, held)))), -np.inf
+    )
+    best = int(np.argmax(fit))
+    return (best, float(held[best])) if np.isfinite(fit[best]) else None
+
+
+@dataclass
+class Widened:
+    """One channel more in a tensor and in all that must follow."""
+
+    widenings: dict[Tensor, Widening]
+    touched: list[Op] = field(default_factory=list)
+
+    @property
+    def linears(self) -> int:
+        """How many linear operators compute a channel more."""
+        return sum(isinstance(op, Linear) for op in self.touched)
+
+    def carry_out(self) -> None:
+        """Give every tensor its channel and every operator its params."""
+        params = {op: op.widened(self.widenings) for op in self.touched}
+        for op, new in params.items():
+            op.params, op.changed = new, True
+        for tensor, w in self.widenings.items():
+            assert tensor.shape is not None
+            size = tensor.size(w.axis)
+            tensor.shape = (*tensor.shape[: w.axis], size + w.count, *tensor.shape[w.axis + 1 :])
+            tensor.value.shape = ir.Shape(tensor.shape)
+        for op in self.touched:
+            _picks_follow(op)
+
+
+def _picks_follow(op: Op) -> None:
+    from normfold.export.fold.ops.layout import Select
+
+    if isinstance(op, Select) and op.params is not None:
+        starts = np.cumsum([0, *op.params])
+        op.picks = tuple(np.arange(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True))
+
+
+def widened(tensor: Tensor) -> Widened:
+    """Return how a tensor gets a carrier at the end of its channels, or raise Refused."""
+    if tensor.rank < 2:
+        raise Refused(f"'{tensor.name}' has no channels")
+    found: dict[Tensor, Widening] = {}
+    queue: list[tuple[int, int, Op]] = []
+    queued: set[Op] = set()
+    touched: dict[Op, None] = {}
+
+    def settle(t: Tensor, w: Widening) -> None:
+        if t in found:
+            if replace(found[t], value=0.0) != replace(w, value=0.0):
+                raise Refused(f"'{t.name}' would carry the new channel at two places")
+            return
+        if t.pinned:
+            raise Refused(f"'{t.name}' {t.pinned}, so it cannot get one more channel")
+        t.size(w.axis)
+        found[t] = w
+        for op in (t.producer, *t.readers):
+            if op is not None and op not in queued:
+                queued.add(op)
+                heapq.heappush(queue, (op.order, id(op), op))
+
+    settle(tensor, Widening(axis=1, index=tensor.size(1)))
+    while queue:
+        _, _, op = heapq.heappop(queue)
+        queued.discard(op)
+        touched[op] = None
+        for t, w in op.widen(found).items():
+            settle(t, w)
+    order = sorted(touched, key=lambda op: op.order)
+    # What each new channel holds follows from what the operators before it emit.
+    for op in order:
+        given = {x: found[x] for x in op.inputs if x in found}
+        if given and not isinstance(op, Linear):
+            for t, w in op.widen(given).items():
+                if t in op.outputs:
+                    found[t] = w
+    if not np.isfinite(found[tensor].value) or abs(found[tensor].value) < 1e-3:
+        raise Refused(f"no constant other than 0 reaches '{tensor.name}'")
+    return Widened(found, order)
+
+
+@dataclass(eq=False)
+class Carrier(Op):
+    """One channel of ones, put behind a tensor's channels for one reader: a Pad along the channel axis."""
+
+    def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
+        """The channels' gauge passes; the ones are read as they are."""
+        (x,), (y,) = self.inputs, self.outputs
+        size = x.size(1)
+        if x in gauges and y not in gauges:
+            return {y: joined([gauges[x], Affine.identity(x.rank)], [size, 1], 1)}
+        gauge = gauges[y]
+        if not gauge.take(1, np.array([size])).is_identity:
+            raise Refused(f"{self} holds ones, which are not to be scaled")
+        return {x: gauge.take(1, np.arange(size))}
+
+    def cost(self, params: Any) -> float:
+        """One pass."""
+        return 0.85
+
+    def widen(self, widenings: Widenings) -> dict[Tensor, Widening]:
+        """One more channel passes before the ones."""
+        (x,), (y,) = self.inputs, self.outputs
+        return {y: widenings[x]} if x in widenings and y not in widenings else {}
+
+    def constants(self, known: dict[Tensor, Array]) -> list[Array | None]:  # type: ignore[override]
+        """The last channel holds 1."""
+        x = self.inputs[0]
+        return [np.append(known.get(x, np.full(x.size(1), np.nan)), 1.0)]
+
+    def write(self, graph: Writing) -> None:
+        """Write a Pad of one along the channel axis."""
+        rank = self.inputs[0].rank
+        pads = np.zeros(2 * rank)
+        pads[rank + 1] = 1
+        like = self.outputs[0].name
+        ends = graph.constant(pads, f"{like}.pads", np.dtype(np.int64))
+        one = graph.constant(np.ones(()), f"{like}.one")
+        (reader,) = self.outputs[0].readers
+        padded = graph.insert("Pad", [self.inputs[0].value, ends, one], reader.node, like)
+        reader.node.replace_input_with(0, padded)
+
+
+def put_before(net: Net, linear: Linear) -> Carrier:
+    """Put a Carrier before one reader, which weighs its channel with zero so far."""
+    (x,) = linear.inputs
+    if linear.params.groups > 1 or linear.axis_in != 1:
+        raise Refused(f"{linear} is depthwise or grouped, so it cannot read a carrier")
+    assert x.shape is not None
+    shape = (x.shape[0], x.size(1) + 1, *x.shape[2:])
+    y = Tensor(ir.Value(name=f"{x.name}_carried"), shape)
+    carrier = Carrier(linear.node, f"carrier of {linear.name}", [x], [y], changed=True, order=linear.order)
+    linear.params = linear.widened({x: Widening(axis=1, index=x.size(1))})
+    linear.changed = True
+    linear.inputs = [y]
+    x.readers[x.readers.index(linear)] = carrier
+    y.producer, y.readers = carrier, [linear]
+    net.ops.insert(net.ops.index(linear), carrier)
+    return carrier

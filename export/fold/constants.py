@@ -1,0 +1,98 @@
+"""Which values of an ONNX graph are constant, and what they hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+#: Operators whose output is not told by their inputs alone.
+_RANDOM = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
+#: A constant that no network's weights reach: it is left for the runtime to compute.
+_MOST_ENTRIES = 1 << 28
+
+
+class Constants:
+    """The constants of a graph: initializers, Constant nodes, and what operators make of constants alone."""
+
+    def __init__(self, graph: ir.Graph, opset: int) -> None:
+        self._opset = opset
+        self._known: dict[ir.Value, NDArray[Any] | None] = {}
+        self._inputs = set(graph.inputs)
+
+    def get(self, value: ir.Value | None) -> NDArray[Any] | None:
+        """Return what a value holds, or None where that depends on the network's input."""
+        if value is None or value in self._inputs:
+            return None
+        if value not in self._known:
+            # Producers before consumers, without recursion: a chain may be as long as the graph.
+            stack = [value]
+            while stack:
+                top = stack[-1]
+                producer = top.producer()
+                waiting = [v for v in producer.inputs if v is not None and v not in self._known] if producer else []
+                waiting = [v for v in waiting if v not in self._inputs and v.const_value is None]
+                if waiting and _computable(producer):
+                    stack.extend(waiting)
+                    continue
+                stack.pop()
+                if top not in self._known:
+                    self._known[top] = self._evaluate(top)
+        return self._known[value]
+
+    def _evaluate(self, value: ir.Value) -> NDArray[Any] | None:
+        if value.const_value is not None and value.producer() is None:
+            return value.const_value.numpy()
+        node = value.producer()
+        if node is None or not _computable(node):
+            return None
+        arrays: dict[str, NDArray[Any]] = {}
+        for i, v in enumerate(node.inputs):
+            if v is None:
+                continue
+            array = (
+                v.const_value.numpy()
+                if v.const_value is not None and v not in self._inputs and v.producer() is None
+                else self._known.get(v)
+            )
+            if array is None:
+                return None
+            arrays[f"in{i}"] = array
+        return _run(node, arrays, self._opset, value.index() or 0)
+
+
+def _computable(node: ir.Node | None) -> bool:
+    if node is None or node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM:
+        return False
+    return not any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+
+
+def _run(node: ir.Node, arrays: dict[str, NDArray[Any]], opset: int, output: int) -> NDArray[Any] | None:
+    """Return one output of a node whose inputs are all known, or None where the reference cannot run it."""
+    proto = ir.to_proto(node)
+    del proto.input[:]
+    proto.input.extend(f"in{i}" if v is not None else "" for i, v in enumerate(node.inputs))
+    del proto.output[:]
+    proto.output.extend(f"out{i}" for i in range(len(node.outputs)))
+    graph = onnx.helper.make_graph(
+        [proto],
+        "constant",
+        [
+            onnx.helper.make_tensor_value_info(k, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+            for k, a in arrays.items()
+        ],
+        [onnx.ValueInfoProto(name=f"out{output}")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    try:
+        (result,) = onnx.reference.ReferenceEvaluator(model).run(None, arrays)
+    except Exception:  # the reference lacks an operator or a type: then the value is simply not known
+        return None
+    result = np.asarray(result)
+    return result if result.size <= _MOST_ENTRIES else None

@@ -1,0 +1,205 @@
+"""The network that folding works on: tensors, and operators that know how a change of their tensors' scale passes.
+
+A *gauge* of a tensor is the affine ``g`` with ``old = g(new)``: what the tensor held before, written with what it holds
+after. Folding is a choice of gauges. A BatchNorm ``y = B(u)`` may go when ``g_y = B ∘ g_u``; linear operators take any
+gauge into their weights; every other operator says which gauges of its inputs and outputs belong together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from normfold.export.fold.affine import Affine, Array
+
+Dim: TypeAlias = int | str | None
+Gauges: TypeAlias = Mapping["Tensor", Affine]
+
+
+class Refused(Exception):
+    """A change that some operator cannot take; the message says which and why, in a PyTorch user's words."""
+
+
+@dataclass(eq=False)
+class Tensor:
+    """A value of the graph that is computed, not constant."""
+
+    value: ir.Value
+    #: One entry a dimension: its length, the name of a dynamic length, or None where nothing is known. None: rank unknown.
+    shape: tuple[Dim, ...] | None
+    producer: Op | None = None
+    #: The operators that read it, once for each time they do.
+    readers: list[Op] = field(default_factory=list)
+    #: Why its numbers may not change ("is an output of the network"), or "".
+    pinned: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its name in the graph."""
+        return self.value.name or "?"
+
+    @property
+    def rank(self) -> int:
+        """Its number of dimensions; refused where that is unknown."""
+        if self.shape is None:
+            raise Refused(f"the rank of '{self.name}' is not known")
+        return len(self.shape)
+
+    def size(self, axis: int) -> int:
+        """Its length along an axis; refused where that is dynamic."""
+        self.rank  # noqa: B018 - refuses an unknown rank
+        assert self.shape is not None
+        size = self.shape[axis]
+        if not isinstance(size, int):
+            raise Refused(f"the length of axis {axis} of '{self.name}' is dynamic")
+        return size
+
+    def gauge(self, gauges: Gauges) -> Affine:
+        """Return its gauge, the identity where none was set."""
+        return gauges[self] if self in gauges else Affine.identity(self.rank)
+
+
+@dataclass(frozen=True)
+class Widening:
+    """One channel more in a tensor, at ``index`` of ``axis``, of ``count`` entries that all hold ``value``."""
+
+    axis: int
+    index: int
+    count: int = 1
+    value: float = 1.0
+
+
+Widenings: TypeAlias = Mapping[Tensor, Widening]
+
+
+@dataclass(eq=False)
+class Op:
+    """An operator and the rule of its kind.
+
+    ``params`` holds what a fold may change; the methods that compute new params are pure, and only ``Net`` sets them.
+    """
+
+    node: ir.Node
+    name: str
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    params: Any = None
+    changed: bool = False
+    order: int = 0
+    #: What the kind does to an affine, in a word or two, for the report.
+    verb: ClassVar[str] = "through"
+
+    def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
+        """Return the gauges that its other tensors must have, given those known; raise Refused where none fit."""
+        raise Refused(f"{self} is not linear, and no per-channel scale or shift passes through it")
+
+    def rewritten(self, gauges: Gauges) -> Any:
+        """Return the params under the given gauges."""
+        return self.params
+
+    def cost(self, params: Any) -> float:
+        """Return the run time with these params, in passes over its output that it does not share with a convolution."""
+        return 0.0
+
+    def widen(self, widenings: Widenings) -> dict[Tensor, Widening]:
+        """Return the widenings that its other tensors must have, given those known; raise Refused where none fit."""
+        raise Refused(f"{self} cannot carry one more channel")
+
+    def widened(self, widenings: Widenings) -> Any:
+        """Return the params under the given widenings."""
+        return self.params
+
+    def constants(self, known: Mapping[Tensor, Array]) -> list[Array | None]:
+        """Return for each output the constant each channel (axis 1) always holds, NaN where it is not constant."""
+        return [None] * len(self.outputs)
+
+    def write(self, graph: Writing) -> None:
+        """Write the params into the graph's node; called only where they changed."""
+
+    def __str__(self) -> str:
+        """Its name for a person."""
+        return f"'{self.name}' ({self.node.op_type})"
+
+
+class Writing:
+    """What an operator needs to write itself into an ONNX graph."""
+
+    def __init__(self, graph: ir.Graph, dtype: np.dtype[Any]) -> None:
+        self.graph = graph
+        self.dtype = dtype
+        self._names = {v.name for v in graph.initializers.values()} | {
+            v.name for n in graph.all_nodes() for v in n.outputs
+        }
+
+    def constant(self, array: Array, like: str, dtype: np.dtype[Any] | None = None) -> ir.Value:
+        """Register an initializer, rounded once to the graph's type, under a name near ``like``."""
+        name, count = like, 0
+        while name in self._names:
+            count += 1
+            name = f"{like}_{count}"
+        self._names.add(name)
+        tensor = ir.tensor(np.ascontiguousarray(array.astype(dtype or self.dtype)), name=name)
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+        self.graph.register_initializer(value)
+        return value
+
+    def insert(
+        self, op_type: str, inputs: list[ir.Value | None], before: ir.Node | None, like: str, **attributes: Any
+    ) -> ir.Value:
+        """Insert a node before another, or at the end, and return its output value."""
+        node = ir.node(op_type, inputs, attributes=attributes, name=self._fresh(f"{like}_{op_type.lower()}"))
+        node.outputs[0].name = self._fresh(like)
+        node.outputs[0].dtype = ir.DataType.from_numpy(self.dtype)
+        if before is None:
+            self.graph.append(node)
+        else:
+            node.metadata_props.update(before.metadata_props)
+            self.graph.insert_before(before, node)
+        return node.outputs[0]
+
+    def replace(self, tensor: Tensor, new: ir.Value) -> None:
+        """Make everything that reads a tensor's value read another, outputs of the graph and their names included."""
+        old = tensor.value
+        tensor.value = new
+        if old is new:
+            return
+        new.shape = old.shape if new.shape is None else new.shape
+        for i, output in enumerate(self.graph.outputs):
+            if output is old:
+                if new.is_graph_input() or new.is_graph_output():
+                    new = self.insert("Identity", [new], None, old.name or "output")
+                    new.shape = old.shape
+                old.name, new.name = self._fresh(f"{old.name}_unfolded"), old.name
+                self.graph.outputs[i] = new
+        old.replace_all_uses_with(tensor.value)
+
+    def _fresh(self, like: str) -> str:
+        name, count = like, 0
+        while name in self._names:
+            count += 1
+            name = f"{like}_{count}"
+        self._names.add(name)
+        return name
+
+
+@dataclass(eq=False)
+class Net:
+    """The operators of one graph in topological order, and how tensors join them."""
+
+    ops: list[Op]
+    dtype: np.dtype[Any]
+
+    def remove(self, op: Op) -> None:
+        """Take out an operator of one input and one output: its readers read its input instead."""
+        (source,), (result,) = op.inputs, op.outputs
+        self.ops.remove(op)
+        source.readers.remove(op)
+        for reader in result.readers:
+            reader.inputs[reader.inputs.index(result)] = source
+            source.readers.append(reader)
+        source.pinned = source.pinned or result.pinned
+        result.readers = []

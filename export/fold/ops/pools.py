@@ -1,0 +1,86 @@
+"""Pools, reductions, resizing and mirroring along positions: they treat every channel alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from normfold.export.fold.affine import Affine, Array
+from normfold.export.fold.net import Gauges, Op, Refused, Tensor, Widening, Widenings
+from normfold.export.fold.ops.linear import inverse
+
+
+@dataclass(eq=False)
+class Pooling(Op):
+    """An operator over positions, the same for every channel.
+
+        mean:  any affine passes:                 mean(s x + t) = s mean(x) + t
+        max:   an affine with s >= 0 passes:      max(s x + t) = s max(x) + t
+    A mean that counts zero padding is a zero-padded convolution: the scale passes, a shift does not.
+    """
+
+    #: The axes along which it works; a gauge must not differ along them.
+    axes: tuple[int, ...] = ()
+    #: Whether it keeps the larger entries, so that only s >= 0 passes.
+    monotone: bool = False
+    #: Whether it averages zeros from beyond the ends, so that no shift passes.
+    counts_zeros: bool = False
+    #: Whether the output lacks the axes (keepdims = 0).
+    drops_axes: bool = False
+
+    def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
+        """Input and output have the same gauge, without the axes that the output lacks."""
+        (x,), y = self.inputs, self.outputs[0]
+        gauge = gauges[x] if x in gauges else self._with_axes(gauges[y])
+        if any(gauge.varies(axis) for axis in self.axes):
+            raise Refused(f"{self} mixes positions, and here the scale differs from position to position")
+        if self.monotone and np.any(gauge.scale < 0):
+            raise Refused(f"{self} keeps the largest entry, and {_some(gauge.scale < 0)} scaled by a negative number")
+        if self.counts_zeros and gauge.shifts:
+            raise Refused(f"{self} averages its zero padding, which does not take the shift")
+        if y in gauges:
+            inverse(gauge, self)
+        return {y: self._without_axes(gauge)} if x in gauges else {x: gauge}
+
+    def _without_axes(self, gauge: Affine) -> Affine:
+        if not self.drops_axes:
+            return gauge
+        return Affine.of(gauge.scale.squeeze(self.axes), gauge.shift.squeeze(self.axes))
+
+    def _with_axes(self, gauge: Affine) -> Affine:
+        if not self.drops_axes:
+            return gauge
+        return Affine.of(np.expand_dims(gauge.scale, self.axes), np.expand_dims(gauge.shift, self.axes))
+
+    def widen(self, widenings: Widenings) -> dict[Tensor, Widening]:
+        """One more channel: its constant passes, unless zeros are averaged in."""
+        x, y = self.inputs[0], self.outputs[0]
+        w = widenings[x] if x in widenings else widenings[y]
+        axes = sorted(self.axes)
+        if x in widenings:
+            if w.axis in axes:
+                raise Refused(f"{self} works along the channels")
+            if self.counts_zeros and w.value != 0:
+                raise Refused(f"{self} averages its zero padding, so no channel stays constant through it")
+            axis = w.axis - (sum(a < w.axis for a in axes) if self.drops_axes else 0)
+            return {} if y in widenings else {y: replace(w, axis=axis)}
+        axis = w.axis
+        if self.drops_axes:
+            for a in axes:
+                axis += a <= axis
+        return {x: replace(w, axis=axis)}
+
+    def constants(self, known: Mapping[Tensor, Array]) -> list[Array | None]:
+        """A constant channel stays one, unless zeros are averaged in."""
+        before = known.get(self.inputs[0])
+        if before is None or 1 in self.axes or 0 in self.axes:
+            return [None] * len(self.outputs)
+        after = np.where(before == 0, before, np.nan) if self.counts_zeros else before
+        return [after, *[None] * (len(self.outputs) - 1)]
+
+
+def _some(mask: Array | np.ndarray) -> str:  # type: ignore[type-arg]
+    count = int(np.count_nonzero(mask))
+    return f"{count} of {mask.size} channels {'is' if count == 1 else 'are'}"

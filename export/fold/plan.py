@@ -1,0 +1,166 @@
+"""Ways to be rid of one affine, each followed through the network to where it ends or is refused.
+
+An affine ``y = A(u)`` with A = (s, t) goes when u takes a part G back, y passes the rest F on, and nothing or a sign R
+stays between:  A = F ∘ R ∘ G. Which G and F can be taken is asked of the operators around, one after the other.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from normfold.export.fold.affine import Affine
+from normfold.export.fold.net import Op, Refused, Tensor
+from normfold.export.fold.ops.linear import Linear
+from normfold.export.fold.ops.pointwise import Scaling
+
+#: An option must save at least this many passes to be taken.
+LEAST_GAIN = 1e-6
+#: What one more channel costs a convolution that carries it, in passes.
+CARRIER_COST = 0.05
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to part an affine: ``back`` is G, ``on`` is F, ``stays`` is R (the identity or a sign)."""
+
+    label: str
+    back: Affine
+    stays: Affine
+    on: Affine
+
+
+@dataclass
+class Plan:
+    """An option that every operator around can take, and what it makes of them."""
+
+    target: Scaling
+    option: Option
+    gauges: dict[Tensor, Affine]
+    touched: list[Op]
+    #: The new params of touched operators, but for linear ones, whose weights are computed when the plan is carried out.
+    params: dict[Op, Any]
+    #: Linear operators with zero padding that must read the shift from a carrier channel.
+    carried: list[Linear]
+    cost: float = 0.0
+    refusals: list[str] = field(default_factory=list)
+
+
+def options(target: Scaling) -> Iterator[Option]:
+    """Yield the ways to part the target's affine, most direct first."""
+    a = target.params
+    identity = Affine.identity(a.rank)
+    s, t = a.scale, a.shift
+    one, none = np.ones((1,) * a.rank), np.zeros((1,) * a.rank)
+    if np.any(s == 0):
+        # No part of a scale of 0 can be undone: all of it goes on.
+        yield Option("on", identity, identity, a)
+        return
+    size, sign = np.abs(s), np.sign(s)
+    seen: list[Affine] = []
+    offset = t / s
+    parts = [
+        ("back", Affine.of(s, t)),
+        ("on", identity),
+        ("scale back, shift on", Affine.of(s, none)),
+        ("positive scale back, sign and shift on", Affine.of(size, none)),
+        ("shift back, scale on", Affine.of(one, offset)),
+        ("sign back, positive scale and shift on", Affine.of(sign, none)),
+        ("sign and shift back, positive scale on", Affine.of(sign, sign * offset)),
+        ("positive scale and shift back, sign on", Affine.of(size, size * offset)),
+    ]
+    for label, back in parts:
+        if any(back.equals(other) for other in seen):
+            continue
+        seen.append(back)
+        on = a.after(back.inverse())
+        if back.shifts:  # the shift went back whole: what is left of it is rounding
+            on = Affine.of(on.scale, none)
+        yield Option(label, back, identity, identity if np.all(on.scale == 1) and not on.shifts else on)
+    mixed = np.any(s < 0)
+    if mixed and target.cost(Affine.of(sign, none)) < target.cost(a):
+        flip = Affine.of(sign, none)
+        yield Option("positive scale and shift back, a sign stays", Affine.of(size, sign * t), flip, identity)
+        yield Option("positive scale back, shift on, a sign stays", Affine.of(size, none), flip, Affine.of(one, t))
+        yield Option("positive scale and shift on, a sign stays", identity, flip, Affine.of(size, t))
+        yield Option("shift back, positive scale on, a sign stays", Affine.of(one, offset), flip, Affine.of(size, none))
+
+
+def planned(target: Scaling, option: Option) -> Plan:
+    """Return the plan of one option, or raise Refused with the operator and the reason."""
+    (u,), (y,) = target.inputs, target.outputs
+    try:
+        gauge_u = option.back.inverse()
+    except ZeroDivisionError as error:
+        raise Refused(f"{target} scales a channel by 0 or nearly so") from error
+    gauges: dict[Tensor, Affine] = {}
+    queue: list[tuple[int, int, Op]] = []
+    queued: set[Op] = set()
+
+    def enqueue(tensor: Tensor) -> None:
+        for op in (tensor.producer, *tensor.readers):
+            if op is not None and op is not target and op not in queued:
+                queued.add(op)
+                heapq.heappush(queue, (op.order, id(op), op))
+
+    def settle(tensor: Tensor, gauge: Affine) -> None:
+        if tensor in gauges:
+            if not gauges[tensor].equals(gauge):
+                raise Refused(f"'{tensor.name}' would need two different scales or shifts at once")
+            return
+        if gauge.is_identity:
+            return
+        if tensor.pinned:
+            raise Refused(f"'{tensor.name}' {tensor.pinned}, so its numbers may not change")
+        gauges[tensor] = gauge
+        enqueue(tensor)
+
+    for tensor, gauge in ((u, gauge_u), (y, option.on)):
+        if gauge.is_identity:
+            gauges[tensor] = gauge
+        else:
+            settle(tensor, gauge)
+    touched: dict[Op, None] = {}
+    while queue:
+        _, _, op = heapq.heappop(queue)
+        queued.discard(op)
+        touched[op] = None
+        for tensor, gauge in op.spread(gauges).items():
+            settle(tensor, gauge)
+    plan = Plan(target, option, gauges, sorted(touched, key=lambda op: op.order), {}, [])
+    plan.cost = target.cost(option.stays) - target.cost(target.params)
+    for op in plan.touched:
+        # Settled tensors all have their gauge now; an operator that was asked early is asked again.
+        for tensor, gauge in op.spread(gauges).items():
+            settle(tensor, gauge)
+        if isinstance(op, Linear):
+            if op.carrier_needed(gauges):
+                plan.carried.append(op)
+        else:
+            plan.params[op] = op.rewritten(gauges)
+            plan.cost += op.cost(plan.params[op]) - op.cost(op.params)
+    if queue:
+        raise Refused(f"the operators around {target} need scales that do not agree")
+    return plan
+
+
+def plans(target: Scaling) -> tuple[list[Plan], list[str]]:
+    """Return the plans that gain, cheapest first, and what refused the others."""
+    found: list[Plan] = []
+    refusals: list[str] = []
+    for option in options(target):
+        try:
+            plan = planned(target, option)
+        except Refused as refusal:
+            refusals.append(f"{option.label}: {refusal}")
+            continue
+        if plan.cost < -LEAST_GAIN:
+            found.append(plan)
+        else:
+            refusals.append(f"{option.label}: it would take as many operations as it saves")
+    found.sort(key=lambda p: (round(p.cost, 6), len(p.carried), len(p.touched)))
+    return found, refusals

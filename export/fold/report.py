@@ -1,0 +1,52 @@
+"""What a fold did, as values: for every BatchNorm and affine where it went, or what kept it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What became of one BatchNorm, or of one affine that stood as Mul, Add, Sub or Div."""
+
+    #: The module's path where the exporter noted it, else the node's name.
+    name: str
+    #: "BatchNorm" or "affine".
+    kind: str
+    #: Whether it is gone.
+    folded: bool
+    #: Where it went, in words ("back into 'conv1'"); "" where it stayed.
+    how: str
+    #: Why it stayed, a sentence for each way that was tried; () where it went.
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """The first reason why it stayed, or ""."""
+        return self.reasons[0] if self.reasons else ""
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What a fold did to a model."""
+
+    folds: tuple[Fold, ...] = ()
+    batchnorms_before: int = 0
+    batchnorms_after: int = 0
+    #: BatchNorms and per-channel affines in any form.
+    affines_before: int = 0
+    affines_after: int = 0
+    nodes_before: int = 0
+    nodes_after: int = 0
+    #: Numbers in floating-point initializers.
+    parameters_before: int = 0
+    parameters_after: int = 0
+    #: Channels added to carry a shift through zero padding, and channels that were constant and taken out.
+    carriers: int = 0
+    channels_removed: int = 0
+    notes: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON's types."""
+        return asdict(self)

@@ -1,0 +1,105 @@
+"""Channels that a BatchNorm scales by 0: what was computed for them is not needed, and is not computed any more.
+
+    0·u + t = (t/v)·v      where the operators before are made to emit the constant v in that channel
+
+The weights before become zero and the bias makes v, so the affine has no scale of 0 any more, can be inverted, and the
+channel is a constant that can serve as a carrier.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normfold.export.fold.affine import Affine, Array
+from normfold.export.fold.net import Refused, Tensor
+from normfold.export.fold.ops.joins import Sum
+from normfold.export.fold.ops.layout import Concat
+from normfold.export.fold.ops.linear import Linear, Weights
+from normfold.export.fold.ops.pointwise import Activation, Clamp, Same, Scaling, Sloped
+from normfold.export.fold.ops.pools import Pooling
+
+Index = NDArray[np.int64]
+
+
+def silence_zero_scales(target: Scaling) -> int:
+    """Make the channels that the target scales by 0 constant before it, where nothing else reads them; return how many."""
+    (u,) = target.inputs
+    if u.shape is None or len(u.shape) < 2 or not isinstance(u.shape[1], int):
+        return 0
+    channels = target.params.channels(1, u.shape[1])
+    if channels is None:
+        return 0
+    scale, shift = (np.array(c) for c in channels)
+    count = 0
+    for wanted, index in (
+        (1.0, np.flatnonzero((scale == 0) & (shift != 0))),
+        (0.0, np.flatnonzero((scale == 0) & (shift == 0))),
+    ):
+        if not len(index):
+            continue
+        edits: dict[Linear, Weights] = {}
+        try:
+            held = _silenced(u, index, np.full(len(index), wanted), edits)
+        except Refused:
+            continue
+        if wanted and np.all(np.abs(held) > 1e-3):
+            scale[index], shift[index] = shift[index] / held, 0.0
+        elif not wanted and np.all(held == 0):
+            scale[index] = 1.0
+        else:
+            continue
+        for op, weights in edits.items():
+            op.params, op.changed = weights, True
+        count += len(index)
+    if count:
+        target.params = Affine.along(1, len(u.shape), scale, shift)
+        target.changed = True
+    return count
+
+
+def _silenced(tensor: Tensor, index: Index, values: Array, edits: dict[Linear, Weights]) -> Array:
+    """Return what the given channels hold when the operators before emit ``values`` there; raise Refused if shared."""
+    op = tensor.producer
+    if op is None or len(tensor.readers) != 1 or tensor.pinned:
+        raise Refused(f"'{tensor.name}' is read elsewhere too")
+    if isinstance(op, Linear) and op.axis_out == 1:
+        weights = edits.get(op, op.params)
+        weight, bias = weights.weight.copy(), weights.bias.copy()
+        flat = weight.reshape(-1, *weight.shape[2:])
+        flat[index] = 0.0
+        bias[index] = values
+        edits[op] = replace(weights, weight=weight, bias=bias)
+        return values
+    if isinstance(op, Concat) and op.axis == 1 and len(set(op.inputs)) == len(op.inputs):
+        starts = np.cumsum([0, *(x.size(1) for x in op.inputs)])
+        held = np.empty(len(index))
+        for k, x in enumerate(op.inputs):
+            here = (index >= starts[k]) & (index < starts[k + 1])
+            if here.any():
+                held[here] = _silenced(x, index[here] - starts[k], values[here], edits)
+        return held
+    if isinstance(op, Sum) and len(set(op.inputs)) == len(op.inputs):
+        total = np.zeros(len(index))
+        for k, (sign, x) in enumerate(zip(op.signs, op.inputs, strict=True)):
+            if x.shape != tensor.shape:
+                raise Refused(f"{op} broadcasts one of its branches")
+            total += sign * _silenced(x, index, values if k == 0 else np.zeros(len(index)), edits)
+        return total
+    if isinstance(op, (Clamp, Sloped, Same, Activation, Scaling)) or (
+        isinstance(op, Pooling) and 1 not in op.axes and not op.counts_zeros
+    ):
+        (x,) = op.inputs
+        whole = np.full(tensor.size(1), np.nan)
+        whole[index] = _silenced(x, index, values, edits)
+        if isinstance(op, Sloped):
+            held = np.where(whole >= 0, whole, np.nan)
+        else:
+            found = op.constants({x: whole})[0]
+            held = np.full(len(whole), np.nan) if found is None else found
+        if np.any(np.isnan(held[index])):
+            raise Refused(f"{op} does not keep the channel constant")
+        return held[index]
+    raise Refused(f"nothing can be silenced through {op}")
