@@ -1,0 +1,68 @@
+"""What can go wrong in an export, one class for each part of the work.
+
+    ExportError
+    ├── SourceError         the factory, class, module or file that names the network
+    ├── CheckpointError     the file of weights
+    ├── InputSpecError      --input and --sample: names, datatypes, shapes, ranges
+    ├── CaptureError        the network cannot be written as a graph
+    ├── FoldError           the folding engine met a graph it must not touch
+    ├── VerificationError   the exported graph is not the same network within the bound
+    └── PublishError        the model repository cannot take the version
+
+Every message says what, where, what was met, what was expected, and what to do instead: it is shown to a person as it
+is.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CaptureError",
+    "CheckpointError",
+    "ExportError",
+    "FoldError",
+    "InputSpecError",
+    "PublishError",
+    "SourceError",
+    "VerificationError",
+]
+
+
+class ExportError(Exception):
+    """Anything that stops an export through no fault of this program."""
+
+
+class SourceError(ExportError):
+    """The network named on the command line cannot be found, imported or built."""
+
+
+class CheckpointError(ExportError):
+    """The file of weights is missing, damaged, unsafe to read, or belongs to another network."""
+
+
+class InputSpecError(ExportError):
+    """An input is described in a way that cannot be read, or that the network does not take."""
+
+
+class CaptureError(ExportError):
+    """The network runs, but cannot be captured as a graph that computes the same."""
+
+
+class FoldError(ExportError):
+    """The graph holds something that the folding engine must not touch."""
+
+
+class VerificationError(ExportError):
+    """The exported graph differs from the network by more than the bound; nothing was published.
+
+    output is the name of the worst output; max_abs_diff and bound are in its own units.
+    """
+
+    def __init__(self, message: str, *, output: str = "", max_abs_diff: float = float("nan"), bound: float = 0.0):
+        super().__init__(message)
+        self.output = output
+        self.max_abs_diff = max_abs_diff
+        self.bound = bound
+
+
+class PublishError(ExportError):
+    """The model repository cannot take this version: a name, a permission, a version that exists, a full disk."""

@@ -1,0 +1,189 @@
+"""What goes into the network: names, datatypes and shapes, with named dimensions that stay dynamic.
+
+    x=FP32[N,77,L]               N and L may be any size
+    x=FP32[N:1..64, 77, L:5..]   N from 1 to 64, L from 5 up
+    tokens=INT64[N,L]:0..999     the values that random test inputs take (for indices into an embedding)
+
+A dimension of one name has one size wherever it is used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normfold.export.errors import InputSpecError
+from normfold.protos.datatypes import DATATYPES, Datatype, by_dtype, by_name
+
+__all__ = ["Dimension", "InputSpec", "dimensions", "parse_input", "parse_inputs", "random_inputs", "specs_of_samples"]
+
+EXAMPLE = "--input x=FP32[N,77,L]"
+#: Datatypes that onnxruntime's kernels for these networks and torch both know.
+SUPPORTED = ("FP32", "FP64", "FP16", "INT64", "INT32", "INT16", "INT8", "UINT8", "BOOL")
+#: No tensor of a test or a trace holds more elements than this (256 MiB of float32); a declared range may be wider.
+MAX_ELEMENTS = 1 << 26
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A named dimension that stays dynamic in the exported graph."""
+
+    name: str
+    #: Smallest size; None: not said, found by trying.
+    low: int | None = None
+    #: Largest size; None: no bound.
+    high: int | None = None
+
+    def __str__(self) -> str:
+        if self.low is None and self.high is None:
+            return self.name
+        return f"{self.name}:{'' if self.low is None else self.low}..{'' if self.high is None else self.high}"
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of the network."""
+
+    name: str
+    datatype: Datatype
+    dims: tuple[int | Dimension, ...]
+    #: Smallest and largest value of random test inputs (integers: both included); None: by datatype.
+    values: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        values = f":{self.values[0]}..{self.values[1]}" if self.values else ""
+        return f"{self.name}={self.datatype.name}[{','.join(str(d) for d in self.dims)}]{values}"
+
+    def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape of this input where each named dimension has the size in ``sizes``."""
+        return tuple(d if isinstance(d, int) else sizes[d.name] for d in self.dims)
+
+
+_INPUT = re.compile(r"\s*([^=\[\]]+?)\s*=\s*(\w+)\s*\[([^\[\]]*)\]\s*(?::\s*(-?\d+)\s*\.\.\s*(-?\d+)\s*)?\Z")
+_DIMENSION = re.compile(r"([A-Za-z_]\w*)(?:\s*:\s*(\d*)\s*\.\.\s*(\d*))?\Z")
+
+
+def parse_input(text: str) -> InputSpec:
+    """Read one ``name=DTYPE[dims]``. Raises InputSpecError, which shows the form.
+
+    >>> str(parse_input("x=FP32[N:1..64, 77, L:5..]"))
+    'x=FP32[N:1..64,77,L:5..]'
+    """
+    match = _INPUT.match(text)
+    if match is None:
+        raise InputSpecError(f"--input '{text}' cannot be read: expected NAME=DTYPE[dims], for example {EXAMPLE}")
+    name, dtype, dims, low, high = match.groups()
+    if not re.fullmatch(r"[A-Za-z_][\w.]*", name):
+        raise InputSpecError(f"--input '{text}': '{name}' is not a name for an input; use letters, digits, '_' and '.'")
+    if dtype.upper() not in SUPPORTED:
+        raise InputSpecError(f"--input '{text}': {_unknown_datatype(dtype)}")
+    parts = [p.strip() for p in dims.split(",")] if dims.strip() else []
+    if low is not None and int(low) > int(high):
+        raise InputSpecError(f"--input '{text}': the values {low}..{high} run backwards")
+    values = None if low is None else (int(low), int(high))
+    return InputSpec(name, by_name(dtype.upper()), tuple(_parse_dimension(p, text) for p in parts), values)
+
+
+def parse_inputs(texts: Iterable[str]) -> tuple[InputSpec, ...]:
+    """Read several inputs and make their dimensions agree: a range given once holds for every use of the name.
+
+    Raises InputSpecError for a name used twice and for two different ranges of one dimension.
+    """
+    specs = [parse_input(text) for text in texts]
+    seen: dict[str, Dimension] = {}
+    for spec in specs:
+        if sum(s.name == spec.name for s in specs) > 1:
+            raise InputSpecError(f"input '{spec.name}' is described twice")
+        for d in spec.dims:
+            if isinstance(d, Dimension):
+                known = seen.get(d.name)
+                ranged = d.low is not None or d.high is not None
+                if known is not None and ranged and (known.low is not None or known.high is not None) and known != d:
+                    raise InputSpecError(f"dimension '{d.name}' has two ranges: {known} and {d}")
+                if known is None or ranged:
+                    seen[d.name] = d
+    return tuple(replace(s, dims=tuple(d if isinstance(d, int) else seen[d.name] for d in s.dims)) for s in specs)
+
+
+def dimensions(specs: Sequence[InputSpec]) -> tuple[Dimension, ...]:
+    """The distinct named dimensions of ``specs``, in the order they first appear."""
+    return tuple({d.name: d for s in specs for d in s.dims if isinstance(d, Dimension)}.values())
+
+
+def specs_of_samples(samples: Mapping[str, NDArray[Any]], given: Sequence[InputSpec] = ()) -> tuple[InputSpec, ...]:
+    """The inputs that ``samples`` (name -> array) stand for: the first dimension is the batch ``N``, the others fixed.
+
+    Inputs described in ``given`` are kept as they are. Raises InputSpecError for an array that no input can be.
+    """
+    known = {s.name: s for s in given}
+    specs = list(given)
+    for name, array in samples.items():
+        if name in known:
+            continue
+        try:
+            datatype = by_dtype(array.dtype)
+        except (KeyError, TypeError):
+            raise InputSpecError(f"the sample for '{name}' has dtype {array.dtype}, which no input takes") from None
+        if array.ndim == 0 or datatype.name == "BYTES":
+            raise InputSpecError(
+                f"the sample for '{name}' is {array.dtype}{list(array.shape)}; expected an array of numbers"
+            )
+        specs.append(InputSpec(name, datatype, (Dimension("N"), *array.shape[1:])))
+    return tuple(specs)
+
+
+def random_inputs(
+    specs: Sequence[InputSpec], sizes: Mapping[str, int], rng: np.random.Generator, scale: float = 1.0
+) -> dict[str, NDArray[Any]]:
+    """Draw one array for every input: floats from N(0, scale²), integers uniform over their values, booleans fair."""
+    drawn: dict[str, NDArray[Any]] = {}
+    for spec in specs:
+        shape, dtype = spec.shape(sizes), spec.datatype.dtype
+        if spec.datatype.name == "BOOL":
+            drawn[spec.name] = rng.random(shape) < 0.5
+        elif dtype.kind == "f":
+            drawn[spec.name] = (scale * rng.standard_normal(shape)).astype(dtype)
+        else:
+            low, high = spec.values or (0, 1)
+            drawn[spec.name] = rng.integers(low, high, size=shape, endpoint=True).astype(dtype)
+    return drawn
+
+
+def _parse_dimension(part: str, text: str) -> int | Dimension:
+    if re.fullmatch(r"\d+", part):
+        size = int(part)
+        if size == 0 or size > MAX_ELEMENTS:
+            raise InputSpecError(f"--input '{text}': dimension {part} is not a size from 1 to {MAX_ELEMENTS}")
+        return size
+    if part in ("-1", "?", "None", ""):
+        raise InputSpecError(
+            f"--input '{text}': give the dynamic dimension a name instead of '{part}', for example {EXAMPLE}"
+        )
+    match = _DIMENSION.match(part)
+    if match is None:
+        raise InputSpecError(f"--input '{text}': '{part}' is neither a size, a name, nor a range such as L:5..400")
+    name, low, high = match.group(1), match.group(2), match.group(3)
+    dimension = Dimension(name, int(low) if low else None, int(high) if high else None)
+    if (dimension.low or 1) > (dimension.high or 1 << 62) or dimension.low == 0 or dimension.high == 0:
+        raise InputSpecError(f"--input '{text}': '{part}' is an empty range")
+    return dimension
+
+
+def _unknown_datatype(dtype: str) -> str:
+    usual = {"FLOAT": "FP32", "FLOAT32": "FP32", "DOUBLE": "FP64", "FLOAT64": "FP64", "HALF": "FP16", "FLOAT16": "FP16"}
+    usual |= {"LONG": "INT64", "INT": "INT64"}
+    upper = dtype.upper()
+    if upper in usual:
+        return f"there is no datatype '{dtype}'; did you mean {usual[upper]}?"
+    if upper in {d.name for d in DATATYPES}:
+        return f"a network's input cannot be {upper}; it can be {', '.join(SUPPORTED)}"
+    near = difflib.get_close_matches(upper, SUPPORTED, n=1)
+    return f"there is no datatype '{dtype}'; " + (
+        f"did you mean {near[0]}?" if near else f"there are {', '.join(SUPPORTED)}"
+    )

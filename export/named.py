@@ -1,0 +1,118 @@
+"""A network as a function from named input tensors to named output tensors.
+
+torch networks take positional and keyword arguments and return tensors, tuples, dicts or dataclasses of them. The
+graph has flat lists of names. :class:`NamedNetwork` is the one place that knows how the two correspond.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from normfold.export.errors import CaptureError, InputSpecError
+
+__all__ = ["NamedNetwork", "named_outputs"]
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class NamedNetwork(nn.Module):
+    """``network`` with its inputs called ``names``; ``forward`` takes them in that order and returns a flat tuple.
+
+    The names are given to ``forward`` by keyword where they are its parameters, else in order.
+    Raises InputSpecError where only some of them are.
+    """
+
+    def __init__(self, network: nn.Module, names: Sequence[str]):
+        super().__init__()
+        self.network = network
+        self.names = tuple(names)
+        self.by_keyword = _by_keyword(network, self.names)
+        self.eval()
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Run the network and return its output tensors in the order of :func:`named_outputs`."""
+        return tuple(tensor for _, tensor in named_outputs(self.call(tensors)))
+
+    def call(self, tensors: Sequence[Tensor]) -> Any:
+        """Run the network and return what it returns."""
+        if self.by_keyword:
+            return self.network(**dict(zip(self.names, tensors, strict=True)))
+        return self.network(*tensors)
+
+    def run(self, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Run the network on NumPy arrays, floats cast to the dtype of its weights; return the outputs by name."""
+        dtype = self.dtype
+        tensors = [torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in self.names]
+        with torch.no_grad():
+            returned = self.call([t.to(dtype) if t.is_floating_point() else t for t in tensors])
+        return {name: tensor.detach().numpy() for name, tensor in named_outputs(returned)}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point dtype of the weights; float32 where there are none."""
+        return next((p.dtype for p in self.network.state_dict().values() if p.is_floating_point()), torch.float32)
+
+
+def named_outputs(returned: Any) -> list[tuple[str, Tensor]]:
+    """Name and list the tensors a network returned, in order; None is left out.
+
+    One tensor is "output"; a tuple's are "output_0", "output_1"; dicts, named tuples and dataclasses give their own
+    keys, nested ones joined by "_". Raises CaptureError for anything else.
+    """
+    return list(_flatten("", returned))
+
+
+def _flatten(path: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield path or "output", value
+        return
+    if value is None:
+        return
+    items: list[tuple[str, Any]]
+    if isinstance(value, Mapping):
+        items = [(str(k), v) for k, v in value.items()]
+    elif dataclasses.is_dataclass(value):
+        items = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        items = list(zip(value._fields, value, strict=True))
+    elif isinstance(value, (tuple, list)):
+        if len(value) == 1:
+            yield from _flatten(path, value[0])
+            return
+        items = [(str(i) if path else f"output_{i}", v) for i, v in enumerate(value)]
+    else:
+        raise CaptureError(
+            f"the network returns a {type(value).__name__}{f' in {path!r}' if path else ''}; "
+            "an exported network returns tensors, or tuples, dicts and dataclasses of tensors"
+        )
+    for key, item in items:
+        yield from _flatten(f"{path}_{key}" if path else key, item)
+
+
+def _by_keyword(network: nn.Module, names: tuple[str, ...]) -> bool:
+    parameters = inspect.signature(network.forward).parameters
+    named = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    unknown = [n for n in names if n not in named]
+    if not unknown:
+        return True
+    if len(unknown) < len(names):
+        near = difflib.get_close_matches(unknown[0], [n for n in named if n not in names], n=1, cutoff=0.3)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise InputSpecError(f"the network's forward({', '.join(named)}) has no input '{unknown[0]}'{hint}")
+    needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
+    if len(names) < len(needed) or (len(names) > len(named) and not takes_any):
+        raise InputSpecError(
+            f"the network's forward({', '.join(named)}) takes {len(needed)} inputs, but {len(names)} are described: "
+            f"give one --input for each of {', '.join(needed)}"
+        )
+    return False

@@ -1,0 +1,59 @@
+"""Run a graph in onnxruntime on the CPU, on one thread, the way the proof and the timing need it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normfold.export.errors import ExportError
+
+__all__ = ["Runtime"]
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Runtime:
+    """One ONNX graph loaded from ``content``.
+
+    optimised False: the graph runs as it is written (onnxruntime's optimiser would itself fold some of the BatchNorms
+    that the folded graph is compared against). optimised True: as a server runs it.
+    """
+
+    def __init__(self, content: bytes, *, optimised: bool):
+        ort = _onnxruntime()
+        options = ort.SessionOptions()
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises its own types, and UnicodeDecodeError on damaged files
+            raise ExportError(f"onnxruntime {ort.__version__} cannot load the graph: {error}") from error
+        self.outputs = [o.name for o in self._session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Return the outputs by name. Raises ExportError where the graph cannot run on these inputs."""
+        try:
+            values = self._session.run(None, {k: np.ascontiguousarray(v) for k, v in inputs.items()})
+        except Exception as error:
+            shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in inputs.items())
+            raise ExportError(f"the exported graph does not run on {shapes}: {_first_line(error)}") from error
+        return dict(zip(self.outputs, values, strict=True))
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ExportError(
+            "the proof runs the graph in onnxruntime, which is not installed: pip install 'normfold[cpu]' (or [gpu])"
+        ) from error
+    return onnxruntime
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

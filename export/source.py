@@ -1,0 +1,224 @@
+"""Find the network a person names: ``package.module:attr`` or ``path/file.py:attr``.
+
+``attr`` is a factory, a class or a ready module. The user's code is imported as Python itself would import it from its
+own directory: that directory stands first on ``sys.path``, a file inside a package is imported by its dotted name so
+that relative imports work, and nothing of ours is importable by a bare name that could shadow theirs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from normfold.export.errors import SourceError
+from normfold.export.user_code import line_of_error
+
+__all__ = ["Source", "load_source", "split_source"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network in evaluation mode, and where it came from."""
+
+    network: nn.Module
+    #: What the person typed, without directories: "mynets.py:SurnameCNN".
+    name: str
+    #: sha256 of the file that defines it, "" where there is none (a module made in a shell).
+    sha256: str
+    #: What was done to it that the person should know.
+    notes: tuple[str, ...] = ()
+
+
+def split_source(text: str) -> tuple[str, str]:
+    """Return (module or path, attribute) of ``text``. Raises SourceError where either is missing.
+
+    >>> split_source("nets/mynets.py:SurnameCNN")
+    ('nets/mynets.py', 'SurnameCNN')
+    """
+    place, colon, attr = text.rpartition(":")
+    if not colon or not place or not attr:
+        missing = text.rstrip(":")
+        raise SourceError(
+            f"'{text}' does not name a network: expected FILE.py:NAME or package.module:NAME, "
+            f"for example {missing if missing.endswith('.py') else 'mynets.py'}:SurnameCNN"
+        )
+    return place, attr
+
+
+def load_source(text: str, arguments: Mapping[str, Any] | None = None) -> Source:
+    """Import, build and return the network that ``text`` names, in evaluation mode.
+
+    arguments are given to a factory or a class by keyword. Raises SourceError: nothing there, the import failed, the
+    factory wants other arguments, or what it made is not a ``torch.nn.Module``.
+    """
+    place, attr = split_source(text)
+    is_path = place.endswith(".py") or "/" in place
+    module = _import_file(Path(place)) if is_path else _import_module(place)
+    maker = _attribute(module, attr, text)
+    network = _build(maker, dict(arguments or {}), text)
+    notes: tuple[str, ...] = ()
+    if network.training:
+        network.eval()
+        if not inspect.isclass(maker):  # a class always makes its instances in training mode
+            notes = ("the network came in training mode; it was set to eval(), as it runs when served",)
+    file = getattr(module, "__file__", None)
+    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else ""
+    return Source(network, f"{Path(place).name if is_path else place}:{attr}", digest, notes)
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.75)
+        hint = f"; did you mean '{path.parent / near[0]}'?" if near else ""
+        raise SourceError(f"no file '{path}' (looked in {Path.cwd()}){hint}")
+    path = path.resolve()
+    root, parts = path.parent, [path.stem]
+    while (root / "__init__.py").is_file():
+        parts.insert(0, root.name)
+        root = root.parent
+    _put_first_on_path(root)
+    name = ".".join(parts)
+    if len(parts) == 1:
+        loaded = sys.modules.get(name)
+        if loaded is not None and getattr(loaded, "__file__", None) != str(path):
+            name = f"_normfold_source_{path.stem}"  # a file called, say, random.py: theirs must not replace the other
+        return _guarded(lambda: _exec_file(name, path), str(path.name))
+    return _guarded(lambda: importlib.import_module(name), str(path.name))
+
+
+def _exec_file(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise SourceError(f"'{name}' is neither a Python module's name nor a path that ends in .py")
+    _put_first_on_path(Path.cwd())
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise SourceError(_import_failure(name, error)) from error  # a parent package misses something of its own
+        found = None
+    except Exception as error:
+        raise SourceError(_import_failure(name, error)) from error
+    if found is None:
+        hint = f"; did you mean the file '{name}.py:…'?" if Path(f"{name}.py").is_file() else ""
+        raise SourceError(f"no module '{name}' on the import path (the current directory included: {Path.cwd()}){hint}")
+    return _guarded(lambda: importlib.import_module(name), name)
+
+
+def _put_first_on_path(directory: Path) -> None:
+    if str(directory) in sys.path:
+        sys.path.remove(str(directory))
+    sys.path.insert(0, str(directory))
+
+
+def _guarded(load: Any, what: str) -> ModuleType:
+    try:
+        module = load()
+    except SystemExit as error:
+        raise SourceError(
+            f"importing '{what}' ended with sys.exit({error.code}): it runs as a script when imported; "
+            "put the part that runs under `if __name__ == '__main__':`"
+        ) from error
+    except Exception as error:
+        raise SourceError(_import_failure(what, error)) from error
+    assert isinstance(module, ModuleType)
+    return module
+
+
+def _import_failure(what: str, error: Exception) -> str:
+    line = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else line_of_error(error)
+    where = f" at {line}" if line else ""
+    return f"importing '{what}' failed{where}: {type(error).__name__}: {error}"
+
+
+def _attribute(module: ModuleType, attr: str, text: str) -> Any:
+    value: Any = module
+    for part in attr.split("."):
+        if not hasattr(value, part):
+            raise SourceError(f"'{text}': there is no '{part}' in it{_candidates(value, part)}")
+        value = getattr(value, part)
+    return value
+
+
+def _candidates(holder: Any, wanted: str) -> str:
+    """Name what was probably meant: a near miss, else the networks that ``holder`` does define."""
+    near = difflib.get_close_matches(wanted, [n for n in vars(holder) if not n.startswith("_")], n=3, cutoff=0.5)
+    if near:
+        return f"; did you mean {' or '.join(repr(n) for n in near)}?"
+    networks = [
+        n
+        for n, v in vars(holder).items()
+        if isinstance(v, nn.Module)
+        or (inspect.isclass(v) and issubclass(v, nn.Module) and v.__module__ == getattr(holder, "__name__", None))
+    ]
+    return f"; the networks it defines: {', '.join(networks)}" if networks else "; it defines no torch.nn.Module"
+
+
+def _build(value: Any, arguments: dict[str, Any], text: str) -> nn.Module:
+    if isinstance(value, nn.Module):
+        if arguments:
+            raise SourceError(f"'{text}' is a ready module, so it takes no --arg ({', '.join(arguments)})")
+        return value
+    if not callable(value):
+        raise SourceError(f"'{text}' is {_a(value)}; expected a torch.nn.Module, or a function or class that makes one")
+    _check_arguments(value, arguments, text)
+    try:
+        network = value(**arguments)
+    except Exception as error:
+        line = line_of_error(error)
+        where = f" at {line}" if line else ""
+        raise SourceError(f"'{text}' failed when called{where}: {type(error).__name__}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise SourceError(f"'{text}' made {_a(network)}; expected a torch.nn.Module")
+    return network
+
+
+def _check_arguments(value: Any, arguments: dict[str, Any], text: str) -> None:
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):
+        return  # written in C: the call itself will tell
+    parameters = signature.parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for name in arguments:
+            if name not in parameters:
+                near = difflib.get_close_matches(name, parameters, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"it takes: {', '.join(parameters) or 'nothing'}"
+                raise SourceError(f"'{text}' has no argument '{name}'; {hint}")
+    missing = [
+        p.name
+        for p in parameters.values()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in arguments
+    ]
+    if missing:
+        give = " ".join(f"--arg {name}=…" for name in missing)
+        raise SourceError(f"'{text}' needs {', '.join(missing)}: add {give} (its signature: {signature})")
+
+
+def _a(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

@@ -1,0 +1,68 @@
+"""Which line of the user's own code a stack goes through: torch, Python and this package nobody can change."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+__all__ = ["current_line", "line_of_error", "line_of_text"]
+
+_OURS = tuple(str(Path(__file__).resolve().parent.parent / name) + os.sep for name in ("export", "cli"))
+_STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
+_FOREIGN = tuple(f"{os.sep}{name}{os.sep}" for name in ("torch", "sympy", "onnxscript", "onnx_ir", "onnx"))
+
+
+def line_of_error(error: BaseException) -> str:
+    """Return "mynets.py:12 in forward: `x = self.conv(x)`" for the innermost user frame of ``error``, or ""."""
+    lines = [_innermost(traceback.extract_tb(tb)) for tb in _tracebacks(error)]
+    return next((line for line in lines if line), "") or line_of_text(str(error))
+
+
+def current_line() -> str:
+    """The same for the code that is running now, or ""."""
+    return _innermost(traceback.extract_stack(sys._getframe(1)))
+
+
+def line_of_text(text: str) -> str:
+    """The same for a stack that torch wrote into a text (`File "net.py", line 12, in forward`), or ""."""
+    frames = []
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        head = line.strip()
+        if head.startswith('File "') and '", line ' in head:
+            file, _, rest = head[6:].partition('", line ')
+            digits, _, name = rest.partition(", in ")
+            source = lines[number + 1].strip() if number + 1 < len(lines) else ""
+            if digits.isdigit():
+                frames.append(traceback.FrameSummary(file, int(digits), name or "?", lookup_line=False, line=source))
+    return _innermost(frames)
+
+
+def _tracebacks(error: BaseException | None) -> Iterable[TracebackType]:
+    while error is not None:
+        if error.__traceback__ is not None:
+            yield error.__traceback__
+        error = error.__cause__ or error.__context__
+
+
+def _innermost(frames: Iterable[traceback.FrameSummary]) -> str:
+    for frame in reversed(list(frames)):
+        if _is_users(frame.filename):
+            code = f": `{frame.line}`" if frame.line else ""
+            return f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}{code}"
+    return ""
+
+
+def _is_users(filename: str) -> bool:
+    real = os.path.realpath(filename) if not filename.startswith("<") else filename
+    if real.startswith(("<", *_OURS)):
+        return False
+    if "site-packages" in real:
+        inside = real[real.rindex("site-packages") :]
+        return not any(part in inside for part in (*_FOREIGN, f"{os.sep}click{os.sep}", "_pytest", "pluggy"))
+    return not real.startswith(_STDLIB) and not real.endswith(f"{os.sep}bin{os.sep}normfold")
