@@ -8,6 +8,7 @@ import onnx_ir.passes.common as passes
 from normfold.export.fold.driver import Folding, write
 from normfold.export.fold.net import Net
 from normfold.export.fold.ops.pointwise import Scaling
+from normfold.export.fold.padding import join_padding
 from normfold.export.fold.reading import Reading
 from normfold.export.fold.report import Fold, FoldReport
 
@@ -30,6 +31,7 @@ def fold(model: ir.Model) -> FoldReport:
     affines_before = affines_after = 0
     graphs = [model.graph, *model.graph.subgraphs()]
     for graph in graphs:
+        join_padding(graph, opset)
         net = Reading(graph, opset).net()
         affines_before += _targets(net)
         folding = Folding(net)

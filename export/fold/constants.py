@@ -36,7 +36,7 @@ class Constants:
             while stack:
                 top = stack[-1]
                 producer = top.producer()
-                waiting = [v for v in producer.inputs if v is not None and v not in self._known] if producer else []
+                waiting = [v for v in _read(producer) if v not in self._known]
                 waiting = [v for v in waiting if v not in self._inputs and v.const_value is None]
                 if waiting and _computable(producer):
                     stack.extend(waiting)
@@ -46,12 +46,37 @@ class Constants:
                     self._known[top] = self._evaluate(top)
         return self._known[value]
 
+    def integers(self, value: ir.Value | None) -> list[int | None] | None:
+        """Return a vector of integers of which some may be computed (None), or None where its length is not known."""
+        whole = self.get(value)
+        if whole is not None:
+            return [int(v) for v in whole.reshape(-1)]
+        node = value.producer() if value is not None else None
+        if node is None or node.domain not in ("", "ai.onnx"):
+            return None
+        if node.op_type == "Concat":
+            parts = [self.integers(v) for v in node.inputs]
+            return None if any(p is None for p in parts) else [v for p in parts if p is not None for v in p]
+        assert value is not None
+        shape = value.shape
+        if shape is not None and len(shape) == 1 and isinstance(shape[0], int):
+            return [None] * shape[0]
+        if node.op_type in ("Unsqueeze", "Reshape") and shape is None:
+            source = node.inputs[0]
+            if source is not None and source.shape is not None and len(source.shape) == 0:
+                return [None]
+        return [None] if shape is not None and len(shape) == 0 else None
+
     def _evaluate(self, value: ir.Value) -> NDArray[Any] | None:
         if value.const_value is not None and value.producer() is None:
             return value.const_value.numpy()
         node = value.producer()
         if node is None or not _computable(node):
             return None
+        if node.op_type == "CastLike":
+            like, (source,) = node.inputs[1], _read(node)
+            array = self.get(source)
+            return None if array is None or like is None or like.dtype is None else array.astype(like.dtype.numpy())
         arrays: dict[str, NDArray[Any]] = {}
         for i, v in enumerate(node.inputs):
             if v is None:
@@ -65,6 +90,14 @@ class Constants:
                 return None
             arrays[f"in{i}"] = array
         return _run(node, arrays, self._opset, value.index() or 0)
+
+
+def _read(node: ir.Node | None) -> list[ir.Value]:
+    """Return the inputs of which a node reads the numbers; of its second, CastLike reads the type alone."""
+    if node is None:
+        return []
+    inputs = node.inputs[:1] if node.op_type == "CastLike" else node.inputs
+    return [v for v in inputs if v is not None]
 
 
 def _computable(node: ir.Node | None) -> bool:

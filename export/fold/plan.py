@@ -20,6 +20,8 @@ from normfold.export.fold.ops.pointwise import Scaling
 
 #: An option must save at least this many passes to be taken.
 LEAST_GAIN = 1e-6
+#: How many times larger than a tensor's usual entries a shift may be that other readers of the tensor must undo.
+MOST_CANCELLED = 16.0
 #: What one more channel costs a convolution that carries it, in passes.
 CARRIER_COST = 0.05
 
@@ -56,34 +58,33 @@ def options(target: Scaling) -> Iterator[Option]:
     identity = Affine.identity(a.rank)
     s, t = a.scale, a.shift
     one, none = np.ones((1,) * a.rank), np.zeros((1,) * a.rank)
+    size, sign = np.where(s == 0, 1.0, np.abs(s)), np.sign(s)
+    flip = Affine.of(sign, none)
+    stays_cheaper = np.any(s <= 0) and target.cost(flip) < target.cost(a)
     if np.any(s == 0):
-        # No part of a scale of 0 can be undone: all of it goes on.
+        # No part of a scale of 0 can be undone: all of it goes on, or stays as a sign of 0.
         yield Option("on", identity, identity, a)
+        if stays_cheaper:
+            yield Option("positive scale back, shift on, a sign stays", Affine.of(size, none), flip, Affine.of(one, t))
+            yield Option("positive scale and shift on, a sign stays", identity, flip, Affine.of(size, t))
         return
-    size, sign = np.abs(s), np.sign(s)
     seen: list[Affine] = []
     offset = t / s
     parts = [
-        ("back", Affine.of(s, t)),
-        ("on", identity),
-        ("scale back, shift on", Affine.of(s, none)),
-        ("positive scale back, sign and shift on", Affine.of(size, none)),
-        ("shift back, scale on", Affine.of(one, offset)),
-        ("sign back, positive scale and shift on", Affine.of(sign, none)),
-        ("sign and shift back, positive scale on", Affine.of(sign, sign * offset)),
-        ("positive scale and shift back, sign on", Affine.of(size, size * offset)),
+        ("back", Affine.of(s, t), identity),
+        ("on", identity, a),
+        ("scale back, shift on", Affine.of(s, none), Affine.of(one, t)),
+        ("positive scale back, sign and shift on", Affine.of(size, none), Affine.of(sign, t)),
+        ("shift back, scale on", Affine.of(one, offset), Affine.of(s, none)),
+        ("sign back, positive scale and shift on", Affine.of(sign, none), Affine.of(size, t)),
+        ("sign and shift back, positive scale on", Affine.of(sign, sign * offset), Affine.of(size, none)),
+        ("positive scale and shift back, sign on", Affine.of(size, size * offset), Affine.of(sign, none)),
     ]
-    for label, back in parts:
-        if any(back.equals(other) for other in seen):
-            continue
-        seen.append(back)
-        on = a.after(back.inverse())
-        if back.shifts:  # the shift went back whole: what is left of it is rounding
-            on = Affine.of(on.scale, none)
-        yield Option(label, back, identity, identity if np.all(on.scale == 1) and not on.shifts else on)
-    mixed = np.any(s < 0)
-    if mixed and target.cost(Affine.of(sign, none)) < target.cost(a):
-        flip = Affine.of(sign, none)
+    for label, back, on in parts:
+        if not any(back.equals(other) for other in seen):
+            seen.append(back)
+            yield Option(label, back, identity, on)
+    if stays_cheaper:
         yield Option("positive scale and shift back, a sign stays", Affine.of(size, sign * t), flip, identity)
         yield Option("positive scale back, shift on, a sign stays", Affine.of(size, none), flip, Affine.of(one, t))
         yield Option("positive scale and shift on, a sign stays", identity, flip, Affine.of(size, t))
@@ -97,6 +98,8 @@ def planned(target: Scaling, option: Option) -> Plan:
         gauge_u = option.back.inverse()
     except ZeroDivisionError as error:
         raise Refused(f"{target} scales a channel by 0 or nearly so") from error
+    if gauge_u.shifts and len(u.readers) > 1 and np.any(np.abs(gauge_u.shift) > MOST_CANCELLED * target.usual):
+        raise Refused(f"'{u.name}' is read elsewhere too, and undoing so large a shift there would cost its last digits")
     gauges: dict[Tensor, Affine] = {}
     queue: list[tuple[int, int, Op]] = []
     queued: set[Op] = set()

@@ -39,6 +39,10 @@ class Node:
         """Return the constant that an input holds, or None."""
         return self._reading.constants.get(self.node.inputs[index]) if index < len(self.node.inputs) else None
 
+    def integers(self, index: int) -> list[int | None] | None:
+        """Return a vector of integers that an input holds, None for those that are computed."""
+        return self._reading.constants.integers(self.node.inputs[index]) if index < len(self.node.inputs) else None
+
     def has(self, index: int) -> bool:
         """Whether an input is given at all."""
         return index < len(self.node.inputs) and self.node.inputs[index] is not None
@@ -283,7 +287,9 @@ def _batchnorm(n: Node) -> Op:
         raise NotKnown
     parts = n.parts()
     parts["outputs"] = parts["outputs"][:1]
-    return Scaling(params=Affine.along(1, n.rank(), scale, shift), target=True, is_batchnorm=True, **parts)
+    usual = np.abs(mean) + np.sqrt(var)
+    params = Affine.along(1, n.rank(), scale, shift)
+    return Scaling(params=params, target=True, is_batchnorm=True, usual=Affine.along(1, n.rank(), usual, 0.0).scale, **parts)
 
 
 def _arithmetic(n: Node) -> Op:
@@ -320,6 +326,8 @@ def _arithmetic(n: Node) -> Op:
         np.broadcast_to(affine.shift, _at_least(affine.shift, rank)),
     )
     varying = [a for a in range(rank) if full.varies(a)]
+    if full.is_identity:
+        return Same(**n.parts((place,)))
     return Scaling(params=full, target=len(varying) == 1, **n.parts((place,)))
 
 
@@ -384,6 +392,12 @@ def _prelu(n: Node) -> Op:
     return Sloped(params=slope.astype(np.float64).reshape((1,) * (n.rank() - slope.ndim) + slope.shape), **n.parts())
 
 
+def _cast(n: Node) -> Op:
+    if n.tensor(0).value.dtype != n.tensor_out().value.dtype or n.tensor(0).value.dtype is None:
+        raise NotKnown
+    return Same(**n.parts())
+
+
 def _same(n: Node) -> Op:
     if n.type == "Dropout":
         training = n.constant(2) if n.has(2) else np.array(False)
@@ -427,11 +441,14 @@ def _reduce(n: Node) -> Op:
 def _resize(n: Node) -> Op:
     x, y = n.tensor(0), n.tensor_out()
     mode = n.attribute("mode", "nearest")
+    scales = n.constant(1 if n.type == "Upsample" else 2)
     if mode not in ("nearest", "linear") or n.attribute("coordinate_transformation_mode", "") == "tf_crop_and_resize":
         raise NotKnown
-    if x.shape is None or y.shape is None or len(x.shape) != len(y.shape) or x.shape[:2] != y.shape[:2]:
+    kept = scales is not None and scales.size >= 2 and np.all(scales[:2] == 1)
+    kept = kept or (x.shape is not None and y.shape is not None and x.shape[:2] == y.shape[:2])
+    if not kept:
         raise NotKnown
-    return Pooling(axes=tuple(range(2, len(x.shape))), **n.parts())
+    return Pooling(axes=tuple(range(2, n.rank())), **n.parts())
 
 
 def _shape(n: Node) -> Op:
@@ -557,14 +574,17 @@ def _pad(n: Node) -> Op:
     rank = n.rank()
     pads = n.attribute("pads")
     if pads is None:
-        given, axes = n.constant(1), n.constant(3)
+        given, axes = n.integers(1), n.constant(3)
         if given is None or (n.has(3) and axes is None):
             raise NotKnown
         half = len(given) // 2
-        axes = range(half) if axes is None else [int(a) % rank for a in axes]
+        places = range(half) if axes is None else [int(a) % rank for a in axes]
         before, behind = [0] * rank, [0] * rank
-        for k, a in enumerate(axes):
-            before[a], behind[a] = int(given[k]), int(given[half + k])
+        for k, a in enumerate(places):
+            # A computed length may be any; that it may be other than 0 is what counts.
+            before[a], behind[a] = (1 if v is None else v for v in (given[k], given[half + k]))
+        if rank > 1 and any(given[k] is None or given[half + k] is None for k, a in enumerate(places) if a < 2):
+            raise NotKnown
     else:
         before, behind = list(pads[:rank]), list(pads[rank:])
     mode = n.attribute("mode", "constant")
@@ -639,6 +659,8 @@ READERS: dict[str, Callable[[Node], Op]] = {
     "PRelu": _prelu,
     "Identity": _same,
     "Dropout": _same,
+    "Cast": _cast,
+    "CastLike": _cast,
     "MaxPool": _pool,
     "AveragePool": _pool,
     "GlobalMaxPool": _pool,

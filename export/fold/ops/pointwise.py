@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,7 +22,8 @@ class Scaling(Op):
     target: bool = False
     #: Whether it came as BatchNormalization.
     is_batchnorm: bool = False
-    #: Where the kernel of a BatchNorm does not fit the layout of what it was: nodes to write it with.
+    #: The usual size of its input's entries, |mean| + sqrt(var) of a BatchNorm; 1 where nothing tells.
+    usual: Array = field(default_factory=lambda: np.ones(()))
     verb: ClassVar[str] = "into"
 
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
@@ -46,7 +47,7 @@ class Scaling(Op):
         if params.is_identity:
             return 0.0
         if not params.shifts or np.all(params.scale == 1):
-            return 0.95 if np.any(np.abs(params.scale) != 1) or params.shifts else 0.8
+            return 0.95 if params.shifts or not np.all(np.isin(params.scale, (-1.0, 0.0, 1.0))) else 0.8
         return 1.0 if self._fits_batchnorm(params) else 1.8
 
     def _fits_batchnorm(self, params: Affine) -> bool:

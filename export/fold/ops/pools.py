@@ -40,7 +40,7 @@ class Pooling(Op):
             raise Refused(f"{self} keeps the largest entry, and {_some(gauge.scale < 0)} scaled by a negative number")
         if self.counts_zeros and gauge.shifts:
             raise Refused(f"{self} averages its zero padding, which does not take the shift")
-        if y in gauges:
+        if x not in gauges:
             inverse(gauge, self)
         return {y: self._without_axes(gauge)} if x in gauges else {x: gauge}
 

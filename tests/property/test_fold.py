@@ -1,0 +1,58 @@
+"""Any network, folded, computes what it computed: drawn networks against float64."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+
+from normfold.export.fold import fold
+
+from .networks import Layer, Network, networks
+
+EXAMPLES = int(os.environ.get("NORMFOLD_EXAMPLES", "300"))
+
+
+def run(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
+    options = ort.SessionOptions()
+    # The optimiser would fold some of what is compared.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+
+
+def folded(model: onnx.ModelProto) -> tuple[onnx.ModelProto, object]:
+    copy = ir.from_proto(model)
+    report = fold(copy)
+    return ir.to_proto(copy), report
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@given(networks())
+def test_a_folded_network_computes_what_it_computed(drawn: tuple[list[Layer], Network]) -> None:
+    layers, network = drawn
+    note("\n".join(map(str, layers)))
+    model, report = folded(network.model)
+    note(str(report))
+    note(onnx.printer.to_text(model.graph))
+    onnx.checker.check_model(model, full_check=True)
+    rng = np.random.default_rng(0)
+    dim = network.model.graph.input[0].type.tensor_type.shape.dim[2]
+    lengths = [dim.dim_value] if dim.dim_value else [24, 41]
+    for n, length in zip((2, 3), lengths, strict=False):
+        x = rng.standard_normal((n, network.channels, length)).astype(np.float32)
+        try:
+            before = run(network.model, x)
+        except Exception:
+            pytest.skip("the drawn network does not run at this length")
+        for want, old, new in zip(network.reference(x), before, run(model, x), strict=True):
+            assert new.shape == want.shape
+            scale = np.abs(want).max()
+            old_error, new_error = np.abs(old - want).max(), np.abs(new - want).max()
+            assert new_error <= 2 * old_error + 64 * np.finfo(np.float32).eps * max(scale, 1e-3), (old_error, new_error, scale)
