@@ -156,7 +156,7 @@ def _steps(quiet: bool) -> Iterator[tuple[Console, Any]]:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
-    terminal = Console(stderr=True, highlight=False)
+    terminal = Console(file=sys.stderr, highlight=False)  # this very stream, also while another stands for it
     if quiet or not terminal.is_terminal or os.environ.get("TERM") == "dumb":
         yield console, lambda step: None
         return

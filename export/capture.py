@@ -11,6 +11,7 @@ file.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,7 +78,7 @@ def program_to_graph(
                 external_data=False,
             )
         except Exception as error:
-            raise CaptureError(troubles.translate(error)) from error
+            raise CaptureError(troubles.translate(error, program)) from error
     assert onnx_program is not None
     model = onnx_program.model
     if len(outputs) != len(model.graph.outputs):
@@ -196,7 +197,11 @@ def _quiet() -> Iterator[None]:
     disabled = [c.disabled for c in children]
     for log in loggers:
         log.setLevel(logging.CRITICAL)
-    with warnings.catch_warnings():
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),  # torch prints whole programs where it cannot go on
+    ):
         warnings.simplefilter("ignore")
         try:
             yield

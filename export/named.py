@@ -51,7 +51,7 @@ class NamedNetwork(nn.Module):
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run the network on NumPy arrays, floats cast to the dtype of its weights; return the outputs by name."""
         dtype = self.dtype
-        tensors = [torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in self.names]
+        tensors = [torch.from_numpy(np.array(arrays[name])) for name in self.names]  # a copy: a network may write to it
         with torch.no_grad():
             returned = self.call([t.to(dtype) if t.is_floating_point() else t for t in tensors])
         return {name: tensor.detach().numpy() for name, tensor in named_outputs(returned)}

@@ -23,8 +23,8 @@ from normfold.export.user_code import line_of_error, line_of_text
 __all__ = ["fixed_dimension", "refuse_training", "refuse_training_modules", "translate"]
 
 
-def translate(error: BaseException) -> str:
-    """Return one message for an error of ``torch.export`` or ``torch.onnx.export``."""
+def translate(error: BaseException, program: ExportedProgram | None = None) -> str:
+    """Return one message for an error of ``torch.export``, or of ``torch.onnx.export`` on ``program``."""
     text = _all_text(error)
     line = line_of_error(error)
     where = f" at {line}" if line else ""
@@ -33,7 +33,7 @@ def translate(error: BaseException) -> str:
         name = operator[1] if operator else "an operator"
         return (
             f"ONNX has no counterpart for the operator {name}, which the network "
-            f"uses{_where_operator(name, text) or where}; "
+            f"uses{_line_of_operator(name, program) or where}; "
             "write it with other torch operations, or compute it outside the network"
         )
     if "GuardOnDataDependentSymNode" in text or "data-dependent" in text or "Dynamic control flow" in text:
@@ -159,9 +159,14 @@ def _all_text(error: BaseException | None) -> str:
     return "\n".join(texts)
 
 
-def _where_operator(name: str, text: str) -> str:
-    line = line_of_text(text)
-    return f" at {line}" if line else ""
+def _line_of_operator(name: str, program: ExportedProgram | None) -> str:
+    """The line that called ``name``, which may be what torch made of the operator that the network called."""
+    short = name.rpartition(".")[2]
+    for node in program.graph.nodes if program is not None else ():
+        line = line_of_text(node.meta.get("stack_trace") or "")
+        if line and _overload(node).rpartition("::")[2].endswith(short):
+            return f" at {line}"
+    return ""
 
 
 def _gist(error: BaseException) -> str:

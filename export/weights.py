@@ -13,6 +13,7 @@ import hashlib
 import io
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -119,7 +120,9 @@ def _read_torch(content: bytes, path: Path) -> Any:
     if is_zip:
         _check_zip(content, path)
     try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on pickle protocols are not for the person who exports
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_unsafe(str(error), path)) from None
     except Exception as error:  # RuntimeError, EOFError, KeyError …: torch has many words for a damaged file
@@ -135,18 +138,20 @@ def _check_zip(content: bytes, path: Path) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
-            if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > len(
-                content
-            ):
+            _refuse_torchscript([e.filename for e in entries], path)
+            stored = all(e.compress_type == zipfile.ZIP_STORED for e in entries)
+            if not stored or sum(e.file_size for e in entries) > len(content):
                 raise CheckpointError(
                     f"weights '{path}' is a compressed zip; torch.save writes none. Save it again with {CONVERT}"
                 )
-            names = [e.filename for e in entries]
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"weights '{path}' is damaged: {error}") from None
     if damaged is not None:
         raise CheckpointError(f"weights '{path}' is damaged: the CRC of its entry '{damaged}' does not match")
+
+
+def _refuse_torchscript(names: list[str], path: Path) -> None:
     if any("/code/" in f"/{n}" or n.endswith("constants.pkl") for n in names):
         raise CheckpointError(
             f"weights '{path}' is a TorchScript program, not a file of weights: "

@@ -1,0 +1,212 @@
+"""The whole of ``normfold export``, through the command line, on networks of a few lines."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import save_file
+
+from normfold.cli.main import main
+
+NETS = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+class SurnameCNN(nn.Module):
+    '''Example 4.22's order: convolution, ReLU, BatchNorm.'''
+    def __init__(self, characters=7, classes=3):
+        super().__init__()
+        self.conv1, self.conv1_bn = nn.Conv1d(characters, 8, 3), nn.BatchNorm1d(8)
+        self.conv2, self.conv2_bn = nn.Conv1d(8, 8, 3, bias=False), nn.BatchNorm1d(8)
+        self.classifier = nn.Linear(8, classes)
+    def forward(self, x):
+        x = F.max_pool1d(self.conv1_bn(F.relu(self.conv1(x))), 2)
+        return self.classifier(F.relu(self.conv2_bn(self.conv2(x))).amax(-1))
+
+class Stubborn(SurnameCNN):
+    def __init__(self):
+        super().__init__()
+        self.conv1_bn = nn.BatchNorm1d(8, track_running_stats=False)
+
+class Ids(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.conv = nn.Embedding(11, 4), nn.Conv1d(4, 2, 3)
+    def forward(self, tokens):
+        return {'scores': self.conv(self.embed(tokens).transpose(1, 2)).mean(-1)}
+"""
+
+
+def trained(directory: Path) -> torch.nn.Module:
+    """Write the networks and weights with lively statistics; return the network that holds them."""
+    (directory / "mynets.py").write_text(NETS)
+    space: dict[str, type[torch.nn.Module]] = {}
+    exec(compile(NETS, "mynets", "exec"), space)  # the test's own text
+    torch.manual_seed(4)
+    network = space["SurnameCNN"]().eval()
+    for name, value in network.state_dict().items():
+        if "bn" in name and value.is_floating_point():
+            positive = "var" in name or "weight" in name
+            value.copy_(torch.rand_like(value) + 0.5 if positive else torch.randn_like(value))
+    save_file(network.state_dict(), directory / "weights.safetensors")
+    return network
+
+
+@pytest.fixture
+def network(directory: Path) -> torch.nn.Module:
+    return trained(directory)
+
+
+def normfold(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["export", *arguments])
+
+
+REPOSITORY = ("--repository", "repository", "--name", "surnames")
+USUAL = ("mynets.py:SurnameCNN", "--weights", "weights.safetensors", "--input", "x=FP32[N,7,L]", *REPOSITORY)
+
+
+def test_an_export_writes_a_folded_graph_that_agrees_with_pytorch_and_says_what_it_did(
+    directory: Path, network: torch.nn.Module
+) -> None:
+    (directory / "labels.txt").write_text("Irish\nCzech\nGreek\n")
+    np.save(directory / "one.npy", np.random.default_rng(0).standard_normal((7, 17)))
+    result = normfold(*USUAL, "--labels", "labels.txt", "--sample", "one.npy")
+    assert result.exit_code == 0, result.output
+    for line in (r"BatchNorms +2 +0", r"conv1_bn: .*conv2", r"conv2_bn: .*conv2", r"run time .* ms", "float64"):
+        assert re.search(line, result.output), result.output
+    assert "next: normfold serve --repository repository" in result.output
+
+    version = directory / "repository" / "surnames" / "1"
+    model = onnx.load(version / "model.onnx")
+    assert "BatchNormalization" not in {n.op_type for n in model.graph.node}
+    assert model.producer_name == "normfold"
+    assert not any(n.metadata_props or n.doc_string for n in model.graph.node)
+    assert (version.parent / "labels.txt").read_text() == "Irish\nCzech\nGreek\n"
+    assert 'label_filename: "labels.txt"' in (version.parent / "config.pbtxt").read_text()
+    session = onnxruntime.InferenceSession(version / "model.onnx", providers=["CPUExecutionProvider"])
+    exact = network.double()
+    for shape in ((1, 7, 8), (3, 7, 17), (2, 7, 200)):
+        x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+        (got,) = session.run(None, {"x": x})
+        want = exact(torch.from_numpy(x).double()).detach().numpy()
+        # 8 sums of at most 24 products in float32, each off by at most 2**-24 of its largest term
+        np.testing.assert_allclose(got, want, rtol=0, atol=200 * 2**-24 * np.abs(want).max())
+
+
+def test_the_report_as_json_holds_the_proof_and_every_fold(network: torch.nn.Module) -> None:
+    result = CliRunner().invoke(main, ["export", *USUAL, "--json"])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["verification"]["passed"] is True
+    assert report["verification"]["reference"] == "PyTorch, float64"
+    assert [f["name"] for f in report["folding"]["folds"]] == ["conv1_bn", "conv2_bn"]
+    assert report["inputs"] == ["x=FP32[N:1..,7,L:8..]"]
+    assert {"N=1 L=8", "N=5 L=65"} <= set(report["verification"]["cases"])
+
+
+def test_a_second_export_is_the_next_version_with_the_same_bytes(directory: Path, network: torch.nn.Module) -> None:
+    for _ in range(2):
+        assert normfold(*USUAL).exit_code == 0
+    first, second = (directory / "repository" / "surnames" / v / "model.onnx" for v in ("1", "2"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_indices_into_an_embedding_are_drawn_within_it(network: torch.nn.Module) -> None:
+    result = normfold("mynets.py:Ids", "--input", "tokens=INT64[N,L]", *REPOSITORY)
+    assert result.exit_code == 0, result.output
+    assert "tokens=INT64[N:1..,L:3..]:0..10" in result.output
+    assert "no --weights" in result.output
+
+
+def replaced(option: str, value: str) -> tuple[str, ...]:
+    """The usual command with another value for one option ("" is the source)."""
+    usual = list(USUAL)
+    usual[usual.index(option) + 1 if option else 0] = value
+    return tuple(usual)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (replaced("", "nets.py:SurnameCNN"), "no file 'nets.py'"),
+        (replaced("", "mynets.py:SurnameCNNs"), "did you mean 'SurnameCNN'"),
+        (replaced("--weights", "weight.safetensors"), "did you mean 'weights.safetensors'"),
+        (replaced("--weights", "other.safetensors"), "'conv1.weight' is not in the file; the file has 'conv_1.weight'"),
+        (replaced("--weights", "whole.pt"), "can only be opened by running code"),
+        (replaced("--input", "x=FP32[N,8,L]"), "to have 7 channels, but got 8 channels"),
+        (replaced("--input", "x=FP32[N,7,L:3..]"), "does not run at L = 3"),
+        (replaced("--input", "x=FP32[N,7"), "expected NAME=DTYPE[dims]"),
+        (replaced("--name", "../surnames"), "cannot be a model's name"),
+        ((*USUAL, "--arg", "characters=9"), "conv1.weight: the file has [8, 7, 3], the network [8, 9, 3]"),
+        ((*USUAL, "--labels", "labels.txt"), "there are 2 labels, but no output has that many classes"),
+        ((*USUAL, "--sample", "sample.npy"), "dimension 1 is 5, expected 7"),
+        ((*USUAL, "--opset", "9"), "opset 9 cannot be written"),
+        (("mynets.py:Stubborn", "--input", "x=FP32[N,7,L]", *REPOSITORY), "keeps no running statistics"),
+        (("mynets.py:SurnameCNN", *REPOSITORY), "say what goes into the network"),
+    ],
+)
+def test_a_persons_mistake_gets_one_message_exit_code_1_and_nothing_on_disk(
+    directory: Path, network: torch.nn.Module, arguments: tuple[str, ...], expected: str
+) -> None:
+    state = {k.replace("conv1.", "conv_1."): v for k, v in network.state_dict().items()}
+    save_file(state, directory / "other.safetensors")
+    torch.save(torch.nn.Sequential(torch.nn.ReLU()), directory / "whole.pt")
+    (directory / "labels.txt").write_text("a\nb\n")
+    np.save(directory / "sample.npy", np.zeros((1, 5, 9), np.float32))
+    result = normfold(*arguments)
+    assert result.exit_code == 1, result.output
+    assert expected in result.stderr
+    assert "Traceback" not in result.output
+    assert not (directory / "repository").exists()
+
+
+def test_a_wrong_option_is_exit_code_2(directory: Path) -> None:
+    assert normfold(*USUAL, "--arg", "channels").exit_code == 2
+    assert normfold("mynets.py:SurnameCNN").exit_code == 2
+
+
+def test_a_graph_that_is_not_the_network_is_not_published(
+    directory: Path, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from normfold.export import pipeline
+
+    honest = pipeline.fold
+
+    def wrong(model):  # type: ignore[no-untyped-def]
+        report = honest(model)
+        bias = model.graph.initializers["classifier.bias"]
+        import onnx_ir as ir
+
+        bias.const_value = ir.tensor(bias.const_value.numpy() + np.float32(1e-4), name=bias.name)
+        return report
+
+    monkeypatch.setattr(pipeline, "fold", wrong)
+    result = normfold(*USUAL)
+    assert result.exit_code == 1
+    assert "nothing was published" in result.stderr
+    assert "output 'output'" in result.stderr
+    assert not (directory / "repository").exists()
+
+
+def test_an_interrupt_leaves_nothing_and_says_so(
+    directory: Path, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from normfold.export import pipeline
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "measure", interrupted)
+    result = normfold(*USUAL)
+    assert result.exit_code == 130
+    assert "nothing was published" in result.stderr
+    assert not (directory / "repository").exists()
