@@ -33,14 +33,15 @@ def constant_channels(net: Net) -> dict[Tensor, Array]:
 def carrier_of(linear: Linear, gauges: Gauges, constants: dict[Tensor, Array]) -> tuple[int, float] | None:
     """Return the best constant channel of a linear operator's input and what it holds under its gauge; None if none."""
     (x,) = linear.inputs
-    if x not in constants or linear.axis_in != 1:
+    source = linear.unpadded
+    if source not in constants or linear.axis_in != 1:
         return None
-    channels = gauges[x].channels(1, len(constants[x]))
+    channels = gauges[x].channels(1, len(constants[source]))
     if channels is None:
         return None
     scale, shift = channels
     with np.errstate(divide="ignore", invalid="ignore"):
-        held = np.where(scale == 0, 0.0, (constants[x] - shift) / scale)
+        held = np.where(scale == 0, 0.0, (constants[source] - shift) / scale)
     held = np.where(np.isfinite(held), held, 0.0)
     # Neither huge nor tiny: the taps are divided by it.
     fit = np.where(

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.fold.carrier import Widened, carrier_of, constant_channels, put_before, widened
-from normfold.export.fold.net import Net, Op, Refused, Writing
+from normfold.export.fold.net import Gauges, Net, Op, Refused, Writing
 from normfold.export.fold.ops.linear import Embedding, Gates, Linear, Recurrent, Weights
 from normfold.export.fold.ops.pointwise import Clamp, Scaling
 from normfold.export.fold.plan import CARRIER_COST, LEAST_GAIN, Plan, planned, plans
@@ -50,7 +50,7 @@ class Folding:
 
     def _try(self, target: Scaling) -> tuple[Plan | None, list[str]]:
         if target.params.is_identity:
-            plan = Plan(target, _nothing(target), {}, [], {}, [])
+            plan = Plan(target, _nothing(target), Gauges(), [], {}, [])
             self._remove(target)
             return plan, []
         found, refusals = plans(target)

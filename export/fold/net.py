@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -17,7 +17,6 @@ import onnx_ir as ir
 from normfold.export.fold.affine import Affine, Array
 
 Dim: TypeAlias = int | str | None
-Gauges: TypeAlias = Mapping["Tensor", Affine]
 
 
 class Refused(Exception):
@@ -58,9 +57,17 @@ class Tensor:
             raise Refused(f"the length of axis {axis} of '{self.name}' is dynamic")
         return size
 
-    def gauge(self, gauges: Gauges) -> Affine:
+    def gauge(self, gauges: Mapping[Tensor, Affine]) -> Affine:
         """Return its gauge, the identity where none was set."""
         return gauges[self] if self in gauges else Affine.identity(self.rank)
+
+
+class Gauges(dict[Tensor, Affine]):
+    """The gauges settled so far; a tensor that is not in it keeps the numbers that it has."""
+
+    #: Whether a clamp is to hold the channels that come scaled by 0 at their constant, by two equal bounds, rather than
+    #: pass the scale of 0 on: it costs a node, and then no shift has to be carried behind the clamp.
+    holds_zeros: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,11 @@ class Op:
     params: Any = None
     changed: bool = False
     order: int = 0
-    #: What the kind does to an affine, in a word or two, for the report.
-    verb: ClassVar[str] = "through"
+
+    @property
+    def ends_in_zeros(self) -> bool:
+        """Whether it adds zeros before or behind positions."""
+        return False
 
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
         """Return the gauges that its other tensors must have, given those known; raise Refused where none fit."""

@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from normfold.export.fold.affine import Affine
-from normfold.export.fold.net import Op, Refused, Tensor
+from normfold.export.fold.affine import Affine, Array
+from normfold.export.fold.net import Gauges, Op, Refused, Tensor
 from normfold.export.fold.ops.linear import Linear
 from normfold.export.fold.ops.pointwise import Scaling
 
 #: An option must save at least this many passes to be taken.
 LEAST_GAIN = 1e-6
 #: How many times larger than a tensor's usual entries a shift may be that other readers of the tensor must undo.
-MOST_CANCELLED = 16.0
+MOST_CANCELLED = 4.0
 #: What one more channel costs a convolution that carries it, in passes.
 CARRIER_COST = 0.05
 
@@ -34,6 +34,7 @@ class Option:
     back: Affine
     stays: Affine
     on: Affine
+    holds_zeros: bool = False
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Plan:
 
     target: Scaling
     option: Option
-    gauges: dict[Tensor, Affine]
+    gauges: Gauges
     touched: list[Op]
     #: The new params of touched operators, but for linear ones, whose weights are computed when the plan is carried out.
     params: dict[Op, Any]
@@ -58,37 +59,41 @@ def options(target: Scaling) -> Iterator[Option]:
     identity = Affine.identity(a.rank)
     s, t = a.scale, a.shift
     one, none = np.ones((1,) * a.rank), np.zeros((1,) * a.rank)
-    size, sign = np.where(s == 0, 1.0, np.abs(s)), np.sign(s)
-    flip = Affine.of(sign, none)
-    stays_cheaper = np.any(s <= 0) and target.cost(flip) < target.cost(a)
-    if np.any(s == 0):
-        # No part of a scale of 0 can be undone: all of it goes on, or stays as a sign of 0.
-        yield Option("on", identity, identity, a)
-        if stays_cheaper:
-            yield Option("positive scale back, shift on, a sign stays", Affine.of(size, none), flip, Affine.of(one, t))
-            yield Option("positive scale and shift on, a sign stays", identity, flip, Affine.of(size, t))
-        return
-    seen: list[Affine] = []
-    offset = t / s
+    zero = np.broadcast_to(s == 0, np.broadcast_shapes(s.shape, t.shape))
+    # No part of a scale of 0 can be undone: in such channels nothing goes back.
+    factor = np.where(zero, 1.0, s)
+    size, sign = np.abs(factor), np.sign(factor)
+    offset = np.where(zero, 0.0, t / factor)
+
+    def on(scale: Array, shift: Array) -> Affine:
+        return Affine.of(np.where(zero, 0.0, scale), np.where(zero, t, shift))
+
     parts = [
-        ("back", Affine.of(s, t), identity),
+        ("back", Affine.of(factor, factor * offset), on(one, none)),
         ("on", identity, a),
-        ("scale back, shift on", Affine.of(s, none), Affine.of(one, t)),
-        ("positive scale back, sign and shift on", Affine.of(size, none), Affine.of(sign, t)),
-        ("shift back, scale on", Affine.of(one, offset), Affine.of(s, none)),
-        ("sign back, positive scale and shift on", Affine.of(sign, none), Affine.of(size, t)),
-        ("sign and shift back, positive scale on", Affine.of(sign, sign * offset), Affine.of(size, none)),
-        ("positive scale and shift back, sign on", Affine.of(size, size * offset), Affine.of(sign, none)),
+        ("scale back, shift on", Affine.of(factor, none), on(one, t)),
+        ("positive scale back, sign and shift on", Affine.of(size, none), on(sign, t)),
+        ("shift back, scale on", Affine.of(one, offset), on(s, none)),
+        ("sign back, positive scale and shift on", Affine.of(sign, none), on(size, t)),
+        ("sign and shift back, positive scale on", Affine.of(sign, sign * offset), on(size, none)),
+        ("positive scale and shift back, sign on", Affine.of(size, size * offset), on(sign, none)),
     ]
-    for label, back, on in parts:
+    seen: list[Affine] = []
+    for label, back, forward in parts:
         if not any(back.equals(other) for other in seen):
             seen.append(back)
-            yield Option(label, back, identity, on)
-    if stays_cheaper:
-        yield Option("positive scale and shift back, a sign stays", Affine.of(size, sign * t), flip, identity)
+            yield Option(label, back, identity, forward)
+            if zero.any():
+                yield Option(f"{label}, constant channels held", back, identity, forward, holds_zeros=True)
+    flip = Affine.of(np.where(zero, 0.0, sign), none)
+    if np.any(s <= 0) and target.cost(flip) < target.cost(a):
+        if not zero.any():
+            yield Option("positive scale and shift back, a sign stays", Affine.of(size, sign * t), flip, identity)
+            yield Option(
+                "shift back, positive scale on, a sign stays", Affine.of(one, offset), flip, Affine.of(size, none)
+            )
         yield Option("positive scale back, shift on, a sign stays", Affine.of(size, none), flip, Affine.of(one, t))
         yield Option("positive scale and shift on, a sign stays", identity, flip, Affine.of(size, t))
-        yield Option("shift back, positive scale on, a sign stays", Affine.of(one, offset), flip, Affine.of(size, none))
 
 
 def planned(target: Scaling, option: Option) -> Plan:
@@ -99,8 +104,11 @@ def planned(target: Scaling, option: Option) -> Plan:
     except ZeroDivisionError as error:
         raise Refused(f"{target} scales a channel by 0 or nearly so") from error
     if gauge_u.shifts and len(u.readers) > 1 and np.any(np.abs(gauge_u.shift) > MOST_CANCELLED * target.usual):
-        raise Refused(f"'{u.name}' is read elsewhere too, and undoing so large a shift there would cost its last digits")
-    gauges: dict[Tensor, Affine] = {}
+        raise Refused(
+            f"'{u.name}' is read elsewhere too, and undoing so large a shift there would cost its last digits"
+        )
+    gauges = Gauges()
+    gauges.holds_zeros = option.holds_zeros
     queue: list[tuple[int, int, Op]] = []
     queued: set[Op] = set()
 

@@ -51,6 +51,20 @@ class Node:
         """Return the places of the inputs that are not constant."""
         return [i for i, v in enumerate(self.node.inputs) if v is not None and self._reading.constants.get(v) is None]
 
+    def channels_kept(self) -> bool:
+        """Whether the output has as many channels as the input, as its shape or the convolution behind it tells."""
+        x, y = self.tensor(0), self.tensor_out()
+        if x.shape is None or len(x.shape) < 3 or not isinstance(x.shape[1], int):
+            return False
+        if y.shape is not None and len(y.shape) == len(x.shape) and y.shape[1] == x.shape[1]:
+            return True
+        for reader, index in self.node.outputs[0].uses():
+            weight = reader.inputs[1] if reader.op_type == "Conv" and index == 0 else None
+            if weight is not None and weight.shape is not None:
+                groups = reader.attributes["group"].as_int() if "group" in reader.attributes else 1
+                return bool(weight.shape[1] == x.shape[1] // groups)
+        return False
+
     def axes(self, index: int) -> tuple[int, ...] | None:
         """Return axes given as attribute (older opsets) or as an input; None where they are not given."""
         given = self.attribute("axes")
@@ -289,7 +303,9 @@ def _batchnorm(n: Node) -> Op:
     parts["outputs"] = parts["outputs"][:1]
     usual = np.abs(mean) + np.sqrt(var)
     params = Affine.along(1, n.rank(), scale, shift)
-    return Scaling(params=params, target=True, is_batchnorm=True, usual=Affine.along(1, n.rank(), usual, 0.0).scale, **parts)
+    return Scaling(
+        params=params, target=True, is_batchnorm=True, usual=Affine.along(1, n.rank(), usual, 0.0).scale, **parts
+    )
 
 
 def _arithmetic(n: Node) -> Op:
@@ -575,6 +591,12 @@ def _pad(n: Node) -> Op:
     pads = n.attribute("pads")
     if pads is None:
         given, axes = n.integers(1), n.constant(3)
+        if given is None and not n.has(3) and n.channels_kept():
+            given = [
+                0,
+                0,
+                *[None] * (rank - 2),
+            ] * 2  # the batch may be padded too: zeros let a scale pass there as well
         if given is None or (n.has(3) and axes is None):
             raise NotKnown
         half = len(given) // 2

@@ -11,6 +11,7 @@ import numpy as np
 
 from normfold.export.fold.affine import Affine, Array, joined
 from normfold.export.fold.net import Dim, Gauges, Op, Refused, Tensor, Widening, Widenings, Writing
+from normfold.export.fold.ops.linear import Linear
 
 
 @dataclass(eq=False)
@@ -386,6 +387,11 @@ class Pad(Op):
     behind: tuple[int, ...] = ()
     zeros: bool = False
 
+    @property
+    def ends_in_zeros(self) -> bool:
+        """Whether it adds zeros before or behind positions."""
+        return self.zeros and (any(self.before[2:]) or any(self.behind[2:]))
+
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
         """The gauge passes; along a padded axis it must not differ, but for new channels of zeros."""
         (x,), (y,) = self.inputs, self.outputs
@@ -396,7 +402,7 @@ class Pad(Op):
                 return self._along_channels(gauges, x, y)
             if gauge.varies(a):
                 raise Refused(f"{self} pads an axis along which the scale differs")
-        if self.zeros and padded and gauge.shifts:
+        if self.zeros and padded and gauge.shifts and not all(isinstance(r, Linear) for r in y.readers):
             raise Refused(f"{self} pads with zeros, which do not take the shift")
         return {y: gauge} if x in gauges else {x: gauge}
 
@@ -412,7 +418,7 @@ class Pad(Op):
         return {x: gauge.take(1, np.arange(lead, lead + size))}
 
     def widen(self, widenings: Widenings) -> dict[Tensor, Widening]:
-        """One more channel passes mirrored edges, and zeros only behind the channels themselves."""
+        """One more channel passes; behind zeros it holds its constant within the ends, as a carrier should."""
         (x,), (y,) = self.inputs, self.outputs
         w = widenings[x] if x in widenings else widenings[y]
         padded = [a for a in range(len(self.before)) if self.before[a] or self.behind[a]]
@@ -425,8 +431,6 @@ class Pad(Op):
             if not 0 <= index <= x.size(w.axis):
                 raise Refused(f"{self} adds channels of zeros where the new channel would be")
             return {x: replace(w, index=index)}
-        if self.zeros and padded and w.value != 0:
-            raise Refused(f"{self} pads with zeros, so no channel stays constant through it")
         return {} if x in widenings and y in widenings else {y: w} if x in widenings else {x: w}
 
     def constants(self, known: Mapping[Tensor, Array]) -> list[Array | None]:

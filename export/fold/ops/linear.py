@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 
@@ -68,14 +67,13 @@ class Linear(Op):
     form: str = "conv"
     #: The node that adds the bias of a MatMul, where there is one.
     bias_name: str = ""
-    verb: ClassVar[str] = "into"
 
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
         """Any gauge of the input, any invertible gauge of the output: neither concerns the other."""
         (x,), (y,) = self.inputs, self.outputs
         if x in gauges:
             self._channels(gauges[x], x, self.axis_in)
-            if self.edges and gauges[x].shifts and self.params.groups > 1:
+            if self.carrier_needed(gauges) and self.params.groups > 1:
                 raise Refused(
                     f"{self} pads with zeros and is depthwise or grouped, so no carrier channel can bear the shift"
                 )
@@ -86,7 +84,14 @@ class Linear(Op):
 
     def carrier_needed(self, gauges: Gauges) -> bool:
         """Whether the shift of its input must be borne by a constant channel."""
-        return self.edges and self.inputs[0] in gauges and gauges[self.inputs[0]].shifts
+        (x,) = self.inputs
+        return x in gauges and gauges[x].shifts and (self.edges or self.unpadded is not x)
+
+    @property
+    def unpadded(self) -> Tensor:
+        """Its input, or what that is before a Pad with zeros."""
+        (x,) = self.inputs
+        return x.producer.inputs[0] if x.producer is not None and x.producer.ends_in_zeros else x
 
     def rewritten(self, gauges: Gauges, carrier: tuple[int, float] | None = None) -> Weights:
         """Return the weights under the gauges: W' = s_y⁻¹ W s_x,  b' = s_y⁻¹ (b + W t_x - t_y)."""
@@ -228,7 +233,6 @@ class Recurrent(Op):
     """
 
     params: Gates
-    verb: ClassVar[str] = "into"
 
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
         """Any gauge of the input sequence; none of states and outputs."""
@@ -273,7 +277,6 @@ class Embedding(Op):
     """Gather of rows of a constant table by computed indices: linear in the table.  s E[i] + t = (s E + t)[i]."""
 
     params: Array
-    verb: ClassVar[str] = "into"
 
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
         """Any gauge of the rows."""

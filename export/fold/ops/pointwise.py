@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.net import Gauges, Op, Refused, Tensor, Widening, Widenings, Writing
@@ -24,7 +25,6 @@ class Scaling(Op):
     is_batchnorm: bool = False
     #: The usual size of its input's entries, |mean| + sqrt(var) of a BatchNorm; 1 where nothing tells.
     usual: Array = field(default_factory=lambda: np.ones(()))
-    verb: ClassVar[str] = "into"
 
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
         """Any gauge of the input, any invertible gauge of the output."""
@@ -150,14 +150,22 @@ class Clamp(Op):
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
         """Input and output have the same gauge, but for scale 0."""
         (x,), (y,) = self.inputs, self.outputs
-        if x in gauges:
-            gauge = gauges[x]
-            zero = np.broadcast_to(gauge.scale == 0, np.broadcast_shapes(gauge.scale.shape, gauge.shift.shape))
-            if zero.any():
-                shift = np.where(zero, np.clip(gauge.shift, self.params.lo, self.params.hi), gauge.shift)
-                gauge = Affine.of(gauge.scale, shift)
+        if x not in gauges:
+            return {x: gauges[y]}
+        gauge = gauges[x]
+        zero = self._zeros(gauge)
+        if not zero.any():
             return {y: gauge}
-        return {x: gauges[y]}
+        if gauges.holds_zeros:
+            return {y: Affine.of(np.where(zero, 1.0, gauge.scale), np.where(zero, 0.0, gauge.shift))}
+        return {y: Affine.of(gauge.scale, np.where(zero, self._constant(gauge), gauge.shift))}
+
+    @staticmethod
+    def _zeros(gauge: Affine) -> NDArray[np.bool_]:
+        return np.broadcast_to(gauge.scale == 0, np.broadcast_shapes(gauge.scale.shape, gauge.shift.shape))
+
+    def _constant(self, gauge: Affine) -> Array:
+        return np.clip(gauge.shift, self.params.lo, self.params.hi)
 
     def rewritten(self, gauges: Gauges) -> Bounds:
         """Return the bounds under the gauge of the input."""
@@ -166,6 +174,13 @@ class Clamp(Op):
         with np.errstate(over="ignore"):
             low, high = (self.params.lo - gauge.shift) / scale, (self.params.hi - gauge.shift) / scale
         lo, hi = np.where(scale > 0, low, high), np.where(scale > 0, high, low)
+        zero = self._zeros(gauge)
+        if zero.any():
+            # What the reader takes with a scale of 0 may be anything; what it takes as it is must be the constant.
+            free_lo, free_hi = (0.0, np.inf) if np.all(lo[~np.broadcast_to(zero, lo.shape)] == 0) else (-np.inf, np.inf)
+            constant = self._constant(gauge)
+            lo = np.where(zero, constant if gauges.holds_zeros else free_lo, lo)
+            hi = np.where(zero, constant if gauges.holds_zeros else free_hi, hi)
         either = Affine.of(lo, hi)  # collapses both to the axes along which they vary
         return Bounds(either.scale + 0.0, either.shift + 0.0)
 
@@ -213,14 +228,14 @@ class Clamp(Op):
         )
 
     def constants(self, known: Mapping[Tensor, Array]) -> list[Array | None]:
-        """A constant channel stays one."""
-        before = known.get(self.inputs[0])
-        if before is None:
+        """A constant channel stays one; one whose two bounds are equal becomes one."""
+        (x,) = self.inputs
+        size = x.shape[1] if x.shape and len(x.shape) > 1 else None
+        both = Affine.of(self.params.lo, self.params.hi).channels(1, size) if isinstance(size, int) else None
+        if both is None or not isinstance(size, int):
             return [None]
-        both = Affine.of(self.params.lo, self.params.hi).channels(1, len(before)) if self.params.lo.ndim > 1 else None
-        if both is None:
-            return [None]
-        return [np.clip(before, *both)]
+        before = known.get(x, np.full(size, np.nan))
+        return [np.where(both[0] == both[1], both[0], np.clip(before, *both))]
 
     def write(self, graph: Writing) -> None:
         """Write the bounds as the cheapest nodes that say them."""
