@@ -18,7 +18,14 @@ from normfold.protos.pool import DESCRIPTORS
 HERE = Path(__file__).resolve().parent
 
 #: Imports before importers: the order in which the pool takes them.
-FILES = ("model_config.proto", "grpc_service.proto", "health.proto", "reflection_v1.proto", "reflection_v1alpha.proto")
+FILES = (
+    "model_config.proto",
+    "grpc_service.proto",
+    "health.proto",
+    "reflection_v1.proto",
+    "reflection_v1alpha.proto",
+    "onnx_file.proto",
+)
 
 
 def compiled() -> dict[str, bytes]:

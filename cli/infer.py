@@ -1,0 +1,198 @@
+"""``normfold infer``: ask a served model for an answer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from normfold.serving.calls import Labelled, ModelMetadata, Tensor
+
+    Array = NDArray[Any]
+
+
+@click.command(short_help="Ask a served model for an answer.")
+@click.argument("model")
+@click.option(
+    "--input",
+    "-i",
+    "inputs",
+    multiple=True,
+    required=True,
+    metavar="NAME=VALUE",
+    help="NAME=@file.npy, NAME=@file.npz (its array NAME), NAME=@file.json, or NAME=JSON. Repeat for more inputs.",
+)
+@click.option("--address", "-a", default="127.0.0.1:8001", show_default=True, help="host:port, or unix:/path.")
+@click.option("--version", default="", help="The model's version. Default: the highest in service.")
+@click.option("--output", "-o", "outputs", multiple=True, metavar="NAME", help="Only this output (repeat for more).")
+@click.option("--top", type=click.IntRange(1), help="The K best classes of the output, with their labels.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the outputs to this .npz file.")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds.")
+def infer(
+    model: str,
+    inputs: tuple[str, ...],
+    address: str,
+    version: str,
+    outputs: tuple[str, ...],
+    top: int | None,
+    as_json: bool,
+    save: Path | None,
+    timeout: float,
+) -> None:
+    """Ask the served MODEL for an answer.
+
+    \b
+    Examples:
+      normfold infer surnames --input x=@one.npy
+      normfold infer surnames --input x=@one.npy --top 3
+      normfold infer adder --input a='[[1, 2]]' --input b='[[3, 4]]' --json
+      normfold infer surnames --input x=@batch.npy --output y --save answers.npz --address 10.0.0.5:8001
+
+    JSON numbers take the datatype that the model declares. Exit code: 0 with an answer, 1 without, 2 for a wrong
+    command.
+    """
+    from normfold.serving.client import Client, ClientError
+
+    if top is not None and save is not None:
+        raise click.UsageError("--save writes arrays and --top text; give one of them")
+    if top is not None and len(outputs) > 1:
+        raise click.UsageError("--top takes one --output")
+    values = [_split(text) for text in inputs]
+    try:
+        with Client(address, timeout=timeout) as client:
+            metadata = client.model_metadata(model, version)
+            arrays = {name: _read(name, text, metadata) for name, text in values}
+            if top is not None:
+                rows = client.classify(model, arrays, top, outputs[0] if outputs else None, version)
+                _print_classes(rows, as_json)
+                return
+            answers = client.infer(model, arrays, outputs or None, version)
+    except ClientError as error:
+        raise click.ClickException(str(error)) from None
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if save is not None:
+        _save(save, answers)
+    if save is None or as_json:
+        _print_arrays(answers, as_json)
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name or not value:
+        raise click.UsageError(f"--input {text!r} is not NAME=VALUE, such as x=@one.npy or x='[[1, 2]]'")
+    return name, value
+
+
+def _read(name: str, text: str, metadata: ModelMetadata) -> Array:
+    """The array that ``text`` names or spells, in the datatype of the model's input. Raises click.UsageError."""
+    import numpy as np
+
+    spec = next((tensor for tensor in metadata.inputs if tensor.name == name), None)
+    if not text.startswith("@"):
+        return _from_json(name, text, spec)
+    path = Path(text[1:])
+    try:
+        if path.suffix == ".json":
+            return _from_json(name, path.read_text(encoding="utf-8"), spec)
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            return np.asarray(loaded[name])
+    except KeyError:
+        raise click.UsageError(f"{path} holds no array {name!r}; it has {', '.join(loaded.files)}") from None
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError) as error:
+        raise click.UsageError(f"{path} is not a .npy, .npz or .json file with numbers: {error}") from None
+
+
+def _from_json(name: str, text: str, spec: Tensor | None) -> Array:
+    import numpy as np
+
+    from normfold.protos.datatypes import by_name
+
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"input {name!r}: {text[:80]!r} is neither @file nor JSON ({error})") from None
+    try:
+        if spec is None:
+            return np.asarray(value)
+        if spec.datatype == "BYTES":
+            return np.asarray(value, dtype=np.str_)
+        if spec.datatype == "BF16":
+            raise click.UsageError(f"input {name!r} is BF16: give a .npy file with the dtype ml_dtypes.bfloat16")
+        return np.asarray(value, dtype=by_name(spec.datatype).dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        kind = spec.datatype if spec else "a tensor"
+        raise click.UsageError(f"input {name!r}: the JSON value is not {kind}: {error}") from None
+
+
+def _save(path: Path, answers: dict[str, Array]) -> None:
+    """Write beside, then rename: a reader never sees half a file."""
+    import os
+
+    import numpy as np
+
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    named: dict[str, Any] = {n: a if a.dtype != object else a.astype(np.bytes_) for n, a in answers.items()}
+    try:
+        with beside.open("wb") as file:
+            np.savez(file, **named)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise click.ClickException(f"{path} cannot be written: {error.strerror}") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _print_classes(rows: list[list[Labelled]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([[vars(one) for one in row] for row in rows], ensure_ascii=False))
+        return
+    for number, row in enumerate(rows):
+        if len(rows) > 1:
+            click.echo(f"row {number}")
+        for one in row:
+            click.echo(f"{one.score:>12.6f}  {one.label or one.index}")
+
+
+def _print_arrays(answers: dict[str, Array], as_json: bool) -> None:
+    import numpy as np
+
+    from normfold.protos.datatypes import by_dtype
+
+    if as_json:
+        click.echo(json.dumps({name: _plain(array) for name, array in answers.items()}, ensure_ascii=False))
+        return
+    for name, array in answers.items():
+        click.echo(click.style(f"{name} {by_dtype(array.dtype).name}{list(array.shape)}", bold=True))
+        click.echo(
+            np.array2string(
+                array,
+                precision=6,
+                suppress_small=True,
+                threshold=200,
+                max_line_width=shutil.get_terminal_size().columns,
+            )
+        )
+
+
+def _plain(array: Array) -> Any:
+    """Nested lists of what JSON can say; BYTES as text."""
+    return _text(array.tolist()) if array.dtype == object else array.tolist()
+
+
+def _text(value: Any) -> Any:
+    return [_text(each) for each in value] if isinstance(value, list) else value.decode(errors="replace")

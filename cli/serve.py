@@ -1,0 +1,153 @@
+"""``normfold serve``: a model repository over gRPC."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from normfold.serving.server import Server
+
+
+@click.command(short_help="Serve a model repository over gRPC.")
+@click.option(
+    "--repository",
+    "-r",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A folder of models, one model's folder, or one .onnx file.",
+)
+@click.option(
+    "--listen", default="127.0.0.1:8001", show_default=True, help="host:port (port 0: any free one), unix:/path."
+)
+@click.option(
+    "--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N, or auto (the GPU if there is one)."
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(0, 1024),
+    default=0,
+    help="Threads inside one operator. Default: one for small models, all CPUs for others.",
+)
+@click.option("--name", "model_name", help="The name of a single model, instead of that of its folder or file.")
+@click.option(
+    "--server-name", default="normfold", show_default=True, help="What clients are told the server is called."
+)
+@click.option(
+    "--strict-readiness/--no-strict-readiness",
+    default=True,
+    show_default=True,
+    help="Not ready while any model failed to load.",
+)
+@click.option(
+    "--model-control",
+    type=click.Choice(["explicit", "none"]),
+    help="Whether clients may load and unload models. Default: explicit on a loopback address, else none.",
+)
+@click.option("--load-model", "load_models", multiple=True, help="Load only this model at the start (repeat for more).")
+@click.option(
+    "--shared-memory",
+    type=click.Choice(["on", "off"]),
+    help="Whether clients may use POSIX shared memory. Default: on on a loopback address, else off.",
+)
+@click.option(
+    "--max-message-mib", type=click.IntRange(1, 2047), default=256, show_default=True, help="Largest request."
+)
+@click.option(
+    "--trace-file", type=click.Path(path_type=Path), help="Write traces here when TraceSetting turns them on."
+)
+@click.option(
+    "--grace-seconds", type=float, default=30.0, show_default=True, help="Longest wait for requests at the end."
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="warning",
+    show_default=True,
+    help="What is written to stderr; clients can change it with LogSettings.",
+)
+def serve(
+    repository: Path,
+    listen: str,
+    device: str,
+    threads: int,
+    model_name: str | None,
+    server_name: str,
+    strict_readiness: bool,
+    model_control: str | None,
+    load_models: tuple[str, ...],
+    shared_memory: str | None,
+    max_message_mib: int,
+    trace_file: Path | None,
+    grace_seconds: float,
+    log_level: str,
+) -> None:
+    """Serve a model repository over gRPC until Ctrl-C or SIGTERM.
+
+    \b
+    A repository is laid out as for Triton:
+      repository/surnames/config.pbtxt        optional
+      repository/surnames/1/model.onnx
+
+    \b
+    Examples:
+      normfold serve --repository repository
+      normfold serve --repository model.onnx --name surnames
+      normfold serve --repository repository --listen 0.0.0.0:8001 --device cuda:0
+      normfold serve --repository repository --listen 127.0.0.1:0 --log-level info
+
+    Any client of the Open Inference Protocol can ask it: normfold infer, tritonclient, grpcurl, KServe.
+    """
+    import asyncio
+    import os
+
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before grpc is imported: what it would say, we say better
+
+    from normfold.serving.errors import StartError
+    from normfold.serving.logs import LogSettings
+    from normfold.serving.server import ServerConfig
+    from normfold.serving.server import serve as run
+
+    logs = LogSettings(log_level)
+    logs.install(sys.stderr)
+    try:
+        config = ServerConfig(
+            repository=repository,
+            listen=listen,
+            device=device,
+            threads=threads,
+            model_name=model_name,
+            server_name=server_name,
+            strict_readiness=strict_readiness,
+            model_control=None if model_control is None else model_control == "explicit",
+            load_models=load_models,
+            shared_memory=None if shared_memory is None else shared_memory == "on",
+            max_message_bytes=min(max_message_mib << 20, (1 << 31) - 1),
+            trace_file=trace_file,
+            grace_seconds=grace_seconds,
+        )
+        asyncio.run(run(config, logs, _announce))
+    except StartError as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        pass
+    click.echo("stopped")
+
+
+def _announce(server: Server) -> None:
+    """Say which models are there, where they run, and where the server listens."""
+    for name, entry in server.catalog.entries.items():
+        for model in entry.ready:
+            click.echo(f"  {model.describe()}")
+        for number, version in entry.versions.items():
+            if version.model is None:
+                click.echo(click.style(f"  {name} version {number} was not loaded: {version.reason}", fg="red"))
+        if entry.reason:
+            click.echo(click.style(f"  {name} was not loaded: {entry.reason}", fg="red"))
+    ready = server.catalog.ready(server.config.strict_readiness)
+    state = "ready" if ready else "not ready: not every model was loaded (--no-strict-readiness accepts that)"
+    click.echo(f"listening on {server.address} (gRPC), {state}")
+    sys.stdout.flush()

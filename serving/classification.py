@@ -1,0 +1,48 @@
+"""The classification extension: the best classes of each row as text, with labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def classify(
+    scores: NDArray[Any], count: int, labels: Sequence[str], batched: bool, datatype: str = "FP32"
+) -> NDArray[Any]:
+    """The ``count`` highest scores of each row, best first, as bytes ``value:index`` or ``value:index:label``.
+
+    ``scores`` is (N, ...) where ``batched``, else one row; the answer is (N, k) or (k,), k at most the number of
+    classes. Equal scores keep their order; NaN comes last.
+    """
+    rows = scores.reshape(len(scores), math.prod(scores.shape[1:])) if batched else scores.reshape(1, scores.size)
+    if datatype == "BF16":
+        rows = (rows.astype(np.uint32) << 16).view(np.float32)
+    count = min(count, rows.shape[1])
+    answer = np.empty((len(rows), count), object)
+    for row, values in enumerate(rows):
+        exact = values if values.dtype.kind in "iu" else values.astype(np.float64)
+        order = sorted(range(len(exact)), key=lambda i: (bool(exact[i] != exact[i]), -_number(exact[i])))[:count]
+        answer[row] = [_text(exact[index], index, labels).encode() for index in order]
+    return answer if batched else answer[0]
+
+
+def _number(value: Any) -> int | float:
+    number: int | float = value.item()
+    return number if number == number else 0.0
+
+
+def _text(value: Any, index: int, labels: Sequence[str]) -> str:
+    shown = str(value.item()) if value.dtype.kind in "iu" else f"{value:f}"
+    return f"{shown}:{index}:{labels[index]}" if index < len(labels) else f"{shown}:{index}"
+
+
+def read_labels(data: bytes) -> tuple[str, ...]:
+    """The labels in a file, one a line; the last line may lack its end."""
+    lines = data.decode("utf-8").split("\n")
+    if lines and not lines[-1]:
+        lines.pop()
+    return tuple(line.rstrip("\r") for line in lines)

@@ -1,0 +1,129 @@
+"""grpc.aio: the methods of a server behind grpcio, bytes in and bytes out.
+
+The one place where an exception becomes a gRPC status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from normfold.serving.errors import StartError
+from normfold.serving.rpc import Method, told
+
+
+def server(methods: Iterable[Method], max_message_bytes: int) -> grpc.aio.Server:
+    """A server, not yet listening, of ``methods``."""
+    made = grpc.aio.server(
+        options=(
+            ("grpc.so_reuseport", 0),  # else a second server would take half of the connections, silently
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        )
+    )
+    services: dict[str, dict[str, Any]] = {}
+    for method in methods:
+        services.setdefault(method.service, {})[method.name] = _handler(method)
+    made.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(service, handlers) for service, handlers in services.items()]
+    )
+    return made
+
+
+def listen(made: grpc.aio.Server, address: str) -> str:
+    """Bind ``address`` ("host:port", port 0 for any free one, or "unix:/path") and return the address in use.
+
+    Raises StartError.
+    """
+    try:
+        port = made.add_insecure_port(address)
+    except RuntimeError:
+        port = 0
+    if not port:
+        raise StartError(f"cannot listen on {address}: {_why(address)}; choose another with --listen host:port")
+    return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+
+def _why(address: str) -> str:
+    """What the system says to binding ``address``, which gRPC keeps to itself."""
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, where in found:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.bind(where)
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return "the address cannot be bound"
+
+
+def _handler(method: Method) -> Any:
+    if method.unary is not None:
+        return grpc.unary_unary_rpc_method_handler(_unary(method))
+    if method.server_stream is not None:
+        return grpc.unary_stream_rpc_method_handler(_server_stream(method))
+    return grpc.stream_stream_rpc_method_handler(_bidi_stream(method))
+
+
+def _unary(method: Method) -> Any:
+    function = method.unary
+    assert function is not None
+    parse = method.parse
+
+    async def handle(data: bytes, context: Any) -> bytes:
+        try:
+            response = await function(parse(data))
+            return response.SerializeToString()
+        except Exception as error:
+            await _abort(error, method, context)
+            raise
+
+    return handle
+
+
+def _server_stream(method: Method) -> Any:
+    function = method.server_stream
+    assert function is not None
+
+    async def handle(data: bytes, context: Any) -> AsyncIterator[bytes]:
+        try:
+            async for response in function(method.parse(data)):
+                yield response.SerializeToString()
+        except Exception as error:
+            await _abort(error, method, context)
+
+    return handle
+
+
+def _bidi_stream(method: Method) -> Any:
+    function = method.bidi_stream
+    assert function is not None
+
+    async def handle(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async def parsed() -> AsyncIterator[Message]:
+            async for data in requests:
+                yield method.parse(data)
+
+        try:
+            async for response in function(parsed()):
+                yield response.SerializeToString()
+        except Exception as error:
+            await _abort(error, method, context)
+
+    return handle
+
+
+async def _abort(error: Exception, method: Method, context: Any) -> None:
+    """End the call with the status of ``error``."""
+    if isinstance(error, (asyncio.CancelledError, grpc.aio.AbortError)):
+        raise error
+    status, details = told(error, method.path)
+    await context.abort(status, details)

@@ -1,0 +1,135 @@
+"""One version of a model, loaded: from its files to something that answers requests."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from normfold.protos import model_config as mc
+from normfold.serving import batching, config, warmup
+from normfold.serving.cache import ResponseCache
+from normfold.serving.classification import read_labels
+from normfold.serving.contract import Contract, agree
+from normfold.serving.devices import Device
+from normfold.serving.errors import ConfigError
+from normfold.serving.repository import Files
+from normfold.serving.scheduler import Scheduler
+from normfold.serving.session import Session, SessionSettings
+from normfold.serving.statistics import Statistics, Timing
+
+Array = NDArray[Any]
+log = logging.getLogger(__name__)
+
+#: A model file below this many bytes runs faster on one thread than on several.
+SMALL_MODEL_BYTES = 4 << 20
+
+#: A run shorter than this costs less than handing it to another thread.
+INLINE_SECONDS = 150e-6
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What the server decides for every model."""
+
+    device: Device
+    #: CPUs that this process may use.
+    cpus: int
+    #: Threads inside one operator; 0: one for small models, all CPUs for others.
+    threads: int = 0
+
+
+class Model:
+    """A loaded, warm version of a model."""
+
+    def __init__(
+        self,
+        name: str,
+        version: int,
+        settings: mc.ModelConfig,
+        contract: Contract,
+        session: Session,
+        executor: Executor,
+    ) -> None:
+        self.name, self.version, self.config, self.contract, self.session = name, version, settings, contract, session
+        self.statistics = Statistics()
+        instances = sum(group.count for group in settings.instance_group)
+        if settings.dynamic_batching.preserve_ordering:
+            instances = 1
+        policy = batching.read_policy(settings)
+        self.scheduler = Scheduler(session.run, policy, instances, executor, self.statistics)
+        self.cache = ResponseCache() if settings.response_cache.enable else None
+
+    async def infer(
+        self, feeds: Mapping[str, Array], rows: int, outputs: Sequence[str], priority: int, timeout_us: int
+    ) -> tuple[list[Array], Timing | None]:
+        """The named outputs, and where the time went; None where the response cache answered."""
+        if self.cache is None:
+            return await self.scheduler.submit(feeds, rows, outputs, priority, timeout_us)
+        key = self.cache.key(feeds, outputs)
+        if (answer := self.cache.find(key)) is not None:
+            return answer, None
+        started = time.perf_counter_ns()
+        answer, timing = await self.scheduler.submit(feeds, rows, outputs, priority, timeout_us)
+        self.cache.keep(key, answer)
+        self.statistics.cache_miss.add(time.perf_counter_ns() - started - timing.queue - timing.infer)
+        return answer, timing
+
+    def describe(self) -> str:
+        """One line for a person: inputs, outputs, device."""
+        takes = ", ".join(str(spec) for spec in self.contract.inputs.values())
+        gives = ", ".join(str(spec) for spec in self.contract.outputs.values())
+        return f"{self.name} version {self.version}: {takes} -> {gives} on {self.session.device}"
+
+
+def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOptions, executor: Executor) -> Model:
+    """Load one version and run it warm. ``written`` is its configuration as written. Raises LoadError."""
+    filename = written.default_model_filename or config.MODEL_FILE
+    data = folder.read_model(version, filename)
+    _check_device(written, options.device)
+    threads = options.threads or (1 if len(data) < SMALL_MODEL_BYTES else options.cpus)
+    settings = config.settings(written, SessionSettings(intra_op_threads=threads))
+    session = Session(data, options.device, settings)
+    instances = max(1, options.cpus // settings.intra_op_threads) if session.device == "cpu" else 1
+    full = config.complete(written, folder.name, session.inputs, session.outputs, instances)
+    if session.device != "cpu":
+        _place(full, session.device)
+    contract = agree(full, session.inputs, session.outputs, _labels(folder, full))
+    model = Model(folder.name, version, full, contract, session, executor)
+    seconds, size = warmup.run(session, full, contract, folder)
+    if seconds < INLINE_SECONDS:
+        model.scheduler.inline_bytes = size
+    return model
+
+
+def _labels(folder: Files, full: mc.ModelConfig) -> dict[str, tuple[str, ...]]:
+    labels = {}
+    for output in full.output:
+        if output.label_filename:
+            try:
+                labels[output.name] = read_labels(folder.read(output.label_filename))
+            except UnicodeDecodeError:
+                raise ConfigError(f"label_filename {output.label_filename!r} is not UTF-8 text") from None
+    return labels
+
+
+def _check_device(written: mc.ModelConfig, device: Device) -> None:
+    for group in written.instance_group:
+        if group.kind == mc.ModelInstanceGroup.KIND_GPU and device.kind == "cpu":
+            raise ConfigError("instance_group has KIND_GPU, but the server runs with --device cpu; use --device cuda")
+        if group.kind == mc.ModelInstanceGroup.KIND_CPU and device.kind == "cuda":
+            raise ConfigError("instance_group has KIND_CPU, but the server runs with --device cuda; use --device cpu")
+        if any(gpu != device.index for gpu in group.gpus):
+            raise ConfigError(f"instance_group.gpus is {list(group.gpus)}, but the server runs on {device}")
+
+
+def _place(full: mc.ModelConfig, device: str) -> None:
+    """Say in the configuration in force that the instances are on the GPU."""
+    for group in full.instance_group:
+        group.kind = mc.ModelInstanceGroup.KIND_GPU
+        group.gpus[:] = [int(device.removeprefix("cuda:"))]

@@ -1,0 +1,75 @@
+"""What is checked of a model file before onnxruntime sees it.
+
+onnxruntime would follow a tensor's `external_data` out of its folder through a hard link, and would take a FlatBuffer
+(`.ort`) whatever the name; neither is served. The check reads the very bytes that the session is then made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from google.protobuf.message import DecodeError
+
+from normfold.protos import onnx_file as onnx
+from normfold.serving.errors import UnsafeModel
+
+#: Bytes 4 to 8 of an onnxruntime FlatBuffer.
+ORT_FORMAT = b"ORTM"
+
+
+def check(data: bytes) -> frozenset[str]:
+    """The names of inputs and outputs that declare no shape at all, which onnxruntime shows as rank 0.
+
+    Raises UnsafeModel unless ``data`` is an ONNX model that holds all of its tensors itself.
+    """
+    if data[4:8] == ORT_FORMAT:
+        raise UnsafeModel("the file is in onnxruntime's own .ort format, not ONNX; publish the .onnx file instead")
+    try:
+        model = onnx.ModelProto.FromString(data)
+    except DecodeError:
+        raise UnsafeModel(f"the file is not an ONNX model: {len(data)} bytes that protobuf cannot read") from None
+    if not model.HasField("graph"):
+        raise UnsafeModel(f"the file is not an ONNX model: {len(data)} bytes without a graph")
+    for tensor in _tensors(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            raise UnsafeModel(
+                f"tensor {tensor.name!r} keeps its data in another file, which is never followed; "
+                "save the model with all data inside (onnx.save(model, path, save_as_external_data=False))"
+            )
+    values = (*model.graph.input, *model.graph.output)
+    return frozenset(value.name for value in values if not value.type.tensor_type.HasField("shape"))
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of the model: initializers, attributes, sparse ones, subgraphs, functions, training."""
+    graphs = [model.graph]
+    for training in model.training_info:
+        graphs += [training.initialization, training.algorithm]
+    for function in model.functions:
+        yield from _of_nodes(function.node, graphs)
+    while graphs:
+        graph = graphs.pop()
+        yield from graph.initializer
+        yield from _dense(graph.sparse_initializer)
+        yield from _of_nodes(graph.node, graphs)
+
+
+def _of_nodes(nodes: Iterable[onnx.NodeProto], graphs: list[onnx.GraphProto]) -> Iterator[onnx.TensorProto]:
+    """The tensors in the attributes of ``nodes``; graphs among them are put on ``graphs``."""
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("sparse_tensor"):
+                yield from _dense([attribute.sparse_tensor])
+            yield from _dense(attribute.sparse_tensors)
+            if attribute.HasField("g"):
+                graphs.append(attribute.g)
+            graphs += attribute.graphs
+
+
+def _dense(sparse: Iterable[onnx.SparseTensorProto]) -> Iterator[onnx.TensorProto]:
+    for tensor in sparse:
+        yield tensor.values
+        yield tensor.indices

@@ -1,0 +1,195 @@
+"""Where models come from: a folder of models in Triton's layout, one model's folder, or one .onnx file.
+
+<repository>/<name>/config.pbtxt              optional
+<repository>/<name>/<labels file>             named by label_filename
+<repository>/<name>/<version>/model.onnx      version: a number that does not start with 0
+<repository>/<name>/<version>/manifest.json   optional: sizes and SHA-256 of the version's files
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from normfold.serving.errors import ConfigError, LoadError, StartError, UnsafeModel
+
+CONFIG_FILE = "config.pbtxt"
+MANIFEST_FILE = "manifest.json"
+
+#: A model's name becomes a path: letters, digits, dot, dash and underscore, no dot first.
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+
+
+class Files(Protocol):
+    """The files of one model."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        ...
+
+    def config_text(self) -> str | None:
+        """The content of config.pbtxt, or None."""
+        ...
+
+    def versions(self) -> list[int]:
+        """The version numbers that are there, ascending."""
+        ...
+
+    def read_model(self, version: int, filename: str) -> bytes:
+        """The bytes of a version's model file. Raises LoadError."""
+        ...
+
+    def read(self, filename: str) -> bytes:
+        """The bytes of a file beside the versions. Raises LoadError."""
+        ...
+
+
+@dataclass(frozen=True)
+class SentFolder:
+    """One model whose files came in a load request, by path: "1/model.onnx"."""
+
+    name: str
+    files: Mapping[str, bytes]
+
+    def config_text(self) -> str | None:
+        """None: its configuration came in the request too."""
+        return None
+
+    def versions(self) -> list[int]:
+        """The version numbers that are there, ascending."""
+        return sorted({int(path.split("/")[0]) for path in self.files if _VERSION.fullmatch(path.split("/")[0])})
+
+    def read_model(self, version: int, filename: str) -> bytes:
+        """The bytes of a version's model file. Raises LoadError."""
+        return self.read(f"{version}/{filename}")
+
+    def read(self, filename: str) -> bytes:
+        """The bytes that were sent for ``filename``. Raises LoadError."""
+        try:
+            return self.files[filename]
+        except KeyError:
+            raise LoadError(f"{filename} is not among the files of the load request") from None
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """One model on disk: a folder with versions in it, or a single .onnx file that is version 1."""
+
+    name: str
+    path: Path
+
+    def config_text(self) -> str | None:
+        """The content of config.pbtxt, or None. Raises ConfigError when it is not UTF-8 text."""
+        try:
+            return None if self._is_file else (self.path / CONFIG_FILE).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"config.pbtxt cannot be read: {_why(error)}") from None
+
+    def versions(self) -> list[int]:
+        """The version numbers that are there, ascending."""
+        if self._is_file:
+            return [1]
+        try:
+            names = [entry.name for entry in self.path.iterdir() if entry.is_dir()]
+        except OSError as error:
+            raise LoadError(f"the model's folder cannot be read: {_why(error)}") from None
+        return sorted(int(name) for name in names if _VERSION.fullmatch(name))
+
+    def read_model(self, version: int, filename: str) -> bytes:
+        """The bytes of a version's model file, checked against the manifest where there is one. Raises LoadError."""
+        if self._is_file:
+            return _read(self.path, self.path.name)
+        folder = self.path / str(version)
+        data = _read(folder / filename, f"{version}/{filename}")
+        if (folder / MANIFEST_FILE).exists():
+            check_manifest(_read(folder / MANIFEST_FILE, f"{version}/{MANIFEST_FILE}"), filename, data)
+        return data
+
+    def read(self, filename: str) -> bytes:
+        """The bytes of a file beside the versions, such as labels. Raises LoadError."""
+        if self._is_file or filename.startswith("/") or ".." in Path(filename).parts:
+            raise LoadError(f"{filename!r} does not lie in the model's folder")
+        return _read(self.path / filename, filename)
+
+    @property
+    def _is_file(self) -> bool:
+        return self.path.is_file()
+
+
+class Repository:
+    """The models under one path; what it finds may change between calls."""
+
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        """Look at ``path``; ``name`` renames a single model. Raises StartError when nothing there can be served."""
+        self.path = path
+        if not path.exists():
+            raise StartError(f"repository {str(path)!r} does not exist")
+        if path.is_file() and path.suffix != ".onnx":
+            raise StartError(f"repository {str(path)!r} is a file but not an .onnx file; give a folder or model.onnx")
+        self._single = _single(path)
+        if name is not None and not self._single:
+            raise StartError(f"a name can only be given to a single model; {str(path)!r} is a folder of models")
+        self._name = name or (path.stem if path.is_file() else path.resolve().name)
+        if self._single and not NAME.fullmatch(self._name):
+            raise StartError(f"{self._name!r} is not a model name (letters, digits, . _ -); give one with --name")
+        if not self.models():
+            raise StartError(
+                f"repository {str(path)!r} holds no model; expected {path / 'NAME' / '1' / 'model.onnx'}, "
+                "or the path of one model's folder or .onnx file"
+            )
+
+    def models(self) -> dict[str, ModelFolder]:
+        """Every model that is there now, by name, in alphabetical order."""
+        if self._single:
+            return {self._name: ModelFolder(self._name, self.path)}
+        folders = sorted(entry for entry in self.path.iterdir() if entry.is_dir() and NAME.fullmatch(entry.name))
+        return {folder.name: ModelFolder(folder.name, folder) for folder in folders if _is_model(folder)}
+
+
+def _single(path: Path) -> bool:
+    """Whether ``path`` is one model: a file, or a folder with a config or a version's .onnx file right in it."""
+    if path.is_file() or (path / CONFIG_FILE).is_file():
+        return True
+    return any(any(version.glob("*.onnx")) for version in _version_folders(path))
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / CONFIG_FILE).is_file() or bool(_version_folders(folder))
+
+
+def _version_folders(folder: Path) -> list[Path]:
+    return [entry for entry in folder.iterdir() if _VERSION.fullmatch(entry.name) and entry.is_dir()]
+
+
+def check_manifest(manifest: bytes, filename: str, data: bytes) -> None:
+    """Raise UnsafeModel unless ``manifest`` lists ``filename`` with the size and SHA-256 of ``data``."""
+    try:
+        entry = json.loads(manifest)["files"][filename]
+        size, digest = int(entry["bytes"]), str(entry["sha256"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UnsafeModel(f"manifest.json does not list {filename} with its bytes and sha256") from None
+    if len(data) != size:
+        raise UnsafeModel(f"{filename} has {len(data)} bytes, manifest.json says {size}: the file was cut or changed")
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != digest.lower():
+        raise UnsafeModel(f"{filename} has SHA-256 {actual}, manifest.json says {digest}: the file was changed")
+
+
+def _read(path: Path, shown: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise LoadError(f"{shown} cannot be read: {_why(error)}") from None
+
+
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else "it is not UTF-8 text"

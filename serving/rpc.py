@@ -1,0 +1,73 @@
+"""The methods of a server without a transport: paths, request types, and what an exception means to the caller."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from normfold.serving.errors import InvalidRequest, ServingError
+
+log = logging.getLogger(__name__)
+
+#: Status details travel as a header, which clients bound.
+MAX_DETAILS = 3000
+
+Unary = Callable[[Any], Awaitable[Message]]
+ServerStream = Callable[[Any], AsyncIterator[Message]]
+BidiStream = Callable[[AsyncIterator[Any]], AsyncIterator[Message]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One remote procedure. Exactly one of the three functions is set; each may raise ServingError."""
+
+    #: "/package.Service/Method".
+    path: str
+    request: type[Message]
+    unary: Unary | None = None
+    server_stream: ServerStream | None = None
+    bidi_stream: BidiStream | None = None
+
+    @property
+    def service(self) -> str:
+        """The full name of the service."""
+        return self.path.split("/")[1]
+
+    @property
+    def name(self) -> str:
+        """The method's name without its service."""
+        return self.path.split("/")[2]
+
+    def parse(self, data: bytes) -> Message:
+        """The request in ``data``. Raises InvalidRequest."""
+        try:
+            return self.request.FromString(data)
+        except DecodeError:
+            name = self.request.DESCRIPTOR.full_name
+            raise InvalidRequest(f"{len(data)} bytes that are not a {name} message") from None
+
+
+def told(error: Exception, where: str) -> tuple[grpc.StatusCode, str]:
+    """The status and details that the caller is told of ``error``; the log is told the rest.
+
+    A caller's mistake is logged as one line; anything unexpected with its traceback, and the caller gets only an id.
+    """
+    if isinstance(error, ServingError):
+        log.info("%s: %s: %s", where, error.status.name, _one_line(str(error)))
+        return error.status, str(error)[:MAX_DETAILS]
+    if isinstance(error, MemoryError):
+        log.error("%s: out of memory", where)
+        return grpc.StatusCode.RESOURCE_EXHAUSTED, "the server has not enough memory for this request"
+    identifier = secrets.token_hex(6)
+    log.error("%s: internal error, id %s", where, identifier, exc_info=error)
+    return grpc.StatusCode.INTERNAL, f"internal error, id {identifier}"
+
+
+def _one_line(text: str) -> str:
+    return text if text.isprintable() else text.encode("unicode_escape").decode()

@@ -1,0 +1,155 @@
+"""A whole server: start, serve, shut down.
+
+start       check onnxruntime, find the models, bind the port, load and warm every model
+serve       until SIGTERM or Ctrl-C
+shut down   health says NOT_SERVING, requests on their way are answered, exit
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from normfold.serving.devices import check_runtime, parse_device, providers
+from normfold.serving.errors import StartError
+from normfold.serving.logs import LogSettings
+from normfold.serving.repository import Repository
+from normfold.serving.threads import available_cpus
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How a server runs."""
+
+    #: A folder of models, one model's folder, or one .onnx file.
+    repository: Path
+    #: "host:port", port 0 for any free one, or "unix:/path".
+    listen: str = "127.0.0.1:8001"
+    #: "cpu", "cuda", "cuda:N" or "auto".
+    device: str = "cpu"
+    #: Threads inside one operator; 0: one for small models, all CPUs for others. At most 1024.
+    threads: int = 0
+    #: The name of a single model; None: that of its folder or file.
+    model_name: str | None = None
+    #: What ServerMetadata calls the server.
+    server_name: str = "normfold"
+    #: One model that failed to load makes the server not ready.
+    strict_readiness: bool = True
+    #: Clients may load and unload models; None: only where the server listens on this host alone.
+    model_control: bool | None = None
+    #: Clients may use POSIX shared memory; None: only where the server listens on this host alone.
+    shared_memory: bool | None = None
+    #: Models to load at the start; empty: all.
+    load_models: tuple[str, ...] = ()
+    #: Largest request in bytes; at least 1 MiB.
+    max_message_bytes: int = 256 << 20
+    #: Where traces are written; None: to the log.
+    trace_file: Path | None = None
+    #: Longest wait for requests on their way at the end, in seconds.
+    grace_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        host, _, port = self.listen.rpartition(":")
+        if not self.listen.startswith("unix:/") and not (host and port.isdecimal() and int(port) < 65536):
+            raise StartError(f"listen address {self.listen!r} is not host:port, such as 127.0.0.1:8001, or unix:/path")
+        if not 0 <= self.threads <= 1024:
+            raise StartError(f"threads must lie between 0 and 1024, got {self.threads}")
+        if not 1 << 20 <= self.max_message_bytes < 1 << 31:
+            raise StartError(f"max_message_bytes must lie between 1 MiB and 2 GiB - 1, got {self.max_message_bytes}")
+
+    @property
+    def local(self) -> bool:
+        """Whether only programs on this host can reach the server."""
+        host = self.listen.rpartition(":")[0].strip("[]")
+        return self.listen.startswith("unix:") or host in ("localhost", "::1") or host.startswith("127.")
+
+
+async def serve(config: ServerConfig, logs: LogSettings, on_ready: Callable[[Server], None] | None = None) -> None:
+    """Serve until SIGTERM or Ctrl-C, then answer what is on its way and return. Raises StartError.
+
+    ``on_ready`` is called once every model was tried.
+    """
+    server = Server(config, logs)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError, RuntimeError):  # not on this platform, or not the main thread
+            loop.add_signal_handler(number, stop.set)
+    try:
+        await server.start()
+        if on_ready:
+            on_ready(server)
+        await stop.wait()
+    finally:
+        await server.shut_down()
+
+
+class Server:
+    """One server. ``start`` and ``shut_down`` are for programs and tests that run it inside their own event loop."""
+
+    def __init__(self, config: ServerConfig, logs: LogSettings | None = None) -> None:
+        """Find device and models; nothing is bound or loaded yet. Raises StartError."""
+        check_runtime()
+        from normfold.serving.administration import Administration
+        from normfold.serving.catalog import Catalog
+        from normfold.serving.frontends import grpcio
+        from normfold.serving.health import Health
+        from normfold.serving.model import LoadOptions
+        from normfold.serving.reflection import methods as reflection
+        from normfold.serving.service import InferenceService
+        from normfold.serving.session import available_providers
+        from normfold.serving.shared_memory import SharedMemory
+        from normfold.serving.tracing import TraceSettings
+
+        self.config = config
+        cpus = available_cpus()
+        self._executor = ThreadPoolExecutor(cpus, "normfold-run")
+        device = parse_device(config.device)
+        providers(device, available_providers())
+        options = LoadOptions(device, cpus, config.threads)
+        repository = Repository(config.repository, config.model_name)
+        self.catalog = Catalog(repository, options, self._executor)
+        control = config.local if config.model_control is None else config.model_control
+        regions = SharedMemory(config.local if config.shared_memory is None else config.shared_memory)
+        traces = TraceSettings(config.trace_file)
+        self.service = InferenceService(
+            self.catalog,
+            regions=regions,
+            traces=traces,
+            name=config.server_name,
+            strict_readiness=config.strict_readiness,
+            model_control=control,
+        )
+        administration = Administration(
+            self.catalog, regions=regions, traces=traces, logs=logs or LogSettings(), model_control=control
+        )
+        self.health = Health(self.catalog, config.strict_readiness)
+        methods = [*self.service.methods(), *administration.methods(), *self.health.methods()]
+        methods += reflection({method.service for method in methods})
+        self._frontend = grpcio
+        self._server = grpcio.server(methods, config.max_message_bytes)
+        self._regions = regions
+        #: Where the server listens, once it does.
+        self.address = ""
+
+    async def start(self) -> None:
+        """Bind the port, then load every model. Raises StartError when the port cannot be had."""
+        self.address = self._frontend.listen(self._server, self.config.listen)
+        await self._server.start()
+        await self.catalog.load_all(self.config.load_models or None)
+
+    async def shut_down(self) -> None:
+        """Tell health, answer what is on its way, at most ``grace_seconds`` long, and release everything."""
+        self.health.close()
+        self.service.close()
+        await self._server.stop(self.config.grace_seconds)
+        self._executor.shutdown(wait=True)
+        self._regions.unregister("")

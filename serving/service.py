@@ -1,0 +1,186 @@
+"""inference.GRPCInferenceService without a transport: from request message to response message, or a ServingError.
+
+Here are readiness, metadata and inference; ``administration`` has the rest of the service.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+from normfold import __version__
+from normfold.protos import grpc_service as pb
+from normfold.serving import config
+from normfold.serving.catalog import Catalog, parse_version
+from normfold.serving.contract import TensorSpec
+from normfold.serving.errors import InvalidRequest, NotFound, Unavailable
+from normfold.serving.inputs import gather, read_inputs
+from normfold.serving.outputs import wanted_outputs, write_outputs
+from normfold.serving.parameters import read_parameters
+from normfold.serving.rpc import Method, Unary, told
+from normfold.serving.shared_memory import SharedMemory
+from normfold.serving.streams import in_order
+from normfold.serving.tracing import TraceSettings
+from normfold.serving.wording import near, quoted
+
+SERVICE = "inference.GRPCInferenceService"
+
+#: Requests of one stream that are worked on at a time; answers keep the order of requests.
+STREAM_IN_FLIGHT = 64
+
+
+class InferenceService:
+    """The methods for asking models; each is a coroutine from its request to its response."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        regions: SharedMemory,
+        traces: TraceSettings,
+        name: str = "normfold",
+        strict_readiness: bool = True,
+        model_control: bool = True,
+    ) -> None:
+        self._catalog, self._regions, self._traces = catalog, regions, traces
+        self._name, self._strict, self._model_control = name, strict_readiness, model_control
+        self._closing = False
+
+    def close(self) -> None:
+        """From now on the server is not ready; requests that still come are answered."""
+        self._closing = True
+
+    def methods(self) -> list[Method]:
+        """The service as methods."""
+        unary: list[tuple[str, Unary]] = [
+            ("ServerLive", self.server_live),
+            ("ServerReady", self.server_ready),
+            ("ModelReady", self.model_ready),
+            ("ServerMetadata", self.server_metadata),
+            ("ModelMetadata", self.model_metadata),
+            ("ModelInfer", self.model_infer),
+            ("ModelConfig", self.model_config),
+            ("ModelStatistics", self.model_statistics),
+        ]
+        methods = [Method(f"/{SERVICE}/{name}", request_type(name), unary=function) for name, function in unary]
+        stream = Method(f"/{SERVICE}/ModelStreamInfer", pb.ModelInferRequest, bidi_stream=self.model_stream_infer)
+        return [*methods, stream]
+
+    async def server_live(self, request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
+        """True: it answers."""
+        return pb.ServerLiveResponse(live=True)
+
+    async def server_ready(self, request: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
+        """Whether every model is ready (without strict readiness: tried). Raises Unavailable while shutting down."""
+        if self._closing:
+            raise Unavailable("Server exiting")
+        return pb.ServerReadyResponse(ready=self._catalog.ready(self._strict))
+
+    async def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+        """Whether the model can answer; false for an unknown one. Raises InvalidRequest for a bad version."""
+        parse_version(request.version)
+        try:
+            self._catalog.find(request.name, request.version)
+        except (NotFound, Unavailable):
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=True)
+
+    async def server_metadata(self, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
+        """Name, version, and the extensions that are really there."""
+        extensions = ["classification"]
+        if self._model_control:
+            extensions += ["model_repository", "model_repository(unload_dependents)"]
+        extensions += ["schedule_policy", "model_configuration"]
+        if self._regions.enabled:
+            extensions += ["system_shared_memory"]
+        extensions += ["binary_tensor_data", "parameters", "statistics", "trace", "logging"]
+        return pb.ServerMetadataResponse(name=self._name, version=__version__, extensions=extensions)
+
+    async def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
+        """Inputs, outputs and ready versions of a model. Raises as ``Catalog.find``."""
+        model = self._catalog.find(request.name, request.version)
+        versions = [model] if request.version else self._catalog.entries[request.name].ready
+        return pb.ModelMetadataResponse(
+            name=model.name,
+            versions=[str(each.version) for each in versions],
+            platform=config.PLATFORM,
+            inputs=[_metadata(spec) for spec in model.contract.inputs.values()],
+            outputs=[_metadata(spec) for spec in model.contract.outputs.values()],
+        )
+
+    async def model_infer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        """One inference. Raises InvalidRequest, NotFound or Unavailable."""
+        started = time.perf_counter_ns()
+        model = self._catalog.find(request.model_name, request.model_version)
+        try:
+            parameters = read_parameters(request.parameters)
+            contents = gather(request, model.name, self._regions)
+            wanted = wanted_outputs(request, model.name, model.contract, parameters.typed)
+            for want in wanted:
+                if want.region:
+                    self._regions.check(*want.region)
+            feeds, rows = read_inputs(request, contents, model.name, model.contract)
+            read = time.perf_counter_ns()
+            names = [want.spec.name for want in wanted]
+            arrays, timing = await model.infer(feeds, rows, names, parameters.priority, parameters.timeout_us)
+            answered = time.perf_counter_ns()
+            response = pb.ModelInferResponse(model_name=model.name, model_version=str(model.version), id=request.id)
+            write_outputs(response, wanted, arrays, model.contract.max_batch_size > 0, self._regions)
+        except BaseException:
+            model.statistics.fail.add(time.perf_counter_ns() - started)
+            raise
+        ended = time.perf_counter_ns()
+        if timing is None:
+            model.statistics.answered_from_cache(rows, ended - started)
+        else:
+            timing = timing.with_message(input_ns=read - started, output_ns=ended - answered)
+            model.statistics.answered(rows, ended - started, timing)
+        self._traces.record(model.name, model.version, request.id, started, read, timing, ended)
+        return response
+
+    async def model_stream_infer(
+        self, requests: AsyncIterator[pb.ModelInferRequest]
+    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        """An answer to each request, in their order; an error is an answer and leaves the stream open."""
+        async for response in in_order(requests, self._stream_answer, STREAM_IN_FLIGHT):
+            yield response
+
+    async def _stream_answer(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+        try:
+            response = await self.model_infer(request)
+        except Exception as error:
+            _, details = told(error, f"/{SERVICE}/ModelStreamInfer")
+            return pb.ModelStreamInferResponse(
+                error_message=details, infer_response=pb.ModelInferResponse(id=request.id)
+            )
+        response.parameters["triton_final_response"].bool_param = True
+        return pb.ModelStreamInferResponse(infer_response=response)
+
+    async def model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        """The configuration in force. Raises as ``Catalog.find``."""
+        return pb.ModelConfigResponse(config=self._catalog.find(request.name, request.version).config)
+
+    async def model_statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+        """The counters of one version, of a model's versions, or of all models. Raises InvalidRequest."""
+        number = parse_version(request.version)
+        entries = self._catalog.entries
+        if request.name and (request.name not in entries or not entries[request.name].ready):
+            raise InvalidRequest(
+                f"requested model {quoted(request.name)} is not available{near(request.name, entries)}"
+            )
+        names = [request.name] if request.name else sorted(entries)
+        models = [model for name in names for model in entries[name].ready if number in (None, model.version)]
+        if request.name and not models:
+            raise InvalidRequest(f"requested model version is not available for model {quoted(request.name)}")
+        stats = [model.statistics.message(model.name, str(model.version)) for model in models]
+        return pb.ModelStatisticsResponse(model_stats=stats)
+
+
+def request_type(name: str) -> type:
+    """The message class of a method's request."""
+    request: type = getattr(pb, f"{name}Request")
+    return request
+
+
+def _metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
+    return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype.name, shape=spec.shape)

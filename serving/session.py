@@ -1,0 +1,196 @@
+"""One onnxruntime session over the bytes of a model: its inputs and outputs, and a run from arrays to arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import re
+import warnings
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from normfold.protos.datatypes import Datatype, by_name, by_onnxruntime
+from normfold.serving import onnx_file
+from normfold.serving.devices import Device, check_provider, providers
+from normfold.serving.errors import InvalidRequest, LoadError
+from normfold.serving.strings import to_bytes, to_text
+
+Array = NDArray[Any]
+BF16 = by_name("BF16")
+BYTES = by_name("BYTES")
+
+_LEVELS = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """How a session runs."""
+
+    #: Threads inside one operator; at least 1.
+    intra_op_threads: int = 1
+    #: Operators at once; only used when `parallel`; at least 1.
+    inter_op_threads: int = 1
+    #: Run independent operators at once.
+    parallel: bool = False
+    #: Graph optimisation: "all", "extended", "basic" or "none".
+    graph_level: str = "all"
+    #: Keep freed memory for the next run.
+    arena: bool = True
+    #: Plan memory once per input shape.
+    memory_pattern: bool = True
+    #: Options of the CUDA provider that replace ours, as (name, value).
+    cuda_options: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.intra_op_threads < 1 or self.inter_op_threads < 1:
+            raise ValueError(f"thread counts must be at least 1, got {self.intra_op_threads}, {self.inter_op_threads}")
+        if self.graph_level not in _LEVELS:
+            raise ValueError(f"graph_level must be one of {', '.join(_LEVELS)}, got {self.graph_level!r}")
+
+
+@dataclass(frozen=True)
+class ModelTensor:
+    """An input or output as the file declares it.
+
+    -1 in ``shape`` is any size, None a shape of any rank; an ``optional`` input has a default in the file.
+    """
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...] | None
+    optional: bool = False
+
+
+class Session:
+    """An onnxruntime session; ``run`` may be called from several threads at once."""
+
+    def __init__(self, data: bytes, device: Device, settings: SessionSettings) -> None:
+        """Check ``data`` and make the session from these very bytes.
+
+        Raises LoadError (UnsafeModel for a refused file) or DeviceUnavailable.
+        """
+        unranked = onnx_file.check(data)
+        self.settings = settings
+        asked = providers(device, available_providers(), dict(settings.cuda_options))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what the session got is checked below
+                self._session = ort.InferenceSession(data, _options(settings, device), providers=asked)
+        except Exception as error:  # damaged files raise UnicodeDecodeError and others, not only onnxruntime's classes
+            raise LoadError(f"onnxruntime cannot load the model: {_reason(error)}") from error
+        #: Where the session really runs: "cpu" or "cuda:N".
+        self.device = check_provider(device, self._session)
+        required = [_tensor(value, unranked) for value in self._session.get_inputs()]
+        defaulted = [_tensor(value, unranked, True) for value in self._session.get_overridable_initializers()]
+        self.inputs: tuple[ModelTensor, ...] = (*required, *defaulted)
+        self.outputs: tuple[ModelTensor, ...] = tuple(_tensor(value, unranked) for value in self._session.get_outputs())
+        self._datatypes = {tensor.name: tensor.datatype for tensor in (*self.inputs, *self.outputs)}
+        self._plain = BF16 not in self._datatypes.values()
+        self._texts = [t.name for t in self.inputs if t.datatype is BYTES]
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """The named outputs for the given inputs, in the order asked for.
+
+        BYTES arrays hold ``bytes`` objects and BF16 arrays the bits as uint16, both ways. Raises InvalidRequest where
+        the model itself cannot take these shapes or values.
+        """
+        if self._texts:
+            feeds = {name: _texts(array) if name in self._texts else array for name, array in feeds.items()}
+        try:
+            if not self._plain:
+                return self._run_values(feeds, outputs)
+            answers = self._session.run(list(outputs), dict(feeds))
+        except _RUN_ERRORS as error:
+            raise InvalidRequest(f"the model cannot take this input: {_reason(error)}") from error
+        return [_bytes(a) if self._datatypes[n] is BYTES else a for n, a in zip(outputs, answers, strict=True)]
+
+    def _run_values(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """The same through onnxruntime's own values: NumPy has no bfloat16."""
+        values = {}
+        for name, array in feeds.items():
+            if self._datatypes[name] is BF16:
+                bits = np.ascontiguousarray(array).reshape(array.shape)
+                values[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, BF16.onnx)
+            else:
+                values[name] = ort.OrtValue.ortvalue_from_numpy(array)
+        answers = self._session.run_with_ort_values(list(outputs), values)
+        return [self._array(name, value) for name, value in zip(outputs, answers, strict=True)]
+
+    def _array(self, name: str, value: Any) -> Array:
+        if self._datatypes[name] is BF16:
+            shape = tuple(value.shape())
+            data = ctypes.string_at(value.data_ptr(), 2 * math.prod(shape)) if math.prod(shape) else b""
+            return np.frombuffer(data, BF16.dtype).reshape(shape)
+        array: Array = value.numpy()
+        return _bytes(array) if self._datatypes[name] is BYTES else array
+
+
+def available_providers() -> list[str]:
+    """The execution providers that the installed onnxruntime was built with; whether they work is another matter."""
+    names: list[str] = ort.get_available_providers()
+    return names
+
+
+def _options(settings: SessionSettings, device: Device) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    # Fatal only: what fails is raised and told by us. Where CUDA may be missing, its loader names the library.
+    options.log_severity_level = 4 if device.kind == "cpu" else 3
+    options.intra_op_num_threads = settings.intra_op_threads
+    options.inter_op_num_threads = settings.inter_op_threads
+    options.execution_mode = ort.ExecutionMode.ORT_PARALLEL if settings.parallel else ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = _LEVELS[settings.graph_level]
+    options.enable_cpu_mem_arena = settings.arena
+    options.enable_mem_pattern = settings.memory_pattern
+    # Spinning threads cost an idle server most of a core.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+def _tensor(value: Any, unranked: Set[str], optional: bool = False) -> ModelTensor:
+    try:
+        datatype = by_onnxruntime(value.type)
+    except KeyError:
+        raise LoadError(
+            f"{value.name!r} has the type {value.type}, which the Open Inference Protocol has no name for"
+        ) from None
+    if not value.shape and value.name in unranked:
+        return ModelTensor(value.name, datatype, None, optional)
+    shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in value.shape)
+    return ModelTensor(value.name, datatype, shape, optional)
+
+
+def _texts(array: Array) -> Array:
+    texts = np.empty(array.size, object)
+    texts[:] = [to_text(element) for element in array.ravel()]
+    return texts.reshape(array.shape)
+
+
+def _bytes(array: Array) -> Array:
+    elements = np.empty(array.size, object)
+    elements[:] = [to_bytes(str(element)) for element in array.ravel()]
+    return elements.reshape(array.shape)
+
+
+def _reason(error: Exception) -> str:
+    """onnxruntime's sentence without its error number, source file and line."""
+    text = str(error)
+    _, found, message = text.partition("Status Message: ")
+    text = message if found else re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    return " ".join(re.sub(r"\S*/onnxruntime/core/\S+", "", text).split())
+
+
+#: What a run raises for shapes and values that the model cannot take; anything else is a mistake of ours.
+_RUN_ERRORS: tuple[type[Exception], ...] = tuple(
+    getattr(ort.capi.onnxruntime_pybind11_state, name) for name in ("InvalidArgument", "Fail", "RuntimeException")
+)

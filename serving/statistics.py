@@ -1,0 +1,117 @@
+"""What a model version has done: counts and nanoseconds, as ModelStatistics tells them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from normfold.protos import grpc_service as pb
+
+
+@dataclass
+class Duration:
+    """How often something happened and how long it took altogether."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: int, count: int = 1) -> None:
+        """Count ``count`` more times that took ``ns`` nanoseconds together."""
+        self.count += count
+        self.ns += ns
+
+    def message(self) -> pb.StatisticDuration:
+        """The protocol's form."""
+        return pb.StatisticDuration(count=self.count, ns=self.ns)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where the time of one request went, in nanoseconds."""
+
+    queue: int = 0
+    input: int = 0
+    infer: int = 0
+    output: int = 0
+
+    def with_message(self, input_ns: int, output_ns: int) -> Timing:
+        """The same with the time from message to arrays, and back to a message, added."""
+        return Timing(self.queue, self.input + input_ns, self.infer, self.output + output_ns)
+
+
+@dataclass
+class BatchStatistics:
+    """The runs of one batch size."""
+
+    input: Duration = field(default_factory=Duration)
+    infer: Duration = field(default_factory=Duration)
+    output: Duration = field(default_factory=Duration)
+
+
+class Statistics:
+    """The counters of one model version; used from the event loop only."""
+
+    def __init__(self) -> None:
+        self.success, self.fail = Duration(), Duration()
+        self.queue, self.input, self.infer, self.output = Duration(), Duration(), Duration(), Duration()
+        self.cache_hit, self.cache_miss = Duration(), Duration()
+        self.batches: dict[int, BatchStatistics] = {}
+        self.last_inference_ms = 0
+        self.inferences = 0
+        self.executions = 0
+
+    def ran(self, rows: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
+        """Count one run of the model with ``rows`` rows."""
+        self.executions += 1
+        batch = self.batches.setdefault(rows, BatchStatistics())
+        batch.input.add(input_ns)
+        batch.infer.add(infer_ns)
+        batch.output.add(output_ns)
+
+    def answered(self, rows: int, total_ns: int, timing: Timing) -> None:
+        """Count one request that the model answered."""
+        self.last_inference_ms = time.time_ns() // 1_000_000
+        self.inferences += rows
+        self.success.add(total_ns)
+        self.queue.add(timing.queue)
+        self.input.add(timing.input)
+        self.infer.add(timing.infer)
+        self.output.add(timing.output)
+
+    def answered_from_cache(self, rows: int, total_ns: int) -> None:
+        """Count one request that the response cache answered."""
+        self.last_inference_ms = time.time_ns() // 1_000_000
+        self.inferences += rows
+        self.success.add(total_ns)
+        self.cache_hit.add(total_ns)
+
+    def message(self, name: str, version: str) -> pb.ModelStatistics:
+        """The protocol's form."""
+        stats = pb.InferStatistics(
+            success=self.success.message(),
+            fail=self.fail.message(),
+            queue=self.queue.message(),
+            compute_input=self.input.message(),
+            compute_infer=self.infer.message(),
+            compute_output=self.output.message(),
+            cache_hit=self.cache_hit.message(),
+            cache_miss=self.cache_miss.message(),
+        )
+        batches = [
+            pb.InferBatchStatistics(
+                batch_size=rows,
+                compute_input=batch.input.message(),
+                compute_infer=batch.infer.message(),
+                compute_output=batch.output.message(),
+            )
+            for rows, batch in sorted(self.batches.items())
+        ]
+        return pb.ModelStatistics(
+            name=name,
+            version=version,
+            last_inference=self.last_inference_ms,
+            inference_count=self.inferences,
+            execution_count=self.executions,
+            inference_stats=stats,
+            batch_stats=batches,
+        )

@@ -1,0 +1,90 @@
+"""From raw bytes to arrays, and back.
+
+Raw contents are little-endian and row-major; a BYTES element is its length in 4 bytes and then itself. The arithmetic
+on sizes is in Python's integers, which do not overflow.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normfold.protos.datatypes import Datatype
+from normfold.serving.errors import InvalidRequest
+from normfold.serving.typed import Typed
+
+Array = NDArray[Any]
+Contents = bytes | Typed
+
+
+def to_array(data: Contents, shape: tuple[int, ...], datatype: Datatype, where: str, told: str) -> Array:
+    """The array of ``shape`` in ``data``. ``where`` and ``told`` are for messages. Raises InvalidRequest."""
+    count = math.prod(shape)
+    if isinstance(data, Typed):
+        if datatype.name == "BYTES":
+            if len(data.values) != count:
+                raise InvalidRequest(
+                    f"{told}expected {count} string elements for inference {where}, got {len(data.values)}"
+                )
+            return _objects(list(data.values), shape)
+        got = len(data.values) * datatype.itemsize
+        values = np.asarray(data.values, datatype.dtype)
+    elif datatype.name == "BYTES":
+        return _objects(split_elements(data, count, where, told), shape)
+    else:
+        got = len(data)
+        values = np.frombuffer(data, datatype.dtype) if got == count * datatype.itemsize else np.empty(0)
+    if got != count * datatype.itemsize:
+        raise InvalidRequest(
+            f"{told}input byte size mismatch for {where}. Expected {count * datatype.itemsize}, got {got}"
+        )
+    if datatype.name == "BOOL" and count and values.view(np.uint8).max() > 1:
+        raise InvalidRequest(f"{told}BOOL elements are bytes of 0 or 1; {where} has {values.view(np.uint8).max()}")
+    return values.reshape(shape)
+
+
+def _objects(elements: Sequence[bytes], shape: tuple[int, ...]) -> Array:
+    array = np.empty(len(elements), object)
+    array[:] = elements
+    return array.reshape(shape)
+
+
+def split_elements(data: bytes, count: int, where: str, told: str = "") -> list[bytes]:
+    """The ``count`` BYTES elements in ``data``, each behind its 4-byte little-endian length. Raises InvalidRequest."""
+    elements: list[bytes] = []
+    position, end = 0, len(data)
+    while position < end:
+        if len(elements) == count:
+            raise InvalidRequest(
+                f"{told}unexpected number of string elements {count + 1} for inference {where}, expecting {count}"
+            )
+        if end - position < 4:
+            raise InvalidRequest(
+                f"{told}incomplete string length indicator for inference {where}, expecting 4 bytes but only "
+                f"{end - position} bytes available. Please make sure the string length indicator is in one contiguous "
+                "buffer."
+            )
+        (length,) = struct.unpack_from("<I", data, position)
+        position += 4
+        if length > end - position:
+            raise InvalidRequest(
+                f"{told}incomplete string data for inference {where}, expecting string of length {length} but only "
+                f"{end - position} bytes available. Please make sure the string data is in one contiguous buffer."
+            )
+        elements.append(data[position : position + length])
+        position += length
+    if len(elements) != count:
+        raise InvalidRequest(f"{told}expected {count} string elements for inference {where}, got {len(elements)}")
+    return elements
+
+
+def to_raw(array: Array, datatype: Datatype) -> bytes:
+    """The raw contents of ``array``: little-endian, row-major, BYTES elements with their lengths."""
+    if datatype.name == "BYTES":
+        return b"".join(struct.pack("<I", len(element)) + element for element in array.ravel())
+    return array.astype(datatype.dtype, copy=False).tobytes()

@@ -1,0 +1,90 @@
+"""``normfold infer`` against the real server."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from normfold.cli.infer import infer
+
+X = np.array([[1, 2, 3, 4], [4, 3, 2, 1]], np.float32)
+
+
+@pytest.fixture
+def ask(address):
+    return lambda *options: CliRunner().invoke(infer, [*options, "--address", address])
+
+
+def test_json_on_the_command_line_takes_the_models_datatype(ask):
+    done = ask("m", "--input", "x=[[1, 2, 3, 4]]", "--json")
+    assert (done.exit_code, json.loads(done.output)) == (0, {"y": [[3, 6, 9, 12]], "z": [[-1, -2, -3, -4]]})
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "json"])
+def test_inputs_come_from_files(ask, tmp_path, suffix):
+    path = tmp_path / f"one.{suffix}"
+    if suffix == "npy":
+        np.save(path, X)
+    elif suffix == "npz":
+        np.savez(path, x=X, other=X)
+    else:
+        path.write_text(json.dumps(X.tolist()), encoding="utf-8")
+    done = ask("m", "--input", f"x=@{path}", "--version", "1", "--output", "y", "--json")
+    assert (done.exit_code, json.loads(done.output)) == (0, {"y": (2 * X).tolist()})
+
+
+def test_arrays_are_printed_with_their_type_and_shape(ask):
+    done = ask("m", "--input", "x=[[1, 2, 3, 4]]", "--output", "y")
+    assert (done.exit_code, done.output) == (0, "y FP32[1, 4]\n[[ 3.  6.  9. 12.]]\n")
+
+
+def test_top_prints_labels(ask):
+    done = ask("m", "--input", "x=[[1, 2, 3, 4]]", "--top", "2")
+    assert (done.exit_code, done.output.split()) == (0, ["12.000000", "d", "9.000000", "c"])
+    done = ask("m", "--input", "x=[[1, 2, 3, 4]]", "--top", "1", "--json")
+    assert json.loads(done.output) == [[{"score": 12.0, "index": 3, "label": "d"}]]
+
+
+def test_text_goes_in_and_comes_out(ask):
+    done = ask("text", "--input", 'x=[["é", "b"]]', "--json")
+    assert (done.exit_code, json.loads(done.output)) == (0, {"y": [["é", "b"]]})
+
+
+def test_outputs_are_saved_whole(ask, tmp_path):
+    path = tmp_path / "out.npz"
+    assert ask("m", "--input", "x=[[1, 2, 3, 4]]", "--save", str(path)).exit_code == 0
+    with np.load(path) as saved:
+        assert {name: saved[name].tolist() for name in saved} == {"y": [[3, 6, 9, 12]], "z": [[-1, -2, -3, -4]]}
+    assert [p.name for p in tmp_path.iterdir()] == ["out.npz"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["m", "--input", "x"], 2, "is not NAME=VALUE"),
+        (["m", "--input", "x=[[1"], 2, "neither @file nor JSON"),
+        (["m", "--input", "x=@nowhere.npy"], 2, "nowhere.npy cannot be read"),
+        (["m", "--input", 'x=[["a"]]'], 2, "is not FP32"),
+        (["m", "--input", "x=[[1,2],[3]]"], 2, "is not FP32"),
+        (["m", "--input", "x=[[1,2,3,4]]", "--top", "1", "--save", "o.npz"], 2, "give one of them"),
+        (["m", "--input", "x=[[1,2,3]]"], 1, "Dimension 1 is 3, the model takes 4"),
+        (["m", "--input", "w=[[1,2,3,4]]"], 1, "unexpected inference input 'w'"),
+        (["m", "--input", "x=[[1,2,3,4]]", "--output", "yy"], 1, "did you mean 'y'"),
+        (["m", "--input", "x=[[1,2,3,4]]", "--version", "9"], 1, "version 9 is not found"),
+        (["lost", "--input", "x=1"], 1, "'lost' is not found"),
+    ],
+)
+def test_a_mistake_is_one_line_and_an_exit_code(ask, options, code, said):
+    done = ask(*options)
+    assert done.exit_code == code
+    assert said in done.output
+    assert "Traceback" not in done.output
+
+
+def test_help_teaches_by_example():
+    done = CliRunner().invoke(infer, ["--help"])
+    assert done.exit_code == 0
+    assert "normfold infer surnames --input x=@one.npy --top 3" in done.output
