@@ -9,6 +9,7 @@ from normfold.export.fold.driver import Folding, write
 from normfold.export.fold.net import Net
 from normfold.export.fold.ops.pointwise import Scaling
 from normfold.export.fold.padding import join_padding
+from normfold.export.fold.prune import prune
 from normfold.export.fold.reading import Reading
 from normfold.export.fold.report import Fold, FoldReport
 
@@ -27,7 +28,7 @@ def fold(model: ir.Model) -> FoldReport:
         pass
     opset = model.opset_imports.get("", 18)
     folds: list[Fold] = []
-    carriers = 0
+    carriers = removed = 0
     affines_before = affines_after = 0
     graphs = [model.graph, *model.graph.subgraphs()]
     for graph in graphs:
@@ -36,6 +37,7 @@ def fold(model: ir.Model) -> FoldReport:
         affines_before += _targets(net)
         folding = Folding(net)
         folding.run()
+        removed += prune(net)
         write(folding, graph)
         affines_after += _targets(folding.net)
         folds += folding.folds
@@ -54,6 +56,7 @@ def fold(model: ir.Model) -> FoldReport:
         parameters_before=before[2],
         parameters_after=after[2],
         carriers=carriers,
+        channels_removed=removed,
     )
 
 

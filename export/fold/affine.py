@@ -84,10 +84,7 @@ class Affine:
 
     def equals(self, other: Affine) -> bool:
         """Whether both are the same map to within float64 rounding of a few products."""
-        return all(
-            a.ndim == b.ndim and np.allclose(a, b, rtol=1e-11, atol=1e-11 * max(1.0, float(np.abs(a).max(initial=0.0))))
-            for a, b in ((self.scale, other.scale), (self.shift, other.shift))
-        )
+        return _near(self.scale, other.scale) and _near(self.shift, other.shift)
 
     def varies(self, axis: int) -> bool:
         """Whether it differs from one index of that axis to another."""
@@ -132,6 +129,10 @@ def batchnorm(gamma: Array, beta: Array, mean: Array, var: Array, eps: float) ->
     """Return (scale, shift), each (C,), of an inference BatchNorm with parameters of shape (C,)."""
     scale = gamma.astype(np.float64) / np.sqrt(var.astype(np.float64) + float(eps))
     return scale, beta.astype(np.float64) - mean.astype(np.float64) * scale
+
+
+def _near(a: Array, b: Array) -> bool:
+    return bool(a.ndim == b.ndim and np.allclose(a, b, rtol=1e-11, atol=1e-11 * max(1.0, float(np.abs(a).max(initial=0.0)))))
 
 
 def _collapsed(part: Array) -> Array:

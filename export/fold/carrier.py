@@ -9,7 +9,7 @@ before emits the channel from its bias, with weights of zero; every other reader
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine, Array, joined
 from normfold.export.fold.net import Gauges, Net, Op, Refused, Tensor, Widening, Widenings, Writing
+from normfold.export.fold.ops.layout import Select
 from normfold.export.fold.ops.linear import Linear
+from normfold.export.fold.plan import PUT_COST
 
 
 def constant_channels(net: Net) -> dict[Tensor, Array]:
@@ -55,8 +57,9 @@ def carrier_of(linear: Linear, gauges: Gauges, constants: dict[Tensor, Array]) -
 class Widened:
     """One channel more in a tensor and in all that must follow."""
 
+    tensor: Tensor
     widenings: dict[Tensor, Widening]
-    touched: list[Op] = field(default_factory=list)
+    touched: list[Op]
 
     @property
     def linears(self) -> int:
@@ -74,15 +77,8 @@ class Widened:
             tensor.shape = (*tensor.shape[: w.axis], size + w.count, *tensor.shape[w.axis + 1 :])
             tensor.value.shape = ir.Shape(tensor.shape)
         for op in self.touched:
-            _picks_follow(op)
-
-
-def _picks_follow(op: Op) -> None:
-    from normfold.export.fold.ops.layout import Select
-
-    if isinstance(op, Select) and op.params is not None:
-        starts = np.cumsum([0, *op.params])
-        op.picks = tuple(np.arange(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True))
+            if isinstance(op, Select):
+                op.follow_sizes()
 
 
 def widened(tensor: Tensor) -> Widened:
@@ -125,7 +121,7 @@ def widened(tensor: Tensor) -> Widened:
                     found[t] = w
     if not np.isfinite(found[tensor].value) or abs(found[tensor].value) < 1e-3:
         raise Refused(f"no constant other than 0 reaches '{tensor.name}'")
-    return Widened(found, order)
+    return Widened(tensor, found, order)
 
 
 @dataclass(eq=False)
@@ -145,7 +141,7 @@ class Carrier(Op):
 
     def cost(self, params: Any) -> float:
         """One pass."""
-        return 0.85
+        return PUT_COST
 
     def widen(self, widenings: Widenings) -> dict[Tensor, Widening]:
         """One more channel passes before the ones."""

@@ -7,7 +7,7 @@ gauge into their weights; every other operator says which gauges of its inputs a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -153,12 +153,12 @@ class Writing:
             name = f"{like}_{count}"
         self._names.add(name)
         tensor = ir.tensor(np.ascontiguousarray(array.astype(dtype or self.dtype)), name=name)
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
         self.graph.register_initializer(value)
         return value
 
     def insert(
-        self, op_type: str, inputs: list[ir.Value | None], before: ir.Node | None, like: str, **attributes: Any
+        self, op_type: str, inputs: Sequence[ir.Value | None], before: ir.Node | None, like: str, **attributes: Any
     ) -> ir.Value:
         """Insert a node before another, or at the end, and return its output value."""
         node = ir.node(op_type, inputs, attributes=attributes, name=self._fresh(f"{like}_{op_type.lower()}"))

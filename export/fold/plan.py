@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,9 @@ from normfold.export.fold.ops.pointwise import Scaling
 LEAST_GAIN = 1e-6
 #: How many times larger than a tensor's usual entries a shift may be that other readers of the tensor must undo.
 MOST_CANCELLED = 4.0
-#: What one more channel costs a convolution that carries it, in passes.
+#: What one more channel costs a convolution that carries it, and what a Pad that puts it before one costs, in passes.
 CARRIER_COST = 0.05
+PUT_COST = 0.85
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class Option:
     stays: Affine
     on: Affine
     holds_zeros: bool = False
+
+    def again(self, target: Scaling) -> Option:
+        """Return the same option of the target as it is now."""
+        return next(option for option in options(target) if option.label == self.label)
 
 
 @dataclass
@@ -50,7 +55,6 @@ class Plan:
     #: Linear operators with zero padding that must read the shift from a carrier channel.
     carried: list[Linear]
     cost: float = 0.0
-    refusals: list[str] = field(default_factory=list)
 
 
 def options(target: Scaling) -> Iterator[Option]:
@@ -103,7 +107,7 @@ def planned(target: Scaling, option: Option) -> Plan:
         gauge_u = option.back.inverse()
     except ZeroDivisionError as error:
         raise Refused(f"{target} scales a channel by 0 or nearly so") from error
-    if gauge_u.shifts and len(u.readers) > 1 and np.any(np.abs(gauge_u.shift) > MOST_CANCELLED * target.usual):
+    if gauge_u.shifts and len(u.readers) > 1 and np.any(np.abs(gauge_u.shift) > MOST_CANCELLED * target.params.usual):
         raise Refused(
             f"'{u.name}' is read elsewhere too, and undoing so large a shift there would cost its last digits"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from normfold.export.fold.net import Dim, Net, Op, Tensor
 from normfold.export.fold.ops.joins import Product, Sum
 from normfold.export.fold.ops.layout import Concat, Pad, Reshape, Select, Transpose
 from normfold.export.fold.ops.linear import Embedding, Gates, Linear, Recurrent, Weights
-from normfold.export.fold.ops.pointwise import Activation, Bounds, Clamp, Same, Scaling, Shape, Sloped
+from normfold.export.fold.ops.pointwise import Activation, Bounds, Clamp, Same, Scaled, Scaling, Shape, Sloped
 from normfold.export.fold.ops.pools import Pooling
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
@@ -291,8 +292,7 @@ def _batchnorm(n: Node) -> Op:
     if (
         n.attribute("training_mode", 0)
         or any(c is None for c in constants)
-        or len(n.node.outputs) > 1
-        and any(v.uses() for v in n.node.outputs[1:])
+        or (len(n.node.outputs) > 1 and any(v.uses() for v in n.node.outputs[1:]))
     ):
         raise NotKnown
     gamma, beta, mean, var = (c.astype(np.float64) for c in constants if c is not None)
@@ -301,11 +301,9 @@ def _batchnorm(n: Node) -> Op:
         raise NotKnown
     parts = n.parts()
     parts["outputs"] = parts["outputs"][:1]
-    usual = np.abs(mean) + np.sqrt(var)
-    params = Affine.along(1, n.rank(), scale, shift)
-    return Scaling(
-        params=params, target=True, is_batchnorm=True, usual=Affine.along(1, n.rank(), usual, 0.0).scale, **parts
-    )
+    usual = Affine.along(1, n.rank(), np.abs(mean) + np.sqrt(var), 0.0).scale
+    params = Scaled.like(Affine.along(1, n.rank(), scale, shift), usual)
+    return Scaling(params=params, target=True, is_batchnorm=True, **parts)
 
 
 def _arithmetic(n: Node) -> Op:
@@ -344,7 +342,7 @@ def _arithmetic(n: Node) -> Op:
     varying = [a for a in range(rank) if full.varies(a)]
     if full.is_identity:
         return Same(**n.parts((place,)))
-    return Scaling(params=full, target=len(varying) == 1, **n.parts((place,)))
+    return Scaling(params=Scaled.like(full, np.ones((1,) * rank)), target=len(varying) == 1, **n.parts((place,)))
 
 
 def _at_least(part: NDArray[Any], rank: int) -> tuple[int, ...]:
@@ -460,7 +458,7 @@ def _resize(n: Node) -> Op:
     scales = n.constant(1 if n.type == "Upsample" else 2)
     if mode not in ("nearest", "linear") or n.attribute("coordinate_transformation_mode", "") == "tf_crop_and_resize":
         raise NotKnown
-    kept = scales is not None and scales.size >= 2 and np.all(scales[:2] == 1)
+    kept = scales is not None and scales.size >= 2 and bool(np.all(scales[:2] == 1))
     kept = kept or (x.shape is not None and y.shape is not None and x.shape[:2] == y.shape[:2])
     if not kept:
         raise NotKnown
@@ -537,14 +535,14 @@ def _split(n: Node) -> Op:
         each = -(-total // parts)
         sizes = [each] * (parts - 1) + [total - each * (parts - 1)]
     starts = np.cumsum([0, *sizes])
-    picks = tuple(np.arange(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True))
+    picks = tuple(np.arange(a, b) for a, b in itertools.pairwise(starts))
     return Select(axis=axis, picks=picks, **n.parts())
 
 
 def _slice(n: Node) -> Op:
     rank = n.rank()
     if n.attribute("starts") is not None:
-        starts, ends, axes, steps = n.attribute("starts"), n.attribute("ends"), n.attribute("axes"), None
+        starts, ends, axes, steps = (*(n.attribute(k) for k in ("starts", "ends", "axes")), None)
     else:
         starts, ends = n.constant(1), n.constant(2)
         axes, steps = n.constant(3), n.constant(4)

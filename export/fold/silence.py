@@ -18,7 +18,7 @@ from normfold.export.fold.net import Refused, Tensor
 from normfold.export.fold.ops.joins import Sum
 from normfold.export.fold.ops.layout import Concat
 from normfold.export.fold.ops.linear import Linear, Weights
-from normfold.export.fold.ops.pointwise import Activation, Clamp, Same, Scaling, Sloped
+from normfold.export.fold.ops.pointwise import Activation, Clamp, Same, Scaled, Scaling, Sloped
 from normfold.export.fold.ops.pools import Pooling
 
 Index = NDArray[np.int64]
@@ -55,7 +55,7 @@ def silence_zero_scales(target: Scaling) -> int:
             op.params, op.changed = weights, True
         count += len(index)
     if count:
-        target.params = Affine.along(1, len(u.shape), scale, shift)
+        target.params = Scaled.like(Affine.along(1, len(u.shape), scale, shift), target.params.usual)
         target.changed = True
     return count
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -335,8 +336,6 @@ class Select(Op):
         """Write the sizes of the parts."""
         if self.params is None:
             return
-        starts = np.cumsum([0, *self.params])
-        self.picks = tuple(np.arange(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True))
         if "split" in self.node.attributes:
             import onnx_ir as ir
 
@@ -346,6 +345,11 @@ class Select(Op):
             self.node.attributes.pop("num_outputs", None)
             self.node.resize_inputs(2)
             self.node.replace_input_with(1, sizes)
+
+    def follow_sizes(self) -> None:
+        """Pick what the sizes of the parts in the params say."""
+        if self.params is not None:
+            self.picks = tuple(np.arange(a, b) for a, b in pairwise(np.cumsum([0, *self.params])))
 
     def constants(self, known: Mapping[Tensor, Array]) -> list[Array | None]:
         """The constant channels of the input, sliced."""
@@ -443,6 +447,3 @@ class Pad(Op):
         if (self.before[1] or self.behind[1]) and not self.zeros:
             return [None]
         return [np.concatenate([np.zeros(self.before[1]), before, np.zeros(self.behind[1])])]
-
-
-Reader = Callable[..., Op | None]

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.net import Gauges, Op, Refused, Tensor, Widening, Widenings, Writing
@@ -180,17 +181,13 @@ class Linear(Op):
             _append_add(graph, self.node, bias)
 
 
-def _append_add(graph: Writing, node: object, bias: object) -> None:
-    import onnx_ir as ir
-
-    assert isinstance(node, ir.Node)
-    assert isinstance(bias, ir.Value)
+def _append_add(graph: Writing, node: ir.Node, bias: ir.Value) -> None:
     product = node.outputs[0]
     uses = list(product.uses())
     add = ir.node("Add", [product, bias], name=f"{node.name}_bias")
     total = add.outputs[0]
     total.name, product.name = product.name, f"{product.name}_product"
-    total.dtype, total.shape = product.dtype, product.shape
+    total.type, total.shape = product.type, product.shape
     add.metadata_props.update(node.metadata_props)
     graph.graph.insert_after(node, add)
     for reader, index in uses:

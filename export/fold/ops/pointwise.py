@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,27 @@ from normfold.export.fold.net import Gauges, Op, Refused, Tensor, Widening, Wide
 from normfold.export.fold.ops.linear import Linear, inverse
 
 
+@dataclass(frozen=True, eq=False)
+class Scaled(Affine):
+    """An affine, and how large the entries that it maps usually are: |mean| + sqrt(var) of a BatchNorm, 1 if unknown."""
+
+    usual: Array
+
+    @classmethod
+    def like(cls, affine: Affine, usual: Array) -> Scaled:
+        """Return an affine with the usual size of its entries."""
+        return cls(affine.scale, affine.shift, usual)
+
+
 @dataclass(eq=False)
 class Scaling(Op):
     """BatchNormalization, or Mul/Add/Sub/Div by constants:  y = scale x + shift.  Takes any gauge on either side."""
 
-    params: Affine
+    params: Scaled
     #: Whether the fold is to get rid of it: a BatchNorm, or a constant that differs from channel to channel.
     target: bool = False
     #: Whether it came as BatchNormalization.
     is_batchnorm: bool = False
-    #: The usual size of its input's entries, |mean| + sqrt(var) of a BatchNorm; 1 where nothing tells.
-    usual: Array = field(default_factory=lambda: np.ones(()))
 
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
         """Any gauge of the input, any invertible gauge of the output."""
@@ -32,15 +42,20 @@ class Scaling(Op):
             inverse(gauges[self.outputs[0]], self)
         return {}
 
-    def rewritten(self, gauges: Gauges) -> Affine:
+    def rewritten(self, gauges: Gauges) -> Scaled:
         """Return g_y⁻¹ ∘ A ∘ g_x."""
         (x,), (y,) = self.inputs, self.outputs
-        affine = self.params
+        affine: Affine = self.params
         if x in gauges:
             affine = affine.after(gauges[x])
         if y in gauges:
             affine = inverse(gauges[y], self).after(affine)
-        return affine
+        return Scaled.like(affine, self.usual_under(x.gauge(gauges)))
+
+    def usual_under(self, gauge: Affine) -> Array:
+        """Return the usual size of its input's entries when they are told with a gauge."""
+        scale = np.abs(np.where(gauge.scale == 0, 1.0, gauge.scale))
+        return (self.params.usual + np.abs(gauge.shift)) / scale
 
     def cost(self, params: Affine) -> float:
         """One pass for a scale, a shift, or a BatchNorm on axis 1; two where both need a node."""
@@ -63,12 +78,11 @@ class Scaling(Op):
         """One more channel passes unchanged."""
         return _same(self, widenings)
 
-    def widened(self, widenings: Widenings) -> Affine:
+    def widened(self, widenings: Widenings) -> Scaled:
         """Return the affine with the identity on the new channel."""
-        w = _given(self, widenings)
-        return Affine.of(
-            _inserted(self.params.scale, w, 1.0, self.outputs[0]), _inserted(self.params.shift, w, 0.0, self.outputs[0])
-        )
+        w, y = _given(self, widenings), self.outputs[0]
+        affine = Affine.of(_inserted(self.params.scale, w, 1.0, y), _inserted(self.params.shift, w, 0.0, y))
+        return Scaled.like(affine, _inserted(self.params.usual, w, 1.0, y))
 
     def constants(self, known: Mapping[Tensor, Array]) -> list[Array | None]:
         """A constant channel stays one; so does any channel with scale 0."""
@@ -211,7 +225,7 @@ class Clamp(Op):
         return {}
 
     def _by_channel(self, w: Widening) -> bool:
-        return self.params.lo.shape[w.axis] > 1 or self.params.hi.shape[w.axis] > 1
+        return bool(max(self.params.lo.shape[w.axis], self.params.hi.shape[w.axis]) > 1)
 
     @staticmethod
     def _one(bound: Array) -> float:

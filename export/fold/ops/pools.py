@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.net import Gauges, Op, Refused, Tensor, Widening, Widenings
@@ -81,6 +82,6 @@ class Pooling(Op):
         return [after, *[None] * (len(self.outputs) - 1)]
 
 
-def _some(mask: Array | np.ndarray) -> str:  # type: ignore[type-arg]
+def _some(mask: NDArray[np.bool_]) -> str:
     count = int(np.count_nonzero(mask))
     return f"{count} of {mask.size} channels {'is' if count == 1 else 'are'}"
