@@ -74,6 +74,10 @@ class Unavailable(ServingError):
     status = grpc.StatusCode.UNAVAILABLE
 
 
+class QueueFull(Unavailable):
+    """As many requests wait for the model as its configuration lets wait."""
+
+
 class Unimplemented(ServingError):
     """A part of the protocol that this server does not have."""
 

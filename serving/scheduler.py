@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.serving.batching import BatchPolicy
-from normfold.serving.errors import Unavailable
+from normfold.serving.errors import QueueFull, Unavailable
 from normfold.serving.statistics import Statistics, Timing
 
 Array = NDArray[Any]
@@ -80,12 +80,12 @@ class Scheduler:
     ) -> tuple[list[Array], Timing]:
         """The outputs for ``feeds`` in the order asked for, and where the time went.
 
-        Raises Unavailable when the queue is full or the wait was too long, or what the model raises.
+        Raises QueueFull, Unavailable when the wait was too long, or what the model raises.
         """
         level = self._policy.level(priority)
         policy, queue = self._policy.queue(level), self._queues[level]
         if policy.max_size and len(queue.waiting) + len(queue.delayed) >= policy.max_size:
-            raise Unavailable("Exceeds maximum queue size")
+            raise QueueFull("Exceeds maximum queue size")
         loop = asyncio.get_running_loop()
         job = Job(feeds, rows, tuple(outputs), level, time.perf_counter_ns(), loop.create_future())
         if self._policy.max_rows > 1:

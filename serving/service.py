@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from importlib.metadata import PackageNotFoundError, version
 
-from normfold import __version__
 from normfold.protos import grpc_service as pb
 from normfold.serving import config
 from normfold.serving.catalog import Catalog, parse_version
 from normfold.serving.contract import TensorSpec
-from normfold.serving.errors import InvalidRequest, NotFound, Unavailable
+from normfold.serving.errors import InvalidRequest, NotFound, QueueFull, Unavailable
 from normfold.serving.inputs import gather, read_inputs
 from normfold.serving.outputs import wanted_outputs, write_outputs
 from normfold.serving.parameters import read_parameters
@@ -21,9 +21,14 @@ from normfold.serving.rpc import Method, Unary, told
 from normfold.serving.shared_memory import SharedMemory
 from normfold.serving.streams import in_order
 from normfold.serving.tracing import TraceSettings
-from normfold.serving.wording import near, quoted
+from normfold.serving.wording import near, quoted, request_id
 
 SERVICE = "inference.GRPCInferenceService"
+
+try:
+    VERSION = version("normfold")
+except PackageNotFoundError:  # a source tree that was never installed
+    VERSION = "0.0.0"
 
 #: Requests of one stream that are worked on at a time; answers keep the order of requests.
 STREAM_IN_FLIGHT = 64
@@ -94,7 +99,7 @@ class InferenceService:
         if self._regions.enabled:
             extensions += ["system_shared_memory"]
         extensions += ["binary_tensor_data", "parameters", "statistics", "trace", "logging"]
-        return pb.ServerMetadataResponse(name=self._name, version=__version__, extensions=extensions)
+        return pb.ServerMetadataResponse(name=self._name, version=VERSION, extensions=extensions)
 
     async def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
         """Inputs, outputs and ready versions of a model. Raises as ``Catalog.find``."""
@@ -122,7 +127,10 @@ class InferenceService:
             feeds, rows = read_inputs(request, contents, model.name, model.contract)
             read = time.perf_counter_ns()
             names = [want.spec.name for want in wanted]
-            arrays, timing = await model.infer(feeds, rows, names, parameters.priority, parameters.timeout_us)
+            try:
+                arrays, timing = await model.infer(feeds, rows, names, parameters.priority, parameters.timeout_us)
+            except (QueueFull, InvalidRequest) as error:
+                raise type(error)(f"{request_id(request.id)}{error}") from error
             answered = time.perf_counter_ns()
             response = pb.ModelInferResponse(model_name=model.name, model_version=str(model.version), id=request.id)
             write_outputs(response, wanted, arrays, model.contract.max_batch_size > 0, self._regions)
