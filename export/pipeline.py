@@ -5,8 +5,8 @@ Nothing is written before the proof holds, and then all at once.
 
 from __future__ import annotations
 
-import copy
 import hashlib
+import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,39 +16,34 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import torch
-from torch import nn
+from numpy.typing import NDArray
 
 from normfold.export import publish as publishing
-from normfold.export.capture import DEFAULT_OPSET, OPSETS, capture
+from normfold.export.capture import DEFAULT_OPSET, OPSETS
 from normfold.export.config import OutputSpec, render_config
-from normfold.export.errors import CaptureError, ExportError, InputSpecError
+from normfold.export.errors import ExportError
 from normfold.export.fold import FoldReport, fold
-from normfold.export.inputs import InputSpec, parse_inputs, random_inputs, specs_of_samples
+from normfold.export.golden import golden, golden_case
+from normfold.export.html import as_html
+from normfold.export.inputs import InputSpec, dimensions, random_inputs
 from normfold.export.labels import labelled_output, read_labels
 from normfold.export.measure import measure
-from normfold.export.named import NamedNetwork
-from normfold.export.report import ExportReport
+from normfold.export.origin import Origin, Request, open_origin
+from normfold.export.proof import Proof
+from normfold.export.report import ExportReport, as_json
 from normfold.export.runtime import Runtime
-from normfold.export.samples import Sample, fit, read_sample, sample_sizes
+from normfold.export.samples import fit, read_sample, sample_sizes
 from normfold.export.serialize import to_bytes
 from normfold.export.sizes import Sizes, batch_dimension, find_sizes
-from normfold.export.source import Source, load_source
 from normfold.export.tidy import strip
-from normfold.export.troubles import refuse_training_modules
-from normfold.export.verify import Case, Verification, require, verify
-from normfold.export.weights import Checkpoint, load_into, read_checkpoint
-from normfold.protos.datatypes import by_onnx
+from normfold.export.verify import Case
+from normfold.protos.datatypes import by_dtype
 
-__all__ = ["ExportRequest", "export_model"]
+__all__ = ["ExportRequest", "export_model", "sizes_of"]
 
 #: ONNX IR version written for each opset: the one of the ONNX release that brought the opset, so that every runtime
 #: that knows the opset reads the file.
 IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
-#: Random cases drawn at the traced sizes; one at every other set of sizes.
-RANDOM_CASES = 4
-#: Scales of the inputs beside N(0, 1): far below and above what a normalised signal has.
-SCALES = (1e-4, 1e-2, 1e2, 1e4)
 
 
 @dataclass(frozen=True)
@@ -70,17 +65,6 @@ class ExportRequest:
     opset: int = DEFAULT_OPSET
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """The network with everything that is known of its inputs."""
-
-    network: NamedNetwork
-    specs: tuple[InputSpec, ...]
-    sizes: Sizes
-    samples: tuple[Case, ...]
-    notes: tuple[str, ...]
-
-
 def export_model(request: ExportRequest, progress: Callable[[str], None] = lambda step: None) -> ExportReport:
     """Export as ``request`` says and return the report; ``progress`` is told each step's name as it begins.
 
@@ -89,47 +73,44 @@ def export_model(request: ExportRequest, progress: Callable[[str], None] = lambd
     publishing.check_name(request.name)
     if request.opset not in OPSETS:
         raise ExportError(f"opset {request.opset} cannot be written; expected {OPSETS.start} to {OPSETS.stop - 1}")
+    labels = read_labels(request.labels) if request.labels else None
     progress("load the network")
-    torch.manual_seed(0)  # a factory without weights gives the same network twice
-    source = load_source(request.source, request.arguments)
-    checkpoint, notes = _load_weights(source, request)
+    files = [read_sample(path) for path in request.samples]
+    origin = open_origin(Request(request.source, request.weights, request.inputs, request.arguments), files)
     progress("find the sizes it takes")
-    loaded = _inputs(source, request)
+    samples = [Case("sample", f.name, fit(f, origin.specs)) for f in files]
+    sizes = sizes_of(origin, samples)
     progress("capture the graph")
-    model = capture(loaded.network, loaded.specs, loaded.sizes.trace, request.opset)
-    model.ir_version = IR_VERSIONS[request.opset]
+    model = origin.graph(sizes.specs, sizes.trace, request.opset)
+    model.ir_version = IR_VERSIONS.get(model.opset_imports.get("", 0), model.ir_version)
     unfolded = to_bytes(model)
     progress("fold the BatchNorms")
     folding = fold(model)
     strip(model)
     model.producer_name, model.producer_version = "normfold", metadata.version("normfold")
     model.graph.name = request.name
-    _write_provenance(model, source, checkpoint, loaded.specs, folding)
+    _write_provenance(model, origin, sizes.specs, folding)
     folded = to_bytes(model)
-    progress("prove it against PyTorch in float64")
-    verification, reference_notes = _prove(loaded, unfolded, folded)
-    require(verification)
+    progress("prove that it is the same network")
+    proof = Proof(origin, sizes, samples, unfolded)
+    verification = proof.of(folded)
+    proof.require(verification, folded)
     progress("time it")
-    pair = (Runtime(unfolded, optimised=True), Runtime(folded, optimised=True))
-    batch = batch_dimension(loaded.specs)
-    sizes = {**loaded.sizes.trace, **({batch.name: batch.low or 1} if batch else {})}
-    timing = measure(*pair, random_inputs(loaded.specs, sizes, np.random.default_rng(1)))
-    outputs = _outputs(model)
-    labels = read_labels(request.labels) if request.labels else None
+    served = Runtime(folded, optimised=True)
+    timing = measure(Runtime(unfolded, optimised=True), served, _timed_inputs(sizes))
+    outputs = _outputs(model, served, sizes)
     labelled = labelled_output(labels, outputs) if labels else None
-    progress("publish")
-    config = render_config(request.name, loaded.specs, outputs, labelled, loaded.sizes.trace)
     report = ExportReport(
         model=request.name,
         version=0,
         path="",
-        source=source.name,
-        source_sha256=source.sha256,
-        weights=request.weights.name if request.weights else "",
-        weights_sha256=checkpoint.sha256 if checkpoint else "",
-        inputs=tuple(str(s) for s in loaded.specs),
+        source=origin.name,
+        source_sha256=origin.sha256,
+        weights=origin.weights,
+        weights_sha256=origin.weights_sha256,
+        inputs=tuple(str(s) for s in sizes.specs),
         outputs=tuple(f"{o.name}={o.datatype.name}[{','.join(str(d) or '?' for d in o.dims)}]" for o in outputs),
-        opset=request.opset,
+        opset=model.opset_imports.get("", request.opset),
         folding=folding,
         bytes_before=len(unfolded),
         bytes_after=len(folded),
@@ -137,117 +118,70 @@ def export_model(request: ExportRequest, progress: Callable[[str], None] = lambd
         timing=timing,
         sha256=hashlib.sha256(folded).hexdigest(),
         versions=_versions(),
-        notes=(*source.notes, *notes, *loaded.notes, *loaded.sizes.notes, *reference_notes),
+        notes=(*origin.notes, *sizes.notes, *proof.notes),
     )
-    model_files = {"config.pbtxt": config.encode()}
+    progress("publish")
+    case = golden_case(proof.cases)
+    version_files = {
+        "model.onnx": folded,
+        "golden.json": golden(case.inputs, served.run(case.inputs)),
+        "export.json": (json.dumps(as_json(report), indent=2) + "\n").encode(),
+        "report.html": as_html(report).encode(),
+    }
+    model_files = {"config.pbtxt": render_config(request.name, sizes.specs, outputs, labelled, sizes.trace).encode()}
     if labels:
         model_files["labels.txt"] = ("\n".join(labels) + "\n").encode()
-    path = publishing.publish(
-        request.repository,
-        publishing.Publication(request.name, model_files, {"model.onnx": folded}),
-        request.version,
-        request.overwrite,
-    )
+    publication = publishing.Publication(request.name, model_files, version_files)
+    path = publishing.publish(request.repository, publication, request.version, request.overwrite)
     return replace(report, version=int(path.name), path=str(path))
 
 
-def _load_weights(source: Source, request: ExportRequest) -> tuple[Checkpoint | None, tuple[str, ...]]:
-    if request.weights is None:
-        return None, ("no --weights: the network was exported with the weights it was made with",)
-    checkpoint = read_checkpoint(request.weights, source.network.state_dict())
-    return checkpoint, (*checkpoint.notes, *load_into(source.network, checkpoint, request.weights))
-
-
-def _inputs(source: Source, request: ExportRequest) -> _Loaded:
-    """Work out the inputs: names, shapes, ranges, the values of indices, and the user's samples as cases."""
-    refuse_training_modules(source.network)
-    samples = [read_sample(path) for path in request.samples]
-    specs = _described(parse_inputs(request.inputs), samples)
-    specs = tuple(_with_values(s, source.network) for s in specs)
-    network = NamedNetwork(source.network, [s.name for s in specs])
-    fitted = [(s.name, fit(s, specs)) for s in samples]
-    of_samples = [sample_sizes(arrays, specs, name) for name, arrays in fitted]
+def sizes_of(origin: Origin, samples: Sequence[Case] = ()) -> Sizes:
+    """Try sizes on the network itself; the samples' own are tried first."""
 
     def attempt(sizes: Mapping[str, int]) -> None:
-        network.run(random_inputs(specs, sizes, np.random.default_rng(0)))
+        origin.run(random_inputs(origin.specs, sizes, np.random.default_rng(0)))
 
-    sizes = find_sizes(specs, attempt, of_samples)
-    cases = tuple(Case("sample", name, arrays) for name, arrays in fitted)
-    return _Loaded(network, sizes.specs, sizes, cases, ())
+    return find_sizes(origin.specs, attempt, [sample_sizes(c.inputs, origin.specs, c.name) for c in samples])
 
 
-def _described(given: tuple[InputSpec, ...], samples: Sequence[Sample]) -> tuple[InputSpec, ...]:
-    if given:
-        return given
-    if not samples:
-        raise InputSpecError("say what goes into the network: --input x=FP32[N,77,L], or --sample with an example")
-    arrays = {name or "x": array for name, array in samples[0].arrays.items()}
-    return specs_of_samples(arrays)
+def _timed_inputs(sizes: Sizes) -> dict[str, NDArray[Any]]:
+    """The inputs to time with: a batch of one at the traced sizes."""
+    batch = batch_dimension(sizes.specs)
+    single = {**sizes.trace, **({batch.name: batch.low or 1} if batch else {})}
+    return random_inputs(sizes.specs, single, np.random.default_rng(1))
 
 
-def _with_values(spec: InputSpec, network: nn.Module) -> InputSpec:
-    """Give integer inputs the range of indices that every embedding of the network takes."""
-    if spec.values is not None or spec.datatype.dtype.kind not in "iu":
-        return spec
-    rows = [m.num_embeddings for m in network.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
-    return replace(spec, values=(0, min(rows) - 1)) if rows else spec
-
-
-def _prove(loaded: _Loaded, unfolded: bytes, folded: bytes) -> tuple[Verification, tuple[str, ...]]:
-    reference, name, notes = _reference(loaded)
-    plain, served = Runtime(unfolded, optimised=False), Runtime(folded, optimised=True)
-    return verify(reference.run, plain.run, served.run, _cases(loaded), name), notes
-
-
-def _reference(loaded: _Loaded) -> tuple[NamedNetwork, str, tuple[str, ...]]:
-    """The network in float64; as it is where its code insists on float32 somewhere."""
-    double = NamedNetwork(copy.deepcopy(loaded.network.network).double(), loaded.network.names)
-    try:
-        double.run(random_inputs(loaded.specs, loaded.sizes.trace, np.random.default_rng(0)))
-    except Exception as error:
-        note = (
-            f"the network does not run in float64 ({str(error).splitlines()[0]}); the reference is PyTorch in float32"
-        )
-        return loaded.network, "PyTorch, float32", (note,)
-    return double, "PyTorch, float64", ()
-
-
-def _cases(loaded: _Loaded) -> list[Case]:
-    rng = np.random.default_rng(2015)
-    cases = []
-    for index, sizes in enumerate(loaded.sizes.proof):
-        label = " ".join(f"{k}={v}" for k, v in sizes.items()) or "as declared"
-        draws = RANDOM_CASES if index == 0 else 1
-        cases += [Case("random", label, random_inputs(loaded.specs, sizes, rng)) for _ in range(draws)]
-    if any(s.datatype.dtype.kind == "f" for s in loaded.specs):
-        for scale in SCALES:
-            inputs = random_inputs(loaded.specs, loaded.sizes.trace, rng, scale)
-            cases.append(Case("scaled", f"inputs times {scale:g}", inputs))
-    return [*cases, *loaded.samples]
-
-
-def _outputs(model: ir.Model) -> tuple[OutputSpec, ...]:
+def _outputs(model: ir.Model, served: Runtime, sizes: Sizes) -> tuple[OutputSpec, ...]:
+    """The outputs with their dimensions; what the graph does not say is read off an answer at the traced sizes."""
+    got: dict[str, NDArray[Any]] = {}
     outputs = []
     for value in model.graph.outputs:
-        if value.dtype is None or value.shape is None:
-            raise CaptureError(f"the shape of output '{value.name}' is not known after capture")
-        dims = tuple(d if isinstance(d, int) else (d.value or "") for d in value.shape)
-        try:
-            datatype = by_onnx(value.dtype.value)
-        except KeyError:
-            raise CaptureError(f"output '{value.name}' is {value.dtype.name}, which no client can receive") from None
-        outputs.append(OutputSpec(value.name or "", datatype, dims))
+        name = value.name or ""
+        got = got or served.run(random_inputs(sizes.specs, sizes.trace, np.random.default_rng(0)))
+        shape = tuple(value.shape) if value.shape is not None else (None,) * got[name].ndim
+        datatype = by_dtype(got[name].dtype)
+        dims = tuple(d if isinstance(d, int) else (d.value if isinstance(d, ir.SymbolicDim) else None) for d in shape)
+        outputs.append(OutputSpec(name, datatype, _with_batch(dims, got[name].shape, sizes)))
     return tuple(outputs)
 
 
-def _write_provenance(
-    model: ir.Model, source: Source, checkpoint: Checkpoint | None, specs: Sequence[InputSpec], folding: FoldReport
-) -> None:
+def _with_batch(dims: tuple[int | str | None, ...], shape: tuple[int, ...], sizes: Sizes) -> tuple[int | str, ...]:
+    """Give an unnamed first dimension the batch's name where it has the batch's size."""
+    batch = batch_dimension(sizes.specs)
+    known = {d.name for d in dimensions(sizes.specs)}
+    first = dims[0] if dims else None
+    if batch and dims and not isinstance(first, int) and first not in known and shape[0] == sizes.trace[batch.name]:
+        dims = (batch.name, *dims[1:])
+    return tuple("" if d is None else d for d in dims)
+
+
+def _write_provenance(model: ir.Model, origin: Origin, specs: Sequence[InputSpec], folding: FoldReport) -> None:
     """Say in the file itself what it was made of. No time, no path: the same inputs give the same bytes."""
     facts = {
-        "source": source.name,
-        "source_sha256": source.sha256,
-        "weights_sha256": checkpoint.sha256 if checkpoint else "",
+        "source": origin.name,
+        "source_sha256": origin.sha256,
+        "weights_sha256": origin.weights_sha256,
         "inputs": "; ".join(str(s) for s in specs),
         "batchnorms": f"{folding.batchnorms_before} before, {folding.batchnorms_after} after folding",
         "versions": ", ".join(f"{k} {v}" for k, v in _versions().items()),

@@ -52,9 +52,8 @@ def strip(model: ir.Model, keep_module: bool = False) -> None:
             value.metadata_props.clear()
             value.doc_string = None
             tensor = value.const_value
-            if tensor is not None:
-                tensor.metadata_props.clear()
-                tensor.doc_string = None
+            if tensor is not None and (tensor.metadata_props or tensor.doc_string):
+                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
         for node in _nodes(graph):
             module = node.metadata_props.get(MODULE)
             node.metadata_props.clear()

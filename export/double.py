@@ -1,0 +1,162 @@
+"""An ONNX graph computed in float64: the exact answer for a network of which only the graph is left.
+
+onnxruntime has no float64 convolution on the CPU, so the graph is cast to float64 throughout and run by ONNX's own
+reference evaluator, with the convolutions and pools handed to torch (the reference's are Python loops).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.ops.op_conv import Conv as _Conv
+from onnx.reference.ops.op_conv_transpose import ConvTranspose as _ConvTranspose
+from onnx.reference.ops.op_max_pool import MaxPool as _MaxPool
+
+__all__ = ["DoubleGraph"]
+
+Arrays = Mapping[str, NDArray[Any]]
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+_MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+
+
+class DoubleGraph:
+    """The graph in ``content`` (ONNX bytes) with every float tensor in float64."""
+
+    def __init__(self, content: bytes):
+        model = onnx.load_model_from_string(content)
+        _to_double(model.graph)
+        self._evaluator = ReferenceEvaluator(model, new_ops=[Conv, ConvTranspose, MaxPool])
+        self._names = [o.name for o in model.graph.output]
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Return the outputs by name, floats in float64."""
+        cast = {k: v.astype(np.float64) if v.dtype.kind == "f" else v for k, v in inputs.items()}
+        with np.errstate(all="ignore"):
+            values = self._evaluator.run(None, cast)
+        return dict(zip(self._names, (np.asarray(v) for v in values), strict=True))
+
+
+class Conv(_Conv):
+    op_domain = ""
+
+    def _run(self, X: Any, W: Any, B: Any = None, **given: Any) -> Any:  # type: ignore[override]  # noqa: N803
+        pads, rank = _pads(given, X.ndim - 2), X.ndim - 2
+        if pads is None or rank not in _CONVOLUTIONS:
+            return super()._run(X, W, B, **given)  # type: ignore[no-untyped-call]
+        x = F.pad(_tensor(X), _torch_pads(pads))
+        bias = None if B is None else _tensor(B)
+        y = _CONVOLUTIONS[rank](
+            x,
+            _tensor(W),
+            bias,
+            stride=tuple(given.get("strides") or [1] * rank),
+            dilation=tuple(given.get("dilations") or [1] * rank),
+            groups=given.get("group") or 1,
+        )
+        return (y.numpy(),)
+
+
+class ConvTranspose(_ConvTranspose):
+    op_domain = ""
+
+    def _run(self, X: Any, W: Any, B: Any = None, **given: Any) -> Any:  # type: ignore[override]  # noqa: N803
+        rank = X.ndim - 2
+        pads = _pads(given, rank)
+        if pads is None or given.get("output_shape") or rank not in _TRANSPOSED:
+            return super()._run(X, W, B, **given)  # type: ignore[no-untyped-call]
+        y = _TRANSPOSED[rank](
+            _tensor(X),
+            _tensor(W),
+            None if B is None else _tensor(B),
+            stride=tuple(given.get("strides") or [1] * rank),
+            output_padding=0,
+            groups=given.get("group") or 1,
+            dilation=tuple(given.get("dilations") or [1] * rank),
+        )
+        extra = given.get("output_padding") or [0] * rank
+        if any(extra):  # output positions past the last product: bias alone
+            y = F.pad(y, _torch_pads([0] * rank + list(extra)))
+            if B is not None:
+                for axis, size in enumerate(extra):
+                    if size:
+                        y.narrow(axis + 2, y.shape[axis + 2] - size, size)[:] = _tensor(B).reshape(1, -1, *[1] * rank)
+        crop = tuple(
+            slice(b, y.shape[a + 2] - e) for a, (b, e) in enumerate(zip(pads[:rank], pads[rank:], strict=True))
+        )
+        return (y[(slice(None), slice(None), *crop)].numpy(),)
+
+
+class MaxPool(_MaxPool):
+    op_domain = ""
+
+    def _run(self, x: Any, **given: Any) -> Any:  # type: ignore[override]
+        rank = x.ndim - 2
+        pads = _pads(given, rank)
+        if pads is None or given.get("ceil_mode") or rank not in _MAX_POOLS or len(self.onnx_node.output) != 1:
+            return super()._run(x, **given)  # type: ignore[no-untyped-call]
+        y = _MAX_POOLS[rank](
+            F.pad(_tensor(x), _torch_pads(pads), value=-np.inf),
+            tuple(given["kernel_shape"]),
+            tuple(given.get("strides") or [1] * rank),
+            dilation=tuple(given.get("dilations") or [1] * rank),
+        )
+        return (y.numpy(),)
+
+
+def _tensor(array: Any) -> torch.Tensor:
+    return torch.from_numpy(np.array(array, dtype=np.float64))
+
+
+def _pads(given: Mapping[str, Any], rank: int) -> Sequence[int] | None:
+    """The explicit pads [begins…, ends…]; None where ``auto_pad`` decides."""
+    if (given.get("auto_pad") or "NOTSET") not in ("NOTSET", b"NOTSET"):
+        return None
+    return list(given.get("pads") or [0] * (2 * rank))
+
+
+def _torch_pads(pads: Sequence[int]) -> list[int]:
+    """ONNX's [begins…, ends…] as torch's pairs from the last axis backward."""
+    rank = len(pads) // 2
+    return [p for axis in reversed(range(rank)) for p in (pads[axis], pads[axis + rank])]
+
+
+def _to_double(graph: onnx.GraphProto) -> None:
+    for value in [*graph.input, *graph.output, *graph.value_info]:
+        if value.type.tensor_type.elem_type in _FLOATS:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    for tensor in graph.initializer:
+        _tensor_to_double(tensor)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "to" and node.op_type == "Cast" and attribute.i in _FLOATS:
+                attribute.i = TensorProto.DOUBLE
+            elif node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
+                values = np.float64(attribute.f) if attribute.name == "value_float" else np.array(attribute.floats)
+                attribute.CopyFrom(
+                    onnx.helper.make_attribute("value", numpy_helper.from_array(np.asarray(values, np.float64)))
+                )
+            elif attribute.type == onnx.AttributeProto.TENSOR:
+                _tensor_to_double(attribute.t)
+            for inner in _graphs(attribute):
+                _to_double(inner)
+
+
+def _graphs(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
+    if attribute.type == onnx.AttributeProto.GRAPH:
+        yield attribute.g
+    yield from attribute.graphs
+
+
+def _tensor_to_double(tensor: TensorProto) -> None:
+    if tensor.data_type in _FLOATS:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))

@@ -1,0 +1,65 @@
+"""A PyTorch module as an origin: loaded, given its weights, exact in float64, captured by ``torch.export``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from normfold.export.capture import capture
+from normfold.export.inputs import InputSpec
+from normfold.export.named import NamedNetwork
+from normfold.export.origin import Arrays, Origin, Request, Run
+from normfold.export.source import load_source
+from normfold.export.troubles import refuse_training_modules
+from normfold.export.weights import Checkpoint, load_into, read_checkpoint
+
+__all__ = ["exact", "open_module"]
+
+
+def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
+    """Load the module, put the weights into it and return it as an origin with the inputs ``described``."""
+    torch.manual_seed(0)  # a factory without weights makes the same network twice
+    source = load_source(request.source, request.arguments)
+    checkpoint: Checkpoint | None = None
+    notes: tuple[str, ...] = ("no --weights: the network was exported with the weights it was made with",)
+    if request.weights is not None:
+        checkpoint = read_checkpoint(request.weights, source.network.state_dict())
+        notes = (*checkpoint.notes, *load_into(source.network, checkpoint, request.weights))
+    refuse_training_modules(source.network)
+    specs = tuple(_with_values(s, source.network) for s in described)
+    network = NamedNetwork(source.network, [s.name for s in specs])
+    return Origin(
+        name=source.name,
+        sha256=source.sha256,
+        weights=request.weights.name if request.weights else "",
+        weights_sha256=checkpoint.sha256 if checkpoint else "",
+        specs=specs,
+        run=network.run,
+        reference=lambda inputs: exact(network, inputs),
+        graph=lambda specs, sizes, opset: capture(network, specs, sizes, opset),
+        notes=(*source.notes, *notes),
+    )
+
+
+def exact(network: NamedNetwork, inputs: Arrays) -> tuple[Run, str, tuple[str, ...]]:
+    """The network in float64; as it is where its code insists on float32 somewhere."""
+    double = NamedNetwork(copy.deepcopy(network.network).double(), network.names)
+    try:
+        double.run(inputs)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        note = f"the network does not run in float64 ({reason}); the reference is PyTorch in float32"
+        return network.run, "PyTorch, float32", (note,)
+    return double.run, "PyTorch, float64", ()
+
+
+def _with_values(spec: InputSpec, network: nn.Module) -> InputSpec:
+    """Give integer inputs the range of indices that every embedding of the network takes."""
+    if spec.values is not None or spec.datatype.dtype.kind not in "iu":
+        return spec
+    rows = [m.num_embeddings for m in network.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
+    return replace(spec, values=(0, min(rows) - 1)) if rows else spec

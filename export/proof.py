@@ -1,0 +1,92 @@
+"""The cases that an exported graph is proved on, and the proof itself.
+
+random   N(0, 1) at the traced sizes, and once at every corner of the dynamic dimensions
+scaled   the same times 10^-4 … 10^4
+sample   the user's own inputs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from normfold.export.divergence import first_divergence
+from normfold.export.errors import VerificationError
+from normfold.export.inputs import InputSpec, random_inputs
+from normfold.export.origin import Arrays, Origin, Run
+from normfold.export.runtime import Runtime
+from normfold.export.sizes import Sizes
+from normfold.export.verify import Case, Verification, require, verify
+
+__all__ = ["Proof", "cases_of", "prove"]
+
+#: Random cases drawn at the traced sizes; one at every other set of sizes.
+RANDOM_CASES = 4
+#: Scales of the inputs beside N(0, 1): far below and above what a normalised signal has.
+SCALES = (1e-4, 1e-2, 1e2, 1e4)
+
+
+class Proof:
+    """Proves graphs of one origin: the reference and the cases are made once."""
+
+    def __init__(self, origin: Origin, sizes: Sizes, samples: Sequence[Case], unfolded: bytes):
+        self.cases = [*cases_of(sizes.specs, sizes), *samples]
+        self.reference, self.name, self.notes = origin.reference(self.cases[0].inputs)
+        self.unfolded = unfolded
+        plain = Runtime(unfolded, optimised=False)
+        self._before: Run = plain.run
+        if not self.name.endswith(
+            "float64"
+        ):  # then its own distance to itself is 0, and the unit must come from elsewhere
+            self._before = lambda inputs: plain.run(_nudged(inputs))
+
+    def of(self, folded: bytes) -> Verification:
+        """Compare the graph in ``folded``, as a server runs it, with the reference on every case."""
+        after = Runtime(folded, optimised=True)
+        return verify(self.reference, self._before, after.run, self.cases, self.name)
+
+    def require(self, verification: Verification, folded: bytes) -> None:
+        """Raise VerificationError where it failed, naming the first layer where the two graphs part ways."""
+        try:
+            require(verification)
+        except VerificationError as error:
+            layer = first_divergence(self.unfolded, folded, self.cases[0].inputs)
+            if layer is None:
+                raise
+            message = f"{error}. The two graphs part ways first at {layer}"
+            raise VerificationError(
+                message, output=error.output, max_abs_diff=error.max_abs_diff, bound=error.bound
+            ) from None
+
+
+def prove(origin: Origin, sizes: Sizes, samples: Sequence[Case], unfolded: bytes, folded: bytes) -> Verification:
+    """Prove one graph; raise VerificationError where it is not the network."""
+    proof = Proof(origin, sizes, samples, unfolded)
+    verification = proof.of(folded)
+    proof.require(verification, folded)
+    return verification
+
+
+def cases_of(specs: Sequence[InputSpec], sizes: Sizes) -> list[Case]:
+    """The random and the scaled cases; the same on every call."""
+    rng = np.random.default_rng(2015)
+    cases = []
+    for index, assignment in enumerate(sizes.proof):
+        label = " ".join(f"{k}={v}" for k, v in assignment.items()) or "as declared"
+        draws = RANDOM_CASES if index == 0 else 1
+        cases += [Case("random", label, random_inputs(specs, assignment, rng)) for _ in range(draws)]
+    if any(s.datatype.dtype.kind == "f" for s in specs):
+        cases += [
+            Case("scaled", f"inputs times {scale:g}", random_inputs(specs, sizes.trace, rng, scale)) for scale in SCALES
+        ]
+    return cases
+
+
+def _nudged(inputs: Arrays) -> Arrays:
+    """Each float moved by half a unit in its last place, up or down: what rounding the input itself would do."""
+    rng = np.random.default_rng(7)
+    return {
+        k: (v * (1 + rng.choice([-1, 1], v.shape) * 2.0**-24)).astype(v.dtype) if v.dtype == np.float32 else v
+        for k, v in inputs.items()
+    }
