@@ -214,7 +214,7 @@ def complete(
         group.count = group.count or 1
     if full.HasField("dynamic_batching") and not full.dynamic_batching.preferred_batch_size:
         full.dynamic_batching.preferred_batch_size.append(full.max_batch_size)
-    _describe(full.input, [tensor for tensor in inputs if not tensor.optional], full.max_batch_size > 0)
+    _describe(full.input, inputs, full.max_batch_size > 0)
     _describe(full.output, outputs, full.max_batch_size > 0)
     return full
 
@@ -223,7 +223,8 @@ def _describe(described: object, declared: Sequence[ModelTensor], batched: bool)
     """Fill the repeated field ``described`` from what the file declares."""
     entries: dict[str, mc.ModelInput | mc.ModelOutput] = {e.name: e for e in described}  # type: ignore[attr-defined]
     if not entries:
-        entries = {t.name: described.add(name=t.name) for t in declared}  # type: ignore[attr-defined]
+        required = [t.name for t in declared if not t.optional]
+        entries = {name: described.add(name=name) for name in required}  # type: ignore[attr-defined]
     for tensor in declared:
         entry = entries.get(tensor.name)
         if entry is None:

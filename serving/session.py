@@ -86,14 +86,17 @@ class Session:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what the session got is checked below
                 self._session = ort.InferenceSession(data, _options(settings, device), providers=asked)
+            taken = [_tensor(value, unranked) for value in self._session.get_inputs()]
+            taken += [_tensor(value, unranked, True) for value in self._session.get_overridable_initializers()]
+            given = [_tensor(value, unranked) for value in self._session.get_outputs()]
+        except LoadError:
+            raise
         except Exception as error:  # damaged files raise UnicodeDecodeError and others, not only onnxruntime's classes
             raise LoadError(f"onnxruntime cannot load the model: {_reason(error)}") from error
         #: Where the session really runs: "cpu" or "cuda:N".
         self.device = check_provider(device, self._session)
-        required = [_tensor(value, unranked) for value in self._session.get_inputs()]
-        defaulted = [_tensor(value, unranked, True) for value in self._session.get_overridable_initializers()]
-        self.inputs: tuple[ModelTensor, ...] = (*required, *defaulted)
-        self.outputs: tuple[ModelTensor, ...] = tuple(_tensor(value, unranked) for value in self._session.get_outputs())
+        self.inputs: tuple[ModelTensor, ...] = tuple(taken)
+        self.outputs: tuple[ModelTensor, ...] = tuple(given)
         self._datatypes = {tensor.name: tensor.datatype for tensor in (*self.inputs, *self.outputs)}
         self._plain = BF16 not in self._datatypes.values()
         self._texts = [t.name for t in self.inputs if t.datatype is BYTES]
