@@ -1,0 +1,36 @@
+"""Ask a running server for 240 series, 16 at a time: `python examples/async_client.py`.
+
+Start one first: `make demo`, then `normfold serve --repository repository`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections import Counter
+
+from normfold import AsyncClient
+from normfold.models import gunpoint
+
+
+async def main(address: str) -> None:
+    """Print how many of the answers are what the data say."""
+    samples = [*gunpoint.load_samples()] * 40
+    labels = gunpoint.load_labels()
+    room = asyncio.Semaphore(16)
+
+    async def ask(client: AsyncClient, sample: gunpoint.Sample) -> str:
+        async with room:
+            answer = await client.infer("gunpoint", {"x": sample.series})
+        return labels[int(answer["output"].argmax())]
+
+    async with AsyncClient(address) as client:
+        answers = await asyncio.gather(*(ask(client, sample) for sample in samples))
+    right = sum(answer == sample.motion for answer, sample in zip(answers, samples, strict=True))
+    print(f"{len(answers)} answers, {right} as the data say: {dict(Counter(answers))}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--address", default="127.0.0.1:8001")
+    asyncio.run(main(parser.parse_args().address))
