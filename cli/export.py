@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from normfold.export.report import ExportReport
+from normfold.cli.exporting import errors_as_messages, print_report, steps
 
 __all__ = ["export"]
 
@@ -84,7 +79,7 @@ def export(
     nothing is published unless it is the same network.
     """
     keywords = dict(_argument(a) for a in arguments)
-    with _errors_as_messages(debug), _steps(quiet=as_json) as (console, progress):
+    with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("import PyTorch")
         from normfold.export.pipeline import ExportRequest, export_model
 
@@ -108,7 +103,7 @@ def export(
 
         click.echo(json.dumps(jsonable(report), indent=2))
     else:
-        _print(report, console, repository)
+        print_report(report, console, f"normfold serve --repository {repository}")
 
 
 def _argument(text: str) -> tuple[str, Any]:
@@ -120,81 +115,3 @@ def _argument(text: str) -> tuple[str, Any]:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return key, value
-
-
-@contextmanager
-def _errors_as_messages(debug: bool) -> Iterator[None]:
-    """End with one message and exit code 1 for a person's mistake; a traceback is for --debug and for our own bugs."""
-    try:
-        yield
-    except ImportError as error:
-        if debug or (error.name or "").partition(".")[0] not in (
-            "torch",
-            "onnx",
-            "onnx_ir",
-            "onnxscript",
-            "safetensors",
-        ):
-            raise
-        raise click.ClickException(
-            f"exporting needs {error.name}, which is not installed: pip install 'normfold[export,cpu]'"
-        ) from None
-    except KeyboardInterrupt:
-        click.echo("stopped; nothing was published", err=True)
-        sys.exit(130)
-    except Exception as error:
-        from normfold.export.errors import ExportError
-
-        if debug or not isinstance(error, ExportError):
-            raise
-        raise click.ClickException(str(error)) from None
-
-
-@contextmanager
-def _steps(quiet: bool) -> Iterator[tuple[Console, Any]]:
-    """Yield a console and a function that names the step now under way, on a terminal only."""
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
-    terminal = Console(file=sys.stderr, highlight=False)  # this very stream, also while another stands for it
-    if quiet or not terminal.is_terminal or os.environ.get("TERM") == "dumb":
-        yield console, lambda step: None
-        return
-    with terminal.status("starting") as status:
-        yield console, lambda step: status.update(step)
-
-
-def _print(report: ExportReport, console: Console, repository: Path) -> None:
-    """Print what was done, in a dozen lines."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    folding, timing, worst = report.folding, report.timing, report.verification.worst
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column()
-    table.add_column()
-    table.add_row("", "before", "after")
-    table.add_row("BatchNorms", str(folding.batchnorms_before), str(folding.batchnorms_after))
-    table.add_row("nodes", str(folding.nodes_before), str(folding.nodes_after))
-    table.add_row("parameters", f"{folding.parameters_before:,}", f"{folding.parameters_after:,}")
-    table.add_row("size", _size(report.bytes_before), _size(report.bytes_after))
-    table.add_row("run time", f"{timing.before_ms:.3f} ms", f"{timing.after_ms:.3f} ms  ({timing.shapes}, 1 thread)")
-    console.print(f"[bold]{escape(report.source)}[/bold]  {escape(', '.join(report.inputs))}")
-    console.print(table)
-    for fold in folding.folds:
-        went = escape(fold.how) if not fold.reason else f"[yellow]stayed[/yellow]: {escape(fold.reason)}"
-        console.print(f"  {escape(fold.name)}: {went}")
-    cases = len(report.verification.cases)
-    console.print(
-        f"largest error  {worst.relative:.1e} of the output's scale against {escape(report.verification.reference)} "
-        f"({cases} inputs; allowed {worst.bound:.1e}, unfolded float32 graph {worst.unfolded_relative:.1e})"
-    )
-    for note in report.notes:
-        console.print(f"note: {escape(note)}")
-    console.print(f"written to [bold]{escape(report.path)}[/bold]")
-    console.print(f"next: normfold serve --repository {escape(str(repository))}")
-
-
-def _size(size: int) -> str:
-    return f"{size / 1024:.1f} KiB" if size < 1 << 20 else f"{size / (1 << 20):.1f} MiB"

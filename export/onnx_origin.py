@@ -16,7 +16,7 @@ from normfold.export.capture import DEFAULT_OPSET
 from normfold.export.double import DoubleGraph
 from normfold.export.errors import ExportError, InputSpecError, SourceError
 from normfold.export.inputs import Dimension, InputSpec
-from normfold.export.onnx_file import OnnxFile, read_onnx
+from normfold.export.onnx_file import read_onnx
 from normfold.export.origin import Arrays, Origin, Run
 from normfold.export.runtime import Runtime
 from normfold.export.serialize import to_bytes
@@ -32,10 +32,11 @@ def open_onnx(path: Path, given: Sequence[InputSpec] = (), opset: int | None = D
     """
     file = read_onnx(path, opset)
     specs = _merged(graph_inputs(file.model, path), given, path)
-    runtime, double = Runtime(file.content, optimised=False), _double(to_bytes(file.model))
+    modern = to_bytes(file.model if opset == DEFAULT_OPSET else read_onnx(path, DEFAULT_OPSET).model)
+    runtime, double = Runtime(file.content, optimised=False), _double(modern)
 
-    def graph(specs: Sequence[InputSpec], sizes: Mapping[str, int], opset: int) -> ir.Model:
-        return read_onnx(path, opset).model
+    def graph(specs: Sequence[InputSpec], sizes: Mapping[str, int], wanted: int) -> ir.Model:
+        return read_onnx(path, wanted if opset is not None else None).model
 
     return Origin(
         name=path.name,
@@ -44,7 +45,7 @@ def open_onnx(path: Path, given: Sequence[InputSpec] = (), opset: int | None = D
         weights_sha256="",
         specs=specs,
         run=lambda inputs: _run(runtime, double, inputs),
-        reference=lambda inputs: _exact(file, runtime, inputs),
+        reference=lambda inputs: _exact((file.content, modern), runtime, inputs),
         graph=graph,
         notes=file.notes,
     )
@@ -103,7 +104,7 @@ def _merged(found: Sequence[InputSpec], given: Sequence[InputSpec], path: Path) 
 
 
 def _run(runtime: Runtime, double: DoubleGraph | None, inputs: Arrays) -> Arrays:
-    """Run the graph. Raises ExportError where a length is too short: onnxruntime goes on with nothing, PyTorch refuses."""
+    """Run the graph. Raises ExportError where a length is too short: onnxruntime goes on with nothing at all."""
     outputs = runtime.run(inputs)
     shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in inputs.items())
     for name, y in outputs.items():
@@ -127,13 +128,13 @@ def _double(content: bytes) -> DoubleGraph | None:
         return None
 
 
-def _exact(file: OnnxFile, runtime: Runtime, inputs: Arrays) -> tuple[Run, str, tuple[str, ...]]:
+def _exact(contents: Sequence[bytes], runtime: Runtime, inputs: Arrays) -> tuple[Run, str, tuple[str, ...]]:
     """The graph in float64, checked once against the file as it was read; that file itself where it cannot be had.
 
     ONNX's evaluator knows the old forms of some operators badly: then the converted graph is tried.
     """
     plain, reason = runtime.run(inputs), ""
-    for content in (file.content, to_bytes(file.model)):
+    for content in contents:
         try:
             double = DoubleGraph(content)
             exact = double.run(inputs)

@@ -39,7 +39,9 @@ from normfold.export.tidy import strip
 from normfold.export.verify import Case
 from normfold.protos.datatypes import by_dtype
 
-__all__ = ["ExportRequest", "export_model", "sizes_of"]
+__all__ = ["ExportRequest", "Folded", "Progress", "export_model", "fold_and_prove", "sizes_of"]
+
+Progress = Callable[[str], None]
 
 #: ONNX IR version written for each opset: the one of the ONNX release that brought the opset, so that every runtime
 #: that knows the opset reads the file.
@@ -65,7 +67,21 @@ class ExportRequest:
     opset: int = DEFAULT_OPSET
 
 
-def export_model(request: ExportRequest, progress: Callable[[str], None] = lambda step: None) -> ExportReport:
+@dataclass(frozen=True)
+class Folded:
+    """A network as a folded graph that was proved to be the same."""
+
+    #: What ``model.onnx`` will hold.
+    content: bytes
+    #: The same network before the fold.
+    unfolded: bytes
+    outputs: tuple[OutputSpec, ...]
+    proof: Proof
+    #: What was done and found; the model's name, version and path are not filled in yet.
+    report: ExportReport
+
+
+def export_model(request: ExportRequest, progress: Progress = lambda step: None) -> ExportReport:
     """Export as ``request`` says and return the report; ``progress`` is told each step's name as it begins.
 
     Raises ExportError (see :mod:`normfold.export.errors`); then nothing was published.
@@ -77,31 +93,55 @@ def export_model(request: ExportRequest, progress: Callable[[str], None] = lambd
     progress("load the network")
     files = [read_sample(path) for path in request.samples]
     origin = open_origin(Request(request.source, request.weights, request.inputs, request.arguments), files)
-    progress("find the sizes it takes")
     samples = [Case("sample", f.name, fit(f, origin.specs)) for f in files]
+    folded = fold_and_prove(origin, samples, request.name, request.opset, progress)
+    sizes = folded.proof.sizes
+    labelled = labelled_output(labels, folded.outputs) if labels else None
+    progress("publish")
+    report = replace(folded.report, model=request.name)
+    case = golden_case(folded.proof.cases)
+    version_files = {
+        "model.onnx": folded.content,
+        "golden.json": golden(case.inputs, Runtime(folded.content, optimised=True).run(case.inputs)),
+        "export.json": (json.dumps(as_json(report), indent=2) + "\n").encode(),
+        "report.html": as_html(report).encode(),
+    }
+    config = render_config(request.name, sizes.specs, folded.outputs, labelled, sizes.trace)
+    model_files = {"config.pbtxt": config.encode()}
+    if labels:
+        model_files["labels.txt"] = ("\n".join(labels) + "\n").encode()
+    publication = publishing.Publication(request.name, model_files, version_files)
+    path = publishing.publish(request.repository, publication, request.version, request.overwrite)
+    return replace(report, version=int(path.name), path=str(path))
+
+
+def fold_and_prove(
+    origin: Origin, samples: Sequence[Case], name: str, opset: int, progress: Progress = lambda step: None
+) -> Folded:
+    """Write ``origin`` as a graph, fold it, prove it and time it. Raises ExportError where it cannot be proved."""
+    progress("find the sizes it takes")
     sizes = sizes_of(origin, samples)
     progress("capture the graph")
-    model = origin.graph(sizes.specs, sizes.trace, request.opset)
+    model = origin.graph(sizes.specs, sizes.trace, opset)
     model.ir_version = IR_VERSIONS.get(model.opset_imports.get("", 0), model.ir_version)
     unfolded = to_bytes(model)
     progress("fold the BatchNorms")
     folding = fold(model)
     strip(model)
     model.producer_name, model.producer_version = "normfold", metadata.version("normfold")
-    model.graph.name = request.name
+    model.graph.name = name
     _write_provenance(model, origin, sizes.specs, folding)
-    folded = to_bytes(model)
+    content = to_bytes(model)
     progress("prove that it is the same network")
     proof = Proof(origin, sizes, samples, unfolded)
-    verification = proof.of(folded)
-    proof.require(verification, folded)
+    verification = proof.of(content)
+    proof.require(verification, content)
     progress("time it")
-    served = Runtime(folded, optimised=True)
+    served = Runtime(content, optimised=True)
     timing = measure(Runtime(unfolded, optimised=True), served, _timed_inputs(sizes))
     outputs = _outputs(model, served, sizes)
-    labelled = labelled_output(labels, outputs) if labels else None
     report = ExportReport(
-        model=request.name,
+        model="",
         version=0,
         path="",
         source=origin.name,
@@ -110,30 +150,17 @@ def export_model(request: ExportRequest, progress: Callable[[str], None] = lambd
         weights_sha256=origin.weights_sha256,
         inputs=tuple(str(s) for s in sizes.specs),
         outputs=tuple(f"{o.name}={o.datatype.name}[{','.join(str(d) or '?' for d in o.dims)}]" for o in outputs),
-        opset=model.opset_imports.get("", request.opset),
+        opset=model.opset_imports.get("", opset),
         folding=folding,
         bytes_before=len(unfolded),
-        bytes_after=len(folded),
+        bytes_after=len(content),
         verification=verification,
         timing=timing,
-        sha256=hashlib.sha256(folded).hexdigest(),
+        sha256=hashlib.sha256(content).hexdigest(),
         versions=_versions(),
         notes=(*origin.notes, *sizes.notes, *proof.notes),
     )
-    progress("publish")
-    case = golden_case(proof.cases)
-    version_files = {
-        "model.onnx": folded,
-        "golden.json": golden(case.inputs, served.run(case.inputs)),
-        "export.json": (json.dumps(as_json(report), indent=2) + "\n").encode(),
-        "report.html": as_html(report).encode(),
-    }
-    model_files = {"config.pbtxt": render_config(request.name, sizes.specs, outputs, labelled, sizes.trace).encode()}
-    if labels:
-        model_files["labels.txt"] = ("\n".join(labels) + "\n").encode()
-    publication = publishing.Publication(request.name, model_files, version_files)
-    path = publishing.publish(request.repository, publication, request.version, request.overwrite)
-    return replace(report, version=int(path.name), path=str(path))
+    return Folded(content, unfolded, outputs, proof, report)
 
 
 def sizes_of(origin: Origin, samples: Sequence[Case] = ()) -> Sizes:

@@ -137,7 +137,9 @@ def _dimension(
 ) -> Dimension:
     """Name a symbol (s77) as the person did, else N for a first axis and L, L2, … for the others; keep its range."""
     bounds = ranges.get(symbol)
-    low = int(bounds.lower) if bounds is not None else None
+    low = (
+        int(bounds.lower) if bounds is not None and int(bounds.lower) > 2 else None
+    )  # 2 is what torch says of any size
     high = (
         int(bounds.upper)
         if bounds is not None and str(bounds.upper).isdigit() and int(bounds.upper) < 1 << 31
@@ -146,7 +148,7 @@ def _dimension(
     if isinstance(wanted, Dimension):
         return Dimension(wanted.name, wanted.low or low, wanted.high or high)
     name = "N" if axis == 0 else "L" if number < 2 else f"L{number}"
-    return Dimension(name, None if low == 0 else low, high)
+    return Dimension(name, low, high)
 
 
 def _renamed(spec: InputSpec, given: InputSpec, path: Path) -> InputSpec:

@@ -19,7 +19,7 @@ from normfold.export.runtime import Runtime
 from normfold.export.sizes import Sizes
 from normfold.export.verify import Case, Verification, require, verify
 
-__all__ = ["Proof", "cases_of", "prove"]
+__all__ = ["Proof", "cases_of", "nudged"]
 
 #: Random cases drawn at the traced sizes; one at every other set of sizes.
 RANDOM_CASES = 4
@@ -31,6 +31,7 @@ class Proof:
     """Proves graphs of one origin: the reference and the cases are made once."""
 
     def __init__(self, origin: Origin, sizes: Sizes, samples: Sequence[Case], unfolded: bytes):
+        self.sizes = sizes
         self.cases = [*cases_of(sizes.specs, sizes), *samples]
         self.reference, self.name, self.notes = origin.reference(self.cases[0].inputs)
         self.unfolded = unfolded
@@ -39,7 +40,7 @@ class Proof:
         if not self.name.endswith(
             "float64"
         ):  # then its own distance to itself is 0, and the unit must come from elsewhere
-            self._before = lambda inputs: plain.run(_nudged(inputs))
+            self._before = lambda inputs: plain.run(nudged(inputs))
 
     def of(self, folded: bytes) -> Verification:
         """Compare the graph in ``folded``, as a server runs it, with the reference on every case."""
@@ -60,14 +61,6 @@ class Proof:
             ) from None
 
 
-def prove(origin: Origin, sizes: Sizes, samples: Sequence[Case], unfolded: bytes, folded: bytes) -> Verification:
-    """Prove one graph; raise VerificationError where it is not the network."""
-    proof = Proof(origin, sizes, samples, unfolded)
-    verification = proof.of(folded)
-    proof.require(verification, folded)
-    return verification
-
-
 def cases_of(specs: Sequence[InputSpec], sizes: Sizes) -> list[Case]:
     """The random and the scaled cases; the same on every call."""
     rng = np.random.default_rng(2015)
@@ -83,7 +76,7 @@ def cases_of(specs: Sequence[InputSpec], sizes: Sizes) -> list[Case]:
     return cases
 
 
-def _nudged(inputs: Arrays) -> Arrays:
+def nudged(inputs: Arrays) -> Arrays:
     """Each float moved by half a unit in its last place, up or down: what rounding the input itself would do."""
     rng = np.random.default_rng(7)
     return {

@@ -1,0 +1,96 @@
+"""What the commands that export share: steps on a terminal, mistakes as messages, the report in a dozen lines."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from normfold.export.report import ExportReport
+
+__all__ = ["errors_as_messages", "print_report", "steps"]
+
+
+@contextmanager
+def errors_as_messages(debug: bool) -> Iterator[None]:
+    """End with one message and exit code 1 for a person's mistake; a traceback is for --debug and for our own bugs."""
+    try:
+        yield
+    except ImportError as error:
+        if debug or (error.name or "").partition(".")[0] not in (
+            "torch",
+            "onnx",
+            "onnx_ir",
+            "onnxscript",
+            "safetensors",
+        ):
+            raise
+        raise click.ClickException(
+            f"exporting needs {error.name}, which is not installed: pip install 'normfold[export,cpu]'"
+        ) from None
+    except KeyboardInterrupt:
+        click.echo("stopped; nothing was published", err=True)
+        sys.exit(130)
+    except Exception as error:
+        from normfold.export.errors import ExportError
+
+        if debug or not isinstance(error, ExportError):
+            raise
+        raise click.ClickException(str(error)) from None
+
+
+@contextmanager
+def steps(quiet: bool) -> Iterator[tuple[Console, Callable[[str], None]]]:
+    """Yield a console and a function that names the step now under way, on a terminal only."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    terminal = Console(file=sys.stderr, highlight=False)  # this very stream, also while another stands for it
+    if quiet or not terminal.is_terminal or os.environ.get("TERM") == "dumb":
+        yield console, lambda step: None
+        return
+    with terminal.status("starting") as status:
+        yield console, lambda step: status.update(step)
+
+
+def print_report(report: ExportReport, console: Console, next_command: str) -> None:
+    """Print what was done, in a dozen lines."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    folding, timing, worst = report.folding, report.timing, report.verification.worst
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_column()
+    table.add_row("", "before", "after")
+    table.add_row("BatchNorms", str(folding.batchnorms_before), str(folding.batchnorms_after))
+    table.add_row("nodes", str(folding.nodes_before), str(folding.nodes_after))
+    table.add_row("parameters", f"{folding.parameters_before:,}", f"{folding.parameters_after:,}")
+    table.add_row("size", _size(report.bytes_before), _size(report.bytes_after))
+    table.add_row("run time", f"{timing.before_ms:.3f} ms", f"{timing.after_ms:.3f} ms  ({timing.shapes}, 1 thread)")
+    console.print(f"[bold]{escape(report.source)}[/bold]  {escape(', '.join(report.inputs))}")
+    console.print(table)
+    for fold in folding.folds:
+        went = escape(fold.how) if not fold.reason else f"[yellow]stayed[/yellow]: {escape(fold.reason)}"
+        console.print(f"  {escape(fold.name)}: {went}")
+    cases = len(report.verification.cases)
+    console.print(
+        f"largest error  {worst.relative:.1e} of the output's scale against {escape(report.verification.reference)} "
+        f"({cases} inputs; allowed {worst.bound:.1e}, unfolded float32 graph {worst.unfolded_relative:.1e})"
+    )
+    for note in report.notes:
+        console.print(f"note: {escape(note)}")
+    console.print(f"written to [bold]{escape(report.path)}[/bold]")
+    console.print(f"next: {escape(next_command)}")
+
+
+def _size(size: int) -> str:
+    return f"{size / 1024:.1f} KiB" if size < 1 << 20 else f"{size / (1 << 20):.1f} MiB"

@@ -1,0 +1,77 @@
+"""``normfold fold``: fold the BatchNorms of an ONNX file that someone else exported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from normfold.cli.exporting import errors_as_messages, print_report, steps
+
+__all__ = ["fold"]
+
+_EXAMPLES = """
+\b
+Examples:
+    normfold fold net.onnx net.folded.onnx
+    normfold fold net.onnx net.folded.onnx --input x=FP32[batch:1..8,3,time:9..4000] --report html
+"""
+
+
+@click.command(epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("source", type=click.Path(path_type=Path), metavar="IN.onnx")
+@click.argument("target", type=click.Path(path_type=Path), metavar="OUT.onnx")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME=DTYPE[DIMS]",
+    help="Ranges of dimensions that the file leaves open.",
+)
+@click.option(
+    "--sample",
+    "samples",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A real input to prove with.",
+)
+@click.option(
+    "--report",
+    "form",
+    type=click.Choice(["html", "json"]),
+    help="Write the whole report to OUT.html or OUT.json as well.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace OUT.onnx if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON on standard output.")
+@click.option("--debug", is_flag=True, help="Show Python's traceback of an error.")
+def fold(
+    source: Path,
+    target: Path,
+    inputs: tuple[str, ...],
+    samples: tuple[Path, ...],
+    form: str | None,
+    overwrite: bool,
+    as_json: bool,
+    debug: bool,
+) -> None:
+    """Fold every BatchNorm of an ONNX file into the weights around it and prove that it computes the same.
+
+    IN.onnx may come from any exporter, opset 11 up; it must hold its weights itself. OUT.onnx keeps its inputs,
+    outputs and opset, and is written only where it agrees with IN.onnx computed in float64.
+    """
+    with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
+        progress("import the graph tools")
+        from normfold.export.html import as_html
+        from normfold.export.onnx_fold import fold_file, write_whole
+        from normfold.export.report import as_json as jsonable
+
+        report = fold_file(source, target, inputs=inputs, samples=samples, overwrite=overwrite, progress=progress)
+        whole = json.dumps(jsonable(report), indent=2) + "\n"
+        if form is not None:
+            write_whole(target.with_suffix(f".{form}"), (as_html(report) if form == "html" else whole).encode())
+    if as_json:
+        click.echo(whole, nl=False)
+    else:
+        print_report(report, console, f"normfold verify {source} {target}")

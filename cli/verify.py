@@ -1,0 +1,145 @@
+"""``normfold verify``: do two networks compute the same, in whatever form each stands?"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from normfold.cli.exporting import errors_as_messages, steps
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from normfold.export.compare import Side
+    from normfold.export.samples import Sample
+    from normfold.export.verify import Verification
+
+__all__ = ["verify"]
+
+_SERVED = re.compile(r"(?:grpc://)?(?P<address>[\w.\-\[\]]+:\d+)/(?P<model>[\w.\-]+)(?:/(?P<version>\d+))?\Z")
+_EXAMPLES = """
+\b
+Examples:
+  An exported version against the code it was made of:
+    normfold verify mynets.py:SurnameCNN repository/surnames/1 \\
+        --weights surnames.safetensors --input x=FP32[N,77,L]
+\b
+  Two files; a file against what a server answers:
+    normfold verify net.onnx net.folded.onnx
+    normfold verify net.onnx localhost:8001/surnames
+"""
+
+
+@click.command(epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option(
+    "--weights",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Weights of the first (and again: of the second) that is code.",
+)
+@click.option("--input", "inputs", multiple=True, metavar="NAME=DTYPE[DIMS]", help="Inputs, where no side says them.")
+@click.option(
+    "--sample", "samples", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="A real input."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON on standard output.")
+@click.option("--debug", is_flag=True, help="Show Python's traceback of an error.")
+def verify(
+    first: str,
+    second: str,
+    weights: tuple[Path, ...],
+    inputs: tuple[str, ...],
+    samples: tuple[Path, ...],
+    as_json: bool,
+    debug: bool,
+) -> None:
+    """Compare two networks: A computed in float64 against B, on random inputs and your samples.
+
+    Each is FILE.py:NAME or package.module:NAME, a .onnx or .pt2 file, a version's directory, or HOST:PORT/MODEL of a
+    server. B passes where its error is at most twice that of A in float32, and four units in the last place. Exit code
+    0: the same; 1: not the same, or a mistake.
+    """
+    with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
+        progress("load both")
+        from normfold.export.compare import compare
+        from normfold.export.samples import fit, read_sample
+        from normfold.export.verify import Case
+
+        files = [read_sample(path) for path in samples]
+        remaining = list(weights)
+        with redirect_stdout(sys.stderr):
+            sides = [_side(text, remaining, inputs, files) for text in (first, second)]
+            if remaining:
+                raise click.UsageError(f"--weights {remaining[0]}: neither side is code that takes weights")
+            described = next((s.origin.specs for s in sides if s.origin is not None), ())
+            progress("compare")
+            result = compare(sides[0], sides[1], [Case("sample", f.name, fit(f, described)) for f in files])
+    if as_json:
+        click.echo(json.dumps({**asdict(result), "passed": result.passed}, indent=2))
+    else:
+        _print(result, console)
+    sys.exit(0 if result.passed else 1)
+
+
+def _side(text: str, weights: list[Path], inputs: tuple[str, ...], samples: list[Sample]) -> Side:
+    from normfold.export.compare import Side
+    from normfold.export.origin import Request, open_origin
+
+    served = _SERVED.match(text)
+    if served is not None and not Path(text).exists():
+        return Side(text, _served(served["address"], served["model"], served["version"] or ""))
+    path = Path(text)
+    if path.is_dir():
+        path = path / "model.onnx"
+    is_file = path.suffix in (".onnx", ".pt2")
+    mine = weights.pop(0) if weights and not is_file else None
+    origin = open_origin(Request(str(path) if is_file else text, mine, inputs), samples)
+    return Side(text, origin.run, origin)
+
+
+def _served(address: str, model: str, version: str) -> Any:
+    """A function from named arrays to named arrays that asks a server."""
+    from normfold.export.errors import ExportError
+    from normfold.serving.calls import ClientError
+    from normfold.serving.client import Client
+
+    client = Client(address)
+
+    def run(arrays: Any) -> Any:
+        try:
+            return client.infer(model, arrays, version=version)
+        except ClientError as error:
+            raise ExportError(f"{address}/{model}: {error}") from error
+
+    return run
+
+
+def _print(result: Verification, console: Console) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("output", "inputs", "largest error", "A in float32", "allowed", "same label", ""):
+        table.add_column(title)
+    for d in result.differences:
+        table.add_row(
+            escape(d.output),
+            f"{d.cases} {d.kind}",
+            f"{d.relative:.1e}",
+            f"{d.unfolded_relative:.1e}",
+            f"{d.bound:.1e}",
+            "" if d.label_agreement is None else f"{d.label_agreement:.1%}",
+            "[green]passed[/green]" if d.passed else f"[red]{escape(d.trouble or 'failed')}[/red]",
+        )
+    console.print(table)
+    verdict = "[green]the same network[/green]" if result.passed else "[red]not the same network[/red]"
+    console.print(f"{verdict}, against {escape(result.reference)}; errors are relative to the output's largest value")

@@ -1,0 +1,67 @@
+"""Fold someone else's ONNX file into another file, with the proof; the opset stays as it is."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from normfold.export.capture import DEFAULT_OPSET
+from normfold.export.errors import PublishError, SourceError
+from normfold.export.inputs import parse_inputs
+from normfold.export.onnx_origin import open_onnx
+from normfold.export.pipeline import Progress, fold_and_prove
+from normfold.export.report import ExportReport
+from normfold.export.samples import fit, read_sample
+from normfold.export.verify import Case
+
+__all__ = ["fold_file", "write_whole"]
+
+
+def fold_file(
+    source: Path,
+    target: Path,
+    *,
+    inputs: Sequence[str] = (),
+    samples: Sequence[Path] = (),
+    overwrite: bool = False,
+    progress: Progress = lambda step: None,
+) -> ExportReport:
+    """Fold ``source`` into ``target`` and return the report. Raises ExportError; then ``target`` is as it was.
+
+    inputs give ranges to dimensions that the file leaves open; samples are more inputs to prove with.
+    """
+    if source.suffix != ".onnx":
+        raise SourceError(f"'{source}' is not an .onnx file; for a PyTorch network use normfold export")
+    if target.exists() and not overwrite:
+        raise PublishError(f"'{target}' exists; give another name, or --overwrite")
+    if not target.parent.is_dir():
+        raise PublishError(f"there is no directory '{target.parent}' to write '{target.name}' into")
+    progress("read the graph")
+    origin = open_onnx(source, parse_inputs(inputs), opset=None)
+    files = [read_sample(path) for path in samples]
+    cases = [Case("sample", f.name, fit(f, origin.specs)) for f in files]
+    folded = fold_and_prove(origin, cases, target.stem, DEFAULT_OPSET, progress)
+    progress("write")
+    write_whole(target, folded.content)
+    return replace(folded.report, model=target.stem, path=str(target))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file beside its place and rename it, so that a reader sees the old content or the new, never a part.
+
+    Raises PublishError where it cannot be written.
+    """
+    staging = path.with_name(f".tmp-{uuid.uuid4().hex}")
+    try:
+        with staging.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(path)
+    except OSError as error:
+        raise PublishError(f"cannot write '{path}': {error.strerror or error}") from error
+    finally:
+        staging.unlink(missing_ok=True)
