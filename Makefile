@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-long lint format bench clean help
+.PHONY: perf-analyzer demo test test-long lint format bench clean help
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ format: $(STAMP) ## rewrite the code as ruff wants it
 
 bench: $(STAMP) ## latency and throughput of the two networks, in process and over gRPC
 	@$(BIN)/python -m tests.latency
+
+perf-analyzer: $(STAMP) ## fetch Triton's perf_analyzer for the tests marked so (Debian, x86-64)
+	@$(BIN)/python tests/e2e/fetch_perf_analyzer.py
 
 clean: ## remove the environment, caches and the demo's repository
 	rm -rf $(VENV) build dist repository .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
