@@ -1,0 +1,104 @@
+"""Folding of ``nn.Module``: its calls are read with torch.fx, folded by the same engine, and written back as calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from normfold.export.fold.driver import Folding
+from normfold.export.fold.modules.calls import is_batchnorm
+from normfold.export.fold.modules.examples import example_for
+from normfold.export.fold.modules.reading import read
+from normfold.export.fold.modules.rebuilding import rebuilt
+from normfold.export.fold.modules.shapes import shapes
+from normfold.export.fold.modules.skeleton import Skeleton, constant_calls
+from normfold.export.fold.modules.tracing import refuse_other_numbers, traced
+from normfold.export.fold.net import Net
+from normfold.export.fold.ops.pointwise import Scaling
+from normfold.export.fold.prune import prune
+from normfold.export.fold.report import Fold, FoldReport
+
+__all__ = ["fold_module"]
+
+
+def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule, FoldReport]:
+    """Return a network in eval mode that computes the same without its BatchNorms, and the report of each.
+
+    The network given is left as it is. Weights are computed in float64 and rounded once to their own type. The result
+    is a ``torch.fx.GraphModule`` of plain layers under their own names: it saves, loads, moves and exports as any.
+
+    example_inputs: what the network is called with; lengths of any size that it takes. Lengths that the network takes
+    otherwise too stay free. Without them the first layer is asked what it takes.
+
+    >>> from torch import nn
+    >>> from normfold.export.fold import fold_module
+    >>> network = nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU(), nn.BatchNorm1d(8), nn.Conv1d(8, 4, 3)).eval()
+    >>> folded, report = fold_module(network)
+    >>> report.affines_before, report.affines_after
+    (1, 0)
+
+    Raises:
+        FoldError: torch.fx cannot trace the network, it does not take the example, or it changes tensors in place.
+    """
+    graph_module = traced(module, len(example_inputs) or None)
+    inputs = example_inputs or example_for(graph_module)
+    refuse_other_numbers(module, graph_module, inputs)
+    found = shapes(graph_module, inputs, constant_calls(graph_module.graph))
+    batchnorms, nodes, parameters = _counts(graph_module)
+    net, skeleton = read(graph_module, found)
+    before = {op: op.params for op in net.ops}
+    affines = _affines(net)
+    kept = _without_statistics(graph_module, net, skeleton)
+    folding = Folding(net)
+    folding.run()
+    removed = prune(net)
+    folded = rebuilt(graph_module, skeleton, folding, before)
+    after = _counts(folded)
+    trained = type(module).__name__ if module.training else ""
+    return folded, FoldReport(
+        folds=(*folding.folds, *kept),
+        batchnorms_before=batchnorms,
+        batchnorms_after=after[0],
+        affines_before=affines + len(kept),
+        affines_after=_affines(net) + len(kept),
+        nodes_before=nodes,
+        nodes_after=after[1],
+        parameters_before=parameters,
+        parameters_after=after[2],
+        carriers=folding.carriers,
+        channels_removed=removed,
+        notes=(f"{trained} was in training mode; the folded copy is in eval mode",) if trained else (),
+    )
+
+
+def _without_statistics(graph_module: fx.GraphModule, net: Net, skeleton: Skeleton) -> tuple[Fold, ...]:
+    """Return what is to be said of the BatchNorms that no rule reads: those that normalise each batch by itself."""
+    known = {skeleton.calls[op.node].node for op in net.ops if isinstance(op, Scaling)}
+    return tuple(
+        Fold(
+            str(node.target) if node.op == "call_module" else node.name,
+            "BatchNorm",
+            False,
+            "",
+            ("it normalises each batch with that batch's own statistics, which no weights can hold",),
+        )
+        for node in graph_module.graph.nodes
+        if is_batchnorm(node, graph_module) and node not in known
+    )
+
+
+def _affines(net: Net) -> int:
+    return sum(isinstance(op, Scaling) and op.target for op in net.ops)
+
+
+def _counts(graph_module: fx.GraphModule) -> tuple[int, int, int]:
+    """Return how many BatchNorms, calls, and numbers in parameters and buffers there are."""
+    nodes = [n for n in graph_module.graph.nodes if n.op.startswith("call_")]
+    held = {id(t): t for t in graph_module.state_dict(keep_vars=True).values() if isinstance(t, torch.Tensor)}
+    return (
+        sum(is_batchnorm(n, graph_module) for n in nodes),
+        len(nodes),
+        sum(t.numel() for t in held.values() if t.is_floating_point()),
+    )

@@ -1,0 +1,188 @@
+"""Which rule reads which call: layers, functions and methods, with the names of their arguments, in one table."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from normfold.export.fold.modules import layout, pointwise
+from normfold.export.fold.modules.skeleton import Call, Rule
+
+#: Function or method -> its rule and its arguments in their order; "*" stands before the name of those that are many.
+_FUNCTIONS: tuple[tuple[tuple[Any, ...], Rule, str], ...] = (
+    ((F.conv1d, F.conv2d, F.conv3d), pointwise.conv, "input weight bias stride padding dilation groups"),
+    (
+        (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
+        pointwise.conv_transpose,
+        "input weight bias stride padding output_padding groups dilation",
+    ),
+    ((F.linear,), pointwise.linear, "input weight bias"),
+    ((torch.matmul, operator.matmul, "matmul"), pointwise.matmul, "input other"),
+    ((F.embedding,), pointwise.embedding, "input weight padding_idx max_norm norm_type"),
+    ((F.batch_norm,), pointwise.batch_norm, "input running_mean running_var weight bias training momentum eps"),
+    ((F.relu, torch.relu, "relu"), pointwise.relu, "input inplace"),
+    ((F.relu6,), pointwise.relu6, "input inplace"),
+    ((F.hardtanh,), pointwise.hardtanh, "input min_val max_val inplace"),
+    ((torch.clamp, torch.clip, "clamp", "clip"), pointwise.clamp, "input min max"),
+    ((torch.clamp_min, "clamp_min"), pointwise.clamp, "input min"),
+    ((torch.clamp_max, "clamp_max"), pointwise.clamp, "input max"),
+    ((F.leaky_relu,), pointwise.leaky_relu, "input negative_slope inplace"),
+    ((F.prelu, torch.prelu), pointwise.prelu, "input weight"),
+    ((F.elu,), pointwise.elu, "input alpha inplace"),
+    ((F.gelu,), pointwise.gelu, "input approximate"),
+    ((F.silu,), pointwise.silu, "input inplace"),
+    ((torch.sigmoid, F.sigmoid, "sigmoid"), pointwise.sigmoid, "input"),
+    ((torch.tanh, F.tanh, "tanh"), pointwise.tanh, "input"),
+    ((F.softplus,), pointwise.softplus, "input beta threshold"),
+    ((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d), pointwise.same, "input p training inplace"),
+    (("contiguous", "clone", "detach", "to", "float", "double", "half", torch.clone), pointwise.same, "input"),
+    ((operator.add, torch.add, "add"), pointwise.add, "input other alpha"),
+    ((operator.sub, torch.sub, "sub"), pointwise.sub, "input other alpha"),
+    ((operator.mul, torch.mul, "mul"), pointwise.mul, "input other"),
+    ((operator.truediv, torch.div, "div"), pointwise.div, "input other rounding_mode"),
+    ((operator.neg, torch.neg, "neg"), pointwise.neg, "input"),
+    (
+        (F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d),
+        layout.max_pool,
+        "input kernel_size stride padding dilation ceil_mode return_indices",
+    ),
+    ((F.avg_pool1d,), layout.avg_pool, "input kernel_size stride padding ceil_mode count_include_pad"),
+    (
+        (F.avg_pool2d, F.avg_pool3d),
+        layout.avg_pool,
+        "input kernel_size stride padding ceil_mode count_include_pad divisor_override",
+    ),
+    (
+        (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
+        layout.adaptive_avg_pool,
+        "input output_size",
+    ),
+    (
+        (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
+        layout.adaptive_max_pool,
+        "input output_size return_indices",
+    ),
+    ((torch.mean, "mean"), layout.mean, "input dim keepdim dtype"),
+    ((torch.amax, "amax"), layout.amax, "input dim keepdim"),
+    ((torch.max, "max"), layout.max_along, "input dim keepdim"),
+    (
+        (F.interpolate,),
+        layout.interpolate,
+        "input size scale_factor mode align_corners recompute_scale_factor antialias",
+    ),
+    ((F.pad,), layout.pad, "input pad mode value"),
+    ((torch.cat, torch.concat, torch.concatenate), layout.cat, "tensors dim"),
+    ((torch.split, "split", torch.chunk, "chunk"), layout.split, "tensor sizes dim"),
+    ((torch.transpose, "transpose", "swapaxes", torch.swapaxes), layout.transpose, "input dim0 dim1"),
+    ((torch.permute,), layout.permute, "input dims"),
+    (("permute",), layout.permute, "input *"),
+    ((torch.reshape,), layout.reshape, "input shape"),
+    (("view", "reshape"), layout.reshape, "input *"),
+    ((torch.flatten, "flatten"), layout.flatten, "input start_dim end_dim"),
+    ((torch.squeeze, "squeeze"), layout.squeeze, "input dim"),
+    ((torch.unsqueeze, "unsqueeze"), layout.unsqueeze, "input dim"),
+    ((operator.getitem,), layout.getitem, "input index"),
+)
+_BY_FUNCTION: dict[Any, tuple[Rule, list[str]]] = {
+    target: (rule, names.split()) for targets, rule, names in _FUNCTIONS for target in targets
+}
+
+_CONV = "weight bias stride padding dilation groups padding_mode"
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_PADS = tuple(
+    getattr(nn, f"{kind}Pad{d}d")
+    for kind in ("Zero", "Constant", "Reflection", "Replication", "Circular")
+    for d in (1, 2, 3)
+)
+#: Layer -> its rule and the attributes that it computes with.
+_LAYERS: tuple[tuple[tuple[type[nn.Module], ...], Rule, str], ...] = (
+    ((nn.Conv1d, nn.Conv2d, nn.Conv3d), pointwise.conv, _CONV),
+    (
+        (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+        pointwise.conv_transpose,
+        f"{_CONV} output_padding",
+    ),
+    ((nn.Linear,), pointwise.linear, "weight bias"),
+    ((nn.Embedding,), pointwise.embedding, "weight max_norm"),
+    ((nn.LSTM, nn.GRU, nn.RNN), pointwise.recurrent, ""),
+    (
+        (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+        pointwise.batch_norm,
+        "running_mean running_var weight bias eps training",
+    ),
+    ((nn.ReLU,), pointwise.relu, ""),
+    ((nn.ReLU6, nn.Hardtanh), pointwise.hardtanh, "min_val max_val"),
+    ((nn.LeakyReLU,), pointwise.leaky_relu, "negative_slope"),
+    ((nn.PReLU,), pointwise.prelu, "weight"),
+    ((nn.ELU,), pointwise.elu, "alpha"),
+    ((nn.GELU,), pointwise.gelu, "approximate"),
+    ((nn.SiLU,), pointwise.silu, ""),
+    ((nn.Sigmoid,), pointwise.sigmoid, ""),
+    ((nn.Tanh,), pointwise.tanh, ""),
+    ((nn.Softplus,), pointwise.softplus, "beta threshold"),
+    ((nn.Identity,), pointwise.same, ""),
+    (_DROPOUTS, pointwise.same, "training"),
+    ((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), layout.max_pool, "return_indices"),
+    ((nn.AvgPool1d,), layout.avg_pool, "padding ceil_mode count_include_pad"),
+    ((nn.AvgPool2d, nn.AvgPool3d), layout.avg_pool, "padding ceil_mode count_include_pad divisor_override"),
+    ((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), layout.adaptive_avg_pool, ""),
+    ((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d), layout.adaptive_max_pool, "return_indices"),
+    ((nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d), layout.interpolate, "mode"),
+    (_PADS, layout.pad_layer, "padding value"),
+    ((nn.Flatten,), layout.flatten, ""),
+)
+_BY_LAYER = {layer: (rule, names.split()) for layers, rule, names in _LAYERS for layer in layers}
+_SAME_NAME = {"axis": "dim", "keepdims": "keepdim"}
+
+
+def called(node: fx.Node, root: nn.Module) -> tuple[Call, Rule | None]:
+    """Return a node's call with its arguments by name, and the rule that reads it; None where there is none."""
+    if node.op == "call_module":
+        return _layer(node, root.get_submodule(str(node.target)))
+    found = _BY_FUNCTION.get(node.target)
+    if found is None or node.op not in ("call_function", "call_method"):
+        return Call(node, {}), None
+    rule, names = found
+    given = dict(zip((n for n in names if n != "*"), node.args, strict=False))
+    given |= {_SAME_NAME.get(k, k): v for k, v in node.kwargs.items()}
+    many = "*" in names
+    if not many and len(node.args) > len(names) and rule is not pointwise.same:
+        return Call(node, given), None
+    if rule is pointwise.same and node.target in (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d):
+        given.setdefault("training", True)
+    return Call(node, given, rest=tuple(node.args[1:]) if many else ()), rule
+
+
+def is_batchnorm(node: fx.Node, root: nn.Module) -> bool:
+    """Whether a node calls a BatchNorm, as a layer or as a function."""
+    if node.op == "call_module":
+        return isinstance(root.get_submodule(str(node.target)), nn.modules.batchnorm._BatchNorm)
+    return node.target is F.batch_norm
+
+
+def _layer(node: fx.Node, layer: nn.Module) -> tuple[Call, Rule | None]:
+    found = next((_BY_LAYER[t] for t in type(layer).__mro__ if t in _BY_LAYER and _computes_as(layer, t)), None)
+    if found is None or _hooked(layer):
+        return Call(node, {}, layer), None
+    rule, names = found
+    inputs = dict(zip(("input", "extra"), node.args, strict=False)) | dict(node.kwargs)
+    if "extra" in inputs and rule is not pointwise.recurrent:
+        return Call(node, {}, layer), None
+    if "input" not in inputs:
+        return Call(node, {}, layer), None
+    return Call(node, {**inputs, **{name: getattr(layer, name) for name in names}}, layer), rule
+
+
+def _computes_as(layer: nn.Module, base: type[nn.Module]) -> bool:
+    """Whether a subclass computes as the layer of torch.nn does."""
+    names = ("forward", "_conv_forward", "_check_input_dim", "forward_impl")
+    return all(getattr(type(layer), n, None) is getattr(base, n, None) for n in names)
+
+
+def _hooked(layer: nn.Module) -> bool:
+    """Whether something else than its forward runs when it is called."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)

@@ -1,0 +1,81 @@
+"""Example inputs for a network that names none: what its first layer says of them, tried at usual lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from normfold.export.errors import FoldError
+
+_LENGTHS = (64, 128, 256, 32, 28, 224, 512, 1024, 96, 150, 1000, 2048, 16000)
+
+
+def example_for(graph_module: fx.GraphModule) -> tuple[torch.Tensor, ...]:
+    """Return inputs of batch 2 that the network takes.
+
+    Raises:
+        FoldError: the first layer does not say, or the network takes none of the usual lengths.
+    """
+    name = type(graph_module).__name__
+    places = [n for n in graph_module.graph.nodes if n.op == "placeholder"]
+    if len(places) == 1:
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            for example in _candidates(graph_module, places[0]):
+                try:
+                    graph_module(example)
+                except Exception:  # any error means that it does not take this shape
+                    continue
+                return (example,)
+    raise FoldError(
+        f"{name}: what the network takes cannot be told from its first layer; give example inputs: "
+        "fold(network, (torch.randn(2, 3, 100),))."
+    )
+
+
+def _candidates(graph_module: fx.GraphModule, place: fx.Node) -> Iterator[torch.Tensor]:
+    """Yield tensors that the first layer may take."""
+    layer = _first_layer(graph_module, place)
+    like = next((p for p in graph_module.parameters() if p.is_floating_point()), torch.zeros(()))
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=torch.float32).to(like)
+
+    if isinstance(layer, nn.Embedding):
+        for length in _LENGTHS:
+            yield torch.randint(layer.num_embeddings, (2, length), device=like.device)
+    elif isinstance(layer, nn.modules.conv._ConvNd):
+        for length in _LENGTHS[: None if len(layer.kernel_size) == 1 else 8]:
+            if length ** len(layer.kernel_size) <= 1 << 20:
+                yield drawn(2, layer.in_channels, *(length,) * len(layer.kernel_size))
+    elif isinstance(layer, nn.Linear):
+        yield drawn(2, layer.in_features)
+        yield drawn(2, 16, layer.in_features)
+    elif isinstance(layer, nn.RNNBase):
+        yield drawn(2, 16, layer.input_size)
+    elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        for length in _LENGTHS[:8]:
+            for count in (1, 2, 3):
+                if length**count <= 1 << 20:
+                    yield drawn(2, layer.num_features, *(length,) * count)
+        yield drawn(2, layer.num_features)
+
+
+def _first_layer(graph_module: fx.GraphModule, place: fx.Node) -> Any:
+    queue, seen = [place], {place}
+    while queue:
+        node = queue.pop(0)
+        if node.op == "call_module":
+            layer = graph_module.get_submodule(str(node.target))
+            if isinstance(
+                layer,
+                (nn.Embedding, nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.modules.batchnorm._BatchNorm),
+            ):
+                return layer
+        fresh = [user for user in node.users if user not in seen]
+        seen.update(fresh)
+        queue += fresh
+    return None

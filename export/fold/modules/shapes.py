@@ -1,0 +1,126 @@
+"""The shapes of all that a graph of calls computes, and which of their lengths are free.
+
+The graph runs on the example and again with one length of the inputs changed at a time. A length that never differs is
+a number; others are named by the sizes they had in all runs, so that two with one name are equal wherever we looked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import fx
+
+from normfold.export.fold.net import Dim
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Shape, dtype and device of one tensor."""
+
+    dims: tuple[Dim, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+#: A tensor's kind, those of a tuple of tensors, or None of anything else.
+Result: TypeAlias = Kind | tuple[Any, ...] | None
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What the graph computes."""
+
+    results: dict[fx.Node, Result]
+    #: What calls of parameters and buffers alone return, on the CPU.
+    constants: dict[fx.Node, torch.Tensor]
+
+
+class _Run(fx.Interpreter):
+    def __init__(self, graph_module: fx.GraphModule, keep: frozenset[fx.Node]) -> None:
+        super().__init__(graph_module)
+        self.found: dict[fx.Node, Any] = {}
+        self.kept: dict[fx.Node, torch.Tensor] = {}
+        self._keep = keep
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one call and note what it returned."""
+        result = super().run_node(n)
+        self.found[n] = _described(result)
+        if n in self._keep and isinstance(result, torch.Tensor):
+            self.kept[n] = result.detach().cpu()
+        return result
+
+
+def shapes(graph_module: fx.GraphModule, inputs: tuple[Any, ...], constant: frozenset[fx.Node]) -> Shapes:
+    """Return the shapes of every call's result; ``constant`` are the calls whose values to keep."""
+    with torch.no_grad(), torch.random.fork_rng():
+        first = _Run(graph_module, constant)
+        first.run(*inputs)
+        runs = [first.found]
+        free: set[tuple[int, int]] = set()
+        for axes in _candidates(inputs):
+            if free & set(axes):
+                continue
+            found = list(_tried(graph_module, inputs, axes))
+            if found:
+                free |= set(axes)
+                runs += found
+    return Shapes({n: _named([run[n] for run in runs]) for n in graph_module.graph.nodes}, first.kept)
+
+
+def _candidates(inputs: Sequence[Any]) -> Iterator[tuple[tuple[int, int], ...]]:
+    """Yield sets of (input, axis) that may be free together: each alone, then with its equals in other inputs."""
+    every = [(i, a) for i, x in enumerate(inputs) if isinstance(x, torch.Tensor) for a in range(x.ndim)]
+    for i, a in every:
+        yield ((i, a),)
+    for i, a in every:
+        yield tuple((j, b) for j, b in every if b == a and inputs[j].shape[b] == inputs[i].shape[a])
+    for i, a in every:
+        yield tuple((j, b) for j, b in every if inputs[j].shape[b] == inputs[i].shape[a])
+
+
+def _tried(
+    graph_module: fx.GraphModule, inputs: Sequence[Any], axes: tuple[tuple[int, int], ...]
+) -> Iterator[dict[fx.Node, Any]]:
+    """Yield what runs with other lengths of these axes found; nothing where the network takes no other."""
+    i, a = axes[0]
+    size = inputs[i].shape[a]
+    found = 0
+    # A network that halves the length a few times and joins the halves takes multiples only.
+    for other in (size + 1, size + 2, 2 * size + 3, 2 * size, 3 * size):
+        if found == 3 or other == size:
+            break
+        longer = list(inputs)
+        for j, b in axes:
+            index = torch.arange(other, device=longer[j].device) % size
+            longer[j] = longer[j].index_select(b, index)
+        run = _Run(graph_module, frozenset())
+        try:
+            run.run(*longer)
+        except Exception:  # any error means that the network does not take this length
+            continue
+        found += 1
+        yield run.found
+
+
+def _described(result: Any) -> Any:
+    if isinstance(result, torch.Tensor):
+        return Kind(tuple(result.shape), result.dtype, result.device)
+    return tuple(_described(r) for r in result) if isinstance(result, (tuple, list)) else None
+
+
+def _named(runs: list[Any]) -> Result:
+    """Return one result of all the runs', its lengths numbers or names."""
+    first = runs[0]
+    if isinstance(first, Kind):
+        if any(not isinstance(r, Kind) or len(r.dims) != len(first.dims) for r in runs):
+            return None
+        sizes = zip(*(r.dims for r in runs), strict=True)
+        dims = tuple(s[0] if len(set(s)) == 1 else "length " + "/".join(map(str, s)) for s in sizes)
+        return Kind(dims, first.dtype, first.device)
+    if isinstance(first, tuple) and all(isinstance(r, tuple) and len(r) == len(first) for r in runs):
+        return tuple(_named(list(parts)) for parts in zip(*runs, strict=True))
+    return None

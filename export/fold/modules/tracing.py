@@ -1,0 +1,147 @@
+"""From an ``nn.Module`` to a graph of its calls that changes no tensor in place.
+
+``torch.fx`` runs the network once with stand-ins for its inputs and notes every call. A network whose path depends on
+its numbers cannot be noted so; it is refused with the line that stopped it.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from normfold.export.errors import FoldError
+from normfold.export.fold.modules.inplace import out_of_place
+from normfold.export.user_code import line_of_error
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_OTHERWISE = "export it with `normfold export` instead, which folds the ONNX graph"
+
+
+class _Tracer(fx.Tracer):
+    """Notes a call of a layer of ``torch.nn``, or of a subclass that computes as it does, as one call."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether the module is one call."""
+        if isinstance(m, _CONTAINERS):
+            return False
+        return type(m).forward.__module__.startswith("torch.nn.") or super().is_leaf_module(m, module_qualified_name)
+
+
+def traced(module: nn.Module, count: int | None) -> fx.GraphModule:
+    """Return a copy of a network in eval mode as a graph of calls; the network itself is left as it is.
+
+    count: how many inputs will be given; arguments of ``forward`` behind them keep their defaults. None: as many as
+    have no default.
+
+    Raises:
+        FoldError: the network cannot be copied or traced, or changes a tensor in place in a way that a graph cannot say.
+    """
+    name = type(module).__name__
+    _refuse_uninitialised(module, name)
+    try:
+        root = copy.deepcopy(module).eval()
+    except Exception as error:
+        raise FoldError(
+            f"{name}: the network cannot be copied: {error}. Where weights are computed by hooks, make them plain "
+            "first (torch.nn.utils.remove_weight_norm, remove_spectral_norm)."
+        ) from error
+    tracer = _Tracer()
+    if tracer.is_leaf_module(root, ""):
+        root = nn.Sequential(root)
+    defaults = _defaults(root, count, name)
+    try:
+        graph = tracer.trace(root, concrete_args=dict(defaults) or None)
+    except Exception as error:
+        where = line_of_error(error) or name
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FoldError(f"{name}: torch.fx cannot trace the network: {where}: {reason}; {_OTHERWISE}.") from error
+    _forget(graph, defaults)
+    out_of_place(root, graph)
+    graph_module = fx.GraphModule(root, graph, class_name=name)
+    graph_module.graph.eliminate_dead_code()
+    graph_module.graph.lint()
+    graph_module.recompile()
+    return graph_module
+
+
+def _refuse_uninitialised(module: nn.Module, name: str) -> None:
+    for path, parameter in module.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise FoldError(f"{name}: '{path}' has no shape yet; run the network once before it is folded.")
+
+
+def _defaults(root: nn.Module, count: int | None, name: str) -> Mapping[str, Any]:
+    """Return the arguments of ``forward`` that are not given, with their defaults."""
+    parameters = [
+        p
+        for p in inspect.signature(root.forward).parameters.values()
+        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    variable = len(parameters) < len(inspect.signature(root.forward).parameters)
+    needed = sum(p.default is p.empty for p in parameters)
+    count = needed if count is None else count
+    if count < needed or (count > len(parameters) and not variable):
+        wanted = ", ".join(p.name for p in parameters)
+        raise FoldError(f"{name}: forward({wanted}) takes {needed} or more inputs; {count} were given as an example.")
+    return {p.name: p.default for p in parameters[count:]}
+
+
+def _forget(graph: fx.Graph, defaults: Mapping[str, Any]) -> None:
+    """Take out the arguments that keep their defaults, and the assertions that they do."""
+    for node in reversed(list(graph.nodes)):
+        if node.op == "placeholder" and str(node.target).rpartition("_")[0] in defaults:
+            for user in list(node.users):
+                if not user.users:
+                    graph.erase_node(user)
+            if not node.users:
+                graph.erase_node(node)
+
+
+def refuse_other_numbers(module: nn.Module, graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
+    """Raise FoldError where the graph of calls computes something else than the network on the example.
+
+    torch.fx does not see that ``y += x`` changes every other name of ``y`` too, nor what a network keeps between calls.
+    """
+    name = type(module).__name__
+    first, second = (torch.utils._pytree.tree_map(_cloned, inputs) for _ in range(2))
+    with torch.no_grad(), torch.random.fork_rng():
+        try:
+            torch.manual_seed(0)
+            wanted = copy.deepcopy(module).eval()(*first)
+        except Exception as error:
+            where = line_of_error(error)
+            raise FoldError(
+                f"{name} does not take the example inputs{f' ({where})' if where else ''}: {error}"
+            ) from error
+        torch.manual_seed(0)
+        got = graph_module(*second)
+    a, b = (torch.utils._pytree.tree_leaves(t) for t in (wanted, got))
+    for want, have in zip(a, b, strict=False):
+        if isinstance(want, torch.Tensor) and not _close(want, have):
+            break
+    else:
+        if len(a) == len(b):
+            return
+    raise FoldError(
+        f"{name}: what torch.fx traced computes something else than the network: most often a tensor is changed in "
+        f"place (`y += x`, inplace=True) and read under another name; write `y = y + x`, or {_OTHERWISE}."
+    )
+
+
+def _cloned(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, torch.Tensor) else leaf
+
+
+def _close(a: torch.Tensor, b: Any) -> bool:
+    if not isinstance(b, torch.Tensor) or a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if not a.is_floating_point():
+        return bool(torch.equal(a, b))
+    bound = 1e3 * torch.finfo(a.dtype).eps
+    size = float(torch.nan_to_num(a).abs().max()) if a.numel() else 1.0
+    return bool(torch.allclose(a, b, rtol=bound, atol=bound * max(size, 1e-30), equal_nan=True))
