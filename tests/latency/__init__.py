@@ -1,0 +1,1 @@
+"""Latency and throughput of served networks; ``python -m tests.latency`` prints them."""
