@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, overload
+
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
@@ -13,19 +18,55 @@ from normfold.export.fold.prune import prune
 from normfold.export.fold.reading import Reading
 from normfold.export.fold.report import Fold, FoldReport
 
-__all__ = ["Fold", "FoldReport", "fold"]
+if TYPE_CHECKING:
+    from torch import fx, nn
+
+__all__ = ["Fold", "FoldReport", "fold", "fold_module"]
 
 
-def fold(model: ir.Model) -> FoldReport:
-    """Fold every BatchNorm and per-channel affine that mathematics lets go, in place, and report each.
+@overload
+def fold(model: ir.Model) -> FoldReport: ...
+@overload
+def fold(model: nn.Module, example_inputs: Any = ...) -> tuple[fx.GraphModule, FoldReport]: ...
+def fold(model: ir.Model | nn.Module, example_inputs: Any = None) -> FoldReport | tuple[fx.GraphModule, FoldReport]:
+    """Fold every BatchNorm and per-channel affine that mathematics lets go, and report each.
 
-    The model computes the same function of its inputs: float32 weights are computed in float64 and rounded once.
+    An ONNX model is folded in place and the report returned. Of a PyTorch network a folded copy in eval mode is
+    returned beside the report (:func:`fold_module`); ``example_inputs`` is what it is called with, a tensor or several
+    in a tuple. Either computes the same function of its inputs: float32 weights are computed in float64 and rounded
+    once.
+
+    Raises:
+        TypeError: the model is neither.
+        FoldError: torch.fx cannot trace the PyTorch network, or it does not take the example.
     """
+    if isinstance(model, ir.Model):
+        if example_inputs is not None:
+            raise TypeError("fold: an ONNX model needs no example inputs")
+        return _fold_graphs(model)
+    # A network of PyTorch can only come from a program that has torch already.
+    if "torch" not in sys.modules or not isinstance(model, sys.modules["torch"].nn.Module):
+        kind = f"{type(model).__module__}.{type(model).__qualname__}"
+        raise TypeError(
+            f"fold: got {kind}, expected onnx_ir.Model or torch.nn.Module; "
+            "of an onnx.ModelProto make one by onnx_ir.from_proto(model), of a file by onnx_ir.load(path)"
+        )
+    if example_inputs is None:
+        return fold_module(model)
+    return fold_module(model, *(example_inputs if isinstance(example_inputs, Sequence) else (example_inputs,)))
+
+
+def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule, FoldReport]:
+    """Return a folded copy of a PyTorch network and the report, as :func:`fold` does; each input an argument."""
+    from normfold.export.fold import modules
+
+    return modules.fold_module(module, *example_inputs)
+
+
+def _fold_graphs(model: ir.Model) -> FoldReport:
     before = _counts(model)
-    try:
+    with contextlib.suppress(Exception):  # a model that shape inference cannot read is folded with the shapes it has
         passes.ShapeInferencePass()(model)
-    except Exception:  # a model that shape inference cannot read is folded with the shapes it has
-        pass
     opset = model.opset_imports.get("", 18)
     folds: list[Fold] = []
     carriers = removed = 0

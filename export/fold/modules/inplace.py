@@ -7,6 +7,7 @@ A fold takes operators out from between, and two names of one tensor would then 
 
 from __future__ import annotations
 
+import inspect
 import operator
 from typing import Any
 
@@ -41,7 +42,7 @@ def out_of_place(root: nn.Module, graph: fx.Graph) -> None:
         node.args[0].replace_all_uses_with(node, lambda user, at=place[node]: place[user] > at)
     for module in root.modules():
         if getattr(module, "inplace", False) is True:
-            module.inplace = False
+            module.__dict__["inplace"] = False
 
 
 def _changes_in_place(root: nn.Module, node: fx.Node) -> bool:
@@ -63,20 +64,31 @@ def _changes_in_place(root: nn.Module, node: fx.Node) -> bool:
         return True
     name = getattr(target, "__name__", "")
     if name.endswith("_") and not name.startswith("_"):
-        plain = getattr(torch, name[:-1], None) or getattr(F, name[:-1], None)
+        plain: Any = getattr(torch, name[:-1], None) or getattr(F, name[:-1], None)
         if plain is None:
             _refuse(node)
         node.target = plain
         return True
-    if node.kwargs.get("inplace") is True:
-        node.kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}
-        return True
-    return False
+    return _told_not_to(node)
+
+
+def _told_not_to(node: fx.Node) -> bool:
+    """Whether a function was called with inplace=True; if so it is not any more."""
+    target: Any = node.target
+    try:
+        bound = inspect.signature(target).bind(*node.args, **node.kwargs)
+    except (TypeError, ValueError):  # a function written in C, which takes no such argument
+        return False
+    if bound.arguments.get("inplace") is not True:
+        return False
+    bound.arguments["inplace"] = False
+    node.args, node.kwargs = bound.args, bound.kwargs
+    return True
 
 
 def _refuse(node: fx.Node) -> None:
     what = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     raise FoldError(
-        f"the network changes a tensor in place by '{what}' (call '{node.name}'), which a graph of calls cannot follow; "
+        f"the network changes a tensor in place by '{what}' (call '{node.name}'), which a graph of calls cannot say; "
         "compute a new tensor instead (torch.cat, torch.where), or export it with `normfold export`."
     )

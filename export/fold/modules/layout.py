@@ -12,8 +12,9 @@ import onnx_ir as ir
 from torch import fx
 
 from normfold.export.fold.modules.pointwise import each
-from normfold.export.fold.modules.shapes import Dim, Kind
+from normfold.export.fold.modules.shapes import Kind
 from normfold.export.fold.modules.skeleton import Call, Opaque, Skeleton
+from normfold.export.fold.net import Dim
 
 _PADS = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 _RESIZES = {
@@ -259,7 +260,9 @@ def getitem(c: Call, s: Skeleton) -> None:
 
 def _full_index(index: Any, rank: int) -> list[Any]:
     entries = list(index) if isinstance(index, tuple) else [index]
-    if not all(e is None or e is Ellipsis or (isinstance(e, (int, slice)) and not isinstance(e, bool)) for e in entries):
+    if not all(
+        e is None or e is Ellipsis or (isinstance(e, (int, slice)) and not isinstance(e, bool)) for e in entries
+    ):
         raise Opaque
     named = sum(e is not None and e is not Ellipsis for e in entries)
     fill: list[Any] = [slice(None)] * (rank - named)

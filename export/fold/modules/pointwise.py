@@ -48,8 +48,7 @@ def conv(c: Call, s: Skeleton) -> None:
         if any(pads):
             ends = s.constant(np.array([0, 0, *pads[:count], 0, 0, *pads[count:]], np.int64))
             wider = [
-                d + pads[k] + pads[count + k] if isinstance(d, int) else f"{d} padded"
-                for k, d in enumerate(dims[2:])
+                d + pads[k] + pads[count + k] if isinstance(d, int) else f"{d} padded" for k, d in enumerate(dims[2:])
             ]
             x = s.between("Pad", [x, ends], (*dims[:2], *wider), mode=_MODES[mode])
         pads = [0] * 2 * count

@@ -64,7 +64,9 @@ class Rebuilding:
                 writer(self, op)
                 return
         if op.params is not None:
-            raise FoldError(f"{op} was changed by the fold, and no layer of PyTorch is known for it; please report this.")
+            raise FoldError(
+                f"{op} was changed by the fold, and no layer of PyTorch is known for it; please report this."
+            )
 
     def call(self, op: Op) -> Call:
         """Return the call that an operator came from."""
@@ -147,7 +149,8 @@ def _write_linear(r: Rebuilding, op: Linear) -> None:
 
 
 def _write_embedding(r: Rebuilding, op: Embedding) -> None:
-    layer = nn.Embedding(*op.params.shape, device="meta")
+    rows, columns = op.params.shape
+    layer = nn.Embedding(rows, columns, device="meta")
     layer.weight = r.parameter(op, op.params)
     r.put(op, layer)
 
@@ -163,14 +166,14 @@ def _write_recurrent(r: Rebuilding, op: Recurrent) -> None:
         given["nonlinearity"] = old.nonlinearity
     with torch.random.fork_rng():
         layer = type(old)(input_size=op.params.weight.shape[2], bias=True, **given)
-    layer = layer.to(old.weight_ih_l0.device, old.weight_ih_l0.dtype)
+    held = old.state_dict()
+    layer = layer.to(held["weight_ih_l0"])
     with torch.no_grad():
         for name, parameter in layer.named_parameters():
-            held = getattr(old, name, None)
-            if held is None or name.startswith("bias"):
+            if name not in held:
                 parameter.zero_()
-            if held is not None and held.shape == parameter.shape:
-                parameter.copy_(held)
+            elif held[name].shape == parameter.shape:
+                parameter.copy_(held[name])
         for k, end in enumerate(["", "_reverse"] if old.bidirectional else [""]):
             getattr(layer, f"weight_ih_l0{end}").copy_(torch.from_numpy(np.array(op.params.weight[k])))
             getattr(layer, f"bias_ih_l0{end}").copy_(torch.from_numpy(np.array(op.params.bias[k])))

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from normfold.export.fold.modules.shapes import Dim, Kind, Shapes
+from normfold.export.fold.modules.shapes import Kind, Shapes
+from normfold.export.fold.net import Dim
 
 _TYPES = {
     torch.float16: ir.DataType.FLOAT16,
@@ -150,16 +151,24 @@ class Skeleton:
         assert self._call is not None
         self._add(op, inputs, [self.value(self._call.node)], attributes)
 
-    def results(self, op: str, inputs: Sequence[ir.Value | None], of: Sequence[fx.Node | None], **attributes: Any) -> None:
+    def results(
+        self, op: str, inputs: Sequence[ir.Value | None], of: Sequence[fx.Node | None], **attributes: Any
+    ) -> None:
         """Add an operator whose outputs are the results of other calls (the items of a tuple), None where unread."""
         assert self._call is not None
-        outputs = [ir.Value(name=f"{self._call.node.name}.{k}") if n is None else self.value(n) for k, n in enumerate(of)]
+        outputs = [
+            ir.Value(name=f"{self._call.node.name}.{k}") if n is None else self.value(n) for k, n in enumerate(of)
+        ]
         self._add(op, inputs, outputs, attributes)
 
-    def _add(self, op: str, inputs: Sequence[ir.Value | None], outputs: list[ir.Value], attributes: dict[str, Any]) -> None:
+    def _add(
+        self, op: str, inputs: Sequence[ir.Value | None], outputs: list[ir.Value], attributes: dict[str, Any]
+    ) -> None:
         assert self._call is not None
         name = self._call.node.name
-        node = ir.node(op, inputs, attributes=attributes, outputs=outputs, name=name if not self._fresh else f"{name}_{op}")
+        node = ir.node(
+            op, inputs, attributes=attributes, outputs=outputs, name=name if not self._fresh else f"{name}_{op}"
+        )
         self._fresh.append(node)
 
     def read(self, call: Call, rule: Rule | None) -> None:
@@ -202,7 +211,11 @@ class Skeleton:
     def _check_types(self) -> None:
         """Opaque where a call changes the type of numbers, which no rule says anything of."""
         for node in self._fresh:
-            types = {v.dtype for v in (*node.inputs, *node.outputs) if v is not None and v.dtype is not None and v.const_value is None}
+            types = {
+                v.dtype
+                for v in (*node.inputs, *node.outputs)
+                if v is not None and v.dtype is not None and v.const_value is None
+            }
             if node.op_type not in ("Gather", "Slice") and len(types) > 1:
                 raise Opaque
 

@@ -39,7 +39,7 @@ def traced(module: nn.Module, count: int | None) -> fx.GraphModule:
     have no default.
 
     Raises:
-        FoldError: the network cannot be copied or traced, or changes a tensor in place in a way that a graph cannot say.
+        FoldError: the network cannot be copied or traced, or changes a tensor in a way that a graph cannot say.
     """
     name = type(module).__name__
     _refuse_uninitialised(module, name)
