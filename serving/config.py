@@ -28,6 +28,8 @@ PARAMETERS = (
     "execution_mode",
     "enable_mem_arena",
     "enable_mem_pattern",
+    "memory.enable_memory_arena_shrinkage",
+    "session.use_device_allocator_for_initializers",
     *CUDA_PARAMETERS,
 )
 _GRAPH_LEVELS = {0: "all", 1: "extended", -1: "basic", 2: "none"}
@@ -167,6 +169,9 @@ def _notes(config: mc.ModelConfig) -> Iterator[str]:
     for field in ("eager_batching", "gather_kernel_buffer_threshold"):
         if getattr(optimization, field):
             yield f"optimization.{field} has no effect"
+    for field in ("busy_wait_events", "output_copy_stream"):
+        if getattr(optimization.cuda, field):
+            yield f"optimization.cuda.{field} has no effect"
 
 
 def settings(config: mc.ModelConfig, base: SessionSettings) -> SessionSettings:
@@ -180,6 +185,10 @@ def settings(config: mc.ModelConfig, base: SessionSettings) -> SessionSettings:
         graph_level=_GRAPH_LEVELS[config.optimization.graph.level],
         arena=bool(_number(config, "enable_mem_arena", 1, (0, 1))),
         memory_pattern=bool(_number(config, "enable_mem_pattern", 1, (0, 1))) and not parallel,
+        arena_shrinkage=config.parameters["memory.enable_memory_arena_shrinkage"].string_value
+        if "memory.enable_memory_arena_shrinkage" in config.parameters
+        else "",
+        device_allocator=bool(_number(config, "session.use_device_allocator_for_initializers", 0, (0, 1))),
         cuda_options=tuple((key, config.parameters[key].string_value) for key in _cuda_keys(config)),
     )
 

@@ -48,6 +48,10 @@ class SessionSettings:
     arena: bool = True
     #: Plan memory once per input shape.
     memory_pattern: bool = True
+    #: Give unused memory back after every run of these devices, such as "cpu:0"; empty: keep it.
+    arena_shrinkage: str = ""
+    #: Keep the model's weights outside the arena.
+    device_allocator: bool = False
     #: Options of the CUDA provider that replace ours, as (name, value).
     cuda_options: tuple[tuple[str, str], ...] = ()
 
@@ -112,10 +116,17 @@ class Session:
         try:
             if not self._plain:
                 return self._run_values(feeds, outputs)
-            answers = self._session.run(list(outputs), dict(feeds))
+            answers = self._session.run(list(outputs), dict(feeds), self._run_options())
         except _RUN_ERRORS as error:
             raise InvalidRequest(f"the model cannot take this input: {_reason(error)}") from error
         return [_bytes(a) if self._datatypes[n] is BYTES else a for n, a in zip(outputs, answers, strict=True)]
+
+    def _run_options(self) -> ort.RunOptions | None:
+        if not self.settings.arena_shrinkage:
+            return None
+        options = ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", self.settings.arena_shrinkage)
+        return options
 
     def _run_values(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """The same through onnxruntime's own values: NumPy has no bfloat16."""
@@ -126,7 +137,7 @@ class Session:
                 values[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, BF16.onnx)
             else:
                 values[name] = ort.OrtValue.ortvalue_from_numpy(array)
-        answers = self._session.run_with_ort_values(list(outputs), values)
+        answers = self._session.run_with_ort_values(list(outputs), values, self._run_options())
         return [self._array(name, value) for name, value in zip(outputs, answers, strict=True)]
 
     def _array(self, name: str, value: Any) -> Array:
@@ -154,6 +165,8 @@ def _options(settings: SessionSettings, device: Device) -> ort.SessionOptions:
     options.graph_optimization_level = _LEVELS[settings.graph_level]
     options.enable_cpu_mem_arena = settings.arena
     options.enable_mem_pattern = settings.memory_pattern
+    if settings.device_allocator:
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     # Spinning threads cost an idle server most of a core.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")

@@ -70,6 +70,7 @@ def test_what_cannot_be_honoured_is_refused_with_its_reason(text):
         ("model_metrics { metric_control {} }", "model_metrics has no effect"),
         ("optimization { priority: PRIORITY_MAX }", "optimization.priority has no effect"),
         ("optimization { eager_batching: true }", "optimization.eager_batching has no effect"),
+        ("optimization { cuda { busy_wait_events: true } }", "optimization.cuda.busy_wait_events has no effect"),
         ("optimization { gather_kernel_buffer_threshold: 1 }", "gather_kernel_buffer_threshold has no effect"),
     ],
 )
@@ -135,6 +136,8 @@ def _parameter(key: str, value: str) -> mc.ModelConfig:
         (_parameter("execution_mode", "1"), {"parallel": True, "memory_pattern": False}),
         (_parameter("enable_mem_arena", "0"), {"arena": False}),
         (_parameter("enable_mem_pattern", "0"), {"memory_pattern": False}),
+        (_parameter("memory.enable_memory_arena_shrinkage", "cpu:0"), {"arena_shrinkage": "cpu:0"}),
+        (_parameter("session.use_device_allocator_for_initializers", "1"), {"device_allocator": True}),
         (_parameter("gpu_mem_limit", "100"), {"cuda_options": (("gpu_mem_limit", "100"),)}),
         (config.parse("optimization { graph { level: -1 } }"), {"graph_level": "basic"}),
         (config.parse("optimization { graph { level: 1 } }"), {"graph_level": "extended"}),

@@ -106,6 +106,14 @@ def test_settings_reach_the_session(models, level):
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
+def test_memory_is_given_back_where_the_settings_say_so(models):
+    made = session(models.scale(), SessionSettings(arena_shrinkage="cpu:0", device_allocator=True))
+    x = np.ones((1, 4), np.float32)
+    np.testing.assert_array_equal(made.run({"x": x}, ["z"])[0], -x)
+    entry = made._session.get_session_options().get_session_config_entry
+    assert entry("session.use_device_allocator_for_initializers") == "1"
+
+
 @pytest.mark.parametrize("wrong", [{"intra_op_threads": 0}, {"inter_op_threads": 0}, {"graph_level": "most"}])
 def test_settings_are_checked(wrong):
     with pytest.raises(ValueError, match=r"must be"):
