@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,22 @@ from safetensors.torch import save
 from torch import nn
 
 
-def start(seed: int) -> torch.Generator:
-    """Seed torch, keep it to one thread and deterministic kernels; return a generator of the same seed for shuffles.
+@contextmanager
+def reproducible(seed: int) -> Iterator[torch.Generator]:
+    """Seed torch and keep it to one thread and deterministic kernels; give a generator of the same seed for shuffles.
 
-    One thread, because the order of a parallel sum is not fixed: the same seed then gives the same weights.
+    One thread, because the order of a parallel sum is not fixed: the same seed then gives the same weights. Threads and
+    kernels are as before afterwards.
     """
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(seed)
-    return torch.Generator().manual_seed(seed)
+    try:
+        yield torch.Generator().manual_seed(seed)
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
 
 
 def epochs(count: int, console: Console, note: dict[str, str]) -> Iterator[int]:

@@ -61,6 +61,8 @@ def read(path: Path) -> Labelled:
             raise DataError(
                 f"{path}, line {number}: {error}; expected comma-separated numbers before the last ':'"
             ) from None
+        if not np.isfinite(series[-1]).all():
+            raise DataError(f"{path}, line {number}: a value that is not finite; expected numbers")
         if len(series[-1]) != len(series[0]):
             raise DataError(
                 f"{path}, line {number}: {len(series[-1])} values, the first series has {len(series[0])}; "

@@ -29,9 +29,10 @@ SHIFT_FRAMES, SCALE_DEVIATION, OFFSET_DEVIATION = 8, 0.1, 0.1
 SAMPLES_PER_CLASS = 3
 
 
-def train(network: InceptionTime, data: Labelled, epochs: int, console: Console, seed: int = 0) -> list[float]:
+def train(
+    network: InceptionTime, data: Labelled, epochs: int, random: torch.Generator, console: Console
+) -> list[float]:
     """Train ``network`` in place with AdamW and a one-cycle learning rate; return the mean loss of every epoch."""
-    random = recipe.start(seed)
     series, classes = torch.from_numpy(data.series), torch.from_numpy(data.classes)
     batch = min(BATCH, len(series))
     steps = len(series) // batch  # whole batches only: BatchNorm wants more than one series
@@ -104,9 +105,9 @@ def main(data: Path, out: Path, epochs: int, seed: int) -> None:
         training, test = read_folder(data)
     except DataError as error:
         raise click.ClickException(str(error)) from error
-    torch.manual_seed(seed)
-    network = InceptionTime()
-    train(network, training, epochs, console, seed)
+    with recipe.reproducible(seed) as random:
+        network = InceptionTime()
+        train(network, training, epochs, random, console)
     predicted = predict(network, test.series)
     write(out, network, test, predicted)
     console.print(f"wrote {out / 'gunpoint.safetensors'}, labels.txt, samples.json")

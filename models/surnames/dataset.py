@@ -37,7 +37,7 @@ def read(path: Path) -> list[Row]:
     """Return the rows of a UTF-8 CSV file with the columns ``surname`` and ``nationality``.
 
     Raises:
-        DataError: the file is missing, is not UTF-8, lacks a column, or has an empty field or no row.
+        DataError: the file is missing, is not UTF-8, lacks a column, has an empty field or no row.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -63,6 +63,24 @@ def read(path: Path) -> list[Row]:
     if not rows:
         raise DataError(f"{path}: no row below the first line")
     return rows
+
+
+def read_split(path: Path) -> tuple[Split, tuple[str, ...]]:
+    """Return the split of a data file and its nationalities in alphabetical order.
+
+    Raises:
+        DataError: as ``read``, or there is one nationality only, or too few surnames for three sets.
+    """
+    rows = read(path)
+    nationalities = tuple(sorted({row.nationality for row in rows}))
+    if len(nationalities) == 1:
+        raise DataError(f"{path}: holds one nationality, {nationalities[0]}; a classifier needs two or more")
+    sets = split(rows)
+    if not (sets.validation and sets.test):
+        raise DataError(
+            f"{path}: {len(rows)} rows leave the validation or test set empty; give a nationality ten or more"
+        )
+    return sets, nationalities
 
 
 def split(rows: list[Row], seed: int = 0) -> Split:

@@ -1,19 +1,23 @@
 """The surname network: one-hot characters to nationalities, in the order of the book's Example 4.22.
 
 *Natural Language Processing with PyTorch* (Rao, McMahan 2019), chapter 4: convolution, ReLU, **then** BatchNorm. No
-convolution pads, so every BatchNorm can be folded forward into the convolution that reads it. The 1x1 convolutions are
-the network-in-network layers (Lin et al. 2013, arXiv:1312.4400): they reduce the channels before the next wide kernel.
+convolution pads, so every BatchNorm can be folded forward into the convolutions that read it. Two 1x1 convolutions, the
+network-in-network layers (Lin et al. 2013, arXiv:1312.4400), reduce the channels before the wide kernels.
 """
 
 from __future__ import annotations
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Least length of the input, the receptive field of one output position.
-MINIMUM_LENGTH = 9
+#: (channels, kernel, stride) of the convolutions that look for endings, syllables and whole stems side by side.
+BRANCHES = ((64, 1, 1), (128, 2, 1), (128, 3, 1), (128, 5, 2))
+
+#: Least length of the input: the receptive field of the widest branch.
+MINIMUM_LENGTH = 6
 
 
 class SurnameCNN(nn.Module):
@@ -23,21 +27,19 @@ class SurnameCNN(nn.Module):
     (``normfold.models.surnames.vectorizer.TAIL``).
     """
 
-    def __init__(self, characters: int = 41, classes: int = 18, dropout: float = 0.3) -> None:
+    def __init__(self, characters: int = 42, classes: int = 18, dropout: float = 0.6) -> None:
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv1d(characters, 128, 3), nn.BatchNorm1d(128)
+        self.conv, self.conv_bn = nn.Conv1d(characters, 128, 2), nn.BatchNorm1d(128)
         self.nin1, self.nin1_bn = nn.Conv1d(128, 64, 1), nn.BatchNorm1d(64)
-        self.conv2, self.bn2 = nn.Conv1d(64, 128, 3), nn.BatchNorm1d(128)
-        self.nin2, self.nin2_bn = nn.Conv1d(128, 64, 1), nn.BatchNorm1d(64)
-        self.conv3 = nn.Conv1d(64, 256, 5, stride=2)
+        self.nin2, self.nin2_bn = nn.Conv1d(64, 48, 1), nn.BatchNorm1d(48)
+        self.branches = nn.ModuleList(nn.Conv1d(48, width, kernel, stride) for width, kernel, stride in BRANCHES)
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(256, classes)
+        self.classifier = nn.Linear(sum(width for width, _, _ in BRANCHES), classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of ``x``."""
-        x = self.bn1(F.relu(self.conv1(x)))
+        x = self.conv_bn(F.relu(self.conv(x)))
         x = self.nin1_bn(F.relu(self.nin1(x)))
-        x = self.bn2(F.relu(self.conv2(x)))
         x = self.nin2_bn(F.relu(self.nin2(x)))
-        x = F.relu(self.conv3(x))
-        return cast(Tensor, self.classifier(self.dropout(x.amax(dim=2))))
+        found = [F.relu(branch(x)).amax(dim=2) for branch in self.branches]
+        return cast(Tensor, self.classifier(self.dropout(torch.cat(found, dim=1))))

@@ -1,6 +1,6 @@
 """Surnames as one-hot arrays. Needs numpy only, so a client of the served network needs no torch.
 
-A name is lower-cased and decomposed (Unicode NFKD), so that ``é`` is ``e`` and an accent, each a token of its own: an
+A name is decomposed (Unicode NFKD) and lower-cased, so that ``é`` is ``e`` and an accent, each a token of its own: an
 accented letter that no training name had still shows its letter. It stands between two markers, zeros follow.
 """
 
@@ -21,7 +21,7 @@ BEGIN, END, UNKNOWN = "<begin>", "<end>", "<unknown>"
 
 #: Fewest zeros after a name. With them the last character has been in every place of the network's receptive field and
 #: one window holds nothing but zeros, so more zeros cannot change the answer: names of any length share a batch.
-TAIL = 10
+TAIL = 7
 #: Lengths are multiples of this, so that most names have the same length and a server can batch them.
 STEP = 8
 
@@ -72,8 +72,7 @@ class Vectorizer:
             if not characters:
                 raise ValueError(f"names: {name!r} has no character to classify")
             rows.append([channel[BEGIN], *(channel.get(c, channel[UNKNOWN]) for c in characters), channel[END]])
-        length = -(-(max(map(len, rows)) + TAIL) // STEP) * STEP
-        result = np.full((len(rows), length), -1, dtype=np.int64)
+        result = np.full((len(rows), padded_length(max(map(len, rows)))), -1, dtype=np.int64)
         for row, columns in zip(result, rows, strict=True):
             row[: len(columns)] = columns
         return result
@@ -84,6 +83,11 @@ class Vectorizer:
         return one_hot.astype(np.float32)
 
 
+def padded_length(columns: int) -> int:
+    """Return the least multiple of ``STEP`` that leaves ``TAIL`` columns after ``columns`` of them."""
+    return -(-(columns + TAIL) // STEP) * STEP
+
+
 def _characters(name: str) -> str:
-    """Return ``name`` in the form the vocabulary is written in: trimmed, lower case, decomposed."""
-    return unicodedata.normalize("NFKD", name.strip().lower())
+    """Return ``name`` in the form the vocabulary is written in: decomposed, trimmed, lower case."""
+    return unicodedata.normalize("NFKD", name).strip().lower()

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from normfold.models import recipe
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "weights"
+    recipe.write_whole(file, b"old")
+
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        recipe.write_whole(file, b"new")
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_reproducible_block_repeats_itself_and_restores_threads_and_kernels() -> None:
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    drawn = []
+    for _ in range(2):
+        with recipe.reproducible(3) as random:
+            assert torch.get_num_threads() == 1
+            drawn.append((torch.rand(4).tolist(), torch.randperm(9, generator=random).tolist()))
+    assert drawn[0] == drawn[1]
+    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
+
+
+def test_negative_gammas_are_counted_by_batchnorm() -> None:
+    network = nn.Sequential(nn.Conv1d(1, 3, 1), nn.BatchNorm1d(3))
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([1.0, -1.0, 0.0]))
+    assert recipe.negative_gammas(network) == {"1": (1, 3)}
