@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
-    default="warning",
+    default="info",
     show_default=True,
     help="What is written to stderr; clients can change it with LogSettings.",
 )
@@ -129,11 +129,13 @@ def serve(
             trace_file=trace_file,
             grace_seconds=grace_seconds,
         )
-        asyncio.run(run(config, logs, _announce))
+        answered = asyncio.run(run(config, logs, _announce))
     except StartError as error:
         raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt:
-        pass
+    if not answered:
+        click.echo(f"Error: stopped with requests unanswered after {grace_seconds:g} s", err=True)
+        sys.stderr.flush()
+        os._exit(1)  # a model that still runs cannot be interrupted
     click.echo("stopped")
 
 

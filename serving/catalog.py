@@ -164,7 +164,7 @@ class Catalog:
                 entry.versions[number] = Version(LOADING)
             try:
                 loaded[number] = await asyncio.to_thread(load, folder, written, number, self._options, self._executor)
-                log.info("loaded %s", loaded[number].describe())
+                log.log(logging.INFO if self.started else logging.DEBUG, "loaded %s", loaded[number].describe())
             except StartError:  # the device is not there: no model will load
                 raise
             except ServingError as error:

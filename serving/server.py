@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,10 @@ from normfold.serving.repository import Repository
 from normfold.serving.threads import available_cpus
 
 log = logging.getLogger(__name__)
+
+#: A server that shuts down still answers while requests come closer together than this, at most so long.
+QUIET_SECONDS = 0.1
+LAME_DUCK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -72,24 +77,32 @@ class ServerConfig:
         return self.listen.startswith("unix:") or host in ("localhost", "::1") or host.startswith("127.")
 
 
-async def serve(config: ServerConfig, logs: LogSettings, on_ready: Callable[[Server], None] | None = None) -> None:
-    """Serve until SIGTERM or Ctrl-C, then answer what is on its way and return. Raises StartError.
+async def serve(config: ServerConfig, logs: LogSettings, on_ready: Callable[[Server], None] | None = None) -> bool:
+    """Serve until SIGTERM or Ctrl-C, then answer what is on its way; whether all of it was answered in time.
 
-    ``on_ready`` is called once every model was tried.
+    ``on_ready`` is called once every model was tried. A second signal ends the process at once. Raises StartError.
     """
     server = Server(config, logs)
     stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError, RuntimeError):  # not on this platform, or not the main thread
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, on_signal)
+    answered = False
     try:
         await server.start()
         if on_ready:
             on_ready(server)
         await stop.wait()
     finally:
-        await server.shut_down()
+        answered = await server.shut_down()
+    return answered
 
 
 class Server:
@@ -108,6 +121,7 @@ class Server:
         from normfold.serving.session import available_providers
         from normfold.serving.shared_memory import SharedMemory
         from normfold.serving.tracing import TraceSettings
+        from normfold.serving.traffic import Traffic
 
         self.config = config
         cpus = available_cpus()
@@ -135,7 +149,8 @@ class Server:
         methods = [*self.service.methods(), *administration.methods(), *self.health.methods()]
         methods += reflection({method.service for method in methods})
         self._frontend = grpcio
-        self._server = grpcio.server(methods, config.max_message_bytes)
+        self._traffic = Traffic()
+        self._server = grpcio.server(methods, self._traffic, config.max_message_bytes)
         self._regions = regions
         #: Where the server listens, once it does.
         self.address = ""
@@ -146,10 +161,14 @@ class Server:
         await self._server.start()
         await self.catalog.load_all(self.config.load_models or None)
 
-    async def shut_down(self) -> None:
-        """Tell health, answer what is on its way, at most ``grace_seconds`` long, and release everything."""
+    async def shut_down(self) -> bool:
+        """Tell health, answer what is on its way, and release everything; whether it ended within ``grace_seconds``."""
         self.health.close()
         self.service.close()
-        await self._server.stop(self.config.grace_seconds)
-        self._executor.shutdown(wait=True)
+        grace = self.config.grace_seconds
+        await self._traffic.quieten(QUIET_SECONDS, min(LAME_DUCK_SECONDS, grace))
+        answered = await self._traffic.close(grace)
+        await self._server.stop(QUIET_SECONDS)
+        self._executor.shutdown(wait=answered, cancel_futures=True)
         self._regions.unregister("")
+        return answered

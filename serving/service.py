@@ -21,6 +21,7 @@ from normfold.serving.rpc import Method, Unary, told
 from normfold.serving.shared_memory import SharedMemory
 from normfold.serving.streams import in_order
 from normfold.serving.tracing import TraceSettings
+from normfold.serving.traffic import EXITING
 from normfold.serving.wording import near, quoted, request_id
 
 SERVICE = "inference.GRPCInferenceService"
@@ -78,7 +79,7 @@ class InferenceService:
     async def server_ready(self, request: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
         """Whether every model is ready (without strict readiness: tried). Raises Unavailable while shutting down."""
         if self._closing:
-            raise Unavailable("Server exiting")
+            raise Unavailable(EXITING)
         return pb.ServerReadyResponse(ready=self._catalog.ready(self._strict))
 
     async def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import grpc
@@ -15,11 +16,13 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from normfold.serving.errors import StartError
+from normfold.serving.health import SERVICE as HEALTH
 from normfold.serving.rpc import Method, told
+from normfold.serving.traffic import Traffic
 
 
-def server(methods: Iterable[Method], max_message_bytes: int) -> grpc.aio.Server:
-    """A server, not yet listening, of ``methods``."""
+def server(methods: Iterable[Method], traffic: Traffic, max_message_bytes: int) -> grpc.aio.Server:
+    """A server, not yet listening, of ``methods``; their calls are counted by ``traffic``, except those of health."""
     made = grpc.aio.server(
         options=(
             ("grpc.so_reuseport", 0),  # else a second server would take half of the connections, silently
@@ -31,7 +34,7 @@ def server(methods: Iterable[Method], max_message_bytes: int) -> grpc.aio.Server
     )
     services: dict[str, dict[str, Any]] = {}
     for method in methods:
-        services.setdefault(method.service, {})[method.name] = _handler(method)
+        services.setdefault(method.service, {})[method.name] = _handler(method, traffic)
     made.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler(service, handlers) for service, handlers in services.items()]
     )
@@ -65,23 +68,25 @@ def _why(address: str) -> str:
     return "the address cannot be bound"
 
 
-def _handler(method: Method) -> Any:
+def _handler(method: Method, traffic: Traffic) -> Any:
     if method.unary is not None:
-        return grpc.unary_unary_rpc_method_handler(_unary(method))
+        counted = nullcontext if method.service == HEALTH else traffic.call
+        return grpc.unary_unary_rpc_method_handler(_unary(method, counted))
     if method.server_stream is not None:
         return grpc.unary_stream_rpc_method_handler(_server_stream(method))
-    return grpc.stream_stream_rpc_method_handler(_bidi_stream(method))
+    return grpc.stream_stream_rpc_method_handler(_bidi_stream(method, traffic))
 
 
-def _unary(method: Method) -> Any:
+def _unary(method: Method, counted: Callable[[], AbstractContextManager[None]]) -> Any:
     function = method.unary
     assert function is not None
     parse = method.parse
 
     async def handle(data: bytes, context: Any) -> bytes:
         try:
-            response = await function(parse(data))
-            return response.SerializeToString()
+            with counted():
+                response = await function(parse(data))
+                return response.SerializeToString()
         except Exception as error:
             await _abort(error, method, context)
             raise
@@ -103,18 +108,19 @@ def _server_stream(method: Method) -> Any:
     return handle
 
 
-def _bidi_stream(method: Method) -> Any:
+def _bidi_stream(method: Method, traffic: Traffic) -> Any:
     function = method.bidi_stream
     assert function is not None
 
     async def handle(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         async def parsed() -> AsyncIterator[Message]:
-            async for data in requests:
+            async for data in traffic.requests(requests):
                 yield method.parse(data)
 
         try:
-            async for response in function(parsed()):
-                yield response.SerializeToString()
+            with traffic.call():
+                async for response in function(parsed()):
+                    yield response.SerializeToString()
         except Exception as error:
             await _abort(error, method, context)
 

@@ -216,3 +216,30 @@ def test_the_client_needs_no_onnxruntime():
     script = "import normfold.serving.client, sys; print('onnxruntime' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
+
+
+def test_a_stream_ends_with_the_server(start, repository):
+    """A stream that stays open does not keep the server from stopping, and what was sent on it is answered."""
+    from normfold.protos import grpc_service as pb
+
+    with start(repository) as server, grpc.insecure_channel(server.address) as channel:
+        request = pb.ModelInferRequest(model_name="nb", raw_input_contents=[X.tobytes()])
+        request.inputs.add(name="x", datatype="FP32", shape=X.shape)
+        more = threading.Event()
+
+        def requests():
+            yield request
+            more.wait(30)
+
+        call = channel.stream_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=pb.ModelStreamInferResponse.FromString,
+        )(requests())
+        assert next(call).error_message == ""
+        assert server.stop() == 0
+        with pytest.raises(grpc.RpcError) as caught:
+            next(call)
+        more.set()
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "Server exiting" in caught.value.details()
