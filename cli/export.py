@@ -55,6 +55,13 @@ Examples:
 @click.option("--version", type=int, metavar="N", help="The version to write; default: the next free one.")
 @click.option("--overwrite", is_flag=True, help="Replace the version if it exists.")
 @click.option("--opset", type=int, default=18, show_default=True, help="The ONNX opset to write.")
+@click.option(
+    "--dtype", type=click.Choice(["fp16", "bf16"]), help="Weights and arithmetic in half precision, with its own proof."
+)
+@click.option(
+    "--quantize", type=click.Choice(["int8"]), help="Static int8, calibrated on the samples, with its own proof."
+)
+@click.option("--even-if-slower", is_flag=True, help="Publish fewer bits also where float32 is faster on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON on standard output.")
 @click.option("--debug", is_flag=True, help="Show Python's traceback of an error.")
 def export(
@@ -69,6 +76,9 @@ def export(
     version: int | None,
     overwrite: bool,
     opset: int,
+    dtype: str | None,
+    quantize: str | None,
+    even_if_slower: bool,
     as_json: bool,
     debug: bool,
 ) -> None:
@@ -78,6 +88,8 @@ def export(
     The exported graph is compared with PyTorch in float64 on random inputs of every dynamic size and on your samples;
     nothing is published unless it is the same network.
     """
+    if dtype and quantize:
+        raise click.UsageError("--dtype and --quantize: one of the two")
     keywords = dict(_argument(a) for a in arguments)
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("import PyTorch")
@@ -95,6 +107,8 @@ def export(
             version=version,
             overwrite=overwrite,
             opset=opset,
+            precision=dtype or quantize,
+            even_if_slower=even_if_slower,
         )
         with redirect_stdout(sys.stderr):  # what the user's code prints on import is not our output
             report = export_model(request, progress)

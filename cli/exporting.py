@@ -86,6 +86,14 @@ def print_report(report: ExportReport, console: Console, next_command: str) -> N
         f"largest error  {worst.relative:.1e} of the output's scale against {escape(report.verification.reference)} "
         f"({cases} inputs; allowed {worst.bound:.1e}, unfolded float32 graph {worst.unfolded_relative:.1e})"
     )
+    if (fewer := report.precision) is not None:
+        loss = fewer.verification.worst
+        labels = "" if loss.label_agreement is None else f", same label on {loss.label_agreement:.1%}"
+        console.print(
+            f"{fewer.precision}  {_size(fewer.bytes_before)} → {_size(fewer.bytes_after)}, "
+            f"{fewer.timing.before_ms:.3f} → "
+            f"{fewer.timing.after_ms:.3f} ms, largest error {loss.relative:.1%} of the output's scale{labels}"
+        )
     for note in report.notes:
         console.print(f"note: {escape(note)}")
     console.print(f"written to [bold]{escape(report.path)}[/bold]")

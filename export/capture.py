@@ -27,6 +27,7 @@ from normfold.export.errors import CaptureError
 from normfold.export.inputs import Dimension, InputSpec, random_inputs
 from normfold.export.max_pool import DynamicMaxPool, restore_max_pool
 from normfold.export.named import NamedNetwork, named_outputs
+from normfold.export.recurrent import TRANSLATIONS, WholeRecurrence
 from normfold.export.tidy import name_dimensions, tidy
 
 __all__ = ["DEFAULT_OPSET", "OPSETS", "capture", "program_to_graph"]
@@ -76,6 +77,7 @@ def program_to_graph(
                 input_names=[s.name for s in specs],
                 verbose=False,
                 external_data=False,
+                custom_translation_table=TRANSLATIONS,
             )
         except Exception as error:
             raise CaptureError(troubles.translate(error, program)) from error
@@ -108,7 +110,7 @@ def _export(
         return isinstance(d, Dimension) and (dynamic is True or dynamic == d.name)
 
     shapes = tuple({axis: Dim.DYNAMIC for axis, d in enumerate(s.dims) if is_dynamic(d)} for s in specs)
-    with DynamicMaxPool():
+    with DynamicMaxPool(), WholeRecurrence():
         return torch.export.export(network, example.tensors, dynamic_shapes=(shapes,), strict=False)
 
 

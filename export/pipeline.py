@@ -29,6 +29,7 @@ from normfold.export.inputs import InputSpec, dimensions, random_inputs
 from normfold.export.labels import labelled_output, read_labels
 from normfold.export.measure import measure
 from normfold.export.origin import Origin, Request, open_origin
+from normfold.export.precision import reduce_precision
 from normfold.export.proof import Proof
 from normfold.export.report import ExportReport, as_json
 from normfold.export.runtime import Runtime
@@ -65,6 +66,10 @@ class ExportRequest:
     version: int | None = None
     overwrite: bool = False
     opset: int = DEFAULT_OPSET
+    #: "fp16", "bf16" or "int8"; None: float32.
+    precision: str | None = None
+    #: Publish a reduced precision also where it is slower than float32 on this machine.
+    even_if_slower: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,12 +102,19 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
     folded = fold_and_prove(origin, samples, request.name, request.opset, progress)
     sizes = folded.proof.sizes
     labelled = labelled_output(labels, folded.outputs) if labels else None
+    content, report = folded.content, replace(folded.report, model=request.name)
+    if request.precision is not None:
+        progress(f"reduce it to {request.precision}")
+        proof = folded.proof
+        content, reduced = reduce_precision(
+            content, request.precision, proof.reference, proof.cases, _timed_inputs(sizes), request.even_if_slower
+        )
+        report = replace(report, precision=reduced, sha256=hashlib.sha256(content).hexdigest())
     progress("publish")
-    report = replace(folded.report, model=request.name)
     case = golden_case(folded.proof.cases)
     version_files = {
-        "model.onnx": folded.content,
-        "golden.json": golden(case.inputs, Runtime(folded.content, optimised=True).run(case.inputs)),
+        "model.onnx": content,
+        "golden.json": golden(case.inputs, Runtime(content, optimised=True).run(case.inputs)),
         "export.json": (json.dumps(as_json(report), indent=2) + "\n").encode(),
         "report.html": as_html(report).encode(),
     }

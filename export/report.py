@@ -8,6 +8,7 @@ from typing import Any
 
 from normfold.export.fold import FoldReport
 from normfold.export.measure import Timing
+from normfold.export.precision import PrecisionReport
 from normfold.export.verify import Verification
 
 __all__ = ["ExportReport", "as_json"]
@@ -43,6 +44,8 @@ class ExportReport:
     versions: dict[str, str]
     #: What the person should know: prefixes stripped, eval() called, sizes that could not be tried.
     notes: tuple[str, ...] = ()
+    #: The reduced precision that was published in float32's place, if one was.
+    precision: PrecisionReport | None = None
 
 
 def as_json(report: ExportReport) -> dict[str, Any]:

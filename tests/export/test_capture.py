@@ -269,3 +269,26 @@ def test_two_dimensions_that_must_be_equal_are_named() -> None:
     with pytest.raises(CaptureError, match="'L' and 'M' to be equal"):
         captured(Add(), "a=FP32[N,L];b=FP32[N,M]", M=18)
     captured(Add(), "a=FP32[N,L];b=FP32[N,L]")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "operator"),
+    [
+        (nn.LSTM, {"batch_first": True}, "LSTM"),
+        (nn.LSTM, {"bidirectional": True, "num_layers": 2, "batch_first": True}, "LSTM"),
+        (nn.GRU, {"bidirectional": True}, "GRU"),
+    ],
+)
+def test_a_recurrent_layer_stays_one_node_and_its_length_dynamic(kind, options, operator: str) -> None:  # type: ignore[no-untyped-def]
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = kind(8, 5, **options)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x.permute(0, 2, 1) if options.get("batch_first") else x.permute(2, 0, 1))[0]
+
+    network = Net(Recurrent()).eval()
+    model = captured(network)
+    assert operators(model).count(operator) == options.get("num_layers", 1)
+    agrees(network, model, (1, 3, 4), (3, 3, 30))
