@@ -16,7 +16,7 @@ from normfold.serving.contract import Contract, TensorSpec, reshaped
 from normfold.serving.errors import InvalidRequest
 from normfold.serving.tensors import Contents, to_array
 from normfold.serving.typed import read_typed
-from normfold.serving.wording import dims, listed, near, quoted, request_id
+from normfold.serving.wording import Place, Told, dims, listed, near, quoted, request_id
 
 Array = NDArray[Any]
 InputTensor = pb.ModelInferRequest.InferInputTensor
@@ -51,12 +51,12 @@ def read_inputs(
     """
     _check_names(request, name, contract)
     _check_batch(request, name, contract)
-    feeds = {}
+    feeds, told = {}, Told(request.id)
     for tensor in request.inputs:
         spec = contract.inputs[tensor.name]
         shape = _check_tensor(request, tensor, spec, name, contract.max_batch_size)
-        where = f"input {quoted(tensor.name)} for model {quoted(name)}"
-        array = to_array(contents[tensor.name], shape, spec.datatype, where, request_id(request.id))
+        place = Place(tensor.name, name)
+        array = to_array(contents[tensor.name], shape, spec.datatype, place, told)
         feeds[tensor.name] = array if spec.reshape is None else array.reshape(reshaped(shape, spec.shape, spec.reshape))
     return feeds, request.inputs[0].shape[0] if contract.max_batch_size and request.inputs else 1
 
@@ -69,7 +69,7 @@ def gather(request: pb.ModelInferRequest, name: str, regions: Regions) -> dict[s
     for tensor in request.inputs:
         if tensor.name in contents:
             raise InvalidRequest(f"{request_id(request.id)}input {quoted(tensor.name)} already exists in request")
-        tail = f"{quoted(tensor.name)} for model {quoted(name)}"
+        tail = Place(tensor.name, name)
         typed = tensor.HasField("contents")
         if "shared_memory_region" in tensor.parameters:
             if typed:
@@ -140,7 +140,7 @@ def _check_names(request: pb.ModelInferRequest, name: str, contract: Contract) -
 def _check_batch(request: pb.ModelInferRequest, name: str, contract: Contract) -> None:
     if not contract.max_batch_size:
         return
-    told, rows = request_id(request.id), None
+    told, rows = Told(request.id), None
     for tensor in request.inputs:
         if not tensor.shape:
             raise InvalidRequest(
@@ -163,7 +163,7 @@ def _check_tensor(
     request: pb.ModelInferRequest, tensor: InputTensor, spec: TensorSpec, name: str, max_batch_size: int
 ) -> tuple[int, ...]:
     """The shape of one input, its datatype and every size checked."""
-    told, where = request_id(request.id), f"input {quoted(tensor.name)} for model {quoted(name)}"
+    told, place = Told(request.id), Place(tensor.name, name)
     if tensor.datatype != spec.datatype.name:
         raise InvalidRequest(
             f"{told}inference input {quoted(tensor.name)} data-type is '{_known(tensor.datatype)}', "
@@ -171,10 +171,10 @@ def _check_tensor(
         )
     shape = tuple(tensor.shape)
     if len(shape) <= MAX_RANK and any(size < 0 for size in shape):
-        raise InvalidRequest(f"{told}All input dimensions should be specified for {where}, got {dims(shape)}")
+        raise InvalidRequest(f"{told}All input dimensions should be specified for input {place}, got {dims(shape)}")
     if len(shape) > MAX_RANK or not spec.fits(shape):
         raise InvalidRequest(
-            f"{told}unexpected shape for {where}. Expected {dims(spec.shape)}, got {dims(shape)}. "
+            f"{told}unexpected shape for input {place}. Expected {dims(spec.shape)}, got {dims(shape)}. "
             f"{_difference(shape, spec.shape)}{' ' + BATCH_NOTE if max_batch_size else ''}"
         )
     return shape

@@ -22,29 +22,31 @@ Array = NDArray[Any]
 Contents = bytes | Typed
 
 
-def to_array(data: Contents, shape: tuple[int, ...], datatype: Datatype, where: str, told: str) -> Array:
-    """The array of ``shape`` in ``data``. ``where`` and ``told`` are for messages. Raises InvalidRequest."""
+def to_array(data: Contents, shape: tuple[int, ...], datatype: Datatype, place: object, told: object) -> Array:
+    """The array of ``shape`` in ``data``. Raises InvalidRequest: a message about ``place`` that ``told`` begins."""
     count = math.prod(shape)
     if isinstance(data, Typed):
         if datatype.name == "BYTES":
             if len(data.values) != count:
                 raise InvalidRequest(
-                    f"{told}expected {count} string elements for inference {where}, got {len(data.values)}"
+                    f"{told}expected {count} string elements for inference input {place}, got {len(data.values)}"
                 )
             return _objects(list(data.values), shape)
         got = len(data.values) * datatype.itemsize
         values = np.asarray(data.values, datatype.dtype)
     elif datatype.name == "BYTES":
-        return _objects(split_elements(data, count, where, told), shape)
+        return _objects(split_elements(data, count, f"input {place}", told), shape)
     else:
         got = len(data)
         values = np.frombuffer(data, datatype.dtype) if got == count * datatype.itemsize else np.empty(0)
     if got != count * datatype.itemsize:
         raise InvalidRequest(
-            f"{told}input byte size mismatch for {where}. Expected {count * datatype.itemsize}, got {got}"
+            f"{told}input byte size mismatch for input {place}. Expected {count * datatype.itemsize}, got {got}"
         )
     if datatype.name == "BOOL" and count and values.view(np.uint8).max() > 1:
-        raise InvalidRequest(f"{told}BOOL elements are bytes of 0 or 1; {where} has {values.view(np.uint8).max()}")
+        raise InvalidRequest(
+            f"{told}BOOL elements are bytes of 0 or 1; input {place} has {values.view(np.uint8).max()}"
+        )
     return values.reshape(shape)
 
 
@@ -54,7 +56,7 @@ def _objects(elements: Sequence[bytes], shape: tuple[int, ...]) -> Array:
     return array.reshape(shape)
 
 
-def split_elements(data: bytes, count: int, where: str, told: str = "") -> list[bytes]:
+def split_elements(data: bytes, count: int, where: str, told: object = "") -> list[bytes]:
     """The ``count`` BYTES elements in ``data``, each behind its 4-byte little-endian length. Raises InvalidRequest."""
     elements: list[bytes] = []
     position, end = 0, len(data)

@@ -41,7 +41,7 @@ class Typed:
     values: Sequence[Any] | NDArray[Any]
 
 
-def read_typed(contents: pb.InferTensorContents, datatype: str, tail: str) -> Typed:
+def read_typed(contents: pb.InferTensorContents, datatype: str, tail: object) -> Typed:
     """The elements in ``contents`` for the datatype that the request names. ``tail`` names tensor and model.
 
     Raises InvalidRequest for a field of another datatype, for two fields, and for numbers that do not fit.
@@ -69,7 +69,7 @@ def read_typed(contents: pb.InferTensorContents, datatype: str, tail: str) -> Ty
     return Typed(wide)
 
 
-def _check_range(values: NDArray[Any], datatype: Datatype, tail: str) -> None:
+def _check_range(values: NDArray[Any], datatype: Datatype, tail: object) -> None:
     bounds = np.iinfo(datatype.dtype)
     outside = (values < bounds.min) | (values > bounds.max)
     if outside.any():

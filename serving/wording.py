@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 #: Longer names and shapes than this many characters and dimensions are cut.
 LIMIT = 100
@@ -35,6 +36,25 @@ def near(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the nearest known name, or nothing where none is near."""
     found = difflib.get_close_matches(name[:LIMIT], list(known), n=1)
     return f"; did you mean {quoted(found[0])}?" if found else ""
+
+
+class Place(NamedTuple):
+    """An input of a model; its words are only made where a message needs them."""
+
+    name: str
+    model: str
+
+    def __str__(self) -> str:
+        return f"{quoted(self.name)} for model {quoted(self.model)}"
+
+
+class Told(NamedTuple):
+    """The prefix that tells which request a message is about; its words are only made where a message needs them."""
+
+    identifier: str
+
+    def __str__(self) -> str:
+        return request_id(self.identifier)
 
 
 def request_id(identifier: str) -> str:
