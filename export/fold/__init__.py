@@ -65,8 +65,9 @@ def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule
 
 def _fold_graphs(model: ir.Model) -> FoldReport:
     before = _counts(model)
-    with contextlib.suppress(Exception):  # a model that shape inference cannot read is folded with the shapes it has
-        passes.ShapeInferencePass()(model)
+    if any(v.shape is None for n in model.graph.all_nodes() for v in n.outputs):
+        with contextlib.suppress(Exception):  # a model that it cannot read is folded with the shapes it has
+            passes.ShapeInferencePass()(model)
     opset = model.opset_imports.get("", 18)
     folds: list[Fold] = []
     carriers = removed = 0

@@ -58,12 +58,12 @@ class Affine:
     @property
     def is_identity(self) -> bool:
         """Whether it maps every x to itself."""
-        return bool(np.all(self.scale == 1) and np.all(self.shift == 0))
+        return bool((self.scale == 1).all() and not self.shift.any())
 
     @property
     def shifts(self) -> bool:
         """Whether the shift is other than zero anywhere."""
-        return bool(np.any(self.shift != 0))
+        return bool(self.shift.any())
 
     def after(self, inner: Affine) -> Affine:
         """Return ``self ∘ inner``:  s = s₂ s₁,  t = s₂ t₁ + t₂."""
@@ -88,7 +88,7 @@ class Affine:
 
     def varies(self, axis: int) -> bool:
         """Whether it differs from one index of that axis to another."""
-        return self.scale.shape[axis] > 1 or self.shift.shape[axis] > 1
+        return bool(self.scale.shape[axis] > 1 or self.shift.shape[axis] > 1)
 
     def channels(self, axis: int, size: int) -> tuple[Array, Array] | None:
         """Return scale and shift of shape (size,) along one axis, or None where it varies along another."""
@@ -116,9 +116,9 @@ def joined(parts: Sequence[Affine], sizes: Sequence[int], axis: int) -> Affine:
     """Return the map of tensors joined along ``axis``, each part of the given size there."""
 
     def join(arrays: list[Array]) -> Array:
-        shape = np.broadcast_shapes(*(a.shape[:axis] + (1,) + a.shape[axis + 1 :] for a in arrays))
+        shape = np.broadcast_shapes(*((*a.shape[:axis], 1, *a.shape[axis + 1 :]) for a in arrays))
         return np.concatenate(
-            [np.broadcast_to(a, shape[:axis] + (n,) + shape[axis + 1 :]) for a, n in zip(arrays, sizes, strict=True)],
+            [np.broadcast_to(a, (*shape[:axis], n, *shape[axis + 1 :])) for a, n in zip(arrays, sizes, strict=True)],
             axis,
         )
 
@@ -132,13 +132,20 @@ def batchnorm(gamma: Array, beta: Array, mean: Array, var: Array, eps: float) ->
 
 
 def _near(a: Array, b: Array) -> bool:
-    return bool(a.ndim == b.ndim and np.allclose(a, b, rtol=1e-11, atol=1e-11 * max(1.0, float(np.abs(a).max(initial=0.0)))))
+    if a is b:
+        return True
+    if a.ndim != b.ndim:
+        return False
+    size = float(np.abs(a).max(initial=1.0))
+    return bool(np.abs(a - b).max(initial=0.0) <= 1e-11 * size)
 
 
 def _collapsed(part: Array) -> Array:
-    for axis in range(part.ndim):
-        if part.shape[axis] > 1:
-            first = part.take([0], axis)
-            if np.all(part == first):
+    if part.size == 1:
+        return part
+    for axis, size in enumerate(part.shape):
+        if size > 1:
+            first = part[(slice(None),) * axis + (slice(1),)]
+            if (part == first).all():
                 part = first
     return part

@@ -2,8 +2,8 @@
 
     conv(pad(x + t)) = conv'(pad([x, 1]))  with the taps Σ_c W[:, c] t_c on the new channel
 
-Zero padding pads the constant as it pads x, so the shift ends exactly where the tensor ends, at any length. The operator
-before emits the channel from its bias, with weights of zero; every other reader weighs it with zero.
+Zero padding pads the constant as it pads x, so the shift ends exactly where the tensor ends, at any length. The
+operator before emits the channel from its bias, with weights of zero; every other reader weighs it with zero.
 """
 
 from __future__ import annotations
@@ -17,33 +17,57 @@ import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine, Array, joined
 from normfold.export.fold.net import Gauges, Net, Op, Refused, Tensor, Widening, Widenings, Writing
-from normfold.export.fold.ops.layout import Select
+from normfold.export.fold.ops.joins import Sum
+from normfold.export.fold.ops.layout import Select, Transpose
 from normfold.export.fold.ops.linear import Linear
 from normfold.export.fold.plan import PUT_COST
 
 
-def constant_channels(net: Net) -> dict[Tensor, Array]:
-    """Return for each tensor what its channels (axis 1) always hold, NaN where a channel is not constant."""
-    known: dict[Tensor, Array] = {}
-    for op in net.ops:
-        for tensor, channels in zip(op.outputs, op.constants(known), strict=False):
-            if channels is not None and not np.all(np.isnan(channels)):
-                known[tensor] = channels
-    return known
+class ConstantChannels:
+    """What the channels (axis 1) of tensors always hold, followed no further back than the linear operators before."""
+
+    def __init__(self) -> None:
+        self._known: dict[Tensor, Array | None] = {}
+
+    def of(self, tensor: Tensor) -> Array | None:
+        """Return what each channel of a tensor always holds, NaN where it is not constant; None where none is."""
+        stack = [tensor]
+        while stack:
+            top = stack[-1]
+            op = top.producer
+            waiting = [] if op is None or isinstance(op, Linear) else [x for x in op.inputs if x not in self._known]
+            # A sum is constant where all its branches are: one that is not spares following the others.
+            if op is not None and any(self._known.get(x, top) is None for x in op.inputs) and isinstance(op, Sum):
+                waiting = []
+            if waiting:
+                # A branch with a linear operator is told at once, so it comes first.
+                stack.append(next((x for x in waiting if isinstance(x.producer, Linear)), waiting[0]))
+                continue
+            stack.pop()
+            if top in self._known:
+                continue
+            if op is None:
+                self._known[top] = None
+                continue
+            known = {x: held for x in op.inputs if (held := self._known.get(x)) is not None}
+            for y, held in zip(op.outputs, op.constants(known), strict=False):
+                self._known[y] = None if held is None or np.all(np.isnan(held)) else held
+        return self._known[tensor]
 
 
-def carrier_of(linear: Linear, gauges: Gauges, constants: dict[Tensor, Array]) -> tuple[int, float] | None:
+def carrier_of(linear: Linear, gauges: Gauges, constants: ConstantChannels) -> tuple[int, float] | None:
     """Return the best constant channel of a linear operator's input and what it holds under its gauge; None if none."""
     (x,) = linear.inputs
     source = linear.unpadded
-    if source not in constants or linear.axis_in != 1:
+    known = constants.of(source) if linear.axis_in == 1 else None
+    if known is None:
         return None
-    channels = gauges[x].channels(1, len(constants[source]))
+    channels = gauges[x].channels(1, len(known))
     if channels is None:
         return None
     scale, shift = channels
     with np.errstate(divide="ignore", invalid="ignore"):
-        held = np.where(scale == 0, 0.0, (constants[source] - shift) / scale)
+        held = np.where(scale == 0, 0.0, (known - shift) / scale)
     held = np.where(np.isfinite(held), held, 0.0)
     # Neither huge nor tiny: the taps are divided by it.
     fit = np.where(
@@ -72,10 +96,7 @@ class Widened:
         for op, new in params.items():
             op.params, op.changed = new, True
         for tensor, w in self.widenings.items():
-            assert tensor.shape is not None
-            size = tensor.size(w.axis)
-            tensor.shape = (*tensor.shape[: w.axis], size + w.count, *tensor.shape[w.axis + 1 :])
-            tensor.value.shape = ir.Shape(tensor.shape)
+            tensor.resize(w.axis, w.count)
         for op in self.touched:
             if isinstance(op, Select):
                 op.follow_sizes()
@@ -109,6 +130,8 @@ def widened(tensor: Tensor) -> Widened:
         _, _, op = heapq.heappop(queue)
         queued.discard(op)
         touched[op] = None
+        if isinstance(op, Transpose) or (isinstance(op, Linear) and op.outputs[0] in found and op.axis_out != 1):
+            raise Refused(f"{op} moves the channels, and no constant is followed through it")
         for t, w in op.widen(found).items():
             settle(t, w)
     order = sorted(touched, key=lambda op: op.order)

@@ -24,11 +24,10 @@ class Constants:
     def __init__(self, graph: ir.Graph, opset: int) -> None:
         self._opset = opset
         self._known: dict[ir.Value, NDArray[Any] | None] = {}
-        self._inputs = set(graph.inputs)
 
     def get(self, value: ir.Value | None) -> NDArray[Any] | None:
         """Return what a value holds, or None where that depends on the network's input."""
-        if value is None or value in self._inputs:
+        if value is None or value.is_graph_input():  # an input's initializer is a default that a caller may override
             return None
         if value not in self._known:
             # Producers before consumers, without recursion: a chain may be as long as the graph.
@@ -37,7 +36,7 @@ class Constants:
                 top = stack[-1]
                 producer = top.producer()
                 waiting = [v for v in _read(producer) if v not in self._known]
-                waiting = [v for v in waiting if v not in self._inputs and v.const_value is None]
+                waiting = [v for v in waiting if not v.is_graph_input() and v.const_value is None]
                 if waiting and _computable(producer):
                     stack.extend(waiting)
                     continue
@@ -83,7 +82,7 @@ class Constants:
                 continue
             array = (
                 v.const_value.numpy()
-                if v.const_value is not None and v not in self._inputs and v.producer() is None
+                if v.const_value is not None and not v.is_graph_input() and v.producer() is None
                 else self._known.get(v)
             )
             if array is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,10 +10,10 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.carrier import Widened, carrier_of, constant_channels, put_before, widened
+from normfold.export.fold.carrier import ConstantChannels, Widened, carrier_of, put_before, widened
 from normfold.export.fold.net import Net, Op, Refused, Writing
 from normfold.export.fold.ops.linear import Gates, Linear, Weights
-from normfold.export.fold.ops.pointwise import Scaled, Scaling
+from normfold.export.fold.ops.pointwise import Bounds, Scaled, Scaling
 from normfold.export.fold.plan import CARRIER_COST, LEAST_GAIN, PUT_COST, Plan, planned, plans
 from normfold.export.fold.report import Fold
 from normfold.export.fold.silence import silence_zero_scales
@@ -27,29 +28,32 @@ class Folding:
     folds: list[Fold] = field(default_factory=list)
     removed: list[Scaling] = field(default_factory=list)
     carriers: int = 0
+    targets: list[Scaling] = field(default_factory=list)
 
     def run(self) -> None:
         """Fold until nothing more goes. Every step removes an affine or makes one cheaper, so it ends."""
-        targets = [op for op in self.net.ops if isinstance(op, Scaling) and op.target]
+        targets = self.targets = [op for op in self.net.ops if isinstance(op, Scaling) and op.target]
         for target in targets:
             silence_zero_scales(target)
         reasons: dict[Scaling, tuple[str, ...]] = {}
-        how: dict[Scaling, list[str]] = {target: [] for target in targets}
+        how: dict[Scaling, list[str]] = defaultdict(list)
         left, progress = targets, True
         while progress:
             progress = False
-            for target in left:
+            for target in tuple(left):
                 words, refusals = self._try(target)
                 if words:
                     how[target].append(words)
-                    progress = True
+                    # One that only became a sign opens no way for the others.
+                    progress = progress or target in self.removed
                 reasons[target] = tuple(refusals)
-            left = [t for t in left if t not in self.removed]
+            gone = set(self.removed)
+            left = [t for t in targets if t not in gone]
         for target in targets:
-            gone = target not in left
+            is_gone = target not in left
             kind = "BatchNorm" if target.is_batchnorm else "affine"
             self.folds.append(
-                Fold(target.name, kind, gone, "; then ".join(how[target]), () if gone else reasons[target])
+                Fold(target.name, kind, is_gone, "; then ".join(how[target]), () if is_gone else reasons[target])
             )
 
     def _try(self, target: Scaling) -> tuple[str, list[str]]:
@@ -57,22 +61,27 @@ class Folding:
         if target.params.is_identity:
             self._remove(target)
             return "it changed nothing", []
-        found, refusals = plans(target)
-        for plan in found:
-            try:
-                return went(self._carry_out(plan)), []
-            except Refused as refusal:
-                refusals.append(f"{plan.option.label}: {refusal}")
-        return "", refusals
+        refusals: dict[str, str] = {}
+        while True:
+            carriers = self.carriers
+            for plan in plans(target, refusals):
+                try:
+                    return went(self._carry_out(plan)), []
+                except Refused as refusal:
+                    refusals[plan.option.label] = str(refusal)
+                if self.carriers != carriers:
+                    break  # tensors have a channel more: what was planned before does not fit them
+            else:
+                return "", [f"{label}: {reason}" for label, reason in refusals.items()]
 
     def _carry_out(self, plan: Plan) -> Plan:
         """Carry out a plan, or raise Refused; then nothing has changed but that a constant may be carried."""
-        constants = constant_channels(self.net) if plan.carried else {}
+        constants = ConstantChannels()
         missing = [op for op in plan.carried if carrier_of(op, plan.gauges, constants) is None]
         if missing:
             self._bring_carriers(plan, missing)
             plan = planned(plan.target, plan.option.again(plan.target))
-            constants = constant_channels(self.net)
+            constants = ConstantChannels()
         params = dict(plan.params)
         for op in plan.touched:
             if isinstance(op, Linear):
@@ -80,9 +89,12 @@ class Folding:
                 if op in plan.carried and carrier is None:
                     raise Refused(f"no constant channel reaches {op}")
                 params[op] = op.rewritten(plan.gauges, carrier)
-            _survives_rounding(op, params[op], self.net.dtype)
+            _survives_rounding(op, params[op], self.net.dtype_of(op))
         for op, new in params.items():
             op.params, op.changed = new, True
+            if isinstance(op, Scaling) and not op.target and op.by_channel:
+                op.target = True  # a uniform factor that took an affine by channel is one itself now
+                self.targets.append(op)
         if plan.option.stays.is_identity:
             self._remove(plan.target)
         else:
@@ -123,15 +135,28 @@ class Folding:
 def _survives_rounding(op: Op, params: Any, dtype: np.dtype[Any]) -> None:
     """Refuse weights that overflow the graph's type, or of which a row would lose its digits to underflow."""
     info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
-    arrays = (params.weight, params.bias) if isinstance(params, (Weights, Gates)) else ()
+    arrays: tuple[Any, ...] = ()
+    if isinstance(params, (Weights, Gates)):
+        arrays = (params.weight, params.bias)
+    elif isinstance(params, Scaled):
+        arrays = (params.scale, params.shift)
+    elif isinstance(params, Bounds):
+        # A bound from beyond all numbers may become infinite; one that holds every number may not.
+        arrays = (np.maximum(params.lo, 0.0), np.minimum(params.hi, 0.0))
+    elif isinstance(params, np.ndarray):
+        arrays = (params,)
     for array in arrays:
         largest = float(np.abs(array).max(initial=0.0))
         if not largest <= float(info.max):
             raise Refused(f"the weights of {op} would overflow {dtype}")
+    rows: Any = ()
     if isinstance(params, Weights):
         rows = np.abs(params.weight).max(axis=tuple(range(2, params.weight.ndim)))
-        if np.any((rows > 0) & (rows < float(info.tiny) / float(info.eps))):
-            raise Refused(f"the weights of {op} would underflow {dtype}")
+    elif isinstance(params, Scaled):
+        rows = np.abs(params.scale)
+    # Rounding moves an entry by eps/2 of the larger of itself and tiny, so no more than the largest of a normal row.
+    if np.any((np.asarray(rows) > 0) & (np.asarray(rows) < float(info.tiny))):
+        raise Refused(f"the weights of {op} would underflow {dtype}")
 
 
 def write(folding: Folding, graph: ir.Graph) -> None:
@@ -139,6 +164,7 @@ def write(folding: Folding, graph: ir.Graph) -> None:
     writing = Writing(graph, folding.net.dtype)
     for op in folding.net.ops:
         if op.changed:
+            writing.dtype = folding.net.dtype_of(op)
             op.write(writing)
     for target in folding.removed:
         writing.replace(target.outputs[0], target.inputs[0].value)

@@ -19,6 +19,9 @@ from normfold.export.fold.affine import Affine, Array
 Dim: TypeAlias = int | str | None
 
 
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+
+
 class Refused(Exception):
     """A change that some operator cannot take; the message says which and why, in a PyTorch user's words."""
 
@@ -28,7 +31,7 @@ class Tensor:
     """A value of the graph that is computed, not constant."""
 
     value: ir.Value
-    #: One entry a dimension: its length, the name of a dynamic length, or None where nothing is known. None: rank unknown.
+    #: A length, the name of a dynamic length, or None where nothing is known, for each dimension; None: unknown rank.
     shape: tuple[Dim, ...] | None
     producer: Op | None = None
     #: The operators that read it, once for each time they do.
@@ -56,6 +59,14 @@ class Tensor:
         if not isinstance(size, int):
             raise Refused(f"the length of axis {axis} of '{self.name}' is dynamic")
         return size
+
+    def resize(self, axis: int, by: int) -> None:
+        """Lengthen an axis, of the graph's value too."""
+        size = self.size(axis) + by
+        assert self.shape is not None
+        self.shape = (*self.shape[:axis], size, *self.shape[axis + 1 :])
+        if self.value.shape is not None:
+            self.value.shape = ir.Shape([size if a == axis else d for a, d in enumerate(self.value.shape)])
 
     def gauge(self, gauges: Mapping[Tensor, Affine]) -> Affine:
         """Return its gauge, the identity where none was set."""
@@ -112,7 +123,7 @@ class Op:
         return self.params
 
     def cost(self, params: Any) -> float:
-        """Return the run time with these params, in passes over its output that it does not share with a convolution."""
+        """Return the run time with these params, in passes over its output not shared with a convolution."""
         return 0.0
 
     def widen(self, widenings: Widenings) -> dict[Tensor, Widening]:
@@ -152,7 +163,7 @@ class Writing:
             count += 1
             name = f"{like}_{count}"
         self._names.add(name)
-        tensor = ir.tensor(np.ascontiguousarray(array.astype(dtype or self.dtype)), name=name)
+        tensor = ir.tensor(np.asarray(array, dtype or self.dtype, order="C"), name=name)
         value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
         self.graph.register_initializer(value)
         return value
@@ -201,7 +212,15 @@ class Net:
     """The operators of one graph in topological order, and how tensors join them."""
 
     ops: list[Op]
+    #: The type of the first floating-point tensor, for where nothing else is known.
     dtype: np.dtype[Any]
+
+    def dtype_of(self, op: Op) -> np.dtype[Any]:
+        """Return the type that an operator computes in: its output's or its weights', else the graph's."""
+        for value in (*(y.value for y in op.outputs), *op.node.inputs):
+            if value is not None and value.dtype in FLOATS:
+                return value.dtype.numpy()
+        return self.dtype
 
     def remove(self, op: Op) -> None:
         """Take out an operator of one input and one output: its readers read its input instead."""

@@ -7,7 +7,7 @@ stays between:  A = F ∘ R ∘ G. Which G and F can be taken is asked of the op
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from normfold.export.fold.ops.pointwise import Scaling
 
 #: An option must save at least this many passes to be taken.
 LEAST_GAIN = 1e-6
+#: A change that spreads over more operators than these is not followed: it keeps the time linear in the graph.
+MOST_TOUCHED = 48
 #: How many times larger than a tensor's usual entries a shift may be that other readers of the tensor must undo.
 MOST_CANCELLED = 4.0
 #: What one more channel costs a convolution that carries it, and what a Pad that puts it before one costs, in passes.
@@ -50,7 +52,7 @@ class Plan:
     option: Option
     gauges: Gauges
     touched: list[Op]
-    #: The new params of touched operators, but for linear ones, whose weights are computed when the plan is carried out.
+    #: The new params of touched operators but linear ones, whose weights are computed when the plan is carried out.
     params: dict[Op, Any]
     #: Linear operators with zero padding that must read the shift from a carrier channel.
     carried: list[Linear]
@@ -72,19 +74,24 @@ def options(target: Scaling) -> Iterator[Option]:
     def on(scale: Array, shift: Array) -> Affine:
         return Affine.of(np.where(zero, 0.0, scale), np.where(zero, t, shift))
 
-    parts = [
-        ("back", Affine.of(factor, factor * offset), on(one, none)),
-        ("on", identity, a),
-        ("scale back, shift on", Affine.of(factor, none), on(one, t)),
-        ("positive scale back, sign and shift on", Affine.of(size, none), on(sign, t)),
-        ("shift back, scale on", Affine.of(one, offset), on(s, none)),
-        ("sign back, positive scale and shift on", Affine.of(sign, none), on(size, t)),
-        ("sign and shift back, positive scale on", Affine.of(sign, sign * offset), on(size, none)),
-        ("positive scale and shift back, sign on", Affine.of(size, size * offset), on(sign, none)),
+    parts: list[tuple[str, Callable[[], Affine], Callable[[], Affine]]] = [
+        ("back", lambda: Affine.of(factor, factor * offset), lambda: on(one, none)),
+        ("on", lambda: identity, lambda: a),
+        ("scale back, shift on", lambda: Affine.of(factor, none), lambda: on(one, t)),
+        ("positive scale back, sign and shift on", lambda: Affine.of(size, none), lambda: on(sign, t)),
+        ("shift back, scale on", lambda: Affine.of(one, offset), lambda: on(s, none)),
+        ("sign back, positive scale and shift on", lambda: Affine.of(sign, none), lambda: on(size, t)),
+        ("sign and shift back, positive scale on", lambda: Affine.of(sign, sign * offset), lambda: on(size, none)),
+        ("positive scale and shift back, sign on", lambda: Affine.of(size, size * offset), lambda: on(sign, none)),
     ]
+    if len(target.inputs[0].readers) > 1:
+        # Others read u as it is: what leaves its scale alone ends nearby, what changes it spreads along the stream.
+        parts.sort(key=lambda part: part[0] not in ("on", "shift back, scale on"))
     seen: list[Affine] = []
-    for label, back, forward in parts:
+    for label, make_back, make_on in parts:
+        back = make_back()
         if not any(back.equals(other) for other in seen):
+            forward = make_on()
             seen.append(back)
             yield Option(label, back, identity, forward)
             if zero.any():
@@ -124,7 +131,7 @@ def planned(target: Scaling, option: Option) -> Plan:
 
     def settle(tensor: Tensor, gauge: Affine) -> None:
         if tensor in gauges:
-            if not gauges[tensor].equals(gauge):
+            if gauges[tensor] is not gauge and not gauges[tensor].equals(gauge):
                 raise Refused(f"'{tensor.name}' would need two different scales or shifts at once")
             return
         if gauge.is_identity:
@@ -144,6 +151,8 @@ def planned(target: Scaling, option: Option) -> Plan:
         _, _, op = heapq.heappop(queue)
         queued.discard(op)
         touched[op] = None
+        if len(touched) > MOST_TOUCHED:
+            raise Refused(f"more than {MOST_TOUCHED} operators around would have to change")
         for tensor, gauge in op.spread(gauges).items():
             settle(tensor, gauge)
     plan = Plan(target, option, gauges, sorted(touched, key=lambda op: op.order), {}, [])
@@ -163,19 +172,25 @@ def planned(target: Scaling, option: Option) -> Plan:
     return plan
 
 
-def plans(target: Scaling) -> tuple[list[Plan], list[str]]:
-    """Return the plans that gain, cheapest first, and what refused the others."""
+def plans(target: Scaling, refusals: dict[str, str]) -> Iterator[Plan]:
+    """Yield the plans that gain, cheapest first; note in ``refusals``, by option, what refused the others.
+
+    Options that stand in ``refusals`` already are not followed again.
+    """
     found: list[Plan] = []
-    refusals: list[str] = []
     for option in options(target):
+        if option.label in refusals:
+            continue
         try:
             plan = planned(target, option)
         except Refused as refusal:
-            refusals.append(f"{option.label}: {refusal}")
+            refusals[option.label] = str(refusal)
             continue
-        if plan.cost < -LEAST_GAIN:
+        if plan.cost <= LEAST_GAIN - target.cost(target.params):
+            # It goes whole and leaves nothing: no other option can gain more.
+            yield plan
+        elif plan.cost < -LEAST_GAIN:
             found.append(plan)
         else:
-            refusals.append(f"{option.label}: it would take as many operations as it saves")
-    found.sort(key=lambda p: (round(p.cost, 6), len(p.carried), len(p.touched)))
-    return found, refusals
+            refusals[option.label] = "it would take as many operations as it saves"
+    yield from sorted(found, key=lambda p: (round(p.cost, 6), len(p.carried), len(p.touched)))

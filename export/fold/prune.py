@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine, Array
-from normfold.export.fold.carrier import constant_channels
+from normfold.export.fold.carrier import ConstantChannels
 from normfold.export.fold.net import Net, Op, Refused, Tensor
 from normfold.export.fold.ops.joins import Product, Sum
 from normfold.export.fold.ops.layout import Concat, Reshape, Select
@@ -50,7 +49,7 @@ def prune(net: Net) -> int:
 
 def _removed(net: Net, tensor: Tensor, removal: Removal) -> None:
     """Take one channel out of a tensor and of all that must follow, or raise Refused with nothing changed."""
-    constants = constant_channels(net)
+    constants = ConstantChannels()
     found: dict[Tensor, Removal] = {}
     touched: dict[Op, None] = {}
     queue: list[Op] = []
@@ -62,7 +61,8 @@ def _removed(net: Net, tensor: Tensor, removal: Removal) -> None:
             return
         if t.pinned or t.size(r.axis) <= r.count:
             raise Refused(f"'{t.name}' cannot do without the channel")
-        if r.axis != 1 or t not in constants or np.any(np.isnan(constants[t][r.index : r.index + r.count])):
+        held = constants.of(t)
+        if r.axis != 1 or held is None or np.any(np.isnan(held[r.index : r.index + r.count])):
             raise Refused(f"the channel of '{t.name}' is not constant")
         found[t] = r
         queue.extend(op for op in (t.producer, *t.readers) if op is not None)
@@ -79,9 +79,7 @@ def _removed(net: Net, tensor: Tensor, removal: Removal) -> None:
         if isinstance(op, Select):
             op.follow_sizes()
     for t, r in found.items():
-        assert t.shape is not None
-        t.shape = (*t.shape[: r.axis], t.size(r.axis) - r.count, *t.shape[r.axis + 1 :])
-        t.value.shape = ir.Shape(t.shape)
+        t.resize(r.axis, -r.count)
 
 
 def _spread(op: Op, found: dict[Tensor, Removal]) -> dict[Tensor, Removal]:
@@ -109,7 +107,7 @@ def _spread(op: Op, found: dict[Tensor, Removal]) -> dict[Tensor, Removal]:
         return {op.inputs[k]: replace(found[y], index=int(found[y].index - starts[k]))}
     if isinstance(op, Select) and op.node.op_type == "Split" and op.axis == 1 and all(p is not None for p in op.picks):
         (x,) = op.inputs
-        firsts = [int(p[0]) for p in op.picks]
+        firsts = [int(s) for s in np.cumsum([0, *(len(p) for p in op.picks[:-1])])]
         if x in found:
             k = max(k for k in range(len(firsts)) if firsts[k] <= found[x].index)
             return {op.outputs[k]: replace(found[x], index=found[x].index - firsts[k])}
@@ -136,7 +134,7 @@ def _spread(op: Op, found: dict[Tensor, Removal]) -> dict[Tensor, Removal]:
     raise Refused(f"{op} needs the channel")
 
 
-def _without(op: Op, found: dict[Tensor, Removal], constants: dict[Tensor, Array]) -> Any:
+def _without(op: Op, found: dict[Tensor, Removal], constants: ConstantChannels) -> Any:
     """Return the params of an operator without what its tensors lose."""
     if isinstance(op, Linear):
         (x,), (y,) = op.inputs, op.outputs
@@ -144,7 +142,9 @@ def _without(op: Op, found: dict[Tensor, Removal], constants: dict[Tensor, Array
         if x in found:
             r = found[x]
             gone = slice(r.index, r.index + r.count)
-            held = constants[x][gone]
+            whole = constants.of(x)
+            assert whole is not None
+            held = whole[gone]
             taps = np.tensordot(weight[:, :, gone], held, axes=(2, 0))  # (groups, out, *taps)
             if np.any(taps != 0) and (op.edges or op.unpadded is not x):
                 raise Refused(f"{op} pads with zeros, and reads the constant")

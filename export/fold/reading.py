@@ -13,14 +13,12 @@ from numpy.typing import NDArray
 
 from normfold.export.fold.affine import Affine, batchnorm
 from normfold.export.fold.constants import Constants
-from normfold.export.fold.net import Dim, Net, Op, Tensor
+from normfold.export.fold.net import FLOATS, Dim, Net, Op, Tensor
 from normfold.export.fold.ops.joins import Product, Sum
 from normfold.export.fold.ops.layout import Concat, Pad, Reshape, Select, Transpose
 from normfold.export.fold.ops.linear import Embedding, Gates, Linear, Recurrent, Weights
 from normfold.export.fold.ops.pointwise import Activation, Bounds, Clamp, Same, Scaled, Scaling, Shape, Sloped
 from normfold.export.fold.ops.pools import Pooling
-
-FLOATS = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 
 
 class Node:
@@ -51,6 +49,10 @@ class Node:
     def computed(self) -> list[int]:
         """Return the places of the inputs that are not constant."""
         return [i for i, v in enumerate(self.node.inputs) if v is not None and self._reading.constants.get(v) is None]
+
+    def only_first_read(self) -> bool:
+        """Whether nothing reads its outputs but the first."""
+        return not any(v.uses() or v.is_graph_output() for v in self.node.outputs[1:])
 
     def channels_kept(self) -> bool:
         """Whether the output has as many channels as the input, as its shape or the convolution behind it tells."""
@@ -124,7 +126,7 @@ class Reading:
                 pinned = "is an output of the network"
             elif value.producer() is None or value.graph is not self.graph:
                 pinned = "is an input of the network"
-            self._tensors[value] = Tensor(value, _dims(value.shape), pinned=pinned)
+            self._tensors[value] = Tensor(value, _dims(value), pinned=pinned)
         return self._tensors[value]
 
     def name(self, node: ir.Node) -> str:
@@ -200,10 +202,12 @@ def module_of(node: ir.Node) -> str:
     return ""
 
 
-def _dims(shape: ir.Shape | None) -> tuple[Dim, ...] | None:
-    if shape is None:
+def _dims(value: ir.Value) -> tuple[Dim, ...] | None:
+    """Return the shape of a value; a length that nothing names gets a name of its own, for it equals no other."""
+    if value.shape is None:
         return None
-    return tuple(d if isinstance(d, int) else d.value for d in shape)
+    dims = [d if isinstance(d, int) else d.value for d in value.shape]
+    return tuple(f"{value.name}[{i}]" if d is None else d for i, d in enumerate(dims))
 
 
 # --- readers: each returns an operator, or raises NotKnown ------------------------------------------------------------
@@ -278,7 +282,7 @@ def _bias_of(op: Op, reading: Reading) -> ir.Node | None:
     add = uses[0].node
     bias = reading.constants.get(add.inputs[1 - uses[0].idx])
     size = op.params.weight.shape[1]
-    if bias is None or bias.size not in (1, size) or bias.shape[-1:] not in ((size,), (1,), ()):
+    if bias is None or bias.shape[-1:] not in ((size,), (1,), ()) or any(d != 1 for d in bias.shape[:-1]):
         return None
     if bias.ndim > op.outputs[0].rank:
         return None
@@ -289,14 +293,10 @@ def _bias_of(op: Op, reading: Reading) -> ir.Node | None:
 
 def _batchnorm(n: Node) -> Op:
     constants = [n.constant(i) for i in range(1, 5)]
-    if (
-        n.attribute("training_mode", 0)
-        or any(c is None for c in constants)
-        or (len(n.node.outputs) > 1 and any(v.uses() for v in n.node.outputs[1:]))
-    ):
+    if n.attribute("training_mode", 0) or any(c is None for c in constants) or not n.only_first_read():
         raise NotKnown
     gamma, beta, mean, var = (c.astype(np.float64) for c in constants if c is not None)
-    scale, shift = batchnorm(gamma, beta, mean, var, n.attribute("epsilon", 1e-5))
+    scale, shift = batchnorm(gamma, beta, mean, var, n.attribute("epsilon", float(np.float32(1e-5))))
     if not (np.all(np.isfinite(scale)) and np.all(np.isfinite(shift))) or n.rank() < 2:
         raise NotKnown
     parts = n.parts()
@@ -332,8 +332,11 @@ def _arithmetic(n: Node) -> Op:
     elif n.type == "Mul":
         affine = Affine.of(c, 0.0)
     elif place == 0 and np.all(c != 0):
-        affine = Affine.of(1.0 / c, 0.0)
+        with np.errstate(over="ignore"):
+            affine = Affine.of(1.0 / c, 0.0)
     else:
+        raise NotKnown
+    if not np.all(np.isfinite(affine.scale)):
         raise NotKnown
     full = Affine.of(
         np.broadcast_to(affine.scale, _at_least(affine.scale, rank)),
@@ -392,11 +395,12 @@ def _max(n: Node) -> Op:
 
 def _bounds(rank: int, lo: Any, hi: Any) -> Bounds:
     a, b = np.asarray(lo, np.float64), np.asarray(hi, np.float64)
+    a = np.minimum(a, b)  # where they cross, every entry becomes the upper one
     return Bounds(a.reshape((1,) * (rank - a.ndim) + a.shape), b.reshape((1,) * (rank - b.ndim) + b.shape))
 
 
 def _leaky_relu(n: Node) -> Op:
-    return Sloped(params=np.full((1,) * n.rank(), float(n.attribute("alpha", 0.01))), **n.parts())
+    return Sloped(params=np.full((1,) * n.rank(), float(n.attribute("alpha", np.float32(0.01)))), **n.parts())
 
 
 def _prelu(n: Node) -> Op:
@@ -415,7 +419,7 @@ def _cast(n: Node) -> Op:
 def _same(n: Node) -> Op:
     if n.type == "Dropout":
         training = n.constant(2) if n.has(2) else np.array(False)
-        if training is None or training.any() or any(v.uses() for v in n.node.outputs[1:]):
+        if training is None or training.any() or not n.only_first_read():
             raise NotKnown
     parts = n.parts()
     parts["outputs"] = parts["outputs"][:1]
@@ -430,7 +434,7 @@ def _pool(n: Node) -> Op:
         and bool(n.attribute("count_include_pad", 0))
         and (padded or bool(n.attribute("ceil_mode", 0)))
     )
-    if len(n.node.outputs) > 1 and any(v.uses() for v in n.node.outputs[1:]):
+    if not n.only_first_read():
         raise NotKnown
     parts = n.parts()
     parts["outputs"] = parts["outputs"][:1]
@@ -442,7 +446,7 @@ def _pool(n: Node) -> Op:
 def _reduce(n: Node) -> Op:
     rank = n.rank()
     axes = n.axes(1)
-    if axes is None:
+    if not axes:
         if n.attribute("noop_with_empty_axes", 0):
             return Same(**n.parts())
         axes = tuple(range(rank))
@@ -481,9 +485,20 @@ def _reshape(n: Node) -> Op:
         if shape is not None and not n.attribute("allowzero", 0):
             target = tuple(int(d) for d in shape)
     x, y = n.tensor(0), n.tensor_out()
-    if y.shape is None or any(d is None for d in y.shape):
+    if y.shape is None or not all(isinstance(d, int) for d in y.shape):
         y.shape = _target_shape(n, x, target) or y.shape
+    if x.shape is not None and y.shape is not None:
+        y.shape = _same_dynamic(x.shape, y.shape)
     return Reshape(target=target, **n.parts())
+
+
+def _same_dynamic(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    """Return the shape behind a reshape with its one dynamic length called as before, where the two must be equal."""
+    old, new = ([d for d in dims if not isinstance(d, int)] for dims in (before, after))
+    if len(old) != 1 or len(new) != 1:
+        return after
+    products = [math.prod(d for d in dims if isinstance(d, int)) for dims in (before, after)]
+    return tuple(d if isinstance(d, int) else old[0] for d in after) if products[0] == products[1] else after
 
 
 def _target_shape(n: Node, x: Tensor, target: tuple[int, ...] | None) -> tuple[Dim, ...] | None:

@@ -25,7 +25,7 @@ Index = NDArray[np.int64]
 
 
 def silence_zero_scales(target: Scaling) -> int:
-    """Make the channels that the target scales by 0 constant before it, where nothing else reads them; return how many."""
+    """Make channels that the target scales by 0 constant before it, where nothing else reads them; return how many."""
     (u,) = target.inputs
     if u.shape is None or len(u.shape) < 2 or not isinstance(u.shape[1], int):
         return 0

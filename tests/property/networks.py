@@ -94,7 +94,7 @@ def gammas(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
     return f32(g)
 
 
-def add_layer(b: Builder, layer: Layer) -> None:  # noqa: C901 - one branch a kind
+def add_layer(b: Builder, layer: Layer) -> None:
     rng = np.random.default_rng(layer.seed)
     i = b.pick(layer.reads)
     x, C, L = b.values[i].name, b.values[i].channels, b.values[i].length
@@ -115,7 +115,12 @@ def add_layer(b: Builder, layer: Layer) -> None:  # noqa: C901 - one branch a ki
         ins = [x, b.const(w)] + ([b.const(bias)] if has_bias else [])
         name = b.node("Conv", ins, group=groups, strides=[stride], dilations=[dilation], pads=[left, right])
         tw, tb = t64(w), t64(bias) if has_bias else None
-        b.emit(name, out, (L + left + right - span) // stride + 1, lambda v: F.conv1d(F.pad(v[i], (left, right)), tw, tb, stride, 0, dilation, groups))
+        b.emit(
+            name,
+            out,
+            (L + left + right - span) // stride + 1,
+            lambda v: F.conv1d(F.pad(v[i], (left, right)), tw, tb, stride, 0, dilation, groups),
+        )
     elif layer.kind == "convt":
         k, stride, pad, out = 1 + layer.a % 4, 1 + layer.b % 3, layer.c % 2, 1 + layer.c % 5
         length = (L - 1) * stride + k - 2 * pad
@@ -152,18 +157,28 @@ def add_layer(b: Builder, layer: Layer) -> None:  # noqa: C901 - one branch a ki
                 name = b.node("Div", [x, b.const(nonzero)])
                 b.emit(name, C, L, lambda v: v[i] / tn)
     elif layer.kind == "act":
-        which = ("Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Sigmoid", "Tanh", "Relu", "Relu", "Identity")[layer.a % 10]
+        which = ("Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Sigmoid", "Tanh", "Relu", "Relu", "Identity")[
+            layer.a % 10
+        ]
         if which == "PRelu":
             slope = f32(rng.uniform(0.05, 0.5, (C, 1)))
             ts = t64(slope)
             b.emit(b.node("PRelu", [x, b.const(slope)]), C, L, lambda v: torch.where(v[i] >= 0, v[i], v[i] * ts))
         elif which == "Clip":
-            b.emit(b.node("Clip", [x, b.const(np.float32(0)), b.const(np.float32(6))]), C, L, lambda v: v[i].clamp(0, 6))
+            b.emit(
+                b.node("Clip", [x, b.const(np.float32(0)), b.const(np.float32(6))]), C, L, lambda v: v[i].clamp(0, 6)
+            )
         elif which == "LeakyRelu":
             alpha = float(np.float32(0.1))
             b.emit(b.node("LeakyRelu", [x], alpha=0.1), C, L, lambda v: F.leaky_relu(v[i], alpha))
         else:
-            fn = {"Relu": torch.relu, "Elu": F.elu, "Sigmoid": torch.sigmoid, "Tanh": torch.tanh, "Identity": lambda u: u}[which]
+            fn = {
+                "Relu": torch.relu,
+                "Elu": F.elu,
+                "Sigmoid": torch.sigmoid,
+                "Tanh": torch.tanh,
+                "Identity": lambda u: u,
+            }[which]
             b.emit(b.node(which, [x]), C, L, lambda v: fn(v[i]))
     elif layer.kind == "pool":
         k, stride, pad = 2 + layer.a % 2, 1 + layer.b % 2, layer.c % 2
@@ -192,7 +207,12 @@ def add_layer(b: Builder, layer: Layer) -> None:  # noqa: C901 - one branch a ki
         if not same:
             return
         j = same[layer.also % len(same)]
-        b.emit(b.node("Concat", [x, b.values[j].name], axis=1), C + b.values[j].channels, L, lambda v: torch.cat([v[i], v[j]], 1))
+        b.emit(
+            b.node("Concat", [x, b.values[j].name], axis=1),
+            C + b.values[j].channels,
+            L,
+            lambda v: torch.cat([v[i], v[j]], 1),
+        )
     elif layer.kind == "split":
         if C < 2:
             return
@@ -214,7 +234,9 @@ def add_layer(b: Builder, layer: Layer) -> None:  # noqa: C901 - one branch a ki
         if L < 4:
             return
         torch_mode = {"reflect": "reflect", "edge": "replicate", "constant": "constant"}[mode]
-        b.emit(b.node("Pad", [x, pads], mode=mode), C, L + 1 + ahead, lambda v: F.pad(v[i], (ahead, 1), mode=torch_mode))
+        b.emit(
+            b.node("Pad", [x, pads], mode=mode), C, L + 1 + ahead, lambda v: F.pad(v[i], (ahead, 1), mode=torch_mode)
+        )
     elif layer.kind == "linear":
         out = 1 + layer.c % 5
         w, bias = weights(C, out), f32(rng.standard_normal(out) * 0.5)
@@ -222,12 +244,19 @@ def add_layer(b: Builder, layer: Layer) -> None:  # noqa: C901 - one branch a ki
         product = b.node("MatMul", [turned, b.const(w)])
         summed = b.node("Add", [product, b.const(bias)]) if layer.a % 2 else product
         tw, tb = t64(w), t64(bias) if layer.a % 2 else torch.zeros(out, dtype=torch.float64)
-        b.emit(b.node("Transpose", [summed], perm=[0, 2, 1]), out, L, lambda v: (v[i].transpose(1, 2) @ tw + tb).transpose(1, 2))
+        b.emit(
+            b.node("Transpose", [summed], perm=[0, 2, 1]),
+            out,
+            L,
+            lambda v: (v[i].transpose(1, 2) @ tw + tb).transpose(1, 2),
+        )
     elif layer.kind == "resize":
         if L > 30:
             return
         scales = b.const([1, 1, 2], np.float32)
-        name = b.node("Resize", [x, "", scales], mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+        name = b.node(
+            "Resize", [x, "", scales], mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+        )
         b.emit(name, C, 2 * L, lambda v: v[i].repeat_interleave(2, dim=2))
 
 
@@ -247,7 +276,9 @@ class Network:
         return [values[k].numpy() for k in self.outputs]
 
 
-def build(layers: list[Layer], channels: int, length: int, dynamic: bool, extra_output: int | None, opset: int = 17) -> Network:
+def build(
+    layers: list[Layer], channels: int, length: int, dynamic: bool, extra_output: int | None, opset: int = 17
+) -> Network:
     """Return the network of the layers, with a last convolution so that something reads the last value."""
     b = Builder(opset, [Value("x", channels, length)])
     for layer in layers:
@@ -281,7 +312,9 @@ def layers() -> st.SearchStrategy[Layer]:
 def networks() -> st.SearchStrategy[tuple[list[Layer], Network]]:
     """Return the strategy of whole networks, with the layers for the reader of a failure."""
 
-    def whole(drawn: list[Layer], channels: int, length: int, dynamic: bool, extra: int | None) -> tuple[list[Layer], Network]:
+    def whole(
+        drawn: list[Layer], channels: int, length: int, dynamic: bool, extra: int | None
+    ) -> tuple[list[Layer], Network]:
         return drawn, build([*drawn, Layer("conv", a=2, c=4, seed=1)], channels, length, dynamic, extra)
 
     return st.builds(

@@ -8,8 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
-import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, Phase, given, note, reject, settings
 
 from normfold.export.fold import fold
 
@@ -24,7 +23,8 @@ def run(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})
 
 
 def folded(model: onnx.ModelProto) -> tuple[onnx.ModelProto, object]:
@@ -33,7 +33,13 @@ def folded(model: onnx.ModelProto) -> tuple[onnx.ModelProto, object]:
     return ir.to_proto(copy), report
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
+)
 @given(networks())
 def test_a_folded_network_computes_what_it_computed(drawn: tuple[list[Layer], Network]) -> None:
     layers, network = drawn
@@ -50,9 +56,11 @@ def test_a_folded_network_computes_what_it_computed(drawn: tuple[list[Layer], Ne
         try:
             before = run(network.model, x)
         except Exception:
-            pytest.skip("the drawn network does not run at this length")
+            reject()  # the drawn network does not run at this length
         for want, old, new in zip(network.reference(x), before, run(model, x), strict=True):
             assert new.shape == want.shape
             scale = np.abs(want).max()
             old_error, new_error = np.abs(old - want).max(), np.abs(new - want).max()
-            assert new_error <= 2 * old_error + 64 * np.finfo(np.float32).eps * max(scale, 1e-3), (old_error, new_error, scale)
+            # 64 ulps of the output's scale: a dozen layers may each round once more where their order changed.
+            granted = 2 * old_error + 64 * np.finfo(np.float32).eps * max(scale, 1e-3)
+            assert new_error <= granted, (old_error, new_error, scale)

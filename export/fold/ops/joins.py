@@ -38,9 +38,7 @@ class Sum(Op):
         for x in self.inputs:
             found[x] = Affine.of(scale, gauges[x].shift if x in gauges else zero)
         if y not in gauges:
-            bearer = next(
-                (x for x in self.inputs if x not in gauges and takes_shift(x) == 2 and self.inputs.count(x) == 1), None
-            )
+            bearer = next((x for x in self._bearers(gauges, total) if takes_shift(x) == 2), None)
             if bearer is not None and np.any(total != 0):
                 # The shift ends here: a private linear branch takes it back.
                 found[bearer] = Affine.of(scale, -total * self.signs[self.inputs.index(bearer)])
@@ -50,12 +48,23 @@ class Sum(Op):
         found[y] = Affine.of(scale, gauges[y].shift)
         missing = gauges[y].shift - total
         if np.abs(missing).max() > 1e-11 * max(1.0, np.abs(gauges[y].shift).max()):
-            free = [x for x in self.inputs if x not in gauges and self.inputs.count(x) == 1]
+            free = self._bearers(gauges, missing)
             if not free:
                 raise Refused(f"the branches of {self} would need other shifts than they have")
             bearer = max(free, key=takes_shift)
             found[bearer] = Affine.of(scale, missing * self.signs[self.inputs.index(bearer)])
         return found
+
+    def _bearers(self, gauges: Gauges, shift: Array) -> list[Tensor]:
+        """Return the inputs that may still take a shift: read once here, and not broadcast where the shift varies."""
+        (y,) = self.outputs
+        return [
+            x
+            for x in self.inputs
+            if x not in gauges
+            and self.inputs.count(x) == 1
+            and all(n == 1 or a == b for n, a, b in zip(shift.shape, x.shape or (), y.shape or (), strict=True))
+        ]
 
     def _same_shape(self, scale: Array) -> None:
         (y,) = self.outputs

@@ -60,7 +60,7 @@ class Reshape(Op):
         return pairs
 
     def widen(self, widenings: Widenings) -> dict[Tensor, Widening]:
-        """One more channel is one more entry, or a block of them where the channel is flattened with what is behind it."""
+        """One more channel is one more entry, or a block of them where channels are flattened with positions."""
         (x,), (y,) = self.inputs, self.outputs
         if x not in widenings:
             raise Refused(f"{self} cannot be asked for one more channel from behind")
@@ -111,7 +111,7 @@ class Reshape(Op):
         if not isinstance(size, int) or size % len(before):
             return [None]
         behind = [d for d in x.shape[2:] if d != 1]
-        if size == len(before) and list(d for d in y.shape[2:] if d != 1) == behind:
+        if size == len(before) and [d for d in y.shape[2:] if d != 1] == behind:
             return [before]
         if all(isinstance(d, int) for d in behind) and size == len(before) * prod(
             int(d) for d in behind if isinstance(d, int)
@@ -178,7 +178,7 @@ def _reshaped(
     forward: bool,
 ) -> Affine:
     """Return the gauge with every varying axis carried over its group."""
-    result = Affine.identity(rank)
+    Affine.identity(rank)
     (old,), (new,) = op.inputs, op.outputs
     scale, shift = np.ones((1,) * rank), np.zeros((1,) * rank)
     varying = [p for p in pairs if any(gauge.varies(a) for a in (p[0] if forward else p[1]))]
@@ -196,8 +196,7 @@ def _reshaped(
             out[a] = target.size(a)
     scale = np.broadcast_to(gauge.scale, full).reshape(out)
     shift = np.broadcast_to(gauge.shift, full).reshape(out)
-    result = Affine.of(scale, shift)
-    return result
+    return Affine.of(scale, shift)
 
 
 @dataclass(eq=False)
@@ -303,8 +302,8 @@ class Select(Op):
             return {} if x in widenings and y in widenings else {y: w} if x in widenings else {x: w}
         if self.node.op_type != "Split":
             raise Refused(f"{self} picks channels by number")
-        starts = [int(p[0]) for p in self.picks]
         sizes = [len(p) for p in self.picks]
+        starts = [int(s) for s in np.cumsum([0, *sizes[:-1]])]
         known = [k for k, y in enumerate(self.outputs) if y in widenings]
         if x in widenings:
             w = widenings[x]
@@ -365,7 +364,7 @@ def _placed(whole: Affine, part: Affine, pick: Any, size: int, axis: int) -> Aff
     def place(into: Array, values: Array) -> Array:
         shape = list(
             np.broadcast_shapes(
-                into.shape[:axis] + (1,) + into.shape[axis + 1 :], values.shape[:axis] + (1,) + values.shape[axis + 1 :]
+                (*into.shape[:axis], 1, *into.shape[axis + 1 :]), (*values.shape[:axis], 1, *values.shape[axis + 1 :])
             )
         )
         shape[axis] = size

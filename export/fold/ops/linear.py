@@ -4,8 +4,8 @@
     W (s x + t) + b    =  (W s) x + (b + W t)            fold forward, exact where nothing is padded
     W pad(s x + t) + b =  (W s) pad(x) + (W t / c) pad(x_k) + b    where channel k of x always holds c ≠ 0
 
-The last line is the carrier: zero padding pads channel k as it pads every other, so the shift ends where the tensor ends.
-A convolution's weight is held as (groups, out, in, *taps), so one arithmetic serves convolution, its transpose and Gemm.
+The last line is the carrier: zero padding pads channel k as it pads every other, so the shift ends where the tensor
+ends. A weight is held as (groups, out, in, *taps): one arithmetic serves convolution, its transpose and Gemm.
 """
 
 from __future__ import annotations
@@ -138,6 +138,8 @@ class Linear(Op):
 
     def constants(self, known: Mapping[Tensor, Array]) -> list[Array | None]:
         """An output channel whose weights are all zero holds its bias."""
+        if self.axis_out != 1:
+            return [None]
         zero = np.all(self.params.weight == 0, axis=tuple(range(2, self.params.weight.ndim))).reshape(-1)
         return [np.where(zero, self.params.bias, np.nan)]
 
@@ -175,13 +177,14 @@ class Linear(Op):
         if final is not product:
             add = final.producer()
             assert add is not None
+            product.shape = final.shape
             index = 0 if add.inputs[0] is not product else 1
             add.replace_input_with(index, bias)
         elif np.any(self.params.bias != 0):
-            _append_add(graph, self.node, bias)
+            self.outputs[0].value = _append_add(graph, self.node, bias)
 
 
-def _append_add(graph: Writing, node: ir.Node, bias: ir.Value) -> None:
+def _append_add(graph: Writing, node: ir.Node, bias: ir.Value) -> ir.Value:
     product = node.outputs[0]
     uses = list(product.uses())
     add = ir.node("Add", [product, bias], name=f"{node.name}_bias")
@@ -195,6 +198,7 @@ def _append_add(graph: Writing, node: ir.Node, bias: ir.Value) -> None:
     for i, output in enumerate(graph.graph.outputs):
         if output is product:
             graph.graph.outputs[i] = total
+    return total
 
 
 def inverse(gauge: Affine, op: Op) -> Affine:

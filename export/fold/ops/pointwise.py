@@ -16,7 +16,7 @@ from normfold.export.fold.ops.linear import Linear, inverse
 
 @dataclass(frozen=True, eq=False)
 class Scaled(Affine):
-    """An affine, and how large the entries that it maps usually are: |mean| + sqrt(var) of a BatchNorm, 1 if unknown."""
+    """An affine, and the usual size of the entries that it maps: |mean| + sqrt(var) of a BatchNorm, 1 if unknown."""
 
     usual: Array
 
@@ -35,6 +35,11 @@ class Scaling(Op):
     target: bool = False
     #: Whether it came as BatchNormalization.
     is_batchnorm: bool = False
+
+    @property
+    def by_channel(self) -> bool:
+        """Whether it differs along exactly one axis."""
+        return sum(self.params.varies(axis) for axis in range(self.params.rank)) == 1
 
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
         """Any gauge of the input, any invertible gauge of the output."""
