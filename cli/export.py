@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import sys
+import tomllib
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,12 @@ Examples:
 @click.option(
     "--arg", "arguments", multiple=True, metavar="KEY=VALUE", help="An argument for the factory or class; repeatable."
 )
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Arguments for it from a .toml or .json; --arg wins.",
+)
 @click.option("--version", type=int, metavar="N", help="The version to write; default: the next free one.")
 @click.option("--overwrite", is_flag=True, help="Replace the version if it exists.")
 @click.option("--opset", type=int, default=18, show_default=True, help="The ONNX opset to write.")
@@ -73,6 +80,7 @@ def export(
     name: str,
     labels: Path | None,
     arguments: tuple[str, ...],
+    config: Path | None,
     version: int | None,
     overwrite: bool,
     opset: int,
@@ -90,7 +98,7 @@ def export(
     """
     if dtype and quantize:
         raise click.UsageError("--dtype and --quantize: one of the two")
-    keywords = dict(_argument(a) for a in arguments)
+    keywords = {**(_config(config) if config else {}), **dict(_argument(a) for a in arguments)}
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("import PyTorch")
         from normfold.export.pipeline import ExportRequest, export_model
@@ -118,6 +126,20 @@ def export(
         click.echo(json.dumps(jsonable(report), indent=2))
     else:
         print_report(report, console, f"normfold serve --repository {repository}")
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """Read a table of arguments from TOML or JSON."""
+    try:
+        text = path.read_text("utf-8")
+        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise click.ClickException(f"--config {path}: {error.strerror}") from None
+    except ValueError as error:  # both decoders' errors
+        raise click.ClickException(f"--config {path}: {error}") from None
+    if not isinstance(content, dict):
+        raise click.ClickException(f"--config {path}: expected a table of arguments, not a {type(content).__name__}")
+    return content
 
 
 def _argument(text: str) -> tuple[str, Any]:

@@ -29,7 +29,7 @@ from normfold.export.inputs import InputSpec, dimensions, random_inputs
 from normfold.export.labels import labelled_output, read_labels
 from normfold.export.measure import measure
 from normfold.export.origin import Origin, Request, open_origin
-from normfold.export.precision import reduce_precision
+from normfold.export.precision import check_precision, reduce_precision
 from normfold.export.proof import Proof
 from normfold.export.report import ExportReport, as_json
 from normfold.export.runtime import Runtime
@@ -95,6 +95,8 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
     if request.opset not in OPSETS:
         raise ExportError(f"opset {request.opset} cannot be written; expected {OPSETS.start} to {OPSETS.stop - 1}")
     labels = read_labels(request.labels) if request.labels else None
+    if request.precision is not None:
+        check_precision(request.precision, bool(request.samples))
     progress("load the network")
     files = [read_sample(path) for path in request.samples]
     origin = open_origin(Request(request.source, request.weights, request.inputs, request.arguments), files)

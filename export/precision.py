@@ -27,7 +27,7 @@ from normfold.export.origin import Run
 from normfold.export.runtime import Runtime
 from normfold.export.verify import Case, Difference, Verification, verify
 
-__all__ = ["PRECISIONS", "PrecisionReport", "reduce_precision"]
+__all__ = ["PRECISIONS", "PrecisionReport", "check_precision", "reduce_precision"]
 
 #: The largest error, relative to the output's scale, that each may have; rounding alone is 2^-11, 2^-8 and 2^-8 of a
 #: value, and networks of ten to twenty layers multiply it.
@@ -49,6 +49,16 @@ class PrecisionReport:
     bytes_after: int
 
 
+def check_precision(precision: str, has_samples: bool) -> None:
+    """Raise what :func:`reduce_precision` would have to raise anyhow, before the work that comes first."""
+    if precision not in PRECISIONS:
+        raise ExportError(f"there is no precision '{precision}'; there are {', '.join(PRECISIONS)}")
+    if precision == "int8" and not has_samples:
+        raise InputSpecError("int8 takes the ranges of its values from real inputs: give some with --sample")
+    if precision == "bf16":
+        _refuse_bfloat16()
+
+
 def reduce_precision(
     content: bytes,
     precision: str,
@@ -62,17 +72,9 @@ def reduce_precision(
     Raises ExportError where onnxruntime cannot run it here or it is slower (unless even_if_slower), InputSpecError
     where int8 has no samples to calibrate on, VerificationError where it loses too much.
     """
-    if precision not in PRECISIONS:
-        raise ExportError(f"there is no precision '{precision}'; there are {', '.join(PRECISIONS)}")
     samples = [c for c in cases if c.kind == "sample"]
-    if precision == "int8":
-        if not samples:
-            raise InputSpecError("int8 takes the ranges of its values from real inputs: give some with --sample")
-        reduced = _quantized(content, [c.inputs for c in samples])
-    elif precision == "fp16":
-        reduced = _half(content)
-    else:
-        reduced = _refuse_unsupported(content)
+    check_precision(precision, bool(samples))
+    reduced = _half(content) if precision == "fp16" else _quantized(content, [c.inputs for c in samples])
     proved = samples or [
         c for c in cases if c.kind == "random"
     ]  # extreme scales leave the range that few bits can hold
@@ -94,12 +96,12 @@ def _half(content: bytes) -> bytes:
 
     model = onnx.load_model_from_string(content)
     largest = max((float(np.abs(onnx.numpy_helper.to_array(t)).max(initial=0)) for t in _floats(model)), default=0.0)
-    if largest > np.finfo(np.float16).max:
+    if largest > float(np.finfo(np.float16).max):
         raise ExportError(f"fp16 holds values up to 65504, and a weight of the network is {largest:.3g}")
     return bytes(convert_float_to_float16(model, keep_io_types=True).SerializeToString(deterministic=True))
 
 
-def _refuse_unsupported(content: bytes) -> bytes:
+def _refuse_bfloat16() -> None:
     """There is no bfloat16 convolution in onnxruntime's CPU provider: ask it, and pass on what it says."""
     shapes = (("x", [1, 1, 4]), ("w", [1, 1, 3]), ("y", None))
     x, w, y = (helper.make_tensor_value_info(name, TensorProto.BFLOAT16, shape) for name, shape in shapes)

@@ -1,0 +1,68 @@
+"""Same inputs, same bytes: whatever the directory, hash seed, time zone, locale and number of threads."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+NETS = """
+import torch.nn.functional as F
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv1d(3, 8, 3, padding=1), nn.BatchNorm1d(8)
+        self.conv2, self.bn2 = nn.Conv1d(8, 8, 3), nn.BatchNorm1d(8)
+
+    def forward(self, x):
+        return self.bn2(F.relu(self.conv2(F.max_pool1d(self.bn1(F.relu(self.conv1(x))), 2)))).mean(-1)
+"""
+
+
+def exported(folder: Path, state: dict[str, torch.Tensor], **environment: str) -> Path:
+    """Export from ``folder`` in a process of its own and return the version's directory."""
+    folder.mkdir(parents=True)
+    (folder / "secretnets.py").write_text(NETS)
+    save_file(state, folder / "weights.safetensors")
+    command = [sys.executable, "-m", "normfold", "export", "secretnets.py:Net", "--weights", "weights.safetensors"]
+    command += ["--input", "x=FP32[N,3,L]", "--repository", "repository", "--name", "net"]
+    result = subprocess.run(
+        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=280
+    )
+    assert result.returncode == 0, result.stderr
+    return folder / "repository" / "net" / "1"
+
+
+@pytest.mark.timeout(600)
+def test_two_exports_are_byte_identical_and_leak_nothing_of_where_they_were_made(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source: dict[str, type[nn.Module]] = {}
+    exec(compile(NETS, "secretnets", "exec"), source)  # the test's own text
+    state = source["Net"]().state_dict()
+    one = exported(tmp_path / "here", state, PYTHONHASHSEED="1", TZ="UTC", OMP_NUM_THREADS="1")
+    two = exported(
+        tmp_path / "a longer way" / "down", state, PYTHONHASHSEED="77", TZ="Asia/Tokyo", LC_ALL="C", OMP_NUM_THREADS="2"
+    )
+    for name in ("model.onnx", "golden.json"):
+        contents = [(version / name).read_bytes() for version in (one, two)]
+        assert contents[0] == contents[1], f"{name} differs"
+    content = (one / "model.onnx").read_bytes()
+    for leak in (str(tmp_path), "site-packages", 'File "', socket.gethostname(), f"/{getpass.getuser()}/"):
+        assert leak.encode() not in content
+    weights = sum(v.numel() for v in state.values()) * 4
+    assert len(content) < weights + 5000
+    report = json.loads((one / "export.json").read_text())
+    assert report["sha256"] == hashlib.sha256(content).hexdigest()
+    assert str(tmp_path) not in (one / "export.json").read_text() + (one / "report.html").read_text()
