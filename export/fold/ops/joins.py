@@ -183,3 +183,12 @@ class Product(Op):
             values = [(found[t] if t in found else widenings[t]).value for t in (a, b)]
             found[y] = replace(w, value=values[0] * values[1])
         return found
+
+    def constants(self, known: Mapping[Tensor, Array]) -> list[Array | None]:
+        """A channel that is constant in both inputs is constant in the product."""
+        a, b = (known.get(x) for x in self.inputs)
+        if a is None or b is None or len(a) != len(b):
+            return [None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            result = a / b if self.divides else a * b
+        return [np.where(np.isfinite(result), result, np.nan)]

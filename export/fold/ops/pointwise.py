@@ -318,6 +318,14 @@ class Sloped(Op):
         w = _given(self, widenings)
         return _inserted(self.params, w, 1.0, self.outputs[0]) if self.params.shape[w.axis] > 1 else self.params
 
+    def constants(self, known: Mapping[Tensor, Array]) -> list[Array | None]:
+        """A constant channel stays one."""
+        before = known.get(self.inputs[0])
+        slopes = None if before is None else Affine.of(self.params, 0.0).channels(1, len(before))
+        if before is None or slopes is None:
+            return [None]
+        return [np.where(before < 0, slopes[0] * before, before)]
+
     def write(self, graph: Writing) -> None:
         """Write the slopes as LeakyRelu or PRelu."""
         node, x, like = self.node, self.inputs[0].value, self.outputs[0].value.name or "prelu"
