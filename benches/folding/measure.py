@@ -1,0 +1,35 @@
+"""Error and run time of an ONNX file in onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+
+def session(path: Path | bytes, *, optimise: bool = False) -> Any:
+    """Return a session on one CPU thread; as written, unless ``optimise`` asks for all that onnxruntime does."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # Left alone: the optimiser would fold the BatchNorms that a file is compared for.
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    model = path if isinstance(path, bytes) else str(path)
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def relative_error(got: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Return the largest difference, over the largest expected magnitude; infinite for a wrong shape or a NaN."""
+    if got.shape != expected.shape:
+        return float("inf")
+    if expected.size == 0:
+        return 0.0
+    difference = np.abs(got.astype(np.float64) - expected)
+    if not np.isfinite(difference).all():
+        return float("inf")
+    return float(difference.max() / max(float(np.abs(expected).max()), np.finfo(np.float32).tiny))

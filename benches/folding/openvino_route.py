@@ -1,0 +1,49 @@
+"""OpenVINO beside the others: it has its own graph and its own runtime, so it is counted and run here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ARITHMETIC = ("Multiply", "Add", "Subtract", "Divide")
+LINEAR = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
+
+
+class OpenVino:
+    """One file, read and compiled for one CPU thread."""
+
+    def __init__(self, path: Path) -> None:
+        import openvino
+
+        core = openvino.Core()
+        self.model = openvino.convert_model(str(path))
+        settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+        self.compiled = core.compile_model(self.model, "CPU", settings)
+        self.request = self.compiled.create_infer_request()
+
+    def run(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Return the first output for one input."""
+        self.request.infer([x], share_inputs=True)
+        answer: NDArray[Any] = self.request.get_output_tensor(0).data.copy()
+        return answer
+
+    def left(self) -> int:
+        """Return how many Multiply and Add by one constant a channel are left, save those that are a first bias."""
+        return sum(self._is_affine(op) for op in self.model.get_ops())
+
+    def _is_affine(self, op: Any) -> bool:
+        if op.get_type_name() not in ARITHMETIC:
+            return False
+        sources = [value.get_source_output().get_node() for value in op.inputs()]
+        constants = [np.asarray(node.data) for node in sources if node.get_type_name() == "Constant"]
+        if len(constants) != 1 or sum(size > 1 for size in constants[0].shape) != 1:
+            return False
+        (data,) = (node for node in sources if node.get_type_name() != "Constant")
+        return not (op.get_type_name() == "Add" and data.get_type_name() in LINEAR)
+
+    def nodes(self) -> int:
+        """Return the operations of the graph, constants not counted."""
+        return sum(op.get_type_name() not in ("Constant", "Parameter", "Result") for op in self.model.get_ops())

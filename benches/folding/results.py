@@ -1,0 +1,128 @@
+"""The folding benchmark's figures as tables for people."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import statistics
+from typing import Any
+
+#: The order of the columns; the run times are given as a ratio to the second.
+ORDER = (
+    "unfolded",
+    "torch export",
+    "onnxscript",
+    "onnxsim",
+    "onnxslim",
+    "onnxoptimizer",
+    "onnxruntime EXTENDED",
+    "onnxruntime ALL",
+    "OpenVINO",
+    "normfold",
+)
+BASE = "unfolded"
+#: An error this many times the unfolded graph's counts as kept.
+KEPT = 2.0
+#: Differences below this are a few units in the last place, whatever the ratio.
+FLOOR = 4.8e-7
+
+Results = dict[str, dict[str, Any]]
+
+
+def ratio(figures: dict[str, Any], route: str) -> float | None:
+    """Return the median over the rounds of a route's time over the unfolded graph's in the same round."""
+    if "ms" not in figures.get(route, {}) or "ms" not in figures.get(BASE, {}):
+        return None
+    pairs = zip(figures[route]["ms"], figures[BASE]["ms"], strict=True)
+    return statistics.median(mine / base for mine, base in pairs)
+
+
+def spread(figures: dict[str, Any], route: str) -> float:
+    """Return half the distance between the quartiles of the rounds' ratios."""
+    pairs = zip(figures[route]["ms"], figures[BASE]["ms"], strict=True)
+    low, _, high = statistics.quantiles([mine / base for mine, base in pairs], n=4)
+    return (high - low) / 2
+
+
+def exact(figures: dict[str, Any], route: str) -> bool:
+    """Whether a route's error is at most twice the unfolded graph's, or below what rounding alone can do."""
+    return bool(figures[route]["error"] <= KEPT * figures[BASE]["error"] + FLOOR)
+
+
+def table(results: Results, *, heading: bool = True) -> str:
+    """Return one row a network, one column a route: what is left, then the run time ratio."""
+    lines = []
+    if heading:
+        lines = ["| network | " + " | ".join(ORDER) + " |", "|---|" + "---|" * len(ORDER)]
+    for name, figures in results.items():
+        cells = []
+        for route in ORDER:
+            entry = figures.get(route, {"failed": "not run"})
+            if "failed" in entry:
+                cells.append("failed")
+                continue
+            time = ratio(figures, route)
+            wrong = "" if exact(figures, route) else f" error {entry['error']:.0e}"
+            cells.append(f"{entry['left']}" + (f"; {time:.2f} ± {spread(figures, route):.2f}" if time else "") + wrong)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def totals(results: Results) -> str:
+    """Return one row a route: what is left of all networks, how many files failed or lost digits, the times."""
+    lines = [
+        "| route | BatchNorms and affines left | of networks | failed | error above twice the unfolded | nodes "
+        "| run time, median of the ratios | quartiles |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for route in ORDER:
+        good = [figures for figures in results.values() if "failed" not in figures.get(route, {"failed": ""})]
+        if not good:
+            continue
+        left = sum(figures[route]["left"] for figures in good)
+        nodes = sum(figures[route]["nodes"] for figures in good)
+        inexact = sum(not exact(figures, route) for figures in good)
+        times = [time for figures in good if (time := ratio(figures, route)) is not None]
+        middle = f"{statistics.median(times):.2f}" if times else ""
+        quartiles = " to ".join(f"{q:.2f}" for q in statistics.quantiles(times, n=4)[::2]) if len(times) > 1 else ""
+        lines.append(
+            f"| {route} | {left} | {len(good)} | {len(results) - len(good)} | {inexact} | {nodes} | {middle} "
+            f"| {quartiles} |"
+        )
+    return "\n".join(lines)
+
+
+def page(results: Results) -> str:
+    """Return RESULTS.md."""
+    from benches.zoo.networks import NETWORKS
+
+    packages = ("torch", "onnx", "onnxruntime", "onnxscript", "onnxsim", "onnxslim", "onnxoptimizer", "openvino")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    norms = sum(figures[BASE].get("batchnorms", 0) for figures in results.values())
+    sources = {network.name: network.package for network in NETWORKS}
+    packages_used = len({sources.get(name, name) for name in results})
+    return f"""# Folding: the zoo by every route
+
+Written by `python -m benches.folding.bench_folding ZOO --write`; the figures are in `results.json`.
+
+{len(results)} public networks of {packages_used} packages, {norms} BatchNorms. Their statistics and weights are drawn,
+15 % of gamma negative and 3 % zero, but for those whose package ships trained ones. Every route starts from torch's
+default export. {versions}; Python {platform.python_version()}, {platform.machine()}.
+
+*Left* counts BatchNormalization nodes and all that a BatchNorm can hide as: Mul, Add, Sub and Div by one constant a
+channel, 1x1 convolutions that only scale channels, Max and Min by channel beyond one for each ReLU replaced. It counts
+such arithmetic too where the network had it from the start (a layer norm's weights, a positional constant), so the
+least is not 0. *Error* is the largest difference from the float64 PyTorch model, over its largest output. *Run time*
+is the processor's, in onnxruntime on one thread with all its optimisations on (OpenVINO: in its own runtime), as a
+ratio to the unfolded file's in the same round: the median of the rounds, ± half the distance of their quartiles.
+
+## All
+
+{totals(results)}
+
+## Each
+
+What is left; run time.
+
+{table(results)}
+"""

@@ -1,0 +1,228 @@
+"""Write each network of the zoo as ONNX, folded by nobody, beside what float64 PyTorch says of it.
+
+    python -m benches.zoo.build OUT [NAME ...]
+
+writes, for each network (all of them where no name is given), one at a time and each in a process of its own,
+
+    OUT/NAME/unfolded.onnx        torch.export's graph with every BatchNormalization in it
+    OUT/NAME/unfolded_legacy.onnx the same from the TorchScript exporter
+    OUT/NAME/torch_default.onnx   what torch.onnx.export(dynamo=True) gives a person who asks for nothing
+    OUT/NAME/reference.npz        x0, y0, x1, y1, ...: inputs and the float64 model's outputs, several for each size
+    OUT/NAME/facts.json           how many BatchNorms, which dimensions are dynamic, the float32 error of each file
+
+and OUT/INDEX.json, the facts of all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from benches.zoo.network import Network
+from benches.zoo.networks import NETWORKS, named
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from torch import Tensor, nn
+
+#: Batches that the statistics are taken from.
+CALIBRATION = 4
+#: Inputs that each size is checked on: one alone makes the largest error a matter of luck.
+DRAWS = 3
+OPSET = 18
+
+
+def make(network: Network) -> nn.Module:
+    """Return the network in eval mode, its weights trained or drawn, always the same ones."""
+    import torch
+    from benches.zoo.randomise import randomise
+
+    torch.manual_seed(0)
+    module = network.build().eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    if not network.trained:
+        batches = [draw(network, 0, seed, batch=8) for seed in range(CALIBRATION)]
+        randomise(module, batches)
+    return module
+
+
+def draw(network: Network, size: int, seed: int = 0, batch: int | None = None) -> Tensor:
+    """Return a normal input (of the network's ``size``-th size), from a seed."""
+    import torch
+
+    sizes = dict(network.sizes[size])
+    if batch is not None and "N" in sizes:
+        sizes["N"] = batch
+    generator = torch.Generator().manual_seed(1000 * size + seed)
+    return torch.randn(network.dims(sizes), generator=generator)
+
+
+def write(network: Network, folder: Path) -> dict[str, Any]:
+    """Write the files of one network into ``folder`` and return its facts."""
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    folder.mkdir(parents=True, exist_ok=True)
+    module = make(network)
+    inputs = [draw(network, size, seed) for seed in range(99, 99 + DRAWS) for size in range(len(network.sizes))]
+    double = copy.deepcopy(module).double()
+    with torch.no_grad():
+        outputs = [double(x.double()).numpy() for x in inputs]
+    np.savez(
+        folder / "reference.npz",
+        **{f"x{i}": x.numpy() for i, x in enumerate(inputs)},
+        **{f"y{i}": y for i, y in enumerate(outputs)},
+    )
+    norms = [name for name, part in module.named_modules() if isinstance(part, _BatchNorm)]
+    facts: dict[str, Any] = {"package": network.package, "batchnorms": len(norms), "files": {}}
+    failed: dict[str, str] = {}
+    for names, export in ((("unfolded", "torch_default"), dynamo), (("unfolded_legacy",), legacy)):
+        for name in names:
+            (folder / f"{name}.onnx").unlink(missing_ok=True)
+        try:
+            export(network, module, inputs[0], folder)
+        except Exception as error:
+            failed |= dict.fromkeys(names, f"{type(error).__name__}: {error}"[:300])
+    for name in ("unfolded", "unfolded_legacy", "torch_default"):
+        try:
+            facts["files"][name] = describe(folder / f"{name}.onnx", inputs, outputs)
+        except Exception as error:
+            facts["files"][name] = {"failed": failed.get(name) or f"{type(error).__name__}: {error}"[:300]}
+    (folder / "facts.json").write_text(json.dumps(facts, indent=1))
+    return facts
+
+
+def dynamo(network: Network, module: nn.Module, x: Tensor, folder: Path) -> None:
+    """Export through torch.export, and again as torch optimises it by default."""
+    import torch
+    from torch.export import Dim
+
+    program = torch.onnx.export(
+        module,
+        (x,),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["x"],
+        output_names=["y"],
+        # Not by name: a named dimension must be free, and some operators bound or pin theirs (max_pool1d does).
+        dynamic_shapes=(dict.fromkeys(network.dynamic, Dim.AUTO),),
+        optimize=False,
+        verbose=False,
+    )
+    assert program is not None
+    name_dimensions(program.model.graph, network.dynamic)
+    program.save(str(folder / "unfolded.onnx"))
+    program.optimize()
+    program.save(str(folder / "torch_default.onnx"))
+
+
+def name_dimensions(graph: ir.Graph, names: Mapping[int, str]) -> None:
+    """Give torch.export's symbols (s77) the network's own names, wherever they stand."""
+    import onnx_ir as ir
+
+    shape = graph.inputs[0].shape
+    assert shape is not None
+    symbols = {str(shape[axis]): name for axis, name in names.items()}
+    values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
+    for value in values:
+        if value.shape is None:
+            continue
+        for axis, dim in enumerate(value.shape):
+            if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
+                value.shape[axis] = re.sub(r"\w+", lambda found: symbols.get(found[0], found[0]), dim.value)
+
+
+def legacy(network: Network, module: nn.Module, x: Tensor, folder: Path) -> None:
+    """Export through TorchScript; PRESERVE keeps it from folding what the module, in eval mode, would let it."""
+    import torch
+
+    torch.onnx.export(
+        module,
+        (x,),
+        str(folder / "unfolded_legacy.onnx"),
+        dynamo=False,
+        training=torch.onnx.TrainingMode.PRESERVE,
+        opset_version=17,
+        input_names=["x"],
+        output_names=["y"],
+        dynamic_axes={"x": network.dynamic},
+    )
+
+
+def describe(path: Path, inputs: list[Tensor], outputs: list[np.ndarray[Any, Any]]) -> dict[str, Any]:
+    """Return what a file holds and its error on each input; None where an input's size does not fit the file."""
+    import onnx
+    from benches.folding.measure import relative_error, session
+
+    model = onnx.load(path)
+    kinds = [node.op_type for node in model.graph.node]
+    shape = [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    facts: dict[str, Any] = {"nodes": len(kinds), "batchnorms": kinds.count("BatchNormalization"), "input": shape}
+    run = session(path)
+    errors: list[float | None] = []
+    for x, y in zip(inputs, outputs, strict=True):
+        try:
+            errors.append(relative_error(run.run(None, {run.get_inputs()[0].name: x.numpy()})[0], y))
+        except Exception:
+            if not errors:
+                raise
+            errors.append(None)
+    return facts | {"errors": errors}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="the folder to write into")
+    parser.add_argument("names", nargs="*", help="networks; all where none is given")
+    parser.add_argument("--here", action="store_true", help="in this process, for one network")
+    options = parser.parse_args()
+    if options.here:
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        (name,) = options.names
+        write(named(name), options.out / name)
+        return
+    for name in options.names or [network.name for network in NETWORKS]:
+        command = [sys.executable, "-m", "benches.zoo.build", str(options.out), name, "--here"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        facts = options.out / name / "facts.json"
+        if done.returncode:
+            print(f"{name}: not built: {done.stderr.strip().splitlines()[-1]}")
+            continue
+        print(name, line(json.loads(facts.read_text())), flush=True)
+        write_index(options.out)
+
+
+def line(facts: dict[str, Any]) -> str:
+    """Return one line on one network for people."""
+    parts = [f"{facts['batchnorms']} BatchNorms"]
+    for name, file in facts["files"].items():
+        if "failed" in file:
+            parts.append(f"{name} FAILED {file['failed'][:100]}")
+        else:
+            errors = " ".join("-" if error is None else f"{error:.1e}" for error in file["errors"])
+            parts.append(f"{name} {file['batchnorms']}/{file['nodes']} {file['input']} {errors}")
+    return "; ".join(parts)
+
+
+def write_index(out: Path) -> None:
+    """Collect the facts of all networks built so far into INDEX.json, in one step."""
+    facts = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("*/facts.json"))}
+    beside = out / "INDEX.json.part"
+    beside.write_text(json.dumps(facts, indent=1))
+    beside.rename(out / "INDEX.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""The zoo: every public network that folding is tried on, in one table."""
+
+from __future__ import annotations
+
+from benches.zoo import ecg, eeg, medical, seismic, shown, speech, timeseries
+from benches.zoo.network import Network
+
+NETWORKS: tuple[Network, ...] = (
+    *shown.NETWORKS,
+    *speech.NETWORKS,
+    *timeseries.NETWORKS,
+    *eeg.NETWORKS,
+    *ecg.NETWORKS,
+    *seismic.NETWORKS,
+    *medical.NETWORKS,
+)
+
+
+def named(name: str) -> Network:
+    """Return the network called ``name``; ValueError names those there are."""
+    for network in NETWORKS:
+        if network.name == name:
+            return network
+    raise ValueError(f"no network {name!r} in the zoo; there are {', '.join(network.name for network in NETWORKS)}")
