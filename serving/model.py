@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from normfold.protos import model_config as mc
-from normfold.serving import batching, config, warmup
+from normfold.serving import batching, config, golden, warmup
 from normfold.serving.cache import ResponseCache
 from normfold.serving.classification import read_labels
 from normfold.serving.contract import Contract, agree
@@ -100,6 +100,8 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
     if session.device != "cpu":
         _place(full, session.device)
     contract = agree(full, session.inputs, session.outputs, _labels(folder, full))
+    if (known := folder.read_golden(version)) is not None:
+        golden.replay(session, known)
     model = Model(folder.name, version, full, contract, session, executor)
     seconds, size = warmup.run(session, full, contract, folder)
     if seconds < INLINE_SECONDS:

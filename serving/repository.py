@@ -20,6 +20,7 @@ from normfold.serving.errors import ConfigError, LoadError, StartError, UnsafeMo
 
 CONFIG_FILE = "config.pbtxt"
 MANIFEST_FILE = "manifest.json"
+GOLDEN_FILE = "golden.json"
 
 #: A model's name becomes a path: letters, digits, dot, dash and underscore, no dot first.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -46,6 +47,10 @@ class Files(Protocol):
         """The bytes of a version's model file. Raises LoadError."""
         ...
 
+    def read_golden(self, version: int) -> bytes | None:
+        """The version's golden.json, or None where there is none. Raises LoadError."""
+        ...
+
     def read(self, filename: str) -> bytes:
         """The bytes of a file beside the versions. Raises LoadError."""
         ...
@@ -69,6 +74,10 @@ class SentFolder:
     def read_model(self, version: int, filename: str) -> bytes:
         """The bytes of a version's model file. Raises LoadError."""
         return self.read(f"{version}/{filename}")
+
+    def read_golden(self, version: int) -> bytes | None:
+        """The version's golden.json, or None where none was sent."""
+        return self.files.get(f"{version}/{GOLDEN_FILE}")
 
     def read(self, filename: str) -> bytes:
         """The bytes that were sent for ``filename``. Raises LoadError."""
@@ -106,8 +115,15 @@ class ModelFolder:
 
     def read_model(self, version: int, filename: str) -> bytes:
         """The bytes of a version's model file, checked against the manifest where there is one. Raises LoadError."""
-        if self._is_file:
-            return _read(self.path, self.path.name)
+        return _read(self.path, self.path.name) if self._is_file else self._checked(version, filename)
+
+    def read_golden(self, version: int) -> bytes | None:
+        """The version's golden.json, checked like the model file, or None where there is none. Raises LoadError."""
+        if self._is_file or not (self.path / str(version) / GOLDEN_FILE).exists():
+            return None
+        return self._checked(version, GOLDEN_FILE)
+
+    def _checked(self, version: int, filename: str) -> bytes:
         folder = self.path / str(version)
         data = _read(folder / filename, f"{version}/{filename}")
         if (folder / MANIFEST_FILE).exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+from normfold.protos.datatypes import by_dtype
 from normfold.serving import model, session
 from normfold.serving.cache import ResponseCache
 from normfold.serving.catalog import Catalog
@@ -159,6 +161,46 @@ def test_the_bytes_that_were_checked_are_the_bytes_that_run(load, tmp_path, mode
     load()
     (tmp_path / "1" / "model.onnx").write_bytes(models.scale(9.0))
     with pytest.raises(LoadError, match=r"SHA-256|manifest\.json says"):
+        load()
+
+
+X = np.array([[1, 2, 3, 4]], np.float32)
+
+
+def _golden(y: np.ndarray, x: np.ndarray = X, **changes) -> bytes:
+    def tensor(name, array):
+        datatype = by_dtype(array.dtype)
+        data = base64.b64encode(array.tobytes()).decode()
+        return {"name": name, "datatype": datatype.name, "shape": list(array.shape), "data": data}
+
+    content = {"relative_tolerance": 1e-3, "inputs": [tensor("x", x)], "outputs": [tensor("y", y)]}
+    return json.dumps({**content, **changes}).encode()
+
+
+@pytest.mark.parametrize("y", [2 * X, 2 * X + 0.004])
+def test_the_golden_answer_is_asked_for_again(load, tmp_path, models, y):
+    models.write(tmp_path, models.scale())
+    (tmp_path / "1" / "golden.json").write_bytes(_golden(y))
+    load()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (_golden(3 * X), "output 'y' is off the golden answer by 4, allowed is 0.012"),
+        (_golden(2 * X + np.nan), "is not the golden answer where that is not finite"),
+        (_golden((2 * X)[:, :3]), r"is float32\[1, 3\], the model gives float32\[1, 4\]"),
+        (_golden(2 * X, X[:, :3]), "golden.json does not belong to this model"),
+        (_golden(2 * X, outputs=[{"name": "q", "datatype": "FP32", "shape": [0], "data": ""}]), "does not belong"),
+        (_golden(2 * X, inputs=[{"name": "x", "datatype": "FP32", "shape": [9], "data": ""}]), "cannot be read"),
+        (_golden(2 * X, relative_tolerance=None), "golden.json cannot be read"),
+        (b"{", "golden.json cannot be read"),
+    ],
+)
+def test_another_answer_than_the_golden_one_is_a_load_error(load, tmp_path, models, content, words):
+    models.write(tmp_path, models.scale())
+    (tmp_path / "1" / "golden.json").write_bytes(content)
+    with pytest.raises(LoadError, match=words):
         load()
 
 
