@@ -24,19 +24,19 @@ def classify(
     count = min(count, rows.shape[1])
     answer = np.empty((len(rows), count), object)
     for row, values in enumerate(rows):
-        exact = values if values.dtype.kind in "iu" else values.astype(np.float64)
-        order = sorted(range(len(exact)), key=lambda i: (bool(exact[i] != exact[i]), -_number(exact[i])))[:count]
-        answer[row] = [_text(exact[index], index, labels).encode() for index in order]
+        answer[row] = [_text(values[index], int(index), labels).encode() for index in _best(values)[:count]]
     return answer if batched else answer[0]
 
 
-def _number(value: Any) -> int | float:
-    number: int | float = value.item()
-    return number if number == number else 0.0
+def _best(values: NDArray[Any]) -> NDArray[np.intp]:
+    """The indices of ``values`` from the highest to the lowest; NumPy sorts NaN to the end."""
+    if values.dtype.kind in "iu":
+        return len(values) - 1 - np.argsort(values[::-1], kind="stable")[::-1]  # without a sign to change
+    return np.argsort(-values.astype(np.float64), kind="stable")
 
 
 def _text(value: Any, index: int, labels: Sequence[str]) -> str:
-    shown = str(value.item()) if value.dtype.kind in "iu" else f"{value:f}"
+    shown = str(value.item()) if value.dtype.kind in "iu" else f"{float(value):f}"
     return f"{shown}:{index}:{labels[index]}" if index < len(labels) else f"{shown}:{index}"
 
 
