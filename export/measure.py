@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from normfold.export.runtime import Runtime
 
-__all__ = ["Timing", "measure"]
+__all__ = ["Timing", "measure", "medians", "shapes_of"]
+
+Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Timing:
 
     before_ms: float
     after_ms: float
+    #: Rounds the medians were taken over.
     rounds: int
     #: "x[1,77,17]"
     shapes: str
@@ -31,17 +34,27 @@ class Timing:
         return self.after_ms / self.before_ms
 
 
-def measure(before: Runtime, after: Runtime, inputs: Mapping[str, NDArray[Any]], seconds: float = 0.6) -> Timing:
+def measure(before: Runtime, after: Runtime, inputs: Arrays, seconds: float = 0.6) -> Timing:
     """Run both graphs in turn on ``inputs`` for about ``seconds`` altogether, at least 9 rounds; return the medians."""
-    pair = (before, after)
-    times: tuple[list[float], list[float]] = ([], [])
-    for graph in pair * 2:
+    times, rounds = medians({"before": before, "after": after}, inputs, seconds)
+    return Timing(times["before"], times["after"], rounds, shapes_of(inputs))
+
+
+def medians(graphs: Mapping[str, Runtime], inputs: Arrays, seconds: float = 0.6) -> tuple[dict[str, float], int]:
+    """The median run time of each graph in milliseconds, taken in turn, and the number of rounds."""
+    times: dict[str, list[float]] = {name: [] for name in graphs}
+    for graph in [*graphs.values()] * 2:
         graph.run(inputs)  # the first runs allocate
-    start = time.perf_counter()
-    while len(times[0]) < 9 or (time.perf_counter() - start < seconds and len(times[0]) < 2000):
-        for graph, kept in zip(pair, times, strict=True):
+    start, rounds = time.perf_counter(), 0
+    while rounds < 9 or (time.perf_counter() - start < seconds and rounds < 2000):
+        for name, graph in graphs.items():
             began = time.perf_counter()
             graph.run(inputs)
-            kept.append(time.perf_counter() - began)
-    shapes = " ".join(f"{name}{list(a.shape)}".replace(" ", "") for name, a in inputs.items())
-    return Timing(median(times[0]) * 1e3, median(times[1]) * 1e3, len(times[0]), shapes)
+            times[name].append(time.perf_counter() - began)
+        rounds += 1
+    return {name: median(taken) * 1e3 for name, taken in times.items()}, rounds
+
+
+def shapes_of(inputs: Arrays) -> str:
+    """The inputs' shapes in a word: "x[1,77,17]"."""
+    return " ".join(f"{name}{list(a.shape)}".replace(" ", "") for name, a in inputs.items())

@@ -9,6 +9,7 @@ from typing import Any
 from normfold.export.fold import FoldReport
 from normfold.export.measure import Timing
 from normfold.export.precision import PrecisionReport
+from normfold.export.variants import Variant
 from normfold.export.verify import Verification
 
 __all__ = ["ExportReport", "as_json"]
@@ -44,6 +45,8 @@ class ExportReport:
     versions: dict[str, str]
     #: What the person should know: prefixes stripped, eval() called, sizes that could not be tried.
     notes: tuple[str, ...] = ()
+    #: Every form of the network that was timed, the published one marked.
+    variants: tuple[Variant, ...] = ()
     #: The reduced precision that was published in float32's place, if one was.
     precision: PrecisionReport | None = None
 
