@@ -23,7 +23,7 @@ from normfold.serving.errors import (
     Unavailable,
 )
 from normfold.serving.model import LoadOptions, Model, load
-from normfold.serving.repository import Files, Repository, SentFolder
+from normfold.serving.repository import Files, Repository, SentFolder, is_plain
 from normfold.serving.wording import near, quoted
 
 log = logging.getLogger(__name__)
@@ -137,6 +137,9 @@ class Catalog:
         if files:
             if override is None:
                 raise PollFailed(f"{failed}: files in a load request need the parameter 'config' beside them")
+            for path in files:
+                if not is_plain(path):
+                    raise PollFailed(f"{failed}: {quoted(path)} is not a path inside a model's folder")
             return SentFolder(name, files)
         folder = self._repository.models().get(name)
         if folder is None:

@@ -171,6 +171,13 @@ class Repository:
         return {folder.name: ModelFolder(folder.name, folder) for folder in folders if _is_model(folder)}
 
 
+def is_plain(path: str) -> bool:
+    """Whether ``path`` could be that of a file inside a folder: no part of it empty, special or too long."""
+    return all(
+        0 < len(part.encode()) < 256 and part not in (".", "..") and "\0" not in part for part in path.split("/")
+    )
+
+
 def _single(path: Path) -> bool:
     """Whether ``path`` is one model: a file, or a folder with a config or a version's .onnx file right in it."""
     if path.is_file() or (path / CONFIG_FILE).is_file():

@@ -155,6 +155,16 @@ def test_a_load_may_bring_its_files(own, ask, models):
     np.testing.assert_array_equal(np.frombuffer(response.raw_output_contents[0], "<f4"), 7 * X[0])
 
 
+@pytest.mark.parametrize("path", ["A" * 256, "../x", "/etc/passwd", "1//model.onnx", "", "a\0b"])
+def test_a_file_of_a_load_lies_inside_the_models_folder(server, path):
+    request = pb.RepositoryModelLoadRequest(model_name="nb")
+    request.parameters["config"].string_param = "{}"
+    request.parameters[f"file:{path}"].bytes_param = b"a"
+    status, words = refused(server, "RepositoryModelLoad", request)
+    assert status is S.INTERNAL
+    assert "failed to load 'nb', failed to poll from model repository" in words
+
+
 @pytest.mark.parametrize("method", ["RepositoryModelLoad", "RepositoryModelUnload"])
 def test_an_unknown_parameter_of_a_load_or_unload_is_refused(server, method):
     request = getattr(pb, f"{method}Request")(model_name="m")
