@@ -303,7 +303,12 @@ def _batchnorm(n: Node) -> Op:
     parts["outputs"] = parts["outputs"][:1]
     usual = Affine.along(1, n.rank(), np.abs(mean) + np.sqrt(var), 0.0).scale
     params = Scaled.like(Affine.along(1, n.rank(), scale, shift), usual)
-    return Scaling(params=params, target=True, is_batchnorm=True, **parts)
+    deviation = np.sqrt(var)
+    live = gamma != 0
+    apart = (np.abs(scale) * (np.abs(mean) + deviation))[live]
+    ratio = apart / np.maximum(np.abs(scale) * deviation + np.abs(beta), 1e-300)[live]
+    cancels = float(np.sqrt(np.mean(ratio**2))) if live.any() else 0.0
+    return Scaling(params=params, target=True, is_batchnorm=True, cancels=cancels, **parts)
 
 
 def _arithmetic(n: Node) -> Op:
@@ -342,10 +347,10 @@ def _arithmetic(n: Node) -> Op:
         np.broadcast_to(affine.scale, _at_least(affine.scale, rank)),
         np.broadcast_to(affine.shift, _at_least(affine.shift, rank)),
     )
-    varying = [a for a in range(rank) if full.varies(a)]
-    if full.is_identity:
+    by_channel = sum(size > 1 for size in c.shape) == 1
+    if full.is_identity and c.size == 1:
         return Same(**n.parts((place,)))
-    return Scaling(params=Scaled.like(full, np.ones((1,) * rank)), target=len(varying) == 1, **n.parts((place,)))
+    return Scaling(params=Scaled.like(full, np.ones((1,) * rank)), target=by_channel, **n.parts((place,)))
 
 
 def _at_least(part: NDArray[Any], rank: int) -> tuple[int, ...]:
@@ -462,7 +467,9 @@ def _resize(n: Node) -> Op:
     scales = n.constant(1 if n.type == "Upsample" else 2)
     if mode not in ("nearest", "linear") or n.attribute("coordinate_transformation_mode", "") == "tf_crop_and_resize":
         raise NotKnown
-    kept = scales is not None and scales.size >= 2 and bool(np.all(scales[:2] == 1))
+    axes = [a % n.rank() for a in n.attribute("axes", range(n.rank()))]
+    kept = scales is not None and len(axes) == scales.size
+    kept = kept and all(s == 1 for a, s in zip(axes, scales if kept else (), strict=kept) if a < 2)
     kept = kept or (x.shape is not None and y.shape is not None and x.shape[:2] == y.shape[:2])
     if not kept:
         raise NotKnown

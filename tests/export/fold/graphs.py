@@ -128,8 +128,8 @@ def onnxruntime(model: onnx.ModelProto, inputs: dict[str, Array]) -> list[Array]
 def in_float64(model: onnx.ModelProto, inputs: dict[str, Array]) -> list[Array]:
     """Return the outputs as ONNX's own reference computes them from float64 inputs and constants.
 
-    But for two operators, whose reference is wrong (BatchNormalization before opset 14 trains) or does not run
-    (ConvTranspose with groups).
+    But for four operators, whose reference is wrong (BatchNormalization before opset 14 trains, GlobalMaxPool drops an
+    axis) or does not run (ConvTranspose with groups, MaxPool with padding).
     """
     double = onnx.ModelProto.FromString(model.SerializeToString())
     _double(double.graph)
@@ -138,7 +138,10 @@ def in_float64(model: onnx.ModelProto, inputs: dict[str, Array]) -> list[Array]:
             _double_node(node)
     wide = {k: v.astype(np.float64) if v.dtype.kind not in "biu" else v for k, v in inputs.items()}
     return [
-        np.asarray(y) for y in ReferenceEvaluator(double, new_ops=[BatchNormalization, ConvTranspose]).run(None, wide)
+        np.asarray(y)
+        for y in ReferenceEvaluator(double, new_ops=[BatchNormalization, ConvTranspose, MaxPool, GlobalMaxPool]).run(
+            None, wide
+        )
     ]
 
 
@@ -181,6 +184,40 @@ class ConvTranspose(OpRun):
             y = np.concatenate([y, beyond], 2 + a)
             y = y.take(range(begin, y.shape[2 + a] - end), 2 + a)
         return (y,)
+
+
+class MaxPool(OpRun):
+    """The largest of each window, and with a second output its place in the whole tensor; one position axis."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, **given: Any) -> tuple[Array, ...]:
+        (k,), (stride,), (dilation,) = given["kernel_shape"], given.get("strides") or [1], given.get("dilations") or [1]
+        length, span = x.shape[2], dilation * (k - 1) + 1
+        begin, end = given.get("pads") or [0, 0]
+        auto = given.get("auto_pad") or "NOTSET"
+        if auto in ("SAME_UPPER", "SAME_LOWER"):
+            needed = max((-(-length // stride) - 1) * stride + span - length, 0)
+            begin, end = needed // 2, needed - needed // 2
+            begin, end = (begin, end) if auto == "SAME_UPPER" else (end, begin)
+        room = length + begin + end - span
+        count = (-(-room // stride) if given.get("ceil_mode") else room // stride) + 1
+        count -= (count - 1) * stride >= length + begin  # no window starts behind the end
+        padded = np.pad(x, ((0, 0), (0, 0), (begin, end + stride)), constant_values=-np.inf)
+        places = stride * np.arange(count)[:, None] + dilation * np.arange(k)
+        windows = padded[:, :, places]
+        best = np.take_along_axis(np.broadcast_to(places, windows.shape), windows.argmax(-1)[..., None], -1)[..., 0]
+        row = np.arange(x.shape[0] * x.shape[1]).reshape(*x.shape[:2], 1)
+        return (windows.max(-1), best - begin + length * row)[: len(self.onnx_node.output)]
+
+
+class GlobalMaxPool(OpRun):
+    """The largest entry of each channel."""
+
+    op_domain = ""
+
+    def _run(self, x: Array) -> tuple[Array]:
+        return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
 
 
 def _double(g: onnx.GraphProto) -> None:
