@@ -24,7 +24,7 @@ from normfold.models import surnames
 from normfold.models.surnames.vectorizer import Vectorizer
 
 HERE = Path(__file__).resolve().parent
-BOX_WIDTH, BOX_HEIGHT, STEP, TOP, LEFT, GAP = 250, 26, 36, 64, 20, 230
+BOX_WIDTH, BOX_HEIGHT, STEP, TOP, LEFT, GAP = 250, 22, 29, 62, 20, 230
 COLOURS = {"Conv": "#d6e6f5", "Gemm": "#d6e6f5", "BatchNormalization": "#f7d9c4", "Relu": "#e4efd9"}
 
 
@@ -119,7 +119,7 @@ def _box(x: float, y: float, box: Box) -> str:
     colour = COLOURS.get(box.op_type, "#eeeeee")
     return (
         f'<rect x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="4" fill="{colour}" stroke="#777777"/>'
-        f"{_label(x + 10, y + 18, box.text)}"
+        f"{_label(x + 10, y + 16, box.text)}"
     )
 
 
