@@ -94,9 +94,7 @@ _BY_FUNCTION: dict[Any, tuple[Rule, list[str]]] = {
 _CONV = "weight bias stride padding dilation groups padding_mode"
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _PADS = tuple(
-    getattr(nn, f"{kind}Pad{d}d")
-    for kind in ("Zero", "Constant", "Reflection", "Replication", "Circular")
-    for d in (1, 2, 3)
+    getattr(nn, f"{kind}Pad{d}d") for kind in ("Zero", "Reflection", "Replication", "Circular") for d in (1, 2, 3)
 )
 #: Layer -> its rule and the attributes that it computes with.
 _LAYERS: tuple[tuple[tuple[type[nn.Module], ...], Rule, str], ...] = (
@@ -132,7 +130,8 @@ _LAYERS: tuple[tuple[tuple[type[nn.Module], ...], Rule, str], ...] = (
     ((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), layout.adaptive_avg_pool, ""),
     ((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d), layout.adaptive_max_pool, "return_indices"),
     ((nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d), layout.interpolate, "mode"),
-    (_PADS, layout.pad_layer, "padding value"),
+    (_PADS, layout.pad_layer, "padding"),
+    ((nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d), layout.pad_layer, "padding value"),
     ((nn.Flatten,), layout.flatten, ""),
 )
 _BY_LAYER = {layer: (rule, names.split()) for layers, rule, names in _LAYERS for layer in layers}

@@ -29,7 +29,9 @@ class _Tracer(fx.Tracer):
         """Whether the module is one call."""
         if isinstance(m, _CONTAINERS):
             return False
-        return type(m).forward.__module__.startswith("torch.nn.") or super().is_leaf_module(m, module_qualified_name)
+        # The forward of a GraphModule is made at run time, of no module.
+        ours = type(m).forward.__module__ or ""
+        return ours.startswith("torch.nn.") or super().is_leaf_module(m, module_qualified_name)
 
 
 def traced(module: nn.Module, count: int | None) -> fx.GraphModule:
