@@ -46,6 +46,16 @@ def as_html(report: ExportReport) -> str:
             ],
             numbers=True,
         ),
+        "<h2>The forms that were timed</h2>",
+        _table(
+            ("form", "bytes", "median run time", ""),
+            [
+                (escape(v.name), f"{v.bytes:,}", f"{v.median_ms:.3f} ms", "published" if v.published else "")
+                for v in report.variants
+            ],
+            numbers=True,
+        ),
+        *_precision(report),
         "<h2>Where each BatchNorm went</h2>",
         _table(
             ("layer", "", ""),
@@ -103,6 +113,28 @@ def as_html(report: ExportReport) -> str:
         + "\n".join(parts)
         + "\n</html>\n"
     )
+
+
+def _precision(report: ExportReport) -> list[str]:
+    """What fewer bits cost, where the graph was published in fewer."""
+    fewer = report.precision
+    if fewer is None:
+        return []
+    rows = [
+        (
+            f"<code>{escape(d.output)}</code>",
+            f"{d.relative:.2%}",
+            f"{d.bound:.0%}",
+            "" if d.label_agreement is None else f"{d.label_agreement:.1%}",
+        )
+        for d in fewer.verification.differences
+    ]
+    return [
+        f"<h2>Published as {escape(fewer.precision)}</h2>",
+        f"<p>{fewer.bytes_before:,} bytes before, {fewer.bytes_after:,} after; {fewer.timing.before_ms:.3f} ms before, "
+        f"{fewer.timing.after_ms:.3f} ms after.</p>",
+        _table(("output", "largest error", "allowed", "same label"), rows, numbers=True),
+    ]
 
 
 def _times(report: ExportReport) -> tuple[str, str]:

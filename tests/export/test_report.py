@@ -1,0 +1,103 @@
+"""The report's two written forms hold what the value holds, and nothing in it can break out of the page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+
+from normfold.export.fold import Fold, FoldReport
+from normfold.export.html import as_html
+from normfold.export.measure import Timing
+from normfold.export.precision import PrecisionReport
+from normfold.export.report import ExportReport, as_json
+from normfold.export.variants import Variant
+from normfold.export.verify import Difference, Verification
+
+DIFFERENCE = Difference("y", "random", 12, 1e-6, 1e-7, 2e-7, 0.0, 5e-7, 0.99)
+REPORT = ExportReport(
+    model="surnames",
+    version=3,
+    path="repository/surnames/3",
+    source="mynets.py:Net",
+    source_sha256="ab" * 32,
+    weights="w.safetensors",
+    weights_sha256="cd" * 32,
+    inputs=("x=FP32[N,77,L]",),
+    outputs=("y=FP32[N,18]",),
+    opset=18,
+    folding=FoldReport(
+        folds=(
+            Fold("bn1", "BatchNorm", True, "forward into 'conv2'"),
+            Fold("<script>alert(1)</script>", "BatchNorm", False, "", ("its reader is a sigmoid",)),
+        ),
+        batchnorms_before=2,
+        batchnorms_after=1,
+    ),
+    bytes_before=2000,
+    bytes_after=1500,
+    verification=Verification((DIFFERENCE,), "PyTorch, float64", ("N=2 L=32", "one.npy")),
+    timing=Timing(0.2, 0.1, 50, "x[1,77,32]"),
+    sha256="ef" * 32,
+    versions={"torch": "2.13.0"},
+    notes=("a <note> & more",),
+    variants=(Variant("unfolded", 2000, 0.2, False), Variant("folded", 1500, 0.1, True)),
+    precision=PrecisionReport("int8", Verification((DIFFERENCE,), "r", ()), Timing(0.1, 0.05, 9, "x"), 1500, 500),
+)
+
+
+class Page(HTMLParser):
+    """Checks that every element that is opened is closed in its place, and keeps the text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.text = ""
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_is_well_formed_stands_alone_and_shows_every_fold_and_figure() -> None:
+    page = as_html(REPORT)
+    parsed = Page(page)
+    for shown in ("forward into 'conv2'", "its reader is a sigmoid", "the same network", "2.0e-07", "0.100 ms", "int8"):
+        assert shown in parsed.text, shown
+    for outside in ("http:", "https:", "src=", "@import", "url("):
+        assert outside not in page
+
+
+def test_names_from_a_network_cannot_break_out_of_the_page() -> None:
+    page = Page(as_html(REPORT))
+    assert "script" not in page.tags
+    assert "note" not in page.tags
+    assert "<script>alert(1)</script>" in page.text
+
+
+def test_a_failed_proof_is_shown_as_one() -> None:
+    failed = replace(
+        REPORT, verification=replace(REPORT.verification, differences=(replace(DIFFERENCE, relative=1.0),))
+    )
+    text = Page(as_html(failed)).text
+    assert "not the same network" in text
+    assert "failed" in text
+
+
+def test_the_json_form_is_plain_json_with_the_derived_figures() -> None:
+    content = json.loads(json.dumps(as_json(REPORT), allow_nan=False))
+    assert content["verification"]["passed"] is True
+    assert content["verification"]["differences"][0]["ratio"] is None, "an error over no error is no number"
+    assert content["folding"]["folds"][1]["reason"] == "its reader is a sigmoid"
+    assert content["timing"]["ratio"] == 0.5
+    assert content["precision"]["bytes_after"] == 500
