@@ -11,12 +11,13 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from normfold.export.fold.driver import Folding, write
-from normfold.export.fold.net import Net
+from normfold.export.fold.net import Net, Op
 from normfold.export.fold.ops.pointwise import Scaling
 from normfold.export.fold.padding import join_padding
 from normfold.export.fold.prune import prune
 from normfold.export.fold.reading import Reading
 from normfold.export.fold.report import Fold, FoldReport
+from normfold.export.fold.sequences import split_plainly
 
 if TYPE_CHECKING:
     from torch import fx, nn
@@ -65,10 +66,15 @@ def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule
 
 def _fold_graphs(model: ir.Model) -> FoldReport:
     before = _counts(model)
-    if any(v.shape is None for n in model.graph.all_nodes() for v in n.outputs):
+    opset = model.opset_imports.get("", 18)
+    for graph in (model.graph, *model.graph.subgraphs()):
+        split_plainly(graph, opset)
+    values = [v for n in model.graph.all_nodes() for v in n.outputs]
+    # Shape inference would take what sequences hold for tensors.
+    sequences = any(n.op_type.startswith(("Sequence", "SplitToSequence")) for n in model.graph.all_nodes())
+    if any(v.shape is None for v in values) and not sequences:
         with contextlib.suppress(Exception):  # a model that it cannot read is folded with the shapes it has
             passes.ShapeInferencePass()(model)
-    opset = model.opset_imports.get("", 18)
     folds: list[Fold] = []
     carriers = removed = 0
     affines_before = affines_after = 0
@@ -80,9 +86,12 @@ def _fold_graphs(model: ir.Model) -> FoldReport:
         folding = Folding(net)
         folding.run()
         removed += prune(net)
-        write(folding, graph)
+        write(folding, graph, opset)
         affines_after += _targets(folding.net)
         folds += folding.folds
+        folds += [
+            _unread(op) for op in net.ops if op.node.op_type == "BatchNormalization" and not isinstance(op, Scaling)
+        ]
         carriers += folding.carriers
     passes.RemoveUnusedNodesPass()(model)
     model.graph.sort()
@@ -100,6 +109,11 @@ def _fold_graphs(model: ir.Model) -> FoldReport:
         carriers=carriers,
         channels_removed=removed,
     )
+
+
+def _unread(op: Op) -> Fold:
+    reason = "it normalises with the statistics of the batch, its parameters are computed, or its rank is not known"
+    return Fold(op.name, "BatchNorm", False, "", (reason,))
 
 
 def _targets(net: Net) -> int:

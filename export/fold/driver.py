@@ -14,7 +14,7 @@ from normfold.export.fold.carrier import ConstantChannels, Widened, carrier_of, 
 from normfold.export.fold.net import Net, Op, Refused, Writing
 from normfold.export.fold.ops.linear import Gates, Linear, Weights
 from normfold.export.fold.ops.pointwise import Bounds, Scaled, Scaling
-from normfold.export.fold.plan import CARRIER_COST, LEAST_GAIN, PUT_COST, Plan, planned, plans
+from normfold.export.fold.plan import LEAST_GAIN, PUT_COST, Plan, planned, plans
 from normfold.export.fold.report import Fold
 from normfold.export.fold.silence import silence_zero_scales
 from normfold.export.fold.words import went
@@ -33,8 +33,6 @@ class Folding:
     def run(self) -> None:
         """Fold until nothing more goes. Every step removes an affine or makes one cheaper, so it ends."""
         targets = self.targets = [op for op in self.net.ops if isinstance(op, Scaling) and op.target]
-        for target in targets:
-            silence_zero_scales(target)
         reasons: dict[Scaling, tuple[str, ...]] = {}
         how: dict[Scaling, list[str]] = defaultdict(list)
         left, progress = targets, True
@@ -61,18 +59,19 @@ class Folding:
         if target.params.is_identity:
             self._remove(target)
             return "it changed nothing", []
+        silence_zero_scales(target)
         refusals: dict[str, str] = {}
         while True:
             carriers = self.carriers
             for plan in plans(target, refusals):
                 try:
-                    return went(self._carry_out(plan)), []
+                    return went(self._carry_out(plan)), _sentences(refusals)
                 except Refused as refusal:
                     refusals[plan.option.label] = str(refusal)
                 if self.carriers != carriers:
                     break  # tensors have a channel more: what was planned before does not fit them
             else:
-                return "", [f"{label}: {reason}" for label, reason in refusals.items()]
+                return "", _sentences(refusals)
 
     def _carry_out(self, plan: Plan) -> Plan:
         """Carry out a plan, or raise Refused; then nothing has changed but that a constant may be carried."""
@@ -112,7 +111,7 @@ class Folding:
                 continue
             try:
                 wide = widened(op.inputs[0])
-                cost += CARRIER_COST * wide.linears
+                cost += wide.cost
                 steps.append(wide)
             except Refused:
                 cost += PUT_COST
@@ -130,6 +129,10 @@ class Folding:
     def _remove(self, target: Scaling) -> None:
         self.net.remove(target)
         self.removed.append(target)
+
+
+def _sentences(refusals: dict[str, str]) -> list[str]:
+    return [f"{label}: {reason}" for label, reason in refusals.items()]
 
 
 def _survives_rounding(op: Op, params: Any, dtype: np.dtype[Any]) -> None:
@@ -159,9 +162,9 @@ def _survives_rounding(op: Op, params: Any, dtype: np.dtype[Any]) -> None:
         raise Refused(f"the weights of {op} would underflow {dtype}")
 
 
-def write(folding: Folding, graph: ir.Graph) -> None:
+def write(folding: Folding, graph: ir.Graph, opset: int) -> None:
     """Write what changed into the graph."""
-    writing = Writing(graph, folding.net.dtype)
+    writing = Writing(graph, folding.net.dtype, opset)
     for op in folding.net.ops:
         if op.changed:
             writing.dtype = folding.net.dtype_of(op)

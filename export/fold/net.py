@@ -149,9 +149,11 @@ class Op:
 class Writing:
     """What an operator needs to write itself into an ONNX graph."""
 
-    def __init__(self, graph: ir.Graph, dtype: np.dtype[Any]) -> None:
+    def __init__(self, graph: ir.Graph, dtype: np.dtype[Any], opset: int) -> None:
         self.graph = graph
         self.dtype = dtype
+        #: What operators take as attributes and what as inputs changed from one opset to the next.
+        self.opset = opset
         self._names = {v.name for v in graph.initializers.values()} | {
             v.name for n in graph.all_nodes() for v in n.outputs
         }

@@ -27,6 +27,8 @@ MOST_CANCELLED = 4.0
 #: What one more channel costs a convolution that carries it, and what a Pad that puts it before one costs, in passes.
 CARRIER_COST = 0.05
 PUT_COST = 0.85
+#: What one more channel costs a convolution that leaves a blocked layout for it: more than any affine is worth.
+BLOCK_COST = 10.0
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,9 @@ def options(target: Scaling) -> Iterator[Option]:
             )
         yield Option("positive scale back, shift on, a sign stays", Affine.of(size, none), flip, Affine.of(one, t))
         yield Option("positive scale and shift on, a sign stays", identity, flip, Affine.of(size, t))
+    if not zero.any() and target.cost(Affine.of(one, t)) < target.cost(a):
+        yield Option("scale on, a shift stays", identity, Affine.of(one, offset), Affine.of(s, none))
+        yield Option("scale back, a shift stays", Affine.of(s, none), Affine.of(one, t), identity)
 
 
 def planned(target: Scaling, option: Option) -> Plan:
@@ -118,6 +123,8 @@ def planned(target: Scaling, option: Option) -> Plan:
         raise Refused(
             f"'{u.name}' is read elsewhere too, and undoing so large a shift there would cost its last digits"
         )
+    if option.on.shifts and target.cancels > MOST_CANCELLED:
+        raise Refused(f"{target} takes a mean much larger than its deviation off, and its readers would lose digits")
     gauges = Gauges()
     gauges.holds_zeros = option.holds_zeros
     queue: list[tuple[int, int, Op]] = []
@@ -193,4 +200,9 @@ def plans(target: Scaling, refusals: dict[str, str]) -> Iterator[Plan]:
             found.append(plan)
         else:
             refusals[option.label] = "it would take as many operations as it saves"
-    yield from sorted(found, key=lambda p: (round(p.cost, 6), len(p.carried), len(p.touched)))
+    # Of equals, one that takes the shift back rounds less: what is stored is centred.
+    yield from sorted(found, key=lambda p: (round(p.cost, 6), len(p.carried), _size(p.option.on.shift), len(p.touched)))
+
+
+def _size(shift: Array) -> float:
+    return round(float(np.abs(shift).mean()), 6)

@@ -469,7 +469,8 @@ def _resize(n: Node) -> Op:
         raise NotKnown
     axes = [a % n.rank() for a in n.attribute("axes", range(n.rank()))]
     kept = scales is not None and len(axes) == scales.size
-    kept = kept and all(s == 1 for a, s in zip(axes, scales if kept else (), strict=kept) if a < 2)
+    if scales is not None and kept:
+        kept = all(s == 1 for a, s in zip(axes, scales, strict=True) if a < 2)
     kept = kept or (x.shape is not None and y.shape is not None and x.shape[:2] == y.shape[:2])
     if not kept:
         raise NotKnown

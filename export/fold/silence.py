@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.net import Refused, Tensor
 from normfold.export.fold.ops.joins import Sum
-from normfold.export.fold.ops.layout import Concat
+from normfold.export.fold.ops.layout import Concat, Transpose
 from normfold.export.fold.ops.linear import Linear, Weights
 from normfold.export.fold.ops.pointwise import Activation, Clamp, Same, Scaled, Scaling, Sloped
 from normfold.export.fold.ops.pools import Pooling
@@ -34,18 +34,19 @@ def silence_zero_scales(target: Scaling) -> int:
         return 0
     scale, shift = (np.array(c) for c in channels)
     count = 0
+    # A positive shift is made the constant itself, which can serve as a carrier; else the channel holds 0 before it.
     for wanted, index in (
-        (1.0, np.flatnonzero((scale == 0) & (shift != 0))),
-        (0.0, np.flatnonzero((scale == 0) & (shift == 0))),
+        (1.0, np.flatnonzero((scale == 0) & (shift > 0))),
+        (0.0, np.flatnonzero((scale == 0) & (shift <= 0))),
     ):
         if not len(index):
             continue
         edits: dict[Linear, Weights] = {}
         try:
-            held = _silenced(u, index, np.full(len(index), wanted), edits)
+            held = _silenced(u, 1, index, np.full(len(index), wanted), edits)
         except Refused:
             continue
-        if wanted and np.all(np.abs(held) > 1e-3):
+        if wanted and np.all(held > 1e-3):
             scale[index], shift[index] = shift[index] / held, 0.0
         elif not wanted and np.all(held == 0):
             scale[index] = 1.0
@@ -60,12 +61,12 @@ def silence_zero_scales(target: Scaling) -> int:
     return count
 
 
-def _silenced(tensor: Tensor, index: Index, values: Array, edits: dict[Linear, Weights]) -> Array:
+def _silenced(tensor: Tensor, axis: int, index: Index, values: Array, edits: dict[Linear, Weights]) -> Array:
     """Return what the given channels hold when the operators before emit ``values`` there; raise Refused if shared."""
     op = tensor.producer
     if op is None or len(tensor.readers) != 1 or tensor.pinned:
         raise Refused(f"'{tensor.name}' is read elsewhere too")
-    if isinstance(op, Linear) and op.axis_out == 1:
+    if isinstance(op, Linear) and op.axis_out % tensor.rank == axis:
         weights = edits.get(op, op.params)
         weight, bias = weights.weight.copy(), weights.bias.copy()
         flat = weight.reshape(-1, *weight.shape[2:])
@@ -73,27 +74,33 @@ def _silenced(tensor: Tensor, index: Index, values: Array, edits: dict[Linear, W
         bias[index] = values
         edits[op] = replace(weights, weight=weight, bias=bias)
         return values
+    if isinstance(op, Transpose):
+        return _silenced(op.inputs[0], op.axes[axis], index, values, edits)
+    if isinstance(op, Same):
+        return _silenced(op.inputs[0], axis, index, values, edits)
+    if axis != 1:
+        raise Refused(f"nothing can be silenced through {op} on another axis than the channels'")
     if isinstance(op, Concat) and op.axis == 1 and len(set(op.inputs)) == len(op.inputs):
         starts = np.cumsum([0, *(x.size(1) for x in op.inputs)])
         held = np.empty(len(index))
         for k, x in enumerate(op.inputs):
             here = (index >= starts[k]) & (index < starts[k + 1])
             if here.any():
-                held[here] = _silenced(x, index[here] - starts[k], values[here], edits)
+                held[here] = _silenced(x, 1, index[here] - starts[k], values[here], edits)
         return held
     if isinstance(op, Sum) and len(set(op.inputs)) == len(op.inputs):
         total = np.zeros(len(index))
         for k, (sign, x) in enumerate(zip(op.signs, op.inputs, strict=True)):
             if x.shape != tensor.shape:
                 raise Refused(f"{op} broadcasts one of its branches")
-            total += sign * _silenced(x, index, values if k == 0 else np.zeros(len(index)), edits)
+            total += sign * _silenced(x, 1, index, values if k == 0 else np.zeros(len(index)), edits)
         return total
     if isinstance(op, (Clamp, Sloped, Same, Activation, Scaling)) or (
         isinstance(op, Pooling) and 1 not in op.axes and not op.counts_zeros
     ):
         (x,) = op.inputs
         whole = np.full(tensor.size(1), np.nan)
-        whole[index] = _silenced(x, index, values, edits)
+        whole[index] = _silenced(x, 1, index, values, edits)
         if isinstance(op, Sloped):
             held = np.where(whole >= 0, whole, np.nan)
         else:

@@ -335,7 +335,7 @@ class Select(Op):
         """Write the sizes of the parts."""
         if self.params is None:
             return
-        if "split" in self.node.attributes:
+        if graph.opset < 13:
             import onnx_ir as ir
 
             self.node.attributes["split"] = ir.AttrInt64s("split", list(self.params))

@@ -35,6 +35,9 @@ class Scaling(Op):
     target: bool = False
     #: Whether it came as BatchNormalization.
     is_batchnorm: bool = False
+    #: How many times larger |scale x| and |shift| usually are than their sum, over the channels: a mean many times its
+    #: deviation cancels here, and would cancel in the readers' sums if scale and shift went there apart.
+    cancels: float = 0.0
 
     @property
     def by_channel(self) -> bool:
@@ -262,6 +265,9 @@ class Clamp(Op):
         lo, hi, form = self.params.lo, self.params.hi, self.params.form
         if form == "Relu":
             result = graph.insert("Relu", [result], node, like)
+        elif form == "Clip" and graph.opset < 11:
+            ends = {n: float(b.reshape(())) for b, n in ((lo, "min"), (hi, "max")) if np.isfinite(b)}
+            result = graph.insert("Clip", [result], node, like, **ends)
         elif form == "Clip":
             bounds = [
                 None if np.all(np.isinf(b)) else graph.constant(b.reshape(()), f"{like}.{n}")
