@@ -283,6 +283,16 @@ def same_function(before: onnx.ModelProto, after: onnx.ModelProto, *shapes: tupl
             assert error <= bound, f"off by {error} at {shape}, where {bound} is granted"
 
 
+def same_in_onnxruntime(before: onnx.ModelProto, after: onnx.ModelProto, *shapes: tuple[int, ...]) -> None:
+    """Assert that two models whose operators ONNX's reference lacks compute the same, within the bound of above."""
+    for seed, shape in enumerate(shapes):
+        inputs = drawn_inputs(before, shape, seed)
+        for want, got in zip(onnxruntime(before, inputs), onnxruntime(after, inputs), strict=True):
+            assert got.shape == want.shape
+            bound = TERMS * float(np.finfo(np.float32).eps) * float(np.abs(want).max(initial=1e-3))
+            np.testing.assert_allclose(got, want, rtol=0, atol=bound)
+
+
 def left(report: FoldReport) -> dict[str, str]:
     """Return the affines that stayed and every reason why, one text each."""
     return {f.name: "; ".join(f.reasons) for f in report.folds if not f.folded}

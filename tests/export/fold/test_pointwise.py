@@ -43,7 +43,6 @@ def test_a_batchnorm_behind_a_clamp_goes_into_the_convolutions_around(clamp: str
     folds_to(model, f"Conv Conv {becomes}", *LENGTHS)
 
 
-@pytest.mark.xfail(strict=True, reason="a Clip with bounds as attributes (before opset 11) is written with inputs")
 def test_a_clip_before_opset_11_keeps_its_bounds_in_attributes() -> None:
     model = graph(around("r = Clip<min=0.0,max=6.0>(c) z = BN(r, n)"), opset=9, **convolutions(**norm("n", 4)))
     folds_to(model, "Clip Conv Conv", *LENGTHS)
