@@ -10,7 +10,6 @@ Importing this package is cheap; each public name is loaded on first use.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from normfold.export.fold import fold as fold
     from normfold.serving.client import AsyncClient as AsyncClient
     from normfold.serving.client import Client as Client
+
+    __version__: str
 
 _HOME = {
     "AsyncClient": "normfold.serving.client",
@@ -28,13 +29,20 @@ _HOME = {
 
 __all__ = ["AsyncClient", "Client", "FoldReport", "__version__", "fold"]
 
-try:
-    __version__ = version("normfold")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0.0.0"
-
 
 def __getattr__(name: str) -> object:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
+    if name == "__version__":
+        return _version()
     raise AttributeError(f"module 'normfold' has no attribute {name!r}")
+
+
+def _version() -> str:
+    # Imported here: importlib.metadata takes as long as all the rest of `normfold --help`.
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("normfold")
+    except PackageNotFoundError:  # a source tree that was never installed
+        return "0.0.0"
