@@ -98,7 +98,7 @@ def running(repository: Path, *options: str, ready: bool = True) -> Iterator[Run
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
-        assert listening.wait(60), "the server did not say that it listens"
+        assert listening.wait(120), "the server did not say that it listens"
         assert server.address, "\n".join(server.lines)
         if ready:
             assert server.lines[-1].endswith(" ready"), "\n".join(server.lines)
