@@ -148,7 +148,8 @@ def test_a_batchnorm_behind_a_concat_goes_back_into_every_branch() -> None:
 
 
 def test_batchnorms_before_a_concat_go_forward_into_its_reader() -> None:
-    nodes = "d = Conv(x, u) e = Sigmoid(d) o = BN(e, m) f = Conv(x, u) j = Concat<axis=1>(n, f, o) y = Conv<pads=[1,1]>(j, v)"
+    nodes = """d = Conv(x, u)  e = Sigmoid(d)  o = BN(e, m)  f = Conv(x, u)
+        j = Concat<axis=1>(n, f, o)  y = Conv<pads=[1,1]>(j, v)"""
     model = graph(behind(nodes), **given(u=weights(2, 3, 3), v=weights(5, 8, 3), **norm("m", 2)))
     folds_to(model, "Conv Relu Conv Sigmoid Conv Concat Conv", *LENGTHS)
 
