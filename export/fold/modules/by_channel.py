@@ -1,6 +1,9 @@
-"""The few layers that a fold may put into a network and that ``torch.nn`` does not have."""
+"""The few layers that a fold may put into a network and that ``torch.nn`` does not have.
 
-from __future__ import annotations
+TorchScript reads their annotations, so they are written as it takes them.
+"""
+
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +13,8 @@ from torch.nn import functional as F
 class ClampByChannel(nn.Module):
     """min(max(x, lo), hi), bounds broadcast against x; None where there is no bound."""
 
-    lo: Tensor | None
-    hi: Tensor | None
+    lo: Optional[Tensor]  # noqa: UP045
+    hi: Optional[Tensor]  # noqa: UP045
 
     def __init__(self, lo: Tensor | None, hi: Tensor | None) -> None:
         super().__init__()
@@ -31,8 +34,8 @@ class ClampByChannel(nn.Module):
 class AffineByChannel(nn.Module):
     """scale * x + shift, both broadcast against x; None where it is 1 or 0 everywhere."""
 
-    scale: Tensor | None
-    shift: Tensor | None
+    scale: Optional[Tensor]  # noqa: UP045
+    shift: Optional[Tensor]  # noqa: UP045
 
     def __init__(self, scale: Tensor | None, shift: Tensor | None) -> None:
         super().__init__()

@@ -27,11 +27,11 @@ def filled(network: nn.Module, gamma: str = "mixed", seed: int = 1) -> nn.Module
                 size = layer.num_features
                 assert layer.running_mean is not None
                 assert layer.running_var is not None
-                layer.running_mean.copy_(0.5 * torch.randn(size, generator=draw))
-                layer.running_var.copy_(0.3 + torch.rand(size, generator=draw))
+                layer.running_mean.copy_(0.2 * torch.randn(size, generator=draw))
+                layer.running_var.copy_(0.5 + torch.rand(size, generator=draw))
                 if layer.affine:
                     layer.weight.copy_(0.5 + torch.rand(size, generator=draw))
-                    layer.bias.copy_(torch.randn(size, generator=draw))
+                    layer.bias.copy_(0.5 * torch.randn(size, generator=draw))
                     if gamma == "mixed":
                         layer.weight[::3] *= -1
                     if gamma == "zeros":
