@@ -1,8 +1,10 @@
 """The cases that an exported graph is proved on, and the proof itself.
 
-random   N(0, 1) at the traced sizes, and once at every corner of the dynamic dimensions
-scaled   the same times 10^-4 … 10^4
-sample   the user's own inputs
+    random   N(0, 1) at the traced sizes, and once at every corner of the dynamic dimensions
+    scaled   the same times 10^-4 … 10^4
+    sample   the user's own inputs
+
+First the captured graph is compared with the network, then every folded form of it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from normfold.export.divergence import first_divergence
-from normfold.export.errors import VerificationError
+from normfold.export.errors import CaptureError, VerificationError
 from normfold.export.inputs import InputSpec, random_inputs
 from normfold.export.origin import Arrays, Origin, Run
 from normfold.export.runtime import Runtime
@@ -26,6 +28,9 @@ RANDOM_CASES = 4
 #: Scales of the inputs beside N(0, 1): far below and above what a normalised signal has.
 SCALES = (1e-4, 1e-2, 1e2, 1e4)
 
+#: How much less accurate than the network in its own framework the captured graph may be, and what it may always be.
+CAPTURE_FACTOR, CAPTURE_FLOOR = 32.0, 3e-4
+
 
 class Proof:
     """Proves graphs of one origin: the reference and the cases are made once."""
@@ -37,10 +42,25 @@ class Proof:
         self.unfolded = unfolded
         plain = Runtime(unfolded, optimised=False)
         self._before: Run = plain.run
-        if not self.name.endswith(
-            "float64"
-        ):  # then its own distance to itself is 0, and the unit must come from elsewhere
+        self._require_captured(origin.run, plain.run)
+        if not self.name.endswith("float64"):  # its distance to itself is 0, so the unit must come from elsewhere
             self._before = lambda inputs: plain.run(nudged(inputs))
+
+    def _require_captured(self, own: Run, captured: Run) -> None:
+        """Raise CaptureError where the unfolded graph already is another network than the one that was given.
+
+        The fold is judged by the unfolded graph's error, so that error must itself be what float32 costs: the
+        network's own in float32, or a good deal more, since onnxruntime's kernels differ (it has no expm1). A wrong
+        operator is far beyond.
+        """
+        cases = [c for c in self.cases if c.kind != "scaled"]
+        for d in verify(self.reference, own, captured, cases, self.name).differences:
+            if d.trouble or d.relative > CAPTURE_FACTOR * d.unfolded_relative + CAPTURE_FLOOR:
+                what = d.trouble or f"output '{d.output}' is off by {d.relative:.1e} of its scale on {d.kind} inputs"
+                raise CaptureError(
+                    f"the graph that was captured is not the network, so nothing was folded: {what} (the network "
+                    f"itself, in float32, by {d.unfolded_relative:.1e}). Does it depend on something besides its inputs?"
+                )
 
     def of(self, folded: bytes) -> Verification:
         """Compare the graph in ``folded``, as a server runs it, with the reference on every case."""

@@ -210,3 +210,25 @@ def test_an_interrupt_leaves_nothing_and_says_so(
     assert result.exit_code == 130
     assert "nothing was published" in result.stderr
     assert not (directory / "repository").exists()
+
+
+def test_a_capture_that_is_another_network_is_refused_though_the_fold_is_true_to_it(
+    directory: Path, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from normfold.export import module_origin
+
+    honest = module_origin.capture
+
+    def wrong(*arguments: object):  # type: ignore[no-untyped-def]
+        model = honest(*arguments)  # type: ignore[arg-type]
+        import onnx_ir as ir
+
+        weight = model.graph.initializers["conv2.weight"]
+        weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(1.01), name=weight.name)
+        return model
+
+    monkeypatch.setattr(module_origin, "capture", wrong)
+    result = normfold(*USUAL)
+    assert result.exit_code == 1
+    assert "the graph that was captured is not the network" in result.stderr
+    assert not (directory / "repository").exists()
