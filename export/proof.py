@@ -59,7 +59,7 @@ class Proof:
                 what = d.trouble or f"output '{d.output}' is off by {d.relative:.1e} of its scale on {d.kind} inputs"
                 raise CaptureError(
                     f"the graph that was captured is not the network, so nothing was folded: {what} (the network "
-                    f"itself, in float32, by {d.unfolded_relative:.1e}). Does it depend on something besides its inputs?"
+                    f"itself, in float32, by {d.unfolded_relative:.1e}). Does it depend on something besides its input?"
                 )
 
     def of(self, folded: bytes) -> Verification:
