@@ -24,9 +24,13 @@ LEAST_GAIN = 1e-6
 MOST_TOUCHED = 48
 #: How many times larger than a tensor's usual entries a shift may be that other readers of the tensor must undo.
 MOST_CANCELLED = 4.0
+#: How many times larger, over the channels, what the readers add up may be than what it adds up to.
+MOST_APART = 3.0
 #: What one more channel costs a convolution that carries it, and what a Pad that puts it before one costs, in passes.
 CARRIER_COST = 0.05
 PUT_COST = 0.85
+#: How many times larger, over the channels, what the readers add up may be than what it adds up to.
+MOST_APART = 3.0
 #: What one more channel costs a convolution that leaves a blocked layout for it: more than any affine is worth.
 BLOCK_COST = 10.0
 
@@ -123,7 +127,7 @@ def planned(target: Scaling, option: Option) -> Plan:
         raise Refused(
             f"'{u.name}' is read elsewhere too, and undoing so large a shift there would cost its last digits"
         )
-    if option.on.shifts and target.cancels > MOST_CANCELLED:
+    if option.on.shifts and target.cancels > MOST_APART:
         raise Refused(f"{target} takes a mean much larger than its deviation off, and its readers would lose digits")
     gauges = Gauges()
     gauges.holds_zeros = option.holds_zeros

@@ -284,7 +284,7 @@ def _bias_of(op: Op, reading: Reading) -> ir.Node | None:
     size = op.params.weight.shape[1]
     if bias is None or bias.shape[-1:] not in ((size,), (1,), ()) or any(d != 1 for d in bias.shape[:-1]):
         return None
-    if bias.ndim > op.outputs[0].rank:
+    if bias.ndim > op.axis_out + 1:
         return None
     op.params = Weights(op.params.weight, np.broadcast_to(bias.astype(np.float64).reshape(-1), (size,)))
     op.outputs = [reading.tensor(add.outputs[0])]

@@ -91,7 +91,7 @@ def _silenced(tensor: Tensor, axis: int, index: Index, values: Array, edits: dic
     if isinstance(op, Sum) and len(set(op.inputs)) == len(op.inputs):
         total = np.zeros(len(index))
         for k, (sign, x) in enumerate(zip(op.signs, op.inputs, strict=True)):
-            if x.shape != tensor.shape:
+            if x.rank != tensor.rank or x.size(axis) != tensor.size(axis):
                 raise Refused(f"{op} broadcasts one of its branches")
             total += sign * _silenced(x, 1, index, values if k == 0 else np.zeros(len(index)), edits)
         return total
