@@ -141,6 +141,7 @@ class Reading:
             if node in taken or all(self.constants.get(v) is not None for v in node.outputs):
                 continue
             op = self._read(Node(node, self))
+            _tell_shape(op)
             ops.append(op)
             add = _bias_of(op, self)
             if add is not None:
@@ -184,6 +185,23 @@ class Reading:
                 if y.value.dtype in FLOATS:
                     return y.value.dtype.numpy()
         return np.dtype(np.float32)
+
+
+def _tell_shape(op: Op) -> None:
+    """Give the output the shape that follows from the operator, where shape inference gave up."""
+    if len(op.outputs) != 1 or op.outputs[0].shape is not None or not op.inputs:
+        return
+    (y,), x = op.outputs, op.inputs[0]
+    if isinstance(op, (Scaling, Clamp, Sloped, Same, Activation)):
+        y.shape = x.shape
+    elif isinstance(op, Linear) and op.form in ("conv", "transposed"):
+        groups, out, _, *taps = op.params.weight.shape
+        batch = x.shape[0] if x.shape else f"{y.name}[0]"
+        y.shape = (batch, groups * out, *(f"{y.name}[{i + 2}]" for i in range(len(taps))))
+    elif isinstance(op, Pooling) and x.shape is not None and not op.drops_axes:
+        y.shape = tuple(f"{y.name}[{i}]" if i in op.axes else d for i, d in enumerate(x.shape))
+    elif isinstance(op, Sum) and len({z.shape for z in op.inputs}) == 1:
+        y.shape = x.shape
 
 
 def module_of(node: ir.Node) -> str:
