@@ -11,6 +11,8 @@ import click
 #: here so that ``normfold --help`` imports none of the modules.
 COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("normfold.cli.export", "Fold a trained network, export it to ONNX, prove it, publish it."),
+    "fold": ("normfold.cli.fold", "Fold an ONNX file that someone else exported."),
+    "verify": ("normfold.cli.verify", "Compare any two of a module, an ONNX file and a served model."),
     "serve": ("normfold.cli.serve", "Serve a model repository over gRPC."),
     "infer": ("normfold.cli.infer", "Ask a served model for an answer."),
 }
