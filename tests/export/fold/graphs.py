@@ -272,8 +272,8 @@ def same_function(before: onnx.ModelProto, after: onnx.ModelProto, *shapes: tupl
             old, new = onnxruntime(before, inputs), onnxruntime(after, inputs)
         else:
             old, new = want, in_float64(after, inputs)
-        dtype = FLOATS.get(elem, np.float64)
-        eps = float(ml_dtypes.finfo(dtype).eps)
+        kinds = {elem, *(t.data_type for t in before.graph.initializer)} & {*FLOATS, TensorProto.DOUBLE}
+        eps = max(float(ml_dtypes.finfo(FLOATS.get(k, np.float64)).eps) for k in kinds)
         for w, o, n in zip(want, old, new, strict=True):
             assert n.shape == w.shape, f"the output has shape {n.shape}, not {w.shape}"
             size = float(np.abs(w).max(initial=0.0))
