@@ -127,8 +127,9 @@ def joined(parts: Sequence[Affine], sizes: Sequence[int], axis: int) -> Affine:
 
 def batchnorm(gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> tuple[Array, Array]:
     """Return (scale, shift), each (C,), of an inference BatchNorm with parameters of shape (C,)."""
-    scale = gamma.astype(np.float64) / np.sqrt(var.astype(np.float64) + float(eps))
-    return scale, beta.astype(np.float64) - mean.astype(np.float64) * scale
+    with np.errstate(divide="ignore", invalid="ignore"):  # the caller sees what is not finite
+        scale = gamma.astype(np.float64) / np.sqrt(var.astype(np.float64) + float(eps))
+        return scale, beta.astype(np.float64) - mean.astype(np.float64) * scale
 
 
 def _near(a: Array, b: Array) -> bool:

@@ -1,0 +1,190 @@
+"""What the report says: where each affine went or what kept it, and the counts, against the graph itself."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import numpy_helper
+
+from normfold.export.fold import Fold, FoldReport
+
+from .graphs import counted, folded, graph, left, norm, only, operators, same_function, weights
+
+W = {"w": weights(4, 3, 1), "v": weights(5, 4, 3), "k": weights(5, 4, 1)}
+LENGTHS = ((2, 3, 12), (3, 3, 23))
+
+
+def text(nodes: str, out: str = "float[N,5,M] y") -> str:
+    return f"(float[N,3,L] x) => ({out}) {{ {nodes} }}"
+
+
+BACK = "c = Conv(x, w) n = BN(c, n) r = Relu(n) y = Conv(r, k)"
+FORWARD = "c = Conv(x, w) r = Relu(c) n = BN(r, n) y = Conv(n, k)"
+CARRIED = "c = Conv(x, w) r = Relu(c) n = BN(r, n) y = Conv<pads=[1,1]>(n, v)"
+TURNED = "c = Conv(x, w) n = BN(c, n) r = Relu(n) a = Conv(r, k) s = Sigmoid(c) b = Conv(s, k) y = Add(a, b)"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "how"),
+    [
+        (BACK, "back into 'Conv_0'"),
+        (FORWARD, "forward into 'Conv_3'"),
+        (CARRIED, "forward into 'Conv_3'; 'Conv_3' reads the shift from a carrier channel"),
+        (TURNED, "'Relu_2' becomes Max"),
+    ],
+)
+def test_where_an_affine_went_is_told_in_words(nodes: str, how: str) -> None:
+    _, report = folded(graph(text(nodes), **W, **norm("n", 4, gamma="positive")))
+    fold = only(report)
+    assert fold.folded
+    assert how in fold.how
+    assert fold.reasons == ()
+    assert fold.reason == ""
+
+
+def test_many_readers_are_counted_instead_of_named() -> None:
+    readers = " ".join(f"a{i} = Conv(n, k)" for i in range(6))
+    model = graph(
+        text(f"c = Conv(x, w) r = Sigmoid(c) n = BN(r, n) {readers} y = Sum(a0, a1, a2, a3, a4, a5)"),
+        **W,
+        **norm("n", 4),
+    )
+    assert only(folded(model)[1]).how == "forward into 'Conv_3', 'Conv_4', 'Conv_5', 'Conv_6' and 2 more"
+
+
+def test_why_an_affine_stayed_is_told_for_every_way() -> None:
+    model = graph("(float[N,3,L] x) => (float[N,3,L] y) { y = BN(x, n) }", **norm("n", 3))
+    fold = only(folded(model)[1])
+    assert not fold.folded
+    assert fold.how == ""
+    assert fold.reason == fold.reasons[0] == "back: 'x' is an input of the network, so its numbers may not change"
+    assert all(reason.partition(": ")[2] for reason in fold.reasons)
+
+
+def test_a_batchnorm_and_an_affine_are_told_apart() -> None:
+    model = graph(
+        text("c = Conv(x, w) n = BN(c, n) r = Relu(n) m = Mul(r, g) y = Conv(m, k)"),
+        **W,
+        g=weights(4, 1),
+        **norm("n", 4),
+    )
+    kinds = {f.name: f.kind for f in folded(model)[1].folds}
+    assert kinds == {"BatchNormalization_1": "BatchNorm", "Mul_3": "affine"}
+
+
+def test_a_uniform_factor_is_no_affine_to_get_rid_of() -> None:
+    model = graph(text("c = Conv(x, w) m = Mul(c, half) r = Sigmoid(m) y = Conv(r, k)"), **W, half=np.float32(0.5))
+    after, report = folded(model)
+    assert report == FoldReport(
+        nodes_before=4,
+        nodes_after=len(after.graph.node),
+        parameters_before=report.parameters_before,
+        parameters_after=report.parameters_after,
+    )
+
+
+@pytest.mark.parametrize("nodes", [BACK, FORWARD, CARRIED, TURNED])
+def test_counts_are_those_of_the_graph(nodes: str) -> None:
+    model = graph(text(nodes), **W, **norm("n", 4))
+    after, report = folded(model)
+    for m, nodes_, norms, parameters in (
+        (model, report.nodes_before, report.batchnorms_before, report.parameters_before),
+        (after, report.nodes_after, report.batchnorms_after, report.parameters_after),
+    ):
+        assert nodes_ == sum(counted(m).values())
+        assert norms == counted(m)["BatchNormalization"]
+        assert parameters == sum(numpy_helper.to_array(t).size for t in m.graph.initializer if t.data_type == 1)
+    assert report.affines_before == 1
+    assert report.affines_after == 0
+
+
+def test_a_report_is_json() -> None:
+    _, report = folded(graph(text(CARRIED), **W, **norm("n", 4)))
+    told = json.loads(json.dumps(report.to_dict()))
+    assert told["folds"][0]["name"] == "BatchNormalization_2"
+    assert told["carriers"] == 1
+
+
+def test_a_fold_is_a_value() -> None:
+    assert Fold("bn", "BatchNorm", True, "back into 'conv'") == Fold("bn", "BatchNorm", True, "back into 'conv'", ())
+
+
+def test_an_affine_that_became_a_sign_says_why_the_sign_stays() -> None:
+    nodes = "c = Conv(x, w) p = MaxPool<kernel_shape=[2]>(c) n = BN(p, n) y = Sigmoid(n)"
+    _, report = folded(graph(text(nodes, "float[N,4,M] y"), **W, **norm("n", 4)))
+    assert not only(report).folded
+    assert "keeps the largest entry" in "; ".join(only(report).reasons)
+
+
+@pytest.mark.xfail(strict=True, reason="a BatchNorm that cannot be read as an affine has no entry in the report")
+def test_a_batchnorm_in_training_mode_is_reported_with_its_reason() -> None:
+    nodes = "c = Conv(x, w) y, m, v = BatchNormalization<training_mode=1>(c, n_gamma, n_beta, n_mean, n_var)"
+    _, report = folded(graph(text(nodes, "float[N,4,M] y, float[4] m, float[4] v"), w=W["w"], **norm("n", 4)))
+    assert "training" in only(report).reason
+
+
+# --- folding twice, and nothing to fold -------------------------------------------------------------------------------
+
+GRAPHS = {
+    "back": BACK,
+    "forward": FORWARD,
+    "carried": CARRIED,
+    "turned": TURNED,
+    "shift stays": "s = Sigmoid(x) n = BN(s, m) d = Conv<group=3,pads=[1,1]>(n, g) y = Conv(d, o)",
+    "sign stays": "c = Conv(x, w) p = MaxPool<kernel_shape=[2]>(c) n = BN(p, n) s = Sigmoid(n) y = Conv(s, k)",
+    "stays": "a = BN(x, m) s = Sigmoid(a) y = Conv(s, o)",
+    "put": "a = BN(x, m) y = Conv<pads=[1,1]>(a, q)",
+    "flattened": "c = Conv(x, w) n = BN(c, n) r = Relu(n) p = GlobalAveragePool(r) y = Conv(p, k)",
+    "zeros": "c = Conv(x, w) r = Relu(c) n = BN(r, z) y = Conv<pads=[1,1]>(n, v)",
+    "linear": """t = Transpose<perm=[0,2,1]>(x)  p = MatMul(t, h)  b = Transpose<perm=[0,2,1]>(p)
+        n = BN(b, n)  s = Sigmoid(n)  y = Conv(s, k)""",
+}
+
+
+def drawn(nodes: str) -> onnx.ModelProto:
+    arrays = {"g": weights(3, 1, 3), "o": weights(5, 3, 1), "q": weights(5, 3, 3), "h": weights(3, 4), **W}
+    arrays |= norm("n", 4) | norm("m", 3) | norm("z", 4, gamma=[0, 1, 0, -1], beta=[1, 2, 0, -1])
+    model = graph(text(nodes), **arrays)
+    read = {i for n in model.graph.node for i in n.input}
+    kept = [t for t in model.graph.initializer if t.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return model
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_folding_twice_changes_nothing(name: str) -> None:
+    model = drawn(GRAPHS[name])
+    once, report = folded(model)
+    twice, again = folded(once)
+    same_function(model, once, *LENGTHS)
+    assert list(twice.graph.node) == list(once.graph.node)
+    assert list(twice.graph.initializer) == list(once.graph.initializer)
+    assert list(twice.graph.input) == list(once.graph.input)
+    assert list(twice.graph.output) == list(once.graph.output)
+    assert again.affines_before == report.affines_after
+    assert again.carriers == again.channels_removed == 0
+
+
+PLAIN = {
+    "convolutions": "c = Conv<pads=[1,1]>(x, w) r = Relu(c) y = Conv(r, k)",
+    "pools": "c = Conv(x, w) r = MaxPool<kernel_shape=[2]>(c) y = Conv<strides=[2]>(r, k)",
+    "gates": "c = Conv(x, w) a = Tanh(c) b = Sigmoid(c) m = Mul(a, b) y = Conv(m, k)",
+    "clamps": "c = Conv(x, w) r = LeakyRelu(c) d = Conv(r, k) y = Relu(d)",
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_graph_without_affines_stays_as_it_is(name: str) -> None:
+    model = drawn(PLAIN[name])
+    after, report = folded(model)
+    same = ir.to_proto(ir.from_proto(model))
+    assert list(after.graph.node) == list(same.graph.node)
+    assert list(after.graph.initializer) == list(same.graph.initializer)
+    assert left(report) == {}
+    assert (report.nodes_before, report.parameters_before) == (report.nodes_after, report.parameters_after)
+    assert operators(after) == operators(model)
