@@ -100,8 +100,8 @@ def main() -> int:
     parser.add_argument("--repository", type=Path, help="an exported one; default: both networks are exported now")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 32], metavar="N")
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 4, 16], metavar="N")
-    parser.add_argument("--requests", type=int, default=2000, metavar="N", help="measured for each row, default 2000")
-    parser.add_argument("--warm-up", type=int, default=200, metavar="N", help="not measured, before each row: 200")
+    parser.add_argument("--requests", type=int, default=1000, metavar="N", help="measured for each row, default 1000")
+    parser.add_argument("--warm-up", type=int, default=100, metavar="N", help="not measured, before each row: 100")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here, too")
     given = parser.parse_args()
     if min(*given.batch, *given.in_flight, given.requests) < 1 or given.warm_up < 0:
