@@ -72,8 +72,8 @@ def cells(row: Row) -> list[str]:
     """Return the row as the table's text."""
     one = row.latencies
     where = str(one.in_flight) if row.where == "gRPC" else row.where
-    cpu = "" if one.server_cpu_ms is None else f"{one.server_cpu_ms:.3f}"
-    times = [f"{value:.3f}" for value in (one.p50_ms, one.p90_ms, one.p99_ms, one.p999_ms)]
+    cpu = "" if one.server_cpu_ms is None else f"{one.server_cpu_ms:.2f}"
+    times = [f"{value:.2f}" for value in (one.p50_ms, one.p90_ms, one.p99_ms, one.p999_ms)]
     return [row.network, str(row.batch), where, *times, f"{one.per_second:,.0f}", cpu]
 
 
@@ -115,7 +115,7 @@ def main() -> int:
                 networks.export_both(repository)
         address, pid = stack.enter_context(networks.served(repository))
         status = stack.enter_context(console.status("measure"))
-        table, measured = Table(box=None, padding=(0, 2, 0, 0)), []
+        table, measured = Table(box=None, padding=(0, 1, 0, 0)), []
         for column in COLUMNS:
             table.add_column(column, no_wrap=True, justify="left" if column in COLUMNS[:3] else "right")
         for row in rows(repository, address, pid, given.batch, given.in_flight, given.requests, given.warm_up):
