@@ -71,15 +71,14 @@ def shapes(graph_module: fx.GraphModule, inputs: tuple[Any, ...], constant: froz
     return Shapes({n: _named([run[n] for run in runs]) for n in graph_module.graph.nodes}, first.kept)
 
 
-def _candidates(inputs: Sequence[Any]) -> Iterator[tuple[tuple[int, int], ...]]:
-    """Yield sets of (input, axis) that may be free together: each alone, then with its equals in other inputs."""
+def _candidates(inputs: Sequence[Any]) -> list[tuple[tuple[int, int], ...]]:
+    """Return sets of (input, axis) that may be free together: each alone, then with its equals in other inputs."""
     every = [(i, a) for i, x in enumerate(inputs) if isinstance(x, torch.Tensor) for a in range(x.ndim)]
-    for i, a in every:
-        yield ((i, a),)
-    for i, a in every:
-        yield tuple((j, b) for j, b in every if b == a and inputs[j].shape[b] == inputs[i].shape[a])
-    for i, a in every:
-        yield tuple((j, b) for j, b in every if inputs[j].shape[b] == inputs[i].shape[a])
+    size = {(i, a): inputs[i].shape[a] for i, a in every}
+    sets: list[tuple[tuple[int, int], ...]] = [(one,) for one in every]
+    sets += [tuple(o for o in every if o[1] == one[1] and size[o] == size[one]) for one in every]
+    sets += [tuple(o for o in every if size[o] == size[one]) for one in every]
+    return list(dict.fromkeys(sets))
 
 
 def _tried(
@@ -89,9 +88,10 @@ def _tried(
     i, a = axes[0]
     size = inputs[i].shape[a]
     found = 0
-    # A network that halves the length a few times and joins the halves takes multiples only.
-    for other in (size + 1, size + 2, 2 * size + 3, 2 * size, 3 * size):
-        if found == 3 or other == size:
+    # Three in a row tell rounding up from rounding down. A network that halves the length a few times and joins the
+    # halves takes multiples only.
+    for other in (size + 1, size + 2, size + 3, 2 * size, 3 * size):
+        if found == 3 or size == 0:
             break
         longer = list(inputs)
         for j, b in axes:

@@ -17,11 +17,11 @@ from .networks import batchnorms, block, checked, filled, inputs
 class Between(nn.Module):
     """Convolution, ReLU, BatchNorm, a function, and a convolution that pads."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor], channels: int = 6) -> None:
+    def __init__(self, function: Callable[[Tensor], Tensor], padding: int = 0) -> None:
         super().__init__()
         self.first = nn.Sequential(*block(3, 6, 3, 1))
         self.function = function
-        self.last = nn.Conv1d(channels, 2, 3)
+        self.last = nn.Conv1d(6, 2, 3, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.function(self.first(x)))
@@ -64,6 +64,13 @@ PASSED: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", PASSED)
 def test_a_positive_scale_and_a_shift_pass(name: str) -> None:
     network = filled(Between(PASSED[name]), "positive")
+    folded, report = checked(network, inputs((2, 3, 18)), inputs((3, 3, 25)))
+    assert batchnorms(folded) == report.affines_after == 0, report.folds
+
+
+@pytest.mark.parametrize("name", PASSED)
+def test_zero_padding_behind_it_reads_a_carrier(name: str) -> None:
+    network = filled(Between(PASSED[name], padding=1), "positive")
     folded, report = checked(network, inputs((2, 3, 18)), inputs((3, 3, 25)))
     assert batchnorms(folded) == report.affines_after == 0, report.folds
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from normfold.export.errors import FoldError
 from normfold.export.fold import fold_module
 
 EXAMPLES = int(os.environ.get("NORMFOLD_EXAMPLES", "150"))
@@ -166,7 +167,12 @@ def test_a_folded_network_computes_what_it_computed(steps: list[Step], channels:
         want = [network(x)[0] for x in drawn_inputs(channels, lengths)]
     except RuntimeError:
         return  # the drawn network does not run at these lengths
-    folded, report = fold_module(network, drawn_inputs(channels, lengths)[0])
+    try:
+        folded, report = fold_module(network, drawn_inputs(channels, lengths)[0])
+    except FoldError as refusal:
+        # A ReLU in place behind a view or a slice of what others read.
+        assert "in place" in str(refusal)
+        return
     note(str(report))
     note(folded.code)
     assert report.affines_after <= report.affines_before
