@@ -130,9 +130,7 @@ def test_inputs_and_outputs_keep_their_numbers() -> None:
 def test_a_scale_that_is_nearly_0_cannot_go_back() -> None:
     target = scaling([1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
     tiny = Affine.along(1, 3, np.float64([1e-310, 1, 1]), np.zeros(3))
-    with pytest.raises(
-        Refused, match="'BatchNormalization_0' \\(BatchNormalization\\) scales a channel by 0 or nearly so"
-    ):
+    with pytest.raises(Refused, match=r"'BatchNormalization_0' \\(.*\\) scales a channel by 0 or nearly so"):
         planned(target, Option("back", tiny, Affine.identity(3), Affine.identity(3)))
 
 
