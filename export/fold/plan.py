@@ -29,8 +29,6 @@ MOST_APART = 3.0
 #: What one more channel costs a convolution that carries it, and what a Pad that puts it before one costs, in passes.
 CARRIER_COST = 0.05
 PUT_COST = 0.85
-#: How many times larger, over the channels, what the readers add up may be than what it adds up to.
-MOST_APART = 3.0
 #: What one more channel costs a convolution that leaves a blocked layout for it: more than any affine is worth.
 BLOCK_COST = 10.0
 

@@ -130,17 +130,42 @@ def test_inputs_and_outputs_keep_their_numbers() -> None:
 def test_a_scale_that_is_nearly_0_cannot_go_back() -> None:
     target = scaling([1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
     tiny = Affine.along(1, 3, np.float64([1e-310, 1, 1]), np.zeros(3))
-    with pytest.raises(Refused, match=r"'BatchNormalization_0' \\(.*\\) scales a channel by 0 or nearly so"):
+    with pytest.raises(Refused, match=r"'BatchNormalization_0' \(.*\) scales a channel by 0 or nearly so"):
         planned(target, Option("back", tiny, Affine.identity(3), Affine.identity(3)))
 
 
+def option_of(target: Scaling, label: str) -> Option:
+    return next(option for option in options(target) if option.label == label)
+
+
 def test_a_tensor_cannot_have_two_scales() -> None:
-    text = """(float[N,3,L] x) => (float[N,6,L] y) {
-        c = Sigmoid(x)  n = BN(c, n)  d = Concat<axis=1>(n, c)  e = Concat<axis=1>(n, n)  s = Add(d, e)  y = Tanh(s) }"""
-    model = graph(text, **norm("n", 3))
-    after, report = folded(model)
-    assert report.affines_after == 1
+    # The sum wants its branches scaled alike, but n is to be c, scaled.
+    text = "(float[N,3,L] x) => (float[N,4,L] y) { c = Conv(x, w) n = BN(c, n) s = Add(c, n) y = Conv(s, v) }"
+    model = graph(text, w=weights(4, 3, 1), v=weights(4, 4, 1), **norm("n", 4))
+    target = target_of(model)
+    with pytest.raises(Refused, match="would need two different scales or shifts at once"):
+        planned(target, option_of(target, "back"))
+    after, _ = folded(model)
     same_function(model, after, *LENGTHS)
+
+
+def test_a_change_is_not_followed_through_the_whole_network() -> None:
+    layer, _ = STACKS["residual"]
+    model = layers(30, layer, "z = BN(u@, o) y = Sigmoid(z)", **norm("n", 4), **norm("o", 4, gamma="positive"))
+    target = next(op for op in reversed(net_of(model).ops) if isinstance(op, Scaling) and op.target)
+    with pytest.raises(Refused, match="more than 48 operators around would have to change"):
+        planned(target, option_of(target, "back"))
+
+
+def test_a_mean_far_from_0_is_taken_off_where_it_is() -> None:
+    # r is 1000 ± 0.1: readers that took s r and t apart would subtract numbers 10 000 times their difference.
+    text = "(float[N,3,L] x) => (float[N,5,L] y) { c = Sigmoid(x) n = BN(c, n) y = Conv<pads=[1,1]>(n, v) }"
+    given = norm("n", 3, gamma=[1, 1, 1], beta=[0] * 3, mean=[1000] * 3, var=[0.01] * 3)
+    target = target_of(graph(text, v=weights(5, 3, 3), **given))
+    with pytest.raises(
+        Refused, match="takes a mean much larger than its deviation off, and its readers would lose digits"
+    ):
+        planned(target, option_of(target, "on"))
 
 
 def test_a_large_shift_is_not_undone_where_others_read_the_tensor() -> None:
