@@ -145,4 +145,4 @@ def is_diagonal(node: onnx.NodeProto, constants: Mapping[str, Array]) -> bool:
     if groups > 1:
         return bool(groups == len(matrix) and matrix.shape[1] == 1)
     square = matrix.shape[0] == matrix.shape[1] > 1
-    return square and np.count_nonzero(matrix - np.diag(np.diag(matrix))) == 0
+    return square and not np.any(matrix - np.diag(np.diag(matrix)))

@@ -2,7 +2,7 @@
 
     python -m benches.zoo.build OUT [NAME ...]
 
-writes, for each network (all of them where no name is given), one at a time and each in a process of its own,
+writes, for each network named (those that OUT lacks where none is),
 
     OUT/NAME/unfolded.onnx        torch.export's graph with every BatchNormalization in it
     OUT/NAME/unfolded_legacy.onnx the same from the TorchScript exporter
@@ -16,12 +16,11 @@ and OUT/INDEX.json, the facts of all.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import logging
 import re
-import subprocess
-import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,7 +90,8 @@ def write(network: Network, folder: Path) -> dict[str, Any]:
         for name in names:
             (folder / f"{name}.onnx").unlink(missing_ok=True)
         try:
-            export(network, module, inputs[0], folder)
+            with contextlib.redirect_stdout(None):  # the TorchScript exporter prints the graph that it fails on
+                export(network, module, inputs[0], folder)
         except Exception as error:
             failed |= dict.fromkeys(names, f"{type(error).__name__}: {error}"[:300])
     for name in ("unfolded", "unfolded_legacy", "torch_default"):
@@ -184,23 +184,18 @@ def describe(path: Path, inputs: list[Tensor], outputs: list[np.ndarray[Any, Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the folder to write into")
-    parser.add_argument("names", nargs="*", help="networks; all where none is given")
-    parser.add_argument("--here", action="store_true", help="in this process, for one network")
+    parser.add_argument("names", nargs="*", help="networks; those that OUT lacks where none is given")
     options = parser.parse_args()
-    if options.here:
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        (name,) = options.names
-        write(named(name), options.out / name)
-        return
-    for name in options.names or [network.name for network in NETWORKS]:
-        command = [sys.executable, "-m", "benches.zoo.build", str(options.out), name, "--here"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        facts = options.out / name / "facts.json"
-        if done.returncode:
-            print(f"{name}: not built: {done.stderr.strip().splitlines()[-1]}")
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    missing = [network.name for network in NETWORKS if not (options.out / network.name / "facts.json").is_file()]
+    for name in options.names or missing:
+        try:
+            facts = write(named(name), options.out / name)
+        except Exception as error:
+            print(f"{name}: not built: {type(error).__name__}: {error}", flush=True)
             continue
-        print(name, line(json.loads(facts.read_text())), flush=True)
+        print(name, line(facts), flush=True)
         write_index(options.out)
 
 

@@ -30,13 +30,6 @@ def torchtime_inception() -> nn.Module:
     return made
 
 
-def tcn_autoencoder() -> nn.Module:
-    from tcn_ae import TCNAE
-
-    made: nn.Module = TCNAE()
-    return made
-
-
 SERIES = ({"N": 2, "L": 150}, {"N": 3, "L": 97})
 FIXED = ({"N": 2}, {"N": 3})
 NETWORKS = (

@@ -1,0 +1,108 @@
+"""Folding public networks: what can go is gone, the answers are the float64 model's, and once is enough.
+
+The graphs come from ``python -m benches.zoo.build FOLDER`` and are looked for in $ZOO; ``make test-zoo`` does both.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from benches.folding.count import Count, count
+from benches.folding.measure import relative_error, session
+from benches.zoo.networks import NETWORKS
+
+from normfold.export.fold import FoldReport, fold
+
+from .kept import KEPT
+
+ZOO = Path(os.environ.get("ZOO", "build/zoo"))
+FILES = ("unfolded", "unfolded_legacy")
+#: The error that no two orders of the same additions agree within: a few units in the last place of float32.
+FLOOR = 4 * float(np.finfo(np.float32).eps)
+#: A file further off than this is no export of the network for that input: adaptive pools, say, at another length.
+EXPORTED_RIGHT = 1e-3
+
+pytestmark = pytest.mark.zoo
+if not (ZOO / "INDEX.json").is_file():
+    pytest.skip(f"no networks in {ZOO}: `make test-zoo` builds them", allow_module_level=True)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One network's file, folded."""
+
+    before: Count
+    after: Count
+    report: FoldReport
+    folded: onnx.ModelProto
+    #: The unfolded file's error on each input; None where the file takes no input of that size.
+    errors: tuple[float | None, ...]
+
+
+@functools.lru_cache(maxsize=1)
+def tried(name: str, file: str) -> Tried:
+    """Return the folded file of a network; skips where the exporter could not write it."""
+    facts: dict[str, Any] = json.loads((ZOO / name / "facts.json").read_text())["files"][file]
+    if "failed" in facts:
+        pytest.skip(f"not exported: {facts['failed'].splitlines()[0]}")
+    proto = onnx.load(ZOO / name / f"{file}.onnx")
+    model = ir.from_proto(proto)
+    report = fold(model)
+    folded = ir.to_proto(model)
+    return Tried(count(proto), count(folded), report, folded, tuple(facts["errors"]))
+
+
+def built() -> list[str]:
+    return [network.name for network in NETWORKS if (ZOO / network.name / "facts.json").is_file()]
+
+
+each_file = pytest.mark.parametrize(("name", "file"), [(name, file) for name in built() for file in FILES])
+
+
+@each_file
+def test_every_batchnorm_that_can_go_is_gone(name: str, file: str) -> None:
+    result = tried(name, file)
+    kept, why = KEPT.get(name, (0, "every one can go"))
+    reasons = [f"{entry.name}: {entry.reason}" for entry in result.report.folds if not entry.folded]
+    assert result.after.left(result.before) <= kept, f"expected {kept} ({why}); {result.after}\n" + "\n".join(reasons)
+
+
+@each_file
+def test_the_error_is_at_most_twice_the_unfolded_one(name: str, file: str) -> None:
+    result = tried(name, file)
+    reference = np.load(ZOO / name / "reference.npz")
+    run = session(result.folded.SerializeToString())
+    (x,) = run.get_inputs()
+    by_size: dict[tuple[int, ...], list[tuple[float, float]]] = {}
+    for index, before in enumerate(result.errors):
+        given = reference[f"x{index}"]
+        if before is not None and before < EXPORTED_RIGHT:
+            error = relative_error(run.run(None, {x.name: given})[0], reference[f"y{index}"])
+            by_size.setdefault(given.shape, []).append((error, before))
+    for shape, pairs in by_size.items():
+        after, before = (max(column) for column in zip(*pairs, strict=True))
+        assert after <= 2 * before + FLOOR, f"input {shape}: {after:.1e} folded, {before:.1e} unfolded"
+
+
+@each_file
+def test_the_folded_file_is_valid_and_no_larger_in_nodes(name: str, file: str) -> None:
+    result = tried(name, file)
+    onnx.checker.check_model(result.folded)
+    assert result.after.nodes <= result.before.nodes
+
+
+@each_file
+def test_folding_twice_changes_nothing(name: str, file: str) -> None:
+    result = tried(name, file)
+    model = ir.from_proto(result.folded)
+    fold(model)
+    assert count(ir.to_proto(model)) == result.after
