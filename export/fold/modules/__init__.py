@@ -14,7 +14,8 @@ from normfold.export.fold.modules.reading import read
 from normfold.export.fold.modules.rebuilding import rebuilt
 from normfold.export.fold.modules.shapes import shapes
 from normfold.export.fold.modules.skeleton import Skeleton, constant_calls
-from normfold.export.fold.modules.tracing import refuse_other_numbers, traced
+from normfold.export.fold.modules.tracer import decided
+from normfold.export.fold.modules.tracing import refuse_other_numbers, refuse_uninitialised, traced
 from normfold.export.fold.net import Net
 from normfold.export.fold.ops.pointwise import Scaling
 from normfold.export.fold.prune import prune
@@ -42,8 +43,9 @@ def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule
     Raises:
         FoldError: torch.fx cannot trace the network, it does not take the example, or it changes tensors in place.
     """
-    graph_module = traced(module, len(example_inputs) or None)
-    inputs = example_inputs or example_for(graph_module)
+    refuse_uninitialised(module)
+    inputs = example_inputs or example_for(module)
+    graph_module = traced(module, inputs)
     refuse_other_numbers(module, graph_module, inputs)
     found = shapes(graph_module, inputs, constant_calls(graph_module.graph))
     batchnorms, nodes, parameters = _counts(graph_module)
@@ -95,7 +97,7 @@ def _affines(net: Net) -> int:
 
 def _counts(graph_module: fx.GraphModule) -> tuple[int, int, int]:
     """Return how many BatchNorms, calls, and numbers in parameters and buffers there are."""
-    nodes = [n for n in graph_module.graph.nodes if n.op.startswith("call_")]
+    nodes = [n for n in graph_module.graph.nodes if n.op.startswith("call_") and n.target is not decided]
     held = {id(t): t for t in graph_module.state_dict(keep_vars=True).values() if isinstance(t, torch.Tensor)}
     return (
         sum(is_batchnorm(n, graph_module) for n in nodes),

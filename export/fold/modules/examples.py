@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from normfold.export.errors import FoldError
 
+_TELLING = (nn.Embedding, nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.modules.batchnorm._BatchNorm)
 _LENGTHS = (64, 128, 256, 32, 28, 224, 512, 1024, 96, 150, 1000, 2048, 16000)
 
 
-def example_for(graph_module: fx.GraphModule) -> tuple[torch.Tensor, ...]:
+def example_for(module: nn.Module) -> tuple[torch.Tensor, ...]:
     """Return inputs of batch 2 that the network takes.
 
     Raises:
         FoldError: the first layer does not say, or the network takes none of the usual lengths.
     """
-    name = type(graph_module).__name__
-    places = [n for n in graph_module.graph.nodes if n.op == "placeholder"]
-    if len(places) == 1:
+    name = type(module).__name__
+    arguments = inspect.signature(module.forward).parameters.values()
+    if sum(p.default is p.empty for p in arguments) == 1:
+        network = copy.deepcopy(module).eval()
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
-            for example in _candidates(graph_module, places[0]):
+            for example in _candidates(network):
                 try:
-                    graph_module(example)
+                    network(example.clone())
                 except Exception:  # any error means that it does not take this shape
                     continue
                 return (example,)
@@ -36,10 +39,10 @@ def example_for(graph_module: fx.GraphModule) -> tuple[torch.Tensor, ...]:
     )
 
 
-def _candidates(graph_module: fx.GraphModule, place: fx.Node) -> Iterator[torch.Tensor]:
+def _candidates(network: nn.Module) -> Iterator[torch.Tensor]:
     """Yield tensors that the first layer may take."""
-    layer = _first_layer(graph_module, place)
-    like = next((p for p in graph_module.parameters() if p.is_floating_point()), torch.zeros(()))
+    layer = next((m for m in network.modules() if isinstance(m, _TELLING)), None)
+    like = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
 
     def drawn(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, dtype=torch.float32).to(like)
@@ -62,20 +65,3 @@ def _candidates(graph_module: fx.GraphModule, place: fx.Node) -> Iterator[torch.
                 if length**count <= 1 << 20:
                     yield drawn(2, layer.num_features, *(length,) * count)
         yield drawn(2, layer.num_features)
-
-
-def _first_layer(graph_module: fx.GraphModule, place: fx.Node) -> Any:
-    queue, seen = [place], {place}
-    while queue:
-        node = queue.pop(0)
-        if node.op == "call_module":
-            layer = graph_module.get_submodule(str(node.target))
-            if isinstance(
-                layer,
-                (nn.Embedding, nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.modules.batchnorm._BatchNorm),
-            ):
-                return layer
-        fresh = [user for user in node.users if user not in seen]
-        seen.update(fresh)
-        queue += fresh
-    return None

@@ -16,35 +16,21 @@ from torch import fx, nn
 
 from normfold.export.errors import FoldError
 from normfold.export.fold.modules.inplace import out_of_place
+from normfold.export.fold.modules.tracer import Tracer
 from normfold.export.user_code import line_of_error
 
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _OTHERWISE = "export it with `normfold export` instead, which folds the ONNX graph"
 
 
-class _Tracer(fx.Tracer):
-    """Notes a call of a layer of ``torch.nn``, or of a subclass that computes as it does, as one call."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether the module is one call."""
-        if isinstance(m, _CONTAINERS):
-            return False
-        # The forward of a GraphModule is made at run time, of no module.
-        ours = type(m).forward.__module__ or ""
-        return ours.startswith("torch.nn.") or super().is_leaf_module(m, module_qualified_name)
-
-
-def traced(module: nn.Module, count: int | None) -> fx.GraphModule:
+def traced(module: nn.Module, example: tuple[Any, ...]) -> fx.GraphModule:
     """Return a copy of a network in eval mode as a graph of calls; the network itself is left as it is.
 
-    count: how many inputs will be given; arguments of ``forward`` behind them keep their defaults. None: as many as
-    have no default.
+    example: what it is called with; arguments of ``forward`` behind it keep their defaults.
 
     Raises:
         FoldError: the network cannot be copied or traced, or changes a tensor in a way that a graph cannot say.
     """
     name = type(module).__name__
-    _refuse_uninitialised(module, name)
     try:
         root = copy.deepcopy(module).eval()
     except Exception as error:
@@ -52,10 +38,10 @@ def traced(module: nn.Module, count: int | None) -> fx.GraphModule:
             f"{name}: the network cannot be copied: {error}. Where weights are computed by hooks, make them plain "
             "first (torch.nn.utils.remove_weight_norm, remove_spectral_norm)."
         ) from error
-    tracer = _Tracer()
+    tracer = Tracer(example)
     if tracer.is_leaf_module(root, ""):
         root = nn.Sequential(root)
-    defaults = _defaults(root, count, name)
+    defaults = _defaults(root, len(example), name)
     try:
         graph = tracer.trace(root, concrete_args=dict(defaults) or None)
     except Exception as error:
@@ -63,6 +49,9 @@ def traced(module: nn.Module, count: int | None) -> fx.GraphModule:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FoldError(f"{name}: torch.fx cannot trace the network: {where}: {reason}; {_OTHERWISE}.") from error
     _forget(graph, defaults)
+    for node in graph.nodes:
+        if isinstance(node.type, str):  # an annotation that was not evaluated, which pickle cannot import
+            node.type = None
     out_of_place(root, graph)
     graph_module = fx.GraphModule(root, graph, class_name=name)
     graph_module.graph.eliminate_dead_code()
@@ -71,13 +60,15 @@ def traced(module: nn.Module, count: int | None) -> fx.GraphModule:
     return graph_module
 
 
-def _refuse_uninitialised(module: nn.Module, name: str) -> None:
+def refuse_uninitialised(module: nn.Module) -> None:
+    """Raise FoldError where a layer has no shape yet."""
+    name = type(module).__name__
     for path, parameter in module.named_parameters():
         if nn.parameter.is_lazy(parameter):
             raise FoldError(f"{name}: '{path}' has no shape yet; run the network once before it is folded.")
 
 
-def _defaults(root: nn.Module, count: int | None, name: str) -> Mapping[str, Any]:
+def _defaults(root: nn.Module, count: int, name: str) -> Mapping[str, Any]:
     """Return the arguments of ``forward`` that are not given, with their defaults."""
     parameters = [
         p
@@ -86,7 +77,6 @@ def _defaults(root: nn.Module, count: int | None, name: str) -> Mapping[str, Any
     ]
     variable = len(parameters) < len(inspect.signature(root.forward).parameters)
     needed = sum(p.default is p.empty for p in parameters)
-    count = needed if count is None else count
     if count < needed or (count > len(parameters) and not variable):
         wanted = ", ".join(p.name for p in parameters)
         raise FoldError(f"{name}: forward({wanted}) takes {needed} or more inputs; {count} were given as an example.")

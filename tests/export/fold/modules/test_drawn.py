@@ -170,9 +170,9 @@ def test_a_folded_network_computes_what_it_computed(steps: list[Step], channels:
     try:
         folded, report = fold_module(network, drawn_inputs(channels, lengths)[0])
     except FoldError as refusal:
-        # A ReLU in place behind a view or a slice of what others read.
-        assert "in place" in str(refusal)
-        return
+        if "in place" not in str(refusal):
+            raise
+        return  # a ReLU in place behind a view or a slice of what others read
     note(str(report))
     note(folded.code)
     assert report.affines_after <= report.affines_before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import warnings
 
 import pytest
@@ -32,6 +33,29 @@ def test_a_network_that_looks_at_its_numbers_is_refused_with_the_line() -> None:
         FoldError, match=r"Decides: .*test_tracing\.py:\d+ in forward: `if x\.sum\(\) > 0:`.*normfold export"
     ):
         fold_module(Decides(), torch.randn(2, 3, 9))
+
+
+class Looks(Decides):
+    """Looks at ranks and parts, which are the same whatever goes in, and decides by a length."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        while len(x.shape) < 3:
+            x = x[None]
+        assert x.ndim == x.dim() == 3
+        n, c, _ = x.shape
+        x = self.layers(x).view(n, c + 1, -1)
+        x = torch.cat([part if k else 2 * part for k, part in enumerate(x.chunk(2, 1))], 1)
+        return F.pad(x, (0, 1)) if x.shape[-1] % 2 else x
+
+
+def test_ranks_are_known_and_a_decision_by_a_length_is_checked() -> None:
+    network = filled(Looks())
+    folded, _ = checked(network, inputs((2, 3, 9)), inputs((1, 3, 13)))
+    with pytest.raises(RuntimeError, match=r"lengths take another: test_tracing\.py:\d+ in forward.*gives 0, not True"):
+        folded(inputs((2, 3, 10)))
+    again, _ = fold_module(pickle.loads(pickle.dumps(folded)), inputs((2, 3, 9)))  # noqa: S301
+    with pytest.raises(RuntimeError, match="lengths take another"):
+        again(inputs((2, 3, 10)))
 
 
 class Written(nn.Module):
