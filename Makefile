@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+ZOO_VENV ?= .venv-zoo
+ZOO_STAMP := $(ZOO_VENV)/.installed
+ZOO ?= build/zoo
 
-.PHONY: perf-analyzer demo test test-long lint format bench clean help
+.PHONY: help demo test test-long test-zoo lint format bench perf-analyzer clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,9 +38,23 @@ format: $(STAMP) ## rewrite the code as ruff wants it
 bench: $(STAMP) ## latency and throughput of the two networks, in process and over gRPC
 	@$(BIN)/python -m tests.latency
 
+$(ZOO_STAMP): benches/zoo/requirements.txt
+	@test -x $(ZOO_VENV)/bin/python || $(PYTHON) -m venv $(ZOO_VENV)
+	@echo "installing other people's networks into $(ZOO_VENV), 3 GB"
+	@$(ZOO_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement benches/zoo/requirements.txt
+	@$(ZOO_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+test-zoo: $(ZOO_STAMP) ## fold the networks of other people's packages
+	@$(ZOO_VENV)/bin/python -m benches.zoo.build $(ZOO)
+	@ZOO=$(ZOO) $(ZOO_VENV)/bin/python -m pytest tests/zoo
+
+test-long: $(STAMP) ## 50,000 drawn networks, folded and compared with float64
+	@NORMFOLD_EXAMPLES=50000 $(BIN)/python -m pytest tests/property --timeout 0
+
 perf-analyzer: $(STAMP) ## fetch Triton's perf_analyzer for the tests marked so (Debian, x86-64)
 	@$(BIN)/python tests/e2e/fetch_perf_analyzer.py
 
 clean: ## remove the environment, caches and the demo's repository
-	rm -rf $(VENV) build dist repository .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(ZOO_VENV) build dist repository .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
