@@ -51,6 +51,21 @@ def epochs(count: int, console: Console, note: dict[str, str]) -> Iterator[int]:
             progress.update(task, advance=1, description=note.get("text", ""))
 
 
+def average(mean: nn.Module, network: nn.Module, step: int) -> None:
+    """Move weights and running statistics of ``mean`` towards those of ``network`` after ``step`` (1, 2, ...) steps.
+
+    Polynomial-decay averaging with eta = 8, a mean over about the last ninth of all steps (Shamir,
+    Zhang 2013, arXiv:1212.1824, section 4). It stands in for a falling learning rate.
+    """
+    share = 9 / (step + 8)
+    with torch.no_grad():
+        for into, value in zip(mean.state_dict().values(), network.state_dict().values(), strict=True):
+            if into.is_floating_point():
+                into.lerp_(value, share)
+            else:
+                into.copy_(value)
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path``: beside it, flushed to disk, then renamed. An interruption leaves the old file."""
     path.parent.mkdir(parents=True, exist_ok=True)
