@@ -118,7 +118,7 @@ def _spread(op: Op, found: dict[Tensor, Removal]) -> dict[Tensor, Removal]:
         if x not in found:
             raise Refused(f"{op} is asked from behind")
         block = y.size(1) // x.size(1)
-        return {y: Removal(1, found[x].index * block, block)}
+        return {y: Removal(1, found[x].index * block, found[x].count * block)}
     if isinstance(op, Pooling) and not op.drops_axes and 1 not in op.axes:
         return dict.fromkeys(
             (op.inputs[0], op.outputs[0]), next(iter(found[t] for t in (op.inputs[0], op.outputs[0]) if t in found))
