@@ -78,6 +78,7 @@ _FUNCTIONS: tuple[tuple[tuple[Any, ...], Rule, str], ...] = (
     ((torch.cat, torch.concat, torch.concatenate), layout.cat, "tensors dim"),
     ((torch.split, "split", torch.chunk, "chunk"), layout.split, "tensor sizes dim"),
     ((torch.transpose, "transpose", "swapaxes", torch.swapaxes), layout.transpose, "input dim0 dim1"),
+    ((getattr,), layout.attribute, "input name"),
     ((torch.permute,), layout.permute, "input dims"),
     (("permute",), layout.permute, "input *"),
     ((torch.reshape,), layout.reshape, "input shape"),

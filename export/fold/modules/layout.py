@@ -182,6 +182,14 @@ def permute(c: Call, s: Skeleton) -> None:
     s.result("Transpose", [s.operand(c.get("input"))], perm=[axis_of(a, rank) for a in _listed(c, "dims")])
 
 
+def attribute(c: Call, s: Skeleton) -> None:
+    """``x.mT``, and ``x.T`` of a matrix."""
+    rank = len(s.dims(c.get("input")))
+    if c.get("name") not in ("mT", "T") or rank < 2 or (c.get("name") == "T" and rank != 2):
+        raise Opaque
+    s.result("Transpose", [s.operand(c.get("input"))], perm=[*range(rank - 2), rank - 1, rank - 2])
+
+
 def _listed(c: Call, name: str) -> Sequence[Any]:
     """Return an argument given as a sequence, or as the rest of the arguments."""
     whole = c.get(name, c.rest)

@@ -265,6 +265,12 @@ NETWORKS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
         ),
         (2, 3, 10),
     ),
+    "flattened twice": (
+        nn.Sequential(
+            *block(3, 4, 3, 1), nn.Flatten(), nn.Flatten(), nn.Linear(40, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)
+        ),
+        (2, 3, 10),
+    ),
     "at both ends": (
         nn.Sequential(nn.BatchNorm1d(3), nn.Conv1d(3, 4, 3), nn.ReLU(), nn.Conv1d(4, 2, 3), nn.BatchNorm1d(2)),
         (2, 3, 17),

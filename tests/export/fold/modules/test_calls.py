@@ -42,6 +42,7 @@ PASSED: dict[str, Callable[[Tensor], Tensor]] = {
     "slices": lambda x: x[:, :, 1:-1][..., ::2],
     "computed slice": lambda x: x[:, :, : x.size(2) - 1],
     "flipped twice": lambda x: x.transpose(1, 2).contiguous().permute(0, 2, 1),
+    "turned twice": lambda x: x.mT.mT,
     "view": lambda x: x.view(x.size(0), 6, -1),
     "reshape": lambda x: x.reshape(x.shape[0], 6, x.shape[2]),
     "more axes": lambda x: x.unsqueeze(2).squeeze(2)[:, :, None].flatten(1, 2),
