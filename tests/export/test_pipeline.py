@@ -205,7 +205,7 @@ def test_an_interrupt_leaves_nothing_and_says_so(
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "measure", interrupted)
+    monkeypatch.setattr(pipeline, "choose", interrupted)
     result = normfold(*USUAL)
     assert result.exit_code == 130
     assert "nothing was published" in result.stderr
