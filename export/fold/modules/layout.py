@@ -193,6 +193,7 @@ def attribute(c: Call, s: Skeleton) -> None:
 def _listed(c: Call, name: str) -> Sequence[Any]:
     """Return an argument given as a sequence, or as the rest of the arguments."""
     whole = c.get(name, c.rest)
+    whole = (whole,) if isinstance(whole, fx.Node) else whole
     return whole[0] if len(whole) == 1 and isinstance(whole[0], (tuple, list)) else whole
 
 
@@ -200,6 +201,9 @@ def reshape(c: Call, s: Skeleton) -> None:
     """``x.view(...)`` and ``x.reshape(...)``: lengths that are computed stay as they are."""
     before, after = s.dims(c.get("input")), s.dims(c.node)
     given = _listed(c, "shape")
+    if len(given) == 1 and isinstance(given[0], fx.Node) and s.shapes.results.get(given[0]) is None and len(after) > 1:
+        s.result("Reshape", [s.operand(c.get("input")), s.unknown()])  # ``x.view(y.shape)``
+        return
     if len(given) != len(after) or not all(isinstance(d, (int, fx.Node)) for d in given):
         raise Opaque
     target = [target_of(d, k, before, after) for k, d in enumerate(given)]

@@ -109,7 +109,10 @@ def _tried(
 def _described(result: Any) -> Any:
     if isinstance(result, torch.Tensor):
         return Kind(tuple(result.shape), result.dtype, result.device)
-    return tuple(_described(r) for r in result) if isinstance(result, (tuple, list)) else None
+    if isinstance(result, (tuple, list)):
+        parts = tuple(_described(r) for r in result)
+        return parts if any(p is not None for p in parts) else None
+    return None
 
 
 def _named(runs: list[Any]) -> Result:

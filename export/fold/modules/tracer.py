@@ -64,9 +64,6 @@ class _Known(fx.Proxy):
     def __int__(self) -> int:
         return self._decided(int) if self._is_number() else int(super().__int__())  # type: ignore[misc]
 
-    def __index__(self) -> int:
-        return self._decided(int) if self._is_number() else int(super().__index__())  # type: ignore[misc]
-
     def _is_number(self) -> bool:
         return isinstance(self.tracer.held.get(self.node), (bool, int, float))  # type: ignore[attr-defined]
 

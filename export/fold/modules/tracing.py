@@ -111,7 +111,10 @@ def refuse_other_numbers(module: nn.Module, graph_module: fx.GraphModule, inputs
                 f"{name} does not take the example inputs{f' ({where})' if where else ''}: {error}"
             ) from error
         torch.manual_seed(0)
-        got = graph_module(*second)
+        try:
+            got = graph_module(*second)
+        except Exception:  # a path that the network itself does not take
+            got = None
     a, b = (torch.utils._pytree.tree_leaves(t) for t in (wanted, got))
     for want, have in zip(a, b, strict=False):
         if isinstance(want, torch.Tensor) and not _close(want, have):
@@ -121,7 +124,8 @@ def refuse_other_numbers(module: nn.Module, graph_module: fx.GraphModule, inputs
             return
     raise FoldError(
         f"{name}: what torch.fx traced computes something else than the network: most often a tensor is changed in "
-        f"place (`y += x`, inplace=True) and read under another name; write `y = y + x`, or {_OTHERWISE}."
+        "place (`y += x`, inplace=True) and read under another name, or isinstance(x, torch.Tensor) decides; "
+        f"write `y = y + x`, or {_OTHERWISE}."
     )
 
 

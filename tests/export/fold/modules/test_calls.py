@@ -69,6 +69,18 @@ def test_a_positive_scale_and_a_shift_pass(name: str) -> None:
     assert batchnorms(folded) == report.affines_after == 0, report.folds
 
 
+def test_lengths_may_be_read_where_nothing_else_can_go() -> None:
+    network = filled(nn.Sequential(nn.Conv1d(3, 4, 3), nn.Sigmoid(), nn.BatchNorm1d(4), Lengths(), nn.Conv1d(4, 2, 3)))
+    folded, report = checked(network, inputs((2, 3, 18)), inputs((3, 3, 25)))
+    assert batchnorms(folded) == report.affines_after == 0, report.folds
+
+
+class Lengths(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, length = x.shape
+        return x.reshape(n, c, length).view(x.size(0), x.size(1), x.shape[-1]).reshape(x.shape)
+
+
 @pytest.mark.parametrize("name", PASSED)
 def test_zero_padding_behind_it_reads_a_carrier(name: str) -> None:
     network = filled(Between(PASSED[name], padding=1), "positive")
