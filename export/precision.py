@@ -1,7 +1,7 @@
 """Fewer bits than float32, where that is asked for: each with a proof of its own, and refused where it would be slower.
 
     fp16    weights and arithmetic in float16; inputs and outputs stay float32
-    bf16    the same in bfloat16, where onnxruntime has the kernels (the CPU provider has no convolution in it)
+    bf16    the same in bfloat16, where onnxruntime has the kernels (its CPU provider only moves bfloat16 about)
     int8    static quantization: QDQ nodes, one scale for each output channel, ranges from the user's samples
 
 The BatchNorms are folded before, which is what makes int8 accurate: a convolution's output then has the range that its
@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
+from normfold.export.bfloat16 import missing_kernels, to_bfloat16
 from normfold.export.errors import ExportError, InputSpecError, VerificationError
 from normfold.export.measure import Timing, measure
 from normfold.export.origin import Run
-from normfold.export.runtime import Runtime
+from normfold.export.runtime import CPU, Runtime, providers_here
 from normfold.export.verify import Case, Difference, Verification, verify
 
 __all__ = ["PRECISIONS", "PrecisionReport", "check_precision", "reduce_precision"]
@@ -55,8 +56,6 @@ def check_precision(precision: str, has_samples: bool) -> None:
         raise ExportError(f"there is no precision '{precision}'; there are {', '.join(PRECISIONS)}")
     if precision == "int8" and not has_samples:
         raise InputSpecError("int8 takes the ranges of its values from real inputs: give some with --sample")
-    if precision == "bf16":
-        _refuse_bfloat16()
 
 
 def reduce_precision(
@@ -74,11 +73,15 @@ def reduce_precision(
     """
     samples = [c for c in cases if c.kind == "sample"]
     check_precision(precision, bool(samples))
-    reduced = _half(content) if precision == "fp16" else _quantized(content, [c.inputs for c in samples])
+    if precision == "int8":
+        reduced = _quantized(content, [c.inputs for c in samples])
+    else:
+        reduced = _half(content) if precision == "fp16" else _bfloat16(content)
     proved = samples or [
         c for c in cases if c.kind == "random"
     ]  # extreme scales leave the range that few bits can hold
-    full, fewer = Runtime(content, optimised=True), Runtime(reduced, optimised=True)
+    providers = providers_here() if precision == "bf16" else (CPU,)
+    full, fewer = (Runtime(c, optimised=True, providers=providers) for c in (content, reduced))
     verification = _allowing(verify(reference, full.run, fewer.run, proved, "as for float32"), PRECISIONS[precision])
     _require(verification, precision)
     timing = measure(full, fewer, timed)
@@ -101,17 +104,17 @@ def _half(content: bytes) -> bytes:
     return bytes(convert_float_to_float16(model, keep_io_types=True).SerializeToString(deterministic=True))
 
 
-def _refuse_bfloat16() -> None:
-    """There is no bfloat16 convolution in onnxruntime's CPU provider: ask it, and pass on what it says."""
-    shapes = (("x", [1, 1, 4]), ("w", [1, 1, 3]), ("y", None))
-    x, w, y = (helper.make_tensor_value_info(name, TensorProto.BFLOAT16, shape) for name, shape in shapes)
-    graph = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"])], "probe", [x, w], [y])
-    probe = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
-    try:
-        Runtime(probe.SerializeToString(), optimised=False)
-    except ExportError as error:
-        raise ExportError(f"bf16 cannot run here: {error}. fp16 and int8 can") from None
-    raise ExportError("bf16 is not written yet for the provider that this onnxruntime has; fp16 and int8 are")
+def _bfloat16(content: bytes) -> bytes:
+    """The graph in bfloat16. Raises ExportError naming the operators for which no provider here has kernels in it."""
+    reduced, providers = to_bfloat16(content), providers_here()
+    missing = missing_kernels(reduced, providers)
+    if missing:
+        raise ExportError(
+            f"bf16 cannot run here, so nothing was published: the onnxruntime that is installed "
+            f"({', '.join(providers)}) has no bfloat16 kernels for {', '.join(missing)}. Export it where "
+            "onnxruntime-gpu and its device are, or take --dtype fp16 or --quantize int8"
+        )
+    return reduced
 
 
 def _quantized(content: bytes, samples: Sequence[Arrays]) -> bytes:

@@ -1,8 +1,8 @@
-"""Run a graph in onnxruntime on the CPU, on one thread, the way the proof and the timing need it."""
+"""Run a graph in onnxruntime, on the CPU unless told otherwise, on one thread, as proof and timing need it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from normfold.export.errors import ExportError
 
-__all__ = ["Runtime"]
+__all__ = ["CPU", "Runtime", "providers_here"]
 
 Arrays = dict[str, NDArray[Any]]
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 class Runtime:
@@ -22,7 +23,7 @@ class Runtime:
     that the folded graph is compared against). optimised True: as a server runs it.
     """
 
-    def __init__(self, content: bytes, *, optimised: bool):
+    def __init__(self, content: bytes, *, optimised: bool, providers: Sequence[str] = (CPU,)):
         ort = _onnxruntime()
         options = ort.SessionOptions()
         level = ort.GraphOptimizationLevel
@@ -30,7 +31,7 @@ class Runtime:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(content, options, providers=list(providers))
         except Exception as error:  # onnxruntime raises its own types, and UnicodeDecodeError on damaged files
             raise ExportError(f"onnxruntime {ort.__version__} cannot load the graph: {error}") from error
         self.outputs = [o.name for o in self._session.get_outputs()]
@@ -43,6 +44,11 @@ class Runtime:
             shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in inputs.items())
             raise ExportError(f"the exported graph does not run on {shapes}: {_first_line(error)}") from error
         return dict(zip(self.outputs, values, strict=True))
+
+
+def providers_here() -> tuple[str, ...]:
+    """The execution providers that this onnxruntime was built with, of those that exports are made for."""
+    return (*([CUDA] if CUDA in _onnxruntime().get_available_providers() else []), CPU)
 
 
 def _onnxruntime() -> Any:
