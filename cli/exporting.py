@@ -65,20 +65,26 @@ def print_report(report: ExportReport, console: Console, next_command: str) -> N
     from rich.markup import escape
     from rich.table import Table
 
-    folding, timing, worst = report.folding, report.timing, report.verification.worst
+    from normfold.export.report import forms
+
+    worst = report.verification.worst
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
-    table.add_column()
-    table.add_column()
-    table.add_row("", "before", "after")
-    table.add_row("BatchNorms", str(folding.batchnorms_before), str(folding.batchnorms_after))
-    table.add_row("nodes", str(folding.nodes_before), str(folding.nodes_after))
-    table.add_row("parameters", f"{folding.parameters_before:,}", f"{folding.parameters_after:,}")
-    table.add_row("size", _size(report.bytes_before), _size(report.bytes_after))
-    table.add_row("run time", f"{timing.before_ms:.3f} ms", f"{timing.after_ms:.3f} ms  ({timing.shapes}, 1 thread)")
+    columns = forms(report)
+    for _ in columns:
+        table.add_column()
+    table.add_row("", *(c.title for c in columns))
+    table.add_row("BatchNorms", *(str(c.batchnorms) for c in columns))
+    table.add_row("nodes", *(str(c.nodes) for c in columns))
+    table.add_row("parameters", *(f"{c.parameters:,}" for c in columns))
+    table.add_row("size", *(_size(c.bytes) for c in columns))
+    times = [f"{c.median_ms:.3f} ms" for c in columns]
+    table.add_row("run time", *times[:-1], f"{times[-1]}  ({report.timing.shapes}, 1 thread)")
     console.print(f"[bold]{escape(report.source)}[/bold]  {escape(', '.join(report.inputs))}")
     console.print(table)
-    for fold in folding.folds:
+    if report.published.form == "unfolded":
+        console.print("what folding does in the folded form, which was the slower one here:")
+    for fold in report.folding.folds:
         went = escape(fold.how) if not fold.reason else f"[yellow]stayed[/yellow]: {escape(fold.reason)}"
         console.print(f"  {escape(fold.name)}: {went}")
     cases = len(report.verification.cases)

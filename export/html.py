@@ -5,25 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from normfold.export.report import ExportReport
+from normfold.export.report import ExportReport, forms
 
 __all__ = ["as_html"]
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8884; --good: #1a7f37; --bad: #c62828; }
+:root { color-scheme: light dark; --line: #8884; --good: #1a7f37; --bad: #c62828; --bar: #4c78a8; }
+@media (prefers-color-scheme: dark) { :root { --good: #4ac26b; --bad: #ff7b72; --bar: #6f9fd0; } }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .3rem .8rem .3rem 0;
-border-bottom: 1px solid var(--line); vertical-align: top; } td.n, th.n { text-align: right; font-variant-numeric:
-tabular-nums; } code { font-size: .9em; overflow-wrap: anywhere; } .good { color: var(--good); } .bad { color:
-var(--bad); } .bar { background: #4c78a8; height: .7rem; display: inline-block; border-radius: 2px; } .quiet { opacity:
-.7; }
+h1 { font-size: 1.5rem; margin-bottom: 0; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
+td, th { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } td:last-child, th:last-child { padding-right: 0; }
+code { font-size: .9em; } code.long { overflow-wrap: anywhere; }
+.good { color: var(--good); } .bad { color: var(--bad); } .quiet { opacity: .7; overflow-wrap: anywhere; }
+.bar { background: var(--bar); height: .4rem; display: block; margin-left: auto; border-radius: 2px; }
+@media print {
+  :root { color-scheme: light; --good: #1a7f37; --bad: #c62828; } body { font-size: 10pt; margin: 0; max-width: none; }
+  .wide { overflow: visible; } tr { break-inside: avoid; } h2 { break-after: avoid; }
+  .bar { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+}
 """
 
 
 def as_html(report: ExportReport) -> str:
     """Return the page."""
-    folding, proof = report.folding, report.verification
+    folding, proof, not_folded = report.folding, report.verification, report.published.form == "unfolded"
     verdict = (
         '<span class="good">the same network</span>'
         if proof.passed
@@ -32,20 +39,10 @@ def as_html(report: ExportReport) -> str:
     parts = [
         f"<h1>{escape(report.model)}</h1>",
         f"<p class=quiet>{escape(report.source)}{', ' + escape(report.weights) if report.weights else ''}</p>",
-        f"<p>{folding.batchnorms_before} BatchNorms before, <b>{folding.batchnorms_after}</b> after folding; {verdict} "
-        f"within the bound, on {len(proof.cases)} inputs against {escape(proof.reference)}.</p>",
+        f"<p>{_summary(report)}; {verdict} within the bound, on {len(proof.cases)} inputs against "
+        f"{escape(proof.reference)}.</p>",
         "<h2>The graph</h2>",
-        _table(
-            ("", "before", "after"),
-            [
-                ("BatchNorms", str(folding.batchnorms_before), str(folding.batchnorms_after)),
-                ("nodes", str(folding.nodes_before), str(folding.nodes_after)),
-                ("parameters", f"{folding.parameters_before:,}", f"{folding.parameters_after:,}"),
-                ("bytes", f"{report.bytes_before:,}", f"{report.bytes_after:,}"),
-                (f"median run time, {report.timing.shapes}, one thread", *_times(report)),
-            ],
-            numbers=True,
-        ),
+        _figures(report),
         "<h2>The forms that were timed</h2>",
         _table(
             ("form", "bytes", "median run time", ""),
@@ -57,11 +54,12 @@ def as_html(report: ExportReport) -> str:
         ),
         *_precision(report),
         "<h2>Where each BatchNorm went</h2>",
+        *(["<p class=quiet>In the folded form, which is not the published one.</p>"] if not_folded else []),
         _table(
             ("layer", "", ""),
             [
                 (
-                    f"<code>{escape(f.name)}</code>",
+                    _path(f.name),
                     '<span class="good">folded</span>' if f.folded else '<span class="bad">left</span>',
                     escape(f.how) if f.folded else "<br>".join(escape(r) for r in f.reasons),
                 )
@@ -93,14 +91,14 @@ def as_html(report: ExportReport) -> str:
         f"<p class=quiet>Inputs: {escape(', '.join(dict.fromkeys(proof.cases)))}</p>",
         "<h2>What it is</h2>",
         _table(
-            ("", ""),
+            (),
             [
-                ("inputs", f"<code>{escape(', '.join(report.inputs))}</code>"),
-                ("outputs", f"<code>{escape(', '.join(report.outputs))}</code>"),
+                ("inputs", _long(", ".join(report.inputs))),
+                ("outputs", _long(", ".join(report.outputs))),
                 ("opset", str(report.opset)),
-                ("sha256 of model.onnx", f"<code>{report.sha256}</code>"),
-                ("sha256 of the source", f"<code>{report.source_sha256}</code>"),
-                ("sha256 of the weights", f"<code>{report.weights_sha256}</code>"),
+                ("sha256 of model.onnx", _long(report.sha256)),
+                ("sha256 of the source", _long(report.source_sha256)),
+                ("sha256 of the weights", _long(report.weights_sha256)),
                 ("made with", escape(", ".join(f"{k} {v}" for k, v in report.versions.items()))),
             ],
         ),
@@ -109,7 +107,7 @@ def as_html(report: ExportReport) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         f"<title>{escape(report.model)}: export report</title>\n"
-        f'<meta name="viewport" content="width=device-width">\n<style>{_STYLE}</style>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{_STYLE}</style>\n'
         + "\n".join(parts)
         + "\n</html>\n"
     )
@@ -137,15 +135,43 @@ def _precision(report: ExportReport) -> list[str]:
     ]
 
 
-def _times(report: ExportReport) -> tuple[str, str]:
-    """Both times with bars of their lengths."""
-    before, after = report.timing.before_ms, report.timing.after_ms
-    longest = max(before, after)
+def _summary(report: ExportReport) -> str:
+    """The BatchNorms in a sentence, which is about what is published."""
+    folding = report.folding
+    if report.published.form == "unfolded":
+        gone = folding.batchnorms_before - folding.batchnorms_after
+        return (
+            f"<b>{report.published.batchnorms}</b> BatchNorms: folding takes {gone} of them out, but the unfolded form "
+            "is the faster one on the machine that made this, and was published"
+        )
+    return f"{folding.batchnorms_before} BatchNorms before, <b>{report.published.batchnorms}</b> after folding"
 
-    def shown(ms: float) -> str:
-        return f'{ms:.3f} ms <span class="bar" style="width:{8 * ms / longest:.2f}rem"></span>'
 
-    return shown(before), shown(after)
+def _figures(report: ExportReport) -> str:
+    """The forms of the network side by side, their times with bars of their lengths."""
+    columns = forms(report)
+    longest = max(c.median_ms for c in columns)
+    bar = '<span class="bar" style="width:{:.2f}rem"></span>'
+    rows = [
+        ("BatchNorms", *(str(c.batchnorms) for c in columns)),
+        ("nodes", *(str(c.nodes) for c in columns)),
+        ("parameters", *(f"{c.parameters:,}" for c in columns)),
+        ("bytes", *(f"{c.bytes:,}" for c in columns)),
+        (
+            f"median run time, {escape(report.timing.shapes)}, one thread",
+            *(f"{c.median_ms:.3f} ms{bar.format(6 * c.median_ms / longest)}" for c in columns),
+        ),
+    ]
+    return _table(("", *(escape(c.title) for c in columns)), rows, numbers=True)
+
+
+def _path(name: str) -> str:
+    """A layer's path, which may be broken behind its dots."""
+    return f"<code>{escape(name).replace('.', '.<wbr>')}</code>"
+
+
+def _long(text: str) -> str:
+    return f'<code class="long">{escape(text)}</code>'
 
 
 def _table(head: Iterable[str], rows: Iterable[tuple[str, ...]], numbers: bool = False) -> str:
@@ -155,4 +181,6 @@ def _table(head: Iterable[str], rows: Iterable[tuple[str, ...]], numbers: bool =
         return "".join(f"<{tag}{' class=n' if numbers and i else ''}>{cell}</{tag}>" for i, cell in enumerate(cells))
 
     body = "\n".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)
-    return f"<table><tr>{row(head, 'th')}</tr>\n{body}</table>"
+    titles = row(head, "th")
+    first = f"<thead><tr>{titles}</tr></thead>" if titles else ""
+    return f'<div class="wide"><table>{first}<tbody>\n{body}</tbody></table></div>'

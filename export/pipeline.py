@@ -23,7 +23,7 @@ from normfold.export import publish as publishing
 from normfold.export.capture import DEFAULT_OPSET, OPSETS
 from normfold.export.config import OutputSpec, render_config
 from normfold.export.errors import ExportError
-from normfold.export.fold import FoldReport, fold
+from normfold.export.fold import FoldReport, counts, fold
 from normfold.export.golden import golden, golden_case
 from normfold.export.html import as_html
 from normfold.export.inputs import InputSpec, dimensions, random_inputs
@@ -32,7 +32,7 @@ from normfold.export.measure import Timing, shapes_of
 from normfold.export.origin import Origin, Request, open_origin
 from normfold.export.precision import check_precision, reduce_precision
 from normfold.export.proof import Proof
-from normfold.export.report import ExportReport, as_json
+from normfold.export.report import ExportReport, Published, as_json
 from normfold.export.runtime import Runtime
 from normfold.export.samples import fit, read_sample, sample_sizes
 from normfold.export.serialize import to_bytes
@@ -158,9 +158,12 @@ def fold_and_prove(
     variants, rounds = choose(forms, inputs)
     published = next(v for v in variants if v.published)
     outputs = _outputs(model, Runtime(content, optimised=True), sizes)
+    form = Published(published.name, *counts(model))
     notes = (*origin.notes, *sizes.notes, *proof.notes)
     if published.name != "folded":
-        content = _stamped(ir.from_proto(onnx.load_model_from_string(forms[published.name])), model)
+        chosen = ir.from_proto(onnx.load_model_from_string(forms[published.name]))
+        form = Published(published.name, *counts(chosen))
+        content = _stamped(chosen, model, form)
         verification = proof.of(content)
         proof.require(verification, content)
         notes = (*notes, f"the {published.name} graph was published: it is the faster one on this machine")
@@ -178,6 +181,7 @@ def fold_and_prove(
         outputs=tuple(f"{o.name}={o.datatype.name}[{','.join(str(d) or '?' for d in o.dims)}]" for o in outputs),
         opset=model.opset_imports.get("", opset),
         folding=folding,
+        published=form,
         bytes_before=len(unfolded),
         bytes_after=len(content),
         verification=verification,
@@ -195,15 +199,16 @@ def _rewritten(content: bytes, proof: Proof) -> dict[str, bytes]:
     forms = {}
     for name, rewrite in REWRITES.items():
         model = ir.from_proto(onnx.load_model_from_string(content))
-        rewrite(model)
+        if not rewrite(model):
+            continue
         rewritten = to_bytes(model)
         if proof.of(rewritten).passed:
             forms[name] = rewritten
     return forms
 
 
-def _stamped(model: ir.Model, like: ir.Model) -> bytes:
-    """The bytes of ``model`` with no trace of its making and the provenance of ``like``."""
+def _stamped(model: ir.Model, like: ir.Model, form: Published) -> bytes:
+    """The bytes of ``model`` with no trace of its making and the provenance of ``like``, told of which form it is."""
     strip(model)
     model.producer_name, model.producer_version, model.graph.name = (
         like.producer_name,
@@ -211,6 +216,9 @@ def _stamped(model: ir.Model, like: ir.Model) -> bytes:
         like.graph.name,
     )
     model.metadata_props.update(like.metadata_props)
+    if form.form == "unfolded":
+        model.metadata_props["normfold.batchnorms"] = f"{form.batchnorms}, unfolded"
+    model.metadata_props["normfold.form"] = form.form
     return to_bytes(model)
 
 
@@ -261,6 +269,7 @@ def _write_provenance(model: ir.Model, origin: Origin, specs: Sequence[InputSpec
         "source_sha256": origin.sha256,
         "weights_sha256": origin.weights_sha256,
         "inputs": "; ".join(str(s) for s in specs),
+        "form": "folded",
         "batchnorms": f"{folding.batchnorms_before} before, {folding.batchnorms_after} after folding",
         "versions": ", ".join(f"{k} {v}" for k, v in _versions().items()),
     }

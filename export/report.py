@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from normfold.export.fold import FoldReport
@@ -12,7 +12,18 @@ from normfold.export.precision import PrecisionReport
 from normfold.export.variants import Variant
 from normfold.export.verify import Verification
 
-__all__ = ["ExportReport", "as_json"]
+__all__ = ["ExportReport", "Form", "Published", "as_json", "forms"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """The form of the network that ``model.onnx`` holds (before a reduction of its precision)."""
+
+    #: A variant's name: "folded", "unfolded", or that of a rewrite for a target.
+    form: str
+    batchnorms: int
+    nodes: int
+    parameters: int
 
 
 @dataclass(frozen=True)
@@ -33,8 +44,10 @@ class ExportReport:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     opset: int
+    #: What folding did; where the published form is another one, that is not all that was done, or not done there.
     folding: FoldReport
-    #: Size of the graph's file before and after the fold.
+    published: Published
+    #: Size of the captured graph's file, and of the published one's in float32.
     bytes_before: int
     bytes_after: int
     verification: Verification
@@ -51,10 +64,51 @@ class ExportReport:
     precision: PrecisionReport | None = None
 
 
+@dataclass(frozen=True)
+class Form:
+    """One column of the comparison: a form of the network with its figures."""
+
+    title: str
+    batchnorms: int
+    nodes: int
+    parameters: int
+    bytes: int
+    median_ms: float
+
+
+def forms(report: ExportReport) -> tuple[Form, ...]:
+    """The forms to show side by side: before and after, and the folded one where another is published."""
+    folding, published = report.folding, report.published
+    sizes = {v.name: (v.bytes, v.median_ms) for v in report.variants}
+    before = Form(
+        "before",
+        folding.batchnorms_before,
+        folding.nodes_before,
+        folding.parameters_before,
+        report.bytes_before,
+        report.timing.before_ms,
+    )
+    after = Form(
+        "after", published.batchnorms, published.nodes, published.parameters, report.bytes_after, report.timing.after_ms
+    )
+    if published.form == "folded":
+        return before, after
+    folded = Form("folded", folding.batchnorms_after, folding.nodes_after, folding.parameters_after, *sizes["folded"])
+    if published.form == "unfolded":
+        return replace(before, title="before: published"), folded
+    return before, folded, replace(after, title=f"{published.form}: published")
+
+
 def as_json(report: ExportReport) -> dict[str, Any]:
-    """Return the report as plain dicts, lists and numbers, the derived figures included."""
+    """Return the report as plain dicts, lists and numbers, the derived figures included.
+
+    "version" and "path" are left out where they are not known yet: the directory that the file stands in is both.
+    """
     content: dict[str, Any] = dataclasses.asdict(report)
     content["schema"] = 1
+    for unknown in ("version", "path"):  # of a report that stands in the version it is about
+        if not content[unknown]:
+            del content[unknown]
     for entry, fold in zip(content["folding"]["folds"], report.folding.folds, strict=True):
         entry["reason"] = fold.reason
     content["verification"]["passed"] = report.verification.passed

@@ -65,7 +65,7 @@ def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule
 
 
 def _fold_graphs(model: ir.Model) -> FoldReport:
-    before = _counts(model)
+    before = counts(model)
     opset = model.opset_imports.get("", 18)
     for graph in (model.graph, *model.graph.subgraphs()):
         split_plainly(graph, opset)
@@ -95,7 +95,7 @@ def _fold_graphs(model: ir.Model) -> FoldReport:
         carriers += folding.carriers
     passes.RemoveUnusedNodesPass()(model)
     model.graph.sort()
-    after = _counts(model)
+    after = counts(model)
     return FoldReport(
         folds=tuple(folds),
         batchnorms_before=before[0],
@@ -120,7 +120,8 @@ def _targets(net: Net) -> int:
     return sum(isinstance(op, Scaling) and op.target for op in net.ops)
 
 
-def _counts(model: ir.Model) -> tuple[int, int, int]:
+def counts(model: ir.Model) -> tuple[int, int, int]:
+    """Return the numbers of BatchNorms, of nodes, and of values in floating-point initializers."""
     nodes = list(model.graph.all_nodes())
     batchnorms = sum(n.op_type == "BatchNormalization" for n in nodes)
     floats = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}

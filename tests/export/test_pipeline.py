@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
 from normfold.cli.main import main
+from normfold.export.variants import Variant
 
 NETS = """
 import torch
@@ -111,6 +113,29 @@ def test_the_report_as_json_holds_the_proof_and_every_fold(network: torch.nn.Mod
     assert [f["name"] for f in report["folding"]["folds"]] == ["conv1_bn", "conv2_bn"]
     assert report["inputs"] == ["x=FP32[N:1..,7,L:8..]"]
     assert {"N=1 L=8", "N=5 L=65"} <= set(report["verification"]["cases"])
+
+
+def test_where_the_unfolded_form_is_published_file_report_and_table_say_so(
+    directory: Path, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unfolded(forms: Mapping[str, bytes], inputs: object) -> tuple[tuple[Variant, ...], int]:
+        return tuple(Variant(n, len(c), 1.0, n == "unfolded") for n, c in forms.items()), 9
+
+    monkeypatch.setattr("normfold.export.pipeline.choose", unfolded)
+    result = normfold(*USUAL)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"before: published +folded", result.output)
+    assert re.search(r"BatchNorms +2 +0", result.output)
+    assert "what folding does in the folded form, which was the slower one here" in result.output
+    version = directory / "repository" / "surnames" / "1"
+    model = onnx.load(version / "model.onnx")
+    assert [n.op_type for n in model.graph.node].count("BatchNormalization") == 2
+    metadata = {p.key: p.value for p in model.metadata_props}
+    assert metadata["normfold.batchnorms"] == "2, unfolded"
+    assert metadata["normfold.form"] == "unfolded"
+    report = json.loads((version / "export.json").read_text())
+    assert (report["published"]["form"], report["published"]["batchnorms"]) == ("unfolded", 2)
+    assert report["bytes_after"] == (version / "model.onnx").stat().st_size
 
 
 def test_a_second_export_is_the_next_version_with_the_same_bytes(directory: Path, network: torch.nn.Module) -> None:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
 from dataclasses import replace
+from html import escape, unescape
 from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
 
 from normfold.export.fold import Fold, FoldReport
 from normfold.export.html import as_html
 from normfold.export.measure import Timing
 from normfold.export.precision import PrecisionReport
-from normfold.export.report import ExportReport, as_json
+from normfold.export.report import ExportReport, Published, as_json
 from normfold.export.variants import Variant
 from normfold.export.verify import Difference, Verification
 
@@ -34,6 +41,7 @@ REPORT = ExportReport(
         batchnorms_before=2,
         batchnorms_after=1,
     ),
+    published=Published("folded", 1, 30, 900),
     bytes_before=2000,
     bytes_after=1500,
     verification=Verification((DIFFERENCE,), "PyTorch, float64", ("N=2 L=32", "one.npy")),
@@ -44,6 +52,21 @@ REPORT = ExportReport(
     variants=(Variant("unfolded", 2000, 0.2, False), Variant("folded", 1500, 0.1, True)),
     precision=PrecisionReport("int8", Verification((DIFFERENCE,), "r", ()), Timing(0.1, 0.05, 9, "x"), 1500, 500),
 )
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+WIDTHS = (400, 1280)
+#: Loads the page in a frame of each width and writes what it measured into the document.
+HOST = """<!doctype html><body>{frames}<pre id="measured"></pre><script>
+addEventListener("load", () => {{
+  document.getElementById("measured").textContent = JSON.stringify([...document.querySelectorAll("iframe")].map(f => {{
+    const page = f.contentDocument, sheet = f.contentWindow.getComputedStyle(page.querySelector(".good"));
+    const outside = [...page.querySelectorAll("body *")].filter(
+      e => !e.closest(".wide table") && e.getBoundingClientRect().right > f.clientWidth + 1);
+    return {{width: f.clientWidth, needs: page.documentElement.scrollWidth, outside: outside.length,
+             good: sheet.color, resources: f.contentWindow.performance.getEntriesByType("resource").length}};
+  }}));
+}});
+</script></body>"""
 
 
 class Page(HTMLParser):
@@ -59,7 +82,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        if tag not in ("meta", "br"):
+        if tag not in ("meta", "br", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -85,6 +108,30 @@ def test_names_from_a_network_cannot_break_out_of_the_page() -> None:
     assert "<script>alert(1)</script>" in page.text
 
 
+def test_where_another_form_is_published_the_figures_say_of_which_form_they_are() -> None:
+    slower = (Variant("unfolded", 2000, 0.1, True), Variant("folded", 1500, 0.2, False))
+    unfolded = replace(
+        REPORT,
+        published=Published("unfolded", 2, 31, 910),
+        variants=slower,
+        bytes_after=2000,
+        timing=Timing(0.1, 0.1, 9, "x"),
+    )
+    text = Page(as_html(unfolded)).text
+    assert "2 BatchNorms: folding takes 1 of them out, but the unfolded form is the faster one" in text
+    assert "before: published" in text
+    assert "0 after folding" not in text
+    lifted = replace(
+        REPORT,
+        published=Published("lifted", 1, 44, 900),
+        variants=(*REPORT.variants[:1], Variant("folded", 1500, 0.15, False), Variant("lifted", 1600, 0.1, True)),
+    )
+    text = Page(as_html(lifted)).text
+    assert "2 BatchNorms before, 1 after folding" in text
+    for shown in ("lifted: published", "44", "0.150 ms"):
+        assert shown in text, shown
+
+
 def test_a_failed_proof_is_shown_as_one() -> None:
     failed = replace(
         REPORT, verification=replace(REPORT.verification, differences=(replace(DIFFERENCE, relative=1.0),))
@@ -101,3 +148,31 @@ def test_the_json_form_is_plain_json_with_the_derived_figures() -> None:
     assert content["folding"]["folds"][1]["reason"] == "its reader is a sigmoid"
     assert content["timing"]["ratio"] == 0.5
     assert content["precision"]["bytes_after"] == 500
+    assert (content["version"], content["published"]["form"]) == (3, "folded")
+    unpublished = as_json(replace(REPORT, version=0, path=""))
+    assert "version" not in unpublished, "0 is no version"
+    assert "path" not in unpublished
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
+def test_the_page_fits_a_wide_window_and_a_phone_and_asks_for_nothing_else(tmp_path: Path) -> None:
+    path = "encoder.layers.3.blocks.12.depthwise_separable_convolution.batch_normalisation"
+    folds = (*REPORT.folding.folds, Fold(path, "BatchNorm", True, f"back into '{path}'"))
+    page = as_html(replace(REPORT, folding=replace(REPORT.folding, folds=folds)))
+    frames = "".join(
+        f'<iframe width="{w}" height="900" frameborder="0" srcdoc="{escape(page)}"></iframe>' for w in WIDTHS
+    )
+    (tmp_path / "host.html").write_text(HOST.format(frames=frames))
+    command = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--no-first-run", "--disable-background-networking"]
+    command += ["--window-size=1800,1000", "--dump-dom", (tmp_path / "host.html").as_uri()]
+    dumped = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    found = re.search(r'<pre id="measured">(.+?)</pre>', dumped.stdout)
+    assert found, dumped.stderr[-2000:]
+    measured = json.loads(unescape(found[1]))
+    assert [m["width"] for m in measured] == list(WIDTHS)
+    for frame in measured:
+        assert frame["needs"] <= frame["width"], frame
+        assert frame["outside"] == 0, frame
+        assert frame["resources"] == 0, frame
+        assert frame["good"] != "rgb(0, 0, 0)", "the style of the page is in force"
