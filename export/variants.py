@@ -2,7 +2,7 @@
 
     unfolded    as it was captured
     folded      every BatchNorm folded that can go
-    …           the folded graph rewritten for a target (:data:`REWRITES`)
+    lifted      the folded graph with what runs along one axis as pictures of height 1 (:data:`REWRITES`)
 
 The folded graph is published unless another is faster beyond what a busy machine can feign, twice in a row: near ties
 go to it, so that the same inputs give the same bytes.
@@ -15,13 +15,15 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from normfold.export.layout import lift
 from normfold.export.measure import Arrays, medians
 from normfold.export.runtime import Runtime
 
 __all__ = ["MARGINS", "REWRITES", "Variant", "choose"]
 
-#: Further forms: name -> a rewrite of the folded graph in place. Each is proved like the folded graph itself.
-REWRITES: dict[str, Callable[[ir.Model], object]] = {}
+#: Further forms: name -> a rewrite of the folded graph in place, which returns whether it changed anything. Each is
+#: proved like the folded graph itself.
+REWRITES: dict[str, Callable[[ir.Model], bool]] = {"lifted": lift}
 #: How much faster than the folded graph a form must be to be published in its place.
 MARGINS: Mapping[str, float] = {"unfolded": 1.15}
 DEFAULT_MARGIN = 1.03

@@ -1,0 +1,47 @@
+"""The folded graph rewritten for onnxruntime's CPU kernels: another form of the same function, same inputs and outputs.
+
+onnxruntime keeps its fast blocked layout (NCHWc) for pictures: a Conv of rank 4 has it, a Conv1d has not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from normfold.export.layout.form import LIFTED, TURNED
+from normfold.export.layout.region import turn
+
+__all__ = ["lift"]
+
+
+def lift(model: ir.Model) -> bool:
+    """Write what runs along one axis as pictures of height 1, in place; return whether anything changed."""
+    public = [(v.shape, v.type) for v in model.graph.outputs]
+    _infer_shapes(model)
+    turned = turn(model, TURNED, _taller_than_wide) + turn(model, LIFTED)
+    for value, (shape, kind) in zip(model.graph.outputs, public, strict=True):
+        value.shape, value.type = shape, kind
+    return turned > 0
+
+
+def _infer_shapes(model: ir.Model) -> None:
+    values = [v for n in model.graph.all_nodes() for v in n.outputs]
+    # Shape inference would take what sequences hold for tensors.
+    sequences = any(n.op_type.startswith(("Sequence", "SplitToSequence")) for n in model.graph.all_nodes())
+    if any(v.shape is None for v in values) and not sequences:
+        with contextlib.suppress(Exception):  # where it cannot read the model, values without a shape stay as they are
+            passes.ShapeInferencePass()(model)
+
+
+def _taller_than_wide(nodes: Iterable[ir.Node]) -> bool:
+    """Whether more convolutions of a region run along H alone than along W alone."""
+    taller = 0
+    for node in nodes:
+        weight = node.inputs[1] if node.op_type in ("Conv", "ConvTranspose") else None
+        if weight is not None and weight.shape is not None:
+            high, wide = weight.shape.numpy()[2:]  # known: a rule read it
+            taller += (high > 1 and wide == 1) - (wide > 1 and high == 1)
+    return taller > 0
