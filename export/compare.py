@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from normfold.export.errors import InputSpecError
 from normfold.export.origin import Arrays, Origin, Run
-from normfold.export.pipeline import sizes_of
 from normfold.export.proof import cases_of, nudged
+from normfold.export.trying import sizes_of
 from normfold.export.verify import Case, Verification, verify
 
 __all__ = ["Side", "compare"]

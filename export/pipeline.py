@@ -34,15 +34,16 @@ from normfold.export.precision import check_precision, reduce_precision
 from normfold.export.proof import Proof
 from normfold.export.report import ExportReport, Published, as_json
 from normfold.export.runtime import Runtime
-from normfold.export.samples import fit, read_sample, sample_sizes
+from normfold.export.samples import fit, read_sample
 from normfold.export.serialize import to_bytes
-from normfold.export.sizes import Sizes, batch_dimension, find_sizes
+from normfold.export.sizes import Sizes, batch_dimension
 from normfold.export.tidy import strip
+from normfold.export.trying import sizes_of, sizes_of_both
 from normfold.export.variants import REWRITES, choose
 from normfold.export.verify import Case
 from normfold.protos.datatypes import by_dtype
 
-__all__ = ["ExportRequest", "Folded", "Progress", "export_model", "fold_and_prove", "sizes_of"]
+__all__ = ["ExportRequest", "Folded", "Progress", "export_model", "fold_and_prove"]
 
 Progress = Callable[[str], None]
 
@@ -141,6 +142,7 @@ def fold_and_prove(
     model = origin.graph(sizes.specs, sizes.trace, opset)
     model.ir_version = IR_VERSIONS.get(model.opset_imports.get("", 0), model.ir_version)
     unfolded = to_bytes(model)
+    sizes = sizes_of_both(origin, samples, sizes, Runtime(unfolded, optimised=False).run)
     progress("fold the BatchNorms")
     folding = fold(model)
     strip(model)
@@ -220,15 +222,6 @@ def _stamped(model: ir.Model, like: ir.Model, form: Published) -> bytes:
         model.metadata_props["normfold.batchnorms"] = f"{form.batchnorms}, unfolded"
     model.metadata_props["normfold.form"] = form.form
     return to_bytes(model)
-
-
-def sizes_of(origin: Origin, samples: Sequence[Case] = ()) -> Sizes:
-    """Try sizes on the network itself; the samples' own are tried first."""
-
-    def attempt(sizes: Mapping[str, int]) -> None:
-        origin.run(random_inputs(origin.specs, sizes, np.random.default_rng(0)))
-
-    return find_sizes(origin.specs, attempt, [sample_sizes(c.inputs, origin.specs, c.name) for c in samples])
 
 
 def _timed_inputs(sizes: Sizes) -> dict[str, NDArray[Any]]:

@@ -57,9 +57,14 @@ class Proof:
         for d in verify(self.reference, own, captured, cases, self.name).differences:
             if d.trouble or d.relative > CAPTURE_FACTOR * d.unfolded_relative + CAPTURE_FLOOR:
                 what = d.trouble or f"output '{d.output}' is off by {d.relative:.1e} of its scale on {d.kind} inputs"
+                why = (
+                    "It takes another path there: give that dimension's size or a range in --input"
+                    if "its shape is" in d.trouble
+                    else "Does it depend on something besides its input?"
+                )
                 raise CaptureError(
                     f"the graph that was captured is not the network, so nothing was folded: {what} (the network "
-                    f"itself, in float32, by {d.unfolded_relative:.1e}). Does it depend on something besides its input?"
+                    f"itself, in float32, by {d.unfolded_relative:.1e}). {why}"
                 )
 
     def of(self, folded: bytes) -> Verification:

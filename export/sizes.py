@@ -5,6 +5,7 @@ What a network accepts is found by running it: a convolution of kernel 5 needs a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -19,6 +20,8 @@ __all__ = ["Sizes", "batch_dimension", "find_sizes"]
 CANDIDATES = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536, 16, 8, 4, 2)
 #: A test case beyond the traced sizes holds at most this many input elements, so that a proof takes seconds.
 CASE_ELEMENTS = 1 << 21
+#: After a refusal that took longer than this, no larger size is tried: what is upsampled inside may not fit in memory.
+SLOW_SECONDS = 2.0
 #: Largest batch that is tried where no range says otherwise.
 BATCH = 5
 
@@ -103,11 +106,15 @@ class _Search:
         """Find one set of sizes that the network takes: the samples' own, else the candidates in turn."""
         first: Exception | None = None
         tried: Assignment = {}
+        largest = MAX_ELEMENTS
         for sizes in [*(self._traceable(s) for s in samples), *map(self._candidate, CANDIDATES), *self._bounds()]:
-            if self.elements(sizes) > MAX_ELEMENTS:
+            if self.elements(sizes) > largest:
                 continue
+            began = time.perf_counter()
             if self.accepts(sizes):
                 return sizes
+            if time.perf_counter() - began > SLOW_SECONDS:
+                largest = self.elements(sizes)
             first, tried = first or self.last, tried or sizes
         if first is None:
             raise InputSpecError(
@@ -116,10 +123,12 @@ class _Search:
             )
         shapes = ", ".join(f"{s.name} {s.datatype.name}{list(s.shape(tried))}" for s in self.specs)
         line = line_of_error(first)
+        lengths = [d.name for d in self.dims if d != self.batch]
         raise InputSpecError(
             f"the network does not take {shapes}{f' at {line}' if line else ''}: {type(first).__name__}: "
             f"{_head(first)}. "
             f"Other sizes of the named dimensions were tried too; check --input against what forward() expects"
+            + (f"; if {' and '.join(lengths)} depend on each other, give their sizes" if len(lengths) > 1 else "")
         )
 
     def _traceable(self, sample: Assignment) -> Assignment:

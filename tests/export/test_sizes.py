@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 from normfold.export.errors import InputSpecError
 from normfold.export.inputs import parse_inputs
+from normfold.export.origin import Origin
 from normfold.export.sizes import batch_dimension, find_sizes
+from normfold.export.trying import sizes_of, sizes_of_both
 
 
 def takes(condition):  # type: ignore[no-untyped-def]
@@ -64,6 +69,20 @@ def test_an_input_too_large_to_try_is_refused_without_allocating() -> None:
         find_sizes(parse_inputs(["x=FP32[60000000,60000000]"]), takes(lambda s: True))
 
 
+def test_after_a_slow_refusal_no_larger_size_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "perf_counter", itertools.count(0, 5).__next__)
+    tried = []
+
+    def attempt(sizes: Mapping[str, int]) -> None:
+        tried.append(sizes["L"])
+        raise RuntimeError("the condition does not fit the signal")
+
+    with pytest.raises(InputSpecError, match="if L and M depend on each other, give their sizes"):
+        find_sizes(parse_inputs(["x=FP32[N,1,L]", "condition=FP32[N,80,M]"]), attempt)
+    assert tried[0] == 32
+    assert max(tried) == 32
+
+
 def test_the_sizes_of_a_sample_are_tried_first() -> None:
     sizes = find_sizes(parse_inputs(["x=FP32[N,3,L]"]), takes(lambda s: s["L"] == 17), [{"N": 1, "L": 17}])
     assert sizes.trace == {"N": 2, "L": 17}
@@ -73,3 +92,51 @@ def test_the_batch_is_the_dimension_that_every_input_has_first() -> None:
     assert batch_dimension(parse_inputs(["a=FP32[N,3]", "b=FP32[N]"])).name == "N"  # type: ignore[union-attr]
     assert batch_dimension(parse_inputs(["a=FP32[N,3]", "b=FP32[M]"])) is None
     assert batch_dimension(parse_inputs(["a=FP32[2,3]"])) is None
+
+
+def squeezing(*texts: str) -> Origin:
+    """A network that drops its last axis where that has become short, as EEG networks do."""
+
+    def run(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        x = inputs["x"]
+        if x.shape[2] < 9:
+            raise RuntimeError("too short")
+        y = x[:, :, 8:]
+        return {"y": y[:, :, 0] if y.shape[2] < 4 else y}
+
+    specs = parse_inputs(texts)
+    return Origin("net", "", "", "", specs, run, lambda i: (run, "float64", ()), lambda *a: None)  # type: ignore[arg-type, return-value]
+
+
+def graph(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {"y": inputs["x"][:, :, 8:]}
+
+
+def test_a_bound_that_was_found_by_trying_is_raised_to_where_the_graph_follows_the_network() -> None:
+    network = squeezing("x=FP32[N,3,L]")
+    alone = sizes_of(network)
+    assert str(alone.specs[0]) == "x=FP32[N:1..,3,L:9..]"
+    both = sizes_of_both(network, (), alone, graph)
+    assert str(both.specs[0]) == "x=FP32[N:1..,3,L:12..]"
+    assert both.trace == alone.trace
+    assert {s["L"] for s in alone.proof} - {s["L"] for s in both.proof} == {9}
+    assert both.notes == ("L is from 12: below, down to 9, the network takes another path than its graph",)
+
+
+def test_a_declared_bound_below_that_is_refused_with_one_that_holds() -> None:
+    network = squeezing("x=FP32[N,3,L:10..]")
+    with pytest.raises(InputSpecError, match=r"takes another path there\. Declare what it takes, for example L:12\.\."):
+        sizes_of_both(network, (), sizes_of(network), graph)
+
+
+def test_sizes_above_the_bound_at_which_the_graph_differs_stay_for_the_proof_to_judge() -> None:
+    network = squeezing("x=FP32[N,3,L]")
+    alone = sizes_of(network)
+    largest = max(s["L"] for s in alone.proof)
+
+    def wrong_above(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        y = graph(inputs)["y"]
+        return {"y": y[:, :, 0] if inputs["x"].shape[2] == largest else y}
+
+    both = sizes_of_both(network, (), alone, wrong_above)
+    assert largest in {s["L"] for s in both.proof}
