@@ -1,0 +1,50 @@
+"""``normfold verify`` of a file against the real server."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from click.testing import CliRunner
+
+from normfold.cli.verify import verify
+
+
+@pytest.fixture
+def compared():
+    return lambda *options: CliRunner().invoke(verify, [str(o) for o in options])
+
+
+def test_a_file_and_the_model_served_from_it_are_the_same_on_either_side(compared, repository, address):
+    file = repository / "m" / "2" / "model.onnx"
+    for sides in ((file, f"{address}/m"), (f"grpc://{address}/m/2", file)):
+        done = compared(*sides)
+        assert done.exit_code == 0, done.output
+        assert "the same network, against ONNX reference, float64" in done.output
+
+
+def test_another_version_is_another_network(compared, repository, address):
+    done = compared(repository / "m" / "2", f"{address}/m/1")
+    assert done.exit_code == 1
+    assert "not the same network" in done.output
+
+
+def test_what_the_server_refuses_is_one_message_with_the_models_address(compared, repository, address):
+    file = repository / "m" / "2" / "model.onnx"
+    for side, expected in ((f"{address}/n", "'n'"), (f"{address}/m/7", "7"), (f"{address}/two", "a")):
+        done = compared(file, side)
+        assert done.exit_code == 1
+        assert done.output.startswith(f"Error: {side.replace('/7', '')}: "), done.output
+        assert expected in done.output
+
+
+def test_nobody_there_and_two_servers_are_said_in_a_sentence(compared, repository, address):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"127.0.0.1:{free.getsockname()[1]}"
+    done = compared(repository / "m" / "2", f"{nobody}/m")
+    assert (done.exit_code, done.output.count("\n")) == (1, 1)
+    assert nobody in done.output
+    done = compared(f"{address}/m", f"{address}/nb")
+    assert done.exit_code == 1
+    assert "both sides are served models" in done.output
