@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,17 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _translations_read_once() -> Iterator[None]:
+    """torch asks onnxscript for the source of its 500 translations on every export: most of a small one's time."""
+    from onnxscript._framework_apis import torch_2_5
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(torch_2_5, "get_torchlib_ops", functools.cache(torch_2_5.get_torchlib_ops))
+    yield
+    patch.undo()
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -66,27 +68,28 @@ def test_every_batchnorm_stays_in_the_captured_graph_and_says_which_module_it_wa
     agrees(network, model, (1, 3, 3), (5, 3, 40))
 
 
-@pytest.mark.parametrize(
-    "pool",
-    [
-        nn.MaxPool1d(2),
-        nn.MaxPool1d(3, stride=2, padding=1, ceil_mode=True),
-        nn.MaxPool1d(3, dilation=2),
-        lambda x: F.max_pool1d(x, 2),
-        lambda x: F.max_pool1d(x, (3,), (1,), (1,)),
-        lambda x: torch.max_pool1d(x, 2, stride=1),
-        nn.AdaptiveMaxPool1d(1),
-        nn.AvgPool1d(2),
-        nn.AdaptiveAvgPool1d(1),
-        lambda x: F.max_pool1d(x, 2, return_indices=True),
-    ],
+POOLS: tuple[Callable[[Tensor], Any], ...] = (
+    nn.MaxPool1d(2),
+    nn.MaxPool1d(3, stride=2, padding=1, ceil_mode=True),
+    nn.MaxPool1d(3, dilation=2),
+    lambda x: F.max_pool1d(x, 2),
+    lambda x: F.max_pool1d(x, (3,), (1,), (1,)),
+    lambda x: torch.max_pool1d(x, 2, stride=1),
+    nn.AdaptiveMaxPool1d(1),
+    nn.AvgPool1d(2),
+    nn.AdaptiveAvgPool1d(1),
+    lambda x: F.max_pool1d(x, 2, return_indices=True),
 )
-def test_a_length_that_is_pooled_stays_dynamic(pool) -> None:  # type: ignore[no-untyped-def]
-    network = Net(pool).eval()
+
+
+def test_a_length_that_is_pooled_stays_dynamic() -> None:
+    network = Net(lambda x: tuple(pool(x) for pool in POOLS)).eval()
     model = captured(network)
     agrees(network, model, (2, 3, 18), (1, 3, 9), (4, 3, 41))
-    if "MaxPool" in operators(model):
-        assert not {"Unsqueeze", "Squeeze"} & set(operators(model))
+    pooled = [n for n in model.graph if n.op_type == "MaxPool"]
+    assert len(pooled) >= 7
+    makers = [n.inputs[0].producer() for n in pooled if n.inputs[0] is not None]
+    assert {n.op_type for n in makers if n is not None} == {"BatchNormalization"}, "no detour through two dimensions"
 
 
 def test_a_u_net_that_halves_and_doubles_keeps_its_length_dynamic() -> None:
@@ -115,7 +118,7 @@ def test_no_trace_of_where_it_was_made_is_left() -> None:
         assert leak not in content
 
 
-@pytest.mark.parametrize("opset", [18, 20, 21])
+@pytest.mark.parametrize("opset", [20, 21])
 def test_other_opsets_are_written_on_request(opset: int) -> None:
     network = Net(nn.MaxPool1d(2)).eval()
     model = captured(network, opset=opset)

@@ -31,17 +31,28 @@ class Net(nn.Module):
 """
 
 
-def exported(folder: Path, state: dict[str, torch.Tensor], **environment: str) -> Path:
-    """Export from ``folder`` in a process of its own and return the version's directory."""
+def exporting(folder: Path, state: dict[str, torch.Tensor], **environment: str) -> subprocess.Popen[str]:
+    """Begin an export from ``folder`` in a process of its own."""
     folder.mkdir(parents=True)
     (folder / "secretnets.py").write_text(NETS)
     save_file(state, folder / "weights.safetensors")
     command = [sys.executable, "-m", "normfold", "export", "secretnets.py:Net", "--weights", "weights.safetensors"]
     command += ["--input", "x=FP32[N,3,L]", "--repository", "repository", "--name", "net"]
-    result = subprocess.run(
-        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=280
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert result.returncode == 0, result.stderr
+
+
+def exported(process: subprocess.Popen[str], folder: Path) -> Path:
+    """The version's directory, once the process has ended."""
+    with process:
+        _, errors = process.communicate(timeout=280)
+    assert process.returncode == 0, errors
     return folder / "repository" / "net" / "1"
 
 
@@ -51,10 +62,10 @@ def test_two_exports_are_byte_identical_and_leak_nothing_of_where_they_were_made
     source: dict[str, type[nn.Module]] = {}
     exec(compile(NETS, "secretnets", "exec"), source)  # the test's own text
     state = source["Net"]().state_dict()
-    one = exported(tmp_path / "here", state, PYTHONHASHSEED="1", TZ="UTC", OMP_NUM_THREADS="1")
-    two = exported(
-        tmp_path / "a longer way" / "down", state, PYTHONHASHSEED="77", TZ="Asia/Tokyo", LC_ALL="C", OMP_NUM_THREADS="2"
-    )
+    here, there = tmp_path / "here", tmp_path / "a longer way" / "down"
+    first = exporting(here, state, PYTHONHASHSEED="1", TZ="UTC", OMP_NUM_THREADS="1")
+    second = exporting(there, state, PYTHONHASHSEED="77", TZ="Asia/Tokyo", LC_ALL="C", OMP_NUM_THREADS="2")
+    one, two = exported(first, here), exported(second, there)
     for name in ("model.onnx", "golden.json"):
         contents = [(version / name).read_bytes() for version in (one, two)]
         assert contents[0] == contents[1], f"{name} differs"
