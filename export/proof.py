@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from normfold.export.divergence import first_divergence
-from normfold.export.errors import CaptureError, VerificationError
+from normfold.export.errors import CaptureError, ExportError, VerificationError
 from normfold.export.inputs import InputSpec, random_inputs
 from normfold.export.origin import Arrays, Origin, Run
 from normfold.export.runtime import Runtime
@@ -30,6 +30,8 @@ SCALES = (1e-4, 1e-2, 1e2, 1e4)
 
 #: How much less accurate than the network in its own framework the captured graph may be, and what it may always be.
 CAPTURE_FACTOR, CAPTURE_FLOOR = 32.0, 3e-4
+
+ANOTHER_PATH = "takes another path there: give that dimension's size, or a range that it is the same in, with --input"
 
 
 class Proof:
@@ -54,11 +56,19 @@ class Proof:
         operator is far beyond.
         """
         cases = [c for c in self.cases if c.kind != "scaled"]
+        for case in cases:
+            try:
+                captured(case.inputs)
+            except ExportError as error:
+                raise CaptureError(
+                    f"the graph that was captured with {cases[0].name} does not run with {case.name}, where the "
+                    f"network does. It {ANOTHER_PATH} ({error})"
+                ) from error
         for d in verify(self.reference, own, captured, cases, self.name).differences:
             if d.trouble or d.relative > CAPTURE_FACTOR * d.unfolded_relative + CAPTURE_FLOOR:
                 what = d.trouble or f"output '{d.output}' is off by {d.relative:.1e} of its scale on {d.kind} inputs"
                 why = (
-                    "It takes another path there: give that dimension's size or a range in --input"
+                    f"It {ANOTHER_PATH}"
                     if "its shape is" in d.trouble
                     else "Does it depend on something besides its input?"
                 )

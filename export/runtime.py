@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ class Runtime:
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is raised, and said by us
         try:
             self._session = ort.InferenceSession(content, options, providers=list(providers))
         except Exception as error:  # onnxruntime raises its own types, and UnicodeDecodeError on damaged files
@@ -42,7 +43,7 @@ class Runtime:
             values = self._session.run(None, {k: np.ascontiguousarray(v) for k, v in inputs.items()})
         except Exception as error:
             shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in inputs.items())
-            raise ExportError(f"the exported graph does not run on {shapes}: {_first_line(error)}") from error
+            raise ExportError(f"the exported graph does not run on {shapes}: {_reason(error)}") from error
         return dict(zip(self.outputs, values, strict=True))
 
 
@@ -61,5 +62,9 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _reason(error: Exception) -> str:
+    """onnxruntime's sentence without its error number, source file and line."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    text = text.partition("Status Message: ")[2] or text
+    text = re.sub(r"\S*/onnxruntime/core/\S+ \S+::\w+\([^)]*\) ", "", text)
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)

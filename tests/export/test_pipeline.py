@@ -63,6 +63,21 @@ def trained(directory: Path) -> torch.nn.Module:
     return network
 
 
+#: Pads to a multiple of 4 in Python: torch.export notes a guard, and writes the graph of lengths that need no padding.
+PADS = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+class Pads(nn.Module):
+    def forward(self, x):
+        rest = x.shape[2] % 4
+        if rest:
+            x = F.pad(x, (0, 4 - rest))
+        return x.reshape(x.shape[0], 3, x.shape[2] // 4, 4).sum(-1)
+"""
+
+
 @pytest.fixture
 def network(directory: Path) -> torch.nn.Module:
     return trained(directory)
@@ -235,6 +250,15 @@ def test_an_interrupt_leaves_nothing_and_says_so(
     assert result.exit_code == 130
     assert "nothing was published" in result.stderr
     assert not (directory / "repository").exists()
+
+
+def test_a_network_that_goes_another_way_at_other_lengths_is_refused_with_both_lengths(directory: Path) -> None:
+    (directory / "mynets.py").write_text(PADS)
+    result = normfold("mynets.py:Pads", "--input", "x=FP32[N,3,L]", *REPOSITORY)
+    assert result.exit_code == 1
+    assert "was captured with N=2 L=32 does not run with N=2 L=65, where the network does" in result.stderr
+    assert "It takes another path there: give that dimension's size, or a range" in result.stderr
+    assert result.stderr.count("\n") == 1, "onnxruntime's own log is not for a person"
 
 
 def test_a_capture_that_is_another_network_is_refused_though_the_fold_is_true_to_it(
