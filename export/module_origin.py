@@ -10,14 +10,18 @@ import torch
 from torch import nn
 
 from normfold.export.capture import capture
+from normfold.export.errors import InputSpecError
 from normfold.export.inputs import InputSpec
 from normfold.export.named import NamedNetwork
 from normfold.export.origin import Arrays, Origin, Request, Run
 from normfold.export.source import load_source
 from normfold.export.troubles import refuse_training_modules
 from normfold.export.weights import Checkpoint, load_into, read_checkpoint
+from normfold.protos.datatypes import by_name
 
 __all__ = ["exact", "open_module"]
+
+_FLOATS = {torch.float16: "FP16", torch.float32: "FP32", torch.float64: "FP64"}
 
 
 def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
@@ -30,8 +34,10 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
         checkpoint = read_checkpoint(request.weights, source.network.state_dict())
         notes = (*checkpoint.notes, *load_into(source.network, checkpoint, request.weights))
     refuse_training_modules(source.network)
-    specs = tuple(_with_values(s, source.network) for s in described)
-    network = NamedNetwork(source.network, [s.name for s in specs])
+    network = NamedNetwork(source.network, [s.name for s in described])
+    specs = tuple(
+        _with_values(_with_datatype(s, network.dtype, bool(request.inputs)), source.network) for s in described
+    )
     return Origin(
         name=source.name,
         sha256=source.sha256,
@@ -55,6 +61,20 @@ def exact(network: NamedNetwork, inputs: Arrays) -> tuple[Run, str, tuple[str, .
         note = f"the network does not run in float64 ({reason}); the reference is PyTorch in float32"
         return network.run, "PyTorch, float32", (note,)
     return double.run, "PyTorch, float64", ()
+
+
+def _with_datatype(spec: InputSpec, dtype: torch.dtype, given: bool) -> InputSpec:
+    """Let a float input be of the network's own datatype; InputSpecError where another one was given, not sampled."""
+    own = by_name(_FLOATS.get(dtype, "FP32"))
+    if spec.datatype.dtype.kind != "f" or spec.datatype == own:
+        return spec
+    if given:
+        raise InputSpecError(
+            f"input '{spec.name}' is given as {spec.datatype.name}, but the network computes in {own.name}: write "
+            f"--input {replace(spec, datatype=own)}"
+            + (", and --dtype fp16 for the arithmetic inside" if spec.datatype.name == "FP16" else "")
+        )
+    return replace(spec, datatype=own)
 
 
 def _with_values(spec: InputSpec, network: nn.Module) -> InputSpec:

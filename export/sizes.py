@@ -127,8 +127,10 @@ class _Search:
         raise InputSpecError(
             f"the network does not take {shapes}{f' at {line}' if line else ''}: {type(first).__name__}: "
             f"{_head(first)}. "
-            f"Other sizes of the named dimensions were tried too; check --input against what forward() expects"
+            f"{'Other sizes of the named dimensions were tried too; check' if self.dims else 'Check'} --input against "
+            "what forward() expects"
             + (f"; if {' and '.join(lengths)} depend on each other, give their sizes" if len(lengths) > 1 else "")
+            + ("" if self.dims else "; a batch is a first dimension with a name, x=FP32[N,…]")
         )
 
     def _traceable(self, sample: Assignment) -> Assignment:

@@ -167,6 +167,13 @@ def test_indices_into_an_embedding_are_drawn_within_it(network: torch.nn.Module)
     assert "no --weights" in result.output
 
 
+def test_a_float64_sample_shows_the_shapes_of_a_float32_network(directory: Path, network: torch.nn.Module) -> None:
+    np.save(directory / "one.npy", np.random.default_rng(0).standard_normal((1, 7, 17)))
+    result = normfold("mynets.py:SurnameCNN", "--sample", "one.npy", *REPOSITORY)
+    assert result.exit_code == 0, result.output
+    assert "x=FP32[N:1..,7,17]" in result.output
+
+
 def replaced(option: str, value: str) -> tuple[str, ...]:
     """The usual command with another value for one option ("" is the source)."""
     usual = list(USUAL)
@@ -184,6 +191,9 @@ def replaced(option: str, value: str) -> tuple[str, ...]:
         (replaced("--weights", "whole.pt"), "can only be opened by running code"),
         (replaced("--input", "x=FP32[N,8,L]"), "to have 7 channels, but got 8 channels"),
         (replaced("--input", "x=FP32[N,7,L:3..]"), "does not run at L = 3"),
+        (replaced("--input", "x=FP64[N,7,L]"), "the network computes in FP32: write --input x=FP32[N,7,L]"),
+        (replaced("--input", "x=FP16[N,7,L]"), "--input x=FP32[N,7,L], and --dtype fp16 for the arithmetic inside"),
+        (replaced("--input", "x=FP32[8,17]"), "a batch is a first dimension with a name, x=FP32[N,…]"),
         (replaced("--input", "x=FP32[N,7"), "expected NAME=DTYPE[dims]"),
         (replaced("--name", "../surnames"), "cannot be a model's name"),
         ((*USUAL, "--arg", "characters=9"), "conv1.weight: the file has [8, 7, 3], the network [8, 9, 3]"),
