@@ -10,7 +10,7 @@ from normfold.serving.rpc import Method, Unary
 from normfold.serving.service import SERVICE, request_type
 from normfold.serving.shared_memory import SharedMemory
 from normfold.serving.tracing import TraceSettings
-from normfold.serving.wording import quoted
+from normfold.serving.wording import near, quoted
 
 
 class Administration:
@@ -62,8 +62,11 @@ class Administration:
             elif key.startswith("file:") and kind == "bytes_param":
                 files[key.removeprefix("file:")] = value.bytes_param
             else:
+                known = {"config": "string_param"} | ({key: "bytes_param"} if key.startswith("file:") else {})
+                if key in known:
+                    raise InvalidRequest(f"invalid value type for load parameter {quoted(key)}, expected {known[key]}.")
                 raise InvalidRequest(
-                    f"parameter {quoted(key)} of a load is not known; there are 'config', a string_param, and "
+                    f"unrecognized load parameter {quoted(key)}; there are 'config', a string_param, and "
                     "'file:<path>', a bytes_param"
                 )
         await self._catalog.load(name, override, files)
@@ -77,7 +80,7 @@ class Administration:
         for key, value in request.parameters.items():
             if key != "unload_dependents" or value.WhichOneof("parameter_choice") != "bool_param":
                 raise InvalidRequest(
-                    f"parameter {quoted(key)} of an unload is not known; there is 'unload_dependents', a bool_param"
+                    f"unrecognized unload parameter {quoted(key)}; there is 'unload_dependents', a bool_param"
                 )
         await self._catalog.unload(name)
         return pb.RepositoryModelUnloadResponse()
@@ -123,8 +126,11 @@ class Administration:
     async def cuda_shared_memory_register(
         self, request: pb.CudaSharedMemoryRegisterRequest
     ) -> pb.CudaSharedMemoryRegisterResponse:
-        """Raises Unimplemented."""
-        raise Unimplemented("this server has no CUDA shared memory; send raw contents or use system shared memory")
+        """Raises InvalidRequest, the status that Triton gives where it has no GPU."""
+        raise InvalidRequest(
+            f"failed to register CUDA shared memory region: {quoted(request.name)}, GPUs not supported: there is no "
+            "CUDA shared memory here; send raw contents or use system shared memory"
+        )
 
     async def cuda_shared_memory_unregister(
         self, request: pb.CudaSharedMemoryUnregisterRequest
@@ -134,8 +140,11 @@ class Administration:
 
     async def trace_setting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
         """Change and read what is traced. Raises InvalidRequest."""
-        if request.model_name:
-            self._catalog.find(request.model_name, "")
+        if request.model_name and request.model_name not in self._catalog.entries:
+            raise InvalidRequest(
+                f"Request for unknown model : {quoted(request.model_name)}"
+                f"{near(request.model_name, self._catalog.entries)}"
+            )
         changes = {key: list(value.value) for key, value in request.settings.items()}
         response = pb.TraceSettingResponse()
         for key, values in self._traces.update(request.model_name, changes).items():

@@ -13,6 +13,7 @@ from normfold.protos import grpc_service as pb
 from normfold.protos import model_config as mc
 from normfold.serving import config
 from normfold.serving.errors import (
+    ConfigError,
     InvalidRequest,
     LoadError,
     LoadRefused,
@@ -133,7 +134,7 @@ class Catalog:
 
     def _folder(self, name: str, override: str | None, files: Mapping[str, bytes]) -> Files:
         """Where the model's files come from. Raises PollFailed."""
-        failed = f"failed to load {quoted(name)}, failed to poll from model repository"
+        failed = _unpolled(name)
         if files:
             if override is None:
                 raise PollFailed(f"{failed}: files in a load request need the parameter 'config' beside them")
@@ -147,8 +148,14 @@ class Catalog:
         return folder
 
     def _plan(self, folder: Files, override: str | None) -> tuple[mc.ModelConfig, list[int]]:
-        """The configuration as written and the versions that it puts in service."""
-        written = config.parse(folder.config_text() or "") if override is None else config.parse_json(override)
+        """The configuration as written and the versions that it puts in service. Raises PollFailed, LoadError."""
+        if override is None:
+            written = config.parse(folder.config_text() or "")
+        else:
+            try:
+                written = config.parse_json(override)
+            except ConfigError as error:  # Triton's status for what it cannot read is INTERNAL
+                raise PollFailed(f"{_unpolled(folder.name)}: {error}") from error
         for note in config.check(written, folder.name):
             log.warning("model %s: %s", quoted(folder.name), note)
         numbers = config.versions_in_service(written, folder.versions())
@@ -245,6 +252,11 @@ def parse_version(text: str) -> int | None:
             f"invalid model version specified {quoted(text)} , version should be an integral value > 0"
         )
     return int(match[1])
+
+
+def _unpolled(name: str) -> str:
+    """The beginning of Triton's sentence for a model that could not even be looked at."""
+    return f"failed to load {quoted(name)}, failed to poll from model repository"
 
 
 def _failed(name: str, failures: dict[int, str]) -> str:

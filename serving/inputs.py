@@ -19,10 +19,18 @@ from normfold.serving.typed import read_typed
 from normfold.serving.wording import Place, Told, dims, listed, near, quoted, request_id
 
 Array = NDArray[Any]
+BOOL, BYTES = by_name("BOOL"), by_name("BYTES")
 InputTensor = pb.ModelInferRequest.InferInputTensor
 
 #: Names of inputs that a message lists.
 NAMES_SHOWN = 16
+
+#: The parameters of a tensor in shared memory.
+_REGION_KINDS = {
+    "shared_memory_region": "string_param",
+    "shared_memory_byte_size": "int64_param",
+    "shared_memory_offset": "int64_param",
+}
 
 #: Dimensions that NumPy can have.
 MAX_RANK = 64
@@ -71,10 +79,11 @@ def gather(request: pb.ModelInferRequest, name: str, regions: Regions) -> dict[s
             raise InvalidRequest(f"{request_id(request.id)}input {quoted(tensor.name)} already exists in request")
         tail = Place(tensor.name, name)
         typed = tensor.HasField("contents")
-        if "shared_memory_region" in tensor.parameters:
+        region = region_of(tensor.parameters, tensor.name) if tensor.parameters else None
+        if region is not None:
             if typed:
                 raise InvalidRequest(f"contents field must not be specified when using shared memory for {tail}")
-            contents[tensor.name] = regions.read(*region_of(tensor.parameters, f"input {tail}"))
+            contents[tensor.name] = regions.read(*region)
         elif raw and typed:
             raise InvalidRequest(f"contents field must not be specified when using raw_input_contents for {tail}")
         elif typed:
@@ -92,22 +101,30 @@ def gather(request: pb.ModelInferRequest, name: str, regions: Regions) -> dict[s
     return contents
 
 
-def region_of(parameters: Mapping[str, pb.InferParameter], where: str) -> tuple[str, int, int]:
-    """The name, offset and size in bytes of the shared memory that ``parameters`` name."""
-    wanted = (
-        ("shared_memory_region", "string_param"),
-        ("shared_memory_offset", "int64_param"),
-        ("shared_memory_byte_size", "int64_param"),
-    )
-    found: list[Any] = []
-    for key, kind in wanted:
-        if key == "shared_memory_offset" and key not in parameters:
-            found.append(0)
-        elif key not in parameters or parameters[key].WhichOneof("parameter_choice") != kind:
-            raise InvalidRequest(f"parameter {quoted(key)} of {where} must be given as {kind}")
-        else:
-            found.append(getattr(parameters[key], kind))
-    return found[0], found[1], found[2]
+def region_of(parameters: Mapping[str, pb.InferParameter], tensor: str) -> tuple[str, int, int] | None:
+    """The name, offset and size in bytes of the shared memory that the parameters of ``tensor`` name, or None.
+
+    Raises InvalidRequest.
+    """
+    if "shared_memory_region" not in parameters:
+        for key in ("shared_memory_byte_size", "shared_memory_offset"):
+            if key in parameters:
+                raise InvalidRequest(
+                    f"'{key}' can not be specified without 'shared_memory_region' parameter for tensor {quoted(tensor)}"
+                )
+        return None
+    if "shared_memory_byte_size" not in parameters:
+        raise InvalidRequest(
+            "'shared_memory_byte_size' must be specified along with 'shared_memory_region' parameter for tensor "
+            f"{quoted(tensor)}"
+        )
+    for key, kind in _REGION_KINDS.items():
+        if key in parameters and parameters[key].WhichOneof("parameter_choice") != kind:
+            raise InvalidRequest(
+                f"invalid value type for '{key}' parameter for tensor {quoted(tensor)}, expected {kind}."
+            )
+    offset = parameters["shared_memory_offset"].int64_param if "shared_memory_offset" in parameters else 0
+    return parameters["shared_memory_region"].string_param, offset, parameters["shared_memory_byte_size"].int64_param
 
 
 def _check_names(request: pb.ModelInferRequest, name: str, contract: Contract) -> None:

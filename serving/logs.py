@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.errors import InvalidRequest
+from normfold.serving.errors import InvalidRequest, Unimplemented
 from normfold.serving.wording import near, quoted
 
 #: The logger above all of the server's.
@@ -59,7 +59,7 @@ class LogSettings:
         return dict(self._values)
 
     def update(self, settings: Mapping[str, pb.LogSettingsRequest.SettingValue]) -> None:
-        """Change what is given, all or nothing. Raises InvalidRequest."""
+        """Change what is given, all or nothing. Raises InvalidRequest, Unimplemented for the log file."""
         changes: dict[str, Value] = {}
         for key, value in settings.items():
             if key not in _KINDS:
@@ -71,9 +71,11 @@ class LogSettings:
                 raise InvalidRequest(f"log setting {key!r} must be given as {_KINDS[key]}, got {kind}")
             changes[key] = getattr(value, kind)
         if changes.get("log_file", ""):
-            raise InvalidRequest("log file location can not be updated through network protocol")
+            raise Unimplemented("log file location can not be updated through network protocol")
         if changes.get("log_format", "default") not in FORMATS:
-            raise InvalidRequest(f"log_format must be one of {', '.join(FORMATS)}, got {changes['log_format']!r}")
+            raise InvalidRequest(
+                f"invalid argument for log_format, got: {changes['log_format']}; it must be one of {', '.join(FORMATS)}"
+            )
         self._values.update(changes)
         self._apply()
 

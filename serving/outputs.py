@@ -64,14 +64,14 @@ def wanted_outputs(request: pb.ModelInferRequest, name: str, contract: Contract,
 
 
 def _wanted(spec: TensorSpec, parameters: Mapping[str, pb.InferParameter], name: str, typed: bool) -> Wanted:
-    classes, region = 0, None
+    classes = 0
     if "classification" in parameters:
         if parameters["classification"].WhichOneof("parameter_choice") != "int64_param":
             raise InvalidRequest("invalid value type for 'classification' parameter, expected int64_param")
         classes = parameters["classification"].int64_param
-        if classes < 0:
-            raise InvalidRequest("invalid value for 'classification' parameter, expected >= 0")
-        if classes and spec.datatype is BYTES:
+        if classes <= 0:
+            raise InvalidRequest("invalid value for 'classification' parameter, expected >= 0: at least one class")
+        if spec.datatype is BYTES:
             raise InvalidRequest(
                 f"output {quoted(spec.name)} for model {quoted(name)} is BYTES and cannot be classified"
             )
@@ -79,9 +79,7 @@ def _wanted(spec: TensorSpec, parameters: Mapping[str, pb.InferParameter], name:
         if parameters["binary_data"].WhichOneof("parameter_choice") != "bool_param":
             raise InvalidRequest("invalid value type for 'binary_data' parameter, expected bool_param")
         typed = not parameters["binary_data"].bool_param
-    if "shared_memory_region" in parameters:
-        region = region_of(parameters, f"output {quoted(spec.name)} for model {quoted(name)}")
-    return Wanted(spec, classes, typed, region)
+    return Wanted(spec, classes, typed, region_of(parameters, spec.name))
 
 
 def write_outputs(

@@ -28,9 +28,7 @@ def to_array(data: Contents, shape: tuple[int, ...], datatype: Datatype, place: 
     if isinstance(data, Typed):
         if datatype.name == "BYTES":
             if len(data.values) != count:
-                raise InvalidRequest(
-                    f"{told}expected {count} string elements for inference input {place}, got {len(data.values)}"
-                )
+                raise _count_mismatch(len(data.values), count, f"input {place}", told)
             return _objects(list(data.values), shape)
         got = len(data.values) * datatype.itemsize
         values = np.asarray(data.values, datatype.dtype)
@@ -62,14 +60,11 @@ def split_elements(data: bytes, count: int, where: str, told: object = "") -> li
     position, end = 0, len(data)
     while position < end:
         if len(elements) == count:
-            raise InvalidRequest(
-                f"{told}unexpected number of string elements {count + 1} for inference {where}, expecting {count}"
-            )
+            raise _count_mismatch(count + 1, count, where, told)
         if end - position < 4:
             raise InvalidRequest(
                 f"{told}incomplete string length indicator for inference {where}, expecting 4 bytes but only "
-                f"{end - position} bytes available. Please make sure the string length indicator is in one contiguous "
-                "buffer."
+                f"{end - position} bytes available. Please make sure the string length indicator is in one buffer."
             )
         (length,) = struct.unpack_from("<I", data, position)
         position += 4
@@ -81,8 +76,16 @@ def split_elements(data: bytes, count: int, where: str, told: object = "") -> li
         elements.append(data[position : position + length])
         position += length
     if len(elements) != count:
-        raise InvalidRequest(f"{told}expected {count} string elements for inference {where}, got {len(elements)}")
+        raise _count_mismatch(len(elements), count, where, told)
     return elements
+
+
+def _count_mismatch(got: int, count: int, where: str, told: object) -> InvalidRequest:
+    if got > count:
+        return InvalidRequest(
+            f"{told}unexpected number of string elements {got} for inference {where}, expecting {count}"
+        )
+    return InvalidRequest(f"{told}expected {count} string elements for inference {where}, got {got}")
 
 
 def to_raw(array: Array, datatype: Datatype) -> bytes:

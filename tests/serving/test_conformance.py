@@ -370,7 +370,7 @@ REFUSED: dict[str, tuple[Callable[[Any], pb.ModelInferRequest], grpc.StatusCode,
             lambda r: r.inputs[0].parameters["shared_memory_region"].CopyFrom(pb.InferParameter(string_param="nope")),
         ),
         S.INVALID_ARGUMENT,
-        "parameter 'shared_memory_byte_size' of input 'x' for model 'm' must be given as int64_param",
+        "'shared_memory_byte_size' must be specified along with 'shared_memory_region' parameter for tensor 'x'",
     ),
 }
 
