@@ -1,0 +1,169 @@
+"""``normfold bench``: latency, throughput and server CPU under load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from normfold.serving.load.generator import Load
+    from normfold.serving.load.rounds import Target
+
+#: Exit codes besides 0 (measured, every request answered) and 2 (a wrong command).
+NOT_MEASURED, SOME_FAILED, INTERRUPTED = 1, 3, 130
+
+
+class Numbers(click.ParamType[list[float]]):
+    """Positive numbers with commas between them."""
+
+    name = "numbers"
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
+        """The numbers of ``value``."""
+        try:
+            found = [self.kind(part) for part in str(value).split(",")]
+        except ValueError:
+            found = []
+        if not found or not all(0 < number <= 1e6 for number in found):
+            example = "1,4,16,64" if self.kind is int else "100,1000"
+            self.fail(f"{value!r} is not a list of numbers from 1 to 1000000, such as {example}", param, ctx)
+        return list(dict.fromkeys(found))
+
+
+@click.command(short_help="Measure servers under load: latency, throughput, CPU.")
+@click.argument("addresses", nargs=-1, required=True, metavar="ADDRESS...")
+@click.option("--model", "-m", "models", multiple=True, required=True, help="Repeat for a mix, asked in turn.")
+@click.option(
+    "--in-flight",
+    type=Numbers(int),
+    help="Closed loop: requests on their way at any time. Default 1,4,16,64 unless --rate is given.",
+)
+@click.option("--rate", type=Numbers(float), help="Open loop: requests a second, late ones charged in full.")
+@click.option(
+    "--seconds", type=click.FloatRange(0.2, 3600), default=5.0, show_default=True, help="For each load and server."
+)
+@click.option(
+    "--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Slices that the seconds are cut into."
+)
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=1,1,32", help="Of an input that leaves sizes open.")
+@click.option(
+    "--input", "-i", "file", type=click.Path(path_type=Path, dir_okay=False), help="Inputs by name from this .npz file."
+)
+@click.option("--stream", is_flag=True, help="ModelStreamInfer instead of unary calls.")
+@click.option(
+    "--connections", type=click.IntRange(1, 1024), default=1, show_default=True, help="To each server, used in turn."
+)
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds.")
+@click.option(
+    "--server-pid", "pids", type=int, multiple=True, help="The server's process, for its CPU time; one an address."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Draw latency against throughput: .svg or .html."
+)
+def bench(
+    addresses: tuple[str, ...],
+    models: tuple[str, ...],
+    in_flight: list[int] | None,
+    rate: list[float] | None,
+    seconds: float,
+    rounds: int,
+    shapes: tuple[str, ...],
+    file: Path | None,
+    stream: bool,
+    connections: int,
+    timeout: float,
+    pids: tuple[int, ...],
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Load each ADDRESS with requests for a model, and say how it did.
+
+    ADDRESS is host:port or unix:/path of any server of the Open Inference Protocol. Several are measured in turns,
+    slice by slice, and compared with the first.
+
+    \b
+    Examples:
+      normfold bench 127.0.0.1:8001 --model surnames
+      normfold bench 127.0.0.1:8001 --model surnames --shape x=8,42,20 --in-flight 1,16 --out report.svg
+      normfold bench 127.0.0.1:8001 127.0.0.1:9001 --model surnames --rate 100,500,1000 --json
+      normfold bench unix:/run/normfold.sock --model a --model b --input inputs.npz
+
+    --in-flight keeps so many requests on their way. --rate sends at even intervals whatever the server does, and counts
+    each latency from the moment at which the request was meant to leave.
+
+    Exit code: 0 every request was answered, 1 nothing could be measured, 2 a wrong command, 3 some requests failed, 130
+    interrupted (what was measured until then is printed).
+    """
+    from rich.console import Console
+
+    from normfold.cli import benching
+    from normfold.serving.load.generator import Load
+    from normfold.serving.load.rounds import measure
+
+    if out is not None and out.suffix not in (".svg", ".html"):
+        raise click.UsageError(f"--out {out} must end in .svg or .html")
+    if len(set(addresses)) < len(addresses):
+        raise click.UsageError("an address is given twice")
+    if pids and len(pids) != len(addresses):
+        raise click.UsageError(f"--server-pid is given {len(pids)} times for {len(addresses)} addresses; give one each")
+    if seconds / rounds < 0.1:
+        raise click.UsageError(f"--seconds {seconds:g} in {rounds} rounds are slices below 0.1 s; give more seconds")
+    loads = [Load(in_flight=n) for n in in_flight or ([] if rate else [1, 4, 16, 64])]
+    loads += [Load(rate=r) for r in rate or []]
+    settings = benching.Settings(models, shapes, file, stream, connections, timeout)
+    targets = [_target(address, settings, pids[index] if pids else None) for index, address in enumerate(addresses)]
+    code = 0
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        with errors.status("measure") as status:
+            for what in measure(targets, loads, seconds, rounds):
+                status.update(what)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+        errors.print("interrupted; this is what was measured")
+    except ConnectionError as error:
+        code = NOT_MEASURED
+        errors.print(f"Error: {error}; this is what was measured", style="red")
+    finally:
+        for target in targets:
+            target.calls.close()
+    if as_json:
+        click.echo(json.dumps(benching.as_json(targets, loads, settings), indent=1))
+    else:
+        benching.print_table(targets, loads)
+    if out is not None and any(target.slices for target in targets):
+        _draw(out, targets, loads, settings)
+    failed = sum(sum(target.total(load).errors.values()) for target in targets for load in loads)
+    raise SystemExit(code or (SOME_FAILED if failed else 0))
+
+
+def _target(address: str, settings: Any, pid: int | None) -> Target:
+    from normfold.cli import benching
+    from normfold.serving.calls import ClientError
+
+    try:
+        return benching.target(address, settings, pid)
+    except (ClientError, ConnectionError) as error:
+        raise click.ClickException(f"{address}: {error}") from None
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _draw(out: Path, targets: list[Target], loads: list[Load], settings: Any) -> None:
+    from normfold.cli import bench_picture, benching
+
+    page: Callable[..., str] = bench_picture.page if out.suffix == ".html" else bench_picture.drawing
+    try:
+        benching.write(out, page(targets, loads, settings.title()))
+    except OSError as error:
+        raise click.ClickException(f"{out} cannot be written: {error.strerror}") from None
+    click.echo(f"wrote {out}", err=True)

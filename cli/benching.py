@@ -1,0 +1,206 @@
+"""What ``normfold bench`` asks, and its figures as a table and as JSON."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from normfold import __version__
+from normfold.protos import grpc_service as pb
+from normfold.serving.client import Client
+from normfold.serving.load import processes
+from normfold.serving.load.calls import StreamCalls, UnaryCalls
+from normfold.serving.load.generator import Load, Slice
+from normfold.serving.load.question import request_bytes
+from normfold.serving.load.rounds import Target, ratio
+
+PERCENTILES = (50, 90, 99, 99.9)
+#: Columns of the table where it does not go to a terminal.
+WIDTH = 160
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every request of the run has in common."""
+
+    models: tuple[str, ...]
+    shapes: tuple[str, ...]
+    file: Path | None
+    stream: bool
+    connections: int
+    timeout: float
+
+    def title(self) -> str:
+        """What is asked, in one line."""
+        how = "stream" if self.stream else "unary"
+        return (
+            f"{' and '.join(self.models)}, {how} calls over {self.connections} connection{'s'[: self.connections > 1]}"
+        )
+
+
+def target(address: str, settings: Settings, pid: int | None) -> Target:
+    """A server that answered every request of the mix once. Raises ClientError, ConnectionError or ValueError."""
+    if not address.startswith("unix:") and not address.rpartition(":")[2].isdecimal():
+        raise ValueError(f"address {address!r} is not host:port, such as 127.0.0.1:8001, or unix:/path")
+    shapes = dict(_shape(text) for text in settings.shapes)
+    given = {} if settings.file is None else _arrays(settings.file)
+    messages = []
+    with Client(address, timeout=settings.timeout) as client:
+        for model in settings.models:
+            metadata = client.model_metadata(model)
+            names = {tensor.name for tensor in metadata.inputs}
+            if len(settings.models) > 1:  # a name need not be every model's
+                messages.append(request_bytes(metadata, _of(shapes, names), _of(given, names)))
+            else:
+                messages.append(request_bytes(metadata, shapes, given))
+            client.call("ModelInfer", pb.ModelInferRequest.FromString(messages[-1]), pb.ModelInferResponse)
+    calls = (
+        StreamCalls(address, messages, connections=settings.connections)
+        if settings.stream
+        else UnaryCalls(address, messages, connections=settings.connections, timeout=settings.timeout)
+    )
+    roots = processes.listeners(address) if pid is None else [pid]
+    if pid is not None and processes.cpu_seconds(roots) is None:
+        raise ValueError(f"--server-pid {pid}: there is no such process here")
+    return Target(address, calls, partial(processes.cpu_seconds, roots))
+
+
+def _of(values: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sizes = text.partition("=")
+    try:
+        found = tuple(int(size) for size in sizes.strip("[]").split(",") if size)
+        if not name or "=" not in text or min(found, default=0) < 0:
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"--shape {text!r} is not NAME=SIZES, such as x=1,1,32") from None
+    return name, found
+
+
+def _arrays(file: Path) -> dict[str, Any]:
+    try:
+        with np.load(file, allow_pickle=False) as loaded:
+            if isinstance(loaded, np.ndarray):
+                raise ValueError("it holds one array without a name")
+            return {name: np.asarray(loaded[name]) for name in loaded.files}
+    except OSError as error:
+        raise ValueError(f"--input {file} cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, AttributeError) as error:
+        raise ValueError(f"--input {file} is not an .npz file of arrays by name: {error}") from None
+
+
+def print_table(targets: Sequence[Target], loads: Sequence[Load]) -> None:
+    """Print a row for each load and server, and each later server's figures over the first's."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = WIDTH
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("load", *(["server"] if len(targets) > 1 else [])):
+        table.add_column(column, no_wrap=True)
+    columns = ["p50", "p90", "p99", "p99.9", "max", "per s", "CPU us", "failed"]
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for load in loads:
+        for one in targets:
+            if load in one.slices:
+                table.add_row(str(load), *([one.name] if len(targets) > 1 else []), *_cells(one.total(load)))
+    console.print(table)
+    console.print(
+        "latencies in ms; loads are requests in flight or requests a second; CPU: of the server, for each request"
+    )
+    for one in targets:
+        for status, count in sorted(_failures(one).items()):
+            console.print(f"{one.name}: {count} requests failed with {status}", style="red")
+    if len(targets) > 1:
+        console.print(f"\nover {targets[0].name}, median of the rounds (least to largest):")
+        console.print(_ratios(targets, loads))
+
+
+def _cells(total: Slice) -> list[str]:
+    times = [f"{total.milliseconds(p):.2f}" if total.latencies.count else "" for p in (*PERCENTILES, 100)]
+    cpu = "" if total.cpu_us is None else f"{total.cpu_us:.0f}"
+    return [*times, f"{total.per_second:,.0f}", cpu, str(total.errors.total() or "")]
+
+
+def _failures(one: Target) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for slices in one.slices.values():
+        for part in slices:
+            for status, count in part.errors.items():
+                found[status] = found.get(status, 0) + count
+    return found
+
+
+def _ratios(targets: Sequence[Target], loads: Sequence[Load]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("load", "server", "p50", "p99", "per s", "CPU"):
+        table.add_column(column, no_wrap=True)
+    for load in loads:
+        for one in targets[1:]:
+            figures = [
+                ratio(one, targets[0], load, lambda part: part.milliseconds(50)),
+                ratio(one, targets[0], load, lambda part: part.milliseconds(99)),
+                ratio(one, targets[0], load, lambda part: part.per_second),
+                ratio(one, targets[0], load, lambda part: part.cpu_us),
+            ]
+            table.add_row(str(load), one.name, *("" if each is None else str(each) for each in figures))
+    return table
+
+
+def as_json(targets: Sequence[Target], loads: Sequence[Load], settings: Settings) -> dict[str, Any]:
+    """Every figure, for programs; latencies in ms, CPU in microseconds a request."""
+    return {
+        "normfold": __version__,
+        "asked": {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()},
+        "servers": [
+            {"address": one.name, "loads": [_figures(load, one) for load in loads if load in one.slices]}
+            for one in targets
+        ],
+    }
+
+
+def _figures(load: Load, one: Target) -> dict[str, Any]:
+    total = one.total(load)
+    return {
+        **({"rate": load.rate} if load.rate else {"in_flight": load.in_flight}),
+        **_summary(total),
+        "rounds": [_summary(part) for part in one.slices[load]],
+        "histogram_ns": total.latencies.buckets(),
+    }
+
+
+def _summary(total: Slice) -> dict[str, Any]:
+    return {
+        "answered": total.answered,
+        "errors": dict(total.errors),
+        "seconds": total.seconds,
+        "per_second": total.per_second,
+        "mean_ms": total.latencies.mean() / 1e6,
+        **{f"p{p:g}_ms": total.milliseconds(p) for p in PERCENTILES},
+        "max_ms": total.milliseconds(100),
+        "server_cpu_us": total.cpu_us,
+    }
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all. Raises OSError."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,197 @@
+"""Calls of the load: the same prepared request again and again, as unary calls or as messages of a stream.
+
+Who makes a call gives it a number; ``wait`` gives the numbers of those that ended with their status by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+from urllib.parse import quote
+
+from normfold.protos import grpc_service as pb
+from normfold.serving.calls import SERVICE
+from normfold.serving.load.http2 import Connection, Disconnected, Event
+from normfold.serving.load.pool import Pool
+
+Ended = list[tuple[int, str]]
+
+#: The statuses of gRPC by their numbers.
+STATUSES = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+]
+#: What an HTTP status without a gRPC status means (grpc's doc/http-grpc-status-mapping.md); any other is UNKNOWN.
+_HTTP = {
+    "400": "INTERNAL",
+    "401": "UNAUTHENTICATED",
+    "403": "PERMISSION_DENIED",
+    "404": "UNIMPLEMENTED",
+    **dict.fromkeys(("429", "502", "503", "504"), "UNAVAILABLE"),
+}
+
+
+class Calls(Protocol):
+    """Something that calls a server and says when it answered."""
+
+    def send(self, number: int) -> None:
+        """Make a call; it leaves with the next ``wait``."""
+
+    def wait(self, seconds: float) -> Ended:
+        """The calls that ended, once one has or ``seconds`` are over."""
+
+    def close(self) -> None:
+        """Close the connections; what is on its way is given up."""
+
+
+class UnaryCalls:
+    """ModelInfer, each call on an HTTP/2 stream of its own; over ``connections`` in turn."""
+
+    def __init__(self, address: str, messages: Sequence[bytes], *, connections: int = 1, timeout: float = 60.0) -> None:
+        """``messages``: serialized requests, asked in turn. Raises ConnectionError, or ValueError for the address."""
+        self._data = [framed(message) for message in messages]
+        self._pool = Pool(address, headers(address, "ModelInfer", timeout), connections)
+        self._numbers: dict[Connection, dict[int, int]] = {}
+        self._status: dict[tuple[Connection, int], str] = {}
+
+    def send(self, number: int) -> None:
+        """Make a call; it leaves with the next ``wait``."""
+        connection = self._pool.at(number)
+        self._numbers.setdefault(connection, {})[connection.open(self._data[number % len(self._data)], end=True)] = (
+            number
+        )
+
+    def wait(self, seconds: float) -> Ended:
+        """The calls that ended, once one has or ``seconds`` are over."""
+        self._pool.flush()
+        ended: Ended = []
+        for connection, events in self._pool.wait(seconds):
+            numbers = self._numbers.get(connection, {})
+            if isinstance(events, Disconnected):
+                ended += [(number, "UNAVAILABLE") for number in numbers.values()]
+                self._numbers.pop(connection, None)
+                continue
+            for event in events:
+                if event.headers and (told := status(event)):
+                    self._status[connection, event.stream] = told
+                if event.ended:
+                    ended.append((numbers.pop(event.stream), self._status.pop((connection, event.stream), "UNKNOWN")))
+        return ended
+
+    def close(self) -> None:
+        """Close the connections; what is on its way is given up."""
+        self._pool.close()
+
+
+class StreamCalls:
+    """ModelStreamInfer, one stream for each connection; answers are matched by the request's id."""
+
+    def __init__(self, address: str, messages: Sequence[bytes], *, connections: int = 1) -> None:
+        """``messages``: serialized requests without id, asked in turn. Raises as UnaryCalls."""
+        self._messages = messages
+        self._pool = Pool(address, headers(address, "ModelStreamInfer", None), connections)
+        self._streams: dict[Connection, int] = {}
+        self._numbers: dict[Connection, set[int]] = {}
+        self._parts: dict[Connection, bytearray] = {}
+
+    def send(self, number: int) -> None:
+        """Queue a message; it leaves with the next ``wait``."""
+        connection = self._pool.at(number)
+        message = self._messages[number % len(self._messages)]
+        data = framed(message + pb.ModelInferRequest(id=str(number)).SerializeToString())
+        if connection in self._streams:
+            connection.send(self._streams[connection], data)
+        else:
+            self._streams[connection] = connection.open(data, end=False)
+            self._parts[connection] = bytearray()
+        self._numbers.setdefault(connection, set()).add(number)
+
+    def wait(self, seconds: float) -> Ended:
+        """The calls that ended, once one has or ``seconds`` are over."""
+        self._pool.flush()
+        ended: Ended = []
+        for connection, events in self._pool.wait(seconds):
+            if isinstance(events, Disconnected):
+                ended += self._broken(connection, "UNAVAILABLE")
+                continue
+            for event in events:
+                if event.data:
+                    for message in _messages(self._parts[connection], event.data):
+                        ended += self._answer(connection, message)
+                if event.ended:
+                    ended += self._broken(connection, status(event) or "UNKNOWN")
+        return ended
+
+    def close(self) -> None:
+        """Close the connections; what is on its way is given up."""
+        self._pool.close()
+
+    def _answer(self, connection: Connection, message: bytes) -> Ended:
+        answer = pb.ModelStreamInferResponse.FromString(message)
+        number = int(answer.infer_response.id or -1)
+        if number not in self._numbers[connection]:
+            return []  # a second answer of a model that gives several
+        self._numbers[connection].discard(number)
+        return [(number, "ERROR" if answer.error_message else "OK")]
+
+    def _broken(self, connection: Connection, told: str) -> Ended:
+        self._streams.pop(connection, None)
+        return [(number, told) for number in self._numbers.pop(connection, set())]
+
+
+def framed(message: bytes) -> bytes:
+    """A gRPC message with its length, not compressed."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def headers(address: str, method: str, timeout: float | None) -> list[tuple[str, str]]:
+    """The headers of a call, as gRPC over HTTP/2 has them."""
+    found = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", SERVICE + method),
+        (":authority", quote(address, safe=":[]") if not address.startswith("unix:") else "localhost"),
+        ("te", "trailers"),
+        ("content-type", "application/grpc"),
+        ("user-agent", "normfold-bench"),
+    ]
+    return found if timeout is None else [*found, ("grpc-timeout", f"{max(int(timeout * 1000), 1)}m")]
+
+
+def status(event: Event) -> str | None:
+    """The status that the headers of ``event`` give, by name; None where they give none."""
+    fields = dict(event.headers)
+    number = fields.get("grpc-status")
+    if number is not None:
+        return STATUSES[int(number)] if number.isdecimal() and int(number) < len(STATUSES) else "UNKNOWN"
+    http = fields.get(":status", "200")
+    return None if http == "200" else _HTTP.get(http, "UNKNOWN")
+
+
+def _messages(so_far: bytearray, data: bytes) -> list[bytes]:
+    """The messages that ``data`` completes; what is left of it stays in ``so_far``."""
+    so_far += data
+    found, at = [], 0
+    while len(so_far) - at >= 5:
+        size = int.from_bytes(so_far[at + 1 : at + 5], "big")
+        if len(so_far) - at - 5 < size:
+            break
+        found.append(bytes(so_far[at + 5 : at + 5 + size]))
+        at += 5 + size
+    del so_far[:at]
+    return found

@@ -1,0 +1,282 @@
+"""As much HTTP/2 as a load generator of gRPC calls needs (RFC 9113), on one non-blocking socket.
+
+A client that takes as long as the server measures itself. Here a request is two frames whose bytes are nearly all
+prepared: headers are indices into the peer's table from the second request on (RFC 7541), answers are not parsed beyond
+their frames, and all requests that are due leave in one write. The peer is asked to keep no table of its own
+(SETTINGS_HEADER_TABLE_SIZE 0), so equal trailers are equal bytes and are decoded once.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from dataclasses import dataclass, field
+
+from hpack import Decoder, Encoder
+
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
+END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY = 1, 1, 4, 8, 32
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_TABLE, _STREAMS, _WINDOW, _FRAME = 1, 3, 4, 5
+_LARGEST_WINDOW = (1 << 31) - 1
+_OUR_FRAME = 1 << 20
+_REPLENISH = 1 << 24
+
+
+class Disconnected(ConnectionError):
+    """The peer closed the connection, or broke the protocol."""
+
+
+@dataclass
+class _Sending:
+    """A stream's data that waits for the peer's windows."""
+
+    data: memoryview
+    end: bool
+
+
+@dataclass
+class _Stream:
+    window: int
+    received: int = 0
+    waiting: deque[_Sending] = field(default_factory=deque)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that came for a stream: data, headers (the last of which are the trailers), its end."""
+
+    stream: int
+    data: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+    ended: bool = False
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes | memoryview = b"") -> bytes:
+    """One frame."""
+    return b"".join((len(payload).to_bytes(3, "big"), bytes((kind, flags)), stream.to_bytes(4, "big"), payload))
+
+
+class Connection:
+    """The client's end. ``open`` and ``send`` only queue; ``flush`` writes, ``receive`` reads what is there."""
+
+    def __init__(self, sock: socket.socket, headers: list[tuple[str, str]]) -> None:
+        """``headers`` are those of every request on this connection."""
+        sock.setblocking(False)
+        self.socket = sock
+        self.going_away = False
+        self._headers, self._encoder, self._blocks = headers, Encoder(), 0
+        self._block = b""
+        self._decoder = Decoder()
+        self._decoder.max_allowed_table_size = self._decoder.header_table_size = 0
+        self._decoded: dict[bytes, tuple[tuple[str, str], ...]] = {}
+        self._streams: dict[int, _Stream] = {}
+        self._next, self._limit = 1, _LARGEST_WINDOW
+        self._held: deque[int] = deque()  # streams that the peer does not let us open yet
+        self._window, self._initial, self._largest = 65_535, 65_535, 16_384
+        self._received = 0
+        self._in, self._out = bytearray(), bytearray(PREFACE)
+        self._partial: tuple[int, int, bytearray] | None = None
+        settings = ((_TABLE, 0), (2, 0), (_WINDOW, _LARGEST_WINDOW), (_FRAME, _OUR_FRAME))
+        body = b"".join(key.to_bytes(2, "big") + value.to_bytes(4, "big") for key, value in settings)
+        self._out += frame(SETTINGS, 0, 0, body)
+        self._out += frame(WINDOW_UPDATE, 0, 0, (_LARGEST_WINDOW - 65_535).to_bytes(4, "big"))
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.socket.close()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether something waits to be written."""
+        return bool(self._out)
+
+    @property
+    def streams(self) -> list[int]:
+        """The streams that have not ended."""
+        return list(self._streams)
+
+    def open(self, data: bytes, *, end: bool) -> int:
+        """Queue a request with ``data``, the only one if ``end``; its stream's number."""
+        stream, self._next = self._next, self._next + 2
+        self._streams[stream] = _Stream(self._initial)
+        if len(self._streams) > self._limit:
+            self._held.append(stream)
+        else:
+            self._out += frame(HEADERS, END_HEADERS, stream, self._header_block())
+        self.send(stream, data, end=end)
+        return stream
+
+    def send(self, stream: int, data: bytes, *, end: bool = False) -> None:
+        """Queue more data of a stream."""
+        state = self._streams[stream]
+        size = len(data)
+        if size <= min(self._largest, self._window, state.window) and not state.waiting and not self._held:
+            self._window -= size
+            state.window -= size
+            self._out += frame(DATA, END_STREAM if end else 0, stream, data)
+        else:
+            state.waiting.append(_Sending(memoryview(data), end))
+            self._release(stream)
+
+    def flush(self) -> None:
+        """Write as much as the socket takes. Raises Disconnected."""
+        try:
+            while self._out:
+                sent = self.socket.send(self._out)
+                del self._out[:sent]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise Disconnected(str(error)) from None
+
+    def receive(self) -> list[Event]:
+        """What the socket holds, as events. Raises Disconnected."""
+        try:
+            data = self.socket.recv(1 << 18)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            raise Disconnected(str(error)) from None
+        if not data:
+            raise Disconnected("the server closed the connection")
+        if self._in:
+            self._in += data
+            data = bytes(self._in) if _complete(self._in) else b""
+        events: list[Event] = []
+        at, end = 0, len(data)
+        while end - at >= 9:
+            size = int.from_bytes(data[at : at + 3], "big")
+            if end - at < 9 + size:
+                break
+            kind, flags = data[at + 3], data[at + 4]
+            stream = int.from_bytes(data[at + 5 : at + 9], "big") & _LARGEST_WINDOW
+            self._take(kind, flags, stream, data[at + 9 : at + 9 + size], events)
+            at += 9 + size
+        if data:
+            self._in = bytearray(data[at:])
+        return events
+
+    def _take(self, kind: int, flags: int, stream: int, payload: bytes, events: list[Event]) -> None:
+        if kind == DATA:
+            self._credit(stream, len(payload))
+            if flags & PADDED:
+                payload = payload[1 : len(payload) - payload[0]]
+            self._event(Event(stream, data=payload, ended=bool(flags & END_STREAM)), events)
+        elif kind == HEADERS:
+            if flags & PADDED:
+                payload = payload[1 : len(payload) - payload[0]]
+            if flags & PRIORITY:
+                payload = payload[5:]
+            self._header_part(stream, flags, flags & END_STREAM, payload, events)
+        elif kind == CONTINUATION and self._partial:
+            first, ended, so_far = self._partial
+            self._header_part(first, flags, ended, bytes(so_far) + payload, events)
+        elif kind == RST_STREAM:
+            code = int.from_bytes(payload, "big")
+            headers = (("grpc-status", "1" if code == 8 else "14"), ("grpc-message", f"stream reset, code {code}"))
+            self._event(Event(stream, headers=headers, ended=True), events)
+        elif kind == SETTINGS and not flags & ACK:
+            self._settings(payload)
+        elif kind == PING and not flags & ACK:
+            self._out += frame(PING, ACK, 0, payload)
+        elif kind == WINDOW_UPDATE:
+            self._widen(stream, int.from_bytes(payload, "big") & _LARGEST_WINDOW)
+        elif kind == GOAWAY:
+            self.going_away = True
+
+    def _event(self, event: Event, events: list[Event]) -> None:
+        if event.stream not in self._streams:
+            return
+        events.append(event)
+        if event.ended:
+            del self._streams[event.stream]
+            while self._held and len(self._streams) - len(self._held) < self._limit:
+                stream = self._held.popleft()
+                self._out += frame(HEADERS, END_HEADERS, stream, self._header_block())
+                self._release(stream)
+
+    def _header_part(self, stream: int, flags: int, ended: int, block: bytes, events: list[Event]) -> None:
+        if not flags & END_HEADERS:
+            self._partial = (stream, ended, bytearray(block))
+            return
+        self._partial = None
+        headers = self._decoded.get(block)
+        if headers is None:
+            headers = tuple((str(name), str(value)) for name, value in self._decoder.decode(block))
+            if len(self._decoded) < 1000:
+                self._decoded[block] = headers
+        self._event(Event(stream, headers=headers, ended=bool(ended)), events)
+
+    def _header_block(self) -> bytes:
+        if self._blocks < 2:  # the first fills the peer's table, the second and all after it are indices
+            self._block = self._encoder.encode(self._headers)
+            self._blocks += 1
+        return self._block
+
+    def _credit(self, stream: int, size: int) -> None:
+        """Give the peer its windows back, now and then."""
+        self._received += size
+        if self._received > _REPLENISH:
+            self._out += frame(WINDOW_UPDATE, 0, 0, self._received.to_bytes(4, "big"))
+            self._received = 0
+        if state := self._streams.get(stream):
+            state.received += size
+            if state.received > _REPLENISH:
+                self._out += frame(WINDOW_UPDATE, 0, stream, state.received.to_bytes(4, "big"))
+                state.received = 0
+
+    def _settings(self, payload: bytes) -> None:
+        for at in range(0, len(payload) - 5, 6):
+            key, value = int.from_bytes(payload[at : at + 2], "big"), int.from_bytes(payload[at + 2 : at + 6], "big")
+            if key == _TABLE and value < 4096:
+                self._encoder.header_table_size = 0  # too small to keep all of our headers: name none by index
+                self._blocks = 0
+            elif key == _STREAMS:
+                self._limit = max(value, 1)
+            elif key == _WINDOW:
+                for state in self._streams.values():
+                    state.window += value - self._initial
+                self._initial = value
+            elif key == _FRAME:
+                self._largest = value
+        self._out += frame(SETTINGS, ACK, 0)
+        self._release_all()
+
+    def _widen(self, stream: int, by: int) -> None:
+        if stream == 0:
+            self._window += by
+            self._release_all()
+        elif state := self._streams.get(stream):
+            state.window += by
+            self._release(stream)
+
+    def _release_all(self) -> None:
+        for stream, state in self._streams.items():
+            if state.waiting:
+                self._release(stream)
+            if self._window <= 0:
+                return
+
+    def _release(self, stream: int) -> None:
+        """Queue as much of a stream's waiting data as the peer's windows take."""
+        state = self._streams[stream]
+        if stream in self._held:
+            return
+        while state.waiting:
+            first = state.waiting[0]
+            size = min(len(first.data), self._largest, self._window, state.window)
+            if size <= 0 and len(first.data):
+                return
+            last = size == len(first.data)
+            self._window -= size
+            state.window -= size
+            self._out += frame(DATA, END_STREAM if last and first.end else 0, stream, first.data[:size])
+            first.data = first.data[size:]
+            if last:
+                state.waiting.popleft()
+
+
+def _complete(data: bytearray) -> bool:
+    """Whether ``data`` begins with a whole frame."""
+    return len(data) >= 9 and len(data) >= 9 + int.from_bytes(data[:3], "big")

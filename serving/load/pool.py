@@ -1,0 +1,111 @@
+"""The connections of a load: made, watched, and made again when the server ends one."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+
+from normfold.serving.load.http2 import Connection, Disconnected, Event
+
+#: A server that is being restarted may be gone this long, in seconds, before the load gives up.
+PATIENCE_SECONDS = 5.0
+
+
+class Pool:
+    """``size`` connections to one address. Raises ConnectionError where nothing listens for PATIENCE_SECONDS."""
+
+    def __init__(self, address: str, headers: list[tuple[str, str]], size: int = 1) -> None:
+        self.address, self._headers = address, headers
+        self._epoll = select.epoll()
+        self._by_fd: dict[int, Connection] = {}
+        self._writing: set[int] = set()
+        self._slots = [self._connect(0) for _ in range(size)]
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def close(self) -> None:
+        """Close every connection."""
+        for connection in self._by_fd.values():
+            connection.close()
+        self._epoll.close()
+
+    def at(self, index: int) -> Connection:
+        """The connection of a slot, a new one where the last was closed or is about to be."""
+        index %= len(self._slots)
+        connection = self._slots[index]
+        if connection.going_away or connection.socket.fileno() < 0:
+            connection = self._slots[index] = self._connect(PATIENCE_SECONDS)
+        return connection
+
+    def flush(self) -> None:
+        """Write what is queued, as far as the sockets take it; what cannot be written shows in ``wait``."""
+        for fd, connection in self._by_fd.items():
+            if not connection.blocked:
+                continue
+            try:
+                connection.flush()
+            except Disconnected:
+                continue  # reading will say so, too
+            if connection.blocked != (fd in self._writing):
+                self._watch(fd, connection.blocked)
+
+    def wait(self, seconds: float) -> list[tuple[Connection, list[Event] | Disconnected]]:
+        """What came within ``seconds``, which is cut short by the first thing that comes."""
+        found: list[tuple[Connection, list[Event] | Disconnected]] = []
+        for fd, _ in self._epoll.poll(seconds):
+            connection = self._by_fd[fd]
+            try:
+                found.append((connection, connection.receive()))
+                if fd in self._writing and not connection.blocked:
+                    self._watch(fd, False)
+            except Disconnected as error:
+                self._forget(fd)
+                found.append((connection, error))
+                continue
+            if connection.going_away and not connection.streams:
+                self._forget(fd)
+        return found
+
+    def _watch(self, fd: int, writing: bool) -> None:
+        self._epoll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if writing else 0))
+        (self._writing.add if writing else self._writing.discard)(fd)
+
+    def _forget(self, fd: int) -> None:
+        self._epoll.unregister(fd)
+        self._writing.discard(fd)
+        self._by_fd.pop(fd).close()
+
+    def _connect(self, patience: float) -> Connection:
+        given_up = time.monotonic() + patience
+        while True:
+            try:
+                connection = Connection(dial(self.address), self._headers)
+                break
+            except OSError as error:
+                if time.monotonic() >= given_up:
+                    raise ConnectionError(f"no server answers at {self.address}: {error.strerror or error}") from None
+                time.sleep(0.02)
+        fd = connection.socket.fileno()
+        self._by_fd[fd] = connection
+        self._epoll.register(fd, select.EPOLLIN)
+        return connection
+
+
+def dial(address: str) -> socket.socket:
+    """A socket connected to "host:port" or "unix:/path". Raises OSError, or ValueError for another form."""
+    if address.startswith("unix:"):
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(address.removeprefix("unix:").removeprefix("//"))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"address {address!r} is not host:port, such as 127.0.0.1:8001, or unix:/path")
+    sock = socket.create_connection((host.strip("[]"), int(port)), timeout=5)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
