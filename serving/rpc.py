@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -18,14 +18,17 @@ log = logging.getLogger(__name__)
 #: Status details travel as a header, which clients bound.
 MAX_DETAILS = 3000
 
+Request = TypeVar("Request", bound=Message)
 Unary = Callable[[Any], Awaitable[Message]]
 ServerStream = Callable[[Any], AsyncIterator[Message]]
 BidiStream = Callable[[AsyncIterator[Any]], AsyncIterator[Message]]
+WireUnary = Callable[[bytes], bytes | Awaitable[bytes]]
+WireStream = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
 
 
 @dataclass(frozen=True)
 class Method:
-    """One remote procedure. Exactly one of the three functions is set; each may raise ServingError."""
+    """One remote procedure. Exactly one of the functions on messages is set; each may raise ServingError."""
 
     #: "/package.Service/Method".
     path: str
@@ -33,6 +36,9 @@ class Method:
     unary: Unary | None = None
     server_stream: ServerStream | None = None
     bidi_stream: BidiStream | None = None
+    #: ``unary`` or ``bidi_stream`` on serialized messages, where there is a shorter way than through messages.
+    wire_unary: WireUnary | None = None
+    wire_stream: WireStream | None = None
 
     @property
     def service(self) -> str:
@@ -44,13 +50,35 @@ class Method:
         """The method's name without its service."""
         return self.path.split("/")[2]
 
-    def parse(self, data: bytes) -> Message:
-        """The request in ``data``. Raises InvalidRequest."""
-        try:
-            return self.request.FromString(data)
-        except DecodeError:
-            name = self.request.DESCRIPTOR.full_name
-            raise InvalidRequest(f"{len(data)} bytes that are not a {name} message") from None
+    def answer(self, data: bytes) -> bytes | Awaitable[bytes]:
+        """The serialized answer to a serialized request, at once or to be awaited; for unary methods."""
+        return self.wire_unary(data) if self.wire_unary is not None else self._answer(data)
+
+    async def _answer(self, data: bytes) -> bytes:
+        assert self.unary is not None
+        return (await self.unary(parse(self.request, data))).SerializeToString()
+
+    async def answers(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The serialized answers to serialized requests; for streams. One of the server alone takes one request."""
+        if self.wire_stream is not None:
+            async for data in self.wire_stream(requests):
+                yield data
+            return
+        if self.server_stream is not None:
+            responses = self.server_stream(parse(self.request, await anext(requests)))
+        else:
+            assert self.bidi_stream is not None
+            responses = self.bidi_stream(parse(self.request, data) async for data in requests)
+        async for response in responses:
+            yield response.SerializeToString()
+
+
+def parse(message: type[Request], data: bytes) -> Request:
+    """The message in ``data``. Raises InvalidRequest."""
+    try:
+        return message.FromString(data)
+    except DecodeError:
+        raise InvalidRequest(f"{len(data)} bytes that are not a {message.DESCRIPTOR.full_name} message") from None
 
 
 def told(error: Exception, where: str) -> tuple[grpc.StatusCode, str]:

@@ -82,8 +82,8 @@ class Scheduler:
 
         Raises QueueFull, Unavailable when the wait was too long, or what the model raises.
         """
-        if self._free and not self._policy.max_delay_us and self._is_short(feeds):  # then nothing waits
-            return self._run_now(feeds, rows, outputs)
+        if (ran := self.run_now(feeds, rows, outputs)) is not None:
+            return ran
         level = self._policy.level(priority)
         policy, queue = self._policy.queue(level), self._queues[level]
         if policy.max_size and len(queue.waiting) + len(queue.delayed) >= policy.max_size:
@@ -102,17 +102,17 @@ class Scheduler:
             if job.expiry:
                 job.expiry.cancel()
 
-    def _is_short(self, feeds: Feeds) -> bool:
-        """Whether a run costs less than a hop to another thread."""
-        return self.inline_bytes > 0 and sum(array.nbytes for array in feeds.values()) <= self.inline_bytes
-
-    def _run_now(self, feeds: Feeds, rows: int, outputs: Sequence[str]) -> tuple[list[Array], Timing]:
-        """The answer of a run so short that neither a queue nor another thread is worth it."""
+    def run_now(self, feeds: Feeds, rows: int, outputs: Sequence[str]) -> tuple[list[Array], Timing] | None:
+        """The answer of a run so short that a hop to another thread would cost more; None where it has to wait."""
+        if not self._free or self._policy.max_delay_us:  # without a free instance others may wait before it
+            return None
+        if not self.inline_bytes or sum([array.nbytes for array in feeds.values()]) > self.inline_bytes:
+            return None
         started = time.perf_counter_ns()
         answer = self._run(feeds, outputs)
         infer_ns = time.perf_counter_ns() - started
         self._statistics.ran(rows, 0, infer_ns, 0)
-        return answer, Timing(infer=infer_ns)
+        return answer, Timing(0, 0, infer_ns, 0)
 
     def _dispatch(self) -> None:
         """Start runs while an instance is free and a batch is due."""

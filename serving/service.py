@@ -1,28 +1,28 @@
 """inference.GRPCInferenceService without a transport: from request message to response message, or a ServingError.
 
-Here are readiness, metadata and inference; ``administration`` has the rest of the service.
+Here are readiness, metadata and what asks models; ``administration`` has the rest of the service.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from importlib.metadata import PackageNotFoundError, version
+
+from google.protobuf.message import DecodeError
 
 from normfold.protos import grpc_service as pb
 from normfold.serving import config
 from normfold.serving.catalog import Catalog, parse_version
 from normfold.serving.contract import TensorSpec
-from normfold.serving.errors import InvalidRequest, NotFound, QueueFull, Unavailable
-from normfold.serving.inputs import gather, read_inputs
-from normfold.serving.outputs import wanted_outputs, write_outputs
-from normfold.serving.parameters import read_parameters
+from normfold.serving.errors import InvalidRequest, NotFound, Unavailable
+from normfold.serving.inference import Inference
 from normfold.serving.rpc import Method, Unary, told
 from normfold.serving.shared_memory import SharedMemory
 from normfold.serving.streams import in_order
 from normfold.serving.tracing import TraceSettings
 from normfold.serving.traffic import EXITING
-from normfold.serving.wording import near, quoted, request_id
+from normfold.serving.typed import varint
+from normfold.serving.wording import near, quoted
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -33,6 +33,11 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 #: Requests of one stream that are worked on at a time; answers keep the order of requests.
 STREAM_IN_FLIGHT = 64
+
+#: What every answer of a stream ends with, serialized.
+FINAL_RESPONSE = pb.ModelInferResponse(
+    parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
+).SerializeToString()
 
 
 class InferenceService:
@@ -48,7 +53,8 @@ class InferenceService:
         strict_readiness: bool = True,
         model_control: bool = True,
     ) -> None:
-        self._catalog, self._regions, self._traces = catalog, regions, traces
+        self._catalog, self._regions = catalog, regions
+        self._inference = Inference(catalog, regions, traces)
         self._name, self._strict, self._model_control = name, strict_readiness, model_control
         self._closing = False
 
@@ -64,13 +70,15 @@ class InferenceService:
             ("ModelReady", self.model_ready),
             ("ServerMetadata", self.server_metadata),
             ("ModelMetadata", self.model_metadata),
-            ("ModelInfer", self.model_infer),
             ("ModelConfig", self.model_config),
             ("ModelStatistics", self.model_statistics),
         ]
         methods = [Method(f"/{SERVICE}/{name}", request_type(name), unary=function) for name, function in unary]
-        stream = Method(f"/{SERVICE}/ModelStreamInfer", pb.ModelInferRequest, bidi_stream=self.model_stream_infer)
-        return [*methods, stream]
+        infer = Method(
+            f"/{SERVICE}/ModelInfer", pb.ModelInferRequest, self.model_infer, wire_unary=self._inference.answer
+        )
+        stream = Method(f"/{SERVICE}/ModelStreamInfer", pb.ModelInferRequest, wire_stream=self.model_stream_infer)
+        return [*methods, infer, stream]
 
     async def server_live(self, request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
         """True: it answers."""
@@ -116,54 +124,25 @@ class InferenceService:
 
     async def model_infer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
         """One inference. Raises InvalidRequest, NotFound or Unavailable."""
-        started = time.perf_counter_ns()
-        model = self._catalog.find(request.model_name, request.model_version)
-        try:
-            parameters = read_parameters(request.parameters)
-            contents = gather(request, model.name, self._regions)
-            wanted = wanted_outputs(request, model.name, model.contract, parameters.typed)
-            for want in wanted:
-                if want.region:
-                    self._regions.check(*want.region)
-            feeds, rows = read_inputs(request, contents, model.name, model.contract)
-            read = time.perf_counter_ns()
-            names = [want.spec.name for want in wanted]
-            try:
-                arrays, timing = await model.infer(feeds, rows, names, parameters.priority, parameters.timeout_us)
-            except (QueueFull, InvalidRequest) as error:
-                raise type(error)(f"{request_id(request.id)}{error}") from error
-            answered = time.perf_counter_ns()
-            response = pb.ModelInferResponse(model_name=model.name, model_version=str(model.version), id=request.id)
-            write_outputs(response, wanted, arrays, model.contract.max_batch_size > 0, self._regions)
-        except BaseException:
-            model.statistics.fail.add(time.perf_counter_ns() - started)
-            raise
-        ended = time.perf_counter_ns()
-        if timing is None:
-            model.statistics.answered_from_cache(rows, ended - started)
-        else:
-            timing = timing.with_message(input_ns=read - started, output_ns=ended - answered)
-            model.statistics.answered(rows, ended - started, timing)
-        self._traces.record(model.name, model.version, request.id, started, read, timing, ended)
-        return response
+        return await self._inference.infer(request)
 
-    async def model_stream_infer(
-        self, requests: AsyncIterator[pb.ModelInferRequest]
-    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+    async def model_stream_infer(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """An answer to each request, in their order; an error is an answer and leaves the stream open."""
         async for response in in_order(requests, self._stream_answer, STREAM_IN_FLIGHT):
             yield response
 
-    async def _stream_answer(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+    def _stream_answer(self, data: bytes) -> bytes | Awaitable[bytes]:
         try:
-            response = await self.model_infer(request)
+            answer = self._inference.answer(data)
         except Exception as error:
-            _, details = told(error, f"/{SERVICE}/ModelStreamInfer")
-            return pb.ModelStreamInferResponse(
-                error_message=details, infer_response=pb.ModelInferResponse(id=request.id)
-            )
-        response.parameters["triton_final_response"].bool_param = True
-        return pb.ModelStreamInferResponse(infer_response=response)
+            return _stream_error(data, error)
+        return _stream_response(answer) if isinstance(answer, bytes) else self._stream_later(data, answer)
+
+    async def _stream_later(self, data: bytes, answer: Awaitable[bytes]) -> bytes:
+        try:
+            return _stream_response(await answer)
+        except Exception as error:
+            return _stream_error(data, error)
 
     async def model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
         """The configuration in force. Raises as ``Catalog.find``."""
@@ -189,6 +168,21 @@ def request_type(name: str) -> type:
     """The message class of a method's request."""
     request: type = getattr(pb, f"{name}Request")
     return request
+
+
+def _stream_response(answer: bytes) -> bytes:
+    """A serialized ModelStreamInferResponse: fields of a message may follow one another in any order."""
+    return b"".join((b"\x12", varint(len(answer) + len(FINAL_RESPONSE)), answer, FINAL_RESPONSE))
+
+
+def _stream_error(data: bytes, error: Exception) -> bytes:
+    _, details = told(error, f"/{SERVICE}/ModelStreamInfer")
+    try:
+        identifier = pb.ModelInferRequest.FromString(data).id
+    except DecodeError:
+        identifier = ""
+    response = pb.ModelInferResponse(id=identifier)
+    return pb.ModelStreamInferResponse(error_message=details, infer_response=response).SerializeToString()
 
 
 def _metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from normfold.protos import grpc_service as pb
 
@@ -25,18 +26,13 @@ class Duration:
         return pb.StatisticDuration(count=self.count, ns=self.ns)
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     """Where the time of one request went, in nanoseconds."""
 
     queue: int = 0
     input: int = 0
     infer: int = 0
     output: int = 0
-
-    def with_message(self, input_ns: int, output_ns: int) -> Timing:
-        """The same with the time from message to arrays, and back to a message, added."""
-        return Timing(self.queue, self.input + input_ns, self.infer, self.output + output_ns)
 
 
 @dataclass
@@ -63,7 +59,9 @@ class Statistics:
     def ran(self, rows: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
         """Count one run of the model with ``rows`` rows."""
         self.executions += 1
-        batch = self.batches.setdefault(rows, BatchStatistics())
+        batch = self.batches.get(rows)
+        if batch is None:
+            batch = self.batches[rows] = BatchStatistics()
         batch.input.add(input_ns)
         batch.infer.add(infer_ns)
         batch.output.add(output_ns)

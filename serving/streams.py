@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
-
-Request = TypeVar("Request")
-Response = TypeVar("Response")
 
 
 async def in_order(
-    requests: AsyncIterator[Request], answer: Callable[[Request], Awaitable[Response]], in_flight: int
-) -> AsyncIterator[Response]:
+    requests: AsyncIterator[bytes], answer: Callable[[bytes], bytes | Awaitable[bytes]], in_flight: int
+) -> AsyncIterator[bytes]:
     """``answer`` of each request in their order, up to ``in_flight`` of them worked on at a time.
 
     Ends when the requests end; when the caller stops listening, what is on its way is cancelled.
     """
-    pending: asyncio.Queue[asyncio.Future[Response] | None] = asyncio.Queue(in_flight)
+    pending: asyncio.Queue[bytes | asyncio.Future[bytes] | None] = asyncio.Queue(in_flight)
 
     async def read() -> None:
         try:
             async for request in requests:
-                await pending.put(asyncio.ensure_future(answer(request)))
+                answered = answer(request)
+                await pending.put(answered if isinstance(answered, bytes) else asyncio.ensure_future(answered))
         finally:
             await pending.put(None)
 
     reader = asyncio.ensure_future(read())
     try:
         while (answered := await pending.get()) is not None:
-            yield await answered
+            yield answered if isinstance(answered, bytes) else await answered
         await reader  # raises what ended the requests badly
     finally:
         reader.cancel()
         while not pending.empty():
-            if (left := pending.get_nowait()) is not None:
+            if isinstance(left := pending.get_nowait(), asyncio.Future):
                 left.cancel()

@@ -36,7 +36,8 @@ class TraceSettings:
         self._models: dict[str, Settings] = {}
         self._seen: dict[str, int] = {}
         self._traced = 0
-        self._active = False
+        #: Whether anything is traced at all.
+        self.active = False
 
     def update(self, model: str, changes: Mapping[str, Sequence[str]]) -> Settings:
         """The settings of ``model`` ("": the server's) after ``changes``; an empty value goes back to the server's.
@@ -54,7 +55,7 @@ class TraceSettings:
             else:
                 target[key] = TraceSettings(self._file)._server[key]
         every = [self._server, *({**self._server, **own} for own in self._models.values())]
-        self._active = any(TIMESTAMPS in settings["trace_level"] for settings in every)
+        self.active = any(TIMESTAMPS in settings["trace_level"] for settings in every)
         return {**self._server, **self._models.get(model, {})}
 
     def _check(self, key: str, values: Sequence[str]) -> None:
@@ -75,7 +76,7 @@ class TraceSettings:
         self, model: str, version: int, request_id: str, started: int, read: int, timing: Timing | None, ended: int
     ) -> None:
         """Trace one answered request, if it is due; times in nanoseconds."""
-        if not self._active:
+        if not self.active:
             return
         settings = {**self._server, **self._models.get(model, {})}
         if TIMESTAMPS not in settings["trace_level"]:

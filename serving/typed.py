@@ -101,12 +101,17 @@ def fill_typed(contents: pb.InferTensorContents, array: NDArray[Any], datatype: 
         if array.size:
             packed = array.astype(_FIXED[field], copy=False).tobytes()
             number = contents.DESCRIPTOR.fields_by_name[field].number
-            contents.MergeFromString(bytes([number << 3 | 2]) + _varint(len(packed)) + packed)
+            contents.MergeFromString(bytes([number << 3 | 2]) + varint(len(packed)) + packed)
     else:
         getattr(contents, field).extend(array.ravel().tolist())
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """``number`` as protobuf writes a length.
+
+    >>> varint(300)
+    b'\\xac\\x02'
+    """
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)

@@ -13,7 +13,6 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf.message import Message
 
 from normfold.serving.errors import StartError
 from normfold.serving.health import SERVICE as HEALTH
@@ -78,15 +77,13 @@ def _handler(method: Method, traffic: Traffic) -> Any:
 
 
 def _unary(method: Method, counted: Callable[[], AbstractContextManager[None]]) -> Any:
-    function = method.unary
-    assert function is not None
-    parse = method.parse
+    answer = method.answer
 
     async def handle(data: bytes, context: Any) -> bytes:
         try:
             with counted():
-                response = await function(parse(data))
-                return response.SerializeToString()
+                answered = answer(data)
+                return answered if isinstance(answered, bytes) else await answered
         except Exception as error:
             await _abort(error, method, context)
             raise
@@ -95,13 +92,13 @@ def _unary(method: Method, counted: Callable[[], AbstractContextManager[None]]) 
 
 
 def _server_stream(method: Method) -> Any:
-    function = method.server_stream
-    assert function is not None
-
     async def handle(data: bytes, context: Any) -> AsyncIterator[bytes]:
+        async def only() -> AsyncIterator[bytes]:
+            yield data
+
         try:
-            async for response in function(method.parse(data)):
-                yield response.SerializeToString()
+            async for response in method.answers(only()):
+                yield response
         except Exception as error:
             await _abort(error, method, context)
 
@@ -109,18 +106,11 @@ def _server_stream(method: Method) -> Any:
 
 
 def _bidi_stream(method: Method, traffic: Traffic) -> Any:
-    function = method.bidi_stream
-    assert function is not None
-
     async def handle(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        async def parsed() -> AsyncIterator[Message]:
-            async for data in traffic.requests(requests):
-                yield method.parse(data)
-
         try:
             with traffic.call():
-                async for response in function(parsed()):
-                    yield response.SerializeToString()
+                async for response in method.answers(traffic.requests(requests)):
+                    yield response
         except Exception as error:
             await _abort(error, method, context)
 
