@@ -1,0 +1,64 @@
+"""The models that are served: ``tiny`` for what serving costs, ``wide`` for batching, ``identity`` for payloads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+#: The largest sum of batches; Triton and normfold get the same configuration.
+MAX_BATCH = 64
+
+
+def tiny() -> onnx.ModelProto:
+    """One convolution, FP32[N,1,32] to FP32[N,10]: a run takes about 10 microseconds."""
+    random = np.random.default_rng(0)
+    weights = {
+        "w": random.standard_normal((10, 1, 3)).astype(np.float32),
+        "b": random.standard_normal(10).astype(np.float32),
+        "axis": np.array([2]),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("ReduceMax", ["r", "axis"], ["y"], keepdims=0),
+    ]
+    return _model(nodes, weights, ["N", 1, 32], ["N", 10])
+
+
+def wide() -> onnx.ModelProto:
+    """Four dense layers of 1024, FP32[N,1024] both ways: one request reads as many weights as sixty-four."""
+    random = np.random.default_rng(0)
+    weights = {f"w{i}": (random.standard_normal((1024, 1024)) / 23).astype(np.float32) for i in range(4)}
+    nodes = []
+    for i in range(4):
+        nodes.append(helper.make_node("MatMul", [f"r{i}" if i else "x", f"w{i}"], [f"m{i}"]))
+        nodes.append(helper.make_node("Relu", [f"m{i}"], [f"r{i + 1}" if i < 3 else "y"]))
+    return _model(nodes, weights, ["N", 1024], ["N", 1024])
+
+
+def identity() -> onnx.ModelProto:
+    """FP32[N] given back."""
+    return _model([helper.make_node("Identity", ["x"], ["y"])], {}, ["N"], ["N"])
+
+
+def publish(model: onnx.ModelProto, folder: Path, config: str = "") -> None:
+    """Write one model of a repository."""
+    (folder / "1").mkdir(parents=True, exist_ok=True)
+    (folder / "1" / "model.onnx").write_bytes(model.SerializeToString())
+    (folder / "config.pbtxt").write_text(config, encoding="utf-8")
+
+
+def _model(
+    nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], x: list[int | str], y: list[int | str]
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "bench",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, y)],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)

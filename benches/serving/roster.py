@@ -1,0 +1,173 @@
+"""Who is measured: how each server is started on a port, and how it is asked."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from benches.serving.http1 import HttpCalls
+from benches.serving.networks import MAX_BATCH, publish, tiny
+
+from normfold.serving.calls import infer_request
+from normfold.serving.load.calls import Calls, UnaryCalls
+
+PROGRAMS = Path(__file__).resolve().parent / "programs"
+REQUIREMENTS = Path(__file__).resolve().parent / "requirements"
+X = np.random.default_rng(0).standard_normal((1, 1, 32)).astype(np.float32)
+CONFIG = f"""max_batch_size: {MAX_BATCH}
+input {{ name: "x" data_type: TYPE_FP32 dims: [1, 32] }}
+output {{ name: "y" data_type: TYPE_FP32 dims: [10] }}
+instance_group {{ count: 1 kind: KIND_CPU }}
+dynamic_batching {{}}
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run."""
+
+    arguments: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A server. ``command`` takes the Python of its environment, a folder of its own, two ports."""
+
+    name: str
+    #: The file in requirements/ that its environment is made of; None: it runs in ours.
+    environment: str | None
+    command: Callable[[Path, Path, int, int], Command]
+    calls: Callable[[str], Calls]
+    #: Why it cannot run here; None: it can.
+    missing: str | None = None
+
+
+def ask_grpc(address: str) -> Calls:
+    """Calls of ModelInfer with the one request that every gRPC server gets."""
+    return UnaryCalls(address, [infer_request("tiny", {"x": X}, None, "", "").SerializeToString()])
+
+
+def ask_bytes(address: str) -> Calls:
+    """POSTs of the tensor's bytes."""
+    return HttpCalls(address, "/inference", "application/octet-stream", X.tobytes())
+
+
+def ask_json(address: str) -> Calls:
+    """POSTs of the tensor as JSON."""
+    return HttpCalls(address, "/predict", "application/json", json.dumps({"x": X.tolist()}).encode())
+
+
+def normfold(*options: str) -> Callable[[Path, Path, int, int], Command]:
+    """``normfold serve`` over a repository with ``tiny`` in the folder."""
+
+    def command(python: Path, folder: Path, port: int, other: int) -> Command:
+        publish(tiny(), folder / "repository" / "tiny", CONFIG)
+        return serve(folder / "repository", port, *options)
+
+    return command
+
+
+def serve(repository: Path, port: int, *options: str) -> Command:
+    """``normfold serve`` of this environment."""
+    arguments = [sys.executable, "-m", "normfold", "serve", "--repository", str(repository)]
+    return Command([*arguments, "--listen", f"127.0.0.1:{port}", "--log-level", "error", *options])
+
+
+def echo(python: Path, folder: Path, port: int, other: int) -> Command:
+    """grpc.aio that gives bytes back."""
+    return Command([str(python), str(PROGRAMS / "echo.py"), str(port)])
+
+
+def kserve(python: Path, folder: Path, port: int, other: int) -> Command:
+    """KServe's ModelServer, one worker."""
+    return Command([str(python), str(PROGRAMS / "kserve_app.py"), str(port), str(other), str(_onnx(folder))])
+
+
+def mlserver(python: Path, folder: Path, port: int, other: int) -> Command:
+    """MLServer without worker processes, which cost it a hop."""
+    settings = {"host": "127.0.0.1", "grpc_port": port, "http_port": other, "parallel_workers": 0, "debug": False}
+    settings |= {"metrics_endpoint": None}
+    model = {"name": "tiny", "implementation": "mlserver_model.Tiny", "parameters": {"uri": str(_onnx(folder))}}
+    (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "model-settings.json").write_text(json.dumps(model), encoding="utf-8")
+    return Command([str(python.with_name("mlserver")), "start", str(folder)], {"PYTHONPATH": str(PROGRAMS)})
+
+
+def litserve(python: Path, folder: Path, port: int, other: int) -> Command:
+    """LitServe, one worker."""
+    return Command([str(python), str(PROGRAMS / "litserve_app.py"), str(port), str(_onnx(folder))])
+
+
+def mosec(python: Path, folder: Path, port: int, other: int) -> Command:
+    """mosec, one worker that gets batches."""
+    model = {"NORMFOLD_BENCH_MODEL": str(_onnx(folder))}
+    arguments = [str(python), str(PROGRAMS / "mosec_app.py"), "--port", str(port), "--address", "127.0.0.1"]
+    return Command([*arguments, "--path", str(folder / "ipc"), "--log-level", "warning"], model)
+
+
+def triton(python: Path, folder: Path, port: int, other: int) -> Command:
+    """The tritonserver of nvidia-pytriton's wheel with a model of its Python backend.
+
+    The backend's stub brings its own libpython 3.11 and no standard library; it takes the system's.
+    """
+    site = next((python.parents[1] / "lib").glob("python3.*/site-packages"))
+    home = site / "pytriton" / "tritonserver"
+    backends = folder / "backends"
+    if not backends.exists():
+        shutil.copytree(home / "backends", backends)
+        shutil.copy(home / "python_backend_stubs" / "3.11" / "triton_python_backend_stub", backends / "python")
+    version = folder / "repository" / "tiny" / "1"
+    version.mkdir(parents=True, exist_ok=True)
+    (version.parent / "config.pbtxt").write_text(f'name: "tiny"\nbackend: "python"\n{CONFIG}', encoding="utf-8")
+    shutil.copy(PROGRAMS / "triton_model.py", version / "model.py")
+    shutil.copy(_onnx(folder), version / "model.onnx")
+    (version / "paths.txt").write_text(f"{site}\n{PROGRAMS}\n", encoding="utf-8")
+    binary = home / "bin" / "tritonserver"
+    arguments = [str(binary), f"--model-repository={folder / 'repository'}", f"--backend-directory={backends}"]
+    arguments += [f"--grpc-port={port}", "--grpc-address=127.0.0.1", "--allow-http=0", "--allow-metrics=0"]
+    arguments += ["--model-control-mode=explicit", "--load-model=tiny"]
+    libraries = [str(site / "nvidia_pytriton.libs"), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+    return Command(arguments, {"LD_LIBRARY_PATH": ":".join(libraries), "PYTHONHOME": _system_python()})
+
+
+def peers() -> list[Peer]:
+    """All of them, echo first."""
+    return [
+        Peer("grpcio echo", "echo", echo, ask_grpc),
+        Peer("normfold, grpcio", None, normfold(), ask_grpc),
+        Peer("normfold, envoy", None, normfold("--frontend", "envoy"), ask_grpc, _no_envoy()),
+        Peer("Triton", "triton", triton, ask_grpc, _no_triton()),
+        Peer("MLServer", "mlserver", mlserver, ask_grpc),
+        Peer("KServe", "kserve", kserve, ask_grpc),
+        Peer("LitServe", "litserve", litserve, ask_json),
+        Peer("mosec", "mosec", mosec, ask_bytes),
+    ]
+
+
+def _onnx(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "tiny.onnx"
+    file.write_bytes(tiny().SerializeToString())
+    return file
+
+
+def _no_envoy() -> str | None:
+    return None if importlib.util.find_spec("pyvoy") else "the extra [envoy] is not installed"
+
+
+def _system_python() -> str:
+    """The prefix under which a standard library of 3.11 lies, as the stub needs it."""
+    prefixes = [Path("/usr"), Path("/usr/local"), Path(sys.base_prefix)]
+    return str(next((p for p in prefixes if (p / "lib" / "python3.11" / "os.py").is_file()), ""))
+
+
+def _no_triton() -> str | None:
+    return None if _system_python() else "its Python backend needs the standard library of a Python 3.11"

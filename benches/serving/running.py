@@ -1,0 +1,133 @@
+"""Environments and processes of the peers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benches.serving.roster import REQUIREMENTS, Command, Peer
+
+from normfold.serving.load import processes
+from normfold.serving.load.calls import Calls
+
+READY_SECONDS = 90.0
+
+
+class CannotRun(Exception):
+    """A peer that cannot be installed or started here, and why."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that has answered."""
+
+    name: str
+    address: str
+    pid: int
+    #: From the start of the process to its first right answer.
+    ready_seconds: float
+
+    def cpu_seconds(self) -> float | None:
+        """CPU time of its processes so far."""
+        return processes.cpu_seconds([self.pid])
+
+
+def environment(name: str, folder: Path) -> Path:
+    """The Python of the environment ``name``, installed when it is not there. Raises CannotRun."""
+    home = folder / name
+    python, stamp, wanted = home / "bin" / "python", home / "installed.txt", REQUIREMENTS / f"{name}.txt"
+    text = wanted.read_text(encoding="utf-8")
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == text:
+        return python
+    print(f"installing {name} into {home}", file=sys.stderr)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    for command in ([sys.executable, "-m", "venv", str(home)], [*pip, "--requirement", str(wanted)]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise CannotRun(f"cannot be installed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+    stamp.write_text(text, encoding="utf-8")
+    return python
+
+
+@contextlib.contextmanager
+def started(peer: Peer, environments: Path, work: Path) -> Iterator[Running]:
+    """The peer, answering. Raises CannotRun."""
+    if peer.missing:
+        raise CannotRun(peer.missing)
+    python = Path(sys.executable) if peer.environment is None else environment(peer.environment, environments)
+    folder = work / peer.name.replace(", ", "-").replace(" ", "-")
+    folder.mkdir(parents=True, exist_ok=True)
+    port, other = free_ports(2)
+    with running(peer.name, peer.command(python, folder, port, other), port, peer.calls, folder) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running(name: str, command: Command, port: int, ask: Callable[[str], Calls], folder: Path) -> Iterator[Running]:
+    """A process group that answers at ``port``, ended afterwards. Raises CannotRun."""
+    log = folder / "log.txt"
+    address = f"127.0.0.1:{port}"
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", **command.environment}
+    begun = time.perf_counter()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command.arguments, stdout=output, stderr=output, env=settings, cwd=folder, start_new_session=True
+        )
+    try:
+        while not answers(address, ask):
+            if process.poll() is not None or time.perf_counter() - begun > READY_SECONDS:
+                last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+                raise CannotRun(f"does not start: {last[0] if last else 'it says nothing'}")
+            time.sleep(0.01)
+        yield Running(name, address, process.pid, time.perf_counter() - begun)
+    finally:
+        stop(process)
+
+
+def answers(address: str, ask: Callable[[str], Calls]) -> bool:
+    """Whether the server at ``address`` gives one right answer."""
+    try:
+        calls = ask(address)
+    except ConnectionError:
+        return False
+    try:
+        calls.send(0)
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            if ended := calls.wait(0.5):
+                return ended == [(0, "OK")]
+        return False
+    except OSError:
+        return False
+    finally:
+        calls.close()
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End the process group that ``process`` leads."""
+    for number, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+    process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback address that nobody has."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]
+    finally:
+        for sock in sockets:
+            sock.close()
