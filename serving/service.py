@@ -176,12 +176,13 @@ def _stream_response(answer: bytes) -> bytes:
 
 
 def _stream_error(data: bytes, error: Exception) -> bytes:
-    _, details = told(error, f"/{SERVICE}/ModelStreamInfer")
+    status, details = told(error, f"/{SERVICE}/ModelStreamInfer")
     try:
         identifier = pb.ModelInferRequest.FromString(data).id
     except DecodeError:
         identifier = ""
     response = pb.ModelInferResponse(id=identifier)
+    response.parameters["grpc_status"].string_param = status.name
     return pb.ModelStreamInferResponse(error_message=details, infer_response=response).SerializeToString()
 
 
