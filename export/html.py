@@ -68,8 +68,8 @@ def as_html(report: ExportReport) -> str:
         ),
         "<h2>The proof</h2>",
         "<p class=quiet>Errors are relative to the largest value of the exact output. The unit is the unfolded "
-        "float32 graph's "
-        "own error; the folded graph may err twice as much, and four units in the last place more.</p>",
+        "float32 graph's own error, the larger of two orders of rounding; the folded graph may err twice as much, and "
+        "four units in the last place more.</p>",
         _table(
             ("output", "inputs", "largest error", "unfolded float32", "allowed", "mean, absolute", "same label", ""),
             [

@@ -31,6 +31,8 @@ SCALES = (1e-4, 1e-2, 1e2, 1e4)
 #: How much less accurate than the network in its own framework the captured graph may be, and what it may always be.
 CAPTURE_FACTOR, CAPTURE_FLOOR = 32.0, 3e-4
 
+#: Answers larger than this are computed again rather than kept.
+REMEMBERED_BYTES = 16 << 20
 ANOTHER_PATH = "takes another path there: give that dimension's size, or a range that it is the same in, with --input"
 
 
@@ -40,13 +42,15 @@ class Proof:
     def __init__(self, origin: Origin, sizes: Sizes, samples: Sequence[Case], unfolded: bytes):
         self.sizes = sizes
         self.cases = [*cases_of(sizes.specs, sizes), *samples]
-        self.reference, self.name, self.notes = origin.reference(self.cases[0].inputs)
+        reference, self.name, self.notes = origin.reference(self.cases[0].inputs)
+        self.reference = _remembered(reference)
         self.unfolded = unfolded
         plain = Runtime(unfolded, optimised=False)
-        self._before: Run = plain.run
-        self._require_captured(origin.run, plain.run)
+        self._before: Run = _remembered(plain.run)
+        self._rounded: Run = _remembered(Runtime(unfolded, optimised=True).run)
+        self._require_captured(origin.run, self._before)
         if not self.name.endswith("float64"):  # its distance to itself is 0, so the unit must come from elsewhere
-            self._before = lambda inputs: plain.run(nudged(inputs))
+            self._before = _remembered(lambda inputs: plain.run(nudged(inputs)))
 
     def _require_captured(self, own: Run, captured: Run) -> None:
         """Raise CaptureError where the unfolded graph already is another network than the one that was given.
@@ -80,7 +84,7 @@ class Proof:
     def of(self, folded: bytes) -> Verification:
         """Compare the graph in ``folded``, as a server runs it, with the reference on every case."""
         after = Runtime(folded, optimised=True)
-        return verify(self.reference, self._before, after.run, self.cases, self.name)
+        return verify(self.reference, self._before, after.run, self.cases, self.name, self._rounded)
 
     def require(self, verification: Verification, folded: bytes) -> None:
         """Raise VerificationError where it failed, naming the first layer where the two graphs part ways."""
@@ -94,6 +98,21 @@ class Proof:
             raise VerificationError(
                 message, output=error.output, max_abs_diff=error.max_abs_diff, bound=error.bound
             ) from None
+
+
+def _remembered(run: Run) -> Run:
+    """The same function, which answers inputs it was given before from memory: several graphs are held against one."""
+    known: dict[int, tuple[Arrays, Arrays]] = {}
+
+    def answer(inputs: Arrays) -> Arrays:
+        if id(inputs) not in known:
+            outputs = run(inputs)
+            if sum(a.nbytes for a in outputs.values()) > REMEMBERED_BYTES:
+                return outputs
+            known[id(inputs)] = inputs, outputs  # holding the inputs keeps their id theirs
+        return known[id(inputs)][1]
+
+    return answer
 
 
 def cases_of(specs: Sequence[InputSpec], sizes: Sizes) -> list[Case]:

@@ -87,3 +87,18 @@ def test_indices_are_compared_exactly_and_the_message_of_a_failure_names_output_
     with pytest.raises(VerificationError, match="output 'label' on random inputs") as caught:
         require(verify(reference, reference, wrong, cases, "exact"))
     assert caught.value.output == "label"
+
+
+@pytest.mark.parametrize(("second", "unit"), [(0.5, 1.0), (3.0, 3.0), (100.0, 4.0)])
+def test_a_second_rounding_of_the_unfolded_graph_widens_the_unit_up_to_four_times(second: float, unit: float) -> None:
+    """A gate near its threshold makes the error of one rounding order, on few inputs, a matter of luck."""
+    exact = np.ones((1, 4, 8))
+    step = 2.0**-20
+
+    def off(times: float):  # type: ignore[no-untyped-def]
+        return lambda inputs: {"y": (exact + times * step).astype(np.float32)}
+
+    cases = [Case("random", "one", {"x": exact.astype(np.float32)})]
+    result = verify(lambda inputs: {"y": exact}, off(1), off(1), cases, "r", off(second))
+    assert result.worst.unfolded_relative == pytest.approx(unit * step, rel=0.2 if second == 100.0 else 0.05)
+    assert result.worst.bound == pytest.approx(2 * result.worst.unfolded_relative + 4 * 2.0**-23)
