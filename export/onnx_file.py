@@ -57,6 +57,7 @@ def read_onnx(path: Path, opset: int | None = None) -> OnnxFile:
         raise SourceError(f"'{path}' is not an ONNX file, or holds an empty graph")
     _refuse_external(proto, path)
     _refuse_unknown(proto, path)
+    _refuse_names(proto, path)
     try:
         onnx.checker.check_model(proto)
     except Exception as error:  # ValidationError, and RuntimeError for some broken graphs
@@ -102,6 +103,20 @@ def _refuse_unknown(proto: onnx.ModelProto, path: Path) -> None:
             f"'{path}' is written in opset {opset}; expected {OLDEST_OPSET} to {NEWEST_OPSET}. Export it again with "
             "a newer opset"
         )
+
+
+def _refuse_names(proto: onnx.ModelProto, path: Path) -> None:
+    """Names are printed, and a control character in one is an order to the terminal."""
+    pending: list[Message] = [proto.graph, *proto.functions]
+    while pending:
+        for field, value in pending.pop().ListFields():
+            values = list(value) if field.is_repeated else [value]
+            if field.message_type is not None:
+                pending += [v for v in values if not isinstance(v, onnx.StringStringEntryProto)]
+            elif field.type == field.TYPE_STRING and field.name != "doc_string":
+                wrong = next((text for text in values if not text.isprintable()), None)
+                if wrong is not None:
+                    raise SourceError(f"'{path}' holds the name {wrong!r}, which has characters that cannot be printed")
 
 
 def _converted(proto: onnx.ModelProto, opset: int | None, path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:

@@ -17,6 +17,7 @@ from normfold.export.double import DoubleGraph
 from normfold.export.errors import ExportError, InputSpecError, SourceError
 from normfold.export.inputs import Dimension, InputSpec
 from normfold.export.onnx_file import read_onnx
+from normfold.export.onnx_sizes import GraphSizes
 from normfold.export.origin import Arrays, Origin, Run
 from normfold.export.runtime import Runtime
 from normfold.export.serialize import to_bytes
@@ -33,7 +34,11 @@ def open_onnx(path: Path, given: Sequence[InputSpec] = (), opset: int | None = D
     file = read_onnx(path, opset)
     specs = _merged(graph_inputs(file.model, path), given, path)
     modern = to_bytes(file.model if opset == DEFAULT_OPSET else read_onnx(path, DEFAULT_OPSET).model)
-    runtime, double = Runtime(file.content, optimised=False), _double(modern)
+    bounds, runtime, double = GraphSizes(file.content), Runtime(file.content, optimised=False), _double(modern)
+
+    def run(inputs: Arrays) -> Arrays:
+        bounds.check(inputs)
+        return _run(runtime, double, inputs)
 
     def graph(specs: Sequence[InputSpec], sizes: Mapping[str, int], wanted: int) -> ir.Model:
         return read_onnx(path, wanted if opset is not None else None).model
@@ -44,7 +49,7 @@ def open_onnx(path: Path, given: Sequence[InputSpec] = (), opset: int | None = D
         weights="",
         weights_sha256="",
         specs=specs,
-        run=lambda inputs: _run(runtime, double, inputs),
+        run=run,
         reference=lambda inputs: _exact((file.content, modern), runtime, inputs),
         graph=graph,
         notes=file.notes,

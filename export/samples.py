@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.export.errors import InputSpecError
-from normfold.export.inputs import Dimension, InputSpec
+from normfold.export.inputs import MAX_ELEMENTS, Dimension, InputSpec
 
 __all__ = ["Sample", "fit", "read_sample", "sample_sizes"]
+
+#: Most bytes of one sample file, unpacked: as many float64 elements as any input may have.
+MAX_BYTES = 8 * MAX_ELEMENTS
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -30,6 +34,7 @@ def read_sample(path: Path) -> Sample:
     """Read one file. Raises InputSpecError: missing, another format, pickled objects, damaged."""
     if not path.is_file():
         raise InputSpecError(f"no sample file '{path}'")
+    _refuse_large(path)
     try:
         if path.suffix == ".npy":
             return Sample(path.name, {"": np.load(path, allow_pickle=False)})
@@ -43,6 +48,18 @@ def read_sample(path: Path) -> Sample:
     except Exception as error:  # ValueError for objects, OSError, BadZipFile, EOFError, SafetensorError
         raise InputSpecError(f"the sample '{path}' cannot be read: {error}") from None
     raise InputSpecError(f"the sample '{path}' has no known form; expected .npy, .npz or .safetensors")
+
+
+def _refuse_large(path: Path) -> None:
+    """Raise InputSpecError for a file that would take more memory than any sample does, once it is unpacked."""
+    size = path.stat().st_size
+    if path.suffix == ".npz" and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = max(size, sum(entry.file_size for entry in archive.infolist()))
+    if size > MAX_BYTES:
+        raise InputSpecError(
+            f"the sample '{path}' holds {size:,} bytes; a sample is a few inputs, of at most {MAX_BYTES:,} bytes"
+        )
 
 
 def fit(sample: Sample, specs: Sequence[InputSpec]) -> Arrays:

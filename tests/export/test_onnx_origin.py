@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,47 @@ def test_a_batchnorm_in_training_mode_and_an_ancient_opset_are_refused(tmp_path:
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(SourceError, match="opset 9; expected 11 to"):
         read_onnx(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("node", "extra"),
+    [
+        ("c = ConstantOfShape (huge) r = ReduceMax <keepdims = 0> (c) y = Add (x, r)", "int64[1] huge = {2700000000}"),
+        ("r = ReduceMax <axes = [1]> (x) y = Expand (r, huge)", "int64[2] huge = {1, 2700000000}"),
+        ("y = Pad (x, huge)", "int64[4] huge = {0, 0, 0, 2700000000}"),
+        ("q = Mul (huge, huge) c = ConstantOfShape (q) y = Add (x, c)", "int64[2] huge = {1, 52000}"),
+    ],
+    ids=["ConstantOfShape", "Expand", "Pad", "of a computed shape"],
+)  # fmt: skip
+def test_a_tensor_of_ten_gigabytes_inside_a_graph_is_refused_before_it_is_made(
+    tmp_path: Path, node: str, extra: str
+) -> None:
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[N, 2] x) => (float[N, M] y) <{extra}> {{ {node} }}"""
+    model = onnx.parser.parse_model(text)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    origin = open_onnx(tmp_path / "m.onnx")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ExportError, match="which is more than the 268435456 elements that are computed here"):
+        origin.run({"x": np.zeros((1, 2), np.float32)})
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
+
+
+@pytest.mark.parametrize("name", ["y\x1b[31mred", "y\nz", "y\x00", "y\u202eabc"])
+@pytest.mark.parametrize("place", ["output", "node", "graph", "dimension"])
+def test_names_that_a_terminal_would_obey_are_refused(tmp_path: Path, name: str, place: str) -> None:
+    model = onnx.parser.parse_model(GRAPH.format(node="Relu (x)", extra=""))
+    if place == "output":
+        model.graph.node[0].output[0] = model.graph.output[0].name = name
+    elif place == "node":
+        model.graph.node[0].name = name
+    elif place == "graph":
+        model.graph.name = name
+    else:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = name
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(SourceError, match="which has characters that cannot be printed") as caught:
+        read_onnx(tmp_path / "m.onnx")
+    assert str(caught.value).isprintable()
 
 
 LOCATIONS = ["weights.bin", "../secret", "a/../../secret", "/etc/passwd", "link", "hard", "pipe"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -60,3 +62,17 @@ def test_objects_damaged_and_unknown_files_are_refused(tmp_path) -> None:
     ):
         with pytest.raises(InputSpecError, match=expected):
             read_sample(tmp_path / name)
+
+
+def test_a_sample_that_unpacks_to_gigabytes_is_refused_unopened(tmp_path) -> None:
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as entry:
+        for _ in range(33):
+            entry.write(bytes(1 << 24))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(InputSpecError, match="at most 536,870,912 bytes"):
+        read_sample(path)
+    with (tmp_path / "long.npy").open("wb") as sparse:
+        sparse.truncate(1 << 40)
+    with pytest.raises(InputSpecError, match="holds 1,099,511,627,776 bytes"):
+        read_sample(tmp_path / "long.npy")

@@ -1,0 +1,62 @@
+"""How large the tensors of a foreign ONNX graph would become on given inputs, known before anything runs.
+
+A file of 200 bytes may ask for a constant of 10 GB. Shape inference, which also follows the values that shapes are made
+of, tells without allocating it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, shape_inference
+
+from normfold.export.errors import ExportError
+
+__all__ = ["MAX_VALUE_ELEMENTS", "GraphSizes"]
+
+#: No tensor inside a graph may hold more elements than this (1 GiB of float32, 2 GiB of float64).
+MAX_VALUE_ELEMENTS = 1 << 28
+#: Initializers of more elements stand for their shapes only: no shape is computed from them.
+_VALUES = 1024
+
+
+class GraphSizes:
+    """The shapes of one graph."""
+
+    def __init__(self, content: bytes):
+        self._proto = onnx.load_model_from_string(content)
+        graph = self._proto.graph
+        large = [t for t in graph.initializer if prod(t.dims) > _VALUES]
+        for tensor in large:
+            graph.initializer.remove(tensor)
+            if tensor.name not in {i.name for i in graph.input}:
+                graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+
+    def check(self, inputs: Mapping[str, NDArray[Any]]) -> None:
+        """Raise ExportError where a value would be larger than MAX_VALUE_ELEMENTS on ``inputs``."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self._proto)
+        for value in proto.graph.input:
+            if value.name in inputs:
+                shape = value.type.tensor_type.shape
+                del shape.dim[:]
+                for size in inputs[value.name].shape:
+                    shape.dim.add(dim_value=size)
+        for output in proto.graph.output:
+            output.type.tensor_type.ClearField("shape")  # what the file says of them is not believed
+        del proto.graph.value_info[:]
+        try:
+            inferred = shape_inference.infer_shapes(proto, data_prop=True)
+        except Exception:  # the graph is wrong for these sizes: running it will say how
+            return
+        for value in [*inferred.graph.value_info, *inferred.graph.output]:
+            dims = [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]
+            if prod(dims) > MAX_VALUE_ELEMENTS:
+                raise ExportError(
+                    f"the value '{value.name}' would have the shape {dims}, which is more than the "
+                    f"{MAX_VALUE_ELEMENTS} elements that are computed here"
+                )
