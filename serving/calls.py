@@ -27,6 +27,7 @@ DEFAULT_TIMEOUT_SECONDS = 60.0
 #: yet ends as CANCELLED). gRPC retries nothing above the retry buffer.
 _RETRY = {
     "methodConfig": [
+        {"name": [{"service": "inference.GRPCInferenceService", "method": "ModelStreamInfer"}]},  # multiplex.py does it
         {
             "name": [{"service": "inference.GRPCInferenceService"}],
             "retryPolicy": {
@@ -36,7 +37,7 @@ _RETRY = {
                 "backoffMultiplier": 3,
                 "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
-        }
+        },
     ]
 }
 OPTIONS = (
