@@ -91,7 +91,7 @@ def _flatten(path: str, value: Any) -> Iterator[tuple[str, Tensor]]:
         items = [(str(i) if path else f"output_{i}", v) for i, v in enumerate(value)]
     else:
         raise CaptureError(
-            f"the network returns a {type(value).__name__}{f' in {path!r}' if path else ''}; "
+            f"the network returns a value of type {type(value).__name__}{f' in {path!r}' if path else ''}; "
             "an exported network returns tensors, or tuples, dicts and dataclasses of tensors"
         )
     for key, item in items:
@@ -103,6 +103,11 @@ def _by_keyword(network: nn.Module, names: tuple[str, ...]) -> bool:
     named = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     unknown = [n for n in names if n not in named]
     if not unknown:
+        missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in names]
+        if missing:
+            raise InputSpecError(
+                f"the network's forward({', '.join(named)}) also needs {', '.join(missing)}: give an --input for each"
+            )
         return True
     if len(unknown) < len(names):
         near = difflib.get_close_matches(unknown[0], [n for n in named if n not in names], n=1, cutoff=0.3)

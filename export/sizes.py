@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from normfold.export.errors import InputSpecError
+from normfold.export.errors import CaptureError, InputSpecError
 from normfold.export.inputs import MAX_ELEMENTS, Dimension, InputSpec, dimensions
 from normfold.export.user_code import line_of_error
 
@@ -121,6 +121,8 @@ class _Search:
                 f"the inputs are too large to try: {', '.join(str(s) for s in self.specs)} holds more than "
                 f"{MAX_ELEMENTS} elements"
             )
+        if isinstance(first, CaptureError):
+            raise first  # what it returns is at fault, not what it takes
         shapes = ", ".join(f"{s.name} {s.datatype.name}{list(s.shape(tried))}" for s in self.specs)
         line = line_of_error(first)
         lengths = [d.name for d in self.dims if d != self.batch]

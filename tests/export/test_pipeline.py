@@ -34,6 +34,14 @@ class SurnameCNN(nn.Module):
         x = F.max_pool1d(self.conv1_bn(F.relu(self.conv1(x))), 2)
         return self.classifier(F.relu(self.conv2_bn(self.conv2(x))).amax(-1))
 
+class Two(nn.Module):
+    def forward(self, x, mask):
+        return x * mask
+
+class Meta(nn.Module):
+    def forward(self, x):
+        return {"scores": x * 2, "count": 3}
+
 class Stubborn(SurnameCNN):
     def __init__(self):
         super().__init__()
@@ -200,6 +208,11 @@ def replaced(option: str, value: str) -> tuple[str, ...]:
         ((*USUAL, "--labels", "labels.txt"), "there are 2 labels, but no output has that many classes"),
         ((*USUAL, "--sample", "sample.npy"), "dimension 1 is 5, expected 7"),
         ((*USUAL, "--opset", "9"), "opset 9 cannot be written"),
+        (
+            ("mynets.py:Two", "--input", "x=FP32[N,7,L]", *REPOSITORY),
+            "forward(x, mask) also needs mask: give an --input",
+        ),
+        (("mynets.py:Meta", "--input", "x=FP32[N,7,L]", *REPOSITORY), "returns a value of type int in 'count'"),
         (("mynets.py:Stubborn", "--input", "x=FP32[N,7,L]", *REPOSITORY), "keeps no running statistics"),
         (("mynets.py:SurnameCNN", *REPOSITORY), "say what goes into the network"),
     ],
