@@ -132,7 +132,7 @@ def test_tuples_dicts_and_dataclasses_become_named_outputs() -> None:
     assert [o.name for o in model.graph.outputs] == ["mean", "parts_0", "parts_1"]
     agrees(network, model, (3, 3, 12))
     assert [n for n, _ in named_outputs((torch.ones(1), torch.ones(1)))] == ["output_0", "output_1"]
-    with pytest.raises(CaptureError, match="returns a int"):
+    with pytest.raises(CaptureError, match="returns a value of type int in 'a'"):
         named_outputs({"a": 3})
 
 
