@@ -36,7 +36,7 @@ class HttpCalls:
         self._sockets[fd].sendall(self._request)
 
     def wait(self, seconds: float) -> Ended:
-        """The calls that ended, once one has or ``seconds`` are over."""
+        """The calls that ended, once something came or ``seconds`` are over; often none."""
         ended: Ended = []
         for fd, _ in self._epoll.poll(seconds):
             try:

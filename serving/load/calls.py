@@ -53,7 +53,7 @@ class Calls(Protocol):
         """Make a call; it leaves with the next ``wait``."""
 
     def wait(self, seconds: float) -> Ended:
-        """The calls that ended, once one has or ``seconds`` are over."""
+        """The calls that ended, once something came or ``seconds`` are over; often none."""
 
     def close(self) -> None:
         """Close the connections; what is on its way is given up."""
@@ -77,7 +77,7 @@ class UnaryCalls:
         )
 
     def wait(self, seconds: float) -> Ended:
-        """The calls that ended, once one has or ``seconds`` are over."""
+        """The calls that ended, once something came or ``seconds`` are over; often none."""
         self._pool.flush()
         ended: Ended = []
         for connection, events in self._pool.wait(seconds):
@@ -87,6 +87,9 @@ class UnaryCalls:
                 self._numbers.pop(connection, None)
                 continue
             for event in events:
+                if event.refused:
+                    self.send(numbers.pop(event.stream))
+                    continue
                 if event.headers and (told := status(event)):
                     self._status[connection, event.stream] = told
                 if event.ended:
@@ -122,7 +125,7 @@ class StreamCalls:
         self._numbers.setdefault(connection, set()).add(number)
 
     def wait(self, seconds: float) -> Ended:
-        """The calls that ended, once one has or ``seconds`` are over."""
+        """The calls that ended, once something came or ``seconds`` are over; often none."""
         self._pool.flush()
         ended: Ended = []
         for connection, events in self._pool.wait(seconds):

@@ -50,6 +50,8 @@ class Event:
     data: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
     ended: bool = False
+    #: The server did not look at the request (more streams than it takes at a time); it may be sent again.
+    refused: bool = False
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes | memoryview = b"") -> bytes:
@@ -71,7 +73,7 @@ class Connection:
         self._decoder.max_allowed_table_size = self._decoder.header_table_size = 0
         self._decoded: dict[bytes, tuple[tuple[str, str], ...]] = {}
         self._streams: dict[int, _Stream] = {}
-        self._next, self._limit = 1, _LARGEST_WINDOW
+        self._next, self._limit = 1, 0  # none until the peer's settings say how many
         self._held: deque[int] = deque()  # streams that the peer does not let us open yet
         self._window, self._initial, self._largest = 65_535, 65_535, 16_384
         self._received = 0
@@ -175,7 +177,7 @@ class Connection:
         elif kind == RST_STREAM:
             code = int.from_bytes(payload, "big")
             headers = (("grpc-status", "1" if code == 8 else "14"), ("grpc-message", f"stream reset, code {code}"))
-            self._event(Event(stream, headers=headers, ended=True), events)
+            self._event(Event(stream, headers=headers, ended=True, refused=code == 7), events)
         elif kind == SETTINGS and not flags & ACK:
             self._settings(payload)
         elif kind == PING and not flags & ACK:
@@ -191,10 +193,13 @@ class Connection:
         events.append(event)
         if event.ended:
             del self._streams[event.stream]
-            while self._held and len(self._streams) - len(self._held) < self._limit:
-                stream = self._held.popleft()
-                self._out += frame(HEADERS, END_HEADERS, stream, self._header_block())
-                self._release(stream)
+            self._open_held()
+
+    def _open_held(self) -> None:
+        while self._held and len(self._streams) - len(self._held) < self._limit:
+            stream = self._held.popleft()
+            self._out += frame(HEADERS, END_HEADERS, stream, self._header_block())
+            self._release(stream)
 
     def _header_part(self, stream: int, flags: int, ended: int, block: bytes, events: list[Event]) -> None:
         if not flags & END_HEADERS:
@@ -227,6 +232,7 @@ class Connection:
                 state.received = 0
 
     def _settings(self, payload: bytes) -> None:
+        self._limit = self._limit or _LARGEST_WINDOW
         for at in range(0, len(payload) - 5, 6):
             key, value = int.from_bytes(payload[at : at + 2], "big"), int.from_bytes(payload[at + 2 : at + 6], "big")
             if key == _TABLE and value < 4096:
@@ -241,6 +247,7 @@ class Connection:
             elif key == _FRAME:
                 self._largest = value
         self._out += frame(SETTINGS, ACK, 0)
+        self._open_held()
         self._release_all()
 
     def _widen(self, stream: int, by: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -87,10 +88,12 @@ def _stat(pid: int, proc: Path) -> list[str]:
 
 
 def _sockets(folder: Path) -> set[str]:
-    try:
-        return {str(entry.readlink()) for entry in folder.iterdir()}
-    except OSError:  # another user's, or gone
-        return set()
+    found = set()
+    with contextlib.suppress(OSError):  # another user's, or gone
+        for entry in folder.iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                found.add(str(entry.readlink()))
+    return found
 
 
 def _inodes(address: str, proc: Path) -> set[str]:

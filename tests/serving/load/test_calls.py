@@ -1,0 +1,237 @@
+"""The load's own HTTP/2 against grpcio: every call ends once, with the status that grpcio's client would see."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+
+from normfold.serving.calls import infer_request
+from normfold.serving.load.calls import StreamCalls, UnaryCalls
+from normfold.serving.load.http2 import DATA, HEADERS, SETTINGS, WINDOW_UPDATE, Connection, frame
+
+X = np.array([[1, 2, 3, 4]], np.float32)
+
+
+def message(model="m", x=X):
+    return infer_request(model, {"x": x}, None, "", "").SerializeToString()
+
+
+def all_of(calls, numbers):
+    """The status of each call, all made at once."""
+    for number in numbers:
+        calls.send(number)
+    ended, until = [], time.monotonic() + 20
+    while len(ended) < len(numbers):
+        assert time.monotonic() < until, f"{len(ended)} of {len(numbers)} ended"
+        ended += calls.wait(1)
+    calls.close()
+    assert sorted(number for number, _ in ended) == sorted(numbers)
+    return {status for _, status in ended}
+
+
+@pytest.fixture
+def stand_in():
+    """Starts servers with one ModelInfer each; gives their address."""
+    servers = []
+
+    def start(behaviour, **options):
+        server = grpc.server(ThreadPoolExecutor(8), options=tuple(options.items()))
+        handlers = {"ModelInfer": grpc.unary_unary_rpc_method_handler(behaviour)}
+        service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)
+        server.add_generic_rpc_handlers((service,))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        servers.append(server)
+        return f"127.0.0.1:{port}", server
+
+    yield start
+    for server in servers:
+        server.stop(None).wait()
+
+
+@pytest.mark.parametrize("kind", [UnaryCalls, StreamCalls])
+@pytest.mark.parametrize("connections", [1, 3])
+def test_every_call_is_answered(server, kind, connections):
+    calls = kind(server.server.address, [message()], connections=connections)
+    assert all_of(calls, range(300)) == {"OK"}
+
+
+def test_a_mix_is_asked_in_turn(server):
+    calls = UnaryCalls(server.server.address, [message(), message("nope")])
+    calls.send(0)
+    calls.send(1)
+    ended = []
+    while len(ended) < 2:
+        ended += calls.wait(20)
+    calls.close()
+    assert sorted(ended) == [(0, "OK"), (1, "NOT_FOUND")]
+
+
+@pytest.mark.parametrize(("model", "x", "status"), [("nope", X, "NOT_FOUND"), ("m", X[:, :2], "INVALID_ARGUMENT")])
+def test_a_failure_has_the_status_of_the_call(server, model, x, status):
+    assert all_of(UnaryCalls(server.server.address, [message(model, x)]), range(5)) == {status}
+
+
+def test_a_failure_in_a_stream_is_an_error_without_ending_it(server):
+    assert all_of(StreamCalls(server.server.address, [message("nope")]), range(5)) == {"ERROR"}
+
+
+@pytest.mark.parametrize("size", [1, 16_384, 65_536, 1 << 20, (4 << 20) + 1])
+def test_a_message_of_any_size_passes_the_windows_both_ways(stand_in, size):
+    received = []
+
+    def behaviour(data, context):
+        received.append(len(data))
+        return data
+
+    address, _ = stand_in(behaviour, **{"grpc.max_receive_message_length": -1, "grpc.max_send_message_length": -1})
+    assert all_of(UnaryCalls(address, [b"x" * size]), range(6)) == {"OK"}
+    assert received == [size] * 6
+
+
+def test_more_calls_than_the_server_lets_be_open_wait_their_turn(stand_in):
+    address, _ = stand_in(lambda data, context: data, **{"grpc.max_concurrent_streams": 4})
+    assert all_of(UnaryCalls(address, [b"x" * 100]), range(100)) == {"OK"}
+
+
+def test_a_deadline_of_the_call_is_told_to_the_server(stand_in):
+    left = []
+
+    def behaviour(data, context):
+        left.append(context.time_remaining())
+        return data
+
+    address, _ = stand_in(behaviour)
+    all_of(UnaryCalls(address, [b"x"], timeout=7.0), [0])
+    assert 5 < left[0] <= 7
+
+
+def test_calls_on_a_connection_that_is_lost_fail_as_unavailable(stand_in):
+    entered, release = threading.Event(), threading.Event()
+
+    def behaviour(data, context):
+        entered.set()
+        release.wait(20)
+        return data
+
+    address, server = stand_in(behaviour)
+    calls = UnaryCalls(address, [b"x"])
+    calls.send(0)
+    calls.wait(0)
+    while not entered.wait(0.05):
+        calls.wait(0)
+    stopped = server.stop(0)
+    ended = []
+    while not ended:
+        ended = calls.wait(20)
+    release.set()
+    stopped.wait()
+    calls.close()
+    assert [number for number, _ in ended] == [0]
+    assert ended[0][1] in ("UNAVAILABLE", "CANCELLED")
+
+
+def test_a_server_that_does_not_know_the_method_is_unimplemented(server):
+    calls = UnaryCalls(server.server.address, [b""])
+    calls._pool._slots[0]._headers[2] = (":path", "/no.Such/Method")
+    assert all_of(calls, [0]) == {"UNIMPLEMENTED"}
+
+
+def test_nobody_at_the_address_is_a_connection_error():
+    with pytest.raises(ConnectionError, match=r"no server answers at 127\.0\.0\.1:9"):
+        UnaryCalls("127.0.0.1:9", [b""])
+    with pytest.raises(ValueError, match="is not host:port"):
+        UnaryCalls("127.0.0.1", [b""])
+
+
+class Wire:
+    """A socket whose other end is the test."""
+
+    def __init__(self, coming=()):
+        self.sent, self.coming = bytearray(), list(coming)
+
+    def setblocking(self, flag):
+        assert flag is False
+
+    def send(self, data):
+        self.sent += data
+        return len(data)
+
+    def recv(self, size):
+        if not self.coming:
+            raise BlockingIOError
+        return self.coming.pop(0)
+
+
+def frames(data):
+    found = []
+    while data:
+        size = int.from_bytes(data[:3], "big")
+        found.append((data[3], int.from_bytes(data[5:9], "big"), bytes(data[9 : 9 + size])))
+        data = data[9 + size :]
+    return found
+
+
+def test_no_more_is_sent_than_the_window_that_the_peer_gave():
+    wire = Wire([frame(SETTINGS, 0, 0)])
+    connection = Connection(wire, [(":method", "POST")])
+    connection.receive()
+    connection.flush()
+    wire.sent.clear()
+    connection.open(b"x" * 70_000, end=True)
+    connection.flush()
+    data = [payload for kind, _, payload in frames(bytes(wire.sent)) if kind == DATA]
+    assert [len(part) for part in data] == [16_384, 16_384, 16_384, 16_383]
+    wire.sent.clear()
+    wire.coming = [frame(WINDOW_UPDATE, 0, 0, (5_000).to_bytes(4, "big"))]
+    connection.receive()  # the connection's window grows, the stream's does not
+    connection.flush()
+    assert not wire.sent
+    wire.coming = [frame(WINDOW_UPDATE, 0, 1, (5_000).to_bytes(4, "big"))]
+    connection.receive()
+    connection.flush()
+    assert [(kind, len(payload)) for kind, _, payload in frames(bytes(wire.sent))] == [(DATA, 4_465)]
+
+
+@pytest.mark.parametrize("cut", range(1, 40))
+def test_frames_may_come_in_any_pieces(cut):
+    wire = Wire()
+    connection = Connection(wire, [(":method", "POST")])
+    stream = connection.open(b"", end=True)
+    answer = b"".join(
+        (
+            frame(SETTINGS, 0, 0, b""),
+            frame(HEADERS, 4, stream, b"\x88"),  # index 8 of the static table: ":status: 200"
+            frame(DATA, 0, stream, b"abc"),
+            frame(HEADERS, 5, stream, b"\x00\x0bgrpc-status\x010"),
+        )
+    )
+    wire.coming = [answer[at : at + cut] for at in range(0, len(answer), cut)]
+    events = [event for _ in list(wire.coming) for event in connection.receive()]
+    assert [event.data for event in events] == [b"", b"abc", b""]
+    assert [dict(event.headers) for event in events] == [{":status": "200"}, {}, {"grpc-status": "0"}]
+    assert [event.ended for event in events] == [False, False, True]
+
+
+def test_from_the_second_request_on_headers_are_the_same_few_bytes():
+    wire = Wire([frame(SETTINGS, 0, 0)])
+    connection = Connection(wire, [(":method", "POST"), (":path", "/a/B"), ("te", "trailers")])
+    connection.receive()
+    for _ in range(4):
+        connection.open(b"", end=True)
+    connection.flush()
+    blocks = [payload for kind, _, payload in frames(bytes(wire.sent[24:])) if kind == HEADERS]
+    assert len(blocks[1]) == 3
+    assert blocks[1] == blocks[2] == blocks[3] != blocks[0]
+
+
+def test_an_answer_that_never_was_asked_is_dropped():
+    wire = Wire()
+    connection = Connection(wire, [(":method", "POST")])
+    wire.coming = [frame(DATA, 1, 9, b"stray")]
+    assert connection.receive() == []

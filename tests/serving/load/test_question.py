@@ -1,0 +1,51 @@
+"""The request of a load, read back from its bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from normfold.protos import grpc_service as pb
+from normfold.serving.calls import ModelMetadata, Tensor
+from normfold.serving.load.question import request_bytes
+
+
+def metadata(*inputs):
+    return ModelMetadata("m", ("1",), "onnx", tuple(Tensor(*one) for one in inputs), ())
+
+
+def test_open_sizes_become_one_row_of_length_32():
+    request = pb.ModelInferRequest.FromString(request_bytes(metadata(("x", "FP32", (-1, 42, -1))), {}, {}))
+    assert request.model_name == "m"
+    assert list(request.inputs[0].shape) == [1, 42, 32]
+    assert len(request.raw_input_contents[0]) == 4 * 42 * 32
+
+
+def test_given_shapes_and_arrays_are_taken():
+    ids = np.arange(6, dtype=np.int64).reshape(2, 3)
+    both = metadata(("ids", "INT64", (-1, -1)), ("x", "FP16", (-1,)))
+    request = pb.ModelInferRequest.FromString(request_bytes(both, {"x": (5,)}, {"ids": ids}))
+    assert [list(one.shape) for one in request.inputs] == [[2, 3], [5]]
+    assert request.raw_input_contents[0] == ids.tobytes()
+    assert len(request.raw_input_contents[1]) == 10
+
+
+@pytest.mark.parametrize("datatype", ["BOOL", "UINT8", "INT8", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"])
+def test_an_input_of_every_datatype_is_drawn_the_same_each_time(datatype):
+    one = metadata(("x", datatype, (-1, 2)))
+    assert request_bytes(one, {}, {}) == request_bytes(one, {}, {})
+    assert pb.ModelInferRequest.FromString(request_bytes(one, {}, {})).inputs[0].datatype == datatype
+
+
+@pytest.mark.parametrize(
+    ("shapes", "given", "said"),
+    [
+        ({"z": (1,)}, {}, "has no input 'z'; it has x"),
+        ({}, {"z": np.zeros(1)}, "has no input 'z'; it has x"),
+        ({"x": (1, 3)}, {}, "shape 1,3 does not fit any,4"),
+        ({"x": (4,)}, {}, "shape 4 does not fit any,4"),
+    ],
+)
+def test_what_the_model_does_not_take_is_refused(shapes, given, said):
+    with pytest.raises(ValueError, match=said):
+        request_bytes(metadata(("x", "FP32", (-1, 4))), shapes, given)
