@@ -1,0 +1,172 @@
+"""The bench command against real servers: what it prints, what it writes, how it exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from normfold.cli.bench import bench
+from normfold.protos import grpc_service as pb
+
+FEW = ["--seconds", "0.3", "--rounds", "2"]
+IN_FLIGHT = ["--in-flight", "1,4", *FEW]
+
+
+@pytest.fixture(scope="module")
+def make_server():
+    """Starts servers that take x FP32[-1,4], and fail every n-th inference if told so; gives the address."""
+    servers = []
+
+    def start(failing=0, slow=0.0):
+        count = iter(range(10**9))
+
+        def infer(data, context):
+            time.sleep(slow)
+            number = next(count)
+            if failing and number % failing == failing - 1:
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "enough")
+            return pb.ModelInferResponse(model_name="m").SerializeToString()
+
+        def metadata(data, context):
+            response = pb.ModelMetadataResponse(name=pb.ModelMetadataRequest.FromString(data).name)
+            response.inputs.add(name="x", datatype="FP32", shape=[-1, 4])
+            return response.SerializeToString()
+
+        server = grpc.server(ThreadPoolExecutor(4))
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(function)
+            for name, function in (("ModelInfer", infer), ("ModelMetadata", metadata))
+        }
+        service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)
+        server.add_generic_rpc_handlers((service,))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        servers.append(server)
+        return f"127.0.0.1:{port}"
+
+    yield start
+    for server in servers:
+        server.stop(None).wait()
+
+
+@pytest.fixture(scope="module")
+def address(make_server):
+    return make_server()
+
+
+def run(*arguments):
+    return CliRunner().invoke(bench, [str(one) for one in arguments])
+
+
+def test_the_table_has_a_row_for_each_load_and_the_exit_code_is_0(address):
+    result = run(address, "-m", "m", *IN_FLIGHT, "--rate", "50")
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert [row[0] for row in rows[1:4]] == ["1", "4", "50/s"]
+    assert rows[0][:6] == ["load", "p50", "p90", "p99", "p99.9", "max"]
+
+
+def test_json_has_every_figure_of_every_round(address):
+    result = run(address, "-m", "m", *IN_FLIGHT, "--json")
+    (server,) = json.loads(result.stdout)["servers"]
+    assert server["address"] == address
+    for load, in_flight in zip(server["loads"], (1, 4), strict=True):
+        assert load["in_flight"] == in_flight
+        assert len(load["rounds"]) == 2
+        assert sum(one["answered"] for one in load["rounds"]) == load["answered"] > 0
+        assert sum(count for _, count in load["histogram_ns"]) == load["answered"]
+        assert load["p50_ms"] <= load["p99_ms"] <= load["p99.9_ms"] <= load["max_ms"]
+        assert load["server_cpu_us"] > 0  # the server is this very process
+
+
+def test_two_servers_are_compared(address, make_server):
+    result = run(address, make_server(slow=0.02), "-m", "m", *FEW, "--in-flight", "1", "--json")
+    fast, slow = json.loads(result.stdout)["servers"]
+    assert fast["loads"][0]["p50_ms"] < 20 <= slow["loads"][0]["p50_ms"]
+    table = run(address, make_server(slow=0.02), "-m", "m", *FEW, "--in-flight", "1").stdout
+    assert f"over {address}, median of the rounds" in table
+
+
+def test_failed_requests_are_counted_by_status_and_end_with_code_3(make_server):
+    result = run(make_server(failing=5), "-m", "m", *FEW, "--in-flight", "1")
+    assert result.exit_code == 3
+    assert "requests failed with RESOURCE_EXHAUSTED" in result.stdout
+
+
+@pytest.mark.parametrize("suffix", ["svg", "html"])
+def test_the_picture_is_a_file_that_needs_no_other(address, tmp_path, suffix):
+    out = tmp_path / f"report.{suffix}"
+    assert run(address, "-m", "m", *IN_FLIGHT, "--out", out).exit_code == 0
+    text = out.read_text(encoding="utf-8")
+    svg = ElementTree.fromstring(text[text.index("<svg") : text.index("</svg>") + 6])
+    names = [element.tag.rpartition("}")[2] for element in svg.iter()]
+    assert names.count("polyline") == 2  # p50 and p99
+    assert names.count("circle") == 2  # a point for each load
+    assert address in "".join(svg.itertext())
+    assert "href" not in text
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def test_arrays_from_a_file_are_asked_with(address, tmp_path):
+    np.savez(tmp_path / "in.npz", x=np.zeros((2, 4), np.float32))
+    assert run(address, "-m", "m", *FEW, "--in-flight", "1", "-i", tmp_path / "in.npz").exit_code == 0
+    (tmp_path / "bad.npz").write_text("no arrays")
+    result = run(address, "-m", "m", "-i", tmp_path / "bad.npz")
+    assert result.exit_code == 2
+    assert "is not an .npz file" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--in-flight", "0"], "such as 1,4,16,64"),
+        (["--in-flight", "1,x"], "such as 1,4,16,64"),
+        (["--rate", "-1"], "such as 100,1000"),
+        (["--shape", "x"], "is not NAME=SIZES"),
+        (["--shape", "x=2,3"], "shape 2,3 does not fit any,4"),
+        (["--shape", "z=1"], "has no input 'z'; it has x"),
+        (["--out", "report.png"], "must end in .svg or .html"),
+        (["--server-pid", "1", "--server-pid", "2"], "give one each"),
+        (["--server-pid", "999999999"], "no such process"),
+        (["--seconds", "0.3", "--rounds", "50"], "below 0.1 s"),
+    ],
+)
+def test_a_wrong_command_is_told_what_to_type(address, arguments, said):
+    result = run(address, "-m", "m", *arguments)
+    assert result.exit_code == 2
+    assert said in result.output
+    assert "Traceback" not in result.output
+
+
+def test_an_address_where_nobody_listens_is_code_1_and_one_of_another_form_code_2(address):
+    nobody = run("127.0.0.1:9", "-m", "m")
+    assert nobody.exit_code == 1
+    assert "no server answers at 127.0.0.1:9" in nobody.output
+    assert run("localhost", "-m", "m").exit_code == 2
+    assert run(address, address, "-m", "m").exit_code == 2
+
+
+def test_ctrl_c_prints_what_was_measured_until_then(address):
+    command = [sys.executable, "-m", "normfold", "bench", address, "-m", "m", "--json"]
+    command += ["--in-flight", "1", "--seconds", "40", "--rounds", "200"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    ) as process:
+        threading.Timer(4.0, process.send_signal, (signal.SIGINT,)).start()
+        out, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in errors
+    (load,) = json.loads(out)["servers"][0]["loads"]
+    assert 0 < len(load["rounds"]) < 200
