@@ -19,7 +19,6 @@ from normfold.serving.typed import read_typed
 from normfold.serving.wording import Place, Told, dims, listed, near, quoted, request_id
 
 Array = NDArray[Any]
-BOOL, BYTES = by_name("BOOL"), by_name("BYTES")
 InputTensor = pb.ModelInferRequest.InferInputTensor
 
 #: Names of inputs that a message lists.

@@ -153,9 +153,8 @@ class InferenceService:
         number = parse_version(request.version)
         entries = self._catalog.entries
         if request.name and (request.name not in entries or not entries[request.name].ready):
-            raise InvalidRequest(
-                f"requested model {quoted(request.name)} is not available{near(request.name, entries)}"
-            )
+            hint = near(request.name, entries) if request.name not in entries else ": no version of it is ready"
+            raise InvalidRequest(f"requested model {quoted(request.name)} is not available{hint}")
         names = [request.name] if request.name else sorted(entries)
         models = [model for name in names for model in entries[name].ready if number in (None, model.version)]
         if request.name and not models:
