@@ -68,6 +68,7 @@ class Multiplexer:
         request_id = request.id
         identifier = f"{request_id}~{next(self._numbers)}"
         request.id = identifier
+        request.parameters["grpc_status"].bool_param = True
         answer: asyncio.Future[pb.ModelInferResponse] = asyncio.get_running_loop().create_future()
         waiting = self._waiting[identifier] = _Waiting(request.SerializeToString(), request_id, answer)
         if self._outgoing is not None:

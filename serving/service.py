@@ -177,11 +177,12 @@ def _stream_response(answer: bytes) -> bytes:
 def _stream_error(data: bytes, error: Exception) -> bytes:
     status, details = told(error, f"/{SERVICE}/ModelStreamInfer")
     try:
-        identifier = pb.ModelInferRequest.FromString(data).id
+        request = pb.ModelInferRequest.FromString(data)
     except DecodeError:
-        identifier = ""
-    response = pb.ModelInferResponse(id=identifier)
-    response.parameters["grpc_status"].string_param = status.name
+        request = pb.ModelInferRequest()
+    response = pb.ModelInferResponse(id=request.id)
+    if "grpc_status" in request.parameters:
+        response.parameters["grpc_status"].string_param = status.name
     return pb.ModelStreamInferResponse(error_message=details, infer_response=response).SerializeToString()
 
 

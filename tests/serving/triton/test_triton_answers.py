@@ -62,7 +62,7 @@ def answers(tmp_path_factory, serve):
         yield {name: ask(running.channel, rpc, request) for name, rpc, request in cases()}
 
 
-@pytest.mark.parametrize("triton", recorded(RECORDING), ids=lambda line: line["case"])
+@pytest.mark.parametrize("triton", list(recorded(RECORDING)), ids=lambda line: line["case"])
 def test_the_answer_is_tritons(triton: dict[str, Any], answers: dict[str, dict[str, Any]]):
     case, ours = triton["case"], answers[triton["case"]]
     if case in OTHERWISE:
