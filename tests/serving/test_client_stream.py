@@ -153,7 +153,7 @@ def test_what_had_no_answer_is_asked_again_when_the_stream_breaks_off():
     assert len(streams) == 2
 
 
-@pytest.mark.parametrize(("status", "streams"), [("UNAVAILABLE", 3), ("PERMISSION_DENIED", 1)])
+@pytest.mark.parametrize(("status", "streams"), [("UNAVAILABLE", {3}), ("PERMISSION_DENIED", {1, 2})])
 def test_a_stream_that_keeps_breaking_fails_its_calls_with_its_status(status, streams):
     opened = []
 
@@ -168,7 +168,7 @@ def test_a_stream_that_keeps_breaking_fails_its_calls_with_its_status(status, st
 
     errors = run(ask())
     assert [(error.status.name, error.details) for error in errors] == [(status, "not today")] * 2
-    assert len(opened) == streams
+    assert len(opened) in streams  # one more where grpcio lost the status, in the midst of a write
 
 
 def test_a_stream_that_broke_while_idle_is_opened_by_the_next_call():
