@@ -232,6 +232,25 @@ def test_a_persons_mistake_gets_one_message_exit_code_1_and_nothing_on_disk(
     assert not (directory / "repository").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "options", "expected"),
+    [
+        ("net.toml", "characters = 9\n", (), "the file has [8, 7, 3], the network [8, 9, 3]"),
+        ("net.json", '{"characters": 9}', (), "the file has [8, 7, 3], the network [8, 9, 3]"),
+        ("net.toml", "characters = 7\n", ("--arg", "characters=5"), "the file has [8, 7, 3], the network [8, 5, 3]"),
+        ("net.toml", "characters : 9\n", (), "--config net.toml: Expected '='"),
+        ("net.json", "[9]", (), "--config net.json: expected a table of arguments, not a list"),
+        ("net.toml", "letters = 9\n", (), "letters"),
+    ],
+)
+def test_the_networks_arguments_come_from_a_file_and_the_command_line_goes_first(
+    directory: Path, network: torch.nn.Module, name: str, content: str, options: tuple[str, ...], expected: str
+) -> None:
+    (directory / name).write_text(content)
+    result = normfold(*USUAL, "--config", name, *options)
+    assert (result.exit_code, expected in result.stderr) == (1, True), result.stderr
+
+
 def test_a_wrong_option_is_exit_code_2(directory: Path) -> None:
     assert normfold(*USUAL, "--arg", "channels").exit_code == 2
     assert normfold("mynets.py:SurnameCNN").exit_code == 2
