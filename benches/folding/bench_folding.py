@@ -12,6 +12,7 @@ the figures beside this file, as results.json and RESULTS.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -140,16 +141,17 @@ def main() -> None:
     from benches.folding.results import page, table
 
     results: dict[str, Any] = {}
-    for name in options.names or sorted(path.parent.name for path in options.zoo.glob("*/facts.json")):
-        command = [sys.executable, "-m", "benches.folding.bench_folding", str(options.zoo), name, "--here"]
-        command += ["--rounds", str(options.rounds)]
-        # One process a network: a route that ends the process ends that network's row, not the table.
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        if done.returncode:
-            print(f"{name}: ended with {done.returncode}: {done.stderr.strip()[-300:]}", file=sys.stderr)
-            continue
-        results[name] = json.loads(done.stdout.splitlines()[-1])
-        print(table({name: results[name]}, heading=len(results) == 1), flush=True)
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C keeps what was measured
+        for name in options.names or sorted(path.parent.name for path in options.zoo.glob("*/facts.json")):
+            command = [sys.executable, "-m", "benches.folding.bench_folding", str(options.zoo), name, "--here"]
+            command += ["--rounds", str(options.rounds)]
+            # One process a network: a route that ends the process ends that network's row, not the table.
+            done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            if done.returncode:
+                print(f"{name}: ended with {done.returncode}: {done.stderr.strip()[-300:]}", file=sys.stderr)
+                continue
+            results[name] = json.loads(done.stdout.splitlines()[-1])
+            print(table({name: results[name]}, heading=len(results) == 1), flush=True)
     if options.write:
         (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
         (HERE / "RESULTS.md").write_text(page(results))
