@@ -11,16 +11,21 @@ from benches.serving.ratios import Ratio, ratio, row
 Figures = dict[str, Any]
 Known = dict[str, Figures]
 FRONTENDS = ("normfold, grpcio", "normfold, envoy")
+#: What "unchanged" and "never loses" allow for noise.
+MODELS_MORE, BATCHING_LESS = 1.05, 0.95
 PEERS = ("Triton", "MLServer", "KServe", "LitServe", "mosec")
 
 
 def aims(known: Known) -> str:
-    """A table: the aim, the figure, whether it was reached."""
+    """A table: the aim, the figure, whether it was reached.
+
+    "yes" needs every round to reach it; where the median does and some rounds do not, it says so.
+    """
     lines = ["## Aims and what was measured", "", "| aim | measured | reached |", "|---|---|---|"]
     for name, aim in AIMS.items():
         found = aim(known)
         if found is not None:
-            lines.append(f"| {name} | {found[0]} | {'yes' if found[1] else 'no'} |")
+            lines.append(f"| {name} | {found[0]} | {found[1]} |")
     return "\n".join(lines)
 
 
@@ -36,48 +41,49 @@ def _better(known: Known, other: str, load: str, figure: str, least: bool) -> tu
     return (min if least else max)(found, key=lambda pair: pair[1].median) if found else None
 
 
-def _cpu_of_grpcio(known: Known) -> tuple[str, bool] | None:
+def _cpu_of_grpcio(known: Known) -> tuple[str, str] | None:
     found = [(load, _over(known, FRONTENDS[0], "grpcio echo", load, "cpu_us")) for load in ("16", "64")]
     pairs = [(load, r) for load, r in found if r]
-    return (_listed(pairs), all(r.median <= 1.2 for _, r in pairs)) if pairs else None
+    return (_listed(pairs), _at_most(1.2, [r for _, r in pairs])) if pairs else None
 
 
-def _cpu_against(other: str, most: float, loads: tuple[str, ...]) -> Callable[[Known], tuple[str, bool] | None]:
-    def found(known: Known) -> tuple[str, bool] | None:
+def _cpu_against(other: str, most: float, loads: tuple[str, ...]) -> Callable[[Known], tuple[str, str] | None]:
+    def found(known: Known) -> tuple[str, str] | None:
         pairs = [(f"{load} ({b[0]})", b[1]) for load in loads if (b := _better(known, other, load, "cpu_us", True))]
-        return (_listed(pairs), all(r.median <= most for _, r in pairs)) if pairs else None
+        return (_listed(pairs), _at_most(most, [r for _, r in pairs])) if pairs else None
 
     return found
 
 
-def _throughput(other: str, least: float) -> Callable[[Known], tuple[str, bool] | None]:
-    def found(known: Known) -> tuple[str, bool] | None:
+def _throughput(other: str, least: float) -> Callable[[Known], tuple[str, str] | None]:
+    def found(known: Known) -> tuple[str, str] | None:
         loads = ("16", "64")
         pairs = [
             (f"{load} ({b[0]})", b[1]) for load in loads if (b := _better(known, other, load, "per_second", False))
         ]
-        return (_listed(pairs), all(r.median >= least for _, r in pairs)) if pairs else None
+        return (_listed(pairs), _at_least(least, [r for _, r in pairs])) if pairs else None
 
     return found
 
 
-def _latency(known: Known) -> tuple[str, bool] | None:
-    said, reached = [], True
+def _latency(known: Known) -> tuple[str, str] | None:
+    said: list[str] = []
+    all_pairs: list[Ratio] = []
     for figure, name in (("p50_ms", "p50"), ("p99_ms", "p99")):
         pairs = [(peer, b[1]) for peer in PEERS if (b := _better(known, peer, "1", figure, True))]
         said.append(f"{name} over " + ", ".join(f"{peer} {r.median:.2f}" for peer, r in pairs))
-        reached = reached and all(r.median < 1 for _, r in pairs)
-    return ("; ".join(said), reached) if known.get("peers") else None
+        all_pairs += [r for _, r in pairs]
+    return ("; ".join(said), _at_most(1.0, all_pairs)) if known.get("peers") else None
 
 
-def _payload(known: Known) -> tuple[str, bool] | None:
+def _payload(known: Known) -> tuple[str, str] | None:
     rows = known.get("payloads", {}).get("rows", [])
     base = row(rows, server="grpcio echo", bytes=1 << 22)
     found = [(n, ratio(r, base, "per_second")) for n in FRONTENDS if base and (r := row(rows, server=n, bytes=1 << 22))]
-    return (_listed(found), max(r.median for _, r in found) >= 0.8) if found else None
+    return (_listed(found), _at_least(0.8, [max((r for _, r in found), key=lambda r: r.median)])) if found else None
 
 
-def _start(known: Known) -> tuple[str, bool] | None:
+def _start(known: Known) -> tuple[str, str] | None:
     rows = [r for n in FRONTENDS if (r := row(known.get("starts", {}).get("rows", []), server=n))]
     if not rows:
         return None
@@ -85,21 +91,22 @@ def _start(known: Known) -> tuple[str, bool] | None:
         f"{r['server']}: {statistics.median(r['seconds']):.2f} s, {max(r['resident_bytes'][-1]) / 1e6:.0f} MB"
         for r in rows
     ]
-    first = rows[0]
-    return "; ".join(said), statistics.median(first["seconds"]) < 1.0 and max(first["resident_bytes"][-1]) < 120e6
+    slowest = max(seconds for r in rows for seconds in r["seconds"])
+    largest = max(r["resident_bytes"][-1][0] for r in rows)
+    return "; ".join(said), _yes(slowest < 1.0 and largest < 120e6)
 
 
-def _models(known: Known) -> tuple[str, bool] | None:
+def _models(known: Known) -> tuple[str, str] | None:
     figures = known.get("models")
     if not figures:
         return None
     rows = figures["rows"]
     cpu = ratio(rows[-1], rows[0], "cpu_us")
     seconds = figures["ready"]["200"]["seconds"]
-    return f"CPU over one model {cpu}; ready in {seconds:.1f} s", cpu.low <= 1.0 and seconds < 20
+    return f"CPU over one model {cpu}; ready in {seconds:.1f} s", _at_most(MODELS_MORE, [cpu]) if seconds < 20 else "no"
 
 
-def _batching(known: Known) -> tuple[str, bool] | None:
+def _batching(known: Known) -> tuple[str, str] | None:
     rows = known.get("batching", {}).get("rows", [])
     if not rows:
         return None
@@ -109,14 +116,33 @@ def _batching(known: Known) -> tuple[str, bool] | None:
         if on and off:
             found.append((load, ratio(on, off, "per_second")))
     one, many = found[0][1], found[1][1]
-    return _listed(found), many.median > 1 and one.high >= 1
+    at_one, at_many = _at_least(BATCHING_LESS, [one]), _at_least(1.0, [many])
+    return _listed(found), at_many if at_one == at_many else f"1: {at_one}; 64: {at_many}"
+
+
+def _at_most(bound: float, ratios: list[Ratio]) -> str:
+    return _verdict([r.median <= bound for r in ratios], [r.high <= bound for r in ratios])
+
+
+def _at_least(bound: float, ratios: list[Ratio]) -> str:
+    return _verdict([r.median >= bound for r in ratios], [r.low >= bound for r in ratios])
+
+
+def _verdict(medians: list[bool], worst: list[bool]) -> str:
+    if not all(medians):
+        return "no"
+    return "yes" if all(worst) else "by the median, not in every round"
+
+
+def _yes(reached: bool) -> str:
+    return "yes" if reached else "no"
 
 
 def _listed(pairs: list[tuple[str, Ratio]]) -> str:
     return "; ".join(f"{name}: {each}" for name, each in pairs)
 
 
-AIMS: dict[str, Callable[[Known], tuple[str, bool] | None]] = {
+AIMS: dict[str, Callable[[Known], tuple[str, str] | None]] = {
     "CPU, grpcio frontend: at most 1.2 × echo (16, 64 in flight)": _cpu_of_grpcio,
     "CPU, the better frontend: at most 0.75 × Triton (16, 64)": _cpu_against("Triton", 0.75, ("16", "64")),
     "CPU, the better frontend: at most 2 × mosec (64)": _cpu_against("mosec", 2.0, ("64",)),
@@ -127,6 +153,6 @@ AIMS: dict[str, Callable[[Known], tuple[str, bool] | None]] = {
     "p50 and p99 at 1 in flight, the better frontend: below every peer": _latency,
     "4 MB each way: at least 0.8 × echo's throughput": _payload,
     "ready in under 1.0 s, under 120 MB a process": _start,
-    "200 models: CPU for each request unchanged within noise, ready in under 20 s": _models,
-    "dynamic batching, requests/s on over off: above 1 at 64, not below 1 at 1": _batching,
+    "200 models: CPU for each request at most 1.05 × that with one, ready in under 20 s": _models,
+    "dynamic batching, requests/s on over off: above 1 at 64, at least 0.95 at 1": _batching,
 }

@@ -23,7 +23,7 @@ def report(known: dict[str, Figures]) -> str:
     parts = [HEAD.format(machine=machine(), versions=versions())]
     for name, section in SECTIONS.items():
         if name in known:
-            parts.append(section(known[name]))
+            parts.append(f"{section(known[name])}\n\n{_when(known[name])}")
     missing = {peer: why for figures in known.values() for peer, why in figures.get("failed", {}).items()}
     if missing:
         parts.append("## Not measured here\n\n" + "\n".join(f"- {peer}: {why}" for peer, why in missing.items()))
@@ -44,6 +44,12 @@ convolution, FP32[1,1,32] to FP32[1,10], run by onnxruntime on one thread everyw
 bytes back. LitServe is asked in its JSON, mosec in raw bytes, both over HTTP/1.1; all others over gRPC in the Open
 Inference Protocol.
 """
+
+
+def _when(figures: Figures) -> str:
+    if "seconds" in figures["rows"][0]:
+        return f"{len(figures['rows'][0]['seconds'])} starts of each, {figures['on']}."
+    return f"{figures['seconds']:g} s for each load and server in {figures['runs']} rounds, {figures['on']}."
 
 
 def _peers(figures: Figures) -> str:
