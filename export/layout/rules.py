@@ -66,6 +66,8 @@ def windowed(node: Node) -> Moved | None:
                 return None
             attributes[name] = form.spatial(list(given), absent)
     if (given := node.attribute("pads")) is not None:
+        if len(given) != 2 * (form.rank - 2):
+            return None
         attributes["pads"] = form.pads(list(given))
     if node.node.op_type not in ("Conv", "ConvTranspose"):
         return Moved(attributes=attributes) if _one_output(node) else None

@@ -247,3 +247,10 @@ def test_names_that_are_taken_stay_whose_they_are() -> None:
     after = lifted(before)
     assert [o.name for o in after.graph.output] == ["y_lifted", "y"]
     same_function(before, after, *SHAPES)
+
+
+def test_pads_alone_tell_the_rank_of_a_window() -> None:
+    before = graph("(float[N, 3, L] x) => (float[N, 4, M] y) { y = Conv<pads = [2, 1]>(x, w, b) }", **W)
+    after = lifted(before)
+    assert rank3_convolutions(after) == 0
+    same_function(before, after, *SHAPES)
