@@ -14,6 +14,7 @@ import onnx_ir.passes.common as passes
 from onnx import version_converter
 
 from normfold.export.errors import ExportError
+from normfold.export.onnx_file import opset_of
 from normfold.export.runtime import Runtime
 
 __all__ = ["OPSET", "missing_kernels", "to_bfloat16"]
@@ -26,7 +27,7 @@ _BFLOAT16 = "tensor(bfloat16)"
 def to_bfloat16(content: bytes) -> bytes:
     """Return the graph in bfloat16. Raises ExportError where it has no form in opset 22 or a type stays unknown."""
     proto = onnx.load_model_from_string(content)
-    if _opset(proto) < OPSET:
+    if opset_of(proto) < OPSET:
         try:
             proto = version_converter.convert_version(proto, OPSET)
         except Exception as error:  # RuntimeError, ConvertError: an operator without an adapter
@@ -180,7 +181,3 @@ def _has_kernel(node: ir.Node, model: ir.Model, providers: tuple[str, ...]) -> b
     except ExportError as error:
         return "NOT_IMPLEMENTED" not in str(error)
     return True
-
-
-def _opset(proto: onnx.ModelProto) -> int:
-    return next((int(o.version) for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)

@@ -19,9 +19,20 @@ from normfold.export.troubles import refuse_training_modules
 from normfold.export.weights import Checkpoint, load_into, read_checkpoint
 from normfold.protos.datatypes import by_name
 
-__all__ = ["exact", "open_module"]
+__all__ = ["DATATYPES", "exact", "open_module"]
 
-_FLOATS = {torch.float16: "FP16", torch.float32: "FP32", torch.float64: "FP64"}
+#: The protocol's names of the datatypes that an input may have.
+DATATYPES = {
+    torch.float32: "FP32",
+    torch.float64: "FP64",
+    torch.float16: "FP16",
+    torch.int64: "INT64",
+    torch.int32: "INT32",
+    torch.int16: "INT16",
+    torch.int8: "INT8",
+    torch.uint8: "UINT8",
+    torch.bool: "BOOL",
+}
 
 
 def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
@@ -65,7 +76,7 @@ def exact(network: NamedNetwork, inputs: Arrays) -> tuple[Run, str, tuple[str, .
 
 def _with_datatype(spec: InputSpec, dtype: torch.dtype, given: bool) -> InputSpec:
     """Let a float input be of the network's own datatype; InputSpecError where another one was given, not sampled."""
-    own = by_name(_FLOATS.get(dtype, "FP32"))
+    own = by_name(DATATYPES.get(dtype, "FP32"))
     if spec.datatype.dtype.kind != "f" or spec.datatype == own:
         return spec
     if given:

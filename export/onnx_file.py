@@ -21,7 +21,7 @@ from onnx import version_converter
 from normfold.export.errors import SourceError
 from normfold.export.serialize import MAX_BYTES
 
-__all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "OnnxFile", "read_onnx"]
+__all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "OnnxFile", "opset_of", "read_onnx"]
 
 OLDEST_OPSET, NEWEST_OPSET = 11, 23
 #: Domains whose operators onnxruntime brings along.
@@ -97,7 +97,7 @@ def _refuse_unknown(proto: onnx.ModelProto, path: Path) -> None:
                 raise SourceError(
                     f"'{path}' was exported in training mode ({node.op_type} '{node.name}'): export it after eval()"
                 )
-    opset = _opset(proto)
+    opset = opset_of(proto)
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise SourceError(
             f"'{path}' is written in opset {opset}; expected {OLDEST_OPSET} to {NEWEST_OPSET}. Export it again with "
@@ -120,15 +120,16 @@ def _refuse_names(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def _converted(proto: onnx.ModelProto, opset: int | None, path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    if opset is None or _opset(proto) >= opset:
+    if opset is None or opset_of(proto) >= opset:
         return proto, ()
     try:
-        return version_converter.convert_version(proto, opset), (f"converted from opset {_opset(proto)} to {opset}",)
+        return version_converter.convert_version(proto, opset), (f"converted from opset {opset_of(proto)} to {opset}",)
     except Exception as error:  # RuntimeError, ConvertError: an operator without an adapter
-        return proto, (f"left in opset {_opset(proto)}: it cannot be converted to {opset} ({_first_line(error)})",)
+        return proto, (f"left in opset {opset_of(proto)}: it cannot be converted to {opset} ({_first_line(error)})",)
 
 
-def _opset(proto: onnx.ModelProto) -> int:
+def opset_of(proto: onnx.ModelProto) -> int:
+    """Return the opset of the standard operators; 1 where the file names none."""
     return next((int(o.version) for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
 
 

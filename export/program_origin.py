@@ -25,7 +25,7 @@ from torch.export import ExportedProgram
 from normfold.export.capture import program_to_graph
 from normfold.export.errors import InputSpecError, SourceError
 from normfold.export.inputs import Dimension, InputSpec
-from normfold.export.module_origin import exact
+from normfold.export.module_origin import DATATYPES, exact
 from normfold.export.named import NamedNetwork, named_outputs
 from normfold.export.origin import Origin
 from normfold.export.troubles import refuse_training
@@ -42,17 +42,6 @@ _FUNCTIONS = {
     *("FloorDiv", "CeilDiv", "CleanDiv", "IntTrueDiv", "PythonMod", "ModularIndexing", "Where", "PowByNatural"),
     *("Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Not", "Equality", "Unequality"),
     *("StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan"),
-}
-_NAMES = {
-    torch.float32: "FP32",
-    torch.float64: "FP64",
-    torch.float16: "FP16",
-    torch.int64: "INT64",
-    torch.int32: "INT32",
-    torch.int16: "INT16",
-    torch.int8: "INT8",
-    torch.uint8: "UINT8",
-    torch.bool: "BOOL",
 }
 
 
@@ -115,7 +104,7 @@ def _specs(program: ExportedProgram, given: Sequence[InputSpec], path: Path) -> 
     found = []
     for index, name in enumerate(names):
         value = values[name]
-        if not isinstance(value, torch.Tensor) or value.dtype not in _NAMES:
+        if not isinstance(value, torch.Tensor) or value.dtype not in DATATYPES:
             raise SourceError(
                 f"'{path}': its input '{name}' is {getattr(value, 'dtype', type(value).__name__)}, which no client "
                 "can send"
@@ -127,7 +116,7 @@ def _specs(program: ExportedProgram, given: Sequence[InputSpec], path: Path) -> 
                 continue
             wanted = given[index].dims[axis] if given and axis < len(given[index].dims) else None
             dims.append(symbols.setdefault(str(size), _dimension(str(size), axis, len(symbols), ranges, wanted)))
-        spec = InputSpec(str(name), by_name(_NAMES[value.dtype]), tuple(dims))
+        spec = InputSpec(str(name), by_name(DATATYPES[value.dtype]), tuple(dims))
         found.append(_renamed(spec, given[index], path) if given else spec)
     return tuple(found)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
@@ -18,6 +17,7 @@ from normfold.export.fold.prune import prune
 from normfold.export.fold.reading import Reading
 from normfold.export.fold.report import Fold, FoldReport
 from normfold.export.fold.sequences import split_plainly
+from normfold.export.fold.shapes import infer_shapes
 
 if TYPE_CHECKING:
     from torch import fx, nn
@@ -69,12 +69,7 @@ def _fold_graphs(model: ir.Model) -> FoldReport:
     opset = model.opset_imports.get("", 18)
     for graph in (model.graph, *model.graph.subgraphs()):
         split_plainly(graph, opset)
-    values = [v for n in model.graph.all_nodes() for v in n.outputs]
-    # Shape inference would take what sequences hold for tensors.
-    sequences = any(n.op_type.startswith(("Sequence", "SplitToSequence")) for n in model.graph.all_nodes())
-    if any(v.shape is None for v in values) and not sequences:
-        with contextlib.suppress(Exception):  # a model that it cannot read is folded with the shapes it has
-            passes.ShapeInferencePass()(model)
+    infer_shapes(model)
     folds: list[Fold] = []
     carriers = removed = 0
     affines_before = affines_after = 0

@@ -5,12 +5,11 @@ onnxruntime keeps its fast blocked layout (NCHWc) for pictures: a Conv of rank 4
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 
 import onnx_ir as ir
-import onnx_ir.passes.common as passes
 
+from normfold.export.fold.shapes import infer_shapes
 from normfold.export.layout.form import LIFTED, TURNED
 from normfold.export.layout.region import turn
 
@@ -20,20 +19,11 @@ __all__ = ["lift"]
 def lift(model: ir.Model) -> bool:
     """Write what runs along one axis as pictures of height 1, in place; return whether anything changed."""
     public = [(v.shape, v.type) for v in model.graph.outputs]
-    _infer_shapes(model)
+    infer_shapes(model)
     turned = turn(model, TURNED, _taller_than_wide) + turn(model, LIFTED)
     for value, (shape, kind) in zip(model.graph.outputs, public, strict=True):
         value.shape, value.type = shape, kind
     return turned > 0
-
-
-def _infer_shapes(model: ir.Model) -> None:
-    values = [v for n in model.graph.all_nodes() for v in n.outputs]
-    # Shape inference would take what sequences hold for tensors.
-    sequences = any(n.op_type.startswith(("Sequence", "SplitToSequence")) for n in model.graph.all_nodes())
-    if any(v.shape is None for v in values) and not sequences:
-        with contextlib.suppress(Exception):  # where it cannot read the model, values without a shape stay as they are
-            passes.ShapeInferencePass()(model)
 
 
 def _taller_than_wide(nodes: Iterable[ir.Node]) -> bool:
