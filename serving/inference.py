@@ -1,4 +1,4 @@
-"""ModelInfer: from a request message, or its bytes, to the response, and the counters that follow it."""
+"""ModelInfer: from a serialized request to the serialized response, and the counters that follow it."""
 
 from __future__ import annotations
 
@@ -62,11 +62,6 @@ class Inference:
         if ran is None:
             return self._answer_planned(plan, feeds, found.id, started, read)
         return self._finish(plan, *ran, found.id, started, read)
-
-    async def infer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-        """The response to a request. Raises InvalidRequest, NotFound or Unavailable."""
-        _, response = await self._infer(request)
-        return response
 
     async def _answer_checked(self, data: bytes, head: bytes | None) -> bytes:
         """The answer to a request of which nothing is known yet; the next one with this head will have a plan."""

@@ -28,7 +28,7 @@ WireStream = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
 
 @dataclass(frozen=True)
 class Method:
-    """One remote procedure. Exactly one of the functions on messages is set; each may raise ServingError."""
+    """One remote procedure. Exactly one of the functions is set; each may raise ServingError."""
 
     #: "/package.Service/Method".
     path: str
@@ -36,7 +36,7 @@ class Method:
     unary: Unary | None = None
     server_stream: ServerStream | None = None
     bidi_stream: BidiStream | None = None
-    #: ``unary`` or ``bidi_stream`` on serialized messages, where there is a shorter way than through messages.
+    #: The same as ``unary`` and ``bidi_stream`` on serialized messages, where there is a way without messages.
     wire_unary: WireUnary | None = None
     wire_stream: WireStream | None = None
 

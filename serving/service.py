@@ -74,9 +74,7 @@ class InferenceService:
             ("ModelStatistics", self.model_statistics),
         ]
         methods = [Method(f"/{SERVICE}/{name}", request_type(name), unary=function) for name, function in unary]
-        infer = Method(
-            f"/{SERVICE}/ModelInfer", pb.ModelInferRequest, self.model_infer, wire_unary=self._inference.answer
-        )
+        infer = Method(f"/{SERVICE}/ModelInfer", pb.ModelInferRequest, wire_unary=self._inference.answer)
         stream = Method(f"/{SERVICE}/ModelStreamInfer", pb.ModelInferRequest, wire_stream=self.model_stream_infer)
         return [*methods, infer, stream]
 
@@ -121,10 +119,6 @@ class InferenceService:
             inputs=[_metadata(spec) for spec in model.contract.inputs.values()],
             outputs=[_metadata(spec) for spec in model.contract.outputs.values()],
         )
-
-    async def model_infer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-        """One inference. Raises InvalidRequest, NotFound or Unavailable."""
-        return await self._inference.infer(request)
 
     async def model_stream_infer(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """An answer to each request, in their order; an error is an answer and leaves the stream open."""

@@ -68,7 +68,7 @@ def _why(address: str) -> str:
 
 
 def _handler(method: Method, traffic: Traffic) -> Any:
-    if method.unary is not None:
+    if method.unary is not None or method.wire_unary is not None:
         counted = nullcontext if method.service == HEALTH else traffic.call
         return grpc.unary_unary_rpc_method_handler(_unary(method, counted))
     if method.server_stream is not None:
