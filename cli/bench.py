@@ -142,7 +142,7 @@ def bench(
         benching.print_table(targets, loads)
     if out is not None and any(target.slices for target in targets):
         _draw(out, targets, loads, settings)
-    failed = sum(sum(target.total(load).errors.values()) for target in targets for load in loads)
+    failed = sum(target.total(load).errors.total() for target in targets for load in loads)
     raise SystemExit(code or (SOME_FAILED if failed else 0))
 
 
@@ -159,11 +159,13 @@ def _target(address: str, settings: Any, pid: int | None) -> Target:
 
 
 def _draw(out: Path, targets: list[Target], loads: list[Load], settings: Any) -> None:
-    from normfold.cli import bench_picture, benching
+    from normfold.cli import bench_picture
+    from normfold.cli.writing import written_whole
 
     page: Callable[..., str] = bench_picture.page if out.suffix == ".html" else bench_picture.drawing
     try:
-        benching.write(out, page(targets, loads, settings.title()))
+        with written_whole(out) as file:
+            file.write(page(targets, loads, settings.title()).encode())
     except OSError as error:
         raise click.ClickException(f"{out} cannot be written: {error.strerror}") from None
     click.echo(f"wrote {out}", err=True)

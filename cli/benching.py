@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from normfold.serving.client import Client
 from normfold.serving.load import processes
 from normfold.serving.load.calls import StreamCalls, UnaryCalls
 from normfold.serving.load.generator import Load, Slice
+from normfold.serving.load.pool import host_and_port
 from normfold.serving.load.question import request_bytes
 from normfold.serving.load.rounds import Target, ratio
 
@@ -48,8 +49,8 @@ class Settings:
 
 def target(address: str, settings: Settings, pid: int | None) -> Target:
     """A server that answered every request of the mix once. Raises ClientError, ConnectionError or ValueError."""
-    if not address.startswith("unix:") and not address.rpartition(":")[2].isdecimal():
-        raise ValueError(f"address {address!r} is not host:port, such as 127.0.0.1:8001, or unix:/path")
+    if not address.startswith("unix:"):
+        host_and_port(address)
     shapes = dict(_shape(text) for text in settings.shapes)
     given = {} if settings.file is None else _arrays(settings.file)
     messages = []
@@ -120,7 +121,7 @@ def print_table(targets: Sequence[Target], loads: Sequence[Load]) -> None:
         "latencies in ms; loads are requests in flight or requests a second; CPU: of the server, for each request"
     )
     for one in targets:
-        for status, count in sorted(_failures(one).items()):
+        for status, count in sorted(sum((one.total(load).errors for load in loads), Counter[str]()).items()):
             console.print(f"{one.name}: {count} requests failed with {status}", style="red")
     if len(targets) > 1:
         console.print(f"\nover {targets[0].name}, median of the rounds (least to largest):")
@@ -131,15 +132,6 @@ def _cells(total: Slice) -> list[str]:
     times = [f"{total.milliseconds(p):.2f}" if total.latencies.count else "" for p in (*PERCENTILES, 100)]
     cpu = "" if total.cpu_us is None else f"{total.cpu_us:.0f}"
     return [*times, f"{total.per_second:,.0f}", cpu, str(total.errors.total() or "")]
-
-
-def _failures(one: Target) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for slices in one.slices.values():
-        for part in slices:
-            for status, count in part.errors.items():
-                found[status] = found.get(status, 0) + count
-    return found
 
 
 def _ratios(targets: Sequence[Target], loads: Sequence[Load]) -> Table:
@@ -191,16 +183,3 @@ def _summary(total: Slice) -> dict[str, Any]:
         "max_ms": total.milliseconds(100),
         "server_cpu_us": total.cpu_us,
     }
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all. Raises OSError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

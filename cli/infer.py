@@ -138,23 +138,16 @@ def _from_json(name: str, text: str, spec: Tensor | None) -> Array:
 
 
 def _save(path: Path, answers: dict[str, Array]) -> None:
-    """Write beside, then rename: a reader never sees half a file."""
-    import os
-
     import numpy as np
 
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    from normfold.cli.writing import written_whole
+
     named: dict[str, Any] = {n: a if a.dtype != object else a.astype(np.bytes_) for n, a in answers.items()}
     try:
-        with beside.open("wb") as file:
+        with written_whole(path) as file:
             np.savez(file, **named)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
     except OSError as error:
         raise click.ClickException(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _print_classes(rows: list[list[Labelled]], as_json: bool) -> None:

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Ratio:
-    """The median over the rounds, with the least and the largest."""
-
-    median: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+from normfold.serving.load.rounds import Ratio
 
 
 def ratio(row: dict[str, Any], base: dict[str, Any], figure: str) -> Ratio:
     """``figure`` of one row of a scenario over that of another."""
     pairs = zip(row["rounds"], base["rounds"], strict=True)
     found = [mine[figure] / other[figure] for mine, other in pairs if mine[figure] is not None and other[figure]]
-    return Ratio(statistics.median(found), min(found), max(found)) if found else Ratio(0, 0, 0)
+    return Ratio.of(found) if found else Ratio(0, 0, 0)
 
 
 def row(rows: Iterable[dict[str, Any]], **wanted: object) -> dict[str, Any] | None:

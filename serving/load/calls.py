@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Protocol
 from urllib.parse import quote
 
+import grpc
+
 from normfold.protos import grpc_service as pb
 from normfold.serving.calls import SERVICE
 from normfold.serving.load.http2 import Connection, Disconnected, Event
@@ -17,25 +19,7 @@ from normfold.serving.load.pool import Pool
 Ended = list[tuple[int, str]]
 
 #: The statuses of gRPC by their numbers.
-STATUSES = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-]
+STATUSES: dict[str, str] = {str(code.value[0]): code.name for code in grpc.StatusCode}
 #: What an HTTP status without a gRPC status means (grpc's doc/http-grpc-status-mapping.md); any other is UNKNOWN.
 _HTTP = {
     "400": "INTERNAL",
@@ -181,7 +165,7 @@ def status(event: Event) -> str | None:
     fields = dict(event.headers)
     number = fields.get("grpc-status")
     if number is not None:
-        return STATUSES[int(number)] if number.isdecimal() and int(number) < len(STATUSES) else "UNKNOWN"
+        return STATUSES.get(number, "UNKNOWN")
     http = fields.get(":status", "200")
     return None if http == "200" else _HTTP.get(http, "UNKNOWN")
 

@@ -103,9 +103,15 @@ def dial(address: str) -> socket.socket:
             sock.close()
             raise
         return sock
+    host, port = host_and_port(address)
+    sock = socket.create_connection((host, port), timeout=5)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The two parts of "host:port". Raises ValueError for another form."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise ValueError(f"address {address!r} is not host:port, such as 127.0.0.1:8001, or unix:/path")
-    sock = socket.create_connection((host.strip("[]"), int(port)), timeout=5)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
+    return host.strip("[]"), int(port)

@@ -34,6 +34,11 @@ class Ratio:
     low: float
     high: float
 
+    @classmethod
+    def of(cls, found: Sequence[float]) -> Ratio:
+        """The ratio that the rounds in ``found`` give; at least one."""
+        return cls(statistics.median(found), min(found), max(found))
+
     def __str__(self) -> str:
         return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
 
@@ -60,4 +65,4 @@ def ratio(target: Target, base: Target, load: Load, figure: Callable[[Slice], fl
         if above is None or not below:
             return None
         found.append(above / below)
-    return Ratio(statistics.median(found), min(found), max(found)) if found else None
+    return Ratio.of(found) if found else None
