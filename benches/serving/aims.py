@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from benches.serving.ratios import Ratio, ratio, row
+from benches.serving.roster import FRONTENDS
 
 Figures = dict[str, Any]
 Known = dict[str, Figures]
-FRONTENDS = ("normfold, grpcio", "normfold, envoy")
 #: What "unchanged" and "never loses" allow for noise.
 MODELS_MORE, BATCHING_LESS = 1.05, 0.95
 PEERS = ("Triton", "MLServer", "KServe", "LitServe", "mosec")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -20,6 +19,8 @@ from normfold.serving.load.calls import Calls, UnaryCalls
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements"
+#: The servers of ours, by frontend.
+FRONTENDS = ("normfold, grpcio",)
 X = np.random.default_rng(0).standard_normal((1, 1, 32)).astype(np.float32)
 CONFIG = f"""max_batch_size: {MAX_BATCH}
 input {{ name: "x" data_type: TYPE_FP32 dims: [1, 32] }}
@@ -65,14 +66,10 @@ def ask_json(address: str) -> Calls:
     return HttpCalls(address, "/predict", "application/json", json.dumps({"x": X.tolist()}).encode())
 
 
-def normfold(*options: str) -> Callable[[Path, Path, int, int], Command]:
+def normfold(python: Path, folder: Path, port: int, other: int) -> Command:
     """``normfold serve`` over a repository with ``tiny`` in the folder."""
-
-    def command(python: Path, folder: Path, port: int, other: int) -> Command:
-        publish(tiny(), folder / "repository" / "tiny", CONFIG)
-        return serve(folder / "repository", port, *options)
-
-    return command
+    publish(tiny(), folder / "repository" / "tiny", CONFIG)
+    return serve(folder / "repository", port)
 
 
 def serve(repository: Path, port: int, *options: str) -> Command:
@@ -142,8 +139,7 @@ def peers() -> list[Peer]:
     """All of them, echo first."""
     return [
         Peer("grpcio echo", "echo", echo, ask_grpc),
-        Peer("normfold, grpcio", None, normfold(), ask_grpc),
-        Peer("normfold, envoy", None, normfold("--frontend", "envoy"), ask_grpc, _no_envoy()),
+        Peer(FRONTENDS[0], None, normfold, ask_grpc),
         Peer("Triton", "triton", triton, ask_grpc, _no_triton()),
         Peer("MLServer", "mlserver", mlserver, ask_grpc),
         Peer("KServe", "kserve", kserve, ask_grpc),
@@ -157,10 +153,6 @@ def _onnx(folder: Path) -> Path:
     file = folder / "tiny.onnx"
     file.write_bytes(tiny().SerializeToString())
     return file
-
-
-def _no_envoy() -> str | None:
-    return None if importlib.util.find_spec("pyvoy") else "the extra [envoy] is not installed"
 
 
 def _system_python() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from benches.serving.networks import MAX_BATCH, identity, publish, tiny, wide
-from benches.serving.roster import CONFIG, Command, Peer, ask_grpc, echo, peers, serve
+from benches.serving.roster import CONFIG, FRONTENDS, Command, ask_grpc, echo, peers, serve
 from benches.serving.running import CannotRun, Running, environment, free_ports, running, started
 
 from normfold.serving.calls import infer_request
@@ -24,7 +24,6 @@ Figures = dict[str, Any]
 
 PAYLOAD_BYTES = (1 << 10, 1 << 14, 1 << 18, 1 << 20, 1 << 22, 1 << 24)
 MODELS = (1, 50, 200)
-FRONTENDS = ("normfold, grpcio", "normfold, envoy")
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def all_peers(bench: Bench) -> Figures:
 
 
 def in_flight(bench: Bench) -> Figures:
-    """Echo, both frontends and Triton, from 1 to 256 in flight."""
+    """Echo, our frontends and Triton, from 1 to 256 in flight."""
     with contextlib.ExitStack() as stack:
         servers, failed = bench.start_all(stack, ["grpcio echo", *FRONTENDS, "Triton"])
         targets = [target(server, ask_grpc(server.address)) for server in servers]
@@ -135,13 +134,8 @@ def _echo_and_frontends(bench: Bench, repository: Path) -> list[tuple[str, Calla
             python = environment("echo", bench.environments)
             found.append((peer.name, lambda port, python=python: echo(python, repository, port, 0)))
         elif peer.name in FRONTENDS and not peer.missing:
-            options = _options(peer)
-            found.append((peer.name, lambda port, options=options: serve(repository, port, *options)))
+            found.append((peer.name, lambda port: serve(repository, port)))
     return found
-
-
-def _options(peer: Peer) -> list[str]:
-    return ["--frontend", "envoy"] if "envoy" in peer.name else []
 
 
 def _identity(elements: int) -> Callable[[str], Calls]:
