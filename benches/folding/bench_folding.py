@@ -153,7 +153,8 @@ def main() -> None:
             results[name] = json.loads(done.stdout.splitlines()[-1])
             print(table({name: results[name]}, heading=len(results) == 1), flush=True)
     if options.write:
-        (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        lines = (f"{json.dumps(name)}: {json.dumps(figures)}" for name, figures in results.items())
+        (HERE / "results.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
         (HERE / "RESULTS.md").write_text(page(results))
 
 
