@@ -113,7 +113,7 @@ class Server:
         check_runtime()
         from normfold.serving.administration import Administration
         from normfold.serving.catalog import Catalog
-        from normfold.serving.frontends import grpcio
+        from normfold.serving.frontends.grpcio import GrpcioFrontend
         from normfold.serving.health import Health
         from normfold.serving.model import LoadOptions
         from normfold.serving.reflection import methods as reflection
@@ -148,17 +148,18 @@ class Server:
         self.health = Health(self.catalog, config.strict_readiness)
         methods = [*self.service.methods(), *administration.methods(), *self.health.methods()]
         methods += reflection({method.service for method in methods})
-        self._frontend = grpcio
         self._traffic = Traffic()
-        self._server = grpcio.server(methods, self._traffic, config.max_message_bytes)
+        self._frontend = GrpcioFrontend(methods, self._traffic, config.max_message_bytes)
         self._regions = regions
-        #: Where the server listens, once it does.
-        self.address = ""
+
+    @property
+    def address(self) -> str:
+        """Where the server listens, once it does."""
+        return self._frontend.address
 
     async def start(self) -> None:
         """Bind the port, then load every model. Raises StartError when the port cannot be had."""
-        self.address = self._frontend.listen(self._server, self.config.listen)
-        await self._server.start()
+        await self._frontend.start(self.config.listen)
         await self.catalog.load_all(self.config.load_models or None)
 
     async def shut_down(self) -> bool:
@@ -168,7 +169,7 @@ class Server:
         grace = self.config.grace_seconds
         await self._traffic.quieten(QUIET_SECONDS, min(LAME_DUCK_SECONDS, grace))
         answered = await self._traffic.close(grace)
-        await self._server.stop(QUIET_SECONDS)
+        await self._frontend.stop(QUIET_SECONDS)
         self._executor.shutdown(wait=answered, cancel_futures=True)
         self._regions.unregister("")
         return answered

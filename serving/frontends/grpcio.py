@@ -20,38 +20,50 @@ from normfold.serving.rpc import Method, told
 from normfold.serving.traffic import Traffic
 
 
-def server(methods: Iterable[Method], traffic: Traffic, max_message_bytes: int) -> grpc.aio.Server:
-    """A server, not yet listening, of ``methods``; their calls are counted by ``traffic``, except those of health."""
-    made = grpc.aio.server(
-        options=(
-            ("grpc.so_reuseport", 0),  # else a second server would take half of the connections, silently
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+class GrpcioFrontend:
+    """A server of ``methods``; their calls are counted by ``traffic``, except those of health."""
+
+    def __init__(self, methods: Iterable[Method], traffic: Traffic, max_message_bytes: int) -> None:
+        services: dict[str, dict[str, Any]] = {}
+        for method in methods:
+            services.setdefault(method.service, {})[method.name] = _handler(method, traffic)
+        self._services, self._max_message_bytes = services, max_message_bytes
+        self._server: grpc.aio.Server | None = None
+        #: Where the server listens, once it does.
+        self.address = ""
+
+    async def start(self, address: str, reuse_port: bool = False) -> None:
+        """Listen on ``address``: "host:port", port 0 for any free one, or "unix:/path".
+
+        ``reuse_port`` shares the port with other processes that do so, too; else it is this one's alone. Raises
+        StartError.
+        """
+        self._server = grpc.aio.server(
+            options=(
+                # On by default, and then a second server would take half of the connections, silently.
+                ("grpc.so_reuseport", int(reuse_port)),
+                ("grpc.max_receive_message_length", self._max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            )
         )
-    )
-    services: dict[str, dict[str, Any]] = {}
-    for method in methods:
-        services.setdefault(method.service, {})[method.name] = _handler(method, traffic)
-    made.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler(service, handlers) for service, handlers in services.items()]
-    )
-    return made
+        self._server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(service, handlers) for service, handlers in self._services.items()]
+        )
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError:
+            port = 0
+        if not port:
+            raise StartError(f"cannot listen on {address}: {_why(address)}; choose another with --listen host:port")
+        await self._server.start()
+        self.address = address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
-
-def listen(made: grpc.aio.Server, address: str) -> str:
-    """Bind ``address`` ("host:port", port 0 for any free one, or "unix:/path") and return the address in use.
-
-    Raises StartError.
-    """
-    try:
-        port = made.add_insecure_port(address)
-    except RuntimeError:
-        port = 0
-    if not port:
-        raise StartError(f"cannot listen on {address}: {_why(address)}; choose another with --listen host:port")
-    return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+    async def stop(self, grace_seconds: float) -> None:
+        """Close the port and every connection; calls on their way may take ``grace_seconds`` longer."""
+        if self._server is not None:
+            await self._server.stop(grace_seconds)
 
 
 def _why(address: str) -> str:
