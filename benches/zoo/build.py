@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from benches.zoo.network import Network
+from benches.zoo.network import Network, without_kernels
 from benches.zoo.networks import NETWORKS, named
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def make(network: Network) -> nn.Module:
     import torch
     from benches.zoo.randomise import randomise
 
+    without_kernels()
     torch.manual_seed(0)
     module = network.build().eval()
     for parameter in module.parameters():

@@ -74,6 +74,18 @@ def without_init(package: str, **attributes: Any) -> None:
     sys.modules[package] = bare
 
 
+def without_kernels() -> None:
+    """Let torchaudio be imported beside a torch of another build (CPU, CUDA) than its own.
+
+    It takes its compiled kernels for optional where the file is missing, but not where the file does not load. No
+    network here uses them; several packages import torchaudio.
+    """
+    missing: Any = types.ModuleType("torchaudio._extension")
+    missing._IS_TORCHAUDIO_EXT_AVAILABLE = False
+    missing.fail_if_no_align = lambda function: function
+    sys.modules.setdefault("torchaudio._extension", missing)
+
+
 def from_repository(repository: str, file: str) -> types.ModuleType:
     """Import one file of a repository that is no package, from a clone under ``$ZOO_SOURCES``."""
     root = os.environ.get("ZOO_SOURCES", "")
