@@ -101,15 +101,15 @@ def serve(
 
     Any client of the Open Inference Protocol can ask it: normfold infer, tritonclient, grpcurl, KServe.
     """
-    import asyncio
     import os
 
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before grpc is imported: what it would say, we say better
 
+    from normfold.serving import loops
     from normfold.serving.errors import StartError
     from normfold.serving.logs import LogSettings
     from normfold.serving.server import ServerConfig
-    from normfold.serving.server import serve as run
+    from normfold.serving.server import serve as serve_until_stopped
 
     logs = LogSettings(log_level)
     logs.install(sys.stderr)
@@ -129,7 +129,7 @@ def serve(
             trace_file=trace_file,
             grace_seconds=grace_seconds,
         )
-        answered = asyncio.run(run(config, logs, _announce))
+        answered = loops.run(serve_until_stopped(config, logs, _announce))
     except StartError as error:
         raise click.ClickException(str(error)) from None
     if not answered:

@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from normfold.protos import grpc_service as pb
 from normfold.protos import model_config as mc
@@ -23,6 +23,7 @@ from normfold.serving.errors import (
     StartError,
     Unavailable,
 )
+from normfold.serving.inline import hop_seconds
 from normfold.serving.model import LoadOptions, Model, load
 from normfold.serving.repository import Files, Repository, SentFolder, is_plain
 from normfold.serving.wording import near, quoted
@@ -110,6 +111,8 @@ class Catalog:
         model's folder. Raises PollFailed when there is no such model, LoadRefused when it fails.
         """
         async with self._lock:
+            if not self._options.hop_seconds:
+                self._options = replace(self._options, hop_seconds=await hop_seconds(self._executor))
             folder = self._folder(name, override, files or {})
             entry = self._entries.setdefault(name, Entry())
             before = entry.ready

@@ -27,8 +27,11 @@ Array = NDArray[Any]
 NUMERIC = "fiub"
 
 
-def replay(session: Session, data: bytes) -> None:
-    """Ask ``session`` what ``data``, the content of golden.json, asks. Raises LoadError unless it answers the same."""
+def replay(session: Session, data: bytes) -> dict[str, Array] | None:
+    """Ask ``session`` what ``data``, the content of golden.json, asks; the inputs, None where they cannot be compared.
+
+    Raises LoadError unless it answers the same.
+    """
     try:
         content = json.loads(data)
         tolerance = float(content["relative_tolerance"])
@@ -36,13 +39,14 @@ def replay(session: Session, data: bytes) -> None:
     except (ValueError, KeyError, TypeError, RecursionError, InvalidRequest, binascii.Error) as error:
         raise LoadError(f"golden.json cannot be read: {error}") from None
     if any(array.dtype.kind not in NUMERIC for array in (*inputs.values(), *expected.values())):
-        return
+        return None
     try:
         answers = session.run(inputs, list(expected))
     except (InvalidRequest, KeyError) as error:
         raise LoadError(f"golden.json does not belong to this model: {error}") from None
     for (name, wanted), answer in zip(expected.items(), answers, strict=True):
         _compare(name, answer, wanted, tolerance)
+    return inputs
 
 
 def _tensor(entry: dict[str, Any]) -> tuple[str, Array]:

@@ -15,7 +15,7 @@ from normfold.serving.inputs import gather, read_inputs
 from normfold.serving.model import Model
 from normfold.serving.outputs import Wanted, wanted_outputs, write_outputs
 from normfold.serving.parameters import RequestParameters, read_parameters
-from normfold.serving.plans import Plan, Plans, parts
+from normfold.serving.plans import Plan, Plans
 from normfold.serving.rpc import parse
 from normfold.serving.shared_memory import SharedMemory
 from normfold.serving.statistics import Timing
@@ -49,46 +49,43 @@ class Inference:
         Raises InvalidRequest, NotFound or Unavailable, as does what is awaited.
         """
         started = time.perf_counter_ns()
-        if (found := parts(data)) is None or (plan := self._plans.find(found.head)) is None:
-            return self._answer_checked(data, None if found is None else found.head)
-        feeds = plan.feeds(data, found.spans)
-        if feeds is None:
-            return self._answer_checked(data, None)
-        read = time.perf_counter_ns()
+        found = self._plans.find(data)
+        if found is None:
+            return self._answer_checked(data)
+        plan, start, end = found
+        model = plan.model
+        if model.cache is not None or not model.scheduler.may_run_now(plan.known) or self._traces.active:
+            return self._answer_planned(plan, data, start, end, started)
         try:
-            ran = plan.model.infer_now(feeds, plan.rows, plan.outputs)
+            response, read, ran = plan.run(data, end - start, data[start:end])
         except Exception:  # the long way fails again, and says why
-            return self._answer_checked(data, None)
-        if ran is None:
-            return self._answer_planned(plan, feeds, found.id, started, read)
-        return self._finish(plan, *ran, found.id, started, read)
+            return self._answer_checked(data)
+        plan.known.note(ran - read)
+        model.statistics.answered_at_once(plan.rows, started, read, ran, time.perf_counter_ns())
+        return response
 
-    async def _answer_checked(self, data: bytes, head: bytes | None) -> bytes:
-        """The answer to a request of which nothing is known yet; the next one with this head will have a plan."""
+    async def _answer_checked(self, data: bytes) -> bytes:
+        """The answer to a request of which nothing is known yet; the next one like it will have a plan."""
         request = parse(pb.ModelInferRequest, data)
         checked, response = await self._infer(request)
         model = checked.model
-        if head is not None and self._catalog.find(model.name, request.model_version) is model:
-            self._plans.keep(head, request, *checked)
+        if self._catalog.find(model.name, request.model_version) is model:  # not replaced while it ran
+            self._plans.keep(data, request, *checked)
         return response.SerializeToString()
 
-    async def _answer_planned(
-        self, plan: Plan, feeds: dict[str, Array], identifier: bytes, started: int, read: int
-    ) -> bytes:
+    async def _answer_planned(self, plan: Plan, data: bytes, start: int, end: int, started: int) -> bytes:
         model, parameters = plan.model, plan.parameters
+        identifier = data[start + 2 : end].decode()
+        feeds = plan.feeds(data, end - start)
+        read = time.perf_counter_ns()
         try:
-            arrays, timing = await _run(model, feeds, plan.rows, plan.outputs, parameters, identifier.decode())
+            arrays, timing = await _run(model, feeds, plan.rows, plan.outputs, parameters, identifier)
         except BaseException:
             model.statistics.fail.add(time.perf_counter_ns() - started)
             raise
-        return self._finish(plan, arrays, timing, identifier, started, read)
-
-    def _finish(
-        self, plan: Plan, arrays: list[Array], timing: Timing | None, identifier: bytes, started: int, read: int
-    ) -> bytes:
         answered = time.perf_counter_ns()
-        response = plan.response(arrays, identifier)
-        self._count(plan.model, plan.rows, timing, identifier, started, read, answered)
+        response = plan.response(arrays, data[start:end])
+        self._count(model, plan.rows, timing, identifier, started, read, answered)
         return response
 
     async def _infer(self, request: pb.ModelInferRequest) -> tuple[Checked, pb.ModelInferResponse]:
@@ -123,7 +120,7 @@ class Inference:
         model: Model,
         rows: int,
         timing: Timing | None,
-        identifier: str | bytes,
+        identifier: str,
         started: int,
         read: int,
         answered: int,
@@ -135,7 +132,6 @@ class Inference:
             timing = Timing(timing.queue, timing.input + read - started, timing.infer, timing.output + ended - answered)
             model.statistics.answered(rows, ended - started, timing)
         if self._traces.active:
-            identifier = identifier if isinstance(identifier, str) else identifier.decode()
             self._traces.record(model.name, model.version, identifier, started, read, timing, ended)
 
 

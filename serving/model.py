@@ -18,6 +18,7 @@ from normfold.serving.classification import read_labels
 from normfold.serving.contract import Contract, agree
 from normfold.serving.devices import Device
 from normfold.serving.errors import ConfigError
+from normfold.serving.inline import RunTimes
 from normfold.serving.repository import Files
 from normfold.serving.scheduler import Scheduler
 from normfold.serving.session import Session, SessionSettings
@@ -29,9 +30,6 @@ log = logging.getLogger(__name__)
 #: A model file below this many bytes runs faster on one thread than on several.
 SMALL_MODEL_BYTES = 4 << 20
 
-#: A run shorter than this costs less than handing it to another thread.
-INLINE_SECONDS = 150e-6
-
 
 @dataclass(frozen=True)
 class LoadOptions:
@@ -42,6 +40,8 @@ class LoadOptions:
     cpus: int
     #: Threads inside one operator; 0: one for small models, all CPUs for others.
     threads: int = 0
+    #: What handing a run to another thread costs; shorter runs stay on the event loop. 0: none does.
+    hop_seconds: float = 0.0
 
 
 class Model:
@@ -55,6 +55,7 @@ class Model:
         contract: Contract,
         session: Session,
         executor: Executor,
+        times: RunTimes,
     ) -> None:
         self.name, self.version, self.config, self.contract, self.session = name, version, settings, contract, session
         self.statistics = Statistics()
@@ -62,7 +63,7 @@ class Model:
         if settings.dynamic_batching.preserve_ordering:
             instances = 1
         policy = batching.read_policy(settings)
-        self.scheduler = Scheduler(session.run, policy, instances, executor, self.statistics)
+        self.scheduler = Scheduler(session.run, policy, instances, executor, self.statistics, times)
         self.cache = ResponseCache() if settings.response_cache.enable else None
 
     async def infer(
@@ -79,12 +80,6 @@ class Model:
         self.cache.keep(key, answer)
         self.statistics.cache_miss.add(time.perf_counter_ns() - started - timing.queue - timing.infer)
         return answer, timing
-
-    def infer_now(
-        self, feeds: Mapping[str, Array], rows: int, outputs: Sequence[str]
-    ) -> tuple[list[Array], Timing] | None:
-        """The same without waiting, where the run is short and nothing stands before it; else None, and not run."""
-        return self.scheduler.run_now(feeds, rows, outputs) if self.cache is None else None
 
     def describe(self) -> str:
         """One line for a person: inputs, outputs, device."""
@@ -106,13 +101,12 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
     if session.device != "cpu":
         _place(full, session.device)
     contract = agree(full, session.inputs, session.outputs, _labels(folder, full))
-    if (known := folder.read_golden(version)) is not None:
-        golden.replay(session, known)
-    model = Model(folder.name, version, full, contract, session, executor)
-    seconds, size = warmup.run(session, full, contract, folder)
-    if seconds < INLINE_SECONDS:
-        model.scheduler.inline_bytes = size
-    return model
+    known = folder.read_golden(version)
+    asked = None if known is None else golden.replay(session, known)
+    times = RunTimes(options.hop_seconds)
+    samples = warmup.samples(full, contract, folder, asked)
+    warmup.run(session, samples, list(contract.outputs), lambda feeds, ns: times.of(feeds).note(ns))
+    return Model(folder.name, version, full, contract, session, executor, times)
 
 
 def _labels(folder: Files, full: mc.ModelConfig) -> dict[str, tuple[str, ...]]:

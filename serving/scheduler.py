@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from normfold.serving.batching import BatchPolicy
 from normfold.serving.errors import QueueFull, Unavailable
+from normfold.serving.inline import RunTime, RunTimes
 from normfold.serving.statistics import Statistics, Timing
 
 Array = NDArray[Any]
@@ -36,6 +37,8 @@ class Job:
     level: int
     arrived_ns: int
     future: asyncio.Future[tuple[list[Array], Timing]]
+    #: What is known of a run of this request alone.
+    known: RunTime
     #: What must be equal for two jobs to share a run.
     key: object = None
     expiry: asyncio.TimerHandle | None = None
@@ -65,15 +68,21 @@ class Scheduler:
     """The queue of one model version. Everything but the run itself happens on the event loop."""
 
     def __init__(
-        self, run: Run, policy: BatchPolicy, instances: int, executor: Executor, statistics: Statistics
+        self,
+        run: Run,
+        policy: BatchPolicy,
+        instances: int,
+        executor: Executor,
+        statistics: Statistics,
+        times: RunTimes | None = None,
     ) -> None:
         self._run, self._policy, self._executor, self._statistics = run, policy, executor, statistics
         self._free = instances
         self._queues = {level: Queue() for level in range(policy.levels + 1)}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        #: Set by warm-up: a run so short that a hop to another thread would cost more.
-        self.inline_bytes = 0
+        #: How long runs take, and so which of them stay on the event loop.
+        self.times = times or RunTimes()
 
     async def submit(
         self, feeds: Feeds, rows: int, outputs: Sequence[str], priority: int, timeout_us: int
@@ -82,14 +91,15 @@ class Scheduler:
 
         Raises QueueFull, Unavailable when the wait was too long, or what the model raises.
         """
-        if (ran := self.run_now(feeds, rows, outputs)) is not None:
+        known = self.times.of(feeds)
+        if (ran := self._run_now(feeds, rows, outputs, known)) is not None:
             return ran
         level = self._policy.level(priority)
         policy, queue = self._policy.queue(level), self._queues[level]
         if policy.max_size and len(queue.waiting) + len(queue.delayed) >= policy.max_size:
             raise QueueFull("Exceeds maximum queue size")
         loop = asyncio.get_running_loop()
-        job = Job(feeds, rows, tuple(outputs), level, time.perf_counter_ns(), loop.create_future())
+        job = Job(feeds, rows, tuple(outputs), level, time.perf_counter_ns(), loop.create_future(), known)
         if self._policy.max_rows > 1:
             job.key = tuple((name, array.shape[1:]) for name, array in sorted(feeds.items()))
         queue.waiting.append(job)
@@ -102,15 +112,20 @@ class Scheduler:
             if job.expiry:
                 job.expiry.cancel()
 
-    def run_now(self, feeds: Feeds, rows: int, outputs: Sequence[str]) -> tuple[list[Array], Timing] | None:
-        """The answer of a run so short that a hop to another thread would cost more; None where it has to wait."""
-        if not self._free or self._policy.max_delay_us:  # without a free instance others may wait before it
-            return None
-        if not self.inline_bytes or sum([array.nbytes for array in feeds.values()]) > self.inline_bytes:
+    def may_run_now(self, known: RunTime) -> bool:
+        """Whether a request may be run on the event loop at once: the run is short and nothing stands before it."""
+        # Without a free instance others may wait before it.
+        return known.inline and self._free > 0 and not self._policy.max_delay_us
+
+    def _run_now(
+        self, feeds: Feeds, rows: int, outputs: Sequence[str], known: RunTime
+    ) -> tuple[list[Array], Timing] | None:
+        if not self.may_run_now(known):
             return None
         started = time.perf_counter_ns()
         answer = self._run(feeds, outputs)
         infer_ns = time.perf_counter_ns() - started
+        known.note(infer_ns)
         self._statistics.ran(rows, 0, infer_ns, 0)
         return answer, Timing(0, 0, infer_ns, 0)
 
@@ -121,10 +136,13 @@ class Scheduler:
             for job in batch:
                 if job.expiry:
                     job.expiry.cancel()
-            if sum(a.nbytes for job in batch for a in job.feeds.values()) <= self.inline_bytes:
-                self._finish(batch, self._execute(batch))
+            known = batch[0].known
+            if len(batch) > 1:
+                known = self.times.of_rows(batch[0].feeds, sum([job.rows for job in batch]))
+            if known.inline:
+                self._finish(batch, self._execute(batch), known)
             else:
-                task = asyncio.get_running_loop().create_task(self._execute_elsewhere(batch))
+                task = asyncio.get_running_loop().create_task(self._execute_elsewhere(batch, known))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
@@ -188,14 +206,16 @@ class Scheduler:
         elif not job.future.done():
             job.future.set_exception(Unavailable("Request timeout expired"))
 
-    async def _execute_elsewhere(self, batch: list[Job]) -> None:
+    async def _execute_elsewhere(self, batch: list[Job], known: RunTime) -> None:
         ran = await asyncio.get_running_loop().run_in_executor(self._executor, self._execute, batch)
-        self._finish(batch, ran)
+        self._finish(batch, ran, known)
         self._dispatch()
 
-    def _finish(self, batch: list[Job], ran: list[Ran]) -> None:
-        """Give the answers out and count the runs."""
+    def _finish(self, batch: list[Job], ran: list[Ran], known: RunTime) -> None:
+        """Give the answers out and count the runs; a run of all of ``batch`` is noted in ``known``."""
         self._free += 1
+        if len(ran) == 1 and not isinstance(ran[0].answers[0], Exception):
+            known.note(ran[0].infer_ns)
         answers: list[tuple[list[Array] | Exception, Ran]] = []
         for one in ran:
             if not isinstance(one.answers[0], Exception):

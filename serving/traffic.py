@@ -28,23 +28,30 @@ class Traffic:
         self.in_flight = 0
         self._last_arrival = 0.0
         self._closing = asyncio.Event()
+        #: Set once the server ends and nothing is on its way.
         self._idle = asyncio.Event()
-        self._idle.set()
 
     @contextlib.contextmanager
     def call(self) -> Iterator[None]:
         """Count one call while it is worked on. Raises Unavailable once the server ends."""
+        self.enter()
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def enter(self) -> None:
+        """Count a call that begins, and for which ``leave`` will be called. Raises Unavailable once the server ends."""
         if self._closing.is_set():
             raise Unavailable(EXITING)
         self.in_flight += 1
         self._last_arrival = time.monotonic()
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
-            if not self.in_flight:
-                self._idle.set()
+
+    def leave(self) -> None:
+        """Count a call that ended."""
+        self.in_flight -= 1
+        if not self.in_flight and self._closing.is_set():
+            self._idle.set()
 
     async def requests(self, requests: AsyncIterator[Item]) -> AsyncIterator[Item]:
         """The requests of a stream until it or the server ends. Raises Unavailable when it is the server."""
@@ -76,6 +83,8 @@ class Traffic:
     async def close(self, grace_seconds: float) -> bool:
         """Refuse new calls and wait for those on their way, at most ``grace_seconds`` long; whether all ended."""
         self._closing.set()
+        if not self.in_flight:
+            self._idle.set()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace_seconds)
         return not self.in_flight

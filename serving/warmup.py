@@ -1,9 +1,13 @@
-"""Runs before a model says that it is ready: those that config.pbtxt asks for, else one where the shapes are known."""
+"""Runs before a model says that it is ready.
+
+Those that config.pbtxt asks for, else those of the golden input, else one row of zeros where its shape is known.
+"""
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,38 +22,49 @@ from normfold.serving.session import Session
 from normfold.serving.tensors import to_array
 
 Array = NDArray[Any]
+Note = Callable[[Mapping[str, Array], int], None]
 
 #: The folder beside the versions that holds input_data_file.
 FOLDER = "warmup"
 
-#: How often the default warm-up runs: the first run pays for allocations, the best of the others is the measure.
+#: How often the default warm-up runs: the first run pays for allocations.
 RUNS = 5
 
 
-def run(session: Session, config: mc.ModelConfig, contract: Contract, folder: Files) -> tuple[float, int]:
-    """Run ``session`` warm: the seconds of the fastest run and the bytes of its inputs (infinity and 0 without runs).
+@dataclass(frozen=True)
+class Sample:
+    """An input to run a model with, ``count`` times."""
 
-    Raises LoadError where the model fails.
-    """
-    best, size = math.inf, 0
-    outputs = list(contract.outputs)
-    samples = [(_sample(w, contract, folder), max(1, w.count)) for w in config.model_warmup] or _default(contract)
-    for feeds, count in samples:
-        for _ in range(count):
-            started = time.perf_counter()
+    feeds: dict[str, Array]
+    count: int
+    #: The user asks for it: where it fails, the model does not load.
+    asked_for: bool = False
+
+
+def run(session: Session, samples: Iterable[Sample], outputs: Sequence[str], note: Note) -> None:
+    """Run ``session`` warm on ``samples``; ``note`` is told the nanoseconds of every run. Raises LoadError."""
+    for sample in samples:
+        for _ in range(sample.count):
+            started = time.perf_counter_ns()
             try:
-                session.run(feeds, outputs)
+                session.run(sample.feeds, outputs)
             except InvalidRequest as error:
-                if not config.model_warmup:
-                    return math.inf, 0  # zeros need not be a valid input
+                if not sample.asked_for:
+                    break  # zeros need not be a valid input
                 raise LoadError(f"warm-up failed: {error}") from None
-            taken = time.perf_counter() - started
-            if taken < best:
-                best, size = taken, sum(array.nbytes for array in feeds.values())
-    return best, size
+            note(sample.feeds, time.perf_counter_ns() - started)
 
 
-def _default(contract: Contract) -> list[tuple[dict[str, Array], int]]:
+def samples(config: mc.ModelConfig, contract: Contract, folder: Files, golden: dict[str, Array] | None) -> list[Sample]:
+    """What to run a model with; ``golden`` is the input of golden.json. Raises ConfigError."""
+    if config.model_warmup:
+        return [Sample(_sample(w, contract, folder), max(1, w.count), True) for w in config.model_warmup]
+    if golden is not None:
+        return [Sample(golden, RUNS)]
+    return [Sample(feeds, RUNS) for feeds in _default(contract)]
+
+
+def _default(contract: Contract) -> list[dict[str, Array]]:
     """Zeros of one row, where no size but the batch is open."""
     feeds = {}
     for spec in contract.inputs.values():
@@ -60,7 +75,7 @@ def _default(contract: Contract) -> list[tuple[dict[str, Array], int]]:
             return []
         array = _zeros(shape, spec.datatype)
         feeds[spec.name] = array if spec.reshape is None else array.reshape(reshaped(shape, spec.shape, spec.reshape))
-    return [(feeds, RUNS)]
+    return [feeds]
 
 
 def _sample(warmup: mc.ModelWarmup, contract: Contract, folder: Files) -> dict[str, Array]:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
@@ -81,26 +80,34 @@ def _why(address: str) -> str:
 
 def _handler(method: Method, traffic: Traffic) -> Any:
     if method.unary is not None or method.wire_unary is not None:
-        counted = nullcontext if method.service == HEALTH else traffic.call
-        return grpc.unary_unary_rpc_method_handler(_unary(method, counted))
+        return grpc.unary_unary_rpc_method_handler(_unary(method, None if method.service == HEALTH else traffic))
     if method.server_stream is not None:
         return grpc.unary_stream_rpc_method_handler(_server_stream(method))
     return grpc.stream_stream_rpc_method_handler(_bidi_stream(method, traffic))
 
 
-def _unary(method: Method, counted: Callable[[], AbstractContextManager[None]]) -> Any:
-    answer = method.answer
+def _unary(method: Method, traffic: Traffic | None) -> Any:
+    answer = method.answer if method.wire_unary is None else method.wire_unary
+    enter = _uncounted if traffic is None else traffic.enter
+    leave = _uncounted if traffic is None else traffic.leave
 
-    async def handle(data: bytes, context: Any) -> bytes:
+    async def handle(data: bytes, context: Any) -> bytes:  # every call goes through here: no context manager
         try:
-            with counted():
+            enter()
+            try:
                 answered = answer(data)
                 return answered if isinstance(answered, bytes) else await answered
+            finally:
+                leave()
         except Exception as error:
             await _abort(error, method, context)
             raise
 
     return handle
+
+
+def _uncounted() -> None:
+    pass
 
 
 def _server_stream(method: Method) -> Any:

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto
 
 from normfold.protos.datatypes import by_dtype
-from normfold.serving import model, session
+from normfold.serving import model, session, warmup
 from normfold.serving.cache import ResponseCache
 from normfold.serving.catalog import Catalog
 from normfold.serving.config import parse
@@ -23,7 +23,7 @@ from normfold.serving.model import LoadOptions
 from normfold.serving.repository import ModelFolder, Repository
 from normfold.serving.server import ServerConfig
 
-OPTIONS = LoadOptions(Device("cpu"), cpus=4)
+OPTIONS = LoadOptions(Device("cpu"), cpus=4, hop_seconds=1.0)
 HEAD = '<ir_version: 9, opset_import: ["": 18]>'
 CONV = HEAD + " g (float[N,3,L] x) => (float[N,3,M] y) { y = AveragePool <kernel_shape = [5]> (x) }"
 WARM = 'model_warmup { name: "w" batch_size: 2 count: 3 inputs { key: "x" value { %s } } }'
@@ -56,15 +56,23 @@ def test_a_model_of_known_shape_is_warm_before_it_is_ready(load, tmp_path, model
     models.write(tmp_path, models.scale())
     loaded = load()
     assert set(runs) == {(1, 4)}
-    assert loaded.scheduler.inline_bytes == 16
+    assert set(loaded.scheduler.times.known) == {(("x", (1, 4)),)}
 
 
 def test_a_model_of_open_length_is_warmed_as_the_config_says(load, tmp_path, models, runs):
     models.write(tmp_path, CONV)
-    assert load().scheduler.inline_bytes == 0
+    assert not load().scheduler.times.known
     assert runs == []
     load("max_batch_size: 8 " + WARM % "data_type: TYPE_FP32 dims: [3, 9] random_data: true")
     assert runs == [(2, 3, 9)] * 3
+
+
+def test_a_model_of_open_length_is_warmed_with_its_golden_input(load, tmp_path, models, runs):
+    models.write(tmp_path, CONV)
+    x = np.ones((1, 3, 7), np.float32)
+    (tmp_path / "1" / "golden.json").write_bytes(_golden(np.ones((1, 3, 3), np.float32), x))
+    assert set(load().scheduler.times.known) == {(("x", (1, 3, 7)),)}
+    assert runs == [(1, 3, 7)] * (1 + warmup.RUNS)
 
 
 def test_warm_up_data_comes_from_a_file_too(load, tmp_path, models, runs):

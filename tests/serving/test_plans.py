@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import grpc
 import numpy as np
 import pytest
@@ -9,7 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.plans import parts
+from normfold.protos.datatypes import by_name
+from normfold.serving.contract import TensorSpec
+from normfold.serving.inline import RunTimes
+from normfold.serving.parameters import RequestParameters
+from normfold.serving.plans import Plans, find_id, parts
 
 S = grpc.StatusCode
 
@@ -56,6 +62,17 @@ def test_wrong_sizes_are_refused_after_a_right_request_too(server, ask):
             server.infer(request)
         assert caught.value.code() is S.INVALID_ARGUMENT
         assert said in caught.value.details()
+
+
+def test_outputs_whose_shapes_depend_on_the_numbers_are_answered_rightly(serve, models, ask, tmp_path):
+    models.write(
+        tmp_path / "m", '<ir_version: 9, opset_import: ["": 18]> g (float[N,4] x) => (int64[2,M] y) { y = NonZero (x) }'
+    )
+    with serve(tmp_path) as one:
+        for x in [[[1, 0, 1, 0]]] * 6 + [[[1, 1, 1, 0]], [[0, 0, 0, 0]], [[1, 0, 1, 0]]] * 2:
+            answer = one.infer(ask(x=x))
+            y = np.frombuffer(answer.raw_output_contents[0], np.int64).reshape(answer.outputs[0].shape)
+            np.testing.assert_array_equal(y, np.nonzero(np.array(x)))
 
 
 def _shorten(request: pb.ModelInferRequest) -> None:
@@ -105,15 +122,79 @@ def test_the_parts_of_a_message_are_those_that_protobuf_reads(model, identifier,
         message.inputs.add(name=name, datatype="FP32", shape=[1, 300])
     data = message.SerializeToString()
     found = parts(data)
-    if not raw or not identifier.isascii():
+    if not raw:
         assert found is None
         return
     assert found is not None
-    assert found.id.decode() == identifier
     assert [data[start:end] for start, end in found.spans] == raw
+    start, end = found.id
+    assert pb.ModelInferRequest.FromString(data[start:end]).id == identifier
     message.ClearField("id")
-    message.ClearField("raw_input_contents")
-    assert pb.ModelInferRequest.FromString(found.head) == message
+    assert data[:start] + data[end:] == message.SerializeToString()
+    if model and len(identifier.encode()) < 128:
+        assert [find_id(data)[0] - find_id(data)[1], data[slice(*find_id(data))]] == [start - end, data[start:end]]
+
+
+@given(st.binary(max_size=60))
+def test_the_id_of_any_bytes_lies_within_their_length_or_is_refused(data):
+    start, end = find_id(data)
+    assert 0 <= start <= end
+
+
+def _keep(data: bytes) -> Plans:
+    """Plans with one for ``data``, of a model that takes x and y."""
+    x = TensorSpec("x", by_name("FP32"), (-1,))
+    model = SimpleNamespace(
+        contract=SimpleNamespace(inputs={"x": x, "y": x}), scheduler=SimpleNamespace(times=RunTimes())
+    )
+    request = pb.ModelInferRequest.FromString(data)
+    feeds = {t.name: np.zeros(t.shape, np.float32) for t in request.inputs}
+    plans = Plans()
+    plans.keep(data, request, model, feeds, 1, [], RequestParameters())
+    return plans
+
+
+def _request(model: str = "m", identifier: str = "", sizes: tuple[int, ...] = (1, 2), fill: bytes = b"0") -> bytes:
+    message = pb.ModelInferRequest(model_name=model, id=identifier)
+    for name, size in zip("xy", sizes, strict=False):
+        message.inputs.add(name=name, datatype="FP32", shape=[size])
+        message.raw_input_contents.append(fill * 4 * size)
+    return message.SerializeToString()
+
+
+def test_a_plan_is_found_for_other_numbers_and_other_ids_and_for_nothing_else():
+    plans = _keep(_request(identifier="seven"))
+    for like in (_request(identifier=""), _request(identifier="x" * 127, fill=b"9"), _request(identifier="seven")):
+        plan, start, end = plans.find(like)
+        feeds = plan.feeds(like, end - start)
+        assert {name: array.tobytes() for name, array in feeds.items()} == dict(
+            zip("xy", pb.ModelInferRequest.FromString(like).raw_input_contents, strict=True)
+        )
+    for other in (_request("n"), _request(sizes=(2, 1)), _request(sizes=(3,)), _request(identifier="x" * 128)):
+        assert plans.find(other) is None
+    assert plans.find(_request(identifier="ä")) is None
+    assert plans.find(_request()[:-1]) is None
+    plans.forget()
+    assert plans.find(_request()) is None
+
+
+def test_another_split_of_the_same_bytes_between_the_inputs_has_no_plan():
+    # The same head and length, but the second raw content begins earlier than the plan's.
+    good = _request(sizes=(3, 3))
+    plans = _keep(good)
+    _, second = parts(good).spans
+    bad = bytearray(good)
+    bad[second[0] - 1] -= 1
+    assert plans.find(bytes(bad)) is None
+
+
+@given(st.binary(max_size=80))
+def test_no_other_bytes_are_taken_for_a_request_seen_before(data):
+    good = _request()
+    plans = _keep(good)
+    if plans.find(data) is not None:
+        other, known = pb.ModelInferRequest.FromString(data), pb.ModelInferRequest.FromString(good)
+        assert list(other.inputs) == list(known.inputs)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 
 from normfold.serving.batching import BatchPolicy, QueuePolicy
 from normfold.serving.errors import InvalidRequest, Unavailable
+from normfold.serving.inline import RunTimes
 from normfold.serving.scheduler import Scheduler
 from normfold.serving.statistics import Statistics
 
@@ -306,7 +307,8 @@ def test_queue_policies_reach_the_wire(server, ask, monkeypatch):
     gate = Gate(is_open=False)
     real = model.scheduler._run
     monkeypatch.setattr(model.scheduler, "_run", lambda f, o: (gate(f, ["y"]), real(f, o))[1])
-    monkeypatch.setattr(model.scheduler, "inline_bytes", 0)
+    monkeypatch.setattr(model.scheduler, "times", RunTimes())
+    monkeypatch.setattr(model.scheduler, "may_run_now", lambda known: False)
     rpc = server.channel.unary_unary(
         "/inference.GRPCInferenceService/ModelInfer", request_serializer=lambda m: m.SerializeToString()
     )
@@ -340,7 +342,8 @@ def test_a_deadline_takes_the_request_off_the_queue(server, ask, monkeypatch):
     gate = Gate(is_open=False)
     real = model.scheduler._run
     monkeypatch.setattr(model.scheduler, "_run", lambda f, o: (gate(f, ["y"]), real(f, o))[1])
-    monkeypatch.setattr(model.scheduler, "inline_bytes", 0)
+    monkeypatch.setattr(model.scheduler, "times", RunTimes())
+    monkeypatch.setattr(model.scheduler, "may_run_now", lambda known: False)
     rpc = server.channel.unary_unary(
         "/inference.GRPCInferenceService/ModelInfer", request_serializer=lambda m: m.SerializeToString()
     )

@@ -59,6 +59,34 @@ def test_types_that_numpy_lacks_come_back_bit_for_bit(models, number, shape):
     assert y.dtype == x.dtype
 
 
+def test_a_bound_run_gives_the_answers_of_a_run(models):
+    graph = models.scale(3.0)
+    one = session(graph)
+    x = np.array([[1, 2, 3, 4]], np.float32)
+    answers = dict(zip("yz", one.run({"x": x}, ["y", "z"]), strict=True))
+    bound = one.bind({"x": x}, answers)
+    for factor in (1, -2):
+        bound.views[0][:] = (factor * x).tobytes()
+        bound.run()
+        np.testing.assert_array_equal(bound.outputs, [factor * 3 * x, factor * -x])
+
+
+def test_a_bound_output_whose_shape_depends_on_the_numbers_is_an_error_and_not_a_wrong_answer():
+    one = session(HEAD + " g (float[N] x) => (int64[1,M] y) { y = NonZero (x) }")
+    x = np.array([1, 0, 1], np.float32)
+    bound = one.bind({"x": x}, {"y": one.run({"x": x}, ["y"])[0]})
+    bound.views[0][:] = np.array([1, 1, 1], np.float32).tobytes()
+    with pytest.raises(Exception, match="shape"):
+        bound.run()
+
+
+@pytest.mark.parametrize("number", [TensorProto.BFLOAT16, TensorProto.STRING])
+def test_what_numpy_has_no_numbers_for_is_not_bound(models, number):
+    one = session(models.identity(number, [2]))
+    x = np.zeros(2, np.uint16) if number == TensorProto.BFLOAT16 else np.array([b"a", b"b"], object)
+    assert one.bind({"x": x}, {"y": x}) is None
+
+
 def test_a_model_that_cannot_take_the_input_says_so_in_onnxruntimes_words():
     made = session(HEAD + " g (float[N,3,L] x, float[4,3,5] w) => (float[N,4,M] y) { y = Conv (x, w) }")
     feeds = {"x": np.zeros((1, 3, 2), np.float32), "w": np.zeros((4, 3, 5), np.float32)}
