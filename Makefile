@@ -7,7 +7,7 @@ ZOO_VENV ?= .venv-zoo
 ZOO_STAMP := $(ZOO_VENV)/.installed
 ZOO ?= build/zoo
 
-.PHONY: help demo test test-long test-zoo lint format bench perf-analyzer clean
+.PHONY: help demo test test-long test-zoo lint format bench bench-compute perf-analyzer clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ $(ZOO_STAMP): benches/zoo/requirements.txt
 test-zoo: $(ZOO_STAMP) ## fold the networks of other people's packages
 	@$(ZOO_VENV)/bin/python -m benches.zoo.build $(ZOO)
 	@ZOO=$(ZOO) $(ZOO_VENV)/bin/python -m pytest tests/zoo
+
+bench-compute: $(ZOO_STAMP) ## other runtimes beside the exported graphs, on the zoo; half an hour once it is built
+	@$(ZOO_VENV)/bin/python -m benches.compute $(ZOO) --write
 
 test-long: $(STAMP) ## 50,000 drawn networks, folded and compared with float64
 	@NORMFOLD_EXAMPLES=50000 $(BIN)/python -m pytest tests/property --timeout 0

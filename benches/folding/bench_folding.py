@@ -20,10 +20,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benches.interleaved import interleaved
 from numpy.typing import NDArray
 
 HERE = Path(__file__).parent
@@ -60,7 +62,8 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
             figures["OpenVINO"], runs["OpenVINO"] = describe_openvino(exported, reference)
         except Exception as error:
             figures["OpenVINO"] = {"failed": f"{type(error).__name__}: {error}"[:200]}
-        for name, times in interleaved(runs, reference["x0"], rounds).items():
+        bound = {name: partial(run, reference["x0"]) for name, run in runs.items()}
+        for name, times in interleaved(bound, rounds, SLICE_MS).items():
             figures[name]["ms"] = times
     return figures
 
@@ -101,29 +104,6 @@ def error_of(run: Run, reference: Any) -> float:
 
     names = [name for name in reference if name[0] == "x" and reference[name].shape == reference["x0"].shape]
     return max(relative_error(run(reference[name]), reference["y" + name[1:]]) for name in names)
-
-
-def interleaved(runs: dict[str, Run], x: NDArray[Any], rounds: int) -> dict[str, list[float]]:
-    """Return each run's milliseconds of processor time, one figure a round.
-
-    Every round runs all of them, each time starting with another.
-    """
-    repeats = {}
-    for name, run in runs.items():
-        run(x)
-        start = time.process_time()
-        run(x)
-        repeats[name] = max(1, round(SLICE_MS / 1e3 / (time.process_time() - start)))
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    order = list(runs)
-    for _ in range(rounds):
-        for name in order:
-            start = time.process_time()
-            for _ in range(repeats[name]):
-                runs[name](x)
-            times[name].append(1e3 * (time.process_time() - start) / repeats[name])
-        order.append(order.pop(0))
-    return times
 
 
 def main() -> None:

@@ -10,15 +10,22 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 
-def session(path: Path | bytes, *, optimise: bool = False) -> Any:
-    """Return a session on one CPU thread; as written, unless ``optimise`` asks for all that onnxruntime does."""
+def session(
+    path: Path | bytes, *, optimise: bool = False, threads: int = 1, profile: Path | None = None
+) -> ort.InferenceSession:
+    """Return a session on the CPU; as written, unless ``optimise`` asks for all that onnxruntime does.
+
+    Its profile goes to a file whose name begins as ``profile``, where one is given.
+    """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     # Left alone: the optimiser would fold the BatchNorms that a file is compared for.
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     model = path if isinstance(path, bytes) else str(path)
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,32 @@ LINEAR = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupCo
 
 
 class OpenVino:
-    """One file, read and compiled for one CPU thread."""
+    """One file, read and compiled for one answer at a time; for inputs of ``shape`` only, where it is given."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: int = 1, shape: Sequence[int] | None = None) -> None:
         import openvino
 
         core = openvino.Core()
         self.model = openvino.convert_model(str(path))
-        settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+        if shape is not None:
+            self.model.reshape(list(shape))
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
         self.compiled = core.compile_model(self.model, "CPU", settings)
         self.request = self.compiled.create_infer_request()
 
     def run(self, x: NDArray[Any]) -> NDArray[Any]:
         """Return the first output for one input."""
+        return self.infer(x).copy()
+
+    def infer(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Return the first output for one input, in memory that the next call writes to."""
         self.request.infer([x], share_inputs=True)
-        answer: NDArray[Any] = self.request.get_output_tensor(0).data.copy()
+        answer: NDArray[Any] = self.request.get_output_tensor(0).data
         return answer
 
     def left(self) -> int:

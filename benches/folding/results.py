@@ -7,6 +7,8 @@ import platform
 import statistics
 from typing import Any
 
+from benches.ratios import Rounds
+
 #: The order of the columns; the run times are given as a ratio to the second.
 ORDER = (
     "unfolded",
@@ -29,19 +31,11 @@ FLOOR = 4.8e-7
 Results = dict[str, dict[str, Any]]
 
 
-def ratio(figures: dict[str, Any], route: str) -> float | None:
-    """Return the median over the rounds of a route's time over the unfolded graph's in the same round."""
+def ratio(figures: dict[str, Any], route: str) -> Rounds | None:
+    """Return a route's time over the unfolded graph's in the same round."""
     if "ms" not in figures.get(route, {}) or "ms" not in figures.get(BASE, {}):
         return None
-    pairs = zip(figures[route]["ms"], figures[BASE]["ms"], strict=True)
-    return statistics.median(mine / base for mine, base in pairs)
-
-
-def spread(figures: dict[str, Any], route: str) -> float:
-    """Return half the distance between the quartiles of the rounds' ratios."""
-    pairs = zip(figures[route]["ms"], figures[BASE]["ms"], strict=True)
-    low, _, high = statistics.quantiles([mine / base for mine, base in pairs], n=4)
-    return (high - low) / 2
+    return Rounds.of(figures[route]["ms"], figures[BASE]["ms"])
 
 
 def exact(figures: dict[str, Any], route: str) -> bool:
@@ -63,7 +57,7 @@ def table(results: Results, *, heading: bool = True) -> str:
                 continue
             time = ratio(figures, route)
             wrong = "" if exact(figures, route) else f" error {entry['error']:.0e}"
-            cells.append(f"{entry['left']}" + (f"; {time:.2f} ± {spread(figures, route):.2f}" if time else "") + wrong)
+            cells.append(f"{entry['left']}" + (f"; {time}" if time else "") + wrong)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -82,7 +76,7 @@ def totals(results: Results) -> str:
         left = sum(figures[route]["left"] for figures in good)
         nodes = sum(figures[route]["nodes"] for figures in good)
         inexact = sum(not exact(figures, route) for figures in good)
-        times = [time for figures in good if (time := ratio(figures, route)) is not None]
+        times = [time.median for figures in good if (time := ratio(figures, route)) is not None]
         middle = f"{statistics.median(times):.2f}" if times else ""
         quartiles = " to ".join(f"{q:.2f}" for q in statistics.quantiles(times, n=4)[::2]) if len(times) > 1 else ""
         lines.append(

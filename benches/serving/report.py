@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
+from benches.machine import machine
 from benches.serving.aims import aims
 from benches.serving.ratios import ratio
 from benches.serving.roster import REQUIREMENTS, peers
-
-from normfold.serving.threads import available_cpus
 
 Figures = dict[str, Any]
 
@@ -150,16 +147,6 @@ def _spread(row: Figures, figure: str, form: str) -> str:
     if not values:
         return ""
     return f"{form.format(statistics.median(values))} ({form.format(min(values))} to {form.format(max(values))})"
-
-
-def machine() -> str:
-    """What the figures were measured on."""
-    name = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            name = line.partition(":")[2].strip()
-            break
-    return f"Measured on {available_cpus()} CPUs ({name}), Python {platform.python_version()}."
 
 
 def versions() -> str:

@@ -22,7 +22,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,17 +187,27 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="the folder to write into")
     parser.add_argument("names", nargs="*", help="networks; those that OUT lacks where none is given")
     options = parser.parse_args()
+    missing = [network.name for network in NETWORKS if not is_built(options.out / network.name)]
+    build([named(name) for name in options.names or missing], options.out)
+
+
+def is_built(folder: Path) -> bool:
+    """Whether a network's files are in ``folder``."""
+    return (folder / "facts.json").is_file()
+
+
+def build(networks: Sequence[Network], out: Path) -> None:
+    """Write the files of each network, print a line on it, and collect the facts."""
     warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    missing = [network.name for network in NETWORKS if not (options.out / network.name / "facts.json").is_file()]
-    for name in options.names or missing:
+    logging.disable(logging.WARNING)  # the exporters say much of what they leave out
+    for network in networks:
         try:
-            facts = write(named(name), options.out / name)
+            facts = write(network, out / network.name)
         except Exception as error:
-            print(f"{name}: not built: {type(error).__name__}: {error}", flush=True)
+            print(f"{network.name}: not built: {type(error).__name__}: {error}", flush=True)
             continue
-        print(name, line(facts), flush=True)
-        write_index(options.out)
+        print(network.name, line(facts), flush=True)
+        write_index(out)
 
 
 def line(facts: dict[str, Any]) -> str:

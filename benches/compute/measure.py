@@ -1,0 +1,188 @@
+"""Measure one network: every route at every batch, length and number of threads, each answer checked before its time.
+
+On one thread the time is the processor's, so that waiting for a busy machine does not count; on several, where waiting
+for each other does, it is the clock's.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benches.compute.forms import forms, published
+from benches.compute.multiply_adds import count
+from benches.compute.roster import FAMILIES, network
+from benches.compute.routes import COMPILED, EAGER, FIXED, PEERS, Array, Run, Subject, as_array, form
+from benches.compute.where import where
+from benches.folding.measure import relative_error
+from benches.interleaved import interleaved
+from benches.zoo.build import make
+from benches.zoo.network import Network
+
+from normfold.serving.threads import available_cpus
+
+#: A route whose answer differs by more, relative to the largest output, computes something else and is not timed;
+#: float32 alone gives 1e-6 on the deepest of these networks.
+WRONG = 1e-4
+BATCHES = (1, 8, 32)
+SHORT, LONG = "short", "long"
+#: A long input is this many times the length that the network is exported and trained with.
+LONGER = 4
+ONE, ALL = "one thread", "all threads"
+#: The product of two square matrices of this size is the machine's peak.
+PEAK_SIZE = 768
+PEAK = "sgemm"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure."""
+
+    #: Of a cell at batch 1 on one thread, and of any other.
+    rounds: int = 11
+    other_rounds: int = 5
+    #: A route's turn in a round, or one run where that takes longer.
+    slice_ms: float = 25.0
+    #: After which a cell begins no further round.
+    cell_seconds: float = 3.0
+    #: Batch 1, short, one thread only.
+    quick: bool = False
+    #: Routes of others that are left out.
+    skip: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What the routes are compared at."""
+
+    batch: int
+    length: str
+    threads: str
+
+    def __str__(self) -> str:
+        return f"batch {self.batch}, {self.length}, {self.threads}"
+
+
+HEADLINE = Cell(1, SHORT, ONE)
+
+
+def cells(dynamic: bool, effort: Effort) -> Iterator[Cell]:
+    """Yield the cells of a network whose length is ``dynamic`` or not: every batch, and batch 1 of a longer input."""
+    if effort.quick:
+        yield HEADLINE
+        return
+    for threads in (ONE, ALL)[: min(2, available_cpus())]:
+        for batch in BATCHES:
+            yield Cell(batch, SHORT, threads)
+        if dynamic:
+            yield Cell(1, LONG, threads)
+
+
+def measure(folder: Path, effort: Effort) -> dict[str, Any]:
+    """Return the figures of the network whose files are in ``folder``."""
+    subject_of = network(folder.name)
+    module = make(subject_of)
+    x = inputs(subject_of, HEADLINE)
+    made = forms(folder / "unfolded.onnx")
+    subject = Subject(module, folder / "torch_default.onnx", made, published(made, x))
+    adds = count(folder / "unfolded.onnx", x)
+    figures: dict[str, Any] = {
+        "family": FAMILIES.get(folder.name, "others"),
+        "published": subject.published,
+        "forms": list(made),
+        "input": list(x.shape),
+        "multiply_adds": {"all": adds.all, "convolutions": adds.convolutions, "depthwise": adds.depthwise},
+        "where": where(made[subject.published], x),
+        "cells": {},
+    }
+    dynamic = "L" in subject_of.shape
+    for cell in cells(dynamic, effort):
+        try:
+            figures["cells"][str(cell)] = measure_cell(subject, cell, inputs(subject_of, cell), effort)
+        except Exception as error:
+            figures["cells"][str(cell)] = {EAGER: failed(error)}
+    return figures
+
+
+def measure_cell(subject: Subject, cell: Cell, x: Array, effort: Effort) -> dict[str, Any]:
+    """Return each route's error and times, or why it has none."""
+    threads = 1 if cell.threads == ONE else available_cpus()
+    expected = reference(subject, cell, x)
+    figures: dict[str, Any] = {}
+    runs: dict[str, Run] = {}
+    for name, route in (PEERS | {name: form(name) for name in subject.forms}).items():
+        if name in effort.skip or not suits(name, cell):
+            continue
+        try:
+            start = time.perf_counter()
+            run = route(subject, threads, x.shape)(x)
+            error = relative_error(as_array(run()), expected)
+            figures[name] = {"error": float(f"{error:.1e}"), "seconds": round(time.perf_counter() - start, 2)}
+            if error > WRONG:
+                figures[name]["wrong"] = True
+            else:
+                runs[name] = run
+        except Exception as error:
+            figures[name] = failed(error)
+    if cell == HEADLINE:
+        runs[PEAK], figures[PEAK] = peak(), {}
+    main = (cell.batch, cell.threads) == (1, ONE)
+    clock: Callable[[], float] = time.process_time if cell.threads == ONE else time.perf_counter
+    rounds = effort.rounds if main else effort.other_rounds
+    times = interleaved(runs, rounds, effort.slice_ms, clock, effort.cell_seconds)
+    for name, ms in times.items():
+        figures[name]["ms"] = [float(f"{value:.4g}") for value in ms]
+    return figures
+
+
+def suits(route: str, cell: Cell) -> bool:
+    """Whether a route is timed at a cell: those made anew for every shape at batch 1 on one thread only.
+
+    torch.compile, which takes longest, at one length.
+    """
+    if route == COMPILED:
+        return cell == HEADLINE
+    return route != FIXED or (cell.batch, cell.threads) == (1, ONE)
+
+
+def inputs(subject: Network, cell: Cell) -> Array:
+    """Return a normal input of the cell's size, from a seed."""
+    sizes = {**subject.sizes[0], "N": cell.batch}
+    if cell.length == LONG:
+        sizes["L"] *= LONGER
+    drawn: Array = np.random.default_rng(0).standard_normal(subject.dims(sizes)).astype(np.float32)
+    return drawn
+
+
+def reference(subject: Subject, cell: Cell, x: Array) -> Array:
+    """Return what the routes have to answer: float64 PyTorch, or for large batches float32, checked at batch 1."""
+    import torch
+
+    given = torch.from_numpy(x)
+    with torch.inference_mode():
+        if cell.batch > 1:
+            return as_array(subject.module(given))
+        return as_array(copy.deepcopy(subject.module).double()(given.double()))
+
+
+def peak() -> Run:
+    """Return a run of :data:`PEAK_SIZE` cubed multiply-adds in NumPy's BLAS."""
+    a, b, c = np.random.default_rng(0).standard_normal((3, PEAK_SIZE, PEAK_SIZE)).astype(np.float32)
+    return lambda: np.matmul(a, b, out=c)
+
+
+def failed(error: Exception) -> dict[str, str]:
+    """Return why a route has no figures, in a line."""
+    text = " ".join(str(error).split())
+    return {"failed": f"{type(error).__name__}: {text}"[:200]}
+
+
+def peak_per_second(times: list[float]) -> float:
+    """Return the multiply-adds a second of the best of :func:`peak`'s runs, given in milliseconds."""
+    return math.pow(PEAK_SIZE, 3) / min(times) * 1e3

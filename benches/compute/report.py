@@ -1,0 +1,228 @@
+"""The figures of all networks as one page for people."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+
+from benches.compute.aims import aims
+from benches.compute.forms import FOLDED
+from benches.compute.measure import ALL, BATCHES, LONG, LONGER, ONE, PEAK_SIZE, SHORT, WRONG, Cell
+from benches.compute.routes import COMPILE_SECONDS, COMPILED, EXPORTED, FIXED, PEERS
+from benches.compute.speedups import (
+    BOUND,
+    Figures,
+    Results,
+    convolution_part,
+    entry,
+    peak,
+    share_of_peak,
+    speedup,
+    speedups,
+)
+from benches.machine import machine
+from benches.ratios import geometric_mean
+
+PACKAGES = ("normfold", "torch", "onnx", "onnxruntime", "onnxsim", "onnxslim", "openvino", "numpy")
+CELLS = [
+    Cell(batch, length, threads)
+    for threads in (ONE, ALL)
+    for length, batches in ((SHORT, BATCHES), (LONG, (1,)))
+    for batch in batches
+]
+
+
+def report(results: Results) -> str:
+    """RESULTS.md."""
+    return HEAD.format(
+        machine=machine(),
+        versions=versions(),
+        count=len(results),
+        families=len({figures["family"] for figures in results.values()}),
+        aims=aims(results),
+        peak=said_peak(results),
+        steps=steps(results),
+        everywhere=everywhere(results),
+        each=table(results),
+        where=where(results),
+        untimed=untimed(results),
+        LONGER=LONGER,
+        COMPILE_SECONDS=COMPILE_SECONDS,
+        WRONG=WRONG,
+        PEAK_SIZE=PEAK_SIZE,
+        BOUND=BOUND,
+        COMPILED=COMPILED,
+        FIXED=FIXED,
+    )
+
+
+HEAD = """# Computing: the exported graphs beside other runtimes
+
+Written by `python -m benches.compute ZOO --write`; the figures are in `results.json`. {machine} {versions}.
+
+## Aims and what was measured
+
+Batch 1, one thread, float32, the length that the network is exported with; geometric means over {count} networks of
+{families} families.
+
+{aims}
+
+## What was measured
+
+Every route of a network runs in one process, in turns, round after round, each round beginning with another; the first
+runs are not counted. A figure is the median of the rounds; a ratio is taken within each round, and ± is half the
+distance between its quartiles. On one thread the time is the processor's, on all it is the clock's. Before it is timed
+every route's answer is compared with PyTorch in float64 (from batch 8 on with float32): a difference above {WRONG:g} of
+the largest output is wrong, and not timed.
+
+*{COMPILED}* is torch.compile with freezing, for the one shape, given up after {COMPILE_SECONDS} s. All files start from
+torch's default export, in which every batch and length is dynamic where the network has it; *{FIXED}* is OpenVINO
+compiled for the one shape, *OpenVINO* takes any, as onnxruntime does. Both have the latency hint, one stream and
+float32. onnxruntime has its own settings, save the threads. Ours starts from torch's graph before its optimiser, as
+`normfold export` does: *folded*, then further forms of it, of which the fastest is published
+([variants.py](../../export/variants.py)). Weights and statistics are drawn, but for the reference networks (surnames,
+gunpoint) and those whose package ships trained ones. A long input is {LONGER} times as long.
+
+The peak is the product of two {PEAK_SIZE} × {PEAK_SIZE} float32 matrices in NumPy's BLAS on one thread, timed in the
+same rounds, its best run: {peak}.
+
+## What each step gives
+
+Batch 1, one thread: how many times faster each form is than the one before it.
+
+{steps}
+
+## At every size
+
+How many times faster the published form is, geometric means, in parentheses the least.
+
+{everywhere}
+
+## Each network
+
+Batch 1, one thread: the published form's time, and how many times faster it is.
+
+{each}
+
+## Where the time goes
+
+The published form at batch 1 on one thread: multiply-adds as the network is written, of these in depthwise
+convolutions, the share of the peak, and each operator's part of the kernels' time in onnxruntime's profile. Where
+convolutions take {BOUND:.0%} or more the network counts as bound by them.
+
+{where}
+
+## Not timed
+
+{untimed}
+"""
+
+
+def versions() -> str:
+    """Return the version of each package that is installed."""
+    found = []
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return ", ".join(found)
+
+
+def said_peak(results: Results) -> str:
+    """Return the median and the best of the peaks measured beside each network."""
+    peaks = [found for figures in results.values() if (found := peak(figures)) is not None]
+    if not peaks:
+        return "not measured"
+    return f"{statistics.median(peaks) / 1e9:.1f} G multiply-adds a second, the median of {len(peaks)} networks"
+
+
+def steps(results: Results) -> str:
+    """Return a row a step: from the default export to the folded graph, to each other form, to what is published."""
+    forms = sorted({form for figures in results.values() for form in figures["forms"]} - {"unfolded", FOLDED})
+    rows = [
+        ("torch's graph unoptimised, to folded", "unfolded", FOLDED),
+        ("torch's default export, to folded (fold)", EXPORTED, FOLDED),
+        *((f"folded, to {form} (layout)", FOLDED, form) for form in forms),
+        ("folded, to the published form", FOLDED, ""),
+        ("torch's default export, to the published form", EXPORTED, ""),
+    ]
+    lines = ["| step | geometric mean | least | most | networks |", "|---|---|---|---|---|"]
+    for name, before, after in rows:
+        if found := speedups(results, before, over=after):
+            lines.append(
+                f"| {name} | {geometric_mean(found.values()):.2f} × | {_extreme(found, min)} | {_extreme(found, max)} "
+                f"| {len(found)} |"
+            )
+    published = [figures["published"] for figures in results.values()]
+    chosen = ", ".join(f"{form} {published.count(form)}" for form in sorted(set(published)))
+    return "\n".join(lines) + f"\n\nPublished: {chosen}."
+
+
+def _extreme(found: dict[str, float], which: Callable[..., str]) -> str:
+    name = which(found, key=found.__getitem__)
+    return f"{found[name]:.2f} × {name}"
+
+
+def everywhere(results: Results) -> str:
+    """Return a row for each batch, length and number of threads."""
+    lines = ["| size | networks | " + " | ".join(PEERS) + " |", "|---|---|" + "---|" * len(PEERS)]
+    for cell in CELLS:
+        found = {route: speedups(results, route, cell) for route in PEERS}
+        if any(found.values()):
+            cells = [
+                f"{geometric_mean(ratios.values()):.2f} ({min(ratios.values()):.2f})" if ratios else ""
+                for ratios in found.values()
+            ]
+            lines.append(f"| {cell} | {max(map(len, found.values()))} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def table(results: Results) -> str:
+    """Return a row a network."""
+    heading = "| network | family | published | ms | " + " | ".join(PEERS) + " |"
+    return "\n".join([heading, "|---|---|---|---|" + "---|" * len(PEERS), *(row(n, f) for n, f in results.items())])
+
+
+def row(name: str, figures: Figures) -> str:
+    """Return one network's row of the table."""
+    times = entry(figures, figures["published"]).get("ms")
+    cells = [figures["family"], figures["published"], f"{statistics.median(times):.3g}" if times else "not timed"]
+    for route in PEERS:
+        ratio = speedup(figures, route)
+        found = entry(figures, route)
+        cells.append(str(ratio) if ratio else "wrong" if "wrong" in found else "failed" if "failed" in found else "")
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def where(results: Results) -> str:
+    """Return a row a network: its multiply-adds, the share of the peak, the operators that take most."""
+    lines = ["| network | M multiply-adds | depthwise | share of the peak | bound by convolutions | time |"]
+    lines.append("|---|---|---|---|---|---|")
+    for name, figures in results.items():
+        adds, share = figures["multiply_adds"], share_of_peak(figures)
+        bound = "yes" if convolution_part(figures) >= BOUND else ""
+        parts = ", ".join(f"{kind} {part:.0%}" for kind, part in figures["where"].items() if part >= 0.03)
+        lines.append(
+            f"| {name} | {adds['all'] / 1e6:.3g} | {adds['depthwise'] / max(1, adds['all']):.0%} "
+            f"| {'' if share is None else f'{share:.0%}'} | {bound} | {parts} |"
+        )
+    return "\n".join(lines)
+
+
+def untimed(results: Results) -> str:
+    """Return a line for each route that was wrong or failed, with the sizes where it was and why."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for name, figures in results.items():
+        for cell, routes in figures["cells"].items():
+            for route, known in routes.items():
+                why = f"wrong, by {known['error']:.0e}" if "wrong" in known else known.get("failed")
+                if why:
+                    found.setdefault((name, route, why), []).append(cell)
+    if not found:
+        return "Every route of every network was right and was timed."
+    lines = []
+    for (name, route, why), cells in found.items():
+        sizes = "everywhere" if len(cells) == len(results[name]["cells"]) else "; ".join(cells)
+        lines.append(f"- {name}, {route} ({sizes}): {why}")
+    return "\n".join(lines)

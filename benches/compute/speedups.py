@@ -1,0 +1,68 @@
+"""How many times faster the published form is than another route, read from a network's figures."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from benches.compute.measure import HEADLINE, PEAK, Cell, peak_per_second
+from benches.ratios import Rounds, geometric_mean
+
+Figures = Mapping[str, Any]
+Results = Mapping[str, Figures]
+#: Convolutions take at least this part of the kernels' time in a network that is bound by them.
+BOUND = 0.75
+CONVOLUTIONS = ("Conv", "FusedConv", "ConvTranspose")
+
+
+def entry(figures: Figures, route: str, cell: Cell = HEADLINE) -> dict[str, Any]:
+    """Return what is known of a route at a cell; nothing where it was not timed there."""
+    found: dict[str, Any] = figures["cells"].get(str(cell), {}).get(route, {})
+    return found
+
+
+def speedup(figures: Figures, route: str, cell: Cell = HEADLINE, over: str = "") -> Rounds | None:
+    """Return ``route``'s time over the published form's, or over ``over``'s; None where either was not timed."""
+    base, mine = entry(figures, route, cell), entry(figures, over or figures["published"], cell)
+    return Rounds.of(base["ms"], mine["ms"]) if "ms" in base and "ms" in mine else None
+
+
+def speedups(results: Results, route: str, cell: Cell = HEADLINE, over: str = "") -> dict[str, float]:
+    """Return the median speedup of each network that has one."""
+    found = {name: speedup(figures, route, cell, over) for name, figures in results.items()}
+    return {name: rounds.median for name, rounds in found.items() if rounds is not None}
+
+
+def by_family(results: Results, route: str) -> dict[str, float]:
+    """Return the geometric mean of the speedups of each family's networks."""
+    families: dict[str, list[float]] = {}
+    for name, ratio in speedups(results, route).items():
+        families.setdefault(results[name]["family"], []).append(ratio)
+    return {family: geometric_mean(ratios) for family, ratios in families.items()}
+
+
+def peak(figures: Figures) -> float | None:
+    """Return the most multiply-adds a second that the matrix product reached beside a network."""
+    times = entry(figures, PEAK).get("ms")
+    return peak_per_second(times) if times else None
+
+
+def share_of_peak(figures: Figures) -> float | None:
+    """Return the published form's multiply-adds a second over the peak measured in the same rounds, at batch 1."""
+    times, best = entry(figures, figures["published"]).get("ms"), peak(figures)
+    if not times or not best:
+        return None
+    per_second: float = figures["multiply_adds"]["all"] / statistics.median(times) * 1e3
+    return per_second / best
+
+
+def convolution_part(figures: Figures) -> float:
+    """Return the part of the kernels' time that convolutions take."""
+    return sum(float(part) for kind, part in figures["where"].items() if kind in CONVOLUTIONS)
+
+
+def bound_by_convolutions(results: Results) -> dict[str, float]:
+    """Return the share of the peak of the networks that are bound by convolutions."""
+    bound = {name: share_of_peak(f) for name, f in results.items() if convolution_part(f) >= BOUND}
+    return {name: share for name, share in bound.items() if share is not None}

@@ -1,0 +1,45 @@
+"""Time several programs in one run, in turns, so that whatever else the machine does falls on all alike."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+
+#: Rounds are cut short by the budget, but never below this: fewer have no quartiles.
+LEAST_ROUNDS = 3
+
+
+def interleaved(
+    runs: Mapping[str, Callable[[], object]],
+    rounds: int,
+    slice_ms: float,
+    clock: Callable[[], float] = time.process_time,
+    budget_seconds: float = math.inf,
+) -> dict[str, list[float]]:
+    """Return each run's milliseconds on ``clock``, one figure a round.
+
+    Every round runs all of them, each time starting with another, and each as often as fills ``slice_ms``, at least
+    once. Two runs before that are not counted. No round begins after ``budget_seconds``, the first three excepted.
+    """
+    repeats = {}
+    for name, run in runs.items():
+        run()
+        start = clock()
+        run()
+        # Where the clock did not tick the run is shorter than its resolution.
+        repeats[name] = max(1, round(slice_ms / 1e3 / max(clock() - start, 1e-6)))
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    order = list(runs)
+    end = time.perf_counter() + budget_seconds
+    for done in range(rounds):
+        if done >= LEAST_ROUNDS and time.perf_counter() > end:
+            break
+        for name in order:
+            run, repeat = runs[name], repeats[name]
+            start = clock()
+            for _ in range(repeat):
+                run()
+            times[name].append(1e3 * (clock() - start) / repeat)
+        order.append(order.pop(0))
+    return times
