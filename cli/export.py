@@ -68,6 +68,11 @@ Examples:
 @click.option(
     "--quantize", type=click.Choice(["int8"]), help="Static int8, calibrated on the samples, with its own proof."
 )
+@click.option(
+    "--form", default="auto", show_default=True, metavar="FORM",
+    help="Publish this form: unfolded, folded, lifted (for CPUs); auto: the fastest on this machine.",
+)  # fmt: skip
+@click.option("--remeasure", is_flag=True, help="Time the forms again, not as remembered from an earlier export.")
 @click.option("--even-if-slower", is_flag=True, help="Publish fewer bits also where float32 is faster on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON on standard output.")
 @click.option("--debug", is_flag=True, help="Show Python's traceback of an error.")
@@ -86,6 +91,8 @@ def export(
     opset: int,
     dtype: str | None,
     quantize: str | None,
+    form: str,
+    remeasure: bool,
     even_if_slower: bool,
     as_json: bool,
     debug: bool,
@@ -117,6 +124,8 @@ def export(
             opset=opset,
             precision=dtype or quantize,
             even_if_slower=even_if_slower,
+            form=form,
+            remeasure=remeasure,
         )
         with redirect_stdout(sys.stderr):  # what the user's code prints on import is not our output
             report = export_model(request, progress)

@@ -65,7 +65,7 @@ def print_report(report: ExportReport, console: Console, next_command: str) -> N
     from rich.markup import escape
     from rich.table import Table
 
-    from normfold.export.report import forms
+    from normfold.export.report import chosen, forms
 
     worst = report.verification.worst
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -82,8 +82,9 @@ def print_report(report: ExportReport, console: Console, next_command: str) -> N
     table.add_row("run time", *times[:-1], f"{times[-1]}  ({report.timing.shapes}, 1 thread)")
     console.print(f"[bold]{escape(report.source)}[/bold]  {escape(', '.join(report.inputs))}")
     console.print(table)
+    console.print(escape(chosen(report)))
     if report.published.form == "unfolded":
-        console.print("what folding does in the folded form, which was the slower one here:")
+        console.print("what folding does in the folded form, which is not the published one:")
     for fold in report.folding.folds:
         went = escape(fold.how) if not fold.reason else f"[yellow]stayed[/yellow]: {escape(fold.reason)}"
         console.print(f"  {escape(fold.name)}: {went}")

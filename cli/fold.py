@@ -38,8 +38,13 @@ Examples:
     help="A real input to prove with.",
 )
 @click.option(
+    "--form", default="auto", show_default=True, metavar="FORM",
+    help="Write this form: unfolded, folded, lifted (for CPUs); auto: the fastest on this machine.",
+)  # fmt: skip
+@click.option("--remeasure", is_flag=True, help="Time the forms again, not as remembered from an earlier run.")
+@click.option(
     "--report",
-    "form",
+    "written",
     type=click.Choice(["html", "json"]),
     help="Write the whole report to OUT.html or OUT.json as well.",
 )
@@ -51,7 +56,9 @@ def fold(
     target: Path,
     inputs: tuple[str, ...],
     samples: tuple[Path, ...],
-    form: str | None,
+    form: str,
+    remeasure: bool,
+    written: str | None,
     overwrite: bool,
     as_json: bool,
     debug: bool,
@@ -67,10 +74,19 @@ def fold(
         from normfold.export.onnx_fold import fold_file, write_whole
         from normfold.export.report import as_json as jsonable
 
-        report = fold_file(source, target, inputs=inputs, samples=samples, overwrite=overwrite, progress=progress)
+        report = fold_file(
+            source,
+            target,
+            inputs=inputs,
+            samples=samples,
+            overwrite=overwrite,
+            form=form,
+            remeasure=remeasure,
+            progress=progress,
+        )
         whole = json.dumps(jsonable(report), indent=2) + "\n"
-        if form is not None:
-            write_whole(target.with_suffix(f".{form}"), (as_html(report) if form == "html" else whole).encode())
+        if written is not None:
+            write_whole(target.with_suffix(f".{written}"), (as_html(report) if written == "html" else whole).encode())
     if as_json:
         click.echo(whole, nl=False)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from normfold.export.report import ExportReport, forms
+from normfold.export.report import ExportReport, chosen, forms
 
 __all__ = ["as_html"]
 
@@ -44,6 +44,7 @@ def as_html(report: ExportReport) -> str:
         "<h2>The graph</h2>",
         _figures(report),
         "<h2>The forms that were timed</h2>",
+        f"<p class=quiet>{escape(_sentence(chosen(report)))}</p>",
         _table(
             ("form", "bytes", "median run time", ""),
             [
@@ -142,7 +143,11 @@ def _summary(report: ExportReport) -> str:
         gone = folding.batchnorms_before - folding.batchnorms_after
         return (
             f"<b>{report.published.batchnorms}</b> BatchNorms: folding takes {gone} of them out, but the unfolded form "
-            "is the faster one on the machine that made this, and was published"
+            + (
+                "was asked for"
+                if report.published.chosen_by == "request"
+                else "is the faster one on the machine that made this, and was published"
+            )
         )
     return f"{folding.batchnorms_before} BatchNorms before, <b>{report.published.batchnorms}</b> after folding"
 
@@ -163,6 +168,10 @@ def _figures(report: ExportReport) -> str:
         ),
     ]
     return _table(("", *(escape(c.title) for c in columns)), rows, numbers=True)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _path(name: str) -> str:

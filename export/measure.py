@@ -1,4 +1,4 @@
-"""Time two graphs against each other: interleaved, so that a busy moment meets both; medians, one thread."""
+"""Time graphs against each other: interleaved, so that a busy moment meets all of them; medians, one thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from normfold.export.runtime import Runtime
 
-__all__ = ["Timing", "measure", "medians", "shapes_of"]
+__all__ = ["Timing", "medians", "shapes_of"]
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -27,17 +27,13 @@ class Timing:
     rounds: int
     #: "x[1,77,17]"
     shapes: str
+    #: Whether they were taken before, and remembered.
+    remembered: bool = False
 
     @property
     def ratio(self) -> float:
         """after / before: below 1 is faster."""
         return self.after_ms / self.before_ms
-
-
-def measure(before: Runtime, after: Runtime, inputs: Arrays, seconds: float = 0.6) -> Timing:
-    """Run both graphs in turn on ``inputs`` for about ``seconds`` altogether, at least 9 rounds; return the medians."""
-    times, rounds = medians({"before": before, "after": after}, inputs, seconds)
-    return Timing(times["before"], times["after"], rounds, shapes_of(inputs))
 
 
 def medians(graphs: Mapping[str, Runtime], inputs: Arrays, seconds: float = 0.6) -> tuple[dict[str, float], int]:

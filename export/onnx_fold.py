@@ -15,6 +15,7 @@ from normfold.export.onnx_origin import open_onnx
 from normfold.export.pipeline import Progress, fold_and_prove
 from normfold.export.report import ExportReport
 from normfold.export.samples import fit, read_sample
+from normfold.export.variants import AUTO, check_form
 from normfold.export.verify import Case
 
 __all__ = ["fold_file", "write_whole"]
@@ -27,12 +28,16 @@ def fold_file(
     inputs: Sequence[str] = (),
     samples: Sequence[Path] = (),
     overwrite: bool = False,
+    form: str = AUTO,
+    remeasure: bool = False,
     progress: Progress = lambda step: None,
 ) -> ExportReport:
     """Fold ``source`` into ``target`` and return the report. Raises ExportError; then ``target`` is as it was.
 
-    inputs give ranges to dimensions that the file leaves open; samples are more inputs to prove with.
+    inputs give ranges to dimensions that the file leaves open; samples are more inputs to prove with; form and
+    remeasure are those of :class:`normfold.export.pipeline.ExportRequest`.
     """
+    check_form(form)
     if source.suffix != ".onnx":
         raise SourceError(f"'{source}' is not an .onnx file; for a PyTorch network use normfold export")
     if target.exists() and not overwrite:
@@ -43,7 +48,7 @@ def fold_file(
     origin = open_onnx(source, parse_inputs(inputs), opset=None)
     files = [read_sample(path) for path in samples]
     cases = [Case("sample", f.name, fit(f, origin.specs)) for f in files]
-    folded = fold_and_prove(origin, cases, target.stem, DEFAULT_OPSET, progress)
+    folded = fold_and_prove(origin, cases, target.stem, DEFAULT_OPSET, progress, form=form, remeasure=remeasure)
     progress("write")
     write_whole(target, folded.content)
     return replace(folded.report, model=target.stem, path=str(target))

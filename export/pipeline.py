@@ -39,7 +39,7 @@ from normfold.export.serialize import to_bytes
 from normfold.export.sizes import Sizes, batch_dimension
 from normfold.export.tidy import strip
 from normfold.export.trying import sizes_of, sizes_of_both
-from normfold.export.variants import REWRITES, choose
+from normfold.export.variants import AUTO, check_form, choose, rewritten_forms
 from normfold.export.verify import Case
 from normfold.protos.datatypes import by_dtype
 
@@ -73,6 +73,10 @@ class ExportRequest:
     precision: str | None = None
     #: Publish a reduced precision also where it is slower than float32 on this machine.
     even_if_slower: bool = False
+    #: The form to publish, one of :data:`normfold.export.variants.FORMS`; "auto": the fastest on this machine.
+    form: str = AUTO
+    #: Time the forms also where an earlier export has.
+    remeasure: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
     publishing.check_name(request.name)
     if request.opset not in OPSETS:
         raise ExportError(f"opset {request.opset} cannot be written; expected {OPSETS.start} to {OPSETS.stop - 1}")
+    check_form(request.form)
     labels = read_labels(request.labels) if request.labels else None
     if request.precision is not None:
         check_precision(request.precision, bool(request.samples))
@@ -104,7 +109,15 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
     files = [read_sample(path) for path in request.samples]
     origin = open_origin(Request(request.source, request.weights, request.inputs, request.arguments), files)
     samples = [Case("sample", f.name, fit(f, origin.specs)) for f in files]
-    folded = fold_and_prove(origin, samples, request.name, request.opset, progress)
+    folded = fold_and_prove(
+        origin,
+        samples,
+        request.name,
+        request.opset,
+        progress,
+        form=request.form,
+        remeasure=request.remeasure,
+    )
     sizes = folded.proof.sizes
     labelled = labelled_output(labels, folded.outputs) if labels else None
     content, report = folded.content, replace(folded.report, model=request.name)
@@ -112,7 +125,13 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         progress(f"reduce it to {request.precision}")
         proof = folded.proof
         content, reduced = reduce_precision(
-            content, request.precision, proof.reference, proof.cases, _timed_inputs(sizes), request.even_if_slower
+            content,
+            request.precision,
+            proof.reference,
+            proof.cases,
+            _timed_inputs(sizes),
+            even_if_slower=request.even_if_slower,
+            remeasure=request.remeasure,
         )
         report = replace(report, precision=reduced, sha256=hashlib.sha256(content).hexdigest())
     progress("publish")
@@ -133,9 +152,19 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
 
 
 def fold_and_prove(
-    origin: Origin, samples: Sequence[Case], name: str, opset: int, progress: Progress = lambda step: None
+    origin: Origin,
+    samples: Sequence[Case],
+    name: str,
+    opset: int,
+    progress: Progress = lambda step: None,
+    *,
+    form: str = AUTO,
+    remeasure: bool = False,
 ) -> Folded:
-    """Write ``origin`` as a graph, fold it, prove it and time it. Raises ExportError where it cannot be proved."""
+    """Write ``origin`` as a graph, fold it, prove it and time it; ``form`` as in ExportRequest.
+
+    Raises ExportError where it cannot be proved, or has no such form.
+    """
     progress("find the sizes it takes")
     sizes = sizes_of(origin, samples)
     progress("capture the graph")
@@ -154,23 +183,22 @@ def fold_and_prove(
     proof = Proof(origin, sizes, samples, unfolded)
     verification = proof.of(content)
     proof.require(verification, content)
+    rewritten, left_out = rewritten_forms(content, proof, form)
+    forms = {"unfolded": unfolded, "folded": content, **rewritten}
     progress("time it")
-    forms = {"unfolded": unfolded, "folded": content, **_rewritten(content, proof)}
     inputs = _timed_inputs(sizes)
-    variants, rounds = choose(forms, inputs)
-    published = next(v for v in variants if v.published)
+    choice = choose(forms, inputs, form, remeasure)
     outputs = _outputs(model, Runtime(content, optimised=True), sizes)
-    form = Published(published.name, *counts(model))
-    notes = (*origin.notes, *sizes.notes, *proof.notes)
-    if published.name != "folded":
-        chosen = ir.from_proto(onnx.load_model_from_string(forms[published.name]))
-        form = Published(published.name, *counts(chosen))
-        content = _stamped(chosen, model, form)
+    chosen_by = "measurement" if form == AUTO else "request"
+    published = Published(choice.form, *counts(model), chosen_by)
+    if choice.form != "folded":
+        chosen = ir.from_proto(onnx.load_model_from_string(forms[choice.form]))
+        published = Published(choice.form, *counts(chosen), chosen_by)
+        content = _stamped(chosen, model, published)
         verification = proof.of(content)
         proof.require(verification, content)
-        notes = (*notes, f"the {published.name} graph was published: it is the faster one on this machine")
-    times = {v.name: v.median_ms for v in variants}
-    timing = Timing(times["unfolded"], published.median_ms, rounds, shapes_of(inputs))
+    times = {v.name: v.median_ms for v in choice.variants}
+    timing = Timing(times["unfolded"], times[choice.form], choice.rounds, shapes_of(inputs), choice.remembered)
     report = ExportReport(
         model="",
         version=0,
@@ -183,30 +211,18 @@ def fold_and_prove(
         outputs=tuple(f"{o.name}={o.datatype.name}[{','.join(str(d) or '?' for d in o.dims)}]" for o in outputs),
         opset=model.opset_imports.get("", opset),
         folding=folding,
-        published=form,
+        published=published,
         bytes_before=len(unfolded),
         bytes_after=len(content),
         verification=verification,
         timing=timing,
+        machine=choice.machine,
         sha256=hashlib.sha256(content).hexdigest(),
         versions=_versions(),
-        variants=variants,
-        notes=notes,
+        variants=choice.variants,
+        notes=(*origin.notes, *sizes.notes, *proof.notes, *left_out),
     )
     return Folded(content, unfolded, outputs, proof, report)
-
-
-def _rewritten(content: bytes, proof: Proof) -> dict[str, bytes]:
-    """The folded graph rewritten for each target, where that passes the proof."""
-    forms = {}
-    for name, rewrite in REWRITES.items():
-        model = ir.from_proto(onnx.load_model_from_string(content))
-        if not rewrite(model):
-            continue
-        rewritten = to_bytes(model)
-        if proof.of(rewritten).passed:
-            forms[name] = rewritten
-    return forms
 
 
 def _stamped(model: ir.Model, like: ir.Model, form: Published) -> bytes:

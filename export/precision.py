@@ -23,8 +23,10 @@ from onnx import TensorProto
 
 from normfold.export.bfloat16 import missing_kernels, to_bfloat16
 from normfold.export.errors import ExportError, InputSpecError, VerificationError
-from normfold.export.measure import Timing, measure
+from normfold.export.machine import this_machine
+from normfold.export.measure import Timing, medians, shapes_of
 from normfold.export.origin import Run
+from normfold.export.remembered import Measurement, Subject, measured_once
 from normfold.export.runtime import CPU, Runtime, providers_here
 from normfold.export.verify import Case, Difference, Verification, verify
 
@@ -64,7 +66,9 @@ def reduce_precision(
     reference: Run,
     cases: Sequence[Case],
     timed: Arrays,
+    *,
     even_if_slower: bool = False,
+    remeasure: bool = False,
 ) -> tuple[bytes, PrecisionReport]:
     """Return the folded graph ``content`` in ``precision``, with its proof. cases are those of the float32 proof.
 
@@ -84,7 +88,11 @@ def reduce_precision(
     full, fewer = (Runtime(c, optimised=True, providers=providers) for c in (content, reduced))
     verification = _allowing(verify(reference, full.run, fewer.run, proved, "as for float32"), PRECISIONS[precision])
     _require(verification, precision)
-    timing = measure(full, fewer, timed)
+    machine, shapes = this_machine(providers), shapes_of(timed)
+    subject = Subject.of({"float32": content, precision: reduced}, shapes, machine)
+    known = measured_once(subject, lambda: _measurement({"float32": full, precision: fewer}, timed), remeasure)
+    times = known.medians_ms
+    timing = Timing(times["float32"], times[precision], known.rounds, shapes, known.remembered)
     if timing.ratio > 1 and not even_if_slower:
         raise ExportError(
             f"{precision} is slower than float32 on this machine ({timing.after_ms:.3f} ms against "
@@ -92,6 +100,11 @@ def reduce_precision(
             "nothing was published; --even-if-slower publishes it for a machine where it is not"
         )
     return reduced, PrecisionReport(precision, verification, timing, len(content), len(reduced))
+
+
+def _measurement(graphs: Mapping[str, Runtime], inputs: Arrays) -> Measurement:
+    times, rounds = medians(graphs, inputs)
+    return Measurement(times, rounds, min(times, key=times.__getitem__))
 
 
 def _half(content: bytes) -> bytes:

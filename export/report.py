@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from normfold.export.fold import FoldReport
+from normfold.export.machine import Machine
 from normfold.export.measure import Timing
 from normfold.export.precision import PrecisionReport
 from normfold.export.variants import Variant
 from normfold.export.verify import Verification
 
-__all__ = ["ExportReport", "Form", "Published", "as_json", "forms"]
+__all__ = ["ExportReport", "Form", "Published", "as_json", "chosen", "forms"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Published:
     batchnorms: int
     nodes: int
     parameters: int
+    #: "measurement", or "request" where the person named the form.
+    chosen_by: str = "measurement"
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class ExportReport:
     bytes_after: int
     verification: Verification
     timing: Timing
+    #: What the run times hold for.
+    machine: Machine
     #: sha256 of model.onnx.
     sha256: str
     #: Versions of what made it: normfold, torch, onnx, onnxruntime.
@@ -97,6 +102,23 @@ def forms(report: ExportReport) -> tuple[Form, ...]:
     if published.form == "unfolded":
         return replace(before, title="before: published"), folded
     return before, folded, replace(after, title=f"{published.form}: published")
+
+
+def chosen(report: ExportReport) -> str:
+    """Say which form is published, who chose it, and when the run times were taken, in a sentence."""
+    form, others = report.published.form, len(report.variants) - 1
+    if report.published.chosen_by == "request":
+        why = "as it was asked for"
+    elif form == "folded":
+        why = "no other form is clearly faster" if others else "the only form"
+    else:
+        why = f"the fastest of {others + 1} forms"
+    taken = (
+        "remembered from an earlier export of it (--remeasure takes them again)"
+        if report.timing.remembered
+        else "measured now"
+    )
+    return f"the {form} form is published, {why}; run times {taken}, on {report.machine}"
 
 
 def as_json(report: ExportReport) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from normfold.export.errors import ExportError
 
-__all__ = ["CPU", "Runtime", "providers_here"]
+__all__ = ["CPU", "THREADS", "Runtime", "providers_here"]
 
 Arrays = dict[str, NDArray[Any]]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+#: Threads that run a graph.
+THREADS = 1
 
 
 class Runtime:
@@ -29,7 +31,7 @@ class Runtime:
         options = ort.SessionOptions()
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.intra_op_num_threads = options.inter_op_num_threads = THREADS
         options.log_severity_level = 4  # what fails is raised, and said by us
         try:
             self._session = ort.InferenceSession(content, options, providers=list(providers))

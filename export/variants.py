@@ -4,8 +4,9 @@
     folded      every BatchNorm folded that can go
     lifted      the folded graph with what runs along one axis as pictures of height 1 (:data:`REWRITES`)
 
-The folded graph is published unless another is faster beyond what a busy machine can feign, twice in a row: near ties
-go to it, so that the same inputs give the same bytes.
+The folded graph is published unless another is faster beyond what a busy machine can feign, twice in a row. What was
+measured is remembered, so that the same inputs give the same bytes also where two forms are about equally fast; naming
+the form gives them on every machine.
 """
 
 from __future__ import annotations
@@ -13,13 +14,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import onnx
 import onnx_ir as ir
 
+from normfold.export.errors import ExportError, VerificationError
 from normfold.export.layout import lift
-from normfold.export.measure import Arrays, medians
+from normfold.export.machine import Machine, this_machine
+from normfold.export.measure import Arrays, medians, shapes_of
+from normfold.export.proof import Proof
+from normfold.export.remembered import Measurement, Subject, measured_once
 from normfold.export.runtime import Runtime
+from normfold.export.serialize import to_bytes
+from normfold.export.verify import Verification
 
-__all__ = ["MARGINS", "REWRITES", "Variant", "choose"]
+__all__ = ["AUTO", "FORMS", "MARGINS", "REWRITES", "Choice", "Variant", "check_form", "choose", "rewritten_forms"]
 
 #: Further forms: name -> a rewrite of the folded graph in place, which returns whether it changed anything. Each is
 #: proved like the folded graph itself.
@@ -27,6 +35,10 @@ REWRITES: dict[str, Callable[[ir.Model], bool]] = {"lifted": lift}
 #: How much faster than the folded graph a form must be to be published in its place.
 MARGINS: Mapping[str, float] = {"unfolded": 1.15}
 DEFAULT_MARGIN = 1.03
+
+#: Every form there is, and the word that leaves the choice to the clock.
+FORMS = ("unfolded", "folded", *REWRITES)
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -39,19 +51,93 @@ class Variant:
     published: bool
 
 
-def choose(forms: Mapping[str, bytes], inputs: Arrays) -> tuple[tuple[Variant, ...], int]:
-    """Time the forms, "folded" among them; return them, one marked for publication, and the number of rounds."""
+@dataclass(frozen=True)
+class Choice:
+    """The forms of one network with their figures, one of them marked for publication."""
+
+    variants: tuple[Variant, ...]
+    #: Rounds the medians were taken over.
+    rounds: int
+    #: Whether the figures are those of an earlier export.
+    remembered: bool
+    #: What the figures hold for.
+    machine: Machine
+
+    @property
+    def form(self) -> str:
+        """The form to publish."""
+        return next(v.name for v in self.variants if v.published)
+
+
+def check_form(form: str) -> None:
+    """Raise ExportError where there is no form of that name."""
+    if form != AUTO and form not in FORMS:
+        raise ExportError(
+            f"there is no form '{form}'; there are {', '.join(FORMS)}, and {AUTO} for the fastest of them"
+        )
+
+
+def rewritten_forms(folded: bytes, proof: Proof, asked: str = AUTO) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """Return the rewrites of the folded graph that pass the proof, and a note on each that does not.
+
+    Raises, for the form that was asked for, ExportError where it is no other than the folded graph, and
+    VerificationError where it does not pass.
+    """
+    forms: dict[str, bytes] = {}
+    notes = []
+    for name, rewrite in REWRITES.items():
+        model = ir.from_proto(onnx.load_model_from_string(folded))
+        if rewrite(model):
+            content = to_bytes(model)
+            verification = proof.of(content)
+            if verification.passed:
+                forms[name] = content
+            elif name == asked:
+                _require(proof, verification, content, name)
+            else:
+                worst = verification.worst
+                why = worst.trouble or f"output '{worst.output}' is off by {worst.relative:.1e} of its scale"
+                notes.append(f"the {name} form did not pass the proof and was left out: {why}")
+        elif name == asked:
+            raise ExportError(
+                f"this network has no {name} form: it holds nothing that is written in another way there. "
+                "Ask for folded or unfolded, or leave --form out"
+            )
+    return forms, tuple(notes)
+
+
+def _require(proof: Proof, verification: Verification, content: bytes, name: str) -> None:
+    try:
+        proof.require(verification, content)
+    except VerificationError as error:
+        message = f"the {name} form that was asked for does not pass the proof: {error}"
+        raise VerificationError(
+            message, output=error.output, max_abs_diff=error.max_abs_diff, bound=error.bound
+        ) from None
+
+
+def choose(forms: Mapping[str, bytes], inputs: Arrays, asked: str = AUTO, remeasure: bool = False) -> Choice:
+    """Time the forms, "folded" among them, or remember their times; mark the one asked for, else the fastest."""
+    machine = this_machine()
+    subject = Subject.of(forms, shapes_of(inputs), machine)
+    known = measured_once(subject, lambda: _measurement(forms, inputs), remeasure)
+    form = known.fastest if asked == AUTO else asked
+    variants = tuple(Variant(name, len(forms[name]), ms, name == form) for name, ms in known.medians_ms.items())
+    return Choice(variants, known.rounds, known.remembered, machine)
+
+
+def _measurement(forms: Mapping[str, bytes], inputs: Arrays) -> Measurement:
     graphs = {name: Runtime(content, optimised=True) for name, content in forms.items()}
     times, rounds = medians(graphs, inputs)
-    best = _best(times)
-    if best != "folded":
-        again, _ = medians({name: graphs[name] for name in ("folded", best)}, inputs, seconds=1.0)
-        best = _best(again)
-    return tuple(Variant(name, len(forms[name]), ms, name == best) for name, ms in times.items()), rounds
+    fastest = _fastest(times)
+    if fastest != "folded":
+        again, _ = medians({name: graphs[name] for name in ("folded", fastest)}, inputs, seconds=1.0)
+        fastest = _fastest(again)
+    return Measurement(times, rounds, fastest)
 
 
-def _best(times: Mapping[str, float]) -> str:
-    """The form to publish: the fastest of those that beat the folded graph by their margin, else the folded graph."""
+def _fastest(times: Mapping[str, float]) -> str:
+    """The fastest of the forms that beat the folded graph by their margin, else the folded graph."""
     folded = times["folded"]
     faster = {n: ms for n, ms in times.items() if n != "folded" and ms * MARGINS.get(n, DEFAULT_MARGIN) < folded}
     return min(faster, key=faster.__getitem__) if faster else "folded"

@@ -30,6 +30,13 @@ def _translations_read_once() -> Iterator[None]:
 
 
 @pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder, for a test of what is measured and what is remembered."""
+    monkeypatch.setenv("NORMFOLD_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty current directory; sys.path and the modules imported from it are put back afterwards."""
     path, modules = list(sys.path), set(sys.modules)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
 from normfold.cli.main import main
-from normfold.export.variants import Variant
 
 NETS = """
 import torch
@@ -139,17 +137,13 @@ def test_the_report_as_json_holds_the_proof_and_every_fold(network: torch.nn.Mod
 
 
 def test_where_the_unfolded_form_is_published_file_report_and_table_say_so(
-    directory: Path, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+    directory: Path, network: torch.nn.Module, cache: Path
 ) -> None:
-    def unfolded(forms: Mapping[str, bytes], inputs: object) -> tuple[tuple[Variant, ...], int]:
-        return tuple(Variant(n, len(c), 1.0, n == "unfolded") for n, c in forms.items()), 9
-
-    monkeypatch.setattr("normfold.export.pipeline.choose", unfolded)
-    result = normfold(*USUAL)
+    result = normfold(*USUAL, "--form", "unfolded")
     assert result.exit_code == 0, result.output
     assert re.search(r"before: published +folded", result.output)
     assert re.search(r"BatchNorms +2 +0", result.output)
-    assert "what folding does in the folded form, which was the slower one here" in result.output
+    assert "what folding does in the folded form, which is not the published one" in result.output
     version = directory / "repository" / "surnames" / "1"
     model = onnx.load(version / "model.onnx")
     assert [n.op_type for n in model.graph.node].count("BatchNormalization") == 2
@@ -158,6 +152,8 @@ def test_where_the_unfolded_form_is_published_file_report_and_table_say_so(
     assert metadata["normfold.form"] == "unfolded"
     report = json.loads((version / "export.json").read_text())
     assert (report["published"]["form"], report["published"]["batchnorms"]) == ("unfolded", 2)
+    assert report["published"]["chosen_by"] == "request"
+    assert "the unfolded form is published, as it was asked for; run times measured now, on " in result.output
     assert report["bytes_after"] == (version / "model.onnx").stat().st_size
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx.parser
@@ -12,7 +15,6 @@ from normfold.export import precision
 from normfold.export.divergence import first_divergence, unexplained
 from normfold.export.double import DoubleGraph
 from normfold.export.errors import ExportError, InputSpecError, VerificationError
-from normfold.export.measure import Timing
 from normfold.export.verify import Case
 
 GRAPH = """<ir_version: 8, opset_import: ["" : 18]>
@@ -45,7 +47,8 @@ def cases(kind: str) -> list[Case]:
 def reduced(name: str, kind: str = "sample", content: bytes | None = None, slower: bool = True):  # type: ignore[no-untyped-def]
     content = content or graph()
     drawn = cases(kind)
-    return precision.reduce_precision(content, name, DoubleGraph(content).run, drawn, drawn[0].inputs, slower)
+    run = DoubleGraph(content).run
+    return precision.reduce_precision(content, name, run, drawn, drawn[0].inputs, even_if_slower=slower)
 
 
 @pytest.mark.parametrize("name", ["fp16", "int8"])
@@ -74,11 +77,20 @@ def test_int8_without_samples_and_a_precision_that_is_none_are_refused() -> None
         precision.check_precision("int4", has_samples=True)
 
 
-def test_slower_than_float32_is_refused_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "measure", lambda *a: Timing(1.0, 2.0, 9, "x[1]"))
+def test_slower_than_float32_is_refused_unless_asked_for(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "medians", lambda *a: ({"float32": 1.0, "fp16": 2.0}, 9))
     with pytest.raises(ExportError, match=r"slower than float32 on this machine \(2\.000 ms against 1\.000 ms\)"):
         reduced("fp16", slower=False)
     reduced("fp16", slower=True)
+
+
+def test_what_was_measured_of_a_precision_is_remembered(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "medians", lambda *a: ({"float32": 2.0, "fp16": 1.0}, 9))
+    first = reduced("fp16", slower=False)[1].timing
+    monkeypatch.setattr(precision, "medians", lambda *a: ({"float32": 1.0, "fp16": 2.0}, 9))
+    second = reduced("fp16", slower=False)[1].timing
+    assert (first.remembered, second.remembered) == (False, True)
+    assert replace(second, remembered=False) == first
 
 
 def test_weights_beyond_the_range_of_fp16_are_refused() -> None:

@@ -15,9 +15,10 @@ import pytest
 
 from normfold.export.fold import Fold, FoldReport
 from normfold.export.html import as_html
+from normfold.export.machine import Machine
 from normfold.export.measure import Timing
 from normfold.export.precision import PrecisionReport
-from normfold.export.report import ExportReport, Published, as_json
+from normfold.export.report import ExportReport, Published, as_json, chosen
 from normfold.export.variants import Variant
 from normfold.export.verify import Difference, Verification
 
@@ -46,6 +47,7 @@ REPORT = ExportReport(
     bytes_after=1500,
     verification=Verification((DIFFERENCE,), "PyTorch, float64", ("N=2 L=32", "one.npy")),
     timing=Timing(0.2, 0.1, 50, "x[1,77,32]"),
+    machine=Machine("Some CPU", "1.32.0", ("CPUExecutionProvider",), 1),
     sha256="ef" * 32,
     versions={"torch": "2.13.0"},
     notes=("a <note> & more",),
@@ -130,6 +132,28 @@ def test_where_another_form_is_published_the_figures_say_of_which_form_they_are(
     assert "2 BatchNorms before, 1 after folding" in text
     for shown in ("lifted: published", "44", "0.150 ms"):
         assert shown in text, shown
+
+
+def test_the_report_says_which_form_was_chosen_by_whom_and_when_it_was_timed() -> None:
+    asked = Published("lifted", 1, 44, 900, "request")
+    remembered = replace(REPORT.timing, remembered=True)
+    where = "on Some CPU, onnxruntime 1.32.0, 1 thread"
+    said = {
+        f"the folded form is published, no other form is clearly faster; run times measured now, {where}": REPORT,
+        f"the lifted form is published, as it was asked for; run times measured now, {where}": replace(
+            REPORT, published=asked
+        ),
+        "the unfolded form is published, the fastest of 2 forms; run times remembered from an earlier export of it "
+        f"(--remeasure takes them again), {where}": replace(
+            REPORT, published=Published("unfolded", 2, 31, 910), timing=remembered
+        ),
+    }
+    for sentence, report in said.items():
+        assert chosen(report) == sentence
+    assert "The folded form is published, no other form is clearly faster" in Page(as_html(REPORT)).text
+    content = as_json(replace(REPORT, published=asked, timing=remembered))
+    assert (content["published"]["chosen_by"], content["timing"]["remembered"]) == ("request", True)
+    assert content["machine"]["processor"] == "Some CPU"
 
 
 def test_a_failed_proof_is_shown_as_one() -> None:
