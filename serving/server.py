@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from normfold.serving import memory
 from normfold.serving.devices import check_runtime, parse_device, providers
 from normfold.serving.errors import StartError
 from normfold.serving.logs import LogSettings
@@ -82,6 +83,7 @@ async def serve(config: ServerConfig, logs: LogSettings, on_ready: Callable[[Ser
 
     ``on_ready`` is called once every model was tried. A second signal ends the process at once. Raises StartError.
     """
+    memory.keep_freed()
     server = Server(config, logs)
     stop = asyncio.Event()
 
@@ -97,6 +99,7 @@ async def serve(config: ServerConfig, logs: LogSettings, on_ready: Callable[[Ser
     answered = False
     try:
         await server.start()
+        memory.settle()
         if on_ready:
             on_ready(server)
         await stop.wait()
