@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,22 +46,22 @@ class Affine:
         shape[axis] = -1
         return cls.of(np.asarray(scale, np.float64).reshape(shape), np.asarray(shift, np.float64).reshape(shape))
 
-    @classmethod
-    def identity(cls, rank: int) -> Affine:
+    @staticmethod
+    def identity(rank: int) -> Affine:
         """Return ``x -> x``."""
-        return cls(np.ones((1,) * rank), np.zeros((1,) * rank))
+        return _identity(rank)
 
     @property
     def rank(self) -> int:
         """The rank of the tensors it maps."""
         return self.scale.ndim
 
-    @property
+    @cached_property
     def is_identity(self) -> bool:
         """Whether it maps every x to itself."""
         return bool((self.scale == 1).all() and not self.shift.any())
 
-    @property
+    @cached_property
     def shifts(self) -> bool:
         """Whether the shift is other than zero anywhere."""
         return bool(self.shift.any())
@@ -75,6 +76,10 @@ class Affine:
         Raises:
             ZeroDivisionError: where a scale is 0, or so small that its reciprocal overflows.
         """
+        return self._inverse
+
+    @cached_property
+    def _inverse(self) -> Affine:
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             scale = 1.0 / self.scale
             shift = -self.shift / self.scale
@@ -95,7 +100,11 @@ class Affine:
         axis %= self.rank
         if any(self.varies(a) for a in range(self.rank) if a != axis):
             return None
-        return np.broadcast_to(self.scale.reshape(-1), (size,)), np.broadcast_to(self.shift.reshape(-1), (size,))
+        scale, shift = self.scale.reshape(-1), self.shift.reshape(-1)
+        return (
+            scale if len(scale) == size else np.full(size, scale[0]),
+            shift if len(shift) == size else np.full(size, shift[0]),
+        )
 
     def take(self, axis: int, index: NDArray[np.int64]) -> Affine:
         """Return the map of the slices ``index`` along one axis."""
@@ -132,6 +141,11 @@ def batchnorm(gamma: Array, beta: Array, mean: Array, var: Array, eps: float) ->
         return scale, beta.astype(np.float64) - mean.astype(np.float64) * scale
 
 
+@cache
+def _identity(rank: int) -> Affine:
+    return Affine(np.ones((1,) * rank), np.zeros((1,) * rank))
+
+
 def _near(a: Array, b: Array) -> bool:
     if a is b:
         return True
@@ -144,6 +158,8 @@ def _near(a: Array, b: Array) -> bool:
 def _collapsed(part: Array) -> Array:
     if part.size == 1:
         return part
+    if part.size == max(part.shape) and part.item(0) != part.item(-1):
+        return part  # most vary along one axis, and from its first entry to its last
     for axis, size in enumerate(part.shape):
         if size > 1:
             first = part[(slice(None),) * axis + (slice(1),)]

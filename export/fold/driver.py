@@ -17,6 +17,7 @@ from normfold.export.fold.ops.pointwise import Bounds, Scaled, Scaling
 from normfold.export.fold.plan import LEAST_GAIN, PUT_COST, Plan, planned, plans
 from normfold.export.fold.report import Fold
 from normfold.export.fold.silence import silence_zero_scales
+from normfold.export.fold.streams import Streams
 from normfold.export.fold.words import went
 
 
@@ -29,6 +30,10 @@ class Folding:
     removed: list[Scaling] = field(default_factory=list)
     carriers: int = 0
     targets: list[Scaling] = field(default_factory=list)
+    streams: Streams = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.streams = Streams(self.net)
 
     def run(self) -> None:
         """Fold until nothing more goes. Every step removes an affine or makes one cheaper, so it ends."""
@@ -63,7 +68,7 @@ class Folding:
         refusals: dict[str, str] = {}
         while True:
             carriers = self.carriers
-            for plan in plans(target, refusals):
+            for plan in plans(target, refusals, self.streams):
                 try:
                     return went(self._carry_out(plan)), _sentences(refusals)
                 except Refused as refusal:
@@ -79,7 +84,7 @@ class Folding:
         missing = [op for op in plan.carried if carrier_of(op, plan.gauges, constants) is None]
         if missing:
             self._bring_carriers(plan, missing)
-            plan = planned(plan.target, plan.option.again(plan.target))
+            plan = planned(plan.target, plan.option.again(plan.target), self.streams)
             constants = ConstantChannels()
         params = dict(plan.params)
         for op in plan.touched:
@@ -127,6 +132,7 @@ class Folding:
                 widened(step.tensor).carry_out()
 
     def _remove(self, target: Scaling) -> None:
+        self.streams.join(target.inputs[0], target.outputs[0])
         self.net.remove(target)
         self.removed.append(target)
 

@@ -165,7 +165,7 @@ class Writing:
             count += 1
             name = f"{like}_{count}"
         self._names.add(name)
-        tensor = ir.tensor(np.asarray(array, dtype or self.dtype, order="C"), name=name)
+        tensor = ir.Tensor(np.asarray(array, dtype or self.dtype, order="C"), name=name)
         value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
         self.graph.register_initializer(value)
         return value

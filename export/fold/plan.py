@@ -17,11 +17,10 @@ from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.net import Gauges, Op, Refused, Tensor
 from normfold.export.fold.ops.linear import Linear
 from normfold.export.fold.ops.pointwise import Scaling
+from normfold.export.fold.streams import MOST_TOUCHED, Streams
 
 #: An option must save at least this many passes to be taken.
 LEAST_GAIN = 1e-6
-#: A change that spreads over more operators than these is not followed: it keeps the time linear in the graph.
-MOST_TOUCHED = 48
 #: How many times larger than a tensor's usual entries a shift may be that other readers of the tensor must undo.
 MOST_CANCELLED = 4.0
 #: How many times larger, over the channels, what the readers add up may be than what it adds up to.
@@ -114,7 +113,7 @@ def options(target: Scaling) -> Iterator[Option]:
         yield Option("scale back, a shift stays", Affine.of(s, none), Affine.of(one, t), identity)
 
 
-def planned(target: Scaling, option: Option) -> Plan:
+def planned(target: Scaling, option: Option, streams: Streams) -> Plan:
     """Return the plan of one option, or raise Refused with the operator and the reason."""
     (u,), (y,) = target.inputs, target.outputs
     try:
@@ -147,6 +146,7 @@ def planned(target: Scaling, option: Option) -> Plan:
             return
         if tensor.pinned:
             raise Refused(f"'{tensor.name}' {tensor.pinned}, so its numbers may not change")
+        streams.check(tensor, gauge)
         gauges[tensor] = gauge
         enqueue(tensor)
 
@@ -156,6 +156,7 @@ def planned(target: Scaling, option: Option) -> Plan:
         else:
             settle(tensor, gauge)
     touched: dict[Op, None] = {}
+    # An operator is asked again whenever another of its tensors was settled, so its last answer knew all of them.
     while queue:
         _, _, op = heapq.heappop(queue)
         queued.discard(op)
@@ -167,21 +168,16 @@ def planned(target: Scaling, option: Option) -> Plan:
     plan = Plan(target, option, gauges, sorted(touched, key=lambda op: op.order), {}, [])
     plan.cost = target.cost(option.stays) - target.cost(target.params)
     for op in plan.touched:
-        # Settled tensors all have their gauge now; an operator that was asked early is asked again.
-        for tensor, gauge in op.spread(gauges).items():
-            settle(tensor, gauge)
         if isinstance(op, Linear):
             if op.carrier_needed(gauges):
                 plan.carried.append(op)
         else:
             plan.params[op] = op.rewritten(gauges)
             plan.cost += op.cost(plan.params[op]) - op.cost(op.params)
-    if queue:
-        raise Refused(f"the operators around {target} need scales that do not agree")
     return plan
 
 
-def plans(target: Scaling, refusals: dict[str, str]) -> Iterator[Plan]:
+def plans(target: Scaling, refusals: dict[str, str], streams: Streams) -> Iterator[Plan]:
     """Yield the plans that gain, cheapest first; note in ``refusals``, by option, what refused the others.
 
     Options that stand in ``refusals`` already are not followed again.
@@ -191,7 +187,7 @@ def plans(target: Scaling, refusals: dict[str, str]) -> Iterator[Plan]:
         if option.label in refusals:
             continue
         try:
-            plan = planned(target, option)
+            plan = planned(target, option, streams)
         except Refused as refusal:
             refusals[option.label] = str(refusal)
             continue

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 
+import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 __all__ = ["infer_shapes"]
+
+#: Inference reads the numbers of constants no larger than this (shapes, axes, scales); of weights it needs the shape.
+_READ_BYTES = 1000
 
 
 def infer_shapes(model: ir.Model) -> None:
@@ -15,6 +19,47 @@ def infer_shapes(model: ir.Model) -> None:
     values = [v for n in model.graph.all_nodes() for v in n.outputs]
     # Shape inference would take what sequences hold for tensors.
     sequences = any(n.op_type.startswith(("Sequence", "SplitToSequence")) for n in model.graph.all_nodes())
-    if any(v.shape is None for v in values) and not sequences:
-        with contextlib.suppress(Exception):
+    if all(v.shape is not None for v in values) or sequences:
+        return
+    with contextlib.suppress(Exception):
+        if model.functions or any(True for _ in model.graph.subgraphs()):
             passes.ShapeInferencePass()(model)
+        else:
+            _infer_flat(model, values)
+
+
+def _infer_flat(model: ir.Model, values: list[ir.Value]) -> None:
+    """Infer the shapes of a graph without subgraphs and functions, from a copy of it without its weights.
+
+    The pass of onnx_ir makes a second model of what inference returns, which takes as long as all of the folding.
+    """
+    light = onnx.GraphProto(name="shapes")
+    light.node.extend(ir.serde.serialize_node(node) for node in model.graph)
+    light.input.extend(ir.serde.serialize_value(value) for value in model.graph.inputs)
+    for name, value in model.graph.initializers.items():
+        held = value.const_value
+        if held is None or value.is_graph_input():
+            continue
+        if held.nbytes <= _READ_BYTES:
+            tensor = ir.serde.serialize_tensor(held)
+            tensor.name = name
+            light.initializer.append(tensor)
+        else:
+            weight = ir.Value(name=name, type=ir.TensorType(held.dtype), shape=ir.Shape(held.shape.numpy()))
+            light.input.append(ir.serde.serialize_value(weight))
+    light.output.extend(ir.serde.serialize_value(value) for value in model.graph.outputs)
+    proto = onnx.ModelProto(ir_version=model.ir_version, graph=light)
+    proto.opset_import.extend(onnx.helper.make_opsetid(d, v) for d, v in model.opset_imports.items())
+    inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True).graph
+    found = {info.name: info for info in (*inferred.value_info, *inferred.output)}
+    for value in values:
+        info = found.get(value.name or "")
+        if info is None or not info.type.HasField("tensor_type"):
+            continue
+        told = info.type.tensor_type
+        if told.HasField("shape"):
+            value.shape = ir.Shape(
+                [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in told.shape.dim]
+            )
+        if told.elem_type:
+            value.dtype = ir.DataType(told.elem_type)

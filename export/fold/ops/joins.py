@@ -30,10 +30,12 @@ class Sum(Op):
         known = [x for x in self.inputs if x in gauges]
         scale = (gauges[known[0]] if known else gauges[y]).scale
         self._same_shape(scale)
-        zero = np.zeros((1,) * y.rank)
-        total = sum((s * x.gauge(gauges).shift for s, x in zip(self.signs, self.inputs, strict=True)), zero)
+        zero = total = np.zeros((1,) * y.rank)
+        for sign, x in zip(self.signs, self.inputs, strict=True):
+            if x in gauges:
+                total = total + sign * gauges[x].shift
         found: dict[Tensor, Affine] = {}
-        if any(x not in gauges for x in self.inputs) and np.any(scale == 0):
+        if len(known) < len(self.inputs) and (scale == 0).any():
             raise Refused(f"{self} adds a channel that is scaled by 0 to one that is not")
         for x in self.inputs:
             found[x] = Affine.of(scale, gauges[x].shift if x in gauges else zero)

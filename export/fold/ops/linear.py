@@ -73,15 +73,19 @@ class Linear(Op):
         """Any gauge of the input, any invertible gauge of the output: neither concerns the other."""
         (x,), (y,) = self.inputs, self.outputs
         if x in gauges:
-            self._channels(gauges[x], x, self.axis_in)
+            self._whole_channels(gauges[x], self.axis_in)
             if self.carrier_needed(gauges) and self.params.groups > 1:
                 raise Refused(
                     f"{self} pads with zeros and is depthwise or grouped, so no carrier channel can bear the shift"
                 )
         if y in gauges:
-            self._channels(gauges[y], y, self.axis_out)
+            self._whole_channels(gauges[y], self.axis_out)
             inverse(gauges[y], self)
         return {}
+
+    def _whole_channels(self, gauge: Affine, axis: int) -> None:
+        if any(gauge.varies(a) for a in range(gauge.rank) if a != axis % gauge.rank):
+            raise Refused(f"{self} weighs whole channels, and here the scale differs within one")
 
     def carrier_needed(self, gauges: Gauges) -> bool:
         """Whether the shift of its input must be borne by a constant channel."""
@@ -106,9 +110,9 @@ class Linear(Op):
 
     def _channels(self, gauge: Affine, tensor: Tensor, axis: int) -> tuple[Array, Array]:
         size = self.params.weight.shape[0] * self.params.weight.shape[2 if tensor in self.inputs else 1]
+        self._whole_channels(gauge, axis)
         channels = gauge.channels(axis, size)
-        if channels is None:
-            raise Refused(f"{self} weighs whole channels, and here the scale differs within one")
+        assert channels is not None
         return channels
 
     def widen(self, widenings: Widenings) -> dict[Tensor, Widening]:

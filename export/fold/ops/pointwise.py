@@ -79,7 +79,7 @@ class Scaling(Op):
             shape is not None
             and len(shape) >= 2
             and isinstance(shape[1], int)
-            and params.channels(1, shape[1]) is not None
+            and not any(params.varies(axis) for axis in range(params.rank) if axis != 1)
         )
 
     def widen(self, widenings: Widenings) -> dict[Tensor, Widening]:
@@ -184,7 +184,10 @@ class Clamp(Op):
 
     @staticmethod
     def _zeros(gauge: Affine) -> NDArray[np.bool_]:
-        return np.broadcast_to(gauge.scale == 0, np.broadcast_shapes(gauge.scale.shape, gauge.shift.shape))
+        zero: NDArray[np.bool_] = gauge.scale == 0
+        if not zero.any():
+            return zero
+        return np.broadcast_to(zero, np.broadcast_shapes(gauge.scale.shape, gauge.shift.shape))
 
     def _constant(self, gauge: Affine) -> Array:
         return np.clip(gauge.shift, self.params.lo, self.params.hi)

@@ -10,10 +10,11 @@ import onnx
 import pytest
 
 from normfold.export.fold.affine import Affine
-from normfold.export.fold.net import Op, Refused
+from normfold.export.fold.net import Net, Op, Refused
 from normfold.export.fold.ops import joins, layout, linear, pointwise, pools
 from normfold.export.fold.ops.pointwise import Scaled, Scaling
 from normfold.export.fold.plan import Option, options, planned, plans
+from normfold.export.fold.streams import Streams
 
 from .graphs import folded, folds_to, graph, left, net_of, norm, operators, same_function, stays, weight_of, weights
 
@@ -22,6 +23,15 @@ LENGTHS = ((2, 3, 12), (3, 3, 23))
 
 def target_of(model: onnx.ModelProto) -> Scaling:
     return next(op for op in net_of(model).ops if isinstance(op, Scaling) and op.target)
+
+
+def streams_around(target: Scaling) -> Streams:
+    """Return the streams of the network that the target stands in."""
+    ops: list[Op] = [target]
+    for op in ops:
+        for tensor in (*op.inputs, *op.outputs):
+            ops += [o for o in (tensor.producer, *tensor.readers) if o is not None and o not in ops]
+    return Streams(Net(ops, np.dtype(np.float32)))
 
 
 def scaling(scale: list[float], shift: list[float]) -> Scaling:
@@ -90,8 +100,8 @@ def test_a_sign_stays_only_where_that_is_cheaper() -> None:
 
 
 def ways(model: onnx.ModelProto) -> list[str]:
-    refusals: Any = {}
-    return [plan.option.label for plan in plans(target_of(model), refusals)]
+    target = target_of(model)
+    return [plan.option.label for plan in plans(target, {}, streams_around(target))]
 
 
 def test_between_two_convolutions_it_goes_back() -> None:
@@ -122,16 +132,16 @@ def test_inputs_and_outputs_keep_their_numbers() -> None:
     target = target_of(graph("(float[N,3,L] x) => (float[N,3,L] y) { y = BN(x, n) }", **norm("n", 3)))
     back, on = list(options(target))[:2]
     with pytest.raises(Refused, match="'x' is an input of the network, so its numbers may not change"):
-        planned(target, back)
+        planned(target, back, streams_around(target))
     with pytest.raises(Refused, match="'y' is an output of the network, so its numbers may not change"):
-        planned(target, on)
+        planned(target, on, streams_around(target))
 
 
 def test_a_scale_that_is_nearly_0_cannot_go_back() -> None:
     target = scaling([1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
     tiny = Affine.along(1, 3, np.float64([1e-310, 1, 1]), np.zeros(3))
     with pytest.raises(Refused, match=r"'BatchNormalization_0' \(.*\) scales a channel by 0 or nearly so"):
-        planned(target, Option("back", tiny, Affine.identity(3), Affine.identity(3)))
+        planned(target, Option("back", tiny, Affine.identity(3), Affine.identity(3)), streams_around(target))
 
 
 def option_of(target: Scaling, label: str) -> Option:
@@ -144,7 +154,7 @@ def test_a_tensor_cannot_have_two_scales() -> None:
     model = graph(text, w=weights(4, 3, 1), v=weights(4, 4, 1), **norm("n", 4))
     target = target_of(model)
     with pytest.raises(Refused, match="would need two different scales or shifts at once"):
-        planned(target, option_of(target, "back"))
+        planned(target, option_of(target, "back"), streams_around(target))
     after, _ = folded(model)
     same_function(model, after, *LENGTHS)
 
@@ -154,7 +164,7 @@ def test_a_change_is_not_followed_through_the_whole_network() -> None:
     model = layers(30, layer, "z = BN(u@, o) y = Sigmoid(z)", **norm("n", 4), **norm("o", 4, gamma="positive"))
     target = next(op for op in reversed(net_of(model).ops) if isinstance(op, Scaling) and op.target)
     with pytest.raises(Refused, match="more than 48 operators around would have to change"):
-        planned(target, option_of(target, "back"))
+        planned(target, option_of(target, "back"), streams_around(target))
 
 
 def test_a_mean_far_from_0_is_taken_off_where_it_is() -> None:
@@ -165,7 +175,7 @@ def test_a_mean_far_from_0_is_taken_off_where_it_is() -> None:
     with pytest.raises(
         Refused, match="takes a mean much larger than its deviation off, and its readers would lose digits"
     ):
-        planned(target, option_of(target, "on"))
+        planned(target, option_of(target, "on"), streams_around(target))
 
 
 def test_a_large_shift_is_not_undone_where_others_read_the_tensor() -> None:
@@ -176,7 +186,7 @@ def test_a_large_shift_is_not_undone_where_others_read_the_tensor() -> None:
     model = graph(text, w=weights(4, 3, 1), v=weights(4, 4, 1), **given)
     target = target_of(model)
     refusals: Any = {}
-    list(plans(target, refusals))
+    list(plans(target, refusals, streams_around(target)))
     sentence = "'c' is read elsewhere too, and undoing so large a shift there would cost its last digits"
     assert sentence in " ".join(refusals.values() if isinstance(refusals, dict) else refusals)
     after, _ = folded(model)
