@@ -495,6 +495,17 @@ def _resize(n: Node) -> Op:
     return Pooling(axes=tuple(range(2, n.rank())), **n.parts())
 
 
+def _expand(n: Node) -> Op:
+    x, y = n.tensor(0), n.tensor_out()
+    if n.computed()[:1] != [0] or x.shape is None or y.shape is None or len(x.shape) != len(y.shape):
+        raise NotKnown
+    # An axis of length 1 is repeated; every other keeps its length, by the operator's definition.
+    repeated = tuple(a for a, d in enumerate(x.shape) if d == 1 and y.shape[a] != 1)
+    if any(d != y.shape[a] for a, d in enumerate(x.shape) if a not in repeated):
+        raise NotKnown
+    return Pooling(axes=repeated, **n.parts())
+
+
 def _shape(n: Node) -> Op:
     return Shape(**n.parts())
 
@@ -608,6 +619,10 @@ def _slice(n: Node) -> Op:
         return Select(axis=1, picks=(pick,), **n.parts())
     if 1 in axes and rank > 2:
         raise NotKnown
+    y = n.tensor_out()
+    told = y.shape if y.shape is not None and len(y.shape) == rank else (None,) * rank
+    # Where its ends are computed, shape inference names no length of the output at all.
+    y.shape = tuple((f"{y.name}[{a}]" if d is None else d) if a in axes else shape[a] for a, d in enumerate(told))
     return Select(axis=axes[0], picks=(None,), positions=axes, **n.parts())
 
 
@@ -615,13 +630,16 @@ def _gather(n: Node) -> Op:
     table, index = n.constant(0), n.constant(1)
     if table is not None and index is None and table.ndim == 2 and n.attribute("axis", 0) == 0:
         return Embedding(params=table.astype(np.float64), **n.parts((1,)))
-    if table is None and index is not None and n.computed() == [0]:
-        axis = n.attribute("axis", 0) % n.rank()
-        shape = n.tensor(0).shape
-        assert shape is not None
-        size = shape[axis]
-        if index.ndim == 1 and isinstance(size, int):
-            return Select(axis=axis, picks=(index.astype(np.int64) % size,), **n.parts())
+    if table is not None:
+        raise NotKnown
+    axis, shape = n.attribute("axis", 0) % n.rank(), n.tensor(0).shape
+    assert shape is not None
+    size = shape[axis]
+    if index is not None and index.ndim == 1 and isinstance(size, int):
+        return Select(axis=axis, picks=(index.astype(np.int64) % size,), **n.parts())
+    if (index.ndim if index is not None else n.rank(1)) == 1:
+        # Which are taken is not known: as from a mean, what is the same for all along the axis passes.
+        return Pooling(axes=(axis,), **n.parts())
     raise NotKnown
 
 
@@ -730,6 +748,7 @@ READERS: dict[str, Callable[[Node], Op]] = {
     "ReduceMax": _reduce,
     "Resize": _resize,
     "Upsample": _resize,
+    "Expand": _expand,
     "Shape": _shape,
     "Size": _shape,
     "Transpose": _transpose,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.net import Refused, Tensor
 from normfold.export.fold.ops.joins import Sum
-from normfold.export.fold.ops.layout import Concat, Transpose
+from normfold.export.fold.ops.layout import Concat, Select, Transpose
 from normfold.export.fold.ops.linear import Linear, Weights
 from normfold.export.fold.ops.pointwise import Activation, Clamp, Same, Scaled, Scaling, Sloped
 from normfold.export.fold.ops.pools import Pooling
@@ -88,6 +88,13 @@ def _silenced(tensor: Tensor, axis: int, index: Index, values: Array, edits: dic
             if here.any():
                 held[here] = _silenced(x, 1, index[here] - starts[k], values[here], edits)
         return held
+    if isinstance(op, Select) and 1 not in op.positions and len(op.inputs) == 1:
+        pick = op.picks[op.outputs.index(tensor)]
+        if pick is not None and op.axis == 1:
+            if len(np.unique(pick)) < len(pick):
+                raise Refused(f"{op} picks a channel more than once")
+            index = pick[index]
+        return _silenced(op.inputs[0], 1, index, values, edits)
     if isinstance(op, Sum) and len(set(op.inputs)) == len(op.inputs):
         total = np.zeros(len(index))
         for k, (sign, x) in enumerate(zip(op.signs, op.inputs, strict=True)):

@@ -157,9 +157,16 @@ def aligned(before: Sequence[Dim], after: Sequence[Dim]) -> list[tuple[tuple[int
 
 
 def _entries(dims: Sequence[Dim]) -> tuple[int, tuple[str, ...]] | None:
+    """Return how many entries axes of these lengths hold: a number, times lengths by name; exporters write '38*N'."""
     if any(d is None for d in dims):
         return None
-    return prod(d for d in dims if isinstance(d, int)), tuple(sorted(d for d in dims if isinstance(d, str)))
+    factors = [f for d in dims for f in (str(d).split("*") if _is_product(d) else [d])]
+    numbers, names = ([f for f in factors if str(f).isdigit() is held] for held in (True, False))
+    return prod(int(str(n)) for n in numbers), tuple(sorted(str(n) for n in names))
+
+
+def _is_product(dim: Dim) -> bool:
+    return isinstance(dim, str) and "*" in dim and all(f.isidentifier() or f.isdigit() for f in dim.split("*"))
 
 
 def _same_entries(before: Sequence[Dim], after: Sequence[Dim]) -> bool:

@@ -1,4 +1,4 @@
-"""Pools, reductions, resizing and mirroring along positions: they treat every channel alike."""
+"""Pools, reductions, resizing and repeating along positions: they treat every channel alike."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Pooling(Op):
     """An operator over positions, the same for every channel.
 
         mean:  any affine passes:                 mean(s x + t) = s mean(x) + t
+               (a resize or a repetition is a mean of one or two entries)
         max:   an affine with s >= 0 passes:      max(s x + t) = s max(x) + t
     A mean that counts zero padding is a zero-padded convolution: the scale passes, a shift does not.
     """

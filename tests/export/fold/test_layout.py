@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from normfold.export.fold.affine import Affine
@@ -128,6 +129,11 @@ def test_a_computed_shape_is_followed_by_the_lengths_that_are_known() -> None:
         (("N", 4, 1, "L"), ("N", 4, "L"), None),
         ((2, 3, 4), (6, 4), [((0, 1), (0,)), ((2,), (1,))]),
         (("N", 4, "L"), ("A", 4), None),
+        (("N", 38, 64), ("38*N", 64), [((0, 1), (0,)), ((2,), (1,))]),
+        (("38*N", 64), ("N", 38, 64), [((0,), (0, 1)), ((1,), (2,))]),
+        (("N", "L", 4), ("L*N", 4), [((0, 1), (0,)), ((2,), (1,))]),
+        (("N", "L", 4), ("N + L", 4), None),
+        (("2*N", 4), ("N", 4), None),
     ],
 )
 def test_axes_are_aligned_in_the_finest_groups(shape: tuple, target: tuple, groups: list | None) -> None:
@@ -259,6 +265,51 @@ def test_an_affine_goes_through_a_slice_of_positions(slice_: str) -> None:
         **given(v=weights(5, 4, 3), **ENDS, axis2=np.array([-1])),
     )
     folds_to(model, "Conv Relu Slice Conv", *LENGTHS)
+
+
+def test_an_affine_goes_through_a_slice_of_positions_with_computed_ends() -> None:
+    # Shape inference names no length of such a slice, not that of the channels either; a carrier needs it.
+    text = """(float[N,3,L] x, int64[1] e) => (float[A,5,B] y) {
+        c = Conv(x, w)  r = Relu(c)  n = BN(r, n)  s = Slice(n, e, large, axis)  y = Conv<pads=[1,1]>(s, v) }"""
+    model = graph(text, large=np.array([9]), axis=np.array([2]), **given(v=weights(5, 4, 3)))
+    folds_to(model, "Conv Relu Slice Conv", *LENGTHS)
+
+
+@pytest.mark.parametrize("index", ["places", "k"])
+def test_an_affine_goes_through_a_gather_of_positions(index: str) -> None:
+    # "places" is computed, "k" is constant and the length that it picks from dynamic.
+    nodes = f"""z = Shape<start=2,end=3>(n)  last = Sub(z, k)  places = Concat<axis=0>(k, last)
+        g = Gather<axis=2>(n, {index})  y = Conv(g, v)"""
+    model = graph(behind(nodes), **given(v=weights(5, 4, 1), k=np.array([1])))
+    after, report = folded(model)
+    assert report.affines_after == 0
+    same_function(model, after, *LENGTHS)
+
+
+def test_an_affine_of_positions_does_not_go_through_a_gather_by_computed_places() -> None:
+    text = """(float[N,3,6] x, int64[2] e) => (float[N,3,2] y) {
+        s = Sigmoid(x)  m = Mul(s, g)  k = Gather<axis=2>(m, e)  y = Conv(k, v) }"""
+    _, report = folded(graph(text, g=weights(6), v=weights(3, 3, 1)))
+    assert "here the scale differs from position to position" in "; ".join(report.folds[0].reasons)
+
+
+@pytest.mark.parametrize("gamma", ["positive", "mixed"])
+def test_an_affine_goes_through_an_expand_of_positions(gamma: str) -> None:
+    # PointNet repeats what it knows of the whole cloud at each of its points.
+    text = """(float[N,3,L] x) => (float[N,5,L] y) {
+        c = Conv(x, w)  r = Relu(c)  g = ReduceMax<axes=[2], keepdims=1>(r)  n = BN(g, n)
+        i = Shape(r)  e = Expand(n, i)  m = Concat<axis=1>(r, e)  y = Conv(m, v) }"""
+    model = graph(text, w=weights(4, 3, 1), v=weights(5, 8, 1), **norm("n", 4, gamma=gamma))
+    inferred = onnx.shape_inference.infer_shapes(model)
+    inferred.graph.value_info.append(onnx.helper.make_tensor_value_info("e", onnx.TensorProto.FLOAT, ["N", 4, "L"]))
+    folds_to(inferred, "Conv Relu ReduceMax Shape Expand Concat Conv", *LENGTHS)
+
+
+def test_an_affine_by_channel_does_not_go_back_through_an_expand_of_one_channel() -> None:
+    text = """(float[N,1,L] x) => (float[N,4,L] y) {
+        c = Conv(x, w)  e = Expand(c, s)  n = BN(e, n)  y = Sigmoid(n) }"""
+    model = graph(text, w=weights(1, 1, 1), s=np.array([1, 4, 1]), **norm("n", 4))
+    stays(model, "mixes positions, and here the scale differs from position to position", (2, 1, 12), (3, 1, 23))
 
 
 def test_a_slice_with_computed_ends_lets_nothing_pass_along_its_axis() -> None:

@@ -40,6 +40,9 @@ BETWEEN = [
     "a = Relu(c) n0 = AveragePool<kernel_shape=[2]>(a)",
     "b = Conv(x, u) n0 = Add(c, b)",
     "b = Conv(x, u) n0 = Sub(b, c)",
+    "n0 = Slice(c, one, large, axis)",
+    "n0 = Gather<axis=1>(c, turned)",
+    "b = Conv(x, u) m = Concat<axis=1>(b, c) n1, n0 = Split<axis=1>(m, halves)",
 ]
 
 
@@ -47,12 +50,23 @@ BETWEEN = [
 def test_nothing_scales_by_0_after_what_is_private_before_it(between: str) -> None:
     model = model_of(f"{between} n = BN(n0, n) y = Conv<pads=[1,1]>(n, v)")
     held = [onnx.numpy_helper.from_array(np.float32(v), k) for k, v in (("lo", -1.0), ("hi", 1.5))]
+    places = {"one": [1], "large": [99], "axis": [2], "turned": [3, 2, 1, 0], "halves": [4, 4]}
+    held += [onnx.numpy_helper.from_array(np.array(v), k) for k, v in places.items()]
     model.graph.initializer.extend(held)
     count, target = silenced(model)
     assert count > 0
     assert np.count_nonzero(target.params.scale == 0) == 2 - count
     after, report = folded(model)
     assert report.affines_after == 0
+    same_function(model, after, *LENGTHS)
+
+
+def test_a_channel_that_is_picked_twice_is_not_silenced() -> None:
+    # The second copy is scaled by 1: what it shows must stay.
+    model = model_of("g = Gather<axis=1>(c, twice) n = BN(g, n) y = Conv<pads=[1,1]>(n, v)")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, 2, 2, 3]), "twice"))
+    assert silenced(model)[0] == 0
+    after, _ = folded(model)
     same_function(model, after, *LENGTHS)
 
 
