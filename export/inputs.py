@@ -2,6 +2,7 @@
 
     x=FP32[N,77,L]               N and L may be any size
     x=FP32[N:1..64, 77, L:5..]   N from 1 to 64, L from 5 up
+    x=FP32[N,1,L:8..400:8]       L from 8 to 400 in steps of 8
     tokens=INT64[N,L]:0..999     the values that random test inputs take (for indices into an embedding)
 
 A dimension of one name has one size wherever it is used.
@@ -39,11 +40,19 @@ class Dimension:
     low: int | None = None
     #: Largest size; None: no bound.
     high: int | None = None
+    #: Distance from one size to the next, counted from ``low``; None: not said, found by trying.
+    step: int | None = None
 
     def __str__(self) -> str:
         if self.low is None and self.high is None:
             return self.name
-        return f"{self.name}:{'' if self.low is None else self.low}..{'' if self.high is None else self.high}"
+        step = "" if self.step in (None, 1) else f":{self.step}"
+        return f"{self.name}:{'' if self.low is None else self.low}..{'' if self.high is None else self.high}{step}"
+
+    def holds(self, size: int) -> bool:
+        """Whether ``size`` is one of the declared sizes."""
+        low = self.low or 1
+        return low <= size <= (self.high or size) and (size - low) % (self.step or 1) == 0
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class InputSpec:
 
 
 _INPUT = re.compile(r"\s*([^=\[\]]+?)\s*=\s*(\w+)\s*\[([^\[\]]*)\]\s*(?::\s*(-?\d+)\s*\.\.\s*(-?\d+)\s*)?\Z")
-_DIMENSION = re.compile(r"([A-Za-z_]\w*)(?:\s*:\s*(\d*)\s*\.\.\s*(\d*))?\Z")
+_DIMENSION = re.compile(r"([A-Za-z_]\w*)(?:\s*:\s*(\d*)\s*\.\.\s*(\d*)\s*(?::\s*(\d+))?)?\Z")
 
 
 def parse_input(text: str) -> InputSpec:
@@ -167,12 +176,15 @@ def _parse_dimension(part: str, text: str) -> int | Dimension:
         )
     match = _DIMENSION.match(part)
     if match is None:
-        raise InputSpecError(f"--input '{text}': '{part}' is neither a size, a name, nor a range such as L:5..400")
-    name, low, high = match.group(1), match.group(2), match.group(3)
-    dimension = Dimension(name, int(low) if low else None, int(high) if high else None)
-    if (dimension.low or 1) > (dimension.high or 1 << 62) or dimension.low == 0 or dimension.high == 0:
+        raise InputSpecError(
+            f"--input '{text}': '{part}' is neither a size, a name, nor a range such as L:5..400 or L:8..400:8"
+        )
+    name, *numbers = match.groups()
+    low, high, step = (int(n) if n else None for n in numbers)
+    low = step if low is None else low  # L:..:8 are the multiples of 8
+    if 0 in (low, high, step) or (low or 1) > (high or 1 << 62):
         raise InputSpecError(f"--input '{text}': '{part}' is an empty range")
-    return dimension
+    return Dimension(name, low, high, step)
 
 
 def _unknown_datatype(dtype: str) -> str:

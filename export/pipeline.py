@@ -117,6 +117,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         progress,
         form=request.form,
         remeasure=request.remeasure,
+        labels=labels or (),
     )
     sizes = folded.proof.sizes
     labelled = labelled_output(labels, folded.outputs) if labels else None
@@ -160,13 +161,17 @@ def fold_and_prove(
     *,
     form: str = AUTO,
     remeasure: bool = False,
+    labels: Sequence[str] = (),
 ) -> Folded:
     """Write ``origin`` as a graph, fold it, prove it and time it; ``form`` as in ExportRequest.
 
-    Raises ExportError where it cannot be proved, or has no such form.
+    Raises ExportError where it cannot be proved, or has no such form; at once where no output has one entry a label.
     """
     progress("find the sizes it takes")
     sizes = sizes_of(origin, samples)
+    if labels:
+        answer = origin.run(random_inputs(sizes.specs, sizes.trace, np.random.default_rng(0)))
+        labelled_output(labels, [OutputSpec(n, by_dtype(a.dtype), a.shape) for n, a in answer.items()])
     progress("capture the graph")
     model = origin.graph(sizes.specs, sizes.trace, opset)
     model.ir_version = IR_VERSIONS.get(model.opset_imports.get("", 0), model.ir_version)

@@ -135,7 +135,7 @@ def _dimension(
         else None
     )
     if isinstance(wanted, Dimension):
-        return Dimension(wanted.name, wanted.low or low, wanted.high or high)
+        return Dimension(wanted.name, wanted.low or low, wanted.high or high, wanted.step)
     name = "N" if axis == 0 else "L" if number < 2 else f"L{number}"
     return Dimension(name, low, high)
 

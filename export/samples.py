@@ -92,7 +92,7 @@ def sample_sizes(arrays: Mapping[str, NDArray[Any]], specs: Sequence[InputSpec],
                 fits, want = size == d, str(d)
             else:
                 known = sizes.setdefault(d.name, size)
-                fits = known == size and (d.low or 1) <= size <= (d.high or size)
+                fits = known == size and d.holds(size)
                 want = str(d) if known == size else f"{known} (the size of {d.name} elsewhere)"
             if not fits:
                 raise InputSpecError(

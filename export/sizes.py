@@ -12,12 +12,13 @@ from math import prod
 
 from normfold.export.errors import CaptureError, InputSpecError
 from normfold.export.inputs import MAX_ELEMENTS, Dimension, InputSpec, dimensions
+from normfold.export.step import find_step
 from normfold.export.user_code import line_of_error
 
 __all__ = ["Sizes", "batch_dimension", "find_sizes"]
 
-#: Sizes of a length tried until the network accepts one.
-CANDIDATES = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536, 16, 8, 4, 2)
+#: Sizes of a length tried until the network accepts one: powers of two, then multiples of the other small numbers.
+CANDIDATES = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536, 16, 8, 4, 2, 240, 2520, 1000, 3000, 16000)
 #: A test case beyond the traced sizes holds at most this many input elements, so that a proof takes seconds.
 CASE_ELEMENTS = 1 << 21
 #: After a refusal that took longer than this, no larger size is tried: what is upsampled inside may not fit in memory.
@@ -58,19 +59,21 @@ def find_sizes(specs: Sequence[InputSpec], attempt: Attempt, samples: Iterable[A
     """
     search = _Search(specs, attempt)
     trace = search.trace(list(samples))
+    steps = {d.name: search.step(d, trace) for d in search.dims}
     low = {d.name: search.lowest(d, trace) for d in search.dims}
     high = {d.name: search.highest(d, trace) for d in search.dims}
     proof: list[Assignment] = [trace]
     for d in search.dims:
         proof += [{**trace, d.name: low[d.name]}, {**trace, d.name: high[d.name]}]
         if d != search.batch:
-            proof += [{**trace, d.name: trace[d.name] + 1}, {**trace, d.name: trace[d.name] + 3}]
+            proof += [{**trace, d.name: trace[d.name] + n * steps[d.name]} for n in (1, 3)]
     proof += [dict(low), dict(high)]
     kept: list[Mapping[str, int]] = []
     for sizes in proof:
         if sizes not in kept and search.within(sizes) and (sizes == trace or search.accepts(sizes)):
             kept.append(sizes)
-    return Sizes(trace, tuple(kept), _with_lowest(specs, low), tuple(search.notes))
+    search.notes += [_only(d, low[d.name], steps[d.name]) for d in search.dims if d.step is None]
+    return Sizes(trace, tuple(kept), _with_found(specs, low, steps), tuple(filter(None, search.notes)))
 
 
 class _Search:
@@ -81,6 +84,7 @@ class _Search:
         self.dims = dimensions(specs)
         self.batch = batch_dimension(specs)
         self.notes: list[str] = []
+        self.steps: dict[str, int] = {}
         self.last: Exception | None = None
         self._known: dict[tuple[int, ...], bool] = {}
 
@@ -99,8 +103,7 @@ class _Search:
         return max((prod(s.shape(sizes)) for s in self.specs), default=0)
 
     def within(self, sizes: Mapping[str, int], bound: int = CASE_ELEMENTS) -> bool:
-        in_range = all((d.low or 1) <= sizes[d.name] <= (d.high or 1 << 62) for d in self.dims)
-        return in_range and self.elements(sizes) <= bound
+        return all(d.holds(sizes[d.name]) for d in self.dims) and self.elements(sizes) <= bound
 
     def trace(self, samples: list[Assignment]) -> Assignment:
         """Find one set of sizes that the network takes: the samples' own, else the candidates in turn."""
@@ -148,7 +151,29 @@ class _Search:
 
     @staticmethod
     def _clip(d: Dimension, size: int) -> int:
-        return max(d.low or 1, min(size, d.high or size))
+        low, step = d.low or 1, d.step or 1
+        size = max(low, min(size, d.high or size))
+        return size - (size - low) % step
+
+    def step(self, d: Dimension, trace: Assignment) -> int:
+        """The declared step, else the smallest that the network takes: 1 for most."""
+
+        def accepts(size: int) -> bool:
+            sizes = {**trace, d.name: size}
+            return self.elements(sizes) <= CASE_ELEMENTS and self.accepts(sizes)
+
+        size = trace[d.name]
+        found = d.step
+        if found is None:
+            found = 1 if d == self.batch else find_step(size, accepts, d.low, d.high)
+        elif d.holds(size + found) and not accepts(size + found):
+            raise InputSpecError(
+                f"dimension '{d}' is declared in steps of {found}, but the network does not run at "
+                f"{d.name} = {size + found}: {_head(self.last)}. It takes steps of "
+                f"{find_step(size, accepts, d.low, d.high)}"
+            )
+        self.steps[d.name] = found
+        return found
 
     def lowest(self, d: Dimension, trace: Assignment) -> int:
         """The declared lower bound, which must run, or the smallest size that does (found by bisection)."""
@@ -156,53 +181,79 @@ class _Search:
             if not self.accepts({**trace, d.name: d.low}):
                 raise InputSpecError(
                     f"dimension '{d}' is declared from {d.low}, but the network does not run at {d.name} = {d.low}: "
-                    f"{_head(self.last)}. Declare what it takes, for example {d.name}:{self._smallest(d, trace)}.."
+                    f"{_head(self.last)}. Declare what it takes, for example {self._takes(d, trace)}"
                 )
             return d.low
         return self._smallest(d, trace)
 
     def _smallest(self, d: Dimension, trace: Assignment) -> int:
-        refused, accepted = 0, trace[d.name]
+        step = self.steps[d.name]
+        refused, accepted = -1, trace[d.name] // step  # steps down to the size, which is at least the rest
+        rest = trace[d.name] % step
         while accepted - refused > 1:
             middle = (accepted + refused) // 2
-            if self.accepts({**trace, d.name: middle}):
+            if middle * step + rest and self.accepts({**trace, d.name: middle * step + rest}):
                 accepted = middle
             else:
                 refused = middle
-        return accepted
+        return accepted * step + rest
+
+    def _takes(self, d: Dimension, trace: Assignment) -> str:
+        """What to declare instead of ``d``, with the first sizes that it stands for."""
+        high = d.high if d.high is None else self._aligned(d, trace, d.high)
+        takes = Dimension(d.name, self._smallest(d, trace), high, self.steps[d.name])
+        return f"{takes}{_every(takes)}"
+
+    def _aligned(self, d: Dimension, trace: Assignment, size: int) -> int:
+        """The largest size up to ``size`` that is whole steps away from the traced one."""
+        return size - (size - trace[d.name]) % self.steps[d.name]
 
     def highest(self, d: Dimension, trace: Assignment) -> int:
         """The declared upper bound, or a size well above the traced one; cut to what a proof can hold."""
         if d.high is not None:
-            size = d.high
-            while not self.within({**trace, d.name: size}) and size > trace[d.name]:
-                size = max(trace[d.name], size // 2)
-            if size != d.high:
+            size = last = self._aligned(d, trace, d.high) if d.step else d.high
+            while self.elements({**trace, d.name: size}) > CASE_ELEMENTS and size > trace[d.name]:
+                size = max(trace[d.name], self._aligned(d, trace, size // 2))
+            if size != last:
                 self.notes.append(f"{d.name} was proved up to {size}, not to {d.high}: the inputs would be too large")
             elif not self.accepts({**trace, d.name: size}):
                 raise InputSpecError(
                     f"dimension '{d}' is declared up to {size}, but the network does not run at {d.name} = {size}: "
                     f"{_head(self.last)}"
+                    + (f". Declare what it takes: {self._takes(d, trace)}" if self.steps[d.name] > 1 else "")
                 )
             return size
-        wishes = (BATCH,) if d == self.batch else (2 * trace[d.name] + 1, 2 * trace[d.name])
-        for size in wishes:
+        double = 2 * trace[d.name]
+        wishes = (BATCH,) if d == self.batch else (double + self.steps[d.name], double)
+        for size in (self._aligned(d, trace, wish) for wish in wishes):
             sizes = {**trace, d.name: size}
             if self.within(sizes) and self.accepts(sizes):
                 return size
         return trace[d.name]
 
 
-def _with_lowest(specs: Sequence[InputSpec], low: Mapping[str, int]) -> tuple[InputSpec, ...]:
-    return tuple(
-        InputSpec(
-            s.name,
-            s.datatype,
-            tuple(d if isinstance(d, int) else Dimension(d.name, low[d.name], d.high) for d in s.dims),
-            s.values,
-        )
-        for s in specs
+def _with_found(specs: Sequence[InputSpec], low: Mapping[str, int], steps: Mapping[str, int]) -> tuple[InputSpec, ...]:
+    """The specs with the smallest sizes and the steps filled in."""
+
+    def found(d: int | Dimension) -> int | Dimension:
+        return d if isinstance(d, int) else Dimension(d.name, low[d.name], d.high, steps[d.name])
+
+    return tuple(InputSpec(s.name, s.datatype, tuple(map(found, s.dims)), s.values) for s in specs)
+
+
+def _only(d: Dimension, low: int, step: int) -> str:
+    """A note for the person on a step that was found; "" where every size works."""
+    found = Dimension(d.name, low, d.high, step)
+    return (
+        "" if step == 1 else f"the network takes {d.name} in steps of {step} only{_every(found)}; --input says {found}"
     )
+
+
+def _every(d: Dimension) -> str:
+    """The first sizes of a dimension with steps: ": 8, 16, 24, …"."""
+    if not d.step or d.step == 1 or d.low is None:
+        return ""
+    return f": {', '.join(str(d.low + n * d.step) for n in range(3))}, …"
 
 
 def _head(error: BaseException | None) -> str:

@@ -14,10 +14,26 @@ def test_names_ranges_and_sizes_are_read() -> None:
     assert parse_input("mask=BOOL[N,L:..9]").dims == (Dimension("N"), Dimension("L", None, 9))
     assert parse_input("tokens=INT64[N,L]:0..84").values == (0, 84)
     assert parse_input("scalar=FP32[]").dims == ()
+    assert parse_input("x=FP32[L:8..400:8, M : 9 .. : 4]").dims == (
+        Dimension("L", 8, 400, 8),
+        Dimension("M", 9, None, 4),
+    )
+    assert parse_input("x=FP32[L:..:8]").dims == (Dimension("L", 8, None, 8),), "the multiples of 8"
+
+
+def test_a_dimension_holds_the_sizes_of_its_range_and_step() -> None:
+    assert [n for n in range(40) if Dimension("L", 9, 33, 8).holds(n)] == [9, 17, 25, 33]
+    assert [n for n in range(5) if Dimension("L").holds(n)] == [1, 2, 3, 4]
 
 
 def test_what_is_printed_is_read_back_the_same() -> None:
-    for text in ("x=FP32[N,77,L]", "x=FP32[N:1..64,77,L:5..]", "t=INT64[N]:0..9", "a=UINT8[..]".replace("..", "M:..7")):
+    for text in (
+        "x=FP32[N,77,L]",
+        "x=FP32[N:1..64,77,L:5..]",
+        "t=INT64[N]:0..9",
+        "x=FP32[L:8..96:8]",
+        "a=UINT8[..]".replace("..", "M:..7"),
+    ):
         assert str(parse_input(str(parse_input(text)))) == str(parse_input(text)) == text
 
 
@@ -42,6 +58,8 @@ def test_a_range_given_once_holds_for_every_use_of_the_name() -> None:
         ("x=FP32[10000000000]", "not a size"),
         ("x=FP32[L:9..3]", "empty range"),
         ("x=FP32[L:0..3]", "empty range"),
+        ("x=FP32[L:8..64:0]", "empty range"),
+        ("x=FP32[L:8]", "nor a range such as L:5..400 or L:8..400:8"),
         ("x=FP32[L*2]", "neither a size, a name, nor a range"),
         ("../x=FP32[N]", "not a name for an input"),
         ("x\x07=FP32[N]", "not a name for an input"),

@@ -32,6 +32,16 @@ class SurnameCNN(nn.Module):
         x = F.max_pool1d(self.conv1_bn(F.relu(self.conv1(x))), 2)
         return self.classifier(F.relu(self.conv2_bn(self.conv2(x))).amax(-1))
 
+class UNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv1d(2, 4, 3, padding=1), nn.BatchNorm1d(4)
+        self.up1, self.up2 = nn.ConvTranspose1d(4, 4, 2, stride=2), nn.ConvTranspose1d(8, 4, 2, stride=2)
+    def forward(self, x):
+        x = self.bn(self.conv(x))
+        half = F.max_pool1d(x, 2)
+        return torch.cat([x, self.up2(torch.cat([half, self.up1(F.max_pool1d(half, 2))], 1))], 1)
+
 class Two(nn.Module):
     def forward(self, x, mask):
         return x * mask
@@ -273,6 +283,32 @@ def test_a_graph_that_is_not_the_network_is_not_published(
     assert "nothing was published" in result.stderr
     assert "output 'output'" in result.stderr
     assert not (directory / "repository").exists()
+
+
+def test_a_u_net_is_exported_for_the_lengths_it_takes_and_the_person_learns_them(network: torch.nn.Module) -> None:
+    result = normfold("mynets.py:UNet", "--input", "x=FP32[N,2,L]", *REPOSITORY)
+    assert result.exit_code == 0, result.output
+    assert "note: the network takes L in steps of 4 only: 4, 8, 12, …; --input says L:4..:4" in result.output
+    assert "x=FP32[N:1..,2,L:4..:4]" in result.output
+    again = normfold("mynets.py:UNet", "--input", "x=FP32[N,2,L:4..64:4]", *REPOSITORY)
+    assert again.exit_code == 0, again.output
+    assert "in steps" not in again.output
+    refused = normfold("mynets.py:UNet", "--input", "x=FP32[N,2,L:4..66]", *REPOSITORY)
+    assert refused.exit_code == 1
+    assert refused.stderr.rstrip().endswith("Declare what it takes: L:4..64:4: 4, 8, 12, …")
+
+
+def test_labels_that_no_output_has_are_refused_before_the_network_is_captured(
+    directory: Path, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: object) -> None:
+        raise AssertionError("the long steps began")
+
+    monkeypatch.setattr("normfold.export.module_origin.capture", never)
+    (directory / "labels.txt").write_text("Irish\nCzech\n")
+    result = normfold(*USUAL, "--labels", "labels.txt")
+    assert result.exit_code == 1
+    assert "there are 2 labels, but no output has that many classes: 'output' [2, 3]" in result.stderr
 
 
 def test_an_interrupt_leaves_nothing_and_says_so(

@@ -37,7 +37,57 @@ def test_sizes_that_the_network_refuses_between_accepted_ones_are_left_out() -> 
     sizes = find_sizes(parse_inputs(["x=FP32[N,3,L]"]), takes(lambda s: s["L"] % 16 == 0))
     assert sizes.trace["L"] == 32
     assert all(s["L"] % 16 == 0 for s in sizes.proof)
-    assert 64 in {s["L"] for s in sizes.proof}
+    assert {16, 32, 48, 80} <= {s["L"] for s in sizes.proof}
+
+
+@pytest.mark.parametrize(
+    ("declared", "condition", "found", "every"),
+    [
+        ("L", lambda n: n % 8 == 0, "L:8..:8", "8, 16, 24"),
+        ("L", lambda n: n % 8 == 0 and n >= 24, "L:24..:8", "24, 32, 40"),
+        ("L:8..", lambda n: n % 8 == 0, "L:8..:8", "8, 16, 24"),
+        ("L:16..160", lambda n: n % 8 == 0, "L:16..160:8", "16, 24, 32"),
+        ("L:32..40", lambda n: n % 8 == 0, "L:32..40:8", "32, 40, 48"),
+        ("L:24..32", lambda n: n % 8 == 0, "L:24..32:8", "24, 32, 40"),
+        ("L", lambda n: n % 5 == 0, "L:5..:5", "5, 10, 15"),
+        ("L", lambda n: n % 24 == 16, "L:16..:24", "16, 40, 64"),
+        ("L", lambda n: n % 512 == 0, "L:512..:512", "512, 1024, 1536"),
+    ],
+)
+def test_a_step_between_the_sizes_that_work_is_found_and_said(declared, condition, found, every) -> None:  # type: ignore[no-untyped-def]
+    sizes = find_sizes(parse_inputs([f"x=FP32[N,3,{declared}]"]), takes(lambda s: condition(s["L"])))
+    assert str(sizes.specs[0]) == f"x=FP32[N:1..,3,{found}]"
+    (note,) = sizes.notes
+    assert f"steps of {found.rpartition(':')[2]} only: {every}, …; --input says {found}" in note
+    assert len({s["L"] for s in sizes.proof}) >= 2
+
+
+def test_a_declared_step_is_kept_to_and_nothing_is_said_of_it() -> None:
+    asked: list[int] = []
+
+    def attempt(sizes: Mapping[str, int]) -> None:
+        asked.append(sizes["L"])
+
+    sizes = find_sizes(parse_inputs(["x=FP32[N,3,L:9..100:7]"]), attempt)
+    assert all((n - 9) % 7 == 0 and 9 <= n <= 100 for n in asked)
+    assert {9, 100} <= {s["L"] for s in sizes.proof}
+    assert str(sizes.specs[0]) == "x=FP32[N:1..,3,L:9..100:7]"
+    assert sizes.notes == ()
+
+
+def test_bounds_and_steps_that_do_not_run_are_refused_with_those_that_do() -> None:
+    eights = takes(lambda s: s["L"] % 8 == 0)
+    with pytest.raises(InputSpecError, match=r"declared from 4, .* for example L:8\.\.96:8: 8, 16, 24, …"):
+        find_sizes(parse_inputs(["x=FP32[N,3,L:4..100]"]), eights)
+    with pytest.raises(InputSpecError, match=r"declared up to 100, .*Declare what it takes: L:8\.\.96:8: 8, 16, 24, …"):
+        find_sizes(parse_inputs(["x=FP32[N,3,L:8..100]"]), eights)
+    with pytest.raises(InputSpecError, match=r"in steps of 4, but the network does not run at L = 36: .* steps of 8"):
+        find_sizes(parse_inputs(["x=FP32[N,3,L:8..:4]"]), eights)
+
+
+def test_a_network_of_one_length_has_no_step() -> None:
+    sizes = find_sizes(parse_inputs(["x=FP32[N,3,L]"]), takes(lambda s: s["L"] == 64))
+    assert (str(sizes.specs[0]), sizes.notes) == ("x=FP32[N:1..,3,L:64..]", ())
 
 
 def test_declared_corners_are_all_proved() -> None:
