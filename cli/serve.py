@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from normfold.serving.frontends import FRONTENDS
+
 if TYPE_CHECKING:
     from normfold.serving.server import Server
 
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--listen", default="127.0.0.1:8001", show_default=True, help="host:port (port 0: any free one), unix:/path."
+)
+@click.option(
+    "--frontend",
+    type=click.Choice(FRONTENDS),
+    default=FRONTENDS[0],
+    show_default=True,
+    help="What carries the calls; http2 takes less CPU time for each.",
 )
 @click.option(
     "--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N, or auto (the GPU if there is one)."
@@ -72,6 +81,7 @@ if TYPE_CHECKING:
 def serve(
     repository: Path,
     listen: str,
+    frontend: str,
     device: str,
     threads: int,
     model_name: str | None,
@@ -117,6 +127,7 @@ def serve(
         config = ServerConfig(
             repository=repository,
             listen=listen,
+            frontend=frontend,
             device=device,
             threads=threads,
             model_name=model_name,

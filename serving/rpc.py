@@ -50,6 +50,11 @@ class Method:
         """The method's name without its service."""
         return self.path.split("/")[2]
 
+    @property
+    def is_unary(self) -> bool:
+        """Whether there is one request and one answer."""
+        return self.unary is not None or self.wire_unary is not None
+
     def answer(self, data: bytes) -> bytes | Awaitable[bytes]:
         """The serialized answer to a serialized request, at once or to be awaited; for unary methods."""
         return self.wire_unary(data) if self.wire_unary is not None else self._answer(data)

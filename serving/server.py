@@ -20,6 +20,7 @@ from pathlib import Path
 from normfold.serving import memory
 from normfold.serving.devices import check_runtime, parse_device, providers
 from normfold.serving.errors import StartError
+from normfold.serving.frontends import FRONTENDS
 from normfold.serving.logs import LogSettings
 from normfold.serving.repository import Repository
 from normfold.serving.threads import available_cpus
@@ -39,6 +40,8 @@ class ServerConfig:
     repository: Path
     #: "host:port", port 0 for any free one, or "unix:/path".
     listen: str = "127.0.0.1:8001"
+    #: What carries the calls: "grpcio", or "http2", which takes less CPU time.
+    frontend: str = "grpcio"
     #: "cpu", "cuda", "cuda:N" or "auto".
     device: str = "cpu"
     #: Threads inside one operator; 0: one for small models, all CPUs for others. At most 1024.
@@ -66,6 +69,8 @@ class ServerConfig:
         host, _, port = self.listen.rpartition(":")
         if not self.listen.startswith("unix:/") and not (host and port.isdecimal() and int(port) < 65536):
             raise StartError(f"listen address {self.listen!r} is not host:port, such as 127.0.0.1:8001, or unix:/path")
+        if self.frontend not in FRONTENDS:
+            raise StartError(f"frontend {self.frontend!r} is not one of {', '.join(FRONTENDS)}")
         if not 0 <= self.threads <= 1024:
             raise StartError(f"threads must lie between 0 and 1024, got {self.threads}")
         if not 1 << 20 <= self.max_message_bytes < 1 << 31:
@@ -116,7 +121,7 @@ class Server:
         check_runtime()
         from normfold.serving.administration import Administration
         from normfold.serving.catalog import Catalog
-        from normfold.serving.frontends.grpcio import GrpcioFrontend
+        from normfold.serving.frontends import frontend
         from normfold.serving.health import Health
         from normfold.serving.model import LoadOptions
         from normfold.serving.reflection import methods as reflection
@@ -152,7 +157,7 @@ class Server:
         methods = [*self.service.methods(), *administration.methods(), *self.health.methods()]
         methods += reflection({method.service for method in methods})
         self._traffic = Traffic()
-        self._frontend = GrpcioFrontend(methods, self._traffic, config.max_message_bytes)
+        self._frontend = frontend(config.frontend)(methods, self._traffic, config.max_message_bytes)
         self._regions = regions
 
     @property

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from normfold.serving.load.calls import Calls, UnaryCalls
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements"
 #: The servers of ours, by frontend.
-FRONTENDS = ("normfold, grpcio",)
+FRONTENDS = ("normfold, grpcio", "normfold, http2")
 X = np.random.default_rng(0).standard_normal((1, 1, 32)).astype(np.float32)
 CONFIG = f"""max_batch_size: {MAX_BATCH}
 input {{ name: "x" data_type: TYPE_FP32 dims: [1, 32] }}
@@ -66,10 +67,10 @@ def ask_json(address: str) -> Calls:
     return HttpCalls(address, "/predict", "application/json", json.dumps({"x": X.tolist()}).encode())
 
 
-def normfold(python: Path, folder: Path, port: int, other: int) -> Command:
+def normfold(python: Path, folder: Path, port: int, other: int, frontend: str = "grpcio") -> Command:
     """``normfold serve`` over a repository with ``tiny`` in the folder."""
     publish(tiny(), folder / "repository" / "tiny", CONFIG)
-    return serve(folder / "repository", port)
+    return serve(folder / "repository", port, "--frontend", frontend)
 
 
 def serve(repository: Path, port: int, *options: str) -> Command:
@@ -140,6 +141,7 @@ def peers() -> list[Peer]:
     return [
         Peer("grpcio echo", "echo", echo, ask_grpc),
         Peer(FRONTENDS[0], None, normfold, ask_grpc),
+        Peer(FRONTENDS[1], None, partial(normfold, frontend="http2"), ask_grpc),
         Peer("Triton", "triton", triton, ask_grpc, _no_triton()),
         Peer("MLServer", "mlserver", mlserver, ask_grpc),
         Peer("KServe", "kserve", kserve, ask_grpc),

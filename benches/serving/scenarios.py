@@ -134,7 +134,8 @@ def _echo_and_frontends(bench: Bench, repository: Path) -> list[tuple[str, Calla
             python = environment("echo", bench.environments)
             found.append((peer.name, lambda port, python=python: echo(python, repository, port, 0)))
         elif peer.name in FRONTENDS and not peer.missing:
-            found.append((peer.name, lambda port: serve(repository, port)))
+            option = peer.name.rpartition(", ")[2]
+            found.append((peer.name, lambda port, option=option: serve(repository, port, "--frontend", option)))
     return found
 
 

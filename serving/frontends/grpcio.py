@@ -79,7 +79,7 @@ def _why(address: str) -> str:
 
 
 def _handler(method: Method, traffic: Traffic) -> Any:
-    if method.unary is not None or method.wire_unary is not None:
+    if method.is_unary:
         return grpc.unary_unary_rpc_method_handler(_unary(method, None if method.service == HEALTH else traffic))
     if method.server_stream is not None:
         return grpc.unary_stream_rpc_method_handler(_server_stream(method))

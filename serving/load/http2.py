@@ -14,11 +14,33 @@ from dataclasses import dataclass, field
 
 from hpack import Decoder, Encoder
 
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
-END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY = 1, 1, 4, 8, 32
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_TABLE, _STREAMS, _WINDOW, _FRAME = 1, 3, 4, 5
-_LARGEST_WINDOW = (1 << 31) - 1
+from normfold.serving.frames import (
+    ACK,
+    CONTINUATION,
+    DATA,
+    DEFAULT_FRAME,
+    DEFAULT_WINDOW,
+    ENABLE_PUSH,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADER_TABLE_SIZE,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    LARGEST_WINDOW,
+    MAX_CONCURRENT_STREAMS,
+    MAX_FRAME_SIZE,
+    PADDED,
+    PING,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    WITH_PRIORITY,
+    frame,
+    settings,
+)
+
 _OUR_FRAME = 1 << 20
 _REPLENISH = 1 << 24
 
@@ -54,11 +76,6 @@ class Event:
     refused: bool = False
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes | memoryview = b"") -> bytes:
-    """One frame."""
-    return b"".join((len(payload).to_bytes(3, "big"), bytes((kind, flags)), stream.to_bytes(4, "big"), payload))
-
-
 class Connection:
     """The client's end. ``open`` and ``send`` only queue; ``flush`` writes, ``receive`` reads what is there."""
 
@@ -75,14 +92,14 @@ class Connection:
         self._streams: dict[int, _Stream] = {}
         self._next, self._limit = 1, 0  # none until the peer's settings say how many
         self._held: deque[int] = deque()  # streams that the peer does not let us open yet
-        self._window, self._initial, self._largest = 65_535, 65_535, 16_384
+        self._window, self._initial, self._largest = DEFAULT_WINDOW, DEFAULT_WINDOW, DEFAULT_FRAME
         self._received = 0
         self._in, self._out = bytearray(), bytearray(PREFACE)
         self._partial: tuple[int, int, bytearray] | None = None
-        settings = ((_TABLE, 0), (2, 0), (_WINDOW, _LARGEST_WINDOW), (_FRAME, _OUR_FRAME))
-        body = b"".join(key.to_bytes(2, "big") + value.to_bytes(4, "big") for key, value in settings)
-        self._out += frame(SETTINGS, 0, 0, body)
-        self._out += frame(WINDOW_UPDATE, 0, 0, (_LARGEST_WINDOW - 65_535).to_bytes(4, "big"))
+        self._out += settings(
+            {HEADER_TABLE_SIZE: 0, ENABLE_PUSH: 0, INITIAL_WINDOW_SIZE: LARGEST_WINDOW, MAX_FRAME_SIZE: _OUR_FRAME}
+        )
+        self._out += frame(WINDOW_UPDATE, 0, 0, (LARGEST_WINDOW - DEFAULT_WINDOW).to_bytes(4, "big"))
 
     def close(self) -> None:
         """Close the socket."""
@@ -152,7 +169,7 @@ class Connection:
             if end - at < 9 + size:
                 break
             kind, flags = data[at + 3], data[at + 4]
-            stream = int.from_bytes(data[at + 5 : at + 9], "big") & _LARGEST_WINDOW
+            stream = int.from_bytes(data[at + 5 : at + 9], "big") & LARGEST_WINDOW
             self._take(kind, flags, stream, data[at + 9 : at + 9 + size], events)
             at += 9 + size
         if data:
@@ -168,7 +185,7 @@ class Connection:
         elif kind == HEADERS:
             if flags & PADDED:
                 payload = payload[1 : len(payload) - payload[0]]
-            if flags & PRIORITY:
+            if flags & WITH_PRIORITY:
                 payload = payload[5:]
             self._header_part(stream, flags, flags & END_STREAM, payload, events)
         elif kind == CONTINUATION and self._partial:
@@ -183,7 +200,7 @@ class Connection:
         elif kind == PING and not flags & ACK:
             self._out += frame(PING, ACK, 0, payload)
         elif kind == WINDOW_UPDATE:
-            self._widen(stream, int.from_bytes(payload, "big") & _LARGEST_WINDOW)
+            self._widen(stream, int.from_bytes(payload, "big") & LARGEST_WINDOW)
         elif kind == GOAWAY:
             self.going_away = True
 
@@ -232,19 +249,19 @@ class Connection:
                 state.received = 0
 
     def _settings(self, payload: bytes) -> None:
-        self._limit = self._limit or _LARGEST_WINDOW
+        self._limit = self._limit or LARGEST_WINDOW
         for at in range(0, len(payload) - 5, 6):
             key, value = int.from_bytes(payload[at : at + 2], "big"), int.from_bytes(payload[at + 2 : at + 6], "big")
-            if key == _TABLE and value < 4096:
+            if key == HEADER_TABLE_SIZE and value < 4096:
                 self._encoder.header_table_size = 0  # too small to keep all of our headers: name none by index
                 self._blocks = 0
-            elif key == _STREAMS:
+            elif key == MAX_CONCURRENT_STREAMS:
                 self._limit = max(value, 1)
-            elif key == _WINDOW:
+            elif key == INITIAL_WINDOW_SIZE:
                 for state in self._streams.values():
                     state.window += value - self._initial
                 self._initial = value
-            elif key == _FRAME:
+            elif key == MAX_FRAME_SIZE:
                 self._largest = value
         self._out += frame(SETTINGS, ACK, 0)
         self._open_held()

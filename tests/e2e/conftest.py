@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from onnx import parser
 
+from normfold.serving.frontends import FRONTENDS
+
 HEAD = '<ir_version: 9, opset_import: ["": 18]>'
 
 #: y = factor * x, z = -x.
@@ -118,8 +120,14 @@ def start() -> Callable[..., contextlib.AbstractContextManager[Running]]:
     return running
 
 
-@pytest.fixture(scope="session")
-def address(repository: Path) -> Iterator[str]:
-    """The address of one server over ``repository``, shared by the whole run."""
-    with running(repository) as server:
+@pytest.fixture(scope="session", params=FRONTENDS)
+def address(repository: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a server of each frontend over ``repository``, shared by the whole run."""
+    with running(repository, "--frontend", request.param) as server:
         yield server.address
+
+
+@pytest.fixture(params=FRONTENDS)
+def frontend(request: pytest.FixtureRequest) -> str:
+    """The name of each frontend, for tests with servers of their own."""
+    return request.param

@@ -109,8 +109,8 @@ def test_classes_come_with_labels_best_first(address):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_answers_what_is_on_its_way_and_exits_with_0(start, repository, number):
-    with start(repository) as server, Client(server.address) as client:
+def test_a_stop_answers_what_is_on_its_way_and_exits_with_0(start, repository, number, frontend):
+    with start(repository, "--frontend", frontend) as server, Client(server.address) as client:
         failures: list[Exception] = []
         stopping = threading.Event()
 
@@ -134,18 +134,19 @@ def test_a_stop_answers_what_is_on_its_way_and_exits_with_0(start, repository, n
     assert failures == []
 
 
-def test_a_port_in_use_is_one_line_and_an_exit_code(repository):
+def test_a_port_in_use_is_one_line_and_an_exit_code(repository, frontend):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = _serve("--repository", str(repository), "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = _serve("--repository", str(repository), "--listen", listen, "--frontend", frontend)
     assert done.returncode == 1
     assert "Address already in use" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_two_servers_do_not_share_a_port(start, repository):
-    with start(repository) as server:
-        done = _serve("--repository", str(repository), "--listen", server.address)
+def test_two_servers_do_not_share_a_port(start, repository, frontend):
+    with start(repository, "--frontend", frontend) as server:
+        done = _serve("--repository", str(repository), "--listen", server.address, "--frontend", frontend)
     assert done.returncode == 1
     assert "Address already in use" in done.stderr
 

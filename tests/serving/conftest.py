@@ -16,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper, parser
 
 from normfold.protos import grpc_service as pb
+from normfold.serving.frontends import FRONTENDS
 from normfold.serving.server import Server, ServerConfig
 
 HEAD = '<ir_version: 9, opset_import: ["": 18]>'
@@ -174,11 +175,17 @@ def serve() -> Callable[..., contextlib.AbstractContextManager[Running]]:
     return running
 
 
-@pytest.fixture(scope="session")
-def server(repository: Path) -> Iterator[Running]:
-    """One server over ``repository``, shared by the tests that change nothing in it."""
-    with running(repository, strict_readiness=False) as one:
+@pytest.fixture(scope="session", params=FRONTENDS)
+def server(repository: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
+    """A server of each frontend over ``repository``, shared by the tests that change nothing in it."""
+    with running(repository, strict_readiness=False, frontend=request.param) as one:
         yield one
+
+
+@pytest.fixture(params=FRONTENDS)
+def frontend(request: pytest.FixtureRequest) -> str:
+    """The name of each frontend, for tests with servers of their own."""
+    return request.param
 
 
 def request(model: str = "m", version: str = "", **inputs: Any) -> pb.ModelInferRequest:

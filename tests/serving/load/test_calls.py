@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from normfold.serving.calls import infer_request
+from normfold.serving.frames import DATA, HEADERS, SETTINGS, WINDOW_UPDATE, frame
 from normfold.serving.load.calls import StreamCalls, UnaryCalls
-from normfold.serving.load.http2 import DATA, HEADERS, SETTINGS, WINDOW_UPDATE, Connection, frame
+from normfold.serving.load.http2 import Connection
 
 X = np.array([[1, 2, 3, 4]], np.float32)
 

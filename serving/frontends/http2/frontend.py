@@ -1,0 +1,107 @@
+"""The frontend: binds an address, makes a connection of whatever comes, stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+from normfold.serving.errors import StartError
+from normfold.serving.frontends.http2.call import Service
+from normfold.serving.frontends.http2.connection import Connection
+from normfold.serving.frontends.http2.requests import Requests
+from normfold.serving.rpc import Method
+from normfold.serving.traffic import Traffic
+
+BACKLOG = 1024
+
+
+class Http2Frontend:
+    """A server of ``methods``; their calls are counted by ``traffic``, except those of health."""
+
+    def __init__(self, methods: Iterable[Method], traffic: Traffic, max_message_bytes: int) -> None:
+        self._service = Service(Requests(methods), traffic, max_message_bytes)
+        self._connections: set[Connection] = set()
+        self._servers: list[asyncio.Server] = []
+        self._path: str | None = None
+        #: Where the server listens, once it does.
+        self.address = ""
+
+    async def start(self, address: str, reuse_port: bool = False) -> None:
+        """Listen on ``address``: "host:port", port 0 for any free one, or "unix:/path".
+
+        ``reuse_port`` shares the port with other processes that do so, too; else it is this one's alone. Raises
+        StartError.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            sockets, self.address = bound(address, reuse_port)
+            for sock in sockets:
+                self._servers.append(await loop.create_server(self._accept, sock=sock, backlog=BACKLOG))
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise StartError(f"cannot listen on {address}: {why}; choose another with --listen host:port") from None
+        self._path = self.address.removeprefix("unix:") if address.startswith("unix:") else None
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Close the port and every connection; calls on their way may take ``grace_seconds`` longer."""
+        for server in self._servers:
+            server.close()
+        if self._path is not None:
+            Path(self._path).unlink(missing_ok=True)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + grace_seconds
+        for connection in list(self._connections):
+            connection.leave()
+        while self._connections and loop.time() < until:
+            await asyncio.sleep(min(0.01, grace_seconds))
+        for connection in list(self._connections):
+            connection.abort()
+        await asyncio.sleep(0)
+
+    def _accept(self) -> Connection:
+        return Connection(self._service, self._connections)
+
+
+def bound(address: str, reuse_port: bool) -> tuple[list[socket.socket], str]:
+    """Sockets bound to ``address``, one for each address that its host has, and the address in use. Raises OSError."""
+    if address.startswith("unix:"):
+        path = address.removeprefix("unix:")
+        with contextlib.suppress(FileNotFoundError):
+            if Path(path).is_socket():
+                Path(path).unlink()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.bind(path)
+        except OSError:
+            sock.close()
+            raise
+        return [sock], address
+    host, _, text = address.rpartition(":")
+    port = int(text)
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, where in dict.fromkeys(
+            socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        ):
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError:  # a family that this host has not
+                continue
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((where[0], port, *where[2:]))
+            port = sock.getsockname()[1]  # the first one's, where any would do
+        if not sockets:
+            raise OSError(f"{host} has no address here")
+    except OSError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets, f"{host}:{port}"

@@ -1,0 +1,84 @@
+"""gRPC's messages within a stream's data: a byte that says whether it is compressed, four for the size, the message."""
+
+from __future__ import annotations
+
+import zlib
+
+from grpc import StatusCode
+
+PREFIX_BYTES = 5
+
+#: What a message may be compressed with, by its name in grpc-encoding, and zlib's number of bits for it.
+ENCODINGS = {b"identity": 0, b"deflate": zlib.MAX_WBITS, b"gzip": zlib.MAX_WBITS | 16}
+
+
+class Misframed(Exception):
+    """Data that are no messages, or too large ones; ``status`` is what the caller is told."""
+
+    def __init__(self, status: StatusCode, details: str) -> None:
+        super().__init__(details)
+        self.status = status
+
+
+class MessageReader:
+    """Makes messages of a stream's data, however they are cut."""
+
+    def __init__(self, encoding: bytes, most_bytes: int) -> None:
+        """``encoding`` is one of ENCODINGS; a message has at most ``most_bytes``, compressed and not."""
+        self._bits, self._most = ENCODINGS[encoding], most_bytes
+        self._parts: list[bytes] = []
+        self._have, self._need = 0, PREFIX_BYTES
+
+    @property
+    def within(self) -> bool:
+        """Whether a message has begun and not ended."""
+        return self._have > 0
+
+    @property
+    def missing(self) -> int:
+        """The bytes that are certainly still to come: of the message that has begun, or of the next one's prefix."""
+        return self._need - self._have
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The messages that end in ``data``. Raises Misframed."""
+        self._parts.append(data)
+        self._have += len(data)
+        if self._have < self._need:
+            return []
+        data = b"".join(self._parts) if len(self._parts) > 1 else data
+        messages = []
+        at, end = 0, len(data)
+        self._need = PREFIX_BYTES
+        while end - at >= PREFIX_BYTES:
+            compressed, size = data[at], int.from_bytes(data[at + 1 : at + PREFIX_BYTES], "big")
+            if size > self._most:
+                raise _too_large(str(size), self._most)
+            begin = at + PREFIX_BYTES
+            if end - begin < size:
+                self._need = PREFIX_BYTES + size
+                break
+            messages.append(self._message(compressed, data[begin : begin + size]))
+            at = begin + size
+        self._have = end - at
+        self._parts = [data[at:]] if self._have else []
+        return messages
+
+    def _message(self, compressed: int, data: bytes) -> bytes:
+        if not compressed:
+            return data
+        if compressed > 1 or not self._bits:
+            raise Misframed(StatusCode.INTERNAL, f"a message's first byte is {compressed}, without grpc-encoding")
+        inflater = zlib.decompressobj(self._bits)
+        try:
+            plain = inflater.decompress(data, self._most + 1)
+        except zlib.error as error:
+            raise Misframed(StatusCode.INTERNAL, f"a message cannot be decompressed: {error}") from None
+        if len(plain) > self._most:
+            raise _too_large("more", self._most)
+        if not inflater.eof:
+            raise Misframed(StatusCode.INTERNAL, "a compressed message ends too early")
+        return plain
+
+
+def _too_large(size: str, most: int) -> Misframed:
+    return Misframed(StatusCode.RESOURCE_EXHAUSTED, f"Received message larger than max ({size} vs. {most})")

@@ -1,0 +1,146 @@
+"""What leaves a connection: frames, written together at the end of a wake-up; data, as the client's windows allow."""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from normfold.serving import frames as h2
+from normfold.serving.frontends.http2.requests import DONE, STARTED
+
+#: length << 8 | kind, flags, stream; and the same before a message: whether it is compressed, its size.
+FRAME = struct.Struct(">IBI")
+_MESSAGE_FRAME = struct.Struct(">IBIBI")
+_MESSAGE = struct.Struct(">BI")
+
+_HEADERS = len(STARTED) << 8 | h2.HEADERS
+_TRAILERS = len(DONE) << 8 | h2.HEADERS
+_LAST = h2.END_HEADERS | h2.END_STREAM
+
+#: From this size on a message's prefix has a frame of its own: cheaper than a copy of the message, in bytes.
+_WORTH_A_FRAME = 1 << 14
+
+
+class Stream(Protocol):
+    """What is known of a stream here."""
+
+    number: int
+    #: Data that the client still takes on this stream, in bytes; negative where it has narrowed its windows.
+    window: int
+
+
+@dataclass
+class _Waiting:
+    """Data of a stream that wait for the client's windows, and the headers that end it."""
+
+    stream: Stream
+    data: deque[memoryview] = field(default_factory=deque)
+    trailers: bytes | None = None
+
+
+class Sender:
+    """The frames that are to be written, and the windows that the client has left."""
+
+    def __init__(self) -> None:
+        #: Frames and parts of frames, in order; whoever writes them empties it.
+        self.out: list[bytes | memoryview] = []
+        #: Of the connection, and of a stream that begins now.
+        self.window, self.initial = h2.DEFAULT_WINDOW, h2.DEFAULT_WINDOW
+        self.largest = h2.DEFAULT_FRAME
+        self._waiting: dict[int, _Waiting] = {}
+
+    def waits(self, stream: Stream) -> bool:
+        """Whether data of the stream wait for the client."""
+        return stream.number in self._waiting
+
+    def answer(self, stream: Stream, data: bytes) -> None:
+        """A whole answer of one message."""
+        size = len(data)
+        framed = size + 5
+        number = stream.number
+        if framed > self.largest or framed > self.window or framed > stream.window:
+            self.start(stream)
+            self.message(stream, data)
+            self.end(stream, DONE)
+            return
+        self.window -= framed
+        self.out += (
+            FRAME.pack(_HEADERS, h2.END_HEADERS, number),
+            STARTED,
+            _MESSAGE_FRAME.pack(framed << 8, 0, number, 0, size),
+            data,
+            FRAME.pack(_TRAILERS, _LAST, number),
+            DONE,
+        )
+
+    def start(self, stream: Stream) -> None:
+        """The headers before the messages."""
+        self.out += (FRAME.pack(_HEADERS, h2.END_HEADERS, stream.number), STARTED)
+
+    def message(self, stream: Stream, data: bytes) -> None:
+        """One message."""
+        prefix = _MESSAGE.pack(0, len(data))
+        if len(data) < _WORTH_A_FRAME:
+            self._data(stream, memoryview(prefix + data))
+        else:
+            self._data(stream, memoryview(prefix))
+            self._data(stream, memoryview(data))
+
+    def end(self, stream: Stream, block: bytes) -> None:
+        """The headers that end the stream, behind its data."""
+        if (waiting := self._waiting.get(stream.number)) is not None:
+            waiting.trailers = block
+        else:
+            self.out.append(h2.frame(h2.HEADERS, _LAST, stream.number, block))
+
+    def forget(self, stream: Stream) -> None:
+        """Drop what waits: the stream was reset."""
+        self._waiting.pop(stream.number, None)
+
+    def widen(self, by: int, stream: Stream | None) -> list[Stream]:
+        """The client takes more data of a stream, or (None) of all together; the streams that have ended thereby."""
+        if stream is None:
+            self.window += by
+            return self.release()
+        stream.window += by
+        waiting = self._waiting.get(stream.number)
+        return [stream] if waiting is not None and self._release(waiting) else []
+
+    def release(self) -> list[Stream]:
+        """Queue what the windows allow now; the streams that have ended thereby."""
+        return [waiting.stream for waiting in list(self._waiting.values()) if self._release(waiting)]
+
+    def _data(self, stream: Stream, data: memoryview) -> None:
+        waiting = self._waiting.get(stream.number)
+        if waiting is None:
+            data = self._send(stream, data)
+            if not data:
+                return
+            waiting = self._waiting[stream.number] = _Waiting(stream)
+        waiting.data.append(data)
+
+    def _release(self, waiting: _Waiting) -> bool:
+        """Queue what the windows allow of one stream; whether that was its end."""
+        stream = waiting.stream
+        while waiting.data:
+            left = self._send(stream, waiting.data[0])
+            if left:
+                waiting.data[0] = left
+                return False
+            waiting.data.popleft()
+        del self._waiting[stream.number]
+        if waiting.trailers is None:
+            return False
+        self.out.append(h2.frame(h2.HEADERS, _LAST, stream.number, waiting.trailers))
+        return True
+
+    def _send(self, stream: Stream, data: memoryview) -> memoryview:
+        """Queue as much of ``data`` as the windows allow; the rest."""
+        while data and (size := min(len(data), self.largest, self.window, stream.window)) > 0:
+            self.window -= size
+            stream.window -= size
+            self.out += (FRAME.pack(size << 8 | h2.DATA, 0, stream.number), data[:size])
+            data = data[size:]
+        return data

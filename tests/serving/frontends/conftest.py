@@ -1,0 +1,141 @@
+"""The http2 frontend over a few methods of its own, asked frame by frame and by grpcio."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from tests.serving.frontends.raw import Raw
+
+from normfold.protos import health as pb
+from normfold.serving.errors import InvalidRequest
+from normfold.serving.frontends.http2.frontend import Http2Frontend
+from normfold.serving.rpc import Method
+from normfold.serving.traffic import Traffic
+
+MOST_BYTES = 1 << 22
+
+
+@dataclass
+class Methods:
+    """What the methods have met."""
+
+    #: Requests that are being waited for, and those that were given up.
+    waiting: int = 0
+    cancelled: int = 0
+    #: Messages that a stream's method has read.
+    read: int = 0
+    #: Lets the stream's method read on.
+    go_on: threading.Event = field(default_factory=threading.Event)
+
+    def echo(self, data: bytes) -> bytes:
+        return data
+
+    def fail(self, data: bytes) -> bytes:
+        raise InvalidRequest(data.decode())
+
+    async def wait(self, data: bytes) -> bytes:
+        self.waiting += 1
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.waiting -= 1
+        return data
+
+    async def soon(self, data: bytes) -> bytes:
+        await asyncio.sleep(0.01)
+        return data
+
+    async def stream(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for data in requests:
+            yield data
+
+    async def slow(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for _ in requests:
+            self.read += 1
+            while not self.go_on.is_set():
+                await asyncio.sleep(0.005)
+        yield b"all"
+
+    async def numbers(self, request: pb.HealthCheckRequest) -> AsyncIterator[pb.HealthCheckRequest]:
+        for number in range(int(request.service)):
+            yield pb.HealthCheckRequest(service=str(number))
+
+    def table(self) -> list[Method]:
+        kind = pb.HealthCheckRequest
+        unary = {"Echo": self.echo, "Fail": self.fail, "Wait": self.wait, "Soon": self.soon}
+        methods = [Method(f"/t.T/{name}", kind, wire_unary=function) for name, function in unary.items()]
+        methods += [Method("/t.T/Stream", kind, wire_stream=self.stream)]
+        methods += [Method("/t.T/Slow", kind, wire_stream=self.slow)]
+        return [*methods, Method("/t.T/Numbers", kind, server_stream=self.numbers)]
+
+
+@dataclass
+class Serving:
+    """A running frontend."""
+
+    frontend: Http2Frontend
+    methods: Methods
+    traffic: Traffic
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def address(self) -> str:
+        return self.frontend.address
+
+    def on_loop(self, coroutine: Awaitable[object]) -> object:
+        async def awaited() -> object:
+            return await coroutine
+
+        return asyncio.run_coroutine_threadsafe(awaited(), self.loop).result(30)
+
+
+@contextlib.contextmanager
+def serving(address: str = "127.0.0.1:0") -> Iterator[Serving]:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    methods = Methods()
+
+    async def start() -> tuple[Http2Frontend, Traffic]:
+        traffic = Traffic()
+        made = Http2Frontend(methods.table(), traffic, MOST_BYTES)
+        await made.start(address)
+        return made, traffic
+
+    frontend, traffic = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+    try:
+        yield Serving(frontend, methods, traffic, loop)
+    finally:
+        asyncio.run_coroutine_threadsafe(frontend.stop(0.1), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+@pytest.fixture
+def start():
+    """``serving``, for tests that bind addresses of their own."""
+    return serving
+
+
+@pytest.fixture
+def served() -> Iterator[Serving]:
+    """A frontend of the test's own."""
+    with serving() as one:
+        yield one
+
+
+@pytest.fixture
+def raw(served: Serving) -> Iterator[Raw]:
+    """A greeted connection to ``served``."""
+    client = Raw(served.address)
+    yield client
+    client.socket.close()

@@ -1,0 +1,101 @@
+"""A client of HTTP/2 that sends what it is told, frame by frame."""
+
+from __future__ import annotations
+
+import socket
+from typing import NamedTuple
+
+import hpack
+
+from normfold.serving import frames as h2
+
+
+class Frame(NamedTuple):
+    kind: int
+    flags: int
+    stream: int
+    payload: bytes
+
+
+def request_headers(method: str = "Echo", **more: str) -> list[tuple[str, str]]:
+    """Those that every gRPC request has."""
+    headers = {":method": "POST", ":scheme": "http", ":path": f"/t.T/{method}", ":authority": "x", "te": "trailers"}
+    headers |= {"content-type": "application/grpc"}
+    headers |= {name.replace("_", "-"): value for name, value in more.items()}
+    return list(headers.items())
+
+
+def message(data: bytes, compressed: int = 0) -> bytes:
+    """A message as a stream's data have it."""
+    return bytes([compressed]) + len(data).to_bytes(4, "big") + data
+
+
+class Raw:
+    """A client that does what it is told, right or wrong."""
+
+    def __init__(self, address: str, settings: dict[int, int] | None = None, greet: bool = True) -> None:
+        host, _, port = address.rpartition(":")
+        self.socket = socket.create_connection((host, int(port)), timeout=20)
+        self.encoder, self.decoder = hpack.Encoder(), hpack.Decoder()
+        self._data = b""
+        if greet:
+            self.send(h2.PREFACE, h2.settings(settings or {}))
+
+    def send(self, *frames: bytes) -> None:
+        self.socket.sendall(b"".join(frames))
+
+    def ask(self, stream: int, data: bytes | None, method: str = "Echo", **headers: str) -> None:
+        """A request with ``data``, which are its end; None: only headers."""
+        block = self.encoder.encode(request_headers(method, **headers))
+        self.send(h2.frame(h2.HEADERS, h2.END_HEADERS, stream, block))
+        if data is not None:
+            self.send(h2.frame(h2.DATA, h2.END_STREAM, stream, data))
+
+    def frame(self) -> Frame | None:
+        """The next frame; None: the server closed the connection."""
+        while len(self._data) < 9 or len(self._data) < 9 + int.from_bytes(self._data[:3], "big"):
+            try:
+                more = self.socket.recv(1 << 16)
+            except ConnectionError:
+                return None
+            if not more:
+                return None
+            self._data += more
+        size = int.from_bytes(self._data[:3], "big")
+        head, payload, self._data = self._data[:9], self._data[9 : 9 + size], self._data[9 + size :]
+        return Frame(head[3], head[4], int.from_bytes(head[5:], "big"), payload)
+
+    def until(self, kind: int) -> Frame:
+        """The next frame of this kind."""
+        while (found := self.frame()) is not None:
+            if found.kind == kind:
+                return found
+        raise AssertionError("the server closed the connection")
+
+    def answer(self, stream: int) -> tuple[bytes, dict[str, str]]:
+        """Data and headers of an answer, to its end."""
+        data, headers = b"", {}
+        while (found := self.frame()) is not None:
+            if found.stream != stream:
+                continue
+            assert found.kind != h2.RST_STREAM, found
+            if found.kind == h2.DATA:
+                data += found.payload
+            elif found.kind == h2.HEADERS:
+                headers |= dict(self.decoder.decode(found.payload))
+                if found.flags & h2.END_STREAM:
+                    return data, headers
+        raise AssertionError("the server closed the connection")
+
+    def ended_with(self) -> int:
+        """The error code of the GOAWAY with which the server closes."""
+        code = -1
+        while (found := self.frame()) is not None:
+            if found.kind == h2.GOAWAY:
+                code = int.from_bytes(found.payload[4:8], "big")
+        return code
+
+    def still_answers(self, stream: int = 99) -> bool:
+        """Whether the connection is as good as before."""
+        self.ask(stream, message(b"again"))
+        return self.answer(stream)[0] == message(b"again")

@@ -1,0 +1,98 @@
+"""HPACK: the same headers as the hpack package reads, and the same complaints."""
+
+from __future__ import annotations
+
+import hpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from normfold.serving.frontends.http2.headers import LIST_BYTES, STATIC, HeaderError, HeaderReader, written
+from normfold.serving.frontends.http2.requests import Requests, percent_encoded
+
+NAMES = st.sampled_from([name for name, _ in STATIC]) | st.binary(min_size=1, max_size=40)
+VALUES = st.sampled_from([value for _, value in STATIC]) | st.binary(max_size=300)
+HEADERS = st.tuples(NAMES, VALUES, st.booleans())
+STEPS = st.tuples(st.lists(HEADERS, max_size=8), st.booleans(), st.none() | st.integers(0, 4096))
+
+
+@given(st.lists(STEPS, max_size=8))
+def test_blocks_mean_what_was_encoded(steps):
+    encoder, reader = hpack.Encoder(), HeaderReader()
+    for headers, huffman, size in steps:
+        if size is not None:
+            encoder.header_table_size = size
+        block = encoder.encode(
+            [hpack.HeaderTuple(n, v) if add else hpack.NeverIndexedHeaderTuple(n, v) for n, v, add in headers], huffman
+        )
+        assert reader.read(block) == [(name, value) for name, value, _ in headers]
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_read_as_hpack_reads_them(block):
+    decoder, reader = hpack.Decoder(), HeaderReader()
+    try:
+        expected = [(bytes(n), bytes(v)) for n, v in decoder.decode(block, raw=True)]
+    except hpack.HPACKError:
+        expected = None
+    try:
+        got = reader.read(block)
+    except HeaderError:
+        got = None
+    assert got == expected
+
+
+@given(st.lists(st.tuples(NAMES, VALUES), max_size=8))
+def test_what_is_written_is_read_by_hpack(headers):
+    decoder = hpack.Decoder()
+    assert [(bytes(n), bytes(v)) for n, v in decoder.decode(written(*headers), raw=True)] == headers
+
+
+@pytest.mark.parametrize("size", [0, 1, 126, 127, 128, 254, 255, 300, 20_000])
+def test_lengths_of_every_size_are_written(size):
+    block = written((b"x", b"v" * size))
+    assert HeaderReader().read(block) == [(b"x", b"v" * size)]
+    assert hpack.Decoder().decode(block, raw=True)[0][1] == b"v" * size
+
+
+def test_a_small_block_cannot_become_large_headers():
+    encoder = hpack.Encoder()
+    reader = HeaderReader()
+    reader.read(encoder.encode([("x", "v" * 4000)]))
+    with pytest.raises(HeaderError, match=f"more than {LIST_BYTES} bytes"):
+        reader.read(b"\xbe" * 17)
+
+
+def test_a_block_is_constant_only_where_no_table_is_used():
+    encoder, reader = hpack.Encoder(), HeaderReader()
+    assert reader.read(written((b":method", b"POST"), (b"a", b"b")))
+    assert reader.constant
+    reader.read(encoder.encode([("a", "b")]))
+    assert not reader.constant
+    reader.read(encoder.encode([("a", "b")]))
+    assert not reader.constant
+    encoder.header_table_size = 0
+    reader.read(encoder.encode([("a", "b")]))
+    assert not reader.constant  # it carries the new size
+    reader.read(encoder.encode([("a", "b")]))
+    assert reader.constant
+
+
+def test_equal_blocks_are_read_again_while_a_table_is_in_use():
+    requests, reader, encoder = Requests([]), HeaderReader(), hpack.Encoder()
+    head = [(":method", "POST"), (":scheme", "http"), ("content-type", "application/grpc")]
+    first = encoder.encode([*head, (":path", "/a"), ("grpc-timeout", "1S")])
+    same = encoder.encode([*head, (":path", "/a"), ("grpc-timeout", "1S")])
+    other = encoder.encode([*head, (":path", "/a"), ("grpc-timeout", "x")])
+    for block in (first, same, other, same):
+        requests.read(block, reader)
+    assert not requests._kept
+
+
+@given(st.text(max_size=200))
+def test_a_status_message_survives_its_coding(text):
+    from urllib.parse import unquote
+
+    encoded = percent_encoded(text)
+    assert encoded.isascii()
+    assert unquote(encoded.decode()) == text
