@@ -16,11 +16,13 @@ def interleaved(
     slice_ms: float,
     clock: Callable[[], float] = time.process_time,
     budget_seconds: float = math.inf,
+    rest_seconds: float = 0.0,
 ) -> dict[str, list[float]]:
     """Return each run's milliseconds on ``clock``, one figure a round.
 
     Every round runs all of them, each time starting with another, and each as often as fills ``slice_ms``, at least
-    once. Two runs before that are not counted. No round begins after ``budget_seconds``, the first three excepted.
+    once. Two runs before that are not counted. No round begins after ``budget_seconds``, the first three excepted. Each
+    turn begins after ``rest_seconds``, in which threads that the one before has left waiting in a loop go to sleep.
     """
     repeats = {}
     for name, run in runs.items():
@@ -37,6 +39,7 @@ def interleaved(
             break
         for name in order:
             run, repeat = runs[name], repeats[name]
+            time.sleep(rest_seconds)
             start = clock()
             for _ in range(repeat):
                 run()

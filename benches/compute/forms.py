@@ -3,24 +3,48 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+from benches.zoo.network import Network
 from numpy.typing import NDArray
 
+from normfold.export.capture import capture
+from normfold.export.errors import CaptureError
 from normfold.export.fold import fold
+from normfold.export.inputs import parse_input
+from normfold.export.max_pool import restore_max_pool
+from normfold.export.named import NamedNetwork
 from normfold.export.serialize import to_bytes
-from normfold.export.tidy import strip
+from normfold.export.tidy import strip, tidy
 from normfold.export.variants import REWRITES, choose
 
-FOLDED = "folded"
+if TYPE_CHECKING:
+    from torch import nn
+
+UNFOLDED, FOLDED = "unfolded", "folded"
 
 
-def forms(unfolded: Path) -> dict[str, bytes]:
+def captured(network: Network, module: nn.Module, unfolded: Path) -> ir.Model:
+    """Return the graph as ``normfold export`` captures it, before the fold.
+
+    It asks for a bound by hand where a length is not free; there the zoo's file, whose exporter bounds it by itself.
+    """
+    shape = ",".join(map(str, network.shape))
+    try:
+        return capture(NamedNetwork(module, ["x"]), [parse_input(f"x=FP32[{shape}]")], network.sizes[0])
+    except CaptureError:
+        model = ir.load(unfolded)
+        tidy(model, [value.name or "" for value in model.graph.outputs])
+        restore_max_pool(model)
+        return model
+
+
+def forms(model: ir.Model) -> dict[str, bytes]:
     """Return the graph as it is, folded, and the folded one by every rewrite that changes it."""
-    model = ir.load(unfolded)
-    made = {"unfolded": to_bytes(model)}
+    made = {UNFOLDED: to_bytes(model)}
     fold(model)
     strip(model)
     made[FOLDED] = to_bytes(model)

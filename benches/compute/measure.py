@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benches.compute.forms import forms, published
+from benches.compute.forms import captured, forms, published
 from benches.compute.multiply_adds import count
 from benches.compute.roster import FAMILIES, network
 from benches.compute.routes import COMPILED, EAGER, FIXED, PEERS, Array, Run, Subject, as_array, form
@@ -38,6 +38,8 @@ ONE, ALL = "one thread", "all threads"
 #: The product of two square matrices of this size is the machine's peak.
 PEAK_SIZE = 768
 PEAK = "sgemm"
+#: The pools of threads of onnxruntime and OpenMP spin for about a millisecond after a run.
+REST_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def measure(folder: Path, effort: Effort) -> dict[str, Any]:
     subject_of = network(folder.name)
     module = make(subject_of)
     x = inputs(subject_of, HEADLINE)
-    made = forms(folder / "unfolded.onnx")
+    made = forms(captured(subject_of, module, folder / "unfolded.onnx"))
     subject = Subject(module, folder / "torch_default.onnx", made, published(made, x))
     adds = count(folder / "unfolded.onnx", x)
     figures: dict[str, Any] = {
@@ -133,9 +135,10 @@ def measure_cell(subject: Subject, cell: Cell, x: Array, effort: Effort) -> dict
     if cell == HEADLINE:
         runs[PEAK], figures[PEAK] = peak(), {}
     main = (cell.batch, cell.threads) == (1, ONE)
-    clock: Callable[[], float] = time.process_time if cell.threads == ONE else time.perf_counter
+    alone = cell.threads == ONE
+    clock: Callable[[], float] = time.process_time if alone else time.perf_counter
     rounds = effort.rounds if main else effort.other_rounds
-    times = interleaved(runs, rounds, effort.slice_ms, clock, effort.cell_seconds)
+    times = interleaved(runs, rounds, effort.slice_ms, clock, effort.cell_seconds, 0.0 if alone else REST_SECONDS)
     for name, ms in times.items():
         figures[name]["ms"] = [float(f"{value:.4g}") for value in ms]
     return figures

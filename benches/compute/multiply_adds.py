@@ -48,8 +48,11 @@ def of_node(node: onnx.NodeProto, shapes: Shapes) -> int:
     A convolution: every output is a sum over a window of the channels of its group; transposed, every input is spread
     over one. A recurrent cell multiplies each step's input and state by its weights.
     """
-    read, written = [shapes[name] for name in node.input[:3] if name], shapes[node.output[0]]
-    kind = node.op_type
+    read, kind = [shapes[name] for name in node.input[:3] if name], node.op_type
+    if kind in RECURRENT:
+        steps, batch, _ = read[0]
+        return steps * batch * (math.prod(read[1]) + math.prod(read[2]))
+    written = shapes[node.output[0]]
     if kind == "Conv":
         return math.prod(written) * math.prod(read[1][1:])
     if kind == "ConvTranspose":
@@ -57,10 +60,7 @@ def of_node(node: onnx.NodeProto, shapes: Shapes) -> int:
     if kind == "Gemm":
         transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
         return math.prod(written) * read[0][0 if transposed else 1]
-    if kind == "MatMul":
-        return math.prod(written) * read[0][-1]
-    steps, batch, _ = read[0]
-    return steps * batch * (math.prod(read[1]) + math.prod(read[2]))
+    return math.prod(written) * read[0][-1]
 
 
 def shapes_of(model: onnx.ModelProto, nodes: list[onnx.NodeProto], x: NDArray[np.float32]) -> Shapes:

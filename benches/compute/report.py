@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 from benches.compute.aims import aims
-from benches.compute.forms import FOLDED
+from benches.compute.forms import FOLDED, UNFOLDED
 from benches.compute.measure import ALL, BATCHES, LONG, LONGER, ONE, PEAK_SIZE, SHORT, WRONG, Cell
 from benches.compute.routes import COMPILE_SECONDS, COMPILED, EXPORTED, FIXED, PEERS
 from benches.compute.speedups import (
@@ -21,6 +21,7 @@ from benches.compute.speedups import (
     share_of_peak,
     speedup,
     speedups,
+    to_fastest,
 )
 from benches.machine import machine
 from benches.ratios import geometric_mean
@@ -80,8 +81,8 @@ the largest output is wrong, and not timed.
 *{COMPILED}* is torch.compile with freezing, for the one shape, given up after {COMPILE_SECONDS} s. All files start from
 torch's default export, in which every batch and length is dynamic where the network has it; *{FIXED}* is OpenVINO
 compiled for the one shape, *OpenVINO* takes any, as onnxruntime does. Both have the latency hint, one stream and
-float32. onnxruntime has its own settings, save the threads. Ours starts from torch's graph before its optimiser, as
-`normfold export` does: *folded*, then further forms of it, of which the fastest is published
+float32. onnxruntime has its own settings, save the threads. Ours is captured as `normfold
+export` does: *folded*, then further forms of it, of which the fastest is published
 ([variants.py](../../export/variants.py)). Weights and statistics are drawn, but for the reference networks (surnames,
 gunpoint) and those whose package ships trained ones. A long input is {LONGER} times as long.
 
@@ -139,17 +140,18 @@ def said_peak(results: Results) -> str:
 
 def steps(results: Results) -> str:
     """Return a row a step: from the default export to the folded graph, to each other form, to what is published."""
-    forms = sorted({form for figures in results.values() for form in figures["forms"]} - {"unfolded", FOLDED})
-    rows = [
-        ("torch's graph unoptimised, to folded", "unfolded", FOLDED),
-        ("torch's default export, to folded (fold)", EXPORTED, FOLDED),
-        *((f"folded, to {form} (layout)", FOLDED, form) for form in forms),
-        ("folded, to the published form", FOLDED, ""),
-        ("torch's default export, to the published form", EXPORTED, ""),
-    ]
+    forms = sorted({form for figures in results.values() for form in figures["forms"]} - {UNFOLDED, FOLDED})
+    rows = {
+        "the captured graph, to folded": speedups(results, UNFOLDED, over=FOLDED),
+        "torch's default export, to folded (fold)": speedups(results, EXPORTED, over=FOLDED),
+        **{f"folded, to {form} (layout)": speedups(results, FOLDED, over=form) for form in forms},
+        "folded, to the published form": speedups(results, FOLDED),
+        "the published form, to the one that is fastest here (choice)": to_fastest(results),
+        "torch's default export, to the published form": speedups(results, EXPORTED),
+    }
     lines = ["| step | geometric mean | least | most | networks |", "|---|---|---|---|---|"]
-    for name, before, after in rows:
-        if found := speedups(results, before, over=after):
+    for name, found in rows.items():
+        if found:
             lines.append(
                 f"| {name} | {geometric_mean(found.values()):.2f} × | {_extreme(found, min)} | {_extreme(found, max)} "
                 f"| {len(found)} |"

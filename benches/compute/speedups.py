@@ -34,6 +34,16 @@ def speedups(results: Results, route: str, cell: Cell = HEADLINE, over: str = ""
     return {name: rounds.median for name, rounds in found.items() if rounds is not None}
 
 
+def to_fastest(results: Results) -> dict[str, float]:
+    """Return how many times faster than the published form the fastest form of each network is: 1 where it is that."""
+    found = {}
+    for name, figures in results.items():
+        times = {form: statistics.median(t) for form in figures["forms"] if (t := entry(figures, form).get("ms"))}
+        if figures["published"] in times:
+            found[name] = times[figures["published"]] / min(times.values())
+    return found
+
+
 def by_family(results: Results, route: str) -> dict[str, float]:
     """Return the geometric mean of the speedups of each family's networks."""
     families: dict[str, list[float]] = {}

@@ -13,7 +13,7 @@ from benches.compute.measure import ALL, HEADLINE, LONG, ONE, PEAK, PEAK_SIZE, S
 from benches.compute.multiply_adds import MultiplyAdds, count
 from benches.compute.report import report, row, untimed
 from benches.compute.routes import COMPILED, EAGER, EXPORTED, FIXED
-from benches.compute.speedups import share_of_peak, speedup
+from benches.compute.speedups import share_of_peak, speedup, to_fastest
 from benches.compute.where import SKIPPED, parts
 
 
@@ -94,6 +94,11 @@ def test_a_speedup_is_the_others_time_over_the_published_form_in_the_same_round(
     assert speedup(network, EXPORTED) is None
 
 
+def test_a_choice_of_a_slower_form_is_told():
+    network = figures(published="folded", lifted=[1.0] * 3, folded=[1.5] * 3, unfolded=[3.0] * 3)
+    assert to_fastest({"one": network}) == {"one": 1.5}
+
+
 def test_a_wrong_and_a_failed_route_are_named_and_have_no_ratio():
     network = figures(lifted=[1.0] * 3, eager=[2.0] * 3)
     network["cells"][str(HEADLINE)] |= {
@@ -111,6 +116,7 @@ def test_the_page_has_the_aims_before_the_tables_and_no_name_of_the_host():
     page = report({"one": figures(lifted=[1.0] * 3, folded=[2.0] * 3, unfolded=[4.0] * 3, torch_export=[3.0] * 3)})
     assert page.index("| torch's default export in onnxruntime: 1.5 × faster | 3.00 ×") < page.index("| network |")
     assert "| folded, to lifted (layout) | 2.00 × |" in page
+    assert "(choice) | 1.00 × |" in page
     assert "| batch 1, short, one thread | 1 |" in page
     assert "| one | 1 | 0% |  | yes | Conv 90%, Relu 10% |" in page
     assert socket.gethostname() not in page
@@ -152,6 +158,7 @@ def test_routes_made_for_one_shape_are_timed_at_batch_1_on_one_thread():
         ("f = Flatten(x) y = Gemm<transB = 1>(f, w)", {"w": (5, 24)}, MultiplyAdds(2 * 5 * 24, 0, 0)),
         # 2 steps of 4 sequences; 3 gates of 5 from 6 inputs and from 5 states.
         ("y = GRU<hidden_size = 5>(x, w, r)", {"w": (1, 15, 6), "r": (1, 15, 5)}, MultiplyAdds(8 * (90 + 75), 0, 0)),
+        (", y = GRU<hidden_size = 5>(x, w, r)", {"w": (1, 15, 6), "r": (1, 15, 5)}, MultiplyAdds(8 * 165, 0, 0)),
         ("y = Relu(x)", {}, MultiplyAdds(0, 0, 0)),
     ],
 )
