@@ -99,10 +99,10 @@ def in_a_process(name: str, arguments: list[str]) -> dict[str, Any] | None:
     One process a network: a route that ends the process ends that network's row, not the table.
     """
     command = [sys.executable, "-m", "benches.compute", *arguments, "--networks", name, "--here"]
+    # What is measured of the forms here is not remembered for the exports of who runs this.
+    environment = os.environ | ONE_THREAD | {"NORMFOLD_CACHE_DIR": str(HERE.parents[1] / "build" / "compute")}
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | ONE_THREAD, timeout=LONGEST_SECONDS
-        )
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LONGEST_SECONDS)
     except subprocess.TimeoutExpired:
         print(f"{name}: given up after {LONGEST_SECONDS} s", file=sys.stderr)
         return None
