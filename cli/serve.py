@@ -39,7 +39,13 @@ if TYPE_CHECKING:
     "--threads",
     type=click.IntRange(0, 1024),
     default=0,
-    help="Threads inside one operator. Default: one for small models, all CPUs for others.",
+    help="Threads of one run. Default: as measured when a model is loaded.",
+)
+@click.option(
+    "--tune/--no-tune",
+    default=True,
+    show_default=True,
+    help="Measure how many threads a run should have, and remember it; else one below 4 MiB, all CPUs above.",
 )
 @click.option("--name", "model_name", help="The name of a single model, instead of that of its folder or file.")
 @click.option(
@@ -84,6 +90,7 @@ def serve(
     frontend: str,
     device: str,
     threads: int,
+    tune: bool,
     model_name: str | None,
     server_name: str,
     strict_readiness: bool,
@@ -130,6 +137,7 @@ def serve(
             frontend=frontend,
             device=device,
             threads=threads,
+            tune=tune,
             model_name=model_name,
             server_name=server_name,
             strict_readiness=strict_readiness,

@@ -30,6 +30,8 @@ PARAMETERS = (
     "enable_mem_pattern",
     "memory.enable_memory_arena_shrinkage",
     "session.use_device_allocator_for_initializers",
+    "session.intra_op.allow_spinning",
+    "session.inter_op.allow_spinning",
     *CUDA_PARAMETERS,
 )
 _GRAPH_LEVELS = {0: "all", 1: "extended", -1: "basic", 2: "none"}
@@ -189,6 +191,8 @@ def settings(config: mc.ModelConfig, base: SessionSettings) -> SessionSettings:
         if "memory.enable_memory_arena_shrinkage" in config.parameters
         else "",
         device_allocator=bool(_number(config, "session.use_device_allocator_for_initializers", 0, (0, 1))),
+        intra_op_spinning=bool(_number(config, "session.intra_op.allow_spinning", 0, (0, 1))),
+        inter_op_spinning=bool(_number(config, "session.inter_op.allow_spinning", 0, (0, 1))),
         cuda_options=tuple((key, config.parameters[key].string_value) for key in _cuda_keys(config)),
     )
 

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -17,12 +17,13 @@ from normfold.serving.cache import ResponseCache
 from normfold.serving.classification import read_labels
 from normfold.serving.contract import Contract, agree
 from normfold.serving.devices import Device
-from normfold.serving.errors import ConfigError
+from normfold.serving.errors import ConfigError, InvalidRequest
 from normfold.serving.inline import RunTimes
 from normfold.serving.repository import Files
 from normfold.serving.scheduler import Scheduler
 from normfold.serving.session import Session, SessionSettings
 from normfold.serving.statistics import Statistics, Timing
+from normfold.serving.tuning import Tuning, choose
 
 Array = NDArray[Any]
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ class LoadOptions:
     threads: int = 0
     #: What handing a run to another thread costs; shorter runs stay on the event loop. 0: none does.
     hop_seconds: float = 0.0
+    #: Measures how many threads a run has, where neither ``threads`` nor config.pbtxt says; None: a guess by size.
+    tuning: Tuning | None = None
 
 
 class Model:
@@ -85,7 +88,9 @@ class Model:
         """One line for a person: inputs, outputs, device."""
         takes = ", ".join(str(spec) for spec in self.contract.inputs.values())
         gives = ", ".join(str(spec) for spec in self.contract.outputs.values())
-        return f"{self.name} version {self.version}: {takes} -> {gives} on {self.session.device}"
+        threads = self.session.settings.intra_op_threads
+        where = self.session.device if threads == 1 else f"{self.session.device}, {threads} threads a run"
+        return f"{self.name} version {self.version}: {takes} -> {gives} on {where}"
 
 
 def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOptions, executor: Executor) -> Model:
@@ -93,20 +98,56 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
     filename = written.default_model_filename or config.MODEL_FILE
     data = folder.read_model(version, filename)
     _check_device(written, options.device)
-    threads = options.threads or (1 if len(data) < SMALL_MODEL_BYTES else options.cpus)
+    tuning = options.tuning if _is_open(written, options) else None
+    remembered = tuning.find(data) if tuning else None
+    threads = options.threads or remembered or (1 if len(data) < SMALL_MODEL_BYTES else options.cpus)
     settings = config.settings(written, SessionSettings(intra_op_threads=threads))
     session = Session(data, options.device, settings)
-    instances = max(1, options.cpus // settings.intra_op_threads) if session.device == "cpu" else 1
-    full = config.complete(written, folder.name, session.inputs, session.outputs, instances)
-    if session.device != "cpu":
-        _place(full, session.device)
+    full = _complete(written, folder.name, session, options)
     contract = agree(full, session.inputs, session.outputs, _labels(folder, full))
     known = folder.read_golden(version)
     asked = None if known is None else golden.replay(session, known)
-    times = RunTimes(options.hop_seconds)
     samples = warmup.samples(full, contract, folder, asked)
+    if tuning and not remembered and samples:
+        session, measured = _tune(session, data, samples[0], list(contract.outputs), options.device, tuning)
+        if measured:
+            tuning.keep(data, session.settings.intra_op_threads)
+            full = _complete(written, folder.name, session, options)
+    times = RunTimes(options.hop_seconds)
     warmup.run(session, samples, list(contract.outputs), lambda feeds, ns: times.of(feeds).note(ns))
     return Model(folder.name, version, full, contract, session, executor, times)
+
+
+def _is_open(written: mc.ModelConfig, options: LoadOptions) -> bool:
+    """Whether nobody says how many threads a run has, and there is a choice."""
+    said = options.threads or "intra_op_thread_count" in written.parameters
+    return not said and options.cpus > 1 and options.device.kind == "cpu"
+
+
+def _tune(
+    session: Session, data: bytes, sample: warmup.Sample, outputs: list[str], device: Device, tuning: Tuning
+) -> tuple[Session, bool]:
+    def make(threads: int) -> Session:
+        if threads == session.settings.intra_op_threads:
+            return session
+        return Session(data, device, replace(session.settings, intra_op_threads=threads))
+
+    try:
+        return choose(make, tuning.candidates(), sample.feeds, outputs)
+    except InvalidRequest:  # zeros need not be a valid input, and what was asked for fails in the warm-up
+        return session, False
+
+
+def _complete(written: mc.ModelConfig, name: str, session: Session, options: LoadOptions) -> mc.ModelConfig:
+    """The configuration in force, with what ``session`` runs on."""
+    threads = session.settings.intra_op_threads
+    instances = max(1, options.cpus // threads) if session.device == "cpu" else 1
+    full = config.complete(written, name, session.inputs, session.outputs, instances)
+    if session.device != "cpu":
+        _place(full, session.device)
+    elif threads > 1:
+        full.parameters["intra_op_thread_count"].string_value = str(threads)
+    return full
 
 
 def _labels(folder: Files, full: mc.ModelConfig) -> dict[str, tuple[str, ...]]:

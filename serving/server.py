@@ -44,8 +44,10 @@ class ServerConfig:
     frontend: str = "grpcio"
     #: "cpu", "cuda", "cuda:N" or "auto".
     device: str = "cpu"
-    #: Threads inside one operator; 0: one for small models, all CPUs for others. At most 1024.
+    #: Threads of one run; 0: as measured, or without ``tune`` one for small models, all CPUs for others. At most 1024.
     threads: int = 0
+    #: Measure how many threads a run should have where nobody says, and remember it.
+    tune: bool = True
     #: The name of a single model; None: that of its folder or file.
     model_name: str | None = None
     #: What ServerMetadata calls the server.
@@ -130,13 +132,15 @@ class Server:
         from normfold.serving.shared_memory import SharedMemory
         from normfold.serving.tracing import TraceSettings
         from normfold.serving.traffic import Traffic
+        from normfold.serving.tuning import Tuning, cache_folder
 
         self.config = config
         cpus = available_cpus()
         self._executor = ThreadPoolExecutor(cpus, "normfold-run")
         device = parse_device(config.device)
         providers(device, available_providers())
-        options = LoadOptions(device, cpus, config.threads)
+        tuning = Tuning(cache_folder(), cpus) if config.tune else None
+        options = LoadOptions(device, cpus, config.threads, tuning=tuning)
         repository = Repository(config.repository, config.model_name)
         self.catalog = Catalog(repository, options, self._executor)
         control = config.local if config.model_control is None else config.model_control

@@ -55,6 +55,9 @@ class SessionSettings:
     arena_shrinkage: str = ""
     #: Keep the model's weights outside the arena.
     device_allocator: bool = False
+    #: Let idle threads spin for a while: a shorter run, at most of a core even without requests.
+    intra_op_spinning: bool = False
+    inter_op_spinning: bool = False
     #: Options of the CUDA provider that replace ours, as (name, value).
     cuda_options: tuple[tuple[str, str], ...] = ()
 
@@ -198,9 +201,8 @@ def _options(settings: SessionSettings, device: Device) -> ort.SessionOptions:
     options.enable_mem_pattern = settings.memory_pattern
     if settings.device_allocator:
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-    # Spinning threads cost an idle server most of a core.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.intra_op_spinning)))
+    options.add_session_config_entry("session.inter_op.allow_spinning", str(int(settings.inter_op_spinning)))
     return options
 
 

@@ -132,6 +132,9 @@ def test_settings_reach_the_session(models, level):
     assert options.execution_mode.name == "ORT_PARALLEL"
     assert options.enable_cpu_mem_arena is options.enable_mem_pattern is False
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    spinning = session(models.scale(), SessionSettings(intra_op_spinning=True))._session.get_session_options()
+    assert spinning.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+    assert spinning.get_session_config_entry("session.inter_op.allow_spinning") == "0"
 
 
 def test_memory_is_given_back_where_the_settings_say_so(models):
