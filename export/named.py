@@ -27,8 +27,9 @@ Arrays = dict[str, NDArray[Any]]
 class NamedNetwork(nn.Module):
     """``network`` with its inputs called ``names``; ``forward`` takes them in that order and returns a flat tuple.
 
-    The names are given to ``forward`` by keyword where they are its parameters, else in order.
-    Raises InputSpecError where only some of them are.
+    The names are given to ``forward`` by keyword where they are its parameters, else in order. Where a parameter is a
+    dict or a tuple of tensors, its entries are "batch.audio" and "batch.mask", or "pair.0" and "pair.1".
+    Raises InputSpecError where only some of the names are parameters.
     """
 
     def __init__(self, network: nn.Module, names: Sequence[str]):
@@ -45,7 +46,7 @@ class NamedNetwork(nn.Module):
     def call(self, tensors: Sequence[Tensor]) -> Any:
         """Run the network and return what it returns."""
         if self.by_keyword:
-            return self.network(**dict(zip(self.names, tensors, strict=True)))
+            return self.network(**_nested(dict(zip(self.names, tensors, strict=True))))
         return self.network(*tensors)
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
@@ -101,6 +102,12 @@ def _flatten(path: str, value: Any) -> Iterator[tuple[str, Tensor]]:
 def _by_keyword(network: nn.Module, names: tuple[str, ...]) -> bool:
     parameters = inspect.signature(network.forward).parameters
     named = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    holders = tuple(dict.fromkeys(name.partition(".")[0] for name in names))
+    if any("." in name for name in names) and set(holders) & set(named):
+        both = next((n for n in names if any(other.startswith(f"{n}.") for other in names)), "")
+        if both:
+            raise InputSpecError(f"input '{both}' is described as a tensor and as what holds others")
+        names = holders
     unknown = [n for n in names if n not in named]
     if not unknown:
         missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in names]
@@ -119,5 +126,24 @@ def _by_keyword(network: nn.Module, names: tuple[str, ...]) -> bool:
         raise InputSpecError(
             f"the network's forward({', '.join(named)}) takes {len(needed)} inputs, but {len(names)} are described: "
             f"give one --input for each of {', '.join(needed)}"
+            + (f"; the entries of a dict or tuple are {needed[0]}.key or {needed[0]}.0" if needed else "")
         )
     return False
+
+
+def _nested(values: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Put "batch.mask" under "mask" in a dict "batch"; a tuple in the dict's place where the keys are 0, 1, 2, …"""
+    held: dict[str, Any] = {}
+    inner: dict[str, dict[str, Tensor]] = {}
+    for name, value in values.items():
+        holder, dot, key = name.partition(".")
+        if dot:
+            inner.setdefault(holder, {})[key] = value
+            held[holder] = None  # keeps its place in the order
+        else:
+            held[holder] = value
+    for holder, entries in inner.items():
+        content = _nested(entries)
+        indices = [str(i) for i in range(len(content))]
+        held[holder] = tuple(content[i] for i in indices) if set(content) == set(indices) else content
+    return held

@@ -42,6 +42,10 @@ class UNet(nn.Module):
         half = F.max_pool1d(x, 2)
         return torch.cat([x, self.up2(torch.cat([half, self.up1(F.max_pool1d(half, 2))], 1))], 1)
 
+class Nested(nn.Module):
+    def forward(self, batch, pair):
+        return {"masked": batch["x"] * batch["mask"], "sums": (pair[0] + pair[1], pair[0] - pair[1])}
+
 class Two(nn.Module):
     def forward(self, x, mask):
         return x * mask
@@ -296,6 +300,29 @@ def test_a_u_net_is_exported_for_the_lengths_it_takes_and_the_person_learns_them
     refused = normfold("mynets.py:UNet", "--input", "x=FP32[N,2,L:4..66]", *REPOSITORY)
     assert refused.exit_code == 1
     assert refused.stderr.rstrip().endswith("Declare what it takes: L:4..64:4: 4, 8, 12, …")
+
+
+def test_inputs_that_are_dicts_and_tuples_are_named_by_their_entries(directory: Path, network: torch.nn.Module) -> None:
+    names = ("batch.x", "batch.mask", "pair.0", "pair.1")
+    inputs = [part for name in names for part in ("--input", f"{name}=FP32[N,3,L]")]
+    result = normfold("mynets.py:Nested", *inputs, *REPOSITORY)
+    assert result.exit_code == 0, result.output
+    session = onnxruntime.InferenceSession(
+        directory / "repository" / "surnames" / "1" / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    given = {name: np.random.default_rng(i).random((2, 3, 7), np.float32) for i, name in enumerate(names)}
+    masked, total, difference = session.run(["masked", "sums_0", "sums_1"], given)
+    np.testing.assert_array_equal(masked, given["batch.x"] * given["batch.mask"])
+    np.testing.assert_array_equal(total, given["pair.0"] + given["pair.1"])
+    np.testing.assert_array_equal(difference, given["pair.0"] - given["pair.1"])
+    for wrong, said in (
+        (inputs[:4], "also needs pair: give an --input for each"),
+        ([*inputs, "--input", "pair=FP32[N]"], "input 'pair' is described as a tensor and as what holds others"),
+        (["--input", "a=FP32[N]"], "the entries of a dict or tuple are batch.key or batch.0"),
+    ):
+        refused = normfold("mynets.py:Nested", *wrong, *REPOSITORY)
+        assert refused.exit_code == 1
+        assert said in refused.stderr, refused.stderr
 
 
 def test_labels_that_no_output_has_are_refused_before_the_network_is_captured(
