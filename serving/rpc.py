@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import grpc
@@ -40,7 +41,7 @@ class Method:
     wire_unary: WireUnary | None = None
     wire_stream: WireStream | None = None
 
-    @property
+    @cached_property
     def service(self) -> str:
         """The full name of the service."""
         return self.path.split("/")[1]

@@ -11,7 +11,7 @@ from normfold.serving import frames as h2
 from normfold.serving.frontends.http2.call import WINDOW_BYTES, Call, Service, StreamCall, UnaryCall
 from normfold.serving.frontends.http2.headers import HeaderError, HeaderReader
 from normfold.serving.frontends.http2.requests import Asked
-from normfold.serving.frontends.http2.sending import FRAME, Sender, Stream
+from normfold.serving.frontends.http2.sending import FRAME, Sender, Stream, joined
 
 #: Calls of one client at a time.
 MOST_CALLS = 1024
@@ -61,6 +61,8 @@ class Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._have, self._need = 0, len(h2.PREFACE)
         self._greeted = self._settled = self._leaving = False
+        #: Stream, flags and bytes still to come of a frame of data that is handed on as it comes.
+        self._rest: tuple[int, int, int] | None = None
         self._block: tuple[int, int, bytearray] | None = None
         self._last, self._credit, self._fruitless = 0, h2.LARGEST_WINDOW, 0
         self._opened: list[Call] = []
@@ -136,11 +138,10 @@ class Connection(asyncio.Protocol):
     def flush(self) -> None:
         """Write what is queued."""
         self._flushing = False
-        sender = self.sender
-        if sender.out:
-            assert self._transport is not None
-            self._transport.write(b"".join(sender.out))
-            sender.out.clear()
+        if self.sender.out and self._transport is not None:
+            for data in joined(self.sender.out):
+                self._transport.write(data)
+            self.sender.out.clear()
         if self._leaving and not self.calls and self._transport is not None:
             self._transport.close()
 
@@ -191,7 +192,12 @@ class Connection(asyncio.Protocol):
                 raise Fault(h2.PROTOCOL_ERROR, "this port speaks gRPC over HTTP/2 only")
             self._greeted = True
             at = len(h2.PREFACE)
-        self._need = 9
+        if self._rest is not None:
+            number, flags, left = self._rest
+            at = min(left, end)
+            self._rest = (number, flags, left - at) if at < left else None
+            self._data(data, 0, at, flags if at == left else 0, number)
+        self._need = 1 if self._rest is not None else 9
         while end - at >= 9:
             word, flags, number = FRAME.unpack_from(data, at)
             size, kind = word >> 8, word & 0xFF
@@ -199,7 +205,12 @@ class Connection(asyncio.Protocol):
                 raise Fault(h2.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
             begin = at + 9
             if end - begin < size:
-                self._need = 9 + size
+                if kind == h2.DATA and begin < end and self._block is None and not flags & h2.PADDED:
+                    self._rest = number & _NUMBER, flags, size - (end - begin)
+                    self._need, at = 1, end
+                    self._data(data, begin, end, 0, number & _NUMBER)
+                else:
+                    self._need = 9 + size
                 break
             at = begin + size
             if kind == h2.DATA and self._block is None:

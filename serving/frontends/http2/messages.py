@@ -28,11 +28,13 @@ class MessageReader:
         self._bits, self._most = ENCODINGS[encoding], most_bytes
         self._parts: list[bytes] = []
         self._have, self._need = 0, PREFIX_BYTES
+        #: The first byte of the message that has begun; None: its prefix is not there yet.
+        self._compressed: int | None = None
 
     @property
     def within(self) -> bool:
         """Whether a message has begun and not ended."""
-        return self._have > 0
+        return self._have > 0 or self._compressed is not None
 
     @property
     def missing(self) -> int:
@@ -48,17 +50,15 @@ class MessageReader:
         data = b"".join(self._parts) if len(self._parts) > 1 else data
         messages = []
         at, end = 0, len(data)
-        self._need = PREFIX_BYTES
-        while end - at >= PREFIX_BYTES:
-            compressed, size = data[at], int.from_bytes(data[at + 1 : at + PREFIX_BYTES], "big")
-            if size > self._most:
-                raise _too_large(str(size), self._most)
-            begin = at + PREFIX_BYTES
-            if end - begin < size:
-                self._need = PREFIX_BYTES + size
-                break
-            messages.append(self._message(compressed, data[begin : begin + size]))
-            at = begin + size
+        while end - at >= self._need:
+            begin, at = at, at + self._need
+            if self._compressed is not None:
+                messages.append(self._message(self._compressed, data[begin:at]))
+                self._compressed, self._need = None, PREFIX_BYTES
+            else:  # without its prefix, a large message is joined of its parts and not copied again
+                self._compressed, self._need = data[begin], int.from_bytes(data[begin + 1 : at], "big")
+                if self._need > self._most:
+                    raise _too_large(str(self._need), self._most)
         self._have = end - at
         self._parts = [data[at:]] if self._have else []
         return messages

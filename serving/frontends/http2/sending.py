@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,6 +22,8 @@ _LAST = h2.END_HEADERS | h2.END_STREAM
 
 #: From this size on a message's prefix has a frame of its own: cheaper than a copy of the message, in bytes.
 _WORTH_A_FRAME = 1 << 14
+#: From this size on a part is written by itself, also to spare a copy, in bytes.
+_WORTH_A_WRITE = 1 << 16
 
 
 class Stream(Protocol):
@@ -144,3 +147,16 @@ class Sender:
             self.out += (FRAME.pack(size << 8 | h2.DATA, 0, stream.number), data[:size])
             data = data[size:]
         return data
+
+
+def joined(parts: list[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """``parts`` in few pieces, without a copy of the large ones."""
+    begin = 0
+    for at, part in enumerate(parts):
+        if len(part) >= _WORTH_A_WRITE:
+            if begin < at:
+                yield b"".join(parts[begin:at])
+            yield part
+            begin = at + 1
+    if begin < len(parts):
+        yield b"".join(parts[begin:])
