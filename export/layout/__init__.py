@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 
 from normfold.export.fold.shapes import infer_shapes
+from normfold.export.layout.blocked import hold_constants, write_blocked
 from normfold.export.layout.form import LIFTED, TURNED
 from normfold.export.layout.region import turn
 
@@ -17,13 +19,18 @@ __all__ = ["lift"]
 
 
 def lift(model: ir.Model) -> bool:
-    """Write what runs along one axis as pictures of height 1, in place; return whether anything changed."""
+    """Write what runs along one axis as pictures of height 1, and what lies between in the operators that keep the
+    blocked layout, in place; return whether anything changed.
+    """
     public = [(v.shape, v.type) for v in model.graph.outputs]
     infer_shapes(model)
-    turned = turn(model, TURNED, _taller_than_wide) + turn(model, LIFTED)
+    graph, opset = model.graph, model.opset_imports.get("", 18)
+    changed = turn(model, TURNED, _taller_than_wide) + turn(model, LIFTED)
+    changed += hold_constants(graph, opset) + write_blocked(graph, opset)
+    passes.RemoveUnusedNodesPass()(model)
     for value, (shape, kind) in zip(model.graph.outputs, public, strict=True):
         value.shape, value.type = shape, kind
-    return turned > 0
+    return changed > 0
 
 
 def _taller_than_wide(nodes: Iterable[ir.Node]) -> bool:

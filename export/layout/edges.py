@@ -8,13 +8,11 @@ turned   x̂ = Transpose(x; 0, 1, 3, 2)             x = Transpose(x̂; 0, 1, 3, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from normfold.export.layout.form import LIFTED, Form
+from normfold.export.layout.writing import Writing
 
 __all__ = ["Edges"]
 
@@ -23,15 +21,13 @@ Step = tuple[str, tuple[int, ...]]
 
 
 class Edges:
-    """Writes the changes of form, each once, and the constants of the new nodes into one graph."""
+    """Writes the changes of form into one graph, each once."""
 
     def __init__(self, graph: ir.Graph, form: Form, opset: int) -> None:
         self.form = form
-        self._graph, self._opset = graph, opset
+        self.writing = Writing(graph, opset, form.name)
+        self._graph = graph
         self._entered: dict[ir.Value, ir.Value] = {}
-        self._constants: dict[tuple[Any, ...], ir.Value] = {}
-        values = [*graph.inputs, *graph.initializers.values(), *(v for n in graph.all_nodes() for v in n.outputs)]
-        self._taken = {v.name for v in values}
 
     def enter(self, value: ir.Value, before: ir.Node) -> ir.Value:
         """Return the value in the other form; ``before`` is the first node that reads it so."""
@@ -45,7 +41,7 @@ class Edges:
             nodes = self._written(value, steps)
             self._graph.insert_before(before, nodes)
             entered = nodes[-1].outputs[0]
-            entered.name = self._fresh(f"{value.name}_{self.form.name}")
+            entered.name = self.writing.fresh(f"{value.name}_{self.form.name}")
             entered.shape, entered.type = value.shape, value.type
             self.turned(entered)
             self._entered[value] = entered
@@ -77,43 +73,16 @@ class Edges:
         for index, output in enumerate(self._graph.outputs):
             if output is value:
                 self._graph.outputs[index] = left
-        value.name = self._fresh(f"{name}_{self.form.name}")
+        value.name = self.writing.fresh(f"{name}_{self.form.name}")
         left.name = name
-
-    def constant(self, array: NDArray[Any], like: ir.Value | None = None) -> ir.Value:
-        """Return an initializer that holds ``array``, named after the one whose place it takes; equal ones once."""
-        key = (array.dtype, array.shape, array.tobytes())
-        if key not in self._constants:
-            dtype = like.dtype if like is not None else None
-            base = like.name if like is not None and like.is_initializer() else "axes"
-            name = self._fresh(f"{base}_{self.form.name}")
-            tensor = ir.tensor(array, dtype=dtype, name=name)
-            value = ir.Value(
-                name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype)
-            )
-            self._graph.register_initializer(value)
-            self._constants[key] = value
-        return self._constants[key]
 
     def _written(self, value: ir.Value, steps: Sequence[Step]) -> list[ir.Node]:
         nodes: list[ir.Node] = []
         for operator, axes in steps:
             if operator == "Transpose":
-                node = ir.node(operator, [value], {"perm": list(axes)})
-            elif self._opset < 13:
-                node = ir.node(operator, [value], {"axes": list(axes)})
+                node = self.writing.node(operator, [value], {"perm": list(axes)})
             else:
-                node = ir.node(operator, [value, self.constant(np.array(axes, np.int64))])
-            node.name = self._fresh(f"{value.name}_{operator.lower()}")
+                node = self.writing.over_axes(operator, value, axes)
             value = node.outputs[0]
-            value.name = self._fresh(f"{node.name}_0")
             nodes.append(node)
         return nodes
-
-    def _fresh(self, name: str) -> str:
-        """The name, or the name with the first number that makes it new."""
-        number, fresh = 2, name
-        while fresh in self._taken:
-            fresh, number = f"{name}_{number}", number + 1
-        self._taken.add(fresh)
-        return fresh

@@ -108,7 +108,9 @@ def _carry_out(node: ir.Node, chosen: Mapping[ir.Node, Moved], edges: Edges) -> 
         if _turning(value, chosen) is None:
             node.replace_input_with(index, edges.enter(value, before=node))
     for index, array in answer.constants.items():
-        _set_input(node, index, edges.constant(array, like=node.inputs[index] if index < len(node.inputs) else None))
+        _set_input(
+            node, index, edges.writing.constant(array, like=node.inputs[index] if index < len(node.inputs) else None)
+        )
     for name, attribute in answer.attributes.items():
         if attribute is None:
             node.attributes.pop(name, None)
