@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ class Runtime:
         except Exception as error:  # onnxruntime raises its own types, and UnicodeDecodeError on damaged files
             raise ExportError(f"onnxruntime {ort.__version__} cannot load the graph: {error}") from error
         self.outputs = [o.name for o in self._session.get_outputs()]
+        #: What to time runs with, in seconds: the CPU time of the calling thread, unless a GPU does the work.
+        self.clock: Callable[[], float] = time.thread_time if list(providers) == [CPU] else time.perf_counter
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Return the outputs by name. Raises ExportError where the graph cannot run on these inputs."""
