@@ -150,7 +150,8 @@ def serve(
         )
         answered = loops.run(serve_until_stopped(config, logs, _announce))
     except StartError as error:
-        raise click.ClickException(str(error)) from None
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
     if not answered:
         click.echo(f"Error: stopped with requests unanswered after {grace_seconds:g} s", err=True)
         sys.stderr.flush()

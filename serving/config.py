@@ -13,6 +13,7 @@ from dataclasses import replace
 from google.protobuf import json_format, text_format
 
 from normfold.protos import model_config as mc
+from normfold.serving import cuda_options
 from normfold.serving.errors import ConfigError
 from normfold.serving.session import ModelTensor, SessionSettings
 
@@ -20,8 +21,6 @@ PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
 MODEL_FILE = "model.onnx"
 
-#: `parameters` of the onnxruntime backend that only matter on CUDA.
-CUDA_PARAMETERS = ("cudnn_conv_algo_search", "gpu_mem_limit", "arena_extend_strategy", "do_copy_in_default_stream")
 PARAMETERS = (
     "intra_op_thread_count",
     "inter_op_thread_count",
@@ -32,7 +31,7 @@ PARAMETERS = (
     "session.use_device_allocator_for_initializers",
     "session.intra_op.allow_spinning",
     "session.inter_op.allow_spinning",
-    *CUDA_PARAMETERS,
+    *cuda_options.NAMES,
 )
 _GRAPH_LEVELS = {0: "all", 1: "extended", -1: "basic", 2: "none"}
 
@@ -193,12 +192,12 @@ def settings(config: mc.ModelConfig, base: SessionSettings) -> SessionSettings:
         device_allocator=bool(_number(config, "session.use_device_allocator_for_initializers", 0, (0, 1))),
         intra_op_spinning=bool(_number(config, "session.intra_op.allow_spinning", 0, (0, 1))),
         inter_op_spinning=bool(_number(config, "session.inter_op.allow_spinning", 0, (0, 1))),
-        cuda_options=tuple((key, config.parameters[key].string_value) for key in _cuda_keys(config)),
+        cuda_options=tuple(
+            (key, cuda_options.read(key, config.parameters[key].string_value))
+            for key in cuda_options.NAMES
+            if key in config.parameters
+        ),
     )
-
-
-def _cuda_keys(config: mc.ModelConfig) -> list[str]:
-    return [key for key in CUDA_PARAMETERS if key in config.parameters]
 
 
 def _number(config: mc.ModelConfig, key: str, default: int, allowed: Sequence[int] = range(1025)) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
+from normfold.serving import cuda_options
 from normfold.serving.errors import DeviceUnavailable, RuntimeMissing, StartError
 
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -20,14 +21,6 @@ CUDA_PROVIDER = "CUDAExecutionProvider"
 
 #: Distributions that write the package `onnxruntime`; two of them overwrite each other's files.
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
-
-#: How a demanded CUDA provider is set up; each choice has its reason beside it.
-CUDA_OPTIONS = {
-    "arena_extend_strategy": "kSameAsRequested",  # the default doubles, and keeps what it took
-    "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE measures again for every new length: seconds
-    "cudnn_conv1d_pad_to_nc1d": "1",  # [N,C,1,L] is the faster padding of a 1-D convolution
-    "use_tf32": "0",  # the same numbers as the CPU; TF32 is about 1e-3 off
-}
 
 
 @dataclass(frozen=True)
@@ -86,7 +79,7 @@ def providers(
 
     Raises DeviceUnavailable where CUDA is demanded and this onnxruntime was built without it.
     """
-    cuda = (CUDA_PROVIDER, {"device_id": str(device.index), **CUDA_OPTIONS, **(overrides or {})})
+    cuda = (CUDA_PROVIDER, {"device_id": str(device.index), **cuda_options.DEFAULTS, **(overrides or {})})
     if device.kind == "cpu":
         return [(CPU_PROVIDER, {})]
     if device.kind == "cuda":
@@ -112,7 +105,7 @@ def check_provider(device: Device, session: Any) -> str:
     if device.kind == "cuda":
         raise DeviceUnavailable(
             f"device {device} was asked for, but onnxruntime fell back to {', '.join(got) or 'nothing'}: "
-            "a CUDA or cuDNN library or the GPU itself is missing; its log above names the library. Check nvidia-smi "
-            "and pip install 'normfold[gpu]', or use --device cpu"
+            "cuDNN or the GPU itself is missing; its log above has the reason. See what nvidia-smi says, "
+            "pip install 'normfold[gpu]', or use --device cpu"
         )
     return "cpu"

@@ -32,6 +32,8 @@ class StartError(ServingError):
     """The server cannot start; one line for the person who started it."""
 
     status = grpc.StatusCode.INTERNAL
+    #: What the process ends with.
+    exit_code: ClassVar[int] = 1
 
 
 class RuntimeMissing(StartError):
@@ -40,6 +42,8 @@ class RuntimeMissing(StartError):
 
 class DeviceUnavailable(StartError):
     """The execution provider that was asked for is not there, or did not take the model."""
+
+    exit_code = 3
 
 
 class LoadError(ServingError):

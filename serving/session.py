@@ -15,9 +15,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from normfold.protos.datatypes import Datatype, by_name, by_onnxruntime
-from normfold.serving import onnx_file
-from normfold.serving.devices import Device, check_provider, providers
-from normfold.serving.errors import InvalidRequest, LoadError
+from normfold.serving import onnx_file, placement
+from normfold.serving.devices import CUDA_PROVIDER, Device, check_provider, providers
+from normfold.serving.errors import DeviceUnavailable, InvalidRequest, LoadError
 from normfold.serving.strings import to_bytes, to_text
 
 Array = NDArray[Any]
@@ -91,20 +91,27 @@ class Session:
         """
         unranked = onnx_file.check(data)
         self.settings = settings
-        asked = providers(device, available_providers(), dict(settings.cuda_options))
+        loadable = placement.prepare(device, available_providers())
+        asked = providers(device, loadable, dict(settings.cuda_options))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what the session got is checked below
-                self._session = ort.InferenceSession(data, _options(settings, device), providers=asked)
+                self._session = ort.InferenceSession(
+                    data, _options(settings, device), providers=asked, enable_fallback=device.kind == "auto"
+                )
             taken = [_tensor(value, unranked) for value in self._session.get_inputs()]
             taken += [_tensor(value, unranked, True) for value in self._session.get_overridable_initializers()]
             given = [_tensor(value, unranked) for value in self._session.get_outputs()]
         except LoadError:
             raise
         except Exception as error:  # damaged files raise UnicodeDecodeError and others, not only onnxruntime's classes
+            if device.kind == "cuda" and placement.is_device_failure(error):
+                raise DeviceUnavailable(f"device {device} was asked for, but it failed: {_reason(error)}") from error
             raise LoadError(f"onnxruntime cannot load the model: {_reason(error)}") from error
         #: Where the session really runs: "cpu" or "cuda:N".
         self.device = check_provider(device, self._session)
+        if self.device != "cpu":
+            placement.check(self._session, dict(asked)[CUDA_PROVIDER], device.kind == "cuda")
         self.inputs: tuple[ModelTensor, ...] = tuple(taken)
         self.outputs: tuple[ModelTensor, ...] = tuple(given)
         self._datatypes = {tensor.name: tensor.datatype for tensor in (*self.inputs, *self.outputs)}
@@ -193,6 +200,8 @@ def _options(settings: SessionSettings, device: Device) -> ort.SessionOptions:
     options = ort.SessionOptions()
     # Fatal only: what fails is raised and told by us. Where CUDA may be missing, its loader names the library.
     options.log_severity_level = 4 if device.kind == "cpu" else 3
+    if device.kind != "cpu":
+        options.add_session_config_entry(*placement.RECORD)
     options.intra_op_num_threads = settings.intra_op_threads
     options.inter_op_num_threads = settings.inter_op_threads
     options.execution_mode = ort.ExecutionMode.ORT_PARALLEL if settings.parallel else ort.ExecutionMode.ORT_SEQUENTIAL

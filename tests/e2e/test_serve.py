@@ -174,7 +174,7 @@ def test_cuda_without_cuda_is_an_error_that_names_the_build(repository):
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime was built with CUDA")
     done = _serve("--repository", str(repository), "--device", "cuda")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "built without CUDA" in done.stderr
     assert "normfold[gpu]" in done.stderr
 
