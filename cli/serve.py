@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,7 @@ from normfold.serving.frontends import FRONTENDS
 
 if TYPE_CHECKING:
     from normfold.serving.server import Server
+    from normfold.serving.workers.supervisor import Started
 
 
 @click.command(short_help="Serve a model repository over gRPC.")
@@ -46,6 +47,11 @@ if TYPE_CHECKING:
     default=True,
     show_default=True,
     help="Measure how many threads a run should have, and remember it; else one below 4 MiB, all CPUs above.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    help="Processes that serve together. Default: one for each CPU, at most 4; one with a GPU or a unix socket.",
 )
 @click.option("--name", "model_name", help="The name of a single model, instead of that of its folder or file.")
 @click.option(
@@ -91,6 +97,7 @@ def serve(
     device: str,
     threads: int,
     tune: bool,
+    workers: int | None,
     model_name: str | None,
     server_name: str,
     strict_readiness: bool,
@@ -120,8 +127,43 @@ def serve(
     """
     import os
 
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before grpc is imported: what it would say, we say better
+    from normfold.serving.address import UNIX
+    from normfold.serving.threads import default_workers
 
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before grpc is imported: what it would say, we say better
+    if workers is None:
+        workers = default_workers(device, listen)
+    elif workers > 1 and listen.startswith(UNIX):
+        raise click.ClickException(
+            f"--workers {workers}: a unix socket is served by one worker; listen on host:port, or leave --workers out"
+        )
+    settings: dict[str, Any] = {
+        "repository": repository,
+        "listen": listen,
+        "frontend": frontend,
+        "device": device,
+        "threads": threads,
+        "tune": tune,
+        "model_name": model_name,
+        "server_name": server_name,
+        "strict_readiness": strict_readiness,
+        "model_control": None if model_control is None else model_control == "explicit",
+        "load_models": load_models,
+        "shared_memory": None if shared_memory is None else shared_memory == "on",
+        "max_message_bytes": min(max_message_mib << 20, (1 << 31) - 1),
+        "trace_file": trace_file,
+        "grace_seconds": grace_seconds,
+    }
+    answered = _serve_alone(settings, log_level) if workers == 1 else _serve_together(settings, log_level, workers)
+    if not answered:
+        click.echo(f"Error: stopped with requests unanswered after {grace_seconds:g} s", err=True)
+        sys.stderr.flush()
+        os._exit(1)  # a model that still runs cannot be interrupted
+    click.echo("stopped")
+
+
+def _serve_alone(settings: dict[str, Any], log_level: str) -> bool:
+    """Serve in this process; whether all was answered at the end."""
     from normfold.serving import loops
     from normfold.serving.errors import StartError
     from normfold.serving.logs import LogSettings
@@ -131,45 +173,43 @@ def serve(
     logs = LogSettings(log_level)
     logs.install(sys.stderr)
     try:
-        config = ServerConfig(
-            repository=repository,
-            listen=listen,
-            frontend=frontend,
-            device=device,
-            threads=threads,
-            tune=tune,
-            model_name=model_name,
-            server_name=server_name,
-            strict_readiness=strict_readiness,
-            model_control=None if model_control is None else model_control == "explicit",
-            load_models=load_models,
-            shared_memory=None if shared_memory is None else shared_memory == "on",
-            max_message_bytes=min(max_message_mib << 20, (1 << 31) - 1),
-            trace_file=trace_file,
-            grace_seconds=grace_seconds,
-        )
-        answered = loops.run(serve_until_stopped(config, logs, _announce))
+        return loops.run(serve_until_stopped(ServerConfig(**settings), logs, _announce))
     except StartError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
-    if not answered:
-        click.echo(f"Error: stopped with requests unanswered after {grace_seconds:g} s", err=True)
-        sys.stderr.flush()
-        os._exit(1)  # a model that still runs cannot be interrupted
-    click.echo("stopped")
+
+
+def _serve_together(settings: dict[str, Any], log_level: str, workers: int) -> bool:
+    """Serve in ``workers`` processes below this one; whether all was answered at the end."""
+    import asyncio
+    import logging
+
+    from normfold.serving.log_lines import Lines
+    from normfold.serving.workers.supervisor import Supervisor, WorkersError
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Lines({"log_format": "default"}))
+    logging.getLogger("normfold").addHandler(handler)
+    try:
+        supervisor = Supervisor(settings, workers, log_level)
+        return asyncio.run(supervisor.run(_announce_together))
+    except WorkersError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
 
 
 def _announce(server: Server) -> None:
+    _announce_server(server.models(), server.address, "", server.catalog.ready(server.config.strict_readiness))
+
+
+def _announce_together(started: Started) -> None:
+    _announce_server(started.models, started.address, f", {started.workers} workers", started.ready)
+
+
+def _announce_server(models: list[tuple[str, bool]], address: str, workers: str, ready: bool) -> None:
     """Say which models are there, where they run, and where the server listens."""
-    for name, entry in server.catalog.entries.items():
-        for model in entry.ready:
-            click.echo(f"  {model.describe()}")
-        for number, version in entry.versions.items():
-            if version.model is None:
-                click.echo(click.style(f"  {name} version {number} was not loaded: {version.reason}", fg="red"))
-        if entry.reason:
-            click.echo(click.style(f"  {name} was not loaded: {entry.reason}", fg="red"))
-    ready = server.catalog.ready(server.config.strict_readiness)
+    for line, loaded in models:
+        click.echo(f"  {line}" if loaded else click.style(f"  {line}", fg="red"))
     state = "ready" if ready else "not ready: not every model was loaded (--no-strict-readiness accepts that)"
-    click.echo(f"listening on {server.address} (gRPC), {state}")
+    click.echo(f"listening on {address} (gRPC){workers}, {state}")
     sys.stdout.flush()

@@ -72,6 +72,8 @@ class Catalog:
         self._listeners: list[Callable[[], None]] = []
         #: True once every model was tried.
         self.started = False
+        #: False while other workers of the same server are not ready.
+        self.others_ready = True
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` after every change of what is ready."""
@@ -88,7 +90,11 @@ class Catalog:
         return self._entries
 
     def ready(self, strict: bool) -> bool:
-        """Whether every model was tried and, where ``strict``, none failed."""
+        """Whether the server is: here and in every other worker each model was tried and, where ``strict``, loaded."""
+        return self.others_ready and self.loaded(strict)
+
+    def loaded(self, strict: bool) -> bool:
+        """Whether every model was tried here and, where ``strict``, none failed."""
         return self.started and not (strict and any(entry.failed for entry in self._entries.values()))
 
     async def load_all(self, names: Iterable[str] | None = None) -> None:

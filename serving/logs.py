@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from typing import TextIO
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.errors import InvalidRequest, Unimplemented
+from normfold.serving.log_lines import Lines
 from normfold.serving.wording import near, quoted
 
 #: The logger above all of the server's.
@@ -45,11 +45,14 @@ class LogSettings:
         }
         self._apply()
 
-    def install(self, stream: TextIO) -> logging.Handler:
-        """Write the server's log to ``stream`` by these settings; the handler, for whoever wants to remove it."""
+    def install(self, stream: TextIO, prefix: str = "") -> logging.Handler:
+        """Write the server's log to ``stream`` by these settings; the handler, for whoever wants to remove it.
+
+        ``prefix`` stands before every message.
+        """
         handler = logging.StreamHandler(stream)
         handler.addFilter(self._passes)
-        handler.setFormatter(_Lines(self._values))
+        handler.setFormatter(Lines(self._values, prefix))
         LOGGER.addHandler(handler)
         LOGGER.propagate = False
         return handler
@@ -97,22 +100,3 @@ class LogSettings:
         if record.levelno >= logging.INFO:
             return bool(self._values["log_info"])
         return bool(self._values["log_verbose_level"])
-
-
-class _Lines(logging.Formatter):
-    """One line a record: Triton's short form, or with an ISO 8601 time."""
-
-    def __init__(self, values: Mapping[str, Value]) -> None:
-        super().__init__()
-        self._values = values
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line, with the traceback below it where there is one."""
-        then = time.gmtime(record.created)
-        if self._values["log_format"] == "ISO8601":
-            head = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', then)} {record.levelname}"
-        else:
-            micros = int(record.created % 1 * 1e6)
-            head = f"{record.levelname[0]}{time.strftime('%m%d %H:%M:%S', then)}.{micros:06d}"
-        line = f"{head} {record.getMessage()}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

@@ -18,11 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normfold.serving import memory
+from normfold.serving.address import check as check_address
+from normfold.serving.address import is_local
 from normfold.serving.devices import check_runtime, parse_device, providers
 from normfold.serving.errors import StartError
 from normfold.serving.frontends import FRONTENDS
 from normfold.serving.logs import LogSettings
 from normfold.serving.repository import Repository
+from normfold.serving.rpc import Method
 from normfold.serving.threads import available_cpus
 
 log = logging.getLogger(__name__)
@@ -48,6 +51,8 @@ class ServerConfig:
     threads: int = 0
     #: Measure how many threads a run should have where nobody says, and remember it.
     tune: bool = True
+    #: CPUs to use; 0: as many as there are for this process.
+    cpus: int = 0
     #: The name of a single model; None: that of its folder or file.
     model_name: str | None = None
     #: What ServerMetadata calls the server.
@@ -68,9 +73,10 @@ class ServerConfig:
     grace_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        host, _, port = self.listen.rpartition(":")
-        if not self.listen.startswith("unix:/") and not (host and port.isdecimal() and int(port) < 65536):
-            raise StartError(f"listen address {self.listen!r} is not host:port, such as 127.0.0.1:8001, or unix:/path")
+        try:
+            check_address(self.listen)
+        except ValueError as error:
+            raise StartError(str(error)) from None
         if self.frontend not in FRONTENDS:
             raise StartError(f"frontend {self.frontend!r} is not one of {', '.join(FRONTENDS)}")
         if not 0 <= self.threads <= 1024:
@@ -81,8 +87,7 @@ class ServerConfig:
     @property
     def local(self) -> bool:
         """Whether only programs on this host can reach the server."""
-        host = self.listen.rpartition(":")[0].strip("[]")
-        return self.listen.startswith("unix:") or host in ("localhost", "::1") or host.startswith("127.")
+        return is_local(self.listen)
 
 
 async def serve(config: ServerConfig, logs: LogSettings, on_ready: Callable[[Server], None] | None = None) -> bool:
@@ -92,17 +97,7 @@ async def serve(config: ServerConfig, logs: LogSettings, on_ready: Callable[[Ser
     """
     memory.keep_freed()
     server = Server(config, logs)
-    stop = asyncio.Event()
-
-    def on_signal() -> None:
-        if stop.is_set():
-            os._exit(1)
-        stop.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(NotImplementedError, RuntimeError):  # not on this platform, or not the main thread
-            loop.add_signal_handler(number, on_signal)
+    stop = stop_signal()
     answered = False
     try:
         await server.start()
@@ -115,11 +110,35 @@ async def serve(config: ServerConfig, logs: LogSettings, on_ready: Callable[[Ser
     return answered
 
 
+def stop_signal() -> asyncio.Event:
+    """An event that SIGTERM and Ctrl-C set; a second signal ends the process at once."""
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError, RuntimeError):  # not on this platform, or not the main thread
+            loop.add_signal_handler(number, on_signal)
+    return stop
+
+
 class Server:
     """One server. ``start`` and ``shut_down`` are for programs and tests that run it inside their own event loop."""
 
-    def __init__(self, config: ServerConfig, logs: LogSettings | None = None) -> None:
-        """Find device and models; nothing is bound or loaded yet. Raises StartError."""
+    def __init__(
+        self,
+        config: ServerConfig,
+        logs: LogSettings | None = None,
+        shared: Callable[[list[Method]], list[Method]] | None = None,
+    ) -> None:
+        """Find device and models; nothing is bound or loaded yet. Raises StartError.
+
+        ``shared`` gives the methods to serve for those of this process alone, where it is one of several workers.
+        """
         check_runtime()
         from normfold.serving.administration import Administration
         from normfold.serving.catalog import Catalog
@@ -135,7 +154,7 @@ class Server:
         from normfold.serving.tuning import Tuning, cache_folder
 
         self.config = config
-        cpus = available_cpus()
+        cpus = config.cpus or available_cpus()
         self._executor = ThreadPoolExecutor(cpus, "normfold-run")
         device = parse_device(config.device)
         providers(device, available_providers())
@@ -159,6 +178,8 @@ class Server:
         )
         self.health = Health(self.catalog, config.strict_readiness)
         methods = [*self.service.methods(), *administration.methods(), *self.health.methods()]
+        if shared is not None:
+            methods = shared(methods)
         methods += reflection({method.service for method in methods})
         self._traffic = Traffic()
         self._frontend = frontend(config.frontend)(methods, self._traffic, config.max_message_bytes)
@@ -171,8 +192,28 @@ class Server:
 
     async def start(self) -> None:
         """Bind the port, then load every model. Raises StartError when the port cannot be had."""
-        await self._frontend.start(self.config.listen)
+        await self.listen()
+        await self.load()
+
+    async def listen(self, reuse_port: bool = False) -> None:
+        """Bind the port, alone or together with other workers. Raises StartError when it cannot be had."""
+        await self._frontend.start(self.config.listen, reuse_port)
+
+    async def load(self) -> None:
+        """Load every model that is to be served."""
         await self.catalog.load_all(self.config.load_models or None)
+
+    def models(self) -> list[tuple[str, bool]]:
+        """A line for each model version, and whether it was loaded."""
+        lines = []
+        for name, entry in self.catalog.entries.items():
+            lines += [(model.describe(), True) for model in entry.ready]
+            for number, version in entry.versions.items():
+                if version.model is None:
+                    lines.append((f"{name} version {number} was not loaded: {version.reason}", False))
+            if entry.reason:
+                lines.append((f"{name} was not loaded: {entry.reason}", False))
+        return lines
 
     async def shut_down(self) -> bool:
         """Tell health, answer what is on its way, and release everything; whether it ended within ``grace_seconds``."""

@@ -21,6 +21,10 @@ class Duration:
         self.count += count
         self.ns += ns
 
+    def add_message(self, message: pb.StatisticDuration) -> None:
+        """Count what another has counted."""
+        self.add(message.ns, message.count)
+
     def message(self) -> pb.StatisticDuration:
         """The protocol's form."""
         return pb.StatisticDuration(count=self.count, ns=self.ns)
@@ -54,6 +58,7 @@ class Statistics:
         self.batches: dict[int, BatchStatistics] = {}
         #: By time.perf_counter_ns, which costs less than the time of day; 0: never.
         self.last_inference_ns = 0
+        self._last_elsewhere_ms = 0
         self.inferences = 0
         self.executions = 0
 
@@ -107,6 +112,26 @@ class Statistics:
         self.success.add(total_ns)
         self.cache_hit.add(total_ns)
 
+    def add(self, message: pb.ModelStatistics) -> None:
+        """Count what another process has counted for the same model."""
+        self._last_elsewhere_ms = max(self._last_elsewhere_ms, message.last_inference)
+        self.inferences += message.inference_count
+        self.executions += message.execution_count
+        told = message.inference_stats
+        self.success.add_message(told.success)
+        self.fail.add_message(told.fail)
+        self.queue.add_message(told.queue)
+        self.input.add_message(told.compute_input)
+        self.infer.add_message(told.compute_infer)
+        self.output.add_message(told.compute_output)
+        self.cache_hit.add_message(told.cache_hit)
+        self.cache_miss.add_message(told.cache_miss)
+        for each in message.batch_stats:
+            batch = self.batches.setdefault(each.batch_size, BatchStatistics())
+            batch.input.add_message(each.compute_input)
+            batch.infer.add_message(each.compute_infer)
+            batch.output.add_message(each.compute_output)
+
     def message(self, name: str, version: str) -> pb.ModelStatistics:
         """The protocol's form."""
         stats = pb.InferStatistics(
@@ -141,5 +166,6 @@ class Statistics:
     def _last_inference_ms(self) -> int:
         """Milliseconds since the epoch; 0: never."""
         if not self.last_inference_ns:
-            return 0
-        return (time.time_ns() - time.perf_counter_ns() + self.last_inference_ns) // 1_000_000
+            return self._last_elsewhere_ms
+        here = (time.time_ns() - time.perf_counter_ns() + self.last_inference_ns) // 1_000_000
+        return max(here, self._last_elsewhere_ms)

@@ -10,6 +10,11 @@ import math
 import os
 from pathlib import Path
 
+from normfold.serving.address import UNIX
+
+#: Each worker holds every model in its own memory, so more are started only where someone asks for them.
+MOST_WORKERS = 4
+
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 PROC_CGROUP = Path("/proc/self/cgroup")
 
@@ -22,6 +27,14 @@ def available_cpus(root: Path = CGROUP_ROOT, own: Path = PROC_CGROUP) -> int:
         allowed = os.cpu_count() or 1
     quota = cgroup_quota(root, own)
     return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
+
+
+def default_workers(device: str, listen: str) -> int:
+    """How many processes serve where nobody says: one for each CPU, but few; one where they could not share.
+
+    A GPU's memory would hold every model once for each, and no two processes can share a unix socket.
+    """
+    return min(available_cpus(), MOST_WORKERS) if device == "cpu" and not listen.startswith(UNIX) else 1
 
 
 def cgroup_quota(root: Path = CGROUP_ROOT, own: Path = PROC_CGROUP) -> float | None:

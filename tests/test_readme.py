@@ -43,7 +43,9 @@ def test_the_session_prints_what_it_says(root, tmp_path):
                 break
         else:
             raise AssertionError("the first terminal ended:\n" + "".join(printed))
-        assert f"listening on {address} (gRPC), ready\n" in printed
+        assert printed[-1].startswith(f"listening on {address} (gRPC), ")
+        assert printed[-1].endswith(" ready\n")
+        assert "not ready" not in printed[-1]
         assert (tmp_path / "repository" / "surnames" / "1" / "model.onnx").is_file()
         answers = subprocess.run(
             [sys.executable, "-c", python], capture_output=True, text=True, timeout=60, env=environment, check=False

@@ -74,8 +74,9 @@ def normfold(python: Path, folder: Path, port: int, other: int, frontend: str = 
 
 
 def serve(repository: Path, port: int, *options: str) -> Command:
-    """``normfold serve`` of this environment."""
+    """``normfold serve`` of this environment, in one process as the others."""
     arguments = [sys.executable, "-m", "normfold", "serve", "--repository", str(repository)]
+    arguments += ["--workers", "1"]
     return Command([*arguments, "--listen", f"127.0.0.1:{port}", "--log-level", "error", *options])
 
 

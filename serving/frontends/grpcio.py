@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from normfold.serving.address import host_and_port
 from normfold.serving.errors import StartError
 from normfold.serving.health import SERVICE as HEALTH
 from normfold.serving.rpc import Method, told
@@ -67,9 +68,8 @@ class GrpcioFrontend:
 
 def _why(address: str) -> str:
     """What the system says to binding ``address``, which gRPC keeps to itself."""
-    host, _, port = address.rpartition(":")
     try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(*host_and_port(address), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, protocol, _, where in found:
             with socket.socket(family, kind, protocol) as probe:
                 probe.bind(where)

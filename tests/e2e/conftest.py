@@ -79,8 +79,12 @@ class Running:
 
 @contextlib.contextmanager
 def running(repository: Path, *options: str, ready: bool = True) -> Iterator[Running]:
-    """``normfold serve`` over ``repository`` on a free port, until SIGTERM, after which it must exit with 0."""
+    """``normfold serve`` over ``repository`` on a free port, until SIGTERM, after which it must exit with 0.
+
+    One worker unless ``options`` say otherwise: a test that is not about workers need not start several.
+    """
     command = [sys.executable, "-m", "normfold", "serve", "--repository", str(repository), "--listen", "127.0.0.1:0"]
+    command += ["--workers", "1"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment

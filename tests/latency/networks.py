@@ -52,6 +52,7 @@ def inputs(model: str, batch: int) -> NDArray[np.float32]:
 def served(repository: Path) -> Iterator[tuple[str, int]]:
     """Run ``normfold serve`` on a free port; give its address and process id; RuntimeError if it does not start."""
     command = [sys.executable, "-m", "normfold", "serve", "--repository", str(repository), "--listen", "127.0.0.1:0"]
+    command += ["--workers", "1"]  # its CPU time is that of one process
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     try:

@@ -1,0 +1,30 @@
+"""Where a server listens, as it is written: "host:port" or "unix:/path"."""
+
+from __future__ import annotations
+
+UNIX = "unix:"
+
+
+def check(address: str) -> None:
+    """Raises ValueError unless ``address`` is "host:port" or "unix:/path"."""
+    host, _, port = address.rpartition(":")
+    if not address.startswith(f"{UNIX}/") and not (host and port.isdecimal() and int(port) < 65536):
+        raise ValueError(f"listen address {address!r} is not host:port, such as 127.0.0.1:8001, or unix:/path")
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The two halves of "host:port", an IPv6 address without its brackets.
+
+    >>> host_and_port("[::1]:8001")
+    ('::1', 8001)
+    """
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def is_local(address: str) -> bool:
+    """Whether only programs on this host can reach a server that listens on ``address``."""
+    if address.startswith(UNIX):
+        return True
+    host = host_and_port(address)[0]
+    return host in ("localhost", "::1") or host.startswith("127.")

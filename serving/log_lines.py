@@ -1,0 +1,27 @@
+"""How a line of the server's log looks."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+
+
+class Lines(logging.Formatter):
+    """One line a record: Triton's short form, or with an ISO 8601 time."""
+
+    def __init__(self, settings: Mapping[str, bool | int | str], prefix: str = "") -> None:
+        """``settings`` are looked at anew for each line; ``prefix`` stands before every message."""
+        super().__init__()
+        self._settings, self._prefix = settings, prefix
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, with the traceback below it where there is one."""
+        then = time.gmtime(record.created)
+        if self._settings["log_format"] == "ISO8601":
+            head = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', then)} {record.levelname}"
+        else:
+            micros = int(record.created % 1 * 1e6)
+            head = f"{record.levelname[0]}{time.strftime('%m%d %H:%M:%S', then)}.{micros:06d}"
+        line = f"{head} {self._prefix}{record.getMessage()}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

@@ -1,0 +1,101 @@
+"""What of a change is repeated to later workers, and how the answers of several become one."""
+
+from __future__ import annotations
+
+from normfold.protos import grpc_service as pb
+from normfold.serving.statistics import Statistics, Timing
+from normfold.serving.workers.shared import changes, index, statistics
+
+
+def counted(requests: int, rows: int) -> Statistics:
+    made = Statistics()
+    for _ in range(requests):
+        made.ran(rows, 1, 10, 2)
+        made.answered(rows, 20, Timing(3, 1, 10, 2))
+    return made
+
+
+def response(*messages: pb.ModelStatistics) -> pb.ModelStatisticsResponse:
+    return pb.ModelStatisticsResponse(model_stats=messages)
+
+
+def test_statistics_are_added_field_by_field_and_batch_size_by_batch_size():
+    one = counted(2, rows=1)
+    one.fail.add(7)
+    others = [response(counted(3, rows=4).message("m", "1")).SerializeToString()]
+    absent = [counted(5, rows=1).message("m", "1").SerializeToString()]
+    (total,) = statistics(response(one.message("m", "1")), others, absent).model_stats
+    assert (total.name, total.version) == ("m", "1")
+    assert (total.inference_count, total.execution_count) == (2 + 3 * 4 + 5, 2 + 3 + 5)
+    stats = total.inference_stats
+    assert (stats.success.count, stats.success.ns) == (10, 200)
+    assert (stats.fail.count, stats.fail.ns) == (1, 7)
+    parts = (stats.queue, stats.compute_input, stats.compute_infer, stats.compute_output)
+    assert [part.ns for part in parts] == [30, 10, 100, 20]
+    assert [(each.batch_size, each.compute_infer.count, each.compute_infer.ns) for each in total.batch_stats] == [
+        (1, 7, 70),
+        (4, 3, 30),
+    ]
+
+
+def test_the_last_inference_is_the_latest_of_all():
+    messages = [Statistics().message("m", "1") for _ in range(3)]
+    for message, moment in zip(messages, (5, 9, 7), strict=True):
+        message.last_inference = moment
+    own, other, absent = messages
+    (total,) = statistics(
+        response(own), [response(other).SerializeToString()], [absent.SerializeToString()]
+    ).model_stats
+    assert total.last_inference == 9
+
+
+def test_only_what_was_asked_for_is_added():
+    absent = [counted(5, rows=1).message("other", "1").SerializeToString()]
+    (total,) = statistics(response(counted(1, rows=1).message("m", "1")), [], absent).model_stats
+    assert (total.name, total.inference_count) == ("m", 1)
+
+
+def listed(*rows: tuple[str, str, str]) -> pb.RepositoryIndexResponse:
+    kind = pb.RepositoryIndexResponse.ModelIndex
+    return pb.RepositoryIndexResponse(models=[kind(name=n, version=v, state=s) for n, v, s in rows])
+
+
+def merged(*answers: pb.RepositoryIndexResponse) -> list[tuple[str, str, str]]:
+    own, *others = answers
+    both = index(own, [each.SerializeToString() for each in others], [])
+    return [(row.name, row.version, row.state) for row in both.models]
+
+
+def test_ready_is_what_is_ready_in_every_worker():
+    good, bad = listed(("m", "1", "READY")), listed(("m", "1", "UNAVAILABLE"))
+    assert merged(good, good) == [("m", "1", "READY")]
+    assert merged(good, bad) == merged(bad, good) == [("m", "1", "UNAVAILABLE")]
+
+
+def test_what_a_worker_does_not_list_as_ready_is_not_listed_as_ready():
+    ready, without = listed(("a", "1", "READY"), ("b", "1", "READY")), listed(("a", "1", "READY"))
+    assert merged(ready, without) == merged(without, ready) == [("a", "1", "READY")]
+
+
+def test_a_question_changes_nothing():
+    assert changes("TraceSetting", pb.TraceSettingRequest(model_name="m")) == []
+    assert changes("LogSettings", pb.LogSettingsRequest()) == []
+    assert changes("ModelStatistics", pb.ModelStatisticsRequest()) == []
+
+
+def test_loading_and_unloading_a_model_replace_one_another():
+    load = pb.RepositoryModelLoadRequest(model_name="m")
+    unload = pb.RepositoryModelUnloadRequest(repository_name="m")  # as KServe writes it
+    (loaded,) = changes("RepositoryModelLoad", load)
+    (unloaded,) = changes("RepositoryModelUnload", unload)
+    assert loaded == (("model", "m"), load)
+    assert unloaded == (("model", "m"), unload)
+
+
+def test_each_setting_is_remembered_for_itself_and_one_that_goes_back_is_forgotten():
+    request = pb.TraceSettingRequest(model_name="m")
+    request.settings["trace_rate"].value.append("7")
+    request.settings["trace_count"].SetInParent()
+    kept = dict(changes("TraceSetting", request))
+    assert list(kept["trace", "m", "trace_rate"].settings) == ["trace_rate"]
+    assert kept["trace", "m", "trace_count"] is None
