@@ -93,6 +93,7 @@ def page(results: Results) -> str:
     packages = ("torch", "onnx", "onnxruntime", "onnxscript", "onnxsim", "onnxslim", "onnxoptimizer", "openvino")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     norms = sum(figures[BASE].get("batchnorms", 0) for figures in results.values())
+    own = sum(figures[BASE].get("left", 0) for figures in results.values()) - norms
     sources = {network.name: network.package for network in NETWORKS}
     packages_used = len({sources.get(name, name) for name in results})
     return f"""# Folding: the zoo by every route
@@ -104,11 +105,12 @@ Written by `python -m benches.folding.bench_folding ZOO --write`; the figures ar
 default export. {versions}; Python {platform.python_version()}, {platform.machine()}.
 
 *Left* counts BatchNormalization nodes and all that a BatchNorm can hide as: Mul, Add, Sub and Div by one constant a
-channel, 1x1 convolutions that only scale channels, Max and Min by channel beyond one for each ReLU replaced. It counts
-such arithmetic too where the network had it from the start (a layer norm's weights, a positional constant), so the
-least is not 0. *Error* is the largest difference from the float64 PyTorch model, over its largest output. *Run time*
-is the processor's, in onnxruntime on one thread with all its optimisations on (OpenVINO: in its own runtime), as a
-ratio to the unfolded file's in the same round: the median of the rounds, ± half the distance of their quartiles.
+channel, 1x1 convolutions that only scale channels, Max and Min by channel beyond one for each ReLU replaced. Such
+arithmetic counts, too, where a network has it of its own (a layer norm's weights, a positional constant): {own} of what
+the unfolded graphs hold. *Error* is the largest difference from the float64 PyTorch model, over its largest output.
+*Run time* is the processor's, in onnxruntime on one thread with all its optimisations on (OpenVINO: in its own
+runtime), as a ratio to the unfolded file's in the same round: the median of the rounds, ± half the distance of their
+quartiles.
 
 ## All
 

@@ -89,6 +89,9 @@ def _fold_graphs(model: ir.Model) -> FoldReport:
         ]
         carriers += folding.carriers
     passes.RemoveUnusedNodesPass()(model)
+    # Now that a BatchNorm is gone from between the two, and so are the readers that nothing needed.
+    if sum(join_padding(graph, opset) for graph in graphs):
+        passes.RemoveUnusedNodesPass()(model)
     model.graph.sort()
     after = counts(model)
     return FoldReport(
@@ -107,7 +110,12 @@ def _fold_graphs(model: ir.Model) -> FoldReport:
 
 
 def _unread(op: Op) -> Fold:
-    reason = "it normalises with the statistics of the batch, its parameters are computed, or its rank is not known"
+    if "training_mode" in op.node.attributes and op.node.attributes["training_mode"].as_int():
+        reason = "it is in training mode and normalises with the statistics of the batch; export the network in eval()"
+    else:
+        reason = (
+            "its parameters are computed or not finite, its statistics are read, or the rank of its input is unknown"
+        )
     return Fold(op.name, "BatchNorm", False, "", (reason,))
 
 

@@ -18,7 +18,7 @@ from normfold.export.fold.plan import LEAST_GAIN, PUT_COST, Plan, planned, plans
 from normfold.export.fold.report import Fold
 from normfold.export.fold.silence import silence_zero_scales
 from normfold.export.fold.streams import Streams
-from normfold.export.fold.words import went
+from normfold.export.fold.words import refused, went
 
 
 @dataclass
@@ -70,13 +70,13 @@ class Folding:
             carriers = self.carriers
             for plan in plans(target, refusals, self.streams):
                 try:
-                    return went(self._carry_out(plan)), _sentences(refusals)
+                    return went(self._carry_out(plan)), refused(target, refusals)
                 except Refused as refusal:
                     refusals[plan.option.label] = str(refusal)
                 if self.carriers != carriers:
                     break  # tensors have a channel more: what was planned before does not fit them
             else:
-                return "", _sentences(refusals)
+                return "", refused(target, refusals)
 
     def _carry_out(self, plan: Plan) -> Plan:
         """Carry out a plan, or raise Refused; then nothing has changed but that a constant may be carried."""
@@ -135,10 +135,6 @@ class Folding:
         self.streams.join(target.inputs[0], target.outputs[0])
         self.net.remove(target)
         self.removed.append(target)
-
-
-def _sentences(refusals: dict[str, str]) -> list[str]:
-    return [f"{label}: {reason}" for label, reason in refusals.items()]
 
 
 def _survives_rounding(op: Op, params: Any, dtype: np.dtype[Any]) -> None:

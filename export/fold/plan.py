@@ -28,6 +28,8 @@ MOST_APART = 3.0
 #: What one more channel costs a convolution that carries it, and what a Pad that puts it before one costs, in passes.
 CARRIER_COST = 0.05
 PUT_COST = 0.85
+#: What the Add costs that gives a MatMul its bias, in passes: no more than the Add of a shift that would stay.
+BIAS_COST = 0.9
 #: What one more channel costs a convolution that leaves a blocked layout for it: more than any affine is worth.
 BLOCK_COST = 10.0
 
@@ -171,6 +173,8 @@ def planned(target: Scaling, option: Option, streams: Streams) -> Plan:
         if isinstance(op, Linear):
             if op.carrier_needed(gauges):
                 plan.carried.append(op)
+            elif op.lacks_bias and any(gauges[t].shifts for t in (*op.inputs, *op.outputs) if t in gauges):
+                plan.cost += BIAS_COST
         else:
             plan.params[op] = op.rewritten(gauges)
             plan.cost += op.cost(plan.params[op]) - op.cost(op.params)

@@ -41,12 +41,15 @@ def _infer_flat(model: ir.Model, values: list[ir.Value]) -> None:
         if held is None or value.is_graph_input():
             continue
         if held.nbytes <= _READ_BYTES:
-            tensor = ir.serde.serialize_tensor(held)
-            tensor.name = name
-            light.initializer.append(tensor)
+            small = ir.serde.serialize_tensor(held)
+            small.name = name
+            light.initializer.append(small)
         else:
             weight = ir.Value(name=name, type=ir.TensorType(held.dtype), shape=ir.Shape(held.shape.numpy()))
             light.input.append(ir.serde.serialize_value(weight))
+    # What the exporter knew of the values between, inference cannot always find again.
+    told = (value for value in values if value.shape is not None and not value.is_graph_output())
+    light.value_info.extend(ir.serde.serialize_value(value) for value in told)
     light.output.extend(ir.serde.serialize_value(value) for value in model.graph.outputs)
     proto = onnx.ModelProto(ir_version=model.ir_version, graph=light)
     proto.opset_import.extend(onnx.helper.make_opsetid(d, v) for d, v in model.opset_imports.items())
@@ -56,10 +59,9 @@ def _infer_flat(model: ir.Model, values: list[ir.Value]) -> None:
         info = found.get(value.name or "")
         if info is None or not info.type.HasField("tensor_type"):
             continue
-        told = info.type.tensor_type
-        if told.HasField("shape"):
-            value.shape = ir.Shape(
-                [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in told.shape.dim]
-            )
-        if told.elem_type:
-            value.dtype = ir.DataType(told.elem_type)
+        tensor = info.type.tensor_type
+        if tensor.HasField("shape"):
+            dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim]
+            value.shape = ir.Shape(dims)
+        if tensor.elem_type:
+            value.dtype = ir.DataType(tensor.elem_type)

@@ -1,12 +1,13 @@
-"""Where a fold took an affine, in words."""
+"""Where a fold took an affine, or what kept it, in words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 from normfold.export.fold.net import Op
 from normfold.export.fold.ops.linear import Embedding, Linear, Recurrent
-from normfold.export.fold.ops.pointwise import Clamp, Scaling
+from normfold.export.fold.ops.pointwise import Activation, Clamp, Same, Scaling
 from normfold.export.fold.plan import Plan
 
 #: More names than these are counted instead.
@@ -33,6 +34,37 @@ def went(plan: Plan) -> str:
         if isinstance(op, Clamp) and op.params.form in ("Max", "Min", "Max, Min"):
             words += f"; '{op.name}' becomes {op.params.form}"
     return words
+
+
+def refused(target: Scaling, refusals: Mapping[str, str]) -> list[str]:
+    """Return why an affine stays, each reason once, from what refused the ways that were tried."""
+    ways: dict[str, list[str]] = defaultdict(list)
+    for label, reason in refusals.items():
+        ways[reason].append(label)
+    between = _between(target)
+    return ([between] if between else []) + [
+        f"{labels[0]}{f' and {len(labels) - 1} more ways' if labels[1:] else ''}: {reason}"
+        for reason, labels in ways.items()
+    ]
+
+
+def _between(target: Scaling) -> str:
+    """Return the sentence for an affine between a tensor that others read and a smooth activation, else ""."""
+    (u,), (y,) = target.inputs, target.outputs
+    others = [op for op in u.readers if op is not target]
+    behind = list(y.readers)
+    for op in behind:
+        if isinstance(op, Same):
+            behind += op.outputs[0].readers
+    smooth = next((op for op in behind if isinstance(op, Activation)), None)
+    if u.producer is None or smooth is None or not others:
+        return ""
+    kind = "BatchNorm" if target.is_batchnorm else "scaling"
+    readers = f"{others[0]}{' and others' if others[1:] else ''}"
+    return (
+        f"what {u.producer} computes is read by {readers} as it is, and {smooth} behind the {kind} is smooth: "
+        f"f(s x + t) is no scaled f(x), so no weights around can stand for the {kind}"
+    )
 
 
 def _names(ops: Sequence[Op]) -> str:

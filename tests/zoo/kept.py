@@ -49,28 +49,14 @@ KEPT: dict[str, tuple[int, str]] = {
 }
 
 _SHAPES = "shapes that the TorchScript exporter computes in the graph are not worked out"
-_CHOMP = "a gamma of 0 is not silenced through the Slice of a causal convolution"
-_AGAIN = "a second fold joins Pads that the first left"
 
 #: What could still go, or is not yet as it should be, by the claim's name, the network and the file.
 GAPS: dict[tuple[str, str, str], str] = {
     ("gone", "asteroid_conv_tasnet", "unfolded_legacy"): _SHAPES,
-    ("gone", "braindecode_atcnet", "unfolded"): _CHOMP,
-    ("gone", "braindecode_atcnet", "unfolded_legacy"): _CHOMP,
-    ("gone", "braindecode_tcformer", "unfolded"): _CHOMP,
     ("gone", "braindecode_tsception", "unfolded_legacy"): _SHAPES,
     ("gone", "braindecode_usleep", "unfolded_legacy"): _SHAPES,
     ("gone", "ecapa_tdnn", "unfolded_legacy"): _SHAPES,
-    ("gone", "seisbench_cred", "unfolded"): "a Reshape that keeps the last axis is not followed",
-    ("gone", "seisbench_cred", "unfolded_legacy"): "a Reshape that keeps the last axis is not followed",
+    ("gone", "seisbench_cred", "unfolded_legacy"): _SHAPES,
     ("gone", "seisbench_obstransformer", "unfolded_legacy"): _SHAPES,
     ("gone", "torcheeg_usleep", "unfolded_legacy"): _SHAPES,
-    ("nodes", "tsai_tst", "unfolded"): "a shift that goes into a MatMul without bias needs an Add",
-    ("nodes", "tsai_tst", "unfolded_legacy"): "a shift that goes into a MatMul without bias needs an Add",
-    ("twice", "braindecode_tcformer", "unfolded"): _AGAIN,
-    ("twice", "deepecgkit_resnet_hannun", "unfolded"): _AGAIN,
-    ("twice", "monai_efficientnet", "unfolded"): _AGAIN,
-    ("twice", "seisbench_dppdetector", "unfolded"): _AGAIN,
-    ("twice", "seisbench_dppdetector", "unfolded_legacy"): _AGAIN,
-    ("twice", "seisbench_phasenet", "unfolded"): _AGAIN,
 }

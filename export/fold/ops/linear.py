@@ -93,6 +93,15 @@ class Linear(Op):
         return x in gauges and gauges[x].shifts and (self.edges or self.unpadded is not x)
 
     @property
+    def lacks_bias(self) -> bool:
+        """Whether a bias would be a node of its own that is not there: a MatMul without an Add behind it."""
+        return (
+            self.node.op_type == "MatMul"
+            and self.outputs[0].value is self.node.outputs[0]
+            and not self.params.bias.any()
+        )
+
+    @property
     def unpadded(self) -> Tensor:
         """Its input, or what that is before a Pad with zeros."""
         (x,) = self.inputs
