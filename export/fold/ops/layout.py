@@ -316,8 +316,8 @@ class Select(Op):
             w = widenings[x]
             if w.axis != self.axis:
                 raise Refused(f"{self} splits another axis than the channels")
-            if known:
-                return {}
+            if len(known) > 1:
+                raise Refused(f"{self} would grow by more than one channel")
             k = max(k for k in range(len(starts)) if starts[k] < w.index or k == 0)
             return {self.outputs[k]: replace(w, index=w.index - starts[k])}
         if len(known) > 1:

@@ -263,3 +263,13 @@ def test_a_carrier_through_matmuls_reaches_the_convolution_behind() -> None:
     model = graph(around(nodes, head=""), k=weights(3, 4), b=weights(4), v=WEIGHTS["v"], **norm("n", 4))
     _, report = folds_to(model, "Transpose MatMul Add Transpose Relu Conv", *LENGTHS)
     assert report.carriers == 1
+
+
+def test_a_split_whose_two_parts_meet_in_a_gate_carries_no_channel_more() -> None:
+    # Both parts would have to grow for it, and the tensor that is split by one only.
+    text = """(float[N,3,L] x) => (float[N,5,L] y) {
+        c = Conv(x, w)  a, b = Split<axis=1>(c, halves)  s = Sigmoid(a)  g = Mul(b, s)  n = BN(g, n)
+        y = Conv<pads=[1,1]>(n, v) }"""
+    model = graph(text, w=weights(8, 3, 1), v=weights(5, 4, 3), halves=np.array([4, 4]), **norm("n", 4))
+    after, _ = folded(model)
+    same_function(model, after, (2, 3, 12), (3, 3, 23))

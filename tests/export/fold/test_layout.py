@@ -45,7 +45,8 @@ def given(**more: Array) -> dict[str, Array]:
 
 
 def test_an_affine_goes_forward_through_a_transpose() -> None:
-    model = graph(behind("t = Transpose<perm=[0,2,1]>(n) y = MatMul(t, v)", "N,M,5"), **given(v=weights(4, 5)))
+    nodes = "t = Transpose<perm=[0,2,1]>(n) p = MatMul(t, v) y = Add(p, b)"
+    model = graph(behind(nodes, "N,M,5"), **given(v=weights(4, 5), b=weights(5)))
     folds_to(model, "Conv Relu Transpose MatMul Add", *LENGTHS)
 
 
