@@ -3,6 +3,7 @@
     unfolded    as it was captured
     folded      every BatchNorm folded that can go
     lifted      the folded graph with what runs along one axis as pictures of height 1 (:data:`REWRITES`)
+    widened     the lifted graph with channel counts rounded up to the block that kernels work in
 
 The folded graph is published unless another is faster beyond what a busy machine can feign, twice in a row. What was
 measured is remembered, so that the same inputs give the same bytes also where two forms are about equally fast; naming
@@ -18,7 +19,7 @@ import onnx
 import onnx_ir as ir
 
 from normfold.export.errors import ExportError, VerificationError
-from normfold.export.layout import lift
+from normfold.export.layout import lift, lift_and_widen
 from normfold.export.machine import Machine, this_machine
 from normfold.export.measure import Arrays, medians, shapes_of
 from normfold.export.proof import Proof
@@ -31,7 +32,7 @@ __all__ = ["AUTO", "FORMS", "MARGINS", "REWRITES", "Choice", "Variant", "check_f
 
 #: Further forms: name -> a rewrite of the folded graph in place, which returns whether it changed anything. Each is
 #: proved like the folded graph itself.
-REWRITES: dict[str, Callable[[ir.Model], bool]] = {"lifted": lift}
+REWRITES: dict[str, Callable[[ir.Model], bool]] = {"lifted": lift, "widened": lift_and_widen}
 #: How much faster than the folded graph a form must be to be published in its place.
 MARGINS: Mapping[str, float] = {"unfolded": 1.15}
 DEFAULT_MARGIN = 1.03

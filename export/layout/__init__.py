@@ -14,8 +14,9 @@ from normfold.export.fold.shapes import infer_shapes
 from normfold.export.layout.blocked import hold_constants, write_blocked
 from normfold.export.layout.form import LIFTED, TURNED
 from normfold.export.layout.region import turn
+from normfold.export.layout.widen import widen
 
-__all__ = ["lift"]
+__all__ = ["lift", "lift_and_widen"]
 
 
 def lift(model: ir.Model) -> bool:
@@ -31,6 +32,12 @@ def lift(model: ir.Model) -> bool:
     for value, (shape, kind) in zip(model.graph.outputs, public, strict=True):
         value.shape, value.type = shape, kind
     return changed > 0
+
+
+def lift_and_widen(model: ir.Model) -> bool:
+    """The same, and round channel counts up to the block, in place; return whether any was."""
+    lift(model)
+    return widen(model)
 
 
 def _taller_than_wide(nodes: Iterable[ir.Node]) -> bool:

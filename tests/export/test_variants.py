@@ -20,11 +20,12 @@ from normfold.export.variants import AUTO, FORMS, REWRITES, check_form, choose
 pytestmark = pytest.mark.usefixtures("cache")
 
 INPUTS = {"x": np.ones((1, 4), np.float32)}
-#: A convolution before and after a BatchNorm: it folds, and can be written as a picture of height 1.
+#: A convolution before and after a BatchNorm: it folds, and can be a picture of height 1 with 8 channels for 7.
 CONVOLUTIONS = """<ir_version: 8, opset_import: ["" : 18]>
 g (float[N, 4, L] x) => (float[N, 4, M] y)
-<float[4,4,3] w1 = {%s}, float[4] g = {1,2,3,4}, float[4] b = {1,0,1,0}, float[4] m = {0,1,0,1}, float[4] v = {1,2,1,2}>
-{ c = Conv (x, w1) r = Relu (c) n = BatchNormalization (r, g, b, m, v) y = Conv (n, w1) }"""
+<float[7,4,3] w1 = {%s}, float[4,7,3] w2 = {%s}, float[7] g = {1,2,3,4,5,6,7}, float[7] b = {1,0,1,0,1,0,1},
+ float[7] m = {0,1,0,1,0,1,0}, float[7] v = {1,2,1,2,1,2,1}>
+{ c = Conv (x, w1) r = Relu (c) n = BatchNormalization (r, g, b, m, v) y = Conv (n, w2) }"""
 
 
 def identity(times: int = 1) -> bytes:
@@ -36,9 +37,9 @@ def identity(times: int = 1) -> bytes:
 
 @pytest.fixture
 def convolutions(tmp_path: Path) -> Path:
-    weight = ",".join(f"{v:.3f}" for v in np.random.default_rng(0).standard_normal(48))
+    weight = ",".join(f"{v:.3f}" for v in np.random.default_rng(0).standard_normal(84))
     path = tmp_path / "net.onnx"
-    path.write_bytes(onnx.parser.parse_model(CONVOLUTIONS % weight).SerializeToString())
+    path.write_bytes(onnx.parser.parse_model(CONVOLUTIONS % (weight, weight)).SerializeToString())
     return path
 
 
