@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("normfold.cli.serve", "Serve a model repository over gRPC."),
     "infer": ("normfold.cli.infer", "Ask a served model for an answer."),
     "bench": ("normfold.cli.bench", "Measure servers under load: latency, throughput, CPU."),
+    "doctor": ("normfold.cli.doctor", "Say what is installed, what really loads, and whether a server can start."),
 }
 
 

@@ -18,6 +18,7 @@ from normfold.serving.errors import DeviceUnavailable, RuntimeMissing, StartErro
 
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
+TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 
 #: Distributions that write the package `onnxruntime`; two of them overwrite each other's files.
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")

@@ -22,6 +22,7 @@ from normfold.serving.address import check as check_address
 from normfold.serving.address import is_local
 from normfold.serving.devices import check_runtime, parse_device, providers
 from normfold.serving.errors import StartError
+from normfold.serving.folders import cache_folder
 from normfold.serving.frontends import FRONTENDS
 from normfold.serving.logs import LogSettings
 from normfold.serving.repository import Repository
@@ -151,14 +152,14 @@ class Server:
         from normfold.serving.shared_memory import SharedMemory
         from normfold.serving.tracing import TraceSettings
         from normfold.serving.traffic import Traffic
-        from normfold.serving.tuning import Tuning, cache_folder
+        from normfold.serving.tuning import Tuning
 
         self.config = config
         cpus = config.cpus or available_cpus()
         self._executor = ThreadPoolExecutor(cpus, "normfold-run")
         device = parse_device(config.device)
         providers(device, available_providers())
-        tuning = Tuning(cache_folder(), cpus) if config.tune else None
+        tuning = Tuning(cache_folder("threads"), cpus) if config.tune else None
         options = LoadOptions(device, cpus, config.threads, tuning=tuning)
         repository = Repository(config.repository, config.model_name)
         self.catalog = Catalog(repository, options, self._executor)

@@ -21,12 +21,16 @@ PROC_CGROUP = Path("/proc/self/cgroup")
 
 def available_cpus(root: Path = CGROUP_ROOT, own: Path = PROC_CGROUP) -> int:
     """CPUs by affinity and by cgroup quota (v2 and v1), at least 1."""
-    try:
-        allowed = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        allowed = os.cpu_count() or 1
-    quota = cgroup_quota(root, own)
+    allowed, quota = affinity_cpus(), cgroup_quota(root, own)
     return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
+
+
+def affinity_cpus() -> int:
+    """CPUs that the scheduler may put this process on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
 
 
 def default_workers(device: str, listen: str) -> int:

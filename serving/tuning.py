@@ -11,7 +11,6 @@ The folder may be deleted at any time; where it cannot be read or written, the m
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -95,16 +94,6 @@ class Tuning:
         assert self.folder is not None
         about = f"{ort.__version__} {processor()} {self.cpus} {hashlib.sha256(data).hexdigest()}"
         return self.folder / f"{hashlib.sha256(about.encode()).hexdigest()}.json"
-
-
-def cache_folder() -> Path | None:
-    """Where thread counts are remembered; None without a home directory."""
-    if own := os.environ.get("NORMFOLD_CACHE_DIR"):
-        return Path(own) / "threads"
-    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    with contextlib.suppress(RuntimeError):
-        return (shared if shared.is_absolute() else Path.home() / ".cache") / "normfold" / "threads"
-    return None
 
 
 def processor() -> str:

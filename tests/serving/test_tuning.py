@@ -11,9 +11,10 @@ import pytest
 from normfold.serving import model, tuning
 from normfold.serving.config import parse
 from normfold.serving.devices import Device
+from normfold.serving.folders import cache_folder
 from normfold.serving.model import LoadOptions
 from normfold.serving.repository import ModelFolder
-from normfold.serving.tuning import Tuning, cache_folder, choose
+from normfold.serving.tuning import Tuning, choose
 
 FEEDS = {"x": np.zeros((1, 4), np.float32)}
 
@@ -125,13 +126,13 @@ def test_a_folder_that_cannot_be_written_is_passed_over(tmp_path):
 
 def test_the_folder_is_where_the_environment_says(tmp_path, monkeypatch):
     monkeypatch.setenv("NORMFOLD_CACHE_DIR", str(tmp_path / "own"))
-    assert cache_folder() == tmp_path / "own" / "threads"
+    assert cache_folder("threads") == tmp_path / "own" / "threads"
     monkeypatch.delenv("NORMFOLD_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "normfold" / "threads"
+    assert cache_folder("threads") == tmp_path / "xdg" / "normfold" / "threads"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_folder() == tmp_path / "home" / ".cache" / "normfold" / "threads"
+    assert cache_folder("threads") == tmp_path / "home" / ".cache" / "normfold" / "threads"
 
 
 @pytest.fixture

@@ -1,0 +1,79 @@
+"""``normfold doctor``: what is installed, what of it really loads, and whether a server can start."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from normfold.serving.diagnosis import Cpus, Diagnosis
+
+
+@click.command(short_help="Say what is installed, what really loads, and whether a server can start.")
+@click.option("--device", default="cpu", show_default=True, help="The --device that the server is to have.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def doctor(device: str, as_json: bool) -> None:
+    """Say what is installed, what of it really loads, and whether a server can start.
+
+    onnxruntime lists the execution providers that it was built with. Here each one that a server could use is tried:
+    a session with one convolution is made on it and run, in a process of its own. For one that fails, the shared
+    library that is missing is named, or what onnxruntime says.
+
+    Told as well: two onnxruntime that overwrite each other, and the command that mends it; the versions of what the
+    server stands on; the CPUs that this process may really use, by affinity and by the cgroup's quota, and how many
+    workers and threads follow from them; the folder that may be deleted.
+
+    \b
+    Exit code 0: a server on --device can start; 1: it cannot, and the last lines say why.
+
+    \b
+    Examples:
+      normfold doctor
+      normfold doctor --device cuda:1 && normfold serve --repository repository --device cuda:1
+      normfold doctor --json
+    """
+    try:
+        from normfold.serving.diagnosis import diagnose
+        from normfold.serving.errors import StartError
+    except ImportError as error:
+        raise click.ClickException(f"{error}: this installation is not whole; install normfold again") from None
+    try:
+        found = diagnose(device)
+    except StartError as error:
+        raise click.ClickException(str(error)) from None
+    if as_json:
+        click.echo(json.dumps({**asdict(found), "can_serve": not found.problems}, indent=2))
+    else:
+        for line in _lines(found):
+            click.echo(line)
+        for problem in found.problems:
+            click.echo(f"Error: {problem}", err=True)
+        if not found.problems:
+            click.echo(f"A server on --device {device} can start.")
+    sys.exit(1 if found.problems else 0)
+
+
+def _lines(found: Diagnosis) -> Iterator[str]:
+    width = 26
+    yield f"{'Python':{width}}{found.python}"
+    for name, version in found.versions.items():
+        yield f"{name:{width}}{version or 'not installed'}"
+    yield f"{'onnxruntime from':{width}}{', '.join(found.runtimes) or 'not installed'}"
+    for provider in found.providers:
+        yield f"{provider.name:{width}}{'works' if provider.works else f'does not work: {provider.reason}'}"
+    yield f"{'CPUs':{width}}{_cpus(found.cpus)}"
+    yield f"{'Cache':{width}}{found.cache or 'none: there is no home directory'}"
+
+
+def _cpus(cpus: Cpus) -> str:
+    quota = "no cgroup quota" if cpus.quota is None else f"a cgroup quota of {cpus.quota:g}"
+    each = f"{cpus.threads} thread{'s' * (cpus.threads > 1)}"
+    return (
+        f"{cpus.usable} ({cpus.machine} in the machine, {cpus.affinity} by affinity, {quota}): "
+        f"{cpus.workers} worker{'s' * (cpus.workers > 1)}, in each a run of at most {each}"
+    )

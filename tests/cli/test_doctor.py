@@ -1,0 +1,83 @@
+"""``normfold doctor``: the report for a person, for a program, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from normfold.cli.doctor import doctor
+from normfold.serving import devices, diagnosis
+from normfold.serving.diagnosis import Cpus, Diagnosis, Provider
+
+WHOLE = Diagnosis(
+    python="3.12.1",
+    versions={"normfold": "1.0", "torch": None},
+    runtimes=["onnxruntime-gpu 1.31.1"],
+    providers=[
+        Provider("CPUExecutionProvider", True),
+        Provider("CUDAExecutionProvider", False, "libcudnn.so.9 is missing"),
+    ],
+    cpus=Cpus(64, 8, 2.5, 3, 3, 1),
+    cache="/cache/normfold",
+    problems=[],
+)
+
+
+@pytest.fixture
+def whole(monkeypatch):
+    monkeypatch.setattr(diagnosis, "diagnose", lambda device: WHOLE)
+
+
+def test_a_person_reads_what_is_there_what_works_and_what_follows(whole):
+    told = CliRunner().invoke(doctor)
+    assert told.exit_code == 0
+    for words in (
+        "torch                     not installed",
+        "onnxruntime from          onnxruntime-gpu 1.31.1",
+        "CPUExecutionProvider      works",
+        "CUDAExecutionProvider     does not work: libcudnn.so.9 is missing",
+        "3 (64 in the machine, 8 by affinity, a cgroup quota of 2.5): 3 workers, in each a run of at most 1 thread",
+        "Cache                     /cache/normfold",
+        "A server on --device cpu can start.",
+    ):
+        assert words in told.stdout
+
+
+def test_a_program_reads_the_same_as_json(whole):
+    told = json.loads(CliRunner().invoke(doctor, ["--json"]).stdout)
+    assert told["can_serve"] is True
+    assert told["providers"][1] == {
+        "name": "CUDAExecutionProvider",
+        "works": False,
+        "reason": "libcudnn.so.9 is missing",
+    }
+    assert told["cpus"]["quota"] == 2.5
+
+
+def test_without_onnxruntime_it_reports_and_ends_with_1(monkeypatch):
+    monkeypatch.setattr(devices, "DISTRIBUTIONS", ())
+    told = CliRunner().invoke(doctor)
+    assert told.exit_code == 1
+    assert "onnxruntime from          not installed" in told.stdout
+    assert "Error: no onnxruntime is installed" in told.stderr
+    assert json.loads(CliRunner().invoke(doctor, ["--json"]).stdout)["can_serve"] is False
+
+
+def test_the_report_itself_needs_neither_onnxruntime_nor_torch():
+    script = (
+        "import sys; sys.modules['onnxruntime'] = sys.modules['torch'] = None\n"
+        "from normfold.cli.main import main; main(['doctor'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "CPUExecutionProvider      works" in done.stdout
+
+
+def test_a_device_that_is_not_known_is_one_message():
+    told = CliRunner().invoke(doctor, ["--device", "gpu"])
+    assert told.exit_code == 1
+    assert told.stderr.startswith("Error: device 'gpu' is not known: use cpu")
