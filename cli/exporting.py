@@ -99,7 +99,7 @@ def print_report(report: ExportReport, console: Console, next_command: str) -> N
         console.print(
             f"{fewer.precision}  {_size(fewer.bytes_before)} → {_size(fewer.bytes_after)}, "
             f"{fewer.timing.before_ms:.3f} → "
-            f"{fewer.timing.after_ms:.3f} ms, largest error {loss.relative:.1%} of the output's scale{labels}"
+            f"{fewer.timing.after_ms:.3f} ms, largest error {loss.relative:.2%} of the output's scale{labels}"
         )
     for note in report.notes:
         console.print(f"note: {escape(note)}")

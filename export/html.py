@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from html import escape
 
-from normfold.export.report import ExportReport, chosen, forms
+from normfold.export.report import ExportReport, chosen
 
 __all__ = ["as_html"]
 
@@ -41,23 +41,14 @@ def as_html(report: ExportReport) -> str:
         f"<p class=quiet>{escape(report.source)}{', ' + escape(report.weights) if report.weights else ''}</p>",
         f"<p>{_summary(report)}; {verdict} within the bound, on {len(proof.cases)} inputs against "
         f"{escape(proof.reference)}.</p>",
-        "<h2>The graph</h2>",
+        "<h2>The forms of the network</h2>",
+        f"<p class=quiet>{escape(_sentence(chosen(report)))} Each is the median at {escape(report.timing.shapes)}.</p>",
         _figures(report),
-        "<h2>The forms that were timed</h2>",
-        f"<p class=quiet>{escape(_sentence(chosen(report)))}</p>",
-        _table(
-            ("form", "bytes", "median run time", ""),
-            [
-                (escape(v.name), f"{v.bytes:,}", f"{v.median_ms:.3f} ms", "published" if v.published else "")
-                for v in report.variants
-            ],
-            numbers=True,
-        ),
         *_precision(report),
         "<h2>Where each BatchNorm went</h2>",
         *(["<p class=quiet>In the folded form, which is not the published one.</p>"] if not_folded else []),
         _table(
-            ("layer", "", ""),
+            ("layer", "outcome", "where to, or why not"),
             [
                 (
                     _path(f.name),
@@ -72,7 +63,16 @@ def as_html(report: ExportReport) -> str:
         "float32 graph's own error, the larger of two orders of rounding; the folded graph may err twice as much, and "
         "four units in the last place more.</p>",
         _table(
-            ("output", "inputs", "largest error", "unfolded float32", "allowed", "mean, absolute", "same label", ""),
+            (
+                "output",
+                "inputs",
+                "largest error",
+                "unfolded float32",
+                "allowed",
+                "mean, absolute",
+                "same label",
+                "result",
+            ),
             [
                 (
                     f"<code>{escape(d.output)}</code>",
@@ -88,6 +88,7 @@ def as_html(report: ExportReport) -> str:
                 )
                 for d in proof.differences
             ],
+            numbers=range(2, 7),
         ),
         f"<p class=quiet>Inputs: {escape(', '.join(dict.fromkeys(proof.cases)))}</p>",
         "<h2>What it is</h2>",
@@ -132,7 +133,7 @@ def _precision(report: ExportReport) -> list[str]:
         f"<h2>Published as {escape(fewer.precision)}</h2>",
         f"<p>{fewer.bytes_before:,} bytes before, {fewer.bytes_after:,} after; {fewer.timing.before_ms:.3f} ms before, "
         f"{fewer.timing.after_ms:.3f} ms after.</p>",
-        _table(("output", "largest error", "allowed", "same label"), rows, numbers=True),
+        _table(("output", "largest error", "allowed", "same label"), rows, numbers=range(1, 4)),
     ]
 
 
@@ -153,21 +154,29 @@ def _summary(report: ExportReport) -> str:
 
 
 def _figures(report: ExportReport) -> str:
-    """The forms of the network side by side, their times with bars of their lengths."""
-    columns = forms(report)
-    longest = max(c.median_ms for c in columns)
-    bar = '<span class="bar" style="width:{:.2f}rem"></span>'
+    """A row for each form that was timed: what it holds, its time with a bar of that length, which is published.
+
+    Nodes and parameters are counted in the unfolded, the folded and the published form only.
+    """
+    folding, published = report.folding, report.published
+    counted = {
+        "unfolded": (folding.batchnorms_before, folding.nodes_before, folding.parameters_before),
+        "folded": (folding.batchnorms_after, folding.nodes_after, folding.parameters_after),
+        published.form: (published.batchnorms, published.nodes, published.parameters),
+    }
+    longest = max(v.median_ms for v in report.variants)
     rows = [
-        ("BatchNorms", *(str(c.batchnorms) for c in columns)),
-        ("nodes", *(str(c.nodes) for c in columns)),
-        ("parameters", *(f"{c.parameters:,}" for c in columns)),
-        ("bytes", *(f"{c.bytes:,}" for c in columns)),
         (
-            f"median run time, {escape(report.timing.shapes)}, one thread",
-            *(f"{c.median_ms:.3f} ms{bar.format(6 * c.median_ms / longest)}" for c in columns),
-        ),
+            f'{escape(v.name)} <span class="good">published</span>' if v.published else escape(v.name),
+            f'{v.median_ms:.3f} ms<span class="bar" style="width:{6 * v.median_ms / longest:.2f}rem"></span>',
+            f"{v.bytes:,}",
+            *(f"{n:,}" for n in counted.get(v.name, ())),
+            *("–" for _ in range(0 if v.name in counted else 3)),
+        )
+        for v in report.variants
     ]
-    return _table(("", *(escape(c.title) for c in columns)), rows, numbers=True)
+    titles = ("form", "run time", "bytes", "BatchNorms", "nodes", "parameters")
+    return _table(titles, rows, numbers=range(1, 6))
 
 
 def _sentence(text: str) -> str:
@@ -183,11 +192,11 @@ def _long(text: str) -> str:
     return f'<code class="long">{escape(text)}</code>'
 
 
-def _table(head: Iterable[str], rows: Iterable[tuple[str, ...]], numbers: bool = False) -> str:
-    """A table of cells that are HTML already."""
+def _table(head: Iterable[str], rows: Iterable[tuple[str, ...]], numbers: Container[int] = ()) -> str:
+    """A table of cells that are HTML already; the columns in ``numbers`` are aligned as figures."""
 
     def row(cells: Iterable[str], tag: str) -> str:
-        return "".join(f"<{tag}{' class=n' if numbers and i else ''}>{cell}</{tag}>" for i, cell in enumerate(cells))
+        return "".join(f"<{tag}{' class=n' if i in numbers else ''}>{cell}</{tag}>" for i, cell in enumerate(cells))
 
     body = "\n".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)
     titles = row(head, "th")

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -193,7 +194,9 @@ def _inspect_entry(name: str, content: bytes, path: Path) -> None:
                 )
     elif content.startswith((b"PK", b"\x80")):
         try:
-            torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's remarks on pickle protocols are not for a person
+                torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception:
             raise SourceError(f"'{path}' holds a pickle that runs code ('{name}'); it was not opened") from None
 

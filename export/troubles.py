@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from torch import nn
 from torch.export import ExportedProgram
@@ -161,12 +162,19 @@ def _all_text(error: BaseException | None) -> str:
 
 def _line_of_operator(name: str, program: ExportedProgram | None) -> str:
     """The line that called ``name``, which may be what torch made of the operator that the network called."""
+    if program is None:
+        return ""
     short = name.rpartition(".")[2]
-    for node in program.graph.nodes if program is not None else ():
-        line = line_of_text(node.meta.get("stack_trace") or "")
-        if line and _overload(node).rpartition("::")[2].endswith(short):
-            return f" at {line}"
-    return ""
+    nodes: list[Node] = list(program.graph.nodes)
+    if not any(_is_operator(n, short) for n in nodes):
+        with suppress(Exception):  # torch's own; then only the line is missing
+            nodes += program.run_decompositions().graph.nodes
+    lines = (line_of_text(n.meta.get("stack_trace") or "") for n in nodes if _is_operator(n, short))
+    return next((f" at {line}" for line in lines if line), "")
+
+
+def _is_operator(node: Node, short: str) -> bool:
+    return _overload(node).rpartition("::")[2].endswith(short)
 
 
 def _gist(error: BaseException) -> str:

@@ -12,6 +12,7 @@ import difflib
 import hashlib
 import io
 import pickle
+import re
 import struct
 import warnings
 import zipfile
@@ -161,10 +162,8 @@ def _refuse_torchscript(names: list[str], path: Path) -> None:
 
 def _unsafe(message: str, path: Path) -> str:
     if "GLOBAL" in message or "WeightsUnpickler" in message or "Unsupported" in message:
-        named = [word.strip("`.,") for word in message.split() if "." in word and ("`" in word or "GLOBAL" in message)]
-        what = next(
-            (w for w in named if not w.startswith(("torch.load", "torch.serialization", "http"))), "Python objects"
-        )
+        named = re.search(r"GLOBAL ([\w.]+)", message)
+        what = named[1] if named else "Python objects"
         return (
             f"weights '{path}' can only be opened by running code from inside it (it needs {what}), so it was not "
             "opened. "

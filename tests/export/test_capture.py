@@ -219,6 +219,10 @@ def unsupported(x: Tensor) -> Tensor:
     return torch.special.bessel_j0(x)
 
 
+def unsupported_inside(x: Tensor) -> Tensor:
+    return torch.linalg.svdvals(x)
+
+
 @pytest.mark.parametrize(
     ("tail", "expected"),
     [
@@ -228,6 +232,7 @@ def unsupported(x: Tensor) -> Tensor:
         (batch_statistics, "normalises by the statistics of its batch"),
         (noise, "draws random numbers"),
         (unsupported, "no counterpart for the operator"),
+        (unsupported_inside, "no counterpart for the operator aten._linalg_svd"),
     ],
 )
 def test_what_torch_cannot_capture_is_said_in_a_persons_terms_with_their_line(tail, expected: str, capfd) -> None:  # type: ignore[no-untyped-def]

@@ -94,6 +94,14 @@ class Page(HTMLParser):
         self.text += data
 
 
+def table_rows(page: str, title: str) -> dict[str, list[str]]:
+    """The rows of the table whose first column has this title, by their first cell, without the mark-up."""
+    table = page[page.index(f"<th>{title}</th>") :].partition("</table>")[0]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*)</tr>", table)]
+    plain = [[re.sub(r"<[^>]*>", "", cell) for cell in row] for row in rows if row]
+    return {row[0]: row[1:] for row in plain}
+
+
 def test_the_page_is_well_formed_stands_alone_and_shows_every_fold_and_figure() -> None:
     page = as_html(REPORT)
     parsed = Page(page)
@@ -121,17 +129,36 @@ def test_where_another_form_is_published_the_figures_say_of_which_form_they_are(
     )
     text = Page(as_html(unfolded)).text
     assert "2 BatchNorms: folding takes 1 of them out, but the unfolded form is the faster one" in text
-    assert "before: published" in text
+    assert set(table_rows(as_html(unfolded), "form")) == {"unfolded published", "folded"}
     assert "0 after folding" not in text
     lifted = replace(
         REPORT,
         published=Published("lifted", 1, 44, 900),
         variants=(*REPORT.variants[:1], Variant("folded", 1500, 0.15, False), Variant("lifted", 1600, 0.1, True)),
     )
-    text = Page(as_html(lifted)).text
-    assert "2 BatchNorms before, 1 after folding" in text
-    for shown in ("lifted: published", "44", "0.150 ms"):
-        assert shown in text, shown
+    assert "2 BatchNorms before, 1 after folding" in Page(as_html(lifted)).text
+    rows = table_rows(as_html(lifted), "form")
+    assert rows["lifted published"] == ["0.100 ms", "1,600", "1", "44", "900"]
+    assert rows["folded"][:2] == ["0.150 ms", "1,500"]
+
+
+def test_every_form_that_was_timed_stands_in_one_table_with_what_is_known_of_it() -> None:
+    three = (*REPORT.variants, Variant("lifted", 1600, 0.15, False))
+    page = as_html(replace(REPORT, variants=three))
+    assert len(re.findall("<td>unfolded</td>", page)) == 1
+    assert table_rows(page, "form") == {
+        "unfolded": ["0.200 ms", "2,000", "2", "0", "0"],
+        "folded published": ["0.100 ms", "1,500", "1", "30", "900"],
+        "lifted": ["0.150 ms", "1,600", "–", "–", "–"],
+    }
+
+
+def test_columns_have_titles_and_figures_stand_at_the_right() -> None:
+    page = as_html(REPORT)
+    assert "<th>layer</th><th>outcome</th><th>where to, or why not</th>" in page
+    for figure in ("2.0e-07", "99.0%", "1,500", "900", "50.00%"):
+        cells = re.findall(rf"<td([^>]*)>(?:[^<]*)?{re.escape(figure)}", page)
+        assert all(c == " class=n" for c in cells), (figure, cells)
 
 
 def test_the_report_says_which_form_was_chosen_by_whom_and_when_it_was_timed() -> None:

@@ -108,7 +108,7 @@ def test_weights_that_are_nan_are_refused(tmp_path, trained) -> None:
 
 
 @pytest.mark.parametrize("without_protection", ["0", "1"])
-@pytest.mark.parametrize("form", ["zip", "legacy", "raw pickle", "whole module", "tar", "nested"])
+@pytest.mark.parametrize("form", ["zip", "legacy", "raw pickle", "whole module", "tar", "nested", "TorchScript"])
 def test_code_in_a_checkpoint_never_runs(tmp_path, monkeypatch, form: str, without_protection: str) -> None:
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", without_protection)
     marker, path = tmp_path / "ran", tmp_path / "evil.pt"
@@ -123,6 +123,11 @@ def test_code_in_a_checkpoint_never_runs(tmp_path, monkeypatch, form: str, witho
         path.write_bytes(pickle.dumps(evil))
     elif form == "whole module":
         torch.save(nn.Sequential(nn.Conv1d(1, 1, 1)), path)
+    elif form == "TorchScript":
+        torch.jit.script(nn.ReLU()).save(str(tmp_path / "honest.pt"))
+        with zipfile.ZipFile(tmp_path / "honest.pt") as honest, zipfile.ZipFile(path, "w") as changed:
+            for entry in honest.namelist():
+                changed.writestr(entry, pickle.dumps(evil) if entry.endswith("data.pkl") else honest.read(entry))
     else:
         with tarfile.open(path, "w") as archive:
             info = tarfile.TarInfo("pickle")
@@ -133,8 +138,9 @@ def test_code_in_a_checkpoint_never_runs(tmp_path, monkeypatch, form: str, witho
         read_checkpoint(path)
     assert not marker.exists()
     assert "\n" not in str(caught.value)
-    if form in ("zip", "whole module", "nested"):
-        assert "running code" in str(caught.value)
+    if form in ("zip", "legacy", "whole module", "nested"):
+        needed = "torch.nn.modules.container.Sequential" if form == "whole module" else f"{os.name}.mkdir"
+        assert f"running code from inside it (it needs {needed})" in str(caught.value)
         assert "save_file" in str(caught.value)
 
 
