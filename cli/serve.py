@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     help="What carries the calls; http2 takes less CPU time for each.",
 )
 @click.option(
-    "--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N, or auto (the GPU if there is one)."
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="cpu, cuda, cuda:N, tensorrt, tensorrt:N, or auto (the GPU if there is one).",
 )
 @click.option(
     "--threads",

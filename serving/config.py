@@ -13,7 +13,7 @@ from dataclasses import replace
 from google.protobuf import json_format, text_format
 
 from normfold.protos import model_config as mc
-from normfold.serving import cuda_options
+from normfold.serving import cuda_options, tensorrt_options
 from normfold.serving.errors import ConfigError
 from normfold.serving.session import ModelTensor, SessionSettings
 
@@ -125,8 +125,13 @@ def _refused_optimization(optimization: mc.ModelOptimizationPolicy) -> Iterator[
     if optimization.graph.level not in _GRAPH_LEVELS:
         yield f"optimization.graph.level must be -1, 0, 1 or 2, got {optimization.graph.level}"
     accelerators = optimization.execution_accelerators
-    for accelerator in (*accelerators.gpu_execution_accelerator, *accelerators.cpu_execution_accelerator):
-        yield f"execution accelerator {accelerator.name!r} is not supported; models run on the device of the server"
+    for accelerator in accelerators.cpu_execution_accelerator:
+        yield f"CPU execution accelerator {accelerator.name!r} is not supported; remove it"
+    for number, accelerator in enumerate(accelerators.gpu_execution_accelerator):
+        if accelerator.name != tensorrt_options.ACCELERATOR:
+            yield f"GPU execution accelerator {accelerator.name!r} is not supported; there is 'tensorrt'"
+        if number:
+            yield "there are several gpu_execution_accelerators; keep one"
     if optimization.cuda.graphs or optimization.cuda.graph_spec:
         yield "optimization.cuda.graphs is not supported; remove it"
 
@@ -197,7 +202,14 @@ def settings(config: mc.ModelConfig, base: SessionSettings) -> SessionSettings:
             for key in cuda_options.NAMES
             if key in config.parameters
         ),
+        tensorrt_options=_tensorrt(config),
     )
+
+
+def _tensorrt(config: mc.ModelConfig) -> tuple[tuple[str, str], ...] | None:
+    for accelerator in config.optimization.execution_accelerators.gpu_execution_accelerator:
+        return tensorrt_options.read(accelerator.parameters.items())
+    return None
 
 
 def _number(config: mc.ModelConfig, key: str, default: int, allowed: Sequence[int] = range(1025)) -> int:

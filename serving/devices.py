@@ -1,8 +1,8 @@
 """Which onnxruntime is installed and which execution provider a session gets.
 
-onnxruntime falls back from CUDA to the CPU in silence: it lists providers that were compiled in, not ones that work,
-and a session asked for CUDA may come back without it. So a provider is asked for alone where it is demanded, and what
-the session really got is checked after its creation.
+onnxruntime falls back from TensorRT to CUDA and from CUDA to the CPU in silence: it lists providers that were compiled
+in, not ones that work, and a session asked for CUDA may come back without it. So the CPU is not asked for where a GPU
+is demanded, and what the session really got is checked after its creation.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
-from normfold.serving import cuda_options
+from normfold.serving import cuda_options, tensorrt_options
 from normfold.serving.errors import DeviceUnavailable, RuntimeMissing, StartError
 
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
+
+#: The provider that a kind of device asks for first, and what people call it.
+PROVIDERS = {"cpu": CPU_PROVIDER, "cuda": CUDA_PROVIDER, "tensorrt": TENSORRT_PROVIDER}
+WORDS = {CPU_PROVIDER: "the CPU", CUDA_PROVIDER: "CUDA", TENSORRT_PROVIDER: "TensorRT"}
 
 #: Distributions that write the package `onnxruntime`; two of them overwrite each other's files.
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
@@ -26,22 +30,29 @@ DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnx
 
 @dataclass(frozen=True)
 class Device:
-    """Where models run: ``kind`` is "cpu", "cuda" or "auto"; ``index`` is the CUDA device's number."""
+    """Where models run: ``kind`` is "cpu", "cuda", "tensorrt" or "auto"; ``index`` is the GPU's number."""
 
     kind: str
     index: int = 0
 
     def __str__(self) -> str:
-        return f"cuda:{self.index}" if self.kind == "cuda" else self.kind
+        return f"{self.kind}:{self.index}" if self.gpu_demanded else self.kind
+
+    @property
+    def gpu_demanded(self) -> bool:
+        """Whether running on the CPU instead is an error."""
+        return self.kind in ("cuda", "tensorrt")
 
 
 def parse_device(text: str) -> Device:
-    """The device that ``text`` names: "cpu", "cuda", "cuda:1" or "auto". Raises StartError."""
-    if text in ("cpu", "cuda", "auto"):
+    """The device that ``text`` names: "cpu", "cuda", "cuda:1", "tensorrt", ... or "auto". Raises StartError."""
+    if text in ("cpu", "cuda", "tensorrt", "auto"):
         return Device(text)
-    if match := re.fullmatch(r"cuda:([0-9]{1,3})", text):
-        return Device("cuda", int(match[1]))
-    raise StartError(f"device {text!r} is not known: use cpu, cuda, cuda:N (for example cuda:1) or auto")
+    if match := re.fullmatch(r"(cuda|tensorrt):([0-9]{1,3})", text):
+        return Device(match[1], int(match[2]))
+    raise StartError(
+        f"device {text!r} is not known: use cpu, cuda, cuda:N (for example cuda:1), tensorrt, tensorrt:N or auto"
+    )
 
 
 def installed_runtimes() -> list[str]:
@@ -72,41 +83,52 @@ def check_runtime() -> None:
 
 
 def providers(
-    device: Device, available: Sequence[str], overrides: Mapping[str, str] | None = None
+    device: Device,
+    available: Sequence[str],
+    cuda: Mapping[str, str] | None = None,
+    tensorrt: Mapping[str, str] | None = None,
 ) -> list[tuple[str, dict[str, str]]]:
     """The execution providers to ask for, in order, with their options.
 
-    ``available`` is what was compiled in; ``overrides`` replace our CUDA options.
+    ``available`` is what was compiled in and loads; ``cuda`` and ``tensorrt`` replace our options. On "auto",
+    TensorRT is asked for only if ``tensorrt`` is not None.
 
-    Raises DeviceUnavailable where CUDA is demanded and this onnxruntime was built without it.
+    Raises DeviceUnavailable where a provider is demanded and this onnxruntime was built without it.
     """
-    cuda = (CUDA_PROVIDER, {"device_id": str(device.index), **cuda_options.DEFAULTS, **(overrides or {})})
+    number = {"device_id": str(device.index)}
+    wanted = {CUDA_PROVIDER: {**number, **cuda_options.DEFAULTS, **(cuda or {})}}
     if device.kind == "cpu":
         return [(CPU_PROVIDER, {})]
-    if device.kind == "cuda":
-        if CUDA_PROVIDER not in available:
+    if device.kind == "tensorrt" or (device.kind == "auto" and tensorrt is not None):
+        wanted = {TENSORRT_PROVIDER: {**number, **tensorrt_options.DEFAULTS, **(tensorrt or {})}, **wanted}
+    if device.kind == "auto":
+        return [(name, options) for name, options in wanted.items() if name in available] + [(CPU_PROVIDER, {})]
+    for name in wanted:
+        if name not in available:
             raise DeviceUnavailable(
                 f"device {device} was asked for, but the installed {' and '.join(installed_runtimes())} is built "
-                "without CUDA; install the GPU build: pip uninstall -y onnxruntime && pip install 'normfold[gpu]', "
-                "or use --device cpu"
+                f"without {WORDS[name]}; install the GPU build: pip uninstall -y onnxruntime && "
+                "pip install 'normfold[gpu]', or use --device cpu"
             )
-        return [cuda]
-    return [cuda, (CPU_PROVIDER, {})] if CUDA_PROVIDER in available else [(CPU_PROVIDER, {})]
+    return list(wanted.items())
 
 
 def check_provider(device: Device, session: Any) -> str:
-    """The device that the created ``session`` really runs on, "cpu" or "cuda:N".
+    """The device that the created ``session`` really runs on: "cpu", "cuda:N" or "tensorrt:N".
 
-    Raises DeviceUnavailable where CUDA was demanded and the session came back without it.
+    Raises DeviceUnavailable where another was demanded.
     """
     got = session.get_providers()
-    if got and got[0] == CUDA_PROVIDER:
-        index = session.get_provider_options().get(CUDA_PROVIDER, {}).get("device_id", str(device.index))
-        return f"cuda:{index}"
-    if device.kind == "cuda":
+    first = got[0] if got else ""
+    if device.gpu_demanded and first != PROVIDERS[device.kind]:
+        cause = "TensorRT's libraries are" if device.kind == "tensorrt" else "cuDNN or the GPU itself is"
         raise DeviceUnavailable(
             f"device {device} was asked for, but onnxruntime fell back to {', '.join(got) or 'nothing'}: "
-            "cuDNN or the GPU itself is missing; its log above has the reason. See what nvidia-smi says, "
+            f"{cause} missing; its log above has the reason. See what normfold doctor and nvidia-smi say, "
             "pip install 'normfold[gpu]', or use --device cpu"
         )
+    for kind in ("tensorrt", "cuda"):
+        if first == PROVIDERS[kind]:
+            index = session.get_provider_options().get(first, {}).get("device_id", str(device.index))
+            return f"{kind}:{index}"
     return "cpu"

@@ -21,8 +21,7 @@ from typing import Any
 
 from normfold.serving.devices import (
     CPU_PROVIDER,
-    CUDA_PROVIDER,
-    TENSORRT_PROVIDER,
+    PROVIDERS,
     Device,
     check_runtime,
     installed_runtimes,
@@ -31,9 +30,6 @@ from normfold.serving.devices import (
 from normfold.serving.errors import RuntimeMissing
 from normfold.serving.folders import cache_folder
 from normfold.serving.threads import affinity_cpus, available_cpus, cgroup_quota, default_workers
-
-#: Providers that a server uses, by the kind of device that asks for them.
-PROVIDERS = {"cpu": CPU_PROVIDER, "cuda": CUDA_PROVIDER, "tensorrt": TENSORRT_PROVIDER}
 
 #: Distributions whose versions are told beside those of onnxruntime.
 DISTRIBUTIONS = ("normfold", "grpcio", "protobuf", "numpy", "uvloop", "torch")

@@ -12,12 +12,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from normfold.protos import model_config as mc
-from normfold.serving import batching, config, golden, warmup
+from normfold.serving import batching, config, golden, tensorrt_options, warmup
 from normfold.serving.cache import ResponseCache
 from normfold.serving.classification import read_labels
 from normfold.serving.contract import Contract, agree
 from normfold.serving.devices import Device
-from normfold.serving.errors import ConfigError, InvalidRequest
+from normfold.serving.errors import ConfigError, DeviceUnavailable, InvalidRequest
 from normfold.serving.inline import RunTimes
 from normfold.serving.repository import Files
 from normfold.serving.scheduler import Scheduler
@@ -102,7 +102,7 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
     remembered = tuning.find(data) if tuning else None
     threads = options.threads or remembered or (1 if len(data) < SMALL_MODEL_BYTES else options.cpus)
     settings = config.settings(written, SessionSettings(intra_op_threads=threads))
-    session = Session(data, options.device, settings)
+    session = _session(data, options.device, settings)
     full = _complete(written, folder.name, session, options)
     contract = agree(full, session.inputs, session.outputs, _labels(folder, full))
     known = folder.read_golden(version)
@@ -116,6 +116,16 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
     times = RunTimes(options.hop_seconds)
     warmup.run(session, samples, list(contract.outputs), lambda feeds, ns: times.of(feeds).note(ns))
     return Model(folder.name, version, full, contract, session, executor, times)
+
+
+def _session(data: bytes, device: Device, settings: SessionSettings) -> Session:
+    try:
+        return Session(data, device, settings)
+    except DeviceUnavailable as error:
+        if settings.tensorrt_options is None or device.kind == "tensorrt":
+            raise
+        # Only this model asks for more than the server does: the others are not touched.
+        raise ConfigError(f"its gpu_execution_accelerator cannot be had: {error}") from error
 
 
 def _is_open(written: mc.ModelConfig, options: LoadOptions) -> bool:
@@ -143,9 +153,8 @@ def _complete(written: mc.ModelConfig, name: str, session: Session, options: Loa
     threads = session.settings.intra_op_threads
     instances = max(1, options.cpus // threads) if session.device == "cpu" else 1
     full = config.complete(written, name, session.inputs, session.outputs, instances)
-    if session.device != "cpu":
-        _place(full, session.device)
-    elif threads > 1:
+    _place(full, session.device)
+    if session.device == "cpu" and threads > 1:
         full.parameters["intra_op_thread_count"].string_value = str(threads)
     return full
 
@@ -162,17 +171,26 @@ def _labels(folder: Files, full: mc.ModelConfig) -> dict[str, tuple[str, ...]]:
 
 
 def _check_device(written: mc.ModelConfig, device: Device) -> None:
+    if device.kind == "cpu" and written.optimization.execution_accelerators.gpu_execution_accelerator:
+        raise ConfigError("there is a gpu_execution_accelerator, but the server runs with --device cpu")
     for group in written.instance_group:
         if group.kind == mc.ModelInstanceGroup.KIND_GPU and device.kind == "cpu":
             raise ConfigError("instance_group has KIND_GPU, but the server runs with --device cpu; use --device cuda")
-        if group.kind == mc.ModelInstanceGroup.KIND_CPU and device.kind == "cuda":
-            raise ConfigError("instance_group has KIND_CPU, but the server runs with --device cuda; use --device cpu")
+        if group.kind == mc.ModelInstanceGroup.KIND_CPU and device.gpu_demanded:
+            raise ConfigError(
+                f"instance_group has KIND_CPU, but the server runs with --device {device.kind}; use --device cpu"
+            )
         if any(gpu != device.index for gpu in group.gpus):
             raise ConfigError(f"instance_group.gpus is {list(group.gpus)}, but the server runs on {device}")
 
 
 def _place(full: mc.ModelConfig, device: str) -> None:
-    """Say in the configuration in force that the instances are on the GPU."""
+    """Say in the configuration in force where the instances really are."""
+    kind, _, index = device.partition(":")
     for group in full.instance_group:
-        group.kind = mc.ModelInstanceGroup.KIND_GPU
-        group.gpus[:] = [int(device.removeprefix("cuda:"))]
+        group.kind = mc.ModelInstanceGroup.KIND_GPU if index else mc.ModelInstanceGroup.KIND_CPU
+        group.gpus[:] = [int(index)] if index else []
+    if kind != tensorrt_options.ACCELERATOR:
+        full.optimization.execution_accelerators.ClearField("gpu_execution_accelerator")  # asked for, and fell back
+    elif not full.optimization.execution_accelerators.gpu_execution_accelerator:
+        full.optimization.execution_accelerators.gpu_execution_accelerator.add(name=kind)

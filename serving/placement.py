@@ -1,4 +1,4 @@
-"""Where the nodes of a session really run, and why CUDA did not load.
+"""Where the nodes of a session really run, and why CUDA or TensorRT did not load.
 
 onnxruntime moves what a provider cannot run to the CPU without a word. A network with a convolution left there copies
 its activations across and back in every run, which is slower than either device alone.
@@ -17,7 +17,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from normfold.serving.devices import CPU_PROVIDER, CUDA_PROVIDER, Device
+from normfold.serving.devices import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER, WORDS, Device
 from normfold.serving.errors import DeviceUnavailable
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ with contextlib.redirect_stdout(None):
     onnxruntime.preload_dlls()
 try:
     ctypes.CDLL(sys.argv[1] + "/libonnxruntime_providers_shared.so", ctypes.RTLD_GLOBAL)
-    ctypes.CDLL(sys.argv[1] + "/libonnxruntime_providers_cuda.so")
+    ctypes.CDLL(sys.argv[1] + "/libonnxruntime_providers_" + sys.argv[2] + ".so")
 except OSError as error:
     sys.stderr.write(str(error))
     sys.exit({_REFUSED})
@@ -49,77 +49,102 @@ SHAPE_OPERATORS = {
 }
 
 
-def nodes_on_cpu(session: Any) -> list[tuple[str, str]] | None:
-    """(operator, name) of every node on the CPU; None where this onnxruntime does not tell."""
+_LIBRARIES = {CUDA_PROVIDER: "cuda", TENSORRT_PROVIDER: "tensorrt"}
+_HINTS = {
+    CUDA_PROVIDER: "pip install 'normfold[gpu]' and see what nvidia-smi says, or use --device cpu",
+    TENSORRT_PROVIDER: "install TensorRT and name the folder of libnvinfer.so in LD_LIBRARY_PATH, or use --device cuda",
+}
+
+
+def nodes_of(session: Any, provider: str) -> list[tuple[str, str]] | None:
+    """(operator, name) of every node that ``provider`` runs; None where this onnxruntime does not tell."""
     tell = getattr(session, "get_provider_graph_assignment_info", None)
     if tell is None:
         return None
-    return [(node.op_type, node.name) for part in tell() if part.ep_name == CPU_PROVIDER for node in part.get_nodes()]
+    return [(node.op_type, node.name) for part in tell() if part.ep_name == provider for node in part.get_nodes()]
 
 
-def check(session: Any, options: Mapping[str, str], demanded: bool) -> None:
-    """Name the nodes of a CUDA ``session`` that stayed on the CPU, in the log.
+def check(session: Any, asked: Sequence[tuple[str, Mapping[str, str]]], demanded: bool) -> None:
+    """Name in the log what of a session on a GPU stayed on the CPU, and on CUDA where TensorRT was ``asked`` for.
 
-    Raises DeviceUnavailable where CUDA was ``demanded`` and one of them is more than the arithmetic of shapes, or the
-    provider runs with other ``options``.
+    Raises DeviceUnavailable where the GPU was ``demanded`` and a node on the CPU is more than the arithmetic of shapes,
+    or a provider runs with other options than asked for.
     """
     if demanded:
-        _check_options(options, session)
-    found = nodes_on_cpu(session)
+        for provider, options in asked:
+            _check_options(session, provider, options)
+    found = nodes_of(session, CPU_PROVIDER)
     if found is None:
         log.warning("this onnxruntime %s does not tell which nodes stayed on the CPU", ort.__version__)
+    if asked[0][0] == TENSORRT_PROVIDER and (beside := nodes_of(session, CUDA_PROVIDER)):
+        log.warning("%d nodes run on CUDA and not on TensorRT: %s", len(beside), _listed(beside))
     if not found:
         return
     told = _listed(found)
     if demanded and (heavy := [node for node in found if node[0] not in SHAPE_OPERATORS]):
         raise DeviceUnavailable(
-            f"CUDA was asked for, but onnxruntime left {_listed(heavy)} on the CPU: CUDA has no kernel for "
-            "that; use --device auto to run the rest on the GPU, or --device cpu"
+            f"{WORDS[asked[0][0]]} was asked for, but onnxruntime left {_listed(heavy)} on the CPU: CUDA has no kernel "
+            "for that; use --device auto to run the rest on the GPU, or --device cpu"
         )
     log.warning("%d nodes stayed on the CPU: %s", len(found), told)
 
 
-def _check_options(asked: Mapping[str, str], session: Any) -> None:
-    """Raise DeviceUnavailable where the CUDA provider of ``session`` runs with other options than ``asked``."""
-    got = session.get_provider_options().get(CUDA_PROVIDER, {})
+def _check_options(session: Any, provider: str, asked: Mapping[str, str]) -> None:
+    """Raise DeviceUnavailable where ``provider`` runs with other options than ``asked``."""
+    got = {key: _SWITCH.get(value, value) for key, value in session.get_provider_options().get(provider, {}).items()}
     other = [f"{key}={got[key]} instead of {value}" for key, value in asked.items() if got.get(key, value) != value]
     if other:
-        raise DeviceUnavailable(f"the CUDA provider did not take its options: it runs with {', '.join(other)}")
+        raise DeviceUnavailable(
+            f"the {WORDS[provider]} provider did not take its options: it runs with {', '.join(other)}"
+        )
 
 
-def prepare(device: Device, available: Sequence[str]) -> list[str]:
+#: onnxruntime tells a switch in words or as a number.
+_SWITCH = {"False": "0", "True": "1", "false": "0", "true": "1"}
+
+
+def prepare(device: Device, available: Sequence[str], tensorrt: bool = False) -> list[str]:
     """The providers of ``available`` that load, with CUDA's libraries in memory if ``device`` may use them.
 
-    Raises DeviceUnavailable, with the library that is missing, where CUDA is demanded and does not load.
+    ``tensorrt``: on "auto", TensorRT is to be used if it loads.
+
+    Raises DeviceUnavailable, with the library that is missing, where one is demanded and does not load.
     """
-    if device.kind == "cpu" or CUDA_PROVIDER not in available:
-        return list(available)
-    if why := why_not_cuda():
-        if device.kind == "cuda":
+    left = list(available)
+    if device.kind == "cpu":
+        return left
+    wanted = [CUDA_PROVIDER] + [TENSORRT_PROVIDER] * (device.kind == "tensorrt" or tensorrt)
+    for provider in wanted:
+        if provider not in left or not (why := why_not(provider)):
+            continue
+        if device.gpu_demanded:
             raise DeviceUnavailable(
-                f"device {device} was asked for, but CUDA does not load: {why}; "
-                "pip install 'normfold[gpu]' and see what nvidia-smi says, or use --device cpu"
+                f"device {device} was asked for, but {WORDS[provider]} does not load: {why}; {_HINTS[provider]}"
             )
-        _tell_once(why)
-        return [name for name in available if name != CUDA_PROVIDER]
-    with contextlib.redirect_stdout(None):  # it prints what it does not find
-        ort.preload_dlls()
-    return list(available)
+        if provider == CUDA_PROVIDER:
+            _tell_once(f"models run on the CPU: CUDA does not load: {why}")
+            return [name for name in left if name not in (CUDA_PROVIDER, TENSORRT_PROVIDER)]
+        _tell_once(f"models run on CUDA: TensorRT does not load: {why}")
+        left.remove(provider)
+    if CUDA_PROVIDER in left:
+        with contextlib.redirect_stdout(None):  # it prints what it does not find
+            ort.preload_dlls()
+    return left
 
 
 @functools.cache
-def _tell_once(why: str) -> None:
-    log.warning("models run on the CPU: CUDA does not load: %s", why)
+def _tell_once(text: str) -> None:
+    log.warning("%s", text)
 
 
 @functools.cache
-def why_not_cuda() -> str:
-    """What the loader says of CUDA's provider library, such as the shared library that it misses; "" if it loads.
+def why_not(provider: str) -> str:
+    """What the loader says of a provider's library, such as the shared library that it misses; "" if it loads.
 
     Asked in a process of its own: the provider takes its connection to onnxruntime when it is loaded, so it must not be
     in this process before onnxruntime loads it.
     """
-    asked = [sys.executable, "-c", _LOAD, str(Path(ort.__file__).parent / "capi")]
+    asked = [sys.executable, "-c", _LOAD, str(Path(ort.__file__).parent / "capi"), _LIBRARIES[provider]]
     try:
         done = subprocess.run(asked, capture_output=True, text=True, timeout=LOAD_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -46,7 +46,7 @@ class ServerConfig:
     listen: str = "127.0.0.1:8001"
     #: What carries the calls: "grpcio", or "http2", which takes less CPU time.
     frontend: str = "grpcio"
-    #: "cpu", "cuda", "cuda:N" or "auto".
+    #: "cpu", "cuda", "cuda:N", "tensorrt", "tensorrt:N" or "auto".
     device: str = "cpu"
     #: Threads of one run; 0: as measured, or without ``tune`` one for small models, all CPUs for others. At most 1024.
     threads: int = 0

@@ -15,9 +15,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from normfold.protos.datatypes import Datatype, by_name, by_onnxruntime
-from normfold.serving import onnx_file, placement
-from normfold.serving.devices import CUDA_PROVIDER, Device, check_provider, providers
+from normfold.serving import onnx_file, placement, tensorrt_options
+from normfold.serving.devices import Device, check_provider, providers
 from normfold.serving.errors import DeviceUnavailable, InvalidRequest, LoadError
+from normfold.serving.folders import cache_folder
 from normfold.serving.strings import to_bytes, to_text
 
 Array = NDArray[Any]
@@ -60,6 +61,8 @@ class SessionSettings:
     inter_op_spinning: bool = False
     #: Options of the CUDA provider that replace ours, as (name, value).
     cuda_options: tuple[tuple[str, str], ...] = ()
+    #: Options of the TensorRT provider that replace ours; None: use it only where the device says so.
+    tensorrt_options: tuple[tuple[str, str], ...] | None = None
 
     def __post_init__(self) -> None:
         if self.intra_op_threads < 1 or self.inter_op_threads < 1:
@@ -91,8 +94,9 @@ class Session:
         """
         unranked = onnx_file.check(data)
         self.settings = settings
-        loadable = placement.prepare(device, available_providers())
-        asked = providers(device, loadable, dict(settings.cuda_options))
+        if settings.tensorrt_options is not None and device.kind == "cuda":
+            device = Device("tensorrt", device.index)
+        asked = _providers(data, device, settings)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what the session got is checked below
@@ -105,13 +109,13 @@ class Session:
         except LoadError:
             raise
         except Exception as error:  # damaged files raise UnicodeDecodeError and others, not only onnxruntime's classes
-            if device.kind == "cuda" and placement.is_device_failure(error):
+            if device.gpu_demanded and placement.is_device_failure(error):
                 raise DeviceUnavailable(f"device {device} was asked for, but it failed: {_reason(error)}") from error
             raise LoadError(f"onnxruntime cannot load the model: {_reason(error)}") from error
-        #: Where the session really runs: "cpu" or "cuda:N".
+        #: Where the session really runs: "cpu", "cuda:N" or "tensorrt:N".
         self.device = check_provider(device, self._session)
         if self.device != "cpu":
-            placement.check(self._session, dict(asked)[CUDA_PROVIDER], device.kind == "cuda")
+            placement.check(self._session, asked, device.gpu_demanded)
         self.inputs: tuple[ModelTensor, ...] = tuple(taken)
         self.outputs: tuple[ModelTensor, ...] = tuple(given)
         self._datatypes = {tensor.name: tensor.datatype for tensor in (*self.inputs, *self.outputs)}
@@ -194,6 +198,15 @@ def available_providers() -> list[str]:
     """The execution providers that the installed onnxruntime was built with; whether they work is another matter."""
     names: list[str] = ort.get_available_providers()
     return names
+
+
+def _providers(data: bytes, device: Device, settings: SessionSettings) -> list[tuple[str, dict[str, str]]]:
+    """The execution providers to ask for, with their options."""
+    tensorrt = None if settings.tensorrt_options is None else dict(settings.tensorrt_options)
+    available = placement.prepare(device, available_providers(), tensorrt is not None)
+    if device.kind == "tensorrt" or tensorrt is not None:
+        tensorrt = tensorrt_options.cached(cache_folder("tensorrt"), data, ort.__version__) | (tensorrt or {})
+    return providers(device, available, dict(settings.cuda_options), tensorrt)
 
 
 def _options(settings: SessionSettings, device: Device) -> ort.SessionOptions:

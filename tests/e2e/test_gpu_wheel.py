@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -22,7 +24,7 @@ def python() -> str:
     path = os.environ.get("GPU_PYTHON", "")
     if not Path(path).is_file():
         pytest.skip("no environment with onnxruntime-gpu: run make test-gpu-wheel")
-    script = "from normfold.serving.placement import why_not_cuda; print(why_not_cuda())"
+    script = "from normfold.serving.placement import why_not; print(why_not('CUDAExecutionProvider'))"
     done = subprocess.run([path, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     if not done.stdout.strip():
         pytest.skip("CUDA loads on this machine; these tests are for one where it does not")
@@ -34,11 +36,12 @@ def _command(python: str, repository: Path, device: str) -> list[str]:
     return [python, "-m", "normfold", "serve", *options]
 
 
-def test_cuda_ends_with_3_and_one_line_that_names_the_library(python, repository):
-    done = subprocess.run(_command(python, repository, "cuda"), capture_output=True, text=True, timeout=60, check=False)
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_gpu_ends_with_3_and_one_line_that_names_the_library(python, repository, device):
+    done = subprocess.run(_command(python, repository, device), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 3
     (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("Error: device cuda:0 was asked for, but CUDA does not load: lib")
+    assert line.startswith(f"Error: device {device}:0 was asked for, but CUDA does not load: lib")
     assert ".so" in line
     assert "listening" not in done.stdout
 
@@ -64,3 +67,18 @@ def test_auto_serves_on_the_cpu_and_says_why(python, repository):
     assert models
     assert all(line.endswith("on cpu") for line in models)
     assert told.count("models run on the CPU: CUDA does not load: lib") == 1
+
+
+def test_doctor_names_the_library_of_each_provider_and_ends_with_1_only_for_what_is_asked(python):
+    for device, code in (("cpu", 0), ("auto", 0), ("cuda", 1), ("tensorrt", 1)):
+        done = subprocess.run(
+            [python, "-m", "normfold", "doctor", "--json", "--device", device],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == code
+        cpu, *gpus = json.loads(done.stdout)["providers"]
+        assert cpu["works"]
+        assert all(not gpu["works"] and re.fullmatch(r"lib\S+\.so\S* is missing", gpu["reason"]) for gpu in gpus)

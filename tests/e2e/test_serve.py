@@ -168,14 +168,15 @@ def test_what_cannot_be_served_is_one_line(repository, options, said):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_cuda_without_cuda_is_an_error_that_names_the_build(repository):
+@pytest.mark.parametrize(("device", "name"), [("cuda", "CUDA"), ("tensorrt:1", "TensorRT")])
+def test_a_gpu_without_cuda_is_an_error_that_names_the_build(repository, device, name):
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime was built with CUDA")
-    done = _serve("--repository", str(repository), "--device", "cuda")
+    done = _serve("--repository", str(repository), "--device", device)
     assert done.returncode == 3
-    assert "built without CUDA" in done.stderr
+    assert f"built without {name}" in done.stderr
     assert "normfold[gpu]" in done.stderr
 
 

@@ -6,16 +6,20 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, parser
 
 from normfold.protos import grpc_service as pb
+from normfold.serving import placement, session
+from normfold.serving.devices import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER
 from normfold.serving.frontends import FRONTENDS
 from normfold.serving.server import Server, ServerConfig
 
@@ -114,6 +118,61 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, number in (("i8", TensorProto.INT8), ("f16", TensorProto.FLOAT16), ("b", TensorProto.BOOL)):
         write_model(root / name, identity(number, ["N", 2]))
     return root
+
+
+@dataclass
+class Fake:
+    """A session as onnxruntime would give it on a GPU: it claims a provider, and may have put nodes elsewhere."""
+
+    left: tuple[str, ...] = ()
+    options: dict[str, dict[str, str]] = field(default_factory=lambda: {CUDA_PROVIDER: {"device_id": "1"}})
+    providers: tuple[str, ...] = (CUDA_PROVIDER, CPU_PROVIDER)
+    beside: tuple[str, ...] = ()
+
+    def get_providers(self) -> list[str]:
+        return list(self.providers)
+
+    def get_provider_options(self) -> dict[str, dict[str, str]]:
+        return self.options
+
+    def get_provider_graph_assignment_info(self) -> list[Any]:
+        def part(provider: str, operators: tuple[str, ...]) -> Any:
+            nodes = [SimpleNamespace(op_type=operator, name=f"{operator}_0") for operator in operators]
+            return SimpleNamespace(ep_name=provider, get_nodes=lambda: nodes)
+
+        first = part(self.providers[0], ("Conv",)) if self.providers[0] != CPU_PROVIDER else part("", ())
+        return [first, part(CUDA_PROVIDER, self.beside), part(CPU_PROVIDER, self.left)]
+
+    def get_inputs(self) -> list[Any]:
+        return []
+
+    get_outputs = get_overridable_initializers = get_inputs
+
+
+@pytest.fixture
+def fake_session() -> type[Fake]:
+    return Fake
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[Any]]:
+    """A machine whose GPU loads: sessions are what the test says, and what was asked of them is kept."""
+    asked: list[Any] = []
+
+    def use(made: Any) -> list[Any]:
+        def create(data: bytes, options: Any, *, providers: Any, enable_fallback: bool) -> Any:
+            asked.append((options, providers, enable_fallback))
+            if isinstance(made, Exception):
+                raise made
+            return made
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", create)
+        return asked
+
+    monkeypatch.setattr(session, "available_providers", lambda: [TENSORRT_PROVIDER, CUDA_PROVIDER, CPU_PROVIDER])
+    monkeypatch.setattr(placement, "why_not", lambda provider: "")
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    return use
 
 
 @dataclass

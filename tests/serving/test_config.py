@@ -38,7 +38,7 @@ REFUSED = {
     'output { name: "y" dims: -2 }': "-2 is not a size",
     'input { name: "x" } input { name: "x" }': "'x' stands twice",
     "optimization { graph { level: 7 } }": "graph.level must be -1, 0, 1 or 2",
-    'optimization { execution_accelerators { gpu_execution_accelerator { name: "tensorrt" } } }': "'tensorrt'",
+    'optimization { execution_accelerators { gpu_execution_accelerator { name: "auto_io" } } }': "there is 'tensorrt'",
     'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }': "'openvino'",
     "optimization { cuda { graphs: true } }": "cuda.graphs is not supported",
     "instance_group { count: -1 }": "count must be 1 or more",
