@@ -122,10 +122,10 @@ def planned(target: Scaling, option: Option, streams: Streams) -> Plan:
         gauge_u = option.back.inverse()
     except ZeroDivisionError as error:
         raise Refused(f"{target} scales a channel by 0 or nearly so") from error
-    if gauge_u.shifts and len(u.readers) > 1 and np.any(np.abs(gauge_u.shift) > MOST_CANCELLED * target.params.usual):
-        raise Refused(
-            f"'{u.name}' is read elsewhere too, and undoing so large a shift there would cost its last digits"
-        )
+    large = gauge_u.shifts and bool(np.any(np.abs(gauge_u.shift) > MOST_CANCELLED * target.params.usual))
+    elsewhere = f"'{u.name}' is read elsewhere too, and undoing so large a shift there would cost its last digits"
+    if large and len(u.readers) > 1:
+        raise Refused(elsewhere)
     if option.on.shifts and target.cancels > MOST_APART:
         raise Refused(f"{target} takes a mean much larger than its deviation off, and its readers would lose digits")
     gauges = Gauges()
@@ -171,6 +171,9 @@ def planned(target: Scaling, option: Option, streams: Streams) -> Plan:
     plan.cost = target.cost(option.stays) - target.cost(target.params)
     for op in plan.touched:
         if isinstance(op, Linear):
+            # Of a shift that goes back whole, only a reader of what is before the target can come to know.
+            if large and not option.on.shifts and op.inputs[0] in gauges and gauges[op.inputs[0]].shifts:
+                raise Refused(elsewhere)
             if op.carrier_needed(gauges):
                 plan.carried.append(op)
             elif op.lacks_bias and any(gauges[t].shifts for t in (*op.inputs, *op.outputs) if t in gauges):

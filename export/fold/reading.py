@@ -152,6 +152,8 @@ class Reading:
                 y.producer = op
             for x in op.inputs:
                 x.readers.append(op)
+        for op in ops:
+            _tell_usual(op)
         self._pin_what_subgraphs_read()
         return Net(ops, self._dtype(ops))
 
@@ -185,6 +187,14 @@ class Reading:
                 if y.value.dtype in FLOATS:
                     return y.value.dtype.numpy()
         return np.dtype(np.float32)
+
+
+def _tell_usual(op: Op) -> None:
+    """Give an affine behind another the usual size of what that one makes; a BatchNorm knows its own."""
+    before = op.inputs[0].producer if op.inputs else None
+    if isinstance(op, Scaling) and not op.is_batchnorm and isinstance(before, Scaling):
+        p = before.params
+        op.params = Scaled.like(op.params, np.abs(p.scale) * p.usual + np.abs(p.shift))
 
 
 def _tell_shape(op: Op) -> None:

@@ -178,6 +178,18 @@ def test_a_mean_far_from_0_is_taken_off_where_it_is() -> None:
         planned(target, option_of(target, "on"), streams_around(target))
 
 
+@pytest.mark.parametrize("source", ["c", "p"])
+def test_a_shift_is_large_or_small_against_what_the_scale_before_it_leaves(source: str) -> None:
+    # m is c times 1e-6 and a shift of 0.4 then: e, which reads c, would have to find c in the last digits of 0.4.
+    text = """(float[N,3,L] x) => (float[N,4,L] y) {
+        c = Conv(x, w)  p = Slice(c, zero, far, two)  m = Mul(SOURCE, g)  a = Add(m, b)  d = Relu(a)  s = Sigmoid(d)  e = Conv(c, v)  y = Add(s, e) }"""
+    given = {"g": np.full((4, 1), 1e-6, np.float32), "b": np.full((4, 1), 0.4, np.float32)}
+    given |= {"zero": np.array([0]), "far": np.array([99]), "two": np.array([2])}
+    model = graph(text.replace("SOURCE", source), w=weights(4, 3, 1), v=weights(4, 4, 1), **given)
+    after, _ = folded(model)
+    same_function(model, after, *LENGTHS)
+
+
 def test_a_large_shift_is_not_undone_where_others_read_the_tensor() -> None:
     # mean 0, deviation 1 and a shift of 1000: (u + 1000) - 1000 would lose three digits of u.
     text = """(float[N,3,L] x) => (float[N,4,L] y) {
