@@ -132,8 +132,8 @@ def _refused_optimization(optimization: mc.ModelOptimizationPolicy) -> Iterator[
             yield f"GPU execution accelerator {accelerator.name!r} is not supported; there is 'tensorrt'"
         if number:
             yield "there are several gpu_execution_accelerators; keep one"
-    if optimization.cuda.graphs or optimization.cuda.graph_spec:
-        yield "optimization.cuda.graphs is not supported; remove it"
+    if optimization.cuda.graph_spec:
+        yield "optimization.cuda.graph_spec is not supported: a graph has the shapes that the model fixes; remove it"
 
 
 def _refused_instances(groups: Sequence[mc.ModelInstanceGroup]) -> Iterator[str]:
@@ -197,13 +197,21 @@ def settings(config: mc.ModelConfig, base: SessionSettings) -> SessionSettings:
         device_allocator=bool(_number(config, "session.use_device_allocator_for_initializers", 0, (0, 1))),
         intra_op_spinning=bool(_number(config, "session.intra_op.allow_spinning", 0, (0, 1))),
         inter_op_spinning=bool(_number(config, "session.inter_op.allow_spinning", 0, (0, 1))),
-        cuda_options=tuple(
-            (key, cuda_options.read(key, config.parameters[key].string_value))
-            for key in cuda_options.NAMES
-            if key in config.parameters
-        ),
+        cuda_options=_cuda(config),
         tensorrt_options=_tensorrt(config),
     )
+
+
+def _cuda(config: mc.ModelConfig) -> tuple[tuple[str, str], ...]:
+    """The options of the CUDA provider that the configuration gives."""
+    options = {
+        key: cuda_options.read(key, config.parameters[key].string_value)
+        for key in cuda_options.NAMES
+        if key in config.parameters
+    }
+    if config.optimization.cuda.graphs and options.setdefault(cuda_options.GRAPH, "1") == "0":
+        raise ConfigError(f"optimization.cuda.graphs is true, but parameter {cuda_options.GRAPH!r} is 0")
+    return tuple(options.items())
 
 
 def _tensorrt(config: mc.ModelConfig) -> tuple[tuple[str, str], ...] | None:

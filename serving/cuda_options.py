@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from normfold.serving.errors import ConfigError
 
+#: Records a run once and replays it: for fixed shapes only, see `bindings`.
+GRAPH = "enable_cuda_graph"
+
 #: What is set unless config.pbtxt says otherwise; each choice has its reason beside it.
 DEFAULTS = {
     "arena_extend_strategy": "kSameAsRequested",  # the default doubles, and keeps what it took
@@ -25,6 +28,7 @@ _VALUES: dict[str, tuple[str, ...]] = {
     "cudnn_conv1d_pad_to_nc1d": _SWITCH,
     "cudnn_conv_use_max_workspace": _SWITCH,
     "do_copy_in_default_stream": _SWITCH,
+    GRAPH: _SWITCH,
     "use_tf32": _SWITCH,
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from normfold.protos import model_config as mc
-from normfold.serving import batching, config, golden, tensorrt_options, warmup
+from normfold.serving import batching, config, cuda_options, golden, tensorrt_options, warmup
 from normfold.serving.cache import ResponseCache
 from normfold.serving.classification import read_labels
 from normfold.serving.contract import Contract, agree
@@ -173,6 +173,12 @@ def _labels(folder: Files, full: mc.ModelConfig) -> dict[str, tuple[str, ...]]:
 def _check_device(written: mc.ModelConfig, device: Device) -> None:
     if device.kind == "cpu" and written.optimization.execution_accelerators.gpu_execution_accelerator:
         raise ConfigError("there is a gpu_execution_accelerator, but the server runs with --device cpu")
+    options = config.settings(written, SessionSettings())
+    if (cuda_options.GRAPH, "1") in options.cuda_options:
+        if device.kind == "cpu":
+            raise ConfigError("optimization.cuda.graphs needs a GPU, but the server runs with --device cpu")
+        if device.kind == "tensorrt" or options.tensorrt_options is not None:
+            raise ConfigError("optimization.cuda.graphs cannot be had together with TensorRT; remove one of them")
     for group in written.instance_group:
         if group.kind == mc.ModelInstanceGroup.KIND_GPU and device.kind == "cpu":
             raise ConfigError("instance_group has KIND_GPU, but the server runs with --device cpu; use --device cuda")

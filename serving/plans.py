@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from normfold.protos import grpc_service as pb
 from normfold.protos.datatypes import by_name
+from normfold.serving.bindings import Bound
 from normfold.serving.contract import reshaped
 from normfold.serving.inline import RunTime
 from normfold.serving.model import Model
 from normfold.serving.outputs import Wanted
 from normfold.serving.parameters import RequestParameters
-from normfold.serving.session import Bound
 from normfold.serving.typed import varint
 
 Array = NDArray[Any]

@@ -15,9 +15,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from normfold.protos.datatypes import Datatype, by_name, by_onnxruntime
-from normfold.serving import onnx_file, placement, tensorrt_options
+from normfold.serving import cuda_options, onnx_file, placement, tensorrt_options
+from normfold.serving.bindings import Bound, Fixed, Resident
 from normfold.serving.devices import Device, check_provider, providers
-from normfold.serving.errors import DeviceUnavailable, InvalidRequest, LoadError
+from normfold.serving.errors import ConfigError, DeviceUnavailable, InvalidRequest, LoadError
 from normfold.serving.folders import cache_folder
 from normfold.serving.strings import to_bytes, to_text
 
@@ -121,6 +122,10 @@ class Session:
         self._datatypes = {tensor.name: tensor.datatype for tensor in (*self.inputs, *self.outputs)}
         self._plain = BF16 not in self._datatypes.values()
         self._texts = [t.name for t in self.inputs if t.datatype is BYTES]
+        self._resident: Resident | None = None
+        if self.device != "cpu" and dict(settings.cuda_options).get(cuda_options.GRAPH) == "1":
+            inputs, outputs = ([_fixed(tensor) for tensor in group] for group in (self.inputs, self.outputs))
+            self._resident = Resident(self._session, inputs, outputs, "cuda", int(self.device.partition(":")[2]))
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """The named outputs for the given inputs, in the order asked for.
@@ -131,6 +136,8 @@ class Session:
         if self._texts:
             feeds = {name: _texts(array) if name in self._texts else array for name, array in feeds.items()}
         try:
+            if self._resident is not None:
+                return self._resident.run(feeds, outputs)
             if not self._plain:
                 return self._run_values(feeds, outputs)
             answers = self._session.run(list(outputs), dict(feeds), self._run_options())
@@ -174,30 +181,21 @@ class Session:
         return _bytes(array) if self._datatypes[name] is BYTES else array
 
 
-class Bound:
-    """A run of one session that reads and writes the same memory every time; for one thread at a time."""
-
-    def __init__(self, session: ort.InferenceSession, feeds: Mapping[str, Array], answers: Mapping[str, Array]) -> None:
-        self._session, self._binding = session, session.io_binding()
-        self._inputs = [np.zeros(array.shape, array.dtype) for array in feeds.values()]
-        #: Where the bytes of each input are written before a run.
-        self.views = [memoryview(array.reshape(-1).view(np.uint8).data) for array in self._inputs]
-        #: What the last run answered.
-        self.outputs = [np.zeros(array.shape, array.dtype) for array in answers.values()]
-        for name, array in zip(feeds, self._inputs, strict=True):
-            self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        for name, array in zip(answers, self.outputs, strict=True):
-            self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-
-    def run(self) -> None:
-        """Run once. Raises what onnxruntime raises, as where an output has another shape this time."""
-        self._session.run_with_iobinding(self._binding)
-
-
 def available_providers() -> list[str]:
     """The execution providers that the installed onnxruntime was built with; whether they work is another matter."""
     names: list[str] = ort.get_available_providers()
     return names
+
+
+def _fixed(tensor: ModelTensor) -> Fixed:
+    """What a CUDA graph needs to know of ``tensor``. Raises ConfigError where a graph cannot have it."""
+    shape = tensor.shape
+    if tensor.optional or shape is None or -1 in shape:
+        told = "an input with a default" if tensor.optional else "any rank" if shape is None else f"{list(shape)}"
+        raise ConfigError(f"a CUDA graph needs fixed shapes in the model file, but {tensor.name!r} has {told}")
+    if tensor.datatype in (BF16, BYTES):
+        raise ConfigError(f"a CUDA graph cannot take {tensor.name!r}, which is {tensor.datatype.name}")
+    return tensor.name, tensor.datatype.dtype, shape
 
 
 def _providers(data: bytes, device: Device, settings: SessionSettings) -> list[tuple[str, dict[str, str]]]:

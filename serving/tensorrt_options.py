@@ -85,7 +85,7 @@ def read(parameters: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     profiles = [option for option in options if option.startswith("trt_profile_")]
     if profiles and len(profiles) != 3:
         raise ConfigError("the accelerator 'tensorrt' takes the min, opt and max shapes of its profile together")
-    return tuple(options.items())
+    return tuple(sorted(options.items()))
 
 
 def cached(folder: Path | None, data: bytes, runtime: str) -> dict[str, str]:

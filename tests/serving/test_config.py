@@ -40,7 +40,7 @@ REFUSED = {
     "optimization { graph { level: 7 } }": "graph.level must be -1, 0, 1 or 2",
     'optimization { execution_accelerators { gpu_execution_accelerator { name: "auto_io" } } }': "there is 'tensorrt'",
     'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }': "'openvino'",
-    "optimization { cuda { graphs: true } }": "cuda.graphs is not supported",
+    "optimization { cuda { graphs: true graph_spec { batch_size: 1 } } }": "graph_spec is not supported",
     "instance_group { count: -1 }": "count must be 1 or more",
     'instance_group { profile: "1" }': "instance_group.profile is not supported",
     "instance_group { passive: true }": "instance_group.passive is not supported",
