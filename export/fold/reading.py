@@ -190,11 +190,11 @@ class Reading:
 
 
 def _tell_usual(op: Op) -> None:
-    """Give an affine behind another the usual size of what that one makes; a BatchNorm knows its own."""
+    """Give an affine behind another the usual size of what that one makes, unless its own statistics say less."""
     before = op.inputs[0].producer if op.inputs else None
-    if isinstance(op, Scaling) and not op.is_batchnorm and isinstance(before, Scaling):
-        p = before.params
-        op.params = Scaled.like(op.params, np.abs(p.scale) * p.usual + np.abs(p.shift))
+    if isinstance(op, Scaling) and isinstance(before, Scaling):
+        made = np.abs(before.params.scale) * before.params.usual + np.abs(before.params.shift)
+        op.params = Scaled.like(op.params, np.minimum(made, op.params.usual) if op.is_batchnorm else made)
 
 
 def _tell_shape(op: Op) -> None:

@@ -190,6 +190,16 @@ def test_a_shift_is_large_or_small_against_what_the_scale_before_it_leaves(sourc
     same_function(model, after, *LENGTHS)
 
 
+def test_a_shift_is_judged_by_the_batchnorm_before_where_its_own_statistics_say_more() -> None:
+    # Its statistics say that m is about 1, and the BatchNorm before makes it about 1e-6.
+    text = """(float[N,3,L] x) => (float[N,4,L] y) {
+        c = Conv(x, w)  m = BN(c, m)  n = BN(m, n)  d = Relu(n)  s = Sigmoid(d)  e = Conv(c, v)  y = Add(s, e) }"""
+    tiny = norm("m", 4, gamma=[1e-6] * 4, beta=[0] * 4, mean=[0] * 4)
+    model = graph(text, w=weights(4, 3, 1), v=weights(4, 4, 1), **tiny, **norm("n", 4))
+    after, _ = folded(model)
+    same_function(model, after, *LENGTHS)
+
+
 def test_a_large_shift_is_not_undone_where_others_read_the_tensor() -> None:
     # mean 0, deviation 1 and a shift of 1000: (u + 1000) - 1000 would lose three digits of u.
     text = """(float[N,3,L] x) => (float[N,4,L] y) {
