@@ -77,7 +77,7 @@ def verify(
         files = [read_sample(path) for path in samples]
         remaining = list(weights)
         with redirect_stdout(sys.stderr):
-            sides = [_side(text, remaining, inputs, files) for text in (first, second)]
+            sides = _sides((first, second), remaining, inputs, files)
             if remaining:
                 raise click.UsageError(f"--weights {remaining[0]}: neither side is code that takes weights")
             described = next((s.origin.specs for s in sides if s.origin is not None), ())
@@ -90,6 +90,26 @@ def verify(
     sys.exit(0 if result.passed else 1)
 
 
+def _sides(
+    texts: tuple[str, str], weights: list[Path], inputs: tuple[str, ...], samples: list[Sample]
+) -> tuple[Side, Side]:
+    """Open both; where ``inputs`` is empty, code, which does not say its own, takes those that the other side says."""
+    if _is_code(texts[0]) and not _is_code(texts[1]):
+        second, first = _sides((texts[1], texts[0]), weights, inputs, samples)
+        return first, second
+    first = _side(texts[0], weights, inputs, samples)
+    said = tuple(str(s) for s in first.origin.specs) if first.origin is not None else ()
+    return first, _side(texts[1], weights, inputs or (said if _is_code(texts[1]) else ()), samples)
+
+
+def _is_file(text: str) -> bool:
+    return Path(text).is_dir() or Path(text).suffix in (".onnx", ".pt2")
+
+
+def _is_code(text: str) -> bool:
+    return not _is_file(text) and (_SERVED.match(text) is None or Path(text).exists())
+
+
 def _side(text: str, weights: list[Path], inputs: tuple[str, ...], samples: list[Sample]) -> Side:
     from normfold.export.compare import Side
     from normfold.export.origin import Request, open_origin
@@ -97,12 +117,9 @@ def _side(text: str, weights: list[Path], inputs: tuple[str, ...], samples: list
     served = _SERVED.match(text)
     if served is not None and not Path(text).exists():
         return Side(text, _served(served["address"], served["model"], served["version"] or ""))
-    path = Path(text)
-    if path.is_dir():
-        path = path / "model.onnx"
-    is_file = path.suffix in (".onnx", ".pt2")
-    mine = weights.pop(0) if weights and not is_file else None
-    origin = open_origin(Request(str(path) if is_file else text, mine, inputs), samples)
+    path = Path(text) / "model.onnx" if Path(text).is_dir() else Path(text)
+    mine = weights.pop(0) if weights and _is_code(text) else None
+    origin = open_origin(Request(str(path) if _is_file(text) else text, mine, inputs), samples)
     return Side(text, origin.run, origin)
 
 

@@ -10,8 +10,10 @@ reader sees. Weights take 7 of the 8 bits: on CPUs without VNNI an 8-bit product
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,18 @@ def _bfloat16(content: bytes) -> bytes:
     return reduced
 
 
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Keep off the terminal what the quantizer logs with the root logger, which it also gives a handler: advice."""
+    handlers, disabled = list(logging.root.handlers), logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        logging.root.handlers[:] = handlers
+
+
 def _quantized(content: bytes, samples: Sequence[Arrays]) -> bytes:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -141,7 +155,7 @@ def _quantized(content: bytes, samples: Sequence[Arrays]) -> bytes:
             return next(self.rest, None)
 
     model = onnx.load_model_from_string(content)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _without_remarks():
         target = Path(folder) / "int8.onnx"
         quantize_static(
             model,

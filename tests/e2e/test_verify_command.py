@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 from normfold.cli.verify import verify
 
@@ -48,3 +50,33 @@ def test_nobody_there_and_two_servers_are_said_in_a_sentence(compared, repositor
     done = compared(f"{address}/m", f"{address}/nb")
     assert done.exit_code == 1
     assert "both sides are served models" in done.output
+
+
+MODULE = """
+import torch
+from torch import nn
+
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(2.0))
+    def forward(self, x):
+        return {"y": self.factor * x, "z": -x}
+"""
+
+
+def test_a_module_is_compared_with_a_file_and_a_served_model_and_takes_its_inputs_from_the_file(
+    compared, repository, address, tmp_path
+):
+    source, weights = tmp_path / "scale.py", tmp_path / "three.safetensors"
+    source.write_text(MODULE)
+    save_file({"factor": torch.tensor(3.0)}, weights)
+    module, file = f"{source}:Scale", repository / "m" / "1"
+    for sides in ((module, file), (file, module), (module, f"{address}/m/1", "--input", "x=FP32[N:1..8,4]")):
+        done = compared(*sides)
+        assert done.exit_code == 0, done.output
+        assert "the same network" in done.output
+    assert compared(module, file, "--weights", weights).exit_code == 1
+    assert compared(module, repository / "m" / "2", "--weights", weights).exit_code == 0
+    done = compared(module, f"{address}/m/1")
+    assert (done.exit_code, "say what goes into the network: --input" in done.output) == (1, True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -289,6 +290,31 @@ def test_a_graph_that_is_not_the_network_is_not_published(
     assert not (directory / "repository").exists()
 
 
+def test_a_fold_that_goes_wrong_in_one_layer_is_not_published_and_that_layer_is_named(
+    directory: Path, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from normfold.export import pipeline
+
+    honest = pipeline.fold
+
+    def wrong(model):  # type: ignore[no-untyped-def]
+        report = honest(model)
+        import onnx_ir as ir
+
+        value = [n for n in model.graph if n.op_type == "Conv"][1].inputs[1]
+        weight = value.const_value.numpy().copy()
+        weight[2, 1, 0] += 0.1
+        value.const_value = ir.tensor(weight, name=value.name)
+        return report
+
+    monkeypatch.setattr(pipeline, "fold", wrong)
+    result = normfold(*USUAL)
+    assert result.exit_code == 1
+    assert "The two graphs part ways first at 'conv2' (Conv, value '" in result.stderr
+    assert "of it is not the same up to scale and shift" in result.stderr
+    assert not (directory / "repository").exists()
+
+
 def test_a_u_net_is_exported_for_the_lengths_it_takes_and_the_person_learns_them(network: torch.nn.Module) -> None:
     result = normfold("mynets.py:UNet", "--input", "x=FP32[N,2,L]", *REPOSITORY)
     assert result.exit_code == 0, result.output
@@ -338,18 +364,25 @@ def test_labels_that_no_output_has_are_refused_before_the_network_is_captured(
     assert "there are 2 labels, but no output has that many classes: 'output' [2, 3]" in result.stderr
 
 
-def test_an_interrupt_leaves_nothing_and_says_so(
-    directory: Path, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", ["load the network", "capture the graph", "time it", "publish"])
+def test_control_c_at_a_named_step_leaves_nothing_and_says_so(
+    directory: Path, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     from normfold.export import pipeline
 
-    def interrupted(*arguments: object) -> None:
-        raise KeyboardInterrupt
+    honest = pipeline.export_model
 
-    monkeypatch.setattr(pipeline, "choose", interrupted)
+    def pressed(request: pipeline.ExportRequest, progress: pipeline.Progress) -> object:
+        def told(name: str) -> None:
+            progress(name)
+            if name == step:
+                signal.raise_signal(signal.SIGINT)
+
+        return honest(request, told)
+
+    monkeypatch.setattr(pipeline, "export_model", pressed)
     result = normfold(*USUAL)
-    assert result.exit_code == 130
-    assert "nothing was published" in result.stderr
+    assert (result.exit_code, result.stderr) == (130, "stopped; nothing was published\n")
     assert not (directory / "repository").exists()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,11 +67,16 @@ def test_a_file_in_a_package_imports_its_siblings_relatively(directory: Path) ->
     assert len(load_source("research/nets/whole.py:net").network) == 1
 
 
-def test_a_package_of_the_user_called_models_is_theirs_not_ours(directory: Path) -> None:
-    (directory / "models.py").write_text("from torch import nn\nnet = nn.Conv1d(1, 9, 1)\n")
-    assert load_source("models:net").network.out_channels == 9
-    (directory / "run.py").write_text("from models import net\n")
-    assert load_source("run.py:net").network.out_channels == 9
+@pytest.mark.parametrize("name", ["export", "models", "serving", "protos", "cli"])
+def test_a_users_module_named_like_a_folder_of_ours_is_theirs_not_ours(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    (directory / f"{name}.py").write_text("from torch import nn\nnet = nn.Conv1d(1, 9, 1)\n")
+    (directory / "run.py").write_text(f"from {name} import net\n")
+    for text in (f"{name}:net", f"{name}.py:net", "run.py:net"):
+        assert load_source(text).network.out_channels == 9
+    assert sys.modules["normfold.export"].__name__ == "normfold.export"
 
 
 def test_a_file_named_like_a_loaded_module_does_not_replace_it(directory: Path) -> None:
