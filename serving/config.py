@@ -140,6 +140,11 @@ def _refused_instances(groups: Sequence[mc.ModelInstanceGroup]) -> Iterator[str]
     for group in groups:
         if group.count < 0:
             yield f"instance_group.count must be 1 or more, got {group.count}"
+        gpus = list(group.gpus)
+        if len(set(gpus)) < len(gpus) or any(gpu < 0 for gpu in gpus):
+            yield f"instance_group.gpus must be different numbers from 0, got {gpus}"
+        if gpus and group.kind == mc.ModelInstanceGroup.KIND_CPU:
+            yield f"instance_group has KIND_CPU, but gpus {gpus}; remove one of them"
         for field in ("secondary_devices", "profile", "passive", "host_policy"):
             if getattr(group, field):
                 yield f"instance_group.{field} is not supported; remove it"

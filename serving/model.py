@@ -12,15 +12,16 @@ from typing import Any
 from numpy.typing import NDArray
 
 from normfold.protos import model_config as mc
-from normfold.serving import batching, config, cuda_options, golden, tensorrt_options, warmup
+from normfold.serving import batching, config, cuda_options, golden, gpus, tensorrt_options, warmup
 from normfold.serving.cache import ResponseCache
 from normfold.serving.classification import read_labels
 from normfold.serving.contract import Contract, agree
 from normfold.serving.devices import Device
 from normfold.serving.errors import ConfigError, DeviceUnavailable, InvalidRequest
+from normfold.serving.gpus import Sessions
 from normfold.serving.inline import RunTimes
 from normfold.serving.repository import Files
-from normfold.serving.scheduler import Scheduler
+from normfold.serving.scheduler import Run, Scheduler
 from normfold.serving.session import Session, SessionSettings
 from normfold.serving.statistics import Statistics, Timing
 from normfold.serving.tuning import Tuning, choose
@@ -59,14 +60,22 @@ class Model:
         session: Session,
         executor: Executor,
         times: RunTimes,
+        others: Sequence[tuple[Session, int]] = (),
     ) -> None:
+        """``others`` are the sessions beside ``session`` on further GPUs, with their instances."""
         self.name, self.version, self.config, self.contract, self.session = name, version, settings, contract, session
         self.statistics = Statistics()
-        instances = sum(group.count for group in settings.instance_group)
+        instances = sum(group.count * max(1, len(group.gpus)) for group in settings.instance_group)
+        #: Runs the model, on the freest of its GPUs where it has several.
+        self.run: Run = session.run
+        if others:
+            here = instances - sum(count for _, count in others)
+            self.run = Sessions([(session, here), *others]).run
+        self.devices = [session.device, *(other.device for other, _ in others)]
         if settings.dynamic_batching.preserve_ordering:
             instances = 1
         policy = batching.read_policy(settings)
-        self.scheduler = Scheduler(session.run, policy, instances, executor, self.statistics, times)
+        self.scheduler = Scheduler(self.run, policy, instances, executor, self.statistics, times)
         self.cache = ResponseCache() if settings.response_cache.enable else None
 
     async def infer(
@@ -89,7 +98,9 @@ class Model:
         takes = ", ".join(str(spec) for spec in self.contract.inputs.values())
         gives = ", ".join(str(spec) for spec in self.contract.outputs.values())
         threads = self.session.settings.intra_op_threads
-        where = self.session.device if threads == 1 else f"{self.session.device}, {threads} threads a run"
+        where = ", ".join(self.devices)
+        if threads > 1:
+            where += f", {threads} threads a run"
         return f"{self.name} version {self.version}: {takes} -> {gives} on {where}"
 
 
@@ -102,7 +113,9 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
     remembered = tuning.find(data) if tuning else None
     threads = options.threads or remembered or (1 if len(data) < SMALL_MODEL_BYTES else options.cpus)
     settings = config.settings(written, SessionSettings(intra_op_threads=threads))
-    session = _session(data, options.device, settings)
+    counts = gpus.instances(written.instance_group, options.device.index)
+    first, *rest = (Device(options.device.kind, number) for number in counts)
+    session = _session(data, first, settings, options.device)
     full = _complete(written, folder.name, session, options)
     contract = agree(full, session.inputs, session.outputs, _labels(folder, full))
     known = folder.read_golden(version)
@@ -115,17 +128,28 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
             full = _complete(written, folder.name, session, options)
     times = RunTimes(options.hop_seconds)
     warmup.run(session, samples, list(contract.outputs), lambda feeds, ns: times.of(feeds).note(ns))
-    return Model(folder.name, version, full, contract, session, executor, times)
+    others = []
+    for device in rest if session.device != "cpu" else ():
+        other = _session(data, device, settings, options.device)
+        if other.device == "cpu":
+            raise ConfigError(f"instance_group.gpus has {device.index}, but onnxruntime fell back to the CPU there")
+        if known is not None:
+            golden.replay(other, known)
+        warmup.run(other, samples, list(contract.outputs), lambda feeds, ns: None)
+        others.append((other, counts[device.index]))
+    return Model(folder.name, version, full, contract, session, executor, times, others)
 
 
-def _session(data: bytes, device: Device, settings: SessionSettings) -> Session:
+def _session(data: bytes, device: Device, settings: SessionSettings, server: Device) -> Session:
+    """A session on ``device``. Raises ConfigError where it fails for what only this model asks for, not the server."""
     try:
         return Session(data, device, settings)
     except DeviceUnavailable as error:
-        if settings.tensorrt_options is None or device.kind == "tensorrt":
-            raise
-        # Only this model asks for more than the server does: the others are not touched.
-        raise ConfigError(f"its gpu_execution_accelerator cannot be had: {error}") from error
+        if device.index != server.index:
+            raise ConfigError(f"instance_group.gpus has {device.index}, which cannot be had: {error}") from error
+        if settings.tensorrt_options is not None and device.kind != "tensorrt":
+            raise ConfigError(f"its gpu_execution_accelerator cannot be had: {error}") from error
+        raise
 
 
 def _is_open(written: mc.ModelConfig, options: LoadOptions) -> bool:
@@ -186,8 +210,10 @@ def _check_device(written: mc.ModelConfig, device: Device) -> None:
             raise ConfigError(
                 f"instance_group has KIND_CPU, but the server runs with --device {device.kind}; use --device cpu"
             )
-        if any(gpu != device.index for gpu in group.gpus):
-            raise ConfigError(f"instance_group.gpus is {list(group.gpus)}, but the server runs on {device}")
+        if group.gpus and device.kind == "cpu":
+            raise ConfigError(
+                f"instance_group.gpus is {list(group.gpus)}, but the server runs with --device cpu; use --device cuda"
+            )
 
 
 def _place(full: mc.ModelConfig, device: str) -> None:
@@ -195,7 +221,7 @@ def _place(full: mc.ModelConfig, device: str) -> None:
     kind, _, index = device.partition(":")
     for group in full.instance_group:
         group.kind = mc.ModelInstanceGroup.KIND_GPU if index else mc.ModelInstanceGroup.KIND_CPU
-        group.gpus[:] = [int(index)] if index else []
+        group.gpus[:] = (list(group.gpus) or [int(index)]) if index else []
     if kind != tensorrt_options.ACCELERATOR:
         full.optimization.execution_accelerators.ClearField("gpu_execution_accelerator")  # asked for, and fell back
     elif not full.optimization.execution_accelerators.gpu_execution_accelerator:

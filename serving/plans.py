@@ -168,7 +168,7 @@ class Plan:
         if bound is None:
             feeds = self.feeds(data, shift)
             read = time.perf_counter_ns()
-            arrays = self.model.session.run(feeds, self.outputs)
+            arrays = self.model.run(feeds, self.outputs)
             ran = time.perf_counter_ns()
             if self._bindable:
                 self._bind(feeds, arrays)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -173,6 +174,23 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[Any]]:
     monkeypatch.setattr(placement, "why_not", lambda provider: "")
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
     return use
+
+
+@pytest.fixture
+def cuda_gpus() -> int:
+    """How many GPUs are here, for tests marked `cuda`; without one the test is skipped, with the reason."""
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
+        pytest.skip("no CUDA: the installed onnxruntime is built without it")
+    if why := placement.why_not(CUDA_PROVIDER):
+        pytest.skip(f"no CUDA: {why}")
+    try:
+        told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False).stdout
+    except OSError as error:
+        pytest.skip(f"no GPU: nvidia-smi: {error.strerror}")
+    found = len([line for line in told.splitlines() if line.startswith("GPU ")])
+    if not found:
+        pytest.skip("no GPU: nvidia-smi lists none")
+    return found
 
 
 @dataclass
