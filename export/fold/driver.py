@@ -99,10 +99,13 @@ class Folding:
             if isinstance(op, Scaling) and not op.target and op.by_channel:
                 op.target = True  # a uniform factor that took an affine by channel is one itself now
                 self.targets.append(op)
+        usual = plan.target.usual_under(plan.target.inputs[0].gauge(plan.gauges))
         if plan.option.stays.is_identity:
+            for op in plan.target.outputs[0].readers:
+                if isinstance(op, Scaling):  # it reads now what the target read, and the target knew that as well
+                    op.params = Scaled.like(op.params, np.minimum(op.params.usual, usual))
             self._remove(plan.target)
         else:
-            usual = plan.target.usual_under(plan.target.inputs[0].gauge(plan.gauges))
             plan.target.params = Scaled.like(plan.option.stays, usual)
             plan.target.changed = True
         return plan

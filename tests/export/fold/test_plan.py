@@ -200,6 +200,18 @@ def test_a_shift_is_judged_by_the_batchnorm_before_where_its_own_statistics_say_
     same_function(model, after, *LENGTHS)
 
 
+def test_a_shift_that_came_from_the_affine_before_is_judged_by_what_that_one_read() -> None:
+    # n goes on into m, which then takes 1e-6 c + 0.4; e reads c and would lose it beside 0.4.
+    text = """(float[N,3,L] x) => (float[N,4,L] y) {
+        c = Conv(x, w)  n = BN(c, n)  m = Mul(n, g)  a = Add(m, z)  s = Conv(a, u)
+        e = Conv(c, v)  y = Add(s, e) }"""
+    tiny = norm("n", 4, gamma=[1e-6] * 4, beta=[0.4] * 4) | {"z": np.zeros((4, 1), np.float32)}
+    model = graph(text, w=weights(4, 3, 1), u=weights(4, 4, 1, seed=1), v=weights(4, 4, 1), g=weights(4, 1), **tiny)
+    after, report = folded(model)
+    assert report.affines_after == 0
+    same_function(model, after, *LENGTHS)
+
+
 def test_a_large_shift_is_not_undone_where_others_read_the_tensor() -> None:
     # mean 0, deviation 1 and a shift of 1000: (u + 1000) - 1000 would lose three digits of u.
     text = """(float[N,3,L] x) => (float[N,4,L] y) {
