@@ -31,6 +31,9 @@ from normfold.serving.threads import available_cpus
 
 log = logging.getLogger(__name__)
 
+#: Runs at once with a GPU, whatever the CPUs: their threads only wait, and are made when they are needed.
+GPU_RUNS = 64
+
 #: A server that shuts down still answers while requests come closer together than this, at most so long.
 QUIET_SECONDS = 0.1
 LAME_DUCK_SECONDS = 1.0
@@ -156,8 +159,8 @@ class Server:
 
         self.config = config
         cpus = config.cpus or available_cpus()
-        self._executor = ThreadPoolExecutor(cpus, "normfold-run")
         device = parse_device(config.device)
+        self._executor = ThreadPoolExecutor(max(cpus, GPU_RUNS) if device.gpu_demanded else cpus, "normfold-run")
         providers(device, available_providers())
         tuning = Tuning(cache_folder("threads"), cpus) if config.tune else None
         options = LoadOptions(device, cpus, config.threads, tuning=tuning)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -65,6 +66,27 @@ def test_without_onnxruntime_it_reports_and_ends_with_1(monkeypatch):
     assert "onnxruntime from          not installed" in told.stdout
     assert "Error: no onnxruntime is installed" in told.stderr
     assert json.loads(CliRunner().invoke(doctor, ["--json"]).stdout)["can_serve"] is False
+
+
+@pytest.mark.parametrize("command", ["doctor", "serve"])
+def test_two_real_distributions_of_onnxruntime_are_found_by_their_metadata(tmp_path, command):
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        folder = tmp_path / f"{name.replace('-', '_')}-1.31.1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.31.1\n", encoding="utf-8")
+    arguments = [command] if command == "doctor" else [command, "--repository", str(tmp_path), "--workers", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "normfold", *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("Error: onnxruntime 1.31.1 and onnxruntime-gpu 1.31.1 are both installed and overwrite")
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'normfold[cpu]'" in line
 
 
 def test_the_report_itself_needs_neither_onnxruntime_nor_torch():
