@@ -86,15 +86,15 @@ def parse_input(text: str) -> InputSpec:
     """
     match = _INPUT.match(text)
     if match is None:
-        raise InputSpecError(f"--input '{text}' cannot be read: expected NAME=DTYPE[dims], for example {EXAMPLE}")
+        raise InputSpecError(f"--input {text!r} cannot be read: expected NAME=DTYPE[dims], for example {EXAMPLE}")
     name, dtype, dims, low, high = match.groups()
     if not re.fullmatch(r"[A-Za-z_][\w.]*", name):
-        raise InputSpecError(f"--input '{text}': '{name}' is not a name for an input; use letters, digits, '_' and '.'")
+        raise InputSpecError(f"--input {text!r}: {name!r} is not a name for an input; use letters, digits, '_' and '.'")
     if dtype.upper() not in SUPPORTED:
-        raise InputSpecError(f"--input '{text}': {_unknown_datatype(dtype)}")
+        raise InputSpecError(f"--input {text!r}: {_unknown_datatype(dtype)}")
     parts = [p.strip() for p in dims.split(",")] if dims.strip() else []
     if low is not None and int(low) > int(high):
-        raise InputSpecError(f"--input '{text}': the values {low}..{high} run backwards")
+        raise InputSpecError(f"--input {text!r}: the values {low}..{high} run backwards")
     values = None if low is None else (int(low), int(high))
     return InputSpec(name, by_name(dtype.upper()), tuple(_parse_dimension(p, text) for p in parts), values)
 
@@ -168,22 +168,22 @@ def _parse_dimension(part: str, text: str) -> int | Dimension:
     if re.fullmatch(r"\d+", part):
         size = int(part)
         if size == 0 or size > MAX_ELEMENTS:
-            raise InputSpecError(f"--input '{text}': dimension {part} is not a size from 1 to {MAX_ELEMENTS}")
+            raise InputSpecError(f"--input {text!r}: dimension {part} is not a size from 1 to {MAX_ELEMENTS}")
         return size
     if part in ("-1", "?", "None", ""):
         raise InputSpecError(
-            f"--input '{text}': give the dynamic dimension a name instead of '{part}', for example {EXAMPLE}"
+            f"--input {text!r}: give the dynamic dimension a name instead of {part!r}, for example {EXAMPLE}"
         )
     match = _DIMENSION.match(part)
     if match is None:
         raise InputSpecError(
-            f"--input '{text}': '{part}' is neither a size, a name, nor a range such as L:5..400 or L:8..400:8"
+            f"--input {text!r}: {part!r} is neither a size, a name, nor a range such as L:5..400 or L:8..400:8"
         )
     name, *numbers = match.groups()
     low, high, step = (int(n) if n else None for n in numbers)
     low = step if low is None else low  # L:..:8 are the multiples of 8
     if 0 in (low, high, step) or (low or 1) > (high or 1 << 62):
-        raise InputSpecError(f"--input '{text}': '{part}' is an empty range")
+        raise InputSpecError(f"--input {text!r}: {part!r} is an empty range")
     return Dimension(name, low, high, step)
 
 

@@ -67,9 +67,22 @@ def named_outputs(returned: Any) -> list[tuple[str, Tensor]]:
     """Name and list the tensors a network returned, in order; None is left out.
 
     One tensor is "output"; a tuple's are "output_0", "output_1"; dicts, named tuples and dataclasses give their own
-    keys, nested ones joined by "_". Raises CaptureError for anything else.
+    keys, nested ones joined by "_". Raises CaptureError for anything else, for two of one name, and for a key that a
+    terminal would obey.
     """
-    return list(_flatten("", returned))
+    outputs = list(_flatten("", returned))
+    names = [name for name, _ in outputs]
+    for name in names:
+        if names.count(name) > 1:
+            raise CaptureError(
+                f"the network returns two tensors that would both be called {name!r}; rename one of them"
+            )
+        if not name.isprintable():
+            raise CaptureError(
+                f"the network returns {name!r}, which has characters that cannot be printed; "
+                "use letters, digits and '_' for the keys of what forward returns"
+            )
+    return outputs
 
 
 def _flatten(path: str, value: Any) -> Iterator[tuple[str, Tensor]]:

@@ -63,6 +63,8 @@ def test_a_range_given_once_holds_for_every_use_of_the_name() -> None:
         ("x=FP32[L*2]", "neither a size, a name, nor a range"),
         ("../x=FP32[N]", "not a name for an input"),
         ("x\x07=FP32[N]", "not a name for an input"),
+        ("x\x1b[31m", "expected NAME=DTYPE[dims]"),
+        ("x=FP32[N\x1b]", "neither a size, a name, nor a range"),
         ("x=INT64[N]:9..3", "run backwards"),
     ],
 )
@@ -70,6 +72,7 @@ def test_an_input_that_cannot_be_read_says_what_and_shows_the_form(text: str, ex
     with pytest.raises(InputSpecError) as caught:
         parse_input(text)
     assert expected in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 def test_two_inputs_of_one_name_and_two_ranges_of_one_dimension_are_refused() -> None:

@@ -55,6 +55,14 @@ class Meta(nn.Module):
     def forward(self, x):
         return {"scores": x * 2, "count": 3}
 
+class Red(nn.Module):
+    def forward(self, x):
+        return {"y" + chr(27) + "[31m": x * 2}
+
+class Twice(nn.Module):
+    def forward(self, x):
+        return {"a_b": x * 2, "a": {"b": x * 3}}
+
 class Stubborn(SurnameCNN):
     def __init__(self):
         super().__init__()
@@ -224,6 +232,9 @@ def replaced(option: str, value: str) -> tuple[str, ...]:
             "forward(x, mask) also needs mask: give an --input",
         ),
         (("mynets.py:Meta", "--input", "x=FP32[N,7,L]", *REPOSITORY), "returns a value of type int in 'count'"),
+        (("mynets.py:Red", "--input", "x=FP32[N,7,L]", *REPOSITORY), r"returns 'y\x1b[31m', which has characters"),
+        (("mynets.py:Twice", "--input", "x=FP32[N,7,L]", *REPOSITORY), "would both be called 'a_b'"),
+        ((*USUAL, "--labels", "red.txt"), r"line 1 is not printable ('a\x1b[31m')"),
         (("mynets.py:Stubborn", "--input", "x=FP32[N,7,L]", *REPOSITORY), "keeps no running statistics"),
         (("mynets.py:SurnameCNN", *REPOSITORY), "say what goes into the network"),
     ],
@@ -235,11 +246,13 @@ def test_a_persons_mistake_gets_one_message_exit_code_1_and_nothing_on_disk(
     save_file(state, directory / "other.safetensors")
     torch.save(torch.nn.Sequential(torch.nn.ReLU()), directory / "whole.pt")
     (directory / "labels.txt").write_text("a\nb\n")
+    (directory / "red.txt").write_text("a\x1b[31m\nb\nc\n")
     np.save(directory / "sample.npy", np.zeros((1, 5, 9), np.float32))
     result = normfold(*arguments)
     assert result.exit_code == 1, result.output
     assert expected in result.stderr
     assert "Traceback" not in result.output
+    assert "\x1b" not in result.output
     assert not (directory / "repository").exists()
 
 
