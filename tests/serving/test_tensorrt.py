@@ -170,3 +170,23 @@ def test_model_config_says_cpu_where_auto_fell_back(models, tmp_path):
     assert loaded.session.device == "cpu"
     assert loaded.config.instance_group[0].kind == model.mc.ModelInstanceGroup.KIND_CPU
     assert not loaded.config.optimization.execution_accelerators.gpu_execution_accelerator
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "kind", "gpus", "accelerators"),
+    [
+        ("", "tensorrt:1", "KIND_GPU", [1], ["tensorrt"]),
+        (accelerated(precision_mode="FP16"), "tensorrt:0", "KIND_GPU", [0], ["tensorrt"]),
+        (accelerated(), "cuda:0", "KIND_GPU", [0], []),
+        (accelerated(), "cpu", "KIND_CPU", [], []),
+    ],
+)
+def test_model_config_says_what_a_model_really_runs_on(asked, device, kind, gpus, accelerators):
+    full = config.parse("instance_group { count: 1 } " + asked)
+    model._place(full, device)
+    (group,) = full.instance_group
+    assert (group.kind, list(group.gpus)) == (group.Kind.Value(kind), gpus)
+    told = full.optimization.execution_accelerators.gpu_execution_accelerator
+    assert [accelerator.name for accelerator in told] == accelerators
+    if "FP16" in asked:
+        assert told[0].parameters["precision_mode"] == "FP16"
