@@ -27,7 +27,9 @@ class Traffic:
     def __init__(self) -> None:
         self.in_flight = 0
         self._last_arrival = 0.0
-        self._closing = asyncio.Event()
+        self._closing = False
+        #: Streams that wait for their next request; the end of the server runs them out.
+        self._reading: set[asyncio.Timeout] = set()
         #: Set once the server ends and nothing is on its way.
         self._idle = asyncio.Event()
 
@@ -42,7 +44,7 @@ class Traffic:
 
     def enter(self) -> None:
         """Count a call that begins, and for which ``leave`` will be called. Raises Unavailable once the server ends."""
-        if self._closing.is_set():
+        if self._closing:
             raise Unavailable(EXITING)
         self.in_flight += 1
         self._last_arrival = time.monotonic()
@@ -50,29 +52,26 @@ class Traffic:
     def leave(self) -> None:
         """Count a call that ended."""
         self.in_flight -= 1
-        if not self.in_flight and self._closing.is_set():
+        if not self.in_flight and self._closing:
             self._idle.set()
 
     async def requests(self, requests: AsyncIterator[Item]) -> AsyncIterator[Item]:
         """The requests of a stream until it or the server ends. Raises Unavailable when it is the server."""
-        closing = asyncio.ensure_future(self._closing.wait())
-        try:
-            while True:
-                coming = asyncio.ensure_future(anext(requests, None))
-                try:
-                    await asyncio.wait({coming, closing}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    if not coming.done():
-                        coming.cancel()
-                if not coming.done():
-                    raise Unavailable(EXITING)
-                request = coming.result()
-                if request is None:
-                    return
-                self._last_arrival = time.monotonic()
-                yield request
-        finally:
-            closing.cancel()
+        while not self._closing:
+            try:
+                async with asyncio.timeout(None) as patience:
+                    self._reading.add(patience)
+                    try:
+                        request = await anext(requests, None)
+                    finally:
+                        self._reading.discard(patience)
+            except TimeoutError:
+                break
+            if request is None:
+                return
+            self._last_arrival = time.monotonic()
+            yield request
+        raise Unavailable(EXITING)
 
     async def quieten(self, quiet_seconds: float, most_seconds: float) -> None:
         """Wait until no call has come for ``quiet_seconds``, at most ``most_seconds`` long."""
@@ -82,7 +81,9 @@ class Traffic:
 
     async def close(self, grace_seconds: float) -> bool:
         """Refuse new calls and wait for those on their way, at most ``grace_seconds`` long; whether all ended."""
-        self._closing.set()
+        self._closing = True
+        for patience in self._reading:
+            patience.reschedule(0)
         if not self.in_flight:
             self._idle.set()
         with contextlib.suppress(asyncio.TimeoutError):
