@@ -19,6 +19,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from benches.zoo.network import without_kernels
 from benches.zoo.randomise import randomise
 from click.testing import CliRunner
 from safetensors.torch import save_file
@@ -96,6 +97,7 @@ def drawn(typed: Typed, seed: int) -> Tensor:
 def test_a_public_network_is_published_with_a_proof_that_holds(
     typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    without_kernels()
     monkeypatch.chdir(HERE.parent.parent if typed.source.startswith("benches") else HERE)
     monkeypatch.syspath_prepend(str(HERE.parent.parent))
     network = built(typed)
