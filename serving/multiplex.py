@@ -1,6 +1,6 @@
 """Many calls at once over one stream, for AsyncClient: ModelStreamInfer, each answer matched to its request by id.
 
-A message of a stream costs a server less than a unary call (benches/serving/RESULTS.md says how much). A server gives
+benches/serving/RESULTS.md says what a message of a stream costs beside a unary call, of either frontend. A server gives
 answers in the order of requests, so a slow one holds up those behind it.
 """
 
