@@ -234,7 +234,7 @@ def test_a_killed_worker_loses_only_its_own_calls_and_its_counters_go_on(start, 
         for thread in threads:
             thread.join()
         assert {error.code() for error in failures} <= {grpc.StatusCode.UNAVAILABLE}
-        # each of the eight has one call on its way, and may make another on a connection that the dying process still took
+        # each of the eight has one call on its way, and may make one more on a connection that the dying process took
         assert len(failures) <= kills * 8 * 2
         assert counts == sorted(counts)
         assert counted(channels[9], "m") <= sum(answered) + len(failures)
