@@ -1,7 +1,4 @@
-"""grpc.aio: the methods of a server behind grpcio, bytes in and bytes out.
-
-The one place where an exception becomes a gRPC status.
-"""
+"""grpc.aio: the methods of a server behind grpcio, bytes in and bytes out."""
 
 from __future__ import annotations
 

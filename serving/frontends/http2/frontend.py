@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
+from normfold.serving.address import UNIX, host_and_port
 from normfold.serving.errors import StartError
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import Connection
@@ -43,7 +44,7 @@ class Http2Frontend:
         except OSError as error:
             why = error.strerror or str(error)
             raise StartError(f"cannot listen on {address}: {why}; choose another with --listen host:port") from None
-        self._path = self.address.removeprefix("unix:") if address.startswith("unix:") else None
+        self._path = self.address.removeprefix(UNIX) if address.startswith(UNIX) else None
 
     async def stop(self, grace_seconds: float) -> None:
         """Close the port and every connection; calls on their way may take ``grace_seconds`` longer."""
@@ -67,8 +68,8 @@ class Http2Frontend:
 
 def bound(address: str, reuse_port: bool) -> tuple[list[socket.socket], str]:
     """Sockets bound to ``address``, one for each address that its host has, and the address in use. Raises OSError."""
-    if address.startswith("unix:"):
-        path = address.removeprefix("unix:")
+    if address.startswith(UNIX):
+        path = address.removeprefix(UNIX)
         with contextlib.suppress(FileNotFoundError):
             if Path(path).is_socket():
                 Path(path).unlink()
@@ -79,12 +80,11 @@ def bound(address: str, reuse_port: bool) -> tuple[list[socket.socket], str]:
             sock.close()
             raise
         return [sock], address
-    host, _, text = address.rpartition(":")
-    port = int(text)
+    host, port = host_and_port(address)
     sockets: list[socket.socket] = []
     try:
         for family, kind, protocol, _, where in dict.fromkeys(
-            socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         ):
             try:
                 sock = socket.socket(family, kind, protocol)
@@ -104,4 +104,4 @@ def bound(address: str, reuse_port: bool) -> tuple[list[socket.socket], str]:
         for sock in sockets:
             sock.close()
         raise
-    return sockets, f"{host}:{port}"
+    return sockets, f"{address.rpartition(':')[0]}:{port}"
