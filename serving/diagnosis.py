@@ -6,7 +6,6 @@ something to report and not the end of the report.
 
 from __future__ import annotations
 
-import base64
 import importlib.metadata
 import json
 import os
@@ -44,10 +43,10 @@ _MODEL = (
 )
 _LIST = "import json, onnxruntime as ort; print(json.dumps(ort.get_available_providers()))"
 _TRY = """
-import contextlib, json, sys
+import base64, contextlib, json, sys
 import numpy
 import onnxruntime as ort
-name, index, model = sys.argv[1], sys.argv[2], bytes.fromhex(sys.argv[3])
+name, index, model = sys.argv[1], sys.argv[2], base64.b64decode(sys.argv[3])
 options = {}
 if name != "CPUExecutionProvider":
     options = {"device_id": index}
@@ -163,7 +162,7 @@ def _providers(index: int) -> list[Provider]:
 
 def _provider(name: str, index: int) -> Provider:
     try:
-        (got, answer), told = _tried(_TRY, name, str(index), base64.b64decode(_MODEL).hex())
+        (got, answer), told = _tried(_TRY, name, str(index), _MODEL)
     except _Failed as error:
         return Provider(name, False, str(error))
     if got != name:  # what it logged on the way says why
