@@ -1,0 +1,100 @@
+"""Readers of BatchNormalization and of sums, differences, products and quotients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normfold.export.fold.affine import Affine, batchnorm
+from normfold.export.fold.net import Op
+from normfold.export.fold.ops.joins import Product, Sum
+from normfold.export.fold.ops.pointwise import Same, Scaled, Scaling
+from normfold.export.fold.reading.node import Node, NotKnown, Reader
+
+
+def _batchnorm(n: Node) -> Op:
+    constants = [n.constant(i) for i in range(1, 5)]
+    if n.attribute("training_mode", 0) or any(c is None for c in constants) or not n.only_first_read():
+        raise NotKnown
+    gamma, beta, mean, var = (c.astype(np.float64) for c in constants if c is not None)
+    scale, shift = batchnorm(gamma, beta, mean, var, n.attribute("epsilon", float(np.float32(1e-5))))
+    if not (np.all(np.isfinite(scale)) and np.all(np.isfinite(shift))) or n.rank() < 2:
+        raise NotKnown
+    parts = n.parts()
+    parts["outputs"] = parts["outputs"][:1]
+    usual = Affine.along(1, n.rank(), np.abs(mean) + np.sqrt(var), 0.0).scale
+    params = Scaled.like(Affine.along(1, n.rank(), scale, shift), usual)
+    deviation = np.sqrt(var)
+    live = gamma != 0
+    apart = (np.abs(scale) * (np.abs(mean) + deviation))[live]
+    ratio = apart / np.maximum(np.abs(scale) * deviation + np.abs(beta), 1e-300)[live]
+    cancels = float(np.sqrt(np.mean(ratio**2))) if live.any() else 0.0
+    return Scaling(params=params, target=True, is_batchnorm=True, cancels=cancels, **parts)
+
+
+def _arithmetic(n: Node) -> Op:
+    places = n.computed()
+    if len(places) == 2 and len(n.node.inputs) == 2:
+        if n.type in ("Add", "Sub"):
+            return Sum(signs=(1, 1 if n.type == "Add" else -1), **n.parts((0, 1)))
+        return Product(divides=n.type == "Div", **n.parts((0, 1)))
+    if len(places) != 1:
+        raise NotKnown
+    (place,) = places
+    rank = n.rank(place)
+    constant = n.constant(1 - place)
+    assert constant is not None
+    if constant.ndim > rank or not np.all(np.isfinite(constant)):
+        raise NotKnown
+    c = constant.astype(np.float64).reshape((1,) * (rank - constant.ndim) + constant.shape)
+    shape = n.tensor(place).shape
+    assert shape is not None
+    if any(size > 1 and shape[axis] != size for axis, size in enumerate(c.shape)):
+        raise NotKnown  # the constant is the larger: the result is another shape
+    if n.type == "Add":
+        affine = Affine.of(1.0, c)
+    elif n.type == "Sub":
+        affine = Affine.of(1.0, -c) if place == 0 else Affine.of(-1.0, c)
+    elif n.type == "Mul":
+        affine = Affine.of(c, 0.0)
+    elif place == 0 and np.all(c != 0):
+        with np.errstate(over="ignore"):
+            affine = Affine.of(1.0 / c, 0.0)
+    else:
+        raise NotKnown
+    if not np.all(np.isfinite(affine.scale)):
+        raise NotKnown
+    full = Affine.of(
+        np.broadcast_to(affine.scale, _at_least(affine.scale, rank)),
+        np.broadcast_to(affine.shift, _at_least(affine.shift, rank)),
+    )
+    by_channel = sum(size > 1 for size in c.shape) == 1
+    if full.is_identity and c.size == 1:
+        return Same(**n.parts((place,)))
+    return Scaling(params=Scaled.like(full, np.ones((1,) * rank)), target=by_channel, **n.parts((place,)))
+
+
+def _at_least(part: NDArray[Any], rank: int) -> tuple[int, ...]:
+    return (1,) * (rank - part.ndim) + part.shape
+
+
+def _sum(n: Node) -> Op:
+    places = n.computed()
+    if len(places) != len(n.node.inputs):
+        raise NotKnown
+    if len(places) == 1:
+        return Same(**n.parts())
+    return Sum(signs=(1,) * len(places), **n.parts(places))
+
+
+#: By a constant an affine, by another tensor a sum or a product.
+READERS: dict[str, Reader] = {
+    "BatchNormalization": _batchnorm,
+    "Add": _arithmetic,
+    "Sub": _arithmetic,
+    "Mul": _arithmetic,
+    "Div": _arithmetic,
+    "Sum": _sum,
+}

@@ -1,0 +1,115 @@
+"""Readers of linear operators: convolutions, matrix products, recurrent networks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from normfold.export.fold.net import Op
+from normfold.export.fold.ops.linear import Gates, Linear, Recurrent, Weights
+from normfold.export.fold.reading.node import Node, NotKnown, Reader
+
+if TYPE_CHECKING:
+    from normfold.export.fold.reading import Reading
+
+
+def _conv(n: Node) -> Op:
+    weight, bias = n.constant(1), n.constant(2)
+    if weight is None or (n.has(2) and bias is None) or n.computed() != [0]:
+        raise NotKnown
+    groups = n.attribute("group", 1)
+    w = weight.astype(np.float64)
+    w = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
+    pads = n.attribute("pads", ()) or ()
+    edges = any(pads) or n.attribute("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
+    b = np.zeros(weight.shape[0]) if bias is None else bias.astype(np.float64)
+    return Linear(params=Weights(w, b), edges=edges, **n.parts())
+
+
+def _conv_transpose(n: Node) -> Op:
+    weight, bias = n.constant(1), n.constant(2)
+    if weight is None or (n.has(2) and bias is None) or n.computed() != [0]:
+        raise NotKnown
+    groups = n.attribute("group", 1)
+    w = weight.astype(np.float64)
+    w = w.reshape(groups, w.shape[0] // groups, *w.shape[1:]).swapaxes(1, 2)
+    # Every output sees every tap only where one tap is all there is and nothing is skipped between inputs.
+    single = all(k == 1 for k in weight.shape[2:]) and all(s == 1 for s in n.attribute("strides", (1,)))
+    added = (
+        any(n.attribute("pads", ()) or ())
+        or any(n.attribute("output_padding", ()) or ())
+        or n.attribute("output_shape") is not None
+    )
+    b = np.zeros(w.shape[0] * w.shape[1]) if bias is None else bias.astype(np.float64)
+    return Linear(params=Weights(w, b), edges=not single or added, form="transposed", **n.parts())
+
+
+def _gemm(n: Node) -> Op:
+    weight, bias = n.constant(1), n.constant(2)
+    if weight is None or (n.has(2) and bias is None) or n.computed() != [0] or n.attribute("transA", 0):
+        raise NotKnown
+    w = weight.astype(np.float64) * n.attribute("alpha", 1.0)
+    w = w if n.attribute("transB", 0) else w.T
+    if bias is None:
+        b = np.zeros(w.shape[0])
+    else:
+        b = bias.astype(np.float64) * n.attribute("beta", 1.0)
+        if b.ndim > 1 and b.shape[0] != 1:
+            raise NotKnown
+        b = np.broadcast_to(b.reshape(-1), (w.shape[0],))
+    form = "out,in" if n.attribute("transB", 0) else "in,out"
+    return Linear(params=Weights(w[None], b), form=form, **n.parts())
+
+
+def _matmul(n: Node) -> Op:
+    weight = n.constant(1)
+    if weight is None or weight.ndim != 2 or n.computed() != [0] or n.rank() < 2:
+        raise NotKnown
+    w = weight.astype(np.float64)
+    axis = n.rank() - 1
+    return Linear(
+        params=Weights(w.T[None], np.zeros(w.shape[1])), axis_in=axis, axis_out=axis, form="in,out", **n.parts()
+    )
+
+
+def _recurrent(n: Node) -> Op:
+    weight, recurrence, bias = n.constant(1), n.constant(2), n.constant(3)
+    if weight is None or recurrence is None or (n.has(3) and bias is None):
+        raise NotKnown
+    gates = weight.shape[1]
+    both = np.zeros((weight.shape[0], 2 * gates)) if bias is None else bias.astype(np.float64)
+    params = Gates(weight.astype(np.float64), both[:, :gates], both[:, gates:])
+    return Recurrent(params=params, **n.parts(n.computed()))
+
+
+def bias_of(op: Op, reading: Reading) -> ir.Node | None:
+    """Join a MatMul with the Add of a constant behind it that is its bias."""
+    if not isinstance(op, Linear) or op.node.op_type != "MatMul" or op.outputs[0].pinned:
+        return None
+    uses = list(op.outputs[0].value.uses())
+    if len(uses) != 1 or uses[0].node.op_type != "Add" or uses[0].node.graph is not reading.graph:
+        return None
+    add = uses[0].node
+    bias = reading.constants.get(add.inputs[1 - uses[0].idx])
+    size = op.params.weight.shape[1]
+    if bias is None or bias.shape[-1:] not in ((size,), (1,), ()) or any(d != 1 for d in bias.shape[:-1]):
+        return None
+    if bias.ndim > op.axis_out + 1:
+        return None
+    op.params = Weights(op.params.weight, np.broadcast_to(bias.astype(np.float64).reshape(-1), (size,)))
+    op.outputs = [reading.tensor(add.outputs[0])]
+    return add
+
+
+#: The linear operators; an Embedding is a Gather, with the layouts.
+READERS: dict[str, Reader] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
+    "RNN": _recurrent,
+}

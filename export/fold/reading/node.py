@@ -1,0 +1,106 @@
+"""A node of an ONNX graph as its reader sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from normfold.export.fold.net import Op, Tensor
+
+if TYPE_CHECKING:
+    from normfold.export.fold.reading import Reading
+
+
+class Node:
+    """One node with what its reader asks of it: attributes, constants, tensors."""
+
+    def __init__(self, node: ir.Node, reading: Reading) -> None:
+        self.node = node
+        self.type = node.op_type
+        self._reading = reading
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """Return an attribute's value, or the default where it is not set."""
+        found = self.node.attributes.get(name)
+        return default if found is None else found.value
+
+    def constant(self, index: int) -> NDArray[Any] | None:
+        """Return the constant that an input holds, or None."""
+        return self._reading.constants.get(self.node.inputs[index]) if index < len(self.node.inputs) else None
+
+    def integers(self, index: int) -> list[int | None] | None:
+        """Return a vector of integers that an input holds, None for those that are computed."""
+        return self._reading.constants.integers(self.node.inputs[index]) if index < len(self.node.inputs) else None
+
+    def has(self, index: int) -> bool:
+        """Whether an input is given at all."""
+        return index < len(self.node.inputs) and self.node.inputs[index] is not None
+
+    def computed(self) -> list[int]:
+        """Return the places of the inputs that are not constant."""
+        return [i for i, v in enumerate(self.node.inputs) if v is not None and self._reading.constants.get(v) is None]
+
+    def only_first_read(self) -> bool:
+        """Whether nothing reads its outputs but the first."""
+        return not any(v.uses() or v.is_graph_output() for v in self.node.outputs[1:])
+
+    def channels_kept(self) -> bool:
+        """Whether the output has as many channels as the input, as its shape or the convolution behind it tells."""
+        x, y = self.tensor(0), self.tensor_out()
+        if x.shape is None or len(x.shape) < 3 or not isinstance(x.shape[1], int):
+            return False
+        if y.shape is not None and len(y.shape) == len(x.shape) and y.shape[1] == x.shape[1]:
+            return True
+        for reader, index in self.node.outputs[0].uses():
+            weight = reader.inputs[1] if reader.op_type == "Conv" and index == 0 else None
+            if weight is not None and weight.shape is not None:
+                groups = reader.attributes["group"].as_int() if "group" in reader.attributes else 1
+                return bool(weight.shape[1] == x.shape[1] // groups)
+        return False
+
+    def axes(self, index: int) -> tuple[int, ...] | None:
+        """Return axes given as attribute (older opsets) or as an input; None where they are not given."""
+        given = self.attribute("axes")
+        if given is None and self.has(index):
+            given = self.constant(index)
+            if given is None:
+                raise NotKnown
+        return None if given is None else tuple(int(a) for a in np.atleast_1d(np.asarray(given)))
+
+    def tensor(self, index: int) -> Tensor:
+        """Return the tensor of a computed input."""
+        value = self.node.inputs[index]
+        assert value is not None
+        return self._reading.tensor(value)
+
+    def tensor_out(self) -> Tensor:
+        """Return the tensor of the first output."""
+        return self._reading.tensor(self.node.outputs[0])
+
+    def rank(self, index: int = 0) -> int:
+        """Return the rank of a computed input."""
+        shape = self.tensor(index).shape
+        if shape is None:
+            raise NotKnown
+        return len(shape)
+
+    def parts(self, data: Sequence[int] = (0,)) -> dict[str, Any]:
+        """Return node, name, inputs and outputs for an operator that computes from the given inputs."""
+        return {
+            "node": self.node,
+            "name": self._reading.name(self.node),
+            "inputs": [self.tensor(i) for i in data],
+            "outputs": [self._reading.tensor(v) for v in self.node.outputs],
+        }
+
+
+class NotKnown(Exception):
+    """The node is of a form that its reader does not know: it is read as an operator that nothing passes."""
+
+
+#: Returns the operator that a node is, or raises NotKnown.
+Reader: TypeAlias = Callable[[Node], Op]

@@ -1,0 +1,79 @@
+"""Readers of what makes many positions one, or one many: pools, reductions, upsampling, Expand."""
+
+from __future__ import annotations
+
+from normfold.export.fold.net import Op
+from normfold.export.fold.ops.pointwise import Same
+from normfold.export.fold.ops.pools import Pooling
+from normfold.export.fold.reading.node import Node, NotKnown, Reader
+
+
+def _pool(n: Node) -> Op:
+    rank = n.rank()
+    padded = any(n.attribute("pads", ()) or ()) or n.attribute("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
+    counts = (
+        n.type == "AveragePool"
+        and bool(n.attribute("count_include_pad", 0))
+        and (padded or bool(n.attribute("ceil_mode", 0)))
+    )
+    if not n.only_first_read():
+        raise NotKnown
+    parts = n.parts()
+    parts["outputs"] = parts["outputs"][:1]
+    return Pooling(
+        axes=tuple(range(2, rank)), monotone=n.type in ("MaxPool", "GlobalMaxPool"), counts_zeros=counts, **parts
+    )
+
+
+def _reduce(n: Node) -> Op:
+    rank = n.rank()
+    axes = n.axes(1)
+    if not axes:
+        if n.attribute("noop_with_empty_axes", 0):
+            return Same(**n.parts())
+        axes = tuple(range(rank))
+    axes = tuple(sorted(a % rank for a in axes))
+    if n.type == "ReduceMin":
+        raise NotKnown
+    return Pooling(axes=axes, monotone=n.type == "ReduceMax", drops_axes=not n.attribute("keepdims", 1), **n.parts())
+
+
+def _resize(n: Node) -> Op:
+    x, y = n.tensor(0), n.tensor_out()
+    mode = n.attribute("mode", "nearest")
+    scales = n.constant(1 if n.type == "Upsample" else 2)
+    if mode not in ("nearest", "linear") or n.attribute("coordinate_transformation_mode", "") == "tf_crop_and_resize":
+        raise NotKnown
+    axes = [a % n.rank() for a in n.attribute("axes", range(n.rank()))]
+    kept = scales is not None and len(axes) == scales.size
+    if scales is not None and kept:
+        kept = all(s == 1 for a, s in zip(axes, scales, strict=True) if a < 2)
+    kept = kept or (x.shape is not None and y.shape is not None and x.shape[:2] == y.shape[:2])
+    if not kept:
+        raise NotKnown
+    return Pooling(axes=tuple(range(2, n.rank())), **n.parts())
+
+
+def _expand(n: Node) -> Op:
+    x, y = n.tensor(0), n.tensor_out()
+    if n.computed()[:1] != [0] or x.shape is None or y.shape is None or len(x.shape) != len(y.shape):
+        raise NotKnown
+    # An axis of length 1 is repeated; every other keeps its length, by the operator's definition.
+    repeated = tuple(a for a, d in enumerate(x.shape) if d == 1 and y.shape[a] != 1)
+    if any(d != y.shape[a] for a, d in enumerate(x.shape) if a not in repeated):
+        raise NotKnown
+    return Pooling(axes=repeated, **n.parts())
+
+
+#: Each keeps channels apart.
+READERS: dict[str, Reader] = {
+    "MaxPool": _pool,
+    "AveragePool": _pool,
+    "GlobalMaxPool": _pool,
+    "GlobalAveragePool": _pool,
+    "ReduceMean": _reduce,
+    "ReduceMax": _reduce,
+    "Resize": _resize,
+    "Upsample": _resize,
+    "Expand": _expand,
+}
