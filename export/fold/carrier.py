@@ -20,6 +20,7 @@ from normfold.export.fold.net import Gauges, Net, Op, Refused, Tensor, Widening,
 from normfold.export.fold.ops.joins import Sum
 from normfold.export.fold.ops.layout import Select, Transpose
 from normfold.export.fold.ops.linear import Linear
+from normfold.export.fold.ops.pointwise import Scaling
 from normfold.export.fold.plan import BLOCK_COST, CARRIER_COST, PUT_COST
 
 
@@ -98,7 +99,9 @@ class Widened:
         """Give every tensor its channel and every operator its params."""
         params = {op: op.widened(self.widenings) for op in self.touched}
         for op, new in params.items():
-            op.params, op.changed = new, True
+            # One constant for all channels is written as it was: GELU is known to runtimes by its pattern.
+            if not (isinstance(op, Scaling) and new is op.params):
+                op.params, op.changed = new, True
         for tensor, w in self.widenings.items():
             tensor.resize(w.axis, w.count)
         for op in self.touched:

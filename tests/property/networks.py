@@ -228,10 +228,16 @@ def add_layer(b: Builder, layer: Layer) -> None:
         ends = [b.const([n], np.int64) for n in (1, L + 1000, 2)]
         b.emit(b.node("Slice", [x, *ends]), C, L - 1, lambda v: v[i][:, :, 1:])
     elif layer.kind == "pad":
-        mode = ("reflect", "edge", "constant")[layer.a % 3]
+        mode = ("reflect", "edge", "constant", "circular")[layer.a % 4]
         pads = b.const([0, 0, 1 + layer.b % 2, 0, 0, 1], np.int64)
         ahead = 1 + layer.b % 2
         if L < 4:
+            return
+        if mode == "circular":
+            first, last, end, zero, axis = (b.const([n], np.int64) for n in (1, -ahead, 2**31 - 1, 0, 2))
+            parts = [b.node("Slice", [x, last, end, axis]), x, b.node("Slice", [x, zero, first, axis])]
+            whole = b.node("Concat", parts, axis=2)
+            b.emit(whole, C, L + 1 + ahead, lambda v: F.pad(v[i], (ahead, 1), mode="circular"))
             return
         torch_mode = {"reflect": "reflect", "edge": "replicate", "constant": "constant"}[mode]
         b.emit(

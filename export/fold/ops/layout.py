@@ -211,12 +211,21 @@ class Concat(Op):
     """y = concat(x₁, x₂, …) along an axis: the output's affine is the inputs', joined."""
 
     axis: int = 1
-    #: For each place of the concat, the constant that stands there instead of a computed input.
-    fixed: tuple[Any, ...] = ()
 
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
-        """Inputs have the output's slices; the output has the inputs joined, identity where none is known."""
+        """Inputs have the output's slices; the output has the inputs joined, identity where none is known.
+
+        What is the same all along the axis needs no lengths: positions of a dynamic length may be joined.
+        """
         (y,) = self.outputs
+        common = gauges[y] if y in gauges else self.inputs[0].gauge(gauges)
+        if not common.varies(self.axis):
+            if y in gauges:
+                return dict.fromkeys(self.inputs, common)
+            if all(x in gauges and gauges[x].equals(common) for x in self.inputs):
+                return {y: common}
+            if not all(x.shape is not None and isinstance(x.shape[self.axis], int) for x in self.inputs):
+                raise Refused(f"{self} joins tensors of a dynamic length, and not all of them are scaled alike")
         sizes = self._sizes()
         if y in gauges:
             starts = np.cumsum([0, *sizes])

@@ -44,6 +44,10 @@ class Scaling(Op):
         """Whether it differs along exactly one axis."""
         return sum(self.params.varies(axis) for axis in range(self.params.rank)) == 1
 
+    @property
+    def _is_one_constant(self) -> bool:
+        return self.params.scale.size == self.params.shift.size == 1
+
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
         """Any gauge of the input, any invertible gauge of the output."""
         if self.outputs[0] in gauges:
@@ -83,12 +87,19 @@ class Scaling(Op):
         )
 
     def widen(self, widenings: Widenings) -> dict[Tensor, Widening]:
-        """One more channel passes unchanged."""
-        return _same(self, widenings)
+        """One more channel passes: unchanged where there is one constant a channel, else through the one for all."""
+        found = _same(self, widenings)
+        y = self.outputs[0]
+        if y in found and self._is_one_constant:
+            scale, shift = self.params.scale.item(), self.params.shift.item()
+            found[y] = replace(found[y], value=float(scale * found[y].value + shift))
+        return found
 
     def widened(self, widenings: Widenings) -> Scaled:
-        """Return the affine with the identity on the new channel."""
+        """Return the affine with the identity on the new channel; itself where all channels have one constant."""
         w, y = _given(self, widenings), self.outputs[0]
+        if self._is_one_constant:
+            return self.params
         affine = Affine.of(_inserted(self.params.scale, w, 1.0, y), _inserted(self.params.shift, w, 0.0, y))
         return Scaled.like(affine, _inserted(self.params.usual, w, 1.0, y))
 

@@ -273,3 +273,13 @@ def test_a_split_whose_two_parts_meet_in_a_gate_carries_no_channel_more() -> Non
     model = graph(text, w=weights(8, 3, 1), v=weights(5, 4, 3), halves=np.array([4, 4]), **norm("n", 4))
     after, _ = folded(model)
     same_function(model, after, (2, 3, 12), (3, 3, 23))
+
+
+def test_a_carrier_leaves_what_scales_all_channels_alike_as_it_was_written() -> None:
+    gelu = "d = Div(c, root) e = Erf(d) a = Add(e, one) m = Mul(c, a) r = Mul(m, half)"
+    scalars = {"root": np.float32(np.sqrt(2)), "one": np.float32(1), "half": np.float32(0.5)}
+    model = graph(around(f"{gelu} n = BN(r, n)"), **WEIGHTS, **scalars, **norm("n", 4))
+    after, report = folds_to(model, "Conv Div Erf Add Mul Mul Conv", *LENGTHS)
+    assert report.carriers == 1
+    constants = {name for node in after.graph.node if node.op_type != "Conv" for name in node.input}
+    assert scalars.keys() <= constants

@@ -154,6 +154,34 @@ def test_a_batchnorm_behind_a_concat_goes_back_into_every_branch() -> None:
     folds_to(graph(before(nodes), **arrays), "Conv Conv Conv Concat Sigmoid", *LENGTHS)
 
 
+@pytest.mark.parametrize("gamma", ["positive", "mixed"])
+def test_a_batchnorm_passes_circular_padding_of_a_dynamic_length(gamma: str) -> None:
+    nodes = "r = Sigmoid(c) n = BN(r, n) a = Slice(n, last, end, two) b = Slice(n, zero, one, two) p = Concat<axis=2>(a, n, b)"
+    ends = {"last": [-1], "end": [np.iinfo(np.int64).max], "zero": [0], "one": [1], "two": [2]}
+    model = graph(
+        f"(float[N,3,L] x) => (float[N,5,M] y) {{ c = Conv(x, w) {nodes} y = Conv(p, v) }}",
+        w=weights(4, 3, 3),
+        v=weights(5, 4, 3),
+        **{name: np.array(value, np.int64) for name, value in ends.items()},
+        **norm("n", 4, gamma=gamma),
+    )
+    folds_to(model, "Conv Sigmoid Slice Slice Concat Conv", (2, 3, 9), (1, 3, 17))
+
+
+def test_positions_of_two_tensors_are_joined_only_where_both_are_scaled_alike() -> None:
+    nodes = "a = Conv(x, w) n = BN(a, n) p = Concat<axis=2>(n, x) y = Conv(p, v)"
+    model = graph(
+        f"(float[N,3,L] x) => (float[N,5,M] y) {{ {nodes} }}", w=weights(3, 3, 1), v=weights(5, 3, 1), **norm("n", 3)
+    )
+    folds_to(model, "Conv Concat Conv", (2, 3, 9))
+    other = graph(
+        "(float[N,3,L] x) => (float[N,5,M] y) { a = Sigmoid(x) n = BN(a, n) p = Concat<axis=2>(n, x) y = Conv(p, v) }",
+        v=weights(5, 3, 1),
+        **norm("n", 3),
+    )
+    stays(other, "not all of them are scaled alike", (2, 3, 9))
+
+
 def test_batchnorms_before_a_concat_go_forward_into_its_reader() -> None:
     nodes = """d = Conv(x, u)  e = Sigmoid(d)  o = BN(e, m)  f = Conv(x, u)
         j = Concat<axis=1>(n, f, o)  y = Conv<pads=[1,1]>(j, v)"""
