@@ -15,11 +15,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from normfold.protos.datatypes import Datatype, by_name, by_onnxruntime
-from normfold.serving import cuda_options, onnx_file, placement, tensorrt_options
+from normfold.serving import cuda_options, onnx_file, pinned, placement, tensorrt_options
 from normfold.serving.bindings import Bound, Fixed, Resident
 from normfold.serving.devices import Device, check_provider, providers
 from normfold.serving.errors import ConfigError, DeviceUnavailable, InvalidRequest, LoadError
 from normfold.serving.folders import cache_folder
+from normfold.serving.staging import Staged
 from normfold.serving.strings import to_bytes, to_text
 
 Array = NDArray[Any]
@@ -123,9 +124,12 @@ class Session:
         self._plain = BF16 not in self._datatypes.values()
         self._texts = [t.name for t in self.inputs if t.datatype is BYTES]
         self._resident: Resident | None = None
+        self._staged: Staged | None = None
         if self.device != "cpu" and dict(settings.cuda_options).get(cuda_options.GRAPH) == "1":
             inputs, outputs = ([_fixed(tensor) for tensor in group] for group in (self.inputs, self.outputs))
             self._resident = Resident(self._session, inputs, outputs, "cuda", int(self.device.partition(":")[2]))
+        elif self.device != "cpu" and self._plain and BYTES not in self._datatypes.values():
+            self._staged = Staged(self._session, pinned.memory)
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """The named outputs for the given inputs, in the order asked for.
@@ -138,6 +142,8 @@ class Session:
         try:
             if self._resident is not None:
                 return self._resident.run(feeds, outputs)
+            if self._staged is not None:
+                return self._staged.run(feeds, outputs, self._run_options())
             if not self._plain:
                 return self._run_values(feeds, outputs)
             answers = self._session.run(list(outputs), dict(feeds), self._run_options())
@@ -259,7 +265,9 @@ def _reason(error: Exception) -> str:
     return " ".join(re.sub(r"\S*/onnxruntime/core/\S+", "", text).split())
 
 
-#: What a run raises for shapes and values that the model cannot take; anything else is a mistake of ours.
-_RUN_ERRORS: tuple[type[Exception], ...] = tuple(
-    getattr(ort.capi.onnxruntime_pybind11_state, name) for name in ("InvalidArgument", "Fail", "RuntimeException")
+#: What a run raises for shapes and values that the model cannot take, RuntimeError where they are bound; anything else
+#: is a mistake of ours.
+_RUN_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    *(getattr(ort.capi.onnxruntime_pybind11_state, name) for name in ("InvalidArgument", "Fail", "RuntimeException")),
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
-from normfold.serving import golden
+from normfold.serving import golden, pinned
 from normfold.serving.cuda_options import GRAPH
 from normfold.serving.devices import Device
 from normfold.serving.errors import LoadError
@@ -64,6 +64,14 @@ def test_convolutions_of_every_new_batch_size_and_length_are_float32_convolution
         x = numbers(rows, length)
         for _ in range(2):  # the first run of a shape chooses its algorithm
             assert within(made.run({"x": x}, ["y"])[0], x)
+
+
+def test_memory_for_the_numbers_of_requests_is_page_locked(cuda_gpus, caplog):
+    made = Session(convolution(["N", CHANNELS, "L"]), CUDA, SessionSettings())
+    made.run({"x": numbers(1)}, ["y"])
+    assert pinned.cuda_runtime() is not None
+    assert pinned.memory(4096).shape == (4096,)
+    assert "cannot be page-locked" not in caplog.text
 
 
 def test_a_graph_replays_with_the_numbers_of_each_request(cuda_gpus):
