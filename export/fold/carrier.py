@@ -18,9 +18,8 @@ import onnx_ir as ir
 from normfold.export.fold.affine import Affine, Array, joined
 from normfold.export.fold.net import Gauges, Net, Op, Refused, Tensor, Widening, Widenings, Writing
 from normfold.export.fold.ops.joins import Sum
-from normfold.export.fold.ops.layout import Transpose
+from normfold.export.fold.ops.layout import Select, Transpose
 from normfold.export.fold.ops.linear import Linear
-from normfold.export.fold.ops.parts import Select
 from normfold.export.fold.ops.pointwise import Scaling
 from normfold.export.fold.plan import BLOCK_COST, CARRIER_COST, PUT_COST
 

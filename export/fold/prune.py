@@ -15,12 +15,10 @@ import numpy as np
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.carrier import ConstantChannels
 from normfold.export.fold.net import Net, Op, Refused, Tensor
-from normfold.export.fold.ops.activations import Activation, Same, Sloped
 from normfold.export.fold.ops.joins import Product, Sum
-from normfold.export.fold.ops.layout import Reshape
+from normfold.export.fold.ops.layout import Concat, Reshape, Select
 from normfold.export.fold.ops.linear import Linear, Weights
-from normfold.export.fold.ops.parts import Concat, Select
-from normfold.export.fold.ops.pointwise import Bounds, Clamp, Scaled, Scaling
+from normfold.export.fold.ops.pointwise import Activation, Bounds, Clamp, Same, Scaled, Scaling, Sloped
 from normfold.export.fold.ops.pools import Pooling
 
 

@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.net import Refused, Tensor
-from normfold.export.fold.ops.activations import Activation, Same, Sloped
 from normfold.export.fold.ops.joins import Sum
-from normfold.export.fold.ops.layout import Transpose
+from normfold.export.fold.ops.layout import Concat, Select, Transpose
 from normfold.export.fold.ops.linear import Linear, Weights
-from normfold.export.fold.ops.parts import Concat, Select
-from normfold.export.fold.ops.pointwise import Clamp, Scaled, Scaling
+from normfold.export.fold.ops.pointwise import Activation, Clamp, Same, Scaled, Scaling, Sloped
 from normfold.export.fold.ops.pools import Pooling
 
 Index = NDArray[np.int64]

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.net import Gauges, Net, Op, Refused, Tensor
-from normfold.export.fold.ops.activations import Activation, Same, Sloped
 from normfold.export.fold.ops.joins import Sum
 from normfold.export.fold.ops.layout import Reshape, Transpose
-from normfold.export.fold.ops.pointwise import Clamp
+from normfold.export.fold.ops.pointwise import Activation, Clamp, Same, Sloped
 from normfold.export.fold.ops.pools import Pooling
 
 #: A change that spreads over more operators than these is not followed: it keeps the time linear in the graph.

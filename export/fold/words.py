@@ -6,9 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from normfold.export.fold.net import Op
-from normfold.export.fold.ops.activations import Activation, Same
 from normfold.export.fold.ops.linear import Embedding, Linear, Recurrent
-from normfold.export.fold.ops.pointwise import Clamp, Scaling
+from normfold.export.fold.ops.pointwise import Activation, Clamp, Same, Scaling
 from normfold.export.fold.plan import Plan
 
 #: More names than these are counted instead.

@@ -17,11 +17,9 @@ from normfold.export.fold.modules.by_channel import AffineByChannel, ChannelOfOn
 from normfold.export.fold.modules.shapes import Kind
 from normfold.export.fold.modules.skeleton import Call, Skeleton
 from normfold.export.fold.net import Op
-from normfold.export.fold.ops.activations import Sloped
-from normfold.export.fold.ops.layout import Reshape
+from normfold.export.fold.ops.layout import Reshape, Select
 from normfold.export.fold.ops.linear import Embedding, Linear, Recurrent
-from normfold.export.fold.ops.parts import Select
-from normfold.export.fold.ops.pointwise import Clamp, Scaling
+from normfold.export.fold.ops.pointwise import Clamp, Scaling, Sloped
 
 _CONVS: dict[tuple[str, int], type[nn.Module]] = {
     ("conv", 1): nn.Conv1d,

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from normfold.export.fold.constants import Constants
 from normfold.export.fold.net import FLOATS, Dim, Net, Op, Tensor
-from normfold.export.fold.ops.activations import Shape
+from normfold.export.fold.ops.pointwise import Shape
 from normfold.export.fold.reading import activations, arithmetic, layout, linear, pools
 from normfold.export.fold.reading.linear import bias_of
 from normfold.export.fold.reading.names import module_of

@@ -7,9 +7,8 @@ import itertools
 import numpy as np
 
 from normfold.export.fold.net import Op
-from normfold.export.fold.ops.layout import Transpose
+from normfold.export.fold.ops.layout import Concat, Pad, Select, Transpose
 from normfold.export.fold.ops.linear import Embedding
-from normfold.export.fold.ops.parts import Concat, Pad, Select
 from normfold.export.fold.ops.pools import Pooling
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
 from normfold.export.fold.reading.reshapes import reshape

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from normfold.export.fold.net import Op
-from normfold.export.fold.ops.activations import Same
+from normfold.export.fold.ops.pointwise import Same
 from normfold.export.fold.ops.pools import Pooling
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from normfold.export.fold.net import Op
-from normfold.export.fold.ops.activations import Activation, Same, Sloped
 from normfold.export.fold.ops.joins import Sum
 from normfold.export.fold.ops.linear import Linear
-from normfold.export.fold.ops.pointwise import Clamp, Scaled, Scaling
+from normfold.export.fold.ops.pointwise import Activation, Clamp, Same, Scaled, Scaling, Sloped
 from normfold.export.fold.ops.pools import Pooling
 
 

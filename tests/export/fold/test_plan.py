@@ -11,7 +11,7 @@ import pytest
 
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.net import Net, Op, Refused
-from normfold.export.fold.ops import activations, joins, layout, linear, parts, pointwise, pools
+from normfold.export.fold.ops import joins, layout, linear, pointwise, pools
 from normfold.export.fold.ops.pointwise import Scaled, Scaling
 from normfold.export.fold.plan import Option, options, planned, plans
 from normfold.export.fold.streams import Streams
@@ -305,8 +305,7 @@ def test_four_times_the_layers_are_four_times_the_work(name: str, monkeypatch: p
 
         return call
 
-    modules = (activations, joins, layout, linear, parts, pointwise, pools)
-    kinds = {c for m in modules for c in vars(m).values() if isinstance(c, type)}
+    kinds = {c for m in (joins, layout, linear, pointwise, pools) for c in vars(m).values() if isinstance(c, type)}
     for kind in kinds:
         if issubclass(kind, Op) and kind is not Op:
             for method in ("spread", "widen", "constants"):
