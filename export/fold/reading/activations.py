@@ -78,28 +78,66 @@ def _same(n: Node) -> Op:
     return Same(**parts)
 
 
-def _at(function: Callable[[float], float]) -> Callable[[Node], Op]:
+def _at(function: Callable[[np.float64], Any]) -> Callable[[Node], Op]:
     def read(n: Node) -> Op:
-        if n.computed() != [0]:
-            raise NotKnown
-        return Activation(function=function, **n.parts())
+        return _activation(n, function)
 
     return read
 
 
+def _activation(n: Node, function: Callable[[np.float64], Any]) -> Op:
+    if n.computed() != [0]:
+        raise NotKnown
+
+    def at(v: float) -> float:
+        with np.errstate(all="ignore"):  # what overflows is no constant that could be used
+            return float(function(np.float64(v)))
+
+    return Activation(function=at, **n.parts())
+
+
 def _elu(n: Node) -> Op:
     alpha = n.attribute("alpha", 1.0)
-    return Activation(function=lambda v: v if v > 0 else alpha * math.expm1(v), **n.parts())
+    return _activation(n, lambda v: v if v > 0 else alpha * np.expm1(v))
+
+
+def _celu(n: Node) -> Op:
+    alpha = n.attribute("alpha", 1.0)
+    return _activation(n, lambda v: v if v > 0 else alpha * np.expm1(v / alpha))
+
+
+def _selu(n: Node) -> Op:
+    alpha, gamma = n.attribute("alpha", 1.67326319217681884765625), n.attribute("gamma", 1.05070102214813232421875)
+    return _activation(n, lambda v: gamma * (v if v > 0 else alpha * np.expm1(v)))
 
 
 def _gelu(n: Node) -> Op:
-    if n.attribute("approximate", "none") != "none":
-        raise NotKnown
-    return Activation(function=lambda v: 0.5 * v * (1 + math.erf(v / math.sqrt(2))), **n.parts())
+    if n.attribute("approximate", "none") == "tanh":
+        return _activation(n, lambda v: 0.5 * v * (1 + np.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))))
+    return _activation(n, lambda v: 0.5 * v * (1 + math.erf(v / math.sqrt(2))))
 
 
-def _sigmoid(v: float) -> float:
-    return 1 / (1 + math.exp(-v))
+def _swish(n: Node) -> Op:
+    alpha = n.attribute("alpha", 1.0)
+    return _activation(n, lambda v: v * _sigmoid(alpha * v))
+
+
+def _hard_sigmoid(n: Node) -> Op:
+    alpha, beta = n.attribute("alpha", 0.2), n.attribute("beta", 0.5)
+    return _activation(n, lambda v: np.clip(alpha * v + beta, 0, 1))
+
+
+def _thresholded(n: Node) -> Op:
+    alpha = n.attribute("alpha", 1.0)
+    return _activation(n, lambda v: v if v > alpha else 0.0)
+
+
+def _sigmoid(v: np.float64) -> Any:
+    return 1 / (1 + np.exp(-v))
+
+
+def _softplus(v: np.float64) -> Any:
+    return np.logaddexp(0.0, v)
 
 
 #: Clamps, activations of two slopes, smooth ones, and none at all.
@@ -113,10 +151,18 @@ READERS: dict[str, Reader] = {
     "Elu": _elu,
     "Gelu": _gelu,
     "Sigmoid": _at(_sigmoid),
-    "Tanh": _at(math.tanh),
-    "Softplus": _at(lambda v: math.log1p(math.exp(v))),
+    "Tanh": _at(np.tanh),
+    "Celu": _celu,
+    "Selu": _selu,
+    "Swish": _swish,
+    "Mish": _at(lambda v: v * np.tanh(_softplus(v))),
+    "HardSwish": _at(lambda v: v * np.clip(v / 6 + 0.5, 0, 1)),
+    "HardSigmoid": _hard_sigmoid,
+    "ThresholdedRelu": _thresholded,
+    "Softplus": _at(_softplus),
+    "Softsign": _at(lambda v: v / (1 + abs(v))),
     "Erf": _at(math.erf),
-    "Exp": _at(math.exp),
+    "Exp": _at(np.exp),
     "Identity": _same,
     "Dropout": _same,
     "Cast": _cast,

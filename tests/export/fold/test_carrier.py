@@ -10,7 +10,19 @@ from normfold.export.fold.carrier import Carrier, put_before, widened
 from normfold.export.fold.net import Gauges, Net, Refused, Tensor, Widening
 from normfold.export.fold.ops.linear import Linear
 
-from .graphs import folded, folds_to, graph, net_of, norm, operators, same_function, weight_of, weights
+from .graphs import (
+    folded,
+    folds_to,
+    graph,
+    left,
+    net_of,
+    norm,
+    operators,
+    same_function,
+    same_in_onnxruntime,
+    weight_of,
+    weights,
+)
 
 LENGTHS = ((2, 3, 13), (1, 3, 24), (3, 3, 1))
 
@@ -52,6 +64,42 @@ def test_the_shift_ends_where_the_tensor_ends_for_any_padding_stride_and_activat
     model = graph(around(f"r = {act}(c) n = BN(r, n)", tail=f"y = Conv{attributes}(n, v)"), **WEIGHTS, **norm("n", 4))
     _, report = folds_to(model, f"Conv {act} Conv", (2, 3, 13), (1, 3, 24))
     assert report.carriers == 1
+
+
+#: As written, with an attribute where the operator has one, and the opset that brought it.
+ACTIVATIONS = [
+    ("Elu<alpha=0.7>", 17),
+    ("Celu<alpha=0.7>", 17),
+    ("Selu<gamma=1.2>", 17),
+    ("HardSwish", 17),
+    ("HardSigmoid<alpha=0.3>", 17),
+    ("ThresholdedRelu<alpha=0.5>", 17),
+    ("Softsign", 17),
+    ("Mish", 18),
+    ("Gelu", 20),
+    ('Gelu<approximate="tanh">', 20),
+    ("Swish<alpha=1.5>", 24),
+]
+
+
+@pytest.mark.parametrize(("act", "opset"), ACTIVATIONS)
+def test_a_carrier_holds_the_activation_of_one(act: str, opset: int) -> None:
+    model = graph(around(f"r = {act}(c) n = BN(r, n)"), opset, **WEIGHTS, **norm("n", 4))
+    after, report = folded(model)
+    assert not left(report)
+    assert report.carriers == 1
+    same_in_onnxruntime(model, after, (2, 3, 13), (1, 3, 24))
+
+
+@pytest.mark.parametrize("act", ["Sigmoid", "Softplus", "Exp", "Mish"])
+@pytest.mark.parametrize("held", [-1e4, 1e4])
+def test_a_constant_channel_far_out_stops_no_fold(act: str, held: float) -> None:
+    arrays = {**WEIGHTS, **norm("n", 4, gamma=[0.0, 1.0, 1.0, 1.0], beta=[held, 0.1, 0.2, 0.3])}
+    model = graph(around(f"b = BN(c, n) n = {act}(b)"), 18, **arrays)
+    after, report = folded(model)
+    assert not left(report)
+    if act != "Exp" or held < 0:
+        same_in_onnxruntime(model, after, (2, 3, 13))
 
 
 @pytest.mark.parametrize("rank", [2, 3])
