@@ -1,6 +1,6 @@
 """Zero padding that stands as a node of its own before a convolution becomes the convolution's own.
 
-    Conv(Pad(x)) = Conv with the pads added      mode constant, value 0, positions only, no other reader of the padded x
+    Conv(Pad(x)) = Conv with the pads added      mode constant, value 0, positions only, no other reads it
 
 A convolution's own padding can be read past by a carrier channel; and there is a node and a copy less.
 """
@@ -23,17 +23,19 @@ def join_padding(graph: ir.Graph, opset: int) -> int:
         readers = list(pad.outputs[0].uses())
         if added is None or not readers or pad.outputs[0].is_graph_output():
             continue
-        if not all(_takes(use.node, use.idx, graph, len(added[0])) for use in readers):
+        convs = [(node, index) for node, index in readers if not _reads_type(node, index)]
+        if not convs or not all(_takes(node, index, graph, len(added[0])) for node, index in convs):
             continue
         before, behind = added
         source = pad.inputs[0]
-        for conv, index in readers:
+        for conv, _ in convs:
             own = conv.attributes["pads"].as_ints() if "pads" in conv.attributes else [0] * 2 * len(before)
             half = len(before)
             pads = [a + b for a, b in zip((*before, *behind), (*own[:half], *own[half:]), strict=True)]
             conv.attributes["pads"] = ir.AttrInt64s("pads", pads)
             conv.attributes.pop("auto_pad", None)
-            conv.replace_input_with(index, source)
+        for node, index in readers:
+            node.replace_input_with(index, source)
         graph.remove(pad, safe=True)
         count += 1
     return count
@@ -71,6 +73,11 @@ def _positions(pad: ir.Node, constants: Constants) -> tuple[list[int], list[int]
     if value != 0 or any(before[:2]) or any(behind[:2]) or min(*before, *behind) < 0:
         return None
     return before[2:], behind[2:]
+
+
+def _reads_type(node: ir.Node, index: int) -> bool:
+    """Whether a node only asks of which type its input is, as torch's exporter does for a bias of zeros."""
+    return node.op_type == "CastLike" and node.domain in ("", "ai.onnx") and index == 1
 
 
 def _takes(node: ir.Node, index: int, graph: ir.Graph, axes: int) -> bool:

@@ -34,6 +34,16 @@ def test_zeros_before_a_convolution_become_its_own(pad: str, opset: int) -> None
     assert padded(pad, opset=opset, **arrays) == (["Conv"], [2, 1])
 
 
+def test_what_only_asks_for_the_type_of_the_padded_tensor_is_in_nobodys_way() -> None:
+    # torch's exporter writes the bias of zeros that a convolution lacks in the type of what it reads.
+    text = """(float[N,3,L] x) => (float[N,5,M] y) {
+        p = Pad(x, pads) o = CastLike(zero, p) b = Expand(o, five) c = Conv(p, v, b) y = Relu(c) }"""
+    model = graph(text, v=weights(5, 3, 3), pads=PADS, zero=np.float64(0), five=np.array([5]))
+    after, _ = folded(model)
+    assert "Pad" not in operators(after)
+    same_function(model, after, *LENGTHS)
+
+
 def test_pads_as_attributes_become_the_convolutions_own() -> None:
     text = "(float[N,3,L] x) => (float[N,5,M] y) { p = Pad<pads=[0,0,2,0,0,1]>(x) y = Conv(p, v) }"
     after, _ = folded(graph(text, opset=10, v=weights(5, 3, 3)))
