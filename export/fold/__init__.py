@@ -18,6 +18,7 @@ from normfold.export.fold.reading import Reading
 from normfold.export.fold.report import Fold, FoldReport
 from normfold.export.fold.sequences import split_plainly
 from normfold.export.fold.shapes import infer_shapes
+from normfold.export.fold.thinning import thin
 
 if TYPE_CHECKING:
     from torch import fx, nn
@@ -92,6 +93,8 @@ def _fold_graphs(model: ir.Model) -> FoldReport:
     # Now that a BatchNorm is gone from between the two, and so are the readers that nothing needed.
     if sum(join_padding(graph, opset) for graph in graphs):
         passes.RemoveUnusedNodesPass()(model)
+    for graph in graphs:
+        thin(graph)
     model.graph.sort()
     after = counts(model)
     return FoldReport(

@@ -16,7 +16,7 @@ import numpy as np
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.net import Gauges, Op, Refused, Tensor
 from normfold.export.fold.ops.linear import Linear
-from normfold.export.fold.ops.pointwise import Scaling
+from normfold.export.fold.ops.pointwise import Clamp, Scaling
 from normfold.export.fold.streams import MOST_TOUCHED, Streams
 
 #: An option must save at least this many passes to be taken.
@@ -204,9 +204,15 @@ def plans(target: Scaling, refusals: dict[str, str], streams: Streams) -> Iterat
         elif plan.cost < -LEAST_GAIN:
             found.append(plan)
         else:
-            refusals[option.label] = "it would take as many operations as it saves"
+            refusals[option.label] = _saves_nothing(plan)
     # Of equals, one that takes the shift back rounds less: what is stored is centred.
     yield from sorted(found, key=lambda p: (round(p.cost, 6), len(p.carried), _size(p.option.on.shift), len(p.touched)))
+
+
+def _saves_nothing(plan: Plan) -> str:
+    """Return why a plan that gains nothing gains nothing."""
+    dearer = (op.dearer(params) for op, params in plan.params.items() if isinstance(op, Clamp))
+    return next((reason for reason in dearer if reason), "it would take as many operations as it saves")
 
 
 def _size(shift: Array) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 _DEPTHWISE = "the reader is depthwise and padded with zeros: one Add keeps the shift"
 _SMOOTH = "the activation behind is smooth and the tensor has other readers"
-_MIXED = "ReLU behind on a shared tensor, gamma of both signs: Max and Min for BatchNorm and ReLU"
+_MIXED = "ReLU behind on a shared tensor, gamma of both signs: a Max and a Min would be slower than BatchNorm and ReLU"
 _SIGN = "gamma of both signs before a max-pool or a sum: one sign a tensor"
 _SKIP = "on a skip whose tensor others read, gamma of both signs and 0"
 _POOLED = "behind pooled statistics, whose mean is much larger than its deviation: digits would be lost"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.net import Gauges, Op, Refused, Tensor, Widening, Widenings, Writing
 from normfold.export.fold.ops.linear import Linear, inverse
+from normfold.export.fold.ops.pools import Pooling
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +71,14 @@ class Scaling(Op):
         return (self.params.usual + np.abs(gauge.shift)) / scale
 
     def cost(self, params: Affine) -> float:
-        """One pass for a scale, a shift, or a BatchNorm on axis 1; two where both need a node."""
+        """One pass for a scale, a shift, or a BatchNorm on axis 1; two where both need a node.
+
+        An Add would leave the blocked layout of 2-D convolutions, where a BatchNorm does not.
+        """
         if params.is_identity:
             return 0.0
+        if params.shifts and in_blocks(self.outputs[0]) and self._fits_batchnorm(params):
+            return 1.0
         if not params.shifts or np.all(params.scale == 1):
             return 0.95 if params.shifts or not np.all(np.isin(params.scale, (-1.0, 0.0, 1.0))) else 0.8
         return 1.0 if self._fits_batchnorm(params) else 1.8
@@ -140,6 +146,18 @@ class Scaling(Op):
             if params.shifts:
                 result = graph.insert("Add", [result, graph.constant(params.shift, f"{like}.shift")], node, like)
         graph.replace(self.outputs[0], result)
+
+
+#: What a Max and a Min by channel cost, in passes, and one of them where it leaves a blocked layout: more than a
+#: BatchNorm and a Relu, by measurement.
+BOTH_COST = 2.2
+UNBLOCKED_COST = 1.9
+
+
+def in_blocks(tensor: Tensor) -> bool:
+    """Whether it is a picture that the runtime may hold in blocks of channels, between 2-D convolutions."""
+    shape = tensor.shape
+    return shape is not None and len(shape) == 4 and isinstance(shape[1], int) and shape[1] % 8 == 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,13 +239,38 @@ class Clamp(Op):
         return Bounds(either.scale + 0.0, either.shift + 0.0)
 
     def cost(self, params: Bounds) -> float:
-        """A Relu or Clip behind a convolution costs nothing of its own; every other form is a pass a node."""
+        """A Relu or Clip behind a convolution costs nothing of its own; other forms are a pass, or what they measured.
+
+        A Max by channel is a pass; a Max and a Min take up to a tenth longer than BatchNorm and Relu. Among 2-D
+        convolutions that run in blocks of channels BatchNorm and Relu do as well, and a Max must leave that layout:
+        that measured a twentieth to a third longer. Either stands behind a max-pool where one reads it.
+        """
         form = params.form
         if form in ("Identity", "Relu"):
             return 0.0 if self.fused or form == "Identity" else 0.6
         if form == "Clip":
             return 0.0 if self.fused else 0.7
-        return 0.9 if form in ("Max", "Min") else 1.5
+        cost = BOTH_COST if form == "Max, Min" else UNBLOCKED_COST if in_blocks(self.inputs[0]) else 0.9
+        return cost * self._kept
+
+    @property
+    def _kept(self) -> float:
+        """How many of its entries are left where bounds by channel would stand: behind a max-pool that reads it."""
+        y = self.outputs[0]
+        if len(y.readers) == 1 and isinstance(y.readers[0], Scaling) and not y.pinned:
+            y = y.readers[0].outputs[0]  # bounds become those by channel where this affine goes
+        pool = y.readers[0] if len(y.readers) == 1 and not y.pinned else None
+        return pool.kept if isinstance(pool, Pooling) else 1.0
+
+    def dearer(self, params: Bounds) -> str:
+        """Return why these bounds cost more than a BatchNorm and the bounds that there are, or ""."""
+        if self.cost(params) <= 1.0 + self.cost(self.params):
+            return ""
+        if params.form == "Max, Min":
+            one_sided = np.all(self.params.lo == -np.inf) or np.all(self.params.hi == np.inf)
+            why = "gamma of both signs" if one_sided else "two bounds by channel"
+            return f"{why}: a Max and a Min in place of {self} take longer than BatchNorm and {self.node.op_type}"
+        return f"a {params.form} by channel in place of {self} leaves the layout in which the runtime is faster"
 
     def widen(self, widenings: Widenings) -> dict[Tensor, Widening]:
         """One more channel, clamped like zero would be where bounds differ by channel: not at all."""

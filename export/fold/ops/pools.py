@@ -29,6 +29,8 @@ class Pooling(Op):
     monotone: bool = False
     #: Whether it averages zeros from beyond the ends, so that no shift passes.
     counts_zeros: bool = False
+    #: How many entries a max-pool keeps, as a share; 1 where what bounds them may not go behind it.
+    kept: float = 1.0
     #: Whether the output lacks the axes (keepdims = 0).
     drops_axes: bool = False
 

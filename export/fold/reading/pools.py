@@ -6,6 +6,7 @@ from normfold.export.fold.net import Op
 from normfold.export.fold.ops.pointwise import Same
 from normfold.export.fold.ops.pools import Pooling
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
+from normfold.export.fold.thinning import kept
 
 
 def _pool(n: Node) -> Op:
@@ -21,7 +22,11 @@ def _pool(n: Node) -> Op:
     parts = n.parts()
     parts["outputs"] = parts["outputs"][:1]
     return Pooling(
-        axes=tuple(range(2, rank)), monotone=n.type in ("MaxPool", "GlobalMaxPool"), counts_zeros=counts, **parts
+        axes=tuple(range(2, rank)),
+        monotone=n.type in ("MaxPool", "GlobalMaxPool"),
+        counts_zeros=counts,
+        kept=kept(n.node),
+        **parts,
     )
 
 

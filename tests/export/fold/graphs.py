@@ -187,11 +187,15 @@ class ConvTranspose(OpRun):
 
 
 class MaxPool(OpRun):
-    """The largest of each window, and with a second output its place in the whole tensor; one position axis."""
+    """The largest of each window, and with a second output its place in the whole tensor; one position axis, or a column."""
 
     op_domain = ""
 
     def _run(self, x: Array, **given: Any) -> tuple[Array, ...]:
+        if x.ndim == 4:
+            assert x.shape[3] == given["kernel_shape"][1] == 1
+            along = {name: value[::2] if isinstance(value, list) else value for name, value in given.items()}
+            return tuple(y[..., None] for y in self._run(x[..., 0], **along))
         (k,), (stride,), (dilation,) = given["kernel_shape"], given.get("strides") or [1], given.get("dilations") or [1]
         length, span = x.shape[2], dilation * (k - 1) + 1
         begin, end = given.get("pads") or [0, 0]

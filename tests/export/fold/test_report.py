@@ -92,7 +92,7 @@ def test_a_uniform_factor_is_no_affine_to_get_rid_of() -> None:
 
 @pytest.mark.parametrize("nodes", [BACK, FORWARD, CARRIED, TURNED])
 def test_counts_are_those_of_the_graph(nodes: str) -> None:
-    model = graph(text(nodes), **W, **norm("n", 4))
+    model = graph(text(nodes), **W, **norm("n", 4, gamma="positive"))
     after, report = folded(model)
     for m, nodes_, norms, parameters in (
         (model, report.nodes_before, report.batchnorms_before, report.parameters_before),
