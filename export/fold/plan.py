@@ -69,8 +69,9 @@ def options(target: Scaling) -> Iterator[Option]:
     a = target.params
     identity = Affine.identity(a.rank)
     s, t = a.scale, a.shift
-    one, none = np.ones((1,) * a.rank), np.zeros((1,) * a.rank)
+    one, none = identity.scale, identity.shift
     zero = np.broadcast_to(s == 0, np.broadcast_shapes(s.shape, t.shape))
+    holds = bool(zero.any())
     # No part of a scale of 0 can be undone: in such channels nothing goes back.
     factor = np.where(zero, 1.0, s)
     size, sign = np.abs(factor), np.sign(factor)
@@ -92,25 +93,26 @@ def options(target: Scaling) -> Iterator[Option]:
     if len(target.inputs[0].readers) > 1:
         # Others read u as it is: what leaves its scale alone ends nearby, what changes it spreads along the stream.
         parts.sort(key=lambda part: part[0] not in ("on", "shift back, scale on"))
-    seen: list[Affine] = []
+    seen: set[bytes] = set()
     for label, make_back, make_on in parts:
         back = make_back()
-        if not any(back.equals(other) for other in seen):
+        same = (back.scale + 0.0).tobytes() + (back.shift + 0.0).tobytes()  # of -0.0 and 0.0 one
+        if same not in seen:
             forward = make_on()
-            seen.append(back)
+            seen.add(same)
             yield Option(label, back, identity, forward)
-            if zero.any():
+            if holds:
                 yield Option(f"{label}, constant channels held", back, identity, forward, holds_zeros=True)
     flip = Affine.of(np.where(zero, 0.0, sign), none)
-    if np.any(s <= 0) and target.cost(flip) < target.cost(a):
-        if not zero.any():
+    if (s <= 0).any() and target.cost(flip) < target.cost(a):
+        if not holds:
             yield Option("positive scale and shift back, a sign stays", Affine.of(size, sign * t), flip, identity)
             yield Option(
                 "shift back, positive scale on, a sign stays", Affine.of(one, offset), flip, Affine.of(size, none)
             )
         yield Option("positive scale back, shift on, a sign stays", Affine.of(size, none), flip, Affine.of(one, t))
         yield Option("positive scale and shift on, a sign stays", identity, flip, Affine.of(size, t))
-    if not zero.any() and target.cost(Affine.of(one, t)) < target.cost(a):
+    if not holds and target.cost(Affine.of(one, t)) < target.cost(a):
         yield Option("scale on, a shift stays", identity, Affine.of(one, offset), Affine.of(s, none))
         yield Option("scale back, a shift stays", Affine.of(s, none), Affine.of(one, t), identity)
 
@@ -118,6 +120,8 @@ def options(target: Scaling) -> Iterator[Option]:
 def planned(target: Scaling, option: Option, streams: Streams) -> Plan:
     """Return the plan of one option, or raise Refused with the operator and the reason."""
     (u,), (y,) = target.inputs, target.outputs
+    for tensor, part in ((u, option.back), (y, option.on)):
+        streams.check(tensor, part)  # most ways that are refused end here, before anything is computed
     try:
         gauge_u = option.back.inverse()
     except ZeroDivisionError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,10 @@ class Scaling(Op):
             return 0.0
         if params.shifts and in_blocks(self.outputs[0]) and self._fits_batchnorm(params):
             return 1.0
-        if not params.shifts or np.all(params.scale == 1):
-            return 0.95 if params.shifts or not np.all(np.isin(params.scale, (-1.0, 0.0, 1.0))) else 0.8
+        if not params.shifts:
+            return 0.8 if (params.scale == np.sign(params.scale)).all() else 0.95
+        if (params.scale == 1).all():
+            return 0.95
         return 1.0 if self._fits_batchnorm(params) else 1.8
 
     def _fits_batchnorm(self, params: Affine) -> bool:
@@ -167,19 +170,19 @@ class Bounds:
     lo: Array
     hi: Array
 
-    @property
+    @cached_property
     def form(self) -> str:
         """The cheapest ONNX operators that say it."""
-        lo, hi = self.lo, self.hi
-        if np.all(lo == -np.inf) and np.all(hi == np.inf):
+        endless, bottomless = bool((self.hi == np.inf).all()), bool((self.lo == -np.inf).all())
+        if endless and bottomless:
             return "Identity"
-        if np.all(lo == 0) and np.all(hi == np.inf):
+        if endless and not self.lo.any():
             return "Relu"
-        if lo.size == 1 and hi.size == 1:
+        if self.lo.size == self.hi.size == 1:
             return "Clip"
-        if np.all(hi == np.inf):
+        if endless:
             return "Max"
-        return "Min" if np.all(lo == -np.inf) else "Max, Min"
+        return "Min" if bottomless else "Max, Min"
 
 
 @dataclass(eq=False)
