@@ -11,12 +11,13 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.fold.carrier import ConstantChannels, Widened, carrier_of, put_before, widened
-from normfold.export.fold.net import Net, Op, Refused, Writing
+from normfold.export.fold.net import Net, Op, Refused, Widening, Writing
 from normfold.export.fold.ops.linear import Gates, Linear, Weights
 from normfold.export.fold.ops.pointwise import Bounds, Scaled, Scaling
 from normfold.export.fold.plan import LEAST_GAIN, PUT_COST, Plan, planned, plans
 from normfold.export.fold.report import Fold
 from normfold.export.fold.silence import silence_zero_scales
+from normfold.export.fold.sizes import Sizes
 from normfold.export.fold.streams import Streams
 from normfold.export.fold.words import refused, went
 
@@ -31,9 +32,10 @@ class Folding:
     carriers: int = 0
     targets: list[Scaling] = field(default_factory=list)
     streams: Streams = field(init=False)
+    sizes: Sizes = field(init=False)
 
     def __post_init__(self) -> None:
-        self.streams = Streams(self.net)
+        self.streams, self.sizes = Streams(self.net), Sizes(self.net)
 
     def run(self) -> None:
         """Fold until nothing more goes. Every step removes an affine or makes one cheaper, so it ends."""
@@ -80,6 +82,9 @@ class Folding:
 
     def _carry_out(self, plan: Plan) -> Plan:
         """Carry out a plan, or raise Refused; then nothing has changed but that a constant may be carried."""
+        for op in plan.touched:
+            if isinstance(op, Linear):
+                self.sizes.check(op, plan.gauges)
         constants = ConstantChannels()
         missing = [op for op in plan.carried if carrier_of(op, plan.gauges, constants) is None]
         if missing:
@@ -96,6 +101,8 @@ class Folding:
             _survives_rounding(op, params[op], self.net.dtype_of(op))
         for op, new in params.items():
             op.params, op.changed = new, True
+            if isinstance(op, Linear):
+                self.sizes.follow(op, plan.gauges)
             if isinstance(op, Scaling) and not op.target and op.by_channel:
                 op.target = True  # a uniform factor that took an affine by channel is one itself now
                 self.targets.append(op)
@@ -130,9 +137,14 @@ class Folding:
             self.carriers += 1
             if isinstance(step, Linear):
                 put_before(self.net, step)
+                self.sizes.widen(step, Widening(step.axis_in, step.reads - 1))
             else:
                 # Followed anew: the step before may have widened some of the same tensors.
-                widened(step.tensor).carry_out()
+                wide = widened(step.tensor)
+                wide.carry_out()
+                for reader in wide.touched:
+                    if isinstance(reader, Linear) and reader.inputs[0] in wide.widenings:
+                        self.sizes.widen(reader, wide.widenings[reader.inputs[0]])
 
     def _remove(self, target: Scaling) -> None:
         self.streams.join(target.inputs[0], target.outputs[0])

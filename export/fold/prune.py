@@ -100,6 +100,8 @@ def _spread(op: Op, found: dict[Tensor, Removal]) -> dict[Tensor, Removal]:
         (y,) = op.outputs
         starts = np.cumsum([0, *(x.size(1) for x in op.inputs)])
         known = [k for k, x in enumerate(op.inputs) if x in found]
+        if len(known) > 1:
+            raise Refused(f"{op} would lose two channels")
         if known:
             r = found[op.inputs[known[0]]]
             return {y: replace(r, index=int(r.index + starts[known[0]]))}
@@ -108,11 +110,14 @@ def _spread(op: Op, found: dict[Tensor, Removal]) -> dict[Tensor, Removal]:
     if isinstance(op, Select) and op.node.op_type == "Split" and op.axis == 1 and all(p is not None for p in op.picks):
         (x,) = op.inputs
         firsts = [int(s) for s in np.cumsum([0, *(len(p) for p in op.picks[:-1])])]
-        if x in found:
-            k = max(k for k in range(len(firsts)) if firsts[k] <= found[x].index)
-            return {op.outputs[k]: replace(found[x], index=found[x].index - firsts[k])}
-        k = next(k for k, y in enumerate(op.outputs) if y in found)
-        return {x: replace(found[op.outputs[k]], index=found[op.outputs[k]].index + firsts[k])}
+        known = [k for k, y in enumerate(op.outputs) if y in found]
+        if len(known) > 1:
+            raise Refused(f"{op} would lose two channels")
+        if known:
+            r = found[op.outputs[known[0]]]
+            return {x: replace(r, index=r.index + firsts[known[0]])}
+        k = max(k for k in range(len(firsts)) if firsts[k] <= found[x].index)
+        return {op.outputs[k]: replace(found[x], index=found[x].index - firsts[k])}
     if isinstance(op, Reshape):
         (x,), (y,) = op.inputs, op.outputs
         if x not in found:

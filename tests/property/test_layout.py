@@ -10,7 +10,7 @@ from normfold.export.fold import fold
 from normfold.export.variants import REWRITES
 
 from .networks import Layer, Network, networks
-from .test_fold import answers, drawing, require_as_good, run
+from .test_fold import drawing, questions, run
 
 
 @drawing(100)
@@ -27,7 +27,7 @@ def test_a_network_in_any_form_computes_what_it_computed(drawn: tuple[list[Layer
         note(f"{name}: {onnx.printer.to_text(forms[name].graph)}")
         onnx.checker.check_model(forms[name], full_check=True)
         assert [o.name for o in forms[name].graph.output] == [o.name for o in network.model.graph.output]
-    for x, want, before in answers(network):
+    for question in questions(network):
         for name, form in forms.items():
             # As for the fold alone: no rewrite but the fold changes what is rounded.
-            require_as_good(want, before, run(form, x), name)
+            question.require(run(form, question.x), name)

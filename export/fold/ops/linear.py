@@ -93,6 +93,18 @@ class Linear(Op):
         return x in gauges and gauges[x].shifts and (self.edges or self.unpadded is not x)
 
     @property
+    def reads(self) -> int:
+        """How many channels it reads."""
+        return int(self.params.weight.shape[0] * self.params.weight.shape[2])
+
+    def weighed(self, channels: Array) -> Array:
+        """Return |W| x, (out,), for one number a channel, (in,)."""
+        weight = self.params.weight
+        taps = np.abs(weight).reshape(*weight.shape[:3], -1).sum(axis=3)
+        product: Array = (taps * channels.reshape(len(weight), 1, -1)).sum(axis=2).reshape(-1)
+        return product
+
+    @property
     def lacks_bias(self) -> bool:
         """Whether a bias would be a node of its own that is not there: a MatMul without an Add behind it."""
         return (

@@ -40,6 +40,8 @@ class Scaling(Op):
     #: How many times larger |scale x| and |shift| usually are than their sum, over the channels: a mean many times its
     #: deviation cancels here, and would cancel in the readers' sums if scale and shift went there apart.
     cancels: float = 0.0
+    #: The mean (shift) and deviation (scale) of what it gives, where its statistics tell them.
+    makes: Affine | None = None
 
     @property
     def by_channel(self) -> bool:

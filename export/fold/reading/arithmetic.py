@@ -31,7 +31,8 @@ def _batchnorm(n: Node) -> Op:
     apart = (np.abs(scale) * (np.abs(mean) + deviation))[live]
     ratio = apart / np.maximum(np.abs(scale) * deviation + np.abs(beta), 1e-300)[live]
     cancels = float(np.sqrt(np.mean(ratio**2))) if live.any() else 0.0
-    return Scaling(params=params, target=True, is_batchnorm=True, cancels=cancels, **parts)
+    makes = Affine.along(1, n.rank(), np.abs(gamma), beta)
+    return Scaling(params=params, target=True, is_batchnorm=True, cancels=cancels, makes=makes, **parts)
 
 
 def _arithmetic(n: Node) -> Op:

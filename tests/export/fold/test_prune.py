@@ -130,6 +130,21 @@ def test_a_constant_channel_goes_from_the_part_of_a_split_that_holds_it(opset: i
     same_function(model, after, *LENGTHS)
 
 
+def test_a_channel_that_a_concat_would_lose_twice_stays() -> None:
+    model = graph(text("r = Relu(c) j = Concat<axis=1>(r, c) y = Conv(j, v)"), **dead(3), v=weights(5, 8, 3))
+    after, _ = folded(model)
+    onnx.checker.check_model(after, full_check=True)
+    same_function(model, after, *LENGTHS)
+
+
+def test_a_channel_that_both_parts_of_a_split_would_lose_stays() -> None:
+    nodes = "p, q = Split<axis=1>(c, sizes) r = Relu(p) e = Add(r, q) y = Conv(e, v)"
+    model = graph(text(nodes), **dead(1, 3), v=weights(5, 2, 3), sizes=np.array([2, 2]))
+    after, _ = folded(model)
+    onnx.checker.check_model(after, full_check=True)
+    same_function(model, after, *LENGTHS)
+
+
 @pytest.mark.parametrize("flat", ["Flatten(p)", "Reshape(p, all)", "Reshape(p, kept)", "Squeeze(p, last)"])
 def test_a_constant_channel_goes_from_what_is_flattened(flat: str) -> None:
     nodes = f"r = Relu(c) p = GlobalAveragePool(r) f = {flat} y = Gemm(f, g)"
