@@ -53,9 +53,11 @@ class Network:
 def without_init(package: str, **attributes: Any) -> None:
     """Let submodules of ``package`` be imported without running its ``__init__``, which wants more than they do.
 
-    ``attributes`` are set on the bare package, for submodules that read them from it.
+    ``attributes`` are set on the bare package, for submodules that read them from it, on one that is there already,
+    too: two networks may want different ones.
     """
     if package in sys.modules:
+        vars(sys.modules[package]).update(attributes)
         return
     parent, _, _ = package.rpartition(".")
     if parent:
@@ -69,8 +71,7 @@ def without_init(package: str, **attributes: Any) -> None:
     bare = types.ModuleType(package)
     bare.__path__ = list(spec.submodule_search_locations)
     bare.__spec__ = spec
-    for name, value in attributes.items():
-        setattr(bare, name, value)
+    vars(bare).update(attributes)
     sys.modules[package] = bare
 
 
