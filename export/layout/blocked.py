@@ -1,7 +1,7 @@
 """Operators between convolutions that onnxruntime's blocked layout does not know, written as those that it knows.
 
 One rule a kind of operator, in one table. A rule returns the node that gives the same value, or None where its side
-conditions do not hold. All of them are exact: no rounding changes.
+conditions do not hold. All are exact but `exchanged`, which adds in another order.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.fold.constants import Constants
+from normfold.export.layout.exchange import exchanged
 from normfold.export.layout.form import LIFTED
 from normfold.export.layout.node import Node
 from normfold.export.layout.rules import ANCHORS
@@ -62,8 +63,9 @@ def write_blocked(graph: ir.Graph, opset: int) -> int:
     constants, writing = Constants(graph, opset), Writing(graph, opset, "blocked")
     changed = 0
     for node in graph:
-        rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        written = rule(Node(node, constants, LIFTED, opset), writing) if rule else None
+        rules = RULES.get(node.op_type, ()) if node.domain in ("", "ai.onnx") else ()
+        reading = Node(node, constants, LIFTED, opset)
+        written = next((w for rule in rules if (w := rule(reading, writing)) is not None), None)
         if written is None:
             continue
         old = node.outputs[0]
@@ -120,6 +122,7 @@ def global_max(node: Node, writing: Writing) -> list[ir.Node] | None:
     if over - {2, 3} or not over or any(x.shape[a] != 1 for a in {2, 3} - over):
         return None
     pool = writing.node("GlobalMaxPool", [x])
+    pool.outputs[0].shape, pool.outputs[0].type = ir.Shape([*x.shape[:2], 1, 1]), x.type
     if node.attribute("keepdims", 1):
         return [pool]
     return [pool, writing.over_axes("Squeeze", pool.outputs[0], sorted(over))]
@@ -133,8 +136,9 @@ def _blocked(value: ir.Value) -> bool:
     return producer is not None and producer.op_type == "Conv"
 
 
-RULES: Mapping[str, Rule] = {
-    "PRelu": parametric,  # prelu(x; a) -> leakyrelu(x; a), max(x, a·x), min(x, a·x)
-    "Mul": times_one,  # x · 1 -> x
-    "ReduceMax": global_max,  # max(x; H, W) -> globalmaxpool(x)
+RULES: Mapping[str, tuple[Rule, ...]] = {
+    "PRelu": (parametric,),  # prelu(x; a) -> leakyrelu(x; a), max(x, a·x), min(x, a·x)
+    "Mul": (times_one,),  # x · 1 -> x
+    "ReduceMax": (global_max,),  # max(x; H, W) -> globalmaxpool(x)
+    "Conv": (exchanged,),  # (x ∗ u) ∗ v -> (x ∗ v) ∗ u
 }

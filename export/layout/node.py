@@ -53,6 +53,15 @@ class Node:
         """Return the constant that an input holds, or None."""
         return self._constants.get(self.value(index))
 
+    def of(self, value: ir.Value | None) -> Array | None:
+        """Return what a value of this graph holds for a constant, or None."""
+        return self._constants.get(value)
+
+    def scalar(self, value: ir.Value | None) -> Any:
+        """Return the one number that a value of this graph holds for a constant of one entry, or None."""
+        found = self._constants.get(value)
+        return found.reshape(()) if found is not None and found.size == 1 else None
+
     def integers(self, index: int) -> list[int] | None:
         """Return the constant integers that an input holds, or None."""
         found = self.constant(index)
