@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.fold.constants import Constants
+from normfold.export.layout.cut import cut
 from normfold.export.layout.exchange import exchanged
 from normfold.export.layout.form import LIFTED
 from normfold.export.layout.node import Node
@@ -141,4 +142,5 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "Mul": (times_one,),  # x · 1 -> x
     "ReduceMax": (global_max,),  # max(x; H, W) -> globalmaxpool(x)
     "Conv": (exchanged,),  # (x ∗ u) ∗ v -> (x ∗ v) ∗ u
+    "Slice": (cut,),  # conv(x; pads)[…, : −n] -> conv(x; pads − n)
 }
