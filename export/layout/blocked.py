@@ -1,7 +1,7 @@
 """Operators between convolutions that onnxruntime's blocked layout does not know, written as those that it knows.
 
 One rule a kind of operator, in one table. A rule returns the node that gives the same value, or None where its side
-conditions do not hold. All are exact but `exchanged`, which adds in another order.
+conditions do not hold. All are exact but the two that compute in another order, `gelu` and `exchanged`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.fold.constants import Constants
+from normfold.export.layout.activations import after_pool, gelu
 from normfold.export.layout.cut import cut
 from normfold.export.layout.exchange import exchanged
 from normfold.export.layout.form import LIFTED
@@ -139,8 +140,9 @@ def _blocked(value: ir.Value) -> bool:
 
 RULES: Mapping[str, tuple[Rule, ...]] = {
     "PRelu": (parametric,),  # prelu(x; a) -> leakyrelu(x; a), max(x, a·x), min(x, a·x)
-    "Mul": (times_one,),  # x · 1 -> x
+    "Mul": (times_one, gelu),  # x · 1 -> x; x · (½ · (1 + erf(x / √2))) -> (x · (1 + erf(x / √2))) · ½
     "ReduceMax": (global_max,),  # max(x; H, W) -> globalmaxpool(x)
+    "MaxPool": (after_pool,),  # maxpool(f(x)) -> f(maxpool(x))
     "Conv": (exchanged,),  # (x ∗ u) ∗ v -> (x ∗ v) ∗ u
     "Slice": (cut,),  # conv(x; pads)[…, : −n] -> conv(x; pads − n)
 }
