@@ -14,6 +14,7 @@ from normfold.export.fold.shapes import infer_shapes
 from normfold.export.layout.blocked import hold_constants, write_blocked
 from normfold.export.layout.form import LIFTED, TURNED
 from normfold.export.layout.region import turn
+from normfold.export.layout.views import join_views
 from normfold.export.layout.widen import widen
 
 __all__ = ["lift", "lift_and_widen"]
@@ -27,7 +28,7 @@ def lift(model: ir.Model) -> bool:
     infer_shapes(model)
     graph, opset = model.graph, model.opset_imports.get("", 18)
     changed = turn(model, TURNED, _taller_than_wide) + turn(model, LIFTED)
-    changed += hold_constants(graph, opset) + write_blocked(graph, opset)
+    changed += hold_constants(graph, opset) + write_blocked(graph, opset) + join_views(graph, opset)
     passes.RemoveUnusedNodesPass()(model)
     for value, (shape, kind) in zip(model.graph.outputs, public, strict=True):
         value.shape, value.type = shape, kind
