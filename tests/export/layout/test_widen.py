@@ -66,6 +66,7 @@ THROUGH = {
     "pools": "p = MaxPool<kernel_shape = [3]>(u) v = AveragePool<kernel_shape = [2], pads = [1, 1]>(p)",
     "a gate of all channels": "m = GlobalAveragePool(u) c = Conv(m, g) s = Sigmoid(c) v = Mul(u, s)",
     "a gate of one channel": "c = Conv(u, narrow) s = Sigmoid(c) v = Mul(s, u)",
+    "a quotient by one number": "v = Div(u, six)",
     "a depthwise convolution": "r = Relu(u) v = Conv<group = 31, pads = [1, 1]>(r, d, b)",
 }
 
@@ -82,7 +83,8 @@ def test_channels_between_convolutions_become_whole_blocks(nodes: str) -> None:
 
 REFUSED = {
     "the output of the network": ("t = Relu(u) v = Relu(t)", ", float[N, 31, K] t"),
-    "a concat": ("v = Relu(u) t = Concat<axis = 1>(v, v)", ", float[N, 62, K] t"),
+    "a concat that is an output": ("v = Relu(u) t = Concat<axis = 1>(v, v)", ", float[N, 62, K] t"),
+    "a concat of another axis": ("t = Concat<axis = 2>(u, u) v = Softmax<axis = 1>(t)", ""),
     "a slice of channels": ("v = Relu(u) t = Slice(v, first, ten, one)", ", float[N, 10, K] t"),
     "zeros that become infinite": ("a = Abs(u) e = Log(a) v = Neg(e)", ""),
     "a quotient": ("v = Div(u, slope)", ""),
@@ -97,6 +99,40 @@ def test_channels_that_something_else_sees_stay(nodes: str, more: str) -> None:
     after, changed = widened(network(nodes, more))
     assert not changed
     assert kernels(after)[0] == (C, 8)
+
+
+CONCATS = {
+    "each part with its own zeros": ("c = Conv(u, q) r = Relu(c) v = Concat<axis = 1>(u, r)", [31, 31]),
+    "parts of a sum": ("a = Concat<axis = 1>(u, u) t = Concat<axis = 1>(u, u) v = Add(a, t)", [31, 31]),
+    "constants of all parts": ("a = Concat<axis = 1>(u, u) v = Mul(a, row)", [31, 31]),
+    "depthwise": ("a = Concat<axis = 1>(u, u) v = Conv<group = 62>(a, e)", [31, 31]),
+    "a part that is too small to become a block": ("c = Conv(u, narrow) v = Concat<axis = 1>(c, u)", [1, 31]),
+    "a part that is the network's own": ("s = Slice(x, zero0, ten, first2) v = Concat<axis = 1>(u, s)", [31, 8]),
+}
+
+
+@pytest.mark.parametrize(("nodes", "parts"), CONCATS.values(), ids=CONCATS)
+def test_the_parts_of_a_concat_become_whole_blocks_each(nodes: str, parts: list[int]) -> None:
+    total = sum(parts)
+    held = {"row": np.linspace(1, 2, total, dtype=np.float32).reshape(total, 1), "e": weights(total, 1, 3)}
+    held |= {"zero0": np.array([0]), "first2": np.array([2])}
+    text = f"(float[N, 8, L] x) => (float[N, 16, M] y) {{ u = Conv<pads = [1, 1]>(x, w, b) {nodes} y = Conv(v, wide) }}"
+    words = text.replace(",", " ").replace(")", " ").replace("(", " ").split()
+    before = graph(text, wide=weights(16, total, 3), **{k: v for k, v in {**HELD, **held}.items() if k in words})
+    if "Slice" in nodes:
+        same = next(t for t in before.graph.initializer if t.name == "ten")
+        same.CopyFrom(onnx.numpy_helper.from_array(np.array([10**6]), "ten"))
+    after, changed = widened(before)
+    assert changed
+    assert kernels(after)[-1] == (16, sum(32 if part == C else part for part in parts))
+    same_function(before, after, *SHAPES)
+
+
+def test_a_sum_of_parts_that_are_not_parted_alike_keeps_its_channels() -> None:
+    text = """(float[N, 8, L] x) => (float[N, 16, M] y)
+    { u = Conv(x, w) a = Concat<axis = 1>(u, u) c = Conv(x, t) s = Add(a, c) y = Conv(s, z) }"""
+    before = graph(text, w=weights(31, 8, 3), t=weights(62, 8, 3), z=weights(16, 62, 3))
+    assert not widened(before)[1]
 
 
 @pytest.mark.parametrize(("channels", "wide"), [(12, 12), (13, 16), (16, 16), (17, 17), (65, 72), (254, 256)])
