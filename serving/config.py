@@ -33,6 +33,9 @@ PARAMETERS = (
     "session.inter_op.allow_spinning",
     *cuda_options.NAMES,
 )
+#: What a configuration in force tells of a model on a GPU; a client that sends it back changes nothing.
+LEFT_ON_CPU = "nodes_on_cpu"
+
 _GRAPH_LEVELS = {0: "all", 1: "extended", -1: "basic", 2: "none"}
 
 
@@ -98,7 +101,7 @@ def _refused(config: mc.ModelConfig, name: str) -> Iterator[str]:
     yield from _refused_instances(config.instance_group)
     yield from _refused_batching(config)
     for key in config.parameters:
-        if key not in PARAMETERS:
+        if key not in (*PARAMETERS, LEFT_ON_CPU):
             near = difflib.get_close_matches(key, PARAMETERS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(PARAMETERS)}"
             yield f"parameter {key!r} is not known to the onnxruntime backend; {hint}"
@@ -170,6 +173,8 @@ def _refused_batching(config: mc.ModelConfig) -> Iterator[str]:
 
 
 def _notes(config: mc.ModelConfig) -> Iterator[str]:
+    if LEFT_ON_CPU in config.parameters:
+        yield f"parameter {LEFT_ON_CPU!r} has no effect: the server tells it"
     for field in ("metric_tags", "model_metrics"):
         value = getattr(config, field)
         if value.ByteSize() if field == "model_metrics" else value:

@@ -101,6 +101,8 @@ class Model:
         where = ", ".join(self.devices)
         if threads > 1:
             where += f", {threads} threads a run"
+        if self.session.left_on_cpu:
+            where += f", nodes on the CPU: {self.session.left_on_cpu}"
         return f"{self.name} version {self.version}: {takes} -> {gives} on {where}"
 
 
@@ -178,6 +180,9 @@ def _complete(written: mc.ModelConfig, name: str, session: Session, options: Loa
     instances = max(1, options.cpus // threads) if session.device == "cpu" else 1
     full = config.complete(written, name, session.inputs, session.outputs, instances)
     _place(full, session.device)
+    full.parameters.pop(config.LEFT_ON_CPU, None)
+    if session.left_on_cpu:
+        full.parameters[config.LEFT_ON_CPU].string_value = session.left_on_cpu
     if session.device == "cpu" and threads > 1:
         full.parameters["intra_op_thread_count"].string_value = str(threads)
     return full

@@ -17,7 +17,14 @@ from typing import Any
 
 import onnxruntime as ort
 
-from normfold.serving.devices import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER, WORDS, Device
+from normfold.serving.devices import (
+    CPU_PROVIDER,
+    CUDA_PROVIDER,
+    TENSORRT_PROVIDER,
+    WORDS,
+    Device,
+    installed_runtimes,
+)
 from normfold.serving.errors import DeviceUnavailable
 
 log = logging.getLogger(__name__)
@@ -64,8 +71,10 @@ def nodes_of(session: Any, provider: str) -> list[tuple[str, str]] | None:
     return [(node.op_type, node.name) for part in tell() if part.ep_name == provider for node in part.get_nodes()]
 
 
-def check(session: Any, asked: Sequence[tuple[str, Mapping[str, str]]], demanded: bool) -> None:
-    """Name in the log what of a session on a GPU stayed on the CPU, and on CUDA where TensorRT was ``asked`` for.
+def check(session: Any, asked: Sequence[tuple[str, Mapping[str, str]]], demanded: bool) -> str:
+    """What of a session on a GPU stayed on the CPU, in words; named in the log, too.
+
+    So is what stayed on CUDA where TensorRT was ``asked`` for.
 
     Raises DeviceUnavailable where the GPU was ``demanded`` and a node on the CPU is more than the arithmetic of shapes,
     or a provider runs with other options than asked for.
@@ -79,7 +88,7 @@ def check(session: Any, asked: Sequence[tuple[str, Mapping[str, str]]], demanded
     if asked[0][0] == TENSORRT_PROVIDER and (beside := nodes_of(session, CUDA_PROVIDER)):
         log.warning("%d nodes run on CUDA and not on TensorRT: %s", len(beside), _listed(beside))
     if not found:
-        return
+        return "" if found is not None else f"not told by onnxruntime {ort.__version__}"
     told = _listed(found)
     if demanded and (heavy := [node for node in found if node[0] not in SHAPE_OPERATORS]):
         raise DeviceUnavailable(
@@ -87,6 +96,7 @@ def check(session: Any, asked: Sequence[tuple[str, Mapping[str, str]]], demanded
             "for that; use --device auto to run the rest on the GPU, or --device cpu"
         )
     log.warning("%d nodes stayed on the CPU: %s", len(found), told)
+    return told
 
 
 def _check_options(session: Any, provider: str, asked: Mapping[str, str]) -> None:
@@ -115,17 +125,21 @@ def prepare(device: Device, available: Sequence[str], tensorrt: bool = False) ->
         return left
     wanted = [CUDA_PROVIDER] + [TENSORRT_PROVIDER] * (device.kind == "tensorrt" or tensorrt)
     for provider in wanted:
-        if provider not in left or not (why := why_not(provider)):
-            continue
-        if device.gpu_demanded:
-            raise DeviceUnavailable(
-                f"device {device} was asked for, but {WORDS[provider]} does not load: {why}; {_HINTS[provider]}"
-            )
+        if provider in left:
+            if not (why := why_not(provider)):
+                continue
+            why = f"{WORDS[provider]} does not load: {why}"
+            if device.gpu_demanded:
+                raise DeviceUnavailable(f"device {device} was asked for, but {why}; {_HINTS[provider]}")
+        elif device.gpu_demanded:
+            continue  # ``devices.providers`` says what to install
+        else:
+            why = f"the installed {' and '.join(installed_runtimes())} is built without {WORDS[provider]}"
         if provider == CUDA_PROVIDER:
-            _tell_once(f"models run on the CPU: CUDA does not load: {why}")
+            _tell_once(f"models run on the CPU: {why}")
             return [name for name in left if name not in (CUDA_PROVIDER, TENSORRT_PROVIDER)]
-        _tell_once(f"models run on CUDA: TensorRT does not load: {why}")
-        left.remove(provider)
+        _tell_once(f"models run on CUDA: {why}")
+        left = [name for name in left if name != TENSORRT_PROVIDER]
     if CUDA_PROVIDER in left:
         with contextlib.redirect_stdout(None):  # it prints what it does not find
             ort.preload_dlls()

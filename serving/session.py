@@ -40,7 +40,11 @@ _LEVELS = {
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """How a session runs."""
+    """How a session runs.
+
+    Only the threads are measured for each model: what another value of the others gains is, where there is any, less
+    than a measurement at load could tell from the noise. docs/serving.md has the figures.
+    """
 
     #: Threads inside one operator; at least 1.
     intra_op_threads: int = 1
@@ -116,8 +120,8 @@ class Session:
             raise LoadError(f"onnxruntime cannot load the model: {_reason(error)}") from error
         #: Where the session really runs: "cpu", "cuda:N" or "tensorrt:N".
         self.device = check_provider(device, self._session)
-        if self.device != "cpu":
-            placement.check(self._session, asked, device.gpu_demanded)
+        #: Where that is a GPU: what stayed on the CPU, in words; "" for nothing.
+        self.left_on_cpu = placement.check(self._session, asked, device.gpu_demanded) if self.device != "cpu" else ""
         self.inputs: tuple[ModelTensor, ...] = tuple(taken)
         self.outputs: tuple[ModelTensor, ...] = tuple(given)
         self._datatypes = {tensor.name: tensor.datatype for tensor in (*self.inputs, *self.outputs)}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import onnxruntime as ort
 import pytest
 
-from normfold.serving import placement
+from normfold.serving import config, model, placement
+from normfold.serving.contract import agree
 from normfold.serving.cuda_options import DEFAULTS
 from normfold.serving.devices import CPU_PROVIDER, CUDA_PROVIDER, Device
 from normfold.serving.errors import DeviceUnavailable, LoadError
+from normfold.serving.inline import RunTimes
 from normfold.serving.session import Session, SessionSettings
 
 CUDA, AUTO = Device("cuda", 1), Device("auto")
@@ -35,7 +38,8 @@ def test_a_convolution_left_on_the_cpu_is_an_error_that_names_it(fake, fake_sess
 def test_shape_arithmetic_on_the_cpu_is_only_told(fake, fake_session, models, caplog):
     fake(fake_session(left=("Shape", "Gather")))
     with caplog.at_level(logging.WARNING):
-        assert Session(models.scale(), CUDA, SessionSettings()).device == "cuda:1"
+        made = Session(models.scale(), CUDA, SessionSettings())
+    assert (made.device, made.left_on_cpu) == ("cuda:1", "Shape 'Shape_0', Gather 'Gather_0'")
     assert "2 nodes stayed on the CPU: Shape 'Shape_0', Gather 'Gather_0'" in caplog.text
 
 
@@ -77,6 +81,39 @@ def test_a_missing_library_is_named_and_auto_goes_on_without_cuda(monkeypatch, c
         assert placement.prepare(AUTO, both) == [CPU_PROVIDER]
     assert "models run on the CPU: CUDA does not load: libcublas.so.13" in caplog.text
     assert placement.prepare(Device("cpu"), both) == both
+
+
+def test_auto_says_what_the_installed_onnxruntime_is_built_without(monkeypatch, caplog):
+    monkeypatch.setattr(placement, "why_not", lambda provider: "")
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
+    placement._tell_once.cache_clear()
+    for available, left, told in (
+        ([CPU_PROVIDER], [CPU_PROVIDER], "models run on the CPU: the installed onnxruntime"),
+        ([CUDA_PROVIDER, CPU_PROVIDER], [CUDA_PROVIDER, CPU_PROVIDER], "models run on CUDA: the installed onnxruntime"),
+    ):
+        caplog.clear()
+        for _ in range(2):
+            assert placement.prepare(AUTO, available, tensorrt=True) == left
+        (record,) = caplog.records  # once, however many models there are
+        assert record.getMessage().startswith(told)
+        assert "is built without" in record.getMessage()
+
+
+def test_clients_and_the_models_line_are_told_what_stayed_on_the_cpu(fake, fake_session, models):
+    cpu = Session(models.scale(), Device("cpu"), SessionSettings())
+    made = fake_session(left=("Shape",))
+    made.get_inputs, made.get_outputs = cpu._session.get_inputs, cpu._session.get_outputs
+    fake(made)
+    on_gpu = Session(models.scale(), CUDA, SessionSettings())
+    options = model.LoadOptions(CUDA, 1)
+    sent_back = config.parse('parameters { key: "nodes_on_cpu" value { string_value: "Conv \'old\'" } }')
+    assert config.check(sent_back, "m") == ["parameter 'nodes_on_cpu' has no effect: the server tells it"]
+    told = model._complete(sent_back, "m", on_gpu, options)
+    assert told.parameters["nodes_on_cpu"].string_value == "Shape 'Shape_0'"
+    assert "nodes_on_cpu" not in model._complete(sent_back, "m", cpu, options).parameters
+    contract = agree(told, on_gpu.inputs, on_gpu.outputs, {})
+    loaded = model.Model("m", 1, told, contract, on_gpu, ThreadPoolExecutor(1), RunTimes(0.0))
+    assert loaded.describe().endswith(" on cuda:1, nodes on the CPU: Shape 'Shape_0'")
 
 
 def test_a_build_without_cuda_says_why_it_does_not_load():
