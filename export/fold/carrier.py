@@ -99,8 +99,9 @@ class Widened:
         """Give every tensor its channel and every operator its params."""
         params = {op: op.widened(self.widenings) for op in self.touched}
         for op, new in params.items():
-            # One constant for all channels is written as it was: GELU is known to runtimes by its pattern.
-            if not (isinstance(op, Scaling) and new is op.params):
+            # One constant for all channels is written as it was: GELU is known to runtimes by its pattern. But a
+            # BatchNorm, also that of one channel, has as many entries as there are channels.
+            if not (isinstance(op, Scaling) and new is op.params and not op.is_batchnorm):
                 op.params, op.changed = new, True
         for tensor, w in self.widenings.items():
             tensor.resize(w.axis, w.count)

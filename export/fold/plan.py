@@ -15,6 +15,7 @@ import numpy as np
 
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.net import Gauges, Op, Refused, Tensor
+from normfold.export.fold.ops.joins import Sum
 from normfold.export.fold.ops.linear import Linear
 from normfold.export.fold.ops.pointwise import Clamp, Scaling
 from normfold.export.fold.streams import MOST_TOUCHED, Streams
@@ -174,10 +175,10 @@ def planned(target: Scaling, option: Option, streams: Streams) -> Plan:
     plan = Plan(target, option, gauges, sorted(touched, key=lambda op: op.order), {}, [])
     plan.cost = target.cost(option.stays) - target.cost(target.params)
     for op in plan.touched:
+        # Of a shift that goes back whole, only a reader of what is before the target can come to know.
+        if large and not option.on.shifts and _undoes_shift(op, gauges):
+            raise Refused(elsewhere)
         if isinstance(op, Linear):
-            # Of a shift that goes back whole, only a reader of what is before the target can come to know.
-            if large and not option.on.shifts and op.inputs[0] in gauges and gauges[op.inputs[0]].shifts:
-                raise Refused(elsewhere)
             if op.carrier_needed(gauges):
                 plan.carried.append(op)
             elif op.lacks_bias and any(gauges[t].shifts for t in (*op.inputs, *op.outputs) if t in gauges):
@@ -186,6 +187,16 @@ def planned(target: Scaling, option: Option, streams: Streams) -> Plan:
             plan.params[op] = op.rewritten(gauges)
             plan.cost += op.cost(plan.params[op]) - op.cost(op.params)
     return plan
+
+
+def _undoes_shift(op: Op, gauges: Gauges) -> bool:
+    """Whether a shift that comes to an operator's inputs does not go on to its output."""
+    shifts = [np.abs(gauges[x].shift) for x in op.inputs if x in gauges]
+    if isinstance(op, Sum):
+        y = op.outputs[0]
+        passed = np.abs(gauges[y].shift) if y in gauges else 0.0
+        return bool(np.any(sum(shifts) > passed * (1 + 1e-9)))
+    return isinstance(op, (Linear, Scaling)) and any(shift.any() for shift in shifts)
 
 
 def plans(target: Scaling, refusals: dict[str, str], streams: Streams) -> Iterator[Plan]:

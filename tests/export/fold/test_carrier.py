@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from normfold.export.fold.affine import Affine
@@ -100,6 +101,18 @@ def test_a_constant_channel_far_out_stops_no_fold(act: str, held: float) -> None
     assert not left(report)
     if act != "Exp" or held < 0:
         same_in_onnxruntime(model, after, (2, 3, 13))
+
+
+def test_a_batchnorm_of_one_channel_has_an_entry_for_the_carrier_too() -> None:
+    # The shift of z needs a carrier; n stays beside it, for d and n are one tensor's.
+    text = """(float[N,1,L] x) => (float[N,5,M] y) {
+        c = Conv(x, w)  d = Slice(c, one, end, axis)  n = BN(d, n)  s = Sub(d, n)  m = Mul(s, g)  a = BN(m, a)
+        y = Conv<pads=[1,1]>(a, v) }"""
+    held = {"one": np.array([1]), "end": np.array([1000]), "axis": np.array([2]), "g": np.float32([[[2]]])}
+    model = graph(text, w=weights(1, 1, 1), v=weights(5, 1, 3), **held, **norm("n", 1), **norm("a", 1))
+    after, _ = folded(model)
+    onnx.checker.check_model(after, full_check=True)
+    same_in_onnxruntime(model, after, (2, 1, 13))
 
 
 @pytest.mark.parametrize("rank", [2, 3])

@@ -16,7 +16,20 @@ from normfold.export.fold.ops.pointwise import Scaled, Scaling
 from normfold.export.fold.plan import Option, options, planned, plans
 from normfold.export.fold.streams import Streams
 
-from .graphs import folded, folds_to, graph, left, net_of, norm, operators, same_function, stays, weight_of, weights
+from .graphs import (
+    folded,
+    folds_to,
+    graph,
+    left,
+    net_of,
+    norm,
+    operators,
+    same_function,
+    same_in_onnxruntime,
+    stays,
+    weight_of,
+    weights,
+)
 
 LENGTHS = ((2, 3, 12), (3, 3, 23))
 
@@ -327,3 +340,15 @@ def test_a_graph_of_1000_nodes_folds_whole() -> None:
     assert report.affines_after == 0
     assert operators(after).count("Relu") == 333
     assert weight_of(after).shape[0] in (4, 5)
+
+
+def test_a_large_shift_is_not_undone_in_a_sum_with_a_slice_of_the_same_tensor() -> None:
+    # c would be stored as 1e-6 c + 0.4 for both slices; the branch of the sum would take 0.4 off, and c's digits with it.
+    text = """(float[N,3,L] x) => (float[N,5,M] y) {
+        c = Conv(x, w)  p = Slice(c, one, end, axis)  q = Slice(c, one, end, axis)  n = BN(q, n)
+        d = Conv(n, u)  s = Add(d, p)  y = Conv(s, v) }"""
+    held = {"one": np.array([1]), "end": np.array([1000]), "axis": np.array([2])}
+    tiny = norm("n", 4, gamma=[1e-6] * 4, beta=[0.4] * 4, mean=[0.0] * 4, var=[1.0] * 4)
+    model = graph(text, w=weights(4, 3, 1), u=weights(4, 4, 1, seed=1), v=weights(5, 4, 3), **held, **tiny)
+    after, _ = folded(model)
+    same_in_onnxruntime(model, after, (2, 3, 13), (1, 3, 24))
