@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 
 #: Rounds are cut short by the budget, but never below this: fewer have no quartiles.
 LEAST_ROUNDS = 3
+#: So many runs come before those that count.
+WARMING = 2
 
 
 def interleaved(

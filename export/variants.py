@@ -34,7 +34,7 @@ __all__ = ["AUTO", "FORMS", "MARGINS", "REWRITES", "Choice", "Variant", "check_f
 #: proved like the folded graph itself.
 REWRITES: dict[str, Callable[[ir.Model], bool]] = {"lifted": lift, "widened": lift_and_widen}
 #: How much faster than the folded graph a form must be to be published in its place.
-MARGINS: Mapping[str, float] = {"unfolded": 1.15}
+MARGINS: Mapping[str, float] = {"unfolded": 1.05}
 DEFAULT_MARGIN = 1.03
 
 #: Every form there is, and the word that leaves the choice to the clock.

@@ -1,13 +1,14 @@
 """How fast the exported graphs run, beside what else a person can run the same networks with.
 
-    python -m benches.compute ZOO                     every network of the roster; about 25 minutes on two cores
+    python -m benches.compute ZOO                     every network of the roster; about 45 minutes on two cores
     python -m benches.compute ZOO --quick             batch 1, one thread, few rounds: to see that it works
     python -m benches.compute ZOO --networks m5,tsai_fcn
 
 ZOO is a folder as ``python -m benches.zoo.build`` writes it; networks that it lacks are built first, and those that
 cannot be are left out, aloud. Each network is measured in a process of its own and its figures are kept as they come,
-in ``compute.json`` in ZOO (``compute-quick.json``): a run that was interrupted goes on from there, ``--again`` measures
-anew. With ``--write`` the figures are put beside this file, as results.json and RESULTS.md.
+in ``compute.json`` in ZOO (``compute-quick.json``): a run that was interrupted goes on from there, what was measured
+with other options is measured anew, and with ``--again`` all. With ``--write`` the figures are put beside this file, as
+results.json and RESULTS.md.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def main() -> int:
     parser.add_argument("zoo", type=Path, help="the folder of the networks' files")
     parser.add_argument("--networks", default="", help="names, separated by commas; all of the roster where none is")
     parser.add_argument("--rounds", type=int, default=Effort.rounds, help=f"default {Effort.rounds}, at least 3")
-    parser.add_argument("--quick", action="store_true", help="batch 1, one thread, 5 rounds of 20 ms")
+    parser.add_argument("--quick", action="store_true", help="batch 1, one thread, short only, 5 rounds of 20 ms")
     parser.add_argument("--skip", default="", help=f"routes left out, separated by commas, of {', '.join(PEERS)}")
     parser.add_argument("--again", action="store_true", help="measure also what was measured before")
     parser.add_argument("--write", action="store_true", help="write results.json and RESULTS.md")
@@ -68,7 +69,7 @@ def main() -> int:
     build_missing(names, given.zoo)
     results = {name: figures for name, figures in load(kept).items() if not (given.again and name in names)}
     for name in names:
-        if name in results:
+        if name in results and results[name].get("effort") == effort.plain:
             continue
         if not all((given.zoo / name / file).is_file() for file in FILES):
             print(f"{name}: left out: no {' and '.join(FILES)} in {given.zoo / name}", file=sys.stderr)
@@ -78,7 +79,7 @@ def main() -> int:
             results[name] = figures
             save(kept, results)
             print(row(name, figures), flush=True)
-    ordered = {name: results[name] for name in FAMILIES if name in results}
+    ordered = {name: results[name] for name in FAMILIES if results.get(name, {}).get("effort") == effort.plain}
     if given.write and ordered:
         save(HERE / "results.json", ordered)
         write_whole(HERE / "RESULTS.md", report(ordered).encode())

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import copy
 import math
+import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from benches.compute.forms import captured, forms, published
 from benches.compute.multiply_adds import count
-from benches.compute.roster import FAMILIES, network
+from benches.compute.roster import FAMILIES, is_first, network
 from benches.compute.routes import COMPILED, EAGER, FIXED, PEERS, Array, Run, Subject, as_array, form
 from benches.compute.where import where
 from benches.folding.measure import relative_error
-from benches.interleaved import interleaved
+from benches.interleaved import LEAST_ROUNDS, WARMING, interleaved
 from benches.zoo.build import make
 from benches.zoo.network import Network
 
@@ -38,6 +39,8 @@ ONE, ALL = "one thread", "all threads"
 #: The product of two square matrices of this size is the machine's peak.
 PEAK_SIZE = 768
 PEAK = "sgemm"
+#: The published form on one thread, timed by the clock among what has all.
+ALONE = "published, one thread"
 #: The pools of threads of onnxruntime and OpenMP spin for about a millisecond after a run.
 REST_SECONDS = 0.005
 
@@ -52,11 +55,18 @@ class Effort:
     #: A route's turn in a round, or one run where that takes longer.
     slice_ms: float = 25.0
     #: After which a cell begins no further round.
-    cell_seconds: float = 3.0
+    cell_seconds: float = 2.0
+    #: After which a network begins no further cell that is foreseen to take longer than what is left.
+    network_seconds: float = 75.0
     #: Batch 1, short, one thread only.
     quick: bool = False
     #: Routes of others that are left out.
     skip: tuple[str, ...] = ()
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """It as JSON holds it."""
+        return asdict(self) | {"skip": list(self.skip)}
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ def measure(folder: Path, effort: Effort) -> dict[str, Any]:
     module = make(subject_of)
     x = inputs(subject_of, HEADLINE)
     made = forms(captured(subject_of, module, folder / "unfolded.onnx"))
-    subject = Subject(module, folder / "torch_default.onnx", made, published(made, x))
+    subject = Subject(folder.name, module, folder / "torch_default.onnx", made, published(made, x))
     adds = count(folder / "unfolded.onnx", x)
     figures: dict[str, Any] = {
         "family": FAMILIES.get(folder.name, "others"),
@@ -101,15 +111,30 @@ def measure(folder: Path, effort: Effort) -> dict[str, Any]:
         "input": list(x.shape),
         "multiply_adds": {"all": adds.all, "convolutions": adds.convolutions, "depthwise": adds.depthwise},
         "where": where(made[subject.published], x),
+        "effort": effort.plain,
         "cells": {},
+        "no time": [],
     }
     dynamic = "L" in subject_of.shape
+    start = time.perf_counter()
     for cell in cells(dynamic, effort):
+        if cell != HEADLINE and foreseen(figures, cell) > effort.network_seconds - (time.perf_counter() - start):
+            figures["no time"].append(str(cell))
+            continue
         try:
             figures["cells"][str(cell)] = measure_cell(subject, cell, inputs(subject_of, cell), effort)
         except Exception as error:
             figures["cells"][str(cell)] = {EAGER: failed(error)}
+        if cell == HEADLINE:
+            start = time.perf_counter()  # torch.compile is not counted
     return figures
+
+
+def foreseen(figures: Mapping[str, Any], cell: Cell) -> float:
+    """Return the least seconds that a cell takes: so many runs of every route, each as long as its input is larger."""
+    times = [entry["ms"] for entry in figures["cells"].get(str(HEADLINE), {}).values() if "ms" in entry]
+    larger = cell.batch * (LONGER if cell.length == LONG else 1)
+    return sum(map(statistics.median, times)) / 1e3 * larger * (WARMING + LEAST_ROUNDS)
 
 
 def measure_cell(subject: Subject, cell: Cell, x: Array, effort: Effort) -> dict[str, Any]:
@@ -119,7 +144,7 @@ def measure_cell(subject: Subject, cell: Cell, x: Array, effort: Effort) -> dict
     figures: dict[str, Any] = {}
     runs: dict[str, Run] = {}
     for name, route in (PEERS | {name: form(name) for name in subject.forms}).items():
-        if name in effort.skip or not suits(name, cell):
+        if name in effort.skip or not suits(name, cell, subject.name):
             continue
         try:
             start = time.perf_counter()
@@ -134,6 +159,8 @@ def measure_cell(subject: Subject, cell: Cell, x: Array, effort: Effort) -> dict
             figures[name] = failed(error)
     if cell == HEADLINE:
         runs[PEAK], figures[PEAK] = peak(), {}
+    if (cell.batch, cell.threads) == (1, ALL) and subject.published in runs:
+        runs[ALONE], figures[ALONE] = form(subject.published)(subject, 1, x.shape)(x), {}
     main = (cell.batch, cell.threads) == (1, ONE)
     alone = cell.threads == ONE
     clock: Callable[[], float] = time.process_time if alone else time.perf_counter
@@ -144,13 +171,13 @@ def measure_cell(subject: Subject, cell: Cell, x: Array, effort: Effort) -> dict
     return figures
 
 
-def suits(route: str, cell: Cell) -> bool:
-    """Whether a route is timed at a cell: those made anew for every shape at batch 1 on one thread only.
+def suits(route: str, cell: Cell, name: str) -> bool:
+    """Whether a route is timed at a cell of a network: those made anew for every shape at batch 1 on one thread only.
 
-    torch.compile, which takes longest, at one length.
+    torch.compile, which takes a minute, for one network a family, at one length.
     """
     if route == COMPILED:
-        return cell == HEADLINE
+        return cell == HEADLINE and is_first(name)
     return route != FIXED or (cell.batch, cell.threads) == (1, ONE)
 
 

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from benches.compute.aims import aims
 from benches.compute.forms import FOLDED, UNFOLDED
-from benches.compute.measure import ALL, BATCHES, LONG, LONGER, ONE, PEAK_SIZE, SHORT, WRONG, Cell
+from benches.compute.measure import ALL, BATCHES, LONG, LONGER, ONE, PEAK_SIZE, SHORT, WRONG, Cell, Effort
 from benches.compute.routes import COMPILE_SECONDS, COMPILED, EXPORTED, FIXED, PEERS
 from benches.compute.speedups import (
     BOUND,
@@ -22,6 +22,7 @@ from benches.compute.speedups import (
     speedup,
     speedups,
     to_fastest,
+    to_fewer_threads,
 )
 from benches.machine import machine
 from benches.ratios import geometric_mean
@@ -39,6 +40,7 @@ def report(results: Results) -> str:
     """RESULTS.md."""
     return HEAD.format(
         machine=machine(),
+        how=how(results),
         versions=versions(),
         count=len(results),
         families=len({figures["family"] for figures in results.values()}),
@@ -61,7 +63,7 @@ def report(results: Results) -> str:
 
 HEAD = """# Computing: the exported graphs beside other runtimes
 
-Written by `python -m benches.compute ZOO --write`; the figures are in `results.json`. {machine} {versions}.
+Written by `python -m benches.compute`; the figures are in `results.json`. {how} {machine} {versions}.
 
 ## Aims and what was measured
 
@@ -78,12 +80,13 @@ distance between its quartiles. On one thread the time is the processor's, on al
 every route's answer is compared with PyTorch in float64 (from batch 8 on with float32): a difference above {WRONG:g} of
 the largest output is wrong, and not timed.
 
-*{COMPILED}* is torch.compile with freezing, for the one shape, given up after {COMPILE_SECONDS} s. All files start from
-torch's default export, in which every batch and length is dynamic where the network has it; *{FIXED}* is OpenVINO
-compiled for the one shape, *OpenVINO* takes any, as onnxruntime does. Both have the latency hint, one stream and
-float32. onnxruntime has its own settings, save the threads. Ours is captured as `normfold
-export` does: *folded*, then further forms of it, of which the fastest is published
-([variants.py](../../export/variants.py)). Weights and statistics are drawn, but for the reference networks (surnames,
+*{COMPILED}* is torch.compile with freezing, for the one shape, of one network a family, given up after
+{COMPILE_SECONDS} s. All files start from torch's default export, in which every batch and length is dynamic where the
+network has it; *{FIXED}* is OpenVINO compiled for the one shape, *OpenVINO* takes any, as onnxruntime does. Both have
+the latency hint, one stream and float32. onnxruntime has its own settings, save the threads. Ours is captured as
+`normfold export` does: *folded*, then further forms of it, of which the fastest is published
+([variants.py](../../export/variants.py)).
+Weights and statistics are drawn, but for the reference networks (surnames,
 gunpoint) and those whose package ships trained ones. A long input is {LONGER} times as long.
 
 The peak is the product of two {PEAK_SIZE} × {PEAK_SIZE} float32 matrices in NumPy's BLAS on one thread, timed in the
@@ -121,6 +124,17 @@ convolutions take {BOUND:.0%} or more the network counts as bound by them.
 """
 
 
+def how(results: Results) -> str:
+    """Return how long was measured, and what was left out."""
+    effort = Effort(**next(iter(results.values()))["effort"])
+    text = f"At most {effort.rounds} rounds of {effort.slice_ms:g} ms a route"
+    if effort.quick:
+        text += ", batch 1 and one thread only (`--quick`)"
+    else:
+        text += f" at batch 1 on one thread, {effort.other_rounds} elsewhere, {effort.cell_seconds:g} s a size"
+    return text + (f"; not timed: {', '.join(effort.skip)} (`--skip`)." if effort.skip else ".")
+
+
 def versions() -> str:
     """Return the version of each package that is installed."""
     found = []
@@ -148,6 +162,7 @@ def steps(results: Results) -> str:
         "folded, to the published form": speedups(results, FOLDED),
         "the published form, to the one that is fastest here (choice)": to_fastest(results),
         "torch's default export, to the published form": speedups(results, EXPORTED),
+        "all threads, to the faster of one and all, by the clock (tuning)": to_fewer_threads(results),
     }
     lines = ["| step | geometric mean | least | most | networks |", "|---|---|---|---|---|"]
     for name, found in rows.items():
@@ -221,9 +236,13 @@ def untimed(results: Results) -> str:
                 why = f"wrong, by {known['error']:.0e}" if "wrong" in known else known.get("failed")
                 if why:
                     found.setdefault((name, route, why), []).append(cell)
-    if not found:
+    lines = [
+        f"- {name} ({'; '.join(figures['no time'])}): would take longer than the time that a network is given"
+        for name, figures in results.items()
+        if figures.get("no time")
+    ]
+    if not found and not lines:
         return "Every route of every network was right and was timed."
-    lines = []
     for (name, route, why), cells in found.items():
         sizes = "everywhere" if len(cells) == len(results[name]["cells"]) else "; ".join(cells)
         lines.append(f"- {name}, {route} ({sizes}): {why}")

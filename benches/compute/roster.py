@@ -81,6 +81,11 @@ FAMILIES: dict[str, str] = {
 }
 
 
+def is_first(name: str) -> bool:
+    """Whether a network is the first of its family, or of none."""
+    return name not in FAMILIES or next(n for n, family in FAMILIES.items() if family == FAMILIES[name]) == name
+
+
 def network(name: str) -> Network:
     """Return the network called ``name``; ValueError where neither of the two nor the zoo has it."""
     return next((own for own in REFERENCE if own.name == name), None) or named(name)

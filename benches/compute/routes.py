@@ -27,13 +27,14 @@ Array = NDArray[Any]
 Run = Callable[[], Any]
 Bind = Callable[[Array], Run]
 #: torch.compile is given up after this long.
-COMPILE_SECONDS = 120
+COMPILE_SECONDS = 90
 
 
 @dataclass
 class Subject:
     """One network in all the forms that routes start from."""
 
+    name: str
     module: nn.Module
     #: torch's default export.
     exported: Path

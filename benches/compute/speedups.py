@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from benches.compute.measure import HEADLINE, PEAK, Cell, peak_per_second
+from benches.compute.measure import ALL, ALONE, HEADLINE, PEAK, SHORT, Cell, peak_per_second
 from benches.ratios import Rounds, geometric_mean
 
 Figures = Mapping[str, Any]
@@ -42,6 +42,13 @@ def to_fastest(results: Results) -> dict[str, float]:
         if figures["published"] in times:
             found[name] = times[figures["published"]] / min(times.values())
     return found
+
+
+def to_fewer_threads(results: Results) -> dict[str, float]:
+    """Return how many times faster than on all threads the published form is on one or all: 1 where all are faster."""
+    cell = Cell(1, SHORT, ALL)
+    found = {name: speedup(figures, figures["published"], cell, over=ALONE) for name, figures in results.items()}
+    return {name: max(1.0, rounds.median) for name, rounds in found.items() if rounds is not None}
 
 
 def by_family(results: Results, route: str) -> dict[str, float]:

@@ -9,11 +9,25 @@ import onnx
 import pytest
 from benches.compute import __main__ as program
 from benches.compute.aims import AIMS, aims
-from benches.compute.measure import ALL, HEADLINE, LONG, ONE, PEAK, PEAK_SIZE, SHORT, Cell, Effort, cells, suits
+from benches.compute.measure import (
+    ALL,
+    ALONE,
+    HEADLINE,
+    LONG,
+    ONE,
+    PEAK,
+    PEAK_SIZE,
+    SHORT,
+    Cell,
+    Effort,
+    cells,
+    foreseen,
+    suits,
+)
 from benches.compute.multiply_adds import MultiplyAdds, count
 from benches.compute.report import report, row, untimed
 from benches.compute.routes import COMPILED, EAGER, EXPORTED, FIXED
-from benches.compute.speedups import share_of_peak, speedup, to_fastest
+from benches.compute.speedups import share_of_peak, speedup, to_fastest, to_fewer_threads
 from benches.compute.where import SKIPPED, parts
 
 
@@ -27,6 +41,7 @@ def figures(published="lifted", family="ResNet", where=None, adds=1_000_000, **m
         "input": [1, 3, 150],
         "multiply_adds": {"all": adds, "convolutions": adds, "depthwise": 0},
         "where": where or {"Conv": 0.9, "Relu": 0.1},
+        "effort": Effort().plain,
         "cells": {str(HEADLINE): routes},
     }
 
@@ -99,6 +114,44 @@ def test_a_choice_of_a_slower_form_is_told():
     assert to_fastest({"one": network}) == {"one": 1.5}
 
 
+def test_tuning_gives_what_one_thread_saves_where_all_are_slower():
+    slower, faster = figures(), figures()
+    for network, alone in ((slower, 1.0), (faster, 4.0)):
+        times = {"lifted": {"ms": [2.0] * 3}, ALONE: {"ms": [alone] * 3}}
+        network["cells"][str(Cell(1, SHORT, ALL))] = times
+    assert to_fewer_threads({"slower": slower, "faster": faster, "one CPU": figures()}) == {
+        "slower": 2.0,
+        "faster": 1.0,
+    }
+
+
+def test_a_size_is_foreseen_by_what_the_routes_took_at_batch_1():
+    network = figures(lifted=[10.0] * 3, eager=[30.0] * 3)
+    # Two runs that do not count and three that do.
+    assert foreseen(network, Cell(8, SHORT, ONE)) == pytest.approx(0.040 * 8 * 5)
+    assert foreseen(network, Cell(1, LONG, ONE)) == pytest.approx(0.040 * 4 * 5)
+
+
+def test_what_there_was_no_time_for_is_named():
+    network = figures(lifted=[1.0] * 3) | {"no time": [str(Cell(32, SHORT, ONE)), str(Cell(32, SHORT, ALL))]}
+    sizes = "batch 32, short, one thread; batch 32, short, all threads"
+    assert untimed({"one": network}) == f"- one ({sizes}): would take longer than the time that a network is given"
+
+
+@pytest.mark.parametrize(
+    ("effort", "said"),
+    [
+        (Effort(), "At most 11 rounds of 25 ms a route at batch 1 on one thread, 5 elsewhere, 2 s a size."),
+        (
+            Effort(rounds=5, quick=True, skip=(COMPILED,)),
+            "At most 5 rounds of 25 ms a route, batch 1 and one thread only (`--quick`); not timed: compile (`--skip`)",
+        ),
+    ],
+)
+def test_the_page_says_how_it_was_measured(effort, said):
+    assert said in report({"one": figures(lifted=[1.0] * 3) | {"effort": effort.plain}})
+
+
 def test_a_wrong_and_a_failed_route_are_named_and_have_no_ratio():
     network = figures(lifted=[1.0] * 3, eager=[2.0] * 3)
     network["cells"][str(HEADLINE)] |= {
@@ -137,8 +190,9 @@ def test_all_threads_of_one_cpu_are_one_thread(monkeypatch):
 
 def test_routes_made_for_one_shape_are_timed_at_batch_1_on_one_thread():
     long = Cell(1, LONG, ONE)
-    assert [suits(COMPILED, cell) for cell in (HEADLINE, long, Cell(8, SHORT, ONE))] == [True, False, False]
-    assert [suits(FIXED, cell) for cell in (HEADLINE, long, Cell(8, SHORT, ONE), Cell(1, SHORT, ALL))] == [
+    assert [suits(COMPILED, cell, "m5") for cell in (HEADLINE, long, Cell(8, SHORT, ONE))] == [False, False, False]
+    assert [suits(COMPILED, cell, "eegnet") for cell in (HEADLINE, long, Cell(8, SHORT, ONE))] == [True, False, False]
+    assert [suits(FIXED, cell, "m5") for cell in (HEADLINE, long, Cell(8, SHORT, ONE), Cell(1, SHORT, ALL))] == [
         True,
         True,
         False,
@@ -201,6 +255,9 @@ def test_a_run_goes_on_from_what_was_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["compute", str(tmp_path)])
     assert program.main() == 0
     assert measured == ["m5", "tsai_fcn"]
+    monkeypatch.setattr("sys.argv", ["compute", str(tmp_path), "--networks", "m5", "--rounds", "5"])
+    assert program.main() == 0
+    assert measured == ["m5", "tsai_fcn", "m5"], "the figures of other options are measured anew"
     assert sorted(program.load(tmp_path / "compute.json")) == ["m5", "tsai_fcn"]
     assert "gunpoint: left out: no unfolded.onnx and torch_default.onnx" in capsys.readouterr().err
 
