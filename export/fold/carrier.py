@@ -101,8 +101,8 @@ class Widened:
         for op, new in params.items():
             # One constant for all channels is written as it was: GELU is known to runtimes by its pattern. But a
             # BatchNorm, also that of one channel, has as many entries as there are channels.
-            if not (isinstance(op, Scaling) and new is op.params and not op.is_batchnorm):
-                op.params, op.changed = new, True
+            same = isinstance(op, Scaling) and not op.is_batchnorm and new.shift is op.params.shift
+            op.params, op.changed = new, op.changed or not same
         for tensor, w in self.widenings.items():
             tensor.resize(w.axis, w.count)
         for op in self.touched:

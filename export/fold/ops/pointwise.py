@@ -110,7 +110,8 @@ class Scaling(Op):
         """Return the affine with the identity on the new channel; itself where all channels have one constant."""
         w, y = _given(self, widenings), self.outputs[0]
         if self._is_one_constant:
-            return self.params
+            usual = self.params.usual
+            return Scaled.like(self.params, _inserted(usual, w, 1.0, y) if usual.shape[w.axis] > 1 else usual)
         affine = Affine.of(_inserted(self.params.scale, w, 1.0, y), _inserted(self.params.shift, w, 0.0, y))
         return Scaled.like(affine, _inserted(self.params.usual, w, 1.0, y))
 

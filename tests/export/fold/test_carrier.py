@@ -115,6 +115,17 @@ def test_a_batchnorm_of_one_channel_has_an_entry_for_the_carrier_too() -> None:
     same_in_onnxruntime(model, after, (2, 1, 13))
 
 
+def test_an_affine_of_one_constant_has_a_usual_size_for_the_carrier_too() -> None:
+    # Both channels are scaled alike, from statistics that differ.
+    text = "(float[N,2,L] x) => (float[N,2,L] y) { y = BN(x, n) }"
+    model = graph(text, **norm("n", 2, gamma=[1, 2], beta=[0, 0], mean=[0, 0], var=[1 - 1e-5, 4 - 4e-5]))
+    (op,) = net_of(model).ops
+    op.params = op.params.like(Affine.of(np.full((1, 1, 1), 3.0), np.zeros((1, 1, 1))), op.params.usual)
+    wide = op.widened({op.inputs[0]: Widening(1, 2)})
+    np.testing.assert_allclose(wide.usual.reshape(-1), [*op.params.usual.reshape(-1), 1.0])
+    assert wide.scale is op.params.scale
+
+
 @pytest.mark.parametrize("rank", [2, 3])
 def test_a_carrier_serves_2d_and_3d_convolutions(rank: int) -> None:
     free = ",".join("HWD"[:rank])
