@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-GPU_VENV ?= .venv-gpu
-GPU_STAMP := $(GPU_VENV)/.installed
+WHEELS ?= .venv-wheels
+WHEELS_STAMP := $(WHEELS)/.installed
+GPU_WHEEL := onnxruntime-gpu==1.31.1
 ZOO_VENV ?= .venv-zoo
 ZOO_STAMP := $(ZOO_VENV)/.installed
 ZOO ?= build/zoo
 
-.PHONY: help demo test test-gpu-wheel test-long test-zoo lint format bench bench-compute perf-analyzer clean
+.PHONY: help demo test test-wheels test-long test-zoo lint format bench bench-compute perf-analyzer clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,15 +41,19 @@ format: $(STAMP) ## rewrite the code as ruff wants it
 bench: $(STAMP) ## latency and throughput of the two networks, in process and over gRPC
 	@$(BIN)/python -m tests.latency
 
-$(GPU_STAMP): pyproject.toml constraints.txt
-	@test -x $(GPU_VENV)/bin/python || $(PYTHON) -m venv $(GPU_VENV)
-	@echo "installing onnxruntime-gpu without CUDA's libraries into $(GPU_VENV), 450 MB"
-	@$(GPU_VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
-	@$(GPU_VENV)/bin/pip install --quiet --disable-pip-version-check onnxruntime-gpu==1.31.1
+$(WHEELS_STAMP): pyproject.toml constraints.txt
+	@echo "installing no onnxruntime, the CPU's, the GPU's without CUDA's libraries, and both, into $(WHEELS), 1.6 GB"
+	@for name in none cpu gpu both; do \
+		test -x $(WHEELS)/$$name/bin/python || $(PYTHON) -m venv $(WHEELS)/$$name || exit 1; \
+		case $$name in none) wheels=;; cpu) wheels=onnxruntime;; gpu) wheels=$(GPU_WHEEL);; \
+			both) wheels="onnxruntime $(GPU_WHEEL)";; esac; \
+		$(WHEELS)/$$name/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+			--editable . $$wheels || exit 1; \
+	done
 	@touch $@
 
-test-gpu-wheel: $(STAMP) $(GPU_STAMP) ## what the GPU build of onnxruntime does on a machine without a GPU
-	@GPU_PYTHON=$(abspath $(GPU_VENV))/bin/python $(BIN)/python -m pytest -m gpu_wheel tests/e2e
+test-wheels: $(STAMP) $(WHEELS_STAMP) ## what a server says with each wheel of onnxruntime, with none and with both
+	@WHEELS=$(abspath $(WHEELS)) $(BIN)/python -m pytest -m wheels tests/e2e
 
 $(ZOO_STAMP): benches/zoo/requirements.txt
 	@test -x $(ZOO_VENV)/bin/python || $(PYTHON) -m venv $(ZOO_VENV)
@@ -71,5 +76,5 @@ perf-analyzer: $(STAMP) ## fetch Triton's perf_analyzer for the tests marked so 
 	@$(BIN)/python tests/e2e/fetch_perf_analyzer.py
 
 clean: ## remove the environment, caches and the demo's repository
-	rm -rf $(VENV) $(GPU_VENV) $(ZOO_VENV) build dist repository .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(WHEELS) $(ZOO_VENV) build dist repository .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
