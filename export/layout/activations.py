@@ -10,11 +10,13 @@ import onnx_ir as ir
 from normfold.export.layout.node import Node
 from normfold.export.layout.writing import Writing
 
-__all__ = ["after_pool", "gelu"]
+__all__ = ["after_pool", "before_concat", "gelu"]
 
 ROOT = np.float32(math.sqrt(2))
 #: Nondecreasing functions of one entry that no convolution takes in and that leave the blocked layout.
 RISING = frozenset({"Elu", "Celu", "Selu", "Softplus", "Softsign"})
+#: Functions of one entry that onnxruntime computes within the convolution before them.
+FUSED = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid"})
 
 
 def gelu(node: Node, writing: Writing) -> list[ir.Node] | None:
@@ -101,3 +103,27 @@ def after_pool(node: Node, writing: Writing) -> list[ir.Node] | None:
     after = writing.node(activation.op_type, [pool.outputs[0]])
     after.attributes.update(activation.attributes)
     return [pool, after]
+
+
+def before_concat(node: Node, writing: Writing) -> list[ir.Node] | None:
+    """f(concat(conv(x), conv(x'), …)) = concat(f(conv(x)), f(conv(x')), …), each read by the next alone.
+
+    Every convolution then takes f in, where it was a pass over all that they give. As folding leaves an Inception
+    block, whose BatchNorm stood between the two.
+    """
+    joined = _only(node.value(0), "Concat")
+    if joined is None or any(_only(value, "Conv") is None for value in joined.inputs):
+        return None
+    held = node.node.inputs[1:]
+    if any(node.of(value) is None for value in held if value is not None):
+        return None
+    written = []
+    for value in joined.inputs:
+        assert value is not None
+        each = writing.node(node.node.op_type, [value, *held])
+        each.attributes.update(node.node.attributes)
+        each.outputs[0].shape, each.outputs[0].type = value.shape, value.type
+        written.append(each)
+    whole = writing.node("Concat", [each.outputs[0] for each in written])
+    whole.attributes.update(joined.attributes)
+    return [*written, whole]

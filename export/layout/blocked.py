@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.fold.constants import Constants
-from normfold.export.layout.activations import after_pool, gelu
+from normfold.export.layout.activations import FUSED, after_pool, before_concat, gelu
 from normfold.export.layout.cut import cut
 from normfold.export.layout.exchange import exchanged
 from normfold.export.layout.form import LIFTED
@@ -145,4 +145,5 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "MaxPool": (after_pool,),  # maxpool(f(x)) -> f(maxpool(x))
     "Conv": (exchanged,),  # (x ∗ u) ∗ v -> (x ∗ v) ∗ u
     "Slice": (cut,),  # conv(x; pads)[…, : −n] -> conv(x; pads − n)
+    **dict.fromkeys(FUSED, (before_concat,)),  # f(concat(conv(x), …)) -> concat(f(conv(x)), …)
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from tests.export.fold.graphs import graph, same_in_onnxruntime, weights
+from tests.export.fold.graphs import graph, operators, same_in_onnxruntime, weights
 from tests.export.layout.test_blocked import optimised
 from tests.export.layout.test_lift import lifted
 
@@ -123,3 +123,58 @@ def test_a_pool_that_tells_the_places_of_its_maxima_stays() -> None:
     before = between("e = Elu(u) v, k = MaxPool<kernel_shape = [3]>(e)", ", int64[N, 16, K] k")
     order = [n.op_type for n in lifted(before).graph.node]
     assert order.index("Elu") < order.index("MaxPool")
+
+
+INCEPTION = "a = Conv(u, w) b1 = Conv<pads = [1, 1]>(u, w3) {more} v = {act}"
+ACTIVATIONS = [
+    "Relu(j)",
+    "LeakyRelu<alpha = 0.2>(j)",
+    "Clip(j, zero, one)",
+    "Sigmoid(j)",
+    "Tanh(j)",
+    "HardSigmoid<alpha = 0.3>(j)",
+]
+
+
+def inception(more: str, act: str, outputs: str = "", **held: np.ndarray) -> onnx.ModelProto:
+    """Return two convolutions of one tensor, what is between them and an activation, and a convolution of its value."""
+    nodes = INCEPTION.format(more=more, act=act)
+    text = f"(float[N, 16, L] x) => (float[N, 4, M] y{outputs}) {{ u = Conv(x, w) {nodes} y = Conv(v, k) }}"
+    arrays = {"w": weights(C, C, 1), "w3": weights(C, C, 3), "k": weights(4, 2 * C, 1), **GELU, **held}
+    arrays |= {"zero": np.float32(0)}
+    words = text.replace(",", " ").replace(")", " ").replace("(", " ").split()
+    return graph(text, **{name: held for name, held in arrays.items() if name in words})
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_an_activation_of_joined_convolutions_is_computed_within_each(act: str) -> None:
+    before = inception("j = Concat<axis = 1>(a, b1)", act)
+    name = act.split("(")[0].split("<")[0]
+    assert name in [o.removeprefix("blocked ") for o in optimised(before)]
+    after = lifted(before)
+    assert operators(after).count(name) == 2
+    assert name not in [o.removeprefix("blocked ") for o in optimised(after)]
+    same_in_onnxruntime(before, after, *SHAPES)
+
+
+JOINED = {
+    "a part that is no convolution's": ("p = Sigmoid(b1) j = Concat<axis = 1>(a, p)", ""),
+    "a part that something else reads": ("j = Concat<axis = 1>(a, b1)", ", float[N, 16, K] b1"),
+    "a whole that something else reads": ("j = Concat<axis = 1>(a, b1)", ", float[N, 32, K] j"),
+    "one convolution twice": ("j = Concat<axis = 1>(a, a)", ""),
+}
+
+
+@pytest.mark.parametrize(("more", "outputs"), JOINED.values(), ids=JOINED)
+def test_an_activation_stays_behind(more: str, outputs: str) -> None:
+    before = inception(more, "Relu(j)", outputs)
+    after = lifted(before)
+    assert operators(after).count("Relu") == 1
+    same_in_onnxruntime(before, after, *SHAPES)
+
+
+def test_a_clip_whose_bound_is_computed_stays_behind() -> None:
+    before = inception("j = Concat<axis = 1>(a, b1) m = ReduceMax<keepdims = 0>(u)", "Clip(j, zero, m)")
+    after = lifted(before)
+    assert operators(after).count("Clip") == 1
+    same_in_onnxruntime(before, after, *SHAPES)
