@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from normfold.export.fold.branches import take_branches
 from normfold.export.fold.driver import Folding, write
 from normfold.export.fold.net import Net, Op
 from normfold.export.fold.ops.pointwise import Scaling
@@ -71,6 +72,8 @@ def _fold_graphs(model: ir.Model) -> FoldReport:
     for graph in (model.graph, *model.graph.subgraphs()):
         split_plainly(graph, opset)
     infer_shapes(model)
+    if take_branches(model):
+        infer_shapes(model)
     folds: list[Fold] = []
     carriers = removed = 0
     affines_before = affines_after = 0

@@ -66,12 +66,29 @@ class Constants:
                 return [None]
         return [None] if shape is not None and len(shape) == 0 else None
 
+    def _sizes(self, node: ir.Node) -> NDArray[Any] | None:
+        """Return what a Gather takes of a Shape where all of it is known: TorchScript computes channels like this."""
+        if node.op_type != "Gather" or node.inputs[0] is None:
+            return None
+        source, picked = node.inputs[0].producer(), self.get(node.inputs[1])
+        if source is None or source.op_type != "Shape" or source.attributes or picked is None:
+            return None
+        x = source.inputs[0]
+        if x is None or x.shape is None or not np.all((picked >= -len(x.shape)) & (picked < len(x.shape))):
+            return None
+        found = [x.shape[int(axis)] for axis in picked.reshape(-1)]
+        if not all(isinstance(size, int) for size in found):
+            return None
+        return np.array(found, np.int64).reshape(picked.shape)
+
     def _evaluate(self, value: ir.Value) -> NDArray[Any] | None:
         if value.const_value is not None and value.producer() is None:
             return value.const_value.numpy()
         node = value.producer()
         if node is None or not _computable(node):
             return None
+        if (sizes := self._sizes(node)) is not None:
+            return sizes
         if node.op_type == "CastLike":
             like, (source,) = node.inputs[1], _read(node)
             array = self.get(source)

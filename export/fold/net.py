@@ -154,9 +154,9 @@ class Writing:
         self.dtype = dtype
         #: What operators take as attributes and what as inputs changed from one opset to the next.
         self.opset = opset
-        self._names = {v.name for v in graph.initializers.values()} | {
-            v.name for n in graph.all_nodes() for v in n.outputs
-        }
+        nodes = list(graph.all_nodes())
+        self._names = {v.name for v in graph.initializers.values()} | {v.name for n in nodes for v in n.outputs}
+        self._names |= {n.name for n in nodes}
 
     def constant(self, array: Array, like: str, dtype: np.dtype[Any] | None = None) -> ir.Value:
         """Register an initializer, rounded once to the graph's type, under a name near ``like``."""

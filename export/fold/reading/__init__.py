@@ -17,7 +17,7 @@ from normfold.export.fold.reading import activations, arithmetic, layout, linear
 from normfold.export.fold.reading.linear import bias_of
 from normfold.export.fold.reading.names import module_of
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
-from normfold.export.fold.reading.told import tell_shape, tell_usual
+from normfold.export.fold.reading.told import tell_lengths, tell_shape, tell_usual
 
 __all__ = ["READERS", "Reading", "module_of"]
 
@@ -71,6 +71,7 @@ class Reading:
             if node in taken or all(self.constants.get(v) is not None for v in node.outputs):
                 continue
             op = self._read(Node(node, self))
+            tell_lengths(op)
             tell_shape(op)
             ops.append(op)
             add = bias_of(op, self)

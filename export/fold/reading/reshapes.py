@@ -53,7 +53,7 @@ def _target_shape(n: Node, x: Tensor, target: tuple[int, ...] | None) -> tuple[D
                 return None
             inner = math.prod(d for d in rest_in if isinstance(d, int))
             held = math.prod(d for d in rest_out if isinstance(d, int))
-            if inner != held or not all(isinstance(d, int) for d in rest_out):
+            if inner % max(held, 1) or not all(isinstance(d, int) for d in rest_out):
                 return None
-            dims[dims.index(-1)] = names[0]
+            dims[dims.index(-1)] = names[0] if inner == held else f"{inner // held}*{names[0]}"
     return tuple(dims)

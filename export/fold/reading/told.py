@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from normfold.export.fold.net import Op
+from normfold.export.fold.net import Dim, Op
 from normfold.export.fold.ops.joins import Sum
+from normfold.export.fold.ops.layout import Concat, Pad, Select
 from normfold.export.fold.ops.linear import Linear
 from normfold.export.fold.ops.pointwise import Activation, Clamp, Same, Scaled, Scaling, Sloped
 from normfold.export.fold.ops.pools import Pooling
@@ -24,9 +25,7 @@ def tell_shape(op: Op) -> None:
     if len(op.outputs) != 1 or op.outputs[0].shape is not None or not op.inputs:
         return
     (y,), x = op.outputs, op.inputs[0]
-    if isinstance(op, (Scaling, Clamp, Sloped, Same, Activation)):
-        y.shape = x.shape
-    elif isinstance(op, Linear) and op.form in ("conv", "transposed"):
+    if isinstance(op, Linear) and op.form in ("conv", "transposed"):
         groups, out, _, *taps = op.params.weight.shape
         batch = x.shape[0] if x.shape else f"{y.name}[0]"
         y.shape = (batch, groups * out, *(f"{y.name}[{i + 2}]" for i in range(len(taps))))
@@ -34,3 +33,43 @@ def tell_shape(op: Op) -> None:
         y.shape = tuple(f"{y.name}[{i}]" if i in op.axes else d for i, d in enumerate(x.shape))
     elif isinstance(op, Sum) and len({z.shape for z in op.inputs}) == 1:
         y.shape = x.shape
+
+
+def tell_lengths(op: Op) -> None:
+    """Give the outputs the inputs' lengths, which inference gave other names, or none behind computed ends."""
+    for index, y in enumerate(op.outputs):
+        known = _lengths(op, index)
+        if known is None:
+            continue
+        told = y.shape if y.shape is not None and len(y.shape) == len(known) else (None,) * len(known)
+        y.shape = tuple(
+            known[axis] if known[axis] is not None else f"{y.name}[{axis}]" if size is None else size
+            for axis, size in enumerate(told)
+        )
+
+
+def _lengths(op: Op, index: int) -> list[Dim] | None:
+    """What follows for one output from the shapes of what is read: a length, or None, for each axis."""
+    shapes = [x.shape for x in op.inputs if x.shape is not None]
+    if not shapes or len(shapes) < len(op.inputs) or any(len(shape) != len(shapes[0]) for shape in shapes):
+        return None
+    if isinstance(op, (Scaling, Clamp, Sloped, Same, Activation)):
+        return list(shapes[0])
+    if isinstance(op, Linear) and op.form not in ("conv", "transposed"):
+        return [None if axis == op.axis_out % len(shapes[0]) else size for axis, size in enumerate(shapes[0])]
+    if isinstance(op, Concat):
+        axis = op.axis % len(shapes[0])
+        columns = [[size for size in sizes if isinstance(size, int)] for sizes in zip(*shapes, strict=True)]
+        return [
+            (sum(sizes) if len(sizes) == len(shapes) else None) if a == axis else sizes[0] if sizes else None
+            for a, sizes in enumerate(columns)
+        ]
+    if isinstance(op, Select):
+        pick = op.picks[index]
+        cut = set(op.positions) or {op.axis % len(shapes[0])}
+        picked = None if pick is None or op.positions else len(pick)
+        return [picked if a in cut else size for a, size in enumerate(shapes[0])]
+    if isinstance(op, Pad):
+        padded = zip(op.before, op.behind, strict=True)
+        return [size if lead == tail == 0 else None for size, (lead, tail) in zip(shapes[0], padded, strict=True)]
+    return None

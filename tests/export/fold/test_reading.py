@@ -26,6 +26,7 @@ from .graphs import (
     only,
     operators,
     same_function,
+    same_in_onnxruntime,
     weight_of,
     weights,
 )
@@ -451,3 +452,52 @@ def test_a_graph_without_any_shapes_is_folded_or_left_and_never_wrong() -> None:
     after, whole = ir.to_proto(copy), book()
     after.graph.input[0].CopyFrom(whole.graph.input[0])
     same_function(whole, after, *LENGTHS)
+
+
+# --- shapes that TorchScript computes in the graph --------------------------------------------------------------------
+
+COMPUTED = {
+    "a chunk": """k = Gather(s, places) h = Div(k, halves) d = Add(h, h)
+        p = Slice(r, none, h, places) q = Slice(r, h, d, places) e = Concat<axis=1>(p, q)""",
+    "a cut to another's length": """k = Gather(s, two) l = Unsqueeze(k, none)
+        p = Slice(r, none, l, axis) q = Slice(r, none, l, axis) g = Concat<axis=1>(p, q) e = Conv(g, fold)""",
+}
+
+
+@pytest.mark.parametrize("nodes", COMPUTED.values(), ids=COMPUTED)
+def test_channels_are_followed_through_shapes_that_are_computed(nodes: str) -> None:
+    text = f"""(float[N,3,L] x) => (float[N,5,M] y) {{
+        c = Conv(x, w) r = Elu(c) n = BN(r, n) s = Shape(n) {nodes.replace("(r,", "(n,")} y = Conv(e, v) }}"""
+    held = {
+        "places": np.array([1]),
+        "halves": np.array([2]),
+        "none": np.array([0]),
+        "axis": np.array([2]),
+        "two": np.int64(2),
+        "fold": weights(4, 8, 1),
+    }
+    held = {k: a for k, a in held.items() if k in nodes}
+    model = graph(text, w=weights(4, 3, 1), v=weights(5, 4, 3), **held, **norm("n", 4))
+    after, report = folded(model)
+    assert report.batchnorms_after == 0
+    assert report.affines_after == 0
+    same_in_onnxruntime(model, after, *LENGTHS)
+
+
+def test_a_flattening_over_a_dynamic_batch_is_undone_behind_a_gemm() -> None:
+    text = """(float[N,3,6] x) => (float[N,6,5] y) {
+        c = Conv(x, w) r = Elu(c) n = BN(r, n) t = Transpose<perm=[0,2,1]>(n) s = Shape(t)
+        k = Gather(s, two) l = Unsqueeze(k, none) j = Concat<axis=0>(any, l) f = Reshape(t, j) g = Gemm(f, u)
+        b = Gather(s, none) z = Concat<axis=0>(b, six, five) y = Reshape(g, z) }"""
+    held = {
+        "two": np.int64(2),
+        "none": np.array([0]),
+        "any": np.array([-1]),
+        "six": np.array([6]),
+        "five": np.array([5]),
+    }
+    model = graph(text, w=weights(4, 3, 1), u=weights(4, 5), **held, **norm("n", 4))
+    after, report = folded(model)
+    assert report.batchnorms_after == 0
+    assert report.affines_after == 0
+    same_in_onnxruntime(model, after, (2, 3, 6), (5, 3, 6))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from tests.export.fold.graphs import graph, operators, same_function, weights
+from tests.export.fold.graphs import graph, operators, same_function, same_in_onnxruntime, weights
 from tests.export.layout.test_lift import lifted, shapes_of
 
 SHAPES = ((1, 8, 40), (3, 8, 57))
@@ -90,3 +90,13 @@ def test_another_view_stays(nodes: str, output: str, kept: str) -> None:
     after = lifted(before)
     assert kept in operators(after)
     same_function(before, after, *SHAPES)
+
+
+def test_nodes_that_are_written_have_names_of_their_own() -> None:
+    # onnxruntime refuses two nodes of one name, and x has an Unsqueeze of the lifting already.
+    text = "(float[N, 4, L] x) => (float[N, 5, M] y) { a = Identity(x) b = Add(a, x) y = Conv<pads = [1, 1]>(b, w) }"
+    before = graph(text, w=weights(5, 4, 3))
+    after = lifted(before)
+    names = [node.name for node in after.graph.node]
+    assert len(set(names)) == len(names)
+    same_in_onnxruntime(before, after, (1, 4, 12), (2, 4, 9))
