@@ -22,7 +22,7 @@ class Writing:
         nodes = list(graph.all_nodes())
         values = [*graph.inputs, *graph.initializers.values(), *(v for n in nodes for v in n.outputs)]
         # Nodes have names of their own, and onnxruntime takes none twice; that no value is called so costs nothing.
-        self._taken = {named.name for named in (*values, *nodes)}
+        self._taken = {v.name for v in values} | {n.name for n in nodes}
 
     def constant(self, array: NDArray[Any], like: ir.Value | None = None) -> ir.Value:
         """Return an initializer that holds ``array``, named after the one whose place it takes; equal ones once."""
