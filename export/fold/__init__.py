@@ -16,6 +16,7 @@ from normfold.export.fold.ops.pointwise import Scaling
 from normfold.export.fold.padding import join_padding
 from normfold.export.fold.prune import prune
 from normfold.export.fold.reading import Reading
+from normfold.export.fold.reading.names import module_of
 from normfold.export.fold.report import Fold, FoldReport
 from normfold.export.fold.sequences import split_plainly
 from normfold.export.fold.shapes import infer_shapes
@@ -69,14 +70,22 @@ def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule
 def _fold_graphs(model: ir.Model) -> FoldReport:
     before = counts(model)
     opset = model.opset_imports.get("", 18)
+    # A BatchNorm that nothing reads would move what is read.
+    norms = _batchnorms(model)
+    passes.RemoveUnusedNodesPass()(model)
+    read = set(_batchnorms(model))
+    folds = [
+        Fold(module_of(node) or node.name or "", "BatchNorm", True, "nothing read it")
+        for node in norms
+        if node not in read
+    ]
     for graph in (model.graph, *model.graph.subgraphs()):
         split_plainly(graph, opset)
     infer_shapes(model)
     if take_branches(model):
         infer_shapes(model)
-    folds: list[Fold] = []
     carriers = removed = 0
-    affines_before = affines_after = 0
+    affines_before, affines_after = len(folds), 0
     graphs = [model.graph, *model.graph.subgraphs()]
     for graph in graphs:
         join_padding(graph, opset)
@@ -129,10 +138,14 @@ def _targets(net: Net) -> int:
     return sum(isinstance(op, Scaling) and op.target for op in net.ops)
 
 
+def _batchnorms(model: ir.Model) -> list[ir.Node]:
+    return [node for node in model.graph.all_nodes() if node.op_type == "BatchNormalization"]
+
+
 def counts(model: ir.Model) -> tuple[int, int, int]:
     """Return the numbers of BatchNorms, of nodes, and of values in floating-point initializers."""
     nodes = list(model.graph.all_nodes())
-    batchnorms = sum(n.op_type == "BatchNormalization" for n in nodes)
+    batchnorms = len(_batchnorms(model))
     floats = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
     held = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
     return batchnorms, len(nodes), sum(int(c.size) for c in held if c.dtype in floats)

@@ -23,8 +23,11 @@ def take_branches(model: ir.Model) -> int:
         condition = constants.get(node.inputs[0])
         if condition is None or condition.size != 1:
             continue
-        branch = node.attributes["then_branch" if condition.item() else "else_branch"].as_graph()
-        _inline(branch, node, graph)
+        taken, left = ("then_branch", "else_branch") if condition.item() else ("else_branch", "then_branch")
+        _inline(node.attributes[taken].as_graph(), node, graph)
+        for inner in node.attributes[left].as_graph().all_nodes():  # what only it reads is read no more
+            for index in range(len(inner.inputs)):
+                inner.replace_input_with(index, None)
         count += 1
     return count
 

@@ -39,6 +39,14 @@ def test_a_branch_may_give_what_is_there_without_it() -> None:
     same_in_onnxruntime(model, after, *SHAPES)
 
 
+def test_what_only_the_other_branch_read_is_gone() -> None:
+    model = branching("o = Neg(u) " + ASKED.format(count="three"), otherwise="r = Sigmoid(o)")
+    after, _ = folded(model)
+    assert sorted(operators(after)) == ["Conv", "Conv", "Relu"]
+    assert operators(folded(after)[0]) == operators(after)
+    same_in_onnxruntime(model, after, *SHAPES)
+
+
 def test_names_inside_a_branch_do_not_meet_those_outside() -> None:
     model = branching(ASKED.format(count="three"), then="b = Neg(u) r = Relu(b)")
     after, _ = folded(model)

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from normfold.export.fold import Fold, FoldReport
 
-from .graphs import counted, folded, graph, left, norm, only, operators, same_function, weights
+from .graphs import counted, folded, graph, left, norm, only, operators, same_function, weight_of, weights
 
 W = {"w": weights(4, 3, 1), "v": weights(5, 4, 3), "k": weights(5, 4, 1)}
 LENGTHS = ((2, 3, 12), (3, 3, 23))
@@ -77,6 +77,15 @@ def test_a_batchnorm_and_an_affine_are_told_apart() -> None:
     )
     kinds = {f.name: f.kind for f in folded(model)[1].folds}
     assert kinds == {"BatchNormalization_1": "BatchNorm", "Mul_3": "affine"}
+
+
+def test_a_batchnorm_that_nothing_reads_is_gone_and_moves_nothing() -> None:
+    model = graph(text("c = Conv(x, w) n = BN(c, n) m = Relu(n) r = Relu(c) y = Conv(r, k)"), **W, **norm("n", 4))
+    after, report = folded(model)
+    assert operators(after) == ["Conv", "Conv", "Relu"]
+    assert np.array_equal(weight_of(after), weight_of(model))
+    assert only(report) == Fold("BatchNormalization_1", "BatchNorm", True, "nothing read it")
+    assert (report.batchnorms_before, report.affines_before, report.affines_after) == (1, 1, 0)
 
 
 def test_a_uniform_factor_is_no_affine_to_get_rid_of() -> None:
