@@ -70,7 +70,7 @@ Examples:
 )
 @click.option(
     "--form", default="auto", show_default=True, metavar="FORM",
-    help="Publish this form: unfolded, folded, lifted or widened (for CPUs); auto: the fastest on this machine.",
+    help="Publish this form: unfolded, folded, lifted, widened, blocked (for CPUs); auto: the fastest on this machine.",
 )  # fmt: skip
 @click.option("--remeasure", is_flag=True, help="Time the forms again, not as remembered from an earlier export.")
 @click.option("--even-if-slower", is_flag=True, help="Publish fewer bits also where float32 is faster on this machine.")

@@ -39,7 +39,7 @@ Examples:
 )
 @click.option(
     "--form", default="auto", show_default=True, metavar="FORM",
-    help="Write this form: unfolded, folded, lifted or widened (for CPUs); auto: the fastest on this machine.",
+    help="Write this form: unfolded, folded, lifted, widened, blocked (for CPUs); auto: the fastest on this machine.",
 )  # fmt: skip
 @click.option("--remeasure", is_flag=True, help="Time the forms again, not as remembered from an earlier run.")
 @click.option(

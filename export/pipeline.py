@@ -188,7 +188,7 @@ def fold_and_prove(
     proof = Proof(origin, sizes, samples, unfolded)
     verification = proof.of(content)
     proof.require(verification, content)
-    rewritten, left_out = rewritten_forms(content, proof, form)
+    rewritten, left_out = rewritten_forms(unfolded, content, proof, form)
     forms = {"unfolded": unfolded, "folded": content, **rewritten}
     progress("time it")
     inputs = _timed_inputs(sizes)
@@ -239,8 +239,8 @@ def _stamped(model: ir.Model, like: ir.Model, form: Published) -> bytes:
         like.graph.name,
     )
     model.metadata_props.update(like.metadata_props)
-    if form.form == "unfolded":
-        model.metadata_props["normfold.batchnorms"] = f"{form.batchnorms}, unfolded"
+    if form.form in ("unfolded", "blocked"):
+        model.metadata_props["normfold.batchnorms"] = f"{form.batchnorms}, {form.form}"
     model.metadata_props["normfold.form"] = form.form
     return to_bytes(model)
 

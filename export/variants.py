@@ -4,6 +4,8 @@
     folded      every BatchNorm folded that can go
     lifted      the folded graph with what runs along one axis as pictures of height 1 (:data:`REWRITES`)
     widened     the lifted graph with channel counts rounded up to the block that kernels work in
+    blocked     lifted first and folded then: as widened, but a BatchNorm stays where the channel that would carry its
+                shift breaks such a block (:data:`REFOLDS`)
 
 The folded graph is published unless another is faster beyond what a busy machine can feign, twice in a row. What was
 measured is remembered, so that the same inputs give the same bytes also where two forms are about equally fast; naming
@@ -12,14 +14,15 @@ the form gives them on every machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
 
 from normfold.export.errors import ExportError, VerificationError
-from normfold.export.layout import lift, lift_and_widen
+from normfold.export.fold import FoldReport, counts
+from normfold.export.layout import fold_in_blocks, lift, lift_and_widen
 from normfold.export.machine import Machine, this_machine
 from normfold.export.measure import Arrays, medians, shapes_of
 from normfold.export.proof import Proof
@@ -33,12 +36,14 @@ __all__ = ["AUTO", "FORMS", "MARGINS", "REWRITES", "Choice", "Variant", "check_f
 #: Further forms: name -> a rewrite of the folded graph in place, which returns whether it changed anything. Each is
 #: proved like the folded graph itself.
 REWRITES: dict[str, Callable[[ir.Model], bool]] = {"lifted": lift, "widened": lift_and_widen}
+#: And of the unfolded graph, in place; returns what the fold did to it.
+REFOLDS: dict[str, Callable[[ir.Model], FoldReport]] = {"blocked": fold_in_blocks}
 #: How much faster than the folded graph a form must be to be published in its place.
-MARGINS: Mapping[str, float] = {"unfolded": 1.05}
+MARGINS: Mapping[str, float] = {"unfolded": 1.05, "blocked": 1.05}
 DEFAULT_MARGIN = 1.03
 
 #: Every form there is, and the word that leaves the choice to the clock.
-FORMS = ("unfolded", "folded", *REWRITES)
+FORMS = ("unfolded", "folded", *REWRITES, *REFOLDS)
 AUTO = "auto"
 
 
@@ -78,33 +83,45 @@ def check_form(form: str) -> None:
         )
 
 
-def rewritten_forms(folded: bytes, proof: Proof, asked: str = AUTO) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """Return the rewrites of the folded graph that pass the proof, and a note on each that does not.
+def rewritten_forms(
+    unfolded: bytes, folded: bytes, proof: Proof, asked: str = AUTO
+) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """Return the further forms of a graph that pass the proof, and a note on each that does not.
 
     Raises, for the form that was asked for, ExportError where it is no other than the folded graph, and
     VerificationError where it does not pass.
     """
     forms: dict[str, bytes] = {}
     notes = []
+    for name, content in made_anew(unfolded, folded):
+        if content is None:
+            if name == asked:
+                raise ExportError(
+                    f"this network has no {name} form: it holds nothing that is written in another way there. "
+                    "Ask for folded or unfolded, or leave --form out"
+                )
+            continue
+        verification = proof.of(content)
+        if verification.passed:
+            forms[name] = content
+        elif name == asked:
+            _require(proof, verification, content, name)
+        else:
+            worst = verification.worst
+            why = worst.trouble or f"output '{worst.output}' is off by {worst.relative:.1e} of its scale"
+            notes.append(f"the {name} form did not pass the proof and was left out: {why}")
+    return forms, tuple(notes)
+
+
+def made_anew(unfolded: bytes, folded: bytes) -> Iterator[tuple[str, bytes | None]]:
+    """Yield every further form of a graph by name, None where it is no other than the folded one or another's."""
     for name, rewrite in REWRITES.items():
         model = ir.from_proto(onnx.load_model_from_string(folded))
-        if rewrite(model):
-            content = to_bytes(model)
-            verification = proof.of(content)
-            if verification.passed:
-                forms[name] = content
-            elif name == asked:
-                _require(proof, verification, content, name)
-            else:
-                worst = verification.worst
-                why = worst.trouble or f"output '{worst.output}' is off by {worst.relative:.1e} of its scale"
-                notes.append(f"the {name} form did not pass the proof and was left out: {why}")
-        elif name == asked:
-            raise ExportError(
-                f"this network has no {name} form: it holds nothing that is written in another way there. "
-                "Ask for folded or unfolded, or leave --form out"
-            )
-    return forms, tuple(notes)
+        yield name, to_bytes(model) if rewrite(model) else None
+    batchnorms, _, _ = counts(ir.from_proto(onnx.load_model_from_string(folded)))
+    for name, refold in REFOLDS.items():
+        model = ir.from_proto(onnx.load_model_from_string(unfolded))
+        yield name, to_bytes(model) if refold(model).batchnorms_after > batchnorms else None
 
 
 def _require(proof: Proof, verification: Verification, content: bytes, name: str) -> None:

@@ -19,7 +19,7 @@ from normfold.export.max_pool import restore_max_pool
 from normfold.export.named import NamedNetwork
 from normfold.export.serialize import to_bytes
 from normfold.export.tidy import strip, tidy
-from normfold.export.variants import REWRITES, choose
+from normfold.export.variants import choose, made_anew
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,11 +48,8 @@ def forms(model: ir.Model) -> dict[str, bytes]:
     fold(model)
     strip(model)
     made[FOLDED] = to_bytes(model)
-    for name, rewrite in REWRITES.items():
-        other = ir.from_proto(onnx.load_model_from_string(made[FOLDED]))
-        if rewrite(other):
-            made[name] = to_bytes(other)
-    return made
+    anew = made_anew(made[UNFOLDED], made[FOLDED])
+    return made | {name: content for name, content in anew if content is not None}
 
 
 def published(made: dict[str, bytes], x: NDArray[np.float32]) -> str:

@@ -10,11 +10,11 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.carrier import ConstantChannels, Widened, carrier_of, put_before, widened
+from normfold.export.fold.carrier import ConstantChannels, Widened, call, carrier_of, put_before, widened, work
 from normfold.export.fold.net import Net, Op, Refused, Widening, Writing
 from normfold.export.fold.ops.linear import Gates, Linear, Weights
 from normfold.export.fold.ops.pointwise import Bounds, Scaled, Scaling
-from normfold.export.fold.plan import LEAST_GAIN, PUT_COST, Plan, planned, plans
+from normfold.export.fold.plan import LEAST_GAIN, NOISE, PUT_COST, Plan, planned, plans
 from normfold.export.fold.report import Fold
 from normfold.export.fold.silence import silence_zero_scales
 from normfold.export.fold.sizes import Sizes
@@ -120,19 +120,27 @@ class Folding:
     def _bring_carriers(self, plan: Plan, missing: list[Linear]) -> None:
         """Widen what the zero-padded readers read by one constant channel, or put the channel before each."""
         steps: list[Widened | Linear] = []
-        cost = plan.cost
+        cost, more, carrying = plan.cost, 0.0, set(missing)
         for op in missing:
             if any(isinstance(step, Widened) and op.inputs[0] in step.widenings for step in steps):
                 continue
             try:
                 wide = widened(op.inputs[0])
                 cost += wide.cost
+                more += wide.more_work(plan.target)
+                carrying.update(other for other in wide.touched if isinstance(other, Linear))
                 steps.append(wide)
             except Refused:
                 cost += PUT_COST
                 steps.append(op)
         if cost >= -LEAST_GAIN:
             raise Refused("carrying the shift past the zero padding would cost as much as the operation it saves")
+        if all(isinstance(step, Widened) for step in steps):
+            more -= call(plan.target)  # and nothing is called in its place
+        if cost + more > NOISE * sum(work(op, plan.target) for op in carrying):
+            raise Refused(
+                "carrying the shift past the zero padding takes a channel more, which costs more than it saves"
+            )
         for step in steps:
             self.carriers += 1
             if isinstance(step, Linear):

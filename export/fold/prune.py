@@ -2,11 +2,13 @@
 
     W x + b = W' x' + (b + W[:, k] c)      channel k of x is always c; exact where nothing is padded, or c = 0
 
-Networks trained for sparsity scale such channels by γ = 0. A channel that serves as a carrier stays.
+Networks trained for sparsity scale such channels by γ = 0. A channel that serves as a carrier stays, and so do those
+without which a picture's channels would fit onnxruntime's blocked layout no more.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +22,11 @@ from normfold.export.fold.ops.layout import Concat, Reshape, Select
 from normfold.export.fold.ops.linear import Linear, Weights
 from normfold.export.fold.ops.pointwise import Activation, Bounds, Clamp, Same, Scaled, Scaling, Sloped
 from normfold.export.fold.ops.pools import Pooling
+
+#: Channels that onnxruntime's blocked layout takes at a time, from this many on, and whole blocks of it in a Concat.
+#: Measured: 93 channels of a Concat in place of 96 cost EEGInceptionMI 3 % of its time.
+ALIGNED, BLOCK = 4, 16
+LEAST = 8
 
 
 @dataclass(frozen=True)
@@ -36,19 +43,46 @@ def prune(net: Net) -> int:
     count = 0
     sources = [op for op in net.ops if isinstance(op, Linear) and op.params.groups == 1 and op.axis_out == 1]
     for op in sources:
-        weight = op.params.weight
+        weight, (tensor,) = op.params.weight, op.outputs
         zero = np.all(weight == 0, axis=tuple(i for i in range(weight.ndim) if i != 1))
-        for index in reversed(np.flatnonzero(zero)):
+        channels = [Removal(1, int(index)) for index in reversed(np.flatnonzero(zero))]
+        step = _step(tensor)
+        if step > 1:
+            channels = [r for r in channels if len(channels) >= step and _can_go(tensor, r)]
+        for removal in channels[: len(channels) // step * step]:
             try:
-                _removed(net, op.outputs[0], Removal(1, int(index)))
+                _remove(*_without_channel(tensor, removal))
             except Refused:
                 continue
             count += 1
     return count
 
 
-def _removed(net: Net, tensor: Tensor, removal: Removal) -> None:
-    """Take one channel out of a tensor and of all that must follow, or raise Refused with nothing changed."""
+def _step(tensor: Tensor) -> int:
+    """Return how many channels must go at once for the rest to fit the blocked layout as they did."""
+    if tensor.shape is None or len(tensor.shape) < 4 or tensor.size(1) < LEAST:
+        return 1
+    seen, queue = {tensor}, [tensor]
+    while queue:
+        for op in queue.pop().readers:
+            if isinstance(op, Concat):
+                return math.gcd(tensor.size(1), BLOCK)
+            if isinstance(op, (Clamp, Sloped, Same, Activation, Scaling, Pooling, Sum, Product)):
+                queue += [y for y in op.outputs if y not in seen]
+                seen.update(op.outputs)
+    return math.gcd(tensor.size(1), ALIGNED)
+
+
+def _can_go(tensor: Tensor, removal: Removal) -> bool:
+    try:
+        _without_channel(tensor, removal)
+    except Refused:
+        return False
+    return True
+
+
+def _without_channel(tensor: Tensor, removal: Removal) -> tuple[dict[Tensor, Removal], dict[Op, Any]]:
+    """Return what all tensors lose with a channel of one, and the params of all operators then, or raise Refused."""
     constants = ConstantChannels()
     found: dict[Tensor, Removal] = {}
     touched: dict[Op, None] = {}
@@ -73,7 +107,10 @@ def _removed(net: Net, tensor: Tensor, removal: Removal) -> None:
         touched[op] = None
         for t, r in _spread(op, found).items():
             settle(t, r)
-    params = {op: _without(op, found, constants) for op in touched}
+    return found, {op: _without(op, found, constants) for op in touched}
+
+
+def _remove(found: dict[Tensor, Removal], params: dict[Op, Any]) -> None:
     for op, new in params.items():
         op.params, op.changed = new, True
         if isinstance(op, Select):

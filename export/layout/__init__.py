@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from normfold.export.fold import FoldReport, fold
 from normfold.export.fold.shapes import infer_shapes
 from normfold.export.layout.blocked import hold_constants, write_blocked
 from normfold.export.layout.form import LIFTED, TURNED
@@ -17,7 +18,7 @@ from normfold.export.layout.region import turn
 from normfold.export.layout.views import join_views
 from normfold.export.layout.widen import widen
 
-__all__ = ["lift", "lift_and_widen"]
+__all__ = ["fold_in_blocks", "lift", "lift_and_widen"]
 
 
 def lift(model: ir.Model) -> bool:
@@ -39,6 +40,16 @@ def lift_and_widen(model: ir.Model) -> bool:
     """The same, and round channel counts up to the block, in place; return whether any was."""
     lift(model)
     return widen(model)
+
+
+def fold_in_blocks(model: ir.Model) -> FoldReport:
+    """Lift a graph, fold it then, and widen it, in place: a fold that knows that convolutions run in blocks of channels
+    leaves a BatchNorm between two of them where a channel more to carry its shift would cost more.
+    """
+    lift(model)
+    report = fold(model)
+    lift_and_widen(model)
+    return report
 
 
 def _taller_than_wide(nodes: Iterable[ir.Node]) -> bool:

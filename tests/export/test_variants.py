@@ -20,12 +20,14 @@ from normfold.export.variants import AUTO, FORMS, REWRITES, check_form, choose
 pytestmark = pytest.mark.usefixtures("cache")
 
 INPUTS = {"x": np.ones((1, 4), np.float32)}
-#: A convolution before and after a BatchNorm: it folds, and can be a picture of height 1 with 8 channels for 7.
+#: Two BatchNorms that fold, the second by a carrier: a picture of height 1 can have 8 channels for 7, and keep the 8.
 CONVOLUTIONS = """<ir_version: 8, opset_import: ["" : 18]>
 g (float[N, 4, L] x) => (float[N, 4, M] y)
-<float[7,4,3] w1 = {%s}, float[4,7,3] w2 = {%s}, float[7] g = {1,2,3,4,5,6,7}, float[7] b = {1,0,1,0,1,0,1},
- float[7] m = {0,1,0,1,0,1,0}, float[7] v = {1,2,1,2,1,2,1}>
-{ c = Conv (x, w1) r = Relu (c) n = BatchNormalization (r, g, b, m, v) y = Conv (n, w2) }"""
+<float[7,4,3] w1 = {%s}, float[8,7,3] w2 = {%s}, float[4,8,3] w3 = {%s},
+ float[7] g = {1,2,3,4,5,6,7}, float[7] b = {1,0,1,0,1,0,1}, float[7] m = {0,1,0,1,0,1,0}, float[7] v = {1,2,1,2,1,2,1},
+ float[8] h = {1,-2,1,-2,1,-2,1,-2}, float[8] k = {1,0,1,0,1,0,1,0}, float[8] q = {1,1,2,2,1,1,2,2}>
+{ c = Conv (x, w1) r = Relu (c) n = BatchNormalization (r, g, b, m, v)
+  d = Conv (n, w2) s = Relu (d) p = BatchNormalization (s, h, k, k, q) y = Conv <pads = [1, 1]> (p, w3) }"""
 
 
 def identity(times: int = 1) -> bytes:
@@ -37,9 +39,10 @@ def identity(times: int = 1) -> bytes:
 
 @pytest.fixture
 def convolutions(tmp_path: Path) -> Path:
-    weight = ",".join(f"{v:.3f}" for v in np.random.default_rng(0).standard_normal(84))
+    rng = np.random.default_rng(0)
+    weights = tuple(",".join(f"{v:.3f}" for v in rng.standard_normal(size)) for size in (84, 168, 96))
     path = tmp_path / "net.onnx"
-    path.write_bytes(onnx.parser.parse_model(CONVOLUTIONS % (weight, weight)).SerializeToString())
+    path.write_bytes(onnx.parser.parse_model(CONVOLUTIONS % weights).SerializeToString())
     return path
 
 
@@ -139,6 +142,18 @@ def test_a_form_that_is_named_has_the_same_bytes_whatever_the_clock_and_the_memo
         assert (made["report"].published.form, made["report"].published.chosen_by) == (form, "request")
     contents.add(folded(convolutions, monkeypatch, fast=form, remeasure=True)["content"])
     assert len(contents) == 1, "asked for or chosen, a form is the same file"
+
+
+def test_a_batchnorm_stays_in_the_form_in_blocks_and_the_report_and_the_file_say_so(
+    convolutions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = folded(convolutions, monkeypatch, "blocked")
+    report = made["report"]
+    assert (report.folding.batchnorms_before, report.folding.batchnorms_after) == (2, 0)
+    assert (report.published.form, report.published.batchnorms) == ("blocked", 1)
+    model = onnx.load_model_from_string(made["content"])
+    assert [node.op_type for node in model.graph.node].count("BatchNormalization") == 1
+    assert {p.key: p.value for p in model.metadata_props}["normfold.batchnorms"] == "1, blocked"
 
 
 def test_a_form_that_there_is_not_is_refused_with_the_names_of_those_there_are() -> None:

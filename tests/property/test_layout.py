@@ -7,7 +7,7 @@ import onnx_ir as ir
 from hypothesis import given, note
 
 from normfold.export.fold import fold
-from normfold.export.variants import REWRITES
+from normfold.export.variants import REFOLDS, REWRITES
 
 from .networks import Layer, Network, networks
 from .test_fold import drawing, questions, run
@@ -19,10 +19,13 @@ def test_a_network_in_any_form_computes_what_it_computed(drawn: tuple[list[Layer
     layers, network = drawn
     note("\n".join(map(str, layers)))
     forms = {}
-    for name, rewrite in REWRITES.items():
+    for name in (*REWRITES, *REFOLDS):
         model = ir.from_proto(network.model)
-        fold(model)
-        rewrite(model)
+        if name in REWRITES:
+            fold(model)
+            REWRITES[name](model)
+        else:
+            REFOLDS[name](model)
         forms[name] = ir.to_proto(model)
         note(f"{name}: {onnx.printer.to_text(forms[name].graph)}")
         onnx.checker.check_model(forms[name], full_check=True)

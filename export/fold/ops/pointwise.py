@@ -163,7 +163,7 @@ UNBLOCKED_COST = 1.9
 def in_blocks(tensor: Tensor) -> bool:
     """Whether it is a picture that the runtime may hold in blocks of channels, between 2-D convolutions."""
     shape = tensor.shape
-    return shape is not None and len(shape) == 4 and isinstance(shape[1], int) and shape[1] % 8 == 0
+    return shape is not None and len(shape) == 4 and isinstance(shape[1], int) and shape[1] % 4 == 0 and shape[1] >= 8
 
 
 @dataclass(frozen=True, eq=False)

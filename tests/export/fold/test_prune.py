@@ -200,3 +200,32 @@ def test_fewer_parameters_are_counted_after() -> None:
     after, report = folded(model)
     assert report.parameters_after == sum(numpy_helper.to_array(t).size for t in after.graph.initializer)
     assert report.parameters_after < report.parameters_before
+
+
+@pytest.mark.parametrize(
+    ("size", "nodes", "constant", "left"),
+    [
+        (32, "r = Relu(c) j = Concat<axis=1>(r, x) y = Conv(j, v)", 17, 16),
+        (32, "r = Relu(c) j = Concat<axis=1>(r, x) y = Conv(j, v)", 3, 32),
+        (24, "r = Relu(c) j = Concat<axis=1>(r, x) y = Conv(j, v)", 9, 16),
+        (32, "r = Relu(c) y = Conv(r, v)", 7, 28),
+        (32, "r = Relu(c) y = Conv(r, v)", 3, 32),
+        (6, "r = Relu(c) y = Conv(r, v)", 3, 3),
+    ],
+)
+def test_of_a_picture_as_many_go_as_leave_its_channels_in_blocks(
+    size: int, nodes: str, constant: int, left: int
+) -> None:
+    read = left + 3 if "Concat" in nodes else left
+    v = weights(5, size + 3 if "Concat" in nodes else size, 1, 3)
+    model = graph(
+        f"(float[N,3,1,L] x) => (float[N,5,1,M] y) {{ c = Conv(x, w, b) {nodes} }}",
+        **dead(*range(constant), shape=(size, 3, 1, 1)),
+        v=v,
+    )
+    after, report = folded(model)
+    assert channels(after) == [left, 5]
+    assert weight_of(after, 1).shape[1] == read
+    assert report.channels_removed == size - left
+    same_function(model, after, (2, 3, 1, 12))
+    assert folded(after)[1].channels_removed == 0
