@@ -83,7 +83,7 @@ def print_report(report: ExportReport, console: Console, next_command: str) -> N
     console.print(f"[bold]{escape(report.source)}[/bold]  {escape(', '.join(report.inputs))}")
     console.print(table)
     console.print(escape(chosen(report)))
-    if report.published.form == "unfolded":
+    if report.published.form in ("unfolded", "blocked"):
         console.print("what folding does in the folded form, which is not the published one:")
     for fold in report.folding.folds:
         went = escape(fold.how) if not fold.reason else f"[yellow]stayed[/yellow]: {escape(fold.reason)}"

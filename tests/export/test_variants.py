@@ -78,6 +78,13 @@ def test_a_form_for_a_target_needs_a_smaller_margin_and_the_fastest_wins(monkeyp
     assert chosen(monkeypatch, {**times, "lifted": 0.99, "other": 0.98}) == "folded"
 
 
+def test_a_form_that_keeps_batchnorms_must_be_faster_by_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far = {"folded": 1.0, "lifted": 0.8, "blocked": 0.77}, {"folded": 1.0, "lifted": 0.8, "blocked": 0.7}
+    assert chosen(monkeypatch, near, near) == "lifted"
+    assert chosen(monkeypatch, far, far) == "blocked"
+    assert chosen(monkeypatch, {"folded": 1.0, "blocked": 0.93}) == "folded"
+
+
 def test_real_graphs_are_timed_in_turn() -> None:
     choice = choose({"unfolded": identity(60), "folded": identity()}, INPUTS)
     assert choice.rounds >= 9
