@@ -14,7 +14,7 @@ from normfold.export.fold.carrier import ConstantChannels, Widened, call, carrie
 from normfold.export.fold.net import Net, Op, Refused, Widening, Writing
 from normfold.export.fold.ops.linear import Gates, Linear, Weights
 from normfold.export.fold.ops.pointwise import Bounds, Scaled, Scaling
-from normfold.export.fold.plan import LEAST_GAIN, NOISE, PUT_COST, Plan, planned, plans
+from normfold.export.fold.plan import LEAST_GAIN, LOSS, PUT_COST, Plan, planned, plans
 from normfold.export.fold.report import Fold
 from normfold.export.fold.silence import silence_zero_scales
 from normfold.export.fold.sizes import Sizes
@@ -137,7 +137,7 @@ class Folding:
             raise Refused("carrying the shift past the zero padding would cost as much as the operation it saves")
         if all(isinstance(step, Widened) for step in steps):
             more -= call(plan.target)  # and nothing is called in its place
-        if cost + more > NOISE * sum(work(op, plan.target) for op in carrying):
+        if cost + more > LOSS * sum(work(op, plan.target) for op in carrying):
             raise Refused(
                 "carrying the shift past the zero padding takes a channel more, which costs more than it saves"
             )

@@ -243,12 +243,12 @@ def test_an_output_of_the_network_gets_no_channel_more() -> None:
 
 @pytest.mark.parametrize(
     ("channels", "taps", "length", "carriers"),
-    [(8, 15, 400, 0), (8, 15, 24, 1), (8, 3, 400, 1), (64, 15, 400, 1), (8, 15, None, 1)],
+    [(4, 15, 2000, 0), (4, 15, 24, 1), (4, 3, 2000, 1), (64, 15, 400, 1), (4, 15, None, 1)],
 )
 def test_no_carrier_is_brought_where_it_takes_longer_than_the_batchnorm(
     channels: int, taps: int, length: int | None, carriers: int
 ) -> None:
-    # Measured, of the time with the BatchNorms: 1.05, 0.91, 0.98 and 1.00; an open length is taken for a short one.
+    # Measured, of the time with the BatchNorms: 1.22, 0.91, 1.01 and 1.00; an open length is taken for a short one.
     ends, dim = f"pads=[{taps // 2},{taps // 2}]", length or "L"
     text = f"""(float[1,3,{dim}] x) => (float[1,{channels},{dim}] y) {{
         c = Conv<{ends}>(x, w)  r = Relu(c)  n = BN(r, n)  y = Conv<{ends}>(n, v) }}"""
