@@ -149,7 +149,8 @@ def _channels(target: Scaling) -> int:
 
 def _positions(tensor: Tensor) -> int | None:
     lengths = tensor.shape[2:] if tensor.shape is not None else (None,)
-    return math.prod(n for n in lengths if isinstance(n, int)) if all(isinstance(n, int) for n in lengths) else None
+    known = [n for n in lengths if isinstance(n, int)]
+    return max(1, math.prod(known)) if len(known) == len(lengths) else None
 
 
 def widened(tensor: Tensor) -> Widened:
