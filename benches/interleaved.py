@@ -23,11 +23,13 @@ def interleaved(
     """Return each run's milliseconds on ``clock``, one figure a round.
 
     Every round runs all of them, each time starting with another, and each as often as fills ``slice_ms``, at least
-    once. Two runs before that are not counted. No round begins after ``budget_seconds``, the first three excepted. Each
-    turn begins after ``rest_seconds``, in which threads that the one before has left waiting in a loop go to sleep.
+    once. Two runs before that are not counted. Each turn begins after ``rest_seconds``, in which threads that the one
+    before has left waiting in a loop go to sleep. No round begins after ``budget_seconds`` without these rests, the
+    first three rounds excepted.
     """
     repeats = {}
     for name, run in runs.items():
+        time.sleep(rest_seconds)
         run()
         start = clock()
         run()
@@ -35,9 +37,10 @@ def interleaved(
         repeats[name] = max(1, round(slice_ms / 1e3 / max(clock() - start, 1e-6)))
     times: dict[str, list[float]] = {name: [] for name in runs}
     order = list(runs)
-    end = time.perf_counter() + budget_seconds
+    begun = time.perf_counter()
     for done in range(rounds):
-        if done >= LEAST_ROUNDS and time.perf_counter() > end:
+        rested = done * len(runs) * rest_seconds
+        if done >= LEAST_ROUNDS and time.perf_counter() - begun - rested > budget_seconds:
             break
         for name in order:
             run, repeat = runs[name], repeats[name]

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from benches.compute.aims import aims
 from benches.compute.forms import FOLDED, UNFOLDED
-from benches.compute.measure import ALL, BATCHES, LONG, LONGER, ONE, PEAK_SIZE, SHORT, WRONG, Cell, Effort
+from benches.compute.measure import ALL, BATCHES, LONG, LONGER, ONE, PEAK_SIZE, REST_SECONDS, SHORT, WRONG, Cell, Effort
 from benches.compute.routes import COMPILE_SECONDS, COMPILED, EXPORTED, FIXED, PEERS
 from benches.compute.speedups import (
     BOUND,
@@ -54,6 +54,7 @@ def report(results: Results) -> str:
         LONGER=LONGER,
         COMPILE_SECONDS=COMPILE_SECONDS,
         WRONG=WRONG,
+        REST_MS=1e3 * REST_SECONDS,
         PEAK_SIZE=PEAK_SIZE,
         BOUND=BOUND,
         COMPILED=COMPILED,
@@ -76,9 +77,10 @@ Batch 1, one thread, float32, the length that the network is exported with; geom
 
 Every route of a network runs in one process, in turns, round after round, each round beginning with another; the first
 runs are not counted. A figure is the median of the rounds; a ratio is taken within each round, and ± is half the
-distance between its quartiles. On one thread the time is the processor's, on all it is the clock's. Before it is timed
-every route's answer is compared with PyTorch in float64 (from batch 8 on with float32): a difference above {WRONG:g} of
-the largest output is wrong, and not timed.
+distance between its quartiles. On one thread the time is the processor's, on all it is the clock's, and each turn
+begins after {REST_MS:.0f} ms, in which the threads of the turn before stop waiting in a loop. Before it is timed every
+route's answer is compared with PyTorch in float64 (from batch 8 on with float32): a difference above {WRONG:g} of the
+largest output is wrong, and not timed.
 
 *{COMPILED}* is torch.compile with freezing, for the one shape, of one network a family, given up after
 {COMPILE_SECONDS} s. All files start from torch's default export, in which every batch and length is dynamic where the
