@@ -1,12 +1,15 @@
 """An ONNX graph computed in float64: the exact answer for a network of which only the graph is left.
 
 onnxruntime has no float64 convolution on the CPU, so the graph is cast to float64 throughout and run by ONNX's own
-reference evaluator, with the convolutions and pools handed to torch (the reference's are Python loops).
+reference evaluator, with the convolutions and pools handed to torch (the reference's are Python loops). Softmax and
+LogSoftmax are torch's too: the reference's take every file as of opset 13, and its LogSoftmax is the logarithm of a
+Softmax that may be 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_conv import Conv as _Conv
 from onnx.reference.ops.op_conv_transpose import ConvTranspose as _ConvTranspose
 from onnx.reference.ops.op_max_pool import MaxPool as _MaxPool
@@ -35,7 +39,7 @@ class DoubleGraph:
     def __init__(self, content: bytes):
         model = onnx.load_model_from_string(content)
         _to_double(model.graph)
-        self._evaluator = ReferenceEvaluator(model, new_ops=[Conv, ConvTranspose, MaxPool])
+        self._evaluator = ReferenceEvaluator(model, new_ops=[Conv, ConvTranspose, LogSoftmax, MaxPool, Softmax])
         self._names = [o.name for o in model.graph.output]
 
     def run(self, inputs: Arrays) -> Arrays:
@@ -111,6 +115,30 @@ class MaxPool(_MaxPool):
             dilation=tuple(given.get("dilations") or [1] * rank),
         )
         return (y.numpy(),)
+
+
+class Softmax(OpRun):
+    op_domain = ""
+
+    def _run(self, x: Any, **_: Any) -> Any:
+        return (_along(self, x, torch.softmax),)
+
+
+class LogSoftmax(OpRun):
+    op_domain = ""
+
+    def _run(self, x: Any, **_: Any) -> Any:
+        return (_along(self, x, torch.log_softmax),)
+
+
+def _along(node: OpRun, x: Any, function: Callable[[torch.Tensor, int], torch.Tensor]) -> Any:
+    """Apply ``function`` along the node's ``axis``: before opset 13 along that and all behind it, by default from 1."""
+    axis = next((a.i for a in node.onnx_node.attribute if a.name == "axis"), None)
+    if node.run_params["opsets"][""] >= 13:
+        return function(_tensor(x), -1 if axis is None else axis).numpy()
+    first = (1 if axis is None else axis) % max(x.ndim, 1)
+    flat = _tensor(x).reshape(math.prod(x.shape[:first]), -1)
+    return function(flat, 1).reshape(x.shape).numpy()
 
 
 def _tensor(array: Any) -> torch.Tensor:

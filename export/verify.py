@@ -188,13 +188,14 @@ def _compare(
     if expected.dtype.kind != "f":
         _compare_indices(pool, expected, before, after)
         return
-    finite = np.isfinite(expected) & np.isfinite(before)
+    finite = np.isfinite(before)
     if not (np.isfinite(after) == np.isfinite(before)).all() or not np.array_equal(
         after[~finite], before[~finite], equal_nan=True
     ):
         pool.troubles.append(f"on {case.name} NaN or infinity stands at other places than in the unfolded graph")
         return
-    exact = expected[finite].astype(np.float64)
+    # Where the reference overflows on its way to a number that neither graph misses, the unfolded graph stands in.
+    exact = np.where(np.isfinite(expected), expected, before)[finite].astype(np.float64)
     error = np.abs(after[finite].astype(np.float64) - exact)
     unfolded_error = np.abs(before[finite].astype(np.float64) - exact)
     if error.size:

@@ -102,3 +102,14 @@ def test_a_second_rounding_of_the_unfolded_graph_widens_the_unit_up_to_four_time
     result = verify(lambda inputs: {"y": exact}, off(1), off(1), cases, "r", off(second))
     assert result.worst.unfolded_relative == pytest.approx(unit * step, rel=0.2 if second == 100.0 else 0.05)
     assert result.worst.bound == pytest.approx(2 * result.worst.unfolded_relative + 4 * 2.0**-23)
+
+
+def test_where_only_the_reference_overflows_the_unfolded_graph_stands_in() -> None:
+    def overflowing(inputs):  # type: ignore[no-untyped-def]
+        return {"y": np.where(inputs["x"] == X[0, 0], -np.inf, inputs["x"])}
+
+    def checked(change):  # type: ignore[no-untyped-def]
+        return verify(overflowing, run(), run(change), [Case("random", "one", {"x": X})], "exact")
+
+    assert checked(lambda y: y * (1 + 2**-23)).passed
+    assert not checked(lambda y: np.where(y == X[0, 0], y + 0.1, y)).passed
