@@ -1,8 +1,9 @@
-"""Bounds by channel before a max-pool go behind it, where there are fewer entries.
+"""Bounds by channel before a max-pool or a maximum over positions go behind it, where there are fewer entries.
 
     maxpool(max(x, c)) = max(maxpool(x), c)      and with min alike: both keep the order of entries
 
-A Relu or Clip stays where it is: the runtime computes it within the convolution before it.
+A Relu or Clip stays where it is: the runtime computes it within the convolution before it. An Unsqueeze may stand
+between, which exporters put before an adaptive max-pool.
 """
 
 from __future__ import annotations
@@ -11,9 +12,18 @@ import math
 
 import onnx_ir as ir
 
+#: The length that an open one is taken for: a maximum over all of it keeps next to nothing.
+OPEN_LENGTH = 100
+
 
 def kept(pool: ir.Node) -> float:
-    """Return how many of a max-pool's entries it keeps, as a share; 1 where bounds may not go behind it."""
+    """Return how many entries a max-pool or a maximum keeps, as a share; 1 where bounds may not go behind it."""
+    if pool.op_type in ("GlobalMaxPool", "ReduceMax"):
+        x, axes = pool.inputs[0], _axes(pool)
+        if x is None or x.shape is None or not axes or min(axes) < 2:
+            return 1.0
+        lengths = [x.shape[axis] for axis in axes]
+        return 1.0 / math.prod(length if isinstance(length, int) else OPEN_LENGTH for length in lengths)
     strides = pool.attributes["strides"].as_ints() if "strides" in pool.attributes else ()
     # A window that holds nothing but padding has no largest entry; with these a window may.
     odd = "ceil_mode" in pool.attributes and pool.attributes["ceil_mode"].as_int() != 0
@@ -22,32 +32,85 @@ def kept(pool: ir.Node) -> float:
 
 
 def thin(graph: ir.Graph) -> None:
-    """Let every Max and Min by channel that only a max-pool reads, and that it thins out, read the pool instead."""
+    """Let every Max and Min by channel that only a max-pool or a maximum reads, and that it thins out, read it."""
     for pool in list(graph):
         if pool.domain in ("", "ai.onnx") and kept(pool) < 1 and not any(y.is_graph_output() for y in pool.outputs):
-            while (clamp := _clamp_before(pool)) is not None:
-                _swap(graph, clamp, pool)
+            unsqueeze = _only(pool, pool, "Unsqueeze")
+            if unsqueeze is not None and (not _axes(unsqueeze) or min(_axes(unsqueeze)) < 2):
+                continue
+            first = unsqueeze or pool
+            while (clamp := _only(first, pool, "Max", "Min")) is not None and _by_channel(clamp):
+                _swap(graph, clamp, first, pool)
 
 
-def _clamp_before(pool: ir.Node) -> ir.Node | None:
-    x = pool.inputs[0]
-    clamp = x.producer() if x is not None else None
-    if x is None or clamp is None or clamp.op_type not in ("Max", "Min") or clamp.domain not in ("", "ai.onnx"):
+def _only(reader: ir.Node, pool: ir.Node, *types: str) -> ir.Node | None:
+    """Return the node of one of these types that computes what ``reader`` reads, where nothing else reads it."""
+    x = reader.inputs[0]
+    node = x.producer() if x is not None else None
+    if x is None or node is None or node.op_type not in types or node.domain not in ("", "ai.onnx"):
         return None
-    if len(x.uses()) != 1 or x.is_graph_output() or clamp.graph is not pool.graph or len(clamp.inputs) != 2:
-        return None
+    return node if len(x.uses()) == 1 and not x.is_graph_output() and node.graph is pool.graph else None
+
+
+def _by_channel(clamp: ir.Node) -> bool:
+    y = clamp.outputs[0]
+    if len(clamp.inputs) != 2 or clamp.inputs[0] is None or y.shape is None:
+        return False
     bound = clamp.inputs[1]
-    if bound is None or bound.const_value is None or clamp.inputs[0] is None or x.shape is None:
-        return None
+    if bound is None or bound.const_value is None:
+        return False
     shape = bound.const_value.shape.numpy()
-    return clamp if len(shape) == len(x.shape) and all(size == 1 for size in shape[2:]) else None
+    return len(shape) == len(y.shape) and all(size == 1 for size in shape[2:])
 
 
-def _swap(graph: ir.Graph, clamp: ir.Node, pool: ir.Node) -> None:
-    before, between, behind = clamp.inputs[0], clamp.outputs[0], pool.outputs[0]
+def _swap(graph: ir.Graph, clamp: ir.Node, first: ir.Node, pool: ir.Node) -> None:
+    """Let ``clamp`` read ``pool``, and what it read be read by ``first``: the pool, or the Unsqueeze before it."""
+    (before, bound), between, behind = clamp.inputs, clamp.outputs[0], pool.outputs[0]
+    assert before is not None
+    assert bound is not None
+    added, dropped = (_axes(first) if first is not pool else ()), (_axes(pool) if _drops_axes(pool) else ())
+    before.shape = before.shape or between.shape  # bounds by channel change no shape
     behind.replace_all_uses_with(between)
     between.shape = behind.shape
-    pool.replace_input_with(0, before)
+    first.replace_input_with(0, before)
     clamp.replace_input_with(0, behind)
+    if added or dropped:
+        clamp.replace_input_with(1, _with_axes(graph, bound, added, dropped))
+        if bound.is_initializer() and not bound.uses():
+            graph.initializers.pop(bound.name or "", None)
     graph.remove(clamp)
     graph.insert_after(pool, clamp)
+
+
+def _with_axes(graph: ir.Graph, bound: ir.Value, added: tuple[int, ...], dropped: tuple[int, ...]) -> ir.Value:
+    """Return the bound with and without axes along which it has one entry."""
+    assert bound.const_value is not None
+    array = bound.const_value.numpy()
+    for axis in sorted(added):
+        array = array.reshape(*array.shape[:axis], 1, *array.shape[axis:])
+    name = f"{bound.name}_by_channel"
+    while name in graph.initializers:
+        name += "_"
+    value = ir.Value(name=name, const_value=ir.tensor(array.squeeze(dropped), name=name))
+    graph.register_initializer(value)
+    return value
+
+
+def _axes(node: ir.Node) -> tuple[int, ...]:
+    """Return the axes of a maximum or an Unsqueeze, counted from the front; () where they are not known."""
+    x = node.inputs[0]
+    if x is None or x.shape is None:
+        return ()
+    rank = len(x.shape)
+    if node.op_type == "GlobalMaxPool":
+        return tuple(range(2, rank))
+    given = list(node.attributes["axes"].as_ints()) if "axes" in node.attributes else []
+    if len(node.inputs) > 1 and node.inputs[1] is not None and node.inputs[1].const_value is not None:
+        given = node.inputs[1].const_value.numpy().reshape(-1).tolist()
+    rank += len(given) if node.op_type == "Unsqueeze" else 0
+    return tuple(axis % rank for axis in given)
+
+
+def _drops_axes(pool: ir.Node) -> bool:
+    given = pool.attributes.get("keepdims")
+    return pool.op_type == "ReduceMax" and given is not None and not given.as_int()

@@ -28,6 +28,12 @@ class Scaled(Affine):
         return cls(affine.scale, affine.shift, usual)
 
 
+def _only_reader(op: Op) -> Op | None:
+    """Return what reads an operator's output, where nothing else does."""
+    y = op.outputs[0]
+    return y.readers[0] if len(y.readers) == 1 and not y.pinned else None
+
+
 @dataclass(eq=False)
 class Scaling(Op):
     """BatchNormalization, or Mul/Add/Sub/Div by constants:  y = scale x + shift.  Takes any gauge on either side."""
@@ -262,11 +268,12 @@ class Clamp(Op):
     @property
     def _kept(self) -> float:
         """How many of its entries are left where bounds by channel would stand: behind a max-pool that reads it."""
-        y = self.outputs[0]
-        if len(y.readers) == 1 and isinstance(y.readers[0], Scaling) and not y.pinned:
-            y = y.readers[0].outputs[0]  # bounds become those by channel where this affine goes
-        pool = y.readers[0] if len(y.readers) == 1 and not y.pinned else None
-        return pool.kept if isinstance(pool, Pooling) else 1.0
+        reader = _only_reader(self)
+        if isinstance(reader, Scaling):
+            reader = _only_reader(reader)  # bounds become those by channel where this affine goes
+        if reader is not None and reader.node.op_type == "Unsqueeze":
+            reader = _only_reader(reader)
+        return reader.kept if isinstance(reader, Pooling) else 1.0
 
     def dearer(self, params: Bounds) -> str:
         """Return why these bounds cost more than a BatchNorm and the bounds that there are, or ""."""

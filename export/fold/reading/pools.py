@@ -40,7 +40,8 @@ def _reduce(n: Node) -> Op:
     axes = tuple(sorted(a % rank for a in axes))
     if n.type == "ReduceMin":
         raise NotKnown
-    return Pooling(axes=axes, monotone=n.type == "ReduceMax", drops_axes=not n.attribute("keepdims", 1), **n.parts())
+    drops_axes = not n.attribute("keepdims", 1)
+    return Pooling(axes=axes, monotone=n.type == "ReduceMax", kept=kept(n.node), drops_axes=drops_axes, **n.parts())
 
 
 def _resize(n: Node) -> Op:

@@ -63,6 +63,56 @@ def test_it_stays_before_a_pool_where(pool: str, clamp: str, behind: str) -> Non
     assert nodes.index(clamp.split()[2].split("(")[0]) < nodes.index(pool.split("<")[0])
 
 
+@pytest.mark.parametrize(
+    ("text", "opset", "nodes"),
+    [
+        ("p = GlobalMaxPool(f) y = Conv(p, v)", 17, ["GlobalMaxPool", "Max", "Min", "Conv"]),
+        ("p = ReduceMax<axes=[-1]>(f) y = Conv(p, v)", 13, ["ReduceMax", "Max", "Min", "Conv"]),
+        ("p = ReduceMax<axes=[2],keepdims=0>(f) y = Gemm(p, g)", 17, ["ReduceMax", "Max", "Min", "Gemm"]),
+        ("p = ReduceMax<keepdims=0>(f, last) y = Gemm(p, g)", 18, ["ReduceMax", "Max", "Min", "Gemm"]),
+        (
+            # nn.AdaptiveMaxPool1d(1) as torch exports it
+            "u = Unsqueeze(f, two) q = ReduceMax(u, lasts) p = Squeeze(q, two) y = Conv(p, v)",
+            18,
+            ["Unsqueeze", "ReduceMax", "Max", "Min", "Squeeze", "Conv"],
+        ),
+        (
+            "u = Unsqueeze<axes=[3]>(f) p = ReduceMax<axes=[2,3],keepdims=0>(u) y = Gemm(p, g)",
+            11,
+            ["Unsqueeze", "ReduceMax", "Max", "Min", "Gemm"],
+        ),
+    ],
+)
+def test_a_relu_and_batchnorm_before_a_maximum_over_positions_become_bounds_behind_it(
+    text: str, opset: int, nodes: list[str]
+) -> None:
+    """Convolution, ReLU, BatchNorm, maximum over time: gamma of both signs, which no max-pool lets through."""
+    model = graph(
+        f"(float[N,3,L] x) => (float{[*'NM'] if 'g)' in text else '[N,M,1]'} y) {{ c = Conv(x, w) e = Relu(c) "
+        f"f = BN(e, n) {text} }}".replace("'", ""),
+        opset,
+        w=weights(5, 3, 3),
+        v=weights(4, 5, 1),
+        g=weights(5, 4),
+        two=np.array([2]),
+        last=np.array([-1]),
+        lasts=np.array([-2, -1]),
+        **norm("n", 5),
+    )
+    after, report = folded(model)
+    assert report.batchnorms_after == report.affines_after == 0
+    assert order(after) == ["Conv", *nodes]
+    same_function(model, after, *LENGTHS)
+    read = {name for node in after.graph.node for name in node.input}
+    given = {tensor.name for tensor in after.graph.initializer}
+    assert not {name for name in given - read if name not in {t.name for t in model.graph.initializer}}
+
+
+def test_it_stays_before_a_maximum_over_channels() -> None:
+    nodes = clamped("ReduceMax<axes=[1]>(r)", behind="y = Mul(p, four)", four=weights(1, 4, 1))
+    assert nodes.index("Max") < nodes.index("ReduceMax")
+
+
 def test_it_stays_before_a_pool_that_is_an_output() -> None:
     text = """(float[N,3,L] x) => (float[N,4,M] y) {
         c = Conv(x, w) r = Max(c, lo) y = MaxPool<kernel_shape=[2],strides=[2]>(r) }"""
