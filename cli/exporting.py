@@ -86,8 +86,10 @@ def print_report(report: ExportReport, console: Console, next_command: str) -> N
     if report.published.form in ("unfolded", "blocked"):
         console.print("what folding does in the folded form, which is not the published one:")
     for fold in report.folding.folds:
-        went = escape(fold.how) if not fold.reason else f"[yellow]stayed[/yellow]: {escape(fold.reason)}"
-        console.print(f"  {escape(fold.name)}: {went}")
+        stayed = "what is left of it stayed" if fold.how else "stayed"
+        went = [escape(fold.how)] if fold.how else []
+        went += [f"[yellow]{stayed}[/yellow]: {escape(fold.reason)}"] if fold.reason else []
+        console.print(f"  {escape(fold.name)}: {'; '.join(went)}")
     cases = len(report.verification.cases)
     console.print(
         f"largest error  {worst.relative:.1e} of the output's scale against {escape(report.verification.reference)} "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from html import escape
 
+from normfold.export.fold.report import Fold
 from normfold.export.report import ExportReport, chosen
 
 __all__ = ["as_html"]
@@ -52,8 +53,8 @@ def as_html(report: ExportReport) -> str:
             [
                 (
                     _path(f.name),
-                    '<span class="good">folded</span>' if f.folded else '<span class="bad">left</span>',
-                    escape(f.how) if f.folded else "<br>".join(escape(r) for r in f.reasons),
+                    f'<span class="{"good" if f.folded else "bad"}">{_outcome(f)}</span>',
+                    "<br>".join(escape(line) for line in (f.how, *f.reasons) if line),
                 )
                 for f in folding.folds
             ],
@@ -151,6 +152,10 @@ def _summary(report: ExportReport) -> str:
             )
         )
     return f"{folding.batchnorms_before} BatchNorms before, <b>{report.published.batchnorms}</b> after folding"
+
+
+def _outcome(fold: Fold) -> str:
+    return "folded" if fold.folded else "partly folded" if fold.how else "left"
 
 
 def _figures(report: ExportReport) -> str:

@@ -16,9 +16,9 @@ class Fold:
     kind: str
     #: Whether it is gone.
     folded: bool
-    #: Where it went, in words ("back into 'conv1'"); "" where it stayed.
+    #: Where it, or a part of it, went, in words ("back into 'conv1'"); "" where all of it stayed.
     how: str
-    #: Why it stayed, a sentence for each way that was tried; () where it went.
+    #: Why it, or the rest of it, stayed, a sentence for each way that was tried; () where it went.
     reasons: tuple[str, ...] = ()
 
     @property

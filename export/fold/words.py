@@ -43,9 +43,12 @@ def refused(target: Scaling, refusals: Mapping[str, str]) -> list[str]:
         ways[reason].append(label)
     between = _between(target)
     return ([between] if between else []) + [
-        f"{labels[0]}{f' and {len(labels) - 1} more ways' if labels[1:] else ''}: {reason}"
-        for reason, labels in ways.items()
+        f"{labels[0]}{_more(len(labels) - 1)}: {reason}" for reason, labels in ways.items()
     ]
+
+
+def _more(ways: int) -> str:
+    return f" and {ways} more way{'s' if ways > 1 else ''}" if ways else ""
 
 
 def _between(target: Scaling) -> str:

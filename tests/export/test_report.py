@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -12,7 +13,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from normfold.cli.exporting import print_report
 from normfold.export.fold import Fold, FoldReport
 from normfold.export.html import as_html
 from normfold.export.machine import Machine
@@ -109,6 +112,19 @@ def test_the_page_is_well_formed_stands_alone_and_shows_every_fold_and_figure() 
         assert shown in parsed.text, shown
     for outside in ("http:", "https:", "src=", "@import", "url("):
         assert outside not in page
+
+
+def test_of_a_batchnorm_that_went_in_part_both_parts_are_told() -> None:
+    part = Fold("bn1", "BatchNorm", False, "forward into 'conv2'", ("back and 1 more way: gamma of both signs",))
+    report = replace(REPORT, folding=replace(REPORT.folding, folds=(part,)))
+    text = Page(as_html(report)).text
+    assert "partly folded" in text
+    assert part.how in text
+    assert part.reason in text
+    console = Console(file=io.StringIO(), width=200, highlight=False, soft_wrap=True)
+    print_report(report, console, "")
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"  bn1: {part.how}; what is left of it stayed: {part.reason}\n" in printed
 
 
 def test_names_from_a_network_cannot_break_out_of_the_page() -> None:
