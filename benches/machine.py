@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 
-from normfold.export.machine import this_machine
-from normfold.serving.threads import available_cpus
+from normfold.export.forms.machine import this_machine
+from normfold.serving.process.cpus import available_cpus
 
 
 def machine() -> str:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from normfold import __version__
 from normfold.protos import grpc_service as pb
-from normfold.serving.client import Client
+from normfold.serving.client.client import Client
 from normfold.serving.load import processes
 from normfold.serving.load.calls import StreamCalls, UnaryCalls
 from normfold.serving.load.generator import Load, Slice

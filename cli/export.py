@@ -130,7 +130,7 @@ def export(
         with redirect_stdout(sys.stderr):  # what the user's code prints on import is not our output
             report = export_model(request, progress)
     if as_json:
-        from normfold.export.report import as_json as jsonable
+        from normfold.export.publishing.report import as_json as jsonable
 
         click.echo(json.dumps(jsonable(report), indent=2))
     else:

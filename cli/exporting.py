@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from normfold.export.report import ExportReport
+    from normfold.export.publishing.report import ExportReport
 
 __all__ = ["errors_as_messages", "print_report", "steps"]
 
@@ -65,7 +65,7 @@ def print_report(report: ExportReport, console: Console, next_command: str) -> N
     from rich.markup import escape
     from rich.table import Table
 
-    from normfold.export.report import chosen, forms
+    from normfold.export.publishing.report import chosen, forms
 
     worst = report.verification.worst
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))

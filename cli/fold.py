@@ -70,9 +70,9 @@ def fold(
     """
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("import the graph tools")
-        from normfold.export.html import as_html
         from normfold.export.onnx_fold import fold_file, write_whole
-        from normfold.export.report import as_json as jsonable
+        from normfold.export.publishing.html_report import as_html
+        from normfold.export.publishing.report import as_json as jsonable
 
         report = fold_file(
             source,

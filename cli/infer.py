@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from normfold.serving.calls import Labelled, ModelMetadata, Tensor
+    from normfold.serving.client.calls import Labelled, ModelMetadata, Tensor
 
     Array = NDArray[Any]
 
@@ -58,7 +58,7 @@ def infer(
     JSON numbers take the datatype that the model declares. Exit code: 0 with an answer, 1 without, 2 for a wrong
     command.
     """
-    from normfold.serving.client import Client, ClientError
+    from normfold.serving.client.client import Client, ClientError
 
     if top is not None and save is not None:
         raise click.UsageError("--save writes arrays and --top text; give one of them")

@@ -130,8 +130,8 @@ def serve(
     """
     import os
 
-    from normfold.serving.address import UNIX
-    from normfold.serving.threads import default_workers
+    from normfold.serving.process.address import UNIX
+    from normfold.serving.process.cpus import default_workers
 
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before grpc is imported: what it would say, we say better
     if workers is None:
@@ -167,9 +167,9 @@ def serve(
 
 def _serve_alone(settings: dict[str, Any], log_level: str) -> bool:
     """Serve in this process; whether all was answered at the end."""
-    from normfold.serving import loops
     from normfold.serving.errors import StartError
-    from normfold.serving.logs import LogSettings
+    from normfold.serving.process import loops
+    from normfold.serving.process.logs import LogSettings
     from normfold.serving.server import ServerConfig
     from normfold.serving.server import serve as serve_until_stopped
 
@@ -187,7 +187,7 @@ def _serve_together(settings: dict[str, Any], log_level: str, workers: int) -> b
     import asyncio
     import logging
 
-    from normfold.serving.log_lines import Lines
+    from normfold.serving.process.log_lines import Lines
     from normfold.serving.workers.supervisor import Supervisor, WorkersError
 
     handler = logging.StreamHandler()

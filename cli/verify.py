@@ -17,9 +17,9 @@ from normfold.cli.exporting import errors_as_messages, steps
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from normfold.export.compare import Side
-    from normfold.export.samples import Sample
-    from normfold.export.verify import Verification
+    from normfold.export.inputs.samples import Sample
+    from normfold.export.proof.compare import Side
+    from normfold.export.proof.verify import Verification
 
 __all__ = ["verify"]
 
@@ -70,9 +70,9 @@ def verify(
     """
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("load both")
-        from normfold.export.compare import compare
-        from normfold.export.samples import fit, read_sample
-        from normfold.export.verify import Case
+        from normfold.export.inputs.samples import fit, read_sample
+        from normfold.export.proof.compare import compare
+        from normfold.export.proof.verify import Case
 
         files = [read_sample(path) for path in samples]
         remaining = list(weights)
@@ -111,8 +111,8 @@ def _is_code(text: str) -> bool:
 
 
 def _side(text: str, weights: list[Path], inputs: tuple[str, ...], samples: list[Sample]) -> Side:
-    from normfold.export.compare import Side
-    from normfold.export.origin import Request, open_origin
+    from normfold.export.proof.compare import Side
+    from normfold.export.sources.origin import Request, open_origin
 
     served = _SERVED.match(text)
     if served is not None and not Path(text).exists():
@@ -126,8 +126,8 @@ def _side(text: str, weights: list[Path], inputs: tuple[str, ...], samples: list
 def _served(address: str, model: str, version: str) -> Any:
     """A function from named arrays to named arrays that asks a server."""
     from normfold.export.errors import ExportError
-    from normfold.serving.calls import ClientError
-    from normfold.serving.client import Client
+    from normfold.serving.client.calls import ClientError
+    from normfold.serving.client.client import Client
 
     client = Client(address)
 

@@ -18,8 +18,8 @@ import torch
 
 from normfold.export.fold import FoldReport, fold
 from normfold.export.fold.reading import module_of
-from normfold.export.source import load_source
-from normfold.export.weights import load_into, read_checkpoint
+from normfold.export.sources.source import load_source
+from normfold.export.sources.weights import load_into, read_checkpoint
 from normfold.models import surnames
 from normfold.models.surnames.vectorizer import Vectorizer
 

@@ -29,7 +29,7 @@ from rich.table import Table
 from normfold import Client
 from normfold.models import gunpoint, surnames
 from normfold.models.surnames.vectorizer import Vectorizer
-from normfold.serving.calls import ClientError
+from normfold.serving.client.calls import ClientError
 
 Array = NDArray[np.float32]
 
@@ -142,9 +142,9 @@ def compare(model: str, factory: str, weights: Path, x: Array, answer: Array) ->
     """
     import torch
 
-    from normfold.export.source import load_source
-    from normfold.export.verify import FACTOR, FLOOR
-    from normfold.export.weights import load_into, read_checkpoint
+    from normfold.export.proof.verify import FACTOR, FLOOR
+    from normfold.export.sources.source import load_source
+    from normfold.export.sources.weights import load_into, read_checkpoint
 
     network = load_source(factory, {}).network
     load_into(network, read_checkpoint(weights, network.state_dict()), weights)

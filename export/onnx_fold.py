@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from normfold.export.capture import DEFAULT_OPSET
+from normfold.export.capture.capture import DEFAULT_OPSET
 from normfold.export.errors import PublishError, SourceError
-from normfold.export.inputs import parse_inputs
-from normfold.export.onnx_origin import open_onnx
+from normfold.export.forms.variants import AUTO, check_form
+from normfold.export.inputs.samples import fit, read_sample
+from normfold.export.inputs.specs import parse_inputs
 from normfold.export.pipeline import Progress, fold_and_prove
-from normfold.export.report import ExportReport
-from normfold.export.samples import fit, read_sample
-from normfold.export.variants import AUTO, check_form
-from normfold.export.verify import Case
+from normfold.export.proof.verify import Case
+from normfold.export.publishing.report import ExportReport
+from normfold.export.sources.onnx_origin import open_onnx
 
 __all__ = ["fold_file", "write_whole"]
 

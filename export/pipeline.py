@@ -19,28 +19,28 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from normfold.export import publish as publishing
-from normfold.export.capture import DEFAULT_OPSET, OPSETS
-from normfold.export.config import OutputSpec, render_config
+from normfold.export.capture.capture import DEFAULT_OPSET, OPSETS
+from normfold.export.capture.tidy import strip
 from normfold.export.errors import ExportError
 from normfold.export.fold import FoldReport, counts, fold
-from normfold.export.golden import golden, golden_case
-from normfold.export.html import as_html
-from normfold.export.inputs import InputSpec, dimensions, random_inputs
-from normfold.export.labels import labelled_output, read_labels
-from normfold.export.measure import Timing, shapes_of
-from normfold.export.origin import Origin, Request, open_origin
-from normfold.export.precision import check_precision, reduce_precision
-from normfold.export.proof import Proof
-from normfold.export.report import ExportReport, Published, as_json
-from normfold.export.runtime import Runtime
-from normfold.export.samples import fit, read_sample
-from normfold.export.serialize import to_bytes
-from normfold.export.sizes import Sizes, batch_dimension
-from normfold.export.tidy import strip
-from normfold.export.trying import sizes_of, sizes_of_both
-from normfold.export.variants import AUTO, check_form, choose, rewritten_forms
-from normfold.export.verify import Case
+from normfold.export.forms.measure import Timing, shapes_of
+from normfold.export.forms.precision import check_precision, reduce_precision
+from normfold.export.forms.variants import AUTO, check_form, choose, rewritten_forms
+from normfold.export.graphs.runtime import Runtime
+from normfold.export.graphs.serialize import to_bytes
+from normfold.export.inputs.samples import fit, read_sample
+from normfold.export.inputs.sizes import Sizes, batch_dimension
+from normfold.export.inputs.specs import InputSpec, dimensions, random_inputs
+from normfold.export.proof.accepted_sizes import sizes_of, sizes_of_both
+from normfold.export.proof.proof import Proof
+from normfold.export.proof.verify import Case
+from normfold.export.publishing import publish as publishing
+from normfold.export.publishing.config import OutputSpec, render_config
+from normfold.export.publishing.golden import golden, golden_case
+from normfold.export.publishing.html_report import as_html
+from normfold.export.publishing.labels import labelled_output, read_labels
+from normfold.export.publishing.report import ExportReport, Published, as_json
+from normfold.export.sources.origin import Origin, Request, open_origin
 from normfold.protos.datatypes import by_dtype
 
 __all__ = ["ExportRequest", "Folded", "Progress", "export_model", "fold_and_prove"]
@@ -73,7 +73,7 @@ class ExportRequest:
     precision: str | None = None
     #: Publish a reduced precision also where it is slower than float32 on this machine.
     even_if_slower: bool = False
-    #: The form to publish, one of :data:`normfold.export.variants.FORMS`; "auto": the fastest on this machine.
+    #: The form to publish, one of :data:`normfold.export.forms.variants.FORMS`; "auto": the fastest on this machine.
     form: str = AUTO
     #: Time the forms also where an earlier export has.
     remeasure: bool = False

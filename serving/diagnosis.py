@@ -18,7 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from normfold.serving.devices import (
+from normfold.serving.errors import RuntimeMissing
+from normfold.serving.process.cache_folder import cache_folder
+from normfold.serving.process.cpus import affinity_cpus, available_cpus, cgroup_quota, default_workers
+from normfold.serving.runtime.devices import (
     CPU_PROVIDER,
     PROVIDERS,
     Device,
@@ -26,9 +29,6 @@ from normfold.serving.devices import (
     installed_runtimes,
     parse_device,
 )
-from normfold.serving.errors import RuntimeMissing
-from normfold.serving.folders import cache_folder
-from normfold.serving.threads import affinity_cpus, available_cpus, cgroup_quota, default_workers
 
 #: Distributions whose versions are told beside those of onnxruntime.
 DISTRIBUTIONS = ("normfold", "grpcio", "protobuf", "numpy", "uvloop", "torch")
@@ -58,7 +58,8 @@ three, two = (numpy.full((1, 1, 1), value, numpy.float32) for value in (3, 2))
 print(json.dumps([session.get_providers()[0], answer.item()]))
 """
 _SERVE = """
-import normfold.serving.server, normfold.serving.model, normfold.serving.service, normfold.serving.frontends.grpcio
+import normfold.serving.server, normfold.serving.catalog.model
+import normfold.serving.service.service, normfold.serving.frontends.grpcio
 print("true")
 """
 _NOT_BUILT = "this onnxruntime is built without it"

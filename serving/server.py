@@ -17,17 +17,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from normfold.serving import memory
-from normfold.serving.address import check as check_address
-from normfold.serving.address import is_local
-from normfold.serving.devices import check_runtime, parse_device, providers
+from normfold.serving.catalog.repository import Repository
 from normfold.serving.errors import StartError
-from normfold.serving.folders import cache_folder
 from normfold.serving.frontends import FRONTENDS
-from normfold.serving.logs import LogSettings
-from normfold.serving.repository import Repository
-from normfold.serving.rpc import Method
-from normfold.serving.threads import available_cpus
+from normfold.serving.process import memory
+from normfold.serving.process.address import check as check_address
+from normfold.serving.process.address import is_local
+from normfold.serving.process.cache_folder import cache_folder
+from normfold.serving.process.cpus import available_cpus
+from normfold.serving.process.logs import LogSettings
+from normfold.serving.rpc.methods import Method
+from normfold.serving.runtime.devices import check_runtime, parse_device, providers
 
 log = logging.getLogger(__name__)
 
@@ -144,18 +144,18 @@ class Server:
         ``shared`` gives the methods to serve for those of this process alone, where it is one of several workers.
         """
         check_runtime()
-        from normfold.serving.administration import Administration
-        from normfold.serving.catalog import Catalog
+        from normfold.serving.catalog.catalog import Catalog
+        from normfold.serving.catalog.model import LoadOptions
         from normfold.serving.frontends import frontend
-        from normfold.serving.health import Health
-        from normfold.serving.model import LoadOptions
-        from normfold.serving.reflection import methods as reflection
-        from normfold.serving.service import InferenceService
-        from normfold.serving.session import available_providers
-        from normfold.serving.shared_memory import SharedMemory
-        from normfold.serving.tracing import TraceSettings
-        from normfold.serving.traffic import Traffic
-        from normfold.serving.tuning import Tuning
+        from normfold.serving.infer.shared_memory import SharedMemory
+        from normfold.serving.infer.tracing import TraceSettings
+        from normfold.serving.rpc.traffic import Traffic
+        from normfold.serving.runtime.session import available_providers
+        from normfold.serving.runtime.tuning import Tuning
+        from normfold.serving.service.administration import Administration
+        from normfold.serving.service.health import Health
+        from normfold.serving.service.reflection import methods as reflection
+        from normfold.serving.service.service import InferenceService
 
         self.config = config
         cpus = config.cpus or available_cpus()

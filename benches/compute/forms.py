@@ -11,15 +11,15 @@ import onnx_ir as ir
 from benches.zoo.network import Network
 from numpy.typing import NDArray
 
-from normfold.export.capture import capture
+from normfold.export.capture.capture import capture
+from normfold.export.capture.max_pool import restore_max_pool
+from normfold.export.capture.named_network import NamedNetwork
+from normfold.export.capture.tidy import strip, tidy
 from normfold.export.errors import CaptureError
 from normfold.export.fold import fold
-from normfold.export.inputs import parse_input
-from normfold.export.max_pool import restore_max_pool
-from normfold.export.named import NamedNetwork
-from normfold.export.serialize import to_bytes
-from normfold.export.tidy import strip, tidy
-from normfold.export.variants import choose, made_anew
+from normfold.export.forms.variants import choose, made_anew
+from normfold.export.graphs.serialize import to_bytes
+from normfold.export.inputs.specs import parse_input
 
 if TYPE_CHECKING:
     from torch import nn

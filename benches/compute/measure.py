@@ -26,7 +26,7 @@ from benches.interleaved import LEAST_ROUNDS, WARMING, interleaved
 from benches.zoo.build import make
 from benches.zoo.network import Network
 
-from normfold.serving.threads import available_cpus
+from normfold.serving.process.cpus import available_cpus
 
 #: A route whose answer differs by more, relative to the largest output, computes something else and is not timed;
 #: float32 alone gives 1e-6 on the deepest of these networks.

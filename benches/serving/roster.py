@@ -15,7 +15,7 @@ import numpy as np
 from benches.serving.http1 import HttpCalls
 from benches.serving.networks import MAX_BATCH, publish, tiny
 
-from normfold.serving.calls import infer_request
+from normfold.serving.client.calls import infer_request
 from normfold.serving.load.calls import Calls, UnaryCalls
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"

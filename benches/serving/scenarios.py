@@ -14,7 +14,7 @@ from benches.serving.networks import MAX_BATCH, identity, publish, tiny, wide
 from benches.serving.roster import CONFIG, FRONTENDS, Command, ask_grpc, echo, peers, serve
 from benches.serving.running import CannotRun, Running, environment, free_ports, running, started
 
-from normfold.serving.calls import infer_request
+from normfold.serving.client.calls import infer_request
 from normfold.serving.load import processes
 from normfold.serving.load.calls import Calls, StreamCalls, UnaryCalls
 from normfold.serving.load.generator import Load, Slice
@@ -165,7 +165,7 @@ def models(bench: Bench) -> Figures:
 
 def _when_ready(address: str) -> Calls:
     """Asks whether every model is ready; a server that is not says so by a failure."""
-    from normfold.serving.client import Client, ClientError
+    from normfold.serving.client.client import Client, ClientError
 
     with Client(address, timeout=5) as client:
         try:

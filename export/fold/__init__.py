@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any, overload
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from normfold.export.fold.branches import take_branches
-from normfold.export.fold.driver import Folding, write
+from normfold.export.fold.engine.driver import Folding, write
+from normfold.export.fold.engine.prune import prune
 from normfold.export.fold.net import Net, Op
-from normfold.export.fold.ops.pointwise import Scaling
-from normfold.export.fold.padding import join_padding
-from normfold.export.fold.prune import prune
+from normfold.export.fold.ops.activations import Scaling
 from normfold.export.fold.reading import Reading
 from normfold.export.fold.reading.names import module_of
 from normfold.export.fold.report import Fold, FoldReport
-from normfold.export.fold.sequences import split_plainly
-from normfold.export.fold.shapes import infer_shapes
-from normfold.export.fold.thinning import thin
+from normfold.export.fold.rewrites.branches import take_branches
+from normfold.export.fold.rewrites.padding import join_padding
+from normfold.export.fold.rewrites.sequences import split_plainly
+from normfold.export.fold.rewrites.thinning import thin
+from normfold.export.graphs.shapes import infer_shapes
 
 if TYPE_CHECKING:
     from torch import fx, nn

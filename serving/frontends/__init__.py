@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from normfold.serving.rpc import Method
-    from normfold.serving.traffic import Traffic
+    from normfold.serving.rpc.methods import Method
+    from normfold.serving.rpc.traffic import Traffic
 
 #: Their names, the usual one first.
 FRONTENDS = ("grpcio", "http2")

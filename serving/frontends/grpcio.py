@@ -10,11 +10,11 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from normfold.serving.address import host_and_port
 from normfold.serving.errors import StartError
-from normfold.serving.health import SERVICE as HEALTH
-from normfold.serving.rpc import Method, told
-from normfold.serving.traffic import Traffic
+from normfold.serving.process.address import host_and_port
+from normfold.serving.rpc.methods import Method, told
+from normfold.serving.rpc.traffic import Traffic
+from normfold.serving.service.health import SERVICE as HEALTH
 
 
 class GrpcioFrontend:

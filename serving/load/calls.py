@@ -12,7 +12,7 @@ from urllib.parse import quote
 import grpc
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.calls import SERVICE
+from normfold.serving.client.calls import SERVICE
 from normfold.serving.load.http2 import Connection, Disconnected, Event
 from normfold.serving.load.pool import Pool
 

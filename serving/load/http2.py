@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from hpack import Decoder, Encoder
 
-from normfold.serving.frames import (
+from normfold.serving.wire.http2_frames import (
     ACK,
     CONTINUATION,
     DATA,

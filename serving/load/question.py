@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.protos.datatypes import by_name
-from normfold.serving.calls import ModelMetadata, Tensor, infer_request
+from normfold.serving.client.calls import ModelMetadata, Tensor, infer_request
 
 Array = NDArray[Any]
 

@@ -13,10 +13,10 @@ from google.protobuf.message import Message
 
 from normfold.protos import grpc_service as pb
 from normfold.serving import errors
-from normfold.serving.catalog import Catalog
+from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.errors import InternalError, ServingError, Unavailable
-from normfold.serving.rpc import Method, parse, told
-from normfold.serving.traffic import EXITING
+from normfold.serving.rpc.methods import Method, parse, told
+from normfold.serving.rpc.traffic import EXITING
 from normfold.serving.workers.frames import Frame, Link
 from normfold.serving.workers.shared import CHANGES, QUESTIONS, changes
 

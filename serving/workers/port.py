@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from normfold.serving.address import host_and_port
+from normfold.serving.process.address import host_and_port
 
 
 class Port:

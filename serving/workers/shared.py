@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from google.protobuf.message import Message
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.statistics import Statistics
+from normfold.serving.scheduling.statistics import Statistics
 
 
 class Remembered(NamedTuple):

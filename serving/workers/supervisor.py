@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from normfold.serving.address import check
-from normfold.serving.threads import available_cpus
+from normfold.serving.process.address import check
+from normfold.serving.process.cpus import available_cpus
 from normfold.serving.workers.exchange import Exchange
 from normfold.serving.workers.port import Port
 from normfold.serving.workers.process import WorkerProcess, how

@@ -15,9 +15,9 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from normfold.serving import loops, memory
 from normfold.serving.errors import StartError
-from normfold.serving.logs import LogSettings
+from normfold.serving.process import loops, memory
+from normfold.serving.process.logs import LogSettings
 from normfold.serving.server import Server, ServerConfig, stop_signal
 from normfold.serving.workers.frames import Link
 from normfold.serving.workers.member import Member

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from normfold.export.fold import FoldReport as FoldReport
     from normfold.export.fold import fold as fold
-    from normfold.serving.client import AsyncClient as AsyncClient
-    from normfold.serving.client import Client as Client
+    from normfold.serving.client.client import AsyncClient as AsyncClient
+    from normfold.serving.client.client import Client as Client
 
     __version__: str
 
 _HOME = {
-    "AsyncClient": "normfold.serving.client",
-    "Client": "normfold.serving.client",
+    "AsyncClient": "normfold.serving.client.client",
+    "Client": "normfold.serving.client.client",
     "FoldReport": "normfold.export.fold",
     "fold": "normfold.export.fold",
 }

@@ -11,8 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from normfold.cli.doctor import doctor
-from normfold.serving import devices, diagnosis
+from normfold.serving import diagnosis
 from normfold.serving.diagnosis import Cpus, Diagnosis, Provider
+from normfold.serving.runtime import devices
 
 WHOLE = Diagnosis(
     python="3.12.1",

@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 
-from normfold.serving.client import AsyncClient, Client, ClientError
+from normfold.serving.client.client import AsyncClient, Client, ClientError
 
 X = np.array([[1, 2, 3, 4], [4, 3, 2, 1]], np.float32)
 
@@ -200,7 +200,7 @@ def test_serving_never_imports_torch_or_onnx(repository):
 import asyncio, sys
 from pathlib import Path
 from normfold.serving.server import Server, ServerConfig
-from normfold.serving.client import Client
+from normfold.serving.client.client import Client
 import normfold.cli.serve, normfold.cli.infer
 async def main():
     server = Server(ServerConfig(Path({str(repository)!r}), listen="127.0.0.1:0"))
@@ -215,7 +215,7 @@ print(sorted({{"torch", "onnx", "onnx_ir", "onnxscript"}} & set(sys.modules)))
 
 
 def test_the_client_needs_no_onnxruntime():
-    script = "import normfold.serving.client, sys; print('onnxruntime' in sys.modules)"
+    script = "import normfold.serving.client.client, sys; print('onnxruntime' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
 

@@ -33,7 +33,7 @@ def environment(name: str) -> str:
 def gpu() -> str:
     """The interpreter with onnxruntime-gpu, where CUDA does not load."""
     python = environment("gpu")
-    script = "from normfold.serving.placement import why_not; print(why_not('CUDAExecutionProvider'))"
+    script = "from normfold.serving.runtime.placement import why_not; print(why_not('CUDAExecutionProvider'))"
     done = subprocess.run([python, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     if not done.stdout.strip():
         pytest.skip("CUDA loads on this machine; these tests are for one where it does not")

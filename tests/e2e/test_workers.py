@@ -19,7 +19,7 @@ import pytest
 
 from normfold.protos import grpc_service as pb
 from normfold.protos import health
-from normfold.serving.client import Client, ClientError
+from normfold.serving.client.client import Client, ClientError
 from normfold.serving.frontends import FRONTENDS
 from normfold.serving.load.processes import listeners, tree
 

@@ -370,7 +370,7 @@ def test_labels_that_no_output_has_are_refused_before_the_network_is_captured(
     def never(*arguments: object) -> None:
         raise AssertionError("the long steps began")
 
-    monkeypatch.setattr("normfold.export.module_origin.capture", never)
+    monkeypatch.setattr("normfold.export.sources.module_origin.capture", never)
     (directory / "labels.txt").write_text("Irish\nCzech\n")
     result = normfold(*USUAL, "--labels", "labels.txt")
     assert result.exit_code == 1
@@ -411,7 +411,7 @@ def test_a_network_that_goes_another_way_at_other_lengths_is_refused_with_both_l
 def test_a_capture_that_is_another_network_is_refused_though_the_fold_is_true_to_it(
     directory: Path, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from normfold.export import module_origin
+    from normfold.export.sources import module_origin
 
     honest = module_origin.capture
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from normfold import __version__
-from normfold.serving.threads import available_cpus
+from normfold.serving.process.cpus import available_cpus
 
 from . import networks
 from .harness import Latencies, in_process, over_grpc

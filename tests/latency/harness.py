@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from normfold.serving.client import AsyncClient
-from normfold.serving.devices import Device
-from normfold.serving.session import Session, SessionSettings
+from normfold.serving.client.client import AsyncClient
+from normfold.serving.runtime.devices import Device
+from normfold.serving.runtime.session import Session, SessionSettings
 
 Array = NDArray[np.float32]
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from hypothesis import given, note
 
 from normfold.export.fold import fold
-from normfold.export.variants import REFOLDS, REWRITES
+from normfold.export.forms.variants import REFOLDS, REWRITES
 
 from .networks import Layer, Network, networks
 from .test_fold import drawing, questions, run

@@ -19,9 +19,9 @@ import pytest
 from onnx import TensorProto, helper, parser
 
 from normfold.protos import grpc_service as pb
-from normfold.serving import placement, session
-from normfold.serving.devices import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER
 from normfold.serving.frontends import FRONTENDS
+from normfold.serving.runtime import placement, session
+from normfold.serving.runtime.devices import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER
 from normfold.serving.server import Server, ServerConfig
 
 HEAD = '<ir_version: 9, opset_import: ["": 18]>'

@@ -507,8 +507,8 @@ def test_an_unexpected_exception_tells_only_an_id(server, ask, monkeypatch, capl
     def broken(*_: object) -> None:
         raise RuntimeError("secret-7f3a /home/someone")
 
-    monkeypatch.setattr("normfold.serving.plans.find_id", broken)
-    monkeypatch.setattr("normfold.serving.logs.LOGGER.propagate", True)
+    monkeypatch.setattr("normfold.serving.infer.plans.find_id", broken)
+    monkeypatch.setattr("normfold.serving.process.logs.LOGGER.propagate", True)
     with pytest.raises(grpc.RpcError) as caught:
         server.infer(ask())
     assert caught.value.code() is S.INTERNAL

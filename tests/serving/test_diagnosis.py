@@ -9,10 +9,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from normfold.serving import devices, diagnosis
-from normfold.serving.devices import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER
+from normfold.serving import diagnosis
 from normfold.serving.errors import StartError
-from normfold.serving.threads import available_cpus, default_workers
+from normfold.serving.process.cpus import available_cpus, default_workers
+from normfold.serving.runtime import devices
+from normfold.serving.runtime.devices import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER
 
 FAKE = """
 import sys

@@ -12,9 +12,9 @@ import normfold.protos
 import normfold.serving
 
 MODULES = [
-    f"{package.__name__}.{path.stem}"
+    ".".join([package.__name__, *path.relative_to(Path(package.__file__).parent).with_suffix("").parts])
     for package in (normfold.protos, normfold.serving)
-    for path in sorted(Path(package.__file__).parent.glob("*.py"))
+    for path in sorted(Path(package.__file__).parent.rglob("*.py"))
     if path.stem != "__init__"
 ]
 

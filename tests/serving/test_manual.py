@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from normfold.protos import grpc_service, model_config
-from normfold.serving import config, logs, parameters
+from normfold.serving.catalog import config
+from normfold.serving.infer import parameters
+from normfold.serving.process import logs
 
 MANUAL = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 METHODS = [method.name for method in grpc_service.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods]

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from normfold.export.fold.driver import Folding
+from normfold.export.fold.engine.driver import Folding
+from normfold.export.fold.engine.prune import prune
 from normfold.export.fold.modules.calls import is_batchnorm
 from normfold.export.fold.modules.examples import example_for
 from normfold.export.fold.modules.reading import read
@@ -17,8 +18,7 @@ from normfold.export.fold.modules.skeleton import Skeleton, constant_calls
 from normfold.export.fold.modules.tracer import decided
 from normfold.export.fold.modules.tracing import refuse_other_numbers, refuse_uninitialised, traced
 from normfold.export.fold.net import Net
-from normfold.export.fold.ops.pointwise import Scaling
-from normfold.export.fold.prune import prune
+from normfold.export.fold.ops.activations import Scaling
 from normfold.export.fold.report import Fold, FoldReport
 
 __all__ = ["fold_module"]

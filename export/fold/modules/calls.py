@@ -9,7 +9,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from normfold.export.fold.modules import layout, pointwise
+from normfold.export.fold.modules import moving as layout
+from normfold.export.fold.modules import pointwise
 from normfold.export.fold.modules.skeleton import Call, Rule
 
 #: Function or method -> its rule and its arguments in their order; "*" stands before the name of those that are many.

@@ -11,15 +11,15 @@ from torch import fx, nn
 
 from normfold.export.errors import FoldError
 from normfold.export.fold.affine import Affine, Array
-from normfold.export.fold.carrier import Carrier
-from normfold.export.fold.driver import Folding
+from normfold.export.fold.engine.carrier import Carrier
+from normfold.export.fold.engine.driver import Folding
 from normfold.export.fold.modules.by_channel import AffineByChannel, ChannelOfOnes, ClampByChannel, SlopeByChannel
 from normfold.export.fold.modules.shapes import Kind
 from normfold.export.fold.modules.skeleton import Call, Skeleton
 from normfold.export.fold.net import Op
-from normfold.export.fold.ops.layout import Reshape, Select
+from normfold.export.fold.ops.activations import Clamp, Scaling, Sloped
 from normfold.export.fold.ops.linear import Embedding, Linear, Recurrent
-from normfold.export.fold.ops.pointwise import Clamp, Scaling, Sloped
+from normfold.export.fold.ops.moving import Reshape, Select
 
 _CONVS: dict[tuple[str, int], type[nn.Module]] = {
     ("conv", 1): nn.Conv1d,

@@ -9,8 +9,8 @@ import numpy as np
 
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.net import Gauges, Op, Refused, Tensor, Widening, Widenings
+from normfold.export.fold.ops.activations import Scaling
 from normfold.export.fold.ops.linear import Embedding, Linear, inverse
-from normfold.export.fold.ops.pointwise import Scaling
 
 
 @dataclass(eq=False)

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.constants import Constants
 from normfold.export.fold.net import FLOATS, Dim, Net, Op, Tensor
-from normfold.export.fold.ops.pointwise import Shape
-from normfold.export.fold.reading import activations, arithmetic, layout, linear, pools
+from normfold.export.fold.ops.activations import Shape
+from normfold.export.fold.reading import activations, arithmetic, linear, pools
+from normfold.export.fold.reading import moving as layout
+from normfold.export.fold.reading.inferred import tell_lengths, tell_shape, tell_usual
 from normfold.export.fold.reading.linear import bias_of
 from normfold.export.fold.reading.names import module_of
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
-from normfold.export.fold.reading.told import tell_lengths, tell_shape, tell_usual
+from normfold.export.graphs.constants import Constants
 
 __all__ = ["READERS", "Reading", "module_of"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from normfold.export.fold.net import Op
-from normfold.export.fold.ops.pointwise import Activation, Bounds, Clamp, Same, Sloped
+from normfold.export.fold.ops.activations import Activation, Bounds, Clamp, Same, Sloped
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
 
 

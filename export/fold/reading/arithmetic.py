@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from normfold.export.fold.affine import Affine, batchnorm
 from normfold.export.fold.net import Op
+from normfold.export.fold.ops.activations import Same, Scaled, Scaling
 from normfold.export.fold.ops.joins import Product, Sum
-from normfold.export.fold.ops.pointwise import Same, Scaled, Scaling
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from normfold.export.fold.net import Op
-from normfold.export.fold.ops.pointwise import Same
+from normfold.export.fold.ops.activations import Same
 from normfold.export.fold.ops.pools import Pooling
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
-from normfold.export.fold.thinning import kept
+from normfold.export.fold.rewrites.thinning import kept
 
 
 def _pool(n: Node) -> Op:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from normfold.export.fold.net import Dim, Op, Tensor
-from normfold.export.fold.ops.layout import Reshape
+from normfold.export.fold.ops.moving import Reshape
 from normfold.export.fold.reading.node import Node
 
 

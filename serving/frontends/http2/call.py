@@ -13,9 +13,9 @@ from grpc import StatusCode
 from normfold.serving.errors import InvalidRequest
 from normfold.serving.frontends.http2.messages import PREFIX_BYTES, MessageReader, Misframed
 from normfold.serving.frontends.http2.requests import DONE, STARTED, Asked, Requests, ended
-from normfold.serving.health import SERVICE as HEALTH
-from normfold.serving.rpc import Method, told
-from normfold.serving.traffic import Traffic
+from normfold.serving.rpc.methods import Method, told
+from normfold.serving.rpc.traffic import Traffic
+from normfold.serving.service.health import SERVICE as HEALTH
 
 if TYPE_CHECKING:
     from normfold.serving.frontends.http2.connection import Connection

@@ -7,11 +7,11 @@ import socket
 import struct
 from typing import cast
 
-from normfold.serving import frames as h2
 from normfold.serving.frontends.http2.call import WINDOW_BYTES, Call, Service, StreamCall, UnaryCall
 from normfold.serving.frontends.http2.headers import HeaderError, HeaderReader
 from normfold.serving.frontends.http2.requests import Asked
 from normfold.serving.frontends.http2.sending import FRAME, Sender, Stream, joined
+from normfold.serving.wire import http2_frames as h2
 
 #: Calls of one client at a time.
 MOST_CALLS = 1024

@@ -8,13 +8,13 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
-from normfold.serving.address import UNIX, host_and_port
 from normfold.serving.errors import StartError
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import Connection
 from normfold.serving.frontends.http2.requests import Requests
-from normfold.serving.rpc import Method
-from normfold.serving.traffic import Traffic
+from normfold.serving.process.address import UNIX, host_and_port
+from normfold.serving.rpc.methods import Method
+from normfold.serving.rpc.traffic import Traffic
 
 BACKLOG = 1024
 

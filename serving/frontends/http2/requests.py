@@ -11,7 +11,7 @@ from grpc import StatusCode
 
 from normfold.serving.frontends.http2.headers import Header, HeaderReader, written
 from normfold.serving.frontends.http2.messages import ENCODINGS
-from normfold.serving.rpc import Method
+from normfold.serving.rpc.methods import Method
 
 #: Blocks whose meaning is kept; one more, and all are forgotten. A longer block is not kept.
 KEPT = 1024

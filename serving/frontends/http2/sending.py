@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from normfold.serving import frames as h2
 from normfold.serving.frontends.http2.requests import DONE, STARTED
+from normfold.serving.wire import http2_frames as h2
 
 #: length << 8 | kind, flags, stream; and the same before a message: whether it is compressed, its size.
 FRAME = struct.Struct(">IBI")

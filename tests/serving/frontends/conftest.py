@@ -14,8 +14,8 @@ from tests.serving.frontends.raw import Raw
 from normfold.protos import health as pb
 from normfold.serving.errors import InvalidRequest
 from normfold.serving.frontends.http2.frontend import Http2Frontend
-from normfold.serving.rpc import Method
-from normfold.serving.traffic import Traffic
+from normfold.serving.rpc.methods import Method
+from normfold.serving.rpc.traffic import Traffic
 
 MOST_BYTES = 1 << 22
 

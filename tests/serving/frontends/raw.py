@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import hpack
 
-from normfold.serving import frames as h2
+from normfold.serving.wire import http2_frames as h2
 
 
 class Frame(NamedTuple):

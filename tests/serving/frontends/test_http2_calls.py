@@ -12,7 +12,7 @@ from tests.serving.frontends.conftest import MOST_BYTES
 from tests.serving.frontends.raw import Raw, message
 
 from normfold.protos import health as pb
-from normfold.serving import frames as h2
+from normfold.serving.wire import http2_frames as h2
 
 S = grpc.StatusCode
 HELLO = message(b"hello")

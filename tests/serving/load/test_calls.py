@@ -10,10 +10,10 @@ import grpc
 import numpy as np
 import pytest
 
-from normfold.serving.calls import infer_request
-from normfold.serving.frames import DATA, HEADERS, SETTINGS, WINDOW_UPDATE, frame
+from normfold.serving.client.calls import infer_request
 from normfold.serving.load.calls import StreamCalls, UnaryCalls
 from normfold.serving.load.http2 import Connection
+from normfold.serving.wire.http2_frames import DATA, HEADERS, SETTINGS, WINDOW_UPDATE, frame
 
 X = np.array([[1, 2, 3, 4]], np.float32)
 

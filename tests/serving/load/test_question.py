@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.calls import ModelMetadata, Tensor
+from normfold.serving.client.calls import ModelMetadata, Tensor
 from normfold.serving.load.question import request_bytes
 
 

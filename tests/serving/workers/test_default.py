@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from normfold.serving import threads
-from normfold.serving.threads import default_workers
+from normfold.serving.process import cpus as threads
+from normfold.serving.process.cpus import default_workers
 
 
 @pytest.mark.parametrize(("cpus", "expected"), [(1, 1), (2, 2), (4, 4), (64, 4)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.statistics import Statistics, Timing
+from normfold.serving.scheduling.statistics import Statistics, Timing
 from normfold.serving.workers.shared import changes, index, statistics
 
 

@@ -1,0 +1,214 @@
+"""Capture a PyTorch network as an ONNX graph with every BatchNorm still in it, and every named dimension still dynamic.
+
+``torch.export`` makes the program, ``torch.onnx.export(dynamo=True, optimize=False)`` the graph: with
+``optimize=True`` it would fold Conv → BatchNorm itself, and the graph that the fold is judged against would be lost.
+
+Opset 18: it is what torch's translations are written in (a higher one goes through a version converter), and
+onnxruntime reads it since 1.14, so that today's releases and the older ones inside inference servers load the same
+file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch.export import Dim, ExportedProgram
+
+from normfold.export.capture import troubles
+from normfold.export.capture.max_pool import DynamicMaxPool, restore_max_pool
+from normfold.export.capture.named_network import NamedNetwork, named_outputs
+from normfold.export.capture.recurrent import TRANSLATIONS, WholeRecurrence
+from normfold.export.capture.tidy import name_dimensions, tidy
+from normfold.export.errors import CaptureError
+from normfold.export.inputs.specs import Dimension, InputSpec, random_inputs
+
+__all__ = ["DEFAULT_OPSET", "OPSETS", "capture", "program_to_graph"]
+
+DEFAULT_OPSET = 18
+OPSETS = range(18, 24)
+
+
+@dataclass(frozen=True)
+class _Example:
+    """One set of concrete inputs to trace with."""
+
+    sizes: Mapping[str, int]
+    tensors: tuple[torch.Tensor, ...]
+
+
+def capture(
+    network: NamedNetwork, specs: Sequence[InputSpec], sizes: Mapping[str, int], opset: int = DEFAULT_OPSET
+) -> ir.Model:
+    """Return ``network`` as an ONNX graph, traced with the named dimensions at ``sizes`` and dynamic in all of them.
+
+    Raises CaptureError in the words of :mod:`normfold.export.capture.troubles`, naming the user's own line.
+    """
+    example = _example(network, specs, sizes)
+    with torch.no_grad(), _quiet():
+        names = [name for name, _ in named_outputs(network.call(example.tensors))]
+        try:
+            program = _export(network, specs, example, dynamic=True)
+        except Exception as error:
+            raise _explain(error, network, specs, example) from error
+    troubles.refuse_training(program)
+    _check_dimensions(program, specs)
+    return program_to_graph(program, specs, names, opset)
+
+
+def program_to_graph(
+    program: ExportedProgram, specs: Sequence[InputSpec], outputs: Sequence[str], opset: int
+) -> ir.Model:
+    """Return an exported program as an ONNX graph whose inputs, outputs and dimensions carry the given names."""
+    with torch.no_grad(), _quiet():
+        try:
+            onnx_program = torch.onnx.export(
+                program,
+                dynamo=True,
+                optimize=False,
+                opset_version=opset,
+                input_names=[s.name for s in specs],
+                verbose=False,
+                external_data=False,
+                custom_translation_table=TRANSLATIONS,
+            )
+        except Exception as error:
+            raise CaptureError(troubles.translate(error, program)) from error
+    assert onnx_program is not None
+    model = onnx_program.model
+    if len(outputs) != len(model.graph.outputs):
+        raise CaptureError(
+            f"the network returns {len(outputs)} tensors, but {len(model.graph.outputs)} were captured: "
+            "does what it returns depend on its input?"
+        )
+    name_dimensions(model, specs)
+    tidy(model, outputs)
+    restore_max_pool(model)
+    return model
+
+
+def _example(network: NamedNetwork, specs: Sequence[InputSpec], sizes: Mapping[str, int]) -> _Example:
+    drawn = random_inputs(specs, sizes, np.random.default_rng(0))
+    tensors = (torch.from_numpy(drawn[s.name]) for s in specs)
+    dtype = network.dtype
+    return _Example(sizes, tuple(t.to(dtype) if t.is_floating_point() else t for t in tensors))
+
+
+def _export(
+    network: NamedNetwork, specs: Sequence[InputSpec], example: _Example, dynamic: bool | str
+) -> ExportedProgram:
+    """Run torch.export; dynamic is True (every named dimension), False (none) or the name of one dimension."""
+
+    def is_dynamic(d: int | Dimension) -> bool:
+        return isinstance(d, Dimension) and (dynamic is True or dynamic == d.name)
+
+    shapes = tuple({axis: Dim.DYNAMIC for axis, d in enumerate(s.dims) if is_dynamic(d)} for s in specs)
+    with DynamicMaxPool(), WholeRecurrence():
+        return torch.export.export(network, example.tensors, dynamic_shapes=(shapes,), strict=False)
+
+
+def _explain(error: Exception, network: NamedNetwork, specs: Sequence[InputSpec], example: _Example) -> CaptureError:
+    """Find out whether a failed capture is the fault of one dynamic dimension, and say which line fixes it."""
+    names = list(dict.fromkeys(d.name for s in specs for d in s.dims if isinstance(d, Dimension)))
+    if not names:
+        return CaptureError(troubles.translate(error))
+    try:
+        _export(network, specs, example, dynamic=False)
+    except Exception as static_error:
+        return CaptureError(troubles.translate(static_error))
+    for name in names:
+        watch = _Watch()
+        with watch:
+            try:
+                _export(network, specs, example, dynamic=name)
+            except Exception as single:
+                return CaptureError(troubles.fixed_dimension(name, specs, example.sizes[name], watch.line, single))
+    return CaptureError(troubles.translate(error))
+
+
+def _check_dimensions(program: ExportedProgram, specs: Sequence[InputSpec]) -> None:
+    """Raise CaptureError where torch kept a named dimension as a number, or found two of them to be one."""
+    user_inputs = [
+        n for n in program.graph.nodes if n.op == "placeholder" and n.name in program.graph_signature.user_inputs
+    ]
+    owner: dict[str, str] = {}
+    for spec, node in zip(specs, user_inputs, strict=True):
+        for axis, (d, size) in enumerate(zip(spec.dims, node.meta["val"].shape, strict=True)):
+            if not isinstance(d, Dimension):
+                continue
+            if isinstance(size, int):
+                raise CaptureError(
+                    f"dimension '{d.name}' (axis {axis} of '{spec.name}') is fixed to {size} by the network"
+                )
+            other = owner.setdefault(str(size), d.name)
+            if other != d.name:
+                raise CaptureError(
+                    f"the network needs '{other}' and '{d.name}' to be equal: give both the same name in --input"
+                )
+
+
+class _Watch(logging.Handler):
+    """Listens to torch's shape environment and keeps the user's line at which a size became a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = ""
+        self._log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+        self._saved: tuple[int, list[logging.Handler], bool] = (0, [], True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note the line that runs when a symbol is replaced by a constant."""
+        text = record.getMessage()
+        if "set_replacement" in text and text.partition(" = ")[2].split(" ")[0].isdigit() and not self.line:
+            from normfold.export.user_code import current_line
+
+            self.line = current_line()
+
+    def __enter__(self) -> _Watch:
+        self._saved = (self._log.level, list(self._log.handlers), self._log.propagate)
+        self._log.handlers = [self]
+        self._log.setLevel(logging.INFO)
+        self._log.propagate = False
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        level, self._log.handlers, self._log.propagate = self._saved
+        self._log.setLevel(level)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch's own warnings and log lines off a person's terminal; what matters in them is said by an error."""
+    loggers = [
+        logging.getLogger(n)
+        for n in ("torch.onnx", "torch.export", "torch.fx", "torch._export", "onnxscript", "onnx_ir")
+    ]
+    levels = [log.level for log in loggers]
+    children = [
+        v
+        for k, v in logging.root.manager.loggerDict.items()
+        if k.startswith(("torch.", "onnx")) and isinstance(v, logging.Logger)
+    ]
+    disabled = [c.disabled for c in children]
+    for log in loggers:
+        log.setLevel(logging.CRITICAL)
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),  # torch prints whole programs where it cannot go on
+    ):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            for log, level in zip(loggers, levels, strict=True):
+                log.setLevel(level)
+            for child, was in zip(children, disabled, strict=True):
+                child.disabled = was

@@ -1,0 +1,189 @@
+"""What torch says when it cannot capture a network, in a person's terms: what, in which of their lines, what to do.
+
+data-dependent control flow    `if x.sum() > 0:`               torch.where, or export the branch that is wanted
+a fixed dimension              `x.view(2, 16, 17)`             give the size, or write the line with -1
+an unsupported operator        aten.fft_rfft                   compute it outside
+NumPy, in-place on an input    `x.numpy()`, `x += 1`           the same in torch, on a copy
+training in forward            `F.dropout(x)`                  pass training=self.training
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from torch import nn
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from normfold.export.errors import CaptureError
+from normfold.export.inputs.specs import Dimension, InputSpec
+from normfold.export.user_code import line_of_error, line_of_text
+
+__all__ = ["fixed_dimension", "refuse_training", "refuse_training_modules", "translate"]
+
+
+def translate(error: BaseException, program: ExportedProgram | None = None) -> str:
+    """Return one message for an error of ``torch.export``, or of ``torch.onnx.export`` on ``program``."""
+    text = _all_text(error)
+    line = line_of_error(error)
+    where = f" at {line}" if line else ""
+    operator = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", text)
+    if operator or "UnsupportedOperator" in text:
+        name = operator[1] if operator else "an operator"
+        return (
+            f"ONNX has no counterpart for the operator {name}, which the network "
+            f"uses{_line_of_operator(name, program) or where}; "
+            "write it with other torch operations, or compute it outside the network"
+        )
+    if "GuardOnDataDependentSymNode" in text or "data-dependent" in text or "Dynamic control flow" in text:
+        return (
+            f"the network decides by the values of its input{where}; a graph has no such branch. "
+            "Use torch.where on both results, or make the choice before calling the network"
+        )
+    if ".numpy()" in text or "numpy() is not supported" in text:
+        return f"the network leaves torch for NumPy{where}; write the same with torch operations, which can be captured"
+    if re.search(r"in-?place|mutat", text, re.IGNORECASE) and "input" in text:
+        return f"the network changes its own input in place{where}; work on a copy (x = x.clone()) instead"
+    return f"torch cannot capture the network{where}: {_gist(error)}"
+
+
+def fixed_dimension(name: str, specs: Sequence[InputSpec], size: int, line: str, error: BaseException) -> str:
+    """Return the message for a dimension that the network fixes though it was asked to stay dynamic."""
+    spec, axis = next(
+        (s, axis) for s in specs for axis, d in enumerate(s.dims) if isinstance(d, Dimension) and d.name == name
+    )
+    line = line or line_of_error(error)
+    where = f" at {line}" if line else ""
+    fixed = ",".join(str(size) if isinstance(d, Dimension) and d.name == name else str(d) for d in spec.dims)
+    special = "specialized it to be a constant" in str(error)
+    why = "" if special else f" ({_gist(error)})"
+    return (
+        f"dimension '{name}' (axis {axis} of '{spec.name}') cannot stay dynamic: the network fixes it{where}{why}. "
+        f"Give its size (--input {spec.name}={spec.datatype.name}[{fixed}]), or write that line without a fixed size"
+    )
+
+
+def refuse_training_modules(network: nn.Module) -> None:
+    """Raise CaptureError where a module still trains after ``eval()``: its answers would depend on the batch."""
+    for path, module in network.named_modules():
+        name = f"'{path}'" if path else "the network"
+        kind = type(module).__name__
+        if module.training:
+            raise CaptureError(
+                f"{name} ({kind}) stays in training mode after eval(): its train() is overridden. "
+                "An exported network must compute what it computes in evaluation; let eval() reach it"
+            )
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise CaptureError(
+                f"{name} ({kind}) keeps no running statistics (track_running_stats=False): it normalises by the "
+                "batch it "
+                "is given, also in eval(), so one answer depends on the others in its batch and nothing can be folded. "
+                "Train with track_running_stats=True, or set running_mean and running_var from the training data"
+            )
+
+
+def refuse_training(program: ExportedProgram) -> None:
+    """Raise CaptureError where the captured program draws random numbers or normalises by its batch."""
+    for node in program.graph.nodes:
+        if node.op != "call_function":
+            continue
+        for matches, message in _TRAINING:
+            if matches(node):
+                line = line_of_text(node.meta.get("stack_trace") or "")
+                raise CaptureError(message.format(where=f" at {line}" if line else "", operator=node.target))
+
+
+def _dropout_trains(node: Node) -> bool:
+    return _overload(node) in (
+        "aten::dropout",
+        "aten::feature_dropout",
+        "aten::alpha_dropout",
+        "aten::native_dropout",
+    ) and ((len(node.args) > 2 and node.args[2] is True) or node.kwargs.get("train") is True)
+
+
+def _batch_norm_trains(node: Node) -> bool:
+    return (
+        _overload(node) in ("aten::batch_norm", "aten::native_batch_norm")
+        and len(node.args) > 5
+        and node.args[5] is True
+    )
+
+
+def _is_random(node: Node) -> bool:
+    return _overload(node) in {
+        f"aten::{n}"
+        for n in (
+            "rand",
+            "randn",
+            "rand_like",
+            "randn_like",
+            "randint",
+            "bernoulli",
+            "multinomial",
+            "normal",
+            "rrelu_with_noise",
+        )
+    }
+
+
+_TRAINING: tuple[tuple[Callable[[Node], bool], str], ...] = (
+    (
+        _dropout_trains,
+        "the network drops values at random also in evaluation{where}: F.dropout trains unless told otherwise. "
+        "Write F.dropout(x, p, training=self.training), or use nn.Dropout",
+    ),
+    (
+        _batch_norm_trains,
+        "the network normalises by the statistics of its batch also in evaluation{where}; "
+        "pass training=self.training and the running statistics",
+    ),
+    (
+        _is_random,
+        "the network draws random numbers{where} ({operator}), so no two answers agree and none can be proved",
+    ),
+)
+
+
+def _overload(node: Node) -> str:
+    schema = getattr(node.target, "_schema", None)
+    return schema.name if schema is not None else ""
+
+
+def _all_text(error: BaseException | None) -> str:
+    texts = []
+    while error is not None:
+        texts.append(f"{type(error).__name__}: {error}")
+        error = error.__cause__ or error.__context__
+    return "\n".join(texts)
+
+
+def _line_of_operator(name: str, program: ExportedProgram | None) -> str:
+    """The line that called ``name``, which may be what torch made of the operator that the network called."""
+    if program is None:
+        return ""
+    short = name.rpartition(".")[2]
+    nodes: list[Node] = list(program.graph.nodes)
+    if not any(_is_operator(n, short) for n in nodes):
+        with suppress(Exception):  # torch's own; then only the line is missing
+            nodes += program.run_decompositions().graph.nodes
+    lines = (line_of_text(n.meta.get("stack_trace") or "") for n in nodes if _is_operator(n, short))
+    return next((f" at {line}" for line in lines if line), "")
+
+
+def _is_operator(node: Node, short: str) -> bool:
+    return _overload(node).rpartition("::")[2].endswith(short)
+
+
+def _gist(error: BaseException) -> str:
+    """The first sentence of an error's root cause, without torch's advice to its own developers."""
+    root: BaseException = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    lines = [line.strip() for line in str(root).splitlines() if line.strip()]
+    lines = [
+        line for line in lines if not line.startswith(("- If", "- Create", "Constraints violated", "The error above"))
+    ]
+    return re.sub(r"\x1b\[\d+m", "", lines[0]).rstrip(".") if lines else type(root).__name__

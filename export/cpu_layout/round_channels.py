@@ -1,0 +1,70 @@
+"""Round channel counts up to the block of onnxruntime's blocked layout, where only convolutions see the difference.
+
+    conv(f(conv(x; W₁, b₁)); W₂) = conv(f(conv(x; [W₁; 0], [b₁; 0])); [W₂, 0])
+
+for f that takes each channel alone and gives finite numbers of zeros: the new channels are read with weights of zero.
+A convolution is blocked only if the channels that it reads are whole blocks, a Concat only if those of every part are;
+folding leaves other counts, by a carrier channel or by channels that it takes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from normfold.export.cpu_layout.channel_runs import Run, Runs
+from normfold.export.cpu_layout.node import Array
+from normfold.export.cpu_layout.writing import Writing
+from normfold.export.graphs.constants import Constants
+
+__all__ = ["BLOCK", "widen"]
+
+#: Channels of a block on processors with AVX2 and NEON; AVX-512 takes two at a time.
+BLOCK = 8
+#: How many times the channels may become more: convolutions then have more to do, and are faster by about as much.
+MOST = 1.25
+
+
+def widen(model: ir.Model) -> bool:
+    """Round channel counts up, in place, where everything that a value meets allows it; return whether any was.
+
+    Shapes are known; values of other than four axes stay as they are.
+    """
+    graph, opset = model.graph, model.opset_imports.get("", 18)
+    constants, writing = Constants(graph, opset), Writing(graph, opset, "widened")
+    runs = Runs(graph, constants)
+    for run in runs.free:
+        wide = -(-run.channels // BLOCK) * BLOCK
+        run.wide = wide if wide <= MOST * run.channels else run.channels
+    all_of = {value: runs.of(value) for value in runs.values}
+    wider = {value: of for value, of in all_of.items() if any(run.wide > run.channels for run in of)}
+    for node, index, axis, of in runs.rows:
+        if any(run.wide > run.channels for run in of):
+            value = node.inputs[index]
+            held = constants.get(value)
+            assert held is not None
+            node.replace_input_with(index, writing.constant(_spread(held, axis, of), like=value))
+    for value, of in wider.items():
+        assert value.shape is not None
+        wide = sum(run.wide for run in of)
+        value.shape = ir.Shape([value.shape[0], wide, *value.shape[2:]])
+        producer = value.producer()
+        if producer in runs.depthwise:
+            producer.attributes["group"] = ir.AttrInt64("group", wide)
+    passes.RemoveUnusedNodesPass()(model)
+    return bool(wider)
+
+
+def _spread(held: Array, axis: int, of: Sequence[Run]) -> Array:
+    """Give an array zeros behind each run of channels along an axis."""
+    parts, start = [], 0
+    for run in of:
+        part = np.take(held, range(start, start + run.channels), axis)
+        ends = [(0, 0)] * held.ndim
+        ends[axis] = (0, run.wide - run.channels)
+        parts.append(np.pad(part, ends))
+        start += run.channels
+    return np.concatenate(parts, axis)

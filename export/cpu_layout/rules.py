@@ -1,0 +1,204 @@
+"""What each operator is on pictures of height 1: one rule for each kind of operator, in one table.
+
+In the identities x̂ is x in the other form (:mod:`normfold.export.cpu_layout.axes`). A rule returns None where its side
+conditions do not hold: then the node stays as it is, and reads and gives values as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from normfold.export.cpu_layout.axes import LIFTED
+from normfold.export.cpu_layout.node import Array, Attribute, Moved, Node
+
+__all__ = ["ANCHORS", "RULES", "Rule"]
+
+Rule = Callable[[Node], Moved | None]
+
+#: The operators that gain by it; the others only go along.
+ANCHORS = frozenset({"Conv", "ConvTranspose"})
+#: A window's attributes of one entry an axis, and what stands for the axis of one entry.
+WINDOW = {"kernel_shape": 1, "strides": 1, "dilations": 1, "output_shape": 1, "output_padding": 0}
+
+
+def entrywise(node: Node) -> Moved | None:
+    """f(x)^ = f(x̂) for a function of each entry alone; further inputs (Clip's bounds) are scalars."""
+    return Moved() if _one_output(node) else None
+
+
+def normalised(node: Node) -> Moved | None:
+    """norm(x)^ = norm(x̂) where statistics run over all axes behind C: the axis of one entry adds nothing to them."""
+    return Moved() if _one_output(node) else None
+
+
+def broadcast(node: Node) -> Moved | None:
+    """f(x, y)^ = f(x̂, ŷ): inputs of full rank go along, constants are written in the other form, scalars stay.
+
+    A computed input of less rank would have to be reshaped by what it means: refused.
+    """
+    data, constants = [], dict[int, Array]()
+    for index in range(len(node.node.inputs)):
+        constant = node.constant(index)
+        if node.takes(index):
+            data.append(index)
+        elif constant is not None and constant.ndim <= node.form.rank:
+            if constant.size != 1:
+                constants[index] = node.form.array(constant)
+            elif constant.ndim > 1:  # one entry of any rank is a scalar to a broadcast
+                constants[index] = constant.reshape(1)
+        elif node.rank(index) != 0:
+            return None
+    return Moved(tuple(data), constants) if data else None
+
+
+def windowed(node: Node) -> Moved | None:
+    """(x ∗ w)^ = x̂ ∗ ŵ for a window over the running axis, one entry high: convolutions and pools, padded or not.
+
+    The weight must be constant. A window that pads its new axis by ``auto_pad`` gets nothing there: it is 1 high.
+    """
+    form = node.form
+    attributes = dict[str, Attribute]()
+    for name, absent in WINDOW.items():
+        if (given := node.attribute(name)) is not None:
+            if len(given) != form.rank - 2:
+                return None
+            attributes[name] = form.spatial(list(given), absent)
+    if (given := node.attribute("pads")) is not None:
+        if len(given) != 2 * (form.rank - 2):
+            return None
+        attributes["pads"] = form.pads(list(given))
+    if node.node.op_type not in ("Conv", "ConvTranspose"):
+        return Moved(attributes=attributes) if _one_output(node) else None
+    weight = node.constant(1)
+    if weight is None or weight.ndim != form.rank:
+        return None
+    return Moved((0,), {1: form.array(weight)}, attributes)
+
+
+def whole(node: Node) -> Moved | None:
+    """global(x)^ = global(x̂): a pool over all axes behind C, whatever their order."""
+    return Moved()
+
+
+def joined(node: Node) -> Moved | None:
+    """concat(x, y; a)^ = concat(x̂, ŷ; â), constants among the inputs written in the other form."""
+    data, constants = [], dict[int, Array]()
+    for index in range(len(node.node.inputs)):
+        constant = node.constant(index)
+        if node.takes(index):
+            data.append(index)
+        elif constant is not None and constant.ndim == node.form.rank:
+            constants[index] = node.form.array(constant)
+        else:
+            return None
+    return Moved(tuple(data), constants, _axis(node, node.attribute("axis")))
+
+
+def along_axis(node: Node) -> Moved | None:
+    """f(x; a)^ = f(x̂; â) for a function that reads one axis alone: Split, Softmax (from opset 13), LpNormalization."""
+    if node.node.op_type in ("Softmax", "LogSoftmax") and node.opset < 13:
+        return None  # it flattened all axes behind its own
+    default = 0 if node.node.op_type == "Split" else -1
+    return Moved(attributes=_axis(node, node.attribute("axis", default)))
+
+
+def layer_norm(node: Node) -> Moved | None:
+    """LayerNormalization over the last axis, where that stays the last one: the lifted form."""
+    last = node.attribute("axis", -1) % node.form.rank == node.form.rank - 1
+    return Moved() if node.form is LIFTED and last and _one_output(node) else None
+
+
+def sliced(node: Node) -> Moved | None:
+    """x[a: i…j]^ = x̂[â: i…j], for constant axes; the bounds may be computed."""
+    if node.opset < 10:
+        return None
+    axes = node.axes(3)
+    if axes is None:
+        starts = node.value(1)
+        if node.value(3) is not None or starts is None or starts.shape is None or not isinstance(starts.shape[0], int):
+            return None
+        axes = list(range(starts.shape[0]))
+    return Moved((0,), {3: np.array([node.form.axis(a) for a in axes], np.int64)})
+
+
+def padded(node: Node) -> Moved | None:
+    """pad(x; p)^ = pad(x̂; p̂), for constant pads of all axes: nothing is added to the axis of one entry."""
+    pads = node.integers(1)
+    if node.opset < 11 or pads is None or node.value(3) is not None or len(pads) != 2 * node.form.rank:
+        return None
+    return Moved((0,), {1: np.array(node.form.pads(pads), np.int64)})
+
+
+def reduced(node: Node) -> Moved | None:
+    """r(x; a)^ = r(x̂; â). Where the axes go (keepdims = 0) the axis of one entry goes with them and y stays as it is.
+
+    The axes must be constant. Without keepdims the rest keeps its order only where no other axis lies behind: the
+    running axes must all go.
+    """
+    axes = node.axes(1)
+    if axes is None:
+        return None
+    rank = node.form.rank
+    there = sorted(node.form.axis(a) for a in axes)
+    keep = bool(node.attribute("keepdims", 1))
+    if not keep:
+        if {a % rank for a in axes} & {0, 1} or len(set(there)) != rank - 2:
+            return None
+        there = [2, 3]
+    if node.attribute("axes") is not None:
+        return Moved(attributes={"axes": there}, outputs=keep)
+    return Moved((0,), {1: np.array(there, np.int64)}, outputs=keep)
+
+
+def resized(node: Node) -> Moved | None:
+    """resize(x)^ = resize(x̂) with constant scales or sizes, 1 for the axis of one entry; no regions, no axes."""
+    mode, policy = (
+        node.attribute("coordinate_transformation_mode", "half_pixel"),
+        node.attribute("keep_aspect_ratio_policy", "stretch"),
+    )
+    if node.opset < 11 or node.attribute("axes") is not None or mode == "tf_crop_and_resize" or policy != "stretch":
+        return None
+    for index, one in ((2, 1.0), (3, 1)):
+        given = node.constant(index)
+        if given is not None and given.size == node.form.rank:
+            moved = node.form.entries(list(given), given.dtype.type(one))
+            return Moved((0,), {index: np.array(moved, given.dtype)})
+    return None
+
+
+def _one_output(node: Node) -> bool:
+    """Whether nothing reads the further outputs: places of maxima, statistics."""
+    return not any(v.uses() or v.is_graph_output() for v in node.node.outputs[1:])
+
+
+def _axis(node: Node, axis: int) -> dict[str, Attribute]:
+    return {"axis": node.form.axis(axis)}
+
+
+def _table(rows: Mapping[str, Rule]) -> dict[str, Rule]:
+    return {operator: rule for operators, rule in rows.items() for operator in operators.split()}
+
+
+RULES: Mapping[str, Rule] = _table(
+    {
+        "Conv ConvTranspose": windowed,  # (x ∗ w)^ = x̂ ∗ ŵ
+        "MaxPool AveragePool LpPool": windowed,
+        "GlobalAveragePool GlobalMaxPool GlobalLpPool": whole,
+        "InstanceNormalization GroupNormalization BatchNormalization": normalised,
+        "LayerNormalization": layer_norm,
+        "Relu LeakyRelu Elu Selu Celu Sigmoid HardSigmoid HardSwish Tanh Softplus Softsign ThresholdedRelu": entrywise,
+        "Gelu Mish Swish Erf Clip Exp Log Sqrt Reciprocal Abs Neg Sign Sin Cos Floor Ceil Round": entrywise,
+        "Not IsNaN IsInf Identity Cast Dropout": entrywise,
+        "Add Sub Mul Div Pow Max Min Sum Mean PRelu Where": broadcast,  # f(x, y)^ = f(x̂, ŷ)
+        "Greater GreaterOrEqual Less LessOrEqual Equal And Or Xor": broadcast,
+        "Concat": joined,
+        "Split Softmax LogSoftmax LpNormalization": along_axis,
+        "Slice": sliced,
+        "Pad": padded,
+        "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare": reduced,
+        "ReduceLogSum ReduceLogSumExp": reduced,
+        "Resize": resized,
+    }
+)

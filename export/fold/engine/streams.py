@@ -1,0 +1,88 @@
+"""Streams: tensors that must all be scaled alike, such as all sums of a residual network.
+
+Sums, pools, clamps and what only moves entries pass a scale on, from either side. So a scale that one tensor of a
+stream takes, all take; whether they can is asked once for the stream, and not for every affine that meets it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from normfold.export.fold.affine import Affine
+from normfold.export.fold.net import Gauges, Net, Op, Refused, Tensor
+from normfold.export.fold.ops.activations import Activation, Clamp, Same, Sloped
+from normfold.export.fold.ops.joins import Sum
+from normfold.export.fold.ops.moving import Reshape, Transpose
+from normfold.export.fold.ops.pools import Pooling
+
+#: A change that spreads over more operators than these is not followed: it keeps the time linear in the graph.
+MOST_TOUCHED = 48
+#: A stream of no more tensors than these is followed all the same: then the refusal names the operator that is nearest.
+_FOLLOWED = 8
+#: Operators between whose tensors a scale other than 0 and 1 on one side needs one on the other.
+_PASSING = (Sum, Clamp, Sloped, Same, Pooling, Transpose, Reshape)
+
+
+@dataclass
+class Stream:
+    """What is known of the tensors of one stream."""
+
+    tensors: int
+    #: Why none of them may be scaled, or "".
+    refusal: str
+
+
+class Streams:
+    """The streams of a network: a union-find over its tensors."""
+
+    def __init__(self, net: Net) -> None:
+        self._parents: dict[Tensor, Tensor] = {}
+        self._streams: dict[Tensor, Stream] = {}
+        for op in net.ops:
+            for tensor in (*op.inputs, *op.outputs):
+                self._root(tensor)
+            if isinstance(op, _PASSING):
+                for tensor in op.inputs:
+                    self.join(tensor, op.outputs[0])
+
+    def join(self, one: Tensor, other: Tensor) -> None:
+        """Let two streams be one."""
+        a, b = self._root(one), self._root(other)
+        if a is b:
+            return
+        small, large = (a, b) if self._streams[a].tensors < self._streams[b].tensors else (b, a)
+        gone, kept = self._streams.pop(small), self._streams[large]
+        self._parents[small] = large
+        kept.tensors += gone.tensors
+        kept.refusal = kept.refusal or gone.refusal
+
+    def check(self, tensor: Tensor, gauge: Affine) -> None:
+        """Raise Refused where the gauge scales a tensor of a stream that cannot be scaled."""
+        stream = self._streams[self._root(tensor)]
+        refused = stream.refusal if stream.tensors > _FOLLOWED else ""
+        if (refused or stream.tensors > MOST_TOUCHED) and ((gauge.scale != 1) & (gauge.scale != 0)).any():
+            raise Refused(refused or f"more than {MOST_TOUCHED} operators around would have to change")
+
+    def _root(self, tensor: Tensor) -> Tensor:
+        parent = self._parents.setdefault(tensor, tensor)
+        if parent is tensor:
+            if tensor not in self._streams:
+                self._streams[tensor] = Stream(1, _refusal(tensor))
+            return tensor
+        while parent is not (above := self._parents[parent]):
+            self._parents[tensor] = above
+            tensor, parent = parent, above
+        return parent
+
+
+def _refusal(tensor: Tensor) -> str:
+    """Return why a tensor may not be scaled, whatever the scale, or ""."""
+    if tensor.pinned:
+        return f"'{tensor.name}' {tensor.pinned}, so its numbers may not change"
+    for op in (tensor.producer, *tensor.readers):
+        if op is not None and type(op) in (Op, Activation):
+            try:
+                op.spread(Gauges())
+            except Refused as refusal:
+                return str(refusal)
+    return ""

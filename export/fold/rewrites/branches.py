@@ -1,0 +1,69 @@
+"""An If whose condition is constant is the branch that it takes.
+
+if(true; f, g) = f
+
+TorchScript's exporter writes a squeeze of an axis as an If that asks for the axis's length, which the graph knows.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from normfold.export.graphs.constants import Constants
+
+
+def take_branches(model: ir.Model) -> int:
+    """Put the branch in the place of every such If of the main graph, in place; return how many there were."""
+    graph, opset = model.graph, model.opset_imports.get("", 18)
+    constants = Constants(graph, opset)
+    count = 0
+    for node in list(graph):
+        if node.op_type != "If" or node.domain not in ("", "ai.onnx"):
+            continue
+        condition = constants.get(node.inputs[0])
+        if condition is None or condition.size != 1:
+            continue
+        taken, left = ("then_branch", "else_branch") if condition.item() else ("else_branch", "then_branch")
+        _inline(node.attributes[taken].as_graph(), node, graph)
+        for inner in node.attributes[left].as_graph().all_nodes():  # what only it reads is read no more
+            for index in range(len(inner.inputs)):
+                inner.replace_input_with(index, None)
+        count += 1
+    return count
+
+
+def _inline(branch: ir.Graph, node: ir.Node, graph: ir.Graph) -> None:
+    """Move what a branch holds before its If, under names that are new, and let it give what the If gave."""
+    taken = {v.name for n in graph.all_nodes() for v in n.outputs} | {v.name for v in graph.inputs}
+    taken |= set(graph.initializers) | {n.name for n in graph.all_nodes()}
+    for value in list(branch.initializers.values()):
+        branch.initializers.pop(value.name or "")
+        value.name = _fresh(f"{node.name}.{value.name}", taken)
+        graph.register_initializer(value)
+    outputs = list(branch.outputs)
+    nodes = list(branch)
+    branch.outputs.clear()
+    branch.remove(nodes)
+    for inner in nodes:
+        inner.name = _fresh(f"{node.name}.{inner.name}", taken)
+        for value in inner.outputs:
+            value.name = _fresh(f"{node.name}.{value.name}", taken)
+    graph.insert_before(node, nodes)
+    for old, new in zip(node.outputs, outputs, strict=True):
+        if old.is_graph_output() or new.producer() not in nodes:  # the branch gives what is there without it
+            same = ir.node("Identity", [new], name=_fresh(f"{node.name}_{old.name}", taken))
+            graph.insert_before(node, [same])
+            new = same.outputs[0]
+        name, old.name = old.name, _fresh(f"{old.name}_was", taken)
+        new.name = name
+        new.type = new.type or old.type
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
+def _fresh(name: str, taken: set[str | None]) -> str:
+    number, fresh = 2, name
+    while fresh in taken:
+        number, fresh = number + 1, f"{name}_{number}"
+    taken.add(fresh)
+    return fresh

@@ -1,0 +1,51 @@
+"""The machine that run times are measured on, as far as they depend on it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from normfold.export.graphs.runtime import CPU, THREADS
+
+__all__ = ["Machine", "this_machine"]
+
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run time holds for: with another of any of these it has to be measured again."""
+
+    #: The processor's model, as it names itself: "AMD EPYC 7R13 Processor".
+    processor: str
+    #: onnxruntime's version.
+    onnxruntime: str
+    #: The execution providers that ran the graph.
+    providers: tuple[str, ...]
+    threads: int
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        return f"{self.processor}, onnxruntime {self.onnxruntime}, {threads}"
+
+
+def this_machine(providers: Sequence[str] = (CPU,)) -> Machine:
+    """Describe the machine that runs this, with graphs on ``providers``."""
+    import onnxruntime
+
+    return Machine(_processor(), onnxruntime.__version__, tuple(providers), THREADS)
+
+
+def _processor() -> str:
+    """The first processor's model; where the kernel gives it no name, as on many ARM machines, its numbers."""
+    try:
+        text = _CPUINFO.read_text("utf-8", "replace").partition("\n\n")[0]
+    except OSError:
+        text = ""
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+    if said.get("model name"):
+        return said["model name"]
+    numbers = [f"{key} {said[key]}" for key in ("CPU implementer", "CPU part", "CPU variant") if said.get(key)]
+    return ", ".join([platform.machine(), *numbers])

@@ -1,0 +1,161 @@
+"""Read an ONNX file that someone else wrote: whole in itself, of known operators, of bounded size, or not at all.
+
+External data is neither read nor followed wherever it may be named (initializers, sparse ones, attributes, subgraphs,
+functions): a path inside a file is a way out of its folder, and has been one in every reader that tried to be careful.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from google.protobuf.message import DecodeError, Message
+from onnx import version_converter
+
+from normfold.export.errors import SourceError
+from normfold.export.graphs.serialize import MAX_BYTES
+
+__all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "OnnxFile", "opset_of", "read_onnx"]
+
+OLDEST_OPSET, NEWEST_OPSET = 11, 23
+#: Domains whose operators onnxruntime brings along.
+DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+#: More nodes than any network of this kind has.
+MAX_NODES = 100_000
+_RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A file that was read and found fit."""
+
+    model: ir.Model
+    #: The graph before it was touched, as it was read.
+    content: bytes
+    sha256: str
+    notes: tuple[str, ...]
+
+
+def read_onnx(path: Path, opset: int | None = None) -> OnnxFile:
+    """Read ``path`` and bring it to ``opset`` where it is older (None: leave it). Raises SourceError with why not."""
+    if not path.is_file():
+        raise SourceError(f"no file '{path}'")
+    if path.stat().st_size > MAX_BYTES:
+        raise SourceError(f"'{path}' is larger than the 2 GiB that one ONNX file can hold")
+    content = path.read_bytes()
+    try:
+        proto = onnx.load_model_from_string(content)
+    except (DecodeError, ValueError, UnicodeDecodeError) as error:
+        raise SourceError(f"'{path}' is not an ONNX file: {error}") from None
+    if not proto.graph.node and not proto.graph.output:
+        raise SourceError(f"'{path}' is not an ONNX file, or holds an empty graph")
+    _refuse_external(proto, path)
+    _refuse_unknown(proto, path)
+    _refuse_names(proto, path)
+    try:
+        onnx.checker.check_model(proto)
+    except Exception as error:  # ValidationError, and RuntimeError for some broken graphs
+        raise SourceError(f"'{path}' is not valid ONNX: {_first_line(error)}") from None
+    proto, notes = _converted(proto, opset, path)
+    model = ir.from_proto(proto)
+    if model.functions:
+        passes.InlinePass()(model)
+    return OnnxFile(model, content, hashlib.sha256(content).hexdigest(), notes)
+
+
+def _refuse_external(proto: onnx.ModelProto, path: Path) -> None:
+    for tensor in _tensors(proto):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            raise SourceError(
+                f"'{path}' keeps the tensor '{tensor.name or '(unnamed)'}' in another file, which is not followed. "
+                "Put everything into "
+                "one file first: onnx.save(onnx.load('net.onnx'), 'whole.onnx')"
+            )
+
+
+def _refuse_unknown(proto: onnx.ModelProto, path: Path) -> None:
+    local = {(f.domain, f.name) for f in proto.functions}
+    nodes = 0
+    for graph in _node_lists(proto):
+        for node in graph:
+            nodes += 1
+            if nodes > MAX_NODES:
+                raise SourceError(f"'{path}' holds more than {MAX_NODES} nodes")
+            if node.domain not in DOMAINS and (node.domain, node.op_type) not in local:
+                raise SourceError(
+                    f"'{path}' uses the operator {node.domain}::{node.op_type}, which onnxruntime does not bring along"
+                )
+            if node.op_type in _RANDOM:
+                raise SourceError(f"'{path}' draws random numbers ({node.op_type}), so no two answers of it agree")
+            if any(a.name == "training_mode" and a.i for a in node.attribute):
+                raise SourceError(
+                    f"'{path}' was exported in training mode ({node.op_type} '{node.name}'): export it after eval()"
+                )
+    opset = opset_of(proto)
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise SourceError(
+            f"'{path}' is written in opset {opset}; expected {OLDEST_OPSET} to {NEWEST_OPSET}. Export it again with "
+            "a newer opset"
+        )
+
+
+def _refuse_names(proto: onnx.ModelProto, path: Path) -> None:
+    """Names are printed, and a control character in one is an order to the terminal."""
+    pending: list[Message] = [proto.graph, *proto.functions]
+    while pending:
+        for field, value in pending.pop().ListFields():
+            values = list(value) if field.is_repeated else [value]
+            if field.message_type is not None:
+                pending += [v for v in values if not isinstance(v, onnx.StringStringEntryProto)]
+            elif field.type == field.TYPE_STRING and field.name != "doc_string":
+                wrong = next((text for text in values if not text.isprintable()), None)
+                if wrong is not None:
+                    raise SourceError(f"'{path}' holds the name {wrong!r}, which has characters that cannot be printed")
+
+
+def _converted(proto: onnx.ModelProto, opset: int | None, path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    if opset is None or opset_of(proto) >= opset:
+        return proto, ()
+    try:
+        return version_converter.convert_version(proto, opset), (f"converted from opset {opset_of(proto)} to {opset}",)
+    except Exception as error:  # RuntimeError, ConvertError: an operator without an adapter
+        return proto, (f"left in opset {opset_of(proto)}: it cannot be converted to {opset} ({_first_line(error)})",)
+
+
+def opset_of(proto: onnx.ModelProto) -> int:
+    """Return the opset of the standard operators; 1 where the file names none."""
+    return next((int(o.version) for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+
+
+def _node_lists(proto: onnx.ModelProto) -> Iterator[Any]:
+    pending: list[Any] = [proto.graph, *proto.functions, *(t.algorithm for t in proto.training_info)]
+    while pending:
+        graph = pending.pop()
+        yield graph.node
+        for node in graph.node:
+            for attribute in node.attribute:
+                pending += [attribute.g] if attribute.HasField("g") else []
+                pending += attribute.graphs
+
+
+def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
+    """Every TensorProto anywhere inside ``message``."""
+    pending: list[Message] = [message]
+    while pending:
+        current = pending.pop()
+        if isinstance(current, onnx.TensorProto):
+            yield current
+            continue
+        for field, value in current.ListFields():
+            if field.message_type is not None:
+                pending += list(value) if field.is_repeated else [value]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,117 @@
+"""The user's own inputs, from ``.npy``, ``.npz`` and ``.safetensors`` files; nothing in them is executed."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normfold.export.errors import InputSpecError
+from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, InputSpec
+
+__all__ = ["Sample", "fit", "read_sample", "sample_sizes"]
+
+#: Most bytes of one sample file, unpacked: as many float64 elements as any input may have.
+MAX_BYTES = 8 * MAX_ELEMENTS
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One file of inputs; a bare ``.npy`` array has the name ""."""
+
+    name: str
+    arrays: Mapping[str, NDArray[Any]]
+
+
+def read_sample(path: Path) -> Sample:
+    """Read one file. Raises InputSpecError: missing, another format, pickled objects, damaged."""
+    if not path.is_file():
+        raise InputSpecError(f"no sample file '{path}'")
+    _refuse_large(path)
+    try:
+        if path.suffix == ".npy":
+            return Sample(path.name, {"": np.load(path, allow_pickle=False)})
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                return Sample(path.name, {name: archive[name] for name in archive.files})
+        if path.suffix == ".safetensors":
+            from safetensors.numpy import load
+
+            return Sample(path.name, load(path.read_bytes()))
+    except Exception as error:  # ValueError for objects, OSError, BadZipFile, EOFError, SafetensorError
+        raise InputSpecError(f"the sample '{path}' cannot be read: {error}") from None
+    raise InputSpecError(f"the sample '{path}' has no known form; expected .npy, .npz or .safetensors")
+
+
+def _refuse_large(path: Path) -> None:
+    """Raise InputSpecError for a file that would take more memory than any sample does, once it is unpacked."""
+    size = path.stat().st_size
+    if path.suffix == ".npz" and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = max(size, sum(entry.file_size for entry in archive.infolist()))
+    if size > MAX_BYTES:
+        raise InputSpecError(
+            f"the sample '{path}' holds {size:,} bytes; a sample is a few inputs, of at most {MAX_BYTES:,} bytes"
+        )
+
+
+def fit(sample: Sample, specs: Sequence[InputSpec]) -> Arrays:
+    """Return the sample's arrays under the inputs' names, cast within their kind, with a batch axis where it lacks.
+
+    Raises InputSpecError for names and shapes that do not fit.
+    """
+    arrays = dict(sample.arrays)
+    if "" in arrays and len(specs) == 1:
+        arrays = {specs[0].name: arrays[""]}
+    names = [s.name for s in specs]
+    if set(arrays) != set(names):
+        has = ", ".join(repr(n) for n in arrays if n) or "one unnamed array"
+        raise InputSpecError(f"sample '{sample.name}' holds {has}; the inputs are {', '.join(map(repr, names))}")
+    fitted = {s.name: _cast(arrays[s.name], s, sample.name) for s in specs}
+    sample_sizes(fitted, specs, sample.name)
+    return fitted
+
+
+def sample_sizes(arrays: Mapping[str, NDArray[Any]], specs: Sequence[InputSpec], name: str) -> dict[str, int]:
+    """The size that each named dimension has in ``arrays``. Raises InputSpecError where a shape does not fit."""
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        shape = arrays[spec.name].shape
+        wanted = f"[{', '.join(str(d) for d in spec.dims)}]"
+        if len(shape) != len(spec.dims):
+            raise InputSpecError(f"sample '{name}': '{spec.name}' has shape {list(shape)}, the input {wanted}")
+        for axis, (d, size) in enumerate(zip(spec.dims, shape, strict=True)):
+            if isinstance(d, int):
+                fits, want = size == d, str(d)
+            else:
+                known = sizes.setdefault(d.name, size)
+                fits = known == size and d.holds(size)
+                want = str(d) if known == size else f"{known} (the size of {d.name} elsewhere)"
+            if not fits:
+                raise InputSpecError(
+                    f"sample '{name}': '{spec.name}' has shape {list(shape)}, the input {wanted}: "
+                    f"dimension {axis} is {size}, expected {want}"
+                )
+    return sizes
+
+
+def _cast(array: NDArray[Any], spec: InputSpec, name: str) -> NDArray[Any]:
+    """Cast between float widths and between integer widths; add the batch axis to a single example."""
+    wanted = spec.datatype.dtype
+    if array.dtype != wanted:
+        same_kind = array.dtype.kind == wanted.kind or {array.dtype.kind, wanted.kind} <= {"i", "u"}
+        if not same_kind:
+            raise InputSpecError(
+                f"sample '{name}': '{spec.name}' holds {array.dtype}, the input takes {spec.datatype.name}"
+            )
+        array = array.astype(wanted)
+    if array.ndim == len(spec.dims) - 1 and spec.dims and isinstance(spec.dims[0], Dimension):
+        array = array[None]
+    return np.ascontiguousarray(array)

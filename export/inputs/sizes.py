@@ -1,0 +1,261 @@
+"""Choose sizes for the named dimensions: one set to trace and time with, and the corners to prove the graph at.
+
+What a network accepts is found by running it: a convolution of kernel 5 needs a length of 5, a U-Net a multiple of 16.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from normfold.export.errors import CaptureError, InputSpecError
+from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, InputSpec, dimensions
+from normfold.export.inputs.step import find_step
+from normfold.export.user_code import line_of_error
+
+__all__ = ["Sizes", "batch_dimension", "find_sizes"]
+
+#: Sizes of a length tried until the network accepts one: powers of two, then multiples of the other small numbers.
+CANDIDATES = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536, 16, 8, 4, 2, 240, 2520, 1000, 3000, 16000)
+#: A test case beyond the traced sizes holds at most this many input elements, so that a proof takes seconds.
+CASE_ELEMENTS = 1 << 21
+#: After a refusal that took longer than this, no larger size is tried: what is upsampled inside may not fit in memory.
+SLOW_SECONDS = 2.0
+#: Largest batch that is tried where no range says otherwise.
+BATCH = 5
+
+Assignment = dict[str, int]
+Attempt = Callable[[Mapping[str, int]], None]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes by dimension name."""
+
+    #: What the network is traced and timed with: a batch of 2, a usual length.
+    trace: Mapping[str, int]
+    #: Every set of sizes the proof runs at, the traced one first.
+    proof: tuple[Mapping[str, int], ...]
+    #: The inputs with the smallest size of each dimension filled in where it was found by trying.
+    specs: tuple[InputSpec, ...]
+    #: What could not be tried, in words.
+    notes: tuple[str, ...] = ()
+
+
+def batch_dimension(specs: Sequence[InputSpec]) -> Dimension | None:
+    """The dimension that every input has first, if there is one: the batch."""
+    first = {s.dims[0] if s.dims else None for s in specs}
+    only = first.pop() if len(first) == 1 else None
+    return only if isinstance(only, Dimension) else None
+
+
+def find_sizes(specs: Sequence[InputSpec], attempt: Attempt, samples: Iterable[Assignment] = ()) -> Sizes:
+    """Try sizes with ``attempt`` (which runs the network, and raises where it refuses) and return those to use.
+
+    samples are sizes that the user's own inputs have. Raises InputSpecError where no size works, or a declared bound
+    does not.
+    """
+    search = _Search(specs, attempt)
+    trace = search.trace(list(samples))
+    steps = {d.name: search.step(d, trace) for d in search.dims}
+    low = {d.name: search.lowest(d, trace) for d in search.dims}
+    high = {d.name: search.highest(d, trace) for d in search.dims}
+    proof: list[Assignment] = [trace]
+    for d in search.dims:
+        proof += [{**trace, d.name: low[d.name]}, {**trace, d.name: high[d.name]}]
+        if d != search.batch:
+            proof += [{**trace, d.name: trace[d.name] + n * steps[d.name]} for n in (1, 3)]
+    proof += [dict(low), dict(high)]
+    kept: list[Mapping[str, int]] = []
+    for sizes in proof:
+        if sizes not in kept and search.within(sizes) and (sizes == trace or search.accepts(sizes)):
+            kept.append(sizes)
+    search.notes += [_only(d, low[d.name], steps[d.name]) for d in search.dims if d.step is None]
+    return Sizes(trace, tuple(kept), _with_found(specs, low, steps), tuple(filter(None, search.notes)))
+
+
+class _Search:
+    """The attempts of one search, each made once."""
+
+    def __init__(self, specs: Sequence[InputSpec], attempt: Attempt):
+        self.specs, self.attempt = specs, attempt
+        self.dims = dimensions(specs)
+        self.batch = batch_dimension(specs)
+        self.notes: list[str] = []
+        self.steps: dict[str, int] = {}
+        self.last: Exception | None = None
+        self._known: dict[tuple[int, ...], bool] = {}
+
+    def accepts(self, sizes: Mapping[str, int]) -> bool:
+        key = tuple(sizes[d.name] for d in self.dims)
+        if key not in self._known:
+            try:
+                self.attempt(sizes)
+                self._known[key] = True
+            except Exception as error:
+                self.last = error
+                self._known[key] = False
+        return self._known[key]
+
+    def elements(self, sizes: Mapping[str, int]) -> int:
+        return max((prod(s.shape(sizes)) for s in self.specs), default=0)
+
+    def within(self, sizes: Mapping[str, int], bound: int = CASE_ELEMENTS) -> bool:
+        return all(d.holds(sizes[d.name]) for d in self.dims) and self.elements(sizes) <= bound
+
+    def trace(self, samples: list[Assignment]) -> Assignment:
+        """Find one set of sizes that the network takes: the samples' own, else the candidates in turn."""
+        first: Exception | None = None
+        tried: Assignment = {}
+        largest = MAX_ELEMENTS
+        for sizes in [*(self._traceable(s) for s in samples), *map(self._candidate, CANDIDATES), *self._bounds()]:
+            if self.elements(sizes) > largest:
+                continue
+            began = time.perf_counter()
+            if self.accepts(sizes):
+                return sizes
+            if time.perf_counter() - began > SLOW_SECONDS:
+                largest = self.elements(sizes)
+            first, tried = first or self.last, tried or sizes
+        if first is None:
+            raise InputSpecError(
+                f"the inputs are too large to try: {', '.join(str(s) for s in self.specs)} holds more than "
+                f"{MAX_ELEMENTS} elements"
+            )
+        if isinstance(first, CaptureError):
+            raise first  # what it returns is at fault, not what it takes
+        shapes = ", ".join(f"{s.name} {s.datatype.name}{list(s.shape(tried))}" for s in self.specs)
+        line = line_of_error(first)
+        lengths = [d.name for d in self.dims if d != self.batch]
+        raise InputSpecError(
+            f"the network does not take {shapes}{f' at {line}' if line else ''}: {type(first).__name__}: "
+            f"{_head(first)}. "
+            f"{'Other sizes of the named dimensions were tried too; check' if self.dims else 'Check'} --input against "
+            "what forward() expects"
+            + (f"; if {' and '.join(lengths)} depend on each other, give their sizes" if len(lengths) > 1 else "")
+            + ("" if self.dims else "; a batch is a first dimension with a name, x=FP32[N,…]")
+        )
+
+    def _traceable(self, sample: Assignment) -> Assignment:
+        """A sample's sizes with a batch of at least 2: torch takes a size of 1 for a constant."""
+        return {d.name: self._clip(d, max(2, sample[d.name]) if d == self.batch else sample[d.name]) for d in self.dims}
+
+    def _candidate(self, length: int) -> Assignment:
+        return {d.name: self._clip(d, 2 if d == self.batch else length) for d in self.dims}
+
+    def _bounds(self) -> list[Assignment]:
+        """The declared lower bounds, for a range that holds none of the candidates."""
+        return [{d.name: 2 if d == self.batch else (d.low or 3) for d in self.dims}]
+
+    @staticmethod
+    def _clip(d: Dimension, size: int) -> int:
+        low, step = d.low or 1, d.step or 1
+        size = max(low, min(size, d.high or size))
+        return size - (size - low) % step
+
+    def step(self, d: Dimension, trace: Assignment) -> int:
+        """The declared step, else the smallest that the network takes: 1 for most."""
+
+        def accepts(size: int) -> bool:
+            sizes = {**trace, d.name: size}
+            return self.elements(sizes) <= CASE_ELEMENTS and self.accepts(sizes)
+
+        size = trace[d.name]
+        found = d.step
+        if found is None:
+            found = 1 if d == self.batch else find_step(size, accepts, d.low, d.high)
+        elif d.holds(size + found) and not accepts(size + found):
+            raise InputSpecError(
+                f"dimension '{d}' is declared in steps of {found}, but the network does not run at "
+                f"{d.name} = {size + found}: {_head(self.last)}. It takes steps of "
+                f"{find_step(size, accepts, d.low, d.high)}"
+            )
+        self.steps[d.name] = found
+        return found
+
+    def lowest(self, d: Dimension, trace: Assignment) -> int:
+        """The declared lower bound, which must run, or the smallest size that does (found by bisection)."""
+        if d.low is not None:
+            if not self.accepts({**trace, d.name: d.low}):
+                raise InputSpecError(
+                    f"dimension '{d}' is declared from {d.low}, but the network does not run at {d.name} = {d.low}: "
+                    f"{_head(self.last)}. Declare what it takes, for example {self._takes(d, trace)}"
+                )
+            return d.low
+        return self._smallest(d, trace)
+
+    def _smallest(self, d: Dimension, trace: Assignment) -> int:
+        step = self.steps[d.name]
+        refused, accepted = -1, trace[d.name] // step  # steps down to the size, which is at least the rest
+        rest = trace[d.name] % step
+        while accepted - refused > 1:
+            middle = (accepted + refused) // 2
+            if middle * step + rest and self.accepts({**trace, d.name: middle * step + rest}):
+                accepted = middle
+            else:
+                refused = middle
+        return accepted * step + rest
+
+    def _takes(self, d: Dimension, trace: Assignment) -> str:
+        """What to declare instead of ``d``, with the first sizes that it stands for."""
+        high = d.high if d.high is None else self._aligned(d, trace, d.high)
+        takes = Dimension(d.name, self._smallest(d, trace), high, self.steps[d.name])
+        return f"{takes}{_every(takes)}"
+
+    def _aligned(self, d: Dimension, trace: Assignment, size: int) -> int:
+        """The largest size up to ``size`` that is whole steps away from the traced one."""
+        return size - (size - trace[d.name]) % self.steps[d.name]
+
+    def highest(self, d: Dimension, trace: Assignment) -> int:
+        """The declared upper bound, or a size well above the traced one; cut to what a proof can hold."""
+        if d.high is not None:
+            size = last = self._aligned(d, trace, d.high) if d.step else d.high
+            while self.elements({**trace, d.name: size}) > CASE_ELEMENTS and size > trace[d.name]:
+                size = max(trace[d.name], self._aligned(d, trace, size // 2))
+            if size != last:
+                self.notes.append(f"{d.name} was proved up to {size}, not to {d.high}: the inputs would be too large")
+            elif not self.accepts({**trace, d.name: size}):
+                raise InputSpecError(
+                    f"dimension '{d}' is declared up to {size}, but the network does not run at {d.name} = {size}: "
+                    f"{_head(self.last)}"
+                    + (f". Declare what it takes: {self._takes(d, trace)}" if self.steps[d.name] > 1 else "")
+                )
+            return size
+        double = 2 * trace[d.name]
+        wishes = (BATCH,) if d == self.batch else (double + self.steps[d.name], double)
+        for size in (self._aligned(d, trace, wish) for wish in wishes):
+            sizes = {**trace, d.name: size}
+            if self.within(sizes) and self.accepts(sizes):
+                return size
+        return trace[d.name]
+
+
+def _with_found(specs: Sequence[InputSpec], low: Mapping[str, int], steps: Mapping[str, int]) -> tuple[InputSpec, ...]:
+    """The specs with the smallest sizes and the steps filled in."""
+
+    def found(d: int | Dimension) -> int | Dimension:
+        return d if isinstance(d, int) else Dimension(d.name, low[d.name], d.high, steps[d.name])
+
+    return tuple(InputSpec(s.name, s.datatype, tuple(map(found, s.dims)), s.values) for s in specs)
+
+
+def _only(d: Dimension, low: int, step: int) -> str:
+    """A note for the person on a step that was found; "" where every size works."""
+    found = Dimension(d.name, low, d.high, step)
+    return (
+        "" if step == 1 else f"the network takes {d.name} in steps of {step} only{_every(found)}; --input says {found}"
+    )
+
+
+def _every(d: Dimension) -> str:
+    """The first sizes of a dimension with steps: ": 8, 16, 24, …"."""
+    if not d.step or d.step == 1 or d.low is None:
+        return ""
+    return f": {', '.join(str(d.low + n * d.step) for n in range(3))}, …"
+
+
+def _head(error: BaseException | None) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__

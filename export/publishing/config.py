@@ -1,0 +1,98 @@
+"""``config.pbtxt``: what an inference server needs to know of a model (Triton's ``ModelConfig`` as text)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from google.protobuf import text_format
+
+from normfold.export.inputs.specs import Dimension, InputSpec
+from normfold.protos import model_config
+from normfold.protos.datatypes import Datatype
+
+__all__ = ["DEFAULT_MAX_BATCH", "OutputSpec", "max_batch_size", "parse_config", "render_config", "same_interface"]
+
+#: Largest batch a server may form where the input's range does not say.
+DEFAULT_MAX_BATCH = 64
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """One output of the exported graph; a dimension is a size, a name, or "" where it depends on others."""
+
+    name: str
+    datatype: Datatype
+    dims: tuple[int | str, ...]
+
+
+def max_batch_size(inputs: Sequence[InputSpec], outputs: Sequence[OutputSpec]) -> int:
+    """The largest batch, where every tensor has the same named dimension first; else 0, which means no batching."""
+    first = {i.dims[0] if i.dims else None for i in inputs}
+    batch = first.pop() if len(first) == 1 else None
+    if not isinstance(batch, Dimension) or any(not o.dims or o.dims[0] != batch.name for o in outputs):
+        return 0
+    return batch.high or DEFAULT_MAX_BATCH
+
+
+def render_config(
+    name: str,
+    inputs: Sequence[InputSpec],
+    outputs: Sequence[OutputSpec],
+    labelled: str | None,
+    warm_up: Mapping[str, int],
+) -> str:
+    """Return the text of ``config.pbtxt``. labelled is the output whose classes ``labels.txt`` names, if any.
+
+    warm_up holds the size of every named dimension that a server should run before it says ready.
+    """
+    batch = max_batch_size(inputs, outputs)
+    config = model_config.ModelConfig(name=name, backend="onnxruntime", max_batch_size=batch)
+    skip = 1 if batch else 0
+    for spec in inputs:
+        dims = [d if isinstance(d, int) else -1 for d in spec.dims[skip:]]
+        config.input.add(name=spec.name, data_type=_type(spec.datatype), dims=dims)
+    for output in outputs:
+        dims = [d if isinstance(d, int) else -1 for d in output.dims[skip:]]
+        file = "labels.txt" if output.name == labelled else ""
+        config.output.add(name=output.name, data_type=_type(output.datatype), dims=dims, label_filename=file)
+    if batch > 1:
+        config.dynamic_batching.SetInParent()
+    for size in sorted({1, min(batch, 8)}) if batch else (0,):
+        warmup = config.model_warmup.add(name=f"batch of {size}" if size else "one request", batch_size=size or 1)
+        for spec in inputs:
+            entry = warmup.inputs[spec.name]
+            entry.data_type = _type(spec.datatype)
+            entry.dims.extend(spec.shape(warm_up)[skip:])
+            if spec.datatype.dtype.kind == "f":
+                entry.random_data = True
+            else:
+                entry.zero_data = True  # random indices could fall outside an embedding
+    return text_format.MessageToString(config)
+
+
+def parse_config(text: str) -> model_config.ModelConfig:
+    """Read the text of a ``config.pbtxt``. Raises text_format.ParseError."""
+    config = model_config.ModelConfig()
+    text_format.Parse(text, config)
+    return config
+
+
+def same_interface(a: model_config.ModelConfig, b: model_config.ModelConfig) -> bool:
+    """Whether two configurations describe the same inputs and outputs; the rest is the operator's to choose."""
+
+    def tensors(
+        config: model_config.ModelConfig,
+    ) -> tuple[bool, list[tuple[str, int, tuple[int, ...]]], list[tuple[str, int, tuple[int, ...]]]]:
+        return (
+            config.max_batch_size > 0,
+            sorted((i.name, int(i.data_type), tuple(i.dims)) for i in config.input),
+            sorted((o.name, int(o.data_type), tuple(o.dims)) for o in config.output),
+        )
+
+    return tensors(a) == tensors(b)
+
+
+def _type(datatype: Datatype) -> model_config.DataType:
+    return cast(model_config.DataType, datatype.config)

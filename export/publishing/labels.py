@@ -1,0 +1,36 @@
+"""The names of a classifier's classes, one a line, and the output they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from normfold.export.errors import InputSpecError
+from normfold.export.publishing.config import OutputSpec
+
+__all__ = ["labelled_output", "read_labels"]
+
+
+def read_labels(path: Path) -> list[str]:
+    """Read ``path``: UTF-8, one label a line. Raises InputSpecError: missing, blank lines, control characters."""
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        raise InputSpecError(f"no file of labels '{path}'") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputSpecError(f"the labels '{path}' cannot be read as UTF-8 text: {error}") from None
+    labels = [line.strip() for line in text.rstrip().split("\n")]
+    for number, label in enumerate(labels, 1):
+        if not label or not label.isprintable():
+            what = "empty" if not label else f"not printable ({label!r})"
+            raise InputSpecError(f"the labels '{path}': line {number} is {what}; expected one label a line")
+    return labels
+
+
+def labelled_output(labels: Sequence[str], outputs: Sequence[OutputSpec]) -> str:
+    """The output whose last dimension has one entry for each label. Raises InputSpecError where there is none."""
+    for output in outputs:
+        if output.dims and output.dims[-1] == len(labels):
+            return output.name
+    shapes = ", ".join(f"'{o.name}' [{', '.join(str(d) or '?' for d in o.dims)}]" for o in outputs)
+    raise InputSpecError(f"there are {len(labels)} labels, but no output has that many classes: {shapes}")

@@ -1,0 +1,165 @@
+"""An ONNX file of any exporter as an origin: exact in float64 by ONNX's reference evaluator."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from normfold.export.capture.capture import DEFAULT_OPSET
+from normfold.export.errors import ExportError, InputSpecError, SourceError
+from normfold.export.graphs.float64 import DoubleGraph
+from normfold.export.graphs.onnx_file import read_onnx
+from normfold.export.graphs.onnx_sizes import GraphSizes
+from normfold.export.graphs.runtime import Runtime
+from normfold.export.graphs.serialize import to_bytes
+from normfold.export.inputs.specs import Dimension, InputSpec
+from normfold.export.sources.origin import Arrays, Origin, Run
+from normfold.protos.datatypes import by_onnx
+
+__all__ = ["graph_inputs", "open_onnx"]
+
+
+def open_onnx(path: Path, given: Sequence[InputSpec] = (), opset: int | None = DEFAULT_OPSET) -> Origin:
+    """Read the file and return it as an origin; ``given`` names dimensions and their ranges where the file does not.
+
+    Raises SourceError where the file is not fit, InputSpecError where ``given`` is of other inputs.
+    """
+    file = read_onnx(path, opset)
+    specs = _merged(graph_inputs(file.model, path), given, path)
+    modern = to_bytes(file.model if opset == DEFAULT_OPSET else read_onnx(path, DEFAULT_OPSET).model)
+    bounds, runtime, double = GraphSizes(file.content), Runtime(file.content, optimised=False), _double(modern)
+
+    def run(inputs: Arrays) -> Arrays:
+        bounds.check(inputs)
+        return _run(runtime, double, inputs)
+
+    def graph(specs: Sequence[InputSpec], sizes: Mapping[str, int], wanted: int) -> ir.Model:
+        return read_onnx(path, wanted if opset is not None else None).model
+
+    return Origin(
+        name=path.name,
+        sha256=file.sha256,
+        weights="",
+        weights_sha256="",
+        specs=specs,
+        run=run,
+        reference=lambda inputs: _exact((file.content, modern), runtime, inputs),
+        graph=graph,
+        notes=file.notes,
+    )
+
+
+def graph_inputs(model: ir.Model, path: Path) -> tuple[InputSpec, ...]:
+    """The inputs of a graph that no initializer fills; dimensions without a name get one (N for the first axis)."""
+    specs = []
+    for value in model.graph.inputs:
+        if value.name in model.graph.initializers:
+            continue
+        if value.dtype is None or value.shape is None:
+            raise SourceError(f"'{path}': its input '{value.name}' has no datatype or shape")
+        try:
+            datatype = by_onnx(value.dtype.value)
+        except KeyError:
+            raise SourceError(
+                f"'{path}': its input '{value.name}' is {value.dtype.name}, which no client can send"
+            ) from None
+        dims = tuple(_dimension(d, axis, value.name or "") for axis, d in enumerate(value.shape))
+        specs.append(InputSpec(value.name or "", datatype, dims))
+    return tuple(specs)
+
+
+def _dimension(dim: int | ir.SymbolicDim, axis: int, name: str) -> int | Dimension:
+    if isinstance(dim, int):
+        return dim if dim > 0 else Dimension("N" if axis == 0 else f"{_identifier(name)}_{axis}")
+    if dim.value is None:
+        return Dimension("N" if axis == 0 else f"{_identifier(name)}_{axis}")
+    return Dimension(_identifier(dim.value))
+
+
+def _identifier(text: str) -> str:
+    name = re.sub(r"\W", "_", text)
+    return name if name[:1].isalpha() or name[:1] == "_" else f"d_{name}"
+
+
+def _merged(found: Sequence[InputSpec], given: Sequence[InputSpec], path: Path) -> tuple[InputSpec, ...]:
+    by_name = {s.name: s for s in given}
+    for spec in given:
+        if spec.name not in {s.name for s in found}:
+            raise InputSpecError(
+                f"'{path}' has no input '{spec.name}'; it has {', '.join(repr(s.name) for s in found)}"
+            )
+    merged = []
+    for spec in found:
+        wish = by_name.get(spec.name)
+        if wish is None:
+            merged.append(spec)
+            continue
+        fixed = [(a, b) for a, b in zip(spec.dims, wish.dims, strict=False) if isinstance(a, int) and a != b]
+        if len(wish.dims) != len(spec.dims) or wish.datatype != spec.datatype or fixed:
+            raise InputSpecError(f"'{path}' takes {spec}, which {wish} does not fit")
+        merged.append(replace(wish))
+    return tuple(merged)
+
+
+def _run(runtime: Runtime, double: DoubleGraph | None, inputs: Arrays) -> Arrays:
+    """Run the graph. Raises ExportError where a length is too short: onnxruntime goes on with nothing at all."""
+    outputs = runtime.run(inputs)
+    shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in inputs.items())
+    for name, y in outputs.items():
+        if y.size == 0 or (y.dtype.kind == "f" and np.isnan(y).all()):
+            raise ExportError(f"output '{name}' is {'empty' if y.size == 0 else 'NaN'} on {shapes}")
+    try:
+        if double is not None:
+            double.run(inputs)
+    except RuntimeError as error:  # torch's, of a convolution or pool that has nothing to work on
+        if "output size" in str(error) or "Kernel size" in str(error):
+            raise ExportError(f"a layer has nothing left to work on with {shapes}: {error}") from error
+    except Exception:  # an operator that the evaluator does not know; the reference will say so
+        return outputs
+    return outputs
+
+
+def _double(content: bytes) -> DoubleGraph | None:
+    try:
+        return DoubleGraph(content)
+    except Exception:
+        return None
+
+
+def _exact(contents: Sequence[bytes], runtime: Runtime, inputs: Arrays) -> tuple[Run, str, tuple[str, ...]]:
+    """The graph in float64, checked once against the file as it was read; that file itself where it cannot be had.
+
+    ONNX's evaluator knows the old forms of some operators badly: then the converted graph is tried.
+    """
+    plain, reason = runtime.run(inputs), ""
+    for content in contents:
+        try:
+            double = DoubleGraph(content)
+            exact = double.run(inputs)
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            continue
+        wrong = next((n for n, y in plain.items() if not _close(exact[n], y)), None)
+        if wrong is None:
+            return double.run, "ONNX reference, float64", ()
+        reason = f"its output '{wrong}' differs there"
+    note = f"the graph does not run in float64 ({reason}); the reference is onnxruntime in float32, as it was read"
+    return runtime.run, "onnxruntime, float32", (note,)
+
+
+def _close(exact: NDArray[Any], plain: NDArray[Any]) -> bool:
+    """Whether two answers are the same up to any rounding a float32 network can show."""
+    if exact.shape != plain.shape:
+        return False
+    if plain.dtype.kind != "f":
+        return True
+    scale = float(np.abs(exact[np.isfinite(exact)]).max(initial=0.0))
+    with np.errstate(invalid="ignore"):
+        return bool(np.allclose(exact, plain, rtol=0, atol=1e-2 * scale + 1e-30, equal_nan=True))

@@ -1,0 +1,224 @@
+"""A ``torch.export`` program (``.pt2``) as an origin, opened only after a look at what opening it would run.
+
+``torch.export.load`` is no safe reader: it resolves operators by dotted names below ``torch``, hands size expressions
+to ``sympify`` and falls back to the unrestricted unpickler. So the archive is read first: entries intact and
+uncompressed, operators of torch's own operator namespaces only, expressions of plain arithmetic, pickles that the
+restricted unpickler takes, and nothing compiled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from normfold.export.capture.capture import program_to_graph
+from normfold.export.capture.named_network import NamedNetwork, named_outputs
+from normfold.export.capture.troubles import refuse_training
+from normfold.export.errors import InputSpecError, SourceError
+from normfold.export.inputs.specs import Dimension, InputSpec
+from normfold.export.sources.module_origin import DATATYPES, exact
+from normfold.export.sources.origin import Origin
+from normfold.protos.datatypes import by_name
+
+__all__ = ["open_program"]
+
+_OPERATOR = re.compile(
+    r"(torch\.ops\.(aten|prims|higher_order|_caffe2)\.\w+(\.\w+)?|_operator\.\w+|math\.\w+|torch\.sym_\w+)\Z"
+)
+#: What torch writes size expressions with: names of functions of SymPy and of torch's own integer functions.
+_FUNCTIONS = {
+    *("Symbol", "Integer", "Rational", "Float", "Add", "Mul", "Pow", "Mod", "Max", "Min", "Abs", "floor", "ceiling"),
+    *("FloorDiv", "CeilDiv", "CleanDiv", "IntTrueDiv", "PythonMod", "ModularIndexing", "Where", "PowByNatural"),
+    *("Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Not", "Equality", "Unequality"),
+    *("StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan"),
+}
+
+
+def open_program(path: Path, given: Sequence[InputSpec]) -> Origin:
+    """Load the program at ``path``; ``given`` names its inputs and dimensions where the person wants other names.
+
+    Raises SourceError: damaged, holding code, or made by another torch; InputSpecError where ``given`` does not fit it.
+    """
+    content = path.read_bytes()
+    _inspect(content, path)
+    try:
+        program = torch.export.load(io.BytesIO(content))
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SourceError(
+            f"'{path}' cannot be read as a torch.export program by torch {torch.__version__}: {reason}"
+        ) from error
+    refuse_training(program)
+    specs = _specs(program, given, path)
+    network = NamedNetwork(_Program(program), [s.name for s in specs])
+    return Origin(
+        name=path.name,
+        sha256=hashlib.sha256(content).hexdigest(),
+        weights="",
+        weights_sha256="",
+        specs=specs,
+        run=network.run,
+        reference=lambda inputs: exact(network, inputs),
+        graph=lambda specs, sizes, opset: program_to_graph(
+            program, specs, _outputs(program, network, specs, sizes), opset
+        ),
+    )
+
+
+class _Program(nn.Module):
+    """An exported program as a module whose ``forward`` takes the inputs in order, whatever their names were."""
+
+    def __init__(self, program: ExportedProgram):
+        super().__init__()
+        self.inner = program.module(check_guards=False)
+
+    def train(self, mode: bool = True) -> _Program:
+        """Do nothing: a captured program has one mode."""
+        return self
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        """Run the program."""
+        return self.inner(*tensors)
+
+
+def _specs(program: ExportedProgram, given: Sequence[InputSpec], path: Path) -> tuple[InputSpec, ...]:
+    names = list(program.graph_signature.user_inputs)
+    values = {n.name: n.meta["val"] for n in program.graph.nodes if n.op == "placeholder"}
+    if given and len(given) != len(names):
+        raise InputSpecError(
+            f"'{path}' takes {len(names)} inputs ({', '.join(map(str, names))}), but {len(given)} are described"
+        )
+    ranges = {str(symbol): bounds for symbol, bounds in program.range_constraints.items()}
+    symbols: dict[str, Dimension] = {}
+    found = []
+    for index, name in enumerate(names):
+        value = values[name]
+        if not isinstance(value, torch.Tensor) or value.dtype not in DATATYPES:
+            raise SourceError(
+                f"'{path}': its input '{name}' is {getattr(value, 'dtype', type(value).__name__)}, which no client "
+                "can send"
+            )
+        dims: list[int | Dimension] = []
+        for axis, size in enumerate(value.shape):
+            if isinstance(size, int):
+                dims.append(size)
+                continue
+            wanted = given[index].dims[axis] if given and axis < len(given[index].dims) else None
+            dims.append(symbols.setdefault(str(size), _dimension(str(size), axis, len(symbols), ranges, wanted)))
+        spec = InputSpec(str(name), by_name(DATATYPES[value.dtype]), tuple(dims))
+        found.append(_renamed(spec, given[index], path) if given else spec)
+    return tuple(found)
+
+
+def _dimension(
+    symbol: str, axis: int, number: int, ranges: Mapping[str, Any], wanted: int | Dimension | None
+) -> Dimension:
+    """Name a symbol (s77) as the person did, else N for a first axis and L, L2, … for the others; keep its range."""
+    bounds = ranges.get(symbol)
+    low = (
+        int(bounds.lower) if bounds is not None and int(bounds.lower) > 2 else None
+    )  # 2 is what torch says of any size
+    high = (
+        int(bounds.upper)
+        if bounds is not None and str(bounds.upper).isdigit() and int(bounds.upper) < 1 << 31
+        else None
+    )
+    if isinstance(wanted, Dimension):
+        return Dimension(wanted.name, wanted.low or low, wanted.high or high, wanted.step)
+    name = "N" if axis == 0 else "L" if number < 2 else f"L{number}"
+    return Dimension(name, low, high)
+
+
+def _renamed(spec: InputSpec, given: InputSpec, path: Path) -> InputSpec:
+    same_rank = len(spec.dims) == len(given.dims)
+    fixed = [(a, b) for a, b in zip(spec.dims, given.dims, strict=False) if isinstance(a, int) and a != b]
+    if spec.datatype != given.datatype or not same_rank or fixed:
+        raise InputSpecError(
+            f"'{path}' was captured with {spec}, which {given} does not fit; capture it again to change it"
+        )
+    return replace(spec, name=given.name, values=given.values)
+
+
+def _outputs(
+    program: ExportedProgram, network: NamedNetwork, specs: Sequence[InputSpec], sizes: Mapping[str, int]
+) -> list[str]:
+    import numpy as np
+
+    from normfold.export.inputs.specs import random_inputs
+
+    drawn = random_inputs(specs, sizes, np.random.default_rng(0))
+    with torch.no_grad():
+        returned = network.call([torch.from_numpy(drawn[s.name]) for s in specs])
+    return [name for name, _ in named_outputs(returned)]
+
+
+def _inspect(content: bytes, path: Path) -> None:
+    """Raise SourceError for an archive that is damaged or that could run something when it is opened."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = archive.infolist()
+            stored = all(e.compress_type == zipfile.ZIP_STORED for e in entries)
+            if not stored or sum(e.file_size for e in entries) > len(content):
+                raise SourceError(f"'{path}' is compressed; torch.export.save writes no such file")
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise SourceError(f"'{path}' is damaged: the CRC of its entry '{damaged}' does not match")
+            for entry in entries:
+                _inspect_entry(entry.filename, archive.read(entry), path)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise SourceError(f"'{path}' is not a whole torch.export program: {error}") from None
+
+
+def _inspect_entry(name: str, content: bytes, path: Path) -> None:
+    if re.search(r"\.(so|dll|dylib|cpp|py|cubin|o)\Z|custom_obj|aotinductor", name):
+        raise SourceError(f"'{path}' holds compiled or custom code ('{name}'), which is not opened")
+    if name.endswith(".json"):
+        for key, value in _strings(json.loads(content)):
+            if key == "target" and not _OPERATOR.match(value) and "." in value:
+                raise SourceError(f"'{path}' calls '{value}', which is no torch operator; it was not opened")
+            if key == "expr_str" and not _is_arithmetic(value):
+                raise SourceError(
+                    f"'{path}' holds the size expression {value!r}, which is not arithmetic; it was not opened"
+                )
+    elif content.startswith((b"PK", b"\x80")):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's remarks on pickle protocols are not for a person
+                torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except Exception:
+            raise SourceError(f"'{path}' holds a pickle that runs code ('{name}'); it was not opened") from None
+
+
+def _is_arithmetic(expression: str) -> bool:
+    """Whether ``sympify`` on this text can do no more than arithmetic: known functions, no attribute."""
+    bare = re.sub(r"Symbol\('\w+'", "Symbol(", expression)
+    called = set(re.findall(r"([A-Za-z_]\w*)\s*\(", bare))
+    return (
+        called <= _FUNCTIONS
+        and re.fullmatch(r"[\w\s+*/%()<>=!,&|~-]*(\d\.\d[\w\s+*/%()<>=!,&|~-]*)*", bare) is not None
+        and ("__" not in bare)
+    )
+
+
+def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every string of a JSON value with the key it stands under."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item, key)
+    elif isinstance(value, dict):
+        for k, v in value.items():
+            yield from _strings(v, k)

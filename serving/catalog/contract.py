@@ -1,0 +1,142 @@
+"""What clients may send to a model and what they get: its inputs and outputs, agreed between config and file."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from normfold.protos import model_config as mc
+from normfold.protos.datatypes import Datatype, by_config
+from normfold.serving.errors import ConfigError
+from normfold.serving.runtime.session import ModelTensor
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output as clients see it."""
+
+    name: str
+    datatype: Datatype
+    #: With the batch dimension in front where the model batches; -1 is any size.
+    shape: Shape
+    #: Where config.pbtxt reshapes: what the file takes or gives, sizes -1 in the same order as in ``shape``.
+    reshape: Shape | None = None
+    #: An input that may be left out.
+    optional: bool = False
+    #: A file without a declared rank: any shape fits.
+    any_rank: bool = False
+    #: One label for each class, for the classification extension.
+    labels: tuple[str, ...] = ()
+
+    def fits(self, shape: Shape) -> bool:
+        """Whether a tensor of ``shape`` may be sent or given as this one."""
+        return self.any_rank or (
+            len(shape) == len(self.shape) and all(d in (-1, s) for s, d in zip(shape, self.shape, strict=True))
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.datatype.name}[{','.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The inputs and outputs of a model by name, in the model's order."""
+
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    #: 0: no batch dimension is understood.
+    max_batch_size: int
+    #: Inputs that must be sent.
+    required: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "required", frozenset(s.name for s in self.inputs.values() if not s.optional))
+
+
+def agree(
+    config: mc.ModelConfig,
+    inputs: Sequence[ModelTensor],
+    outputs: Sequence[ModelTensor],
+    labels: Mapping[str, tuple[str, ...]],
+) -> Contract:
+    """The contract of a completed configuration and a model file. Raises ConfigError where they contradict."""
+    specs_in = {i.name: _spec(i, inputs, config.max_batch_size, "input", i.optional) for i in config.input}
+    specs_out = {o.name: _spec(o, outputs, config.max_batch_size, "output") for o in config.output}
+    for tensor in inputs:
+        if not tensor.optional and (tensor.name not in specs_in or specs_in[tensor.name].optional):
+            raise ConfigError(f"the file needs input {tensor.name!r}; config.pbtxt leaves it out or calls it optional")
+    named = {n: TensorSpec(**{**s.__dict__, "labels": labels.get(n, ())}) for n, s in specs_out.items()}
+    return Contract(specs_in, named, config.max_batch_size)
+
+
+def _spec(
+    entry: mc.ModelInput | mc.ModelOutput,
+    declared: Sequence[ModelTensor],
+    max_batch_size: int,
+    kind: str,
+    optional: bool = False,
+) -> TensorSpec:
+    tensor = next((t for t in declared if t.name == entry.name), None)
+    if tensor is None:
+        names = [t.name for t in declared]
+        near = difflib.get_close_matches(entry.name, names, n=1) or names
+        raise ConfigError(f"config.pbtxt has {kind} {entry.name!r}, the file has no such {kind}; it has {near[0]!r}")
+    if by_config(entry.data_type) is not tensor.datatype:
+        raise ConfigError(
+            f"{kind} {entry.name!r}: config.pbtxt says {by_config(entry.data_type).config_name}, "
+            f"the file has {tensor.datatype.config_name}"
+        )
+    batch = (-1,) if max_batch_size else ()
+    dims, reshape = tuple(entry.dims), None
+    if entry.HasField("reshape"):
+        reshape = (*batch, *entry.reshape.shape)
+        _check_reshape(entry.name, dims, tuple(entry.reshape.shape))
+    _check_shape(tensor, (*batch, *dims) if reshape is None else reshape, max_batch_size, kind)
+    return TensorSpec(entry.name, tensor.datatype, (*batch, *dims), reshape, optional, _any_rank(tensor, entry))
+
+
+def _any_rank(tensor: ModelTensor, entry: mc.ModelInput | mc.ModelOutput) -> bool:
+    return tensor.shape is None and not entry.dims
+
+
+def _check_reshape(name: str, dims: Shape, reshape: Shape) -> None:
+    """Raise unless each stretch between sizes of -1 holds as many elements before and after."""
+    if [math.prod(p) for p in _stretches(dims)] != [math.prod(p) for p in _stretches(reshape)]:
+        raise ConfigError(f"{name!r}: dims {list(dims)} cannot be reshaped to {list(reshape)}")
+
+
+def _stretches(shape: Shape) -> list[list[int]]:
+    parts: list[list[int]] = [[]]
+    for size in shape:
+        if size == -1:
+            parts.append([])
+        else:
+            parts[-1].append(size)
+    return parts
+
+
+def _check_shape(tensor: ModelTensor, shape: Shape, max_batch_size: int, kind: str) -> None:
+    """Raise unless the file can take (or give) every ``shape`` that config.pbtxt promises."""
+    if tensor.shape is None:
+        return
+    said, has = list(shape), list(tensor.shape)
+    if max_batch_size and tensor.shape[:1] != (-1,):
+        raise ConfigError(
+            f"{kind} {tensor.name!r}: max_batch_size is {max_batch_size}, but the file's shape {has} does not start "
+            "with a dynamic dimension; set max_batch_size to 0 or export with a dynamic batch dimension"
+        )
+    if len(said) != len(has) or any(h not in (-1, s) for s, h in zip(said, has, strict=True)):
+        raise ConfigError(
+            f"{kind} {tensor.name!r}: config.pbtxt says {said}{' (batch first)' if max_batch_size else ''}, "
+            f"the file has {has}"
+        )
+
+
+def reshaped(shape: Shape, seen: Shape, target: Shape) -> Shape:
+    """``target`` with its -1 sizes taken, in order, from the sizes that ``shape`` has where ``seen`` has -1."""
+    sizes = iter([size for size, declared in zip(shape, seen, strict=True) if declared == -1])
+    return tuple(next(sizes) if size == -1 else size for size in target)

@@ -1,0 +1,119 @@
+"""Runs before a model says that it is ready.
+
+Those that config.pbtxt asks for, else those of the golden input, else one row of zeros where its shape is known.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normfold.protos import model_config as mc
+from normfold.protos.datatypes import Datatype, by_config
+from normfold.serving.catalog.contract import Contract, reshaped
+from normfold.serving.catalog.repository import Files
+from normfold.serving.errors import ConfigError, InvalidRequest, LoadError
+from normfold.serving.runtime.session import Session
+from normfold.serving.wire.tensors import to_array
+
+Array = NDArray[Any]
+Note = Callable[[Mapping[str, Array], int], None]
+
+#: The folder beside the versions that holds input_data_file.
+FOLDER = "warmup"
+
+#: How often the default warm-up runs: the first run pays for allocations.
+RUNS = 5
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An input to run a model with, ``count`` times."""
+
+    feeds: dict[str, Array]
+    count: int
+    #: The user asks for it: where it fails, the model does not load.
+    asked_for: bool = False
+
+
+def run(session: Session, samples: Iterable[Sample], outputs: Sequence[str], note: Note) -> None:
+    """Run ``session`` warm on ``samples``; ``note`` is told the nanoseconds of every run. Raises LoadError."""
+    for sample in samples:
+        for _ in range(sample.count):
+            started = time.perf_counter_ns()
+            try:
+                session.run(sample.feeds, outputs)
+            except InvalidRequest as error:
+                if not sample.asked_for:
+                    break  # zeros need not be a valid input
+                raise LoadError(f"warm-up failed: {error}") from None
+            note(sample.feeds, time.perf_counter_ns() - started)
+
+
+def samples(config: mc.ModelConfig, contract: Contract, folder: Files, golden: dict[str, Array] | None) -> list[Sample]:
+    """What to run a model with; ``golden`` is the input of golden.json. Raises ConfigError."""
+    if config.model_warmup:
+        return [Sample(_sample(w, contract, folder), max(1, w.count), True) for w in config.model_warmup]
+    if golden is not None:
+        return [Sample(golden, RUNS)]
+    return [Sample(feeds, RUNS) for feeds in _default(contract)]
+
+
+def _default(contract: Contract) -> list[dict[str, Array]]:
+    """Zeros of one row, where no size but the batch is open."""
+    feeds = {}
+    for spec in contract.inputs.values():
+        if spec.optional:
+            continue
+        shape = (1, *spec.shape[1:]) if contract.max_batch_size or spec.shape[:1] == (-1,) else spec.shape
+        if spec.any_rank or -1 in shape:
+            return []
+        array = _zeros(shape, spec.datatype)
+        feeds[spec.name] = array if spec.reshape is None else array.reshape(reshaped(shape, spec.shape, spec.reshape))
+    return [feeds]
+
+
+def _sample(warmup: mc.ModelWarmup, contract: Contract, folder: Files) -> dict[str, Array]:
+    """The inputs that a model_warmup entry describes. Raises ConfigError."""
+    missing = contract.required.difference(warmup.inputs)
+    unknown = set(warmup.inputs).difference(contract.inputs)
+    if missing or unknown:
+        raise ConfigError(f"model_warmup {warmup.name!r} must give the inputs {sorted(contract.required)}")
+    feeds = {}
+    for name, entry in warmup.inputs.items():
+        spec = contract.inputs[name]
+        dims = (max(1, warmup.batch_size), *entry.dims) if contract.max_batch_size else tuple(entry.dims)
+        if by_config(entry.data_type) is not spec.datatype or not spec.fits(dims) or any(size < 0 for size in dims):
+            raise ConfigError(f"model_warmup {warmup.name!r}: {name!r} {list(dims)} is not {spec}")
+        array = _data(entry, dims, spec.datatype, f"model_warmup {warmup.name!r}: {name!r}", folder)
+        feeds[name] = array if spec.reshape is None else array.reshape(reshaped(dims, spec.shape, spec.reshape))
+    return feeds
+
+
+def _data(entry: mc.ModelWarmup.Input, shape: tuple[int, ...], datatype: Datatype, where: str, folder: Files) -> Array:
+    kind = entry.WhichOneof("input_data_type")
+    if kind == "input_data_file":
+        try:
+            return to_array(folder.read(f"{FOLDER}/{entry.input_data_file}"), shape, datatype, where, "")
+        except InvalidRequest as error:
+            raise ConfigError(str(error)) from None
+    if kind == "random_data" and datatype.dtype.kind == "f":
+        return np.random.default_rng(0).standard_normal(shape).astype(datatype.dtype)
+    if kind == "random_data" and datatype.dtype.kind in "iu" and datatype.name != "BF16":
+        return np.random.default_rng(0).integers(0, 100, shape).astype(datatype.dtype)
+    if kind is None:
+        raise ConfigError(f"{where} must say zero_data, random_data or input_data_file")
+    return _zeros(shape, datatype)
+
+
+def _zeros(shape: tuple[int, ...], datatype: Datatype) -> Array:
+    if datatype.name != "BYTES":
+        return np.zeros(shape, datatype.dtype)
+    array = np.empty(shape, object)
+    array.fill(b"")
+    return array

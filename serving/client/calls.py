@@ -1,0 +1,187 @@
+"""What the two clients share: arrays to a request message, a response message to arrays, statuses to exceptions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from normfold.protos import grpc_service as pb
+from normfold.protos.datatypes import Datatype, by_dtype, by_name
+from normfold.serving.wire.tensors import split_elements, to_raw
+
+Array = NDArray[Any]
+
+SERVICE = "/inference.GRPCInferenceService/"
+DEFAULT_ADDRESS = "127.0.0.1:8001"
+
+#: No answer in this many seconds is an error, unless the caller says otherwise.
+DEFAULT_TIMEOUT_SECONDS = 60.0
+
+#: Try again, twice, what a server that is starting or stopping refuses (a call that a stopping server had not looked at
+#: yet ends as CANCELLED). gRPC retries nothing above the retry buffer.
+_RETRY = {
+    "methodConfig": [
+        {"name": [{"service": "inference.GRPCInferenceService", "method": "ModelStreamInfer"}]},  # multiplex.py does it
+        {
+            "name": [{"service": "inference.GRPCInferenceService"}],
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 3,
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
+            },
+        },
+    ]
+}
+OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.per_rpc_retry_buffer_size", (1 << 31) - 1),
+    ("grpc.service_config", json.dumps(_RETRY)),
+)
+
+
+class ClientError(Exception):
+    """A call that failed. ``status`` is the gRPC status, ``details`` what the server or gRPC said of it."""
+
+    def __init__(self, status: grpc.StatusCode, details: str) -> None:
+        super().__init__(f"{status.name}: {details}")
+        self.status, self.details = status, details
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """The name, datatype and shape of an input or output; -1 is any size."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """What a served model takes and gives."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class ServerMetadata:
+    """What a server calls itself and which extensions of the protocol it has."""
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One class of a classification."""
+
+    score: float
+    index: int
+    #: Empty where the model has no labels.
+    label: str
+
+
+def infer_request(
+    model: str,
+    inputs: Mapping[str, ArrayLike],
+    outputs: Iterable[str] | None,
+    version: str,
+    request_id: str,
+    top: int = 0,
+) -> pb.ModelInferRequest:
+    """The message that asks ``model`` with arrays by input name.
+
+    Arrays of another byte order are swapped; ``str`` elements travel as UTF-8. Raises ValueError for an array whose
+    dtype the protocol has no name for.
+    """
+    request = pb.ModelInferRequest(model_name=model, model_version=version, id=request_id)
+    for name, value in inputs.items():
+        array, datatype = _array(name, value)
+        request.inputs.add(name=name, datatype=datatype.name, shape=array.shape)
+        request.raw_input_contents.append(to_raw(array, datatype))
+    for name in outputs or ():
+        output = request.outputs.add(name=name)
+        if top:
+            output.parameters["classification"].int64_param = top
+    return request
+
+
+def _array(name: str, value: ArrayLike) -> tuple[Array, Datatype]:
+    array = np.asarray(value)
+    try:
+        datatype = by_dtype(array.dtype)
+    except KeyError:
+        raise ValueError(
+            f"input {name!r} has dtype {array.dtype}, which the protocol has no name for; "
+            "use bool, an integer, float16, float32, float64, bytes or str"
+        ) from None
+    if datatype.name == "BYTES":
+        elements = np.empty(array.size, object)
+        elements[:] = [e.encode() if isinstance(e, str) else bytes(e) for e in array.ravel().tolist()]
+        return elements.reshape(array.shape), datatype
+    if datatype.name == "BF16":
+        return array.view(datatype.dtype), datatype
+    return array, datatype
+
+
+def arrays(response: pb.ModelInferResponse) -> dict[str, Array]:
+    """The outputs of a response by name; BYTES as objects, BF16 as its bits in uint16."""
+    found = {}
+    for index, output in enumerate(response.outputs):
+        datatype = by_name(output.datatype)
+        shape = tuple(output.shape)
+        if index >= len(response.raw_output_contents):
+            values = np.array(getattr(output.contents, datatype.contents_field), datatype.dtype)
+        elif datatype.name == "BYTES":
+            values = np.empty(int(np.prod(shape, dtype=np.int64)), object)
+            values[:] = split_elements(response.raw_output_contents[index], values.size, f"output {output.name!r}")
+        else:
+            values = np.frombuffer(response.raw_output_contents[index], datatype.dtype)
+        found[output.name] = values.reshape(shape)
+    return found
+
+
+def labelled(elements: Array) -> list[list[Labelled]]:
+    """The classes in an answer of the classification extension, for each row best first."""
+    rows = elements.reshape(-1, elements.shape[-1]) if elements.ndim else elements.reshape(1, 1)
+    return [[_labelled(element) for element in row] for row in rows]
+
+
+def _labelled(element: bytes) -> Labelled:
+    score, index, *label = element.decode(errors="replace").split(":", 2)
+    return Labelled(float(score), int(index), label[0] if label else "")
+
+
+def model_metadata(response: pb.ModelMetadataResponse) -> ModelMetadata:
+    """The message as a value."""
+    inputs, outputs = (
+        tuple(Tensor(t.name, t.datatype, tuple(t.shape)) for t in side) for side in (response.inputs, response.outputs)
+    )
+    return ModelMetadata(response.name, tuple(response.versions), response.platform, inputs, outputs)
+
+
+def server_metadata(response: pb.ServerMetadataResponse) -> ServerMetadata:
+    """The message as a value."""
+    return ServerMetadata(response.name, response.version, tuple(response.extensions))
+
+
+def client_error(error: grpc.RpcError, address: str) -> ClientError:
+    """The exception for a failed call."""
+    status, details = error.code(), error.details() or ""
+    if status is grpc.StatusCode.UNAVAILABLE and ("connect" in details.lower() or not details):
+        details = f"no server answers at {address} ({details}); start one with: normfold serve --repository DIR"
+    return ClientError(status, details)

@@ -1,0 +1,180 @@
+"""Many calls at once over one stream, for AsyncClient: ModelStreamInfer, each answer matched to its request by id.
+
+benches/serving/RESULTS.md says what a message of a stream costs beside a unary call, of either frontend. A server gives
+answers in the order of requests, so a slow one holds up those behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from normfold.protos import grpc_service as pb
+from normfold.serving.client.calls import SERVICE, ClientError, client_error
+
+#: As for unary calls: how often a request is tried that the stream broke off under, and the pauses between, in seconds.
+ATTEMPTS = 3
+_PAUSES = (0.1, 0.3)
+_RETRYABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+#: What grpc.aio says instead of a stream's status when it was just writing as the stream ended.
+_LOST = (grpc.StatusCode.INTERNAL, "Internal error from Core")
+
+#: What a server whose stream says no status (Triton's) means by a part of its text, first match first.
+_TEXTS = (
+    ("is not at ready state", grpc.StatusCode.UNAVAILABLE),
+    ("Exceeds maximum queue size", grpc.StatusCode.UNAVAILABLE),
+    ("Request timeout expired", grpc.StatusCode.UNAVAILABLE),
+    ("Server exiting", grpc.StatusCode.UNAVAILABLE),
+    ("Request for unknown model", grpc.StatusCode.NOT_FOUND),
+    ("expected", grpc.StatusCode.INVALID_ARGUMENT),
+    ("input", grpc.StatusCode.INVALID_ARGUMENT),
+    ("batch-size", grpc.StatusCode.INVALID_ARGUMENT),
+    ("invalid", grpc.StatusCode.INVALID_ARGUMENT),
+)
+
+
+@dataclass
+class _Waiting:
+    """A request without an answer yet."""
+
+    data: bytes
+    #: What the caller named it; the server is told a name of our own, which no other request has had.
+    request_id: str
+    answer: asyncio.Future[pb.ModelInferResponse]
+    #: Streams that it was handed to.
+    attempts: int = 0
+
+
+class Multiplexer:
+    """One stream of a channel, opened by the first request and again when it broke off."""
+
+    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
+        self._address = address
+        self._open: Any = channel.stream_stream(SERVICE + "ModelStreamInfer")
+        self._waiting: dict[str, _Waiting] = {}
+        self._numbers = itertools.count(1)
+        self._outgoing: asyncio.Queue[str] | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    async def infer(self, request: pb.ModelInferRequest, timeout: float) -> pb.ModelInferResponse:
+        """The response to ``request`` within ``timeout`` seconds. Raises ClientError."""
+        request_id = request.id
+        identifier = f"{request_id}~{next(self._numbers)}"
+        request.id = identifier
+        request.parameters["grpc_status"].bool_param = True
+        answer: asyncio.Future[pb.ModelInferResponse] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting[identifier] = _Waiting(request.SerializeToString(), request_id, answer)
+        if self._outgoing is not None:
+            self._hand(identifier, waiting, self._outgoing)
+        elif self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run())
+        try:
+            async with asyncio.timeout(timeout):
+                response = await answer
+        except TimeoutError:
+            raise ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
+        finally:
+            del self._waiting[identifier]
+        response.id = request_id
+        return response
+
+    async def close(self) -> None:
+        """End the stream; requests without an answer fail as cancelled."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+        self._fail_all(ClientError(grpc.StatusCode.CANCELLED, "the client was closed"))
+
+    async def _run(self) -> None:
+        """Keep a stream while requests wait for it."""
+        tried = False
+        while self._waiting:
+            error = await self._stream(careful=tried)
+            tried = True
+            for waiting in self._waiting.values():
+                if not _retryable(error) or waiting.attempts >= ATTEMPTS:
+                    _fail(waiting, error)
+            left = [waiting.attempts for waiting in self._waiting.values() if not waiting.answer.done()]
+            if not left:
+                return
+            await asyncio.sleep(_PAUSES[max(left) - 1])
+
+    async def _stream(self, careful: bool) -> ClientError:
+        """Send what waits and what comes, take answers until the stream ends, and return why it did.
+
+        ``careful``: until the first answer came, only one request is sent, so that no write hides why the stream ends.
+        """
+        outgoing = self._outgoing = asyncio.Queue[str]()
+        for identifier, waiting in self._waiting.items():
+            self._hand(identifier, waiting, outgoing)
+        answered = asyncio.Event()
+        if not careful:
+            answered.set()
+        call = self._open(self._sent(outgoing, answered))
+        try:
+            async for data in call:
+                answered.set()
+                self._take(data)
+            return ClientError(grpc.StatusCode.UNAVAILABLE, f"the server at {self._address} ended the stream")
+        except grpc.RpcError as error:
+            return client_error(error, self._address)
+        except DecodeError:
+            what = f"the server at {self._address} streams answers that are not ModelStreamInferResponse"
+            return ClientError(grpc.StatusCode.INTERNAL, what)
+        finally:
+            self._outgoing = None
+            call.cancel()
+
+    def _hand(self, identifier: str, waiting: _Waiting, outgoing: asyncio.Queue[str]) -> None:
+        waiting.attempts += 1
+        outgoing.put_nowait(identifier)
+
+    async def _sent(self, outgoing: asyncio.Queue[str], answered: asyncio.Event) -> AsyncIterator[bytes]:
+        while True:
+            waiting = self._waiting.get(await outgoing.get())
+            if waiting is not None and not waiting.answer.done():  # nobody waits for the others any more
+                yield waiting.data
+                await answered.wait()
+
+    def _take(self, data: bytes) -> None:
+        answer = pb.ModelStreamInferResponse.FromString(data)
+        identifier = answer.infer_response.id
+        waiting = self._waiting.get(identifier)
+        if answer.error_message:
+            status = stream_status(answer)
+            if waiting is None and not identifier:  # about a request that the server could not read
+                self._fail_all(ClientError(status, answer.error_message))
+            elif waiting is not None:
+                named = f"[request id: {waiting.request_id or '<id_unknown>'}]"
+                details = answer.error_message.replace(f"[request id: {identifier}]", named)
+                _fail(waiting, ClientError(status, details))
+        elif waiting is not None and not waiting.answer.done():
+            waiting.answer.set_result(answer.infer_response)
+
+    def _fail_all(self, error: ClientError) -> None:
+        for waiting in self._waiting.values():
+            _fail(waiting, error)
+
+
+def _retryable(error: ClientError) -> bool:
+    return error.status in _RETRYABLE or (error.status, error.details) == _LOST
+
+
+def _fail(waiting: _Waiting, error: ClientError) -> None:
+    if not waiting.answer.done():
+        waiting.answer.set_exception(ClientError(error.status, error.details))  # each caller gets one of its own
+
+
+def stream_status(answer: pb.ModelStreamInferResponse) -> grpc.StatusCode:
+    """The status of an error in a stream: as the server says it, else from its text, else UNKNOWN."""
+    name = answer.infer_response.parameters["grpc_status"].string_param
+    if name in grpc.StatusCode.__members__:
+        return grpc.StatusCode[name]
+    return next((status for text, status in _TEXTS if text in answer.error_message), grpc.StatusCode.UNKNOWN)

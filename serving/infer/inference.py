@@ -1,0 +1,149 @@
+"""ModelInfer: from a serialized request to the serialized response, and the counters that follow it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Sequence
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from normfold.protos import grpc_service as pb
+from normfold.serving.catalog.catalog import Catalog
+from normfold.serving.catalog.model import Model
+from normfold.serving.errors import InvalidRequest, QueueFull
+from normfold.serving.infer.inputs import gather, read_inputs
+from normfold.serving.infer.outputs import Wanted, wanted_outputs, write_outputs
+from normfold.serving.infer.parameters import RequestParameters, read_parameters
+from normfold.serving.infer.plans import Plan, Plans
+from normfold.serving.infer.shared_memory import SharedMemory
+from normfold.serving.infer.tracing import TraceSettings
+from normfold.serving.rpc.methods import parse
+from normfold.serving.scheduling.statistics import Timing
+from normfold.serving.wording import request_id
+
+Array = NDArray[Any]
+
+
+class Checked(NamedTuple):
+    """A request that its model can answer."""
+
+    model: Model
+    feeds: dict[str, Array]
+    rows: int
+    wanted: list[Wanted]
+    parameters: RequestParameters
+
+
+class Inference:
+    """Asks the models of a catalog."""
+
+    def __init__(self, catalog: Catalog, regions: SharedMemory, traces: TraceSettings) -> None:
+        self._catalog, self._regions, self._traces = catalog, regions, traces
+        self._plans = Plans()
+        catalog.on_change(self._plans.forget)
+
+    def answer(self, data: bytes) -> bytes | Awaitable[bytes]:
+        """The serialized response to a serialized request: at once where nothing has to wait, else to be awaited.
+
+        Raises InvalidRequest, NotFound or Unavailable, as does what is awaited.
+        """
+        started = time.perf_counter_ns()
+        found = self._plans.find(data)
+        if found is None:
+            return self._answer_checked(data)
+        plan, start, end = found
+        model = plan.model
+        if model.cache is not None or not model.scheduler.may_run_now(plan.known) or self._traces.active:
+            return self._answer_planned(plan, data, start, end, started)
+        try:
+            response, read, ran = plan.run(data, end - start, data[start:end])
+        except Exception:  # the long way fails again, and says why
+            return self._answer_checked(data)
+        plan.known.note(ran - read)
+        model.statistics.answered_at_once(plan.rows, started, read, ran, time.perf_counter_ns())
+        return response
+
+    async def _answer_checked(self, data: bytes) -> bytes:
+        """The answer to a request of which nothing is known yet; the next one like it will have a plan."""
+        request = parse(pb.ModelInferRequest, data)
+        checked, response = await self._infer(request)
+        model = checked.model
+        if self._catalog.find(model.name, request.model_version) is model:  # not replaced while it ran
+            self._plans.keep(data, request, *checked)
+        return response.SerializeToString()
+
+    async def _answer_planned(self, plan: Plan, data: bytes, start: int, end: int, started: int) -> bytes:
+        model, parameters = plan.model, plan.parameters
+        identifier = data[start + 2 : end].decode()
+        feeds = plan.feeds(data, end - start)
+        read = time.perf_counter_ns()
+        try:
+            arrays, timing = await _run(model, feeds, plan.rows, plan.outputs, parameters, identifier)
+        except BaseException:
+            model.statistics.fail.add(time.perf_counter_ns() - started)
+            raise
+        answered = time.perf_counter_ns()
+        response = plan.response(arrays, data[start:end])
+        self._count(model, plan.rows, timing, identifier, started, read, answered)
+        return response
+
+    async def _infer(self, request: pb.ModelInferRequest) -> tuple[Checked, pb.ModelInferResponse]:
+        started = time.perf_counter_ns()
+        model = self._catalog.find(request.model_name, request.model_version)
+        try:
+            checked = self._check(request, model)
+            read = time.perf_counter_ns()
+            names = [want.spec.name for want in checked.wanted]
+            arrays, timing = await _run(model, checked.feeds, checked.rows, names, checked.parameters, request.id)
+            answered = time.perf_counter_ns()
+            response = pb.ModelInferResponse(model_name=model.name, model_version=str(model.version), id=request.id)
+            write_outputs(response, checked.wanted, arrays, model.contract.max_batch_size > 0, self._regions)
+        except BaseException:
+            model.statistics.fail.add(time.perf_counter_ns() - started)
+            raise
+        self._count(model, checked.rows, timing, request.id, started, read, answered)
+        return checked, response
+
+    def _check(self, request: pb.ModelInferRequest, model: Model) -> Checked:
+        parameters = read_parameters(request.parameters)
+        contents = gather(request, model.name, self._regions)
+        wanted = wanted_outputs(request, model.name, model.contract, parameters.typed)
+        for want in wanted:
+            if want.region:
+                self._regions.check(*want.region)
+        feeds, rows = read_inputs(request, contents, model.name, model.contract)
+        return Checked(model, feeds, rows, wanted, parameters)
+
+    def _count(
+        self,
+        model: Model,
+        rows: int,
+        timing: Timing | None,
+        identifier: str,
+        started: int,
+        read: int,
+        answered: int,
+    ) -> None:
+        ended = time.perf_counter_ns()
+        if timing is None:
+            model.statistics.answered_from_cache(rows, ended - started)
+        else:
+            timing = Timing(timing.queue, timing.input + read - started, timing.infer, timing.output + ended - answered)
+            model.statistics.answered(rows, ended - started, timing)
+        if self._traces.active:
+            self._traces.record(model.name, model.version, identifier, started, read, timing, ended)
+
+
+async def _run(
+    model: Model,
+    feeds: dict[str, Array],
+    rows: int,
+    outputs: Sequence[str],
+    parameters: RequestParameters,
+    identifier: str,
+) -> tuple[list[Array], Timing | None]:
+    try:
+        return await model.infer(feeds, rows, outputs, parameters.priority, parameters.timeout_us)
+    except (QueueFull, InvalidRequest) as error:
+        raise type(error)(f"{request_id(identifier)}{error}") from error

@@ -1,0 +1,212 @@
+"""The inputs of a request, checked against a model's contract, as arrays.
+
+The checks come in the order in which Triton makes them, so that a request with several faults gets the same status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from normfold.protos import grpc_service as pb
+from normfold.protos.datatypes import by_name
+from normfold.serving.catalog.contract import Contract, TensorSpec, reshaped
+from normfold.serving.errors import InvalidRequest
+from normfold.serving.wire.tensors import Contents, to_array
+from normfold.serving.wire.typed import read_typed
+from normfold.serving.wording import Place, Told, dims, listed, near, quoted, request_id
+
+Array = NDArray[Any]
+InputTensor = pb.ModelInferRequest.InferInputTensor
+
+#: Names of inputs that a message lists.
+NAMES_SHOWN = 16
+
+#: The parameters of a tensor in shared memory.
+_REGION_KINDS = {
+    "shared_memory_region": "string_param",
+    "shared_memory_byte_size": "int64_param",
+    "shared_memory_offset": "int64_param",
+}
+
+#: Dimensions that NumPy can have.
+MAX_RANK = 64
+
+BATCH_NOTE = (
+    "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to each "
+    "input shape. If you want to specify the full shape including the batch dim in your input dims config, try setting "
+    "max_batch_size to zero."
+)
+
+
+class Regions(Protocol):
+    """Shared memory that requests may name."""
+
+    def read(self, region: str, offset: int, size: int) -> bytes:
+        """``size`` bytes of a registered region from ``offset`` on."""
+        ...
+
+
+def read_inputs(
+    request: pb.ModelInferRequest, contents: Mapping[str, Contents], name: str, contract: Contract
+) -> tuple[dict[str, Array], int]:
+    """The input arrays by name, as the model file takes them, and the number of rows (1 without a batch dimension).
+
+    ``contents`` is what ``gather`` found. Raises InvalidRequest.
+    """
+    _check_names(request, name, contract)
+    _check_batch(request, name, contract)
+    feeds, told = {}, Told(request.id)
+    for tensor in request.inputs:
+        spec = contract.inputs[tensor.name]
+        shape = _check_tensor(request, tensor, spec, name, contract.max_batch_size)
+        place = Place(tensor.name, name)
+        array = to_array(contents[tensor.name], shape, spec.datatype, place, told)
+        feeds[tensor.name] = array if spec.reshape is None else array.reshape(reshaped(shape, spec.shape, spec.reshape))
+    return feeds, request.inputs[0].shape[0] if contract.max_batch_size and request.inputs else 1
+
+
+def gather(request: pb.ModelInferRequest, name: str, regions: Regions) -> dict[str, Contents]:
+    """The data of every input by name: bytes from the message or from shared memory, or typed contents."""
+    raw = request.raw_input_contents
+    contents: dict[str, Contents] = {}
+    used = 0
+    for tensor in request.inputs:
+        if tensor.name in contents:
+            raise InvalidRequest(f"{request_id(request.id)}input {quoted(tensor.name)} already exists in request")
+        tail = Place(tensor.name, name)
+        typed = tensor.HasField("contents")
+        region = region_of(tensor.parameters, tensor.name) if tensor.parameters else None
+        if region is not None:
+            if typed:
+                raise InvalidRequest(f"contents field must not be specified when using shared memory for {tail}")
+            contents[tensor.name] = regions.read(*region)
+        elif raw and typed:
+            raise InvalidRequest(f"contents field must not be specified when using raw_input_contents for {tail}")
+        elif typed:
+            contents[tensor.name] = read_typed(tensor.contents, tensor.datatype, tail)
+        elif used < len(raw):
+            contents[tensor.name] = raw[used]
+            used += 1
+        else:
+            raise InvalidRequest(f"unable to find data for input tensor {tail} in request.")
+    if used < len(raw):
+        raise InvalidRequest(
+            f"{request_id(request.id)}raw_input_contents has {len(raw)} entries, but only {used} of the "
+            f"{len(request.inputs)} inputs for model {quoted(name)} take one"
+        )
+    return contents
+
+
+def region_of(parameters: Mapping[str, pb.InferParameter], tensor: str) -> tuple[str, int, int] | None:
+    """The name, offset and size in bytes of the shared memory that the parameters of ``tensor`` name, or None.
+
+    Raises InvalidRequest.
+    """
+    if "shared_memory_region" not in parameters:
+        for key in ("shared_memory_byte_size", "shared_memory_offset"):
+            if key in parameters:
+                raise InvalidRequest(
+                    f"'{key}' can not be specified without 'shared_memory_region' parameter for tensor {quoted(tensor)}"
+                )
+        return None
+    if "shared_memory_byte_size" not in parameters:
+        raise InvalidRequest(
+            "'shared_memory_byte_size' must be specified along with 'shared_memory_region' parameter for tensor "
+            f"{quoted(tensor)}"
+        )
+    for key, kind in _REGION_KINDS.items():
+        if key in parameters and parameters[key].WhichOneof("parameter_choice") != kind:
+            raise InvalidRequest(
+                f"invalid value type for '{key}' parameter for tensor {quoted(tensor)}, expected {kind}."
+            )
+    offset = parameters["shared_memory_offset"].int64_param if "shared_memory_offset" in parameters else 0
+    return parameters["shared_memory_region"].string_param, offset, parameters["shared_memory_byte_size"].int64_param
+
+
+def _check_names(request: pb.ModelInferRequest, name: str, contract: Contract) -> None:
+    sent = [tensor.name for tensor in request.inputs]
+    missing = sorted(contract.required.difference(sent))
+    if not len(contract.required) <= len(sent) <= len(contract.inputs):
+        required, total = len(contract.required), len(contract.inputs)
+        wanted = f"{total} inputs" if required == total else f"number of inputs between {required} and {total}"
+        more = f", but missing required input(s) {listed(missing)}" if missing else ""
+        takes = ", ".join(str(spec) for spec in contract.inputs.values())
+        raise InvalidRequest(
+            f"{request_id(request.id)}expected {wanted} but got {len(sent)} inputs for model {quoted(name)}. "
+            f"Got input(s) {listed(sent[:NAMES_SHOWN])}{more}. Please provide all required input(s): {takes}."
+        )
+    for sent_name in sent:
+        if sent_name not in contract.inputs:
+            takes = ", ".join(str(spec) for spec in contract.inputs.values())
+            raise InvalidRequest(
+                f"unexpected inference input {quoted(sent_name)} for model {quoted(name)}"
+                f"{near(sent_name, contract.inputs)}; the model takes {takes}"
+            )
+    if missing:
+        raise InvalidRequest(
+            f"{request_id(request.id)}expected {len(contract.required)} inputs but got {len(sent)} inputs for model "
+            f"{quoted(name)}. Got input(s) {listed(sent)}, but missing required input(s) {listed(missing)}. "
+            "Please provide all required input(s)."
+        )
+
+
+def _check_batch(request: pb.ModelInferRequest, name: str, contract: Contract) -> None:
+    if not contract.max_batch_size:
+        return
+    told, rows = Told(request.id), None
+    for tensor in request.inputs:
+        if not tensor.shape:
+            raise InvalidRequest(
+                f"{told}input {quoted(tensor.name)} has no shape but model requires batch dimension for {quoted(name)}"
+            )
+        if rows is not None and tensor.shape[0] != rows:
+            raise InvalidRequest(
+                f"{told}input {quoted(tensor.name)} batch size does not match other inputs for {quoted(name)}: "
+                f"{tensor.shape[0]} and {rows} rows"
+            )
+        rows = tensor.shape[0]
+    if rows is not None and rows > contract.max_batch_size:
+        raise InvalidRequest(
+            f"{told}inference request batch-size must be <= {contract.max_batch_size} for {quoted(name)}; got {rows}, "
+            "send it in parts"
+        )
+
+
+def _check_tensor(
+    request: pb.ModelInferRequest, tensor: InputTensor, spec: TensorSpec, name: str, max_batch_size: int
+) -> tuple[int, ...]:
+    """The shape of one input, its datatype and every size checked."""
+    told, place = Told(request.id), Place(tensor.name, name)
+    if tensor.datatype != spec.datatype.name:
+        raise InvalidRequest(
+            f"{told}inference input {quoted(tensor.name)} data-type is '{_known(tensor.datatype)}', "
+            f"but model {quoted(name)} expects '{spec.datatype.name}'"
+        )
+    shape = tuple(tensor.shape)
+    if len(shape) <= MAX_RANK and any(size < 0 for size in shape):
+        raise InvalidRequest(f"{told}All input dimensions should be specified for input {place}, got {dims(shape)}")
+    if len(shape) > MAX_RANK or not spec.fits(shape):
+        raise InvalidRequest(
+            f"{told}unexpected shape for input {place}. Expected {dims(spec.shape)}, got {dims(shape)}. "
+            f"{_difference(shape, spec.shape)}{' ' + BATCH_NOTE if max_batch_size else ''}"
+        )
+    return shape
+
+
+def _difference(shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    if len(shape) != len(expected):
+        return f"It has {len(shape)} dimensions, the model takes {len(expected)}."
+    for axis, (size, wanted) in enumerate(zip(shape, expected, strict=True)):
+        if wanted not in (-1, size):
+            return f"Dimension {axis} is {size}, the model takes {wanted}."
+    return ""
+
+
+def _known(datatype: str) -> str:
+    try:
+        return by_name(datatype).name
+    except KeyError:
+        return "<invalid>"

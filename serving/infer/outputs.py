@@ -1,0 +1,117 @@
+"""The outputs that a request asks for, and arrays as the outputs of a response."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from normfold.protos import grpc_service as pb
+from normfold.protos.datatypes import by_name
+from normfold.serving.catalog.contract import Contract, TensorSpec, reshaped
+from normfold.serving.errors import InvalidRequest
+from normfold.serving.infer.inputs import region_of
+from normfold.serving.wire.classification import classify
+from normfold.serving.wire.tensors import to_raw
+from normfold.serving.wire.typed import fill_typed
+from normfold.serving.wording import near, quoted
+
+Array = NDArray[Any]
+BYTES = by_name("BYTES")
+
+
+class WritableRegions(Protocol):
+    """Shared memory that answers may be put into."""
+
+    def write(self, region: str, offset: int, size: int, data: bytes) -> None:
+        """Put ``data`` at ``offset`` of a registered region, where at most ``size`` bytes may be taken."""
+        ...
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One output as the request wants it."""
+
+    spec: TensorSpec
+    #: Answer the k best classes instead of the numbers; 0: the numbers.
+    classes: int = 0
+    #: Answer in typed contents.
+    typed: bool = False
+    #: Put the answer into shared memory: region, offset, size.
+    region: tuple[str, int, int] | None = None
+
+
+def wanted_outputs(request: pb.ModelInferRequest, name: str, contract: Contract, typed: bool) -> list[Wanted]:
+    """The outputs to answer with, in the model's order: those named, or all. Raises InvalidRequest."""
+    if not request.outputs:
+        return [Wanted(spec, typed=typed) for spec in contract.outputs.values()]
+    found: dict[str, Wanted] = {}
+    for output in request.outputs:
+        spec = contract.outputs.get(output.name)
+        if spec is None:
+            raise InvalidRequest(
+                f"unexpected inference output {quoted(output.name)} for model {quoted(name)}"
+                f"{near(output.name, contract.outputs)}; the model gives "
+                f"{', '.join(str(spec) for spec in contract.outputs.values())}"
+            )
+        if output.name not in found:
+            found[output.name] = (
+                _wanted(spec, output.parameters, name, typed) if output.parameters else Wanted(spec, 0, typed)
+            )
+    return [found[output] for output in contract.outputs if output in found]
+
+
+def _wanted(spec: TensorSpec, parameters: Mapping[str, pb.InferParameter], name: str, typed: bool) -> Wanted:
+    classes = 0
+    if "classification" in parameters:
+        if parameters["classification"].WhichOneof("parameter_choice") != "int64_param":
+            raise InvalidRequest("invalid value type for 'classification' parameter, expected int64_param")
+        classes = parameters["classification"].int64_param
+        if classes <= 0:
+            raise InvalidRequest("invalid value for 'classification' parameter, expected >= 0: at least one class")
+        if spec.datatype is BYTES:
+            raise InvalidRequest(
+                f"output {quoted(spec.name)} for model {quoted(name)} is BYTES and cannot be classified"
+            )
+    if "binary_data" in parameters:
+        if parameters["binary_data"].WhichOneof("parameter_choice") != "bool_param":
+            raise InvalidRequest("invalid value type for 'binary_data' parameter, expected bool_param")
+        typed = not parameters["binary_data"].bool_param
+    return Wanted(spec, classes, typed, region_of(parameters, spec.name))
+
+
+def write_outputs(
+    response: pb.ModelInferResponse,
+    wanted: Sequence[Wanted],
+    arrays: Sequence[Array],
+    batched: bool,
+    regions: WritableRegions,
+) -> None:
+    """Put ``arrays``, one for each wanted output as the model gave it, into ``response``."""
+    raw: list[bytes] = []
+    for want, array in zip(wanted, arrays, strict=True):
+        spec, datatype = want.spec, want.spec.datatype
+        if spec.reshape is not None:
+            array = array.reshape(reshaped(array.shape, spec.reshape, spec.shape))
+        if want.classes:
+            array, datatype = classify(array, want.classes, spec.labels, batched, spec.datatype.name), BYTES
+        output = response.outputs.add(name=spec.name, datatype=datatype.name, shape=array.shape)
+        data = b""
+        if want.region is not None:
+            data = to_raw(array, datatype)
+            region, offset, size = want.region
+            regions.write(region, offset, size, data)
+            output.parameters["shared_memory_region"].string_param = region
+            output.parameters["shared_memory_offset"].int64_param = offset
+            output.parameters["shared_memory_byte_size"].int64_param = len(data)
+            data = b""
+        elif want.typed:
+            fill_typed(output.contents, array, datatype)
+        else:
+            data = to_raw(array, datatype)
+        raw.append(data)
+    # One entry for every output, as clients count them; none where all are typed.
+    if not wanted or not all(want.typed and want.region is None for want in wanted):
+        response.raw_output_contents.extend(raw)

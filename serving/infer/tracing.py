@@ -1,0 +1,106 @@
+"""Traces: the timestamps of some requests, as lines of JSON, by the settings that TraceSetting reads and changes.
+
+A traced request is two lines in Triton's form, to the file that the server was started with, or to the log.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from normfold.serving.errors import InvalidRequest
+from normfold.serving.scheduling.statistics import Timing
+from normfold.serving.wording import near, quoted
+
+log = logging.getLogger(__name__)
+
+OFF, TIMESTAMPS = "OFF", "TIMESTAMPS"
+Settings = dict[str, list[str]]
+
+
+class TraceSettings:
+    """Which requests are traced: the server's settings, and those of models that have their own."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        self._server: Settings = {
+            "trace_mode": ["triton"],
+            "trace_level": [OFF],
+            "trace_rate": ["1000"],
+            "trace_count": ["-1"],
+            "log_frequency": ["0"],
+            "trace_file": [str(file) if file else ""],
+        }
+        self._models: dict[str, Settings] = {}
+        self._seen: dict[str, int] = {}
+        self._traced = 0
+        #: Whether anything is traced at all.
+        self.active = False
+
+    def update(self, model: str, changes: Mapping[str, Sequence[str]]) -> Settings:
+        """The settings of ``model`` ("": the server's) after ``changes``; an empty value goes back to the server's.
+
+        Raises InvalidRequest, with nothing changed.
+        """
+        for key, values in changes.items():
+            self._check(key, values)
+        target = self._models.setdefault(model, {}) if model else self._server
+        for key, values in changes.items():
+            if values:
+                target[key] = list(values)
+            elif model:
+                target.pop(key, None)
+            else:
+                target[key] = TraceSettings(self._file)._server[key]
+        every = [self._server, *({**self._server, **own} for own in self._models.values())]
+        self.active = any(TIMESTAMPS in settings["trace_level"] for settings in every)
+        return {**self._server, **self._models.get(model, {})}
+
+    def _check(self, key: str, values: Sequence[str]) -> None:
+        if key not in self._server:
+            raise InvalidRequest(f"trace setting {quoted(key)} is not known{near(key, self._server)}")
+        if not values:
+            return
+        if key == "trace_level":
+            if not set(values) <= {OFF, TIMESTAMPS}:
+                raise InvalidRequest(f"trace_level must be {OFF} or {TIMESTAMPS}, got {', '.join(map(quoted, values))}")
+        elif key in ("trace_file", "trace_mode"):
+            if list(values) != self._server[key]:
+                raise InvalidRequest(f"{key} can not be updated through network protocol")
+        elif len(values) != 1 or not values[0].removeprefix("-").isdecimal() or not -1 <= int(values[0]) < 1 << 32:
+            raise InvalidRequest(f"{key} must be one number, got {', '.join(map(quoted, values))}")
+
+    def record(
+        self, model: str, version: int, request_id: str, started: int, read: int, timing: Timing | None, ended: int
+    ) -> None:
+        """Trace one answered request, if it is due; times in nanoseconds."""
+        if not self.active:
+            return
+        settings = {**self._server, **self._models.get(model, {})}
+        if TIMESTAMPS not in settings["trace_level"]:
+            return
+        seen = self._seen[model] = self._seen.get(model, 0) + 1
+        left = int(settings["trace_count"][0])
+        if seen % max(1, int(settings["trace_rate"][0])) or left == 0:
+            return
+        if left > 0:
+            (self._models[model] if "trace_count" in self._models.get(model, {}) else self._server)["trace_count"] = [
+                str(left - 1)
+            ]
+        self._traced += 1
+        stamps = [("REQUEST_START", started)]
+        if timing is not None:
+            begun = read + timing.queue
+            stamps += [("QUEUE_START", read), ("COMPUTE_START", begun), ("COMPUTE_END", begun + timing.infer)]
+        stamps.append(("REQUEST_END", ended))
+        head = {"id": self._traced, "model_name": model, "model_version": version, "request_id": request_id[:200]}
+        times = {"id": self._traced, "timestamps": [{"name": name, "ns": ns} for name, ns in stamps]}
+        lines = [json.dumps(head), json.dumps(times)]
+        if self._file is None:
+            for line in lines:
+                log.info("trace %s", line)
+        else:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write("".join(f"{line}\n" for line in lines))

@@ -1,0 +1,84 @@
+"""How many CPUs this process may really use.
+
+The host's count is wrong in a container: the scheduler's affinity mask and the cgroup's CPU quota both bound it, and
+onnxruntime knows neither quota.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from normfold.serving.process.address import UNIX
+
+#: Each worker holds every model in its own memory, so more are started only where someone asks for them.
+MOST_WORKERS = 4
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+PROC_CGROUP = Path("/proc/self/cgroup")
+
+
+def available_cpus(root: Path = CGROUP_ROOT, own: Path = PROC_CGROUP) -> int:
+    """CPUs by affinity and by cgroup quota (v2 and v1), at least 1."""
+    allowed, quota = affinity_cpus(), cgroup_quota(root, own)
+    return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
+
+
+def affinity_cpus() -> int:
+    """CPUs that the scheduler may put this process on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+
+
+def default_workers(device: str, listen: str) -> int:
+    """How many processes serve where nobody says: one for each CPU, but few; one where they could not share.
+
+    A GPU's memory would hold every model once for each, and no two processes can share a unix socket.
+    """
+    return min(available_cpus(), MOST_WORKERS) if device == "cpu" and not listen.startswith(UNIX) else 1
+
+
+def cgroup_quota(root: Path = CGROUP_ROOT, own: Path = PROC_CGROUP) -> float | None:
+    """The CPU quota in CPUs, the smallest of this process's cgroup and its parents; None where there is none."""
+    quotas = []
+    for folder in _folders(root, own):
+        quotas += _read_v2(folder / "cpu.max") + _read_v1(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
+    return min(quotas, default=None)
+
+
+def _folders(root: Path, own: Path) -> list[Path]:
+    """The cgroup directories that bind this process, from the root down; v1 has one tree for the cpu controller."""
+    folders = [root, root / "cpu"]
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return folders
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        here = root / "cpu" if controllers else root
+        for part in Path(path.lstrip("/")).parts:
+            here = here / part
+            folders.append(here)
+    return folders
+
+
+def _read_v2(path: Path) -> list[float]:
+    try:
+        quota, period = path.read_text(encoding="utf-8").split()
+        return [] if quota == "max" else [int(quota) / int(period)]
+    except (OSError, ValueError, ZeroDivisionError):
+        return []
+
+
+def _read_v1(quota_path: Path, period_path: Path) -> list[float]:
+    try:
+        quota = int(quota_path.read_text(encoding="utf-8"))
+        return [quota / int(period_path.read_text(encoding="utf-8"))] if quota > 0 else []
+    except (OSError, ValueError, ZeroDivisionError):
+        return []

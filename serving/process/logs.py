@@ -1,0 +1,102 @@
+"""The server's log, and the settings of it that LogSettings reads and changes while it runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TextIO
+
+from normfold.protos import grpc_service as pb
+from normfold.serving.errors import InvalidRequest, Unimplemented
+from normfold.serving.process.log_lines import Lines
+from normfold.serving.wording import near, quoted
+
+#: The logger above all of the server's.
+LOGGER = logging.getLogger("normfold")
+
+_KINDS = {
+    "log_file": "string_param",
+    "log_info": "bool_param",
+    "log_warning": "bool_param",
+    "log_error": "bool_param",
+    "log_verbose_level": "uint32_param",
+    "log_format": "string_param",
+}
+FORMATS = ("default", "ISO8601")
+
+Value = bool | int | str
+
+
+class LogSettings:
+    """What is logged: information, warnings and errors each on or off, and how talkative the rest is."""
+
+    def __init__(self, level: str = "info") -> None:
+        """``level``: "debug", "info", "warning" or "error"."""
+        levels = ("debug", "info", "warning", "error")
+        if level not in levels:
+            raise ValueError(f"level must be one of {', '.join(levels)}, got {level!r}")
+        self._values: dict[str, Value] = {
+            "log_file": "",
+            "log_info": level in ("debug", "info"),
+            "log_warning": level != "error",
+            "log_error": True,
+            "log_verbose_level": int(level == "debug"),
+            "log_format": "default",
+        }
+        self._apply()
+
+    def install(self, stream: TextIO, prefix: str = "") -> logging.Handler:
+        """Write the server's log to ``stream`` by these settings; the handler, for whoever wants to remove it.
+
+        ``prefix`` stands before every message.
+        """
+        handler = logging.StreamHandler(stream)
+        handler.addFilter(self._passes)
+        handler.setFormatter(Lines(self._values, prefix))
+        LOGGER.addHandler(handler)
+        LOGGER.propagate = False
+        return handler
+
+    def read(self) -> dict[str, Value]:
+        """The settings by name."""
+        return dict(self._values)
+
+    def update(self, settings: Mapping[str, pb.LogSettingsRequest.SettingValue]) -> None:
+        """Change what is given, all or nothing. Raises InvalidRequest, Unimplemented for the log file."""
+        changes: dict[str, Value] = {}
+        for key, value in settings.items():
+            if key not in _KINDS:
+                raise InvalidRequest(f"log setting {quoted(key)} is not known{near(key, _KINDS)}")
+            kind = value.WhichOneof("parameter_choice")
+            if kind is None:
+                continue
+            if kind != _KINDS[key]:
+                raise InvalidRequest(f"log setting {key!r} must be given as {_KINDS[key]}, got {kind}")
+            changes[key] = getattr(value, kind)
+        if changes.get("log_file", ""):
+            raise Unimplemented("log file location can not be updated through network protocol")
+        if changes.get("log_format", "default") not in FORMATS:
+            raise InvalidRequest(
+                f"invalid argument for log_format, got: {changes['log_format']}; it must be one of {', '.join(FORMATS)}"
+            )
+        self._values.update(changes)
+        self._apply()
+
+    def _apply(self) -> None:
+        """Let loggers skip what no handler would show."""
+        shown = (
+            (logging.DEBUG, self._values["log_verbose_level"]),
+            (logging.INFO, self._values["log_info"]),
+            (logging.WARNING, self._values["log_warning"]),
+            (logging.ERROR, self._values["log_error"]),
+        )
+        LOGGER.setLevel(min((level for level, on in shown if on), default=logging.CRITICAL))
+
+    def _passes(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.ERROR:
+            return bool(self._values["log_error"])
+        if record.levelno >= logging.WARNING:
+            return bool(self._values["log_warning"])
+        if record.levelno >= logging.INFO:
+            return bool(self._values["log_info"])
+        return bool(self._values["log_verbose_level"])

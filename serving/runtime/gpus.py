@@ -1,0 +1,47 @@
+"""One model on several GPUs: which of them run how many instances, and a session for each."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from normfold.protos import model_config as mc
+from normfold.serving.runtime.session import Session
+
+Array = NDArray[Any]
+
+
+def instances(groups: Iterable[mc.ModelInstanceGroup], default: int) -> dict[int, int]:
+    """GPU -> instances on it, as ``groups`` say; ``default`` is the GPU of a group that names none.
+
+    As in Triton, ``count`` is for each GPU that a group names.
+    """
+    counts: dict[int, int] = {}
+    for group in groups:
+        for gpu in group.gpus or (default,):
+            counts[gpu] = counts.get(gpu, 0) + (group.count or 1)
+    return counts or {default: 1}
+
+
+class Sessions:
+    """A session on each of several GPUs, with how many runs at once each is for; runs go to the freest."""
+
+    def __init__(self, sessions: Sequence[tuple[Session, int]]) -> None:
+        self._sessions = tuple(sessions)
+        self._running = [0] * len(sessions)
+        self._lock = threading.Lock()
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """The named outputs, from the session with the least of its instances taken. Raises what the session raises."""
+        with self._lock:
+            shares = [running / count for running, (_, count) in zip(self._running, self._sessions, strict=True)]
+            chosen = shares.index(min(shares))
+            self._running[chosen] += 1
+        try:
+            return self._sessions[chosen][0].run(feeds, outputs)
+        finally:
+            with self._lock:
+                self._running[chosen] -= 1

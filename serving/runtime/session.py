@@ -1,0 +1,277 @@
+"""One onnxruntime session over the bytes of a model: its inputs and outputs, and a run from arrays to arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import re
+import warnings
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from normfold.protos.datatypes import Datatype, by_name, by_onnxruntime
+from normfold.serving.errors import ConfigError, DeviceUnavailable, InvalidRequest, LoadError
+from normfold.serving.process.cache_folder import cache_folder
+from normfold.serving.runtime import cuda_options, onnx_file, pinned, placement, tensorrt_options
+from normfold.serving.runtime.bindings import Bound, Fixed, Resident
+from normfold.serving.runtime.devices import Device, check_provider, providers
+from normfold.serving.runtime.staging import Staged
+from normfold.serving.wire.strings import to_bytes, to_text
+
+Array = NDArray[Any]
+BF16 = by_name("BF16")
+BYTES = by_name("BYTES")
+
+#: Kinds of NumPy's dtypes that onnxruntime reads where they are.
+NUMERIC = "fiub"
+
+_LEVELS = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """How a session runs.
+
+    Only the threads are measured for each model: what another value of the others gains is, where there is any, less
+    than a measurement at load could tell from the noise. docs/serving.md has the figures.
+    """
+
+    #: Threads inside one operator; at least 1.
+    intra_op_threads: int = 1
+    #: Operators at once; only used when `parallel`; at least 1.
+    inter_op_threads: int = 1
+    #: Run independent operators at once.
+    parallel: bool = False
+    #: Graph optimisation: "all", "extended", "basic" or "none".
+    graph_level: str = "all"
+    #: Keep freed memory for the next run.
+    arena: bool = True
+    #: Plan memory once per input shape.
+    memory_pattern: bool = True
+    #: Give unused memory back after every run of these devices, such as "cpu:0"; empty: keep it.
+    arena_shrinkage: str = ""
+    #: Keep the model's weights outside the arena.
+    device_allocator: bool = False
+    #: Let idle threads spin for a while: a shorter run, at most of a core even without requests.
+    intra_op_spinning: bool = False
+    inter_op_spinning: bool = False
+    #: Options of the CUDA provider that replace ours, as (name, value).
+    cuda_options: tuple[tuple[str, str], ...] = ()
+    #: Options of the TensorRT provider that replace ours; None: use it only where the device says so.
+    tensorrt_options: tuple[tuple[str, str], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.intra_op_threads < 1 or self.inter_op_threads < 1:
+            raise ValueError(f"thread counts must be at least 1, got {self.intra_op_threads}, {self.inter_op_threads}")
+        if self.graph_level not in _LEVELS:
+            raise ValueError(f"graph_level must be one of {', '.join(_LEVELS)}, got {self.graph_level!r}")
+
+
+@dataclass(frozen=True)
+class ModelTensor:
+    """An input or output as the file declares it.
+
+    -1 in ``shape`` is any size, None a shape of any rank; an ``optional`` input has a default in the file.
+    """
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...] | None
+    optional: bool = False
+
+
+class Session:
+    """An onnxruntime session; ``run`` may be called from several threads at once."""
+
+    def __init__(self, data: bytes, device: Device, settings: SessionSettings) -> None:
+        """Check ``data`` and make the session from these very bytes.
+
+        Raises LoadError (UnsafeModel for a refused file) or DeviceUnavailable.
+        """
+        unranked = onnx_file.check(data)
+        self.settings = settings
+        if settings.tensorrt_options is not None and device.kind == "cuda":
+            device = Device("tensorrt", device.index)
+        asked = _providers(data, device, settings)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what the session got is checked below
+                self._session = ort.InferenceSession(
+                    data, _options(settings, device), providers=asked, enable_fallback=device.kind == "auto"
+                )
+            taken = [_tensor(value, unranked) for value in self._session.get_inputs()]
+            taken += [_tensor(value, unranked, True) for value in self._session.get_overridable_initializers()]
+            given = [_tensor(value, unranked) for value in self._session.get_outputs()]
+        except LoadError:
+            raise
+        except Exception as error:  # damaged files raise UnicodeDecodeError and others, not only onnxruntime's classes
+            if device.gpu_demanded and placement.is_device_failure(error):
+                raise DeviceUnavailable(f"device {device} was asked for, but it failed: {_reason(error)}") from error
+            raise LoadError(f"onnxruntime cannot load the model: {_reason(error)}") from error
+        #: Where the session really runs: "cpu", "cuda:N" or "tensorrt:N".
+        self.device = check_provider(device, self._session)
+        #: Where that is a GPU: what stayed on the CPU, in words; "" for nothing.
+        self.left_on_cpu = placement.check(self._session, asked, device.gpu_demanded) if self.device != "cpu" else ""
+        self.inputs: tuple[ModelTensor, ...] = tuple(taken)
+        self.outputs: tuple[ModelTensor, ...] = tuple(given)
+        self._datatypes = {tensor.name: tensor.datatype for tensor in (*self.inputs, *self.outputs)}
+        self._plain = BF16 not in self._datatypes.values()
+        self._texts = [t.name for t in self.inputs if t.datatype is BYTES]
+        self._resident: Resident | None = None
+        self._staged: Staged | None = None
+        if self.device != "cpu" and dict(settings.cuda_options).get(cuda_options.GRAPH) == "1":
+            inputs, outputs = ([_fixed(tensor) for tensor in group] for group in (self.inputs, self.outputs))
+            self._resident = Resident(self._session, inputs, outputs, "cuda", int(self.device.partition(":")[2]))
+        elif self.device != "cpu" and self._plain and BYTES not in self._datatypes.values():
+            self._staged = Staged(self._session, pinned.memory)
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """The named outputs for the given inputs, in the order asked for.
+
+        BYTES arrays hold ``bytes`` objects and BF16 arrays the bits as uint16, both ways. Raises InvalidRequest where
+        the model itself cannot take these shapes or values.
+        """
+        if self._texts:
+            feeds = {name: _texts(array) if name in self._texts else array for name, array in feeds.items()}
+        try:
+            if self._resident is not None:
+                return self._resident.run(feeds, outputs)
+            if self._staged is not None:
+                return self._staged.run(feeds, outputs, self._run_options())
+            if not self._plain:
+                return self._run_values(feeds, outputs)
+            answers = self._session.run(list(outputs), dict(feeds), self._run_options())
+        except _RUN_ERRORS as error:
+            raise InvalidRequest(f"the model cannot take this input: {_reason(error)}") from error
+        return [_bytes(a) if self._datatypes[n] is BYTES else a for n, a in zip(outputs, answers, strict=True)]
+
+    def bind(self, feeds: Mapping[str, Array], answers: Mapping[str, Array]) -> Bound | None:
+        """A run with inputs and outputs of these shapes that stay where they are; None where this cannot be had."""
+        if not self._plain or self.device != "cpu" or self.settings.arena_shrinkage:
+            return None
+        if any(array.dtype.kind not in NUMERIC for array in (*feeds.values(), *answers.values())):
+            return None
+        return Bound(self._session, feeds, answers)
+
+    def _run_options(self) -> ort.RunOptions | None:
+        if not self.settings.arena_shrinkage:
+            return None
+        options = ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", self.settings.arena_shrinkage)
+        return options
+
+    def _run_values(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """The same through onnxruntime's own values: NumPy has no bfloat16."""
+        values = {}
+        for name, array in feeds.items():
+            if self._datatypes[name] is BF16:
+                bits = np.ascontiguousarray(array).reshape(array.shape)
+                values[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, BF16.onnx)
+            else:
+                values[name] = ort.OrtValue.ortvalue_from_numpy(array)
+        answers = self._session.run_with_ort_values(list(outputs), values, self._run_options())
+        return [self._array(name, value) for name, value in zip(outputs, answers, strict=True)]
+
+    def _array(self, name: str, value: Any) -> Array:
+        if self._datatypes[name] is BF16:
+            shape = tuple(value.shape())
+            data = ctypes.string_at(value.data_ptr(), 2 * math.prod(shape)) if math.prod(shape) else b""
+            return np.frombuffer(data, BF16.dtype).reshape(shape)
+        array: Array = value.numpy()
+        return _bytes(array) if self._datatypes[name] is BYTES else array
+
+
+def available_providers() -> list[str]:
+    """The execution providers that the installed onnxruntime was built with; whether they work is another matter."""
+    names: list[str] = ort.get_available_providers()
+    return names
+
+
+def _fixed(tensor: ModelTensor) -> Fixed:
+    """What a CUDA graph needs to know of ``tensor``. Raises ConfigError where a graph cannot have it."""
+    shape = tensor.shape
+    if tensor.optional or shape is None or -1 in shape:
+        told = "an input with a default" if tensor.optional else "any rank" if shape is None else f"{list(shape)}"
+        raise ConfigError(f"a CUDA graph needs fixed shapes in the model file, but {tensor.name!r} has {told}")
+    if tensor.datatype in (BF16, BYTES):
+        raise ConfigError(f"a CUDA graph cannot take {tensor.name!r}, which is {tensor.datatype.name}")
+    return tensor.name, tensor.datatype.dtype, shape
+
+
+def _providers(data: bytes, device: Device, settings: SessionSettings) -> list[tuple[str, dict[str, str]]]:
+    """The execution providers to ask for, with their options."""
+    tensorrt = None if settings.tensorrt_options is None else dict(settings.tensorrt_options)
+    available = placement.prepare(device, available_providers(), tensorrt is not None)
+    if device.kind == "tensorrt" or tensorrt is not None:
+        tensorrt = tensorrt_options.cached(cache_folder("tensorrt"), data, ort.__version__) | (tensorrt or {})
+    return providers(device, available, dict(settings.cuda_options), tensorrt)
+
+
+def _options(settings: SessionSettings, device: Device) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    # Fatal only: what fails is raised and told by us. Where CUDA may be missing, its loader names the library.
+    options.log_severity_level = 4 if device.kind == "cpu" else 3
+    if device.kind != "cpu":
+        options.add_session_config_entry(*placement.RECORD)
+    options.intra_op_num_threads = settings.intra_op_threads
+    options.inter_op_num_threads = settings.inter_op_threads
+    options.execution_mode = ort.ExecutionMode.ORT_PARALLEL if settings.parallel else ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = _LEVELS[settings.graph_level]
+    options.enable_cpu_mem_arena = settings.arena
+    options.enable_mem_pattern = settings.memory_pattern
+    if settings.device_allocator:
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.intra_op_spinning)))
+    options.add_session_config_entry("session.inter_op.allow_spinning", str(int(settings.inter_op_spinning)))
+    return options
+
+
+def _tensor(value: Any, unranked: Set[str], optional: bool = False) -> ModelTensor:
+    try:
+        datatype = by_onnxruntime(value.type)
+    except KeyError:
+        raise LoadError(
+            f"{value.name!r} has the type {value.type}, which the Open Inference Protocol has no name for"
+        ) from None
+    if not value.shape and value.name in unranked:
+        return ModelTensor(value.name, datatype, None, optional)
+    shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in value.shape)
+    return ModelTensor(value.name, datatype, shape, optional)
+
+
+def _texts(array: Array) -> Array:
+    texts = np.empty(array.size, object)
+    texts[:] = [to_text(element) for element in array.ravel()]
+    return texts.reshape(array.shape)
+
+
+def _bytes(array: Array) -> Array:
+    elements = np.empty(array.size, object)
+    elements[:] = [to_bytes(str(element)) for element in array.ravel()]
+    return elements.reshape(array.shape)
+
+
+def _reason(error: Exception) -> str:
+    """onnxruntime's sentence without its error number, source file and line."""
+    text = str(error)
+    _, found, message = text.partition("Status Message: ")
+    text = message if found else re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    return " ".join(re.sub(r"\S*/onnxruntime/core/\S+", "", text).split())
+
+
+#: What a run raises for shapes and values that the model cannot take, RuntimeError where they are bound; anything else
+#: is a mistake of ours.
+_RUN_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    *(getattr(ort.capi.onnxruntime_pybind11_state, name) for name in ("InvalidArgument", "Fail", "RuntimeException")),
+)

@@ -1,0 +1,264 @@
+"""Requests wait here for a free instance of their model, and run together where their shapes are the same.
+
+A request that cannot be run with others is never made to wait for them, one that was cancelled or waited too long is
+never run, and a batch that fails is run again one by one, so that only the guilty request fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normfold.serving.errors import QueueFull, Unavailable
+from normfold.serving.scheduling.batching import BatchPolicy
+from normfold.serving.scheduling.inline import RunTime, RunTimes
+from normfold.serving.scheduling.statistics import Statistics, Timing
+
+Array = NDArray[Any]
+Feeds = Mapping[str, Array]
+Run = Callable[[Feeds, Sequence[str]], list[Array]]
+
+
+@dataclass(eq=False)
+class Job:
+    """One request on its way through the queue."""
+
+    feeds: Feeds
+    rows: int
+    outputs: tuple[str, ...]
+    level: int
+    arrived_ns: int
+    future: asyncio.Future[tuple[list[Array], Timing]]
+    #: What is known of a run of this request alone.
+    known: RunTime
+    #: What must be equal for two jobs to share a run.
+    key: object = None
+    expiry: asyncio.TimerHandle | None = None
+
+
+@dataclass(frozen=True)
+class Ran:
+    """The answers of one run, for each job of the batch, and how long its parts took."""
+
+    answers: list[list[Array] | Exception]
+    rows: int
+    input_ns: int
+    infer_ns: int
+    output_ns: int
+    started_ns: int
+
+
+@dataclass
+class Queue:
+    """The waiting jobs of one priority level; those that waited too long stand behind, in ``delayed``."""
+
+    waiting: deque[Job] = field(default_factory=deque)
+    delayed: deque[Job] = field(default_factory=deque)
+
+
+class Scheduler:
+    """The queue of one model version. Everything but the run itself happens on the event loop."""
+
+    def __init__(
+        self,
+        run: Run,
+        policy: BatchPolicy,
+        instances: int,
+        executor: Executor,
+        statistics: Statistics,
+        times: RunTimes | None = None,
+    ) -> None:
+        self._run, self._policy, self._executor, self._statistics = run, policy, executor, statistics
+        self._free = instances
+        self._queues = {level: Queue() for level in range(policy.levels + 1)}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        #: How long runs take, and so which of them stay on the event loop.
+        self.times = times or RunTimes()
+
+    async def submit(
+        self, feeds: Feeds, rows: int, outputs: Sequence[str], priority: int, timeout_us: int
+    ) -> tuple[list[Array], Timing]:
+        """The outputs for ``feeds`` in the order asked for, and where the time went.
+
+        Raises QueueFull, Unavailable when the wait was too long, or what the model raises.
+        """
+        known = self.times.of(feeds)
+        if (ran := self._run_now(feeds, rows, outputs, known)) is not None:
+            return ran
+        level = self._policy.level(priority)
+        policy, queue = self._policy.queue(level), self._queues[level]
+        if policy.max_size and len(queue.waiting) + len(queue.delayed) >= policy.max_size:
+            raise QueueFull("Exceeds maximum queue size")
+        loop = asyncio.get_running_loop()
+        job = Job(feeds, rows, tuple(outputs), level, time.perf_counter_ns(), loop.create_future(), known)
+        if self._policy.max_rows > 1:
+            job.key = tuple((name, array.shape[1:]) for name, array in sorted(feeds.items()))
+        queue.waiting.append(job)
+        self._dispatch()
+        if (wait_us := policy.wait_us(timeout_us)) and not job.future.done():
+            job.expiry = loop.call_later(wait_us / 1e6, self._expire, job, policy.delay)
+        try:
+            return await job.future
+        finally:
+            if job.expiry:
+                job.expiry.cancel()
+
+    def may_run_now(self, known: RunTime) -> bool:
+        """Whether a request may be run on the event loop at once: the run is short and nothing stands before it."""
+        # Without a free instance others may wait before it.
+        return known.inline and self._free > 0 and not self._policy.max_delay_us
+
+    def _run_now(
+        self, feeds: Feeds, rows: int, outputs: Sequence[str], known: RunTime
+    ) -> tuple[list[Array], Timing] | None:
+        if not self.may_run_now(known):
+            return None
+        started = time.perf_counter_ns()
+        answer = self._run(feeds, outputs)
+        infer_ns = time.perf_counter_ns() - started
+        known.note(infer_ns)
+        self._statistics.ran(rows, 0, infer_ns, 0)
+        return answer, Timing(0, 0, infer_ns, 0)
+
+    def _dispatch(self) -> None:
+        """Start runs while an instance is free and a batch is due."""
+        while self._free and (batch := self._next_batch()):
+            self._free -= 1
+            for job in batch:
+                if job.expiry:
+                    job.expiry.cancel()
+            known = batch[0].known
+            if len(batch) > 1:
+                known = self.times.of_rows(batch[0].feeds, sum([job.rows for job in batch]))
+            if known.inline:
+                self._finish(batch, self._execute(batch), known)
+            else:
+                task = asyncio.get_running_loop().create_task(self._execute_elsewhere(batch, known))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    def _next_batch(self) -> list[Job]:
+        """The jobs of the next run, taken off the queue; empty when there is none or the first may wait for more."""
+        for queue in self._queues.values():
+            for jobs in (queue.waiting, queue.delayed):
+                while jobs and jobs[0].future.done():  # cancelled while it waited
+                    jobs.popleft()
+        head = next((jobs[0] for q in self._queues.values() for jobs in (q.waiting, q.delayed) if jobs), None)
+        if head is None:
+            return []
+        batch, rows = self._gather(head)
+        if self._may_wait(head, rows):
+            return []
+        taken = set(map(id, batch))
+        for queue in self._queues.values():
+            for jobs in (queue.waiting, queue.delayed):
+                if any(id(job) in taken for job in jobs):
+                    kept = [job for job in jobs if id(job) not in taken]
+                    jobs.clear()
+                    jobs.extend(kept)
+        return batch
+
+    def _gather(self, head: Job) -> tuple[list[Job], int]:
+        """``head`` and the waiting jobs that fit beside it, by priority, first come first."""
+        batch, rows = [head], head.rows
+        if self._policy.max_rows > 1:
+            for queue in self._queues.values():
+                for jobs in (queue.waiting, queue.delayed):
+                    for job in jobs:
+                        if job is head or job.key != head.key or job.future.done():
+                            continue
+                        if rows + job.rows > self._policy.max_rows:
+                            return batch, rows
+                        batch.append(job)
+                        rows += job.rows
+        return batch, rows
+
+    def _may_wait(self, head: Job, rows: int) -> bool:
+        """Whether a batch of ``rows`` should wait for more; if so, a timer is set for when it should not."""
+        policy = self._policy
+        if not policy.max_delay_us or rows >= policy.max_rows or rows in policy.preferred:
+            return False
+        left_ns = head.arrived_ns + policy.max_delay_us * 1000 - time.perf_counter_ns()
+        if left_ns <= 0:
+            return False
+        if self._timer:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(left_ns / 1e9, self._dispatch)
+        return True
+
+    def _expire(self, job: Job, delay: bool) -> None:
+        """``job`` waited too long: refuse it, or let it wait behind all others of its level."""
+        queue = self._queues[job.level]
+        if job not in queue.waiting:
+            return
+        queue.waiting.remove(job)
+        if delay:
+            queue.delayed.append(job)
+        elif not job.future.done():
+            job.future.set_exception(Unavailable("Request timeout expired"))
+
+    async def _execute_elsewhere(self, batch: list[Job], known: RunTime) -> None:
+        ran = await asyncio.get_running_loop().run_in_executor(self._executor, self._execute, batch)
+        self._finish(batch, ran, known)
+        self._dispatch()
+
+    def _finish(self, batch: list[Job], ran: list[Ran], known: RunTime) -> None:
+        """Give the answers out and count the runs; a run of all of ``batch`` is noted in ``known``."""
+        self._free += 1
+        if len(ran) == 1 and not isinstance(ran[0].answers[0], Exception):
+            known.note(ran[0].infer_ns)
+        answers: list[tuple[list[Array] | Exception, Ran]] = []
+        for one in ran:
+            if not isinstance(one.answers[0], Exception):
+                self._statistics.ran(one.rows, one.input_ns, one.infer_ns, one.output_ns)
+            answers += [(answer, one) for answer in one.answers]
+        for job, (answer, one) in zip(batch, answers, strict=True):
+            if job.future.done():
+                continue
+            if isinstance(answer, Exception):
+                job.future.set_exception(answer)
+            else:
+                waited = max(0, one.started_ns - job.arrived_ns)
+                job.future.set_result((answer, Timing(waited, one.input_ns, one.infer_ns, one.output_ns)))
+
+    def _execute(self, batch: list[Job]) -> list[Ran]:
+        """Run ``batch`` as one, or, where that fails, each job alone."""
+        try:
+            return [self._execute_once(batch)]
+        except Exception as error:
+            if len(batch) > 1:
+                return [ran for job in batch for ran in self._execute([job])]
+            return [Ran([error], batch[0].rows, 0, 0, 0, time.perf_counter_ns())]
+
+    def _execute_once(self, batch: list[Job]) -> Ran:
+        started = time.perf_counter_ns()
+        first = batch[0]
+        outputs = list(dict.fromkeys(name for job in batch for name in job.outputs))
+        if len(batch) == 1:
+            feeds = first.feeds
+        else:
+            feeds = {name: np.concatenate([job.feeds[name] for job in batch]) for name in first.feeds}
+        fed = time.perf_counter_ns()
+        arrays = dict(zip(outputs, self._run(feeds, outputs), strict=True))
+        inferred = time.perf_counter_ns()
+        rows = sum(job.rows for job in batch)
+        answers: list[list[Array] | Exception] = []
+        if len(batch) == 1:
+            answers.append([arrays[name] for name in first.outputs])
+        else:
+            if any(not array.shape or len(array) != rows for array in arrays.values()):
+                raise ValueError(f"an output does not have the batch's {rows} rows")
+            start = 0
+            for job in batch:
+                answers.append([arrays[name][start : start + job.rows] for name in job.outputs])
+                start += job.rows
+        return Ran(answers, rows, fed - started, inferred - fed, time.perf_counter_ns() - inferred, started)

@@ -1,0 +1,170 @@
+"""The part of inference.GRPCInferenceService that looks after the server: models, shared memory, traces, logs."""
+
+from __future__ import annotations
+
+from normfold.protos import grpc_service as pb
+from normfold.serving.catalog.catalog import Catalog
+from normfold.serving.errors import InvalidRequest, NotFound, Unavailable, Unimplemented
+from normfold.serving.infer.shared_memory import SharedMemory
+from normfold.serving.infer.tracing import TraceSettings
+from normfold.serving.process.logs import LogSettings
+from normfold.serving.rpc.methods import Method, Unary
+from normfold.serving.service.service import SERVICE, request_type
+from normfold.serving.wording import near, quoted
+
+
+class Administration:
+    """The methods for looking after the server; each is a coroutine from its request to its response."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        regions: SharedMemory,
+        traces: TraceSettings,
+        logs: LogSettings,
+        model_control: bool = True,
+    ) -> None:
+        self._catalog, self._regions, self._traces, self._logs = catalog, regions, traces, logs
+        self._model_control = model_control
+
+    def methods(self) -> list[Method]:
+        """The methods with their paths."""
+        unary: list[tuple[str, Unary]] = [
+            ("RepositoryIndex", self.repository_index),
+            ("RepositoryModelLoad", self.repository_model_load),
+            ("RepositoryModelUnload", self.repository_model_unload),
+            ("SystemSharedMemoryStatus", self.system_shared_memory_status),
+            ("SystemSharedMemoryRegister", self.system_shared_memory_register),
+            ("SystemSharedMemoryUnregister", self.system_shared_memory_unregister),
+            ("CudaSharedMemoryStatus", self.cuda_shared_memory_status),
+            ("CudaSharedMemoryRegister", self.cuda_shared_memory_register),
+            ("CudaSharedMemoryUnregister", self.cuda_shared_memory_unregister),
+            ("TraceSetting", self.trace_setting),
+            ("LogSettings", self.log_settings),
+        ]
+        return [Method(f"/{SERVICE}/{name}", request_type(name), unary=function) for name, function in unary]
+
+    async def repository_index(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
+        """Every model of the repository with its state."""
+        _no_repository_name(request.repository_name)
+        return pb.RepositoryIndexResponse(models=self._catalog.index(request.ready))
+
+    async def repository_model_load(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
+        """Load or reload a model. Raises PollFailed, LoadRefused, InvalidRequest or Unavailable."""
+        name = self._controlled(request.repository_name, request.model_name)
+        override: str | None = None
+        files: dict[str, bytes] = {}
+        for key, value in request.parameters.items():
+            kind = value.WhichOneof("parameter_choice")
+            if key == "config" and kind == "string_param":
+                override = value.string_param
+            elif key.startswith("file:") and kind == "bytes_param":
+                files[key.removeprefix("file:")] = value.bytes_param
+            else:
+                known = {"config": "string_param"} | ({key: "bytes_param"} if key.startswith("file:") else {})
+                if key in known:
+                    raise InvalidRequest(f"invalid value type for load parameter {quoted(key)}, expected {known[key]}.")
+                raise InvalidRequest(
+                    f"unrecognized load parameter {quoted(key)}; there are 'config', a string_param, and "
+                    "'file:<path>', a bytes_param"
+                )
+        await self._catalog.load(name, override, files)
+        return pb.RepositoryModelLoadResponse()
+
+    async def repository_model_unload(
+        self, request: pb.RepositoryModelUnloadRequest
+    ) -> pb.RepositoryModelUnloadResponse:
+        """Stop serving a model; unloading what is not loaded is no error."""
+        name = self._controlled(request.repository_name, request.model_name)
+        for key, value in request.parameters.items():
+            if key != "unload_dependents" or value.WhichOneof("parameter_choice") != "bool_param":
+                raise InvalidRequest(
+                    f"unrecognized unload parameter {quoted(key)}; there is 'unload_dependents', a bool_param"
+                )
+        await self._catalog.unload(name)
+        return pb.RepositoryModelUnloadResponse()
+
+    def _controlled(self, repository_name: str, model_name: str) -> str:
+        """The model that a load or unload is about; KServe's messages carry its name in the first field."""
+        if not self._model_control:
+            raise Unavailable(
+                "explicit model load / unload is not allowed: start the server with --model-control explicit"
+            )
+        if model_name:
+            _no_repository_name(repository_name)
+        return model_name or repository_name
+
+    async def system_shared_memory_status(
+        self, request: pb.SystemSharedMemoryStatusRequest
+    ) -> pb.SystemSharedMemoryStatusResponse:
+        """The registered regions. Raises NotFound."""
+        return self._regions.status(request.name)
+
+    async def system_shared_memory_register(
+        self, request: pb.SystemSharedMemoryRegisterRequest
+    ) -> pb.SystemSharedMemoryRegisterResponse:
+        """Register a region. Raises as ``SharedMemory.register``."""
+        self._regions.register(request.name, request.key, request.offset, request.byte_size)
+        return pb.SystemSharedMemoryRegisterResponse()
+
+    async def system_shared_memory_unregister(
+        self, request: pb.SystemSharedMemoryUnregisterRequest
+    ) -> pb.SystemSharedMemoryUnregisterResponse:
+        """Forget one region or all."""
+        self._regions.unregister(request.name)
+        return pb.SystemSharedMemoryUnregisterResponse()
+
+    async def cuda_shared_memory_status(
+        self, request: pb.CudaSharedMemoryStatusRequest
+    ) -> pb.CudaSharedMemoryStatusResponse:
+        """No regions: there is no CUDA shared memory here. Raises NotFound for a name."""
+        if request.name:
+            raise NotFound(f"Unable to find cuda shared memory region: {quoted(request.name)}")
+        return pb.CudaSharedMemoryStatusResponse()
+
+    async def cuda_shared_memory_register(
+        self, request: pb.CudaSharedMemoryRegisterRequest
+    ) -> pb.CudaSharedMemoryRegisterResponse:
+        """Raises InvalidRequest, the status that Triton gives where it has no GPU."""
+        raise InvalidRequest(
+            f"failed to register CUDA shared memory region: {quoted(request.name)}, GPUs not supported: there is no "
+            "CUDA shared memory here; send raw contents or use system shared memory"
+        )
+
+    async def cuda_shared_memory_unregister(
+        self, request: pb.CudaSharedMemoryUnregisterRequest
+    ) -> pb.CudaSharedMemoryUnregisterResponse:
+        """Nothing is registered, so nothing is left to do."""
+        return pb.CudaSharedMemoryUnregisterResponse()
+
+    async def trace_setting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
+        """Change and read what is traced. Raises InvalidRequest."""
+        if request.model_name and request.model_name not in self._catalog.entries:
+            raise InvalidRequest(
+                f"Request for unknown model : {quoted(request.model_name)}"
+                f"{near(request.model_name, self._catalog.entries)}"
+            )
+        changes = {key: list(value.value) for key, value in request.settings.items()}
+        response = pb.TraceSettingResponse()
+        for key, values in self._traces.update(request.model_name, changes).items():
+            response.settings[key].value.extend(values)
+        return response
+
+    async def log_settings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
+        """Change and read what is logged. Raises InvalidRequest."""
+        self._logs.update(request.settings)
+        response = pb.LogSettingsResponse()
+        for key, value in self._logs.read().items():
+            if isinstance(value, bool):
+                response.settings[key].bool_param = value
+            elif isinstance(value, int):
+                response.settings[key].uint32_param = value
+            else:
+                response.settings[key].string_param = value
+        return response
+
+
+def _no_repository_name(name: str) -> None:
+    if name:
+        raise Unimplemented("'repository_name' specification is not supported")

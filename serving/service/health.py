@@ -1,0 +1,81 @@
+"""grpc.health.v1: the state of the whole server ("" or the inference service's name) and of each model by its name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from normfold.protos import health as pb
+from normfold.serving.catalog.catalog import Catalog
+from normfold.serving.errors import NotFound
+from normfold.serving.rpc.methods import Method
+from normfold.serving.wording import near, quoted
+
+SERVICE = "grpc.health.v1.Health"
+WHOLE_SERVER = ("", "inference.GRPCInferenceService")
+
+Status = pb.HealthCheckResponse.ServingStatus
+
+
+class Health:
+    """Answers Check and Watch from the catalog's state."""
+
+    def __init__(self, catalog: Catalog, strict_readiness: bool) -> None:
+        self._catalog, self._strict = catalog, strict_readiness
+        self._closing = False
+        self._watchers: set[asyncio.Event] = set()
+        catalog.on_change(self._wake)
+
+    def close(self) -> None:
+        """From now on nothing is SERVING, and every watcher hears it."""
+        self._closing = True
+        self._wake()
+
+    def methods(self) -> list[Method]:
+        """The service as methods."""
+        request = pb.HealthCheckRequest
+        return [
+            Method(f"/{SERVICE}/Check", request, unary=self.check),
+            Method(f"/{SERVICE}/Watch", request, server_stream=self.watch),
+        ]
+
+    async def check(self, request: pb.HealthCheckRequest) -> pb.HealthCheckResponse:
+        """The state now. Raises NotFound for a name that is neither the server's nor a model's."""
+        status = self._status(request.service)
+        if status == pb.HealthCheckResponse.SERVICE_UNKNOWN:
+            hint = near(request.service, self._catalog.entries)
+            raise NotFound(f"no model {quoted(request.service)} to tell the health of{hint}")
+        return pb.HealthCheckResponse(status=status)
+
+    async def watch(self, request: pb.HealthCheckRequest) -> AsyncIterator[pb.HealthCheckResponse]:
+        """The state now and every change of it, until the caller leaves or the server ends."""
+        changed = asyncio.Event()
+        self._watchers.add(changed)
+        try:
+            last = None
+            while True:
+                changed.clear()
+                status = self._status(request.service)
+                if status != last:
+                    yield pb.HealthCheckResponse(status=status)
+                    last = status
+                if self._closing:
+                    return
+                await changed.wait()
+        finally:
+            self._watchers.discard(changed)
+
+    def _wake(self) -> None:
+        for watcher in self._watchers:
+            watcher.set()
+
+    def _status(self, service: str) -> Status:
+        if service in WHOLE_SERVER:
+            serving = self._catalog.ready(self._strict)
+        elif (entry := self._catalog.entries.get(service)) is not None:
+            serving = bool(entry.ready)
+        else:
+            return pb.HealthCheckResponse.SERVICE_UNKNOWN
+        if serving and not self._closing:
+            return pb.HealthCheckResponse.SERVING
+        return pb.HealthCheckResponse.NOT_SERVING

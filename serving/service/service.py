@@ -1,0 +1,184 @@
+"""inference.GRPCInferenceService without a transport: from request message to response message, or a ServingError.
+
+Here are readiness, metadata and what asks models; ``administration`` has the rest of the service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from importlib.metadata import PackageNotFoundError, version
+
+from google.protobuf.message import DecodeError
+
+from normfold.protos import grpc_service as pb
+from normfold.serving.catalog import config
+from normfold.serving.catalog.catalog import Catalog, parse_version
+from normfold.serving.catalog.contract import TensorSpec
+from normfold.serving.errors import InvalidRequest, NotFound, Unavailable
+from normfold.serving.infer.inference import Inference
+from normfold.serving.infer.shared_memory import SharedMemory
+from normfold.serving.infer.tracing import TraceSettings
+from normfold.serving.rpc.in_order import in_order
+from normfold.serving.rpc.methods import Method, Unary, told
+from normfold.serving.rpc.traffic import EXITING
+from normfold.serving.wire.typed import varint
+from normfold.serving.wording import near, quoted
+
+SERVICE = "inference.GRPCInferenceService"
+
+try:
+    VERSION = version("normfold")
+except PackageNotFoundError:  # a source tree that was never installed
+    VERSION = "0.0.0"
+
+#: Requests of one stream that are worked on at a time; answers keep the order of requests.
+STREAM_IN_FLIGHT = 64
+
+#: What every answer of a stream ends with, serialized.
+FINAL_RESPONSE = pb.ModelInferResponse(
+    parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
+).SerializeToString()
+
+
+class InferenceService:
+    """The methods for asking models; each is a coroutine from its request to its response."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        regions: SharedMemory,
+        traces: TraceSettings,
+        name: str = "normfold",
+        strict_readiness: bool = True,
+        model_control: bool = True,
+    ) -> None:
+        self._catalog, self._regions = catalog, regions
+        self._inference = Inference(catalog, regions, traces)
+        self._name, self._strict, self._model_control = name, strict_readiness, model_control
+        self._closing = False
+
+    def close(self) -> None:
+        """From now on the server is not ready; requests that still come are answered."""
+        self._closing = True
+
+    def methods(self) -> list[Method]:
+        """The service as methods."""
+        unary: list[tuple[str, Unary]] = [
+            ("ServerLive", self.server_live),
+            ("ServerReady", self.server_ready),
+            ("ModelReady", self.model_ready),
+            ("ServerMetadata", self.server_metadata),
+            ("ModelMetadata", self.model_metadata),
+            ("ModelConfig", self.model_config),
+            ("ModelStatistics", self.model_statistics),
+        ]
+        methods = [Method(f"/{SERVICE}/{name}", request_type(name), unary=function) for name, function in unary]
+        infer = Method(f"/{SERVICE}/ModelInfer", pb.ModelInferRequest, wire_unary=self._inference.answer)
+        stream = Method(f"/{SERVICE}/ModelStreamInfer", pb.ModelInferRequest, wire_stream=self.model_stream_infer)
+        return [*methods, infer, stream]
+
+    async def server_live(self, request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
+        """True: it answers."""
+        return pb.ServerLiveResponse(live=True)
+
+    async def server_ready(self, request: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
+        """Whether every model is ready (without strict readiness: tried). Raises Unavailable while shutting down."""
+        if self._closing:
+            raise Unavailable(EXITING)
+        return pb.ServerReadyResponse(ready=self._catalog.ready(self._strict))
+
+    async def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+        """Whether the model can answer; false for an unknown one. Raises InvalidRequest for a bad version."""
+        parse_version(request.version)
+        try:
+            self._catalog.find(request.name, request.version)
+        except (NotFound, Unavailable):
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=True)
+
+    async def server_metadata(self, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
+        """Name, version, and the extensions that are really there."""
+        extensions = ["classification"]
+        if self._model_control:
+            extensions += ["model_repository", "model_repository(unload_dependents)"]
+        extensions += ["schedule_policy", "model_configuration"]
+        if self._regions.enabled:
+            extensions += ["system_shared_memory"]
+        extensions += ["binary_tensor_data", "parameters", "statistics", "trace", "logging"]
+        return pb.ServerMetadataResponse(name=self._name, version=VERSION, extensions=extensions)
+
+    async def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
+        """Inputs, outputs and ready versions of a model. Raises as ``Catalog.find``."""
+        model = self._catalog.find(request.name, request.version)
+        versions = [model] if request.version else self._catalog.entries[request.name].ready
+        return pb.ModelMetadataResponse(
+            name=model.name,
+            versions=[str(each.version) for each in versions],
+            platform=config.PLATFORM,
+            inputs=[_metadata(spec) for spec in model.contract.inputs.values()],
+            outputs=[_metadata(spec) for spec in model.contract.outputs.values()],
+        )
+
+    async def model_stream_infer(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """An answer to each request, in their order; an error is an answer and leaves the stream open."""
+        async for response in in_order(requests, self._stream_answer, STREAM_IN_FLIGHT):
+            yield response
+
+    def _stream_answer(self, data: bytes) -> bytes | Awaitable[bytes]:
+        try:
+            answer = self._inference.answer(data)
+        except Exception as error:
+            return _stream_error(data, error)
+        return _stream_response(answer) if isinstance(answer, bytes) else self._stream_later(data, answer)
+
+    async def _stream_later(self, data: bytes, answer: Awaitable[bytes]) -> bytes:
+        try:
+            return _stream_response(await answer)
+        except Exception as error:
+            return _stream_error(data, error)
+
+    async def model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        """The configuration in force. Raises as ``Catalog.find``."""
+        return pb.ModelConfigResponse(config=self._catalog.find(request.name, request.version).config)
+
+    async def model_statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+        """The counters of one version, of a model's versions, or of all models. Raises InvalidRequest."""
+        number = parse_version(request.version)
+        entries = self._catalog.entries
+        if request.name and (request.name not in entries or not entries[request.name].ready):
+            hint = near(request.name, entries) if request.name not in entries else ": no version of it is ready"
+            raise InvalidRequest(f"requested model {quoted(request.name)} is not available{hint}")
+        names = [request.name] if request.name else sorted(entries)
+        models = [model for name in names for model in entries[name].ready if number in (None, model.version)]
+        if request.name and not models:
+            raise InvalidRequest(f"requested model version is not available for model {quoted(request.name)}")
+        stats = [model.statistics.message(model.name, str(model.version)) for model in models]
+        return pb.ModelStatisticsResponse(model_stats=stats)
+
+
+def request_type(name: str) -> type:
+    """The message class of a method's request."""
+    request: type = getattr(pb, f"{name}Request")
+    return request
+
+
+def _stream_response(answer: bytes) -> bytes:
+    """A serialized ModelStreamInferResponse: fields of a message may follow one another in any order."""
+    return b"".join((b"\x12", varint(len(answer) + len(FINAL_RESPONSE)), answer, FINAL_RESPONSE))
+
+
+def _stream_error(data: bytes, error: Exception) -> bytes:
+    status, details = told(error, f"/{SERVICE}/ModelStreamInfer")
+    try:
+        request = pb.ModelInferRequest.FromString(data)
+    except DecodeError:
+        request = pb.ModelInferRequest()
+    response = pb.ModelInferResponse(id=request.id)
+    if "grpc_status" in request.parameters:
+        response.parameters["grpc_status"].string_param = status.name
+    return pb.ModelStreamInferResponse(error_message=details, infer_response=response).SerializeToString()
+
+
+def _metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
+    return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype.name, shape=spec.shape)

@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from normfold.export.capture.capture import capture
+from normfold.export.capture.named_network import NamedNetwork, named_outputs
+from normfold.export.capture.tidy import MODULE
+from normfold.export.capture.troubles import refuse_training_modules
+from normfold.export.errors import CaptureError, InputSpecError
+from normfold.export.graphs.runtime import Runtime
+from normfold.export.graphs.serialize import to_bytes
+from normfold.export.inputs.specs import parse_inputs
+
+
+class Net(nn.Module):
+    """Convolution, ReLU, BatchNorm, and then whatever ``tail`` does."""
+
+    def __init__(self, tail=lambda x: x, **kwargs) -> None:  # type: ignore[no-untyped-def]
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU(), nn.BatchNorm1d(8))
+        self.encoder[2].running_mean.normal_()
+        self.encoder[2].running_var.uniform_(0.5, 2)
+        self.tail = tail
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tail(self.encoder(x))
+
+
+def captured(network: nn.Module, inputs: str = "x=FP32[N,3,L]", opset: int = 18, **sizes: int) -> ir.Model:
+    specs = parse_inputs(inputs.split(";"))
+    network = NamedNetwork(network.eval(), [s.name for s in specs])
+    return capture(network, specs, {"N": 2, "L": 18, **sizes}, opset)
+
+
+def agrees(network: nn.Module, model: ir.Model, *shapes: tuple[int, ...]) -> None:
+    """The graph computes what PyTorch does, to float32's precision, at each shape."""
+    runtime = Runtime(to_bytes(model), optimised=False)
+    for shape in shapes:
+        x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+        with torch.no_grad():
+            expected = [t.numpy() for _, t in named_outputs(network(torch.from_numpy(x)))]
+        got = list(runtime.run({"x": x}).values())
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=2**-19 * max(1, np.abs(b).max()))
+
+
+def operators(model: ir.Model) -> list[str]:
+    return [n.op_type for n in model.graph]
+
+
+def test_every_batchnorm_stays_in_the_captured_graph_and_says_which_module_it_was() -> None:
+    network = Net(nn.Sequential(nn.Conv1d(8, 4, 1, bias=False), nn.BatchNorm1d(4)))
+    model = captured(network)
+    assert operators(model) == ["Conv", "Relu", "BatchNormalization", "Conv", "BatchNormalization"]
+    modules = [n.metadata_props.get(MODULE) for n in model.graph]
+    assert modules == ["encoder.0", "encoder.1", "encoder.2", "tail.0", "tail.1"]
+    assert "encoder.2.running_mean" in model.graph.initializers
+    agrees(network, model, (1, 3, 3), (5, 3, 40))
+
+
+POOLS: tuple[Callable[[Tensor], Any], ...] = (
+    nn.MaxPool1d(2),
+    nn.MaxPool1d(3, stride=2, padding=1, ceil_mode=True),
+    nn.MaxPool1d(3, dilation=2),
+    lambda x: F.max_pool1d(x, 2),
+    lambda x: F.max_pool1d(x, (3,), (1,), (1,)),
+    lambda x: torch.max_pool1d(x, 2, stride=1),
+    nn.AdaptiveMaxPool1d(1),
+    nn.AvgPool1d(2),
+    nn.AdaptiveAvgPool1d(1),
+    lambda x: F.max_pool1d(x, 2, return_indices=True),
+)
+
+
+def test_a_length_that_is_pooled_stays_dynamic() -> None:
+    network = Net(lambda x: tuple(pool(x) for pool in POOLS)).eval()
+    model = captured(network)
+    agrees(network, model, (2, 3, 18), (1, 3, 9), (4, 3, 41))
+    pooled = [n for n in model.graph if n.op_type == "MaxPool"]
+    assert len(pooled) >= 7
+    makers = [n.inputs[0].producer() for n in pooled if n.inputs[0] is not None]
+    assert {n.op_type for n in makers if n is not None} == {"BatchNormalization"}, "no detour through two dimensions"
+
+
+def test_a_u_net_that_halves_and_doubles_keeps_its_length_dynamic() -> None:
+    class UNet(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down, self.up = nn.Conv1d(3, 4, 3, padding=1), nn.ConvTranspose1d(4, 4, 2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.down(x)
+            return torch.cat([x, self.up(F.max_pool1d(x, 2))], 1)
+
+    network = UNet().eval()
+    agrees(network, captured(network), (1, 3, 2), (2, 3, 64))
+
+
+def test_dimensions_carry_the_persons_names_into_the_graph() -> None:
+    model = captured(Net(), "x=FP32[batch,3,time]", batch=2, time=9)
+    assert str(model.graph.inputs[0].shape) == "[batch,3,time]"
+    assert str(model.graph.outputs[0].shape) == "[batch,8,time - 2]"
+
+
+def test_no_trace_of_where_it_was_made_is_left() -> None:
+    content = to_bytes(captured(Net(nn.MaxPool1d(2))))
+    for leak in (b"stack", b"torch.", b"File", b"forward", b"tests", str(Path.home()).encode()):
+        assert leak not in content
+
+
+@pytest.mark.parametrize("opset", [20, 21])
+def test_other_opsets_are_written_on_request(opset: int) -> None:
+    network = Net(nn.MaxPool1d(2)).eval()
+    model = captured(network, opset=opset)
+    assert model.opset_imports[""] == opset
+    agrees(network, model, (1, 3, 9))
+
+
+def test_tuples_dicts_and_dataclasses_become_named_outputs() -> None:
+    network = Net(lambda x: {"mean": x.mean(-1), "parts": (x, x.amax(-1)), "nothing": None}).eval()
+    model = captured(network)
+    assert [o.name for o in model.graph.outputs] == ["mean", "parts_0", "parts_1"]
+    agrees(network, model, (3, 3, 12))
+    assert [n for n, _ in named_outputs((torch.ones(1), torch.ones(1)))] == ["output_0", "output_1"]
+    with pytest.raises(CaptureError, match="returns a value of type int in 'a'"):
+        named_outputs({"a": 3})
+
+
+def test_several_inputs_are_given_by_name_whatever_their_order() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(10, 3)
+
+        def forward(self, tokens: Tensor, scale: Tensor, unused: int = 2) -> Tensor:
+            return self.embed(tokens) * scale[:, None, None] * unused
+
+    network = Two().eval()
+    model = captured(network, "scale=FP32[N];tokens=INT64[N,L]:0..9")
+    assert [i.name for i in model.graph.inputs] == ["scale", "tokens"]
+    inputs = {"scale": np.float32([2, 3]), "tokens": np.int64([[1, 2, 3], [4, 5, 9]])}
+    expected = network(torch.from_numpy(inputs["tokens"]), torch.from_numpy(inputs["scale"])).detach().numpy()
+    (got,) = Runtime(to_bytes(model), optimised=False).run(inputs).values()
+    np.testing.assert_array_equal(got, expected)
+    with pytest.raises(InputSpecError, match="has no input 'token'; did you mean 'tokens'"):
+        NamedNetwork(network, ["token", "scale"])
+    with pytest.raises(InputSpecError, match="takes 2 inputs, but 1 are described"):
+        NamedNetwork(network, ["x"])
+
+
+def test_an_output_that_is_an_input_or_comes_twice_gets_a_name_of_its_own() -> None:
+    network = Net()
+    network.forward = lambda x: (x, x + 1, x)  # type: ignore[method-assign]
+    model = captured(network)
+    assert [o.name for o in model.graph.outputs] == ["output_0", "output_1", "output_2"]
+    agrees(network, model, (1, 3, 4))
+
+
+def fixed_view(x: Tensor) -> Tensor:
+    return x.reshape(x.shape[0], 8 * 16)
+
+
+def fixed_assert(x: Tensor) -> Tensor:
+    assert x.shape[2] == 16
+    return x
+
+
+def fixed_number(x: Tensor) -> Tensor:
+    return x * int(x.shape[2])
+
+
+@pytest.mark.parametrize(
+    "tail", [fixed_view, fixed_assert, fixed_number, nn.Sequential(nn.Flatten(), nn.Linear(128, 2))]
+)
+def test_a_length_that_the_network_fixes_is_named_with_the_users_line(tail) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(CaptureError) as caught:
+        captured(Net(tail))
+    message = str(caught.value)
+    assert "dimension 'L' (axis 2 of 'x') cannot stay dynamic" in message
+    assert "test_capture.py:" in message
+    assert "--input x=FP32[N,3,18]" in message
+    if not isinstance(tail, nn.Module):
+        assert f"in {tail.__name__}" in message
+    network = Net(tail).eval()
+    agrees(network, captured(network, "x=FP32[N,3,18]"), (1, 3, 18), (4, 3, 18))
+
+
+def branch(x: Tensor) -> Tensor:
+    return x if x.sum() > 0 else -x
+
+
+def through_numpy(x: Tensor) -> Tensor:
+    return torch.from_numpy(x.numpy() * 2)
+
+
+def random_dropout(x: Tensor) -> Tensor:
+    return F.dropout(x, 0.5)
+
+
+def batch_statistics(x: Tensor) -> Tensor:
+    return F.batch_norm(x, None, None, training=True)
+
+
+def noise(x: Tensor) -> Tensor:
+    return x + torch.randn_like(x)
+
+
+def unsupported(x: Tensor) -> Tensor:
+    return torch.special.bessel_j0(x)
+
+
+def unsupported_inside(x: Tensor) -> Tensor:
+    return torch.linalg.svdvals(x)
+
+
+@pytest.mark.parametrize(
+    ("tail", "expected"),
+    [
+        (branch, "decides by the values of its input"),
+        (through_numpy, "leaves torch for NumPy"),
+        (random_dropout, "training=self.training"),
+        (batch_statistics, "normalises by the statistics of its batch"),
+        (noise, "draws random numbers"),
+        (unsupported, "no counterpart for the operator"),
+        (unsupported_inside, "no counterpart for the operator aten._linalg_svd"),
+    ],
+)
+def test_what_torch_cannot_capture_is_said_in_a_persons_terms_with_their_line(tail, expected: str, capfd) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(CaptureError) as caught:
+        captured(Net(tail))
+    message = str(caught.value)
+    assert expected in message
+    assert "test_capture.py:" in message
+    assert "\n" not in message
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_input_changed_in_place_is_read_before_the_change_and_left_alone() -> None:
+    class InPlace(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x += 1
+            return x * 2
+
+    agrees(lambda x: (x + 1) * 2, captured(InPlace()), (1, 3, 4))
+    x = np.ones((1, 3, 4), np.float32)
+    NamedNetwork(InPlace(), ["x"]).run({"x": x})
+    assert (x == 1).all()
+
+
+def test_modules_that_train_after_eval_are_refused_with_the_reason() -> None:
+    class Stubborn(nn.Dropout):
+        def train(self, mode: bool = True) -> nn.Module:
+            return super().train(True)
+
+    with pytest.raises(CaptureError, match="'1' \\(Stubborn\\) stays in training mode"):
+        refuse_training_modules(nn.Sequential(nn.ReLU(), Stubborn()).eval())
+    with pytest.raises(CaptureError, match="keeps no running statistics"):
+        refuse_training_modules(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)).eval())
+    refuse_training_modules(nn.Sequential(nn.BatchNorm1d(3), nn.InstanceNorm1d(3), nn.Dropout()).eval())
+
+
+def test_two_dimensions_that_must_be_equal_are_named() -> None:
+    class Add(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return a + b
+
+    with pytest.raises(CaptureError, match="'L' and 'M' to be equal"):
+        captured(Add(), "a=FP32[N,L];b=FP32[N,M]", M=18)
+    captured(Add(), "a=FP32[N,L];b=FP32[N,L]")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "operator"),
+    [
+        (nn.LSTM, {"batch_first": True}, "LSTM"),
+        (nn.LSTM, {"bidirectional": True, "num_layers": 2, "batch_first": True}, "LSTM"),
+        (nn.GRU, {"bidirectional": True}, "GRU"),
+    ],
+)
+def test_a_recurrent_layer_stays_one_node_and_its_length_dynamic(kind, options, operator: str) -> None:  # type: ignore[no-untyped-def]
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = kind(8, 5, **options)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x.permute(0, 2, 1) if options.get("batch_first") else x.permute(2, 0, 1))[0]
+
+    network = Net(Recurrent()).eval()
+    model = captured(network)
+    assert operators(model).count(operator) == options.get("num_layers", 1)
+    agrees(network, model, (1, 3, 4), (3, 3, 30))

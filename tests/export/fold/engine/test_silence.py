@@ -1,0 +1,142 @@
+"""A channel scaled by 0 holds its constant before the BatchNorm already, so its scale can be undone."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from tests.export.fold.graphs import folded, graph, net_of, norm, operators, same_function, weights
+
+from normfold.export.fold.engine.silence import silence_zero_scales
+from normfold.export.fold.ops.activations import Scaling
+
+LENGTHS = ((2, 3, 12), (3, 3, 23))
+GAMMA, BETA = [1, 0, -1, 0], [1, 2, 3, -4]
+
+
+def around(nodes: str, more: str = "") -> str:
+    return f"(float[N,3,L] x) => (float[N,5,M] y{more}) {{ c = Conv(x, w) {nodes} }}"
+
+
+def model_of(nodes: str, more: str = "", beta: list[int] = BETA) -> onnx.ModelProto:
+    given = norm("n", 4, gamma=GAMMA, beta=beta)
+    return graph(around(nodes, more), w=weights(4, 3, 3), v=weights(5, 4, 3), u=weights(4, 3, 3, seed=1), **given)
+
+
+def silenced(model: onnx.ModelProto) -> tuple[int, Scaling]:
+    net = net_of(model)
+    target = next(op for op in net.ops if isinstance(op, Scaling))
+    return silence_zero_scales(target), target
+
+
+BETWEEN = [
+    "n0 = Identity(c)",
+    "n0 = Relu(c)",
+    "n0 = LeakyRelu(c)",
+    "n0 = Sigmoid(c)",
+    "n0 = Clip(c, lo, hi)",
+    "a = Relu(c) n0 = MaxPool<kernel_shape=[2]>(a)",
+    "a = Relu(c) n0 = AveragePool<kernel_shape=[2]>(a)",
+    "b = Conv(x, u) n0 = Add(c, b)",
+    "b = Conv(x, u) n0 = Sub(b, c)",
+    "n0 = Slice(c, one, large, axis)",
+    "n0 = Gather<axis=1>(c, turned)",
+    "b = Conv(x, u) m = Concat<axis=1>(b, c) n1, n0 = Split<axis=1>(m, halves)",
+]
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+def test_nothing_scales_by_0_after_what_is_private_before_it(between: str) -> None:
+    model = model_of(f"{between} n = BN(n0, n) y = Conv<pads=[1,1]>(n, v)")
+    held = [onnx.numpy_helper.from_array(np.float32(v), k) for k, v in (("lo", -1.0), ("hi", 1.5))]
+    places = {"one": [1], "large": [99], "axis": [2], "turned": [3, 2, 1, 0], "halves": [4, 4]}
+    held += [onnx.numpy_helper.from_array(np.array(v), k) for k, v in places.items()]
+    model.graph.initializer.extend(held)
+    count, target = silenced(model)
+    assert count > 0
+    assert np.count_nonzero(target.params.scale == 0) == 2 - count
+    after, report = folded(model)
+    assert report.affines_after == 0
+    same_function(model, after, *LENGTHS)
+
+
+def test_a_channel_that_is_picked_twice_is_not_silenced() -> None:
+    # The second copy is scaled by 1: what it shows must stay.
+    model = model_of("g = Gather<axis=1>(c, twice) n = BN(g, n) y = Conv<pads=[1,1]>(n, v)")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, 2, 2, 3]), "twice"))
+    assert silenced(model)[0] == 0
+    after, _ = folded(model)
+    same_function(model, after, *LENGTHS)
+
+
+def test_halves_of_a_concat_are_silenced_each_in_its_branch() -> None:
+    text = """(float[N,3,L] x) => (float[N,5,M] y) {
+        a = Conv(x, w)  b = Conv(x, u)  j = Concat<axis=1>(a, b)
+        r = Relu(j)  n = BN(r, n)  y = Conv<pads=[1,1]>(n, v) }"""
+    given = norm("n", 4, gamma=[0, 1, 0, -1], beta=[1, 2, 3, 4])
+    model = graph(text, w=weights(1, 3, 3), u=weights(3, 3, 3), v=weights(5, 4, 3), **given)
+    assert silenced(model)[0] == 2
+    after, report = folded(model)
+    assert report.affines_after == 0
+    same_function(model, after, *LENGTHS)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "more"),
+    [
+        ("r = Relu(c) n = BN(r, n) a = Conv(n, v) s = Sigmoid(r) b = Conv(s, v) y = Add(a, b)", ""),
+        ("r = Relu(c) n = BN(r, n) y = Conv(n, v)", ", float[N,4,M] r"),
+        ("r = Relu(c) n = BN(r, n) y = Conv(n, v)", ", float[N,4,M] c"),
+    ],
+)
+def test_a_channel_that_is_read_elsewhere_too_is_not_silenced(nodes: str, more: str) -> None:
+    model = model_of(nodes, more)
+    assert silenced(model)[0] == 0
+    after, _ = folded(model)
+    same_function(model, after, *LENGTHS)
+
+
+def test_a_channel_of_the_input_is_not_silenced() -> None:
+    text = "(float[N,3,L] x) => (float[N,5,M] y) { n = BN(x, n) y = Conv(n, v) }"
+    model = graph(text, v=weights(5, 3, 3), **norm("n", 3, gamma=[0, 1, 2]))
+    assert silenced(model)[0] == 0
+    after, report = folded(model)
+    assert operators(after) == ["Conv"]
+    assert report.affines_after == 0
+    same_function(model, after, *LENGTHS)
+
+
+def test_a_channel_behind_what_cannot_hold_a_constant_is_not_silenced() -> None:
+    model = model_of("s = Softmax<axis=2>(c) n = BN(s, n) y = Conv(n, v)")
+    assert silenced(model)[0] == 0
+    after, _ = folded(model)
+    same_function(model, after, *LENGTHS)
+
+
+def test_a_mean_that_counts_zeros_does_not_keep_a_constant() -> None:
+    model = model_of(
+        "p = AveragePool<kernel_shape=[3],pads=[1,1],count_include_pad=1>(c) n = BN(p, n) y = Conv(n, v)",
+        beta=[1, 2, 3, 4],
+    )
+    silenced(model)
+    after, _ = folded(model)
+    same_function(model, after, *LENGTHS)
+
+
+def test_all_channels_scaled_by_0_make_a_network_of_constants() -> None:
+    given = norm("n", 4, gamma=[0, 0, 0, 0], beta=[1, -2, 0, 3])
+    model = graph(
+        around("r = Relu(c) n = BN(r, n) y = Conv<pads=[1,1]>(n, v)"), w=weights(4, 3, 3), v=weights(5, 4, 3), **given
+    )
+    after, report = folded(model)
+    assert report.affines_after == 0
+    same_function(model, after, *LENGTHS)
+
+
+def test_gamma_and_beta_of_0_remove_a_channel_altogether() -> None:
+    given = norm("n", 4, gamma=[1, 0, -1, 2], beta=[1, 0, 2, 3], mean=[0, 5, 0, 0])
+    model = graph(around("r = Relu(c) n = BN(r, n) y = Conv(n, v)"), w=weights(4, 3, 3), v=weights(5, 4, 3), **given)
+    after, report = folded(model)
+    assert report.channels_removed == 1
+    assert operators(after) == ["Conv", "Conv", "Relu"]
+    same_function(model, after, *LENGTHS)

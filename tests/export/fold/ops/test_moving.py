@@ -1,0 +1,518 @@
+"""Operators that only move entries let any affine pass, as long as its channels can be followed."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from tests.export.fold.graphs import (
+    Array,
+    folded,
+    folds_to,
+    graph,
+    norm,
+    operator,
+    operators,
+    same_function,
+    same_in_onnxruntime,
+    stays,
+    weights,
+)
+
+from normfold.export.fold.affine import Affine
+from normfold.export.fold.net import Gauges, Refused, Widening
+from normfold.export.fold.ops.moving import aligned
+
+LENGTHS = ((2, 3, 12), (3, 3, 23))
+
+
+def behind(nodes: str, out: str = "N,5,M") -> str:
+    """A BatchNorm behind a ReLU, so that it goes forward through the nodes."""
+    return f"(float[N,3,L] x) => (float[{out}] y) {{ c = Conv(x, w) r = Relu(c) n = BN(r, n) {nodes} }}"
+
+
+def before(nodes: str, out: str = "N,C,M") -> str:
+    """A BatchNorm m before a sigmoid, so that it goes back through the nodes."""
+    return f"(float[N,3,L] x) => (float[{out}] y) {{ c = Conv(x, w) {nodes} b = BN(m, n) y = Sigmoid(b) }}"
+
+
+def given(**more: Array) -> dict[str, Array]:
+    return {"w": weights(4, 3, 3), **norm("n", 4), **more}
+
+
+# --- transpose --------------------------------------------------------------------------------------------------------
+
+
+def test_an_affine_goes_forward_through_a_transpose() -> None:
+    nodes = "t = Transpose<perm=[0,2,1]>(n) p = MatMul(t, v) y = Add(p, b)"
+    model = graph(behind(nodes, "N,M,5"), **given(v=weights(4, 5), b=weights(5)))
+    folds_to(model, "Conv Relu Transpose MatMul Add", *LENGTHS)
+
+
+def test_an_affine_goes_back_through_transposes() -> None:
+    nodes = "t = Transpose<perm=[0,2,1]>(c) m = Transpose<perm=[0,2,1]>(t)"
+    folds_to(graph(before(nodes), **given()), "Conv Transpose Transpose Sigmoid", *LENGTHS)
+
+
+def test_a_transpose_without_perm_turns_all_axes_over() -> None:
+    text = "(float[3,4] x) => (float[4,3] y) { s = Mul(x, g) t = Transpose(s) y = Sigmoid(t) }"
+    op = operator(graph(text, g=weights(4)), "Transpose")
+    gauge = Affine.along(1, 2, np.arange(1.0, 5), np.zeros(4))
+    assert op.spread(Gauges({op.inputs[0]: gauge}))[op.outputs[0]].scale.shape == (4, 1)
+    assert op.widen({op.inputs[0]: Widening(1, 4)})[op.outputs[0]].axis == 0
+    assert op.widen({op.outputs[0]: Widening(0, 4)})[op.inputs[0]].axis == 1
+
+
+# --- reshape, flatten, squeeze, unsqueeze -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17, 21])
+@pytest.mark.parametrize("op", ["Squeeze", "Unsqueeze"])
+def test_an_affine_goes_through_axes_of_length_1_named_as_attribute_or_input(op: str, opset: int) -> None:
+    attribute, extra = ("", ", a") if opset >= 13 else ("<axes=[-1]>", "")
+    arrays = {"a": np.array([-1])} if opset >= 13 else {}
+    if op == "Squeeze":
+        text = behind(f"g = GlobalAveragePool(n) s = Squeeze{attribute}(g{extra}) y = Gemm(s, v)", "N,5")
+        model = graph(text, opset=opset, **given(v=weights(4, 5), **arrays))
+        folds_to(model, "Conv Relu GlobalAveragePool Squeeze Gemm", *LENGTHS)
+    else:
+        text = behind(f"u = Unsqueeze{attribute}(n{extra}) y = Conv(u, v)", "N,5,M,1")
+        model = graph(text, opset=opset, **given(v=weights(5, 4, 1, 1), **arrays))
+        folds_to(model, "Conv Relu Unsqueeze Conv", *LENGTHS)
+
+
+@pytest.mark.parametrize(
+    "nodes", ["f = Flatten(n)", "f = Flatten<axis=-2>(n)", "f = Reshape(n, all)", "f = Reshape(n, kept)"]
+)
+def test_a_flattened_affine_goes_into_the_linear_layer_behind(nodes: str) -> None:
+    text = behind(f"{nodes} y = Gemm<transB=1>(f, v)", "N,5").replace("float[N,3,L]", "float[N,3,7]")
+    model = graph(text, **given(v=weights(5, 20), all=np.array([-1, 20]), kept=np.array([0, -1])))
+    folds_to(model, f"Conv Relu {nodes.split()[2].partition('(')[0].partition('<')[0]} Gemm", (2, 3, 7))
+
+
+def test_an_affine_goes_back_through_a_reshape_that_splits_the_channels() -> None:
+    text = """(float[N,3,5] x) => (float[N,4,5] y) {
+        c = Conv(x, w)  r = Reshape(c, s)  m = Mul(r, g)  z = Sigmoid(m)  y = Reshape(z, e) }"""
+    model = graph(text, w=weights(4, 3, 1), s=np.array([0, 2, 2, 5]), e=np.array([0, 4, 5]), g=weights(2, 1, 1))
+    folds_to(model, "Conv Reshape Sigmoid Reshape", (2, 3, 5))
+
+
+def test_positions_that_are_flattened_with_channels_into_another_axis_are_followed_or_refused() -> None:
+    # (N, 4, 6) read as (N, 6, 4): a channel's entries scatter over both axes.
+    text = behind("f = Reshape(n, s) y = Conv(f, v)", "N,5,4").replace("float[N,3,L]", "float[N,3,8]")
+    model = graph(text, **given(v=weights(5, 6, 1), s=np.array([0, 6, 4])))
+    stays(model, "weighs whole channels, and here the scale differs within one", (2, 3, 8))
+
+
+def test_dynamic_lengths_that_are_mixed_cannot_be_followed() -> None:
+    text = "(float[N,3,L] x) => (float[A,B] y) { s = Sigmoid(x) n = BN(s, n) f = Reshape(n, t) y = Tanh(f) }"
+    _, report = folded(graph(text, t=np.array([-1, 3]), **norm("n", 3)))
+    assert "mixes axes of dynamic length, so no channel can be followed through it" in "; ".join(
+        report.folds[0].reasons
+    )
+
+
+def test_a_computed_shape_is_followed_by_the_lengths_that_are_known() -> None:
+    nodes = """a = Shape(x)  b = Gather(a, zero)  d = Concat<axis=0>(b, rest)
+        p = ReduceMean<axes=[2]>(n)  f = Reshape(p, d)  y = Gemm(f, v)"""
+    model = graph(behind(nodes, "N,5"), **given(v=weights(4, 5), zero=np.array([0]), rest=np.array([4])))
+    after, report = folded(model)
+    assert report.affines_after == 0
+    same_function(model, after, *LENGTHS)
+
+
+@pytest.mark.parametrize(
+    ("shape", "target", "groups"),
+    [
+        (("N", 4, 6), ("N", 24), [((0,), (0,)), ((1, 2), (1,))]),
+        (("N", 4, "L"), ("N", 2, 2, "L"), [((0,), (0,)), ((1,), (1, 2)), ((2,), (3,))]),
+        (("N", 4, 1, "L"), ("N", 4, "L"), None),
+        ((2, 3, 4), (6, 4), [((0, 1), (0,)), ((2,), (1,))]),
+        (("N", 4, "L"), ("A", 4), None),
+        (("N", 38, 64), ("38*N", 64), [((0, 1), (0,)), ((2,), (1,))]),
+        (("38*N", 64), ("N", 38, 64), [((0,), (0, 1)), ((1,), (2,))]),
+        (("N", "L", 4), ("L*N", 4), [((0, 1), (0,)), ((2,), (1,))]),
+        (("N", "L", 4), ("N + L", 4), None),
+        (("2*N", 4), ("N", 4), None),
+    ],
+)
+def test_axes_are_aligned_in_the_finest_groups(shape: tuple, target: tuple, groups: list | None) -> None:
+    found = aligned(shape, target)
+    if groups is not None:
+        assert found == groups
+    elif found is not None:  # an axis of length 1 may go with either neighbour
+        assert all(len(right) == 1 for _, right in found)
+
+
+# --- concat, split, slice, gather -------------------------------------------------------------------------------------
+
+
+def test_a_batchnorm_behind_a_concat_goes_back_into_every_branch() -> None:
+    nodes = "d = Conv(x, u) e = Conv<pads=[1,1]>(x, k) m = Concat<axis=1>(c, d, e)"
+    arrays = {"w": weights(4, 3, 3), "u": weights(2, 3, 3), "k": weights(3, 3, 5), **norm("n", 9)}
+    folds_to(graph(before(nodes), **arrays), "Conv Conv Conv Concat Sigmoid", *LENGTHS)
+
+
+@pytest.mark.parametrize("gamma", ["positive", "mixed"])
+def test_a_batchnorm_passes_circular_padding_of_a_dynamic_length(gamma: str) -> None:
+    nodes = "r = Sigmoid(c) n = BN(r, n) a = Slice(n, last, end, two) b = Slice(n, zero, one, two) p = Concat<axis=2>(a, n, b)"
+    ends = {"last": [-1], "end": [np.iinfo(np.int64).max], "zero": [0], "one": [1], "two": [2]}
+    model = graph(
+        f"(float[N,3,L] x) => (float[N,5,M] y) {{ c = Conv(x, w) {nodes} y = Conv(p, v) }}",
+        w=weights(4, 3, 3),
+        v=weights(5, 4, 3),
+        **{name: np.array(value, np.int64) for name, value in ends.items()},
+        **norm("n", 4, gamma=gamma),
+    )
+    folds_to(model, "Conv Sigmoid Slice Slice Concat Conv", (2, 3, 9), (1, 3, 17))
+
+
+def test_positions_of_two_tensors_are_joined_only_where_both_are_scaled_alike() -> None:
+    nodes = "a = Conv(x, w) n = BN(a, n) p = Concat<axis=2>(n, x) y = Conv(p, v)"
+    model = graph(
+        f"(float[N,3,L] x) => (float[N,5,M] y) {{ {nodes} }}", w=weights(3, 3, 1), v=weights(5, 3, 1), **norm("n", 3)
+    )
+    folds_to(model, "Conv Concat Conv", (2, 3, 9))
+    other = graph(
+        "(float[N,3,L] x) => (float[N,5,M] y) { a = Sigmoid(x) n = BN(a, n) p = Concat<axis=2>(n, x) y = Conv(p, v) }",
+        v=weights(5, 3, 1),
+        **norm("n", 3),
+    )
+    stays(other, "not all of them are scaled alike", (2, 3, 9))
+
+
+def test_batchnorms_before_a_concat_go_forward_into_its_reader() -> None:
+    nodes = """d = Conv(x, u)  e = Sigmoid(d)  o = BN(e, m)  f = Conv(x, u)
+        j = Concat<axis=1>(n, f, o)  y = Conv<pads=[1,1]>(j, v)"""
+    model = graph(behind(nodes), **given(u=weights(2, 3, 3), v=weights(5, 8, 3), **norm("m", 2)))
+    folds_to(model, "Conv Relu Conv Sigmoid Conv Concat Conv", *LENGTHS)
+
+
+def test_one_tensor_joined_twice_takes_one_affine_only() -> None:
+    nodes = "m = Concat<axis=1>(c, c)"
+    model = graph(before(nodes), w=weights(4, 3, 3), **norm("n", 8))
+    stays(model, "joins 'c' twice, and the two would need different scales", *LENGTHS)
+
+
+def test_a_tensor_joined_with_itself_takes_the_same_affine_on_both_sides() -> None:
+    nodes = "m = Concat<axis=1>(c, c)"
+    one = norm("n", 4, gamma="positive")
+    model = graph(before(nodes), w=weights(4, 3, 3), **{k: np.tile(v, 2) for k, v in one.items()})
+    folds_to(model, "Conv Concat Sigmoid", *LENGTHS)
+
+
+def test_a_constant_joined_to_the_channels_lets_nothing_pass_and_stays_what_it_is() -> None:
+    text = (
+        "(float[1,3,6] x) => (float[1,5,6] y) { c = Sigmoid(x) n = BN(c, n) j = Concat<axis=1>(n, k) y = Conv(j, v) }"
+    )
+    model = graph(text, k=weights(1, 1, 6), v=weights(5, 4, 1), **norm("n", 3))
+    after, _ = folded(model)
+    same_function(model, after, (1, 3, 6))
+
+
+SPLITS = [
+    ("Split<axis=1,split=[1,3]>(n)", 11),
+    ("Split<axis=1,split=[1,3]>(n)", 12),
+    ("Split<axis=1>(n, sizes)", 13),
+    ("Split<axis=-2>(n, sizes)", 18),
+]
+
+
+@pytest.mark.parametrize(("split", "opset"), SPLITS)
+def test_an_affine_goes_forward_through_a_split(split: str, opset: int) -> None:
+    nodes = f"a, b = {split} d = Conv<pads=[1,1]>(a, v) e = Conv(b, k) y = Concat<axis=2>(d, e)"
+    arrays = {"sizes": np.array([1, 3])} if opset >= 13 else {}
+    model = graph(behind(nodes), opset=opset, **given(v=weights(5, 1, 3), k=weights(5, 3, 1), **arrays))
+    folds_to(model, "Conv Relu Split Conv Conv Concat", *LENGTHS)
+
+
+EQUAL = [("Split<axis=1>(n)", 13), ("Split<axis=1,num_outputs=2>(n)", 18)]
+EQUAL.insert(0, ("Split<axis=1>(n)", 11))
+
+
+@pytest.mark.parametrize(("split", "opset"), EQUAL)
+def test_a_split_into_equal_parts_names_its_sizes_where_one_part_gets_a_carrier(split: str, opset: int) -> None:
+    nodes = f"a, b = {split} d = Conv<pads=[1,1]>(a, v) e = Conv(b, k) y = Concat<axis=2>(d, e)"
+    model = graph(behind(nodes), opset=opset, **given(v=weights(5, 2, 3), k=weights(5, 2, 1)))
+    folds_to(model, "Conv Relu Split Conv Conv Concat", *LENGTHS)
+
+
+def test_affines_behind_a_split_go_back_slice_by_slice() -> None:
+    text = """(float[N,3,L] x) => (float[N,1,M] y, float[N,3,M] z) {
+        c = Conv(x, w)  a, b = Split<axis=1>(c, sizes)  m = BN(a, m)  n = BN(b, n)  y = Sigmoid(m)  z = Tanh(n) }"""
+    model = graph(text, w=weights(4, 3, 3), sizes=np.array([1, 3]), **norm("m", 1), **norm("n", 3))
+    folds_to(model, "Conv Split Sigmoid Tanh", *LENGTHS)
+
+
+@pytest.mark.parametrize("sizes", [[0, 4], [4, 0], [1, 0, 3]])
+def test_an_empty_part_of_a_split_is_no_trouble(sizes: list[int]) -> None:
+    parts = ["a", "b", "d"][: len(sizes)]
+    names = ", ".join(parts)
+    nodes = f"{names} = Split<axis=1>(n, sizes) j = Concat<axis=1>({names}) y = Conv<pads=[1,1]>(j, v)"
+    model = graph(behind(nodes), **given(v=weights(5, 4, 3), sizes=np.array(sizes)))
+    after, report = folded(model)
+    assert report.affines_after == 0
+    same_function(model, after, *LENGTHS)
+
+
+CHANNELS = [
+    ("Slice(n, one, three, axis)", 13),
+    ("Slice<starts=[1],ends=[3],axes=[1]>(n)", 9),
+    ("Slice(n, one, large, axis, two)", 13),
+    ("Slice(n, minus1, far, axis, minus1)", 13),
+    ("Gather<axis=1>(n, index)", 13),
+    ("Gather<axis=-2>(n, negative)", 13),
+]
+ENDS = {
+    "one": np.array([1]),
+    "three": np.array([3]),
+    "axis": np.array([1]),
+    "two": np.array([2]),
+    "large": np.array([2**63 - 1]),
+    "minus1": np.array([-1]),
+    "far": np.array([-(2**63) + 1]),
+    "index": np.array([2, 0, 2]),
+    "negative": np.array([-1, 0]),
+}
+
+
+@pytest.mark.parametrize(("pick", "opset"), CHANNELS)
+def test_an_affine_goes_with_the_channels_that_are_picked(pick: str, opset: int) -> None:
+    count = {"Slice(n, minus1, far, axis, minus1)": 4, "Gather<axis=1>(n, index)": 3}.get(pick, 2)
+    model = graph(behind(f"s = {pick} y = Conv(s, v)"), opset=opset, **given(v=weights(5, count, 1), **ENDS))
+    after, report = folded(model)
+    assert report.affines_after == 0
+    assert "BatchNormalization" not in operators(after)
+    same_function(model, after, *LENGTHS)
+
+
+@pytest.mark.parametrize("slice_", ["Slice(n, one, large, axis2)", "Slice(n, one, large, axis2, two)"])
+def test_an_affine_goes_through_a_slice_of_positions(slice_: str) -> None:
+    model = graph(
+        behind(f"s = {slice_} y = Conv<pads=[1,1]>(s, v)"),
+        **given(v=weights(5, 4, 3), **ENDS, axis2=np.array([-1])),
+    )
+    folds_to(model, "Conv Relu Slice Conv", *LENGTHS)
+
+
+def test_an_affine_goes_through_a_slice_of_positions_with_computed_ends() -> None:
+    # Shape inference names no length of such a slice, not that of the channels either; a carrier needs it.
+    text = """(float[N,3,L] x, int64[1] e) => (float[A,5,B] y) {
+        c = Conv(x, w)  r = Relu(c)  n = BN(r, n)  s = Slice(n, e, large, axis)  y = Conv<pads=[1,1]>(s, v) }"""
+    model = graph(text, large=np.array([9]), axis=np.array([2]), **given(v=weights(5, 4, 3)))
+    folds_to(model, "Conv Relu Slice Conv", *LENGTHS)
+
+
+@pytest.mark.parametrize("index", ["places", "k"])
+def test_an_affine_goes_through_a_gather_of_positions(index: str) -> None:
+    # "places" is computed, "k" is constant and the length that it picks from dynamic.
+    nodes = f"""z = Shape<start=2,end=3>(n)  last = Sub(z, k)  places = Concat<axis=0>(k, last)
+        g = Gather<axis=2>(n, {index})  y = Conv(g, v)"""
+    model = graph(behind(nodes), **given(v=weights(5, 4, 1), k=np.array([1])))
+    after, report = folded(model)
+    assert report.affines_after == 0
+    same_function(model, after, *LENGTHS)
+
+
+def test_an_affine_of_positions_does_not_go_through_a_gather_by_computed_places() -> None:
+    text = """(float[N,3,6] x, int64[2] e) => (float[N,3,2] y) {
+        s = Sigmoid(x)  m = Mul(s, g)  k = Gather<axis=2>(m, e)  y = Conv(k, v) }"""
+    _, report = folded(graph(text, g=weights(6), v=weights(3, 3, 1)))
+    assert "here the scale differs from position to position" in "; ".join(report.folds[0].reasons)
+
+
+@pytest.mark.parametrize("gamma", ["positive", "mixed"])
+def test_an_affine_goes_through_an_expand_of_positions(gamma: str) -> None:
+    # PointNet repeats what it knows of the whole cloud at each of its points.
+    text = """(float[N,3,L] x) => (float[N,5,L] y) {
+        c = Conv(x, w)  r = Relu(c)  g = ReduceMax<axes=[2], keepdims=1>(r)  n = BN(g, n)
+        i = Shape(r)  e = Expand(n, i)  m = Concat<axis=1>(r, e)  y = Conv(m, v) }"""
+    model = graph(text, w=weights(4, 3, 1), v=weights(5, 8, 1), **norm("n", 4, gamma=gamma))
+    inferred = onnx.shape_inference.infer_shapes(model)
+    inferred.graph.value_info.append(onnx.helper.make_tensor_value_info("e", onnx.TensorProto.FLOAT, ["N", 4, "L"]))
+    folds_to(inferred, "Conv Relu ReduceMax Shape Expand Concat Conv", *LENGTHS)
+
+
+def test_an_affine_by_channel_does_not_go_back_through_an_expand_of_one_channel() -> None:
+    text = """(float[N,1,L] x) => (float[N,4,L] y) {
+        c = Conv(x, w)  e = Expand(c, s)  n = BN(e, n)  y = Sigmoid(n) }"""
+    model = graph(text, w=weights(1, 1, 1), s=np.array([1, 4, 1]), **norm("n", 4))
+    stays(model, "mixes positions, and here the scale differs from position to position", (2, 1, 12), (3, 1, 23))
+
+
+def test_a_slice_with_computed_ends_lets_nothing_pass_along_its_axis() -> None:
+    text = """(float[N,3,6] x, int64[1] e) => (float[N,3,M] y) {
+        s = Sigmoid(x)  m = Mul(s, g)  k = Slice(m, one, e, axis)  y = Tanh(k) }"""
+    model = graph(text, one=np.array([1]), axis=np.array([2]), g=weights(6))
+    _, report = folded(model)
+    assert "cuts positions, and here the scale differs from position to position" in "; ".join(report.folds[0].reasons)
+
+
+# --- pad --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["reflect", "edge"])
+@pytest.mark.parametrize("gamma", ["positive", "mixed"])
+def test_any_affine_goes_through_mirrored_and_repeated_edges(mode: str, gamma: str) -> None:
+    text = behind(f'p = Pad<mode="{mode}">(n, pads) y = Conv(p, v)')
+    arrays = {"w": weights(4, 3, 3), "v": weights(5, 4, 3), "pads": np.array([0, 0, 2, 0, 0, 1])}
+    folds_to(graph(text, **arrays, **norm("n", 4, gamma=gamma)), "Conv Relu Pad Conv", *LENGTHS)
+
+
+def test_any_affine_goes_through_circular_padding() -> None:
+    text = behind('p = Pad<mode="wrap">(n, pads) y = Conv(p, v)')
+    model = graph(text, opset=19, **given(v=weights(5, 4, 3), pads=np.array([0, 0, 2, 0, 0, 1])))
+    folds_to(model, "Conv Relu Pad Conv", *LENGTHS)
+
+
+PADS = [
+    ("Pad(n, pads)", 11),
+    ("Pad(n, pads, zero)", 13),
+    ("Pad(n, ends, , axes)", 18),
+    ("Pad<pads=[0,0,2,0,0,1]>(n)", 10),
+]
+
+
+@pytest.mark.parametrize(("pad", "opset"), PADS)
+def test_zeros_put_before_a_mean_let_a_scale_pass(pad: str, opset: int) -> None:
+    text = """(float[N,3,L] x) => (float[N,5,1] y) {
+        c = Conv(x, w)  r = Relu(c)  n = Mul(r, g)  p = %s  a = GlobalAveragePool(p)  y = Conv(a, v) }"""
+    arrays = {
+        "pads": np.array([0, 0, 2, 0, 0, 1]),
+        "zero": np.float32(0),
+        "ends": np.array([2, 1]),
+        "axes": np.array([-1]),
+    }
+    model = graph(text % pad, opset=opset, w=weights(4, 3, 3), v=weights(5, 4, 1), g=weights(4, 1), **arrays)
+    folds_to(model, "Conv Relu Pad GlobalAveragePool Conv", *LENGTHS)
+
+
+def test_zeros_before_anything_but_a_convolution_do_not_take_a_shift() -> None:
+    text = "(float[N,3,L] x) => (float[N,3,M] y) { s = Sigmoid(x) n = BN(s, n) p = Pad(n, pads) y = Tanh(p) }"
+    sentence = "'Pad_2' (Pad) pads with zeros, which do not take the shift"
+    stays(graph(text, pads=np.array([0, 0, 1, 0, 0, 1]), **norm("n", 3)), sentence, *LENGTHS)
+
+
+def test_padding_with_another_value_lets_nothing_pass() -> None:
+    text = "(float[N,3,L] x) => (float[N,3,M] y) { s = Sigmoid(x) n = BN(s, n) p = Pad(n, pads, one) y = Tanh(p) }"
+    model = graph(text, pads=np.array([0, 0, 1, 0, 0, 1]), one=np.float32(1), **norm("n", 3))
+    stays(model, "'Pad_2' (Pad) is not linear", *LENGTHS)
+
+
+def test_negative_padding_cuts_positions_and_lets_everything_pass() -> None:
+    model = graph(
+        behind("p = Pad(n, pads) y = Conv(p, v)"), **given(v=weights(5, 4, 1), pads=np.array([0, 0, -1, 0, 0, 0]))
+    )
+    after, report = folded(model)
+    assert report.affines_after == 0
+    same_in_onnxruntime(model, after, *LENGTHS)
+
+
+def test_channels_of_zeros_behind_the_others_take_a_scale_but_no_shift() -> None:
+    model = graph("(float[N,2,L] x) => (float[N,4,L] y) { y = Pad(x, p) }", p=np.array([0, 0, 0, 0, 2, 0]))
+    op = operator(model, "Pad")
+    (x,), (y,) = op.inputs, op.outputs
+    back = op.spread(Gauges({y: Affine.along(1, 3, np.arange(1.0, 5), np.float64([6, 7, 0, 0]))}))[x]
+    assert back.equals(Affine.along(1, 3, np.float64([1, 2]), np.float64([6, 7])))
+    with pytest.raises(Refused, match="adds channels of zeros, which do not take a shift"):
+        op.spread(Gauges({y: Affine.along(1, 3, np.ones(4), np.float64([0, 0, 0, 1]))}))
+
+
+def test_a_batchnorm_behind_channels_of_zeros_keeps_the_function() -> None:
+    model = graph(before("m = Pad(c, pads)"), w=weights(4, 3, 3), pads=np.array([0, 0, 0, 0, 2, 0]), **norm("n", 6))
+    after, _ = folded(model)
+    same_function(model, after, *LENGTHS)
+
+
+def test_channels_of_zeros_are_not_in_the_way_of_an_affine_before_them() -> None:
+    nodes = "p = Pad(n, pads) y = Conv<pads=[1,1]>(p, v)"
+    model = graph(behind(nodes), **given(v=weights(5, 6, 3), pads=np.array([0, 0, 0, 0, 2, 0])))
+    after, report = folded(model)
+    assert report.affines_after == 0
+    same_function(model, after, *LENGTHS)
+
+
+# --- one more channel -------------------------------------------------------------------------------------------------
+
+W = Widening(axis=1, index=4)
+
+
+def test_a_concat_cannot_grow_twice_or_along_another_axis() -> None:
+    op = operator(graph("(float[N,4,L] x, float[N,4,L] z) => (float[N,8,L] y) { y = Concat<axis=1>(x, z) }"), "Concat")
+    x, z = op.inputs
+    assert op.widen({x: W})[op.outputs[0]].index == 4
+    assert op.widen({z: W})[op.outputs[0]].index == 8
+    assert op.widen({op.outputs[0]: Widening(1, 8)}) == {z: W}
+    with pytest.raises(Refused, match="would grow by more than one channel"):
+        op.widen({x: W, z: W})
+    with pytest.raises(Refused, match="joins along another axis than the channels"):
+        op.widen({x: Widening(2, 4)})
+
+
+def test_a_tensor_joined_with_itself_gets_no_carrier() -> None:
+    op = operator(graph("(float[N,4,L] x) => (float[N,8,L] y) { y = Concat<axis=1>(x, x) }"), "Concat")
+    with pytest.raises(Refused, match="joins a tensor with itself"):
+        op.widen({op.inputs[0]: W})
+
+
+def test_a_split_grows_with_the_part_that_ends_where_the_new_channel_is() -> None:
+    text = "(float[N,4,L] x) => (float[N,1,L] y, float[N,3,L] z) { y, z = Split<axis=1>(x, s) }"
+    op = operator(graph(text, s=np.array([1, 3])), "Split")
+    (x,), (y, z) = op.inputs, op.outputs
+    assert op.widen({x: W}) == {z: Widening(1, 3)}
+    assert op.widen({y: Widening(1, 1)}) == {x: Widening(1, 1)}
+    with pytest.raises(Refused, match="carries a new channel only at the end of a part"):
+        op.widen({z: Widening(1, 0)})
+    with pytest.raises(Refused, match="would grow by more than one channel"):
+        op.widen({y: Widening(1, 1), z: Widening(1, 3)})
+    for tensor in (x, y):
+        with pytest.raises(Refused, match="splits another axis than the channels"):
+            op.widen({tensor: Widening(2, 5)})
+
+
+def test_channels_picked_by_number_get_no_carrier() -> None:
+    op = operator(
+        graph("(float[N,4,L] x) => (float[N,2,L] y) { y = Gather<axis=1>(x, i) }", i=np.array([0, 2])), "Gather"
+    )
+    with pytest.raises(Refused, match="picks channels by number"):
+        op.widen({op.inputs[0]: W})
+
+
+def test_a_slice_of_positions_lets_a_new_channel_pass_but_not_a_new_position() -> None:
+    text = "(float[N,4,L] x) => (float[N,4,M] y) { y = Slice(x, one, large, axis) }"
+    op = operator(graph(text, **{k: ENDS[k] for k in ("one", "large")}, axis=np.array([2])), "Slice")
+    assert op.widen({op.inputs[0]: W}) == {op.outputs[0]: W}
+    with pytest.raises(Refused, match="cuts the axis of the channels"):
+        op.widen({op.inputs[0]: Widening(2, 9)})
+
+
+def test_a_flatten_lets_a_new_channel_pass_as_a_block_of_its_positions() -> None:
+    op = operator(graph("(float[N,4,3] x) => (float[N,12] y) { y = Flatten(x) }"), "Flatten")
+    assert op.widen({op.inputs[0]: W}) == {op.outputs[0]: Widening(axis=1, index=12, count=3)}
+    with pytest.raises(Refused, match="cannot be asked for one more channel from behind"):
+        op.widen({op.outputs[0]: Widening(1, 12)})
+
+
+def test_a_reshape_that_splits_the_channels_cannot_carry_one_more() -> None:
+    op = operator(
+        graph("(float[N,4,3] x) => (float[N,2,2,3] y) { y = Reshape(x, s) }", s=np.array([0, 2, 2, 3])), "Reshape"
+    )
+    with pytest.raises(Refused, match="'Reshape_0' \\(Reshape\\) cannot carry one more channel"):
+        op.widen({op.inputs[0]: W})
+
+
+def test_a_pad_of_channels_lets_a_new_one_pass_only_beside_its_own() -> None:
+    model = graph("(float[N,4,L] x) => (float[N,7,L] y) { y = Pad(x, p) }", p=np.array([0, 1, 0, 0, 2, 0]))
+    op = operator(model, "Pad")
+    assert op.widen({op.inputs[0]: W}) == {op.outputs[0]: Widening(1, 5)}
+    with pytest.raises(Refused, match="adds channels of zeros where the new channel would be"):
+        op.widen({op.outputs[0]: Widening(1, 7)})
+
+
+def test_a_pad_of_channels_and_positions_at_once_lets_no_new_channel_pass() -> None:
+    model = graph("(float[N,4,L] x) => (float[N,5,M] y) { y = Pad(x, p) }", p=np.array([0, 1, 1, 0, 0, 0]))
+    op = operator(model, "Pad")
+    with pytest.raises(Refused, match="pads channels and positions at once"):
+        op.widen({op.inputs[0]: W})
+    with pytest.raises(Refused, match="pads an axis along which the scale differs"):
+        op.spread(Gauges({op.inputs[0]: Affine.along(1, 3, np.arange(1.0, 5), np.zeros(4))}))

@@ -1,0 +1,263 @@
+"""Pools, reductions and resizing: means let any affine pass, maxima a scale that is not negative."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.export.fold.graphs import (
+    Array,
+    folded,
+    folds_to,
+    graph,
+    norm,
+    operator,
+    operators,
+    same_function,
+    stays,
+    weight_of,
+    weights,
+)
+
+from normfold.export.fold.affine import Affine
+from normfold.export.fold.net import Gauges, Refused, Widening
+
+LENGTHS = ((2, 3, 12), (3, 3, 23))
+
+
+def around(nodes: str, tail: str = "y = Conv(z, v)") -> str:
+    return f"(float[N,3,L] x) => (float[N,5,M] y) {{ c = Conv(x, w) r = Relu(c) {nodes} {tail} }}"
+
+
+def convolutions(taps: int = 1, **more: Array) -> dict[str, Array]:
+    return {"w": weights(4, 3, 3), "v": weights(5, 4, taps), **more}
+
+
+MEANS = [
+    "AveragePool<kernel_shape=[3],strides=[2]>",
+    "AveragePool<kernel_shape=[3],pads=[1,1]>",
+    "AveragePool<kernel_shape=[3],pads=[1,0],strides=[2],ceil_mode=1>",
+    "AveragePool<kernel_shape=[3],strides=[2],count_include_pad=1>",
+    'AveragePool<kernel_shape=[3],auto_pad="SAME_UPPER">',
+    "GlobalAveragePool",
+    "ReduceMean<axes=[2],keepdims=1>",
+    "ReduceMean<axes=[-1]>",
+]
+
+
+@pytest.mark.parametrize("gamma", ["positive", "mixed"])
+@pytest.mark.parametrize("pool", MEANS)
+def test_any_affine_goes_forward_through_a_mean(pool: str, gamma: str) -> None:
+    model = graph(around(f"n = BN(r, n) z = {pool}(n)"), **convolutions(**norm("n", 4, gamma=gamma)))
+    kind = pool.partition("<")[0]
+    folds_to(model, f"Conv Relu {kind} Conv", *LENGTHS)
+
+
+@pytest.mark.parametrize("pool", MEANS)
+def test_any_affine_goes_back_through_a_mean(pool: str) -> None:
+    text = f"(float[N,3,L] x) => (float[N,4,M] y) {{ c = Conv(x, w) p = {pool}(c) n = BN(p, n) y = Sigmoid(n) }}"
+    model = graph(text, w=weights(4, 3, 3), **norm("n", 4))
+    folds_to(model, f"Conv {pool.partition('<')[0]} Sigmoid", *LENGTHS)
+
+
+MAXIMA = [
+    "MaxPool<kernel_shape=[3],strides=[2]>",
+    "MaxPool<kernel_shape=[3],pads=[1,1]>",
+    "MaxPool<kernel_shape=[2],dilations=[2],ceil_mode=1,strides=[2]>",
+    'MaxPool<kernel_shape=[4],auto_pad="SAME_LOWER">',
+    "GlobalMaxPool",
+    "ReduceMax<axes=[2]>",
+]
+
+
+@pytest.mark.parametrize("pool", MAXIMA)
+def test_a_positive_affine_goes_forward_through_a_maximum(pool: str) -> None:
+    model = graph(around(f"n = BN(r, n) z = {pool}(n)"), **convolutions(**norm("n", 4, gamma="positive")))
+    folds_to(model, f"Conv Relu {pool.partition('<')[0]} Conv", *LENGTHS)
+
+
+@pytest.mark.parametrize("pool", MAXIMA)
+def test_a_positive_affine_goes_back_through_a_maximum(pool: str) -> None:
+    text = f"(float[N,3,L] x) => (float[N,4,M] y) {{ c = Conv(x, w) p = {pool}(c) n = BN(p, n) y = Sigmoid(n) }}"
+    model = graph(text, w=weights(4, 3, 3), **norm("n", 4, gamma="positive"))
+    folds_to(model, f"Conv {pool.partition('<')[0]} Sigmoid", *LENGTHS)
+
+
+@pytest.mark.parametrize("pool", MAXIMA)
+@pytest.mark.parametrize("gamma", ["mixed", "negative"])
+def test_a_negative_scale_before_a_maximum_costs_one_node_at_most(pool: str, gamma: str) -> None:
+    model = graph(around(f"n = BN(r, n) z = {pool}(n)"), **convolutions(**norm("n", 4, gamma=gamma)))
+    after, report = folded(model)
+    assert report.batchnorms_after == 0
+    assert len(after.graph.node) <= len(model.graph.node)
+    same_function(model, after, *LENGTHS)
+
+
+@pytest.mark.parametrize("pool", MAXIMA)
+def test_a_negative_scale_behind_a_maximum_leaves_its_sign(pool: str) -> None:
+    text = f"(float[N,3,L] x) => (float[N,4,M] y) {{ c = Conv(x, w) p = {pool}(c) n = BN(p, n) y = Sigmoid(n) }}"
+    model = graph(text, w=weights(4, 3, 3), **norm("n", 4, gamma=[1, -1, 1, 1]))
+    after, _ = folded(model)
+    assert operators(after) == sorted(["Conv", pool.partition("<")[0], "Mul", "Sigmoid"])
+    np.testing.assert_array_equal(weight_of(after, op="Mul").ravel(), [1, -1, 1, 1])
+    same_function(model, after, *LENGTHS)
+
+
+def test_a_maximum_says_how_many_channels_come_with_a_negative_scale() -> None:
+    op = operator(graph("(float[N,4,L] x) => (float[N,4,M] y) { y = MaxPool<kernel_shape=[2]>(x) }"), "MaxPool")
+    gauge = Affine.along(1, 3, np.float64([1, -1, 2, -2]), np.zeros(4))
+    for tensor in (*op.inputs, *op.outputs):
+        with pytest.raises(
+            Refused, match="keeps the largest entry, and 2 of 4 channels are scaled by a negative number"
+        ):
+            op.spread(Gauges({tensor: gauge}))
+
+
+@pytest.mark.parametrize("beta", [[1, 2, 3, 4], [1, -2, 3, -4], [1, 0, 3, 0]])
+def test_a_scale_of_0_goes_forward_through_a_maximum(beta: list[int]) -> None:
+    given = norm("n", 4, gamma=[1, 0, 2, 0], beta=beta)
+    model = graph(around("n = BN(r, n) z = MaxPool<kernel_shape=[3]>(n)"), **convolutions(**given))
+    after, report = folded(model)
+    same_function(model, after, *LENGTHS)
+    assert report.affines_after == 0
+
+
+COUNTED = [
+    "AveragePool<kernel_shape=[3],pads=[1,1],count_include_pad=1>",
+    'AveragePool<kernel_shape=[3],auto_pad="SAME_UPPER",count_include_pad=1>',
+]
+
+
+@pytest.mark.parametrize("pool", COUNTED)
+def test_a_mean_that_counts_its_zeros_lets_no_shift_pass(pool: str) -> None:
+    text = f"(float[N,3,L] x) => (float[N,3,M] y) {{ s = Sigmoid(x) n = BN(s, n) p = {pool}(n) y = Tanh(p) }}"
+    _, report = folded(graph(text, **norm("n", 3)))
+    reasons = "; ".join(report.folds[0].reasons)
+    assert "'AveragePool_2' (AveragePool) averages its zero padding, which does not take the shift" in reasons
+
+
+@pytest.mark.parametrize("pool", COUNTED)
+def test_a_mean_that_counts_its_zeros_lets_a_scale_pass(pool: str) -> None:
+    model = graph(around(f"n = Mul(r, g) z = {pool}(n)"), **convolutions(g=weights(4, 1)))
+    after, _ = folded(model)
+    assert "Mul" not in operators(after)
+    if "auto_pad" not in pool:  # ONNX's reference does not count what auto_pad adds
+        same_function(model, after, *LENGTHS)
+
+
+def test_a_shift_before_a_mean_that_counts_its_zeros_keeps_the_function() -> None:
+    model = graph(around(f"n = BN(r, n) z = {COUNTED[0]}(n)"), **convolutions(**norm("n", 4)))
+    after, _ = folded(model)
+    same_function(model, after, *LENGTHS)
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+@pytest.mark.parametrize("opset", [11, 13, 17, 18, 21])
+def test_a_mean_over_positions_may_name_its_axes_as_attribute_or_input_and_drop_them(keep: int, opset: int) -> None:
+    tail = "y = Gemm(z, v)" if not keep else "s = Flatten(z) y = Gemm(s, v)"
+    mean = f"ReduceMean<keepdims={keep}>(n, a)" if opset >= 18 else f"ReduceMean<keepdims={keep},axes=[2]>(n)"
+    text = around(f"n = BN(r, n) z = {mean}", tail).replace("float[N,5,M] y", "float[N,5] y")
+    given = {"a": np.array([2])} if opset >= 18 else {}
+    model = graph(text, opset=opset, w=weights(4, 3, 3), v=weights(4, 5), **given, **norm("n", 4))
+    folds_to(model, "Conv Relu ReduceMean Gemm" + " Flatten" * keep, *LENGTHS)
+
+
+def test_a_mean_over_the_channels_mixes_their_scales() -> None:
+    text = "(float[N,3,L] x) => (float[N,1,L] y) { s = Sigmoid(x) n = BN(s, n) y = ReduceMean<axes=[1]>(n) }"
+    sentence = "'ReduceMean_2' (ReduceMean) mixes positions, and here the scale differs from position to position"
+    stays(graph(text, **norm("n", 3)), sentence, *LENGTHS)
+
+
+@pytest.mark.parametrize("noop", [0, 1])
+def test_empty_axes_reduce_everything_or_nothing_as_the_attribute_says(noop: int) -> None:
+    shape = "N,4,L" if noop else "A,B,C"
+    text = """(float[N,3,L] x) => (float[%s] y) {
+        c = Conv(x, w)  r = Relu(c)  n = BN(r, n)  y = ReduceMean<noop_with_empty_axes=%d>(n, a) }"""
+    model = graph(text % (shape, noop), opset=18, w=weights(4, 3, 1), a=np.array([], np.int64), **norm("n", 4))
+    after, _ = folded(model)
+    same_function(model, after, *LENGTHS)
+
+
+@pytest.mark.parametrize("gamma", [[1, 0, 1, 2], [1, 1, 2, 3], [1, -1, 1, 1]])
+def test_indices_of_a_max_pool_that_are_read_keep_what_they_were(gamma: list[int]) -> None:
+    text = """(float[N,3,L] x) => (float[N,4,M] y, int64[N,4,M] i) {
+        c = Conv(x, w)  n = BN(c, n)  y, i = MaxPool<kernel_shape=[2],strides=[2]>(n) }"""
+    model = graph(text, w=weights(4, 3, 1), **norm("n", 4, gamma=gamma))
+    after, _ = folded(model)
+    same_function(model, after, *LENGTHS)
+
+
+RESIZES = [
+    ("Resize(n, , s)", 17),
+    ('Resize<mode="linear">(n, , s)', 17),
+    ('Resize<mode="linear",coordinate_transformation_mode="align_corners">(n, , s)', 17),
+    ('Resize<mode="nearest",coordinate_transformation_mode="asymmetric",nearest_mode="floor">(n, , s)', 11),
+    ("Resize<axes=[2]>(n, , s1)", 18),
+    ("Upsample(n, s)", 9),
+    ('Upsample<mode="linear">(n, s)', 9),
+]
+
+
+@pytest.mark.parametrize(("resize", "opset"), RESIZES)
+def test_any_affine_goes_through_nearest_and_linear_resizing(resize: str, opset: int) -> None:
+    given = {"s1": np.float32([2])} if "s1" in resize else {"s": np.float32([1, 1, 2])}
+    if opset == 11:
+        given["roi"] = np.zeros(0, np.float32)
+        resize = resize.replace("n, , s", "n, roi, s")
+    model = graph(around(f"n = BN(r, n) z = {resize}"), opset=opset, **convolutions(**given, **norm("n", 4)))
+    after, report = folded(model)
+    assert report.affines_after == 0
+    assert operators(after) == sorted(["Conv", "Relu", resize.partition("(")[0].partition("<")[0], "Conv"])
+    if opset > 9:
+        same_function(model, after, *LENGTHS)
+
+
+def test_cubic_resizing_is_left_alone() -> None:
+    text = """(float[N,3,L] x) => (float[N,3,M] y) {
+        r = Sigmoid(x)  n = BN(r, n)  z = Resize<mode="cubic">(n, , s)  y = Tanh(z) }"""
+    _, report = folded(graph(text, s=np.float32([1, 1, 2]), **norm("n", 3)))
+    assert "'Resize_2' (Resize) is not linear" in "; ".join(report.folds[0].reasons)
+
+
+def test_resizing_over_the_channels_is_left_alone() -> None:
+    text = "(float[N,3,L] x) => (float[N,6,L] y) { r = Sigmoid(x) n = BN(r, n) z = Resize(n, , s) y = Tanh(z) }"
+    _, report = folded(graph(text, s=np.float32([1, 2, 1]), **norm("n", 3)))
+    assert "'Resize_2' (Resize) is not linear" in "; ".join(report.folds[0].reasons)
+
+
+@pytest.mark.parametrize("op", ["ReduceMin", "ReduceSum", "ReduceL2", "LpPool<kernel_shape=[2]>"])
+def test_other_reductions_let_nothing_pass(op: str) -> None:
+    axes = "<axes=[2]>" if op in ("ReduceMin", "ReduceL2") else ""
+    inputs = "n, a" if op == "ReduceSum" else "n"
+    text = (
+        f"(float[N,3,L] x) => (float[N,3,M] y) {{ r = Sigmoid(x) n = BN(r, n) z = {op}{axes}({inputs}) y = Tanh(z) }}"
+    )
+    given = {"a": np.array([2])} if op == "ReduceSum" else {}
+    _, report = folded(graph(text, **given, **norm("n", 3)))
+    assert "is not linear, and no per-channel scale or shift passes through it" in "; ".join(report.folds[0].reasons)
+
+
+def test_one_more_channel_passes_with_its_constant_but_not_where_zeros_are_counted() -> None:
+    plain, counted = (
+        operator(graph(f"(float[N,3,L] x) => (float[N,3,M] y) {{ y = {pool}(x) }}"), "AveragePool")
+        for pool in ("AveragePool<kernel_shape=[3],pads=[1,1]>", COUNTED[0])
+    )
+    w = Widening(1, 3, value=2.0)
+    assert plain.widen({plain.inputs[0]: w}) == {plain.outputs[0]: w}
+    with pytest.raises(Refused, match="averages its zero padding, so no channel stays constant through it"):
+        counted.widen({counted.inputs[0]: w})
+
+
+def test_one_more_channel_does_not_pass_a_reduction_over_the_channels() -> None:
+    op = operator(graph("(float[N,3,L] x) => (float[N,1,L] y) { y = ReduceMean<axes=[1]>(x) }"), "ReduceMean")
+    with pytest.raises(Refused, match="works along the channels"):
+        op.widen({op.inputs[0]: Widening(1, 3)})
+
+
+def test_dropped_axes_leave_the_channels_where_they_are() -> None:
+    op = operator(graph("(float[N,L,3] x) => (float[N,3] y) { y = ReduceMean<axes=[1],keepdims=0>(x) }"), "ReduceMean")
+    (x,), (y,) = op.inputs, op.outputs
+    gauge = Affine.along(2, 3, np.float64([1, 2, 3]), np.float64([4, 5, 6]))
+    assert op.spread(Gauges({x: gauge}))[y].scale.shape == (1, 3)
+    assert op.spread(Gauges({y: op.spread(Gauges({x: gauge}))[y]}))[x].equals(gauge)
+    assert op.widen({x: Widening(2, 3)})[y].axis == 1
+    assert op.widen({y: Widening(1, 3)})[x].axis == 2

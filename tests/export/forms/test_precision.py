@@ -1,0 +1,134 @@
+"""Reduced precisions, and what a failed proof says: on a graph small enough to be written here."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+
+from normfold.export.errors import ExportError, InputSpecError, VerificationError
+from normfold.export.forms import precision
+from normfold.export.graphs.float64 import DoubleGraph
+from normfold.export.proof.divergence import first_divergence, unexplained
+from normfold.export.proof.verify import Case
+
+GRAPH = """<ir_version: 8, opset_import: ["" : 18]>
+g (float[N, 4, L] x) => (float[N, 3] y) {
+    a = Conv <kernel_shape = [3]> (x, W1, B1)
+    b = Relu (a)
+    c = Conv <kernel_shape = [3]> (b, W2, B2)
+    d = GlobalAveragePool (c)
+    e = Flatten (d)
+    y = Gemm <transB = 1> (e, W3, B3)
+}"""
+SHAPES = {"W1": (16, 4, 3), "B1": (16,), "W2": (16, 16, 3), "B2": (16,), "W3": (3, 16), "B3": (3,)}
+
+
+def graph(**changes: float) -> bytes:
+    """The graph with fixed random weights, each tensor named in ``changes`` multiplied by its factor."""
+    rng = np.random.default_rng(0)
+    model = onnx.parser.parse_model(GRAPH)
+    for name, shape in SHAPES.items():
+        weight = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:])) * changes.get(name, 1)
+        model.graph.initializer.append(numpy_helper.from_array(weight.astype(np.float32), name))
+    return bytes(model.SerializeToString())
+
+
+def cases(kind: str) -> list[Case]:
+    rng = np.random.default_rng(1)
+    return [Case(kind, str(i), {"x": rng.standard_normal((8, 4, 20)).astype(np.float32)}) for i in range(4)]
+
+
+def reduced(name: str, kind: str = "sample", content: bytes | None = None, slower: bool = True):  # type: ignore[no-untyped-def]
+    content = content or graph()
+    drawn = cases(kind)
+    run = DoubleGraph(content).run
+    return precision.reduce_precision(content, name, run, drawn, drawn[0].inputs, even_if_slower=slower)
+
+
+@pytest.mark.parametrize("name", ["fp16", "int8"])
+def test_fewer_bits_are_smaller_and_within_their_own_bound(name: str) -> None:
+    content, report = reduced(name)
+    assert report.verification.passed
+    assert report.verification.worst.relative < precision.PRECISIONS[name]
+    assert report.verification.worst.label_agreement is not None
+    assert report.bytes_before == len(graph())
+    assert report.bytes_after == len(content)
+    model = onnx.load_model_from_string(content)
+    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    operators = {n.op_type for n in model.graph.node}
+    assert ("QuantizeLinear" in operators) is (name == "int8")
+
+
+def test_int8_has_a_scale_for_each_output_channel_and_its_making_prints_nothing(capfd) -> None:  # type: ignore[no-untyped-def]
+    handlers = list(logging.root.handlers)
+    model = onnx.load_model_from_string(reduced("int8")[0])
+    assert capfd.readouterr() == ("", "")
+    assert (logging.root.handlers, logging.root.manager.disable) == (handlers, 0)
+    held = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+    read = [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in held]
+    weights = {held[n.input[0]].shape: held[n.input[1]].shape for n in read if held[n.input[0]].dtype == np.int8}
+    assert weights == {(16, 4, 3): (16,), (16, 16, 3): (16,), (3, 16): (3,)}
+
+
+def test_fewer_bits_come_out_the_same_on_every_run() -> None:
+    assert reduced("int8")[0] == reduced("int8")[0]
+    assert reduced("fp16")[0] == reduced("fp16")[0]
+
+
+def test_int8_without_samples_and_a_precision_that_is_none_are_refused() -> None:
+    with pytest.raises(InputSpecError, match="give some with --sample"):
+        reduced("int8", "random")
+    with pytest.raises(ExportError, match="there is no precision 'int4'"):
+        precision.check_precision("int4", has_samples=True)
+
+
+def test_slower_than_float32_is_refused_unless_asked_for(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "medians", lambda *a: ({"float32": 1.0, "fp16": 2.0}, 9))
+    with pytest.raises(ExportError, match=r"slower than float32 on this machine \(2\.000 ms against 1\.000 ms\)"):
+        reduced("fp16", slower=False)
+    reduced("fp16", slower=True)
+
+
+def test_what_was_measured_of_a_precision_is_remembered(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "medians", lambda *a: ({"float32": 2.0, "fp16": 1.0}, 9))
+    first = reduced("fp16", slower=False)[1].timing
+    monkeypatch.setattr(precision, "medians", lambda *a: ({"float32": 1.0, "fp16": 2.0}, 9))
+    second = reduced("fp16", slower=False)[1].timing
+    assert (first.remembered, second.remembered) == (False, True)
+    assert replace(second, remembered=False) == first
+
+
+def test_weights_beyond_the_range_of_fp16_are_refused() -> None:
+    with pytest.raises(ExportError, match="fp16 holds values up to 65504"):
+        reduced("fp16", content=graph(W2=1e6))
+
+
+def test_a_precision_that_loses_too_much_is_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "PRECISIONS", {"int8": 1e-6, "fp16": 1e-6})
+    with pytest.raises(VerificationError, match="int8 loses too much, so nothing was published: output 'y'"):
+        reduced("int8")
+
+
+def test_a_failed_proof_names_the_first_layer_where_the_graphs_part_ways() -> None:
+    inputs = cases("random")[0].inputs
+    assert first_divergence(graph(), graph(), inputs) is None
+    assert first_divergence(graph(), graph(W1=2.0, B1=2.0), inputs) is None, "a scale alone is what folding may do"
+    layer = first_divergence(graph(), graph(B1=3.0), inputs)
+    assert layer is not None
+    assert "(Relu, value 'b')" in layer, "a shift of the convolution is explained, what the ReLU makes of it is not"
+
+
+def test_an_affine_for_each_channel_explains_a_value_and_nothing_else_does() -> None:
+    a = np.random.default_rng(0).standard_normal((2, 3, 10))
+    scale, shift = np.array([2.0, -1.0, 0.5])[None, :, None], np.array([1.0, 0.0, -3.0])[None, :, None]
+    assert unexplained(a, scale * a + shift) < 1e-12
+    carrier = np.concatenate([scale * a + shift, np.ones((2, 1, 10))], axis=1)
+    assert unexplained(a, carrier) < 1e-12
+    assert unexplained(a, np.maximum(a, 0)) > 0.1

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx.parser
+import pytest
+from click.testing import CliRunner
+
+from normfold.cli.main import main
+from normfold.export.errors import ExportError, VerificationError
+from normfold.export.forms import variants
+from normfold.export.forms.variants import AUTO, FORMS, REWRITES, check_form, choose
+from normfold.export.inputs.specs import parse_inputs
+from normfold.export.pipeline import fold_and_prove
+from normfold.export.sources.onnx_origin import open_onnx
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+INPUTS = {"x": np.ones((1, 4), np.float32)}
+#: Two BatchNorms that fold, the second by a carrier: a picture of height 1 can have 8 channels for 7, and keep the 8.
+CONVOLUTIONS = """<ir_version: 8, opset_import: ["" : 18]>
+g (float[N, 4, L] x) => (float[N, 4, M] y)
+<float[7,4,3] w1 = {%s}, float[8,7,3] w2 = {%s}, float[4,8,3] w3 = {%s},
+ float[7] g = {1,2,3,4,5,6,7}, float[7] b = {1,0,1,0,1,0,1}, float[7] m = {0,1,0,1,0,1,0}, float[7] v = {1,2,1,2,1,2,1},
+ float[8] h = {1,-2,1,-2,1,-2,1,-2}, float[8] k = {1,0,1,0,1,0,1,0}, float[8] q = {1,1,2,2,1,1,2,2}>
+{ c = Conv (x, w1) r = Relu (c) n = BatchNormalization (r, g, b, m, v)
+  d = Conv (n, w2) s = Relu (d) p = BatchNormalization (s, h, k, k, q) y = Conv <pads = [1, 1]> (p, w3) }"""
+
+
+def identity(times: int = 1) -> bytes:
+    body = "\n".join(f"v{i + 1} = Relu (v{i})" for i in range(times - 1))
+    text = f"""<ir_version: 8, opset_import: ["" : 18]>
+    g (float[N, 4] x) => (float[N, 4] y) {{ v0 = Relu (x) {body} y = Relu (v{times - 1}) }}"""
+    return bytes(onnx.parser.parse_model(text).SerializeToString())
+
+
+@pytest.fixture
+def convolutions(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    weights = tuple(",".join(f"{v:.3f}" for v in rng.standard_normal(size)) for size in (84, 168, 96))
+    path = tmp_path / "net.onnx"
+    path.write_bytes(onnx.parser.parse_model(CONVOLUTIONS % weights).SerializeToString())
+    return path
+
+
+def clock(monkeypatch: pytest.MonkeyPatch, *measured: Mapping[str, float]) -> None:
+    """Let the measurements, in turn, give these medians."""
+    results: Iterator[Mapping[str, float]] = iter(measured)
+    monkeypatch.setattr(variants, "medians", lambda *a, **k: (dict(next(results)), 9))
+
+
+def chosen(monkeypatch: pytest.MonkeyPatch, *measured: Mapping[str, float]) -> str:
+    """The form that a first export publishes where the measurements, in turn, give these medians."""
+    clock(monkeypatch, *measured)
+    choice = choose({name: identity() for name in measured[0]}, INPUTS, remeasure=True)
+    assert (choice.rounds, choice.remembered) == (9, False)
+    return choice.form
+
+
+def test_the_folded_graph_is_published_unless_another_is_clearly_faster_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    slower, near, faster = (
+        {"unfolded": 2.0, "folded": 1.0},
+        {"unfolded": 0.97, "folded": 1.0},
+        {"unfolded": 0.5, "folded": 1.0},
+    )
+    assert chosen(monkeypatch, slower) == "folded"
+    assert chosen(monkeypatch, near) == "folded"
+    assert chosen(monkeypatch, faster, near) == "folded"
+    assert chosen(monkeypatch, faster, faster) == "unfolded"
+
+
+def test_a_form_for_a_target_needs_a_smaller_margin_and_the_fastest_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {"unfolded": 2.0, "folded": 1.0, "lifted": 0.9, "other": 0.95}
+    assert chosen(monkeypatch, times, times) == "lifted"
+    assert chosen(monkeypatch, {**times, "lifted": 0.99, "other": 0.98}) == "folded"
+
+
+def test_a_form_that_keeps_batchnorms_must_be_faster_by_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far = {"folded": 1.0, "lifted": 0.8, "blocked": 0.77}, {"folded": 1.0, "lifted": 0.8, "blocked": 0.7}
+    assert chosen(monkeypatch, near, near) == "lifted"
+    assert chosen(monkeypatch, far, far) == "blocked"
+    assert chosen(monkeypatch, {"folded": 1.0, "blocked": 0.93}) == "folded"
+
+
+def test_real_graphs_are_timed_in_turn() -> None:
+    choice = choose({"unfolded": identity(60), "folded": identity()}, INPUTS)
+    assert choice.rounds >= 9
+    assert all(v.median_ms > 0 for v in choice.variants)
+    assert [v.bytes for v in choice.variants] == [len(identity(60)), len(identity())]
+
+
+def test_a_later_choice_takes_figures_and_form_of_the_first_whatever_the_clock_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forms = {"unfolded": identity(2), "folded": identity()}
+    faster, slower = {"unfolded": 0.5, "folded": 1.0}, {"unfolded": 2.0, "folded": 1.0}
+    clock(monkeypatch, faster, faster, slower)
+    first, second = choose(forms, INPUTS), choose(forms, INPUTS)
+    assert (first.form, first.remembered, second.remembered) == ("unfolded", False, True)
+    assert second.variants == first.variants
+    again = choose(forms, INPUTS, remeasure=True)
+    assert (again.form, again.remembered) == ("folded", False)
+    assert choose(forms, INPUTS).variants == again.variants
+
+
+def test_a_form_that_is_asked_for_is_marked_and_its_figures_are_kept_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {"unfolded": 2.0, "folded": 1.0}
+    clock(monkeypatch, times)
+    forms = {"unfolded": identity(2), "folded": identity()}
+    assert choose(forms, INPUTS, "unfolded").form == "unfolded"
+    assert choose(forms, INPUTS, "folded").form == "folded"
+    choice = choose(forms, INPUTS)
+    assert (choice.form, choice.remembered) == ("folded", True)
+
+
+def folded(
+    path: Path, monkeypatch: pytest.MonkeyPatch, form: str = AUTO, fast: str = "folded", **options: bool
+) -> dict:  # type: ignore[type-arg]
+    """Fold a file on a clock by which one form takes half as long as the others; return file and report."""
+    monkeypatch.setattr(variants, "medians", lambda graphs, *a, **k: ({g: 1 - 0.5 * (g == fast) for g in graphs}, 9))
+    made = fold_and_prove(open_onnx(path, parse_inputs(()), opset=None), (), "net", 18, form=form, **options)
+    return {"content": made.content, "report": made.report}
+
+
+def test_two_exports_whose_clocks_point_at_different_forms_write_the_same_bytes(
+    convolutions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = folded(convolutions, monkeypatch, fast="lifted")
+    second = folded(convolutions, monkeypatch, fast="folded")
+    assert first["report"].published.form == "lifted"
+    assert second["content"] == first["content"]
+    assert second["report"].variants == first["report"].variants
+    afresh = folded(convolutions, monkeypatch, fast="folded", remeasure=True)
+    assert afresh["report"].published.form == "folded"
+    assert afresh["content"] != first["content"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_that_is_named_has_the_same_bytes_whatever_the_clock_and_the_memory_say(
+    form: str, convolutions: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = set()
+    for fast in FORMS:
+        made = folded(convolutions, monkeypatch, form, fast, remeasure=True)
+        contents.add(made["content"])
+        assert (made["report"].published.form, made["report"].published.chosen_by) == (form, "request")
+    contents.add(folded(convolutions, monkeypatch, fast=form, remeasure=True)["content"])
+    assert len(contents) == 1, "asked for or chosen, a form is the same file"
+
+
+def test_a_batchnorm_stays_in_the_form_in_blocks_and_the_report_and_the_file_say_so(
+    convolutions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = folded(convolutions, monkeypatch, "blocked")
+    report = made["report"]
+    assert (report.folding.batchnorms_before, report.folding.batchnorms_after) == (2, 0)
+    assert (report.published.form, report.published.batchnorms) == ("blocked", 1)
+    model = onnx.load_model_from_string(made["content"])
+    assert [node.op_type for node in model.graph.node].count("BatchNormalization") == 1
+    assert {p.key: p.value for p in model.metadata_props}["normfold.batchnorms"] == "1, blocked"
+
+
+def test_a_form_that_there_is_not_is_refused_with_the_names_of_those_there_are() -> None:
+    for form in (AUTO, *FORMS):
+        check_form(form)
+    with pytest.raises(ExportError, match="there is no form 'lift'; there are unfolded, folded, lifted") as refused:
+        check_form("lift")
+    assert all(form in str(refused.value) for form in (AUTO, *FORMS))
+
+
+def test_a_form_that_this_network_has_not_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(identity())
+    origin = open_onnx(tmp_path / "net.onnx", parse_inputs(()), opset=None)
+    with pytest.raises(ExportError, match=r"this network has no lifted form: .* Ask for folded or unfolded"):
+        fold_and_prove(origin, (), "net", 18, form="lifted")
+
+
+def test_a_form_that_is_another_network_is_refused_where_asked_for_and_else_left_out_with_a_note(
+    convolutions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(model: variants.ir.Model) -> bool:
+        weight = model.graph.initializers["w1"]
+        assert weight.const_value is not None
+        weight.const_value = variants.ir.tensor(weight.const_value.numpy() * np.float32(1.01), name=weight.name)
+        return True
+
+    monkeypatch.setitem(REWRITES, "lifted", wrong)
+    with pytest.raises(
+        VerificationError, match="the lifted form that was asked for does not pass the proof: the export"
+    ):
+        folded(convolutions, monkeypatch, "lifted")
+    report = folded(convolutions, monkeypatch, fast="lifted")["report"]
+    assert report.published.form == "folded"
+    assert any("the lifted form did not pass the proof and was left out: output 'y'" in note for note in report.notes)
+
+
+def test_both_commands_name_every_form_in_their_help_and_take_it(
+    convolutions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command in ("export", "fold"):
+        shown = CliRunner().invoke(main, [command, "--help"]).output
+        assert all(form in shown.partition("--form")[2].partition("--remeasure")[0] for form in (AUTO, *FORMS)), shown
+    target = tmp_path / "out.onnx"
+    arguments = ["fold", str(convolutions), str(target), "--overwrite"]
+    for options, form, remembered in (
+        (["--form", "unfolded", "--remeasure"], "unfolded", False),
+        (["--form", "lifted"], "lifted", True),
+        (["--form", "lifted", "--remeasure"], "lifted", False),
+    ):
+        result = CliRunner().invoke(main, [*arguments, *options, "--json"])
+        assert result.exit_code == 0, result.output
+        report = json.loads(result.stdout)
+        assert (report["published"]["form"], report["published"]["chosen_by"]) == (form, "request")
+        assert report["timing"]["remembered"] is remembered
+    refused = CliRunner().invoke(main, [*arguments, "--form", "fast"])
+    assert refused.exit_code == 1
+    assert "there is no form 'fast'" in refused.stderr

@@ -1,0 +1,41 @@
+"""The float64 answer of a graph, where ONNX's reference evaluator is not to be trusted."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from normfold.export.graphs.float64 import DoubleGraph
+
+
+def model(op: str, opset: int, **attributes: int) -> bytes:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3, 4]) for name in "xy")
+    graph = helper.make_graph([helper.make_node(op, ["x"], ["y"], **attributes)], "g", [x], [y])
+    content: bytes = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8
+    ).SerializeToString()
+    return content
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize("opset", [11, 12, 13, 20])
+@pytest.mark.parametrize("axis", [None, -1, 0, 1])
+def test_softmax_is_that_of_the_files_opset(op: str, opset: int, axis: int | None) -> None:
+    """Before opset 13 it runs over ``axis`` and all behind it (ONNX operators, Softmax-11); onnxruntime's is the
+    expected value."""
+    content = model(op, opset, **({} if axis is None else {"axis": axis}))
+    x = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    (expected,) = onnxruntime.InferenceSession(content).run(None, {"x": x})
+    found = DoubleGraph(content).run({"x": x})["y"]
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_log_softmax_of_far_apart_numbers_is_finite() -> None:
+    """x - max - log(sum) is: the float32 graph gives -2e4 where the logarithm of a Softmax would be -inf."""
+    x = np.zeros((2, 3, 4), np.float32)
+    x[..., 0] = 2e4
+    found = DoubleGraph(model("LogSoftmax", 13)).run({"x": x})["y"]
+    assert found[0, 0].tolist() == [0.0, -2e4, -2e4, -2e4]

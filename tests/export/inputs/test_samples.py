@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import zipfile
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from normfold.export.errors import InputSpecError
+from normfold.export.inputs.samples import fit, read_sample
+from normfold.export.inputs.specs import parse_inputs
+
+SPECS = parse_inputs(["x=FP32[N,3,L:2..]"])
+
+
+def test_npy_npz_and_safetensors_hold_the_same_sample(tmp_path) -> None:
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "x.npz", x=x)
+    save_file({"x": x}, tmp_path / "x.safetensors")
+    for name in ("x.npy", "x.npz", "x.safetensors"):
+        np.testing.assert_array_equal(fit(read_sample(tmp_path / name), SPECS)["x"], x)
+
+
+def test_a_single_example_in_float64_gets_a_batch_axis_and_the_input_dtype(tmp_path) -> None:
+    np.save(tmp_path / "one.npy", np.ones((3, 5)))
+    fitted = fit(read_sample(tmp_path / "one.npy"), SPECS)["x"]
+    assert (fitted.shape, fitted.dtype) == ((1, 3, 5), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (np.zeros((2, 4, 5), np.float32), "dimension 1 is 4, expected 3"),
+        (np.zeros((2, 3, 1), np.float32), "dimension 2 is 1, expected L:2.."),
+        (np.zeros((3,), np.float32), "has shape [3]"),
+        (np.zeros((2, 3, 4), np.int64), "holds int64, the input takes FP32"),
+    ],
+)
+def test_a_sample_that_does_not_fit_names_the_dimension(tmp_path, array, expected: str) -> None:
+    np.save(tmp_path / "x.npy", array)
+    with pytest.raises(InputSpecError) as caught:
+        fit(read_sample(tmp_path / "x.npy"), SPECS)
+    assert expected in str(caught.value)
+
+
+def test_a_sample_of_other_names_lists_both(tmp_path) -> None:
+    np.savez(tmp_path / "x.npz", y=np.zeros(3))
+    with pytest.raises(InputSpecError, match="holds 'y'; the inputs are 'x'"):
+        fit(read_sample(tmp_path / "x.npz"), SPECS)
+
+
+def test_objects_damaged_and_unknown_files_are_refused(tmp_path) -> None:
+    np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    (tmp_path / "damaged.npz").write_bytes(b"PK\x03\x04")
+    (tmp_path / "x.csv").write_text("1,2")
+    for name, expected in (
+        ("objects.npy", "allow_pickle"),
+        ("damaged.npz", "cannot be read"),
+        ("x.csv", r"expected \.npy"),
+        ("missing.npy", "no sample file"),
+    ):
+        with pytest.raises(InputSpecError, match=expected):
+            read_sample(tmp_path / name)
+
+
+def test_a_sample_that_unpacks_to_gigabytes_is_refused_unopened(tmp_path) -> None:
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as entry:
+        for _ in range(33):
+            entry.write(bytes(1 << 24))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(InputSpecError, match="at most 536,870,912 bytes"):
+        read_sample(path)
+    with (tmp_path / "long.npy").open("wb") as sparse:
+        sparse.truncate(1 << 40)
+    with pytest.raises(InputSpecError, match="holds 1,099,511,627,776 bytes"):
+        read_sample(tmp_path / "long.npy")

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from normfold.export.errors import PublishError
+from normfold.export.inputs.specs import parse_inputs
+from normfold.export.publishing.config import OutputSpec, parse_config, render_config
+from normfold.export.publishing.publish import Publication, publish
+from normfold.protos.datatypes import by_name
+
+
+def config(inputs: str = "x=FP32[N,3,L]") -> bytes:
+    outputs = (OutputSpec("y", by_name("FP32"), ("N", 2)),)
+    return render_config("net", parse_inputs([inputs]), outputs, None, {"N": 2, "L": 8}).encode()
+
+
+def publication(content: bytes = b"graph", **model_files: bytes) -> Publication:
+    files = {"config.pbtxt": config(), **{k.replace("_", "."): v for k, v in model_files.items()}}
+    return Publication("net", files, {"model.onnx": content, "export.json": b"{}" + content})
+
+
+def whole(version: Path) -> Mapping[str, bytes]:
+    """The files of a version after checking them against its manifest."""
+    entries = json.loads((version / "manifest.json").read_text())["files"]
+    contents = {p.name: p.read_bytes() for p in version.iterdir() if p.name != "manifest.json"}
+    assert set(entries) == set(contents)
+    for name, content in contents.items():
+        assert entries[name] == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return contents
+
+
+def test_a_first_version_has_its_files_its_config_and_a_manifest(tmp_path: Path) -> None:
+    path = publish(tmp_path / "deep" / "repository", publication(labels_txt=b"a\nb\n"))
+    assert path == tmp_path / "deep" / "repository" / "net" / "1"
+    assert whole(path) == {"model.onnx": b"graph", "export.json": b"{}graph"}
+    assert sorted(p.name for p in path.parent.iterdir()) == ["1", "config.pbtxt", "labels.txt"]
+
+
+def test_versions_count_up_and_an_existing_one_needs_overwrite(tmp_path: Path) -> None:
+    assert [publish(tmp_path, publication()).name for _ in range(3)] == ["1", "2", "3"]
+    assert publish(tmp_path, publication(), version=7).name == "7"
+    assert publish(tmp_path, publication()).name == "8"
+    with pytest.raises(PublishError, match=r"'.*7' exists; leave --version out for the next free one \(9\)"):
+        publish(tmp_path, publication(b"other"), version=7)
+    assert whole(tmp_path / "net" / "7")["model.onnx"] == b"graph"
+    publish(tmp_path, publication(b"other"), version=7, overwrite=True)
+    assert whole(tmp_path / "net" / "7")["model.onnx"] == b"other"
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize(
+    "name", ["", "..", ".", "../up", "a/b", "/etc", "a\\b", "a\nb", "a\x00b", "-rf", ".hidden", "a" * 129, "ä", "a..b"]
+)
+def test_a_name_that_could_leave_the_repository_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(PublishError, match="cannot be a model's name"):
+        publish(tmp_path / "repository", Publication(name, {}, {"model.onnx": b""}))
+    assert not (tmp_path / "repository").exists()
+
+
+def test_a_tuned_config_of_the_same_inputs_is_kept(tmp_path: Path) -> None:
+    publish(tmp_path, publication())
+    tuned = config().replace(b"max_batch_size: 64", b"max_batch_size: 8") + b"instance_group { count: 2 }\n"
+    (tmp_path / "net" / "config.pbtxt").write_bytes(tuned)
+    assert publish(tmp_path, publication()).name == "2"
+    assert (tmp_path / "net" / "config.pbtxt").read_bytes() == tuned
+
+
+def test_other_inputs_under_a_name_in_use_are_refused_unless_only_the_replaced_version_has_it(tmp_path: Path) -> None:
+    publish(tmp_path, publication())
+    changed = Publication("net", {"config.pbtxt": config("x=FP32[N,4,L]")}, {"model.onnx": b"new"})
+    with pytest.raises(PublishError, match=r"another config\.pbtxt"):
+        publish(tmp_path, changed)
+    with pytest.raises(PublishError, match="under another --name"):
+        publish(tmp_path, changed, version=2, overwrite=True)
+    publish(tmp_path, changed, version=1, overwrite=True)
+    assert whole(tmp_path / "net" / "1") == {"model.onnx": b"new"}
+    assert b"dims: 4" in (tmp_path / "net" / "config.pbtxt").read_bytes()
+
+
+def test_a_repository_that_cannot_be_written_says_so_and_keeps_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PublishError, match="cannot be made"):
+        publish(tmp_path / "file" / "repository", publication())
+    (tmp_path / "net").write_text("")
+    with pytest.raises(PublishError, match="is a file"):
+        publish(tmp_path, publication())
+
+
+def test_an_interrupt_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def interrupted(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish(tmp_path / "repository", publication())
+    assert not (tmp_path / "repository").exists()
+
+
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(PublishError, match="No space left"):
+        publish(tmp_path / "repository", publication())
+    assert not (tmp_path / "repository").exists()
+
+
+def test_left_overs_of_a_killed_export_are_removed_once_they_are_old(tmp_path: Path) -> None:
+    publish(tmp_path, publication())
+    old, young = tmp_path / "net" / ".tmp-old", tmp_path / "net" / ".tmp-young"
+    for path in (old, young):
+        path.mkdir()
+        (path / "model.onnx").write_bytes(b"half")
+    os.utime(old, (time.time() - 7200,) * 2)
+    publish(tmp_path, publication())
+    assert not old.exists()
+    assert young.exists()
+
+
+def _killed_at(step: int, repository: Path, content: bytes, overwrite: bool) -> bool:
+    """Publish in a child that dies at its ``step``-th call to the file system; return whether it got to the end."""
+    child = os.fork()
+    if child == 0:
+        seen = 0
+        fsync = os.fsync
+
+        def count(event: str, arguments: object = ()) -> None:
+            nonlocal seen
+            if event in (
+                "open",
+                "fsync",
+                "os.mkdir",
+                "os.rename",
+                "os.remove",
+                "os.rmdir",
+                "ctypes.call_function",
+                "os.listdir",
+            ):
+                seen += 1
+                if seen == step:
+                    os._exit(9)
+
+        def counted(descriptor: int) -> None:
+            count("fsync")
+            fsync(descriptor)
+
+        os.fsync = counted
+        sys.addaudithook(count)
+        try:
+            publish(repository, publication(content), version=1 if overwrite else None, overwrite=overwrite)
+        except BaseException:
+            os._exit(3)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9)
+    return status == 0
+
+
+@pytest.mark.parametrize("overwrite", [False, True], ids=["a new version", "a version overwritten"])
+def test_killed_at_every_step_a_reader_finds_whole_versions_only(tmp_path: Path, overwrite: bool) -> None:
+    step, done = 0, False
+    while not done:
+        step += 1
+        repository = tmp_path / str(step)
+        publish(repository, publication(b"old"))
+        done = _killed_at(step, repository, b"new", overwrite)
+        versions = {p.name: whole(p)["model.onnx"] for p in (repository / "net").iterdir() if p.name.isdigit()}
+        if overwrite:
+            assert versions in ({"1": b"old"}, {"1": b"new"})
+        else:
+            assert versions in ({"1": b"old"}, {"1": b"old", "2": b"new"})
+        assert parse_config((repository / "net" / "config.pbtxt").read_text())
+        others = [p.name for p in (repository / "net").iterdir() if p.name not in versions]
+        assert all(n == "config.pbtxt" or n.startswith(".tmp-") for n in others)
+    assert versions["1" if overwrite else "2"] == b"new"
+    assert step > 12
+
+
+def test_killed_at_every_step_a_first_publish_shows_the_whole_model_or_none(tmp_path: Path) -> None:
+    step, done = 0, False
+    while not done:
+        step += 1
+        repository = tmp_path / str(step)
+        done = _killed_at(step, repository, b"new", overwrite=False)
+        if (repository / "net").exists():
+            assert whole(repository / "net" / "1")["model.onnx"] == b"new"
+            assert (repository / "net" / "config.pbtxt").is_file()
+    assert (repository / "net").exists()
+
+
+def test_the_config_says_what_a_server_needs_in_tritons_words() -> None:
+    outputs = (OutputSpec("logits", by_name("FP32"), ("N", 18)), OutputSpec("length", by_name("INT64"), ("N",)))
+    text = render_config("net", parse_inputs(["x=FP32[N:1..16,77,L]"]), outputs, "logits", {"N": 2, "L": 17})
+    parsed = parse_config(text)
+    assert (parsed.name, parsed.backend, parsed.max_batch_size) == ("net", "onnxruntime", 16)
+    assert [(i.name, list(i.dims)) for i in parsed.input] == [("x", [77, -1])]
+    assert [(o.name, list(o.dims), o.label_filename) for o in parsed.output] == [
+        ("logits", [18], "labels.txt"),
+        ("length", [], ""),
+    ]
+    assert parsed.HasField("dynamic_batching")
+    assert [w.batch_size for w in parsed.model_warmup] == [1, 8]
+    assert re.search(r"data_type: TYPE_FP32", text)
+
+
+def test_without_a_common_batch_dimension_there_is_no_batching() -> None:
+    for inputs, dims in (("x=FP32[3,L]", ("L",)), ("x=FP32[N,3]", (2,))):
+        text = render_config(
+            "net", parse_inputs([inputs]), (OutputSpec("y", by_name("FP32"), dims),), None, {"L": 4, "N": 2}
+        )
+        parsed = parse_config(text)
+        assert parsed.max_batch_size == 0
+        assert not parsed.HasField("dynamic_batching")
+        assert list(parsed.input[0].dims)[-1] in (-1, 3)

@@ -1,0 +1,245 @@
+"""The report's two written forms hold what the value holds, and nothing in it can break out of the page."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html import escape, unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from normfold.cli.exporting import print_report
+from normfold.export.fold import Fold, FoldReport
+from normfold.export.forms.machine import Machine
+from normfold.export.forms.measure import Timing
+from normfold.export.forms.precision import PrecisionReport
+from normfold.export.forms.variants import Variant
+from normfold.export.proof.verify import Difference, Verification
+from normfold.export.publishing.html_report import as_html
+from normfold.export.publishing.report import ExportReport, Published, as_json, chosen
+
+DIFFERENCE = Difference("y", "random", 12, 1e-6, 1e-7, 2e-7, 0.0, 5e-7, 0.99)
+REPORT = ExportReport(
+    model="surnames",
+    version=3,
+    path="repository/surnames/3",
+    source="mynets.py:Net",
+    source_sha256="ab" * 32,
+    weights="w.safetensors",
+    weights_sha256="cd" * 32,
+    inputs=("x=FP32[N,77,L]",),
+    outputs=("y=FP32[N,18]",),
+    opset=18,
+    folding=FoldReport(
+        folds=(
+            Fold("bn1", "BatchNorm", True, "forward into 'conv2'"),
+            Fold("<script>alert(1)</script>", "BatchNorm", False, "", ("its reader is a sigmoid",)),
+        ),
+        batchnorms_before=2,
+        batchnorms_after=1,
+    ),
+    published=Published("folded", 1, 30, 900),
+    bytes_before=2000,
+    bytes_after=1500,
+    verification=Verification((DIFFERENCE,), "PyTorch, float64", ("N=2 L=32", "one.npy")),
+    timing=Timing(0.2, 0.1, 50, "x[1,77,32]"),
+    machine=Machine("Some CPU", "1.32.0", ("CPUExecutionProvider",), 1),
+    sha256="ef" * 32,
+    versions={"torch": "2.13.0"},
+    notes=("a <note> & more",),
+    variants=(Variant("unfolded", 2000, 0.2, False), Variant("folded", 1500, 0.1, True)),
+    precision=PrecisionReport("int8", Verification((DIFFERENCE,), "r", ()), Timing(0.1, 0.05, 9, "x"), 1500, 500),
+)
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+WIDTHS = (400, 1280)
+#: Loads the page in a frame of each width and writes what it measured into the document.
+HOST = """<!doctype html><body>{frames}<pre id="measured"></pre><script>
+addEventListener("load", () => {{
+  document.getElementById("measured").textContent = JSON.stringify([...document.querySelectorAll("iframe")].map(f => {{
+    const page = f.contentDocument, sheet = f.contentWindow.getComputedStyle(page.querySelector(".good"));
+    const outside = [...page.querySelectorAll("body *")].filter(
+      e => !e.closest(".wide table") && e.getBoundingClientRect().right > f.clientWidth + 1);
+    return {{width: f.clientWidth, needs: page.documentElement.scrollWidth, outside: outside.length,
+             good: sheet.color, resources: f.contentWindow.performance.getEntriesByType("resource").length}};
+  }}));
+}});
+</script></body>"""
+
+
+class Page(HTMLParser):
+    """Checks that every element that is opened is closed in its place, and keeps the text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.text = ""
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag not in ("meta", "br", "wbr"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def table_rows(page: str, title: str) -> dict[str, list[str]]:
+    """The rows of the table whose first column has this title, by their first cell, without the mark-up."""
+    table = page[page.index(f"<th>{title}</th>") :].partition("</table>")[0]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*)</tr>", table)]
+    plain = [[re.sub(r"<[^>]*>", "", cell) for cell in row] for row in rows if row]
+    return {row[0]: row[1:] for row in plain}
+
+
+def test_the_page_is_well_formed_stands_alone_and_shows_every_fold_and_figure() -> None:
+    page = as_html(REPORT)
+    parsed = Page(page)
+    for shown in ("forward into 'conv2'", "its reader is a sigmoid", "the same network", "2.0e-07", "0.100 ms", "int8"):
+        assert shown in parsed.text, shown
+    for outside in ("http:", "https:", "src=", "@import", "url("):
+        assert outside not in page
+
+
+def test_of_a_batchnorm_that_went_in_part_both_parts_are_told() -> None:
+    part = Fold("bn1", "BatchNorm", False, "forward into 'conv2'", ("back and 1 more way: gamma of both signs",))
+    report = replace(REPORT, folding=replace(REPORT.folding, folds=(part,)))
+    text = Page(as_html(report)).text
+    assert "partly folded" in text
+    assert part.how in text
+    assert part.reason in text
+    console = Console(file=io.StringIO(), width=200, highlight=False, soft_wrap=True)
+    print_report(report, console, "")
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"  bn1: {part.how}; what is left of it stayed: {part.reason}\n" in printed
+
+
+def test_names_from_a_network_cannot_break_out_of_the_page() -> None:
+    page = Page(as_html(REPORT))
+    assert "script" not in page.tags
+    assert "note" not in page.tags
+    assert "<script>alert(1)</script>" in page.text
+
+
+def test_where_another_form_is_published_the_figures_say_of_which_form_they_are() -> None:
+    slower = (Variant("unfolded", 2000, 0.1, True), Variant("folded", 1500, 0.2, False))
+    unfolded = replace(
+        REPORT,
+        published=Published("unfolded", 2, 31, 910),
+        variants=slower,
+        bytes_after=2000,
+        timing=Timing(0.1, 0.1, 9, "x"),
+    )
+    text = Page(as_html(unfolded)).text
+    assert "2 BatchNorms: folding takes 1 of them out, but the unfolded form is the faster one" in text
+    assert set(table_rows(as_html(unfolded), "form")) == {"unfolded published", "folded"}
+    assert "0 after folding" not in text
+    lifted = replace(
+        REPORT,
+        published=Published("lifted", 1, 44, 900),
+        variants=(*REPORT.variants[:1], Variant("folded", 1500, 0.15, False), Variant("lifted", 1600, 0.1, True)),
+    )
+    assert "2 BatchNorms before, 1 after folding" in Page(as_html(lifted)).text
+    rows = table_rows(as_html(lifted), "form")
+    assert rows["lifted published"] == ["0.100 ms", "1,600", "1", "44", "900"]
+    assert rows["folded"][:2] == ["0.150 ms", "1,500"]
+
+
+def test_every_form_that_was_timed_stands_in_one_table_with_what_is_known_of_it() -> None:
+    three = (*REPORT.variants, Variant("lifted", 1600, 0.15, False))
+    page = as_html(replace(REPORT, variants=three))
+    assert len(re.findall("<td>unfolded</td>", page)) == 1
+    assert table_rows(page, "form") == {
+        "unfolded": ["0.200 ms", "2,000", "2", "0", "0"],
+        "folded published": ["0.100 ms", "1,500", "1", "30", "900"],
+        "lifted": ["0.150 ms", "1,600", "–", "–", "–"],
+    }
+
+
+def test_columns_have_titles_and_figures_stand_at_the_right() -> None:
+    page = as_html(REPORT)
+    assert "<th>layer</th><th>outcome</th><th>where to, or why not</th>" in page
+    for figure in ("2.0e-07", "99.0%", "1,500", "900", "50.00%"):
+        cells = re.findall(rf"<td([^>]*)>(?:[^<]*)?{re.escape(figure)}", page)
+        assert all(c == " class=n" for c in cells), (figure, cells)
+
+
+def test_the_report_says_which_form_was_chosen_by_whom_and_when_it_was_timed() -> None:
+    asked = Published("lifted", 1, 44, 900, "request")
+    remembered = replace(REPORT.timing, remembered=True)
+    where = "on Some CPU, onnxruntime 1.32.0, 1 thread"
+    said = {
+        f"the folded form is published, no other form is clearly faster; run times measured now, {where}": REPORT,
+        f"the lifted form is published, as it was asked for; run times measured now, {where}": replace(
+            REPORT, published=asked
+        ),
+        "the unfolded form is published, the fastest of 2 forms; run times remembered from an earlier export of it "
+        f"(--remeasure takes them again), {where}": replace(
+            REPORT, published=Published("unfolded", 2, 31, 910), timing=remembered
+        ),
+    }
+    for sentence, report in said.items():
+        assert chosen(report) == sentence
+    assert "The folded form is published, no other form is clearly faster" in Page(as_html(REPORT)).text
+    content = as_json(replace(REPORT, published=asked, timing=remembered))
+    assert (content["published"]["chosen_by"], content["timing"]["remembered"]) == ("request", True)
+    assert content["machine"]["processor"] == "Some CPU"
+
+
+def test_a_failed_proof_is_shown_as_one() -> None:
+    failed = replace(
+        REPORT, verification=replace(REPORT.verification, differences=(replace(DIFFERENCE, relative=1.0),))
+    )
+    text = Page(as_html(failed)).text
+    assert "not the same network" in text
+    assert "failed" in text
+
+
+def test_the_json_form_is_plain_json_with_the_derived_figures() -> None:
+    content = json.loads(json.dumps(as_json(REPORT), allow_nan=False))
+    assert content["verification"]["passed"] is True
+    assert content["verification"]["differences"][0]["ratio"] is None, "an error over no error is no number"
+    assert content["folding"]["folds"][1]["reason"] == "its reader is a sigmoid"
+    assert content["timing"]["ratio"] == 0.5
+    assert content["precision"]["bytes_after"] == 500
+    assert (content["version"], content["published"]["form"]) == (3, "folded")
+    unpublished = as_json(replace(REPORT, version=0, path=""))
+    assert "version" not in unpublished, "0 is no version"
+    assert "path" not in unpublished
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
+def test_the_page_fits_a_wide_window_and_a_phone_and_asks_for_nothing_else(tmp_path: Path) -> None:
+    path = "encoder.layers.3.blocks.12.depthwise_separable_convolution.batch_normalisation"
+    folds = (*REPORT.folding.folds, Fold(path, "BatchNorm", True, f"back into '{path}'"))
+    page = as_html(replace(REPORT, folding=replace(REPORT.folding, folds=folds)))
+    frames = "".join(
+        f'<iframe width="{w}" height="900" frameborder="0" srcdoc="{escape(page)}"></iframe>' for w in WIDTHS
+    )
+    (tmp_path / "host.html").write_text(HOST.format(frames=frames))
+    command = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--no-first-run", "--disable-background-networking"]
+    command += ["--window-size=1800,1000", "--dump-dom", (tmp_path / "host.html").as_uri()]
+    dumped = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    found = re.search(r'<pre id="measured">(.+?)</pre>', dumped.stdout)
+    assert found, dumped.stderr[-2000:]
+    measured = json.loads(unescape(found[1]))
+    assert [m["width"] for m in measured] == list(WIDTHS)
+    for frame in measured:
+        assert frame["needs"] <= frame["width"], frame
+        assert frame["outside"] == 0, frame
+        assert frame["resources"] == 0, frame
+        assert frame["good"] != "rgb(0, 0, 0)", "the style of the page is in force"

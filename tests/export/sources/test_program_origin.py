@@ -1,0 +1,133 @@
+"""``torch.export`` programs: exported with the same proof, and looked through before torch opens them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from normfold.cli.main import main
+from normfold.export.errors import InputSpecError, SourceError
+from normfold.export.inputs.specs import parse_inputs
+from normfold.export.sources.origin import Request, open_origin
+from normfold.export.sources.program_origin import open_program
+
+Change = Callable[[str, bytes], bytes]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv1d(3, 4, 3), nn.ReLU(), nn.BatchNorm1d(4), nn.Conv1d(4, 2, 1)).eval()
+    dynamic = torch.export.Dim.DYNAMIC
+    exported = torch.export.export(network, (torch.randn(2, 3, 9),), dynamic_shapes=({0: dynamic, 2: dynamic},))
+    path = tmp_path_factory.mktemp("program") / "net.pt2"
+    torch.export.save(exported, path)
+    return path
+
+
+def test_a_program_is_exported_folded_and_proved(program: Path, directory: Path) -> None:
+    result = CliRunner().invoke(main, ["export", str(program), "--repository", "repository", "--name", "net", "--json"])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["folding"]["batchnorms_after"] == 0
+    assert report["inputs"] == ["input=FP32[N:1..,3,L:3..]"]
+    assert report["verification"]["reference"] == "PyTorch, float64"
+
+
+def test_its_inputs_and_dimensions_can_be_named(program: Path) -> None:
+    origin = open_program(program, parse_inputs(["signal=FP32[batch:1..8,3,time:5..]"]))
+    assert str(origin.specs[0]) == "signal=FP32[batch:1..8,3,time:5..]"
+    assert origin.run({"signal": np.zeros((1, 3, 7), np.float32)})["output"].shape == (1, 2, 5)
+    with pytest.raises(InputSpecError, match="was captured with"):
+        open_program(program, parse_inputs(["signal=FP32[N,4,L]"]))
+    with pytest.raises(InputSpecError, match="takes 1 inputs"):
+        open_program(program, parse_inputs(["a=FP32[N,3,L]", "b=FP32[N]"]))
+
+
+def rewritten(path: Path, target: Path, change: Change, extra: dict[str, bytes]) -> Path:
+    """Copy the archive with each entry's content changed and others added."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w") as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, change(entry.filename, old.read(entry)))
+        for name, content in extra.items():
+            new.writestr(name, content)
+    return target
+
+
+def swap(old: bytes, new: bytes) -> Change:
+    return lambda name, content: content.replace(old, new) if name.endswith("model.json") else content
+
+
+def keep(name: str, content: bytes) -> bytes:
+    return content
+
+
+class Evil:
+    """Makes a directory when unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):  # type: ignore[no-untyped-def]
+        return (os.mkdir, (str(self.marker),))
+
+
+HOSTILE = {
+    "operator": (swap(b"torch.ops.aten.relu.default", b"torch.os.system"), "no torch operator"),
+    "call": (swap(b"Symbol('", b"__import__('os').system('id') or Symbol('"), "not arithmetic"),
+    "attribute": (swap(b'"expr_str": "Symbol(', b'"expr_str": "Symbol.mro('), "not arithmetic"),
+    "name": (swap(b'"expr_str": "Symbol(', b'"expr_str": "eval('), "not arithmetic"),
+    "net/data/sample_inputs/more.pt": (keep, "runs code"),
+    "net/data/constants/more.pt": (keep, "runs code"),
+    "net/data/aotinductor/model.so": (keep, "compiled or custom code"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_program_that_would_run_code_when_opened_is_refused_unopened(
+    program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(torch.export, "load", lambda *a, **k: pytest.fail("torch opened it"))
+    change, expected = HOSTILE[what]
+    marker, zipped = tmp_path / "ran", io.BytesIO()
+    torch.save(Evil(marker), zipped)
+    plain = pickle.dumps(Evil(marker))
+    extra = {what: zipped.getvalue() if "constants" in what else plain} if "/" in what else {}
+    path = rewritten(program, tmp_path / "net.pt2", change, extra)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing but the one message
+        with pytest.raises(SourceError, match=expected):
+            open_program(path, ())
+    assert not marker.exists()
+
+
+def test_a_damaged_program_is_refused(program: Path, tmp_path: Path) -> None:
+    content = program.read_bytes()
+    path = tmp_path / "net.pt2"
+    for broken in (content[: len(content) // 2], b"", b"hello", content.replace(b"relu", b"ReLu", 1)):
+        path.write_bytes(broken)
+        with pytest.raises(SourceError):
+            open_program(path, ())
+
+
+def test_files_that_are_no_networks_are_answered_with_how_to_go_on(program: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="TorchScript program cannot be captured"):
+        open_origin(Request(str(tmp_path / "net.pt")), [])
+    with pytest.raises(SourceError, match="holds weights, not a network"):
+        open_origin(Request(str(tmp_path / "net.safetensors")), [])
+    with pytest.raises(SourceError, match="takes no --weights"):
+        open_origin(Request(str(program), weights=tmp_path / "w.pt"), [])
+    with pytest.raises(SourceError, match="no file"):
+        open_origin(Request(str(tmp_path / "missing.onnx")), [])

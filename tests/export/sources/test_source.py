@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from normfold.export.errors import SourceError
+from normfold.export.sources.source import load_source, split_source
+
+NETS = """
+import torch
+from torch import nn
+
+class Tiny(nn.Module):
+    def __init__(self, channels, kernel=3):
+        super().__init__()
+        self.conv = nn.Conv1d(channels, 4, kernel)
+    def forward(self, x):
+        return self.conv(x)
+
+def build(channels: int = 2):
+    return Tiny(channels).eval()
+
+ready = Tiny(5)
+number = 7
+def broken():
+    raise ValueError("no such size")
+def not_a_network():
+    return [1, 2]
+"""
+
+
+@pytest.fixture
+def nets(directory: Path) -> Path:
+    file = directory / "mynets.py"
+    file.write_text(NETS)
+    return file
+
+
+def test_a_class_a_factory_and_a_ready_module_each_give_a_network_in_evaluation_mode(nets: Path) -> None:
+    made = load_source("mynets.py:Tiny", {"channels": 3})
+    assert made.network.conv.in_channels == 3
+    assert load_source("mynets:build").network.conv.in_channels == 2
+    ready = load_source(f"{nets}:ready")
+    assert ready.network.conv.in_channels == 5
+    assert not made.network.training
+    assert not ready.network.training
+    assert "training mode" in ready.notes[0]
+    assert made.notes == ()
+
+
+def test_a_source_is_named_without_its_directory_and_by_the_digest_of_its_file(nets: Path) -> None:
+    source = load_source(f"{nets}:build")
+    assert source.name == "mynets.py:build"
+    assert source.sha256 == hashlib.sha256(NETS.encode()).hexdigest()
+
+
+def test_a_file_in_a_package_imports_its_siblings_relatively(directory: Path) -> None:
+    package = directory / "research" / "nets"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    (package / "parts.py").write_text("from torch import nn\nlayer = nn.Conv1d(1, 1, 1)\n")
+    (package / "whole.py").write_text("from .parts import layer\nfrom torch import nn\nnet = nn.Sequential(layer)\n")
+    assert len(load_source("research/nets/whole.py:net").network) == 1
+
+
+@pytest.mark.parametrize("name", ["export", "models", "serving", "protos", "cli"])
+def test_a_users_module_named_like_a_folder_of_ours_is_theirs_not_ours(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    (directory / f"{name}.py").write_text("from torch import nn\nnet = nn.Conv1d(1, 9, 1)\n")
+    (directory / "run.py").write_text(f"from {name} import net\n")
+    for text in (f"{name}:net", f"{name}.py:net", "run.py:net"):
+        assert load_source(text).network.out_channels == 9
+    assert sys.modules["normfold.export"].__name__ == "normfold.export"
+
+
+def test_a_file_named_like_a_loaded_module_does_not_replace_it(directory: Path) -> None:
+    import random
+
+    (directory / "random.py").write_text("from torch import nn\nnet = nn.Conv1d(1, 2, 1)\n")
+    assert load_source("random.py:net").network.out_channels == 2
+    import random as again
+
+    assert again is random
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mynets.py", "expected FILE.py:NAME"),
+        ("mynets.py:", "expected FILE.py:NAME"),
+        ("mynet.py:Tiny", "did you mean 'mynets.py'"),
+        ("mynets.py:Tinny", "did you mean 'Tiny'"),
+        ("mynets.py:Zzzzzz", "the networks it defines: Tiny, ready"),
+        ("nosuchmodule:Tiny", "no module 'nosuchmodule'"),
+        ("no such:Tiny", "neither a Python module's name"),
+        ("mynets.py:Tiny", "--arg channels=…"),
+        ("mynets.py:number", "is an int; expected a torch.nn.Module"),
+        ("mynets.py:not_a_network", "made a list"),
+        ("mynets.py:broken", "mynets.py:18 in broken"),
+    ],
+)
+def test_a_source_that_cannot_be_used_says_why_and_what_to_type(nets: Path, text: str, expected: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        load_source(text)
+    assert expected in str(caught.value)
+
+
+def test_an_argument_that_the_factory_does_not_take_names_the_nearest(nets: Path) -> None:
+    with pytest.raises(SourceError, match="has no argument 'chanels'; did you mean 'channels'"):
+        load_source("mynets.py:build", {"chanels": 3})
+    with pytest.raises(SourceError, match="takes no --arg"):
+        load_source("mynets.py:ready", {"channels": 3})
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import sys\nsys.exit(3)\n", "runs as a script when imported"),
+        ("import nosuchpackage\n", "No module named 'nosuchpackage'"),
+        ("x = 1\n1/0\n", "bad.py:2"),
+        ("def f(:\n", "SyntaxError"),
+    ],
+)
+def test_a_file_that_fails_on_import_says_where(directory: Path, code: str, expected: str) -> None:
+    (directory / "bad.py").write_text(code)
+    with pytest.raises(SourceError) as caught:
+        load_source("bad.py:net")
+    assert expected in str(caught.value)
+
+
+def test_the_last_colon_separates_the_attribute() -> None:
+    assert split_source("a/b.py:C.build") == ("a/b.py", "C.build")

@@ -1,0 +1,365 @@
+"""From a repository to models that answer: warm-up, labels, settings, and what stands in the way."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from normfold.protos.datatypes import by_dtype
+from normfold.serving.catalog import model, warmup
+from normfold.serving.catalog.catalog import Catalog
+from normfold.serving.catalog.config import parse
+from normfold.serving.catalog.model import LoadOptions
+from normfold.serving.catalog.repository import ModelFolder, Repository
+from normfold.serving.errors import DeviceUnavailable, LoadError, LoadRefused, ServingError, StartError
+from normfold.serving.runtime import session
+from normfold.serving.runtime.devices import Device
+from normfold.serving.scheduling.response_cache import ResponseCache
+from normfold.serving.server import ServerConfig
+
+OPTIONS = LoadOptions(Device("cpu"), cpus=4, hop_seconds=1.0)
+HEAD = '<ir_version: 9, opset_import: ["": 18]>'
+CONV = HEAD + " g (float[N,3,L] x) => (float[N,3,M] y) { y = AveragePool <kernel_shape = [5]> (x) }"
+WARM = 'model_warmup { name: "w" batch_size: 2 count: 3 inputs { key: "x" value { %s } } }'
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load version 1 of the model in the test's folder."""
+    with ThreadPoolExecutor(1) as executor:
+        yield lambda config="", options=OPTIONS: model.load(
+            ModelFolder("m", tmp_path), parse(config), 1, options, executor
+        )
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """The shapes that sessions were run with."""
+    seen: list[tuple[int, ...]] = []
+    real = session.Session.run
+
+    def run(self, feeds, outputs):
+        seen.append(feeds["x"].shape)
+        return real(self, feeds, outputs)
+
+    monkeypatch.setattr(session.Session, "run", run)
+    return seen
+
+
+def test_a_model_of_known_shape_is_warm_before_it_is_ready(load, tmp_path, models, runs):
+    models.write(tmp_path, models.scale())
+    loaded = load()
+    assert set(runs) == {(1, 4)}
+    assert set(loaded.scheduler.times.known) == {(("x", (1, 4)),)}
+
+
+def test_a_model_of_open_length_is_warmed_as_the_config_says(load, tmp_path, models, runs):
+    models.write(tmp_path, CONV)
+    assert not load().scheduler.times.known
+    assert runs == []
+    load("max_batch_size: 8 " + WARM % "data_type: TYPE_FP32 dims: [3, 9] random_data: true")
+    assert runs == [(2, 3, 9)] * 3
+
+
+def test_a_model_of_open_length_is_warmed_with_its_golden_input(load, tmp_path, models, runs):
+    models.write(tmp_path, CONV)
+    x = np.ones((1, 3, 7), np.float32)
+    (tmp_path / "1" / "golden.json").write_bytes(_golden(np.ones((1, 3, 3), np.float32), x))
+    assert set(load().scheduler.times.known) == {(("x", (1, 3, 7)),)}
+    assert runs == [(1, 3, 7)] * (1 + warmup.RUNS)
+
+
+def test_warm_up_data_comes_from_a_file_too(load, tmp_path, models, runs):
+    models.write(tmp_path, models.scale())
+    (tmp_path / "warmup").mkdir()
+    (tmp_path / "warmup" / "data").write_bytes(np.arange(8, dtype=np.float32).tobytes())
+    load("max_batch_size: 8 " + WARM % 'data_type: TYPE_FP32 dims: 4 input_data_file: "data"')
+    assert runs == [(2, 4)] * 3
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("data_type: TYPE_FP32 dims: 5 zero_data: true", r"'x' \[2, 5\] is not x FP32\[-1,4\]"),
+        ("data_type: TYPE_INT64 dims: 4 zero_data: true", "is not x FP32"),
+        ("data_type: TYPE_FP32 dims: 4", "must say zero_data, random_data or input_data_file"),
+        ('data_type: TYPE_FP32 dims: 4 input_data_file: "nope"', "warmup/nope cannot be read"),
+        ('data_type: TYPE_FP32 dims: 4 input_data_file: "../1/model.onnx"', "does not lie in the model's folder"),
+        ('data_type: TYPE_FP32 dims: 4 input_data_file: "short"', "input byte size mismatch"),
+    ],
+)
+def test_a_warm_up_that_does_not_fit_is_a_load_error(load, tmp_path, models, entry, words):
+    models.write(tmp_path, models.scale())
+    (tmp_path / "warmup").mkdir()
+    (tmp_path / "warmup" / "short").write_bytes(b"1234")
+    with pytest.raises(LoadError, match=words):
+        load("max_batch_size: 8 " + WARM % entry)
+
+
+def test_a_warm_up_for_another_input_is_a_load_error(load, tmp_path, models):
+    models.write(tmp_path, models.scale())
+    with pytest.raises(LoadError, match=r"must give the inputs \['x'\]"):
+        load('model_warmup { name: "w" inputs { key: "q" value { data_type: TYPE_FP32 dims: 4 zero_data: true } } }')
+
+
+def test_a_warm_up_that_fails_is_a_load_error(load, tmp_path, models):
+    models.write(tmp_path, CONV)
+    with pytest.raises(LoadError, match="warm-up failed: the model cannot take this input"):
+        load("max_batch_size: 8 " + WARM % "data_type: TYPE_FP32 dims: [3, 2] zero_data: true")
+
+
+@pytest.mark.parametrize("number", [TensorProto.STRING, TensorProto.BFLOAT16, TensorProto.BOOL, TensorProto.INT8])
+def test_models_of_every_kind_of_input_are_warmed(load, tmp_path, models, runs, number):
+    models.write(tmp_path, models.identity(number, ["N", 2]))
+    load()
+    assert set(runs) == {(1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("config", "threads", "expected"),
+    [
+        ("", 0, 1),
+        ("", 3, 3),
+        ('parameters { key: "intra_op_thread_count" value { string_value: "2" } }', 3, 2),
+    ],
+)
+def test_small_models_have_one_thread_unless_told_otherwise(load, tmp_path, models, config, threads, expected):
+    models.write(tmp_path, models.scale())
+    loaded = load(config, LoadOptions(Device("cpu"), 4, threads))
+    assert loaded.session.settings.intra_op_threads == expected
+    assert loaded.config.instance_group[0].count == 4 // expected
+
+
+def test_large_models_have_all_threads(load, tmp_path, models, monkeypatch):
+    models.write(tmp_path, models.scale())
+    monkeypatch.setattr(model, "SMALL_MODEL_BYTES", 10)
+    assert load().session.settings.intra_op_threads == 4
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("instance_group { kind: KIND_GPU }", "use --device cuda"),
+        ("instance_group { gpus: 1 }", r"instance_group.gpus is \[1\]"),
+        ('output { name: "y" data_type: TYPE_FP32 dims: [-1, 4] label_filename: "l" }', "l cannot be read"),
+        ('output { name: "y" data_type: TYPE_FP32 dims: [-1, 4] label_filename: "../l" }', "does not lie in"),
+        ('output { name: "y" data_type: TYPE_FP32 dims: [-1, 4] label_filename: "b" }', "is not UTF-8 text"),
+        ('default_model_filename: "other.onnx"', "1/other.onnx cannot be read"),
+    ],
+)
+def test_what_the_config_asks_for_and_is_not_there_is_a_load_error(load, tmp_path, models, config, words):
+    models.write(tmp_path, models.scale())
+    (tmp_path / "b").write_bytes(b"\xff")
+    with pytest.raises(LoadError, match=words):
+        load(config)
+
+
+def test_the_bytes_that_were_checked_are_the_bytes_that_run(load, tmp_path, models):
+    data = models.scale()
+    models.write(tmp_path, data)
+    entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    manifest = tmp_path / "1" / "manifest.json"
+    manifest.write_text(json.dumps({"schema": 1, "files": {"model.onnx": entry}}), encoding="utf-8")
+    load()
+    (tmp_path / "1" / "model.onnx").write_bytes(models.scale(9.0))
+    with pytest.raises(LoadError, match=r"SHA-256|manifest\.json says"):
+        load()
+
+
+X = np.array([[1, 2, 3, 4]], np.float32)
+
+
+def _golden(y: np.ndarray, x: np.ndarray = X, **changes) -> bytes:
+    def tensor(name, array):
+        datatype = by_dtype(array.dtype)
+        data = base64.b64encode(array.tobytes()).decode()
+        return {"name": name, "datatype": datatype.name, "shape": list(array.shape), "data": data}
+
+    content = {"relative_tolerance": 1e-3, "inputs": [tensor("x", x)], "outputs": [tensor("y", y)]}
+    return json.dumps({**content, **changes}).encode()
+
+
+@pytest.mark.parametrize("y", [2 * X, 2 * X + 0.004])
+def test_the_golden_answer_is_asked_for_again(load, tmp_path, models, y):
+    models.write(tmp_path, models.scale())
+    (tmp_path / "1" / "golden.json").write_bytes(_golden(y))
+    load()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (_golden(3 * X), "output 'y' is off the golden answer by 4, allowed is 0.012"),
+        (_golden(2 * X + np.nan), "is not the golden answer where that is not finite"),
+        (_golden((2 * X)[:, :3]), r"is float32\[1, 3\], the model gives float32\[1, 4\]"),
+        (_golden(2 * X, X[:, :3]), "golden.json does not belong to this model"),
+        (_golden(2 * X, outputs=[{"name": "q", "datatype": "FP32", "shape": [0], "data": ""}]), "does not belong"),
+        (_golden(2 * X, inputs=[{"name": "x", "datatype": "FP32", "shape": [9], "data": ""}]), "cannot be read"),
+        (_golden(2 * X, relative_tolerance=None), "golden.json cannot be read"),
+        (b"{", "golden.json cannot be read"),
+    ],
+)
+def test_another_answer_than_the_golden_one_is_a_load_error(load, tmp_path, models, content, words):
+    models.write(tmp_path, models.scale())
+    (tmp_path / "1" / "golden.json").write_bytes(content)
+    with pytest.raises(LoadError, match=words):
+        load()
+
+
+def test_an_unexpected_failure_of_one_model_leaves_the_others(tmp_path, models, monkeypatch):
+    for name in "ab":
+        models.write(tmp_path / name, models.scale())
+    real = model.load
+
+    def broken(folder, *rest):
+        if folder.name == "a":
+            raise RuntimeError("secret")
+        return real(folder, *rest)
+
+    monkeypatch.setattr("normfold.serving.catalog.catalog.load", broken)
+    with ThreadPoolExecutor(1) as executor:
+        catalog = Catalog(Repository(tmp_path), OPTIONS, executor)
+        asyncio.run(catalog.load_all())
+    assert catalog.find("b", "").version == 1
+    assert not catalog.ready(strict=True)
+    assert catalog.ready(strict=False)
+    assert "secret" not in str(catalog.index(False))
+
+
+def test_a_device_that_is_not_there_stops_the_start(tmp_path, models, monkeypatch):
+    models.write(tmp_path / "a", models.scale())
+
+    def absent(*_: object) -> None:
+        raise DeviceUnavailable("no GPU")
+
+    monkeypatch.setattr("normfold.serving.catalog.catalog.load", absent)
+    with ThreadPoolExecutor(1) as executor:
+        catalog = Catalog(Repository(tmp_path), OPTIONS, executor)
+        with pytest.raises(StartError, match="no GPU"):
+            asyncio.run(catalog.load_all())
+
+
+def test_a_policy_that_picks_no_version_tells_which_there_are(tmp_path, models):
+    models.write(tmp_path / "a", models.scale(), 3, "version_policy { specific { versions: 1 } }")
+    with ThreadPoolExecutor(1) as executor:
+        catalog = Catalog(Repository(tmp_path), OPTIONS, executor)
+        with pytest.raises(LoadRefused, match=r"no version to serve.*there are: 3"):
+            asyncio.run(catalog.load("a"))
+        with pytest.raises(ServingError, match=r"'a' has no available versions \(no version to serve"):
+            catalog.find("a", "")
+
+
+def test_swapping_under_load_never_mixes_two_versions(serve, tmp_path, models, ask):
+    models.write(tmp_path / "m", models.scale(2.0), 1)
+    models.write(tmp_path / "m", models.scale(3.0), 2)
+    from normfold.protos import grpc_service as pb
+
+    policies = [json.dumps({"version_policy": {"specific": {"versions": [number]}}}) for number in (1, 2)]
+    with serve(tmp_path) as one:
+        rpc = one.channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=lambda m: m.SerializeToString(),
+            response_deserializer=pb.ModelInferResponse.FromString,
+        )
+        for swap in range(30):
+            request = pb.RepositoryModelLoadRequest(model_name="m")
+            request.parameters["config"].string_param = policies[swap % 2]
+            calls = [rpc.future(ask("m"), timeout=30) for _ in range(20)]
+            one.call("RepositoryModelLoad", request)
+            for call in calls:
+                answer = call.result()
+                factor = {"1": 2, "2": 3}[answer.model_version]
+                got = np.frombuffer(answer.raw_output_contents[0], np.float32)
+                np.testing.assert_array_equal(got, factor * np.array([1, 2, 3, 4]))
+
+
+def test_the_cache_drops_what_was_used_longest_ago():
+    cache = ResponseCache(limit_bytes=100)
+    answers = {name: [np.full(10, ord(name), np.float32)] for name in "abc"}
+    keys = {name: cache.key({"x": array[0]}, ["y"]) for name, array in answers.items()}
+    for name in "ab":
+        cache.keep(keys[name], answers[name])
+    assert cache.find(keys["a"]) is answers["a"]
+    cache.keep(keys["c"], answers["c"])
+    assert cache.find(keys["b"]) is None
+    assert cache.find(keys["a"]) is answers["a"]
+    cache.keep(b"large", [np.zeros(100, np.float32)])
+    assert cache.find(b"large") is None
+
+
+def test_only_equal_requests_share_a_key():
+    x = np.zeros((2, 2), np.float32)
+    text = np.array([b"ab", b"c"], object)
+    different = [
+        ({"x": x}, ["y"]),
+        ({"x": x}, ["z"]),
+        ({"w": x}, ["y"]),
+        ({"x": x.reshape(4)}, ["y"]),
+        ({"x": x.astype(np.int32)}, ["y"]),
+        ({"x": x + 1}, ["y"]),
+        ({"x": text}, ["y"]),
+        ({"x": np.array([b"a", b"bc"], object)}, ["y"]),
+    ]
+    assert len({ResponseCache.key(*request) for request in different}) == len(different)
+    assert ResponseCache.key({"x": x}, ["y"]) == ResponseCache.key({"x": x.copy()}, ["y"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"listen": "8001"}, "is not host:port"),
+        ({"listen": "localhost:99999"}, "is not host:port"),
+        ({"listen": ":1"}, "is not host:port"),
+        ({"threads": -1}, "threads must lie between"),
+        ({"max_message_bytes": 1}, "max_message_bytes must lie between"),
+    ],
+)
+def test_a_server_is_configured_within_bounds(tmp_path, options, words):
+    with pytest.raises(StartError, match=words):
+        ServerConfig(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("listen", "local"),
+    [
+        ("127.0.0.1:1", True),
+        ("127.9.9.9:1", True),
+        ("localhost:1", True),
+        ("[::1]:1", True),
+        ("unix:/tmp/x", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("192.168.0.1:1", False),
+        ("example.org:1", False),
+    ],
+)
+def test_only_loopback_addresses_and_sockets_are_local(tmp_path, listen, local):
+    assert ServerConfig(tmp_path, listen=listen).local is local
+
+
+def test_a_unix_socket_is_an_address(tmp_path, models, serve, ask):
+    models.write(tmp_path / "r" / "m", models.scale())
+    from normfold.serving.client.client import Client
+
+    with serve(tmp_path / "r") as one:
+        assert one.server.address.startswith("127.0.0.1:")
+    socket = f"unix:{tmp_path}/s"
+
+    async def ask_there():
+        from normfold.serving.server import Server
+
+        server = Server(ServerConfig(tmp_path / "r", listen=socket))
+        await server.start()
+        with Client(socket) as client:
+            answer = await asyncio.to_thread(client.infer, "m", {"x": np.ones((1, 4), np.float32)})
+        await server.shut_down()
+        return answer
+
+    np.testing.assert_array_equal(asyncio.run(ask_there())["y"], np.full((1, 4), 2))

@@ -1,0 +1,239 @@
+"""Where models are found, and which files are refused before onnxruntime sees them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from normfold.protos import onnx_file as subset
+from normfold.serving.catalog.repository import ModelFolder, Repository, SentFolder, check_manifest
+from normfold.serving.errors import ConfigError, LoadError, StartError, UnsafeModel
+from normfold.serving.runtime import onnx_file
+
+
+@pytest.fixture
+def root(tmp_path, models):
+    models.write(tmp_path / "a", models.scale(), 1)
+    models.write(tmp_path / "a", models.scale(), 12)
+    models.write(tmp_path / "b", models.scale(), 3, "max_batch_size: 2")
+    for name in ("a/01", "a/0", "a/x", "a/1.5", ".tmp-c/1", "-d/1", "e"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "README").write_text("not a model", encoding="utf-8")
+    return tmp_path
+
+
+def test_models_and_versions_are_found_and_everything_else_is_not(root):
+    found = Repository(root).models()
+    assert list(found) == ["a", "b"]
+    assert found["a"].versions() == [1, 12]
+    assert found["b"].config_text() == "max_batch_size: 2"
+    assert found["a"].config_text() is None
+
+
+def test_one_models_folder_is_a_repository_of_one(root):
+    assert list(Repository(root / "a").models()) == ["a"]
+    assert list(Repository(root / "b", name="c").models()) == ["c"]
+
+
+def test_one_file_is_version_1_of_a_model(root):
+    (folder,) = Repository(root / "a" / "1" / "model.onnx").models().values()
+    assert (folder.name, folder.versions()) == ("model", [1])
+    assert folder.read_model(1, "model.onnx")[:1] == b"\x08"
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "words"),
+    [
+        ("nowhere", None, "does not exist"),
+        ("README", None, "is a file but not an .onnx file"),
+        ("e", None, "holds no model; expected"),
+        (".", "x", "a name can only be given to a single model"),
+        ("a", "../x", "is not a model name"),
+    ],
+)
+def test_what_holds_no_model_is_refused(root, path, name, words):
+    with pytest.raises(StartError, match=words):
+        Repository(root / path, name)
+
+
+def test_a_missing_file_is_told_by_its_place_in_the_model(root):
+    with pytest.raises(LoadError, match=r"^12/other\.onnx cannot be read: No such file"):
+        ModelFolder("a", root / "a").read_model(12, "other.onnx")
+
+
+@pytest.mark.parametrize("name", ["../b/config.pbtxt", "/etc/passwd", "x/../../b/config.pbtxt"])
+def test_files_beside_the_versions_do_not_lie_elsewhere(root, name):
+    with pytest.raises(LoadError, match="does not lie in the model's folder"):
+        ModelFolder("a", root / "a").read(name)
+
+
+def test_a_config_that_is_no_text_is_refused(root):
+    (root / "a" / "config.pbtxt").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="it is not UTF-8 text"):
+        ModelFolder("a", root / "a").config_text()
+
+
+def test_files_sent_in_a_request_are_a_folder(models):
+    sent = SentFolder("s", {"2/model.onnx": b"x", "labels.txt": b"a", "config/x": b""})
+    assert (sent.versions(), sent.read_model(2, "model.onnx"), sent.read("labels.txt")) == ([2], b"x", b"a")
+    with pytest.raises(LoadError, match="not among the files"):
+        sent.read("nope")
+
+
+DATA = b"some bytes"
+GOOD = {"schema": 1, "files": {"model.onnx": {"bytes": 10, "sha256": hashlib.sha256(DATA).hexdigest()}}}
+
+
+def test_a_manifest_that_agrees_is_fine():
+    check_manifest(json.dumps(GOOD).encode(), "model.onnx", DATA)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        (json.dumps({**GOOD, "files": {}}), "does not list model.onnx"),
+        ("[]", "does not list model.onnx"),
+        ("{", "does not list model.onnx"),
+        ("[" * 100_000, "does not list model.onnx"),
+        (json.dumps({"files": {"model.onnx": {"bytes": 9, "sha256": "0"}}}), "has 10 bytes, manifest.json says 9"),
+        (json.dumps({"files": {"model.onnx": {"bytes": 10, "sha256": "0"}}}), "the file was changed"),
+    ],
+)
+def test_a_manifest_that_does_not_agree_refuses_the_file(manifest, words):
+    with pytest.raises(UnsafeModel, match=words):
+        check_manifest(manifest.encode(), "model.onnx", DATA)
+
+
+def test_the_manifest_is_checked_when_a_model_is_read(root):
+    folder = ModelFolder("a", root / "a")
+    (root / "a" / "1" / "manifest.json").write_text(json.dumps(GOOD), encoding="utf-8")
+    with pytest.raises(UnsafeModel, match=r"manifest\.json says 10"):
+        folder.read_model(1, "model.onnx")
+
+
+def test_our_part_of_onnx_agrees_with_onnx():
+    for name, message in subset.DESCRIPTOR.message_types_by_name.items():
+        theirs = getattr(onnx, name).DESCRIPTOR
+        for field in message.fields:
+            other = theirs.fields_by_name[field.name]
+            assert (field.number, field.type, field.is_repeated) == (other.number, other.type, other.is_repeated)
+    assert subset.TensorProto.EXTERNAL == TensorProto.EXTERNAL
+    assert subset.TypeProto.Tensor.DESCRIPTOR.fields_by_name["shape"].number == 2
+
+
+def _external(name: str = "w") -> TensorProto:
+    tensor = numpy_helper.from_array(np.zeros(4, np.float32), name)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret")
+    return tensor
+
+
+def _hidden() -> TensorProto:
+    """External data without the location flag."""
+    tensor = _external()
+    tensor.ClearField("data_location")
+    return tensor
+
+
+def _sparse(values: TensorProto | None = None, indices: TensorProto | None = None) -> onnx.SparseTensorProto:
+    plain = numpy_helper.from_array(np.zeros(4, np.int64), "i")
+    return helper.make_sparse_tensor(values or numpy_helper.from_array(np.zeros(4, np.float32)), indices or plain, [4])
+
+
+def _model(nodes=(), initializers=(), sparse=(), functions=(), training=()) -> bytes:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])
+    graph = helper.make_graph(list(nodes), "g", [x], [x], list(initializers))
+    graph.sparse_initializer.extend(sparse)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    model.functions.extend(functions)
+    model.training_info.extend(training)
+    return model.SerializeToString()
+
+
+def _graph(tensor: TensorProto) -> onnx.GraphProto:
+    return helper.make_graph([], "sub", [], [], [tensor])
+
+
+def _node(**attributes) -> onnx.NodeProto:
+    return helper.make_node("Constant", [], ["c"], **attributes)
+
+
+def _deep(tensor: TensorProto, depth: int) -> onnx.GraphProto:
+    graph = _graph(tensor)
+    for _ in range(depth):
+        graph = helper.make_graph([helper.make_node("If", ["x"], ["y"], then_branch=graph)], "sub", [], [])
+    return graph
+
+
+EXTERNAL = {
+    "initializer": _model(initializers=[_external()]),
+    "without the flag": _model(initializers=[_hidden()]),
+    "attribute": _model([_node(value=_external())]),
+    "list attribute": _model([_node(values=[_external(), _external()])]),
+    "sparse initializer, values": _model(sparse=[_sparse(_external())]),
+    "sparse initializer, indices": _model(sparse=[_sparse(None, _external())]),
+    "sparse attribute": _model([_node(sparse_value=_sparse(_external()))]),
+    "subgraph": _model([helper.make_node("If", ["x"], ["y"], then_branch=_graph(_external()))]),
+    "deep subgraph": _model([helper.make_node("If", ["x"], ["y"], then_branch=_deep(_external(), 10))]),
+    "function": _model(
+        functions=[helper.make_function("d", "F", [], ["c"], [_node(value=_external())], [helper.make_opsetid("", 18)])]
+    ),
+    "function subgraph": _model(
+        functions=[
+            helper.make_function(
+                "d",
+                "F",
+                [],
+                ["c"],
+                [helper.make_node("If", ["x"], ["y"], then_branch=_graph(_external()))],
+                [helper.make_opsetid("", 18)],
+            )
+        ]
+    ),
+    "training": _model(training=[onnx.TrainingInfoProto(algorithm=_graph(_external()))]),
+    "training initialization": _model(training=[onnx.TrainingInfoProto(initialization=_graph(_external()))]),
+}
+
+
+@pytest.mark.parametrize("place", EXTERNAL)
+def test_external_data_is_refused_wherever_it_stands(place):
+    with pytest.raises(UnsafeModel, match="keeps its data in another file, which is never followed"):
+        onnx_file.check(EXTERNAL[place])
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "0 bytes without a graph"),
+        (b"\xff\xff\xff\xff", "4 bytes that protobuf cannot read"),
+        (b"\x18\x00\x00\x00ORTM" + bytes(100), "in onnxruntime's own .ort format"),
+        (b"not a model at all", "not an ONNX model"),
+    ],
+)
+def test_what_is_no_onnx_model_is_refused(data, words):
+    with pytest.raises(UnsafeModel, match=words):
+        onnx_file.check(data)
+
+
+def test_a_refused_file_never_reaches_onnxruntime(monkeypatch):
+    from normfold.serving.runtime import session
+    from normfold.serving.runtime.devices import Device
+
+    def reached(*_: object, **__: object) -> None:
+        raise AssertionError("onnxruntime was asked")
+
+    monkeypatch.setattr(session.ort, "InferenceSession", reached)
+    for data in EXTERNAL.values():
+        with pytest.raises(UnsafeModel):
+            session.Session(data, Device("cpu"), session.SessionSettings())
+
+
+def test_inputs_without_any_shape_are_found(models):
+    assert onnx_file.check(models.identity(TensorProto.FLOAT, None)) == {"x", "y"}
+    assert onnx_file.check(models.identity(TensorProto.FLOAT, [])) == set()

@@ -1,0 +1,212 @@
+"""Requests like one seen before are answered without a message; their answers must be those of the message."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from normfold.protos import grpc_service as pb
+from normfold.protos.datatypes import by_name
+from normfold.serving.catalog.contract import TensorSpec
+from normfold.serving.infer.parameters import RequestParameters
+from normfold.serving.infer.plans import Plans, find_id, parts
+from normfold.serving.scheduling.inline import RunTimes
+
+S = grpc.StatusCode
+
+
+def _y(answer: pb.ModelInferResponse) -> list[float]:
+    return np.frombuffer(answer.raw_output_contents[0], np.float32).tolist()
+
+
+def test_a_request_seen_before_gets_the_answer_of_its_own_numbers(server, ask):
+    for factor in (1, 2, -3):
+        answer = server.infer(ask(x=[[factor, 2, 3, 4]]))
+        assert _y(answer) == [3 * factor, 6, 9, 12]
+        assert (answer.model_name, answer.model_version, answer.id) == ("m", "2", "")
+        assert [(o.name, o.datatype, list(o.shape)) for o in answer.outputs] == [
+            ("y", "FP32", [1, 4]),
+            ("z", "FP32", [1, 4]),
+        ]
+
+
+@pytest.mark.parametrize("identifier", ["", "a", "b" * 200, "ä"])
+def test_every_request_gets_its_own_id_back(server, ask, identifier):
+    request = ask()
+    request.id = identifier
+    for _ in range(2):
+        answer = server.infer(request)
+        assert answer.id == identifier
+        assert _y(answer) == [3, 6, 9, 12]
+
+
+def test_heads_of_every_length_give_the_same_numbers(server, ask):
+    # The raw contents begin at every alignment, and each request is asked twice: by message, then by plan.
+    for length in range(9):
+        request = ask()
+        request.parameters["p" * (length + 1)].bool_param = True
+        assert _y(server.infer(request)) == _y(server.infer(request)) == [3, 6, 9, 12]
+
+
+def test_wrong_sizes_are_refused_after_a_right_request_too(server, ask):
+    server.infer(ask())
+    for change, said in ((lambda r: r.raw_input_contents.append(b""), "entries"), (_shorten, "byte size mismatch")):
+        request = ask()
+        change(request)
+        with pytest.raises(grpc.RpcError) as caught:
+            server.infer(request)
+        assert caught.value.code() is S.INVALID_ARGUMENT
+        assert said in caught.value.details()
+
+
+def test_outputs_whose_shapes_depend_on_the_numbers_are_answered_rightly(serve, models, ask, tmp_path):
+    models.write(
+        tmp_path / "m", '<ir_version: 9, opset_import: ["": 18]> g (float[N,4] x) => (int64[2,M] y) { y = NonZero (x) }'
+    )
+    with serve(tmp_path) as one:
+        for x in [[[1, 0, 1, 0]]] * 6 + [[[1, 1, 1, 0]], [[0, 0, 0, 0]], [[1, 0, 1, 0]]] * 2:
+            answer = one.infer(ask(x=x))
+            y = np.frombuffer(answer.raw_output_contents[0], np.int64).reshape(answer.outputs[0].shape)
+            np.testing.assert_array_equal(y, np.nonzero(np.array(x)))
+
+
+def _shorten(request: pb.ModelInferRequest) -> None:
+    request.raw_input_contents[0] = request.raw_input_contents[0][:-1]
+
+
+def test_a_new_version_answers_requests_seen_before(serve, models, ask, tmp_path):
+    models.write(tmp_path / "m", models.scale(2.0))
+    with serve(tmp_path) as one:
+        assert _y(one.infer(ask())) == _y(one.infer(ask())) == [2, 4, 6, 8]
+        models.write(tmp_path / "m", models.scale(5.0), 2)
+        one.call("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="m"))
+        assert _y(one.infer(ask())) == _y(one.infer(ask())) == [5, 10, 15, 20]
+        one.call("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name="m"))
+        with pytest.raises(grpc.RpcError) as caught:
+            one.infer(ask())
+        assert caught.value.code() is S.NOT_FOUND
+
+
+def test_requests_with_and_without_a_plan_are_counted_alike(serve, models, ask, tmp_path):
+    models.write(tmp_path / "m", models.scale(2.0))
+    with serve(tmp_path) as one:
+        for _ in range(3):
+            one.infer(ask(x=[[1, 2, 3, 4], [1, 2, 3, 4]]))
+        (stats,) = one.call("ModelStatistics", pb.ModelStatisticsRequest(name="m")).model_stats
+    counted = stats.inference_stats
+    assert stats.execution_count == 3
+    assert counted.success.count == counted.queue.count == counted.compute_input.count == 3
+    assert counted.compute_infer.count == counted.compute_output.count == 3
+    assert 0 < counted.compute_infer.ns < counted.success.ns
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_taken_apart_or_refused(data):
+    parts(data)
+
+
+@given(
+    st.text(max_size=5),
+    st.text(max_size=200),
+    st.lists(st.text(max_size=5), max_size=3),
+    st.lists(st.binary(max_size=300), max_size=3),
+)
+def test_the_parts_of_a_message_are_those_that_protobuf_reads(model, identifier, inputs, raw):
+    message = pb.ModelInferRequest(model_name=model, id=identifier, raw_input_contents=raw)
+    for name in inputs:
+        message.inputs.add(name=name, datatype="FP32", shape=[1, 300])
+    data = message.SerializeToString()
+    found = parts(data)
+    if not raw:
+        assert found is None
+        return
+    assert found is not None
+    assert [data[start:end] for start, end in found.spans] == raw
+    start, end = found.id
+    assert pb.ModelInferRequest.FromString(data[start:end]).id == identifier
+    message.ClearField("id")
+    assert data[:start] + data[end:] == message.SerializeToString()
+    if model and len(identifier.encode()) < 128:
+        assert [find_id(data)[0] - find_id(data)[1], data[slice(*find_id(data))]] == [start - end, data[start:end]]
+
+
+@given(st.binary(max_size=60))
+def test_the_id_of_any_bytes_lies_within_their_length_or_is_refused(data):
+    start, end = find_id(data)
+    assert 0 <= start <= end
+
+
+def _keep(data: bytes) -> Plans:
+    """Plans with one for ``data``, of a model that takes x and y."""
+    x = TensorSpec("x", by_name("FP32"), (-1,))
+    model = SimpleNamespace(
+        contract=SimpleNamespace(inputs={"x": x, "y": x}), scheduler=SimpleNamespace(times=RunTimes())
+    )
+    request = pb.ModelInferRequest.FromString(data)
+    feeds = {t.name: np.zeros(t.shape, np.float32) for t in request.inputs}
+    plans = Plans()
+    plans.keep(data, request, model, feeds, 1, [], RequestParameters())
+    return plans
+
+
+def _request(model: str = "m", identifier: str = "", sizes: tuple[int, ...] = (1, 2), fill: bytes = b"0") -> bytes:
+    message = pb.ModelInferRequest(model_name=model, id=identifier)
+    for name, size in zip("xy", sizes, strict=False):
+        message.inputs.add(name=name, datatype="FP32", shape=[size])
+        message.raw_input_contents.append(fill * 4 * size)
+    return message.SerializeToString()
+
+
+def test_a_plan_is_found_for_other_numbers_and_other_ids_and_for_nothing_else():
+    plans = _keep(_request(identifier="seven"))
+    for like in (_request(identifier=""), _request(identifier="x" * 127, fill=b"9"), _request(identifier="seven")):
+        plan, start, end = plans.find(like)
+        feeds = plan.feeds(like, end - start)
+        assert {name: array.tobytes() for name, array in feeds.items()} == dict(
+            zip("xy", pb.ModelInferRequest.FromString(like).raw_input_contents, strict=True)
+        )
+    for other in (_request("n"), _request(sizes=(2, 1)), _request(sizes=(3,)), _request(identifier="x" * 128)):
+        assert plans.find(other) is None
+    assert plans.find(_request(identifier="ä")) is None
+    assert plans.find(_request()[:-1]) is None
+    plans.forget()
+    assert plans.find(_request()) is None
+
+
+def test_another_split_of_the_same_bytes_between_the_inputs_has_no_plan():
+    # The same head and length, but the second raw content begins earlier than the plan's.
+    good = _request(sizes=(3, 3))
+    plans = _keep(good)
+    _, second = parts(good).spans
+    bad = bytearray(good)
+    bad[second[0] - 1] -= 1
+    assert plans.find(bytes(bad)) is None
+
+
+@given(st.binary(max_size=80))
+def test_no_other_bytes_are_taken_for_a_request_seen_before(data):
+    good = _request()
+    plans = _keep(good)
+    if plans.find(data) is not None:
+        other, known = pb.ModelInferRequest.FromString(data), pb.ModelInferRequest.FromString(good)
+        assert list(other.inputs) == list(known.inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a field behind the raw contents", b"\x3a\x01r\x0a\x01m"),
+        ("an unknown field", b"\x0a\x01m\x42\x00\x3a\x01r"),
+        ("two ids", b"\x1a\x01a\x1a\x01b\x3a\x01r"),
+        ("a length beyond the end", b"\x0a\x01m\x3a\x05r"),
+        ("a length without an end", b"\x0a\x01m\x3a" + b"\x80" * 1000),
+        ("a cut tag", b"\x0a\x01m\x3a\x01r\x3a"),
+    ],
+)
+def test_an_unusual_form_is_left_to_protobuf(name, data):
+    assert parts(data) is None

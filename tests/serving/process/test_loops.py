@@ -1,0 +1,24 @@
+"""A server runs on uvloop where that is installed."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from normfold.serving.process import loops
+
+
+async def _loop_type() -> str:
+    return type(asyncio.get_running_loop()).__module__
+
+
+def test_the_loop_is_uvloops_where_it_is_installed():
+    import uvloop
+
+    assert loops.factory() is uvloop.new_event_loop
+    assert loops.run(_loop_type()) == "uvloop"
+
+
+def test_the_loop_is_asyncios_where_uvloop_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert loops.run(_loop_type()).startswith("asyncio")

@@ -1,0 +1,107 @@
+"""Runs stay on the event loop where they were shorter than the hop to another thread, by exact shape."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from normfold.serving.scheduling import inline
+from normfold.serving.scheduling.batching import BatchPolicy
+from normfold.serving.scheduling.inline import RunTime, RunTimes, hop_seconds
+from normfold.serving.scheduling.scheduler import Scheduler
+from normfold.serving.scheduling.statistics import Statistics
+
+BOUND = 100_000
+SHORT, LONG, VERY_LONG = BOUND // 2, BOUND * 2, 5_000_000
+
+
+def _x(*shape: int) -> dict[str, np.ndarray]:
+    return {"x": np.zeros(shape, np.float32)}
+
+
+def test_short_runs_come_onto_the_loop_and_long_ones_do_not():
+    short, long = RunTime(BOUND), RunTime(BOUND)
+    for _ in range(inline.SHORT_RUNS):
+        assert not short.inline
+        short.note(SHORT)
+        long.note(LONG)
+    assert short.inline
+    assert not long.inline
+
+
+@pytest.mark.parametrize(("ns", "stays"), [(LONG, 3), (VERY_LONG, 1)])
+def test_long_runs_in_a_row_leave_the_loop_and_come_back_late(ns, stays):
+    known = RunTime(BOUND)
+    for _ in range(inline.SHORT_RUNS):
+        known.note(SHORT)
+    for _ in range(stays):
+        known.note(ns)
+        assert known.inline
+    known.note(ns)
+    assert not known.inline
+    for _ in range(inline.SHORT_RUNS_AGAIN - 1):
+        known.note(SHORT)
+    assert not known.inline
+    known.note(SHORT)
+    assert known.inline
+
+
+def test_a_run_that_is_interrupted_now_and_then_stays():
+    known = RunTime(BOUND)
+    for number in range(2000):
+        known.note(VERY_LONG if number % 20 == 19 else SHORT)
+    assert known.inline
+
+
+def test_every_set_of_shapes_is_known_by_itself():
+    times = RunTimes(BOUND / 1e9)
+    for _ in range(inline.SHORT_RUNS):
+        times.of(_x(1, 3)).note(SHORT)
+        times.of(_x(2, 3)).note(LONG)
+    assert times.of(_x(1, 3)).inline
+    assert not times.of(_x(2, 3)).inline
+    assert not times.of(_x(1, 4)).inline
+    assert times.of_rows(_x(9, 3), 1) is times.of(_x(1, 3))
+
+
+def test_as_many_shapes_are_remembered_as_are_allowed(monkeypatch):
+    monkeypatch.setattr(inline, "LIMIT", 3)
+    times = RunTimes(1.0)
+    for size in range(10):
+        times.of(_x(size))
+        assert len(times.known) <= 3
+
+
+def test_a_hop_costs_something_and_is_bounded(monkeypatch):
+    with ThreadPoolExecutor(1) as executor:
+        assert 0 < asyncio.run(hop_seconds(executor)) <= inline.MOST_SECONDS
+        monkeypatch.setattr(inline, "MOST_SECONDS", 1e-9)
+        assert asyncio.run(hop_seconds(executor)) == 1e-9
+
+
+def test_requests_of_an_open_shape_teach_where_their_runs_belong():
+    threads = []
+
+    def model(feeds, outputs):
+        import threading
+
+        threads.append(threading.current_thread() is threading.main_thread())
+        return [feeds["x"]]
+
+    async def scenario(bound_seconds):
+        threads.clear()
+        with ThreadPoolExecutor(1) as executor:
+            scheduler = Scheduler(model, BatchPolicy(), 1, executor, Statistics(), RunTimes(bound_seconds))
+            for _ in range(inline.SHORT_RUNS + 2):
+                await scheduler.submit(_x(5), 1, ["y"], 0, 0)
+        return list(threads)
+
+    # The boundary is so high, or so low, that every run is on one side of it.
+    inline_after = [False] * inline.SHORT_RUNS + [True] * 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inline, "MOST_SECONDS", 100.0)
+        assert asyncio.run(scenario(100.0)) == inline_after
+    assert asyncio.run(scenario(0.0)) == [False] * (inline.SHORT_RUNS + 2)

@@ -1,0 +1,364 @@
+"""Waiting, batching, priorities and timeouts, with a model that runs when the test says so."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+
+from normfold.serving.errors import InvalidRequest, Unavailable
+from normfold.serving.scheduling.batching import BatchPolicy, QueuePolicy
+from normfold.serving.scheduling.inline import RunTimes
+from normfold.serving.scheduling.scheduler import Scheduler
+from normfold.serving.scheduling.statistics import Statistics
+
+
+class Gate:
+    """A model y = 2x that waits at a gate and notes what it was run with."""
+
+    def __init__(self, is_open: bool = True) -> None:
+        self.open = threading.Event()
+        if is_open:
+            self.open.set()
+        self.started = threading.Semaphore(0)
+        self.runs: list[list[float]] = []
+        self.poison: float | None = None
+
+    def __call__(self, feeds, outputs):
+        self.started.release()
+        self.open.wait(20)
+        x = feeds["x"]
+        self.runs.append(x[:, 0].tolist())
+        if self.poison is not None and (x == self.poison).any():
+            raise InvalidRequest("poison")
+        return [2 * x for _ in outputs]
+
+
+def play(scenario, policy: BatchPolicy, gate: Gate, instances: int = 1):
+    """Run the coroutine ``scenario(scheduler, submit)``; the statistics of the run."""
+    statistics = Statistics()
+
+    async def run():
+        with ThreadPoolExecutor(4) as executor:
+            scheduler = Scheduler(gate, policy, instances, executor, statistics)
+
+            def submit(value: float, rows: int = 1, width: int = 3, priority: int = 0, timeout_us: int = 0):
+                feeds = {"x": np.full((rows, width), value, np.float32)}
+                return asyncio.ensure_future(scheduler.submit(feeds, rows, ["y"], priority, timeout_us))
+
+            try:
+                return await asyncio.wait_for(scenario(submit), 20)
+            finally:
+                gate.open.set()
+
+    return asyncio.run(run()), statistics
+
+
+async def started(gate: Gate) -> None:
+    """Wait until the gate holds a run."""
+    while not gate.started.acquire(blocking=False):
+        await asyncio.sleep(0.001)
+
+
+async def settle() -> None:
+    """Let everything that was submitted reach the queue."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_what_waits_runs_together_and_each_gets_its_rows():
+    gate = Gate(is_open=False)
+
+    async def scenario(submit):
+        first = submit(0)
+        await started(gate)
+        waiting = [submit(value, rows=value) for value in (1, 2, 3)]
+        await settle()
+        gate.open.set()
+        await first
+        return await asyncio.gather(*waiting)
+
+    answers, statistics = play(scenario, BatchPolicy(max_rows=8), gate)
+    assert gate.runs == [[0], [1, 2, 2, 3, 3, 3]]
+    for value, ((y,), timing) in zip((1, 2, 3), answers, strict=True):
+        np.testing.assert_array_equal(y, np.full((value, 3), 2 * value))
+        assert timing.queue > 0
+    assert {rows: b.infer.count for rows, b in statistics.batches.items()} == {1: 1, 6: 1}
+
+
+def test_a_batch_never_exceeds_the_largest():
+    gate = Gate(is_open=False)
+
+    async def scenario(submit):
+        calls = [submit(0)]
+        await started(gate)
+        calls += [submit(value, rows=2) for value in (1, 2, 3)]
+        await settle()
+        gate.open.set()
+        await asyncio.gather(*calls)
+
+    play(scenario, BatchPolicy(max_rows=4), gate)
+    assert gate.runs == [[0], [1, 1, 2, 2], [3, 3]]
+
+
+def test_only_equal_shapes_run_together_and_nothing_overtakes_its_own_kind():
+    gate = Gate(is_open=False)
+
+    async def scenario(submit):
+        calls = [submit(0)]
+        await started(gate)
+        calls += [submit(1, width=3), submit(2, width=5), submit(3, width=3), submit(4, width=5)]
+        await settle()
+        gate.open.set()
+        await asyncio.gather(*calls)
+
+    play(scenario, BatchPolicy(max_rows=8), gate)
+    assert gate.runs == [[0], [1, 3], [2, 4]]
+
+
+def test_without_batching_every_request_runs_alone():
+    gate = Gate(is_open=False)
+
+    async def scenario(submit):
+        calls = [submit(0)]
+        await started(gate)
+        calls += [submit(1), submit(2)]
+        await settle()
+        gate.open.set()
+        await asyncio.gather(*calls)
+
+    play(scenario, BatchPolicy(), gate)
+    assert gate.runs == [[0], [1], [2]]
+
+
+def test_as_many_runs_at_a_time_as_there_are_instances():
+    gate = Gate(is_open=False)
+
+    async def scenario(submit):
+        calls = [submit(value) for value in range(3)]
+        await started(gate)
+        await started(gate)
+        await asyncio.sleep(0.02)
+        assert not gate.started.acquire(blocking=False)
+        gate.open.set()
+        await asyncio.gather(*calls)
+
+    play(scenario, BatchPolicy(), gate, instances=2)
+
+
+def test_a_batch_that_fails_is_run_one_by_one_so_that_only_the_guilty_fails():
+    gate = Gate(is_open=False)
+    gate.poison = 2
+
+    async def scenario(submit):
+        first = submit(0)
+        await started(gate)
+        calls = [submit(value) for value in (1, 2, 3)]
+        await settle()
+        gate.open.set()
+        await first
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    (one, two, three), statistics = play(scenario, BatchPolicy(max_rows=8), gate)
+    assert one[0][0][0, 0] == 2
+    assert isinstance(two, InvalidRequest)
+    assert three[0][0][0, 0] == 6
+    assert statistics.executions == 3
+
+
+def test_a_full_queue_refuses():
+    gate = Gate(is_open=False)
+
+    async def scenario(submit):
+        first = submit(0)
+        await started(gate)
+        waiting = [submit(1), submit(2)]
+        await settle()
+        with pytest.raises(Unavailable, match="Exceeds maximum queue size"):
+            await submit(3)
+        gate.open.set()
+        await asyncio.gather(first, *waiting)
+        await submit(4)
+
+    play(scenario, BatchPolicy(max_rows=1, default=QueuePolicy(max_size=2)), gate)
+
+
+def test_a_request_that_waits_too_long_is_refused_and_never_run():
+    gate = Gate(is_open=False)
+
+    async def scenario(submit):
+        first = submit(0)
+        await started(gate)
+        with pytest.raises(Unavailable, match="Request timeout expired"):
+            await submit(1)
+        gate.open.set()
+        await first
+
+    play(scenario, BatchPolicy(default=QueuePolicy(timeout_us=1000)), gate)
+    assert gate.runs == [[0]]
+
+
+def test_a_timeout_may_delay_instead():
+    gate = Gate(is_open=False)
+
+    async def scenario(submit):
+        first = submit(0)
+        await started(gate)
+        late = submit(1, timeout_us=1000)
+        await asyncio.sleep(0.02)
+        in_time = submit(2)
+        await settle()
+        gate.open.set()
+        await asyncio.gather(first, late, in_time)
+
+    play(scenario, BatchPolicy(default=QueuePolicy(delay=True, allow_override=True)), gate)
+    assert gate.runs == [[0], [2], [1]]
+
+
+@pytest.mark.parametrize(
+    ("policy", "asked", "wait"),
+    [
+        (QueuePolicy(), 5, 0),
+        (QueuePolicy(timeout_us=9), 0, 9),
+        (QueuePolicy(timeout_us=9), 5, 9),
+        (QueuePolicy(timeout_us=9, allow_override=True), 5, 5),
+        (QueuePolicy(timeout_us=9, allow_override=True), 50, 9),
+        (QueuePolicy(allow_override=True), 50, 50),
+    ],
+)
+def test_a_request_may_shorten_its_wait_where_the_policy_allows(policy, asked, wait):
+    assert policy.wait_us(asked) == wait
+
+
+def test_the_first_level_goes_first_and_unknown_levels_are_the_default():
+    gate = Gate(is_open=False)
+
+    async def scenario(submit):
+        calls = [submit(0)]
+        await started(gate)
+        calls += [submit(1, priority=2), submit(2), submit(3, priority=9), submit(4, priority=1)]
+        await settle()
+        gate.open.set()
+        await asyncio.gather(*calls)
+
+    play(scenario, BatchPolicy(levels=2, default_level=2), gate)
+    assert gate.runs == [[0], [4], [1], [2], [3]]
+
+
+def test_a_cancelled_request_is_never_run():
+    gate = Gate(is_open=False)
+
+    async def scenario(submit):
+        first = submit(0)
+        await started(gate)
+        gone, stays = submit(1), submit(2)
+        await settle()
+        gone.cancel()
+        await settle()
+        gate.open.set()
+        await asyncio.gather(first, stays)
+
+    play(scenario, BatchPolicy(max_rows=8), gate)
+    assert gate.runs == [[0], [2]]
+
+
+def test_a_delay_waits_for_more_but_not_when_the_batch_has_a_preferred_size():
+    gate = Gate()
+
+    async def scenario(submit):
+        await asyncio.gather(submit(1), submit(2))  # preferred: at once, though the delay is long
+        late = submit(3)
+        await asyncio.sleep(0.01)
+        await asyncio.gather(late, submit(4))
+
+    play(scenario, BatchPolicy(max_rows=8, preferred=frozenset({2}), max_delay_us=10_000_000), gate)
+    assert gate.runs == [[1, 2], [3, 4]]
+
+
+def test_a_delay_ends():
+    gate = Gate()
+
+    async def scenario(submit):
+        await submit(1)
+
+    play(scenario, BatchPolicy(max_rows=8, max_delay_us=2000), gate)
+    assert gate.runs == [[1]]
+
+
+def test_an_idle_model_does_not_wait():
+    gate = Gate()
+
+    async def scenario(submit):
+        await submit(1)
+        await submit(2)
+
+    play(scenario, BatchPolicy(max_rows=8), gate)
+    assert gate.runs == [[1], [2]]
+
+
+def test_queue_policies_reach_the_wire(server, ask, monkeypatch):
+    """config.pbtxt: two levels; the default queue holds two, the first waits at most 100 ms."""
+    model = server.server.catalog.find("queue", "")
+    gate = Gate(is_open=False)
+    real = model.scheduler._run
+    monkeypatch.setattr(model.scheduler, "_run", lambda f, o: (gate(f, ["y"]), real(f, o))[1])
+    monkeypatch.setattr(model.scheduler, "times", RunTimes())
+    monkeypatch.setattr(model.scheduler, "may_run_now", lambda known: False)
+    rpc = server.channel.unary_unary(
+        "/inference.GRPCInferenceService/ModelInfer", request_serializer=lambda m: m.SerializeToString()
+    )
+    first = rpc.future(ask("queue"), timeout=30)
+    assert gate.started.acquire(timeout=10)
+    waiting = [rpc.future(ask("queue"), timeout=30) for _ in range(2)]
+    while sum(len(queue.waiting) for queue in model.scheduler._queues.values()) < 2:
+        pass
+    with pytest.raises(grpc.RpcError) as full:
+        rpc(ask("queue"), timeout=30)
+    urgent = ask("queue")
+    urgent.parameters["priority"].uint64_param = 1
+    urgent.parameters["timeout"].int64_param = 1000
+    with pytest.raises(grpc.RpcError) as expired:
+        rpc(urgent, timeout=30)
+    gate.open.set()
+    for call in [first, *waiting]:
+        call.result()
+    assert (full.value.code(), full.value.details()) == (
+        grpc.StatusCode.UNAVAILABLE,
+        "[request id: <id_unknown>] Exceeds maximum queue size",
+    )
+    assert (expired.value.code(), expired.value.details()) == (
+        grpc.StatusCode.UNAVAILABLE,
+        "Request timeout expired",
+    )
+
+
+def test_a_deadline_takes_the_request_off_the_queue(server, ask, monkeypatch):
+    model = server.server.catalog.find("queue", "")
+    gate = Gate(is_open=False)
+    real = model.scheduler._run
+    monkeypatch.setattr(model.scheduler, "_run", lambda f, o: (gate(f, ["y"]), real(f, o))[1])
+    monkeypatch.setattr(model.scheduler, "times", RunTimes())
+    monkeypatch.setattr(model.scheduler, "may_run_now", lambda known: False)
+    rpc = server.channel.unary_unary(
+        "/inference.GRPCInferenceService/ModelInfer", request_serializer=lambda m: m.SerializeToString()
+    )
+    first = rpc.future(ask("queue"), timeout=30)
+    assert gate.started.acquire(timeout=10)
+    with pytest.raises(grpc.RpcError) as caught:
+        rpc(ask("queue", x=[[9, 9, 9, 9]]), timeout=0.1)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    heard = time.monotonic() + 10  # the caller's clock may run out a moment before the server's
+    waiting = [job for queue in model.scheduler._queues.values() for job in queue.waiting]
+    while not all(job.future.done() for job in waiting) and time.monotonic() < heard:
+        time.sleep(0.01)
+    cancelled = rpc.future(ask("queue", x=[[8, 8, 8, 8]]), timeout=30)
+    cancelled.cancel()
+    gate.open.set()
+    first.result()
+    rpc(ask("queue"), timeout=30)
+    assert [9.0] not in gate.runs
