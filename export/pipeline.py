@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -26,8 +25,8 @@ from normfold.export.fold import FoldReport, counts, fold
 from normfold.export.forms.measure import Timing, shapes_of
 from normfold.export.forms.precision import check_precision, reduce_precision
 from normfold.export.forms.variants import AUTO, check_form, choose, rewritten_forms
+from normfold.export.graphs.exact import Graph, in_float64
 from normfold.export.graphs.runtime import Runtime
-from normfold.export.graphs.serialize import to_bytes
 from normfold.export.inputs.samples import fit, read_sample
 from normfold.export.inputs.sizes import Sizes, batch_dimension
 from normfold.export.inputs.specs import InputSpec, dimensions, random_inputs
@@ -173,35 +172,33 @@ def fold_and_prove(
         answer = origin.run(random_inputs(sizes.specs, sizes.trace, np.random.default_rng(0)))
         labelled_output(labels, [OutputSpec(n, by_dtype(a.dtype), a.shape) for n, a in answer.items()])
     progress("capture the graph")
-    model = origin.graph(sizes.specs, sizes.trace, opset)
-    model.ir_version = IR_VERSIONS.get(model.opset_imports.get("", 0), model.ir_version)
-    unfolded = to_bytes(model)
-    sizes = sizes_of_both(origin, samples, sizes, Runtime(unfolded, optimised=False).run)
+    captured = origin.graph(sizes.specs, sizes.trace, opset)
+    captured.ir_version = IR_VERSIONS.get(captured.opset_imports.get("", 0), captured.ir_version)
+    exact = in_float64(captured)
+    model = captured if exact is None else exact
+    unfolded = Graph.of(model, exact is not None)
+    sizes = sizes_of_both(origin, samples, sizes, Runtime(unfolded.content, optimised=False).run)
+    progress("compute the network in float64")
+    proof = Proof(origin, sizes, samples, unfolded)
     progress("fold the BatchNorms")
     folding = fold(model)
     strip(model)
     model.producer_name, model.producer_version = "normfold", metadata.version("normfold")
     model.graph.name = name
     _write_provenance(model, origin, sizes.specs, folding)
-    content = to_bytes(model)
+    folded = Graph.of(model, exact is not None)
     progress("prove that it is the same network")
-    proof = Proof(origin, sizes, samples, unfolded)
-    verification = proof.of(content)
-    proof.require(verification, content)
-    rewritten, left_out = rewritten_forms(unfolded, content, proof, form)
-    forms = {"unfolded": unfolded, "folded": content, **rewritten}
+    forms, left_out = _proved_forms(proof, {"folded": folded, **rewritten_forms(unfolded, folded, form)}, form)
     progress("time it")
     inputs = _timed_inputs(sizes)
-    choice = choose(forms, inputs, form, remeasure)
-    outputs = _outputs(model, Runtime(content, optimised=True), sizes)
+    choice = choose({name: graph.content for name, graph in forms.items()}, inputs, form, remeasure)
+    outputs = _outputs(model, Runtime(folded.content, optimised=True), sizes)
     chosen_by = "measurement" if form == AUTO else "request"
-    published = Published(choice.form, *counts(model), chosen_by)
-    if choice.form != "folded":
-        chosen = ir.from_proto(onnx.load_model_from_string(forms[choice.form]))
-        published = Published(choice.form, *counts(chosen), chosen_by)
-        content = _stamped(chosen, model, published)
-        verification = proof.of(content)
-        proof.require(verification, content)
+    chosen = forms[choice.form].model()
+    published = Published(choice.form, *counts(chosen), chosen_by)
+    final = folded if choice.form == "folded" else _stamped(chosen, model, published, exact is not None)
+    content, proved = final.content, proof.of(final)
+    proof.require_same(proved, final, choice.form)
     times = {v.name: v.median_ms for v in choice.variants}
     timing = Timing(times["unfolded"], times[choice.form], choice.rounds, shapes_of(inputs), choice.remembered)
     report = ExportReport(
@@ -217,9 +214,10 @@ def fold_and_prove(
         opset=model.opset_imports.get("", opset),
         folding=folding,
         published=published,
-        bytes_before=len(unfolded),
+        bytes_before=len(unfolded.content),
         bytes_after=len(content),
-        verification=verification,
+        algebra=proved.algebra,
+        verification=proved.rounding,
         timing=timing,
         machine=choice.machine,
         sha256=hashlib.sha256(content).hexdigest(),
@@ -227,11 +225,34 @@ def fold_and_prove(
         variants=choice.variants,
         notes=(*origin.notes, *sizes.notes, *proof.notes, *left_out),
     )
-    return Folded(content, unfolded, outputs, proof, report)
+    return Folded(content, unfolded.content, outputs, proof, report)
 
 
-def _stamped(model: ir.Model, like: ir.Model, form: Published) -> bytes:
-    """The bytes of ``model`` with no trace of its making and the provenance of ``like``, told of which form it is."""
+def _proved_forms(proof: Proof, made: Mapping[str, Graph], asked: str) -> tuple[dict[str, Graph], tuple[str, ...]]:
+    """Return the forms that may be published, the unfolded one among them, and a note on each that may not.
+
+    A form that rounds worse than the network does is left out, unless it was asked for: it is the same function.
+    Raises VerificationError where a form is not the same function.
+    """
+    forms, notes = {"unfolded": proof.unfolded}, []
+    for name, graph in made.items():
+        proved = proof.of(graph)
+        proof.require_same(proved, graph, name)
+        if proved.rounding.passed or name == asked:
+            forms[name] = graph
+        if not proved.rounding.passed:
+            worst = proved.rounding.worst
+            what = worst.trouble or (
+                f"output '{worst.output}' is off by {worst.relative:.1e} of its scale on {worst.kind} inputs, where "
+                f"{worst.bound:.1e} is allowed"
+            )
+            outcome = "is published, as it was asked for" if name == asked else "was left out"
+            notes.append(f"the {name} form rounds worse in float32 than the network itself and {outcome}: {what}")
+    return forms, tuple(notes)
+
+
+def _stamped(model: ir.Model, like: ir.Model, form: Published, exact: bool) -> Graph:
+    """``model`` with no trace of its making and the provenance of ``like``, told of which form it is."""
     strip(model)
     model.producer_name, model.producer_version, model.graph.name = (
         like.producer_name,
@@ -242,7 +263,7 @@ def _stamped(model: ir.Model, like: ir.Model, form: Published) -> bytes:
     if form.form in ("unfolded", "blocked"):
         model.metadata_props["normfold.batchnorms"] = f"{form.batchnorms}, {form.form}"
     model.metadata_props["normfold.form"] = form.form
-    return to_bytes(model)
+    return Graph.of(model, exact)
 
 
 def _timed_inputs(sizes: Sizes) -> dict[str, NDArray[Any]]:

@@ -17,19 +17,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-import onnx
 import onnx_ir as ir
 
 from normfold.export.cpu_layout import fold_in_blocks, lift, lift_and_widen
-from normfold.export.errors import ExportError, VerificationError
+from normfold.export.errors import ExportError
 from normfold.export.fold import FoldReport, counts
 from normfold.export.forms.machine import Machine, this_machine
 from normfold.export.forms.measure import Arrays, medians, shapes_of
 from normfold.export.forms.remembered import Measurement, Subject, measured_once
+from normfold.export.graphs.exact import Graph
 from normfold.export.graphs.runtime import Runtime
-from normfold.export.graphs.serialize import to_bytes
-from normfold.export.proof.proof import Proof
-from normfold.export.proof.verify import Verification
 
 __all__ = ["AUTO", "FORMS", "MARGINS", "REWRITES", "Choice", "Variant", "check_form", "choose", "rewritten_forms"]
 
@@ -84,59 +81,32 @@ def check_form(form: str) -> None:
         )
 
 
-def rewritten_forms(
-    unfolded: bytes, folded: bytes, proof: Proof, asked: str = AUTO
-) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """Return the further forms of a graph that pass the proof, and a note on each that does not.
-
-    Raises, for the form that was asked for, ExportError where it is no other than the folded graph, and
-    VerificationError where it does not pass.
-    """
-    forms: dict[str, bytes] = {}
-    notes = []
-    for name, content in made_anew(unfolded, folded):
-        if content is None:
-            if name == asked:
-                raise ExportError(
-                    f"this network has no {name} form: it holds nothing that is written in another way there. "
-                    "Ask for folded or unfolded, or leave --form out"
-                )
-            continue
-        verification = proof.of(content)
-        if verification.passed:
-            forms[name] = content
-        elif name == asked:
-            _require(proof, verification, content, name)
-        else:
-            worst = verification.worst
-            why = worst.trouble or f"output '{worst.output}' is off by {worst.relative:.1e} of its scale"
-            notes.append(f"the {name} form did not pass the proof and was left out: {why}")
-    return forms, tuple(notes)
+def rewritten_forms(unfolded: Graph, folded: Graph, asked: str = AUTO) -> dict[str, Graph]:
+    """Return the further forms of a graph. Raises ExportError where it has none of the name that was asked for."""
+    made = dict(made_anew(unfolded, folded))
+    if asked in made and made[asked] is None:
+        there = ", ".join(["unfolded", "folded", *(name for name, graph in made.items() if graph is not None)])
+        raise ExportError(
+            f"this network has no {asked} form: it holds nothing that is written in another way there. It has {there}; "
+            "ask for one of these, or leave --form out"
+        )
+    return {name: graph for name, graph in made.items() if graph is not None}
 
 
-def made_anew(unfolded: bytes, folded: bytes) -> Iterator[tuple[str, bytes | None]]:
+def made_anew(unfolded: Graph, folded: Graph) -> Iterator[tuple[str, Graph | None]]:
     """Yield every further form of a graph by name, None where it is no other than the folded one or another's."""
     for name, rewrite in REWRITES.items():
-        model = ir.from_proto(onnx.load_model_from_string(folded))
-        yield name, to_bytes(model) if rewrite(model) else None
-    batchnorms, _, _ = counts(ir.from_proto(onnx.load_model_from_string(folded)))
+        model = folded.model()
+        yield name, Graph.of(model, folded.exact is not None) if rewrite(model) else None
+    batchnorms, _, _ = counts(folded.model())
     for name, refold in REFOLDS.items():
-        model = ir.from_proto(onnx.load_model_from_string(unfolded))
-        yield name, to_bytes(model) if refold(model).batchnorms_after > batchnorms else None
-
-
-def _require(proof: Proof, verification: Verification, content: bytes, name: str) -> None:
-    try:
-        proof.require(verification, content)
-    except VerificationError as error:
-        message = f"the {name} form that was asked for does not pass the proof: {error}"
-        raise VerificationError(
-            message, output=error.output, max_abs_diff=error.max_abs_diff, bound=error.bound
-        ) from None
+        model = unfolded.model()
+        blocked = refold(model).batchnorms_after > batchnorms
+        yield name, Graph.of(model, unfolded.exact is not None) if blocked else None
 
 
 def choose(forms: Mapping[str, bytes], inputs: Arrays, asked: str = AUTO, remeasure: bool = False) -> Choice:
-    """Time the forms, "folded" among them, or remember their times; mark the one asked for, else the fastest."""
+    """Time the forms, "unfolded" among them, or remember their times; mark the one asked for, else the fastest."""
     machine = this_machine()
     subject = Subject.of(forms, shapes_of(inputs), machine)
     known = measured_once(subject, lambda: _measurement(forms, inputs), remeasure)
@@ -148,14 +118,15 @@ def choose(forms: Mapping[str, bytes], inputs: Arrays, asked: str = AUTO, remeas
 def _measurement(forms: Mapping[str, bytes], inputs: Arrays) -> Measurement:
     graphs = {name: Runtime(content, optimised=True) for name, content in forms.items()}
     times, rounds = medians(graphs, inputs)
-    fastest = _fastest(times)
-    if fastest != "folded":
-        again, _ = medians({name: graphs[name] for name in ("folded", fastest)}, inputs, seconds=1.0)
-        fastest = _fastest(again)
+    plain = "folded" if "folded" in forms else "unfolded"
+    fastest = _fastest(times, plain)
+    if fastest != plain:
+        again, _ = medians({name: graphs[name] for name in (plain, fastest)}, inputs, seconds=1.0)
+        fastest = _fastest(again, plain)
     return Measurement(times, rounds, fastest)
 
 
-def _fastest(times: Mapping[str, float]) -> str:
-    """The fastest of the forms with their margins, and of the folded graph with none."""
-    handicapped = {n: ms * (1.0 if n == "folded" else MARGINS.get(n, DEFAULT_MARGIN)) for n, ms in times.items()}
+def _fastest(times: Mapping[str, float], plain: str) -> str:
+    """The fastest of the forms, each with its margin and the ``plain`` one with none."""
+    handicapped = {n: ms * (1.0 if n == plain else MARGINS.get(n, DEFAULT_MARGIN)) for n, ms in times.items()}
     return min(handicapped, key=handicapped.__getitem__)

@@ -7,13 +7,35 @@ can compare the two graphs to float64's own rounding, and ``model.onnx`` is that
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
-__all__ = ["in_float32", "in_float64"]
+from normfold.export.graphs.serialize import to_bytes
+
+__all__ = ["Graph", "in_float32", "in_float64"]
 
 FLOAT, DOUBLE = ir.DataType.FLOAT, ir.DataType.DOUBLE
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One form of a network as ONNX bytes: the file, and the same before its weights were rounded."""
+
+    content: bytes
+    #: In float64; None where the network computes in other types than float32, and ``content`` alone is there.
+    exact: bytes | None = None
+
+    @classmethod
+    def of(cls, model: ir.Model, exact: bool) -> Graph:
+        """Write ``model``, which is in float64 where ``exact``."""
+        return cls(to_bytes(in_float32(model)), to_bytes(model)) if exact else cls(to_bytes(model))
+
+    def model(self) -> ir.Model:
+        """Read the exact graph, or the file where there is none."""
+        return ir.from_proto(onnx.load_model_from_string(self.content if self.exact is None else self.exact))
 
 
 def in_float64(model: ir.Model) -> ir.Model | None:
@@ -43,8 +65,8 @@ def _converted(model: ir.Model, old: ir.DataType, new: ir.DataType) -> ir.Model:
             held = value.const_value
             if held is not None and held.dtype == old:
                 value.const_value = _cast(held, new)
-            if value.dtype == old:
-                value.dtype = new
+            if value.type is not None and value.dtype == old:  # a type of its own: the copy shares its types
+                value.type = _retyped(value.type, new)
         for node in graph:
             for name, attribute in list(node.attributes.items()):
                 if (changed := _attribute(node, name, attribute, old, new)) is not None:
@@ -56,18 +78,26 @@ def _converted(model: ir.Model, old: ir.DataType, new: ir.DataType) -> ir.Model:
 def _attribute(node: ir.Node, name: str, attribute: ir.Attr, old: ir.DataType, new: ir.DataType) -> ir.Attr | None:
     """Return the attribute that takes the place of one that holds or names a number type; None where it does neither.
 
-    Scalar attributes (epsilon, alpha) are float32 in every ONNX file and stay as they are.
+    Scalar attributes (epsilon, alpha) are float32 in every ONNX file: they take the value that the file will hold.
     """
     if attribute.type == ir.AttributeType.TENSOR and attribute.value.dtype == old:
         return ir.AttrTensor(name, _cast(attribute.value, new))
     if name in ("to", "dtype") and attribute.type == ir.AttributeType.INT and attribute.value == old.value:
         return ir.AttrInt64(name, new.value)
     if node.op_type == "Constant" and name in ("value_float", "value_floats") and new == DOUBLE:
-        return ir.AttrTensor("value", ir.Tensor(np.asarray(attribute.value, np.float64)))
+        return ir.AttrTensor("value", ir.Tensor(np.asarray(attribute.value, np.float32).astype(np.float64)))
+    if attribute.type == ir.AttributeType.FLOAT:
+        return ir.AttrFloat32(name, float(np.float32(attribute.value)))
     return None
 
 
-def _cast(tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.Tensor:
+def _retyped(kind: ir.TypeProtocol, new: ir.DataType) -> ir.TypeProtocol:
+    if isinstance(kind, (ir.SequenceType, ir.OptionalType)):
+        return type(kind)(_retyped(kind.elem_type, new))
+    return ir.TensorType(new)
+
+
+def _cast(tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.TensorProtocol:
     return ir.Tensor(np.asarray(tensor.numpy(), dtype.numpy()), name=tensor.name)
 
 

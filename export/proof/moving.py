@@ -1,4 +1,4 @@
-"""A network and its inputs with each number moved by a unit in its last place: as right as the network, another rounding.
+"""A network and its inputs with each number moved by a unit in its last place: another rounding, and as right.
 
 Each number of a floating-point type moves up by one unit in the last place, down by one, or, half of the time, not at
 all: half a unit on average, which is the most that rounding it would do.

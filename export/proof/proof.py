@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from normfold.export.errors import CaptureError, ExportError, VerificationError
+from normfold.export.graphs.exact import Graph
 from normfold.export.graphs.float64 import DoubleGraph
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.inputs.sizes import Sizes
@@ -31,7 +32,7 @@ from normfold.export.proof.moving import moved_weights
 from normfold.export.proof.verify import Arrays, Case, Run, Verification, largest_errors, verify
 from normfold.export.sources.origin import Origin
 
-__all__ = ["Graph", "Proof", "Proved", "cases_of"]
+__all__ = ["Proof", "Proved", "cases_of"]
 
 #: Random cases drawn at the traced sizes; one at every other set of sizes.
 RANDOM_CASES = 4
@@ -49,16 +50,6 @@ PLAIN_FACTOR, PLAIN_BOUND = 32.0, 3e-4
 #: Answers larger than this are computed again rather than kept.
 REMEMBERED_BYTES = 16 << 20
 ANOTHER_PATH = "takes another path there: give that dimension's size, or a range that it is the same in, with --input"
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A form of the network: the file, and what it was before its weights were rounded."""
-
-    #: The float32 file.
-    content: bytes
-    #: The same in float64; None where the network computes in other types than float32.
-    exact: bytes | None
 
 
 @dataclass(frozen=True)

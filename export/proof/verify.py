@@ -107,7 +107,13 @@ class _Pool:
 
 
 def verify(
-    reference: Run, graph: Run, cases: Sequence[Case], reference_name: str, own: Mapping[Key, float], bound: Bound, plain: Run | None = None
+    reference: Run,
+    graph: Run,
+    cases: Sequence[Case],
+    reference_name: str,
+    own: Mapping[Key, float],
+    bound: Bound,
+    plain: Run | None = None,
 ) -> Verification:
     """Run both on every case and return how far ``graph`` is from ``reference``, output by output.
 
@@ -135,7 +141,7 @@ def verify(
 
 
 def largest_errors(reference: Run, runs: Iterable[Run], cases: Sequence[Case]) -> dict[Key, float]:
-    """Return the largest error of any of ``runs`` for each kind of case and output; one that is not finite counts as 0."""
+    """Return the largest error of any of ``runs`` for each kind of case and output; what is not finite counts as 0."""
     largest: dict[Key, float] = {}
     for run in runs:
         for key, pool in _pools(reference, run, cases, run).items():

@@ -161,7 +161,11 @@ class Folding:
 
 
 def _survives_rounding(op: Op, params: Any, dtype: np.dtype[Any]) -> None:
-    """Refuse weights that overflow the graph's type, or of which a row would lose its digits to underflow."""
+    """Refuse weights that overflow the graph's type, or of which a row would lose its digits to underflow.
+
+    Of a float64 graph float32's range is asked: it may be the exact form of a float32 file, see ``graphs/exact.py``.
+    """
+    dtype = np.dtype(np.float32) if dtype == np.float64 else dtype
     info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     arrays: tuple[Any, ...] = ()
     if isinstance(params, (Weights, Gates)):
