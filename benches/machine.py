@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import platform
 
-from normfold.export.forms.machine import this_machine
+from normfold.processor import processor_name
 from normfold.serving.process.cpus import available_cpus
 
 
 def machine() -> str:
     """Processor, how many of it, and Python's version, as a sentence."""
-    return f"Measured on {available_cpus()} CPUs ({this_machine().processor}), Python {platform.python_version()}."
+    return f"Measured on {available_cpus()} CPUs ({processor_name()}), Python {platform.python_version()}."

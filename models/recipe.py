@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save
 from torch import nn
+
+from normfold.whole_file import write_whole
 
 
 @contextmanager
@@ -66,35 +66,24 @@ def average(mean: nn.Module, network: nn.Module, step: int) -> None:
                 into.copy_(value)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path``: beside it, flushed to disk, then renamed. An interruption leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(beside).chmod(0o644)
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
-
-
 def write_checkpoint(path: Path, network: nn.Module) -> None:
     """Write the network's ``state_dict`` as safetensors."""
-    write_whole(path, save({key: value.detach().contiguous() for key, value in network.state_dict().items()}))
+    _write(path, save({key: value.detach().contiguous() for key, value in network.state_dict().items()}))
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented UTF-8 JSON."""
-    write_whole(path, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
+    _write(path, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
 
 
 def write_labels(path: Path, labels: tuple[str, ...]) -> None:
     """Write one label a line, in the order of the network's outputs."""
-    write_whole(path, "".join(f"{label}\n" for label in labels).encode())
+    _write(path, "".join(f"{label}\n" for label in labels).encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, content)
 
 
 def negative_gammas(network: nn.Module) -> dict[str, tuple[int, int]]:

@@ -27,7 +27,7 @@ from benches.compute.report import report, row
 from benches.compute.roster import FAMILIES, network
 from benches.compute.routes import PEERS
 
-from normfold.models.recipe import write_whole
+from normfold.whole_file import write_whole
 
 HERE = Path(__file__).parent
 #: A network that takes longer is given up: something in it hangs.

@@ -28,6 +28,8 @@ import numpy as np
 from benches.interleaved import interleaved
 from numpy.typing import NDArray
 
+from normfold.whole_file import write_whole
+
 HERE = Path(__file__).parent
 #: A round runs one file as often as fills this many milliseconds, at least once.
 SLICE_MS = 8.0
@@ -134,8 +136,8 @@ def main() -> None:
             print(table({name: results[name]}, heading=len(results) == 1), flush=True)
     if options.write:
         lines = (f"{json.dumps(name)}: {json.dumps(figures)}" for name, figures in results.items())
-        (HERE / "results.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
-        (HERE / "RESULTS.md").write_text(page(results))
+        write_whole(HERE / "results.json", ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+        write_whole(HERE / "RESULTS.md", page(results).encode())
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from pathlib import Path
 from benches.serving.report import report
 from benches.serving.scenarios import SCENARIOS, Bench
 
+from normfold.whole_file import write_whole
+
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[1] / "build" / "serving"
 
@@ -46,22 +48,15 @@ def main() -> int:
     for name in given.scenarios or SCENARIOS:
         print(name, file=sys.stderr)
         found = SCENARIOS[name](bench) | {"seconds": seconds, "runs": rounds, "on": time.strftime("%Y-%m-%d")}
-        write(figures / f"{name}.json", json.dumps(found, indent=1))
+        write_whole(figures / f"{name}.json", json.dumps(found, indent=1).encode())
     known = {
         name: json.loads(path.read_text(encoding="utf-8"))
         for name in SCENARIOS
         if (path := figures / f"{name}.json").is_file()
     }
-    write(given.out, report(known))
+    write_whole(given.out, report(known).encode())
     print(f"wrote {given.out}")
     return 0
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ import numpy as np
 from benches.zoo.network import Network, without_kernels
 from benches.zoo.networks import NETWORKS, named
 
+from normfold.whole_file import write_whole
+
 if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import Tensor, nn
@@ -223,11 +225,9 @@ def line(facts: dict[str, Any]) -> str:
 
 
 def write_index(out: Path) -> None:
-    """Collect the facts of all networks built so far into INDEX.json, in one step."""
+    """Write the facts of all networks that were built so far to INDEX.json."""
     facts = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("*/facts.json"))}
-    beside = out / "INDEX.json.part"
-    beside.write_text(json.dumps(facts, indent=1))
-    beside.rename(out / "INDEX.json")
+    write_whole(out / "INDEX.json", json.dumps(facts, indent=1).encode())
 
 
 if __name__ == "__main__":
