@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
+from normfold.serving.load.rounds import turns
+
 #: Rounds are cut short by the budget, but never below this: fewer have no quartiles.
 LEAST_ROUNDS = 3
 #: So many runs come before those that count.
@@ -36,18 +38,16 @@ def interleaved(
         # Where the clock did not tick the run is shorter than its resolution.
         repeats[name] = max(1, round(slice_ms / 1e3 / max(clock() - start, 1e-6)))
     times: dict[str, list[float]] = {name: [] for name in runs}
-    order = list(runs)
     begun = time.perf_counter()
     for done in range(rounds):
         rested = done * len(runs) * rest_seconds
         if done >= LEAST_ROUNDS and time.perf_counter() - begun - rested > budget_seconds:
             break
-        for name in order:
+        for name in turns(list(runs), done):
             run, repeat = runs[name], repeats[name]
             time.sleep(rest_seconds)
             start = clock()
             for _ in range(repeat):
                 run()
             times[name].append(1e3 * (clock() - start) / repeat)
-        order.append(order.pop(0))
     return times

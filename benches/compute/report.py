@@ -25,7 +25,7 @@ from benches.compute.speedups import (
     to_fewer_threads,
 )
 from benches.machine import machine
-from benches.ratios import geometric_mean
+from benches.ratios import geometric_mean, with_spread
 
 PACKAGES = ("normfold", "torch", "onnx", "onnxruntime", "onnxsim", "onnxslim", "openvino", "numpy")
 CELLS = [
@@ -210,7 +210,9 @@ def row(name: str, figures: Figures) -> str:
     for route in PEERS:
         ratio = speedup(figures, route)
         found = entry(figures, route)
-        cells.append(str(ratio) if ratio else "wrong" if "wrong" in found else "failed" if "failed" in found else "")
+        cells.append(
+            with_spread(ratio) if ratio else "wrong" if "wrong" in found else "failed" if "failed" in found else ""
+        )
     return f"| {name} | " + " | ".join(cells) + " |"
 
 

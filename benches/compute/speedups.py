@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from benches.compute.measure import ALL, ALONE, HEADLINE, PEAK, SHORT, Cell, peak_per_second
-from benches.ratios import Rounds, geometric_mean
+from benches.ratios import geometric_mean
+
+from normfold.serving.load.rounds import Ratio
 
 Figures = Mapping[str, Any]
 Results = Mapping[str, Figures]
@@ -22,16 +24,16 @@ def entry(figures: Figures, route: str, cell: Cell = HEADLINE) -> dict[str, Any]
     return found
 
 
-def speedup(figures: Figures, route: str, cell: Cell = HEADLINE, over: str = "") -> Rounds | None:
+def speedup(figures: Figures, route: str, cell: Cell = HEADLINE, over: str = "") -> Ratio | None:
     """Return ``route``'s time over the published form's, or over ``over``'s; None where either was not timed."""
     base, mine = entry(figures, route, cell), entry(figures, over or figures["published"], cell)
-    return Rounds.of(base["ms"], mine["ms"]) if "ms" in base and "ms" in mine else None
+    return Ratio.of(base["ms"], mine["ms"]) if "ms" in base and "ms" in mine else None
 
 
 def speedups(results: Results, route: str, cell: Cell = HEADLINE, over: str = "") -> dict[str, float]:
     """Return the median speedup of each network that has one."""
     found = {name: speedup(figures, route, cell, over) for name, figures in results.items()}
-    return {name: rounds.median for name, rounds in found.items() if rounds is not None}
+    return {name: ratio.median for name, ratio in found.items() if ratio is not None}
 
 
 def to_fastest(results: Results) -> dict[str, float]:
@@ -48,7 +50,7 @@ def to_fewer_threads(results: Results) -> dict[str, float]:
     """Return how many times faster than on all threads the published form is on one or all: 1 where all are faster."""
     cell = Cell(1, SHORT, ALL)
     found = {name: speedup(figures, figures["published"], cell, over=ALONE) for name, figures in results.items()}
-    return {name: max(1.0, rounds.median) for name, rounds in found.items() if rounds is not None}
+    return {name: max(1.0, ratio.median) for name, ratio in found.items() if ratio is not None}
 
 
 def by_family(results: Results, route: str) -> dict[str, float]:

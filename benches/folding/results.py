@@ -7,7 +7,9 @@ import platform
 import statistics
 from typing import Any
 
-from benches.ratios import Rounds
+from benches.ratios import with_spread
+
+from normfold.serving.load.rounds import Ratio
 
 #: The order of the columns; the run times are given as a ratio to the second.
 ORDER = (
@@ -31,11 +33,11 @@ FLOOR = 4.8e-7
 Results = dict[str, dict[str, Any]]
 
 
-def ratio(figures: dict[str, Any], route: str) -> Rounds | None:
+def ratio(figures: dict[str, Any], route: str) -> Ratio | None:
     """Return a route's time over the unfolded graph's in the same round."""
     if "ms" not in figures.get(route, {}) or "ms" not in figures.get(BASE, {}):
         return None
-    return Rounds.of(figures[route]["ms"], figures[BASE]["ms"])
+    return Ratio.of(figures[route]["ms"], figures[BASE]["ms"])
 
 
 def exact(figures: dict[str, Any], route: str) -> bool:
@@ -57,7 +59,7 @@ def table(results: Results, *, heading: bool = True) -> str:
                 continue
             time = ratio(figures, route)
             wrong = "" if exact(figures, route) else f" error {entry['error']:.0e}"
-            cells.append(f"{entry['left']}" + (f"; {time}" if time else "") + wrong)
+            cells.append(f"{entry['left']}" + (f"; {with_spread(time)}" if time else "") + wrong)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

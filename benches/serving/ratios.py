@@ -12,7 +12,7 @@ def ratio(row: dict[str, Any], base: dict[str, Any], figure: str) -> Ratio:
     """``figure`` of one row of a scenario over that of another."""
     pairs = zip(row["rounds"], base["rounds"], strict=True)
     found = [mine[figure] / other[figure] for mine, other in pairs if mine[figure] is not None and other[figure]]
-    return Ratio.of(found) if found else Ratio(0, 0, 0)
+    return Ratio(tuple(found) or (0.0,))
 
 
 def row(rows: Iterable[dict[str, Any]], **wanted: object) -> dict[str, Any] | None:

@@ -105,7 +105,7 @@ def test_a_speedup_is_the_others_time_over_the_published_form_in_the_same_round(
     network = figures(lifted=[1.0, 2.0, 4.0], folded=[9.0] * 3, eager=[2.0, 6.0, 16.0])
     found = speedup(network, EAGER)
     assert found is not None
-    assert found.values == (2.0, 3.0, 4.0)
+    assert found.rounds == (2.0, 3.0, 4.0)
     assert speedup(network, EXPORTED) is None
 
 

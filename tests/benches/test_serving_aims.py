@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 from benches.serving.aims import aims
-from benches.serving.ratios import Ratio, ratio
+from benches.serving.ratios import ratio
+
+from normfold.serving.load.rounds import Ratio
 
 
 def rows(*per_second):
@@ -31,5 +33,5 @@ def test_yes_needs_every_round(per_second, verdict):
 
 def test_a_ratio_is_taken_round_by_round():
     mine, other = rows(300.0, 100.0, 200.0)
-    assert ratio(mine, other, "per_second") == Ratio(2.0, 1.0, 3.0)
+    assert ratio(mine, other, "per_second") == Ratio((3.0, 1.0, 2.0))
     assert str(ratio(mine, other, "per_second")) == "2.00 (1.00 to 3.00)"
