@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure() -> None:
+    """Let SIGINT interrupt this process and the processes it starts, wherever the tests are started.
+
+    A shell without job control makes its background jobs ignore SIGINT, and every process passes that on to its
+    children: tests that press Ctrl-C would wait for nothing. A handler is not passed on; children get the default.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
