@@ -19,7 +19,7 @@ async def main(address: str) -> None:
     labels = gunpoint.load_labels()
     room = asyncio.Semaphore(16)
 
-    async def ask(client: AsyncClient, sample: gunpoint.Sample) -> str:
+    async def ask(client: AsyncClient, sample: gunpoint.MotionSample) -> str:
         async with room:
             answer = await client.infer("gunpoint", {"x": sample.series})
         return labels[int(answer["output"].argmax())]

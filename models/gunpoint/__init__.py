@@ -22,7 +22,7 @@ SAMPLES = _HERE / "samples.json"
 
 
 @dataclass(frozen=True)
-class Sample:
+class MotionSample:
     """A series that the network was not trained on."""
 
     #: x-coordinate of the hand's centroid over 150 frames, mean 0 and variance 1; FP32, (1, 1, 150).
@@ -38,10 +38,10 @@ def load_labels(path: Path = LABELS) -> tuple[str, ...]:
     return tuple(path.read_text(encoding="utf-8").split("\n")[:-1])
 
 
-def load_samples(path: Path = SAMPLES) -> tuple[Sample, ...]:
+def load_samples(path: Path = SAMPLES) -> tuple[MotionSample, ...]:
     """Return the series of ``samples.json``, each with its class and the checkpoint's answer."""
     entries = json.loads(path.read_text(encoding="utf-8"))
     return tuple(
-        Sample(np.array(entry["series"], np.float32).reshape(1, 1, -1), entry["motion"], entry["predicted"])
+        MotionSample(np.array(entry["series"], np.float32).reshape(1, 1, -1), entry["motion"], entry["predicted"])
         for entry in entries
     )

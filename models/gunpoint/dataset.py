@@ -21,14 +21,14 @@ FILES = ("GunPoint_TRAIN.ts", "GunPoint_TEST.ts")
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledSeries:
     """Series (N, 1, L), FP32, and the index of the class of each, (N,)."""
 
     series: NDArray[np.float32]
     classes: NDArray[np.int64]
 
 
-def read(path: Path) -> Labelled:
+def read(path: Path) -> LabelledSeries:
     """Return the series of a ``.ts`` file and their classes.
 
     Raises:
@@ -71,10 +71,10 @@ def read(path: Path) -> Labelled:
         classes.append(names.index(name))
     if not series:
         raise DataError(f"{path}: no series below '@data'")
-    return Labelled(np.array(series, np.float32)[:, None, :], np.array(classes, np.int64))
+    return LabelledSeries(np.array(series, np.float32)[:, None, :], np.array(classes, np.int64))
 
 
-def read_folder(folder: Path) -> tuple[Labelled, Labelled]:
+def read_folder(folder: Path) -> tuple[LabelledSeries, LabelledSeries]:
     """Return the training and the test series of a folder that holds ``FILES``; raises as ``read`` does."""
     train, test = (read(folder / name) for name in FILES)
     return train, test

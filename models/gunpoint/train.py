@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from normfold.models import recipe
 from normfold.models.errors import DataError
-from normfold.models.gunpoint.dataset import MOTIONS, Labelled, read_folder
+from normfold.models.gunpoint.dataset import MOTIONS, LabelledSeries, read_folder
 from normfold.models.gunpoint.network import InceptionTime
 from normfold.models.scores import Indices, accuracy, f1_per_class
 
@@ -30,7 +30,7 @@ SAMPLES_PER_CLASS = 3
 
 
 def train(
-    network: InceptionTime, data: Labelled, epochs: int, random: torch.Generator, console: Console
+    network: InceptionTime, data: LabelledSeries, epochs: int, random: torch.Generator, console: Console
 ) -> list[float]:
     """Train ``network`` in place with AdamW and a one-cycle learning rate; return the mean loss of every epoch."""
     series, classes = torch.from_numpy(data.series), torch.from_numpy(data.classes)
@@ -74,7 +74,7 @@ def predict(network: nn.Module, series: np.ndarray[tuple[int, ...], np.dtype[np.
     return answer
 
 
-def write(out: Path, network: InceptionTime, test: Labelled, predicted: Indices) -> None:
+def write(out: Path, network: InceptionTime, test: LabelledSeries, predicted: Indices) -> None:
     """Write checkpoint, labels and samples into ``out``."""
     motions = tuple(MOTIONS.values())
     chosen = sorted(i for c in range(len(motions)) for i in np.flatnonzero(test.classes == c)[:SAMPLES_PER_CLASS])

@@ -21,7 +21,7 @@ SAMPLES = _HERE / "samples.json"
 
 
 @dataclass(frozen=True)
-class Sample:
+class SurnameSample:
     """A surname that the network was not trained on."""
 
     surname: str
@@ -36,6 +36,6 @@ def load_labels(path: Path = LABELS) -> tuple[str, ...]:
     return tuple(path.read_text(encoding="utf-8").split("\n")[:-1])
 
 
-def load_samples(path: Path = SAMPLES) -> tuple[Sample, ...]:
+def load_samples(path: Path = SAMPLES) -> tuple[SurnameSample, ...]:
     """Return the surnames of ``samples.json``, each with its nationality and the checkpoint's answer."""
-    return tuple(Sample(**entry) for entry in json.loads(path.read_text(encoding="utf-8")))
+    return tuple(SurnameSample(**entry) for entry in json.loads(path.read_text(encoding="utf-8")))

@@ -94,7 +94,7 @@ def cells(row: Row) -> list[str]:
     one = row.measured
     where = str(row.in_flight) if row.where == "gRPC" else row.where
     cpu = "" if one.cpu_us is None else f"{one.cpu_us / 1e3:.2f}"
-    times = [f"{one.milliseconds(percent):.2f}" for percent in PERCENTILES]
+    times = [f"{one.milliseconds(percent):.2f}" if one.answered else "" for percent in PERCENTILES]
     return [row.network, str(row.batch), where, *times, f"{one.per_second:,.0f}", cpu]
 
 

@@ -21,6 +21,15 @@ def server(trained):
         yield address, pid
 
 
+def measured(measure_for):
+    """What is measured in a fifth of a second; on a machine so busy that nothing is answered in it, in longer."""
+    for seconds in (0.2, 2.0, 20.0):
+        found = measure_for(seconds)
+        if found.answered:
+            break
+    return found
+
+
 @pytest.mark.parametrize("model", networks.MODELS)
 @pytest.mark.parametrize(("batch", "in_flight"), [(1, 1), (1, 16), (32, 4)])
 def test_served_answers_are_right_and_figures_consistent(trained, server, model, batch, in_flight):
@@ -31,8 +40,8 @@ def test_served_answers_are_right_and_figures_consistent(trained, server, model,
     found = asyncio.run(answers(address, model, x, in_flight))
     assert len(found) == in_flight
     check(model, found, alone.answer)
-    here = measure(alone, 1, seconds=0.2)
-    served = measure(served_calls(address, model, x), in_flight, seconds=0.2, pid=pid)
+    here = measured(lambda seconds: measure(alone, 1, seconds))
+    served = measured(lambda seconds: measure(served_calls(address, model, x), in_flight, seconds, pid))
     for one in (here, served):
         assert one.calls == one.answered == one.latencies.count > 0
         assert 0 < one.milliseconds(50) <= one.milliseconds(99) <= one.milliseconds(100)
