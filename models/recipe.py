@@ -1,4 +1,4 @@
-"""What the training recipes share: a progress bar, reproducible randomness, files written whole or not at all."""
+"""Functions that both training recipes use: a progress bar, reproducible randomness, writing the files."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from normfold.whole_file import write_whole
 
 @contextmanager
 def reproducible(seed: int) -> Iterator[torch.Generator]:
-    """Seed torch and keep it to one thread and deterministic kernels; give a generator of the same seed for shuffles.
+    """Give a generator for shuffles; in the block torch is seeded and runs deterministic kernels on one thread.
 
-    One thread, because the order of a parallel sum is not fixed: the same seed then gives the same weights. Threads and
-    kernels are as before afterwards.
+    The order of a parallel sum is not fixed; on one thread the same seed gives the same weights. After the block the
+    number of threads and the choice of kernels are as before.
     """
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
@@ -54,8 +54,8 @@ def epochs(count: int, console: Console, note: dict[str, str]) -> Iterator[int]:
 def average(mean: nn.Module, network: nn.Module, step: int) -> None:
     """Move weights and running statistics of ``mean`` towards those of ``network`` after ``step`` (1, 2, ...) steps.
 
-    Polynomial-decay averaging with eta = 8, a mean over about the last ninth of all steps (Shamir,
-    Zhang 2013, arXiv:1212.1824, section 4). It stands in for a falling learning rate.
+    This is polynomial-decay averaging with eta = 8: a mean over about the last ninth of all steps (Shamir, Zhang 2013,
+    arXiv:1212.1824, section 4). It has the effect of a falling learning rate.
     """
     share = 9 / (step + 8)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_labels(path: Path, labels: tuple[str, ...]) -> None:
-    """Write one label a line, in the order of the network's outputs."""
+    """Write one label in each line, in the order of the network's outputs."""
     _write(path, "".join(f"{label}\n" for label in labels).encode())
 
 
@@ -87,6 +87,6 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def negative_gammas(network: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return for every BatchNorm by name how many of its gamma are below zero, and how many it has."""
+    """Return for every BatchNorm, by name, how many values of its gamma are negative, and how many there are."""
     norms = ((name, module) for name, module in network.named_modules() if isinstance(module, nn.BatchNorm1d))
     return {name: (int((norm.weight < 0).sum()), norm.num_features) for name, norm in norms}

@@ -11,13 +11,13 @@ import pytest
 
 @pytest.fixture
 def rows(root: Path) -> list[str]:
-    """The folders that ARCHITECTURE.md has a row for: the first cell is `path/`."""
+    """The folders with a row in ARCHITECTURE.md: those whose first cell is `path/`."""
     text = (root / "ARCHITECTURE.md").read_text(encoding="utf-8")
     return re.findall(r"^\| `([^`\s]+)/` \|", text, re.MULTILINE)
 
 
 def folders(root: Path) -> set[str]:
-    """The folders of the project that hold Python; links, hidden folders and what git ignores are left out."""
+    """The folders of the project with Python in them, without links, hidden folders and what git ignores."""
     lines = (root / ".gitignore").read_text(encoding="utf-8").splitlines()
     ignored = {line.strip("/") for line in lines if line.endswith("/")}
     found = set()
@@ -29,7 +29,7 @@ def folders(root: Path) -> set[str]:
 
 
 def row_of(folder: str) -> str:
-    """The folder whose row covers ``folder``: tests mirror the rooms, so one row is enough for each part of them."""
+    """The folder whose row covers ``folder``: tests mirror the rooms, so a folder in tests/ has one row for all."""
     parts = folder.split("/")
     return "/".join(parts[:2]) if parts[0] == "tests" else folder
 

@@ -1,4 +1,4 @@
-"""The trees drawn in the docstrings of the error modules are the classes."""
+"""The trees that are drawn in the docstrings of the error modules show the classes as they are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LINE = re.compile(r"(?P<before>[ │├└─]*)(?P<name>[A-Z]\w+)(?: +(?P<statu
 
 
 def drawn(module: ModuleType) -> dict[str, tuple[str | None, str | None]]:
-    """Class -> the class above it in the drawing, None for the root; and the status beside it."""
+    """For each class in the drawing: the class above it (None for the root), and the status beside it."""
     assert module.__doc__ is not None
     lines = module.__doc__.splitlines()
     branches = [number for number, line in enumerate(lines) if "── " in line]

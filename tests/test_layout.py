@@ -1,4 +1,4 @@
-"""Where things are: the folders at the root are the packages, and imports run one way."""
+"""The folders at the root are the packages, and imports run one way."""
 
 from __future__ import annotations
 

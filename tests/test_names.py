@@ -1,4 +1,4 @@
-"""A name means one thing, and a module is read in one sitting."""
+"""A class name means one thing, and a module is short enough to be read at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .test_layout import PACKAGES
 
 LONGEST = 300
 
-#: Public classes of the same name that are still there. To be emptied, never to grow.
+#: Names that two public classes still have, and what the two are. This list may only become shorter.
 SAME_NAME: dict[str, str] = {
     "Call": "a call in a traced network, and a remote procedure call",
     "Connection": "the server's end of an HTTP/2 connection, and the load generator's",
@@ -25,7 +25,7 @@ SAME_NAME: dict[str, str] = {
     "Writing": "how a region is written, and how a net is",
 }
 
-#: Modules with more lines than LONGEST, and why each is not two modules.
+#: Modules with more than LONGEST lines, and the reason why they are not divided.
 LONG: dict[str, str] = {
     "export/fold/ops/activations.py": "not divided yet",
     "export/fold/ops/linear.py": "not divided yet",

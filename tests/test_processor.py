@@ -1,4 +1,4 @@
-"""The processor's name, from texts of /proc/cpuinfo that were recorded on machines of both kinds."""
+"""The processor's name, from texts of /proc/cpuinfo such as x86 and ARM machines have."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CPU implementer\t: 0x41
 CPU variant\t: 0x3
 CPU part\t: 0xd0c
 """
-#: Linux before 3.8 describes the cores below the list of processors.
+#: Linux before 3.8 describes the ARM core once, below the list of processors.
 OLD_ARM = """\
 processor\t: 0
 BogoMIPS\t: 38.40

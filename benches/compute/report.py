@@ -1,4 +1,4 @@
-"""The figures of all networks as one page for people."""
+"""The page RESULTS.md, made from the figures of all networks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CELLS = [
 
 
 def report(results: Results) -> str:
-    """RESULTS.md."""
+    """Return RESULTS.md."""
     return HEAD.format(
         machine=machine(),
         how=how(results),
@@ -127,7 +127,7 @@ convolutions take {BOUND:.0%} or more the network counts as bound by them.
 
 
 def how(results: Results) -> str:
-    """Return how long was measured, and what was left out."""
+    """Return a sentence: how long was measured, and which routes were left out."""
     effort = Effort(**next(iter(results.values()))["effort"])
     text = f"At most {effort.rounds} rounds of {effort.slice_ms:g} ms a route"
     if effort.quick:
@@ -147,7 +147,7 @@ def versions() -> str:
 
 
 def said_peak(results: Results) -> str:
-    """Return the median and the best of the peaks measured beside each network."""
+    """Return the median of the peaks that were measured, one beside each network."""
     peaks = [found for figures in results.values() if (found := peak(figures)) is not None]
     if not peaks:
         return "not measured"
@@ -155,7 +155,7 @@ def said_peak(results: Results) -> str:
 
 
 def steps(results: Results) -> str:
-    """Return a row a step: from the default export to the folded graph, to each other form, to what is published."""
+    """Return a row for each step: the default export, the folded graph, each variant, what is published."""
     forms = sorted({form for figures in results.values() for form in figures["forms"]} - {UNFOLDED, FOLDED})
     rows = {
         "the captured graph, to folded": speedups(results, UNFOLDED, over=FOLDED),
@@ -198,7 +198,7 @@ def everywhere(results: Results) -> str:
 
 
 def table(results: Results) -> str:
-    """Return a row a network."""
+    """Return a row for each network."""
     heading = "| network | family | published | ms | " + " | ".join(PEERS) + " |"
     return "\n".join([heading, "|---|---|---|---|" + "---|" * len(PEERS), *(row(n, f) for n, f in results.items())])
 
@@ -217,7 +217,7 @@ def row(name: str, figures: Figures) -> str:
 
 
 def where(results: Results) -> str:
-    """Return a row a network: its multiply-adds, the share of the peak, the operators that take most."""
+    """Return a row for each network: multiply-adds, share of the peak, the operators that take most of the time."""
     lines = ["| network | M multiply-adds | depthwise | share of the peak | bound by convolutions | time |"]
     lines.append("|---|---|---|---|---|---|")
     for name, figures in results.items():
@@ -232,7 +232,7 @@ def where(results: Results) -> str:
 
 
 def untimed(results: Results) -> str:
-    """Return a line for each route that was wrong or failed, with the sizes where it was and why."""
+    """Return a line for each route that was wrong or failed: at which sizes, and why."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for name, figures in results.items():
         for cell, routes in figures["cells"].items():

@@ -1,4 +1,4 @@
-"""The folding benchmark's figures as tables for people."""
+"""The figures of the folding benchmark as tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benches.ratios import with_spread
 
 from normfold.serving.load.rounds import Ratio
 
-#: The order of the columns; the run times are given as a ratio to the second.
+#: The order of the columns.
 ORDER = (
     "unfolded",
     "torch export",
@@ -24,29 +24,30 @@ ORDER = (
     "OpenVINO",
     "normfold",
 )
+#: Run times and errors are compared with those of this route.
 BASE = "unfolded"
-#: An error this many times the unfolded graph's counts as kept.
+#: An error of up to this many times the unfolded graph's counts as equal.
 KEPT = 2.0
-#: Differences below this are a few units in the last place, whatever the ratio.
+#: A smaller error is a few units in the last place, and always counts as equal.
 FLOOR = 4.8e-7
 
 Results = dict[str, dict[str, Any]]
 
 
 def ratio(figures: dict[str, Any], route: str) -> Ratio | None:
-    """Return a route's time over the unfolded graph's in the same round."""
+    """Return the time of a route over that of the unfolded graph, round by round; None if one was not timed."""
     if "ms" not in figures.get(route, {}) or "ms" not in figures.get(BASE, {}):
         return None
     return Ratio.of(figures[route]["ms"], figures[BASE]["ms"])
 
 
 def exact(figures: dict[str, Any], route: str) -> bool:
-    """Whether a route's error is at most twice the unfolded graph's, or below what rounding alone can do."""
+    """Whether a route's error is at most twice the unfolded graph's, or so small that it can be rounding."""
     return bool(figures[route]["error"] <= KEPT * figures[BASE]["error"] + FLOOR)
 
 
 def table(results: Results, *, heading: bool = True) -> str:
-    """Return one row a network, one column a route: what is left, then the run time ratio."""
+    """Return a row for each network, a column for each route: what is left, and the ratio of the run times."""
     lines = []
     if heading:
         lines = ["| network | " + " | ".join(ORDER) + " |", "|---|" + "---|" * len(ORDER)]
@@ -65,7 +66,7 @@ def table(results: Results, *, heading: bool = True) -> str:
 
 
 def totals(results: Results) -> str:
-    """Return one row a route: what is left of all networks, how many files failed or lost digits, the times."""
+    """Return a row for each route: what is left of all networks, how many failed or lost digits, the run times."""
     lines = [
         "| route | BatchNorms and affines left | of networks | failed | error above twice the unfolded | nodes "
         "| run time, median of the ratios | quartiles |",

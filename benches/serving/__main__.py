@@ -1,11 +1,11 @@
-"""normfold beside other servers: the same model, the same bytes, the same client, in turns.
+"""Compare normfold with other servers: the same model, the same bytes, the same client, in turns.
 
     python -m benches.serving                         every scenario, then RESULTS.md; about ten minutes once installed
     python -m benches.serving --quick                 the same in a fifth of the time, to see that it works
     python -m benches.serving peers payloads          only these; RESULTS.md keeps the last figures of the others
 
-Each server lives in a virtual environment of its own (--envs), made from requirements/ when it is missing. Figures are
-kept as JSON in --work.
+Each server has a virtual environment of its own in --envs; a missing one is made from the file in requirements/. The
+figures are kept as JSON in --work.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ BUILD = HERE.parents[1] / "build" / "serving"
 
 
 def main() -> int:
-    """Measure, keep the figures, write the report; return the exit code."""
+    """Measure the scenarios, write their figures and the report, and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benches.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("scenarios", nargs="*", choices=[[], *SCENARIOS], metavar="SCENARIO", help=", ".join(SCENARIOS))
     parser.add_argument("--quick", action="store_true", help="short slices; the figures are not worth keeping")
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each load and server, default 4")
-    parser.add_argument("--rounds", type=int, default=5, help="that the seconds are cut into, default 5")
+    parser.add_argument("--seconds", type=float, default=4.0, help="time for each load and server, default 4")
+    parser.add_argument("--rounds", type=int, default=5, help="parts that the seconds are cut into, default 5")
     parser.add_argument("--envs", type=Path, default=BUILD / "environments", help="the peers' environments")
     parser.add_argument("--work", type=Path, default=BUILD, help="repositories, logs and figures")
     parser.add_argument("--out", type=Path, default=HERE / "RESULTS.md")

@@ -1,4 +1,4 @@
-"""The figures of all scenarios as one page for people: tables, and the project's aims beside what was measured."""
+"""The page RESULTS.md: the figures of all scenarios as tables, and the aims beside what was measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Figures = dict[str, Any]
 
 
 def report(known: dict[str, Figures]) -> str:
-    """RESULTS.md."""
+    """Return RESULTS.md."""
     parts = [HEAD.format(machine=machine(), versions=versions())]
     for name, section in SECTIONS.items():
         if name in known:
@@ -150,7 +150,7 @@ def _spread(row: Figures, figure: str, form: str) -> str:
 
 
 def versions() -> str:
-    """The versions of all servers."""
+    """Return the versions of all servers."""
     found = [f"normfold {version('normfold')}", f"grpcio {version('grpcio')}", f"onnxruntime {version('onnxruntime')}"]
     for name in sorted({peer.environment for peer in peers() if peer.environment} - {"echo"}):
         pins = dict(line.split("==") for line in (REQUIREMENTS / f"{name}.txt").read_text().split() if "==" in line)

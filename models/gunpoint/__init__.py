@@ -1,4 +1,4 @@
-"""Gun-Draw or Point from the motion of a hand: where its files are, its labels and a few test series. No torch."""
+"""The network that tells Gun-Draw from Point by the motion of a hand: its files, labels and test series. No torch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 _HERE = Path(__file__).parent
 
-#: The factory to name to ``normfold export``; it takes no arguments.
+#: The factory, as an argument of ``normfold export``; it takes no arguments itself.
 FACTORY = "normfold.models.gunpoint.network:InceptionTime"
-#: The trained weights, safetensors, keys as in ``InceptionTime().state_dict()``.
+#: The trained weights as safetensors; keys as in ``InceptionTime().state_dict()``.
 CHECKPOINT = _HERE / "gunpoint.safetensors"
-#: One class a line, in the order of the network's outputs.
+#: One class in each line, in the order of the network's outputs.
 LABELS = _HERE / "labels.txt"
 #: Series of the test set with their class and the network's answer.
 SAMPLES = _HERE / "samples.json"
@@ -27,9 +27,9 @@ class MotionSample:
 
     #: x-coordinate of the hand's centroid over 150 frames, mean 0 and variance 1; FP32, (1, 1, 150).
     series: NDArray[np.float32]
-    #: What the data say.
+    #: The class in the data.
     motion: str
-    #: What the committed checkpoint answers.
+    #: The answer of the checkpoint in this folder.
     predicted: str
 
 

@@ -1,6 +1,6 @@
-"""The ``.ts`` form of the UEA and UCR archive, as far as univariate series of equal length need it.
+"""Read the ``.ts`` files of the UEA and UCR archives, if they hold univariate series of equal length.
 
-Header lines begin with ``#`` (comment) or ``@`` (``@classLabel true 1 2``); after ``@data`` every line is a series:
+Header lines begin with ``#`` (a comment) or ``@``, as ``@classLabel true 1 2``. After ``@data`` every line is a series:
 comma-separated values, a colon, the class.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from normfold.models.errors import DataError
 
-#: The classes by the names that the header of the data gives them.
+#: Name of a class in the data -> our name.
 MOTIONS = {"1": "Gun-Draw", "2": "Point"}
 
 FILES = ("GunPoint_TRAIN.ts", "GunPoint_TEST.ts")
@@ -22,7 +22,7 @@ FILES = ("GunPoint_TRAIN.ts", "GunPoint_TEST.ts")
 
 @dataclass(frozen=True)
 class LabelledSeries:
-    """Series (N, 1, L), FP32, and the index of the class of each, (N,)."""
+    """Series (N, 1, L) in FP32, and the index of the class of each series, (N,)."""
 
     series: NDArray[np.float32]
     classes: NDArray[np.int64]
@@ -32,8 +32,8 @@ def read(path: Path) -> LabelledSeries:
     """Return the series of a ``.ts`` file and their classes.
 
     Raises:
-        DataError: the file is missing, has no ``@data`` or no series after it, or a line is not a series as long as the
-            first with a class of ``MOTIONS``.
+        DataError: the file is missing; it has no ``@data``, or no series after it; a line is not a series of the first
+            one's length with a class of ``MOTIONS``.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""Ratios of interleaved times: figures made up, results worked out by hand."""
+"""Ratios of interleaved times: invented figures, with results worked out by hand."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_programs_run_in_turns_each_round_beginning_with_another():
 
         return run
 
-    # Exact in binary, so that the sums are.
+    # These numbers are exact in binary, so their sums are exact, too.
     runs = {"slow": program("slow", 0.25), "fast": program("fast", 0.125)}
     times = interleaved(runs, 3, slice_ms=250, clock=lambda: now)
     assert times == {"slow": [250.0] * 3, "fast": [125.0] * 3}

@@ -1,4 +1,4 @@
-"""When the comparison of servers says that an aim was reached: figures made up, verdicts worked out by hand."""
+"""When the comparison of servers says that an aim was reached: invented figures, with the results by hand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from normfold.serving.load.rounds import Ratio
 
 
 def rows(*per_second):
-    """A server's throughput at 64 in flight beside MLServer's, which answers 100 a second in each round."""
+    """Our throughput at 64 in flight in each round, and MLServer's: 100 answers a second in each."""
     common = {"cpu_us": 1.0, "p50_ms": 1.0, "p99_ms": 1.0, "errors": {}}
     return [
         {"server": "normfold, grpcio", "load": "64", "rounds": [{**common, "per_second": each} for each in per_second]},

@@ -44,7 +44,7 @@ class Row:
     measured: Slice
 
     def figures(self) -> dict[str, Any]:
-        """The row as JSON holds it; the CPU time of the server is None where it is not known."""
+        """Return the row as JSON holds it; the CPU time of the server is None if it is not known."""
         one = self.measured
         return {
             "network": self.network,
@@ -65,7 +65,7 @@ def rows(
 ) -> Iterator[Row]:
     """Yield a row for each network, batch and number in flight, as soon as it is measured.
 
-    Raises ValueError where a request fails, or where the server answers otherwise than the same file in this process.
+    Raises ValueError if a request fails, or if the server's answer is not that of the same file in this process.
     """
     for model in networks.MODELS:
         for batch in batches:
@@ -79,9 +79,10 @@ def rows(
 
 
 def check(model: str, answers: list[Any], expected: Any) -> None:
-    """Raise ValueError where an answer is further from the one of this process than the order of float32 sums explains.
+    """Raise ValueError if an answer differs from that of this process by more than float32 rounding explains.
 
-    A server may run several requests as one batch, for which onnxruntime can choose another kernel.
+    A server may run several requests as one batch, for which onnxruntime can choose another kernel, with another order
+    of sums.
     """
     allowed = 2.0**-16 * float(np.abs(expected).max())
     for answer in answers:

@@ -34,7 +34,7 @@ class SessionCalls:
     """A model in this process, as a server of the load generator: each call is one run of its session."""
 
     def __init__(self, model_file: Path, x: Array) -> None:
-        # One thread, as a server gives a small model.
+        # One thread, as a server chooses for a small model.
         self._session = Session(model_file.read_bytes(), Device("cpu"), SessionSettings())
         self._outputs = [self._session.outputs[0].name]
         self._x = x
@@ -56,7 +56,7 @@ class SessionCalls:
         return [(self._waiting.pop(0), "OK")]
 
     def close(self) -> None:
-        """There is no connection to close."""
+        """Do nothing: there is no connection to close."""
 
 
 def served_calls(address: str, model: str, x: Array) -> UnaryCalls:

@@ -1,4 +1,4 @@
-"""The harness, on the real server and the real networks; nothing here depends on how fast the machine is."""
+"""The harness, with the real server and the real networks; no test depends on the speed of the machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def server(trained):
 
 
 def measured(measure_for):
-    """What is measured in a fifth of a second; on a machine so busy that nothing is answered in it, in longer."""
+    """Measure for 0.2 s; on a machine so busy that nothing is answered in this time, for longer."""
     for seconds in (0.2, 2.0, 20.0):
         found = measure_for(seconds)
         if found.answered:

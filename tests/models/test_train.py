@@ -1,4 +1,4 @@
-"""The two recipes on data made here: they learn, write what can be loaded, and refuse bad data without a traceback."""
+"""The two recipes on generated data: they learn, write loadable files, and refuse bad data without a traceback."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ QUIET = Console(quiet=True)
 
 
 def waves(count: int, length: int = 40) -> LabelledSeries:
-    """Sines of one and of two periods, with noise."""
+    """Sine waves with one period and with two periods, with noise."""
     random = np.random.default_rng(0)
     classes = np.arange(count, dtype=np.int64) % 2
     angle = 2 * np.pi * (classes[:, None] + 1) * np.arange(length) / length
