@@ -108,7 +108,7 @@ def in_a_process(name: str, arguments: list[str]) -> dict[str, Any] | None:
         print(f"{name}: given up after {LONGEST_SECONDS} s", file=sys.stderr)
         return None
     if done.returncode:
-        print(f"{name}: ended with {done.returncode}: {done.stderr.strip()[-300:]}", file=sys.stderr)
+        print(f"{name}: ended with exit code {done.returncode}: {done.stderr.strip()[-300:]}", file=sys.stderr)
         return None
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return figures

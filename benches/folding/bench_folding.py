@@ -130,7 +130,7 @@ def main() -> None:
             # One process for each network: a route that crashes costs the row of one network, and not the table.
             done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
             if done.returncode:
-                print(f"{name}: ended with {done.returncode}: {done.stderr.strip()[-300:]}", file=sys.stderr)
+                print(f"{name}: ended with exit code {done.returncode}: {done.stderr.strip()[-300:]}", file=sys.stderr)
                 continue
             results[name] = json.loads(done.stdout.splitlines()[-1])
             print(table({name: results[name]}, heading=len(results) == 1), flush=True)

@@ -104,16 +104,16 @@ def page(results: Results) -> str:
 Written by `python -m benches.folding.bench_folding ZOO --write`; the figures are in `results.json`.
 
 {len(results)} public networks of {packages_used} packages, {norms} BatchNorms. Their statistics and weights are drawn,
-15 % of gamma negative and 3 % zero, but for those whose package ships trained ones. Every route starts from torch's
-default export. {versions}; Python {platform.python_version()}, {platform.machine()}.
+with 15 % of gamma negative and 3 % zero, except for networks whose package has trained weights. Every route starts from
+torch's default export. {versions}; Python {platform.python_version()}, {platform.machine()}.
 
-*Left* counts BatchNormalization nodes and all that a BatchNorm can hide as: Mul, Add, Sub and Div by one constant a
-channel, 1x1 convolutions that only scale channels, Max and Min by channel beyond one for each ReLU replaced. Such
-arithmetic counts, too, where a network has it of its own (a layer norm's weights, a positional constant): {own} of what
-the unfolded graphs hold. *Error* is the largest difference from the float64 PyTorch model, over its largest output.
-*Run time* is the processor's, in onnxruntime on one thread with all its optimisations on (OpenVINO: in its own
-runtime), as a ratio to the unfolded file's in the same round: the median of the rounds, ± half the distance of their
-quartiles.
+*Left* counts BatchNormalization nodes and all other forms of a BatchNorm: Mul, Add, Sub and Div by one constant for
+each channel; 1x1 convolutions that only scale channels; Max and Min by channel, except one for each ReLU that they
+replace. Such arithmetic is also counted if it belongs to the network itself, as the weights of a layer norm or a
+positional constant do: {own} of all that is counted in the unfolded graphs. *Error* is the largest difference from the
+float64 PyTorch model, over its largest output. *Run time* is CPU time of one thread, in onnxruntime with all its
+optimisations (for OpenVINO in its own runtime), as a ratio to the unfolded file in the same round: the median of the
+rounds, ± half the distance between their quartiles.
 
 ## All
 

@@ -44,7 +44,7 @@ def read(path: Path) -> LabelledSeries:
     try:
         first = [line.strip().lower() for line in lines].index("@data") + 1
     except ValueError:
-        raise DataError(f"{path}: no line '@data'; expected the .ts form of the UCR archive") from None
+        raise DataError(f"{path}: no line '@data'; expected a .ts file of the UCR archive") from None
     series, classes, names = [], [], list(MOTIONS)
     for number, line in enumerate(lines[first:], start=first + 1):
         if not line.strip():
