@@ -160,7 +160,7 @@ def _target(address: str, settings: Any, pid: int | None) -> Target:
 
 def _draw(out: Path, targets: list[Target], loads: list[Load], settings: Any) -> None:
     from normfold.cli import bench_picture
-    from normfold.cli.writing import written_whole
+    from normfold.whole_file import written_whole
 
     page: Callable[..., str] = bench_picture.page if out.suffix == ".html" else bench_picture.drawing
     try:

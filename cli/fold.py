@@ -70,7 +70,7 @@ def fold(
     """
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("import the graph tools")
-        from normfold.export.onnx_fold import fold_file, write_whole
+        from normfold.export.onnx_fold import fold_file, write_file
         from normfold.export.publishing.html_report import as_html
         from normfold.export.publishing.report import as_json as jsonable
 
@@ -86,7 +86,7 @@ def fold(
         )
         whole = json.dumps(jsonable(report), indent=2) + "\n"
         if written is not None:
-            write_whole(target.with_suffix(f".{written}"), (as_html(report) if written == "html" else whole).encode())
+            write_file(target.with_suffix(f".{written}"), (as_html(report) if written == "html" else whole).encode())
     if as_json:
         click.echo(whole, nl=False)
     else:

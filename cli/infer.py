@@ -140,7 +140,7 @@ def _from_json(name: str, text: str, spec: Tensor | None) -> Array:
 def _save(path: Path, answers: dict[str, Array]) -> None:
     import numpy as np
 
-    from normfold.cli.writing import written_whole
+    from normfold.whole_file import written_whole
 
     named: dict[str, Any] = {n: a if a.dtype != object else a.astype(np.bytes_) for n, a in answers.items()}
     try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +15,9 @@ from normfold.export.pipeline import Progress, fold_and_prove
 from normfold.export.proof.verify import Case
 from normfold.export.publishing.report import ExportReport
 from normfold.export.sources.onnx_origin import open_onnx
+from normfold.whole_file import write_whole
 
-__all__ = ["fold_file", "write_whole"]
+__all__ = ["fold_file", "write_file"]
 
 
 def fold_file(
@@ -50,23 +49,13 @@ def fold_file(
     cases = [Case("sample", f.name, fit(f, origin.specs)) for f in files]
     folded = fold_and_prove(origin, cases, target.stem, DEFAULT_OPSET, progress, form=form, remeasure=remeasure)
     progress("write")
-    write_whole(target, folded.content)
+    write_file(target, folded.content)
     return replace(folded.report, model=target.stem, path=str(target))
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside its place and rename it, so that a reader sees the old content or the new, never a part.
-
-    Raises PublishError where it cannot be written.
-    """
-    staging = path.with_name(f".tmp-{uuid.uuid4().hex}")
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all. Raises PublishError where it cannot be written."""
     try:
-        with staging.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(path)
+        write_whole(path, content)
     except OSError as error:
         raise PublishError(f"cannot write '{path}': {error.strerror or error}") from error
-    finally:
-        staging.unlink(missing_ok=True)

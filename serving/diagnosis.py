@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from normfold.cache_folder import cache_folder
 from normfold.serving.errors import RuntimeMissing
-from normfold.serving.process.cache_folder import cache_folder
 from normfold.serving.process.cpus import affinity_cpus, available_cpus, cgroup_quota, default_workers
 from normfold.serving.runtime.devices import (
     CPU_PROVIDER,

@@ -17,13 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from normfold.cache_folder import cache_folder
 from normfold.serving.catalog.repository import Repository
 from normfold.serving.errors import StartError
 from normfold.serving.frontends import FRONTENDS
 from normfold.serving.process import memory
 from normfold.serving.process.address import check as check_address
 from normfold.serving.process.address import is_local
-from normfold.serving.process.cache_folder import cache_folder
 from normfold.serving.process.cpus import available_cpus
 from normfold.serving.process.logs import LogSettings
 from normfold.serving.rpc.methods import Method

@@ -1,4 +1,4 @@
-"""The forms that ``normfold export`` makes of a graph, and which of them it would publish."""
+"""The variants of a graph that ``normfold export`` makes, and which of them it would publish."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ UNFOLDED, FOLDED = "unfolded", "folded"
 def captured(network: Network, module: nn.Module, unfolded: Path) -> ir.Model:
     """Return the graph as ``normfold export`` captures it, before the fold.
 
-    It asks for a bound by hand where a length is not free; there the zoo's file, whose exporter bounds it by itself.
+    Where a network bounds its length, the capture wants that bound from the user. Then this returns the zoo's file: its
+    exporter finds the bound by itself.
     """
     shape = ",".join(map(str, network.shape))
     try:
@@ -43,7 +44,7 @@ def captured(network: Network, module: nn.Module, unfolded: Path) -> ir.Model:
 
 
 def forms(model: ir.Model) -> dict[str, bytes]:
-    """Return the graph as it is, folded, and the folded one by every rewrite that changes it."""
+    """Return the graph as it is, the folded graph, and the result of each rewrite that changes the folded graph."""
     made = {UNFOLDED: to_bytes(model)}
     fold(model)
     strip(model)
@@ -53,6 +54,6 @@ def forms(model: ir.Model) -> dict[str, bytes]:
 
 
 def published(made: dict[str, bytes], x: NDArray[np.float32]) -> str:
-    """Return the name of the form that the export would publish, timed as it times."""
+    """Return the name of the variant that the export would publish, by the export's own timing."""
     name = onnx.load_model_from_string(made[FOLDED]).graph.input[0].name
     return choose(made, {name: x}, remeasure=True).form

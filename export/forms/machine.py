@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from normfold.export.graphs.runtime import CPU, THREADS
+from normfold.processor import processor_name
 
 __all__ = ["Machine", "this_machine"]
-
-_CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -35,17 +32,4 @@ def this_machine(providers: Sequence[str] = (CPU,)) -> Machine:
     """Describe the machine that runs this, with graphs on ``providers``."""
     import onnxruntime
 
-    return Machine(_processor(), onnxruntime.__version__, tuple(providers), THREADS)
-
-
-def _processor() -> str:
-    """The first processor's model; where the kernel gives it no name, as on many ARM machines, its numbers."""
-    try:
-        text = _CPUINFO.read_text("utf-8", "replace").partition("\n\n")[0]
-    except OSError:
-        text = ""
-    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
-    if said.get("model name"):
-        return said["model name"]
-    numbers = [f"{key} {said[key]}" for key in ("CPU implementer", "CPU part", "CPU variant") if said.get(key)]
-    return ", ".join([platform.machine(), *numbers])
+    return Machine(processor_name(), onnxruntime.__version__, tuple(providers), THREADS)

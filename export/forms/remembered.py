@@ -18,16 +18,16 @@ import hashlib
 import json
 import logging
 import math
-import os
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from normfold.cache_folder import cache_folder
 from normfold.export.forms.machine import Machine
+from normfold.whole_file import write_first, write_whole
 
-__all__ = ["Measurement", "Subject", "cache_directory", "measured_once"]
+__all__ = ["Measurement", "Subject", "measured_once"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,11 +79,11 @@ class Measurement:
 
 def measured_once(subject: Subject, measure: Callable[[], Measurement], again: bool = False) -> Measurement:
     """Return what is remembered of ``subject``; else, and where ``again``, ``measure`` it and remember that."""
-    directory = cache_directory()
-    path = directory / "measurements" / f"{subject.digest}.json" if directory is not None else None
-    if path is None:
+    folder = cache_folder("measurements")
+    if folder is None:
         logger.debug("no cache folder: neither NORMFOLD_CACHE_DIR, XDG_CACHE_HOME nor a home directory is there")
         return measure()
+    path = folder / f"{subject.digest}.json"
     known = None if again else _read(path, subject)
     if known is not None:
         return known
@@ -96,19 +96,6 @@ def measured_once(subject: Subject, measure: Callable[[], Measurement], again: b
     if stands:
         return taken
     return _read(path, subject) or taken  # another export was first
-
-
-def cache_directory() -> Path | None:
-    """The folder that caches of this user's belong in; None where there is none."""
-    if own := os.environ.get("NORMFOLD_CACHE_DIR"):
-        return Path(own)
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    if base.is_absolute():  # the specification: what is not is to be ignored
-        return base / "normfold"
-    try:
-        return Path.home() / ".cache" / "normfold"
-    except RuntimeError:
-        return None
 
 
 def _read(path: Path, subject: Subject) -> Measurement | None:
@@ -135,31 +122,15 @@ def _read(path: Path, subject: Subject) -> Measurement | None:
 
 
 def _write(path: Path, subject: Subject, taken: Measurement, replace_known: bool) -> bool:
-    """Write ``path`` whole; return False where another measurement stands there already. Raises OSError.
-
-    A link fails where its name is taken, which a rename does not: of several processes the first one wins.
-    """
-    content = {**subject.as_json(), **asdict(replace(taken, medians_ms=dict(taken.medians_ms)))}
-    del content["remembered"]
+    """Write ``path`` whole; return False where another measurement is there already. Raises OSError."""
+    held = {**subject.as_json(), **asdict(replace(taken, medians_ms=dict(taken.medians_ms)))}
+    del held["remembered"]
+    content = (json.dumps(held, indent=2) + "\n").encode()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with beside.open("x", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        if not replace_known:
-            try:
-                path.hardlink_to(beside)
-            except FileExistsError:
-                if _read(path, subject) is not None:
-                    return False
-            except OSError as error:  # a file system without links
-                logger.debug("no link to '%s': %s", path, error)
-            else:
-                return True
-        beside.replace(path)
-        return True
-    finally:
-        beside.unlink(missing_ok=True)
+    if not replace_known:
+        if write_first(path, content):
+            return True
+        if _read(path, subject) is not None:
+            return False
+    write_whole(path, content)
+    return True

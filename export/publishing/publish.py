@@ -31,6 +31,7 @@ from google.protobuf import text_format
 
 from normfold.export.errors import PublishError
 from normfold.export.publishing.config import parse_config, same_interface
+from normfold.whole_file import write_new
 
 __all__ = ["Publication", "check_name", "manifest", "publish"]
 
@@ -196,10 +197,7 @@ def _write_version(directory: Path, files: Mapping[str, bytes]) -> None:
 
 def _write_files(directory: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
-        with (directory / name).open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new(directory / name, content)
 
 
 def _sync_directory(directory: Path) -> None:

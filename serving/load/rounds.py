@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from normfold.serving.load.calls import Calls
 from normfold.serving.load.generator import Load, Slice, merged, run
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -28,19 +31,45 @@ class Target:
 
 @dataclass(frozen=True)
 class Ratio:
-    """One server's figure over another's: the median over the rounds, with the least and the largest."""
+    """One figure over another, taken within each round: what else the machine did then, it did to both."""
 
-    median: float
-    low: float
-    high: float
+    #: The ratio in each round, of at least one.
+    rounds: tuple[float, ...]
 
     @classmethod
-    def of(cls, found: Sequence[float]) -> Ratio:
-        """The ratio that the rounds in ``found`` give; at least one."""
-        return cls(statistics.median(found), min(found), max(found))
+    def of(cls, mine: Iterable[float], base: Iterable[float]) -> Ratio:
+        """``mine`` over ``base``, round by round. Raises ValueError where they have different numbers of rounds."""
+        return cls(tuple(above / below for above, below in zip(mine, base, strict=True)))
+
+    @property
+    def median(self) -> float:
+        """The ratio that is reported."""
+        return statistics.median(self.rounds)
+
+    @property
+    def low(self) -> float:
+        """The least ratio of a round."""
+        return min(self.rounds)
+
+    @property
+    def high(self) -> float:
+        """The largest ratio of a round."""
+        return max(self.rounds)
+
+    @property
+    def spread(self) -> float:
+        """Half the distance between the quartiles; needs two rounds."""
+        low, _, high = statistics.quantiles(self.rounds, n=4)
+        return (high - low) / 2
 
     def __str__(self) -> str:
         return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def turns(items: Sequence[T], round_number: int) -> Sequence[T]:
+    """The order of ``items`` in a round: each round begins with another."""
+    first = round_number % len(items)
+    return [*items[first:], *items[:first]]
 
 
 def measure(targets: Sequence[Target], loads: Sequence[Load], seconds: float, rounds: int) -> Iterator[str]:
@@ -50,8 +79,7 @@ def measure(targets: Sequence[Target], loads: Sequence[Load], seconds: float, ro
     """
     for number in range(rounds):
         for load in loads:
-            for index in range(len(targets)):
-                target = targets[(index + number) % len(targets)]
+            for target in turns(targets, number):
                 yield f"{target.name}, {load}, round {number + 1} of {rounds}"
                 target.slices.setdefault(load, []).append(run(target.calls, load, seconds / rounds, target.cpu))
 
@@ -65,4 +93,4 @@ def ratio(target: Target, base: Target, load: Load, figure: Callable[[Slice], fl
         if above is None or not below:
             return None
         found.append(above / below)
-    return Ratio.of(found) if found else None
+    return Ratio(tuple(found)) if found else None

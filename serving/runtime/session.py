@@ -14,9 +14,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from normfold.cache_folder import cache_folder
 from normfold.protos.datatypes import Datatype, by_name, by_onnxruntime
 from normfold.serving.errors import ConfigError, DeviceUnavailable, InvalidRequest, LoadError
-from normfold.serving.process.cache_folder import cache_folder
 from normfold.serving.runtime import cuda_options, onnx_file, pinned, placement, tensorrt_options
 from normfold.serving.runtime.bindings import Bound, Fixed, Resident
 from normfold.serving.runtime.devices import Device, check_provider, providers

@@ -15,9 +15,7 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,9 @@ from typing import Any
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from normfold.processor import processor_name
 from normfold.serving.runtime.session import Session
+from normfold.whole_file import write_whole
 
 Array = NDArray[Any]
 log = logging.getLogger(__name__)
@@ -45,8 +45,6 @@ ROUNDS, MOST_SECONDS = 6, 1.5
 
 #: What is larger was not written here.
 MOST_BYTES = 4096
-
-CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -78,31 +76,14 @@ class Tuning:
         file = self._file(data)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            beside = file.with_name(f".{file.stem}.{uuid.uuid4().hex}")
-            try:
-                with beside.open("x", encoding="utf-8") as written:
-                    json.dump({"intra_op_threads": threads}, written)
-                    written.flush()
-                    os.fsync(written.fileno())
-                beside.replace(file)
-            finally:
-                beside.unlink(missing_ok=True)
+            write_whole(file, json.dumps({"intra_op_threads": threads}).encode())
         except OSError as error:
             log.debug("%s cannot be kept: %s", file, error.strerror or error)
 
     def _file(self, data: bytes) -> Path:
         assert self.folder is not None
-        about = f"{ort.__version__} {processor()} {self.cpus} {hashlib.sha256(data).hexdigest()}"
+        about = f"{ort.__version__} {processor_name()} {self.cpus} {hashlib.sha256(data).hexdigest()}"
         return self.folder / f"{hashlib.sha256(about.encode()).hexdigest()}.json"
-
-
-def processor() -> str:
-    """What the system calls the processor; "" where it does not say."""
-    try:
-        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def choose(

@@ -12,7 +12,6 @@ from normfold.serving.catalog import model
 from normfold.serving.catalog.config import parse
 from normfold.serving.catalog.model import LoadOptions
 from normfold.serving.catalog.repository import ModelFolder
-from normfold.serving.process.cache_folder import cache_folder
 from normfold.serving.runtime import tuning
 from normfold.serving.runtime.devices import Device
 from normfold.serving.runtime.tuning import Tuning, choose
@@ -104,7 +103,7 @@ def test_what_was_measured_is_remembered_for_the_same_model_processor_and_cpus(t
     assert here.find(b"other") is None
     assert Tuning(tmp_path / "threads", 8).find(b"model") is None
     assert [file.suffix for file in (tmp_path / "threads").iterdir()] == [".json"]
-    monkeypatch.setattr(tuning, "processor", lambda: "another")
+    monkeypatch.setattr(tuning, "processor_name", lambda: "another")
     assert here.find(b"model") is None
 
 
@@ -123,17 +122,6 @@ def test_a_folder_that_cannot_be_written_is_passed_over(tmp_path):
     assert Tuning(tmp_path / "file", 4).find(b"model") is None
     Tuning(None, 4).keep(b"model", 2)
     assert Tuning(None, 4).find(b"model") is None
-
-
-def test_the_folder_is_where_the_environment_says(tmp_path, monkeypatch):
-    monkeypatch.setenv("NORMFOLD_CACHE_DIR", str(tmp_path / "own"))
-    assert cache_folder("threads") == tmp_path / "own" / "threads"
-    monkeypatch.delenv("NORMFOLD_CACHE_DIR")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder("threads") == tmp_path / "xdg" / "normfold" / "threads"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_folder("threads") == tmp_path / "home" / ".cache" / "normfold" / "threads"
 
 
 @pytest.fixture
