@@ -15,7 +15,7 @@ from normfold.protos import grpc_service as pb
 from normfold.serving import errors
 from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.errors import InternalError, ServingError, Unavailable
-from normfold.serving.rpc.methods import Method, parse, told
+from normfold.serving.rpc.methods import Method, parse, status_of
 from normfold.serving.rpc.traffic import EXITING
 from normfold.serving.workers.frames import Frame, Link
 from normfold.serving.workers.shared import CHANGES, QUESTIONS, changes
@@ -153,7 +153,7 @@ class Member:
         except ServingError as refusal:
             error, details = type(refusal).__name__, str(refusal)
         except Exception as unexpected:
-            error, details = InternalError.__name__, told(unexpected, method.path)[1]
+            error, details = InternalError.__name__, status_of(unexpected, method.path)[1]
         self.report_counters(catalog)  # first: what a client is told of is never lost again
         self._link.say("answer", data, id=frame.fields["id"], error=error, details=details)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from grpc import StatusCode
+from normfold.serving.errors import Status
 
 PREFIX_BYTES = 5
 
@@ -15,7 +15,7 @@ ENCODINGS = {b"identity": 0, b"deflate": zlib.MAX_WBITS, b"gzip": zlib.MAX_WBITS
 class Misframed(Exception):
     """Data that are no messages, or too large ones; ``status`` is what the caller is told."""
 
-    def __init__(self, status: StatusCode, details: str) -> None:
+    def __init__(self, status: Status, details: str) -> None:
         super().__init__(details)
         self.status = status
 
@@ -67,18 +67,18 @@ class MessageReader:
         if not compressed:
             return data
         if compressed > 1 or not self._bits:
-            raise Misframed(StatusCode.INTERNAL, f"a message's first byte is {compressed}, without grpc-encoding")
+            raise Misframed(Status.INTERNAL, f"a message's first byte is {compressed}, without grpc-encoding")
         inflater = zlib.decompressobj(self._bits)
         try:
             plain = inflater.decompress(data, self._most + 1)
         except zlib.error as error:
-            raise Misframed(StatusCode.INTERNAL, f"a message cannot be decompressed: {error}") from None
+            raise Misframed(Status.INTERNAL, f"a message cannot be decompressed: {error}") from None
         if len(plain) > self._most:
             raise _too_large("more", self._most)
         if not inflater.eof:
-            raise Misframed(StatusCode.INTERNAL, "a compressed message ends too early")
+            raise Misframed(Status.INTERNAL, "a compressed message ends too early")
         return plain
 
 
 def _too_large(size: str, most: int) -> Misframed:
-    return Misframed(StatusCode.RESOURCE_EXHAUSTED, f"Received message larger than max ({size} vs. {most})")
+    return Misframed(Status.RESOURCE_EXHAUSTED, f"Received message larger than max ({size} vs. {most})")

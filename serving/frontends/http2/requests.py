@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from grpc import StatusCode
-
+from normfold.serving.errors import Status
 from normfold.serving.frontends.http2.headers import Header, HeaderReader, written
 from normfold.serving.frontends.http2.messages import ENCODINGS
 from normfold.serving.rpc.methods import Method
@@ -75,18 +74,16 @@ class Requests:
         if not _CONTENT.fullmatch(found.get(b"content-type", b"")):
             return Asked(refusal=written((b":status", b"415")))
         if (method := self._methods.get(found[b":path"])) is None:
-            return Asked(refusal=refused(StatusCode.UNIMPLEMENTED, "Method not found!"))
+            return Asked(refusal=refused(Status.UNIMPLEMENTED, "Method not found!"))
         encoding = found.get(b"grpc-encoding", b"identity")
         if encoding not in ENCODINGS:
             accepted = (b"grpc-accept-encoding", b",".join(ENCODINGS))
             words = f"Compression algorithm {encoding.decode(errors='replace')!r} is not supported"
-            return Asked(refusal=refused(StatusCode.UNIMPLEMENTED, words, accepted))
+            return Asked(refusal=refused(Status.UNIMPLEMENTED, words, accepted))
         timeout = None
         if (limit := found.get(b"grpc-timeout")) is not None:
             if (match := _TIMEOUT.fullmatch(limit)) is None:
-                return Asked(
-                    refusal=refused(StatusCode.INTERNAL, f"grpc-timeout is {limit.decode(errors='replace')!r}")
-                )
+                return Asked(refusal=refused(Status.INTERNAL, f"grpc-timeout is {limit.decode(errors='replace')!r}"))
             timeout = int(match[1]) * _SECONDS[match[2]]
         return Asked(method, timeout, encoding)
 
@@ -104,16 +101,15 @@ def well_formed(headers: list[Header]) -> bool:
     )
 
 
-def refused(status: StatusCode, details: str, *more: Header) -> bytes:
+def refused(status: Status, details: str, *more: Header) -> bytes:
     """The headers of an answer without messages."""
     return STARTED + ended(status, details) + written(*more)
 
 
 @lru_cache(256)
-def ended(status: StatusCode, details: str = "") -> bytes:
+def ended(status: Status, details: str = "") -> bytes:
     """The headers at the end of an answer."""
-    number: int = status.value[0]
-    headers = [(b"grpc-status", b"%d" % number)]
+    headers = [(b"grpc-status", b"%d" % status)]
     return written(*headers, (b"grpc-message", percent_encoded(details))) if details else written(*headers)
 
 

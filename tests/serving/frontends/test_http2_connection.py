@@ -8,7 +8,7 @@ import time
 import pytest
 from tests.serving.frontends.raw import Raw, message, request_headers
 
-from normfold.serving.frontends.http2.connection import BLOCK_BYTES, FRAME_BYTES, MOST_CALLS, MOST_FRUITLESS
+from normfold.serving.frontends.http2.limits import BLOCK_BYTES, FRAME_BYTES, MOST_CALLS, MOST_FRUITLESS
 from normfold.serving.wire import http2_frames as h2
 
 OK = {":status": "200", "content-type": "application/grpc", "grpc-status": "0"}
