@@ -199,7 +199,8 @@ def test_serving_never_imports_torch_or_onnx(repository):
     script = f"""
 import asyncio, sys
 from pathlib import Path
-from normfold.serving.server import Server, ServerConfig
+from normfold.serving.server import Server
+from normfold.serving.settings import ServerConfig
 from normfold.serving.client.client import Client
 import normfold.cli.serve, normfold.cli.infer
 async def main():

@@ -19,6 +19,7 @@ SCRIPT = "import sys, {module}; print(*sorted(name for name in {names} if name i
         ("normfold.serving.frontends.http2.frontend", (*MODELS, "grpc")),
         ("normfold.serving.errors", (*MODELS, "grpc")),
         ("normfold.serving.rpc.methods", (*MODELS, "grpc")),
+        ("normfold.serving.settings", (*MODELS, "grpc", "numpy", "google.protobuf")),
         ("normfold.serving.workers.supervisor", (*MODELS, "grpc", "numpy", "google.protobuf")),
     ],
 )
