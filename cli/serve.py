@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING
 import click
 
 from normfold.serving.frontends import FRONTENDS
-from normfold.serving.process.log_lines import LEVELS
 
 if TYPE_CHECKING:
     from normfold.serving.server import Server
     from normfold.serving.settings import ServerConfig
     from normfold.serving.workers.supervisor import Started
 
-#: Options that are no field of ServerConfig, and the reason.
+#: Options that are not fields of ServerConfig, and the reason.
 NO_FIELDS = {"workers": "it is the number of servers, each of which has the same config"}
 
 
 def _switch(values: Mapping[str, bool]) -> Callable[[click.Context, click.Parameter, str | None], bool | None]:
-    """A callback that makes a field of an option with two words; None where the option is not given."""
+    """A callback that turns one of two words into True or False; None where the option is not given."""
     return lambda context, parameter, word: None if word is None else values[word]
 
 
@@ -31,7 +30,7 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
     return mebibytes << 20
 
 
-# Each option has the name of a field of ServerConfig, and its default.
+# Each option has the name and the default of a field of ServerConfig.
 @click.command(short_help="Serve a model repository over gRPC.")
 @click.option(
     "--repository",
@@ -48,7 +47,7 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
     type=click.Choice(FRONTENDS),
     default=FRONTENDS[0],
     show_default=True,
-    help="What carries the calls; http2 takes less CPU time for each.",
+    help="The transport; http2 takes less CPU time for each call.",
 )
 @click.option(
     "--device",
@@ -66,7 +65,8 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
     "--tune/--no-tune",
     default=True,
     show_default=True,
-    help="Measure how many threads a run should have, and remember it; else one below 4 MiB, all CPUs above.",
+    help="Measure how many threads a run should have, and remember it; without, models below 4 MiB get one thread, "
+    "others all CPUs.",
 )
 @click.option(
     "--workers",
@@ -74,9 +74,7 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
     help="Processes that serve together. Default: one for each CPU, at most 4; one with a GPU or a unix socket.",
 )
 @click.option("--name", "model_name", help="The name of a single model, instead of that of its folder or file.")
-@click.option(
-    "--server-name", default="normfold", show_default=True, help="What clients are told the server is called."
-)
+@click.option("--server-name", default="normfold", show_default=True, help="The name of the server in ServerMetadata.")
 @click.option(
     "--strict-readiness/--no-strict-readiness",
     default=True,
@@ -109,14 +107,18 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
     "--trace-file", type=click.Path(path_type=Path), help="Write traces here when TraceSetting turns them on."
 )
 @click.option(
-    "--grace-seconds", type=float, default=30.0, show_default=True, help="Longest wait for requests at the end."
+    "--grace-seconds",
+    type=float,
+    default=30.0,
+    show_default=True,
+    help="Longest wait for requests under way at the end.",
 )
 @click.option(
     "--log-level",
-    type=click.Choice(LEVELS),
+    type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
-    help="What is written to stderr; clients can change it with LogSettings.",
+    help="The least important lines written to stderr; clients can change it with LogSettings.",
 )
 def serve(workers: int | None, **options: object) -> None:
     """Serve a model repository over gRPC until Ctrl-C or SIGTERM.

@@ -1,4 +1,4 @@
-"""What a remote procedure is, whatever carries it: its path, its functions, its status, and the calls under way.
+"""Remote procedures without a transport: their paths, functions and statuses, and the calls under way.
 
-No transport comes in here (only ``grpc_status`` knows grpcio), and nothing that knows models.
+Neither a transport may come in here (only ``grpc_status`` knows grpcio) nor anything that knows models.
 """

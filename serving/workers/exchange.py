@@ -1,4 +1,4 @@
-"""What must hold for all workers, passed on between them: changes, questions to all, readiness, counters."""
+"""Passes on between the workers everything that concerns all: changes, questions, readiness, counters."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import pytest
 
 from normfold.cli.serve import NO_FIELDS, serve
 from normfold.serving.errors import StartError
+from normfold.serving.process.log_lines import LEVELS
 from normfold.serving.settings import NOT_OPTIONS, ServerConfig
 
 DEFAULT = ServerConfig(Path("r"))
@@ -101,3 +102,9 @@ def test_a_value_that_no_server_can_run_with_is_refused_from_json_too():
 def test_an_unknown_log_level_is_refused():
     with pytest.raises(StartError, match="log level 'loud' is not one of debug, info, warning, error"):
         ServerConfig(Path("r"), log_level="loud")
+
+
+def test_the_log_levels_of_the_command_line_are_the_servers():
+    (option,) = (parameter for parameter in serve.params if parameter.name == "log_level")
+    assert isinstance(option.type, click.Choice)
+    assert tuple(option.type.choices) == LEVELS

@@ -12,7 +12,7 @@ sending       flow control of the answers
 headers       HPACK (RFC 7541)
 requests      the method, deadline and compression that a block of headers asks for
 messages      length-prefixed messages, compression
-call          what every call has: its method, deadline, status
+call          the common part of all calls: method, deadline, status
 unary_call    one message each way
 stream_call   a stream of messages
 """

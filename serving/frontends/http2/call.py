@@ -1,4 +1,4 @@
-"""What every call has, unary or streaming: its method, its deadline, its status and its share of flow control."""
+"""A call, unary or streaming: its method, its deadline, its status and its share of flow control."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class CallOwner(Protocol):
 
 
 class Call:
-    """What unary calls and streams have in common; each has a ``received`` of its own."""
+    """The common part of unary calls and streams; each has its own ``received``."""
 
     __slots__ = (
         "_reader",

@@ -1,4 +1,4 @@
-"""What leaves a connection: frames, written together at the end of a wake-up; data, as the client's windows allow."""
+"""The frames that we send: written together at the end of a wake-up; data only as the client's windows allow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 from normfold.serving.frontends.http2.requests import DONE, STARTED
 from normfold.serving.wire import http2_frames as h2
 
-#: length << 8 | kind, flags, stream; and the same before a message: whether it is compressed, its size.
+#: length << 8 | kind, flags, stream; _MESSAGE_FRAME adds the prefix of a message: whether it is compressed, its size.
 FRAME = struct.Struct(">IBI")
 _MESSAGE_FRAME = struct.Struct(">IBIBI")
 _MESSAGE = struct.Struct(">BI")
@@ -20,23 +20,23 @@ _HEADERS = len(STARTED) << 8 | h2.HEADERS
 _TRAILERS = len(DONE) << 8 | h2.HEADERS
 _LAST = h2.END_HEADERS | h2.END_STREAM
 
-#: From this size on a message's prefix has a frame of its own: cheaper than a copy of the message, in bytes.
+#: From this size on (in bytes) the prefix of a message gets its own frame: cheaper than a copy of the message.
 _WORTH_A_FRAME = 1 << 14
-#: From this size on a part is written by itself, also to spare a copy, in bytes.
+#: From this size on (in bytes) a part is written by itself, which also spares a copy.
 _WORTH_A_WRITE = 1 << 16
 
 
 class Stream(Protocol):
-    """What is known of a stream here."""
+    """A call, as the sender needs it."""
 
     number: int
-    #: Data that the client still takes on this stream, in bytes; negative where it has narrowed its windows.
+    #: Data that the client still takes on this stream, in bytes; negative after it has made its windows smaller.
     window: int
 
 
 @dataclass
 class _Waiting:
-    """Data of a stream that wait for the client's windows, and the headers that end it."""
+    """Data of a stream that wait for a larger window, and the headers that end the stream."""
 
     stream: Stream
     data: deque[memoryview] = field(default_factory=deque)
@@ -44,12 +44,12 @@ class _Waiting:
 
 
 class Sender:
-    """The frames that are to be written, and the windows that the client has left."""
+    """The frames to be written, and the client's windows."""
 
     def __init__(self) -> None:
-        #: Frames and parts of frames, in order; whoever writes them empties it.
+        #: Frames and parts of frames, in their order; the connection writes and clears them.
         self.out: list[bytes | memoryview] = []
-        #: Of the connection, and of a stream that begins now.
+        #: The window of the connection, and that of each new stream.
         self.window, self.initial = h2.DEFAULT_WINDOW, h2.DEFAULT_WINDOW
         self.largest = h2.DEFAULT_FRAME
         self._waiting: dict[int, _Waiting] = {}
@@ -59,7 +59,7 @@ class Sender:
         return stream.number in self._waiting
 
     def answer(self, stream: Stream, data: bytes) -> None:
-        """A whole answer of one message."""
+        """Queue a whole answer of one message."""
         size = len(data)
         framed = size + 5
         number = stream.number
@@ -79,11 +79,11 @@ class Sender:
         )
 
     def start(self, stream: Stream) -> None:
-        """The headers before the messages."""
+        """Queue the headers before the messages."""
         self.out += (FRAME.pack(_HEADERS, h2.END_HEADERS, stream.number), STARTED)
 
     def message(self, stream: Stream, data: bytes) -> None:
-        """One message."""
+        """Queue one message."""
         prefix = _MESSAGE.pack(0, len(data))
         if len(data) < _WORTH_A_FRAME:
             self._data(stream, memoryview(prefix + data))
@@ -92,18 +92,18 @@ class Sender:
             self._data(stream, memoryview(data))
 
     def end(self, stream: Stream, block: bytes) -> None:
-        """The headers that end the stream, behind its data."""
+        """Queue the headers that end the stream, behind its data."""
         if (waiting := self._waiting.get(stream.number)) is not None:
             waiting.trailers = block
         else:
             self.out.append(h2.frame(h2.HEADERS, _LAST, stream.number, block))
 
     def forget(self, stream: Stream) -> None:
-        """Drop what waits: the stream was reset."""
+        """Drop the waiting data of a stream that was reset."""
         self._waiting.pop(stream.number, None)
 
     def widen(self, by: int, stream: Stream | None) -> list[Stream]:
-        """The client takes more data of a stream, or (None) of all together; the streams that have ended thereby."""
+        """Widen the window of a stream, or (None) of the connection; the streams whose last data this queued."""
         if stream is None:
             self.window += by
             return self.release()
@@ -112,7 +112,7 @@ class Sender:
         return [stream] if waiting is not None and self._release(waiting) else []
 
     def release(self) -> list[Stream]:
-        """Queue what the windows allow now; the streams that have ended thereby."""
+        """Queue the data that the windows allow now; the streams whose last data this queued."""
         return [waiting.stream for waiting in list(self._waiting.values()) if self._release(waiting)]
 
     def _data(self, stream: Stream, data: memoryview) -> None:
@@ -125,7 +125,7 @@ class Sender:
         waiting.data.append(data)
 
     def _release(self, waiting: _Waiting) -> bool:
-        """Queue what the windows allow of one stream; whether that was its end."""
+        """Queue the data of one stream that the windows allow; whether that was its end."""
         stream = waiting.stream
         while waiting.data:
             left = self._send(stream, waiting.data[0])
@@ -150,7 +150,7 @@ class Sender:
 
 
 def joined(parts: list[bytes | memoryview]) -> Iterator[bytes | memoryview]:
-    """``parts`` in few pieces, without a copy of the large ones."""
+    """``parts`` joined to few pieces; large parts are not copied."""
     begin = 0
     for at, part in enumerate(parts):
         if len(part) >= _WORTH_A_WRITE:
