@@ -165,13 +165,13 @@ def serve(workers: int | None, **options: object) -> None:
 
 def _serve_alone(config: ServerConfig) -> bool:
     """Serve in this process; whether all requests were answered at the end. Raises StartError."""
+    from normfold.serving import server
     from normfold.serving.process import loops
     from normfold.serving.process.logs import LogSettings
-    from normfold.serving.server import serve as serve_until_stopped
 
     logs = LogSettings(config.log_level)
     logs.install(sys.stderr)
-    return loops.run(serve_until_stopped(config, logs, _announce))
+    return loops.run(server.serve(config, logs, _announce))
 
 
 def _serve_together(config: ServerConfig, workers: int) -> bool:

@@ -12,9 +12,7 @@ from pathlib import Path
 
 from normfold.serving.errors import StartError
 from normfold.serving.frontends import FRONTENDS
-from normfold.serving.process import typed_json
-from normfold.serving.process.address import check as check_address
-from normfold.serving.process.address import is_local
+from normfold.serving.process import address, typed_json
 from normfold.serving.process.log_lines import LEVELS
 
 
@@ -59,7 +57,7 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         try:
-            check_address(self.listen)
+            address.check(self.listen)
         except ValueError as error:
             raise StartError(str(error)) from None
         if self.frontend not in FRONTENDS:
@@ -74,7 +72,7 @@ class ServerConfig:
     @property
     def local(self) -> bool:
         """Whether only programs on this host can reach the server."""
-        return is_local(self.listen)
+        return address.is_local(self.listen)
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> ServerConfig:

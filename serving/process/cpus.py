@@ -1,7 +1,7 @@
 """The number of CPUs that this process may really use.
 
-In a container the host's count is wrong: the scheduler's affinity mask and the CPU quota of the cgroup limit it as well,
-and onnxruntime does not read the quota.
+In a container the host's count is wrong: the scheduler's affinity mask and the quota of the cgroup limit it, too, and
+onnxruntime does not read the quota.
 """
 
 from __future__ import annotations

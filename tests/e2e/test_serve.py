@@ -222,7 +222,7 @@ def test_the_client_needs_no_onnxruntime():
 
 
 def test_a_stream_ends_with_the_server(start, repository):
-    """A stream that stays open does not keep the server from stopping, and what was sent on it is answered."""
+    """A stream that stays open does not keep the server from stopping, and its requests are answered."""
     from normfold.protos import grpc_service as pb
 
     with start(repository) as server, grpc.insecure_channel(server.address) as channel:

@@ -1,4 +1,4 @@
-"""No onnxruntime, the CPU's wheel, the GPU's and both, each really installed: what a server on each device then says.
+"""No onnxruntime, the CPU's wheel, the GPU's and both, each really installed: the messages of a server on each device.
 
 ``make test-wheels`` makes the environments and names their folder in WHEELS. The GPU's wheel is met on a machine
 without CUDA: the commonest failure of a GPU server, as it happens.
@@ -54,7 +54,7 @@ def refused(python: str, repository: Path, device: str) -> tuple[int, str]:
 
 
 def served(python: str, repository: Path, device: str) -> str:
-    """What a server that starts, with every model on the CPU, wrote to stderr until it was told to stop."""
+    """Everything that a server with every model on the CPU wrote to stderr, from its start to SIGTERM."""
     server = subprocess.Popen(
         command(python, repository, device), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

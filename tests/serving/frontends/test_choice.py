@@ -1,4 +1,4 @@
-"""The frontend of a server is one of a few names."""
+"""The frontend of a server is chosen by a name of FRONTENDS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server process does about freed memory and garbage; each in a process of its own."""
+"""Freed memory and garbage collection of a server process; each test starts its own process."""
 
 from __future__ import annotations
 
