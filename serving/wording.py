@@ -1,4 +1,4 @@
-"""Names, shapes and numbers from a request, as error messages show them: short, printable, on one line."""
+"""How names, shapes and numbers from a request are shown in a message: short, printable, on one line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-#: Names are cut after this many characters, shapes after this many dimensions.
+#: Longer names and shapes than this many characters and dimensions are cut.
 LIMIT = 100
 DIMENSIONS = 16
 
@@ -39,7 +39,7 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 class Place(NamedTuple):
-    """An input of a model, for a message; the text is made only when a message is."""
+    """An input of a model; its words are only made where a message needs them."""
 
     name: str
     model: str
@@ -48,8 +48,8 @@ class Place(NamedTuple):
         return f"{quoted(self.name)} for model {quoted(self.model)}"
 
 
-class RequestPrefix(NamedTuple):
-    """The prefix that names the request of a message; the text is made only when a message is."""
+class Told(NamedTuple):
+    """The prefix that tells which request a message is about; its words are only made where a message needs them."""
 
     identifier: str
 
@@ -58,5 +58,5 @@ class RequestPrefix(NamedTuple):
 
 
 def request_id(identifier: str) -> str:
-    """The prefix that names the request of a message."""
+    """The prefix that tells which request a message is about."""
     return f"[request id: {quoted(identifier)[1:-1] if identifier else '<id_unknown>'}] "

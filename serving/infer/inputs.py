@@ -16,7 +16,7 @@ from normfold.serving.catalog.contract import Contract, TensorSpec, reshaped
 from normfold.serving.errors import InvalidRequest
 from normfold.serving.wire.tensors import Contents, to_array
 from normfold.serving.wire.typed import read_typed
-from normfold.serving.wording import Place, RequestPrefix, dims, listed, near, quoted, request_id
+from normfold.serving.wording import Place, Told, dims, listed, near, quoted, request_id
 
 Array = NDArray[Any]
 InputTensor = pb.ModelInferRequest.InferInputTensor
@@ -58,7 +58,7 @@ def read_inputs(
     """
     _check_names(request, name, contract)
     _check_batch(request, name, contract)
-    feeds, told = {}, RequestPrefix(request.id)
+    feeds, told = {}, Told(request.id)
     for tensor in request.inputs:
         spec = contract.inputs[tensor.name]
         shape = _check_tensor(request, tensor, spec, name, contract.max_batch_size)
@@ -156,7 +156,7 @@ def _check_names(request: pb.ModelInferRequest, name: str, contract: Contract) -
 def _check_batch(request: pb.ModelInferRequest, name: str, contract: Contract) -> None:
     if not contract.max_batch_size:
         return
-    told, rows = RequestPrefix(request.id), None
+    told, rows = Told(request.id), None
     for tensor in request.inputs:
         if not tensor.shape:
             raise InvalidRequest(
@@ -179,7 +179,7 @@ def _check_tensor(
     request: pb.ModelInferRequest, tensor: InputTensor, spec: TensorSpec, name: str, max_batch_size: int
 ) -> tuple[int, ...]:
     """The shape of one input, its datatype and every size checked."""
-    told, place = RequestPrefix(request.id), Place(tensor.name, name)
+    told, place = Told(request.id), Place(tensor.name, name)
     if tensor.datatype != spec.datatype.name:
         raise InvalidRequest(
             f"{told}inference input {quoted(tensor.name)} data-type is '{_known(tensor.datatype)}', "

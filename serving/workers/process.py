@@ -56,7 +56,7 @@ class WorkerProcess:
         return cls(number, process, await supervisor_end(ours))
 
     def perform(self, method: str, request: bytes) -> asyncio.Future[WorkerAnswer | None]:
-        """Have it carry out a request; its answer, or None when it ends before it answers."""
+        """Have the worker carry out a request; its answer, or None when it ends before it answers."""
         number = next(self._numbers)
         future: asyncio.Future[WorkerAnswer | None] = asyncio.get_running_loop().create_future()
         if self.left:
@@ -67,13 +67,13 @@ class WorkerProcess:
         return future
 
     def performed(self, message: Performed) -> None:
-        """It has answered a request."""
+        """The worker has answered a request."""
         future = self._calls.pop(message.number, None)
         if future is not None and not future.done():
             future.set_result(message.answer)
 
     def gone(self) -> None:
-        """It has closed the connection: it sends nothing more."""
+        """The worker has closed the connection and sends nothing more."""
         self.left, self.ready = True, False
         for future in self._calls.values():
             if not future.done():
@@ -83,7 +83,7 @@ class WorkerProcess:
             self.listening.set_result(False)
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal, unless the process has ended."""
         if self.process.returncode is None:
             self.process.send_signal(number)
 
