@@ -1,4 +1,4 @@
-"""The cache folder: everything in it may be deleted at any time and is then made again."""
+"""The folder for what may be deleted at any time and is then made again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def cache_folder(part: str = "") -> Path | None:
-    """The folder of ``part``: in $NORMFOLD_CACHE_DIR, else in normfold in $XDG_CACHE_HOME, else in ~/.cache/normfold.
+    """Where ``part`` is kept: in $NORMFOLD_CACHE_DIR, else normfold in $XDG_CACHE_HOME, else in ~/.cache.
 
     None without a home directory.
     """
