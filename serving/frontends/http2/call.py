@@ -29,14 +29,14 @@ class CallOwner(Protocol):
 
     service: Service
     sender: Sender
-    calls: dict[int, Call]
+    calls: dict[int, ServerCall]
     #: Whether the client does not read what we send.
     choked: bool
 
-    def close(self, call: Call) -> None:
+    def close(self, call: ServerCall) -> None:
         """End ``call``: its whole answer is queued."""
 
-    def grant(self, call: Call, size: int) -> None:
+    def grant(self, call: ServerCall, size: int) -> None:
         """Let the client send ``size`` more bytes of the call's data."""
 
     def flush_soon(self) -> None:
@@ -46,7 +46,7 @@ class CallOwner(Protocol):
         """Wait until the client has taken some data, or has allowed more."""
 
 
-class Call:
+class ServerCall:
     """The common part of unary calls and streams; each has its own ``received``."""
 
     __slots__ = (

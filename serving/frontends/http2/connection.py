@@ -6,7 +6,7 @@ import asyncio
 import socket
 from typing import cast
 
-from normfold.serving.frontends.http2.call import Call, Service
+from normfold.serving.frontends.http2.call import ServerCall, Service
 from normfold.serving.frontends.http2.control import CONTROL, ignore
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.headers import HeaderError, HeaderReader
@@ -19,20 +19,20 @@ from normfold.serving.frontends.http2.limits import (
     Fault,
 )
 from normfold.serving.frontends.http2.requests import Asked
-from normfold.serving.frontends.http2.sending import Sender, Stream, joined
+from normfold.serving.frontends.http2.sending import AnswerStream, Sender, joined
 from normfold.serving.frontends.http2.stream_call import StreamCall
 from normfold.serving.frontends.http2.unary_call import UnaryCall
 from normfold.serving.wire import http2_frames as h2
 
 
-class Connection(asyncio.Protocol):
+class ServerConnection(asyncio.Protocol):
     """The server's end of one connection."""
 
-    def __init__(self, service: Service, connections: set[Connection]) -> None:
+    def __init__(self, service: Service, connections: set[ServerConnection]) -> None:
         self.service, self._all = service, connections
         self.frames, self.sender = FrameReader(), Sender()
         #: The calls under way, by the number of their stream.
-        self.calls: dict[int, Call] = {}
+        self.calls: dict[int, ServerCall] = {}
         #: Whether the client does not read what we send.
         self.choked = False
         self._headers = HeaderReader()
@@ -42,7 +42,7 @@ class Connection(asyncio.Protocol):
         #: The last stream that was opened, the data that the client may still send, and the fruitless frames so far.
         self._last, self._credit, self._fruitless = 0, h2.LARGEST_WINDOW, 0
         #: Calls with a deadline whose clock has not started yet.
-        self._opened: list[Call] = []
+        self._opened: list[ServerCall] = []
         self._draining: asyncio.Future[None] | None = None
 
     # called by asyncio
@@ -115,14 +115,14 @@ class Connection(asyncio.Protocol):
             self._flushing = True
             asyncio.get_running_loop().call_soon(self.flush)
 
-    def close(self, call: Call) -> None:
+    def close(self, call: ServerCall) -> None:
         """End ``call``: its whole answer is queued."""
         self._fruitless = 0
         if not self.sender.waits(call):
             self._closed(call)
         self.flush_soon()
 
-    def grant(self, call: Call, size: int) -> None:
+    def grant(self, call: ServerCall, size: int) -> None:
         """Let the client send ``size`` more bytes of the call's data."""
         call.credit += size
         self.sender.out.append(h2.frame(h2.WINDOW_UPDATE, 0, call.number, size.to_bytes(4, "big")))
@@ -226,24 +226,24 @@ class Connection(asyncio.Protocol):
 
     # the ends of calls and of the connection
 
-    def finish(self, streams: list[Stream]) -> None:
+    def finish(self, streams: list[AnswerStream]) -> None:
         """Forget calls of which the last byte is queued now, and wake those that wait for the client's windows."""
         for stream in streams:
             self._closed(stream)
         self._wake()
 
-    def reset(self, call: Call, code: int) -> None:
+    def reset(self, call: ServerCall, code: int) -> None:
         """End a call with an error code of HTTP/2."""
         self.drop(call)
         self._rst(call.number, code)
 
-    def drop(self, call: Call) -> None:
+    def drop(self, call: ServerCall) -> None:
         """Forget a call: nobody waits for its answer any more."""
         self.calls.pop(call.number, None)
         self.sender.forget(call)
         call.cancel()
 
-    def _closed(self, stream: Stream) -> None:
+    def _closed(self, stream: AnswerStream) -> None:
         call = self.calls.pop(stream.number, None)
         if call is not None and not call.request_ended:
             self._rst(call.number, h2.NO_ERROR)  # the answer is complete: the client may stop sending

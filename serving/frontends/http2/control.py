@@ -6,10 +6,10 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from normfold.serving.frontends.http2.call import Call
+from normfold.serving.frontends.http2.call import ServerCall
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.limits import Fault, expect
-from normfold.serving.frontends.http2.sending import Sender, Stream
+from normfold.serving.frontends.http2.sending import AnswerStream, Sender
 from normfold.serving.wire import http2_frames as h2
 
 _SETTING = struct.Struct(">HI")
@@ -18,7 +18,7 @@ _SETTING = struct.Struct(">HI")
 class Controlled(Protocol):
     """The connection, as these frames need it."""
 
-    calls: dict[int, Call]
+    calls: dict[int, ServerCall]
     frames: FrameReader
     sender: Sender
 
@@ -31,13 +31,13 @@ class Controlled(Protocol):
     def check_opened(self, number: int) -> None:
         """Raise Fault if the client has never opened stream ``number``."""
 
-    def finish(self, streams: list[Stream]) -> None:
+    def finish(self, streams: list[AnswerStream]) -> None:
         """Forget calls of which the last byte is queued now, and wake those that wait for the client's windows."""
 
-    def reset(self, call: Call, code: int) -> None:
+    def reset(self, call: ServerCall, code: int) -> None:
         """End a call with an error code of HTTP/2."""
 
-    def drop(self, call: Call) -> None:
+    def drop(self, call: ServerCall) -> None:
         """Forget a call: nobody waits for its answer any more."""
 
 

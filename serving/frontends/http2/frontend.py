@@ -10,7 +10,7 @@ from pathlib import Path
 
 from normfold.serving.errors import StartError
 from normfold.serving.frontends.http2.call import Service
-from normfold.serving.frontends.http2.connection import Connection
+from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.process.address import UNIX, host_and_port
 from normfold.serving.rpc.methods import Method
@@ -24,7 +24,7 @@ class Http2Frontend:
 
     def __init__(self, methods: Iterable[Method], traffic: Traffic, max_message_bytes: int) -> None:
         self._service = Service(Requests(methods), traffic, max_message_bytes)
-        self._connections: set[Connection] = set()
+        self._connections: set[ServerConnection] = set()
         self._servers: list[asyncio.Server] = []
         self._path: str | None = None
         #: The address that the server listens on; empty until it does.
@@ -62,8 +62,8 @@ class Http2Frontend:
             connection.abort()
         await asyncio.sleep(0)
 
-    def _accept(self) -> Connection:
-        return Connection(self._service, self._connections)
+    def _accept(self) -> ServerConnection:
+        return ServerConnection(self._service, self._connections)
 
 
 def bound(address: str, reuse_port: bool) -> tuple[list[socket.socket], str]:

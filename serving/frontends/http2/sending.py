@@ -26,7 +26,7 @@ _WORTH_A_FRAME = 1 << 14
 _WORTH_A_WRITE = 1 << 16
 
 
-class Stream(Protocol):
+class AnswerStream(Protocol):
     """A call, as the sender needs it."""
 
     number: int
@@ -38,7 +38,7 @@ class Stream(Protocol):
 class _Waiting:
     """Data of a stream that wait for a larger window, and the headers that end the stream."""
 
-    stream: Stream
+    stream: AnswerStream
     data: deque[memoryview] = field(default_factory=deque)
     trailers: bytes | None = None
 
@@ -54,11 +54,11 @@ class Sender:
         self.largest = h2.DEFAULT_FRAME
         self._waiting: dict[int, _Waiting] = {}
 
-    def waits(self, stream: Stream) -> bool:
+    def waits(self, stream: AnswerStream) -> bool:
         """Whether data of the stream wait for the client."""
         return stream.number in self._waiting
 
-    def answer(self, stream: Stream, data: bytes) -> None:
+    def answer(self, stream: AnswerStream, data: bytes) -> None:
         """Queue a whole answer of one message."""
         size = len(data)
         framed = size + 5
@@ -78,11 +78,11 @@ class Sender:
             DONE,
         )
 
-    def start(self, stream: Stream) -> None:
+    def start(self, stream: AnswerStream) -> None:
         """Queue the headers before the messages."""
         self.out += (FRAME.pack(_HEADERS, h2.END_HEADERS, stream.number), STARTED)
 
-    def message(self, stream: Stream, data: bytes) -> None:
+    def message(self, stream: AnswerStream, data: bytes) -> None:
         """Queue one message."""
         prefix = _MESSAGE.pack(0, len(data))
         if len(data) < _WORTH_A_FRAME:
@@ -91,18 +91,18 @@ class Sender:
             self._data(stream, memoryview(prefix))
             self._data(stream, memoryview(data))
 
-    def end(self, stream: Stream, block: bytes) -> None:
+    def end(self, stream: AnswerStream, block: bytes) -> None:
         """Queue the headers that end the stream, behind its data."""
         if (waiting := self._waiting.get(stream.number)) is not None:
             waiting.trailers = block
         else:
             self.out.append(h2.frame(h2.HEADERS, _LAST, stream.number, block))
 
-    def forget(self, stream: Stream) -> None:
+    def forget(self, stream: AnswerStream) -> None:
         """Drop the waiting data of a stream that was reset."""
         self._waiting.pop(stream.number, None)
 
-    def widen(self, by: int, stream: Stream | None) -> list[Stream]:
+    def widen(self, by: int, stream: AnswerStream | None) -> list[AnswerStream]:
         """Widen the window of a stream, or (None) of the connection; the streams whose last data this queued."""
         if stream is None:
             self.window += by
@@ -111,11 +111,11 @@ class Sender:
         waiting = self._waiting.get(stream.number)
         return [stream] if waiting is not None and self._release(waiting) else []
 
-    def release(self) -> list[Stream]:
+    def release(self) -> list[AnswerStream]:
         """Queue the data that the windows allow now; the streams whose last data this queued."""
         return [waiting.stream for waiting in list(self._waiting.values()) if self._release(waiting)]
 
-    def _data(self, stream: Stream, data: memoryview) -> None:
+    def _data(self, stream: AnswerStream, data: memoryview) -> None:
         waiting = self._waiting.get(stream.number)
         if waiting is None:
             data = self._send(stream, data)
@@ -139,7 +139,7 @@ class Sender:
         self.out.append(h2.frame(h2.HEADERS, _LAST, stream.number, waiting.trailers))
         return True
 
-    def _send(self, stream: Stream, data: memoryview) -> memoryview:
+    def _send(self, stream: AnswerStream, data: memoryview) -> memoryview:
         """Queue as much of ``data`` as the windows allow; the rest."""
         while data and (size := min(len(data), self.largest, self.window, stream.window)) > 0:
             self.window -= size

@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 from normfold.serving.errors import InvalidRequest, Status
-from normfold.serving.frontends.http2.call import Call, CallOwner
+from normfold.serving.frontends.http2.call import CallOwner, ServerCall
 from normfold.serving.frontends.http2.requests import Asked
 from normfold.serving.rpc.methods import Method
 
 
-class StreamCall(Call):
+class StreamCall(ServerCall):
     """A call whose method takes an iterator over the client's messages: this call itself."""
 
     __slots__ = ("_queue", "_unread", "_waiter")

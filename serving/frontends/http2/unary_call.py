@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Awaitable
 
 from normfold.serving.errors import Status
-from normfold.serving.frontends.http2.call import Call, CallOwner
+from normfold.serving.frontends.http2.call import CallOwner, ServerCall
 from normfold.serving.frontends.http2.messages import PREFIX_BYTES
 from normfold.serving.frontends.http2.requests import Asked
 from normfold.serving.rpc.methods import Method
 
 
-class UnaryCall(Call):
+class UnaryCall(ServerCall):
     """One message each way."""
 
     __slots__ = ("_counted", "_found")
