@@ -19,7 +19,7 @@ from normfold.serving.infer.inference import Inference
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.rpc.in_order import in_order
-from normfold.serving.rpc.methods import Method, Unary, told
+from normfold.serving.rpc.methods import Method, Unary, status_of
 from normfold.serving.rpc.traffic import EXITING
 from normfold.serving.wire.typed import varint
 from normfold.serving.wording import near, quoted
@@ -169,7 +169,7 @@ def _stream_response(answer: bytes) -> bytes:
 
 
 def _stream_error(data: bytes, error: Exception) -> bytes:
-    status, details = told(error, f"/{SERVICE}/ModelStreamInfer")
+    status, details = status_of(error, f"/{SERVICE}/ModelStreamInfer")
     try:
         request = pb.ModelInferRequest.FromString(data)
     except DecodeError:

@@ -22,7 +22,8 @@ from normfold.protos import grpc_service as pb
 from normfold.serving.frontends import FRONTENDS
 from normfold.serving.runtime import placement, session
 from normfold.serving.runtime.devices import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER
-from normfold.serving.server import Server, ServerConfig
+from normfold.serving.server import Server
+from normfold.serving.settings import ServerConfig
 
 HEAD = '<ir_version: 9, opset_import: ["": 18]>'
 

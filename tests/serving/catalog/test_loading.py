@@ -22,7 +22,7 @@ from normfold.serving.errors import DeviceUnavailable, LoadError, LoadRefused, S
 from normfold.serving.runtime import session
 from normfold.serving.runtime.devices import Device
 from normfold.serving.scheduling.response_cache import ResponseCache
-from normfold.serving.server import ServerConfig
+from normfold.serving.settings import ServerConfig
 
 OPTIONS = LoadOptions(Device("cpu"), cpus=4, hop_seconds=1.0)
 HEAD = '<ir_version: 9, opset_import: ["": 18]>'

@@ -1,10 +1,10 @@
-"""What of a change is repeated to later workers, and how the answers of several become one."""
+"""The parts of a change that later workers repeat, and the one answer made of several."""
 
 from __future__ import annotations
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.scheduling.statistics import Statistics, Timing
-from normfold.serving.workers.shared import changes, index, statistics
+from normfold.serving.workers.shared_methods import changes, index, statistics
 
 
 def counted(requests: int, rows: int) -> Statistics:
