@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from normfold.serving.client.calls import Labelled, ModelMetadata, Tensor
+    from normfold.serving.client.calls import LabelledClass, ModelMetadata, TensorMetadata
 
     Array = NDArray[Any]
 
@@ -115,7 +115,7 @@ def _read(name: str, text: str, metadata: ModelMetadata) -> Array:
         raise click.UsageError(f"{path} is not a .npy, .npz or .json file with numbers: {error}") from None
 
 
-def _from_json(name: str, text: str, spec: Tensor | None) -> Array:
+def _from_json(name: str, text: str, spec: TensorMetadata | None) -> Array:
     import numpy as np
 
     from normfold.protos.datatypes import by_name
@@ -150,7 +150,7 @@ def _save(path: Path, answers: dict[str, Array]) -> None:
         raise click.ClickException(f"{path} cannot be written: {error.strerror}") from None
 
 
-def _print_classes(rows: list[list[Labelled]], as_json: bool) -> None:
+def _print_classes(rows: list[list[LabelledClass]], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([[vars(one) for one in row] for row in rows], ensure_ascii=False))
         return

@@ -58,7 +58,7 @@ three, two = (numpy.full((1, 1, 1), value, numpy.float32) for value in (3, 2))
 print(json.dumps([session.get_providers()[0], answer.item()]))
 """
 _SERVE = """
-import normfold.serving.server, normfold.serving.catalog.model
+import normfold.serving.server, normfold.serving.catalog.load
 import normfold.serving.service.service, normfold.serving.frontends.grpcio
 print("true")
 """

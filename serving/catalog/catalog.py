@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from normfold.protos import grpc_service as pb
 from normfold.protos import model_config as mc
 from normfold.serving.catalog import config
-from normfold.serving.catalog.model import LoadOptions, Model, load
+from normfold.serving.catalog.load import LoadOptions, load
+from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.repository import Files, Repository, SentFolder, is_plain
 from normfold.serving.errors import (
     ConfigError,

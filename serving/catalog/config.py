@@ -15,7 +15,7 @@ from google.protobuf import json_format, text_format
 from normfold.protos import model_config as mc
 from normfold.serving.errors import ConfigError
 from normfold.serving.runtime import cuda_options, tensorrt_options
-from normfold.serving.runtime.session import ModelTensor, SessionSettings
+from normfold.serving.runtime.settings import ModelTensor, SessionSettings
 
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from normfold.protos import model_config as mc
 from normfold.protos.datatypes import Datatype, by_config
 from normfold.serving.errors import ConfigError
-from normfold.serving.runtime.session import ModelTensor
+from normfold.serving.runtime.settings import ModelTensor
 
 Shape = tuple[int, ...]
 

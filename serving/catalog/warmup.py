@@ -32,7 +32,7 @@ RUNS = 5
 
 
 @dataclass(frozen=True)
-class Sample:
+class WarmupSample:
     """An input to run a model with, ``count`` times."""
 
     feeds: dict[str, Array]
@@ -41,7 +41,7 @@ class Sample:
     asked_for: bool = False
 
 
-def run(session: Session, samples: Iterable[Sample], outputs: Sequence[str], note: Note) -> None:
+def run(session: Session, samples: Iterable[WarmupSample], outputs: Sequence[str], note: Note) -> None:
     """Run ``session`` warm on ``samples``; ``note`` is told the nanoseconds of every run. Raises LoadError."""
     for sample in samples:
         for _ in range(sample.count):
@@ -55,13 +55,15 @@ def run(session: Session, samples: Iterable[Sample], outputs: Sequence[str], not
             note(sample.feeds, time.perf_counter_ns() - started)
 
 
-def samples(config: mc.ModelConfig, contract: Contract, folder: Files, golden: dict[str, Array] | None) -> list[Sample]:
+def samples(
+    config: mc.ModelConfig, contract: Contract, folder: Files, golden: dict[str, Array] | None
+) -> list[WarmupSample]:
     """What to run a model with; ``golden`` is the input of golden.json. Raises ConfigError."""
     if config.model_warmup:
-        return [Sample(_sample(w, contract, folder), max(1, w.count), True) for w in config.model_warmup]
+        return [WarmupSample(_sample(w, contract, folder), max(1, w.count), True) for w in config.model_warmup]
     if golden is not None:
-        return [Sample(golden, RUNS)]
-    return [Sample(feeds, RUNS) for feeds in _default(contract)]
+        return [WarmupSample(golden, RUNS)]
+    return [WarmupSample(feeds, RUNS) for feeds in _default(contract)]
 
 
 def _default(contract: Contract) -> list[dict[str, Array]]:

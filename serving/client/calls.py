@@ -57,7 +57,7 @@ class ClientError(Exception):
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorMetadata:
     """The name, datatype and shape of an input or output; -1 is any size."""
 
     name: str
@@ -72,8 +72,8 @@ class ModelMetadata:
     name: str
     versions: tuple[str, ...]
     platform: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class ServerMetadata:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledClass:
     """One class of a classification."""
 
     score: float
@@ -155,21 +155,22 @@ def arrays(response: pb.ModelInferResponse) -> dict[str, Array]:
     return found
 
 
-def labelled(elements: Array) -> list[list[Labelled]]:
+def labelled(elements: Array) -> list[list[LabelledClass]]:
     """The classes in an answer of the classification extension, for each row best first."""
     rows = elements.reshape(-1, elements.shape[-1]) if elements.ndim else elements.reshape(1, 1)
     return [[_labelled(element) for element in row] for row in rows]
 
 
-def _labelled(element: bytes) -> Labelled:
+def _labelled(element: bytes) -> LabelledClass:
     score, index, *label = element.decode(errors="replace").split(":", 2)
-    return Labelled(float(score), int(index), label[0] if label else "")
+    return LabelledClass(float(score), int(index), label[0] if label else "")
 
 
 def model_metadata(response: pb.ModelMetadataResponse) -> ModelMetadata:
     """The message as a value."""
     inputs, outputs = (
-        tuple(Tensor(t.name, t.datatype, tuple(t.shape)) for t in side) for side in (response.inputs, response.outputs)
+        tuple(TensorMetadata(t.name, t.datatype, tuple(t.shape)) for t in side)
+        for side in (response.inputs, response.outputs)
     )
     return ModelMetadata(response.name, tuple(response.versions), response.platform, inputs, outputs)
 

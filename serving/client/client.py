@@ -77,7 +77,7 @@ class Client:
         output: str | None = None,
         version: str = "",
         timeout: float | None = None,
-    ) -> list[list[calls.Labelled]]:
+    ) -> list[list[calls.LabelledClass]]:
         """The ``top`` best classes of each row by ``output`` (None: the model's first), with their labels."""
         name = output or self.model_metadata(model, version, timeout).outputs[0].name
         request = calls.infer_request(model, inputs, [name], str(version), "", top)
@@ -174,7 +174,7 @@ class AsyncClient:
         output: str | None = None,
         version: str = "",
         timeout: float | None = None,
-    ) -> list[list[calls.Labelled]]:
+    ) -> list[list[calls.LabelledClass]]:
         """The ``top`` best classes of each row by ``output`` (None: the model's first), with their labels."""
         name = output or (await self.model_metadata(model, version, timeout)).outputs[0].name
         request = calls.infer_request(model, inputs, [name], str(version), "", top)

@@ -16,7 +16,7 @@ from normfold.serving.catalog.contract import Contract, TensorSpec, reshaped
 from normfold.serving.errors import InvalidRequest
 from normfold.serving.wire.tensors import Contents, to_array
 from normfold.serving.wire.typed import read_typed
-from normfold.serving.wording import Place, Told, dims, listed, near, quoted, request_id
+from normfold.serving.wording import Place, RequestPrefix, dims, listed, near, quoted
 
 Array = NDArray[Any]
 InputTensor = pb.ModelInferRequest.InferInputTensor
@@ -58,12 +58,12 @@ def read_inputs(
     """
     _check_names(request, name, contract)
     _check_batch(request, name, contract)
-    feeds, told = {}, Told(request.id)
+    feeds, prefix = {}, RequestPrefix(request.id)
     for tensor in request.inputs:
         spec = contract.inputs[tensor.name]
         shape = _check_tensor(request, tensor, spec, name, contract.max_batch_size)
         place = Place(tensor.name, name)
-        array = to_array(contents[tensor.name], shape, spec.datatype, place, told)
+        array = to_array(contents[tensor.name], shape, spec.datatype, place, prefix)
         feeds[tensor.name] = array if spec.reshape is None else array.reshape(reshaped(shape, spec.shape, spec.reshape))
     return feeds, request.inputs[0].shape[0] if contract.max_batch_size and request.inputs else 1
 
@@ -75,7 +75,7 @@ def gather(request: pb.ModelInferRequest, name: str, regions: Regions) -> dict[s
     used = 0
     for tensor in request.inputs:
         if tensor.name in contents:
-            raise InvalidRequest(f"{request_id(request.id)}input {quoted(tensor.name)} already exists in request")
+            raise InvalidRequest(f"{RequestPrefix(request.id)}input {quoted(tensor.name)} already exists in request")
         tail = Place(tensor.name, name)
         typed = tensor.HasField("contents")
         region = region_of(tensor.parameters, tensor.name) if tensor.parameters else None
@@ -94,7 +94,7 @@ def gather(request: pb.ModelInferRequest, name: str, regions: Regions) -> dict[s
             raise InvalidRequest(f"unable to find data for input tensor {tail} in request.")
     if used < len(raw):
         raise InvalidRequest(
-            f"{request_id(request.id)}raw_input_contents has {len(raw)} entries, but only {used} of the "
+            f"{RequestPrefix(request.id)}raw_input_contents has {len(raw)} entries, but only {used} of the "
             f"{len(request.inputs)} inputs for model {quoted(name)} take one"
         )
     return contents
@@ -135,7 +135,7 @@ def _check_names(request: pb.ModelInferRequest, name: str, contract: Contract) -
         more = f", but missing required input(s) {listed(missing)}" if missing else ""
         takes = ", ".join(str(spec) for spec in contract.inputs.values())
         raise InvalidRequest(
-            f"{request_id(request.id)}expected {wanted} but got {len(sent)} inputs for model {quoted(name)}. "
+            f"{RequestPrefix(request.id)}expected {wanted} but got {len(sent)} inputs for model {quoted(name)}. "
             f"Got input(s) {listed(sent[:NAMES_SHOWN])}{more}. Please provide all required input(s): {takes}."
         )
     for sent_name in sent:
@@ -147,7 +147,7 @@ def _check_names(request: pb.ModelInferRequest, name: str, contract: Contract) -
             )
     if missing:
         raise InvalidRequest(
-            f"{request_id(request.id)}expected {len(contract.required)} inputs but got {len(sent)} inputs for model "
+            f"{RequestPrefix(request.id)}expected {len(contract.required)} inputs but got {len(sent)} inputs for model "
             f"{quoted(name)}. Got input(s) {listed(sent)}, but missing required input(s) {listed(missing)}. "
             "Please provide all required input(s)."
         )
@@ -156,22 +156,23 @@ def _check_names(request: pb.ModelInferRequest, name: str, contract: Contract) -
 def _check_batch(request: pb.ModelInferRequest, name: str, contract: Contract) -> None:
     if not contract.max_batch_size:
         return
-    told, rows = Told(request.id), None
+    prefix, rows = RequestPrefix(request.id), None
     for tensor in request.inputs:
         if not tensor.shape:
             raise InvalidRequest(
-                f"{told}input {quoted(tensor.name)} has no shape but model requires batch dimension for {quoted(name)}"
+                f"{prefix}input {quoted(tensor.name)} has no shape but model requires batch dimension for "
+                f"{quoted(name)}"
             )
         if rows is not None and tensor.shape[0] != rows:
             raise InvalidRequest(
-                f"{told}input {quoted(tensor.name)} batch size does not match other inputs for {quoted(name)}: "
+                f"{prefix}input {quoted(tensor.name)} batch size does not match other inputs for {quoted(name)}: "
                 f"{tensor.shape[0]} and {rows} rows"
             )
         rows = tensor.shape[0]
     if rows is not None and rows > contract.max_batch_size:
         raise InvalidRequest(
-            f"{told}inference request batch-size must be <= {contract.max_batch_size} for {quoted(name)}; got {rows}, "
-            "send it in parts"
+            f"{prefix}inference request batch-size must be <= {contract.max_batch_size} for {quoted(name)}; "
+            f"got {rows}, send it in parts"
         )
 
 
@@ -179,18 +180,18 @@ def _check_tensor(
     request: pb.ModelInferRequest, tensor: InputTensor, spec: TensorSpec, name: str, max_batch_size: int
 ) -> tuple[int, ...]:
     """The shape of one input, its datatype and every size checked."""
-    told, place = Told(request.id), Place(tensor.name, name)
+    prefix, place = RequestPrefix(request.id), Place(tensor.name, name)
     if tensor.datatype != spec.datatype.name:
         raise InvalidRequest(
-            f"{told}inference input {quoted(tensor.name)} data-type is '{_known(tensor.datatype)}', "
+            f"{prefix}inference input {quoted(tensor.name)} data-type is '{_known(tensor.datatype)}', "
             f"but model {quoted(name)} expects '{spec.datatype.name}'"
         )
     shape = tuple(tensor.shape)
     if len(shape) <= MAX_RANK and any(size < 0 for size in shape):
-        raise InvalidRequest(f"{told}All input dimensions should be specified for input {place}, got {dims(shape)}")
+        raise InvalidRequest(f"{prefix}All input dimensions should be specified for input {place}, got {dims(shape)}")
     if len(shape) > MAX_RANK or not spec.fits(shape):
         raise InvalidRequest(
-            f"{told}unexpected shape for input {place}. Expected {dims(spec.shape)}, got {dims(shape)}. "
+            f"{prefix}unexpected shape for input {place}. Expected {dims(spec.shape)}, got {dims(shape)}. "
             f"{_difference(shape, spec.shape)}{' ' + BATCH_NOTE if max_batch_size else ''}"
         )
     return shape

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from normfold.serving.errors import InvalidRequest
-from normfold.serving.scheduling.statistics import Timing
+from normfold.serving.scheduling.statistics import RequestTiming
 from normfold.serving.wording import near, quoted
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,14 @@ class TraceSettings:
             raise InvalidRequest(f"{key} must be one number, got {', '.join(map(quoted, values))}")
 
     def record(
-        self, model: str, version: int, request_id: str, started: int, read: int, timing: Timing | None, ended: int
+        self,
+        model: str,
+        version: int,
+        request_id: str,
+        started: int,
+        read: int,
+        timing: RequestTiming | None,
+        ended: int,
     ) -> None:
         """Trace one answered request, if it is due; times in nanoseconds."""
         if not self.active:

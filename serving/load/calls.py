@@ -13,7 +13,7 @@ import grpc
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.calls import SERVICE
-from normfold.serving.load.http2 import Connection, Disconnected, Event
+from normfold.serving.load.http2 import ClientConnection, Disconnected, Event
 from normfold.serving.load.pool import Pool
 
 Ended = list[tuple[int, str]]
@@ -50,8 +50,8 @@ class UnaryCalls:
         """``messages``: serialized requests, asked in turn. Raises ConnectionError, or ValueError for the address."""
         self._data = [framed(message) for message in messages]
         self._pool = Pool(address, headers(address, "ModelInfer", timeout), connections)
-        self._numbers: dict[Connection, dict[int, int]] = {}
-        self._status: dict[tuple[Connection, int], str] = {}
+        self._numbers: dict[ClientConnection, dict[int, int]] = {}
+        self._status: dict[tuple[ClientConnection, int], str] = {}
 
     def send(self, number: int) -> None:
         """Make a call; it leaves with the next ``wait``."""
@@ -92,9 +92,9 @@ class StreamCalls:
         """``messages``: serialized requests without id, asked in turn. Raises as UnaryCalls."""
         self._messages = messages
         self._pool = Pool(address, headers(address, "ModelStreamInfer", None), connections)
-        self._streams: dict[Connection, int] = {}
-        self._numbers: dict[Connection, set[int]] = {}
-        self._parts: dict[Connection, bytearray] = {}
+        self._streams: dict[ClientConnection, int] = {}
+        self._numbers: dict[ClientConnection, set[int]] = {}
+        self._parts: dict[ClientConnection, bytearray] = {}
 
     def send(self, number: int) -> None:
         """Queue a message; it leaves with the next ``wait``."""
@@ -128,7 +128,7 @@ class StreamCalls:
         """Close the connections; what is on its way is given up."""
         self._pool.close()
 
-    def _answer(self, connection: Connection, message: bytes) -> Ended:
+    def _answer(self, connection: ClientConnection, message: bytes) -> Ended:
         answer = pb.ModelStreamInferResponse.FromString(message)
         number = int(answer.infer_response.id or -1)
         if number not in self._numbers[connection]:
@@ -136,7 +136,7 @@ class StreamCalls:
         self._numbers[connection].discard(number)
         return [(number, "ERROR" if answer.error_message else "OK")]
 
-    def _broken(self, connection: Connection, told: str) -> Ended:
+    def _broken(self, connection: ClientConnection, told: str) -> Ended:
         self._streams.pop(connection, None)
         return [(number, told) for number in self._numbers.pop(connection, set())]
 

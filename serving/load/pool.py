@@ -6,7 +6,7 @@ import select
 import socket
 import time
 
-from normfold.serving.load.http2 import Connection, Disconnected, Event
+from normfold.serving.load.http2 import ClientConnection, Disconnected, Event
 
 #: A server that is being restarted may be gone this long, in seconds, before the load gives up.
 PATIENCE_SECONDS = 5.0
@@ -18,7 +18,7 @@ class Pool:
     def __init__(self, address: str, headers: list[tuple[str, str]], size: int = 1) -> None:
         self.address, self._headers = address, headers
         self._epoll = select.epoll()
-        self._by_fd: dict[int, Connection] = {}
+        self._by_fd: dict[int, ClientConnection] = {}
         self._writing: set[int] = set()
         self._slots = [self._connect(0) for _ in range(size)]
 
@@ -31,7 +31,7 @@ class Pool:
             connection.close()
         self._epoll.close()
 
-    def at(self, index: int) -> Connection:
+    def at(self, index: int) -> ClientConnection:
         """The connection of a slot, a new one where the last was closed or is about to be."""
         index %= len(self._slots)
         connection = self._slots[index]
@@ -51,9 +51,9 @@ class Pool:
             if connection.blocked != (fd in self._writing):
                 self._watch(fd, connection.blocked)
 
-    def wait(self, seconds: float) -> list[tuple[Connection, list[Event] | Disconnected]]:
+    def wait(self, seconds: float) -> list[tuple[ClientConnection, list[Event] | Disconnected]]:
         """What came within ``seconds``, which is cut short by the first thing that comes."""
-        found: list[tuple[Connection, list[Event] | Disconnected]] = []
+        found: list[tuple[ClientConnection, list[Event] | Disconnected]] = []
         for fd, _ in self._epoll.poll(seconds):
             connection = self._by_fd[fd]
             try:
@@ -77,11 +77,11 @@ class Pool:
         self._writing.discard(fd)
         self._by_fd.pop(fd).close()
 
-    def _connect(self, patience: float) -> Connection:
+    def _connect(self, patience: float) -> ClientConnection:
         given_up = time.monotonic() + patience
         while True:
             try:
-                connection = Connection(dial(self.address), self._headers)
+                connection = ClientConnection(dial(self.address), self._headers)
                 break
             except OSError as error:
                 if time.monotonic() >= given_up:

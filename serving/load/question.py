@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.protos.datatypes import by_name
-from normfold.serving.client.calls import ModelMetadata, Tensor, infer_request
+from normfold.serving.client.calls import ModelMetadata, TensorMetadata, infer_request
 
 Array = NDArray[Any]
 
@@ -36,7 +36,7 @@ def request_bytes(metadata: ModelMetadata, shapes: Mapping[str, tuple[int, ...]]
     return infer_request(metadata.name, arrays, None, "", "").SerializeToString()
 
 
-def draw(tensor: Tensor, shape: tuple[int, ...] | None, random: np.random.Generator) -> Array:
+def draw(tensor: TensorMetadata, shape: tuple[int, ...] | None, random: np.random.Generator) -> Array:
     """An array for an input, of ``shape`` or of its own with sizes for those it leaves open. Raises ValueError."""
     own = tuple(size if size >= 0 else (BATCH if axis == 0 else LENGTH) for axis, size in enumerate(tensor.shape))
     size = own if shape is None else shape

@@ -136,9 +136,9 @@ def prepare(device: Device, available: Sequence[str], tensorrt: bool = False) ->
         else:
             why = f"the installed {' and '.join(installed_runtimes())} is built without {WORDS[provider]}"
         if provider == CUDA_PROVIDER:
-            _tell_once(f"models run on the CPU: {why}")
+            warn_once(f"models run on the CPU: {why}")
             return [name for name in left if name not in (CUDA_PROVIDER, TENSORRT_PROVIDER)]
-        _tell_once(f"models run on CUDA: {why}")
+        warn_once(f"models run on CUDA: {why}")
         left = [name for name in left if name != TENSORRT_PROVIDER]
     if CUDA_PROVIDER in left:
         with contextlib.redirect_stdout(None):  # it prints what it does not find
@@ -147,7 +147,8 @@ def prepare(device: Device, available: Sequence[str], tensorrt: bool = False) ->
 
 
 @functools.cache
-def _tell_once(text: str) -> None:
+def warn_once(text: str) -> None:
+    """Log ``text`` as a warning, once in this process however many models there are."""
     log.warning("%s", text)
 
 

@@ -7,19 +7,19 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from normfold.protos.datatypes import Datatype, by_name, by_onnxruntime
+from normfold.protos.datatypes import by_name, by_onnxruntime
 from normfold.serving.errors import ConfigError, DeviceUnavailable, InvalidRequest, LoadError
 from normfold.serving.process.cache_folder import cache_folder
 from normfold.serving.runtime import cuda_options, onnx_file, pinned, placement, tensorrt_options
 from normfold.serving.runtime.bindings import Bound, Fixed, Resident
 from normfold.serving.runtime.devices import Device, check_provider, providers
+from normfold.serving.runtime.settings import ModelTensor, SessionSettings
 from normfold.serving.runtime.staging import Staged
 from normfold.serving.wire.strings import to_bytes, to_text
 
@@ -36,58 +36,6 @@ _LEVELS = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
-
-
-@dataclass(frozen=True)
-class SessionSettings:
-    """How a session runs.
-
-    Only the threads are measured for each model: what another value of the others gains is, where there is any, less
-    than a measurement at load could tell from the noise. docs/serving.md has the figures.
-    """
-
-    #: Threads inside one operator; at least 1.
-    intra_op_threads: int = 1
-    #: Operators at once; only used when `parallel`; at least 1.
-    inter_op_threads: int = 1
-    #: Run independent operators at once.
-    parallel: bool = False
-    #: Graph optimisation: "all", "extended", "basic" or "none".
-    graph_level: str = "all"
-    #: Keep freed memory for the next run.
-    arena: bool = True
-    #: Plan memory once per input shape.
-    memory_pattern: bool = True
-    #: Give unused memory back after every run of these devices, such as "cpu:0"; empty: keep it.
-    arena_shrinkage: str = ""
-    #: Keep the model's weights outside the arena.
-    device_allocator: bool = False
-    #: Let idle threads spin for a while: a shorter run, at most of a core even without requests.
-    intra_op_spinning: bool = False
-    inter_op_spinning: bool = False
-    #: Options of the CUDA provider that replace ours, as (name, value).
-    cuda_options: tuple[tuple[str, str], ...] = ()
-    #: Options of the TensorRT provider that replace ours; None: use it only where the device says so.
-    tensorrt_options: tuple[tuple[str, str], ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.intra_op_threads < 1 or self.inter_op_threads < 1:
-            raise ValueError(f"thread counts must be at least 1, got {self.intra_op_threads}, {self.inter_op_threads}")
-        if self.graph_level not in _LEVELS:
-            raise ValueError(f"graph_level must be one of {', '.join(_LEVELS)}, got {self.graph_level!r}")
-
-
-@dataclass(frozen=True)
-class ModelTensor:
-    """An input or output as the file declares it.
-
-    -1 in ``shape`` is any size, None a shape of any rank; an ``optional`` input has a default in the file.
-    """
-
-    name: str
-    datatype: Datatype
-    shape: tuple[int, ...] | None
-    optional: bool = False
 
 
 class Session:
@@ -219,7 +167,8 @@ def _providers(data: bytes, device: Device, settings: SessionSettings) -> list[t
 
 def _options(settings: SessionSettings, device: Device) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    # Fatal only: what fails is raised and told by us. Where CUDA may be missing, its loader names the library.
+    # Silence onnxruntime's log: every failure is raised as an exception and reported by us. Where CUDA may be missing,
+    # errors stay on: its loader names the library.
     options.log_severity_level = 4 if device.kind == "cpu" else 3
     if device.kind != "cpu":
         options.add_session_config_entry(*placement.RECORD)

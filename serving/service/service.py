@@ -21,7 +21,7 @@ from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.rpc.in_order import in_order
 from normfold.serving.rpc.methods import Method, Unary, told
 from normfold.serving.rpc.traffic import EXITING
-from normfold.serving.wire.typed import varint
+from normfold.serving.wire.varint import varint
 from normfold.serving.wording import near, quoted
 
 SERVICE = "inference.GRPCInferenceService"

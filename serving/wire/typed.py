@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from normfold.protos import grpc_service as pb
 from normfold.protos.datatypes import Datatype, by_name
 from normfold.serving.errors import InvalidRequest
+from normfold.serving.wire.varint import varint
 from normfold.serving.wording import quoted
 
 #: Field -> the datatype whose name Triton's messages give it.
@@ -104,17 +105,3 @@ def fill_typed(contents: pb.InferTensorContents, array: NDArray[Any], datatype: 
             contents.MergeFromString(bytes([number << 3 | 2]) + varint(len(packed)) + packed)
     else:
         getattr(contents, field).extend(array.ravel().tolist())
-
-
-def varint(number: int) -> bytes:
-    """``number`` as protobuf writes a length.
-
-    >>> varint(300)
-    b'\\xac\\x02'
-    """
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)

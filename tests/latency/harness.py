@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from normfold.serving.client.client import AsyncClient
 from normfold.serving.runtime.devices import Device
-from normfold.serving.runtime.session import Session, SessionSettings
+from normfold.serving.runtime.session import Session
+from normfold.serving.runtime.settings import SessionSettings
 
 Array = NDArray[np.float32]
 

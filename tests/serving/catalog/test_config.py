@@ -9,7 +9,7 @@ from normfold.protos.datatypes import by_name
 from normfold.serving.catalog import config
 from normfold.serving.catalog.contract import TensorSpec, agree, reshaped
 from normfold.serving.errors import ConfigError
-from normfold.serving.runtime.session import ModelTensor, SessionSettings
+from normfold.serving.runtime.settings import ModelTensor, SessionSettings
 from normfold.serving.scheduling import batching
 
 X = ModelTensor("x", by_name("FP32"), (-1, 4))

@@ -14,7 +14,8 @@ from normfold.serving.errors import LoadError
 from normfold.serving.runtime import pinned
 from normfold.serving.runtime.cuda_options import GRAPH
 from normfold.serving.runtime.devices import Device
-from normfold.serving.runtime.session import Session, SessionSettings
+from normfold.serving.runtime.session import Session
+from normfold.serving.runtime.settings import SessionSettings
 
 pytestmark = pytest.mark.cuda
 
