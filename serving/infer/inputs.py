@@ -1,6 +1,6 @@
 """The inputs of a request, checked against a model's contract, as arrays.
 
-The checks come in the order in which Triton makes them, so that a request with several faults gets the same status.
+The checks are made in the same order as in Triton, so that a request with several faults gets the same status.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from normfold.serving.wording import Place, RequestPrefix, dims, listed, near, q
 Array = NDArray[Any]
 InputTensor = pb.ModelInferRequest.InferInputTensor
 
-#: Names of inputs that a message lists.
+#: The largest number of names of inputs that a message lists.
 NAMES_SHOWN = 16
 
-#: The parameters of a tensor in shared memory.
+#: The parameters of a tensor in shared memory, and the kind of value of each.
 _REGION_KINDS = {
     "shared_memory_region": "string_param",
     "shared_memory_byte_size": "int64_param",
     "shared_memory_offset": "int64_param",
 }
 
-#: Dimensions that NumPy can have.
+#: The largest number of dimensions that a NumPy array can have.
 MAX_RANK = 64
 
 BATCH_NOTE = (
@@ -54,7 +54,7 @@ def read_inputs(
 ) -> tuple[dict[str, Array], int]:
     """The input arrays by name, as the model file takes them, and the number of rows (1 without a batch dimension).
 
-    ``contents`` is what ``gather`` found. Raises InvalidRequest.
+    ``contents`` comes from ``gather``. Raises InvalidRequest.
     """
     _check_names(request, name, contract)
     _check_batch(request, name, contract)
@@ -69,7 +69,10 @@ def read_inputs(
 
 
 def gather(request: pb.ModelInferRequest, name: str, regions: Regions) -> dict[str, Contents]:
-    """The data of every input by name: bytes from the message or from shared memory, or typed contents."""
+    """The data of every input by name: bytes from the message or from shared memory, or typed contents.
+
+    Raises InvalidRequest or NotFound.
+    """
     raw = request.raw_input_contents
     contents: dict[str, Contents] = {}
     used = 0
@@ -101,7 +104,7 @@ def gather(request: pb.ModelInferRequest, name: str, regions: Regions) -> dict[s
 
 
 def region_of(parameters: Mapping[str, pb.InferParameter], tensor: str) -> tuple[str, int, int] | None:
-    """The name, offset and size in bytes of the shared memory that the parameters of ``tensor`` name, or None.
+    """The region, offset and size in bytes of the shared memory that the parameters of ``tensor`` name, or None.
 
     Raises InvalidRequest.
     """
@@ -179,7 +182,7 @@ def _check_batch(request: pb.ModelInferRequest, name: str, contract: Contract) -
 def _check_tensor(
     request: pb.ModelInferRequest, tensor: InputTensor, spec: TensorSpec, name: str, max_batch_size: int
 ) -> tuple[int, ...]:
-    """The shape of one input, its datatype and every size checked."""
+    """The shape of one input. Raises InvalidRequest unless its datatype and all its sizes are those of ``spec``."""
     prefix, place = RequestPrefix(request.id), Place(tensor.name, name)
     if tensor.datatype != spec.datatype.name:
         raise InvalidRequest(

@@ -14,13 +14,14 @@ GRAPH_LEVELS = ("all", "extended", "basic", "none")
 class SessionSettings:
     """How a session runs.
 
-    Only the threads are measured for each model: what another value of the others gains is, where there is any, less
-    than a measurement at load could tell from the noise. docs/serving.md has the figures.
+    Only the number of threads is measured for each model. The other settings have one value for all models: another
+    value gains little in few models, and less than a measurement at load could distinguish from noise. docs/serving.md
+    has the figures.
     """
 
     #: Threads inside one operator; at least 1.
     intra_op_threads: int = 1
-    #: Operators at once; only used when `parallel`; at least 1.
+    #: Operators that run at once; only used with `parallel`; at least 1.
     inter_op_threads: int = 1
     #: Run independent operators at once.
     parallel: bool = False
@@ -30,16 +31,16 @@ class SessionSettings:
     arena: bool = True
     #: Plan memory once per input shape.
     memory_pattern: bool = True
-    #: Give unused memory back after every run of these devices, such as "cpu:0"; empty: keep it.
+    #: After every run, give back unused memory of these devices, such as "cpu:0"; empty: keep it.
     arena_shrinkage: str = ""
     #: Keep the model's weights outside the arena.
     device_allocator: bool = False
-    #: Let idle threads spin for a while: a shorter run, at most of a core even without requests.
+    #: Let idle threads spin for a while: runs become shorter, but even without requests most of a core is busy.
     intra_op_spinning: bool = False
     inter_op_spinning: bool = False
-    #: Options of the CUDA provider that replace ours, as (name, value).
+    #: Options of the CUDA provider, as (name, value), that replace our defaults.
     cuda_options: tuple[tuple[str, str], ...] = ()
-    #: Options of the TensorRT provider that replace ours; None: use it only where the device says so.
+    #: Options of the TensorRT provider that replace our defaults; None: use TensorRT only if the device asks for it.
     tensorrt_options: tuple[tuple[str, str], ...] | None = None
 
     def __post_init__(self) -> None:
@@ -51,9 +52,9 @@ class SessionSettings:
 
 @dataclass(frozen=True)
 class ModelTensor:
-    """An input or output as the file declares it.
+    """An input or output as the model file declares it.
 
-    -1 in ``shape`` is any size, None a shape of any rank; an ``optional`` input has a default in the file.
+    In ``shape``, -1 is any size; a ``shape`` of None is any rank. An ``optional`` input has a default in the file.
     """
 
     name: str

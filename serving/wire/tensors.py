@@ -1,7 +1,7 @@
-"""From raw bytes to arrays, and back.
+"""From raw contents to arrays, and back.
 
-Raw contents are little-endian and row-major; a BYTES element is its length in 4 bytes and then itself. The arithmetic
-on sizes is in Python's integers, which do not overflow.
+Raw contents are little-endian and row-major; a BYTES element is its length in 4 bytes, followed by the element. Sizes
+are computed with Python's integers, which do not overflow.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ def _objects(elements: Sequence[bytes], shape: tuple[int, ...]) -> Array:
 
 
 def split_elements(data: bytes, count: int, where: str, prefix: object = "") -> list[bytes]:
-    """The ``count`` BYTES elements in ``data``, each behind its 4-byte little-endian length. Raises InvalidRequest."""
+    """The ``count`` BYTES elements in ``data``, each of which follows its length (4 bytes, little-endian).
+
+    Raises InvalidRequest.
+    """
     elements: list[bytes] = []
     position, end = 0, len(data)
     while position < end:

@@ -108,7 +108,7 @@ def test_clients_and_the_models_line_are_told_what_stayed_on_the_cpu(fake, fake_
     made = fake_session(left=("Shape",))
     made.get_inputs, made.get_outputs = real.get_inputs, real.get_outputs
     sent_back = config.parse('parameters { key: "nodes_on_cpu" value { string_value: "Conv \'old\'" } }')
-    assert config.check(sent_back, "m") == ["parameter 'nodes_on_cpu' has no effect: the server tells it"]
+    assert config.check(sent_back, "m") == ["parameter 'nodes_on_cpu' has no effect: the server sets it"]
     folder = SentFolder("m", {"1/model.onnx": data})
     with ThreadPoolExecutor(1) as executor:
         on_cpu = load(folder, sent_back, 1, LoadOptions(Device("cpu"), 1), executor)
