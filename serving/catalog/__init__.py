@@ -1,4 +1,4 @@
-"""The models of a repository: found, read, configured, loaded and kept by name, as what clients may ask.
+"""The models of a repository: this room finds, reads, configures and loads them, and keeps them by name.
 
-Nothing about requests or their order comes in: a request is read in ``infer``, and a frontend never imports this room.
+Nothing about requests comes in: a request is read in ``infer``, and no frontend imports this room.
 """

@@ -195,7 +195,7 @@ class Catalog:
                 failures[number] = str(error)
             except Exception as error:
                 log.exception("loading model %s version %d failed", quoted(folder.name), number)
-                failures[number] = f"unexpected {type(error).__name__}; the log has it"
+                failures[number] = f"unexpected {type(error).__name__}; the log has the details"
         return loaded, failures
 
     async def unload(self, name: str) -> None:
@@ -234,7 +234,7 @@ class Catalog:
         return found.model
 
     def index(self, only_ready: bool) -> list[pb.RepositoryIndexResponse.ModelIndex]:
-        """The state and reason of each version of every model in the repository; only the name of one never loaded."""
+        """The state and reason of each version of every model in the repository; of a model never loaded, the name."""
         rows = []
         for name in sorted({*self._repository.models(), *self._entries}):
             entry = self._entries.get(name, Entry())

@@ -85,9 +85,9 @@ def _session(data: bytes, device: Device, settings: SessionSettings, server: Dev
         return Session(data, device, settings)
     except DeviceUnavailable as error:
         if device.index != server.index:
-            raise ConfigError(f"instance_group.gpus has {device.index}, which cannot be had: {error}") from error
+            raise ConfigError(f"instance_group.gpus has {device.index}, which cannot be used: {error}") from error
         if settings.tensorrt_options is not None and device.kind != "tensorrt":
-            raise ConfigError(f"its gpu_execution_accelerator cannot be had: {error}") from error
+            raise ConfigError(f"its gpu_execution_accelerator cannot be used: {error}") from error
         raise
 
 
@@ -150,7 +150,7 @@ def _check_device(written: mc.ModelConfig, device: Device) -> None:
         if device.kind == "cpu":
             raise ConfigError("optimization.cuda.graphs needs a GPU, but the server runs with --device cpu")
         if device.kind == "tensorrt" or options.tensorrt_options is not None:
-            raise ConfigError("optimization.cuda.graphs cannot be had together with TensorRT; remove one of them")
+            raise ConfigError("optimization.cuda.graphs cannot be used together with TensorRT; remove one of them")
     for group in written.instance_group:
         if group.kind == mc.ModelInstanceGroup.KIND_GPU and device.kind == "cpu":
             raise ConfigError("instance_group has KIND_GPU, but the server runs with --device cpu; use --device cuda")

@@ -36,11 +36,11 @@ class Model:
         times: RunTimes,
         others: Sequence[tuple[Session, int]] = (),
     ) -> None:
-        """``others`` are the sessions beside ``session`` on further GPUs, with their instances."""
+        """``others`` are sessions on further GPUs, each with its number of instances."""
         self.name, self.version, self.config, self.contract, self.session = name, version, settings, contract, session
         self.statistics = Statistics()
         instances = sum(group.count * max(1, len(group.gpus)) for group in settings.instance_group)
-        #: Runs the model, on the freest of its GPUs where it has several.
+        #: Runs the model, on the least busy of its GPUs if it has several.
         self.run: Run = session.run
         if others:
             here = instances - sum(count for _, count in others)
@@ -55,7 +55,7 @@ class Model:
     async def infer(
         self, feeds: Mapping[str, Array], rows: int, outputs: Sequence[str], priority: int, timeout_us: int
     ) -> tuple[list[Array], RequestTiming | None]:
-        """The named outputs, and where the time went; None where the response cache answered."""
+        """The outputs named in ``outputs``, and how the time was spent; None if the response cache answered."""
         if self.cache is None:
             return await self.scheduler.submit(feeds, rows, outputs, priority, timeout_us)
         key = self.cache.key(feeds, outputs)
@@ -68,7 +68,7 @@ class Model:
         return answer, timing
 
     def describe(self) -> str:
-        """One line for a person: inputs, outputs, device."""
+        """One line for people: inputs, outputs, devices and threads."""
         takes = ", ".join(str(spec) for spec in self.contract.inputs.values())
         gives = ", ".join(str(spec) for spec in self.contract.outputs.values())
         threads = self.session.settings.intra_op_threads

@@ -1,4 +1,4 @@
-"""ModelInfer: from the serialized request to the serialized response, and the counters of both."""
+"""ModelInfer: from the serialized request to the serialized response, which is counted and, if asked for, traced."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class RequestPlan:
         run_time: RunTime,
     ) -> None:
         self.model, self.rows, self.parameters = model, rows, parameters
-        #: In the order of their raw contents.
+        #: The inputs, in the order of their raw contents.
         self.inputs = tuple(inputs)
         #: The bytes between the raw contents, each with its position in a request without an id.
         self.between = tuple(between)

@@ -43,7 +43,7 @@ class Load:
 
 @dataclass
 class Slice:
-    """One stretch of load on one server."""
+    """The measurement of one load on one server, without interruption."""
 
     #: In nanoseconds: of calls answered with OK the latency, of calls that were given up the time until then.
     latencies: Histogram = field(default_factory=Histogram)

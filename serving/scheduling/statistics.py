@@ -56,7 +56,7 @@ class Statistics:
         self.queue, self.input, self.infer, self.output = Duration(), Duration(), Duration(), Duration()
         self.cache_hit, self.cache_miss = Duration(), Duration()
         self.batches: dict[int, BatchStatistics] = {}
-        #: On the clock time.perf_counter_ns, which is cheaper to read than the time of day; 0: never.
+        #: By time.perf_counter_ns, which is faster to read than the time of day; 0: never.
         self.last_inference_ns = 0
         self._last_elsewhere_ms = 0
         self.inferences = 0

@@ -1,4 +1,4 @@
-"""Bytes and messages to values and back: tensors, strings, classes, and the frames of HTTP/2.
+"""Conversions between bytes or messages and values: tensors, strings, classes, and the frames of HTTP/2.
 
-Nothing about models, queues or connections comes in: each function here takes values and returns values.
+Nothing about models, queues or connections comes in, and no module here keeps state.
 """

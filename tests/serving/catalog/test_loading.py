@@ -1,4 +1,4 @@
-"""From a repository to models that answer: warm-up, labels, settings, and what stands in the way."""
+"""From a repository to models that answer: warm-up, labels, settings, and the reasons why a model does not load."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_config_pbtxt_asks_for_graphs_as_triton_has_it_or_by_the_providers_name(
 
 
 @pytest.mark.parametrize(
-    ("device", "words"), [("cpu", "needs a GPU"), ("tensorrt", "cannot be had together with TensorRT")]
+    ("device", "words"), [("cpu", "needs a GPU"), ("tensorrt", "cannot be used together with TensorRT")]
 )
 def test_graphs_where_they_cannot_be_are_a_config_error(models, device, words):
     folder = SentFolder("m", {"1/model.onnx": models.scale()})

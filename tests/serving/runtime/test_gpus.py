@@ -167,7 +167,7 @@ def test_preserved_ordering_is_one_run_at_a_time_on_all_gpus(load):
 
 def test_a_gpu_that_is_not_there_fails_the_model_that_names_it_alone(load):
     for index in ("7", "[0, 7]"):
-        with pytest.raises(ConfigError, match=r"instance_group\.gpus has 7, which cannot be had: .*CUDA failure 101"):
+        with pytest.raises(ConfigError, match=r"instance_group\.gpus has 7, which cannot be used: .*CUDA failure 101"):
             load(f"instance_group {{ gpus: {index} }}")
     with pytest.raises(DeviceUnavailable, match="CUDA failure 101"):
         load("", index=7)

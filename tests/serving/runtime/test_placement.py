@@ -90,7 +90,7 @@ def test_auto_says_what_the_installed_onnxruntime_is_built_without(monkeypatch, 
     monkeypatch.setattr(placement, "why_not", lambda provider: "")
     monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
     placement.warn_once.cache_clear()
-    for available, left, told in (
+    for available, left, words in (
         ([CPU_PROVIDER], [CPU_PROVIDER], "models run on the CPU: the installed onnxruntime"),
         ([CUDA_PROVIDER, CPU_PROVIDER], [CUDA_PROVIDER, CPU_PROVIDER], "models run on CUDA: the installed onnxruntime"),
     ):
@@ -98,7 +98,7 @@ def test_auto_says_what_the_installed_onnxruntime_is_built_without(monkeypatch, 
         for _ in range(2):
             assert placement.prepare(AUTO, available, tensorrt=True) == left
         (record,) = caplog.records  # once, however many models there are
-        assert record.getMessage().startswith(told)
+        assert record.getMessage().startswith(words)
         assert "is built without" in record.getMessage()
 
 

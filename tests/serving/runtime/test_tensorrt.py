@@ -33,8 +33,8 @@ GOT = (TENSORRT_PROVIDER, CUDA_PROVIDER, CPU_PROVIDER)
 
 
 def accelerated(**parameters):
-    told = " ".join(f'parameters {{ key: "{key}" value: "{value}" }}' for key, value in parameters.items())
-    return ACCELERATOR.format(told)
+    written = " ".join(f'parameters {{ key: "{key}" value: "{value}" }}' for key, value in parameters.items())
+    return ACCELERATOR.format(written)
 
 
 def options_of(text):
@@ -171,7 +171,7 @@ def test_a_model_that_asks_for_tensorrt_on_a_server_without_it_fails_alone(model
     with pytest.raises(ConfigError, match="the server runs with --device cpu"):
         load(models, tmp_path, Device("cpu"), accelerated())
     if CUDA_PROVIDER not in ort.get_available_providers():
-        with pytest.raises(ConfigError, match=r"accelerator cannot be had: .* built without TensorRT"):
+        with pytest.raises(ConfigError, match=r"accelerator cannot be used: .* built without TensorRT"):
             load(models, tmp_path, Device("cuda"), accelerated())
 
 
@@ -207,7 +207,7 @@ def test_model_config_says_what_a_model_really_runs_on(
         full = loading.load(SentFolder("m", {"1/model.onnx": data}), written, 1, options, executor).config
     (group,) = full.instance_group
     assert (group.kind, list(group.gpus)) == (group.Kind.Value(kind), gpus)
-    told = full.optimization.execution_accelerators.gpu_execution_accelerator
-    assert [accelerator.name for accelerator in told] == accelerators
+    listed = full.optimization.execution_accelerators.gpu_execution_accelerator
+    assert [accelerator.name for accelerator in listed] == accelerators
     if "FP16" in asked:
-        assert told[0].parameters["precision_mode"] == "FP16"
+        assert listed[0].parameters["precision_mode"] == "FP16"
