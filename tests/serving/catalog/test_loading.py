@@ -22,7 +22,6 @@ from normfold.serving.catalog.repository import ModelFolder, Repository
 from normfold.serving.errors import DeviceUnavailable, LoadError, LoadRefused, ServingError, StartError
 from normfold.serving.runtime import session
 from normfold.serving.runtime.devices import Device
-from normfold.serving.scheduling.response_cache import ResponseCache
 from normfold.serving.server import ServerConfig
 
 OPTIONS = LoadOptions(Device("cpu"), cpus=4, hop_seconds=1.0)
@@ -286,37 +285,6 @@ def test_swapping_under_load_never_mixes_two_versions(serve, tmp_path, models, a
                 factor = {"1": 2, "2": 3}[answer.model_version]
                 got = np.frombuffer(answer.raw_output_contents[0], np.float32)
                 np.testing.assert_array_equal(got, factor * np.array([1, 2, 3, 4]))
-
-
-def test_the_cache_drops_what_was_used_longest_ago():
-    cache = ResponseCache(limit_bytes=100)
-    answers = {name: [np.full(10, ord(name), np.float32)] for name in "abc"}
-    keys = {name: cache.key({"x": array[0]}, ["y"]) for name, array in answers.items()}
-    for name in "ab":
-        cache.keep(keys[name], answers[name])
-    assert cache.find(keys["a"]) is answers["a"]
-    cache.keep(keys["c"], answers["c"])
-    assert cache.find(keys["b"]) is None
-    assert cache.find(keys["a"]) is answers["a"]
-    cache.keep(b"large", [np.zeros(100, np.float32)])
-    assert cache.find(b"large") is None
-
-
-def test_only_equal_requests_share_a_key():
-    x = np.zeros((2, 2), np.float32)
-    text = np.array([b"ab", b"c"], object)
-    different = [
-        ({"x": x}, ["y"]),
-        ({"x": x}, ["z"]),
-        ({"w": x}, ["y"]),
-        ({"x": x.reshape(4)}, ["y"]),
-        ({"x": x.astype(np.int32)}, ["y"]),
-        ({"x": x + 1}, ["y"]),
-        ({"x": text}, ["y"]),
-        ({"x": np.array([b"a", b"bc"], object)}, ["y"]),
-    ]
-    assert len({ResponseCache.key(*request) for request in different}) == len(different)
-    assert ResponseCache.key({"x": x}, ["y"]) == ResponseCache.key({"x": x.copy()}, ["y"])
 
 
 @pytest.mark.parametrize(
