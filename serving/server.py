@@ -87,7 +87,7 @@ class Server:
         """
         check_runtime()
         from normfold.serving.catalog.catalog import Catalog
-        from normfold.serving.catalog.model import LoadOptions
+        from normfold.serving.catalog.load import LoadOptions
         from normfold.serving.frontends import frontend
         from normfold.serving.infer.shared_memory import SharedMemory
         from normfold.serving.infer.tracing import TraceSettings

@@ -1,4 +1,4 @@
-"""A fair comparison: every server gets every load in short slices, in turns; what else the machine does hits all."""
+"""A fair comparison: servers are loaded in turns, in short slices, so other work of the machine disturbs all alike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass
 class Target:
-    """A server under load, and what was measured of it."""
+    """A server under load, and its measurements."""
 
     name: str
     calls: Calls
@@ -73,7 +73,7 @@ def turns(items: Sequence[T], round_number: int) -> Sequence[T]:
 
 
 def measure(targets: Sequence[Target], loads: Sequence[Load], seconds: float, rounds: int) -> Iterator[str]:
-    """Measure everything, ``seconds`` a load and server in all; yields what is measured next.
+    """Measure every load on every server, ``seconds`` each in all; yields the name of the next measurement.
 
     Each round begins with another server. Slices are kept as they come, so that an interruption loses one at most.
     """

@@ -25,7 +25,8 @@ from normfold.serving.load import processes
 from normfold.serving.load.calls import Calls, Ended, UnaryCalls
 from normfold.serving.load.generator import Load, Slice, run
 from normfold.serving.runtime.devices import Device
-from normfold.serving.runtime.session import Session, SessionSettings
+from normfold.serving.runtime.session import Session
+from normfold.serving.runtime.settings import SessionSettings
 
 Array = NDArray[np.float32]
 

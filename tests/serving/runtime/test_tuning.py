@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from normfold.serving.catalog import model
+from normfold.serving.catalog import load as loading
 from normfold.serving.catalog.config import parse
-from normfold.serving.catalog.model import LoadOptions
+from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.repository import ModelFolder
 from normfold.serving.runtime import tuning
 from normfold.serving.runtime.devices import Device
@@ -132,7 +132,7 @@ def load(tmp_path, models):
 
         def load(config: str = "", threads: int = 0):
             options = LoadOptions(Device("cpu"), 4, threads, tuning=Tuning(tmp_path / "threads", 4))
-            return model.load(ModelFolder("m", tmp_path / "m"), parse(config), 1, options, executor)
+            return loading.load(ModelFolder("m", tmp_path / "m"), parse(config), 1, options, executor)
 
         yield load
 
@@ -146,7 +146,7 @@ def two(monkeypatch):
         measured.append(counts)
         return make(2), True
 
-    monkeypatch.setattr(model, "choose", choose)
+    monkeypatch.setattr(loading, "choose", choose)
     return measured
 
 

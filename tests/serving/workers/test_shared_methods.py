@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.scheduling.statistics import Statistics, Timing
+from normfold.serving.scheduling.statistics import RequestTiming, Statistics
 from normfold.serving.workers.shared_methods import changes, index, statistics
 
 
@@ -11,7 +11,7 @@ def counted(requests: int, rows: int) -> Statistics:
     made = Statistics()
     for _ in range(requests):
         made.ran(rows, 1, 10, 2)
-        made.answered(rows, 20, Timing(3, 1, 10, 2))
+        made.answered(rows, 20, RequestTiming(3, 1, 10, 2))
     return made
 
 
