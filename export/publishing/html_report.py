@@ -31,7 +31,7 @@ code { font-size: .9em; } code.long { overflow-wrap: anywhere; }
 
 def as_html(report: ExportReport) -> str:
     """Return the page."""
-    folding, proof, not_folded = report.folding, report.verification, report.published.form == "unfolded"
+    folding, proof, not_folded = report.folding, report.verification, report.published.variant == "unfolded"
     verdict = (
         '<span class="good">the same network</span>'
         if proof.passed
@@ -141,7 +141,7 @@ def _precision(report: ExportReport) -> list[str]:
 def _summary(report: ExportReport) -> str:
     """The BatchNorms in a sentence, which is about what is published."""
     folding = report.folding
-    if report.published.form == "unfolded":
+    if report.published.variant == "unfolded":
         gone = folding.batchnorms_before - folding.batchnorms_after
         return (
             f"<b>{report.published.batchnorms}</b> BatchNorms: folding takes {gone} of them out, but the unfolded form "
@@ -167,7 +167,7 @@ def _figures(report: ExportReport) -> str:
     counted = {
         "unfolded": (folding.batchnorms_before, folding.nodes_before, folding.parameters_before),
         "folded": (folding.batchnorms_after, folding.nodes_after, folding.parameters_after),
-        published.form: (published.batchnorms, published.nodes, published.parameters),
+        published.variant: (published.batchnorms, published.nodes, published.parameters),
     }
     longest = max(v.median_ms for v in report.variants)
     rows = [
