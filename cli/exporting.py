@@ -30,6 +30,7 @@ def errors_as_messages(debug: bool) -> Iterator[None]:
             "onnx_ir",
             "onnxscript",
             "safetensors",
+            "jinja2",
         ):
             raise
         raise click.ClickException(
