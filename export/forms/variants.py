@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from normfold.export.cpu_layout import fold_in_blocks, lift, lift_and_widen
+from normfold.export.cpu_layout import fold_in_blocks, lift, lift_and_round
 from normfold.export.errors import ExportError, VerificationError
 from normfold.export.fold import FoldReport, counts
 from normfold.export.forms.machine import Machine, this_machine
@@ -47,7 +47,7 @@ __all__ = [
 
 #: Variants made from the folded graph: name -> a rewrite in place, which returns whether it changed anything. Each
 #: result is proved as the folded graph is.
-REWRITES: dict[str, Callable[[ir.Model], bool]] = {"lifted": lift, "widened": lift_and_widen}
+REWRITES: dict[str, Callable[[ir.Model], bool]] = {"lifted": lift, "widened": lift_and_round}
 #: Variants made from the unfolded graph: name -> a rewrite in place, which returns what the fold did.
 REFOLDS: dict[str, Callable[[ir.Model], FoldReport]] = {"blocked": fold_in_blocks}
 #: A variant is published in place of the folded graph only if its run time, times this margin, is below that of the
