@@ -1,4 +1,4 @@
-"""Activations in the form, and at the place, that onnxruntime has a fast kernel for."""
+"""Activations written as, and moved to, what onnxruntime has a fast kernel for."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from normfold.export.graphs.writing import Writing
 __all__ = ["after_pool", "before_concat", "gelu"]
 
 ROOT = np.float32(math.sqrt(2))
-#: Nondecreasing functions of one entry that no convolution takes in and that leave the blocked layout.
+#: Nondecreasing functions of one entry that no convolution kernel computes and that leave the blocked layout.
 RISING = frozenset({"Elu", "Celu", "Selu", "Softplus", "Softsign"})
-#: Functions of one entry that onnxruntime computes within the convolution before them.
+#: Functions of one entry that onnxruntime computes inside the kernel of the convolution before them.
 FUSED = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid"})
 
 
 def gelu(node: NodeView, writing: Writing) -> list[ir.Node] | None:
-    """x · (½ · (1 + erf(x / √2))) = (x · (1 + erf(x / √2))) · ½, in which onnxruntime knows a GELU.
+    """x · (½ · (1 + erf(x / √2))) = (x · (1 + erf(x / √2))) · ½, which onnxruntime recognises as a GELU.
 
-    It has one kernel for the whole, which keeps the blocked layout; torch's exporter writes the first form. √2 may be
-    a divisor or, as folding leaves it, a factor. Each step is read by the next alone; the data is float32, and no
-    constant gives it more axes.
+    It has one kernel for the whole, which keeps the blocked layout; torch's exporter writes the left side. √2 may be a
+    divisor or, as folding leaves it, a factor. Only the next step reads each step; the data is float32, and no constant
+    gives it more axes.
     """
     whole = node.node.outputs[0].shape
     for index in (0, 1):
@@ -46,7 +46,7 @@ def gelu(node: NodeView, writing: Writing) -> list[ir.Node] | None:
 
 
 def _beside(node: ir.Node | None, number: float, operator: str, reading: NodeView) -> ir.Node | None:
-    """The node of one kind that gives one input of ``node``, whose other is ``number``."""
+    """Return the node of type ``operator`` behind one input of ``node``, if the other input is ``number``."""
     if node is not None:
         for place in (0, 1):
             found = _only(node.inputs[1 - place], operator)
@@ -56,7 +56,7 @@ def _beside(node: ir.Node | None, number: float, operator: str, reading: NodeVie
 
 
 def _over_root(value: ir.Value | None, x: ir.Value, reading: NodeView) -> bool:
-    """Whether a value is x / √2, and its constant float32."""
+    """Whether a value is x / √2 with a float32 constant."""
     if (divided := _only(value, "Div")) is not None:
         return divided.inputs[0] is x and _is(reading.scalar(divided.inputs[1]), ROOT)
     product = _only(value, "Mul")
@@ -66,12 +66,12 @@ def _over_root(value: ir.Value | None, x: ir.Value, reading: NodeView) -> bool:
 
 
 def _is(found: np.ndarray[tuple[()], np.dtype[np.float32]] | None, number: np.floating) -> bool:
-    """Whether a constant is a number in float32, or the next to it."""
+    """Whether a float32 constant is ``number`` or a neighbour of it in float32."""
     return found is not None and found.dtype == np.float32 and abs(found - number) <= np.spacing(np.float32(number))
 
 
 def _only(value: ir.Value | None, operator: str) -> ir.Node | None:
-    """The node of one kind that gives a value which nothing else reads."""
+    """Return the node of type ``operator`` that gives a value, if that value is read exactly once."""
     producer = value.producer() if value is not None else None
     if value is None or producer is None or producer.op_type != operator or producer.domain not in ("", "ai.onnx"):
         return None
@@ -79,10 +79,10 @@ def _only(value: ir.Value | None, operator: str) -> ir.Node | None:
 
 
 def after_pool(node: NodeView, writing: Writing) -> list[ir.Node] | None:
-    """maxpool(f(x)) = f(maxpool(x)) for f that never falls, read by the pool alone: f of fewer entries.
+    """maxpool(f(x)) = f(maxpool(x)) for nondecreasing f that only the pool reads: f then sees fewer entries.
 
-    Every window holds an entry of x: it is not dilated, nothing is padded by as much as the window, and a size that is
-    rounded up begins no window behind the last entry.
+    Every window must hold an entry of x: it is not dilated, the padding is smaller than the window, and with ceil_mode
+    no window begins behind the last entry.
     """
     read, pooled = node.value(0), node.node.outputs[0]
     activation = read.producer() if read is not None else None
@@ -106,10 +106,10 @@ def after_pool(node: NodeView, writing: Writing) -> list[ir.Node] | None:
 
 
 def before_concat(node: NodeView, writing: Writing) -> list[ir.Node] | None:
-    """f(concat(conv(x), conv(x'), …)) = concat(f(conv(x)), f(conv(x')), …), each read by the next alone.
+    """f(concat(conv(x), conv(x'), …)) = concat(f(conv(x)), f(conv(x')), …), each read by the next operator only.
 
-    Every convolution then takes f in, where it was a pass over all that they give. As folding leaves an Inception
-    block, whose BatchNorm stood between the two.
+    Each convolution kernel then computes f itself; before, f was one more pass over the whole output. Folding leaves
+    this pattern in an Inception block, whose BatchNorm was between the two.
     """
     joined = _only(node.value(0), "Concat")
     if joined is None or any(_only(value, "Conv") is None for value in joined.inputs):

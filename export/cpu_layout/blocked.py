@@ -1,7 +1,7 @@
-"""Operators between convolutions that onnxruntime's blocked layout does not know, written as those that it knows.
+"""Operators between convolutions that leave onnxruntime's blocked layout, written as operators that keep it.
 
-One rule a kind of operator, in one table. A rule returns the node that gives the same value, or None where its side
-conditions do not hold. All are exact but the two that compute in another order, `gelu` and `exchanged`.
+There is one rule for each kind of operator, in one table. A rule returns nodes that give the same value, or None where
+its side conditions do not hold. All are exact except `gelu` and `exchanged`, which compute in another order.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from normfold.export.graphs.writing import Writing
 
 __all__ = ["RULES", "Rule", "hold_constants", "write_blocked"]
 
-#: What stands in for a node: the nodes to put before it, the last of which gives its value; or a value that is there.
+#: Returns what replaces a node: new nodes, the last of which gives its value, or a value that exists already.
 Rule = Callable[[NodeView, Writing], list[ir.Node] | ir.Value | None]
 
-#: What a convolution's values go through without leaving the blocked layout.
+#: Operators that keep the blocked layout of the values that a convolution gives.
 KEPT = frozenset({"Relu", "LeakyRelu", "Sigmoid", "Tanh", "Clip", "HardSigmoid", "Add", "MaxPool"}) | ANCHORS
 
 
 def hold_constants(graph: ir.Graph, opset: int) -> int:
-    """conv(x, w, b) -> conv(x, W, B), B an initializer where b is computed of constants, nothing where it is zero.
+    """conv(x, w, b) -> conv(x, W, B), B an initializer if constants give b, absent if b is zero.
 
     In place; return the number of inputs that changed.
 
-    onnxruntime blocks a convolution only if its bias is an initializer; torch's exporter writes the absent bias of a
-    Conv1d as zeros that are computed.
+    onnxruntime uses the blocked layout only if the bias is an initializer; torch's exporter computes the absent bias of
+    a Conv1d as zeros.
     """
     constants, writing = Constants(graph, opset), Writing(graph, opset, suffix="held")
     changed = 0
@@ -57,9 +57,9 @@ def hold_constants(graph: ir.Graph, opset: int) -> int:
 
 
 def write_blocked(graph: ir.Graph, opset: int) -> int:
-    """Carry out the rules on every node of the main graph, in place; return the number of nodes that were replaced.
+    """Apply the rules to every node of the main graph, in place; return the number of nodes that were replaced.
 
-    Where a shape is not known, the rules that need it change nothing.
+    Rules that need a shape change nothing where it is not known.
     """
     constants, writing = Constants(graph, opset), Writing(graph, opset, suffix="blocked")
     changed = 0
@@ -79,9 +79,9 @@ def write_blocked(graph: ir.Graph, opset: int) -> int:
 
 
 def parametric(node: NodeView, writing: Writing) -> list[ir.Node] | None:
-    """prelu(x; a) = leakyrelu(x; a) for one slope; max(x, a·x) for slopes 0 < a ≤ 1 of a channel each, min for a ≥ 1.
+    """prelu(x; a) = leakyrelu(x; a) for one slope; max(x, a·x) for one slope 0 < a ≤ 1 per channel, min for a ≥ 1.
 
-    A slope of 0 among them would make NaN of an infinite x.
+    Slopes of 0 are refused: 0 · x is NaN for an infinite x.
     """
     slope, x = node.constant(1), node.value(0)
     if slope is None or slope.dtype != np.float32 or not np.isfinite(slope).all():
@@ -96,7 +96,7 @@ def parametric(node: NodeView, writing: Writing) -> list[ir.Node] | None:
 
 
 def times_one(node: NodeView, writing: Writing) -> ir.Value | None:
-    """x · 1 = x, as torch writes the scales of an ELU; the 1 has no more axes than x."""
+    """x · 1 = x, as torch writes the scale of an ELU; the constant 1 must not have more axes than x."""
     if node.node.outputs[0].is_graph_output():
         return None
     for index in (0, 1):
@@ -107,10 +107,10 @@ def times_one(node: NodeView, writing: Writing) -> ir.Value | None:
 
 
 def global_max(node: NodeView, writing: Writing) -> list[ir.Node] | None:
-    """max(x; all axes behind C) = globalmaxpool(x), where x is a picture that comes out of blocked convolutions.
+    """max(x; all axes behind C) = globalmaxpool(x), where x has four axes and comes out of blocked convolutions.
 
-    An axis that is left out has one entry. Elsewhere ReduceMax is the faster one. The mean is left as it is:
-    GlobalAveragePool adds one entry after the other, and is off by more.
+    An axis behind C that is not reduced must have one entry. Elsewhere ReduceMax is faster. ReduceMean stays as it is:
+    GlobalAveragePool adds one entry after the other, and its error is larger.
     """
     x, axes = node.value(0), node.given_axes(1)
     if axes is None or x is None or x.shape is None or len(x.shape) != 4 or not _blocked(x):

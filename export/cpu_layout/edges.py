@@ -1,8 +1,8 @@
-"""Where a region begins and ends: a value changes form by operators that move no numbers where its layout allows.
+"""The edges of a region: operators that change a value's order of axes, without moving numbers where possible.
 
 lifted   x̂ = Unsqueeze(x; 2)                      x = Squeeze(x̂; 2)
 turned   x̂ = Transpose(x; 0, 1, 3, 2)             x = Transpose(x̂; 0, 1, 3, 2)
-         x̂ = Unsqueeze(Squeeze(x; 3); 2)          where W = 1; back likewise
+         x̂ = Unsqueeze(Squeeze(x; 3); 2)          where W = 1; the way back likewise
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from normfold.export.graphs.writing import Writing
 
 __all__ = ["Edges"]
 
-#: An operator, and the axes it takes or the order it gives.
+#: An operator with its axes, or with the order of axes that it gives.
 Step = tuple[str, tuple[int, ...]]
 
 
 class Edges:
-    """Writes the changes of form into one graph, each once."""
+    """Writes the changes of order into one graph, each change once."""
 
     def __init__(self, graph: ir.Graph, order: AxisOrder, opset: int) -> None:
         self.order = order
@@ -30,7 +30,7 @@ class Edges:
         self._entered: dict[ir.Value, ir.Value] = {}
 
     def enter(self, value: ir.Value, before: ir.Node) -> ir.Value:
-        """Return the value in the other form; ``before`` is the first node that reads it so."""
+        """Return the value in the new order; ``before`` is the first node that reads it."""
         if value not in self._entered:
             narrow = value.shape is not None and value.shape[-1] == 1
             steps: list[Step] = [("Transpose", (0, 1, 3, 2))]
@@ -48,12 +48,12 @@ class Edges:
         return self._entered[value]
 
     def turned(self, value: ir.Value) -> None:
-        """Say that a value is in the other form now."""
+        """Set the shape of a value that is in the new order now."""
         if value.shape is not None:
             value.shape = ir.Shape(self.order.entries(list(value.shape), 1))
 
     def leave(self, value: ir.Value, readers: Sequence[tuple[ir.Node, int]]) -> None:
-        """Give the readers outside, and the graph's outputs, a value as it was before its node was turned."""
+        """Give readers outside the region, and the graph's outputs, the value in its original order."""
         steps: list[Step] = [("Transpose", (0, 1, 3, 2))]
         if self.order is LIFTED:
             steps = [("Squeeze", (2,))]

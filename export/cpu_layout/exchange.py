@@ -1,4 +1,4 @@
-"""Two convolutions in a row, along one axis and then, channel by channel, along the other, in the cheaper order."""
+"""Exchange two convolutions in a row, the first along W, the second along H and depthwise, where that is cheaper."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ def exchanged(node: NodeView, writing: Writing) -> list[ir.Node] | None:
 
         b'[o] = b[o] + b_u[f(o)] · Σ v[o]
 
-    x has one channel; u (F, 1, 1, k) makes F of it, v (D·F, 1, h, 1) reads each alone: f(o) = ⌊o / D⌋. Reading H first
-    leaves fewer rows to convolve along W, each with its own u: worth it where D times the rows that are left are fewer
-    than the rows of x. u is read by v alone and v pads nothing: a padded row would hold b_u after u and nothing before.
+    x has one channel; u (F, 1, 1, k) makes F channels of it, v (D·F, 1, h, 1) reads each alone: f(o) = ⌊o / D⌋. With H
+    first, fewer rows are left to convolve along W, each with its own u. That is cheaper where D times the number of
+    rows that are left is less than the number of rows of x. Only v may read u, and v may not pad: a padded row would
+    hold b_u after u, but 0 before it.
     """
     middle = node.value(0)
     first = middle.producer() if middle is not None else None

@@ -1,7 +1,7 @@
-"""What each operator is on pictures of height 1: one rule for each kind of operator, in one table.
+"""How each operator is written in the new order of axes: one rule for each kind of operator, in one table.
 
-In the identities x̂ is x in the other form (:mod:`normfold.export.cpu_layout.axes`). A rule returns None where its side
-conditions do not hold: then the node stays as it is, and reads and gives values as they were.
+In the identities x̂ is x in the new order (:mod:`normfold.export.cpu_layout.axes`). A rule returns None where its side
+conditions do not hold: then the node stays as it is, and so do the values that it reads and gives.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ Attribute = int | str | Sequence[int] | None
 
 @dataclass(frozen=True)
 class Moved:
-    """What a node reads and says in the other order."""
+    """The changes that write one node in the new order."""
 
-    #: The inputs that are read in the other order.
+    #: The inputs that are read in the new order.
     data: tuple[int, ...] = (0,)
-    #: Inputs that take another constant in place of theirs.
+    #: Inputs whose constant is replaced by another.
     constants: Mapping[int, Array] = field(default_factory=dict)
-    #: Attributes that change; None removes one.
+    #: Attributes that change; None removes the attribute.
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
-    #: Whether the outputs are in the other form, too; else they are as they were.
+    #: Whether the outputs are in the new order too; else they stay as they were.
     outputs: bool = True
 
 
 Rule = Callable[[NodeView, AxisOrder], Moved | None]
 
-#: The operators that gain by it; the others only go along.
+#: The operators that are faster in the new order; the others only avoid changes of order between them.
 ANCHORS = frozenset({"Conv", "ConvTranspose"})
-#: A window's attributes of one entry an axis, and what stands for the axis of one entry.
+#: The attributes of a window with one entry for each axis, and the entry for the axis of height 1.
 WINDOW = {"kernel_shape": 1, "strides": 1, "dilations": 1, "output_shape": 1, "output_padding": 0}
 
 
 def entrywise(node: NodeView, order: AxisOrder) -> Moved | None:
-    """f(x)^ = f(x̂) for a function of each entry alone; further inputs (Clip's bounds) are scalars."""
+    """f(x)^ = f(x̂) for a function of each entry alone; further inputs (the bounds of Clip) are scalars."""
     return Moved() if node.only_first_read() else None
 
 
 def normalised(node: NodeView, order: AxisOrder) -> Moved | None:
-    """norm(x)^ = norm(x̂) where statistics run over all axes behind C: the axis of one entry adds nothing to them."""
+    """norm(x)^ = norm(x̂) for statistics over all axes behind C: an axis of one entry does not change them."""
     return Moved() if node.only_first_read() else None
 
 
 def broadcast(node: NodeView, order: AxisOrder) -> Moved | None:
-    """f(x, y)^ = f(x̂, ŷ): inputs of full rank go along, constants are written in the other form, scalars stay.
+    """f(x, y)^ = f(x̂, ŷ): inputs of full rank and constants are written in the new order, scalars stay.
 
-    A computed input of less rank would have to be reshaped by what it means: refused.
+    A computed input of lower rank is refused: it would have to be reshaped by its meaning.
     """
     data, constants = [], dict[int, Array]()
     for index in range(len(node.node.inputs)):
@@ -75,9 +75,9 @@ def broadcast(node: NodeView, order: AxisOrder) -> Moved | None:
 
 
 def windowed(node: NodeView, order: AxisOrder) -> Moved | None:
-    """(x ∗ w)^ = x̂ ∗ ŵ for a window over the running axis, one entry high: convolutions and pools, padded or not.
+    """(x ∗ w)^ = x̂ ∗ ŵ for a window over the running axis, of height 1: convolutions and pools, padded or not.
 
-    The weight must be constant. A window that pads its new axis by ``auto_pad`` gets nothing there: it is 1 high.
+    The weight must be constant. ``auto_pad`` adds no padding along the new axis, because the window has height 1 there.
     """
     attributes = dict[str, Attribute]()
     for name, absent in WINDOW.items():
@@ -103,7 +103,7 @@ def whole(node: NodeView, order: AxisOrder) -> Moved | None:
 
 
 def joined(node: NodeView, order: AxisOrder) -> Moved | None:
-    """concat(x, y; a)^ = concat(x̂, ŷ; â), constants among the inputs written in the other order."""
+    """concat(x, y; a)^ = concat(x̂, ŷ; â), where constant inputs are written in the new order."""
     data, constants = [], dict[int, Array]()
     for index in range(len(node.node.inputs)):
         constant = node.constant(index)
@@ -119,13 +119,13 @@ def joined(node: NodeView, order: AxisOrder) -> Moved | None:
 def along_axis(node: NodeView, order: AxisOrder) -> Moved | None:
     """f(x; a)^ = f(x̂; â) for a function that reads one axis alone: Split, Softmax (from opset 13), LpNormalization."""
     if node.node.op_type in ("Softmax", "LogSoftmax") and node.opset < 13:
-        return None  # it flattened all axes behind its own
+        return None  # before opset 13 it flattened all axes behind its own
     default = 0 if node.node.op_type == "Split" else -1
     return Moved(attributes=_axis(order, node.attribute("axis", default)))
 
 
 def layer_norm(node: NodeView, order: AxisOrder) -> Moved | None:
-    """LayerNormalization over the last axis, where that stays the last one: the lifted order."""
+    """LayerNormalization over the last axis, where that stays the last one: in the lifted order."""
     last = node.attribute("axis", -1) % order.rank == order.rank - 1
     return Moved() if order is LIFTED and last and node.only_first_read() else None
 
@@ -144,7 +144,7 @@ def sliced(node: NodeView, order: AxisOrder) -> Moved | None:
 
 
 def padded(node: NodeView, order: AxisOrder) -> Moved | None:
-    """pad(x; p)^ = pad(x̂; p̂), for constant pads of all axes: nothing is added to the axis of one entry."""
+    """pad(x; p)^ = pad(x̂; p̂), for constant pads of all axes; the axis of one entry is not padded."""
     pads = node.constant_integers(1)
     if node.opset < 11 or pads is None or node.value(3) is not None or len(pads) != 2 * order.rank:
         return None

@@ -1,12 +1,13 @@
-"""Nodes that only name axes anew: as few of them as the shapes allow, none of them computed.
+"""Leave as few nodes that only change the shape as possible, none of them with a computed shape.
 
-    v₂(v₁(x)) = v(x)                     one view in place of several, none where the shape is that of x
+    v₂(v₁(x)) = v(x)                     one view replaces several; none is left where the shape is that of x
     reshape(x; computed) = reshape(x; constant)
     concat(squeeze(x₁), squeeze(x₂), …) = squeeze(concat(x₁, x₂, …))
     squeeze(mean(x; keepdims)) = mean(x)
 
-None of these moves a number, but each costs a small network as much as a kernel; torch writes the view of an average
-as five nodes that ask for the batch's size. The identities hold by the shapes that are known, dynamic ones by name.
+None of these nodes moves a number, but in a small network each costs as much as a kernel; torch writes the view of an
+average as five nodes that compute the batch size. The identities are applied where the known shapes, with dynamic
+sizes compared by name, prove them.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ __all__ = ["join_views"]
 
 VIEWS = frozenset({"Squeeze", "Unsqueeze", "Reshape", "Flatten", "Identity"})
 REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"})
-#: One entry an axis: its size, its name, or what stands for a size that is not known and equals no other.
+#: One entry for each axis: its size, its name, or a key of its own for an unknown size, which equals no other.
 Dims = list[Hashable]
 
 
 def join_views(graph: ir.Graph, opset: int) -> int:
-    """Carry this out on the main graph, in place; return how many nodes were replaced."""
+    """Apply the identities to the main graph, in place; return the number of nodes that were replaced."""
     constants, writing = Constants(graph, opset), Writing(graph, opset, suffix="joined")
     changed = 0
     for node in list(graph):
@@ -36,19 +37,19 @@ def join_views(graph: ir.Graph, opset: int) -> int:
             continue
         if node.op_type == "Concat":
             changed += _behind_concat(node, graph, constants, writing)
-        elif node.op_type in VIEWS and not _goes_on(node):
+        elif node.op_type in VIEWS and not _only_views_read(node):
             changed += _joined(node, graph, constants, writing)
     return changed
 
 
-def _goes_on(node: ir.Node) -> bool:
-    """Whether what reads a view are views, so that the last of them stands for all."""
+def _only_views_read(node: ir.Node) -> bool:
+    """Whether only other views read this view, so that the last of them replaces all."""
     output = node.outputs[0]
     return not output.is_graph_output() and all(n.op_type in VIEWS and i == 0 for n, i in output.uses())
 
 
 def _joined(node: ir.Node, graph: ir.Graph, constants: Constants, writing: Writing) -> int:
-    """Replace the last of a chain of views by one from where the chain begins."""
+    """Replace the last of a chain of views by one view of the value at the chain's start."""
     chain, start = [node], node.inputs[0]
     while start is not None and (producer := start.producer()) is not None and producer.op_type in VIEWS:
         if producer.domain not in ("", "ai.onnx"):
@@ -82,7 +83,7 @@ def _joined(node: ir.Node, graph: ir.Graph, constants: Constants, writing: Writi
 
 
 def _viewed(view: ir.Node, dims: Dims | None, constants: Constants) -> Dims | None:
-    """The dimensions that a view gives of what it reads; None where they are not known."""
+    """Return the dimensions after a view; None where they are not known."""
     axes = _axes(view, constants)
     if dims is not None and view.op_type == "Identity":
         return dims
@@ -97,7 +98,7 @@ def _viewed(view: ir.Node, dims: Dims | None, constants: Constants) -> Dims | No
 
 
 def _axes(node: ir.Node, constants: Constants) -> list[int] | None:
-    """The axes that a node is given, in the form of its opset; None where they are absent or computed."""
+    """Return the axes of a node, an attribute or an input by opset; None where they are absent or computed."""
     if (given := node.attributes.get("axes")) is not None:
         return [int(a) for a in given.value]
     held = constants.get(node.inputs[1]) if len(node.inputs) > 1 else None
@@ -105,12 +106,12 @@ def _axes(node: ir.Node, constants: Constants) -> list[int] | None:
 
 
 def _computed(node: ir.Node, constants: Constants) -> bool:
-    """Whether the shape that a view gives is computed while the network runs."""
+    """Whether the network computes the shape of this view while it runs."""
     return len(node.inputs) > 1 and constants.get(node.inputs[1]) is None
 
 
 def _view(start: ir.Value, before: Dims, after: Dims, writing: Writing) -> ir.Node | None:
-    """The one view from a shape to another: a Squeeze or Unsqueeze, else a Reshape by constants; None for neither."""
+    """Return the one view from a shape to another: Squeeze, Unsqueeze or a Reshape by constants; None if none works."""
     if (axes := _dropped(before, after)) is not None:
         return writing.over_axes("Squeeze", start, axes)
     if (axes := _dropped(after, before)) is not None:
@@ -123,7 +124,7 @@ def _view(start: ir.Value, before: Dims, after: Dims, writing: Writing) -> ir.No
 
 
 def _dropped(long: Dims, short: Dims) -> list[int] | None:
-    """The axes of one entry that ``long`` has beyond ``short``; None where that is not all the difference."""
+    """Return the axes of one entry that ``long`` has and ``short`` has not; None where they differ otherwise."""
     axes, rest = [], list(short)
     for axis, d in enumerate(long):
         if rest and d == rest[0]:
@@ -136,14 +137,14 @@ def _dropped(long: Dims, short: Dims) -> list[int] | None:
 
 
 def _without_axes(start: ir.Value, before: Dims, after: Dims, constants: Constants, writing: Writing) -> ir.Node | None:
-    """The reduction that gives ``start`` with its axes of one entry, as the one that gives none of them."""
+    """Return the reduction that gives ``start``, rewritten to drop the reduced axes instead of keeping them."""
     node = start.producer()
     if node is None or node.op_type not in REDUCTIONS or node.domain not in ("", "ai.onnx"):
         return None
     if len(start.uses()) != 1 or start.is_graph_output() or node.attributes.get_int("keepdims", 1) != 1:
         return None
     given = _axes(node, constants)
-    if not given:  # all axes, or, by another attribute, none
+    if not given:  # absent axes mean all axes or, by another attribute, none
         return None
     axes = {a % len(before) for a in given}
     if [d for i, d in enumerate(before) if i not in axes] != after:
@@ -155,7 +156,7 @@ def _without_axes(start: ir.Value, before: Dims, after: Dims, constants: Constan
 
 
 def _behind_concat(node: ir.Node, graph: ir.Graph, constants: Constants, writing: Writing) -> int:
-    """Write the same Squeeze of every input of a Concat as one behind it."""
+    """Replace the same Squeeze of every input of a Concat by one Squeeze behind it."""
     views = [value.producer() if value is not None else None for value in node.inputs]
     if len(views) < 2 or any(
         v is None or v.op_type != "Squeeze" or v.domain not in ("", "ai.onnx") or len(v.outputs[0].uses()) != 1
@@ -179,7 +180,7 @@ def _behind_concat(node: ir.Node, graph: ir.Graph, constants: Constants, writing
 
 
 def _dims(value: ir.Value | None) -> Dims | None:
-    """The dimensions of a value; None where not even their number is known."""
+    """Return the dimensions of a value; None where not even their number is known."""
     if value is None or value.shape is None:
         return None
     return [d if isinstance(d, int) else d.value or (value.name, i) for i, d in enumerate(value.shape)]

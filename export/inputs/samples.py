@@ -1,4 +1,4 @@
-"""The user's own inputs, from ``.npy``, ``.npz`` and ``.safetensors`` files; nothing in them is executed."""
+"""Read the user's own inputs from ``.npy``, ``.npz`` and ``.safetensors`` files; nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, InputSpec
 
 __all__ = ["SampleFile", "fit", "read_sample", "sample_sizes"]
 
-#: Most bytes of one sample file, unpacked: as many float64 elements as any input may have.
+#: Largest size of one sample file in bytes, unpacked: the elements that an input may have, in float64.
 MAX_BYTES = 8 * MAX_ELEMENTS
 
 Arrays = dict[str, NDArray[Any]]
@@ -24,14 +24,14 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class SampleFile:
-    """One file of inputs; a bare ``.npy`` array has the name ""."""
+    """The arrays of one sample file by input name; the array of a ``.npy`` file has the name ""."""
 
     name: str
     arrays: Mapping[str, NDArray[Any]]
 
 
 def read_sample(path: Path) -> SampleFile:
-    """Read one file. Raises InputSpecError: missing, another format, pickled objects, damaged."""
+    """Read one file. Raises InputSpecError if it is missing, damaged, of another format, or holds pickled objects."""
     if not path.is_file():
         raise InputSpecError(f"no sample file '{path}'")
     _refuse_large(path)
@@ -47,11 +47,11 @@ def read_sample(path: Path) -> SampleFile:
             return SampleFile(path.name, load(path.read_bytes()))
     except Exception as error:  # ValueError for objects, OSError, BadZipFile, EOFError, SafetensorError
         raise InputSpecError(f"the sample '{path}' cannot be read: {error}") from None
-    raise InputSpecError(f"the sample '{path}' has no known form; expected .npy, .npz or .safetensors")
+    raise InputSpecError(f"the sample '{path}' has no known format; expected .npy, .npz or .safetensors")
 
 
 def _refuse_large(path: Path) -> None:
-    """Raise InputSpecError for a file that would take more memory than any sample does, once it is unpacked."""
+    """Raise InputSpecError for a file whose unpacked size is larger than any sample needs."""
     size = path.stat().st_size
     if path.suffix == ".npz" and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -63,7 +63,7 @@ def _refuse_large(path: Path) -> None:
 
 
 def fit(sample: SampleFile, specs: Sequence[InputSpec]) -> Arrays:
-    """Return the sample's arrays under the inputs' names, cast within their kind, with a batch axis where it lacks.
+    """Return the sample's arrays by input name, cast within their kind, with a batch axis added where it is missing.
 
     Raises InputSpecError for names and shapes that do not fit.
     """
@@ -80,7 +80,7 @@ def fit(sample: SampleFile, specs: Sequence[InputSpec]) -> Arrays:
 
 
 def sample_sizes(arrays: Mapping[str, NDArray[Any]], specs: Sequence[InputSpec], name: str) -> dict[str, int]:
-    """The size that each named dimension has in ``arrays``. Raises InputSpecError where a shape does not fit."""
+    """Return the size that each named dimension has in ``arrays``. Raises InputSpecError where a shape does not fit."""
     sizes: dict[str, int] = {}
     for spec in specs:
         shape = arrays[spec.name].shape

@@ -17,7 +17,7 @@ __all__ = ["describe", "open_origin"]
 
 
 def open_origin(request: Request, samples: Sequence[SampleFile]) -> Origin:
-    """Load the network that ``request`` names. Raises SourceError, CheckpointError, InputSpecError, CaptureError."""
+    """Load the network that ``request`` names. Raises SourceError, CheckpointError, InputSpecError or CaptureError."""
     path = Path(request.source)
     if path.suffix in (".onnx", ".pt2"):
         _refuse_options(request, path)
@@ -31,7 +31,7 @@ def open_origin(request: Request, samples: Sequence[SampleFile]) -> Origin:
 
 
 def describe(request: Request, samples: Sequence[SampleFile]) -> tuple[InputSpec, ...]:
-    """The inputs as given, or as the first sample shows them. Raises InputSpecError where neither says."""
+    """Return the inputs as given, else as the first sample shows them. Raises InputSpecError where both are missing."""
     if request.inputs:
         return parse_inputs(request.inputs)
     if not samples:

@@ -1,4 +1,4 @@
-"""A network in whichever form it came, seen as what the export needs: inputs, an exact answer, and a graph.
+"""What the export needs of a network, whatever it came from: its inputs, an exact answer, and a graph.
 
 FILE.py:NAME, package.module:NAME    a PyTorch module       :mod:`normfold.export.sources.module_origin`
 FILE.pt2                             a torch.export program :mod:`normfold.export.sources.program_origin`
@@ -25,7 +25,7 @@ Run = Callable[[Arrays], Arrays]
 
 @dataclass(frozen=True)
 class Request:
-    """What a person says of the network."""
+    """The user's description of the network."""
 
     source: str
     weights: Path | None = None
@@ -44,10 +44,10 @@ class Origin:
     weights: str
     weights_sha256: str
     specs: tuple[InputSpec, ...]
-    #: Run it once, in its own precision. Raises where it does not take the inputs.
+    #: Runs the network once in its own precision. Raises where it does not take the inputs.
     run: Run
-    #: Make the most exact form of it: how it runs, in which words, and what should be known of it.
+    #: Returns the most exact reference: the function that runs it, its name, and notes for the user.
     reference: Callable[[Arrays], tuple[Run, str, tuple[str, ...]]]
-    #: Write it as a graph with every BatchNorm still in it: specs, sizes to trace with, opset.
+    #: Writes it as a graph that still holds every BatchNorm; takes specs, sizes to trace with, and the opset.
     graph: Callable[[Sequence[InputSpec], Mapping[str, int], int], ir.Model]
     notes: tuple[str, ...] = ()

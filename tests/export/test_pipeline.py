@@ -356,7 +356,7 @@ def test_inputs_that_are_dicts_and_tuples_are_named_by_their_entries(directory: 
     np.testing.assert_array_equal(difference, given["pair.0"] - given["pair.1"])
     for wrong, said in (
         (inputs[:4], "also needs pair: give an --input for each"),
-        ([*inputs, "--input", "pair=FP32[N]"], "input 'pair' is described as a tensor and as what holds others"),
+        ([*inputs, "--input", "pair=FP32[N]"], "input 'pair' is described both as a tensor and as a dict or tuple"),
         (["--input", "a=FP32[N]"], "the entries of a dict or tuple are batch.key or batch.0"),
     ):
         refused = normfold("mynets.py:Nested", *wrong, *REPOSITORY)

@@ -88,7 +88,7 @@ def test_other_inputs_under_a_name_in_use_are_refused_unless_only_the_replaced_v
 
 def test_a_repository_that_cannot_be_written_says_so_and_keeps_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(PublishError, match="cannot be made"):
+    with pytest.raises(PublishError, match="cannot be created"):
         publish(tmp_path / "file" / "repository", publication())
     (tmp_path / "net").write_text("")
     with pytest.raises(PublishError, match="is a file"):

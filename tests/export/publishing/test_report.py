@@ -126,7 +126,7 @@ def test_of_a_batchnorm_that_went_in_part_both_parts_are_told() -> None:
     console = Console(file=io.StringIO(), width=200, highlight=False, soft_wrap=True)
     print_report(report, console, "")
     printed = console.file.getvalue()  # type: ignore[attr-defined]
-    assert f"  bn1: {part.how}; what is left of it stayed: {part.reason}\n" in printed
+    assert f"  bn1: {part.how}; the rest is not folded: {part.reason}\n" in printed
 
 
 def test_names_from_a_network_cannot_break_out_of_the_page() -> None:

@@ -158,7 +158,7 @@ def written(path: Path, node: str, extra: str = "") -> Path:
 @pytest.mark.parametrize(
     ("node", "extra", "expected"),
     [
-        ("other.Op (x)", ', "other" : 1', "operator other::Op, which onnxruntime does not bring"),
+        ("other.Op (x)", ', "other" : 1', "operator other::Op, which is not part of onnxruntime"),
         ("RandomNormalLike (x)", "", "draws random numbers"),
         ("Relu (z)", "", "not valid ONNX"),
     ],
