@@ -1,4 +1,4 @@
-"""What the commands that export share: steps on a terminal, mistakes as messages, the report in a dozen lines."""
+"""Shared by the commands that export: steps on a terminal, errors as messages, the report in a dozen lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["errors_as_messages", "print_report", "steps"]
 
 @contextmanager
 def errors_as_messages(debug: bool) -> Iterator[None]:
-    """End with one message and exit code 1 for a person's mistake; a traceback is for --debug and for our own bugs."""
+    """End with one message and exit code 1 for an ExportError; show a traceback with --debug and for our own bugs."""
     try:
         yield
     except ImportError as error:
@@ -49,11 +49,11 @@ def errors_as_messages(debug: bool) -> Iterator[None]:
 
 @contextmanager
 def steps(quiet: bool) -> Iterator[tuple[Console, Callable[[str], None]]]:
-    """Yield a console and a function that names the step now under way, on a terminal only."""
+    """Yield a console and a function that shows the name of the current step, on a terminal only."""
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
-    terminal = Console(file=sys.stderr, highlight=False)  # this very stream, also while another stands for it
+    terminal = Console(file=sys.stderr, highlight=False)  # this stream, even while sys.stderr is replaced
     if quiet or not terminal.is_terminal or os.environ.get("TERM") == "dumb":
         yield console, lambda step: None
         return
@@ -62,7 +62,7 @@ def steps(quiet: bool) -> Iterator[tuple[Console, Callable[[str], None]]]:
 
 
 def print_report(report: ExportReport, console: Console, next_command: str) -> None:
-    """Print what was done, in a dozen lines."""
+    """Print the report in a dozen lines."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -87,9 +87,9 @@ def print_report(report: ExportReport, console: Console, next_command: str) -> N
     if report.published.variant in ("unfolded", "blocked"):
         console.print("what folding does in the folded form, which is not the published one:")
     for fold in report.folding.folds:
-        stayed = "what is left of it stayed" if fold.how else "stayed"
+        unfolded = "the rest is not folded" if fold.how else "not folded"
         went = [escape(fold.how)] if fold.how else []
-        went += [f"[yellow]{stayed}[/yellow]: {escape(fold.reason)}"] if fold.reason else []
+        went += [f"[yellow]{unfolded}[/yellow]: {escape(fold.reason)}"] if fold.reason else []
         console.print(f"  {escape(fold.name)}: {'; '.join(went)}")
     cases = len(report.verification.cases)
     console.print(

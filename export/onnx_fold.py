@@ -55,7 +55,7 @@ def fold_file(
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside its place and rename it, so that a reader sees the old content or the new, never a part.
+    """Write a file beside its final place and rename it: a reader sees the old content or the new, never a part.
 
     Raises PublishError where it cannot be written.
     """

@@ -1,6 +1,6 @@
 """From a network to a version in a model repository: load, capture, fold, prove, time, publish, in that order.
 
-Nothing is written before the proof holds, and then all at once.
+Nothing is written before the proof holds; then all files are written at once.
 """
 
 from __future__ import annotations
@@ -47,31 +47,31 @@ __all__ = ["ExportRequest", "Folded", "Progress", "export_model", "fold_and_prov
 
 Progress = Callable[[str], None]
 
-#: ONNX IR version written for each opset: the one of the ONNX release that brought the opset, so that every runtime
-#: that knows the opset reads the file.
+#: ONNX IR version that is written for each opset: that of the ONNX release which introduced the opset, so that every
+#: runtime that knows the opset reads the file.
 IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What a person asks for; the fields are the options of ``normfold export``."""
+    """One export as the user asks for it; the fields are the options of ``normfold export``."""
 
     source: str
     repository: Path
     name: str
-    #: "x=FP32[N,77,L]"; may be left out where a sample shows the shapes.
+    #: "x=FP32[N,77,L]"; may be empty if a sample shows the shapes.
     inputs: Sequence[str] = ()
     weights: Path | None = None
     labels: Path | None = None
     samples: Sequence[Path] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    #: None: the next free one.
+    #: None: the next free version.
     version: int | None = None
     overwrite: bool = False
     opset: int = DEFAULT_OPSET
     #: "fp16", "bf16" or "int8"; None: float32.
     precision: str | None = None
-    #: Publish a reduced precision also where it is slower than float32 on this machine.
+    #: Publish a reduced precision even where it is slower than float32 on this machine.
     even_if_slower: bool = False
     #: The variant to publish, one of :data:`normfold.export.forms.variants.VARIANTS`, or "auto": the fastest on this
     #: machine.
@@ -82,22 +82,22 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class Folded:
-    """A network as a folded graph that was proved to be the same."""
+    """A network as a folded graph, with the proof that both compute the same."""
 
-    #: What ``model.onnx`` will hold.
+    #: The bytes of ``model.onnx``.
     content: bytes
-    #: The same network before the fold.
+    #: The bytes of the graph before the fold.
     unfolded: bytes
     outputs: tuple[OutputSpec, ...]
     proof: Proof
-    #: What was done and found; the model's name, version and path are not filled in yet.
+    #: The report; the model's name, version and path are not filled in yet.
     report: ExportReport
 
 
 def export_model(request: ExportRequest, progress: Progress = lambda step: None) -> ExportReport:
-    """Export as ``request`` says and return the report; ``progress`` is told each step's name as it begins.
+    """Export as ``request`` says and return the report; ``progress`` is called with the name of each step.
 
-    Raises ExportError (see :mod:`normfold.export.errors`); then nothing was published.
+    Raises ExportError (see :mod:`normfold.export.errors`); then nothing is published.
     """
     check_name(request.name)
     if request.opset not in OPSETS:
@@ -166,8 +166,8 @@ def fold_and_prove(
 ) -> Folded:
     """Write ``origin`` as a graph, fold it, prove it and time it; ``variant`` is that of ExportRequest.
 
-    Raises ExportError where the proof fails, where the network has no such variant, and, before any other work, where
-    no output has one entry for each label.
+    Raises ExportError where the proof fails, where the network has no such variant, and, before the capture, where no
+    output has one entry for each label.
     """
     progress("find the sizes it takes")
     sizes = sizes_of(origin, samples)
@@ -232,7 +232,7 @@ def fold_and_prove(
 
 
 def _timed_inputs(sizes: Sizes) -> dict[str, NDArray[Any]]:
-    """The inputs to time with: a batch of one at the traced sizes."""
+    """Return the inputs to time with: a batch of one at the traced sizes."""
     batch = batch_dimension(sizes.specs)
     single = {**sizes.trace, **({batch.name: batch.low or 1} if batch else {})}
     return random_inputs(sizes.specs, single, np.random.default_rng(1))
