@@ -61,7 +61,7 @@ class NamedNetwork(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating-point dtype of the weights; float32 where there are none."""
+        """The floating-point dtype of the weights; float32 for a network without such weights."""
         return next((p.dtype for p in self.network.state_dict().values() if p.is_floating_point()), torch.float32)
 
 

@@ -62,6 +62,6 @@ def _taller_than_wide(nodes: Iterable[ir.Node]) -> bool:
     for node in nodes:
         weight = node.inputs[1] if node.op_type in ("Conv", "ConvTranspose") else None
         if weight is not None and weight.shape is not None:
-            high, wide = weight.shape.numpy()[2:]  # known: a rule read it
+            high, wide = weight.shape.numpy()[2:]  # known, because a rule has read it
             taller += (high > 1 and wide == 1) - (wide > 1 and high == 1)
     return taller > 0

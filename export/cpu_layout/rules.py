@@ -152,10 +152,10 @@ def padded(node: NodeView, order: AxisOrder) -> Moved | None:
 
 
 def reduced(node: NodeView, order: AxisOrder) -> Moved | None:
-    """r(x; a)^ = r(x̂; â). Where the axes go (keepdims = 0) the axis of one entry goes with them and y stays as it is.
+    """r(x; a)^ = r(x̂; â). With keepdims = 0 the axis of one entry is reduced too, and the output stays as it is.
 
-    The axes must be constant. Without keepdims the rest keeps its order only where no other axis lies behind: the
-    running axes must all go.
+    The axes must be constant. Without keepdims all running axes must be reduced: only then do the other axes keep
+    their order.
     """
     axes = node.given_axes(1)
     if axes is None:
@@ -173,7 +173,7 @@ def reduced(node: NodeView, order: AxisOrder) -> Moved | None:
 
 
 def resized(node: NodeView, order: AxisOrder) -> Moved | None:
-    """resize(x)^ = resize(x̂) with constant scales or sizes, 1 for the axis of one entry; no regions, no axes."""
+    """resize(x)^ = resize(x̂) for constant scales or sizes, 1 for the axis of one entry; no regions, no axes."""
     mode, policy = (
         node.attribute("coordinate_transformation_mode", "half_pixel"),
         node.attribute("keep_aspect_ratio_policy", "stretch"),

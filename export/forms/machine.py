@@ -39,7 +39,7 @@ def this_machine(providers: Sequence[str] = (CPU,)) -> Machine:
 
 
 def _processor() -> str:
-    """The first processor's model; where the kernel gives it no name, as on many ARM machines, its numbers."""
+    """Return the first processor's model; if the kernel gives no name, as on many ARM machines, its numbers."""
     try:
         text = _CPUINFO.read_text("utf-8", "replace").partition("\n\n")[0]
     except OSError:

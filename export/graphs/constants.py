@@ -32,7 +32,7 @@ class Constants:
         ):  # the initializer of an input is a default that a caller may override
             return None
         if value not in self._known:
-            # Producers before consumers, without recursion: a chain may be as long as the graph.
+            # Evaluate producers before consumers, without recursion: a chain may be as long as the graph.
             stack = [value]
             while stack:
                 top = stack[-1]

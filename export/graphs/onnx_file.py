@@ -26,7 +26,7 @@ __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "OnnxFile", "opset_of", "read_onnx"]
 OLDEST_OPSET, NEWEST_OPSET = 11, 23
 #: Domains whose operators are part of onnxruntime.
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
-#: More nodes than any network of this kind has.
+#: Largest accepted number of nodes; no network of this kind has as many.
 MAX_NODES = 100_000
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 
@@ -145,7 +145,7 @@ def _node_lists(proto: onnx.ModelProto) -> Iterator[Any]:
 
 
 def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
-    """Every TensorProto anywhere inside ``message``."""
+    """Yield every TensorProto inside ``message``, at any depth."""
     pending: list[Message] = [message]
     while pending:
         current = pending.pop()

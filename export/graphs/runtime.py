@@ -16,7 +16,7 @@ __all__ = ["CPU", "THREADS", "Runtime", "providers_here"]
 
 Arrays = dict[str, NDArray[Any]]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-#: Threads that run a graph.
+#: Number of threads that run a graph.
 THREADS = 1
 
 

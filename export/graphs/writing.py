@@ -23,7 +23,7 @@ class Writing:
 
     def __init__(self, graph: ir.Graph, opset: int, *, suffix: str = "", dtype: np.dtype[Any] | None = None) -> None:
         self.graph = graph
-        #: From one opset to the next, operators take as inputs what they took as attributes.
+        #: Newer opsets take as inputs some values that older ones take as attributes.
         self.opset = opset
         self.dtype = dtype
         self._suffix = suffix
@@ -103,7 +103,8 @@ class Writing:
         given = new
         for index, output in enumerate(self.graph.outputs):
             if output is old:
-                if given.is_graph_input() or given.is_graph_output():  # its own name is taken: a copy takes the other
+                # An input or another output has a name of its own, so a copy of it gets the name of ``old``.
+                if given.is_graph_input() or given.is_graph_output():
                     given = self.insert("Identity", [given], None, old.name or "output")
                     given.shape = old.shape
                 old.name, given.name = self.fresh(f"{old.name}_unfolded"), old.name

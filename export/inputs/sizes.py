@@ -189,7 +189,7 @@ class _Search:
 
     def _smallest(self, d: Dimension, trace: Assignment) -> int:
         step = self.steps[d.name]
-        refused, accepted = -1, trace[d.name] // step  # counted in steps above the rest
+        refused, accepted = -1, trace[d.name] // step  # both are numbers of steps above the rest
         rest = trace[d.name] % step
         while accepted - refused > 1:
             middle = (accepted + refused) // 2

@@ -129,7 +129,7 @@ def as_json(report: ExportReport) -> dict[str, Any]:
     content: dict[str, Any] = dataclasses.asdict(report)
     content["schema"] = 1
     content["published"] = {"form": content["published"].pop("variant"), **content["published"]}
-    for unknown in ("version", "path"):  # of a report that is a file of the version that it describes
+    for unknown in ("version", "path"):  # left out of the file that is part of the version
         if not content[unknown]:
             del content[unknown]
     for entry, fold in zip(content["folding"]["folds"], report.folding.folds, strict=True):

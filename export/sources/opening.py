@@ -1,4 +1,4 @@
-"""Open the network that a person names: the suffix of the source says which kind of origin it is."""
+"""Open the network that the user names; the suffix of the source decides which kind of origin it is."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def _dimension(
     bounds = ranges.get(symbol)
     low = (
         int(bounds.lower) if bounds is not None and int(bounds.lower) > 2 else None
-    )  # 2 is what torch says of any size
+    )  # torch writes the lower bound 2 for any dynamic size
     high = (
         int(bounds.upper)
         if bounds is not None and str(bounds.upper).isdigit() and int(bounds.upper) < 1 << 31
