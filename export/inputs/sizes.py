@@ -246,7 +246,9 @@ def _only(d: Dimension, low: int, step: int) -> str:
     """Return a note on a step that was found; "" where every size works."""
     found = Dimension(d.name, low, d.high, step)
     return (
-        "" if step == 1 else f"the network takes {d.name} in steps of {step} only{_every(found)}; --input says {found}"
+        ""
+        if step == 1
+        else f"the network takes {d.name} in steps of {step} only{_every(found)}; in --input this is {found}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Channel counts are rounded up to the block where only convolutions see the difference."""
+"""Channel counts are rounded up to whole blocks where only convolutions are affected."""
 
 from __future__ import annotations
 

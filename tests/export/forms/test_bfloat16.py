@@ -34,7 +34,7 @@ g (float[2, 3, 1000] x) => (float[2, 3, M] y) <float[3] scales = {1.0, 1.0, 1.29
     b = Cast <to = 1> (a)
     y = Resize <mode = "nearest"> (b, , scales)
 }"""
-#: Only moves values about, which is what the CPU provider can do in bfloat16.
+#: Only moves values, which the CPU provider can do in bfloat16.
 MOVED = """<ir_version: 8, opset_import: ["" : 18]>
 g (int64[N, L] tokens) => (float[N, 4, L] y) {
     a = Gather (table, tokens)

@@ -1,4 +1,4 @@
-"""Reduced precisions, and what a failed proof says: on a graph small enough to be written here."""
+"""Reduced precisions, and the message of a failed proof, on a small graph."""
 
 from __future__ import annotations
 

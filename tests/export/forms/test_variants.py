@@ -20,7 +20,7 @@ from normfold.export.sources.onnx_origin import open_onnx
 pytestmark = pytest.mark.usefixtures("cache")
 
 INPUTS = {"x": np.ones((1, 4), np.float32)}
-#: Two BatchNorms that fold, the second by a carrier: a picture of height 1 can have 8 channels for 7, and keep the 8.
+#: Two BatchNorms that fold, the second by a carrier. Lifted, the 7 channels can be rounded up to 8, and the 8 kept.
 CONVOLUTIONS = """<ir_version: 8, opset_import: ["" : 18]>
 g (float[N, 4, L] x) => (float[N, 4, M] y)
 <float[7,4,3] w1 = {%s}, float[8,7,3] w2 = {%s}, float[4,8,3] w3 = {%s},

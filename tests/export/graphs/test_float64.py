@@ -1,4 +1,4 @@
-"""The float64 answer of a graph, where ONNX's reference evaluator is not to be trusted."""
+"""The float64 answer of a graph, where ONNX's reference evaluator is wrong."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def model(op: str, opset: int, **attributes: int) -> bytes:
 @pytest.mark.parametrize("opset", [11, 12, 13, 20])
 @pytest.mark.parametrize("axis", [None, -1, 0, 1])
 def test_softmax_is_that_of_the_files_opset(op: str, opset: int, axis: int | None) -> None:
-    """Before opset 13 it runs over ``axis`` and all behind it (ONNX operators, Softmax-11); onnxruntime's is the
+    """Before opset 13 it runs over ``axis`` and all axes behind it (ONNX operators, Softmax-11); onnxruntime gives the
     expected value."""
     content = model(op, opset, **({} if axis is None else {"axis": axis}))
     x = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)

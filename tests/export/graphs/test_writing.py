@@ -1,4 +1,4 @@
-"""What is written into a graph has names of its own, keeps those of the values it replaces, and is rounded once."""
+"""New nodes and constants get new names, keep the names of the values that they replace, and are rounded once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report's two written forms hold what the value holds, and nothing in it can break out of the page."""
+"""The JSON and the HTML of a report hold all of its values, and no text in it can break out of the page."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Page(HTMLParser):
 
 
 def table_rows(page: str, title: str) -> dict[str, list[str]]:
-    """The rows of the table whose first column has this title, by their first cell, without the mark-up."""
+    """Return the rows of the table whose first column has this title, by first cell, without mark-up."""
     table = page[page.index(f"<th>{title}</th>") :].partition("</table>")[0]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*)</tr>", table)]
     plain = [[re.sub(r"<[^>]*>", "", cell) for cell in row] for row in rows if row]

@@ -1,4 +1,4 @@
-"""Other people's ONNX files: folded, exported, compared; and the hostile ones, refused before anything reads them."""
+"""ONNX files of other exporters are folded, exported and compared; hostile ones are refused before they are run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from normfold.export.sources.onnx_origin import open_onnx
 
 
 class Net(nn.Module):
-    """What most people write, and a transposed convolution behind it."""
+    """A usual network of convolutions, with a transposed convolution at its end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Net(nn.Module):
 
 @pytest.fixture(scope="module")
 def legacy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of torch's legacy exporter in several opsets, BatchNorms kept."""
+    """Write files with torch's legacy exporter in several opsets, with their BatchNorms."""
     folder = tmp_path_factory.mktemp("legacy")
     for opset in (11, 13, 17):
         torch.onnx.export(

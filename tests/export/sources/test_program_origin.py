@@ -1,4 +1,4 @@
-"""``torch.export`` programs: exported with the same proof, and looked through before torch opens them."""
+"""``torch.export`` programs: exported with the same proof, and checked before torch opens them."""
 
 from __future__ import annotations
 
