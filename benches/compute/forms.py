@@ -56,4 +56,4 @@ def forms(model: ir.Model) -> dict[str, bytes]:
 def published(made: dict[str, bytes], x: NDArray[np.float32]) -> str:
     """Return the name of the variant that the export would publish, by the export's own timing."""
     name = onnx.load_model_from_string(made[FOLDED]).graph.input[0].name
-    return choose(made, {name: x}, remeasure=True).form
+    return choose(made, {name: x}, remeasure=True).variant

@@ -7,7 +7,7 @@ gauge into their weights; every other operator says which gauges of its inputs a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine, Array
+from normfold.export.graphs.writing import Writing
 
 Dim: TypeAlias = int | str | None
 
@@ -144,69 +145,6 @@ class Op:
     def __str__(self) -> str:
         """Its name for a person."""
         return f"'{self.name}' ({self.node.op_type})"
-
-
-class Writing:
-    """What an operator needs to write itself into an ONNX graph."""
-
-    def __init__(self, graph: ir.Graph, dtype: np.dtype[Any], opset: int) -> None:
-        self.graph = graph
-        self.dtype = dtype
-        #: What operators take as attributes and what as inputs changed from one opset to the next.
-        self.opset = opset
-        nodes = list(graph.all_nodes())
-        self._names = {v.name for v in graph.initializers.values()} | {v.name for n in nodes for v in n.outputs}
-        self._names |= {n.name for n in nodes}
-
-    def constant(self, array: Array, like: str, dtype: np.dtype[Any] | None = None) -> ir.Value:
-        """Register an initializer, rounded once to the graph's type, under a name near ``like``."""
-        name, count = like, 0
-        while name in self._names:
-            count += 1
-            name = f"{like}_{count}"
-        self._names.add(name)
-        tensor = ir.Tensor(np.asarray(array, dtype or self.dtype, order="C"), name=name)
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
-        self.graph.register_initializer(value)
-        return value
-
-    def insert(
-        self, op_type: str, inputs: Sequence[ir.Value | None], before: ir.Node | None, like: str, **attributes: Any
-    ) -> ir.Value:
-        """Insert a node before another, or at the end, and return its output value."""
-        node = ir.node(op_type, inputs, attributes=attributes, name=self._fresh(f"{like}_{op_type.lower()}"))
-        node.outputs[0].name = self._fresh(like)
-        node.outputs[0].dtype = ir.DataType.from_numpy(self.dtype)
-        if before is None:
-            self.graph.append(node)
-        else:
-            node.metadata_props.update(before.metadata_props)
-            self.graph.insert_before(before, node)
-        return node.outputs[0]
-
-    def replace(self, tensor: Tensor, new: ir.Value) -> None:
-        """Make everything that reads a tensor's value read another, outputs of the graph and their names included."""
-        old = tensor.value
-        tensor.value = new
-        if old is new:
-            return
-        new.shape = old.shape if new.shape is None else new.shape
-        for i, output in enumerate(self.graph.outputs):
-            if output is old:
-                if new.is_graph_input() or new.is_graph_output():
-                    new = self.insert("Identity", [new], None, old.name or "output")
-                    new.shape = old.shape
-                old.name, new.name = self._fresh(f"{old.name}_unfolded"), old.name
-                self.graph.outputs[i] = new
-        old.replace_all_uses_with(tensor.value)
-
-    def _fresh(self, like: str) -> str:
-        name, count = like, 0
-        while name in self._names:
-            count += 1
-            name = f"{like}_{count}"
-        self._names.add(name)
-        return name
 
 
 @dataclass(eq=False)

@@ -18,11 +18,12 @@ import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine, Array, joined
 from normfold.export.fold.engine.plan import BLOCK_COST, CARRIER_COST, NODE_MACS, OPEN_LENGTH, PASS_MACS, PUT_COST
-from normfold.export.fold.net import Gauges, Net, Op, Refused, Tensor, Widening, Widenings, Writing
+from normfold.export.fold.net import Gauges, Net, Op, Refused, Tensor, Widening, Widenings
 from normfold.export.fold.ops.activations import Scaling
 from normfold.export.fold.ops.joins import Sum
 from normfold.export.fold.ops.linear import Linear
 from normfold.export.fold.ops.moving import Select, Transpose
+from normfold.export.graphs.writing import Writing
 
 
 class ConstantChannels:

@@ -16,10 +16,11 @@ from normfold.export.fold.engine.plan import LEAST_GAIN, LOSS, PUT_COST, Plan, p
 from normfold.export.fold.engine.silence import silence_zero_scales
 from normfold.export.fold.engine.streams import Streams
 from normfold.export.fold.engine.words import refused, went
-from normfold.export.fold.net import Net, Op, Refused, Widening, Writing
+from normfold.export.fold.net import Net, Op, Refused, Widening
 from normfold.export.fold.ops.activations import Bounds, Scaled, Scaling
 from normfold.export.fold.ops.linear import Gates, Linear, Weights
 from normfold.export.fold.report import Fold
+from normfold.export.graphs.writing import Writing
 
 
 @dataclass
@@ -189,10 +190,10 @@ def _survives_rounding(op: Op, params: Any, dtype: np.dtype[Any]) -> None:
 
 def write(folding: Folding, graph: ir.Graph, opset: int) -> None:
     """Write what changed into the graph."""
-    writing = Writing(graph, folding.net.dtype, opset)
+    writing = Writing(graph, opset, dtype=folding.net.dtype)
     for op in folding.net.ops:
         if op.changed:
             writing.dtype = folding.net.dtype_of(op)
             op.write(writing)
     for target in folding.removed:
-        writing.replace(target.outputs[0], target.inputs[0].value)
+        target.outputs[0].value = writing.replace(target.outputs[0].value, target.inputs[0].value)

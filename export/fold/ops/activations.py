@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.export.fold.affine import Affine, Array
-from normfold.export.fold.net import Gauges, Op, Refused, Tensor, Widening, Widenings, Writing
+from normfold.export.fold.net import Gauges, Op, Refused, Tensor, Widening, Widenings
 from normfold.export.fold.ops.linear import Linear, inverse
 from normfold.export.fold.ops.pools import Pooling
+from normfold.export.graphs.writing import Writing
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +158,7 @@ class Scaling(Op):
                 result = graph.insert("Mul", [result, graph.constant(params.scale, f"{like}.scale")], node, like)
             if params.shifts:
                 result = graph.insert("Add", [result, graph.constant(params.shift, f"{like}.shift")], node, like)
-        graph.replace(self.outputs[0], result)
+        self.outputs[0].value = graph.replace(self.outputs[0].value, result)
 
 
 #: What a Max and a Min by channel cost, in passes, and one of them where it leaves a blocked layout: more than a
@@ -349,7 +350,7 @@ class Clamp(Op):
                 result = graph.insert("Max", [result, graph.constant(lo, f"{like}.min")], node, like)
             if np.any(hi != np.inf):
                 result = graph.insert("Min", [result, graph.constant(hi, f"{like}.max")], node, like)
-        graph.replace(self.outputs[0], result)
+        self.outputs[0].value = graph.replace(self.outputs[0].value, result)
 
 
 @dataclass(eq=False)
@@ -410,7 +411,7 @@ class Sloped(Op):
         else:
             slope = self.params.reshape(self.params.shape[1:]) if self.params.shape[0] == 1 else self.params
             result = graph.insert("PRelu", [x, graph.constant(slope, f"{like}.slope")], node, like)
-        graph.replace(self.outputs[0], result)
+        self.outputs[0].value = graph.replace(self.outputs[0].value, result)
 
 
 @dataclass(eq=False)

@@ -17,7 +17,8 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine, Array
-from normfold.export.fold.net import Gauges, Op, Refused, Tensor, Widening, Widenings, Writing
+from normfold.export.fold.net import Gauges, Op, Refused, Tensor, Widening, Widenings
+from normfold.export.graphs.writing import Writing
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from normfold.export.fold.affine import Affine, Array, joined
-from normfold.export.fold.net import Dim, Gauges, Op, Refused, Tensor, Widening, Widenings, Writing
+from normfold.export.fold.net import Dim, Gauges, Op, Refused, Tensor, Widening, Widenings
 from normfold.export.fold.ops.linear import Linear
+from normfold.export.graphs.writing import Writing
 
 
 @dataclass(eq=False)

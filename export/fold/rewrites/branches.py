@@ -10,6 +10,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from normfold.export.graphs.constants import Constants
+from normfold.export.graphs.names import Names
 
 
 def take_branches(model: ir.Model) -> int:
@@ -34,36 +35,27 @@ def take_branches(model: ir.Model) -> int:
 
 def _inline(branch: ir.Graph, node: ir.Node, graph: ir.Graph) -> None:
     """Move what a branch holds before its If, under names that are new, and let it give what the If gave."""
-    taken = {v.name for n in graph.all_nodes() for v in n.outputs} | {v.name for v in graph.inputs}
-    taken |= set(graph.initializers) | {n.name for n in graph.all_nodes()}
+    names = Names(graph)
     for value in list(branch.initializers.values()):
         branch.initializers.pop(value.name or "")
-        value.name = _fresh(f"{node.name}.{value.name}", taken)
+        value.name = names.fresh(f"{node.name}.{value.name}")
         graph.register_initializer(value)
     outputs = list(branch.outputs)
     nodes = list(branch)
     branch.outputs.clear()
     branch.remove(nodes)
     for inner in nodes:
-        inner.name = _fresh(f"{node.name}.{inner.name}", taken)
+        inner.name = names.fresh(f"{node.name}.{inner.name}")
         for value in inner.outputs:
-            value.name = _fresh(f"{node.name}.{value.name}", taken)
+            value.name = names.fresh(f"{node.name}.{value.name}")
     graph.insert_before(node, nodes)
     for old, new in zip(node.outputs, outputs, strict=True):
         if old.is_graph_output() or new.producer() not in nodes:  # the branch gives what is there without it
-            same = ir.node("Identity", [new], name=_fresh(f"{node.name}_{old.name}", taken))
+            same = ir.node("Identity", [new], name=names.fresh(f"{node.name}_{old.name}"))
             graph.insert_before(node, [same])
             new = same.outputs[0]
-        name, old.name = old.name, _fresh(f"{old.name}_was", taken)
+        name, old.name = old.name, names.fresh(f"{old.name}_was")
         new.name = name
         new.type = new.type or old.type
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     graph.remove(node, safe=True)
-
-
-def _fresh(name: str, taken: set[str | None]) -> str:
-    number, fresh = 2, name
-    while fresh in taken:
-        number, fresh = number + 1, f"{name}_{number}"
-    taken.add(fresh)
-    return fresh

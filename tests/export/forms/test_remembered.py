@@ -52,7 +52,7 @@ def test_what_was_measured_is_taken_from_memory_to_the_last_bit(cache: Path) -> 
 )
 def test_a_measurement_of_anything_else_is_made(cache: Path, other: Subject) -> None:
     measured_once(SUBJECT, lambda: TAKEN)
-    fresh = Measurement(dict.fromkeys(other.forms, 7.0), 11, "folded")
+    fresh = Measurement(dict.fromkeys(other.variants, 7.0), 11, "folded")
     assert measured_once(other, lambda: fresh) == fresh
 
 
