@@ -1,4 +1,4 @@
-"""Readers of activations, and of what leaves every number as it is."""
+"""Readers of activations, and of operators that leave every number as it is."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from normfold.export.fold.net import Op
-from normfold.export.fold.ops.activations import Activation, Bounds, Clamp, Same, Sloped
-from normfold.export.fold.reading.node import Node, NotKnown, Reader
+from normfold.export.fold.ops.activations import Activation, Same, Sloped
+from normfold.export.fold.ops.clamps import Bounds, Clamp
+from normfold.export.fold.reading.node import NodeView, NotKnown, Reader
 
 
-def _relu(n: Node) -> Op:
+def _relu(n: NodeView) -> Op:
     return Clamp(params=_bounds(n.rank(), 0.0, np.inf), **n.parts())
 
 
-def _clip(n: Node) -> Op:
+def _clip(n: NodeView) -> Op:
     lo, hi = n.attribute("min"), n.attribute("max")
     for index in (1, 2):
         if n.has(index):
@@ -28,7 +29,7 @@ def _clip(n: Node) -> Op:
     return Clamp(params=_bounds(n.rank(), -np.inf if lo is None else lo, np.inf if hi is None else hi), **n.parts())
 
 
-def _max(n: Node) -> Op:
+def _max(n: NodeView) -> Op:
     places = n.computed()
     if len(n.node.inputs) != 2 or len(places) != 1:
         raise NotKnown
@@ -47,28 +48,28 @@ def _max(n: Node) -> Op:
 
 def _bounds(rank: int, lo: Any, hi: Any) -> Bounds:
     a, b = np.asarray(lo, np.float64), np.asarray(hi, np.float64)
-    a = np.minimum(a, b)  # where they cross, every entry becomes the upper one
+    a = np.minimum(a, b)  # where the bounds cross, every entry becomes the upper one
     return Bounds(a.reshape((1,) * (rank - a.ndim) + a.shape), b.reshape((1,) * (rank - b.ndim) + b.shape))
 
 
-def _leaky_relu(n: Node) -> Op:
+def _leaky_relu(n: NodeView) -> Op:
     return Sloped(params=np.full((1,) * n.rank(), float(n.attribute("alpha", np.float32(0.01)))), **n.parts())
 
 
-def _prelu(n: Node) -> Op:
+def _prelu(n: NodeView) -> Op:
     slope = n.constant(1)
     if slope is None or slope.ndim > n.rank() or n.computed() != [0]:
         raise NotKnown
     return Sloped(params=slope.astype(np.float64).reshape((1,) * (n.rank() - slope.ndim) + slope.shape), **n.parts())
 
 
-def _cast(n: Node) -> Op:
+def _cast(n: NodeView) -> Op:
     if n.tensor(0).value.dtype != n.tensor_out().value.dtype or n.tensor(0).value.dtype is None:
         raise NotKnown
     return Same(**n.parts())
 
 
-def _same(n: Node) -> Op:
+def _same(n: NodeView) -> Op:
     if n.type == "Dropout":
         training = n.constant(2) if n.has(2) else np.array(False)
         if training is None or training.any() or not n.only_first_read():
@@ -78,56 +79,56 @@ def _same(n: Node) -> Op:
     return Same(**parts)
 
 
-def _at(function: Callable[[np.float64], Any]) -> Callable[[Node], Op]:
-    def read(n: Node) -> Op:
+def _at(function: Callable[[np.float64], Any]) -> Callable[[NodeView], Op]:
+    def read(n: NodeView) -> Op:
         return _activation(n, function)
 
     return read
 
 
-def _activation(n: Node, function: Callable[[np.float64], Any]) -> Op:
+def _activation(n: NodeView, function: Callable[[np.float64], Any]) -> Op:
     if n.computed() != [0]:
         raise NotKnown
 
     def at(v: float) -> float:
-        with np.errstate(all="ignore"):  # what overflows is no constant that could be used
+        with np.errstate(all="ignore"):  # a constant that overflows cannot be used
             return float(function(np.float64(v)))
 
     return Activation(function=at, **n.parts())
 
 
-def _elu(n: Node) -> Op:
+def _elu(n: NodeView) -> Op:
     alpha = n.attribute("alpha", 1.0)
     return _activation(n, lambda v: v if v > 0 else alpha * np.expm1(v))
 
 
-def _celu(n: Node) -> Op:
+def _celu(n: NodeView) -> Op:
     alpha = n.attribute("alpha", 1.0)
     return _activation(n, lambda v: v if v > 0 else alpha * np.expm1(v / alpha))
 
 
-def _selu(n: Node) -> Op:
+def _selu(n: NodeView) -> Op:
     alpha, gamma = n.attribute("alpha", 1.67326319217681884765625), n.attribute("gamma", 1.05070102214813232421875)
     return _activation(n, lambda v: gamma * (v if v > 0 else alpha * np.expm1(v)))
 
 
-def _gelu(n: Node) -> Op:
+def _gelu(n: NodeView) -> Op:
     if n.attribute("approximate", "none") == "tanh":
         return _activation(n, lambda v: 0.5 * v * (1 + np.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))))
     return _activation(n, lambda v: 0.5 * v * (1 + math.erf(v / math.sqrt(2))))
 
 
-def _swish(n: Node) -> Op:
+def _swish(n: NodeView) -> Op:
     alpha = n.attribute("alpha", 1.0)
     return _activation(n, lambda v: v * _sigmoid(alpha * v))
 
 
-def _hard_sigmoid(n: Node) -> Op:
+def _hard_sigmoid(n: NodeView) -> Op:
     alpha, beta = n.attribute("alpha", 0.2), n.attribute("beta", 0.5)
     return _activation(n, lambda v: np.clip(alpha * v + beta, 0, 1))
 
 
-def _thresholded(n: Node) -> Op:
+def _thresholded(n: NodeView) -> Op:
     alpha = n.attribute("alpha", 1.0)
     return _activation(n, lambda v: v if v > alpha else 0.0)
 
@@ -140,7 +141,7 @@ def _softplus(v: np.float64) -> Any:
     return np.logaddexp(0.0, v)
 
 
-#: Clamps, activations of two slopes, smooth ones, and none at all.
+#: Clamps, activations of two slopes, smooth activations, and identities.
 READERS: dict[str, Reader] = {
     "Relu": _relu,
     "Clip": _clip,

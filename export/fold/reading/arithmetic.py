@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from normfold.export.fold.affine import Affine, batchnorm
 from normfold.export.fold.net import Op
-from normfold.export.fold.ops.activations import Same, Scaled, Scaling
+from normfold.export.fold.ops.activations import Same
 from normfold.export.fold.ops.joins import Product, Sum
-from normfold.export.fold.reading.node import Node, NotKnown, Reader
+from normfold.export.fold.ops.scaling import Scaled, Scaling
+from normfold.export.fold.reading.node import NodeView, NotKnown, Reader
 
 
-def _batchnorm(n: Node) -> Op:
+def _batchnorm(n: NodeView) -> Op:
     constants = [n.constant(i) for i in range(1, 5)]
     if n.attribute("training_mode", 0) or any(c is None for c in constants) or not n.only_first_read():
         raise NotKnown
@@ -35,7 +36,7 @@ def _batchnorm(n: Node) -> Op:
     return Scaling(params=params, target=True, is_batchnorm=True, cancels=cancels, makes=makes, **parts)
 
 
-def _arithmetic(n: Node) -> Op:
+def _arithmetic(n: NodeView) -> Op:
     places = n.computed()
     if len(places) == 2 and len(n.node.inputs) == 2:
         if n.type in ("Add", "Sub"):
@@ -53,7 +54,7 @@ def _arithmetic(n: Node) -> Op:
     shape = n.tensor(place).shape
     assert shape is not None
     if any(size > 1 and shape[axis] != size for axis, size in enumerate(c.shape)):
-        raise NotKnown  # the constant is the larger: the result is another shape
+        raise NotKnown  # the constant is larger, so the result has another shape
     if n.type == "Add":
         affine = Affine.of(1.0, c)
     elif n.type == "Sub":
@@ -81,7 +82,7 @@ def _at_least(part: NDArray[Any], rank: int) -> tuple[int, ...]:
     return (1,) * (rank - part.ndim) + part.shape
 
 
-def _sum(n: Node) -> Op:
+def _sum(n: NodeView) -> Op:
     places = n.computed()
     if len(places) != len(n.node.inputs):
         raise NotKnown
@@ -90,7 +91,7 @@ def _sum(n: Node) -> Op:
     return Sum(signs=(1,) * len(places), **n.parts(places))
 
 
-#: By a constant an affine, by another tensor a sum or a product.
+#: With a constant they are affines, with another tensor sums or products.
 READERS: dict[str, Reader] = {
     "BatchNormalization": _batchnorm,
     "Add": _arithmetic,

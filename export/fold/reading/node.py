@@ -1,4 +1,4 @@
-"""A node of an ONNX graph as its reader sees it."""
+"""A node of an ONNX graph, as its reader sees it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from normfold.export.fold.reading import Reading
 
 
-class Node:
-    """One node with what its reader asks of it: attributes, constants, tensors."""
+class NodeView:
+    """One node, with the attributes, constants and tensors that its reader asks for."""
 
     def __init__(self, node: ir.Node, reading: Reading) -> None:
         self.node = node
@@ -33,11 +33,11 @@ class Node:
         return self._reading.constants.get(self.node.inputs[index]) if index < len(self.node.inputs) else None
 
     def integers(self, index: int) -> list[int | None] | None:
-        """Return a vector of integers that an input holds, None for those that are computed."""
+        """Return the integers that an input holds, None for each that is computed; None where nothing is known."""
         return self._reading.constants.integers(self.node.inputs[index]) if index < len(self.node.inputs) else None
 
     def has(self, index: int) -> bool:
-        """Whether an input is given at all."""
+        """Whether an input is given."""
         return index < len(self.node.inputs) and self.node.inputs[index] is not None
 
     def computed(self) -> list[int]:
@@ -45,11 +45,11 @@ class Node:
         return [i for i, v in enumerate(self.node.inputs) if v is not None and self._reading.constants.get(v) is None]
 
     def only_first_read(self) -> bool:
-        """Whether nothing reads its outputs but the first."""
+        """Whether only the first of its outputs is read."""
         return not any(v.uses() or v.is_graph_output() for v in self.node.outputs[1:])
 
     def channels_kept(self) -> bool:
-        """Whether the output has as many channels as the input, as its shape or the convolution behind it tells."""
+        """Whether the output has as many channels as the input, according to its shape or the convolution behind it."""
         x, y = self.tensor(0), self.tensor_out()
         if x.shape is None or len(x.shape) < 3 or not isinstance(x.shape[1], int):
             return False
@@ -89,7 +89,7 @@ class Node:
         return len(shape)
 
     def parts(self, data: Sequence[int] = (0,)) -> dict[str, Any]:
-        """Return node, name, inputs and outputs for an operator that computes from the given inputs."""
+        """Return node, name, inputs and outputs of an operator that computes from the given inputs."""
         return {
             "node": self.node,
             "name": self._reading.name(self.node),
@@ -99,8 +99,8 @@ class Node:
 
 
 class NotKnown(Exception):
-    """The node is of a form that its reader does not know: it is read as an operator that nothing passes."""
+    """A reader does not know this form of its node, which is then read as an operator that nothing passes."""
 
 
-#: Returns the operator that a node is, or raises NotKnown.
-Reader: TypeAlias = Callable[[Node], Op]
+#: A reader returns the operator of a node, or raises NotKnown.
+Reader: TypeAlias = Callable[[NodeView], Op]
