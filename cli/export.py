@@ -124,15 +124,15 @@ def export(
             opset=opset,
             precision=dtype or quantize,
             even_if_slower=even_if_slower,
-            form=form,
+            variant=form,
             remeasure=remeasure,
         )
         with redirect_stdout(sys.stderr):  # what the user's code prints on import is not our output
             report = export_model(request, progress)
     if as_json:
-        from normfold.export.publishing.report import as_json as jsonable
+        from normfold.export.publishing import report as reports
 
-        click.echo(json.dumps(jsonable(report), indent=2))
+        click.echo(json.dumps(reports.as_json(report), indent=2))
     else:
         print_report(report, console, f"normfold serve --repository {repository}")
 

@@ -30,6 +30,7 @@ def errors_as_messages(debug: bool) -> Iterator[None]:
             "onnx_ir",
             "onnxscript",
             "safetensors",
+            "jinja2",
         ):
             raise
         raise click.ClickException(
@@ -65,25 +66,25 @@ def print_report(report: ExportReport, console: Console, next_command: str) -> N
     from rich.markup import escape
     from rich.table import Table
 
-    from normfold.export.publishing.report import chosen, forms
+    from normfold.export.publishing.report import chosen, columns
 
     worst = report.verification.worst
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
-    columns = forms(report)
-    for _ in columns:
+    shown = columns(report)
+    for _ in shown:
         table.add_column()
-    table.add_row("", *(c.title for c in columns))
-    table.add_row("BatchNorms", *(str(c.batchnorms) for c in columns))
-    table.add_row("nodes", *(str(c.nodes) for c in columns))
-    table.add_row("parameters", *(f"{c.parameters:,}" for c in columns))
-    table.add_row("size", *(_size(c.bytes) for c in columns))
-    times = [f"{c.median_ms:.3f} ms" for c in columns]
+    table.add_row("", *(c.title for c in shown))
+    table.add_row("BatchNorms", *(str(c.batchnorms) for c in shown))
+    table.add_row("nodes", *(str(c.nodes) for c in shown))
+    table.add_row("parameters", *(f"{c.parameters:,}" for c in shown))
+    table.add_row("size", *(_size(c.bytes) for c in shown))
+    times = [f"{c.median_ms:.3f} ms" for c in shown]
     table.add_row("run time", *times[:-1], f"{times[-1]}  ({report.timing.shapes}, 1 thread)")
     console.print(f"[bold]{escape(report.source)}[/bold]  {escape(', '.join(report.inputs))}")
     console.print(table)
     console.print(escape(chosen(report)))
-    if report.published.form in ("unfolded", "blocked"):
+    if report.published.variant in ("unfolded", "blocked"):
         console.print("what folding does in the folded form, which is not the published one:")
     for fold in report.folding.folds:
         stayed = "what is left of it stayed" if fold.how else "stayed"

@@ -71,8 +71,8 @@ def fold(
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("import the graph tools")
         from normfold.export.onnx_fold import fold_file, write_whole
+        from normfold.export.publishing import report as reports
         from normfold.export.publishing.html_report import as_html
-        from normfold.export.publishing.report import as_json as jsonable
 
         report = fold_file(
             source,
@@ -80,11 +80,11 @@ def fold(
             inputs=inputs,
             samples=samples,
             overwrite=overwrite,
-            form=form,
+            variant=form,
             remeasure=remeasure,
             progress=progress,
         )
-        whole = json.dumps(jsonable(report), indent=2) + "\n"
+        whole = json.dumps(reports.as_json(report), indent=2) + "\n"
         if written is not None:
             write_whole(target.with_suffix(f".{written}"), (as_html(report) if written == "html" else whole).encode())
     if as_json:

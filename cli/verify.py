@@ -17,7 +17,7 @@ from normfold.cli.exporting import errors_as_messages, steps
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from normfold.export.inputs.samples import Sample
+    from normfold.export.inputs.samples import SampleFile
     from normfold.export.proof.compare import Side
     from normfold.export.proof.verify import Verification
 
@@ -91,7 +91,7 @@ def verify(
 
 
 def _sides(
-    texts: tuple[str, str], weights: list[Path], inputs: tuple[str, ...], samples: list[Sample]
+    texts: tuple[str, str], weights: list[Path], inputs: tuple[str, ...], samples: list[SampleFile]
 ) -> tuple[Side, Side]:
     """Open both; where ``inputs`` is empty, code, which does not say its own, takes those that the other side says."""
     if _is_code(texts[0]) and not _is_code(texts[1]):
@@ -110,9 +110,10 @@ def _is_code(text: str) -> bool:
     return not _is_file(text) and (_SERVED.match(text) is None or Path(text).exists())
 
 
-def _side(text: str, weights: list[Path], inputs: tuple[str, ...], samples: list[Sample]) -> Side:
+def _side(text: str, weights: list[Path], inputs: tuple[str, ...], samples: list[SampleFile]) -> Side:
     from normfold.export.proof.compare import Side
-    from normfold.export.sources.origin import Request, open_origin
+    from normfold.export.sources.opening import open_origin
+    from normfold.export.sources.origin import Request
 
     served = _SERVED.match(text)
     if served is not None and not Path(text).exists():

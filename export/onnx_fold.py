@@ -1,4 +1,4 @@
-"""Fold someone else's ONNX file into another file, with the proof; the opset stays as it is."""
+"""Fold an ONNX file of any exporter into another file, with the proof; the opset stays as it is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from normfold.export.capture.capture import DEFAULT_OPSET
 from normfold.export.errors import PublishError, SourceError
-from normfold.export.forms.variants import AUTO, check_form
+from normfold.export.forms.variants import AUTO, check_variant
 from normfold.export.inputs.samples import fit, read_sample
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.pipeline import Progress, fold_and_prove
@@ -28,16 +28,16 @@ def fold_file(
     inputs: Sequence[str] = (),
     samples: Sequence[Path] = (),
     overwrite: bool = False,
-    form: str = AUTO,
+    variant: str = AUTO,
     remeasure: bool = False,
     progress: Progress = lambda step: None,
 ) -> ExportReport:
     """Fold ``source`` into ``target`` and return the report. Raises ExportError; then ``target`` is as it was.
 
-    inputs give ranges to dimensions that the file leaves open; samples are more inputs to prove with; form and
+    inputs give ranges to dimensions that the file leaves open; samples are more inputs to prove with; variant and
     remeasure are those of :class:`normfold.export.pipeline.ExportRequest`.
     """
-    check_form(form)
+    check_variant(variant)
     if source.suffix != ".onnx":
         raise SourceError(f"'{source}' is not an .onnx file; for a PyTorch network use normfold export")
     if target.exists() and not overwrite:
@@ -48,7 +48,7 @@ def fold_file(
     origin = open_onnx(source, parse_inputs(inputs), opset=None)
     files = [read_sample(path) for path in samples]
     cases = [Case("sample", f.name, fit(f, origin.specs)) for f in files]
-    folded = fold_and_prove(origin, cases, target.stem, DEFAULT_OPSET, progress, form=form, remeasure=remeasure)
+    folded = fold_and_prove(origin, cases, target.stem, DEFAULT_OPSET, progress, variant=variant, remeasure=remeasure)
     progress("write")
     write_whole(target, folded.content)
     return replace(folded.report, model=target.stem, path=str(target))

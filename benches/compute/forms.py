@@ -55,4 +55,4 @@ def forms(model: ir.Model) -> dict[str, bytes]:
 def published(made: dict[str, bytes], x: NDArray[np.float32]) -> str:
     """Return the name of the form that the export would publish, timed as it times."""
     name = onnx.load_model_from_string(made[FOLDED]).graph.input[0].name
-    return choose(made, {name: x}, remeasure=True).form
+    return choose(made, {name: x}, remeasure=True).variant

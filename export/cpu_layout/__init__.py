@@ -13,12 +13,12 @@ import onnx_ir.passes.common as passes
 from normfold.export.cpu_layout.axes import LIFTED, TURNED
 from normfold.export.cpu_layout.blocked import hold_constants, write_blocked
 from normfold.export.cpu_layout.region import turn
-from normfold.export.cpu_layout.round_channels import widen
+from normfold.export.cpu_layout.round_channels import round_up
 from normfold.export.cpu_layout.views import join_views
 from normfold.export.fold import FoldReport, fold
 from normfold.export.graphs.shapes import infer_shapes
 
-__all__ = ["fold_in_blocks", "lift", "lift_and_widen"]
+__all__ = ["fold_in_blocks", "lift", "lift_and_round"]
 
 
 def lift(model: ir.Model) -> bool:
@@ -36,10 +36,10 @@ def lift(model: ir.Model) -> bool:
     return changed > 0
 
 
-def lift_and_widen(model: ir.Model) -> bool:
+def lift_and_round(model: ir.Model) -> bool:
     """The same, and round channel counts up to the block, in place; return whether any was."""
     lift(model)
-    return widen(model)
+    return round_up(model)
 
 
 def fold_in_blocks(model: ir.Model) -> FoldReport:
@@ -48,7 +48,7 @@ def fold_in_blocks(model: ir.Model) -> FoldReport:
     """
     lift(model)
     report = fold(model)
-    lift_and_widen(model)
+    lift_and_round(model)
     return report
 
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.cpu_layout.node import Node
-from normfold.export.cpu_layout.writing import Writing
+from normfold.export.graphs.node import NodeView
+from normfold.export.graphs.writing import Writing
 
 __all__ = ["after_pool", "before_concat", "gelu"]
 
@@ -19,7 +19,7 @@ RISING = frozenset({"Elu", "Celu", "Selu", "Softplus", "Softsign"})
 FUSED = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid"})
 
 
-def gelu(node: Node, writing: Writing) -> list[ir.Node] | None:
+def gelu(node: NodeView, writing: Writing) -> list[ir.Node] | None:
     """x · (½ · (1 + erf(x / √2))) = (x · (1 + erf(x / √2))) · ½, in which onnxruntime knows a GELU.
 
     It has one kernel for the whole, which keeps the blocked layout; torch's exporter writes the first form. √2 may be
@@ -35,7 +35,7 @@ def gelu(node: Node, writing: Writing) -> list[ir.Node] | None:
             continue
         if x.shape is None or whole is None or len(x.shape) != len(whole):
             continue
-        half, one, root = (writing.constant(np.array(v, np.float32)) for v in (0.5, 1, ROOT))
+        half, one, root = (writing.shared(np.array(v, np.float32)) for v in (0.5, 1, ROOT))
         written = [writing.node("Div", [x, root])]
         for operator, inputs in (("Erf", ()), ("Add", (one,)), ("Mul", (x,)), ("Mul", (half,))):
             written.append(writing.node(operator, [written[-1].outputs[0], *inputs]))
@@ -45,7 +45,7 @@ def gelu(node: Node, writing: Writing) -> list[ir.Node] | None:
     return None
 
 
-def _beside(node: ir.Node | None, number: float, operator: str, reading: Node) -> ir.Node | None:
+def _beside(node: ir.Node | None, number: float, operator: str, reading: NodeView) -> ir.Node | None:
     """The node of one kind that gives one input of ``node``, whose other is ``number``."""
     if node is not None:
         for place in (0, 1):
@@ -55,7 +55,7 @@ def _beside(node: ir.Node | None, number: float, operator: str, reading: Node) -
     return None
 
 
-def _over_root(value: ir.Value | None, x: ir.Value, reading: Node) -> bool:
+def _over_root(value: ir.Value | None, x: ir.Value, reading: NodeView) -> bool:
     """Whether a value is x / √2, and its constant float32."""
     if (divided := _only(value, "Div")) is not None:
         return divided.inputs[0] is x and _is(reading.scalar(divided.inputs[1]), ROOT)
@@ -78,7 +78,7 @@ def _only(value: ir.Value | None, operator: str) -> ir.Node | None:
     return producer if len(value.uses()) == 1 and not value.is_graph_output() else None
 
 
-def after_pool(node: Node, writing: Writing) -> list[ir.Node] | None:
+def after_pool(node: NodeView, writing: Writing) -> list[ir.Node] | None:
     """maxpool(f(x)) = f(maxpool(x)) for f that never falls, read by the pool alone: f of fewer entries.
 
     Every window holds an entry of x: it is not dilated, nothing is padded by as much as the window, and a size that is
@@ -105,7 +105,7 @@ def after_pool(node: Node, writing: Writing) -> list[ir.Node] | None:
     return [pool, after]
 
 
-def before_concat(node: Node, writing: Writing) -> list[ir.Node] | None:
+def before_concat(node: NodeView, writing: Writing) -> list[ir.Node] | None:
     """f(concat(conv(x), conv(x'), …)) = concat(f(conv(x)), f(conv(x')), …), each read by the next alone.
 
     Every convolution then takes f in, where it was a pass over all that they give. As folding leaves an Inception
@@ -115,7 +115,7 @@ def before_concat(node: Node, writing: Writing) -> list[ir.Node] | None:
     if joined is None or any(_only(value, "Conv") is None for value in joined.inputs):
         return None
     held = node.node.inputs[1:]
-    if any(node.of(value) is None for value in held if value is not None):
+    if any(node.held(value) is None for value in held if value is not None):
         return None
     written = []
     for value in joined.inputs:

@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LIFTED", "TURNED", "Form"]
+__all__ = ["LIFTED", "TURNED", "AxisOrder"]
 
 Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
-class Form:
+class AxisOrder:
     """How the axes of a value of ``rank`` axes stand in its other form, which always has four."""
 
     name: str
@@ -60,5 +60,5 @@ class Form:
         return np.ascontiguousarray(full)
 
 
-LIFTED = Form("lifted", 3, (0, 1, 3))
-TURNED = Form("turned", 4, (0, 1, 3, 2))
+LIFTED = AxisOrder("lifted", 3, (0, 1, 3))
+TURNED = AxisOrder("turned", 4, (0, 1, 3, 2))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.cpu_layout.node import Node
-from normfold.export.cpu_layout.writing import Writing
+from normfold.export.graphs.node import NodeView
+from normfold.export.graphs.writing import Writing
 
 __all__ = ["exchanged"]
 
 
-def exchanged(node: Node, writing: Writing) -> list[ir.Node] | None:
+def exchanged(node: NodeView, writing: Writing) -> list[ir.Node] | None:
     """(x ∗ u[f]) ∗ v[o] + b = (x ∗ v[o]) ∗ u[f(o)] + b' for u along W and v along H, as EEGNet has them.
 
         b'[o] = b[o] + b_u[f(o)] · Σ v[o]
@@ -25,7 +25,7 @@ def exchanged(node: Node, writing: Writing) -> list[ir.Node] | None:
     if middle is None or first is None or first.op_type != "Conv" or first.domain not in ("", "ai.onnx"):
         return None
     along_given = first.inputs[2] if len(first.inputs) > 2 else None
-    along, along_bias = node.of(first.inputs[1]), node.of(along_given)
+    along, along_bias = node.held(first.inputs[1]), node.held(along_given)
     across, across_bias = node.constant(1), node.constant(2)
     x = first.inputs[0]
     if x is None or along is None or across is None or len(middle.uses()) != 1 or middle.is_graph_output():
@@ -55,8 +55,8 @@ def exchanged(node: Node, writing: Writing) -> list[ir.Node] | None:
     bias = np.zeros(made) if across_bias is None else across_bias.astype(np.float64)
     if along_bias is not None:
         bias = bias + np.repeat(along_bias.astype(np.float64), each) * across.astype(np.float64).sum((1, 2, 3))
-    weight = writing.constant(np.repeat(along, each, axis=0), like=first.inputs[1])
-    last = writing.node("Conv", [read.outputs[0], weight, writing.constant(bias.astype(along.dtype), like=weight)])
+    weight = writing.shared(np.repeat(along, each, axis=0), like=first.inputs[1])
+    last = writing.node("Conv", [read.outputs[0], weight, writing.shared(bias.astype(along.dtype), like=weight)])
     last.attributes.update(first.attributes)
     last.attributes["group"] = ir.AttrInt64("group", made)
     return [read, last]

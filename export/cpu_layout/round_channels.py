@@ -10,17 +10,20 @@ folding leaves other counts, by a carrier channel or by channels that it takes o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
+from numpy.typing import NDArray
 
 from normfold.export.cpu_layout.channel_runs import Run, Runs
-from normfold.export.cpu_layout.node import Array
-from normfold.export.cpu_layout.writing import Writing
 from normfold.export.graphs.constants import Constants
+from normfold.export.graphs.writing import Writing
 
-__all__ = ["BLOCK", "widen"]
+__all__ = ["BLOCK", "round_up"]
+
+Array = NDArray[Any]
 
 #: Channels of a block on processors with AVX2 and NEON; AVX-512 takes two at a time.
 BLOCK = 8
@@ -28,13 +31,13 @@ BLOCK = 8
 MOST = 1.25
 
 
-def widen(model: ir.Model) -> bool:
+def round_up(model: ir.Model) -> bool:
     """Round channel counts up, in place, where everything that a value meets allows it; return whether any was.
 
     Shapes are known; values of other than four axes stay as they are.
     """
     graph, opset = model.graph, model.opset_imports.get("", 18)
-    constants, writing = Constants(graph, opset), Writing(graph, opset, "widened")
+    constants, writing = Constants(graph, opset), Writing(graph, opset, suffix="widened")
     runs = Runs(graph, constants)
     for run in runs.free:
         wide = -(-run.channels // BLOCK) * BLOCK
@@ -46,7 +49,7 @@ def widen(model: ir.Model) -> bool:
             value = node.inputs[index]
             held = constants.get(value)
             assert held is not None
-            node.replace_input_with(index, writing.constant(_spread(held, axis, of), like=value))
+            node.replace_input_with(index, writing.shared(_spread(held, axis, of), like=value))
     for value, of in wider.items():
         assert value.shape is not None
         wide = sum(run.wide for run in of)

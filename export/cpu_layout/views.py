@@ -16,8 +16,8 @@ from collections.abc import Hashable
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.cpu_layout.writing import Writing
 from normfold.export.graphs.constants import Constants
+from normfold.export.graphs.writing import Writing
 
 __all__ = ["join_views"]
 
@@ -29,7 +29,7 @@ Dims = list[Hashable]
 
 def join_views(graph: ir.Graph, opset: int) -> int:
     """Carry this out on the main graph, in place; return how many nodes were replaced."""
-    constants, writing = Constants(graph, opset), Writing(graph, opset, "joined")
+    constants, writing = Constants(graph, opset), Writing(graph, opset, suffix="joined")
     changed = 0
     for node in list(graph):
         if node.domain not in ("", "ai.onnx"):
@@ -66,7 +66,8 @@ def _joined(node: ir.Node, graph: ir.Graph, constants: Constants, writing: Writi
         return 0
     alone = all(len(view.outputs[0].uses()) == 1 and not view.outputs[0].is_graph_output() for view in chain[1:])
     if alone and (reduced := _without_axes(start, before, after, constants, writing)):
-        return _replace(node, [reduced], graph, len(chain))
+        writing.exchange(node, [reduced])
+        return len(chain)
     if before == after and not output.is_graph_output():
         ir.convenience.replace_all_uses_with(output, start)
         graph.remove(node, safe=True)
@@ -74,7 +75,10 @@ def _joined(node: ir.Node, graph: ir.Graph, constants: Constants, writing: Writi
     if len(chain) == 1 and not _computed(node, constants):
         return 0
     whole = _view(start, before, after, writing)
-    return _replace(node, [whole], graph, len(chain)) if whole is not None else 0
+    if whole is None:
+        return 0
+    writing.exchange(node, [whole])
+    return len(chain)
 
 
 def _viewed(view: ir.Node, dims: Dims | None, constants: Constants) -> Dims | None:
@@ -115,7 +119,7 @@ def _view(start: ir.Value, before: Dims, after: Dims, writing: Writing) -> ir.No
     target = [0 if kept else d if isinstance(d, int) else -1 for d, kept in zip(after, same, strict=True)]
     if target.count(-1) > 1 or 0 in before or 0 in after:
         return None
-    return writing.node("Reshape", [start, writing.constant(np.array(target, np.int64))])
+    return writing.node("Reshape", [start, writing.shared(np.array(target, np.int64))])
 
 
 def _dropped(long: Dims, short: Dims) -> list[int] | None:
@@ -170,20 +174,8 @@ def _behind_concat(node: ir.Node, graph: ir.Graph, constants: Constants, writing
     joined.outputs[0].type, whole = node.outputs[0].type, node.outputs[0].shape
     if whole is not None:
         joined.outputs[0].shape = ir.Shape([1 if a in axes else whole[kept.index(a)] for a in range(rank)])
-    return _replace(node, [joined, writing.over_axes("Squeeze", joined.outputs[0], axes)], graph, 1)
-
-
-def _replace(node: ir.Node, nodes: list[ir.Node], graph: ir.Graph, count: int) -> int:
-    """Put nodes in the place of one, the last of which gives its value; return ``count``."""
-    old, new = node.outputs[0], nodes[-1].outputs[0]
-    graph.insert_before(node, nodes)
-    name = old.name
-    new.shape, new.type = old.shape, old.type
-    old.name = f"{name}_was"
-    new.name = name
-    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
-    return count
+    writing.exchange(node, [joined, writing.over_axes("Squeeze", joined.outputs[0], axes)])
+    return 1
 
 
 def _dims(value: ir.Value | None) -> Dims | None:

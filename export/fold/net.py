@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.channels import AddedChannel, RemovedChannels
 from normfold.export.fold.ranges import Range
-from normfold.export.fold.writing import GraphWriter
+from normfold.export.graphs.writing import Writing
 
 Dim: TypeAlias = int | str | None
 Index: TypeAlias = NDArray[np.int64]
@@ -82,10 +82,9 @@ class Tensor:
         """Return its gauge, the identity where none was set."""
         return gauges[self] if self in gauges else Affine.identity(self.rank)
 
-    def become(self, value: ir.Value, graph: GraphWriter) -> None:
+    def become(self, value: ir.Value, graph: Writing) -> None:
         """Let another value of the graph take this tensor's place."""
-        graph.replace(self.value, value)
-        self.value = value
+        self.value = graph.replace(self.value, value)
 
 
 class Gauges(dict[Tensor, Affine]):
@@ -267,7 +266,7 @@ class Op:
         """Return the shape of its only output where shape inference found none; None where it cannot be known."""
         return None
 
-    def write(self, graph: GraphWriter) -> None:
+    def write(self, graph: Writing) -> None:
         """Write the params into the graph's node; called only where they changed."""
 
 

@@ -1,4 +1,4 @@
-"""The machine that run times are measured on, as far as they depend on it."""
+"""The properties of this machine that measured run times depend on."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run time holds for: with another of any of these it has to be measured again."""
+    """The conditions of a measured run time: if any field differs, it must be measured again."""
 
-    #: The processor's model, as it names itself: "AMD EPYC 7R13 Processor".
+    #: The model of the processor as the kernel names it: "AMD EPYC 7R13 Processor".
     processor: str
     #: onnxruntime's version.
     onnxruntime: str
@@ -32,7 +32,7 @@ class Machine:
 
 
 def this_machine(providers: Sequence[str] = (CPU,)) -> Machine:
-    """Describe the machine that runs this, with graphs on ``providers``."""
+    """Describe this machine, for graphs that run on ``providers``."""
     import onnxruntime
 
     return Machine(_processor(), onnxruntime.__version__, tuple(providers), THREADS)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from normfold.export.errors import InputSpecError
 from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, InputSpec
 
-__all__ = ["Sample", "fit", "read_sample", "sample_sizes"]
+__all__ = ["SampleFile", "fit", "read_sample", "sample_sizes"]
 
 #: Most bytes of one sample file, unpacked: as many float64 elements as any input may have.
 MAX_BYTES = 8 * MAX_ELEMENTS
@@ -23,28 +23,28 @@ Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleFile:
     """One file of inputs; a bare ``.npy`` array has the name ""."""
 
     name: str
     arrays: Mapping[str, NDArray[Any]]
 
 
-def read_sample(path: Path) -> Sample:
+def read_sample(path: Path) -> SampleFile:
     """Read one file. Raises InputSpecError: missing, another format, pickled objects, damaged."""
     if not path.is_file():
         raise InputSpecError(f"no sample file '{path}'")
     _refuse_large(path)
     try:
         if path.suffix == ".npy":
-            return Sample(path.name, {"": np.load(path, allow_pickle=False)})
+            return SampleFile(path.name, {"": np.load(path, allow_pickle=False)})
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
-                return Sample(path.name, {name: archive[name] for name in archive.files})
+                return SampleFile(path.name, {name: archive[name] for name in archive.files})
         if path.suffix == ".safetensors":
             from safetensors.numpy import load
 
-            return Sample(path.name, load(path.read_bytes()))
+            return SampleFile(path.name, load(path.read_bytes()))
     except Exception as error:  # ValueError for objects, OSError, BadZipFile, EOFError, SafetensorError
         raise InputSpecError(f"the sample '{path}' cannot be read: {error}") from None
     raise InputSpecError(f"the sample '{path}' has no known form; expected .npy, .npz or .safetensors")
@@ -62,7 +62,7 @@ def _refuse_large(path: Path) -> None:
         )
 
 
-def fit(sample: Sample, specs: Sequence[InputSpec]) -> Arrays:
+def fit(sample: SampleFile, specs: Sequence[InputSpec]) -> Arrays:
     """Return the sample's arrays under the inputs' names, cast within their kind, with a batch axis where it lacks.
 
     Raises InputSpecError for names and shapes that do not fit.

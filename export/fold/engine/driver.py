@@ -22,7 +22,7 @@ from normfold.export.fold.ops.costs import LEAST_GAIN, LOSS
 from normfold.export.fold.ops.linear import Linear, linears
 from normfold.export.fold.ops.scaling import Scaled, Scaling, scalings, targets
 from normfold.export.fold.report import Fold
-from normfold.export.fold.writing import GraphWriter
+from normfold.export.graphs.writing import Writing
 
 
 @dataclass
@@ -165,10 +165,10 @@ def _survives_rounding(op: Op, params: Any, dtype: np.dtype[Any]) -> None:
 
 def write(folding: Folding, graph: ir.Graph, opset: int) -> None:
     """Write what changed into the graph."""
-    writer = GraphWriter(graph, folding.net.dtype, opset)
+    writing = Writing(graph, opset, dtype=folding.net.dtype)
     for op in folding.net.ops:
         if op.changed:
-            writer.dtype = folding.net.dtype_of(op)
-            op.write(writer)
+            writing.dtype = folding.net.dtype_of(op)
+            op.write(writing)
     for target in folding.removed:
-        target.outputs[0].become(target.inputs[0].value, writer)
+        target.outputs[0].become(target.inputs[0].value, writing)

@@ -14,7 +14,7 @@ from normfold.export.fold.channels import AddedChannel
 from normfold.export.fold.net import AddedChannels, Gauges, Net, Op, Refused, Tensor
 from normfold.export.fold.ops.costs import PUT_COST
 from normfold.export.fold.ops.linear import Linear
-from normfold.export.fold.writing import GraphWriter
+from normfold.export.graphs.writing import Writing
 
 
 @dataclass(eq=False)
@@ -46,7 +46,7 @@ class Ones(Op):
         x = self.inputs[0]
         return [np.append(known.get(x, np.full(x.size(1), np.nan)), 1.0)]
 
-    def write(self, graph: GraphWriter) -> None:
+    def write(self, graph: Writing) -> None:
         """Write a Pad of one along the channel axis."""
         rank = self.inputs[0].rank
         pads = np.zeros(2 * rank)

@@ -26,7 +26,7 @@ from normfold.export.fold.ops import costs
 from normfold.export.fold.ops.entrywise import Entrywise
 from normfold.export.fold.ops.widening import channel_of, passed_on, with_entry
 from normfold.export.fold.ranges import Range
-from normfold.export.fold.writing import GraphWriter
+from normfold.export.graphs.writing import Writing
 
 
 class SlopeForm(Enum):
@@ -114,7 +114,7 @@ class Sloped(Entrywise):
         """The input's ends, the negative one multiplied by the slope."""
         return Range.between(*(np.where(end < 0, self.params * end, end) for end in inputs[0].ends))
 
-    def write(self, graph: GraphWriter) -> None:
+    def write(self, graph: Writing) -> None:
         """Write the slopes in their form."""
         node, x, like = self.node, self.inputs[0].value, self.outputs[0].value.name or "prelu"
         if self.form(self.params) is SlopeForm.ONE:

@@ -19,7 +19,7 @@ from normfold.export.fold.ops.entrywise import Entrywise
 from normfold.export.fold.ops.scaling import Scaling
 from normfold.export.fold.ops.widening import channel_of, with_entry
 from normfold.export.fold.ranges import Range
-from normfold.export.fold.writing import GraphWriter
+from normfold.export.graphs.writing import Writing
 
 
 class ClampForm(Enum):
@@ -217,7 +217,7 @@ class Clamp(Entrywise):
         """The input's ends, clamped."""
         return Range(*(np.minimum(np.maximum(end, self.params.lo), self.params.hi) for end in inputs[0].ends))
 
-    def write(self, graph: GraphWriter) -> None:
+    def write(self, graph: Writing) -> None:
         """Write the bounds in their form."""
         node, result, like = self.node, self.inputs[0].value, self.outputs[0].value.name or "clamp"
         lo, hi, form = self.params.lo, self.params.hi, self.params.form

@@ -41,7 +41,7 @@ class Sum(Op):
     signs: tuple[int, ...] = ()
 
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
-        """One scale for all; the output's shift is the branches' sum, or one branch takes what is missing."""
+        """One scale for all; the output's shift is the sum of the branches', or one branch takes the difference."""
         (y,) = self.outputs
         known = [x for x in self.inputs if x in gauges]
         scale = (gauges[known[0]] if known else gauges[y]).scale
@@ -58,7 +58,7 @@ class Sum(Op):
         if y not in gauges:
             bearer = next((x for x in self._bearers(gauges, total) if takes_shift(x) == 2), None)
             if bearer is not None and np.any(total != 0):
-                # The shift ends here: a private linear branch takes it back.
+                # The shift ends here: a linear operator that computes one branch, and nothing else, takes it back.
                 found[bearer] = Affine.of(scale, -total * self.signs[self.inputs.index(bearer)])
                 total = zero
             found[y] = Affine.of(scale, total)
@@ -206,7 +206,7 @@ class Product(Op):
     divides: bool = False
 
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
-        """The output's scale is the product of the inputs'; where the output's is given, the larger input takes it."""
+        """The output's scale is the product of the inputs'; or the larger input takes what is missing."""
         a, b = self.inputs
         (y,) = self.outputs
         for t in (a, b, y):

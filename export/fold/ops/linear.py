@@ -30,9 +30,10 @@ from normfold.export.fold.net import (
     Silencing,
     Tensor,
 )
+from normfold.export.fold.ops.bias import add_behind
 from normfold.export.fold.ops.weights import WeightForm, Weights
 from normfold.export.fold.ranges import Range
-from normfold.export.fold.writing import GraphWriter
+from normfold.export.graphs.writing import Writing
 
 
 @dataclass(eq=False)
@@ -234,7 +235,7 @@ class Linear(Op):
         batch = x.shape[0] if x.shape else f"{name}[0]"
         return (batch, groups * out, *(f"{name}[{i + 2}]" for i in range(len(taps))))
 
-    def write(self, graph: GraphWriter) -> None:
+    def write(self, graph: Writing) -> None:
         """Write weight and bias as new initializers, in the form of the old ones."""
         weight, bias = self.params.weight, self.params.bias
         node = self.node
@@ -253,7 +254,7 @@ class Linear(Op):
             node.resize_inputs(3)
             node.replace_input_with(2, graph.constant(bias, f"{stem}.bias"))
 
-    def _write_matmul_bias(self, graph: GraphWriter, stem: str) -> None:
+    def _write_matmul_bias(self, graph: Writing, stem: str) -> None:
         """Give a MatMul its bias by an Add behind it: the one that is there, or a new one."""
         product = self.node.outputs[0]
         final = self.outputs[0].value
@@ -265,7 +266,7 @@ class Linear(Op):
             index = 0 if add.inputs[0] is not product else 1
             add.replace_input_with(index, bias)
         elif np.any(self.params.bias != 0):
-            self.outputs[0].value = graph.add_behind(self.node, bias)
+            self.outputs[0].value = add_behind(graph, self.node, bias)
 
 
 def inverse(gauge: Affine, op: Op) -> Affine:

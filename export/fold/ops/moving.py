@@ -24,7 +24,7 @@ from normfold.export.fold.net import (
     Tensor,
 )
 from normfold.export.fold.ranges import Range
-from normfold.export.fold.writing import GraphWriter
+from normfold.export.graphs.writing import Writing
 
 
 @dataclass(eq=False)
@@ -133,7 +133,7 @@ class Reshape(Op):
             raise Refused(f"the shape of {self} is computed")
         return (target[0], target[1] - removed[self.outputs[0]].count, *target[2:])
 
-    def write(self, graph: GraphWriter) -> None:
+    def write(self, graph: Writing) -> None:
         """Write the new target shape."""
         if self.params is not None:
             shape = graph.constant(np.array(self.params, np.float64), f"{self.name}.shape", np.dtype(np.int64))

@@ -12,7 +12,7 @@ from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.channels import AddedChannel
 from normfold.export.fold.net import AddedChannels, Gauges, Op, Refused, Tensor
 from normfold.export.fold.ops.linear import inverse, stem_of
-from normfold.export.fold.writing import GraphWriter
+from normfold.export.graphs.writing import Writing
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class Recurrent(Op):
         w = added[self.inputs[0]]
         return replace(self.params, weight=np.insert(self.params.weight, [w.index] * w.count, 0.0, axis=2))
 
-    def write(self, graph: GraphWriter) -> None:
+    def write(self, graph: Writing) -> None:
         """Write W and B; the recurrent half of B stays as it is."""
         stem = stem_of(self.node.inputs[1].name if self.node.inputs[1] is not None else self.name)
         self.node.replace_input_with(1, graph.constant(self.params.weight, f"{stem}.weight"))
@@ -115,6 +115,6 @@ class Embedding(Op):
         w = added[self.outputs[0]]
         return np.insert(self.params, [w.index] * w.count, w.value, axis=1)
 
-    def write(self, graph: GraphWriter) -> None:
+    def write(self, graph: Writing) -> None:
         """Write the table."""
         self.node.replace_input_with(0, graph.constant(self.params, f"{stem_of(self.name)}.table"))

@@ -17,7 +17,7 @@ from normfold.export.fold.ops.entrywise import Entrywise
 from normfold.export.fold.ops.linear import inverse
 from normfold.export.fold.ops.widening import channel_of, passed_on, with_entry
 from normfold.export.fold.ranges import REACH, Range
-from normfold.export.fold.writing import GraphWriter
+from normfold.export.graphs.writing import Writing
 
 
 class AffineForm(Enum):
@@ -195,7 +195,7 @@ class Scaling(Entrywise):
             return Range.around(self.makes.shift, REACH * self.makes.scale)
         return Range.between(*(self.params.scale * end + self.params.shift for end in inputs[0].ends))
 
-    def write(self, graph: GraphWriter) -> None:
+    def write(self, graph: Writing) -> None:
         """Write the affine in its form."""
         node, result = self.node, self.inputs[0].value
         params, y = self.params, self.outputs[0]

@@ -25,7 +25,7 @@ from normfold.export.fold.net import (
     Tensor,
 )
 from normfold.export.fold.ranges import Range
-from normfold.export.fold.writing import GraphWriter
+from normfold.export.graphs.writing import Writing
 
 
 @dataclass(eq=False)
@@ -215,7 +215,7 @@ class Select(Op):
             return None
         return [len(p) + (added[y].count if y in added else 0) for y, p in zip(self.outputs, self.picks, strict=True)]
 
-    def write(self, graph: GraphWriter) -> None:
+    def write(self, graph: Writing) -> None:
         """Write the sizes of the parts."""
         if self.params is None:
             return

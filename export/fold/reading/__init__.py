@@ -17,13 +17,13 @@ from normfold.export.fold.reading import activations, arithmetic, linear, moving
 from normfold.export.fold.reading.inferred import infer_lengths, infer_shape
 from normfold.export.fold.reading.linear import bias_of
 from normfold.export.fold.reading.names import module_of
-from normfold.export.fold.reading.node import NodeView, NotKnown, Reader
+from normfold.export.fold.reading.node import Node, NotKnown, Reader
 from normfold.export.graphs.constants import Constants
 
 __all__ = ["READERS", "Reading", "module_of"]
 
 
-def _shape(n: NodeView) -> Op:
+def _shape(n: Node) -> Op:
     return Shape(**n.parts())
 
 
@@ -71,7 +71,7 @@ class Reading:
         for node in self.graph:
             if node in taken or all(self.constants.get(v) is not None for v in node.outputs):
                 continue
-            op = self._read(NodeView(node, self))
+            op = self._read(Node(node, self))
             infer_lengths(op)
             infer_shape(op)
             ops.append(op)
@@ -89,7 +89,7 @@ class Reading:
         self._pin_what_subgraphs_read()
         return Net(ops, self._dtype(ops))
 
-    def _read(self, node: NodeView) -> Op:
+    def _read(self, node: Node) -> Op:
         reader = READERS.get(node.type) if node.node.domain in ("", "ai.onnx") else None
         if reader is not None and (self._in_floats(node.node) or reader is _shape):
             try:

@@ -11,14 +11,14 @@ import numpy as np
 from normfold.export.fold.net import Op
 from normfold.export.fold.ops.activations import Activation, Same, Sloped
 from normfold.export.fold.ops.clamps import Bounds, Clamp
-from normfold.export.fold.reading.node import NodeView, NotKnown, Reader
+from normfold.export.fold.reading.node import Node, NotKnown, Reader
 
 
-def _relu(n: NodeView) -> Op:
+def _relu(n: Node) -> Op:
     return Clamp(params=_bounds(n.rank(), 0.0, np.inf), **n.parts())
 
 
-def _clip(n: NodeView) -> Op:
+def _clip(n: Node) -> Op:
     lo, hi = n.attribute("min"), n.attribute("max")
     for index in (1, 2):
         if n.has(index):
@@ -29,7 +29,7 @@ def _clip(n: NodeView) -> Op:
     return Clamp(params=_bounds(n.rank(), -np.inf if lo is None else lo, np.inf if hi is None else hi), **n.parts())
 
 
-def _max(n: NodeView) -> Op:
+def _max(n: Node) -> Op:
     places = n.computed()
     if len(n.node.inputs) != 2 or len(places) != 1:
         raise NotKnown
@@ -52,24 +52,24 @@ def _bounds(rank: int, lo: Any, hi: Any) -> Bounds:
     return Bounds(a.reshape((1,) * (rank - a.ndim) + a.shape), b.reshape((1,) * (rank - b.ndim) + b.shape))
 
 
-def _leaky_relu(n: NodeView) -> Op:
+def _leaky_relu(n: Node) -> Op:
     return Sloped(params=np.full((1,) * n.rank(), float(n.attribute("alpha", np.float32(0.01)))), **n.parts())
 
 
-def _prelu(n: NodeView) -> Op:
+def _prelu(n: Node) -> Op:
     slope = n.constant(1)
     if slope is None or slope.ndim > n.rank() or n.computed() != [0]:
         raise NotKnown
     return Sloped(params=slope.astype(np.float64).reshape((1,) * (n.rank() - slope.ndim) + slope.shape), **n.parts())
 
 
-def _cast(n: NodeView) -> Op:
+def _cast(n: Node) -> Op:
     if n.tensor(0).value.dtype != n.tensor_out().value.dtype or n.tensor(0).value.dtype is None:
         raise NotKnown
     return Same(**n.parts())
 
 
-def _same(n: NodeView) -> Op:
+def _same(n: Node) -> Op:
     if n.type == "Dropout":
         training = n.constant(2) if n.has(2) else np.array(False)
         if training is None or training.any() or not n.only_first_read():
@@ -79,14 +79,14 @@ def _same(n: NodeView) -> Op:
     return Same(**parts)
 
 
-def _at(function: Callable[[np.float64], Any]) -> Callable[[NodeView], Op]:
-    def read(n: NodeView) -> Op:
+def _at(function: Callable[[np.float64], Any]) -> Callable[[Node], Op]:
+    def read(n: Node) -> Op:
         return _activation(n, function)
 
     return read
 
 
-def _activation(n: NodeView, function: Callable[[np.float64], Any]) -> Op:
+def _activation(n: Node, function: Callable[[np.float64], Any]) -> Op:
     if n.computed() != [0]:
         raise NotKnown
 
@@ -97,38 +97,38 @@ def _activation(n: NodeView, function: Callable[[np.float64], Any]) -> Op:
     return Activation(function=at, **n.parts())
 
 
-def _elu(n: NodeView) -> Op:
+def _elu(n: Node) -> Op:
     alpha = n.attribute("alpha", 1.0)
     return _activation(n, lambda v: v if v > 0 else alpha * np.expm1(v))
 
 
-def _celu(n: NodeView) -> Op:
+def _celu(n: Node) -> Op:
     alpha = n.attribute("alpha", 1.0)
     return _activation(n, lambda v: v if v > 0 else alpha * np.expm1(v / alpha))
 
 
-def _selu(n: NodeView) -> Op:
+def _selu(n: Node) -> Op:
     alpha, gamma = n.attribute("alpha", 1.67326319217681884765625), n.attribute("gamma", 1.05070102214813232421875)
     return _activation(n, lambda v: gamma * (v if v > 0 else alpha * np.expm1(v)))
 
 
-def _gelu(n: NodeView) -> Op:
+def _gelu(n: Node) -> Op:
     if n.attribute("approximate", "none") == "tanh":
         return _activation(n, lambda v: 0.5 * v * (1 + np.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))))
     return _activation(n, lambda v: 0.5 * v * (1 + math.erf(v / math.sqrt(2))))
 
 
-def _swish(n: NodeView) -> Op:
+def _swish(n: Node) -> Op:
     alpha = n.attribute("alpha", 1.0)
     return _activation(n, lambda v: v * _sigmoid(alpha * v))
 
 
-def _hard_sigmoid(n: NodeView) -> Op:
+def _hard_sigmoid(n: Node) -> Op:
     alpha, beta = n.attribute("alpha", 0.2), n.attribute("beta", 0.5)
     return _activation(n, lambda v: np.clip(alpha * v + beta, 0, 1))
 
 
-def _thresholded(n: NodeView) -> Op:
+def _thresholded(n: Node) -> Op:
     alpha = n.attribute("alpha", 1.0)
     return _activation(n, lambda v: v if v > alpha else 0.0)
 

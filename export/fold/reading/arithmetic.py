@@ -12,10 +12,10 @@ from normfold.export.fold.net import Op
 from normfold.export.fold.ops.activations import Same
 from normfold.export.fold.ops.joins import Product, Sum
 from normfold.export.fold.ops.scaling import Scaled, Scaling
-from normfold.export.fold.reading.node import NodeView, NotKnown, Reader
+from normfold.export.fold.reading.node import Node, NotKnown, Reader
 
 
-def _batchnorm(n: NodeView) -> Op:
+def _batchnorm(n: Node) -> Op:
     constants = [n.constant(i) for i in range(1, 5)]
     if n.attribute("training_mode", 0) or any(c is None for c in constants) or not n.only_first_read():
         raise NotKnown
@@ -36,7 +36,7 @@ def _batchnorm(n: NodeView) -> Op:
     return Scaling(params=params, target=True, is_batchnorm=True, cancels=cancels, makes=makes, **parts)
 
 
-def _arithmetic(n: NodeView) -> Op:
+def _arithmetic(n: Node) -> Op:
     places = n.computed()
     if len(places) == 2 and len(n.node.inputs) == 2:
         if n.type in ("Add", "Sub"):
@@ -82,7 +82,7 @@ def _at_least(part: NDArray[Any], rank: int) -> tuple[int, ...]:
     return (1,) * (rank - part.ndim) + part.shape
 
 
-def _sum(n: NodeView) -> Op:
+def _sum(n: Node) -> Op:
     places = n.computed()
     if len(places) != len(n.node.inputs):
         raise NotKnown

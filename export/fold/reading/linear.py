@@ -11,13 +11,13 @@ from normfold.export.fold.net import Op
 from normfold.export.fold.ops.linear import Linear
 from normfold.export.fold.ops.recurrent import Gates, Recurrent
 from normfold.export.fold.ops.weights import WeightForm, Weights
-from normfold.export.fold.reading.node import NodeView, NotKnown, Reader
+from normfold.export.fold.reading.node import Node, NotKnown, Reader
 
 if TYPE_CHECKING:
     from normfold.export.fold.reading import Reading
 
 
-def _conv(n: NodeView) -> Op:
+def _conv(n: Node) -> Op:
     weight, bias = n.constant(1), n.constant(2)
     if weight is None or (n.has(2) and bias is None) or n.computed() != [0]:
         raise NotKnown
@@ -30,7 +30,7 @@ def _conv(n: NodeView) -> Op:
     return Linear(params=Weights(w, b), edges=edges, **n.parts())
 
 
-def _conv_transpose(n: NodeView) -> Op:
+def _conv_transpose(n: Node) -> Op:
     weight, bias = n.constant(1), n.constant(2)
     if weight is None or (n.has(2) and bias is None) or n.computed() != [0]:
         raise NotKnown
@@ -48,7 +48,7 @@ def _conv_transpose(n: NodeView) -> Op:
     return Linear(params=Weights(w, b), edges=not single or added, form=WeightForm.TRANSPOSED, **n.parts())
 
 
-def _gemm(n: NodeView) -> Op:
+def _gemm(n: Node) -> Op:
     weight, bias = n.constant(1), n.constant(2)
     if weight is None or (n.has(2) and bias is None) or n.computed() != [0] or n.attribute("transA", 0):
         raise NotKnown
@@ -65,7 +65,7 @@ def _gemm(n: NodeView) -> Op:
     return Linear(params=Weights(w[None], b), form=form, **n.parts())
 
 
-def _matmul(n: NodeView) -> Op:
+def _matmul(n: Node) -> Op:
     weight = n.constant(1)
     if weight is None or weight.ndim != 2 or n.computed() != [0] or n.rank() < 2:
         raise NotKnown
@@ -75,7 +75,7 @@ def _matmul(n: NodeView) -> Op:
     return Linear(params=params, axis_in=axis, axis_out=axis, form=WeightForm.IN_OUT, **n.parts())
 
 
-def _recurrent(n: NodeView) -> Op:
+def _recurrent(n: Node) -> Op:
     weight, recurrence, bias = n.constant(1), n.constant(2), n.constant(3)
     if weight is None or recurrence is None or (n.has(3) and bias is None):
         raise NotKnown

@@ -12,23 +12,23 @@ from normfold.export.fold.ops.pads import Pad
 from normfold.export.fold.ops.pools import Pooling
 from normfold.export.fold.ops.recurrent import Embedding
 from normfold.export.fold.ops.selecting import Concat, Select
-from normfold.export.fold.reading.node import NodeView, NotKnown, Reader
+from normfold.export.fold.reading.node import Node, NotKnown, Reader
 from normfold.export.fold.reading.reshapes import reshape
 
 
-def _transpose(n: NodeView) -> Op:
+def _transpose(n: Node) -> Op:
     axes = n.attribute("perm") or tuple(reversed(range(n.rank())))
     return Transpose(axes=tuple(int(a) for a in axes), **n.parts())
 
 
-def _concat(n: NodeView) -> Op:
+def _concat(n: Node) -> Op:
     if len(n.computed()) != len(n.node.inputs):
         raise NotKnown
     rank = n.rank()
     return Concat(axis=n.attribute("axis", 1) % rank, **n.parts(range(len(n.node.inputs))))
 
 
-def _split(n: NodeView) -> Op:
+def _split(n: Node) -> Op:
     x = n.tensor(0)
     axis = n.attribute("axis", 0) % n.rank()
     sizes = n.attribute("split")
@@ -48,7 +48,7 @@ def _split(n: NodeView) -> Op:
     return Select(axis=axis, picks=picks, **n.parts())
 
 
-def _slice(n: NodeView) -> Op:
+def _slice(n: Node) -> Op:
     rank = n.rank()
     if n.attribute("starts") is not None:
         starts, ends, axes, steps = (*(n.attribute(k) for k in ("starts", "ends", "axes")), None)
@@ -83,7 +83,7 @@ def _slice(n: NodeView) -> Op:
     return Select(axis=axes[0], picks=(None,), positions=axes, **n.parts())
 
 
-def _gather(n: NodeView) -> Op:
+def _gather(n: Node) -> Op:
     table, index = n.constant(0), n.constant(1)
     if table is not None and index is None and table.ndim == 2 and n.attribute("axis", 0) == 0:
         return Embedding(params=table.astype(np.float64), **n.parts((1,)))
@@ -100,7 +100,7 @@ def _gather(n: NodeView) -> Op:
     raise NotKnown
 
 
-def _pad(n: NodeView) -> Op:
+def _pad(n: Node) -> Op:
     rank = n.rank()
     pads = n.attribute("pads")
     if pads is None:

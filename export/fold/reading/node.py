@@ -7,46 +7,33 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from normfold.export.fold.net import Op, Tensor
+from normfold.export.graphs.node import NodeView
 
 if TYPE_CHECKING:
     from normfold.export.fold.reading import Reading
 
 
-class NodeView:
-    """One node, with the attributes, constants and tensors that its reader asks for."""
+class Node(NodeView):
+    """One node as its reader sees it: attributes, constants, and the tensors that it reads and gives."""
 
     def __init__(self, node: ir.Node, reading: Reading) -> None:
-        self.node = node
+        super().__init__(node, reading.constants, reading.opset)
         self.type = node.op_type
         self._reading = reading
 
-    def attribute(self, name: str, default: Any = None) -> Any:
-        """Return an attribute's value, or the default where it is not set."""
-        found = self.node.attributes.get(name)
-        return default if found is None else found.value
-
-    def constant(self, index: int) -> NDArray[Any] | None:
-        """Return the constant that an input holds, or None."""
-        return self._reading.constants.get(self.node.inputs[index]) if index < len(self.node.inputs) else None
-
     def integers(self, index: int) -> list[int | None] | None:
         """Return the integers that an input holds, None for each that is computed; None where nothing is known."""
-        return self._reading.constants.integers(self.node.inputs[index]) if index < len(self.node.inputs) else None
+        return self._reading.constants.integers(self.value(index))
 
     def has(self, index: int) -> bool:
         """Whether an input is given."""
-        return index < len(self.node.inputs) and self.node.inputs[index] is not None
+        return self.value(index) is not None
 
     def computed(self) -> list[int]:
         """Return the places of the inputs that are not constant."""
         return [i for i, v in enumerate(self.node.inputs) if v is not None and self._reading.constants.get(v) is None]
-
-    def only_first_read(self) -> bool:
-        """Whether only the first of its outputs is read."""
-        return not any(v.uses() or v.is_graph_output() for v in self.node.outputs[1:])
 
     def channels_kept(self) -> bool:
         """Whether the output has as many channels as the input, according to its shape or the convolution behind it."""
@@ -103,4 +90,4 @@ class NotKnown(Exception):
 
 
 #: A reader returns the operator of a node, or raises NotKnown.
-Reader: TypeAlias = Callable[[NodeView], Op]
+Reader: TypeAlias = Callable[[Node], Op]

@@ -8,11 +8,11 @@ from normfold.export.fold.net import Op
 from normfold.export.fold.ops.activations import Same
 from normfold.export.fold.ops.costs import OPEN_LENGTH
 from normfold.export.fold.ops.pools import Pooling
-from normfold.export.fold.reading.node import NodeView, NotKnown, Reader
+from normfold.export.fold.reading.node import Node, NotKnown, Reader
 from normfold.export.fold.rewrites.thinning import gathered
 
 
-def _pool(n: NodeView) -> Op:
+def _pool(n: Node) -> Op:
     rank = n.rank()
     padded = any(n.attribute("pads", ()) or ()) or n.attribute("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
     counts = (
@@ -33,12 +33,12 @@ def _pool(n: NodeView) -> Op:
     )
 
 
-def _kept(n: NodeView) -> float:
+def _kept(n: Node) -> float:
     """Return the share of its entries that a maximum keeps; 1 where clamps by channel cannot move behind it."""
     return 1.0 / math.prod(OPEN_LENGTH if length is None else length for length in gathered(n.node))
 
 
-def _reduce(n: NodeView) -> Op:
+def _reduce(n: Node) -> Op:
     rank = n.rank()
     axes = n.axes(1)
     if not axes:
@@ -52,7 +52,7 @@ def _reduce(n: NodeView) -> Op:
     return Pooling(axes=axes, monotone=n.type == "ReduceMax", kept=_kept(n), drops_axes=drops_axes, **n.parts())
 
 
-def _resize(n: NodeView) -> Op:
+def _resize(n: Node) -> Op:
     x, y = n.tensor(0), n.tensor_out()
     mode = n.attribute("mode", "nearest")
     scales = n.constant(1 if n.type == "Upsample" else 2)
@@ -68,7 +68,7 @@ def _resize(n: NodeView) -> Op:
     return Pooling(axes=tuple(range(2, n.rank())), **n.parts())
 
 
-def _expand(n: NodeView) -> Op:
+def _expand(n: Node) -> Op:
     x, y = n.tensor(0), n.tensor_out()
     if n.computed()[:1] != [0] or x.shape is None or y.shape is None or len(x.shape) != len(y.shape):
         raise NotKnown

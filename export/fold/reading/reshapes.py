@@ -6,10 +6,10 @@ import math
 
 from normfold.export.fold.net import Dim, Op, Tensor
 from normfold.export.fold.ops.moving import Reshape
-from normfold.export.fold.reading.node import NodeView
+from normfold.export.fold.reading.node import Node
 
 
-def reshape(n: NodeView) -> Op:
+def reshape(n: Node) -> Op:
     """Read Reshape, Flatten, Squeeze or Unsqueeze."""
     target = None
     if n.type == "Reshape":
@@ -33,7 +33,7 @@ def _same_dynamic(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> tuple[Dim,
     return tuple(d if isinstance(d, int) else old[0] for d in after) if products[0] == products[1] else after
 
 
-def _target_shape(n: NodeView, x: Tensor, target: tuple[int, ...] | None) -> tuple[Dim, ...] | None:
+def _target_shape(n: Node, x: Tensor, target: tuple[int, ...] | None) -> tuple[Dim, ...] | None:
     """Return the output's shape that follows from the input's and the target, or None."""
     if target is None or x.shape is None:
         return None
