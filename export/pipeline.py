@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from normfold.export.capture.capture import DEFAULT_OPSET, OPSETS
 from normfold.export.errors import ExportError
 from normfold.export.fold import counts, fold
-from normfold.export.forms.measure import RunTimes, shapes_of
+from normfold.export.forms.measure import TimeComparison, shapes_of
 from normfold.export.forms.precision import check_precision, reduce_precision
 from normfold.export.forms.variants import AUTO, check_variant, choose, rewritten_variants
 from normfold.export.graphs.runtime import Runtime
@@ -202,7 +202,9 @@ def fold_and_prove(
         verification = proof.of(content)
         proof.require(verification, content)
     times = {v.name: v.median_ms for v in choice.variants}
-    timing = RunTimes(times["unfolded"], times[choice.variant], choice.rounds, shapes_of(inputs), choice.remembered)
+    timing = TimeComparison(
+        times["unfolded"], times[choice.variant], choice.rounds, shapes_of(inputs), choice.remembered
+    )
     report = ExportReport(
         model="",
         version=0,

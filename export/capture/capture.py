@@ -22,7 +22,7 @@ import onnx_ir as ir
 import torch
 from torch.export import Dim, ExportedProgram
 
-from normfold.export.capture import troubles
+from normfold.export.capture import capture_errors
 from normfold.export.capture.max_pool import DynamicMaxPool, restore_max_pool
 from normfold.export.capture.named_network import NamedNetwork, named_outputs
 from normfold.export.capture.recurrent import TRANSLATIONS, WholeRecurrence
@@ -49,7 +49,7 @@ def capture(
 ) -> ir.Model:
     """Return ``network`` as an ONNX graph, traced with the named dimensions at ``sizes`` and dynamic in all of them.
 
-    Raises CaptureError in the words of :mod:`normfold.export.capture.troubles`, naming the user's own line.
+    Raises CaptureError in the words of :mod:`normfold.export.capture.capture_errors`, naming the user's own line.
     """
     example = _example(network, specs, sizes)
     with torch.no_grad(), _quiet():
@@ -58,7 +58,7 @@ def capture(
             program = _export(network, specs, example, dynamic=True)
         except Exception as error:
             raise _explain(error, network, specs, example) from error
-    troubles.refuse_training(program)
+    capture_errors.refuse_training(program)
     _check_dimensions(program, specs)
     return program_to_graph(program, specs, names, opset)
 
@@ -80,7 +80,7 @@ def program_to_graph(
                 custom_translation_table=TRANSLATIONS,
             )
         except Exception as error:
-            raise CaptureError(troubles.translate(error, program)) from error
+            raise CaptureError(capture_errors.translate(error, program)) from error
     assert onnx_program is not None
     model = onnx_program.model
     if len(outputs) != len(model.graph.outputs):
@@ -118,19 +118,21 @@ def _explain(error: Exception, network: NamedNetwork, specs: Sequence[InputSpec]
     """Find out whether a failed capture is the fault of one dynamic dimension, and say which line fixes it."""
     names = list(dict.fromkeys(d.name for s in specs for d in s.dims if isinstance(d, Dimension)))
     if not names:
-        return CaptureError(troubles.translate(error))
+        return CaptureError(capture_errors.translate(error))
     try:
         _export(network, specs, example, dynamic=False)
     except Exception as static_error:
-        return CaptureError(troubles.translate(static_error))
+        return CaptureError(capture_errors.translate(static_error))
     for name in names:
         watch = _Watch()
         with watch:
             try:
                 _export(network, specs, example, dynamic=name)
             except Exception as single:
-                return CaptureError(troubles.fixed_dimension(name, specs, example.sizes[name], watch.line, single))
-    return CaptureError(troubles.translate(error))
+                return CaptureError(
+                    capture_errors.fixed_dimension(name, specs, example.sizes[name], watch.line, single)
+                )
+    return CaptureError(capture_errors.translate(error))
 
 
 def _check_dimensions(program: ExportedProgram, specs: Sequence[InputSpec]) -> None:

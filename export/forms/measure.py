@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from normfold.export.graphs.runtime import Runtime
 
-__all__ = ["RunTimes", "medians", "shapes_of"]
+__all__ = ["TimeComparison", "medians", "shapes_of"]
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class RunTimes:
+class TimeComparison:
     """Median run times in onnxruntime on one thread, with the shapes of the inputs."""
 
     before_ms: float

@@ -27,7 +27,7 @@ from onnx import TensorProto
 from normfold.export.errors import ExportError, InputSpecError, VerificationError
 from normfold.export.forms.bfloat16 import missing_kernels, to_bfloat16
 from normfold.export.forms.machine import this_machine
-from normfold.export.forms.measure import RunTimes, medians, shapes_of
+from normfold.export.forms.measure import TimeComparison, medians, shapes_of
 from normfold.export.forms.remembered import Measurement, Subject, measured_once
 from normfold.export.graphs.runtime import CPU, Runtime, providers_here
 from normfold.export.proof.verify import Case, Difference, Verification, verify
@@ -50,7 +50,7 @@ class PrecisionReport:
 
     precision: str
     verification: Verification
-    timing: RunTimes
+    timing: TimeComparison
     bytes_before: int
     bytes_after: int
 
@@ -94,7 +94,7 @@ def reduce_precision(
     subject = Subject.of({"float32": content, precision: reduced}, shapes, machine)
     known = measured_once(subject, lambda: _measurement({"float32": full, precision: fewer}, timed), remeasure)
     times = known.medians_ms
-    timing = RunTimes(times["float32"], times[precision], known.rounds, shapes, known.remembered)
+    timing = TimeComparison(times["float32"], times[precision], known.rounds, shapes, known.remembered)
     if timing.ratio > 1 and not even_if_slower:
         raise ExportError(
             f"{precision} is slower than float32 on this machine ({timing.after_ms:.3f} ms against "

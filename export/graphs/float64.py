@@ -24,7 +24,7 @@ from onnx.reference.ops.op_conv import Conv as _Conv
 from onnx.reference.ops.op_conv_transpose import ConvTranspose as _ConvTranspose
 from onnx.reference.ops.op_max_pool import MaxPool as _MaxPool
 
-__all__ = ["DoubleGraph"]
+__all__ = ["Float64Graph"]
 
 Arrays = Mapping[str, NDArray[Any]]
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
@@ -33,7 +33,7 @@ _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose
 _MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
-class DoubleGraph:
+class Float64Graph:
     """The graph in ``content`` (ONNX bytes) with every float tensor in float64."""
 
     def __init__(self, content: bytes):

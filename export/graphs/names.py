@@ -18,7 +18,7 @@ class Names:
 
     def fresh(self, name: str) -> str:
         """Return ``name``, or ``name`` with the first number that makes it new; it counts as used from now on."""
-        number, fresh = 2, name
+        number, fresh = 1, name
         while fresh in self._used:
             fresh, number = f"{name}_{number}", number + 1
         self._used.add(fresh)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from math import prod
 
 from normfold.export.errors import CaptureError, InputSpecError
+from normfold.export.inputs.size_steps import find_step
 from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, InputSpec, dimensions
-from normfold.export.inputs.step import find_step
 from normfold.export.user_code import line_of_error
 
 __all__ = ["Sizes", "batch_dimension", "find_sizes"]

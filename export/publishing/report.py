@@ -8,7 +8,7 @@ from typing import Any
 
 from normfold.export.fold import FoldReport
 from normfold.export.forms.machine import Machine
-from normfold.export.forms.measure import RunTimes
+from normfold.export.forms.measure import TimeComparison
 from normfold.export.forms.precision import PrecisionReport
 from normfold.export.forms.variants import Variant
 from normfold.export.proof.verify import Verification
@@ -54,7 +54,7 @@ class ExportReport:
     bytes_before: int
     bytes_after: int
     verification: Verification
-    timing: RunTimes
+    timing: TimeComparison
     #: The machine that the run times are valid for.
     machine: Machine
     #: sha256 of model.onnx.

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from normfold.export.capture.capture import capture
+from normfold.export.capture.capture_errors import refuse_training_modules
 from normfold.export.capture.named_network import NamedNetwork
-from normfold.export.capture.troubles import refuse_training_modules
 from normfold.export.errors import InputSpecError
 from normfold.export.inputs.specs import InputSpec
 from normfold.export.sources.origin import Arrays, Origin, Request, Run

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from normfold.export.capture.capture import DEFAULT_OPSET
 from normfold.export.errors import ExportError, InputSpecError, SourceError
-from normfold.export.graphs.float64 import DoubleGraph
+from normfold.export.graphs.float64 import Float64Graph
 from normfold.export.graphs.onnx_file import read_onnx
 from normfold.export.graphs.onnx_sizes import GraphSizes
 from normfold.export.graphs.runtime import Runtime
@@ -108,7 +108,7 @@ def _merged(found: Sequence[InputSpec], given: Sequence[InputSpec], path: Path) 
     return tuple(merged)
 
 
-def _run(runtime: Runtime, double: DoubleGraph | None, inputs: Arrays) -> Arrays:
+def _run(runtime: Runtime, double: Float64Graph | None, inputs: Arrays) -> Arrays:
     """Run the graph. Raises ExportError where a length is too short: onnxruntime goes on with nothing at all."""
     outputs = runtime.run(inputs)
     shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in inputs.items())
@@ -126,9 +126,9 @@ def _run(runtime: Runtime, double: DoubleGraph | None, inputs: Arrays) -> Arrays
     return outputs
 
 
-def _double(content: bytes) -> DoubleGraph | None:
+def _double(content: bytes) -> Float64Graph | None:
     try:
-        return DoubleGraph(content)
+        return Float64Graph(content)
     except Exception:
         return None
 
@@ -141,7 +141,7 @@ def _exact(contents: Sequence[bytes], runtime: Runtime, inputs: Arrays) -> tuple
     plain, reason = runtime.run(inputs), ""
     for content in contents:
         try:
-            double = DoubleGraph(content)
+            double = Float64Graph(content)
             exact = double.run(inputs)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

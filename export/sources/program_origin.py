@@ -24,8 +24,8 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from normfold.export.capture.capture import program_to_graph
+from normfold.export.capture.capture_errors import refuse_training
 from normfold.export.capture.named_network import NamedNetwork, named_outputs
-from normfold.export.capture.troubles import refuse_training
 from normfold.export.errors import InputSpecError, SourceError
 from normfold.export.inputs.specs import Dimension, InputSpec
 from normfold.export.sources.module_origin import DATATYPES, exact

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normfold.export.capture.capture import capture
+from normfold.export.capture.capture_errors import refuse_training_modules
 from normfold.export.capture.named_network import NamedNetwork, named_outputs
 from normfold.export.capture.tidy import MODULE
-from normfold.export.capture.troubles import refuse_training_modules
 from normfold.export.errors import CaptureError, InputSpecError
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.graphs.serialize import to_bytes

@@ -18,7 +18,7 @@ from rich.console import Console
 from normfold.cli.exporting import print_report
 from normfold.export.fold import Fold, FoldReport
 from normfold.export.forms.machine import Machine
-from normfold.export.forms.measure import RunTimes
+from normfold.export.forms.measure import TimeComparison
 from normfold.export.forms.precision import PrecisionReport
 from normfold.export.forms.variants import Variant
 from normfold.export.proof.verify import Difference, Verification
@@ -49,13 +49,15 @@ REPORT = ExportReport(
     bytes_before=2000,
     bytes_after=1500,
     verification=Verification((DIFFERENCE,), "PyTorch, float64", ("N=2 L=32", "one.npy")),
-    timing=RunTimes(0.2, 0.1, 50, "x[1,77,32]"),
+    timing=TimeComparison(0.2, 0.1, 50, "x[1,77,32]"),
     machine=Machine("Some CPU", "1.32.0", ("CPUExecutionProvider",), 1),
     sha256="ef" * 32,
     versions={"torch": "2.13.0"},
     notes=("a <note> & more",),
     variants=(Variant("unfolded", 2000, 0.2, False), Variant("folded", 1500, 0.1, True)),
-    precision=PrecisionReport("int8", Verification((DIFFERENCE,), "r", ()), RunTimes(0.1, 0.05, 9, "x"), 1500, 500),
+    precision=PrecisionReport(
+        "int8", Verification((DIFFERENCE,), "r", ()), TimeComparison(0.1, 0.05, 9, "x"), 1500, 500
+    ),
 )
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -141,7 +143,7 @@ def test_where_another_form_is_published_the_figures_say_of_which_form_they_are(
         published=Published("unfolded", 2, 31, 910),
         variants=slower,
         bytes_after=2000,
-        timing=RunTimes(0.1, 0.1, 9, "x"),
+        timing=TimeComparison(0.1, 0.1, 9, "x"),
     )
     text = Page(as_html(unfolded)).text
     assert "2 BatchNorms: folding takes 1 of them out, but the unfolded form is the faster one" in text

@@ -21,7 +21,7 @@ from normfold.cli.fold import fold
 from normfold.cli.main import main
 from normfold.cli.verify import verify
 from normfold.export.errors import ExportError, InputSpecError, PublishError, SourceError
-from normfold.export.graphs.float64 import DoubleGraph
+from normfold.export.graphs.float64 import Float64Graph
 from normfold.export.graphs.onnx_file import read_onnx
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.onnx_fold import fold_file
@@ -112,7 +112,7 @@ def test_a_legacy_file_is_exported_with_its_names_in_the_target_opset(legacy: Pa
 
 def test_float64_agrees_with_pytorch_far_beyond_float32(legacy: Path) -> None:
     x = np.random.default_rng(0).standard_normal((2, 3, 40)).astype(np.float32)
-    got = DoubleGraph((legacy / "17.onnx").read_bytes()).run({"x": x})["y"]
+    got = Float64Graph((legacy / "17.onnx").read_bytes()).run({"x": x})["y"]
     with torch.no_grad():
         want = Net().eval().double()(torch.from_numpy(x).double()).numpy()
     # ONNX keeps epsilon as a float32: 1e-5 is off by 2**-24 of itself, next to variances of at least 0.5
