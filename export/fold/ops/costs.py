@@ -1,4 +1,4 @@
-"""What operators cost in onnxruntime on a CPU: every measured constant of the fold, and none of it decides a writing.
+"""The costs of operators in onnxruntime on a CPU: every measured constant of the fold. None decides what is written.
 
 The unit is a *pass*: the time of one operator over a tensor that computes each entry from one entry, where that time is
 not shared with a convolution. A cost only chooses between ways to fold; what an operator is written as follows from its

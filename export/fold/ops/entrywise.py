@@ -1,4 +1,4 @@
-"""What operators have in common that act on each entry alone."""
+"""The rules that operators share which act on each entry alone."""
 
 from __future__ import annotations
 

@@ -262,7 +262,7 @@ def test_no_carrier_is_brought_where_it_takes_longer_than_the_batchnorm(
 
 
 @pytest.mark.parametrize(("channels", "stays"), [(8, True), (20, True), (6, False), (18, False)])
-def test_no_carrier_is_brought_where_a_picture_would_leave_its_blocks(channels: int, stays: bool) -> None:
+def test_no_carrier_is_brought_where_a_2d_tensor_would_leave_its_blocks(channels: int, stays: bool) -> None:
     text = """(float[N,3,H,L] x) => (float[N,5,H,L] y) {
         c = Conv<pads=[1,1,1,1]>(x, w)  r = Relu(c)  n = BN(r, n)  y = Conv<pads=[1,1,1,1]>(n, v) }"""
     arrays = {"w": weights(channels, 3, 3, 3), "v": weights(5, channels, 3, 3)}

@@ -42,7 +42,7 @@ def largest(sizes: Magnitudes, reader: Linear, channel: int) -> float:
     return low / MOST_LOST
 
 
-def test_what_batchnorm_makes_is_told_by_gamma_and_beta() -> None:
+def test_gamma_and_beta_give_the_range_of_a_batchnorms_output() -> None:
     given = norm("n", 3, gamma=[1, -2, 0.5], beta=[0, 4, -9], mean=[100, 0, 0], var=[1e6, 1, 1])
     np.testing.assert_allclose(reads("e = BN(x, n)", **given), [3, 10, 10.5])
 
@@ -66,7 +66,7 @@ def test_what_is_behind_it_follows(behind: str, expected: list[float]) -> None:
     np.testing.assert_allclose(reads(f"n = BN(x, n) {behind}", **given, **held), expected, rtol=1e-4)
 
 
-def test_sizes_are_told_in_the_scale_of_what_was_carried_out_and_of_the_channels_that_there_are() -> None:
+def test_magnitudes_follow_the_gauges_and_the_added_channels_that_were_carried_out() -> None:
     net = net_of(graph(f"{HEAD} {{ y = Conv(x, v) }}", v=np.eye(5, 3, dtype=np.float32)[..., None]))
     reader = next(op for op in net.ops if isinstance(op, Linear))
     sizes, gauges = Magnitudes(net), Gauges()
