@@ -4,10 +4,9 @@ The unit is a *pass*: the time of one operator over a tensor that computes each 
 not shared with a convolution. A cost only chooses between ways to fold; what an operator is written as follows from its
 params alone (``AffineForm``, ``ClampForm``, ``SlopeForm``).
 
-Measured: by hand in onnxruntime 1.32, one thread, all optimisations on. The machine was not recorded with the single
-figures; the project's other figures of those days come from two shared cores of an AMD EPYC. The dates are those of the
-commits that brought the constants. Measure again with ``python -m benches.folding.costs``: it prints each cost beside
-the constant that is used here.
+The machine and the exact procedure were not recorded with the single figures; the project's other figures of those days
+come from onnxruntime 1.32 on two shared cores of an AMD EPYC. The dates are those of the commits that brought the
+constants. Measure again with ``python -m benches.folding.costs``, which prints each cost beside the constant used here.
 """
 
 from __future__ import annotations
@@ -63,7 +62,8 @@ OPEN_LENGTH = 100
 LOSS = 0.05
 
 #: onnxruntime's blocked layout takes channels in multiples of ALIGNED, from LEAST channels on, and a Concat in it takes
-#: whole blocks of BLOCK. 26 November 2026: 93 channels of a Concat in place of 96 cost EEGInceptionMI 3 % of its time.
+#: whole blocks of BLOCK. 26 November 2026: 93 channels of a Concat in place of 96 cost EEGInceptionMI 3 % of its time
+#: (``python -m benches.folding.bench_folding ZOO braindecode_eeginceptionmi``).
 ALIGNED, BLOCK = 4, 16
 LEAST = 8
 
