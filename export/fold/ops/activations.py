@@ -1,4 +1,4 @@
-"""Activations that no clamp is, and operators that leave every number as it is."""
+"""Activations other than clamps, and operators that leave every number as it is."""
 
 from __future__ import annotations
 

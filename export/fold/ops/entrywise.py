@@ -46,6 +46,6 @@ def silenced_through(op: Op, tensor: Tensor, index: Index, values: Array, silenc
 
 
 def lost_by_both(op: Op, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:
-    """Return that the first input and the first output lose what either loses."""
+    """Return the channels that the first input and the first output lose, given those of one of them."""
     both = (op.inputs[0], op.outputs[0])
     return dict.fromkeys(both, next(removed[t] for t in both if t in removed))

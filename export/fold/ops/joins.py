@@ -184,7 +184,7 @@ def takes_shift(tensor: Tensor, depth: int = 12) -> int:
 
 
 def _lost_by_all(op: Op, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:
-    """Return that all inputs and the output lose what one of them loses; refused where one is broadcast there."""
+    """Return the channels that all inputs and the output lose, given those of one; refused where one is broadcast."""
     tensors = (*op.inputs, *op.outputs)
     r = next(removed[t] for t in tensors if t in removed)
     if any(

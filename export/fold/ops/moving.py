@@ -41,7 +41,7 @@ class Transpose(Op):
         return {y: gauges[x].moved(self.axes)} if x in gauges else {x: gauges[y].moved(np.argsort(self.axes).tolist())}
 
     def add_channel(self, added: AddedChannels) -> dict[Tensor, AddedChannel]:
-        """None: constants are known along axis 1 only."""
+        """Refuse any: constants are known along axis 1 only."""
         raise Refused(f"{self} moves the channels to another axis, through which no constant is followed")
 
     def silenced(self, tensor: Tensor, axis: int, index: Index, values: Array, silencing: Silencing) -> Array:

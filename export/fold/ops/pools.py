@@ -94,7 +94,7 @@ class Pooling(Op):
         return {x: replace(w, axis=axis)}
 
     def constants(self, known: Mapping[Tensor, Array]) -> list[Array | None]:
-        """A constant channel stays one, unless zeros are averaged in."""
+        """A constant channel stays constant, unless zeros are averaged in."""
         before = known.get(self.inputs[0])
         if before is None or 1 in self.axes or 0 in self.axes:
             return [None] * len(self.outputs)
