@@ -1,4 +1,4 @@
-"""A node of an ONNX graph as its reader sees it."""
+"""A node of an ONNX graph, as its reader sees it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Node(NodeView):
         self._reading = reading
 
     def integers(self, index: int) -> list[int | None] | None:
-        """Return a vector of integers that an input holds, None for those that are computed."""
+        """Return the integers that an input holds, None for each that is computed; None where nothing is known."""
         return self._reading.constants.integers(self.value(index))
 
     def has(self, index: int) -> bool:
-        """Whether an input is given at all."""
+        """Whether an input is given."""
         return self.value(index) is not None
 
     def computed(self) -> list[int]:
@@ -36,7 +36,7 @@ class Node(NodeView):
         return [i for i, v in enumerate(self.node.inputs) if v is not None and self._reading.constants.get(v) is None]
 
     def channels_kept(self) -> bool:
-        """Whether the output has as many channels as the input, as its shape or the convolution behind it tells."""
+        """Whether the output has as many channels as the input, according to its shape or the convolution behind it."""
         x, y = self.tensor(0), self.tensor_out()
         if x.shape is None or len(x.shape) < 3 or not isinstance(x.shape[1], int):
             return False
@@ -76,7 +76,7 @@ class Node(NodeView):
         return len(shape)
 
     def parts(self, data: Sequence[int] = (0,)) -> dict[str, Any]:
-        """Return node, name, inputs and outputs for an operator that computes from the given inputs."""
+        """Return node, name, inputs and outputs of an operator that computes from the given inputs."""
         return {
             "node": self.node,
             "name": self._reading.name(self.node),
@@ -86,8 +86,8 @@ class Node(NodeView):
 
 
 class NotKnown(Exception):
-    """The node is of a form that its reader does not know: it is read as an operator that nothing passes."""
+    """A reader does not know this form of its node, which is then read as an operator that nothing passes."""
 
 
-#: Returns the operator that a node is, or raises NotKnown.
+#: A reader returns the operator of a node, or raises NotKnown.
 Reader: TypeAlias = Callable[[Node], Op]

@@ -1,8 +1,8 @@
-"""An If whose condition is constant is the branch that it takes.
+"""An If with a constant condition is replaced by the branch that it takes.
 
 if(true; f, g) = f
 
-TorchScript's exporter writes a squeeze of an axis as an If that asks for the axis's length, which the graph knows.
+TorchScript's exporter writes a squeeze of an axis as an If on the length of the axis, which is known from the graph.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from normfold.export.graphs.names import Names
 
 
 def take_branches(model: ir.Model) -> int:
-    """Put the branch in the place of every such If of the main graph, in place; return how many there were."""
+    """Replace every such If of the main graph by its branch, in place; return the number of them."""
     graph, opset = model.graph, model.opset_imports.get("", 18)
     constants = Constants(graph, opset)
     count = 0
@@ -26,7 +26,7 @@ def take_branches(model: ir.Model) -> int:
             continue
         taken, left = ("then_branch", "else_branch") if condition.item() else ("else_branch", "then_branch")
         _inline(node.attributes[taken].as_graph(), node, graph)
-        for inner in node.attributes[left].as_graph().all_nodes():  # what only it reads is read no more
+        for inner in node.attributes[left].as_graph().all_nodes():  # this drops its uses of the outer graph
             for index in range(len(inner.inputs)):
                 inner.replace_input_with(index, None)
         count += 1
@@ -34,7 +34,7 @@ def take_branches(model: ir.Model) -> int:
 
 
 def _inline(branch: ir.Graph, node: ir.Node, graph: ir.Graph) -> None:
-    """Move what a branch holds before its If, under names that are new, and let it give what the If gave."""
+    """Move the nodes of a branch before its If, under new names; their results take the place of the If's outputs."""
     names = Names(graph)
     for value in list(branch.initializers.values()):
         branch.initializers.pop(value.name or "")
@@ -50,7 +50,7 @@ def _inline(branch: ir.Graph, node: ir.Node, graph: ir.Graph) -> None:
             value.name = names.fresh(f"{node.name}.{value.name}")
     graph.insert_before(node, nodes)
     for old, new in zip(node.outputs, outputs, strict=True):
-        if old.is_graph_output() or new.producer() not in nodes:  # the branch gives what is there without it
+        if old.is_graph_output() or new.producer() not in nodes:  # the output is computed outside the branch
             same = ir.node("Identity", [new], name=names.fresh(f"{node.name}_{old.name}"))
             graph.insert_before(node, [same])
             new = same.outputs[0]
