@@ -10,29 +10,9 @@ from .test_layout import PACKAGES
 
 LONGEST = 300
 
-#: Names that two public classes still have, and what the two are. This list may only become shorter.
-SAME_NAME: dict[str, str] = {
-    "Call": "a call in a traced network, and a remote procedure call",
-    "Connection": "the server's end of an HTTP/2 connection, and the load generator's",
-    "Form": "an order of axes, and a column of the report",
-    "Node": "a node of cpu_layout, and one of fold/reading",
-    "Plan": "how an affine is carried out, and how a request is read",
-    "Sample": "a file of inputs to prove with, and one to warm up with",
-    "Sizes": "magnitudes of numbers, and sizes of dimensions",
-    "Stream": "tensors that are scaled together, and an HTTP/2 stream",
-    "Tensor": "a tensor of a network, and the description of a model's input or output",
-    "Timing": "run times of graphs, and counted times of requests",
-    "Writing": "how a region is written, and how a net is",
-}
 
 #: Modules with more than LONGEST lines, and the reason why they are not divided.
-LONG: dict[str, str] = {
-    "export/fold/ops/activations.py": "not divided yet",
-    "export/fold/ops/linear.py": "not divided yet",
-    "export/fold/ops/moving.py": "not divided yet",
-    "serving/frontends/http2/connection.py": "not divided yet",
-    "serving/load/http2.py": "not divided yet",
-}
+LONG: dict[str, str] = {}
 
 
 def modules(root: Path) -> list[Path]:
@@ -49,9 +29,8 @@ def test_no_two_modules_define_a_public_class_of_the_same_name(root: Path) -> No
                     homes[statement.name].append(str(path.relative_to(root)))
     assert len(homes) > 100
     same = {name: paths for name, paths in homes.items() if len(paths) > 1}
-    new = "\n".join(f"{name}: {', '.join(paths)}" for name, paths in sorted(same.items()) if name not in SAME_NAME)
-    assert not new, f"rename all but one of each:\n{new}"
-    assert SAME_NAME.keys() - same.keys() == set(), "these are no longer defined twice: take them off SAME_NAME"
+    found = "\n".join(f"{name}: {', '.join(paths)}" for name, paths in sorted(same.items()))
+    assert not found, f"rename all but one of each:\n{found}"
 
 
 def test_a_long_module_is_on_the_list_with_its_reason(root: Path) -> None:
