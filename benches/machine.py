@@ -1,13 +1,13 @@
-"""What the figures of a benchmark were measured on, named by its kind and never by its host."""
+"""The machine that figures were measured on, described without its host name."""
 
 from __future__ import annotations
 
 import platform
 
-from normfold.export.forms.machine import this_machine
+from normfold.processor import processor_name
 from normfold.serving.process.cpus import available_cpus
 
 
 def machine() -> str:
-    """Processor, how many of it, and Python's version, as a sentence."""
-    return f"Measured on {available_cpus()} CPUs ({this_machine().processor}), Python {platform.python_version()}."
+    """Return one sentence: the number of CPUs, the processor's name, the version of Python."""
+    return f"Measured on {available_cpus()} CPUs ({processor_name()}), Python {platform.python_version()}."

@@ -1,4 +1,4 @@
-"""``normfold bench``: latency, throughput and server CPU under load."""
+"""``normfold bench`` measures servers under load: latency, throughput and CPU time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOT_MEASURED, SOME_FAILED, INTERRUPTED = 1, 3, 130
 
 
 class Numbers(click.ParamType[list[float]]):
-    """Positive numbers with commas between them."""
+    """Positive numbers, separated by commas."""
 
     name = "numbers"
 
@@ -27,7 +27,7 @@ class Numbers(click.ParamType[list[float]]):
         self.kind = kind
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
-        """The numbers of ``value``."""
+        """The numbers in ``value``."""
         try:
             found = [self.kind(part) for part in str(value).split(",")]
         except ValueError:
@@ -40,34 +40,65 @@ class Numbers(click.ParamType[list[float]]):
 
 @click.command(short_help="Measure servers under load: latency, throughput, CPU.")
 @click.argument("addresses", nargs=-1, required=True, metavar="ADDRESS...")
-@click.option("--model", "-m", "models", multiple=True, required=True, help="Repeat for a mix, asked in turn.")
+@click.option(
+    "--model",
+    "-m",
+    "models",
+    multiple=True,
+    required=True,
+    help="The model to ask. Repeat for a mix of models, asked in turn.",
+)
 @click.option(
     "--in-flight",
     type=Numbers(int),
-    help="Closed loop: requests on their way at any time. Default 1,4,16,64 unless --rate is given.",
+    help="Closed loop: requests in flight at any time. Default 1,4,16,64 unless --rate is given.",
 )
-@click.option("--rate", type=Numbers(float), help="Open loop: requests a second, late ones charged in full.")
+@click.option("--rate", type=Numbers(float), help="Open loop: requests a second, sent whether or not answers come.")
 @click.option(
-    "--seconds", type=click.FloatRange(0.2, 3600), default=5.0, show_default=True, help="For each load and server."
+    "--seconds", type=click.FloatRange(0.2, 3600), default=5.0, show_default=True, help="Time for each load and server."
 )
 @click.option(
-    "--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Slices that the seconds are cut into."
+    "--rounds",
+    type=click.IntRange(1, 1000),
+    default=5,
+    show_default=True,
+    help="Number of slices that the seconds are divided into.",
 )
-@click.option("--shape", "shapes", multiple=True, metavar="NAME=1,1,32", help="Of an input that leaves sizes open.")
 @click.option(
-    "--input", "-i", "file", type=click.Path(path_type=Path, dir_okay=False), help="Inputs by name from this .npz file."
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME=1,1,32",
+    help="The shape of an input whose sizes the model leaves open.",
 )
-@click.option("--stream", is_flag=True, help="ModelStreamInfer instead of unary calls.")
 @click.option(
-    "--connections", type=click.IntRange(1, 1024), default=1, show_default=True, help="To each server, used in turn."
+    "--input",
+    "-i",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Read inputs by name from this .npz file.",
+)
+@click.option("--stream", is_flag=True, help="Send messages of ModelStreamInfer instead of unary calls.")
+@click.option(
+    "--connections",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="Connections to each server, used in turn.",
 )
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds.")
 @click.option(
-    "--server-pid", "pids", type=int, multiple=True, help="The server's process, for its CPU time; one an address."
+    "--server-pid",
+    "pids",
+    type=int,
+    multiple=True,
+    help="The server's process, whose CPU time is measured; one for each address.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Draw latency against throughput: .svg or .html."
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw latency against throughput into this .svg or .html file.",
 )
 def bench(
     addresses: tuple[str, ...],
@@ -85,7 +116,7 @@ def bench(
     as_json: bool,
     out: Path | None,
 ) -> None:
-    """Load each ADDRESS with requests for a model, and say how it did.
+    """Load each ADDRESS with requests for a model, and report latency, throughput and CPU time.
 
     ADDRESS is host:port or unix:/path of any server of the Open Inference Protocol. Several are measured in turns,
     slice by slice, and compared with the first.
@@ -97,8 +128,8 @@ def bench(
       normfold bench 127.0.0.1:8001 127.0.0.1:9001 --model surnames --rate 100,500,1000 --json
       normfold bench unix:/run/normfold.sock --model a --model b --input inputs.npz
 
-    --in-flight keeps so many requests on their way. --rate sends at even intervals whatever the server does, and counts
-    each latency from the moment at which the request was meant to leave.
+    --in-flight keeps this number of requests in flight. --rate sends requests at even intervals whatever the server
+    does, and counts each latency from the moment at which the request was meant to be sent.
 
     Exit code: 0 every request was answered, 1 nothing could be measured, 2 a wrong command, 3 some requests failed, 130
     interrupted (what was measured until then is printed).
@@ -160,7 +191,7 @@ def _target(address: str, settings: Any, pid: int | None) -> Target:
 
 def _draw(out: Path, targets: list[Target], loads: list[Load], settings: Any) -> None:
     from normfold.cli import bench_picture
-    from normfold.cli.writing import written_whole
+    from normfold.whole_file import written_whole
 
     page: Callable[..., str] = bench_picture.page if out.suffix == ".html" else bench_picture.drawing
     try:

@@ -1,4 +1,4 @@
-"""Latency against throughput, one line a server, as a self-contained SVG; and a page with it and the figures."""
+"""Latency against throughput as an SVG drawing with a line for each server, and as a page with drawing and table."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from normfold.serving.load.rounds import Target
 
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 70, 30, 74, 56
-#: Told apart also by those who see few colours (Okabe and Ito's).
+#: Colours that people with colour blindness can distinguish, too (by Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 COLUMNS = ("p50", "p90", "p99", "p99.9", "requests/s", "server CPU, us/request", "failed")
 
-#: A point of a line: throughput, p50 and p99 in ms, and what the load was.
+#: A point of a line: throughput, p50 and p99 in ms, and the load as text.
 Point = tuple[float, float, float, str]
 
 
 def drawing(targets: Sequence[Target], loads: Sequence[Load], title: str) -> str:
-    """The picture: p50 solid and p99 dashed on a logarithmic axis, each point named by its load."""
+    """The drawing: p50 as solid and p99 as dashed lines on a logarithmic axis; each point is named by its load."""
     lines = {one.name: _points(one, loads) for one in targets}
     points = [point for line in lines.values() for point in line]
     right = _ceiling(max((point[0] for point in points), default=1.0) * 1.05)
@@ -70,7 +70,7 @@ def drawing(targets: Sequence[Target], loads: Sequence[Load], title: str) -> str
 
 
 def page(targets: Sequence[Target], loads: Sequence[Load], title: str) -> str:
-    """The picture and the table, as one HTML file that needs no other."""
+    """The drawing and the table, as one HTML file that needs no other file."""
     head = "".join(f"<th>{escape(column)}</th>" for column in ("load", "server", *COLUMNS))
     rows = []
     for load in loads:

@@ -1,4 +1,4 @@
-"""What ``normfold bench`` asks, and its figures as a table and as JSON."""
+"""The requests of ``normfold bench``, and its measurements as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from normfold.serving.load.question import request_bytes
 from normfold.serving.load.rounds import Target, ratio
 
 PERCENTILES = (50, 90, 99, 99.9)
-#: Columns of the table where it does not go to a terminal.
+#: The width of the table in characters, if it is not printed to a terminal.
 WIDTH = 160
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What every request of the run has in common."""
+    """The settings that all requests of a run share."""
 
     models: tuple[str, ...]
     shapes: tuple[str, ...]
@@ -40,7 +40,7 @@ class Settings:
     timeout: float
 
     def title(self) -> str:
-        """What is asked, in one line."""
+        """Models and kind of calls, in one line."""
         how = "stream" if self.stream else "unary"
         return (
             f"{' and '.join(self.models)}, {how} calls over {self.connections} connection{'s'[: self.connections > 1]}"
@@ -48,7 +48,10 @@ class Settings:
 
 
 def target(address: str, settings: Settings, pid: int | None) -> Target:
-    """A server that answered every request of the mix once. Raises ClientError, ConnectionError or ValueError."""
+    """The server at ``address``, after it answered every request of the mix once.
+
+    Raises ClientError, ConnectionError or ValueError.
+    """
     if not address.startswith("unix:"):
         host_and_port(address)
     shapes = dict(_shape(text) for text in settings.shapes)
@@ -58,7 +61,7 @@ def target(address: str, settings: Settings, pid: int | None) -> Target:
         for model in settings.models:
             metadata = client.model_metadata(model)
             names = {tensor.name for tensor in metadata.inputs}
-            if len(settings.models) > 1:  # a name need not be every model's
+            if len(settings.models) > 1:  # not every model needs to have every name
                 messages.append(request_bytes(metadata, _of(shapes, names), _of(given, names)))
             else:
                 messages.append(request_bytes(metadata, shapes, given))
@@ -102,7 +105,7 @@ def _arrays(file: Path) -> dict[str, Any]:
 
 
 def print_table(targets: Sequence[Target], loads: Sequence[Load]) -> None:
-    """Print a row for each load and server, and each later server's figures over the first's."""
+    """Print a row for each load and server, and the ratio of each further server's figures to the first server's."""
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = WIDTH
@@ -151,7 +154,7 @@ def _ratios(targets: Sequence[Target], loads: Sequence[Load]) -> Table:
 
 
 def as_json(targets: Sequence[Target], loads: Sequence[Load], settings: Settings) -> dict[str, Any]:
-    """Every figure, for programs; latencies in ms, CPU in microseconds a request."""
+    """All measurements, for programs; latencies in ms, CPU time in microseconds for each request."""
     return {
         "normfold": __version__,
         "asked": {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()},

@@ -1,4 +1,4 @@
-"""``normfold doctor``: what is installed, what of it really loads, and whether a server can start."""
+"""``normfold doctor`` reports what is installed, what of it really loads, and whether a server can start."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Say what is installed, what really loads, and whether a server can start.")
-@click.option("--device", default="cpu", show_default=True, help="The --device that the server is to have.")
+@click.option("--device", default="cpu", show_default=True, help="The --device that the server will get.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def doctor(device: str, as_json: bool) -> None:
-    """Say what is installed, what of it really loads, and whether a server can start.
+    """Report what is installed, what of it really loads, and whether a server can start.
 
-    onnxruntime lists the execution providers that it was built with. Here each one that a server could use is tried:
-    a session with one convolution is made on it and run, in a process of its own. For one that fails, the shared
-    library that is missing is named, or what onnxruntime says.
+    onnxruntime lists the execution providers that it was built with. This command tries each one that a server could
+    use: in a process of its own it makes a session with one convolution and runs it. For a provider that fails, it
+    prints the shared library that is missing, or the message of onnxruntime.
 
-    Told as well: two onnxruntime that overwrite each other, and the command that mends it; the versions of what the
-    server stands on; the CPUs that this process may really use, by affinity and by the cgroup's quota, and how many
-    workers and threads follow from them; the folder that may be deleted.
+    It also reports two installed onnxruntime that overwrite each other, and the command that repairs this; the
+    versions of the packages that the server needs; the CPUs that this process may really use, by affinity and by the
+    cgroup's quota, and the numbers of workers and threads that follow from them; and the cache folder, which may be
+    deleted at any time.
 
     \b
-    Exit code 0: a server on --device can start; 1: it cannot, and the last lines say why.
+    Exit code 0: a server on --device can start; 1: it cannot, and the last lines give the reasons.
 
     \b
     Examples:
@@ -41,7 +42,7 @@ def doctor(device: str, as_json: bool) -> None:
         from normfold.serving.diagnosis import diagnose
         from normfold.serving.errors import StartError
     except ImportError as error:
-        raise click.ClickException(f"{error}: this installation is not whole; install normfold again") from None
+        raise click.ClickException(f"{error}: this installation is incomplete; install normfold again") from None
     try:
         found = diagnose(device)
     except StartError as error:

@@ -39,17 +39,23 @@ Examples:
     "--weights", type=click.Path(path_type=Path), metavar="FILE", help="safetensors, or a .pt/.ckpt of tensors only."
 )
 @click.option(
-    "--input", "inputs", multiple=True, metavar="NAME=DTYPE[DIMS]", help="One for each input; names are dynamic sizes."
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME=DTYPE[DIMS]",
+    help="One for each input; a dimension with a name is dynamic.",
 )
 @click.option(
     "--sample", "samples", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
-    help="A real input (.npy, .npz, .safetensors) to prove with; shows the shapes where --input is left out.",
+    help="A real input (.npy, .npz, .safetensors) for the proof; gives the shapes if --input is left out.",
 )  # fmt: skip
 @click.option(
     "--repository", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The model repository."
 )
 @click.option("--name", required=True, help="The model's name in the repository.")
-@click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="The classes' names, one a line.")
+@click.option(
+    "--labels", type=click.Path(path_type=Path), metavar="FILE", help="The names of the classes, one on each line."
+)
 @click.option(
     "--arg", "arguments", multiple=True, metavar="KEY=VALUE", help="An argument for the factory or class; repeatable."
 )
@@ -57,7 +63,7 @@ Examples:
     "--config",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Arguments for it from a .toml or .json; --arg wins.",
+    help="Arguments for the factory or class from a .toml or .json file; --arg goes first.",
 )
 @click.option("--version", type=int, metavar="N", help="The version to write; default: the next free one.")
 @click.option("--overwrite", is_flag=True, help="Replace the version if it exists.")
@@ -72,8 +78,8 @@ Examples:
     "--form", default="auto", show_default=True, metavar="FORM",
     help="Publish this form: unfolded, folded, lifted, widened, blocked (for CPUs); auto: the fastest on this machine.",
 )  # fmt: skip
-@click.option("--remeasure", is_flag=True, help="Time the forms again, not as remembered from an earlier export.")
-@click.option("--even-if-slower", is_flag=True, help="Publish fewer bits also where float32 is faster on this machine.")
+@click.option("--remeasure", is_flag=True, help="Time the forms again, even if an earlier export has timed them.")
+@click.option("--even-if-slower", is_flag=True, help="Publish fewer bits even if float32 is faster on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON on standard output.")
 @click.option("--debug", is_flag=True, help="Show Python's traceback of an error.")
 def export(
@@ -101,10 +107,10 @@ def export(
 
     SOURCE is FILE.py:NAME or package.module:NAME, where NAME is a class, a function that makes a network, or a network.
     The exported graph is compared with PyTorch in float64 on random inputs of every dynamic size and on your samples;
-    nothing is published unless it is the same network.
+    nothing is published unless both compute the same.
     """
     if dtype and quantize:
-        raise click.UsageError("--dtype and --quantize: one of the two")
+        raise click.UsageError("give only one of --dtype and --quantize")
     keywords = {**(_config(config) if config else {}), **dict(_argument(a) for a in arguments)}
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("import PyTorch")
@@ -124,15 +130,15 @@ def export(
             opset=opset,
             precision=dtype or quantize,
             even_if_slower=even_if_slower,
-            form=form,
+            variant=form,
             remeasure=remeasure,
         )
-        with redirect_stdout(sys.stderr):  # what the user's code prints on import is not our output
+        with redirect_stdout(sys.stderr):  # what the user's code prints on import is not output of this command
             report = export_model(request, progress)
     if as_json:
-        from normfold.export.publishing.report import as_json as jsonable
+        from normfold.export.publishing import report as reports
 
-        click.echo(json.dumps(jsonable(report), indent=2))
+        click.echo(json.dumps(reports.as_json(report), indent=2))
     else:
         print_report(report, console, f"normfold serve --repository {repository}")
 
@@ -152,7 +158,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _argument(text: str) -> tuple[str, Any]:
-    """Read key=value; the value is a Python literal where it is one, else the text itself."""
+    """Read key=value; the value is read as a Python literal if it is one, else as text."""
     key, equals, value = text.partition("=")
     if not equals or not key.isidentifier():
         raise click.UsageError(f"--arg {text}: expected KEY=VALUE, for example --arg channels=128")

@@ -1,4 +1,4 @@
-"""What the commands that export share: steps on a terminal, mistakes as messages, the report in a dozen lines."""
+"""Shared by the commands that export: steps on a terminal, errors as messages, the report in a dozen lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["errors_as_messages", "print_report", "steps"]
 
 @contextmanager
 def errors_as_messages(debug: bool) -> Iterator[None]:
-    """End with one message and exit code 1 for a person's mistake; a traceback is for --debug and for our own bugs."""
+    """End with one message and exit code 1 for an ExportError; show a traceback with --debug and for our own bugs."""
     try:
         yield
     except ImportError as error:
@@ -30,6 +30,7 @@ def errors_as_messages(debug: bool) -> Iterator[None]:
             "onnx_ir",
             "onnxscript",
             "safetensors",
+            "jinja2",
         ):
             raise
         raise click.ClickException(
@@ -48,11 +49,11 @@ def errors_as_messages(debug: bool) -> Iterator[None]:
 
 @contextmanager
 def steps(quiet: bool) -> Iterator[tuple[Console, Callable[[str], None]]]:
-    """Yield a console and a function that names the step now under way, on a terminal only."""
+    """Yield a console and a function that shows the name of the current step, on a terminal only."""
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
-    terminal = Console(file=sys.stderr, highlight=False)  # this very stream, also while another stands for it
+    terminal = Console(file=sys.stderr, highlight=False)  # this stream, even while sys.stderr is replaced
     if quiet or not terminal.is_terminal or os.environ.get("TERM") == "dumb":
         yield console, lambda step: None
         return
@@ -61,34 +62,34 @@ def steps(quiet: bool) -> Iterator[tuple[Console, Callable[[str], None]]]:
 
 
 def print_report(report: ExportReport, console: Console, next_command: str) -> None:
-    """Print what was done, in a dozen lines."""
+    """Print the report in a dozen lines."""
     from rich.markup import escape
     from rich.table import Table
 
-    from normfold.export.publishing.report import chosen, forms
+    from normfold.export.publishing.report import chosen, columns
 
     worst = report.verification.worst
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
-    columns = forms(report)
-    for _ in columns:
+    shown = columns(report)
+    for _ in shown:
         table.add_column()
-    table.add_row("", *(c.title for c in columns))
-    table.add_row("BatchNorms", *(str(c.batchnorms) for c in columns))
-    table.add_row("nodes", *(str(c.nodes) for c in columns))
-    table.add_row("parameters", *(f"{c.parameters:,}" for c in columns))
-    table.add_row("size", *(_size(c.bytes) for c in columns))
-    times = [f"{c.median_ms:.3f} ms" for c in columns]
+    table.add_row("", *(c.title for c in shown))
+    table.add_row("BatchNorms", *(str(c.batchnorms) for c in shown))
+    table.add_row("nodes", *(str(c.nodes) for c in shown))
+    table.add_row("parameters", *(f"{c.parameters:,}" for c in shown))
+    table.add_row("size", *(_size(c.bytes) for c in shown))
+    times = [f"{c.median_ms:.3f} ms" for c in shown]
     table.add_row("run time", *times[:-1], f"{times[-1]}  ({report.timing.shapes}, 1 thread)")
     console.print(f"[bold]{escape(report.source)}[/bold]  {escape(', '.join(report.inputs))}")
     console.print(table)
     console.print(escape(chosen(report)))
-    if report.published.form in ("unfolded", "blocked"):
+    if report.published.variant in ("unfolded", "blocked"):
         console.print("what folding does in the folded form, which is not the published one:")
     for fold in report.folding.folds:
-        stayed = "what is left of it stayed" if fold.how else "stayed"
+        unfolded = "the rest is not folded" if fold.how else "not folded"
         went = [escape(fold.how)] if fold.how else []
-        went += [f"[yellow]{stayed}[/yellow]: {escape(fold.reason)}"] if fold.reason else []
+        went += [f"[yellow]{unfolded}[/yellow]: {escape(fold.reason)}"] if fold.reason else []
         console.print(f"  {escape(fold.name)}: {'; '.join(went)}")
     cases = len(report.verification.cases)
     console.print(

@@ -1,4 +1,4 @@
-"""``normfold fold``: fold the BatchNorms of an ONNX file that someone else exported."""
+"""``normfold fold``: fold the BatchNorms of an ONNX file of any exporter."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Examples:
     "inputs",
     multiple=True,
     metavar="NAME=DTYPE[DIMS]",
-    help="Ranges of dimensions that the file leaves open.",
+    help="Ranges for dimensions that the file leaves open.",
 )
 @click.option(
     "--sample",
@@ -35,13 +35,13 @@ Examples:
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A real input to prove with.",
+    help="A real input for the proof.",
 )
 @click.option(
     "--form", default="auto", show_default=True, metavar="FORM",
     help="Write this form: unfolded, folded, lifted, widened, blocked (for CPUs); auto: the fastest on this machine.",
 )  # fmt: skip
-@click.option("--remeasure", is_flag=True, help="Time the forms again, not as remembered from an earlier run.")
+@click.option("--remeasure", is_flag=True, help="Time the forms again, even if an earlier run has timed them.")
 @click.option(
     "--report",
     "written",
@@ -65,14 +65,14 @@ def fold(
 ) -> None:
     """Fold every BatchNorm of an ONNX file into the weights around it and prove that it computes the same.
 
-    IN.onnx may come from any exporter, opset 11 up; it must hold its weights itself. OUT.onnx keeps its inputs,
-    outputs and opset, and is written only where it agrees with IN.onnx computed in float64.
+    IN.onnx may come from any exporter, with opset 11 or newer; it must hold its weights itself. OUT.onnx keeps its
+    inputs, outputs and opset, and is written only if it agrees with IN.onnx computed in float64.
     """
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("import the graph tools")
-        from normfold.export.onnx_fold import fold_file, write_whole
+        from normfold.export.onnx_fold import fold_file, write_file
+        from normfold.export.publishing import report as reports
         from normfold.export.publishing.html_report import as_html
-        from normfold.export.publishing.report import as_json as jsonable
 
         report = fold_file(
             source,
@@ -80,13 +80,13 @@ def fold(
             inputs=inputs,
             samples=samples,
             overwrite=overwrite,
-            form=form,
+            variant=form,
             remeasure=remeasure,
             progress=progress,
         )
-        whole = json.dumps(jsonable(report), indent=2) + "\n"
+        whole = json.dumps(reports.as_json(report), indent=2) + "\n"
         if written is not None:
-            write_whole(target.with_suffix(f".{written}"), (as_html(report) if written == "html" else whole).encode())
+            write_file(target.with_suffix(f".{written}"), (as_html(report) if written == "html" else whole).encode())
     if as_json:
         click.echo(whole, nl=False)
     else:

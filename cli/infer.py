@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from normfold.serving.client.calls import Labelled, ModelMetadata, Tensor
+    from normfold.serving.client.calls import LabelledClass, ModelMetadata, TensorMetadata
 
     Array = NDArray[Any]
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--address", "-a", default="127.0.0.1:8001", show_default=True, help="host:port, or unix:/path.")
 @click.option("--version", default="", help="The model's version. Default: the highest in service.")
 @click.option("--output", "-o", "outputs", multiple=True, metavar="NAME", help="Only this output (repeat for more).")
-@click.option("--top", type=click.IntRange(1), help="The K best classes of the output, with their labels.")
+@click.option("--top", type=click.IntRange(1), help="Print this many best classes of the output, with their labels.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the outputs to this .npz file.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds.")
@@ -61,7 +61,7 @@ def infer(
     from normfold.serving.client.client import Client, ClientError
 
     if top is not None and save is not None:
-        raise click.UsageError("--save writes arrays and --top text; give one of them")
+        raise click.UsageError("--save writes arrays and --top prints text; give one of them")
     if top is not None and len(outputs) > 1:
         raise click.UsageError("--top takes one --output")
     values = [_split(text) for text in inputs]
@@ -92,7 +92,10 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _read(name: str, text: str, metadata: ModelMetadata) -> Array:
-    """The array that ``text`` names or spells, in the datatype of the model's input. Raises click.UsageError."""
+    """The array in the file that ``text`` names, or in ``text`` itself. Raises click.UsageError.
+
+    JSON becomes an array of the datatype of the model's input.
+    """
     import numpy as np
 
     spec = next((tensor for tensor in metadata.inputs if tensor.name == name), None)
@@ -115,7 +118,7 @@ def _read(name: str, text: str, metadata: ModelMetadata) -> Array:
         raise click.UsageError(f"{path} is not a .npy, .npz or .json file with numbers: {error}") from None
 
 
-def _from_json(name: str, text: str, spec: Tensor | None) -> Array:
+def _from_json(name: str, text: str, spec: TensorMetadata | None) -> Array:
     import numpy as np
 
     from normfold.protos.datatypes import by_name
@@ -140,7 +143,7 @@ def _from_json(name: str, text: str, spec: Tensor | None) -> Array:
 def _save(path: Path, answers: dict[str, Array]) -> None:
     import numpy as np
 
-    from normfold.cli.writing import written_whole
+    from normfold.whole_file import written_whole
 
     named: dict[str, Any] = {n: a if a.dtype != object else a.astype(np.bytes_) for n, a in answers.items()}
     try:
@@ -150,7 +153,7 @@ def _save(path: Path, answers: dict[str, Array]) -> None:
         raise click.ClickException(f"{path} cannot be written: {error.strerror}") from None
 
 
-def _print_classes(rows: list[list[Labelled]], as_json: bool) -> None:
+def _print_classes(rows: list[list[LabelledClass]], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([[vars(one) for one in row] for row in rows], ensure_ascii=False))
         return
@@ -183,7 +186,7 @@ def _print_arrays(answers: dict[str, Array], as_json: bool) -> None:
 
 
 def _plain(array: Array) -> Any:
-    """Nested lists of what JSON can say; BYTES as text."""
+    """``array`` as nested lists for JSON; BYTES as text."""
     return _text(array.tolist()) if array.dtype == object else array.tolist()
 
 

@@ -7,7 +7,7 @@ from importlib import import_module
 
 import click
 
-#: Subcommand -> (module that holds a click command of that name, its line in ``normfold --help``). The help lines stand
+#: Subcommand -> (module that has a click command of that name, its line in ``normfold --help``). The lines are written
 #: here so that ``normfold --help`` imports none of the modules.
 COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("normfold.cli.export", "Fold a trained network, export it to ONNX, prove it, publish it."),
@@ -28,7 +28,7 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return one subcommand, or None where there is no such name."""
+        """Import and return one subcommand, or None if there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
         command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
@@ -38,7 +38,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Resolve the subcommand, naming the nearest one where the name is mistyped."""
+        """Resolve the subcommand; for a mistyped name, suggest the nearest one."""
         name = args[0] if args else ""
         if name and not name.startswith("-") and name not in COMMANDS:
             near = difflib.get_close_matches(name, COMMANDS, n=1)

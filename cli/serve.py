@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,9 +13,24 @@ from normfold.serving.frontends import FRONTENDS
 
 if TYPE_CHECKING:
     from normfold.serving.server import Server
+    from normfold.serving.settings import ServerConfig
     from normfold.serving.workers.supervisor import Started
 
+#: Options that are not fields of ServerConfig, and the reason.
+NO_FIELDS = {"workers": "it is the number of servers, each of which has the same config"}
 
+
+def _switch(values: Mapping[str, bool]) -> Callable[[click.Context, click.Parameter, str | None], bool | None]:
+    """A callback that turns one of two words into True or False; None where the option is not given."""
+    return lambda context, parameter, word: None if word is None else values[word]
+
+
+def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -> int:
+    """A number of MiB in bytes."""
+    return mebibytes << 20
+
+
+# Each option has the name and the default of a field of ServerConfig.
 @click.command(short_help="Serve a model repository over gRPC.")
 @click.option(
     "--repository",
@@ -31,7 +47,7 @@ if TYPE_CHECKING:
     type=click.Choice(FRONTENDS),
     default=FRONTENDS[0],
     show_default=True,
-    help="What carries the calls; http2 takes less CPU time for each.",
+    help="The transport; http2 takes less CPU time for each call.",
 )
 @click.option(
     "--device",
@@ -49,7 +65,8 @@ if TYPE_CHECKING:
     "--tune/--no-tune",
     default=True,
     show_default=True,
-    help="Measure how many threads a run should have, and remember it; else one below 4 MiB, all CPUs above.",
+    help="Measure how many threads a run should have, and remember it; without, models below 4 MiB get one thread, "
+    "others all CPUs.",
 )
 @click.option(
     "--workers",
@@ -57,9 +74,7 @@ if TYPE_CHECKING:
     help="Processes that serve together. Default: one for each CPU, at most 4; one with a GPU or a unix socket.",
 )
 @click.option("--name", "model_name", help="The name of a single model, instead of that of its folder or file.")
-@click.option(
-    "--server-name", default="normfold", show_default=True, help="What clients are told the server is called."
-)
+@click.option("--server-name", default="normfold", show_default=True, help="The name of the server in ServerMetadata.")
 @click.option(
     "--strict-readiness/--no-strict-readiness",
     default=True,
@@ -69,49 +84,43 @@ if TYPE_CHECKING:
 @click.option(
     "--model-control",
     type=click.Choice(["explicit", "none"]),
+    callback=_switch({"explicit": True, "none": False}),
     help="Whether clients may load and unload models. Default: explicit on a loopback address, else none.",
 )
 @click.option("--load-model", "load_models", multiple=True, help="Load only this model at the start (repeat for more).")
 @click.option(
     "--shared-memory",
     type=click.Choice(["on", "off"]),
+    callback=_switch({"on": True, "off": False}),
     help="Whether clients may use POSIX shared memory. Default: on on a loopback address, else off.",
 )
 @click.option(
-    "--max-message-mib", type=click.IntRange(1, 2047), default=256, show_default=True, help="Largest request."
+    "--max-message-mib",
+    "max_message_bytes",
+    type=click.IntRange(1, 2047),
+    callback=_bytes,
+    default=256,
+    show_default=True,
+    help="Largest request.",
 )
 @click.option(
     "--trace-file", type=click.Path(path_type=Path), help="Write traces here when TraceSetting turns them on."
 )
 @click.option(
-    "--grace-seconds", type=float, default=30.0, show_default=True, help="Longest wait for requests at the end."
+    "--grace-seconds",
+    type=float,
+    default=30.0,
+    show_default=True,
+    help="Longest wait for requests under way at the end.",
 )
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
-    help="What is written to stderr; clients can change it with LogSettings.",
+    help="The least important lines written to stderr; clients can change it with LogSettings.",
 )
-def serve(
-    repository: Path,
-    listen: str,
-    frontend: str,
-    device: str,
-    threads: int,
-    tune: bool,
-    workers: int | None,
-    model_name: str | None,
-    server_name: str,
-    strict_readiness: bool,
-    model_control: str | None,
-    load_models: tuple[str, ...],
-    shared_memory: str | None,
-    max_message_mib: int,
-    trace_file: Path | None,
-    grace_seconds: float,
-    log_level: str,
-) -> None:
+def serve(workers: int | None, **options: object) -> None:
     """Serve a model repository over gRPC until Ctrl-C or SIGTERM.
 
     \b
@@ -130,75 +139,53 @@ def serve(
     """
     import os
 
+    from normfold.serving.errors import StartError
     from normfold.serving.process.address import UNIX
     from normfold.serving.process.cpus import default_workers
+    from normfold.serving.settings import ServerConfig
 
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before grpc is imported: what it would say, we say better
-    if workers is None:
-        workers = default_workers(device, listen)
-    elif workers > 1 and listen.startswith(UNIX):
-        raise click.ClickException(
-            f"--workers {workers}: a unix socket is served by one worker; listen on host:port, or leave --workers out"
-        )
-    settings: dict[str, Any] = {
-        "repository": repository,
-        "listen": listen,
-        "frontend": frontend,
-        "device": device,
-        "threads": threads,
-        "tune": tune,
-        "model_name": model_name,
-        "server_name": server_name,
-        "strict_readiness": strict_readiness,
-        "model_control": None if model_control is None else model_control == "explicit",
-        "load_models": load_models,
-        "shared_memory": None if shared_memory is None else shared_memory == "on",
-        "max_message_bytes": min(max_message_mib << 20, (1 << 31) - 1),
-        "trace_file": trace_file,
-        "grace_seconds": grace_seconds,
-    }
-    answered = _serve_alone(settings, log_level) if workers == 1 else _serve_together(settings, log_level, workers)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before grpc is imported: our messages cover what it would print
+    try:
+        config = ServerConfig.from_options(options)
+        if workers is None:
+            workers = default_workers(config.device, config.listen)
+        elif workers > 1 and config.listen.startswith(UNIX):
+            hint = "listen on host:port, or leave --workers out"
+            raise click.ClickException(f"--workers {workers}: a unix socket is served by one worker; {hint}")
+        answered = _serve_alone(config) if workers == 1 else _serve_together(config, workers)
+    except StartError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
     if not answered:
-        click.echo(f"Error: stopped with requests unanswered after {grace_seconds:g} s", err=True)
+        click.echo(f"Error: stopped with requests unanswered after {config.grace_seconds:g} s", err=True)
         sys.stderr.flush()
         os._exit(1)  # a model that still runs cannot be interrupted
     click.echo("stopped")
 
 
-def _serve_alone(settings: dict[str, Any], log_level: str) -> bool:
-    """Serve in this process; whether all was answered at the end."""
-    from normfold.serving.errors import StartError
+def _serve_alone(config: ServerConfig) -> bool:
+    """Serve in this process; whether all requests were answered at the end. Raises StartError."""
+    from normfold.serving import server
     from normfold.serving.process import loops
     from normfold.serving.process.logs import LogSettings
-    from normfold.serving.server import ServerConfig
-    from normfold.serving.server import serve as serve_until_stopped
 
-    logs = LogSettings(log_level)
+    logs = LogSettings(config.log_level)
     logs.install(sys.stderr)
-    try:
-        return loops.run(serve_until_stopped(ServerConfig(**settings), logs, _announce))
-    except StartError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+    return loops.run(server.serve(config, logs, _announce))
 
 
-def _serve_together(settings: dict[str, Any], log_level: str, workers: int) -> bool:
-    """Serve in ``workers`` processes below this one; whether all was answered at the end."""
+def _serve_together(config: ServerConfig, workers: int) -> bool:
+    """Serve in ``workers`` processes below this one; whether all requests were answered. Raises WorkersError."""
     import asyncio
     import logging
 
     from normfold.serving.process.log_lines import Lines
-    from normfold.serving.workers.supervisor import Supervisor, WorkersError
+    from normfold.serving.workers.supervisor import Supervisor
 
     handler = logging.StreamHandler()
     handler.setFormatter(Lines({"log_format": "default"}))
     logging.getLogger("normfold").addHandler(handler)
-    try:
-        supervisor = Supervisor(settings, workers, log_level)
-        return asyncio.run(supervisor.run(_announce_together))
-    except WorkersError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+    return asyncio.run(Supervisor(config, workers).run(_announce_together))
 
 
 def _announce(server: Server) -> None:
@@ -209,8 +196,8 @@ def _announce_together(started: Started) -> None:
     _announce_server(started.models, started.address, f", {started.workers} workers", started.ready)
 
 
-def _announce_server(models: list[tuple[str, bool]], address: str, workers: str, ready: bool) -> None:
-    """Say which models are there, where they run, and where the server listens."""
+def _announce_server(models: Sequence[tuple[str, bool]], address: str, workers: str, ready: bool) -> None:
+    """Print the models, the device of each, and the address that the server listens on."""
     for line, loaded in models:
         click.echo(f"  {line}" if loaded else click.style(f"  {line}", fg="red"))
     state = "ready" if ready else "not ready: not every model was loaded (--no-strict-readiness accepts that)"

@@ -1,4 +1,4 @@
-"""``normfold verify``: do two networks compute the same, in whatever form each stands?"""
+"""``normfold verify``: check whether two networks compute the same; each may be code, a file or a served model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from normfold.cli.exporting import errors_as_messages, steps
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from normfold.export.inputs.samples import Sample
+    from normfold.export.inputs.samples import SampleFile
     from normfold.export.proof.compare import Side
     from normfold.export.proof.verify import Verification
 
@@ -45,11 +45,18 @@ Examples:
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Weights of the first (and again: of the second) that is code.",
+    help="Weights for A or B if it is code; give it twice, for A first, if both are.",
 )
-@click.option("--input", "inputs", multiple=True, metavar="NAME=DTYPE[DIMS]", help="Inputs, where no side says them.")
 @click.option(
-    "--sample", "samples", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="A real input."
+    "--input", "inputs", multiple=True, metavar="NAME=DTYPE[DIMS]", help="The inputs, if neither side describes them."
+)
+@click.option(
+    "--sample",
+    "samples",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A real input to compare on.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON on standard output.")
 @click.option("--debug", is_flag=True, help="Show Python's traceback of an error.")
@@ -65,8 +72,8 @@ def verify(
     """Compare two networks: A computed in float64 against B, on random inputs and your samples.
 
     Each is FILE.py:NAME or package.module:NAME, a .onnx or .pt2 file, a version's directory, or HOST:PORT/MODEL of a
-    server. B passes where its error is at most twice that of A in float32, and four units in the last place. Exit code
-    0: the same; 1: not the same, or a mistake.
+    server. B passes if its error is at most twice that of A in float32 plus four units in the last place. Exit code 0:
+    the same; 1: not the same, or an error.
     """
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("load both")
@@ -91,15 +98,15 @@ def verify(
 
 
 def _sides(
-    texts: tuple[str, str], weights: list[Path], inputs: tuple[str, ...], samples: list[Sample]
+    texts: tuple[str, str], weights: list[Path], inputs: tuple[str, ...], samples: list[SampleFile]
 ) -> tuple[Side, Side]:
-    """Open both; where ``inputs`` is empty, code, which does not say its own, takes those that the other side says."""
+    """Open both; without ``inputs``, a side that is code takes the inputs that the other side describes."""
     if _is_code(texts[0]) and not _is_code(texts[1]):
         second, first = _sides((texts[1], texts[0]), weights, inputs, samples)
         return first, second
     first = _side(texts[0], weights, inputs, samples)
-    said = tuple(str(s) for s in first.origin.specs) if first.origin is not None else ()
-    return first, _side(texts[1], weights, inputs or (said if _is_code(texts[1]) else ()), samples)
+    described = tuple(str(s) for s in first.origin.specs) if first.origin is not None else ()
+    return first, _side(texts[1], weights, inputs or (described if _is_code(texts[1]) else ()), samples)
 
 
 def _is_file(text: str) -> bool:
@@ -110,9 +117,10 @@ def _is_code(text: str) -> bool:
     return not _is_file(text) and (_SERVED.match(text) is None or Path(text).exists())
 
 
-def _side(text: str, weights: list[Path], inputs: tuple[str, ...], samples: list[Sample]) -> Side:
+def _side(text: str, weights: list[Path], inputs: tuple[str, ...], samples: list[SampleFile]) -> Side:
     from normfold.export.proof.compare import Side
-    from normfold.export.sources.origin import Request, open_origin
+    from normfold.export.sources.opening import open_origin
+    from normfold.export.sources.origin import Request
 
     served = _SERVED.match(text)
     if served is not None and not Path(text).exists():
@@ -124,7 +132,7 @@ def _side(text: str, weights: list[Path], inputs: tuple[str, ...], samples: list
 
 
 def _served(address: str, model: str, version: str) -> Any:
-    """A function from named arrays to named arrays that asks a server."""
+    """Return a function from named arrays to named arrays that asks a server."""
     from normfold.export.errors import ExportError
     from normfold.serving.client.calls import ClientError
     from normfold.serving.client.client import Client

@@ -1,6 +1,7 @@
 """Draw the surname network before and after folding, from the two ONNX graphs: ``python docs/draw_folding.py``.
 
-Writes ``docs/folding.svg``. Boxes, shapes and arrows are read from the graphs and from the report of the fold.
+The script writes ``docs/folding.svg``. The boxes and weight shapes come from the graphs, the arrows from the report of
+the fold.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Box:
 
 
 def main() -> None:
-    """Fold the trained network and write the picture."""
+    """Fold the trained network and write the drawing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "folding.svg")
     out = parser.parse_args().out
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 def captured() -> ir.Model:
-    """Return the trained network as torch exports it."""
+    """Return the ONNX graph that torch exports from the trained network, before folding."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     network = load_source(surnames.FACTORY, {}).network
@@ -64,7 +65,7 @@ def captured() -> ir.Model:
 
 
 def boxes(model: ir.Model) -> list[Box]:
-    """Return the nodes in order, named as in PyTorch."""
+    """Return a box for each node in order; each box names the PyTorch module of its node."""
     return [Box(node.op_type, module_of(node), _text(node)) for node in model.graph]
 
 

@@ -14,20 +14,20 @@ from normfold.models import gunpoint
 
 
 async def main(address: str) -> None:
-    """Print how many of the answers are what the data say."""
+    """Ask for all series, and print how many of the answers are right."""
     samples = [*gunpoint.load_samples()] * 40
     labels = gunpoint.load_labels()
-    room = asyncio.Semaphore(16)
+    at_once = asyncio.Semaphore(16)
 
-    async def ask(client: AsyncClient, sample: gunpoint.Sample) -> str:
-        async with room:
+    async def ask(client: AsyncClient, sample: gunpoint.MotionSample) -> str:
+        async with at_once:
             answer = await client.infer("gunpoint", {"x": sample.series})
         return labels[int(answer["output"].argmax())]
 
     async with AsyncClient(address) as client:
         answers = await asyncio.gather(*(ask(client, sample) for sample in samples))
     right = sum(answer == sample.motion for answer, sample in zip(answers, samples, strict=True))
-    print(f"{len(answers)} answers, {right} as the data say: {dict(Counter(answers))}")
+    print(f"{len(answers)} answers, {right} of them right: {dict(Counter(answers))}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Export two trained networks, serve them, ask them over gRPC and compare with PyTorch: `make demo`.
 
-Everything runs on this machine, on data of the project, and the server is stopped at the end. The model repository is
-left behind, to look at and to serve again.
+Everything runs on this machine, with data of the project. The server is stopped at the end. The model repository stays,
+so that you can look at it and serve it again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class StepFailed(Exception):
 
 @contextlib.contextmanager
 def step(title: str) -> Iterator[None]:
-    """Print the title, then how long what stands in the block took."""
+    """Print the title, run the block, and print how long it took."""
     console.print(f"\n[bold]{title}[/bold]")
     started = time.perf_counter()
     yield
@@ -53,24 +53,24 @@ def step(title: str) -> Iterator[None]:
 
 
 def normfold(*arguments: str) -> list[str]:
-    """Print the command as one would type it, a line for each option, and return it for a subprocess."""
+    """Print the command as a user would type it, a line for each option, and return it for a subprocess."""
     typed = shlex.join(["normfold", *arguments]).replace(" --", " \\\n      --")
     console.print(f"[cyan]$ {escape(typed)}[/cyan]")
     return [sys.executable, "-m", "normfold", *arguments]
 
 
 def export(model: str, network: str, weights: Path, takes: str, labels: Path, repository: Path) -> None:
-    """Run one `normfold export`; its report goes straight to the reader."""
+    """Run one `normfold export`, which prints its report itself."""
     command = ["export", network, "--weights", _short(weights), "--input", takes, "--labels", _short(labels)]
     command += ["--repository", _short(repository), "--name", model, "--version", "1", "--overwrite"]
     code = subprocess.run(normfold(*command), cwd=ROOT, check=False).returncode
     if code:
-        raise StepFailed(f"exporting {model} ended with exit code {code}; its message stands above")
+        raise StepFailed(f"exporting {model} ended with exit code {code}; its message is above")
 
 
 @contextlib.contextmanager
 def served(repository: Path) -> Iterator[str]:
-    """Run `normfold serve` on a free port and give its address; SIGTERM ends it, whatever happens in the block."""
+    """Run `normfold serve` on a free port and give its address; it is stopped whatever happens in the block."""
     command = ["serve", "--repository", _short(repository), "--listen", "127.0.0.1:0"]
     command += ["--load-model", "surnames", "--load-model", "gunpoint"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -108,10 +108,10 @@ def served(repository: Path) -> Iterator[str]:
 
 
 def ask_surnames(client: Client, names: Array) -> Array:
-    """Ask for all surnames in one request, print the best two of each, and return the logits (N, classes)."""
+    """Ask for all surnames in one request, print the two best classes of each, return the logits (N, classes)."""
     logits = client.infer("surnames", {"x": names})["output"]
     labels = surnames.load_labels()
-    table = Table("surname", "the data say", "the network says", "", "second", "", box=None, padding=(0, 2, 0, 0))
+    table = Table("surname", "in the data", "answer", "", "second answer", "", box=None, padding=(0, 2, 0, 0))
     for sample, row in zip(surnames.load_samples(), _probabilities(logits), strict=True):
         first, second = np.argsort(row)[::-1][:2]
         colour = "green" if labels[first] == sample.nationality else "yellow"
@@ -122,10 +122,10 @@ def ask_surnames(client: Client, names: Array) -> Array:
 
 
 def ask_gunpoint(client: Client, series: Array) -> Array:
-    """Ask for the motion of all series in one request, print each, and return the logits (N, classes)."""
+    """Ask for the motion of all series in one request, print each answer, return the logits (N, classes)."""
     logits = client.infer("gunpoint", {"x": series})["output"]
     labels = gunpoint.load_labels()
-    table = Table("series", "the data say", "the network says", "", box=None, padding=(0, 2, 0, 0))
+    table = Table("series", "in the data", "answer", "", box=None, padding=(0, 2, 0, 0))
     for sample, row in zip(gunpoint.load_samples(), _probabilities(logits), strict=True):
         best = int(row.argmax())
         colour = "green" if labels[best] == sample.motion else "yellow"
@@ -135,10 +135,10 @@ def ask_gunpoint(client: Client, series: Array) -> Array:
 
 
 def compare(model: str, factory: str, weights: Path, x: Array, answer: Array) -> None:
-    """Compare the served logits with PyTorch's in float64, and fail where they are further off than float32 explains.
+    """Compare the served logits with PyTorch's in float64; raise StepFailed if float32 does not explain the difference.
 
-    The bound is the exporter's: twice the error of the network as PyTorch itself runs it in float32, and four units in
-    the last place, all relative to the largest logit.
+    The bound is that of the export: twice the error of PyTorch's own float32 run, and four units in the last place, all
+    relative to the largest logit.
     """
     import torch
 
@@ -225,7 +225,7 @@ def run(repository: Path) -> None:
 
 
 def _terminated(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)  # so that the blocks around end, and the server with them
+    raise SystemExit(128 + number)  # leaves all blocks, so that the server is stopped
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from torch import nn
 
 from normfold import fold
 
-logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it would tell that torchvision is not installed
+logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # the exporter would log that torchvision is not installed
 warnings.filterwarnings("ignore", category=FutureWarning)
 torch.manual_seed(0)
 network = nn.Sequential(
@@ -22,12 +22,12 @@ network = nn.Sequential(
 with torch.no_grad():
     for norm in network[2::3][:3]:
         for statistic in (norm.weight, norm.bias, norm.running_mean):
-            statistic.normal_()  # as after training, away from 1 and 0; half of the gammas are negative
+            statistic.normal_()  # as after training: not 1 or 0, and half of the gammas negative
     x = torch.randn(8, 77, 17)
     program = torch.onnx.export(network.eval(), (x,), dynamo=True, verbose=False)
     exact = network.double()(x.double()).numpy()
 
-report = fold(program.model)  # in place
+report = fold(program.model)  # changes the model in place
 for one in report.folds:
     print(f"{one.name}: {one.how or one.reason}")
 print(f"BatchNorms: {report.batchnorms_before} before, {report.batchnorms_after} after")

@@ -1,16 +1,16 @@
-"""What can go wrong in an export, one class for each part of the work.
+"""The errors of an export, one class for each part of the work.
 
     ExportError
     ├── SourceError         the factory, class, module or file that names the network
     ├── CheckpointError     the file of weights
     ├── InputSpecError      --input and --sample: names, datatypes, shapes, ranges
     ├── CaptureError        the network cannot be written as a graph
-    ├── FoldError           the folding engine met a graph it must not touch
+    ├── FoldError           a graph that the folding engine must not change
     ├── VerificationError   the exported graph is not the same network within the bound
     └── PublishError        the model repository cannot take the version
 
-Every message says what, where, what was met, what was expected, and what to do instead: it is shown to a person as it
-is.
+Every message says what is wrong, where, what was found, what was expected, and what to do instead; it is shown to the
+user unchanged.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 
 
 class ExportError(Exception):
-    """Anything that stops an export through no fault of this program."""
+    """Any problem with the user's input or environment that stops an export; not a bug of this program."""
 
 
 class SourceError(ExportError):
@@ -48,13 +48,13 @@ class CaptureError(ExportError):
 
 
 class FoldError(ExportError):
-    """The graph holds something that the folding engine must not touch."""
+    """The graph holds something that the folding engine must not change."""
 
 
 class VerificationError(ExportError):
     """The exported graph differs from the network by more than the bound; nothing was published.
 
-    output is the name of the worst output; max_abs_diff and bound are in its own units.
+    output is the name of the worst output; max_abs_diff and bound are in the units of that output.
     """
 
     def __init__(self, message: str, *, output: str = "", max_abs_diff: float = float("nan"), bound: float = 0.0):

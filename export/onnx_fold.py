@@ -1,24 +1,23 @@
-"""Fold someone else's ONNX file into another file, with the proof; the opset stays as it is."""
+"""Fold an ONNX file of any exporter into another file, with the proof; the opset stays as it is."""
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from normfold.export.capture.capture import DEFAULT_OPSET
 from normfold.export.errors import PublishError, SourceError
-from normfold.export.forms.variants import AUTO, check_form
+from normfold.export.forms.variants import AUTO, check_variant
 from normfold.export.inputs.samples import fit, read_sample
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.pipeline import Progress, fold_and_prove
 from normfold.export.proof.verify import Case
 from normfold.export.publishing.report import ExportReport
 from normfold.export.sources.onnx_origin import open_onnx
+from normfold.whole_file import write_whole
 
-__all__ = ["fold_file", "write_whole"]
+__all__ = ["fold_file", "write_file"]
 
 
 def fold_file(
@@ -28,16 +27,16 @@ def fold_file(
     inputs: Sequence[str] = (),
     samples: Sequence[Path] = (),
     overwrite: bool = False,
-    form: str = AUTO,
+    variant: str = AUTO,
     remeasure: bool = False,
     progress: Progress = lambda step: None,
 ) -> ExportReport:
     """Fold ``source`` into ``target`` and return the report. Raises ExportError; then ``target`` is as it was.
 
-    inputs give ranges to dimensions that the file leaves open; samples are more inputs to prove with; form and
+    inputs give ranges to dimensions that the file leaves open; samples are more inputs to prove with; variant and
     remeasure are those of :class:`normfold.export.pipeline.ExportRequest`.
     """
-    check_form(form)
+    check_variant(variant)
     if source.suffix != ".onnx":
         raise SourceError(f"'{source}' is not an .onnx file; for a PyTorch network use normfold export")
     if target.exists() and not overwrite:
@@ -48,25 +47,15 @@ def fold_file(
     origin = open_onnx(source, parse_inputs(inputs), opset=None)
     files = [read_sample(path) for path in samples]
     cases = [Case("sample", f.name, fit(f, origin.specs)) for f in files]
-    folded = fold_and_prove(origin, cases, target.stem, DEFAULT_OPSET, progress, form=form, remeasure=remeasure)
+    folded = fold_and_prove(origin, cases, target.stem, DEFAULT_OPSET, progress, variant=variant, remeasure=remeasure)
     progress("write")
-    write_whole(target, folded.content)
+    write_file(target, folded.content)
     return replace(folded.report, model=target.stem, path=str(target))
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside its place and rename it, so that a reader sees the old content or the new, never a part.
-
-    Raises PublishError where it cannot be written.
-    """
-    staging = path.with_name(f".tmp-{uuid.uuid4().hex}")
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all. Raises PublishError where it cannot be written."""
     try:
-        with staging.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(path)
+        write_whole(path, content)
     except OSError as error:
         raise PublishError(f"cannot write '{path}': {error.strerror or error}") from error
-    finally:
-        staging.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Which line of the user's own code a stack goes through: torch, Python and this package nobody can change."""
+"""Find the line of the user's own code in a stack: lines of torch, Python or this package do not help the user."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def line_of_error(error: BaseException) -> str:
 
 
 def current_line() -> str:
-    """The same for the code that is running now, or ""."""
+    """Return the same for the code that is running now, or ""."""
     return _innermost(traceback.extract_stack(sys._getframe(1)))
 
 
 def line_of_text(text: str) -> str:
-    """The same for a stack that torch wrote into a text (`File "net.py", line 12, in forward`), or ""."""
+    """Return the same for a stack that torch wrote as text (`File "net.py", line 12, in forward`), or ""."""
     frames = []
     lines = text.splitlines()
     for number, line in enumerate(lines):

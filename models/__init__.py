@@ -1,4 +1,4 @@
-"""Reference networks of the book's kind: architecture, training recipe, trained checkpoint, model card.
+"""Two reference networks, each a package with architecture, training recipe, trained checkpoint and model card.
 
-One package each. Importing it gives paths and samples and needs numpy only; its ``network`` and ``train`` need torch.
+Importing such a package gives paths and samples and needs numpy only; its modules ``network`` and ``train`` need torch.
 """

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class DataError(ValueError):
-    """The user's data file cannot be used; the message says where, what it holds and what is expected."""
+    """The user's data file cannot be used; the message says where, what is there and what is expected."""

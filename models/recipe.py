@@ -1,10 +1,8 @@
-"""What the training recipes share: a progress bar, reproducible randomness, files written whole or not at all."""
+"""Functions that both training recipes use: a progress bar, reproducible randomness, writing the files."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import save
 from torch import nn
 
+from normfold.whole_file import write_whole
+
 
 @contextmanager
 def reproducible(seed: int) -> Iterator[torch.Generator]:
-    """Seed torch and keep it to one thread and deterministic kernels; give a generator of the same seed for shuffles.
+    """Give a generator for shuffles; in the block torch is seeded and runs deterministic kernels on one thread.
 
-    One thread, because the order of a parallel sum is not fixed: the same seed then gives the same weights. Threads and
-    kernels are as before afterwards.
+    The order of a parallel sum is not fixed; on one thread the same seed gives the same weights. After the block the
+    number of threads and the choice of kernels are as before.
     """
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
@@ -54,8 +54,8 @@ def epochs(count: int, console: Console, note: dict[str, str]) -> Iterator[int]:
 def average(mean: nn.Module, network: nn.Module, step: int) -> None:
     """Move weights and running statistics of ``mean`` towards those of ``network`` after ``step`` (1, 2, ...) steps.
 
-    Polynomial-decay averaging with eta = 8, a mean over about the last ninth of all steps (Shamir,
-    Zhang 2013, arXiv:1212.1824, section 4). It stands in for a falling learning rate.
+    This is polynomial-decay averaging with eta = 8: a mean over about the last ninth of all steps (Shamir, Zhang 2013,
+    arXiv:1212.1824, section 4). It has the effect of a falling learning rate.
     """
     share = 9 / (step + 8)
     with torch.no_grad():
@@ -66,38 +66,27 @@ def average(mean: nn.Module, network: nn.Module, step: int) -> None:
                 into.copy_(value)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path``: beside it, flushed to disk, then renamed. An interruption leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(beside).chmod(0o644)
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
-
-
 def write_checkpoint(path: Path, network: nn.Module) -> None:
     """Write the network's ``state_dict`` as safetensors."""
-    write_whole(path, save({key: value.detach().contiguous() for key, value in network.state_dict().items()}))
+    _write(path, save({key: value.detach().contiguous() for key, value in network.state_dict().items()}))
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented UTF-8 JSON."""
-    write_whole(path, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
+    _write(path, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
 
 
 def write_labels(path: Path, labels: tuple[str, ...]) -> None:
-    """Write one label a line, in the order of the network's outputs."""
-    write_whole(path, "".join(f"{label}\n" for label in labels).encode())
+    """Write one label in each line, in the order of the network's outputs."""
+    _write(path, "".join(f"{label}\n" for label in labels).encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, content)
 
 
 def negative_gammas(network: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return for every BatchNorm by name how many of its gamma are below zero, and how many it has."""
+    """Return for every BatchNorm, by name, how many values of its gamma are negative, and how many there are."""
     norms = ((name, module) for name, module in network.named_modules() if isinstance(module, nn.BatchNorm1d))
     return {name: (int((norm.weight < 0).sum()), norm.num_features) for name, norm in norms}

@@ -1,4 +1,4 @@
-"""Scores of a classifier, from its answers and the truth. numpy only."""
+"""Scores of a classifier, from its answers and the right classes. Needs numpy only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def accuracy(truth: Indices, predicted: Indices) -> float:
 
 
 def f1_per_class(truth: Indices, predicted: Indices, classes: int) -> NDArray[np.float64]:
-    """Return 2TP / (2TP + FP + FN) of each class, (classes,); 0 for a class that nobody named."""
+    """Return 2TP / (2TP + FP + FN) of each class, (classes,); 0 for a class without samples and answers."""
     right = np.bincount(truth[truth == predicted], minlength=classes)
     claimed = np.bincount(truth, minlength=classes) + np.bincount(predicted, minlength=classes)
     f1: NDArray[np.float64] = 2 * right / np.maximum(claimed, 1)

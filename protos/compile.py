@@ -1,8 +1,8 @@
-"""``python -m normfold.protos.compile [--check]``: remake what is compiled from the .proto files.
+"""``python -m normfold.protos.compile [--check]``: compile the .proto files.
 
-Writes one descriptor set, ``descriptors.binpb``, and the types of each file, ``<file>.pyi``, beside the .proto files;
-``--check`` writes nothing and fails when they differ from what the .proto files give. Needs ``grpcio-tools`` (the
-``dev`` extra); the package itself does not.
+Writes one descriptor set, ``descriptors.binpb``, and the types of each file, ``<file>.pyi``, beside the .proto files.
+``--check`` writes nothing, and fails if these files are not what the .proto files give. This needs ``grpcio-tools``, in
+the ``dev`` extra; the package itself does not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from normfold.protos.pool import DESCRIPTORS
 
 HERE = Path(__file__).resolve().parent
 
-#: Imports before importers: the order in which the pool takes them.
+#: A file comes after the files that it imports: the pool takes them in this order.
 FILES = (
     "model_config.proto",
     "grpc_service.proto",
@@ -29,7 +29,7 @@ FILES = (
 
 
 def compiled() -> dict[str, bytes]:
-    """What the .proto files give: file name -> content. Raises RuntimeError with protoc's message."""
+    """Return the compiled files: file name -> content. Raises RuntimeError with protoc's message."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         command = [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={HERE}", f"--pyi_out={out}"]
@@ -46,14 +46,14 @@ def compiled() -> dict[str, bytes]:
 
 
 def _types(text: str) -> str:
-    """The types protoc wrote for ``x_pb2``, as those of our module ``normfold.protos.x``, fit for ``mypy --strict``."""
+    """Return protoc's types for ``x_pb2`` as types of our module ``normfold.protos.x``, for ``mypy --strict``."""
     text = re.sub(r"^import (\w+)_pb2 as", r"from normfold.protos import \1 as", text, flags=re.MULTILINE)
     text = text.replace("import ClassVar as", "import Any as _Any, ClassVar as")
     return text.replace("_Mapping]", "_Mapping[_Any, _Any]]").replace("**kwargs)", "**kwargs: _Any)")
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code: 0 when the compiled files belong to the .proto files, or were written."""
+    """Return the exit code: 0 if the compiled files fit the .proto files, or were written."""
     if arguments not in ([], ["--check"]):
         print(f"usage: python -m normfold.protos.compile [--check] (got {' '.join(arguments)})", file=sys.stderr)
         return 2
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
     stale = [name for name, content in made.items() if not _holds(HERE / name, content)]
     if arguments:
         for name in stale:
-            print(f"protos/{name} does not belong to the .proto files; run: python -m normfold.protos.compile")
+            print(f"protos/{name} does not fit the .proto files; run: python -m normfold.protos.compile")
         return 1 if stale else 0
     for name in stale:
         (HERE / name).write_bytes(made[name])

@@ -1,4 +1,4 @@
-"""One table: the protocol's datatypes in the words of NumPy, ONNX, onnxruntime and ``config.pbtxt``.
+"""One table: the names of the protocol's datatypes in NumPy, ONNX, onnxruntime and ``config.pbtxt``.
 
 Sources: the Open Inference Protocol's list of tensor data types, ``TensorProto.DataType`` of ONNX (the numbers are part
 of the format), Triton's ``DataType`` in `model_config.proto`.
@@ -17,25 +17,25 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Datatype:
-    """One element type under each of its names."""
+    """A type of elements, with all its names."""
 
-    #: In the protocol: "FP32".
+    #: The name in the protocol: "FP32".
     name: str
-    #: In memory, little-endian. BYTES is ``object`` (each element ``bytes``); BF16 is its bits as ``uint16``.
+    #: The dtype in memory, little-endian. BYTES is ``object``, each element ``bytes``; BF16 is its bits as ``uint16``.
     dtype: np.dtype[Any]
     #: ``TensorProto.DataType`` of ONNX.
     onnx: int
-    #: ``DataType`` of `model_config.proto`, as number and by name.
+    #: The number and the name in ``DataType`` of `model_config.proto`.
     config: int
     config_name: str
     #: How onnxruntime prints it: "tensor(float)".
     onnxruntime: str
-    #: The field of ``InferTensorContents``; empty where the type only travels raw.
+    #: The field of ``InferTensorContents``; empty if the type can only be sent as raw bytes.
     contents_field: str
 
     @property
     def itemsize(self) -> int:
-        """Bytes of one element in raw contents; 0 for BYTES, whose elements each carry their own length."""
+        """Bytes of one element in raw contents; 0 for BYTES, where each element brings its own length."""
         return 0 if self.dtype == object else self.dtype.itemsize
 
 
@@ -68,30 +68,30 @@ _BY_DTYPE = {d.dtype: d for d in DATATYPES if d.name != "BF16"}
 
 
 def by_name(name: str) -> Datatype:
-    """The datatype of this name in the protocol. Raises KeyError."""
+    """Return the datatype with this name in the protocol. Raises KeyError."""
     return _BY_NAME[name]
 
 
 def by_onnx(number: int) -> Datatype:
-    """The datatype of this ``TensorProto.DataType``. Raises KeyError: the protocol has no name for it."""
+    """Return the datatype of this ``TensorProto.DataType``. Raises KeyError if the protocol has no name for it."""
     return _BY_ONNX[number]
 
 
 def by_config(number: int) -> Datatype:
-    """The datatype of this ``DataType`` of `model_config.proto`. Raises KeyError."""
+    """Return the datatype of this ``DataType`` of `model_config.proto`. Raises KeyError."""
     return _BY_CONFIG[number]
 
 
 def by_onnxruntime(text: str) -> Datatype:
-    """The datatype that onnxruntime prints as ``text``. Raises KeyError: the protocol has no name for it."""
+    """Return the datatype that onnxruntime prints as ``text``. Raises KeyError if the protocol has no name for it."""
     return _BY_ONNXRUNTIME[text]
 
 
 def by_dtype(dtype: np.dtype[Any] | type) -> Datatype:
-    """The datatype of an array of ``dtype`` in any byte order; text and bytes arrays are BYTES. Raises KeyError."""
+    """Return the datatype of an array of ``dtype``, in any byte order; text and bytes are BYTES. Raises KeyError."""
     dtype = np.dtype(dtype)
     if dtype.kind in "SU":
         return _BY_NAME["BYTES"]
-    if dtype.name == "bfloat16":  # ml_dtypes' type, where someone uses it
+    if dtype.name == "bfloat16":  # the type of the package ml_dtypes
         return _BY_NAME["BF16"]
     return _BY_DTYPE[dtype.newbyteorder("<")]

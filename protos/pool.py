@@ -1,7 +1,7 @@
-"""The protocol's message classes, made from the compiled descriptors in a pool of their own.
+"""The protocol's message classes, made from the compiled descriptors in a private pool.
 
 Two packages that register ``inference.*`` in protobuf's default pool cannot be imported together ("duplicate symbol").
-A private pool lives beside any client library, in any order of import, on every protobuf from 6.33 on.
+A private pool works beside any client library, in any order of import, with every protobuf from 6.33 on.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from google.protobuf import descriptor_pb2, message_factory
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
-#: The compiled descriptors of every .proto file of this package, imports before importers.
+#: The compiled descriptors of all .proto files of this package; a file comes after the files that it imports.
 DESCRIPTORS = "descriptors.binpb"
 
 
 @cache
 def pool() -> DescriptorPool:
-    """The private pool, holding every file of this package."""
+    """Return the private pool, with every .proto file of this package."""
     described = descriptor_pb2.FileDescriptorSet.FromString(files(__package__).joinpath(DESCRIPTORS).read_bytes())
     private = DescriptorPool()
     for file in described.file:

@@ -1,4 +1,5 @@
-"""The server and the client: a model repository, asked over the Open Inference Protocol.
+"""The server and its clients: the models of a repository, served over the Open Inference Protocol.
 
-``server.serve`` runs a server; ``client.Client`` and ``client.AsyncClient`` ask one. Nothing here imports torch.
+``server.serve`` runs a server; ``client.client`` has ``Client`` and ``AsyncClient``. Neither torch nor onnx nor
+``normfold.export`` may be imported here.
 """

@@ -1,7 +1,7 @@
-"""What this installation can do: which execution providers really load, and whether a server can start.
+"""Finds out which execution providers of this installation really load, and whether a server can start.
 
-Everything is tried in processes of their own, so that an onnxruntime that is missing, damaged or ends its process is
-something to report and not the end of the report.
+Each trial runs in a process of its own, so that an onnxruntime that is missing, is damaged or crashes is one line of
+the report and not its end.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from normfold.cache_folder import cache_folder
 from normfold.serving.errors import RuntimeMissing
-from normfold.serving.process.cache_folder import cache_folder
 from normfold.serving.process.cpus import affinity_cpus, available_cpus, cgroup_quota, default_workers
 from normfold.serving.runtime.devices import (
     CPU_PROVIDER,
@@ -30,10 +30,10 @@ from normfold.serving.runtime.devices import (
     parse_device,
 )
 
-#: Distributions whose versions are told beside those of onnxruntime.
+#: Distributions whose versions are reported besides those of onnxruntime.
 DISTRIBUTIONS = ("normfold", "grpcio", "protobuf", "numpy", "uvloop", "torch")
 
-#: Longest wait for one process; CUDA's libraries are some 2 GB on a cold disk.
+#: Longest wait for one process, in seconds; CUDA's libraries are some 2 GB on a cold disk.
 SECONDS = 120.0
 
 #: A convolution of one number by one number, in opset 18: the operator that needs cuDNN.
@@ -58,7 +58,7 @@ three, two = (numpy.full((1, 1, 1), value, numpy.float32) for value in (3, 2))
 print(json.dumps([session.get_providers()[0], answer.item()]))
 """
 _SERVE = """
-import normfold.serving.server, normfold.serving.catalog.model
+import normfold.serving.server, normfold.serving.catalog.load
 import normfold.serving.service.service, normfold.serving.frontends.grpcio
 print("true")
 """
@@ -67,7 +67,7 @@ _NOT_BUILT = "this onnxruntime is built without it"
 
 @dataclass(frozen=True)
 class Provider:
-    """An execution provider; ``works`` if a session on it was made and ran, else ``reason`` says why not."""
+    """An execution provider. ``works``: a session on it was made and ran; else ``reason`` says why not."""
 
     name: str
     works: bool
@@ -76,11 +76,11 @@ class Provider:
 
 @dataclass(frozen=True)
 class Cpus:
-    """CPUs of the machine, those that this process may use, and what follows for a server on them."""
+    """The CPUs of the machine, those that this process may use, and the workers and threads of a server on them."""
 
     machine: int
     affinity: int
-    #: By the cgroup, in CPUs; None: none.
+    #: The quota of the cgroup, in CPUs; None: there is no quota.
     quota: float | None
     usable: int
     workers: int
@@ -90,7 +90,7 @@ class Cpus:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is installed and works; ``problems`` keep a server from starting."""
+    """What is installed, and what of it works; with any of the ``problems`` a server cannot start."""
 
     python: str
     #: Distribution -> version; None: not installed.
@@ -104,11 +104,11 @@ class Diagnosis:
 
 
 class _Failed(Exception):
-    """A process of ours failed; the message is its reason."""
+    """A trial failed; the message is the reason."""
 
 
 def diagnose(device: str = "cpu") -> Diagnosis:
-    """Try everything that a server on ``device`` needs. Raises StartError for a device that is not known."""
+    """Try everything that a server on ``device`` needs. Raises StartError for an unknown device."""
     asked = parse_device(device)
     problems: list[str] = []
     providers: list[Provider] = []
@@ -132,7 +132,10 @@ def diagnose(device: str = "cpu") -> Diagnosis:
 
 
 def _missing(device: Device, providers: list[Provider]) -> list[str]:
-    """What is missing of the providers that ``device`` needs; "auto" needs the CPU, to which it falls back."""
+    """A sentence for each provider that ``device`` needs and that does not work.
+
+    "auto" needs only the CPU, to which it falls back.
+    """
     name = PROVIDERS.get(device.kind, CPU_PROVIDER)
     return [f"--device {device} needs {name}: {p.reason}" for p in providers if p.name == name and not p.works]
 
@@ -143,7 +146,7 @@ def _cpus(device: str) -> Cpus:
 
 
 def _version(name: str) -> str | None:
-    """The installed version, without an import."""
+    """The installed version, found without an import."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -151,7 +154,7 @@ def _version(name: str) -> str | None:
 
 
 def _providers(index: int) -> list[Provider]:
-    """Each provider that a server uses, tried, on the GPU of number ``index``.
+    """Each provider that a server may use, tried on the GPU with the number ``index``.
 
     Raises _Failed where onnxruntime cannot be imported.
     """
@@ -163,16 +166,16 @@ def _providers(index: int) -> list[Provider]:
 
 def _provider(name: str, index: int) -> Provider:
     try:
-        (got, answer), told = _tried(_TRY, name, str(index), _MODEL)
+        (got, answer), log = _tried(_TRY, name, str(index), _MODEL)
     except _Failed as error:
         return Provider(name, False, str(error))
-    if got != name:  # what it logged on the way says why
-        return Provider(name, False, reason(told) or f"onnxruntime fell back to {got} and does not say why")
+    if got != name:  # onnxruntime fell back; its log has the reason
+        return Provider(name, False, reason(log) or f"onnxruntime fell back to {got} and does not say why")
     return Provider(name, answer == 6.0, "" if answer == 6.0 else f"3 times 2 is {answer:g} on it")
 
 
 def _tried(script: str, *arguments: str) -> tuple[Any, str]:
-    """What ``script`` printed last, as JSON, and all that it wrote to stderr. Raises _Failed."""
+    """The last line that ``script`` printed, read as JSON, and all that it wrote to stderr. Raises _Failed."""
     path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
     try:
         done = subprocess.run(
@@ -193,13 +196,13 @@ def _tried(script: str, *arguments: str) -> tuple[Any, str]:
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
-def reason(told: str) -> str:
-    """The cause in what a process wrote to stderr: the library that is missing, else its last line.
+def reason(log: str) -> str:
+    """The cause of a failure in ``log``, the stderr of a process: the library that is missing, else the last line.
 
     >>> reason("2026 [E] Failed to load library p.so with error: libcudart.so.13: cannot open shared object file: No")
     'libcudart.so.13 is missing'
     """
-    if missing := re.search(r"(lib[\w.+-]+\.so[\w.]*): cannot open shared object file", told):
+    if missing := re.search(r"(lib[\w.+-]+\.so[\w.]*): cannot open shared object file", log):
         return f"{missing[1]} is missing"
-    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
     return re.sub(r"\x1b\[[0-9;]*m", "", lines[-1]) if lines else ""

@@ -1,39 +1,64 @@
-"""What can go wrong in serving, and the gRPC status that tells it.
+"""The errors of serving, and the gRPC status that a caller gets for each.
 
 ServingError                  UNKNOWN              never raised itself
-├── StartError                                     the server cannot start; the message says how to mend it
+├── StartError                INTERNAL             the server cannot start; the message says what to do about it
 │   ├── RuntimeMissing                             no onnxruntime, or two of them
-│   └── DeviceUnavailable                          the asked-for execution provider cannot be had
+│   ├── DeviceUnavailable                          the execution provider that was asked for cannot be used
+│   └── WorkersError                               the workers cannot be started, or kept running
 ├── LoadError                 INTERNAL             a model cannot be loaded; the message is its reason in the index
-│   ├── ConfigError                                its config.pbtxt asks for what cannot be done
+│   ├── ConfigError                                its config.pbtxt asks for something that this server cannot do
 │   └── UnsafeModel                                its file is refused before onnxruntime sees it
-├── InvalidRequest            INVALID_ARGUMENT     the caller's request; the message says what to send instead
+├── InvalidRequest            INVALID_ARGUMENT     the caller's mistake; the message says what to send instead
 ├── NotFound                  NOT_FOUND            no such model, version, shared memory region or health name
-├── Unavailable               UNAVAILABLE          not now: loading, unloaded, shutting down, queue full, timed out
+├── Unavailable               UNAVAILABLE          not now: loading, unloaded, shutting down, timed out
+│   └── QueueFull                                  not now: as many requests wait as the model's configuration allows
 ├── Unimplemented             UNIMPLEMENTED        a part of the protocol that this server does not have
-├── LoadRefused               INVALID_ARGUMENT     what a client is told when the model it asked to load failed
-└── InternalError             INTERNAL             ours; the message is only an id, the log has the rest
+├── LoadRefused               INVALID_ARGUMENT     the answer to a client whose model did not load
+├── PollFailed                INTERNAL             a model or shared memory that a client named does not exist
+├── AlreadyExists             ALREADY_EXISTS       the name is in use
+└── InternalError             INTERNAL             our mistake; the message is only an id, the log has the rest
 """
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import ClassVar
 
-import grpc
+
+class Status(IntEnum):
+    """gRPC's status codes by name, with the numbers that travel in ``grpc-status``."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
 
 
 class ServingError(Exception):
     """The root of this tree; ``status`` is the gRPC status of the class, ``str(error)`` the status details."""
 
-    status: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+    status: ClassVar[Status] = Status.UNKNOWN
 
 
 class StartError(ServingError):
-    """The server cannot start; one line for the person who started it."""
+    """The server cannot start; the message is one line for the person who started it."""
 
-    status = grpc.StatusCode.INTERNAL
-    #: What the process ends with.
-    exit_code: ClassVar[int] = 1
+    status = Status.INTERNAL
+    #: The exit code of the process.
+    exit_code: int = 1
 
 
 class RuntimeMissing(StartError):
@@ -41,72 +66,80 @@ class RuntimeMissing(StartError):
 
 
 class DeviceUnavailable(StartError):
-    """The execution provider that was asked for is not there, or did not take the model."""
+    """The execution provider that was asked for is not installed, or did not accept the model."""
 
     exit_code = 3
 
 
-class LoadError(ServingError):
-    """A model cannot be loaded; the others are not touched."""
+class WorkersError(StartError):
+    """The workers of a server cannot be started, or kept running."""
 
-    status = grpc.StatusCode.INTERNAL
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class LoadError(ServingError):
+    """A model cannot be loaded; the others are not affected."""
+
+    status = Status.INTERNAL
 
 
 class ConfigError(LoadError):
-    """A model's configuration cannot be read, or asks for what this server cannot do."""
+    """A model's configuration cannot be read, or asks for something that this server cannot do."""
 
 
 class UnsafeModel(LoadError):
-    """A model file that is refused before onnxruntime sees it."""
+    """A model file is refused before onnxruntime sees it."""
 
 
 class InvalidRequest(ServingError):
     """The request contradicts the protocol or the model's inputs and outputs: the caller's fault."""
 
-    status = grpc.StatusCode.INVALID_ARGUMENT
+    status = Status.INVALID_ARGUMENT
 
 
 class NotFound(ServingError):
     """Something that the request names does not exist."""
 
-    status = grpc.StatusCode.NOT_FOUND
+    status = Status.NOT_FOUND
 
 
 class Unavailable(ServingError):
     """The request is right, but cannot be answered now; trying again later may help."""
 
-    status = grpc.StatusCode.UNAVAILABLE
+    status = Status.UNAVAILABLE
 
 
 class QueueFull(Unavailable):
-    """As many requests wait for the model as its configuration lets wait."""
+    """As many requests wait for the model as its configuration allows."""
 
 
 class Unimplemented(ServingError):
-    """A part of the protocol that this server does not have."""
+    """The request needs a part of the protocol that this server does not have."""
 
-    status = grpc.StatusCode.UNIMPLEMENTED
+    status = Status.UNIMPLEMENTED
 
 
 class LoadRefused(ServingError):
     """A model that a client asked to load did not load."""
 
-    status = grpc.StatusCode.INVALID_ARGUMENT
+    status = Status.INVALID_ARGUMENT
 
 
 class PollFailed(ServingError):
-    """A model, or shared memory, that a client wants brought in is not there; Triton's status for it is INTERNAL."""
+    """A client asks to load a model, or to register shared memory, that does not exist; Triton answers INTERNAL."""
 
-    status = grpc.StatusCode.INTERNAL
+    status = Status.INTERNAL
 
 
 class AlreadyExists(ServingError):
-    """Something of this name is there already."""
+    """The name is in use already."""
 
-    status = grpc.StatusCode.ALREADY_EXISTS
+    status = Status.ALREADY_EXISTS
 
 
 class InternalError(ServingError):
     """Our own mistake, or the model's while it ran; the details are in the log under the id in the message."""
 
-    status = grpc.StatusCode.INTERNAL
+    status = Status.INTERNAL

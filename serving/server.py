@@ -2,7 +2,7 @@
 
 start       check onnxruntime, find the models, bind the port, load and warm every model
 serve       until SIGTERM or Ctrl-C
-shut down   health says NOT_SERVING, requests on their way are answered, exit
+shut down   health reports NOT_SERVING, requests under way are answered, exit
 """
 
 from __future__ import annotations
@@ -14,90 +14,32 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 
+from normfold.cache_folder import cache_folder
 from normfold.serving.catalog.repository import Repository
-from normfold.serving.errors import StartError
-from normfold.serving.frontends import FRONTENDS
 from normfold.serving.process import memory
-from normfold.serving.process.address import check as check_address
-from normfold.serving.process.address import is_local
-from normfold.serving.process.cache_folder import cache_folder
 from normfold.serving.process.cpus import available_cpus
 from normfold.serving.process.logs import LogSettings
 from normfold.serving.rpc.methods import Method
 from normfold.serving.runtime.devices import check_runtime, parse_device, providers
+from normfold.serving.settings import ServerConfig
 
 log = logging.getLogger(__name__)
 
-#: Runs at once with a GPU, whatever the CPUs: their threads only wait, and are made when they are needed.
+#: Runs at a time with a GPU, for any number of CPUs: their threads only wait, and are started when they are needed.
 GPU_RUNS = 64
 
-#: A server that shuts down still answers while requests come closer together than this, at most so long.
+#: A server that shuts down goes on answering until no request has come for this long, ...
 QUIET_SECONDS = 0.1
+#: ... but at most this long.
 LAME_DUCK_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class ServerConfig:
-    """How a server runs."""
-
-    #: A folder of models, one model's folder, or one .onnx file.
-    repository: Path
-    #: "host:port", port 0 for any free one, or "unix:/path".
-    listen: str = "127.0.0.1:8001"
-    #: What carries the calls: "grpcio", or "http2", which takes less CPU time.
-    frontend: str = "grpcio"
-    #: "cpu", "cuda", "cuda:N", "tensorrt", "tensorrt:N" or "auto".
-    device: str = "cpu"
-    #: Threads of one run; 0: as measured, or without ``tune`` one for small models, all CPUs for others. At most 1024.
-    threads: int = 0
-    #: Measure how many threads a run should have where nobody says, and remember it.
-    tune: bool = True
-    #: CPUs to use; 0: as many as there are for this process.
-    cpus: int = 0
-    #: The name of a single model; None: that of its folder or file.
-    model_name: str | None = None
-    #: What ServerMetadata calls the server.
-    server_name: str = "normfold"
-    #: One model that failed to load makes the server not ready.
-    strict_readiness: bool = True
-    #: Clients may load and unload models; None: only where the server listens on this host alone.
-    model_control: bool | None = None
-    #: Clients may use POSIX shared memory; None: only where the server listens on this host alone.
-    shared_memory: bool | None = None
-    #: Models to load at the start; empty: all.
-    load_models: tuple[str, ...] = ()
-    #: Largest request in bytes; at least 1 MiB.
-    max_message_bytes: int = 256 << 20
-    #: Where traces are written; None: to the log.
-    trace_file: Path | None = None
-    #: Longest wait for requests on their way at the end, in seconds.
-    grace_seconds: float = 30.0
-
-    def __post_init__(self) -> None:
-        try:
-            check_address(self.listen)
-        except ValueError as error:
-            raise StartError(str(error)) from None
-        if self.frontend not in FRONTENDS:
-            raise StartError(f"frontend {self.frontend!r} is not one of {', '.join(FRONTENDS)}")
-        if not 0 <= self.threads <= 1024:
-            raise StartError(f"threads must lie between 0 and 1024, got {self.threads}")
-        if not 1 << 20 <= self.max_message_bytes < 1 << 31:
-            raise StartError(f"max_message_bytes must lie between 1 MiB and 2 GiB - 1, got {self.max_message_bytes}")
-
-    @property
-    def local(self) -> bool:
-        """Whether only programs on this host can reach the server."""
-        return is_local(self.listen)
-
-
 async def serve(config: ServerConfig, logs: LogSettings, on_ready: Callable[[Server], None] | None = None) -> bool:
-    """Serve until SIGTERM or Ctrl-C, then answer what is on its way; whether all of it was answered in time.
+    """Serve until SIGTERM or Ctrl-C, then answer the requests under way; whether all were answered in time.
 
-    ``on_ready`` is called once every model was tried. A second signal ends the process at once. Raises StartError.
+    ``on_ready`` is called when the server has tried to load every model. A second signal ends the process at once.
+    Raises StartError.
     """
     memory.keep_freed()
     server = Server(config, logs)
@@ -137,24 +79,24 @@ class Server:
         self,
         config: ServerConfig,
         logs: LogSettings | None = None,
-        shared: Callable[[list[Method]], list[Method]] | None = None,
+        share: Callable[[list[Method]], list[Method]] | None = None,
     ) -> None:
         """Find device and models; nothing is bound or loaded yet. Raises StartError.
 
-        ``shared`` gives the methods to serve for those of this process alone, where it is one of several workers.
+        A worker passes ``share``: from the methods of this process alone it makes those that ask all workers.
         """
         check_runtime()
         from normfold.serving.catalog.catalog import Catalog
-        from normfold.serving.catalog.model import LoadOptions
+        from normfold.serving.catalog.load import LoadOptions
         from normfold.serving.frontends import frontend
         from normfold.serving.infer.shared_memory import SharedMemory
         from normfold.serving.infer.tracing import TraceSettings
         from normfold.serving.rpc.traffic import Traffic
         from normfold.serving.runtime.session import available_providers
         from normfold.serving.runtime.tuning import Tuning
+        from normfold.serving.service import reflection
         from normfold.serving.service.administration import Administration
         from normfold.serving.service.health import Health
-        from normfold.serving.service.reflection import methods as reflection
         from normfold.serving.service.service import InferenceService
 
         self.config = config
@@ -178,29 +120,33 @@ class Server:
             model_control=control,
         )
         administration = Administration(
-            self.catalog, regions=regions, traces=traces, logs=logs or LogSettings(), model_control=control
+            self.catalog,
+            regions=regions,
+            traces=traces,
+            logs=logs or LogSettings(config.log_level),
+            model_control=control,
         )
         self.health = Health(self.catalog, config.strict_readiness)
         methods = [*self.service.methods(), *administration.methods(), *self.health.methods()]
-        if shared is not None:
-            methods = shared(methods)
-        methods += reflection({method.service for method in methods})
+        if share is not None:
+            methods = share(methods)
+        methods += reflection.methods({method.service for method in methods})
         self._traffic = Traffic()
         self._frontend = frontend(config.frontend)(methods, self._traffic, config.max_message_bytes)
         self._regions = regions
 
     @property
     def address(self) -> str:
-        """Where the server listens, once it does."""
+        """The address that the server listens on; empty until it does."""
         return self._frontend.address
 
     async def start(self) -> None:
-        """Bind the port, then load every model. Raises StartError when the port cannot be had."""
+        """Bind the port, then load every model. Raises StartError when the port cannot be bound."""
         await self.listen()
         await self.load()
 
     async def listen(self, reuse_port: bool = False) -> None:
-        """Bind the port, alone or together with other workers. Raises StartError when it cannot be had."""
+        """Bind the port, alone or together with other workers. Raises StartError when it cannot be bound."""
         await self._frontend.start(self.config.listen, reuse_port)
 
     async def load(self) -> None:
@@ -220,7 +166,7 @@ class Server:
         return lines
 
     async def shut_down(self) -> bool:
-        """Tell health, answer what is on its way, and release everything; whether it ended within ``grace_seconds``."""
+        """Report NOT_SERVING, answer the requests under way, release everything; whether all were answered in time."""
         self.health.close()
         self.service.close()
         grace = self.config.grace_seconds

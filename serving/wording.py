@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-#: Longer names and shapes than this many characters and dimensions are cut.
+#: Names are cut after this many characters, and shapes after this many dimensions.
 LIMIT = 100
 DIMENSIONS = 16
 
@@ -33,13 +33,13 @@ def listed(names: Iterable[str]) -> str:
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the nearest known name, or nothing where none is near."""
+    """``"; did you mean 'x'?"`` with the known name most like ``name``, or "" where none is like it."""
     found = difflib.get_close_matches(name[:LIMIT], list(known), n=1)
     return f"; did you mean {quoted(found[0])}?" if found else ""
 
 
 class Place(NamedTuple):
-    """An input of a model; its words are only made where a message needs them."""
+    """An input of a model, as messages name it; the text is only made when it is needed."""
 
     name: str
     model: str
@@ -48,15 +48,14 @@ class Place(NamedTuple):
         return f"{quoted(self.name)} for model {quoted(self.model)}"
 
 
-class Told(NamedTuple):
-    """The prefix that tells which request a message is about; its words are only made where a message needs them."""
+class RequestPrefix(NamedTuple):
+    """The beginning of a message about one request, which gives its id; the text is only made when it is needed.
 
-    identifier: str
+    >>> str(RequestPrefix("seven")), str(RequestPrefix(""))
+    ('[request id: seven] ', '[request id: <id_unknown>] ')
+    """
+
+    request_id: str
 
     def __str__(self) -> str:
-        return request_id(self.identifier)
-
-
-def request_id(identifier: str) -> str:
-    """The prefix that tells which request a message is about."""
-    return f"[request id: {quoted(identifier)[1:-1] if identifier else '<id_unknown>'}] "
+        return f"[request id: {quoted(self.request_id)[1:-1] if self.request_id else '<id_unknown>'}] "

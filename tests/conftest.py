@@ -1,7 +1,8 @@
-"""What tests of several folders share."""
+"""Fixtures for the tests of several folders."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,15 +11,26 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_configure() -> None:
+    """Let SIGINT interrupt this process and the processes it starts, wherever the tests are started.
+
+    A shell without job control, such as one that runs a script, makes its background jobs ignore SIGINT. Children
+    inherit that, and tests that press Ctrl-C would wait in vain. A handler is not inherited: children of a process with
+    one have the default.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The project's own folder."""
+    """The folder of the project."""
     return ROOT
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Measurements are remembered in a folder of this run, also by the processes it starts: never in the user's."""
+    """Keep measurements in a cache folder of this test run, also those of processes that it starts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NORMFOLD_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -26,7 +38,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with both trained networks, exported once for the whole run."""
+    """A repository with both trained networks, exported once for the whole test run."""
     from .latency.networks import export_both
 
     repository = tmp_path_factory.mktemp("trained")

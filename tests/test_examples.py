@@ -1,4 +1,4 @@
-"""The examples do what they say."""
+"""The examples run, and print what they should."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_client_prints_nationalities(root, address):
 
 def test_the_async_client_counts_right_answers(root, address):
     printed = _run(root, "examples/async_client.py", "--address", address)
-    assert re.match(r"240 answers, 240 as the data say: ", printed)
+    assert re.match(r"240 answers, 240 of them right: ", printed)
 
 
 def test_a_client_without_a_server_says_how_to_start_one(root):

@@ -1,4 +1,4 @@
-"""What each package promises to keep; a name that comes or goes is a decision, and is made here."""
+"""The public names of each package: whoever adds or removes one changes this list, and so decides it."""
 
 from __future__ import annotations
 

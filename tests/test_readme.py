@@ -1,4 +1,4 @@
-"""The README's session runs as it stands."""
+"""The session in the README runs as it is written there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Version floors below which a known vulnerability or a broken release would be let in."""
+"""The requirements exclude versions with known vulnerabilities, and broken releases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-#: Package -> (a version that must be let in, versions that must not).
+#: Package -> (a version that must be allowed, versions that must not be).
 FLOORS = {
     "torch": ("2.11", ["2.10.0", "2.5.1"]),  # CVE-2025-32434, CVE-2026-24747: weights_only
     "onnx": ("1.21", ["1.20.1", "1.16.0"]),  # CVE-2026-27489: external data outside the model's folder

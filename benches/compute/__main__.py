@@ -1,14 +1,14 @@
-"""How fast the exported graphs run, beside what else a person can run the same networks with.
+"""Compare the run time of the exported graphs with the other ways to run the same networks.
 
     python -m benches.compute ZOO                     every network of the roster; about 45 minutes on two cores
     python -m benches.compute ZOO --quick             batch 1, one thread, few rounds: to see that it works
     python -m benches.compute ZOO --networks m5,tsai_fcn
 
-ZOO is a folder as ``python -m benches.zoo.build`` writes it; networks that it lacks are built first, and those that
-cannot be are left out, aloud. Each network is measured in a process of its own and its figures are kept as they come,
-in ``compute.json`` in ZOO (``compute-quick.json``): a run that was interrupted goes on from there, what was measured
-with other options is measured anew, and with ``--again`` all. With ``--write`` the figures are put beside this file, as
-results.json and RESULTS.md.
+ZOO is a folder as ``python -m benches.zoo.build`` writes it. Networks that are not in it are built first; a network
+that cannot be built is left out, and a line says so. Each network is measured in a process of its own. Its figures are
+kept in ``compute.json`` in ZOO (with ``--quick`` in ``compute-quick.json``) as soon as they are there, so that an
+interrupted run can be continued. Networks that were measured with other options are measured again; with ``--again``
+all are. ``--write`` writes the figures beside this file, as results.json and RESULTS.md.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from benches.compute.report import report, row
 from benches.compute.roster import FAMILIES, network
 from benches.compute.routes import PEERS
 
-from normfold.models.recipe import write_whole
+from normfold.whole_file import write_whole
 
 HERE = Path(__file__).parent
-#: A network that takes longer is given up: something in it hangs.
+#: A network that takes longer is given up, because something in it hangs.
 LONGEST_SECONDS = 600
 FILES = ("unfolded.onnx", "torch_default.onnx")
-#: Each route is told its threads; what is not told, such as NumPy's BLAS, has one.
+#: Each route sets its own number of threads; a library that no route sets, such as NumPy's BLAS, has one.
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
 
 
 def main() -> int:
-    """Measure what is not measured yet, keep the figures, print a line a network; return the exit code."""
+    """Measure the networks that are not measured yet, print a line for each, and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benches.compute", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("zoo", type=Path, help="the folder of the networks' files")
-    parser.add_argument("--networks", default="", help="names, separated by commas; all of the roster where none is")
+    parser.add_argument("--networks", default="", help="names, separated by commas; default: all")
     parser.add_argument("--rounds", type=int, default=Effort.rounds, help=f"default {Effort.rounds}, at least 3")
-    parser.add_argument("--quick", action="store_true", help="batch 1, one thread, short only, 5 rounds of 20 ms")
-    parser.add_argument("--skip", default="", help=f"routes left out, separated by commas, of {', '.join(PEERS)}")
-    parser.add_argument("--again", action="store_true", help="measure also what was measured before")
+    parser.add_argument("--quick", action="store_true", help="batch 1, one thread, short inputs, 5 rounds of 20 ms")
+    parser.add_argument("--skip", default="", help=f"routes to leave out, separated by commas: {', '.join(PEERS)}")
+    parser.add_argument("--again", action="store_true", help="measure also the networks that were measured before")
     parser.add_argument("--write", action="store_true", help="write results.json and RESULTS.md")
     parser.add_argument("--here", action="store_true", help="measure the one network named, and print JSON")
     given = parser.parse_args()
@@ -88,19 +88,19 @@ def main() -> int:
 
 
 def build_missing(names: list[str], zoo: Path) -> None:
-    """Write the files of the networks that ``zoo`` lacks."""
+    """Write the files of the networks that are not in ``zoo`` yet."""
     from benches.zoo.build import build, is_built
 
     build([network(name) for name in names if not is_built(zoo / name)], zoo)
 
 
 def in_a_process(name: str, arguments: list[str]) -> dict[str, Any] | None:
-    """Return the figures of one network; None, and a line, where its process ends otherwise than with them.
+    """Return the figures of one network, measured in a process of its own; None if that process fails.
 
-    One process a network: a route that ends the process ends that network's row, not the table.
+    A route that crashes then costs the figures of one network, and not of all. A line says why it failed.
     """
     command = [sys.executable, "-m", "benches.compute", *arguments, "--networks", name, "--here"]
-    # What is measured of the forms here is not remembered for the exports of who runs this.
+    # A cache folder of its own: these measurements must not choose the variants of the user's exports.
     environment = os.environ | ONE_THREAD | {"NORMFOLD_CACHE_DIR": str(HERE.parents[1] / "build" / "compute")}
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LONGEST_SECONDS)
@@ -108,14 +108,14 @@ def in_a_process(name: str, arguments: list[str]) -> dict[str, Any] | None:
         print(f"{name}: given up after {LONGEST_SECONDS} s", file=sys.stderr)
         return None
     if done.returncode:
-        print(f"{name}: ended with {done.returncode}: {done.stderr.strip()[-300:]}", file=sys.stderr)
+        print(f"{name}: ended with exit code {done.returncode}: {done.stderr.strip()[-300:]}", file=sys.stderr)
         return None
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return figures
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return the figures that were kept, or none."""
+    """Return the figures that were kept; an empty dict if there are none."""
     if not path.is_file():
         return {}
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -123,7 +123,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def save(path: Path, results: dict[str, Any]) -> None:
-    """Write the figures, a line a network."""
+    """Write the figures, one line for each network."""
     lines = (f"{json.dumps(name)}: {json.dumps(figures)}" for name, figures in results.items())
     write_whole(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
@@ -131,5 +131,5 @@ def save(path: Path, results: dict[str, Any]) -> None:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except KeyboardInterrupt:  # what was measured is kept
+    except KeyboardInterrupt:  # the figures so far are kept
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""What the exported graphs should reach beside the others, and what they did: batch 1, one thread, float32."""
+"""The aims for the exported graphs, and the figures that were reached: batch 1, one thread, float32."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from benches.compute.routes import COMPILED, EAGER, EXPORTED, FIXED
 from benches.compute.speedups import Results, bound_by_convolutions, by_family, speedups
 from benches.ratios import geometric_mean
 
-#: What was found, and whether it is what was aimed at.
+#: The figure in words, and whether it reaches the aim.
 Found = tuple[str, bool]
-#: A network is slower where the time of torch's default export over ours is below this.
+#: A network counts as slower if the time of torch's default export over ours is below this.
 NO_SLOWER = 0.98
 SHARE = 0.6
 
 
 def aims(results: Results) -> str:
-    """A table: the aim, the figure, whether it was reached; an aim that nothing was measured for is not in it."""
+    """Return a table: the aim, the figure, whether it was reached; aims for which nothing was measured are left out."""
     lines = ["| aim | measured | reached |", "|---|---|---|"]
     for name, aim in AIMS.items():
         found = aim(results)

@@ -1,4 +1,4 @@
-"""The forms that ``normfold export`` makes of a graph, and which of them it would publish."""
+"""The variants of a graph that ``normfold export`` makes, and which of them it would publish."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from normfold.export.capture.tidy import strip, tidy
 from normfold.export.errors import CaptureError
 from normfold.export.fold import fold
 from normfold.export.forms.variants import choose, made_anew
-from normfold.export.graphs.serialize import to_bytes
+from normfold.export.graphs.exact import Graph, in_float64
 from normfold.export.inputs.specs import parse_input
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ UNFOLDED, FOLDED = "unfolded", "folded"
 def captured(network: Network, module: nn.Module, unfolded: Path) -> ir.Model:
     """Return the graph as ``normfold export`` captures it, before the fold.
 
-    It asks for a bound by hand where a length is not free; there the zoo's file, whose exporter bounds it by itself.
+    Where a network bounds its length, the capture wants that bound from the user. Then this returns the zoo's file: its
+    exporter finds the bound by itself.
     """
     shape = ",".join(map(str, network.shape))
     try:
@@ -43,16 +44,18 @@ def captured(network: Network, module: nn.Module, unfolded: Path) -> ir.Model:
 
 
 def forms(model: ir.Model) -> dict[str, bytes]:
-    """Return the graph as it is, folded, and the folded one by every rewrite that changes it."""
-    made = {UNFOLDED: to_bytes(model)}
-    fold(model)
-    strip(model)
-    made[FOLDED] = to_bytes(model)
-    anew = made_anew(made[UNFOLDED], made[FOLDED])
-    return made | {name: content for name, content in anew if content is not None}
+    """Return the graph as it is, the folded graph, and the result of each rewrite that changes the folded graph."""
+    exact = in_float64(model)
+    working = model if exact is None else exact
+    made = {UNFOLDED: Graph.of(working, exact is not None)}
+    fold(working)
+    strip(working)
+    made[FOLDED] = Graph.of(working, exact is not None)
+    made |= {name: graph for name, graph in made_anew(made[UNFOLDED], made[FOLDED]) if graph is not None}
+    return {name: graph.content for name, graph in made.items()}
 
 
 def published(made: dict[str, bytes], x: NDArray[np.float32]) -> str:
-    """Return the name of the form that the export would publish, timed as it times."""
+    """Return the name of the variant that the export would publish, by the export's own timing."""
     name = onnx.load_model_from_string(made[FOLDED]).graph.input[0].name
-    return choose(made, {name: x}, remeasure=True).form
+    return choose(made, {name: x}, remeasure=True).variant

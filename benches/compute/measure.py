@@ -1,7 +1,7 @@
-"""Measure one network: every route at every batch, length and number of threads, each answer checked before its time.
+"""Measure one network: every route at every batch, length and number of threads. Each answer is checked first.
 
-On one thread the time is the processor's, so that waiting for a busy machine does not count; on several, where waiting
-for each other does, it is the clock's.
+On one thread the figure is the CPU time of the process, so that waiting for a busy machine does not count. On several
+threads, which also wait for each other, it is the wall time.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from benches.zoo.network import Network
 
 from normfold.serving.process.cpus import available_cpus
 
-#: A route whose answer differs by more, relative to the largest output, computes something else and is not timed;
-#: float32 alone gives 1e-6 on the deepest of these networks.
+#: A route with a larger error, relative to the largest output, computes something else and is not timed. The rounding
+#: of float32 gives 1e-6 on the deepest of these networks.
 WRONG = 1e-4
 BATCHES = (1, 8, 32)
 SHORT, LONG = "short", "long"
 #: A long input is this many times the length that the network is exported and trained with.
 LONGER = 4
 ONE, ALL = "one thread", "all threads"
-#: The product of two square matrices of this size is the machine's peak.
+#: The speed of multiplying two square float32 matrices of this size counts as the peak of the machine.
 PEAK_SIZE = 768
 PEAK = "sgemm"
-#: The published form on one thread, timed by the clock among what has all.
+#: The published variant on one thread, in the cells where all other routes have all threads: it is timed by wall time.
 ALONE = "published, one thread"
-#: The threads of an onnxruntime session wait for more work in a loop: measured, for 62 ms after a run.
+#: The threads of an onnxruntime session wait for more work in a loop after a run; 62 ms were measured.
 REST_SECONDS = 0.1
 
 
@@ -49,29 +49,30 @@ REST_SECONDS = 0.1
 class Effort:
     """How long to measure."""
 
-    #: Of a cell at batch 1 on one thread, and of any other.
+    #: Rounds of a cell at batch 1 on one thread.
     rounds: int = 11
+    #: Rounds of any other cell.
     other_rounds: int = 5
-    #: A route's turn in a round, or one run where that takes longer.
+    #: Length of a route's turn in a round; one run if a run takes longer.
     slice_ms: float = 25.0
-    #: After which a cell begins no further round.
+    #: No round of a cell begins after this time.
     cell_seconds: float = 2.0
-    #: After which a network begins no further cell that is foreseen to take longer than what is left.
+    #: Time for one network: a cell is left out if it is expected to take longer than the rest of this time.
     network_seconds: float = 100.0
-    #: Batch 1, short, one thread only.
+    #: Only batch 1 of a short input on one thread.
     quick: bool = False
-    #: Routes of others that are left out.
+    #: Names of other tools' routes to leave out.
     skip: tuple[str, ...] = ()
 
     @property
     def plain(self) -> dict[str, Any]:
-        """It as JSON holds it."""
+        """The fields as JSON holds them."""
         return asdict(self) | {"skip": list(self.skip)}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What the routes are compared at."""
+    """The sizes at which the routes are compared with each other."""
 
     batch: int
     length: str
@@ -85,7 +86,7 @@ HEADLINE = Cell(1, SHORT, ONE)
 
 
 def cells(dynamic: bool, effort: Effort) -> Iterator[Cell]:
-    """Yield the cells of a network whose length is ``dynamic`` or not: every batch, and batch 1 of a longer input."""
+    """Yield the cells of a network: every batch, and batch 1 of a longer input if its length is ``dynamic``."""
     if effort.quick:
         yield HEADLINE
         return
@@ -126,19 +127,19 @@ def measure(folder: Path, effort: Effort) -> dict[str, Any]:
         except Exception as error:
             figures["cells"][str(cell)] = {EAGER: failed(error)}
         if cell == HEADLINE:
-            start = time.perf_counter()  # torch.compile is not counted
+            start = time.perf_counter()  # the time of torch.compile is not counted
     return figures
 
 
 def foreseen(figures: Mapping[str, Any], cell: Cell) -> float:
-    """Return the least seconds that a cell takes: so many runs of every route, each as long as its input is larger."""
+    """Return the least time of a cell in seconds: every route has its fewest runs, and a larger input takes longer."""
     times = [entry["ms"] for entry in figures["cells"].get(str(HEADLINE), {}).values() if "ms" in entry]
     larger = cell.batch * (LONGER if cell.length == LONG else 1)
     return sum(map(statistics.median, times)) / 1e3 * larger * (WARMING + LEAST_ROUNDS)
 
 
 def measure_cell(subject: Subject, cell: Cell, x: Array, effort: Effort) -> dict[str, Any]:
-    """Return each route's error and times, or why it has none."""
+    """Return the error and the times of each route, or the reason why it has none."""
     threads = 1 if cell.threads == ONE else available_cpus()
     expected = reference(subject, cell, x)
     figures: dict[str, Any] = {}
@@ -173,9 +174,10 @@ def measure_cell(subject: Subject, cell: Cell, x: Array, effort: Effort) -> dict
 
 
 def suits(route: str, cell: Cell, name: str) -> bool:
-    """Whether a route is timed at a cell of a network: those made anew for every shape at batch 1 on one thread only.
+    """Whether a route is timed at a cell of a network.
 
-    torch.compile, which takes a minute, for one network a family, at one length.
+    OpenVINO compiled for one shape is timed at batch 1 on one thread only. torch.compile takes a minute: it is timed at
+    one cell, for the first network of each family.
     """
     if route == COMPILED:
         return cell == HEADLINE and is_first(name)
@@ -183,7 +185,7 @@ def suits(route: str, cell: Cell, name: str) -> bool:
 
 
 def inputs(subject: Network, cell: Cell) -> Array:
-    """Return a normal input of the cell's size, from a seed."""
+    """Return an input of the cell's size, drawn from a normal distribution, always the same one."""
     sizes = {**subject.sizes[0], "N": cell.batch}
     if cell.length == LONG:
         sizes["L"] *= LONGER
@@ -192,7 +194,7 @@ def inputs(subject: Network, cell: Cell) -> Array:
 
 
 def reference(subject: Subject, cell: Cell, x: Array) -> Array:
-    """Return what the routes have to answer: float64 PyTorch, or for large batches float32, checked at batch 1."""
+    """Return the expected answer: PyTorch's in float64; at batches above 1 in float32, which batch 1 has checked."""
     import torch
 
     given = torch.from_numpy(x)
@@ -203,17 +205,17 @@ def reference(subject: Subject, cell: Cell, x: Array) -> Array:
 
 
 def peak() -> Run:
-    """Return a run of :data:`PEAK_SIZE` cubed multiply-adds in NumPy's BLAS."""
+    """Return a run of PEAK_SIZE cubed multiply-adds in NumPy's BLAS."""
     a, b, c = np.random.default_rng(0).standard_normal((3, PEAK_SIZE, PEAK_SIZE)).astype(np.float32)
     return lambda: np.matmul(a, b, out=c)
 
 
 def failed(error: Exception) -> dict[str, str]:
-    """Return why a route has no figures, in a line."""
+    """Return the reason why a route has no figures, in one line."""
     text = " ".join(str(error).split())
     return {"failed": f"{type(error).__name__}: {text}"[:200]}
 
 
 def peak_per_second(times: list[float]) -> float:
-    """Return the multiply-adds a second of the best of :func:`peak`'s runs, given in milliseconds."""
+    """Return the multiply-adds a second of the best run of ``peak``; ``times`` are in milliseconds."""
     return math.pow(PEAK_SIZE, 3) / min(times) * 1e3

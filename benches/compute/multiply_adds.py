@@ -1,4 +1,4 @@
-"""The multiply-adds of a graph for one input, counted from the shapes that a run of it has."""
+"""The multiply-adds of a graph for one input, counted from the shapes in a run of it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class MultiplyAdds:
-    """How many there are, and of them those in convolutions and in depthwise ones."""
+    """Counts of multiply-adds."""
 
     all: int
+    #: Those in convolutions.
     convolutions: int
-    #: With one input channel a group: little is computed with each number that is read.
+    #: Those in convolutions with one input channel in each group, which compute little with each number they read.
     depthwise: int
 
 
 def count(path: Path, x: NDArray[np.float32]) -> MultiplyAdds:
-    """Return the multiply-adds of the graph's own level, as it is written, for the input ``x``."""
+    """Return the multiply-adds of the graph for the input ``x``; subgraphs are not counted."""
     model = onnx.load(path)
     nodes = [node for node in model.graph.node if node.op_type in COUNTED]
     shapes = shapes_of(model, nodes, x)
@@ -45,8 +46,8 @@ def count(path: Path, x: NDArray[np.float32]) -> MultiplyAdds:
 def of_node(node: onnx.NodeProto, shapes: Shapes) -> int:
     """Return the multiply-adds of one node from the shapes of what it reads and writes.
 
-    A convolution: every output is a sum over a window of the channels of its group; transposed, every input is spread
-    over one. A recurrent cell multiplies each step's input and state by its weights.
+    In a convolution each output is a sum over a window of the channels of its group; in a transposed one each input is
+    spread over such a window. A recurrent cell multiplies the input and the state of each step by its weights.
     """
     read, kind = [shapes[name] for name in node.input[:3] if name], node.op_type
     if kind in RECURRENT:
@@ -64,7 +65,7 @@ def of_node(node: onnx.NodeProto, shapes: Shapes) -> int:
 
 
 def shapes_of(model: onnx.ModelProto, nodes: list[onnx.NodeProto], x: NDArray[np.float32]) -> Shapes:
-    """Return the shapes of all that ``nodes`` read and write when the graph runs on ``x``."""
+    """Return the shapes of all values that ``nodes`` read and write when the graph runs on ``x``."""
     known = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     known[model.graph.input[0].name] = x.shape
     given = {output.name for output in model.graph.output}
@@ -74,7 +75,7 @@ def shapes_of(model: onnx.ModelProto, nodes: list[onnx.NodeProto], x: NDArray[np
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(wanted - given))
     run = session(probe.SerializeToString())
     names = sorted(wanted)
-    values = run.run(names, {run.get_inputs()[0].name: x}) if names else []  # no names would be all outputs
+    values = run.run(names, {run.get_inputs()[0].name: x}) if names else []  # no names ask for all outputs
     return known | {name: value.shape for name, value in zip(names, values, strict=True)}
 
 

@@ -1,4 +1,4 @@
-"""The figures of all networks as one page for people."""
+"""The page RESULTS.md, made from the figures of all networks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from benches.compute.speedups import (
     to_fewer_threads,
 )
 from benches.machine import machine
-from benches.ratios import geometric_mean
+from benches.ratios import geometric_mean, with_spread
 
 PACKAGES = ("normfold", "torch", "onnx", "onnxruntime", "onnxsim", "onnxslim", "openvino", "numpy")
 CELLS = [
@@ -37,7 +37,7 @@ CELLS = [
 
 
 def report(results: Results) -> str:
-    """RESULTS.md."""
+    """Return RESULTS.md."""
     return HEAD.format(
         machine=machine(),
         how=how(results),
@@ -75,48 +75,48 @@ Batch 1, one thread, float32, the length that the network is exported with; geom
 
 ## What was measured
 
-Every route of a network runs in one process, in turns, round after round, each round beginning with another; the first
-runs are not counted. A figure is the median of the rounds; a ratio is taken within each round, and ± is half the
-distance between its quartiles. On one thread the time is the processor's, on all it is the clock's, and each turn
-begins after {REST_MS:.0f} ms, in which the threads of the turn before stop waiting in a loop. Before it is timed every
-route's answer is compared with PyTorch in float64 (from batch 8 on with float32): a difference above {WRONG:g} of the
-largest output is wrong, and not timed.
+All routes of a network run in one process, in turns, round after round. Each round begins with another route; the first
+runs are not counted. A figure is the median of the rounds. A ratio is taken within each round; ± is half the distance
+between its quartiles. On one thread the figures are CPU time of the process. On all threads they are wall time, and
+{REST_MS:.0f} ms pass before each turn: in these the threads of the turn before stop waiting in a loop. Before a route
+is timed, its answer is compared with PyTorch in float64 (from batch 8 on in float32). If the difference is above
+{WRONG:g} of the largest output, the route is wrong and is not timed.
 
-*{COMPILED}* is torch.compile with freezing, for the one shape, of one network a family, given up after
-{COMPILE_SECONDS} s. All files start from torch's default export, in which every batch and length is dynamic where the
-network has it; *{FIXED}* is OpenVINO compiled for the one shape, *OpenVINO* takes any, as onnxruntime does. Both have
-the latency hint, one stream and float32. onnxruntime has its own settings, save the threads. Ours is captured as
-`normfold export` does: *folded*, then further forms of it, of which the fastest is published
-([variants.py](../../export/variants.py)).
-Weights and statistics are drawn, but for the reference networks (surnames,
-gunpoint) and those whose package ships trained ones. A long input is {LONGER} times as long.
+*{COMPILED}* is torch.compile with freezing, compiled for one shape, for the first network of each family; it is given
+up after {COMPILE_SECONDS} s. The files of all other tools are made from torch's default export, in which the batch is
+dynamic, and the length where the network allows it. *{FIXED}* is OpenVINO compiled for one shape; *OpenVINO* takes any
+shape, as onnxruntime does. Both have the latency hint, one stream and float32. onnxruntime has its default settings,
+except for the threads. Our graph is captured as `normfold export` does it: *folded*, then further variants, of which
+the fastest is published ([variants.py](../../export/forms/variants.py)). Weights and statistics are drawn, except for
+the reference networks (surnames, gunpoint) and for networks whose package has trained weights. A long input is {LONGER}
+times as long.
 
-The peak is the product of two {PEAK_SIZE} × {PEAK_SIZE} float32 matrices in NumPy's BLAS on one thread, timed in the
-same rounds, its best run: {peak}.
+The peak is the best run of multiplying two {PEAK_SIZE} × {PEAK_SIZE} float32 matrices in NumPy's BLAS on one thread,
+timed in the same rounds: {peak}.
 
 ## What each step gives
 
-Batch 1, one thread: how many times faster each form is than the one before it.
+Batch 1, one thread: how many times faster the second of the two is.
 
 {steps}
 
 ## At every size
 
-How many times faster the published form is, geometric means, in parentheses the least.
+How many times faster the published variant is than each route: geometric means, in parentheses the least.
 
 {everywhere}
 
 ## Each network
 
-Batch 1, one thread: the published form's time, and how many times faster it is.
+Batch 1, one thread: the time of the published variant, and how many times faster it is than each route.
 
 {each}
 
 ## Where the time goes
 
-The published form at batch 1 on one thread: multiply-adds as the network is written, of these in depthwise
-convolutions, the share of the peak, and each operator's part of the kernels' time in onnxruntime's profile. Where
-convolutions take {BOUND:.0%} or more the network counts as bound by them.
+The published variant at batch 1 on one thread: the multiply-adds of the network as it is written, the part of them in
+depthwise convolutions, the share of the peak, and each operator's part of the time in kernels by onnxruntime's profile.
+A network is bound by convolutions if they take {BOUND:.0%} or more of this time.
 
 {where}
 
@@ -127,7 +127,7 @@ convolutions take {BOUND:.0%} or more the network counts as bound by them.
 
 
 def how(results: Results) -> str:
-    """Return how long was measured, and what was left out."""
+    """Return a sentence: how long was measured, and which routes were left out."""
     effort = Effort(**next(iter(results.values()))["effort"])
     text = f"At most {effort.rounds} rounds of {effort.slice_ms:g} ms a route"
     if effort.quick:
@@ -147,7 +147,7 @@ def versions() -> str:
 
 
 def said_peak(results: Results) -> str:
-    """Return the median and the best of the peaks measured beside each network."""
+    """Return the median of the peaks that were measured, one beside each network."""
     peaks = [found for figures in results.values() if (found := peak(figures)) is not None]
     if not peaks:
         return "not measured"
@@ -155,15 +155,15 @@ def said_peak(results: Results) -> str:
 
 
 def steps(results: Results) -> str:
-    """Return a row a step: from the default export to the folded graph, to each other form, to what is published."""
+    """Return a row for each step: the default export, the folded graph, each variant, what is published."""
     forms = sorted({form for figures in results.values() for form in figures["forms"]} - {UNFOLDED, FOLDED})
     rows = {
         "the captured graph, to folded": speedups(results, UNFOLDED, over=FOLDED),
         "torch's default export, to folded (fold)": speedups(results, EXPORTED, over=FOLDED),
         **{f"folded, to {form} (layout)": speedups(results, FOLDED, over=form) for form in forms},
-        "folded, to the published form": speedups(results, FOLDED),
-        "the published form, to the one that is fastest here (choice)": to_fastest(results),
-        "torch's default export, to the published form": speedups(results, EXPORTED),
+        "folded, to the published variant": speedups(results, FOLDED),
+        "the published variant, to the one that is fastest here (choice)": to_fastest(results),
+        "torch's default export, to the published variant": speedups(results, EXPORTED),
         "all threads, to the faster of one and all, by the clock (tuning)": to_fewer_threads(results),
     }
     lines = ["| step | geometric mean | least | most | networks |", "|---|---|---|---|---|"]
@@ -198,7 +198,7 @@ def everywhere(results: Results) -> str:
 
 
 def table(results: Results) -> str:
-    """Return a row a network."""
+    """Return a row for each network."""
     heading = "| network | family | published | ms | " + " | ".join(PEERS) + " |"
     return "\n".join([heading, "|---|---|---|---|" + "---|" * len(PEERS), *(row(n, f) for n, f in results.items())])
 
@@ -210,12 +210,14 @@ def row(name: str, figures: Figures) -> str:
     for route in PEERS:
         ratio = speedup(figures, route)
         found = entry(figures, route)
-        cells.append(str(ratio) if ratio else "wrong" if "wrong" in found else "failed" if "failed" in found else "")
+        cells.append(
+            with_spread(ratio) if ratio else "wrong" if "wrong" in found else "failed" if "failed" in found else ""
+        )
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
 def where(results: Results) -> str:
-    """Return a row a network: its multiply-adds, the share of the peak, the operators that take most."""
+    """Return a row for each network: multiply-adds, share of the peak, the operators that take most of the time."""
     lines = ["| network | M multiply-adds | depthwise | share of the peak | bound by convolutions | time |"]
     lines.append("|---|---|---|---|---|---|")
     for name, figures in results.items():
@@ -230,7 +232,7 @@ def where(results: Results) -> str:
 
 
 def untimed(results: Results) -> str:
-    """Return a line for each route that was wrong or failed, with the sizes where it was and why."""
+    """Return a line for each route that was wrong or failed: at which sizes, and why."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for name, figures in results.items():
         for cell, routes in figures["cells"].items():

@@ -41,7 +41,7 @@ REFERENCE = (
     Network("gunpoint", "normfold", gunpoint, ("N", 1, "L"), ({"N": 2, "L": 150}, {"N": 3, "L": 97}), trained=True),
 )
 
-#: Network -> family. Of every family those that run for less than some tens of milliseconds.
+#: Network -> family. Only networks whose run takes less than some tens of milliseconds are here.
 FAMILIES: dict[str, str] = {
     "surnames": "convolution, ReLU, BatchNorm",
     "gunpoint": "Inception",
@@ -87,5 +87,5 @@ def is_first(name: str) -> bool:
 
 
 def network(name: str) -> Network:
-    """Return the network called ``name``; ValueError where neither of the two nor the zoo has it."""
+    """Return the network called ``name``. Raises ValueError if it is neither a reference network nor in the zoo."""
     return next((own for own in REFERENCE if own.name == name), None) or named(name)

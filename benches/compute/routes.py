@@ -1,7 +1,7 @@
-"""What a person can run a network with, each as a function from the network to a run that can be timed.
+"""Routes: the tools that a user can run a network with, each as a function from the network to a run that can be timed.
 
-A route is told the threads and the input's shape, and takes only the threads it is told. It returns a function that
-binds an input; what that returns is timed: no conversion of arrays is in it, and no copy that the route does without.
+A route gets a number of threads, and uses no more than these, and the shape of the input. It returns a function that
+binds an input and returns the run. Only the run is timed: it converts no arrays, and copies none if the tool need not.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Run = Callable[[], Any]
 Bind = Callable[[Array], Run]
-#: torch.compile is given up after this long.
+#: torch.compile is given up after this time.
 COMPILE_SECONDS = 90
 
 
 @dataclass
 class Subject:
-    """One network in all the forms that routes start from."""
+    """One network, as all that routes start from."""
 
     name: str
     module: nn.Module
     #: torch's default export.
     exported: Path
-    #: Our forms, and the one that would be published.
+    #: Our variants, and the name of the one that would be published.
     forms: dict[str, bytes]
     published: str
-    #: What the simplifiers wrote, made when first asked for.
+    #: The files that the simplifiers wrote; each is made when it is first needed.
     simplified: dict[str, bytes] = field(default_factory=dict)
 
 
-#: Threads and the input's shape, from which some routes specialise.
+#: From the network, the number of threads and the input's shape, which some routes compile for.
 Route = Callable[[Subject, int, tuple[int, ...]], Bind]
 
 
@@ -54,13 +54,13 @@ def eager(subject: Subject, threads: int, shape: tuple[int, ...]) -> Bind:
 
 
 def compiled(subject: Subject, threads: int, shape: tuple[int, ...]) -> Bind:
-    """torch.compile with weights frozen in, for the one shape."""
+    """torch.compile with frozen weights, for one shape."""
     import copy
 
     import torch
     import torch._inductor.config
 
-    torch.set_num_threads(threads)  # the kernels are written for so many
+    torch.set_num_threads(threads)  # torch.compile writes kernels for this number of threads
     torch._inductor.config.freezing = True
     torch._dynamo.reset()
     fast = torch.compile(copy.deepcopy(subject.module), dynamic=False)
@@ -107,7 +107,7 @@ def _simplified(subject: Subject, name: str) -> bytes:
 
 
 def form(name: str) -> Route:
-    """The route of one of our forms."""
+    """Return the route of one of our variants."""
 
     def route(subject: Subject, threads: int, shape: tuple[int, ...]) -> Bind:
         return onnxruntime(subject.forms[name], threads)
@@ -116,7 +116,7 @@ def form(name: str) -> Route:
 
 
 def onnxruntime(content: bytes, threads: int) -> Bind:
-    """A session with onnxruntime's own settings, save the threads."""
+    """A session with onnxruntime's default settings, except for the threads."""
     run = session(content, optimise=True, threads=threads)
     name = run.get_inputs()[0].name
     return lambda x: lambda: run.run(None, {name: x})[0]
@@ -128,7 +128,7 @@ def openvino(subject: Subject, threads: int, shape: tuple[int, ...]) -> Bind:
 
 
 def openvino_fixed(subject: Subject, threads: int, shape: tuple[int, ...]) -> Bind:
-    """OpenVINO compiled for the one shape."""
+    """OpenVINO compiled for one shape."""
     return _openvino(OpenVino(subject.exported, threads, shape))
 
 
@@ -138,7 +138,7 @@ def _openvino(network: OpenVino) -> Bind:
 
 @contextlib.contextmanager
 def _within(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError in the body after so long."""
+    """Raise TimeoutError in the body after ``seconds``."""
 
     def late(*_: object) -> None:
         raise TimeoutError(f"took more than {seconds} s")
@@ -153,7 +153,7 @@ def _within(seconds: int) -> Iterator[None]:
 
 
 EAGER, COMPILED, EXPORTED, FIXED = "eager", "compile", "torch export", "OpenVINO fixed"
-#: Others' routes in the order of the tables.
+#: The routes of other tools, in the order of the tables.
 PEERS: dict[str, Route] = {
     EAGER: eager,
     COMPILED: compiled,
@@ -166,5 +166,5 @@ PEERS: dict[str, Route] = {
 
 
 def as_array(answer: Any) -> Array:
-    """What a run returned, as a copy."""
+    """Return a copy of what a run returned."""
     return np.array(answer)

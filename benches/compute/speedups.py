@@ -1,4 +1,4 @@
-"""How many times faster the published form is than another route, read from a network's figures."""
+"""How many times faster the published variant is than another route, from the figures of a network."""
 
 from __future__ import annotations
 
@@ -7,35 +7,37 @@ from collections.abc import Mapping
 from typing import Any
 
 from benches.compute.measure import ALL, ALONE, HEADLINE, PEAK, SHORT, Cell, peak_per_second
-from benches.ratios import Rounds, geometric_mean
+from benches.ratios import geometric_mean
+
+from normfold.serving.load.rounds import Ratio
 
 Figures = Mapping[str, Any]
 Results = Mapping[str, Figures]
-#: Convolutions take at least this part of the kernels' time in a network that is bound by them.
+#: A network is bound by convolutions if they take at least this part of the time in kernels.
 BOUND = 0.75
 CONVOLUTIONS = ("Conv", "FusedConv", "ConvTranspose")
 
 
 def entry(figures: Figures, route: str, cell: Cell = HEADLINE) -> dict[str, Any]:
-    """Return what is known of a route at a cell; nothing where it was not timed there."""
+    """Return the figures of a route at a cell; an empty dict if it has none there."""
     found: dict[str, Any] = figures["cells"].get(str(cell), {}).get(route, {})
     return found
 
 
-def speedup(figures: Figures, route: str, cell: Cell = HEADLINE, over: str = "") -> Rounds | None:
-    """Return ``route``'s time over the published form's, or over ``over``'s; None where either was not timed."""
+def speedup(figures: Figures, route: str, cell: Cell = HEADLINE, over: str = "") -> Ratio | None:
+    """Return the time of ``route`` over that of ``over``, or of the published variant; None if one was not timed."""
     base, mine = entry(figures, route, cell), entry(figures, over or figures["published"], cell)
-    return Rounds.of(base["ms"], mine["ms"]) if "ms" in base and "ms" in mine else None
+    return Ratio.of(base["ms"], mine["ms"]) if "ms" in base and "ms" in mine else None
 
 
 def speedups(results: Results, route: str, cell: Cell = HEADLINE, over: str = "") -> dict[str, float]:
     """Return the median speedup of each network that has one."""
     found = {name: speedup(figures, route, cell, over) for name, figures in results.items()}
-    return {name: rounds.median for name, rounds in found.items() if rounds is not None}
+    return {name: ratio.median for name, ratio in found.items() if ratio is not None}
 
 
 def to_fastest(results: Results) -> dict[str, float]:
-    """Return how many times faster than the published form the fastest form of each network is: 1 where it is that."""
+    """Return the published variant's time over the fastest variant's, for each network; 1 if they are the same."""
     found = {}
     for name, figures in results.items():
         times = {form: statistics.median(t) for form in figures["forms"] if (t := entry(figures, form).get("ms"))}
@@ -45,10 +47,10 @@ def to_fastest(results: Results) -> dict[str, float]:
 
 
 def to_fewer_threads(results: Results) -> dict[str, float]:
-    """Return how many times faster than on all threads the published form is on one or all: 1 where all are faster."""
+    """Return the published variant's time on all threads over its time on one; 1 where all threads are faster."""
     cell = Cell(1, SHORT, ALL)
     found = {name: speedup(figures, figures["published"], cell, over=ALONE) for name, figures in results.items()}
-    return {name: max(1.0, rounds.median) for name, rounds in found.items() if rounds is not None}
+    return {name: max(1.0, ratio.median) for name, ratio in found.items() if ratio is not None}
 
 
 def by_family(results: Results, route: str) -> dict[str, float]:
@@ -60,13 +62,13 @@ def by_family(results: Results, route: str) -> dict[str, float]:
 
 
 def peak(figures: Figures) -> float | None:
-    """Return the most multiply-adds a second that the matrix product reached beside a network."""
+    """Return the most multiply-adds a second of the matrix product that was timed beside a network."""
     times = entry(figures, PEAK).get("ms")
     return peak_per_second(times) if times else None
 
 
 def share_of_peak(figures: Figures) -> float | None:
-    """Return the published form's multiply-adds a second over the peak measured in the same rounds, at batch 1."""
+    """Return the published variant's multiply-adds a second over the peak of the same rounds, at batch 1."""
     times, best = entry(figures, figures["published"]).get("ms"), peak(figures)
     if not times or not best:
         return None
@@ -75,11 +77,11 @@ def share_of_peak(figures: Figures) -> float | None:
 
 
 def convolution_part(figures: Figures) -> float:
-    """Return the part of the kernels' time that convolutions take."""
+    """Return the part of the time in kernels that convolutions take."""
     return sum(float(part) for kind, part in figures["where"].items() if kind in CONVOLUTIONS)
 
 
 def bound_by_convolutions(results: Results) -> dict[str, float]:
-    """Return the share of the peak of the networks that are bound by convolutions."""
+    """Return the share of the peak for each network that is bound by convolutions."""
     bound = {name: share_of_peak(f) for name, f in results.items() if convolution_part(f) >= BOUND}
     return {name: share for name, share in bound.items() if share is not None}

@@ -1,4 +1,4 @@
-"""Where the time of a graph goes in onnxruntime, by its own profile: which operators, and how much of all."""
+"""How much of a graph's run time each type of operator takes, by the profile of onnxruntime."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 from benches.folding.measure import session
 from numpy.typing import NDArray
 
-#: The first are not counted: they allocate.
+#: The first runs allocate memory, so they are not counted.
 SKIPPED, RUNS = 5, 20
 
 
 def where(content: bytes, x: NDArray[np.float32]) -> dict[str, float]:
-    """Return each operator type's part of the time in kernels on one thread, the largest first."""
+    """Return the part of the time in kernels for each type of operator, the largest first; on one thread."""
     with tempfile.TemporaryDirectory() as scratch:
         run = session(content, optimise=True, profile=Path(scratch) / "profile")
         name = run.get_inputs()[0].name
@@ -29,7 +29,7 @@ def where(content: bytes, x: NDArray[np.float32]) -> dict[str, float]:
 
 
 def parts(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Return each operator type's part of the kernels' time in a profile, the first runs of every node left out."""
+    """Return the part of the time in kernels for each type of operator, without the first runs of each node."""
     seen: Counter[str] = Counter()
     spent: Counter[str] = Counter()
     for event in events:

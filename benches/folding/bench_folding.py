@@ -1,12 +1,12 @@
-"""Fold the zoo by every route there is, and say what each leaves, how exact it is and how long its graph runs.
+"""Fold the zoo by every route; report what each route leaves, how exact it is and how long its graph runs.
 
     python -m benches.folding.bench_folding ZOO [NAME ...] [--rounds 15] [--write]
 
-ZOO is a folder that ``python -m benches.zoo.build`` wrote. Every route starts from the file that a person has, torch's
-default export (from the unfolded one where torch wrote none). Each network is measured in one process: its files by all
-routes are loaded side by side and run in turn, round after round, on one thread, so that whatever else the machine does
-falls on all alike; the time is the processor's, so that waiting for a busy machine does not count. ``--write`` keeps
-the figures beside this file, as results.json and RESULTS.md.
+ZOO is a folder that ``python -m benches.zoo.build`` wrote. Every route starts from the file that a user has: torch's
+default export, or the unfolded file where torch wrote none. Each network is measured in one process. The files of all
+routes are loaded there and run in turns, round after round, on one thread, so that what else the machine does slows all
+of them alike. The figure is the CPU time of the process, so that waiting for a busy machine does not count. ``--write``
+writes the figures beside this file, as results.json and RESULTS.md.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ import numpy as np
 from benches.interleaved import interleaved
 from numpy.typing import NDArray
 
+from normfold.whole_file import write_whole
+
 HERE = Path(__file__).parent
-#: A round runs one file as often as fills this many milliseconds, at least once.
+#: In each round a file runs as often as fills this many milliseconds, at least once.
 SLICE_MS = 8.0
 
 Run = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def measure(folder: Path, rounds: int) -> dict[str, Any]:
-    """Return the figures of one network: for each route what is left, nodes, error and run times."""
+    """Return the figures of one network: for each route what is left, the nodes, the error and the run times."""
     from benches.folding.routes import ROUTES
 
     names = ("unfolded", "unfolded_legacy", "torch_default")
@@ -69,7 +71,7 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def describe(source: Path, target: Path, reference: Any) -> tuple[dict[str, Any], Run]:
-    """Return the counts and the error of one file, and how to run it."""
+    """Return the counts and the error of one file, and a function that runs it."""
     import onnx
     from benches.folding.count import count
     from benches.folding.measure import session
@@ -109,7 +111,7 @@ def error_of(run: Run, reference: Any) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("zoo", type=Path, help="the folder of the networks' files")
-    parser.add_argument("names", nargs="*", help="networks; all that were built where none is given")
+    parser.add_argument("names", nargs="*", help="networks; default: all that were built")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of timing, default 15")
     parser.add_argument("--write", action="store_true", help="write results.json and RESULTS.md")
     parser.add_argument("--here", action="store_true", help="measure the one network named, and print JSON")
@@ -121,21 +123,21 @@ def main() -> None:
     from benches.folding.results import page, table
 
     results: dict[str, Any] = {}
-    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C keeps what was measured
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C keeps the figures so far
         for name in options.names or sorted(path.parent.name for path in options.zoo.glob("*/facts.json")):
             command = [sys.executable, "-m", "benches.folding.bench_folding", str(options.zoo), name, "--here"]
             command += ["--rounds", str(options.rounds)]
-            # One process a network: a route that ends the process ends that network's row, not the table.
+            # One process for each network: a route that crashes costs the row of one network, and not the table.
             done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
             if done.returncode:
-                print(f"{name}: ended with {done.returncode}: {done.stderr.strip()[-300:]}", file=sys.stderr)
+                print(f"{name}: ended with exit code {done.returncode}: {done.stderr.strip()[-300:]}", file=sys.stderr)
                 continue
             results[name] = json.loads(done.stdout.splitlines()[-1])
             print(table({name: results[name]}, heading=len(results) == 1), flush=True)
     if options.write:
         lines = (f"{json.dumps(name)}: {json.dumps(figures)}" for name, figures in results.items())
-        (HERE / "results.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
-        (HERE / "RESULTS.md").write_text(page(results))
+        write_whole(HERE / "results.json", ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+        write_whole(HERE / "RESULTS.md", page(results).encode())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Count what a BatchNorm can hide as in an ONNX graph.
+"""Count BatchNorms in an ONNX graph, also those that have another form.
 
-A simplifier that says it left no BatchNormalization may have left its arithmetic: as a Mul and an Add by one constant a
-channel, as a 1x1 convolution that only scales channels, or, for a ReLU, as a Max and a Min by such constants.
+A simplifier that leaves no BatchNormalization node may have left its arithmetic: a Mul and an Add by one constant for
+each channel, a 1x1 convolution that only scales channels, or, where a ReLU follows, a Max and a Min by such constants.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-#: Operators that add nothing to the meaning of a linear one in front of them.
+#: Operators that only move entries: behind a linear operator the result is still linear.
 LAYOUT = frozenset({"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"})
 ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
-#: Constants are worked out only through these, and only up to this size: a channel's constants are small.
+#: Constants are computed through these operators only, and up to LARGEST entries: those of channels are small.
 CONSTANT = LAYOUT | ARITHMETIC | {"Cast", "Expand", "Concat", "Slice", "Gather", "Neg", "Sqrt", "Reciprocal", "Pow"}
 LARGEST = 1 << 20
 
@@ -28,24 +28,24 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Count:
-    """What one graph holds."""
+    """The counts of one graph."""
 
     nodes: int
     #: BatchNormalization nodes.
     batchnorms: int
-    #: Mul, Add, Sub and Div by one constant a channel, save the bias of a MatMul or of a convolution that has none.
+    #: Mul, Add, Sub and Div by one constant for each channel; the first bias of a MatMul or convolution is not counted.
     affines: int
-    #: Convolutions by constants that mix nothing: kernel 1 and one group a channel, or kernel 1 and a diagonal weight.
+    #: Convolutions that mix no channels and no positions: kernel 1, and one group a channel or a diagonal weight.
     diagonals: int
-    #: Max and Min by one constant a channel.
+    #: Max and Min by one constant for each channel.
     clamps: int
     #: ReLU, LeakyReLU, PReLU and Clip nodes.
     rectifiers: int
 
     def left(self, before: Count) -> int:
-        """Return how many BatchNorms, affines and disguises are left of the graph counted as ``before``.
+        """Return how many BatchNorms are left, in any form, of the graph whose counts are ``before``.
 
-        A clamp that stands where a rectifier stood costs nothing and is not counted, nor is a convolution that mixes
+        A clamp in the place of a rectifier costs nothing, so it is not counted. Neither is a convolution that mixes
         nothing and was there before.
         """
         replaced = max(0, before.rectifiers - self.rectifiers)
@@ -54,7 +54,7 @@ class Count:
 
 
 def count(model: onnx.ModelProto) -> Count:
-    """Return what the graph of ``model`` holds, its subgraphs included."""
+    """Return the counts of the graph of ``model``, its subgraphs included."""
     nodes = list(walk(model.graph))
     constants = work_out(
         nodes, initializers(model.graph), {entry.domain: entry.version for entry in model.opset_import}
@@ -72,7 +72,7 @@ def count(model: onnx.ModelProto) -> Count:
 
 
 def walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield every node of a graph and of the graphs inside its nodes."""
+    """Yield every node of a graph and of its subgraphs."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -81,7 +81,7 @@ def walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def initializers(graph: onnx.GraphProto) -> dict[str, Array]:
-    """Return the initializers of a graph and of the graphs inside its nodes."""
+    """Return the initializers of a graph and of its subgraphs."""
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
         for attribute in node.attribute:
@@ -91,7 +91,7 @@ def initializers(graph: onnx.GraphProto) -> dict[str, Array]:
 
 
 def work_out(nodes: list[onnx.NodeProto], known: dict[str, Array], opsets: Mapping[str, int]) -> dict[str, Array]:
-    """Return every constant value: ``known``, Constant nodes, and what small arithmetic and layout make of them."""
+    """Return all constants: ``known``, those of Constant nodes, and what the operators in CONSTANT make of them."""
     for node in nodes:
         if node.op_type == "Constant":
             (attribute,) = node.attribute
@@ -107,7 +107,7 @@ def work_out(nodes: list[onnx.NodeProto], known: dict[str, Array], opsets: Mappi
 
 
 def operand(node: onnx.NodeProto, constants: Mapping[str, Array]) -> Array | None:
-    """Return the constant of a two-input node that differs from channel to channel and along nothing else, or None."""
+    """Return the constant input of a two-input node, if it varies along one axis, the channels, only; else None."""
     if len(node.input) != 2:
         return None
     found = [constants[name] for name in node.input if name in constants]
@@ -117,7 +117,7 @@ def operand(node: onnx.NodeProto, constants: Mapping[str, Array]) -> Array | Non
 
 
 def is_affine(node: onnx.NodeProto, constants: Mapping[str, Array], made_by: Mapping[str, onnx.NodeProto]) -> bool:
-    """Whether a node scales or shifts each channel by a constant and is no linear operator's only bias."""
+    """Whether a node scales or shifts each channel by a constant, and is not the only bias of a linear operator."""
     if node.op_type not in ARITHMETIC or operand(node, constants) is None:
         return False
     if node.op_type != "Add":
@@ -134,7 +134,7 @@ def is_affine(node: onnx.NodeProto, constants: Mapping[str, Array], made_by: Map
 
 
 def is_diagonal(node: onnx.NodeProto, constants: Mapping[str, Array]) -> bool:
-    """Whether a convolution only scales its channels, as a folded BatchNorm that found no other place would."""
+    """Whether a convolution only scales its channels: a simplifier can write a BatchNorm so."""
     if node.op_type not in ("Conv", "ConvTranspose"):
         return False
     weight = constants.get(node.input[1])

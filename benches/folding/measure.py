@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 def session(
     path: Path | bytes, *, optimise: bool = False, threads: int = 1, profile: Path | None = None
 ) -> ort.InferenceSession:
-    """Return a session on the CPU; as written, unless ``optimise`` asks for all that onnxruntime does.
+    """Return a session on the CPU that runs the graph as written; ``optimise`` turns on all of onnxruntime's rewrites.
 
-    Its profile goes to a file whose name begins as ``profile``, where one is given.
+    ``profile``: the beginning of the name of a file for onnxruntime's profile.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    # Left alone: the optimiser would fold the BatchNorms that a file is compared for.
+    # Off by default: the optimiser would fold the BatchNorms that the files are compared by.
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     if profile is not None:
@@ -31,7 +31,7 @@ def session(
 
 
 def relative_error(got: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Return the largest difference, over the largest expected magnitude; infinite for a wrong shape or a NaN."""
+    """Return the largest difference over the largest expected magnitude; infinite for a wrong shape or a NaN."""
     if got.shape != expected.shape:
         return float("inf")
     if expected.size == 0:

@@ -1,4 +1,4 @@
-"""OpenVINO beside the others: it has its own graph and its own runtime, so it is counted and run here."""
+"""OpenVINO has a graph and a runtime of its own, so its operators are counted, and its graphs run, here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LINEAR = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupCo
 
 
 class OpenVino:
-    """One file, read and compiled for one answer at a time; for inputs of ``shape`` only, where it is given."""
+    """One file, compiled to give one answer at a time; if ``shape`` is given, for inputs of this shape only."""
 
     def __init__(self, path: Path, threads: int = 1, shape: Sequence[int] | None = None) -> None:
         import openvino
@@ -43,7 +43,7 @@ class OpenVino:
         return answer
 
     def left(self) -> int:
-        """Return how many Multiply and Add by one constant a channel are left, save those that are a first bias."""
+        """Return how many operators scale or shift each channel by a constant; a first bias does not count."""
         return sum(self._is_affine(op) for op in self.model.get_ops())
 
     def _is_affine(self, op: Any) -> bool:
@@ -57,5 +57,5 @@ class OpenVino:
         return not (op.get_type_name() == "Add" and data.get_type_name() in LINEAR)
 
     def nodes(self) -> int:
-        """Return the operations of the graph, constants not counted."""
+        """Return the number of operators in the graph, without constants."""
         return sum(op.get_type_name() not in ("Constant", "Parameter", "Result") for op in self.model.get_ops())

@@ -1,4 +1,4 @@
-"""The folding benchmark's figures as tables for people."""
+"""The figures of the folding benchmark as tables."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import platform
 import statistics
 from typing import Any
 
-from benches.ratios import Rounds
+from benches.ratios import with_spread
 
-#: The order of the columns; the run times are given as a ratio to the second.
+from normfold.serving.load.rounds import Ratio
+
+#: The order of the columns.
 ORDER = (
     "unfolded",
     "torch export",
@@ -22,29 +24,30 @@ ORDER = (
     "OpenVINO",
     "normfold",
 )
+#: Run times and errors are compared with those of this route.
 BASE = "unfolded"
-#: An error this many times the unfolded graph's counts as kept.
+#: An error of up to this many times the unfolded graph's counts as equal.
 KEPT = 2.0
-#: Differences below this are a few units in the last place, whatever the ratio.
+#: A smaller error is a few units in the last place, and always counts as equal.
 FLOOR = 4.8e-7
 
 Results = dict[str, dict[str, Any]]
 
 
-def ratio(figures: dict[str, Any], route: str) -> Rounds | None:
-    """Return a route's time over the unfolded graph's in the same round."""
+def ratio(figures: dict[str, Any], route: str) -> Ratio | None:
+    """Return the time of a route over that of the unfolded graph, round by round; None if one was not timed."""
     if "ms" not in figures.get(route, {}) or "ms" not in figures.get(BASE, {}):
         return None
-    return Rounds.of(figures[route]["ms"], figures[BASE]["ms"])
+    return Ratio.of(figures[route]["ms"], figures[BASE]["ms"])
 
 
 def exact(figures: dict[str, Any], route: str) -> bool:
-    """Whether a route's error is at most twice the unfolded graph's, or below what rounding alone can do."""
+    """Whether a route's error is at most twice the unfolded graph's, or so small that it can be rounding."""
     return bool(figures[route]["error"] <= KEPT * figures[BASE]["error"] + FLOOR)
 
 
 def table(results: Results, *, heading: bool = True) -> str:
-    """Return one row a network, one column a route: what is left, then the run time ratio."""
+    """Return a row for each network, a column for each route: what is left, and the ratio of the run times."""
     lines = []
     if heading:
         lines = ["| network | " + " | ".join(ORDER) + " |", "|---|" + "---|" * len(ORDER)]
@@ -57,13 +60,13 @@ def table(results: Results, *, heading: bool = True) -> str:
                 continue
             time = ratio(figures, route)
             wrong = "" if exact(figures, route) else f" error {entry['error']:.0e}"
-            cells.append(f"{entry['left']}" + (f"; {time}" if time else "") + wrong)
+            cells.append(f"{entry['left']}" + (f"; {with_spread(time)}" if time else "") + wrong)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def totals(results: Results) -> str:
-    """Return one row a route: what is left of all networks, how many files failed or lost digits, the times."""
+    """Return a row for each route: what is left of all networks, how many failed or lost digits, the run times."""
     lines = [
         "| route | BatchNorms and affines left | of networks | failed | error above twice the unfolded | nodes "
         "| run time, median of the ratios | quartiles |",
@@ -101,16 +104,16 @@ def page(results: Results) -> str:
 Written by `python -m benches.folding.bench_folding ZOO --write`; the figures are in `results.json`.
 
 {len(results)} public networks of {packages_used} packages, {norms} BatchNorms. Their statistics and weights are drawn,
-15 % of gamma negative and 3 % zero, but for those whose package ships trained ones. Every route starts from torch's
-default export. {versions}; Python {platform.python_version()}, {platform.machine()}.
+with 15 % of gamma negative and 3 % zero, except for networks whose package has trained weights. Every route starts from
+torch's default export. {versions}; Python {platform.python_version()}, {platform.machine()}.
 
-*Left* counts BatchNormalization nodes and all that a BatchNorm can hide as: Mul, Add, Sub and Div by one constant a
-channel, 1x1 convolutions that only scale channels, Max and Min by channel beyond one for each ReLU replaced. Such
-arithmetic counts, too, where a network has it of its own (a layer norm's weights, a positional constant): {own} of what
-the unfolded graphs hold. *Error* is the largest difference from the float64 PyTorch model, over its largest output.
-*Run time* is the processor's, in onnxruntime on one thread with all its optimisations on (OpenVINO: in its own
-runtime), as a ratio to the unfolded file's in the same round: the median of the rounds, ± half the distance of their
-quartiles.
+*Left* counts BatchNormalization nodes and all other forms of a BatchNorm: Mul, Add, Sub and Div by one constant for
+each channel; 1x1 convolutions that only scale channels; Max and Min by channel, except one for each ReLU that they
+replace. Such arithmetic is also counted if it belongs to the network itself, as the weights of a layer norm or a
+positional constant do: {own} of all that is counted in the unfolded graphs. *Error* is the largest difference from the
+float64 PyTorch model, over its largest output. *Run time* is CPU time of one thread, in onnxruntime with all its
+optimisations (for OpenVINO in its own runtime), as a ratio to the unfolded file in the same round: the median of the
+rounds, ± half the distance between their quartiles.
 
 ## All
 

@@ -1,6 +1,6 @@
-"""What a person can run today to be rid of the BatchNorms of an ONNX file, each as one function of a file.
+"""Routes: the tools that can remove the BatchNorms of an ONNX file today, each as one function of a file.
 
-Each route imports its tool when called, so that one that is not installed costs only its own column.
+Each route imports its tool when it is called, so that a tool that is not installed costs only its own column.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import onnx
 
-#: Reads the first file, writes the second.
+#: A function that reads the first file and writes the second.
 Route = Callable[[Path, Path], None]
 
 
 def onnxscript_rules(source: Path, target: Path) -> None:
-    """onnxscript's optimiser, then its default rewrite rules, BatchNorm's among them."""
+    """onnxscript's optimiser, then its default rewrite rules, some of which fold BatchNorms."""
     import onnx_ir as ir
     from onnxscript import optimizer, rewriter
 
@@ -53,7 +53,7 @@ def onnxruntime_all(source: Path, target: Path) -> None:
 
 
 def onnxruntime_saved(source: Path, target: Path, level: str) -> None:
-    """The graph that onnxruntime itself would run, saved."""
+    """Save the graph that onnxruntime would run."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -73,7 +73,7 @@ def normfold(source: Path, target: Path) -> None:
     ir.save(model, target)
 
 
-#: Names as the table has them, in its order.
+#: By the names in the table, in the order of its columns.
 ROUTES: dict[str, Route] = {
     "onnxscript": onnxscript_rules,
     "onnxsim": onnxsim,

@@ -1,4 +1,4 @@
-"""What the servers should reach beside the others, and what they did."""
+"""The aims for our server in comparison with the others, and the figures that were reached."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from benches.serving.roster import FRONTENDS
 
 Figures = dict[str, Any]
 Known = dict[str, Figures]
-#: What "unchanged" and "never loses" allow for noise.
+#: The aims "unchanged" and "never loses" leave this much room for noise.
 MODELS_MORE, BATCHING_LESS = 1.05, 0.95
 PEERS = ("Triton", "MLServer", "KServe", "LitServe", "mosec")
 
 
 def aims(known: Known) -> str:
-    """A table: the aim, the figure, whether it was reached.
+    """Return a table: the aim, the figure, whether it was reached.
 
-    "yes" needs every round to reach it; where the median does and some rounds do not, it says so.
+    "yes" means that every round reached it; if only the median did, the table says so.
     """
     lines = ["## Aims and what was measured", "", "| aim | measured | reached |", "|---|---|---|"]
     for name, aim in AIMS.items():
@@ -36,7 +36,7 @@ def _over(known: Known, mine: str, other: str, load: str, figure: str) -> Ratio 
 
 
 def _better(known: Known, other: str, load: str, figure: str, least: bool) -> tuple[str, Ratio] | None:
-    """The frontend that does better against ``other``."""
+    """Return the frontend of ours that does better in comparison with ``other``, and its ratio."""
     found = [(name, r) for name in FRONTENDS if (r := _over(known, name, other, load, figure))]
     return (min if least else max)(found, key=lambda pair: pair[1].median) if found else None
 

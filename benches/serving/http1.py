@@ -1,4 +1,4 @@
-"""Calls over HTTP/1.1 for the peers without gRPC: as light as the load generator's own, a connection for each call."""
+"""Calls over HTTP/1.1, for servers without gRPC: they cost as little CPU time as the load generator's own calls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class HttpCalls:
-    """The same POST again and again; as many connections are kept alive as calls were on their way at once."""
+    """The same POST again and again, each on a connection of its own, which is used again after the answer."""
 
     def __init__(self, address: str, path: str, content_type: str, body: bytes) -> None:
         head = f"POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}"
@@ -27,7 +27,7 @@ class HttpCalls:
         self._open()
 
     def send(self, number: int) -> None:
-        """Make a call. Requests are small: the socket takes one whole."""
+        """Make a call. Requests are so small that the socket takes a whole one."""
         if not self._idle:
             self._open()
         fd = self._idle.pop()

@@ -1,4 +1,4 @@
-"""The models that are served: ``tiny`` for what serving costs, ``wide`` for batching, ``identity`` for payloads."""
+"""The models that are served: ``tiny`` shows the cost of serving, ``wide`` batching, ``identity`` large messages."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-#: The largest sum of batches; Triton and normfold get the same configuration.
+#: Largest number of rows in a batch; Triton and normfold get the same configuration.
 MAX_BATCH = 64
 
 
 def tiny() -> onnx.ModelProto:
-    """One convolution, FP32[N,1,32] to FP32[N,10]: a run takes about 10 microseconds."""
+    """Return one convolution, FP32[N,1,32] to FP32[N,10]: a run takes about 10 microseconds."""
     random = np.random.default_rng(0)
     weights = {
         "w": random.standard_normal((10, 1, 3)).astype(np.float32),
@@ -29,7 +29,7 @@ def tiny() -> onnx.ModelProto:
 
 
 def wide() -> onnx.ModelProto:
-    """Four dense layers of 1024, FP32[N,1024] both ways: one request reads as many weights as sixty-four."""
+    """Return four dense layers of 1024, FP32[N,1024] to FP32[N,1024]: one row reads as many weights as 64 rows."""
     random = np.random.default_rng(0)
     weights = {f"w{i}": (random.standard_normal((1024, 1024)) / 23).astype(np.float32) for i in range(4)}
     nodes = []
@@ -40,12 +40,12 @@ def wide() -> onnx.ModelProto:
 
 
 def identity() -> onnx.ModelProto:
-    """FP32[N] given back."""
+    """Return a model that gives its input FP32[N] back."""
     return _model([helper.make_node("Identity", ["x"], ["y"])], {}, ["N"], ["N"])
 
 
 def publish(model: onnx.ModelProto, folder: Path, config: str = "") -> None:
-    """Write one model of a repository."""
+    """Write a model into a folder of a repository."""
     (folder / "1").mkdir(parents=True, exist_ok=True)
     (folder / "1" / "model.onnx").write_bytes(model.SerializeToString())
     (folder / "config.pbtxt").write_text(config, encoding="utf-8")

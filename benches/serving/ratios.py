@@ -1,4 +1,4 @@
-"""Ratios of two servers' figures, taken within each round: what the machine did meanwhile it did to both."""
+"""Ratios of two servers' figures, each taken within a round: what else the machine did then slowed both."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from normfold.serving.load.rounds import Ratio
 
 
 def ratio(row: dict[str, Any], base: dict[str, Any], figure: str) -> Ratio:
-    """``figure`` of one row of a scenario over that of another."""
+    """Return ``figure`` of one row of a scenario over that of another, round by round; 0 if no round has both."""
     pairs = zip(row["rounds"], base["rounds"], strict=True)
     found = [mine[figure] / other[figure] for mine, other in pairs if mine[figure] is not None and other[figure]]
-    return Ratio.of(found) if found else Ratio(0, 0, 0)
+    return Ratio(tuple(found) or (0.0,))
 
 
 def row(rows: Iterable[dict[str, Any]], **wanted: object) -> dict[str, Any] | None:
-    """The row with these values; None where there is none."""
+    """Return the row with these values; None if there is none."""
     return next((each for each in rows if all(each.get(key) == value for key, value in wanted.items())), None)

@@ -1,4 +1,4 @@
-"""The figures of all scenarios as one page for people: tables, and the project's aims beside what was measured."""
+"""The page RESULTS.md: the figures of all scenarios as tables, and the aims beside what was measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Figures = dict[str, Any]
 
 
 def report(known: dict[str, Figures]) -> str:
-    """RESULTS.md."""
+    """Return RESULTS.md."""
     parts = [HEAD.format(machine=machine(), versions=versions())]
     for name, section in SECTIONS.items():
         if name in known:
@@ -32,14 +32,14 @@ HEAD = """# Servers of small models, side by side
 
 Written by `python -m benches.serving`. {machine} {versions}
 
-One client drives every server: the load generator of `normfold bench`, one connection, requests of prepared bytes
-(for HTTP peers a connection for each request in flight). All servers of a table run at the same time and are loaded
-one at a time, in short slices, in turns; each round begins with another server. Figures are medians over the rounds,
-in parentheses the least and the largest. Ratios are taken within a round. Client and server share the CPUs, so CPU
-for each request says more than throughput. CPU is that of all processes of a server, user and system. `tiny` is one
-convolution, FP32[1,1,32] to FP32[1,10], run by onnxruntime on one thread everywhere; echo runs nothing and gives the
-bytes back. LitServe is asked in its JSON, mosec in raw bytes, both over HTTP/1.1; all others over gRPC in the Open
-Inference Protocol.
+One client loads every server: the load generator of `normfold bench`, with one connection and requests of prepared
+bytes (for HTTP servers with one connection for each request in flight). All servers of a table run at the same time and
+are loaded one at a time, in short slices, in turns; each round begins with another server. Figures are medians over the
+rounds, in parentheses the least and the largest. Ratios are taken within a round. Client and server share the CPUs, so
+the CPU time for each request says more than the throughput. It is user and system time of all processes of a server.
+`tiny` is one convolution, FP32[1,1,32] to FP32[1,10], which onnxruntime runs on one thread in every server; echo runs
+no model and gives the bytes back. LitServe is called in its JSON and mosec in raw bytes, both over HTTP/1.1; all others
+over gRPC in the Open Inference Protocol.
 """
 
 
@@ -150,7 +150,7 @@ def _spread(row: Figures, figure: str, form: str) -> str:
 
 
 def versions() -> str:
-    """The versions of all servers."""
+    """Return the versions of all servers."""
     found = [f"normfold {version('normfold')}", f"grpcio {version('grpcio')}", f"onnxruntime {version('onnxruntime')}"]
     for name in sorted({peer.environment for peer in peers() if peer.environment} - {"echo"}):
         pins = dict(line.split("==") for line in (REQUIREMENTS / f"{name}.txt").read_text().split() if "==" in line)

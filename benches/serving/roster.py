@@ -1,4 +1,4 @@
-"""Who is measured: how each server is started on a port, and how it is asked."""
+"""The servers that are measured: how each is started on a port, and how it is called."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from normfold.serving.load.calls import Calls, UnaryCalls
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements"
-#: The servers of ours, by frontend.
+#: Our servers, one for each frontend.
 FRONTENDS = ("normfold, grpcio", "normfold, http2")
 X = np.random.default_rng(0).standard_normal((1, 1, 32)).astype(np.float32)
 CONFIG = f"""max_batch_size: {MAX_BATCH}
@@ -33,7 +33,7 @@ dynamic_batching {{}}
 
 @dataclass(frozen=True)
 class Command:
-    """What to run."""
+    """A program to start."""
 
     arguments: list[str]
     environment: dict[str, str] = field(default_factory=dict)
@@ -41,29 +41,29 @@ class Command:
 
 @dataclass(frozen=True)
 class Peer:
-    """A server. ``command`` takes the Python of its environment, a folder of its own, two ports."""
+    """A server. ``command`` takes the Python of its environment, a folder for its files, and two ports."""
 
     name: str
-    #: The file in requirements/ that its environment is made of; None: it runs in ours.
+    #: The file in requirements/ from which its environment is made; None if it runs in ours.
     environment: str | None
     command: Callable[[Path, Path, int, int], Command]
     calls: Callable[[str], Calls]
-    #: Why it cannot run here; None: it can.
+    #: Why it cannot run here; None if it can.
     missing: str | None = None
 
 
 def ask_grpc(address: str) -> Calls:
-    """Calls of ModelInfer with the one request that every gRPC server gets."""
+    """Return calls of ModelInfer with the request that every gRPC server gets."""
     return UnaryCalls(address, [infer_request("tiny", {"x": X}, None, "", "").SerializeToString()])
 
 
 def ask_bytes(address: str) -> Calls:
-    """POSTs of the tensor's bytes."""
+    """Return calls that POST the bytes of the tensor."""
     return HttpCalls(address, "/inference", "application/octet-stream", X.tobytes())
 
 
 def ask_json(address: str) -> Calls:
-    """POSTs of the tensor as JSON."""
+    """Return calls that POST the tensor as JSON."""
     return HttpCalls(address, "/predict", "application/json", json.dumps({"x": X.tolist()}).encode())
 
 
@@ -74,14 +74,14 @@ def normfold(python: Path, folder: Path, port: int, other: int, frontend: str = 
 
 
 def serve(repository: Path, port: int, *options: str) -> Command:
-    """``normfold serve`` of this environment, in one process as the others."""
+    """``normfold serve`` of this environment, in one process as the other servers."""
     arguments = [sys.executable, "-m", "normfold", "serve", "--repository", str(repository)]
     arguments += ["--workers", "1"]
     return Command([*arguments, "--listen", f"127.0.0.1:{port}", "--log-level", "error", *options])
 
 
 def echo(python: Path, folder: Path, port: int, other: int) -> Command:
-    """grpc.aio that gives bytes back."""
+    """A grpc.aio server that gives bytes back."""
     return Command([str(python), str(PROGRAMS / "echo.py"), str(port)])
 
 
@@ -91,7 +91,7 @@ def kserve(python: Path, folder: Path, port: int, other: int) -> Command:
 
 
 def mlserver(python: Path, folder: Path, port: int, other: int) -> Command:
-    """MLServer without worker processes, which cost it a hop."""
+    """MLServer without worker processes, which cost it a hop to another process."""
     settings = {"host": "127.0.0.1", "grpc_port": port, "http_port": other, "parallel_workers": 0, "debug": False}
     settings |= {"metrics_endpoint": None}
     model = {"name": "tiny", "implementation": "mlserver_model.Tiny", "parameters": {"uri": str(_onnx(folder))}}
@@ -115,7 +115,7 @@ def mosec(python: Path, folder: Path, port: int, other: int) -> Command:
 def triton(python: Path, folder: Path, port: int, other: int) -> Command:
     """The tritonserver of nvidia-pytriton's wheel with a model of its Python backend.
 
-    The backend's stub brings its own libpython 3.11 and no standard library; it takes the system's.
+    The stub of the backend brings its own libpython 3.11, but no standard library: it uses the system's.
     """
     site = next((python.parents[1] / "lib").glob("python3.*/site-packages"))
     home = site / "pytriton" / "tritonserver"
@@ -138,7 +138,7 @@ def triton(python: Path, folder: Path, port: int, other: int) -> Command:
 
 
 def peers() -> list[Peer]:
-    """All of them, echo first."""
+    """Return all servers; echo is the first."""
     return [
         Peer("grpcio echo", "echo", echo, ask_grpc),
         Peer(FRONTENDS[0], None, normfold, ask_grpc),
@@ -159,7 +159,7 @@ def _onnx(folder: Path) -> Path:
 
 
 def _system_python() -> str:
-    """The prefix under which a standard library of 3.11 lies, as the stub needs it."""
+    """Return the prefix of a standard library of Python 3.11, which the stub needs; "" if there is none."""
     prefixes = [Path("/usr"), Path("/usr/local"), Path(sys.base_prefix)]
     return str(next((p for p in prefixes if (p / "lib" / "python3.11" / "os.py").is_file()), ""))
 

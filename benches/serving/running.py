@@ -1,4 +1,4 @@
-"""Environments and processes of the peers."""
+"""The environments and the processes of the servers."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ READY_SECONDS = 90.0
 
 
 class CannotRun(Exception):
-    """A peer that cannot be installed or started here, and why."""
+    """A server cannot be installed or started here; the message says why."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A server that has answered."""
+    """A server that has given its first answer."""
 
     name: str
     address: str
     pid: int
-    #: From the start of the process to its first right answer.
+    #: Time from the start of the process to its first right answer.
     ready_seconds: float
 
     def cpu_seconds(self) -> float | None:
-        """CPU time of its processes so far."""
+        """Return the CPU time that its processes have used so far."""
         return processes.cpu_seconds([self.pid])
 
 
 def environment(name: str, folder: Path) -> Path:
-    """The Python of the environment ``name``, installed when it is not there. Raises CannotRun."""
+    """Return the Python of the environment ``name``; make the environment if it is missing. Raises CannotRun."""
     home = folder / name
     python, stamp, wanted = home / "bin" / "python", home / "installed.txt", REQUIREMENTS / f"{name}.txt"
     text = wanted.read_text(encoding="utf-8")
@@ -59,7 +59,7 @@ def environment(name: str, folder: Path) -> Path:
 
 @contextlib.contextmanager
 def started(peer: Peer, environments: Path, work: Path) -> Iterator[Running]:
-    """The peer, answering. Raises CannotRun."""
+    """Start a server and stop it after the block. Raises CannotRun."""
     if peer.missing:
         raise CannotRun(peer.missing)
     python = Path(sys.executable) if peer.environment is None else environment(peer.environment, environments)
@@ -72,7 +72,7 @@ def started(peer: Peer, environments: Path, work: Path) -> Iterator[Running]:
 
 @contextlib.contextmanager
 def running(name: str, command: Command, port: int, ask: Callable[[str], Calls], folder: Path) -> Iterator[Running]:
-    """A process group that answers at ``port``, ended afterwards. Raises CannotRun."""
+    """Start a process group, wait until it answers at ``port``, end it after the block. Raises CannotRun."""
     log = folder / "log.txt"
     address = f"127.0.0.1:{port}"
     settings = {**os.environ, "OMP_NUM_THREADS": "1", **command.environment}
@@ -122,7 +122,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback address that nobody has."""
+    """Return ``count`` free ports of the loopback address."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for sock in sockets:

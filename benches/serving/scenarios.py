@@ -1,4 +1,4 @@
-"""What is measured. Each scenario starts its servers, loads them in turns and returns its figures as plain values."""
+"""The scenarios: each starts its servers, loads them in turns, and returns its figures as plain values."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ MODELS = (1, 50, 200)
 
 @dataclass(frozen=True)
 class Bench:
-    """Where the scenarios run and how long."""
+    """Where the scenarios run, and how long."""
 
     environments: Path
     work: Path
-    #: For each load and server, over all rounds.
+    #: Time for each load and server, over all rounds.
     seconds: float
     rounds: int
-    #: Starts of each server.
+    #: How often each server is started, to measure its start.
     starts: int
 
     def compare(self, targets: Sequence[Target], loads: Sequence[Load]) -> list[Figures]:
-        """Every target under every load, in turns."""
+        """Measure every target under every load, in turns; return a row for each."""
         for what in measure(targets, loads, self.seconds, self.rounds):
             print(f"  {what}", file=sys.stderr)
         for target in targets:
@@ -51,7 +51,7 @@ class Bench:
         ]
 
     def start_all(self, stack: contextlib.ExitStack, names: Sequence[str]) -> tuple[list[Running], dict[str, str]]:
-        """The peers of these names that start here, and why the others do not."""
+        """Start the servers of these names; return those that run, and for each other the reason why it does not."""
         found, failed = [], {}
         for peer in peers():
             if peer.name in names:
@@ -63,7 +63,7 @@ class Bench:
 
 
 def summary(part: Slice) -> Figures:
-    """The figures of one slice; latencies in ms, CPU in microseconds a request."""
+    """Return the figures of one slice: latencies in ms, CPU time in microseconds for each request."""
     return {
         "per_second": part.per_second,
         "cpu_us": part.cpu_us,
@@ -74,12 +74,12 @@ def summary(part: Slice) -> Figures:
 
 
 def target(server: Running, calls: Calls, name: str = "") -> Target:
-    """A running server under load."""
+    """Return a running server as a target of the load generator."""
     return Target(name or server.name, calls, server.cpu_seconds)
 
 
 def all_peers(bench: Bench) -> Figures:
-    """Every server with the tiny model, at 1, 16 and 64 in flight."""
+    """Every server with the tiny model, with 1, 16 and 64 requests in flight."""
     asked = {peer.name: peer.calls for peer in peers()}
     with contextlib.ExitStack() as stack:
         servers, failed = bench.start_all(stack, list(asked))
@@ -88,7 +88,7 @@ def all_peers(bench: Bench) -> Figures:
 
 
 def in_flight(bench: Bench) -> Figures:
-    """Echo, our frontends and Triton, from 1 to 256 in flight."""
+    """Echo, our frontends and Triton, with 1 to 256 requests in flight."""
     with contextlib.ExitStack() as stack:
         servers, failed = bench.start_all(stack, ["grpcio echo", *FRONTENDS, "Triton"])
         targets = [target(server, ask_grpc(server.address)) for server in servers]
@@ -96,7 +96,7 @@ def in_flight(bench: Bench) -> Figures:
 
 
 def stream(bench: Bench) -> Figures:
-    """The same server asked by unary calls and by messages of one stream."""
+    """Each of our frontends, called by unary calls and by messages of one stream."""
     with contextlib.ExitStack() as stack:
         servers, failed = bench.start_all(stack, FRONTENDS)
         message = infer_request("tiny", {"x": np.zeros((1, 1, 32), np.float32)}, None, "", "").SerializeToString()
@@ -108,7 +108,7 @@ def stream(bench: Bench) -> Figures:
 
 
 def payloads(bench: Bench) -> Figures:
-    """Echo and a model that gives its input back, from 1 KB to 16 MB both ways, 4 in flight."""
+    """Echo, and a model that gives its input back: 1 KB to 16 MB both ways, 4 requests in flight."""
     repository = bench.work / "payloads" / "repository"
     publish(identity(), repository / "identity")
     with contextlib.ExitStack() as stack:
@@ -146,7 +146,7 @@ def _identity(elements: int) -> Callable[[str], Calls]:
 
 
 def models(bench: Bench) -> Figures:
-    """Servers with 1, 50 and 200 loaded models, asked for one of them, 16 in flight."""
+    """Servers with 1, 50 and 200 loaded models; one of them is called, 16 requests in flight."""
     with contextlib.ExitStack() as stack:
         servers, ready = [], {}
         for count in MODELS:
@@ -164,7 +164,7 @@ def models(bench: Bench) -> Figures:
 
 
 def _when_ready(address: str) -> Calls:
-    """Asks whether every model is ready; a server that is not says so by a failure."""
+    """Return calls of a server whose models are all ready. Raises ConnectionError if they are not."""
     from normfold.serving.client.client import Client, ClientError
 
     with Client(address, timeout=5) as client:
@@ -177,7 +177,7 @@ def _when_ready(address: str) -> Calls:
 
 
 def starts(bench: Bench) -> Figures:
-    """From the start of each server's process to its first answer, and its resident memory then."""
+    """The time from the start of each server to its first answer, and its resident memory then."""
     rows, failed = [], {}
     for peer in peers():
         seconds, sizes = [], []
@@ -194,7 +194,7 @@ def starts(bench: Bench) -> Figures:
 
 
 def batching(bench: Bench) -> Figures:
-    """Dynamic batching on and off, for a model that reads 16 MB of weights whether for one row or for sixty-four."""
+    """Dynamic batching on and off, for a model that reads 16 MB of weights for 1 row as for 64 rows."""
     x = np.random.default_rng(0).standard_normal((1, 1024)).astype(np.float32)
     message = infer_request("wide", {"x": x}, None, "", "").SerializeToString()
     with contextlib.ExitStack() as stack:

@@ -1,14 +1,14 @@
-"""Write each network of the zoo as ONNX, folded by nobody, beside what float64 PyTorch says of it.
+"""Write each network of the zoo as ONNX, not folded, and the answers of PyTorch in float64 beside it.
 
     python -m benches.zoo.build OUT [NAME ...]
 
-writes, for each network named (those that OUT lacks where none is),
+writes for each network named, or without names for each network that is not in OUT yet,
 
     OUT/NAME/unfolded.onnx        torch.export's graph with every BatchNormalization in it
     OUT/NAME/unfolded_legacy.onnx the same from the TorchScript exporter
-    OUT/NAME/torch_default.onnx   what torch.onnx.export(dynamo=True) gives a person who asks for nothing
+    OUT/NAME/torch_default.onnx   what torch.onnx.export(dynamo=True) gives without further options
     OUT/NAME/reference.npz        x0, y0, x1, y1, ...: inputs and the float64 model's outputs, several for each size
-    OUT/NAME/facts.json           how many BatchNorms, which dimensions are dynamic, the float32 error of each file
+    OUT/NAME/facts.json           number of BatchNorms, dynamic dimensions, the float32 error of each file
 
 and OUT/INDEX.json, the facts of all.
 """
@@ -30,19 +30,21 @@ import numpy as np
 from benches.zoo.network import Network, without_kernels
 from benches.zoo.networks import NETWORKS, named
 
+from normfold.whole_file import write_whole
+
 if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import Tensor, nn
 
-#: Batches that the statistics are taken from.
+#: Number of batches that the BatchNorm statistics are computed from.
 CALIBRATION = 4
-#: Inputs that each size is checked on: one alone makes the largest error a matter of luck.
+#: Number of inputs that each size is checked on: with one alone the largest error is a matter of luck.
 DRAWS = 3
 OPSET = 18
 
 
 def make(network: Network) -> nn.Module:
-    """Return the network in eval mode, its weights trained or drawn, always the same ones."""
+    """Return the network in eval mode, with trained weights or with drawn ones."""
     import torch
     from benches.zoo.randomise import randomise
 
@@ -58,7 +60,7 @@ def make(network: Network) -> nn.Module:
 
 
 def draw(network: Network, size: int, seed: int = 0, batch: int | None = None) -> Tensor:
-    """Return a normal input (of the network's ``size``-th size), from a seed."""
+    """Return an input of the network's ``size``-th size, drawn from a normal distribution with a seed."""
     import torch
 
     sizes = dict(network.sizes[size])
@@ -91,7 +93,7 @@ def write(network: Network, folder: Path) -> dict[str, Any]:
         for name in names:
             (folder / f"{name}.onnx").unlink(missing_ok=True)
         try:
-            with contextlib.redirect_stdout(None):  # the TorchScript exporter prints the graph that it fails on
+            with contextlib.redirect_stdout(None):  # the TorchScript exporter prints a graph that it cannot export
                 export(network, module, inputs[0], folder)
         except Exception as error:
             failed |= dict.fromkeys(names, f"{type(error).__name__}: {error}"[:300])
@@ -105,7 +107,7 @@ def write(network: Network, folder: Path) -> dict[str, Any]:
 
 
 def dynamo(network: Network, module: nn.Module, x: Tensor, folder: Path) -> None:
-    """Export through torch.export, and again as torch optimises it by default."""
+    """Export through torch.export, and write the graph before and after torch's default optimisation."""
     import torch
     from torch.export import Dim
 
@@ -116,7 +118,7 @@ def dynamo(network: Network, module: nn.Module, x: Tensor, folder: Path) -> None
         opset_version=OPSET,
         input_names=["x"],
         output_names=["y"],
-        # Not by name: a named dimension must be free, and some operators bound or pin theirs (max_pool1d does).
+        # Not by name: a named dimension must be free, but some operators, such as max_pool1d, bound or fix theirs.
         dynamic_shapes=(dict.fromkeys(network.dynamic, Dim.AUTO),),
         optimize=False,
         verbose=False,
@@ -129,7 +131,7 @@ def dynamo(network: Network, module: nn.Module, x: Tensor, folder: Path) -> None
 
 
 def name_dimensions(graph: ir.Graph, names: Mapping[int, str]) -> None:
-    """Give torch.export's symbols (s77) the network's own names, wherever they stand."""
+    """Replace torch.export's symbols, such as s77, by the network's own names, in every shape."""
     import onnx_ir as ir
 
     shape = graph.inputs[0].shape
@@ -145,7 +147,7 @@ def name_dimensions(graph: ir.Graph, names: Mapping[int, str]) -> None:
 
 
 def legacy(network: Network, module: nn.Module, x: Tensor, folder: Path) -> None:
-    """Export through TorchScript; PRESERVE keeps it from folding what the module, in eval mode, would let it."""
+    """Export through TorchScript; PRESERVE keeps the BatchNorms of the module, which is in eval mode."""
     import torch
 
     torch.onnx.export(
@@ -162,7 +164,7 @@ def legacy(network: Network, module: nn.Module, x: Tensor, folder: Path) -> None
 
 
 def describe(path: Path, inputs: list[Tensor], outputs: list[np.ndarray[Any, Any]]) -> dict[str, Any]:
-    """Return what a file holds and its error on each input; None where an input's size does not fit the file."""
+    """Return the facts of a file, with its error on each input; None for an input whose size the file does not take."""
     import onnx
     from benches.folding.measure import relative_error, session
 
@@ -185,7 +187,7 @@ def describe(path: Path, inputs: list[Tensor], outputs: list[np.ndarray[Any, Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the folder to write into")
-    parser.add_argument("names", nargs="*", help="networks; those that OUT lacks where none is given")
+    parser.add_argument("names", nargs="*", help="networks; default: those that are not in OUT")
     options = parser.parse_args()
     missing = [network.name for network in NETWORKS if not is_built(options.out / network.name)]
     build([named(name) for name in options.names or missing], options.out)
@@ -197,9 +199,9 @@ def is_built(folder: Path) -> bool:
 
 
 def build(networks: Sequence[Network], out: Path) -> None:
-    """Write the files of each network, print a line on it, and collect the facts."""
+    """Write the files of each network, print a line for it, and update INDEX.json."""
     warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)  # the exporters say much of what they leave out
+    logging.disable(logging.WARNING)  # the exporters warn about much
     for network in networks:
         try:
             facts = write(network, out / network.name)
@@ -211,7 +213,7 @@ def build(networks: Sequence[Network], out: Path) -> None:
 
 
 def line(facts: dict[str, Any]) -> str:
-    """Return one line on one network for people."""
+    """Return one line about one network, for people."""
     parts = [f"{facts['batchnorms']} BatchNorms"]
     for name, file in facts["files"].items():
         if "failed" in file:
@@ -223,11 +225,9 @@ def line(facts: dict[str, Any]) -> str:
 
 
 def write_index(out: Path) -> None:
-    """Collect the facts of all networks built so far into INDEX.json, in one step."""
+    """Write the facts of all networks that were built so far to INDEX.json."""
     facts = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("*/facts.json"))}
-    beside = out / "INDEX.json.part"
-    beside.write_text(json.dumps(facts, indent=1))
-    beside.rename(out / "INDEX.json")
+    write_whole(out / "INDEX.json", json.dumps(facts, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Networks for electrocardiograms: 1-D ResNets of every order of norm and activation, dense, separable, squeezing."""
+"""Networks for electrocardiograms: 1-D ResNets with every order of norm and activation, DenseNets, and others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def deepecgkit(module: str, name: str, **options: Any) -> Callable[[], nn.Module]:
-    """Return the maker of one of deepecgkit's networks."""
+    """Return a function that makes one of deepecgkit's networks."""
 
     def build() -> nn.Module:
         made: nn.Module = getattr(importlib.import_module(f"deepecgkit.models.{module}"), name)(**options)
@@ -23,7 +23,7 @@ def deepecgkit(module: str, name: str, **options: Any) -> Callable[[], nn.Module
 
 
 def torch_ecg(backbone: str) -> Callable[[], nn.Module]:
-    """Return the maker of torch_ecg's convolutional recurrent network with one of its backbones."""
+    """Return a function that makes torch_ecg's convolutional recurrent network with one of its backbones."""
 
     def build() -> nn.Module:
         without_init("torch_ecg.components")

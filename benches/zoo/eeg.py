@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def braindecode(name: str, **options: Any) -> Callable[[], nn.Module]:
-    """Return the maker of one of braindecode's networks, for four classes and, unless told, 22 channels of 4 s."""
+    """Return a function that makes one of braindecode's networks: 4 classes; by default 22 channels of 4 s."""
 
     def build() -> nn.Module:
         import braindecode.models
@@ -26,11 +26,11 @@ def braindecode(name: str, **options: Any) -> Callable[[], nn.Module]:
 
 
 def torcheeg(name: str, **options: Any) -> Callable[[], nn.Module]:
-    """Return the maker of one of torcheeg's convolutional networks."""
+    """Return a function that makes one of torcheeg's convolutional networks."""
 
     def build() -> nn.Module:
         without_init("torcheeg")
-        without_init("torcheeg.models")  # wants compiled graph libraries
+        without_init("torcheeg.models")  # its __init__ needs compiled graph libraries
         made: nn.Module = getattr(importlib.import_module("torcheeg.models.cnn"), name)(**options)
         return made
 

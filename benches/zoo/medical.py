@@ -1,4 +1,4 @@
-"""MONAI's networks in one and two dimensions, and PointNet: dense, squeezing, U-shaped, inverted bottlenecks."""
+"""MONAI's networks in one and two dimensions, and PointNet: DenseNets, squeeze-and-excitation, U-Nets, and others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def monai(name: str, *positional: Any, first: bool = False, **options: Any) -> Callable[[], nn.Module]:
-    """Return the maker of one of MONAI's networks; ``first`` keeps the first of its outputs."""
+    """Return a function that makes one of MONAI's networks; with ``first``, only the first of its outputs."""
 
     def build() -> nn.Module:
         made: nn.Module = getattr(importlib.import_module("monai.networks.nets"), name)(*positional, **options)

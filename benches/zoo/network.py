@@ -1,4 +1,4 @@
-"""What the zoo knows of one public network: where it comes from, how it is made, what goes in."""
+"""A public network of the zoo: where it comes from, how it is made, which inputs it takes."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ Dim = int | str
 
 
 class SourceMissingError(Exception):
-    """A network's source is not on this machine; the message says how to get it."""
+    """The source of a network is not on this machine; the message says how to get it."""
 
 
 @dataclass(frozen=True)
 class Network:
     """One network of the zoo.
 
-    ``shape`` is the input's, with dynamic dimensions as names. ``sizes`` gives the names' values: the first entry is
-    exported and timed, every entry is checked; so a name whose value changes there is really dynamic.
+    ``shape`` is the shape of the input; a name is a dynamic dimension. Each entry of ``sizes`` gives values to the
+    names. The network is exported and timed with the first entry and checked with all of them, so that a dimension
+    whose value differs between the entries is really dynamic.
     """
 
     name: str
     #: The distribution on PyPI, or the repository, that the network comes from.
     package: str
-    #: Makes the network; imports its package when called.
+    #: Makes the network; imports the package when it is called.
     build: Callable[[], nn.Module]
     shape: tuple[Dim, ...]
     sizes: tuple[Mapping[str, int], ...]
-    #: True where ``build`` returns trained weights, which are kept as they are.
+    #: Whether ``build`` returns a network with trained weights, which are kept as they are.
     trained: bool = False
 
     def dims(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
@@ -46,15 +47,15 @@ class Network:
 
     @property
     def dynamic(self) -> dict[int, str]:
-        """Axis and name of each dynamic dimension."""
+        """The dynamic dimensions: axis -> name."""
         return {axis: dim for axis, dim in enumerate(self.shape) if isinstance(dim, str)}
 
 
 def without_init(package: str, **attributes: Any) -> None:
-    """Let submodules of ``package`` be imported without running its ``__init__``, which wants more than they do.
+    """Let submodules of ``package`` be imported without its ``__init__``, which needs packages that they do not need.
 
-    ``attributes`` are set on the bare package, for submodules that read them from it, on one that is there already,
-    too: two networks may want different ones.
+    ``attributes`` are set on the package, for submodules that read them from it; also on a package that was imported
+    before, because two networks may need different attributes.
     """
     if package in sys.modules:
         vars(sys.modules[package]).update(attributes)
@@ -76,10 +77,10 @@ def without_init(package: str, **attributes: Any) -> None:
 
 
 def without_kernels() -> None:
-    """Let torchaudio be imported beside a torch of another build (CPU, CUDA) than its own.
+    """Let torchaudio be imported where its build (CPU, CUDA) is not the build of torch.
 
-    It takes its compiled kernels for optional where the file is missing, but not where the file does not load. No
-    network here uses them; several packages import torchaudio.
+    torchaudio works without the file of its compiled kernels, but not with a file that does not load. No network here
+    uses these kernels, but several packages import torchaudio.
     """
     missing: Any = types.ModuleType("torchaudio._extension")
     missing._IS_TORCHAUDIO_EXT_AVAILABLE = False
@@ -88,7 +89,7 @@ def without_kernels() -> None:
 
 
 def from_repository(repository: str, file: str) -> types.ModuleType:
-    """Import one file of a repository that is no package, from a clone under ``$ZOO_SOURCES``."""
+    """Import one file of a repository that is not a package, from a clone in ``$ZOO_SOURCES``."""
     root = os.environ.get("ZOO_SOURCES", "")
     folder = repository.rpartition("/")[2]
     path = Path(root) / folder / file
@@ -105,7 +106,7 @@ def from_repository(repository: str, file: str) -> types.ModuleType:
 
 
 def one_output(network: nn.Module, which: int = 0) -> nn.Module:
-    """Return ``network`` with only one of the outputs it gives, the first unless told."""
+    """Return ``network`` with only one of its outputs, by default the first."""
     from torch import Tensor, nn
 
     class OneOutput(nn.Module):

@@ -1,4 +1,4 @@
-"""The zoo: every public network that folding is tried on, in one table."""
+"""The zoo: all public networks that folding is tried on, in one table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NETWORKS: tuple[Network, ...] = (
 
 
 def named(name: str) -> Network:
-    """Return the network called ``name``; ValueError names those there are."""
+    """Return the network called ``name``. Raises ValueError with all names if there is none."""
     for network in NETWORKS:
         if network.name == name:
             return network

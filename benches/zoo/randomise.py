@@ -1,7 +1,8 @@
-"""Give a network's BatchNorms statistics and weights as training might leave them, from a seed.
+"""Give the BatchNorms of a network weights and statistics such as training might leave, always the same ones.
 
-Each gamma is drawn first, 15 % negative and 3 % zero; the statistics are then the network's own on random inputs, so
-that activations stay of order one however deep it is; a last jitter makes them differ from those of any one batch.
+First gamma and beta are drawn, 15 % of gamma negative and 3 % zero. Then the statistics are measured on random inputs,
+so that activations stay of order one in a network of any depth. At last a jitter makes the statistics differ from those
+of the inputs.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 NEGATIVE = 0.15
 ZERO = 0.03
-#: A variance is kept above this part of its layer's median: a channel that gamma = 0 has made constant would divide by
-#: sqrt(eps) and leave nothing but rounding to compare.
+#: Every variance is at least this part of its layer's median. A channel that gamma = 0 has made constant has variance
+#: 0: dividing it by sqrt(eps) would leave nothing but rounding to compare.
 VARIANCE_FLOOR = 0.05
 
 
@@ -46,7 +47,7 @@ def draw_weights(norm: _BatchNorm, generator: torch.Generator) -> None:
 
 
 def calibrate(network: nn.Module, norms: Sequence[_BatchNorm], inputs: Sequence[Tensor]) -> None:
-    """Set every running mean and variance to the average over ``inputs``; dropout and the rest stay in eval mode."""
+    """Set every running mean and variance to the average over ``inputs``; all other modules stay in eval mode."""
     network.eval()
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -62,7 +63,7 @@ def calibrate(network: nn.Module, norms: Sequence[_BatchNorm], inputs: Sequence[
 
 
 def jitter(norm: _BatchNorm, generator: torch.Generator) -> None:
-    """Move each mean by a tenth of a deviation and each variance by a fifth, and keep variances off zero."""
+    """Move each mean by a tenth of a deviation and each variance by a fifth, and keep the variances above zero."""
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None
     assert variance is not None

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def seisbench(name: str, module: str = "", *, first: bool = False, **options: Any) -> Callable[[], nn.Module]:
-    """Return the maker of one of seisbench's networks; ``first`` keeps the first of its outputs."""
+    """Return a function that makes one of seisbench's networks; with ``first``, only the first of its outputs."""
 
     def build() -> nn.Module:
         made: nn.Module = getattr(importlib.import_module(f"seisbench.models{module}"), name)(**options)

@@ -1,4 +1,4 @@
-"""The networks that this project was developed on: one of each kind of place a BatchNorm is put in."""
+"""The networks that this project was developed on: one for each kind of place where a BatchNorm can be."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def tsai_fcn() -> nn.Module:
 
 
 def tsai_resnet() -> nn.Module:
-    without_init("fastai.vision.models")  # wants torchvision
+    without_init("fastai.vision.models")  # imports torchvision
     from tsai.models.ResNet import ResNet
 
     return ResNet(3, 5)
@@ -65,7 +65,7 @@ def crepe_tiny() -> nn.Module:
 
 
 def penn_fcnf0() -> nn.Module:
-    # The package wants a compiled decoder; the network reads four constants from it.
+    # The package imports a compiled decoder; the network needs only four constants of it.
     without_init("penn", NORMALIZE_INPUT=False, NORMALIZATION="batch", PITCH_BINS=1440, DROPOUT=None)
     without_init("penn.model")
     from penn.model.fcnf0 import Fcnf0
@@ -112,7 +112,7 @@ def matchbox_net() -> nn.Module:
             self.decoder = ConvASRDecoderClassification(128, 30, return_logits=True)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            # The modules inside, without the checks of their types around them, which no exporter traces.
+            # Only the inner modules: no exporter can trace the checks of types around them.
             (encoded, *_), _ = self.encoder.encoder(([x], None))
             return self.decoder.decoder_layers(self.decoder.pooling(encoded).flatten(1))
 

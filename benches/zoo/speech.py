@@ -23,7 +23,7 @@ def x_vector() -> nn.Module:
     network = Xvector(in_channels=24, tdnn_channels=[128, 128, 128, 128, 384])
     for part in network.modules():
         if hasattr(part, "_get_gauss_noise"):
-            # The pooling adds 1e-5 of noise to each mean: no reference agrees with that.
+            # The pooling adds noise of 1e-5 to each mean, so no reference would agree.
             part._get_gauss_noise = lambda shape, device=None: torch.zeros(shape)
     return network
 

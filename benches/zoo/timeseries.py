@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def tsai(module: str, name: str, **options: Any) -> Callable[[], nn.Module]:
-    """Return the maker of one of tsai's networks for three variables and five classes."""
+    """Return a function that makes one of tsai's networks for three variables and five classes."""
 
     def build() -> nn.Module:
-        without_init("fastai.vision.models")  # wants torchvision
+        without_init("fastai.vision.models")  # imports torchvision
         made: nn.Module = getattr(importlib.import_module(f"tsai.models.{module}"), name)(3, 5, **options)
         return made
 

@@ -1,11 +1,11 @@
 """Capture a PyTorch network as an ONNX graph with every BatchNorm still in it, and every named dimension still dynamic.
 
 ``torch.export`` makes the program, ``torch.onnx.export(dynamo=True, optimize=False)`` the graph: with
-``optimize=True`` it would fold Conv → BatchNorm itself, and the graph that the fold is judged against would be lost.
+``optimize=True`` it would fold Conv → BatchNorm itself, and the graph that the folded one is compared with would be
+lost.
 
-Opset 18: it is what torch's translations are written in (a higher one goes through a version converter), and
-onnxruntime reads it since 1.14, so that today's releases and the older ones inside inference servers load the same
-file.
+The default is opset 18: torch's translations are written in it (a higher opset goes through a version converter), and
+onnxruntime reads it since 1.14, so that today's releases and older ones in inference servers load the same file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import onnx_ir as ir
 import torch
 from torch.export import Dim, ExportedProgram
 
-from normfold.export.capture import troubles
+from normfold.export.capture import capture_errors
 from normfold.export.capture.max_pool import DynamicMaxPool, restore_max_pool
 from normfold.export.capture.named_network import NamedNetwork, named_outputs
 from normfold.export.capture.recurrent import TRANSLATIONS, WholeRecurrence
@@ -38,7 +38,7 @@ OPSETS = range(18, 24)
 
 @dataclass(frozen=True)
 class _Example:
-    """One set of concrete inputs to trace with."""
+    """One set of inputs to trace with."""
 
     sizes: Mapping[str, int]
     tensors: tuple[torch.Tensor, ...]
@@ -49,7 +49,7 @@ def capture(
 ) -> ir.Model:
     """Return ``network`` as an ONNX graph, traced with the named dimensions at ``sizes`` and dynamic in all of them.
 
-    Raises CaptureError in the words of :mod:`normfold.export.capture.troubles`, naming the user's own line.
+    Raises CaptureError with a message of :mod:`normfold.export.capture.capture_errors`, which names the user's line.
     """
     example = _example(network, specs, sizes)
     with torch.no_grad(), _quiet():
@@ -58,7 +58,7 @@ def capture(
             program = _export(network, specs, example, dynamic=True)
         except Exception as error:
             raise _explain(error, network, specs, example) from error
-    troubles.refuse_training(program)
+    capture_errors.refuse_training(program)
     _check_dimensions(program, specs)
     return program_to_graph(program, specs, names, opset)
 
@@ -66,7 +66,7 @@ def capture(
 def program_to_graph(
     program: ExportedProgram, specs: Sequence[InputSpec], outputs: Sequence[str], opset: int
 ) -> ir.Model:
-    """Return an exported program as an ONNX graph whose inputs, outputs and dimensions carry the given names."""
+    """Return an exported program as an ONNX graph whose inputs, outputs and dimensions have the given names."""
     with torch.no_grad(), _quiet():
         try:
             onnx_program = torch.onnx.export(
@@ -80,7 +80,7 @@ def program_to_graph(
                 custom_translation_table=TRANSLATIONS,
             )
         except Exception as error:
-            raise CaptureError(troubles.translate(error, program)) from error
+            raise CaptureError(capture_errors.translate(error, program)) from error
     assert onnx_program is not None
     model = onnx_program.model
     if len(outputs) != len(model.graph.outputs):
@@ -115,26 +115,28 @@ def _export(
 
 
 def _explain(error: Exception, network: NamedNetwork, specs: Sequence[InputSpec], example: _Example) -> CaptureError:
-    """Find out whether a failed capture is the fault of one dynamic dimension, and say which line fixes it."""
+    """Find out whether one dynamic dimension made the capture fail, and which line gives it a fixed size."""
     names = list(dict.fromkeys(d.name for s in specs for d in s.dims if isinstance(d, Dimension)))
     if not names:
-        return CaptureError(troubles.translate(error))
+        return CaptureError(capture_errors.translate(error))
     try:
         _export(network, specs, example, dynamic=False)
     except Exception as static_error:
-        return CaptureError(troubles.translate(static_error))
+        return CaptureError(capture_errors.translate(static_error))
     for name in names:
         watch = _Watch()
         with watch:
             try:
                 _export(network, specs, example, dynamic=name)
             except Exception as single:
-                return CaptureError(troubles.fixed_dimension(name, specs, example.sizes[name], watch.line, single))
-    return CaptureError(troubles.translate(error))
+                return CaptureError(
+                    capture_errors.fixed_dimension(name, specs, example.sizes[name], watch.line, single)
+                )
+    return CaptureError(capture_errors.translate(error))
 
 
 def _check_dimensions(program: ExportedProgram, specs: Sequence[InputSpec]) -> None:
-    """Raise CaptureError where torch kept a named dimension as a number, or found two of them to be one."""
+    """Raise CaptureError where torch gave a named dimension a fixed size, or found two of them to be equal."""
     user_inputs = [
         n for n in program.graph.nodes if n.op == "placeholder" and n.name in program.graph_signature.user_inputs
     ]
@@ -155,7 +157,7 @@ def _check_dimensions(program: ExportedProgram, specs: Sequence[InputSpec]) -> N
 
 
 class _Watch(logging.Handler):
-    """Listens to torch's shape environment and keeps the user's line at which a size became a number."""
+    """Reads torch's log of symbolic shapes and keeps the line of user code at which a size became a number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -185,7 +187,7 @@ class _Watch(logging.Handler):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch's own warnings and log lines off a person's terminal; what matters in them is said by an error."""
+    """Hide torch's warnings and log lines from the terminal; an error reports what matters in them."""
     loggers = [
         logging.getLogger(n)
         for n in ("torch.onnx", "torch.export", "torch.fx", "torch._export", "onnxscript", "onnx_ir")
@@ -202,7 +204,7 @@ def _quiet() -> Iterator[None]:
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),  # torch prints whole programs where it cannot go on
+        contextlib.redirect_stderr(io.StringIO()),  # torch prints whole programs where it fails
     ):
         warnings.simplefilter("ignore")
         try:

@@ -1,13 +1,12 @@
 """Keep the length of a 1-D max-pool dynamic while torch captures a network.
 
-``torch.export`` (2.13) reads the size of the input of ``max_pool1d`` as a number, alone among the pools, and so fixes
-the length. Inside :class:`DynamicMaxPool` every call is made as its equal
+``torch.export`` (2.13) reads the input size of ``max_pool1d``, unlike that of other pools, as a number: this fixes the
+length. Inside :class:`DynamicMaxPool` every call is replaced by an equal one
 
-    max_pool1d(x)[n, c, l] = max_pool2d(x[:, :, None, :])[n, c, 0, l],   kernel, stride, padding, dilation (1, k), (1,
-    s), …
+    max_pool1d(x)[n, c, l] = max_pool2d(x[:, :, None, :])[n, c, 0, l],   with kernel (1, k), stride (1, s), …
 
-whoever makes it: ``nn.MaxPool1d``, ``F.max_pool1d`` or ``torch.max_pool1d``. :func:`restore_max_pool` then turns the
-captured Unsqueeze, MaxPool, Squeeze back into the 1-D MaxPool that was meant.
+whether it comes from ``nn.MaxPool1d``, ``F.max_pool1d`` or ``torch.max_pool1d``. :func:`restore_max_pool` then turns
+the captured Unsqueeze, MaxPool and Squeeze back into one 1-D MaxPool.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ __all__ = ["DynamicMaxPool", "restore_max_pool"]
 
 
 class DynamicMaxPool(TorchFunctionMode):
-    """While active, 1-D max-pools are computed as 2-D ones of height 1; global adaptive ones as a maximum."""
+    """While active, 1-D max-pools run as 2-D max-pools of height 1, and adaptive ones with one output as a maximum."""
 
     def __torch_function__(
         self,
@@ -34,7 +33,7 @@ class DynamicMaxPool(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Replace the calls that fix a length; pass every other call on."""
+        """Replace the calls that would fix a length; pass on every other call."""
         kwargs = dict(kwargs or {})
         if func in (torch.max_pool1d, F.max_pool1d) and not kwargs.get("return_indices") and len(args) < 7:
             kwargs.pop("return_indices", None)
@@ -67,7 +66,7 @@ def _one(value: Any) -> int:
 
 
 def restore_max_pool(model: ir.Model) -> None:
-    """Rewrite each private Unsqueeze(-2) → MaxPool [1, k] → Squeeze(-2) as one 1-D MaxPool, in place."""
+    """Rewrite each Unsqueeze(-2) → MaxPool [1, k] → Squeeze(-2) as one 1-D MaxPool, in place."""
     for pool in list(model.graph):
         if pool.op_type != "MaxPool" or len(pool.outputs) != 1 or pool.inputs[0] is None:
             continue

@@ -1,7 +1,7 @@
 """A network as a function from named input tensors to named output tensors.
 
-torch networks take positional and keyword arguments and return tensors, tuples, dicts or dataclasses of them. The
-graph has flat lists of names. :class:`NamedNetwork` is the one place that knows how the two correspond.
+PyTorch networks take positional and keyword arguments and return tensors, or tuples, dicts and dataclasses of tensors.
+A graph has flat lists of names. Only :class:`NamedNetwork` knows how the two correspond.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class NamedNetwork(nn.Module):
-    """``network`` with its inputs called ``names``; ``forward`` takes them in that order and returns a flat tuple.
+    """``network`` with inputs that are called ``names``; ``forward`` takes them in that order and returns a flat tuple.
 
-    The names are given to ``forward`` by keyword where they are its parameters, else in order. Where a parameter is a
-    dict or a tuple of tensors, its entries are "batch.audio" and "batch.mask", or "pair.0" and "pair.1".
-    Raises InputSpecError where only some of the names are parameters.
+    Where the names are parameters of the network's ``forward``, the inputs are passed by keyword, else by position.
+    Where a parameter is a dict or a tuple of tensors, its entries are called "batch.audio" and "batch.mask", or
+    "pair.0" and "pair.1". Raises InputSpecError where only some of the names are parameters.
     """
 
     def __init__(self, network: nn.Module, names: Sequence[str]):
@@ -52,23 +52,25 @@ class NamedNetwork(nn.Module):
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run the network on NumPy arrays, floats cast to the dtype of its weights; return the outputs by name."""
         dtype = self.dtype
-        tensors = [torch.from_numpy(np.array(arrays[name])) for name in self.names]  # a copy: a network may write to it
+        tensors = [
+            torch.from_numpy(np.array(arrays[name])) for name in self.names
+        ]  # a copy, because a network may write to its input
         with torch.no_grad():
             returned = self.call([t.to(dtype) if t.is_floating_point() else t for t in tensors])
         return {name: tensor.detach().numpy() for name, tensor in named_outputs(returned)}
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating-point dtype of the weights; float32 where there are none."""
+        """The floating-point dtype of the weights; float32 for a network without such weights."""
         return next((p.dtype for p in self.network.state_dict().values() if p.is_floating_point()), torch.float32)
 
 
 def named_outputs(returned: Any) -> list[tuple[str, Tensor]]:
-    """Name and list the tensors a network returned, in order; None is left out.
+    """Return the tensors that a network returned, in order and with names; None is left out.
 
-    One tensor is "output"; a tuple's are "output_0", "output_1"; dicts, named tuples and dataclasses give their own
-    keys, nested ones joined by "_". Raises CaptureError for anything else, for two of one name, and for a key that a
-    terminal would obey.
+    A single tensor is "output"; those of a tuple are "output_0", "output_1"; dicts, named tuples and dataclasses give
+    their own keys, nested keys joined by "_". Raises CaptureError for other types, for two tensors of one name, and for
+    a key with control characters.
     """
     outputs = list(_flatten("", returned))
     names = [name for name, _ in outputs]
@@ -119,7 +121,7 @@ def _by_keyword(network: nn.Module, names: tuple[str, ...]) -> bool:
     if any("." in name for name in names) and set(holders) & set(named):
         both = next((n for n in names if any(other.startswith(f"{n}.") for other in names)), "")
         if both:
-            raise InputSpecError(f"input '{both}' is described as a tensor and as what holds others")
+            raise InputSpecError(f"input '{both}' is described both as a tensor and as a dict or tuple of tensors")
         names = holders
     unknown = [n for n in names if n not in named]
     if not unknown:
@@ -145,7 +147,7 @@ def _by_keyword(network: nn.Module, names: tuple[str, ...]) -> bool:
 
 
 def _nested(values: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Put "batch.mask" under "mask" in a dict "batch"; a tuple in the dict's place where the keys are 0, 1, 2, …"""
+    """Put "batch.mask" under the key "mask" of a dict "batch"; return tuples where the keys are 0, 1, 2, …."""
     held: dict[str, Any] = {}
     inner: dict[str, dict[str, Tensor]] = {}
     for name, value in values.items():

@@ -1,9 +1,8 @@
 """Keep LSTM and GRU whole while torch captures a network.
 
 ``torch.export`` (2.13) writes a recurrent layer out step by step, which fixes the length and makes a graph of
-thousands of nodes. Inside :class:`WholeRecurrence` the call stands as one operator of our own, of the same arguments,
-which the translation to ONNX then reads as torch's ``aten::lstm`` and ``aten::gru``: one ONNX LSTM or GRU node for
-each layer.
+thousands of nodes. Inside :class:`WholeRecurrence` the call becomes one custom operator with the same arguments. The
+translation to ONNX treats it as torch's ``aten::lstm`` or ``aten::gru``: one ONNX LSTM or GRU node for each layer.
 """
 
 from __future__ import annotations
@@ -69,8 +68,10 @@ class WholeRecurrence(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Replace the two calls; pass every other call on."""
-        if not kwargs and len(args) == 9 and isinstance(args[3], bool):  # a packed sequence has its batch sizes second
+        """Replace the two calls; pass on every other call."""
+        if (
+            not kwargs and len(args) == 9 and isinstance(args[3], bool)
+        ):  # a packed sequence has its batch sizes as second argument
             if func is torch.lstm:
                 return torch.ops.normfold.lstm(*args)
             if func is torch.gru:
@@ -79,5 +80,5 @@ class WholeRecurrence(TorchFunctionMode):
 
 
 def _output(input: Tensor, hidden: int, bidirectional: bool) -> tuple[Any, ...]:
-    """The shape (steps, batch, features) or (batch, steps, features) of the layer's output."""
+    """Return the shape of the layer's output: (steps, batch, features) or (batch, steps, features)."""
     return (*input.shape[:-1], hidden * (2 if bidirectional else 1))

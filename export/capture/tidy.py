@@ -1,7 +1,8 @@
-"""Bring a freshly captured graph into the form that the fold reads and a person may look at.
+"""Clean up a captured graph for the fold and for readers.
 
-torch writes five debugging entries into every node, stack traces with local paths among them: most of a small file,
-and a leak. They go; what stays is the path of the PyTorch module each node came from, under ``normfold.module``.
+torch writes five debugging entries into every node, among them stack traces with local paths: they are most of a small
+file, and they leak the paths. They are removed; only the path of the node's PyTorch module is kept, under
+``normfold.module``.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ __all__ = ["MODULE", "name_dimensions", "strip", "tidy"]
 #: The one metadata entry of a node that the fold's report reads: the module's path, "encoder.conv1_bn".
 MODULE = "normfold.module"
 _SCOPES = "pkg.torch.onnx.name_scopes"
-#: Constants of any size are computed now: weight normalisation and the like are arithmetic on weights alone.
+#: Constants of any size are computed now, because weight normalisation, for example, is arithmetic on weights.
 _NO_LIMIT = 1 << 40
 
 
 def tidy(model: ir.Model, outputs: Sequence[str]) -> None:
-    """Compute constants, drop what is unused, name outputs and weights, keep each node's module; in place."""
+    """Compute constants, remove unused nodes, name outputs and weights, keep each node's module; in place."""
     for node in _nodes(model.graph):
         module = _module_path(node.metadata_props.get(_SCOPES, ""))
         node.metadata_props.clear()
@@ -44,7 +45,7 @@ def tidy(model: ir.Model, outputs: Sequence[str]) -> None:
 
 
 def strip(model: ir.Model, keep_module: bool = False) -> None:
-    """Remove every trace of where and how the graph was made, in place; keep_module leaves ``normfold.module``."""
+    """Remove all metadata on where and how the graph was made, in place; keep_module keeps ``normfold.module``."""
     for graph in [model.graph, *(f.graph for f in model.functions.values())]:
         graph.metadata_props.clear()
         graph.doc_string = None
@@ -89,7 +90,7 @@ def _renamed(dim: int | ir.SymbolicDim, names: dict[str, str]) -> int | str | No
 
 
 def _name_weights(model: ir.Model) -> None:
-    """Take :class:`NamedNetwork`'s own attribute off the front of the weights' names, where they stay distinct."""
+    """Remove the attribute of :class:`NamedNetwork` from the front of weight names, where names stay distinct."""
     taken = {v.name for v in _values(model.graph)}
     for value in list(model.graph.initializers.values()):
         assert value.name is not None
@@ -100,7 +101,7 @@ def _name_weights(model: ir.Model) -> None:
 
 
 def _name_outputs(model: ir.Model, names: Sequence[str]) -> None:
-    """Call the graph's outputs ``names``; whatever else has one of those names gives way."""
+    """Give the graph's outputs ``names``; other values with one of these names are renamed."""
     for value in _values(model.graph):
         if value.name in names and not any(value is o for o in model.graph.outputs):
             value.name = f"{value.name}_inner"
@@ -118,7 +119,7 @@ def _name_outputs(model: ir.Model, names: Sequence[str]) -> None:
 
 
 def _module_path(scopes: str) -> str:
-    """Return "encoder.conv1" of "['', 'network', 'network.encoder.conv1', 'conv1d']"; "" for the network itself."""
+    """Return "encoder.conv1" for "['', 'network', 'network.encoder.conv1', 'conv1d']"; "" for the network itself."""
     try:
         names = ast.literal_eval(scopes) if scopes else []
     except (ValueError, SyntaxError):
@@ -130,7 +131,7 @@ def _module_path(scopes: str) -> str:
 
 
 def _nodes(graph: ir.Graph) -> Iterator[ir.Node]:
-    """Every node of the graph and of the graphs inside its nodes."""
+    """Yield every node of the graph and of the graphs inside its nodes."""
     yield from graph.all_nodes()
 
 

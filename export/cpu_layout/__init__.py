@@ -1,6 +1,7 @@
-"""The folded graph rewritten for onnxruntime's CPU kernels: another form of the same function, same inputs and outputs.
+"""A graph rewritten for onnxruntime's CPU kernels: the same function with the same inputs and outputs.
 
-onnxruntime keeps its fast blocked layout (NCHWc) for pictures: a Conv of rank 4 has it, a Conv1d has not.
+onnxruntime has its fast blocked layout (NCHWc) only for tensors of four axes: a 2-D convolution can use it, a Conv1d
+cannot. Rules that gain nothing on a CPU, and rules that change what the network computes, may not come in.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ import onnx_ir.passes.common as passes
 from normfold.export.cpu_layout.axes import LIFTED, TURNED
 from normfold.export.cpu_layout.blocked import hold_constants, write_blocked
 from normfold.export.cpu_layout.region import turn
-from normfold.export.cpu_layout.round_channels import widen
+from normfold.export.cpu_layout.round_channels import round_up
 from normfold.export.cpu_layout.views import join_views
 from normfold.export.fold import FoldReport, fold
 from normfold.export.graphs.shapes import infer_shapes
 
-__all__ = ["fold_in_blocks", "lift", "lift_and_widen"]
+__all__ = ["fold_in_blocks", "lift", "lift_and_round"]
 
 
 def lift(model: ir.Model) -> bool:
-    """Write what runs along one axis as pictures of height 1, and what lies between in the operators that keep the
-    blocked layout, in place; return whether anything changed.
+    """Give tensors with one running axis an axis of height 1, in place; return whether anything changed.
+
+    The operators between convolutions are written as operators that keep the blocked layout.
     """
     public = [(v.shape, v.type) for v in model.graph.outputs]
     infer_shapes(model)
@@ -36,19 +38,21 @@ def lift(model: ir.Model) -> bool:
     return changed > 0
 
 
-def lift_and_widen(model: ir.Model) -> bool:
-    """The same, and round channel counts up to the block, in place; return whether any was."""
+def lift_and_round(model: ir.Model) -> bool:
+    """Lift, then round channel counts up to whole blocks, in place; return whether any count was rounded."""
     lift(model)
-    return widen(model)
+    return round_up(model)
 
 
 def fold_in_blocks(model: ir.Model) -> FoldReport:
-    """Lift a graph, fold it then, and widen it, in place: a fold that knows that convolutions run in blocks of channels
-    leaves a BatchNorm between two of them where a channel more to carry its shift would cost more.
+    """Lift a graph, then fold it, then round its channel counts up, in place.
+
+    On a lifted graph the fold knows that convolutions compute blocks of channels: it leaves a BatchNorm between two of
+    them where one more channel, to carry its shift, would cost more than the BatchNorm.
     """
     lift(model)
     report = fold(model)
-    lift_and_widen(model)
+    lift_and_round(model)
     return report
 
 
@@ -58,6 +62,6 @@ def _taller_than_wide(nodes: Iterable[ir.Node]) -> bool:
     for node in nodes:
         weight = node.inputs[1] if node.op_type in ("Conv", "ConvTranspose") else None
         if weight is not None and weight.shape is not None:
-            high, wide = weight.shape.numpy()[2:]  # known: a rule read it
+            high, wide = weight.shape.numpy()[2:]  # known, because a rule has read it
             taller += (high > 1 and wide == 1) - (wide > 1 and high == 1)
     return taller > 0

@@ -1,4 +1,4 @@
-"""Activations in the form, and at the place, that onnxruntime has a fast kernel for."""
+"""Activations written as, and moved to, what onnxruntime has a fast kernel for."""
 
 from __future__ import annotations
 
@@ -7,35 +7,36 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.cpu_layout.node import Node
-from normfold.export.cpu_layout.writing import Writing
+from normfold.export.graphs.node import NodeView
+from normfold.export.graphs.writing import Writing
 
 __all__ = ["after_pool", "before_concat", "gelu"]
 
-ROOT = np.float32(math.sqrt(2))
-#: Nondecreasing functions of one entry that no convolution takes in and that leave the blocked layout.
+ROOT = math.sqrt(2)
+#: Nondecreasing functions of one entry that no convolution kernel computes and that leave the blocked layout.
 RISING = frozenset({"Elu", "Celu", "Selu", "Softplus", "Softsign"})
-#: Functions of one entry that onnxruntime computes within the convolution before them.
+#: Functions of one entry that onnxruntime computes inside the kernel of the convolution before them.
 FUSED = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid"})
 
 
-def gelu(node: Node, writing: Writing) -> list[ir.Node] | None:
-    """x · (½ · (1 + erf(x / √2))) = (x · (1 + erf(x / √2))) · ½, in which onnxruntime knows a GELU.
+def gelu(node: NodeView, writing: Writing) -> list[ir.Node] | None:
+    """x · (½ · (1 + erf(x / √2))) = (x · (1 + erf(x / √2))) · ½, which onnxruntime recognises as a GELU.
 
-    It has one kernel for the whole, which keeps the blocked layout; torch's exporter writes the first form. √2 may be
-    a divisor or, as folding leaves it, a factor. Each step is read by the next alone; the data is float32, and no
-    constant gives it more axes.
+    It has one kernel for the whole, which keeps the blocked layout; torch's exporter writes the left side. √2 may be a
+    divisor or, as folding leaves it, a factor; it is written as the graph has it. Only the next step reads each step;
+    the data is float32 (float64 in the exact graph), and no constant gives it more axes.
     """
     whole = node.node.outputs[0].shape
     for index in (0, 1):
         x, halved = node.value(index), _only(node.value(1 - index), "Mul")
         raised = _beside(halved, 0.5, "Add", node)
         error = _beside(raised, 1, "Erf", node)
-        if x is None or error is None or not _over_root(error.inputs[0], x, node):
+        divisor = None if x is None or error is None else _root(error.inputs[0], x, node)
+        if x is None or divisor is None:
             continue
         if x.shape is None or whole is None or len(x.shape) != len(whole):
             continue
-        half, one, root = (writing.constant(np.array(v, np.float32)) for v in (0.5, 1, ROOT))
+        half, one, root = (writing.shared(np.array(v, divisor.dtype)) for v in (0.5, 1, divisor))
         written = [writing.node("Div", [x, root])]
         for operator, inputs in (("Erf", ()), ("Add", (one,)), ("Mul", (x,)), ("Mul", (half,))):
             written.append(writing.node(operator, [written[-1].outputs[0], *inputs]))
@@ -45,8 +46,8 @@ def gelu(node: Node, writing: Writing) -> list[ir.Node] | None:
     return None
 
 
-def _beside(node: ir.Node | None, number: float, operator: str, reading: Node) -> ir.Node | None:
-    """The node of one kind that gives one input of ``node``, whose other is ``number``."""
+def _beside(node: ir.Node | None, number: float, operator: str, reading: NodeView) -> ir.Node | None:
+    """Return the node of type ``operator`` behind one input of ``node``, if the other input is ``number``."""
     if node is not None:
         for place in (0, 1):
             found = _only(node.inputs[1 - place], operator)
@@ -55,34 +56,38 @@ def _beside(node: ir.Node | None, number: float, operator: str, reading: Node) -
     return None
 
 
-def _over_root(value: ir.Value | None, x: ir.Value, reading: Node) -> bool:
-    """Whether a value is x / √2, and its constant float32."""
+def _root(value: ir.Value | None, x: ir.Value, reading: NodeView) -> np.floating | None:
+    """Return c where a value is x / c and c is √2 to float32's precision, else None."""
     if (divided := _only(value, "Div")) is not None:
-        return divided.inputs[0] is x and _is(reading.scalar(divided.inputs[1]), ROOT)
-    product = _only(value, "Mul")
-    return product is not None and any(
-        product.inputs[place] is x and _is(reading.scalar(product.inputs[1 - place]), 1 / ROOT) for place in (0, 1)
-    )
+        return _near_root(reading.scalar(divided.inputs[1]), 1) if divided.inputs[0] is x else None
+    if (product := _only(value, "Mul")) is not None:
+        for place in (0, 1):
+            if product.inputs[place] is x:
+                return _near_root(reading.scalar(product.inputs[1 - place]), -1)
+    return None
 
 
-def _is(found: np.ndarray[tuple[()], np.dtype[np.float32]] | None, number: np.floating) -> bool:
-    """Whether a constant is a number in float32, or the next to it."""
-    return found is not None and found.dtype == np.float32 and abs(found - number) <= np.spacing(np.float32(number))
+def _near_root(found: np.ndarray[tuple[()], np.dtype[np.floating]] | None, power: int) -> np.floating | None:
+    """Return a constant to the power of 1 or -1, where that is √2 or a neighbour of it in float32, else None."""
+    if found is None or found.dtype not in (np.float32, np.float64) or found == 0:
+        return None
+    wide = np.float64(found) ** power
+    return found.dtype.type(wide) if abs(wide - ROOT) <= 2 * np.spacing(np.float32(ROOT)) else None
 
 
 def _only(value: ir.Value | None, operator: str) -> ir.Node | None:
-    """The node of one kind that gives a value which nothing else reads."""
+    """Return the node of type ``operator`` that gives a value, if that value is read exactly once."""
     producer = value.producer() if value is not None else None
     if value is None or producer is None or producer.op_type != operator or producer.domain not in ("", "ai.onnx"):
         return None
     return producer if len(value.uses()) == 1 and not value.is_graph_output() else None
 
 
-def after_pool(node: Node, writing: Writing) -> list[ir.Node] | None:
-    """maxpool(f(x)) = f(maxpool(x)) for f that never falls, read by the pool alone: f of fewer entries.
+def after_pool(node: NodeView, writing: Writing) -> list[ir.Node] | None:
+    """maxpool(f(x)) = f(maxpool(x)) for nondecreasing f that only the pool reads: f then sees fewer entries.
 
-    Every window holds an entry of x: it is not dilated, nothing is padded by as much as the window, and a size that is
-    rounded up begins no window behind the last entry.
+    Every window must hold an entry of x: it is not dilated, the padding is smaller than the window, and with ceil_mode
+    no window begins behind the last entry.
     """
     read, pooled = node.value(0), node.node.outputs[0]
     activation = read.producer() if read is not None else None
@@ -105,17 +110,17 @@ def after_pool(node: Node, writing: Writing) -> list[ir.Node] | None:
     return [pool, after]
 
 
-def before_concat(node: Node, writing: Writing) -> list[ir.Node] | None:
-    """f(concat(conv(x), conv(x'), …)) = concat(f(conv(x)), f(conv(x')), …), each read by the next alone.
+def before_concat(node: NodeView, writing: Writing) -> list[ir.Node] | None:
+    """f(concat(conv(x), conv(x'), …)) = concat(f(conv(x)), f(conv(x')), …), each read by the next operator only.
 
-    Every convolution then takes f in, where it was a pass over all that they give. As folding leaves an Inception
-    block, whose BatchNorm stood between the two.
+    Each convolution kernel then computes f itself; before, f was one more pass over the whole output. Folding leaves
+    this pattern in an Inception block, whose BatchNorm was between the two.
     """
     joined = _only(node.value(0), "Concat")
     if joined is None or any(_only(value, "Conv") is None for value in joined.inputs):
         return None
     held = node.node.inputs[1:]
-    if any(node.of(value) is None for value in held if value is not None):
+    if any(node.held(value) is None for value in held if value is not None):
         return None
     written = []
     for value in joined.inputs:

@@ -1,7 +1,7 @@
-"""Operators between convolutions that onnxruntime's blocked layout does not know, written as those that it knows.
+"""Operators between convolutions that leave onnxruntime's blocked layout, written as operators that keep it.
 
-One rule a kind of operator, in one table. A rule returns the node that gives the same value, or None where its side
-conditions do not hold. All are exact but the two that compute in another order, `gelu` and `exchanged`.
+There is one rule for each kind of operator, in one table. A rule returns nodes that give the same value, or None where
+its side conditions do not hold. All are exact except `gelu` and `exchanged`, which compute in another order.
 """
 
 from __future__ import annotations
@@ -12,32 +12,31 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.cpu_layout.activations import FUSED, after_pool, before_concat, gelu
-from normfold.export.cpu_layout.axes import LIFTED
 from normfold.export.cpu_layout.cut import cut
 from normfold.export.cpu_layout.exchange import exchanged
-from normfold.export.cpu_layout.node import Node
 from normfold.export.cpu_layout.rules import ANCHORS
-from normfold.export.cpu_layout.writing import Writing
 from normfold.export.graphs.constants import Constants
+from normfold.export.graphs.node import NodeView
+from normfold.export.graphs.writing import Writing
 
 __all__ = ["RULES", "Rule", "hold_constants", "write_blocked"]
 
-#: What stands in for a node: the nodes to put before it, the last of which gives its value; or a value that is there.
-Rule = Callable[[Node, Writing], list[ir.Node] | ir.Value | None]
+#: Returns what replaces a node: new nodes, the last of which gives its value, or a value that exists already.
+Rule = Callable[[NodeView, Writing], list[ir.Node] | ir.Value | None]
 
-#: What a convolution's values go through without leaving the blocked layout.
+#: Operators that keep the blocked layout of the values that a convolution gives.
 KEPT = frozenset({"Relu", "LeakyRelu", "Sigmoid", "Tanh", "Clip", "HardSigmoid", "Add", "MaxPool"}) | ANCHORS
 
 
 def hold_constants(graph: ir.Graph, opset: int) -> int:
-    """conv(x, w, b) -> conv(x, W, B), B an initializer where b is computed of constants, nothing where it is zero.
+    """conv(x, w, b) -> conv(x, W, B), B an initializer if constants give b, absent if b is zero.
 
     In place; return the number of inputs that changed.
 
-    onnxruntime blocks a convolution only if its bias is an initializer; torch's exporter writes the absent bias of a
-    Conv1d as zeros that are computed.
+    onnxruntime uses the blocked layout only if the bias is an initializer; torch's exporter computes the absent bias of
+    a Conv1d as zeros.
     """
-    constants, writing = Constants(graph, opset), Writing(graph, opset, "held")
+    constants, writing = Constants(graph, opset), Writing(graph, opset, suffix="held")
     changed = 0
     for node in graph:
         if node.op_type not in ANCHORS or node.domain not in ("", "ai.onnx"):
@@ -50,7 +49,7 @@ def hold_constants(graph: ir.Graph, opset: int) -> int:
             if index == 2 and not held.any():
                 node.replace_input_with(index, None)
             elif not value.is_initializer():
-                node.replace_input_with(index, writing.constant(np.ascontiguousarray(held), like=value))
+                node.replace_input_with(index, writing.shared(np.ascontiguousarray(held), like=value))
             else:
                 continue
             changed += 1
@@ -58,41 +57,39 @@ def hold_constants(graph: ir.Graph, opset: int) -> int:
 
 
 def write_blocked(graph: ir.Graph, opset: int) -> int:
-    """Carry out the rules on every node of the main graph, in place; return the number of nodes that were replaced.
+    """Apply the rules to every node of the main graph, in place; return the number of nodes that were replaced.
 
-    Where a shape is not known, the rules that need it change nothing.
+    Rules that need a shape change nothing where it is not known.
     """
-    constants, writing = Constants(graph, opset), Writing(graph, opset, "blocked")
+    constants, writing = Constants(graph, opset), Writing(graph, opset, suffix="blocked")
     changed = 0
     for node in graph:
         rules = RULES.get(node.op_type, ()) if node.domain in ("", "ai.onnx") else ()
-        reading = Node(node, constants, LIFTED, opset)
-        written = next((w for rule in rules if (w := rule(reading, writing)) is not None), None)
+        view = NodeView(node, constants, opset)
+        written = next((w for rule in rules if (w := rule(view, writing)) is not None), None)
         if written is None:
             continue
-        old = node.outputs[0]
         if isinstance(written, list):
-            graph.insert_before(node, written)
-            new = written[-1].outputs[0]
-            new.shape, new.type, new.name, old.name = old.shape, old.type, old.name, writing.fresh(f"{old.name}_was")
+            writing.exchange(node, written)
         else:
-            new = written
-        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-        graph.remove(node, safe=True)
+            ir.convenience.replace_all_uses_with(node.outputs[0], written)
+            graph.remove(node, safe=True)
         changed += 1
     return changed
 
 
-def parametric(node: Node, writing: Writing) -> list[ir.Node] | None:
-    """prelu(x; a) = leakyrelu(x; a) for one slope; max(x, a·x) for slopes 0 < a ≤ 1 of a channel each, min for a ≥ 1.
+def parametric(node: NodeView, writing: Writing) -> list[ir.Node] | None:
+    """prelu(x; a) = leakyrelu(x; a) for one slope; max(x, a·x) for one slope 0 < a ≤ 1 per channel, min for a ≥ 1.
 
-    A slope of 0 among them would make NaN of an infinite x.
+    Slopes of 0 are refused: 0 · x is NaN for an infinite x. An attribute is a float32 number, so one slope is written
+    as an attribute only where float32 holds it exactly.
     """
     slope, x = node.constant(1), node.value(0)
-    if slope is None or slope.dtype != np.float32 or not np.isfinite(slope).all():
+    if slope is None or slope.dtype not in (np.float32, np.float64) or not np.isfinite(slope).all():
         return None
     if np.unique(slope).size == 1 and slope.ndim <= (node.rank(0) or 0):
-        return [writing.node("LeakyRelu", [x], {"alpha": float(slope.flat[0])})]
+        alpha = float(slope.flat[0])
+        return [writing.node("LeakyRelu", [x], {"alpha": alpha})] if float(np.float32(alpha)) == alpha else None
     least, most = slope.min(), slope.max()
     if not ((least > 0 and most <= 1) or least >= 1):
         return None
@@ -100,8 +97,8 @@ def parametric(node: Node, writing: Writing) -> list[ir.Node] | None:
     return [scaled, writing.node("Max" if most <= 1 else "Min", [x, scaled.outputs[0]])]
 
 
-def times_one(node: Node, writing: Writing) -> ir.Value | None:
-    """x · 1 = x, as torch writes the scales of an ELU; the 1 has no more axes than x."""
+def times_one(node: NodeView, writing: Writing) -> ir.Value | None:
+    """x · 1 = x, as torch writes the scale of an ELU; the constant 1 must not have more axes than x."""
     if node.node.outputs[0].is_graph_output():
         return None
     for index in (0, 1):
@@ -111,13 +108,13 @@ def times_one(node: Node, writing: Writing) -> ir.Value | None:
     return None
 
 
-def global_max(node: Node, writing: Writing) -> list[ir.Node] | None:
-    """max(x; all axes behind C) = globalmaxpool(x), where x is a picture that comes out of blocked convolutions.
+def global_max(node: NodeView, writing: Writing) -> list[ir.Node] | None:
+    """max(x; all axes behind C) = globalmaxpool(x), where x has four axes and comes out of blocked convolutions.
 
-    An axis that is left out has one entry. Elsewhere ReduceMax is the faster one. The mean is left as it is:
-    GlobalAveragePool adds one entry after the other, and is off by more.
+    An axis behind C that is not reduced must have one entry. Elsewhere ReduceMax is faster. ReduceMean stays as it is:
+    GlobalAveragePool adds one entry after the other, and its error is larger.
     """
-    x, axes = node.value(0), node.axes(1)
+    x, axes = node.value(0), node.given_axes(1)
     if axes is None or x is None or x.shape is None or len(x.shape) != 4 or not _blocked(x):
         return None
     over = {a % 4 for a in axes}

@@ -1,8 +1,8 @@
-"""Which channels of which values of a graph are the same, or are read together, so that one count holds for all.
+"""Find the channels of different values that must have the same count.
 
-The channels of a value are runs behind each other: one that a convolution makes, several behind a Concat. What takes
-each channel alone gives the runs that it reads; values that are added share theirs. A run is free where convolutions
-alone make and read it.
+The channels of a value are a sequence of runs: one run from a convolution, several behind a Concat. An operator that
+works channel by channel gives the runs that it reads; values that are added share their runs. A run is free, that is
+its count may change, where only convolutions make and read it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from normfold.export.graphs.constants import Constants
 
 __all__ = ["Run", "Runs"]
 
-#: What takes each channel alone and gives finite numbers of zeros; constants beside the data are no channels' own.
+#: Operators that work channel by channel and give a finite value for 0; their constant inputs do not vary by channel.
 POINTWISE = {
     "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus", "Softsign",
     "Gelu", "Mish", "Erf", "Abs", "Neg", "Identity", "Clip",
 }  # fmt: skip
 POOLS = {"MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"}
 ENTRYWISE = frozenset(POINTWISE | POOLS)
-#: The same for operators whose inputs are broadcast against each other; constants a channel get zeros.
+#: The same for operators that broadcast their inputs; constants with one entry for each channel get zeros added.
 BROADCAST = frozenset({"Add", "Sub", "Mul", "Max", "Min", "PRelu"})
 
 
 class Run:
-    """Channels that are made together; ``wide`` is how many there are to be."""
+    """Channels that one operator makes together; ``wide`` is the count that they will have."""
 
     def __init__(self, channels: int, free: bool) -> None:
         self.channels = self.wide = channels
@@ -35,14 +35,14 @@ class Run:
 
 
 class Runs:
-    """The runs of every value of four axes in one graph, and what has an entry for each of their channels."""
+    """The runs of every value of four axes in one graph, and the constants that have an entry for each channel."""
 
     def __init__(self, graph: ir.Graph, constants: Constants) -> None:
         self._held = constants
         self._of: dict[ir.Value, list[Run]] = {}
         self._same: dict[Run, Run] = {}
         self._rows: list[tuple[ir.Node, int, int, list[Run]]] = []
-        #: Convolutions that take each channel alone.
+        #: Depthwise convolutions: those that read each channel alone.
         self.depthwise: dict[ir.Node, None] = {}
         for node in graph:
             made = self._made(node) if node.domain in ("", "ai.onnx") else None
@@ -60,17 +60,17 @@ class Runs:
 
     @property
     def free(self) -> list[Run]:
-        """The runs whose count may change, each once."""
+        """The runs whose count may change, without repetition."""
         return list(dict.fromkeys(run for value in self._of for run in self.of(value) if run.free))
 
     @property
     def rows(self) -> list[tuple[ir.Node, int, int, list[Run]]]:
-        """Nodes, inputs and axes of the constants that have an entry for each channel of some runs."""
+        """Node, input, axis and runs of every constant that has an entry for each channel along that axis."""
         return [(node, index, axis, [self._root(run) for run in of]) for node, index, axis, of in self._rows]
 
     def of(self, value: ir.Value) -> list[Run]:
-        """Return the runs of a value in their order; those that are the same are one object."""
-        if value not in self._of:  # made by something that keeps its count
+        """Return the runs of a value in their order; runs that are the same are the same object."""
+        if value not in self._of:  # made by an operator that fixes the count
             self._of[value] = [Run(channels(value), free=False)]
         return [self._root(run) for run in self._of[value]]
 
@@ -80,14 +80,14 @@ class Runs:
         return run
 
     def _fix(self, values: Iterable[ir.Value | None]) -> None:
-        """Let the channels of values stay as many as they are."""
+        """Keep the channel counts of these values as they are."""
         for value in values:
             if value is not None and channels(value):
                 for run in self.of(value):
                     run.free = False
 
     def _made(self, node: ir.Node) -> list[Run] | None:
-        """Return the runs of what a node gives; None where it needs the channels that it reads as they are."""
+        """Return the runs of the node's output; None where the node needs its input channels unchanged."""
         first = node.inputs[0] if node.inputs else None
         if first is None or any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
             return None
@@ -139,13 +139,13 @@ class Runs:
         return shared[0]
 
     def _join(self, one: Run, other: Run) -> None:
-        """Make two runs one, which is free where both are."""
+        """Make two runs one; it is free only if both were."""
         if one is not other:
             one.free = one.free and other.free
             self._same[other] = one
 
 
 def channels(value: ir.Value | None) -> int:
-    """Return the channels of a picture, 0 where they are not known."""
+    """Return the channel count of a value of four axes, 0 where it is not known."""
     shape = None if value is None else value.shape
     return shape[1] if shape is not None and len(shape) == 4 and isinstance(shape[1], int) else 0

@@ -1,24 +1,24 @@
-"""What is computed only to be cut off again is not computed."""
+"""Do not compute entries that a Slice cuts off again."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from normfold.export.cpu_layout.node import Node
-from normfold.export.cpu_layout.writing import Writing
+from normfold.export.graphs.node import NodeView
+from normfold.export.graphs.writing import Writing
 
 __all__ = ["cut"]
 
-#: From here on an end is none: exporters write the largest integer of 32 or 64 bits.
+#: An end from here on means "no end": exporters write the largest integer of 32 or 64 bits.
 OPEN = (1 << 31) - 1
 
 
-def cut(node: Node, writing: Writing) -> list[ir.Node] | ir.Value | None:
+def cut(node: NodeView, writing: Writing) -> list[ir.Node] | ir.Value | None:
     """conv(x; pads b, e)[…, m : −n] = conv(x; pads b − m·s, e − n·s) for stride s, as causal convolutions are written.
 
-    1. Nothing is cut: the value itself.
-    2. The convolution is read by the Slice alone, and of its pads no more is taken than there is; what is left of them
-       reaches over the kernel, so that some entry remains whatever the length.
+    1. Nothing is cut: the result is the value itself.
+    2. Only the Slice reads the convolution, no pad becomes negative, and the remaining pads span the kernel, so that
+       an entry remains for every length.
     """
     bounds = _bounds(node)
     x = node.value(0)
@@ -52,10 +52,10 @@ def cut(node: Node, writing: Writing) -> list[ir.Node] | ir.Value | None:
     return [shorter]
 
 
-def _bounds(node: Node) -> tuple[int, int, int] | None:
-    """The one axis that a Slice of the last opsets cuts, and how many entries it takes off at its two ends."""
-    starts, ends, axes = node.integers(1), node.integers(2), node.integers(3)
-    steps = node.integers(4) if node.value(4) is not None else [1]
+def _bounds(node: NodeView) -> tuple[int, int, int] | None:
+    """Return the one axis that a Slice (opset 10 on) cuts, and the number of entries it removes at either end."""
+    starts, ends, axes = node.constant_integers(1), node.constant_integers(2), node.constant_integers(3)
+    steps = node.constant_integers(4) if node.value(4) is not None else [1]
     if starts is None or ends is None or axes is None or len(axes) != 1 or steps != [1]:
         return None
     (start,), (end,) = starts, ends

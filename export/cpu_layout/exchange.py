@@ -1,31 +1,32 @@
-"""Two convolutions in a row, along one axis and then, channel by channel, along the other, in the cheaper order."""
+"""Exchange two convolutions in a row, the first along W, the second along H and depthwise, where that is cheaper."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.cpu_layout.node import Node
-from normfold.export.cpu_layout.writing import Writing
+from normfold.export.graphs.node import NodeView
+from normfold.export.graphs.writing import Writing
 
 __all__ = ["exchanged"]
 
 
-def exchanged(node: Node, writing: Writing) -> list[ir.Node] | None:
+def exchanged(node: NodeView, writing: Writing) -> list[ir.Node] | None:
     """(x ∗ u[f]) ∗ v[o] + b = (x ∗ v[o]) ∗ u[f(o)] + b' for u along W and v along H, as EEGNet has them.
 
         b'[o] = b[o] + b_u[f(o)] · Σ v[o]
 
-    x has one channel; u (F, 1, 1, k) makes F of it, v (D·F, 1, h, 1) reads each alone: f(o) = ⌊o / D⌋. Reading H first
-    leaves fewer rows to convolve along W, each with its own u: worth it where D times the rows that are left are fewer
-    than the rows of x. u is read by v alone and v pads nothing: a padded row would hold b_u after u and nothing before.
+    x has one channel; u (F, 1, 1, k) makes F channels of it, v (D·F, 1, h, 1) reads each alone: f(o) = ⌊o / D⌋. With H
+    first, fewer rows are left to convolve along W, each with its own u. That is cheaper where D times the number of
+    rows that are left is less than the number of rows of x. Only v may read u, and v may not pad: a padded row would
+    hold b_u after u, but 0 before it.
     """
     middle = node.value(0)
     first = middle.producer() if middle is not None else None
     if middle is None or first is None or first.op_type != "Conv" or first.domain not in ("", "ai.onnx"):
         return None
     along_given = first.inputs[2] if len(first.inputs) > 2 else None
-    along, along_bias = node.of(first.inputs[1]), node.of(along_given)
+    along, along_bias = node.held(first.inputs[1]), node.held(along_given)
     across, across_bias = node.constant(1), node.constant(2)
     x = first.inputs[0]
     if x is None or along is None or across is None or len(middle.uses()) != 1 or middle.is_graph_output():
@@ -55,8 +56,8 @@ def exchanged(node: Node, writing: Writing) -> list[ir.Node] | None:
     bias = np.zeros(made) if across_bias is None else across_bias.astype(np.float64)
     if along_bias is not None:
         bias = bias + np.repeat(along_bias.astype(np.float64), each) * across.astype(np.float64).sum((1, 2, 3))
-    weight = writing.constant(np.repeat(along, each, axis=0), like=first.inputs[1])
-    last = writing.node("Conv", [read.outputs[0], weight, writing.constant(bias.astype(along.dtype), like=weight)])
+    weight = writing.shared(np.repeat(along, each, axis=0), like=first.inputs[1])
+    last = writing.node("Conv", [read.outputs[0], weight, writing.shared(bias.astype(along.dtype), like=weight)])
     last.attributes.update(first.attributes)
     last.attributes["group"] = ir.AttrInt64("group", made)
     return [read, last]

@@ -1,7 +1,7 @@
-"""Carry out one form: find the regions around convolutions that can take it, and turn them as a whole.
+"""Apply one order of axes: find the regions around convolutions that can take it, and rewrite each as a whole.
 
-A region is what its nodes' values connect. At its edges a value changes form once, however many read it; inside,
-nothing changes form. The network's own inputs and outputs keep names, types and shapes.
+A region is a set of nodes that values connect. At its edges a value changes its order of axes once, even if several
+nodes read it; inside, nothing does. The network's own inputs and outputs keep names, types and shapes.
 """
 
 from __future__ import annotations
@@ -11,52 +11,52 @@ from collections.abc import Callable, Iterable, Mapping
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from normfold.export.cpu_layout.axes import Form
+from normfold.export.cpu_layout.axes import AxisOrder
 from normfold.export.cpu_layout.edges import Edges
-from normfold.export.cpu_layout.node import Moved, Node
-from normfold.export.cpu_layout.rules import ANCHORS, RULES
+from normfold.export.cpu_layout.rules import ANCHORS, RULES, Moved, takes
 from normfold.export.graphs.constants import Constants
+from normfold.export.graphs.node import NodeView
 
 __all__ = ["Wanted", "turn"]
 
-#: Whether a region, given by its nodes, is to be turned.
+#: Says whether a region, given by its nodes, is to be rewritten.
 Wanted = Callable[[Iterable[ir.Node]], bool]
 
 
 def has_anchor(nodes: Iterable[ir.Node]) -> bool:
-    """Whether there is an operator among them that gains by the form."""
+    """Whether one of the nodes is faster in the new order."""
     return any(n.op_type in ANCHORS for n in nodes)
 
 
-def turn(model: ir.Model, form: Form, wanted: Wanted = has_anchor) -> int:
-    """Turn every region of the main graph that is wanted, in place; return the number of nodes that were turned.
+def turn(model: ir.Model, order: AxisOrder, wanted: Wanted = has_anchor) -> int:
+    """Rewrite every wanted region of the main graph, in place; return the number of nodes that were rewritten.
 
-    Shapes must be known (see ``onnx_ir``'s shape inference): a value whose rank is not known stays as it is.
+    Shapes must have been inferred: a value whose rank is not known stays as it is.
     """
     graph, opset = model.graph, model.opset_imports.get("", 18)
-    moved = _movable(graph, form, opset)
+    moved = _movable(graph, order, opset)
     regions = [r for r in _regions(moved) if wanted(r)]
     chosen = {node: moved[node] for region in regions for node in region}
     if not chosen:
         return 0
-    edges = Edges(graph, form, opset)
+    edges = Edges(graph, order, opset)
     for node in [n for n in graph if n in chosen]:
         _carry_out(node, chosen, edges)
     passes.RemoveUnusedNodesPass()(model)
     return len(chosen)
 
 
-def _movable(graph: ir.Graph, form: Form, opset: int) -> dict[ir.Node, Moved]:
-    """What each node that can take the form becomes."""
+def _movable(graph: ir.Graph, order: AxisOrder, opset: int) -> dict[ir.Node, Moved]:
+    """Return what each node that can take the new order becomes."""
     constants = Constants(graph, opset)
     moved = {}
     for node in graph:
         rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        reading = Node(node, constants, form, opset)
-        answer = rule(reading) if rule else None
-        if answer is None or not all(reading.takes(i) for i in answer.data):
+        view = NodeView(node, constants, opset)
+        answer = rule(view, order) if rule else None
+        if answer is None or not all(takes(view, i, order) for i in answer.data):
             continue
-        if answer.outputs and not all(v.shape is not None and len(v.shape) == form.rank for v in _used(node.outputs)):
+        if answer.outputs and not all(v.shape is not None and len(v.shape) == order.rank for v in _used(node.outputs)):
             continue
         moved[node] = answer
     return moved
@@ -67,7 +67,7 @@ def _used(values: Iterable[ir.Value]) -> list[ir.Value]:
 
 
 def _regions(moved: Mapping[ir.Node, Moved]) -> list[list[ir.Node]]:
-    """The nodes, parted into those that values in the other form connect."""
+    """Return the nodes in groups that values in the new order connect."""
     neighbours: dict[ir.Node, list[ir.Node]] = {node: [] for node in moved}
     for node, answer in moved.items():
         for index in answer.data:
@@ -76,7 +76,7 @@ def _regions(moved: Mapping[ir.Node, Moved]) -> list[list[ir.Node]]:
             near = [n for n, i in value.uses() if n in moved and i in moved[n].data]
             if (producer := _turning(value, moved)) is not None:
                 near.append(producer)
-            for other in near[:1] + near[-1:]:  # the readers of one value are connected by any one of them
+            for other in near[:1] + near[-1:]:  # one reader connects all readers of the value
                 neighbours[node].append(other)
                 neighbours[other].append(node)
     regions, seen = [], set[ir.Node]()
@@ -95,7 +95,7 @@ def _regions(moved: Mapping[ir.Node, Moved]) -> list[list[ir.Node]]:
 
 
 def _turning(value: ir.Value, moved: Mapping[ir.Node, Moved]) -> ir.Node | None:
-    """The node that gives a value in the other form, if one does."""
+    """Return the node that gives a value in the new order, if one does."""
     producer = value.producer()
     return producer if producer is not None and producer in moved and moved[producer].outputs else None
 
@@ -109,7 +109,7 @@ def _carry_out(node: ir.Node, chosen: Mapping[ir.Node, Moved], edges: Edges) -> 
             node.replace_input_with(index, edges.enter(value, before=node))
     for index, array in answer.constants.items():
         _set_input(
-            node, index, edges.writing.constant(array, like=node.inputs[index] if index < len(node.inputs) else None)
+            node, index, edges.writing.shared(array, like=node.inputs[index] if index < len(node.inputs) else None)
         )
     for name, attribute in answer.attributes.items():
         if attribute is None:
@@ -117,7 +117,7 @@ def _carry_out(node: ir.Node, chosen: Mapping[ir.Node, Moved], edges: Edges) -> 
         else:
             node.attributes[name] = ir.convenience.convert_attribute(name, attribute)
     if answer.outputs:
-        for value in (v for v in node.outputs if v.shape is not None and len(v.shape) == edges.form.rank):
+        for value in (v for v in node.outputs if v.shape is not None and len(v.shape) == edges.order.rank):
             outside = [(n, i) for n, i in value.uses() if not (n in chosen and i in chosen[n].data)]
             edges.turned(value)
             if outside or value.is_graph_output():

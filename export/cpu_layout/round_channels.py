@@ -1,40 +1,43 @@
-"""Round channel counts up to the block of onnxruntime's blocked layout, where only convolutions see the difference.
+"""Round channel counts up to whole blocks of onnxruntime's blocked layout, where only convolutions are affected.
 
     conv(f(conv(x; W₁, b₁)); W₂) = conv(f(conv(x; [W₁; 0], [b₁; 0])); [W₂, 0])
 
-for f that takes each channel alone and gives finite numbers of zeros: the new channels are read with weights of zero.
-A convolution is blocked only if the channels that it reads are whole blocks, a Concat only if those of every part are;
-folding leaves other counts, by a carrier channel or by channels that it takes out.
+for f that works channel by channel and gives a finite value for 0: the weights that read the new channels are 0.
+A convolution runs blocked only if its input channels are whole blocks, a Concat only if those of every part are.
+Folding leaves other counts when it adds a carrier channel or removes channels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
+from numpy.typing import NDArray
 
 from normfold.export.cpu_layout.channel_runs import Run, Runs
-from normfold.export.cpu_layout.node import Array
-from normfold.export.cpu_layout.writing import Writing
 from normfold.export.graphs.constants import Constants
+from normfold.export.graphs.writing import Writing
 
-__all__ = ["BLOCK", "widen"]
+__all__ = ["BLOCK", "round_up"]
 
-#: Channels of a block on processors with AVX2 and NEON; AVX-512 takes two at a time.
+Array = NDArray[Any]
+
+#: Channels in a block on processors with AVX2 and NEON; AVX-512 computes two such blocks at a time.
 BLOCK = 8
-#: How many times the channels may become more: convolutions then have more to do, and are faster by about as much.
+#: Largest accepted ratio of new to old channel count: up to here the faster kernel makes up for the added work.
 MOST = 1.25
 
 
-def widen(model: ir.Model) -> bool:
-    """Round channel counts up, in place, where everything that a value meets allows it; return whether any was.
+def round_up(model: ir.Model) -> bool:
+    """Round channel counts up, in place, where every operator that a value meets allows it; return whether one changed.
 
-    Shapes are known; values of other than four axes stay as they are.
+    Shapes must be known; values that do not have four axes stay as they are.
     """
     graph, opset = model.graph, model.opset_imports.get("", 18)
-    constants, writing = Constants(graph, opset), Writing(graph, opset, "widened")
+    constants, writing = Constants(graph, opset), Writing(graph, opset, suffix="widened")
     runs = Runs(graph, constants)
     for run in runs.free:
         wide = -(-run.channels // BLOCK) * BLOCK
@@ -46,7 +49,7 @@ def widen(model: ir.Model) -> bool:
             value = node.inputs[index]
             held = constants.get(value)
             assert held is not None
-            node.replace_input_with(index, writing.constant(_spread(held, axis, of), like=value))
+            node.replace_input_with(index, writing.shared(_with_zeros(held, axis, of), like=value))
     for value, of in wider.items():
         assert value.shape is not None
         wide = sum(run.wide for run in of)
@@ -58,8 +61,8 @@ def widen(model: ir.Model) -> bool:
     return bool(wider)
 
 
-def _spread(held: Array, axis: int, of: Sequence[Run]) -> Array:
-    """Give an array zeros behind each run of channels along an axis."""
+def _with_zeros(held: Array, axis: int, of: Sequence[Run]) -> Array:
+    """Return an array with zeros added behind each run of channels along an axis."""
     parts, start = [], 0
     for run in of:
         part = np.take(held, range(start, start + run.channels), axis)

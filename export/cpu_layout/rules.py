@@ -1,51 +1,72 @@
-"""What each operator is on pictures of height 1: one rule for each kind of operator, in one table.
+"""How each operator is written in the new order of axes: one rule for each kind of operator, in one table.
 
-In the identities x̂ is x in the other form (:mod:`normfold.export.cpu_layout.axes`). A rule returns None where its side
-conditions do not hold: then the node stays as it is, and reads and gives values as they were.
+In the identities x̂ is x in the new order (:mod:`normfold.export.cpu_layout.axes`). A rule returns None where its side
+conditions do not hold: then the node stays as it is, and so do the values that it reads and gives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from normfold.export.cpu_layout.axes import LIFTED
-from normfold.export.cpu_layout.node import Array, Attribute, Moved, Node
+from normfold.export.cpu_layout.axes import LIFTED, AxisOrder
+from normfold.export.graphs.node import NodeView
 
-__all__ = ["ANCHORS", "RULES", "Rule"]
+__all__ = ["ANCHORS", "RULES", "Moved", "Rule", "takes"]
 
-Rule = Callable[[Node], Moved | None]
+Array = NDArray[Any]
+Attribute = int | str | Sequence[int] | None
 
-#: The operators that gain by it; the others only go along.
+
+@dataclass(frozen=True)
+class Moved:
+    """The changes that write one node in the new order."""
+
+    #: The inputs that are read in the new order.
+    data: tuple[int, ...] = (0,)
+    #: Inputs whose constant is replaced by another.
+    constants: Mapping[int, Array] = field(default_factory=dict)
+    #: Attributes that change; None removes the attribute.
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    #: Whether the outputs are in the new order too; else they stay as they were.
+    outputs: bool = True
+
+
+Rule = Callable[[NodeView, AxisOrder], Moved | None]
+
+#: The operators that are faster in the new order; the others only avoid changes of order between them.
 ANCHORS = frozenset({"Conv", "ConvTranspose"})
-#: A window's attributes of one entry an axis, and what stands for the axis of one entry.
+#: The attributes of a window with one entry for each axis, and the entry for the axis of height 1.
 WINDOW = {"kernel_shape": 1, "strides": 1, "dilations": 1, "output_shape": 1, "output_padding": 0}
 
 
-def entrywise(node: Node) -> Moved | None:
-    """f(x)^ = f(x̂) for a function of each entry alone; further inputs (Clip's bounds) are scalars."""
-    return Moved() if _one_output(node) else None
+def entrywise(node: NodeView, order: AxisOrder) -> Moved | None:
+    """f(x)^ = f(x̂) for a function of each entry alone; further inputs (the bounds of Clip) are scalars."""
+    return Moved() if node.only_first_read() else None
 
 
-def normalised(node: Node) -> Moved | None:
-    """norm(x)^ = norm(x̂) where statistics run over all axes behind C: the axis of one entry adds nothing to them."""
-    return Moved() if _one_output(node) else None
+def normalised(node: NodeView, order: AxisOrder) -> Moved | None:
+    """norm(x)^ = norm(x̂) for statistics over all axes behind C: an axis of one entry does not change them."""
+    return Moved() if node.only_first_read() else None
 
 
-def broadcast(node: Node) -> Moved | None:
-    """f(x, y)^ = f(x̂, ŷ): inputs of full rank go along, constants are written in the other form, scalars stay.
+def broadcast(node: NodeView, order: AxisOrder) -> Moved | None:
+    """f(x, y)^ = f(x̂, ŷ): inputs of full rank and constants are written in the new order, scalars stay.
 
-    A computed input of less rank would have to be reshaped by what it means: refused.
+    A computed input of lower rank is refused: it would have to be reshaped by its meaning.
     """
     data, constants = [], dict[int, Array]()
     for index in range(len(node.node.inputs)):
         constant = node.constant(index)
-        if node.takes(index):
+        if takes(node, index, order):
             data.append(index)
-        elif constant is not None and constant.ndim <= node.form.rank:
+        elif constant is not None and constant.ndim <= order.rank:
             if constant.size != 1:
-                constants[index] = node.form.array(constant)
+                constants[index] = order.array(constant)
             elif constant.ndim > 1:  # one entry of any rank is a scalar to a broadcast
                 constants[index] = constant.reshape(1)
         elif node.rank(index) != 0:
@@ -53,95 +74,94 @@ def broadcast(node: Node) -> Moved | None:
     return Moved(tuple(data), constants) if data else None
 
 
-def windowed(node: Node) -> Moved | None:
-    """(x ∗ w)^ = x̂ ∗ ŵ for a window over the running axis, one entry high: convolutions and pools, padded or not.
+def windowed(node: NodeView, order: AxisOrder) -> Moved | None:
+    """(x ∗ w)^ = x̂ ∗ ŵ for a window over the running axis, of height 1: convolutions and pools, padded or not.
 
-    The weight must be constant. A window that pads its new axis by ``auto_pad`` gets nothing there: it is 1 high.
+    The weight must be constant. ``auto_pad`` adds no padding along the new axis, because the window has height 1 there.
     """
-    form = node.form
     attributes = dict[str, Attribute]()
     for name, absent in WINDOW.items():
         if (given := node.attribute(name)) is not None:
-            if len(given) != form.rank - 2:
+            if len(given) != order.rank - 2:
                 return None
-            attributes[name] = form.spatial(list(given), absent)
+            attributes[name] = order.spatial(list(given), absent)
     if (given := node.attribute("pads")) is not None:
-        if len(given) != 2 * (form.rank - 2):
+        if len(given) != 2 * (order.rank - 2):
             return None
-        attributes["pads"] = form.pads(list(given))
+        attributes["pads"] = order.pads(list(given))
     if node.node.op_type not in ("Conv", "ConvTranspose"):
-        return Moved(attributes=attributes) if _one_output(node) else None
+        return Moved(attributes=attributes) if node.only_first_read() else None
     weight = node.constant(1)
-    if weight is None or weight.ndim != form.rank:
+    if weight is None or weight.ndim != order.rank:
         return None
-    return Moved((0,), {1: form.array(weight)}, attributes)
+    return Moved((0,), {1: order.array(weight)}, attributes)
 
 
-def whole(node: Node) -> Moved | None:
+def whole(node: NodeView, order: AxisOrder) -> Moved | None:
     """global(x)^ = global(x̂): a pool over all axes behind C, whatever their order."""
     return Moved()
 
 
-def joined(node: Node) -> Moved | None:
-    """concat(x, y; a)^ = concat(x̂, ŷ; â), constants among the inputs written in the other form."""
+def joined(node: NodeView, order: AxisOrder) -> Moved | None:
+    """concat(x, y; a)^ = concat(x̂, ŷ; â), where constant inputs are written in the new order."""
     data, constants = [], dict[int, Array]()
     for index in range(len(node.node.inputs)):
         constant = node.constant(index)
-        if node.takes(index):
+        if takes(node, index, order):
             data.append(index)
-        elif constant is not None and constant.ndim == node.form.rank:
-            constants[index] = node.form.array(constant)
+        elif constant is not None and constant.ndim == order.rank:
+            constants[index] = order.array(constant)
         else:
             return None
-    return Moved(tuple(data), constants, _axis(node, node.attribute("axis")))
+    return Moved(tuple(data), constants, _axis(order, node.attribute("axis")))
 
 
-def along_axis(node: Node) -> Moved | None:
+def along_axis(node: NodeView, order: AxisOrder) -> Moved | None:
     """f(x; a)^ = f(x̂; â) for a function that reads one axis alone: Split, Softmax (from opset 13), LpNormalization."""
     if node.node.op_type in ("Softmax", "LogSoftmax") and node.opset < 13:
-        return None  # it flattened all axes behind its own
+        return None  # before opset 13 it flattened all axes behind its own
     default = 0 if node.node.op_type == "Split" else -1
-    return Moved(attributes=_axis(node, node.attribute("axis", default)))
+    return Moved(attributes=_axis(order, node.attribute("axis", default)))
 
 
-def layer_norm(node: Node) -> Moved | None:
-    """LayerNormalization over the last axis, where that stays the last one: the lifted form."""
-    last = node.attribute("axis", -1) % node.form.rank == node.form.rank - 1
-    return Moved() if node.form is LIFTED and last and _one_output(node) else None
+def layer_norm(node: NodeView, order: AxisOrder) -> Moved | None:
+    """LayerNormalization over the last axis, where that stays the last one: in the lifted order."""
+    last = node.attribute("axis", -1) % order.rank == order.rank - 1
+    return Moved() if order is LIFTED and last and node.only_first_read() else None
 
 
-def sliced(node: Node) -> Moved | None:
+def sliced(node: NodeView, order: AxisOrder) -> Moved | None:
     """x[a: i…j]^ = x̂[â: i…j], for constant axes; the bounds may be computed."""
     if node.opset < 10:
         return None
-    axes = node.axes(3)
+    axes = node.given_axes(3)
     if axes is None:
         starts = node.value(1)
         if node.value(3) is not None or starts is None or starts.shape is None or not isinstance(starts.shape[0], int):
             return None
         axes = list(range(starts.shape[0]))
-    return Moved((0,), {3: np.array([node.form.axis(a) for a in axes], np.int64)})
+    return Moved((0,), {3: np.array([order.axis(a) for a in axes], np.int64)})
 
 
-def padded(node: Node) -> Moved | None:
-    """pad(x; p)^ = pad(x̂; p̂), for constant pads of all axes: nothing is added to the axis of one entry."""
-    pads = node.integers(1)
-    if node.opset < 11 or pads is None or node.value(3) is not None or len(pads) != 2 * node.form.rank:
+def padded(node: NodeView, order: AxisOrder) -> Moved | None:
+    """pad(x; p)^ = pad(x̂; p̂), for constant pads of all axes; the axis of one entry is not padded."""
+    pads = node.constant_integers(1)
+    if node.opset < 11 or pads is None or node.value(3) is not None or len(pads) != 2 * order.rank:
         return None
-    return Moved((0,), {1: np.array(node.form.pads(pads), np.int64)})
+    return Moved((0,), {1: np.array(order.pads(pads), np.int64)})
 
 
-def reduced(node: Node) -> Moved | None:
-    """r(x; a)^ = r(x̂; â). Where the axes go (keepdims = 0) the axis of one entry goes with them and y stays as it is.
+def reduced(node: NodeView, order: AxisOrder) -> Moved | None:
+    """r(x; a)^ = r(x̂; â). With keepdims = 0 the axis of one entry is reduced too, and the output stays as it is.
 
-    The axes must be constant. Without keepdims the rest keeps its order only where no other axis lies behind: the
-    running axes must all go.
+    The axes must be constant. Without keepdims all running axes must be reduced: only then do the other axes keep
+    their order.
     """
-    axes = node.axes(1)
+    axes = node.given_axes(1)
     if axes is None:
         return None
-    rank = node.form.rank
-    there = sorted(node.form.axis(a) for a in axes)
+    rank = order.rank
+    there = sorted(order.axis(a) for a in axes)
     keep = bool(node.attribute("keepdims", 1))
     if not keep:
         if {a % rank for a in axes} & {0, 1} or len(set(there)) != rank - 2:
@@ -152,8 +172,8 @@ def reduced(node: Node) -> Moved | None:
     return Moved((0,), {1: np.array(there, np.int64)}, outputs=keep)
 
 
-def resized(node: Node) -> Moved | None:
-    """resize(x)^ = resize(x̂) with constant scales or sizes, 1 for the axis of one entry; no regions, no axes."""
+def resized(node: NodeView, order: AxisOrder) -> Moved | None:
+    """resize(x)^ = resize(x̂) for constant scales or sizes, 1 for the axis of one entry; no regions, no axes."""
     mode, policy = (
         node.attribute("coordinate_transformation_mode", "half_pixel"),
         node.attribute("keep_aspect_ratio_policy", "stretch"),
@@ -162,19 +182,19 @@ def resized(node: Node) -> Moved | None:
         return None
     for index, one in ((2, 1.0), (3, 1)):
         given = node.constant(index)
-        if given is not None and given.size == node.form.rank:
-            moved = node.form.entries(list(given), given.dtype.type(one))
+        if given is not None and given.size == order.rank:
+            moved = order.entries(list(given), given.dtype.type(one))
             return Moved((0,), {index: np.array(moved, given.dtype)})
     return None
 
 
-def _one_output(node: Node) -> bool:
-    """Whether nothing reads the further outputs: places of maxima, statistics."""
-    return not any(v.uses() or v.is_graph_output() for v in node.node.outputs[1:])
+def takes(node: NodeView, index: int, order: AxisOrder) -> bool:
+    """Whether an input is computed and has as many axes as ``order`` rearranges."""
+    return node.constant(index) is None and node.rank(index) == order.rank
 
 
-def _axis(node: Node, axis: int) -> dict[str, Attribute]:
-    return {"axis": node.form.axis(axis)}
+def _axis(order: AxisOrder, axis: int) -> dict[str, Attribute]:
+    return {"axis": order.axis(axis)}
 
 
 def _table(rows: Mapping[str, Rule]) -> dict[str, Rule]:

@@ -1,4 +1,7 @@
-"""Folding: every BatchNorm and per-channel affine of a graph into the weights around it, exactly."""
+"""This room folds every BatchNorm and per-channel affine of a graph into the weights around it, exactly.
+
+It works on one network at a time; nothing may come in that exports, measures, proves or publishes.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ import onnx_ir.passes.common as passes
 
 from normfold.export.fold.engine.driver import Folding, write
 from normfold.export.fold.engine.prune import prune
-from normfold.export.fold.net import Net, Op
-from normfold.export.fold.ops.activations import Scaling
+from normfold.export.fold.net import Op
+from normfold.export.fold.ops.scaling import targets
 from normfold.export.fold.reading import Reading
 from normfold.export.fold.reading.names import module_of
 from normfold.export.fold.report import Fold, FoldReport
@@ -33,27 +36,27 @@ def fold(model: ir.Model) -> FoldReport: ...
 @overload
 def fold(model: nn.Module, example_inputs: Any = ...) -> tuple[fx.GraphModule, FoldReport]: ...
 def fold(model: ir.Model | nn.Module, example_inputs: Any = None) -> FoldReport | tuple[fx.GraphModule, FoldReport]:
-    """Fold every BatchNorm and per-channel affine that mathematics lets go, and report each.
+    """Fold every BatchNorm and per-channel affine that can go exactly, and report each.
 
-    An ONNX model is folded in place and the report returned. Of a PyTorch network a folded copy in eval mode is
-    returned beside the report (:func:`fold_module`); ``example_inputs`` is what it is called with, a tensor or several
-    in a tuple. Either computes the same function of its inputs: float32 weights are computed in float64 and rounded
-    once.
+    An ONNX model is folded in place, and the report is returned. A PyTorch network is left as it is: a folded copy in
+    eval mode and the report are returned (:func:`fold_module`). ``example_inputs`` is the tensor, or the tuple of
+    tensors, that the network is called with. The result computes the same function: float32 weights are computed in
+    float64 and rounded once.
 
     Raises:
-        TypeError: the model is neither.
-        FoldError: torch.fx cannot trace the PyTorch network, or it does not take the example.
+        TypeError: the model is neither of the two.
+        FoldError: torch.fx cannot trace the PyTorch network, or the network does not take the example.
     """
     if isinstance(model, ir.Model):
         if example_inputs is not None:
             raise TypeError("fold: an ONNX model needs no example inputs")
         return _fold_graphs(model)
-    # A network of PyTorch can only come from a program that has torch already.
+    # Only a program that has imported torch already can pass a PyTorch network.
     if "torch" not in sys.modules or not isinstance(model, sys.modules["torch"].nn.Module):
         kind = f"{type(model).__module__}.{type(model).__qualname__}"
         raise TypeError(
             f"fold: got {kind}, expected onnx_ir.Model or torch.nn.Module; "
-            "of an onnx.ModelProto make one by onnx_ir.from_proto(model), of a file by onnx_ir.load(path)"
+            "convert an onnx.ModelProto with onnx_ir.from_proto(model), open a file with onnx_ir.load(path)"
         )
     if example_inputs is None:
         return fold_module(model)
@@ -61,7 +64,7 @@ def fold(model: ir.Model | nn.Module, example_inputs: Any = None) -> FoldReport 
 
 
 def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule, FoldReport]:
-    """Return a folded copy of a PyTorch network and the report, as :func:`fold` does; each input an argument."""
+    """Return a folded copy of a PyTorch network and the report, as :func:`fold` does; each input is an argument."""
     from normfold.export.fold import modules
 
     return modules.fold_module(module, *example_inputs)
@@ -70,7 +73,7 @@ def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule
 def _fold_graphs(model: ir.Model) -> FoldReport:
     before = counts(model)
     opset = model.opset_imports.get("", 18)
-    # A BatchNorm that nothing reads would move what is read.
+    # Drop unread BatchNorms first: folding one into its producer would change a tensor that others still use.
     norms = _batchnorms(model)
     passes.RemoveUnusedNodesPass()(model)
     read = set(_batchnorms(model))
@@ -90,19 +93,17 @@ def _fold_graphs(model: ir.Model) -> FoldReport:
     for graph in graphs:
         join_padding(graph, opset)
         net = Reading(graph, opset).net()
-        affines_before += _targets(net)
+        affines_before += len(targets(net.ops))
         folding = Folding(net)
         folding.run()
         removed += prune(net)
         write(folding, graph, opset)
-        affines_after += _targets(folding.net)
+        affines_after += len(targets(folding.net.ops))
         folds += folding.folds
-        folds += [
-            _unread(op) for op in net.ops if op.node.op_type == "BatchNormalization" and not isinstance(op, Scaling)
-        ]
+        folds += [_not_read(op) for op in net.ops if op.node.op_type == "BatchNormalization" and op.passes_nothing]
         carriers += folding.carriers
     passes.RemoveUnusedNodesPass()(model)
-    # Now that a BatchNorm is gone from between the two, and so are the readers that nothing needed.
+    # Once more: a BatchNorm may be gone from between a Pad and its convolution, and unneeded readers of the Pad, too.
     if sum(join_padding(graph, opset) for graph in graphs):
         passes.RemoveUnusedNodesPass()(model)
     for graph in graphs:
@@ -124,7 +125,8 @@ def _fold_graphs(model: ir.Model) -> FoldReport:
     )
 
 
-def _unread(op: Op) -> Fold:
+def _not_read(op: Op) -> Fold:
+    """Return the report of a BatchNorm that no reader understands."""
     if "training_mode" in op.node.attributes and op.node.attributes["training_mode"].as_int():
         reason = "it is in training mode and normalises with the statistics of the batch; export the network in eval()"
     else:
@@ -132,10 +134,6 @@ def _unread(op: Op) -> Fold:
             "its parameters are computed or not finite, its statistics are read, or the rank of its input is unknown"
         )
     return Fold(op.name, "BatchNorm", False, "", (reason,))
-
-
-def _targets(net: Net) -> int:
-    return sum(isinstance(op, Scaling) and op.target for op in net.ops)
 
 
 def _batchnorms(model: ir.Model) -> list[ir.Node]:

@@ -31,7 +31,7 @@ class Affine:
 
     @classmethod
     def of(cls, scale: ArrayLike, shift: ArrayLike) -> Affine:
-        """Return the map with both parts in float64, of one rank, and no longer along any axis than they vary."""
+        """Return the map in float64, both parts of one rank, with length 1 along each axis where a part is constant."""
         a, b = np.asarray(scale, np.float64), np.asarray(shift, np.float64)
         rank = max(a.ndim, b.ndim)
         return cls(
@@ -122,7 +122,7 @@ class Affine:
 
 
 def joined(parts: Sequence[Affine], sizes: Sequence[int], axis: int) -> Affine:
-    """Return the map of tensors joined along ``axis``, each part of the given size there."""
+    """Return the map of tensors that are joined along ``axis``, where each has its given size."""
 
     def join(arrays: list[Array]) -> Array:
         shape = np.broadcast_shapes(*((*a.shape[:axis], 1, *a.shape[axis + 1 :]) for a in arrays))
@@ -134,9 +134,23 @@ def joined(parts: Sequence[Affine], sizes: Sequence[int], axis: int) -> Affine:
     return Affine.of(join([p.scale for p in parts]), join([p.shift for p in parts]))
 
 
+def placed(whole: Affine, part: Affine, index: NDArray[np.int64], size: int, axis: int) -> Affine:
+    """Return the map of ``size`` slices along ``axis`` that is ``part`` at the given ones and ``whole`` elsewhere."""
+
+    def place(into: Array, values: Array) -> Array:
+        outer = ((*a.shape[:axis], 1, *a.shape[axis + 1 :]) for a in (into, values))
+        shape = list(np.broadcast_shapes(*outer))
+        shape[axis] = size
+        result = np.broadcast_to(into, shape).copy()
+        result[(slice(None),) * axis + (index,)] = values
+        return result
+
+    return Affine.of(place(whole.scale, part.scale), place(whole.shift, part.shift))
+
+
 def batchnorm(gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> tuple[Array, Array]:
     """Return (scale, shift), each (C,), of an inference BatchNorm with parameters of shape (C,)."""
-    with np.errstate(divide="ignore", invalid="ignore"):  # the caller sees what is not finite
+    with np.errstate(divide="ignore", invalid="ignore"):  # the caller refuses what is not finite
         scale = gamma.astype(np.float64) / np.sqrt(var.astype(np.float64) + float(eps))
         return scale, beta.astype(np.float64) - mean.astype(np.float64) * scale
 
@@ -159,7 +173,7 @@ def _collapsed(part: Array) -> Array:
     if part.size == 1:
         return part
     if part.size == max(part.shape) and part.item(0) != part.item(-1):
-        return part  # most vary along one axis, and from its first entry to its last
+        return part  # most parts vary along one axis, and differ in its first and last entry
     for axis, size in enumerate(part.shape):
         if size > 1:
             first = part[(slice(None),) * axis + (slice(1),)]

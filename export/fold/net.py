@@ -1,29 +1,33 @@
-"""The network that folding works on: tensors, and operators that know how a change of their tensors' scale passes.
+"""The network that folding works on: tensors, and operators that say how a change of their tensors' scale passes.
 
-A *gauge* of a tensor is the affine ``g`` with ``old = g(new)``: what the tensor held before, written with what it holds
+A *gauge* of a tensor is the affine ``g`` with ``old = g(new)``: it gives what the tensor held before from what it holds
 after. Folding is a choice of gauges. A BatchNorm ``y = B(u)`` may go when ``g_y = B ∘ g_u``; linear operators take any
 gauge into their weights; every other operator says which gauges of its inputs and outputs belong together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from normfold.export.fold.affine import Affine, Array
+from normfold.export.fold.channels import AddedChannel, RemovedChannels
+from normfold.export.fold.ranges import Range
+from normfold.export.graphs.writing import Writing
 
 Dim: TypeAlias = int | str | None
-
+Index: TypeAlias = NDArray[np.int64]
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 
 class Refused(Exception):
-    """A change that some operator cannot take; the message says which and why, in a PyTorch user's words."""
+    """An operator cannot take a change; the message says which operator and why, in a PyTorch user's words."""
 
 
 @dataclass(eq=False)
@@ -31,10 +35,10 @@ class Tensor:
     """A value of the graph that is computed, not constant."""
 
     value: ir.Value
-    #: A length, the name of a dynamic length, or None where nothing is known, for each dimension; None: unknown rank.
+    #: For each dimension a length, the name of a dynamic length, or None if nothing is known; None if the rank is not.
     shape: tuple[Dim, ...] | None
     producer: Op | None = None
-    #: The operators that read it, once for each time they do.
+    #: The operators that read it; an operator that reads it twice is there twice.
     readers: list[Op] = field(default_factory=list)
     #: Why its numbers may not change ("is an output of the network"), or "".
     pinned: str = ""
@@ -60,8 +64,14 @@ class Tensor:
             raise Refused(f"the length of axis {axis} of '{self.name}' is dynamic")
         return size
 
+    @property
+    def channels(self) -> int | None:
+        """The length of axis 1; None where there is no such axis, or its length is dynamic."""
+        size = self.shape[1] if self.shape is not None and len(self.shape) > 1 else None
+        return size if isinstance(size, int) else None
+
     def resize(self, axis: int, by: int) -> None:
-        """Lengthen an axis, of the graph's value too."""
+        """Lengthen an axis, in the graph's value too."""
         size = self.size(axis) + by
         assert self.shape is not None
         self.shape = (*self.shape[:axis], size, *self.shape[axis + 1 :])
@@ -72,34 +82,69 @@ class Tensor:
         """Return its gauge, the identity where none was set."""
         return gauges[self] if self in gauges else Affine.identity(self.rank)
 
+    def become(self, value: ir.Value, graph: Writing) -> None:
+        """Let another value of the graph take this tensor's place."""
+        self.value = graph.replace(self.value, value)
+
 
 class Gauges(dict[Tensor, Affine]):
-    """The gauges settled so far; a tensor that is not in it keeps the numbers that it has."""
+    """The gauges settled so far; a tensor that is not in it keeps its numbers."""
 
-    #: Whether a clamp is to hold the channels that come scaled by 0 at their constant, by two equal bounds, rather than
-    #: pass the scale of 0 on: it costs a node, and then no shift has to be carried behind the clamp.
+    #: Where a channel is scaled by 0: True if a clamp holds its constant by two equal bounds. That costs a node, but no
+    #: shift has to be carried behind the clamp. False if the clamp passes the scale of 0 on.
     holds_zeros: bool = False
 
 
-@dataclass(frozen=True)
-class Widening:
-    """One channel more in a tensor, at ``index`` of ``axis``, of ``count`` entries that all hold ``value``."""
-
-    axis: int
-    index: int
-    count: int = 1
-    value: float = 1.0
+AddedChannels: TypeAlias = Mapping[Tensor, AddedChannel]
+RemovedFrom: TypeAlias = Mapping[Tensor, RemovedChannels]
+#: For a tensor the constant that each channel (axis 1) always holds, NaN where it varies; None where all vary.
+Constants: TypeAlias = Callable[[Tensor], Array | None]
 
 
-Widenings: TypeAlias = Mapping[Tensor, Widening]
+class Silencing:
+    """Weights under which chosen channels of a tensor are constant; nothing is changed before all of them are known."""
+
+    def __init__(self) -> None:
+        #: New params of the linear operators that are to emit the constants.
+        self.edits: dict[Op, Any] = {}
+
+    def of(self, tensor: Tensor, axis: int, index: Index, values: Array) -> Array:
+        """Return what these channels hold when the linear operators before emit ``values``; refused if shared."""
+        op = tensor.producer
+        if op is None or len(tensor.readers) != 1 or tensor.pinned:
+            raise Refused(f"'{tensor.name}' has other readers")
+        return op.silenced(tensor, axis, index, values, self)
 
 
 @dataclass(eq=False)
 class Op:
-    """An operator and the rule of its kind.
+    """An operator and the rules of its kind. This class refuses everything; a kind overrides what it allows.
 
-    ``params`` holds what a fold may change; the methods that compute new params are pure, and only ``Net`` sets them.
+    ``params`` holds what a fold may change; the methods that compute new params are pure, and only ``take`` sets them.
     """
+
+    #: Whether a scale other than 0 and 1 on one side needs one on the other side.
+    passes_scale: ClassVar[bool] = False
+    #: Whether its constants can take the affine of a tensor that it reads or computes.
+    takes_affines: ClassVar[bool] = False
+    #: Whether its constants can take the affine of the tensor that it computes.
+    emits_affines: ClassVar[bool] = False
+    #: Whether it can read a shift past zeros at the ends, from a channel that holds a constant.
+    reads_past_zeros: ClassVar[bool] = False
+    #: Whether the runtime computes a Relu or Clip behind it in the same kernel.
+    fuses_clamps: ClassVar[bool] = False
+    #: Whether output channel k depends on channel k of each input alone.
+    keeps_channels: ClassVar[bool] = False
+    #: Whether it puts tensors side by side.
+    joins_tensors: ClassVar[bool] = False
+    #: Whether it returns the numbers that it reads.
+    is_identity: ClassVar[bool] = False
+    #: Whether it is an activation through which no affine passes.
+    is_smooth: ClassVar[bool] = False
+    #: Whether its own params say which output channels are constant, whatever it reads.
+    constant_by_itself: ClassVar[bool] = False
+    #: Whether an output channel is constant only where it is constant in every input.
+    constant_if_all_are: ClassVar[bool] = False
 
     node: ir.Node
     name: str
@@ -109,14 +154,44 @@ class Op:
     changed: bool = False
     order: int = 0
 
+    def __str__(self) -> str:
+        """Its name for a person."""
+        return f"'{self.name}' ({self.node.op_type})"
+
+    @property
+    def refusal(self) -> str:
+        """The reason why no scale or shift passes through an operator that has no rule for them."""
+        return f"{self} is not linear, and no per-channel scale or shift passes through it"
+
+    @property
+    def passes_nothing(self) -> bool:
+        """Whether it has no rule for gauges, so that it refuses each."""
+        return type(self).spread is Op.spread
+
     @property
     def ends_in_zeros(self) -> bool:
         """Whether it adds zeros before or behind positions."""
         return False
 
+    @property
+    def kept(self) -> float:
+        """The share of its entries that are left where clamps by channel can move behind it; 1 where they cannot."""
+        return 1.0
+
+    @property
+    def by_channel_form(self) -> str:
+        """The operators that a clamp by channel is written as; "" for any other operator."""
+        return ""
+
+    def take(self, params: Any, changed: bool = True) -> None:
+        """Take new params; ``changed``: whether the node must be written again for them."""
+        self.params, self.changed = params, self.changed or changed
+
+    # How gauges pass.
+
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
         """Return the gauges that its other tensors must have, given those known; raise Refused where none fit."""
-        raise Refused(f"{self} is not linear, and no per-channel scale or shift passes through it")
+        raise Refused(self.refusal)
 
     def rewritten(self, gauges: Gauges) -> Any:
         """Return the params under the given gauges."""
@@ -126,87 +201,73 @@ class Op:
         """Return the run time with these params, in passes over its output not shared with a convolution."""
         return 0.0
 
-    def widen(self, widenings: Widenings) -> dict[Tensor, Widening]:
-        """Return the widenings that its other tensors must have, given those known; raise Refused where none fit."""
+    def dearer(self, params: Any) -> str:
+        """Return why these params cost more than they save, or ""."""
+        return ""
+
+    def undoes_shift(self, gauges: Gauges) -> bool:
+        """Whether a shift that comes to its inputs does not go on to its output."""
+        return False
+
+    def stored(self, params: Any) -> Sequence[Array]:
+        """Return the arrays of these params that must be finite in the graph's type."""
+        return ()
+
+    def rows(self, params: Any) -> Array:
+        """Return the largest weight of each row of these params; none of them may underflow the graph's type."""
+        return np.empty(0)
+
+    # One channel more, which holds a constant.
+
+    def add_channel(self, added: AddedChannels) -> dict[Tensor, AddedChannel]:
+        """Return the channels that its other tensors must get, given those known; raise Refused where none fit."""
         raise Refused(f"{self} cannot carry one more channel")
 
-    def widened(self, widenings: Widenings) -> Any:
-        """Return the params under the given widenings."""
+    def with_channel(self, added: AddedChannels) -> Any:
+        """Return the params under the added channels."""
         return self.params
+
+    def is_rewritten(self, params: Any) -> bool:
+        """Whether the node must be written again for params with one more channel."""
+        return True
+
+    # Channels that are constant.
 
     def constants(self, known: Mapping[Tensor, Array]) -> list[Array | None]:
         """Return for each output the constant each channel (axis 1) always holds, NaN where it is not constant."""
         return [None] * len(self.outputs)
 
+    def silenced(self, tensor: Tensor, axis: int, index: Index, values: Array, silencing: Silencing) -> Array:
+        """Return what channels of an output hold when the linear operators before emit ``values``; see Silencing."""
+        raise Refused(f"{self} does not keep the channel constant")
+
+    def remove_channels(self, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:
+        """Return the channels that its other tensors lose, given those known; raise Refused where it needs them."""
+        raise Refused(f"{self} needs the channel")
+
+    def without_channels(self, removed: RemovedFrom, constants: Constants) -> Any:
+        """Return the params without the removed channels, whose constants a reader takes into its bias."""
+        return self.params
+
+    # What follows for its outputs from its inputs.
+
+    def range(self, inputs: Sequence[Range]) -> Range | None:
+        """Return the range of its first output from those of its inputs; None where nothing is known."""
+        return None
+
+    def lengths(self, shapes: Sequence[tuple[Dim, ...]], index: int) -> Sequence[Dim] | None:
+        """Return the lengths of one output, None for an axis of which nothing follows; None where nothing follows.
+
+        shapes: those of all inputs, which have one rank.
+        """
+        return None
+
+    def output_shape(self) -> tuple[Dim, ...] | None:
+        """Return the shape of its only output where shape inference found none; None where it cannot be known."""
+        return None
+
     def write(self, graph: Writing) -> None:
         """Write the params into the graph's node; called only where they changed."""
-
-    def __str__(self) -> str:
-        """Its name for a person."""
-        return f"'{self.name}' ({self.node.op_type})"
-
-
-class Writing:
-    """What an operator needs to write itself into an ONNX graph."""
-
-    def __init__(self, graph: ir.Graph, dtype: np.dtype[Any], opset: int) -> None:
-        self.graph = graph
-        self.dtype = dtype
-        #: What operators take as attributes and what as inputs changed from one opset to the next.
-        self.opset = opset
-        nodes = list(graph.all_nodes())
-        self._names = {v.name for v in graph.initializers.values()} | {v.name for n in nodes for v in n.outputs}
-        self._names |= {n.name for n in nodes}
-
-    def constant(self, array: Array, like: str, dtype: np.dtype[Any] | None = None) -> ir.Value:
-        """Register an initializer, rounded once to the graph's type, under a name near ``like``."""
-        name, count = like, 0
-        while name in self._names:
-            count += 1
-            name = f"{like}_{count}"
-        self._names.add(name)
-        tensor = ir.Tensor(np.asarray(array, dtype or self.dtype, order="C"), name=name)
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
-        self.graph.register_initializer(value)
-        return value
-
-    def insert(
-        self, op_type: str, inputs: Sequence[ir.Value | None], before: ir.Node | None, like: str, **attributes: Any
-    ) -> ir.Value:
-        """Insert a node before another, or at the end, and return its output value."""
-        node = ir.node(op_type, inputs, attributes=attributes, name=self._fresh(f"{like}_{op_type.lower()}"))
-        node.outputs[0].name = self._fresh(like)
-        node.outputs[0].dtype = ir.DataType.from_numpy(self.dtype)
-        if before is None:
-            self.graph.append(node)
-        else:
-            node.metadata_props.update(before.metadata_props)
-            self.graph.insert_before(before, node)
-        return node.outputs[0]
-
-    def replace(self, tensor: Tensor, new: ir.Value) -> None:
-        """Make everything that reads a tensor's value read another, outputs of the graph and their names included."""
-        old = tensor.value
-        tensor.value = new
-        if old is new:
-            return
-        new.shape = old.shape if new.shape is None else new.shape
-        for i, output in enumerate(self.graph.outputs):
-            if output is old:
-                if new.is_graph_input() or new.is_graph_output():
-                    new = self.insert("Identity", [new], None, old.name or "output")
-                    new.shape = old.shape
-                old.name, new.name = self._fresh(f"{old.name}_unfolded"), old.name
-                self.graph.outputs[i] = new
-        old.replace_all_uses_with(tensor.value)
-
-    def _fresh(self, like: str) -> str:
-        name, count = like, 0
-        while name in self._names:
-            count += 1
-            name = f"{like}_{count}"
-        self._names.add(name)
-        return name
 
 
 @dataclass(eq=False)
@@ -214,7 +275,7 @@ class Net:
     """The operators of one graph in topological order, and how tensors join them."""
 
     ops: list[Op]
-    #: The type of the first floating-point tensor, for where nothing else is known.
+    #: The type of the first floating-point tensor, used where an operator has no type of its own.
     dtype: np.dtype[Any]
 
     def dtype_of(self, op: Op) -> np.dtype[Any]:

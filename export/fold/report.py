@@ -1,4 +1,4 @@
-"""What a fold did, as values: for every BatchNorm and affine where it went, or what kept it."""
+"""The report of a fold, as values: where each BatchNorm and affine went, or why it stayed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Fold:
-    """What became of one BatchNorm, or of one affine that stood as Mul, Add, Sub or Div."""
+    """The result for one BatchNorm, or for one affine that was a Mul, Add, Sub or Div."""
 
-    #: The module's path where the exporter noted it, else the node's name.
+    #: The module's path if the exporter noted it, else the node's name.
     name: str
     #: "BatchNorm" or "affine".
     kind: str
     #: Whether it is gone.
     folded: bool
-    #: Where it, or a part of it, went, in words ("back into 'conv1'"); "" where all of it stayed.
+    #: Where it or a part of it went, in words ("back into 'conv1'"); "" where all of it stayed.
     how: str
-    #: Why it, or the rest of it, stayed, a sentence for each way that was tried; () where it went.
+    #: Why it or the rest of it stayed: a sentence for each reason, with the ways that were tried; () where it went.
     reasons: tuple[str, ...] = ()
 
     @property
@@ -29,12 +29,12 @@ class Fold:
 
 @dataclass(frozen=True)
 class FoldReport:
-    """What a fold did to a model."""
+    """The changes that a fold made to a model."""
 
     folds: tuple[Fold, ...] = ()
     batchnorms_before: int = 0
     batchnorms_after: int = 0
-    #: BatchNorms and per-channel affines in any form.
+    #: BatchNorms and per-channel affines of any kind of node.
     affines_before: int = 0
     affines_after: int = 0
     nodes_before: int = 0
@@ -42,11 +42,11 @@ class FoldReport:
     #: Numbers in floating-point initializers.
     parameters_before: int = 0
     parameters_after: int = 0
-    #: Channels added to carry a shift through zero padding, and channels that were constant and taken out.
+    #: Channels added to carry a shift through zero padding, and constant channels that were removed.
     carriers: int = 0
     channels_removed: int = 0
     notes: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON's types."""
+        """Return the report in types that JSON has."""
         return asdict(self)

@@ -1,7 +1,8 @@
-"""A float32 graph in bfloat16: weights and arithmetic, with casts at its edges, so that clients go on with float32.
+"""Rewrite a float32 graph in bfloat16: weights and arithmetic. Casts at inputs and outputs keep float32 for clients.
 
-Which operators may take bfloat16 is what their ONNX schemas say. What must stay float32 (the scales of a Resize) or has
-no bfloat16 form at all gets a cast before and after. Convolutions, pools and recurrences have one since opset 22.
+The ONNX schema of an operator says whether it takes bfloat16. A cast is put before and after an operator that does not,
+and before an input that must stay float32 (the scales of a Resize). Convolutions, pools and recurrent layers take
+bfloat16 since opset 22.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _BFLOAT16 = "tensor(bfloat16)"
 
 
 def to_bfloat16(content: bytes) -> bytes:
-    """Return the graph in bfloat16. Raises ExportError where it has no form in opset 22 or a type stays unknown."""
+    """Return the graph in bfloat16. Raises ExportError where opset 22 cannot express it or a datatype is not known."""
     proto = onnx.load_model_from_string(content)
     if opset_of(proto) < OPSET:
         try:
@@ -35,12 +36,12 @@ def to_bfloat16(content: bytes) -> bytes:
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
     passes.InlinePass()(model)
     model.ir_version = max(model.ir_version, IR_VERSION)
-    _Writing(model).run()
+    _Rewriting(model).run()
     return ir.to_proto(model).SerializeToString(deterministic=True)
 
 
 def missing_kernels(content: bytes, providers: tuple[str, ...]) -> tuple[str, ...]:
-    """The operators of a graph that onnxruntime's ``providers`` cannot run in the types they have, each tried alone."""
+    """Return the operators of a graph that have no kernel for their datatypes on ``providers``; each is tried alone."""
     model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load_model_from_string(content)))
     tried: dict[tuple[object, ...], bool] = {}
     for node in model.graph:
@@ -50,8 +51,8 @@ def missing_kernels(content: bytes, providers: tuple[str, ...]) -> tuple[str, ..
     return tuple(dict.fromkeys(str(key[1]) for key, found in tried.items() if not found))
 
 
-class _Writing:
-    """One graph, rewritten in place."""
+class _Rewriting:
+    """One graph that is rewritten in place."""
 
     def __init__(self, model: ir.Model):
         self.model = model
@@ -79,7 +80,7 @@ class _Writing:
         return [*graph.inputs, *graph.initializers.values(), *made, *inner]
 
     def _fit_inputs(self, node: ir.Node) -> None:
-        """Give the node float32 where its schema takes no bfloat16: a weight as it was, a cast of anything else."""
+        """Give the node float32 where its schema takes no bfloat16: a weight's original, a cast of any other value."""
         for index, value in enumerate(node.inputs):
             if value is None or value not in self.floats or _takes(node, index, self.model):
                 continue
@@ -130,19 +131,19 @@ def _cast(value: ir.Value, to: ir.DataType, name: str) -> ir.Node:
 
 
 def _takes(node: ir.Node, index: int, model: ir.Model, output: bool = False) -> bool:
-    """Whether the schema of the node's operator lets bfloat16 stand at this input or output."""
+    """Whether the schema of the node's operator allows bfloat16 at this input or output."""
     version = model.opset_imports.get(node.domain, OPSET)
     try:
         schema = onnx.defs.get_schema(node.op_type, version, node.domain)
     except onnx.defs.SchemaError:
-        return False  # an operator of a runtime's own
+        return False  # an operator that only one runtime knows
     formals = schema.outputs if output else schema.inputs
     formal = formals[min(index, len(formals) - 1)]
     return _BFLOAT16 in formal.types
 
 
 def _retype_attributes(node: ir.Node) -> None:
-    """Let what names float32 name bfloat16: the target of a Cast, the value of a constant."""
+    """Change float32 to bfloat16 in attributes: the target of a Cast, the value of a constant."""
     attributes = node.attributes
     for name in ("to", "dtype"):
         if name in attributes and attributes[name].value == int(ir.DataType.FLOAT):
@@ -164,17 +165,17 @@ def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
 
 
 def _has_kernel(node: ir.Node, model: ir.Model, providers: tuple[str, ...]) -> bool:
-    """Load a graph of this node alone; only onnxruntime's word that it has no implementation counts."""
-    taken = {v: ir.Value(name=f"x{i}", type=v.type, shape=v.shape) for i, v in enumerate(node.inputs) if v is not None}
+    """Whether a graph of this node alone loads; only the error "no implementation" counts, other errors do not."""
+    inputs = {v: ir.Value(name=f"x{i}", type=v.type, shape=v.shape) for i, v in enumerate(node.inputs) if v is not None}
     outputs = [ir.Value(name=f"y{i}", type=v.type) for i, v in enumerate(node.outputs)]
     alone = ir.Node(
         node.domain,
         node.op_type,
-        [None if v is None else taken[v] for v in node.inputs],
+        [None if v is None else inputs[v] for v in node.inputs],
         list(node.attributes.values()),
         outputs=outputs,
     )
-    graph = ir.Graph(list(taken.values()), outputs, nodes=[alone], opset_imports=model.opset_imports, name="probe")
+    graph = ir.Graph(list(inputs.values()), outputs, nodes=[alone], opset_imports=model.opset_imports, name="probe")
     probe = ir.to_proto(ir.Model(graph, ir_version=model.ir_version)).SerializeToString()
     try:
         Runtime(probe, optimised=False, providers=providers)

@@ -1,7 +1,7 @@
-"""Time graphs against each other: interleaved, so that a busy moment meets all of them; medians, one thread.
+"""Time graphs against each other on one thread: in turn, so that a busy moment slows all of them, and by medians.
 
-On the CPU the clock is the calling thread's own CPU time, for onnxruntime runs in it: what other programs take of the
-processor meanwhile does not count.
+On the CPU the clock is the CPU time of the calling thread, because onnxruntime runs in it: time that other programs
+take from the processor meanwhile is not counted.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from numpy.typing import NDArray
 
 from normfold.export.graphs.runtime import Runtime
 
-__all__ = ["Timing", "medians", "shapes_of"]
+__all__ = ["TimeComparison", "medians", "shapes_of"]
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Median run times in onnxruntime on one CPU thread, with the shapes they were taken at."""
+class TimeComparison:
+    """Median run times in onnxruntime on one thread, with the shapes of the inputs."""
 
     before_ms: float
     after_ms: float
-    #: Rounds the medians were taken over.
+    #: Number of rounds that each median is taken over.
     rounds: int
     #: "x[1,77,17]"
     shapes: str
-    #: Whether they were taken before, and remembered.
+    #: Whether an earlier export measured them.
     remembered: bool = False
 
     @property
@@ -41,10 +41,10 @@ class Timing:
 
 
 def medians(graphs: Mapping[str, Runtime], inputs: Arrays, seconds: float = 0.6) -> tuple[dict[str, float], int]:
-    """The median run time of each graph in milliseconds, taken in turn, and the number of rounds."""
+    """Return each graph's median run time in milliseconds, and the number of rounds; a round runs every graph."""
     times: dict[str, list[float]] = {name: [] for name in graphs}
     for graph in [*graphs.values()] * 2:
-        graph.run(inputs)  # the first runs allocate
+        graph.run(inputs)  # the first runs allocate memory
     start, rounds = time.perf_counter(), 0
     while rounds < 9 or (time.perf_counter() - start < seconds and rounds < 2000):
         for name, graph in graphs.items():
@@ -56,5 +56,5 @@ def medians(graphs: Mapping[str, Runtime], inputs: Arrays, seconds: float = 0.6)
 
 
 def shapes_of(inputs: Arrays) -> str:
-    """The inputs' shapes in a word: "x[1,77,17]"."""
+    """Return the shapes of the inputs as text: "x[1,77,17]"."""
     return " ".join(f"{name}{list(a.shape)}".replace(" ", "") for name, a in inputs.items())

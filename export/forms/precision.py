@@ -1,11 +1,12 @@
-"""Fewer bits than float32, where that is asked for: each with a proof of its own, and refused where it would be slower.
+"""Fewer bits than float32, on request: each precision has its own proof and is refused where it would be slower.
 
     fp16    weights and arithmetic in float16; inputs and outputs stay float32
-    bf16    the same in bfloat16, where onnxruntime has the kernels (its CPU provider only moves bfloat16 about)
-    int8    static quantization: QDQ nodes, one scale for each output channel, ranges from the user's samples
+    bf16    the same in bfloat16, where onnxruntime has kernels for it (its CPU provider can only move bfloat16 values)
+    int8    static quantization: QDQ nodes, one scale for each output channel, value ranges from the user's samples
 
-The BatchNorms are folded before, which is what makes int8 accurate: a convolution's output then has the range that its
-reader sees. Weights take 7 of the 8 bits: on CPUs without VNNI an 8-bit product sum saturates in 16 bits, silently.
+The BatchNorms are folded first, and this makes int8 accurate: the range of a convolution's output is then the range
+that the next operator reads. Weights use 7 of the 8 bits: on CPUs without VNNI a sum of 8-bit products would exceed 16
+bits and saturate without an error.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from onnx import TensorProto
 from normfold.export.errors import ExportError, InputSpecError, VerificationError
 from normfold.export.forms.bfloat16 import missing_kernels, to_bfloat16
 from normfold.export.forms.machine import this_machine
-from normfold.export.forms.measure import Timing, medians, shapes_of
+from normfold.export.forms.measure import TimeComparison, medians, shapes_of
 from normfold.export.forms.remembered import Measurement, Subject, measured_once
 from normfold.export.graphs.runtime import CPU, Runtime, providers_here
 from normfold.export.proof.verify import Case, Difference, Verification, largest_errors, verify
@@ -34,10 +35,10 @@ from normfold.export.sources.origin import Run
 
 __all__ = ["PRECISIONS", "PrecisionReport", "check_precision", "reduce_precision"]
 
-#: The largest error, relative to the output's scale, that each may have; rounding alone is 2^-11, 2^-8 and 2^-8 of a
-#: value, and networks of ten to twenty layers multiply it.
+#: The largest error, relative to the output's scale, that each precision may have. Rounding one value costs 2^-11, 2^-8
+#: and 2^-8 of it, and networks of ten to twenty layers multiply that.
 PRECISIONS: Mapping[str, float] = {"fp16": 0.02, "bf16": 0.1, "int8": 0.2}
-#: The least share of rows whose class stays what it was.
+#: The least share of rows whose class must not change.
 LABEL_AGREEMENT = 0.98
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -45,21 +46,21 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class PrecisionReport:
-    """What a reduced precision costs and brings, next to the folded float32 graph."""
+    """Error, run time and size of a reduced precision beside those of the folded float32 graph."""
 
     precision: str
     verification: Verification
-    timing: Timing
+    timing: TimeComparison
     bytes_before: int
     bytes_after: int
 
 
 def check_precision(precision: str, has_samples: bool) -> None:
-    """Raise what :func:`reduce_precision` would have to raise anyhow, before the work that comes first."""
+    """Raise early the errors that :func:`reduce_precision` would raise after the export's other work."""
     if precision not in PRECISIONS:
         raise ExportError(f"there is no precision '{precision}'; there are {', '.join(PRECISIONS)}")
     if precision == "int8" and not has_samples:
-        raise InputSpecError("int8 takes the ranges of its values from real inputs: give some with --sample")
+        raise InputSpecError("int8 reads its value ranges from real inputs: give some with --sample")
 
 
 def reduce_precision(
@@ -72,10 +73,10 @@ def reduce_precision(
     even_if_slower: bool = False,
     remeasure: bool = False,
 ) -> tuple[bytes, PrecisionReport]:
-    """Return the folded graph ``content`` in ``precision``, with its proof. cases are those of the float32 proof.
+    """Return the folded graph ``content`` in ``precision``, with its proof; cases are those of the float32 proof.
 
-    Raises ExportError where onnxruntime cannot run it here or it is slower (unless even_if_slower), InputSpecError
-    where int8 has no samples to calibrate on, VerificationError where it loses too much.
+    Raises ExportError where onnxruntime cannot run it on this machine or it is slower (unless even_if_slower),
+    InputSpecError where int8 has no samples to calibrate on, VerificationError where its error is too large.
     """
     samples = [c for c in cases if c.kind == "sample"]
     check_precision(precision, bool(samples))
@@ -83,9 +84,8 @@ def reduce_precision(
         reduced = _quantized(content, [c.inputs for c in samples])
     else:
         reduced = _half(content) if precision == "fp16" else _bfloat16(content)
-    proved = samples or [
-        c for c in cases if c.kind == "random"
-    ]  # extreme scales leave the range that few bits can hold
+    # The cases of kind "scaled" are left out: their values leave the range that few bits can hold.
+    proved = samples or [c for c in cases if c.kind == "random"]
     providers = providers_here() if precision == "bf16" else (CPU,)
     full, fewer = (Runtime(c, optimised=True, providers=providers) for c in (content, reduced))
     own = largest_errors(reference, [full.run], proved)
@@ -97,12 +97,12 @@ def reduce_precision(
     subject = Subject.of({"float32": content, precision: reduced}, shapes, machine)
     known = measured_once(subject, lambda: _measurement({"float32": full, precision: fewer}, timed), remeasure)
     times = known.medians_ms
-    timing = Timing(times["float32"], times[precision], known.rounds, shapes, known.remembered)
+    timing = TimeComparison(times["float32"], times[precision], known.rounds, shapes, known.remembered)
     if timing.ratio > 1 and not even_if_slower:
         raise ExportError(
             f"{precision} is slower than float32 on this machine ({timing.after_ms:.3f} ms against "
             f"{timing.before_ms:.3f} ms), so "
-            "nothing was published; --even-if-slower publishes it for a machine where it is not"
+            "nothing was published; --even-if-slower publishes it for a machine where it is faster"
         )
     return reduced, PrecisionReport(precision, verification, timing, len(content), len(reduced))
 
@@ -123,21 +123,21 @@ def _half(content: bytes) -> bytes:
 
 
 def _bfloat16(content: bytes) -> bytes:
-    """The graph in bfloat16. Raises ExportError naming the operators for which no provider here has kernels in it."""
+    """Return the graph in bfloat16. Raises ExportError that names the operators without a bfloat16 kernel here."""
     reduced, providers = to_bfloat16(content), providers_here()
     missing = missing_kernels(reduced, providers)
     if missing:
         raise ExportError(
             f"bf16 cannot run here, so nothing was published: the onnxruntime that is installed "
-            f"({', '.join(providers)}) has no bfloat16 kernels for {', '.join(missing)}. Export it where "
-            "onnxruntime-gpu and its device are, or take --dtype fp16 or --quantize int8"
+            f"({', '.join(providers)}) has no bfloat16 kernels for {', '.join(missing)}. Export it on a "
+            "machine with onnxruntime-gpu and its device, or use --dtype fp16 or --quantize int8"
         )
     return reduced
 
 
 @contextmanager
-def _without_remarks() -> Iterator[None]:
-    """Keep off the terminal what the quantizer logs with the root logger, which it also gives a handler: advice."""
+def _without_advice() -> Iterator[None]:
+    """Hide the advice that the quantizer writes to the root logger, and remove the handler that it adds there."""
     handlers, disabled = list(logging.root.handlers), logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -158,7 +158,7 @@ def _quantized(content: bytes, samples: Sequence[Arrays]) -> bytes:
             return next(self.rest, None)
 
     model = onnx.load_model_from_string(content)
-    with tempfile.TemporaryDirectory() as folder, _without_remarks():
+    with tempfile.TemporaryDirectory() as folder, _without_advice():
         target = Path(folder) / "int8.onnx"
         quantize_static(
             model,

@@ -1,15 +1,15 @@
-"""The forms of one network that could be published, timed against each other; the fastest that is proved is published.
+"""The variants of one network that could be published: each is proved, all are timed, the fastest is published.
 
-    unfolded    as it was captured
-    folded      every BatchNorm folded that can go
-    lifted      the folded graph with what runs along one axis as pictures of height 1 (:data:`REWRITES`)
-    widened     the lifted graph with channel counts rounded up to the block that kernels work in
-    blocked     lifted first and folded then: as widened, but a BatchNorm stays where the channel that would carry its
-                shift breaks such a block (:data:`REFOLDS`)
+    unfolded    the graph as it was captured
+    folded      every BatchNorm that can be folded is folded
+    lifted      the folded graph, where tensors with one running axis get an axis of height 1 (:data:`REWRITES`)
+    widened     the lifted graph, where channel counts are rounded up to the block that kernels compute at once
+    blocked     the unfolded graph, lifted first and folded after that: like widened, but a BatchNorm stays where the
+                channel that would carry its shift breaks such a block (:data:`REFOLDS`)
 
-The folded graph is published unless another is faster beyond what a busy machine can feign, twice in a row. What was
-measured is remembered, so that the same inputs give the same bytes also where two forms are about equally fast; naming
-the form gives them on every machine.
+The folded graph is published unless another variant is clearly faster, by more than a busy machine can simulate, in
+two measurements in a row. Measurements are remembered, so that the same inputs give the same bytes even where two
+variants are about equally fast. With a variant that is named, every machine writes the same bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from normfold.export.cpu_layout import fold_in_blocks, lift, lift_and_widen
+from normfold.export.cpu_layout import fold_in_blocks, lift, lift_and_round
 from normfold.export.errors import ExportError
 from normfold.export.fold import FoldReport, counts
 from normfold.export.forms.machine import Machine, this_machine
@@ -27,27 +27,41 @@ from normfold.export.forms.measure import Arrays, medians, shapes_of
 from normfold.export.forms.remembered import Measurement, Subject, measured_once
 from normfold.export.graphs.exact import Graph
 from normfold.export.graphs.runtime import Runtime
+from normfold.export.proof.proof import Proof
 
-__all__ = ["AUTO", "FORMS", "MARGINS", "REWRITES", "Choice", "Variant", "check_form", "choose", "rewritten_forms"]
+__all__ = [
+    "AUTO",
+    "MARGINS",
+    "REFOLDS",
+    "REWRITES",
+    "VARIANTS",
+    "Choice",
+    "Variant",
+    "check_variant",
+    "choose",
+    "made_anew",
+    "proved_variants",
+    "rewritten_variants",
+]
 
-#: Further forms: name -> a rewrite of the folded graph in place, which returns whether it changed anything. Each is
-#: proved like the folded graph itself.
-REWRITES: dict[str, Callable[[ir.Model], bool]] = {"lifted": lift, "widened": lift_and_widen}
-#: And of the unfolded graph, in place; returns what the fold did to it.
+#: Variants made from the folded graph: name -> a rewrite in place, which returns whether it changed anything. Each
+#: result is proved as the folded graph is.
+REWRITES: dict[str, Callable[[ir.Model], bool]] = {"lifted": lift, "widened": lift_and_round}
+#: Variants made from the unfolded graph: name -> a rewrite in place, which returns what the fold did.
 REFOLDS: dict[str, Callable[[ir.Model], FoldReport]] = {"blocked": fold_in_blocks}
-#: How much faster than the folded graph a form must be to be published in its place; of two forms, the one that is
-#: the fastest with its margin. One that keeps BatchNorms must be worth that.
+#: A variant is published in place of the folded graph only if its run time, times this margin, is below that of the
+#: folded graph; of several, the one with the least product. A variant that keeps BatchNorms has a larger margin.
 MARGINS: Mapping[str, float] = {"unfolded": 1.05, "blocked": 1.1}
 DEFAULT_MARGIN = 1.03
 
-#: Every form there is, and the word that leaves the choice to the clock.
-FORMS = ("unfolded", "folded", *REWRITES, *REFOLDS)
+#: Every variant, and the word that leaves the choice to the measured run times.
+VARIANTS = ("unfolded", "folded", *REWRITES, *REFOLDS)
 AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One form, measured."""
+    """One variant and its measured run time."""
 
     name: str
     bytes: int
@@ -57,44 +71,67 @@ class Variant:
 
 @dataclass(frozen=True)
 class Choice:
-    """The forms of one network with their figures, one of them marked for publication."""
+    """The variants of one network with their figures, one of them marked for publication."""
 
     variants: tuple[Variant, ...]
-    #: Rounds the medians were taken over.
+    #: Number of rounds that each median is taken over.
     rounds: int
-    #: Whether the figures are those of an earlier export.
+    #: Whether an earlier export measured the figures.
     remembered: bool
-    #: What the figures hold for.
+    #: The machine that the figures are valid for.
     machine: Machine
 
     @property
-    def form(self) -> str:
-        """The form to publish."""
+    def variant(self) -> str:
+        """The name of the variant to publish."""
         return next(v.name for v in self.variants if v.published)
 
 
-def check_form(form: str) -> None:
-    """Raise ExportError where there is no form of that name."""
-    if form != AUTO and form not in FORMS:
+def check_variant(name: str) -> None:
+    """Raise ExportError where there is no variant of that name."""
+    if name != AUTO and name not in VARIANTS:
         raise ExportError(
-            f"there is no form '{form}'; there are {', '.join(FORMS)}, and {AUTO} for the fastest of them"
+            f"there is no form '{name}'; there are {', '.join(VARIANTS)}, and {AUTO} for the fastest of them"
         )
 
 
-def rewritten_forms(unfolded: Graph, folded: Graph, asked: str = AUTO) -> dict[str, Graph]:
-    """Return the further forms of a graph. Raises ExportError where it has none of the name that was asked for."""
-    made = dict(made_anew(unfolded, folded))
-    if asked in made and made[asked] is None:
-        there = ", ".join(["unfolded", "folded", *(name for name, graph in made.items() if graph is not None)])
+def rewritten_variants(unfolded: Graph, folded: Graph, asked: str = AUTO) -> dict[str, Graph]:
+    """Return the further variants of a graph. Raises ExportError where the one that was asked for is not among them."""
+    made = {name: graph for name, graph in made_anew(unfolded, folded) if graph is not None}
+    if asked not in (AUTO, "unfolded", "folded", *made):
+        there = [name for name in VARIANTS if name in ("unfolded", "folded", *made)]
         raise ExportError(
-            f"this network has no {asked} form: it holds nothing that is written in another way there. It has {there}; "
-            "ask for one of these, or leave --form out"
+            f"this network has no {asked} form: nothing in it would be written differently. It has the forms "
+            f"{', '.join(there)}; ask for one of these, or leave --form out"
         )
-    return {name: graph for name, graph in made.items() if graph is not None}
+    return made
+
+
+def proved_variants(proof: Proof, made: Mapping[str, Graph], asked: str) -> tuple[dict[str, Graph], tuple[str, ...]]:
+    """Return the variants that may be published, the unfolded one among them, and a note on each that may not.
+
+    A variant that rounds worse than the network does is left out, unless it was asked for: it is the same function.
+    Raises VerificationError where a variant is not the same function.
+    """
+    passed, notes = {"unfolded": proof.unfolded}, []
+    for name, graph in made.items():
+        proved = proof.of(graph)
+        proof.require_same(proved, graph, name)
+        if proved.rounding.passed or name == asked:
+            passed[name] = graph
+        if not proved.rounding.passed:
+            worst = proved.rounding.worst
+            what = worst.trouble or (
+                f"output '{worst.output}' is off by {worst.relative:.1e} of its scale on {worst.kind} inputs, where "
+                f"{worst.bound:.1e} is allowed"
+            )
+            outcome = "is published because it was asked for" if name == asked else "was left out"
+            notes.append(f"the {name} form rounds worse in float32 than the network itself and {outcome}: {what}")
+    return passed, tuple(notes)
 
 
 def made_anew(unfolded: Graph, folded: Graph) -> Iterator[tuple[str, Graph | None]]:
-    """Yield every further form of a graph by name, None where it is no other than the folded one or another's."""
+    """Yield the name and the graph of every further variant; None for a graph that would repeat an earlier variant."""
     for name, rewrite in REWRITES.items():
         model = folded.model()
         yield name, Graph.of(model, folded.exact is not None) if rewrite(model) else None
@@ -105,28 +142,31 @@ def made_anew(unfolded: Graph, folded: Graph) -> Iterator[tuple[str, Graph | Non
         yield name, Graph.of(model, unfolded.exact is not None) if blocked else None
 
 
-def choose(forms: Mapping[str, bytes], inputs: Arrays, asked: str = AUTO, remeasure: bool = False) -> Choice:
-    """Time the forms, "unfolded" among them, or remember their times; mark the one asked for, else the fastest."""
+def choose(graphs: Mapping[str, bytes], inputs: Arrays, asked: str = AUTO, remeasure: bool = False) -> Choice:
+    """Time the variants, or read their remembered times; mark the one that was asked for, else the fastest.
+
+    graphs maps the name of each variant to its bytes; "unfolded" must be among them.
+    """
     machine = this_machine()
-    subject = Subject.of(forms, shapes_of(inputs), machine)
-    known = measured_once(subject, lambda: _measurement(forms, inputs), remeasure)
-    form = known.fastest if asked == AUTO else asked
-    variants = tuple(Variant(name, len(forms[name]), ms, name == form) for name, ms in known.medians_ms.items())
+    subject = Subject.of(graphs, shapes_of(inputs), machine)
+    known = measured_once(subject, lambda: _measurement(graphs, inputs), remeasure)
+    chosen = known.fastest if asked == AUTO else asked
+    variants = tuple(Variant(name, len(graphs[name]), ms, name == chosen) for name, ms in known.medians_ms.items())
     return Choice(variants, known.rounds, known.remembered, machine)
 
 
-def _measurement(forms: Mapping[str, bytes], inputs: Arrays) -> Measurement:
-    graphs = {name: Runtime(content, optimised=True) for name, content in forms.items()}
-    times, rounds = medians(graphs, inputs)
-    plain = "folded" if "folded" in forms else "unfolded"
+def _measurement(graphs: Mapping[str, bytes], inputs: Arrays) -> Measurement:
+    runtimes = {name: Runtime(content, optimised=True) for name, content in graphs.items()}
+    times, rounds = medians(runtimes, inputs)
+    plain = "folded" if "folded" in graphs else "unfolded"
     fastest = _fastest(times, plain)
     if fastest != plain:
-        again, _ = medians({name: graphs[name] for name in (plain, fastest)}, inputs, seconds=1.0)
+        again, _ = medians({name: runtimes[name] for name in (plain, fastest)}, inputs, seconds=1.0)
         fastest = _fastest(again, plain)
     return Measurement(times, rounds, fastest)
 
 
 def _fastest(times: Mapping[str, float], plain: str) -> str:
-    """The fastest of the forms, each with its margin and the ``plain`` one with none."""
+    """Return the variant of the least run time times margin; the ``plain`` one has the margin 1."""
     handicapped = {n: ms * (1.0 if n == plain else MARGINS.get(n, DEFAULT_MARGIN)) for n, ms in times.items()}
     return min(handicapped, key=handicapped.__getitem__)

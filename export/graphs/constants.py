@@ -1,4 +1,4 @@
-"""Which values of an ONNX graph are constant, and what they hold."""
+"""Find the values of an ONNX graph that are constant, and compute them."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ import onnx.reference
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-#: Operators whose output is not told by their inputs alone.
+#: Operators whose output does not depend on their inputs alone.
 _RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
-#: A constant that no network's weights reach: it is left for the runtime to compute.
+#: A larger constant is left for the runtime to compute; no network has weights of this size.
 _MOST_ENTRIES = 1 << 28
 
 
 class Constants:
-    """The constants of a graph: initializers, Constant nodes, and what operators make of constants alone."""
+    """The constants of a graph: initializers, Constant nodes, and outputs of operators that read only constants."""
 
     def __init__(self, graph: ir.Graph, opset: int) -> None:
         self._opset = opset
         self._known: dict[ir.Value, NDArray[Any] | None] = {}
 
     def get(self, value: ir.Value | None) -> NDArray[Any] | None:
-        """Return what a value holds, or None where that depends on the network's input."""
-        if value is None or value.is_graph_input():  # an input's initializer is a default that a caller may override
+        """Return the array that a value holds, or None where it depends on the network's input."""
+        if (
+            value is None or value.is_graph_input()
+        ):  # the initializer of an input is a default that a caller may override
             return None
         if value not in self._known:
-            # Producers before consumers, without recursion: a chain may be as long as the graph.
+            # Evaluate producers before consumers, without recursion: a chain may be as long as the graph.
             stack = [value]
             while stack:
                 top = stack[-1]
@@ -46,7 +48,7 @@ class Constants:
         return self._known[value]
 
     def integers(self, value: ir.Value | None) -> list[int | None] | None:
-        """Return a vector of integers of which some may be computed (None), or None where its length is not known."""
+        """Return a vector of integers, None for each computed one; None for the whole where its length is unknown."""
         whole = self.get(value)
         if whole is not None:
             return [int(v) for v in whole.reshape(-1)]
@@ -67,7 +69,7 @@ class Constants:
         return [None] if shape is not None and len(shape) == 0 else None
 
     def _sizes(self, node: ir.Node) -> NDArray[Any] | None:
-        """Return what a Gather takes of a Shape where all of it is known: TorchScript computes channels like this."""
+        """Return known sizes that a Gather takes from a Shape; TorchScript computes channel counts in this way."""
         if node.op_type != "Gather" or node.inputs[0] is None:
             return None
         source, picked = node.inputs[0].producer(), self.get(node.inputs[1])
@@ -109,7 +111,7 @@ class Constants:
 
 
 def _read(node: ir.Node | None) -> list[ir.Value]:
-    """Return the inputs of which a node reads the numbers; of its second, CastLike reads the type alone."""
+    """Return the inputs whose numbers a node reads; CastLike reads only the type of its second input."""
     if node is None:
         return []
     inputs = node.inputs[:1] if node.op_type == "CastLike" else node.inputs
@@ -141,7 +143,7 @@ def _run(node: ir.Node, arrays: dict[str, NDArray[Any]], opset: int, output: int
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     try:
         (result,) = onnx.reference.ReferenceEvaluator(model).run(None, arrays)
-    except Exception:  # the reference lacks an operator or a type: then the value is simply not known
+    except Exception:  # the reference evaluator lacks an operator or a type: the value counts as not known
         return None
     result = np.asarray(result)
     return result if result.size <= _MOST_ENTRIES else None

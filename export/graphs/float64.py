@@ -1,8 +1,8 @@
-"""An ONNX graph computed in float64: the exact answer for a network of which only the graph is left.
+"""An ONNX graph computed in float64: the exact answer for a network that exists only as a graph.
 
-onnxruntime has no float64 convolution on the CPU, so the graph is cast to float64 throughout and run by ONNX's own
-reference evaluator, with the convolutions and pools handed to torch (the reference's are Python loops). Softmax and
-LogSoftmax are torch's too: the reference's take every file as of opset 13, and its LogSoftmax is the logarithm of a
+onnxruntime has no float64 convolution on the CPU. So the whole graph is cast to float64 and run by ONNX's own reference
+evaluator; torch computes the convolutions and pools, which are Python loops in the reference. torch computes Softmax
+and LogSoftmax too: the reference applies the rules of opset 13 to every file, and its LogSoftmax is the logarithm of a
 Softmax that may be 0.
 """
 
@@ -24,7 +24,7 @@ from onnx.reference.ops.op_conv import Conv as _Conv
 from onnx.reference.ops.op_conv_transpose import ConvTranspose as _ConvTranspose
 from onnx.reference.ops.op_max_pool import MaxPool as _MaxPool
 
-__all__ = ["DoubleGraph"]
+__all__ = ["Float64Graph"]
 
 Arrays = Mapping[str, NDArray[Any]]
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
@@ -33,7 +33,7 @@ _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose
 _MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
-class DoubleGraph:
+class Float64Graph:
     """The graph in ``content`` (ONNX bytes) with every float tensor in float64."""
 
     def __init__(self, content: bytes):
@@ -88,7 +88,7 @@ class ConvTranspose(_ConvTranspose):
             dilation=tuple(given.get("dilations") or [1] * rank),
         )
         extra = given.get("output_padding") or [0] * rank
-        if any(extra):  # output positions past the last product: bias alone
+        if any(extra):  # output positions behind the last product hold the bias alone
             y = F.pad(y, _torch_pads([0] * rank + list(extra)))
             if B is not None:
                 for axis, size in enumerate(extra):
@@ -132,7 +132,7 @@ class LogSoftmax(OpRun):
 
 
 def _along(node: OpRun, x: Any, function: Callable[[torch.Tensor, int], torch.Tensor]) -> Any:
-    """Apply ``function`` along the node's ``axis``: before opset 13 along that and all behind it, by default from 1."""
+    """Apply ``function`` along the node's ``axis``; before opset 13, along it (default 1) and all axes behind it."""
     axis = next((a.i for a in node.onnx_node.attribute if a.name == "axis"), None)
     if node.run_params["opsets"][""] >= 13:
         return function(_tensor(x), -1 if axis is None else axis).numpy()
@@ -146,14 +146,14 @@ def _tensor(array: Any) -> torch.Tensor:
 
 
 def _pads(given: Mapping[str, Any], rank: int) -> Sequence[int] | None:
-    """The explicit pads [begins…, ends…]; None where ``auto_pad`` decides."""
+    """Return the explicit pads [begins…, ends…]; None where ``auto_pad`` decides."""
     if (given.get("auto_pad") or "NOTSET") not in ("NOTSET", b"NOTSET"):
         return None
     return list(given.get("pads") or [0] * (2 * rank))
 
 
 def _torch_pads(pads: Sequence[int]) -> list[int]:
-    """ONNX's [begins…, ends…] as torch's pairs from the last axis backward."""
+    """Return ONNX's [begins…, ends…] as torch's pairs, from the last axis to the first."""
     rank = len(pads) // 2
     return [p for axis in reversed(range(rank)) for p in (pads[axis], pads[axis + rank])]
 

@@ -1,7 +1,7 @@
-"""Read an ONNX file that someone else wrote: whole in itself, of known operators, of bounded size, or not at all.
+"""Read an ONNX file from anyone: it must be self-contained, use known operators and be of bounded size.
 
-External data is neither read nor followed wherever it may be named (initializers, sparse ones, attributes, subgraphs,
-functions): a path inside a file is a way out of its folder, and has been one in every reader that tried to be careful.
+External data is never read, wherever the file names it (initializers, sparse initializers, attributes, subgraphs,
+functions). A path inside a file can lead out of its folder; readers that tried to check such paths had holes.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from normfold.export.graphs.serialize import MAX_BYTES
 __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "OnnxFile", "opset_of", "read_onnx"]
 
 OLDEST_OPSET, NEWEST_OPSET = 11, 23
-#: Domains whose operators onnxruntime brings along.
+#: Domains whose operators are part of onnxruntime.
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
-#: More nodes than any network of this kind has.
+#: Largest accepted number of nodes; no network of this kind has as many.
 MAX_NODES = 100_000
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A file that was read and found fit."""
+    """A file that was read and passed every check."""
 
     model: ir.Model
-    #: The graph before it was touched, as it was read.
+    #: The bytes of the file as they were read.
     content: bytes
     sha256: str
     notes: tuple[str, ...]
 
 
 def read_onnx(path: Path, opset: int | None = None) -> OnnxFile:
-    """Read ``path`` and bring it to ``opset`` where it is older (None: leave it). Raises SourceError with why not."""
+    """Read ``path`` and convert it to ``opset`` where it is older (None: do not convert). Raises SourceError."""
     if not path.is_file():
         raise SourceError(f"no file '{path}'")
     if path.stat().st_size > MAX_BYTES:
@@ -89,7 +89,7 @@ def _refuse_unknown(proto: onnx.ModelProto, path: Path) -> None:
                 raise SourceError(f"'{path}' holds more than {MAX_NODES} nodes")
             if node.domain not in DOMAINS and (node.domain, node.op_type) not in local:
                 raise SourceError(
-                    f"'{path}' uses the operator {node.domain}::{node.op_type}, which onnxruntime does not bring along"
+                    f"'{path}' uses the operator {node.domain}::{node.op_type}, which is not part of onnxruntime"
                 )
             if node.op_type in _RANDOM:
                 raise SourceError(f"'{path}' draws random numbers ({node.op_type}), so no two answers of it agree")
@@ -106,7 +106,7 @@ def _refuse_unknown(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def _refuse_names(proto: onnx.ModelProto, path: Path) -> None:
-    """Names are printed, and a control character in one is an order to the terminal."""
+    """Refuse names with control characters: names are printed, and a terminal would obey the characters."""
     pending: list[Message] = [proto.graph, *proto.functions]
     while pending:
         for field, value in pending.pop().ListFields():
@@ -145,7 +145,7 @@ def _node_lists(proto: onnx.ModelProto) -> Iterator[Any]:
 
 
 def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
-    """Every TensorProto anywhere inside ``message``."""
+    """Yield every TensorProto inside ``message``, at any depth."""
     pending: list[Message] = [message]
     while pending:
         current = pending.pop()

@@ -1,7 +1,7 @@
-"""How large the tensors of a foreign ONNX graph would become on given inputs, known before anything runs.
+"""Compute how large the tensors of an unknown ONNX graph become on given inputs, before anything runs.
 
-A file of 200 bytes may ask for a constant of 10 GB. Shape inference, which also follows the values that shapes are made
-of, tells without allocating it.
+A file of 200 bytes may ask for a constant of 10 GB. Shape inference, which also follows values that shapes are computed
+from, finds this without allocating the constant.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["MAX_VALUE_ELEMENTS", "GraphSizes"]
 
 #: No tensor inside a graph may hold more elements than this (1 GiB of float32, 2 GiB of float64).
 MAX_VALUE_ELEMENTS = 1 << 28
-#: Initializers of more elements stand for their shapes only: no shape is computed from them.
+#: Of initializers with more elements only the shape is used: no shape is computed from their values.
 _VALUES = 1024
 
 
 class GraphSizes:
-    """The shapes of one graph."""
+    """Checks the sizes of all tensors of one graph."""
 
     def __init__(self, content: bytes):
         self._proto = onnx.load_model_from_string(content)
@@ -47,11 +47,11 @@ class GraphSizes:
                 for size in inputs[value.name].shape:
                     shape.dim.add(dim_value=size)
         for output in proto.graph.output:
-            output.type.tensor_type.ClearField("shape")  # what the file says of them is not believed
+            output.type.tensor_type.ClearField("shape")  # the shapes that the file states are not trusted
         del proto.graph.value_info[:]
         try:
             inferred = shape_inference.infer_shapes(proto, data_prop=True)
-        except Exception:  # the graph is wrong for these sizes: running it will say how
+        except Exception:  # the graph is wrong for these sizes: running it gives a better message
             return
         for value in [*inferred.graph.value_info, *inferred.graph.output]:
             dims = [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]

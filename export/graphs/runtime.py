@@ -1,4 +1,4 @@
-"""Run a graph in onnxruntime, on the CPU unless told otherwise, on one thread, as proof and timing need it."""
+"""Run a graph in onnxruntime on one thread, on the CPU by default, as proof and timing need it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["CPU", "THREADS", "Runtime", "providers_here"]
 
 Arrays = dict[str, NDArray[Any]]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-#: Threads that run a graph.
+#: Number of threads that run a graph.
 THREADS = 1
 
 
 class Runtime:
     """One ONNX graph loaded from ``content``.
 
-    optimised False: the graph runs as it is written (onnxruntime's optimiser would itself fold some of the BatchNorms
-    that the folded graph is compared against). optimised True: as a server runs it.
+    optimised False: the graph runs as it is written, because onnxruntime's optimiser would itself fold some BatchNorms
+    of the graph that the folded graph is compared with. optimised True: the graph runs as in a server.
     """
 
     def __init__(self, content: bytes, *, optimised: bool, providers: Sequence[str] = (CPU,)):
@@ -33,13 +33,13 @@ class Runtime:
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
         options.intra_op_num_threads = options.inter_op_num_threads = THREADS
-        options.log_severity_level = 4  # what fails is raised, and said by us
+        options.log_severity_level = 4  # silence the log: every failure is raised as an exception and reported by us
         try:
             self._session = ort.InferenceSession(content, options, providers=list(providers))
         except Exception as error:  # onnxruntime raises its own types, and UnicodeDecodeError on damaged files
             raise ExportError(f"onnxruntime {ort.__version__} cannot load the graph: {error}") from error
         self.outputs = [o.name for o in self._session.get_outputs()]
-        #: What to time runs with, in seconds: the CPU time of the calling thread, unless a GPU does the work.
+        #: The clock to time runs with, in seconds: the CPU time of the calling thread on the CPU, wall time on a GPU.
         self.clock: Callable[[], float] = time.thread_time if list(providers) == [CPU] else time.perf_counter
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
@@ -53,7 +53,7 @@ class Runtime:
 
 
 def providers_here() -> tuple[str, ...]:
-    """The execution providers that this onnxruntime was built with, of those that exports are made for."""
+    """Return the execution providers of this onnxruntime among those that exports are made for."""
     return (*([CUDA] if CUDA in _onnxruntime().get_available_providers() else []), CPU)
 
 
@@ -68,7 +68,7 @@ def _onnxruntime() -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """onnxruntime's sentence without its error number, source file and line."""
+    """Return the sentence of onnxruntime's error without number, source file and line."""
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
     text = text.partition("Status Message: ")[2] or text
     text = re.sub(r"\S*/onnxruntime/core/\S+ \S+::\w+\([^)]*\) ", "", text)

@@ -1,4 +1,4 @@
-"""An ONNX graph as bytes: one self-contained file, the same bytes for the same graph."""
+"""Write an ONNX graph as bytes: one self-contained file, the same bytes for the same graph."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from normfold.export.errors import ExportError
 
 __all__ = ["MAX_BYTES", "to_bytes"]
 
-#: Protobuf's own bound on one message.
+#: The limit of protobuf for one message.
 MAX_BYTES = (1 << 31) - 1
 
 
@@ -22,7 +22,7 @@ def to_bytes(model: ir.Model) -> bytes:
     if weights > MAX_BYTES:
         raise ExportError(
             f"the weights take {weights / 2**30:.1f} GiB; one ONNX file holds 2 GiB, and weights beside the file are "
-            "neither written nor read here, because a file must be whole to be checked"
+            "neither written nor read here, because only a file that is whole can be checked"
         )
     proto = ir.to_proto(model)
     content: bytes = proto.SerializeToString(deterministic=True)
@@ -31,5 +31,5 @@ def to_bytes(model: ir.Model) -> bytes:
     try:
         onnx.checker.check_model(content)
     except onnx.checker.ValidationError as error:
-        raise ExportError(f"the graph that was made is not valid ONNX: {error}") from error
+        raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
     return content

@@ -1,4 +1,4 @@
-"""The shapes of a graph's values, where shape inference can find them."""
+"""Infer the shapes of a graph's values."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import onnx_ir.passes.common as passes
 
 __all__ = ["infer_shapes"]
 
-#: Inference reads the numbers of constants no larger than this (shapes, axes, scales); of weights it needs the shape.
+#: Inference gets the numbers of constants up to this size (shapes, axes, scales), and only the shapes of larger ones.
 _READ_BYTES = 1000
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Write shapes where values have none, in place; a model that inference cannot read keeps those it has."""
+    """Give shapes to values that have none, in place; where inference fails, the model keeps the shapes that it has."""
     values = [v for n in model.graph.all_nodes() for v in n.outputs]
-    # Shape inference would take what sequences hold for tensors.
+    # Shape inference would mistake the elements of a sequence for tensors.
     sequences = any(n.op_type.startswith(("Sequence", "SplitToSequence")) for n in model.graph.all_nodes())
     if all(v.shape is not None for v in values) or sequences:
         return
@@ -29,9 +29,9 @@ def infer_shapes(model: ir.Model) -> None:
 
 
 def _infer_flat(model: ir.Model, values: list[ir.Value]) -> None:
-    """Infer the shapes of a graph without subgraphs and functions, from a copy of it without its weights.
+    """Infer the shapes of a graph without subgraphs and functions, from a copy without its weights.
 
-    The pass of onnx_ir makes a second model of what inference returns, which takes as long as all of the folding.
+    The pass of onnx_ir builds a second model from the result, which takes as long as the whole fold.
     """
     light = onnx.GraphProto(name="shapes")
     light.node.extend(ir.serde.serialize_node(node) for node in model.graph)
@@ -47,9 +47,9 @@ def _infer_flat(model: ir.Model, values: list[ir.Value]) -> None:
         else:
             weight = ir.Value(name=name, type=ir.TensorType(held.dtype), shape=ir.Shape(held.shape.numpy()))
             light.input.append(ir.serde.serialize_value(weight))
-    # What the exporter knew of the values between, inference cannot always find again.
-    told = (value for value in values if value.shape is not None and not value.is_graph_output())
-    light.value_info.extend(ir.serde.serialize_value(value) for value in told)
+    # The exporter may have known shapes of inner values that inference cannot find.
+    known = (value for value in values if value.shape is not None and not value.is_graph_output())
+    light.value_info.extend(ir.serde.serialize_value(value) for value in known)
     light.output.extend(ir.serde.serialize_value(value) for value in model.graph.outputs)
     proto = onnx.ModelProto(ir_version=model.ir_version, graph=light)
     proto.opset_import.extend(onnx.helper.make_opsetid(d, v) for d, v in model.opset_imports.items())

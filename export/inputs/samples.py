@@ -1,4 +1,4 @@
-"""The user's own inputs, from ``.npy``, ``.npz`` and ``.safetensors`` files; nothing in them is executed."""
+"""Read the user's own inputs from ``.npy``, ``.npz`` and ``.safetensors`` files; nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from numpy.typing import NDArray
 from normfold.export.errors import InputSpecError
 from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, InputSpec
 
-__all__ = ["Sample", "fit", "read_sample", "sample_sizes"]
+__all__ = ["SampleFile", "fit", "read_sample", "sample_sizes"]
 
-#: Most bytes of one sample file, unpacked: as many float64 elements as any input may have.
+#: Largest size of one sample file in bytes, unpacked: the elements that an input may have, in float64.
 MAX_BYTES = 8 * MAX_ELEMENTS
 
 Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One file of inputs; a bare ``.npy`` array has the name ""."""
+class SampleFile:
+    """The arrays of one sample file by input name; the array of a ``.npy`` file has the name ""."""
 
     name: str
     arrays: Mapping[str, NDArray[Any]]
 
 
-def read_sample(path: Path) -> Sample:
-    """Read one file. Raises InputSpecError: missing, another format, pickled objects, damaged."""
+def read_sample(path: Path) -> SampleFile:
+    """Read one file. Raises InputSpecError if it is missing, damaged, of another format, or holds pickled objects."""
     if not path.is_file():
         raise InputSpecError(f"no sample file '{path}'")
     _refuse_large(path)
     try:
         if path.suffix == ".npy":
-            return Sample(path.name, {"": np.load(path, allow_pickle=False)})
+            return SampleFile(path.name, {"": np.load(path, allow_pickle=False)})
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
-                return Sample(path.name, {name: archive[name] for name in archive.files})
+                return SampleFile(path.name, {name: archive[name] for name in archive.files})
         if path.suffix == ".safetensors":
             from safetensors.numpy import load
 
-            return Sample(path.name, load(path.read_bytes()))
+            return SampleFile(path.name, load(path.read_bytes()))
     except Exception as error:  # ValueError for objects, OSError, BadZipFile, EOFError, SafetensorError
         raise InputSpecError(f"the sample '{path}' cannot be read: {error}") from None
-    raise InputSpecError(f"the sample '{path}' has no known form; expected .npy, .npz or .safetensors")
+    raise InputSpecError(f"the sample '{path}' has no known format; expected .npy, .npz or .safetensors")
 
 
 def _refuse_large(path: Path) -> None:
-    """Raise InputSpecError for a file that would take more memory than any sample does, once it is unpacked."""
+    """Raise InputSpecError for a file whose unpacked size is larger than any sample needs."""
     size = path.stat().st_size
     if path.suffix == ".npz" and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -62,8 +62,8 @@ def _refuse_large(path: Path) -> None:
         )
 
 
-def fit(sample: Sample, specs: Sequence[InputSpec]) -> Arrays:
-    """Return the sample's arrays under the inputs' names, cast within their kind, with a batch axis where it lacks.
+def fit(sample: SampleFile, specs: Sequence[InputSpec]) -> Arrays:
+    """Return the sample's arrays by input name, cast within their kind, with a batch axis added where it is missing.
 
     Raises InputSpecError for names and shapes that do not fit.
     """
@@ -80,7 +80,7 @@ def fit(sample: Sample, specs: Sequence[InputSpec]) -> Arrays:
 
 
 def sample_sizes(arrays: Mapping[str, NDArray[Any]], specs: Sequence[InputSpec], name: str) -> dict[str, int]:
-    """The size that each named dimension has in ``arrays``. Raises InputSpecError where a shape does not fit."""
+    """Return the size that each named dimension has in ``arrays``. Raises InputSpecError where a shape does not fit."""
     sizes: dict[str, int] = {}
     for spec in specs:
         shape = arrays[spec.name].shape

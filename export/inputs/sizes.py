@@ -1,6 +1,7 @@
-"""Choose sizes for the named dimensions: one set to trace and time with, and the corners to prove the graph at.
+"""Choose sizes for the named dimensions: one set to trace and time with, and more sets to prove the graph at.
 
-What a network accepts is found by running it: a convolution of kernel 5 needs a length of 5, a U-Net a multiple of 16.
+The sizes that a network accepts are found by running it: a convolution of kernel 5 needs a length of at least 5, a
+U-Net a multiple of 16.
 """
 
 from __future__ import annotations
@@ -11,19 +12,19 @@ from dataclasses import dataclass
 from math import prod
 
 from normfold.export.errors import CaptureError, InputSpecError
+from normfold.export.inputs.size_steps import find_step
 from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, InputSpec, dimensions
-from normfold.export.inputs.step import find_step
 from normfold.export.user_code import line_of_error
 
 __all__ = ["Sizes", "batch_dimension", "find_sizes"]
 
-#: Sizes of a length tried until the network accepts one: powers of two, then multiples of the other small numbers.
+#: Lengths that are tried until the network accepts one: powers of two, then multiples of other small numbers.
 CANDIDATES = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536, 16, 8, 4, 2, 240, 2520, 1000, 3000, 16000)
-#: A test case beyond the traced sizes holds at most this many input elements, so that a proof takes seconds.
+#: Largest number of input elements in a test case of other than the traced sizes, so that a proof takes seconds.
 CASE_ELEMENTS = 1 << 21
-#: After a refusal that took longer than this, no larger size is tried: what is upsampled inside may not fit in memory.
+#: After a refusal that took longer than this, no larger size is tried: a tensor upsampled inside may exceed the memory.
 SLOW_SECONDS = 2.0
-#: Largest batch that is tried where no range says otherwise.
+#: Largest batch that is tried where no range is given.
 BATCH = 5
 
 Assignment = dict[str, int]
@@ -34,18 +35,18 @@ Attempt = Callable[[Mapping[str, int]], None]
 class Sizes:
     """Sizes by dimension name."""
 
-    #: What the network is traced and timed with: a batch of 2, a usual length.
+    #: The sizes to trace and time with: a batch of 2, a usual length.
     trace: Mapping[str, int]
-    #: Every set of sizes the proof runs at, the traced one first.
+    #: Every set of sizes that the proof runs at; the traced one is first.
     proof: tuple[Mapping[str, int], ...]
     #: The inputs with the smallest size of each dimension filled in where it was found by trying.
     specs: tuple[InputSpec, ...]
-    #: What could not be tried, in words.
+    #: Sentences on sizes that could not be tried.
     notes: tuple[str, ...] = ()
 
 
 def batch_dimension(specs: Sequence[InputSpec]) -> Dimension | None:
-    """The dimension that every input has first, if there is one: the batch."""
+    """Return the dimension that is the first of every input, if there is one: the batch."""
     first = {s.dims[0] if s.dims else None for s in specs}
     only = first.pop() if len(first) == 1 else None
     return only if isinstance(only, Dimension) else None
@@ -54,8 +55,8 @@ def batch_dimension(specs: Sequence[InputSpec]) -> Dimension | None:
 def find_sizes(specs: Sequence[InputSpec], attempt: Attempt, samples: Iterable[Assignment] = ()) -> Sizes:
     """Try sizes with ``attempt`` (which runs the network, and raises where it refuses) and return those to use.
 
-    samples are sizes that the user's own inputs have. Raises InputSpecError where no size works, or a declared bound
-    does not.
+    samples are the sizes of the user's own inputs. Raises InputSpecError where no size works, or where the network
+    refuses a declared bound.
     """
     search = _Search(specs, attempt)
     trace = search.trace(list(samples))
@@ -77,7 +78,7 @@ def find_sizes(specs: Sequence[InputSpec], attempt: Attempt, samples: Iterable[A
 
 
 class _Search:
-    """The attempts of one search, each made once."""
+    """One search; each set of sizes is tried once."""
 
     def __init__(self, specs: Sequence[InputSpec], attempt: Attempt):
         self.specs, self.attempt = specs, attempt
@@ -106,7 +107,7 @@ class _Search:
         return all(d.holds(sizes[d.name]) for d in self.dims) and self.elements(sizes) <= bound
 
     def trace(self, samples: list[Assignment]) -> Assignment:
-        """Find one set of sizes that the network takes: the samples' own, else the candidates in turn."""
+        """Return the first set of sizes that the network takes: of a sample, else of the candidates in turn."""
         first: Exception | None = None
         tried: Assignment = {}
         largest = MAX_ELEMENTS
@@ -125,7 +126,7 @@ class _Search:
                 f"{MAX_ELEMENTS} elements"
             )
         if isinstance(first, CaptureError):
-            raise first  # what it returns is at fault, not what it takes
+            raise first  # the fault is in what the network returns, not in the sizes
         shapes = ", ".join(f"{s.name} {s.datatype.name}{list(s.shape(tried))}" for s in self.specs)
         line = line_of_error(first)
         lengths = [d.name for d in self.dims if d != self.batch]
@@ -139,14 +140,14 @@ class _Search:
         )
 
     def _traceable(self, sample: Assignment) -> Assignment:
-        """A sample's sizes with a batch of at least 2: torch takes a size of 1 for a constant."""
+        """Return a sample's sizes with a batch of at least 2, because torch treats a size of 1 as a constant."""
         return {d.name: self._clip(d, max(2, sample[d.name]) if d == self.batch else sample[d.name]) for d in self.dims}
 
     def _candidate(self, length: int) -> Assignment:
         return {d.name: self._clip(d, 2 if d == self.batch else length) for d in self.dims}
 
     def _bounds(self) -> list[Assignment]:
-        """The declared lower bounds, for a range that holds none of the candidates."""
+        """Return the declared lower bounds, for a range that contains none of the candidates."""
         return [{d.name: 2 if d == self.batch else (d.low or 3) for d in self.dims}]
 
     @staticmethod
@@ -156,7 +157,7 @@ class _Search:
         return size - (size - low) % step
 
     def step(self, d: Dimension, trace: Assignment) -> int:
-        """The declared step, else the smallest that the network takes: 1 for most."""
+        """Return the declared step, else the smallest that the network takes: 1 for most."""
 
         def accepts(size: int) -> bool:
             sizes = {**trace, d.name: size}
@@ -176,7 +177,7 @@ class _Search:
         return found
 
     def lowest(self, d: Dimension, trace: Assignment) -> int:
-        """The declared lower bound, which must run, or the smallest size that does (found by bisection)."""
+        """Return the declared lower bound, which must run, or the smallest size that runs (found by bisection)."""
         if d.low is not None:
             if not self.accepts({**trace, d.name: d.low}):
                 raise InputSpecError(
@@ -188,7 +189,7 @@ class _Search:
 
     def _smallest(self, d: Dimension, trace: Assignment) -> int:
         step = self.steps[d.name]
-        refused, accepted = -1, trace[d.name] // step  # steps down to the size, which is at least the rest
+        refused, accepted = -1, trace[d.name] // step  # both are numbers of steps above the rest
         rest = trace[d.name] % step
         while accepted - refused > 1:
             middle = (accepted + refused) // 2
@@ -199,17 +200,17 @@ class _Search:
         return accepted * step + rest
 
     def _takes(self, d: Dimension, trace: Assignment) -> str:
-        """What to declare instead of ``d``, with the first sizes that it stands for."""
+        """Return what to declare instead of ``d``, with its first sizes."""
         high = d.high if d.high is None else self._aligned(d, trace, d.high)
         takes = Dimension(d.name, self._smallest(d, trace), high, self.steps[d.name])
         return f"{takes}{_every(takes)}"
 
     def _aligned(self, d: Dimension, trace: Assignment, size: int) -> int:
-        """The largest size up to ``size`` that is whole steps away from the traced one."""
+        """Return the largest size up to ``size`` that is a whole number of steps from the traced size."""
         return size - (size - trace[d.name]) % self.steps[d.name]
 
     def highest(self, d: Dimension, trace: Assignment) -> int:
-        """The declared upper bound, or a size well above the traced one; cut to what a proof can hold."""
+        """Return the declared upper bound, or a size well above the traced one; lowered to what a proof can run."""
         if d.high is not None:
             size = last = self._aligned(d, trace, d.high) if d.step else d.high
             while self.elements({**trace, d.name: size}) > CASE_ELEMENTS and size > trace[d.name]:
@@ -233,7 +234,7 @@ class _Search:
 
 
 def _with_found(specs: Sequence[InputSpec], low: Mapping[str, int], steps: Mapping[str, int]) -> tuple[InputSpec, ...]:
-    """The specs with the smallest sizes and the steps filled in."""
+    """Return the specs with the smallest sizes and the steps filled in."""
 
     def found(d: int | Dimension) -> int | Dimension:
         return d if isinstance(d, int) else Dimension(d.name, low[d.name], d.high, steps[d.name])
@@ -242,15 +243,17 @@ def _with_found(specs: Sequence[InputSpec], low: Mapping[str, int], steps: Mappi
 
 
 def _only(d: Dimension, low: int, step: int) -> str:
-    """A note for the person on a step that was found; "" where every size works."""
+    """Return a note on a step that was found; "" where every size works."""
     found = Dimension(d.name, low, d.high, step)
     return (
-        "" if step == 1 else f"the network takes {d.name} in steps of {step} only{_every(found)}; --input says {found}"
+        ""
+        if step == 1
+        else f"the network takes {d.name} in steps of {step} only{_every(found)}; in --input this is {found}"
     )
 
 
 def _every(d: Dimension) -> str:
-    """The first sizes of a dimension with steps: ": 8, 16, 24, …"."""
+    """Return the first sizes of a dimension with steps as text: ": 8, 16, 24, …"."""
     if not d.step or d.step == 1 or d.low is None:
         return ""
     return f": {', '.join(str(d.low + n * d.step) for n in range(3))}, …"

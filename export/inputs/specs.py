@@ -1,11 +1,11 @@
-"""What goes into the network: names, datatypes and shapes, with named dimensions that stay dynamic.
+"""Describe the inputs of a network: names, datatypes and shapes, with named dimensions that stay dynamic.
 
     x=FP32[N,77,L]               N and L may be any size
     x=FP32[N:1..64, 77, L:5..]   N from 1 to 64, L from 5 up
     x=FP32[N,1,L:8..400:8]       L from 8 to 400 in steps of 8
-    tokens=INT64[N,L]:0..999     the values that random test inputs take (for indices into an embedding)
+    tokens=INT64[N,L]:0..999     values of random test inputs from 0 to 999 (for indices into an embedding)
 
-A dimension of one name has one size wherever it is used.
+Dimensions of the same name have the same size everywhere.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from normfold.protos.datatypes import DATATYPES, Datatype, by_dtype, by_name
 __all__ = ["Dimension", "InputSpec", "dimensions", "parse_input", "parse_inputs", "random_inputs", "specs_of_samples"]
 
 EXAMPLE = "--input x=FP32[N,77,L]"
-#: Datatypes that onnxruntime's kernels for these networks and torch both know.
+#: Datatypes that torch and onnxruntime's kernels for these networks both support.
 SUPPORTED = ("FP32", "FP64", "FP16", "INT64", "INT32", "INT16", "INT8", "UINT8", "BOOL")
-#: No tensor of a test or a trace holds more elements than this (256 MiB of float32); a declared range may be wider.
+#: Largest number of elements of a tensor in a test or a trace (256 MiB of float32); a declared range may go beyond.
 MAX_ELEMENTS = 1 << 26
 
 
@@ -36,11 +36,11 @@ class Dimension:
     """A named dimension that stays dynamic in the exported graph."""
 
     name: str
-    #: Smallest size; None: not said, found by trying.
+    #: Smallest size; None: not given, found by trying.
     low: int | None = None
     #: Largest size; None: no bound.
     high: int | None = None
-    #: Distance from one size to the next, counted from ``low``; None: not said, found by trying.
+    #: Distance from one size to the next, counted from ``low``; None: not given, found by trying.
     step: int | None = None
 
     def __str__(self) -> str:
@@ -70,7 +70,7 @@ class InputSpec:
         return f"{self.name}={self.datatype.name}[{','.join(str(d) for d in self.dims)}]{values}"
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """The shape of this input where each named dimension has the size in ``sizes``."""
+        """Return the shape of this input where each named dimension has its size in ``sizes``."""
         return tuple(d if isinstance(d, int) else sizes[d.name] for d in self.dims)
 
 
@@ -79,7 +79,7 @@ _DIMENSION = re.compile(r"([A-Za-z_]\w*)(?:\s*:\s*(\d*)\s*\.\.\s*(\d*)\s*(?::\s*
 
 
 def parse_input(text: str) -> InputSpec:
-    """Read one ``name=DTYPE[dims]``. Raises InputSpecError, which shows the form.
+    """Read one ``name=DTYPE[dims]``. Raises InputSpecError, whose message shows an example.
 
     >>> str(parse_input("x=FP32[N:1..64, 77, L:5..]"))
     'x=FP32[N:1..64,77,L:5..]'
@@ -100,9 +100,9 @@ def parse_input(text: str) -> InputSpec:
 
 
 def parse_inputs(texts: Iterable[str]) -> tuple[InputSpec, ...]:
-    """Read several inputs and make their dimensions agree: a range given once holds for every use of the name.
+    """Read several inputs; a range that is given once applies to every dimension of that name.
 
-    Raises InputSpecError for a name used twice and for two different ranges of one dimension.
+    Raises InputSpecError for an input described twice and for two different ranges of one dimension.
     """
     specs = [parse_input(text) for text in texts]
     seen: dict[str, Dimension] = {}
@@ -121,14 +121,14 @@ def parse_inputs(texts: Iterable[str]) -> tuple[InputSpec, ...]:
 
 
 def dimensions(specs: Sequence[InputSpec]) -> tuple[Dimension, ...]:
-    """The distinct named dimensions of ``specs``, in the order they first appear."""
+    """Return the distinct named dimensions of ``specs`` in the order of their first appearance."""
     return tuple({d.name: d for s in specs for d in s.dims if isinstance(d, Dimension)}.values())
 
 
 def specs_of_samples(samples: Mapping[str, NDArray[Any]], given: Sequence[InputSpec] = ()) -> tuple[InputSpec, ...]:
-    """The inputs that ``samples`` (name -> array) stand for: the first dimension is the batch ``N``, the others fixed.
+    """Return the inputs that ``samples`` (name -> array) show: a first dimension ``N``, the batch, then fixed ones.
 
-    Inputs described in ``given`` are kept as they are. Raises InputSpecError for an array that no input can be.
+    Inputs described in ``given`` are kept. Raises InputSpecError for an array that cannot be an input.
     """
     known = {s.name: s for s in given}
     specs = list(given)
@@ -150,7 +150,7 @@ def specs_of_samples(samples: Mapping[str, NDArray[Any]], given: Sequence[InputS
 def random_inputs(
     specs: Sequence[InputSpec], sizes: Mapping[str, int], rng: np.random.Generator, scale: float = 1.0
 ) -> dict[str, NDArray[Any]]:
-    """Draw one array for every input: floats from N(0, scale²), integers uniform over their values, booleans fair."""
+    """Draw one array for every input: floats from N(0, scale²), integers and booleans uniform over their values."""
     drawn: dict[str, NDArray[Any]] = {}
     for spec in specs:
         shape, dtype = spec.shape(sizes), spec.datatype.dtype
@@ -181,7 +181,7 @@ def _parse_dimension(part: str, text: str) -> int | Dimension:
         )
     name, *numbers = match.groups()
     low, high, step = (int(n) if n else None for n in numbers)
-    low = step if low is None else low  # L:..:8 are the multiples of 8
+    low = step if low is None else low  # "L:..:8" means the multiples of 8
     if 0 in (low, high, step) or (low or 1) > (high or 1 << 62):
         raise InputSpecError(f"--input {text!r}: {part!r} is an empty range")
     return Dimension(name, low, high, step)

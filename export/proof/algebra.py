@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from normfold.export.graphs.float64 import DoubleGraph
+from normfold.export.graphs.float64 import Float64Graph
 from normfold.export.proof.moving import moved_inputs, moved_weights
 from normfold.export.proof.verify import Arrays, Case, Key, Run, Verification, largest_errors, verify
 
@@ -44,16 +44,16 @@ class Algebra:
     def __init__(self, unfolded: bytes, cases: Sequence[Case]):
         """``unfolded`` is a float64 graph. Raises whatever its evaluation raises."""
         self._cases = cases
-        answers = {id(case.inputs): DoubleGraph(unfolded).run(case.inputs) for case in cases}
+        answers = {id(case.inputs): Float64Graph(unfolded).run(case.inputs) for case in cases}
         self.reference: Run = lambda inputs: answers[id(inputs)]
-        moved = DoubleGraph(moved_weights(unfolded, SEED))
+        moved = Float64Graph(moved_weights(unfolded, SEED))
         self._own: dict[Key, float] = largest_errors(
             self.reference, [lambda inputs: moved.run(moved_inputs(_wide(inputs), SEED))], cases
         )
 
     def of(self, exact: bytes) -> Verification:
         """Compare the float64 graph ``exact`` with the unfolded one on every case."""
-        return verify(self.reference, DoubleGraph(exact).run, self._cases, REFERENCE, self._own, bound)
+        return verify(self.reference, Float64Graph(exact).run, self._cases, REFERENCE, self._own, bound)
 
 
 def bound(own: float, integers: bool) -> float:

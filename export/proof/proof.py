@@ -21,7 +21,7 @@ import numpy as np
 
 from normfold.export.errors import CaptureError, ExportError, VerificationError
 from normfold.export.graphs.exact import Graph
-from normfold.export.graphs.float64 import DoubleGraph
+from normfold.export.graphs.float64 import Float64Graph
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.inputs.sizes import Sizes
 from normfold.export.inputs.specs import InputSpec, random_inputs
@@ -110,7 +110,7 @@ class Proof:
         """Raise CaptureError where the captured graph is not the network. ``own`` runs it in its own precision."""
         exact = self.name.endswith("float64")
         if exact and self._algebra is not None:
-            moved = DoubleGraph(moved_weights(self.unfolded.content, 0)).run
+            moved = Float64Graph(moved_weights(self.unfolded.content, 0)).run
             errors = largest_errors(self._algebra.reference, [moved], self.cases)
             captured = verify(self.reference, self._algebra.reference, self.cases, self.name, errors, _capture_bound)
         else:

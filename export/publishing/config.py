@@ -1,4 +1,4 @@
-"""``config.pbtxt``: what an inference server needs to know of a model (Triton's ``ModelConfig`` as text)."""
+"""``config.pbtxt``: the description of a model for an inference server (Triton's ``ModelConfig`` as text)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from normfold.protos.datatypes import Datatype
 
 __all__ = ["DEFAULT_MAX_BATCH", "OutputSpec", "max_batch_size", "parse_config", "render_config", "same_interface"]
 
-#: Largest batch a server may form where the input's range does not say.
+#: Largest batch that a server may form where the input's range gives no limit.
 DEFAULT_MAX_BATCH = 64
 
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """One output of the exported graph; a dimension is a size, a name, or "" where it depends on others."""
+    """One output of the exported graph; a dimension is a size, a name, or "" where it depends on other dimensions."""
 
     name: str
     datatype: Datatype
@@ -28,7 +28,7 @@ class OutputSpec:
 
 
 def max_batch_size(inputs: Sequence[InputSpec], outputs: Sequence[OutputSpec]) -> int:
-    """The largest batch, where every tensor has the same named dimension first; else 0, which means no batching."""
+    """Return the largest batch if all tensors have the same named first dimension; else 0, which means no batching."""
     first = {i.dims[0] if i.dims else None for i in inputs}
     batch = first.pop() if len(first) == 1 else None
     if not isinstance(batch, Dimension) or any(not o.dims or o.dims[0] != batch.name for o in outputs):
@@ -45,7 +45,7 @@ def render_config(
 ) -> str:
     """Return the text of ``config.pbtxt``. labelled is the output whose classes ``labels.txt`` names, if any.
 
-    warm_up holds the size of every named dimension that a server should run before it says ready.
+    warm_up holds a size for every named dimension; a server runs these sizes before it reports that it is ready.
     """
     batch = max_batch_size(inputs, outputs)
     config = model_config.ModelConfig(name=name, backend="onnxruntime", max_batch_size=batch)
@@ -80,7 +80,7 @@ def parse_config(text: str) -> model_config.ModelConfig:
 
 
 def same_interface(a: model_config.ModelConfig, b: model_config.ModelConfig) -> bool:
-    """Whether two configurations describe the same inputs and outputs; the rest is the operator's to choose."""
+    """Whether two configurations describe the same inputs and outputs; whoever runs the server may change the rest."""
 
     def tensors(
         config: model_config.ModelConfig,

@@ -1,4 +1,4 @@
-"""One input and its answer, kept beside the graph: a server replays them before it says that the model is ready."""
+"""One input and its answer, kept beside the graph: a server runs the input before it reports the model as ready."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from normfold.protos.datatypes import by_dtype
 
 __all__ = ["MAX_BYTES", "golden", "golden_case"]
 
-#: Larger tensors are not worth replaying at every start.
+#: Inputs of more bytes would make each start of a server too slow.
 MAX_BYTES = 1 << 18
-#: How far another machine's float32 kernels may be from the answer, relative to the output's largest value.
+#: Largest accepted difference between another machine's answer and this one, relative to the output's largest value.
 RELATIVE_TOLERANCE = 1e-3
 
 
 def golden_case(cases: Sequence[Case]) -> Case:
-    """The case to keep: the first of the user's samples that is small, else the first small one, else the first."""
+    """Return the case to keep: the user's first small sample, else the first small case, else the first case."""
     small = [c for c in cases if sum(a.nbytes for a in c.inputs.values()) <= MAX_BYTES]
     return next((c for c in small if c.kind == "sample"), (small or list(cases))[0])
 

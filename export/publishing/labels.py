@@ -1,4 +1,4 @@
-"""The names of a classifier's classes, one a line, and the output they belong to."""
+"""The names of a classifier's classes, one on each line, and the output that they belong to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["labelled_output", "read_labels"]
 
 
 def read_labels(path: Path) -> list[str]:
-    """Read ``path``: UTF-8, one label a line. Raises InputSpecError: missing, blank lines, control characters."""
+    """Read ``path``: UTF-8, one label on each line. Raises InputSpecError if missing, or for an empty or odd line."""
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
@@ -28,7 +28,7 @@ def read_labels(path: Path) -> list[str]:
 
 
 def labelled_output(labels: Sequence[str], outputs: Sequence[OutputSpec]) -> str:
-    """The output whose last dimension has one entry for each label. Raises InputSpecError where there is none."""
+    """Return the output whose last dimension has one entry for each label. Raises InputSpecError without one."""
     for output in outputs:
         if output.dims and output.dims[-1] == len(labels):
             return output.name

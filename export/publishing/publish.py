@@ -1,4 +1,4 @@
-"""Put a version into a model repository, whole or not at all.
+"""Write a version into a model repository: either all of it or nothing.
 
     <repository>/<name>/config.pbtxt            one for all versions
     <repository>/<name>/labels.txt
@@ -6,10 +6,10 @@
     <repository>/<name>/<version>/…             export.json, report.html, golden.json
     <repository>/<name>/<version>/manifest.json sizes and sha256 of the version's files, written last
 
-Everything is written into a directory beside its place whose name begins with ``.tmp-`` (servers skip such names),
-each file and the directory fsynced, and then renamed. A killed process leaves a ``.tmp-`` directory, which a later
-publish removes. An existing version is replaced by exchanging two directories in one system call, so that at every
-moment one whole version stands there.
+Everything is written into a directory beside its final place whose name begins with ``.tmp-`` (servers skip such
+names). Each file and the directory are fsynced, then the directory is renamed. A killed process leaves a ``.tmp-``
+directory, which a later publish removes. An existing version is replaced by exchanging two directories in one system
+call, so that one whole version is there at every moment.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ from google.protobuf import text_format
 
 from normfold.export.errors import PublishError
 from normfold.export.publishing.config import parse_config, same_interface
+from normfold.whole_file import write_new
 
 __all__ = ["Publication", "check_name", "manifest", "publish"]
 
-#: A left-over of a killed export is removed once it is this old.
+#: A ``.tmp-`` directory of a killed export is removed when it is older than this.
 STALE_SECONDS = 3600
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -42,7 +43,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 @dataclass(frozen=True)
 class Publication:
-    """What is to be published: the files of the model's directory and of the version's."""
+    """The files to publish: those of the model's directory and those of the version's."""
 
     name: str
     #: "config.pbtxt", "labels.txt"
@@ -71,7 +72,7 @@ def manifest(files: Mapping[str, bytes]) -> bytes:
 
 
 def next_version(directory: Path) -> int:
-    """The version after the highest that ``directory`` holds; 1 for an empty or missing one."""
+    """Return the version after the highest in ``directory``; 1 for an empty or missing directory."""
     if not directory.is_dir():
         return 1
     return max((int(p.name) for p in directory.iterdir() if re.fullmatch(r"[1-9]\d*", p.name)), default=0) + 1
@@ -80,8 +81,9 @@ def next_version(directory: Path) -> int:
 def publish(repository: Path, publication: Publication, version: int | None = None, overwrite: bool = False) -> Path:
     """Write the version (the next free one where ``version`` is None) and return its directory.
 
-    Raises PublishError: a version that exists (without overwrite), a configuration with other inputs or outputs that
-    other versions use, a path that cannot be written. On any error, also KeyboardInterrupt, nothing is left behind.
+    Raises PublishError where the version exists (without overwrite), where other versions use a configuration with
+    other inputs or outputs, or where a path cannot be written. After any error, KeyboardInterrupt too, nothing is left
+    behind.
     """
     check_name(publication.name)
     if version is not None and version < 1:
@@ -118,7 +120,7 @@ def _publish_model(repository: Path, publication: Publication, version: int) -> 
 def _publish_version(
     repository: Path, directory: Path, publication: Publication, version: int | None, overwrite: bool
 ) -> Path:
-    """Add a version to a model that exists."""
+    """Add a version to an existing model."""
     number = version or next_version(directory)
     target = directory / str(number)
     if target.exists() and not overwrite:
@@ -153,7 +155,7 @@ def _publish_version(
 
 
 def _changed_model_files(directory: Path, publication: Publication) -> list[str]:
-    """Name the files of the model's directory that the new version does not fit; a tuned config of its inputs fits."""
+    """Return the model's files that differ from those of the new version; of a config only inputs and outputs count."""
     changed = []
     for name, content in publication.model_files.items():
         path = directory / name
@@ -172,7 +174,7 @@ def _changed_model_files(directory: Path, publication: Publication) -> list[str]
 
 
 class _Staging:
-    """A directory to write into beside the place it will be renamed to; removed again, whatever happens."""
+    """A directory to write into, beside the place that it is renamed to; what is left of it is removed in the end."""
 
     def __init__(self, parent: Path):
         self.path = parent / f".tmp-{uuid.uuid4().hex}"
@@ -182,9 +184,8 @@ class _Staging:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        shutil.rmtree(
-            self.path, ignore_errors=True
-        )  # the old version after an exchange, the half-written new one after an error
+        # After an exchange this is the old version, after an error the incomplete new one.
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
 def _write_version(directory: Path, files: Mapping[str, bytes]) -> None:
@@ -196,10 +197,7 @@ def _write_version(directory: Path, files: Mapping[str, bytes]) -> None:
 
 def _write_files(directory: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
-        with (directory / name).open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new(directory / name, content)
 
 
 def _sync_directory(directory: Path) -> None:
@@ -211,7 +209,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 def _exchange(new: Path, old: Path) -> None:
-    """Let two directories change places: atomically (renameat2), or in two renames where the file system cannot."""
+    """Exchange two directories: atomically (renameat2), or by three renames where the file system cannot."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is not None:
         arguments = (_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE)
@@ -224,13 +222,13 @@ def _exchange(new: Path, old: Path) -> None:
 
 
 def _make_directory(repository: Path) -> bool:
-    """Make the repository where it is missing; return whether it was."""
+    """Make the repository if it is missing; return whether it was missing."""
     if repository.is_dir():
         return False
     try:
         repository.mkdir(parents=True)
     except OSError as error:
-        raise PublishError(f"the repository '{repository}' cannot be made: {error.strerror or error}") from error
+        raise PublishError(f"the repository '{repository}' cannot be created: {error.strerror or error}") from error
     return True
 
 

@@ -1,4 +1,4 @@
-"""What an export did, as a value: the command prints it, ``export.json`` holds it, the HTML page shows it."""
+"""The report of an export: the command prints it, ``export.json`` holds it, the HTML page shows it."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Any
 
 from normfold.export.fold import FoldReport
 from normfold.export.forms.machine import Machine
-from normfold.export.forms.measure import Timing
+from normfold.export.forms.measure import TimeComparison
 from normfold.export.forms.precision import PrecisionReport
 from normfold.export.forms.variants import Variant
 from normfold.export.proof.verify import Verification
 
-__all__ = ["ExportReport", "Form", "Published", "as_json", "chosen", "forms"]
+__all__ = ["Column", "ExportReport", "Published", "as_json", "chosen", "columns"]
 
 
 @dataclass(frozen=True)
 class Published:
-    """The form of the network that ``model.onnx`` holds (before a reduction of its precision)."""
+    """The variant of the network that ``model.onnx`` holds (before a reduction of its precision)."""
 
-    #: A variant's name: "folded", "unfolded", or that of a rewrite for a target.
-    form: str
+    #: The name of the variant: "folded", "unfolded", or that of a rewrite for the CPU ("form" in JSON).
+    variant: str
     batchnorms: int
     nodes: int
     parameters: int
-    #: "measurement", or "request" where the person named the form.
+    #: "measurement", or "request" where the user named the variant.
     chosen_by: str = "measurement"
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """One export, whole."""
+    """Everything that is reported of one export."""
 
     #: The model's name and version in the repository.
     model: str
@@ -47,34 +47,34 @@ class ExportReport:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     opset: int
-    #: What folding did; where the published form is another one, that is not all that was done, or not done there.
+    #: The fold as applied to the "folded" variant. If "blocked" or "unfolded" is published, see ``published``.
     folding: FoldReport
     published: Published
-    #: Size of the captured graph's file, and of the published one's in float32.
+    #: File size of the captured graph, and of the published graph in float32.
     bytes_before: int
     bytes_after: int
     #: The published form in float64 against the captured graph; None where it cannot be computed in float64.
     algebra: Verification | None
     #: The published file in float32 against the network in float64.
     verification: Verification
-    timing: Timing
-    #: What the run times hold for.
+    timing: TimeComparison
+    #: The machine that the run times are valid for.
     machine: Machine
     #: sha256 of model.onnx.
     sha256: str
-    #: Versions of what made it: normfold, torch, onnx, onnxruntime.
+    #: Versions of the packages that made it: normfold, torch, onnx, ….
     versions: dict[str, str]
-    #: What the person should know: prefixes stripped, eval() called, sizes that could not be tried.
+    #: What the user should know: prefixes stripped, eval() called, sizes that could not be tried.
     notes: tuple[str, ...] = ()
-    #: Every form of the network that was timed, the published one marked.
+    #: Every variant of the network that was timed; one is marked as published.
     variants: tuple[Variant, ...] = ()
-    #: The reduced precision that was published in float32's place, if one was.
+    #: The reduced precision, if one was published in place of float32.
     precision: PrecisionReport | None = None
 
 
 @dataclass(frozen=True)
-class Form:
-    """One column of the comparison: a form of the network with its figures."""
+class Column:
+    """One column of the comparison: a variant of the network with its figures."""
 
     title: str
     batchnorms: int
@@ -84,11 +84,11 @@ class Form:
     median_ms: float
 
 
-def forms(report: ExportReport) -> tuple[Form, ...]:
-    """The forms to show side by side: before and after, and the folded one where another is published."""
+def columns(report: ExportReport) -> tuple[Column, ...]:
+    """Return the columns to show side by side: before, after, and the folded variant where another is published."""
     folding, published = report.folding, report.published
     sizes = {v.name: (v.bytes, v.median_ms) for v in report.variants}
-    before = Form(
+    before = Column(
         "before",
         folding.batchnorms_before,
         folding.nodes_before,
@@ -96,42 +96,43 @@ def forms(report: ExportReport) -> tuple[Form, ...]:
         report.bytes_before,
         report.timing.before_ms,
     )
-    after = Form(
+    after = Column(
         "after", published.batchnorms, published.nodes, published.parameters, report.bytes_after, report.timing.after_ms
     )
-    if published.form == "folded":
+    if published.variant == "folded":
         return before, after
-    folded = Form("folded", folding.batchnorms_after, folding.nodes_after, folding.parameters_after, *sizes["folded"])
-    if published.form == "unfolded":
+    folded = Column("folded", folding.batchnorms_after, folding.nodes_after, folding.parameters_after, *sizes["folded"])
+    if published.variant == "unfolded":
         return replace(before, title="before: published"), folded
-    return before, folded, replace(after, title=f"{published.form}: published")
+    return before, folded, replace(after, title=f"{published.variant}: published")
 
 
 def chosen(report: ExportReport) -> str:
-    """Say which form is published, who chose it, and when the run times were taken, in a sentence."""
-    form, others = report.published.form, len(report.variants) - 1
+    """Say in one sentence which variant is published, who chose it, and when the run times were measured."""
+    variant, others = report.published.variant, len(report.variants) - 1
     if report.published.chosen_by == "request":
         why = "as it was asked for"
-    elif form == "folded":
+    elif variant == "folded":
         why = "no other form is clearly faster" if others else "the only form"
     else:
         why = f"the fastest of {others + 1} forms"
-    taken = (
-        "remembered from an earlier export of it (--remeasure takes them again)"
+    measured = (
+        "remembered from an earlier export of it (--remeasure measures them again)"
         if report.timing.remembered
         else "measured now"
     )
-    return f"the {form} form is published, {why}; run times {taken}, on {report.machine}"
+    return f"the {variant} form is published, {why}; run times {measured}, on {report.machine}"
 
 
 def as_json(report: ExportReport) -> dict[str, Any]:
     """Return the report as plain dicts, lists and numbers, the derived figures included.
 
-    "version" and "path" are left out where they are not known yet: the directory that the file stands in is both.
+    "version" and "path" are left out where they are not known yet: the file's own directory gives both.
     """
     content: dict[str, Any] = dataclasses.asdict(report)
     content["schema"] = 1
-    for unknown in ("version", "path"):  # of a report that stands in the version it is about
+    content["published"] = {"form": content["published"].pop("variant"), **content["published"]}
+    for unknown in ("version", "path"):  # left out of the file that is part of the version
         if not content[unknown]:
             del content[unknown]
     for entry, fold in zip(content["folding"]["folds"], report.folding.folds, strict=True):

@@ -1,4 +1,4 @@
-"""A PyTorch module as an origin: loaded, given its weights, exact in float64, captured by ``torch.export``."""
+"""A PyTorch module as an origin: its weights are loaded, float64 gives its exact answer, ``torch.export`` its graph."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from normfold.export.capture.capture import capture
+from normfold.export.capture.capture_errors import refuse_training_modules
 from normfold.export.capture.named_network import NamedNetwork
-from normfold.export.capture.troubles import refuse_training_modules
 from normfold.export.errors import InputSpecError
 from normfold.export.inputs.specs import InputSpec
 from normfold.export.sources.origin import Arrays, Origin, Request, Run
@@ -21,7 +21,7 @@ from normfold.protos.datatypes import by_name
 
 __all__ = ["DATATYPES", "exact", "open_module"]
 
-#: The protocol's names of the datatypes that an input may have.
+#: The datatypes that an input may have, by their names in the protocol.
 DATATYPES = {
     torch.float32: "FP32",
     torch.float64: "FP64",
@@ -36,11 +36,11 @@ DATATYPES = {
 
 
 def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
-    """Load the module, put the weights into it and return it as an origin with the inputs ``described``."""
-    torch.manual_seed(0)  # a factory without weights makes the same network twice
+    """Load the module and its weights and return it as an origin with the inputs ``described``."""
+    torch.manual_seed(0)  # so that a factory without --weights makes the same network each time
     source = load_source(request.source, request.arguments)
     checkpoint: Checkpoint | None = None
-    notes: tuple[str, ...] = ("no --weights: the network was exported with the weights it was made with",)
+    notes: tuple[str, ...] = ("no --weights: the network was exported with its initial weights",)
     if request.weights is not None:
         checkpoint = read_checkpoint(request.weights, source.network.state_dict())
         notes = (*checkpoint.notes, *load_into(source.network, checkpoint, request.weights))
@@ -63,7 +63,7 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
 
 
 def exact(network: NamedNetwork, inputs: Arrays) -> tuple[Run, str, tuple[str, ...]]:
-    """The network in float64; as it is where its code insists on float32 somewhere."""
+    """Return the network in float64; where its code works in float32 only, the network as it is and a note."""
     double = NamedNetwork(copy.deepcopy(network.network).double(), network.names)
     try:
         double.run(inputs)
@@ -75,7 +75,7 @@ def exact(network: NamedNetwork, inputs: Arrays) -> tuple[Run, str, tuple[str, .
 
 
 def _with_datatype(spec: InputSpec, dtype: torch.dtype, given: bool) -> InputSpec:
-    """Let a float input be of the network's own datatype; InputSpecError where another one was given, not sampled."""
+    """Give a float input the network's own datatype. Raises InputSpecError where --input asked for another."""
     own = by_name(DATATYPES.get(dtype, "FP32"))
     if spec.datatype.dtype.kind != "f" or spec.datatype == own:
         return spec
@@ -89,7 +89,7 @@ def _with_datatype(spec: InputSpec, dtype: torch.dtype, given: bool) -> InputSpe
 
 
 def _with_values(spec: InputSpec, network: nn.Module) -> InputSpec:
-    """Give integer inputs the range of indices that every embedding of the network takes."""
+    """Give integer inputs the range of indices that every embedding of the network accepts."""
     if spec.values is not None or spec.datatype.dtype.kind not in "iu":
         return spec
     rows = [m.num_embeddings for m in network.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]

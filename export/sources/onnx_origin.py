@@ -1,4 +1,4 @@
-"""An ONNX file of any exporter as an origin: exact in float64 by ONNX's reference evaluator."""
+"""An ONNX file of any exporter as an origin: ONNX's reference evaluator gives its exact answer in float64."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from normfold.export.capture.capture import DEFAULT_OPSET
 from normfold.export.errors import ExportError, InputSpecError, SourceError
-from normfold.export.graphs.float64 import DoubleGraph
+from normfold.export.graphs.float64 import Float64Graph
 from normfold.export.graphs.onnx_file import read_onnx
 from normfold.export.graphs.onnx_sizes import GraphSizes
 from normfold.export.graphs.runtime import Runtime
@@ -27,9 +27,9 @@ __all__ = ["graph_inputs", "open_onnx"]
 
 
 def open_onnx(path: Path, given: Sequence[InputSpec] = (), opset: int | None = DEFAULT_OPSET) -> Origin:
-    """Read the file and return it as an origin; ``given`` names dimensions and their ranges where the file does not.
+    """Read the file and return it as an origin; ``given`` names dimensions and ranges that the file leaves open.
 
-    Raises SourceError where the file is not fit, InputSpecError where ``given`` is of other inputs.
+    Raises SourceError where the file fails a check, InputSpecError where ``given`` does not fit its inputs.
     """
     file = read_onnx(path, opset)
     specs = _merged(graph_inputs(file.model, path), given, path)
@@ -57,7 +57,7 @@ def open_onnx(path: Path, given: Sequence[InputSpec] = (), opset: int | None = D
 
 
 def graph_inputs(model: ir.Model, path: Path) -> tuple[InputSpec, ...]:
-    """The inputs of a graph that no initializer fills; dimensions without a name get one (N for the first axis)."""
+    """Return the inputs without initializers; dimensions without a name get one (N for the first axis)."""
     specs = []
     for value in model.graph.inputs:
         if value.name in model.graph.initializers:
@@ -108,8 +108,8 @@ def _merged(found: Sequence[InputSpec], given: Sequence[InputSpec], path: Path) 
     return tuple(merged)
 
 
-def _run(runtime: Runtime, double: DoubleGraph | None, inputs: Arrays) -> Arrays:
-    """Run the graph. Raises ExportError where a length is too short: onnxruntime goes on with nothing at all."""
+def _run(runtime: Runtime, double: Float64Graph | None, inputs: Arrays) -> Arrays:
+    """Run the graph. Raises ExportError where a length is too short: onnxruntime gives an empty or NaN output then."""
     outputs = runtime.run(inputs)
     shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in inputs.items())
     for name, y in outputs.items():
@@ -118,30 +118,30 @@ def _run(runtime: Runtime, double: DoubleGraph | None, inputs: Arrays) -> Arrays
     try:
         if double is not None:
             double.run(inputs)
-    except RuntimeError as error:  # torch's, of a convolution or pool that has nothing to work on
+    except RuntimeError as error:  # raised by torch for a convolution or pool whose input is too short
         if "output size" in str(error) or "Kernel size" in str(error):
-            raise ExportError(f"a layer has nothing left to work on with {shapes}: {error}") from error
-    except Exception:  # an operator that the evaluator does not know; the reference will say so
+            raise ExportError(f"the input of a layer is too short with {shapes}: {error}") from error
+    except Exception:  # an operator that the evaluator does not know: the reference reports it
         return outputs
     return outputs
 
 
-def _double(content: bytes) -> DoubleGraph | None:
+def _double(content: bytes) -> Float64Graph | None:
     try:
-        return DoubleGraph(content)
+        return Float64Graph(content)
     except Exception:
         return None
 
 
 def _exact(contents: Sequence[bytes], runtime: Runtime, inputs: Arrays) -> tuple[Run, str, tuple[str, ...]]:
-    """The graph in float64, checked once against the file as it was read; that file itself where it cannot be had.
+    """Return the graph in float64, checked once against the file as it was read; else that file in float32 and a note.
 
-    ONNX's evaluator knows the old forms of some operators badly: then the converted graph is tried.
+    ONNX's evaluator computes old versions of some operators wrongly: then the converted graph is tried.
     """
     plain, reason = runtime.run(inputs), ""
     for content in contents:
         try:
-            double = DoubleGraph(content)
+            double = Float64Graph(content)
             exact = double.run(inputs)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -155,7 +155,7 @@ def _exact(contents: Sequence[bytes], runtime: Runtime, inputs: Arrays) -> tuple
 
 
 def _close(exact: NDArray[Any], plain: NDArray[Any]) -> bool:
-    """Whether two answers are the same up to any rounding a float32 network can show."""
+    """Whether two answers are equal up to the largest rounding error that a float32 network can have."""
     if exact.shape != plain.shape:
         return False
     if plain.dtype.kind != "f":

@@ -1,9 +1,9 @@
-"""A ``torch.export`` program (``.pt2``) as an origin, opened only after a look at what opening it would run.
+"""A ``torch.export`` program (``.pt2``) as an origin; before it is opened, this module checks what opening would run.
 
-``torch.export.load`` is no safe reader: it resolves operators by dotted names below ``torch``, hands size expressions
-to ``sympify`` and falls back to the unrestricted unpickler. So the archive is read first: entries intact and
-uncompressed, operators of torch's own operator namespaces only, expressions of plain arithmetic, pickles that the
-restricted unpickler takes, and nothing compiled.
+``torch.export.load`` is not safe: it resolves operators by dotted names below ``torch``, passes size expressions to
+``sympify`` and falls back to the unrestricted unpickler. So the archive is checked first: its entries are intact and
+uncompressed, operators are in torch's own operator namespaces, size expressions are plain arithmetic, the restricted
+unpickler reads every pickle, and nothing is compiled code.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from normfold.export.capture.capture import program_to_graph
+from normfold.export.capture.capture_errors import refuse_training
 from normfold.export.capture.named_network import NamedNetwork, named_outputs
-from normfold.export.capture.troubles import refuse_training
 from normfold.export.errors import InputSpecError, SourceError
 from normfold.export.inputs.specs import Dimension, InputSpec
 from normfold.export.sources.module_origin import DATATYPES, exact
@@ -37,7 +37,7 @@ __all__ = ["open_program"]
 _OPERATOR = re.compile(
     r"(torch\.ops\.(aten|prims|higher_order|_caffe2)\.\w+(\.\w+)?|_operator\.\w+|math\.\w+|torch\.sym_\w+)\Z"
 )
-#: What torch writes size expressions with: names of functions of SymPy and of torch's own integer functions.
+#: Functions in torch's size expressions: those of SymPy, and torch's own functions of integers.
 _FUNCTIONS = {
     *("Symbol", "Integer", "Rational", "Float", "Add", "Mul", "Pow", "Mod", "Max", "Min", "Abs", "floor", "ceiling"),
     *("FloorDiv", "CeilDiv", "CleanDiv", "IntTrueDiv", "PythonMod", "ModularIndexing", "Where", "PowByNatural"),
@@ -47,9 +47,10 @@ _FUNCTIONS = {
 
 
 def open_program(path: Path, given: Sequence[InputSpec]) -> Origin:
-    """Load the program at ``path``; ``given`` names its inputs and dimensions where the person wants other names.
+    """Load the program at ``path``; ``given`` gives its inputs and dimensions other names.
 
-    Raises SourceError: damaged, holding code, or made by another torch; InputSpecError where ``given`` does not fit it.
+    Raises SourceError for a file that is damaged, holds code or was made by another torch, and InputSpecError where
+    ``given`` does not fit it.
     """
     content = path.read_bytes()
     _inspect(content, path)
@@ -78,14 +79,14 @@ def open_program(path: Path, given: Sequence[InputSpec]) -> Origin:
 
 
 class _Program(nn.Module):
-    """An exported program as a module whose ``forward`` takes the inputs in order, whatever their names were."""
+    """An exported program as a module whose ``forward`` takes the inputs by position; their names do not matter."""
 
     def __init__(self, program: ExportedProgram):
         super().__init__()
         self.inner = program.module(check_guards=False)
 
     def train(self, mode: bool = True) -> _Program:
-        """Do nothing: a captured program has one mode."""
+        """Do nothing: a captured program has only one mode."""
         return self
 
     def forward(self, *tensors: torch.Tensor) -> Any:
@@ -125,11 +126,11 @@ def _specs(program: ExportedProgram, given: Sequence[InputSpec], path: Path) -> 
 def _dimension(
     symbol: str, axis: int, number: int, ranges: Mapping[str, Any], wanted: int | Dimension | None
 ) -> Dimension:
-    """Name a symbol (s77) as the person did, else N for a first axis and L, L2, … for the others; keep its range."""
+    """Name a symbol (s77) as the user did, else N for a first axis and L, L2, … for others; keep its range."""
     bounds = ranges.get(symbol)
     low = (
         int(bounds.lower) if bounds is not None and int(bounds.lower) > 2 else None
-    )  # 2 is what torch says of any size
+    )  # torch writes the lower bound 2 for any dynamic size
     high = (
         int(bounds.upper)
         if bounds is not None and str(bounds.upper).isdigit() and int(bounds.upper) < 1 << 31
@@ -165,7 +166,7 @@ def _outputs(
 
 
 def _inspect(content: bytes, path: Path) -> None:
-    """Raise SourceError for an archive that is damaged or that could run something when it is opened."""
+    """Raise SourceError for an archive that is damaged or that could run code when it is opened."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
@@ -195,14 +196,14 @@ def _inspect_entry(name: str, content: bytes, path: Path) -> None:
     elif content.startswith((b"PK", b"\x80")):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch's remarks on pickle protocols are not for a person
+                warnings.simplefilter("ignore")  # the user needs no warnings about pickle protocols
                 torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception:
             raise SourceError(f"'{path}' holds a pickle that runs code ('{name}'); it was not opened") from None
 
 
 def _is_arithmetic(expression: str) -> bool:
-    """Whether ``sympify`` on this text can do no more than arithmetic: known functions, no attribute."""
+    """Whether ``sympify`` can only do arithmetic on this text: known functions, no attribute access."""
     bare = re.sub(r"Symbol\('\w+'", "Symbol(", expression)
     called = set(re.findall(r"([A-Za-z_]\w*)\s*\(", bare))
     return (
@@ -213,7 +214,7 @@ def _is_arithmetic(expression: str) -> bool:
 
 
 def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every string of a JSON value with the key it stands under."""
+    """Yield every string of a JSON value with its key."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, list):

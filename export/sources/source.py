@@ -1,8 +1,8 @@
-"""Find the network a person names: ``package.module:attr`` or ``path/file.py:attr``.
+"""Find the network that the user names: ``package.module:attr`` or ``path/file.py:attr``.
 
-``attr`` is a factory, a class or a ready module. The user's code is imported as Python itself would import it from its
-own directory: that directory stands first on ``sys.path``, a file inside a package is imported by its dotted name so
-that relative imports work, and nothing of ours is importable by a bare name that could shadow theirs.
+``attr`` is a factory, a class or a ready module. The user's code is imported as if Python were started in its own
+directory: that directory is first on ``sys.path``, and a file inside a package is imported by its dotted name, so that
+relative imports work. No module of normfold can be imported by a short name that could hide one of the user's.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = ["Source", "load_source", "split_source"]
 
 @dataclass(frozen=True)
 class Source:
-    """A network in evaluation mode, and where it came from."""
+    """A network in evaluation mode, and its origin."""
 
     network: nn.Module
-    #: What the person typed, without directories: "mynets.py:SurnameCNN".
+    #: The source as the user typed it, without directories: "mynets.py:SurnameCNN".
     name: str
-    #: sha256 of the file that defines it, "" where there is none (a module made in a shell).
+    #: sha256 of the file that defines it, "" where there is none (a module defined in a shell).
     sha256: str
-    #: What was done to it that the person should know.
+    #: Changes to the network that the user should know of.
     notes: tuple[str, ...] = ()
 
 
@@ -59,8 +59,8 @@ def split_source(text: str) -> tuple[str, str]:
 def load_source(text: str, arguments: Mapping[str, Any] | None = None) -> Source:
     """Import, build and return the network that ``text`` names, in evaluation mode.
 
-    arguments are given to a factory or a class by keyword. Raises SourceError: nothing there, the import failed, the
-    factory wants other arguments, or what it made is not a ``torch.nn.Module``.
+    arguments are passed to a factory or a class by keyword. Raises SourceError where the name does not exist, the
+    import fails, the factory takes other arguments, or its result is not a ``torch.nn.Module``.
     """
     place, attr = split_source(text)
     is_path = place.endswith(".py") or "/" in place
@@ -92,7 +92,8 @@ def _import_file(path: Path) -> ModuleType:
     if len(parts) == 1:
         loaded = sys.modules.get(name)
         if loaded is not None and getattr(loaded, "__file__", None) != str(path):
-            name = f"_normfold_source_{path.stem}"  # a file called, say, random.py: theirs must not replace the other
+            # For example random.py: the user's file must not replace the module of that name.
+            name = f"_normfold_source_{path.stem}"
         return _guarded(lambda: _exec_file(name, path), str(path.name))
     return _guarded(lambda: importlib.import_module(name), str(path.name))
 
@@ -119,7 +120,7 @@ def _import_module(name: str) -> ModuleType:
         found = importlib.util.find_spec(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise SourceError(_import_failure(name, error)) from error  # a parent package misses something of its own
+            raise SourceError(_import_failure(name, error)) from error  # a parent package fails on an import of its own
         found = None
     except Exception as error:
         raise SourceError(_import_failure(name, error)) from error
@@ -165,7 +166,7 @@ def _attribute(module: ModuleType, attr: str, text: str) -> Any:
 
 
 def _candidates(holder: Any, wanted: str) -> str:
-    """Name what was probably meant: a near miss, else the networks that ``holder`` does define."""
+    """Suggest similar names, else list the networks that ``holder`` defines."""
     near = difflib.get_close_matches(wanted, [n for n in vars(holder) if not n.startswith("_")], n=3, cutoff=0.5)
     if near:
         return f"; did you mean {' or '.join(repr(n) for n in near)}?"
@@ -201,7 +202,7 @@ def _check_arguments(value: Any, arguments: dict[str, Any], text: str) -> None:
     try:
         signature = inspect.signature(value)
     except (TypeError, ValueError):
-        return  # written in C: the call itself will tell
+        return  # written in C: the call itself reports wrong arguments
     parameters = signature.parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for name in arguments:

@@ -1,9 +1,9 @@
-"""Read a checkpoint without running anything in it, and put it into a network, key by key.
+"""Read a checkpoint without running code from it, and load it into a network, key by key.
 
-safetensors holds numbers only. A ``.pt``/``.pth``/``.ckpt``/``.bin`` file is a pickle: it is read by torch's restricted
-unpickler alone (``weights_only=True``, always written out, so that no environment variable turns it off), and never a
-second time by a laxer one. torch does not check the CRC-32 of its own zip entries (a flipped bit loads silently), so
-that is checked here first.
+safetensors files hold numbers only. A ``.pt``/``.pth``/``.ckpt``/``.bin`` file is a pickle: only torch's restricted
+unpickler reads it (``weights_only=True`` is always passed, so that no environment variable turns it off); a file that
+it refuses is not read by a laxer one. torch does not check the CRC-32 of its zip entries, so that a flipped bit would
+load without an error; the CRC-32 is checked here first.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from normfold.export.errors import CheckpointError
 
 __all__ = ["Checkpoint", "load_into", "read_checkpoint"]
 
-#: Where training frameworks put the weights inside a checkpoint, in the order they are tried.
+#: Keys under which training frameworks store the weights in a checkpoint, in the order in which they are tried.
 NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params", "ema")
-#: What wrappers (DataParallel, torch.compile, Lightning) put before every key.
+#: Prefixes that wrappers (DataParallel, torch.compile, Lightning) put before every key.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 CONVERT = (
     "torch.save(network.state_dict(), 'weights.pt') or "
@@ -40,19 +40,20 @@ CONVERT = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of a file under their own keys."""
+    """The tensors of a file by key."""
 
     tensors: Mapping[str, Tensor]
-    #: sha256 of the very bytes the tensors were read from.
+    #: sha256 of the bytes that the tensors were read from.
     sha256: str
-    #: How they were found, for the report: "state_dict inside 'model'".
+    #: How the tensors were found, for the report.
     notes: tuple[str, ...] = ()
 
 
 def read_checkpoint(path: Path, expected: Iterable[str] = ()) -> Checkpoint:
-    """Read ``path``: safetensors, or a torch zip or legacy file of tensors. expected keys choose among several nests.
+    """Read ``path``: safetensors, or a torch zip or legacy file of tensors.
 
-    Raises CheckpointError: no such file, damaged, a pickle that needs code, nothing in it but other objects.
+    expected are the keys of the network; they choose between several state_dicts in one file. Raises CheckpointError
+    where the file is missing, damaged, a pickle that needs code, or holds no state_dict.
     """
     try:
         content = path.read_bytes()
@@ -75,9 +76,9 @@ def read_checkpoint(path: Path, expected: Iterable[str] = ()) -> Checkpoint:
 
 
 def load_into(network: nn.Module, checkpoint: Checkpoint, path: Path) -> tuple[str, ...]:
-    """Copy the checkpoint's tensors into ``network``; return notes on what was renamed.
+    """Copy the checkpoint's tensors into ``network``; return notes on renamed keys.
 
-    Raises CheckpointError where keys are missing, unexpected or of another shape, with the near misses, and where a
+    Raises CheckpointError, with similar keys, where keys are missing, unexpected or of another shape, and where a
     weight is NaN. Counters of seen batches (``num_batches_tracked``) may be missing: inference never reads them.
     """
     wanted = network.state_dict()
@@ -112,7 +113,7 @@ def _read_safetensors(content: bytes, path: Path) -> dict[str, Tensor]:
 
     try:
         return safetensors.torch.load(content)
-    except Exception as error:  # SafetensorError, and plain ones for a dtype torch does not know
+    except Exception as error:  # SafetensorError, and other errors for a dtype that torch does not know
         raise CheckpointError(f"weights '{path}' is not a whole safetensors file: {error}") from None
 
 
@@ -122,11 +123,11 @@ def _read_torch(content: bytes, path: Path) -> Any:
         _check_zip(content, path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks on pickle protocols are not for the person who exports
+            warnings.simplefilter("ignore")  # the user needs no warnings about pickle protocols
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_unsafe(str(error), path)) from None
-    except Exception as error:  # RuntimeError, EOFError, KeyError …: torch has many words for a damaged file
+    except Exception as error:  # RuntimeError, EOFError, KeyError …: torch raises many types for a damaged file
         if not is_zip and not content.startswith(b"\x80"):
             raise CheckpointError(
                 f"weights '{path}' is neither a safetensors nor a torch file (it begins with {content[:8]!r})"
@@ -135,7 +136,7 @@ def _read_torch(content: bytes, path: Path) -> Any:
 
 
 def _check_zip(content: bytes, path: Path) -> None:
-    """Refuse damaged, compressed (torch stores plainly, so a zip bomb) and TorchScript archives."""
+    """Refuse damaged, compressed and TorchScript archives. torch does not compress, so a compressed file is suspect."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
@@ -173,7 +174,7 @@ def _unsafe(message: str, path: Path) -> str:
 
 
 def _find_tensors(value: Any, expected: set[str], path: Path) -> tuple[dict[str, Tensor], str]:
-    """Return the mapping of tensors that fits best, and where it was found ("" for the top)."""
+    """Return the mapping of tensors that fits best, and the key that it was found under ("" for none)."""
     if isinstance(value, Tensor):
         raise CheckpointError(
             f"weights '{path}' holds one bare tensor {list(value.shape)}, not a state_dict; write {CONVERT}"
@@ -202,11 +203,11 @@ def _is_state_dict(value: Any) -> bool:
 
 
 def _without_prefix(tensors: Mapping[str, Tensor], wanted: set[str]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Strip what a wrapper put before the network's keys, where that makes keys fit.
+    """Remove the prefixes that a wrapper put before the network's keys, where that makes keys fit.
 
-    1. Every key has a known prefix (DataParallel, torch.compile): taken off, repeatedly.
-    2. The network is one attribute among others (Lightning keeps the loss beside it): that attribute's keys are taken,
-       the others left and named, only where they then hold the whole network.
+    1. Every key has a known prefix (DataParallel, torch.compile): the prefix is removed, repeatedly.
+    2. The network is one attribute among others (Lightning keeps the loss beside it): the keys of that attribute are
+       used if they hold the whole network; the other keys are left out and named in a note.
     """
     removed = ""
     current = dict(tensors)

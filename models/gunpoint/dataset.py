@@ -1,6 +1,6 @@
-"""The ``.ts`` form of the UEA and UCR archive, as far as univariate series of equal length need it.
+"""Read the ``.ts`` files of the UEA and UCR archives, if they hold univariate series of equal length.
 
-Header lines begin with ``#`` (comment) or ``@`` (``@classLabel true 1 2``); after ``@data`` every line is a series:
+Header lines begin with ``#`` (a comment) or ``@``, as ``@classLabel true 1 2``. After ``@data`` every line is a series:
 comma-separated values, a colon, the class.
 """
 
@@ -14,26 +14,26 @@ from numpy.typing import NDArray
 
 from normfold.models.errors import DataError
 
-#: The classes by the names that the header of the data gives them.
+#: Name of a class in the data -> our name.
 MOTIONS = {"1": "Gun-Draw", "2": "Point"}
 
 FILES = ("GunPoint_TRAIN.ts", "GunPoint_TEST.ts")
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Series (N, 1, L), FP32, and the index of the class of each, (N,)."""
+class LabelledSeries:
+    """Series (N, 1, L) in FP32, and the index of the class of each series, (N,)."""
 
     series: NDArray[np.float32]
     classes: NDArray[np.int64]
 
 
-def read(path: Path) -> Labelled:
+def read(path: Path) -> LabelledSeries:
     """Return the series of a ``.ts`` file and their classes.
 
     Raises:
-        DataError: the file is missing, has no ``@data`` or no series after it, or a line is not a series as long as the
-            first with a class of ``MOTIONS``.
+        DataError: the file is missing; it has no ``@data``, or no series after it; a line is not a series of the first
+            one's length with a class of ``MOTIONS``.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -44,7 +44,7 @@ def read(path: Path) -> Labelled:
     try:
         first = [line.strip().lower() for line in lines].index("@data") + 1
     except ValueError:
-        raise DataError(f"{path}: no line '@data'; expected the .ts form of the UCR archive") from None
+        raise DataError(f"{path}: no line '@data'; expected a .ts file of the UCR archive") from None
     series, classes, names = [], [], list(MOTIONS)
     for number, line in enumerate(lines[first:], start=first + 1):
         if not line.strip():
@@ -71,10 +71,10 @@ def read(path: Path) -> Labelled:
         classes.append(names.index(name))
     if not series:
         raise DataError(f"{path}: no series below '@data'")
-    return Labelled(np.array(series, np.float32)[:, None, :], np.array(classes, np.int64))
+    return LabelledSeries(np.array(series, np.float32)[:, None, :], np.array(classes, np.int64))
 
 
-def read_folder(folder: Path) -> tuple[Labelled, Labelled]:
+def read_folder(folder: Path) -> tuple[LabelledSeries, LabelledSeries]:
     """Return the training and the test series of a folder that holds ``FILES``; raises as ``read`` does."""
     train, test = (read(folder / name) for name in FILES)
     return train, test

@@ -1,8 +1,8 @@
 """InceptionTime (Fawaz et al. 2019, arXiv:1909.04939), one network of its ensemble, narrower and with odd kernels.
 
-An inception block is a 1x1 bottleneck, three convolutions of it that keep the length (zero padding), a max-pool of the
-block's input with a 1x1 convolution, their concat, then BatchNorm and ReLU: it stands behind a concat, *before*
-the ReLU. Every third block adds a projection of the input of three blocks before (convolution 1x1, BatchNorm).
+An inception block has four branches: three convolutions of a 1x1 bottleneck, which keep the length by zero padding,
+and a max-pool of the block's input with a 1x1 convolution behind it. Their concat goes through BatchNorm, *then* ReLU.
+After every third block a projection (1x1 convolution, BatchNorm) of the input of these three blocks is added.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Odd, so that the zero padding is the same on both sides; the paper has 40, 20, 10.
+#: Kernel sizes. They are odd, so that the zero padding is the same on both sides; the paper has 40, 20, 10.
 KERNELS = (39, 19, 9)
 
 
 class InceptionBlock(nn.Module):
-    """(N, channels_in, L) to (N, 4 * filters, L); no bias, BatchNorm has one."""
+    """(N, channels_in, L) to (N, 4 * filters, L); the convolutions have no bias, because BatchNorm adds one."""
 
     def __init__(self, channels_in: int, filters: int) -> None:
         super().__init__()

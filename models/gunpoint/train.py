@@ -1,7 +1,7 @@
 """Train InceptionTime on GunPoint: ``python -m normfold.models.gunpoint.train --data FOLDER --out FOLDER``.
 
-Fifty training series leave none for validation, so nothing is selected: the weights after the last epoch are written,
-and the test series are read for the figures only.
+There are only fifty training series, so none are set aside for validation, and nothing is selected: the weights after
+the last epoch are written. The test series are used for the figures only.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from torch.nn import functional as F
 
 from normfold.models import recipe
 from normfold.models.errors import DataError
-from normfold.models.gunpoint.dataset import MOTIONS, Labelled, read_folder
+from normfold.models.gunpoint.dataset import MOTIONS, LabelledSeries, read_folder
 from normfold.models.gunpoint.network import InceptionTime
 from normfold.models.scores import Indices, accuracy, f1_per_class
 
 BATCH = 16
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 1e-2
-#: Each time a training series is read it is shifted, scaled and offset by about so much, as another take would be.
+#: Training shifts, scales and offsets each series by about this much every time, as if it was recorded again.
 SHIFT_FRAMES, SCALE_DEVIATION, OFFSET_DEVIATION = 8, 0.1, 0.1
-#: Test series of each class that go into samples.json, the first ones of the file.
+#: Number of test series of each class in samples.json: the first ones of the file.
 SAMPLES_PER_CLASS = 3
 
 
 def train(
-    network: InceptionTime, data: Labelled, epochs: int, random: torch.Generator, console: Console
+    network: InceptionTime, data: LabelledSeries, epochs: int, random: torch.Generator, console: Console
 ) -> list[float]:
     """Train ``network`` in place with AdamW and a one-cycle learning rate; return the mean loss of every epoch."""
     series, classes = torch.from_numpy(data.series), torch.from_numpy(data.classes)
     batch = min(BATCH, len(series))
-    steps = len(series) // batch  # whole batches only: BatchNorm wants more than one series
+    steps = len(series) // batch  # whole batches only: BatchNorm needs more than one series
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * steps)
     network.train()
@@ -57,7 +57,7 @@ def train(
 
 
 def vary(series: Tensor, random: torch.Generator) -> Tensor:
-    """Return ``series`` (N, 1, L), each shifted in time (its ends repeated), scaled and offset at random."""
+    """Return ``series`` (N, 1, L), each shifted in time, scaled and offset at random; a shift repeats the end value."""
     n, _, length = series.shape
     shift = torch.randint(-SHIFT_FRAMES, SHIFT_FRAMES + 1, (n, 1), generator=random)
     frames = (torch.arange(length) + shift).clamp(0, length - 1)
@@ -67,14 +67,14 @@ def vary(series: Tensor, random: torch.Generator) -> Tensor:
 
 
 def predict(network: nn.Module, series: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Indices:
-    """Return the class of each series (N, 1, L) as ``network`` in inference sees it, (N,)."""
+    """Return the classes (N,) that ``network`` in inference mode gives to ``series`` (N, 1, L)."""
     network.eval()
     with torch.inference_mode():
         answer: Indices = network(torch.from_numpy(series)).argmax(dim=1).numpy()
     return answer
 
 
-def write(out: Path, network: InceptionTime, test: Labelled, predicted: Indices) -> None:
+def write(out: Path, network: InceptionTime, test: LabelledSeries, predicted: Indices) -> None:
     """Write checkpoint, labels and samples into ``out``."""
     motions = tuple(MOTIONS.values())
     chosen = sorted(i for c in range(len(motions)) for i in np.flatnonzero(test.classes == c)[:SAMPLES_PER_CLASS])
@@ -99,7 +99,7 @@ def write(out: Path, network: InceptionTime, test: Labelled, predicted: Indices)
 @click.option("--epochs", default=200, show_default=True, type=click.IntRange(min=1))
 @click.option("--seed", default=0, show_default=True)
 def main(data: Path, out: Path, epochs: int, seed: int) -> None:
-    """Train InceptionTime on GunPoint, write it, then print its figures on the standard test set."""
+    """Train InceptionTime on GunPoint, write it, and print its figures on the standard test set."""
     console = Console()
     try:
         training, test = read_folder(data)

@@ -1,4 +1,4 @@
-"""Nationality from the characters of a surname: its files, its labels and a few held-out samples. No torch."""
+"""The network that infers nationality from the characters of a surname: its files, labels and samples. No torch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 
-#: The factory to name to ``normfold export``; it takes no arguments.
+#: The factory, as an argument of ``normfold export``; it takes no arguments itself.
 FACTORY = "normfold.models.surnames.network:SurnameCNN"
-#: The trained weights, safetensors, keys as in ``SurnameCNN().state_dict()``.
+#: The trained weights as safetensors; keys as in ``SurnameCNN().state_dict()``.
 CHECKPOINT = _HERE / "surnames.safetensors"
-#: One nationality a line, in the order of the network's outputs.
+#: One nationality in each line, in the order of the network's outputs.
 LABELS = _HERE / "labels.txt"
 #: The characters the network knows, in the order of its input channels.
 VOCABULARY = _HERE / "vocabulary.json"
@@ -21,13 +21,13 @@ SAMPLES = _HERE / "samples.json"
 
 
 @dataclass(frozen=True)
-class Sample:
+class SurnameSample:
     """A surname that the network was not trained on."""
 
     surname: str
-    #: What the data say.
+    #: The nationality in the data.
     nationality: str
-    #: What the committed checkpoint answers.
+    #: The answer of the checkpoint in this folder.
     predicted: str
 
 
@@ -36,6 +36,6 @@ def load_labels(path: Path = LABELS) -> tuple[str, ...]:
     return tuple(path.read_text(encoding="utf-8").split("\n")[:-1])
 
 
-def load_samples(path: Path = SAMPLES) -> tuple[Sample, ...]:
+def load_samples(path: Path = SAMPLES) -> tuple[SurnameSample, ...]:
     """Return the surnames of ``samples.json``, each with its nationality and the checkpoint's answer."""
-    return tuple(Sample(**entry) for entry in json.loads(path.read_text(encoding="utf-8")))
+    return tuple(SurnameSample(**entry) for entry in json.loads(path.read_text(encoding="utf-8")))

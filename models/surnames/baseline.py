@@ -1,4 +1,4 @@
-"""What the network has to beat: the majority class, and logistic regression on character n-grams (scikit-learn)."""
+"""Baselines for the network: the majority class, and logistic regression on character n-grams (scikit-learn)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from normfold.models.scores import Indices
 
 
 def majority(classes: Indices, count: int) -> Indices:
-    """Return the most frequent of ``classes`` ``count`` times."""
+    """Return the most frequent class in ``classes``, ``count`` times."""
     return np.full(count, np.bincount(classes).argmax())
 
 
@@ -19,8 +19,8 @@ def logistic_regression(
 ) -> Indices:
     """Return the class of each surname in ``asked`` by logistic regression on counts of character 1-3-grams.
 
-    ``markers`` stand before and after a name so that n-grams tell a beginning and an end, as the network's input does;
-    ``balanced`` weighs each class by its inverse frequency.
+    ``markers`` are put before and after each name, so that n-grams show where a name begins and ends, as the input of
+    the network does. ``balanced`` weighs each class by its inverse frequency.
     """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from normfold.models.errors import DataError
 
-#: Shares of the validation and test sets; training has the rest.
+#: Shares of the validation set and of the test set; the rest is for training.
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.15
 
 COLUMNS = ("surname", "nationality")
@@ -18,7 +18,7 @@ COLUMNS = ("surname", "nationality")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the data: a surname and one nationality it occurs in."""
+    """One line of the data: a surname, and a nationality in which it occurs."""
 
     surname: str
     nationality: str
@@ -26,7 +26,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Split:
-    """The rows of the three sets; no surname, upper or lower case, is in two of them."""
+    """The rows of the three sets; no surname is in two of them, whether in upper or in lower case."""
 
     train: list[Row]
     validation: list[Row]
@@ -37,7 +37,7 @@ def read(path: Path) -> list[Row]:
     """Return the rows of a UTF-8 CSV file with the columns ``surname`` and ``nationality``.
 
     Raises:
-        DataError: the file is missing, is not UTF-8, lacks a column, has an empty field or no row.
+        DataError: the file is missing or not UTF-8, lacks a column, has an empty field, or has no row.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -69,7 +69,7 @@ def read_split(path: Path) -> tuple[Split, tuple[str, ...]]:
     """Return the split of a data file and its nationalities in alphabetical order.
 
     Raises:
-        DataError: as ``read``, or there is one nationality only, or too few surnames for three sets.
+        DataError: as ``read``; there is only one nationality; there are too few surnames for three sets.
     """
     rows = read(path)
     nationalities = tuple(sorted({row.nationality for row in rows}))
@@ -86,8 +86,8 @@ def read_split(path: Path) -> tuple[Split, tuple[str, ...]]:
 def split(rows: list[Row], seed: int = 0) -> Split:
     """Return the rows split 75 : 10 : 15, stratified by nationality; the same on every machine.
 
-    The unit is the surname: one that occurs under several nationalities goes whole to one set, as part of the rarest of
-    them. Within a nationality the order is that of a SHA-256 of seed and surname.
+    All rows of a surname go into the same set; a surname with several nationalities is counted under the rarest of
+    them. Within a nationality, surnames are ordered by the SHA-256 of seed and surname.
     """
     frequency = Counter(row.nationality for row in rows)
     by_surname: dict[str, list[Row]] = defaultdict(list)

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: (channels, kernel, stride) of the convolutions that look for endings, syllables and whole stems side by side.
+#: (channels, kernel, stride) of the parallel convolutions, which find endings, syllables and whole stems.
 BRANCHES = ((64, 1, 1), (128, 2, 1), (128, 3, 1), (128, 5, 2))
 
-#: Least length of the input: the receptive field of the widest branch.
+#: Smallest length of the input: the receptive field of the widest branch.
 MINIMUM_LENGTH = 6
 
 
 class SurnameCNN(nn.Module):
     """Logits (N, classes) of one-hot surnames (N, characters, L), L at least ``MINIMUM_LENGTH``.
 
-    The maximum over L makes the answer independent of how many zeros follow a name, once there are enough of them
-    (``normfold.models.surnames.vectorizer.TAIL``).
+    Because of the maximum over L, the number of zeros after a name does not change the answer, if there are at least
+    ``normfold.models.surnames.vectorizer.TAIL`` of them.
     """
 
     def __init__(self, characters: int = 42, classes: int = 18, dropout: float = 0.6) -> None:

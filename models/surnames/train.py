@@ -1,7 +1,7 @@
 """Train the surname network: ``python -m normfold.models.surnames.train --data surnames.csv --out FOLDER``.
 
 The settings below were chosen with ``--validate``, which trains on 75 % of the surnames and scores on 10 %. Without it
-the network is trained on both and scored on the other 15 %, which no choice has seen.
+the network is trained on both parts and scored on the other 15 %, on which no choice depends.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from normfold.models.surnames.vectorizer import UNKNOWN, Vectorizer, padded_leng
 
 BATCH = 128
 LEARNING_RATE, WEIGHT_DECAY = 4e-3, 0.1
-#: Share of characters that training shows as unknown, so that the network can do with an unknown character.
+#: Share of characters that training replaces by the unknown character, so that the network learns to cope with it.
 UNKNOWN_SHARE = 0.05
-#: Half the data are one class. Training adds this much of the log of each class's frequency to its logit (Menon et al.
-#: 2020, arXiv:2007.07314), so that the network's own logits need not carry it and rare classes are answered more often.
+#: Half of the data are one class. Training adds the log of each class's frequency, times this factor, to the logit of
+#: the class (Menon et al. 2020, arXiv:2007.07314). The network then need not learn the frequencies, and names rare
+#: classes more often.
 LOGIT_ADJUSTMENT = 0.5
-#: Nationalities that get a surname in samples.json.
+#: Number of nationalities with a surname in samples.json.
 SAMPLES = 12
 
 
@@ -47,14 +48,14 @@ def train(
     random: torch.Generator,
     console: Console,
 ) -> list[float]:
-    """Train ``network`` in place with AdamW, leave the mean of its last weights in it; return every epoch's loss."""
+    """Train ``network`` in place with AdamW, average its last weights, and return the loss of every epoch."""
     indices = torch.from_numpy(vectorizer.indices([row.surname for row in rows]))
     lengths = torch.tensor([padded_length(int(columns)) for columns in (indices >= 0).sum(dim=1)])
     classes = torch.from_numpy(class_indices(rows, labels))
     frequency = torch.bincount(classes, minlength=len(labels)).clamp(min=1) / len(classes)
     adjustment = LOGIT_ADJUSTMENT * frequency.log()
     tokens = len(vectorizer.tokens)
-    one_hot = torch.cat([torch.eye(tokens), torch.zeros(1, tokens)])  # the last row, and so index -1, is a zero column
+    one_hot = torch.cat([torch.eye(tokens), torch.zeros(1, tokens)])  # the last row, which index -1 gives, is zero
     steps = len(batches(lengths, random))
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1 / steps, total_iters=steps)
@@ -81,7 +82,7 @@ def train(
 
 
 def batches(lengths: Tensor, random: torch.Generator) -> list[Tensor]:
-    """Return the indices of ``lengths`` (N,) in batches of at most ``BATCH``, each of one length, in random order."""
+    """Return the indices of ``lengths`` (N,) in batches of at most ``BATCH`` of equal length, in random order."""
     parts: list[Tensor] = []
     for length in torch.unique(lengths):
         group = torch.nonzero(lengths == length)[:, 0]
@@ -96,12 +97,12 @@ def hide(indices: Tensor, unknown: int, random: torch.Generator) -> Tensor:
 
 
 def class_indices(rows: list[Row], labels: tuple[str, ...]) -> Indices:
-    """Return the place of each row's nationality in ``labels``, (N,)."""
+    """Return the index in ``labels`` of the nationality of each row, (N,)."""
     return np.array([labels.index(row.nationality) for row in rows], dtype=np.int64)
 
 
 def predict(network: nn.Module, vectorizer: Vectorizer, rows: list[Row]) -> Indices:
-    """Return the class of each row's surname as ``network`` in inference sees it, (N,)."""
+    """Return the classes (N,) that ``network`` in inference mode gives to the surnames of the rows."""
     network.eval()
     with torch.inference_mode():
         parts = [network(torch.from_numpy(vectorizer([row.surname for row in part]))) for part in _parts(rows, 512)]
@@ -123,8 +124,8 @@ def write(
 ) -> None:
     """Write checkpoint, labels, vocabulary and samples into ``out``.
 
-    The samples are, for each of the most frequent nationalities, the first asked surname of five letters or more that
-    occurs under that nationality only, whether the network's answer is right or not.
+    The samples have one surname for each of the most frequent nationalities: the first in ``asked`` that has five
+    letters or more and occurs under this nationality only. Whether the network's answer is right does not matter.
     """
     truth = class_indices(asked, labels)
     frequent = np.argsort(-np.bincount(truth, minlength=len(labels)), kind="stable")[:SAMPLES]
@@ -142,7 +143,7 @@ def write(
 
 
 def baselines(known_rows: list[Row], asked_rows: list[Row], labels: tuple[str, ...]) -> dict[str, Indices]:
-    """Return by name what each baseline, fitted on ``known_rows``, answers for the surnames of ``asked_rows``."""
+    """Return the answers of each baseline by name, fitted on ``known_rows``, for the surnames of ``asked_rows``."""
     known, asked = ([row.surname for row in rows] for rows in (known_rows, asked_rows))
     classes = class_indices(known_rows, labels)
     answers = {"majority class": baseline.majority(classes, len(asked))}
@@ -156,7 +157,7 @@ def baselines(known_rows: list[Row], asked_rows: list[Row], labels: tuple[str, .
 
 
 def figures(answers: dict[str, Indices], truth: Indices, labels: tuple[str, ...]) -> tuple[Table, Table]:
-    """Return a table of the scores of each classifier, and one of the F1 of each class by the last of them."""
+    """Return a table with the scores of each classifier, and one with the F1 of each class for the last classifier."""
     scores = Table("classifier", "accuracy", "macro-F1")
     for name, predicted in answers.items():
         scores.add_row(name, f"{accuracy(truth, predicted):.3f}", f"{macro_f1(truth, predicted, len(labels)):.3f}")
@@ -178,7 +179,7 @@ def figures(answers: dict[str, Indices], truth: Indices, labels: tuple[str, ...]
     "--validate", is_flag=True, help="Train without the validation rows and score on them; leave the test rows alone."
 )
 def main(data: Path, out: Path, epochs: int, seed: int, validate: bool) -> None:
-    """Train the surname network, write it, then print its figures on held-out surnames beside the baselines."""
+    """Train the surname network, write it, and print its figures and those of the baselines on held-out surnames."""
     console = Console()
     try:
         sets, labels = read_split(data)

@@ -1,7 +1,8 @@
 """Surnames as one-hot arrays. Needs numpy only, so a client of the served network needs no torch.
 
-A name is decomposed (Unicode NFKD) and lower-cased, so that ``é`` is ``e`` and an accent, each a token of its own: an
-accented letter that no training name had still shows its letter. It stands between two markers, zeros follow.
+A name is decomposed (Unicode NFKD) and converted to lower case: ``é`` becomes two tokens, ``e`` and an accent, so that
+the letter is known even if no training name had this accent on it. A marker is put before and after the name; zeros
+follow.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from normfold.models.surnames import VOCABULARY
 
 BEGIN, END, UNKNOWN = "<begin>", "<end>", "<unknown>"
 
-#: Fewest zeros after a name. With them the last character has been in every place of the network's receptive field and
-#: one window holds nothing but zeros, so more zeros cannot change the answer: names of any length share a batch.
+#: Smallest number of zeros after a name. With them the last character has been at every place of the network's
+#: receptive field, and one window holds only zeros. More zeros cannot change the answer, so names of any length share a
+#: batch.
 TAIL = 7
-#: Lengths are multiples of this, so that most names have the same length and a server can batch them.
+#: Lengths are multiples of this: most names then have the same length, and a server can batch them.
 STEP = 8
 
 
@@ -35,7 +37,7 @@ class Vectorizer:
     True
     """
 
-    #: What each channel stands for: the two markers, the unknown character, then single characters.
+    #: The token of each channel: the two markers, the unknown character, then single characters.
     tokens: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -51,14 +53,14 @@ class Vectorizer:
 
     @classmethod
     def load(cls, path: Path = VOCABULARY) -> Vectorizer:
-        """Return the vectorizer of a ``vocabulary.json``: a list of tokens; by default the trained network's."""
+        """Return the vectorizer of a ``vocabulary.json``, a list of tokens; by default that of the trained network."""
         return cls(tuple(json.loads(path.read_text(encoding="utf-8"))))
 
     def indices(self, names: Sequence[str]) -> NDArray[np.int64]:
-        """Return the tokens of ``names`` as an (N, L) array; -1 stands for a zero column.
+        """Return the tokens of ``names`` as an (N, L) array; -1 means a zero column.
 
-        L is the least multiple of ``STEP`` that leaves ``TAIL`` columns after the longest name. A character outside the
-        vocabulary counts as unknown, an accent outside it is left out.
+        L is the smallest multiple of ``STEP`` that leaves ``TAIL`` columns after the longest name. A character that is
+        not in the vocabulary becomes the unknown character; an accent that is not in it is left out.
 
         Raises:
             ValueError: a name has no character, or there are no names.
@@ -78,16 +80,16 @@ class Vectorizer:
         return result
 
     def __call__(self, names: Sequence[str]) -> NDArray[np.float32]:
-        """Return ``names`` one-hot, (N, V, L) with V = ``len(tokens)``; see ``indices`` for L and for what raises."""
+        """Return ``names`` one-hot, (N, V, L), V = ``len(tokens)``; L and errors are those of ``indices``."""
         one_hot: NDArray[np.bool_] = self.indices(names)[:, None, :] == np.arange(len(self.tokens))[:, None]
         return one_hot.astype(np.float32)
 
 
 def padded_length(columns: int) -> int:
-    """Return the least multiple of ``STEP`` that leaves ``TAIL`` columns after ``columns`` of them."""
+    """Return the smallest multiple of ``STEP`` that leaves ``TAIL`` columns after the first ``columns``."""
     return -(-(columns + TAIL) // STEP) * STEP
 
 
 def _characters(name: str) -> str:
-    """Return ``name`` in the form the vocabulary is written in: decomposed, trimmed, lower case."""
+    """Return ``name`` as the vocabulary has it: decomposed, trimmed, in lower case."""
     return unicodedata.normalize("NFKD", name).strip().lower()

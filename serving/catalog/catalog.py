@@ -1,4 +1,4 @@
-"""The models in service: which versions of which models are loaded, and why others are not."""
+"""The models in service: which versions of them are loaded, and why others are not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from normfold.protos import grpc_service as pb
 from normfold.protos import model_config as mc
 from normfold.serving.catalog import config
-from normfold.serving.catalog.model import LoadOptions, Model, load
+from normfold.serving.catalog.load import LoadOptions, load
+from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.repository import Files, Repository, SentFolder, is_plain
 from normfold.serving.errors import (
     ConfigError,
@@ -36,7 +37,7 @@ UNLOADED = "unloaded"
 
 @dataclass
 class Version:
-    """What is known of one version of a model."""
+    """The state of one version of a model."""
 
     state: str
     reason: str = ""
@@ -45,20 +46,20 @@ class Version:
 
 @dataclass
 class Entry:
-    """What is known of one model."""
+    """The state of one model."""
 
     versions: dict[int, Version] = field(default_factory=dict)
-    #: Why no version could even be tried.
+    #: Why loading failed before any version was tried.
     reason: str = ""
 
     @property
     def ready(self) -> list[Model]:
-        """The versions that can answer, ascending."""
+        """The versions that can answer, in ascending order."""
         return [v.model for _, v in sorted(self.versions.items()) if v.state == READY and v.model]
 
     @property
     def failed(self) -> bool:
-        """Whether something that should be in service is not."""
+        """Whether a version that should be in service is not."""
         return bool(self.reason) or any(v.state != READY and v.reason != UNLOADED for v in self.versions.values())
 
 
@@ -70,35 +71,35 @@ class Catalog:
         self._entries: dict[str, Entry] = {}
         self._lock = asyncio.Lock()
         self._listeners: list[Callable[[], None]] = []
-        #: True once every model was tried.
+        #: True as soon as loading was tried for every model.
         self.started = False
         #: False while other workers of the same server are not ready.
         self.others_ready = True
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Call ``listener`` after every change of what is ready."""
+        """Call ``listener`` whenever the set of ready models changes."""
         self._listeners.append(listener)
 
     def changed(self) -> None:
-        """Tell the listeners."""
+        """Call the listeners."""
         for listener in self._listeners:
             listener()
 
     @property
     def entries(self) -> dict[str, Entry]:
-        """Every model that was tried, by name."""
+        """Every model that was ever loaded or tried, by name."""
         return self._entries
 
     def ready(self, strict: bool) -> bool:
-        """Whether the server is: here and in every other worker each model was tried and, where ``strict``, loaded."""
+        """Whether the server is ready: every worker has tried every model and, where ``strict``, loaded it."""
         return self.others_ready and self.loaded(strict)
 
     def loaded(self, strict: bool) -> bool:
-        """Whether every model was tried here and, where ``strict``, none failed."""
+        """Whether this worker has tried every model and, where ``strict``, none failed."""
         return self.started and not (strict and any(entry.failed for entry in self._entries.values()))
 
     async def load_all(self, names: Iterable[str] | None = None) -> None:
-        """Load every model of the repository, or only those named; a failure is kept as that model's reason."""
+        """Load every model of the repository, or those in ``names``; a failure is kept as the reason of its model."""
         found = self._repository.models()
         for name in found if names is None else names:
             try:
@@ -111,10 +112,10 @@ class Catalog:
         self.changed()
 
     async def load(self, name: str, override: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
-        """Load or reload a model; what serves goes on serving until the new versions are warm, and if they fail.
+        """Load or reload a model. Old versions serve until the new ones are warm, and go on if the new ones fail.
 
-        ``override`` is a configuration in JSON that replaces config.pbtxt; ``files``, which need one, replace the
-        model's folder. Raises PollFailed when there is no such model, LoadRefused when it fails.
+        ``override`` is a configuration in JSON that replaces config.pbtxt. ``files`` replace the model's folder, and
+        need an ``override``. Raises PollFailed when there is no such model, LoadRefused when loading fails.
         """
         async with self._lock:
             if not self._options.hop_seconds:
@@ -142,7 +143,7 @@ class Catalog:
                 raise LoadRefused(_failed(name, failures))
 
     def _folder(self, name: str, override: str | None, files: Mapping[str, bytes]) -> Files:
-        """Where the model's files come from. Raises PollFailed."""
+        """The place that the model's files come from. Raises PollFailed."""
         failed = _unpolled(name)
         if files:
             if override is None:
@@ -157,13 +158,16 @@ class Catalog:
         return folder
 
     def _plan(self, folder: Files, override: str | None) -> tuple[mc.ModelConfig, list[int]]:
-        """The configuration as written and the versions that it puts in service. Raises PollFailed, LoadError."""
+        """The configuration as its author wrote it, and the versions that it puts in service.
+
+        Raises PollFailed or LoadError.
+        """
         if override is None:
             written = config.parse(folder.config_text() or "")
         else:
             try:
                 written = config.parse_json(override)
-            except ConfigError as error:  # Triton's status for what it cannot read is INTERNAL
+            except ConfigError as error:  # Triton answers INTERNAL to a configuration that it cannot read
                 raise PollFailed(f"{_unpolled(folder.name)}: {error}") from error
         for note in config.check(written, folder.name):
             log.warning("model %s: %s", quoted(folder.name), note)
@@ -176,6 +180,7 @@ class Catalog:
     async def _load_versions(
         self, folder: Files, written: mc.ModelConfig, numbers: list[int], entry: Entry
     ) -> tuple[dict[int, Model], dict[int, str]]:
+        """The versions that loaded, and for each of the others the reason. Raises StartError."""
         loaded: dict[int, Model] = {}
         failures: dict[int, str] = {}
         for number in numbers:
@@ -184,17 +189,17 @@ class Catalog:
             try:
                 loaded[number] = await asyncio.to_thread(load, folder, written, number, self._options, self._executor)
                 log.log(logging.INFO if self.started else logging.DEBUG, "loaded %s", loaded[number].describe())
-            except StartError:  # the device is not there: no model will load
+            except StartError:  # the device is missing, so no model will load
                 raise
             except ServingError as error:
                 failures[number] = str(error)
             except Exception as error:
                 log.exception("loading model %s version %d failed", quoted(folder.name), number)
-                failures[number] = f"unexpected {type(error).__name__}; the log has it"
+                failures[number] = f"unexpected {type(error).__name__}; the log has the details"
         return loaded, failures
 
     async def unload(self, name: str) -> None:
-        """Stop serving a model; requests on their way are answered. A model that is not loaded is no error."""
+        """Stop serving a model; requests on their way are still answered. It is no error if the model is not loaded."""
         async with self._lock:
             entry = self._entries.get(name)
             if entry is None:
@@ -204,7 +209,7 @@ class Catalog:
             self.changed()
 
     def find(self, name: str, version: str) -> Model:
-        """The model that answers for ``name`` and ``version`` ("": the highest ready one).
+        """The model that answers requests for ``name`` and ``version``; "" is the highest version that is ready.
 
         Raises InvalidRequest for a version that is no number, NotFound, or Unavailable with the reason.
         """
@@ -229,7 +234,7 @@ class Catalog:
         return found.model
 
     def index(self, only_ready: bool) -> list[pb.RepositoryIndexResponse.ModelIndex]:
-        """Every model of the repository with the state and reason of each version; never loaded: the name alone."""
+        """The state and reason of each version of every model in the repository; of a model never loaded, the name."""
         rows = []
         for name in sorted({*self._repository.models(), *self._entries}):
             entry = self._entries.get(name, Entry())
@@ -243,7 +248,7 @@ class Catalog:
 
 
 def parse_version(text: str) -> int | None:
-    """The version that a request names, None for "". As in Triton, what follows a number is passed over.
+    """The version that a request names, None for "". As in Triton, text behind the number is ignored.
 
     >>> parse_version(""), parse_version(" 12"), parse_version("1.5")
     (None, 12, 1)
@@ -264,16 +269,16 @@ def parse_version(text: str) -> int | None:
 
 
 def _unpolled(name: str) -> str:
-    """The beginning of Triton's sentence for a model that could not even be looked at."""
+    """The beginning of Triton's sentence about a model whose files or configuration could not be read."""
     return f"failed to load {quoted(name)}, failed to poll from model repository"
 
 
 def _failed(name: str, failures: dict[int, str]) -> str:
-    told = "; ".join(f"version {n} is at UNAVAILABLE state: {reason}" for n, reason in sorted(failures.items()))
-    return f"load failed for model {quoted(name)}: {told}"
+    reasons = "; ".join(f"version {n} is at UNAVAILABLE state: {reason}" for n, reason in sorted(failures.items()))
+    return f"load failed for model {quoted(name)}: {reasons}"
 
 
 def _because(entry: Entry) -> str:
     reasons = [entry.reason, *(f"version {n}: {v.reason}" for n, v in sorted(entry.versions.items()) if v.reason)]
-    told = "; ".join(reason for reason in reasons if reason)
-    return f" ({told})" if told else ""
+    text = "; ".join(reason for reason in reasons if reason)
+    return f" ({text})" if text else ""

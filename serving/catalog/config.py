@@ -1,7 +1,7 @@
-"""config.pbtxt: read, checked against what this server can do, completed from the model file.
+"""config.pbtxt: reads it, checks it against what this server can do, and completes it from the model file.
 
-What changes answers and cannot be honoured is a ConfigError when the model is loaded; what could only change speed and
-has no effect here is returned as a note, for the log. Nothing is passed over in silence.
+A setting that changes answers and that this server cannot follow is a ConfigError when the model is loaded. A setting
+that could only change speed and has no effect here gives a note for the log. No setting is ignored silently.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from google.protobuf import json_format, text_format
 from normfold.protos import model_config as mc
 from normfold.serving.errors import ConfigError
 from normfold.serving.runtime import cuda_options, tensorrt_options
-from normfold.serving.runtime.session import ModelTensor, SessionSettings
+from normfold.serving.runtime.settings import ModelTensor, SessionSettings
 
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
@@ -33,7 +33,8 @@ PARAMETERS = (
     "session.inter_op.allow_spinning",
     *cuda_options.NAMES,
 )
-#: What a configuration in force tells of a model on a GPU; a client that sends it back changes nothing.
+#: The parameter in which a configuration in force lists the nodes that stayed on the CPU while the model runs on a GPU.
+#: A client that sends it back changes nothing.
 LEFT_ON_CPU = "nodes_on_cpu"
 
 _GRAPH_LEVELS = {0: "all", 1: "extended", -1: "basic", 2: "none"}
@@ -56,7 +57,7 @@ def parse_json(text: str) -> mc.ModelConfig:
 
 
 def versions_in_service(config: mc.ModelConfig, present: Iterable[int]) -> list[int]:
-    """The versions that the version policy picks among those present, ascending."""
+    """Those of the versions ``present`` that the version policy puts in service, in ascending order."""
     numbers = sorted(present)
     policy = config.version_policy
     if policy.HasField("all"):
@@ -67,7 +68,7 @@ def versions_in_service(config: mc.ModelConfig, present: Iterable[int]) -> list[
 
 
 def check(config: mc.ModelConfig, name: str) -> list[str]:
-    """Notes on hints without effect here. Raises ConfigError for what cannot be honoured."""
+    """Notes on settings that have no effect here. Raises ConfigError for a setting that this server cannot follow."""
     for reason in _refused(config, name):
         raise ConfigError(reason)
     return list(_notes(config))
@@ -121,7 +122,7 @@ def _refused_tensors(config: mc.ModelConfig) -> Iterator[str]:
     for group in (config.input, config.output):
         names = [tensor.name for tensor in group]
         for twice in sorted({n for n in names if names.count(n) > 1}):
-            yield f"{twice!r} stands twice in config.pbtxt"
+            yield f"{twice!r} is described twice in config.pbtxt"
 
 
 def _refused_optimization(optimization: mc.ModelOptimizationPolicy) -> Iterator[str]:
@@ -174,7 +175,7 @@ def _refused_batching(config: mc.ModelConfig) -> Iterator[str]:
 
 def _notes(config: mc.ModelConfig) -> Iterator[str]:
     if LEFT_ON_CPU in config.parameters:
-        yield f"parameter {LEFT_ON_CPU!r} has no effect: the server tells it"
+        yield f"parameter {LEFT_ON_CPU!r} has no effect: the server sets it"
     for field in ("metric_tags", "model_metrics"):
         value = getattr(config, field)
         if value.ByteSize() if field == "model_metrics" else value:
@@ -191,7 +192,7 @@ def _notes(config: mc.ModelConfig) -> Iterator[str]:
 
 
 def settings(config: mc.ModelConfig, base: SessionSettings) -> SessionSettings:
-    """The session settings: ``base`` with what the configuration overrides. Raises ConfigError."""
+    """The session settings: ``base``, changed where the configuration says so. Raises ConfigError."""
     parallel = bool(_number(config, "execution_mode", 0, (0, 1)))
     return replace(
         base,
@@ -213,7 +214,7 @@ def settings(config: mc.ModelConfig, base: SessionSettings) -> SessionSettings:
 
 
 def _cuda(config: mc.ModelConfig) -> tuple[tuple[str, str], ...]:
-    """The options of the CUDA provider that the configuration gives."""
+    """The options of the CUDA provider that the configuration sets. Raises ConfigError."""
     options = {
         key: cuda_options.read(key, config.parameters[key].string_value)
         for key in cuda_options.NAMES
@@ -242,7 +243,7 @@ def _number(config: mc.ModelConfig, key: str, default: int, allowed: Sequence[in
 def complete(
     config: mc.ModelConfig, name: str, inputs: Sequence[ModelTensor], outputs: Sequence[ModelTensor], instances: int
 ) -> mc.ModelConfig:
-    """The configuration in force: defaults filled in, inputs and outputs that are not described taken from the file."""
+    """The configuration in force: ``config`` with defaults, and with the file's inputs and outputs if it has none."""
     full = mc.ModelConfig()
     full.CopyFrom(config)
     full.name, full.platform, full.backend = name, PLATFORM, BACKEND
@@ -262,7 +263,7 @@ def complete(
 
 
 def _describe(described: object, declared: Sequence[ModelTensor], batched: bool) -> None:
-    """Fill the repeated field ``described`` from what the file declares."""
+    """Complete the repeated field ``described`` with the tensors that the file declares."""
     entries: dict[str, mc.ModelInput | mc.ModelOutput] = {e.name: e for e in described}  # type: ignore[attr-defined]
     if not entries:
         required = [t.name for t in declared if not t.optional]

@@ -1,4 +1,4 @@
-"""What clients may send to a model and what they get: its inputs and outputs, agreed between config and file."""
+"""The inputs and outputs of a model as clients see them, in which config.pbtxt and the model file agree."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from normfold.protos import model_config as mc
 from normfold.protos.datatypes import Datatype, by_config
 from normfold.serving.errors import ConfigError
-from normfold.serving.runtime.session import ModelTensor
+from normfold.serving.runtime.settings import ModelTensor
 
 Shape = tuple[int, ...]
 
@@ -21,19 +21,19 @@ class TensorSpec:
 
     name: str
     datatype: Datatype
-    #: With the batch dimension in front where the model batches; -1 is any size.
+    #: The shape, with the batch dimension first where the model batches; -1 is any size.
     shape: Shape
-    #: Where config.pbtxt reshapes: what the file takes or gives, sizes -1 in the same order as in ``shape``.
+    #: Where config.pbtxt reshapes: the shape in the file, with sizes of -1 in the same order as in ``shape``.
     reshape: Shape | None = None
     #: An input that may be left out.
     optional: bool = False
-    #: A file without a declared rank: any shape fits.
+    #: The file declares no rank, so any shape fits.
     any_rank: bool = False
-    #: One label for each class, for the classification extension.
+    #: A label for each class, for the classification extension.
     labels: tuple[str, ...] = ()
 
     def fits(self, shape: Shape) -> bool:
-        """Whether a tensor of ``shape`` may be sent or given as this one."""
+        """Whether a tensor of ``shape`` may be this input or output."""
         return self.any_rank or (
             len(shape) == len(self.shape) and all(d in (-1, s) for s, d in zip(shape, self.shape, strict=True))
         )
@@ -48,9 +48,9 @@ class Contract:
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
-    #: 0: no batch dimension is understood.
+    #: The largest number of rows in a request; 0: the model has no batch dimension.
     max_batch_size: int
-    #: Inputs that must be sent.
+    #: The inputs that a request must have.
     required: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ def agree(
     outputs: Sequence[ModelTensor],
     labels: Mapping[str, tuple[str, ...]],
 ) -> Contract:
-    """The contract of a completed configuration and a model file. Raises ConfigError where they contradict."""
+    """The contract between a complete configuration and a model file. Raises ConfigError where they disagree."""
     specs_in = {i.name: _spec(i, inputs, config.max_batch_size, "input", i.optional) for i in config.input}
     specs_out = {o.name: _spec(o, outputs, config.max_batch_size, "output") for o in config.output}
     for tensor in inputs:
@@ -104,7 +104,7 @@ def _any_rank(tensor: ModelTensor, entry: mc.ModelInput | mc.ModelOutput) -> boo
 
 
 def _check_reshape(name: str, dims: Shape, reshape: Shape) -> None:
-    """Raise unless each stretch between sizes of -1 holds as many elements before and after."""
+    """Raise unless each stretch between sizes of -1 has the same number of elements before and after."""
     if [math.prod(p) for p in _stretches(dims)] != [math.prod(p) for p in _stretches(reshape)]:
         raise ConfigError(f"{name!r}: dims {list(dims)} cannot be reshaped to {list(reshape)}")
 
@@ -120,23 +120,23 @@ def _stretches(shape: Shape) -> list[list[int]]:
 
 
 def _check_shape(tensor: ModelTensor, shape: Shape, max_batch_size: int, kind: str) -> None:
-    """Raise unless the file can take (or give) every ``shape`` that config.pbtxt promises."""
+    """Raise unless the file can take, or give, every ``shape`` that config.pbtxt promises."""
     if tensor.shape is None:
         return
-    said, has = list(shape), list(tensor.shape)
+    written, has = list(shape), list(tensor.shape)
     if max_batch_size and tensor.shape[:1] != (-1,):
         raise ConfigError(
             f"{kind} {tensor.name!r}: max_batch_size is {max_batch_size}, but the file's shape {has} does not start "
             "with a dynamic dimension; set max_batch_size to 0 or export with a dynamic batch dimension"
         )
-    if len(said) != len(has) or any(h not in (-1, s) for s, h in zip(said, has, strict=True)):
+    if len(written) != len(has) or any(h not in (-1, s) for s, h in zip(written, has, strict=True)):
         raise ConfigError(
-            f"{kind} {tensor.name!r}: config.pbtxt says {said}{' (batch first)' if max_batch_size else ''}, "
+            f"{kind} {tensor.name!r}: config.pbtxt says {written}{' (batch first)' if max_batch_size else ''}, "
             f"the file has {has}"
         )
 
 
 def reshaped(shape: Shape, seen: Shape, target: Shape) -> Shape:
-    """``target`` with its -1 sizes taken, in order, from the sizes that ``shape`` has where ``seen`` has -1."""
+    """``target`` with its sizes of -1 replaced, in order, by the sizes of ``shape`` at the places of -1 in ``seen``."""
     sizes = iter([size for size, declared in zip(shape, seen, strict=True) if declared == -1])
     return tuple(next(sizes) if size == -1 else size for size in target)

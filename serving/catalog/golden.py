@@ -1,9 +1,9 @@
-"""The answer that a model gave when it was exported, asked for again before the model is ready.
+"""The golden answer: what a model answered when it was exported, which it must answer again before it is ready.
 
-``golden.json`` lies beside the model file: ``inputs`` and ``outputs`` as lists of ``name``, ``datatype``, ``shape``
-and ``data`` (base64 of raw contents), and ``relative_tolerance``, how far a float output may be from the answer,
-relative to the output's largest value. Other kernels round otherwise; a damaged or exchanged model is much further
-away.
+``golden.json`` is beside the model file. It has ``inputs`` and ``outputs``, lists of ``name``, ``datatype``, ``shape``
+and ``data`` (base64 of raw contents), and ``relative_tolerance``: the largest difference between a float output and
+its golden answer, relative to the output's largest value. Kernels of another machine round differently, but by less
+than this; the answers of a damaged or exchanged model differ by far more.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from normfold.serving.wire.tensors import to_array
 
 Array = NDArray[Any]
 
-#: Datatypes whose values can be compared as numbers.
+#: Kinds of NumPy dtypes whose values can be compared as numbers.
 NUMERIC = "fiub"
 
 
 def replay(session: Session, data: bytes) -> dict[str, Array] | None:
-    """Ask ``session`` what ``data``, the content of golden.json, asks; the inputs, None where they cannot be compared.
+    """Run ``session`` on the inputs in ``data``, the content of golden.json, and return these inputs.
 
-    Raises LoadError unless it answers the same.
+    Returns None, without a run, where a tensor is not of numbers. Raises LoadError where the answer differs.
     """
     try:
         content = json.loads(data)

@@ -1,4 +1,4 @@
-"""Where models come from: a folder of models in Triton's layout, one model's folder, or one .onnx file.
+"""The place that models come from: a folder of models in Triton's layout, one model's folder, or one .onnx file.
 
 <repository>/<name>/config.pbtxt              optional
 <repository>/<name>/<labels file>             named by label_filename
@@ -22,7 +22,7 @@ CONFIG_FILE = "config.pbtxt"
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.json"
 
-#: A model's name becomes a path: letters, digits, dot, dash and underscore, no dot first.
+#: A model's name becomes part of a path: letters, digits, dot, dash and underscore, and no dot first.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
@@ -40,7 +40,7 @@ class Files(Protocol):
         ...
 
     def versions(self) -> list[int]:
-        """The version numbers that are there, ascending."""
+        """The numbers of the versions that are there, in ascending order."""
         ...
 
     def read_model(self, version: int, filename: str) -> bytes:
@@ -58,17 +58,17 @@ class Files(Protocol):
 
 @dataclass(frozen=True)
 class SentFolder:
-    """One model whose files came in a load request, by path: "1/model.onnx"."""
+    """One model whose files came in a load request, by their paths, such as "1/model.onnx"."""
 
     name: str
     files: Mapping[str, bytes]
 
     def config_text(self) -> str | None:
-        """None: its configuration came in the request too."""
+        """None, because the configuration came in the request too."""
         return None
 
     def versions(self) -> list[int]:
-        """The version numbers that are there, ascending."""
+        """The numbers of the versions that are there, in ascending order."""
         return sorted({int(path.split("/")[0]) for path in self.files if _VERSION.fullmatch(path.split("/")[0])})
 
     def read_model(self, version: int, filename: str) -> bytes:
@@ -104,7 +104,7 @@ class ModelFolder:
             raise ConfigError(f"config.pbtxt cannot be read: {_why(error)}") from None
 
     def versions(self) -> list[int]:
-        """The version numbers that are there, ascending."""
+        """The numbers of the versions that are there, in ascending order."""
         if self._is_file:
             return [1]
         try:
@@ -142,7 +142,7 @@ class ModelFolder:
 
 
 class Repository:
-    """The models under one path; what it finds may change between calls."""
+    """The models under one path. It looks at the disk at every call, so models may come and go."""
 
     def __init__(self, path: Path, name: str | None = None) -> None:
         """Look at ``path``; ``name`` renames a single model. Raises StartError when nothing there can be served."""
@@ -172,14 +172,14 @@ class Repository:
 
 
 def is_plain(path: str) -> bool:
-    """Whether ``path`` could be that of a file inside a folder: no part of it empty, special or too long."""
+    """Whether ``path`` can be the path of a file inside a folder: none of its parts is empty, special or too long."""
     return all(
         0 < len(part.encode()) < 256 and part not in (".", "..") and "\0" not in part for part in path.split("/")
     )
 
 
 def _single(path: Path) -> bool:
-    """Whether ``path`` is one model: a file, or a folder with a config or a version's .onnx file right in it."""
+    """Whether ``path`` is one model: a file, or a folder that holds config.pbtxt or versions with .onnx files."""
     if path.is_file() or (path / CONFIG_FILE).is_file():
         return True
     return any(any(version.glob("*.onnx")) for version in _version_folders(path))

@@ -1,6 +1,7 @@
-"""Runs before a model says that it is ready.
+"""The warm-up: runs of a model before it says that it is ready.
 
-Those that config.pbtxt asks for, else those of the golden input, else one row of zeros where its shape is known.
+The inputs are those that config.pbtxt describes; without them, the golden input; without it, one row of zeros, if the
+shape of a row is known.
 """
 
 from __future__ import annotations
@@ -24,25 +25,28 @@ from normfold.serving.wire.tensors import to_array
 Array = NDArray[Any]
 Note = Callable[[Mapping[str, Array], int], None]
 
-#: The folder beside the versions that holds input_data_file.
+#: The folder beside the versions in which input_data_file is looked for.
 FOLDER = "warmup"
 
-#: How often the default warm-up runs: the first run pays for allocations.
+#: Runs of a warm-up that config.pbtxt does not describe. The first run is slower, because it allocates memory.
 RUNS = 5
 
 
 @dataclass(frozen=True)
-class Sample:
-    """An input to run a model with, ``count`` times."""
+class WarmupSample:
+    """Inputs to run a model with, ``count`` times."""
 
     feeds: dict[str, Array]
     count: int
-    #: The user asks for it: where it fails, the model does not load.
+    #: config.pbtxt asks for this run: if it fails, the model does not load.
     asked_for: bool = False
 
 
-def run(session: Session, samples: Iterable[Sample], outputs: Sequence[str], note: Note) -> None:
-    """Run ``session`` warm on ``samples``; ``note`` is told the nanoseconds of every run. Raises LoadError."""
+def run(session: Session, samples: Iterable[WarmupSample], outputs: Sequence[str], note: Note) -> None:
+    """Warm ``session`` up with ``samples``; calls ``note`` with the inputs and nanoseconds of every run.
+
+    Raises LoadError.
+    """
     for sample in samples:
         for _ in range(sample.count):
             started = time.perf_counter_ns()
@@ -50,22 +54,24 @@ def run(session: Session, samples: Iterable[Sample], outputs: Sequence[str], not
                 session.run(sample.feeds, outputs)
             except InvalidRequest as error:
                 if not sample.asked_for:
-                    break  # zeros need not be a valid input
+                    break  # zeros may be no valid input
                 raise LoadError(f"warm-up failed: {error}") from None
             note(sample.feeds, time.perf_counter_ns() - started)
 
 
-def samples(config: mc.ModelConfig, contract: Contract, folder: Files, golden: dict[str, Array] | None) -> list[Sample]:
-    """What to run a model with; ``golden`` is the input of golden.json. Raises ConfigError."""
+def samples(
+    config: mc.ModelConfig, contract: Contract, folder: Files, golden: dict[str, Array] | None
+) -> list[WarmupSample]:
+    """The inputs to warm a model up with; ``golden`` are those of golden.json. Raises ConfigError."""
     if config.model_warmup:
-        return [Sample(_sample(w, contract, folder), max(1, w.count), True) for w in config.model_warmup]
+        return [WarmupSample(_sample(w, contract, folder), max(1, w.count), True) for w in config.model_warmup]
     if golden is not None:
-        return [Sample(golden, RUNS)]
-    return [Sample(feeds, RUNS) for feeds in _default(contract)]
+        return [WarmupSample(golden, RUNS)]
+    return [WarmupSample(feeds, RUNS) for feeds in _default(contract)]
 
 
 def _default(contract: Contract) -> list[dict[str, Array]]:
-    """Zeros of one row, where no size but the batch is open."""
+    """One row of zeros, if every size but that of the batch is known."""
     feeds = {}
     for spec in contract.inputs.values():
         if spec.optional:

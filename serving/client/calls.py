@@ -1,4 +1,4 @@
-"""What the two clients share: arrays to a request message, a response message to arrays, statuses to exceptions."""
+"""The part that both clients share: request messages from arrays, arrays from responses, exceptions from statuses."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ Array = NDArray[Any]
 SERVICE = "/inference.GRPCInferenceService/"
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 
-#: No answer in this many seconds is an error, unless the caller says otherwise.
+#: A call without an answer after this many seconds is an error, unless the caller gives another time.
 DEFAULT_TIMEOUT_SECONDS = 60.0
 
-#: Try again, twice, what a server that is starting or stopping refuses (a call that a stopping server had not looked at
-#: yet ends as CANCELLED). gRPC retries nothing above the retry buffer.
+#: Repeat a call at most twice if the server is starting or stopping (a call that a stopping server has not looked at
+#: ends as CANCELLED). gRPC repeats no call that is larger than its retry buffer.
 _RETRY = {
     "methodConfig": [
-        {"name": [{"service": "inference.GRPCInferenceService", "method": "ModelStreamInfer"}]},  # multiplex.py does it
+        {
+            "name": [{"service": "inference.GRPCInferenceService", "method": "ModelStreamInfer"}]
+        },  # multiplex.py repeats it
         {
             "name": [{"service": "inference.GRPCInferenceService"}],
             "retryPolicy": {
@@ -49,7 +51,7 @@ OPTIONS = (
 
 
 class ClientError(Exception):
-    """A call that failed. ``status`` is the gRPC status, ``details`` what the server or gRPC said of it."""
+    """A call that failed: its gRPC ``status``, and the ``details`` that the server or gRPC gave."""
 
     def __init__(self, status: grpc.StatusCode, details: str) -> None:
         super().__init__(f"{status.name}: {details}")
@@ -57,7 +59,7 @@ class ClientError(Exception):
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorMetadata:
     """The name, datatype and shape of an input or output; -1 is any size."""
 
     name: str
@@ -67,18 +69,18 @@ class Tensor:
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What a served model takes and gives."""
+    """The inputs, outputs and versions of a served model."""
 
     name: str
     versions: tuple[str, ...]
     platform: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
 
 
 @dataclass(frozen=True)
 class ServerMetadata:
-    """What a server calls itself and which extensions of the protocol it has."""
+    """The name and version of a server, and the extensions of the protocol that it has."""
 
     name: str
     version: str
@@ -86,12 +88,12 @@ class ServerMetadata:
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """One class of a classification."""
+class LabelledClass:
+    """One class in the answer of a classification."""
 
     score: float
     index: int
-    #: Empty where the model has no labels.
+    #: Empty if the model has no labels.
     label: str
 
 
@@ -103,10 +105,11 @@ def infer_request(
     request_id: str,
     top: int = 0,
 ) -> pb.ModelInferRequest:
-    """The message that asks ``model`` with arrays by input name.
+    """The message that asks ``model`` for an answer to ``inputs``, which are arrays by input name.
 
-    Arrays of another byte order are swapped; ``str`` elements travel as UTF-8. Raises ValueError for an array whose
-    dtype the protocol has no name for.
+    ``top``: ask for this many best classes of each output; 0: for the numbers. Arrays are sent little-endian whatever
+    their byte order; ``str`` elements are sent as UTF-8. Raises ValueError for an array whose dtype has no name in the
+    protocol.
     """
     request = pb.ModelInferRequest(model_name=model, model_version=version, id=request_id)
     for name, value in inputs.items():
@@ -139,7 +142,7 @@ def _array(name: str, value: ArrayLike) -> tuple[Array, Datatype]:
 
 
 def arrays(response: pb.ModelInferResponse) -> dict[str, Array]:
-    """The outputs of a response by name; BYTES as objects, BF16 as its bits in uint16."""
+    """The outputs of a response by name; BYTES as ``bytes`` objects, BF16 as its bits in uint16."""
     found = {}
     for index, output in enumerate(response.outputs):
         datatype = by_name(output.datatype)
@@ -155,27 +158,28 @@ def arrays(response: pb.ModelInferResponse) -> dict[str, Array]:
     return found
 
 
-def labelled(elements: Array) -> list[list[Labelled]]:
-    """The classes in an answer of the classification extension, for each row best first."""
+def labelled(elements: Array) -> list[list[LabelledClass]]:
+    """The classes in an answer of the classification extension: a list for each row, the best class first."""
     rows = elements.reshape(-1, elements.shape[-1]) if elements.ndim else elements.reshape(1, 1)
     return [[_labelled(element) for element in row] for row in rows]
 
 
-def _labelled(element: bytes) -> Labelled:
+def _labelled(element: bytes) -> LabelledClass:
     score, index, *label = element.decode(errors="replace").split(":", 2)
-    return Labelled(float(score), int(index), label[0] if label else "")
+    return LabelledClass(float(score), int(index), label[0] if label else "")
 
 
 def model_metadata(response: pb.ModelMetadataResponse) -> ModelMetadata:
-    """The message as a value."""
+    """The content of ``response`` as a value."""
     inputs, outputs = (
-        tuple(Tensor(t.name, t.datatype, tuple(t.shape)) for t in side) for side in (response.inputs, response.outputs)
+        tuple(TensorMetadata(t.name, t.datatype, tuple(t.shape)) for t in side)
+        for side in (response.inputs, response.outputs)
     )
     return ModelMetadata(response.name, tuple(response.versions), response.platform, inputs, outputs)
 
 
 def server_metadata(response: pb.ServerMetadataResponse) -> ServerMetadata:
-    """The message as a value."""
+    """The content of ``response`` as a value."""
     return ServerMetadata(response.name, response.version, tuple(response.extensions))
 
 

@@ -1,10 +1,10 @@
-"""Ask any server of the Open Inference Protocol with NumPy arrays by name.
+"""Clients for any server of the Open Inference Protocol, which take and give NumPy arrays by name.
 
     with Client("127.0.0.1:8001") as client:
         answer = client.infer("surnames", {"x": x})     # {"y": array}
 
-``AsyncClient`` is the same with ``await``; ``AsyncClient(stream=True)`` sends all inferences over one stream, which
-costs the server less.
+``AsyncClient`` is the same with ``await``. ``AsyncClient(stream=True)`` sends all inferences over one stream, which
+takes less CPU time of the server.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Response = TypeVar("Response", bound=Message)
 
 
 class Client:
-    """A client that blocks; one may be used from several threads at once."""
+    """A client whose calls block; several threads may use one client at once."""
 
     def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
-        """Nothing is sent yet. ``timeout`` is for calls that give none, in seconds."""
+        """Send nothing yet. ``timeout``, in seconds, is for calls that give none."""
         self.address, self.timeout = address, timeout
         self._channel = grpc.insecure_channel(address, options=OPTIONS)
 
@@ -65,7 +65,7 @@ class Client:
         timeout: float | None = None,
         request_id: str = "",
     ) -> dict[str, Array]:
-        """The outputs by name, those in ``outputs`` or all. Raises ClientError, or ValueError for a dtype."""
+        """The outputs by name: those in ``outputs``, or all. Raises ClientError, or ValueError for a dtype."""
         request = calls.infer_request(model, inputs, outputs, str(version), request_id)
         return calls.arrays(self.call("ModelInfer", request, pb.ModelInferResponse, timeout))
 
@@ -77,14 +77,14 @@ class Client:
         output: str | None = None,
         version: str = "",
         timeout: float | None = None,
-    ) -> list[list[calls.Labelled]]:
-        """The ``top`` best classes of each row by ``output`` (None: the model's first), with their labels."""
+    ) -> list[list[calls.LabelledClass]]:
+        """The ``top`` best classes of each row in ``output`` (None: the model's first), with their labels."""
         name = output or self.model_metadata(model, version, timeout).outputs[0].name
         request = calls.infer_request(model, inputs, [name], str(version), "", top)
         return calls.labelled(calls.arrays(self.call("ModelInfer", request, pb.ModelInferResponse, timeout))[name])
 
     def is_live(self, timeout: float | None = None) -> bool:
-        """Whether the server answers. Raises ClientError where none does."""
+        """Whether the server answers. Raises ClientError if no server does."""
         return self.call("ServerLive", pb.ServerLiveRequest(), pb.ServerLiveResponse, timeout).live
 
     def is_ready(self, timeout: float | None = None) -> bool:
@@ -108,16 +108,17 @@ class Client:
 
 
 class AsyncClient:
-    """A client for ``asyncio``; many calls may be on their way at once."""
+    """A client for ``asyncio``; many calls may run at once."""
 
     def __init__(
         self, address: str = DEFAULT_ADDRESS, *, timeout: float = DEFAULT_TIMEOUT_SECONDS, stream: bool = False
     ) -> None:
-        """Nothing is sent yet. ``timeout`` is for calls that give none, in seconds.
+        """Send nothing yet. ``timeout``, in seconds, is for calls that give none.
 
-        ``stream``: inferences travel over one ModelStreamInfer stream instead of calls of their own. Errors and
-        deadlines are the same, but the server hears of neither a deadline nor a cancelled call, and answers come in the
-        order of requests. Needs a server whose stream gives ModelStreamInferResponse: Triton's does, MLServer's not.
+        ``stream``: send all inferences over one ModelStreamInfer stream instead of one call each. Errors and deadlines
+        are the same for the caller, but the server learns of neither a deadline nor a cancelled call, and answers come
+        in the order of requests. The stream of the server must give ModelStreamInferResponse: Triton's does,
+        MLServer's does not.
         """
         self.address, self.timeout = address, timeout
         self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
@@ -133,7 +134,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; calls on their way fail as cancelled."""
+        """Close the connection; calls without an answer fail as cancelled."""
         if self._multiplexer is not None:
             await self._multiplexer.close()
         await self._channel.close()
@@ -162,7 +163,7 @@ class AsyncClient:
         timeout: float | None = None,
         request_id: str = "",
     ) -> dict[str, Array]:
-        """The outputs by name, those in ``outputs`` or all. Raises ClientError, or ValueError for a dtype."""
+        """The outputs by name: those in ``outputs``, or all. Raises ClientError, or ValueError for a dtype."""
         request = calls.infer_request(model, inputs, outputs, str(version), request_id)
         return calls.arrays(await self._infer(request, timeout))
 
@@ -174,8 +175,8 @@ class AsyncClient:
         output: str | None = None,
         version: str = "",
         timeout: float | None = None,
-    ) -> list[list[calls.Labelled]]:
-        """The ``top`` best classes of each row by ``output`` (None: the model's first), with their labels."""
+    ) -> list[list[calls.LabelledClass]]:
+        """The ``top`` best classes of each row in ``output`` (None: the model's first), with their labels."""
         name = output or (await self.model_metadata(model, version, timeout)).outputs[0].name
         request = calls.infer_request(model, inputs, [name], str(version), "", top)
         return calls.labelled(calls.arrays(await self._infer(request, timeout))[name])
@@ -186,7 +187,7 @@ class AsyncClient:
         return await self._multiplexer.infer(request, self.timeout if timeout is None else timeout)
 
     async def is_live(self, timeout: float | None = None) -> bool:
-        """Whether the server answers. Raises ClientError where none does."""
+        """Whether the server answers. Raises ClientError if no server does."""
         return (await self.call("ServerLive", pb.ServerLiveRequest(), pb.ServerLiveResponse, timeout)).live
 
     async def is_ready(self, timeout: float | None = None) -> bool:

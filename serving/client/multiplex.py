@@ -1,7 +1,7 @@
-"""Many calls at once over one stream, for AsyncClient: ModelStreamInfer, each answer matched to its request by id.
+"""Many calls at once over one ModelStreamInfer stream, for AsyncClient; answers are matched to requests by id.
 
-benches/serving/RESULTS.md says what a message of a stream costs beside a unary call, of either frontend. A server gives
-answers in the order of requests, so a slow one holds up those behind it.
+benches/serving/RESULTS.md has the CPU time of a message of a stream and of a unary call, for both frontends. A server
+answers in the order of requests, so a slow answer delays those behind it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from google.protobuf.message import DecodeError
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.calls import SERVICE, ClientError, client_error
 
-#: As for unary calls: how often a request is tried that the stream broke off under, and the pauses between, in seconds.
+#: As for unary calls: how often a request is sent if the stream breaks off before its answer, and the pauses between,
+#: in seconds.
 ATTEMPTS = 3
 _PAUSES = (0.1, 0.3)
 _RETRYABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-#: What grpc.aio says instead of a stream's status when it was just writing as the stream ended.
+#: The status that grpc.aio gives instead of the stream's own, if the stream ends while grpc.aio writes.
 _LOST = (grpc.StatusCode.INTERNAL, "Internal error from Core")
 
-#: What a server whose stream says no status (Triton's) means by a part of its text, first match first.
+#: A part of an error's text -> its status, for a server whose stream gives no status (Triton); the first match counts.
 _TEXTS = (
     ("is not at ready state", grpc.StatusCode.UNAVAILABLE),
     ("Exceeds maximum queue size", grpc.StatusCode.UNAVAILABLE),
@@ -42,18 +43,18 @@ _TEXTS = (
 
 @dataclass
 class _Waiting:
-    """A request without an answer yet."""
+    """A request that has no answer yet."""
 
     data: bytes
-    #: What the caller named it; the server is told a name of our own, which no other request has had.
+    #: The id that the caller gave; the server gets an id of ours, which no other request had before.
     request_id: str
     answer: asyncio.Future[pb.ModelInferResponse]
-    #: Streams that it was handed to.
+    #: The number of streams that it was sent over.
     attempts: int = 0
 
 
 class Multiplexer:
-    """One stream of a channel, opened by the first request and again when it broke off."""
+    """One stream of a channel; the first request opens it, and it is opened again when it broke off."""
 
     def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
         self._address = address
@@ -93,7 +94,7 @@ class Multiplexer:
         self._fail_all(ClientError(grpc.StatusCode.CANCELLED, "the client was closed"))
 
     async def _run(self) -> None:
-        """Keep a stream while requests wait for it."""
+        """Keep a stream open as long as requests wait."""
         tried = False
         while self._waiting:
             error = await self._stream(careful=tried)
@@ -107,9 +108,9 @@ class Multiplexer:
             await asyncio.sleep(_PAUSES[max(left) - 1])
 
     async def _stream(self, careful: bool) -> ClientError:
-        """Send what waits and what comes, take answers until the stream ends, and return why it did.
+        """Send the requests that wait and those that come, take answers until the stream ends, and return why it ended.
 
-        ``careful``: until the first answer came, only one request is sent, so that no write hides why the stream ends.
+        ``careful``: send only one request before the first answer, so that no write hides why the stream ends.
         """
         outgoing = self._outgoing = asyncio.Queue[str]()
         for identifier, waiting in self._waiting.items():
@@ -139,7 +140,7 @@ class Multiplexer:
     async def _sent(self, outgoing: asyncio.Queue[str], answered: asyncio.Event) -> AsyncIterator[bytes]:
         while True:
             waiting = self._waiting.get(await outgoing.get())
-            if waiting is not None and not waiting.answer.done():  # nobody waits for the others any more
+            if waiting is not None and not waiting.answer.done():  # the callers of the others have given up
                 yield waiting.data
                 await answered.wait()
 
@@ -149,7 +150,7 @@ class Multiplexer:
         waiting = self._waiting.get(identifier)
         if answer.error_message:
             status = stream_status(answer)
-            if waiting is None and not identifier:  # about a request that the server could not read
+            if waiting is None and not identifier:  # the error is about a request that the server could not read
                 self._fail_all(ClientError(status, answer.error_message))
             elif waiting is not None:
                 named = f"[request id: {waiting.request_id or '<id_unknown>'}]"
@@ -169,11 +170,13 @@ def _retryable(error: ClientError) -> bool:
 
 def _fail(waiting: _Waiting, error: ClientError) -> None:
     if not waiting.answer.done():
-        waiting.answer.set_exception(ClientError(error.status, error.details))  # each caller gets one of its own
+        waiting.answer.set_exception(
+            ClientError(error.status, error.details)
+        )  # each caller gets an exception object of its own
 
 
 def stream_status(answer: pb.ModelStreamInferResponse) -> grpc.StatusCode:
-    """The status of an error in a stream: as the server says it, else from its text, else UNKNOWN."""
+    """The status of an error in a stream: the one that the server gives, else one by the text, else UNKNOWN."""
     name = answer.infer_response.parameters["grpc_status"].string_param
     if name in grpc.StatusCode.__members__:
         return grpc.StatusCode[name]

@@ -1,4 +1,7 @@
-"""The transports: each carries bytes between a client and the methods of ``rpc``, and knows nothing of models."""
+"""The transports, one module or folder each: they carry bytes between a client and the methods of ``rpc``.
+
+Nothing that knows models comes in here: a frontend loads neither the catalog nor onnxruntime.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +12,29 @@ if TYPE_CHECKING:
     from normfold.serving.rpc.methods import Method
     from normfold.serving.rpc.traffic import Traffic
 
-#: Their names, the usual one first.
+#: The names of the transports, the default first.
 FRONTENDS = ("grpcio", "http2")
 
 
 class Frontend(Protocol):
-    """A server of methods, made of them, their traffic and the bytes of the largest message."""
+    """A server of methods; it is made of the methods, their traffic and the size limit of a message in bytes."""
 
     @property
     def address(self) -> str:
-        """Where it listens, once it does."""
+        """The address that it listens on; empty until it does."""
 
     async def start(self, address: str, reuse_port: bool = False) -> None:
         """Listen on "host:port" (port 0: any free one) or "unix:/path". Raises StartError.
 
-        ``reuse_port`` shares the port with other processes that do so, too; else it is this one's alone.
+        With ``reuse_port`` other processes that set it, too, may listen on the same port; without, none may.
         """
 
     async def stop(self, grace_seconds: float) -> None:
-        """Close the port and every connection; calls on their way may take ``grace_seconds`` longer."""
+        """Close the port and every connection; calls under way may take ``grace_seconds`` longer."""
 
 
 def frontend(name: str) -> Callable[[Iterable[Method], Traffic, int], Frontend]:
-    """The frontend of a name in FRONTENDS; only that one is imported."""
+    """The class of the frontend with this name of FRONTENDS; only that one is imported."""
     if name == "http2":
         from normfold.serving.frontends.http2.frontend import Http2Frontend
 

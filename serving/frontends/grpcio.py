@@ -1,4 +1,4 @@
-"""grpc.aio: the methods of a server behind grpcio, bytes in and bytes out."""
+"""The frontend on grpcio (``grpc.aio``): it passes bytes to the methods of a server and back."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import grpc.aio
 
 from normfold.serving.errors import StartError
 from normfold.serving.process.address import host_and_port
-from normfold.serving.rpc.methods import Method, told
+from normfold.serving.rpc.grpc_status import CODES
+from normfold.serving.rpc.methods import Method, status_of
 from normfold.serving.rpc.traffic import Traffic
-from normfold.serving.service.health import SERVICE as HEALTH
 
 
 class GrpcioFrontend:
-    """A server of ``methods``; their calls are counted by ``traffic``, except those of health."""
+    """A server of ``methods``; ``traffic`` counts the calls of those that are ``counted``."""
 
     def __init__(self, methods: Iterable[Method], traffic: Traffic, max_message_bytes: int) -> None:
         services: dict[str, dict[str, Any]] = {}
@@ -26,18 +26,18 @@ class GrpcioFrontend:
             services.setdefault(method.service, {})[method.name] = _handler(method, traffic)
         self._services, self._max_message_bytes = services, max_message_bytes
         self._server: grpc.aio.Server | None = None
-        #: Where the server listens, once it does.
+        #: The address that the server listens on; empty until it does.
         self.address = ""
 
     async def start(self, address: str, reuse_port: bool = False) -> None:
         """Listen on ``address``: "host:port", port 0 for any free one, or "unix:/path".
 
-        ``reuse_port`` shares the port with other processes that do so, too; else it is this one's alone. Raises
+        With ``reuse_port`` other processes that set it, too, may listen on the same port; without, none may. Raises
         StartError.
         """
         self._server = grpc.aio.server(
             options=(
-                # On by default, and then a second server would take half of the connections, silently.
+                # gRPC's default is on: a second server would then start without an error and take half the connections.
                 ("grpc.so_reuseport", int(reuse_port)),
                 ("grpc.max_receive_message_length", self._max_message_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -58,13 +58,13 @@ class GrpcioFrontend:
         self.address = address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
     async def stop(self, grace_seconds: float) -> None:
-        """Close the port and every connection; calls on their way may take ``grace_seconds`` longer."""
+        """Close the port and every connection; calls under way may take ``grace_seconds`` longer."""
         if self._server is not None:
             await self._server.stop(grace_seconds)
 
 
 def _why(address: str) -> str:
-    """What the system says to binding ``address``, which gRPC keeps to itself."""
+    """The system's reason why ``address`` cannot be bound; gRPC does not report it, so bind it once more here."""
     try:
         found = socket.getaddrinfo(*host_and_port(address), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, protocol, _, where in found:
@@ -76,11 +76,12 @@ def _why(address: str) -> str:
 
 
 def _handler(method: Method, traffic: Traffic) -> Any:
+    counting = traffic if method.counted else None
     if method.is_unary:
-        return grpc.unary_unary_rpc_method_handler(_unary(method, None if method.service == HEALTH else traffic))
+        return grpc.unary_unary_rpc_method_handler(_unary(method, counting))
     if method.server_stream is not None:
-        return grpc.unary_stream_rpc_method_handler(_server_stream(method))
-    return grpc.stream_stream_rpc_method_handler(_bidi_stream(method, traffic))
+        return grpc.unary_stream_rpc_method_handler(_server_stream(method, counting))
+    return grpc.stream_stream_rpc_method_handler(_bidi_stream(method, counting))
 
 
 def _unary(method: Method, traffic: Traffic | None) -> Any:
@@ -88,7 +89,7 @@ def _unary(method: Method, traffic: Traffic | None) -> Any:
     enter = _uncounted if traffic is None else traffic.enter
     leave = _uncounted if traffic is None else traffic.leave
 
-    async def handle(data: bytes, context: Any) -> bytes:  # every call goes through here: no context manager
+    async def handle(data: bytes, context: Any) -> bytes:  # the path of every call: a context manager would cost time
         try:
             enter()
             try:
@@ -107,23 +108,26 @@ def _uncounted() -> None:
     pass
 
 
-def _server_stream(method: Method) -> Any:
+def _server_stream(method: Method, traffic: Traffic | None) -> Any:
+    handle_stream = _bidi_stream(method, traffic)
+
     async def handle(data: bytes, context: Any) -> AsyncIterator[bytes]:
         async def only() -> AsyncIterator[bytes]:
             yield data
 
-        try:
-            async for response in method.answers(only()):
-                yield response
-        except Exception as error:
-            await _abort(error, method, context)
+        async for response in handle_stream(only(), context):
+            yield response
 
     return handle
 
 
-def _bidi_stream(method: Method, traffic: Traffic) -> Any:
+def _bidi_stream(method: Method, traffic: Traffic | None) -> Any:
     async def handle(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         try:
+            if traffic is None:
+                async for response in method.answers(requests):
+                    yield response
+                return
             with traffic.call():
                 async for response in method.answers(traffic.requests(requests)):
                     yield response
@@ -137,5 +141,5 @@ async def _abort(error: Exception, method: Method, context: Any) -> None:
     """End the call with the status of ``error``."""
     if isinstance(error, (asyncio.CancelledError, grpc.aio.AbortError)):
         raise error
-    status, details = told(error, method.path)
-    await context.abort(status, details)
+    status, details = status_of(error, method.path)
+    await context.abort(CODES[status], details)

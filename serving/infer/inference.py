@@ -1,4 +1,4 @@
-"""ModelInfer: from a serialized request to the serialized response, and the counters that follow it."""
+"""ModelInfer: from the serialized request to the serialized response, which is counted and, if asked for, traced."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from normfold.serving.errors import InvalidRequest, QueueFull
 from normfold.serving.infer.inputs import gather, read_inputs
 from normfold.serving.infer.outputs import Wanted, wanted_outputs, write_outputs
 from normfold.serving.infer.parameters import RequestParameters, read_parameters
-from normfold.serving.infer.plans import Plan, Plans
+from normfold.serving.infer.plans import Plans, RequestPlan
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.rpc.methods import parse
-from normfold.serving.scheduling.statistics import Timing
-from normfold.serving.wording import request_id
+from normfold.serving.scheduling.statistics import RequestTiming
+from normfold.serving.wire.request_bytes import id_text
+from normfold.serving.wording import RequestPrefix
 
 Array = NDArray[Any]
 
 
 class Checked(NamedTuple):
-    """A request that its model can answer."""
+    """A request that was checked and that its model can answer."""
 
     model: Model
     feeds: dict[str, Array]
@@ -36,7 +37,7 @@ class Checked(NamedTuple):
 
 
 class Inference:
-    """Asks the models of a catalog."""
+    """Answers requests with the models of a catalog."""
 
     def __init__(self, catalog: Catalog, regions: SharedMemory, traces: TraceSettings) -> None:
         self._catalog, self._regions, self._traces = catalog, regions, traces
@@ -44,48 +45,47 @@ class Inference:
         catalog.on_change(self._plans.forget)
 
     def answer(self, data: bytes) -> bytes | Awaitable[bytes]:
-        """The serialized response to a serialized request: at once where nothing has to wait, else to be awaited.
+        """The serialized response to the serialized request ``data``, or an awaitable of it where something must wait.
 
-        Raises InvalidRequest, NotFound or Unavailable, as does what is awaited.
+        This call and the awaitable raise InvalidRequest, NotFound or Unavailable.
         """
         started = time.perf_counter_ns()
         found = self._plans.find(data)
         if found is None:
             return self._answer_checked(data)
-        plan, start, end = found
+        plan, identifier = found
         model = plan.model
-        if model.cache is not None or not model.scheduler.may_run_now(plan.known) or self._traces.active:
-            return self._answer_planned(plan, data, start, end, started)
+        if model.cache is not None or not model.scheduler.may_run_now(plan.run_time) or self._traces.active:
+            return self._answer_planned(plan, data, identifier, started)
         try:
-            response, read, ran = plan.run(data, end - start, data[start:end])
-        except Exception:  # the long way fails again, and says why
+            response, read, ran = plan.run(data, identifier)
+        except Exception:  # the ordinary path fails in the same way, and reports the reason
             return self._answer_checked(data)
-        plan.known.note(ran - read)
+        plan.run_time.note(ran - read)
         model.statistics.answered_at_once(plan.rows, started, read, ran, time.perf_counter_ns())
         return response
 
     async def _answer_checked(self, data: bytes) -> bytes:
-        """The answer to a request of which nothing is known yet; the next one like it will have a plan."""
+        """The answer to a request without a plan; the next request like it may have one."""
         request = parse(pb.ModelInferRequest, data)
         checked, response = await self._infer(request)
         model = checked.model
-        if self._catalog.find(model.name, request.model_version) is model:  # not replaced while it ran
+        if self._catalog.find(model.name, request.model_version) is model:  # the model was not replaced during the run
             self._plans.keep(data, request, *checked)
         return response.SerializeToString()
 
-    async def _answer_planned(self, plan: Plan, data: bytes, start: int, end: int, started: int) -> bytes:
-        model, parameters = plan.model, plan.parameters
-        identifier = data[start + 2 : end].decode()
-        feeds = plan.feeds(data, end - start)
+    async def _answer_planned(self, plan: RequestPlan, data: bytes, identifier: bytes, started: int) -> bytes:
+        model, parameters, request_id = plan.model, plan.parameters, id_text(identifier)
+        feeds = plan.feeds(data, len(identifier))
         read = time.perf_counter_ns()
         try:
-            arrays, timing = await _run(model, feeds, plan.rows, plan.outputs, parameters, identifier)
+            arrays, timing = await _run(model, feeds, plan.rows, plan.outputs, parameters, request_id)
         except BaseException:
             model.statistics.fail.add(time.perf_counter_ns() - started)
             raise
         answered = time.perf_counter_ns()
-        response = plan.response(arrays, data[start:end])
-        self._count(model, plan.rows, timing, identifier, started, read, answered)
+        response = plan.response(arrays, identifier)
+        self._count(model, plan.rows, timing, request_id, started, read, answered)
         return response
 
     async def _infer(self, request: pb.ModelInferRequest) -> tuple[Checked, pb.ModelInferResponse]:
@@ -119,8 +119,8 @@ class Inference:
         self,
         model: Model,
         rows: int,
-        timing: Timing | None,
-        identifier: str,
+        timing: RequestTiming | None,
+        request_id: str,
         started: int,
         read: int,
         answered: int,
@@ -129,10 +129,12 @@ class Inference:
         if timing is None:
             model.statistics.answered_from_cache(rows, ended - started)
         else:
-            timing = Timing(timing.queue, timing.input + read - started, timing.infer, timing.output + ended - answered)
+            timing = RequestTiming(
+                timing.queue, timing.input + read - started, timing.infer, timing.output + ended - answered
+            )
             model.statistics.answered(rows, ended - started, timing)
         if self._traces.active:
-            self._traces.record(model.name, model.version, identifier, started, read, timing, ended)
+            self._traces.record(model.name, model.version, request_id, started, read, timing, ended)
 
 
 async def _run(
@@ -141,9 +143,9 @@ async def _run(
     rows: int,
     outputs: Sequence[str],
     parameters: RequestParameters,
-    identifier: str,
-) -> tuple[list[Array], Timing | None]:
+    request_id: str,
+) -> tuple[list[Array], RequestTiming | None]:
     try:
         return await model.infer(feeds, rows, outputs, parameters.priority, parameters.timeout_us)
     except (QueueFull, InvalidRequest) as error:
-        raise type(error)(f"{request_id(identifier)}{error}") from error
+        raise type(error)(f"{RequestPrefix(request_id)}{error}") from error

@@ -1,6 +1,6 @@
 """The inputs of a request, checked against a model's contract, as arrays.
 
-The checks come in the order in which Triton makes them, so that a request with several faults gets the same status.
+The checks are made in the same order as in Triton, so that a request with several faults gets the same status.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from normfold.serving.catalog.contract import Contract, TensorSpec, reshaped
 from normfold.serving.errors import InvalidRequest
 from normfold.serving.wire.tensors import Contents, to_array
 from normfold.serving.wire.typed import read_typed
-from normfold.serving.wording import Place, Told, dims, listed, near, quoted, request_id
+from normfold.serving.wording import Place, RequestPrefix, dims, listed, near, quoted
 
 Array = NDArray[Any]
 InputTensor = pb.ModelInferRequest.InferInputTensor
 
-#: Names of inputs that a message lists.
+#: The largest number of names of inputs that a message lists.
 NAMES_SHOWN = 16
 
-#: The parameters of a tensor in shared memory.
+#: The parameters of a tensor in shared memory, and the kind of value of each.
 _REGION_KINDS = {
     "shared_memory_region": "string_param",
     "shared_memory_byte_size": "int64_param",
     "shared_memory_offset": "int64_param",
 }
 
-#: Dimensions that NumPy can have.
+#: The largest number of dimensions that a NumPy array can have.
 MAX_RANK = 64
 
 BATCH_NOTE = (
@@ -54,28 +54,31 @@ def read_inputs(
 ) -> tuple[dict[str, Array], int]:
     """The input arrays by name, as the model file takes them, and the number of rows (1 without a batch dimension).
 
-    ``contents`` is what ``gather`` found. Raises InvalidRequest.
+    ``contents`` comes from ``gather``. Raises InvalidRequest.
     """
     _check_names(request, name, contract)
     _check_batch(request, name, contract)
-    feeds, told = {}, Told(request.id)
+    feeds, prefix = {}, RequestPrefix(request.id)
     for tensor in request.inputs:
         spec = contract.inputs[tensor.name]
         shape = _check_tensor(request, tensor, spec, name, contract.max_batch_size)
         place = Place(tensor.name, name)
-        array = to_array(contents[tensor.name], shape, spec.datatype, place, told)
+        array = to_array(contents[tensor.name], shape, spec.datatype, place, prefix)
         feeds[tensor.name] = array if spec.reshape is None else array.reshape(reshaped(shape, spec.shape, spec.reshape))
     return feeds, request.inputs[0].shape[0] if contract.max_batch_size and request.inputs else 1
 
 
 def gather(request: pb.ModelInferRequest, name: str, regions: Regions) -> dict[str, Contents]:
-    """The data of every input by name: bytes from the message or from shared memory, or typed contents."""
+    """The data of every input by name: bytes from the message or from shared memory, or typed contents.
+
+    Raises InvalidRequest or NotFound.
+    """
     raw = request.raw_input_contents
     contents: dict[str, Contents] = {}
     used = 0
     for tensor in request.inputs:
         if tensor.name in contents:
-            raise InvalidRequest(f"{request_id(request.id)}input {quoted(tensor.name)} already exists in request")
+            raise InvalidRequest(f"{RequestPrefix(request.id)}input {quoted(tensor.name)} already exists in request")
         tail = Place(tensor.name, name)
         typed = tensor.HasField("contents")
         region = region_of(tensor.parameters, tensor.name) if tensor.parameters else None
@@ -94,14 +97,14 @@ def gather(request: pb.ModelInferRequest, name: str, regions: Regions) -> dict[s
             raise InvalidRequest(f"unable to find data for input tensor {tail} in request.")
     if used < len(raw):
         raise InvalidRequest(
-            f"{request_id(request.id)}raw_input_contents has {len(raw)} entries, but only {used} of the "
+            f"{RequestPrefix(request.id)}raw_input_contents has {len(raw)} entries, but only {used} of the "
             f"{len(request.inputs)} inputs for model {quoted(name)} take one"
         )
     return contents
 
 
 def region_of(parameters: Mapping[str, pb.InferParameter], tensor: str) -> tuple[str, int, int] | None:
-    """The name, offset and size in bytes of the shared memory that the parameters of ``tensor`` name, or None.
+    """The region, offset and size in bytes of the shared memory that the parameters of ``tensor`` name, or None.
 
     Raises InvalidRequest.
     """
@@ -135,7 +138,7 @@ def _check_names(request: pb.ModelInferRequest, name: str, contract: Contract) -
         more = f", but missing required input(s) {listed(missing)}" if missing else ""
         takes = ", ".join(str(spec) for spec in contract.inputs.values())
         raise InvalidRequest(
-            f"{request_id(request.id)}expected {wanted} but got {len(sent)} inputs for model {quoted(name)}. "
+            f"{RequestPrefix(request.id)}expected {wanted} but got {len(sent)} inputs for model {quoted(name)}. "
             f"Got input(s) {listed(sent[:NAMES_SHOWN])}{more}. Please provide all required input(s): {takes}."
         )
     for sent_name in sent:
@@ -147,7 +150,7 @@ def _check_names(request: pb.ModelInferRequest, name: str, contract: Contract) -
             )
     if missing:
         raise InvalidRequest(
-            f"{request_id(request.id)}expected {len(contract.required)} inputs but got {len(sent)} inputs for model "
+            f"{RequestPrefix(request.id)}expected {len(contract.required)} inputs but got {len(sent)} inputs for model "
             f"{quoted(name)}. Got input(s) {listed(sent)}, but missing required input(s) {listed(missing)}. "
             "Please provide all required input(s)."
         )
@@ -156,41 +159,42 @@ def _check_names(request: pb.ModelInferRequest, name: str, contract: Contract) -
 def _check_batch(request: pb.ModelInferRequest, name: str, contract: Contract) -> None:
     if not contract.max_batch_size:
         return
-    told, rows = Told(request.id), None
+    prefix, rows = RequestPrefix(request.id), None
     for tensor in request.inputs:
         if not tensor.shape:
             raise InvalidRequest(
-                f"{told}input {quoted(tensor.name)} has no shape but model requires batch dimension for {quoted(name)}"
+                f"{prefix}input {quoted(tensor.name)} has no shape but model requires batch dimension for "
+                f"{quoted(name)}"
             )
         if rows is not None and tensor.shape[0] != rows:
             raise InvalidRequest(
-                f"{told}input {quoted(tensor.name)} batch size does not match other inputs for {quoted(name)}: "
+                f"{prefix}input {quoted(tensor.name)} batch size does not match other inputs for {quoted(name)}: "
                 f"{tensor.shape[0]} and {rows} rows"
             )
         rows = tensor.shape[0]
     if rows is not None and rows > contract.max_batch_size:
         raise InvalidRequest(
-            f"{told}inference request batch-size must be <= {contract.max_batch_size} for {quoted(name)}; got {rows}, "
-            "send it in parts"
+            f"{prefix}inference request batch-size must be <= {contract.max_batch_size} for {quoted(name)}; "
+            f"got {rows}, send it in parts"
         )
 
 
 def _check_tensor(
     request: pb.ModelInferRequest, tensor: InputTensor, spec: TensorSpec, name: str, max_batch_size: int
 ) -> tuple[int, ...]:
-    """The shape of one input, its datatype and every size checked."""
-    told, place = Told(request.id), Place(tensor.name, name)
+    """The shape of one input. Raises InvalidRequest unless its datatype and all its sizes are those of ``spec``."""
+    prefix, place = RequestPrefix(request.id), Place(tensor.name, name)
     if tensor.datatype != spec.datatype.name:
         raise InvalidRequest(
-            f"{told}inference input {quoted(tensor.name)} data-type is '{_known(tensor.datatype)}', "
+            f"{prefix}inference input {quoted(tensor.name)} data-type is '{_known(tensor.datatype)}', "
             f"but model {quoted(name)} expects '{spec.datatype.name}'"
         )
     shape = tuple(tensor.shape)
     if len(shape) <= MAX_RANK and any(size < 0 for size in shape):
-        raise InvalidRequest(f"{told}All input dimensions should be specified for input {place}, got {dims(shape)}")
+        raise InvalidRequest(f"{prefix}All input dimensions should be specified for input {place}, got {dims(shape)}")
     if len(shape) > MAX_RANK or not spec.fits(shape):
         raise InvalidRequest(
-            f"{told}unexpected shape for input {place}. Expected {dims(spec.shape)}, got {dims(shape)}. "
+            f"{prefix}unexpected shape for input {place}. Expected {dims(spec.shape)}, got {dims(shape)}. "
             f"{_difference(shape, spec.shape)}{' ' + BATCH_NOTE if max_batch_size else ''}"
         )
     return shape

@@ -1,4 +1,4 @@
-"""The outputs that a request asks for, and arrays as the outputs of a response."""
+"""The outputs that a request asks for, and the response that is written from the arrays of the model."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ BYTES = by_name("BYTES")
 
 
 class WritableRegions(Protocol):
-    """Shared memory that answers may be put into."""
+    """Shared memory that outputs may be written into."""
 
     def write(self, region: str, offset: int, size: int, data: bytes) -> None:
-        """Put ``data`` at ``offset`` of a registered region, where at most ``size`` bytes may be taken."""
+        """Write ``data`` at ``offset`` of a registered region. It may take at most ``size`` bytes."""
         ...
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One output as the request wants it."""
+    """One output, in the form that the request asks for."""
 
     spec: TensorSpec
-    #: Answer the k best classes instead of the numbers; 0: the numbers.
+    #: Answer with this many of the best classes instead of the numbers; 0: with the numbers.
     classes: int = 0
-    #: Answer in typed contents.
+    #: Answer in typed contents instead of raw contents.
     typed: bool = False
-    #: Put the answer into shared memory: region, offset, size.
+    #: Write the answer into shared memory: region, offset, size.
     region: tuple[str, int, int] | None = None
 
 
 def wanted_outputs(request: pb.ModelInferRequest, name: str, contract: Contract, typed: bool) -> list[Wanted]:
-    """The outputs to answer with, in the model's order: those named, or all. Raises InvalidRequest."""
+    """The outputs that the request names, or all, in the model's order. Raises InvalidRequest."""
     if not request.outputs:
         return [Wanted(spec, typed=typed) for spec in contract.outputs.values()]
     found: dict[str, Wanted] = {}
@@ -89,7 +89,7 @@ def write_outputs(
     batched: bool,
     regions: WritableRegions,
 ) -> None:
-    """Put ``arrays``, one for each wanted output as the model gave it, into ``response``."""
+    """Write ``arrays`` into ``response``: one for each wanted output, as the model gave it."""
     raw: list[bytes] = []
     for want, array in zip(wanted, arrays, strict=True):
         spec, datatype = want.spec, want.spec.datatype
@@ -112,6 +112,6 @@ def write_outputs(
         else:
             data = to_raw(array, datatype)
         raw.append(data)
-    # One entry for every output, as clients count them; none where all are typed.
+    # Clients count entries, so every output has one, an empty one too; but there are none where all outputs are typed.
     if not wanted or not all(want.typed and want.region is None for want in wanted):
         response.raw_output_contents.extend(raw)

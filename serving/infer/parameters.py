@@ -1,4 +1,4 @@
-"""The parameters of an inference request: what is understood, what is passed over, what is refused."""
+"""The parameters of an inference request: those with a meaning, those that are ignored, and those that are refused."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from normfold.protos import grpc_service as pb
 from normfold.serving.errors import InvalidRequest
 from normfold.serving.wording import quoted
 
-#: Keys with a meaning in the protocol, and the kinds of value they may have. The sequence keys are accepted for models
-#: without sequences and do nothing, as in Triton.
+#: Keys with a meaning in the protocol, and the kinds of value that each may have. The keys of sequences are accepted
+#: and do nothing, as in Triton for models without sequences.
 KINDS = {
     "sequence_id": ("int64_param", "uint64_param", "string_param"),
     "sequence_start": ("bool_param",),
@@ -20,7 +20,7 @@ KINDS = {
     "binary_data_output": ("bool_param",),
 }
 
-#: Kinds that a key without a meaning may have; it is passed over.
+#: The kinds of value that a key without a meaning may have; the key is ignored.
 CUSTOM_KINDS = ("int64_param", "bool_param", "string_param", "double_param")
 
 RESERVED_PREFIX = "triton_"
@@ -29,13 +29,13 @@ RESERVED_ALLOWED = ("triton_enable_empty_final_response",)
 
 @dataclass(frozen=True)
 class RequestParameters:
-    """What a request's parameters ask for."""
+    """The settings of one request that its parameters make."""
 
-    #: 0: the model's default; 1 is first.
+    #: The priority level; 1 comes first. 0: the model's default.
     priority: int = 0
     #: Longest wait in the queue, in microseconds; 0: the model's default.
     timeout_us: int = 0
-    #: Answer in typed contents, which people can read, instead of raw ones.
+    #: Answer in typed contents, which people can read, instead of raw contents.
     typed: bool = False
 
 
@@ -43,7 +43,7 @@ NONE = RequestParameters()
 
 
 def read_parameters(parameters: Mapping[str, pb.InferParameter]) -> RequestParameters:
-    """The meaning of ``parameters``. Raises InvalidRequest for a known key with a value of another kind."""
+    """The settings that ``parameters`` make. Raises InvalidRequest for a key with a wrong kind of value."""
     if not parameters:
         return NONE
     for key, value in parameters.items():

@@ -1,12 +1,13 @@
-"""Requests that differ from one seen before in nothing but their id and their numbers.
+"""Planned requests: those that differ from an earlier request only in their id and their numbers.
 
     ModelInferRequest = model name, version, id, [parameters, inputs, outputs], raw contents
+                        └──────────────────── head ───────────────────────┘
 
-A request whose bytes before its numbers were found good once, but for the id, needs no second look at them: they lead
-to a plan, which makes arrays of the raw contents, and the bytes of the response of the arrays, without a message. What
-is not of this form
-(typed contents, shared memory, classification, BYTES) has no plan, and whatever does not fit its plan is left to those
-who check it and say what is wrong.
+The head of a request is everything before its first numbers, without the id. A head that was checked once is not
+checked again: it leads to a plan. The plan makes arrays from the raw contents, and the bytes of the response from the
+arrays that the model answers; no protobuf message is made. Requests with typed contents, shared memory, classification
+or BYTES have no plan. A request that does not fit its plan takes the ordinary path, which checks it and reports what is
+wrong.
 """
 
 from __future__ import annotations
@@ -27,87 +28,30 @@ from normfold.serving.infer.outputs import Wanted
 from normfold.serving.infer.parameters import RequestParameters
 from normfold.serving.runtime.bindings import Bound
 from normfold.serving.scheduling.inline import RunTime
-from normfold.serving.wire.typed import varint
+from normfold.serving.wire.request_bytes import find_id, parts
+from normfold.serving.wire.varint import varint
 
 Array = NDArray[Any]
 BOOL, BYTES = by_name("BOOL"), by_name("BYTES")
 
-#: Plans, and the heads of answers of one plan, that are kept; one more, and all are forgotten.
+#: The largest number of plans, and of heads of responses in one plan. A cache that would exceed it is cleared.
 LIMIT = 512
 
-#: Requests with more bytes before their first numbers have no plan.
+#: A request with a longer head has no plan.
 HEAD_BYTES = 4096
 
-#: Requests of one length have plans for so many lengths of their heads.
+#: For one total length of a request, at most this many different lengths of its head are tried.
 HEADS = 8
 
-#: Inputs and outputs of so many bytes together stay where they are from one run to the next.
+#: Inputs and outputs of at most this many bytes together stay at their places in memory from one run to the next.
 BOUND_BYTES = 16 << 10
 
-#: The first byte of each field of ModelInferRequest: number << 3 | 2 (a length and so many bytes).
-_VERSION, _ID, _RAW = 2 << 3 | 2, 3 << 3 | 2, 7 << 3 | 2
-_HEAD = frozenset(number << 3 | 2 for number in (1, 2, 4, 5, 6))
-
+#: The first byte of the field raw_output_contents of ModelInferResponse.
 _RESPONSE_RAW = bytes([6 << 3 | 2])
 
 
-class Parts(NamedTuple):
-    """A serialized request, taken apart."""
-
-    #: Where the field of the id begins and ends; equal without one.
-    id: tuple[int, int]
-    #: Where each of the raw contents begins and ends.
-    spans: list[tuple[int, int]]
-
-
-def parts(data: bytes) -> Parts | None:
-    """The parts of a serialized ModelInferRequest; None where its fields are not in the usual form and order."""
-    at, end = 0, len(data)
-    start_id = end_id = 0
-    spans = []
-    try:
-        while at < end:
-            tag, size, begin = data[at], data[at + 1], at + 2
-            if size & 0x80:
-                shift = 7
-                size &= 0x7F
-                while (byte := data[begin]) & 0x80 and shift < 28:
-                    size |= (byte & 0x7F) << shift
-                    shift, begin = shift + 7, begin + 1
-                size |= byte << shift
-                begin += 1
-            if tag == _RAW:
-                spans.append((begin, begin + size))
-            elif spans:
-                return None
-            elif tag == _ID and not end_id:
-                start_id, end_id = at, begin + size
-            elif tag not in _HEAD:
-                return None
-            at = begin + size
-    except IndexError:
-        return None
-    return Parts((start_id, end_id), spans) if at == end and spans else None
-
-
-def find_id(data: bytes) -> tuple[int, int]:
-    """Where the field of the id begins and ends, in the usual order of fields and if none is long; equal without one.
-
-    Of other bytes it may say anything within their length.
-    """
-    try:
-        at = data[1] + 2
-        if data[at] == _VERSION:
-            at += data[at + 1] + 2
-        if data[at] == _ID and data[at + 1] < 0x80:
-            return at, at + data[at + 1] + 2
-    except IndexError:
-        return 0, 0
-    return at, at
-
-
 class PlannedInput(NamedTuple):
-    """An input as the model file takes it, and where its numbers stand in a request without an id."""
+    """An input as the model file takes it, and where its numbers are in a request without an id."""
 
     name: str
     dtype: np.dtype[Any]
@@ -116,8 +60,8 @@ class PlannedInput(NamedTuple):
     end: int
 
 
-class Plan:
-    """How the requests that differ in nothing but their id and their numbers are answered."""
+class RequestPlan:
+    """How to answer requests that differ only in their id and their numbers."""
 
     def __init__(
         self,
@@ -127,27 +71,28 @@ class Plan:
         rows: int,
         wanted: Sequence[Wanted],
         parameters: RequestParameters,
-        known: RunTime,
+        run_time: RunTime,
     ) -> None:
         self.model, self.rows, self.parameters = model, rows, parameters
-        #: In the order of their raw contents.
+        #: The inputs, in the order of their raw contents.
         self.inputs = tuple(inputs)
-        #: What stands between the raw contents, and where in a request without an id.
+        #: The bytes between the raw contents, each with its position in a request without an id.
         self.between = tuple(between)
         self.wanted = tuple(wanted)
         self.outputs = [want.spec.name for want in wanted]
-        #: What is known of runs with these shapes.
-        self.known = known
-        #: Shapes of the output arrays -> the response without id and raw contents.
+        #: How long runs with these shapes take.
+        self.run_time = run_time
+        #: Shapes of the output arrays -> the serialized response without id and raw contents.
         self._heads: dict[tuple[tuple[int, ...], ...], bytes] = {}
         self._bound: Bound | None = None
         self._bindable = True
         self._pieces: list[Any] = []
 
     def feeds(self, data: bytes, shift: int) -> dict[str, Array]:
-        """The inputs in ``data``, a request with ``shift`` bytes of id.
+        """The inputs of the request ``data``, in which the field of the id takes ``shift`` bytes.
 
-        They are views of ``data`` wherever its elements are aligned, which onnxruntime's kernels may rely on.
+        They are views of ``data`` where its elements are aligned, because onnxruntime's kernels may rely on alignment,
+        and copies elsewhere.
         """
         feeds = {}
         for name, dtype, shape, start, end in self.inputs:
@@ -159,12 +104,12 @@ class Plan:
             feeds[name] = array.reshape(shape)
         return feeds
 
-    def run(self, data: bytes, shift: int, identifier: bytes) -> tuple[bytes, int, int]:
-        """The response, and when the model began and ended to run, which it does here and now.
+    def run(self, data: bytes, identifier: bytes) -> tuple[bytes, int, int]:
+        """Run the model on the calling thread; the response, and when the run began and ended.
 
-        Raises what the model raises.
+        ``identifier`` is the field of the id in ``data``. Raises what the model raises.
         """
-        bound = self._bound
+        bound, shift = self._bound, len(identifier)
         if bound is None:
             feeds = self.feeds(data, shift)
             read = time.perf_counter_ns()
@@ -178,7 +123,7 @@ class Plan:
         read = time.perf_counter_ns()
         try:
             bound.run()
-        except Exception:  # perhaps the shapes of the outputs depend on the numbers of the inputs
+        except Exception:  # the shapes of the outputs may depend on the input's numbers
             self._bound, self._bindable = None, False
             raise
         ran = time.perf_counter_ns()
@@ -192,7 +137,7 @@ class Plan:
             self._pieces = self._response(self._bound.outputs)
 
     def response(self, arrays: Sequence[Array], identifier: bytes) -> bytes:
-        """A serialized ModelInferResponse; ``identifier`` is the field of the id, which is the request's."""
+        """A serialized ModelInferResponse; ``identifier`` is the field of the id, the same bytes as in the request."""
         return b"".join([identifier, *self._response(arrays)])
 
     def _response(self, arrays: Sequence[Array]) -> list[Any]:
@@ -217,30 +162,30 @@ class Plan:
 
 
 class Plans:
-    """The plans of a server by what their requests begin with, without the id."""
+    """The plans of a server by the heads of their requests."""
 
     def __init__(self) -> None:
-        self._plans: dict[bytes, Plan] = {}
-        #: Bytes of a request without its id -> how many of them stand before its first numbers.
+        self._plans: dict[bytes, RequestPlan] = {}
+        #: Length of a request without its id -> the lengths that its head may have.
         self._lengths: dict[int, tuple[int, ...]] = {}
 
-    def find(self, data: bytes) -> tuple[Plan, int, int] | None:
-        """The plan for a request, and where the field of its id begins and ends."""
+    def find(self, data: bytes) -> tuple[RequestPlan, bytes] | None:
+        """The plan for the request ``data``, and the field of its id, empty where it has none; None without a plan."""
         start, end = find_id(data)
         for length in self._lengths.get(len(data) - end + start, ()):
             if start == end:
                 plan = self._plans.get(data[:length])
             else:
                 plan = self._plans.get(data[:start] + data[end : length + end - start])
-            if plan is not None and (start == end or data[start:end].isascii()):
+            if plan is not None and (identifier := data[start:end]).isascii():
                 for at, between in plan.between:
                     if not data.startswith(between, at + end - start):
                         return None
-                return plan, start, end
+                return plan, identifier
         return None
 
     def forget(self) -> None:
-        """Drop all: the models have changed."""
+        """Drop all plans, because the models have changed."""
         self._plans.clear()
         self._lengths.clear()
 
@@ -254,13 +199,13 @@ class Plans:
         wanted: Sequence[Wanted],
         parameters: RequestParameters,
     ) -> None:
-        """Make a plan of a request that was found good, if it is of the form that can have one."""
+        """Make a plan from a request that was checked and answered, if its form allows one."""
         found = parts(data)
         if found is None or any(w.classes or w.typed or w.region or w.spec.datatype is BYTES for w in wanted):
             return
         start, end = find_id(data)
         if found.id != (start, end) and (start < end or found.id[0] < found.id[1]):
-            return  # a long id, or one in another place
+            return  # the id is long, or not at its usual place
         shift = end - start
         planned = []
         for tensor, span in zip(request.inputs, found.spans, strict=False):
@@ -282,6 +227,6 @@ class Plans:
             self.forget()
             lengths = (len(head),)
         between = [(before - shift, data[before:after]) for (_, before), (after, _) in itertools.pairwise(found.spans)]
-        known = model.scheduler.times.of(feeds)
+        run_time = model.scheduler.times.of(feeds)
         self._lengths[len(data) - shift] = lengths
-        self._plans[head] = Plan(model, planned, between, rows, wanted, parameters, known)
+        self._plans[head] = RequestPlan(model, planned, between, rows, wanted, parameters, run_time)

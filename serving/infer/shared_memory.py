@@ -1,7 +1,7 @@
 """System shared memory: regions of POSIX shared memory that requests may name instead of sending bytes.
 
-A region is read and written through its file, never mapped: a client that shrinks it meanwhile gets an error, where a
-mapping would kill the server. Offsets and sizes are checked in Python's integers, which do not overflow.
+A region is read and written through its file and never mapped. If a client shrinks it during a request, that request
+gets an error; a mapping would kill the server. Offsets and sizes are Python's integers, which do not overflow.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from normfold.protos import grpc_service as pb
 from normfold.serving.errors import AlreadyExists, InvalidRequest, NotFound, PollFailed, Unimplemented
 from normfold.serving.wording import quoted
 
-#: Where Linux keeps POSIX shared memory.
+#: The folder in which Linux keeps POSIX shared memory.
 FOLDER = Path("/dev/shm")
 
-#: What shm_open takes: one name, with or without a slash in front.
+#: A key as shm_open takes it: one name, with or without a slash in front.
 _KEY = re.compile(r"/?([A-Za-z0-9_][A-Za-z0-9._+@-]{0,250})")
 
 
 @dataclass(frozen=True)
 class Region:
-    """A registered stretch of a shared memory object; ``descriptor`` is its open file."""
+    """A registered part of a shared memory object; ``descriptor`` is its open file."""
 
     key: str
     offset: int
@@ -34,7 +34,7 @@ class Region:
 
 
 class SharedMemory:
-    """The registered regions by name."""
+    """The registered regions, by their names."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
@@ -43,8 +43,8 @@ class SharedMemory:
     def register(self, name: str, key: str, offset: int, size: int) -> None:
         """Register ``size`` bytes at ``offset`` of the object ``key``.
 
-        Raises AlreadyExists, PollFailed when it cannot be opened, InvalidRequest when it is too small, or Unimplemented
-        where shared memory is switched off.
+        Raises AlreadyExists; PollFailed when the object cannot be opened; InvalidRequest when it is too small; and
+        Unimplemented where shared memory is off.
         """
         if not self.enabled:
             raise Unimplemented("system shared memory is off: start the server with --shared-memory on")
@@ -63,13 +63,13 @@ class SharedMemory:
         self._regions[name] = Region(key, offset, size, descriptor)
 
     def unregister(self, name: str) -> None:
-        """Forget the region ``name``, or all for ""; an unknown name is no error."""
+        """Forget the region ``name``, or all regions if it is ""; an unknown name is no error."""
         for each in [name] if name else list(self._regions):
             if (region := self._regions.pop(each, None)) is not None:
                 os.close(region.descriptor)
 
     def status(self, name: str) -> pb.SystemSharedMemoryStatusResponse:
-        """The region ``name``, or all for "". Raises NotFound."""
+        """The state of the region ``name``, or of all regions if it is "". Raises NotFound."""
         if name and name not in self._regions:
             raise NotFound(f"Unable to find system shared memory region: {quoted(name)}")
         response = pb.SystemSharedMemoryStatusResponse()
@@ -102,7 +102,7 @@ class SharedMemory:
         return data
 
     def write(self, name: str, offset: int, size: int, data: bytes) -> None:
-        """Put ``data`` at ``offset`` of the region ``name``. Raises InvalidRequest when it needs more than ``size``."""
+        """Write ``data`` at ``offset`` of the region ``name``. Raises InvalidRequest for more than ``size`` bytes."""
         region = self.check(name, offset, size)
         if len(data) > size:
             raise InvalidRequest(

@@ -1,6 +1,6 @@
-"""Traces: the timestamps of some requests, as lines of JSON, by the settings that TraceSetting reads and changes.
+"""Traces: timestamps of requests, written as lines of JSON. TraceSetting reads and changes which requests are traced.
 
-A traced request is two lines in Triton's form, to the file that the server was started with, or to the log.
+A traced request gives two lines in Triton's form, in the file that the server was started with, or else in the log.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from normfold.serving.errors import InvalidRequest
-from normfold.serving.scheduling.statistics import Timing
+from normfold.serving.scheduling.statistics import RequestTiming
 from normfold.serving.wording import near, quoted
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ Settings = dict[str, list[str]]
 
 
 class TraceSettings:
-    """Which requests are traced: the server's settings, and those of models that have their own."""
+    """Which requests are traced: the settings of the server, and of models that have their own."""
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
@@ -36,11 +36,11 @@ class TraceSettings:
         self._models: dict[str, Settings] = {}
         self._seen: dict[str, int] = {}
         self._traced = 0
-        #: Whether anything is traced at all.
+        #: Whether any request may be traced.
         self.active = False
 
     def update(self, model: str, changes: Mapping[str, Sequence[str]]) -> Settings:
-        """The settings of ``model`` ("": the server's) after ``changes``; an empty value goes back to the server's.
+        """The settings of ``model``, or of the server for "", after ``changes``. An empty value is the server's value.
 
         Raises InvalidRequest, with nothing changed.
         """
@@ -73,9 +73,16 @@ class TraceSettings:
             raise InvalidRequest(f"{key} must be one number, got {', '.join(map(quoted, values))}")
 
     def record(
-        self, model: str, version: int, request_id: str, started: int, read: int, timing: Timing | None, ended: int
+        self,
+        model: str,
+        version: int,
+        request_id: str,
+        started: int,
+        read: int,
+        timing: RequestTiming | None,
+        ended: int,
     ) -> None:
-        """Trace one answered request, if it is due; times in nanoseconds."""
+        """Trace one answered request, if it is its turn; times are in nanoseconds."""
         if not self.active:
             return
         settings = {**self._server, **self._models.get(model, {})}

@@ -1,1 +1,4 @@
-"""A load generator: many requests of prepared bytes, their latencies, and what they cost the server."""
+"""The load generator: many calls of prepared requests, their latencies, and the CPU time that they cost the server.
+
+Nothing of the server comes in but the rooms ``client`` and ``wire``: the same generator loads other servers, too.
+"""

@@ -1,6 +1,6 @@
-"""Calls of the load: the same prepared request again and again, as unary calls or as messages of a stream.
+"""The calls of a load: prepared requests, sent again and again as unary calls or as messages of a stream.
 
-Who makes a call gives it a number; ``wait`` gives the numbers of those that ended with their status by name.
+The caller gives each call a number; ``wait`` returns the numbers of the calls that ended, with their statuses by name.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import grpc
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.calls import SERVICE
-from normfold.serving.load.http2 import Connection, Disconnected, Event
+from normfold.serving.load.http2 import ClientConnection, Disconnected, Event
 from normfold.serving.load.pool import Pool
 
 Ended = list[tuple[int, str]]
 
 #: The statuses of gRPC by their numbers.
 STATUSES: dict[str, str] = {str(code.value[0]): code.name for code in grpc.StatusCode}
-#: What an HTTP status without a gRPC status means (grpc's doc/http-grpc-status-mapping.md); any other is UNKNOWN.
+#: The gRPC status for an HTTP status without one (grpc's doc/http-grpc-status-mapping.md); any other is UNKNOWN.
 _HTTP = {
     "400": "INTERNAL",
     "401": "UNAUTHENTICATED",
@@ -31,37 +31,37 @@ _HTTP = {
 
 
 class Calls(Protocol):
-    """Something that calls a server and says when it answered."""
+    """An object that calls a server and reports the calls that ended."""
 
     def send(self, number: int) -> None:
-        """Make a call; it leaves with the next ``wait``."""
+        """Queue a call; the next ``wait`` sends it."""
 
     def wait(self, seconds: float) -> Ended:
-        """The calls that ended, once something came or ``seconds`` are over; often none."""
+        """The calls that ended by the time that something came, or that ``seconds`` were over; often none."""
 
     def close(self) -> None:
-        """Close the connections; what is on its way is given up."""
+        """Close the connections; calls without an answer are given up."""
 
 
 class UnaryCalls:
-    """ModelInfer, each call on an HTTP/2 stream of its own; over ``connections`` in turn."""
+    """Calls of ModelInfer, each on an HTTP/2 stream of its own, over ``connections`` in turn."""
 
     def __init__(self, address: str, messages: Sequence[bytes], *, connections: int = 1, timeout: float = 60.0) -> None:
-        """``messages``: serialized requests, asked in turn. Raises ConnectionError, or ValueError for the address."""
+        """``messages``: serialized requests, sent in turn. Raises ConnectionError, or ValueError for the address."""
         self._data = [framed(message) for message in messages]
         self._pool = Pool(address, headers(address, "ModelInfer", timeout), connections)
-        self._numbers: dict[Connection, dict[int, int]] = {}
-        self._status: dict[tuple[Connection, int], str] = {}
+        self._numbers: dict[ClientConnection, dict[int, int]] = {}
+        self._status: dict[tuple[ClientConnection, int], str] = {}
 
     def send(self, number: int) -> None:
-        """Make a call; it leaves with the next ``wait``."""
+        """Queue a call; the next ``wait`` sends it."""
         connection = self._pool.at(number)
         self._numbers.setdefault(connection, {})[connection.open(self._data[number % len(self._data)], end=True)] = (
             number
         )
 
     def wait(self, seconds: float) -> Ended:
-        """The calls that ended, once something came or ``seconds`` are over; often none."""
+        """The calls that ended by the time that something came, or that ``seconds`` were over; often none."""
         self._pool.flush()
         ended: Ended = []
         for connection, events in self._pool.wait(seconds):
@@ -74,30 +74,30 @@ class UnaryCalls:
                 if event.refused:
                     self.send(numbers.pop(event.stream))
                     continue
-                if event.headers and (told := status(event)):
-                    self._status[connection, event.stream] = told
+                if event.headers and (name := status(event)):
+                    self._status[connection, event.stream] = name
                 if event.ended:
                     ended.append((numbers.pop(event.stream), self._status.pop((connection, event.stream), "UNKNOWN")))
         return ended
 
     def close(self) -> None:
-        """Close the connections; what is on its way is given up."""
+        """Close the connections; calls without an answer are given up."""
         self._pool.close()
 
 
 class StreamCalls:
-    """ModelStreamInfer, one stream for each connection; answers are matched by the request's id."""
+    """Messages of ModelStreamInfer, one stream for each connection; answers are matched by the request's id."""
 
     def __init__(self, address: str, messages: Sequence[bytes], *, connections: int = 1) -> None:
-        """``messages``: serialized requests without id, asked in turn. Raises as UnaryCalls."""
+        """``messages``: serialized requests without id, sent in turn. Raises as UnaryCalls."""
         self._messages = messages
         self._pool = Pool(address, headers(address, "ModelStreamInfer", None), connections)
-        self._streams: dict[Connection, int] = {}
-        self._numbers: dict[Connection, set[int]] = {}
-        self._parts: dict[Connection, bytearray] = {}
+        self._streams: dict[ClientConnection, int] = {}
+        self._numbers: dict[ClientConnection, set[int]] = {}
+        self._parts: dict[ClientConnection, bytearray] = {}
 
     def send(self, number: int) -> None:
-        """Queue a message; it leaves with the next ``wait``."""
+        """Queue a message; the next ``wait`` sends it."""
         connection = self._pool.at(number)
         message = self._messages[number % len(self._messages)]
         data = framed(message + pb.ModelInferRequest(id=str(number)).SerializeToString())
@@ -109,7 +109,7 @@ class StreamCalls:
         self._numbers.setdefault(connection, set()).add(number)
 
     def wait(self, seconds: float) -> Ended:
-        """The calls that ended, once something came or ``seconds`` are over; often none."""
+        """The calls that ended by the time that something came, or that ``seconds`` were over; often none."""
         self._pool.flush()
         ended: Ended = []
         for connection, events in self._pool.wait(seconds):
@@ -125,29 +125,29 @@ class StreamCalls:
         return ended
 
     def close(self) -> None:
-        """Close the connections; what is on its way is given up."""
+        """Close the connections; calls without an answer are given up."""
         self._pool.close()
 
-    def _answer(self, connection: Connection, message: bytes) -> Ended:
+    def _answer(self, connection: ClientConnection, message: bytes) -> Ended:
         answer = pb.ModelStreamInferResponse.FromString(message)
         number = int(answer.infer_response.id or -1)
         if number not in self._numbers[connection]:
-            return []  # a second answer of a model that gives several
+            return []  # the model gives several answers to a request
         self._numbers[connection].discard(number)
         return [(number, "ERROR" if answer.error_message else "OK")]
 
-    def _broken(self, connection: Connection, told: str) -> Ended:
+    def _broken(self, connection: ClientConnection, name: str) -> Ended:
         self._streams.pop(connection, None)
-        return [(number, told) for number in self._numbers.pop(connection, set())]
+        return [(number, name) for number in self._numbers.pop(connection, set())]
 
 
 def framed(message: bytes) -> bytes:
-    """A gRPC message with its length, not compressed."""
+    """``message`` as gRPC sends it: uncompressed, behind its length."""
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
 def headers(address: str, method: str, timeout: float | None) -> list[tuple[str, str]]:
-    """The headers of a call, as gRPC over HTTP/2 has them."""
+    """The headers of a call by gRPC over HTTP/2."""
     found = [
         (":method", "POST"),
         (":scheme", "http"),
@@ -161,7 +161,7 @@ def headers(address: str, method: str, timeout: float | None) -> list[tuple[str,
 
 
 def status(event: Event) -> str | None:
-    """The status that the headers of ``event`` give, by name; None where they give none."""
+    """The name of the status in the headers of ``event``; None if they have none."""
     fields = dict(event.headers)
     number = fields.get("grpc-status")
     if number is not None:
@@ -171,7 +171,7 @@ def status(event: Event) -> str | None:
 
 
 def _messages(so_far: bytearray, data: bytes) -> list[bytes]:
-    """The messages that ``data`` completes; what is left of it stays in ``so_far``."""
+    """The messages that ``data`` completes; the rest of it stays in ``so_far``."""
     so_far += data
     found, at = [], 0
     while len(so_far) - at >= 5:

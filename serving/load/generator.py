@@ -1,11 +1,11 @@
 """Two ways to load a server.
 
-Closed loop: N calls are on their way at any time; the next leaves when one ends. It slows down with the server, and so
-says what N patient clients see, not what happens at a rate of arrivals that does not care.
+Closed loop: N calls are in flight at any time; when one ends, the next is sent. The load slows down with the server, so
+it shows the latency for N patient clients, not for requests that arrive at a rate of their own.
 
-Open loop: calls leave at even intervals whatever the server does, and a latency counts from the moment at which the
-call was *meant* to leave. A server that stops for a second is charged with every call that should have left in that
-second (Tene's "coordinated omission" is to charge it with one).
+Open loop: calls are sent at even intervals whatever the server does, and a latency counts from the moment at which the
+call was *meant* to be sent. A server that stops for a second is charged with every call that should have been sent in
+that second (to charge it with only one of them is Tene's "coordinated omission").
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from dataclasses import dataclass, field
 from normfold.serving.load.calls import Calls
 from normfold.serving.load.histogram import Histogram
 
-#: Not measured at the beginning of each slice, in seconds: the connection fills, caches warm.
+#: The time at the beginning of each slice that is not measured, in seconds: the load builds up, and caches fill.
 RAMP_SECONDS = 0.15
-#: What did not answer this long after the last call left is counted as unanswered, in seconds.
+#: A call without an answer this long after the last call was sent counts as unanswered, in seconds.
 DRAIN_SECONDS = 10.0
 
-#: No two calls of a process have the same number, so an answer that comes too late is nobody's.
+#: No two calls of a process have the same number, so an answer that comes too late is taken for no other call.
 _NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True)
 class Load:
-    """How much is asked of a server: exactly one of the two."""
+    """How many calls a server gets: exactly one of the two is set."""
 
-    #: Calls on their way at any time (closed loop).
+    #: Calls in flight at any time (closed loop).
     in_flight: int = 0
     #: Calls each second (open loop).
     rate: float = 0.0
@@ -43,16 +43,16 @@ class Load:
 
 @dataclass
 class Slice:
-    """One stretch of load on one server."""
+    """The measurement of one load on one server, without interruption."""
 
-    #: Of the calls answered with OK, in nanoseconds; and of those given up, the time until then.
+    #: In nanoseconds: of calls answered with OK the latency, of calls that were given up the time until then.
     latencies: Histogram = field(default_factory=Histogram)
     #: Calls answered with OK.
     answered: int = 0
     #: Calls that failed, by status.
     errors: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
-    #: CPU time of the server's processes; None where they are not known.
+    #: CPU time of the server's processes; None if they are not known.
     cpu_seconds: float | None = None
 
     @property
@@ -89,7 +89,7 @@ def run(calls: Calls, load: Load, seconds: float, cpu: Callable[[], float | None
 
 
 def merged(slices: Iterable[Slice]) -> Slice:
-    """All of them as one."""
+    """All of ``slices`` as one."""
     total = Slice(cpu_seconds=0.0)
     for one in slices:
         total.latencies += one.latencies
@@ -118,12 +118,12 @@ def _closed(calls: Calls, in_flight: int, seconds: float, cpu: Callable[[], floa
             break
         for one, status in ended:
             if one not in sent:
-                continue  # given up in the slice before
+                continue  # this call was given up in the slice before
             found.count(at - sent.pop(one), status, times)
             number = next(_NUMBERS)
             sent[number] = at
             calls.send(number)
-        if not end and at >= ramp_end:  # what ends from here on is measured
+        if not end and at >= ramp_end:  # calls that end from here on are measured
             found, times = Slice(), []
             before = cpu()
             begin = now()
@@ -143,7 +143,7 @@ def _open(calls: Calls, rate: float, seconds: float, cpu: Callable[[], float | N
     total = ramp + max(int(seconds * rate), 1)
     found, times = Slice(), list[int]()
     before, made = cpu(), 0
-    meant: dict[int, float] = {}  # number -> when it was meant to leave; those of the ramp too
+    meant: dict[int, float] = {}  # number -> when the call was meant to be sent; calls of the ramp too
     begin = last = now()
     measured_from = begin + ramp * gap
     while made < total or meant:
@@ -165,7 +165,7 @@ def _open(calls: Calls, rate: float, seconds: float, cpu: Callable[[], float | N
                 found.count(int(at - left), status, times)
     at = now()
     for left in meant.values():
-        if left >= measured_from:  # charged with the time so far: losing calls must not look fast
+        if left >= measured_from:  # its latency is the time so far: a server that loses calls must not look fast
             times.append(int(at - left))
             found.errors["unanswered"] += 1
     found.seconds, found.cpu_seconds = (at - measured_from) / 1e9, _difference(before, cpu())

@@ -1,8 +1,8 @@
 """A high dynamic range histogram: how often each latency was seen, to three digits whatever its size.
 
-Values share a bucket when they agree in their 11 leading bits, so a percentile is at most 1/1024 of itself too high
-and never too low; counts of several rounds add up. Tene's HdrHistogram is the original (hdrhistogram.org); its Python
-package takes one value at a time, at more than the cost of a request's bookkeeping here, and brings no types.
+Values share a bucket if their 11 leading bits are equal, so a percentile is at most 1/1024 of itself too high and
+never too low; histograms of several rounds can be added. Tene's HdrHistogram is the original (hdrhistogram.org). Its
+Python package takes one value at a time, which is slower than all our other work for a request, and has no types.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-#: Leading bits that are kept, and the largest value told apart: 2^42 ns are 73 minutes.
+#: The number of leading bits that are kept, and the largest value that has a bucket: 2^42 ns are 73 minutes.
 _BITS = 11
 _HALF = 1 << (_BITS - 1)
 _LARGEST = (1 << 42) - 1
@@ -32,9 +32,11 @@ class Histogram:
         self.add(values)
 
     def add(self, values: Iterable[int]) -> None:
-        """Count each of ``values``; one below 0 counts as 0, one above 2^42 as that."""
+        """Count each of ``values``; a value below 0 counts as 0, a value from 2^42 up as 2^42 - 1."""
         array = np.clip(np.fromiter(values, np.int64), 0, _LARGEST)
-        shift = np.maximum(np.frexp(array)[1].astype(np.int64) - _BITS, 0)  # frexp: the bit length, exact below 2^53
+        shift = np.maximum(
+            np.frexp(array)[1].astype(np.int64) - _BITS, 0
+        )  # frexp gives the bit length, exactly below 2^53
         self._counts += np.bincount(shift * _HALF + (array >> shift), minlength=_BUCKETS)
 
     def __iadd__(self, other: Histogram) -> Histogram:
@@ -43,11 +45,11 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many values were counted."""
+        """The number of values that were counted."""
         return int(self._counts.sum())
 
     def percentile(self, percent: float) -> int:
-        """The least value that ``percent`` of all do not exceed, 0 < percent <= 100; 0 where nothing was counted."""
+        """The least value that ``percent`` of all values do not exceed, 0 < percent <= 100; 0 without values."""
         if not 0 < percent <= 100:
             raise ValueError(f"a percentile lies in (0, 100], got {percent}")
         below = np.cumsum(self._counts)
@@ -55,7 +57,7 @@ class Histogram:
         return _highest(int(np.searchsorted(below, rank))) if below[-1] else 0
 
     def mean(self) -> float:
-        """The mean, each value taken as the middle of its bucket; 0 where nothing was counted."""
+        """The mean, in which each value counts as the middle of its bucket; 0 without values."""
         seen = np.flatnonzero(self._counts)
         if not len(seen):
             return 0.0
@@ -63,7 +65,7 @@ class Histogram:
         return float(np.average(middles, weights=self._counts[seen]))
 
     def buckets(self) -> list[tuple[int, int]]:
-        """The largest value of each bucket in use, and its count."""
+        """The largest value and the count of each bucket that has values."""
         return [(_highest(int(index)), int(self._counts[index])) for index in np.flatnonzero(self._counts)]
 
 

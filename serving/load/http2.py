@@ -1,9 +1,8 @@
-"""As much HTTP/2 as a load generator of gRPC calls needs (RFC 9113), on one non-blocking socket.
+"""The part of HTTP/2 that a load generator of gRPC calls needs (RFC 9113), on one non-blocking socket.
 
-A client that takes as long as the server measures itself. Here a request is two frames whose bytes are nearly all
-prepared: headers are indices into the peer's table from the second request on (RFC 7541), answers are not parsed beyond
-their frames, and all requests that are due leave in one write. The peer is asked to keep no table of its own
-(SETTINGS_HEADER_TABLE_SIZE 0), so equal trailers are equal bytes and are decoded once.
+A client that takes as much time as the server would measure itself. So a request is two frames whose bytes are nearly
+all prepared (`header_blocks`), answers are not parsed beyond their frames, and all requests that are due leave in one
+write.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ import socket
 from collections import deque
 from dataclasses import dataclass, field
 
-from hpack import Decoder, Encoder
-
+from normfold.serving.load.header_blocks import HeaderBlocks
 from normfold.serving.wire.http2_frames import (
     ACK,
     CONTINUATION,
@@ -41,8 +39,14 @@ from normfold.serving.wire.http2_frames import (
     settings,
 )
 
+#: The largest frame that the peer may send.
 _OUR_FRAME = 1 << 20
+#: After this many received bytes the peer gets its window back.
 _REPLENISH = 1 << 24
+
+
+#: The size of a peer's header table unless its settings give another; our headers fit.
+DEFAULT_TABLE = 4096
 
 
 class Disconnected(ConnectionError):
@@ -51,7 +55,7 @@ class Disconnected(ConnectionError):
 
 @dataclass
 class _Sending:
-    """A stream's data that waits for the peer's windows."""
+    """Data of a stream that waits until the peer's windows have room; ``end``: it is the last of the stream."""
 
     data: memoryview
     end: bool
@@ -59,6 +63,8 @@ class _Sending:
 
 @dataclass
 class _Stream:
+    """A stream that has not ended: the peer's window for it, bytes received, and data that waits."""
+
     window: int
     received: int = 0
     waiting: deque[_Sending] = field(default_factory=deque)
@@ -66,32 +72,28 @@ class _Stream:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that came for a stream: data, headers (the last of which are the trailers), its end."""
+    """Something that the peer sent on a stream: data, headers (the last headers are the trailers), or its end."""
 
     stream: int
     data: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
     ended: bool = False
-    #: The server did not look at the request (more streams than it takes at a time); it may be sent again.
+    #: The server did not look at the request, because it had too many streams open; it may be sent again.
     refused: bool = False
 
 
-class Connection:
-    """The client's end. ``open`` and ``send`` only queue; ``flush`` writes, ``receive`` reads what is there."""
+class ClientConnection:
+    """The client's end of a connection. ``open`` and ``send`` only queue; ``flush`` writes and ``receive`` reads."""
 
     def __init__(self, sock: socket.socket, headers: list[tuple[str, str]]) -> None:
         """``headers`` are those of every request on this connection."""
         sock.setblocking(False)
         self.socket = sock
         self.going_away = False
-        self._headers, self._encoder, self._blocks = headers, Encoder(), 0
-        self._block = b""
-        self._decoder = Decoder()
-        self._decoder.max_allowed_table_size = self._decoder.header_table_size = 0
-        self._decoded: dict[bytes, tuple[tuple[str, str], ...]] = {}
+        self._blocks = HeaderBlocks(headers)
         self._streams: dict[int, _Stream] = {}
-        self._next, self._limit = 1, 0  # none until the peer's settings say how many
-        self._held: deque[int] = deque()  # streams that the peer does not let us open yet
+        self._next, self._limit = 1, 0  # no stream may be open before the peer's settings
+        self._held: deque[int] = deque()  # streams beyond the number that the peer lets us open
         self._window, self._initial, self._largest = DEFAULT_WINDOW, DEFAULT_WINDOW, DEFAULT_FRAME
         self._received = 0
         self._in, self._out = bytearray(), bytearray(PREFACE)
@@ -107,7 +109,7 @@ class Connection:
 
     @property
     def blocked(self) -> bool:
-        """Whether something waits to be written."""
+        """Whether bytes wait to be written."""
         return bool(self._out)
 
     @property
@@ -116,13 +118,13 @@ class Connection:
         return list(self._streams)
 
     def open(self, data: bytes, *, end: bool) -> int:
-        """Queue a request with ``data``, the only one if ``end``; its stream's number."""
+        """Queue a request that begins with ``data``, and ends with it if ``end``; the number of its stream."""
         stream, self._next = self._next, self._next + 2
         self._streams[stream] = _Stream(self._initial)
         if len(self._streams) > self._limit:
             self._held.append(stream)
         else:
-            self._out += frame(HEADERS, END_HEADERS, stream, self._header_block())
+            self._out += frame(HEADERS, END_HEADERS, stream, self._blocks.request())
         self.send(stream, data, end=end)
         return stream
 
@@ -150,7 +152,7 @@ class Connection:
             raise Disconnected(str(error)) from None
 
     def receive(self) -> list[Event]:
-        """What the socket holds, as events. Raises Disconnected."""
+        """The events that the bytes in the socket make. Raises Disconnected."""
         try:
             data = self.socket.recv(1 << 18)
         except BlockingIOError:
@@ -215,7 +217,7 @@ class Connection:
     def _open_held(self) -> None:
         while self._held and len(self._streams) - len(self._held) < self._limit:
             stream = self._held.popleft()
-            self._out += frame(HEADERS, END_HEADERS, stream, self._header_block())
+            self._out += frame(HEADERS, END_HEADERS, stream, self._blocks.request())
             self._release(stream)
 
     def _header_part(self, stream: int, flags: int, ended: int, block: bytes, events: list[Event]) -> None:
@@ -223,21 +225,10 @@ class Connection:
             self._partial = (stream, ended, bytearray(block))
             return
         self._partial = None
-        headers = self._decoded.get(block)
-        if headers is None:
-            headers = tuple((str(name), str(value)) for name, value in self._decoder.decode(block))
-            if len(self._decoded) < 1000:
-                self._decoded[block] = headers
-        self._event(Event(stream, headers=headers, ended=bool(ended)), events)
-
-    def _header_block(self) -> bytes:
-        if self._blocks < 2:  # the first fills the peer's table, the second and all after it are indices
-            self._block = self._encoder.encode(self._headers)
-            self._blocks += 1
-        return self._block
+        self._event(Event(stream, headers=self._blocks.decode(block), ended=bool(ended)), events)
 
     def _credit(self, stream: int, size: int) -> None:
-        """Give the peer its windows back, now and then."""
+        """Count ``size`` received bytes; give the peer its windows back after every _REPLENISH bytes."""
         self._received += size
         if self._received > _REPLENISH:
             self._out += frame(WINDOW_UPDATE, 0, 0, self._received.to_bytes(4, "big"))
@@ -252,9 +243,8 @@ class Connection:
         self._limit = self._limit or LARGEST_WINDOW
         for at in range(0, len(payload) - 5, 6):
             key, value = int.from_bytes(payload[at : at + 2], "big"), int.from_bytes(payload[at + 2 : at + 6], "big")
-            if key == HEADER_TABLE_SIZE and value < 4096:
-                self._encoder.header_table_size = 0  # too small to keep all of our headers: name none by index
-                self._blocks = 0
+            if key == HEADER_TABLE_SIZE and value < DEFAULT_TABLE:
+                self._blocks.use_no_table()
             elif key == MAX_CONCURRENT_STREAMS:
                 self._limit = max(value, 1)
             elif key == INITIAL_WINDOW_SIZE:
@@ -283,7 +273,7 @@ class Connection:
                 return
 
     def _release(self, stream: int) -> None:
-        """Queue as much of a stream's waiting data as the peer's windows take."""
+        """Queue as much of the waiting data of a stream as the peer's windows have room for."""
         state = self._streams[stream]
         if stream in self._held:
             return

@@ -1,4 +1,4 @@
-"""The connections of a load: made, watched, and made again when the server ends one."""
+"""The connections of a load: it makes them, waits for them, and replaces one that the server ends."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import select
 import socket
 import time
 
-from normfold.serving.load.http2 import Connection, Disconnected, Event
+from normfold.serving.load.http2 import ClientConnection, Disconnected, Event
 
-#: A server that is being restarted may be gone this long, in seconds, before the load gives up.
+#: The load gives up after this many seconds without a server, which leaves time to restart one.
 PATIENCE_SECONDS = 5.0
 
 
@@ -18,7 +18,7 @@ class Pool:
     def __init__(self, address: str, headers: list[tuple[str, str]], size: int = 1) -> None:
         self.address, self._headers = address, headers
         self._epoll = select.epoll()
-        self._by_fd: dict[int, Connection] = {}
+        self._by_fd: dict[int, ClientConnection] = {}
         self._writing: set[int] = set()
         self._slots = [self._connect(0) for _ in range(size)]
 
@@ -31,8 +31,8 @@ class Pool:
             connection.close()
         self._epoll.close()
 
-    def at(self, index: int) -> Connection:
-        """The connection of a slot, a new one where the last was closed or is about to be."""
+    def at(self, index: int) -> ClientConnection:
+        """The connection of a slot; a new one if the last one was closed or will be closed."""
         index %= len(self._slots)
         connection = self._slots[index]
         if connection.going_away or connection.socket.fileno() < 0:
@@ -40,20 +40,20 @@ class Pool:
         return connection
 
     def flush(self) -> None:
-        """Write what is queued, as far as the sockets take it; what cannot be written shows in ``wait``."""
+        """Write as much of the queued bytes as the sockets take; ``wait`` reports a connection that is broken."""
         for fd, connection in self._by_fd.items():
             if not connection.blocked:
                 continue
             try:
                 connection.flush()
             except Disconnected:
-                continue  # reading will say so, too
+                continue  # the next read reports it
             if connection.blocked != (fd in self._writing):
                 self._watch(fd, connection.blocked)
 
-    def wait(self, seconds: float) -> list[tuple[Connection, list[Event] | Disconnected]]:
-        """What came within ``seconds``, which is cut short by the first thing that comes."""
-        found: list[tuple[Connection, list[Event] | Disconnected]] = []
+    def wait(self, seconds: float) -> list[tuple[ClientConnection, list[Event] | Disconnected]]:
+        """The events of each connection, as soon as any comes; none after ``seconds`` without one."""
+        found: list[tuple[ClientConnection, list[Event] | Disconnected]] = []
         for fd, _ in self._epoll.poll(seconds):
             connection = self._by_fd[fd]
             try:
@@ -77,11 +77,11 @@ class Pool:
         self._writing.discard(fd)
         self._by_fd.pop(fd).close()
 
-    def _connect(self, patience: float) -> Connection:
+    def _connect(self, patience: float) -> ClientConnection:
         given_up = time.monotonic() + patience
         while True:
             try:
-                connection = Connection(dial(self.address), self._headers)
+                connection = ClientConnection(dial(self.address), self._headers)
                 break
             except OSError as error:
                 if time.monotonic() >= given_up:

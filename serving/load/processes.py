@@ -1,4 +1,4 @@
-"""The processes of a local server and the CPU time they used, read from /proc (Linux; elsewhere nothing is known)."""
+"""The processes of a local server and their CPU time, from /proc on Linux; on other systems neither is known."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LISTEN = "0A"
 
 
 def listeners(address: str, proc: Path = PROC) -> list[int]:
-    """The processes that listen on "host:port" or "unix:/path" of this host and are visible to us; often none."""
+    """The visible processes that listen on "host:port" or "unix:/path" of this host; often none is visible."""
     inodes = _inodes(address, proc) if is_local(address) else set()
     if not inodes:
         return []
@@ -21,7 +21,7 @@ def listeners(address: str, proc: Path = PROC) -> list[int]:
 
 
 def is_local(address: str) -> bool:
-    """Whether ``address`` is one of this host's own: whether a socket can be bound to it."""
+    """Whether ``address`` belongs to this host, which is so if a socket can be bound to it."""
     if address.startswith("unix:"):
         return True
     try:
@@ -51,7 +51,7 @@ def tree(roots: list[int], proc: Path = PROC) -> list[int]:
 
 
 def cpu_seconds(roots: list[int], proc: Path = PROC) -> float | None:
-    """User and system CPU time so far of ``roots`` and all below them; None where none of them is there."""
+    """User and system CPU time so far of ``roots`` and all processes below them; None if none of them exists."""
     ticks, known = 0, False
     for pid in tree(roots, proc):
         if fields := _stat(pid, proc):
@@ -61,7 +61,7 @@ def cpu_seconds(roots: list[int], proc: Path = PROC) -> float | None:
 
 
 def resident_bytes(roots: list[int], proc: Path = PROC) -> list[int]:
-    """Resident memory of each process of the tree, the largest first."""
+    """The resident memory of ``roots`` and all processes below them, the largest first."""
     sizes = []
     for pid in tree(roots, proc):
         try:
@@ -80,7 +80,7 @@ def _pids(proc: Path) -> list[int]:
 
 
 def _stat(pid: int, proc: Path) -> list[str]:
-    """The fields of /proc/PID/stat from the state on; the command before it may hold anything."""
+    """The fields of /proc/PID/stat from the state on; the command before the state may contain any character."""
     try:
         return (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -89,9 +89,9 @@ def _stat(pid: int, proc: Path) -> list[str]:
 
 def _sockets(folder: Path) -> set[str]:
     found = set()
-    with contextlib.suppress(OSError):  # another user's, or gone
+    with contextlib.suppress(OSError):  # the process is another user's, or has ended
         for entry in folder.iterdir():
-            with contextlib.suppress(OSError):  # closed meanwhile
+            with contextlib.suppress(OSError):  # the socket was closed meanwhile
                 found.add(str(entry.readlink()))
     return found
 

@@ -1,4 +1,4 @@
-"""The request that a load consists of, made from what the model says it takes."""
+"""The request of a load, made from the metadata of a model."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.protos.datatypes import by_name
-from normfold.serving.client.calls import ModelMetadata, Tensor, infer_request
+from normfold.serving.client.calls import ModelMetadata, TensorMetadata, infer_request
 
 Array = NDArray[Any]
 
-#: What a dimension of any size is taken as: the first, which is mostly the batch, and the others.
+#: The sizes that replace dimensions of any size: of the first dimension, which is mostly the batch, and of the others.
 BATCH, LENGTH = 1, 32
 
 
 def request_bytes(metadata: ModelMetadata, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, Array]) -> bytes:
-    """A serialized ModelInferRequest: the arrays in ``given``, drawn ones (seed 0) for the other inputs.
+    """A serialized ModelInferRequest with the arrays in ``given``, and with random arrays (seed 0) for other inputs.
 
-    Drawn are normal floats, integers and booleans of 0 and 1, short texts. Raises ValueError for a name or shape that
-    the model does not have.
+    Random floats are normal, integers and booleans are 0 or 1, and texts are short. Raises ValueError for a name or
+    shape that the model does not have.
     """
     names = [tensor.name for tensor in metadata.inputs]
     for name in (*shapes, *given):
@@ -36,8 +36,11 @@ def request_bytes(metadata: ModelMetadata, shapes: Mapping[str, tuple[int, ...]]
     return infer_request(metadata.name, arrays, None, "", "").SerializeToString()
 
 
-def draw(tensor: Tensor, shape: tuple[int, ...] | None, random: np.random.Generator) -> Array:
-    """An array for an input, of ``shape`` or of its own with sizes for those it leaves open. Raises ValueError."""
+def draw(tensor: TensorMetadata, shape: tuple[int, ...] | None, random: np.random.Generator) -> Array:
+    """A random array for an input: of ``shape``, or of the input's own shape with open sizes replaced.
+
+    Raises ValueError.
+    """
     own = tuple(size if size >= 0 else (BATCH if axis == 0 else LENGTH) for axis, size in enumerate(tensor.shape))
     size = own if shape is None else shape
     if len(size) != len(own) or any(got != want for got, want in zip(size, tensor.shape, strict=True) if want >= 0):

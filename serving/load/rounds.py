@@ -1,18 +1,21 @@
-"""A fair comparison: every server gets every load in short slices, in turns; what else the machine does hits all."""
+"""A fair comparison: servers are loaded in turns, in short slices, so other work of the machine disturbs all alike."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from normfold.serving.load.calls import Calls
 from normfold.serving.load.generator import Load, Slice, merged, run
 
+T = TypeVar("T")
+
 
 @dataclass
 class Target:
-    """A server under load, and what was measured of it."""
+    """A server under load, and its measurements."""
 
     name: str
     calls: Calls
@@ -28,30 +31,55 @@ class Target:
 
 @dataclass(frozen=True)
 class Ratio:
-    """One server's figure over another's: the median over the rounds, with the least and the largest."""
+    """One figure over another, taken within each round: what else the machine did then, it did to both."""
 
-    median: float
-    low: float
-    high: float
+    #: The ratio in each round, of at least one.
+    rounds: tuple[float, ...]
 
     @classmethod
-    def of(cls, found: Sequence[float]) -> Ratio:
-        """The ratio that the rounds in ``found`` give; at least one."""
-        return cls(statistics.median(found), min(found), max(found))
+    def of(cls, mine: Iterable[float], base: Iterable[float]) -> Ratio:
+        """``mine`` over ``base``, round by round. Raises ValueError where they have different numbers of rounds."""
+        return cls(tuple(above / below for above, below in zip(mine, base, strict=True)))
+
+    @property
+    def median(self) -> float:
+        """The ratio that is reported."""
+        return statistics.median(self.rounds)
+
+    @property
+    def low(self) -> float:
+        """The least ratio of a round."""
+        return min(self.rounds)
+
+    @property
+    def high(self) -> float:
+        """The largest ratio of a round."""
+        return max(self.rounds)
+
+    @property
+    def spread(self) -> float:
+        """Half the distance between the quartiles; needs two rounds."""
+        low, _, high = statistics.quantiles(self.rounds, n=4)
+        return (high - low) / 2
 
     def __str__(self) -> str:
         return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
+def turns(items: Sequence[T], round_number: int) -> Sequence[T]:
+    """The order of ``items`` in a round: each round begins with another."""
+    first = round_number % len(items)
+    return [*items[first:], *items[:first]]
+
+
 def measure(targets: Sequence[Target], loads: Sequence[Load], seconds: float, rounds: int) -> Iterator[str]:
-    """Measure everything, ``seconds`` a load and server in all; yields what is measured next.
+    """Measure every load on every server, ``seconds`` each in all; yields the name of the next measurement.
 
     Each round begins with another server. Slices are kept as they come, so that an interruption loses one at most.
     """
     for number in range(rounds):
         for load in loads:
-            for index in range(len(targets)):
-                target = targets[(index + number) % len(targets)]
+            for target in turns(targets, number):
                 yield f"{target.name}, {load}, round {number + 1} of {rounds}"
                 target.slices.setdefault(load, []).append(run(target.calls, load, seconds / rounds, target.cpu))
 
@@ -65,4 +93,4 @@ def ratio(target: Target, base: Target, load: Load, figure: Callable[[Slice], fl
         if above is None or not below:
             return None
         found.append(above / below)
-    return Ratio.of(found) if found else None
+    return Ratio(tuple(found)) if found else None

@@ -1,1 +1,4 @@
-"""process."""
+"""The process that serves: its CPUs, memory, event loop, log, cache folder and listen address.
+
+Nothing that knows models, requests or transports comes in here.
+"""

@@ -1,4 +1,4 @@
-"""Where a server listens, as it is written: "host:port" or "unix:/path"."""
+"""The address that a server listens on, as text: "host:port" or "unix:/path"."""
 
 from __future__ import annotations
 

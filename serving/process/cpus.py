@@ -1,7 +1,7 @@
-"""How many CPUs this process may really use.
+"""The number of CPUs that this process may really use.
 
-The host's count is wrong in a container: the scheduler's affinity mask and the cgroup's CPU quota both bound it, and
-onnxruntime knows neither quota.
+In a container the host's count is wrong: the scheduler's affinity mask and the quota of the cgroup limit it, too, and
+onnxruntime does not read the quota.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from normfold.serving.process.address import UNIX
 
-#: Each worker holds every model in its own memory, so more are started only where someone asks for them.
+#: Each worker holds every model in its own memory, so more than this are started only if someone asks for them.
 MOST_WORKERS = 4
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
@@ -20,7 +20,7 @@ PROC_CGROUP = Path("/proc/self/cgroup")
 
 
 def available_cpus(root: Path = CGROUP_ROOT, own: Path = PROC_CGROUP) -> int:
-    """CPUs by affinity and by cgroup quota (v2 and v1), at least 1."""
+    """The CPUs that affinity and cgroup quota (v2 and v1) allow, at least 1."""
     allowed, quota = affinity_cpus(), cgroup_quota(root, own)
     return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
 
@@ -34,15 +34,15 @@ def affinity_cpus() -> int:
 
 
 def default_workers(device: str, listen: str) -> int:
-    """How many processes serve where nobody says: one for each CPU, but few; one where they could not share.
+    """The number of workers where nobody sets it: one for each CPU, at most MOST_WORKERS; one if they could not share.
 
-    A GPU's memory would hold every model once for each, and no two processes can share a unix socket.
+    The memory of a GPU would hold every model once for each worker, and two processes cannot share a unix socket.
     """
     return min(available_cpus(), MOST_WORKERS) if device == "cpu" and not listen.startswith(UNIX) else 1
 
 
 def cgroup_quota(root: Path = CGROUP_ROOT, own: Path = PROC_CGROUP) -> float | None:
-    """The CPU quota in CPUs, the smallest of this process's cgroup and its parents; None where there is none."""
+    """The CPU quota in CPUs, the smallest of this process's cgroup and its parents; None if there is no quota."""
     quotas = []
     for folder in _folders(root, own):
         quotas += _read_v2(folder / "cpu.max") + _read_v1(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
@@ -50,7 +50,7 @@ def cgroup_quota(root: Path = CGROUP_ROOT, own: Path = PROC_CGROUP) -> float | N
 
 
 def _folders(root: Path, own: Path) -> list[Path]:
-    """The cgroup directories that bind this process, from the root down; v1 has one tree for the cpu controller."""
+    """The cgroup folders that limit this process, from the root down; in v1 the cpu controller has its own tree."""
     folders = [root, root / "cpu"]
     try:
         lines = own.read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""How a line of the server's log looks."""
+"""The levels and the lines of the server's log."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import logging
 import time
 from collections.abc import Mapping
 
+#: From the most lines to the fewest.
+LEVELS = ("debug", "info", "warning", "error")
+
 
 class Lines(logging.Formatter):
-    """One line a record: Triton's short form, or with an ISO 8601 time."""
+    """One line for each record: Triton's short form, or one with an ISO 8601 time."""
 
     def __init__(self, settings: Mapping[str, bool | int | str], prefix: str = "") -> None:
-        """``settings`` are looked at anew for each line; ``prefix`` stands before every message."""
+        """``settings`` are read again for each line; ``prefix`` is put before every message."""
         super().__init__()
         self._settings, self._prefix = settings, prefix
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, with the traceback below it where there is one."""
+        """Return the line, with the traceback below it if there is one."""
         then = time.gmtime(record.created)
         if self._settings["log_format"] == "ISO8601":
             head = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', then)} {record.levelname}"

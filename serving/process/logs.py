@@ -1,4 +1,4 @@
-"""The server's log, and the settings of it that LogSettings reads and changes while it runs."""
+"""The server's log, and its settings, which clients read and change through LogSettings while the server runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from normfold.serving.errors import InvalidRequest, Unimplemented
 from normfold.serving.process.log_lines import Lines
 from normfold.serving.wording import near, quoted
 
-#: The logger above all of the server's.
+#: The parent of all loggers of the server.
 LOGGER = logging.getLogger("normfold")
 
 _KINDS = {
@@ -28,13 +28,10 @@ Value = bool | int | str
 
 
 class LogSettings:
-    """What is logged: information, warnings and errors each on or off, and how talkative the rest is."""
+    """Switches for information, warnings and errors, and the level of verbose (debug) lines."""
 
     def __init__(self, level: str = "info") -> None:
-        """``level``: "debug", "info", "warning" or "error"."""
-        levels = ("debug", "info", "warning", "error")
-        if level not in levels:
-            raise ValueError(f"level must be one of {', '.join(levels)}, got {level!r}")
+        """``level`` is one of LEVELS."""
         self._values: dict[str, Value] = {
             "log_file": "",
             "log_info": level in ("debug", "info"),
@@ -46,9 +43,9 @@ class LogSettings:
         self._apply()
 
     def install(self, stream: TextIO, prefix: str = "") -> logging.Handler:
-        """Write the server's log to ``stream`` by these settings; the handler, for whoever wants to remove it.
+        """Write the server's log to ``stream`` by these settings; the handler, so that it can be removed again.
 
-        ``prefix`` stands before every message.
+        ``prefix`` is put before every message.
         """
         handler = logging.StreamHandler(stream)
         handler.addFilter(self._passes)
@@ -62,7 +59,7 @@ class LogSettings:
         return dict(self._values)
 
     def update(self, settings: Mapping[str, pb.LogSettingsRequest.SettingValue]) -> None:
-        """Change what is given, all or nothing. Raises InvalidRequest, Unimplemented for the log file."""
+        """Change all of ``settings``, or none. Raises InvalidRequest, and Unimplemented for the log file."""
         changes: dict[str, Value] = {}
         for key, value in settings.items():
             if key not in _KINDS:
@@ -83,7 +80,7 @@ class LogSettings:
         self._apply()
 
     def _apply(self) -> None:
-        """Let loggers skip what no handler would show."""
+        """Set the level of the logger, so that it drops records that no handler would show."""
         shown = (
             (logging.DEBUG, self._values["log_verbose_level"]),
             (logging.INFO, self._values["log_info"]),

@@ -10,7 +10,7 @@ Result = TypeVar("Result")
 
 
 def factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes the loop; None: asyncio's default."""
+    """The function that makes the loop; None: asyncio's default."""
     try:
         import uvloop
     except ImportError:

@@ -1,7 +1,8 @@
-"""What the process keeps of memory that was freed, so that the next request need not ask the system for it again.
+"""Keep freed memory in the process, so that the next request need not ask the system for it again.
 
-A message of megabytes is allocated and freed with every request. glibc gives such blocks back to the system, and the
-system hands them out again as pages of zeros, a fault for each 4 KB: at 4 MB that costs as much as copying them.
+Every request allocates and frees its message, which may have megabytes. glibc gives blocks of this size back to the
+system. The system hands them out again as pages of zeros, with a page fault for each 4 KB: for a message of 4 MB that
+costs as much as copying it.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ import ctypes
 import gc
 import os
 
-#: glibc's names in malloc.h.
+#: Their names in glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
-#: Blocks up to this are cut from memory that the process has; the most that glibc takes for it.
+#: Blocks up to this size come from memory that the process already has; the largest value that glibc accepts.
 BLOCK_BYTES = 32 << 20
 
-#: So much free memory stays with the process.
+#: Free memory up to this size stays with the process.
 KEPT_BYTES = 64 << 20
 
 
 def keep_freed() -> bool:
-    """Keep freed memory, where the C library is glibc and the environment says nothing else; whether it is kept."""
+    """Keep freed memory if the C library is glibc and no environment variable sets this; whether it is kept."""
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -31,5 +32,5 @@ def keep_freed() -> bool:
 
 
 def settle() -> None:
-    """Take what is loaded by now out of every later garbage collection: it stays, and to visit it takes 50 ms."""
+    """Exclude all objects that exist now from later garbage collections: they stay, and visiting them takes 50 ms."""
     gc.freeze()

@@ -1,4 +1,4 @@
-"""Answers to a stream of requests, worked on together and given in order."""
+"""Answer a stream of requests: several at a time, with the answers in the order of the requests."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 async def in_order(
     requests: AsyncIterator[bytes], answer: Callable[[bytes], bytes | Awaitable[bytes]], in_flight: int
 ) -> AsyncIterator[bytes]:
-    """``answer`` of each request in their order, up to ``in_flight`` of them worked on at a time.
+    """``answer`` of each request, in the order of the requests, with up to ``in_flight`` under way at a time.
 
-    Ends when the requests end; when the caller stops listening, what is on its way is cancelled.
+    Ends when the requests end. When the caller stops listening, the answers under way are cancelled.
     """
     pending: asyncio.Queue[bytes | asyncio.Future[bytes] | None] = asyncio.Queue(in_flight)
 
@@ -27,7 +27,7 @@ async def in_order(
     try:
         while (answered := await pending.get()) is not None:
             yield answered if isinstance(answered, bytes) else await answered
-        await reader  # raises what ended the requests badly
+        await reader  # raises the error that ended the requests, if there was one
     finally:
         reader.cancel()
         while not pending.empty():

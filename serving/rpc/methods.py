@@ -1,4 +1,4 @@
-"""The methods of a server without a transport: paths, request types, and what an exception means to the caller."""
+"""The methods of a server without a transport: their paths, request types and functions, and the status of an error."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
-import grpc
 from google.protobuf.message import DecodeError, Message
 
-from normfold.serving.errors import InvalidRequest, ServingError
+from normfold.serving.errors import InvalidRequest, ServingError, Status
 
 log = logging.getLogger(__name__)
 
-#: Status details travel as a header, which clients bound.
+#: Longest status details, in characters: they travel as a header, and clients limit the size of headers.
 MAX_DETAILS = 3000
 
 Request = TypeVar("Request", bound=Message)
@@ -37,9 +36,11 @@ class Method:
     unary: Unary | None = None
     server_stream: ServerStream | None = None
     bidi_stream: BidiStream | None = None
-    #: The same as ``unary`` and ``bidi_stream`` on serialized messages, where there is a way without messages.
+    #: Like ``unary`` and ``bidi_stream``, but from serialized to serialized messages: they spare making the messages.
     wire_unary: WireUnary | None = None
     wire_stream: WireStream | None = None
+    #: Whether ``Traffic`` counts its calls: a server that stops answers those first, and refuses new ones at the end.
+    counted: bool = True
 
     @cached_property
     def service(self) -> str:
@@ -53,11 +54,11 @@ class Method:
 
     @property
     def is_unary(self) -> bool:
-        """Whether there is one request and one answer."""
+        """Whether a call has one request and one answer."""
         return self.unary is not None or self.wire_unary is not None
 
     def answer(self, data: bytes) -> bytes | Awaitable[bytes]:
-        """The serialized answer to a serialized request, at once or to be awaited; for unary methods."""
+        """The serialized answer to a serialized request, either now or as an awaitable; for unary methods."""
         return self.wire_unary(data) if self.wire_unary is not None else self._answer(data)
 
     async def _answer(self, data: bytes) -> bytes:
@@ -65,7 +66,7 @@ class Method:
         return (await self.unary(parse(self.request, data))).SerializeToString()
 
     async def answers(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The serialized answers to serialized requests; for streams. One of the server alone takes one request."""
+        """The serialized answers to serialized requests; for streams. ``server_stream`` gets the first request only."""
         if self.wire_stream is not None:
             async for data in self.wire_stream(requests):
                 yield data
@@ -87,8 +88,8 @@ def parse(message: type[Request], data: bytes) -> Request:
         raise InvalidRequest(f"{len(data)} bytes that are not a {message.DESCRIPTOR.full_name} message") from None
 
 
-def told(error: Exception, where: str) -> tuple[grpc.StatusCode, str]:
-    """The status and details that the caller is told of ``error``; the log is told the rest.
+def status_of(error: Exception, where: str) -> tuple[Status, str]:
+    """The status and details that the caller gets for ``error``; the log gets the rest.
 
     A caller's mistake is logged as one line; anything unexpected with its traceback, and the caller gets only an id.
     """
@@ -97,10 +98,10 @@ def told(error: Exception, where: str) -> tuple[grpc.StatusCode, str]:
         return error.status, str(error)[:MAX_DETAILS]
     if isinstance(error, MemoryError):
         log.error("%s: out of memory", where)
-        return grpc.StatusCode.RESOURCE_EXHAUSTED, "the server has not enough memory for this request"
+        return Status.RESOURCE_EXHAUSTED, "the server has not enough memory for this request"
     identifier = secrets.token_hex(6)
     log.error("%s: internal error, id %s", where, identifier, exc_info=error)
-    return grpc.StatusCode.INTERNAL, f"internal error, id {identifier}"
+    return Status.INTERNAL, f"internal error, id {identifier}"
 
 
 def _one_line(text: str) -> str:

@@ -1,9 +1,9 @@
-"""Calls on their way: counted, so that a server that stops can answer them, and refused once it must end.
+"""The calls under way: they are counted, so that a server that stops can answer them, and refused once it must end.
 
-A server that is stopped while calls keep coming cancels those that it has not looked at, and a cancelled call is not
-tried again. So the end comes in steps: calls are still answered while they come (those who watch health go elsewhere),
-then new ones are told UNAVAILABLE, which every client may try again, and only when nothing is on its way is the port
-closed.
+A server that closes its port while calls keep coming cancels those that it has not read yet, and clients do not try a
+cancelled call again. So a server ends in steps. First it still answers calls as long as they come; clients that watch
+health go elsewhere. Then it refuses new calls with UNAVAILABLE, which every client may try again. It closes the port
+only when no call is under way.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class Traffic:
         self.in_flight = 0
         self._last_arrival = 0.0
         self._closing = False
-        #: Streams that wait for their next request; the end of the server runs them out.
+        #: The time limits of streams that wait for their next request; the end of the server lets them all expire.
         self._reading: set[asyncio.Timeout] = set()
-        #: Set once the server ends and nothing is on its way.
+        #: Set once the server ends and no call is under way.
         self._idle = asyncio.Event()
 
     @contextlib.contextmanager
     def call(self) -> Iterator[None]:
-        """Count one call while it is worked on. Raises Unavailable once the server ends."""
+        """Count one call while the method runs. Raises Unavailable once the server ends."""
         self.enter()
         try:
             yield
@@ -43,7 +43,7 @@ class Traffic:
             self.leave()
 
     def enter(self) -> None:
-        """Count a call that begins, and for which ``leave`` will be called. Raises Unavailable once the server ends."""
+        """Count a call that begins; its end must call ``leave``. Raises Unavailable once the server ends."""
         if self._closing:
             raise Unavailable(EXITING)
         self.in_flight += 1
@@ -56,7 +56,7 @@ class Traffic:
             self._idle.set()
 
     async def requests(self, requests: AsyncIterator[Item]) -> AsyncIterator[Item]:
-        """The requests of a stream until it or the server ends. Raises Unavailable when it is the server."""
+        """The requests of a stream until it or the server ends. Raises Unavailable when the server ends first."""
         while not self._closing:
             try:
                 async with asyncio.timeout(None) as patience:
@@ -74,13 +74,13 @@ class Traffic:
         raise Unavailable(EXITING)
 
     async def quieten(self, quiet_seconds: float, most_seconds: float) -> None:
-        """Wait until no call has come for ``quiet_seconds``, at most ``most_seconds`` long."""
+        """Wait until no call has come for ``quiet_seconds``, but at most ``most_seconds``."""
         end = time.monotonic() + most_seconds
         while time.monotonic() < min(end, self._last_arrival + quiet_seconds):
             await asyncio.sleep(quiet_seconds / 4)
 
     async def close(self, grace_seconds: float) -> bool:
-        """Refuse new calls and wait for those on their way, at most ``grace_seconds`` long; whether all ended."""
+        """Refuse new calls and wait at most ``grace_seconds`` for those under way; whether all of them ended."""
         self._closing = True
         for patience in self._reading:
             patience.reschedule(0)

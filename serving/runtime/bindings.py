@@ -1,8 +1,8 @@
-"""Inputs and outputs that stay where they are from one run to the next.
+"""Inputs and outputs that stay at their places in memory from one run to the next.
 
-`Bound` saves the arrays of short runs on the CPU. `Resident` is what CUDA graphs need: a graph replays the kernels of
-an earlier run with the addresses of that run, and onnxruntime keeps it for the thread that captured it. So all runs are
-made by one thread, on one set of bound tensors: numbers are copied there, the graph runs, answers are copied back.
+`Bound` spares short runs on the CPU the making of arrays. `Resident` is for CUDA graphs: a graph replays the kernels of
+an earlier run at the addresses of that run, and onnxruntime keeps it for the thread that captured it. So one thread
+makes all runs, on one set of bound tensors: inputs are copied into them, the graph runs, outputs are copied out.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Fixed = tuple[str, "np.dtype[Any]", tuple[int, ...]]
 
 
 class Bound:
-    """A run of one session that reads and writes the same memory every time; for one thread at a time."""
+    """Runs of one session that read and write the same memory every time; for one thread at a time."""
 
     def __init__(self, session: ort.InferenceSession, feeds: Mapping[str, Array], answers: Mapping[str, Array]) -> None:
         self._session, self._binding = session, session.io_binding()
         self._inputs = [np.zeros(array.shape, array.dtype) for array in feeds.values()]
-        #: Where the bytes of each input are written before a run.
+        #: The memory of each input, into which its bytes are written before a run.
         self.views = [memoryview(array.reshape(-1).view(np.uint8).data) for array in self._inputs]
-        #: What the last run answered.
+        #: The outputs of the last run.
         self.outputs = [np.zeros(array.shape, array.dtype) for array in answers.values()]
         for name, array in zip(feeds, self._inputs, strict=True):
             self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
@@ -38,12 +38,12 @@ class Bound:
             self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
     def run(self) -> None:
-        """Run once. Raises what onnxruntime raises, as where an output has another shape this time."""
+        """Run once. Raises what onnxruntime raises, for example when an output has another shape this time."""
         self._session.run_with_iobinding(self._binding)
 
 
 class Resident:
-    """One session's tensors at their places on a device; ``run`` may be called from several threads at once."""
+    """A session whose tensors have fixed places on a device; ``run`` may be called from several threads at once."""
 
     def __init__(
         self, session: Any, inputs: Sequence[Fixed], outputs: Sequence[Fixed], device: str = "cuda", index: int = 0
@@ -63,7 +63,7 @@ class Resident:
         return {name: make(list(shape), dtype.type, device, index) for name, dtype, shape in tensors}
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """The named outputs. Raises InvalidRequest for another shape, and what onnxruntime raises."""
+        """The outputs named in ``outputs``. Raises InvalidRequest for another shape, and what onnxruntime raises."""
         ready = {}
         for name, (dtype, shape) in self._fixed.items():
             if name not in feeds or feeds[name].shape != shape:

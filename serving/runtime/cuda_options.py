@@ -1,27 +1,27 @@
-"""The options of onnxruntime's CUDA provider: what is set and why, and which values config.pbtxt may give instead.
+"""The options of onnxruntime's CUDA provider: our values with their reasons, and the values that config.pbtxt may set.
 
-onnxruntime takes these as strings, and where CUDA cannot be loaded it never looks at them: a mistyped option would pass
-unseen on one machine and stop the server on another. So they are checked here, before a session is made.
+onnxruntime takes the options as strings, and does not look at them where CUDA cannot be loaded: a mistyped option would
+be unnoticed on one machine and stop the server on another. So they are checked here, before a session is made.
 """
 
 from __future__ import annotations
 
 from normfold.serving.errors import ConfigError
 
-#: Records a run once and replays it: for fixed shapes only, see `bindings`.
+#: Records the kernels of one run and replays them; for models of fixed shapes only, see `bindings`.
 GRAPH = "enable_cuda_graph"
 
-#: What is set unless config.pbtxt says otherwise; each choice has its reason beside it.
+#: Our values, used unless config.pbtxt sets others; each has its reason beside it.
 DEFAULTS = {
-    "arena_extend_strategy": "kSameAsRequested",  # the default doubles, and keeps what it took
-    "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE measures again for every new length: seconds
+    "arena_extend_strategy": "kSameAsRequested",  # the default doubles the memory each time, and never gives any back
+    "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE measures again for every new length, which takes seconds
     "cudnn_conv1d_pad_to_nc1d": "1",  # [N,C,1,L] is the faster padding of a 1-D convolution
-    "use_tf32": "0",  # the same numbers as the CPU; TF32 is about 1e-3 off
+    "use_tf32": "0",  # numbers as on the CPU; TF32 differs by about 1e-3
 }
 
 _SWITCH = ("0", "1")
 
-#: Option -> its values in onnxruntime's words. Triton's backend takes the number of a word's place here.
+#: Option -> the words that onnxruntime takes for it. Triton's backend takes the index of a word in this list instead.
 _VALUES: dict[str, tuple[str, ...]] = {
     "arena_extend_strategy": ("kNextPowerOfTwo", "kSameAsRequested"),
     "cudnn_conv_algo_search": ("EXHAUSTIVE", "HEURISTIC", "DEFAULT"),
@@ -51,5 +51,5 @@ def read(name: str, text: str) -> str:
         return text
     if text in map(str, range(len(values))):
         return values[int(text)]
-    told = ", ".join(values if values is _SWITCH else (f"{word} (or {n})" for n, word in enumerate(values)))
-    raise ConfigError(f"parameter {name!r} must be one of {told}, got {text!r}")
+    choices = ", ".join(values if values is _SWITCH else (f"{word} (or {n})" for n, word in enumerate(values)))
+    raise ConfigError(f"parameter {name!r} must be one of {choices}, got {text!r}")

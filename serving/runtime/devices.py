@@ -1,8 +1,8 @@
-"""Which onnxruntime is installed and which execution provider a session gets.
+"""Which onnxruntime is installed, and which execution provider a session gets.
 
-onnxruntime falls back from TensorRT to CUDA and from CUDA to the CPU in silence: it lists providers that were compiled
-in, not ones that work, and a session asked for CUDA may come back without it. So the CPU is not asked for where a GPU
-is demanded, and what the session really got is checked after its creation.
+onnxruntime silently falls back from TensorRT to CUDA and from CUDA to the CPU: it lists providers that it was built
+with, not providers that work, and a session that was asked for CUDA may run without it. So where a GPU is demanded, the
+CPU is not offered, and the provider of the session is checked after the session was made.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 
-#: The provider that a kind of device asks for first, and what people call it.
+#: The provider that each kind of device asks for first, and the name of each provider in messages.
 PROVIDERS = {"cpu": CPU_PROVIDER, "cuda": CUDA_PROVIDER, "tensorrt": TENSORRT_PROVIDER}
 WORDS = {CPU_PROVIDER: "the CPU", CUDA_PROVIDER: "CUDA", TENSORRT_PROVIDER: "TensorRT"}
 
-#: Distributions that write the package `onnxruntime`; two of them overwrite each other's files.
+#: Distributions that install the package `onnxruntime`; two of them overwrite each other's files.
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where models run: ``kind`` is "cpu", "cuda", "tensorrt" or "auto"; ``index`` is the GPU's number."""
+    """The device that models run on: ``kind`` is "cpu", "cuda", "tensorrt" or "auto"; ``index`` is the GPU's number."""
 
     kind: str
     index: int = 0
@@ -67,7 +67,7 @@ def installed_runtimes() -> list[str]:
 
 
 def check_runtime() -> None:
-    """Raise RuntimeMissing, with the command that mends it, unless exactly one onnxruntime is installed."""
+    """Raise RuntimeMissing, with the command that repairs it, unless exactly one onnxruntime is installed."""
     found = installed_runtimes()
     if not found:
         raise RuntimeMissing(
@@ -90,8 +90,8 @@ def providers(
 ) -> list[tuple[str, dict[str, str]]]:
     """The execution providers to ask for, in order, with their options.
 
-    ``available`` is what was compiled in and loads; ``cuda`` and ``tensorrt`` replace our options. On "auto",
-    TensorRT is asked for only if ``tensorrt`` is not None.
+    ``available`` are the providers that are built in and load; ``cuda`` and ``tensorrt`` replace our options. On
+    "auto", TensorRT is asked for only if ``tensorrt`` is not None.
 
     Raises DeviceUnavailable where a provider is demanded and this onnxruntime was built without it.
     """

@@ -1,4 +1,4 @@
-"""One model on several GPUs: which of them run how many instances, and a session for each."""
+"""One model on several GPUs: how many instances run on each GPU, and a session for each GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 
 def instances(groups: Iterable[mc.ModelInstanceGroup], default: int) -> dict[int, int]:
-    """GPU -> instances on it, as ``groups`` say; ``default`` is the GPU of a group that names none.
+    """GPU -> number of instances on it, as ``groups`` say; ``default`` is the GPU of a group that names none.
 
     As in Triton, ``count`` is for each GPU that a group names.
     """
@@ -27,7 +27,7 @@ def instances(groups: Iterable[mc.ModelInstanceGroup], default: int) -> dict[int
 
 
 class Sessions:
-    """A session on each of several GPUs, with how many runs at once each is for; runs go to the freest."""
+    """A session on each of several GPUs, with its number of instances; a run goes to the least busy GPU."""
 
     def __init__(self, sessions: Sequence[tuple[Session, int]]) -> None:
         self._sessions = tuple(sessions)
@@ -35,7 +35,10 @@ class Sessions:
         self._lock = threading.Lock()
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """The named outputs, from the session with the least of its instances taken. Raises what the session raises."""
+        """The outputs named in ``outputs``, from the session with the smallest share of its instances in use.
+
+        Raises what the session raises.
+        """
         with self._lock:
             shares = [running / count for running, (_, count) in zip(self._running, self._sessions, strict=True)]
             chosen = shares.index(min(shares))

@@ -1,7 +1,8 @@
-"""What is checked of a model file before onnxruntime sees it.
+"""The checks of a model file before onnxruntime sees it.
 
-onnxruntime would follow a tensor's `external_data` out of its folder through a hard link, and would take a FlatBuffer
-(`.ort`) whatever the name; neither is served. The check reads the very bytes that the session is then made from.
+onnxruntime would follow a tensor's `external_data` out of the model's folder through a hard link, and would load a
+FlatBuffer (`.ort`) under any file name; neither is served. The checks read the same bytes that the session is then
+made from.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ ORT_FORMAT = b"ORTM"
 
 
 def check(data: bytes) -> frozenset[str]:
-    """The names of inputs and outputs that declare no shape at all, which onnxruntime shows as rank 0.
+    """The names of inputs and outputs that declare no shape, which onnxruntime shows as rank 0.
 
     Raises UnsafeModel unless ``data`` is an ONNX model that holds all of its tensors itself.
     """
@@ -55,7 +56,7 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 
 def _of_nodes(nodes: Iterable[onnx.NodeProto], graphs: list[onnx.GraphProto]) -> Iterator[onnx.TensorProto]:
-    """The tensors in the attributes of ``nodes``; graphs among them are put on ``graphs``."""
+    """The tensors in the attributes of ``nodes``; graphs in the attributes are appended to ``graphs``."""
     for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("t"):

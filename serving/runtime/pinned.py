@@ -1,8 +1,8 @@
-"""Host memory that a GPU reads and writes without a copy in between: page-locked by CUDA, where CUDA is loaded.
+"""Page-locked host memory, which a GPU reads and writes without another copy; from CUDA, where CUDA is loaded.
 
-onnxruntime's Python API gives none: ``OrtValue`` knows the devices "cpu" and "cuda", and memory that both can reach
-only for providers that were registered as plugins, which that of the GPU wheel is not. So CUDA's own runtime is asked,
-the one that onnxruntime has loaded. Where there is none, or it refuses, memory is as any other.
+onnxruntime's Python API has no such memory: ``OrtValue`` knows the devices "cpu" and "cuda", and memory that both reach
+only for providers that are registered as plugins, which the provider of the GPU wheel is not. So this module asks the
+CUDA runtime that onnxruntime has loaded. Without one, or if it refuses, the memory is ordinary.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 
 MAPS = Path("/proc/self/maps")
 
-#: cudaHostAllocPortable: page-locked for every GPU, not only for that of the thread which asks.
+#: cudaHostAllocPortable: page-locked for every GPU, not only for the GPU of the calling thread.
 PORTABLE = 1
 
 
 def memory(size: int) -> Array:
-    """An array of ``size`` bytes, page-locked if it can be had; it is given back with the last array that views it."""
+    """An array of ``size`` bytes, page-locked if possible; it is freed with the last array that views it."""
     library = cuda_runtime()
     if library is not None and size:
         place = ctypes.c_void_p()
@@ -44,7 +44,7 @@ def memory(size: int) -> Array:
 
 @functools.cache
 def cuda_runtime() -> Any:
-    """The libcudart in this process, as ctypes has it; None where there is none."""
+    """The libcudart that this process has loaded, as a ctypes library; None without one."""
     with contextlib.suppress(OSError):
         found = re.search(r"/\S*/libcudart\.so[.\d]*", MAPS.read_text(encoding="utf-8", errors="replace"))
         return ctypes.CDLL(found[0]) if found else None

@@ -1,4 +1,4 @@
-"""One onnxruntime session over the bytes of a model: its inputs and outputs, and a run from arrays to arrays."""
+"""One onnxruntime session, made from the bytes of a model: its inputs, its outputs, and runs from arrays to arrays."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from normfold.protos.datatypes import Datatype, by_name, by_onnxruntime
+from normfold.cache_folder import cache_folder
+from normfold.protos.datatypes import by_name, by_onnxruntime
 from normfold.serving.errors import ConfigError, DeviceUnavailable, InvalidRequest, LoadError
-from normfold.serving.process.cache_folder import cache_folder
 from normfold.serving.runtime import cuda_options, onnx_file, pinned, placement, tensorrt_options
 from normfold.serving.runtime.bindings import Bound, Fixed, Resident
 from normfold.serving.runtime.devices import Device, check_provider, providers
+from normfold.serving.runtime.settings import ModelTensor, SessionSettings
 from normfold.serving.runtime.staging import Staged
 from normfold.serving.wire.strings import to_bytes, to_text
 
@@ -27,7 +27,7 @@ Array = NDArray[Any]
 BF16 = by_name("BF16")
 BYTES = by_name("BYTES")
 
-#: Kinds of NumPy's dtypes that onnxruntime reads where they are.
+#: Kinds of NumPy dtypes whose arrays onnxruntime reads without a copy.
 NUMERIC = "fiub"
 
 _LEVELS = {
@@ -36,58 +36,6 @@ _LEVELS = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
-
-
-@dataclass(frozen=True)
-class SessionSettings:
-    """How a session runs.
-
-    Only the threads are measured for each model: what another value of the others gains is, where there is any, less
-    than a measurement at load could tell from the noise. docs/serving.md has the figures.
-    """
-
-    #: Threads inside one operator; at least 1.
-    intra_op_threads: int = 1
-    #: Operators at once; only used when `parallel`; at least 1.
-    inter_op_threads: int = 1
-    #: Run independent operators at once.
-    parallel: bool = False
-    #: Graph optimisation: "all", "extended", "basic" or "none".
-    graph_level: str = "all"
-    #: Keep freed memory for the next run.
-    arena: bool = True
-    #: Plan memory once per input shape.
-    memory_pattern: bool = True
-    #: Give unused memory back after every run of these devices, such as "cpu:0"; empty: keep it.
-    arena_shrinkage: str = ""
-    #: Keep the model's weights outside the arena.
-    device_allocator: bool = False
-    #: Let idle threads spin for a while: a shorter run, at most of a core even without requests.
-    intra_op_spinning: bool = False
-    inter_op_spinning: bool = False
-    #: Options of the CUDA provider that replace ours, as (name, value).
-    cuda_options: tuple[tuple[str, str], ...] = ()
-    #: Options of the TensorRT provider that replace ours; None: use it only where the device says so.
-    tensorrt_options: tuple[tuple[str, str], ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.intra_op_threads < 1 or self.inter_op_threads < 1:
-            raise ValueError(f"thread counts must be at least 1, got {self.intra_op_threads}, {self.inter_op_threads}")
-        if self.graph_level not in _LEVELS:
-            raise ValueError(f"graph_level must be one of {', '.join(_LEVELS)}, got {self.graph_level!r}")
-
-
-@dataclass(frozen=True)
-class ModelTensor:
-    """An input or output as the file declares it.
-
-    -1 in ``shape`` is any size, None a shape of any rank; an ``optional`` input has a default in the file.
-    """
-
-    name: str
-    datatype: Datatype
-    shape: tuple[int, ...] | None
-    optional: bool = False
 
 
 class Session:
@@ -105,7 +53,7 @@ class Session:
         asked = _providers(data, device, settings)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what the session got is checked below
+                warnings.simplefilter("ignore")  # which provider the session got is checked below
                 self._session = ort.InferenceSession(
                     data, _options(settings, device), providers=asked, enable_fallback=device.kind == "auto"
                 )
@@ -118,9 +66,9 @@ class Session:
             if device.gpu_demanded and placement.is_device_failure(error):
                 raise DeviceUnavailable(f"device {device} was asked for, but it failed: {_reason(error)}") from error
             raise LoadError(f"onnxruntime cannot load the model: {_reason(error)}") from error
-        #: Where the session really runs: "cpu", "cuda:N" or "tensorrt:N".
+        #: The device that the session really runs on: "cpu", "cuda:N" or "tensorrt:N".
         self.device = check_provider(device, self._session)
-        #: Where that is a GPU: what stayed on the CPU, in words; "" for nothing.
+        #: The nodes that stayed on the CPU while the session runs on a GPU, in words; "" for none.
         self.left_on_cpu = placement.check(self._session, asked, device.gpu_demanded) if self.device != "cpu" else ""
         self.inputs: tuple[ModelTensor, ...] = tuple(taken)
         self.outputs: tuple[ModelTensor, ...] = tuple(given)
@@ -136,10 +84,10 @@ class Session:
             self._staged = Staged(self._session, pinned.memory)
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """The named outputs for the given inputs, in the order asked for.
+        """The outputs named in ``outputs``, in that order, for the inputs ``feeds``.
 
-        BYTES arrays hold ``bytes`` objects and BF16 arrays the bits as uint16, both ways. Raises InvalidRequest where
-        the model itself cannot take these shapes or values.
+        As inputs and as outputs, arrays of BYTES hold ``bytes`` objects and arrays of BF16 hold the bits as uint16.
+        Raises InvalidRequest where the model itself cannot take these shapes or values.
         """
         if self._texts:
             feeds = {name: _texts(array) if name in self._texts else array for name, array in feeds.items()}
@@ -156,7 +104,7 @@ class Session:
         return [_bytes(a) if self._datatypes[n] is BYTES else a for n, a in zip(outputs, answers, strict=True)]
 
     def bind(self, feeds: Mapping[str, Array], answers: Mapping[str, Array]) -> Bound | None:
-        """A run with inputs and outputs of these shapes that stay where they are; None where this cannot be had."""
+        """A run whose inputs and outputs, of these shapes, stay at their places in memory; None if impossible."""
         if not self._plain or self.device != "cpu" or self.settings.arena_shrinkage:
             return None
         if any(array.dtype.kind not in NUMERIC for array in (*feeds.values(), *answers.values())):
@@ -171,7 +119,7 @@ class Session:
         return options
 
     def _run_values(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """The same through onnxruntime's own values: NumPy has no bfloat16."""
+        """The same by onnxruntime's own values, because NumPy has no bfloat16."""
         values = {}
         for name, array in feeds.items():
             if self._datatypes[name] is BF16:
@@ -192,17 +140,17 @@ class Session:
 
 
 def available_providers() -> list[str]:
-    """The execution providers that the installed onnxruntime was built with; whether they work is another matter."""
+    """The execution providers that the installed onnxruntime was built with, whether they work or not."""
     names: list[str] = ort.get_available_providers()
     return names
 
 
 def _fixed(tensor: ModelTensor) -> Fixed:
-    """What a CUDA graph needs to know of ``tensor``. Raises ConfigError where a graph cannot have it."""
+    """The name, dtype and shape of ``tensor`` for a CUDA graph. Raises ConfigError where a graph cannot have it."""
     shape = tensor.shape
     if tensor.optional or shape is None or -1 in shape:
-        told = "an input with a default" if tensor.optional else "any rank" if shape is None else f"{list(shape)}"
-        raise ConfigError(f"a CUDA graph needs fixed shapes in the model file, but {tensor.name!r} has {told}")
+        what = "an input with a default" if tensor.optional else "any rank" if shape is None else f"{list(shape)}"
+        raise ConfigError(f"a CUDA graph needs fixed shapes in the model file, but {tensor.name!r} has {what}")
     if tensor.datatype in (BF16, BYTES):
         raise ConfigError(f"a CUDA graph cannot take {tensor.name!r}, which is {tensor.datatype.name}")
     return tensor.name, tensor.datatype.dtype, shape
@@ -219,7 +167,8 @@ def _providers(data: bytes, device: Device, settings: SessionSettings) -> list[t
 
 def _options(settings: SessionSettings, device: Device) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    # Fatal only: what fails is raised and told by us. Where CUDA may be missing, its loader names the library.
+    # Silence onnxruntime's log: every failure is raised as an exception and reported by us. Where CUDA may be missing,
+    # errors stay on: its loader names the library.
     options.log_severity_level = 4 if device.kind == "cpu" else 3
     if device.kind != "cpu":
         options.add_session_config_entry(*placement.RECORD)
@@ -250,27 +199,29 @@ def _tensor(value: Any, unranked: Set[str], optional: bool = False) -> ModelTens
 
 
 def _texts(array: Array) -> Array:
+    """BYTES elements as the strings that onnxruntime takes."""
     texts = np.empty(array.size, object)
     texts[:] = [to_text(element) for element in array.ravel()]
     return texts.reshape(array.shape)
 
 
 def _bytes(array: Array) -> Array:
+    """The strings that onnxruntime gives as BYTES elements."""
     elements = np.empty(array.size, object)
     elements[:] = [to_bytes(str(element)) for element in array.ravel()]
     return elements.reshape(array.shape)
 
 
 def _reason(error: Exception) -> str:
-    """onnxruntime's sentence without its error number, source file and line."""
+    """The sentence of an onnxruntime error, without its number, source file and line."""
     text = str(error)
     _, found, message = text.partition("Status Message: ")
     text = message if found else re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     return " ".join(re.sub(r"\S*/onnxruntime/core/\S+", "", text).split())
 
 
-#: What a run raises for shapes and values that the model cannot take, RuntimeError where they are bound; anything else
-#: is a mistake of ours.
+#: The exceptions of a run with shapes or values that the model cannot take; RuntimeError comes from bound tensors. Any
+#: other exception is a mistake of this program.
 _RUN_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     *(getattr(ort.capi.onnxruntime_pybind11_state, name) for name in ("InvalidArgument", "Fail", "RuntimeException")),

@@ -1,13 +1,13 @@
-"""The options of onnxruntime's TensorRT provider: what is set and why, and which config.pbtxt may give instead.
+"""The options of onnxruntime's TensorRT provider: our values with their reasons, and those that config.pbtxt may set.
 
-They stand where Triton has them, as parameters of the accelerator:
+In config.pbtxt they are parameters of the accelerator, as in Triton:
 
     optimization { execution_accelerators { gpu_execution_accelerator {
       name: "tensorrt"
       parameters { key: "precision_mode" value: "FP16" }
     } } }
 
-Where engines are kept is not for a configuration to say: a client can send one, and an engine is code.
+A configuration cannot choose the folder of engines: a client can send a configuration, and an engine is code.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from normfold.serving.errors import ConfigError
 
 ACCELERATOR = "tensorrt"
 
-#: What is set unless config.pbtxt says otherwise.
+#: Our values, used unless config.pbtxt sets others.
 DEFAULTS = {
-    "trt_fp16_enable": "0",  # the numbers of the other providers; half precision is about 1e-3 off
+    "trt_fp16_enable": "0",  # numbers as from the other providers; half precision differs by about 1e-3
 }
 
 _SWITCH = {"0": "0", "1": "1", "false": "0", "true": "1"}
@@ -50,7 +50,8 @@ def _precision(text: str) -> str | None:
     return {"FP32": "0", "FP16": "1"}.get(text)
 
 
-#: Parameter -> (onnxruntime's option, its value there or None, what is expected). The first two are Triton's own names.
+#: Parameter -> (onnxruntime's option, a function from the text to its value or None, the values in words). The first
+#: two names are Triton's own.
 _KNOWN: dict[str, tuple[str, Callable[[str], str | None], str]] = {
     "precision_mode": ("trt_fp16_enable", _precision, "FP32 or FP16"),
     "max_workspace_size_bytes": ("trt_max_workspace_size", _bytes, "a number of bytes, at least 1"),
@@ -89,10 +90,10 @@ def read(parameters: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
 
 
 def cached(folder: Path | None, data: bytes, runtime: str) -> dict[str, str]:
-    """The options that keep engines and timings of the model ``data`` below ``folder``, which is made.
+    """The options that keep engines and timings of the model ``data`` in a folder below ``folder``, which is made.
 
-    onnxruntime names an engine after the names in the graph and not after its weights, so each model file has a folder
-    of its own. Empty where the folder cannot be made: the engine is then built at every start.
+    onnxruntime names an engine after the names in the graph and not after its weights, so each model file has its own
+    folder. Returns no options if the folder cannot be made: the engine is then built at every start.
     """
     if folder is None:
         return {}

@@ -1,12 +1,13 @@
-"""How many threads one run of a model should have: measured when it is loaded, and remembered.
+"""How many threads one run of a model should have: measured when the model is loaded, and remembered.
 
-More threads may make one run shorter and leave fewer for the runs beside it, so they are taken only where a run gets
-clearly shorter. Only what can matter is measured: models whose run on one thread is long, on more than one CPU.
+More threads may make one run shorter, but leave fewer threads for runs at the same time. So a run gets several threads
+only if they make it clearly shorter. A model is measured only if there are several CPUs and its run on one thread is
+long.
 
     $NORMFOLD_CACHE_DIR, else $XDG_CACHE_HOME/normfold, else ~/.cache/normfold
       threads/<digest of model, onnxruntime, processor and CPUs>.json
 
-The folder may be deleted at any time; where it cannot be read or written, the measurement is made again.
+The folder may be deleted at any time. Without it, or if it cannot be read or written, models are measured again.
 """
 
 from __future__ import annotations
@@ -15,9 +16,7 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,42 +25,42 @@ from typing import Any
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from normfold.processor import processor_name
 from normfold.serving.runtime.session import Session
+from normfold.whole_file import write_whole
 
 Array = NDArray[Any]
 log = logging.getLogger(__name__)
 
-#: A run that is shorter than this on one thread stays there.
+#: A model whose run on one thread takes less than this keeps one thread.
 SHORT_SECONDS = 1e-3
 
-#: The first run pays for allocations; it decides alone only where it takes so many times as long.
+#: The first run is slower, because it allocates memory. Below this multiple of SHORT_SECONDS, the second run decides.
 COLD = 10
 
-#: More threads must make a run this much shorter.
+#: More threads must make a run at least this many times shorter.
 GAIN = 1.3
 
-#: Measuring ends after so many rounds, or this long after it began, but not before each was run once.
+#: Measuring ends after ROUNDS rounds or MOST_SECONDS seconds, but not before every number of threads was run once.
 ROUNDS, MOST_SECONDS = 6, 1.5
 
-#: What is larger was not written here.
+#: A remembered file is smaller than this; a larger one was not written by this module.
 MOST_BYTES = 4096
-
-CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is remembered in ``folder``, for machines with ``cpus`` CPUs; None: nothing is."""
+    """The measurements that are remembered in ``folder`` for machines with ``cpus`` CPUs; None: none are remembered."""
 
     folder: Path | None
     cpus: int
 
     def candidates(self) -> list[int]:
-        """The thread counts worth a measurement: one, half of the CPUs, all."""
+        """The numbers of threads that are measured: one, half of the CPUs, all CPUs."""
         return sorted({1, max(1, self.cpus // 2), self.cpus})
 
     def find(self, data: bytes) -> int | None:
-        """The threads remembered for the model in ``data``; None where it was not measured."""
+        """The number of threads that is remembered for the model ``data``; None if it was not measured."""
         if self.folder is None:
             return None
         try:
@@ -72,37 +71,20 @@ class Tuning:
         return threads if threads in self.candidates() else None
 
     def keep(self, data: bytes, threads: int) -> None:
-        """Remember ``threads`` for the model in ``data``; where the folder cannot be written it is measured again."""
+        """Remember ``threads`` for the model ``data``; if the folder cannot be written, the model is measured again."""
         if self.folder is None:
             return
         file = self._file(data)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            beside = file.with_name(f".{file.stem}.{uuid.uuid4().hex}")
-            try:
-                with beside.open("x", encoding="utf-8") as written:
-                    json.dump({"intra_op_threads": threads}, written)
-                    written.flush()
-                    os.fsync(written.fileno())
-                beside.replace(file)
-            finally:
-                beside.unlink(missing_ok=True)
+            write_whole(file, json.dumps({"intra_op_threads": threads}).encode())
         except OSError as error:
             log.debug("%s cannot be kept: %s", file, error.strerror or error)
 
     def _file(self, data: bytes) -> Path:
         assert self.folder is not None
-        about = f"{ort.__version__} {processor()} {self.cpus} {hashlib.sha256(data).hexdigest()}"
+        about = f"{ort.__version__} {processor_name()} {self.cpus} {hashlib.sha256(data).hexdigest()}"
         return self.folder / f"{hashlib.sha256(about.encode()).hexdigest()}.json"
-
-
-def processor() -> str:
-    """What the system calls the processor; "" where it does not say."""
-    try:
-        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def choose(
@@ -112,12 +94,12 @@ def choose(
     outputs: Sequence[str],
     now: Callable[[], float] = time.perf_counter,
 ) -> tuple[Session, bool]:
-    """The session, as ``make`` makes it of a thread count, that runs ``feeds`` best; whether more than one was tried.
+    """The session whose number of threads runs ``feeds`` best, and whether more than one number was measured.
 
-    ``counts`` begin with 1.
+    ``make`` makes a session from a number of threads; ``counts`` are the numbers, the first of which is 1.
     """
     sessions, best, ends = {1: make(1)}, {1: math.inf}, now() + MOST_SECONDS
-    for number in range(ROUNDS):  # in turns, so that what else the machine does meets all of them
+    for number in range(ROUNDS):  # in turns, so that other work of the machine disturbs all alike
         for count, session in sessions.items():
             if best[count] < math.inf and now() >= ends:
                 continue

@@ -1,4 +1,4 @@
-"""What config.pbtxt says about waiting and batching, as values."""
+"""How requests of a model wait and are batched, as config.pbtxt sets it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from normfold.protos import model_config as mc
 
 @dataclass(frozen=True)
 class QueuePolicy:
-    """What happens to requests that wait at one priority level."""
+    """How requests of one priority level wait."""
 
     #: Longest wait in microseconds; 0: no limit.
     timeout_us: int = 0
     #: A request may shorten its own wait.
     allow_override: bool = False
-    #: After the timeout, let it wait behind all others instead of refusing it.
+    #: After the timeout, put a request behind all others instead of refusing it.
     delay: bool = False
     #: Requests that may wait; 0: no limit.
     max_size: int = 0
 
     def wait_us(self, asked_us: int) -> int:
-        """The longest wait of a request that asks for ``asked_us`` (0: asks for nothing); 0: no limit."""
+        """The longest wait in microseconds of a request that asks for ``asked_us``; 0: no limit, or nothing asked."""
         if not asked_us or not self.allow_override:
             return self.timeout_us
         return min(asked_us, self.timeout_us) if self.timeout_us else asked_us
@@ -32,17 +32,17 @@ class QueuePolicy:
 class BatchPolicy:
     """How requests are run together."""
 
-    #: Rows of one run; 1: every request alone.
+    #: The largest number of rows in one run; 1: every request runs alone.
     max_rows: int = 1
-    #: Row counts at which a batch need not wait for more.
+    #: A batch with one of these numbers of rows does not wait for more.
     preferred: frozenset[int] = frozenset()
-    #: How long a batch that is not full may wait, in microseconds.
+    #: How long a batch that is not full may wait for more requests, in microseconds.
     max_delay_us: int = 0
-    #: 0: no priorities, else levels 1 (first) to this.
+    #: The lowest priority level; level 1 comes first. 0: there are no priorities.
     levels: int = 0
-    #: The level of requests that name none.
+    #: The level of requests that ask for none.
     default_level: int = 0
-    #: The policy of levels that `policies` does not name.
+    #: The policy of levels that are not in `policies`.
     default: QueuePolicy = field(default_factory=QueuePolicy)
     #: Level -> policy.
     policies: Mapping[int, QueuePolicy] = field(default_factory=dict)

@@ -1,10 +1,10 @@
-"""Which runs are so short that handing them to another thread would cost more.
+"""Which runs are so short that a hop to another thread would take longer than the run itself.
 
     event loop ── hop ──► executor ── run ──► executor ── hop ──► event loop
 
-What the two hops cost is measured once a process, what a run takes is measured for each exact set of input shapes: by
-the warm-up, then by the requests themselves. A run that was shorter is carried out on the event loop, until it is
-found to be longer; so one short size of a model says nothing of another.
+The time of the two hops is measured once in each process. The time of a run is measured for each exact set of input
+shapes: by the warm-up, then by the requests themselves. Shapes whose runs were shorter than the hops run on the event
+loop ("inline") until their runs become longer. Nothing is concluded from one set of shapes about another.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
-#: The event loop is never held longer than this by a run that is known, whatever a hop costs.
+#: Shapes whose runs are known to take longer than this never run on the event loop, however long the hops take.
 MOST_SECONDS = 1e-3
 
-#: Round trips that are measured, after a few that start the threads.
+#: Round trips that are measured, and round trips before them that only start the threads.
 TRIPS, FIRST_TRIPS = 32, 4
 
-#: So many short runs bring a shape onto the loop, and so many bring it back once it was taken off.
+#: A shape runs inline after this many short runs; once it had to leave the loop, after this many more.
 SHORT_RUNS, SHORT_RUNS_AGAIN = 2, 64
 
-#: What a long run adds to the doubt, and one beyond MOST_SECONDS; a short run takes 1 away. A busy machine interrupts
-#: any run now and then, so a single one takes no shape off the loop: two very long ones do, or four long ones.
+#: The doubt of a shape that runs inline is a leaky counter: a run longer than the hops adds LONG, a run longer than
+#: MOST_SECONDS adds VERY_LONG, a short run subtracts 1. Above DOUBT the shape leaves the loop: after two very long runs
+#: in a row, or four long ones. A single one does not suffice, because a busy machine interrupts any run now and then.
 LONG, VERY_LONG, DOUBT = 8, 16, 28
 
-#: Sets of shapes that are remembered for a model; one more, and all are learned again.
+#: Sets of shapes that are remembered for a model. A table that would exceed it is cleared, and all are learned again.
 LIMIT = 1024
 
 
 async def hop_seconds(executor: Executor) -> float:
-    """What a round trip from the event loop to ``executor`` and back takes, at most MOST_SECONDS."""
+    """The seconds that a round trip from the event loop to ``executor`` and back takes, at most MOST_SECONDS."""
     loop = asyncio.get_running_loop()
     trips = []
     for _ in range(FIRST_TRIPS + TRIPS):
@@ -50,7 +51,10 @@ async def hop_seconds(executor: Executor) -> float:
 
 
 class RunTime:
-    """What is known of the runs with one exact set of shapes. ``inline`` says where the next one belongs."""
+    """How long the runs with one exact set of shapes take.
+
+    ``inline``: the next run belongs on the event loop.
+    """
 
     __slots__ = ("_bound_ns", "_doubt", "_missing", "inline")
 
@@ -59,7 +63,7 @@ class RunTime:
         self._bound_ns, self._missing, self._doubt = bound_ns, SHORT_RUNS, 0
 
     def note(self, ns: int) -> None:
-        """Learn from one run that took ``ns`` nanoseconds, wherever it was carried out."""
+        """Learn from one run that took ``ns`` nanoseconds, on the event loop or elsewhere."""
         if ns < self._bound_ns:
             if self._doubt:
                 self._doubt -= 1
@@ -74,25 +78,31 @@ class RunTime:
 
 
 class RunTimes:
-    """The run times of one model version by the shapes of its inputs. ``bound_seconds`` 0: nothing runs inline."""
+    """The run times of one model version by the shapes of its inputs.
+
+    Runs shorter than ``bound_seconds`` are short; with 0 nothing runs inline.
+    """
 
     def __init__(self, bound_seconds: float = 0.0) -> None:
         self._bound_ns = int(min(bound_seconds, MOST_SECONDS) * 1e9)
-        #: Names and shapes -> what is known of their runs.
-        self.known: dict[Shapes, RunTime] = {}
+        self._by_shapes: dict[Shapes, RunTime] = {}
+
+    def __len__(self) -> int:
+        """The number of sets of shapes that are remembered."""
+        return len(self._by_shapes)
 
     def of(self, feeds: Mapping[str, Array]) -> RunTime:
-        """What is known of runs with the shapes of ``feeds``."""
+        """The run time for the shapes of ``feeds``."""
         return self._of(tuple([(name, array.shape) for name, array in feeds.items()]))
 
     def of_rows(self, feeds: Mapping[str, Array], rows: int) -> RunTime:
-        """The same for a batch of ``rows`` rows, of which ``feeds`` is the first request."""
+        """The run time for a batch of ``rows`` rows whose first request has the inputs ``feeds``."""
         return self._of(tuple([(name, (rows, *array.shape[1:])) for name, array in feeds.items()]))
 
     def _of(self, key: Shapes) -> RunTime:
-        known = self.known.get(key)
-        if known is None:
-            if len(self.known) >= LIMIT:
-                self.known.clear()
-            known = self.known[key] = RunTime(self._bound_ns)
-        return known
+        run_time = self._by_shapes.get(key)
+        if run_time is None:
+            if len(self._by_shapes) >= LIMIT:
+                self._by_shapes.clear()
+            run_time = self._by_shapes[key] = RunTime(self._bound_ns)
+        return run_time

@@ -25,7 +25,7 @@ class ResponseCache:
 
     @staticmethod
     def key(feeds: Mapping[str, Array], outputs: Sequence[str]) -> bytes:
-        """What equal requests have in common: names, types, shapes and bytes of inputs, names of outputs."""
+        """A digest of a request: names, types, shapes and bytes of the inputs, and names of the outputs."""
         digest = hashlib.blake2b(digest_size=32)
         for name, array in sorted(feeds.items()):
             head = f"{name}\0{array.dtype}\0{array.shape}\0".encode()
@@ -35,13 +35,13 @@ class ResponseCache:
         return digest.digest()
 
     def find(self, key: bytes) -> list[Array] | None:
-        """The answer kept under ``key``, or None."""
+        """The answer that is kept under ``key``, or None."""
         if key in self._answers:
             self._answers.move_to_end(key)
         return self._answers.get(key)
 
     def keep(self, key: bytes, answer: list[Array]) -> None:
-        """Keep ``answer``, dropping the least recently used ones beyond the limit."""
+        """Keep ``answer``; the least recently used answers are dropped until all fit into the limit."""
         size = _size(answer)
         if size > self._limit_bytes or key in self._answers:
             return
@@ -53,7 +53,7 @@ class ResponseCache:
 
 
 def _size(answer: list[Array]) -> int:
-    """Bytes of arrays; BYTES elements with their contents."""
+    """The bytes of the arrays, with the contents of BYTES elements."""
     return sum(
         array.nbytes + (sum(len(element) for element in array.ravel()) if array.dtype == object else 0)
         for array in answer

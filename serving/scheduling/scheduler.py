@@ -1,7 +1,7 @@
-"""Requests wait here for a free instance of their model, and run together where their shapes are the same.
+"""The queue of one model version: requests wait for a free instance, and run together where their shapes are equal.
 
-A request that cannot be run with others is never made to wait for them, one that was cancelled or waited too long is
-never run, and a batch that fails is run again one by one, so that only the guilty request fails.
+A request never waits for others that it cannot run with. A request that was cancelled or waited too long is never run.
+If a batch fails, its requests are run again one by one, so that only the request at fault fails.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from normfold.serving.errors import QueueFull, Unavailable
 from normfold.serving.scheduling.batching import BatchPolicy
 from normfold.serving.scheduling.inline import RunTime, RunTimes
-from normfold.serving.scheduling.statistics import Statistics, Timing
+from normfold.serving.scheduling.statistics import RequestTiming, Statistics
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -36,17 +36,17 @@ class Job:
     outputs: tuple[str, ...]
     level: int
     arrived_ns: int
-    future: asyncio.Future[tuple[list[Array], Timing]]
-    #: What is known of a run of this request alone.
-    known: RunTime
-    #: What must be equal for two jobs to share a run.
+    future: asyncio.Future[tuple[list[Array], RequestTiming]]
+    #: How long a run of this request alone takes.
+    run_time: RunTime
+    #: Two jobs may share a run if their keys are equal.
     key: object = None
     expiry: asyncio.TimerHandle | None = None
 
 
 @dataclass(frozen=True)
 class Ran:
-    """The answers of one run, for each job of the batch, and how long its parts took."""
+    """One run: the answer to each job of its batch, and how long the parts of the run took."""
 
     answers: list[list[Array] | Exception]
     rows: int
@@ -58,14 +58,14 @@ class Ran:
 
 @dataclass
 class Queue:
-    """The waiting jobs of one priority level; those that waited too long stand behind, in ``delayed``."""
+    """The waiting jobs of one priority level; those in ``delayed`` waited too long, and come after the others."""
 
     waiting: deque[Job] = field(default_factory=deque)
     delayed: deque[Job] = field(default_factory=deque)
 
 
 class Scheduler:
-    """The queue of one model version. Everything but the run itself happens on the event loop."""
+    """Runs the requests of one model version. Everything but the run itself happens on the event loop."""
 
     def __init__(
         self,
@@ -81,25 +81,25 @@ class Scheduler:
         self._queues = {level: Queue() for level in range(policy.levels + 1)}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        #: How long runs take, and so which of them stay on the event loop.
-        self.times = times or RunTimes()
+        #: How long runs take, which decides which of them stay on the event loop.
+        self.times = RunTimes() if times is None else times
 
     async def submit(
         self, feeds: Feeds, rows: int, outputs: Sequence[str], priority: int, timeout_us: int
-    ) -> tuple[list[Array], Timing]:
-        """The outputs for ``feeds`` in the order asked for, and where the time went.
+    ) -> tuple[list[Array], RequestTiming]:
+        """The outputs for ``feeds`` in the order of ``outputs``, and how the time was spent.
 
         Raises QueueFull, Unavailable when the wait was too long, or what the model raises.
         """
-        known = self.times.of(feeds)
-        if (ran := self._run_now(feeds, rows, outputs, known)) is not None:
+        run_time = self.times.of(feeds)
+        if (ran := self._run_now(feeds, rows, outputs, run_time)) is not None:
             return ran
         level = self._policy.level(priority)
         policy, queue = self._policy.queue(level), self._queues[level]
         if policy.max_size and len(queue.waiting) + len(queue.delayed) >= policy.max_size:
             raise QueueFull("Exceeds maximum queue size")
         loop = asyncio.get_running_loop()
-        job = Job(feeds, rows, tuple(outputs), level, time.perf_counter_ns(), loop.create_future(), known)
+        job = Job(feeds, rows, tuple(outputs), level, time.perf_counter_ns(), loop.create_future(), run_time)
         if self._policy.max_rows > 1:
             job.key = tuple((name, array.shape[1:]) for name, array in sorted(feeds.items()))
         queue.waiting.append(job)
@@ -112,45 +112,51 @@ class Scheduler:
             if job.expiry:
                 job.expiry.cancel()
 
-    def may_run_now(self, known: RunTime) -> bool:
-        """Whether a request may be run on the event loop at once: the run is short and nothing stands before it."""
-        # Without a free instance others may wait before it.
-        return known.inline and self._free > 0 and not self._policy.max_delay_us
+    @property
+    def waiting(self) -> int:
+        """The number of requests that wait for a run."""
+        jobs = (job for queue in self._queues.values() for job in (*queue.waiting, *queue.delayed))
+        return sum(not job.future.done() for job in jobs)
+
+    def may_run_now(self, run_time: RunTime) -> bool:
+        """Whether a request may run on the event loop at once: its run is short, and no other request waits."""
+        # While an instance is free nothing waits, unless a batch may wait for more requests.
+        return run_time.inline and self._free > 0 and not self._policy.max_delay_us
 
     def _run_now(
-        self, feeds: Feeds, rows: int, outputs: Sequence[str], known: RunTime
-    ) -> tuple[list[Array], Timing] | None:
-        if not self.may_run_now(known):
+        self, feeds: Feeds, rows: int, outputs: Sequence[str], run_time: RunTime
+    ) -> tuple[list[Array], RequestTiming] | None:
+        if not self.may_run_now(run_time):
             return None
         started = time.perf_counter_ns()
         answer = self._run(feeds, outputs)
         infer_ns = time.perf_counter_ns() - started
-        known.note(infer_ns)
+        run_time.note(infer_ns)
         self._statistics.ran(rows, 0, infer_ns, 0)
-        return answer, Timing(0, 0, infer_ns, 0)
+        return answer, RequestTiming(0, 0, infer_ns, 0)
 
     def _dispatch(self) -> None:
-        """Start runs while an instance is free and a batch is due."""
+        """Start runs as long as an instance is free and a batch is due."""
         while self._free and (batch := self._next_batch()):
             self._free -= 1
             for job in batch:
                 if job.expiry:
                     job.expiry.cancel()
-            known = batch[0].known
+            run_time = batch[0].run_time
             if len(batch) > 1:
-                known = self.times.of_rows(batch[0].feeds, sum([job.rows for job in batch]))
-            if known.inline:
-                self._finish(batch, self._execute(batch), known)
+                run_time = self.times.of_rows(batch[0].feeds, sum([job.rows for job in batch]))
+            if run_time.inline:
+                self._finish(batch, self._execute(batch), run_time)
             else:
-                task = asyncio.get_running_loop().create_task(self._execute_elsewhere(batch, known))
+                task = asyncio.get_running_loop().create_task(self._execute_elsewhere(batch, run_time))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
     def _next_batch(self) -> list[Job]:
-        """The jobs of the next run, taken off the queue; empty when there is none or the first may wait for more."""
+        """The jobs of the next run, taken off the queue; empty if no job waits, or if the batch may wait for more."""
         for queue in self._queues.values():
             for jobs in (queue.waiting, queue.delayed):
-                while jobs and jobs[0].future.done():  # cancelled while it waited
+                while jobs and jobs[0].future.done():  # the request was cancelled
                     jobs.popleft()
         head = next((jobs[0] for q in self._queues.values() for jobs in (q.waiting, q.delayed) if jobs), None)
         if head is None:
@@ -168,7 +174,7 @@ class Scheduler:
         return batch
 
     def _gather(self, head: Job) -> tuple[list[Job], int]:
-        """``head`` and the waiting jobs that fit beside it, by priority, first come first."""
+        """``head`` and the waiting jobs that run with it, by priority and then by arrival; and all their rows."""
         batch, rows = [head], head.rows
         if self._policy.max_rows > 1:
             for queue in self._queues.values():
@@ -183,7 +189,7 @@ class Scheduler:
         return batch, rows
 
     def _may_wait(self, head: Job, rows: int) -> bool:
-        """Whether a batch of ``rows`` should wait for more; if so, a timer is set for when it should not."""
+        """Whether a batch of ``rows`` rows should wait for more; if so, a timer is set for the end of that wait."""
         policy = self._policy
         if not policy.max_delay_us or rows >= policy.max_rows or rows in policy.preferred:
             return False
@@ -196,7 +202,7 @@ class Scheduler:
         return True
 
     def _expire(self, job: Job, delay: bool) -> None:
-        """``job`` waited too long: refuse it, or let it wait behind all others of its level."""
+        """``job`` waited too long: refuse it, or with ``delay`` put it behind all others of its level."""
         queue = self._queues[job.level]
         if job not in queue.waiting:
             return
@@ -206,16 +212,16 @@ class Scheduler:
         elif not job.future.done():
             job.future.set_exception(Unavailable("Request timeout expired"))
 
-    async def _execute_elsewhere(self, batch: list[Job], known: RunTime) -> None:
+    async def _execute_elsewhere(self, batch: list[Job], run_time: RunTime) -> None:
         ran = await asyncio.get_running_loop().run_in_executor(self._executor, self._execute, batch)
-        self._finish(batch, ran, known)
+        self._finish(batch, ran, run_time)
         self._dispatch()
 
-    def _finish(self, batch: list[Job], ran: list[Ran], known: RunTime) -> None:
-        """Give the answers out and count the runs; a run of all of ``batch`` is noted in ``known``."""
+    def _finish(self, batch: list[Job], ran: list[Ran], run_time: RunTime) -> None:
+        """Hand out the answers and count the runs; ``run_time`` notes the time of a run of the whole ``batch``."""
         self._free += 1
         if len(ran) == 1 and not isinstance(ran[0].answers[0], Exception):
-            known.note(ran[0].infer_ns)
+            run_time.note(ran[0].infer_ns)
         answers: list[tuple[list[Array] | Exception, Ran]] = []
         for one in ran:
             if not isinstance(one.answers[0], Exception):
@@ -228,10 +234,10 @@ class Scheduler:
                 job.future.set_exception(answer)
             else:
                 waited = max(0, one.started_ns - job.arrived_ns)
-                job.future.set_result((answer, Timing(waited, one.input_ns, one.infer_ns, one.output_ns)))
+                job.future.set_result((answer, RequestTiming(waited, one.input_ns, one.infer_ns, one.output_ns)))
 
     def _execute(self, batch: list[Job]) -> list[Ran]:
-        """Run ``batch`` as one, or, where that fails, each job alone."""
+        """Run ``batch`` in one run or, if that fails, each job alone."""
         try:
             return [self._execute_once(batch)]
         except Exception as error:

@@ -1,4 +1,4 @@
-"""What a model version has done: counts and nanoseconds, as ModelStatistics tells them."""
+"""The counters of a model version: counts and nanoseconds, as ModelStatistics reports them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Duration:
         self.ns += ns
 
     def add_message(self, message: pb.StatisticDuration) -> None:
-        """Count what another has counted."""
+        """Add the counts of another process."""
         self.add(message.ns, message.count)
 
     def message(self) -> pb.StatisticDuration:
-        """The protocol's form."""
+        """The counters as a message of the protocol."""
         return pb.StatisticDuration(count=self.count, ns=self.ns)
 
 
-class Timing(NamedTuple):
-    """Where the time of one request went, in nanoseconds."""
+class RequestTiming(NamedTuple):
+    """How the time of one request was spent, in nanoseconds."""
 
     queue: int = 0
     input: int = 0
@@ -56,7 +56,7 @@ class Statistics:
         self.queue, self.input, self.infer, self.output = Duration(), Duration(), Duration(), Duration()
         self.cache_hit, self.cache_miss = Duration(), Duration()
         self.batches: dict[int, BatchStatistics] = {}
-        #: By time.perf_counter_ns, which costs less than the time of day; 0: never.
+        #: By time.perf_counter_ns, which is faster to read than the time of day; 0: never.
         self.last_inference_ns = 0
         self._last_elsewhere_ms = 0
         self.inferences = 0
@@ -72,7 +72,7 @@ class Statistics:
         batch.infer.add(infer_ns)
         batch.output.add(output_ns)
 
-    def answered(self, rows: int, total_ns: int, timing: Timing) -> None:
+    def answered(self, rows: int, total_ns: int, timing: RequestTiming) -> None:
         """Count one request that the model answered."""
         self.last_inference_ns = time.perf_counter_ns()
         self.inferences += rows
@@ -83,7 +83,11 @@ class Statistics:
         self.output.add(timing.output)
 
     def answered_at_once(self, rows: int, started: int, read: int, ran: int, ended: int) -> None:
-        """Count one run and the one request that it answered, by when each part of it began and the last one ended."""
+        """Count one run and the one request that it answered.
+
+        By time.perf_counter_ns, the request came at ``started``, its inputs were read at ``read``, the run ended at
+        ``ran``, and the response was complete at ``ended``.
+        """
         infer = ran - read
         batch = self.batches.get(rows)
         if batch is None:
@@ -113,19 +117,19 @@ class Statistics:
         self.cache_hit.add(total_ns)
 
     def add(self, message: pb.ModelStatistics) -> None:
-        """Count what another process has counted for the same model."""
+        """Add the counts of another process for the same model."""
         self._last_elsewhere_ms = max(self._last_elsewhere_ms, message.last_inference)
         self.inferences += message.inference_count
         self.executions += message.execution_count
-        told = message.inference_stats
-        self.success.add_message(told.success)
-        self.fail.add_message(told.fail)
-        self.queue.add_message(told.queue)
-        self.input.add_message(told.compute_input)
-        self.infer.add_message(told.compute_infer)
-        self.output.add_message(told.compute_output)
-        self.cache_hit.add_message(told.cache_hit)
-        self.cache_miss.add_message(told.cache_miss)
+        theirs = message.inference_stats
+        self.success.add_message(theirs.success)
+        self.fail.add_message(theirs.fail)
+        self.queue.add_message(theirs.queue)
+        self.input.add_message(theirs.compute_input)
+        self.infer.add_message(theirs.compute_infer)
+        self.output.add_message(theirs.compute_output)
+        self.cache_hit.add_message(theirs.cache_hit)
+        self.cache_miss.add_message(theirs.cache_miss)
         for each in message.batch_stats:
             batch = self.batches.setdefault(each.batch_size, BatchStatistics())
             batch.input.add_message(each.compute_input)
@@ -133,7 +137,7 @@ class Statistics:
             batch.output.add_message(each.compute_output)
 
     def message(self, name: str, version: str) -> pb.ModelStatistics:
-        """The protocol's form."""
+        """The counters as a message of the protocol."""
         stats = pb.InferStatistics(
             success=self.success.message(),
             fail=self.fail.message(),
@@ -164,7 +168,7 @@ class Statistics:
         )
 
     def _last_inference_ms(self) -> int:
-        """Milliseconds since the epoch; 0: never."""
+        """The time of the last inference, here or elsewhere, in milliseconds since the epoch; 0: never."""
         if not self.last_inference_ns:
             return self._last_elsewhere_ms
         here = (time.time_ns() - time.perf_counter_ns() + self.last_inference_ns) // 1_000_000

@@ -1,4 +1,4 @@
-"""The part of inference.GRPCInferenceService that looks after the server: models, shared memory, traces, logs."""
+"""The part of inference.GRPCInferenceService that administers the server: models, shared memory, traces, logs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from normfold.serving.wording import near, quoted
 
 
 class Administration:
-    """The methods for looking after the server; each is a coroutine from its request to its response."""
+    """The methods that administer the server; each is a coroutine from its request to its response."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Administration:
     async def repository_model_unload(
         self, request: pb.RepositoryModelUnloadRequest
     ) -> pb.RepositoryModelUnloadResponse:
-        """Stop serving a model; unloading what is not loaded is no error."""
+        """Stop serving a model; it is no error if the model is not loaded."""
         name = self._controlled(request.repository_name, request.model_name)
         for key, value in request.parameters.items():
             if key != "unload_dependents" or value.WhichOneof("parameter_choice") != "bool_param":
@@ -86,7 +86,7 @@ class Administration:
         return pb.RepositoryModelUnloadResponse()
 
     def _controlled(self, repository_name: str, model_name: str) -> str:
-        """The model that a load or unload is about; KServe's messages carry its name in the first field."""
+        """The name of the model to load or unload; KServe's messages have it in the first field."""
         if not self._model_control:
             raise Unavailable(
                 "explicit model load / unload is not allowed: start the server with --model-control explicit"
@@ -111,14 +111,14 @@ class Administration:
     async def system_shared_memory_unregister(
         self, request: pb.SystemSharedMemoryUnregisterRequest
     ) -> pb.SystemSharedMemoryUnregisterResponse:
-        """Forget one region or all."""
+        """Forget one region, or all."""
         self._regions.unregister(request.name)
         return pb.SystemSharedMemoryUnregisterResponse()
 
     async def cuda_shared_memory_status(
         self, request: pb.CudaSharedMemoryStatusRequest
     ) -> pb.CudaSharedMemoryStatusResponse:
-        """No regions: there is no CUDA shared memory here. Raises NotFound for a name."""
+        """No regions, because this server has no CUDA shared memory. Raises NotFound for a name."""
         if request.name:
             raise NotFound(f"Unable to find cuda shared memory region: {quoted(request.name)}")
         return pb.CudaSharedMemoryStatusResponse()
@@ -126,7 +126,7 @@ class Administration:
     async def cuda_shared_memory_register(
         self, request: pb.CudaSharedMemoryRegisterRequest
     ) -> pb.CudaSharedMemoryRegisterResponse:
-        """Raises InvalidRequest, the status that Triton gives where it has no GPU."""
+        """Always raises InvalidRequest, as Triton does without a GPU."""
         raise InvalidRequest(
             f"failed to register CUDA shared memory region: {quoted(request.name)}, GPUs not supported: there is no "
             "CUDA shared memory here; send raw contents or use system shared memory"
@@ -135,11 +135,11 @@ class Administration:
     async def cuda_shared_memory_unregister(
         self, request: pb.CudaSharedMemoryUnregisterRequest
     ) -> pb.CudaSharedMemoryUnregisterResponse:
-        """Nothing is registered, so nothing is left to do."""
+        """Does nothing, because no region is ever registered."""
         return pb.CudaSharedMemoryUnregisterResponse()
 
     async def trace_setting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
-        """Change and read what is traced. Raises InvalidRequest."""
+        """Change and read which requests are traced. Raises InvalidRequest."""
         if request.model_name and request.model_name not in self._catalog.entries:
             raise InvalidRequest(
                 f"Request for unknown model : {quoted(request.model_name)}"
@@ -152,7 +152,7 @@ class Administration:
         return response
 
     async def log_settings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
-        """Change and read what is logged. Raises InvalidRequest."""
+        """Change and read the settings of the log. Raises InvalidRequest."""
         self._logs.update(request.settings)
         response = pb.LogSettingsResponse()
         for key, value in self._logs.read().items():

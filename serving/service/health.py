@@ -27,28 +27,28 @@ class Health:
         catalog.on_change(self._wake)
 
     def close(self) -> None:
-        """From now on nothing is SERVING, and every watcher hears it."""
+        """From now on report nothing as SERVING, and wake every watcher."""
         self._closing = True
         self._wake()
 
     def methods(self) -> list[Method]:
-        """The service as methods."""
+        """The service as methods; a server that stops does not wait for them."""
         request = pb.HealthCheckRequest
         return [
-            Method(f"/{SERVICE}/Check", request, unary=self.check),
-            Method(f"/{SERVICE}/Watch", request, server_stream=self.watch),
+            Method(f"/{SERVICE}/Check", request, unary=self.check, counted=False),
+            Method(f"/{SERVICE}/Watch", request, server_stream=self.watch, counted=False),
         ]
 
     async def check(self, request: pb.HealthCheckRequest) -> pb.HealthCheckResponse:
-        """The state now. Raises NotFound for a name that is neither the server's nor a model's."""
+        """Return the state now. Raises NotFound for a name that is neither the server's nor a model's."""
         status = self._status(request.service)
         if status == pb.HealthCheckResponse.SERVICE_UNKNOWN:
             hint = near(request.service, self._catalog.entries)
-            raise NotFound(f"no model {quoted(request.service)} to tell the health of{hint}")
+            raise NotFound(f"no model {quoted(request.service)} to report the health of{hint}")
         return pb.HealthCheckResponse(status=status)
 
     async def watch(self, request: pb.HealthCheckRequest) -> AsyncIterator[pb.HealthCheckResponse]:
-        """The state now and every change of it, until the caller leaves or the server ends."""
+        """Yield the state now and after every change, until the caller leaves or the server ends."""
         changed = asyncio.Event()
         self._watchers.add(changed)
         try:

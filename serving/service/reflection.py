@@ -1,15 +1,15 @@
-"""Server reflection, v1 and v1alpha: descriptors from the private pool, for grpcurl and its like."""
+"""Server reflection, v1 and v1alpha: the descriptors of our private pool, for grpcurl and similar tools."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-import grpc
 from google.protobuf.descriptor import FileDescriptor
 
 from normfold.protos import reflection_v1, reflection_v1alpha
 from normfold.protos.pool import pool
+from normfold.serving.errors import Status
 from normfold.serving.rpc.methods import Method
 from normfold.serving.wording import quoted
 
@@ -18,7 +18,7 @@ SERVICES = tuple(f"{package}.ServerReflection" for package in VERSIONS)
 
 
 def methods(services: Iterable[str]) -> list[Method]:
-    """Reflection of ``services`` and of itself, as methods."""
+    """The methods of reflection; they describe ``services`` and reflection itself."""
     names = sorted({*services, *SERVICES})
     return [
         Method(
@@ -31,13 +31,13 @@ def methods(services: Iterable[str]) -> list[Method]:
 
 
 class _Reflection:
-    """One version of the service; the two have messages of the same form."""
+    """One version of the service; the messages of the two versions have the same fields."""
 
     def __init__(self, messages: Any, services: list[str]) -> None:
         self._messages, self._services = messages, services
 
     async def info(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        """One answer to each request; what is not found is an answer too."""
+        """Yield one answer for each request; for a name that is not found it holds an error."""
         async for request in requests:
             yield self._answer(request)
 
@@ -59,7 +59,7 @@ class _Reflection:
             else:  # no file here has extensions
                 raise KeyError
         except KeyError:
-            response.error_response.error_code = grpc.StatusCode.NOT_FOUND.value[0]
+            response.error_response.error_code = Status.NOT_FOUND
             wanted = str(getattr(request, kind)) if kind else "an empty request"
             response.error_response.error_message = f"not found: {quoted(' '.join(wanted.split()))}"
         return response

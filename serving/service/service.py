@@ -1,6 +1,6 @@
 """inference.GRPCInferenceService without a transport: from request message to response message, or a ServingError.
 
-Here are readiness, metadata and what asks models; ``administration`` has the rest of the service.
+This module has readiness, metadata and inference; ``administration`` has the rest of the service.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from normfold.serving.infer.inference import Inference
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.rpc.in_order import in_order
-from normfold.serving.rpc.methods import Method, Unary, told
+from normfold.serving.rpc.methods import Method, Unary, status_of
 from normfold.serving.rpc.traffic import EXITING
-from normfold.serving.wire.typed import varint
+from normfold.serving.wire.varint import varint
 from normfold.serving.wording import near, quoted
 
 SERVICE = "inference.GRPCInferenceService"
@@ -31,17 +31,17 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     VERSION = "0.0.0"
 
-#: Requests of one stream that are worked on at a time; answers keep the order of requests.
+#: Requests of one stream that are answered at the same time; answers keep the order of requests.
 STREAM_IN_FLIGHT = 64
 
-#: What every answer of a stream ends with, serialized.
+#: The serialized end of every answer of a stream.
 FINAL_RESPONSE = pb.ModelInferResponse(
     parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
 ).SerializeToString()
 
 
 class InferenceService:
-    """The methods for asking models; each is a coroutine from its request to its response."""
+    """The methods that clients of models call; each is a coroutine from its request to its response."""
 
     def __init__(
         self,
@@ -59,11 +59,11 @@ class InferenceService:
         self._closing = False
 
     def close(self) -> None:
-        """From now on the server is not ready; requests that still come are answered."""
+        """Make the server report from now on that it is not ready; requests that still come are answered."""
         self._closing = True
 
     def methods(self) -> list[Method]:
-        """The service as methods."""
+        """The methods of the service."""
         unary: list[tuple[str, Unary]] = [
             ("ServerLive", self.server_live),
             ("ServerReady", self.server_ready),
@@ -79,17 +79,17 @@ class InferenceService:
         return [*methods, infer, stream]
 
     async def server_live(self, request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
-        """True: it answers."""
+        """Always True: a server that answers is live."""
         return pb.ServerLiveResponse(live=True)
 
     async def server_ready(self, request: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
-        """Whether every model is ready (without strict readiness: tried). Raises Unavailable while shutting down."""
+        """Whether every model is ready or, without strict readiness, was tried. Raises Unavailable at shutdown."""
         if self._closing:
             raise Unavailable(EXITING)
         return pb.ServerReadyResponse(ready=self._catalog.ready(self._strict))
 
     async def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
-        """Whether the model can answer; false for an unknown one. Raises InvalidRequest for a bad version."""
+        """Whether the model can answer; false for an unknown model. Raises InvalidRequest for a malformed version."""
         parse_version(request.version)
         try:
             self._catalog.find(request.name, request.version)
@@ -98,7 +98,7 @@ class InferenceService:
         return pb.ModelReadyResponse(ready=True)
 
     async def server_metadata(self, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
-        """Name, version, and the extensions that are really there."""
+        """Name, version, and the extensions that this server really has."""
         extensions = ["classification"]
         if self._model_control:
             extensions += ["model_repository", "model_repository(unload_dependents)"]
@@ -121,7 +121,7 @@ class InferenceService:
         )
 
     async def model_stream_infer(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """An answer to each request, in their order; an error is an answer and leaves the stream open."""
+        """An answer to each request, in their order; an error is an answer, too, and leaves the stream open."""
         async for response in in_order(requests, self._stream_answer, STREAM_IN_FLIGHT):
             yield response
 
@@ -169,7 +169,7 @@ def _stream_response(answer: bytes) -> bytes:
 
 
 def _stream_error(data: bytes, error: Exception) -> bytes:
-    status, details = told(error, f"/{SERVICE}/ModelStreamInfer")
+    status, details = status_of(error, f"/{SERVICE}/ModelStreamInfer")
     try:
         request = pb.ModelInferRequest.FromString(data)
     except DecodeError:

@@ -1,1 +1,4 @@
-"""wire."""
+"""Conversions between bytes or messages and values: tensors, strings, classes, and the frames of HTTP/2.
+
+Nothing about models, queues or connections comes in, and no module here keeps state.
+"""

@@ -15,8 +15,8 @@ def classify(
 ) -> NDArray[Any]:
     """The ``count`` highest scores of each row, best first, as bytes ``value:index`` or ``value:index:label``.
 
-    ``scores`` is (N, ...) where ``batched``, else one row; the answer is (N, k) or (k,), k at most the number of
-    classes. Equal scores keep their order; NaN comes last.
+    ``scores`` has the shape (N, ...) if ``batched``, and is one row otherwise. The answer is (N, k) or (k,), where k is
+    ``count`` or, if that is less, the number of classes. Equal scores keep their order; NaN comes last.
     """
     rows = scores.reshape(len(scores), math.prod(scores.shape[1:])) if batched else scores.reshape(1, scores.size)
     if datatype == "BF16":
@@ -31,7 +31,7 @@ def classify(
 def _best(values: NDArray[Any]) -> NDArray[np.intp]:
     """The indices of ``values`` from the highest to the lowest; NumPy sorts NaN to the end."""
     if values.dtype.kind in "iu":
-        return len(values) - 1 - np.argsort(values[::-1], kind="stable")[::-1]  # without a sign to change
+        return len(values) - 1 - np.argsort(values[::-1], kind="stable")[::-1]  # unsigned numbers cannot be negated
     return np.argsort(-values.astype(np.float64), kind="stable")
 
 
@@ -41,7 +41,7 @@ def _text(value: Any, index: int, labels: Sequence[str]) -> str:
 
 
 def read_labels(data: bytes) -> tuple[str, ...]:
-    """The labels in a file, one a line; the last line may lack its end."""
+    """The labels in a file, one in each line; the last line may have no end of line."""
     lines = data.decode("utf-8").split("\n")
     if lines and not lines[-1]:
         lines.pop()

@@ -22,7 +22,7 @@ NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED = 0,
 FRAME_SIZE_ERROR, REFUSED_STREAM, CANCEL, COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 6, 7, 8, 9, 11
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-#: Of the connection and of each stream, until SETTINGS or WINDOW_UPDATE say otherwise.
+#: The window of the connection and of each stream, until SETTINGS or WINDOW_UPDATE change it.
 DEFAULT_WINDOW = 65_535
 LARGEST_WINDOW = (1 << 31) - 1
 DEFAULT_FRAME = 16_384
@@ -30,11 +30,11 @@ LARGEST_FRAME = (1 << 24) - 1
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes | memoryview = b"") -> bytes:
-    """One frame."""
+    """The bytes of one frame."""
     return b"".join((len(payload).to_bytes(3, "big"), bytes((kind, flags)), stream.to_bytes(4, "big"), payload))
 
 
 def settings(values: dict[int, int]) -> bytes:
-    """A SETTINGS frame."""
+    """The bytes of a SETTINGS frame with ``values``."""
     payload = b"".join(key.to_bytes(2, "big") + value.to_bytes(4, "big") for key, value in values.items())
     return frame(SETTINGS, 0, 0, payload)

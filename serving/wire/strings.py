@@ -11,7 +11,7 @@ encoded.
 
 from __future__ import annotations
 
-#: The private-use range that stands for single bytes: U+10FF80 to U+10FFFF.
+#: The private-use range whose characters mean single bytes: U+10FF80 to U+10FFFF.
 _BASE = 0x10FF00
 _RANGE = range(_BASE + 0x80, _BASE + 0x100)
 
@@ -26,7 +26,7 @@ _LOWEST = chr(_RANGE[0])
 
 
 def to_text(data: bytes) -> str:
-    """The string that stands for ``data``; equal only for equal bytes."""
+    """The string that represents ``data``. Different bytes have different strings."""
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -35,7 +35,7 @@ def to_text(data: bytes) -> str:
 
 
 def to_bytes(text: str) -> bytes:
-    """The bytes that ``text`` stands for."""
+    """The bytes that ``text`` represents."""
     if text and max(text) >= _LOWEST:
         return text.translate(_UNESCAPE).encode(errors="surrogateescape")
     return text.encode()

@@ -1,7 +1,7 @@
-"""From raw bytes to arrays, and back.
+"""From raw contents to arrays, and back.
 
-Raw contents are little-endian and row-major; a BYTES element is its length in 4 bytes and then itself. The arithmetic
-on sizes is in Python's integers, which do not overflow.
+Raw contents are little-endian and row-major; a BYTES element is its length in 4 bytes, followed by the element. Sizes
+are computed with Python's integers, which do not overflow.
 """
 
 from __future__ import annotations
@@ -22,28 +22,31 @@ Array = NDArray[Any]
 Contents = bytes | Typed
 
 
-def to_array(data: Contents, shape: tuple[int, ...], datatype: Datatype, place: object, told: object) -> Array:
-    """The array of ``shape`` in ``data``. Raises InvalidRequest: a message about ``place`` that ``told`` begins."""
+def to_array(data: Contents, shape: tuple[int, ...], datatype: Datatype, place: object, prefix: object) -> Array:
+    """The array of ``shape`` in ``data``.
+
+    Raises InvalidRequest, whose message begins with ``prefix`` and names ``place``.
+    """
     count = math.prod(shape)
     if isinstance(data, Typed):
         if datatype.name == "BYTES":
             if len(data.values) != count:
-                raise _count_mismatch(len(data.values), count, f"input {place}", told)
+                raise _count_mismatch(len(data.values), count, f"input {place}", prefix)
             return _objects(list(data.values), shape)
         got = len(data.values) * datatype.itemsize
         values = np.asarray(data.values, datatype.dtype)
     elif datatype.name == "BYTES":
-        return _objects(split_elements(data, count, f"input {place}", told), shape)
+        return _objects(split_elements(data, count, f"input {place}", prefix), shape)
     else:
         got = len(data)
         values = np.frombuffer(data, datatype.dtype) if got == count * datatype.itemsize else np.empty(0)
     if got != count * datatype.itemsize:
         raise InvalidRequest(
-            f"{told}input byte size mismatch for input {place}. Expected {count * datatype.itemsize}, got {got}"
+            f"{prefix}input byte size mismatch for input {place}. Expected {count * datatype.itemsize}, got {got}"
         )
     if datatype.name == "BOOL" and count and values.view(np.uint8).max() > 1:
         raise InvalidRequest(
-            f"{told}BOOL elements are bytes of 0 or 1; input {place} has {values.view(np.uint8).max()}"
+            f"{prefix}BOOL elements are bytes of 0 or 1; input {place} has {values.view(np.uint8).max()}"
         )
     return values.reshape(shape)
 
@@ -54,38 +57,41 @@ def _objects(elements: Sequence[bytes], shape: tuple[int, ...]) -> Array:
     return array.reshape(shape)
 
 
-def split_elements(data: bytes, count: int, where: str, told: object = "") -> list[bytes]:
-    """The ``count`` BYTES elements in ``data``, each behind its 4-byte little-endian length. Raises InvalidRequest."""
+def split_elements(data: bytes, count: int, where: str, prefix: object = "") -> list[bytes]:
+    """The ``count`` BYTES elements in ``data``, each of which follows its length (4 bytes, little-endian).
+
+    Raises InvalidRequest.
+    """
     elements: list[bytes] = []
     position, end = 0, len(data)
     while position < end:
         if len(elements) == count:
-            raise _count_mismatch(count + 1, count, where, told)
+            raise _count_mismatch(count + 1, count, where, prefix)
         if end - position < 4:
             raise InvalidRequest(
-                f"{told}incomplete string length indicator for inference {where}, expecting 4 bytes but only "
+                f"{prefix}incomplete string length indicator for inference {where}, expecting 4 bytes but only "
                 f"{end - position} bytes available. Please make sure the string length indicator is in one buffer."
             )
         (length,) = struct.unpack_from("<I", data, position)
         position += 4
         if length > end - position:
             raise InvalidRequest(
-                f"{told}incomplete string data for inference {where}, expecting string of length {length} but only "
+                f"{prefix}incomplete string data for inference {where}, expecting string of length {length} but only "
                 f"{end - position} bytes available. Please make sure the string data is in one contiguous buffer."
             )
         elements.append(data[position : position + length])
         position += length
     if len(elements) != count:
-        raise _count_mismatch(len(elements), count, where, told)
+        raise _count_mismatch(len(elements), count, where, prefix)
     return elements
 
 
-def _count_mismatch(got: int, count: int, where: str, told: object) -> InvalidRequest:
+def _count_mismatch(got: int, count: int, where: str, prefix: object) -> InvalidRequest:
     if got > count:
         return InvalidRequest(
-            f"{told}unexpected number of string elements {got} for inference {where}, expecting {count}"
+            f"{prefix}unexpected number of string elements {got} for inference {where}, expecting {count}"
         )
-    return InvalidRequest(f"{told}expected {count} string elements for inference {where}, got {got}")
+    return InvalidRequest(f"{prefix}expected {count} string elements for inference {where}, got {got}")
 
 
 def to_raw(array: Array, datatype: Datatype) -> bytes:

@@ -1,7 +1,7 @@
-"""Typed contents: tensor elements as protobuf numbers.
+"""Typed contents: tensor elements as repeated numbers of protobuf.
 
-Reading a repeated field element by element is slow. A packed field's wire form is the array itself where elements have
-a fixed size, so those are taken from (and written as) one serialized field.
+It is slow to read a repeated field element by element. Where elements have a fixed size, the serialized field contains
+the array itself, so it is read from, and written as, one serialized field.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from normfold.protos import grpc_service as pb
 from normfold.protos.datatypes import Datatype, by_name
 from normfold.serving.errors import InvalidRequest
+from normfold.serving.wire.varint import varint
 from normfold.serving.wording import quoted
 
-#: Field -> the datatype whose name Triton's messages give it.
+#: Field -> the datatype by which Triton's messages name it.
 FIELDS = {
     "bool_contents": "BOOL",
     "int_contents": "INT32",
@@ -30,19 +31,19 @@ FIELDS = {
     "bytes_contents": "BYTES",
 }
 
-#: Fields whose packed elements lie on the wire as they lie in memory.
+#: Fields whose packed elements have the same bytes on the wire and in memory.
 _FIXED = {"bool_contents": np.dtype("?"), "fp32_contents": np.dtype("<f4"), "fp64_contents": np.dtype("<f8")}
 
 
 @dataclass(frozen=True)
 class Typed:
-    """Elements that came as typed contents: numbers, or ``bytes`` for BYTES."""
+    """The elements of typed contents: numbers, or ``bytes`` for BYTES."""
 
     values: Sequence[Any] | NDArray[Any]
 
 
 def read_typed(contents: pb.InferTensorContents, datatype: str, tail: object) -> Typed:
-    """The elements in ``contents`` for the datatype that the request names. ``tail`` names tensor and model.
+    """The elements in ``contents``, which the request says are of ``datatype``. ``tail`` names tensor and model.
 
     Raises InvalidRequest for a field of another datatype, for two fields, and for numbers that do not fit.
     """
@@ -50,7 +51,7 @@ def read_typed(contents: pb.InferTensorContents, datatype: str, tail: object) ->
     try:
         expected = by_name(datatype)
     except KeyError:
-        return Typed(())  # the datatype itself is refused with the model's expectation
+        return Typed(())  # a later check refuses the datatype and names the one that the model expects
     for field in filled:
         if field != expected.contents_field:
             raise InvalidRequest(
@@ -81,7 +82,7 @@ def _check_range(values: NDArray[Any], datatype: Datatype, tail: object) -> None
 
 
 def _packed(contents: pb.InferTensorContents, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The only filled field of ``contents``, taken from its wire form: tag, length, elements."""
+    """The elements of the only field in ``contents``, from its serialized form: tag, length, elements."""
     clean = pb.InferTensorContents()
     clean.CopyFrom(contents)
     clean.DiscardUnknownFields()  # type: ignore[attr-defined]
@@ -93,7 +94,7 @@ def _packed(contents: pb.InferTensorContents, dtype: np.dtype[Any]) -> NDArray[A
 
 
 def fill_typed(contents: pb.InferTensorContents, array: NDArray[Any], datatype: Datatype) -> None:
-    """Put ``array`` into the field of its datatype. Raises InvalidRequest for FP16 and BF16, which have none."""
+    """Write ``array`` into the field of its datatype. Raises InvalidRequest for FP16 and BF16, which have no field."""
     field = datatype.contents_field
     if not field:
         raise InvalidRequest(f"{quoted(datatype.name)} has no typed form; ask for this output as raw contents")
@@ -104,17 +105,3 @@ def fill_typed(contents: pb.InferTensorContents, array: NDArray[Any], datatype: 
             contents.MergeFromString(bytes([number << 3 | 2]) + varint(len(packed)) + packed)
     else:
         getattr(contents, field).extend(array.ravel().tolist())
-
-
-def varint(number: int) -> bytes:
-    """``number`` as protobuf writes a length.
-
-    >>> varint(300)
-    b'\\xac\\x02'
-    """
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)

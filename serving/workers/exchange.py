@@ -1,17 +1,30 @@
-"""What has to hold for all workers, passed on between them: changes, questions to all, readiness, counters."""
+"""Passes on between the workers everything that concerns all: changes, questions, readiness, counters."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
-from normfold.serving.workers.frames import Frame
 from normfold.serving.workers.journal import Change, Journal
+from normfold.serving.workers.messages import (
+    AllAnswered,
+    AskAll,
+    CountersChanged,
+    Listening,
+    ModelsReady,
+    Performed,
+    Remember,
+    RestoreCounters,
+    ServerReady,
+    StartListening,
+    WorkerAnswer,
+)
 from normfold.serving.workers.process import WorkerProcess
 
 log = logging.getLogger(__name__)
 
-#: A worker that does not answer a question within this time is passed over.
+#: A question to all is answered without the workers that take longer than this.
 QUESTION_SECONDS = 5.0
 
 
@@ -22,12 +35,12 @@ class Exchange:
         self._count = count
         self._joined: dict[int, WorkerProcess] = {}
         self._journal = Journal()
-        #: Changes are made by one worker after the other asks for them, and none while a worker catches up.
+        #: Held for each change, and while a worker catches up: one after the other, so that all have the same order.
         self._order = asyncio.Lock()
-        #: The counters of each worker as it last told them, by model and version; a message of the protocol each.
+        #: The counters that each worker reported last, a ModelStatistics for each model and version.
         self._counters: dict[int, dict[tuple[str, str], bytes]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        #: True once every worker has listened at the same time.
+        #: Whether there was a time when every worker listened.
         self.complete = False
 
     @property
@@ -37,88 +50,88 @@ class Exchange:
 
     @property
     def ready(self) -> bool:
-        """Whether the server as a whole is: every worker has been there, and those that are have all their models."""
+        """Whether the whole server is ready: all workers have listened, and those that run have all their models."""
         return self.complete and all(worker.ready for worker in self._joined.values())
 
     async def join(self, worker: WorkerProcess) -> bool:
-        """Let a worker that has loaded its models catch up and listen; False when it is gone before it does."""
+        """Let a worker that has loaded its models catch up and listen; False when it ends before it listens."""
         async with self._order:
-            for method, data in self._journal.changes():
-                answer = await worker.call(method, data)
-                if answer is not None and answer.fields["error"]:
-                    log.error("worker %d lacks what the others have: %s", worker.number, answer.fields["details"])
+            for change in self._journal.changes():
+                answer = await worker.perform(change.method, change.data)
+                if answer is not None and answer.error:
+                    log.error("worker %d lacks what the others have: %s", worker.number, answer.details)
             if worker.left:
                 return False
-            worker.link.say("restore", *self._counters.get(worker.number, {}).values())
-            worker.link.say("listen")
+            worker.link.send(RestoreCounters(tuple(self._counters.get(worker.number, {}).values())))
+            worker.link.send(StartListening())
             self._joined[worker.number] = worker
             listens = await worker.listening
         self.complete = self.complete or self.listening == self._count
-        self._tell_readiness()
+        self._send_readiness()
         return listens
 
     def leave(self, worker: WorkerProcess) -> None:
-        """A worker has hung up."""
+        """Take out a worker that has closed its connection."""
         if self._joined.get(worker.number) is worker:
             del self._joined[worker.number]
         worker.gone()
-        self._tell_readiness()
+        self._send_readiness()
 
-    def hear(self, worker: WorkerProcess, frame: Frame) -> None:
-        """Take in what ``worker`` says."""
-        fields = frame.fields
-        if frame.kind == "answer":
-            worker.answered(frame)
-        elif frame.kind == "ask":
-            task = asyncio.create_task(self._ask(worker, frame))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        elif frame.kind == "counters":
-            counters = self._counters.setdefault(worker.number, {})
-            counters[fields["model"], fields["version"]] = frame.parts[0]
-        elif frame.kind == "ready":
-            worker.ready = fields["ready"]
-            self._tell_readiness()
-        elif frame.kind == "listening":
-            worker.listening.set_result(True)
+    def handle(
+        self, worker: WorkerProcess, message: Performed | AskAll | CountersChanged | ModelsReady | Listening
+    ) -> None:
+        """Do what a message of ``worker`` asks for."""
+        match message:
+            case Performed():
+                worker.performed(message)
+            case AskAll():
+                task = asyncio.create_task(self._ask_all(worker, message))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case CountersChanged():
+                counters = self._counters.setdefault(worker.number, {})
+                counters[message.model, message.version] = message.counters
+            case ModelsReady():
+                worker.ready = message.ready
+                self._send_readiness()
+            case Listening():
+                worker.listening.set_result(True)
 
-    async def _ask(self, asker: WorkerProcess, frame: Frame) -> None:
-        """Have every worker do what ``asker`` was asked for, and give it all the answers."""
-        method, data = frame.fields["method"], frame.parts[0]
-        if frame.fields["change"]:
+    async def _ask_all(self, asker: WorkerProcess, asked: AskAll) -> None:
+        """Have every worker carry out the request of ``asker``, and send it all the answers."""
+        if asked.change:
             async with self._order:
-                answers = await self._everyone(method, data, None)
-                if any(not answer.fields["error"] for answer in answers.values()):
-                    self._remember(method, frame)
+                answers = await self._everyone(asked, None)
+                if any(not answer.error for answer in answers.values()):
+                    self._keep(asked.method, asked.remember)
         else:
-            answers = await self._everyone(method, data, QUESTION_SECONDS)
-        absent = [blob for number, told in self._counters.items() if number not in answers for blob in told.values()]
-        asker.link.say(
-            "answers",
-            *(answer.parts[0] for answer in answers.values()),
-            *absent,
-            id=frame.fields["id"],
-            answers=[[number, answer.fields["error"], answer.fields["details"]] for number, answer in answers.items()],
+            answers = await self._everyone(asked, QUESTION_SECONDS)
+        absent = [counters for number, counters in self._counters.items() if number not in answers]
+        asker.link.send(
+            AllAnswered(
+                asked.number,
+                tuple(answers.values()),
+                tuple(counters for of_worker in absent for counters in of_worker.values()),
+            )
         )
 
-    def _remember(self, method: str, frame: Frame) -> None:
-        parts = iter(frame.parts[1:])
-        for key, kept in frame.fields["remember"]:
-            if kept:
-                self._journal.keep(key, Change(method, next(parts)))
+    def _keep(self, method: str, remember: Sequence[Remember]) -> None:
+        for part in remember:
+            if part.request is None:
+                self._journal.forget(part.key)
             else:
-                self._journal.forget(key)
+                self._journal.keep(part.key, Change(method, part.request))
 
-    async def _everyone(self, method: str, data: bytes, seconds: float | None) -> dict[int, Frame]:
-        """The answers of the workers by number, without those that are gone or late."""
-        calls = {number: worker.call(method, data) for number, worker in self._joined.items()}
+    async def _everyone(self, asked: AskAll, seconds: float | None) -> dict[int, WorkerAnswer]:
+        """The answers of the workers by number, without those that have ended or take longer than ``seconds``."""
+        calls = {number: worker.perform(asked.method, asked.request) for number, worker in self._joined.items()}
         if calls:
             await asyncio.wait(calls.values(), timeout=seconds)
-        heard = {number: call.result() for number, call in calls.items() if call.done()}
-        return {number: answer for number, answer in heard.items() if answer is not None}
+        results = {number: call.result() for number, call in calls.items() if call.done()}
+        return {number: answer for number, answer in results.items() if answer is not None}
 
-    def _tell_readiness(self) -> None:
+    def _send_readiness(self) -> None:
         for worker in self._joined.values():
-            if worker.told_ready != self.ready:
-                worker.told_ready = self.ready
-                worker.link.say("others", ready=self.ready)
+            if worker.server_ready != self.ready:
+                worker.server_ready = self.ready
+                worker.link.send(ServerReady(self.ready))

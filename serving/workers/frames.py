@@ -1,7 +1,7 @@
-"""What supervisor and worker say to each other: frames of a JSON object and any number of byte strings behind it.
+"""How messages travel between supervisor and worker: frames on a socket.
 
-The bytes are messages of the protocol as they came from the client; the supervisor never looks into them. A frame is
-the length of the JSON in four bytes, the JSON, and the byte strings, whose lengths stand in the JSON under "sizes".
+A frame is the length of a JSON object in four bytes, the object, and byte strings. The object has the class of the
+message ("kind"), its fields, and the lengths of the byte strings ("sizes"), which are its fields of type bytes.
 """
 
 from __future__ import annotations
@@ -11,49 +11,59 @@ import contextlib
 import json
 import socket
 import struct
-from typing import Any, NamedTuple
+from types import UnionType
+from typing import Any, Generic, TypeVar, get_args
+
+from normfold.serving.process import typed_json
+from normfold.serving.workers.messages import ToSupervisor, ToWorker
 
 _LENGTH = struct.Struct("<I")
 
-
-class Frame(NamedTuple):
-    """One thing said."""
-
-    #: What it is.
-    kind: str
-    #: Its fields.
-    fields: dict[str, Any]
-    parts: list[bytes]
+Sent = TypeVar("Sent")
+Received = TypeVar("Received")
 
 
-class Link:
-    """One end of the connection between supervisor and worker."""
+class Link(Generic[Sent, Received]):
+    """One end of the connection between supervisor and worker; it sends ``Sent`` and receives ``Received``."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, received: UnionType) -> None:
         self._reader, self._writer = reader, writer
+        self._kinds: dict[str, type[Received]] = {kind.__name__: kind for kind in get_args(received)}
 
-    @classmethod
-    async def over(cls, sock: socket.socket) -> Link:
-        """The end that is ``sock``."""
-        return cls(*await asyncio.open_connection(sock=sock))
+    def send(self, message: Sent) -> None:
+        """Send a message. If the other end has closed, nothing happens: ``receive`` reports that."""
+        parts: list[bytes] = []
+        fields = typed_json.to_values(message, parts)
+        head = {"kind": type(message).__name__, "sizes": [len(part) for part in parts], "fields": fields}
+        data = json.dumps(head).encode()
+        self._writer.writelines([_LENGTH.pack(len(data)), data, *parts])
 
-    def say(self, kind: str, *parts: bytes, **fields: Any) -> None:
-        """Send a frame. Where the other end has gone nothing happens: whoever reads from it hears of that."""
-        head = json.dumps({"kind": kind, "sizes": [len(part) for part in parts], **fields}).encode()
-        self._writer.writelines([_LENGTH.pack(len(head)), head, *parts])
-
-    async def hear(self) -> Frame | None:
-        """The next frame; None once the other end has gone."""
+    async def receive(self) -> Received | None:
+        """The next message; None once the other end has closed."""
         try:
             (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
-            fields = json.loads(await self._reader.readexactly(length))
-            parts = [await self._reader.readexactly(size) for size in fields.pop("sizes")]
+            head: dict[str, Any] = json.loads(await self._reader.readexactly(length))
+            parts = [await self._reader.readexactly(size) for size in head["sizes"]]
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
-        return Frame(fields.pop("kind"), fields, parts)
+        return typed_json.from_values(self._kinds[head["kind"]], head["fields"], parts)
 
     async def close(self) -> None:
-        """Send what is still to be sent, and hang up."""
+        """Send everything that is still queued, and close this end."""
         self._writer.close()
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
+
+
+SupervisorEnd = Link[ToWorker, ToSupervisor]
+WorkerEnd = Link[ToSupervisor, ToWorker]
+
+
+async def supervisor_end(sock: socket.socket) -> SupervisorEnd:
+    """The supervisor's end of a connection, on ``sock``."""
+    return SupervisorEnd(*await asyncio.open_connection(sock=sock), ToSupervisor)
+
+
+async def worker_end(sock: socket.socket) -> WorkerEnd:
+    """A worker's end of a connection, on ``sock``."""
+    return WorkerEnd(*await asyncio.open_connection(sock=sock), ToWorker)

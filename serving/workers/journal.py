@@ -1,6 +1,6 @@
-"""What a worker that starts later has to be told, so that it is like the others: the changes that are still in force.
+"""The changes that are still in force, so that a worker that starts later can repeat them.
 
-Keys are sequences of words, such as ("model", "surnames"); of changes with the same key only the last is in force.
+A key is a sequence of words, such as ("model", "surnames"). Of the changes with one key only the last is in force.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ class Change(NamedTuple):
 
 
 class Journal:
-    """The changes in force, in their order."""
+    """The changes in force, in the order in which they were made."""
 
     def __init__(self) -> None:
         self._changes: dict[tuple[str, ...], Change] = {}
 
     def keep(self, key: Sequence[str], change: Change) -> None:
-        """Remember ``change`` in place of what ``key`` stood for."""
+        """Remember ``change``, in place of the change with the same key."""
         self._changes.pop(tuple(key), None)
         self._changes[tuple(key)] = change
 
@@ -33,5 +33,5 @@ class Journal:
             del self._changes[key]
 
     def changes(self) -> list[Change]:
-        """The changes to repeat, in order."""
+        """The changes to repeat, in their order."""
         return list(self._changes.values())

@@ -1,4 +1,4 @@
-"""The port that several workers share, and nobody else.
+"""The port that the workers of one server share with nobody else.
 
 With SO_REUSEPORT any process of the same user may listen on a port beside others, and the kernel deals connections out
 to all of them: right for the workers of one server, and wrong for a second server that was started by mistake. So the
@@ -15,10 +15,10 @@ from normfold.serving.process.address import host_and_port
 
 
 class Port:
-    """The addresses that "host:port" stands for, held by this process."""
+    """The addresses of "host:port", held by this process."""
 
     def __init__(self, listen: str) -> None:
-        """``listen`` is "host:port"; port 0 is any free one, found here once for all workers. Raises OSError."""
+        """Hold ``listen``, "host:port"; for port 0 find a free one, once for all workers. Raises OSError."""
         host, port = host_and_port(listen)
         self._held: list[socket.socket] = []
         refused: OSError | None = None
@@ -27,7 +27,7 @@ class Port:
         ):
             sock = socket.socket(family, kind, protocol)
             try:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # past connections may still linger
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # past connections may not have ended
                 sock.bind((where[0], port, *where[2:]))
             except OSError as error:
                 sock.close()
@@ -40,14 +40,14 @@ class Port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             port = sock.getsockname()[1]
             self._held.append(sock)
-        if not self._held:  # a name with several addresses may have some that this host lacks, but not all
+        if not self._held:  # this host may lack some addresses of a name, but not all
             assert refused is not None
             raise refused
         #: "host:port" with the real port.
         self.address = f"{listen.rpartition(':')[0]}:{port}"
 
     def release(self) -> None:
-        """Let others have it."""
+        """Let go of the port."""
         for sock in self._held:
             sock.close()
         self._held.clear()

@@ -1,4 +1,4 @@
-"""One worker as its supervisor sees it: a process, the connection to it, and what it has said."""
+"""One worker as its supervisor sees it: a process, the connection to it, and what it has reported."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-from normfold.serving.workers.frames import Frame, Link
+from normfold.serving.settings import ServerConfig
+from normfold.serving.workers.frames import SupervisorEnd, supervisor_end
+from normfold.serving.workers.messages import Perform, Performed, WorkerAnswer
 
 MODULE = "normfold.serving.workers.worker"
 
@@ -19,62 +20,60 @@ MODULE = "normfold.serving.workers.worker"
 class WorkerProcess:
     """A worker that was started."""
 
-    def __init__(self, number: int, process: asyncio.subprocess.Process, link: Link) -> None:
+    def __init__(self, number: int, process: asyncio.subprocess.Process, link: SupervisorEnd) -> None:
         self.number, self.process, self.link = number, process, link
         #: Whether its own models are ready.
         self.ready = False
-        #: What it was last told of the others' readiness.
-        self.told_ready = False
-        #: What kept it from starting, in its own words.
-        self.failure = ""
-        #: What the server ends with because of it.
-        self.exit_code = 1
+        #: Whether the server is ready, as this worker has it from the last ServerReady.
+        self.server_ready = False
+        #: The reason why it cannot start, and the exit code of the server because of it.
+        self.failure, self.exit_code = "", 1
         #: A line for each model, and whether the model was loaded.
-        self.models: list[tuple[str, bool]] = []
-        #: Done once it listens, or is gone.
+        self.models: tuple[tuple[str, bool], ...] = ()
+        #: Done once it listens (True) or has ended (False).
         self.listening: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        #: Whether it has hung up.
+        #: Whether it has closed the connection.
         self.left = False
-        self._calls: dict[int, asyncio.Future[Frame | None]] = {}
+        self._calls: dict[int, asyncio.Future[WorkerAnswer | None]] = {}
         self._numbers = itertools.count()
 
     @classmethod
-    async def start(cls, number: int, settings: str) -> WorkerProcess:
-        """Start worker ``number`` with ``settings``, its ServerConfig as JSON.
+    async def start(cls, number: int, config: ServerConfig) -> WorkerProcess:
+        """Start worker ``number``.
 
-        It is in a process group of its own, so that Ctrl-C reaches the supervisor alone, which tells it when to stop.
+        It has a process group of its own, so that Ctrl-C reaches the supervisor alone, which stops the workers.
         """
         ours, theirs = socket.socketpair()
-        # A console script does not look for modules in the working directory; neither may what it starts.
+        # A console script does not look for modules in the working directory; the worker must not either.
         flags = [] if {"", str(Path.cwd())} & set(sys.path) else ["-P"]
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, *flags, "-m", MODULE, str(number), str(theirs.fileno()), settings),
+                *(sys.executable, *flags, "-m", MODULE, str(number), str(theirs.fileno()), config.to_json()),
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 process_group=0,
             )
-        return cls(number, process, await Link.over(ours))
+        return cls(number, process, await supervisor_end(ours))
 
-    def call(self, method: str, data: bytes) -> asyncio.Future[Frame | None]:
-        """Have it do ``method``; its answer, None when it is gone before it answers."""
+    def perform(self, method: str, request: bytes) -> asyncio.Future[WorkerAnswer | None]:
+        """Have the worker carry out a request; its answer, or None when it ends before it answers."""
         number = next(self._numbers)
-        future: asyncio.Future[Frame | None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[WorkerAnswer | None] = asyncio.get_running_loop().create_future()
         if self.left:
             future.set_result(None)
             return future
         self._calls[number] = future
-        self.link.say("call", data, id=number, method=method)
+        self.link.send(Perform(number, method, request))
         return future
 
-    def answered(self, frame: Frame) -> None:
-        """Its answer to a call has come."""
-        future = self._calls.pop(frame.fields["id"], None)
+    def performed(self, message: Performed) -> None:
+        """The worker has answered a request."""
+        future = self._calls.pop(message.number, None)
         if future is not None and not future.done():
-            future.set_result(frame)
+            future.set_result(message.answer)
 
     def gone(self) -> None:
-        """It has hung up: nothing more will come."""
+        """The worker has closed the connection and sends nothing more."""
         self.left, self.ready = True, False
         for future in self._calls.values():
             if not future.done():
@@ -84,7 +83,7 @@ class WorkerProcess:
             self.listening.set_result(False)
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal, unless the process has ended."""
         if self.process.returncode is None:
             self.process.send_signal(number)
 
@@ -97,5 +96,5 @@ def how(code: int) -> str:
     """
     if code >= 0:
         return f"ended with exit code {code}"
-    named: Any = {number.value: number.name for number in signal.Signals}
+    named = {number.value: number.name for number in signal.Signals}
     return f"was ended by {named.get(-code, f'signal {-code}')}"

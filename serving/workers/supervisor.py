@@ -1,73 +1,62 @@
-"""The supervisor: starts the workers of a server, keeps them there, and stops them together."""
+"""The supervisor: starts the workers of a server, keeps them running, and stops them together."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import dataclasses
 import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from normfold.serving.process.address import check
+from normfold.serving.errors import WorkersError
 from normfold.serving.process.cpus import available_cpus
+from normfold.serving.settings import ServerConfig
 from normfold.serving.workers.exchange import Exchange
+from normfold.serving.workers.messages import ModelsLoaded, StartFailed
 from normfold.serving.workers.port import Port
 from normfold.serving.workers.process import WorkerProcess, how
 
 log = logging.getLogger(__name__)
 
-#: The wait before a worker is started again: doubled each time, back to the first once one has lived for a while.
+#: The wait before a worker is started again. It doubles each time, and starts anew after a worker that ran long enough.
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, STEADY_SECONDS = 0.1, 10.0, 10.0
 
-#: A worker that ends so many times in a row before it listens will not listen the next time either.
+#: After this many failed starts of one worker in a row the server ends, unless it was complete and still answers.
 MOST_FAILED_STARTS = 3
 
-#: How much longer than its grace a worker may take to end.
+#: Time beyond ``grace_seconds`` that a worker may take to end.
 MARGIN_SECONDS = 5.0
-
-
-class WorkersError(Exception):
-    """The server cannot start or go on; one line for the person who started it."""
-
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
-        #: What the process ends with.
-        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
 class Started:
-    """A server of which every worker listens."""
+    """A server all of whose workers listen."""
 
     address: str
     workers: int
     ready: bool
     #: A line for each model, and whether it was loaded.
-    models: list[tuple[str, bool]]
+    models: tuple[tuple[str, bool], ...]
 
 
 class Supervisor:
     """Runs a server of several workers."""
 
-    def __init__(self, settings: Mapping[str, Any], workers: int, log_level: str) -> None:
-        """Take the port. ``settings`` are the fields of a ServerConfig. Raises WorkersError when it cannot be had."""
-        listen = settings["listen"]
+    def __init__(self, config: ServerConfig, workers: int) -> None:
+        """Hold the port. Raises WorkersError when that cannot be."""
         try:
-            check(listen)
-            self._port = Port(listen)
-        except ValueError as error:
-            raise WorkersError(str(error)) from None
+            self._port = Port(config.listen)
         except OSError as error:
             why = error.strerror or str(error)
-            raise WorkersError(f"cannot listen on {listen}: {why}; choose another with --listen host:port") from None
-        share = {"listen": self._port.address, "cpus": max(1, available_cpus() // workers), "log_level": log_level}
-        self._settings = json.dumps({**settings, **share}, default=str)
-        self._grace_seconds = float(settings["grace_seconds"])
+            raise WorkersError(
+                f"cannot listen on {config.listen}: {why}; choose another with --listen host:port"
+            ) from None
+        cpus = max(1, available_cpus() // workers)
+        self._config = dataclasses.replace(config, listen=self._port.address, cpus=cpus)
         self._count = workers
         self._exchange = Exchange(workers)
         self._processes: dict[int, WorkerProcess] = {}
@@ -75,10 +64,10 @@ class Supervisor:
         self._announced = False
 
     async def run(self, on_ready: Callable[[Started], None]) -> bool:
-        """Serve until SIGTERM or Ctrl-C; whether every worker answered what was on its way.
+        """Serve until SIGTERM or Ctrl-C; whether every worker answered the requests that were under way.
 
-        ``on_ready`` is called once, when every worker listens. A second signal ends all at once. Raises WorkersError
-        when the workers cannot be started, or kept.
+        ``on_ready`` is called once, when every worker listens. A second signal ends all workers at once. Raises
+        WorkersError when the workers cannot be started, or kept running.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -89,7 +78,7 @@ class Supervisor:
             await asyncio.wait([stopped, *keepers], return_when=asyncio.FIRST_COMPLETED)
             if self._stop.is_set():
                 self._signal(signal.SIGTERM)
-                await asyncio.wait(keepers, timeout=self._grace_seconds + MARGIN_SECONDS)
+                await asyncio.wait(keepers, timeout=self._config.grace_seconds + MARGIN_SECONDS)
         finally:
             self._stop.set()
             self._signal(signal.SIGKILL)
@@ -111,11 +100,11 @@ class Supervisor:
             worker.send_signal(number)
 
     async def _keep(self, number: int, on_ready: Callable[[Started], None]) -> int:
-        """Keep worker ``number`` there until the server stops; 0 when the last one answered all it had to."""
+        """Keep a worker ``number`` running until the server stops; the last one's exit code, 0 if it never listened."""
         failed_starts, delay = 0, FIRST_DELAY_SECONDS
         while not self._stop.is_set():
             born = time.monotonic()
-            worker = self._processes[number] = await WorkerProcess.start(number, self._settings)
+            worker = self._processes[number] = await WorkerProcess.start(number, self._config)
             if self._stop.is_set():
                 worker.send_signal(signal.SIGTERM)
             code = await self._attend(worker, on_ready)
@@ -138,16 +127,17 @@ class Supervisor:
         return 0
 
     async def _attend(self, worker: WorkerProcess, on_ready: Callable[[Started], None]) -> int:
-        """Do what ``worker`` asks for until it ends; its exit code."""
+        """Handle the messages of ``worker`` until it ends; its exit code."""
         joining: asyncio.Task[None] | None = None
-        while (frame := await worker.link.hear()) is not None:
-            if frame.kind == "failed":
-                worker.failure, worker.exit_code = frame.fields["message"], frame.fields["exit_code"]
-            elif frame.kind == "loaded":
-                worker.models = [(line, loaded) for line, loaded in frame.fields["models"]]
-                joining = asyncio.create_task(self._join(worker, on_ready))
-            else:
-                self._exchange.hear(worker, frame)
+        while (message := await worker.link.receive()) is not None:
+            match message:
+                case StartFailed():
+                    worker.failure, worker.exit_code = message.message, message.exit_code
+                case ModelsLoaded():
+                    worker.models = message.models
+                    joining = asyncio.create_task(self._join(worker, on_ready))
+                case _:
+                    self._exchange.handle(worker, message)
         self._exchange.leave(worker)
         if joining is not None:
             await joining

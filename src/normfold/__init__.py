@@ -44,5 +44,5 @@ def _version() -> str:
 
     try:
         return version("normfold")
-    except PackageNotFoundError:  # a source tree that was never installed
+    except PackageNotFoundError:  # the source tree is not installed
         return "0.0.0"

@@ -1,4 +1,4 @@
-"""The comparison of runtimes: what it counts, when an aim is reached, what the page says, by figures made up."""
+"""The comparison of runtimes: what it counts, when an aim is reached, what the page says, with invented figures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from benches.compute.where import SKIPPED, parts
 
 
 def figures(published="lifted", family="ResNet", where=None, adds=1_000_000, **ms):
-    """A network's figures with these times at batch 1; names with "_" for " "."""
+    """The figures of a network with these times at batch 1; "_" in a name becomes a space."""
     routes = {name.replace("_", " "): {"error": 1e-7, "ms": times} for name, times in ms.items()}
     return {
         "family": family,
@@ -105,7 +105,7 @@ def test_a_speedup_is_the_others_time_over_the_published_form_in_the_same_round(
     network = figures(lifted=[1.0, 2.0, 4.0], folded=[9.0] * 3, eager=[2.0, 6.0, 16.0])
     found = speedup(network, EAGER)
     assert found is not None
-    assert found.values == (2.0, 3.0, 4.0)
+    assert found.rounds == (2.0, 3.0, 4.0)
     assert speedup(network, EXPORTED) is None
 
 
@@ -127,7 +127,7 @@ def test_tuning_gives_what_one_thread_saves_where_all_are_slower():
 
 def test_a_size_is_foreseen_by_what_the_routes_took_at_batch_1():
     network = figures(lifted=[10.0] * 3, eager=[30.0] * 3)
-    # Two runs that do not count and three that do.
+    # Two runs that are not counted, and three that are.
     assert foreseen(network, Cell(8, SHORT, ONE)) == pytest.approx(0.040 * 8 * 5)
     assert foreseen(network, Cell(1, LONG, ONE)) == pytest.approx(0.040 * 4 * 5)
 

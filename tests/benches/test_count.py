@@ -1,4 +1,4 @@
-"""What counts as left of a BatchNorm: graphs written out, numbers counted by hand."""
+"""What counts as left of a BatchNorm: small graphs, with counts worked out by hand."""
 
 from __future__ import annotations
 

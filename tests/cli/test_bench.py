@@ -26,7 +26,7 @@ IN_FLIGHT = ["--in-flight", "1,4", *FEW]
 
 @pytest.fixture(scope="module")
 def make_server():
-    """Starts servers that take x FP32[-1,4], and fail every n-th inference if told so; gives the address."""
+    """Starts servers that take x FP32[-1,4], and fail every n-th inference if asked to; gives the address."""
     servers = []
 
     def start(failing=0, slow=0.0):

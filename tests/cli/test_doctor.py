@@ -35,8 +35,8 @@ def whole(monkeypatch):
 
 
 def test_a_person_reads_what_is_there_what_works_and_what_follows(whole):
-    told = CliRunner().invoke(doctor)
-    assert told.exit_code == 0
+    result = CliRunner().invoke(doctor)
+    assert result.exit_code == 0
     for words in (
         "torch                     not installed",
         "onnxruntime from          onnxruntime-gpu 1.31.1",
@@ -46,26 +46,26 @@ def test_a_person_reads_what_is_there_what_works_and_what_follows(whole):
         "Cache                     /cache/normfold",
         "A server on --device cpu can start.",
     ):
-        assert words in told.stdout
+        assert words in result.stdout
 
 
 def test_a_program_reads_the_same_as_json(whole):
-    told = json.loads(CliRunner().invoke(doctor, ["--json"]).stdout)
-    assert told["can_serve"] is True
-    assert told["providers"][1] == {
+    result = json.loads(CliRunner().invoke(doctor, ["--json"]).stdout)
+    assert result["can_serve"] is True
+    assert result["providers"][1] == {
         "name": "CUDAExecutionProvider",
         "works": False,
         "reason": "libcudnn.so.9 is missing",
     }
-    assert told["cpus"]["quota"] == 2.5
+    assert result["cpus"]["quota"] == 2.5
 
 
 def test_without_onnxruntime_it_reports_and_ends_with_1(monkeypatch):
     monkeypatch.setattr(devices, "DISTRIBUTIONS", ())
-    told = CliRunner().invoke(doctor)
-    assert told.exit_code == 1
-    assert "onnxruntime from          not installed" in told.stdout
-    assert "Error: no onnxruntime is installed" in told.stderr
+    result = CliRunner().invoke(doctor)
+    assert result.exit_code == 1
+    assert "onnxruntime from          not installed" in result.stdout
+    assert "Error: no onnxruntime is installed" in result.stderr
     assert json.loads(CliRunner().invoke(doctor, ["--json"]).stdout)["can_serve"] is False
 
 
@@ -101,6 +101,6 @@ def test_the_report_itself_needs_neither_onnxruntime_nor_torch():
 
 
 def test_a_device_that_is_not_known_is_one_message():
-    told = CliRunner().invoke(doctor, ["--device", "gpu"])
-    assert told.exit_code == 1
-    assert told.stderr.startswith("Error: device 'gpu' is not known: use cpu")
+    result = CliRunner().invoke(doctor, ["--device", "gpu"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: device 'gpu' is not known: use cpu")

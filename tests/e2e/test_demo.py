@@ -1,4 +1,4 @@
-"""``make demo`` from its first line to its last, and how it ends when something goes wrong."""
+"""``make demo`` from its first line to its last, and its end when something fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-#: Runs the demo over networks that are exported already, so that only what comes after is tried.
+#: Runs the demo over networks that are exported already, to test only the steps after the export.
 AFTER_EXPORT = """
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("demo", sys.argv[1])

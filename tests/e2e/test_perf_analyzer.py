@@ -30,7 +30,7 @@ pytestmark = [
 )
 def test_it_measures_and_reads_our_statistics(address, options, rows):
     command = [str(FOLDER / "perf_analyzer"), "-m", "m", "-i", "grpc", "-u", address, "--concurrency-range", "2:2"]
-    # One short window: this is about the protocol, not about figures.
+    # One short window: this test is about the protocol, not about performance.
     window = ["--measurement-interval", "300", "--max-trials", "9", "--stability-percentage", "999"]
     environment = {**os.environ, "LD_LIBRARY_PATH": str(FOLDER)}
     done = subprocess.run(

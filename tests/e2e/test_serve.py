@@ -199,7 +199,8 @@ def test_serving_never_imports_torch_or_onnx(repository):
     script = f"""
 import asyncio, sys
 from pathlib import Path
-from normfold.serving.server import Server, ServerConfig
+from normfold.serving.server import Server
+from normfold.serving.settings import ServerConfig
 from normfold.serving.client.client import Client
 import normfold.cli.serve, normfold.cli.infer
 async def main():
@@ -221,7 +222,7 @@ def test_the_client_needs_no_onnxruntime():
 
 
 def test_a_stream_ends_with_the_server(start, repository):
-    """A stream that stays open does not keep the server from stopping, and what was sent on it is answered."""
+    """A stream that stays open does not keep the server from stopping, and its requests are answered."""
     from normfold.protos import grpc_service as pb
 
     with start(repository) as server, grpc.insecure_channel(server.address) as channel:

@@ -1,4 +1,4 @@
-"""No onnxruntime, the CPU's wheel, the GPU's and both, each really installed: what a server on each device then says.
+"""No onnxruntime, the CPU's wheel, the GPU's and both, each really installed: the messages of a server on each device.
 
 ``make test-wheels`` makes the environments and names their folder in WHEELS. The GPU's wheel is met on a machine
 without CUDA: the commonest failure of a GPU server, as it happens.
@@ -54,7 +54,7 @@ def refused(python: str, repository: Path, device: str) -> tuple[int, str]:
 
 
 def served(python: str, repository: Path, device: str) -> str:
-    """What a server that starts, with every model on the CPU, wrote to stderr until it was told to stop."""
+    """Everything that a server with every model on the CPU wrote to stderr, from its start to SIGTERM."""
     server = subprocess.Popen(
         command(python, repository, device), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -67,7 +67,7 @@ def served(python: str, repository: Path, device: str) -> str:
             if line.startswith("listening"):
                 break
         server.send_signal(signal.SIGTERM)
-        _, told = server.communicate(timeout=30)
+        _, report = server.communicate(timeout=30)
     finally:
         watchdog.cancel()
         server.kill()
@@ -75,7 +75,7 @@ def served(python: str, repository: Path, device: str) -> str:
     assert models
     assert all(line.endswith("on cpu") for line in models)
     assert server.returncode == 0
-    return told
+    return report
 
 
 def doctor(python: str, device: str) -> tuple[int, dict]:
@@ -94,8 +94,8 @@ def test_without_onnxruntime_a_server_names_both_extras(repository, device):
     python = environment("none")
     code, line = refused(python, repository, device)
     assert (code, line.startswith(MISSING), "'normfold[gpu]'" in line) == (1, True, True)
-    code, told = doctor(python, device)
-    assert (code, told["runtimes"], f"Error: {told['problems'][0]}") == (1, [], line)
+    code, report = doctor(python, device)
+    assert (code, report["runtimes"], f"Error: {report['problems'][0]}") == (1, [], line)
 
 
 def test_without_onnxruntime_the_client_asks_a_server(repository, start):
@@ -118,9 +118,9 @@ def test_two_wheels_are_an_error_on_every_device_with_the_command_that_mends_it(
     assert code == 1
     assert re.match(r"Error: onnxruntime \S+ and onnxruntime-gpu \S+ are both installed and overwrite", line)
     assert "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'normfold[cpu]' (or 'normfold[gpu]')" in line
-    code, told = doctor(python, device)
-    assert (code, f"Error: {told['problems'][0]}") == (1, line)
-    assert [runtime.split()[0] for runtime in told["runtimes"]] == ["onnxruntime", "onnxruntime-gpu"]
+    code, report = doctor(python, device)
+    assert (code, f"Error: {report['problems'][0]}") == (1, line)
+    assert [runtime.split()[0] for runtime in report["runtimes"]] == ["onnxruntime", "onnxruntime-gpu"]
 
 
 @pytest.mark.parametrize(("device", "word"), [("cuda", "CUDA"), ("tensorrt", "TensorRT")])
@@ -134,8 +134,8 @@ def test_the_wheel_for_the_cpu_ends_with_3_on_a_gpu_and_says_that_it_is_built_wi
 
 
 def test_auto_on_the_wheel_for_the_cpu_serves_and_says_once_that_it_is_built_without_cuda(repository):
-    told = served(environment("cpu"), repository, "auto")
-    assert len(re.findall(r"models run on the CPU: the installed onnxruntime \S+ is built without CUDA", told)) == 1
+    report = served(environment("cpu"), repository, "auto")
+    assert len(re.findall(r"models run on the CPU: the installed onnxruntime \S+ is built without CUDA", report)) == 1
     assert "built without" not in served(environment("cpu"), repository, "cpu")
 
 
@@ -153,8 +153,8 @@ def test_auto_serves_on_the_cpu_and_says_why(gpu, repository):
 
 def test_doctor_names_the_library_of_each_provider_and_ends_with_1_only_for_what_is_asked(gpu):
     for device, expected in (("cpu", 0), ("auto", 0), ("cuda", 1), ("tensorrt", 1)):
-        code, told = doctor(gpu, device)
+        code, report = doctor(gpu, device)
         assert code == expected
-        cpu, *others = told["providers"]
+        cpu, *others = report["providers"]
         assert cpu["works"]
         assert all(not one["works"] and re.fullmatch(r"lib\S+\.so\S* is missing", one["reason"]) for one in others)

@@ -28,7 +28,7 @@ from .conftest import SCALE, write_model
 X = np.array([[1, 2, 3, 4]], np.float32)
 TWO = ("--workers", "2")
 
-#: The kernel deals connections out by a hash, so that so many miss one of two workers once in 32768 times.
+#: The kernel distributes connections by a hash: once in 32768 times this many all go to the same one of two workers.
 CONNECTIONS = 16
 
 
@@ -159,7 +159,7 @@ def test_loading_and_unloading_hold_for_all_workers_and_for_those_that_come_late
         assert all(call(channel, "ModelReady", pb.ModelReadyRequest(name="nb")).ready for channel in channels)
 
 
-def test_a_refused_load_is_told_as_by_one_server_and_logged_once(start, own):
+def test_a_refused_load_has_the_status_of_one_server_and_is_logged_once(start, own):
     with start(own, *TWO) as server, connections(server.address) as channels:
         with pytest.raises(grpc.RpcError) as caught:
             call(channels[0], "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="nope"))
@@ -234,7 +234,7 @@ def test_a_killed_worker_loses_only_its_own_calls_and_its_counters_go_on(start, 
         for thread in threads:
             thread.join()
         assert {error.code() for error in failures} <= {grpc.StatusCode.UNAVAILABLE}
-        # each of the eight has one call on its way, and may make one more on a connection that the dying process took
+        # each of the eight has one call under way, and may start one more on a connection to the dying process
         assert len(failures) <= kills * 8 * 2
         assert counts == sorted(counts)
         assert counted(channels[9], "m") <= sum(answered) + len(failures)
@@ -334,7 +334,7 @@ def test_a_port_that_others_share_is_refused(repository):
         (["--repository", "{repository}", "--listen", "unix:/tmp/s"], "a unix socket is served by one worker"),
     ],
 )
-def test_what_cannot_be_served_is_said_once(repository, options, said):
+def test_what_cannot_be_served_is_reported_once(repository, options, said):
     done = _serve(*(option.format(repository=repository) for option in options), *TWO)
     assert done.returncode == 1
     assert said in done.stderr
@@ -376,7 +376,7 @@ def test_workers_end_with_a_supervisor_that_is_killed(start, own):
 def test_a_second_signal_ends_all_at_once(start, own):
     with start(own, *TWO) as server:
         pids = workers(server)
-        os.kill(pids[0], signal.SIGSTOP)  # it will not answer what it is asked for
+        os.kill(pids[0], signal.SIGSTOP)  # it no longer answers the supervisor
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: not Path(f"/proc/{pids[1]}").exists())
         assert server.process.poll() is None

@@ -20,7 +20,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _translations_read_once() -> Iterator[None]:
-    """torch asks onnxscript for the source of its 500 translations on every export: most of a small one's time."""
+    """Cache the 500 translations that torch asks onnxscript for on every export: most of the time of a small export."""
     from onnxscript._framework_apis import torch_2_5
 
     patch = pytest.MonkeyPatch()

@@ -1,4 +1,4 @@
-"""The whole of ``normfold export``, through the command line, on networks of a few lines."""
+"""All of ``normfold export``, by its command line, on networks of a few lines."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def trained(directory: Path) -> torch.nn.Module:
     return network
 
 
-#: Pads to a multiple of 4 in Python: torch.export notes a guard, and writes the graph of lengths that need no padding.
+#: Pads to a multiple of 4 in Python: torch.export adds a guard and writes the graph for lengths that need no padding.
 PADS = """
 import torch
 import torch.nn.functional as F
@@ -202,7 +202,7 @@ def test_a_float64_sample_shows_the_shapes_of_a_float32_network(directory: Path,
 
 
 def replaced(option: str, value: str) -> tuple[str, ...]:
-    """The usual command with another value for one option ("" is the source)."""
+    """Return the usual command with another value for one option ("" is the source)."""
     usual = list(USUAL)
     usual[usual.index(option) + 1 if option else 0] = value
     return tuple(usual)
@@ -331,7 +331,7 @@ def test_a_fold_that_goes_wrong_in_one_layer_is_not_published_and_that_layer_is_
 def test_a_u_net_is_exported_for_the_lengths_it_takes_and_the_person_learns_them(network: torch.nn.Module) -> None:
     result = normfold("mynets.py:UNet", "--input", "x=FP32[N,2,L]", *REPOSITORY)
     assert result.exit_code == 0, result.output
-    assert "note: the network takes L in steps of 4 only: 4, 8, 12, …; --input says L:4..:4" in result.output
+    assert "note: the network takes L in steps of 4 only: 4, 8, 12, …; in --input this is L:4..:4" in result.output
     assert "x=FP32[N:1..,2,L:4..:4]" in result.output
     again = normfold("mynets.py:UNet", "--input", "x=FP32[N,2,L:4..64:4]", *REPOSITORY)
     assert again.exit_code == 0, again.output
@@ -356,7 +356,7 @@ def test_inputs_that_are_dicts_and_tuples_are_named_by_their_entries(directory: 
     np.testing.assert_array_equal(difference, given["pair.0"] - given["pair.1"])
     for wrong, said in (
         (inputs[:4], "also needs pair: give an --input for each"),
-        ([*inputs, "--input", "pair=FP32[N]"], "input 'pair' is described as a tensor and as what holds others"),
+        ([*inputs, "--input", "pair=FP32[N]"], "input 'pair' is described both as a tensor and as a dict or tuple"),
         (["--input", "a=FP32[N]"], "the entries of a dict or tuple are batch.key or batch.0"),
     ):
         refused = normfold("mynets.py:Nested", *wrong, *REPOSITORY)
@@ -386,12 +386,12 @@ def test_control_c_at_a_named_step_leaves_nothing_and_says_so(
     honest = pipeline.export_model
 
     def pressed(request: pipeline.ExportRequest, progress: pipeline.Progress) -> object:
-        def told(name: str) -> None:
+        def noted(name: str) -> None:
             progress(name)
             if name == step:
                 signal.raise_signal(signal.SIGINT)
 
-        return honest(request, told)
+        return honest(request, noted)
 
     monkeypatch.setattr(pipeline, "export_model", pressed)
     result = normfold(*USUAL)
@@ -405,7 +405,7 @@ def test_a_network_that_goes_another_way_at_other_lengths_is_refused_with_both_l
     assert result.exit_code == 1
     assert "was captured with N=2 L=32 does not run with N=2 L=65, where the network does" in result.stderr
     assert "It takes another path there: give that dimension's size, or a range" in result.stderr
-    assert result.stderr.count("\n") == 1, "onnxruntime's own log is not for a person"
+    assert result.stderr.count("\n") == 1, "onnxruntime's own log must not reach the terminal"
 
 
 def test_a_capture_that_is_another_network_is_refused_though_the_fold_is_true_to_it(

@@ -1,4 +1,4 @@
-"""Same inputs, same bytes: whatever the directory, hash seed, time zone, locale and number of threads."""
+"""The same inputs give the same bytes for every directory, hash seed, time zone, locale and number of threads."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def weights() -> dict[str, torch.Tensor]:
 
 
 def exporting(folder: Path, state: dict[str, torch.Tensor], *options: str, **environment: str) -> subprocess.Popen[str]:
-    """Begin an export from ``folder`` in a process of its own."""
+    """Start an export from ``folder`` in a process of its own."""
     folder.mkdir(parents=True)
     (folder / "secretnets.py").write_text(NETS)
     save_file(state, folder / "weights.safetensors")
@@ -56,7 +56,7 @@ def exporting(folder: Path, state: dict[str, torch.Tensor], *options: str, **env
 
 
 def exported(process: subprocess.Popen[str], folder: Path) -> Path:
-    """The version's directory, once the process has ended."""
+    """Return the version's directory after the process has ended."""
     with process:
         _, errors = process.communicate(timeout=280)
     assert process.returncode == 0, errors

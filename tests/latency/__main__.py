@@ -10,7 +10,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,15 @@ from rich.console import Console
 from rich.table import Table
 
 from normfold import __version__
+from normfold.processor import processor_name
+from normfold.serving.load.generator import RAMP_SECONDS, Slice
 from normfold.serving.process.cpus import available_cpus
+from normfold.whole_file import write_whole
 
 from . import networks
-from .harness import Latencies, in_process, over_grpc
+from .harness import SessionCalls, answers, measure, served_calls
 
+PERCENTILES = (50, 90, 99, 99.9)
 COLUMNS = ("network", "batch", "in flight", "p50", "p90", "p99", "p99.9", "per s", "server CPU")
 
 
@@ -36,31 +40,49 @@ class Row:
     batch: int
     #: "in process" or "gRPC".
     where: str
-    latencies: Latencies
+    in_flight: int
+    measured: Slice
+
+    def figures(self) -> dict[str, Any]:
+        """Return the row as JSON holds it; the CPU time of the server is None if it is not known."""
+        one = self.measured
+        return {
+            "network": self.network,
+            "batch": self.batch,
+            "where": self.where,
+            "in_flight": self.in_flight,
+            "answered": one.answered,
+            "seconds": one.seconds,
+            "per_second": one.per_second,
+            **{f"p{percent:g}_ms": one.milliseconds(percent) for percent in PERCENTILES},
+            "max_ms": one.milliseconds(100),
+            "server_cpu_ms": None if one.cpu_us is None else one.cpu_us / 1e3,
+        }
 
 
 def rows(
-    repository: Path, address: str, pid: int, batches: list[int], in_flights: list[int], count: int, warm_up: int
+    repository: Path, address: str, pid: int, batches: list[int], in_flights: list[int], seconds: float
 ) -> Iterator[Row]:
     """Yield a row for each network, batch and number in flight, as soon as it is measured.
 
-    Raises ValueError where a served answer is not what the same file answers in this process.
+    Raises ValueError if a request fails, or if the server's answer is not that of the same file in this process.
     """
     for model in networks.MODELS:
         for batch in batches:
             x = networks.inputs(model, batch)
-            latencies, expected = in_process(repository / model / "1" / "model.onnx", x, count, warm_up)
-            yield Row(model, batch, "in process", latencies)
+            alone = SessionCalls(repository / model / "1" / "model.onnx", x)
+            yield Row(model, batch, "in process", 1, measure(alone, 1, seconds))
             for in_flight in in_flights:
-                latencies, answers = asyncio.run(over_grpc(address, model, x, in_flight, count, warm_up, pid))
-                check(model, answers, expected)
-                yield Row(model, batch, "gRPC", latencies)
+                check(model, asyncio.run(answers(address, model, x, in_flight)), alone.answer)
+                served = measure(served_calls(address, model, x), in_flight, seconds, pid)
+                yield Row(model, batch, "gRPC", in_flight, served)
 
 
 def check(model: str, answers: list[Any], expected: Any) -> None:
-    """Raise ValueError where an answer is further from the one of this process than the order of float32 sums explains.
+    """Raise ValueError if an answer differs from that of this process by more than float32 rounding explains.
 
-    A server may run several requests as one batch, for which onnxruntime can choose another kernel.
+    A server may run several requests as one batch, for which onnxruntime can choose another kernel, with another order
+    of sums.
     """
     allowed = 2.0**-16 * float(np.abs(expected).max())
     for answer in answers:
@@ -70,23 +92,17 @@ def check(model: str, answers: list[Any], expected: Any) -> None:
 
 def cells(row: Row) -> list[str]:
     """Return the row as the table's text."""
-    one = row.latencies
-    where = str(one.in_flight) if row.where == "gRPC" else row.where
-    cpu = "" if one.server_cpu_ms is None else f"{one.server_cpu_ms:.2f}"
-    times = [f"{value:.2f}" for value in (one.p50_ms, one.p90_ms, one.p99_ms, one.p999_ms)]
+    one = row.measured
+    where = str(row.in_flight) if row.where == "gRPC" else row.where
+    cpu = "" if one.cpu_us is None else f"{one.cpu_us / 1e3:.2f}"
+    times = [f"{one.milliseconds(percent):.2f}" if one.answered else "" for percent in PERCENTILES]
     return [row.network, str(row.batch), where, *times, f"{one.per_second:,.0f}", cpu]
 
 
 def machine() -> dict[str, Any]:
-    """Return what the numbers depend on besides the code."""
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                cpu = line.partition(":")[2].strip()
-                break
+    """Return what the figures depend on besides the code."""
     return {
-        "cpu": cpu,
+        "cpu": processor_name(),
         "cpus": available_cpus(),
         "python": platform.python_version(),
         "onnxruntime": onnxruntime.__version__,
@@ -100,12 +116,11 @@ def main() -> int:
     parser.add_argument("--repository", type=Path, help="an exported one; default: both networks are exported now")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 32], metavar="N")
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 4, 16], metavar="N")
-    parser.add_argument("--requests", type=int, default=1000, metavar="N", help="measured for each row, default 1000")
-    parser.add_argument("--warm-up", type=int, default=100, metavar="N", help="not measured, before each row: 100")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here, too")
+    parser.add_argument("--seconds", type=float, default=2.0, help="measured for each row, default 2")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to this file, too")
     given = parser.parse_args()
-    if min(*given.batch, *given.in_flight, given.requests) < 1 or given.warm_up < 0:
-        parser.error("--batch, --in-flight and --requests take numbers from 1, --warm-up from 0")
+    if min(*given.batch, *given.in_flight) < 1 or not given.seconds > 0:
+        parser.error("--batch and --in-flight take numbers from 1, --seconds a positive number")
     console = Console(highlight=False, soft_wrap=True)
     with contextlib.ExitStack() as stack:
         repository = given.repository
@@ -118,22 +133,20 @@ def main() -> int:
         table, measured = Table(box=None, padding=(0, 1, 0, 0)), []
         for column in COLUMNS:
             table.add_column(column, no_wrap=True, justify="left" if column in COLUMNS[:3] else "right")
-        for row in rows(repository, address, pid, given.batch, given.in_flight, given.requests, given.warm_up):
+        for row in rows(repository, address, pid, given.batch, given.in_flight, given.seconds):
             measured.append(row)
             table.add_row(*cells(row))
             status.update(" ".join(cells(row)))
     about = machine()
     console.print(table)
     console.print(
-        f"times in ms, CPU for each request; {given.requests} requests a row after {given.warm_up} to warm up; "
+        f"times in ms, CPU for each request; {given.seconds:g} s a row after {RAMP_SECONDS:g} s to warm up; "
         f"client and server share {about['cpus']} CPUs ({about['cpu']}); "
         f"Python {about['python']}, onnxruntime {about['onnxruntime']}"
     )
     if given.json:
-        content = {"machine": about, "rows": [asdict(row) for row in measured]}
-        beside = given.json.with_name(f".{given.json.name}.part")
-        beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        beside.replace(given.json)
+        content = {"machine": about, "rows": [row.figures() for row in measured]}
+        write_whole(given.json, (json.dumps(content, indent=1) + "\n").encode())
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The two trained networks as a served repository, and inputs for them made of real samples."""
+"""Export and serve the two trained networks, and make inputs for them from real samples."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def export_both(repository: Path) -> None:
 
 
 def inputs(model: str, batch: int) -> NDArray[np.float32]:
-    """Return a batch of the model's real samples, repeated where there are too few."""
+    """Return a batch of the model's real samples, repeated if there are too few."""
     if model == "surnames":
         names = [sample.surname for sample in surnames.load_samples()]
         return Vectorizer.load()([names[i % len(names)] for i in range(batch)])
@@ -50,9 +50,9 @@ def inputs(model: str, batch: int) -> NDArray[np.float32]:
 
 @contextlib.contextmanager
 def served(repository: Path) -> Iterator[tuple[str, int]]:
-    """Run ``normfold serve`` on a free port; give its address and process id; RuntimeError if it does not start."""
+    """Run ``normfold serve`` on a free port; give its address and process id. Raises RuntimeError if it fails."""
     command = [sys.executable, "-m", "normfold", "serve", "--repository", str(repository), "--listen", "127.0.0.1:0"]
-    command += ["--workers", "1"]  # its CPU time is that of one process
+    command += ["--workers", "1"]  # so that its CPU time is that of one process
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     try:

@@ -54,7 +54,7 @@ def test_every_batchnorm_has_running_statistics_of_real_data(trained: SurnameCNN
 
 
 def test_every_batchnorm_stands_between_a_relu_and_unpadded_convolutions() -> None:
-    """A constant added to a BatchNorm's output must come out of its reader as a constant: nothing is padded."""
+    """If nothing is padded, a constant that is added to a BatchNorm's output leaves its reader as a constant."""
     assert all(module.padding == (0,) for module in SurnameCNN().modules() if isinstance(module, nn.Conv1d))
     assert set(negative_gammas(SurnameCNN())) == {name for name in dict(SurnameCNN().named_modules()) if "bn" in name}
 

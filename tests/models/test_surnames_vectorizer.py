@@ -21,7 +21,7 @@ NAMES = st.builds(lambda text, letter: text + letter, st.text(max_size=25), st.s
 
 
 def written(name: str) -> list[str]:
-    """The tokens of one name, read back from its columns."""
+    """The tokens of one name, read from its one-hot columns."""
     (columns,) = VECTORIZER([name])
     return [VECTORIZER.tokens[int(column.argmax())] for column in columns.T if column.any()]
 

@@ -1,4 +1,4 @@
-"""The two recipes on data made here: they learn, write what can be loaded, and refuse bad data without a traceback."""
+"""The two recipes on generated data: they learn, write loadable files, and refuse bad data without a traceback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from normfold.models import gunpoint, recipe, surnames
 from normfold.models.gunpoint import train as gunpoint_train
-from normfold.models.gunpoint.dataset import Labelled
+from normfold.models.gunpoint.dataset import LabelledSeries
 from normfold.models.gunpoint.network import InceptionTime
 from normfold.models.surnames import train as surnames_train
 from normfold.models.surnames.dataset import Row
@@ -29,16 +29,16 @@ LABELS = tuple(ENDINGS)
 QUIET = Console(quiet=True)
 
 
-def waves(count: int, length: int = 40) -> Labelled:
-    """Sines of one and of two periods, with noise."""
+def waves(count: int, length: int = 40) -> LabelledSeries:
+    """Sine waves with one period and with two periods, with noise."""
     random = np.random.default_rng(0)
     classes = np.arange(count, dtype=np.int64) % 2
     angle = 2 * np.pi * (classes[:, None] + 1) * np.arange(length) / length
     series = np.sin(angle) + 0.1 * random.standard_normal((count, length))
-    return Labelled(series[:, None, :].astype(np.float32), classes)
+    return LabelledSeries(series[:, None, :].astype(np.float32), classes)
 
 
-def write_ts(file: Path, data: Labelled) -> None:
+def write_ts(file: Path, data: LabelledSeries) -> None:
     lines = [",".join(map(str, s[0])) + f":{c + 1}" for s, c in zip(data.series, data.classes, strict=True)]
     file.write_text("@problemName waves\n@data\n" + "\n".join(lines) + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""The compiled descriptors belong to the .proto files, agree with another implementation's, and import beside it."""
+"""The compiled descriptors fit the .proto files, agree with another implementation's, and import beside it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _described(*files) -> dict:
     return {m.full_name: _shape(m) for f in files for m in _messages(f.message_types_by_name.values())}
 
 
-def test_the_committed_descriptors_and_types_belong_to_the_proto_files():
+def test_the_committed_descriptors_and_types_fit_the_proto_files():
     assert compiler.main(["--check"]) == 0
 
 

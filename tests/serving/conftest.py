@@ -22,7 +22,8 @@ from normfold.protos import grpc_service as pb
 from normfold.serving.frontends import FRONTENDS
 from normfold.serving.runtime import placement, session
 from normfold.serving.runtime.devices import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER
-from normfold.serving.server import Server, ServerConfig
+from normfold.serving.server import Server
+from normfold.serving.settings import ServerConfig
 
 HEAD = '<ir_version: 9, opset_import: ["": 18]>'
 
@@ -184,10 +185,10 @@ def cuda_gpus() -> int:
     if why := placement.why_not(CUDA_PROVIDER):
         pytest.skip(f"no CUDA: {why}")
     try:
-        told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False).stdout
+        output = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False).stdout
     except OSError as error:
         pytest.skip(f"no GPU: nvidia-smi: {error.strerror}")
-    found = len([line for line in told.splitlines() if line.startswith("GPU ")])
+    found = len([line for line in output.splitlines() if line.startswith("GPU ")])
     if not found:
         pytest.skip("no GPU: nvidia-smi lists none")
     return found

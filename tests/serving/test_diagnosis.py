@@ -34,7 +34,7 @@ def get_available_providers(): return ["CUDAExecutionProvider", "CPUExecutionPro
 
 @pytest.fixture
 def found(monkeypatch, tmp_path):
-    """What is diagnosed for cuda:1 where onnxruntime does as told when CUDA is asked for."""
+    """What is diagnosed for cuda:1 where onnxruntime behaves as given when CUDA is asked for."""
 
     def find(cuda="pass", answer=6):
         (tmp_path / "onnxruntime.py").write_text(FAKE.format(cuda=cuda, answer=answer), encoding="utf-8")
@@ -70,36 +70,38 @@ def test_the_real_onnxruntime_runs_on_the_cpu_and_a_server_can_start(monkeypatch
 
 
 def test_a_provider_that_was_not_built_in_is_a_problem_only_where_it_is_asked_for(found):
-    told = by_name(found())
-    assert told[CUDA_PROVIDER].works
-    assert told[TENSORRT_PROVIDER] == diagnosis.Provider(
+    report = by_name(found())
+    assert report[CUDA_PROVIDER].works
+    assert report[TENSORRT_PROVIDER] == diagnosis.Provider(
         TENSORRT_PROVIDER, False, "this onnxruntime is built without it"
     )
 
 
 def test_a_provider_that_fell_back_in_silence_is_found_out_and_the_library_named(found):
     missing = "Failed to load libonnxruntime_providers_cuda.so: libcudnn.so.9: cannot open shared object file: No such"
-    told = found(f'self.name = "CPUExecutionProvider"; sys.stderr.write("[E] {missing}\\n")')
-    assert by_name(told)[CUDA_PROVIDER].reason == "libcudnn.so.9 is missing"
-    assert told.problems == ["--device cuda:1 needs CUDAExecutionProvider: libcudnn.so.9 is missing"]
-    told = found('self.name = "CPUExecutionProvider"')
-    assert by_name(told)[CUDA_PROVIDER].reason == "onnxruntime fell back to CPUExecutionProvider and does not say why"
+    report = found(f'self.name = "CPUExecutionProvider"; sys.stderr.write("[E] {missing}\\n")')
+    assert by_name(report)[CUDA_PROVIDER].reason == "libcudnn.so.9 is missing"
+    assert report.problems == ["--device cuda:1 needs CUDAExecutionProvider: libcudnn.so.9 is missing"]
+    report = found('self.name = "CPUExecutionProvider"')
+    assert by_name(report)[CUDA_PROVIDER].reason == "onnxruntime fell back to CPUExecutionProvider and does not say why"
 
 
 def test_what_a_provider_raises_is_its_reason(found):
-    told = found('raise RuntimeError("CUDA failure 35: the driver is older than the runtime")')
-    assert by_name(told)[CUDA_PROVIDER].reason == "RuntimeError: CUDA failure 35: the driver is older than the runtime"
+    report = found('raise RuntimeError("CUDA failure 35: the driver is older than the runtime")')
+    assert (
+        by_name(report)[CUDA_PROVIDER].reason == "RuntimeError: CUDA failure 35: the driver is older than the runtime"
+    )
 
 
 def test_a_provider_that_ends_its_process_does_not_end_the_report(found):
-    told = found("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
-    assert "ended by signal 11" in by_name(told)[CUDA_PROVIDER].reason
-    assert by_name(told)[CPU_PROVIDER].works
+    report = found("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    assert "ended by signal 11" in by_name(report)[CUDA_PROVIDER].reason
+    assert by_name(report)[CPU_PROVIDER].works
 
 
 def test_a_provider_that_counts_wrong_does_not_work(found):
-    told = found(answer=7)
-    assert by_name(told)[CUDA_PROVIDER] == diagnosis.Provider(CUDA_PROVIDER, False, "3 times 2 is 7 on it")
+    report = found(answer=7)
+    assert by_name(report)[CUDA_PROVIDER] == diagnosis.Provider(CUDA_PROVIDER, False, "3 times 2 is 7 on it")
 
 
 def test_an_onnxruntime_that_cannot_be_imported_is_a_problem(monkeypatch, tmp_path):

@@ -1,19 +1,19 @@
-"""What is left of a network's BatchNorms after folding, as a BatchNorm, an affine or a disguise, and why.
+"""What is left of the BatchNorms of each network after folding, in any form, and why.
 
-Gamma is of both signs and sometimes 0 here, which is what keeps most of these.
+Most of these are left because gamma has both signs here, and is sometimes 0.
 """
 
 from __future__ import annotations
 
 _DEPTHWISE = "the reader is depthwise and padded with zeros: one Add keeps the shift"
 _SMOOTH = "the activation behind is smooth and the tensor has other readers"
-_MIXED = "ReLU behind on a shared tensor, gamma of both signs: a Max and a Min would be slower than BatchNorm and ReLU"
-_SIGN = "gamma of both signs before a max-pool or a sum: one sign a tensor"
-_SKIP = "on a skip whose tensor others read, gamma of both signs and 0"
-_POOLED = "behind pooled statistics, whose mean is much larger than its deviation: digits would be lost"
+_MIXED = "ReLU behind, shared tensor, gamma of both signs: a Max and a Min would be slower than BatchNorm and ReLU"
+_SIGN = "gamma of both signs before a max-pool or a sum: the signs of the channels stay"
+_SKIP = "on a skip connection whose tensor other nodes read, with gamma of both signs and 0"
+_POOLED = "behind pooled statistics whose mean is much larger than their deviation: folding would lose digits"
 _OWN = "a constant of the network's own"
 
-#: How many are left at most, by network; none where it is not named.
+#: Network -> the largest number that may be left; 0 for a network that is not named.
 KEPT: dict[str, tuple[int, str]] = {
     "asteroid_conv_tasnet": (8, _DEPTHWISE),
     "asteroid_tdconvnet_plus": (8, _DEPTHWISE),
@@ -49,11 +49,15 @@ KEPT: dict[str, tuple[int, str]] = {
     "x_vector": (1, _SIGN),
 }
 
-_SHAPES = "shapes that the TorchScript exporter computes in the graph are not worked out"
+_SHAPES = "the TorchScript exporter computes shapes in the graph, which the fold does not infer"
 
-#: What could still go, or is not yet as it should be, by the claim's name, the network and the file.
+#: Claims that do not hold yet: (name of the claim, network, file) -> why.
 GAPS: dict[tuple[str, str, str], str] = {
-    ("gone", "ecapa_tdnn", "unfolded_legacy"): "the shape of the mask in its gates is computed: a sign more stays",
+    (
+        "gone",
+        "ecapa_tdnn",
+        "unfolded_legacy",
+    ): "the graph computes the shape of the mask in its gates: one more sign stays",
     ("gone", "braindecode_tsception", "unfolded_legacy"): _SHAPES,
     ("gone", "seisbench_obstransformer", "unfolded_legacy"): _SHAPES,
 }

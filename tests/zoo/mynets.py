@@ -1,4 +1,4 @@
-"""What a person writes to export networks of packages that need more than arguments."""
+"""The factories that a user writes to export networks whose constructors need more than plain arguments."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class Text(nn.Module):
         config = FastSpeech2ConformerConfig(hidden_size=32, vocab_size=78, encoder_layers=2, decoder_layers=1)
         self.encoder = FastSpeech2ConformerEncoder(config, config.encoder_config, use_encoder_input_layer=True)
         for name, parameter in self.encoder.named_parameters():
-            if "pos_bias" in name:  # the package leaves them to whoever makes the whole network
+            if "pos_bias" in name:  # the package leaves their initialisation to the class of the whole network
                 nn.init.xavier_uniform_(parameter)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the states of (N, L) tokens."""
+        """Return the states for tokens (N, L)."""
         states: Tensor = self.encoder(tokens, return_dict=True).last_hidden_state
         return states
 
 
 def resnet() -> nn.Module:
-    """MONAI's residual network, on one axis."""
+    """MONAI's residual network for 1-D inputs."""
     from monai.networks.nets import ResNet
 
     return ResNet("basic", [1, 1, 1, 1], [8, 16, 32, 64], spatial_dims=1, n_input_channels=12, num_classes=4)

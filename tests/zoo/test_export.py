@@ -1,7 +1,7 @@
-"""``normfold export`` on public networks, as a person would type it; and the published file against PyTorch once more.
+"""``normfold export`` on public networks, as a user would type it; the published file is compared with PyTorch again.
 
-Every network gets weights and BatchNorm statistics as training might leave them, saved and given with --weights; those
-that a package brings trained are taken as they are.
+Every network gets weights and BatchNorm statistics such as training might leave, saved and given with --weights.
+Networks that a package brings with trained weights keep these.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Typed:
-    """One command line: SOURCE, --arg and --input; and one shape more to try the published file at."""
+    """A command line: SOURCE, --arg and --input; and one more shape to run the published file with."""
 
     source: str
     input: str
     shape: tuple[int, ...]
     arguments: Mapping[str, str] = field(default_factory=dict)
-    #: Largest index, for a network that reads indices.
+    #: Largest index, for a network whose input is indices.
     indices: int = 0
     #: A file of trained weights inside the package.
     trained: str = ""
@@ -78,7 +78,7 @@ COMMANDS = (
 
 
 def built(typed: Typed) -> nn.Module:
-    """The network as the command makes it, apart from the command."""
+    """The same network as the command makes, made without the command."""
     place, _, name = typed.source.partition(":")
     module = importlib.import_module(place.removesuffix(".py") if place != "mynets.py" else "tests.zoo.mynets")
     torch.manual_seed(0)
@@ -130,7 +130,7 @@ def test_a_public_network_is_published_with_a_proof_that_holds(
         exact = _first(network.double()(x.double() if x.is_floating_point() else x))
     scale = exact.abs().max()
     unit = (own - exact).abs().max() / scale
-    # float32's own error on this very input, in PyTorch; onnxruntime adds in another order
+    # the float32 error of PyTorch on this input; onnxruntime sums in another order
     assert np.abs(got - exact.numpy()).max() / scale <= 8 * unit + 16 * 2.0**-23
 
 

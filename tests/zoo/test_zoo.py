@@ -1,6 +1,6 @@
-"""Folding public networks: what can go is gone, the answers are the float64 model's, and once is enough.
+"""Folding public networks: all that can be folded is, the answers are those of float64, and a second fold does nothing.
 
-The graphs come from ``python -m benches.zoo.build FOLDER`` and are looked for in $ZOO; ``make test-zoo`` does both.
+The graphs are those that ``python -m benches.zoo.build FOLDER`` writes, in $ZOO; ``make test-zoo`` builds and tests.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .kept import GAPS, KEPT
 
 ZOO = Path(os.environ.get("ZOO", "build/zoo"))
 FILES = ("unfolded", "unfolded_legacy")
-#: The error that no two orders of the same additions agree within: a few units in the last place of float32.
+#: Two orders of the same sum can differ by this much: a few units in the last place of float32.
 FLOOR = 4 * float(np.finfo(np.float32).eps)
-#: A file further off than this is no export of the network for that input: adaptive pools, say, at another length.
+#: With a larger error the file is no export of the network for this input, such as an adaptive pool at another length.
 EXPORTED_RIGHT = 1e-3
 
 pytestmark = pytest.mark.zoo
@@ -38,21 +38,21 @@ if not (ZOO / "INDEX.json").is_file():
 
 @dataclass(frozen=True)
 class Tried:
-    """One network's file, folded."""
+    """A file of a network, folded."""
 
     before: Count
     after: Count
     report: FoldReport
     folded: onnx.ModelProto
-    #: The unfolded file's error on each input; None where the file takes no input of that size.
+    #: The error of the unfolded file on each input; None if the file takes no input of this size.
     errors: tuple[float | None, ...]
-    #: The largest error of torch's default export, a second way to round the same function; 0 where there is none.
+    #: The largest error of torch's default export, which rounds the same function in another way; 0 if it is missing.
     default_error: float
 
 
 @functools.lru_cache(maxsize=1)
 def tried(name: str, file: str) -> Tried:
-    """Return the folded file of a network; skips where the exporter could not write it."""
+    """Return the folded file of a network; skip the test if the exporter could not write the file."""
     files: dict[str, Any] = json.loads((ZOO / name / "facts.json").read_text())["files"]
     facts = files[file]
     if "failed" in facts:
@@ -66,7 +66,7 @@ def tried(name: str, file: str) -> Tried:
 
 
 def expect_gap(request: pytest.FixtureRequest, claim: str, name: str, file: str) -> None:
-    """Expect the test to fail where a claim is known not to hold yet; report it where it does by now."""
+    """Mark the test as expected to fail if the claim is known not to hold yet; pytest reports it if it holds."""
     if reason := GAPS.get((claim, name, file)):
         request.node.add_marker(pytest.mark.xfail(reason=reason))
 

@@ -1,4 +1,4 @@
-"""What grpcio itself costs: a server that gives every message back as it came. ``echo.py PORT``."""
+"""A server that gives every message back, to show the cost of grpcio itself. ``echo.py PORT``."""
 
 import asyncio
 import sys

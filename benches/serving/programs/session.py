@@ -1,4 +1,4 @@
-"""The same onnxruntime session for every peer that has to be told how to run a model."""
+"""The same onnxruntime session for every server that does not run ONNX models by itself."""
 
 import onnxruntime
 

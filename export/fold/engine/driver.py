@@ -1,4 +1,4 @@
-"""The driver: takes one affine after the other, the cheapest way each, until none can go."""
+"""The driver: removes one affine after the other, each in the cheapest way, until none can go."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.engine.carrier import ConstantChannels, Widened, call, carrier_of, put_before, widened, work
-from normfold.export.fold.engine.magnitudes import Sizes
-from normfold.export.fold.engine.plan import LEAST_GAIN, LOSS, PUT_COST, Plan, planned, plans
+from normfold.export.fold.engine.carrier import NewCarrier, PutOnes, call_cost, carrier_for, carrier_of, work_cost
+from normfold.export.fold.engine.constant_channels import ConstantChannels
+from normfold.export.fold.engine.magnitudes import Magnitudes
+from normfold.export.fold.engine.plan import FoldPlan, planned, plans
 from normfold.export.fold.engine.silence import silence_zero_scales
 from normfold.export.fold.engine.streams import Streams
 from normfold.export.fold.engine.words import refused, went
-from normfold.export.fold.net import Net, Op, Refused, Widening, Writing
-from normfold.export.fold.ops.activations import Bounds, Scaled, Scaling
-from normfold.export.fold.ops.linear import Gates, Linear, Weights
+from normfold.export.fold.net import Net, Op, Refused
+from normfold.export.fold.ops.costs import LEAST_GAIN, LOSS
+from normfold.export.fold.ops.linear import Linear, linears
+from normfold.export.fold.ops.scaling import Scaled, Scaling, scalings, targets
 from normfold.export.fold.report import Fold
+from normfold.export.graphs.writing import Writing
 
 
 @dataclass
 class Folding:
-    """The folding of one graph: the network, and what was done to it."""
+    """The folding of one graph: the network, and the changes made to it."""
 
     net: Net
     folds: list[Fold] = field(default_factory=list)
@@ -32,29 +35,29 @@ class Folding:
     carriers: int = 0
     targets: list[Scaling] = field(default_factory=list)
     streams: Streams = field(init=False)
-    sizes: Sizes = field(init=False)
+    magnitudes: Magnitudes = field(init=False)
 
     def __post_init__(self) -> None:
-        self.streams, self.sizes = Streams(self.net), Sizes(self.net)
+        self.streams, self.magnitudes = Streams(self.net), Magnitudes(self.net)
 
     def run(self) -> None:
         """Fold until nothing more goes. Every step removes an affine or makes one cheaper, so it ends."""
-        targets = self.targets = [op for op in self.net.ops if isinstance(op, Scaling) and op.target]
+        self.targets = targets(self.net.ops)
         reasons: dict[Scaling, tuple[str, ...]] = {}
         how: dict[Scaling, list[str]] = defaultdict(list)
-        left, progress = targets, True
+        left, progress = self.targets, True
         while progress:
             progress = False
             for target in tuple(left):
                 words, refusals = self._try(target)
                 if words:
                     how[target].append(words)
-                    # One that only became a sign opens no way for the others.
+                    # Leaving just a sign (y = ±x) behind unblocks no other affine, so it does not count as progress.
                     progress = progress or target in self.removed
                 reasons[target] = tuple(refusals)
             gone = set(self.removed)
-            left = [t for t in targets if t not in gone]
-        for target in targets:
+            left = [t for t in self.targets if t not in gone]
+        for target in self.targets:
             is_gone = target not in left
             kind = "BatchNorm" if target.is_batchnorm else "affine"
             self.folds.append(
@@ -62,7 +65,7 @@ class Folding:
             )
 
     def _try(self, target: Scaling) -> tuple[str, list[str]]:
-        """Fold one affine the cheapest way there is; return where it went, or "" and what refused each way."""
+        """Fold one affine in the cheapest way; return where it went, or "", and why each other way was refused."""
         if target.params.is_identity:
             self._remove(target)
             return "it changed nothing", []
@@ -76,15 +79,14 @@ class Folding:
                 except Refused as refusal:
                     refusals[plan.option.label] = str(refusal)
                 if self.carriers != carriers:
-                    break  # tensors have a channel more: what was planned before does not fit them
+                    break  # some tensors got one more channel, which the plans made before do not fit
             else:
                 return "", refused(target, refusals)
 
-    def _carry_out(self, plan: Plan) -> Plan:
-        """Carry out a plan, or raise Refused; then nothing has changed but that a constant may be carried."""
-        for op in plan.touched:
-            if isinstance(op, Linear):
-                self.sizes.check(op, plan.gauges)
+    def _carry_out(self, plan: FoldPlan) -> FoldPlan:
+        """Carry out a plan, or raise Refused; in that case nothing has changed, except that a carrier may be new."""
+        for linear in linears(plan.touched):
+            self.magnitudes.check(linear, plan.gauges)
         constants = ConstantChannels()
         missing = [op for op in plan.carried if carrier_of(op, plan.gauges, constants) is None]
         if missing:
@@ -100,59 +102,47 @@ class Folding:
                 params[op] = op.rewritten(plan.gauges, carrier)
             _survives_rounding(op, params[op], self.net.dtype_of(op))
         for op, new in params.items():
-            op.params, op.changed = new, True
-            if isinstance(op, Linear):
-                self.sizes.follow(op, plan.gauges)
-            if isinstance(op, Scaling) and not op.target and op.by_channel:
-                op.target = True  # a uniform factor that took an affine by channel is one itself now
-                self.targets.append(op)
+            op.take(new)
+        for linear in linears(params):
+            self.magnitudes.follow(linear, plan.gauges)
+        for scaling in scalings(params):
+            if not scaling.target and scaling.by_channel:
+                scaling.target = True  # a uniform factor that took an affine by channel is now one itself
+                self.targets.append(scaling)
         usual = plan.target.usual_under(plan.target.inputs[0].gauge(plan.gauges))
         if plan.option.stays.is_identity:
-            for op in plan.target.outputs[0].readers:
-                if isinstance(op, Scaling):  # it reads now what the target read, and the target knew that as well
-                    op.params = Scaled.like(op.params, np.minimum(op.params.usual, usual))
+            for reader in scalings(plan.target.outputs[0].readers):
+                # It now reads the target's input, whose usual size the target may have known better.
+                reader.params = Scaled.like(reader.params, np.minimum(reader.params.usual, usual))
             self._remove(plan.target)
         else:
-            plan.target.params = Scaled.like(plan.option.stays, usual)
-            plan.target.changed = True
+            plan.target.take(Scaled.like(plan.option.stays, usual))
         return plan
 
-    def _bring_carriers(self, plan: Plan, missing: list[Linear]) -> None:
-        """Widen what the zero-padded readers read by one constant channel, or put the channel before each."""
-        steps: list[Widened | Linear] = []
+    def _bring_carriers(self, plan: FoldPlan, missing: list[Linear]) -> None:
+        """Give the inputs of the zero-padded readers a constant channel, or put the channel before each reader."""
+        carriers: list[NewCarrier | PutOnes] = []
         cost, more, carrying = plan.cost, 0.0, set(missing)
         for op in missing:
-            if any(isinstance(step, Widened) and op.inputs[0] in step.widenings for step in steps):
+            if any(isinstance(carrier, NewCarrier) and op.inputs[0] in carrier.added for carrier in carriers):
                 continue
-            try:
-                wide = widened(op.inputs[0])
-                cost += wide.cost
-                more += wide.more_work(plan.target)
-                carrying.update(other for other in wide.touched if isinstance(other, Linear))
-                steps.append(wide)
-            except Refused:
-                cost += PUT_COST
-                steps.append(op)
+            carrier = carrier_for(op)
+            cost += carrier.cost
+            more += carrier.more_work(plan.target)
+            carrying.update(carrier.linears)
+            carriers.append(carrier)
         if cost >= -LEAST_GAIN:
             raise Refused("carrying the shift past the zero padding would cost as much as the operation it saves")
-        if all(isinstance(step, Widened) for step in steps):
-            more -= call(plan.target)  # and nothing is called in its place
-        if cost + more > LOSS * sum(work(op, plan.target) for op in carrying):
+        if not any(carrier.is_node for carrier in carriers):
+            more -= call_cost(plan.target)  # one node less is called
+        if cost + more > LOSS * sum(work_cost(op, plan.target) for op in carrying):
             raise Refused(
-                "carrying the shift past the zero padding takes a channel more, which costs more than it saves"
+                "carrying the shift past the zero padding takes one more channel, which costs more than it saves"
             )
-        for step in steps:
+        for carrier in carriers:
             self.carriers += 1
-            if isinstance(step, Linear):
-                put_before(self.net, step)
-                self.sizes.widen(step, Widening(step.axis_in, step.reads - 1))
-            else:
-                # Followed anew: the step before may have widened some of the same tensors.
-                wide = widened(step.tensor)
-                wide.carry_out()
-                for reader in wide.touched:
-                    if isinstance(reader, Linear) and reader.inputs[0] in wide.widenings:
-                        self.sizes.widen(reader, wide.widenings[reader.inputs[0]])
+            for reader, added in carrier.carry_out(self.net):
+                self.magnitudes.add_channel(reader, added)
 
     def _remove(self, target: Scaling) -> None:
         self.streams.join(target.inputs[0], target.outputs[0])
@@ -161,42 +151,28 @@ class Folding:
 
 
 def _survives_rounding(op: Op, params: Any, dtype: np.dtype[Any]) -> None:
-    """Refuse weights that overflow the graph's type, or of which a row would lose its digits to underflow.
+    """Refuse weights that overflow the type, or a row whose weights would all lose digits to underflow.
 
-    Of a float64 graph float32's range is asked: it may be the exact form of a float32 file, see ``graphs/exact.py``.
+    Weights of a float64 graph must fit float32: it may be the exact form of a float32 file (``graphs/exact.py``).
     """
     dtype = np.dtype(np.float32) if dtype == np.float64 else dtype
     info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
-    arrays: tuple[Any, ...] = ()
-    if isinstance(params, (Weights, Gates)):
-        arrays = (params.weight, params.bias)
-    elif isinstance(params, Scaled):
-        arrays = (params.scale, params.shift)
-    elif isinstance(params, Bounds):
-        # A bound from beyond all numbers may become infinite; one that holds every number may not.
-        arrays = (np.maximum(params.lo, 0.0), np.minimum(params.hi, 0.0))
-    elif isinstance(params, np.ndarray):
-        arrays = (params,)
-    for array in arrays:
+    for array in op.stored(params):
         largest = float(np.abs(array).max(initial=0.0))
         if not largest <= float(info.max):
             raise Refused(f"the weights of {op} would overflow {dtype}")
-    rows: Any = ()
-    if isinstance(params, Weights):
-        rows = np.abs(params.weight).max(axis=tuple(range(2, params.weight.ndim)))
-    elif isinstance(params, Scaled):
-        rows = np.abs(params.scale)
+    rows = op.rows(params)
     # Rounding moves an entry by eps/2 of the larger of itself and tiny, so no more than the largest of a normal row.
-    if np.any((np.asarray(rows) > 0) & (np.asarray(rows) < float(info.tiny))):
+    if np.any((rows > 0) & (rows < float(info.tiny))):
         raise Refused(f"the weights of {op} would underflow {dtype}")
 
 
 def write(folding: Folding, graph: ir.Graph, opset: int) -> None:
     """Write what changed into the graph."""
-    writing = Writing(graph, folding.net.dtype, opset)
+    writing = Writing(graph, opset, dtype=folding.net.dtype)
     for op in folding.net.ops:
         if op.changed:
             writing.dtype = folding.net.dtype_of(op)
             op.write(writing)
     for target in folding.removed:
-        writing.replace(target.outputs[0], target.inputs[0].value)
+        target.outputs[0].become(target.inputs[0].value, writing)

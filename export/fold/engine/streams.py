@@ -1,7 +1,7 @@
 """Streams: tensors that must all be scaled alike, such as all sums of a residual network.
 
-Sums, pools, clamps and what only moves entries pass a scale on, from either side. So a scale that one tensor of a
-stream takes, all take; whether they can is asked once for the stream, and not for every affine that meets it.
+Sums, pools, clamps and operators that only move entries pass a scale on, from either side. So if one tensor of a stream
+is scaled, all are. Whether all of them can be is found once for the stream, and not for every affine that meets it.
 """
 
 from __future__ import annotations
@@ -9,23 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from normfold.export.fold.affine import Affine
-from normfold.export.fold.net import Gauges, Net, Op, Refused, Tensor
-from normfold.export.fold.ops.activations import Activation, Clamp, Same, Sloped
-from normfold.export.fold.ops.joins import Sum
-from normfold.export.fold.ops.moving import Reshape, Transpose
-from normfold.export.fold.ops.pools import Pooling
+from normfold.export.fold.net import Net, Refused, Tensor
 
-#: A change that spreads over more operators than these is not followed: it keeps the time linear in the graph.
+#: A change that spreads over more operators is not followed, so that the time stays linear in the size of the graph.
 MOST_TOUCHED = 48
-#: A stream of no more tensors than these is followed all the same: then the refusal names the operator that is nearest.
+#: A change is followed through a stream of at most this many tensors even if one of them refuses it: the refusal then
+#: names the operator that is nearest.
 _FOLLOWED = 8
-#: Operators between whose tensors a scale other than 0 and 1 on one side needs one on the other.
-_PASSING = (Sum, Clamp, Sloped, Same, Pooling, Transpose, Reshape)
 
 
 @dataclass
-class Stream:
-    """What is known of the tensors of one stream."""
+class StreamState:
+    """The number of tensors in one stream, and whether they may be scaled."""
 
     tensors: int
     #: Why none of them may be scaled, or "".
@@ -37,16 +32,16 @@ class Streams:
 
     def __init__(self, net: Net) -> None:
         self._parents: dict[Tensor, Tensor] = {}
-        self._streams: dict[Tensor, Stream] = {}
+        self._streams: dict[Tensor, StreamState] = {}
         for op in net.ops:
             for tensor in (*op.inputs, *op.outputs):
                 self._root(tensor)
-            if isinstance(op, _PASSING):
+            if op.passes_scale:
                 for tensor in op.inputs:
                     self.join(tensor, op.outputs[0])
 
     def join(self, one: Tensor, other: Tensor) -> None:
-        """Let two streams be one."""
+        """Make one stream of two."""
         a, b = self._root(one), self._root(other)
         if a is b:
             return
@@ -61,13 +56,13 @@ class Streams:
         stream = self._streams[self._root(tensor)]
         refused = stream.refusal if stream.tensors > _FOLLOWED else ""
         if (refused or stream.tensors > MOST_TOUCHED) and ((gauge.scale != 1) & (gauge.scale != 0)).any():
-            raise Refused(refused or f"more than {MOST_TOUCHED} operators around would have to change")
+            raise Refused(refused or f"more than {MOST_TOUCHED} operators around it would have to change")
 
     def _root(self, tensor: Tensor) -> Tensor:
         parent = self._parents.setdefault(tensor, tensor)
         if parent is tensor:
             if tensor not in self._streams:
-                self._streams[tensor] = Stream(1, _refusal(tensor))
+                self._streams[tensor] = StreamState(1, _refusal(tensor))
             return tensor
         while parent is not (above := self._parents[parent]):
             self._parents[tensor] = above
@@ -80,9 +75,6 @@ def _refusal(tensor: Tensor) -> str:
     if tensor.pinned:
         return f"'{tensor.name}' {tensor.pinned}, so its numbers may not change"
     for op in (tensor.producer, *tensor.readers):
-        if op is not None and type(op) in (Op, Activation):
-            try:
-                op.spread(Gauges())
-            except Refused as refusal:
-                return str(refusal)
+        if op is not None and op.passes_nothing:
+            return op.refusal
     return ""

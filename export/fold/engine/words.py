@@ -1,72 +1,73 @@
-"""Where a fold took an affine, or what kept it, in words."""
+"""Sentences of the report: where a fold took an affine, or why the affine stays."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from normfold.export.fold.engine.plan import Plan
+from normfold.export.fold.engine.plan import ALL, FoldPlan
 from normfold.export.fold.net import Op
-from normfold.export.fold.ops.activations import Activation, Clamp, Same, Scaling
-from normfold.export.fold.ops.linear import Embedding, Linear, Recurrent
+from normfold.export.fold.ops.scaling import Scaling
 
-#: More names than these are counted instead.
+#: Where there are more names, the others are only counted.
 MOST_NAMES = 4
 
 
-def went(plan: Plan) -> str:
+def went(plan: FoldPlan) -> str:
     """Return where a plan took its affine ("forward into 'conv2'; 'conv2' reads the shift from a carrier channel")."""
-    into = [op for op in plan.touched if isinstance(op, (Linear, Scaling, Embedding, Recurrent))]
-    before = _names([op for op in into if op.order < plan.target.order])
-    behind = _names([op for op in into if op.order > plan.target.order])
-    label = plan.option.label
-    if label == "back" and before and not behind:
-        words = f"back into {before}"
-    elif label == "on" and behind and not before:
-        words = f"forward into {behind}"
-    else:
-        places = [f"back into {before}"] if before else []
-        places += [f"forward into {behind}"] if behind else []
-        words = f"{label}: {', '.join(places)}" if places else label
+    into = [op for op in plan.touched if op.takes_affines]
+    before = [op for op in into if op.order < plan.target.order]
+    behind = [op for op in into if op.order > plan.target.order]
+    option = plan.option
+    words, adjusted = [], []
+    for part, way, ops in ((option.goes_back, "back", before), (option.goes_forward, "forward", behind)):
+        if part:
+            words.append(" ".join([*([part] if part != ALL else []), way, *([f"into {_names(ops)}"] if ops else [])]))
+        else:
+            adjusted += ops
+    if option.left:
+        words.append(f"{option.left} stays")
+    sentences = [", ".join(words)]
+    if adjusted:
+        sentences.append(f"{_names(adjusted)} {'is' if len(adjusted) == 1 else 'are'} adjusted to it")
     if plan.carried:
-        words += f"; {_names(plan.carried)} reads the shift from a carrier channel"
-    for op in plan.touched:
-        if isinstance(op, Clamp) and op.params.form in ("Max", "Min", "Max, Min"):
-            words += f"; '{op.name}' becomes {op.params.form}"
-    return words
+        reads = "reads" if len(plan.carried) == 1 else "read"
+        sentences.append(f"{_names(plan.carried)} {reads} the shift from a carrier channel")
+    sentences += [f"'{op.name}' becomes {op.by_channel_form}" for op in plan.touched if op.by_channel_form]
+    return "; ".join(sentences)
 
 
 def refused(target: Scaling, refusals: Mapping[str, str]) -> list[str]:
-    """Return why an affine stays, each reason once, from what refused the ways that were tried."""
+    """Return why an affine stays: each reason once, with the ways that were tried and refused for it."""
     ways: dict[str, list[str]] = defaultdict(list)
     for label, reason in refusals.items():
         ways[reason].append(label)
     between = _between(target)
     return ([between] if between else []) + [
-        f"{labels[0]}{_more(len(labels) - 1)}: {reason}" for reason, labels in ways.items()
+        f"{reason} (tried: {labels[0]}{_more(len(labels) - 1)})" for reason, labels in ways.items()
     ]
 
 
 def _more(ways: int) -> str:
-    return f" and {ways} more way{'s' if ways > 1 else ''}" if ways else ""
+    return f"; and {ways} more way{'s' if ways > 1 else ''}" if ways else ""
 
 
 def _between(target: Scaling) -> str:
-    """Return the sentence for an affine between a tensor that others read and a smooth activation, else ""."""
+    """Return the sentence for an affine between a tensor with other readers and a smooth activation, else ""."""
     (u,), (y,) = target.inputs, target.outputs
     others = [op for op in u.readers if op is not target]
     behind = list(y.readers)
     for op in behind:
-        if isinstance(op, Same):
+        if op.is_identity:
             behind += op.outputs[0].readers
-    smooth = next((op for op in behind if isinstance(op, Activation)), None)
+    smooth = next((op for op in behind if op.is_smooth), None)
     if u.producer is None or smooth is None or not others:
         return ""
     kind = "BatchNorm" if target.is_batchnorm else "scaling"
-    readers = f"{others[0]}{' and others' if others[1:] else ''}"
+    readers = f"{others[0]} and other operators read" if others[1:] else f"{others[0]} reads"
     return (
-        f"what {u.producer} computes is read by {readers} as it is, and {smooth} behind the {kind} is smooth: "
-        f"f(s x + t) is no scaled f(x), so no weights around can stand for the {kind}"
+        f"{readers} the output of {u.producer} without the {kind}, and {smooth} behind the {kind} is smooth: "
+        f"f(s x + t) is no multiple of f(x), so no other weights can replace the {kind}"
     )
 
 

@@ -1,4 +1,7 @@
-"""Folding of ``nn.Module``: its calls are read with torch.fx, folded by the same engine, and written back as calls."""
+"""This room folds an ``nn.Module``: it reads the calls with torch.fx, and writes the folded network back as calls.
+
+The engine that folds is the same as for ONNX; no rule of folding may come in, and nothing that ONNX graphs need.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from normfold.export.fold.modules.skeleton import Skeleton, constant_calls
 from normfold.export.fold.modules.tracer import decided
 from normfold.export.fold.modules.tracing import refuse_other_numbers, refuse_uninitialised, traced
 from normfold.export.fold.net import Net
-from normfold.export.fold.ops.activations import Scaling
+from normfold.export.fold.ops.scaling import scalings, targets
 from normfold.export.fold.report import Fold, FoldReport
 
 __all__ = ["fold_module"]
@@ -27,11 +30,12 @@ __all__ = ["fold_module"]
 def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule, FoldReport]:
     """Return a network in eval mode that computes the same without its BatchNorms, and the report of each.
 
-    The network given is left as it is. Weights are computed in float64 and rounded once to their own type. The result
-    is a ``torch.fx.GraphModule`` of plain layers under their own names: it saves, loads, moves and exports as any.
+    The given network is left as it is. Weights are computed in float64 and rounded once to their own type. The result
+    is a ``torch.fx.GraphModule`` of plain layers under their own names, which saves, loads, moves and exports like any
+    other.
 
-    example_inputs: what the network is called with; lengths of any size that it takes. Lengths that the network takes
-    otherwise too stay free. Without them the first layer is asked what it takes.
+    example_inputs: the tensors that the network is called with, of any lengths that it takes. Lengths stay dynamic
+    where the network also takes others. Without them the inputs are found from the first layer.
 
     >>> from torch import nn
     >>> from normfold.export.fold import fold_module
@@ -41,7 +45,8 @@ def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule
     (1, 0)
 
     Raises:
-        FoldError: torch.fx cannot trace the network, it does not take the example, or it changes tensors in place.
+        FoldError: torch.fx cannot trace the network, or the network does not take the example, or it changes tensors in
+            place.
     """
     refuse_uninitialised(module)
     inputs = example_inputs or example_for(module)
@@ -51,7 +56,7 @@ def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule
     batchnorms, nodes, parameters = _counts(graph_module)
     net, skeleton = read(graph_module, found)
     before = {op: op.params for op in net.ops}
-    affines = _affines(net)
+    affines = len(targets(net.ops))
     kept = _without_statistics(graph_module, net, skeleton)
     folding = Folding(net)
     folding.run()
@@ -64,7 +69,7 @@ def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule
         batchnorms_before=batchnorms,
         batchnorms_after=after[0],
         affines_before=affines + len(kept),
-        affines_after=_affines(net) + len(kept),
+        affines_after=len(targets(net.ops)) + len(kept),
         nodes_before=nodes,
         nodes_after=after[1],
         parameters_before=parameters,
@@ -76,8 +81,8 @@ def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule
 
 
 def _without_statistics(graph_module: fx.GraphModule, net: Net, skeleton: Skeleton) -> tuple[Fold, ...]:
-    """Return what is to be said of the BatchNorms that no rule reads: those that normalise each batch by itself."""
-    known = {skeleton.calls[op.node].node for op in net.ops if isinstance(op, Scaling)}
+    """Return the reports of the BatchNorms that no rule reads, because they normalise each batch by itself."""
+    known = {skeleton.calls[op.node].node for op in scalings(net.ops)}
     return tuple(
         Fold(
             str(node.target) if node.op == "call_module" else node.name,
@@ -91,12 +96,8 @@ def _without_statistics(graph_module: fx.GraphModule, net: Net, skeleton: Skelet
     )
 
 
-def _affines(net: Net) -> int:
-    return sum(isinstance(op, Scaling) and op.target for op in net.ops)
-
-
 def _counts(graph_module: fx.GraphModule) -> tuple[int, int, int]:
-    """Return how many BatchNorms, calls, and numbers in parameters and buffers there are."""
+    """Return the numbers of BatchNorms, of calls, and of floating-point entries in parameters and buffers."""
     nodes = [n for n in graph_module.graph.nodes if n.op.startswith("call_") and n.target is not decided]
     held = {id(t): t for t in graph_module.state_dict(keep_vars=True).values() if isinstance(t, torch.Tensor)}
     return (

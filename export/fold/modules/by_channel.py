@@ -1,6 +1,6 @@
-"""The few layers that a fold may put into a network and that ``torch.nn`` does not have.
+"""The layers that a fold may put into a network and that ``torch.nn`` does not have.
 
-TorchScript reads their annotations, so they are written as it takes them.
+TorchScript reads their annotations, so these have the form that it accepts.
 """
 
 from typing import Optional
@@ -67,8 +67,8 @@ class SlopeByChannel(nn.Module):
 
 
 class ChannelOfOnes(nn.Module):
-    """One channel more, behind the others, that holds 1: (N, C, *) to (N, C + 1, *)."""
+    """Adds a channel of ones behind the others: (N, C, *) to (N, C + 1, *)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the widened tensor."""
+        """Return the tensor with one more channel."""
         return F.pad(x, [0, 0] * (x.dim() - 2) + [0, 1], value=1.0)

@@ -1,4 +1,4 @@
-"""Which rule reads which call: layers, functions and methods, with the names of their arguments, in one table."""
+"""The table of calls: the rule that reads each layer, function and method, and the names of its arguments."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from normfold.export.fold.modules import moving as layout
-from normfold.export.fold.modules import pointwise
+from normfold.export.fold.modules import moving, pointwise
 from normfold.export.fold.modules.skeleton import Call, Rule
 
-#: Function or method -> its rule and its arguments in their order; "*" stands before the name of those that are many.
+#: Function or method -> its rule and the names of its arguments in their order; "*": any number of arguments follow.
 _FUNCTIONS: tuple[tuple[tuple[Any, ...], Rule, str], ...] = (
     ((F.conv1d, F.conv2d, F.conv3d), pointwise.conv, "input weight bias stride padding dilation groups"),
     (
@@ -48,46 +47,46 @@ _FUNCTIONS: tuple[tuple[tuple[Any, ...], Rule, str], ...] = (
     ((operator.neg, torch.neg, "neg"), pointwise.neg, "input"),
     (
         (F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d),
-        layout.max_pool,
+        moving.max_pool,
         "input kernel_size stride padding dilation ceil_mode return_indices",
     ),
-    ((F.avg_pool1d,), layout.avg_pool, "input kernel_size stride padding ceil_mode count_include_pad"),
+    ((F.avg_pool1d,), moving.avg_pool, "input kernel_size stride padding ceil_mode count_include_pad"),
     (
         (F.avg_pool2d, F.avg_pool3d),
-        layout.avg_pool,
+        moving.avg_pool,
         "input kernel_size stride padding ceil_mode count_include_pad divisor_override",
     ),
     (
         (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
-        layout.adaptive_avg_pool,
+        moving.adaptive_avg_pool,
         "input output_size",
     ),
     (
         (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
-        layout.adaptive_max_pool,
+        moving.adaptive_max_pool,
         "input output_size return_indices",
     ),
-    ((torch.mean, "mean"), layout.mean, "input dim keepdim dtype"),
-    ((torch.amax, "amax"), layout.amax, "input dim keepdim"),
-    ((torch.max, "max"), layout.max_along, "input dim keepdim"),
+    ((torch.mean, "mean"), moving.mean, "input dim keepdim dtype"),
+    ((torch.amax, "amax"), moving.amax, "input dim keepdim"),
+    ((torch.max, "max"), moving.max_along, "input dim keepdim"),
     (
         (F.interpolate,),
-        layout.interpolate,
+        moving.interpolate,
         "input size scale_factor mode align_corners recompute_scale_factor antialias",
     ),
-    ((F.pad,), layout.pad, "input pad mode value"),
-    ((torch.cat, torch.concat, torch.concatenate), layout.cat, "tensors dim"),
-    ((torch.split, "split", torch.chunk, "chunk"), layout.split, "tensor sizes dim"),
-    ((torch.transpose, "transpose", "swapaxes", torch.swapaxes), layout.transpose, "input dim0 dim1"),
-    ((getattr,), layout.attribute, "input name"),
-    ((torch.permute,), layout.permute, "input dims"),
-    (("permute",), layout.permute, "input *"),
-    ((torch.reshape,), layout.reshape, "input shape"),
-    (("view", "reshape"), layout.reshape, "input *"),
-    ((torch.flatten, "flatten"), layout.flatten, "input start_dim end_dim"),
-    ((torch.squeeze, "squeeze"), layout.squeeze, "input dim"),
-    ((torch.unsqueeze, "unsqueeze"), layout.unsqueeze, "input dim"),
-    ((operator.getitem,), layout.getitem, "input index"),
+    ((F.pad,), moving.pad, "input pad mode value"),
+    ((torch.cat, torch.concat, torch.concatenate), moving.cat, "tensors dim"),
+    ((torch.split, "split", torch.chunk, "chunk"), moving.split, "tensor sizes dim"),
+    ((torch.transpose, "transpose", "swapaxes", torch.swapaxes), moving.transpose, "input dim0 dim1"),
+    ((getattr,), moving.attribute, "input name"),
+    ((torch.permute,), moving.permute, "input dims"),
+    (("permute",), moving.permute, "input *"),
+    ((torch.reshape,), moving.reshape, "input shape"),
+    (("view", "reshape"), moving.reshape, "input *"),
+    ((torch.flatten, "flatten"), moving.flatten, "input start_dim end_dim"),
+    ((torch.squeeze, "squeeze"), moving.squeeze, "input dim"),
+    ((torch.unsqueeze, "unsqueeze"), moving.unsqueeze, "input dim"),
+    ((operator.getitem,), moving.getitem, "input index"),
 )
 _BY_FUNCTION: dict[Any, tuple[Rule, list[str]]] = {
     target: (rule, names.split()) for targets, rule, names in _FUNCTIONS for target in targets
@@ -98,7 +97,7 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropo
 _PADS = tuple(
     getattr(nn, f"{kind}Pad{d}d") for kind in ("Zero", "Reflection", "Replication", "Circular") for d in (1, 2, 3)
 )
-#: Layer -> its rule and the attributes that it computes with.
+#: Layer -> its rule and the names of the attributes that it computes with.
 _LAYERS: tuple[tuple[tuple[type[nn.Module], ...], Rule, str], ...] = (
     ((nn.Conv1d, nn.Conv2d, nn.Conv3d), pointwise.conv, _CONV),
     (
@@ -126,15 +125,15 @@ _LAYERS: tuple[tuple[tuple[type[nn.Module], ...], Rule, str], ...] = (
     ((nn.Softplus,), pointwise.softplus, "beta threshold"),
     ((nn.Identity,), pointwise.same, ""),
     (_DROPOUTS, pointwise.same, "training"),
-    ((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), layout.max_pool, "return_indices"),
-    ((nn.AvgPool1d,), layout.avg_pool, "padding ceil_mode count_include_pad"),
-    ((nn.AvgPool2d, nn.AvgPool3d), layout.avg_pool, "padding ceil_mode count_include_pad divisor_override"),
-    ((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), layout.adaptive_avg_pool, ""),
-    ((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d), layout.adaptive_max_pool, "return_indices"),
-    ((nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d), layout.interpolate, "mode"),
-    (_PADS, layout.pad_layer, "padding"),
-    ((nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d), layout.pad_layer, "padding value"),
-    ((nn.Flatten,), layout.flatten, ""),
+    ((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), moving.max_pool, "return_indices"),
+    ((nn.AvgPool1d,), moving.avg_pool, "padding ceil_mode count_include_pad"),
+    ((nn.AvgPool2d, nn.AvgPool3d), moving.avg_pool, "padding ceil_mode count_include_pad divisor_override"),
+    ((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), moving.adaptive_avg_pool, ""),
+    ((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d), moving.adaptive_max_pool, "return_indices"),
+    ((nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d), moving.interpolate, "mode"),
+    (_PADS, moving.pad_layer, "padding"),
+    ((nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d), moving.pad_layer, "padding value"),
+    ((nn.Flatten,), moving.flatten, ""),
 )
 _BY_LAYER = {layer: (rule, names.split()) for layers, rule, names in _LAYERS for layer in layers}
 _SAME_NAME = {"axis": "dim", "keepdims": "keepdim"}
@@ -185,5 +184,5 @@ def _computes_as(layer: nn.Module, base: type[nn.Module]) -> bool:
 
 
 def _hooked(layer: nn.Module) -> bool:
-    """Whether something else than its forward runs when it is called."""
+    """Whether a call runs hooks beside the layer's forward."""
     return bool(layer._forward_hooks or layer._forward_pre_hooks)

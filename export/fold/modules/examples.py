@@ -1,4 +1,4 @@
-"""Example inputs for a network that names none: what its first layer says of them, tried at usual lengths."""
+"""Example inputs for a network that is given none: shapes that its first layer takes, tried at usual lengths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from normfold.export.errors import FoldError
 
-_TELLING = (nn.Embedding, nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.modules.batchnorm._BatchNorm)
+_WITH_SIZES = (nn.Embedding, nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.modules.batchnorm._BatchNorm)
 _LENGTHS = (64, 128, 256, 32, 28, 224, 512, 1024, 96, 150, 1000, 2048, 16000)
 
 
@@ -19,7 +19,7 @@ def example_for(module: nn.Module) -> tuple[torch.Tensor, ...]:
     """Return inputs of batch 2 that the network takes.
 
     Raises:
-        FoldError: the first layer does not say, or the network takes none of the usual lengths.
+        FoldError: the first layer has no sizes, or the network takes none of the usual lengths.
     """
     name = type(module).__name__
     arguments = inspect.signature(module.forward).parameters.values()
@@ -34,14 +34,14 @@ def example_for(module: nn.Module) -> tuple[torch.Tensor, ...]:
                     continue
                 return (example,)
     raise FoldError(
-        f"{name}: what the network takes cannot be told from its first layer; give example inputs: "
+        f"{name}: the inputs of the network cannot be inferred from its first layer; give example inputs: "
         "fold(network, (torch.randn(2, 3, 100),))."
     )
 
 
 def _candidates(network: nn.Module) -> Iterator[torch.Tensor]:
     """Yield tensors that the first layer may take."""
-    layer = next((m for m in network.modules() if isinstance(m, _TELLING)), None)
+    layer = next((m for m in network.modules() if isinstance(m, _WITH_SIZES)), None)
     like = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
 
     def drawn(*shape: int) -> torch.Tensor:

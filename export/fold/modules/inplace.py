@@ -2,7 +2,7 @@
 
     x.relu_(); f(x)    ->    y = x.relu(); f(y)
 
-A fold takes operators out from between, and two names of one tensor would then be changed together.
+A fold removes operators between two names of one tensor, so that a change in place would change both.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _OPERATORS = {
 
 
 def out_of_place(root: nn.Module, graph: fx.Graph) -> None:
-    """Make every call of the graph return a new tensor, read by all that stand behind it; ``root`` is changed too.
+    """Make every call of the graph return a new tensor, which all later calls read; ``root`` is changed, too.
 
     Raises:
-        FoldError: a tensor is changed in a way that has no call of its own (``x[:, 0] = 1``, ``copy_``).
+        FoldError: no call returns the changed tensor as a new one (``x[:, 0] = 1``, ``copy_``).
     """
     place = {node: i for i, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
@@ -46,7 +46,7 @@ def out_of_place(root: nn.Module, graph: fx.Graph) -> None:
 
 
 def _changes_in_place(root: nn.Module, node: fx.Node) -> bool:
-    """Whether a call changes its first argument; if so the call is made one that does not."""
+    """Whether a call changes its first argument; if so, it becomes the call that does not."""
     target: Any = node.target
     if node.op == "call_module":
         return getattr(root.get_submodule(target), "inplace", False) is True
@@ -69,11 +69,11 @@ def _changes_in_place(root: nn.Module, node: fx.Node) -> bool:
             _refuse(node)
         node.target = plain
         return True
-    return _told_not_to(node)
+    return _turn_inplace_off(node)
 
 
-def _told_not_to(node: fx.Node) -> bool:
-    """Whether a function was called with inplace=True; if so it is not any more."""
+def _turn_inplace_off(node: fx.Node) -> bool:
+    """Whether a function was called with inplace=True; if so, this is set to False."""
     target: Any = node.target
     try:
         bound = inspect.signature(target).bind(*node.args, **node.kwargs)
@@ -89,6 +89,6 @@ def _told_not_to(node: fx.Node) -> bool:
 def _refuse(node: fx.Node) -> None:
     what = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     raise FoldError(
-        f"the network changes a tensor in place by '{what}' (call '{node.name}'), which a graph of calls cannot say; "
+        f"the network changes a tensor in place by '{what}' (call '{node.name}'), which no graph of calls can express; "
         "compute a new tensor instead (torch.cat, torch.where), or export it with `normfold export`."
     )

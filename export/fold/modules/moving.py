@@ -1,4 +1,4 @@
-"""Rules of calls over positions and of calls that only move entries: pools, pads, joins, views and slices."""
+"""Rules for calls over positions and for calls that only move entries: pools, pads, joins, views and slices."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TO_THE_END = 2**31 - 1
 
 
 def axis_of(value: Any, rank: int) -> int:
-    """Return an axis counted from the front; opaque where it is no number."""
+    """Return an axis counted from the front; opaque where it is not an integer."""
     if not isinstance(value, int):
         raise Opaque
     return value % rank
@@ -48,7 +48,7 @@ def max_pool(c: Call, s: Skeleton) -> None:
 
 
 def avg_pool(c: Call, s: Skeleton) -> None:
-    """F.avg_pool1d, 2d, 3d; it averages its zero padding unless told otherwise."""
+    """F.avg_pool1d, 2d, 3d; they average their zero padding unless count_include_pad is False."""
     if c.get("divisor_override") is not None:
         raise Opaque
     x = _batched(c, s)
@@ -63,7 +63,7 @@ def avg_pool(c: Call, s: Skeleton) -> None:
 
 
 def adaptive_avg_pool(c: Call, s: Skeleton) -> None:
-    """F.adaptive_avg_pool1d, 2d, 3d: a mean of positions, whatever their number."""
+    """F.adaptive_avg_pool1d, 2d, 3d: means of positions, of any number."""
     s.result("GlobalAveragePool", [_batched(c, s)])
 
 
@@ -94,7 +94,7 @@ def amax(c: Call, s: Skeleton) -> None:
 
 
 def max_along(c: Call, s: Skeleton) -> None:
-    """``x.max(dim)`` of which only the values are read."""
+    """``x.max(dim)``, where only the values are read, not the indices."""
     for user in c.node.users:
         if user.target not in (operator.getitem, getattr) or user.args[1] not in (0, "values"):
             raise Opaque
@@ -111,7 +111,7 @@ def _reduced(op: str, c: Call, s: Skeleton, to: fx.Node) -> None:
 
 
 def interpolate(c: Call, s: Skeleton) -> None:
-    """F.interpolate in the modes whose weights add up to 1 and see one channel at a time."""
+    """F.interpolate in the modes that weigh entries of one channel by weights that add up to 1."""
     mode = _RESIZES.get(c.get("mode", "nearest"))
     if mode is None or c.get("antialias", False):
         raise Opaque
@@ -198,7 +198,7 @@ def _listed(c: Call, name: str) -> Sequence[Any]:
 
 
 def reshape(c: Call, s: Skeleton) -> None:
-    """``x.view(...)`` and ``x.reshape(...)``: lengths that are computed stay as they are."""
+    """``x.view(...)`` and ``x.reshape(...)``, also with lengths that are computed."""
     before, after = s.dims(c.get("input")), s.dims(c.node)
     given = _listed(c, "shape")
     if len(given) == 1 and isinstance(given[0], fx.Node) and s.shapes.results.get(given[0]) is None and len(after) > 1:
@@ -213,7 +213,7 @@ def reshape(c: Call, s: Skeleton) -> None:
 
 
 def target_of(given: Any, k: int, before: Sequence[Dim], after: Sequence[Dim]) -> int:
-    """Return one entry of a Reshape's target: a length, 0 for the input's, -1 for what is left."""
+    """Return one entry of a Reshape's target: a length, 0 for the input's length, -1 for the remaining entries."""
     if isinstance(given, int):
         return given
     length = after[k]

@@ -1,4 +1,4 @@
-"""Rules of calls with weights, norms, activations and arithmetic: which ONNX operators compute the same."""
+"""Rules for calls with weights, norms, activations and arithmetic: the ONNX operators that compute the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
 def each(value: Any, count: int) -> tuple[int, ...]:
-    """Return an argument that may be one number for all positions as one for each."""
+    """Return one number for each position axis, from an argument that may be one number for all."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * count
     values = values * count if len(values) == 1 else values
     if len(values) != count or not all(isinstance(v, int) for v in values):
@@ -104,7 +104,7 @@ def embedding(c: Call, s: Skeleton) -> None:
 
 
 def recurrent(c: Call, s: Skeleton) -> None:
-    """nn.LSTM, GRU, RNN: the input weights of the first layer are all that a fold changes."""
+    """nn.LSTM, GRU, RNN: a fold changes only the input weights of the first layer."""
     layer = c.layer
     if not isinstance(layer, nn.RNNBase) or len(s.dims(c.get("input"))) != 3:
         raise Opaque
@@ -173,7 +173,7 @@ def elu(c: Call, s: Skeleton) -> None:
 
 
 def gelu(c: Call, s: Skeleton) -> None:
-    """F.gelu; its tanh form is not known to the engine and stays opaque."""
+    """F.gelu, exact or in its tanh form."""
     s.result("Gelu", [s.operand(c.get("input"))], approximate=c.get("approximate", "none"))
 
 
@@ -201,7 +201,7 @@ def tanh(c: Call, s: Skeleton) -> None:
 
 
 def same(c: Call, s: Skeleton) -> None:
-    """Calls that return what they are given: nn.Identity, dropout in inference, contiguous, to."""
+    """Calls that return their input: nn.Identity, dropout in inference, contiguous, to."""
     if c.get("training", False) or s.dims(c.node) != s.dims(c.get("input")):
         raise Opaque
     s.result("Identity", [s.operand(c.get("input"))])

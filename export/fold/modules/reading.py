@@ -14,12 +14,12 @@ from normfold.export.fold.modules.skeleton import OPSET, Call, Skeleton
 from normfold.export.fold.net import Net
 from normfold.export.fold.reading import Reading
 
-#: What may be asked of a tensor without reading its numbers or its lengths.
+#: Properties of a tensor that do not depend on its numbers or lengths.
 _HARMLESS = ("dtype", "device", "ndim", "is_cuda", "layout", "requires_grad", "dim", "ndimension", "get_device")
 
 
 def read(graph_module: fx.GraphModule, shapes: Shapes) -> tuple[Net, Skeleton]:
-    """Return the network, and the skeleton that says which call each of its operators came from."""
+    """Return the network, and the skeleton that knows the call that each operator came from."""
     skeleton = Skeleton(shapes)
     inputs: list[ir.Value] = []
     outputs: list[ir.Value] = []
@@ -39,7 +39,7 @@ def read(graph_module: fx.GraphModule, shapes: Shapes) -> tuple[Net, Skeleton]:
 
 
 def _read_number(node: fx.Node, skeleton: Skeleton) -> None:
-    """Note a call that returns no tensor: what it reads of tensors must stay as it is."""
+    """Read a call that returns no tensor: the numbers or lengths that it reads must not change."""
     if _name(node) in _HARMLESS:
         return
     for tensor in skeleton.computed(node):
@@ -47,13 +47,14 @@ def _read_number(node: fx.Node, skeleton: Skeleton) -> None:
         if not isinstance(kind, Kind) or _name(node) not in ("size", "shape"):
             skeleton.read(Call(node, {}), None)
             return
-        # Of a free length nothing is written into the network, and no channel is added to it.
+        # A free length is never written into the folded module, and its axis never gets a channel, so reading it is
+        # safe.
         if any(isinstance(kind.dims[a], int) for a in _axes(node, len(kind.dims))):
             skeleton.reads_lengths(Call(node, {}), tensor)
 
 
 def _axes(node: fx.Node, rank: int) -> Iterator[int]:
-    """Yield the axes of which a ``size`` or ``shape`` tells the length to somebody."""
+    """Yield the axes whose lengths are read through a ``size`` or ``shape``."""
     given = node.args[1] if _name(node) == "size" and len(node.args) > 1 else node.kwargs.get("dim")
     if isinstance(given, int):
         yield given

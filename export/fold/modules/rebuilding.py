@@ -1,4 +1,4 @@
-"""From the folded network back to a graph of PyTorch calls: what changed is written as layers of ``torch.nn``."""
+"""From the folded network back to a graph of PyTorch calls: changed operators are written as layers of ``torch.nn``."""
 
 from __future__ import annotations
 
@@ -11,30 +11,35 @@ from torch import fx, nn
 
 from normfold.export.errors import FoldError
 from normfold.export.fold.affine import Affine, Array
-from normfold.export.fold.engine.carrier import Carrier
 from normfold.export.fold.engine.driver import Folding
+from normfold.export.fold.engine.ones import Ones
 from normfold.export.fold.modules.by_channel import AffineByChannel, ChannelOfOnes, ClampByChannel, SlopeByChannel
 from normfold.export.fold.modules.shapes import Kind
 from normfold.export.fold.modules.skeleton import Call, Skeleton
 from normfold.export.fold.net import Op
-from normfold.export.fold.ops.activations import Clamp, Scaling, Sloped
-from normfold.export.fold.ops.linear import Embedding, Linear, Recurrent
-from normfold.export.fold.ops.moving import Reshape, Select
+from normfold.export.fold.ops.activations import Sloped
+from normfold.export.fold.ops.clamps import Clamp, ClampForm
+from normfold.export.fold.ops.linear import Linear
+from normfold.export.fold.ops.moving import Reshape
+from normfold.export.fold.ops.recurrent import Embedding, Recurrent
+from normfold.export.fold.ops.scaling import Scaling
+from normfold.export.fold.ops.selecting import Select
+from normfold.export.fold.ops.weights import WeightForm
 
-_CONVS: dict[tuple[str, int], type[nn.Module]] = {
-    ("conv", 1): nn.Conv1d,
-    ("conv", 2): nn.Conv2d,
-    ("conv", 3): nn.Conv3d,
-    ("transposed", 1): nn.ConvTranspose1d,
-    ("transposed", 2): nn.ConvTranspose2d,
-    ("transposed", 3): nn.ConvTranspose3d,
+_CONVS: dict[tuple[WeightForm, int], type[nn.Module]] = {
+    (WeightForm.CONV, 1): nn.Conv1d,
+    (WeightForm.CONV, 2): nn.Conv2d,
+    (WeightForm.CONV, 3): nn.Conv3d,
+    (WeightForm.TRANSPOSED, 1): nn.ConvTranspose1d,
+    (WeightForm.TRANSPOSED, 2): nn.ConvTranspose2d,
+    (WeightForm.TRANSPOSED, 3): nn.ConvTranspose3d,
 }
 
 
 def rebuilt(
     graph_module: fx.GraphModule, skeleton: Skeleton, folding: Folding, before: Mapping[Op, Any]
 ) -> fx.GraphModule:
-    """Return the folded network; ``before`` are the operators' params before the fold. Changes ``graph_module``."""
+    """Change ``graph_module`` into the folded network; ``before`` holds the operators' params before the fold."""
     rebuilding = Rebuilding(graph_module, skeleton)
     for op in folding.net.ops:
         if op.changed and (op not in before or before[op] is not op.params):
@@ -48,22 +53,21 @@ def rebuilt(
 
 
 class Rebuilding:
-    """One graph on its way back."""
+    """Writes a folded network into one graph of calls."""
 
     def __init__(self, graph_module: fx.GraphModule, skeleton: Skeleton) -> None:
         self.module = graph_module
         self.graph = graph_module.graph
         self.skeleton = skeleton
-        #: What now stands for a call that was replaced.
+        #: The new node in place of each replaced call.
         self._now: dict[fx.Node, fx.Node] = {}
 
     def write(self, op: Op) -> None:
         """Write one operator's params into the graph."""
-        for kind, writer in _WRITERS.items():
-            if isinstance(op, kind):
-                writer(self, op)
-                return
-        if op.params is not None:
+        writer = _WRITERS.get(type(op))
+        if writer is not None:
+            writer(self, op)
+        elif op.params is not None:
             raise FoldError(
                 f"{op} was changed by the fold, and no layer of PyTorch is known for it; please report this."
             )
@@ -87,13 +91,13 @@ class Rebuilding:
             self._now[old] = new
 
     def put(self, op: Op, layer: nn.Module) -> None:
-        """Put a layer in the place of an operator's call; it reads the call's first argument."""
+        """Replace an operator's call by a layer, which reads the call's first argument."""
         node = self.call(op).node
         source = node.args[0] if node.args else node.kwargs["input"]
         self.replace(op, self.insert(node, layer, source))
 
     def insert(self, at: fx.Node, layer: nn.Module, source: Any) -> fx.Node:
-        """Return a new call of a layer, before a node, under the node's path if nothing else is there."""
+        """Insert a call of a layer before a node, under the node's path if that is free, and return the call."""
         path = self._path(at)
         self.module.add_submodule(path, layer.train(False))
         with self.graph.inserting_before(at):
@@ -117,11 +121,11 @@ class Rebuilding:
         if isinstance(kind, tuple):
             kind = next(k for k in kind if isinstance(k, Kind))
         assert isinstance(kind, Kind)
-        # A copy of its own memory: an array may be a view of a larger one.
+        # A copy with memory of its own, because an array may be a view of a larger one.
         return torch.from_numpy(np.array(array, np.float64)).to(kind.dtype).to(kind.device)
 
     def parameter(self, op: Op, array: Array) -> nn.Parameter:
-        """The same as a parameter."""
+        """Return the same as a parameter."""
         given = self.call(op).get("weight")
         trained = given.requires_grad if isinstance(given, torch.Tensor) else True
         return nn.Parameter(self.tensor(op, array), requires_grad=trained)
@@ -131,14 +135,13 @@ def _write_linear(r: Rebuilding, op: Linear) -> None:
     weight, bias, call = op.params.weight, op.params.bias, r.call(op)
     groups, out, inner, *taps = weight.shape
     has_bias = call.get("bias") is not None or bool(np.any(bias != 0))
-    if op.form in ("conv", "transposed"):
+    if op.form.has_taps:
         names = ("stride", "padding", "dilation", "padding_mode", "output_padding")
         given = {n: call.get(n) for n in names if call.get(n) is not None}
         made = _CONVS[op.form, len(taps)]
         with torch.device("meta"):
             layer = made(groups * inner, groups * out, tuple(taps), groups=groups, bias=has_bias, **given)
-        array = weight if op.form == "conv" else weight.swapaxes(1, 2)
-        array = array.reshape(-1, *array.shape[2:])
+        array = op.form.of(weight)
     else:
         layer = nn.Linear(inner, out, bias=has_bias, device="meta")
         array = weight[0]
@@ -197,9 +200,9 @@ def _write_scaling(r: Rebuilding, op: Scaling) -> None:
 
 def _write_clamp(r: Rebuilding, op: Clamp) -> None:
     lo, hi, form = op.params.lo, op.params.hi, op.params.form
-    if form == "Identity":
+    if form is ClampForm.IDENTITY:
         r.replace(op, r.node_of(op.inputs[0].value))
-    elif form == "Relu":
+    elif form is ClampForm.RELU:
         r.put(op, nn.ReLU())
     else:
         r.put(
@@ -243,7 +246,7 @@ def _write_reshape(r: Rebuilding, op: Reshape) -> None:
     node.args, node.kwargs = (node.args[0], tuple(target)), {}
 
 
-def _write_carrier(r: Rebuilding, op: Carrier) -> None:
+def _write_ones(r: Rebuilding, op: Ones) -> None:
     (reader,) = op.outputs[0].readers
     node = r.call(reader).node
     source = node.args[0] if node.args else node.kwargs["input"]
@@ -266,5 +269,5 @@ _WRITERS: dict[type[Op], Callable[[Rebuilding, Any], None]] = {
     Sloped: _write_sloped,
     Select: _write_select,
     Reshape: _write_reshape,
-    Carrier: _write_carrier,
+    Ones: _write_ones,
 }

@@ -1,7 +1,7 @@
-"""The shapes of all that a graph of calls computes, and which of their lengths are free.
+"""The shapes of all results in a graph of calls, and which of their lengths are dynamic.
 
-The graph runs on the example and again with one length of the inputs changed at a time. A length that never differs is
-a number; others are named by the sizes they had in all runs, so that two with one name are equal wherever we looked.
+The graph runs on the example, and again with one length of the inputs changed at a time. A length that never differs is
+a number. Another length is named by its sizes in all runs, so that two lengths of one name were equal in every run.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ class Kind:
     device: torch.device
 
 
-#: A tensor's kind, those of a tuple of tensors, or None of anything else.
+#: The kind of a tensor, the kinds of a tuple of tensors, or None for anything else.
 Result: TypeAlias = Kind | tuple[Any, ...] | None
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What the graph computes."""
+    """The shapes of the results, and the constant results."""
 
     results: dict[fx.Node, Result]
-    #: What calls of parameters and buffers alone return, on the CPU.
+    #: The results of calls that read parameters and buffers only, on the CPU.
     constants: dict[fx.Node, torch.Tensor]
 
 
@@ -46,7 +46,7 @@ class _Run(fx.Interpreter):
         self._keep = keep
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run one call and note what it returned."""
+        """Run one call and record its result."""
         result = super().run_node(n)
         self.found[n] = _described(result)
         if n in self._keep and isinstance(result, torch.Tensor):
@@ -55,7 +55,7 @@ class _Run(fx.Interpreter):
 
 
 def shapes(graph_module: fx.GraphModule, inputs: tuple[Any, ...], constant: frozenset[fx.Node]) -> Shapes:
-    """Return the shapes of every call's result; ``constant`` are the calls whose values to keep."""
+    """Return the shapes of every call's result, and the values of the calls in ``constant``."""
     with torch.no_grad(), torch.random.fork_rng():
         first = _Run(graph_module, constant)
         first.run(*inputs)
@@ -72,7 +72,7 @@ def shapes(graph_module: fx.GraphModule, inputs: tuple[Any, ...], constant: froz
 
 
 def _candidates(inputs: Sequence[Any]) -> list[tuple[tuple[int, int], ...]]:
-    """Return sets of (input, axis) that may be free together: each alone, then with its equals in other inputs."""
+    """Return sets of (input, axis) that may be dynamic together: each alone, then those of equal length."""
     every = [(i, a) for i, x in enumerate(inputs) if isinstance(x, torch.Tensor) for a in range(x.ndim)]
     size = {(i, a): inputs[i].shape[a] for i, a in every}
     sets: list[tuple[tuple[int, int], ...]] = [(one,) for one in every]
@@ -84,12 +84,12 @@ def _candidates(inputs: Sequence[Any]) -> list[tuple[tuple[int, int], ...]]:
 def _tried(
     graph_module: fx.GraphModule, inputs: Sequence[Any], axes: tuple[tuple[int, int], ...]
 ) -> Iterator[dict[fx.Node, Any]]:
-    """Yield what runs with other lengths of these axes found; nothing where the network takes no other."""
+    """Yield the results of runs with other lengths of these axes; nothing where the network takes no others."""
     i, a = axes[0]
     size = inputs[i].shape[a]
     found = 0
-    # Three in a row tell rounding up from rounding down. A network that halves the length a few times and joins the
-    # halves takes multiples only.
+    # Three lengths in a row distinguish rounding up from rounding down. A network that halves the length a few times
+    # and joins the halves takes only multiples.
     for other in (size + 1, size + 2, size + 3, 2 * size, 3 * size):
         if found == 3 or size == 0:
             break
@@ -116,7 +116,7 @@ def _described(result: Any) -> Any:
 
 
 def _named(runs: list[Any]) -> Result:
-    """Return one result of all the runs', its lengths numbers or names."""
+    """Return one result for those of all runs, with a number or a name for each length."""
     first = runs[0]
     if isinstance(first, Kind):
         if any(not isinstance(r, Kind) or len(r.dims) != len(first.dims) for r in runs):

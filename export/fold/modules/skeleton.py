@@ -1,7 +1,7 @@
 """From a graph of PyTorch calls to the ONNX operators that compute the same, as the folding engine reads them.
 
-The operators are only read: what the engine changes is written back into the calls (:mod:`.rebuilding`). So nothing is
-said here of an operator but what decides which affine passes it; a call without a rule becomes an operator of no known
+The operators are only read; changes of the engine are written back into the calls (:mod:`.rebuilding`). So an operator
+here has only the attributes that decide which affine passes it. A call without a rule becomes an operator of unknown
 kind, which nothing passes.
 """
 
@@ -35,12 +35,12 @@ _RANDOM = ("rand", "bernoulli", "multinomial", "normal", "dropout", "rrelu", "po
 
 
 class Opaque(Exception):
-    """The call is of a form that no rule knows."""
+    """No rule knows this form of a call."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call with its arguments by name, those that a layer holds included."""
+    """One call with its arguments by name, including those that a layer holds."""
 
     node: fx.Node
     given: dict[str, Any]
@@ -54,7 +54,7 @@ class Call:
 
     @property
     def title(self) -> str:
-        """What is called: the class of a layer, or the name of a function ("MaxPool1d", "max_pool1d")."""
+        """The class of the called layer, or the name of the called function ("MaxPool1d", "max_pool1d")."""
         if self.layer is not None:
             return type(self.layer).__name__
         return title_of(self.node)
@@ -70,13 +70,13 @@ Rule = Callable[[Call, "Skeleton"], None]
 
 @dataclass
 class Skeleton:
-    """The operators, and which call each came from."""
+    """The operators, and the call that each came from."""
 
     shapes: Shapes
     nodes: list[ir.Node] = field(default_factory=list)
     #: The call of each operator.
     calls: dict[ir.Node, Call] = field(default_factory=dict)
-    #: The fx node whose result each value is; operators within one call have values of their own.
+    #: The fx node whose result a value is; values between the operators of one call are not in it.
     owners: dict[ir.Value, fx.Node] = field(default_factory=dict)
     _values: dict[fx.Node, ir.Value] = field(default_factory=dict)
     _fresh: list[ir.Node] = field(default_factory=list)
@@ -94,7 +94,7 @@ class Skeleton:
         return self.kind(node).dims
 
     def value(self, node: fx.Node) -> ir.Value:
-        """Return the value of a call's result, one for each."""
+        """Return the value of a call's result, always the same one."""
         if node not in self._values:
             kind = self.shapes.results.get(node)
             value = ir.Value(name=node.name)
@@ -106,7 +106,7 @@ class Skeleton:
         return self._values[node]
 
     def is_alias(self, node: fx.Node) -> bool:
-        """Whether an operator before has made the result (a part of a split)."""
+        """Whether an operator before already computes the result (a part of a split)."""
         return node in self._values
 
     def array(self, argument: Any) -> NDArray[Any]:
@@ -133,7 +133,7 @@ class Skeleton:
         return ir.Value(name="constant", shape=ir.Shape(np.shape(array)), const_value=tensor)
 
     def unknown(self) -> ir.Value:
-        """Return an integer that only a run of the network tells."""
+        """Return an integer that is known only when the network runs."""
         return ir.Value(name="computed", shape=ir.Shape(()))
 
     def between(self, op: str, inputs: Sequence[ir.Value | None], dims: Sequence[Dim], **attributes: Any) -> ir.Value:
@@ -172,7 +172,7 @@ class Skeleton:
         self._fresh.append(node)
 
     def read(self, call: Call, rule: Rule | None) -> None:
-        """Add what a call computes: by its rule, or as an operator that nothing passes."""
+        """Add the operators of a call: those of its rule, or one that nothing passes."""
         self._call, self._fresh = call, []
         known = set(self._values)
         try:
@@ -196,7 +196,7 @@ class Skeleton:
         self.nodes += self._fresh
 
     def reads_lengths(self, call: Call, of: fx.Node) -> None:
-        """Add an operator that reads lengths of a tensor, which therefore must stay."""
+        """Add an operator that reads lengths of a tensor, so that they must not change."""
         self._call, self._fresh = call, []
         self._add("Shape", [self.value(of)], [self.unknown()], {})
         self.calls[self._fresh[0]] = call
@@ -209,7 +209,7 @@ class Skeleton:
                 yield read
 
     def _check_types(self) -> None:
-        """Opaque where a call changes the type of numbers, which no rule says anything of."""
+        """Raise Opaque where a call changes the type of numbers, for which there is no rule."""
         for node in self._fresh:
             types = {
                 v.dtype
@@ -232,5 +232,5 @@ def constant_calls(graph: fx.Graph) -> frozenset[fx.Node]:
 
 
 def entries(dims: Sequence[Dim]) -> int | None:
-    """Return how many entries a shape holds, or None where a length is free."""
+    """Return the number of entries in a shape, or None where a length is dynamic."""
     return math.prod(d for d in dims if isinstance(d, int)) if all(isinstance(d, int) for d in dims) else None

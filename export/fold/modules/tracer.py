@@ -1,8 +1,8 @@
-"""A tracer that knows how many axes each tensor has, and how many parts each tuple.
+"""A tracer that knows the number of axes of each tensor, and the number of parts of each tuple.
 
-``torch.fx`` alone refuses a network that looks at the rank of its input (``x.ndim == 3``, ``len(x.shape)``) or goes
-through the parts of a split. Neither depends on the input's numbers or lengths, so the example tells. Where a network
-decides by a length, the path that it takes on the example is kept with a check that refuses every other length.
+``torch.fx`` alone refuses a network that reads the rank of its input (``x.ndim == 3``, ``len(x.shape)``) or loops over
+the parts of a split. Neither depends on the input's numbers or lengths, so the example gives both. Where a network
+decides by a length, the path that it takes on the example is kept, with a check that refuses lengths of another path.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _UNKNOWN = object()
 
 @has_side_effect
 def decided(value: Any, on_example: Any, line: str) -> None:
-    """Do nothing, unless a length leads to another path than the one that was noted.
+    """Check that a length leads to the path that was recorded.
 
     Raises:
-        RuntimeError: it does.
+        RuntimeError: it leads to another path.
     """
     if isinstance(value, fx.Proxy):  # the folded network is traced again
         value.tracer.create_proxy("call_function", decided, (value, on_example, line), {})
@@ -39,7 +39,7 @@ def decided(value: Any, on_example: Any, line: str) -> None:
 
 
 class _Known(fx.Proxy):
-    """A stand-in that answers for its rank."""
+    """A proxy that knows its rank."""
 
     def __getattr__(self, k: str) -> Any:
         held = self.tracer.held.get(self.node)  # type: ignore[attr-defined]
@@ -74,9 +74,9 @@ class _Known(fx.Proxy):
 
 
 class Tracer(fx.Tracer):
-    """Notes a call of a layer of ``torch.nn``, or of a subclass that computes as it does, as one call.
+    """Records the call of a layer of ``torch.nn``, or of a subclass that computes the same, as one call.
 
-    Beside each call it keeps what the call returns on the example, as a tensor without numbers.
+    Beside each call it keeps the call's result on the example, as a tensor without numbers.
     """
 
     def __init__(self, example: Sequence[Any] = ()) -> None:
@@ -90,16 +90,16 @@ class Tracer(fx.Tracer):
         """Whether the module is one call."""
         if isinstance(m, _CONTAINERS):
             return False
-        # The forward of a GraphModule is made at run time, of no module.
+        # The forward of a GraphModule is made at run time and belongs to no module.
         ours = type(m).forward.__module__ or ""
         return ours.startswith("torch.nn.") or super().is_leaf_module(m, module_qualified_name)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """Return the stand-in for a call's result."""
+        """Return the proxy for a call's result."""
         return _Known(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
-        """Note a call, and keep what it returns."""
+        """Record a call, and keep its result."""
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         if self._example:
             result = self._result(proxy.node)
@@ -108,22 +108,22 @@ class Tracer(fx.Tracer):
         return proxy
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        """Go through the parts of a tuple."""
+        """Iterate over the parts of a tuple."""
         held = self.held.get(obj.node)
         if isinstance(held, (tuple, list)):
             return (obj[k] for k in range(len(held)))  # type: ignore[index]
         return super().iter(obj)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Note the call of a layer, unless it is only run."""
+        """Record the call of a layer, unless the layer only runs for its result."""
         return forward(*args, **kwargs) if self._running else super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
-        """Note the reading of a parameter, unless a layer is only run."""
+        """Record that a parameter is read, unless a layer only runs for its result."""
         return attr_val if self._running else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def _result(self, node: fx.Node) -> Any:
-        """Return what a call returns on the example; what cannot be run without numbers is not known."""
+        """Return a call's result on the example; it is unknown where the call cannot run without numbers."""
         target: Any = node.target
         if node.op == "placeholder":
             names = list(inspect.signature(self.root.forward).parameters)
@@ -144,7 +144,7 @@ class Tracer(fx.Tracer):
                 if node.op == "call_method":
                     return getattr(args[0], target)(*args[1:], **kwargs)
                 return target(*args, **kwargs)
-        except Exception:  # whatever a call cannot do without numbers, its result is not known
+        except Exception:  # a call that needs numbers; its result is not known
             return _UNKNOWN
         finally:
             self._running = False

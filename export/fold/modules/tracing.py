@@ -1,7 +1,7 @@
 """From an ``nn.Module`` to a graph of its calls that changes no tensor in place.
 
-``torch.fx`` runs the network once with stand-ins for its inputs and notes every call. A network whose path depends on
-its numbers cannot be noted so; it is refused with the line that stopped it.
+``torch.fx`` runs the network once with proxies for its inputs and records every call. A network whose path depends on
+its numbers cannot be recorded so. It is refused, with the line of code that stopped the tracing.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _OTHERWISE = "export it with `normfold export` instead, which folds the ONNX gra
 def traced(module: nn.Module, example: tuple[Any, ...]) -> fx.GraphModule:
     """Return a copy of a network in eval mode as a graph of calls; the network itself is left as it is.
 
-    example: what it is called with; arguments of ``forward`` behind it keep their defaults.
+    example: the arguments that it is called with; further arguments of ``forward`` keep their defaults.
 
     Raises:
-        FoldError: the network cannot be copied or traced, or changes a tensor in a way that a graph cannot say.
+        FoldError: the network cannot be copied or traced, or changes a tensor as no graph of calls can.
     """
     name = type(module).__name__
     try:
@@ -50,7 +50,7 @@ def traced(module: nn.Module, example: tuple[Any, ...]) -> fx.GraphModule:
         raise FoldError(f"{name}: torch.fx cannot trace the network: {where}: {reason}; {_OTHERWISE}.") from error
     _forget(graph, defaults)
     for node in graph.nodes:
-        if isinstance(node.type, str):  # an annotation that was not evaluated, which pickle cannot import
+        if isinstance(node.type, str):  # pickle cannot import an annotation that was not evaluated
             node.type = None
     out_of_place(root, graph)
     graph_module = fx.GraphModule(root, graph, class_name=name)
@@ -84,7 +84,7 @@ def _defaults(root: nn.Module, count: int, name: str) -> Mapping[str, Any]:
 
 
 def _forget(graph: fx.Graph, defaults: Mapping[str, Any]) -> None:
-    """Take out the arguments that keep their defaults, and the assertions that they do."""
+    """Remove the arguments that keep their defaults, and the assertions that they do."""
     for node in reversed(list(graph.nodes)):
         if node.op == "placeholder" and str(node.target).rpartition("_")[0] in defaults:
             for user in list(node.users):
@@ -97,7 +97,8 @@ def _forget(graph: fx.Graph, defaults: Mapping[str, Any]) -> None:
 def refuse_other_numbers(module: nn.Module, graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
     """Raise FoldError where the graph of calls computes something else than the network on the example.
 
-    torch.fx does not see that ``y += x`` changes every other name of ``y`` too, nor what a network keeps between calls.
+    torch.fx sees neither that ``y += x`` changes the tensor under every other name, too, nor what a network keeps
+    between calls.
     """
     name = type(module).__name__
     first, second = (torch.utils._pytree.tree_map(_cloned, inputs) for _ in range(2))
@@ -123,9 +124,9 @@ def refuse_other_numbers(module: nn.Module, graph_module: fx.GraphModule, inputs
         if len(a) == len(b):
             return
     raise FoldError(
-        f"{name}: what torch.fx traced computes something else than the network: most often a tensor is changed in "
-        "place (`y += x`, inplace=True) and read under another name, or isinstance(x, torch.Tensor) decides; "
-        f"write `y = y + x`, or {_OTHERWISE}."
+        f"{name}: the graph that torch.fx traced computes something else than the network. Most often a tensor is "
+        "changed in place (`y += x`, inplace=True) and read under another name, or isinstance(x, torch.Tensor) "
+        f"decides; write `y = y + x`, or {_OTHERWISE}."
     )
 
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
 from normfold.export.fold.affine import Affine, Array
-from normfold.export.fold.net import Gauges, Op, Refused, Tensor, Widening, Widenings
-from normfold.export.fold.ops.activations import Scaling
-from normfold.export.fold.ops.linear import Embedding, Linear, inverse
+from normfold.export.fold.channels import AddedChannel, RemovedChannels
+from normfold.export.fold.net import (
+    AddedChannels,
+    Dim,
+    Gauges,
+    Index,
+    Op,
+    Refused,
+    RemovedFrom,
+    Silencing,
+    Tensor,
+)
+from normfold.export.fold.ops.linear import inverse
+from normfold.export.fold.ranges import Range
 
 
 @dataclass(eq=False)
@@ -22,10 +34,14 @@ class Sum(Op):
     All branches and the output have one scale; shifts add up, so a shift of the output may go into any one branch.
     """
 
+    passes_scale: ClassVar[bool] = True
+    keeps_channels: ClassVar[bool] = True
+    constant_if_all_are: ClassVar[bool] = True
+
     signs: tuple[int, ...] = ()
 
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
-        """One scale for all; the output's shift is the branches' sum, or one branch takes what is missing."""
+        """One scale for all; the output's shift is the sum of the branches', or one branch takes the difference."""
         (y,) = self.outputs
         known = [x for x in self.inputs if x in gauges]
         scale = (gauges[known[0]] if known else gauges[y]).scale
@@ -42,7 +58,7 @@ class Sum(Op):
         if y not in gauges:
             bearer = next((x for x in self._bearers(gauges, total) if takes_shift(x) == 2), None)
             if bearer is not None and np.any(total != 0):
-                # The shift ends here: a private linear branch takes it back.
+                # The shift ends here: a linear operator that computes one branch, and nothing else, takes it back.
                 found[bearer] = Affine.of(scale, -total * self.signs[self.inputs.index(bearer)])
                 total = zero
             found[y] = Affine.of(scale, total)
@@ -77,30 +93,30 @@ class Sum(Op):
                 if a != b and a == 1 and scale.shape[axis] > 1:
                     raise Refused(f"{self} broadcasts one of its branches along the channels")
 
-    def widen(self, widenings: Widenings) -> dict[Tensor, Widening]:
+    def add_channel(self, added: AddedChannels) -> dict[Tensor, AddedChannel]:
         """Every branch gets the channel: one its constant, the others 0."""
         (y,) = self.outputs
-        known = [x for x in self.inputs if x in widenings]
+        known = [x for x in self.inputs if x in added]
         if len(set(self.inputs)) < len(self.inputs):
             raise Refused(f"{self} adds a tensor to itself")
-        w = widenings[known[0]] if known else widenings[y]
-        if any((widenings[x].axis, widenings[x].index) != (w.axis, w.index) for x in known):
+        w = added[known[0]] if known else added[y]
+        if any((added[x].axis, added[x].index) != (w.axis, w.index) for x in known):
             raise Refused(f"the branches of {self} would carry the new channel at different places")
         if any(
             x.shape is None or y.shape is None or x.rank != y.rank or x.shape[w.axis] != y.shape[w.axis]
             for x in self.inputs
         ):
             raise Refused(f"{self} broadcasts one of its branches")
-        found: dict[Tensor, Widening] = {}
+        found: dict[Tensor, AddedChannel] = {}
         source = known[0] if known else max(self.inputs, key=takes_shift)
         for x in self.inputs:
-            if x not in widenings:
+            if x not in added:
                 found[x] = replace(w, value=w.value if x is source else 0.0)
-        if y not in widenings:
+        if y not in added:
             found[y] = replace(
                 w,
                 value=sum(
-                    s * (found[x] if x in found else widenings[x]).value
+                    s * (found[x] if x in found else added[x]).value
                     for s, x in zip(self.signs, self.inputs, strict=True)
                 ),
             )
@@ -113,20 +129,69 @@ class Sum(Op):
             return [None]
         return [np.sum([s * p for s, p in zip(self.signs, parts, strict=True) if p is not None], axis=0)]
 
+    def undoes_shift(self, gauges: Gauges) -> bool:
+        """Whether shifts of its branches cancel, in part or all."""
+        (y,) = self.outputs
+        passed = np.abs(gauges[y].shift) if y in gauges else 0.0
+        shifts = [np.abs(gauges[x].shift) for x in self.inputs if x in gauges]
+        return bool(np.any(sum(shifts) > passed * (1 + 1e-9)))
+
+    def silenced(self, tensor: Tensor, axis: int, index: Index, values: Array, silencing: Silencing) -> Array:
+        """The first branch holds the values, every other branch 0."""
+        if axis != 1 or len(set(self.inputs)) < len(self.inputs):
+            raise Refused(f"{self} does not keep the channel constant")
+        total = np.zeros(len(index))
+        for k, (sign, x) in enumerate(zip(self.signs, self.inputs, strict=True)):
+            if x.rank != tensor.rank or x.size(axis) != tensor.size(axis):
+                raise Refused(f"{self} broadcasts one of its branches")
+            total += sign * silencing.of(x, 1, index, values if k == 0 else np.zeros(len(index)))
+        return total
+
+    def remove_channels(self, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:
+        """All branches and the sum lose the same channels."""
+        return _lost_by_all(self, removed)
+
+    def range(self, inputs: Sequence[Range]) -> Range | None:
+        """The range of independent branches: their means add up, and their variances."""
+        if len({r.low.ndim for r in inputs}) > 1:
+            return None
+        centers = [sign * (r.low + r.high) / 2 for sign, r in zip(self.signs, inputs, strict=True)]
+        reach = np.sqrt(sum(((r.high - r.low) / 2) ** 2 for r in inputs))
+        return Range.around(sum(centers[1:], centers[0]), reach)
+
+    def output_shape(self) -> tuple[Dim, ...] | None:
+        """The shape of the branches, where all have the same."""
+        return self.inputs[0].shape if len({x.shape for x in self.inputs}) == 1 else None
+
 
 def takes_shift(tensor: Tensor, depth: int = 12) -> int:
-    """Return how gladly what computes a tensor takes a shift: 2 a private linear operator, 1 through others, 0 not."""
+    """Return how well the operators before a tensor can take a shift of it.
+
+    2: an operator whose constants take it, and no other operator reads the tensor. 1: the same with other readers, or
+    further back, through operators that pass it on. 0: none.
+    """
     producer = tensor.producer
     if producer is None or depth == 0:
         return 0
     private = len(tensor.readers) == 1
-    if isinstance(producer, (Linear, Scaling, Embedding)):
+    if producer.emits_affines:
         return 2 if private else 1
     if isinstance(producer, Sum):
         return max(takes_shift(x, depth - 1) for x in producer.inputs) if private else 0
-    if len(producer.inputs) == 1 and private and not hasattr(producer, "function"):
+    if len(producer.inputs) == 1 and private and not producer.is_smooth:
         return min(1, takes_shift(producer.inputs[0], depth - 1))
     return 0
+
+
+def _lost_by_all(op: Op, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:
+    """Return the channels that all inputs and the output lose, given those of one; refused where one is broadcast."""
+    tensors = (*op.inputs, *op.outputs)
+    r = next(removed[t] for t in tensors if t in removed)
+    if any(
+        t.shape is None or len(t.shape) <= r.axis or t.shape[r.axis] != op.outputs[0].size(r.axis) for t in op.inputs
+    ):
+        raise Refused(f"{op} broadcasts one of its inputs")
+    return dict.fromkeys(tensors, r)
 
 
 @dataclass(eq=False)
@@ -136,10 +201,12 @@ class Product(Op):
     (s₁ x₁) (s₂ x₂) = s₁ s₂ (x₁ x₂)
     """
 
+    keeps_channels: ClassVar[bool] = True
+
     divides: bool = False
 
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
-        """The output's scale is the product of the inputs'; asked from behind, the larger input takes it."""
+        """The output's scale is the product of the inputs'; or the larger input takes what is missing."""
         a, b = self.inputs
         (y,) = self.outputs
         for t in (a, b, y):
@@ -166,13 +233,13 @@ class Product(Op):
         other = second if whole is a else first
         return {whole: Affine.of(wanted * other if self.divides else wanted / other, none)}
 
-    def widen(self, widenings: Widenings) -> dict[Tensor, Widening]:
+    def add_channel(self, added: AddedChannels) -> dict[Tensor, AddedChannel]:
         """One more channel in both inputs, their product in the output."""
         a, b = self.inputs
         (y,) = self.outputs
         if a is b or self.divides or a.shape is None or b.shape is None or y.shape is None:
             raise Refused(f"{self} cannot carry one more channel")
-        w = next(widenings[t] for t in (a, b, y) if t in widenings)
+        w = next(added[t] for t in (a, b, y) if t in added)
         if (
             a.rank != y.rank
             or b.rank != y.rank
@@ -180,9 +247,9 @@ class Product(Op):
             or b.shape[w.axis] != y.shape[w.axis]
         ):
             raise Refused(f"{self} broadcasts one of its inputs")
-        found = {t: replace(w, value=1.0) for t in (a, b) if t not in widenings}
-        if y not in widenings:
-            values = [(found[t] if t in found else widenings[t]).value for t in (a, b)]
+        found = {t: replace(w, value=1.0) for t in (a, b) if t not in added}
+        if y not in added:
+            values = [(found[t] if t in found else added[t]).value for t in (a, b)]
             found[y] = replace(w, value=values[0] * values[1])
         return found
 
@@ -194,3 +261,7 @@ class Product(Op):
         with np.errstate(divide="ignore", invalid="ignore"):
             result = a / b if self.divides else a * b
         return [np.where(np.isfinite(result), result, np.nan)]
+
+    def remove_channels(self, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:
+        """Both inputs and the product lose the same channels."""
+        return _lost_by_all(self, removed)

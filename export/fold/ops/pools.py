@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from normfold.export.fold.affine import Affine, Array
-from normfold.export.fold.net import Gauges, Op, Refused, Tensor, Widening, Widenings
+from normfold.export.fold.channels import AddedChannel, RemovedChannels
+from normfold.export.fold.net import (
+    AddedChannels,
+    Dim,
+    Gauges,
+    Index,
+    Op,
+    Refused,
+    RemovedFrom,
+    Silencing,
+    Tensor,
+)
+from normfold.export.fold.ops.entrywise import lost_by_both, silenced_through
 from normfold.export.fold.ops.linear import inverse
+from normfold.export.fold.ranges import Range
 
 
 @dataclass(eq=False)
@@ -23,13 +37,16 @@ class Pooling(Op):
     A mean that counts zero padding is a zero-padded convolution: the scale passes, a shift does not.
     """
 
+    passes_scale: ClassVar[bool] = True
+    keeps_channels: ClassVar[bool] = True
+
     #: The axes along which it works; a gauge must not differ along them.
     axes: tuple[int, ...] = ()
     #: Whether it keeps the larger entries, so that only s >= 0 passes.
     monotone: bool = False
     #: Whether it averages zeros from beyond the ends, so that no shift passes.
     counts_zeros: bool = False
-    #: How many entries a max-pool keeps, as a share; 1 where what bounds them may not go behind it.
+    #: The share of its entries that a max-pool keeps; 1 where clamps by channel cannot move behind it.
     kept: float = 1.0
     #: Whether the output lacks the axes (keepdims = 0).
     drops_axes: bool = False
@@ -58,18 +75,18 @@ class Pooling(Op):
             return gauge
         return Affine.of(np.expand_dims(gauge.scale, self.axes), np.expand_dims(gauge.shift, self.axes))
 
-    def widen(self, widenings: Widenings) -> dict[Tensor, Widening]:
+    def add_channel(self, added: AddedChannels) -> dict[Tensor, AddedChannel]:
         """One more channel: its constant passes, unless zeros are averaged in."""
         x, y = self.inputs[0], self.outputs[0]
-        w = widenings[x] if x in widenings else widenings[y]
+        w = added[x] if x in added else added[y]
         axes = sorted(self.axes)
-        if x in widenings:
+        if x in added:
             if w.axis in axes:
                 raise Refused(f"{self} works along the channels")
             if self.counts_zeros and w.value != 0:
                 raise Refused(f"{self} averages its zero padding, so no channel stays constant through it")
             axis = w.axis - (sum(a < w.axis for a in axes) if self.drops_axes else 0)
-            return {} if y in widenings else {y: replace(w, axis=axis)}
+            return {} if y in added else {y: replace(w, axis=axis)}
         axis = w.axis
         if self.drops_axes:
             for a in axes:
@@ -77,12 +94,38 @@ class Pooling(Op):
         return {x: replace(w, axis=axis)}
 
     def constants(self, known: Mapping[Tensor, Array]) -> list[Array | None]:
-        """A constant channel stays one, unless zeros are averaged in."""
+        """A constant channel stays constant, unless zeros are averaged in."""
         before = known.get(self.inputs[0])
         if before is None or 1 in self.axes or 0 in self.axes:
             return [None] * len(self.outputs)
         after = np.where(before == 0, before, np.nan) if self.counts_zeros else before
         return [after, *[None] * (len(self.outputs) - 1)]
+
+    def silenced(self, tensor: Tensor, axis: int, index: Index, values: Array, silencing: Silencing) -> Array:
+        """A constant channel stays constant where the pool works along other axes and averages no zeros."""
+        if axis != 1 or 1 in self.axes or self.counts_zeros:
+            raise Refused(f"{self} does not keep the channel constant")
+        return silenced_through(self, tensor, index, values, silencing)
+
+    def remove_channels(self, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:
+        """Input and output lose the same channels, where the channels keep their axis."""
+        if 1 in self.axes or (self.drops_axes and min(self.axes, default=2) < 2):
+            raise Refused(f"{self} needs the channel")
+        return lost_by_both(self, removed)
+
+    def range(self, inputs: Sequence[Range]) -> Range | None:
+        """The least and the greatest end along its axes."""
+        if self.drops_axes:
+            return None
+        x = inputs[0]
+        return Range(x.low.min(axis=self.axes, keepdims=True), x.high.max(axis=self.axes, keepdims=True))
+
+    def output_shape(self) -> tuple[Dim, ...] | None:
+        """The input's shape with lengths of their own along its axes."""
+        x, name = self.inputs[0], self.outputs[0].name
+        if x.shape is None or self.drops_axes:
+            return None
+        return tuple(f"{name}[{i}]" if i in self.axes else d for i, d in enumerate(x.shape))
 
 
 def _some(mask: NDArray[np.bool_]) -> str:

@@ -1,6 +1,6 @@
-"""From an ONNX graph to the network that folding works on: one reader for each operator, in one table.
+"""This room reads an ONNX graph into the network that folding works on, with one reader for each operator in one table.
 
-The readers stand in families, one a module; each returns an operator, or raises ``NotKnown``.
+Each returns an operator or raises ``NotKnown``; nothing may come in that changes a graph or chooses what to fold.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import onnx_ir as ir
 
 from normfold.export.fold.net import FLOATS, Dim, Net, Op, Tensor
 from normfold.export.fold.ops.activations import Shape
-from normfold.export.fold.reading import activations, arithmetic, linear, pools
-from normfold.export.fold.reading import moving as layout
-from normfold.export.fold.reading.inferred import tell_lengths, tell_shape, tell_usual
+from normfold.export.fold.ops.scaling import scalings
+from normfold.export.fold.reading import activations, arithmetic, linear, moving, pools
+from normfold.export.fold.reading.inferred import infer_lengths, infer_shape
 from normfold.export.fold.reading.linear import bias_of
 from normfold.export.fold.reading.names import module_of
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
@@ -27,20 +27,20 @@ def _shape(n: Node) -> Op:
     return Shape(**n.parts())
 
 
-#: Operator -> its reader. An operator that is not here lets nothing pass.
+#: Operator -> its reader. Nothing passes an operator that has none.
 READERS: dict[str, Reader] = {
     **linear.READERS,
     **arithmetic.READERS,
     **activations.READERS,
     **pools.READERS,
-    **layout.READERS,
+    **moving.READERS,
     "Shape": _shape,
     "Size": _shape,
 }
 
 
 class Reading:
-    """The reading of one graph."""
+    """Reads one graph."""
 
     def __init__(self, graph: ir.Graph, opset: int) -> None:
         self.graph = graph
@@ -50,7 +50,7 @@ class Reading:
         self._outer: set[ir.Value] = set()
 
     def tensor(self, value: ir.Value) -> Tensor:
-        """Return the tensor of a value, one for each value."""
+        """Return the tensor of a value, always the same one."""
         if value not in self._tensors:
             pinned = ""
             if value.is_graph_output():
@@ -61,7 +61,7 @@ class Reading:
         return self._tensors[value]
 
     def name(self, node: ir.Node) -> str:
-        """Return what a person calls the node: the module's path, else the node's name."""
+        """Return the name of a node in reports: the module's path, else the node's name."""
         return module_of(node) or node.name or (node.outputs[0].name if node.outputs else None) or node.op_type
 
     def net(self) -> Net:
@@ -72,8 +72,8 @@ class Reading:
             if node in taken or all(self.constants.get(v) is not None for v in node.outputs):
                 continue
             op = self._read(Node(node, self))
-            tell_lengths(op)
-            tell_shape(op)
+            infer_lengths(op)
+            infer_shape(op)
             ops.append(op)
             add = bias_of(op, self)
             if add is not None:
@@ -84,8 +84,8 @@ class Reading:
                 y.producer = op
             for x in op.inputs:
                 x.readers.append(op)
-        for op in ops:
-            tell_usual(op)
+        for scaling in scalings(ops):
+            scaling.infer_usual()
         self._pin_what_subgraphs_read()
         return Net(ops, self._dtype(ops))
 
@@ -122,7 +122,7 @@ class Reading:
 
 
 def _dims(value: ir.Value) -> tuple[Dim, ...] | None:
-    """Return the shape of a value; a length that nothing names gets a name of its own, for it equals no other."""
+    """Return the shape of a value; a dynamic length without a name gets one of its own, because it equals no other."""
     if value.shape is None:
         return None
     dims = [d if isinstance(d, int) else d.value for d in value.shape]

@@ -1,4 +1,4 @@
-"""Readers of activations, and of what leaves every number as it is."""
+"""Readers of activations, and of operators that leave every number as it is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from normfold.export.fold.net import Op
-from normfold.export.fold.ops.activations import Activation, Bounds, Clamp, Same, Sloped
+from normfold.export.fold.ops.activations import Activation, Same, Sloped
+from normfold.export.fold.ops.clamps import Bounds, Clamp
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
 
 
@@ -47,7 +48,7 @@ def _max(n: Node) -> Op:
 
 def _bounds(rank: int, lo: Any, hi: Any) -> Bounds:
     a, b = np.asarray(lo, np.float64), np.asarray(hi, np.float64)
-    a = np.minimum(a, b)  # where they cross, every entry becomes the upper one
+    a = np.minimum(a, b)  # where the bounds cross, every entry becomes the upper one
     return Bounds(a.reshape((1,) * (rank - a.ndim) + a.shape), b.reshape((1,) * (rank - b.ndim) + b.shape))
 
 
@@ -90,7 +91,7 @@ def _activation(n: Node, function: Callable[[np.float64], Any]) -> Op:
         raise NotKnown
 
     def at(v: float) -> float:
-        with np.errstate(all="ignore"):  # what overflows is no constant that could be used
+        with np.errstate(all="ignore"):  # a constant that overflows cannot be used
             return float(function(np.float64(v)))
 
     return Activation(function=at, **n.parts())
@@ -140,7 +141,7 @@ def _softplus(v: np.float64) -> Any:
     return np.logaddexp(0.0, v)
 
 
-#: Clamps, activations of two slopes, smooth ones, and none at all.
+#: Clamps, activations of two slopes, smooth activations, and identities.
 READERS: dict[str, Reader] = {
     "Relu": _relu,
     "Clip": _clip,

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from normfold.export.fold.affine import Affine, batchnorm
 from normfold.export.fold.net import Op
-from normfold.export.fold.ops.activations import Same, Scaled, Scaling
+from normfold.export.fold.ops.activations import Same
 from normfold.export.fold.ops.joins import Product, Sum
+from normfold.export.fold.ops.scaling import Scaled, Scaling
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
 
 
@@ -53,7 +54,7 @@ def _arithmetic(n: Node) -> Op:
     shape = n.tensor(place).shape
     assert shape is not None
     if any(size > 1 and shape[axis] != size for axis, size in enumerate(c.shape)):
-        raise NotKnown  # the constant is the larger: the result is another shape
+        raise NotKnown  # the constant is larger, so the result has another shape
     if n.type == "Add":
         affine = Affine.of(1.0, c)
     elif n.type == "Sub":
@@ -90,7 +91,7 @@ def _sum(n: Node) -> Op:
     return Sum(signs=(1,) * len(places), **n.parts(places))
 
 
-#: By a constant an affine, by another tensor a sum or a product.
+#: With a constant they are affines, with another tensor sums or products.
 READERS: dict[str, Reader] = {
     "BatchNormalization": _batchnorm,
     "Add": _arithmetic,

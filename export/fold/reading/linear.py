@@ -8,7 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.fold.net import Op
-from normfold.export.fold.ops.linear import Gates, Linear, Recurrent, Weights
+from normfold.export.fold.ops.linear import Linear
+from normfold.export.fold.ops.recurrent import Gates, Recurrent
+from normfold.export.fold.ops.weights import WeightForm, Weights
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def _conv_transpose(n: Node) -> Op:
     groups = n.attribute("group", 1)
     w = weight.astype(np.float64)
     w = w.reshape(groups, w.shape[0] // groups, *w.shape[1:]).swapaxes(1, 2)
-    # Every output sees every tap only where one tap is all there is and nothing is skipped between inputs.
+    # Every output sees every tap only if there is one tap, and no output lies between inputs.
     single = all(k == 1 for k in weight.shape[2:]) and all(s == 1 for s in n.attribute("strides", (1,)))
     added = (
         any(n.attribute("pads", ()) or ())
@@ -43,7 +45,7 @@ def _conv_transpose(n: Node) -> Op:
         or n.attribute("output_shape") is not None
     )
     b = np.zeros(w.shape[0] * w.shape[1]) if bias is None else bias.astype(np.float64)
-    return Linear(params=Weights(w, b), edges=not single or added, form="transposed", **n.parts())
+    return Linear(params=Weights(w, b), edges=not single or added, form=WeightForm.TRANSPOSED, **n.parts())
 
 
 def _gemm(n: Node) -> Op:
@@ -59,7 +61,7 @@ def _gemm(n: Node) -> Op:
         if b.ndim > 1 and b.shape[0] != 1:
             raise NotKnown
         b = np.broadcast_to(b.reshape(-1), (w.shape[0],))
-    form = "out,in" if n.attribute("transB", 0) else "in,out"
+    form = WeightForm.OUT_IN if n.attribute("transB", 0) else WeightForm.IN_OUT
     return Linear(params=Weights(w[None], b), form=form, **n.parts())
 
 
@@ -69,9 +71,8 @@ def _matmul(n: Node) -> Op:
         raise NotKnown
     w = weight.astype(np.float64)
     axis = n.rank() - 1
-    return Linear(
-        params=Weights(w.T[None], np.zeros(w.shape[1])), axis_in=axis, axis_out=axis, form="in,out", **n.parts()
-    )
+    params = Weights(w.T[None], np.zeros(w.shape[1]))
+    return Linear(params=params, axis_in=axis, axis_out=axis, form=WeightForm.IN_OUT, **n.parts())
 
 
 def _recurrent(n: Node) -> Op:
@@ -85,7 +86,7 @@ def _recurrent(n: Node) -> Op:
 
 
 def bias_of(op: Op, reading: Reading) -> ir.Node | None:
-    """Join a MatMul with the Add of a constant behind it that is its bias."""
+    """Give a MatMul the constant of the Add behind it as its bias; return the Add, or None where there is none."""
     if not isinstance(op, Linear) or op.node.op_type != "MatMul" or op.outputs[0].pinned:
         return None
     uses = list(op.outputs[0].value.uses())
@@ -103,7 +104,7 @@ def bias_of(op: Op, reading: Reading) -> ir.Node | None:
     return add
 
 
-#: The linear operators; an Embedding is a Gather, with the layouts.
+#: The linear operators; an Embedding is a Gather, which is read in ``moving``.
 READERS: dict[str, Reader] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,

@@ -1,4 +1,4 @@
-"""Readers of what moves numbers and changes none."""
+"""Readers of operators that move entries and change none."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import itertools
 import numpy as np
 
 from normfold.export.fold.net import Op
-from normfold.export.fold.ops.linear import Embedding
-from normfold.export.fold.ops.moving import Concat, Pad, Select, Transpose
+from normfold.export.fold.ops.moving import Transpose
+from normfold.export.fold.ops.pads import Pad
 from normfold.export.fold.ops.pools import Pooling
+from normfold.export.fold.ops.recurrent import Embedding
+from normfold.export.fold.ops.selecting import Concat, Select
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
 from normfold.export.fold.reading.reshapes import reshape
 
@@ -75,9 +77,9 @@ def _slice(n: Node) -> Op:
     if 1 in axes and rank > 2:
         raise NotKnown
     y = n.tensor_out()
-    told = y.shape if y.shape is not None and len(y.shape) == rank else (None,) * rank
-    # Where its ends are computed, shape inference names no length of the output at all.
-    y.shape = tuple((f"{y.name}[{a}]" if d is None else d) if a in axes else shape[a] for a, d in enumerate(told))
+    # Where the ends are computed, shape inference gives the output no lengths.
+    dims = y.shape if y.shape is not None and len(y.shape) == rank else (None,) * rank
+    y.shape = tuple((f"{y.name}[{a}]" if d is None else d) if a in axes else shape[a] for a, d in enumerate(dims))
     return Select(axis=axes[0], picks=(None,), positions=axes, **n.parts())
 
 
@@ -93,7 +95,7 @@ def _gather(n: Node) -> Op:
     if index is not None and index.ndim == 1 and isinstance(size, int):
         return Select(axis=axis, picks=(index.astype(np.int64) % size,), **n.parts())
     if (index.ndim if index is not None else n.rank(1)) == 1:
-        # Which are taken is not known: as from a mean, what is the same for all along the axis passes.
+        # The indices are not known. As through a mean, an affine passes that is the same all along the axis.
         return Pooling(axes=(axis,), **n.parts())
     raise NotKnown
 
@@ -104,18 +106,15 @@ def _pad(n: Node) -> Op:
     if pads is None:
         given, axes = n.integers(1), n.constant(3)
         if given is None and not n.has(3) and n.channels_kept():
-            given = [
-                0,
-                0,
-                *[None] * (rank - 2),
-            ] * 2  # the batch may be padded too: zeros let a scale pass there as well
+            # The batch may be padded, too: zeros let a scale pass there as well.
+            given = [0, 0, *[None] * (rank - 2)] * 2
         if given is None or (n.has(3) and axes is None):
             raise NotKnown
         half = len(given) // 2
         places = range(half) if axes is None else [int(a) % rank for a in axes]
         before, behind = [0] * rank, [0] * rank
         for k, a in enumerate(places):
-            # A computed length may be any; that it may be other than 0 is what counts.
+            # A computed length may be 0 or not; it is read as not.
             before[a], behind[a] = (1 if v is None else v for v in (given[k], given[half + k]))
         if rank > 1 and any(given[k] is None or given[half + k] is None for k, a in enumerate(places) if a < 2):
             raise NotKnown
@@ -135,7 +134,7 @@ def _pad(n: Node) -> Op:
     return Pad(before=tuple(before), behind=tuple(behind), zeros=mode == "constant", **n.parts())
 
 
-#: Transposes, reshapes, joins and parts, padding.
+#: Transposes, reshapes, operators that join or take parts, and padding.
 READERS: dict[str, Reader] = {
     "Transpose": _transpose,
     "Reshape": reshape,

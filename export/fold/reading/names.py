@@ -1,4 +1,4 @@
-"""What a person calls a node."""
+"""The names of nodes in reports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 
 def module_of(node: ir.Node) -> str:
-    """Return the path of the module that a node came from, as its exporter noted it, or ""."""
+    """Return the path of the module that a node came from, if its exporter noted it, or ""."""
     noted = node.metadata_props.get("normfold.module")
     if noted:
         return noted

@@ -1,4 +1,4 @@
-"""A node of an ONNX graph as its reader sees it."""
+"""A node of an ONNX graph, as its reader sees it."""
 
 from __future__ import annotations
 
@@ -7,49 +7,36 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from normfold.export.fold.net import Op, Tensor
+from normfold.export.graphs.node import NodeView
 
 if TYPE_CHECKING:
     from normfold.export.fold.reading import Reading
 
 
-class Node:
-    """One node with what its reader asks of it: attributes, constants, tensors."""
+class Node(NodeView):
+    """One node as its reader sees it: attributes, constants, and the tensors that it reads and gives."""
 
     def __init__(self, node: ir.Node, reading: Reading) -> None:
-        self.node = node
+        super().__init__(node, reading.constants, reading.opset)
         self.type = node.op_type
         self._reading = reading
 
-    def attribute(self, name: str, default: Any = None) -> Any:
-        """Return an attribute's value, or the default where it is not set."""
-        found = self.node.attributes.get(name)
-        return default if found is None else found.value
-
-    def constant(self, index: int) -> NDArray[Any] | None:
-        """Return the constant that an input holds, or None."""
-        return self._reading.constants.get(self.node.inputs[index]) if index < len(self.node.inputs) else None
-
     def integers(self, index: int) -> list[int | None] | None:
-        """Return a vector of integers that an input holds, None for those that are computed."""
-        return self._reading.constants.integers(self.node.inputs[index]) if index < len(self.node.inputs) else None
+        """Return the integers that an input holds, None for each that is computed; None where nothing is known."""
+        return self._reading.constants.integers(self.value(index))
 
     def has(self, index: int) -> bool:
-        """Whether an input is given at all."""
-        return index < len(self.node.inputs) and self.node.inputs[index] is not None
+        """Whether an input is given."""
+        return self.value(index) is not None
 
     def computed(self) -> list[int]:
         """Return the places of the inputs that are not constant."""
         return [i for i, v in enumerate(self.node.inputs) if v is not None and self._reading.constants.get(v) is None]
 
-    def only_first_read(self) -> bool:
-        """Whether nothing reads its outputs but the first."""
-        return not any(v.uses() or v.is_graph_output() for v in self.node.outputs[1:])
-
     def channels_kept(self) -> bool:
-        """Whether the output has as many channels as the input, as its shape or the convolution behind it tells."""
+        """Whether the output has as many channels as the input, according to its shape or the convolution behind it."""
         x, y = self.tensor(0), self.tensor_out()
         if x.shape is None or len(x.shape) < 3 or not isinstance(x.shape[1], int):
             return False
@@ -89,7 +76,7 @@ class Node:
         return len(shape)
 
     def parts(self, data: Sequence[int] = (0,)) -> dict[str, Any]:
-        """Return node, name, inputs and outputs for an operator that computes from the given inputs."""
+        """Return node, name, inputs and outputs of an operator that computes from the given inputs."""
         return {
             "node": self.node,
             "name": self._reading.name(self.node),
@@ -99,8 +86,8 @@ class Node:
 
 
 class NotKnown(Exception):
-    """The node is of a form that its reader does not know: it is read as an operator that nothing passes."""
+    """A reader does not know this form of its node, which is then read as an operator that nothing passes."""
 
 
-#: Returns the operator that a node is, or raises NotKnown.
+#: A reader returns the operator of a node, or raises NotKnown.
 Reader: TypeAlias = Callable[[Node], Op]

@@ -1,12 +1,15 @@
-"""Readers of what makes many positions one, or one many: pools, reductions, upsampling, Expand."""
+"""Readers of operators that make one position of many, or many of one: pools, reductions, upsampling, Expand."""
 
 from __future__ import annotations
 
+import math
+
 from normfold.export.fold.net import Op
 from normfold.export.fold.ops.activations import Same
+from normfold.export.fold.ops.costs import OPEN_LENGTH
 from normfold.export.fold.ops.pools import Pooling
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
-from normfold.export.fold.rewrites.thinning import kept
+from normfold.export.fold.rewrites.thinning import gathered
 
 
 def _pool(n: Node) -> Op:
@@ -25,9 +28,14 @@ def _pool(n: Node) -> Op:
         axes=tuple(range(2, rank)),
         monotone=n.type in ("MaxPool", "GlobalMaxPool"),
         counts_zeros=counts,
-        kept=kept(n.node),
+        kept=_kept(n),
         **parts,
     )
+
+
+def _kept(n: Node) -> float:
+    """Return the share of its entries that a maximum keeps; 1 where clamps by channel cannot move behind it."""
+    return 1.0 / math.prod(OPEN_LENGTH if length is None else length for length in gathered(n.node))
 
 
 def _reduce(n: Node) -> Op:
@@ -41,7 +49,7 @@ def _reduce(n: Node) -> Op:
     if n.type == "ReduceMin":
         raise NotKnown
     drops_axes = not n.attribute("keepdims", 1)
-    return Pooling(axes=axes, monotone=n.type == "ReduceMax", kept=kept(n.node), drops_axes=drops_axes, **n.parts())
+    return Pooling(axes=axes, monotone=n.type == "ReduceMax", kept=_kept(n), drops_axes=drops_axes, **n.parts())
 
 
 def _resize(n: Node) -> Op:
@@ -64,14 +72,14 @@ def _expand(n: Node) -> Op:
     x, y = n.tensor(0), n.tensor_out()
     if n.computed()[:1] != [0] or x.shape is None or y.shape is None or len(x.shape) != len(y.shape):
         raise NotKnown
-    # An axis of length 1 is repeated; every other keeps its length, by the operator's definition.
+    # An axis of length 1 is repeated; every other axis keeps its length, by the operator's definition.
     repeated = tuple(a for a, d in enumerate(x.shape) if d == 1 and y.shape[a] != 1)
     if any(d != y.shape[a] for a, d in enumerate(x.shape) if a not in repeated):
         raise NotKnown
     return Pooling(axes=repeated, **n.parts())
 
 
-#: Each keeps channels apart.
+#: Operators that keep channels apart.
 READERS: dict[str, Reader] = {
     "MaxPool": _pool,
     "AveragePool": _pool,

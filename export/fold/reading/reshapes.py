@@ -1,4 +1,4 @@
-"""Reshape and its kin, and the shape behind one where shape inference gave up."""
+"""Readers of Reshape, Flatten, Squeeze and Unsqueeze, which find the output's shape where shape inference did not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def reshape(n: Node) -> Op:
 
 
 def _same_dynamic(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> tuple[Dim, ...]:
-    """Return the shape behind a reshape with its one dynamic length called as before, where the two must be equal."""
+    """Return the output's shape with the input's name for the only dynamic length, where the two must be equal."""
     old, new = ([d for d in dims if not isinstance(d, int)] for dims in (before, after))
     if len(old) != 1 or len(new) != 1:
         return after
@@ -34,7 +34,7 @@ def _same_dynamic(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> tuple[Dim,
 
 
 def _target_shape(n: Node, x: Tensor, target: tuple[int, ...] | None) -> tuple[Dim, ...] | None:
-    """Return the shape of a reshape's output as its input and target tell it, where shape inference gave up."""
+    """Return the output's shape that follows from the input's and the target, or None."""
     if target is None or x.shape is None:
         return None
     dims: list[Dim] = [x.shape[i] if d == 0 and i < len(x.shape) else d for i, d in enumerate(target)]

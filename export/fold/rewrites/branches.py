@@ -1,8 +1,8 @@
-"""An If whose condition is constant is the branch that it takes.
+"""An If with a constant condition is replaced by the branch that it takes.
 
 if(true; f, g) = f
 
-TorchScript's exporter writes a squeeze of an axis as an If that asks for the axis's length, which the graph knows.
+TorchScript's exporter writes a squeeze of an axis as an If on the length of the axis, which is known from the graph.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from normfold.export.graphs.constants import Constants
+from normfold.export.graphs.names import Names
 
 
 def take_branches(model: ir.Model) -> int:
-    """Put the branch in the place of every such If of the main graph, in place; return how many there were."""
+    """Replace every such If of the main graph by its branch, in place; return the number of them."""
     graph, opset = model.graph, model.opset_imports.get("", 18)
     constants = Constants(graph, opset)
     count = 0
@@ -25,7 +26,7 @@ def take_branches(model: ir.Model) -> int:
             continue
         taken, left = ("then_branch", "else_branch") if condition.item() else ("else_branch", "then_branch")
         _inline(node.attributes[taken].as_graph(), node, graph)
-        for inner in node.attributes[left].as_graph().all_nodes():  # what only it reads is read no more
+        for inner in node.attributes[left].as_graph().all_nodes():  # this drops its uses of the outer graph
             for index in range(len(inner.inputs)):
                 inner.replace_input_with(index, None)
         count += 1
@@ -33,37 +34,28 @@ def take_branches(model: ir.Model) -> int:
 
 
 def _inline(branch: ir.Graph, node: ir.Node, graph: ir.Graph) -> None:
-    """Move what a branch holds before its If, under names that are new, and let it give what the If gave."""
-    taken = {v.name for n in graph.all_nodes() for v in n.outputs} | {v.name for v in graph.inputs}
-    taken |= set(graph.initializers) | {n.name for n in graph.all_nodes()}
+    """Move the nodes of a branch before its If, under new names; their results take the place of the If's outputs."""
+    names = Names(graph)
     for value in list(branch.initializers.values()):
         branch.initializers.pop(value.name or "")
-        value.name = _fresh(f"{node.name}.{value.name}", taken)
+        value.name = names.fresh(f"{node.name}.{value.name}")
         graph.register_initializer(value)
     outputs = list(branch.outputs)
     nodes = list(branch)
     branch.outputs.clear()
     branch.remove(nodes)
     for inner in nodes:
-        inner.name = _fresh(f"{node.name}.{inner.name}", taken)
+        inner.name = names.fresh(f"{node.name}.{inner.name}")
         for value in inner.outputs:
-            value.name = _fresh(f"{node.name}.{value.name}", taken)
+            value.name = names.fresh(f"{node.name}.{value.name}")
     graph.insert_before(node, nodes)
     for old, new in zip(node.outputs, outputs, strict=True):
-        if old.is_graph_output() or new.producer() not in nodes:  # the branch gives what is there without it
-            same = ir.node("Identity", [new], name=_fresh(f"{node.name}_{old.name}", taken))
+        if old.is_graph_output() or new.producer() not in nodes:  # the output is computed outside the branch
+            same = ir.node("Identity", [new], name=names.fresh(f"{node.name}_{old.name}"))
             graph.insert_before(node, [same])
             new = same.outputs[0]
-        name, old.name = old.name, _fresh(f"{old.name}_was", taken)
+        name, old.name = old.name, names.fresh(f"{old.name}_was")
         new.name = name
         new.type = new.type or old.type
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     graph.remove(node, safe=True)
-
-
-def _fresh(name: str, taken: set[str | None]) -> str:
-    number, fresh = 2, name
-    while fresh in taken:
-        number, fresh = number + 1, f"{name}_{number}"
-    taken.add(fresh)
-    return fresh

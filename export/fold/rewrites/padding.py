@@ -1,8 +1,8 @@
-"""Zero padding that stands as a node of its own before a convolution becomes the convolution's own.
+"""A Pad with zeros before a convolution becomes the convolution's own padding.
 
-    Conv(Pad(x)) = Conv with the pads added      mode constant, value 0, positions only, no other reads it
+    Conv(Pad(x)) = Conv with the pads added      mode constant, value 0, positions only, no other reader
 
-A convolution's own padding can be read past by a carrier channel; and there is a node and a copy less.
+This saves a node and a copy, and a convolution can read a shift past its own padding from a carrier channel.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from normfold.export.graphs.constants import Constants
 
 
 def join_padding(graph: ir.Graph, opset: int) -> int:
-    """Give every convolution the zero padding before it, in place, and return how many nodes that saved."""
+    """Give every convolution the zero padding before it, in place, and return the number of nodes that this saved."""
     constants = Constants(graph, opset)
     count = 0
     for pad in list(graph):
@@ -42,7 +42,7 @@ def join_padding(graph: ir.Graph, opset: int) -> int:
 
 
 def _positions(pad: ir.Node, constants: Constants) -> tuple[list[int], list[int]] | None:
-    """Return the zeros added before and behind each position axis, or None where the node does anything else."""
+    """Return the numbers of zeros before and behind each position axis, or None where the node does anything else."""
     x = pad.inputs[0]
     mode = pad.attributes["mode"].as_string() if "mode" in pad.attributes else "constant"
     if mode != "constant" or x is None or x.shape is None:
@@ -76,11 +76,12 @@ def _positions(pad: ir.Node, constants: Constants) -> tuple[list[int], list[int]
 
 
 def _reads_type(node: ir.Node, index: int) -> bool:
-    """Whether a node only asks of which type its input is, as torch's exporter does for a bias of zeros."""
+    """Whether a node reads only the type of an input, as in the nodes of torch's exporter for a bias of zeros."""
     return node.op_type == "CastLike" and node.domain in ("", "ai.onnx") and index == 1
 
 
 def _takes(node: ir.Node, index: int, graph: ir.Graph, axes: int) -> bool:
+    """Whether a node is a convolution that can take padding along this number of position axes."""
     if node.op_type != "Conv" or node.domain not in ("", "ai.onnx") or index != 0 or node.graph is not graph:
         return False
     automatic = node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"

@@ -1,4 +1,4 @@
-"""Splits that an exporter wrote by way of a sequence become plain Splits, through which channels can be followed.
+"""A split that an exporter wrote with a sequence becomes a plain Split, through which channels can be followed.
 
 SequenceAt(SplitToSequence(x), k) = the k-th output of Split(x)      sizes and places constant, axes kept
 """
@@ -11,7 +11,7 @@ from normfold.export.graphs.constants import Constants
 
 
 def split_plainly(graph: ir.Graph, opset: int) -> None:
-    """Replace SplitToSequence and what reads it by Split, in place, where sizes and places are constant."""
+    """Replace SplitToSequence and its readers by a Split, in place, where sizes and places are constant."""
     if opset < 13:
         return
     constants = Constants(graph, opset)

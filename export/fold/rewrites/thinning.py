@@ -1,40 +1,42 @@
-"""Bounds by channel before a max-pool or a maximum over positions go behind it, where there are fewer entries.
+"""Bounds by channel before a max-pool or a maximum over positions move behind it, where there are fewer entries.
 
-    maxpool(max(x, c)) = max(maxpool(x), c)      and with min alike: both keep the order of entries
+    maxpool(max(x, c)) = max(maxpool(x), c)      and the same with min: both keep the order of entries
 
-A Relu or Clip stays where it is: the runtime computes it within the convolution before it. An Unsqueeze may stand
-between, which exporters put before an adaptive max-pool.
+A Relu or Clip stays where it is: the runtime computes it within the convolution before it. An Unsqueeze may be between
+the two, because exporters put one before an adaptive max-pool.
 """
 
 from __future__ import annotations
 
-import math
-
 import onnx_ir as ir
 
-#: The length that an open one is taken for: a maximum over all of it keeps next to nothing.
-OPEN_LENGTH = 100
 
+def gathered(pool: ir.Node) -> tuple[int | None, ...]:
+    """Return for each axis how many entries a max-pool or a maximum makes one of, None where that is dynamic.
 
-def kept(pool: ir.Node) -> float:
-    """Return how many entries a max-pool or a maximum keeps, as a share; 1 where bounds may not go behind it."""
+    It is () where bounds cannot move behind the node.
+    """
     if pool.op_type in ("GlobalMaxPool", "ReduceMax"):
         x, axes = pool.inputs[0], _axes(pool)
         if x is None or x.shape is None or not axes or min(axes) < 2:
-            return 1.0
+            return ()
         lengths = [x.shape[axis] for axis in axes]
-        return 1.0 / math.prod(length if isinstance(length, int) else OPEN_LENGTH for length in lengths)
-    strides = pool.attributes["strides"].as_ints() if "strides" in pool.attributes else ()
-    # A window that holds nothing but padding has no largest entry; with these a window may.
+        return tuple(length if isinstance(length, int) else None for length in lengths)
+    # With ceil_mode or dilations a window can lie wholly in the padding, where the maximum is -inf: then the bound
+    # cannot move behind the pool.
     odd = "ceil_mode" in pool.attributes and pool.attributes["ceil_mode"].as_int() != 0
     odd = odd or ("dilations" in pool.attributes and any(d != 1 for d in pool.attributes["dilations"].as_ints()))
-    return 1.0 if odd or pool.op_type != "MaxPool" else 1.0 / math.prod(strides)
+    if odd or pool.op_type != "MaxPool" or "strides" not in pool.attributes:
+        return ()
+    return tuple(pool.attributes["strides"].as_ints())
 
 
 def thin(graph: ir.Graph) -> None:
-    """Let every Max and Min by channel that only a max-pool or a maximum reads, and that it thins out, read it."""
+    """Move every Max and Min by channel behind the max-pool or maximum that alone reads it, if it has fewer entries."""
     for pool in list(graph):
-        if pool.domain in ("", "ai.onnx") and kept(pool) < 1 and not any(y.is_graph_output() for y in pool.outputs):
+        if pool.domain not in ("", "ai.onnx") or any(y.is_graph_output() for y in pool.outputs):
+            continue
+        if any(length != 1 for length in gathered(pool)):
             unsqueeze = _only(pool, pool, "Unsqueeze")
             if unsqueeze is not None and (not _axes(unsqueeze) or min(_axes(unsqueeze)) < 2):
                 continue
@@ -44,7 +46,7 @@ def thin(graph: ir.Graph) -> None:
 
 
 def _only(reader: ir.Node, pool: ir.Node, *types: str) -> ir.Node | None:
-    """Return the node of one of these types that computes what ``reader`` reads, where nothing else reads it."""
+    """Return the node of one of these types whose output ``reader`` alone reads, or None."""
     x = reader.inputs[0]
     node = x.producer() if x is not None else None
     if x is None or node is None or node.op_type not in types or node.domain not in ("", "ai.onnx"):
@@ -64,7 +66,7 @@ def _by_channel(clamp: ir.Node) -> bool:
 
 
 def _swap(graph: ir.Graph, clamp: ir.Node, first: ir.Node, pool: ir.Node) -> None:
-    """Let ``clamp`` read ``pool``, and what it read be read by ``first``: the pool, or the Unsqueeze before it."""
+    """Move ``clamp`` behind ``pool``; ``first``, the pool or the Unsqueeze before it, then reads the clamp's input."""
     (before, bound), between, behind = clamp.inputs, clamp.outputs[0], pool.outputs[0]
     assert before is not None
     assert bound is not None
@@ -83,7 +85,7 @@ def _swap(graph: ir.Graph, clamp: ir.Node, first: ir.Node, pool: ir.Node) -> Non
 
 
 def _with_axes(graph: ir.Graph, bound: ir.Value, added: tuple[int, ...], dropped: tuple[int, ...]) -> ir.Value:
-    """Return the bound with and without axes along which it has one entry."""
+    """Return the bound with axes of one entry added, and others dropped."""
     assert bound.const_value is not None
     array = bound.const_value.numpy()
     for axis in sorted(added):

@@ -1,10 +1,18 @@
 """gRPC over HTTP/2 on the event loop itself: no thread, no copy and no wake-up between the socket and a method.
 
-frontend    binds, accepts, stops
-connection  frames of one connection: streams, settings, flow control of what comes
-sending     flow control of what goes
-headers     HPACK (RFC 7541)
-requests    what a block of headers asks for
-messages    length-prefixed messages, compression
-call        one call: its method, deadline, status
+HTTP/2 is written here because a call costs 5 µs with it and 130 µs with the ``h2`` package, for the same bytes. The
+parts of HTTP/2 that a gRPC server does not need (priorities, push, a table for HPACK) stay out, and so do models.
+
+frontend      binds, accepts, stops
+connection    one connection: its calls and its socket
+frame_reader  from bytes to frames, data and header blocks
+control       the other frames: settings, flow control, ping, reset
+limits        what one client may use, and the fault that ends a connection
+sending       flow control of the answers
+headers       HPACK (RFC 7541)
+requests      the method, deadline and compression that a block of headers asks for
+messages      length-prefixed messages, compression
+call          the common part of all calls: method, deadline, status
+unary_call    one message each way
+stream_call   a stream of messages
 """

@@ -1,77 +1,51 @@
-"""One connection: frames to calls (RFC 9113). What breaks the protocol ends it; what floods it, too."""
+"""One connection: from its frames to calls (RFC 9113). A client that breaks the protocol or floods us is cut off."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 from typing import cast
 
-from normfold.serving.frontends.http2.call import WINDOW_BYTES, Call, Service, StreamCall, UnaryCall
+from normfold.serving.frontends.http2.call import ServerCall, Service
+from normfold.serving.frontends.http2.control import CONTROL, ignore
+from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.headers import HeaderError, HeaderReader
+from normfold.serving.frontends.http2.limits import (
+    GREETING,
+    HANDSHAKE_SECONDS,
+    MOST_CALLS,
+    MOST_FRUITLESS,
+    UNSENT_BYTES,
+    Fault,
+)
 from normfold.serving.frontends.http2.requests import Asked
-from normfold.serving.frontends.http2.sending import FRAME, Sender, Stream, joined
+from normfold.serving.frontends.http2.sending import AnswerStream, Sender, joined
+from normfold.serving.frontends.http2.stream_call import StreamCall
+from normfold.serving.frontends.http2.unary_call import UnaryCall
 from normfold.serving.wire import http2_frames as h2
 
-#: Calls of one client at a time.
-MOST_CALLS = 1024
-#: A block of headers, however many frames it comes in.
-BLOCK_BYTES = 65_536
-#: A frame of the client's.
-FRAME_BYTES = 1 << 20
-#: Frames that ask for work and bring no call nearer to its end, since the last answer.
-MOST_FRUITLESS = 10_000
-#: A client has so long to say that it speaks HTTP/2.
-HANDSHAKE_SECONDS = 20.0
-#: Where the socket holds so much that the client has not read, its frames are not read either.
-UNSENT_BYTES = 1 << 20
 
-_GREETING = h2.settings(
-    {
-        h2.HEADER_TABLE_SIZE: 0,
-        h2.MAX_CONCURRENT_STREAMS: MOST_CALLS,
-        h2.INITIAL_WINDOW_SIZE: WINDOW_BYTES,
-        h2.MAX_FRAME_SIZE: FRAME_BYTES,
-        h2.MAX_HEADER_LIST_SIZE: BLOCK_BYTES,
-    }
-) + h2.frame(h2.WINDOW_UPDATE, 0, 0, (h2.LARGEST_WINDOW - h2.DEFAULT_WINDOW).to_bytes(4, "big"))
-
-_SETTING = struct.Struct(">HI")
-_NUMBER = (1 << 31) - 1
-
-
-class Fault(Exception):
-    """What ends the connection: an error code of HTTP/2 and why."""
-
-    def __init__(self, code: int, why: str) -> None:
-        super().__init__(why)
-        self.code = code
-
-
-class Connection(asyncio.Protocol):
+class ServerConnection(asyncio.Protocol):
     """The server's end of one connection."""
 
-    def __init__(self, service: Service, connections: set[Connection]) -> None:
+    def __init__(self, service: Service, connections: set[ServerConnection]) -> None:
         self.service, self._all = service, connections
-        self.sender = Sender()
-        self.calls: dict[int, Call] = {}
-        self._reader = HeaderReader()
+        self.frames, self.sender = FrameReader(), Sender()
+        #: The calls under way, by the number of their stream.
+        self.calls: dict[int, ServerCall] = {}
+        #: Whether the client does not read what we send.
+        self.choked = False
+        self._headers = HeaderReader()
         self._transport: asyncio.Transport | None = None
         self._handshake: asyncio.TimerHandle | None = None
-        self._parts: list[bytes] = []
-        self._have, self._need = 0, len(h2.PREFACE)
-        self._greeted = self._settled = self._leaving = False
-        #: Stream, flags and bytes still to come of a frame of data that is handed on as it comes.
-        self._rest: tuple[int, int, int] | None = None
-        self._block: tuple[int, int, bytearray] | None = None
+        self._leaving = self._flushing = False
+        #: The last stream that was opened, the data that the client may still send, and the fruitless frames so far.
         self._last, self._credit, self._fruitless = 0, h2.LARGEST_WINDOW, 0
-        self._opened: list[Call] = []
-        self._flushing = False
-        #: Whether the client does not read what it is sent.
-        self.choked = False
+        #: Calls with a deadline whose clock has not started yet.
+        self._opened: list[ServerCall] = []
         self._draining: asyncio.Future[None] | None = None
 
-    # what asyncio calls
+    # called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet the client."""
@@ -83,7 +57,7 @@ class Connection(asyncio.Protocol):
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._handshake = asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS, transport.abort)
-        transport.write(_GREETING)
+        transport.write(GREETING)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Cancel every call."""
@@ -97,7 +71,7 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def pause_writing(self) -> None:
-        """Read no more from a client that does not read."""
+        """Stop reading from a client that does not read."""
         self.choked = True
         if self._transport is not None:
             self._transport.pause_reading()
@@ -110,30 +84,20 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def data_received(self, data: bytes) -> None:
-        """Take all whole frames, then write all that they led to."""
-        self._have += len(data)
-        self._parts.append(data)
-        if self._have < self._need:
-            return
-        if len(self._parts) > 1:
-            data = b"".join(self._parts)
-        self._parts = []
+        """Take all whole frames, then write all answers to them together."""
         self._flushing = True
         try:
-            at = self._take(data)
+            self.frames.feed(data, self)
         except (Fault, HeaderError) as error:
             self._break(error)
             return
-        if at < len(data):
-            self._parts.append(data[at:])
-        self._have = len(data) - at
         for call in self._opened:
             if call.number in self.calls:
                 call.hurry()
         self._opened.clear()
         self.flush()
 
-    # what calls need
+    # called by calls and by the frontend
 
     def flush(self) -> None:
         """Write what is queued."""
@@ -146,80 +110,46 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def flush_soon(self) -> None:
-        """Write what is queued once all that is ready has been run."""
+        """Write what is queued after everything that is ready to run has run."""
         if not self._flushing:
             self._flushing = True
             asyncio.get_running_loop().call_soon(self.flush)
 
-    def close(self, call: Call) -> None:
-        """The answer of a call is queued to its end."""
+    def close(self, call: ServerCall) -> None:
+        """End ``call``: its whole answer is queued."""
         self._fruitless = 0
         if not self.sender.waits(call):
             self._closed(call)
         self.flush_soon()
 
-    def grant(self, call: Call, size: int) -> None:
-        """Let the client send so much more of a call's data."""
+    def grant(self, call: ServerCall, size: int) -> None:
+        """Let the client send ``size`` more bytes of the call's data."""
         call.credit += size
         self.sender.out.append(h2.frame(h2.WINDOW_UPDATE, 0, call.number, size.to_bytes(4, "big")))
         self.flush_soon()
 
     async def drained(self) -> None:
-        """Wait until the client has taken something, or may have."""
+        """Wait until the client has taken some data, or has allowed more."""
         if self._draining is None:
             self._draining = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._draining)
 
     def leave(self) -> None:
-        """Take no more calls; close when those that there are have ended."""
+        """Accept no more calls; close the connection when the calls under way have ended."""
         if not self._leaving:
             self._leaving = True
             self.sender.out.append(h2.frame(h2.GOAWAY, 0, 0, self._last.to_bytes(4, "big") + bytes(4)))
         self.flush()
 
     def abort(self) -> None:
-        """Close now."""
+        """Close the connection now."""
         if self._transport is not None:
             self._transport.abort()
 
-    # frames
+    # called by the reader of frames
 
-    def _take(self, data: bytes) -> int:
-        """Take the whole frames of ``data``; where the rest begins."""
-        at, end = 0, len(data)
-        if not self._greeted:
-            if not data.startswith(h2.PREFACE):
-                raise Fault(h2.PROTOCOL_ERROR, "this port speaks gRPC over HTTP/2 only")
-            self._greeted = True
-            at = len(h2.PREFACE)
-        if self._rest is not None:
-            number, flags, left = self._rest
-            at = min(left, end)
-            self._rest = (number, flags, left - at) if at < left else None
-            self._data(data, 0, at, flags if at == left else 0, number)
-        self._need = 1 if self._rest is not None else 9
-        while end - at >= 9:
-            word, flags, number = FRAME.unpack_from(data, at)
-            size, kind = word >> 8, word & 0xFF
-            if size > FRAME_BYTES:
-                raise Fault(h2.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
-            begin = at + 9
-            if end - begin < size:
-                if kind == h2.DATA and begin < end and self._block is None and not flags & h2.PADDED:
-                    self._rest = number & _NUMBER, flags, size - (end - begin)
-                    self._need, at = 1, end
-                    self._data(data, begin, end, 0, number & _NUMBER)
-                else:
-                    self._need = 9 + size
-                break
-            at = begin + size
-            if kind == h2.DATA and self._block is None:
-                self._data(data, begin, at, flags, number & _NUMBER)
-            else:
-                self._frame(kind, flags, number & _NUMBER, data[begin:at])
-        return at
-
-    def _data(self, data: bytes, begin: int, end: int, flags: int, number: int) -> None:
+    def data(self, data: bytes, begin: int, end: int, flags: int, number: int) -> None:
+        """Pass data on to their call."""
         size = end - begin
         self._credit -= size
         if self._credit < h2.LARGEST_WINDOW // 2:
@@ -228,11 +158,11 @@ class Connection(asyncio.Protocol):
             self.sender.out.append(h2.frame(h2.WINDOW_UPDATE, 0, 0, by.to_bytes(4, "big")))
         call = self.calls.get(number)
         if call is None:
-            self._known(number)
+            self.check_opened(number)
             return
         call.credit -= size
         if call.credit < 0 or call.request_ended:
-            self._reset(call, h2.STREAM_CLOSED if call.request_ended else h2.FLOW_CONTROL_ERROR)
+            self.reset(call, h2.STREAM_CLOSED if call.request_ended else h2.FLOW_CONTROL_ERROR)
             return
         if flags & h2.PADDED:
             if not size or data[begin] >= size:
@@ -241,80 +171,26 @@ class Connection(asyncio.Protocol):
         if flags & h2.END_STREAM:
             call.request_ended = True
         elif begin == end:
-            self._count_fruitless()
+            self.fruitless()
         call.received(data, begin, end)
 
-    def _frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
-        if not self._settled and kind != h2.SETTINGS:
-            raise Fault(h2.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-        if self._block is not None and kind != h2.CONTINUATION:
-            raise Fault(h2.PROTOCOL_ERROR, "a header block is interrupted")
-        if kind == h2.HEADERS:
-            self._headers(flags, number, payload)
-        elif kind == h2.CONTINUATION:
-            if self._block is None or self._block[0] != number:
-                raise Fault(h2.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
-            _, first, block = self._block
-            self._part(number, first | flags & h2.END_HEADERS, block + payload)
-        elif kind == h2.WINDOW_UPDATE:
-            self._window(number, payload)
-        elif kind == h2.PUSH_PROMISE:
-            raise Fault(h2.PROTOCOL_ERROR, "clients do not push")
-        elif kind == h2.GOAWAY:
-            _expect(number == 0, len(payload) >= 8)
-        else:
-            self._count_fruitless()
-            if kind == h2.SETTINGS:
-                self._settings(flags, number, payload)
-            elif kind == h2.PING:
-                _expect(number == 0, len(payload) == 8)
-                if not flags & h2.ACK:
-                    self.sender.out.append(h2.frame(h2.PING, h2.ACK, 0, payload))
-            elif kind == h2.RST_STREAM:
-                _expect(number != 0, len(payload) == 4)
-                self._known(number)
-                if (call := self.calls.get(number)) is not None:
-                    self._drop(call)
-            elif kind == h2.PRIORITY:
-                _expect(number != 0, len(payload) == 5)
-
-    def _headers(self, flags: int, number: int, payload: bytes) -> None:
-        begin, end = 0, len(payload)
-        if flags & h2.PADDED:
-            if not payload or payload[0] >= end:
-                raise Fault(h2.PROTOCOL_ERROR, "more padding than headers")
-            begin, end = 1, end - payload[0]
-        if flags & h2.WITH_PRIORITY:
-            begin += 5
-        _expect(number % 2 == 1, begin <= end)
-        self._part(number, flags, payload[begin:end] if begin or end < len(payload) else payload)
-
-    def _part(self, number: int, flags: int, block: bytes | bytearray) -> None:
-        if len(block) > BLOCK_BYTES:
-            raise Fault(h2.ENHANCE_YOUR_CALM, f"more than {BLOCK_BYTES} bytes of headers")
-        if flags & h2.END_HEADERS:
-            self._block = None
-            self._request(number, flags, bytes(block))
-        else:
-            self._count_fruitless()
-            self._block = (number, flags, bytearray(block))
-
-    def _request(self, number: int, flags: int, block: bytes) -> None:
+    def headers(self, number: int, flags: int, block: bytes) -> None:
+        """Open the call that a block of headers asks for, or refuse it."""
         if number <= self._last:  # trailers, which mean nothing here, of a call that may have been answered already
-            self._reader.read(block)
+            self._headers.read(block)
             if (call := self.calls.get(number)) is not None:
                 if not flags & h2.END_STREAM or call.request_ended:
-                    self._reset(call, h2.PROTOCOL_ERROR)
+                    self.reset(call, h2.PROTOCOL_ERROR)
                 else:
                     call.request_ended = True
                     call.received(b"", 0, 0)
             return
-        asked = self.service.requests.read(block, self._reader)
+        asked = self.service.requests.read(block, self._headers)
         if self._leaving:
             return
         self._last = number
         if len(self.calls) >= MOST_CALLS:
-            self._count_fruitless()
+            self.fruitless()
             self._rst(number, h2.REFUSED_STREAM)
         elif asked.method is None:
             self._refuse(number, flags, asked)
@@ -327,8 +203,53 @@ class Connection(asyncio.Protocol):
                 call.request_ended = True
                 call.received(b"", 0, 0)
 
+    def control(self, kind: int, flags: int, number: int, payload: bytes) -> None:
+        """Do what a frame of any other kind asks for."""
+        CONTROL.get(kind, ignore)(self, flags, number, payload)
+
+    def fruitless(self) -> None:
+        """Count a frame that brings no call nearer to its end. Raises Fault when there were too many."""
+        self._fruitless += 1
+        if self._fruitless > MOST_FRUITLESS:
+            raise Fault(h2.ENHANCE_YOUR_CALM, f"more than {MOST_FRUITLESS} frames that lead to nothing")
+
+    def settle(self) -> None:
+        """The client has sent its first SETTINGS: it speaks HTTP/2."""
+        self.frames.settled = True
+        if self._handshake is not None:
+            self._handshake.cancel()
+
+    def check_opened(self, number: int) -> None:
+        """Raise Fault if the client has never opened stream ``number``."""
+        if (number > self._last and not self._leaving) or number % 2 == 0:
+            raise Fault(h2.PROTOCOL_ERROR, f"stream {number} was never opened")
+
+    # the ends of calls and of the connection
+
+    def finish(self, streams: list[AnswerStream]) -> None:
+        """Forget calls of which the last byte is queued now, and wake those that wait for the client's windows."""
+        for stream in streams:
+            self._closed(stream)
+        self._wake()
+
+    def reset(self, call: ServerCall, code: int) -> None:
+        """End a call with an error code of HTTP/2."""
+        self.drop(call)
+        self._rst(call.number, code)
+
+    def drop(self, call: ServerCall) -> None:
+        """Forget a call: nobody waits for its answer any more."""
+        self.calls.pop(call.number, None)
+        self.sender.forget(call)
+        call.cancel()
+
+    def _closed(self, stream: AnswerStream) -> None:
+        call = self.calls.pop(stream.number, None)
+        if call is not None and not call.request_ended:
+            self._rst(call.number, h2.NO_ERROR)  # the answer is complete: the client may stop sending
+
     def _refuse(self, number: int, flags: int, asked: Asked) -> None:
-        self._count_fruitless()
+        self.fruitless()
         if asked.refusal is None:
             self._rst(number, h2.PROTOCOL_ERROR)
             return
@@ -336,78 +257,8 @@ class Connection(asyncio.Protocol):
         if not flags & h2.END_STREAM:
             self._rst(number, h2.NO_ERROR)
 
-    def _settings(self, flags: int, number: int, payload: bytes) -> None:
-        ack = flags & h2.ACK
-        _expect(number == 0 and (self._settled or not ack), len(payload) % 6 == 0 and not (ack and payload))
-        if ack:
-            return
-        self._settled = True
-        if self._handshake is not None:
-            self._handshake.cancel()
-        sender = self.sender
-        for key, value in _SETTING.iter_unpack(payload):
-            if key == h2.INITIAL_WINDOW_SIZE:
-                wider = value - sender.initial
-                if value > h2.LARGEST_WINDOW or any(c.window + wider > h2.LARGEST_WINDOW for c in self.calls.values()):
-                    raise Fault(h2.FLOW_CONTROL_ERROR, f"windows of {value} bytes")
-                sender.initial = value
-                for call in self.calls.values():
-                    call.window += wider
-            elif key == h2.MAX_FRAME_SIZE:
-                _expect(h2.DEFAULT_FRAME <= value <= h2.LARGEST_FRAME)
-                sender.largest = value
-            elif key == h2.ENABLE_PUSH:
-                _expect(value <= 1)
-        sender.out.append(h2.frame(h2.SETTINGS, h2.ACK, 0))
-        self._ended(sender.release())
-
-    def _window(self, number: int, payload: bytes) -> None:
-        _expect(True, len(payload) == 4)
-        by = int.from_bytes(payload, "big") & _NUMBER
-        call = self.calls.get(number)
-        if number and call is None:
-            self._known(number)
-            return
-        if (self.sender.window if call is None else call.window) + by > h2.LARGEST_WINDOW or not by:
-            code = h2.FLOW_CONTROL_ERROR if by else h2.PROTOCOL_ERROR
-            if call is None:
-                raise Fault(code, f"a window is widened by {by}")
-            self._reset(call, code)
-            return
-        self._ended(self.sender.widen(by, call))
-
-    # the ends of calls and of the connection
-
-    def _ended(self, streams: list[Stream]) -> None:
-        for stream in streams:
-            self._closed(stream)
-        self._wake()
-
-    def _closed(self, stream: Stream) -> None:
-        call = self.calls.pop(stream.number, None)
-        if call is not None and not call.request_ended:
-            self._rst(call.number, h2.NO_ERROR)  # the answer is complete: the client may stop sending
-
-    def _reset(self, call: Call, code: int) -> None:
-        self._drop(call)
-        self._rst(call.number, code)
-
-    def _drop(self, call: Call) -> None:
-        self.calls.pop(call.number, None)
-        self.sender.forget(call)
-        call.cancel()
-
     def _rst(self, number: int, code: int) -> None:
         self.sender.out.append(h2.frame(h2.RST_STREAM, 0, number, code.to_bytes(4, "big")))
-
-    def _known(self, number: int) -> None:
-        if (number > self._last and not self._leaving) or number % 2 == 0:
-            raise Fault(h2.PROTOCOL_ERROR, f"stream {number} was never opened")
-
-    def _count_fruitless(self) -> None:
-        self._fruitless += 1
-        if self._fruitless > MOST_FRUITLESS:
-            raise Fault(h2.ENHANCE_YOUR_CALM, f"more than {MOST_FRUITLESS} frames that lead to nothing")
 
     def _wake(self) -> None:
         if self._draining is not None:
@@ -420,13 +271,5 @@ class Connection(asyncio.Protocol):
         self.sender.out.append(h2.frame(h2.GOAWAY, 0, 0, last + code.to_bytes(4, "big") + str(error).encode()))
         self._leaving = True
         for call in list(self.calls.values()):
-            self._drop(call)
+            self.drop(call)
         self.flush()
-
-
-def _expect(sound: bool, size: bool = True) -> None:
-    """Raise Fault for a frame where it must not be, or of a wrong size."""
-    if not size:
-        raise Fault(h2.FRAME_SIZE_ERROR, "a frame of a wrong size")
-    if not sound:
-        raise Fault(h2.PROTOCOL_ERROR, "a frame on a stream, or with a value, that is not allowed")

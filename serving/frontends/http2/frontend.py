@@ -1,4 +1,4 @@
-"""The frontend: binds an address, makes a connection of whatever comes, stops."""
+"""The frontend: binds an address, accepts connections, stops."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from normfold.serving.errors import StartError
 from normfold.serving.frontends.http2.call import Service
-from normfold.serving.frontends.http2.connection import Connection
+from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.process.address import UNIX, host_and_port
 from normfold.serving.rpc.methods import Method
@@ -20,20 +20,20 @@ BACKLOG = 1024
 
 
 class Http2Frontend:
-    """A server of ``methods``; their calls are counted by ``traffic``, except those of health."""
+    """A server of ``methods``; ``traffic`` counts the calls of those that are ``counted``."""
 
     def __init__(self, methods: Iterable[Method], traffic: Traffic, max_message_bytes: int) -> None:
         self._service = Service(Requests(methods), traffic, max_message_bytes)
-        self._connections: set[Connection] = set()
+        self._connections: set[ServerConnection] = set()
         self._servers: list[asyncio.Server] = []
         self._path: str | None = None
-        #: Where the server listens, once it does.
+        #: The address that the server listens on; empty until it does.
         self.address = ""
 
     async def start(self, address: str, reuse_port: bool = False) -> None:
         """Listen on ``address``: "host:port", port 0 for any free one, or "unix:/path".
 
-        ``reuse_port`` shares the port with other processes that do so, too; else it is this one's alone. Raises
+        With ``reuse_port`` other processes that set it, too, may listen on the same port; without, none may. Raises
         StartError.
         """
         loop = asyncio.get_running_loop()
@@ -47,7 +47,7 @@ class Http2Frontend:
         self._path = self.address.removeprefix(UNIX) if address.startswith(UNIX) else None
 
     async def stop(self, grace_seconds: float) -> None:
-        """Close the port and every connection; calls on their way may take ``grace_seconds`` longer."""
+        """Close the port and every connection; calls under way may take ``grace_seconds`` longer."""
         for server in self._servers:
             server.close()
         if self._path is not None:
@@ -62,8 +62,8 @@ class Http2Frontend:
             connection.abort()
         await asyncio.sleep(0)
 
-    def _accept(self) -> Connection:
-        return Connection(self._service, self._connections)
+    def _accept(self) -> ServerConnection:
+        return ServerConnection(self._service, self._connections)
 
 
 def bound(address: str, reuse_port: bool) -> tuple[list[socket.socket], str]:
@@ -88,7 +88,7 @@ def bound(address: str, reuse_port: bool) -> tuple[list[socket.socket], str]:
         ):
             try:
                 sock = socket.socket(family, kind, protocol)
-            except OSError:  # a family that this host has not
+            except OSError:  # this host lacks the family
                 continue
             sockets.append(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -97,7 +97,7 @@ def bound(address: str, reuse_port: bool) -> tuple[list[socket.socket], str]:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind((where[0], port, *where[2:]))
-            port = sock.getsockname()[1]  # the first one's, where any would do
+            port = sock.getsockname()[1]  # for port 0, all addresses get the port of the first
         if not sockets:
             raise OSError(f"{host} has no address here")
     except OSError:

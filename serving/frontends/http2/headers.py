@@ -1,7 +1,7 @@
-"""Header blocks: HPACK (RFC 7541) read in full, written without table and Huffman code.
+"""Header blocks: all of HPACK (RFC 7541) can be read; blocks are written without table and Huffman code.
 
-Clients are asked to keep no table (SETTINGS_HEADER_TABLE_SIZE 0), so that what a block means does not depend on those
-before it, and equal blocks need to be read once. Until the request for that has reached it, a client may use a table.
+Our SETTINGS ask clients to keep no table (SETTINGS_HEADER_TABLE_SIZE 0). Then the meaning of a block does not depend on
+earlier blocks, and equal blocks need to be read only once. Until these SETTINGS arrive, a client may use a table.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from hpack.table import HeaderTable
 Header = tuple[bytes, bytes]
 
 STATIC: tuple[Header, ...] = tuple((bytes(name), bytes(value)) for name, value in HeaderTable.STATIC_TABLE)
-#: What a table may hold until the client has our settings, in bytes.
+#: The size of a table until the client has our SETTINGS, in bytes.
 TABLE_BYTES = 4096
-#: What a table and a list of headers count for each header beside its bytes (RFC 7541, section 4.1).
+#: Counted for each header in a table or list, in addition to its bytes (RFC 7541, section 4.1).
 OVERHEAD_BYTES = 32
-#: All headers of one request.
+#: All headers of one request, in bytes.
 LIST_BYTES = 65_536
 
 
 class HeaderError(ValueError):
-    """A block that cannot be read; nor can those after it."""
+    """A block cannot be read, and neither can later blocks of the connection."""
 
 
 class HeaderReader:
-    """The table of one connection, and what its blocks mean."""
+    """Reads the header blocks of one connection, and keeps its table."""
 
     def __init__(self) -> None:
         self._table: deque[Header] = deque()
         self._size, self._largest = 0, TABLE_BYTES
-        #: Whether the last block means the same wherever it stands.
+        #: Whether the last block would mean the same after any other block.
         self.constant = False
 
     def read(self, block: bytes) -> list[Header]:
-        """The headers of a block, in order. Raises HeaderError."""
+        """The headers of a block, in their order. Raises HeaderError."""
         try:
             return self._read(block)
         except IndexError:
@@ -96,7 +96,7 @@ class HeaderReader:
 
 
 def integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
-    """The integer at ``at`` with a prefix of so many bits, and where the next thing begins (section 5.1)."""
+    """The integer at ``at`` with a prefix of ``bits`` bits, and the place behind it (section 5.1)."""
     most = (1 << bits) - 1
     value = block[at] & most
     at += 1
@@ -112,7 +112,7 @@ def integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
 
 
 def string(block: bytes, at: int) -> tuple[bytes, int]:
-    """The string at ``at``, and where the next thing begins (section 5.2)."""
+    """The string at ``at``, and the place behind it (section 5.2)."""
     coded = block[at] & 0x80
     size, at = integer(block, at, 7)
     end = at + size
@@ -127,7 +127,7 @@ def _plain(data: bytes) -> bytes:
 
 
 def written(*headers: Header) -> bytes:
-    """A block of headers that asks for no table."""
+    """A block of these headers that uses no table."""
     parts = []
     for header in headers:
         if header in STATIC:

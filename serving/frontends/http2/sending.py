@@ -1,4 +1,4 @@
-"""What leaves a connection: frames, written together at the end of a wake-up; data, as the client's windows allow."""
+"""The frames that we send: written together at the end of a wake-up; data only as the client's windows allow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 from normfold.serving.frontends.http2.requests import DONE, STARTED
 from normfold.serving.wire import http2_frames as h2
 
-#: length << 8 | kind, flags, stream; and the same before a message: whether it is compressed, its size.
+#: length << 8 | kind, flags, stream; _MESSAGE_FRAME adds the prefix of a message: whether it is compressed, its size.
 FRAME = struct.Struct(">IBI")
 _MESSAGE_FRAME = struct.Struct(">IBIBI")
 _MESSAGE = struct.Struct(">BI")
@@ -20,46 +20,46 @@ _HEADERS = len(STARTED) << 8 | h2.HEADERS
 _TRAILERS = len(DONE) << 8 | h2.HEADERS
 _LAST = h2.END_HEADERS | h2.END_STREAM
 
-#: From this size on a message's prefix has a frame of its own: cheaper than a copy of the message, in bytes.
+#: From this size on (in bytes) the prefix of a message gets its own frame: cheaper than a copy of the message.
 _WORTH_A_FRAME = 1 << 14
-#: From this size on a part is written by itself, also to spare a copy, in bytes.
+#: From this size on (in bytes) a part is written by itself, which also spares a copy.
 _WORTH_A_WRITE = 1 << 16
 
 
-class Stream(Protocol):
-    """What is known of a stream here."""
+class AnswerStream(Protocol):
+    """A call, as the sender needs it."""
 
     number: int
-    #: Data that the client still takes on this stream, in bytes; negative where it has narrowed its windows.
+    #: Data that the client still takes on this stream, in bytes; negative after it has made its windows smaller.
     window: int
 
 
 @dataclass
 class _Waiting:
-    """Data of a stream that wait for the client's windows, and the headers that end it."""
+    """Data of a stream that wait for a larger window, and the headers that end the stream."""
 
-    stream: Stream
+    stream: AnswerStream
     data: deque[memoryview] = field(default_factory=deque)
     trailers: bytes | None = None
 
 
 class Sender:
-    """The frames that are to be written, and the windows that the client has left."""
+    """The frames to be written, and the client's windows."""
 
     def __init__(self) -> None:
-        #: Frames and parts of frames, in order; whoever writes them empties it.
+        #: Frames and parts of frames, in their order; the connection writes and clears them.
         self.out: list[bytes | memoryview] = []
-        #: Of the connection, and of a stream that begins now.
+        #: The window of the connection, and that of each new stream.
         self.window, self.initial = h2.DEFAULT_WINDOW, h2.DEFAULT_WINDOW
         self.largest = h2.DEFAULT_FRAME
         self._waiting: dict[int, _Waiting] = {}
 
-    def waits(self, stream: Stream) -> bool:
+    def waits(self, stream: AnswerStream) -> bool:
         """Whether data of the stream wait for the client."""
         return stream.number in self._waiting
 
-    def answer(self, stream: Stream, data: bytes) -> None:
-        """A whole answer of one message."""
+    def answer(self, stream: AnswerStream, data: bytes) -> None:
+        """Queue a whole answer of one message."""
         size = len(data)
         framed = size + 5
         number = stream.number
@@ -78,12 +78,12 @@ class Sender:
             DONE,
         )
 
-    def start(self, stream: Stream) -> None:
-        """The headers before the messages."""
+    def start(self, stream: AnswerStream) -> None:
+        """Queue the headers before the messages."""
         self.out += (FRAME.pack(_HEADERS, h2.END_HEADERS, stream.number), STARTED)
 
-    def message(self, stream: Stream, data: bytes) -> None:
-        """One message."""
+    def message(self, stream: AnswerStream, data: bytes) -> None:
+        """Queue one message."""
         prefix = _MESSAGE.pack(0, len(data))
         if len(data) < _WORTH_A_FRAME:
             self._data(stream, memoryview(prefix + data))
@@ -91,19 +91,19 @@ class Sender:
             self._data(stream, memoryview(prefix))
             self._data(stream, memoryview(data))
 
-    def end(self, stream: Stream, block: bytes) -> None:
-        """The headers that end the stream, behind its data."""
+    def end(self, stream: AnswerStream, block: bytes) -> None:
+        """Queue the headers that end the stream, behind its data."""
         if (waiting := self._waiting.get(stream.number)) is not None:
             waiting.trailers = block
         else:
             self.out.append(h2.frame(h2.HEADERS, _LAST, stream.number, block))
 
-    def forget(self, stream: Stream) -> None:
-        """Drop what waits: the stream was reset."""
+    def forget(self, stream: AnswerStream) -> None:
+        """Drop the waiting data of a stream that was reset."""
         self._waiting.pop(stream.number, None)
 
-    def widen(self, by: int, stream: Stream | None) -> list[Stream]:
-        """The client takes more data of a stream, or (None) of all together; the streams that have ended thereby."""
+    def widen(self, by: int, stream: AnswerStream | None) -> list[AnswerStream]:
+        """Widen the window of a stream, or (None) of the connection; the streams whose last data this queued."""
         if stream is None:
             self.window += by
             return self.release()
@@ -111,11 +111,11 @@ class Sender:
         waiting = self._waiting.get(stream.number)
         return [stream] if waiting is not None and self._release(waiting) else []
 
-    def release(self) -> list[Stream]:
-        """Queue what the windows allow now; the streams that have ended thereby."""
+    def release(self) -> list[AnswerStream]:
+        """Queue the data that the windows allow now; the streams whose last data this queued."""
         return [waiting.stream for waiting in list(self._waiting.values()) if self._release(waiting)]
 
-    def _data(self, stream: Stream, data: memoryview) -> None:
+    def _data(self, stream: AnswerStream, data: memoryview) -> None:
         waiting = self._waiting.get(stream.number)
         if waiting is None:
             data = self._send(stream, data)
@@ -125,7 +125,7 @@ class Sender:
         waiting.data.append(data)
 
     def _release(self, waiting: _Waiting) -> bool:
-        """Queue what the windows allow of one stream; whether that was its end."""
+        """Queue the data of one stream that the windows allow; whether that was its end."""
         stream = waiting.stream
         while waiting.data:
             left = self._send(stream, waiting.data[0])
@@ -139,7 +139,7 @@ class Sender:
         self.out.append(h2.frame(h2.HEADERS, _LAST, stream.number, waiting.trailers))
         return True
 
-    def _send(self, stream: Stream, data: memoryview) -> memoryview:
+    def _send(self, stream: AnswerStream, data: memoryview) -> memoryview:
         """Queue as much of ``data`` as the windows allow; the rest."""
         while data and (size := min(len(data), self.largest, self.window, stream.window)) > 0:
             self.window -= size
@@ -150,7 +150,7 @@ class Sender:
 
 
 def joined(parts: list[bytes | memoryview]) -> Iterator[bytes | memoryview]:
-    """``parts`` in few pieces, without a copy of the large ones."""
+    """``parts`` joined to few pieces; large parts are not copied."""
     begin = 0
     for at, part in enumerate(parts):
         if len(part) >= _WORTH_A_WRITE:

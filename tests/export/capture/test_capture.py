@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normfold.export.capture.capture import capture
+from normfold.export.capture.capture_errors import refuse_training_modules
 from normfold.export.capture.named_network import NamedNetwork, named_outputs
 from normfold.export.capture.tidy import MODULE
-from normfold.export.capture.troubles import refuse_training_modules
 from normfold.export.errors import CaptureError, InputSpecError
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.graphs.serialize import to_bytes
@@ -22,7 +22,7 @@ from normfold.export.inputs.specs import parse_inputs
 
 
 class Net(nn.Module):
-    """Convolution, ReLU, BatchNorm, and then whatever ``tail`` does."""
+    """Convolution, ReLU, BatchNorm, and then ``tail``."""
 
     def __init__(self, tail=lambda x: x, **kwargs) -> None:  # type: ignore[no-untyped-def]
         super().__init__()
@@ -43,7 +43,7 @@ def captured(network: nn.Module, inputs: str = "x=FP32[N,3,L]", opset: int = 18,
 
 
 def agrees(network: nn.Module, model: ir.Model, *shapes: tuple[int, ...]) -> None:
-    """The graph computes what PyTorch does, to float32's precision, at each shape."""
+    """Check that the graph computes the same as PyTorch, to float32 precision, at each shape."""
     runtime = Runtime(to_bytes(model), optimised=False)
     for shape in shapes:
         x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Activations are written in the form, and put at the place, that onnxruntime has a fast kernel for."""
+"""Activations are written as, and moved to, what onnxruntime has a fast kernel for."""
 
 from __future__ import annotations
 

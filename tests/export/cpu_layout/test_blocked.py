@@ -1,4 +1,4 @@
-"""What would leave onnxruntime's blocked layout is written as what stays in it, where that is the same function."""
+"""Operators that would leave onnxruntime's blocked layout are replaced by equal ones that keep it."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_another_reduction_stays(nodes: str) -> None:
 
 
 def test_onnxruntime_keeps_a_separable_network_with_prelus_in_its_blocked_layout() -> None:
-    """The point of it all: one change of layout at the beginning, one at the end."""
+    """The aim: one change of layout at the beginning and one at the end."""
     text = """(float[N, 16, L] x) => (float[N, 16] y) {
       k = Shape(d) n = Slice(k, zero, one) z = Expand(nothing, n)
       u = Conv(x, p, b) r = PRelu(u, a) v = Conv<group = 16, dilations = [4], pads = [4, 4]>(r, d, z)

@@ -1,4 +1,4 @@
-"""A convolution along W and one along H, channel by channel, change places where that is less to do."""
+"""A convolution along W and a depthwise one along H are exchanged where that is less work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs along one axis, written as pictures of height 1: the same function, the same inputs and outputs."""
+"""Tensors with one running axis get an axis of height 1: the same function, the same inputs and outputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.export.fold.graphs import graph, operators, same_function, same_in_on
 from normfold.export.cpu_layout import lift
 
 W = {"w": weights(4, 3, 5), "b": weights(4)}
-#: A convolution, an operator that goes along, a convolution; its values have 4 channels.
+#: A convolution, an operator that can be lifted with it, a convolution; the values have 4 channels.
 BETWEEN = "(float[N, 3, L] x) => (float[N, 2, M] y) {{ u = Conv(x, w, b) {nodes} y = Conv(v, z) }}"
 Z = {**W, "z": weights(2, 4, 3)}
 SHAPES = ((1, 3, 40), (2, 3, 57))
@@ -113,7 +113,7 @@ def between(nodes: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("nodes", ALONG.values(), ids=ALONG)
 def test_an_operator_between_two_convolutions_goes_along(nodes: str) -> None:
     before = between(nodes)
-    # Without padding the constant row fits one length alone.
+    # Without padding the constant row fits one length only.
     shapes = SHAPES
     if "edge" in nodes:
         shapes = ((1, 3, 40),)
@@ -144,7 +144,7 @@ def test_what_has_no_rule_reads_values_as_they_were(nodes: str) -> None:
     before = graph(BETWEEN.format(nodes=nodes), **Z, **named)
     after = lifted(before)
     assert rank3_convolutions(after) == 0
-    # Before what stays, and at the end; a Reshape takes the first one in.
+    # One before the operator that stays, and one at the end; a Reshape replaces the first.
     assert operators(after).count("Squeeze") == 2 - ("Reshape" in nodes)
     kept = [n.op_type for n in before.graph.node if n.op_type in ("Transpose", "Reshape", "Expand")]
     assert sorted(kept) == [o for o in operators(after) if o in kept]
@@ -190,7 +190,7 @@ UNTOUCHED = {
         "(float[N, 3, L] x, float[4, 3, 5] w) => (float[N, 4, M] y) { y = Conv(x, w) }",
         {},
     ),
-    "pictures, no taller than wide": (
+    "four axes, no taller than wide": (
         "(float[N, 3, 12, L] x) => (float[N, 4, 12, M] y) { y = Conv(x, w) }",
         {"w": weights(4, 3, 1, 5)},
     ),

@@ -1,4 +1,4 @@
-"""Channel counts are rounded up to the block where only convolutions see the difference."""
+"""Channel counts are rounded up to whole blocks where only convolutions are affected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.export.cpu_layout.test_blocked import optimised
 from tests.export.cpu_layout.test_lift import shapes_of
 from tests.export.fold.graphs import graph, operators, same_function, weights
 
-from normfold.export.cpu_layout import lift, lift_and_widen
+from normfold.export.cpu_layout import lift, lift_and_round
 
 C = 31
 HELD: dict[str, Any] = {
@@ -44,7 +44,7 @@ def network(nodes: str, more: str = "") -> onnx.ModelProto:
 
 def widened(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
     copy = ir.from_proto(onnx.ModelProto.FromString(model.SerializeToString()))
-    changed = lift_and_widen(copy)
+    changed = lift_and_round(copy)
     after = ir.to_proto(copy)
     onnx.checker.check_model(after, full_check=True)
     return after, changed

@@ -1,4 +1,4 @@
-"""Convolutions that run along the height of a picture are turned to run along its width."""
+"""Convolutions that run along the third of four axes are turned to run along the fourth."""
 
 from __future__ import annotations
 

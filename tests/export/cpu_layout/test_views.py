@@ -1,4 +1,4 @@
-"""What only names axes anew is written in as few nodes as the shapes allow."""
+"""As few nodes as the shapes allow are left that only change a shape."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_another_view_stays(nodes: str, output: str, kept: str) -> None:
 
 
 def test_nodes_that_are_written_have_names_of_their_own() -> None:
-    # onnxruntime refuses two nodes of one name, and x has an Unsqueeze of the lifting already.
+    # onnxruntime refuses two nodes of one name, and lifting has added an Unsqueeze of x already.
     text = "(float[N, 4, L] x) => (float[N, 5, M] y) { a = Identity(x) b = Add(a, x) y = Conv<pads = [1, 1]>(b, w) }"
     before = graph(text, w=weights(5, 4, 3))
     after = lifted(before)

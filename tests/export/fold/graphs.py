@@ -31,7 +31,7 @@ TERMS = 64
 def graph(text: str, opset: int = 17, ir_version: int = 9, **constants: Any) -> onnx.ModelProto:
     """Return the model of a graph "(inputs) => (outputs) { nodes }"; arrays given by name become its initializers.
 
-    ``BN(u, n)`` stands for the BatchNormalization of u with the parameters of ``norm("n", …)``.
+    ``BN(u, n)`` is short for the BatchNormalization of u with the parameters of ``norm("n", …)``.
     """
     text = re.sub(r"\bBN\((\w+), (\w+)\)", r"BatchNormalization(\1, \2_gamma, \2_beta, \2_mean, \2_var)", text)
     model = parser.parse_model(f'<ir_version: {ir_version}, opset_import: ["": {opset}]> test {text}')

@@ -77,7 +77,7 @@ def test_parts_of_lower_rank_are_aligned_from_behind() -> None:
     assert affine.rank == 3
 
 
-def test_the_identity_is_told_from_what_only_scales_or_only_shifts() -> None:
+def test_a_map_that_only_scales_or_only_shifts_is_not_the_identity() -> None:
     assert Affine.identity(3).is_identity
     assert not Affine.of(2.0, 0.0).is_identity
     assert not Affine.of(1.0, 1.0).is_identity

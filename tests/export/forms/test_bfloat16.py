@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from normfold.export.errors import ExportError
 from normfold.export.forms.bfloat16 import missing_kernels, to_bfloat16
 from normfold.export.forms.precision import reduce_precision
-from normfold.export.graphs.float64 import DoubleGraph
+from normfold.export.graphs.float64 import Float64Graph
 from normfold.export.graphs.runtime import CPU
 from normfold.export.proof.verify import Case
 
@@ -34,7 +34,7 @@ g (float[2, 3, 1000] x) => (float[2, 3, M] y) <float[3] scales = {1.0, 1.0, 1.29
     b = Cast <to = 1> (a)
     y = Resize <mode = "nearest"> (b, , scales)
 }"""
-#: Only moves values about, which is what the CPU provider can do in bfloat16.
+#: Only moves values, which the CPU provider can do in bfloat16.
 MOVED = """<ir_version: 8, opset_import: ["" : 18]>
 g (int64[N, L] tokens) => (float[N, 4, L] y) {
     a = Gather (table, tokens)
@@ -99,4 +99,4 @@ def test_a_network_that_has_all_its_kernels_is_reduced_and_proved() -> None:
 
 def _reduced(content: bytes, **inputs: NDArray[np.generic]):  # type: ignore[no-untyped-def]
     cases = [Case("random", "one", inputs)]
-    return reduce_precision(content, "bf16", DoubleGraph(content).run, cases, inputs, even_if_slower=True)
+    return reduce_precision(content, "bf16", Float64Graph(content).run, cases, inputs, even_if_slower=True)

@@ -17,7 +17,7 @@ GRAPH = '<ir_version: 8, opset_import: ["" : 18]> g (float[N] x) => (float[N] y)
 
 
 class Ticking:
-    """A graph whose runs take what they are told on a clock of its own."""
+    """A graph whose runs take given times on a clock of its own."""
 
     def __init__(self, costs_ms: Sequence[float]) -> None:
         self._costs, self._now = cycle(costs_ms), 0.0

@@ -1,4 +1,4 @@
-"""Reduced precisions, and what a failed proof says: on a graph small enough to be written here."""
+"""Reduced precisions, and the message of a failed proof, on a small graph."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from normfold.export.errors import ExportError, InputSpecError, VerificationError
 from normfold.export.forms import precision
-from normfold.export.graphs.float64 import DoubleGraph
+from normfold.export.graphs.float64 import Float64Graph
 from normfold.export.proof.divergence import first_divergence, unexplained
 from normfold.export.proof.verify import Case
 
@@ -48,7 +48,7 @@ def cases(kind: str) -> list[Case]:
 def reduced(name: str, kind: str = "sample", content: bytes | None = None, slower: bool = True):  # type: ignore[no-untyped-def]
     content = content or graph()
     drawn = cases(kind)
-    run = DoubleGraph(content).run
+    run = Float64Graph(content).run
     return precision.reduce_precision(content, name, run, drawn, drawn[0].inputs, even_if_slower=slower)
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from normfold.export.forms import remembered
 from normfold.export.forms.machine import Machine
-from normfold.export.forms.remembered import Measurement, Subject, cache_directory, measured_once
+from normfold.export.forms.remembered import Measurement, Subject, measured_once
 
 MACHINE = Machine("A CPU", "1.32.0", ("CPUExecutionProvider",), 1)
 SUBJECT = Subject.of({"folded": b"f", "unfolded": b"u"}, "x[1,77,32]", MACHINE)
@@ -51,7 +52,7 @@ def test_what_was_measured_is_taken_from_memory_to_the_last_bit(cache: Path) -> 
 )
 def test_a_measurement_of_anything_else_is_made(cache: Path, other: Subject) -> None:
     measured_once(SUBJECT, lambda: TAKEN)
-    fresh = Measurement(dict.fromkeys(other.forms, 7.0), 11, "folded")
+    fresh = Measurement(dict.fromkeys(other.variants, 7.0), 11, "folded")
     assert measured_once(other, lambda: fresh) == fresh
 
 
@@ -151,21 +152,7 @@ def test_a_file_system_without_links_keeps_measurements_too(cache: Path, monkeyp
     assert measured_once(SUBJECT, never).remembered
 
 
-def test_the_cache_folder_is_the_named_one_else_that_of_the_desktop_specification_else_in_the_home(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NORMFOLD_CACHE_DIR", str(tmp_path / "own"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_directory() == tmp_path / "own"
-    monkeypatch.delenv("NORMFOLD_CACHE_DIR")
-    assert cache_directory() == tmp_path / "xdg" / "normfold"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert cache_directory() == tmp_path / "home" / ".cache" / "normfold"
-
-    def homeless() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "home", homeless)
-    assert cache_directory() is None
+def test_without_a_cache_folder_the_measurement_is_made(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remembered, "cache_folder", lambda part: None)
     assert measured_once(SUBJECT, lambda: TAKEN) == TAKEN
+    assert not cache.exists()

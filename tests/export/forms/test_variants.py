@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from normfold.cli.main import main
 from normfold.export.errors import ExportError, VerificationError
 from normfold.export.forms import variants
-from normfold.export.forms.variants import AUTO, FORMS, REWRITES, check_form, choose
+from normfold.export.forms.variants import AUTO, REWRITES, VARIANTS, check_variant, choose
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.pipeline import fold_and_prove
 from normfold.export.sources.onnx_origin import open_onnx
@@ -20,7 +20,7 @@ from normfold.export.sources.onnx_origin import open_onnx
 pytestmark = pytest.mark.usefixtures("cache")
 
 INPUTS = {"x": np.ones((1, 4), np.float32)}
-#: Two BatchNorms that fold, the second by a carrier: a picture of height 1 can have 8 channels for 7, and keep the 8.
+#: Two BatchNorms that fold, the second by a carrier. Lifted, the 7 channels can be rounded up to 8, and the 8 kept.
 CONVOLUTIONS = """<ir_version: 8, opset_import: ["" : 18]>
 g (float[N, 4, L] x) => (float[N, 4, M] y)
 <float[7,4,3] w1 = {%s}, float[8,7,3] w2 = {%s}, float[4,8,3] w3 = {%s},
@@ -57,7 +57,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch, *measured: Mapping[str, float]) -> s
     clock(monkeypatch, *measured)
     choice = choose({name: identity() for name in measured[0]}, INPUTS, remeasure=True)
     assert (choice.rounds, choice.remembered) == (9, False)
-    return choice.form
+    return choice.variant
 
 
 def test_the_folded_graph_is_published_unless_another_is_clearly_faster_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,10 +99,10 @@ def test_a_later_choice_takes_figures_and_form_of_the_first_whatever_the_clock_s
     faster, slower = {"unfolded": 0.5, "folded": 1.0}, {"unfolded": 2.0, "folded": 1.0}
     clock(monkeypatch, faster, faster, slower)
     first, second = choose(forms, INPUTS), choose(forms, INPUTS)
-    assert (first.form, first.remembered, second.remembered) == ("unfolded", False, True)
+    assert (first.variant, first.remembered, second.remembered) == ("unfolded", False, True)
     assert second.variants == first.variants
     again = choose(forms, INPUTS, remeasure=True)
-    assert (again.form, again.remembered) == ("folded", False)
+    assert (again.variant, again.remembered) == ("folded", False)
     assert choose(forms, INPUTS).variants == again.variants
 
 
@@ -110,18 +110,18 @@ def test_a_form_that_is_asked_for_is_marked_and_its_figures_are_kept_as_well(mon
     times = {"unfolded": 2.0, "folded": 1.0}
     clock(monkeypatch, times)
     forms = {"unfolded": identity(2), "folded": identity()}
-    assert choose(forms, INPUTS, "unfolded").form == "unfolded"
-    assert choose(forms, INPUTS, "folded").form == "folded"
+    assert choose(forms, INPUTS, "unfolded").variant == "unfolded"
+    assert choose(forms, INPUTS, "folded").variant == "folded"
     choice = choose(forms, INPUTS)
-    assert (choice.form, choice.remembered) == ("folded", True)
+    assert (choice.variant, choice.remembered) == ("folded", True)
 
 
 def folded(
-    path: Path, monkeypatch: pytest.MonkeyPatch, form: str = AUTO, fast: str = "folded", **options: bool
+    path: Path, monkeypatch: pytest.MonkeyPatch, variant: str = AUTO, fast: str = "folded", **options: bool
 ) -> dict:  # type: ignore[type-arg]
     """Fold a file on a clock by which one form takes half as long as the others; return file and report."""
     monkeypatch.setattr(variants, "medians", lambda graphs, *a, **k: ({g: 1 - 0.5 * (g == fast) for g in graphs}, 9))
-    made = fold_and_prove(open_onnx(path, parse_inputs(()), opset=None), (), "net", 18, form=form, **options)
+    made = fold_and_prove(open_onnx(path, parse_inputs(()), opset=None), (), "net", 18, variant=variant, **options)
     return {"content": made.content, "report": made.report}
 
 
@@ -130,23 +130,23 @@ def test_two_exports_whose_clocks_point_at_different_forms_write_the_same_bytes(
 ) -> None:
     first = folded(convolutions, monkeypatch, fast="lifted")
     second = folded(convolutions, monkeypatch, fast="folded")
-    assert first["report"].published.form == "lifted"
+    assert first["report"].published.variant == "lifted"
     assert second["content"] == first["content"]
     assert second["report"].variants == first["report"].variants
     afresh = folded(convolutions, monkeypatch, fast="folded", remeasure=True)
-    assert afresh["report"].published.form == "folded"
+    assert afresh["report"].published.variant == "folded"
     assert afresh["content"] != first["content"]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", VARIANTS)
 def test_a_form_that_is_named_has_the_same_bytes_whatever_the_clock_and_the_memory_say(
     form: str, convolutions: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contents = set()
-    for fast in FORMS:
+    for fast in VARIANTS:
         made = folded(convolutions, monkeypatch, form, fast, remeasure=True)
         contents.add(made["content"])
-        assert (made["report"].published.form, made["report"].published.chosen_by) == (form, "request")
+        assert (made["report"].published.variant, made["report"].published.chosen_by) == (form, "request")
     contents.add(folded(convolutions, monkeypatch, fast=form, remeasure=True)["content"])
     assert len(contents) == 1, "asked for or chosen, a form is the same file"
 
@@ -157,25 +157,25 @@ def test_a_batchnorm_stays_in_the_form_in_blocks_and_the_report_and_the_file_say
     made = folded(convolutions, monkeypatch, "blocked")
     report = made["report"]
     assert (report.folding.batchnorms_before, report.folding.batchnorms_after) == (2, 0)
-    assert (report.published.form, report.published.batchnorms) == ("blocked", 1)
+    assert (report.published.variant, report.published.batchnorms) == ("blocked", 1)
     model = onnx.load_model_from_string(made["content"])
     assert [node.op_type for node in model.graph.node].count("BatchNormalization") == 1
     assert {p.key: p.value for p in model.metadata_props}["normfold.batchnorms"] == "1, blocked"
 
 
 def test_a_form_that_there_is_not_is_refused_with_the_names_of_those_there_are() -> None:
-    for form in (AUTO, *FORMS):
-        check_form(form)
+    for form in (AUTO, *VARIANTS):
+        check_variant(form)
     with pytest.raises(ExportError, match="there is no form 'lift'; there are unfolded, folded, lifted") as refused:
-        check_form("lift")
-    assert all(form in str(refused.value) for form in (AUTO, *FORMS))
+        check_variant("lift")
+    assert all(form in str(refused.value) for form in (AUTO, *VARIANTS))
 
 
 def test_a_form_that_this_network_has_not_is_refused(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(identity())
     origin = open_onnx(tmp_path / "net.onnx", parse_inputs(()), opset=None)
     with pytest.raises(ExportError, match=r"this network has no lifted form: .* Ask for folded or unfolded"):
-        fold_and_prove(origin, (), "net", 18, form="lifted")
+        fold_and_prove(origin, (), "net", 18, variant="lifted")
 
 
 def test_a_form_that_is_another_network_is_refused_where_asked_for_and_else_left_out_with_a_note(
@@ -193,7 +193,7 @@ def test_a_form_that_is_another_network_is_refused_where_asked_for_and_else_left
     ):
         folded(convolutions, monkeypatch, "lifted")
     report = folded(convolutions, monkeypatch, fast="lifted")["report"]
-    assert report.published.form == "folded"
+    assert report.published.variant == "folded"
     assert any("the lifted form did not pass the proof and was left out: output 'y'" in note for note in report.notes)
 
 
@@ -202,7 +202,9 @@ def test_both_commands_name_every_form_in_their_help_and_take_it(
 ) -> None:
     for command in ("export", "fold"):
         shown = CliRunner().invoke(main, [command, "--help"]).output
-        assert all(form in shown.partition("--form")[2].partition("--remeasure")[0] for form in (AUTO, *FORMS)), shown
+        assert all(form in shown.partition("--form")[2].partition("--remeasure")[0] for form in (AUTO, *VARIANTS)), (
+            shown
+        )
     target = tmp_path / "out.onnx"
     arguments = ["fold", str(convolutions), str(target), "--overwrite"]
     for options, form, remembered in (

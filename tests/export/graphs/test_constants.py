@@ -1,4 +1,4 @@
-"""Which values are constant: initializers, Constant nodes, and what operators make of constants alone."""
+"""Constant values: initializers, Constant nodes, and the outputs of operators that read only constants."""
 
 from __future__ import annotations
 

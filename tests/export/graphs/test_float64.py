@@ -1,4 +1,4 @@
-"""The float64 answer of a graph, where ONNX's reference evaluator is not to be trusted."""
+"""The float64 answer of a graph, where ONNX's reference evaluator is wrong."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from normfold.export.graphs.float64 import DoubleGraph
+from normfold.export.graphs.float64 import Float64Graph
 
 
 def model(op: str, opset: int, **attributes: int) -> bytes:
@@ -23,12 +23,12 @@ def model(op: str, opset: int, **attributes: int) -> bytes:
 @pytest.mark.parametrize("opset", [11, 12, 13, 20])
 @pytest.mark.parametrize("axis", [None, -1, 0, 1])
 def test_softmax_is_that_of_the_files_opset(op: str, opset: int, axis: int | None) -> None:
-    """Before opset 13 it runs over ``axis`` and all behind it (ONNX operators, Softmax-11); onnxruntime's is the
+    """Before opset 13 it runs over ``axis`` and all axes behind it (ONNX operators, Softmax-11); onnxruntime gives the
     expected value."""
     content = model(op, opset, **({} if axis is None else {"axis": axis}))
     x = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
     (expected,) = onnxruntime.InferenceSession(content).run(None, {"x": x})
-    found = DoubleGraph(content).run({"x": x})["y"]
+    found = Float64Graph(content).run({"x": x})["y"]
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -37,5 +37,5 @@ def test_log_softmax_of_far_apart_numbers_is_finite() -> None:
     """x - max - log(sum) is: the float32 graph gives -2e4 where the logarithm of a Softmax would be -inf."""
     x = np.zeros((2, 3, 4), np.float32)
     x[..., 0] = 2e4
-    found = DoubleGraph(model("LogSoftmax", 13)).run({"x": x})["y"]
+    found = Float64Graph(model("LogSoftmax", 13)).run({"x": x})["y"]
     assert found[0, 0].tolist() == [0.0, -2e4, -2e4, -2e4]

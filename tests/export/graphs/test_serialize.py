@@ -1,4 +1,4 @@
-"""What one ONNX file can hold: two gigabytes, and the errors that say so, without as many bytes."""
+"""One ONNX file holds two gigabytes at most; the errors for more are tested without that many bytes."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from normfold.export.sources.origin import Origin
 
 
 def takes(condition):  # type: ignore[no-untyped-def]
-    """A network that refuses every size for which ``condition`` is false."""
+    """Return a network that refuses every size for which ``condition`` is false."""
 
     def attempt(sizes: Mapping[str, int]) -> None:
         if not condition(sizes):
@@ -58,7 +58,7 @@ def test_a_step_between_the_sizes_that_work_is_found_and_said(declared, conditio
     sizes = find_sizes(parse_inputs([f"x=FP32[N,3,{declared}]"]), takes(lambda s: condition(s["L"])))
     assert str(sizes.specs[0]) == f"x=FP32[N:1..,3,{found}]"
     (note,) = sizes.notes
-    assert f"steps of {found.rpartition(':')[2]} only: {every}, …; --input says {found}" in note
+    assert f"steps of {found.rpartition(':')[2]} only: {every}, …; in --input this is {found}" in note
     assert len({s["L"] for s in sizes.proof}) >= 2
 
 
@@ -145,7 +145,7 @@ def test_the_batch_is_the_dimension_that_every_input_has_first() -> None:
 
 
 def squeezing(*texts: str) -> Origin:
-    """A network that drops its last axis where that has become short, as EEG networks do."""
+    """A network that drops its last axis when it is short, as EEG networks do."""
 
     def run(inputs: Mapping[str, Any]) -> dict[str, Any]:
         x = inputs["x"]

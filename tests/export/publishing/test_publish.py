@@ -29,7 +29,7 @@ def publication(content: bytes = b"graph", **model_files: bytes) -> Publication:
 
 
 def whole(version: Path) -> Mapping[str, bytes]:
-    """The files of a version after checking them against its manifest."""
+    """Return the files of a version after checking them against its manifest."""
     entries = json.loads((version / "manifest.json").read_text())["files"]
     contents = {p.name: p.read_bytes() for p in version.iterdir() if p.name != "manifest.json"}
     assert set(entries) == set(contents)
@@ -88,7 +88,7 @@ def test_other_inputs_under_a_name_in_use_are_refused_unless_only_the_replaced_v
 
 def test_a_repository_that_cannot_be_written_says_so_and_keeps_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(PublishError, match="cannot be made"):
+    with pytest.raises(PublishError, match="cannot be created"):
         publish(tmp_path / "file" / "repository", publication())
     (tmp_path / "net").write_text("")
     with pytest.raises(PublishError, match="is a file"):
@@ -132,7 +132,7 @@ def test_left_overs_of_a_killed_export_are_removed_once_they_are_old(tmp_path: P
 
 
 def _killed_at(step: int, repository: Path, content: bytes, overwrite: bool) -> bool:
-    """Publish in a child that dies at its ``step``-th call to the file system; return whether it got to the end."""
+    """Publish in a child that dies at its ``step``-th call to the file system; return whether it finished."""
     child = os.fork()
     if child == 0:
         seen = 0

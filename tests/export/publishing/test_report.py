@@ -1,4 +1,4 @@
-"""The report's two written forms hold what the value holds, and nothing in it can break out of the page."""
+"""The JSON and the HTML of a report hold all of its values, and no text in it can break out of the page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.console import Console
 from normfold.cli.exporting import print_report
 from normfold.export.fold import Fold, FoldReport
 from normfold.export.forms.machine import Machine
-from normfold.export.forms.measure import Timing
+from normfold.export.forms.measure import TimeComparison
 from normfold.export.forms.precision import PrecisionReport
 from normfold.export.forms.variants import Variant
 from normfold.export.proof.verify import Difference, Verification
@@ -49,13 +49,15 @@ REPORT = ExportReport(
     bytes_before=2000,
     bytes_after=1500,
     verification=Verification((DIFFERENCE,), "PyTorch, float64", ("N=2 L=32", "one.npy")),
-    timing=Timing(0.2, 0.1, 50, "x[1,77,32]"),
+    timing=TimeComparison(0.2, 0.1, 50, "x[1,77,32]"),
     machine=Machine("Some CPU", "1.32.0", ("CPUExecutionProvider",), 1),
     sha256="ef" * 32,
     versions={"torch": "2.13.0"},
     notes=("a <note> & more",),
     variants=(Variant("unfolded", 2000, 0.2, False), Variant("folded", 1500, 0.1, True)),
-    precision=PrecisionReport("int8", Verification((DIFFERENCE,), "r", ()), Timing(0.1, 0.05, 9, "x"), 1500, 500),
+    precision=PrecisionReport(
+        "int8", Verification((DIFFERENCE,), "r", ()), TimeComparison(0.1, 0.05, 9, "x"), 1500, 500
+    ),
 )
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -98,7 +100,7 @@ class Page(HTMLParser):
 
 
 def table_rows(page: str, title: str) -> dict[str, list[str]]:
-    """The rows of the table whose first column has this title, by their first cell, without the mark-up."""
+    """Return the rows of the table whose first column has this title, by first cell, without mark-up."""
     table = page[page.index(f"<th>{title}</th>") :].partition("</table>")[0]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*)</tr>", table)]
     plain = [[re.sub(r"<[^>]*>", "", cell) for cell in row] for row in rows if row]
@@ -124,7 +126,7 @@ def test_of_a_batchnorm_that_went_in_part_both_parts_are_told() -> None:
     console = Console(file=io.StringIO(), width=200, highlight=False, soft_wrap=True)
     print_report(report, console, "")
     printed = console.file.getvalue()  # type: ignore[attr-defined]
-    assert f"  bn1: {part.how}; what is left of it stayed: {part.reason}\n" in printed
+    assert f"  bn1: {part.how}; the rest is not folded: {part.reason}\n" in printed
 
 
 def test_names_from_a_network_cannot_break_out_of_the_page() -> None:
@@ -141,7 +143,7 @@ def test_where_another_form_is_published_the_figures_say_of_which_form_they_are(
         published=Published("unfolded", 2, 31, 910),
         variants=slower,
         bytes_after=2000,
-        timing=Timing(0.1, 0.1, 9, "x"),
+        timing=TimeComparison(0.1, 0.1, 9, "x"),
     )
     text = Page(as_html(unfolded)).text
     assert "2 BatchNorms: folding takes 1 of them out, but the unfolded form is the faster one" in text
@@ -187,7 +189,7 @@ def test_the_report_says_which_form_was_chosen_by_whom_and_when_it_was_timed() -
             REPORT, published=asked
         ),
         "the unfolded form is published, the fastest of 2 forms; run times remembered from an earlier export of it "
-        f"(--remeasure takes them again), {where}": replace(
+        f"(--remeasure measures them again), {where}": replace(
             REPORT, published=Published("unfolded", 2, 31, 910), timing=remembered
         ),
     }

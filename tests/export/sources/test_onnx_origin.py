@@ -1,4 +1,4 @@
-"""Other people's ONNX files: folded, exported, compared; and the hostile ones, refused before anything reads them."""
+"""ONNX files of other exporters are folded, exported and compared; hostile ones are refused before they are run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from normfold.cli.fold import fold
 from normfold.cli.main import main
 from normfold.cli.verify import verify
 from normfold.export.errors import ExportError, InputSpecError, PublishError, SourceError
-from normfold.export.graphs.float64 import DoubleGraph
+from normfold.export.graphs.float64 import Float64Graph
 from normfold.export.graphs.onnx_file import read_onnx
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.onnx_fold import fold_file
@@ -29,7 +29,7 @@ from normfold.export.sources.onnx_origin import open_onnx
 
 
 class Net(nn.Module):
-    """What most people write, and a transposed convolution behind it."""
+    """A usual network of convolutions, with a transposed convolution at its end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Net(nn.Module):
 
 @pytest.fixture(scope="module")
 def legacy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of torch's legacy exporter in several opsets, BatchNorms kept."""
+    """Write files with torch's legacy exporter in several opsets, with their BatchNorms."""
     folder = tmp_path_factory.mktemp("legacy")
     for opset in (11, 13, 17):
         torch.onnx.export(
@@ -112,7 +112,7 @@ def test_a_legacy_file_is_exported_with_its_names_in_the_target_opset(legacy: Pa
 
 def test_float64_agrees_with_pytorch_far_beyond_float32(legacy: Path) -> None:
     x = np.random.default_rng(0).standard_normal((2, 3, 40)).astype(np.float32)
-    got = DoubleGraph((legacy / "17.onnx").read_bytes()).run({"x": x})["y"]
+    got = Float64Graph((legacy / "17.onnx").read_bytes()).run({"x": x})["y"]
     with torch.no_grad():
         want = Net().eval().double()(torch.from_numpy(x).double()).numpy()
     # ONNX keeps epsilon as a float32: 1e-5 is off by 2**-24 of itself, next to variances of at least 0.5
@@ -158,7 +158,7 @@ def written(path: Path, node: str, extra: str = "") -> Path:
 @pytest.mark.parametrize(
     ("node", "extra", "expected"),
     [
-        ("other.Op (x)", ', "other" : 1', "operator other::Op, which onnxruntime does not bring"),
+        ("other.Op (x)", ', "other" : 1', "operator other::Op, which is not part of onnxruntime"),
         ("RandomNormalLike (x)", "", "draws random numbers"),
         ("Relu (z)", "", "not valid ONNX"),
     ],

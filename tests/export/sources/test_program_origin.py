@@ -1,4 +1,4 @@
-"""``torch.export`` programs: exported with the same proof, and looked through before torch opens them."""
+"""``torch.export`` programs: exported with the same proof, and checked before torch opens them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from torch import nn
 from normfold.cli.main import main
 from normfold.export.errors import InputSpecError, SourceError
 from normfold.export.inputs.specs import parse_inputs
-from normfold.export.sources.origin import Request, open_origin
+from normfold.export.sources.opening import open_origin
+from normfold.export.sources.origin import Request
 from normfold.export.sources.program_origin import open_program
 
 Change = Callable[[str, bytes], bytes]

@@ -233,7 +233,7 @@ def test_a_torchscript_program_is_answered_with_how_to_go_on(tmp_path) -> None:
 
 
 def test_the_package_never_unpickles_freely() -> None:
-    """Every torch.load says weights_only=True in so many words, and nothing else in the package runs what it reads."""
+    """Every torch.load passes weights_only=True explicitly, and nothing else in the package runs what it reads."""
     forbidden = {"pickle": {"load", "loads", "Unpickler"}, "dill": set(), "joblib": set(), "shelve": set()}
     for file in Path(normfold.export.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):

@@ -9,7 +9,7 @@ from normfold.protos.datatypes import by_name
 from normfold.serving.catalog import config
 from normfold.serving.catalog.contract import TensorSpec, agree, reshaped
 from normfold.serving.errors import ConfigError
-from normfold.serving.runtime.session import ModelTensor, SessionSettings
+from normfold.serving.runtime.settings import ModelTensor, SessionSettings
 from normfold.serving.scheduling import batching
 
 X = ModelTensor("x", by_name("FP32"), (-1, 4))
@@ -37,7 +37,7 @@ REFUSED = {
     'input { name: "x" allow_ragged_batch: true }': "allow_ragged_batch of 'x' is not supported",
     'input { name: "x" dims: 0 }': "0 is not a size",
     'output { name: "y" dims: -2 }': "-2 is not a size",
-    'input { name: "x" } input { name: "x" }': "'x' stands twice",
+    'input { name: "x" } input { name: "x" }': "'x' is described twice",
     "optimization { graph { level: 7 } }": "graph.level must be -1, 0, 1 or 2",
     'optimization { execution_accelerators { gpu_execution_accelerator { name: "auto_io" } } }': "there is 'tensorrt'",
     'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }': "'openvino'",

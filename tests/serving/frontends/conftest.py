@@ -1,4 +1,4 @@
-"""The http2 frontend over a few methods of its own, asked frame by frame and by grpcio."""
+"""The http2 frontend over a few methods of its own; the tests call it frame by frame and with grpcio."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MOST_BYTES = 1 << 22
 
 @dataclass
 class Methods:
-    """What the methods have met."""
+    """The methods, and counts of what has happened in them."""
 
-    #: Requests that are being waited for, and those that were given up.
+    #: Calls of ``wait`` under way, and those that were cancelled.
     waiting: int = 0
     cancelled: int = 0
-    #: Messages that a stream's method has read.
+    #: Messages that ``slow`` has read.
     read: int = 0
-    #: Lets the stream's method read on.
+    #: Lets ``slow`` go on reading.
     go_on: threading.Event = field(default_factory=threading.Event)
 
     def echo(self, data: bytes) -> bytes:
@@ -128,7 +128,7 @@ def start():
 
 @pytest.fixture
 def served() -> Iterator[Serving]:
-    """A frontend of the test's own."""
+    """A frontend for one test."""
     with serving() as one:
         yield one
 

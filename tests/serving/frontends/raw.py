@@ -1,4 +1,4 @@
-"""A client of HTTP/2 that sends what it is told, frame by frame."""
+"""A client of HTTP/2 that sends exactly the frames that a test gives it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Frame(NamedTuple):
 
 
 def request_headers(method: str = "Echo", **more: str) -> list[tuple[str, str]]:
-    """Those that every gRPC request has."""
+    """The headers that every gRPC request has, and more."""
     headers = {":method": "POST", ":scheme": "http", ":path": f"/t.T/{method}", ":authority": "x", "te": "trailers"}
     headers |= {"content-type": "application/grpc"}
     headers |= {name.replace("_", "-"): value for name, value in more.items()}
@@ -26,12 +26,12 @@ def request_headers(method: str = "Echo", **more: str) -> list[tuple[str, str]]:
 
 
 def message(data: bytes, compressed: int = 0) -> bytes:
-    """A message as a stream's data have it."""
+    """A message with its prefix, as it is in the data of a stream."""
     return bytes([compressed]) + len(data).to_bytes(4, "big") + data
 
 
 class Raw:
-    """A client that does what it is told, right or wrong."""
+    """A client that sends any frames, right or wrong."""
 
     def __init__(self, address: str, settings: dict[int, int] | None = None, greet: bool = True) -> None:
         host, _, port = address.rpartition(":")
@@ -45,7 +45,7 @@ class Raw:
         self.socket.sendall(b"".join(frames))
 
     def ask(self, stream: int, data: bytes | None, method: str = "Echo", **headers: str) -> None:
-        """A request with ``data``, which are its end; None: only headers."""
+        """Send a request with ``data``, which end it; None: only its headers."""
         block = self.encoder.encode(request_headers(method, **headers))
         self.send(h2.frame(h2.HEADERS, h2.END_HEADERS, stream, block))
         if data is not None:
@@ -96,6 +96,6 @@ class Raw:
         return code
 
     def still_answers(self, stream: int = 99) -> bool:
-        """Whether the connection is as good as before."""
+        """Whether the connection still answers calls."""
         self.ask(stream, message(b"again"))
         return self.answer(stream)[0] == message(b"again")

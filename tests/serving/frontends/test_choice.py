@@ -1,4 +1,4 @@
-"""The frontend of a server is one of a few names."""
+"""The frontend of a server is chosen by a name of FRONTENDS."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from normfold.serving.errors import StartError
 from normfold.serving.frontends import FRONTENDS, frontend
-from normfold.serving.server import ServerConfig
+from normfold.serving.settings import ServerConfig
 
 
 def test_every_name_is_a_frontend_of_its_own():

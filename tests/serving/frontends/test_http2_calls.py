@@ -1,4 +1,4 @@
-"""gRPC over the http2 frontend: deadlines, compression, sizes, statuses; asked by grpcio and by hand."""
+"""gRPC over the http2 frontend: deadlines, compression, sizes, statuses; with grpcio and frame by frame."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def test_a_stream_that_is_not_read_stops_its_client(raw, served):
     while (found := raw.frame()).kind != h2.PING:
         if found.kind == h2.WINDOW_UPDATE and found.stream == 1:
             granted += int.from_bytes(found.payload, "big")
-    assert granted <= 2 * len(part)  # for those that were read
+    assert granted <= 2 * len(part)  # for the parts that were read
     assert served.methods.read == 1
     served.methods.go_on.set()
     raw.send(h2.frame(h2.DATA, h2.END_STREAM, 1))

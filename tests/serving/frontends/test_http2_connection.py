@@ -1,4 +1,4 @@
-"""HTTP/2 frame by frame: what the server must take, and what ends a stream or the connection (RFC 9113)."""
+"""HTTP/2 frame by frame: frames that the server must take, and frames that end a stream or the connection."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import pytest
 from tests.serving.frontends.raw import Raw, message, request_headers
 
-from normfold.serving.frontends.http2.connection import BLOCK_BYTES, FRAME_BYTES, MOST_CALLS, MOST_FRUITLESS
+from normfold.serving.frontends.http2.limits import BLOCK_BYTES, FRAME_BYTES, MOST_CALLS, MOST_FRUITLESS
 from normfold.serving.wire import http2_frames as h2
 
 OK = {":status": "200", "content-type": "application/grpc", "grpc-status": "0"}
@@ -94,7 +94,7 @@ def block_of(*headers: tuple[str, str]):
 
 
 def opened(*frames: bytes):
-    """A stream whose request has not ended, and then these frames."""
+    """Begin a request, do not end it, and send these frames."""
     return lambda raw: h2.frame(h2.HEADERS, h2.END_HEADERS, 1, raw.encoder.encode(request_headers())) + b"".join(frames)
 
 
@@ -306,7 +306,7 @@ def test_a_flood_ends_the_connection(raw, served, name):
             raw.send(FLOODS[name] * 100)
     except ConnectionError:
         pass
-    assert raw.ended_with() in (h2.ENHANCE_YOUR_CALM, -1)  # -1: the reset overtook what was still to be read
+    assert raw.ended_with() in (h2.ENHANCE_YOUR_CALM, -1)  # -1: the reset came before we read the GOAWAY
     assert Raw(served.address).still_answers()
 
 

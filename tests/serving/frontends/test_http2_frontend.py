@@ -1,4 +1,4 @@
-"""Where the http2 frontend listens, and how it stops."""
+"""The addresses that the http2 frontend listens on, and its end."""
 
 from __future__ import annotations
 

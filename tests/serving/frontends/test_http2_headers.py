@@ -1,4 +1,4 @@
-"""HPACK: the same headers as the hpack package reads, and the same complaints."""
+"""HPACK: we read the same headers as the hpack package, and refuse the same blocks."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_block_is_constant_only_where_no_table_is_used():
     assert not reader.constant
     encoder.header_table_size = 0
     reader.read(encoder.encode([("a", "b")]))
-    assert not reader.constant  # it carries the new size
+    assert not reader.constant  # the block has the new size of the table
     reader.read(encoder.encode([("a", "b")]))
     assert reader.constant
 

@@ -1,8 +1,12 @@
-"""Requests like one seen before are answered without a message; their answers must be those of the message."""
+"""Requests like an earlier one are answered without a message; the answers must be those that the message gets."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import numpy as np
@@ -12,10 +16,19 @@ from hypothesis import strategies as st
 
 from normfold.protos import grpc_service as pb
 from normfold.protos.datatypes import by_name
+from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.contract import TensorSpec
+from normfold.serving.catalog.load import LoadOptions
+from normfold.serving.catalog.repository import Repository
+from normfold.serving.errors import ServingError
+from normfold.serving.infer.inference import Inference
 from normfold.serving.infer.parameters import RequestParameters
-from normfold.serving.infer.plans import Plans, find_id, parts
+from normfold.serving.infer.plans import Plans
+from normfold.serving.infer.shared_memory import SharedMemory
+from normfold.serving.infer.tracing import TraceSettings
+from normfold.serving.runtime.devices import Device
 from normfold.serving.scheduling.inline import RunTimes
+from normfold.serving.wire.request_bytes import id_text, parts
 
 S = grpc.StatusCode
 
@@ -105,42 +118,6 @@ def test_requests_with_and_without_a_plan_are_counted_alike(serve, models, ask, 
     assert 0 < counted.compute_infer.ns < counted.success.ns
 
 
-@given(st.binary(max_size=60))
-def test_any_bytes_are_taken_apart_or_refused(data):
-    parts(data)
-
-
-@given(
-    st.text(max_size=5),
-    st.text(max_size=200),
-    st.lists(st.text(max_size=5), max_size=3),
-    st.lists(st.binary(max_size=300), max_size=3),
-)
-def test_the_parts_of_a_message_are_those_that_protobuf_reads(model, identifier, inputs, raw):
-    message = pb.ModelInferRequest(model_name=model, id=identifier, raw_input_contents=raw)
-    for name in inputs:
-        message.inputs.add(name=name, datatype="FP32", shape=[1, 300])
-    data = message.SerializeToString()
-    found = parts(data)
-    if not raw:
-        assert found is None
-        return
-    assert found is not None
-    assert [data[start:end] for start, end in found.spans] == raw
-    start, end = found.id
-    assert pb.ModelInferRequest.FromString(data[start:end]).id == identifier
-    message.ClearField("id")
-    assert data[:start] + data[end:] == message.SerializeToString()
-    if model and len(identifier.encode()) < 128:
-        assert [find_id(data)[0] - find_id(data)[1], data[slice(*find_id(data))]] == [start - end, data[start:end]]
-
-
-@given(st.binary(max_size=60))
-def test_the_id_of_any_bytes_lies_within_their_length_or_is_refused(data):
-    start, end = find_id(data)
-    assert 0 <= start <= end
-
-
 def _keep(data: bytes) -> Plans:
     """Plans with one for ``data``, of a model that takes x and y."""
     x = TensorSpec("x", by_name("FP32"), (-1,))
@@ -165,8 +142,9 @@ def _request(model: str = "m", identifier: str = "", sizes: tuple[int, ...] = (1
 def test_a_plan_is_found_for_other_numbers_and_other_ids_and_for_nothing_else():
     plans = _keep(_request(identifier="seven"))
     for like in (_request(identifier=""), _request(identifier="x" * 127, fill=b"9"), _request(identifier="seven")):
-        plan, start, end = plans.find(like)
-        feeds = plan.feeds(like, end - start)
+        plan, identifier = plans.find(like)
+        assert id_text(identifier) == pb.ModelInferRequest.FromString(like).id
+        feeds = plan.feeds(like, len(identifier))
         assert {name: array.tobytes() for name, array in feeds.items()} == dict(
             zip("xy", pb.ModelInferRequest.FromString(like).raw_input_contents, strict=True)
         )
@@ -197,16 +175,52 @@ def test_no_other_bytes_are_taken_for_a_request_seen_before(data):
         assert list(other.inputs) == list(known.inputs)
 
 
-@pytest.mark.parametrize(
-    ("name", "data"),
-    [
-        ("a field behind the raw contents", b"\x3a\x01r\x0a\x01m"),
-        ("an unknown field", b"\x0a\x01m\x42\x00\x3a\x01r"),
-        ("two ids", b"\x1a\x01a\x1a\x01b\x3a\x01r"),
-        ("a length beyond the end", b"\x0a\x01m\x3a\x05r"),
-        ("a length without an end", b"\x0a\x01m\x3a" + b"\x80" * 1000),
-        ("a cut tag", b"\x0a\x01m\x3a\x01r\x3a"),
-    ],
-)
-def test_an_unusual_form_is_left_to_protobuf(name, data):
-    assert parts(data) is None
+@pytest.fixture(scope="module", params=[1.0, 1e-9], ids=["on the event loop", "on another thread"])
+def both(models, tmp_path_factory, request) -> Iterator[Callable[[bytes], list[Any]]]:
+    """Asks the same model twice, with the plans of all requests before and without any; both outcomes."""
+    root = tmp_path_factory.mktemp("plans")
+    models.write(root / "m", models.scale())
+    with ThreadPoolExecutor(1) as executor, asyncio.Runner() as runner:
+        options = LoadOptions(Device("cpu"), 1, hop_seconds=request.param)
+        planned, plain = (Catalog(Repository(root), options, executor) for _ in range(2))
+        ways = [Inference(catalog, SharedMemory(False), TraceSettings()) for catalog in (planned, plain)]
+        runner.run(planned.load_all())
+        runner.run(plain.load_all())
+
+        def ask(data: bytes) -> list[Any]:
+            plain.changed()  # which makes it forget its plans
+            return [runner.run(_outcome(way, data)) for way in ways]
+
+        yield ask
+
+
+async def _outcome(inference: Inference, data: bytes) -> Any:
+    try:
+        answer = inference.answer(data)
+        return pb.ModelInferResponse.FromString(answer if isinstance(answer, bytes) else await answer)
+    except ServingError as error:
+        return type(error), str(error)
+
+
+@st.composite
+def changed(draw: Callable[[Any], Any], good: bytes) -> bytes:
+    """``good`` with some of its bytes replaced, removed, doubled or put in between."""
+    data = good
+    for _ in range(draw(st.integers(0, 3))):
+        at, count = draw(st.integers(0, len(data))), draw(st.integers(0, 3))
+        kept = draw(st.sampled_from([data[at : at + count], b"", data[at : at + count] * 2]))
+        data = data[:at] + kept + draw(st.binary(max_size=4)) + data[at + count :]
+    return data
+
+
+GOOD = pb.ModelInferRequest(model_name="m", id="seven", raw_input_contents=[np.ones(8, np.float32).tobytes()])
+GOOD.inputs.add(name="x", datatype="FP32", shape=[2, 4])
+
+
+@given(changed(GOOD.SerializeToString()))
+def test_any_bytes_have_the_same_answer_with_a_plan_and_without(both, data):
+    known, again = both(GOOD.SerializeToString())
+    assert known == again
+    assert _y(known) == [2.0] * 8
+    planned, plain = both(data)
+    assert planned == plain

@@ -12,7 +12,7 @@ import pytest
 
 from normfold.serving.client.calls import infer_request
 from normfold.serving.load.calls import StreamCalls, UnaryCalls
-from normfold.serving.load.http2 import Connection
+from normfold.serving.load.http2 import ClientConnection
 from normfold.serving.wire.http2_frames import DATA, HEADERS, SETTINGS, WINDOW_UPDATE, frame
 
 X = np.array([[1, 2, 3, 4]], np.float32)
@@ -137,10 +137,9 @@ def test_calls_on_a_connection_that_is_lost_fail_as_unavailable(stand_in):
     assert ended[0][1] in ("UNAVAILABLE", "CANCELLED")
 
 
-def test_a_server_that_does_not_know_the_method_is_unimplemented(server):
-    calls = UnaryCalls(server.server.address, [b""])
-    calls._pool._slots[0]._headers[2] = (":path", "/no.Such/Method")
-    assert all_of(calls, [0]) == {"UNIMPLEMENTED"}
+def test_a_server_that_does_not_know_the_method_is_unimplemented(server, monkeypatch):
+    monkeypatch.setattr("normfold.serving.load.calls.SERVICE", "/no.such.Service/")
+    assert all_of(UnaryCalls(server.server.address, [b""]), [0]) == {"UNIMPLEMENTED"}
 
 
 def test_nobody_at_the_address_is_a_connection_error():
@@ -180,7 +179,7 @@ def frames(data):
 
 def test_no_more_is_sent_than_the_window_that_the_peer_gave():
     wire = Wire([frame(SETTINGS, 0, 0)])
-    connection = Connection(wire, [(":method", "POST")])
+    connection = ClientConnection(wire, [(":method", "POST")])
     connection.receive()
     connection.flush()
     wire.sent.clear()
@@ -202,7 +201,7 @@ def test_no_more_is_sent_than_the_window_that_the_peer_gave():
 @pytest.mark.parametrize("cut", range(1, 40))
 def test_frames_may_come_in_any_pieces(cut):
     wire = Wire()
-    connection = Connection(wire, [(":method", "POST")])
+    connection = ClientConnection(wire, [(":method", "POST")])
     stream = connection.open(b"", end=True)
     answer = b"".join(
         (
@@ -221,7 +220,7 @@ def test_frames_may_come_in_any_pieces(cut):
 
 def test_from_the_second_request_on_headers_are_the_same_few_bytes():
     wire = Wire([frame(SETTINGS, 0, 0)])
-    connection = Connection(wire, [(":method", "POST"), (":path", "/a/B"), ("te", "trailers")])
+    connection = ClientConnection(wire, [(":method", "POST"), (":path", "/a/B"), ("te", "trailers")])
     connection.receive()
     for _ in range(4):
         connection.open(b"", end=True)
@@ -233,6 +232,6 @@ def test_from_the_second_request_on_headers_are_the_same_few_bytes():
 
 def test_an_answer_that_never_was_asked_is_dropped():
     wire = Wire()
-    connection = Connection(wire, [(":method", "POST")])
+    connection = ClientConnection(wire, [(":method", "POST")])
     wire.coming = [frame(DATA, 1, 9, b"stray")]
     assert connection.receive() == []

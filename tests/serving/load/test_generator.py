@@ -1,4 +1,4 @@
-"""Both loops on a clock that only moves when told: latencies and counts worked out by hand."""
+"""Both loops on a clock that only the test moves: latencies and counts worked out by hand."""
 
 from __future__ import annotations
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.client.calls import ModelMetadata, Tensor
+from normfold.serving.client.calls import ModelMetadata, TensorMetadata
 from normfold.serving.load.question import request_bytes
 
 
 def metadata(*inputs):
-    return ModelMetadata("m", ("1",), "onnx", tuple(Tensor(*one) for one in inputs), ())
+    return ModelMetadata("m", ("1",), "onnx", tuple(TensorMetadata(*one) for one in inputs), ())
 
 
 def test_open_sizes_become_one_row_of_length_32():

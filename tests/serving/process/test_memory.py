@@ -1,4 +1,4 @@
-"""What a server process does about freed memory and garbage; each in a process of its own."""
+"""Freed memory and garbage collection of a server process; each test starts its own process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _printed(code: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-KEEP = "from normfold.serving import memory; print(memory.keep_freed())"
+KEEP = "from normfold.serving.process import memory; print(memory.keep_freed())"
 
 
 def test_freed_memory_is_kept_where_the_c_library_is_glibc():
@@ -31,5 +31,7 @@ def test_what_the_environment_says_of_memory_goes_first(name):
 
 
 def test_what_is_loaded_is_taken_out_of_garbage_collection():
-    code = "import gc; from normfold.serving import memory; memory.settle(); print(gc.get_freeze_count() > 1000)"
+    code = (
+        "import gc; from normfold.serving.process import memory; memory.settle(); print(gc.get_freeze_count() > 1000)"
+    )
     assert _printed(code) == "True"

@@ -110,7 +110,7 @@ def test_a_streams_answers_keep_their_order_and_its_bound():
 
     answers, most = asyncio.run(scenario())
     assert answers == list(range(40))
-    assert 1 < most <= 6  # four that wait, one that is given, one that is taken in
+    assert 1 < most <= 6  # four wait, one is being yielded, one is being read
 
 
 def test_what_ends_a_stream_badly_comes_after_the_answers():

@@ -9,13 +9,16 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from normfold.serving.catalog import config, model
+from normfold.serving.catalog import config
+from normfold.serving.catalog.load import LoadOptions, load
+from normfold.serving.catalog.repository import SentFolder
 from normfold.serving.errors import ConfigError, InvalidRequest
 from normfold.serving.runtime import session
 from normfold.serving.runtime.bindings import Resident
 from normfold.serving.runtime.cuda_options import GRAPH
 from normfold.serving.runtime.devices import CPU_PROVIDER, CUDA_PROVIDER, Device
-from normfold.serving.runtime.session import Session, SessionSettings
+from normfold.serving.runtime.session import Session
+from normfold.serving.runtime.settings import SessionSettings
 
 THREADS, CALLS = 8, 200
 FLOATS = np.dtype(np.float32)
@@ -124,11 +127,12 @@ def test_config_pbtxt_asks_for_graphs_as_triton_has_it_or_by_the_providers_name(
 
 
 @pytest.mark.parametrize(
-    ("device", "words"), [("cpu", "needs a GPU"), ("tensorrt", "cannot be had together with TensorRT")]
+    ("device", "words"), [("cpu", "needs a GPU"), ("tensorrt", "cannot be used together with TensorRT")]
 )
-def test_graphs_where_they_cannot_be_are_a_config_error(device, words):
-    with pytest.raises(ConfigError, match=words):
-        model._check_device(config.parse("optimization { cuda { graphs: true } }"), Device(device))
-    written = config.parse('parameters { key: "enable_cuda_graph" value { string_value: "1" } }')
-    with pytest.raises(ConfigError, match=words):
-        model._check_device(written, Device(device))
+def test_graphs_where_they_cannot_be_are_a_config_error(models, device, words):
+    folder = SentFolder("m", {"1/model.onnx": models.scale()})
+    by_parameter = 'parameters { key: "enable_cuda_graph" value { string_value: "1" } }'
+    with ThreadPoolExecutor(1) as executor:
+        for text in ("optimization { cuda { graphs: true } }", by_parameter):
+            with pytest.raises(ConfigError, match=words):
+                load(folder, config.parse(text), 1, LoadOptions(Device(device), 1), executor)

@@ -14,7 +14,8 @@ from normfold.serving.errors import LoadError
 from normfold.serving.runtime import pinned
 from normfold.serving.runtime.cuda_options import GRAPH
 from normfold.serving.runtime.devices import Device
-from normfold.serving.runtime.session import Session, SessionSettings
+from normfold.serving.runtime.session import Session
+from normfold.serving.runtime.settings import SessionSettings
 
 pytestmark = pytest.mark.cuda
 
@@ -88,12 +89,12 @@ def test_a_golden_answer_of_the_cpu_is_given_on_cuda(cuda_gpus):
     (y,) = Session(data, CPU, SessionSettings()).run({"x": x}, ["y"])
 
     def entry(name, array):
-        told = base64.b64encode(array.tobytes()).decode()
-        return {"name": name, "datatype": "FP32", "shape": list(array.shape), "data": told}
+        raw = base64.b64encode(array.tobytes()).decode()
+        return {"name": name, "datatype": "FP32", "shape": list(array.shape), "data": raw}
 
     def content(answer):
-        told = {"relative_tolerance": 1e-5, "inputs": [entry("x", x)], "outputs": [entry("y", answer)]}
-        return json.dumps(told).encode()
+        golden = {"relative_tolerance": 1e-5, "inputs": [entry("x", x)], "outputs": [entry("y", answer)]}
+        return json.dumps(golden).encode()
 
     made = Session(data, CUDA, SessionSettings())
     np.testing.assert_array_equal(golden.replay(made, content(y))["x"], x)

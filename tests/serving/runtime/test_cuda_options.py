@@ -7,7 +7,7 @@ import pytest
 from normfold.serving.catalog import config
 from normfold.serving.errors import ConfigError
 from normfold.serving.runtime import cuda_options
-from normfold.serving.runtime.session import SessionSettings
+from normfold.serving.runtime.settings import SessionSettings
 
 
 @pytest.mark.parametrize(

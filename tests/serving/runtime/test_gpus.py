@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from normfold.serving.catalog import config, model
+from normfold.serving.catalog import config
+from normfold.serving.catalog import load as loading
 from normfold.serving.catalog.repository import Repository
 from normfold.serving.errors import ConfigError, DeviceUnavailable
 from normfold.serving.runtime import gpus, session
@@ -17,6 +19,8 @@ from normfold.serving.runtime.gpus import Sessions
 from normfold.serving.runtime.tuning import Tuning
 
 SECONDS = 30
+#: More requests at once than any model here has instances.
+REQUESTS = 6
 MODELS_IO = """
 max_batch_size: 8
 input { name: "x" data_type: TYPE_FP32 dims: 4 }
@@ -41,12 +45,11 @@ class Held:
     """A session whose runs last until they are let go."""
 
     def __init__(self):
-        self.running, self.most, self.go, self.lock = 0, 0, threading.Event(), threading.Lock()
+        self.running, self.go, self.lock = 0, threading.Event(), threading.Lock()
 
     def run(self, feeds, outputs):
         with self.lock:
             self.running += 1
-            self.most = max(self.most, self.running)
         assert self.go.wait(SECONDS)
         with self.lock:
             self.running -= 1
@@ -57,16 +60,17 @@ def test_runs_fill_the_instances_of_every_gpu_before_any_has_one_too_many():
     small, large = Held(), Held()
     sessions = Sessions([(small, 1), (large, 3)])
     with ThreadPoolExecutor(4) as threads:
-        runs = [threads.submit(sessions.run, {"x": n}, ["y"]) for n in range(4)]
-        ends = threading.Event()
-        for _ in range(SECONDS * 100):
-            if small.running + large.running == 4:
-                break
-            ends.wait(0.01)
-        assert (small.running, large.running) == (1, 3)
-        small.go.set(), large.go.set()
-        assert [run.result(SECONDS) for run in runs] == [[0], [1], [2], [3]]
-    assert sessions._running == [0, 0]
+        for _ in range(2):  # the second time shows that every run left its instance free
+            small.go.clear(), large.go.clear()
+            runs = [threads.submit(sessions.run, {"x": n}, ["y"]) for n in range(4)]
+            ends = threading.Event()
+            for _ in range(SECONDS * 100):
+                if small.running + large.running == 4:
+                    break
+                ends.wait(0.01)
+            assert (small.running, large.running) == (1, 3)
+            small.go.set(), large.go.set()
+            assert [run.result(SECONDS) for run in runs] == [[0], [1], [2], [3]]
 
 
 def test_a_run_that_fails_leaves_its_instance_free():
@@ -74,11 +78,10 @@ def test_a_run_that_fails_leaves_its_instance_free():
         def run(self, feeds, outputs):
             raise ValueError("no")
 
-    sessions = Sessions([(Failing(), 1)])
-    for _ in range(3):
+    sessions = Sessions([(Failing(), 1), (Held(), 1)])
+    for _ in range(3):  # the first of two that are equally free is taken
         with pytest.raises(ValueError, match="no"):
             sessions.run({}, [])
-    assert sessions._running == [0]
 
 
 @pytest.fixture
@@ -92,15 +95,18 @@ def load(monkeypatch, models, tmp_path):
                 raise DeviceUnavailable(f"device {device} was asked for, but it failed: CUDA failure 101")
             super().__init__(data, Device("cpu"), settings)
             self.device = str(device) if device.kind == "cuda" else self.device
-            self.ran = 0
+            self.ran, self.running, self.go = 0, 0, threading.Event()
+            self.go.set()
             made.append(self)
 
         def run(self, feeds, outputs):
-            self.ran += 1
+            self.ran, self.running = self.ran + 1, self.running + 1
+            assert self.go.wait(SECONDS)
+            self.running -= 1
             return super().run(feeds, outputs)
 
-    monkeypatch.setattr(model, "Session", Claiming)
-    executor = ThreadPoolExecutor(2)
+    monkeypatch.setattr(loading, "Session", Claiming)
+    executor = ThreadPoolExecutor(REQUESTS)
 
     def load(text, device="cuda", index=0, **options):
         text = MODELS_IO + text
@@ -108,11 +114,32 @@ def load(monkeypatch, models, tmp_path):
         written = config.parse(text)
         assert config.check(written, "m") == []
         folder = Repository(tmp_path).models()["m"]
-        chosen = model.LoadOptions(Device(device, index), 4, **options)
-        return model.load(folder, written, 1, chosen, executor), made
+        chosen = loading.LoadOptions(Device(device, index), 4, **options)
+        return loading.load(folder, written, 1, chosen, executor), made
 
     yield load
     executor.shutdown()
+
+
+def at_once(loaded, made):
+    """How many runs the model begins while none of them ends."""
+
+    async def scenario():
+        for one in made:
+            one.go.clear()
+        x = {"x": np.ones((1, 4), np.float32)}
+        tasks = [asyncio.create_task(loaded.infer(x, 1, ["y"], 0, 0)) for _ in range(REQUESTS)]
+        while loaded.scheduler.waiting == 0:
+            await asyncio.sleep(0)
+        expected = REQUESTS - loaded.scheduler.waiting
+        while sum(one.running for one in made) < expected:
+            await asyncio.sleep(0.001)
+        for one in made:
+            one.go.set()
+        await asyncio.gather(*tasks)
+        return expected
+
+    return asyncio.run(asyncio.wait_for(scenario(), SECONDS))
 
 
 def test_a_model_has_a_session_on_each_gpu_all_of_them_warm_and_says_so(load):
@@ -121,7 +148,7 @@ def test_a_model_has_a_session_on_each_gpu_all_of_them_warm_and_says_so(load):
     assert all(one.ran > 0 for one in made)
     (group,) = loaded.config.instance_group
     assert (list(group.gpus), group.count) == ([1, 0], 2)
-    assert loaded.scheduler._free == 4
+    assert at_once(loaded, made) == 4
     assert loaded.describe().endswith("on cuda:1, cuda:0")
     x = np.ones((1, 4), np.float32)
     np.testing.assert_array_equal(loaded.run({"x": x}, ["y"])[0], 2 * x)
@@ -130,17 +157,17 @@ def test_a_model_has_a_session_on_each_gpu_all_of_them_warm_and_says_so(load):
 def test_a_model_that_names_no_gpu_has_one_session_on_the_servers(load):
     loaded, made = load("", index=1)
     assert [one.device for one in made] == ["cuda:1"]
-    assert (list(loaded.config.instance_group[0].gpus), loaded.scheduler._free) == ([1], 1)
+    assert (list(loaded.config.instance_group[0].gpus), at_once(loaded, made)) == ([1], 1)
 
 
 def test_preserved_ordering_is_one_run_at_a_time_on_all_gpus(load):
-    loaded, _ = load("dynamic_batching { preserve_ordering: true } instance_group { gpus: [0, 1] }")
-    assert loaded.scheduler._free == 1
+    loaded, made = load("dynamic_batching { preserve_ordering: true } instance_group { gpus: [0, 1] }")
+    assert at_once(loaded, made) == 1
 
 
 def test_a_gpu_that_is_not_there_fails_the_model_that_names_it_alone(load):
     for index in ("7", "[0, 7]"):
-        with pytest.raises(ConfigError, match=r"instance_group\.gpus has 7, which cannot be had: .*CUDA failure 101"):
+        with pytest.raises(ConfigError, match=r"instance_group\.gpus has 7, which cannot be used: .*CUDA failure 101"):
             load(f"instance_group {{ gpus: {index} }}")
     with pytest.raises(DeviceUnavailable, match="CUDA failure 101"):
         load("", index=7)
@@ -150,7 +177,7 @@ def test_auto_on_the_cpu_has_one_session_whatever_gpus_are_named(load):
     loaded, made = load("instance_group { gpus: [0, 1] }", device="auto")
     assert [one.device for one in made] == ["cpu"]
     assert list(loaded.config.instance_group[0].gpus) == []
-    assert loaded.scheduler._free == 1
+    assert at_once(loaded, made) == 1
 
 
 @pytest.mark.parametrize("device", ["cuda", "auto"])
@@ -183,8 +210,8 @@ def test_two_gpus_answer_as_the_cpu_does(models, tmp_path, cuda_gpus):
     models.write(tmp_path / "m", models.scale(3.0), config=MODELS_IO)
     text = MODELS_IO + "instance_group { gpus: [0, 1] }"
     with ThreadPoolExecutor(2) as threads:
-        options = model.LoadOptions(Device("cuda"), 2)
-        loaded = model.load(Repository(tmp_path).models()["m"], config.parse(text), 1, options, threads)
+        options = loading.LoadOptions(Device("cuda"), 2)
+        loaded = loading.load(Repository(tmp_path).models()["m"], config.parse(text), 1, options, threads)
         for rows in range(1, 9):
             x = np.random.default_rng(rows).standard_normal((rows, 4)).astype(np.float32)
             np.testing.assert_array_equal(loaded.run({"x": x}, ["y"])[0], np.float32(3) * x)

@@ -7,15 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto
 
-from normfold.serving.catalog import config, model
-from normfold.serving.catalog.contract import agree
+from normfold.serving.catalog import config
+from normfold.serving.catalog.load import LoadOptions, load
+from normfold.serving.catalog.repository import SentFolder
 from normfold.serving.errors import DeviceUnavailable, LoadError
 from normfold.serving.runtime import placement
 from normfold.serving.runtime.cuda_options import DEFAULTS
 from normfold.serving.runtime.devices import CPU_PROVIDER, CUDA_PROVIDER, Device
-from normfold.serving.runtime.session import Session, SessionSettings
-from normfold.serving.scheduling.inline import RunTimes
+from normfold.serving.runtime.session import Session
+from normfold.serving.runtime.settings import SessionSettings
 
 CUDA, AUTO = Device("cuda", 1), Device("auto")
 
@@ -87,8 +89,8 @@ def test_a_missing_library_is_named_and_auto_goes_on_without_cuda(monkeypatch, c
 def test_auto_says_what_the_installed_onnxruntime_is_built_without(monkeypatch, caplog):
     monkeypatch.setattr(placement, "why_not", lambda provider: "")
     monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
-    placement._tell_once.cache_clear()
-    for available, left, told in (
+    placement.warn_once.cache_clear()
+    for available, left, words in (
         ([CPU_PROVIDER], [CPU_PROVIDER], "models run on the CPU: the installed onnxruntime"),
         ([CUDA_PROVIDER, CPU_PROVIDER], [CUDA_PROVIDER, CPU_PROVIDER], "models run on CUDA: the installed onnxruntime"),
     ):
@@ -96,25 +98,25 @@ def test_auto_says_what_the_installed_onnxruntime_is_built_without(monkeypatch, 
         for _ in range(2):
             assert placement.prepare(AUTO, available, tensorrt=True) == left
         (record,) = caplog.records  # once, however many models there are
-        assert record.getMessage().startswith(told)
+        assert record.getMessage().startswith(words)
         assert "is built without" in record.getMessage()
 
 
 def test_clients_and_the_models_line_are_told_what_stayed_on_the_cpu(fake, fake_session, models):
-    cpu = Session(models.scale(), Device("cpu"), SessionSettings())
+    data = models.identity(TensorProto.FLOAT, ["N", "L"])  # of an open size, so that nothing is run when it is loaded
+    real = ort.InferenceSession(data, providers=[CPU_PROVIDER])
     made = fake_session(left=("Shape",))
-    made.get_inputs, made.get_outputs = cpu._session.get_inputs, cpu._session.get_outputs
-    fake(made)
-    on_gpu = Session(models.scale(), CUDA, SessionSettings())
-    options = model.LoadOptions(CUDA, 1)
+    made.get_inputs, made.get_outputs = real.get_inputs, real.get_outputs
     sent_back = config.parse('parameters { key: "nodes_on_cpu" value { string_value: "Conv \'old\'" } }')
-    assert config.check(sent_back, "m") == ["parameter 'nodes_on_cpu' has no effect: the server tells it"]
-    told = model._complete(sent_back, "m", on_gpu, options)
-    assert told.parameters["nodes_on_cpu"].string_value == "Shape 'Shape_0'"
-    assert "nodes_on_cpu" not in model._complete(sent_back, "m", cpu, options).parameters
-    contract = agree(told, on_gpu.inputs, on_gpu.outputs, {})
-    loaded = model.Model("m", 1, told, contract, on_gpu, ThreadPoolExecutor(1), RunTimes(0.0))
-    assert loaded.describe().endswith(" on cuda:1, nodes on the CPU: Shape 'Shape_0'")
+    assert config.check(sent_back, "m") == ["parameter 'nodes_on_cpu' has no effect: the server sets it"]
+    folder = SentFolder("m", {"1/model.onnx": data})
+    with ThreadPoolExecutor(1) as executor:
+        on_cpu = load(folder, sent_back, 1, LoadOptions(Device("cpu"), 1), executor)
+        fake(made)
+        on_gpu = load(folder, sent_back, 1, LoadOptions(CUDA, 1), executor)
+    assert "nodes_on_cpu" not in on_cpu.config.parameters
+    assert on_gpu.config.parameters["nodes_on_cpu"].string_value == "Shape 'Shape_0'"
+    assert on_gpu.describe().endswith(" on cuda:1, nodes on the CPU: Shape 'Shape_0'")
 
 
 def test_a_build_without_cuda_says_why_it_does_not_load():

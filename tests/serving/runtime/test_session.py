@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, parser
 
@@ -13,7 +14,8 @@ from normfold.serving.errors import DeviceUnavailable, InvalidRequest, LoadError
 from normfold.serving.process.cpus import available_cpus, cgroup_quota
 from normfold.serving.runtime import devices
 from normfold.serving.runtime.devices import CPU_PROVIDER, CUDA_PROVIDER, Device
-from normfold.serving.runtime.session import ModelTensor, Session, SessionSettings
+from normfold.serving.runtime.session import Session
+from normfold.serving.runtime.settings import ModelTensor, SessionSettings
 
 CPU = Device("cpu")
 
@@ -123,26 +125,42 @@ def test_damaged_files_are_load_errors_or_load(models):
             session(bytes(broken))
 
 
+@pytest.fixture
+def asked(monkeypatch):
+    """The options of every onnxruntime session that is made."""
+    found = []
+    real = ort.InferenceSession
+
+    def create(data, options, **rest):
+        found.append(options)
+        return real(data, options, **rest)
+
+    monkeypatch.setattr(ort, "InferenceSession", create)
+    return found
+
+
 @pytest.mark.parametrize("level", ["all", "extended", "basic", "none"])
-def test_settings_reach_the_session(models, level):
+def test_settings_reach_the_session(models, asked, level):
     settings = SessionSettings(2, 2, parallel=True, graph_level=level, arena=False, memory_pattern=False)
-    made = session(models.scale(), settings)
-    options = made._session.get_session_options()
+    session(models.scale(), settings)
+    session(models.scale(), SessionSettings(intra_op_spinning=True))
+    options, spinning = asked
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (2, 2)
     assert options.execution_mode.name == "ORT_PARALLEL"
+    level_of = {"all": "ALL", "extended": "EXTENDED", "basic": "BASIC", "none": "DISABLE_ALL"}
+    assert options.graph_optimization_level.name.endswith(level_of[level])
     assert options.enable_cpu_mem_arena is options.enable_mem_pattern is False
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
-    spinning = session(models.scale(), SessionSettings(intra_op_spinning=True))._session.get_session_options()
     assert spinning.get_session_config_entry("session.intra_op.allow_spinning") == "1"
     assert spinning.get_session_config_entry("session.inter_op.allow_spinning") == "0"
 
 
-def test_memory_is_given_back_where_the_settings_say_so(models):
+def test_memory_is_given_back_where_the_settings_say_so(models, asked):
     made = session(models.scale(), SessionSettings(arena_shrinkage="cpu:0", device_allocator=True))
     x = np.ones((1, 4), np.float32)
     np.testing.assert_array_equal(made.run({"x": x}, ["z"])[0], -x)
-    entry = made._session.get_session_options().get_session_config_entry
-    assert entry("session.use_device_allocator_for_initializers") == "1"
+    (options,) = asked
+    assert options.get_session_config_entry("session.use_device_allocator_for_initializers") == "1"
 
 
 @pytest.mark.parametrize("wrong", [{"intra_op_threads": 0}, {"inter_op_threads": 0}, {"graph_level": "most"}])

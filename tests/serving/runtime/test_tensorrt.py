@@ -8,9 +8,12 @@ from pathlib import Path
 
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto
 
-from normfold.serving.catalog import config, model
-from normfold.serving.catalog.repository import Repository
+from normfold.protos import model_config as mc
+from normfold.serving.catalog import config
+from normfold.serving.catalog import load as loading
+from normfold.serving.catalog.repository import Repository, SentFolder
 from normfold.serving.errors import ConfigError, DeviceUnavailable
 from normfold.serving.runtime import cuda_options, placement, tensorrt_options
 from normfold.serving.runtime.devices import (
@@ -21,7 +24,8 @@ from normfold.serving.runtime.devices import (
     parse_device,
     providers,
 )
-from normfold.serving.runtime.session import Session, SessionSettings
+from normfold.serving.runtime.session import Session
+from normfold.serving.runtime.settings import SessionSettings
 
 TENSORRT = Device("tensorrt", 1)
 ACCELERATOR = 'optimization {{ execution_accelerators {{ gpu_execution_accelerator {{ name: "tensorrt" {} }} }} }}'
@@ -29,8 +33,8 @@ GOT = (TENSORRT_PROVIDER, CUDA_PROVIDER, CPU_PROVIDER)
 
 
 def accelerated(**parameters):
-    told = " ".join(f'parameters {{ key: "{key}" value: "{value}" }}' for key, value in parameters.items())
-    return ACCELERATOR.format(told)
+    written = " ".join(f'parameters {{ key: "{key}" value: "{value}" }}' for key, value in parameters.items())
+    return ACCELERATOR.format(written)
 
 
 def options_of(text):
@@ -160,14 +164,14 @@ def load(models, tmp_path, device, text):
     models.write(tmp_path / "m", models.scale(), config=text)
     folder = Repository(tmp_path).models()["m"]
     with ThreadPoolExecutor(1) as executor:
-        return model.load(folder, config.parse(text), 1, model.LoadOptions(device, 1), executor)
+        return loading.load(folder, config.parse(text), 1, loading.LoadOptions(device, 1), executor)
 
 
 def test_a_model_that_asks_for_tensorrt_on_a_server_without_it_fails_alone(models, tmp_path):
     with pytest.raises(ConfigError, match="the server runs with --device cpu"):
         load(models, tmp_path, Device("cpu"), accelerated())
     if CUDA_PROVIDER not in ort.get_available_providers():
-        with pytest.raises(ConfigError, match=r"accelerator cannot be had: .* built without TensorRT"):
+        with pytest.raises(ConfigError, match=r"accelerator cannot be used: .* built without TensorRT"):
             load(models, tmp_path, Device("cuda"), accelerated())
 
 
@@ -176,25 +180,34 @@ def test_model_config_says_cpu_where_auto_fell_back(models, tmp_path):
         pytest.skip("this onnxruntime was built with CUDA")
     loaded = load(models, tmp_path, Device("auto"), accelerated() + " instance_group { kind: KIND_GPU }")
     assert loaded.session.device == "cpu"
-    assert loaded.config.instance_group[0].kind == model.mc.ModelInstanceGroup.KIND_CPU
+    assert loaded.config.instance_group[0].kind == mc.ModelInstanceGroup.KIND_CPU
     assert not loaded.config.optimization.execution_accelerators.gpu_execution_accelerator
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "kind", "gpus", "accelerators"),
+    ("asked", "server", "got", "kind", "gpus", "accelerators"),
     [
-        ("", "tensorrt:1", "KIND_GPU", [1], ["tensorrt"]),
-        (accelerated(precision_mode="FP16"), "tensorrt:0", "KIND_GPU", [0], ["tensorrt"]),
-        (accelerated(), "cuda:0", "KIND_GPU", [0], []),
-        (accelerated(), "cpu", "KIND_CPU", [], []),
+        ("", TENSORRT, TENSORRT_PROVIDER, "KIND_GPU", [1], ["tensorrt"]),
+        (accelerated(precision_mode="FP16"), Device("auto"), TENSORRT_PROVIDER, "KIND_GPU", [1], ["tensorrt"]),
+        (accelerated(), Device("auto"), CUDA_PROVIDER, "KIND_GPU", [1], []),
+        (accelerated(), Device("auto"), CPU_PROVIDER, "KIND_CPU", [], []),
     ],
 )
-def test_model_config_says_what_a_model_really_runs_on(asked, device, kind, gpus, accelerators):
-    full = config.parse("instance_group { count: 1 } " + asked)
-    model._place(full, device)
+def test_model_config_says_what_a_model_really_runs_on(
+    fake, fake_session, models, asked, server, got, kind, gpus, accelerators
+):
+    data = models.identity(TensorProto.FLOAT, ["N", "L"])  # of an open size, so that nothing is run when it is loaded
+    real = ort.InferenceSession(data, providers=[CPU_PROVIDER])
+    made = fake_session(providers=(got,), options={got: {"device_id": "1"}})
+    made.get_inputs, made.get_outputs = real.get_inputs, real.get_outputs
+    fake(made)
+    written = config.parse("instance_group { count: 1 } " + asked)
+    with ThreadPoolExecutor(1) as executor:
+        options = loading.LoadOptions(server, 1)
+        full = loading.load(SentFolder("m", {"1/model.onnx": data}), written, 1, options, executor).config
     (group,) = full.instance_group
     assert (group.kind, list(group.gpus)) == (group.Kind.Value(kind), gpus)
-    told = full.optimization.execution_accelerators.gpu_execution_accelerator
-    assert [accelerator.name for accelerator in told] == accelerators
+    listed = full.optimization.execution_accelerators.gpu_execution_accelerator
+    assert [accelerator.name for accelerator in listed] == accelerators
     if "FP16" in asked:
-        assert told[0].parameters["precision_mode"] == "FP16"
+        assert listed[0].parameters["precision_mode"] == "FP16"

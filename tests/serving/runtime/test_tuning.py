@@ -8,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from normfold.serving.catalog import model
+from normfold.serving.catalog import load as loading
 from normfold.serving.catalog.config import parse
-from normfold.serving.catalog.model import LoadOptions
+from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.repository import ModelFolder
-from normfold.serving.process.cache_folder import cache_folder
 from normfold.serving.runtime import tuning
 from normfold.serving.runtime.devices import Device
 from normfold.serving.runtime.tuning import Tuning, choose
@@ -104,7 +103,7 @@ def test_what_was_measured_is_remembered_for_the_same_model_processor_and_cpus(t
     assert here.find(b"other") is None
     assert Tuning(tmp_path / "threads", 8).find(b"model") is None
     assert [file.suffix for file in (tmp_path / "threads").iterdir()] == [".json"]
-    monkeypatch.setattr(tuning, "processor", lambda: "another")
+    monkeypatch.setattr(tuning, "processor_name", lambda: "another")
     assert here.find(b"model") is None
 
 
@@ -125,17 +124,6 @@ def test_a_folder_that_cannot_be_written_is_passed_over(tmp_path):
     assert Tuning(None, 4).find(b"model") is None
 
 
-def test_the_folder_is_where_the_environment_says(tmp_path, monkeypatch):
-    monkeypatch.setenv("NORMFOLD_CACHE_DIR", str(tmp_path / "own"))
-    assert cache_folder("threads") == tmp_path / "own" / "threads"
-    monkeypatch.delenv("NORMFOLD_CACHE_DIR")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder("threads") == tmp_path / "xdg" / "normfold" / "threads"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_folder("threads") == tmp_path / "home" / ".cache" / "normfold" / "threads"
-
-
 @pytest.fixture
 def load(tmp_path, models):
     """Load a model of fixed shape with a tuning that remembers in the test's folder."""
@@ -144,7 +132,7 @@ def load(tmp_path, models):
 
         def load(config: str = "", threads: int = 0):
             options = LoadOptions(Device("cpu"), 4, threads, tuning=Tuning(tmp_path / "threads", 4))
-            return model.load(ModelFolder("m", tmp_path / "m"), parse(config), 1, options, executor)
+            return loading.load(ModelFolder("m", tmp_path / "m"), parse(config), 1, options, executor)
 
         yield load
 
@@ -158,7 +146,7 @@ def two(monkeypatch):
         measured.append(counts)
         return make(2), True
 
-    monkeypatch.setattr(model, "choose", choose)
+    monkeypatch.setattr(loading, "choose", choose)
     return measured
 
 

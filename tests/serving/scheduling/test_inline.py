@@ -34,29 +34,29 @@ def test_short_runs_come_onto_the_loop_and_long_ones_do_not():
 
 @pytest.mark.parametrize(("ns", "stays"), [(LONG, 3), (VERY_LONG, 1)])
 def test_long_runs_in_a_row_leave_the_loop_and_come_back_late(ns, stays):
-    known = RunTime(BOUND)
+    run_time = RunTime(BOUND)
     for _ in range(inline.SHORT_RUNS):
-        known.note(SHORT)
+        run_time.note(SHORT)
     for _ in range(stays):
-        known.note(ns)
-        assert known.inline
-    known.note(ns)
-    assert not known.inline
+        run_time.note(ns)
+        assert run_time.inline
+    run_time.note(ns)
+    assert not run_time.inline
     for _ in range(inline.SHORT_RUNS_AGAIN - 1):
-        known.note(SHORT)
-    assert not known.inline
-    known.note(SHORT)
-    assert known.inline
+        run_time.note(SHORT)
+    assert not run_time.inline
+    run_time.note(SHORT)
+    assert run_time.inline
 
 
 def test_a_run_that_is_interrupted_now_and_then_stays():
-    known = RunTime(BOUND)
+    run_time = RunTime(BOUND)
     for number in range(2000):
-        known.note(VERY_LONG if number % 20 == 19 else SHORT)
-    assert known.inline
+        run_time.note(VERY_LONG if number % 20 == 19 else SHORT)
+    assert run_time.inline
 
 
-def test_every_set_of_shapes_is_known_by_itself():
+def test_every_set_of_shapes_is_timed_by_itself():
     times = RunTimes(BOUND / 1e9)
     for _ in range(inline.SHORT_RUNS):
         times.of(_x(1, 3)).note(SHORT)
@@ -72,7 +72,7 @@ def test_as_many_shapes_are_remembered_as_are_allowed(monkeypatch):
     times = RunTimes(1.0)
     for size in range(10):
         times.of(_x(size))
-        assert len(times.known) <= 3
+        assert len(times) <= 3
 
 
 def test_a_hop_costs_something_and_is_bounded(monkeypatch):

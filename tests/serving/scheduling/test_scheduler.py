@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from normfold.serving.errors import InvalidRequest, Unavailable
-from normfold.serving.scheduling.batching import BatchPolicy, QueuePolicy
-from normfold.serving.scheduling.inline import RunTimes
+from normfold.serving.scheduling.batching import BatchPolicy, QueuePolicy, read_policy
 from normfold.serving.scheduling.scheduler import Scheduler
 from normfold.serving.scheduling.statistics import Statistics
 
@@ -301,22 +300,32 @@ def test_an_idle_model_does_not_wait():
     assert gate.runs == [[1], [2]]
 
 
+def gated(model, gate, monkeypatch):
+    """Let the runs of a served model pass ``gate``, by a queue with the policy of its configuration and no more."""
+
+    def run(feeds, outputs):
+        gate(feeds, ["y"])
+        return model.run(feeds, outputs)
+
+    policy, executor = read_policy(model.config), ThreadPoolExecutor(1)
+    queue = Scheduler(run, policy, model.config.instance_group[0].count, executor, model.statistics)
+    monkeypatch.setattr(queue, "may_run_now", lambda run_time: False)
+    monkeypatch.setattr(model, "scheduler", queue)
+
+
 def test_queue_policies_reach_the_wire(server, ask, monkeypatch):
     """config.pbtxt: two levels; the default queue holds two, the first waits at most 100 ms."""
     model = server.server.catalog.find("queue", "")
     gate = Gate(is_open=False)
-    real = model.scheduler._run
-    monkeypatch.setattr(model.scheduler, "_run", lambda f, o: (gate(f, ["y"]), real(f, o))[1])
-    monkeypatch.setattr(model.scheduler, "times", RunTimes())
-    monkeypatch.setattr(model.scheduler, "may_run_now", lambda known: False)
+    gated(model, gate, monkeypatch)
     rpc = server.channel.unary_unary(
         "/inference.GRPCInferenceService/ModelInfer", request_serializer=lambda m: m.SerializeToString()
     )
     first = rpc.future(ask("queue"), timeout=30)
     assert gate.started.acquire(timeout=10)
     waiting = [rpc.future(ask("queue"), timeout=30) for _ in range(2)]
-    while sum(len(queue.waiting) for queue in model.scheduler._queues.values()) < 2:
-        pass
+    while model.scheduler.waiting < 2:
+        time.sleep(0.001)
     with pytest.raises(grpc.RpcError) as full:
         rpc(ask("queue"), timeout=30)
     urgent = ask("queue")
@@ -340,10 +349,7 @@ def test_queue_policies_reach_the_wire(server, ask, monkeypatch):
 def test_a_deadline_takes_the_request_off_the_queue(server, ask, monkeypatch):
     model = server.server.catalog.find("queue", "")
     gate = Gate(is_open=False)
-    real = model.scheduler._run
-    monkeypatch.setattr(model.scheduler, "_run", lambda f, o: (gate(f, ["y"]), real(f, o))[1])
-    monkeypatch.setattr(model.scheduler, "times", RunTimes())
-    monkeypatch.setattr(model.scheduler, "may_run_now", lambda known: False)
+    gated(model, gate, monkeypatch)
     rpc = server.channel.unary_unary(
         "/inference.GRPCInferenceService/ModelInfer", request_serializer=lambda m: m.SerializeToString()
     )
@@ -353,8 +359,7 @@ def test_a_deadline_takes_the_request_off_the_queue(server, ask, monkeypatch):
         rpc(ask("queue", x=[[9, 9, 9, 9]]), timeout=0.1)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     heard = time.monotonic() + 10  # the caller's clock may run out a moment before the server's
-    waiting = [job for queue in model.scheduler._queues.values() for job in queue.waiting]
-    while not all(job.future.done() for job in waiting) and time.monotonic() < heard:
+    while model.scheduler.waiting and time.monotonic() < heard:
         time.sleep(0.01)
     cancelled = rpc.future(ask("queue", x=[[8, 8, 8, 8]]), timeout=30)
     cancelled.cancel()

@@ -1,54 +1,95 @@
-"""What supervisor and worker say to each other arrives as it was said."""
+"""Messages between supervisor and worker arrive as they were sent, in both directions."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 
-from normfold.serving.workers.frames import Link
+import pytest
+
+from normfold.serving.workers.frames import SupervisorEnd, WorkerEnd, supervisor_end, worker_end
+from normfold.serving.workers.messages import (
+    AllAnswered,
+    AskAll,
+    CountersChanged,
+    Listening,
+    ModelsLoaded,
+    ModelsReady,
+    Perform,
+    Performed,
+    Remember,
+    RestoreCounters,
+    ServerReady,
+    StartFailed,
+    StartListening,
+    WorkerAnswer,
+)
+
+BIG = bytes(range(256)) * 20_000  # more than any buffer between them
+TO_WORKER = [
+    Perform(7, "/a.B/C", BIG),
+    AllAnswered(7, (WorkerAnswer(1, "", "", BIG), WorkerAnswer(2, "NotFound", "no 'ü\n'", b"")), (b"", b"x")),
+    ServerReady(True),
+    RestoreCounters(()),
+    StartListening(),
+]
+TO_SUPERVISOR = [
+    AskAll(7, "/a.B/C", BIG, True, (Remember(("model", "ü\n"), b"one"), Remember(("region",), None))),
+    Performed(7, WorkerAnswer(1, "", "", b"done")),
+    ModelsReady(False),
+    CountersChanged("m", "1", b"\x00"),
+    ModelsLoaded((("m version 1", True), ("n was not loaded", False))),
+    Listening(),
+    StartFailed("cannot listen", 3),
+]
 
 
-def between(speak, hear):
-    """What ``hear`` gives at one end of a connection while ``speak`` uses the other."""
+def between(from_supervisor, from_worker):
+    """The results of ``from_supervisor`` and ``from_worker``, run together at the two ends of a connection."""
 
     async def run():
         one, two = socket.socketpair()
-        left, right = await Link.over(one), await Link.over(two)
-        speaking = asyncio.create_task(speak(left))
+        supervisor, worker = await supervisor_end(one), await worker_end(two)
         try:
-            return await asyncio.wait_for(hear(right), 30)
+            return await asyncio.wait_for(asyncio.gather(from_supervisor(supervisor), from_worker(worker)), 30)
         finally:
-            await speaking
-            await left.close()
-            await right.close()
+            await supervisor.close()
+            await worker.close()
 
     return asyncio.run(run())
 
 
-def test_fields_and_bytes_arrive_in_order():
-    big = bytes(range(256)) * 20_000  # more than any buffer between them
+def test_messages_arrive_in_order_and_whole():
+    async def exchange(end: SupervisorEnd | WorkerEnd, sent, expected):
+        for message in sent:
+            end.send(message)
+        return [await end.receive() for _ in expected]
 
-    async def speak(link):
-        link.say("call", big, b"", b"x", id=7, key=["model", "ü\n"])
-        link.say("listen")
-
-    async def hear(link):
-        return [await link.hear(), await link.hear()]
-
-    first, second = between(speak, hear)
-    assert first == ("call", {"id": 7, "key": ["model", "ü\n"]}, [big, b"", b"x"])
-    assert second == ("listen", {}, [])
+    at_supervisor, at_worker = between(
+        lambda end: exchange(end, TO_WORKER, TO_SUPERVISOR), lambda end: exchange(end, TO_SUPERVISOR, TO_WORKER)
+    )
+    assert at_worker == TO_WORKER
+    assert at_supervisor == TO_SUPERVISOR
 
 
-def test_an_end_that_has_gone_is_none_even_in_the_middle_of_a_frame():
-    async def speak(link):
-        link.say("call", b"abc")
-        link._writer.write(b"\x10\x00\x00\x00{")
-        await link.close()
+def test_a_closed_end_is_none_even_in_the_middle_of_a_frame():
+    async def send(end: SupervisorEnd):
+        end.send(ServerReady(True))
+        end._writer.write(b"\x10\x00\x00\x00{")
+        await end.close()
 
-    async def hear(link):
-        return [await link.hear(), await link.hear()]
+    async def receive(end: WorkerEnd):
+        return [await end.receive(), await end.receive()]
 
-    first, second = between(speak, hear)
-    assert first.kind == "call"
-    assert second is None
+    assert between(send, receive)[1] == [ServerReady(True), None]
+
+
+def test_a_message_of_the_other_direction_is_not_taken():
+    async def send(end):
+        end.send(Listening())
+
+    async def receive(end: WorkerEnd):
+        with pytest.raises(KeyError, match="Listening"):
+            await end.receive()
+
+    between(send, receive)

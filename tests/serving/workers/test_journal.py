@@ -1,4 +1,4 @@
-"""The changes that a later worker is told of."""
+"""The changes that a later worker repeats."""
 
 from __future__ import annotations
 

@@ -20,8 +20,10 @@ from tests.export.fold.graphs import (
 )
 
 from normfold.export.fold.affine import Affine
-from normfold.export.fold.engine.carrier import Carrier, put_before, widened
-from normfold.export.fold.net import Gauges, Net, Refused, Tensor, Widening
+from normfold.export.fold.channels import AddedChannel
+from normfold.export.fold.engine.carrier import new_carrier
+from normfold.export.fold.engine.ones import Ones, put_ones_before
+from normfold.export.fold.net import Gauges, Net, Refused, Tensor
 from normfold.export.fold.ops.linear import Linear
 
 LENGTHS = ((2, 3, 13), (1, 3, 24), (3, 3, 1))
@@ -120,7 +122,7 @@ def test_an_affine_of_one_constant_has_a_usual_size_for_the_carrier_too() -> Non
     model = graph(text, **norm("n", 2, gamma=[1, 2], beta=[0, 0], mean=[0, 0], var=[1 - 1e-5, 4 - 4e-5]))
     (op,) = net_of(model).ops
     op.params = op.params.like(Affine.of(np.full((1, 1, 1), 3.0), np.zeros((1, 1, 1))), op.params.usual)
-    wide = op.widened({op.inputs[0]: Widening(1, 2)})
+    wide = op.with_channel({op.inputs[0]: AddedChannel(1, 2)})
     np.testing.assert_allclose(wide.usual.reshape(-1), [*op.params.usual.reshape(-1), 1.0])
     assert wide.scale is op.params.scale
 
@@ -260,7 +262,7 @@ def test_no_carrier_is_brought_where_it_takes_longer_than_the_batchnorm(
 
 
 @pytest.mark.parametrize(("channels", "stays"), [(8, True), (20, True), (6, False), (18, False)])
-def test_no_carrier_is_brought_where_a_picture_would_leave_its_blocks(channels: int, stays: bool) -> None:
+def test_no_carrier_is_brought_where_a_2d_tensor_would_leave_its_blocks(channels: int, stays: bool) -> None:
     text = """(float[N,3,H,L] x) => (float[N,5,H,L] y) {
         c = Conv<pads=[1,1,1,1]>(x, w)  r = Relu(c)  n = BN(r, n)  y = Conv<pads=[1,1,1,1]>(n, v) }"""
     arrays = {"w": weights(channels, 3, 3, 3), "v": weights(5, channels, 3, 3)}
@@ -290,43 +292,43 @@ def tensor(net: Net, name: str) -> Tensor:
 def test_the_input_and_the_output_of_a_network_cannot_be_widened() -> None:
     net = net_of(graph("(float[N,3,L] x) => (float[N,4,L] y) { y = Conv(x, w) }", w=weights(4, 3, 1)))
     with pytest.raises(Refused, match="'x' is an input of the network, so it cannot get one more channel"):
-        widened(tensor(net, "x"))
+        new_carrier(tensor(net, "x"))
     with pytest.raises(Refused, match="'y' is an output of the network, so it cannot get one more channel"):
-        widened(tensor(net, "y"))
+        new_carrier(tensor(net, "y"))
 
 
 def test_a_tensor_without_channels_cannot_be_widened() -> None:
     net = net_of(graph("(float[N] x) => (float[N] y) { a = Sigmoid(x) y = Tanh(a) }"))
     with pytest.raises(Refused, match="'a' has no channels"):
-        widened(tensor(net, "a"))
+        new_carrier(tensor(net, "a"))
 
 
 def test_a_constant_that_an_activation_makes_0_is_no_carrier() -> None:
     text = "(float[N,3,L] x) => (float[N,4,L] y) { c = Conv(x, w) m = Clip(c, lo, hi) y = Conv<pads=[1,1]>(m, v) }"
     model = graph(text, w=weights(4, 3, 1), v=weights(4, 4, 3), lo=np.float32(-1), hi=np.float32(0))
     with pytest.raises(Refused, match="no constant other than 0 reaches 'm'"):
-        widened(tensor(net_of(model), "m"))
+        new_carrier(tensor(net_of(model), "m"))
 
 
 def test_a_widened_tensor_is_followed_to_all_that_read_it() -> None:
     text = """(float[N,3,L] x) => (float[N,4,L] y) {
         c = Conv(x, w)  r = Relu(c)  a = Conv(r, v)  b = Conv(r, v)  y = Add(a, b) }"""
     net = net_of(graph(text, w=weights(4, 3, 1), v=weights(4, 4, 1)))
-    found = widened(tensor(net, "r"))
+    found = new_carrier(tensor(net, "r"))
     assert sorted(op.node.op_type for op in found.touched) == ["Conv", "Conv", "Conv", "Relu"]
-    assert {t.name for t in found.widenings} == {"c", "r"}
-    found.carry_out()
+    assert {t.name for t in found.added} == {"c", "r"}
+    found.carry_out(net)
     assert tensor(net, "r").size(1) == 5
 
 
 # --- the Pad that puts a carrier --------------------------------------------------------------------------------------
 
 
-def put() -> Carrier:
+def put() -> Ones:
     net = net_of(graph("(float[N,3,L] x) => (float[N,4,L] y) { y = Conv<pads=[1,1]>(x, w) }", w=weights(4, 3, 3)))
     (conv,) = net.ops
     assert isinstance(conv, Linear)
-    return put_before(net, conv)
+    return put_ones_before(net, conv)
 
 
 def test_the_ones_of_a_put_carrier_are_not_scaled() -> None:
@@ -347,14 +349,14 @@ def test_the_ones_of_a_put_carrier_are_known_as_constant() -> None:
 
 def test_a_channel_more_before_a_put_carrier_goes_before_its_ones() -> None:
     carrier = put()
-    assert carrier.widen({carrier.inputs[0]: Widening(1, 3)}) == {carrier.outputs[0]: Widening(1, 3)}
+    assert carrier.add_channel({carrier.inputs[0]: AddedChannel(1, 3)}) == {carrier.outputs[0]: AddedChannel(1, 3)}
 
 
 def test_no_carrier_is_put_before_a_grouped_reader() -> None:
     model = graph("(float[N,4,L] x) => (float[N,4,L] y) { y = Conv<group=4,pads=[1,1]>(x, w) }", w=weights(4, 1, 3))
     net = net_of(model)
     with pytest.raises(Refused, match="is depthwise or grouped, so it cannot read a carrier"):
-        put_before(net, net.ops[0])  # type: ignore[arg-type]
+        put_ones_before(net, net.ops[0])  # type: ignore[arg-type]
 
 
 @pytest.mark.xfail(strict=True, reason="constant channels are followed along axis 1 only, so a Pad puts the ones")

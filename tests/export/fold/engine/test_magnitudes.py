@@ -10,8 +10,9 @@ import pytest
 from tests.export.fold.graphs import folded, graph, left, net_of, norm, same_in_onnxruntime, weights
 
 from normfold.export.fold.affine import Affine
-from normfold.export.fold.engine.magnitudes import MOST_LOST, Sizes
-from normfold.export.fold.net import Gauges, Refused, Widening
+from normfold.export.fold.channels import AddedChannel
+from normfold.export.fold.engine.magnitudes import MOST_LOST, Magnitudes
+from normfold.export.fold.net import Gauges, Refused
 from normfold.export.fold.ops.linear import Linear
 
 HEAD = "(float[N,3,L] x) => (float[N,5,M] y)"
@@ -21,11 +22,11 @@ SENTENCE = "so small beside the shift that it would lose its last digits"
 def reads(nodes: str, **arrays: Any) -> np.ndarray:
     """Up to which shift, in parts of MOST_LOST, the convolution at the end takes in its first channel alone."""
     net = net_of(graph(f"{HEAD} {{ {nodes} y = Conv(e, v) }}", v=np.eye(5, 3, dtype=np.float32)[..., None], **arrays))
-    sizes, reader = Sizes(net), next(op for op in reversed(net.ops) if isinstance(op, Linear))
+    sizes, reader = Magnitudes(net), next(op for op in reversed(net.ops) if isinstance(op, Linear))
     return np.array([largest(sizes, reader, channel) for channel in range(3)])
 
 
-def largest(sizes: Sizes, reader: Linear, channel: int) -> float:
+def largest(sizes: Magnitudes, reader: Linear, channel: int) -> float:
     """By bisection, the largest shift of one channel that passes the check."""
     low, high = 0.0, 1e9
     for _ in range(100):
@@ -41,7 +42,7 @@ def largest(sizes: Sizes, reader: Linear, channel: int) -> float:
     return low / MOST_LOST
 
 
-def test_what_batchnorm_makes_is_told_by_gamma_and_beta() -> None:
+def test_gamma_and_beta_give_the_range_of_a_batchnorms_output() -> None:
     given = norm("n", 3, gamma=[1, -2, 0.5], beta=[0, 4, -9], mean=[100, 0, 0], var=[1e6, 1, 1])
     np.testing.assert_allclose(reads("e = BN(x, n)", **given), [3, 10, 10.5])
 
@@ -65,15 +66,15 @@ def test_what_is_behind_it_follows(behind: str, expected: list[float]) -> None:
     np.testing.assert_allclose(reads(f"n = BN(x, n) {behind}", **given, **held), expected, rtol=1e-4)
 
 
-def test_sizes_are_told_in_the_scale_of_what_was_carried_out_and_of_the_channels_that_there_are() -> None:
+def test_magnitudes_follow_the_gauges_and_the_added_channels_that_were_carried_out() -> None:
     net = net_of(graph(f"{HEAD} {{ y = Conv(x, v) }}", v=np.eye(5, 3, dtype=np.float32)[..., None]))
     reader = next(op for op in net.ops if isinstance(op, Linear))
-    sizes, gauges = Sizes(net), Gauges()
+    sizes, gauges = Magnitudes(net), Gauges()
     gauges[reader.inputs[0]] = Affine.along(1, 3, [1.0, -4.0, 0.0], [0.0, 0.0, 0.0])
     sizes.follow(reader, gauges)
     np.testing.assert_allclose([largest(sizes, reader, c) for c in range(3)], [3, 0.75, 3])
-    reader.params = reader.widened({reader.inputs[0]: Widening(1, 1)})
-    sizes.widen(reader, Widening(1, 1))
+    reader.params = reader.with_channel({reader.inputs[0]: AddedChannel(1, 1)})
+    sizes.add_channel(reader, AddedChannel(1, 1))
     np.testing.assert_allclose([largest(sizes, reader, c) for c in (0, 2, 3)], [3, 0.75, 3])
 
 

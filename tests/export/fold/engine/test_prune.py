@@ -212,9 +212,7 @@ def test_fewer_parameters_are_counted_after() -> None:
         (6, "r = Relu(c) y = Conv(r, v)", 3, 3),
     ],
 )
-def test_of_a_picture_as_many_go_as_leave_its_channels_in_blocks(
-    size: int, nodes: str, constant: int, left: int
-) -> None:
+def test_a_2d_tensor_loses_channels_only_by_whole_blocks(size: int, nodes: str, constant: int, left: int) -> None:
     read = left + 3 if "Concat" in nodes else left
     v = weights(5, size + 3 if "Concat" in nodes else size, 1, 3)
     model = graph(

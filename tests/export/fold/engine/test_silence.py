@@ -8,7 +8,7 @@ import pytest
 from tests.export.fold.graphs import folded, graph, net_of, norm, operators, same_function, weights
 
 from normfold.export.fold.engine.silence import silence_zero_scales
-from normfold.export.fold.ops.activations import Scaling
+from normfold.export.fold.ops.scaling import Scaling
 
 LENGTHS = ((2, 3, 12), (3, 3, 23))
 GAMMA, BETA = [1, 0, -1, 0], [1, 2, 3, -4]

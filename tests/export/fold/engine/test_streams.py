@@ -82,5 +82,5 @@ def test_a_stream_of_a_whole_network_is_not_scaled() -> None:
     count = MOST_TOUCHED + 1
     sums = " ".join(f"c{i} = Conv(u{i}, v) u{i + 1} = Add(u{i}, c{i})" for i in range(count))
     net = read(f"u0 = Conv(x, w) {sums} y = Conv(u{count}, v)")
-    with pytest.raises(Refused, match=f"more than {MOST_TOUCHED} operators around would have to change"):
+    with pytest.raises(Refused, match=f"more than {MOST_TOUCHED} operators around it would have to change"):
         Streams(net).check(tensor(net, "u3"), DOUBLE)

@@ -1,4 +1,4 @@
-"""What cannot be folded is refused in words that say where and what to do; what is given is never changed."""
+"""Networks that cannot be folded are refused; the message says where and what to do. No given network is changed."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def filled_statistics(network: nn.Module) -> nn.Module:
     return network.double().eval()
 
 
-def test_a_network_in_training_mode_is_folded_for_inference_and_told_so() -> None:
+def test_a_network_in_training_mode_is_folded_for_inference_and_the_report_says_so() -> None:
     network = nn.Sequential(*block(3, 4), nn.Dropout(0.5), nn.Conv1d(4, 2, 1)).train()
     folded, report = fold_module(network, torch.randn(2, 3, 9))
     assert network.training
@@ -187,7 +187,7 @@ def test_arguments_that_are_not_given_keep_their_defaults() -> None:
     ],
     ids=lambda network: "-".join(type(layer).__name__ for layer in network),
 )
-def test_what_a_network_takes_is_told_from_its_first_layer(network: nn.Module) -> None:
+def test_the_inputs_of_a_network_are_inferred_from_its_first_layer(network: nn.Module) -> None:
     _, report = fold(network)
     assert (report.affines_before, report.affines_after) == (1, 0)
 

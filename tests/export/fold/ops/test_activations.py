@@ -19,7 +19,8 @@ from tests.export.fold.graphs import (
 )
 
 from normfold.export.fold.affine import Affine
-from normfold.export.fold.net import Gauges, Refused, Widening
+from normfold.export.fold.channels import AddedChannel
+from normfold.export.fold.net import Gauges, Refused
 
 LENGTHS = ((2, 3, 9), (3, 3, 17))
 
@@ -285,7 +286,7 @@ def test_a_scale_of_0_stays_where_nothing_can_be_silenced_before_it() -> None:
 
 def test_an_affine_in_the_way_takes_one_more_channel_as_it_is() -> None:
     op = operator(graph("(float[N,2,L] x) => (float[N,2,L] y) { y = BN(x, n) }", **norm("n", 2)), "BatchNormalization")
-    wide = op.widened({op.inputs[0]: Widening(1, 2), op.outputs[0]: Widening(1, 2)})
+    wide = op.with_channel({op.inputs[0]: AddedChannel(1, 2), op.outputs[0]: AddedChannel(1, 2)})
     assert wide.scale.ravel()[2] == 1
     assert wide.shift.size == 3
     assert wide.shift.ravel()[2] == 0
@@ -296,4 +297,4 @@ def test_shape_reads_no_numbers_so_any_scale_will_do_but_one_more_channel_will_n
     op = next(op for op in net_of(model).ops if op.node.op_type == "Shape")
     assert op.spread(Gauges({op.inputs[0]: Affine.of(np.full((1, 1, 1), 2.0), 0.0)})) == {}
     with pytest.raises(Refused, match="cannot carry one more channel"):
-        op.widen({op.inputs[0]: Widening(1, 4)})
+        op.add_channel({op.inputs[0]: AddedChannel(1, 4)})

@@ -7,7 +7,8 @@ import pytest
 from tests.export.fold.graphs import folded, folds_to, graph, norm, operator, operators, same_function, weights
 
 from normfold.export.fold.affine import Affine
-from normfold.export.fold.net import Gauges, Refused, Widening
+from normfold.export.fold.channels import AddedChannel
+from normfold.export.fold.net import Gauges, Refused
 
 LENGTHS = ((2, 3, 12), (3, 3, 23))
 
@@ -64,7 +65,7 @@ def test_a_scale_by_channel_does_not_pass_a_sum_with_a_branch_of_one_channel() -
     with pytest.raises(Refused, match="'Add_0' \\(Add\\) broadcasts one of its branches along the channels"):
         op.spread(Gauges({op.outputs[0]: Affine.along(1, 3, np.arange(1.0, 5), np.zeros(4))}))
     with pytest.raises(Refused, match="broadcasts one of its branches"):
-        op.widen({op.inputs[0]: Widening(1, 4)})
+        op.add_channel({op.inputs[0]: AddedChannel(1, 4)})
 
 
 def test_a_sum_of_tensors_of_two_ranks_lets_nothing_pass() -> None:
@@ -127,8 +128,8 @@ def test_a_new_channel_is_refused_where_branches_would_carry_it_at_different_pla
     op = operator(graph("(float[N,4,L] x, float[N,4,L] z) => (float[N,4,L] y) { y = Add(x, z) }"), "Add")
     x, z = op.inputs
     with pytest.raises(Refused, match="would carry the new channel at different places"):
-        op.widen({x: Widening(1, 4), z: Widening(1, 2)})
-    found = op.widen({x: Widening(1, 4, value=3.0)})
+        op.add_channel({x: AddedChannel(1, 4), z: AddedChannel(1, 2)})
+    found = op.add_channel({x: AddedChannel(1, 4, value=3.0)})
     assert found[z].value == 0
     assert found[op.outputs[0]].value == 3
 
@@ -136,7 +137,7 @@ def test_a_new_channel_is_refused_where_branches_would_carry_it_at_different_pla
 def test_a_tensor_added_to_itself_gets_no_carrier() -> None:
     op = operator(graph("(float[N,4,L] x) => (float[N,4,L] y) { y = Add(x, x) }"), "Add")
     with pytest.raises(Refused, match="adds a tensor to itself"):
-        op.widen({op.inputs[0]: Widening(1, 4)})
+        op.add_channel({op.inputs[0]: AddedChannel(1, 4)})
 
 
 # --- products ---------------------------------------------------------------------------------------------------------
@@ -197,13 +198,13 @@ def test_one_more_channel_passes_a_product_of_two_tensors_and_no_quotient() -> N
         operator(graph(f"(float[N,4,L] x, float[N,4,L] z) => (float[N,4,L] y) {{ y = {op}(x, z) }}"), op)
         for op in ("Mul", "Div")
     )
-    found = mul.widen({mul.inputs[0]: Widening(1, 4, value=3.0)})
+    found = mul.add_channel({mul.inputs[0]: AddedChannel(1, 4, value=3.0)})
     assert found[mul.outputs[0]].value == 3
     with pytest.raises(Refused, match="'Div_0' \\(Div\\) cannot carry one more channel"):
-        div.widen({div.inputs[0]: Widening(1, 4)})
+        div.add_channel({div.inputs[0]: AddedChannel(1, 4)})
     wide = operator(graph("(float[N,4,L] x, float[N,1,L] z) => (float[N,4,L] y) { y = Mul(x, z) }"), "Mul")
     with pytest.raises(Refused, match="broadcasts one of its inputs"):
-        wide.widen({wide.inputs[0]: Widening(1, 4)})
+        wide.add_channel({wide.inputs[0]: AddedChannel(1, 4)})
 
 
 def test_a_gate_of_a_network_of_two_branches_is_folded_around() -> None:

@@ -19,7 +19,8 @@ from tests.export.fold.graphs import (
 )
 
 from normfold.export.fold.affine import Affine
-from normfold.export.fold.net import Gauges, Refused, Widening
+from normfold.export.fold.channels import AddedChannel
+from normfold.export.fold.net import Gauges, Refused
 
 LENGTHS = ((2, 4, 9), (3, 4, 17))
 HAND = {
@@ -252,7 +253,7 @@ def test_a_grouped_reader_that_pads_takes_the_scale_and_leaves_the_shift(reader:
 def test_a_grouped_reader_that_pads_refuses_a_shift(reader: str, shape: tuple[int, ...]) -> None:
     model = graph("(float[N,4,L] x) => (float[N,4,M] y) { y = %s(x, w) }" % reader, w=weights(*shape))  # noqa: UP031
     op = operator(model, reader.partition("<")[0])
-    sentence = "pads with zeros and is depthwise or grouped, so no carrier channel can bear the shift"
+    sentence = "pads with zeros and is depthwise or grouped, so no carrier channel can hold the shift"
     with pytest.raises(Refused, match=sentence):
         op.spread(Gauges({op.inputs[0]: Affine.of(np.ones((1, 1, 1)), 1.0)}))
 
@@ -352,13 +353,13 @@ def test_a_grouped_convolution_neither_emits_nor_passes_over_one_more_channel() 
     op = operator(graph("(float[N,4,L] x) => (float[N,4,L] y) { y = Conv<group=2>(x, w) }", w=weights(4, 2, 1)), "Conv")
     for tensor in (*op.inputs, *op.outputs):
         with pytest.raises(Refused, match="can neither emit nor pass over one more channel"):
-            op.widen({tensor: Widening(axis=1, index=4)})
+            op.add_channel({tensor: AddedChannel(axis=1, index=4)})
 
 
 def test_a_matmul_refuses_one_more_channel_on_another_axis_than_its_last() -> None:
     op = operator(graph("(float[N,L,4] x) => (float[N,L,5] y) { y = MatMul(x, w) }", w=weights(4, 5)), "MatMul")
     with pytest.raises(Refused, match="has its channels on another axis"):
-        op.widen({op.inputs[0]: Widening(axis=1, index=4)})
+        op.add_channel({op.inputs[0]: AddedChannel(axis=1, index=4)})
 
 
 def test_one_more_channel_is_read_with_zeros_and_emitted_from_the_bias() -> None:
@@ -367,7 +368,7 @@ def test_one_more_channel_is_read_with_zeros_and_emitted_from_the_bias() -> None
     )
     op = operator(model, "Conv")
     (x,), (y,) = op.inputs, op.outputs
-    wide = op.widened({x: Widening(1, 2), y: Widening(1, 1, value=7.0)})
+    wide = op.with_channel({x: AddedChannel(1, 2), y: AddedChannel(1, 1, value=7.0)})
     np.testing.assert_array_equal(wide.weight[0, :, :, 0], [[3, 4, 0], [0, 0, 0]])
     np.testing.assert_array_equal(wide.bias, [5, 7])
 
@@ -380,14 +381,14 @@ def test_a_recurrent_state_cannot_carry_one_more_channel() -> None:
     )
     op = operator(model, "LSTM")
     with pytest.raises(Refused, match="cannot carry one more channel in its state"):
-        op.widen({op.outputs[0]: Widening(3, 3), op.inputs[0]: Widening(2, 4)})
-    assert op.widened({op.inputs[0]: Widening(2, 4)}).weight.shape == (1, 12, 5)
+        op.add_channel({op.outputs[0]: AddedChannel(3, 3), op.inputs[0]: AddedChannel(2, 4)})
+    assert op.with_channel({op.inputs[0]: AddedChannel(2, 4)}).weight.shape == (1, 12, 5)
 
 
 def test_a_table_gets_one_more_constant_column() -> None:
     model = graph("(int64[N,L] i) => (float[N,L,4] y) { y = Gather(table, i) }", table=weights(2, 4))
     op = operator(model, "Gather")
-    wide = op.widened({op.outputs[0]: Widening(2, 4, value=1.0)})
+    wide = op.with_channel({op.outputs[0]: AddedChannel(2, 4, value=1.0)})
     np.testing.assert_array_equal(wide[:, 4], [1, 1])
     with pytest.raises(Refused, match="has its channels on another axis"):
-        op.widen({op.outputs[0]: Widening(1, 4)})
+        op.add_channel({op.outputs[0]: AddedChannel(1, 4)})

@@ -20,7 +20,8 @@ from tests.export.fold.graphs import (
 )
 
 from normfold.export.fold.affine import Affine
-from normfold.export.fold.net import Gauges, Refused, Widening
+from normfold.export.fold.channels import AddedChannel
+from normfold.export.fold.net import Gauges, Refused
 from normfold.export.fold.ops.moving import aligned
 
 LENGTHS = ((2, 3, 12), (3, 3, 23))
@@ -59,8 +60,8 @@ def test_a_transpose_without_perm_turns_all_axes_over() -> None:
     op = operator(graph(text, g=weights(4)), "Transpose")
     gauge = Affine.along(1, 2, np.arange(1.0, 5), np.zeros(4))
     assert op.spread(Gauges({op.inputs[0]: gauge}))[op.outputs[0]].scale.shape == (4, 1)
-    assert op.widen({op.inputs[0]: Widening(1, 4)})[op.outputs[0]].axis == 0
-    assert op.widen({op.outputs[0]: Widening(0, 4)})[op.inputs[0]].axis == 1
+    with pytest.raises(Refused, match="moves the channels to another axis, through which no constant is followed"):
+        op.add_channel({op.inputs[0]: AddedChannel(1, 4)})
 
 
 # --- reshape, flatten, squeeze, unsqueeze -----------------------------------------------------------------------------
@@ -434,40 +435,40 @@ def test_channels_of_zeros_are_not_in_the_way_of_an_affine_before_them() -> None
 
 # --- one more channel -------------------------------------------------------------------------------------------------
 
-W = Widening(axis=1, index=4)
+W = AddedChannel(axis=1, index=4)
 
 
 def test_a_concat_cannot_grow_twice_or_along_another_axis() -> None:
     op = operator(graph("(float[N,4,L] x, float[N,4,L] z) => (float[N,8,L] y) { y = Concat<axis=1>(x, z) }"), "Concat")
     x, z = op.inputs
-    assert op.widen({x: W})[op.outputs[0]].index == 4
-    assert op.widen({z: W})[op.outputs[0]].index == 8
-    assert op.widen({op.outputs[0]: Widening(1, 8)}) == {z: W}
+    assert op.add_channel({x: W})[op.outputs[0]].index == 4
+    assert op.add_channel({z: W})[op.outputs[0]].index == 8
+    assert op.add_channel({op.outputs[0]: AddedChannel(1, 8)}) == {z: W}
     with pytest.raises(Refused, match="would grow by more than one channel"):
-        op.widen({x: W, z: W})
+        op.add_channel({x: W, z: W})
     with pytest.raises(Refused, match="joins along another axis than the channels"):
-        op.widen({x: Widening(2, 4)})
+        op.add_channel({x: AddedChannel(2, 4)})
 
 
 def test_a_tensor_joined_with_itself_gets_no_carrier() -> None:
     op = operator(graph("(float[N,4,L] x) => (float[N,8,L] y) { y = Concat<axis=1>(x, x) }"), "Concat")
     with pytest.raises(Refused, match="joins a tensor with itself"):
-        op.widen({op.inputs[0]: W})
+        op.add_channel({op.inputs[0]: W})
 
 
 def test_a_split_grows_with_the_part_that_ends_where_the_new_channel_is() -> None:
     text = "(float[N,4,L] x) => (float[N,1,L] y, float[N,3,L] z) { y, z = Split<axis=1>(x, s) }"
     op = operator(graph(text, s=np.array([1, 3])), "Split")
     (x,), (y, z) = op.inputs, op.outputs
-    assert op.widen({x: W}) == {z: Widening(1, 3)}
-    assert op.widen({y: Widening(1, 1)}) == {x: Widening(1, 1)}
+    assert op.add_channel({x: W}) == {z: AddedChannel(1, 3)}
+    assert op.add_channel({y: AddedChannel(1, 1)}) == {x: AddedChannel(1, 1)}
     with pytest.raises(Refused, match="carries a new channel only at the end of a part"):
-        op.widen({z: Widening(1, 0)})
+        op.add_channel({z: AddedChannel(1, 0)})
     with pytest.raises(Refused, match="would grow by more than one channel"):
-        op.widen({y: Widening(1, 1), z: Widening(1, 3)})
+        op.add_channel({y: AddedChannel(1, 1), z: AddedChannel(1, 3)})
     for tensor in (x, y):
         with pytest.raises(Refused, match="splits another axis than the channels"):
-            op.widen({tensor: Widening(2, 5)})
+            op.add_channel({tensor: AddedChannel(2, 5)})
 
 
 def test_channels_picked_by_number_get_no_carrier() -> None:
@@ -475,22 +476,22 @@ def test_channels_picked_by_number_get_no_carrier() -> None:
         graph("(float[N,4,L] x) => (float[N,2,L] y) { y = Gather<axis=1>(x, i) }", i=np.array([0, 2])), "Gather"
     )
     with pytest.raises(Refused, match="picks channels by number"):
-        op.widen({op.inputs[0]: W})
+        op.add_channel({op.inputs[0]: W})
 
 
 def test_a_slice_of_positions_lets_a_new_channel_pass_but_not_a_new_position() -> None:
     text = "(float[N,4,L] x) => (float[N,4,M] y) { y = Slice(x, one, large, axis) }"
     op = operator(graph(text, **{k: ENDS[k] for k in ("one", "large")}, axis=np.array([2])), "Slice")
-    assert op.widen({op.inputs[0]: W}) == {op.outputs[0]: W}
+    assert op.add_channel({op.inputs[0]: W}) == {op.outputs[0]: W}
     with pytest.raises(Refused, match="cuts the axis of the channels"):
-        op.widen({op.inputs[0]: Widening(2, 9)})
+        op.add_channel({op.inputs[0]: AddedChannel(2, 9)})
 
 
 def test_a_flatten_lets_a_new_channel_pass_as_a_block_of_its_positions() -> None:
     op = operator(graph("(float[N,4,3] x) => (float[N,12] y) { y = Flatten(x) }"), "Flatten")
-    assert op.widen({op.inputs[0]: W}) == {op.outputs[0]: Widening(axis=1, index=12, count=3)}
-    with pytest.raises(Refused, match="cannot be asked for one more channel from behind"):
-        op.widen({op.outputs[0]: Widening(1, 12)})
+    assert op.add_channel({op.inputs[0]: W}) == {op.outputs[0]: AddedChannel(axis=1, index=12, count=3)}
+    with pytest.raises(Refused, match="carries one more channel only where its input has one"):
+        op.add_channel({op.outputs[0]: AddedChannel(1, 12)})
 
 
 def test_a_reshape_that_splits_the_channels_cannot_carry_one_more() -> None:
@@ -498,21 +499,21 @@ def test_a_reshape_that_splits_the_channels_cannot_carry_one_more() -> None:
         graph("(float[N,4,3] x) => (float[N,2,2,3] y) { y = Reshape(x, s) }", s=np.array([0, 2, 2, 3])), "Reshape"
     )
     with pytest.raises(Refused, match="'Reshape_0' \\(Reshape\\) cannot carry one more channel"):
-        op.widen({op.inputs[0]: W})
+        op.add_channel({op.inputs[0]: W})
 
 
 def test_a_pad_of_channels_lets_a_new_one_pass_only_beside_its_own() -> None:
     model = graph("(float[N,4,L] x) => (float[N,7,L] y) { y = Pad(x, p) }", p=np.array([0, 1, 0, 0, 2, 0]))
     op = operator(model, "Pad")
-    assert op.widen({op.inputs[0]: W}) == {op.outputs[0]: Widening(1, 5)}
+    assert op.add_channel({op.inputs[0]: W}) == {op.outputs[0]: AddedChannel(1, 5)}
     with pytest.raises(Refused, match="adds channels of zeros where the new channel would be"):
-        op.widen({op.outputs[0]: Widening(1, 7)})
+        op.add_channel({op.outputs[0]: AddedChannel(1, 7)})
 
 
 def test_a_pad_of_channels_and_positions_at_once_lets_no_new_channel_pass() -> None:
     model = graph("(float[N,4,L] x) => (float[N,5,M] y) { y = Pad(x, p) }", p=np.array([0, 1, 1, 0, 0, 0]))
     op = operator(model, "Pad")
     with pytest.raises(Refused, match="pads channels and positions at once"):
-        op.widen({op.inputs[0]: W})
+        op.add_channel({op.inputs[0]: W})
     with pytest.raises(Refused, match="pads an axis along which the scale differs"):
         op.spread(Gauges({op.inputs[0]: Affine.along(1, 3, np.arange(1.0, 5), np.zeros(4))}))

@@ -19,7 +19,8 @@ from tests.export.fold.graphs import (
 )
 
 from normfold.export.fold.affine import Affine
-from normfold.export.fold.net import Gauges, Refused, Widening
+from normfold.export.fold.channels import AddedChannel
+from normfold.export.fold.net import Gauges, Refused
 
 LENGTHS = ((2, 3, 12), (3, 3, 23))
 
@@ -241,16 +242,16 @@ def test_one_more_channel_passes_with_its_constant_but_not_where_zeros_are_count
         operator(graph(f"(float[N,3,L] x) => (float[N,3,M] y) {{ y = {pool}(x) }}"), "AveragePool")
         for pool in ("AveragePool<kernel_shape=[3],pads=[1,1]>", COUNTED[0])
     )
-    w = Widening(1, 3, value=2.0)
-    assert plain.widen({plain.inputs[0]: w}) == {plain.outputs[0]: w}
+    w = AddedChannel(1, 3, value=2.0)
+    assert plain.add_channel({plain.inputs[0]: w}) == {plain.outputs[0]: w}
     with pytest.raises(Refused, match="averages its zero padding, so no channel stays constant through it"):
-        counted.widen({counted.inputs[0]: w})
+        counted.add_channel({counted.inputs[0]: w})
 
 
 def test_one_more_channel_does_not_pass_a_reduction_over_the_channels() -> None:
     op = operator(graph("(float[N,3,L] x) => (float[N,1,L] y) { y = ReduceMean<axes=[1]>(x) }"), "ReduceMean")
     with pytest.raises(Refused, match="works along the channels"):
-        op.widen({op.inputs[0]: Widening(1, 3)})
+        op.add_channel({op.inputs[0]: AddedChannel(1, 3)})
 
 
 def test_dropped_axes_leave_the_channels_where_they_are() -> None:
@@ -259,5 +260,5 @@ def test_dropped_axes_leave_the_channels_where_they_are() -> None:
     gauge = Affine.along(2, 3, np.float64([1, 2, 3]), np.float64([4, 5, 6]))
     assert op.spread(Gauges({x: gauge}))[y].scale.shape == (1, 3)
     assert op.spread(Gauges({y: op.spread(Gauges({x: gauge}))[y]}))[x].equals(gauge)
-    assert op.widen({x: Widening(2, 3)})[y].axis == 1
-    assert op.widen({y: Widening(1, 3)})[x].axis == 2
+    assert op.add_channel({x: AddedChannel(2, 3)})[y].axis == 1
+    assert op.add_channel({y: AddedChannel(1, 3)})[x].axis == 2

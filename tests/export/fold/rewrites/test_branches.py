@@ -1,4 +1,4 @@
-"""An If whose condition the graph's own shapes tell is the branch that it takes."""
+"""An If whose condition follows from shapes of the graph is replaced by the branch that it takes."""
 
 from __future__ import annotations
 

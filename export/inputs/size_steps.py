@@ -1,4 +1,4 @@
-"""How far apart the sizes lie that a network takes: a U-Net of three levels takes multiples of 8 only."""
+"""Find the distance between the sizes that a network takes: a U-Net of three levels takes multiples of 8 only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 __all__ = ["STEPS", "find_step"]
 
-#: Steps that are tried, the smallest first: small ones, and those of deep encoders, frames and hops.
+#: Steps that are tried, smallest first: small numbers, and usual strides of encoders and lengths of frames and hops.
 STEPS: tuple[int, ...] = (
     *range(1, 33),
     40,
@@ -33,10 +33,10 @@ STEPS: tuple[int, ...] = (
 
 
 def find_step(start: int, accepts: Callable[[int], bool], low: int | None = None, high: int | None = None) -> int:
-    """Return the smallest step at which the sizes around ``start`` are accepted; 1 where none is, or none fits a range.
+    """Return the smallest step at which sizes near ``start`` are accepted; 1 where none is or fits the range.
 
-    A step is taken for one where ``start`` plus once and twice it is accepted (minus it, where ``high`` leaves no room
-    above and ``low`` says that there is some below).
+    A step counts if ``start`` plus one step and ``start`` plus two steps are accepted; where ``high`` leaves no room
+    for these, if ``start`` minus one step, not below ``low``, is accepted.
     """
     for step in STEPS:
         above = [size for size in (start + step, start + 2 * step) if high is None or size <= high]

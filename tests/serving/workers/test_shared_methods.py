@@ -1,17 +1,17 @@
-"""What of a change is repeated to later workers, and how the answers of several become one."""
+"""The parts of a change that later workers repeat, and the one answer made of several."""
 
 from __future__ import annotations
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.scheduling.statistics import Statistics, Timing
-from normfold.serving.workers.shared import changes, index, statistics
+from normfold.serving.scheduling.statistics import RequestTiming, Statistics
+from normfold.serving.workers.shared_methods import changes, index, statistics
 
 
 def counted(requests: int, rows: int) -> Statistics:
     made = Statistics()
     for _ in range(requests):
         made.ran(rows, 1, 10, 2)
-        made.answered(rows, 20, Timing(3, 1, 10, 2))
+        made.answered(rows, 20, RequestTiming(3, 1, 10, 2))
     return made
 
 

@@ -1,7 +1,7 @@
-"""The methods that one worker cannot answer for itself: what changes the server, and what is counted in each worker.
+"""The methods that one worker cannot answer alone: those that change the server, and those that sum up all workers.
 
-CHANGES   done by every worker, in one order for all; answered when the last has done it
-QUESTIONS answered by every worker; the answers are made one
+CHANGES   carried out by every worker, in one order for all; the client gets its answer when the last has done it
+QUESTIONS answered by every worker; a function makes one answer of all
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from normfold.serving.scheduling.statistics import Statistics
 
 
 class Remembered(NamedTuple):
-    """What a worker that is started later has to be told of a change, under a key; None: nothing any more."""
+    """A part of a change, by its key: the request that later workers repeat, or None to forget what has this key."""
 
     key: tuple[str, ...]
     request: Message | None
 
 
 def changes(method: str, request: Any) -> list[Remembered]:
-    """What ``request`` changes in the server; empty when it only asks."""
+    """The parts of the server that ``request`` changes; empty when it only asks."""
     return CHANGES[method](request) if method in CHANGES else []
 
 
@@ -72,16 +72,16 @@ def statistics(
 ) -> pb.ModelStatisticsResponse:
     """The sums over all workers, for the models and versions of ``own``.
 
-    ``others`` are answers like ``own``, ``absent`` the ModelStatistics that workers told before they were gone.
+    ``others`` are answers like ``own``, ``absent`` the last reports, ModelStatistics each, of workers that have ended.
     """
-    told = [pb.ModelStatistics.FromString(data) for data in absent]
+    reports = [pb.ModelStatistics.FromString(data) for data in absent]
     for data in others:
-        told += pb.ModelStatisticsResponse.FromString(data).model_stats
+        reports += pb.ModelStatisticsResponse.FromString(data).model_stats
     sums = {}
     for each in own.model_stats:
         sums[each.name, each.version] = total = Statistics()
         total.add(each)
-    for each in told:
+    for each in reports:
         if (each.name, each.version) in sums:
             sums[each.name, each.version].add(each)
     return pb.ModelStatisticsResponse(model_stats=[total.message(*key) for key, total in sums.items()])
@@ -90,7 +90,7 @@ def statistics(
 def index(
     own: pb.RepositoryIndexResponse, others: Sequence[bytes], absent: Sequence[bytes]
 ) -> pb.RepositoryIndexResponse:
-    """The rows as the worker has them that is worst off: READY is what is so in every worker."""
+    """The rows of all workers; a model version is READY only if it is in every worker."""
     rows = {(row.name, row.version): row for row in own.models}
     for data in others:
         theirs = {(row.name, row.version): row for row in pb.RepositoryIndexResponse.FromString(data).models}
@@ -99,7 +99,7 @@ def index(
     return pb.RepositoryIndexResponse(models=[row for _, row in sorted(rows.items())])
 
 
-#: The answers are made one by a function of the worker's own, the others', and what is left of workers that are gone.
+#: Each function makes one answer of the worker's own, those of the others, and the last reports of ended workers.
 QUESTIONS: dict[str, Callable[[Any, Sequence[bytes], Sequence[bytes]], Message]] = {
     "ModelStatistics": statistics,
     "RepositoryIndex": index,

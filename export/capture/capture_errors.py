@@ -1,4 +1,4 @@
-"""What torch says when it cannot capture a network, in a person's terms: what, in which of their lines, what to do.
+"""Messages for networks that torch cannot capture: the reason, the line of the user's code, and what to do.
 
 data-dependent control flow    `if x.sum() > 0:`               torch.where, or export the branch that is wanted
 a fixed dimension              `x.view(2, 16, 17)`             give the size, or write the line with -1
@@ -50,7 +50,7 @@ def translate(error: BaseException, program: ExportedProgram | None = None) -> s
 
 
 def fixed_dimension(name: str, specs: Sequence[InputSpec], size: int, line: str, error: BaseException) -> str:
-    """Return the message for a dimension that the network fixes though it was asked to stay dynamic."""
+    """Return the message for a dimension that should stay dynamic, but has a fixed size in the network."""
     spec, axis = next(
         (s, axis) for s in specs for axis, d in enumerate(s.dims) if isinstance(d, Dimension) and d.name == name
     )
@@ -132,7 +132,7 @@ def _is_random(node: Node) -> bool:
 _TRAINING: tuple[tuple[Callable[[Node], bool], str], ...] = (
     (
         _dropout_trains,
-        "the network drops values at random also in evaluation{where}: F.dropout trains unless told otherwise. "
+        "the network drops values at random also in evaluation{where}: F.dropout trains by default. "
         "Write F.dropout(x, p, training=self.training), or use nn.Dropout",
     ),
     (
@@ -142,7 +142,7 @@ _TRAINING: tuple[tuple[Callable[[Node], bool], str], ...] = (
     ),
     (
         _is_random,
-        "the network draws random numbers{where} ({operator}), so no two answers agree and none can be proved",
+        "the network draws random numbers{where} ({operator}), so no two answers are equal and no proof is possible",
     ),
 )
 
@@ -161,13 +161,13 @@ def _all_text(error: BaseException | None) -> str:
 
 
 def _line_of_operator(name: str, program: ExportedProgram | None) -> str:
-    """The line that called ``name``, which may be what torch made of the operator that the network called."""
+    """Return the line that called ``name``; torch may have decomposed the operator that the network called into it."""
     if program is None:
         return ""
     short = name.rpartition(".")[2]
     nodes: list[Node] = list(program.graph.nodes)
     if not any(_is_operator(n, short) for n in nodes):
-        with suppress(Exception):  # torch's own; then only the line is missing
+        with suppress(Exception):  # an error inside torch: then only the line is missing
             nodes += program.run_decompositions().graph.nodes
     lines = (line_of_text(n.meta.get("stack_trace") or "") for n in nodes if _is_operator(n, short))
     return next((f" at {line}" for line in lines if line), "")
@@ -178,7 +178,7 @@ def _is_operator(node: Node, short: str) -> bool:
 
 
 def _gist(error: BaseException) -> str:
-    """The first sentence of an error's root cause, without torch's advice to its own developers."""
+    """Return the first line of an error's root cause, without torch's advice to its own developers."""
     root: BaseException = error
     while root.__cause__ is not None:
         root = root.__cause__

@@ -1,0 +1,42 @@
+"""Which channels of a tensor always hold one constant."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from normfold.export.fold.affine import Array
+from normfold.export.fold.net import Tensor
+
+
+class ConstantChannels:
+    """What the channels (axis 1) of tensors always hold, followed no further back than the linear operators before."""
+
+    def __init__(self) -> None:
+        self._known: dict[Tensor, Array | None] = {}
+
+    def of(self, tensor: Tensor) -> Array | None:
+        """Return what each channel of a tensor always holds, NaN where it varies; None where all channels vary."""
+        stack = [tensor]
+        while stack:
+            top = stack[-1]
+            op = top.producer
+            waiting = [] if op is None or op.constant_by_itself else [x for x in op.inputs if x not in self._known]
+            # One branch without constants is enough: the others need not be followed.
+            if op is not None and op.constant_if_all_are and any(self._known.get(x, top) is None for x in op.inputs):
+                waiting = []
+            if waiting:
+                # Look at branches that start at a linear operator first: their constants are known without going
+                # further back.
+                linear = (x for x in waiting if x.producer is not None and x.producer.constant_by_itself)
+                stack.append(next(linear, waiting[0]))
+                continue
+            stack.pop()
+            if top in self._known:
+                continue
+            if op is None:
+                self._known[top] = None
+                continue
+            known = {x: held for x in op.inputs if (held := self._known.get(x)) is not None}
+            for y, held in zip(op.outputs, op.constants(known), strict=False):
+                self._known[y] = None if held is None or np.all(np.isnan(held)) else held
+        return self._known[tensor]

@@ -1,0 +1,25 @@
+"""The bias of a MatMul, which is an Add behind it."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from normfold.export.graphs.writing import Writing
+
+
+def add_behind(graph: Writing, node: ir.Node, bias: ir.Value) -> ir.Value:
+    """Add a constant to a node's output by an Add behind it; return the sum, which takes its name and readers."""
+    product = node.outputs[0]
+    uses = list(product.uses())
+    add = ir.node("Add", [product, bias], name=f"{node.name}_bias")
+    total = add.outputs[0]
+    total.name, product.name = product.name, f"{product.name}_product"
+    total.type, total.shape = product.type, product.shape
+    add.metadata_props.update(node.metadata_props)
+    graph.graph.insert_after(node, add)
+    for reader, index in uses:
+        reader.replace_input_with(index, total)
+    for i, output in enumerate(graph.graph.outputs):
+        if output is product:
+            graph.graph.outputs[i] = total
+    return total

@@ -1,0 +1,56 @@
+"""The metadata of ``model.onnx``, which say what it was made of.
+
+They hold neither time nor path, so that the same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+
+import onnx_ir as ir
+
+from normfold.export.capture.tidy import strip
+from normfold.export.fold import FoldReport
+from normfold.export.inputs.specs import InputSpec
+from normfold.export.publishing.report import Published
+from normfold.export.sources.origin import Origin
+
+__all__ = ["stamp", "versions", "write_provenance"]
+
+
+def write_provenance(
+    model: ir.Model, name: str, origin: Origin, specs: Sequence[InputSpec], folding: FoldReport
+) -> None:
+    """Replace every trace of how the folded graph was made by its name, its producer and what it was made of."""
+    strip(model)
+    model.producer_name, model.producer_version = "normfold", metadata.version("normfold")
+    model.graph.name = name
+    facts = {
+        "source": origin.name,
+        "source_sha256": origin.sha256,
+        "weights_sha256": origin.weights_sha256,
+        "inputs": "; ".join(str(s) for s in specs),
+        "form": "folded",
+        "batchnorms": f"{folding.batchnorms_before} before, {folding.batchnorms_after} after folding",
+        "versions": ", ".join(f"{k} {v}" for k, v in versions().items()),
+    }
+    model.metadata_props.update({f"normfold.{k}": v for k, v in sorted(facts.items()) if v})
+
+
+def stamp(model: ir.Model, folded: ir.Model, published: Published) -> None:
+    """Give another variant the metadata of the folded graph, with the variant's name, in place."""
+    strip(model)
+    model.producer_name, model.producer_version = folded.producer_name, folded.producer_version
+    model.graph.name = folded.graph.name
+    model.metadata_props.update(folded.metadata_props)
+    if published.variant in ("unfolded", "blocked"):
+        model.metadata_props["normfold.batchnorms"] = f"{published.batchnorms}, {published.variant}"
+    model.metadata_props["normfold.form"] = published.variant
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages and of Python that make an export."""
+    names = ("normfold", "torch", "onnx", "onnx-ir", "onnxscript")
+    return {**{n: metadata.version(n) for n in names}, "python": platform.python_version()}

@@ -1,0 +1,178 @@
+"""Loads one version of a model: from its files and its configuration to a warm ``Model``, or a sentence why not."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+from normfold.protos import model_config as mc
+from normfold.serving.catalog import config, golden, warmup
+from normfold.serving.catalog.contract import agree
+from normfold.serving.catalog.model import Model
+from normfold.serving.catalog.repository import Files
+from normfold.serving.errors import ConfigError, DeviceUnavailable, InvalidRequest
+from normfold.serving.runtime import cuda_options, gpus, tensorrt_options
+from normfold.serving.runtime.devices import Device
+from normfold.serving.runtime.session import Session
+from normfold.serving.runtime.settings import SessionSettings
+from normfold.serving.runtime.tuning import Tuning, choose
+from normfold.serving.scheduling.inline import RunTimes
+from normfold.serving.wire.classification import read_labels
+
+#: A model file below this many bytes runs faster on one thread than on several.
+SMALL_MODEL_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """The choices of the server that hold for every model."""
+
+    device: Device
+    #: CPUs that this process may use.
+    cpus: int
+    #: Threads inside one operator; 0: one for small models, all CPUs for others.
+    threads: int = 0
+    #: The time to hand a run to another thread and its answer back; shorter runs stay on the event loop. 0: none stays.
+    hop_seconds: float = 0.0
+    #: Measures how many threads are best for a run, where neither ``threads`` nor config.pbtxt sets the number; None:
+    #: the number follows from the size of the model file.
+    tuning: Tuning | None = None
+
+
+def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOptions, executor: Executor) -> Model:
+    """Load one version and warm it up. ``written`` is the configuration as its author wrote it. Raises LoadError."""
+    filename = written.default_model_filename or config.MODEL_FILE
+    data = folder.read_model(version, filename)
+    _check_device(written, options.device)
+    tuning = options.tuning if _is_open(written, options) else None
+    remembered = tuning.find(data) if tuning else None
+    threads = options.threads or remembered or (1 if len(data) < SMALL_MODEL_BYTES else options.cpus)
+    settings = config.settings(written, SessionSettings(intra_op_threads=threads))
+    counts = gpus.instances(written.instance_group, options.device.index)
+    first, *rest = (Device(options.device.kind, number) for number in counts)
+    session = _session(data, first, settings, options.device)
+    full = _complete(written, folder.name, session, options)
+    contract = agree(full, session.inputs, session.outputs, _labels(folder, full))
+    answers = folder.read_golden(version)
+    asked = None if answers is None else golden.replay(session, answers)
+    samples = warmup.samples(full, contract, folder, asked)
+    if tuning and not remembered and samples:
+        session, measured = _tune(session, data, samples[0], list(contract.outputs), options.device, tuning)
+        if measured:
+            tuning.keep(data, session.settings.intra_op_threads)
+            full = _complete(written, folder.name, session, options)
+    times = RunTimes(options.hop_seconds)
+    warmup.run(session, samples, list(contract.outputs), lambda feeds, ns: times.of(feeds).note(ns))
+    others = []
+    for device in rest if session.device != "cpu" else ():
+        other = _session(data, device, settings, options.device)
+        if other.device == "cpu":
+            raise ConfigError(f"instance_group.gpus has {device.index}, but onnxruntime fell back to the CPU there")
+        if answers is not None:
+            golden.replay(other, answers)
+        warmup.run(other, samples, list(contract.outputs), lambda feeds, ns: None)
+        others.append((other, counts[device.index]))
+    return Model(folder.name, version, full, contract, session, executor, times, others)
+
+
+def _session(data: bytes, device: Device, settings: SessionSettings, server: Device) -> Session:
+    """A session on ``device``; ``server`` is the device of the server.
+
+    Raises DeviceUnavailable where the server's own device fails, and ConfigError where something fails that only this
+    model asks for.
+    """
+    try:
+        return Session(data, device, settings)
+    except DeviceUnavailable as error:
+        if device.index != server.index:
+            raise ConfigError(f"instance_group.gpus has {device.index}, which cannot be used: {error}") from error
+        if settings.tensorrt_options is not None and device.kind != "tensorrt":
+            raise ConfigError(f"its gpu_execution_accelerator cannot be used: {error}") from error
+        raise
+
+
+def _is_open(written: mc.ModelConfig, options: LoadOptions) -> bool:
+    """Whether neither server nor model sets the number of threads, and more than one number is possible."""
+    fixed = options.threads or "intra_op_thread_count" in written.parameters
+    return not fixed and options.cpus > 1 and options.device.kind == "cpu"
+
+
+def _tune(
+    session: Session, data: bytes, sample: warmup.WarmupSample, outputs: list[str], device: Device, tuning: Tuning
+) -> tuple[Session, bool]:
+    """The session with the number of threads that measured best, and whether there was a measurement."""
+
+    def make(threads: int) -> Session:
+        if threads == session.settings.intra_op_threads:
+            return session
+        return Session(data, device, replace(session.settings, intra_op_threads=threads))
+
+    try:
+        return choose(make, tuning.candidates(), sample.feeds, outputs)
+    except (
+        InvalidRequest
+    ):  # zeros may be no valid input; an input of the user that fails here fails in the warm-up, too
+        return session, False
+
+
+def _complete(written: mc.ModelConfig, name: str, session: Session, options: LoadOptions) -> mc.ModelConfig:
+    """The configuration in force: complete, and with the device and the threads of ``session``."""
+    threads = session.settings.intra_op_threads
+    instances = max(1, options.cpus // threads) if session.device == "cpu" else 1
+    full = config.complete(written, name, session.inputs, session.outputs, instances)
+    _place(full, session.device)
+    full.parameters.pop(config.LEFT_ON_CPU, None)
+    if session.left_on_cpu:
+        full.parameters[config.LEFT_ON_CPU].string_value = session.left_on_cpu
+    if session.device == "cpu" and threads > 1:
+        full.parameters["intra_op_thread_count"].string_value = str(threads)
+    return full
+
+
+def _labels(folder: Files, full: mc.ModelConfig) -> dict[str, tuple[str, ...]]:
+    """The labels of each output whose configuration names a file of labels. Raises LoadError."""
+    labels = {}
+    for output in full.output:
+        if output.label_filename:
+            try:
+                labels[output.name] = read_labels(folder.read(output.label_filename))
+            except UnicodeDecodeError:
+                raise ConfigError(f"label_filename {output.label_filename!r} is not UTF-8 text") from None
+    return labels
+
+
+def _check_device(written: mc.ModelConfig, device: Device) -> None:
+    """Raise ConfigError where ``written`` asks for something that a server on ``device`` does not have."""
+    if device.kind == "cpu" and written.optimization.execution_accelerators.gpu_execution_accelerator:
+        raise ConfigError("there is a gpu_execution_accelerator, but the server runs with --device cpu")
+    options = config.settings(written, SessionSettings())
+    if (cuda_options.GRAPH, "1") in options.cuda_options:
+        if device.kind == "cpu":
+            raise ConfigError("optimization.cuda.graphs needs a GPU, but the server runs with --device cpu")
+        if device.kind == "tensorrt" or options.tensorrt_options is not None:
+            raise ConfigError("optimization.cuda.graphs cannot be used together with TensorRT; remove one of them")
+    for group in written.instance_group:
+        if group.kind == mc.ModelInstanceGroup.KIND_GPU and device.kind == "cpu":
+            raise ConfigError("instance_group has KIND_GPU, but the server runs with --device cpu; use --device cuda")
+        if group.kind == mc.ModelInstanceGroup.KIND_CPU and device.gpu_demanded:
+            raise ConfigError(
+                f"instance_group has KIND_CPU, but the server runs with --device {device.kind}; use --device cpu"
+            )
+        if group.gpus and device.kind == "cpu":
+            raise ConfigError(
+                f"instance_group.gpus is {list(group.gpus)}, but the server runs with --device cpu; use --device cuda"
+            )
+
+
+def _place(full: mc.ModelConfig, device: str) -> None:
+    """Write into the configuration in force on which devices the instances really run."""
+    kind, _, index = device.partition(":")
+    for group in full.instance_group:
+        group.kind = mc.ModelInstanceGroup.KIND_GPU if index else mc.ModelInstanceGroup.KIND_CPU
+        group.gpus[:] = (list(group.gpus) or [int(index)]) if index else []
+    if kind != tensorrt_options.ACCELERATOR:
+        full.optimization.execution_accelerators.ClearField(
+            "gpu_execution_accelerator"
+        )  # the model asks for it, but the session fell back
+    elif not full.optimization.execution_accelerators.gpu_execution_accelerator:
+        full.optimization.execution_accelerators.gpu_execution_accelerator.add(name=kind)

@@ -1,0 +1,132 @@
+"""From a client's bytes to frames: cut into whole frames, with data passed on as they come and header blocks joined."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from normfold.serving.frontends.http2.limits import BLOCK_BYTES, FRAME_BYTES, Fault, expect
+from normfold.serving.frontends.http2.sending import FRAME
+from normfold.serving.wire import http2_frames as h2
+
+_HEAD_BYTES = 9
+#: The bits of a stream's number; the first bit of its four bytes is reserved.
+_NUMBER = (1 << 31) - 1
+
+
+class Receiver(Protocol):
+    """The connection, as the reader of its frames needs it. Each method may raise Fault."""
+
+    def data(self, data: bytes, begin: int, end: int, flags: int, number: int) -> None:
+        """``data[begin:end]`` came on stream ``number``: a whole DATA frame, or a part of one."""
+
+    def headers(self, number: int, flags: int, block: bytes) -> None:
+        """A whole block of headers came, with the flags of its HEADERS frame."""
+
+    def control(self, kind: int, flags: int, number: int, payload: bytes) -> None:
+        """A frame of any other kind came."""
+
+    def fruitless(self) -> None:
+        """A frame came that brings no call nearer to its end."""
+
+
+class FrameReader:
+    """The bytes of one connection that are not a whole frame yet, and the header block that is not complete yet."""
+
+    def __init__(self) -> None:
+        #: Whether the client has sent its first SETTINGS; the connection sets it.
+        self.settled = False
+        self._greeted = False
+        self._parts: list[bytes] = []
+        self._have, self._need = 0, len(h2.PREFACE)
+        #: Stream, flags and missing bytes of a DATA frame of which only a part has come.
+        self._rest: tuple[int, int, int] | None = None
+        #: Stream, flags and bytes of a block of headers that CONTINUATION frames still add to.
+        self._block: tuple[int, int, bytearray] | None = None
+
+    def feed(self, data: bytes, receiver: Receiver) -> None:
+        """Pass the frames that end in ``data`` to ``receiver``. Raises Fault, and whatever ``receiver`` raises."""
+        self._have += len(data)
+        self._parts.append(data)
+        if self._have < self._need:
+            return
+        if len(self._parts) > 1:
+            data = b"".join(self._parts)
+        self._parts = []
+        at = self._take(data, receiver)
+        if at < len(data):
+            self._parts.append(data[at:])
+        self._have = len(data) - at
+
+    def _take(self, data: bytes, receiver: Receiver) -> int:
+        """Pass on the whole frames of ``data``; the place where the rest begins."""
+        at, end = 0, len(data)
+        if not self._greeted:
+            if not data.startswith(h2.PREFACE):
+                raise Fault(h2.PROTOCOL_ERROR, "this port speaks gRPC over HTTP/2 only")
+            self._greeted = True
+            at = len(h2.PREFACE)
+        if self._rest is not None:
+            number, flags, left = self._rest
+            at = min(left, end)
+            self._rest = (number, flags, left - at) if at < left else None
+            receiver.data(data, 0, at, flags if at == left else 0, number)
+        self._need = 1 if self._rest is not None else _HEAD_BYTES
+        while end - at >= _HEAD_BYTES:
+            word, flags, number = FRAME.unpack_from(data, at)
+            size, kind = word >> 8, word & 0xFF
+            if size > FRAME_BYTES:
+                raise Fault(h2.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
+            begin = at + _HEAD_BYTES
+            if end - begin < size:
+                if kind == h2.DATA and begin < end and self._block is None and not flags & h2.PADDED:
+                    self._rest = number & _NUMBER, flags, size - (end - begin)
+                    self._need, at = 1, end
+                    receiver.data(data, begin, end, 0, number & _NUMBER)
+                else:
+                    self._need = _HEAD_BYTES + size
+                break
+            at = begin + size
+            if kind == h2.DATA and self._block is None:
+                receiver.data(data, begin, at, flags, number & _NUMBER)
+            else:
+                self._frame(kind, flags, number & _NUMBER, data[begin:at], receiver)
+        return at
+
+    def _frame(self, kind: int, flags: int, number: int, payload: bytes, receiver: Receiver) -> None:
+        if not self.settled and kind != h2.SETTINGS:
+            raise Fault(h2.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+        if self._block is not None and kind != h2.CONTINUATION:
+            raise Fault(h2.PROTOCOL_ERROR, "a header block is interrupted")
+        if kind == h2.HEADERS:
+            self._part(number, flags, _without_padding(flags, number, payload), receiver)
+        elif kind == h2.CONTINUATION:
+            if self._block is None or self._block[0] != number:
+                raise Fault(h2.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
+            _, first, block = self._block
+            self._part(number, first | flags & h2.END_HEADERS, block + payload, receiver)
+        else:
+            receiver.control(kind, flags, number, payload)
+
+    def _part(self, number: int, flags: int, block: bytes | bytearray, receiver: Receiver) -> None:
+        """Take a block of headers as far as it has come; pass it on once it is complete."""
+        if len(block) > BLOCK_BYTES:
+            raise Fault(h2.ENHANCE_YOUR_CALM, f"more than {BLOCK_BYTES} bytes of headers")
+        if flags & h2.END_HEADERS:
+            self._block = None
+            receiver.headers(number, flags, bytes(block))
+        else:
+            receiver.fruitless()
+            self._block = (number, flags, bytearray(block))
+
+
+def _without_padding(flags: int, number: int, payload: bytes) -> bytes:
+    """The header block in the payload of a HEADERS frame, without padding and priority. Raises Fault."""
+    begin, end = 0, len(payload)
+    if flags & h2.PADDED:
+        if not payload or payload[0] >= end:
+            raise Fault(h2.PROTOCOL_ERROR, "more padding than headers")
+        begin, end = 1, end - payload[0]
+    if flags & h2.WITH_PRIORITY:
+        begin += 5
+    expect(number % 2 == 1, begin <= end)
+    return payload[begin:end] if begin or end < len(payload) else payload

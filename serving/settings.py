@@ -1,0 +1,103 @@
+"""How a server runs: one dataclass, from the command line to every worker.
+
+To add an option of ``normfold serve``, add a field here and a click option of the same name in ``cli/serve.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from normfold.serving.errors import StartError
+from normfold.serving.frontends import FRONTENDS
+from normfold.serving.process import address, typed_json
+from normfold.serving.process.log_lines import LEVELS
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """The settings of one server; with several workers each of them has these."""
+
+    #: A folder of models, one model's folder, or one .onnx file.
+    repository: Path
+    #: "host:port", port 0 for any free one, or "unix:/path".
+    listen: str = "127.0.0.1:8001"
+    #: The transport: "grpcio", or "http2", which takes less CPU time.
+    frontend: str = "grpcio"
+    #: "cpu", "cuda", "cuda:N", "tensorrt", "tensorrt:N" or "auto".
+    device: str = "cpu"
+    #: Threads of one run, at most 1024; 0: as measured, or without ``tune`` one for small models, all CPUs for others.
+    threads: int = 0
+    #: Measure how many threads a run should have where nobody sets it, and remember the result.
+    tune: bool = True
+    #: CPUs to use; 0: as many as this process may use.
+    cpus: int = 0
+    #: The name of a single model; None: that of its folder or file.
+    model_name: str | None = None
+    #: The name of the server in ServerMetadata.
+    server_name: str = "normfold"
+    #: Whether the server is not ready while any model failed to load.
+    strict_readiness: bool = True
+    #: Whether clients may load and unload models; None: only if the server listens on this host alone.
+    model_control: bool | None = None
+    #: Whether clients may use POSIX shared memory; None: only if the server listens on this host alone.
+    shared_memory: bool | None = None
+    #: Models to load at the start; empty: all.
+    load_models: tuple[str, ...] = ()
+    #: Largest request in bytes; at least 1 MiB.
+    max_message_bytes: int = 256 << 20
+    #: The file to write traces to; None: the log.
+    trace_file: Path | None = None
+    #: Longest wait for requests under way at the end, in seconds.
+    grace_seconds: float = 30.0
+    #: The least important lines that the log has at the start: "debug", "info", "warning" or "error".
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        try:
+            address.check(self.listen)
+        except ValueError as error:
+            raise StartError(str(error)) from None
+        if self.frontend not in FRONTENDS:
+            raise StartError(f"frontend {self.frontend!r} is not one of {', '.join(FRONTENDS)}")
+        if not 0 <= self.threads <= 1024:
+            raise StartError(f"threads must lie between 0 and 1024, got {self.threads}")
+        if not 1 << 20 <= self.max_message_bytes < 1 << 31:
+            raise StartError(f"max_message_bytes must lie between 1 MiB and 2 GiB - 1, got {self.max_message_bytes}")
+        if self.log_level not in LEVELS:
+            raise StartError(f"log level {self.log_level!r} is not one of {', '.join(LEVELS)}")
+
+    @property
+    def local(self) -> bool:
+        """Whether only programs on this host can reach the server."""
+        return address.is_local(self.listen)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, object]) -> ServerConfig:
+        """The config of a command line; fields that are no options have their defaults.
+
+        Raises StartError for values that do not fit together, ValueError for an option that is no field or of another
+        type.
+        """
+        defaults = {name: getattr(cls, name) for name in NOT_OPTIONS}
+        return typed_json.from_values(cls, {**defaults, **options})
+
+    def to_json(self) -> str:
+        """All fields as JSON, for the command line of a worker."""
+        return json.dumps(typed_json.to_values(self, []))
+
+    @classmethod
+    def from_json(cls, text: str) -> ServerConfig:
+        """The config that ``to_json`` wrote. Raises ValueError when a field is missing, unknown or of another type."""
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("a ServerConfig must be an object of JSON")
+        return typed_json.from_values(cls, values)
+
+
+#: Fields that ``normfold serve`` has no option for, and the reason.
+NOT_OPTIONS: Mapping[str, str] = {
+    "cpus": "the supervisor shares the CPUs out among its workers; a single server takes all that it may use",
+}

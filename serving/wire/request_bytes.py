@@ -1,0 +1,89 @@
+"""A serialized ModelInferRequest, taken apart without protobuf.
+
+    ModelInferRequest = model name, version, id, [parameters, inputs, outputs], raw contents
+
+Both functions only look at the outermost fields. They understand the order in which protobuf writes them; whatever has
+another form is left to protobuf.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+#: The first byte of each field of ModelInferRequest: number << 3 | 2. The 2 means that a length and the content follow.
+_VERSION, _ID, _RAW = 2 << 3 | 2, 3 << 3 | 2, 7 << 3 | 2
+_HEAD = frozenset(number << 3 | 2 for number in (1, 2, 4, 5, 6))
+
+#: In a length, this bit of a byte says that another byte follows.
+_MORE = 0x80
+
+
+class Parts(NamedTuple):
+    """Where the parts of a serialized request are."""
+
+    #: Begin and end of the field of the id; equal where the request has no id.
+    id: tuple[int, int]
+    #: Begin and end of each of the raw contents.
+    spans: list[tuple[int, int]]
+
+
+def parts(data: bytes) -> Parts | None:
+    """The parts of a serialized ModelInferRequest; None where its fields are not in the usual form and order."""
+    at, end = 0, len(data)
+    start_id = end_id = 0
+    spans = []
+    try:
+        while at < end:
+            tag, size, begin = data[at], data[at + 1], at + 2
+            if size & _MORE:
+                shift = 7
+                size &= 0x7F
+                while (byte := data[begin]) & _MORE and shift < 28:
+                    size |= (byte & 0x7F) << shift
+                    shift, begin = shift + 7, begin + 1
+                size |= byte << shift
+                begin += 1
+            if tag == _RAW:
+                spans.append((begin, begin + size))
+            elif spans:
+                return None
+            elif tag == _ID and not end_id:
+                start_id, end_id = at, begin + size
+            elif tag not in _HEAD:
+                return None
+            at = begin + size
+    except IndexError:
+        return None
+    return Parts((start_id, end_id), spans) if at == end and spans else None
+
+
+def find_id(data: bytes) -> tuple[int, int]:
+    """Begin and end of the field of the id, found faster than by ``parts``; equal where there is none.
+
+    Finds the id of a request whose fields are in the usual order, if name, version and id have fewer than 128 bytes
+    each. For other bytes the two positions mean nothing, and may lie behind the last byte.
+    """
+    try:
+        if (at := data[1] + 2) >= _MORE + 2:
+            return 0, 0
+        if data[at] == _VERSION:
+            if (size := data[at + 1]) & _MORE:
+                return 0, 0
+            at += size + 2
+        if data[at] == _ID and data[at + 1] < _MORE:
+            return at, at + data[at + 1] + 2
+    except IndexError:
+        return 0, 0
+    return at, at
+
+
+def id_text(field: bytes) -> str:
+    """The id that ``field`` holds, which is the whole field as it was sent; "" for an empty one.
+
+    >>> id_text(b"\\x1a\\x05seven"), id_text(b"")
+    ('seven', '')
+    """
+    at = 1
+    while field[at : at + 1] >= b"\x80":
+        at += 1
+    return field[at + 1 :].decode()

@@ -1,0 +1,183 @@
+"""A worker's side of the connection to its supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from google.protobuf.message import Message
+
+from normfold.protos import grpc_service as pb
+from normfold.serving import errors
+from normfold.serving.catalog.catalog import Catalog
+from normfold.serving.errors import InternalError, ServingError, Unavailable
+from normfold.serving.rpc.methods import Method, parse, status_of
+from normfold.serving.rpc.traffic import EXITING
+from normfold.serving.workers.frames import WorkerEnd
+from normfold.serving.workers.messages import (
+    AllAnswered,
+    AskAll,
+    CountersChanged,
+    ModelsReady,
+    Perform,
+    Performed,
+    Remember,
+    RestoreCounters,
+    ServerReady,
+    StartListening,
+    WorkerAnswer,
+)
+from normfold.serving.workers.shared_methods import CHANGES, QUESTIONS, changes
+
+log = logging.getLogger(__name__)
+
+
+class WorkerLink:
+    """Connects a worker to the other workers of its server, through the supervisor."""
+
+    def __init__(self, worker: int, link: WorkerEnd) -> None:
+        self._worker, self._link = worker, link
+        #: The methods that concern all workers, as this worker alone answers them.
+        self._own: dict[str, Method] = {}
+        self._asked: dict[int, asyncio.Future[AllAnswered]] = {}
+        self._numbers = itertools.count()
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: The counters of each model version as the supervisor has them.
+        self._reported: dict[tuple[str, str], tuple[int, ...]] = {}
+        #: Set when the supervisor says that clients may come.
+        self.listen = asyncio.Event()
+
+    def share(self, methods: list[Method]) -> list[Method]:
+        """``methods``, in which those that concern all workers ask all workers."""
+        self._own = {method.path: method for method in methods if method.name in CHANGES or method.name in QUESTIONS}
+        return [
+            dataclasses.replace(method, unary=None, wire_unary=self._asking_all(method))
+            if method.path in self._own
+            else method
+            for method in methods
+        ]
+
+    def _asking_all(self, method: Method) -> Callable[[bytes], Awaitable[bytes]]:
+        async def answer(data: bytes) -> bytes:
+            changed = changes(method.name, parse(method.request, data))
+            if not changed and method.name not in QUESTIONS:
+                return await _alone(method, data)
+            number = next(self._numbers)
+            future = self._asked[number] = asyncio.get_running_loop().create_future()
+            remember = tuple(
+                Remember(each.key, None if each.request is None else each.request.SerializeToString())
+                for each in changed
+            )
+            self._link.send(AskAll(number, method.path, data, bool(changed), remember))
+            return self._one_answer(method, await future)
+
+        return answer
+
+    def _one_answer(self, method: Method, answered: AllAnswered) -> bytes:
+        """The one answer to the client, made of the answers of all workers. Raises the error of a worker."""
+        own = next((answer for answer in answered.answers if answer.worker == self._worker), None)
+        if own is None:
+            raise Unavailable(EXITING)
+        _raise_error(own)
+        others = [answer for answer in answered.answers if answer is not own]
+        if method.name in QUESTIONS:
+            response = parse(_response(method), own.answer)
+            answers = [answer.answer for answer in others if not answer.error]
+            return QUESTIONS[method.name](response, answers, answered.absent).SerializeToString()
+        for answer in others:
+            if answer.error:
+                log.error("%s: worker %d could not do what others did", method.path, answer.worker)
+            _raise_error(answer)
+        return own.answer
+
+    def report_readiness(self, catalog: Catalog, strict: bool) -> None:
+        """Report to the supervisor whenever this worker's models become ready, or no longer are."""
+        reported = False
+
+        def report() -> None:
+            nonlocal reported
+            ready = catalog.loaded(strict)
+            if ready != reported:
+                reported = ready
+                self._link.send(ModelsReady(ready))
+
+        catalog.others_ready = False
+        catalog.on_change(report)
+
+    async def attend(self, catalog: Catalog) -> None:
+        """Do what the supervisor asks for, until it closes the connection."""
+        while (message := await self._link.receive()) is not None:
+            match message:
+                case Perform():
+                    task = asyncio.create_task(self._perform(message, catalog))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+                case AllAnswered():
+                    future = self._asked.pop(message.number)
+                    if not future.done():  # the client may have left
+                        future.set_result(message)
+                case ServerReady():
+                    catalog.others_ready = message.ready
+                    catalog.changed()
+                case RestoreCounters():
+                    _restore(catalog, message.counters)
+                case StartListening():
+                    self.listen.set()
+        for future in self._asked.values():
+            if not future.done():
+                future.set_exception(Unavailable(EXITING))
+
+    async def _perform(self, asked: Perform, catalog: Catalog) -> None:
+        """Carry out a request that all workers get, and report the answer."""
+        method = self._own[asked.method]
+        error, details, data = "", "", b""
+        try:
+            data = await _alone(method, asked.request)
+        except ServingError as refusal:
+            error, details = type(refusal).__name__, str(refusal)
+        except Exception as unexpected:
+            error, details = InternalError.__name__, status_of(unexpected, method.path)[1]
+        self.report_counters(catalog)  # before the answer: a number that a client has seen must outlive this worker
+        self._link.send(Performed(asked.number, WorkerAnswer(self._worker, error, details, data)))
+
+    def report_counters(self, catalog: Catalog) -> None:
+        """Report the counters that have changed to the supervisor, which keeps them for this worker's successor."""
+        for entry in catalog.entries.values():
+            for model in entry.ready:
+                key, counters = (model.name, str(model.version)), model.statistics
+                mark = (counters.executions, counters.success.count, counters.fail.count)
+                if self._reported.get(key, (0, 0, 0)) != mark:
+                    self._reported[key] = mark
+                    self._link.send(CountersChanged(*key, counters.message(*key).SerializeToString()))
+
+
+def _raise_error(answer: WorkerAnswer) -> None:
+    """Raise the error that the worker raised, if it did."""
+    if answer.error:
+        kind: type[ServingError] = getattr(errors, answer.error)
+        raise kind(answer.details)
+
+
+async def _alone(method: Method, data: bytes) -> bytes:
+    """The answer of this worker alone."""
+    assert method.unary is not None
+    response: Message = await method.unary(parse(method.request, data))
+    return response.SerializeToString()
+
+
+def _restore(catalog: Catalog, counters: Sequence[bytes]) -> None:
+    """Count on from the counters of this worker's predecessor."""
+    for data in counters:
+        message = pb.ModelStatistics.FromString(data)
+        for model in catalog.entries[message.name].ready if message.name in catalog.entries else ():
+            if str(model.version) == message.version:
+                model.statistics.add(message)
+
+
+def _response(method: Method) -> type[Any]:
+    kind: type[Any] = getattr(pb, f"{method.name}Response")
+    return kind

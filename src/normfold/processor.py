@@ -1,0 +1,31 @@
+"""The name of this machine's processor: run times that were measured on one processor hold for no other."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+__all__ = ["processor_name"]
+
+_CPUINFO = Path("/proc/cpuinfo")
+#: Together these identify an ARM core, for which Linux mostly gives no name.
+_NUMBERS = ("CPU implementer", "CPU part", "CPU variant")
+
+
+def processor_name(cpuinfo: Path = _CPUINFO) -> str:
+    """Return the first processor's model name, as Linux gives it in ``cpuinfo``: "AMD EPYC 7R13 Processor".
+
+    Without a model name, as on most ARM machines: the architecture and the numbers of the core, as in "aarch64, CPU
+    implementer 0x41, CPU part 0xd40, CPU variant 0x1". Where the file gives neither: the architecture alone.
+    """
+    try:
+        lines = cpuinfo.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    fields: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    if name := fields.get("model name"):
+        return name
+    return ", ".join([platform.machine(), *(f"{key} {fields[key]}" for key in _NUMBERS if fields.get(key))])

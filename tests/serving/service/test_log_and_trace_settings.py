@@ -1,0 +1,119 @@
+"""The settings of the log and of traces, read and changed over the wire."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import grpc
+import pytest
+
+from normfold.protos import grpc_service as pb
+
+S = grpc.StatusCode
+
+
+def _log_settings(server, **settings):
+    request = pb.LogSettingsRequest()
+    for key, (kind, value) in settings.items():
+        setattr(request.settings[key], kind, value)
+    answer = server.call("LogSettings", request).settings
+    return {key: getattr(value, value.WhichOneof("parameter_choice")) for key, value in answer.items()}
+
+
+def test_log_settings_are_read_and_really_change_logging(own):
+    assert _log_settings(own) == {
+        "log_file": "",
+        "log_info": True,
+        "log_warning": True,
+        "log_error": True,
+        "log_verbose_level": 0,
+        "log_format": "default",
+    }
+    try:
+        assert not _log_settings(own, log_info=("bool_param", False))["log_info"]
+        assert not logging.getLogger("normfold.serving").isEnabledFor(logging.INFO)
+        assert _log_settings(own, log_verbose_level=("uint32_param", 1))["log_verbose_level"] == 1
+        assert logging.getLogger("normfold.serving").isEnabledFor(logging.DEBUG)
+        assert _log_settings(own, log_format=("string_param", "ISO8601"))["log_format"] == "ISO8601"
+    finally:
+        _log_settings(own, log_info=("bool_param", True), log_verbose_level=("uint32_param", 0))
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "value", "words"),
+    [
+        ("nope", "bool_param", True, "log setting 'nope' is not known"),
+        ("log_inf", "bool_param", True, "did you mean 'log_info'?"),
+        ("log_info", "string_param", "yes", "must be given as bool_param"),
+        ("log_format", "string_param", "xml", "must be one of default, ISO8601"),
+    ],
+)
+def test_a_wrong_log_setting_is_refused(server, key, kind, value, words, refused):
+    request = pb.LogSettingsRequest()
+    setattr(request.settings[key], kind, value)
+    status, details = refused(server, "LogSettings", request)
+    assert (status, words in details) == (S.INVALID_ARGUMENT, True)
+
+
+def _trace_setting(server, model="", **settings):
+    request = pb.TraceSettingRequest(model_name=model)
+    for key, values in settings.items():
+        request.settings[key].value.extend(values)
+    return {key: list(value.value) for key, value in server.call("TraceSetting", request).settings.items()}
+
+
+def test_trace_settings_are_read_as_from_triton(server):
+    assert _trace_setting(server) == {
+        "trace_mode": ["triton"],
+        "trace_level": ["OFF"],
+        "trace_rate": ["1000"],
+        "trace_count": ["-1"],
+        "log_frequency": ["0"],
+        "trace_file": [""],
+    }
+
+
+def test_traces_are_written_by_rate_and_count(serve, repository, tmp_path, ask):
+    file = tmp_path / "trace.jsonl"
+    with serve(repository, trace_file=file, strict_readiness=False) as one:
+        one.infer(ask())
+        _trace_setting(one, trace_level=["TIMESTAMPS"], trace_rate=["2"], trace_count=["2"])
+        for number in range(10):
+            message = ask()
+            message.id = str(number)
+            one.infer(message)
+        assert _trace_setting(one)["trace_count"] == ["0"]
+        assert _trace_setting(one, "nb", trace_level=["OFF"])["trace_level"] == ["OFF"]
+        assert _trace_setting(one)["trace_level"] == ["TIMESTAMPS"]
+        assert _trace_setting(one, "nb", trace_level=[])["trace_level"] == ["TIMESTAMPS"]
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [line["request_id"] for line in lines[::2]] == ["1", "3"]
+    for head, times in zip(lines[::2], lines[1::2], strict=True):
+        assert (head["model_name"], head["model_version"], head["id"]) == ("m", 2, times["id"])
+        names = [stamp["name"] for stamp in times["timestamps"]]
+        assert names == ["REQUEST_START", "QUEUE_START", "COMPUTE_START", "COMPUTE_END", "REQUEST_END"]
+        stamps = [stamp["ns"] for stamp in times["timestamps"]]
+        assert stamps == sorted(stamps)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"nope": ["1"]}, "trace setting 'nope' is not known"),
+        ({"trace_level": ["ALL"]}, "trace_level must be OFF or TIMESTAMPS"),
+        ({"trace_rate": ["x"]}, "trace_rate must be one number"),
+        ({"trace_count": ["1", "2"]}, "trace_count must be one number"),
+        ({"trace_file": ["/tmp/x"]}, "trace_file can not be updated"),
+    ],
+)
+def test_a_wrong_trace_setting_is_refused(server, settings, words, refused):
+    request = pb.TraceSettingRequest()
+    for key, values in settings.items():
+        request.settings[key].value.extend(values)
+    status, details = refused(server, "TraceSetting", request)
+    assert (status, words in details) == (S.INVALID_ARGUMENT, True)
+
+
+def test_trace_settings_of_an_unknown_model_are_refused(server, refused):
+    assert refused(server, "TraceSetting", pb.TraceSettingRequest(model_name="nope"))[0] is S.INVALID_ARGUMENT

@@ -1,0 +1,161 @@
+"""Loading and unloading models, asked over the wire."""
+
+from __future__ import annotations
+
+import grpc
+import numpy as np
+import pytest
+
+from normfold.protos import grpc_service as pb
+
+S = grpc.StatusCode
+X = np.array([[1, 2, 3, 4]], np.float32)
+
+
+def load(server, name, **parameters):
+    request = pb.RepositoryModelLoadRequest(model_name=name)
+    for key, value in parameters.items():
+        kind = "bytes_param" if isinstance(value, bytes) else "string_param"
+        setattr(request.parameters[key.replace("__", ":").replace("_slash_", "/").replace("_dot_", ".")], kind, value)
+    server.call("RepositoryModelLoad", request)
+
+
+def unload(server, name):
+    server.call("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name=name))
+
+
+def index(server, **fields) -> dict:
+    models = server.call("RepositoryIndex", pb.RepositoryIndexRequest(**fields)).models
+    return {(m.name, m.version): (m.state, m.reason) for m in models}
+
+
+def test_the_index_names_every_model_with_state_and_reason(server):
+    found = index(server)
+    assert found["m", "1"] == found["m", "2"] == ("READY", "")
+    state, reason = found["bad", "1"]
+    assert state == "UNAVAILABLE"
+    assert "not an ONNX model" in reason
+    assert ("bad", "1") not in index(server, ready=True)
+
+
+def test_an_unloaded_model_is_known_but_not_available(own, ask, refused):
+    unload(own, "nb")
+    assert index(own)["nb", "1"] == ("UNAVAILABLE", "unloaded")
+    assert refused(own, "ModelInfer", ask("nb")) == (
+        S.NOT_FOUND,
+        "Request for unknown model: 'nb' has no available versions (version 1: unloaded)",
+    )
+    status, words = refused(own, "ModelInfer", ask("nb", version="1"))
+    assert status is S.UNAVAILABLE
+    assert "Request for unknown model: 'nb' version 1 is not at ready state" in words
+    assert not own.call("ModelReady", pb.ModelReadyRequest(name="nb")).ready
+    load(own, "nb")
+    np.testing.assert_array_equal(np.frombuffer(own.infer(ask("nb")).raw_output_contents[0], "<f4"), 2 * X[0])
+
+
+def test_unloading_what_is_not_there_is_no_error(own):
+    unload(own, "nope")
+
+
+def test_kserves_load_carries_the_name_in_the_first_field(own):
+    unload(own, "nb")
+    own.call("RepositoryModelLoad", pb.RepositoryModelLoadRequest(repository_name="nb"))
+    assert index(own)["nb", "1"][0] == "READY"
+    own.call("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(repository_name="nb"))
+    assert index(own)["nb", "1"][0] == "UNAVAILABLE"
+
+
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [
+        ("RepositoryIndex", pb.RepositoryIndexRequest(repository_name="r")),
+        ("RepositoryModelLoad", pb.RepositoryModelLoadRequest(repository_name="r", model_name="m")),
+        ("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(repository_name="r", model_name="m")),
+    ],
+)
+def test_a_repository_name_is_unimplemented(server, method, request_, refused):
+    assert refused(server, method, request_) == (S.UNIMPLEMENTED, "'repository_name' specification is not supported")
+
+
+def test_loading_what_is_not_there_fails(server, refused):
+    status, words = refused(server, "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="nope"))
+    assert status is S.INTERNAL
+    assert words.startswith("failed to load 'nope', failed to poll from model repository")
+
+
+def test_loading_a_broken_model_tells_why(own, refused):
+    status, words = refused(own, "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="bad"))
+    assert status is S.INVALID_ARGUMENT
+    assert words.startswith("load failed for model 'bad': version 1 is at UNAVAILABLE state: ")
+
+
+def test_a_reload_that_fails_leaves_the_old_version_serving(own, ask, refused):
+    (own.folder / "nb" / "1" / "model.onnx").write_bytes(b"broken")
+    assert refused(own, "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="nb"))[0] is S.INVALID_ARGUMENT
+    assert own.infer(ask("nb")).model_version == "1"
+    (own.folder / "nb" / "config.pbtxt").write_text("max_batch_size: [", encoding="utf-8")
+    status, words = refused(own, "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="nb"))
+    assert status is S.INVALID_ARGUMENT
+    assert words.startswith("failed to load 'nb': config.pbtxt, line 1:")
+    assert own.infer(ask("nb")).model_version == "1"
+
+
+def test_a_reload_brings_a_new_version_and_retires_the_old(own, ask, models):
+    models.write(own.folder / "nb", models.scale(5.0), 2)
+    load(own, "nb")
+    assert own.infer(ask("nb")).model_version == "2"
+    assert index(own)["nb", "1"] == ("UNAVAILABLE", "unloaded")
+    assert index(own)["nb", "2"] == ("READY", "")
+
+
+def test_a_load_may_override_the_configuration(own, ask, refused):
+    load(own, "nb", config='{"max_batch_size": "16", "version_policy": {"all": {}}}')
+    config = own.call("ModelConfig", pb.ModelConfigRequest(name="nb")).config
+    assert config.max_batch_size == 16
+    assert list(config.input[0].dims) == [4]
+    request = pb.RepositoryModelLoadRequest(model_name="nb")
+    request.parameters["config"].string_param = '{"max_batch_sizes": 1}'
+    status, words = refused(own, "RepositoryModelLoad", request)
+    assert status is S.INTERNAL
+    assert "failed to load 'nb'" in words
+    assert "max_batch_sizes" in words
+
+
+def test_a_load_may_bring_its_files(own, ask, models, refused):
+    request = pb.RepositoryModelLoadRequest(model_name="sent")
+    request.parameters["file:3/model.onnx"].bytes_param = models.scale(7.0)
+    status, words = refused(own, "RepositoryModelLoad", request)
+    assert status is S.INTERNAL
+    assert "need the parameter 'config'" in words
+    request.parameters["config"].string_param = "{}"
+    own.call("RepositoryModelLoad", request)
+    response = own.infer(ask("sent"))
+    assert response.model_version == "3"
+    np.testing.assert_array_equal(np.frombuffer(response.raw_output_contents[0], "<f4"), 7 * X[0])
+
+
+@pytest.mark.parametrize("path", ["A" * 256, "../x", "/etc/passwd", "1//model.onnx", "", "a\0b"])
+def test_a_file_of_a_load_lies_inside_the_models_folder(server, path, refused):
+    request = pb.RepositoryModelLoadRequest(model_name="nb")
+    request.parameters["config"].string_param = "{}"
+    request.parameters[f"file:{path}"].bytes_param = b"a"
+    status, words = refused(server, "RepositoryModelLoad", request)
+    assert status is S.INTERNAL
+    assert "failed to load 'nb', failed to poll from model repository" in words
+
+
+@pytest.mark.parametrize("method", ["RepositoryModelLoad", "RepositoryModelUnload"])
+def test_an_unknown_parameter_of_a_load_or_unload_is_refused(server, method, refused):
+    request = getattr(pb, f"{method}Request")(model_name="m")
+    request.parameters["nope"].bool_param = True
+    assert refused(server, method, request)[0] is S.INVALID_ARGUMENT
+
+
+def test_without_model_control_nothing_is_loaded_or_unloaded(serve, repository, refused):
+    with serve(repository, model_control=False, load_models=("m",)) as one:
+        for method in ("RepositoryModelLoad", "RepositoryModelUnload"):
+            status, words = refused(one, method, getattr(pb, f"{method}Request")(model_name="m"))
+            assert status is S.UNAVAILABLE
+            assert "explicit model load / unload is not allowed" in words
+        assert index(one)["m", "2"][0] == "READY"
+        assert index(one)["nb", ""] == ("", "")

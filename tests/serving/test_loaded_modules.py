@@ -1,0 +1,29 @@
+"""The modules that importing a part of serving loads; each in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+#: What knows models, or is slow to load.
+MODELS = ("onnxruntime", "normfold.serving.catalog", "normfold.serving.infer", "normfold.serving.runtime")
+SCRIPT = "import sys, {module}; print(*sorted(name for name in {names} if name in sys.modules))"
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("normfold.serving.frontends.grpcio", MODELS),
+        ("normfold.serving.frontends.http2.frontend", (*MODELS, "grpc")),
+        ("normfold.serving.errors", (*MODELS, "grpc")),
+        ("normfold.serving.rpc.methods", (*MODELS, "grpc")),
+        ("normfold.serving.settings", (*MODELS, "grpc", "numpy", "google.protobuf")),
+        ("normfold.serving.workers.supervisor", (*MODELS, "grpc", "numpy", "google.protobuf")),
+    ],
+)
+def test_a_part_does_not_load_what_it_does_not_need(module, absent):
+    command = [sys.executable, "-c", SCRIPT.format(module=module, names=absent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

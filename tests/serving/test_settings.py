@@ -1,0 +1,110 @@
+"""One config from the command line to the worker: every option is a field, and no value is lost on the way."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import click
+import pytest
+
+from normfold.cli.serve import NO_FIELDS, serve
+from normfold.serving.errors import StartError
+from normfold.serving.process.log_lines import LEVELS
+from normfold.serving.settings import NOT_OPTIONS, ServerConfig
+
+DEFAULT = ServerConfig(Path("r"))
+#: A value for each field that differs from its default.
+OTHER = ServerConfig(
+    Path("models/ü"),
+    listen="0.0.0.0:9",
+    frontend="http2",
+    device="cuda:1",
+    threads=3,
+    tune=False,
+    cpus=2,
+    model_name="m",
+    server_name="s",
+    strict_readiness=False,
+    model_control=True,
+    shared_memory=False,
+    load_models=("a", "b"),
+    max_message_bytes=1 << 20,
+    trace_file=Path("t.json"),
+    grace_seconds=1.0,
+    log_level="debug",
+)
+#: The command line for it.
+ARGUMENTS = """-r models/ü --listen 0.0.0.0:9 --frontend http2 --device cuda:1 --threads 3 --no-tune --name m
+    --server-name s --no-strict-readiness --model-control explicit --shared-memory off --load-model a --load-model b
+    --max-message-mib 1 --trace-file t.json --grace-seconds 1 --log-level debug"""
+
+FIELDS = [field.name for field in fields(ServerConfig)]
+
+
+def config(*arguments: str) -> ServerConfig:
+    """The config that ``normfold serve`` makes of its arguments."""
+    options = serve.make_context("serve", list(arguments)).params
+    del options["workers"]
+    return ServerConfig.from_options(options)
+
+
+def test_every_option_is_a_field_and_every_field_an_option():
+    options = {parameter.name for parameter in serve.params if isinstance(parameter, click.Option)} - {"help"}
+    assert options - set(FIELDS) == set(NO_FIELDS)
+    assert set(FIELDS) - options == set(NOT_OPTIONS)
+
+
+def test_an_option_that_is_not_given_is_the_fields_default():
+    assert config("-r", "r") == DEFAULT
+
+
+def test_every_option_arrives_in_its_field():
+    assert config(*ARGUMENTS.split()) == replace(OTHER, cpus=0)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_sample_differs_from_the_default_in_every_field(name):
+    assert getattr(OTHER, name) != getattr(DEFAULT, name)
+
+
+@pytest.mark.parametrize("sample", [DEFAULT, OTHER])
+def test_a_worker_gets_the_config_that_the_supervisor_has(sample):
+    assert ServerConfig.from_json(sample.to_json()) == sample
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"threads": 0', '"threads": "0"', "ServerConfig.threads must be int, got str"),
+        ('"threads": 0', '"threads": true', "ServerConfig.threads must be int, got bool"),
+        ('"load_models": []', '"load_models": [1]', "ServerConfig.load_models must be str, got int"),
+        ('"threads": 0', '"thread": 0', r"unknown fields \['thread'\] and lacks \['threads'\]"),
+    ],
+)
+def test_json_with_another_field_or_type_is_refused(old, new, words):
+    text = DEFAULT.to_json()
+    assert old in text
+    with pytest.raises(ValueError, match=words):
+        ServerConfig.from_json(text.replace(old, new))
+
+
+def test_json_that_is_no_object_is_refused():
+    with pytest.raises(ValueError, match="must be an object of JSON"):
+        ServerConfig.from_json("[]")
+
+
+def test_a_value_that_no_server_can_run_with_is_refused_from_json_too():
+    with pytest.raises(StartError, match="threads must lie between 0 and 1024"):
+        ServerConfig.from_json(DEFAULT.to_json().replace('"threads": 0', '"threads": 2000'))
+
+
+def test_an_unknown_log_level_is_refused():
+    with pytest.raises(StartError, match="log level 'loud' is not one of debug, info, warning, error"):
+        ServerConfig(Path("r"), log_level="loud")
+
+
+def test_the_log_levels_of_the_command_line_are_the_servers():
+    (option,) = (parameter for parameter in serve.params if parameter.name == "log_level")
+    assert isinstance(option.type, click.Choice)
+    assert tuple(option.type.choices) == LEVELS

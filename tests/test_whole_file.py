@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from normfold.whole_file import write_first, write_new, write_whole, written_whole
+
+
+def by_parts(path: Path, content: bytes) -> None:
+    with written_whole(path) as file:
+        for byte in content:
+            file.write(bytes([byte]))
+
+
+@pytest.mark.parametrize("write", [write_whole, by_parts])
+def test_a_file_is_replaced_and_nothing_is_left_beside_it(write: Callable[[Path, bytes], None], tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    for content in (b"old", b"new"):
+        write(file, content)
+        assert file.read_bytes() == content
+        assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+@pytest.mark.parametrize("write", [write_whole, write_first, by_parts])
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_beside_it(
+    write: Callable[[Path, bytes], object],
+    error: type[BaseException] | BaseException,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "weights"
+    write_whole(file, b"old")
+
+    def interrupted(_: int) -> None:
+        raise error
+
+    monkeypatch.setattr("os.fsync", interrupted)
+    with pytest.raises(error if isinstance(error, type) else type(error)):
+        write(file, b"new")
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_an_error_of_the_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "table"
+    write_whole(file, b"old")
+    with pytest.raises(TypeError), written_whole(file) as opened:
+        opened.writelines([b"half of the n", None])  # type: ignore[list-item]
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_content_is_on_the_disk_before_the_file_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, seen = tmp_path / "weights", list[bool]()
+    monkeypatch.setattr("os.fsync", lambda _: seen.append(file.exists()))
+    write_whole(file, b"new")
+    assert seen == [False]
+    assert file.exists()
+
+
+def test_the_first_file_of_a_name_stays(tmp_path: Path) -> None:
+    file = tmp_path / "measurement"
+    assert write_first(file, b"first")
+    assert not write_first(file, b"second")
+    assert file.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_file_system_without_hard_links_keeps_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    file = tmp_path / "measurement"
+    assert write_first(file, b"first")
+    assert file.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_new_file_replaces_none(tmp_path: Path) -> None:
+    file = tmp_path / "labels.txt"
+    write_new(file, b"first")
+    with pytest.raises(FileExistsError):
+        write_new(file, b"second")
+    assert file.read_bytes() == b"first"
+
+
+def test_a_name_of_the_longest_length_can_be_written(tmp_path: Path) -> None:
+    file = tmp_path / ("n" * 255)
+    write_whole(file, b"content")
+    assert file.read_bytes() == b"content"
