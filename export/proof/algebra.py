@@ -6,16 +6,15 @@ a right fold differs from the network by float64's own rounding alone, about 10^
 some dozen operators, while a wrong bias, sign or edge differs by what it is wrong by. An error of 10^-6, which float32
 would hide, fails here.
 
-The bound is 10^-9 of the output's scale for each output and kind of case. An ill-conditioned network amplifies
-float64's rounding beyond that; how far is measured: the unfolded graph is computed once more with each weight and each
+The bound is 10^-12 of the output's scale for each output and kind of case: 4,500 float64 roundings. An ill-conditioned
+network amplifies them; by how much is measured: the unfolded graph is computed once more with each weight and each
 input moved by a unit in the last place of float64 (:mod:`normfold.export.proof.moving`). With d the largest distance
 between the two,
 
-    e(rewritten) <= max(10^-9, 64 d)
+    e(rewritten) <= max(10^-12, 64 d)
 
-A fold multiplies and adds a few numbers for each weight, in float64 (the least significant 5 of 53 bits may be lost to
-a shift that is added and taken off again, see ``LEAST_BITS`` in the fold's magnitudes): 2^5 roundings of a weight, and
-twice that for the other order of the sums.
+A fold multiplies and adds a few numbers for each weight, and a shift that is added and taken off again may cost five of
+the 53 bits (``MOST_LOST`` in the fold's magnitudes): 2^5 units for a weight, and twice that for the other order of the sums.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from normfold.export.proof.verify import Arrays, Case, Key, Run, Verification, l
 __all__ = ["BOUND", "FACTOR", "Algebra"]
 
 #: Largest error of a well-conditioned network, relative to the output's scale.
-BOUND = 1e-9
+BOUND = 1e-12
 #: Times what the network itself moves by where its numbers move by a unit in float64's last place.
 FACTOR = 64.0
 REFERENCE = "the unfolded graph, float64"

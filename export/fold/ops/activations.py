@@ -69,7 +69,7 @@ class Sloped(Entrywise):
 
     @staticmethod
     def form(params: Array) -> SlopeForm:
-        """Return the node that these slopes are written as: one slope as an attribute where float32 holds it exactly."""
+        """Return the node that these slopes are written as; an attribute holds one slope that float32 has exactly."""
         one = params.size == 1 and float(np.float32(params.reshape(()))) == float(params.reshape(()))
         return SlopeForm.ONE if one else SlopeForm.BY_CHANNEL
 
