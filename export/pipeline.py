@@ -30,7 +30,7 @@ from normfold.export.proof.accepted_sizes import sizes_of, sizes_of_both
 from normfold.export.proof.proof import Proof
 from normfold.export.proof.verify import Case
 from normfold.export.publishing.config import OutputSpec, render_config
-from normfold.export.publishing.golden import golden, golden_case
+from normfold.export.publishing.golden import golden, golden_case, tolerance
 from normfold.export.publishing.html_report import as_html
 from normfold.export.publishing.labels import labelled_output, read_labels
 from normfold.export.publishing.outputs import output_specs
@@ -136,9 +136,11 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         report = replace(report, precision=reduced, sha256=hashlib.sha256(content).hexdigest())
     progress("publish")
     case = golden_case(folded.proof.cases)
+    fewer_bits = None if report.precision is None else report.precision.verification
+    allowed = tolerance(report.verification, case.kind, fewer_bits)
     version_files = {
         "model.onnx": content,
-        "golden.json": golden(case.inputs, Runtime(content, optimised=True).run(case.inputs)),
+        "golden.json": golden(case.inputs, Runtime(content, optimised=True).run(case.inputs), allowed),
         "export.json": (json.dumps(as_json(report), indent=2) + "\n").encode(),
         "report.html": as_html(report).encode(),
     }

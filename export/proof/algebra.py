@@ -14,7 +14,7 @@ between the two,
     e(rewritten) <= max(10^-12, 64 d)
 
 A fold multiplies and adds a few numbers for each weight, and a shift that is added and taken off again may cost five of
-the 53 bits (``MOST_LOST`` in the fold's magnitudes): 2^5 units for a weight, and twice that for the other order of the sums.
+the 53 bits (``MOST_LOST`` in the fold's magnitudes): 2^5 units for a weight, and twice that for another order of sums.
 """
 
 from __future__ import annotations

@@ -53,8 +53,6 @@ class ExportReport:
     #: File size of the captured graph, and of the published graph in float32.
     bytes_before: int
     bytes_after: int
-    #: The published form in float64 against the captured graph; None where it cannot be computed in float64.
-    algebra: Verification | None
     #: The published file in float32 against the network in float64.
     verification: Verification
     timing: TimeComparison
@@ -70,6 +68,8 @@ class ExportReport:
     variants: tuple[Variant, ...] = ()
     #: The reduced precision, if one was published in place of float32.
     precision: PrecisionReport | None = None
+    #: The published variant in float64 against the captured graph; None where it cannot be computed in float64.
+    algebra: Verification | None = None
 
 
 @dataclass(frozen=True)
