@@ -37,8 +37,7 @@ def tolerance(rounding: Verification, kind: str, fewer_bits: Verification | None
     """
     if fewer_bits is not None:
         return max(FEWER_BITS, *(d.relative for d in fewer_bits.differences))
-    bounds = [d.bound for d in rounding.differences if d.kind == kind]
-    return FACTOR * max(bounds or [rounding.worst.bound])
+    return FACTOR * max(d.bound for d in rounding.differences if d.kind == kind)
 
 
 def golden(inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]], relative_tolerance: float) -> bytes:
