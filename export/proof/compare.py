@@ -1,4 +1,4 @@
-"""Do two networks, in whatever form each stands, compute the same? The question behind ``normfold verify``."""
+"""Do two networks compute the same, each as code, as a file or as a served model? Asked by ``normfold verify``."""
 
 from __future__ import annotations
 
