@@ -47,6 +47,10 @@ CAPTURE_FACTOR, CAPTURE_BOUND, CAPTURE_CAP = 4.0, 1e-6, 0.1
 #: has no expm1), so this says less: a wrong operator is far beyond it.
 PLAIN_FACTOR, PLAIN_BOUND = 32.0, 3e-4
 
+#: How far onnxruntime's float32 results may be from the evaluator's float64 results, where the evaluator is right: in
+#: units of what the float32 results move by where each number moves by a unit in the last place.
+EVALUATOR_FACTOR, EVALUATOR_BOUND = 32.0, 1e-2
+
 #: Answers larger than this are computed again rather than kept.
 REMEMBERED_BYTES = 16 << 20
 ANOTHER_PATH = "takes another path there: give that dimension's size, or a range that it is the same in, with --input"
@@ -87,9 +91,15 @@ class Proof:
         reason = "it computes in other types than float32"
         if self.unfolded.exact is not None:
             try:
-                return Algebra(self.unfolded.exact, self.cases)
-            except Exception as error:  # an operator that the evaluator does not know, or a fault of it
+                algebra = Algebra(self.unfolded.exact, self.cases)
+            except Exception as error:  # an operator that the evaluator does not know
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            else:
+                errors = largest_errors(self._plain, [self._nudged()], self.cases)
+                checked = verify(algebra.reference, self._plain, self.cases, "", errors, _evaluator_bound, self._plain)
+                if checked.passed:
+                    return algebra
+                reason = f"ONNX's reference evaluator gives another output '{checked.worst.output}' than onnxruntime"
         self.notes = (
             *self.notes,
             f"the graph cannot be computed in float64 ({reason}), so the proof compares float32 results alone",
@@ -133,6 +143,7 @@ class Proof:
             self.reference, self.name = self._algebra.reference, "the captured graph, float64"
 
     def _nudged(self) -> Run:
+        """Return the unfolded graph with its numbers moved by a unit in the last place."""
         return next(iter(rounding.moved_runs(self.unfolded.content)))
 
     def of(self, graph: Graph) -> Proved:
@@ -168,6 +179,10 @@ class Proof:
 
 def _capture_bound(own: float, integers: bool) -> float:
     return min(max(CAPTURE_BOUND, CAPTURE_FACTOR * own), CAPTURE_CAP) + (rounding.INDEX_SHARE if integers else 0.0)
+
+
+def _evaluator_bound(own: float, integers: bool) -> float:
+    return EVALUATOR_BOUND + EVALUATOR_FACTOR * own
 
 
 def _plain_bound(own: float, integers: bool) -> float:
