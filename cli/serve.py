@@ -89,6 +89,11 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
 )
 @click.option("--load-model", "load_models", multiple=True, help="Load only this model at the start (repeat for more).")
 @click.option(
+    "--allow-unproved-sizes",
+    is_flag=True,
+    help="Also answer requests of sizes that the model's export did not prove.",
+)
+@click.option(
     "--shared-memory",
     type=click.Choice(["on", "off"]),
     callback=_switch({"on": True, "off": False}),

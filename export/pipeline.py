@@ -181,7 +181,7 @@ def fold_and_prove(
     sizes = sizes_of_both(origin, samples, sizes, Runtime(unfolded, optimised=False).run)
     progress("fold the BatchNorms")
     folding = fold(model)
-    write_provenance(model, name, origin, sizes.specs, folding)
+    write_provenance(model, name, origin, sizes, folding)
     content = to_bytes(model)
     progress("prove that it is the same network")
     proof = Proof(origin, sizes, samples, unfolded)

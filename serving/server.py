@@ -105,7 +105,9 @@ class Server:
         self._executor = ThreadPoolExecutor(max(cpus, GPU_RUNS) if device.gpu_demanded else cpus, "normfold-run")
         providers(device, available_providers())
         tuning = Tuning(cache_folder("threads"), cpus) if config.tune else None
-        options = LoadOptions(device, cpus, config.threads, tuning=tuning)
+        options = LoadOptions(
+            device, cpus, config.threads, tuning=tuning, allow_unproved_sizes=config.allow_unproved_sizes
+        )
         repository = Repository(config.repository, config.model_name)
         self.catalog = Catalog(repository, options, self._executor)
         control = config.local if config.model_control is None else config.model_control

@@ -46,6 +46,8 @@ class ServerConfig:
     shared_memory: bool | None = None
     #: Models to load at the start; empty: all.
     load_models: tuple[str, ...] = ()
+    #: Whether requests of sizes that a model's file was not proved for are answered, too.
+    allow_unproved_sizes: bool = False
     #: Largest request in bytes; at least 1 MiB.
     max_message_bytes: int = 256 << 20
     #: The file to write traces to; None: the log.
