@@ -79,7 +79,7 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
     "--strict-readiness/--no-strict-readiness",
     default=True,
     show_default=True,
-    help="Not ready while any model failed to load.",
+    help="Not ready while a model that should be in service has no version that answers.",
 )
 @click.option(
     "--model-control",

@@ -109,7 +109,7 @@ class Server:
             device, cpus, config.threads, tuning=tuning, allow_unproved_sizes=config.allow_unproved_sizes
         )
         repository = Repository(config.repository, config.model_name)
-        self.catalog = Catalog(repository, options, self._executor)
+        self.catalog = Catalog(repository, options, self._executor, config.load_models)
         control = config.local if config.model_control is None else config.model_control
         regions = SharedMemory(config.local if config.shared_memory is None else config.shared_memory)
         traces = TraceSettings(config.trace_file)
@@ -153,7 +153,7 @@ class Server:
 
     async def load(self) -> None:
         """Load every model that is to be served."""
-        await self.catalog.load_all(self.config.load_models or None)
+        await self.catalog.load_all()
 
     def models(self) -> list[tuple[str, bool]]:
         """A line for each model version, and whether it was loaded."""

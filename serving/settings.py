@@ -38,7 +38,7 @@ class ServerConfig:
     model_name: str | None = None
     #: The name of the server in ServerMetadata.
     server_name: str = "normfold"
-    #: Whether the server is not ready while any model failed to load.
+    #: Whether the server is not ready while a model that should be in service has no version that answers.
     strict_readiness: bool = True
     #: Whether clients may load and unload models; None: only if the server listens on this host alone.
     model_control: bool | None = None

@@ -63,7 +63,7 @@ def test_a_server_asks_no_foreign_host_and_writes_no_foreign_file(tmp_path: Path
                 break
         else:
             pytest.fail("the server ended before it listened")
-        time.sleep(3)  # onnxruntime's uploader looks its host up some time after the import
+        time.sleep(10 if workers == "2" else 0)  # onnxruntime looks its host up some seconds after the import
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(60)
