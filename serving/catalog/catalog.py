@@ -174,7 +174,7 @@ class Catalog:
                 if not is_plain(path):
                     raise PollFailed(f"{failed}: {quoted(path)} is not a path inside a model's folder")
             return SentFolder(name, files)
-        folder = self._repository.models().get(name)
+        folder = self._repository.find(name)
         if folder is None:
             raise PollFailed(f"{failed}: there is no such folder{near(name, self._repository.models())}")
         return folder

@@ -13,6 +13,7 @@ from dataclasses import replace
 from google.protobuf import json_format, text_format
 
 from normfold.protos import model_config as mc
+from normfold.serving.catalog import bounds
 from normfold.serving.errors import ConfigError
 from normfold.serving.runtime import cuda_options, tensorrt_options
 from normfold.serving.runtime.settings import ModelTensor, SessionSettings
@@ -78,6 +79,9 @@ def check(config: mc.ModelConfig, name: str) -> list[str]:
 
 
 def _refused(config: mc.ModelConfig, name: str) -> Iterator[str]:
+    yield from bounds.exceeded(config)
+    if sum(max(1, warmup.count) for warmup in config.model_warmup) > bounds.WARMUP_RUNS:
+        yield f"the counts of model_warmup must be at most {bounds.WARMUP_RUNS} together"
     if config.name and config.name != name:
         yield f"config.pbtxt names the model {config.name!r}, but its folder is {name!r}; they must agree"
     if config.platform not in ("", PLATFORM):

@@ -214,11 +214,15 @@ def test_while_a_further_model_loads_the_server_stays_ready(serve, tmp_path, mod
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=pb.RepositoryModelLoadResponse.FromString,
         )
-        loads = [asking.future(pb.RepositoryModelLoadRequest(model_name=name), timeout=30) for name in "nm"]
-        states = set()
-        while "LOADING" not in states:
+        loads = [asking.future(pb.RepositoryModelLoadRequest(model_name="n"), timeout=30)]
+        for _ in range(200):
             rows = one.call("RepositoryIndex", pb.RepositoryIndexRequest()).models
-            states = {row.state for row in rows if row.name == "n"}
+            if "LOADING" in {row.state for row in rows if row.name == "n"}:
+                break
+            threading.Event().wait(0.05)
+        else:
+            pytest.fail("the load never began")
+        loads.append(asking.future(pb.RepositoryModelLoadRequest(model_name="m"), timeout=30))
         assert one.call("ServerReady", pb.ServerReadyRequest()).ready
         assert one.call("ModelReady", pb.ModelReadyRequest(name="m")).ready
         assert not one.call("ModelReady", pb.ModelReadyRequest(name="n")).ready
