@@ -185,7 +185,7 @@ def fold_and_prove(
     proof = Proof(origin, sizes, samples, unfolded)
     progress("fold the BatchNorms")
     folding = fold(model)
-    write_provenance(model, name, origin, sizes.specs, folding)
+    write_provenance(model, name, origin, sizes, folding)
     folded = Graph.of(model, exact is not None)
     progress("prove that it is the same network")
     made = {"folded": folded, **rewritten_variants(unfolded, folded, variant)}

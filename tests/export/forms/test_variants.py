@@ -239,6 +239,8 @@ def test_both_commands_name_every_form_in_their_help_and_take_it(
         report = json.loads(result.stdout)
         assert (report["published"]["form"], report["published"]["chosen_by"]) == (form, "request")
         assert report["timing"]["remembered"] is remembered
+        metadata = {p.key: p.value for p in onnx.load(target).metadata_props}
+        assert set(json.loads(metadata["normfold.proved"])) == {"schema", "dimensions", "inputs"}
     refused = CliRunner().invoke(main, [*arguments, "--form", "fast"])
     assert refused.exit_code == 1
     assert "there is no form 'fast'" in refused.stderr
