@@ -24,6 +24,7 @@ from torch.export import Dim, ExportedProgram
 
 from normfold.export.capture import capture_errors
 from normfold.export.capture.max_pool import DynamicMaxPool, restore_max_pool
+from normfold.export.capture.mutation import refuse_written_buffers
 from normfold.export.capture.named_network import NamedNetwork, named_outputs
 from normfold.export.capture.recurrent import TRANSLATIONS, WholeRecurrence
 from normfold.export.capture.tidy import name_dimensions, tidy
@@ -52,13 +53,14 @@ def capture(
     Raises CaptureError with a message of :mod:`normfold.export.capture.capture_errors`, which names the user's line.
     """
     example = _example(network, specs, sizes)
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), _quiet(), network.held.kept():
         names = [name for name, _ in named_outputs(network.call(example.tensors))]
         try:
             program = _export(network, specs, example, dynamic=True)
         except Exception as error:
             raise _explain(error, network, specs, example) from error
     capture_errors.refuse_training(program)
+    refuse_written_buffers(program)
     _check_dimensions(program, specs)
     return program_to_graph(program, specs, names, opset)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from normfold.export.errors import CaptureError, InputSpecError
+from normfold.export.errors import CaptureError, InputSpecError, StateError
 from normfold.export.inputs.size_steps import find_step
 from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, InputSpec, dimensions
 from normfold.export.user_code import line_of_error
@@ -95,6 +95,8 @@ class _Search:
             try:
                 self.attempt(sizes)
                 self._known[key] = True
+            except StateError:
+                raise  # true at every size
             except Exception as error:
                 self.last = error
                 self._known[key] = False

@@ -25,6 +25,7 @@ from torch.export import ExportedProgram
 
 from normfold.export.capture.capture import program_to_graph
 from normfold.export.capture.capture_errors import refuse_training
+from normfold.export.capture.mutation import refuse_written_buffers
 from normfold.export.capture.named_network import NamedNetwork, named_outputs
 from normfold.export.errors import InputSpecError, SourceError
 from normfold.export.inputs.specs import Dimension, InputSpec
@@ -62,6 +63,7 @@ def open_program(path: Path, given: Sequence[InputSpec]) -> Origin:
             f"'{path}' cannot be read as a torch.export program by torch {torch.__version__}: {reason}"
         ) from error
     refuse_training(program)
+    refuse_written_buffers(program)
     specs = _specs(program, given, path)
     network = NamedNetwork(_Program(program), [s.name for s in specs])
     return Origin(
