@@ -178,10 +178,37 @@ def _inspect(content: bytes, path: Path) -> None:
             damaged = archive.testzip()
             if damaged is not None:
                 raise SourceError(f"'{path}' is damaged: the CRC of its entry '{damaged}' does not match")
+            names = [e.filename.lower() for e in entries]  # torch finds an entry in either case
+            if len(set(names)) < len(names):
+                raise SourceError(f"'{path}' holds two entries that differ only in upper and lower case, or not at all")
+            numbers = _numbers({e.filename: archive.read(e) for e in entries if e.filename.endswith(".json")})
             for entry in entries:
-                _inspect_entry(entry.filename, archive.read(entry), path)
+                if entry.filename.partition("/")[2].lower() not in numbers:
+                    _inspect_entry(entry.filename, archive.read(entry), path)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise SourceError(f"'{path}' is not a whole torch.export program: {error}") from None
+
+
+def _numbers(configs: Mapping[str, bytes]) -> set[str]:
+    """Return the entries that torch reads as the numbers of a tensor, never as a pickle; in lower case.
+
+    Only such an entry may begin with any byte. A configuration beside the entries names each, with ``use_pickle``.
+    """
+    raw, pickled = set(), set()
+    for content in configs.values():
+        for payload in _payloads(json.loads(content)):
+            name = str(payload["path_name"]).lower()
+            (raw if payload.get("use_pickle") is False else pickled).add(name)
+    plain = {name for name in raw - pickled if re.fullmatch(r"(weight|tensor)_\d+", name)}
+    return {f"data/{'weights' if name.startswith('weight') else 'constants'}/{name}" for name in plain}
+
+
+def _payloads(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield every description of an entry in a JSON value."""
+    if isinstance(value, dict) and "path_name" in value:
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _payloads(inner)
 
 
 def _inspect_entry(name: str, content: bytes, path: Path) -> None:
