@@ -262,8 +262,22 @@ def test_modules_that_train_after_eval_are_refused_with_the_reason() -> None:
         def train(self, mode: bool = True) -> nn.Module:
             return super().train(True)
 
-    with pytest.raises(CaptureError, match="'1' \\(Stubborn\\) stays in training mode"):
+    class Deaf(nn.Sequential):
+        def eval(self) -> nn.Module:
+            return self
+
+        def train(self, mode: bool = True) -> nn.Module:
+            return self
+
+    overrides = "stays in training mode after eval\\(\\): the class {} overrides train\\(\\)"
+    with pytest.raises(CaptureError, match="'1' \\(Stubborn\\) " + overrides.format("Stubborn")):
         refuse_training_modules(nn.Sequential(nn.ReLU(), Stubborn()).eval())
+    with pytest.raises(CaptureError, match="'0' \\(Deaf\\) " + overrides.format("Deaf")):
+        refuse_training_modules(nn.Sequential(Deaf(nn.ReLU())).eval())
+    deaf = Deaf(nn.ReLU())
+    deaf.training = False
+    with pytest.raises(CaptureError, match="'0.0' \\(ReLU\\) " + overrides.format("Deaf")):
+        refuse_training_modules(nn.Sequential(deaf).eval())
     with pytest.raises(CaptureError, match="keeps no running statistics"):
         refuse_training_modules(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)).eval())
     refuse_training_modules(nn.Sequential(nn.BatchNorm1d(3), nn.InstanceNorm1d(3), nn.Dropout()).eval())
