@@ -29,7 +29,8 @@ Examples:
         --repository repository --name surnames
 \b
   Characters as indices into an embedding of 85 rows:
-    normfold export mynets.py:TextNet --input tokens=INT64[N,L]:0..84 --repository repository --name text
+    normfold export mynets.py:TextNet --weights text.pt --input tokens=INT64[N,L]:0..84 \\
+        --repository repository --name text
 """
 
 
@@ -38,6 +39,10 @@ Examples:
 @click.option(
     "--weights", type=click.Path(path_type=Path), metavar="FILE", help="safetensors, or a .pt/.ckpt of tensors only."
 )
+@click.option(
+    "--weights-key", default="", metavar="KEY", help="Which network, where the file of weights holds several: ema, …."
+)
+@click.option("--untrained", is_flag=True, help="Export a class with the random weights that it begins with.")
 @click.option(
     "--input",
     "inputs",
@@ -85,6 +90,8 @@ Examples:
 def export(
     source: str,
     weights: Path | None,
+    weights_key: str,
+    untrained: bool,
     inputs: tuple[str, ...],
     samples: tuple[Path, ...],
     repository: Path,
@@ -111,6 +118,10 @@ def export(
     """
     if dtype and quantize:
         raise click.UsageError("give only one of --dtype and --quantize")
+    if weights and untrained:
+        raise click.UsageError("give only one of --weights and --untrained")
+    if weights_key and not weights:
+        raise click.UsageError("--weights-key chooses in a file of weights: give it with --weights FILE")
     keywords = {**(_config(config) if config else {}), **dict(_argument(a) for a in arguments)}
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("import PyTorch")
@@ -122,6 +133,8 @@ def export(
             name=name,
             inputs=inputs,
             weights=weights,
+            weights_key=weights_key,
+            untrained=untrained,
             labels=labels,
             samples=samples,
             arguments=keywords,

@@ -127,7 +127,15 @@ def _side(text: str, weights: list[Path], inputs: tuple[str, ...], samples: list
         return Side(text, _served(served["address"], served["model"], served["version"] or ""))
     path = Path(text) / "model.onnx" if Path(text).is_dir() else Path(text)
     mine = weights.pop(0) if weights and _is_code(text) else None
-    origin = open_origin(Request(str(path) if _is_file(text) else text, mine, inputs), samples)
+    origin = open_origin(
+        Request(
+            source=str(path) if _is_file(text) else text,
+            weights=mine,
+            untrained=_is_code(text) and mine is None,  # wrong weights are seen in the comparison
+            inputs=inputs,
+        ),
+        samples,
+    )
     return Side(text, origin.run, origin)
 
 

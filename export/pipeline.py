@@ -62,6 +62,10 @@ class ExportRequest:
     #: "x=FP32[N,77,L]"; may be empty if a sample shows the shapes.
     inputs: Sequence[str] = ()
     weights: Path | None = None
+    #: Which network of a file of weights that holds several.
+    weights_key: str = ""
+    #: Export a class with the random weights that it begins with.
+    untrained: bool = False
     labels: Path | None = None
     samples: Sequence[Path] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -108,7 +112,17 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         check_precision(request.precision, bool(request.samples))
     progress("load the network")
     files = [read_sample(path) for path in request.samples]
-    origin = open_origin(Request(request.source, request.weights, request.inputs, request.arguments), files)
+    origin = open_origin(
+        Request(
+            source=request.source,
+            weights=request.weights,
+            weights_key=request.weights_key,
+            untrained=request.untrained,
+            inputs=request.inputs,
+            arguments=request.arguments,
+        ),
+        files,
+    )
     samples = [Case("sample", f.name, fit(f, origin.specs)) for f in files]
     folded = fold_and_prove(
         origin,

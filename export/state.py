@@ -158,8 +158,9 @@ _MISSING = _Value(None, -1)
 
 
 def _table(owner: nn.Module, kind: str) -> dict[str, Any]:
-    tables = {"parameter": owner._parameters, "buffer": owner._buffers, "attribute": owner.__dict__}
-    return tables[kind]
+    tables: dict[str, Any] = {"parameter": owner._parameters, "buffer": owner._buffers, "attribute": owner.__dict__}
+    table: dict[str, Any] = tables[kind]
+    return table
 
 
 def _members(owner: nn.Module) -> dict[str, dict[str, _Value]]:

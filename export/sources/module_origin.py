@@ -12,10 +12,10 @@ from torch import nn
 from normfold.export.capture.capture import capture
 from normfold.export.capture.capture_errors import refuse_training_modules
 from normfold.export.capture.named_network import NamedNetwork
-from normfold.export.errors import InputSpecError
+from normfold.export.errors import CheckpointError, InputSpecError
 from normfold.export.inputs.specs import InputSpec
 from normfold.export.sources.origin import Arrays, Origin, Request, Run
-from normfold.export.sources.source import load_source
+from normfold.export.sources.source import Source, load_source
 from normfold.export.sources.weights import Checkpoint, load_into, read_checkpoint
 from normfold.protos.datatypes import by_name
 
@@ -40,12 +40,12 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
     torch.manual_seed(0)  # so that a factory without --weights makes the same network each time
     source = load_source(request.source, request.arguments)
     checkpoint: Checkpoint | None = None
-    notes: tuple[str, ...] = ("no --weights: the network was exported with its initial weights",)
     if request.weights is not None:
-        checkpoint = read_checkpoint(request.weights, source.network.state_dict())
-        notes = (*checkpoint.notes, *load_into(source.network, checkpoint, request.weights))
+        checkpoint = read_checkpoint(request.weights, source.network.state_dict(), request.weights_key)
+        load_into(source.network, checkpoint, request.weights)
     refuse_training_modules(source.network)
     network = NamedNetwork(source.network, [s.name for s in described])
+    notes = checkpoint.notes if checkpoint else _without_weights(source, request.untrained)
     specs = tuple(
         _with_values(_with_datatype(s, network.dtype, bool(request.inputs)), source.network) for s in described
     )
@@ -60,6 +60,21 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
         graph=lambda specs, sizes, opset: capture(network, specs, sizes, opset),
         notes=(*source.notes, *notes),
     )
+
+
+def _without_weights(source: Source, untrained: bool) -> tuple[str, ...]:
+    """Return a note on which weights are used. Raises CheckpointError for a class, whose weights are random numbers."""
+    if not source.network.state_dict():
+        return ()
+    if untrained:
+        return ("--untrained: the network was exported with the weights that it begins with, as it was asked for",)
+    if source.kind == "class":
+        raise CheckpointError(
+            f"'{source.name}' is a class, so its weights are random numbers until a file of weights is loaded: give it "
+            "with --weights FILE, name a function that returns the trained network, or say --untrained if this is meant"
+        )
+    made = "returned" if source.kind == "function" else "has"
+    return (f"no --weights: the network was exported with the weights that '{source.name}' {made}",)
 
 
 def exact(network: NamedNetwork, inputs: Arrays) -> tuple[Run, str, tuple[str, ...]]:

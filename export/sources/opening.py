@@ -12,6 +12,7 @@ from normfold.export.sources.module_origin import open_module
 from normfold.export.sources.onnx_origin import open_onnx
 from normfold.export.sources.origin import Origin, Request
 from normfold.export.sources.program_origin import open_program
+from normfold.export.sources.source import NO_TORCHSCRIPT
 
 __all__ = ["describe", "open_origin"]
 
@@ -42,7 +43,13 @@ def describe(request: Request, samples: Sequence[SampleFile]) -> tuple[InputSpec
 def _refuse_options(request: Request, path: Path) -> None:
     if not path.is_file():
         raise SourceError(f"no file '{path}'")
-    given = "--weights" if request.weights else "--arg" if request.arguments else ""
+    options = {
+        "--weights": request.weights,
+        "--weights-key": request.weights_key,
+        "--untrained": request.untrained,
+        "--arg": request.arguments,
+    }
+    given = next((option for option, value in options.items() if value), "")
     if given:
         raise SourceError(f"'{path}' holds its network and its weights itself, so it takes no {given}")
 
@@ -55,8 +62,5 @@ def _not_a_network(path: Path) -> str:
         )
     return (
         f"'{path}' is either a file of weights or a TorchScript program. Weights go with the code of their network: "
-        f"normfold export mynets.py:NAME --weights {path}. A TorchScript program cannot be captured any more (torch "
-        "has "
-        "deprecated it): export from the Python code, or where only the program is left, write it as ONNX with "
-        "torch.onnx.export(torch.jit.load(…), inputs, 'net.onnx', dynamo=False) and give that file"
+        f"normfold export mynets.py:NAME --weights {path}. As for a TorchScript program, {NO_TORCHSCRIPT}"
     )
