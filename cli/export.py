@@ -54,6 +54,7 @@ Examples:
     "--sample", "samples", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
     help="A real input (.npy, .npz, .safetensors) for the proof; gives the shapes if --input is left out.",
 )  # fmt: skip
+@click.option("--allow-nonfinite", is_flag=True, help="Samples may hold NaN and infinity.")
 @click.option(
     "--repository", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The model repository."
 )
@@ -94,6 +95,7 @@ def export(
     untrained: bool,
     inputs: tuple[str, ...],
     samples: tuple[Path, ...],
+    allow_nonfinite: bool,
     repository: Path,
     name: str,
     labels: Path | None,
@@ -137,6 +139,7 @@ def export(
             untrained=untrained,
             labels=labels,
             samples=samples,
+            allow_nonfinite=allow_nonfinite,
             arguments=keywords,
             version=version,
             overwrite=overwrite,

@@ -68,6 +68,8 @@ class ExportRequest:
     untrained: bool = False
     labels: Path | None = None
     samples: Sequence[Path] = ()
+    #: Samples may hold NaN and infinity.
+    allow_nonfinite: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
     #: None: the next free version.
     version: int | None = None
@@ -111,7 +113,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
     if request.precision is not None:
         check_precision(request.precision, bool(request.samples))
     progress("load the network")
-    files = [read_sample(path) for path in request.samples]
+    files = [read_sample(path, request.allow_nonfinite) for path in request.samples]
     origin = open_origin(
         Request(
             source=request.source,

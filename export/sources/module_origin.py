@@ -13,7 +13,9 @@ from normfold.export.capture.capture import capture
 from normfold.export.capture.capture_errors import refuse_training_modules
 from normfold.export.capture.named_network import NamedNetwork
 from normfold.export.errors import CheckpointError, InputSpecError
+from normfold.export.inputs.sizes import usual_sizes
 from normfold.export.inputs.specs import InputSpec
+from normfold.export.inputs.values import LARGEST, find_values
 from normfold.export.sources.origin import Arrays, Origin, Request, Run
 from normfold.export.sources.source import Source, load_source
 from normfold.export.sources.weights import Checkpoint, load_into, read_checkpoint
@@ -46,8 +48,11 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
     refuse_training_modules(source.network)
     network = NamedNetwork(source.network, [s.name for s in described])
     notes = checkpoint.notes if checkpoint else _without_weights(source, request.untrained)
-    specs = tuple(
-        _with_values(_with_datatype(s, network.dtype, bool(request.inputs)), source.network) for s in described
+    specs, tried = find_values(
+        [_with_datatype(s, network.dtype, bool(request.inputs)) for s in described],
+        network.run,
+        usual_sizes(described),
+        _largest_index(source.network),
     )
     return Origin(
         name=source.name,
@@ -58,7 +63,7 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
         run=network.run,
         reference=lambda inputs: exact(network, inputs),
         graph=lambda specs, sizes, opset: capture(network, specs, sizes, opset),
-        notes=(*source.notes, *notes),
+        notes=(*source.notes, *notes, *tried),
     )
 
 
@@ -103,9 +108,7 @@ def _with_datatype(spec: InputSpec, dtype: torch.dtype, given: bool) -> InputSpe
     return replace(spec, datatype=own)
 
 
-def _with_values(spec: InputSpec, network: nn.Module) -> InputSpec:
-    """Give integer inputs the range of indices that every embedding of the network accepts."""
-    if spec.values is not None or spec.datatype.dtype.kind not in "iu":
-        return spec
+def _largest_index(network: nn.Module) -> int:
+    """Return how far the values of an integer input are searched: beyond the rows of the largest embedding."""
     rows = [m.num_embeddings for m in network.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
-    return replace(spec, values=(0, min(rows) - 1)) if rows else spec
+    return max([LARGEST, *rows])

@@ -5,20 +5,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from normfold.export.errors import InputSpecError, SourceError
-from normfold.export.inputs.samples import SampleFile
+from normfold.export.errors import ExportError, InputSpecError, SourceError
+from normfold.export.inputs.samples import SampleFile, fit
 from normfold.export.inputs.specs import InputSpec, parse_inputs, specs_of_samples
 from normfold.export.sources.module_origin import open_module
 from normfold.export.sources.onnx_origin import open_onnx
 from normfold.export.sources.origin import Origin, Request
 from normfold.export.sources.program_origin import open_program
 from normfold.export.sources.source import NO_TORCHSCRIPT
+from normfold.export.user_code import line_of_error
 
 __all__ = ["describe", "open_origin"]
 
 
 def open_origin(request: Request, samples: Sequence[SampleFile]) -> Origin:
     """Load the network that ``request`` names. Raises SourceError, CheckpointError, InputSpecError or CaptureError."""
+    origin = _opened(request, samples)
+    for sample in samples:
+        _try(origin, sample)
+    return origin
+
+
+def _try(origin: Origin, sample: SampleFile) -> None:
+    """Raise InputSpecError where the network does not run with a sample."""
+    inputs = fit(sample, origin.specs)
+    try:
+        origin.run(inputs)
+    except ExportError:
+        raise
+    except Exception as error:
+        line = line_of_error(error)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputSpecError(
+            f"sample '{sample.name}': the network does not run with it{f' at {line}' if line else ''}: {reason}"
+        ) from error
+
+
+def _opened(request: Request, samples: Sequence[SampleFile]) -> Origin:
     path = Path(request.source)
     if path.suffix in (".onnx", ".pt2"):
         _refuse_options(request, path)

@@ -28,7 +28,9 @@ from normfold.export.capture.capture_errors import refuse_training
 from normfold.export.capture.mutation import refuse_written_buffers
 from normfold.export.capture.named_network import NamedNetwork, named_outputs
 from normfold.export.errors import InputSpecError, SourceError
+from normfold.export.inputs.sizes import usual_sizes
 from normfold.export.inputs.specs import Dimension, InputSpec
+from normfold.export.inputs.values import find_values
 from normfold.export.sources.module_origin import DATATYPES, exact
 from normfold.export.sources.origin import Origin
 from normfold.protos.datatypes import by_name
@@ -66,6 +68,7 @@ def open_program(path: Path, given: Sequence[InputSpec]) -> Origin:
     refuse_written_buffers(program)
     specs = _specs(program, given, path)
     network = NamedNetwork(_Program(program), [s.name for s in specs])
+    specs, tried = find_values(specs, network.run, usual_sizes(specs))
     return Origin(
         name=path.name,
         sha256=hashlib.sha256(content).hexdigest(),
@@ -77,6 +80,7 @@ def open_program(path: Path, given: Sequence[InputSpec]) -> Origin:
         graph=lambda specs, sizes, opset: program_to_graph(
             program, specs, _outputs(program, network, specs, sizes), opset
         ),
+        notes=tried,
     )
 
 
@@ -151,7 +155,7 @@ def _renamed(spec: InputSpec, given: InputSpec, path: Path) -> InputSpec:
         raise InputSpecError(
             f"'{path}' was captured with {spec}, which {given} does not fit; capture it again to change it"
         )
-    return replace(spec, name=given.name, values=given.values)
+    return replace(spec, name=given.name, values=given.values, limit=given.limit, below=given.below)
 
 
 def _outputs(
@@ -194,7 +198,8 @@ def _numbers(configs: Mapping[str, bytes]) -> set[str]:
 
     Only such an entry may begin with any byte. A configuration beside the entries names each, with ``use_pickle``.
     """
-    raw, pickled = set(), set()
+    raw: set[str] = set()
+    pickled: set[str] = set()
     for content in configs.values():
         for payload in _payloads(json.loads(content)):
             name = str(payload["path_name"]).lower()
