@@ -26,8 +26,10 @@ from normfold.export.capture import capture_errors
 from normfold.export.capture.max_pool import DynamicMaxPool, restore_max_pool
 from normfold.export.capture.mutation import refuse_written_buffers
 from normfold.export.capture.named_network import NamedNetwork, named_outputs
+from normfold.export.capture.pieces import DynamicPieces
 from normfold.export.capture.recurrent import TRANSLATIONS, WholeRecurrence
 from normfold.export.capture.tidy import name_dimensions, tidy
+from normfold.export.capture.window_pool import WINDOW_POOL
 from normfold.export.errors import CaptureError
 from normfold.export.inputs.specs import Dimension, InputSpec, random_inputs
 
@@ -79,7 +81,7 @@ def program_to_graph(
                 input_names=[s.name for s in specs],
                 verbose=False,
                 external_data=False,
-                custom_translation_table=TRANSLATIONS,
+                custom_translation_table={**TRANSLATIONS, **WINDOW_POOL},
             )
         except Exception as error:
             raise CaptureError(capture_errors.translate(error, program)) from error
@@ -112,12 +114,17 @@ def _export(
         return isinstance(d, Dimension) and (dynamic is True or dynamic == d.name)
 
     shapes = tuple({axis: Dim.DYNAMIC for axis, d in enumerate(s.dims) if is_dynamic(d)} for s in specs)
-    with DynamicMaxPool(), WholeRecurrence():
+    with DynamicMaxPool(), WholeRecurrence(), DynamicPieces():
         return torch.export.export(network, example.tensors, dynamic_shapes=(shapes,), strict=False)
 
 
 def _explain(error: Exception, network: NamedNetwork, specs: Sequence[InputSpec], example: _Example) -> CaptureError:
     """Find out whether one dynamic dimension made the capture fail, and which line gives it a fixed size."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, CaptureError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
     names = list(dict.fromkeys(d.name for s in specs for d in s.dims if isinstance(d, Dimension)))
     if not names:
         return CaptureError(capture_errors.translate(error))
