@@ -58,6 +58,7 @@ Examples:
     metavar="FILE",
     help="A real input to compare on.",
 )
+@click.option("--allow-nonfinite", is_flag=True, help="Samples may hold NaN and infinity.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON on standard output.")
 @click.option("--debug", is_flag=True, help="Show Python's traceback of an error.")
 def verify(
@@ -66,6 +67,7 @@ def verify(
     weights: tuple[Path, ...],
     inputs: tuple[str, ...],
     samples: tuple[Path, ...],
+    allow_nonfinite: bool,
     as_json: bool,
     debug: bool,
 ) -> None:
@@ -81,7 +83,7 @@ def verify(
         from normfold.export.proof.compare import compare
         from normfold.export.proof.verify import Case
 
-        files = [read_sample(path) for path in samples]
+        files = [read_sample(path, allow_nonfinite) for path in samples]
         remaining = list(weights)
         with redirect_stdout(sys.stderr):
             sides = _sides((first, second), remaining, inputs, files)
@@ -127,7 +129,15 @@ def _side(text: str, weights: list[Path], inputs: tuple[str, ...], samples: list
         return Side(text, _served(served["address"], served["model"], served["version"] or ""))
     path = Path(text) / "model.onnx" if Path(text).is_dir() else Path(text)
     mine = weights.pop(0) if weights and _is_code(text) else None
-    origin = open_origin(Request(str(path) if _is_file(text) else text, mine, inputs), samples)
+    origin = open_origin(
+        Request(
+            source=str(path) if _is_file(text) else text,
+            weights=mine,
+            untrained=_is_code(text) and mine is None,  # wrong weights are seen in the comparison
+            inputs=inputs,
+        ),
+        samples,
+    )
     return Side(text, origin.run, origin)
 
 

@@ -60,8 +60,14 @@ class ExportRequest:
     #: "x=FP32[N,77,L]"; may be empty if a sample shows the shapes.
     inputs: Sequence[str] = ()
     weights: Path | None = None
+    #: Which network of a file of weights that holds several.
+    weights_key: str = ""
+    #: Export a class with the random weights that it begins with.
+    untrained: bool = False
     labels: Path | None = None
     samples: Sequence[Path] = ()
+    #: Samples may hold NaN and infinity.
+    allow_nonfinite: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
     #: None: the next free version.
     version: int | None = None
@@ -105,8 +111,18 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
     if request.precision is not None:
         check_precision(request.precision, bool(request.samples))
     progress("load the network")
-    files = [read_sample(path) for path in request.samples]
-    origin = open_origin(Request(request.source, request.weights, request.inputs, request.arguments), files)
+    files = [read_sample(path, request.allow_nonfinite) for path in request.samples]
+    origin = open_origin(
+        Request(
+            source=request.source,
+            weights=request.weights,
+            weights_key=request.weights_key,
+            untrained=request.untrained,
+            inputs=request.inputs,
+            arguments=request.arguments,
+        ),
+        files,
+    )
     samples = [Case("sample", f.name, fit(f, origin.specs)) for f in files]
     folded = fold_and_prove(
         origin,

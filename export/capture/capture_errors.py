@@ -67,12 +67,16 @@ def fixed_dimension(name: str, specs: Sequence[InputSpec], size: int, line: str,
 
 def refuse_training_modules(network: nn.Module) -> None:
     """Raise CaptureError where a module still trains after ``eval()``: its answers would depend on the batch."""
-    for path, module in network.named_modules():
+    modules = dict(network.named_modules())
+    for path, module in modules.items():
         name = f"'{path}'" if path else "the network"
         kind = type(module).__name__
         if module.training:
+            holders = [modules[".".join(path.split(".")[:n])] for n in range(path.count(".") + 2)] if path else [module]
+            guilty = next((h for h in reversed(holders) if type(h).train is not nn.Module.train), None)
+            why = f": the class {type(guilty).__name__} overrides train()" if guilty is not None else ""
             raise CaptureError(
-                f"{name} ({kind}) stays in training mode after eval(): its train() is overridden. "
+                f"{name} ({kind}) stays in training mode after eval(){why}. "
                 "An exported network must compute what it computes in evaluation; let eval() reach it"
             )
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:

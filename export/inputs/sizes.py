@@ -7,16 +7,16 @@ U-Net a multiple of 16.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
-from normfold.export.errors import CaptureError, InputSpecError
+from normfold.export.errors import CaptureError, InputSpecError, StateError
 from normfold.export.inputs.size_steps import find_step
 from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, InputSpec, dimensions
 from normfold.export.user_code import line_of_error
 
-__all__ = ["Sizes", "batch_dimension", "find_sizes"]
+__all__ = ["Sizes", "batch_dimension", "find_sizes", "usual_sizes"]
 
 #: Lengths that are tried until the network accepts one: powers of two, then multiples of other small numbers.
 CANDIDATES = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536, 16, 8, 4, 2, 240, 2520, 1000, 3000, 16000)
@@ -46,8 +46,8 @@ class Sizes:
 
 
 def batch_dimension(specs: Sequence[InputSpec]) -> Dimension | None:
-    """Return the dimension that is the first of every input, if there is one: the batch."""
-    first = {s.dims[0] if s.dims else None for s in specs}
+    """Return the dimension that is the first of every input but scalars, if there is one: the batch."""
+    first = {s.dims[0] for s in specs if s.dims}
     only = first.pop() if len(first) == 1 else None
     return only if isinstance(only, Dimension) else None
 
@@ -77,6 +77,12 @@ def find_sizes(specs: Sequence[InputSpec], attempt: Attempt, samples: Iterable[A
     return Sizes(trace, tuple(kept), _with_found(specs, low, steps), tuple(filter(None, search.notes)))
 
 
+def usual_sizes(specs: Sequence[InputSpec]) -> Iterator[Assignment]:
+    """Yield the sets of sizes at which a network is first tried, without those that are too large for a test case."""
+    search = _Search(specs, lambda sizes: None)
+    yield from (s for s in search.candidates() if search.elements(s) <= CASE_ELEMENTS)
+
+
 class _Search:
     """One search; each set of sizes is tried once."""
 
@@ -95,6 +101,8 @@ class _Search:
             try:
                 self.attempt(sizes)
                 self._known[key] = True
+            except StateError:
+                raise  # true at every size
             except Exception as error:
                 self.last = error
                 self._known[key] = False
@@ -111,7 +119,7 @@ class _Search:
         first: Exception | None = None
         tried: Assignment = {}
         largest = MAX_ELEMENTS
-        for sizes in [*(self._traceable(s) for s in samples), *map(self._candidate, CANDIDATES), *self._bounds()]:
+        for sizes in [*(self._traceable(s) for s in samples), *self.candidates()]:
             if self.elements(sizes) > largest:
                 continue
             began = time.perf_counter()
@@ -146,9 +154,10 @@ class _Search:
     def _candidate(self, length: int) -> Assignment:
         return {d.name: self._clip(d, 2 if d == self.batch else length) for d in self.dims}
 
-    def _bounds(self) -> list[Assignment]:
-        """Return the declared lower bounds, for a range that contains none of the candidates."""
-        return [{d.name: 2 if d == self.batch else (d.low or 3) for d in self.dims}]
+    def candidates(self) -> list[Assignment]:
+        """Return the usual sizes, and the declared lower bounds for a range that contains none of them."""
+        bounds = {d.name: 2 if d == self.batch else (d.low or 3) for d in self.dims}
+        return [*map(self._candidate, CANDIDATES), bounds]
 
     @staticmethod
     def _clip(d: Dimension, size: int) -> int:
@@ -239,7 +248,7 @@ def _with_found(specs: Sequence[InputSpec], low: Mapping[str, int], steps: Mappi
     def found(d: int | Dimension) -> int | Dimension:
         return d if isinstance(d, int) else Dimension(d.name, low[d.name], d.high, steps[d.name])
 
-    return tuple(InputSpec(s.name, s.datatype, tuple(map(found, s.dims)), s.values) for s in specs)
+    return tuple(replace(s, dims=tuple(map(found, s.dims))) for s in specs)
 
 
 def _only(d: Dimension, low: int, step: int) -> str:

@@ -12,10 +12,12 @@ from torch import nn
 from normfold.export.capture.capture import capture
 from normfold.export.capture.capture_errors import refuse_training_modules
 from normfold.export.capture.named_network import NamedNetwork
-from normfold.export.errors import InputSpecError
+from normfold.export.errors import CheckpointError, InputSpecError
+from normfold.export.inputs.sizes import usual_sizes
 from normfold.export.inputs.specs import InputSpec
+from normfold.export.inputs.values import LARGEST, find_values
 from normfold.export.sources.origin import Arrays, Origin, Request, Run
-from normfold.export.sources.source import load_source
+from normfold.export.sources.source import Source, load_source
 from normfold.export.sources.weights import Checkpoint, load_into, read_checkpoint
 from normfold.protos.datatypes import by_name
 
@@ -40,14 +42,17 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
     torch.manual_seed(0)  # so that a factory without --weights makes the same network each time
     source = load_source(request.source, request.arguments)
     checkpoint: Checkpoint | None = None
-    notes: tuple[str, ...] = ("no --weights: the network was exported with its initial weights",)
     if request.weights is not None:
-        checkpoint = read_checkpoint(request.weights, source.network.state_dict())
-        notes = (*checkpoint.notes, *load_into(source.network, checkpoint, request.weights))
+        checkpoint = read_checkpoint(request.weights, source.network.state_dict(), request.weights_key)
+        load_into(source.network, checkpoint, request.weights)
     refuse_training_modules(source.network)
     network = NamedNetwork(source.network, [s.name for s in described])
-    specs = tuple(
-        _with_values(_with_datatype(s, network.dtype, bool(request.inputs)), source.network) for s in described
+    notes = checkpoint.notes if checkpoint else _without_weights(source, request.untrained)
+    specs, tried = find_values(
+        [_with_datatype(s, network.dtype, bool(request.inputs)) for s in described],
+        network.run,
+        usual_sizes(described),
+        _largest_index(source.network),
     )
     return Origin(
         name=source.name,
@@ -58,8 +63,23 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
         run=network.run,
         reference=lambda inputs: exact(network, inputs),
         graph=lambda specs, sizes, opset: capture(network, specs, sizes, opset),
-        notes=(*source.notes, *notes),
+        notes=(*source.notes, *notes, *tried),
     )
+
+
+def _without_weights(source: Source, untrained: bool) -> tuple[str, ...]:
+    """Return a note on which weights are used. Raises CheckpointError for a class, whose weights are random numbers."""
+    if not source.network.state_dict():
+        return ()
+    if untrained:
+        return ("--untrained: the network was exported with the weights that it begins with, as it was asked for",)
+    if source.kind == "class":
+        raise CheckpointError(
+            f"'{source.name}' is a class, so its weights are random numbers until a file of weights is loaded: give it "
+            "with --weights FILE, name a function that returns the trained network, or say --untrained if this is meant"
+        )
+    made = "returned" if source.kind == "function" else "has"
+    return (f"no --weights: the network was exported with the weights that '{source.name}' {made}",)
 
 
 def exact(network: NamedNetwork, inputs: Arrays) -> tuple[Run, str, tuple[str, ...]]:
@@ -88,9 +108,7 @@ def _with_datatype(spec: InputSpec, dtype: torch.dtype, given: bool) -> InputSpe
     return replace(spec, datatype=own)
 
 
-def _with_values(spec: InputSpec, network: nn.Module) -> InputSpec:
-    """Give integer inputs the range of indices that every embedding of the network accepts."""
-    if spec.values is not None or spec.datatype.dtype.kind not in "iu":
-        return spec
+def _largest_index(network: nn.Module) -> int:
+    """Return how far the values of an integer input are searched: beyond the rows of the largest embedding."""
     rows = [m.num_embeddings for m in network.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
-    return replace(spec, values=(0, min(rows) - 1)) if rows else spec
+    return max([LARGEST, *rows])

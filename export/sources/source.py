@@ -8,6 +8,7 @@ relative imports work. No module of normfold can be imported by a short name tha
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -19,12 +20,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from normfold.export.errors import SourceError
 from normfold.export.user_code import line_of_error
 
-__all__ = ["Source", "load_source", "split_source"]
+__all__ = ["NO_TORCHSCRIPT", "Source", "load_source", "split_source"]
+
+#: What to do with a TorchScript program.
+NO_TORCHSCRIPT = (
+    "it cannot be captured any more (torch has deprecated it): export from the Python code, or where only the program "
+    "is left, write it as ONNX with torch.onnx.export(torch.jit.load(…), inputs, 'net.onnx', dynamo=False) and give "
+    "that file"
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,8 @@ class Source:
     name: str
     #: sha256 of the file that defines it, "" where there is none (a module defined in a shell).
     sha256: str
+    #: What ``NAME`` is: "class", "function" or "module".
+    kind: str
     #: Changes to the network that the user should know of.
     notes: tuple[str, ...] = ()
 
@@ -67,14 +78,21 @@ def load_source(text: str, arguments: Mapping[str, Any] | None = None) -> Source
     module = _import_file(Path(place)) if is_path else _import_module(place)
     maker = _attribute(module, attr, text)
     network = _build(maker, dict(arguments or {}), text)
+    training = [name or "the network" for name, module in network.named_modules() if module.training]
+    network.eval()
     notes: tuple[str, ...] = ()
-    if network.training:
-        network.eval()
-        if not inspect.isclass(maker):  # a class always makes its instances in training mode
-            notes = ("the network came in training mode; it was set to eval(), as it runs when served",)
+    if training and not inspect.isclass(maker):  # a class always makes its instances in training mode
+        first = training[0] if training[0] == "the network" else f"'{training[0]}' of the network"
+        notes = (f"{first} came in training mode; it was set to eval(), as it runs when served",)
     file = getattr(module, "__file__", None)
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else ""
-    return Source(network, f"{Path(place).name if is_path else place}:{attr}", digest, notes)
+    return Source(network, f"{Path(place).name if is_path else place}:{attr}", digest, _kind(maker), notes)
+
+
+def _kind(maker: Any) -> str:
+    if isinstance(maker, functools.partial):
+        return _kind(maker.func)
+    return "class" if inspect.isclass(maker) else "module" if isinstance(maker, nn.Module) else "function"
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -180,6 +198,8 @@ def _candidates(holder: Any, wanted: str) -> str:
 
 
 def _build(value: Any, arguments: dict[str, Any], text: str) -> nn.Module:
+    if isinstance(value, torch.jit.ScriptModule):
+        raise SourceError(f"'{text}' is a TorchScript program; {NO_TORCHSCRIPT}")
     if isinstance(value, nn.Module):
         if arguments:
             raise SourceError(f"'{text}' is a ready module, so it takes no --arg ({', '.join(arguments)})")
@@ -193,6 +213,8 @@ def _build(value: Any, arguments: dict[str, Any], text: str) -> nn.Module:
         line = line_of_error(error)
         where = f" at {line}" if line else ""
         raise SourceError(f"'{text}' failed when called{where}: {type(error).__name__}: {error}") from error
+    if isinstance(network, torch.jit.ScriptModule):
+        raise SourceError(f"'{text}' made a TorchScript program; {NO_TORCHSCRIPT}")
     if not isinstance(network, nn.Module):
         raise SourceError(f"'{text}' made {_a(network)}; expected a torch.nn.Module")
     return network

@@ -3,10 +3,13 @@ from __future__ import annotations
 import hashlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from normfold.export.errors import SourceError
+from normfold.export.errors import CheckpointError, SourceError
+from normfold.export.sources.opening import open_origin
+from normfold.export.sources.origin import Request
 from normfold.export.sources.source import load_source, split_source
 
 NETS = """
@@ -136,3 +139,61 @@ def test_a_file_that_fails_on_import_says_where(directory: Path, code: str, expe
 
 def test_the_last_colon_separates_the_attribute() -> None:
     assert split_source("a/b.py:C.build") == ("a/b.py", "C.build")
+
+
+EVAL = """
+import functools
+import torch
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv1d(3, 8, 3), nn.BatchNorm1d(8), nn.ReLU())
+
+class Plain(nn.Module):
+    def forward(self, x):
+        return x * 2
+
+partial = functools.partial(Net)
+ready = Net()
+
+def build():
+    return Net()
+
+def new_head():
+    net = Net().eval()
+    net.append(nn.BatchNorm1d(8))
+    return net
+
+def fused():
+    return torch.ao.quantization.fuse_modules(Net().eval(), [["0", "1", "2"]])
+
+def scripted():
+    return torch.jit.script(Net())
+"""
+
+
+def test_eval_reaches_every_module_also_one_that_came_later(directory: Path) -> None:
+    (directory / "nets.py").write_text(EVAL)
+    for name, first in (("new_head", "'3' of the network"), ("fused", "'0' of the network"), ("build", "the network")):
+        source = load_source(f"nets.py:{name}")
+        assert not any(module.training for module in source.network.modules())
+        assert source.notes == (f"{first} came in training mode; it was set to eval(), as it runs when served",)
+    assert load_source("nets.py:Net").notes == ()
+    with pytest.raises(SourceError, match="made a TorchScript program; it cannot be captured any more"):
+        load_source("nets.py:scripted")
+
+
+def test_a_class_without_weights_is_refused_unless_untrained_is_meant(directory: Path, tmp_path: Path) -> None:
+    (directory / "nets.py").write_text(EVAL)
+
+    def notes(name: str, **options: Any) -> tuple[str, ...]:
+        return open_origin(Request(f"nets.py:{name}", inputs=("input=FP32[N,3,L]",), **options), []).notes
+
+    for name in ("Net", "partial"):
+        with pytest.raises(CheckpointError, match=r"is a class, so its weights are random numbers.* say --untrained"):
+            notes(name)
+        assert notes(name, untrained=True)[-1].startswith("--untrained: the network was exported with")
+    assert notes("build")[-1] == "no --weights: the network was exported with the weights that 'nets.py:build' returned"
+    assert notes("ready")[-1].endswith("the weights that 'nets.py:ready' has")
+    assert open_origin(Request("nets.py:Plain", inputs=("x=FP32[N,3,L]",)), []).notes == ()
