@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
+from torch import nn
 
 from normfold.export.capture.capture import DEFAULT_OPSET, OPSETS
 from normfold.export.errors import ExportError
@@ -25,7 +26,7 @@ from normfold.export.forms.precision import check_precision, reduce_precision
 from normfold.export.forms.variants import AUTO, check_variant, choose, rewritten_variants
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.graphs.serialize import to_bytes
-from normfold.export.inputs.samples import fit, read_sample
+from normfold.export.inputs.samples import SampleFile, fit, read_sample
 from normfold.export.inputs.sizes import Sizes, batch_dimension
 from normfold.export.inputs.specs import random_inputs
 from normfold.export.proof.accepted_sizes import sizes_of, sizes_of_both
@@ -56,14 +57,15 @@ IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
 class ExportRequest:
     """One export as the user asks for it; the fields are the options of ``normfold export``."""
 
-    source: str
+    source: str | nn.Module
     repository: Path
     name: str
     #: "x=FP32[N,77,L]"; may be empty if a sample shows the shapes.
     inputs: Sequence[str] = ()
     weights: Path | None = None
-    labels: Path | None = None
-    samples: Sequence[Path] = ()
+    #: A file, or the names of the classes themselves.
+    labels: Path | Sequence[str] | None = None
+    samples: Sequence[Path | SampleFile] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
     #: None: the next free version.
     version: int | None = None

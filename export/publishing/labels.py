@@ -11,19 +11,28 @@ from normfold.export.publishing.config import OutputSpec
 __all__ = ["labelled_output", "read_labels"]
 
 
-def read_labels(path: Path) -> list[str]:
-    """Read ``path``: UTF-8, one label on each line. Raises InputSpecError if missing, or for an empty or odd line."""
+def read_labels(path: Path | Sequence[str]) -> list[str]:
+    """Read ``path``: UTF-8, one label on each line; names in memory are only checked.
+
+    A byte order mark at the beginning is left out. Raises InputSpecError if the file is missing, or for an empty or odd
+    line.
+    """
+    if not isinstance(path, Path):
+        return _checked([str(label) for label in path], "the labels")
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except FileNotFoundError:
         raise InputSpecError(f"no file of labels '{path}'") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputSpecError(f"the labels '{path}' cannot be read as UTF-8 text: {error}") from None
-    labels = [line.strip() for line in text.rstrip().split("\n")]
+    return _checked([line.strip() for line in text.rstrip().split("\n")], f"the labels '{path}'")
+
+
+def _checked(labels: list[str], where: str) -> list[str]:
     for number, label in enumerate(labels, 1):
         if not label or not label.isprintable():
             what = "empty" if not label else f"not printable ({label!r})"
-            raise InputSpecError(f"the labels '{path}': line {number} is {what}; expected one label a line")
+            raise InputSpecError(f"{where}: line {number} is {what}; expected one label a line")
     return labels
 
 

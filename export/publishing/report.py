@@ -68,6 +68,18 @@ class ExportReport:
     #: The reduced precision, if one was published in place of float32.
     precision: PrecisionReport | None = None
 
+    def __str__(self) -> str:
+        """Return a dozen lines, as ``normfold export`` prints them."""
+        from normfold.export.publishing.summary import as_text
+
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        """Return the same lines for a notebook."""
+        from normfold.export.publishing.summary import as_notebook_html
+
+        return as_notebook_html(self)
+
 
 @dataclass(frozen=True)
 class Column:

@@ -40,7 +40,9 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
     torch.manual_seed(0)  # so that a factory without --weights makes the same network each time
     source = load_source(request.source, request.arguments)
     checkpoint: Checkpoint | None = None
-    notes: tuple[str, ...] = ("no --weights: the network was exported with its initial weights",)
+    notes: tuple[str, ...] = ()
+    if isinstance(request.source, str):
+        notes = ("no --weights: the network was exported with its initial weights",)
     if request.weights is not None:
         checkpoint = read_checkpoint(request.weights, source.network.state_dict())
         notes = (*checkpoint.notes, *load_into(source.network, checkpoint, request.weights))

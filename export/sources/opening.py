@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import nn
+
 from normfold.export.errors import InputSpecError, SourceError
 from normfold.export.inputs.samples import SampleFile
 from normfold.export.inputs.specs import InputSpec, parse_inputs, specs_of_samples
@@ -18,6 +20,8 @@ __all__ = ["describe", "open_origin"]
 
 def open_origin(request: Request, samples: Sequence[SampleFile]) -> Origin:
     """Load the network that ``request`` names. Raises SourceError, CheckpointError, InputSpecError or CaptureError."""
+    if isinstance(request.source, nn.Module):
+        return open_module(request, describe(request, samples))
     path = Path(request.source)
     if path.suffix in (".onnx", ".pt2"):
         _refuse_options(request, path)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from normfold.export.fold import Fold as Fold
     from normfold.export.fold import FoldReport as FoldReport
     from normfold.export.fold import fold as fold
+    from normfold.export.notebook import export_network as export_network
+    from normfold.export.publishing.report import ExportReport as ExportReport
     from normfold.serving.client.async_client import AsyncClient as AsyncClient
     from normfold.serving.client.calls import LabelledClass as LabelledClass
     from normfold.serving.client.client import Client as Client
@@ -34,12 +36,14 @@ _HOME = {
     "Client": "normfold.serving.client.client",
     "ClientError": "normfold.serving.client.errors",
     "ExportError": "normfold.export.errors",
+    "ExportReport": "normfold.export.publishing.report",
     "Fold": "normfold.export.fold",
     "FoldReport": "normfold.export.fold",
     "LabelledClass": "normfold.serving.client.calls",
     "ModelMetadata": "normfold.serving.client.metadata",
     "ServerMetadata": "normfold.serving.client.metadata",
     "TensorMetadata": "normfold.serving.client.metadata",
+    "export_network": "normfold.export.notebook",
     "fold": "normfold.export.fold",
 }
 
@@ -48,6 +52,7 @@ __all__ = [
     "Client",
     "ClientError",
     "ExportError",
+    "ExportReport",
     "Fold",
     "FoldReport",
     "LabelledClass",
@@ -55,6 +60,7 @@ __all__ = [
     "ServerMetadata",
     "TensorMetadata",
     "__version__",
+    "export_network",
     "fold",
 ]
 

@@ -201,6 +201,21 @@ def test_the_report_says_which_form_was_chosen_by_whom_and_when_it_was_timed() -
     assert content["machine"]["processor"] == "Some CPU"
 
 
+def test_str_and_a_notebook_show_what_the_command_prints() -> None:
+    terminal = io.StringIO()
+    print_report(REPORT, Console(file=terminal, highlight=False, soft_wrap=True, width=160), "normfold serve")
+    printed = [line.rstrip() for line in terminal.getvalue().splitlines()]
+    assert printed[-1] == "next: normfold serve"
+    shown = str(REPORT)
+    assert [line.rstrip() for line in shown.splitlines()] == printed[:-1]
+    assert len(printed) < 25
+    assert "\x1b" not in shown
+    page = REPORT._repr_html_()
+    assert Page(page).text.splitlines()[0] == shown.splitlines()[0].rstrip()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
 def test_a_failed_proof_is_shown_as_one() -> None:
     failed = replace(
         REPORT, verification=replace(REPORT.verification, differences=(replace(DIFFERENCE, relative=1.0),))
