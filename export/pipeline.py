@@ -32,13 +32,15 @@ from normfold.export.inputs.specs import random_inputs
 from normfold.export.proof.accepted_sizes import sizes_of, sizes_of_both
 from normfold.export.proof.proof import Proof
 from normfold.export.proof.verify import Case
-from normfold.export.publishing.config import OutputSpec, render_config
+from normfold.export.publishing.config import OutputSpec, limits, render_config
+from normfold.export.publishing.destination import Destination, check_destination, check_name
 from normfold.export.publishing.golden import golden, golden_case
 from normfold.export.publishing.html_report import as_html
-from normfold.export.publishing.labels import labelled_output, read_labels
+from normfold.export.publishing.kept import kept_notes, largest_batch
+from normfold.export.publishing.labels import label_notes, labelled_output, read_labels
 from normfold.export.publishing.outputs import output_specs
 from normfold.export.publishing.provenance import stamped, versions, write_provenance
-from normfold.export.publishing.publish import Publication, check_name, publish
+from normfold.export.publishing.publish import Publication, publish
 from normfold.export.publishing.report import ExportReport, Published, as_json
 from normfold.export.sources.opening import open_origin
 from normfold.export.sources.origin import Origin, Request
@@ -111,6 +113,8 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
     progress("load the network")
     files = [read_sample(path) for path in request.samples]
     origin = open_origin(Request(request.source, request.weights, request.inputs, request.arguments), files)
+    destination = Destination(request.repository, request.name, request.version, request.overwrite)
+    check_destination(destination, origin.specs)
     samples = [Case("sample", f.name, fit(f, origin.specs)) for f in files]
     folded = fold_and_prove(
         origin,
@@ -139,6 +143,17 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         )
         report = replace(report, precision=reduced, sha256=hashlib.sha256(content).hexdigest())
     progress("publish")
+    config = render_config(request.name, sizes.specs, folded.outputs, labelled, sizes.trace)
+    model_files = {"config.pbtxt": config.encode()}
+    if labels:
+        model_files["labels.txt"] = ("\n".join(labels) + "\n").encode()
+    max_batch = largest_batch(destination, model_files)
+    report = replace(
+        report,
+        notes=(*report.notes, *label_notes(labels or ()), *kept_notes(destination, model_files, sizes.specs)),
+        max_batch_size=max_batch,
+        limits=limits(sizes.specs, max_batch),
+    )
     case = golden_case(folded.proof.cases)
     version_files = {
         "model.onnx": content,
@@ -146,10 +161,6 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         "export.json": (json.dumps(as_json(report), indent=2) + "\n").encode(),
         "report.html": as_html(report).encode(),
     }
-    config = render_config(request.name, sizes.specs, folded.outputs, labelled, sizes.trace)
-    model_files = {"config.pbtxt": config.encode()}
-    if labels:
-        model_files["labels.txt"] = ("\n".join(labels) + "\n").encode()
     publication = Publication(request.name, model_files, version_files)
     path = publish(request.repository, publication, request.version, request.overwrite)
     return replace(report, version=int(path.name), path=str(path))

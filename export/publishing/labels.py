@@ -8,7 +8,7 @@ from pathlib import Path
 from normfold.export.errors import InputSpecError
 from normfold.export.publishing.config import OutputSpec
 
-__all__ = ["labelled_output", "read_labels"]
+__all__ = ["label_notes", "labelled_output", "read_labels"]
 
 
 def read_labels(path: Path | Sequence[str]) -> list[str]:
@@ -34,6 +34,19 @@ def _checked(labels: list[str], where: str) -> list[str]:
             what = "empty" if not label else f"not printable ({label!r})"
             raise InputSpecError(f"{where}: line {number} is {what}; expected one label a line")
     return labels
+
+
+def label_notes(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return a note where several classes have one name, so that their answers look the same."""
+    lines: dict[str, list[int]] = {}
+    for number, label in enumerate(labels, 1):
+        lines.setdefault(label, []).append(number)
+    return tuple(
+        f"{len(numbers)} classes are called '{label}', by lines {', '.join(map(str, numbers))} of the labels: answers "
+        "name them alike"
+        for label, numbers in lines.items()
+        if len(numbers) > 1
+    )
 
 
 def labelled_output(labels: Sequence[str], outputs: Sequence[OutputSpec]) -> str:

@@ -67,6 +67,10 @@ class ExportReport:
     variants: tuple[Variant, ...] = ()
     #: The reduced precision, if one was published in place of float32.
     precision: PrecisionReport | None = None
+    #: The most rows in a request, by config.pbtxt; 0: the model has no batch dimension, or no repository.
+    max_batch_size: int = 0
+    #: The sizes that requests may have: a few words for each dimension.
+    limits: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return a dozen lines, as ``normfold export`` prints them."""

@@ -33,6 +33,8 @@ def print_summary(report: ExportReport, console: Console) -> None:
     table.add_row("run time", *times[:-1], f"{times[-1]}  ({report.timing.shapes}, 1 thread)")
     console.print(f"[bold]{escape(report.source)}[/bold]  {escape(', '.join(report.inputs))}")
     console.print(table)
+    if report.limits:
+        console.print(escape(f"requests  {'; '.join(report.limits)}"))
     console.print(escape(chosen(report)))
     if report.published.variant in ("unfolded", "blocked"):
         console.print("what folding does in the folded form, which is not the published one:")
