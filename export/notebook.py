@@ -27,6 +27,9 @@ def export_network(
     weights: str | Path | None = None,
     labels: str | Path | Sequence[str] | None = None,
     samples: Any = (),
+    standardize: Mapping[str, tuple[Any, Any]] | None = None,
+    softmax: str | Mapping[str, int] = "",
+    sigmoid: str | Sequence[str] = (),
     version: int | None = None,
     overwrite: bool = False,
     opset: int = 18,
@@ -53,6 +56,10 @@ def export_network(
         weights: A file of weights.
         labels: The names of the classes, or a file with one on each line.
         samples: Real inputs to prove with: files, arrays, or dicts of arrays by name.
+        standardize: Input -> (mean, std), numbers or arrays with one value for each channel: (x - mean) / std is
+            computed first, and folded too.
+        softmax: The output that becomes probabilities of classes, or a dict from such outputs to the classes' axis.
+        sigmoid: The outputs of which each number becomes a probability.
         version: The version to write; None: the next free one.
         overwrite: Replace the version if it exists.
         opset: The ONNX opset to write.
@@ -69,6 +76,7 @@ def export_network(
     from torch import nn
 
     from normfold.export.pipeline import ExportRequest, export_model
+    from normfold.export.sources.ends import Ends
 
     if not isinstance(model, nn.Module):
         made = " (give a network, not its class)" if inspect.isclass(model) else ""
@@ -86,6 +94,11 @@ def export_network(
         weights=None if weights is None else Path(weights),
         labels=Path(labels) if isinstance(labels, str) else labels,
         samples=[*examples, *given],
+        ends=Ends(
+            dict(standardize or {}),
+            dict(softmax) if isinstance(softmax, Mapping) else {softmax: None} if softmax else {},
+            (sigmoid,) if isinstance(sigmoid, str) else tuple(sigmoid),
+        ),
         version=version,
         overwrite=overwrite,
         opset=opset,

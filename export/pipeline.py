@@ -42,6 +42,7 @@ from normfold.export.publishing.outputs import output_specs
 from normfold.export.publishing.provenance import stamped, versions, write_provenance
 from normfold.export.publishing.publish import Publication, publish
 from normfold.export.publishing.report import ExportReport, Published, as_json
+from normfold.export.sources.ends import Ends, with_ends
 from normfold.export.sources.opening import open_origin
 from normfold.export.sources.origin import Origin, Request
 from normfold.protos.datatypes import by_dtype
@@ -69,6 +70,8 @@ class ExportRequest:
     labels: Path | Sequence[str] | None = None
     samples: Sequence[Path | SampleFile] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    #: What is computed before and after the network.
+    ends: Ends = field(default_factory=Ends)
     #: None: the next free version.
     version: int | None = None
     overwrite: bool = False
@@ -113,6 +116,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
     progress("load the network")
     files = [read_sample(path) for path in request.samples]
     origin = open_origin(Request(request.source, request.weights, request.inputs, request.arguments), files)
+    origin = with_ends(origin, request.ends)
     destination = Destination(request.repository, request.name, request.version, request.overwrite)
     check_destination(destination, origin.specs)
     samples = [Case("sample", f.name, fit(f, origin.specs)) for f in files]
