@@ -115,9 +115,11 @@ def columns(report: ExportReport) -> tuple[Column, ...]:
     if published.variant == "folded":
         return before, after
     folded = Column("folded", folding.batchnorms_after, folding.nodes_after, folding.parameters_after, *sizes["folded"])
+    fewer = report.precision
+    state = "published" if fewer is None else f"before {fewer.precision}"
     if published.variant == "unfolded":
-        return replace(before, title="before: published"), folded
-    return before, folded, replace(after, title=f"{published.variant}: published")
+        return replace(before, title=f"{'before' if fewer is None else 'unfolded'}: {state}"), folded
+    return before, folded, replace(after, title=f"{published.variant}: {state}")
 
 
 def chosen(report: ExportReport) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -44,7 +45,7 @@ class AsyncClient:
         MLServer's does not.
         """
         self.address, self.timeout = checked_address(address), checked_timeout(timeout)
-        self._known: dict[tuple[str, str], ModelMetadata] = {}
+        self._known: dict[tuple[str, str], asyncio.Future[ModelMetadata]] = {}
         self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
         self._multiplexer = Multiplexer(self._channel, address) if stream else None
         self._methods: dict[str, Any] = {}
@@ -138,10 +139,16 @@ class AsyncClient:
 
     async def _metadata(self, model: str, version: str | int, timeout: float | None) -> ModelMetadata:
         """The metadata of ``model``, which is asked for once, until the server refuses a request."""
-        key = (model, str(version))
-        if key not in self._known:
-            self._known[key] = await self.model_metadata(model, version, timeout)
-        return self._known[key]
+        key = (checked_model(model), checked_version(version))
+        asked = self._known.get(key)
+        if asked is None:
+            asked = self._known[key] = asyncio.ensure_future(self.model_metadata(model, version, timeout))
+        try:
+            return await asyncio.shield(asked)  # other calls may wait for the same answer
+        except ClientError:
+            if self._known.get(key) is asked:
+                del self._known[key]
+            raise
 
     async def _infer(self, request: pb.ModelInferRequest, timeout: float | None) -> pb.ModelInferResponse:
         if self._multiplexer is None:

@@ -124,7 +124,7 @@ class Client:
 
     def _metadata(self, model: str, version: str | int, timeout: float | None) -> ModelMetadata:
         """The metadata of ``model``, which is asked for once, until the server refuses a request."""
-        key = (model, str(version))
+        key = (checked_model(model), checked_version(version))
         if key not in self._known:
             self._known[key] = self.model_metadata(model, version, timeout)
         return self._known[key]

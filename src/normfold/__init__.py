@@ -87,10 +87,12 @@ def __getattr__(name: str) -> object:
 def __dir__() -> list[str]:
     """The public names that this installation can load, for ``dir``, ``help`` and Tab; nothing is loaded for it."""
     from importlib.util import find_spec
+    from types import ModuleType
 
     exports = find_spec(_EXPORT_NEEDS) is not None
     names = [name for name in __all__ if exports or ".export." not in f"{_HOME.get(name, '')}."]
-    return sorted({*names, "__all__", "__doc__", "__file__", "__name__", "__path__", "__spec__"})
+    loaded = (name for name, value in globals().items() if isinstance(value, ModuleType))
+    return sorted({*names, *loaded, "__all__", "__doc__", "__file__", "__name__", "__path__", "__spec__"})
 
 
 def _version() -> str:

@@ -23,7 +23,7 @@ from normfold.export.forms.precision import PrecisionReport
 from normfold.export.forms.variants import Variant
 from normfold.export.proof.verify import Difference, Verification
 from normfold.export.publishing.html_report import as_html
-from normfold.export.publishing.report import ExportReport, Published, as_json, chosen
+from normfold.export.publishing.report import ExportReport, Published, as_json, chosen, columns
 
 DIFFERENCE = Difference("y", "random", 12, 1e-6, 1e-7, 2e-7, 0.0, 5e-7, 0.99)
 REPORT = ExportReport(
@@ -158,6 +158,23 @@ def test_where_another_form_is_published_the_figures_say_of_which_form_they_are(
     rows = table_rows(as_html(lifted), "form")
     assert rows["lifted published"] == ["0.100 ms", "1,600", "1", "44", "900"]
     assert rows["folded"][:2] == ["0.150 ms", "1,500"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "precision", "titles"),
+    [
+        ("lifted", REPORT.precision, ["before", "folded", "lifted: before int8"]),
+        ("lifted", None, ["before", "folded", "lifted: published"]),
+        ("unfolded", REPORT.precision, ["unfolded: before int8", "folded"]),
+        ("unfolded", None, ["before: published", "folded"]),
+        ("folded", None, ["before", "after"]),
+    ],
+)
+def test_the_columns_of_a_network_in_fewer_bits_are_not_called_published(
+    variant: str, precision: PrecisionReport | None, titles: list[str]
+) -> None:
+    report = replace(REPORT, published=Published(variant, 1, 44, 900), precision=precision)
+    assert [column.title for column in columns(report)] == titles
 
 
 def test_every_form_that_was_timed_stands_in_one_table_with_what_is_known_of_it() -> None:

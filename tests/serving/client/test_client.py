@@ -101,10 +101,12 @@ def test_a_number_of_classes_is_at_least_one(client, top):
         client.classify("m", X, top=top)
 
 
-@pytest.mark.parametrize("model", ["", None, 5])
+@pytest.mark.parametrize("model", ["", None, 5, ["m"]])
 def test_a_model_has_a_name(client, model):
     with pytest.raises(ValueError, match="is not a name; give the name of a served model"):
         client.infer(model, {"x": X})
+    with pytest.raises(ValueError, match="is not a name"):
+        client.classify(model, X, top=1)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +158,31 @@ def test_the_metadata_is_asked_for_once_and_again_after_a_refusal(server, monkey
             client.infer("m", X[:, :3])
         client.infer("m", X)
         assert asked[5:] == ["ModelInfer", "ModelMetadata", "ModelInfer"]
+
+
+def test_many_calls_at_once_ask_for_the_metadata_once(server, monkeypatch):
+    asked = []
+    honest = AsyncClient.call
+
+    async def counted(self, method, *rest):
+        asked.append(method)
+        return await honest(self, method, *rest)
+
+    async def ask():
+        async with AsyncClient(server.server.address) as client:
+            with pytest.raises(ClientError):
+                await client.infer("nope", X)
+            first = asyncio.create_task(client.infer("m", X))
+            await asyncio.sleep(0)
+            others = [asyncio.create_task(client.infer("m", i * X, version="")) for i in range(20)]
+            await asyncio.sleep(0)
+            first.cancel()
+            return await asyncio.gather(*others)
+
+    monkeypatch.setattr(AsyncClient, "call", counted)
+    for i, answer in enumerate(asyncio.run(asyncio.wait_for(ask(), 60))):
+        np.testing.assert_array_equal(answer["z"], -i * X)
+    assert asked.count("ModelMetadata") == 2  # of 'nope' and of 'm'
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
