@@ -73,10 +73,14 @@ def export_network(
         TypeError: ``model`` is not a ``torch.nn.Module``.
         ExportError: The message says what is wrong and what to do; nothing was published.
     """
-    from torch import nn
+    try:
+        from torch import nn
 
-    from normfold.export.pipeline import ExportRequest, export_model
-    from normfold.export.sources.ends import Ends
+        from normfold.export.pipeline import ExportRequest, export_model
+        from normfold.export.sources.ends import Ends
+    except ModuleNotFoundError as error:
+        install = "pip install 'normfold[export,cpu]'"
+        raise ImportError(f"exporting needs {error.name}, which is not installed: {install}", name=error.name) from None
 
     if not isinstance(model, nn.Module):
         made = " (give a network, not its class)" if inspect.isclass(model) else ""

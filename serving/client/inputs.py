@@ -43,7 +43,7 @@ def by_input_name(inputs: Inputs, metadata: ModelMetadata | None) -> dict[str, t
     for name, value in inputs.items():
         if not isinstance(name, str):
             raise ValueError(f"inputs: the key {name!r} is not the name of an input; names are str")
-        declared = next((t.datatype for t in metadata.inputs if t.name == name), "") if metadata else ""
+        declared = _declared(name, metadata)
         found[name] = as_declared(name, value, declared) if declared and _is_plain(value) else as_given(name, value)
     return found
 
@@ -86,6 +86,15 @@ def as_declared(name: str, value: Any, declared: str) -> tuple[Array, Datatype]:
     if np.any(wrong):
         raise ValueError(f"input {name!r} is not {declared}: it holds {array[wrong].ravel()[0]}")
     return cast, datatype
+
+
+def _declared(name: str, metadata: ModelMetadata | None) -> str:
+    """The datatype of an input; "" where it is not known, or is none of the protocol's."""
+    declared = next((t.datatype for t in metadata.inputs if t.name == name), "") if metadata else ""
+    try:
+        return by_name(declared).name
+    except KeyError:
+        return ""
 
 
 def _is_plain(value: Any) -> bool:

@@ -103,3 +103,14 @@ def test_the_name_comes_without_torch() -> None:
     script = "import sys; from normfold import export_network; print({'torch', 'onnx'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout == "set()\n"
+
+
+def test_without_torch_the_error_says_what_to_install() -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from normfold import export_network\n"
+        "try: export_network(None, repository='r', name='n')\n"
+        "except ImportError as error: print(error)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout == "exporting needs torch, which is not installed: pip install 'normfold[export,cpu]'\n"

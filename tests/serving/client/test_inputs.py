@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from normfold.serving.client.inputs import as_declared
+from normfold.serving.client.inputs import as_declared, by_input_name
+from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
 
 
 @pytest.mark.parametrize(
@@ -45,3 +46,9 @@ def test_numbers_get_the_models_datatype(value, datatype, dtype):
 def test_a_number_that_would_change_is_refused(value, datatype, said):
     with pytest.raises(ValueError, match=said):
         as_declared("x", value, datatype)
+
+
+def test_a_list_for_an_input_of_an_unknown_datatype_or_name_keeps_numpys_dtype():
+    metadata = ModelMetadata("m", (), "", (TensorMetadata("x", "FP4", (-1,)),), ())
+    found = by_input_name({"x": [1.5], "y": [1]}, metadata)
+    assert {name: datatype.name for name, (_, datatype) in found.items()} == {"x": "FP64", "y": "INT64"}
