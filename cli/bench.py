@@ -179,7 +179,7 @@ def bench(
 
 def _target(address: str, settings: Any, pid: int | None) -> Target:
     from normfold.cli import benching
-    from normfold.serving.client.calls import ClientError
+    from normfold.serving.client.errors import ClientError
 
     try:
         return benching.target(address, settings, pid)

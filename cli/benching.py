@@ -15,7 +15,8 @@ from rich.table import Table
 
 from normfold import __version__
 from normfold.protos import grpc_service as pb
-from normfold.serving.client.client import Client
+from normfold.serving.client.client import Client, ClientError
+from normfold.serving.client.errors import advised
 from normfold.serving.load import processes
 from normfold.serving.load.calls import StreamCalls, UnaryCalls
 from normfold.serving.load.generator import Load, Slice
@@ -65,7 +66,11 @@ def target(address: str, settings: Settings, pid: int | None) -> Target:
                 messages.append(request_bytes(metadata, _of(shapes, names), _of(given, names)))
             else:
                 messages.append(request_bytes(metadata, shapes, given))
-            client.call("ModelInfer", pb.ModelInferRequest.FromString(messages[-1]), pb.ModelInferResponse)
+            request = pb.ModelInferRequest.FromString(messages[-1])
+            try:
+                client.call("ModelInfer", request, pb.ModelInferResponse)
+            except ClientError as error:
+                raise advised(error, request, metadata) from None
     calls = (
         StreamCalls(address, messages, connections=settings.connections)
         if settings.stream

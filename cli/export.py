@@ -63,6 +63,12 @@ Examples:
     "--labels", type=click.Path(path_type=Path), metavar="FILE", help="The names of the classes, one on each line."
 )
 @click.option(
+    "--standardize", multiple=True, metavar="NAME=MEAN,STD",
+    help="Compute (x - mean) / std first: numbers or .npy files, one value or one for each channel. It is folded too.",
+)  # fmt: skip
+@click.option("--softmax", multiple=True, metavar="OUTPUT[:AXIS]", help="Give the softmax of this output's classes.")
+@click.option("--sigmoid", multiple=True, metavar="OUTPUT", help="Give the sigmoid of each number of this output.")
+@click.option(
     "--arg", "arguments", multiple=True, metavar="KEY=VALUE", help="An argument for the factory or class; repeatable."
 )
 @click.option(
@@ -99,6 +105,9 @@ def export(
     repository: Path,
     name: str,
     labels: Path | None,
+    standardize: tuple[str, ...],
+    softmax: tuple[str, ...],
+    sigmoid: tuple[str, ...],
     arguments: tuple[str, ...],
     config: Path | None,
     version: int | None,
@@ -127,6 +136,7 @@ def export(
     keywords = {**(_config(config) if config else {}), **dict(_argument(a) for a in arguments)}
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("import PyTorch")
+        from normfold.cli.ends import ends_of
         from normfold.export.pipeline import ExportRequest, export_model
 
         request = ExportRequest(
@@ -141,6 +151,7 @@ def export(
             samples=samples,
             allow_nonfinite=allow_nonfinite,
             arguments=keywords,
+            ends=ends_of(standardize, softmax, sigmoid),
             version=version,
             overwrite=overwrite,
             opset=opset,

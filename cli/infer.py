@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ import click
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from normfold.serving.client.calls import LabelledClass, ModelMetadata, TensorMetadata
+    from normfold.serving.client.calls import LabelledClass
+    from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
 
     Array = NDArray[Any]
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--version", default="", help="The model's version. Default: the highest in service.")
 @click.option("--output", "-o", "outputs", multiple=True, metavar="NAME", help="Only this output (repeat for more).")
 @click.option("--top", type=click.IntRange(1), help="Print this many best classes of the output, with their labels.")
+@click.option("--cast", is_flag=True, help="Cast the arrays of .npy and .npz files to the model's datatypes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the outputs to this .npz file.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds.")
@@ -43,6 +46,7 @@ def infer(
     version: str,
     outputs: tuple[str, ...],
     top: int | None,
+    cast: bool,
     as_json: bool,
     save: Path | None,
     timeout: float,
@@ -56,12 +60,11 @@ def infer(
       normfold infer adder --input a='[[1, 2]]' --input b='[[3, 4]]' --json
       normfold infer surnames --input x=@batch.npy --output y --save answers.npz --address 10.0.0.5:8001
 
-    JSON numbers take the datatype that the model declares. Inputs of sizes that the model was not proved for are not
-    sent; a size above the largest that the proof ran gives a note. Exit code: 0 with an answer, 1 without, 2 for a
-    wrong command.
+    JSON numbers take the datatype that the model declares; arrays in files do so with --cast. Inputs of sizes that the
+    model was not proved for are not sent; a size above the largest that the proof ran gives a note.
+
+    Exit code: 0 with an answer, 1 without, 2 for a wrong command.
     """
-    from normfold.protos import grpc_service as pb
-    from normfold.serving.client import calls
     from normfold.serving.client.client import Client, ClientError
 
     if top is not None and save is not None:
@@ -69,13 +72,13 @@ def infer(
     if top is not None and len(outputs) > 1:
         raise click.UsageError("--top takes one --output")
     values = [_split(text) for text in inputs]
+    if twice := [name for name, count in Counter(name for name, _ in values).items() if count > 1]:
+        raise click.UsageError(f"--input {twice[0]} is given more than once")
     try:
         with Client(address, timeout=timeout) as client:
-            request = pb.ModelMetadataRequest(name=model, version=version)
-            response = client.call("ModelMetadata", request, pb.ModelMetadataResponse)
-            metadata = calls.model_metadata(response)
-            arrays = {name: _read(name, text, metadata) for name, text in values}
-            _check_sizes(arrays, response.properties)
+            metadata = client.model_metadata(model, version)
+            arrays = {name: _read(name, text, metadata, cast) for name, text in values}
+            _check_sizes(arrays, metadata.properties)
             if top is not None:
                 rows = client.classify(model, arrays, top, outputs[0] if outputs else None, version)
                 _print_classes(rows, as_json)
@@ -98,10 +101,10 @@ def _split(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _read(name: str, text: str, metadata: ModelMetadata) -> Array:
-    """The array in the file that ``text`` names, or in ``text`` itself. Raises click.UsageError.
+def _read(name: str, text: str, metadata: ModelMetadata, cast: bool) -> Array:
+    """The array in the file that ``text`` names, or in ``text`` itself. Raises click.UsageError or ValueError.
 
-    JSON becomes an array of the datatype of the model's input.
+    JSON becomes an array of the datatype of the model's input, and so does an array in a file if ``cast``.
     """
     import numpy as np
 
@@ -111,18 +114,19 @@ def _read(name: str, text: str, metadata: ModelMetadata) -> Array:
     path = Path(text[1:])
     try:
         if path.suffix == ".json":
-            return _from_json(name, path.read_text(encoding="utf-8"), spec)
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            return np.asarray(loaded[name])
+            text = path.read_text(encoding="utf-8")
+        else:
+            loaded = np.load(path, allow_pickle=False)
+            if not isinstance(loaded, np.ndarray):
+                with loaded:
+                    loaded = np.asarray(loaded[name])
     except KeyError:
         raise click.UsageError(f"{path} holds no array {name!r}; it has {', '.join(loaded.files)}") from None
     except OSError as error:
         raise click.UsageError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, EOFError) as error:
         raise click.UsageError(f"{path} is not a .npy, .npz or .json file with numbers: {error}") from None
+    return _from_json(name, text, spec) if path.suffix == ".json" else _of_datatype(name, loaded, spec, cast, path)
 
 
 def _check_sizes(arrays: Mapping[str, Array], properties: Mapping[str, str]) -> None:
@@ -147,25 +151,35 @@ def _check_sizes(arrays: Mapping[str, Array], properties: Mapping[str, str]) -> 
 
 
 def _from_json(name: str, text: str, spec: TensorMetadata | None) -> Array:
-    import numpy as np
-
-    from normfold.protos.datatypes import by_name
+    """The array that ``text`` writes in JSON. Raises click.UsageError or ValueError."""
+    from normfold.serving.client.inputs import as_declared, as_given
 
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise click.UsageError(f"input {name!r}: {text[:80]!r} is neither @file nor JSON ({error})") from None
-    try:
-        if spec is None:
-            return np.asarray(value)
-        if spec.datatype == "BYTES":
-            return np.asarray(value, dtype=np.str_)
-        if spec.datatype == "BF16":
-            raise click.UsageError(f"input {name!r} is BF16: give a .npy file with the dtype ml_dtypes.bfloat16")
-        return np.asarray(value, dtype=by_name(spec.datatype).dtype)
-    except (ValueError, TypeError, OverflowError) as error:
-        kind = spec.datatype if spec else "a tensor"
-        raise click.UsageError(f"input {name!r}: the JSON value is not {kind}: {error}") from None
+    return (as_given(name, value) if spec is None else as_declared(name, value, spec.datatype))[0]
+
+
+def _of_datatype(name: str, array: Array, spec: TensorMetadata | None, cast: bool, path: Path) -> Array:
+    """``array``, or its copy in the datatype of the model's input if ``cast``. Raises click.UsageError or ValueError.
+
+    Rounding a float is a cast; changing an integer, or a float to infinity, is an error.
+    """
+    from normfold.protos.datatypes import by_name
+    from normfold.serving.client.inputs import as_declared
+
+    if spec is None or spec.datatype in ("BYTES", "BF16") or array.dtype.kind not in "biuf":
+        return array
+    wanted = by_name(spec.datatype).dtype
+    if array.dtype.newbyteorder("=") == wanted.newbyteorder("="):
+        return array
+    if cast:
+        return as_declared(name, array, spec.datatype)[0]
+    raise click.UsageError(
+        f"{path} holds {array.dtype.name}, and input {name!r} of the model takes {wanted.name}: add --cast, or "
+        f"save it as {name}.astype('{wanted.name}')"
+    )
 
 
 def _save(path: Path, answers: dict[str, Array]) -> None:

@@ -144,15 +144,17 @@ def _side(text: str, weights: list[Path], inputs: tuple[str, ...], samples: list
 def _served(address: str, model: str, version: str) -> Any:
     """Return a function from named arrays to named arrays that asks a server."""
     from normfold.export.errors import ExportError
-    from normfold.serving.client.calls import ClientError
-    from normfold.serving.client.client import Client
+    from normfold.serving.client.client import Client, ClientError
 
-    client = Client(address)
+    try:
+        client = Client(address)
+    except ValueError as error:
+        raise ExportError(str(error)) from None
 
     def run(arrays: Any) -> Any:
         try:
             return client.infer(model, arrays, version=version)
-        except ClientError as error:
+        except (ClientError, ValueError) as error:
             raise ExportError(f"{address}/{model}: {error}") from error
 
     return run

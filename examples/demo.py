@@ -26,10 +26,9 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from normfold import Client
+from normfold import Client, ClientError
 from normfold.models import gunpoint, surnames
 from normfold.models.surnames.vectorizer import Vectorizer
-from normfold.serving.client.calls import ClientError
 
 Array = NDArray[np.float32]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from normfold.export.capture.capture import DEFAULT_OPSET, OPSETS
 from normfold.export.errors import ExportError
@@ -23,20 +24,23 @@ from normfold.export.forms.precision import check_precision, reduce_precision
 from normfold.export.forms.variants import AUTO, check_variant, choose, proved_variants, rewritten_variants
 from normfold.export.graphs.exact import Graph, in_float64
 from normfold.export.graphs.runtime import Runtime
-from normfold.export.inputs.samples import fit, read_sample
+from normfold.export.inputs.samples import SampleFile, fit, read_sample
 from normfold.export.inputs.sizes import Sizes, batch_dimension
 from normfold.export.inputs.specs import random_inputs
 from normfold.export.proof.accepted_sizes import sizes_of, sizes_of_both
 from normfold.export.proof.proof import Proof
 from normfold.export.proof.verify import Case
-from normfold.export.publishing.config import OutputSpec, render_config
+from normfold.export.publishing.config import OutputSpec, limits, render_config
+from normfold.export.publishing.destination import Destination, check_destination, check_name
 from normfold.export.publishing.golden import golden, golden_case, tolerance
 from normfold.export.publishing.html_report import as_html
-from normfold.export.publishing.labels import labelled_output, read_labels
+from normfold.export.publishing.kept import kept_notes, largest_batch
+from normfold.export.publishing.labels import label_notes, labelled_output, read_labels
 from normfold.export.publishing.outputs import output_specs
 from normfold.export.publishing.provenance import stamp, versions, write_provenance
-from normfold.export.publishing.publish import Publication, check_name, publish
+from normfold.export.publishing.publish import Publication, publish
 from normfold.export.publishing.report import ExportReport, Published, as_json
+from normfold.export.sources.ends import Ends, with_ends
 from normfold.export.sources.opening import open_origin
 from normfold.export.sources.origin import Origin, Request
 from normfold.protos.datatypes import by_dtype
@@ -54,7 +58,7 @@ IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
 class ExportRequest:
     """One export as the user asks for it; the fields are the options of ``normfold export``."""
 
-    source: str
+    source: str | nn.Module
     repository: Path
     name: str
     #: "x=FP32[N,77,L]"; may be empty if a sample shows the shapes.
@@ -64,11 +68,14 @@ class ExportRequest:
     weights_key: str = ""
     #: Export a class with the random weights that it begins with.
     untrained: bool = False
-    labels: Path | None = None
-    samples: Sequence[Path] = ()
+    #: A file, or the names of the classes themselves.
+    labels: Path | Sequence[str] | None = None
+    samples: Sequence[Path | SampleFile] = ()
     #: Samples may hold NaN and infinity.
     allow_nonfinite: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    #: What is computed before and after the network.
+    ends: Ends = field(default_factory=Ends)
     #: None: the next free version.
     version: int | None = None
     overwrite: bool = False
@@ -123,6 +130,9 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         ),
         files,
     )
+    origin = with_ends(origin, request.ends)
+    destination = Destination(request.repository, request.name, request.version, request.overwrite)
+    check_destination(destination, origin.specs)
     samples = [Case("sample", f.name, fit(f, origin.specs)) for f in files]
     folded = fold_and_prove(
         origin,
@@ -151,6 +161,17 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         )
         report = replace(report, precision=reduced, sha256=hashlib.sha256(content).hexdigest())
     progress("publish")
+    config = render_config(request.name, sizes.specs, folded.outputs, labelled, sizes.trace)
+    model_files = {"config.pbtxt": config.encode()}
+    if labels:
+        model_files["labels.txt"] = ("\n".join(labels) + "\n").encode()
+    max_batch = largest_batch(destination, model_files)
+    report = replace(
+        report,
+        notes=(*report.notes, *label_notes(labels or ()), *kept_notes(destination, model_files, sizes.specs)),
+        max_batch_size=max_batch,
+        limits=limits(sizes.specs, max_batch),
+    )
     case = golden_case(folded.proof.cases)
     fewer_bits = None if report.precision is None else report.precision.verification
     allowed = tolerance(report.verification, case.kind, fewer_bits)
@@ -160,10 +181,6 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         "export.json": (json.dumps(as_json(report), indent=2) + "\n").encode(),
         "report.html": as_html(report).encode(),
     }
-    config = render_config(request.name, sizes.specs, folded.outputs, labelled, sizes.trace)
-    model_files = {"config.pbtxt": config.encode()}
-    if labels:
-        model_files["labels.txt"] = ("\n".join(labels) + "\n").encode()
     publication = Publication(request.name, model_files, version_files)
     path = publish(request.repository, publication, request.version, request.overwrite)
     return replace(report, version=int(path.name), path=str(path))

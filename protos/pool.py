@@ -14,6 +14,7 @@ from types import ModuleType
 from google.protobuf import descriptor_pb2, message_factory
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+from google.protobuf.message import Message
 
 #: The compiled descriptors of all .proto files of this package; a file comes after the files that it imports.
 DESCRIPTORS = "descriptors.binpb"
@@ -38,7 +39,16 @@ def fill(module: str, file: str) -> None:
         cls = message_factory.GetMessageClass(message)
         cls.__module__ = module  # so that pickle finds the class again
         setattr(target, name, cls)
+        _nest(cls)
     for name, enum in descriptor.enum_types_by_name.items():
         setattr(target, name, EnumTypeWrapper(enum))
         for value in enum.values:
             setattr(target, value.name, value.number)
+
+
+def _nest(cls: type[Message]) -> None:
+    """Make the classes of the messages inside ``cls`` its attributes, which protobuf's pure Python leaves undone."""
+    for name, message in cls.DESCRIPTOR.nested_types_by_name.items():
+        if not hasattr(cls, name):
+            setattr(cls, name, message_factory.GetMessageClass(message))
+        _nest(getattr(cls, name))

@@ -141,7 +141,12 @@ def _missing(device: Device, providers: list[Provider]) -> list[str]:
     "auto" needs only the CPU, to which it falls back.
     """
     name = PROVIDERS.get(device.kind, CPU_PROVIDER)
-    return [f"--device {device} needs {name}: {p.reason}" for p in providers if p.name == name and not p.works]
+    cure = "; install the GPU build: pip uninstall -y onnxruntime && pip install 'normfold[gpu]', or use --device cpu"
+    return [
+        f"--device {device} needs {name}: {p.reason}{cure if device.gpu_demanded else ''}"
+        for p in providers
+        if p.name == name and not p.works
+    ]
 
 
 def _cpus(device: str) -> Cpus:

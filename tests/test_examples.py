@@ -28,7 +28,7 @@ def _run(root, script, *arguments):
 
 def test_every_example_but_the_demo_is_under_forty_lines(root):
     lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in (root / "examples").iterdir()}
-    assert set(lengths) == {"async_client.py", "client.py", "demo.py", "fold_a_network.py"}
+    assert set(lengths) == {"async_client.py", "client.py", "demo.py", "export_a_network.py", "fold_a_network.py"}
     assert [name for name, lines in lengths.items() if lines >= 40] == ["demo.py"]
 
 
@@ -40,6 +40,14 @@ def test_folding_a_network_leaves_no_batchnorm_and_the_same_answers(root):
     assert error is not None
     # Four layers of sums of at most 231 terms: 4 * 231 * 2^-24 bounds the relative error where nothing cancels.
     assert float(error[1]) < 4 * 231 * 2.0**-24
+
+
+def test_a_network_in_memory_is_exported_and_the_report_is_printed(root, tmp_path):
+    printed = _run(root, "examples/export_a_network.py", "--repository", str(tmp_path / "repository"))
+    assert re.search(r"^BatchNorms +3 +0", printed, re.MULTILINE)
+    assert "'x' is standardised before the network" in printed
+    assert printed.splitlines()[-1] == f"written to {tmp_path}/repository/noises/1"
+    assert (tmp_path / "repository" / "noises" / "labels.txt").read_text() == "quiet\nloud\n"
 
 
 def test_the_client_prints_nationalities(root, address):

@@ -13,10 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from onnxscript import opset18 as op
+from onnxscript import opset18
 from torch import Tensor
 
 __all__ = ["WINDOW_POOL", "window_pool"]
+
+#: Its types do not fit each other: the result of one operator is refused as the input of the next.
+op: Any = opset18
 
 
 @torch.library.custom_op("normfold::window_pool", mutates_args=())

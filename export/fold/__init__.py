@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
@@ -23,6 +25,7 @@ from normfold.export.fold.rewrites.branches import take_branches
 from normfold.export.fold.rewrites.padding import join_padding
 from normfold.export.fold.rewrites.sequences import split_plainly
 from normfold.export.fold.rewrites.thinning import thin
+from normfold.export.graphs.onnx_file import read_onnx
 from normfold.export.graphs.shapes import infer_shapes
 
 if TYPE_CHECKING:
@@ -34,19 +37,36 @@ __all__ = ["Fold", "FoldReport", "fold", "fold_module"]
 @overload
 def fold(model: ir.Model) -> FoldReport: ...
 @overload
+def fold(model: onnx.ModelProto | str | Path) -> tuple[onnx.ModelProto, FoldReport]: ...
+@overload
 def fold(model: nn.Module, example_inputs: Any = ...) -> tuple[fx.GraphModule, FoldReport]: ...
-def fold(model: ir.Model | nn.Module, example_inputs: Any = None) -> FoldReport | tuple[fx.GraphModule, FoldReport]:
+def fold(
+    model: ir.Model | onnx.ModelProto | str | Path | nn.Module, example_inputs: Any = None
+) -> FoldReport | tuple[onnx.ModelProto | fx.GraphModule, FoldReport]:
     """Fold every BatchNorm and per-channel affine that can go exactly, and report each.
 
-    An ONNX model is folded in place, and the report is returned. A PyTorch network is left as it is: a folded copy in
-    eval mode and the report are returned (:func:`fold_module`). ``example_inputs`` is the tensor, or the tuple of
-    tensors, that the network is called with. The result computes the same function: float32 weights are computed in
-    float64 and rounded once.
+    An ``onnx_ir.Model`` is folded in place, and the report is returned. Everything else is left as it is, and a folded
+    copy is returned with the report: an ``onnx.ModelProto`` for a ModelProto or for the path of an ONNX file, a network
+    in eval mode for a PyTorch network (:func:`fold_module`). ``example_inputs`` is the tensor, or the tuple of tensors,
+    that a PyTorch network is called with. The result computes the same function: float32 weights are computed in
+    float64 and rounded once. ``normfold fold`` also proves that.
 
     Raises:
-        TypeError: the model is neither of the two.
+        TypeError: the model is none of these.
+        SourceError: the file is not there or not an ONNX file that can be folded.
         FoldError: torch.fx cannot trace the PyTorch network, or the network does not take the example.
     """
+    if isinstance(model, (onnx.ModelProto, str, Path)):
+        if example_inputs is not None:
+            raise TypeError("fold: an ONNX model needs no example inputs")
+        if isinstance(model, onnx.ModelProto):
+            graph = ir.from_proto(model)
+            if graph.functions:
+                passes.InlinePass()(graph)
+        else:
+            graph = read_onnx(Path(model)).model
+        report = _fold_graphs(graph)
+        return ir.to_proto(graph), report
     if isinstance(model, ir.Model):
         if example_inputs is not None:
             raise TypeError("fold: an ONNX model needs no example inputs")
@@ -55,8 +75,8 @@ def fold(model: ir.Model | nn.Module, example_inputs: Any = None) -> FoldReport 
     if "torch" not in sys.modules or not isinstance(model, sys.modules["torch"].nn.Module):
         kind = f"{type(model).__module__}.{type(model).__qualname__}"
         raise TypeError(
-            f"fold: got {kind}, expected onnx_ir.Model or torch.nn.Module; "
-            "convert an onnx.ModelProto with onnx_ir.from_proto(model), open a file with onnx_ir.load(path)"
+            f"fold: got {kind}, expected a torch.nn.Module, an onnx.ModelProto, an onnx_ir.Model or the path of an "
+            "ONNX file"
         )
     if example_inputs is None:
         return fold_module(model)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from html import escape
 from typing import Any
+
+#: ``str`` of a report shows this many folds; those that stayed come first.
+SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,11 @@ class Fold:
     def reason(self) -> str:
         """The first reason why it stayed, or ""."""
         return self.reasons[0] if self.reasons else ""
+
+    def __str__(self) -> str:
+        """Return where it went and why the rest stayed, in one line."""
+        stayed = f"{'the rest is not folded' if self.how else 'not folded'}: {self.reason}" if self.reason else ""
+        return f"{self.name}: {'; '.join(part for part in (self.how, stayed) if part)}"
 
 
 @dataclass(frozen=True)
@@ -50,3 +60,25 @@ class FoldReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report in types that JSON has."""
         return asdict(self)
+
+    def __str__(self) -> str:
+        """Return the counts before and after, and a line for each fold, in a dozen lines."""
+        return "\n".join(self._lines())
+
+    def _repr_html_(self) -> str:
+        """Return the same lines for a notebook."""
+        return f"<pre>{escape(str(self))}</pre>"
+
+    def _lines(self) -> Iterator[str]:
+        yield (
+            f"BatchNorms {self.batchnorms_before} → {self.batchnorms_after}, "
+            f"affines {self.affines_before} → {self.affines_after}, nodes {self.nodes_before} → {self.nodes_after}, "
+            f"parameters {self.parameters_before:,} → {self.parameters_after:,}"
+        )
+        shown = self.folds
+        if len(shown) > SHOWN:
+            shown = tuple(sorted(shown, key=lambda fold: fold.folded))[:SHOWN]
+        yield from (f"  {fold}" for fold in shown)
+        if left := self.folds[len(shown) :]:
+            yield f"  and {len(left)} more in .folds"
+        yield from (f"note: {note}" for note in self.notes)

@@ -32,8 +32,13 @@ class SampleFile:
     allow_nonfinite: bool = False
 
 
-def read_sample(path: Path, allow_nonfinite: bool = False) -> SampleFile:
-    """Read one file. Raises InputSpecError if it is missing, damaged, of another format, or holds pickled objects."""
+def read_sample(path: Path | SampleFile, allow_nonfinite: bool = False) -> SampleFile:
+    """Read one file; arrays in memory are returned as they are.
+
+    Raises InputSpecError if the file is missing, damaged, of another format, or holds pickled objects.
+    """
+    if isinstance(path, SampleFile):
+        return path
     if not path.is_file():
         raise InputSpecError(f"no sample file '{path}'")
     _refuse_large(path)

@@ -8,11 +8,12 @@ from typing import cast
 
 from google.protobuf import text_format
 
-from normfold.export.inputs.specs import Dimension, InputSpec
+from normfold.export.inputs.sizes import batch_dimension
+from normfold.export.inputs.specs import Dimension, InputSpec, dimensions
 from normfold.protos import model_config
 from normfold.protos.datatypes import Datatype
 
-__all__ = ["DEFAULT_MAX_BATCH", "OutputSpec", "max_batch_size", "parse_config", "render_config", "same_interface"]
+__all__ = ["DEFAULT_MAX_BATCH", "OutputSpec", "limits", "max_batch_size", "parse_config", "render_config"]
 
 #: Largest batch that a server may form where the input's range gives no limit.
 DEFAULT_MAX_BATCH = 64
@@ -34,6 +35,17 @@ def max_batch_size(inputs: Sequence[InputSpec], outputs: Sequence[OutputSpec]) -
     if not isinstance(batch, Dimension) or any(not o.dims or o.dims[0] != batch.name for o in outputs):
         return 0
     return batch.high or DEFAULT_MAX_BATCH
+
+
+def limits(inputs: Sequence[InputSpec], max_batch: int) -> tuple[str, ...]:
+    """Return in words the sizes that a request may have, for each named dimension; ``max_batch`` is that in force."""
+    batch = batch_dimension(inputs) if max_batch else None
+    said = [f"{batch.name} from {batch.low or 1} to {max_batch} (max_batch_size in config.pbtxt)"] if batch else []
+    for d in dimensions(inputs):
+        if batch is None or d.name != batch.name:
+            step = "" if d.step in (None, 1) else f" in steps of {d.step}"
+            said.append(f"{d.name} from {d.low or 1} {f'to {d.high}' if d.high else 'up'}{step}")
+    return tuple(said)
 
 
 def render_config(
@@ -77,21 +89,6 @@ def parse_config(text: str) -> model_config.ModelConfig:
     config = model_config.ModelConfig()
     text_format.Parse(text, config)
     return config
-
-
-def same_interface(a: model_config.ModelConfig, b: model_config.ModelConfig) -> bool:
-    """Whether two configurations describe the same inputs and outputs; whoever runs the server may change the rest."""
-
-    def tensors(
-        config: model_config.ModelConfig,
-    ) -> tuple[bool, list[tuple[str, int, tuple[int, ...]]], list[tuple[str, int, tuple[int, ...]]]]:
-        return (
-            config.max_batch_size > 0,
-            sorted((i.name, int(i.data_type), tuple(i.dims)) for i in config.input),
-            sorted((o.name, int(o.data_type), tuple(o.dims)) for o in config.output),
-        )
-
-    return tensors(a) == tensors(b)
 
 
 def _type(datatype: Datatype) -> model_config.DataType:

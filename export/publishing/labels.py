@@ -8,23 +8,45 @@ from pathlib import Path
 from normfold.export.errors import InputSpecError
 from normfold.export.publishing.config import OutputSpec
 
-__all__ = ["labelled_output", "read_labels"]
+__all__ = ["label_notes", "labelled_output", "read_labels"]
 
 
-def read_labels(path: Path) -> list[str]:
-    """Read ``path``: UTF-8, one label on each line. Raises InputSpecError if missing, or for an empty or odd line."""
+def read_labels(path: Path | Sequence[str]) -> list[str]:
+    """Read ``path``: UTF-8, one label on each line; names in memory are only checked.
+
+    A byte order mark at the beginning is left out. Raises InputSpecError if the file is missing, or for an empty or odd
+    line.
+    """
+    if not isinstance(path, Path):
+        return _checked([str(label) for label in path], "the labels")
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except FileNotFoundError:
         raise InputSpecError(f"no file of labels '{path}'") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputSpecError(f"the labels '{path}' cannot be read as UTF-8 text: {error}") from None
-    labels = [line.strip() for line in text.rstrip().split("\n")]
+    return _checked([line.strip() for line in text.rstrip().split("\n")], f"the labels '{path}'")
+
+
+def _checked(labels: list[str], where: str) -> list[str]:
     for number, label in enumerate(labels, 1):
         if not label or not label.isprintable():
             what = "empty" if not label else f"not printable ({label!r})"
-            raise InputSpecError(f"the labels '{path}': line {number} is {what}; expected one label a line")
+            raise InputSpecError(f"{where}: line {number} is {what}; expected one label a line")
     return labels
+
+
+def label_notes(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return a note where several classes have one name, so that their answers look the same."""
+    lines: dict[str, list[int]] = {}
+    for number, label in enumerate(labels, 1):
+        lines.setdefault(label, []).append(number)
+    return tuple(
+        f"{len(numbers)} classes are called '{label}', by lines {', '.join(map(str, numbers))} of the labels: answers "
+        "name them alike"
+        for label, numbers in lines.items()
+        if len(numbers) > 1
+    )
 
 
 def labelled_output(labels: Sequence[str], outputs: Sequence[OutputSpec]) -> str:

@@ -15,29 +15,29 @@ call, so that one whole version is there at every moment.
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from google.protobuf import text_format
-
 from normfold.export.errors import PublishError
-from normfold.export.publishing.config import parse_config, same_interface
+from normfold.export.publishing.destination import Destination, check_name, refuse_existing, replaces_model
+from normfold.export.publishing.kept import changed_files
 from normfold.whole_file import write_new
 
-__all__ = ["Publication", "check_name", "manifest", "publish"]
+__all__ = ["Publication", "manifest", "publish"]
 
 #: A ``.tmp-`` directory of a killed export is removed when it is older than this.
 STALE_SECONDS = 3600
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
+#: What a rename onto a directory that is not empty ends with.
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -52,15 +52,6 @@ class Publication:
     version_files: Mapping[str, bytes]
 
 
-def check_name(name: str) -> None:
-    """Raise PublishError where ``name`` cannot be a model's directory."""
-    if not _NAME.match(name) or ".." in name:
-        raise PublishError(
-            f"{name!r} cannot be a model's name: expected letters, digits, '_', '-' and '.', at most 128, "
-            f"for example {_suggested(name)!r}"
-        )
-
-
 def manifest(files: Mapping[str, bytes]) -> bytes:
     """Return ``manifest.json``: the size and the sha256 of every file.
 
@@ -71,13 +62,6 @@ def manifest(files: Mapping[str, bytes]) -> bytes:
     return (json.dumps({"schema": 1, "files": entries}, indent=2, sort_keys=True) + "\n").encode()
 
 
-def next_version(directory: Path) -> int:
-    """Return the version after the highest in ``directory``; 1 for an empty or missing directory."""
-    if not directory.is_dir():
-        return 1
-    return max((int(p.name) for p in directory.iterdir() if re.fullmatch(r"[1-9]\d*", p.name)), default=0) + 1
-
-
 def publish(repository: Path, publication: Publication, version: int | None = None, overwrite: bool = False) -> Path:
     """Write the version (the next free one where ``version`` is None) and return its directory.
 
@@ -85,19 +69,24 @@ def publish(repository: Path, publication: Publication, version: int | None = No
     other inputs or outputs, or where a path cannot be written. After any error, KeyboardInterrupt too, nothing is left
     behind.
     """
-    check_name(publication.name)
+    destination = Destination(repository, publication.name, version, overwrite)
+    check_name(destination.name)
     if version is not None and version < 1:
         raise PublishError(f"version {version} is not a version: expected 1 or more")
-    directory = repository / publication.name
+    directory = destination.directory
     made = _make_directory(repository)
     try:
         _remove_stale(repository)
         if not directory.exists():
-            return _publish_model(repository, publication, version or 1)
+            try:
+                return _publish_model(repository, publication, version or 1)
+            except OSError as error:
+                if error.errno not in _TAKEN:
+                    raise  # else another export has published the first version meanwhile
         if not directory.is_dir():
             raise PublishError(f"'{directory}' is a file; expected a model's directory")
         _remove_stale(directory)
-        return _publish_version(repository, directory, publication, version, overwrite)
+        return _publish_version(destination, publication)
     except OSError as error:
         raise PublishError(f"cannot write to the repository '{repository}': {error.strerror or error}") from error
     finally:
@@ -117,31 +106,23 @@ def _publish_model(repository: Path, publication: Publication, version: int) -> 
     return directory / str(version)
 
 
-def _publish_version(
-    repository: Path, directory: Path, publication: Publication, version: int | None, overwrite: bool
-) -> Path:
-    """Add a version to an existing model."""
-    number = version or next_version(directory)
-    target = directory / str(number)
-    if target.exists() and not overwrite:
-        raise PublishError(
-            f"'{target}' exists; leave --version out for the next free one ({next_version(directory)}), or give "
-            "--overwrite"
-        )
-    changed = _changed_model_files(directory, publication)
-    if changed:
-        others = [p.name for p in directory.iterdir() if re.fullmatch(r"[1-9]\d*", p.name) and p != target]
-        if others or not overwrite:
-            held = f"version {', '.join(sorted(others))} of it" if others else "the model that is there"
-            raise PublishError(
-                f"model '{publication.name}' in '{repository}' has another {' and '.join(changed)}, which {held} uses; "
-                "publish under another --name" + ("" if others else ", or give --overwrite to replace it")
-            )
+def _publish_version(destination: Destination, publication: Publication) -> Path:
+    """Add a version to an existing model, and change the model's files where it brings others."""
+    repository, directory = destination.repository, destination.directory
+    target = directory / str(destination.number)
+    refuse_existing(destination)
+    whole = replaces_model(destination, publication.model_files)
+    files = publication.model_files if whole else changed_files(directory, publication.model_files)
+    if files:
         with _Staging(repository) as staging:
-            _write_files(staging.path, publication.model_files)
-            _write_version(staging.path / str(number), publication.version_files)
+            if not whole:
+                _link_all(directory, staging.path, {target.name, *files})
+            _write_files(staging.path, files)
+            _write_version(staging.path / target.name, publication.version_files)
             _sync_directory(staging.path)
             _exchange(staging.path, directory)
+            if not whole:
+                _move_new(staging.path, directory)
         _sync_directory(repository)
         return target
     with _Staging(directory) as staging:
@@ -149,28 +130,38 @@ def _publish_version(
         if target.exists():
             _exchange(staging.path, target)
         else:
-            staging.path.rename(target)
+            try:
+                staging.path.rename(target)
+            except OSError as error:
+                if error.errno not in _TAKEN or destination.version is not None:
+                    raise
+                return _publish_version(destination, publication)  # another export took this number: the next one
     _sync_directory(directory)
     return target
 
 
-def _changed_model_files(directory: Path, publication: Publication) -> list[str]:
-    """Return the model's files that differ from those of the new version; of a config only inputs and outputs count."""
-    changed = []
-    for name, content in publication.model_files.items():
-        path = directory / name
-        if not path.is_file():
-            changed.append(name)
-        elif name == "config.pbtxt":
-            try:
-                same = same_interface(parse_config(path.read_text("utf-8")), parse_config(content.decode()))
-            except (text_format.ParseError, UnicodeDecodeError):
-                same = False
-            if not same:
-                changed.append(name)
-        elif path.read_bytes() != content:
-            changed.append(name)
-    return changed
+def _link_all(old: Path, new: Path, left_out: Set[str]) -> None:
+    """Fill ``new`` with hard links to the files in ``old``, except for the names ``left_out`` and ``.tmp-*``."""
+
+    def ignored(folder: str, names: list[str]) -> list[str]:
+        return [n for n in names if n in left_out or n.startswith(".tmp-")] if Path(folder) == old else []
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except OSError:  # a file system without hard links
+            shutil.copy2(source, target, follow_symlinks=False)
+
+    shutil.copytree(old, new, symlinks=True, ignore=ignored, copy_function=link, dirs_exist_ok=True)
+    for folder in (path for path in new.rglob("*") if path.is_dir() and not path.is_symlink()):
+        _sync_directory(folder)
+
+
+def _move_new(old: Path, new: Path) -> None:
+    """Move the versions from ``old`` to ``new`` that another export has added to it since its files were linked."""
+    for path in old.iterdir():
+        if path.name.isdigit() and not (new / path.name).exists():
+            path.rename(new / path.name)
 
 
 class _Staging:
@@ -237,7 +228,3 @@ def _remove_stale(directory: Path) -> None:
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def _suggested(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:128] or "model"

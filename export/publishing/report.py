@@ -70,6 +70,22 @@ class ExportReport:
     precision: PrecisionReport | None = None
     #: The published variant in float64 against the captured graph; None where it cannot be computed in float64.
     algebra: Verification | None = None
+    #: The most rows in a request, by config.pbtxt; 0: the model has no batch dimension, or no repository.
+    max_batch_size: int = 0
+    #: The sizes that requests may have: a few words for each dimension.
+    limits: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return a dozen lines, as ``normfold export`` prints them."""
+        from normfold.export.publishing.summary import as_text
+
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        """Return the same lines for a notebook."""
+        from normfold.export.publishing.summary import as_notebook_html
+
+        return as_notebook_html(self)
 
 
 @dataclass(frozen=True)
@@ -102,9 +118,11 @@ def columns(report: ExportReport) -> tuple[Column, ...]:
     if published.variant == "folded":
         return before, after
     folded = Column("folded", folding.batchnorms_after, folding.nodes_after, folding.parameters_after, *sizes["folded"])
+    fewer = report.precision
+    state = "published" if fewer is None else f"before {fewer.precision}"
     if published.variant == "unfolded":
-        return replace(before, title="before: published"), folded
-    return before, folded, replace(after, title=f"{published.variant}: published")
+        return replace(before, title=f"{'before' if fewer is None else 'unfolded'}: {state}"), folded
+    return before, folded, replace(after, title=f"{published.variant}: {state}")
 
 
 def chosen(report: ExportReport) -> str:

@@ -68,8 +68,8 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
 
 
 def _without_weights(source: Source, untrained: bool) -> tuple[str, ...]:
-    """Return a note on which weights are used. Raises CheckpointError for a class, whose weights are random numbers."""
-    if not source.network.state_dict():
+    """Return a note on which weights are used, none for a network in memory. Raises CheckpointError for a class, whose weights are random numbers."""
+    if not source.network.state_dict() or source.kind == "network":
         return ()
     if untrained:
         return ("--untrained: the network was exported with the weights that it begins with, as it was asked for",)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import nn
+
 from normfold.export.errors import ExportError, InputSpecError, SourceError
 from normfold.export.inputs.samples import SampleFile, fit
 from normfold.export.inputs.specs import InputSpec, parse_inputs, specs_of_samples
@@ -42,6 +44,8 @@ def _try(origin: Origin, sample: SampleFile) -> None:
 
 
 def _opened(request: Request, samples: Sequence[SampleFile]) -> Origin:
+    if isinstance(request.source, nn.Module):
+        return open_module(request, describe(request, samples))
     path = Path(request.source)
     if path.suffix in (".onnx", ".pt2"):
         _refuse_options(request, path)

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from normfold.export.inputs.specs import InputSpec
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["Arrays", "Origin", "Request", "Run"]
 
@@ -27,7 +30,8 @@ Run = Callable[[Arrays], Arrays]
 class Request:
     """The user's description of the network."""
 
-    source: str
+    #: "mynets.py:SurnameCNN", "net.pt2", "net.onnx", or a network in memory.
+    source: str | nn.Module
     weights: Path | None = None
     #: Which network of a file of weights that holds several: a key or a prefix in it.
     weights_key: str = ""

@@ -7,6 +7,7 @@ relative imports work. No module of normfold can be imported by a short name tha
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import hashlib
@@ -45,7 +46,7 @@ class Source:
     name: str
     #: sha256 of the file that defines it, "" where there is none (a module defined in a shell).
     sha256: str
-    #: What ``NAME`` is: "class", "function" or "module".
+    #: What made it: a "class", a "function" or a "module" that has a name, or "network" for one in memory.
     kind: str
     #: Changes to the network that the user should know of.
     notes: tuple[str, ...] = ()
@@ -67,12 +68,14 @@ def split_source(text: str) -> tuple[str, str]:
     return place, attr
 
 
-def load_source(text: str, arguments: Mapping[str, Any] | None = None) -> Source:
-    """Import, build and return the network that ``text`` names, in evaluation mode.
+def load_source(text: str | nn.Module, arguments: Mapping[str, Any] | None = None) -> Source:
+    """Import, build and return the network that ``text`` names, in evaluation mode; of a ready network, a copy.
 
     arguments are passed to a factory or a class by keyword. Raises SourceError where the name does not exist, the
     import fails, the factory takes other arguments, or its result is not a ``torch.nn.Module``.
     """
+    if isinstance(text, nn.Module):
+        return _copied(text)
     place, attr = split_source(text)
     is_path = place.endswith(".py") or "/" in place
     module = _import_file(Path(place)) if is_path else _import_module(place)
@@ -93,6 +96,21 @@ def _kind(maker: Any) -> str:
     if isinstance(maker, functools.partial):
         return _kind(maker.func)
     return "class" if inspect.isclass(maker) else "module" if isinstance(maker, nn.Module) else "function"
+
+
+def _copied(network: nn.Module) -> Source:
+    """Return a copy of ``network`` on the CPU in evaluation mode, so that the network itself stays as it is."""
+    name = type(network).__qualname__
+    try:
+        copied = copy.deepcopy(network).cpu()
+    except Exception as error:
+        raise SourceError(f"the network {name} cannot be copied: {type(error).__name__}: {error}") from error
+    notes = (f"{name} is in training mode; a copy in eval() was exported, as it runs when served",)
+    module = sys.modules.get(type(network).__module__)
+    file = getattr(module, "__file__", None)
+    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else ""
+    where = f"{Path(file).name}:{name}" if digest and file else name
+    return Source(copied.eval(), where, digest, "network", notes if network.training else ())
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -6,7 +6,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 from normfold.protos import model_config as mc
-from normfold.serving.catalog import config, golden, proved, warmup
+from normfold.serving.catalog import config, golden, labels, proved, warmup
 from normfold.serving.catalog.contract import agree
 from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.repository import Files
@@ -17,7 +17,6 @@ from normfold.serving.runtime.session import Session
 from normfold.serving.runtime.settings import SessionSettings
 from normfold.serving.runtime.tuning import Tuning, choose
 from normfold.serving.scheduling.inline import RunTimes
-from normfold.serving.wire.classification import read_labels
 
 #: A model file below this many bytes runs faster on one thread than on several.
 SMALL_MODEL_BYTES = 4 << 20
@@ -55,7 +54,7 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
     session = _session(data, first, settings, options.device)
     full = _complete(written, folder.name, session, options)
     sizes = None if options.allow_unproved_sizes else proved.read(session)
-    contract = agree(full, session.inputs, session.outputs, _labels(folder, full), sizes)
+    contract = agree(full, session.inputs, session.outputs, labels.read(folder, full), sizes)
     answers = folder.read_golden(version)
     asked = None if answers is None else golden.replay(session, answers)
     samples = warmup.samples(full, contract, folder, asked)
@@ -132,18 +131,6 @@ def _complete(written: mc.ModelConfig, name: str, session: Session, options: Loa
     if session.device == "cpu" and threads > 1:
         full.parameters["intra_op_thread_count"].string_value = str(threads)
     return full
-
-
-def _labels(folder: Files, full: mc.ModelConfig) -> dict[str, tuple[str, ...]]:
-    """The labels of each output whose configuration names a file of labels. Raises LoadError."""
-    labels = {}
-    for output in full.output:
-        if output.label_filename:
-            try:
-                labels[output.name] = read_labels(folder.read(output.label_filename))
-            except UnicodeDecodeError:
-                raise ConfigError(f"label_filename {output.label_filename!r} is not UTF-8 text") from None
-    return labels
 
 
 def _check_device(written: mc.ModelConfig, device: Device) -> None:

@@ -17,7 +17,8 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.client.calls import SERVICE, ClientError, client_error
+from normfold.serving.client.calls import SERVICE
+from normfold.serving.client.errors import ClientError, client_error
 
 #: As for unary calls: how often a request is sent if the stream breaks off before its answer, and the pauses between,
 #: in seconds.

@@ -190,8 +190,8 @@ def _check_tensor(
     prefix, place = RequestPrefix(request.id), Place(tensor.name, name)
     if tensor.datatype != spec.datatype.name:
         raise InvalidRequest(
-            f"{prefix}inference input {quoted(tensor.name)} data-type is '{_known(tensor.datatype)}', "
-            f"but model {quoted(name)} expects '{spec.datatype.name}'"
+            f"{prefix}inference input {quoted(tensor.name)} data-type is {quoted(tensor.datatype)}"
+            f"{_unknown(tensor.datatype)}, but model {quoted(name)} expects '{spec.datatype.name}'"
         )
     shape = tuple(tensor.shape)
     if len(shape) <= MAX_RANK and any(size < 0 for size in shape):
@@ -213,8 +213,10 @@ def _difference(shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
     return ""
 
 
-def _known(datatype: str) -> str:
+def _unknown(datatype: str) -> str:
+    """A remark on a datatype that the protocol does not have; "" for one that it has."""
     try:
-        return by_name(datatype).name
+        by_name(datatype)
     except KeyError:
-        return "<invalid>"
+        return ", which the protocol does not have" + (": names are in capitals" if datatype.islower() else "")
+    return ""

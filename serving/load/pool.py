@@ -6,6 +6,7 @@ import select
 import socket
 import time
 
+from normfold.serving.client.arguments import checked_address
 from normfold.serving.load.http2 import ClientConnection, Disconnected, Event
 
 #: The load gives up after this many seconds without a server, which leaves time to restart one.
@@ -111,7 +112,7 @@ def dial(address: str) -> socket.socket:
 
 def host_and_port(address: str) -> tuple[str, int]:
     """The two parts of "host:port". Raises ValueError for another form."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
+    host, _, port = checked_address(address).rpartition(":")
+    if not port.isdecimal() or "/" in host:
         raise ValueError(f"address {address!r} is not host:port, such as 127.0.0.1:8001, or unix:/path")
     return host.strip("[]"), int(port)

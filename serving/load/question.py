@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.protos.datatypes import by_name
-from normfold.serving.client.calls import ModelMetadata, TensorMetadata, infer_request
+from normfold.serving.client.calls import infer_request
+from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
 
 Array = NDArray[Any]
 

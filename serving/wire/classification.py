@@ -41,8 +41,8 @@ def _text(value: Any, index: int, labels: Sequence[str]) -> str:
 
 
 def read_labels(data: bytes) -> tuple[str, ...]:
-    """The labels in a file, one in each line; the last line may have no end of line."""
-    lines = data.decode("utf-8").split("\n")
+    """The labels in a file, one in each line; the last line may have no end of line, the first a byte order mark."""
+    lines = data.decode("utf-8-sig").split("\n")
     if lines and not lines[-1]:
         lines.pop()
     return tuple(line.rstrip("\r") for line in lines)

@@ -29,14 +29,14 @@ def make_server():
     """Starts servers that take x FP32[-1,4], and fail every n-th inference if asked to; gives the address."""
     servers = []
 
-    def start(failing=0, slow=0.0):
+    def start(failing=0, slow=0.0, status=grpc.StatusCode.RESOURCE_EXHAUSTED):
         count = iter(range(10**9))
 
         def infer(data, context):
             time.sleep(slow)
             number = next(count)
             if failing and number % failing == failing - 1:
-                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "enough")
+                context.abort(status, "enough")
             return pb.ModelInferResponse(model_name="m").SerializeToString()
 
         def metadata(data, context):
@@ -128,6 +128,14 @@ def test_arrays_from_a_file_are_asked_with(address, tmp_path):
     assert "is not an .npz file" in result.output
 
 
+def test_arrays_of_another_datatype_are_refused_with_the_cure(make_server, tmp_path):
+    np.savez(tmp_path / "in.npz", x=np.zeros((2, 4)))
+    refusing = make_server(failing=1, status=grpc.StatusCode.INVALID_ARGUMENT)
+    result = run(refusing, "-m", "m", *FEW, "-i", tmp_path / "in.npz")
+    assert result.exit_code == 1
+    assert "INVALID_ARGUMENT: enough; use x.astype('float32')" in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -154,7 +162,9 @@ def test_an_address_where_nobody_listens_is_code_1_and_one_of_another_form_code_
     nobody = run("127.0.0.1:9", "-m", "m")
     assert nobody.exit_code == 1
     assert "no server answers at 127.0.0.1:9" in nobody.output
-    assert run("localhost", "-m", "m").exit_code == 2
+    for wrong in ("localhost", "http://localhost:8001", "localhost:99999", "dns:///localhost:8001"):
+        assert run(wrong, "-m", "m").exit_code == 2
+    assert "leave out http://" in run("http://localhost:8001", "-m", "m").output
     assert run(address, address, "-m", "m").exit_code == 2
 
 

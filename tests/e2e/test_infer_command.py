@@ -36,6 +36,30 @@ def test_inputs_come_from_files(ask, tmp_path, suffix):
     assert (done.exit_code, json.loads(done.output)) == (0, {"y": (2 * X).tolist()})
 
 
+def test_a_file_of_float64_is_refused_with_the_cure_and_cast_on_demand(ask, tmp_path):
+    path = tmp_path / "one.npy"
+    np.save(path, X.astype(np.float64))
+    refused = ask("m", "--input", f"x=@{path}")
+    assert refused.exit_code == 2
+    assert "holds float64, and input 'x' of the model takes float32: add --cast, or save it as" in refused.output
+    assert "x.astype('float32')" in refused.output
+    done = ask("m", "--input", f"x=@{path}", "--version", "1", "--output", "y", "--json", "--cast")
+    assert (done.exit_code, json.loads(done.output)) == (0, {"y": (2 * X).tolist()})
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://127.0.0.1:8001", "leave out http://, an address is host:port: '127.0.0.1:8001'"),
+        ("127.0.0.1", "it has no port. normfold serve listens on port 8001"),
+        ("127.0.0.1:99999", "'99999' is not a port from 1 to 65535"),
+    ],
+)
+def test_a_wrong_address_is_said_before_anything_is_sent(address, said):
+    done = CliRunner().invoke(infer, ["m", "--input", "x=1", "--address", address])
+    assert (done.exit_code, said in done.output) == (2, True), done.output
+
+
 def test_arrays_are_printed_with_their_type_and_shape(ask):
     done = ask("m", "--input", "x=[[1, 2, 3, 4]]", "--output", "y")
     assert (done.exit_code, done.output) == (0, "y FP32[1, 4]\n[[ 3.  6.  9. 12.]]\n")
@@ -68,7 +92,11 @@ def test_outputs_are_saved_whole(ask, tmp_path):
         (["m", "--input", "x=[[1"], 2, "neither @file nor JSON"),
         (["m", "--input", "x=@nowhere.npy"], 2, "nowhere.npy cannot be read"),
         (["m", "--input", 'x=[["a"]]'], 2, "is not FP32"),
-        (["m", "--input", "x=[[1,2],[3]]"], 2, "is not FP32"),
+        (["m", "--input", "x=[[1,2],[3]]"], 2, "its rows have different lengths"),
+        (["m", "--input", "x=[[null,2,3,4]]"], 2, "holds None (null)"),
+        (["m", "--input", "x=[[true,2,3,4]]", "--input", "x=[[1,2,3,4]]"], 2, "--input x is given more than once"),
+        (["m", "--input", "x=[[1,2,3,4]]", "--version", "latest"], 2, "version 'latest' is not a number from 1 up"),
+        (["m", "--input", "x=[[1],[2],[3],[4]]"], 1, "transposed? x.swapaxes(-1, -2) has the shape [1, 4], which fits"),
         (["m", "--input", "x=[[1,2,3,4]]", "--top", "1", "--save", "o.npz"], 2, "give one of them"),
         (["m", "--input", "x=[[1,2,3]]"], 1, "Dimension 1 is 3, the model takes 4"),
         (["m", "--input", "w=[[1,2,3,4]]"], 1, "unexpected inference input 'w'"),

@@ -13,7 +13,8 @@ import grpc
 import numpy as np
 import pytest
 
-from normfold.serving.client.client import AsyncClient, Client, ClientError
+from normfold.serving.client.async_client import AsyncClient
+from normfold.serving.client.client import Client, ClientError
 
 X = np.array([[1, 2, 3, 4], [4, 3, 2, 1]], np.float32)
 

@@ -183,7 +183,9 @@ def test_where_the_unfolded_form_is_published_file_report_and_table_say_so(
 
 def test_a_second_export_is_the_next_version_with_the_same_bytes(directory: Path, network: torch.nn.Module) -> None:
     for _ in range(2):
-        assert normfold(*USUAL).exit_code == 0
+        result = normfold(*USUAL)
+        assert result.exit_code == 0
+        assert "requests  N from 1 to 64 (max_batch_size in config.pbtxt); L from 8 up" in result.output
     first, second = (directory / "repository" / "surnames" / v / "model.onnx" for v in ("1", "2"))
     assert first.read_bytes() == second.read_bytes()
 
@@ -383,6 +385,40 @@ def test_labels_that_no_output_has_are_refused_before_the_network_is_captured(
     result = normfold(*USUAL, "--labels", "labels.txt")
     assert result.exit_code == 1
     assert "there are 2 labels, but no output has that many classes: 'output' [2, 3]" in result.stderr
+
+
+def test_a_place_that_cannot_take_the_version_is_refused_before_the_network_is_captured(
+    directory: Path, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: object) -> None:
+        raise AssertionError("the long steps began")
+
+    monkeypatch.setattr("normfold.export.sources.module_origin.capture", never)
+    (directory / "repository" / "surnames" / "1").mkdir(parents=True)
+    config = 'max_batch_size: 8 input { name: "x" data_type: TYPE_FP32 dims: [2, -1] }'
+    (directory / "repository" / "surnames" / "config.pbtxt").write_text(config)
+    result = normfold(*USUAL)
+    assert result.exit_code == 1
+    assert "  input 'x': FP32[-1,2,-1] there, FP32[-1,7,-1] in this export\n" in result.stderr
+    assert "'repository/surnames/1' exists" in normfold(*USUAL, "--version", "1").stderr
+
+
+def test_labels_change_with_a_second_version_and_a_typed_batch_is_not_lost_silently(
+    directory: Path, network: torch.nn.Module
+) -> None:
+    model = directory / "repository" / "surnames"
+    (directory / "labels.txt").write_text("Irish\nCzech\nGreek\n")
+    assert normfold(*USUAL).exit_code == 0
+    typed = replaced("--input", "x=FP32[N:1..256,7,L]")
+    result = normfold(*typed, "--labels", "labels.txt")
+    assert result.exit_code == 0, result.output
+    assert (model / "labels.txt").read_text() == "Irish\nCzech\nGreek\n"
+    assert 'label_filename: "labels.txt"' in (model / "config.pbtxt").read_text()
+    assert "labels.txt' now holds these 3 labels, for every version of 'surnames'" in result.output
+    assert "keeps max_batch_size 64" in result.output
+    report = json.loads((model / "2" / "export.json").read_text())
+    assert report["max_batch_size"] == 64
+    assert any("keeps max_batch_size 64" in note for note in report["notes"])
 
 
 @pytest.mark.parametrize("step", ["load the network", "capture the graph", "time it", "publish"])

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from normfold.serving.client.async_client import AsyncClient
 from normfold.serving.client.calls import infer_request
-from normfold.serving.client.client import AsyncClient
 from normfold.serving.load import processes
 from normfold.serving.load.calls import Calls, Ended, UnaryCalls
 from normfold.serving.load.generator import Load, Slice, run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -118,3 +119,18 @@ def test_tritonclient_imports_beside_ours_in_either_order(imports):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "b'xyz'"), done.stderr
+
+
+def test_the_messages_work_on_protobufs_pure_python_too():
+    script = (
+        "from google.protobuf.internal import api_implementation\n"
+        "from normfold.protos import grpc_service as pb, model_config\n"
+        "request = pb.ModelInferRequest(inputs=[pb.ModelInferRequest.InferInputTensor(name='x')])\n"
+        "request.parameters['a'].int64_param = 1\n"
+        "group = model_config.ModelInstanceGroup.KIND_CPU\n"
+        "print(api_implementation.Type(), pb.ModelInferRequest.FromString(request.SerializeToString()) == request)"
+    )
+    environment = {**os.environ, "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout.strip()) == (0, "python True"), done.stderr

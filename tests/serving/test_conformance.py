@@ -146,9 +146,9 @@ REFUSED: dict[str, tuple[Callable[[Any], pb.ModelInferRequest], grpc.StatusCode,
     "unknown datatype": (
         changed(set_to(datatype="fp32")),
         S.INVALID_ARGUMENT,
-        "data-type is '<invalid>', but model 'm' expects 'FP32'",
+        "data-type is 'fp32', which the protocol does not have: names are in capitals, but model 'm' expects 'FP32'",
     ),
-    "no datatype": (changed(set_to(datatype="")), S.INVALID_ARGUMENT, "data-type is '<invalid>'"),
+    "no datatype": (changed(set_to(datatype="")), S.INVALID_ARGUMENT, "data-type is '', which the protocol does not"),
     "wrong shape": (
         changed(shape(1, 5)),
         S.INVALID_ARGUMENT,

@@ -81,7 +81,10 @@ def test_a_provider_that_fell_back_in_silence_is_found_out_and_the_library_named
     missing = "Failed to load libonnxruntime_providers_cuda.so: libcudnn.so.9: cannot open shared object file: No such"
     report = found(f'self.name = "CPUExecutionProvider"; sys.stderr.write("[E] {missing}\\n")')
     assert by_name(report)[CUDA_PROVIDER].reason == "libcudnn.so.9 is missing"
-    assert report.problems == ["--device cuda:1 needs CUDAExecutionProvider: libcudnn.so.9 is missing"]
+    assert report.problems == [
+        "--device cuda:1 needs CUDAExecutionProvider: libcudnn.so.9 is missing; install the GPU build: "
+        "pip uninstall -y onnxruntime && pip install 'normfold[gpu]', or use --device cpu"
+    ]
     report = found('self.name = "CPUExecutionProvider"')
     assert by_name(report)[CUDA_PROVIDER].reason == "onnxruntime fell back to CPUExecutionProvider and does not say why"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,7 +11,8 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
-from normfold.export.fold import Fold, FoldReport
+from normfold.export.errors import ExportError
+from normfold.export.fold import Fold, FoldReport, fold
 
 from .graphs import counted, folded, graph, left, norm, only, operators, same_function, weight_of, weights
 
@@ -233,3 +235,49 @@ def test_a_graph_without_affines_stays_as_it_is(name: str) -> None:
     assert left(report) == {}
     assert (report.nodes_before, report.parameters_before) == (report.nodes_after, report.parameters_after)
     assert operators(after) == operators(model)
+
+
+def test_str_counts_and_says_where_each_went_and_a_notebook_shows_the_same() -> None:
+    report = folded(graph(text(FORWARD), **W, **norm("n", 4)))[1]
+    first, second = str(report).splitlines()
+    assert first.startswith("BatchNorms 1 → 0, affines 1 → 0, nodes 4 → 3, parameters ")
+    assert second == "  BatchNormalization_2: forward into 'Conv_3'"
+    odd = FoldReport(folds=(Fold("<b>", "BatchNorm", False, "back into 'c'", ("a sigmoid reads it",)),))
+    assert str(odd).splitlines()[1] == "  <b>: back into 'c'; the rest is not folded: a sigmoid reads it"
+    assert odd._repr_html_().startswith("<pre>BatchNorms")
+    assert "&lt;b&gt;" in odd._repr_html_()
+
+
+def test_str_of_many_folds_is_a_dozen_lines_with_those_that_stayed_first() -> None:
+    went = [Fold(f"bn{number}", "BatchNorm", True, "back into 'c'") for number in range(50)]
+    report = FoldReport(folds=(*went, Fold("stays", "BatchNorm", False, "", ("a sigmoid reads it",))), notes=("one",))
+    lines = str(report).splitlines()
+    assert lines[1] == "  stays: not folded: a sigmoid reads it"
+    assert lines[-2:] == ["  and 41 more in .folds", "note: one"]
+    assert len(lines) == 13
+
+
+@pytest.mark.parametrize("kind", ["proto", "text", "path"])
+def test_fold_takes_a_proto_or_a_path_leaves_it_as_it_is_and_returns_a_folded_proto(tmp_path: Path, kind: str) -> None:
+    proto = graph(text(FORWARD), **W, **norm("n", 4))
+    path = tmp_path / "net.onnx"
+    path.write_bytes(proto.SerializeToString())
+    before = proto.SerializeToString()
+    given = {"proto": proto, "text": str(path), "path": path}[kind]
+    model, report = fold(given)
+    assert (report.batchnorms_before, report.batchnorms_after) == (1, 0)
+    assert isinstance(model, onnx.ModelProto)
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+    onnx.checker.check_model(model)
+    assert proto.SerializeToString() == path.read_bytes() == before
+    same_function(proto, model, *LENGTHS)
+
+
+def test_fold_of_a_file_that_is_none_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="no file"):
+        fold(tmp_path / "net.onnx")
+    (tmp_path / "net.onnx").write_text("no")
+    with pytest.raises(ExportError, match="is not an ONNX file"):
+        fold(tmp_path / "net.onnx")
+    with pytest.raises(TypeError, match="needs no example inputs"):
+        fold(str(tmp_path / "net.onnx"), 3)  # type: ignore[call-overload]

@@ -13,6 +13,7 @@ import pytest
 
 from normfold.export.errors import PublishError
 from normfold.export.inputs.specs import parse_inputs
+from normfold.export.publishing import publish as module
 from normfold.export.publishing.config import OutputSpec, parse_config, render_config
 from normfold.export.publishing.publish import Publication, publish
 from normfold.protos.datatypes import by_name
@@ -74,16 +75,81 @@ def test_a_tuned_config_of_the_same_inputs_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "net" / "config.pbtxt").read_bytes() == tuned
 
 
-def test_other_inputs_under_a_name_in_use_are_refused_unless_only_the_replaced_version_has_it(tmp_path: Path) -> None:
+def test_other_inputs_under_a_name_in_use_are_refused_line_by_line_unless_only_the_replaced_version_has_them(
+    tmp_path: Path,
+) -> None:
     publish(tmp_path, publication())
     changed = Publication("net", {"config.pbtxt": config("x=FP32[N,4,L]")}, {"model.onnx": b"new"})
-    with pytest.raises(PublishError, match=r"another config\.pbtxt"):
+    with pytest.raises(PublishError, match=r"another config\.pbtxt, which version 1 of it uses:") as refused:
         publish(tmp_path, changed)
+    assert str(refused.value).splitlines()[1:] == [
+        "  input 'x': FP32[-1,3,-1] there, FP32[-1,4,-1] in this export",
+        "publish under another --name, or replace it with --version 1 --overwrite",
+    ]
     with pytest.raises(PublishError, match="under another --name"):
         publish(tmp_path, changed, version=2, overwrite=True)
     publish(tmp_path, changed, version=1, overwrite=True)
     assert whole(tmp_path / "net" / "1") == {"model.onnx": b"new"}
     assert b"dims: 4" in (tmp_path / "net" / "config.pbtxt").read_bytes()
+
+
+def labelled(content: bytes, labels: bytes) -> Publication:
+    """A version whose output 'y' has labels."""
+    outputs = (OutputSpec("y", by_name("FP32"), ("N", 2)),)
+    text = render_config("net", parse_inputs(["x=FP32[N,3,L]"]), outputs, "y", {"N": 2, "L": 8})
+    return Publication("net", {"config.pbtxt": text.encode(), "labels.txt": labels}, {"model.onnx": content})
+
+
+def test_a_new_version_changes_the_labels_of_the_model_and_leaves_everything_else(tmp_path: Path) -> None:
+    publish(tmp_path, publication(b"old"))
+    tuned = b"# tuned by Ann\n" + config().replace(b"max_batch_size: 64", b"max_batch_size: 8")
+    (tmp_path / "net" / "config.pbtxt").write_bytes(tuned)
+    (tmp_path / "net" / "warmup").mkdir()
+    (tmp_path / "net" / "warmup" / "x").write_bytes(b"data")
+    assert publish(tmp_path, labelled(b"new", b"a\nb\n")).name == "2"
+    assert {v: whole(tmp_path / "net" / v)["model.onnx"] for v in "12"} == {"1": b"old", "2": b"new"}
+    text = (tmp_path / "net" / "config.pbtxt").read_bytes()
+    assert text == tuned.replace(b'name: "y"', b'name: "y" label_filename: "labels.txt"')
+    assert (tmp_path / "net" / "labels.txt").read_bytes() == b"a\nb\n"
+    assert (tmp_path / "net" / "warmup" / "x").read_bytes() == b"data"
+    publish(tmp_path, labelled(b"newer", b"c\nd\n"), version=2, overwrite=True)
+    assert {v: whole(tmp_path / "net" / v)["model.onnx"] for v in "12"} == {"1": b"old", "2": b"newer"}
+    assert (tmp_path / "net" / "labels.txt").read_bytes() == b"c\nd\n"
+    assert (tmp_path / "net" / "config.pbtxt").read_bytes() == text
+    assert publish(tmp_path, publication()).name == "3"
+    assert (tmp_path / "net" / "labels.txt").read_bytes() == b"c\nd\n", "an export without labels keeps them"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net"]
+
+
+def test_a_version_that_another_export_adds_while_labels_change_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tmp_path, publication(b"old"))
+    honest = module._exchange
+
+    def late(new: Path, old: Path) -> None:
+        monkeypatch.setattr(module, "_exchange", honest)
+        publish(tmp_path, publication(b"other"), version=7)
+        honest(new, old)
+
+    monkeypatch.setattr(module, "_exchange", late)
+    publish(tmp_path, labelled(b"new", b"a\nb\n"))
+    assert {v: whole(tmp_path / "net" / v)["model.onnx"] for v in "127"} == {"1": b"old", "2": b"new", "7": b"other"}
+
+
+def test_two_first_exports_of_one_name_at_once_are_two_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = module._publish_model
+
+    def late(repository: Path, publication_: Publication, version: int) -> Path:
+        monkeypatch.setattr(module, "_publish_model", honest)
+        publish(tmp_path, publication(b"other"))
+        return honest(repository, publication_, version)
+
+    monkeypatch.setattr(module, "_publish_model", late)
+    assert publish(tmp_path, publication(b"late")).name == "2"
+    assert {v: whole(tmp_path / "net" / v)["model.onnx"] for v in "12"} == {"1": b"other", "2": b"late"}
 
 
 def test_a_repository_that_cannot_be_written_says_so_and_keeps_nothing(tmp_path: Path) -> None:
@@ -131,7 +197,7 @@ def test_left_overs_of_a_killed_export_are_removed_once_they_are_old(tmp_path: P
     assert young.exists()
 
 
-def _killed_at(step: int, repository: Path, content: bytes, overwrite: bool) -> bool:
+def _killed_at(step: int, repository: Path, made: Publication, overwrite: bool) -> bool:
     """Publish in a child that dies at its ``step``-th call to the file system; return whether it finished."""
     child = os.fork()
     if child == 0:
@@ -144,6 +210,7 @@ def _killed_at(step: int, repository: Path, content: bytes, overwrite: bool) -> 
                 "open",
                 "fsync",
                 "os.mkdir",
+                "os.link",
                 "os.rename",
                 "os.remove",
                 "os.rmdir",
@@ -161,7 +228,7 @@ def _killed_at(step: int, repository: Path, content: bytes, overwrite: bool) -> 
         os.fsync = counted
         sys.addaudithook(count)
         try:
-            publish(repository, publication(content), version=1 if overwrite else None, overwrite=overwrite)
+            publish(repository, made, version=1 if overwrite else None, overwrite=overwrite)
         except BaseException:
             os._exit(3)
         os._exit(0)
@@ -177,7 +244,7 @@ def test_killed_at_every_step_a_reader_finds_whole_versions_only(tmp_path: Path,
         step += 1
         repository = tmp_path / str(step)
         publish(repository, publication(b"old"))
-        done = _killed_at(step, repository, b"new", overwrite)
+        done = _killed_at(step, repository, publication(b"new"), overwrite)
         versions = {p.name: whole(p)["model.onnx"] for p in (repository / "net").iterdir() if p.name.isdigit()}
         if overwrite:
             assert versions in ({"1": b"old"}, {"1": b"new"})
@@ -190,12 +257,27 @@ def test_killed_at_every_step_a_reader_finds_whole_versions_only(tmp_path: Path,
     assert step > 12
 
 
+def test_killed_at_every_step_labels_and_version_change_together(tmp_path: Path) -> None:
+    step, done = 0, False
+    while not done:
+        step += 1
+        repository = tmp_path / str(step)
+        publish(repository, publication(b"old"))
+        done = _killed_at(step, repository, labelled(b"new", b"a\nb\n"), overwrite=False)
+        versions = {p.name: whole(p)["model.onnx"] for p in (repository / "net").iterdir() if p.name.isdigit()}
+        named = b"label_filename" in (repository / "net" / "config.pbtxt").read_bytes()
+        found = (versions, named, (repository / "net" / "labels.txt").exists())
+        assert found in (({"1": b"old"}, False, False), ({"1": b"old", "2": b"new"}, True, True))
+    assert versions["2"] == b"new"
+    assert step > 20
+
+
 def test_killed_at_every_step_a_first_publish_shows_the_whole_model_or_none(tmp_path: Path) -> None:
     step, done = 0, False
     while not done:
         step += 1
         repository = tmp_path / str(step)
-        done = _killed_at(step, repository, b"new", overwrite=False)
+        done = _killed_at(step, repository, publication(b"new"), overwrite=False)
         if (repository / "net").exists():
             assert whole(repository / "net" / "1")["model.onnx"] == b"new"
             assert (repository / "net" / "config.pbtxt").is_file()

@@ -23,7 +23,7 @@ from normfold.export.forms.precision import PrecisionReport
 from normfold.export.forms.variants import Variant
 from normfold.export.proof.verify import Difference, Verification
 from normfold.export.publishing.html_report import as_html
-from normfold.export.publishing.report import ExportReport, Published, as_json, chosen
+from normfold.export.publishing.report import ExportReport, Published, as_json, chosen, columns
 
 DIFFERENCE = Difference("y", "random", 12, 1e-6, 1e-7, 2e-7, 0.0, 5e-7, 0.99)
 REPORT = ExportReport(
@@ -160,6 +160,23 @@ def test_where_another_form_is_published_the_figures_say_of_which_form_they_are(
     assert rows["folded"][:2] == ["0.150 ms", "1,500"]
 
 
+@pytest.mark.parametrize(
+    ("variant", "precision", "titles"),
+    [
+        ("lifted", REPORT.precision, ["before", "folded", "lifted: before int8"]),
+        ("lifted", None, ["before", "folded", "lifted: published"]),
+        ("unfolded", REPORT.precision, ["unfolded: before int8", "folded"]),
+        ("unfolded", None, ["before: published", "folded"]),
+        ("folded", None, ["before", "after"]),
+    ],
+)
+def test_the_columns_of_a_network_in_fewer_bits_are_not_called_published(
+    variant: str, precision: PrecisionReport | None, titles: list[str]
+) -> None:
+    report = replace(REPORT, published=Published(variant, 1, 44, 900), precision=precision)
+    assert [column.title for column in columns(report)] == titles
+
+
 def test_every_form_that_was_timed_stands_in_one_table_with_what_is_known_of_it() -> None:
     three = (*REPORT.variants, Variant("lifted", 1600, 0.15, False))
     page = as_html(replace(REPORT, variants=three))
@@ -199,6 +216,21 @@ def test_the_report_says_which_form_was_chosen_by_whom_and_when_it_was_timed() -
     content = as_json(replace(REPORT, published=asked, timing=remembered))
     assert (content["published"]["chosen_by"], content["timing"]["remembered"]) == ("request", True)
     assert content["machine"]["processor"] == "Some CPU"
+
+
+def test_str_and_a_notebook_show_what_the_command_prints() -> None:
+    terminal = io.StringIO()
+    print_report(REPORT, Console(file=terminal, highlight=False, soft_wrap=True, width=160), "normfold serve")
+    printed = [line.rstrip() for line in terminal.getvalue().splitlines()]
+    assert printed[-1] == "next: normfold serve"
+    shown = str(REPORT)
+    assert [line.rstrip() for line in shown.splitlines()] == printed[:-1]
+    assert len(printed) < 25
+    assert "\x1b" not in shown
+    page = REPORT._repr_html_()
+    assert Page(page).text.splitlines()[0] == shown.splitlines()[0].rstrip()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
 
 
 def test_a_failed_proof_is_shown_as_one() -> None:

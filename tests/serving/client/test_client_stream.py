@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.client.client import AsyncClient, ClientError
+from normfold.serving.client.async_client import AsyncClient
+from normfold.serving.client.client import ClientError
 from normfold.serving.client.multiplex import stream_status
 
 X = np.array([[1, 2, 3, 4]], np.float32)

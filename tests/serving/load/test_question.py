@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.client.calls import ModelMetadata, TensorMetadata
+from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
 from normfold.serving.load.question import request_bytes
 
 

@@ -48,6 +48,9 @@ REWORDED = {
     "two for one": "expected 1 inputs but got 2 inputs for model 'm'. Got input(s) ['x','b']",
     "strings, cut": "expecting string of length 5 but only 2 bytes available",
     "strings, huge": "expecting string of length 4294967295 but only 2 bytes available",
+    "datatype 'fp32'": "data-type is 'fp32', which the protocol does not have: names are in capitals, but model 'm'",
+    "datatype ''": "data-type is '', which the protocol does not have, but model 'm' expects 'FP32'",
+    "datatype 'FLOAT'": "data-type is 'FLOAT', which the protocol does not have, but model 'm' expects 'FP32'",
     "load, broken": "load failed for model 'bad': version 1 is at UNAVAILABLE state: ",
 }
 

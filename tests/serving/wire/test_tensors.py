@@ -158,6 +158,7 @@ def test_classes_of_every_numeric_type_ties_and_nan():
         (b"", ()),
         (b"a\n\nb\n", ("a", "", "b")),
         ("é".encode(), ("é",)),
+        (b"\xef\xbb\xbfa\nb\n", ("a", "b")),
     ],
 )
 def test_labels_are_one_a_line(data, labels):

@@ -210,7 +210,9 @@ def test_fold_takes_an_example_alone_or_in_a_tuple(example: object) -> None:
     assert all(torch.equal(t, before[name]) for name, t in network.state_dict().items())
 
 
-@pytest.mark.parametrize("model", [3, None, nn.Conv1d, "net.py:build"])
+@pytest.mark.parametrize("model", [3, None, nn.Conv1d, b"net.onnx"])
 def test_anything_else_is_refused(model: object) -> None:
-    with pytest.raises(TypeError, match=r"expected onnx_ir.Model or torch.nn.Module"):
+    with pytest.raises(
+        TypeError, match=r"expected a torch.nn.Module, an onnx.ModelProto, an onnx_ir.Model or the path"
+    ):
         fold(model)  # type: ignore[call-overload]

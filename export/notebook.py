@@ -1,0 +1,157 @@
+"""``export_network``: what ``normfold export`` does, for a network in memory."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from normfold.export.errors import InputSpecError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from normfold.export.inputs.samples import SampleFile
+    from normfold.export.publishing.report import ExportReport
+
+__all__ = ["export_network"]
+
+
+def export_network(
+    model: nn.Module,
+    *,
+    repository: str | Path,
+    name: str,
+    inputs: Any = (),
+    weights: str | Path | None = None,
+    labels: str | Path | Sequence[str] | None = None,
+    samples: Any = (),
+    standardize: Mapping[str, tuple[Any, Any]] | None = None,
+    softmax: str | Mapping[str, int] = "",
+    sigmoid: str | Sequence[str] = (),
+    version: int | None = None,
+    overwrite: bool = False,
+    opset: int = 18,
+    precision: str | None = None,
+    even_if_slower: bool = False,
+    form: str = "auto",
+    remeasure: bool = False,
+    progress: Callable[[str], None] = lambda step: None,
+) -> ExportReport:
+    """Fold the BatchNorms of ``model``, export it to ONNX, prove it, publish it, and return the report.
+
+    The network itself stays as it is: a copy in eval() on the CPU is exported. Print the report, or let a notebook show
+    it.
+
+        report = normfold.export_network(model, inputs="x=FP32[N,77,L]", repository="repository", name="surnames")
+
+    Args:
+        model: The network; ``weights`` are loaded into its copy.
+        repository: The folder of the model repository.
+        name: The model's name in it.
+        inputs: "x=FP32[N,77,L]" or a list of such texts, as ``--input`` takes them. Or an example: an array, a list of
+            arrays in the order of ``forward``, or a dict of arrays by name. An example fixes every size but the first,
+            which is the batch, and is proved with like a sample.
+        weights: A file of weights.
+        labels: The names of the classes, or a file with one on each line.
+        samples: Real inputs to prove with: files, arrays, or dicts of arrays by name.
+        standardize: Input -> (mean, std), numbers or arrays with one value for each channel: (x - mean) / std is
+            computed first, and folded too.
+        softmax: The output that becomes probabilities of classes, or a dict from such outputs to the classes' axis.
+        sigmoid: The outputs of which each number becomes a probability.
+        version: The version to write; None: the next free one.
+        overwrite: Replace the version if it exists.
+        opset: The ONNX opset to write.
+        precision: "fp16", "bf16" or "int8"; None: float32.
+        even_if_slower: Publish fewer bits even if float32 is faster on this machine.
+        form: The form to publish: unfolded, folded, lifted, widened, blocked; auto: the fastest on this machine.
+        remeasure: Time the forms again, even if an earlier export has timed them.
+        progress: Called with the name of each step.
+
+    Raises:
+        TypeError: ``model`` is not a ``torch.nn.Module``.
+        ExportError: The message says what is wrong and what to do; nothing was published.
+    """
+    try:
+        from torch import nn
+
+        from normfold.export.pipeline import ExportRequest, export_model
+        from normfold.export.sources.ends import Ends
+    except ModuleNotFoundError as error:
+        install = "pip install 'normfold[export,cpu]'"
+        raise ImportError(f"exporting needs {error.name}, which is not installed: {install}", name=error.name) from None
+
+    if not isinstance(model, nn.Module):
+        made = " (give a network, not its class)" if inspect.isclass(model) else ""
+        raise TypeError(f"export_network: got {model!r}, expected a torch.nn.Module{made}; for files: normfold export")
+    parameters = inspect.signature(model.forward).parameters.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)] or ["x"]
+    texts, examples = _described(inputs, names)
+    unnamed = "" if texts else names[0]
+    given = [_sample(one, f"sample {number}", unnamed) for number, one in enumerate(_several(samples), 1)]
+    request = ExportRequest(
+        source=model,
+        repository=Path(repository),
+        name=name,
+        inputs=texts,
+        weights=None if weights is None else Path(weights),
+        labels=Path(labels) if isinstance(labels, str) else labels,
+        samples=[*examples, *given],
+        ends=Ends(
+            dict(standardize or {}),
+            dict(softmax) if isinstance(softmax, Mapping) else {softmax: None} if softmax else {},
+            (sigmoid,) if isinstance(sigmoid, str) else tuple(sigmoid),
+        ),
+        version=version,
+        overwrite=overwrite,
+        opset=opset,
+        precision=precision,
+        even_if_slower=even_if_slower,
+        variant=form,
+        remeasure=remeasure,
+    )
+    return export_model(request, progress)
+
+
+def _described(inputs: Any, names: Sequence[str]) -> tuple[tuple[str, ...], list[SampleFile]]:
+    """Return ``inputs`` as texts, or as an example whose arrays have the names of the parameters of ``forward``."""
+    if isinstance(inputs, str):
+        return (inputs,), []
+    if isinstance(inputs, Sequence) and all(isinstance(one, str) for one in inputs):
+        return tuple(inputs), []
+    if isinstance(inputs, Mapping):
+        return (), [_arrays(inputs, "the example")]
+    arrays = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+    if len(arrays) > len(names):
+        raise InputSpecError(
+            f"inputs: {len(arrays)} arrays for forward({', '.join(names)}); give a dict of arrays by name"
+        )
+    return (), [_arrays(dict(zip(names, arrays, strict=False)), "the example")]
+
+
+def _several(samples: Any) -> list[Any]:
+    return list(samples) if isinstance(samples, (list, tuple)) else [samples]
+
+
+def _sample(given: Any, name: str, unnamed: str) -> Path | SampleFile:
+    """Return one sample: the path of a file, or arrays by input name; ``unnamed`` is the name of an array without."""
+    if isinstance(given, (str, Path)):
+        return Path(given)
+    return _arrays(given if isinstance(given, Mapping) else {unnamed: given}, name)
+
+
+def _arrays(given: Mapping[Any, Any], name: str) -> SampleFile:
+    from normfold.export.inputs.samples import SampleFile
+
+    return SampleFile(name, {str(key): _array(value, name) for key, value in given.items()})
+
+
+def _array(value: Any, name: str) -> Any:
+    import numpy as np
+    import torch
+
+    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    if array.dtype == object:
+        raise InputSpecError(f"{name} is {type(value).__name__}; expected an array of numbers, a tensor or a file")
+    return array

@@ -1,0 +1,181 @@
+"""Arithmetic in front of a network and behind it: inputs are standardised, outputs become probabilities.
+
+``(x - mean) / std`` is written as a BatchNormalization with gamma 1 and beta 0, so the fold treats it like any other:
+the scale goes into the weights of the first layers, the shift into their biases, through zero padding by a carrier
+channel. Its statistics are those of the data. Where the mean is so many times larger than the deviation that the last
+digits would be lost, the fold leaves the shift in the graph.
+
+The reference of the proof computes the same in float64, with the constants that the graph holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from normfold.export.errors import InputSpecError
+from normfold.export.graphs.writing import Writing
+from normfold.export.inputs.specs import InputSpec
+from normfold.export.sources.origin import Arrays, Origin
+
+__all__ = ["Ends", "with_ends"]
+
+Array = NDArray[Any]
+_WORDS = ("gamma", "beta", "mean", "variance")
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What is computed before and after the network; nothing by default."""
+
+    #: Input -> mean and standard deviation, each one number or one for each channel.
+    standardize: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
+    #: Output -> the axis of its classes; None: the last of two axes.
+    softmax: Mapping[str, int | None] = field(default_factory=dict)
+    #: Outputs of which each number becomes a probability of its own.
+    sigmoid: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Standard:
+    """The standardisation of one input: constants in the type of the input, of the shape (C,) or ()."""
+
+    mean: Array
+    variance: Array
+
+    def of(self, x: Array) -> Array:
+        """``x`` standardised, in its own precision."""
+        shape = self.mean.shape + (1,) * (x.ndim - 2) if self.mean.ndim else ()
+        mean, variance = (v.astype(x.dtype).reshape(shape) for v in (self.mean, self.variance))
+        standardised: Array = (x - mean) / np.sqrt(variance)
+        return standardised
+
+
+def with_ends(origin: Origin, ends: Ends) -> Origin:
+    """Return ``origin`` with ``ends`` around it: as a function, as the exact reference, and as a graph.
+
+    Raises InputSpecError where an input is not there, is no float, or has another number of channels; where an output
+    is not there or has no axis of classes, the first run raises it.
+    """
+    if not (ends.standardize or ends.softmax or ends.sigmoid):
+        return origin
+    standards = {name: _standard(name, *given, origin.specs) for name, given in ends.standardize.items()}
+
+    def before(inputs: Arrays, double: bool = False) -> Arrays:
+        wide = {k: inputs[k].astype(np.float64) if double else inputs[k] for k in standards}
+        return {**inputs, **{name: standard.of(wide[name]) for name, standard in standards.items()}}
+
+    def reference(inputs: Arrays) -> Any:
+        run, name, notes = origin.reference(before(inputs))
+        double = name.endswith("float64")
+        return lambda given: _after(run(before(given, double)), ends), name, notes
+
+    notes = [f"'{name}' is standardised before the network: (x - mean) / std" for name in standards]
+    notes += [f"output '{name}' is the softmax of what the network returns" for name in ends.softmax]
+    notes += [f"output '{name}' is the sigmoid of what the network returns" for name in ends.sigmoid]
+    return replace(
+        origin,
+        run=lambda inputs: _after(origin.run(before(inputs)), ends),
+        reference=reference,
+        graph=lambda specs, sizes, opset: _written(origin.graph(specs, sizes, opset), standards, ends),
+        notes=(*origin.notes, *notes),
+    )
+
+
+def _standard(name: str, mean: Any, std: Any, specs: tuple[InputSpec, ...]) -> _Standard:
+    spec = next((s for s in specs if s.name == name), None)
+    if spec is None:
+        raise InputSpecError(f"standardize: there is no input '{name}'; there are {', '.join(s.name for s in specs)}")
+    if spec.datatype.dtype.kind != "f":
+        raise InputSpecError(f"standardize: '{name}' is {spec.datatype.name}; only floats can be standardised")
+    channels = spec.dims[1] if len(spec.dims) > 1 else None
+    arrays = []
+    for array, what in ((np.asarray(mean, np.float64), "mean"), (np.asarray(std, np.float64), "std")):
+        flat = array.reshape(-1)
+        if not np.isfinite(flat).all() or (what == "std" and not (flat > 0).all()):
+            wanted = "finite and above 0" if what == "std" else "finite"
+            raise InputSpecError(f"standardize: the {what} of '{name}' holds a number that is not {wanted}")
+        if flat.size != 1 and flat.size != channels:
+            raise InputSpecError(
+                f"standardize: the {what} of '{name}' has {flat.size} numbers; {spec} needs one"
+                + (f", or {channels}, one for each channel" if isinstance(channels, int) else "")
+            )
+        arrays.append(np.broadcast_to(flat, (channels,)) if isinstance(channels, int) else flat.reshape(()))
+    dtype = spec.datatype.dtype
+    return _Standard(arrays[0].astype(dtype), (arrays[1] ** 2).astype(dtype))
+
+
+def _after(outputs: Arrays, ends: Ends) -> Arrays:
+    found = dict(outputs)
+    for name in (*ends.softmax, *ends.sigmoid):
+        if name not in found:
+            raise InputSpecError(f"there is no output '{name}'; the network returns {', '.join(map(repr, found))}")
+    for name, axis in ends.softmax.items():
+        y = found[name]
+        exponentials = np.exp(y - y.max(axis=_axis(name, axis, y.ndim), keepdims=True))
+        found[name] = exponentials / exponentials.sum(axis=_axis(name, axis, y.ndim), keepdims=True)
+    for name in ends.sigmoid:
+        with np.errstate(over="ignore"):
+            found[name] = 1 / (1 + np.exp(-found[name]))
+    return found
+
+
+def _axis(name: str, axis: int | None, rank: int) -> int:
+    if axis is None and rank == 2:
+        return 1
+    if axis is None or not -rank <= axis < rank:
+        raise InputSpecError(
+            f"output '{name}' has {rank} axes; say which is that of the classes: --softmax {name}:1"
+            if axis is None
+            else f"output '{name}' has {rank} axes, so {axis} is none of them"
+        )
+    return axis % rank
+
+
+def _written(model: ir.Model, standards: Mapping[str, _Standard], ends: Ends) -> ir.Model:
+    """Return ``model`` with the ends written into its graph; inputs and outputs keep their names."""
+    graph = model.graph
+    writing = Writing(graph, model.opset_imports.get("", 18))
+    for name, standard in standards.items():
+        value = next(v for v in graph.inputs if v.name == name)
+        _standardise(writing, value, standard)
+    for name, axis in ends.softmax.items():
+        index = next(i for i, v in enumerate(graph.outputs) if v.name == name)
+        shape = graph.outputs[index].shape
+        _append(writing, index, "Softmax", axis=_axis(name, axis, 2 if shape is None else len(shape)))
+    for name in ends.sigmoid:
+        _append(writing, next(i for i, v in enumerate(graph.outputs) if v.name == name), "Sigmoid")
+    return model
+
+
+def _standardise(writing: Writing, value: ir.Value, standard: _Standard) -> None:
+    readers, first, like = list(value.uses()), writing.graph[0], f"{value.name}_standardized"
+    mean, variance = standard.mean, standard.variance
+    if mean.ndim:
+        parts = (np.ones_like(mean), np.zeros_like(mean), mean, variance)
+        constants = [writing.constant(part, f"{value.name}_{word}") for part, word in zip(parts, _WORDS, strict=True)]
+        result = writing.insert("BatchNormalization", [value, *constants], first, like, epsilon=0.0)
+    else:
+        centred = writing.insert("Sub", [value, writing.constant(mean, f"{value.name}_mean")], first, like)
+        deviation = writing.constant(np.sqrt(variance), f"{value.name}_std")
+        result = writing.insert("Div", [centred, deviation], first, like)
+    node = result.producer()
+    assert node is not None
+    node.metadata_props.clear()  # they are those of the node behind it
+    result.shape, result.type = value.shape, value.type
+    for reader, index in readers:
+        reader.replace_input_with(index, result)
+
+
+def _append(writing: Writing, index: int, operator: str, **attributes: Any) -> None:
+    old = writing.graph.outputs[index]
+    name = old.name or "output"
+    new = writing.insert(operator, [old], None, name, **attributes)
+    old.name, new.name = writing.fresh(f"{name}_before_{operator.lower()}"), name
+    new.shape, new.type = old.shape, old.type
+    writing.graph.outputs[index] = new

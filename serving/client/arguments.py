@@ -1,0 +1,84 @@
+"""The arguments of a client's calls, checked before anything is sent; each ValueError says what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+#: Schemes of gRPC's own that name a server in another way than "host:port"; gRPC reads them.
+_SCHEMES = ("unix", "unix-abstract", "dns", "ipv4", "ipv6", "vsock", "xds")
+_PORT = 8001
+
+
+def checked_address(address: str) -> str:
+    """``address`` if it is "host:port", "unix:/path" or another target of gRPC. Raises ValueError.
+
+    gRPC itself takes 443 where the port is missing, and the port modulo 65536 where it is too large.
+    """
+    if not isinstance(address, str) or not address:
+        raise ValueError(f"address {address!r} is not host:port, such as '127.0.0.1:{_PORT}', or unix:/path")
+    scheme, separator, rest = address.partition("://")
+    if separator and scheme.lower() in ("http", "https", "grpc", "grpcs", "tcp"):
+        target = rest.partition("/")[0]
+        written = target if ":" in target else f"{target}:{_PORT}"
+        raise ValueError(f"address {address!r}: leave out {scheme}://, an address is host:port: {written!r}")
+    if address.partition(":")[0] in _SCHEMES:
+        return address
+    host, colon, port = address.rpartition(":")
+    if not colon:
+        raise ValueError(
+            f"address {address!r} is not host:port: it has no port. normfold serve listens on port {_PORT} unless "
+            f"--listen gives another: '{address}:{_PORT}'"
+        )
+    if ":" in host and not host.startswith("["):
+        raise ValueError(
+            f"address {address!r} is not host:port: write an IPv6 address in brackets: '[{address}]:{_PORT}'"
+        )
+    if not host:
+        raise ValueError(f"address {address!r} is not host:port: it has no host, such as '127.0.0.1{address}'")
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+        raise ValueError(f"address {address!r} is not host:port: {port!r} is not a port from 1 to 65535")
+    return address
+
+
+def checked_model(model: str) -> str:
+    """``model`` if it can be a name. Raises ValueError."""
+    if not isinstance(model, str) or not model:
+        raise ValueError(f"model {model!r} is not a name; give the name of a served model, such as 'surnames'")
+    return model
+
+
+def checked_version(version: str | int | None) -> str:
+    """``version`` as the protocol writes it: digits, or "" for the highest version in service. Raises ValueError."""
+    text = "" if version is None else str(version)
+    if not text or (text.isascii() and text.isdecimal() and int(text) > 0):
+        return text
+    raise ValueError(
+        f"version {version!r} is not a number from 1 up; leave it out for the version that the server chooses, "
+        "which is the highest in service"
+    )
+
+
+def checked_timeout(timeout: float) -> float:
+    """``timeout`` if it is a number of seconds above 0. Raises ValueError."""
+    if not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise ValueError(f"timeout {timeout!r} is not a number of seconds above 0")
+    return timeout
+
+
+def checked_top(top: int) -> int:
+    """``top`` if it is a number of classes. Raises ValueError."""
+    if isinstance(top, bool) or not hasattr(top, "__index__") or top < 1:
+        raise ValueError(
+            f"top {top!r} is not a number of classes: give 1 or more; for the scores themselves call infer"
+        )
+    return int(top)
+
+
+def checked_outputs(outputs: Iterable[str] | None) -> list[str]:
+    """The names in ``outputs``, which may also be one name; none where it is None. Raises ValueError."""
+    names: list[Any] = [outputs] if isinstance(outputs, str) else list(outputs or ())
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"outputs: {name!r} is not the name of an output")
+    return names

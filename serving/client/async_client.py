@@ -1,0 +1,179 @@
+"""``AsyncClient``: the same as ``Client`` with ``await``.
+
+``AsyncClient(stream=True)`` sends all inferences over one stream, which takes less CPU time of the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from normfold.protos import grpc_service as pb
+from normfold.serving.client import calls
+from normfold.serving.client.arguments import (
+    checked_address,
+    checked_model,
+    checked_timeout,
+    checked_top,
+    checked_version,
+)
+from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, OPTIONS, SERVICE
+from normfold.serving.client.client import Response, serialized
+from normfold.serving.client.errors import ClientError, advised, client_error
+from normfold.serving.client.inputs import Array, Inputs, needs_metadata
+from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, model_metadata, server_metadata
+from normfold.serving.client.multiplex import Multiplexer
+
+
+class AsyncClient:
+    """A client for ``asyncio``; many calls may run at once."""
+
+    def __init__(
+        self, address: str = DEFAULT_ADDRESS, *, timeout: float = DEFAULT_TIMEOUT_SECONDS, stream: bool = False
+    ) -> None:
+        """Send nothing yet. ``timeout``, in seconds, is for calls that give none.
+
+        ``stream``: send all inferences over one ModelStreamInfer stream instead of one call each. Errors and deadlines
+        are the same for the caller, but the server learns of neither a deadline nor a cancelled call, and answers come
+        in the order of requests. The stream of the server must give ModelStreamInferResponse: Triton's does,
+        MLServer's does not.
+        """
+        self.address, self.timeout = checked_address(address), checked_timeout(timeout)
+        self._known: dict[tuple[str, str], asyncio.Future[ModelMetadata]] = {}
+        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        self._multiplexer = Multiplexer(self._channel, address) if stream else None
+        self._methods: dict[str, Any] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls without an answer fail as cancelled."""
+        if self._multiplexer is not None:
+            await self._multiplexer.close()
+        await self._channel.close()
+
+    async def call(
+        self, method: str, request: Message, response: type[Response], timeout: float | None = None
+    ) -> Response:
+        """The response to any method of the protocol by its name, such as "ModelStatistics". Raises ClientError."""
+        rpc = self._methods.get(method)
+        if rpc is None:
+            rpc = self._methods[method] = self._channel.unary_unary(
+                SERVICE + method, request_serializer=serialized, response_deserializer=response.FromString
+            )
+        try:
+            answer: Response = await rpc(request, timeout=self.timeout if timeout is None else checked_timeout(timeout))
+        except grpc.RpcError as error:
+            raise client_error(error, self.address) from None
+        return answer
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Inputs,
+        outputs: Iterable[str] | None = None,
+        version: str | int = "",
+        timeout: float | None = None,
+        request_id: str = "",
+    ) -> dict[str, Array]:
+        """The outputs by name: those in ``outputs``, or all.
+
+        ``inputs`` are arrays by name, or one array if the model has one input. An array is sent in its own dtype;
+        lists and numbers get the model's. Raises ClientError, or ValueError for an argument that cannot be sent.
+        """
+        return calls.arrays(await self._answer(model, inputs, outputs, version, timeout, request_id))
+
+    async def classify(
+        self,
+        model: str,
+        inputs: Inputs,
+        top: int,
+        output: str | None = None,
+        version: str | int = "",
+        timeout: float | None = None,
+    ) -> list[list[calls.LabelledClass]]:
+        """The ``top`` best classes of each row in ``output`` (None: the model's first), with their labels.
+
+        ``inputs`` and exceptions are those of ``infer``.
+        """
+        top = checked_top(top)
+        name = output or (await self._metadata(model, version, timeout)).outputs[0].name
+        answer = await self._answer(model, inputs, [name], version, timeout, "", top)
+        return calls.labelled(calls.arrays(answer)[name])
+
+    async def _answer(
+        self,
+        model: str,
+        inputs: Inputs,
+        outputs: Iterable[str] | None,
+        version: str | int,
+        timeout: float | None,
+        request_id: str,
+        top: int = 0,
+    ) -> pb.ModelInferResponse:
+        metadata = await self._metadata(model, version, timeout) if needs_metadata(inputs) else None
+        request = calls.infer_request(model, inputs, outputs, version, request_id, top, metadata)
+        try:
+            return await self._infer(request, timeout)
+        except ClientError as error:
+            if error.status is not grpc.StatusCode.INVALID_ARGUMENT:
+                raise
+            self._known.clear()  # another version of the model may be in service now
+            try:
+                metadata = await self._metadata(model, version, timeout)
+            except ClientError:
+                raise error from None
+            raise advised(error, request, metadata) from None
+
+    async def _metadata(self, model: str, version: str | int, timeout: float | None) -> ModelMetadata:
+        """The metadata of ``model``, which is asked for once, until the server refuses a request."""
+        key = (checked_model(model), checked_version(version))
+        asked = self._known.get(key)
+        if asked is None:
+            asked = self._known[key] = asyncio.ensure_future(self.model_metadata(model, version, timeout))
+        try:
+            return await asyncio.shield(asked)  # other calls may wait for the same answer
+        except ClientError:
+            if self._known.get(key) is asked:
+                del self._known[key]
+            raise
+
+    async def _infer(self, request: pb.ModelInferRequest, timeout: float | None) -> pb.ModelInferResponse:
+        if self._multiplexer is None:
+            return await self.call("ModelInfer", request, pb.ModelInferResponse, timeout)
+        return await self._multiplexer.infer(request, self.timeout if timeout is None else checked_timeout(timeout))
+
+    async def is_live(self, timeout: float | None = None) -> bool:
+        """Whether the server answers. Raises ClientError if no server does."""
+        return (await self.call("ServerLive", pb.ServerLiveRequest(), pb.ServerLiveResponse, timeout)).live
+
+    async def is_ready(self, timeout: float | None = None) -> bool:
+        """Whether every model of the server is ready."""
+        return (await self.call("ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse, timeout)).ready
+
+    async def is_model_ready(self, model: str, version: str | int = "", timeout: float | None = None) -> bool:
+        """Whether ``model`` can answer."""
+        request = pb.ModelReadyRequest(name=checked_model(model), version=checked_version(version))
+        return (await self.call("ModelReady", request, pb.ModelReadyResponse, timeout)).ready
+
+    async def server_metadata(self, timeout: float | None = None) -> ServerMetadata:
+        """Name, version and extensions of the server."""
+        request = pb.ServerMetadataRequest()
+        return server_metadata(await self.call("ServerMetadata", request, pb.ServerMetadataResponse, timeout))
+
+    async def model_metadata(self, model: str, version: str | int = "", timeout: float | None = None) -> ModelMetadata:
+        """Inputs, outputs and versions of ``model``."""
+        request = pb.ModelMetadataRequest(name=checked_model(model), version=checked_version(version))
+        return model_metadata(await self.call("ModelMetadata", request, pb.ModelMetadataResponse, timeout))

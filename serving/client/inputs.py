@@ -1,0 +1,146 @@
+"""From what a caller passes as inputs to arrays by name; each ValueError names the input and the cure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from normfold.protos.datatypes import Datatype, by_dtype, by_name
+from normfold.serving.client.metadata import ModelMetadata
+
+Array = NDArray[Any]
+Inputs = ArrayLike | Mapping[str, ArrayLike]
+
+#: What a message lists of a model's inputs: this many.
+_SHOWN = 8
+
+
+def needs_metadata(inputs: Inputs) -> bool:
+    """Whether the server must be asked first: for the name of the only input, or for the datatype of plain numbers.
+
+    Raises ValueError for None, which is no input at all.
+    """
+    values = [*inputs.values()] if isinstance(inputs, Mapping) else [inputs]
+    for value in values:
+        if value is None:
+            raise ValueError("the input is None; give an array of numbers, or a dict of arrays by input name")
+    return not isinstance(inputs, Mapping) or any(_is_plain(value) for value in values)
+
+
+def by_input_name(inputs: Inputs, metadata: ModelMetadata | None) -> dict[str, tuple[Array, Datatype]]:
+    """The array and the datatype to send for each input. Raises ValueError.
+
+    An array without a name is for the model's only input. An array keeps its own dtype; numbers and lists, which have
+    none, get the model's. ``metadata`` may be None where ``needs_metadata`` is false.
+    """
+    if not isinstance(inputs, Mapping):
+        assert metadata is not None
+        inputs = {_only(metadata): inputs}
+    found = {}
+    for name, value in inputs.items():
+        if not isinstance(name, str):
+            raise ValueError(f"inputs: the key {name!r} is not the name of an input; names are str")
+        declared = _declared(name, metadata)
+        found[name] = as_declared(name, value, declared) if declared and _is_plain(value) else as_given(name, value)
+    return found
+
+
+def as_given(name: str, value: ArrayLike) -> tuple[Array, Datatype]:
+    """``value`` as an array of its own dtype, BYTES as ``bytes`` objects, BF16 as its bits. Raises ValueError."""
+    array = _read(name, value)
+    try:
+        datatype = by_dtype(array.dtype)
+    except KeyError:
+        raise ValueError(
+            f"input {name!r} has dtype {array.dtype}, which the protocol has no name for; "
+            "use bool, an integer, float16, float32, float64, bytes or str"
+        ) from None
+    if datatype.name == "BYTES":
+        return _bytes(name, array), datatype
+    return (array.view(datatype.dtype) if datatype.name == "BF16" else array), datatype
+
+
+def as_declared(name: str, value: Any, declared: str) -> tuple[Array, Datatype]:
+    """``value``, numbers or text without a dtype of their own, in the datatype ``declared``. Raises ValueError.
+
+    Integers and booleans must be representable exactly; floats are rounded, but must not become infinite.
+    """
+    datatype, array = by_name(declared), _read(name, value)
+    if declared == "BYTES":
+        if array.dtype.kind not in "SUO":
+            raise ValueError(f"input {name!r} is text (BYTES), not numbers")
+        return _bytes(name, array), datatype
+    if declared == "BF16":
+        raise ValueError(f"input {name!r} is BF16: give an array with the dtype ml_dtypes.bfloat16 (a .npy file)")
+    if array.dtype.kind == "O":
+        _bytes(name, array)  # raises, except for text
+    if array.dtype.kind not in "biuf":
+        held = "complex numbers" if array.dtype.kind == "c" else "text"
+        raise ValueError(f"input {name!r} is not {declared}: it holds {held}")
+    with np.errstate(all="ignore"):
+        cast = array.astype(datatype.dtype)
+    wrong = cast != array if datatype.dtype.kind != "f" else np.isinf(cast) & np.isfinite(array)
+    if np.any(wrong):
+        raise ValueError(f"input {name!r} is not {declared}: it holds {array[wrong].ravel()[0]}")
+    return cast, datatype
+
+
+def _declared(name: str, metadata: ModelMetadata | None) -> str:
+    """The datatype of an input; "" where it is not known, or is none of the protocol's."""
+    declared = next((t.datatype for t in metadata.inputs if t.name == name), "") if metadata else ""
+    try:
+        return by_name(declared).name
+    except KeyError:
+        return ""
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether ``value`` has no dtype of its own."""
+    return isinstance(value, (list, tuple, bool, int, float, str, bytes))
+
+
+def _only(metadata: ModelMetadata) -> str:
+    """The name of the only input of a model. Raises ValueError where it has several."""
+    if len(metadata.inputs) == 1:
+        return metadata.inputs[0].name
+    shown = ", ".join(map(str, metadata.inputs[:_SHOWN]))
+    first = metadata.inputs[0].name if metadata.inputs else "x"
+    raise ValueError(
+        f"model {metadata.name!r} has {len(metadata.inputs)} inputs: {shown}; give a dict of arrays by name: "
+        f"{{{first!r}: …}}"
+    )
+
+
+def _read(name: str, value: Any) -> Array:
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(f"input {name!r} is a masked array, and a mask cannot be sent; fill it: x.filled(0)")
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        if "inhomogeneous" not in str(error):
+            raise ValueError(f"input {name!r} is not an array: {error}") from None
+        raise ValueError(f"input {name!r} is not an array: its rows have different lengths; pad them") from None
+    except (TypeError, RuntimeError) as error:  # torch's, for a tensor on a GPU or one with a gradient
+        raise ValueError(f"input {name!r} cannot be read as an array: {error}") from None
+
+
+def _bytes(name: str, array: Array) -> Array:
+    """Text as an array of ``bytes`` objects. Raises ValueError for an element that is not text."""
+    given = array.ravel().tolist()
+    if any(element is None for element in given):
+        raise ValueError(f"input {name!r} holds None (null); a tensor has a value in every place")
+    elements = np.empty(array.size, object)
+    for position, element in enumerate(given):
+        if isinstance(element, str):
+            elements[position] = element.encode()
+        elif isinstance(element, (bytes, bytearray, memoryview)):
+            elements[position] = bytes(element)
+        else:
+            raise ValueError(
+                f"input {name!r} is an array of objects: it holds {type(element).__name__}, and only text can be sent "
+                "as objects. For numbers use x.astype('float32'), with rows of one length"
+            )
+    return elements.reshape(array.shape)

@@ -1,0 +1,116 @@
+"""``export_network``: a network in memory, exported as the command does it, and left as it was."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from normfold import ExportError, export_network
+
+
+def network() -> nn.Sequential:
+    """Convolution, ReLU, BatchNorm with lively statistics, convolution; in training mode."""
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU(), nn.BatchNorm1d(8), nn.Conv1d(8, 4, 3))
+    made[2].running_mean.normal_()  # type: ignore[operator, union-attr]
+    made[2].running_var.uniform_(0.5, 2)  # type: ignore[operator, union-attr]
+    return made
+
+
+class Ecg(nn.Module):
+    """Takes an input that is not called x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = network()
+
+    def forward(self, ecg: torch.Tensor) -> torch.Tensor:
+        return self.layers(ecg).amax(-1)  # type: ignore[no-any-return]
+
+
+def test_a_network_in_memory_is_published_and_stays_as_it_is(tmp_path: Path) -> None:
+    made = network()
+    before = {name: value.clone() for name, value in made.state_dict().items()}
+    sample = np.random.default_rng(0).standard_normal((2, 3, 20))
+    steps: list[str] = []
+    report = export_network(
+        made, inputs="x=FP32[N,3,L]", repository=tmp_path, name="net", samples=sample, progress=steps.append
+    )
+    assert made.training
+    assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
+    assert steps[-1] == "publish"
+    assert report.path == str(tmp_path / "net" / "1")
+    assert (report.published.batchnorms, report.folding.batchnorms_before) == (0, 1)
+    assert "Sequential is in training mode; a copy in eval() was exported" in "\n".join(report.notes)
+    assert not any("initial weights" in note for note in report.notes)
+    assert "sample 1" in report.verification.cases
+    model = tmp_path / "net" / "1" / "model.onnx"
+    assert "BatchNormalization" not in {node.op_type for node in onnx.load(model).graph.node}
+    (got,) = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(
+        None, {"x": sample.astype(np.float32)}
+    )
+    want = made.eval()(torch.from_numpy(sample).float()).detach().numpy()
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+    assert "BatchNorms" in str(report)
+    assert str(report).splitlines()[-1] == f"written to {report.path}"
+
+
+def test_an_example_names_the_inputs_as_forward_does_and_labels_may_be_a_list(tmp_path: Path) -> None:
+    report = export_network(
+        Ecg().eval(), inputs=torch.ones(2, 3, 20), repository=str(tmp_path), name="ecg", labels=["a", "b", "c", "d"]
+    )
+    assert report.inputs == ("ecg=FP32[N:1..,3,20]",)
+    assert report.source == "test_notebook.py:Ecg"
+    assert len(report.source_sha256) == 64
+    assert (tmp_path / "ecg" / "labels.txt").read_text() == "a\nb\nc\nd\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "say what goes into the network"),
+        ({"inputs": [np.ones((1, 3, 9)), np.ones(1)]}, r"2 arrays for forward\(ecg\); give a dict"),
+        ({"inputs": {"ecg": ["a"]}}, "dtype <U1|expected an array of numbers"),
+        ({"inputs": {"ecg": [None]}}, "the example is list; expected an array of numbers"),
+        ({"inputs": "x=FP32[N,3"}, "expected NAME="),
+        ({"inputs": "ecg=FP32[N,3,L]", "samples": ["no.npy"]}, "no sample file 'no.npy'"),
+        ({"inputs": "ecg=FP32[N,3,L]", "labels": ["a", ""]}, "the labels: line 2 is empty"),
+        ({"inputs": "ecg=FP32[N,3,L]", "labels": ["a", "b"]}, "there are 2 labels, but no output has that many"),
+        ({"inputs": "ecg=FP32[N,3,L]", "name": "../x"}, "cannot be a model's name"),
+    ],
+)
+def test_a_mistake_is_an_export_error_and_writes_nothing(tmp_path: Path, options: dict[str, object], said: str) -> None:
+    with pytest.raises(ExportError, match=said):
+        export_network(Ecg(), **{"repository": tmp_path / "r", "name": "ecg", **options})  # type: ignore[arg-type]
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(("model", "said"), [(Ecg, "give a network, not its class"), ("net.onnx", "normfold export")])
+def test_what_is_no_network_is_a_type_error(tmp_path: Path, model: object, said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        export_network(model, repository=tmp_path, name="net")  # type: ignore[arg-type]
+
+
+def test_the_name_comes_without_torch() -> None:
+    script = "import sys; from normfold import export_network; print({'torch', 'onnx'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout == "set()\n"
+
+
+def test_without_torch_the_error_says_what_to_install() -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from normfold import export_network\n"
+        "try: export_network(None, repository='r', name='n')\n"
+        "except ImportError as error: print(error)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout == "exporting needs torch, which is not installed: pip install 'normfold[export,cpu]'\n"

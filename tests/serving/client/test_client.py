@@ -1,0 +1,239 @@
+"""Client and AsyncClient: what they take, what they say of a mistake, and what they ask the server for."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+
+import grpc
+import numpy as np
+import pytest
+
+from normfold.protos import grpc_service as pb
+from normfold.serving.client import client as sync
+from normfold.serving.client.async_client import AsyncClient
+from normfold.serving.client.calls import arrays, labelled
+from normfold.serving.client.client import Client, ClientError
+from normfold.serving.client.errors import advised
+from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
+
+X = np.array([[1, 2, 3, 4]], np.float32)
+
+
+class Async:
+    """An AsyncClient with the methods of a Client."""
+
+    def __init__(self, address: str, stream: bool) -> None:
+        self.address, self.stream = address, stream
+
+    def __getattr__(self, name):
+        async def ask(*arguments, **options):
+            async with AsyncClient(self.address, stream=self.stream) as client:
+                return await getattr(client, name)(*arguments, **options)
+
+        return lambda *arguments, **options: asyncio.run(asyncio.wait_for(ask(*arguments, **options), 60))
+
+
+@pytest.fixture(params=["blocking", "async", "stream"])
+def client(server, request):
+    if request.param == "blocking":
+        with Client(server.server.address) as one:
+            yield one
+    else:
+        yield Async(server.server.address, request.param == "stream")
+
+
+@pytest.mark.parametrize("x", [X, X.tolist(), [[1, 2, 3, 4]], ((1, 2, 3, 4),)])
+def test_an_array_without_a_name_is_the_only_input_and_a_list_gets_the_models_datatype(client, x):
+    np.testing.assert_array_equal(client.infer("m", x, version=1)["y"], 2 * X)
+    np.testing.assert_array_equal(client.infer("m", {"x": x}, "y", version="1")["y"], 2 * X)
+    assert [[one.label for one in row] for row in client.classify("m", x, top=2)] == [["d", "c"]]
+
+
+def test_text_in_a_list_is_text(client):
+    assert client.infer("text", [["é", b"b"]])["y"].tolist() == [["é".encode(), b"b"]]
+
+
+def test_an_array_for_a_model_of_several_inputs_is_refused_with_their_names(client):
+    with pytest.raises(ValueError, match=r"'two' has 2 inputs: a FP32\[-1,4\], b FP32\[-1,4\]; give a dict .*'a': …"):
+        client.infer("two", X)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        (None, "the input is None"),
+        ({"x": None}, "the input is None"),
+        ({"x": np.array([[1, None, 3, 4]])}, r"'x' holds None \(null\)"),
+        ({"x": np.array([[1, 2], [3]], object)}, "array of objects: it holds list, and only text"),
+        ({"x": np.array([[1, 2, 3, 4]], object)}, r"x\.astype\('float32'\)"),
+        ({"x": [[1, 2, 3, 4], [1, 2]]}, "its rows have different lengths"),
+        ({"x": X.astype(complex)}, "dtype complex128, which the protocol has no name for"),
+        ({"x": np.ma.masked_equal(X, 2)}, r"masked array.*x\.filled\(0\)"),
+        ({"x": [["1", "2", "3", "4"]]}, "'x' is not FP32: it holds text"),
+        ({0: X}, "the key 0 is not the name of an input"),
+    ],
+)
+def test_what_is_no_tensor_is_refused_before_it_is_sent(client, inputs, said):
+    with pytest.raises(ValueError, match=said):
+        client.infer("m", inputs)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"version": "latest"}, "version 'latest' is not a number from 1 up; leave it out"),
+        ({"version": -1}, "version -1 is not"),
+        ({"version": True}, "version True is not"),
+        ({"timeout": 0}, "timeout 0 is not a number of seconds above 0"),
+        ({"timeout": "5"}, "timeout '5' is not"),
+        ({"outputs": [1]}, "1 is not the name of an output"),
+    ],
+)
+def test_a_wrong_argument_is_refused_before_it_is_sent(client, options, said):
+    with pytest.raises(ValueError, match=said):
+        client.infer("m", {"x": X}, **options)
+
+
+@pytest.mark.parametrize("top", [0, -1, 1.5, True, "3"])
+def test_a_number_of_classes_is_at_least_one(client, top):
+    with pytest.raises(ValueError, match="is not a number of classes: give 1 or more"):
+        client.classify("m", X, top=top)
+
+
+@pytest.mark.parametrize("model", ["", None, 5, ["m"]])
+def test_a_model_has_a_name(client, model):
+    with pytest.raises(ValueError, match="is not a name; give the name of a served model"):
+        client.infer(model, {"x": X})
+    with pytest.raises(ValueError, match="is not a name"):
+        client.classify(model, X, top=1)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "cure"),
+    [
+        ("m", {"x": X.astype(np.float64)}, "use x.astype('float32')"),
+        ("m", {"x": X.T}, "transposed? x.swapaxes(-1, -2) has the shape [1, 4], which fits"),
+        ("m", {"x": X[0]}, "without the axis of the batch? x[None] has the shape [1, 4], which fits"),
+        ("f16", {"x": np.ones((1, 2), np.float32)}, "use x.astype('float16')"),
+        ("text", {"x": np.ones((1, 2), np.float32)}, "the model takes text: an array of str or bytes"),
+    ],
+)
+def test_a_refused_array_comes_back_with_its_cure_and_without_the_note_on_configurations(client, model, inputs, cure):
+    with pytest.raises(ClientError) as raised:
+        client.infer(model, inputs)
+    assert raised.value.status is grpc.StatusCode.INVALID_ARGUMENT
+    assert raised.value.details.endswith(f"; {cure}")
+    assert "NOTE" not in raised.value.details
+    assert "id_unknown" not in raised.value.details
+
+
+def test_a_shape_that_no_change_makes_fit_keeps_the_servers_words():
+    request = pb.ModelInferRequest()
+    request.inputs.add(name="x", datatype="FP32", shape=[8, 250, 3])
+    metadata = ModelMetadata("m", (), "", (TensorMetadata("x", "FP32", (-1, 2, -1)),), ())
+    error = ClientError(grpc.StatusCode.INVALID_ARGUMENT, "no. NOTE: x")
+    assert advised(error, request, metadata) is error
+    request.inputs[0].shape[2] = 2
+    assert advised(error, request, metadata).details == (
+        "no; transposed? x.swapaxes(-1, -2) has the shape [8, 2, 250], which fits"
+    )
+    request.inputs[0].shape[:] = [250, 2]
+    assert "x.swapaxes(-1, -2)[None] has the shape [1, 2, 250]" in advised(error, request, metadata).details
+
+
+def test_the_metadata_is_asked_for_once_and_again_after_a_refusal(server, monkeypatch):
+    asked = []
+    honest = sync.Client.call
+    monkeypatch.setattr(
+        sync.Client, "call", lambda self, method, *rest: (asked.append(method), honest(self, method, *rest))[1]
+    )
+    with Client(server.server.address) as client:
+        client.infer("m", {"x": X})
+        assert asked == ["ModelInfer"]
+        for _ in range(3):
+            client.infer("m", X)
+        assert asked[1:] == ["ModelMetadata", "ModelInfer", "ModelInfer", "ModelInfer"]
+        with pytest.raises(ClientError):
+            client.infer("m", X[:, :3])
+        client.infer("m", X)
+        assert asked[5:] == ["ModelInfer", "ModelMetadata", "ModelInfer"]
+
+
+def test_many_calls_at_once_ask_for_the_metadata_once(server, monkeypatch):
+    asked = []
+    honest = AsyncClient.call
+
+    async def counted(self, method, *rest):
+        asked.append(method)
+        return await honest(self, method, *rest)
+
+    async def ask():
+        async with AsyncClient(server.server.address) as client:
+            with pytest.raises(ClientError):
+                await client.infer("nope", X)
+            first = asyncio.create_task(client.infer("m", X))
+            await asyncio.sleep(0)
+            others = [asyncio.create_task(client.infer("m", i * X, version="")) for i in range(20)]
+            await asyncio.sleep(0)
+            first.cancel()
+            return await asyncio.gather(*others)
+
+    monkeypatch.setattr(AsyncClient, "call", counted)
+    for i, answer in enumerate(asyncio.run(asyncio.wait_for(ask(), 60))):
+        np.testing.assert_array_equal(answer["z"], -i * X)
+    assert asked.count("ModelMetadata") == 2  # of 'nope' and of 'm'
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://127.0.0.1:8001", "leave out http://, an address is host:port: '127.0.0.1:8001'"),
+        ("https://example.org/v2", "leave out https://, an address is host:port: 'example.org:8001'"),
+        ("127.0.0.1", "it has no port.*'127.0.0.1:8001'"),
+        ("127.0.0.1:99999", "'99999' is not a port from 1 to 65535"),
+        ("127.0.0.1:0", "'0' is not a port"),
+        ("127.0.0.1:http", "'http' is not a port"),
+        (":8001", "it has no host, such as '127.0.0.1:8001'"),
+        ("::1", r"in brackets: '\[::1\]:8001'"),
+        ("", "is not host:port"),
+        (None, "is not host:port"),
+    ],
+)
+def test_an_address_that_grpc_would_misread_is_refused(kind, address, said):
+    with pytest.raises(ValueError, match=said):
+        kind(address)
+
+
+@pytest.mark.parametrize("address", ["localhost:1", "[::1]:8001", "unix:/run/x", "dns:///a:1", "ipv4:127.0.0.1:1"])
+def test_the_targets_that_grpc_reads_are_taken(address):
+    with Client(address) as client:
+        assert client.address == address
+
+
+def test_a_host_that_no_one_knows_is_said():
+    with (
+        Client("no-such-host.invalid:8001", timeout=20) as client,
+        pytest.raises(ClientError, match=r"the host in no-such-host\.invalid:8001 is not known here"),
+    ):
+        client.is_live()
+
+
+def test_scores_from_a_server_that_does_not_classify_are_said():
+    with pytest.raises(ClientError, match="it does not classify; call infer") as raised:
+        labelled(np.ones((1, 3), np.float32))
+    assert raised.value.status is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(("datatype", "raw"), [("FP33", b"\0\0\0\0"), ("FP32", b"\0"), ("BYTES", b"\xff\0\0\0")])
+def test_an_answer_that_cannot_be_read_is_an_error_that_names_the_output(datatype, raw):
+    response = pb.ModelInferResponse(raw_output_contents=[raw])
+    response.outputs.add(name="y", datatype=datatype, shape=[1])
+    with pytest.raises(ClientError, match=rf"output 'y' {datatype}\[1\] cannot be read"):
+        arrays(response)
+
+
+def test_an_error_survives_a_process_pool():
+    error = pickle.loads(pickle.dumps(ClientError(grpc.StatusCode.NOT_FOUND, "no")))  # noqa: S301
+    assert (error.status, error.details, str(error)) == (grpc.StatusCode.NOT_FOUND, "no", "NOT_FOUND: no")

@@ -1,0 +1,54 @@
+"""Numbers without a dtype of their own become the model's datatype, or an error that names the number that cannot."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from normfold.serving.client.inputs import as_declared, by_input_name
+from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
+
+
+@pytest.mark.parametrize(
+    ("value", "datatype", "dtype"),
+    [
+        ([1, 2.5], "FP32", "float32"),
+        ([1.0, 2.0], "INT64", "int64"),
+        ([0, 1], "BOOL", "bool"),
+        ([True, False], "INT8", "int8"),
+        ([[1e-9]], "FP16", "float16"),
+        ([float("inf"), float("nan")], "FP32", "float32"),
+        (7, "UINT8", "uint8"),
+    ],
+)
+def test_numbers_get_the_models_datatype(value, datatype, dtype):
+    array, declared = as_declared("x", value, datatype)
+    assert (array.dtype.name, declared.name) == (dtype, datatype)
+    np.testing.assert_array_equal(array, np.asarray(value).astype(dtype))
+
+
+@pytest.mark.parametrize(
+    ("value", "datatype", "said"),
+    [
+        ([1.5, 2], "INT64", "is not INT64: it holds 1.5"),
+        ([1, 300], "INT8", "is not INT8: it holds 300"),
+        ([1, -1], "UINT8", "is not UINT8: it holds -1"),
+        ([0, 2], "BOOL", "is not BOOL: it holds 2"),
+        ([1, 1e6], "FP16", "is not FP16: it holds 1000000.0"),
+        ([float("nan")], "INT64", "is not INT64: it holds nan"),
+        ([1j], "FP32", "is not FP32: it holds complex numbers"),
+        (["1"], "FP32", "is not FP32: it holds text"),
+        ([None, 1], "FP32", r"holds None \(null\)"),
+        ([1, 2], "BYTES", "is text"),
+        ([1], "BF16", "ml_dtypes.bfloat16"),
+    ],
+)
+def test_a_number_that_would_change_is_refused(value, datatype, said):
+    with pytest.raises(ValueError, match=said):
+        as_declared("x", value, datatype)
+
+
+def test_a_list_for_an_input_of_an_unknown_datatype_or_name_keeps_numpys_dtype():
+    metadata = ModelMetadata("m", (), "", (TensorMetadata("x", "FP4", (-1,)),), ())
+    found = by_input_name({"x": [1.5], "y": [1]}, metadata)
+    assert {name: datatype.name for name, (_, datatype) in found.items()} == {"x": "FP64", "y": "INT64"}
