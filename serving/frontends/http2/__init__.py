@@ -4,7 +4,8 @@ HTTP/2 is written here because a call costs 5 µs with it and 130 µs with the `
 parts of HTTP/2 that a gRPC server does not need (priorities, push, a table for HPACK) stay out, and so do models.
 
 frontend      binds, accepts, stops
-connection    one connection: its calls and its socket
+connection    one connection: its calls
+socket_side   its socket: turns, flushes, the end
 frame_reader  from bytes to frames, data and header blocks
 control       the other frames: settings, flow control, ping, reset
 limits        what one client may use, and the fault that ends a connection

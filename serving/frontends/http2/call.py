@@ -39,6 +39,9 @@ class CallOwner(Protocol):
     def grant(self, call: ServerCall, size: int) -> None:
         """Let the client send ``size`` more bytes of the call's data."""
 
+    def fruitful(self) -> None:
+        """A message of an answer is queued: forget the frames that led to nothing."""
+
     def flush_soon(self) -> None:
         """Write what is queued after everything that is ready to run has run."""
 
@@ -59,6 +62,7 @@ class ServerCall:
         "credit",
         "method",
         "number",
+        "promised",
         "request_ended",
         "service",
         "window",
@@ -69,6 +73,8 @@ class ServerCall:
         self.service = connection.service
         #: Data that the client still takes, and data that it may still send, in bytes.
         self.window, self.credit = connection.sender.initial, WINDOW_BYTES
+        #: Data of the request that must still come, by its content-length; None: it has none.
+        self.promised = asked.length
         self.request_ended = False
         self._reader: MessageReader | None = None
         self._task: asyncio.Future[bytes] | asyncio.Task[None] | None = None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Protocol
 
-from normfold.serving.frontends.http2.limits import BLOCK_BYTES, FRAME_BYTES, Fault, expect
+from normfold.serving.frontends.http2.limits import BLOCK_BYTES, FRAME_BYTES, TURN_SECONDS, Fault, expect
 from normfold.serving.frontends.http2.sending import FRAME
 from normfold.serving.wire import http2_frames as h2
 
 _HEAD_BYTES = 9
+#: The clock is looked at after this many frames; 1 KiB of a frame that carries no data counts as one more.
+_LOOK = 8
 #: The bits of a stream's number; the first bit of its four bytes is reserved.
 _NUMBER = (1 << 31) - 1
 
@@ -43,12 +46,16 @@ class FrameReader:
         #: Stream, flags and bytes of a block of headers that CONTINUATION frames still add to.
         self._block: tuple[int, int, bytearray] | None = None
 
-    def feed(self, data: bytes, receiver: Receiver) -> None:
-        """Pass the frames that end in ``data`` to ``receiver``. Raises Fault, and whatever ``receiver`` raises."""
+    def feed(self, data: bytes, receiver: Receiver) -> bool:
+        """Pass the frames that end in ``data`` to ``receiver``, for at most about TURN_SECONDS.
+
+        Whether frames were left: then call this again, with b"" if nothing more has come. Raises Fault, and whatever
+        ``receiver`` raises.
+        """
         self._have += len(data)
         self._parts.append(data)
         if self._have < self._need:
-            return
+            return False
         if len(self._parts) > 1:
             data = b"".join(self._parts)
         self._parts = []
@@ -56,10 +63,12 @@ class FrameReader:
         if at < len(data):
             self._parts.append(data[at:])
         self._have = len(data) - at
+        return self._have >= self._need
 
     def _take(self, data: bytes, receiver: Receiver) -> int:
-        """Pass on the whole frames of ``data``; the place where the rest begins."""
+        """Pass on the whole frames of ``data`` while the turn lasts; the place where the rest begins."""
         at, end = 0, len(data)
+        work, until = 0, 0.0
         if not self._greeted:
             if not data.startswith(h2.PREFACE):
                 raise Fault(h2.PROTOCOL_ERROR, "this port speaks gRPC over HTTP/2 only")
@@ -72,6 +81,11 @@ class FrameReader:
             receiver.data(data, 0, at, flags if at == left else 0, number)
         self._need = 1 if self._rest is not None else _HEAD_BYTES
         while end - at >= _HEAD_BYTES:
+            if work >= _LOOK:
+                work, now = 0, monotonic()
+                until = until or now + TURN_SECONDS
+                if now >= until:
+                    break
             word, flags, number = FRAME.unpack_from(data, at)
             size, kind = word >> 8, word & 0xFF
             if size > FRAME_BYTES:
@@ -86,9 +100,11 @@ class FrameReader:
                     self._need = _HEAD_BYTES + size
                 break
             at = begin + size
+            work += 1
             if kind == h2.DATA and self._block is None:
                 receiver.data(data, begin, at, flags, number & _NUMBER)
             else:
+                work += size >> 10
                 self._frame(kind, flags, number & _NUMBER, data[begin:at], receiver)
         return at
 
@@ -103,7 +119,8 @@ class FrameReader:
             if self._block is None or self._block[0] != number:
                 raise Fault(h2.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
             _, first, block = self._block
-            self._part(number, first | flags & h2.END_HEADERS, block + payload, receiver)
+            block += payload
+            self._part(number, first | flags & h2.END_HEADERS, block, receiver)
         else:
             receiver.control(kind, flags, number, payload)
 
@@ -116,7 +133,7 @@ class FrameReader:
             receiver.headers(number, flags, bytes(block))
         else:
             receiver.fruitless()
-            self._block = (number, flags, bytearray(block))
+            self._block = (number, flags, block if isinstance(block, bytearray) else bytearray(block))
 
 
 def _without_padding(flags: int, number: int, payload: bytes) -> bytes:

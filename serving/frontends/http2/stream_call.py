@@ -74,6 +74,7 @@ class StreamCall(ServerCall):
                 self._started = True
                 connection.sender.start(self)
             connection.sender.message(self, data)
+            connection.fruitful()
             connection.flush_soon()
             while connection.sender.waits(self) or connection.choked:
                 await connection.drained()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from dataclasses import dataclass, field
 
@@ -29,10 +30,17 @@ class Methods:
     cancelled: int = 0
     #: Messages that ``slow`` has read.
     read: int = 0
+    #: Calls of ``busy_echo``.
+    busy: int = 0
     #: Lets ``slow`` go on reading.
     go_on: threading.Event = field(default_factory=threading.Event)
 
     def echo(self, data: bytes) -> bytes:
+        return data
+
+    def busy_echo(self, data: bytes) -> bytes:
+        self.busy += 1
+        time.sleep(0.001)
         return data
 
     def fail(self, data: bytes) -> bytes:
@@ -71,6 +79,7 @@ class Methods:
     def table(self) -> list[Method]:
         kind = pb.HealthCheckRequest
         unary = {"Echo": self.echo, "Fail": self.fail, "Wait": self.wait, "Soon": self.soon}
+        unary["Busy"] = self.busy_echo
         methods = [Method(f"/t.T/{name}", kind, wire_unary=function) for name, function in unary.items()]
         methods += [Method("/t.T/Stream", kind, wire_stream=self.stream)]
         methods += [Method("/t.T/Slow", kind, wire_stream=self.slow)]
