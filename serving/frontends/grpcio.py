@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from normfold.serving.errors import StartError
+from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.process.address import host_and_port
 from normfold.serving.rpc.grpc_status import CODES
 from normfold.serving.rpc.methods import Method, status_of
@@ -18,9 +19,11 @@ from normfold.serving.rpc.traffic import Traffic
 
 
 class GrpcioFrontend:
-    """A server of ``methods``; ``traffic`` counts the calls of those that are ``counted``."""
+    """A server of ``methods``; ``traffic`` counts the calls of those that are ``counted``; ``limits`` are not kept."""
 
-    def __init__(self, methods: Iterable[Method], traffic: Traffic, max_message_bytes: int) -> None:
+    def __init__(
+        self, methods: Iterable[Method], traffic: Traffic, max_message_bytes: int, limits: ClientLimits | None = None
+    ) -> None:
         services: dict[str, dict[str, Any]] = {}
         for method in methods:
             services.setdefault(method.service, {})[method.name] = _handler(method, traffic)

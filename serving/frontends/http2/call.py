@@ -7,12 +7,20 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from normfold.serving.errors import Status
-from normfold.serving.frontends.http2.limits import WINDOW_BYTES
-from normfold.serving.frontends.http2.messages import MessageReader, Misframed
+from normfold.serving.frontends.http2.holding import Holding
+from normfold.serving.frontends.http2.inflation import Inflation
+from normfold.serving.frontends.http2.limits import WINDOW_BYTES, CallFault
+from normfold.serving.frontends.http2.messages import MessageReader
 from normfold.serving.frontends.http2.requests import DONE, STARTED, Asked, Requests, ended
 from normfold.serving.frontends.http2.sending import Sender
+from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.rpc.methods import Method, status_of
 from normfold.serving.rpc.traffic import Traffic
+
+#: The details of the status of a request that ends too early.
+CUT = "the data end within a message"
+#: The details of a refusal to make an answer wait.
+UNTAKEN = "the client has not taken too many bytes of earlier answers"
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,9 @@ class Service:
     requests: Requests
     traffic: Traffic
     max_message_bytes: int
+    limits: ClientLimits
+    #: The bytes held for all connections.
+    holding: Holding
 
 
 class CallOwner(Protocol):
@@ -29,6 +40,7 @@ class CallOwner(Protocol):
 
     service: Service
     sender: Sender
+    holding: Holding
     calls: dict[int, ServerCall]
     #: Whether the client does not read what we send.
     choked: bool
@@ -41,6 +53,9 @@ class CallOwner(Protocol):
 
     def fruitful(self) -> None:
         """A message of an answer is queued: forget the frames that led to nothing."""
+
+    def flush(self) -> None:
+        """Write what is queued."""
 
     def flush_soon(self) -> None:
         """Write what is queued after everything that is ready to run has run."""
@@ -60,11 +75,14 @@ class ServerCall:
         "asked",
         "connection",
         "credit",
+        "held",
+        "mark",
         "method",
         "number",
         "promised",
         "request_ended",
         "service",
+        "since",
         "window",
     )
 
@@ -76,6 +94,11 @@ class ServerCall:
         #: Data of the request that must still come, by its content-length; None: it has none.
         self.promised = asked.length
         self.request_ended = False
+        #: The bytes of the request that wait here.
+        self.held = 0
+        #: The state of the request and the answer when progress was last seen, and that time.
+        self.mark: tuple[int, ...] | None = None
+        self.since = 0.0
         self._reader: MessageReader | None = None
         self._task: asyncio.Future[bytes] | asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -96,6 +119,30 @@ class ServerCall:
             self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
+        if self.held:
+            self.connection.holding.add(-self.held)
+            self.held = 0
+
+    def hold(self, size: int) -> bool:
+        """Note that ``size`` bytes of the request wait here; False: that is too much, which ends the call."""
+        more = size - self.held
+        if more > 0 and not self.connection.holding.fits(more, self.held):
+            self.end(Status.RESOURCE_EXHAUSTED, "too many bytes of unfinished requests and answers that nobody takes")
+            return False
+        self.connection.holding.add(more)
+        self.held = size
+        return True
+
+    def body_mark(self) -> tuple[int, ...] | None:
+        """A value that changes when more of the request comes; None: the client need not send more now."""
+        if self.request_ended or self.credit <= 0 or not (self.method.is_unary or self.within):
+            return None
+        return self.credit, self._reader.missing if self._reader is not None else 0
+
+    @property
+    def within(self) -> bool:
+        """Whether a message of the request has begun and not ended."""
+        return self._reader is not None and self._reader.within
 
     def fail(self, error: Exception) -> None:
         """End the call with the status of ``error``."""
@@ -108,18 +155,15 @@ class ServerCall:
         self.connection.sender.end(self, block if self._started else STARTED + block)
         self.connection.close(self)
 
-    def messages(self, data: bytes, begin: int, end: int) -> list[bytes] | None:
+    def messages(self, data: bytes, begin: int, end: int) -> list[bytes | Inflation] | None:
         """The messages that end in ``data[begin:end]``; None where the data are wrong, which ends the call."""
         reader = self._reader
         if reader is None:
             reader = self._reader = MessageReader(self.asked.encoding, self.service.max_message_bytes)
         try:
             found = reader.feed(data[begin:end])
-        except Misframed as error:
+        except CallFault as error:
             self.end(error.status, str(error))
-            return None
-        if self.request_ended and reader.within:
-            self.end(Status.INTERNAL, "the data end within a message")
             return None
         return found
 

@@ -11,6 +11,7 @@ from normfold.serving.frontends.http2.call import ServerCall, Service
 from normfold.serving.frontends.http2.control import CONTROL, ignore
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.headers import HeaderError, HeaderReader
+from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import (
     FORGOTTEN_EACH_SECOND,
     MOST_CALLS,
@@ -29,8 +30,8 @@ from normfold.serving.wire import http2_frames as h2
 class ServerConnection(SocketSide):
     """The server's end of one connection."""
 
-    def __init__(self, service: Service, connections: set[ServerConnection]) -> None:
-        super().__init__()
+    def __init__(self, service: Service, connections: dict[ServerConnection, None]) -> None:
+        super().__init__(Holding(service.limits.max_connection_bytes, service.holding))
         self.service, self._all = service, connections
         self.frames = FrameReader()
         #: The calls under way, by the number of their stream.
@@ -38,6 +39,9 @@ class ServerConnection(SocketSide):
         self._headers = HeaderReader()
         #: The last stream that was opened, the data that the client may still send, and the fruitless frames so far.
         self._last, self._credit, self._fruitless = 0, h2.LARGEST_WINDOW, 0
+        #: The state of the connection when a waiting answer last made progress, and that time.
+        self._mark: tuple[int, ...] | None = None
+        self._since = 0.0
         #: When fruitless frames were last forgotten.
         self._forgotten = monotonic()
         #: The last numbers that the client has passed over: it may not open these streams any more.
@@ -51,7 +55,7 @@ class ServerConnection(SocketSide):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet the client."""
-        self._all.add(self)
+        self._all[self] = None
         super().connection_made(transport)
 
     def take(self, data: bytes) -> bool:
@@ -73,10 +77,11 @@ class ServerConnection(SocketSide):
 
     def lost(self) -> None:
         """Cancel every call."""
-        self._all.discard(self)
+        self._all.pop(self, None)
         calls, self.calls = self.calls, {}
         for call in calls.values():
             call.cancel()
+            self.sender.forget(call)
 
     # called by calls and by the frontend
 
@@ -102,6 +107,28 @@ class ServerConnection(SocketSide):
         if not self._leaving:
             self._leaving = True
             self.sender.out.append(h2.frame(h2.GOAWAY, 0, 0, self._last.to_bytes(4, "big") + bytes(4)))
+        self.flush()
+
+    def give_up_stalled(self, now: float) -> None:
+        """Give up what has made no progress for too long: a request, an answer, or the whole connection."""
+        sender, longest = self.sender, self.service.limits.stall_seconds
+        if sender.waiting or self.choked:
+            state = self.unsent(), sender.window, sender.withheld
+            if state != self._mark:
+                self._mark, self._since = state, now
+            elif now - self._since > longest and (self.choked or sender.window <= 0):
+                self.abort()
+                return
+        for call in list(self.calls.values()):
+            untaken = call.window <= 0 and sender.waits(call)
+            mark = (call.window, sender.left(call)) if untaken else None if self.choked else call.body_mark()
+            if mark is None or mark != call.mark:
+                call.mark, call.since = mark, now
+            elif now - call.since > longest:
+                if untaken:
+                    self.reset(call, h2.ENHANCE_YOUR_CALM)
+                else:
+                    call.end(Status.DEADLINE_EXCEEDED, f"nothing of the request came for {longest:g} s")
         self.flush()
 
     # called by the reader of frames
@@ -209,7 +236,11 @@ class ServerConnection(SocketSide):
 
     def _closed(self, stream: AnswerStream) -> None:
         call = self.calls.pop(stream.number, None)
-        if call is not None and not call.request_ended:
+        if call is None:
+            return
+        if call.held:
+            call.hold(0)
+        if not call.request_ended:
             self._rst(call.number, h2.NO_ERROR)  # the answer is complete: the client may stop sending
 
     def _trailers(self, number: int, flags: int, block: bytes) -> None:

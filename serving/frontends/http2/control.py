@@ -82,15 +82,15 @@ def _window_update(connection: Controlled, flags: int, number: int, payload: byt
         connection.fruitless()
         return
     sender = connection.sender
-    if (sender.window if call is None else call.window) + by > h2.LARGEST_WINDOW or not by:
+    if (sender.window + sender.withheld if call is None else call.window) + by > h2.LARGEST_WINDOW or not by:
         code = h2.FLOW_CONTROL_ERROR if by else h2.PROTOCOL_ERROR
         if call is None:
             raise Fault(code, f"a window is widened by {by}")
         connection.reset(call, code)
         return
-    before = sender.window + (by if call is None else 0)
+    before = sender.window + sender.withheld + (by if call is None else 0)
     connection.finish(sender.widen(by, call))
-    if before - sender.window < FRUITFUL_BYTES:
+    if before - sender.window - sender.withheld < FRUITFUL_BYTES:
         connection.fruitless()
 
 

@@ -4,27 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 from normfold.serving.errors import StartError
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
+from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.requests import Requests
+from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.process.address import UNIX, host_and_port
 from normfold.serving.rpc.methods import Method
 from normfold.serving.rpc.traffic import Traffic
 
 BACKLOG = 1024
+#: Files that a server may have open beside its connections.
+OTHER_FILES = 200
+DEFAULT_LIMITS = ClientLimits()
 
 
 class Http2Frontend:
     """A server of ``methods``; ``traffic`` counts the calls of those that are ``counted``."""
 
-    def __init__(self, methods: Iterable[Method], traffic: Traffic, max_message_bytes: int) -> None:
-        self._service = Service(Requests(methods), traffic, max_message_bytes)
-        self._connections: set[ServerConnection] = set()
+    def __init__(
+        self,
+        methods: Iterable[Method],
+        traffic: Traffic,
+        max_message_bytes: int,
+        limits: ClientLimits = DEFAULT_LIMITS,
+    ) -> None:
+        holding = Holding(limits.max_held_bytes)
+        self._service = Service(Requests(methods), traffic, max_message_bytes, limits, holding)
+        self._most_connections = min(limits.max_connections, _most_sockets())
+        #: In the order in which they were made.
+        self._connections: dict[ServerConnection, None] = {}
+        self._looking: asyncio.TimerHandle | None = None
         self._servers: list[asyncio.Server] = []
         self._path: str | None = None
         #: The address that the server listens on; empty until it does.
@@ -44,12 +61,15 @@ class Http2Frontend:
         except OSError as error:
             why = error.strerror or str(error)
             raise StartError(f"cannot listen on {address}: {why}; choose another with --listen host:port") from None
+        self._look()
         self._path = self.address.removeprefix(UNIX) if address.startswith(UNIX) else None
 
     async def stop(self, grace_seconds: float) -> None:
         """Close the port and every connection; calls under way may take ``grace_seconds`` longer."""
         for server in self._servers:
             server.close()
+        if self._looking is not None:
+            self._looking.cancel()
         if self._path is not None:
             Path(self._path).unlink(missing_ok=True)
         loop = asyncio.get_running_loop()
@@ -62,8 +82,34 @@ class Http2Frontend:
             connection.abort()
         await asyncio.sleep(0)
 
-    def _accept(self) -> ServerConnection:
+    def _accept(self) -> asyncio.Protocol:
+        if len(self._connections) >= self._most_connections:
+            idle = next((connection for connection in self._connections if not connection.calls), None)
+            if idle is None:
+                return _Full()
+            idle.leave()
+            self._connections.pop(idle, None)
         return ServerConnection(self._service, self._connections)
+
+    def _look(self) -> None:
+        """Look at all connections for those that make no progress, again and again."""
+        loop = asyncio.get_running_loop()
+        for connection in list(self._connections):
+            connection.give_up_stalled(loop.time())
+        self._looking = loop.call_later(min(1.0, self._service.limits.stall_seconds / 4), self._look)
+
+
+class _Full(asyncio.Protocol):
+    """Closes a connection for which there is no place."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).abort()
+
+
+def _most_sockets() -> int:
+    """The connections for which the limit of open files leaves room."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(files - OTHER_FILES, files // 2) if files != resource.RLIM_INFINITY else 1 << 30
 
 
 def bound(address: str, reuse_port: bool) -> tuple[list[socket.socket], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from normfold.serving.errors import Status
 from normfold.serving.frontends.http2.headers import LIST_BYTES
 from normfold.serving.wire import http2_frames as h2
 
@@ -53,6 +54,14 @@ class Fault(Exception):
     def __init__(self, code: int, why: str) -> None:
         super().__init__(why)
         self.code = code
+
+
+class CallFault(Exception):
+    """A mistake of the client that ends its call: the status of the call and its details."""
+
+    def __init__(self, status: Status, details: str) -> None:
+        super().__init__(details)
+        self.status = status
 
 
 def expect(sound: bool, size: bool = True) -> None:

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from normfold.serving.errors import Status
 from normfold.serving.frontends.http2.headers import LIST_BYTES, Header, HeaderReader, written
-from normfold.serving.frontends.http2.messages import ENCODINGS
+from normfold.serving.frontends.http2.inflation import ENCODINGS
 from normfold.serving.rpc.methods import Method
 
 #: The largest number of blocks whose meaning is kept; the cache is cleared when it would exceed that.

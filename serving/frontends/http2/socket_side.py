@@ -6,6 +6,7 @@ import asyncio
 import socket
 from typing import cast
 
+from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import (
     GREETING,
     HANDSHAKE_SECONDS,
@@ -13,15 +14,17 @@ from normfold.serving.frontends.http2.limits import (
     PROBE_SECONDS,
     UNSENT_BYTES,
 )
-from normfold.serving.frontends.http2.sending import Sender, joined
+from normfold.serving.frontends.http2.sending import AnswerStream, Sender, joined
 from normfold.serving.wire import http2_frames as h2
 
 
 class SocketSide(asyncio.Protocol):
     """The part of a connection that knows its socket; ``take``, ``busy`` and ``lost`` are the connection's."""
 
-    def __init__(self) -> None:
-        self.sender = Sender()
+    def __init__(self, holding: Holding) -> None:
+        #: The bytes held for this connection.
+        self.holding = holding
+        self.sender = Sender(holding)
         #: Whether the client does not read what we send.
         self.choked = False
         #: Whether no call is accepted any more; the socket is closed once none is under way.
@@ -38,6 +41,10 @@ class SocketSide(asyncio.Protocol):
 
     def busy(self) -> bool:
         """Whether calls are under way."""
+        raise NotImplementedError
+
+    def finish(self, streams: list[AnswerStream]) -> None:
+        """Forget calls of which the last byte is queued now, and wake those that wait for the client."""
         raise NotImplementedError
 
     def lost(self) -> None:
@@ -67,15 +74,18 @@ class SocketSide(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Stop reading from a client that does not read."""
-        self.choked = True
+        if not self.choked:
+            self.choked = True
+            self.sender.choke()
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """Read again."""
         self.choked = False
+        self.finish(self.sender.unchoke())
         self._read_on()
-        self._wake()
+        self.flush_soon()
 
     def data_received(self, data: bytes) -> None:
         """Take whole frames for one turn, then write all answers to them together."""
@@ -128,6 +138,10 @@ class SocketSide(asyncio.Protocol):
         if self._draining is None:
             self._draining = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._draining)
+
+    def unsent(self) -> int:
+        """The bytes that wait in the socket for the client."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def abort(self) -> None:
         """Close the connection now."""

@@ -173,7 +173,10 @@ BAD_DATA = {
     "deflate of too much": ({"grpc_encoding": "deflate"}, message(zlib.compress(bytes(99 << 20)), 1), "8"),
     "the end within a prefix": ({}, HELLO[:3], "13"),
     "the end within a message": ({}, HELLO[:7], "13"),
-    "two messages": ({}, HELLO + HELLO, "13"),
+    "a byte behind gzip": ({"grpc_encoding": "gzip"}, message(gzip.compress(b"x") + b"x", 1), "13"),
+    "two members of gzip": ({"grpc_encoding": "gzip"}, message(gzip.compress(b"x") * 2, 1), "13"),
+    "bytes behind large gzip": ({"grpc_encoding": "gzip"}, message(gzip.compress(bytes(1 << 21)) + b"x", 1), "13"),
+    "large gzip that is cut": ({"grpc_encoding": "gzip"}, message(gzip.compress(bytes(1 << 21))[:-9], 1), "13"),
     "no message": ({}, b"", "13"),
 }
 
