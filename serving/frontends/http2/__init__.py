@@ -12,7 +12,10 @@ limits        what one client may use, and the fault that ends a connection
 sending       flow control of the answers
 headers       HPACK (RFC 7541)
 requests      the method, deadline and compression that a block of headers asks for
-messages      length-prefixed messages, compression
+progress      gives up what does not progress
+holding       the bytes held for clients
+inflation     compressed messages
+messages      length-prefixed messages
 call          the common part of all calls: method, deadline, status
 unary_call    one message each way
 stream_call   a stream of messages

@@ -41,6 +41,8 @@ class CallOwner(Protocol):
     service: Service
     sender: Sender
     holding: Holding
+    #: The bytes of unfinished requests, by the number of their stream; only of those that ever had any.
+    held: dict[int, int]
     calls: dict[int, ServerCall]
     #: Whether the client does not read what we send.
     choked: bool
@@ -50,6 +52,9 @@ class CallOwner(Protocol):
 
     def grant(self, call: ServerCall, size: int) -> None:
         """Let the client send ``size`` more bytes of the call's data."""
+
+    def release(self, number: int) -> None:
+        """Hold nothing more of the request on this stream."""
 
     def fruitful(self) -> None:
         """A message of an answer is queued: forget the frames that led to nothing."""
@@ -75,14 +80,10 @@ class ServerCall:
         "asked",
         "connection",
         "credit",
-        "held",
-        "mark",
         "method",
         "number",
-        "promised",
         "request_ended",
         "service",
-        "since",
         "window",
     )
 
@@ -91,14 +92,7 @@ class ServerCall:
         self.service = connection.service
         #: Data that the client still takes, and data that it may still send, in bytes.
         self.window, self.credit = connection.sender.initial, WINDOW_BYTES
-        #: Data of the request that must still come, by its content-length; None: it has none.
-        self.promised = asked.length
         self.request_ended = False
-        #: The bytes of the request that wait here.
-        self.held = 0
-        #: The state of the request and the answer when progress was last seen, and that time.
-        self.mark: tuple[int, ...] | None = None
-        self.since = 0.0
         self._reader: MessageReader | None = None
         self._task: asyncio.Future[bytes] | asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -119,18 +113,17 @@ class ServerCall:
             self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
-        if self.held:
-            self.connection.holding.add(-self.held)
-            self.held = 0
+        self.connection.release(self.number)
 
     def hold(self, size: int) -> bool:
         """Note that ``size`` bytes of the request wait here; False: that is too much, which ends the call."""
-        more = size - self.held
-        if more > 0 and not self.connection.holding.fits(more, self.held):
+        connection = self.connection
+        own = connection.held.get(self.number, 0)
+        if size > own and not connection.holding.fits(size - own, own):
             self.end(Status.RESOURCE_EXHAUSTED, "too many bytes of unfinished requests and answers that nobody takes")
             return False
-        self.connection.holding.add(more)
-        self.held = size
+        connection.holding.add(size - own)
+        connection.held[self.number] = size
         return True
 
     def body_mark(self) -> tuple[int, ...] | None:

@@ -19,6 +19,7 @@ from normfold.serving.frontends.http2.limits import (
     MOST_RESET,
     Fault,
 )
+from normfold.serving.frontends.http2.progress import Progress
 from normfold.serving.frontends.http2.requests import TOO_LARGE, Asked, trailers_well_formed
 from normfold.serving.frontends.http2.sending import AnswerStream
 from normfold.serving.frontends.http2.socket_side import SocketSide
@@ -36,12 +37,13 @@ class ServerConnection(SocketSide):
         self.frames = FrameReader()
         #: The calls under way, by the number of their stream.
         self.calls: dict[int, ServerCall] = {}
+        self.held: dict[int, int] = {}
+        #: Data of requests that must still come, by the number of their stream; only of those with a content-length.
+        self._promised: dict[int, int] = {}
         self._headers = HeaderReader()
         #: The last stream that was opened, the data that the client may still send, and the fruitless frames so far.
         self._last, self._credit, self._fruitless = 0, h2.LARGEST_WINDOW, 0
-        #: The state of the connection when a waiting answer last made progress, and that time.
-        self._mark: tuple[int, ...] | None = None
-        self._since = 0.0
+        self.progress = Progress(service.limits.stall_seconds)
         #: When fruitless frames were last forgotten.
         self._forgotten = monotonic()
         #: The last numbers that the client has passed over: it may not open these streams any more.
@@ -98,6 +100,11 @@ class ServerConnection(SocketSide):
         self.sender.out.append(h2.frame(h2.WINDOW_UPDATE, 0, call.number, size.to_bytes(4, "big")))
         self.flush_soon()
 
+    def release(self, number: int) -> None:
+        """Hold nothing more of the request on this stream."""
+        if self.held:
+            self.holding.add(-self.held.pop(number, 0))
+
     def fruitful(self) -> None:
         """A message of an answer is queued: forget the frames that led to nothing."""
         self._fruitless = 0
@@ -107,28 +114,6 @@ class ServerConnection(SocketSide):
         if not self._leaving:
             self._leaving = True
             self.sender.out.append(h2.frame(h2.GOAWAY, 0, 0, self._last.to_bytes(4, "big") + bytes(4)))
-        self.flush()
-
-    def give_up_stalled(self, now: float) -> None:
-        """Give up what has made no progress for too long: a request, an answer, or the whole connection."""
-        sender, longest = self.sender, self.service.limits.stall_seconds
-        if sender.waiting or self.choked:
-            state = self.unsent(), sender.window, sender.withheld
-            if state != self._mark:
-                self._mark, self._since = state, now
-            elif now - self._since > longest and (self.choked or sender.window <= 0):
-                self.abort()
-                return
-        for call in list(self.calls.values()):
-            untaken = call.window <= 0 and sender.waits(call)
-            mark = (call.window, sender.left(call)) if untaken else None if self.choked else call.body_mark()
-            if mark is None or mark != call.mark:
-                call.mark, call.since = mark, now
-            elif now - call.since > longest:
-                if untaken:
-                    self.reset(call, h2.ENHANCE_YOUR_CALM)
-                else:
-                    call.end(Status.DEADLINE_EXCEEDED, f"nothing of the request came for {longest:g} s")
         self.flush()
 
     # called by the reader of frames
@@ -160,9 +145,9 @@ class ServerConnection(SocketSide):
             call.request_ended = True
         elif begin == end:
             self.fruitless()
-        if call.promised is not None:
-            call.promised -= end - begin
-            if call.promised < 0 or (call.promised and call.request_ended):
+        if self._promised and number in self._promised:
+            left = self._promised[number] = self._promised[number] - (end - begin)
+            if left < 0 or (left and call.request_ended):
                 self.reset(call, h2.PROTOCOL_ERROR)
                 return
         call.received(data, begin, end)
@@ -188,6 +173,8 @@ class ServerConnection(SocketSide):
             self.calls[number] = call
             if asked.timeout is not None:
                 self._opened.append(call)
+            if asked.length is not None:
+                self._promised[number] = asked.length
             if flags & h2.END_STREAM:
                 self._end_request(call)
 
@@ -231,6 +218,7 @@ class ServerConnection(SocketSide):
     def drop(self, call: ServerCall) -> None:
         """Forget a call: nobody waits for its answer any more."""
         self.calls.pop(call.number, None)
+        self._promised.pop(call.number, None)
         self.sender.forget(call)
         call.cancel()
 
@@ -238,8 +226,10 @@ class ServerConnection(SocketSide):
         call = self.calls.pop(stream.number, None)
         if call is None:
             return
-        if call.held:
-            call.hold(0)
+        if self.held:
+            self.release(call.number)
+        if self._promised:
+            self._promised.pop(call.number, None)
         if not call.request_ended:
             self._rst(call.number, h2.NO_ERROR)  # the answer is complete: the client may stop sending
 
@@ -265,7 +255,7 @@ class ServerConnection(SocketSide):
     def _end_request(self, call: ServerCall) -> None:
         """Take the end of a request that came without data."""
         call.request_ended = True
-        if call.promised:
+        if self._promised.get(call.number):
             self.reset(call, h2.PROTOCOL_ERROR)
         else:
             call.received(b"", 0, 0)

@@ -10,8 +10,8 @@ from normfold.serving.frontends.http2.sending import FRAME
 from normfold.serving.wire import http2_frames as h2
 
 _HEAD_BYTES = 9
-#: The clock is looked at after this many frames; 1 KiB of a frame that carries no data counts as one more.
-_LOOK = 8
+#: The clock is looked at after the frames that begin in this many bytes.
+_LOOK_BYTES = 512
 #: The bits of a stream's number; the first bit of its four bytes is reserved.
 _NUMBER = (1 << 31) - 1
 
@@ -68,7 +68,6 @@ class FrameReader:
     def _take(self, data: bytes, receiver: Receiver) -> int:
         """Pass on the whole frames of ``data`` while the turn lasts; the place where the rest begins."""
         at, end = 0, len(data)
-        work, until = 0, 0.0
         if not self._greeted:
             if not data.startswith(h2.PREFACE):
                 raise Fault(h2.PROTOCOL_ERROR, "this port speaks gRPC over HTTP/2 only")
@@ -80,33 +79,31 @@ class FrameReader:
             self._rest = (number, flags, left - at) if at < left else None
             receiver.data(data, 0, at, flags if at == left else 0, number)
         self._need = 1 if self._rest is not None else _HEAD_BYTES
-        while end - at >= _HEAD_BYTES:
-            if work >= _LOOK:
-                work, now = 0, monotonic()
-                until = until or now + TURN_SECONDS
-                if now >= until:
-                    break
-            word, flags, number = FRAME.unpack_from(data, at)
-            size, kind = word >> 8, word & 0xFF
-            if size > FRAME_BYTES:
-                raise Fault(h2.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
-            begin = at + _HEAD_BYTES
-            if end - begin < size:
-                if kind == h2.DATA and begin < end and self._block is None and not flags & h2.PADDED:
-                    self._rest = number & _NUMBER, flags, size - (end - begin)
-                    self._need, at = 1, end
-                    receiver.data(data, begin, end, 0, number & _NUMBER)
-                else:
+        stop = min(at + _LOOK_BYTES, end)
+        until = monotonic() + TURN_SECONDS if stop < end else 0.0
+        while True:
+            while stop - at >= _HEAD_BYTES:
+                word, flags, number = FRAME.unpack_from(data, at)
+                size, kind = word >> 8, word & 0xFF
+                if size > FRAME_BYTES:
+                    raise Fault(h2.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
+                begin = at + _HEAD_BYTES
+                if end - begin < size:
+                    if kind == h2.DATA and begin < end and self._block is None and not flags & h2.PADDED:
+                        self._rest = number & _NUMBER, flags, size - (end - begin)
+                        self._need = 1
+                        receiver.data(data, begin, end, 0, number & _NUMBER)
+                        return end
                     self._need = _HEAD_BYTES + size
-                break
-            at = begin + size
-            work += 1
-            if kind == h2.DATA and self._block is None:
-                receiver.data(data, begin, at, flags, number & _NUMBER)
-            else:
-                work += size >> 10
-                self._frame(kind, flags, number & _NUMBER, data[begin:at], receiver)
-        return at
+                    return at
+                at = begin + size
+                if kind == h2.DATA and self._block is None:
+                    receiver.data(data, begin, at, flags, number & _NUMBER)
+                else:
+                    self._frame(kind, flags, number & _NUMBER, data[begin:at], receiver)
+            if stop == end or monotonic() >= until:
+                return at
+            stop = min(max(at, stop) + _LOOK_BYTES, end)
 
     def _frame(self, kind: int, flags: int, number: int, payload: bytes, receiver: Receiver) -> None:
         if not self.settled and kind != h2.SETTINGS:

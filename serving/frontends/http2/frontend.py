@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import resource
 import socket
 from collections.abc import Iterable
-from pathlib import Path
 from typing import cast
 
 from normfold.serving.errors import StartError
@@ -16,11 +14,14 @@ from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.frontends.limits import ClientLimits
+from normfold.serving.process import unix_socket
 from normfold.serving.process.address import UNIX, host_and_port
 from normfold.serving.rpc.methods import Method
 from normfold.serving.rpc.traffic import Traffic
 
 BACKLOG = 1024
+#: As a host it is every address of IPv4, too, as in other servers.
+ALL_ADDRESSES = "::"
 #: Files that a server may have open beside its connections.
 OTHER_FILES = 200
 DEFAULT_LIMITS = ClientLimits()
@@ -43,7 +44,9 @@ class Http2Frontend:
         self._connections: dict[ServerConnection, None] = {}
         self._looking: asyncio.TimerHandle | None = None
         self._servers: list[asyncio.Server] = []
+        #: The path of its unix socket, and the file that it made there.
         self._path: str | None = None
+        self._file: tuple[int, int] | None = None
         #: The address that the server listens on; empty until it does.
         self.address = ""
 
@@ -62,7 +65,9 @@ class Http2Frontend:
             why = error.strerror or str(error)
             raise StartError(f"cannot listen on {address}: {why}; choose another with --listen host:port") from None
         self._look()
-        self._path = self.address.removeprefix(UNIX) if address.startswith(UNIX) else None
+        if address.startswith(UNIX):
+            self._path = address.removeprefix(UNIX)
+            self._file = unix_socket.identity(self._path)
 
     async def stop(self, grace_seconds: float) -> None:
         """Close the port and every connection; calls under way may take ``grace_seconds`` longer."""
@@ -71,7 +76,7 @@ class Http2Frontend:
         if self._looking is not None:
             self._looking.cancel()
         if self._path is not None:
-            Path(self._path).unlink(missing_ok=True)
+            unix_socket.remove_own(self._path, self._file)
         loop = asyncio.get_running_loop()
         until = loop.time() + grace_seconds
         for connection in list(self._connections):
@@ -95,7 +100,7 @@ class Http2Frontend:
         """Look at all connections for those that make no progress, again and again."""
         loop = asyncio.get_running_loop()
         for connection in list(self._connections):
-            connection.give_up_stalled(loop.time())
+            connection.progress.look(connection, loop.time())
         self._looking = loop.call_later(min(1.0, self._service.limits.stall_seconds / 4), self._look)
 
 
@@ -115,17 +120,7 @@ def _most_sockets() -> int:
 def bound(address: str, reuse_port: bool) -> tuple[list[socket.socket], str]:
     """Sockets bound to ``address``, one for each address that its host has, and the address in use. Raises OSError."""
     if address.startswith(UNIX):
-        path = address.removeprefix(UNIX)
-        with contextlib.suppress(FileNotFoundError):
-            if Path(path).is_socket():
-                Path(path).unlink()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.bind(path)
-        except OSError:
-            sock.close()
-            raise
-        return [sock], address
+        return [unix_socket.bound(address.removeprefix(UNIX))], address
     host, port = host_and_port(address)
     sockets: list[socket.socket] = []
     try:
@@ -141,7 +136,7 @@ def bound(address: str, reuse_port: bool) -> tuple[list[socket.socket], str]:
             if reuse_port:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != ALL_ADDRESSES)
             sock.bind((where[0], port, *where[2:]))
             port = sock.getsockname()[1]  # for port 0, all addresses get the port of the first
         if not sockets:

@@ -47,6 +47,7 @@ class UnaryCall(ServerCall):
         elif self._found is None:
             self.end(Status.INTERNAL, CUT if self.within else "a unary call without a message")
         elif isinstance(self._found, bytes):
+            self.connection.release(self.number)
             self._ask(self._found)
         else:
             self._inflate(self._found)
@@ -58,6 +59,7 @@ class UnaryCall(ServerCall):
             self.end(error.status, str(error))
             return
         if data is not None:
+            self.connection.release(self.number)
             self._ask(data)
         elif self.hold(len(message) + message.size):
             self._task = asyncio.ensure_future(self._inflate_rest(message))
@@ -70,13 +72,12 @@ class UnaryCall(ServerCall):
             self.end(error.status, str(error))
         else:
             self._task = None
+            self.connection.release(self.number)
             self._ask(data)
             self.connection.flush_soon()
 
     def _ask(self, data: bytes) -> None:
         traffic = self.service.traffic
-        if self.held:
-            self.hold(0)
         try:
             if self._counted:
                 traffic.enter()

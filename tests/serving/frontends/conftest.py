@@ -18,6 +18,7 @@ from normfold.serving.errors import InvalidRequest
 from normfold.serving.frontends import frontend
 from normfold.serving.frontends.http2.frontend import DEFAULT_LIMITS
 from normfold.serving.frontends.limits import ClientLimits
+from normfold.serving.process import loops
 from normfold.serving.rpc.methods import Method
 from normfold.serving.rpc.traffic import Traffic
 
@@ -117,7 +118,7 @@ class Serving:
 def serving(
     address: str = "127.0.0.1:0", name: str = "http2", limits: ClientLimits = DEFAULT_LIMITS
 ) -> Iterator[Serving]:
-    loop = asyncio.new_event_loop()
+    loop = (loops.factory() or asyncio.new_event_loop)()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     methods = Methods()
