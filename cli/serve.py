@@ -109,6 +109,38 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
     help="Largest request.",
 )
 @click.option(
+    "--max-connections",
+    type=click.IntRange(1, 1 << 20),
+    default=4096,
+    show_default=True,
+    help="Connections; a new one takes the place of an idle one, or is closed (http2 only).",
+)
+@click.option(
+    "--max-connection-mib",
+    "max_connection_bytes",
+    type=click.IntRange(1, 1 << 20),
+    callback=_bytes,
+    default=256,
+    show_default=True,
+    help="Unfinished requests and answers not taken, for one connection (http2 only).",
+)
+@click.option(
+    "--max-held-mib",
+    "max_held_bytes",
+    type=click.IntRange(1, 1 << 20),
+    callback=_bytes,
+    default=1024,
+    show_default=True,
+    help="The same for all connections together (http2 only).",
+)
+@click.option(
+    "--stall-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Give up an unfinished request, or an answer not taken, after this time without progress (http2 only).",
+)
+@click.option(
     "--trace-file", type=click.Path(path_type=Path), help="Write traces here when TraceSetting turns them on."
 )
 @click.option(

@@ -89,6 +89,7 @@ class Server:
         from normfold.serving.catalog.catalog import Catalog
         from normfold.serving.catalog.load import LoadOptions
         from normfold.serving.frontends import frontend
+        from normfold.serving.frontends.limits import ClientLimits
         from normfold.serving.infer.shared_memory import SharedMemory
         from normfold.serving.infer.tracing import TraceSettings
         from normfold.serving.rpc.traffic import Traffic
@@ -134,7 +135,10 @@ class Server:
             methods = share(methods)
         methods += reflection.methods({method.service for method in methods})
         self._traffic = Traffic()
-        self._frontend = frontend(config.frontend)(methods, self._traffic, config.max_message_bytes)
+        limits = ClientLimits(
+            config.max_connections, config.max_connection_bytes, config.max_held_bytes, config.stall_seconds
+        )
+        self._frontend = frontend(config.frontend)(methods, self._traffic, config.max_message_bytes, limits)
         self._regions = regions
 
     @property
