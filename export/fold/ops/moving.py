@@ -16,14 +16,14 @@ from normfold.export.fold.net import (
     Constants,
     Dim,
     Gauges,
-    Index,
     Op,
     Refused,
     RemovedFrom,
-    Silencing,
     Tensor,
 )
+from normfold.export.fold.ops.entrywise import silenced_before
 from normfold.export.fold.ranges import Range
+from normfold.export.fold.silencing import Silencing
 from normfold.export.graphs.writing import Writing
 
 
@@ -44,9 +44,9 @@ class Transpose(Op):
         """Refuse any: constants are known along axis 1 only."""
         raise Refused(f"{self} moves the channels to another axis, through which no constant is followed")
 
-    def silenced(self, tensor: Tensor, axis: int, index: Index, values: Array, silencing: Silencing) -> Array:
-        """A constant channel stays constant, on the axis where it was before."""
-        return silencing.of(self.inputs[0], self.axes[axis], index, values)
+    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
+        """A constant entry stays constant, on the axis where it was before."""
+        return silenced_before(self, tensor, wanted, silencing)
 
     def range(self, inputs: Sequence[Range]) -> Range:
         """The input's range, transposed."""
@@ -69,6 +69,10 @@ class Reshape(Op):
         if x in gauges:
             return {y: _reshaped(self, gauges[x], pairs, y.rank, forward=True)}
         return {x: _reshaped(self, gauges[y], pairs, x.rank, forward=False)}
+
+    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
+        """A constant entry stays constant, where the axes can be followed."""
+        return silenced_before(self, tensor, wanted, silencing)
 
     def _pairs(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         (x,), (y,) = self.inputs, self.outputs
@@ -119,8 +123,8 @@ class Reshape(Op):
     def remove_channels(self, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:
         """A channel is one entry of the output's, or a block of them where channels are flattened with positions."""
         (x,), (y,) = self.inputs, self.outputs
-        if x not in removed:
-            raise Refused(f"{self} loses channels only where its input does")
+        if x not in removed or y.rank < 2 or y.size(1) % x.size(1):
+            raise Refused(f"{self} needs the channel")
         block = y.size(1) // x.size(1)
         return {y: RemovedChannels(1, removed[x].index * block, removed[x].count * block)}
 

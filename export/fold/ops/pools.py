@@ -15,16 +15,14 @@ from normfold.export.fold.net import (
     AddedChannels,
     Dim,
     Gauges,
-    Index,
     Op,
     Refused,
     RemovedFrom,
-    Silencing,
     Tensor,
 )
-from normfold.export.fold.ops.entrywise import lost_by_both, silenced_through
-from normfold.export.fold.ops.linear import inverse
+from normfold.export.fold.ops.entrywise import lost_by_both, silenced_before
 from normfold.export.fold.ranges import Range
+from normfold.export.fold.silencing import Silencing
 
 
 @dataclass(eq=False)
@@ -48,6 +46,8 @@ class Pooling(Op):
     counts_zeros: bool = False
     #: The share of its entries that a max-pool keeps; 1 where clamps by channel cannot move behind it.
     kept: float = 1.0
+    #: Whether the node is given the number of channels, which must then stay: Expand to a shape, Resize to sizes.
+    fixed: bool = False
     #: Whether the output lacks the axes (keepdims = 0).
     drops_axes: bool = False
 
@@ -61,8 +61,6 @@ class Pooling(Op):
             raise Refused(f"{self} keeps the largest entry, and {_some(gauge.scale < 0)} scaled by a negative number")
         if self.counts_zeros and gauge.shifts:
             raise Refused(f"{self} averages its zero padding, which does not take the shift")
-        if x not in gauges:
-            inverse(gauge, self)
         return {y: self._without_axes(gauge)} if x in gauges else {x: gauge}
 
     def _without_axes(self, gauge: Affine) -> Affine:
@@ -78,6 +76,8 @@ class Pooling(Op):
     def add_channel(self, added: AddedChannels) -> dict[Tensor, AddedChannel]:
         """One more channel: its constant passes, unless zeros are averaged in."""
         x, y = self.inputs[0], self.outputs[0]
+        if self.fixed:
+            raise Refused(f"{self} is given the number of channels")
         w = added[x] if x in added else added[y]
         axes = sorted(self.axes)
         if x in added:
@@ -101,15 +101,13 @@ class Pooling(Op):
         after = np.where(before == 0, before, np.nan) if self.counts_zeros else before
         return [after, *[None] * (len(self.outputs) - 1)]
 
-    def silenced(self, tensor: Tensor, axis: int, index: Index, values: Array, silencing: Silencing) -> Array:
+    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
         """A constant channel stays constant where the pool works along other axes and averages no zeros."""
-        if axis != 1 or 1 in self.axes or self.counts_zeros:
-            raise Refused(f"{self} does not keep the channel constant")
-        return silenced_through(self, tensor, index, values, silencing)
+        return silenced_before(self, tensor, wanted, silencing)
 
     def remove_channels(self, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:
         """Input and output lose the same channels, where the channels keep their axis."""
-        if 1 in self.axes or (self.drops_axes and min(self.axes, default=2) < 2):
+        if self.fixed or 1 in self.axes or (self.drops_axes and min(self.axes, default=2) < 2):
             raise Refused(f"{self} needs the channel")
         return lost_by_both(self, removed)
 

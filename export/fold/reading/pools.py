@@ -65,7 +65,8 @@ def _resize(n: Node) -> Op:
     kept = kept or (x.shape is not None and y.shape is not None and x.shape[:2] == y.shape[:2])
     if not kept:
         raise NotKnown
-    return Pooling(axes=tuple(range(2, n.rank())), **n.parts())
+    fixed = n.has(3) and scales is None and 1 in axes
+    return Pooling(axes=tuple(range(2, n.rank())), fixed=fixed, **n.parts())
 
 
 def _expand(n: Node) -> Op:
@@ -76,7 +77,10 @@ def _expand(n: Node) -> Op:
     repeated = tuple(a for a, d in enumerate(x.shape) if d == 1 and y.shape[a] != 1)
     if any(d != y.shape[a] for a, d in enumerate(x.shape) if a not in repeated):
         raise NotKnown
-    return Pooling(axes=repeated, **n.parts())
+    target = n.integers(1)
+    place = -1 if target is None else len(target) - len(x.shape) + 1
+    fixed = target is None or (0 <= place < len(target) and target[place] != 1)
+    return Pooling(axes=repeated, fixed=fixed, **n.parts())
 
 
 #: Operators that keep channels apart.
