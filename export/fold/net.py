@@ -147,7 +147,7 @@ class Op:
     @property
     def refusal(self) -> str:
         """The reason why no scale or shift passes through an operator that has no rule for them."""
-        return f"{self} is not linear, and no per-channel scale or shift passes through it"
+        return f"no rule takes a per-channel scale or shift through {self}"
 
     @property
     def passes_nothing(self) -> bool:

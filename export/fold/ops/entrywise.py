@@ -41,7 +41,7 @@ class Entrywise(Op):
 def silenced_before(op: Op, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
     """Return what entries behind an operator hold that passes affines on, when those before it are silenced."""
     before = op.spread(Gauges({tensor: wanted}))
-    parts = {x: before[x] for x in op.inputs if not before[x].is_identity}
+    parts = {x: before[x] for x in op.inputs if x in before and not before[x].is_identity}
     if not parts:
         raise Refused(f"{op} computes these entries from none of its inputs")
     return op.spread(Gauges({x: silencing.of(x, part) for x, part in parts.items()}))[tensor]

@@ -161,9 +161,9 @@ class Sum(Op):
         reach = np.sqrt(sum(((r.high - r.low) / 2) ** 2 for r in inputs))
         return Range.around(sum(centers[1:], centers[0]), reach)
 
-    def output_shape(self) -> tuple[Dim, ...] | None:
-        """The shape of the branches, where all have the same."""
-        return self.inputs[0].shape if len({x.shape for x in self.inputs}) == 1 else None
+    def lengths(self, shapes: Sequence[tuple[Dim, ...]], index: int) -> Sequence[Dim]:
+        """The lengths that the branches share, or that one has where the others have 1."""
+        return _shared(shapes)
 
 
 def takes_shift(tensor: Tensor, depth: int = 12) -> int:
@@ -183,6 +183,12 @@ def takes_shift(tensor: Tensor, depth: int = 12) -> int:
     if len(producer.inputs) == 1 and private and not producer.is_smooth:
         return min(1, takes_shift(producer.inputs[0], depth - 1))
     return 0
+
+
+def _shared(shapes: Sequence[tuple[Dim, ...]]) -> list[Dim]:
+    """Return for each axis the only length other than 1, 1 where all have 1, None where lengths differ by name."""
+    longer = [{size for size in sizes if size != 1} for sizes in zip(*shapes, strict=True)]
+    return [1 if not sizes else next(iter(sizes)) if len(sizes) == 1 else None for sizes in longer]
 
 
 def _one_rank(op: Op) -> bool:
@@ -237,6 +243,10 @@ class Product(Op):
             raise Refused(f"the inputs of {self} would need other scales than they have")
         other = second if whole is a else first
         return {whole: Affine.of(wanted * other if self.divides else wanted / other, none)}
+
+    def lengths(self, shapes: Sequence[tuple[Dim, ...]], index: int) -> Sequence[Dim]:
+        """The lengths that the inputs share, or that one has where the other has 1."""
+        return _shared(shapes)
 
     def add_channel(self, added: AddedChannels) -> dict[Tensor, AddedChannel]:
         """One more channel in both inputs, their product in the output."""

@@ -51,6 +51,8 @@ class Linear(Op):
     axis_out: int = 1
     #: Whether some outputs see fewer taps than others (zero padding, or the ends of a transposed convolution).
     edges: bool = False
+    #: Whether it is a convolution whose output has the lengths of its input.
+    keeps_lengths: bool = False
     #: How the node holds its weight.
     form: WeightForm = WeightForm.CONV
 
@@ -222,14 +224,14 @@ class Linear(Op):
         return Range.around(mean.reshape(shape), deviation.reshape(shape))
 
     def lengths(self, shapes: Sequence[tuple[Dim, ...]], index: int) -> Sequence[Dim] | None:
-        """A product with a matrix keeps all lengths but that of the channels."""
-        if self.form.has_taps:
+        """A product with a matrix keeps all lengths but that of the channels, and so do some convolutions."""
+        if self.form.has_taps and not self.keeps_lengths:
             return None
         return [None if axis == self.axis_out % len(shapes[0]) else size for axis, size in enumerate(shapes[0])]
 
     def output_shape(self) -> tuple[Dim, ...] | None:
-        """The shape of a convolution's output, its lengths under names of their own."""
-        if not self.form.has_taps:
+        """The shape of the output of a convolution or Gemm, its lengths under names of their own."""
+        if self.node.op_type == "MatMul":
             return None
         x, name = self.inputs[0], self.outputs[0].name
         groups, out, _, *taps = self.params.weight.shape
