@@ -68,7 +68,10 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
 
 
 def _without_weights(source: Source, untrained: bool) -> tuple[str, ...]:
-    """Return a note on which weights are used, none for a network in memory. Raises CheckpointError for a class, whose weights are random numbers."""
+    """Return a note on which weights are used; none for a network in memory, which has them.
+
+    Raises CheckpointError for a class, whose weights are random numbers.
+    """
     if not source.network.state_dict() or source.kind == "network":
         return ()
     if untrained:
