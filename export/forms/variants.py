@@ -111,7 +111,7 @@ def rewritten_variants(
             if name == asked:
                 raise ExportError(
                     f"this network has no {name} form: nothing in it would be written differently. "
-                    "Ask for folded or unfolded, or leave --form out"
+                    f"Ask for {', '.join(passed) + ', ' if passed else ''}folded or unfolded, or leave --form out"
                 )
             continue
         verification = proof.of(content)
