@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,9 +56,12 @@ def infer(
       normfold infer adder --input a='[[1, 2]]' --input b='[[3, 4]]' --json
       normfold infer surnames --input x=@batch.npy --output y --save answers.npz --address 10.0.0.5:8001
 
-    JSON numbers take the datatype that the model declares. Exit code: 0 with an answer, 1 without, 2 for a wrong
-    command.
+    JSON numbers take the datatype that the model declares. Inputs of sizes that the model was not proved for are not
+    sent; a size above the largest that the proof ran gives a note. Exit code: 0 with an answer, 1 without, 2 for a
+    wrong command.
     """
+    from normfold.protos import grpc_service as pb
+    from normfold.serving.client import calls
     from normfold.serving.client.client import Client, ClientError
 
     if top is not None and save is not None:
@@ -67,8 +71,11 @@ def infer(
     values = [_split(text) for text in inputs]
     try:
         with Client(address, timeout=timeout) as client:
-            metadata = client.model_metadata(model, version)
+            request = pb.ModelMetadataRequest(name=model, version=version)
+            response = client.call("ModelMetadata", request, pb.ModelMetadataResponse)
+            metadata = calls.model_metadata(response)
             arrays = {name: _read(name, text, metadata) for name, text in values}
+            _check_sizes(arrays, response.properties)
             if top is not None:
                 rows = client.classify(model, arrays, top, outputs[0] if outputs else None, version)
                 _print_classes(rows, as_json)
@@ -116,6 +123,27 @@ def _read(name: str, text: str, metadata: ModelMetadata) -> Array:
         raise click.UsageError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, EOFError) as error:
         raise click.UsageError(f"{path} is not a .npy, .npz or .json file with numbers: {error}") from None
+
+
+def _check_sizes(arrays: Mapping[str, Array], properties: Mapping[str, str]) -> None:
+    """Hold the inputs to the sizes that the model was proved for. Raises click.ClickException for another size.
+
+    Prints a note where the server answers other sizes, too, and where the proof ran no size as large as an input's.
+    """
+    from normfold.serving.wire.proved_sizes import ALLOWED, PROVED, parse
+
+    try:
+        sizes = parse(properties[PROVED]) if PROVED in properties else None
+    except ValueError:  # written by a server of another version: that server checks the request
+        sizes = None
+    if sizes is None:
+        return
+    shapes = {name: array.shape for name, array in arrays.items()}
+    refusal = sizes.refusal(shapes, batched=True)
+    if refusal and ALLOWED not in properties:
+        raise click.ClickException(refusal)
+    if note := refusal or sizes.beyond(shapes):
+        click.echo(f"note: {note}", err=True)
 
 
 def _from_json(name: str, text: str, spec: TensorMetadata | None) -> Array:

@@ -79,7 +79,7 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
     "--strict-readiness/--no-strict-readiness",
     default=True,
     show_default=True,
-    help="Not ready while any model failed to load.",
+    help="Not ready while a model that should be in service has no version that answers.",
 )
 @click.option(
     "--model-control",
@@ -88,6 +88,11 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
     help="Whether clients may load and unload models. Default: explicit on a loopback address, else none.",
 )
 @click.option("--load-model", "load_models", multiple=True, help="Load only this model at the start (repeat for more).")
+@click.option(
+    "--allow-unproved-sizes",
+    is_flag=True,
+    help="Also answer requests of sizes that the model's export did not prove.",
+)
 @click.option(
     "--shared-memory",
     type=click.Choice(["on", "off"]),

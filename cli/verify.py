@@ -74,8 +74,8 @@ def verify(
     """Compare two networks: A computed in float64 against B, on random inputs and your samples.
 
     Each is FILE.py:NAME or package.module:NAME, a .onnx or .pt2 file, a version's directory, or HOST:PORT/MODEL of a
-    server. B passes if its error is at most twice that of A in float32 plus four units in the last place. Exit code 0:
-    the same; 1: not the same, or an error.
+    server. B passes if its error is at most three times that of A in float32 plus four units in the last place. Exit
+    code 0: the same; 1: not the same, or an error.
     """
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("load both")

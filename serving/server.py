@@ -105,9 +105,11 @@ class Server:
         self._executor = ThreadPoolExecutor(max(cpus, GPU_RUNS) if device.gpu_demanded else cpus, "normfold-run")
         providers(device, available_providers())
         tuning = Tuning(cache_folder("threads"), cpus) if config.tune else None
-        options = LoadOptions(device, cpus, config.threads, tuning=tuning)
+        options = LoadOptions(
+            device, cpus, config.threads, tuning=tuning, allow_unproved_sizes=config.allow_unproved_sizes
+        )
         repository = Repository(config.repository, config.model_name)
-        self.catalog = Catalog(repository, options, self._executor)
+        self.catalog = Catalog(repository, options, self._executor, config.load_models)
         control = config.local if config.model_control is None else config.model_control
         regions = SharedMemory(config.local if config.shared_memory is None else config.shared_memory)
         traces = TraceSettings(config.trace_file)
@@ -151,7 +153,7 @@ class Server:
 
     async def load(self) -> None:
         """Load every model that is to be served."""
-        await self.catalog.load_all(self.config.load_models or None)
+        await self.catalog.load_all()
 
     def models(self) -> list[tuple[str, bool]]:
         """A line for each model version, and whether it was loaded."""

@@ -38,7 +38,7 @@ class ServerConfig:
     model_name: str | None = None
     #: The name of the server in ServerMetadata.
     server_name: str = "normfold"
-    #: Whether the server is not ready while any model failed to load.
+    #: Whether the server is not ready while a model that should be in service has no version that answers.
     strict_readiness: bool = True
     #: Whether clients may load and unload models; None: only if the server listens on this host alone.
     model_control: bool | None = None
@@ -46,6 +46,8 @@ class ServerConfig:
     shared_memory: bool | None = None
     #: Models to load at the start; empty: all.
     load_models: tuple[str, ...] = ()
+    #: Whether requests of sizes that a model's file was not proved for are answered, too.
+    allow_unproved_sizes: bool = False
     #: Largest request in bytes; at least 1 MiB.
     max_message_bytes: int = 256 << 20
     #: The file to write traces to; None: the log.

@@ -12,6 +12,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from normfold import telemetry
+
 if TYPE_CHECKING:
     from normfold.export.fold import FoldReport as FoldReport
     from normfold.export.fold import fold as fold
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from normfold.serving.client.client import Client as Client
 
     __version__: str
+
+telemetry.switch_off()
 
 _HOME = {
     "AsyncClient": "normfold.serving.client.client",

@@ -173,6 +173,7 @@ def test_where_the_unfolded_form_is_published_file_report_and_table_say_so(
     metadata = {p.key: p.value for p in model.metadata_props}
     assert metadata["normfold.batchnorms"] == "2, unfolded"
     assert metadata["normfold.form"] == "unfolded"
+    assert json.loads(metadata["normfold.proved"])["inputs"] == {"x": ["N", 7, "L"]}
     report = json.loads((version / "export.json").read_text())
     assert (report["published"]["form"], report["published"]["batchnorms"]) == ("unfolded", 2)
     assert report["published"]["chosen_by"] == "request"

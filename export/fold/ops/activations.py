@@ -69,8 +69,9 @@ class Sloped(Entrywise):
 
     @staticmethod
     def form(params: Array) -> SlopeForm:
-        """Return the node that these slopes are written as."""
-        return SlopeForm.ONE if params.size == 1 else SlopeForm.BY_CHANNEL
+        """Return the node that these slopes are written as; an attribute holds one slope that float32 has exactly."""
+        one = params.size == 1 and float(np.float32(params.reshape(()))) == float(params.reshape(()))
+        return SlopeForm.ONE if one else SlopeForm.BY_CHANNEL
 
     def cost(self, params: Array) -> float:
         """LeakyRelu is computed within the convolution before it; slopes by channel are not."""
