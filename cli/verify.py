@@ -85,6 +85,8 @@ def verify(
 
         files = [read_sample(path, allow_nonfinite) for path in samples]
         remaining = list(weights)
+        for text in (first, second):
+            _require(text)
         with redirect_stdout(sys.stderr):
             sides = _sides((first, second), remaining, inputs, files)
             if remaining:
@@ -139,6 +141,27 @@ def _side(text: str, weights: list[Path], inputs: tuple[str, ...], samples: list
         samples,
     )
     return Side(text, origin.run, origin)
+
+
+def _require(text: str) -> None:
+    """Raise ExportError for a path to a file, a version or a model that is not there."""
+    from normfold.export.errors import ExportError
+
+    path = Path(text)
+    if path.is_file() or (path / "model.onnx").is_file() or ":" in text:
+        return
+    if path.is_dir():
+        versions = [p.name for p in path.iterdir() if p.name.isdigit() and (p / "model.onnx").is_file()]
+        last = max(versions, key=int, default="")
+        hint = f"; it is a model's directory, so name a version: {path / last}" if last else ""
+        raise ExportError(f"'{text}' holds no model.onnx{hint}")
+    parent = path.parent
+    beside = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
+    there = f"; '{parent}' holds {', '.join(beside[:8])}" if beside and parent != Path() else ""
+    raise ExportError(
+        f"there is no file or directory '{text}'{there}. Expected FILE.py:NAME, a .onnx or .pt2 file, a version's "
+        "directory, or HOST:PORT/MODEL"
+    )
 
 
 def _served(address: str, model: str, version: str) -> Any:

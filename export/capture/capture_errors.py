@@ -42,6 +42,16 @@ def translate(error: BaseException, program: ExportedProgram | None = None) -> s
             f"the network decides by the values of its input{where}; a graph has no such branch. "
             "Use torch.where on both results, or make the choice before calling the network"
         )
+    if re.search(r"pack_padded_sequence|pad_packed_sequence|failed to unpack the object at pos", text + line):
+        return (
+            f"packed sequences cannot be captured{where}; run the recurrent layer on the padded sequence, and pick "
+            "each sequence's last step with gather() and the lengths"
+        )
+    if "Cannot find a compatible OpOverload" in text:
+        return (
+            f"torch has no translation to ONNX for a call with arguments of these types{where}; most often a whole "
+            "number and a size that is computed from the input are mixed"
+        )
     if ".numpy()" in text or "numpy() is not supported" in text:
         return f"the network leaves torch for NumPy{where}; write the same with torch operations, which can be captured"
     if re.search(r"in-?place|mutat", text, re.IGNORECASE) and "input" in text:

@@ -89,6 +89,8 @@ def named_outputs(returned: Any) -> list[tuple[str, Tensor]]:
     a key with control characters.
     """
     outputs = list(_flatten("", returned))
+    if not outputs:
+        raise CaptureError("the network returns no tensor: does its forward() end without a return?")
     names = [name for name, _ in outputs]
     for name in names:
         if names.count(name) > 1:

@@ -36,6 +36,7 @@ def _(input: Tensor, count: int, largest: bool) -> Tensor:
 
 
 def _translated(input: Any, count: int, largest: bool) -> Any:
+    op: Any = opset18  # its own annotations do not allow an operator's result as an operand
     axis = len(input.shape) - 1
     length, axes = op.Shape(input, start=axis, end=axis + 1), op.Constant(value_ints=[axis])
     windows = []

@@ -200,6 +200,10 @@ def _parse_dimension(part: str, text: str) -> int | Dimension:
         raise InputSpecError(
             f"--input {text!r}: give the dynamic dimension a name instead of {part!r}, for example {EXAMPLE}"
         )
+    if re.fullmatch(r"\w+(x\w+)+", part) and any(p.isdigit() for p in part.split("x")):
+        raise InputSpecError(
+            f"--input {text!r}: dimensions are separated by commas: {','.join(part.split('x'))} instead of {part}"
+        )
     match = _DIMENSION.match(part)
     if match is None:
         raise InputSpecError(

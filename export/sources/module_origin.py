@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from torch import nn
 from normfold.export.capture.capture import capture
 from normfold.export.capture.capture_errors import refuse_training_modules
 from normfold.export.capture.named_network import NamedNetwork
-from normfold.export.errors import CheckpointError, InputSpecError
+from normfold.export.errors import CheckpointError, InputSpecError, SourceError
 from normfold.export.inputs.sizes import usual_sizes
 from normfold.export.inputs.specs import InputSpec
 from normfold.export.inputs.values import LARGEST, find_values
@@ -46,7 +47,14 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
         checkpoint = read_checkpoint(request.weights, source.network.state_dict(), request.weights_key)
         load_into(source.network, checkpoint, request.weights)
     refuse_training_modules(source.network)
+    described = _named(described, source.network)
     network = NamedNetwork(source.network, [s.name for s in described])
+    if network.dtype not in DATATYPES:
+        dtype = str(network.dtype).removeprefix("torch.")
+        raise SourceError(
+            f"the weights of '{source.name}' are {dtype}, which no input can be: call .float() on the network in the "
+            "code that makes it" + (", and give --dtype bf16 for the arithmetic inside" if dtype == "bfloat16" else "")
+        )
     notes = checkpoint.notes if checkpoint else _without_weights(source, request.untrained)
     specs, tried = find_values(
         [_with_datatype(s, network.dtype, bool(request.inputs)) for s in described],
@@ -87,14 +95,20 @@ def _without_weights(source: Source, untrained: bool) -> tuple[str, ...]:
 
 def exact(network: NamedNetwork, inputs: Arrays) -> tuple[Run, str, tuple[str, ...]]:
     """Return the network in float64; where its code works in float32 only, the network as it is and a note."""
-    double = NamedNetwork(copy.deepcopy(network.network).double(), network.names)
     try:
+        double = NamedNetwork(copy.deepcopy(network.network).double(), network.names)
         double.run(inputs)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         note = f"the network does not run in float64 ({reason}); the reference is PyTorch in float32"
         return network.run, "PyTorch, float32", (note,)
     return double.run, "PyTorch, float64", ()
+
+
+def _named(described: Sequence[InputSpec], network: nn.Module) -> tuple[InputSpec, ...]:
+    """Return the inputs with the name of forward()'s argument for the one whose sample has none."""
+    names = [p.name for p in inspect.signature(network.forward).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    return tuple(replace(s, name=(names[0] if names else "x")) if not s.name else s for s in described)
 
 
 def _with_datatype(spec: InputSpec, dtype: torch.dtype, given: bool) -> InputSpec:

@@ -14,7 +14,7 @@ from normfold.export.sources.module_origin import open_module
 from normfold.export.sources.onnx_origin import open_onnx
 from normfold.export.sources.origin import Origin, Request
 from normfold.export.sources.program_origin import open_program
-from normfold.export.sources.source import NO_TORCHSCRIPT
+from normfold.export.sources.source import NO_TORCHSCRIPT, split_source
 from normfold.export.user_code import line_of_error
 
 __all__ = ["describe", "open_origin"]
@@ -55,16 +55,20 @@ def _opened(request: Request, samples: Sequence[SampleFile]) -> Origin:
         return open_program(path, parse_inputs(request.inputs))
     if path.suffix in (".pt", ".pth", ".ts", ".torchscript", ".ckpt", ".safetensors") and ":" not in request.source:
         raise SourceError(_not_a_network(path))
+    split_source(request.source)
     return open_module(request, describe(request, samples))
 
 
 def describe(request: Request, samples: Sequence[SampleFile]) -> tuple[InputSpec, ...]:
-    """Return the inputs as given, else as the first sample shows them. Raises InputSpecError where both are missing."""
+    """Return the inputs as given, else as the first sample shows them; the array of a ``.npy`` file has no name.
+
+    Raises InputSpecError where both are missing.
+    """
     if request.inputs:
         return parse_inputs(request.inputs)
     if not samples:
         raise InputSpecError("say what goes into the network: --input x=FP32[N,77,L], or --sample with an example")
-    return specs_of_samples({name or "x": array for name, array in samples[0].arrays.items()})
+    return specs_of_samples(samples[0].arrays)
 
 
 def _refuse_options(request: Request, path: Path) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.utils._pytree import tree_unflatten
 
 from normfold.export.capture.capture import program_to_graph
 from normfold.export.capture.capture_errors import refuse_training
@@ -90,14 +91,18 @@ class _Program(nn.Module):
     def __init__(self, program: ExportedProgram):
         super().__init__()
         self.inner = program.module(check_guards=False)
+        self.structure = program.call_spec.in_spec
 
     def train(self, mode: bool = True) -> _Program:
         """Do nothing: a captured program has only one mode."""
         return self
 
     def forward(self, *tensors: torch.Tensor) -> Any:
-        """Run the program."""
-        return self.inner(*tensors)
+        """Run the program; its own positions, keywords, dicts and tuples are filled with the tensors in their order."""
+        if self.structure is None:
+            return self.inner(*tensors)
+        arguments, keywords = tree_unflatten(list(tensors), self.structure)
+        return self.inner(*arguments, **keywords)
 
 
 def _specs(program: ExportedProgram, given: Sequence[InputSpec], path: Path) -> tuple[InputSpec, ...]:

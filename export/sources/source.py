@@ -7,6 +7,7 @@ relative imports work. No module of normfold can be imported by a short name tha
 
 from __future__ import annotations
 
+import ast
 import copy
 import difflib
 import functools
@@ -61,11 +62,26 @@ def split_source(text: str) -> tuple[str, str]:
     place, colon, attr = text.rpartition(":")
     if not colon or not place or not attr:
         missing = text.rstrip(":")
+        if missing.endswith(".py") and (names := _defined(Path(missing))):
+            raise SourceError(
+                f"'{text}' does not say which network: expected FILE.py:NAME. The file defines {', '.join(names)}: "
+                f"{missing}:{names[0]}"
+            )
         raise SourceError(
             f"'{text}' does not name a network: expected FILE.py:NAME or package.module:NAME, "
             f"for example {missing if missing.endswith('.py') else 'mynets.py'}:SurnameCNN"
         )
     return place, attr
+
+
+def _defined(path: Path) -> list[str]:
+    """Return the public classes and functions of a file, classes first, without running it."""
+    try:
+        body = ast.parse(path.read_text("utf-8")).body
+    except (OSError, ValueError, SyntaxError):
+        return []
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    return [s.name for kind in kinds for s in body if isinstance(s, kind) and not s.name.startswith("_")]
 
 
 def load_source(text: str | nn.Module, arguments: Mapping[str, Any] | None = None) -> Source:

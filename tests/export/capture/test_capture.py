@@ -255,9 +255,20 @@ def unsupported_inside(x: Tensor) -> Tensor:
     return torch.linalg.svdvals(x)
 
 
+def packed(x: Tensor) -> Tensor:
+    sequence = nn.utils.rnn.pack_padded_sequence(x, torch.full((x.shape[0],), 3), batch_first=True)
+    return nn.utils.rnn.pad_packed_sequence(nn.GRU(16, 2, batch_first=True)(sequence)[0])[0]
+
+
+def mixed(x: Tensor) -> Tensor:
+    return torch.clamp(x, 50, x.shape[-1] / 2)
+
+
 @pytest.mark.parametrize(
     ("tail", "expected"),
     [
+        (packed, "packed sequences cannot be captured"),
+        (mixed, "a size that is computed from the input are mixed"),
         (branch, "decides by the values of its input"),
         (through_numpy, "leaves torch for NumPy"),
         (random_dropout, "training=self.training"),

@@ -67,6 +67,7 @@ def test_a_range_given_once_holds_for_every_use_of_the_name() -> None:
         ("x=FP32[L:0..3]", "empty range"),
         ("x=FP32[L:8..64:0]", "empty range"),
         ("x=FP32[L:8]", "nor a range such as L:5..400 or L:8..400:8"),
+        ("x=FP32[Nx2xL]", "dimensions are separated by commas: N,2,L instead of Nx2xL"),
         ("x=FP32[L*2]", "neither a size, a name, nor a range"),
         ("../x=FP32[N]", "not a name for an input"),
         ("x\x07=FP32[N]", "not a name for an input"),

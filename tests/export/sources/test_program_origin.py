@@ -151,6 +151,19 @@ def test_weights_that_begin_like_a_pickle_are_numbers_and_a_pickle_among_them_is
     assert not marker.exists()
 
 
+def test_a_program_that_was_exported_with_keywords_and_dicts_takes_its_tensors_in_order(tmp_path: Path) -> None:
+    class Nested(nn.Module):
+        def forward(self, x: torch.Tensor, *, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            return x + 2 * batch["a"] + 3 * batch["b"]
+
+    x, a, b = torch.randn(3, 2, 3)
+    program = torch.export.export(Nested(), (x.clone(),), {"batch": {"a": a.clone(), "b": b.clone()}})
+    torch.export.save(program, tmp_path / "net.pt2")
+    origin = open_program(tmp_path / "net.pt2", ())
+    arrays = {spec.name: np.full((2, 3), n, np.float32) for n, spec in enumerate(origin.specs)}
+    np.testing.assert_array_equal(origin.run(arrays)["output"], np.full((2, 3), 0 + 2 * 1 + 3 * 2, np.float32))
+
+
 def test_files_that_are_no_networks_are_answered_with_how_to_go_on(program: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="TorchScript program, it cannot be captured"):
         open_origin(Request(str(tmp_path / "net.pt")), [])

@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from normfold.export.errors import CheckpointError, SourceError
+from normfold.export.errors import CaptureError, CheckpointError, SourceError
+from normfold.export.inputs.samples import read_sample
 from normfold.export.sources.opening import open_origin
 from normfold.export.sources.origin import Request
 from normfold.export.sources.source import load_source, split_source
@@ -95,7 +97,8 @@ def test_a_file_named_like_a_loaded_module_does_not_replace_it(directory: Path) 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("mynets.py", "expected FILE.py:NAME"),
+        ("mynets.py", "The file defines Tiny, "),
+        ("others.py", "expected FILE.py:NAME or package.module:NAME, for example others.py:SurnameCNN"),
         ("mynets.py:", "expected FILE.py:NAME"),
         ("mynet.py:Tiny", "did you mean 'mynets.py'"),
         ("mynets.py:Tinny", "did you mean 'Tiny'"),
@@ -170,7 +173,34 @@ def fused():
 
 def scripted():
     return torch.jit.script(Net())
+
+class Ecg(nn.Module):
+    def forward(self, ecg):
+        return ecg * 2
+
+class Nothing(nn.Module):
+    def forward(self, x):
+        x * 2
+
+def brain():
+    return nn.Conv1d(3, 2, 3).bfloat16()
 """
+
+
+def test_what_no_graph_can_hold_is_refused_with_what_to_do(directory: Path) -> None:
+    (directory / "nets.py").write_text(EVAL)
+    with pytest.raises(SourceError, match=r"are bfloat16, which no input .* call \.float\(\) .* --dtype bf16"):
+        open_origin(Request("nets.py:brain", inputs=("input=FP32[N,3,L]",)), [])
+    with pytest.raises(CaptureError, match="returns no tensor: does its forward"):
+        open_origin(Request("nets.py:Nothing", inputs=("x=FP32[N,3]",)), []).run({"x": np.zeros((2, 3), np.float32)})
+
+
+def test_a_sample_without_a_name_is_the_first_argument_of_forward(directory: Path) -> None:
+    (directory / "nets.py").write_text(EVAL)
+    np.save(directory / "one.npy", np.zeros((1, 3, 9), np.float32))
+    sample = read_sample(directory / "one.npy")
+    assert str(open_origin(Request("nets.py:Ecg"), [sample]).specs[0]) == "ecg=FP32[N,3,9]"
+    assert str(open_origin(Request("nets.py:build"), [sample]).specs[0]) == "input=FP32[N,3,9]"
 
 
 def test_eval_reaches_every_module_also_one_that_came_later(directory: Path) -> None:
