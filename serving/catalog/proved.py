@@ -51,11 +51,9 @@ def describe(full: mc.ModelConfig, session: Session, allowed: bool) -> None:
 
 
 def _limit_batches(full: mc.ModelConfig, sizes: ProvedSizes) -> None:
-    first = {dims[0] if dims else None for dims in sizes.inputs.values()}
-    name = first.pop() if len(first) == 1 else None
-    if not full.max_batch_size or not isinstance(name, str):
+    if not full.max_batch_size or sizes.batch is None:
         return
-    batch = sizes.dimensions[name]
+    batch = sizes.dimensions[sizes.batch]
     if batch.high is not None and batch.high < full.max_batch_size:
         full.max_batch_size = batch.high
         preferred = full.dynamic_batching.preferred_batch_size if full.HasField("dynamic_batching") else []

@@ -59,6 +59,13 @@ class ProvedSizes:
     #: A dimension is a fixed size, or a name.
     inputs: Mapping[str, tuple[int | str, ...]]
 
+    @property
+    def batch(self) -> str | None:
+        """The dimension that is the first of every input: the rows. None where there is no such dimension."""
+        first = {dims[0] if dims else None for dims in self.inputs.values()}
+        name = first.pop() if len(first) == 1 else None
+        return name if isinstance(name, str) else None
+
     def refusal(self, shapes: Mapping[str, Sequence[int]], batched: bool = False) -> str:
         """A sentence about the first size in ``shapes`` that was not proved; "" where all were.
 
@@ -80,9 +87,12 @@ class ProvedSizes:
         return ""
 
     def beyond(self, shapes: Mapping[str, Sequence[int]]) -> str:
-        """A sentence about the first size in ``shapes`` above the largest that the proof ran; "" for no such size."""
+        """A sentence about the first size in ``shapes`` above the largest that the proof ran; "" for no such size.
+
+        The number of rows is passed over: a proof of a few rows says enough about many.
+        """
         for name, _, named, size in self._sizes(shapes):
-            if size > self.dimensions[named].tried[-1]:
+            if named != self.batch and size > self.dimensions[named].tried[-1]:
                 return f"input {name!r}: {named} is {size}; it was proved for {self.dimensions[named].proved_for}"
         return ""
 

@@ -69,6 +69,13 @@ def test_a_size_above_every_size_that_was_tried_is_named():
     assert sizes.beyond({"x": (1, 3, 4096)}) == ""
 
 
+def test_many_rows_are_not_named_but_a_first_dimension_of_one_input_is():
+    alike = parse(changed("inputs", value={"x": ["N", 3, "L"], "y": ["N", "L"]}))
+    assert (alike.batch, alike.beyond({"x": (64, 3, 8)})) == ("N", "")
+    assert parse(json.dumps(SIZES)).batch is None
+    assert parse(json.dumps(SIZES)).beyond({"x": (64, 3, 8)}) == "input 'x': N is 64; it was proved for 1 to 5"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
