@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from normfold.export.cpu_layout import fold_in_blocks, lift, lift_and_round
-from normfold.export.errors import ExportError
+from normfold.export.errors import ExportError, VerificationError
 from normfold.export.fold import FoldReport, counts
 from normfold.export.forms.machine import Machine, this_machine
 from normfold.export.forms.measure import Arrays, medians, shapes_of
@@ -111,7 +111,8 @@ def proved_variants(proof: Proof, made: Mapping[str, Graph], asked: str) -> tupl
     """Return the variants that may be published, the unfolded one among them, and a note on each that may not.
 
     A variant that rounds worse than the network does is left out, unless it was asked for: it is the same function.
-    Raises VerificationError where a variant is not the same function.
+    Raises VerificationError where a variant is not the same function, or where the one that was asked for cannot be
+    shown to be.
     """
     passed, notes = {"unfolded": proof.unfolded}, []
     for name, graph in made.items():
@@ -125,6 +126,15 @@ def proved_variants(proof: Proof, made: Mapping[str, Graph], asked: str) -> tupl
                 f"output '{worst.output}' is off by {worst.relative:.1e} of its scale on {worst.kind} inputs, where "
                 f"{worst.bound:.1e} is allowed"
             )
+            if name == asked and proved.algebra is None:
+                raise VerificationError(
+                    f"the {name} form that was asked for rounds worse in float32 than the network itself, and the "
+                    f"network cannot be computed in float64 to show that they are the same, so nothing was published: "
+                    f"{what}",
+                    output=worst.output,
+                    max_abs_diff=worst.max_abs,
+                    bound=worst.bound,
+                )
             outcome = "is published because it was asked for" if name == asked else "was left out"
             notes.append(f"the {name} form rounds worse in float32 than the network itself and {outcome}: {what}")
     return passed, tuple(notes)

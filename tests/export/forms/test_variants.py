@@ -219,6 +219,20 @@ def test_a_form_that_rounds_worse_is_left_out_and_published_only_where_it_is_ask
     assert any("the lifted form rounds worse" in n and "because it was asked for" in n for n in report.notes)
 
 
+def test_without_float64_a_form_that_rounds_worse_is_refused_where_it_is_asked_for(
+    convolutions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = Proof.of
+
+    def rounding_worse(proof: Proof, graph: Graph) -> Proved:
+        rounding = of(proof, graph).rounding
+        return Proved(None, replace(rounding, differences=tuple(replace(d, bound=1e-30) for d in rounding.differences)))
+
+    monkeypatch.setattr(Proof, "of", rounding_worse)
+    with pytest.raises(VerificationError, match="cannot be computed in float64 to show that they are the same"):
+        folded(convolutions, monkeypatch, "folded")
+
+
 def test_both_commands_name_every_form_in_their_help_and_take_it(
     convolutions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
