@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from normfold.telemetry import VARIABLE
+
 if TYPE_CHECKING:
     from normfold.serving.diagnosis import Cpus, Diagnosis
 
@@ -26,8 +28,8 @@ def doctor(device: str, as_json: bool) -> None:
 
     It also reports two installed onnxruntime that overwrite each other, and the command that repairs this; the
     versions of the packages that the server needs; the CPUs that this process may really use, by affinity and by the
-    cgroup's quota, and the numbers of workers and threads that follow from them; and the cache folder, which may be
-    deleted at any time.
+    cgroup's quota, and the numbers of workers and threads that follow from them; whether onnxruntime sends telemetry,
+    which normfold switches off; and the cache folder, which may be deleted at any time.
 
     \b
     Exit code 0: a server on --device can start; 1: it cannot, and the last lines give the reasons.
@@ -68,7 +70,12 @@ def _lines(found: Diagnosis) -> Iterator[str]:
     for provider in found.providers:
         yield f"{provider.name:{width}}{'works' if provider.works else f'does not work: {provider.reason}'}"
     yield f"{'CPUs':{width}}{_cpus(found.cpus)}"
+    yield f"{'onnxruntime telemetry':{width}}{_telemetry(found.telemetry_off)}"
     yield f"{'Cache':{width}}{found.cache or 'none: there is no home directory'}"
+
+
+def _telemetry(off: bool) -> str:
+    return "off" if off else f"on, because {VARIABLE} asks for it; unset it to send nothing"
 
 
 def _cpus(cpus: Cpus) -> str:

@@ -29,7 +29,8 @@ Examples:
         --repository repository --name surnames
 \b
   Characters as indices into an embedding of 85 rows:
-    normfold export mynets.py:TextNet --input tokens=INT64[N,L]:0..84 --repository repository --name text
+    normfold export mynets.py:TextNet --weights text.pt --input tokens=INT64[N,L]:0..84 \\
+        --repository repository --name text
 """
 
 
@@ -38,6 +39,10 @@ Examples:
 @click.option(
     "--weights", type=click.Path(path_type=Path), metavar="FILE", help="safetensors, or a .pt/.ckpt of tensors only."
 )
+@click.option(
+    "--weights-key", default="", metavar="KEY", help="Which network, where the file of weights holds several: ema, …."
+)
+@click.option("--untrained", is_flag=True, help="Export a class with the random weights that it begins with.")
 @click.option(
     "--input",
     "inputs",
@@ -49,6 +54,7 @@ Examples:
     "--sample", "samples", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
     help="A real input (.npy, .npz, .safetensors) for the proof; gives the shapes if --input is left out.",
 )  # fmt: skip
+@click.option("--allow-nonfinite", is_flag=True, help="Samples may hold NaN and infinity.")
 @click.option(
     "--repository", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The model repository."
 )
@@ -91,8 +97,11 @@ Examples:
 def export(
     source: str,
     weights: Path | None,
+    weights_key: str,
+    untrained: bool,
     inputs: tuple[str, ...],
     samples: tuple[Path, ...],
+    allow_nonfinite: bool,
     repository: Path,
     name: str,
     labels: Path | None,
@@ -120,6 +129,10 @@ def export(
     """
     if dtype and quantize:
         raise click.UsageError("give only one of --dtype and --quantize")
+    if weights and untrained:
+        raise click.UsageError("give only one of --weights and --untrained")
+    if weights_key and not weights:
+        raise click.UsageError("--weights-key chooses in a file of weights: give it with --weights FILE")
     keywords = {**(_config(config) if config else {}), **dict(_argument(a) for a in arguments)}
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("import PyTorch")
@@ -132,8 +145,11 @@ def export(
             name=name,
             inputs=inputs,
             weights=weights,
+            weights_key=weights_key,
+            untrained=untrained,
             labels=labels,
             samples=samples,
+            allow_nonfinite=allow_nonfinite,
             arguments=keywords,
             ends=ends_of(standardize, softmax, sigmoid),
             version=version,

@@ -15,36 +15,46 @@ if TYPE_CHECKING:
 
     from normfold.export.publishing.report import ExportReport
 
+#: The packages of the extra ``export``.
+_NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "jinja2")
+_AT_STEP = "at the step '"
+
 __all__ = ["errors_as_messages", "print_report", "steps"]
 
 
 @contextmanager
 def errors_as_messages(debug: bool) -> Iterator[None]:
-    """End with one message and exit code 1 for an ExportError; show a traceback with --debug and for our own bugs."""
+    """End with one message and exit code 1 for any error; --debug shows Python's traceback."""
     try:
         yield
-    except ImportError as error:
-        if debug or (error.name or "").partition(".")[0] not in (
-            "torch",
-            "onnx",
-            "onnx_ir",
-            "onnxscript",
-            "safetensors",
-            "jinja2",
-        ):
-            raise
-        raise click.ClickException(
-            f"exporting needs {error.name}, which is not installed: pip install 'normfold[export,cpu]'"
-        ) from None
     except KeyboardInterrupt:
         click.echo("stopped; nothing was published", err=True)
         sys.exit(130)
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
     except Exception as error:
-        from normfold.export.errors import ExportError
-
-        if debug or not isinstance(error, ExportError):
+        if debug:
             raise
-        raise click.ClickException(str(error)) from None
+        if isinstance(error, ImportError) and (error.name or "").partition(".")[0] in _NEEDED:
+            raise click.ClickException(
+                f"exporting needs {error.name}, which is not installed: pip install 'normfold[export,cpu]'"
+            ) from None
+        raise click.ClickException(_sentence(error)) from None
+
+
+def _sentence(error: Exception) -> str:
+    """Return the message of an ExportError; for any other error its first line, the step, and the user's line."""
+    from normfold.export.errors import ExportError
+    from normfold.export.user_code import line_of_error
+
+    if isinstance(error, ExportError):
+        return str(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = f"{type(error).__name__}{f': {lines[0]}' if lines else ''}"
+    step = next((note for note in getattr(error, "__notes__", ()) if note.startswith(_AT_STEP)), "")
+    line = line_of_error(error)
+    where = f"{f' {step}' if step else ''}{f' at {line}' if line else ''}"
+    return f"stopped{where}, nothing was written: {reason} (--debug shows Python's traceback)"
 
 
 @contextmanager
@@ -55,10 +65,32 @@ def steps(quiet: bool) -> Iterator[tuple[Console, Callable[[str], None]]]:
     console = Console(highlight=False, soft_wrap=True)
     terminal = Console(file=sys.stderr, highlight=False)  # this stream, even while sys.stderr is replaced
     if quiet or not terminal.is_terminal or os.environ.get("TERM") == "dumb":
-        yield console, lambda step: None
+        with _noted() as note:
+            yield console, note
         return
-    with terminal.status("starting") as status:
-        yield console, lambda step: status.update(step)
+    with terminal.status("starting") as status, _noted() as note:
+
+        def show(step: str) -> None:
+            note(step)
+            status.update(step)
+
+        yield console, show
+
+
+@contextmanager
+def _noted() -> Iterator[Callable[[str], None]]:
+    """Yield a function that is given the name of each step; an error gets a note with the step that it came in."""
+    current = "starting"
+
+    def note(step: str) -> None:
+        nonlocal current
+        current = step
+
+    try:
+        yield note
+    except Exception as error:
+        error.add_note(f"{_AT_STEP}{current}'")
+        raise
 
 
 def print_report(report: ExportReport, console: Console, next_command: str) -> None:

@@ -37,6 +37,7 @@ Examples:
     metavar="FILE",
     help="A real input for the proof.",
 )
+@click.option("--allow-nonfinite", is_flag=True, help="Samples may hold NaN and infinity.")
 @click.option(
     "--form", default="auto", show_default=True, metavar="FORM",
     help="Write this form: unfolded, folded, lifted, widened, blocked (for CPUs); auto: the fastest on this machine.",
@@ -56,6 +57,7 @@ def fold(
     target: Path,
     inputs: tuple[str, ...],
     samples: tuple[Path, ...],
+    allow_nonfinite: bool,
     form: str,
     remeasure: bool,
     written: str | None,
@@ -79,6 +81,7 @@ def fold(
             target,
             inputs=inputs,
             samples=samples,
+            allow_nonfinite=allow_nonfinite,
             overwrite=overwrite,
             variant=form,
             remeasure=remeasure,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,10 +60,10 @@ def infer(
       normfold infer adder --input a='[[1, 2]]' --input b='[[3, 4]]' --json
       normfold infer surnames --input x=@batch.npy --output y --save answers.npz --address 10.0.0.5:8001
 
-    JSON numbers take the datatype that the model declares; arrays in files do so with --cast.
+    JSON numbers take the datatype that the model declares; arrays in files do so with --cast. Inputs of sizes that the
+    model was not proved for are not sent; a size above the largest that the proof ran gives a note.
 
-    Exit code: 0 with an answer, 1 without, 2 for a wrong
-    command.
+    Exit code: 0 with an answer, 1 without, 2 for a wrong command.
     """
     from normfold.serving.client.client import Client, ClientError
 
@@ -77,6 +78,7 @@ def infer(
         with Client(address, timeout=timeout) as client:
             metadata = client.model_metadata(model, version)
             arrays = {name: _read(name, text, metadata, cast) for name, text in values}
+            _check_sizes(arrays, metadata.properties)
             if top is not None:
                 rows = client.classify(model, arrays, top, outputs[0] if outputs else None, version)
                 _print_classes(rows, as_json)
@@ -125,6 +127,27 @@ def _read(name: str, text: str, metadata: ModelMetadata, cast: bool) -> Array:
     except (ValueError, EOFError) as error:
         raise click.UsageError(f"{path} is not a .npy, .npz or .json file with numbers: {error}") from None
     return _from_json(name, text, spec) if path.suffix == ".json" else _of_datatype(name, loaded, spec, cast, path)
+
+
+def _check_sizes(arrays: Mapping[str, Array], properties: Mapping[str, str]) -> None:
+    """Hold the inputs to the sizes that the model was proved for. Raises click.ClickException for another size.
+
+    Prints a note where the server answers other sizes, too, and where the proof ran no size as large as an input's.
+    """
+    from normfold.serving.wire.proved_sizes import ALLOWED, PROVED, parse
+
+    try:
+        sizes = parse(properties[PROVED]) if PROVED in properties else None
+    except ValueError:  # written by a server of another version: that server checks the request
+        sizes = None
+    if sizes is None:
+        return
+    shapes = {name: array.shape for name, array in arrays.items()}
+    refusal = sizes.refusal(shapes, batched=True)
+    if refusal and ALLOWED not in properties:
+        raise click.ClickException(refusal)
+    if note := refusal or sizes.beyond(shapes):
+        click.echo(f"note: {note}", err=True)
 
 
 def _from_json(name: str, text: str, spec: TensorMetadata | None) -> Array:

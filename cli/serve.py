@@ -79,7 +79,7 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
     "--strict-readiness/--no-strict-readiness",
     default=True,
     show_default=True,
-    help="Not ready while any model failed to load.",
+    help="Not ready while a model that should be in service has no version that answers.",
 )
 @click.option(
     "--model-control",
@@ -88,6 +88,11 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
     help="Whether clients may load and unload models. Default: explicit on a loopback address, else none.",
 )
 @click.option("--load-model", "load_models", multiple=True, help="Load only this model at the start (repeat for more).")
+@click.option(
+    "--allow-unproved-sizes",
+    is_flag=True,
+    help="Also answer requests of sizes that the model's export did not prove.",
+)
 @click.option(
     "--shared-memory",
     type=click.Choice(["on", "off"]),
@@ -102,6 +107,38 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
     default=256,
     show_default=True,
     help="Largest request.",
+)
+@click.option(
+    "--max-connections",
+    type=click.IntRange(1, 1 << 20),
+    default=4096,
+    show_default=True,
+    help="Connections; a new one takes the place of an idle one, or is closed (http2 only).",
+)
+@click.option(
+    "--max-connection-mib",
+    "max_connection_bytes",
+    type=click.IntRange(1, 1 << 20),
+    callback=_bytes,
+    default=256,
+    show_default=True,
+    help="Unfinished requests and answers not taken, for one connection (http2 only).",
+)
+@click.option(
+    "--max-held-mib",
+    "max_held_bytes",
+    type=click.IntRange(1, 1 << 20),
+    callback=_bytes,
+    default=1024,
+    show_default=True,
+    help="The same for all connections together (http2 only).",
+)
+@click.option(
+    "--stall-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Give up an unfinished request, or an answer not taken, after this time without progress (http2 only).",
 )
 @click.option(
     "--trace-file", type=click.Path(path_type=Path), help="Write traces here when TraceSetting turns them on."

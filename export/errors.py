@@ -5,6 +5,7 @@
     ├── CheckpointError     the file of weights
     ├── InputSpecError      --input and --sample: names, datatypes, shapes, ranges
     ├── CaptureError        the network cannot be written as a graph
+    │   └── StateError      its answer depends on earlier calls
     ├── FoldError           a graph that the folding engine must not change
     ├── VerificationError   the exported graph is not the same network within the bound
     └── PublishError        the model repository cannot take the version
@@ -23,6 +24,7 @@ __all__ = [
     "InputSpecError",
     "PublishError",
     "SourceError",
+    "StateError",
     "VerificationError",
 ]
 
@@ -45,6 +47,10 @@ class InputSpecError(ExportError):
 
 class CaptureError(ExportError):
     """The network runs, but cannot be captured as a graph that computes the same."""
+
+
+class StateError(CaptureError):
+    """The network keeps something from one call to the next, which a graph cannot hold."""
 
 
 class FoldError(ExportError):

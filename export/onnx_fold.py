@@ -26,6 +26,7 @@ def fold_file(
     *,
     inputs: Sequence[str] = (),
     samples: Sequence[Path] = (),
+    allow_nonfinite: bool = False,
     overwrite: bool = False,
     variant: str = AUTO,
     remeasure: bool = False,
@@ -33,8 +34,8 @@ def fold_file(
 ) -> ExportReport:
     """Fold ``source`` into ``target`` and return the report. Raises ExportError; then ``target`` is as it was.
 
-    inputs give ranges to dimensions that the file leaves open; samples are more inputs to prove with; variant and
-    remeasure are those of :class:`normfold.export.pipeline.ExportRequest`.
+    inputs give ranges to dimensions that the file leaves open; samples are more inputs to prove with; variant,
+    remeasure and allow_nonfinite are those of :class:`normfold.export.pipeline.ExportRequest`.
     """
     check_variant(variant)
     if source.suffix != ".onnx":
@@ -45,7 +46,7 @@ def fold_file(
         raise PublishError(f"there is no directory '{target.parent}' to write '{target.name}' into")
     progress("read the graph")
     origin = open_onnx(source, parse_inputs(inputs), opset=None)
-    files = [read_sample(path) for path in samples]
+    files = [read_sample(path, allow_nonfinite) for path in samples]
     cases = [Case("sample", f.name, fit(f, origin.specs)) for f in files]
     folded = fold_and_prove(origin, cases, target.stem, DEFAULT_OPSET, progress, variant=variant, remeasure=remeasure)
     progress("write")

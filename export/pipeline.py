@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 from numpy.typing import NDArray
 from torch import nn
 
@@ -23,9 +21,9 @@ from normfold.export.errors import ExportError
 from normfold.export.fold import counts, fold
 from normfold.export.forms.measure import TimeComparison, shapes_of
 from normfold.export.forms.precision import check_precision, reduce_precision
-from normfold.export.forms.variants import AUTO, check_variant, choose, rewritten_variants
+from normfold.export.forms.variants import AUTO, check_variant, choose, proved_variants, rewritten_variants
+from normfold.export.graphs.exact import Graph, in_float64
 from normfold.export.graphs.runtime import Runtime
-from normfold.export.graphs.serialize import to_bytes
 from normfold.export.inputs.samples import SampleFile, fit, read_sample
 from normfold.export.inputs.sizes import Sizes, batch_dimension
 from normfold.export.inputs.specs import random_inputs
@@ -34,12 +32,12 @@ from normfold.export.proof.proof import Proof
 from normfold.export.proof.verify import Case
 from normfold.export.publishing.config import OutputSpec, limits, render_config
 from normfold.export.publishing.destination import Destination, check_destination, check_name
-from normfold.export.publishing.golden import golden, golden_case
+from normfold.export.publishing.golden import golden, golden_case, tolerance
 from normfold.export.publishing.html_report import as_html
 from normfold.export.publishing.kept import kept_notes, largest_batch
 from normfold.export.publishing.labels import label_notes, labelled_output, read_labels
 from normfold.export.publishing.outputs import output_specs
-from normfold.export.publishing.provenance import stamped, versions, write_provenance
+from normfold.export.publishing.provenance import stamp, versions, write_provenance
 from normfold.export.publishing.publish import Publication, publish
 from normfold.export.publishing.report import ExportReport, Published, as_json
 from normfold.export.sources.ends import Ends, with_ends
@@ -66,9 +64,15 @@ class ExportRequest:
     #: "x=FP32[N,77,L]"; may be empty if a sample shows the shapes.
     inputs: Sequence[str] = ()
     weights: Path | None = None
+    #: Which network of a file of weights that holds several.
+    weights_key: str = ""
+    #: Export a class with the random weights that it begins with.
+    untrained: bool = False
     #: A file, or the names of the classes themselves.
     labels: Path | Sequence[str] | None = None
     samples: Sequence[Path | SampleFile] = ()
+    #: Samples may hold NaN and infinity.
+    allow_nonfinite: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
     #: What is computed before and after the network.
     ends: Ends = field(default_factory=Ends)
@@ -114,8 +118,18 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
     if request.precision is not None:
         check_precision(request.precision, bool(request.samples))
     progress("load the network")
-    files = [read_sample(path) for path in request.samples]
-    origin = open_origin(Request(request.source, request.weights, request.inputs, request.arguments), files)
+    files = [read_sample(path, request.allow_nonfinite) for path in request.samples]
+    origin = open_origin(
+        Request(
+            source=request.source,
+            weights=request.weights,
+            weights_key=request.weights_key,
+            untrained=request.untrained,
+            inputs=request.inputs,
+            arguments=request.arguments,
+        ),
+        files,
+    )
     origin = with_ends(origin, request.ends)
     destination = Destination(request.repository, request.name, request.version, request.overwrite)
     check_destination(destination, origin.specs)
@@ -159,9 +173,11 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         limits=limits(sizes.specs, max_batch),
     )
     case = golden_case(folded.proof.cases)
+    fewer_bits = None if report.precision is None else report.precision.verification
+    allowed = tolerance(report.verification, case.kind, fewer_bits)
     version_files = {
         "model.onnx": content,
-        "golden.json": golden(case.inputs, Runtime(content, optimised=True).run(case.inputs)),
+        "golden.json": golden(case.inputs, Runtime(content, optimised=True).run(case.inputs), allowed),
         "export.json": (json.dumps(as_json(report), indent=2) + "\n").encode(),
         "report.html": as_html(report).encode(),
     }
@@ -192,32 +208,33 @@ def fold_and_prove(
         answer = origin.run(random_inputs(sizes.specs, sizes.trace, np.random.default_rng(0)))
         labelled_output(labels, [OutputSpec(n, by_dtype(a.dtype), a.shape) for n, a in answer.items()])
     progress("capture the graph")
-    model = origin.graph(sizes.specs, sizes.trace, opset)
-    model.ir_version = IR_VERSIONS.get(model.opset_imports.get("", 0), model.ir_version)
-    unfolded = to_bytes(model)
-    sizes = sizes_of_both(origin, samples, sizes, Runtime(unfolded, optimised=False).run)
+    captured = origin.graph(sizes.specs, sizes.trace, opset)
+    captured.ir_version = IR_VERSIONS.get(captured.opset_imports.get("", 0), captured.ir_version)
+    exact = in_float64(captured)
+    model = captured if exact is None else exact
+    unfolded = Graph.of(model, exact is not None)
+    sizes = sizes_of_both(origin, samples, sizes, Runtime(unfolded.content, optimised=False).run)
+    progress("compute the network in float64")
+    proof = Proof(origin, sizes, samples, unfolded)
     progress("fold the BatchNorms")
     folding = fold(model)
-    write_provenance(model, name, origin, sizes.specs, folding)
-    content = to_bytes(model)
+    write_provenance(model, name, origin, sizes, folding)
+    folded = Graph.of(model, exact is not None)
     progress("prove that it is the same network")
-    proof = Proof(origin, sizes, samples, unfolded)
-    verification = proof.of(content)
-    proof.require(verification, content)
-    rewritten, left_out = rewritten_variants(unfolded, content, proof, variant)
-    graphs = {"unfolded": unfolded, "folded": content, **rewritten}
+    made = {"folded": folded, **rewritten_variants(unfolded, folded, variant)}
+    graphs, left_out = proved_variants(proof, made, variant)
     progress("time it")
     inputs = _timed_inputs(sizes)
-    choice = choose(graphs, inputs, variant, remeasure)
-    outputs = output_specs(model, Runtime(content, optimised=True), sizes)
+    choice = choose({name: graph.content for name, graph in graphs.items()}, inputs, variant, remeasure)
+    outputs = output_specs(model, Runtime(folded.content, optimised=True), sizes)
     chosen_by = "measurement" if variant == AUTO else "request"
-    published = Published(choice.variant, *counts(model), chosen_by)
+    chosen, final = graphs[choice.variant].model(), folded
+    published = Published(choice.variant, *counts(chosen), chosen_by)
     if choice.variant != "folded":
-        chosen = ir.from_proto(onnx.load_model_from_string(graphs[choice.variant]))
-        published = Published(choice.variant, *counts(chosen), chosen_by)
-        content = stamped(chosen, model, published)
-        verification = proof.of(content)
-        proof.require(verification, content)
+        stamp(chosen, model, published)
+        final = Graph.of(chosen, exact is not None)
+    content, proved = final.content, proof.of(final)
+    proof.require_same(proved, final, choice.variant)
     times = {v.name: v.median_ms for v in choice.variants}
     timing = TimeComparison(
         times["unfolded"], times[choice.variant], choice.rounds, shapes_of(inputs), choice.remembered
@@ -235,9 +252,10 @@ def fold_and_prove(
         opset=model.opset_imports.get("", opset),
         folding=folding,
         published=published,
-        bytes_before=len(unfolded),
+        bytes_before=len(unfolded.content),
         bytes_after=len(content),
-        verification=verification,
+        algebra=proved.algebra,
+        verification=proved.rounding,
         timing=timing,
         machine=choice.machine,
         sha256=hashlib.sha256(content).hexdigest(),
@@ -245,7 +263,7 @@ def fold_and_prove(
         variants=choice.variants,
         notes=(*origin.notes, *sizes.notes, *proof.notes, *left_out),
     )
-    return Folded(content, unfolded, outputs, proof, report)
+    return Folded(content, unfolded.content, outputs, proof, report)
 
 
 def _timed_inputs(sizes: Sizes) -> dict[str, NDArray[Any]]:

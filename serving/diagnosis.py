@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from normfold import telemetry
 from normfold.cache_folder import cache_folder
 from normfold.serving.errors import RuntimeMissing
 from normfold.serving.process.cpus import affinity_cpus, available_cpus, cgroup_quota, default_workers
@@ -100,6 +101,8 @@ class Diagnosis:
     providers: list[Provider]
     cpus: Cpus
     cache: str | None
+    #: Whether onnxruntime's telemetry is switched off.
+    telemetry_off: bool
     problems: list[str]
 
 
@@ -127,6 +130,7 @@ def diagnose(device: str = "cpu") -> Diagnosis:
         providers,
         _cpus(device),
         None if cache is None else str(cache),
+        telemetry.is_off(),
         problems,
     )
 

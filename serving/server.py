@@ -89,6 +89,7 @@ class Server:
         from normfold.serving.catalog.catalog import Catalog
         from normfold.serving.catalog.load import LoadOptions
         from normfold.serving.frontends import frontend
+        from normfold.serving.frontends.limits import ClientLimits
         from normfold.serving.infer.shared_memory import SharedMemory
         from normfold.serving.infer.tracing import TraceSettings
         from normfold.serving.rpc.traffic import Traffic
@@ -105,9 +106,11 @@ class Server:
         self._executor = ThreadPoolExecutor(max(cpus, GPU_RUNS) if device.gpu_demanded else cpus, "normfold-run")
         providers(device, available_providers())
         tuning = Tuning(cache_folder("threads"), cpus) if config.tune else None
-        options = LoadOptions(device, cpus, config.threads, tuning=tuning)
+        options = LoadOptions(
+            device, cpus, config.threads, tuning=tuning, allow_unproved_sizes=config.allow_unproved_sizes
+        )
         repository = Repository(config.repository, config.model_name)
-        self.catalog = Catalog(repository, options, self._executor)
+        self.catalog = Catalog(repository, options, self._executor, config.load_models)
         control = config.local if config.model_control is None else config.model_control
         regions = SharedMemory(config.local if config.shared_memory is None else config.shared_memory)
         traces = TraceSettings(config.trace_file)
@@ -132,7 +135,10 @@ class Server:
             methods = share(methods)
         methods += reflection.methods({method.service for method in methods})
         self._traffic = Traffic()
-        self._frontend = frontend(config.frontend)(methods, self._traffic, config.max_message_bytes)
+        limits = ClientLimits(
+            config.max_connections, config.max_connection_bytes, config.max_held_bytes, config.stall_seconds
+        )
+        self._frontend = frontend(config.frontend)(methods, self._traffic, config.max_message_bytes, limits)
         self._regions = regions
 
     @property
@@ -151,7 +157,7 @@ class Server:
 
     async def load(self) -> None:
         """Load every model that is to be served."""
-        await self.catalog.load_all(self.config.load_models or None)
+        await self.catalog.load_all()
 
     def models(self) -> list[tuple[str, bool]]:
         """A line for each model version, and whether it was loaded."""

@@ -38,7 +38,7 @@ class ServerConfig:
     model_name: str | None = None
     #: The name of the server in ServerMetadata.
     server_name: str = "normfold"
-    #: Whether the server is not ready while any model failed to load.
+    #: Whether the server is not ready while a model that should be in service has no version that answers.
     strict_readiness: bool = True
     #: Whether clients may load and unload models; None: only if the server listens on this host alone.
     model_control: bool | None = None
@@ -46,8 +46,18 @@ class ServerConfig:
     shared_memory: bool | None = None
     #: Models to load at the start; empty: all.
     load_models: tuple[str, ...] = ()
+    #: Whether requests of sizes that a model's file was not proved for are answered, too.
+    allow_unproved_sizes: bool = False
     #: Largest request in bytes; at least 1 MiB.
     max_message_bytes: int = 256 << 20
+    #: Connections, at least 1; with ``frontend`` "http2", like the next three.
+    max_connections: int = 4096
+    #: Bytes of unfinished requests and of answers that the client has not taken, for one connection; at least 1 MiB.
+    max_connection_bytes: int = 256 << 20
+    #: The same for all connections; at least 1 MiB.
+    max_held_bytes: int = 1 << 30
+    #: Time without progress after which an unfinished request or an answer that is not taken is given up, in seconds.
+    stall_seconds: float = 60.0
     #: The file to write traces to; None: the log.
     trace_file: Path | None = None
     #: Longest wait for requests under way at the end, in seconds.
@@ -66,6 +76,10 @@ class ServerConfig:
             raise StartError(f"threads must lie between 0 and 1024, got {self.threads}")
         if not 1 << 20 <= self.max_message_bytes < 1 << 31:
             raise StartError(f"max_message_bytes must lie between 1 MiB and 2 GiB - 1, got {self.max_message_bytes}")
+        if self.max_connections < 1 or min(self.max_connection_bytes, self.max_held_bytes) < 1 << 20:
+            raise StartError("max_connections must be at least 1, the bytes held at least 1 MiB")
+        if not self.stall_seconds > 0:
+            raise StartError(f"stall_seconds must be more than 0, got {self.stall_seconds:g}")
         if self.log_level not in LEVELS:
             raise StartError(f"log level {self.log_level!r} is not one of {', '.join(LEVELS)}")
 

@@ -18,7 +18,7 @@ from normfold.export.capture.tidy import strip, tidy
 from normfold.export.errors import CaptureError
 from normfold.export.fold import fold
 from normfold.export.forms.variants import choose, made_anew
-from normfold.export.graphs.serialize import to_bytes
+from normfold.export.graphs.exact import Graph, in_float64
 from normfold.export.inputs.specs import parse_input
 
 if TYPE_CHECKING:
@@ -45,12 +45,14 @@ def captured(network: Network, module: nn.Module, unfolded: Path) -> ir.Model:
 
 def forms(model: ir.Model) -> dict[str, bytes]:
     """Return the graph as it is, the folded graph, and the result of each rewrite that changes the folded graph."""
-    made = {UNFOLDED: to_bytes(model)}
-    fold(model)
-    strip(model)
-    made[FOLDED] = to_bytes(model)
-    anew = made_anew(made[UNFOLDED], made[FOLDED])
-    return made | {name: content for name, content in anew if content is not None}
+    exact = in_float64(model)
+    working = model if exact is None else exact
+    made = {UNFOLDED: Graph.of(working, exact is not None)}
+    fold(working)
+    strip(working)
+    made[FOLDED] = Graph.of(working, exact is not None)
+    made |= {name: graph for name, graph in made_anew(made[UNFOLDED], made[FOLDED]) if graph is not None}
+    return {name: graph.content for name, graph in made.items()}
 
 
 def published(made: dict[str, bytes], x: NDArray[np.float32]) -> str:

@@ -24,9 +24,12 @@ from torch.export import Dim, ExportedProgram
 
 from normfold.export.capture import capture_errors
 from normfold.export.capture.max_pool import DynamicMaxPool, restore_max_pool
+from normfold.export.capture.mutation import refuse_written_buffers
 from normfold.export.capture.named_network import NamedNetwork, named_outputs
+from normfold.export.capture.pieces import DynamicPieces
 from normfold.export.capture.recurrent import TRANSLATIONS, WholeRecurrence
 from normfold.export.capture.tidy import name_dimensions, tidy
+from normfold.export.capture.window_pool import WINDOW_POOL
 from normfold.export.errors import CaptureError
 from normfold.export.inputs.specs import Dimension, InputSpec, random_inputs
 
@@ -52,13 +55,14 @@ def capture(
     Raises CaptureError with a message of :mod:`normfold.export.capture.capture_errors`, which names the user's line.
     """
     example = _example(network, specs, sizes)
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), _quiet(), network.held.kept():
         names = [name for name, _ in named_outputs(network.call(example.tensors))]
         try:
             program = _export(network, specs, example, dynamic=True)
         except Exception as error:
             raise _explain(error, network, specs, example) from error
     capture_errors.refuse_training(program)
+    refuse_written_buffers(program)
     _check_dimensions(program, specs)
     return program_to_graph(program, specs, names, opset)
 
@@ -77,7 +81,7 @@ def program_to_graph(
                 input_names=[s.name for s in specs],
                 verbose=False,
                 external_data=False,
-                custom_translation_table=TRANSLATIONS,
+                custom_translation_table={**TRANSLATIONS, **WINDOW_POOL},
             )
         except Exception as error:
             raise CaptureError(capture_errors.translate(error, program)) from error
@@ -110,12 +114,17 @@ def _export(
         return isinstance(d, Dimension) and (dynamic is True or dynamic == d.name)
 
     shapes = tuple({axis: Dim.DYNAMIC for axis, d in enumerate(s.dims) if is_dynamic(d)} for s in specs)
-    with DynamicMaxPool(), WholeRecurrence():
+    with DynamicMaxPool(), WholeRecurrence(), DynamicPieces():
         return torch.export.export(network, example.tensors, dynamic_shapes=(shapes,), strict=False)
 
 
 def _explain(error: Exception, network: NamedNetwork, specs: Sequence[InputSpec], example: _Example) -> CaptureError:
     """Find out whether one dynamic dimension made the capture fail, and which line gives it a fixed size."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, CaptureError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
     names = list(dict.fromkeys(d.name for s in specs for d in s.dims if isinstance(d, Dimension)))
     if not names:
         return CaptureError(capture_errors.translate(error))

@@ -42,6 +42,16 @@ def translate(error: BaseException, program: ExportedProgram | None = None) -> s
             f"the network decides by the values of its input{where}; a graph has no such branch. "
             "Use torch.where on both results, or make the choice before calling the network"
         )
+    if re.search(r"pack_padded_sequence|pad_packed_sequence|failed to unpack the object at pos", text + line):
+        return (
+            f"packed sequences cannot be captured{where}; run the recurrent layer on the padded sequence, and pick "
+            "each sequence's last step with gather() and the lengths"
+        )
+    if "Cannot find a compatible OpOverload" in text:
+        return (
+            f"torch has no translation to ONNX for a call with arguments of these types{where}; most often a whole "
+            "number and a size that is computed from the input are mixed"
+        )
     if ".numpy()" in text or "numpy() is not supported" in text:
         return f"the network leaves torch for NumPy{where}; write the same with torch operations, which can be captured"
     if re.search(r"in-?place|mutat", text, re.IGNORECASE) and "input" in text:
@@ -67,12 +77,16 @@ def fixed_dimension(name: str, specs: Sequence[InputSpec], size: int, line: str,
 
 def refuse_training_modules(network: nn.Module) -> None:
     """Raise CaptureError where a module still trains after ``eval()``: its answers would depend on the batch."""
-    for path, module in network.named_modules():
+    modules = dict(network.named_modules())
+    for path, module in modules.items():
         name = f"'{path}'" if path else "the network"
         kind = type(module).__name__
         if module.training:
+            holders = [modules[".".join(path.split(".")[:n])] for n in range(path.count(".") + 2)] if path else [module]
+            guilty = next((h for h in reversed(holders) if type(h).train is not nn.Module.train), None)
+            why = f": the class {type(guilty).__name__} overrides train()" if guilty is not None else ""
             raise CaptureError(
-                f"{name} ({kind}) stays in training mode after eval(): its train() is overridden. "
+                f"{name} ({kind}) stays in training mode after eval(){why}. "
                 "An exported network must compute what it computes in evaluation; let eval() reach it"
             )
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:

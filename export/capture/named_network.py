@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from normfold.export.errors import CaptureError, InputSpecError
+from normfold.export.errors import CaptureError, InputSpecError, StateError
+from normfold.export.state import Held, kept_state, message, other_inputs
 
 __all__ = ["NamedNetwork", "named_outputs"]
 
@@ -38,6 +39,8 @@ class NamedNetwork(nn.Module):
         self.names = tuple(names)
         self.by_keyword = _by_keyword(network, self.names)
         self.eval()
+        self.held = Held(network)
+        self._judged = False
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Run the network and return its output tensors in the order of :func:`named_outputs`."""
@@ -50,14 +53,27 @@ class NamedNetwork(nn.Module):
         return self.network(*tensors)
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Run the network on NumPy arrays, floats cast to the dtype of its weights; return the outputs by name."""
+        """Run the network on NumPy arrays, floats cast to the dtype of its weights; return the outputs by name.
+
+        Every run finds the network as it was given: what the run writes into it is put back. Raises StateError where
+        the answer depends on earlier calls, which is found out in the first run that the network takes.
+        """
         dtype = self.dtype
         tensors = [
             torch.from_numpy(np.array(arrays[name])) for name in self.names
         ]  # a copy, because a network may write to its input
-        with torch.no_grad():
-            returned = self.call([t.to(dtype) if t.is_floating_point() else t for t in tensors])
-        return {name: tensor.detach().numpy() for name, tensor in named_outputs(returned)}
+        tensors = [t.to(dtype) if t.is_floating_point() else t for t in tensors]
+        if not self._judged:
+            self._refuse_state(tensors)
+        with torch.no_grad(), self.held.kept():
+            outputs = named_outputs(self.call(tensors))
+            return {name: tensor.detach().numpy().copy() for name, tensor in outputs}
+
+    def _refuse_state(self, tensors: Sequence[Tensor]) -> None:
+        written = kept_state(self.network, lambda number: self.forward(*(other_inputs(t, number) for t in tensors)))
+        if written is not None:
+            raise StateError(message(written))
+        self._judged = True
 
     @property
     def dtype(self) -> torch.dtype:
@@ -73,6 +89,8 @@ def named_outputs(returned: Any) -> list[tuple[str, Tensor]]:
     a key with control characters.
     """
     outputs = list(_flatten("", returned))
+    if not outputs:
+        raise CaptureError("the network returns no tensor: does its forward() end without a return?")
     names = [name for name, _ in outputs]
     for name in names:
         if names.count(name) > 1:

@@ -12,7 +12,7 @@ from normfold.export.graphs.writing import Writing
 
 __all__ = ["after_pool", "before_concat", "gelu"]
 
-ROOT = np.float32(math.sqrt(2))
+ROOT = math.sqrt(2)
 #: Nondecreasing functions of one entry that no convolution kernel computes and that leave the blocked layout.
 RISING = frozenset({"Elu", "Celu", "Selu", "Softplus", "Softsign"})
 #: Functions of one entry that onnxruntime computes inside the kernel of the convolution before them.
@@ -23,19 +23,20 @@ def gelu(node: NodeView, writing: Writing) -> list[ir.Node] | None:
     """x · (½ · (1 + erf(x / √2))) = (x · (1 + erf(x / √2))) · ½, which onnxruntime recognises as a GELU.
 
     It has one kernel for the whole, which keeps the blocked layout; torch's exporter writes the left side. √2 may be a
-    divisor or, as folding leaves it, a factor. Only the next step reads each step; the data is float32, and no constant
-    gives it more axes.
+    divisor or, as folding leaves it, a factor; it is written as the graph has it. Only the next step reads each step;
+    the data is float32 (float64 in the exact graph), and no constant gives it more axes.
     """
     whole = node.node.outputs[0].shape
     for index in (0, 1):
         x, halved = node.value(index), _only(node.value(1 - index), "Mul")
         raised = _beside(halved, 0.5, "Add", node)
         error = _beside(raised, 1, "Erf", node)
-        if x is None or error is None or not _over_root(error.inputs[0], x, node):
+        divisor = None if x is None or error is None else _root(error.inputs[0], x, node)
+        if x is None or divisor is None:
             continue
         if x.shape is None or whole is None or len(x.shape) != len(whole):
             continue
-        half, one, root = (writing.shared(np.array(v, np.float32)) for v in (0.5, 1, ROOT))
+        half, one, root = (writing.shared(np.array(v, divisor.dtype)) for v in (0.5, 1, divisor))
         written = [writing.node("Div", [x, root])]
         for operator, inputs in (("Erf", ()), ("Add", (one,)), ("Mul", (x,)), ("Mul", (half,))):
             written.append(writing.node(operator, [written[-1].outputs[0], *inputs]))
@@ -55,19 +56,23 @@ def _beside(node: ir.Node | None, number: float, operator: str, reading: NodeVie
     return None
 
 
-def _over_root(value: ir.Value | None, x: ir.Value, reading: NodeView) -> bool:
-    """Whether a value is x / √2 with a float32 constant."""
+def _root(value: ir.Value | None, x: ir.Value, reading: NodeView) -> np.floating | None:
+    """Return c where a value is x / c and c is √2 to float32's precision, else None."""
     if (divided := _only(value, "Div")) is not None:
-        return divided.inputs[0] is x and _is(reading.scalar(divided.inputs[1]), ROOT)
-    product = _only(value, "Mul")
-    return product is not None and any(
-        product.inputs[place] is x and _is(reading.scalar(product.inputs[1 - place]), 1 / ROOT) for place in (0, 1)
-    )
+        return _near_root(reading.scalar(divided.inputs[1]), 1) if divided.inputs[0] is x else None
+    if (product := _only(value, "Mul")) is not None:
+        for place in (0, 1):
+            if product.inputs[place] is x:
+                return _near_root(reading.scalar(product.inputs[1 - place]), -1)
+    return None
 
 
-def _is(found: np.ndarray[tuple[()], np.dtype[np.float32]] | None, number: np.floating) -> bool:
-    """Whether a float32 constant is ``number`` or a neighbour of it in float32."""
-    return found is not None and found.dtype == np.float32 and abs(found - number) <= np.spacing(np.float32(number))
+def _near_root(found: np.ndarray[tuple[()], np.dtype[np.floating]] | None, power: int) -> np.floating | None:
+    """Return a constant to the power of 1 or -1, where that is √2 or a neighbour of it in float32, else None."""
+    if found is None or found.dtype not in (np.float32, np.float64) or found == 0:
+        return None
+    wide = np.float64(found) ** power
+    return found.dtype.type(wide) if abs(wide - ROOT) <= 2 * np.spacing(np.float32(ROOT)) else None
 
 
 def _only(value: ir.Value | None, operator: str) -> ir.Node | None:

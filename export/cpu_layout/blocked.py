@@ -81,13 +81,15 @@ def write_blocked(graph: ir.Graph, opset: int) -> int:
 def parametric(node: NodeView, writing: Writing) -> list[ir.Node] | None:
     """prelu(x; a) = leakyrelu(x; a) for one slope; max(x, a·x) for one slope 0 < a ≤ 1 per channel, min for a ≥ 1.
 
-    Slopes of 0 are refused: 0 · x is NaN for an infinite x.
+    Slopes of 0 are refused: 0 · x is NaN for an infinite x. An attribute is a float32 number, so one slope is written
+    as an attribute only where float32 holds it exactly.
     """
     slope, x = node.constant(1), node.value(0)
-    if slope is None or slope.dtype != np.float32 or not np.isfinite(slope).all():
+    if slope is None or slope.dtype not in (np.float32, np.float64) or not np.isfinite(slope).all():
         return None
     if np.unique(slope).size == 1 and slope.ndim <= (node.rank(0) or 0):
-        return [writing.node("LeakyRelu", [x], {"alpha": float(slope.flat[0])})]
+        alpha = float(slope.flat[0])
+        return [writing.node("LeakyRelu", [x], {"alpha": alpha})] if float(np.float32(alpha)) == alpha else None
     least, most = slope.min(), slope.max()
     if not ((least > 0 and most <= 1) or least >= 1):
         return None

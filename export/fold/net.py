@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.channels import AddedChannel, RemovedChannels
 from normfold.export.fold.ranges import Range
 from normfold.export.graphs.writing import Writing
 
+if TYPE_CHECKING:
+    from normfold.export.fold.silencing import Silencing
+
 Dim: TypeAlias = int | str | None
-Index: TypeAlias = NDArray[np.int64]
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
@@ -101,21 +102,6 @@ RemovedFrom: TypeAlias = Mapping[Tensor, RemovedChannels]
 Constants: TypeAlias = Callable[[Tensor], Array | None]
 
 
-class Silencing:
-    """Weights under which chosen channels of a tensor are constant; nothing is changed before all of them are known."""
-
-    def __init__(self) -> None:
-        #: New params of the linear operators that are to emit the constants.
-        self.edits: dict[Op, Any] = {}
-
-    def of(self, tensor: Tensor, axis: int, index: Index, values: Array) -> Array:
-        """Return what these channels hold when the linear operators before emit ``values``; refused if shared."""
-        op = tensor.producer
-        if op is None or len(tensor.readers) != 1 or tensor.pinned:
-            raise Refused(f"'{tensor.name}' has other readers")
-        return op.silenced(tensor, axis, index, values, self)
-
-
 @dataclass(eq=False)
 class Op:
     """An operator and the rules of its kind. This class refuses everything; a kind overrides what it allows.
@@ -161,7 +147,7 @@ class Op:
     @property
     def refusal(self) -> str:
         """The reason why no scale or shift passes through an operator that has no rule for them."""
-        return f"{self} is not linear, and no per-channel scale or shift passes through it"
+        return f"no rule takes a per-channel scale or shift through {self}"
 
     @property
     def passes_nothing(self) -> bool:
@@ -237,8 +223,8 @@ class Op:
         """Return for each output the constant each channel (axis 1) always holds, NaN where it is not constant."""
         return [None] * len(self.outputs)
 
-    def silenced(self, tensor: Tensor, axis: int, index: Index, values: Array, silencing: Silencing) -> Array:
-        """Return what channels of an output hold when the linear operators before emit ``values``; see Silencing."""
+    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
+        """Return what entries of an output hold when the linear operators before emit ``wanted``; see Silencing."""
         raise Refused(f"{self} does not keep the channel constant")
 
     def remove_channels(self, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:

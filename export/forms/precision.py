@@ -15,7 +15,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from normfold.export.forms.machine import this_machine
 from normfold.export.forms.measure import TimeComparison, medians, shapes_of
 from normfold.export.forms.remembered import Measurement, Subject, measured_once
 from normfold.export.graphs.runtime import CPU, Runtime, providers_here
-from normfold.export.proof.verify import Case, Difference, Verification, verify
+from normfold.export.proof.verify import Case, Difference, Verification, largest_errors, verify
 from normfold.export.sources.origin import Run
 
 __all__ = ["PRECISIONS", "PrecisionReport", "check_precision", "reduce_precision"]
@@ -88,7 +88,10 @@ def reduce_precision(
     proved = samples or [c for c in cases if c.kind == "random"]
     providers = providers_here() if precision == "bf16" else (CPU,)
     full, fewer = (Runtime(c, optimised=True, providers=providers) for c in (content, reduced))
-    verification = _allowing(verify(reference, full.run, fewer.run, proved, "as for float32"), PRECISIONS[precision])
+    own = largest_errors(reference, [full.run], proved)
+    verification = verify(
+        reference, fewer.run, proved, "as for float32", own, lambda own, integers: PRECISIONS[precision], full.run
+    )
     _require(verification, precision)
     machine, shapes = this_machine(providers), shapes_of(timed)
     subject = Subject.of({"float32": content, precision: reduced}, shapes, machine)
@@ -171,11 +174,6 @@ def _quantized(content: bytes, samples: Sequence[Arrays]) -> bytes:
     quantized.metadata_props.clear()
     quantized.metadata_props.extend(model.metadata_props)
     return bytes(quantized.SerializeToString(deterministic=True))
-
-
-def _allowing(verification: Verification, relative: float) -> Verification:
-    """Return the same comparison with another bound."""
-    return replace(verification, differences=tuple(replace(d, bound=relative) for d in verification.differences))
 
 
 def _require(verification: Verification, precision: str) -> None:

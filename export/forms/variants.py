@@ -17,19 +17,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-import onnx
 import onnx_ir as ir
 
 from normfold.export.cpu_layout import fold_in_blocks, lift, lift_and_round
-from normfold.export.errors import ExportError, VerificationError
+from normfold.export.errors import ExportError
 from normfold.export.fold import FoldReport, counts
 from normfold.export.forms.machine import Machine, this_machine
 from normfold.export.forms.measure import Arrays, medians, shapes_of
 from normfold.export.forms.remembered import Measurement, Subject, measured_once
+from normfold.export.graphs.exact import Graph
 from normfold.export.graphs.runtime import Runtime
-from normfold.export.graphs.serialize import to_bytes
 from normfold.export.proof.proof import Proof
-from normfold.export.proof.verify import Verification
 
 __all__ = [
     "AUTO",
@@ -42,6 +40,7 @@ __all__ = [
     "check_variant",
     "choose",
     "made_anew",
+    "proved_variants",
     "rewritten_variants",
 ]
 
@@ -96,61 +95,57 @@ def check_variant(name: str) -> None:
         )
 
 
-def rewritten_variants(
-    unfolded: bytes, folded: bytes, proof: Proof, asked: str = AUTO
-) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """Return the further variants of a graph that pass the proof, and a note on each that does not.
+def rewritten_variants(unfolded: Graph, folded: Graph, asked: str = AUTO) -> dict[str, Graph]:
+    """Return the further variants of a graph. Raises ExportError where the one that was asked for is not among them."""
+    made = {name: graph for name, graph in made_anew(unfolded, folded) if graph is not None}
+    if asked not in (AUTO, "unfolded", "folded", *made):
+        there = [name for name in VARIANTS if name in ("unfolded", "folded", *made)]
+        raise ExportError(
+            f"this network has no {asked} form: nothing in it would be written differently. It has the forms "
+            f"{', '.join(there)}; ask for one of these, or leave --form out"
+        )
+    return made
 
-    For the variant that was asked for, raises ExportError where it is the same as the folded graph, and
-    VerificationError where it does not pass.
+
+def proved_variants(proof: Proof, made: Mapping[str, Graph], asked: str) -> tuple[dict[str, Graph], tuple[str, ...]]:
+    """Return the variants that may be published, the unfolded one among them, and a note on each that may not.
+
+    A variant that rounds worse than the network does is left out, unless it was asked for: it is the same function.
+    Raises VerificationError where a variant is not the same function.
     """
-    passed: dict[str, bytes] = {}
-    notes = []
-    for name, content in made_anew(unfolded, folded):
-        if content is None:
-            if name == asked:
-                raise ExportError(
-                    f"this network has no {name} form: nothing in it would be written differently. "
-                    "Ask for folded or unfolded, or leave --form out"
-                )
-            continue
-        verification = proof.of(content)
-        if verification.passed:
-            passed[name] = content
-        elif name == asked:
-            _require(proof, verification, content, name)
-        else:
-            worst = verification.worst
-            why = worst.trouble or f"output '{worst.output}' is off by {worst.relative:.1e} of its scale"
-            notes.append(f"the {name} form did not pass the proof and was left out: {why}")
+    passed, notes = {"unfolded": proof.unfolded}, []
+    for name, graph in made.items():
+        proved = proof.of(graph)
+        proof.require_same(proved, graph, name)
+        if proved.rounding.passed or name == asked:
+            passed[name] = graph
+        if not proved.rounding.passed:
+            worst = proved.rounding.worst
+            what = worst.trouble or (
+                f"output '{worst.output}' is off by {worst.relative:.1e} of its scale on {worst.kind} inputs, where "
+                f"{worst.bound:.1e} is allowed"
+            )
+            outcome = "is published because it was asked for" if name == asked else "was left out"
+            notes.append(f"the {name} form rounds worse in float32 than the network itself and {outcome}: {what}")
     return passed, tuple(notes)
 
 
-def made_anew(unfolded: bytes, folded: bytes) -> Iterator[tuple[str, bytes | None]]:
-    """Yield the name and the bytes of every further variant; None for bytes that would repeat an earlier variant."""
+def made_anew(unfolded: Graph, folded: Graph) -> Iterator[tuple[str, Graph | None]]:
+    """Yield the name and the graph of every further variant; None for a graph that would repeat an earlier variant."""
     for name, rewrite in REWRITES.items():
-        model = ir.from_proto(onnx.load_model_from_string(folded))
-        yield name, to_bytes(model) if rewrite(model) else None
-    batchnorms, _, _ = counts(ir.from_proto(onnx.load_model_from_string(folded)))
+        model = folded.model()
+        yield name, Graph.of(model, folded.exact is not None) if rewrite(model) else None
+    batchnorms, _, _ = counts(folded.model())
     for name, refold in REFOLDS.items():
-        model = ir.from_proto(onnx.load_model_from_string(unfolded))
-        yield name, to_bytes(model) if refold(model).batchnorms_after > batchnorms else None
-
-
-def _require(proof: Proof, verification: Verification, content: bytes, name: str) -> None:
-    try:
-        proof.require(verification, content)
-    except VerificationError as error:
-        message = f"the {name} form that was asked for does not pass the proof: {error}"
-        raise VerificationError(
-            message, output=error.output, max_abs_diff=error.max_abs_diff, bound=error.bound
-        ) from None
+        model = unfolded.model()
+        blocked = refold(model).batchnorms_after > batchnorms
+        yield name, Graph.of(model, unfolded.exact is not None) if blocked else None
 
 
 def choose(graphs: Mapping[str, bytes], inputs: Arrays, asked: str = AUTO, remeasure: bool = False) -> Choice:
     """Time the variants, or read their remembered times; mark the one that was asked for, else the fastest.
 
-    graphs maps the name of each variant to its bytes; "folded" must be among them.
+    graphs maps the name of each variant to its bytes; "unfolded" must be among them.
     """
     machine = this_machine()
     subject = Subject.of(graphs, shapes_of(inputs), machine)
@@ -163,14 +158,15 @@ def choose(graphs: Mapping[str, bytes], inputs: Arrays, asked: str = AUTO, remea
 def _measurement(graphs: Mapping[str, bytes], inputs: Arrays) -> Measurement:
     runtimes = {name: Runtime(content, optimised=True) for name, content in graphs.items()}
     times, rounds = medians(runtimes, inputs)
-    fastest = _fastest(times)
-    if fastest != "folded":
-        again, _ = medians({name: runtimes[name] for name in ("folded", fastest)}, inputs, seconds=1.0)
-        fastest = _fastest(again)
+    plain = "folded" if "folded" in graphs else "unfolded"
+    fastest = _fastest(times, plain)
+    if fastest != plain:
+        again, _ = medians({name: runtimes[name] for name in (plain, fastest)}, inputs, seconds=1.0)
+        fastest = _fastest(again, plain)
     return Measurement(times, rounds, fastest)
 
 
-def _fastest(times: Mapping[str, float]) -> str:
-    """Return the variant of the least run time times margin; the folded graph has the margin 1."""
-    handicapped = {n: ms * (1.0 if n == "folded" else MARGINS.get(n, DEFAULT_MARGIN)) for n, ms in times.items()}
+def _fastest(times: Mapping[str, float], plain: str) -> str:
+    """Return the variant of the least run time times margin; the ``plain`` one has the margin 1."""
+    handicapped = {n: ms * (1.0 if n == plain else MARGINS.get(n, DEFAULT_MARGIN)) for n, ms in times.items()}
     return min(handicapped, key=handicapped.__getitem__)

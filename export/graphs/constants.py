@@ -94,7 +94,11 @@ class Constants:
         if node.op_type == "CastLike":
             like, (source,) = node.inputs[1], _read(node)
             array = self.get(source)
-            return None if array is None or like is None or like.dtype is None else array.astype(like.dtype.numpy())
+            if array is None or like is None:
+                return None
+            held = None if like.dtype is not None else self.get(like)
+            kind = like.dtype.numpy() if like.dtype is not None else None if held is None else held.dtype
+            return None if kind is None else array.astype(kind)
         arrays: dict[str, NDArray[Any]] = {}
         for i, v in enumerate(node.inputs):
             if v is None:

@@ -39,7 +39,8 @@ class Float64Graph:
     def __init__(self, content: bytes):
         model = onnx.load_model_from_string(content)
         _to_double(model.graph)
-        self._evaluator = ReferenceEvaluator(model, new_ops=[Conv, ConvTranspose, LogSoftmax, MaxPool, Softmax])
+        own = [BatchNormalization, Conv, ConvTranspose, GlobalMaxPool, LogSoftmax, MaxPool, Softmax]
+        self._evaluator = ReferenceEvaluator(model, new_ops=own)
         self._names = [o.name for o in model.graph.output]
 
     def run(self, inputs: Arrays) -> Arrays:
@@ -115,6 +116,28 @@ class MaxPool(_MaxPool):
             dilation=tuple(given.get("dilations") or [1] * rank),
         )
         return (y.numpy(),)
+
+
+class BatchNormalization(OpRun):
+    """By its running statistics: before opset 14 the reference takes those of the batch."""
+
+    op_domain = ""
+
+    def _run(self, x: Any, gamma: Any, beta: Any, mean: Any, var: Any, **given: Any) -> Any:
+        if given.get("training_mode"):
+            raise NotImplementedError("a BatchNormalization in training mode")
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        scale = gamma / np.sqrt(var + given.get("epsilon", 1e-5))
+        return ((x - mean.reshape(shape)) * scale.reshape(shape) + beta.reshape(shape),)
+
+
+class GlobalMaxPool(OpRun):
+    """The maximum over all positions, with every axis: the reference drops the last one."""
+
+    op_domain = ""
+
+    def _run(self, x: Any, **_: Any) -> Any:
+        return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
 
 
 class Softmax(OpRun):

@@ -28,9 +28,11 @@ class SampleFile:
 
     name: str
     arrays: Mapping[str, NDArray[Any]]
+    #: NaN and infinity are meant.
+    allow_nonfinite: bool = False
 
 
-def read_sample(path: Path | SampleFile) -> SampleFile:
+def read_sample(path: Path | SampleFile, allow_nonfinite: bool = False) -> SampleFile:
     """Read one file; arrays in memory are returned as they are.
 
     Raises InputSpecError if the file is missing, damaged, of another format, or holds pickled objects.
@@ -42,14 +44,14 @@ def read_sample(path: Path | SampleFile) -> SampleFile:
     _refuse_large(path)
     try:
         if path.suffix == ".npy":
-            return SampleFile(path.name, {"": np.load(path, allow_pickle=False)})
+            return SampleFile(path.name, {"": np.load(path, allow_pickle=False)}, allow_nonfinite)
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
-                return SampleFile(path.name, {name: archive[name] for name in archive.files})
+                return SampleFile(path.name, {name: archive[name] for name in archive.files}, allow_nonfinite)
         if path.suffix == ".safetensors":
             from safetensors.numpy import load
 
-            return SampleFile(path.name, load(path.read_bytes()))
+            return SampleFile(path.name, load(path.read_bytes()), allow_nonfinite)
     except Exception as error:  # ValueError for objects, OSError, BadZipFile, EOFError, SafetensorError
         raise InputSpecError(f"the sample '{path}' cannot be read: {error}") from None
     raise InputSpecError(f"the sample '{path}' has no known format; expected .npy, .npz or .safetensors")
@@ -70,7 +72,7 @@ def _refuse_large(path: Path) -> None:
 def fit(sample: SampleFile, specs: Sequence[InputSpec]) -> Arrays:
     """Return the sample's arrays by input name, cast within their kind, with a batch axis added where it is missing.
 
-    Raises InputSpecError for names and shapes that do not fit.
+    Raises InputSpecError for names and shapes that do not fit, and for NaN and infinity where they are not allowed.
     """
     arrays = dict(sample.arrays)
     if "" in arrays and len(specs) == 1:
@@ -81,7 +83,21 @@ def fit(sample: SampleFile, specs: Sequence[InputSpec]) -> Arrays:
         raise InputSpecError(f"sample '{sample.name}' holds {has}; the inputs are {', '.join(map(repr, names))}")
     fitted = {s.name: _cast(arrays[s.name], s, sample.name) for s in specs}
     sample_sizes(fitted, specs, sample.name)
+    if not sample.allow_nonfinite:
+        for name, array in fitted.items():
+            _refuse_nonfinite(array, name, sample.name)
     return fitted
+
+
+def _refuse_nonfinite(array: NDArray[Any], name: str, file: str) -> None:
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return
+    kind = "NaN" if np.isnan(array).any() else "infinity"
+    count = int((~np.isfinite(array)).sum())
+    raise InputSpecError(
+        f"sample '{file}': '{name}' holds {kind} ({count:,} of {array.size:,} numbers, as {array.dtype}), so its "
+        "answer proves nothing. Replace them, or give --allow-nonfinite if the network is meant to take them"
+    )
 
 
 def sample_sizes(arrays: Mapping[str, NDArray[Any]], specs: Sequence[InputSpec], name: str) -> dict[str, int]:
@@ -116,7 +132,8 @@ def _cast(array: NDArray[Any], spec: InputSpec, name: str) -> NDArray[Any]:
             raise InputSpecError(
                 f"sample '{name}': '{spec.name}' holds {array.dtype}, the input takes {spec.datatype.name}"
             )
-        array = array.astype(wanted)
+        with np.errstate(over="ignore"):
+            array = array.astype(wanted)
     if array.ndim == len(spec.dims) - 1 and spec.dims and isinstance(spec.dims[0], Dimension):
         array = array[None]
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["STEPS", "find_step"]
+from normfold.export.inputs.specs import Dimension
+
+__all__ = ["STEPS", "find_step", "first_sizes", "only_in_steps"]
 
 #: Steps that are tried, smallest first: small numbers, and usual strides of encoders and lengths of frames and hops.
 STEPS: tuple[int, ...] = (
@@ -47,3 +49,20 @@ def find_step(start: int, accepts: Callable[[int], bool], low: int | None = None
         if all(map(accepts, tried)):
             return step
     return 1
+
+
+def only_in_steps(d: Dimension, low: int, step: int) -> str:
+    """Return a note on a step that was found; "" where every size works."""
+    found = Dimension(d.name, low, d.high, step)
+    return (
+        ""
+        if step == 1
+        else f"the network takes {d.name} in steps of {step} only{first_sizes(found)}; in --input this is {found}"
+    )
+
+
+def first_sizes(d: Dimension) -> str:
+    """Return the first sizes of a dimension with steps as text: ": 8, 16, 24, …"."""
+    if not d.step or d.step == 1 or d.low is None:
+        return ""
+    return f": {', '.join(str(d.low + n * d.step) for n in range(3))}, …"

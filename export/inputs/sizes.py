@@ -7,16 +7,17 @@ U-Net a multiple of 16.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
-from normfold.export.errors import CaptureError, InputSpecError
-from normfold.export.inputs.size_steps import find_step
+from normfold.export.errors import CaptureError, InputSpecError, StateError
+from normfold.export.inputs.fixed_length import lengths_that_run, one_length
+from normfold.export.inputs.size_steps import find_step, first_sizes, only_in_steps
 from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, InputSpec, dimensions
 from normfold.export.user_code import line_of_error
 
-__all__ = ["Sizes", "batch_dimension", "find_sizes"]
+__all__ = ["Sizes", "batch_dimension", "find_sizes", "usual_sizes"]
 
 #: Lengths that are tried until the network accepts one: powers of two, then multiples of other small numbers.
 CANDIDATES = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536, 16, 8, 4, 2, 240, 2520, 1000, 3000, 16000)
@@ -26,6 +27,9 @@ CASE_ELEMENTS = 1 << 21
 SLOW_SECONDS = 2.0
 #: Largest batch that is tried where no range is given.
 BATCH = 5
+
+_BATCH_HINT = "; a batch is a first dimension with a name, x=FP32[N,…]"
+_FLOAT_HINT = "; INT64 is for indices, a signal is FP32"
 
 Assignment = dict[str, int]
 Attempt = Callable[[Mapping[str, int]], None]
@@ -46,8 +50,8 @@ class Sizes:
 
 
 def batch_dimension(specs: Sequence[InputSpec]) -> Dimension | None:
-    """Return the dimension that is the first of every input, if there is one: the batch."""
-    first = {s.dims[0] if s.dims else None for s in specs}
+    """Return the dimension that is the first of every input but scalars, if there is one: the batch."""
+    first = {s.dims[0] for s in specs if s.dims}
     only = first.pop() if len(first) == 1 else None
     return only if isinstance(only, Dimension) else None
 
@@ -73,8 +77,14 @@ def find_sizes(specs: Sequence[InputSpec], attempt: Attempt, samples: Iterable[A
     for sizes in proof:
         if sizes not in kept and search.within(sizes) and (sizes == trace or search.accepts(sizes)):
             kept.append(sizes)
-    search.notes += [_only(d, low[d.name], steps[d.name]) for d in search.dims if d.step is None]
+    search.notes += [only_in_steps(d, low[d.name], steps[d.name]) for d in search.dims if d.step is None]
     return Sizes(trace, tuple(kept), _with_found(specs, low, steps), tuple(filter(None, search.notes)))
+
+
+def usual_sizes(specs: Sequence[InputSpec]) -> Iterator[Assignment]:
+    """Yield the sets of sizes at which a network is first tried, without those that are too large for a test case."""
+    search = _Search(specs, lambda sizes: None)
+    yield from (s for s in search.candidates() if search.elements(s) <= CASE_ELEMENTS)
 
 
 class _Search:
@@ -95,6 +105,8 @@ class _Search:
             try:
                 self.attempt(sizes)
                 self._known[key] = True
+            except StateError:
+                raise  # true at every size
             except Exception as error:
                 self.last = error
                 self._known[key] = False
@@ -110,13 +122,15 @@ class _Search:
         """Return the first set of sizes that the network takes: of a sample, else of the candidates in turn."""
         first: Exception | None = None
         tried: Assignment = {}
+        refused: list[tuple[Assignment, str]] = []
         largest = MAX_ELEMENTS
-        for sizes in [*(self._traceable(s) for s in samples), *map(self._candidate, CANDIDATES), *self._bounds()]:
-            if self.elements(sizes) > largest:
+        for sizes in [*(self._traceable(s) for s in samples), *self.candidates()]:
+            if self.elements(sizes) > largest or any(sizes == known for known, _ in refused):
                 continue
             began = time.perf_counter()
             if self.accepts(sizes):
                 return sizes
+            refused.append((sizes, str(self.last)))
             if time.perf_counter() - began > SLOW_SECONDS:
                 largest = self.elements(sizes)
             first, tried = first or self.last, tried or sizes
@@ -127,6 +141,8 @@ class _Search:
             )
         if isinstance(first, CaptureError):
             raise first  # the fault is in what the network returns, not in the sizes
+        if fixed := self._fixed_length(refused):
+            raise InputSpecError(fixed)
         shapes = ", ".join(f"{s.name} {s.datatype.name}{list(s.shape(tried))}" for s in self.specs)
         line = line_of_error(first)
         lengths = [d.name for d in self.dims if d != self.batch]
@@ -136,8 +152,26 @@ class _Search:
             f"{'Other sizes of the named dimensions were tried too; check' if self.dims else 'Check'} --input against "
             "what forward() expects"
             + (f"; if {' and '.join(lengths)} depend on each other, give their sizes" if len(lengths) > 1 else "")
-            + ("" if self.dims else "; a batch is a first dimension with a name, x=FP32[N,…]")
+            + ("" if any(self._batched(s) for s in self.specs) else _BATCH_HINT)
+            + (_FLOAT_HINT if any(_is_integer(s) for s in self.specs) and "long" in _head(first).lower() else "")
         )
+
+    @staticmethod
+    def _batched(spec: InputSpec) -> bool:
+        return bool(spec.dims) and isinstance(spec.dims[0], Dimension)
+
+    def _fixed_length(self, refused: list[tuple[Assignment, str]]) -> str:
+        """Return the message for a network that takes one length, which its errors at other lengths show."""
+        lengths = [d for d in self.dims if d != self.batch]
+        if len(lengths) != 1 or len({text for _, text in refused}) < 2:
+            return ""
+        (d,) = lengths
+        sizes = refused[0][0]
+        running = lengths_that_run(
+            [(s[d.name], text) for s, text in refused],
+            lambda n: self.within({**sizes, d.name: n}) and self.accepts({**sizes, d.name: n}),
+        )
+        return one_length(next(s for s in self.specs if d in s.dims), d, running) if running else ""
 
     def _traceable(self, sample: Assignment) -> Assignment:
         """Return a sample's sizes with a batch of at least 2, because torch treats a size of 1 as a constant."""
@@ -146,9 +180,10 @@ class _Search:
     def _candidate(self, length: int) -> Assignment:
         return {d.name: self._clip(d, 2 if d == self.batch else length) for d in self.dims}
 
-    def _bounds(self) -> list[Assignment]:
-        """Return the declared lower bounds, for a range that contains none of the candidates."""
-        return [{d.name: 2 if d == self.batch else (d.low or 3) for d in self.dims}]
+    def candidates(self) -> list[Assignment]:
+        """Return the usual sizes, and the declared lower bounds for a range that contains none of them."""
+        bounds = {d.name: 2 if d == self.batch else (d.low or 3) for d in self.dims}
+        return [*map(self._candidate, CANDIDATES), bounds]
 
     @staticmethod
     def _clip(d: Dimension, size: int) -> int:
@@ -203,7 +238,7 @@ class _Search:
         """Return what to declare instead of ``d``, with its first sizes."""
         high = d.high if d.high is None else self._aligned(d, trace, d.high)
         takes = Dimension(d.name, self._smallest(d, trace), high, self.steps[d.name])
-        return f"{takes}{_every(takes)}"
+        return f"{takes}{first_sizes(takes)}"
 
     def _aligned(self, d: Dimension, trace: Assignment, size: int) -> int:
         """Return the largest size up to ``size`` that is a whole number of steps from the traced size."""
@@ -239,24 +274,11 @@ def _with_found(specs: Sequence[InputSpec], low: Mapping[str, int], steps: Mappi
     def found(d: int | Dimension) -> int | Dimension:
         return d if isinstance(d, int) else Dimension(d.name, low[d.name], d.high, steps[d.name])
 
-    return tuple(InputSpec(s.name, s.datatype, tuple(map(found, s.dims)), s.values) for s in specs)
+    return tuple(replace(s, dims=tuple(map(found, s.dims))) for s in specs)
 
 
-def _only(d: Dimension, low: int, step: int) -> str:
-    """Return a note on a step that was found; "" where every size works."""
-    found = Dimension(d.name, low, d.high, step)
-    return (
-        ""
-        if step == 1
-        else f"the network takes {d.name} in steps of {step} only{_every(found)}; in --input this is {found}"
-    )
-
-
-def _every(d: Dimension) -> str:
-    """Return the first sizes of a dimension with steps as text: ": 8, 16, 24, …"."""
-    if not d.step or d.step == 1 or d.low is None:
-        return ""
-    return f": {', '.join(str(d.low + n * d.step) for n in range(3))}, …"
+def _is_integer(spec: InputSpec) -> bool:
+    return spec.datatype.dtype.kind in "iu"
 
 
 def _head(error: BaseException | None) -> str:

@@ -4,6 +4,8 @@
     x=FP32[N:1..64, 77, L:5..]   N from 1 to 64, L from 5 up
     x=FP32[N,1,L:8..400:8]       L from 8 to 400 in steps of 8
     tokens=INT64[N,L]:0..999     values of random test inputs from 0 to 999 (for indices into an embedding)
+    lengths=INT64[N]:1..L        values from 1 to the size of L (for lengths)
+    t=FP32[]                     a single number
 
 Dimensions of the same name have the same size everywhere.
 """
@@ -29,6 +31,8 @@ EXAMPLE = "--input x=FP32[N,77,L]"
 SUPPORTED = ("FP32", "FP64", "FP16", "INT64", "INT32", "INT16", "INT8", "UINT8", "BOOL")
 #: Largest number of elements of a tensor in a test or a trace (256 MiB of float32); a declared range may go beyond.
 MAX_ELEMENTS = 1 << 26
+#: The largest value of an input that only the size of a dimension limits.
+UNLIMITED = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -64,17 +68,32 @@ class InputSpec:
     dims: tuple[int | Dimension, ...]
     #: Smallest and largest value of random test inputs (integers: both included); None: by datatype.
     values: tuple[int, int] | None = None
+    #: The dimension whose size, less ``below``, limits the values too; "": none.
+    limit: str = ""
+    below: int = 0
 
     def __str__(self) -> str:
-        values = f":{self.values[0]}..{self.values[1]}" if self.values else ""
+        values = ""
+        if self.values:
+            low, high = self.values
+            largest = f"{self.limit}{f'-{self.below}' if self.below else ''}" if high == UNLIMITED else high
+            values = f":{low}..{largest}"
         return f"{self.name}={self.datatype.name}[{','.join(str(d) for d in self.dims)}]{values}"
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Return the shape of this input where each named dimension has its size in ``sizes``."""
         return tuple(d if isinstance(d, int) else sizes[d.name] for d in self.dims)
 
+    def drawn(self, sizes: Mapping[str, int]) -> tuple[int, int]:
+        """Return the smallest and the largest value of a random integer input at these sizes."""
+        low, high = self.values or (0, 1)
+        return low, max(low, min(high, sizes[self.limit] - self.below)) if self.limit else high
 
-_INPUT = re.compile(r"\s*([^=\[\]]+?)\s*=\s*(\w+)\s*\[([^\[\]]*)\]\s*(?::\s*(-?\d+)\s*\.\.\s*(-?\d+)\s*)?\Z")
+
+_INPUT = re.compile(
+    r"\s*([^=\[\]]+?)\s*=\s*(\w+)\s*\[([^\[\]]*)\]\s*"
+    r"(?::\s*(-?\d+)\s*\.\.\s*(?:(-?\d+)|([A-Za-z_]\w*)\s*(?:-\s*(\d+))?)\s*)?\Z"
+)
 _DIMENSION = re.compile(r"([A-Za-z_]\w*)(?:\s*:\s*(\d*)\s*\.\.\s*(\d*)\s*(?::\s*(\d+))?)?\Z")
 
 
@@ -87,16 +106,17 @@ def parse_input(text: str) -> InputSpec:
     match = _INPUT.match(text)
     if match is None:
         raise InputSpecError(f"--input {text!r} cannot be read: expected NAME=DTYPE[dims], for example {EXAMPLE}")
-    name, dtype, dims, low, high = match.groups()
+    name, dtype, dims, low, high, limit, below = match.groups()
     if not re.fullmatch(r"[A-Za-z_][\w.]*", name):
         raise InputSpecError(f"--input {text!r}: {name!r} is not a name for an input; use letters, digits, '_' and '.'")
     if dtype.upper() not in SUPPORTED:
         raise InputSpecError(f"--input {text!r}: {_unknown_datatype(dtype)}")
     parts = [p.strip() for p in dims.split(",")] if dims.strip() else []
-    if low is not None and int(low) > int(high):
+    if high is not None and int(low) > int(high):
         raise InputSpecError(f"--input {text!r}: the values {low}..{high} run backwards")
-    values = None if low is None else (int(low), int(high))
-    return InputSpec(name, by_name(dtype.upper()), tuple(_parse_dimension(p, text) for p in parts), values)
+    values = None if low is None else (int(low), UNLIMITED if high is None else int(high))
+    shape = tuple(_parse_dimension(p, text) for p in parts)
+    return InputSpec(name, by_name(dtype.upper()), shape, values, limit or "", int(below or 0))
 
 
 def parse_inputs(texts: Iterable[str]) -> tuple[InputSpec, ...]:
@@ -117,6 +137,12 @@ def parse_inputs(texts: Iterable[str]) -> tuple[InputSpec, ...]:
                     raise InputSpecError(f"dimension '{d.name}' has two ranges: {known} and {d}")
                 if known is None or ranged:
                     seen[d.name] = d
+    for spec in specs:
+        if spec.limit and spec.limit not in seen:
+            raise InputSpecError(
+                f"the values of '{spec.name}' end at the size of {spec.limit}, but no input has a dimension "
+                f"'{spec.limit}'"
+            )
     return tuple(replace(s, dims=tuple(d if isinstance(d, int) else seen[d.name] for d in s.dims)) for s in specs)
 
 
@@ -139,11 +165,11 @@ def specs_of_samples(samples: Mapping[str, NDArray[Any]], given: Sequence[InputS
             datatype = by_dtype(array.dtype)
         except (KeyError, TypeError):
             raise InputSpecError(f"the sample for '{name}' has dtype {array.dtype}, which no input takes") from None
-        if array.ndim == 0 or datatype.name == "BYTES":
+        if datatype.name == "BYTES":
             raise InputSpecError(
                 f"the sample for '{name}' is {array.dtype}{list(array.shape)}; expected an array of numbers"
             )
-        specs.append(InputSpec(name, datatype, (Dimension("N"), *array.shape[1:])))
+        specs.append(InputSpec(name, datatype, (Dimension("N"), *array.shape[1:]) if array.ndim else ()))
     return tuple(specs)
 
 
@@ -155,12 +181,12 @@ def random_inputs(
     for spec in specs:
         shape, dtype = spec.shape(sizes), spec.datatype.dtype
         if spec.datatype.name == "BOOL":
-            drawn[spec.name] = rng.random(shape) < 0.5
+            drawn[spec.name] = np.asarray(rng.random(shape) < 0.5)
         elif dtype.kind == "f":
-            drawn[spec.name] = (scale * rng.standard_normal(shape)).astype(dtype)
+            drawn[spec.name] = np.asarray(scale * rng.standard_normal(shape), dtype)
         else:
-            low, high = spec.values or (0, 1)
-            drawn[spec.name] = rng.integers(low, high, size=shape, endpoint=True).astype(dtype)
+            low, high = spec.drawn(sizes)
+            drawn[spec.name] = np.asarray(rng.integers(low, high, size=shape, endpoint=True), dtype)
     return drawn
 
 
@@ -173,6 +199,10 @@ def _parse_dimension(part: str, text: str) -> int | Dimension:
     if part in ("-1", "?", "None", ""):
         raise InputSpecError(
             f"--input {text!r}: give the dynamic dimension a name instead of {part!r}, for example {EXAMPLE}"
+        )
+    if re.fullmatch(r"\w+(x\w+)+", part) and any(p.isdigit() for p in part.split("x")):
+        raise InputSpecError(
+            f"--input {text!r}: dimensions are separated by commas: {','.join(part.split('x'))} instead of {part}"
         )
     match = _DIMENSION.match(part)
     if match is None:

@@ -1,4 +1,4 @@
-"""Do two networks, in whatever form each stands, compute the same? The question behind ``normfold verify``."""
+"""Do two networks compute the same, each as code, as a file or as a served model? Asked by ``normfold verify``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from normfold.export.errors import InputSpecError
+from normfold.export.proof import rounding
 from normfold.export.proof.accepted_sizes import sizes_of
-from normfold.export.proof.proof import cases_of, nudged
-from normfold.export.proof.verify import Case, Verification, verify
-from normfold.export.sources.origin import Arrays, Origin, Run
+from normfold.export.proof.moving import moved_inputs
+from normfold.export.proof.proof import cases_of
+from normfold.export.proof.verify import Arrays, Case, Run, Verification, largest_errors, verify
+from normfold.export.sources.origin import Origin
 
 __all__ = ["Side", "compare"]
 
@@ -26,6 +28,8 @@ class Side:
 def compare(a: Side, b: Side, samples: Sequence[Case] = ()) -> Verification:
     """Compare the second with the first computed in float64, in units of the first's own float32 error.
 
+    That error is the largest of the first in float32 and with its inputs moved by a unit in the last place.
+
     Outputs are matched by name where both have the same names, else by order. Raises InputSpecError where neither side
     says what its inputs are, or where they differ in number.
     """
@@ -37,11 +41,7 @@ def compare(a: Side, b: Side, samples: Sequence[Case] = ()) -> Verification:
     sizes = sizes_of(origin, samples)
     cases = [*cases_of(sizes.specs, sizes), *samples]
     reference, name, _ = origin.reference(cases[0].inputs)
-    exact = name.endswith("float64")
-
-    def before(inputs: Arrays) -> Arrays:
-        return origin.run(inputs if exact else nudged(inputs))
-
+    own = largest_errors(reference, [origin.run, *(_moving(origin.run, seed) for seed in range(rounding.MOVES))], cases)
     names = list(origin.run(cases[0].inputs))
     input_names = [s.name for s in b.origin.specs] if b.origin else [s.name for s in origin.specs]
     if len(input_names) != len(origin.specs):
@@ -56,4 +56,8 @@ def compare(a: Side, b: Side, samples: Sequence[Case] = ()) -> Verification:
             return outputs
         return dict(zip(names, outputs.values(), strict=False))
 
-    return verify(reference, before, after, cases, name)
+    return verify(reference, after, cases, name, own, rounding.bound, origin.run)
+
+
+def _moving(run: Run, seed: int) -> Run:
+    return lambda inputs: run(moved_inputs(inputs, seed))

@@ -1,75 +1,134 @@
-"""The cases that an exported graph is proved on, and the proof itself.
+"""The cases that a network is proved on, and the proof itself, in three parts.
+
+    capture     the captured graph is the network             float64 against float64
+    algebra     a rewritten graph is the captured graph       float64 against float64, no weight rounded
+    rounding    the float32 file is as exact as float32 is    float32 against float64
+
+Only the first two can show that something is another network; then nothing is published. A file that rounds worse than
+the network does is left out and another form of the network is published; the captured graph itself always can be.
 
     random   N(0, 1) at the traced sizes, and once at every corner of the dynamic dimensions
     scaled   the same times 10^-4 … 10^4
     sample   the user's own inputs
-
-First the captured graph is compared with the network, then every folded form of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from normfold.export.errors import CaptureError, ExportError, VerificationError
+from normfold.export.graphs.exact import Graph
+from normfold.export.graphs.float64 import Float64Graph
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.inputs.sizes import Sizes
 from normfold.export.inputs.specs import InputSpec, random_inputs
+from normfold.export.proof import rounding
+from normfold.export.proof.algebra import Algebra
 from normfold.export.proof.divergence import first_divergence
-from normfold.export.proof.verify import Case, Verification, require, verify
-from normfold.export.sources.origin import Arrays, Origin, Run
+from normfold.export.proof.moving import moved_weights
+from normfold.export.proof.verify import Arrays, Case, Run, Verification, largest_errors, verify
+from normfold.export.sources.origin import Origin
 
-__all__ = ["Proof", "cases_of", "nudged"]
+__all__ = ["Proof", "Proved", "cases_of"]
 
 #: Random cases drawn at the traced sizes; one at every other set of sizes.
 RANDOM_CASES = 4
 #: Scales of the inputs beside N(0, 1): far below and above what a normalised signal has.
 SCALES = (1e-4, 1e-2, 1e2, 1e4)
 
-#: How much less accurate than the network in its own framework the captured graph may be, and what it may always be.
-CAPTURE_FACTOR, CAPTURE_FLOOR = 32.0, 3e-4
+#: How far the captured graph may be from the network, both in float64: an ONNX file holds scalars and attributes
+#: (epsilon, slopes, 0.1 in ``x * 0.1``) in float32, so it may move as far as the network does where its numbers move by
+#: a float32 unit, times CAPTURE_FACTOR; a well-conditioned one by CAPTURE_BOUND; none by more than CAPTURE_CAP.
+CAPTURE_FACTOR, CAPTURE_BOUND, CAPTURE_CAP = 4.0, 1e-6, 0.1
+#: The same where the network or the graph runs in float32 only. onnxruntime's kernels differ from the framework's (it
+#: has no expm1), so this says less: a wrong operator is far beyond it.
+PLAIN_FACTOR, PLAIN_BOUND = 32.0, 3e-4
+
+#: How far onnxruntime's float32 results may be from the evaluator's float64 results, where the evaluator is right: in
+#: units of what the float32 results move by where each number moves by a unit in the last place.
+EVALUATOR_FACTOR, EVALUATOR_BOUND = 32.0, 1e-2
 
 #: Answers larger than this are computed again rather than kept.
 REMEMBERED_BYTES = 16 << 20
 ANOTHER_PATH = "takes another path there: give that dimension's size, or a range that it is the same in, with --input"
 
 
-class Proof:
-    """Proves graphs of one origin: the reference and the cases are made once."""
+@dataclass(frozen=True)
+class Proved:
+    """What was found of one form."""
 
-    def __init__(self, origin: Origin, sizes: Sizes, samples: Sequence[Case], unfolded: bytes):
+    #: Float64 against float64; None where the network cannot be computed in float64.
+    algebra: Verification | None
+    rounding: Verification
+
+    @property
+    def same(self) -> bool:
+        """Whether it is the same function, as far as this could be shown."""
+        return self.algebra is None or self.algebra.passed
+
+
+class Proof:
+    """Proves forms of one origin: the references, the cases and the network's own errors are computed once."""
+
+    def __init__(self, origin: Origin, sizes: Sizes, samples: Sequence[Case], unfolded: Graph):
+        """Raises CaptureError where ``unfolded``, the captured graph, is not the network."""
         self.sizes = sizes
+        self.unfolded = unfolded
         self.cases = [*cases_of(sizes.specs, sizes), *samples]
         reference, self.name, self.notes = origin.reference(self.cases[0].inputs)
         self.reference = _remembered(reference)
-        self.unfolded = unfolded
-        plain = Runtime(unfolded, optimised=False)
-        self._before: Run = _remembered(plain.run)
-        self._rounded: Run = _remembered(Runtime(unfolded, optimised=True).run)
-        self._require_captured(origin.run, self._before)
-        if not self.name.endswith("float64"):  # its distance to itself is 0, so the unit must come from elsewhere
-            self._before = _remembered(lambda inputs: plain.run(nudged(inputs)))
+        self._plain: Run = _remembered(Runtime(unfolded.content, optimised=False).run)
+        self._require_running()
+        self._algebra = self._make_algebra()
+        self._require_captured(origin.run)
+        runs = [self._plain, Runtime(unfolded.content, optimised=True).run]
+        self._own = largest_errors(self.reference, [*runs, *rounding.moved_runs(unfolded.content)], self.cases)
 
-    def _require_captured(self, own: Run, captured: Run) -> None:
-        """Raise CaptureError where the unfolded graph already is another network than the one that was given.
-
-        The fold is judged by the unfolded graph's error, so that error must itself be what float32 costs: the
-        network's own in float32, or a good deal more, since onnxruntime's kernels differ (it has no expm1). A wrong
-        operator is far beyond.
-        """
-        cases = [c for c in self.cases if c.kind != "scaled"]
-        for case in cases:
+    def _make_algebra(self) -> Algebra | None:
+        reason = "it computes in other types than float32"
+        if self.unfolded.exact is not None:
             try:
-                captured(case.inputs)
+                algebra = Algebra(self.unfolded.exact, self.cases)
+            except Exception as error:  # an operator that the evaluator does not know
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            else:
+                errors = largest_errors(self._plain, [self._nudged()], self.cases)
+                checked = verify(algebra.reference, self._plain, self.cases, "", errors, _evaluator_bound, self._plain)
+                if checked.passed:
+                    return algebra
+                reason = f"ONNX's reference evaluator gives another output '{checked.worst.output}' than onnxruntime"
+        self.notes = (
+            *self.notes,
+            f"the graph cannot be computed in float64 ({reason}), so the proof compares float32 results alone",
+        )
+        return None
+
+    def _require_running(self) -> None:
+        for case in self.cases:
+            try:
+                self._plain(case.inputs)
             except ExportError as error:
                 raise CaptureError(
-                    f"the graph that was captured with {cases[0].name} does not run with {case.name}, where the "
+                    f"the graph that was captured with {self.cases[0].name} does not run with {case.name}, where the "
                     f"network does. It {ANOTHER_PATH} ({error})"
                 ) from error
-        for d in verify(self.reference, own, captured, cases, self.name).differences:
-            if d.trouble or d.relative > CAPTURE_FACTOR * d.unfolded_relative + CAPTURE_FLOOR:
+
+    def _require_captured(self, own: Run) -> None:
+        """Raise CaptureError where the captured graph is not the network. ``own`` runs it in its own precision."""
+        exact = self.name.endswith("float64")
+        if exact and self._algebra is not None:
+            moved = Float64Graph(moved_weights(self.unfolded.content, 0)).run
+            errors = largest_errors(self._algebra.reference, [moved], self.cases)
+            captured = verify(self.reference, self._algebra.reference, self.cases, self.name, errors, _capture_bound)
+        else:
+            cases = [case for case in self.cases if case.kind != "scaled"]
+            errors = largest_errors(self.reference, [own if exact else self._nudged()], cases)
+            captured = verify(self.reference, self._plain, cases, self.name, errors, _plain_bound, self._plain)
+        for d in captured.differences:
+            if not d.passed:
                 what = d.trouble or f"output '{d.output}' is off by {d.relative:.1e} of its scale on {d.kind} inputs"
                 why = (
                     f"It {ANOTHER_PATH}"
@@ -77,27 +136,57 @@ class Proof:
                     else "Does it depend on something besides its input?"
                 )
                 raise CaptureError(
-                    f"the graph that was captured is not the network, so nothing was folded: {what} (the network "
-                    f"itself, in float32, by {d.unfolded_relative:.1e}). {why}"
+                    f"the graph that was captured is not the network, so nothing was folded: {what}, where "
+                    f"{d.bound:.1e} is allowed. {why}"
                 )
+        if not exact and self._algebra is not None:
+            self.reference, self.name = self._algebra.reference, "the captured graph, float64"
 
-    def of(self, folded: bytes) -> Verification:
-        """Compare the graph in ``folded``, as a server runs it, with the reference on every case."""
-        after = Runtime(folded, optimised=True)
-        return verify(self.reference, self._before, after.run, self.cases, self.name, self._rounded)
+    def _nudged(self) -> Run:
+        """Return the unfolded graph with its numbers moved by a unit in the last place."""
+        return next(iter(rounding.moved_runs(self.unfolded.content)))
 
-    def require(self, verification: Verification, folded: bytes) -> None:
-        """Raise VerificationError where it failed, naming the first layer where the two graphs part ways."""
-        try:
-            require(verification)
-        except VerificationError as error:
-            layer = first_divergence(self.unfolded, folded, self.cases[0].inputs)
-            if layer is None:
-                raise
-            message = f"{error}. The two graphs part ways first at {layer}"
-            raise VerificationError(
-                message, output=error.output, max_abs_diff=error.max_abs_diff, bound=error.bound
-            ) from None
+    def of(self, graph: Graph) -> Proved:
+        """Compare a form of the network, in float64 and as a server runs it, on every case."""
+        algebra = None
+        if self._algebra is not None and graph.exact is not None:
+            algebra = self._algebra.of(graph.exact)
+        run = Runtime(graph.content, optimised=True).run
+        return Proved(
+            algebra, verify(self.reference, run, self.cases, self.name, self._own, rounding.bound, self._plain)
+        )
+
+    def require_same(self, proved: Proved, graph: Graph, form: str) -> None:
+        """Raise VerificationError where a form is another network, naming the layer where the two graphs part ways."""
+        if proved.same:
+            return
+        assert proved.algebra is not None
+        worst = proved.algebra.worst
+        what = worst.trouble or (
+            f"output '{worst.output}' on {worst.kind} inputs is off by {worst.relative:.2e} of its scale in float64, "
+            f"where {worst.bound:.0e} is allowed"
+        )
+        layer = first_divergence(self.unfolded.content, graph.content, self.cases[0].inputs)
+        where = "" if layer is None else f". The two graphs part ways first at {layer}"
+        raise VerificationError(
+            f"the {form} graph is not the same network, so nothing was published: {what}{where}. This is a fault of "
+            "normfold; --form unfolded publishes the network as it is",
+            output=worst.output,
+            max_abs_diff=worst.max_abs,
+            bound=worst.bound,
+        )
+
+
+def _capture_bound(own: float, integers: bool) -> float:
+    return min(max(CAPTURE_BOUND, CAPTURE_FACTOR * own), CAPTURE_CAP) + (rounding.INDEX_SHARE if integers else 0.0)
+
+
+def _evaluator_bound(own: float, integers: bool) -> float:
+    return EVALUATOR_BOUND + EVALUATOR_FACTOR * own
+
+
+def _plain_bound(own: float, integers: bool) -> float:
+    return min(PLAIN_FACTOR * own + PLAIN_BOUND, CAPTURE_CAP) + (rounding.INDEX_SHARE if integers else 0.0)
 
 
 def _remembered(run: Run) -> Run:
@@ -128,12 +217,3 @@ def cases_of(specs: Sequence[InputSpec], sizes: Sizes) -> list[Case]:
             Case("scaled", f"inputs times {scale:g}", random_inputs(specs, sizes.trace, rng, scale)) for scale in SCALES
         ]
     return cases
-
-
-def nudged(inputs: Arrays) -> Arrays:
-    """Each float moved by half a unit in its last place, up or down: what rounding the input itself would do."""
-    rng = np.random.default_rng(7)
-    return {
-        k: (v * (1 + rng.choice([-1, 1], v.shape) * 2.0**-24)).astype(v.dtype) if v.dtype == np.float32 else v
-        for k, v in inputs.items()
-    }

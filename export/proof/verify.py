@@ -1,44 +1,30 @@
-"""Is the exported graph the same network? Measured against PyTorch in float64, in units of float32's own error.
+"""How far is one graph from another? Both run on every case, and each output is held against a bound.
 
-Folding reorders float32 arithmetic, so its results differ from PyTorch's in the last bits; a deep network amplifies
-that, and no fixed tolerance fits every network. The unfolded graph gives the unit: it is the network as written, in
-float32, and its distance to the float64 answer is what float32 costs. With e the largest difference over the scale of
-the case's output,
+An error is the largest difference over the scale of the case's output, which is its largest absolute value. Errors are
+pooled by output and by kind of case, so that a large error on one kind of input cannot hide one on another. NaN and
+infinity must be at the same places with the same sign; integers and booleans are compared by the share that differs.
 
-    e(folded) <= 2 e(unfolded) + 4 ulp,        ulp = 2^-23
-
-per output and kind of case. One order of rounding on a few inputs is a poor estimate where few elements carry the error
-(a gate near its threshold), so the unfolded graph runs twice, as it is written and optimised, which rounds in another
-order; the larger error counts, up to four times the first. The floor is four roundings of the result itself (bias,
-product, sum, last operator), so that a network whose unfolded error happens to be 0 is not asked for more than float32
-can hold. NaN and infinity must stand at the same places with the same sign.
+The bound is a multiple of the network's own error: how far the network itself moves when it is computed in other ways
+that are as right (:mod:`normfold.export.proof.rounding`, :mod:`normfold.export.proof.algebra`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from normfold.export.errors import VerificationError
-
-__all__ = ["FACTOR", "FLOOR", "Case", "Difference", "Verification", "require", "verify"]
+__all__ = ["Arrays", "Case", "Difference", "Key", "Run", "Verification", "largest_errors", "verify"]
 
 Arrays = Mapping[str, NDArray[Any]]
 Run = Callable[[Arrays], Arrays]
-
-#: Times the unfolded graph's own error.
-FACTOR = 2.0
-#: How much larger than the error of the graph as written a second rounding of it may make the unit.
-SECOND = 4.0
-#: Relative floor: four units in the last place of float32.
-FLOOR = 4 * 2.0**-23
-#: Index outputs (argmax) may differ on this share more than twice the unfolded graph's: two scores closer than float32
-#: tells apart.
-INDEX_SHARE = 1e-3
+#: A kind of case and the name of an output.
+Key = tuple[str, str]
+#: The bound on an error, from the network's own error and whether the output holds integers.
+Bound = Callable[[float, bool], float]
 
 
 @dataclass(frozen=True)
@@ -54,15 +40,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Difference:
-    """One output on all cases of one kind. Errors are relative to the largest |value| of the case's float64 output."""
+    """One output on all cases of one kind. Errors are relative to the largest |value| of the case's exact output."""
 
     output: str
     kind: str
     cases: int
-    #: Largest and mean |folded - reference|, in the output's own units.
+    #: Largest and mean |graph - reference|, in the output's own units.
     max_abs: float
     mean_abs: float
-    #: Largest error over the scale of its case: the folded graph's, the unfolded graph's, and what the first may be.
+    #: Largest error over the scale of its case: the graph's, the unfolded network's own, and what the first may be.
     relative: float
     unfolded_relative: float
     bound: float
@@ -73,12 +59,12 @@ class Difference:
 
     @property
     def passed(self) -> bool:
-        """Whether the folded graph is within the bound."""
+        """Whether the graph is within the bound."""
         return not self.trouble and self.relative <= self.bound
 
     @property
     def ratio(self) -> float:
-        """The folded graph's error in units of the unfolded graph's; 0 where both are 0."""
+        """The graph's error in units of the network's own; 0 where both are 0."""
         if self.unfolded_relative == 0:
             return 0.0 if self.relative == 0 else float("inf")
         return self.relative / self.unfolded_relative
@@ -86,7 +72,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verification:
-    """The proof: every output on every kind of case."""
+    """Every output on every kind of case."""
 
     differences: tuple[Difference, ...]
     #: What the reference was: "PyTorch, float64".
@@ -107,132 +93,104 @@ class Verification:
 
 @dataclass
 class _Pool:
-    """What has been seen of one output on the cases of one kind."""
+    """The differences seen of one output on the cases of one kind."""
 
     cases: int = 0
     max_abs: float = 0.0
     total_abs: float = 0.0
     elements: int = 0
     relative: float = 0.0
-    unfolded: float = 0.0
-    second: float = 0.0
     rows: int = 0
     rows_agree: int = 0
-    index: bool = False
+    integers: bool = False
     troubles: list[str] = field(default_factory=list)
 
 
 def verify(
     reference: Run,
-    unfolded: Run,
-    folded: Run,
-    cases: Iterable[Case],
+    graph: Run,
+    cases: Sequence[Case],
     reference_name: str,
-    rounded: Run | None = None,
+    own: Mapping[Key, float],
+    bound: Bound,
+    plain: Run | None = None,
 ) -> Verification:
-    """Run all on every case and return how far the folded graph is from the reference, output by output.
+    """Run both on every case and return how far ``graph`` is from ``reference``, output by output.
 
-    reference returns float64 for float outputs; the others what the graph declares. rounded is the unfolded graph once
-    more, rounding in another order.
+    own holds the network's own error of each kind of case and output (:func:`largest_errors`); bound says what error
+    that allows. plain is the network as a graph of the same precision as ``graph``: it says where NaN and infinity
+    may be, which a reference with a wider range cannot.
     """
-    pools: dict[tuple[str, str], _Pool] = {}
-    names = []
-    for case in cases:
-        names.append(case.name)
-        want, before, after = reference(case.inputs), unfolded(case.inputs), folded(case.inputs)
-        second = rounded(case.inputs) if rounded is not None else {}
-        for output, expected in want.items():
-            pool = pools.setdefault((case.kind, output), _Pool())
-            _compare(pool, case, expected, before.get(output), after.get(output), second.get(output))
-    differences = tuple(_difference(kind, output, pool) for (kind, output), pool in pools.items())
-    return Verification(differences, reference_name, tuple(names))
-
-
-def require(verification: Verification) -> None:
-    """Raise VerificationError where the exported graph is not the network within the bound."""
-    if verification.passed:
-        return
-    worst = verification.worst
-    if worst.trouble:
-        raise VerificationError(
-            f"the exported graph differs from the network, so nothing was published: {worst.trouble}",
-            output=worst.output,
+    pools = _pools(reference, graph, cases, plain or reference)
+    differences = tuple(
+        Difference(
+            output=output,
+            kind=kind,
+            cases=pool.cases,
+            max_abs=pool.max_abs,
+            mean_abs=pool.total_abs / pool.elements if pool.elements else 0.0,
+            relative=pool.relative,
+            unfolded_relative=own.get((kind, output), 0.0),
+            bound=bound(own.get((kind, output), 0.0), pool.integers),
+            label_agreement=pool.rows_agree / pool.rows if pool.rows else None,
+            trouble=f"output '{output}': {pool.troubles[0]}" if pool.troubles else "",
         )
-    raise VerificationError(
-        f"the exported graph differs from the network, so nothing was published: output '{worst.output}' on "
-        f"{worst.kind} "
-        f"inputs is off by {worst.relative:.2e} of its scale ({worst.max_abs:.2e} absolute), where "
-        f"{worst.bound:.2e} is "
-        f"allowed (twice the unfolded float32 graph's own {worst.unfolded_relative:.2e})",
-        output=worst.output,
-        max_abs_diff=worst.max_abs,
-        bound=worst.bound,
+        for (kind, output), pool in pools.items()
     )
+    return Verification(differences, reference_name, tuple(case.name for case in cases))
+
+
+def largest_errors(reference: Run, runs: Iterable[Run], cases: Sequence[Case]) -> dict[Key, float]:
+    """Return the largest error of any of ``runs`` for each kind of case and output; what is not finite counts as 0."""
+    largest: dict[Key, float] = {}
+    for run in runs:
+        for key, pool in _pools(reference, run, cases, None).items():
+            largest[key] = max(largest.get(key, 0.0), pool.relative)
+    return largest
+
+
+def _pools(reference: Run, graph: Run, cases: Iterable[Case], plain: Run | None) -> dict[Key, _Pool]:
+    """Compare case by case; without ``plain`` the graph may have NaN and infinity where it has them."""
+    pools: dict[Key, _Pool] = {}
+    for case in cases:
+        expected, got = reference(case.inputs), graph(case.inputs)
+        allowed = got if plain is None else plain(case.inputs)
+        for output, exact in expected.items():
+            pool = pools.setdefault((case.kind, output), _Pool())
+            _compare(pool, case, exact, got.get(output), allowed.get(output))
+    return pools
 
 
 def _compare(
-    pool: _Pool,
-    case: Case,
-    expected: NDArray[Any],
-    before: NDArray[Any] | None,
-    after: NDArray[Any] | None,
-    second: NDArray[Any] | None,
+    pool: _Pool, case: Case, exact: NDArray[Any], got: NDArray[Any] | None, plain: NDArray[Any] | None
 ) -> None:
     pool.cases += 1
-    if after is None or before is None:
+    if got is None or plain is None:
         pool.troubles.append(f"on {case.name} the graph has no such output")
         return
-    if after.shape != expected.shape:
-        pool.troubles.append(f"on {case.name} its shape is {list(after.shape)}, the network's {list(expected.shape)}")
+    if got.shape != exact.shape or plain.shape != exact.shape:
+        other = got if got.shape != exact.shape else plain
+        pool.troubles.append(f"on {case.name} its shape is {list(other.shape)}, the network's {list(exact.shape)}")
         return
-    if expected.dtype.kind != "f":
-        _compare_indices(pool, expected, before, after)
+    if exact.dtype.kind != "f":
+        pool.integers = True
+        if exact.size:
+            pool.relative = max(pool.relative, float((got != exact).mean()))
+            pool.elements += exact.size
         return
-    finite = np.isfinite(before)
-    if not (np.isfinite(after) == np.isfinite(before)).all() or not np.array_equal(
-        after[~finite], before[~finite], equal_nan=True
-    ):
-        pool.troubles.append(f"on {case.name} NaN or infinity stands at other places than in the unfolded graph")
+    finite = np.isfinite(plain)
+    if not (np.isfinite(got) == finite).all() or not np.array_equal(got[~finite], plain[~finite], equal_nan=True):
+        pool.troubles.append(f"on {case.name} NaN or infinity is at other places than in the unfolded graph")
         return
-    # Where the reference overflows on its way to a number that neither graph misses, the unfolded graph stands in.
-    exact = np.where(np.isfinite(expected), expected, before)[finite].astype(np.float64)
-    error = np.abs(after[finite].astype(np.float64) - exact)
-    unfolded_error = np.abs(before[finite].astype(np.float64) - exact)
-    if error.size:
-        scale = max(float(np.abs(exact).max()), float(np.finfo(np.float32).tiny))
+    # Where the reference overflows on its way to a number that both graphs give, the unfolded graph replaces it.
+    truth = np.where(np.isfinite(exact), exact, plain)[finite].astype(np.float64)
+    if truth.size:
+        error = np.abs(got[finite].astype(np.float64) - truth)
+        scale = max(float(np.abs(truth).max()), float(np.finfo(np.float32).tiny))
         pool.max_abs = max(pool.max_abs, float(error.max()))
         pool.total_abs += float(error.sum())
         pool.elements += error.size
         pool.relative = max(pool.relative, float(error.max()) / scale)
-        pool.unfolded = max(pool.unfolded, float(unfolded_error.max()) / scale)
-        if second is not None:
-            error = np.abs(second[finite].astype(np.float64) - exact)
-            pool.second = max(pool.second, float(np.nan_to_num(error, nan=0.0, posinf=0.0).max()) / scale)
-    if expected.ndim == 2 and expected.shape[1] > 1:
-        pool.rows += len(expected)
-        pool.rows_agree += int((expected.argmax(1) == after.argmax(1)).sum())
-
-
-def _compare_indices(pool: _Pool, expected: NDArray[Any], before: NDArray[Any], after: NDArray[Any]) -> None:
-    """Integers and booleans are right or wrong; the share that is wrong takes the place of the error."""
-    if expected.size:
-        pool.index = True
-        pool.relative = max(pool.relative, float((after != expected).mean()))
-        pool.unfolded = max(pool.unfolded, float((before != expected).mean()))
-        pool.elements += expected.size
-
-
-def _difference(kind: str, output: str, pool: _Pool) -> Difference:
-    unfolded = max(pool.unfolded, min(pool.second, SECOND * pool.unfolded + FLOOR))
-    return Difference(
-        output=output,
-        kind=kind,
-        cases=pool.cases,
-        max_abs=pool.max_abs,
-        mean_abs=pool.total_abs / pool.elements if pool.elements else 0.0,
-        relative=pool.relative,
-        unfolded_relative=unfolded,
-        bound=FACTOR * unfolded + (INDEX_SHARE if pool.index else FLOOR),
-        label_agreement=pool.rows_agree / pool.rows if pool.rows else None,
-        trouble=f"output '{output}': {pool.troubles[0]}" if pool.troubles else "",
-    )
+    if exact.ndim == 2 and exact.shape[1] > 1:
+        pool.rows += len(exact)
+        pool.rows_agree += int((exact.argmax(1) == got.argmax(1)).sum())

@@ -5,25 +5,23 @@ They hold neither time nor path, so that the same inputs give the same bytes.
 
 from __future__ import annotations
 
+import json
 import platform
-from collections.abc import Sequence
 from importlib import metadata
 
 import onnx_ir as ir
 
 from normfold.export.capture.tidy import strip
 from normfold.export.fold import FoldReport
-from normfold.export.graphs.serialize import to_bytes
-from normfold.export.inputs.specs import InputSpec
+from normfold.export.inputs.sizes import Sizes
+from normfold.export.inputs.specs import Dimension, dimensions
 from normfold.export.publishing.report import Published
 from normfold.export.sources.origin import Origin
 
-__all__ = ["stamped", "versions", "write_provenance"]
+__all__ = ["proved_sizes", "stamp", "versions", "write_provenance"]
 
 
-def write_provenance(
-    model: ir.Model, name: str, origin: Origin, specs: Sequence[InputSpec], folding: FoldReport
-) -> None:
+def write_provenance(model: ir.Model, name: str, origin: Origin, sizes: Sizes, folding: FoldReport) -> None:
     """Replace every trace of how the folded graph was made by its name, its producer and what it was made of."""
     strip(model)
     model.producer_name, model.producer_version = "normfold", metadata.version("normfold")
@@ -32,7 +30,8 @@ def write_provenance(
         "source": origin.name,
         "source_sha256": origin.sha256,
         "weights_sha256": origin.weights_sha256,
-        "inputs": "; ".join(str(s) for s in specs),
+        "inputs": "; ".join(str(s) for s in sizes.specs),
+        "proved": proved_sizes(sizes),
         "form": "folded",
         "batchnorms": f"{folding.batchnorms_before} before, {folding.batchnorms_after} after folding",
         "versions": ", ".join(f"{k} {v}" for k, v in versions().items()),
@@ -40,8 +39,31 @@ def write_provenance(
     model.metadata_props.update({f"normfold.{k}": v for k, v in sorted(facts.items()) if v})
 
 
-def stamped(model: ir.Model, folded: ir.Model, published: Published) -> bytes:
-    """Return the bytes of another variant: its metadata are those of the folded graph, with the variant's name."""
+def proved_sizes(sizes: Sizes) -> str:
+    """Return the sizes that the proof holds for as JSON. A server reads them and refuses requests of other sizes.
+
+    Schema 1: for each dimension the smallest size, the largest (null: no bound), the step from one size to the next,
+    and the sizes that the proof really ran; for each input its dimensions, as sizes and names.
+    """
+    content = {
+        "schema": 1,
+        "dimensions": {d.name: _dimension(d, sizes) for d in dimensions(sizes.specs)},
+        "inputs": {s.name: [d if isinstance(d, int) else d.name for d in s.dims] for s in sizes.specs},
+    }
+    return json.dumps(content)
+
+
+def _dimension(d: Dimension, sizes: Sizes) -> dict[str, object]:
+    step = d.step or 1
+    low = d.low or 1
+    low += (sizes.trace[d.name] - low) % step  # a declared bound need not be a whole number of steps away
+    known = Dimension(d.name, low, d.high, step)
+    tried = sorted({each[d.name] for each in sizes.proof if known.holds(each[d.name])})
+    return {"low": low, "high": d.high, "step": step, "tried": tried}
+
+
+def stamp(model: ir.Model, folded: ir.Model, published: Published) -> None:
+    """Give another variant the metadata of the folded graph, with the variant's name, in place."""
     strip(model)
     model.producer_name, model.producer_version = folded.producer_name, folded.producer_version
     model.graph.name = folded.graph.name
@@ -49,7 +71,6 @@ def stamped(model: ir.Model, folded: ir.Model, published: Published) -> bytes:
     if published.variant in ("unfolded", "blocked"):
         model.metadata_props["normfold.batchnorms"] = f"{published.batchnorms}, {published.variant}"
     model.metadata_props["normfold.form"] = published.variant
-    return to_bytes(model)
 
 
 def versions() -> dict[str, str]:

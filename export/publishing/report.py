@@ -53,6 +53,7 @@ class ExportReport:
     #: File size of the captured graph, and of the published graph in float32.
     bytes_before: int
     bytes_after: int
+    #: The published file in float32 against the network in float64.
     verification: Verification
     timing: TimeComparison
     #: The machine that the run times are valid for.
@@ -67,6 +68,8 @@ class ExportReport:
     variants: tuple[Variant, ...] = ()
     #: The reduced precision, if one was published in place of float32.
     precision: PrecisionReport | None = None
+    #: The published variant in float64 against the captured graph; None where it cannot be computed in float64.
+    algebra: Verification | None = None
     #: The most rows in a request, by config.pbtxt; 0: the model has no batch dimension, or no repository.
     max_batch_size: int = 0
     #: The sizes that requests may have: a few words for each dimension.
@@ -152,9 +155,11 @@ def as_json(report: ExportReport) -> dict[str, Any]:
             del content[unknown]
     for entry, fold in zip(content["folding"]["folds"], report.folding.folds, strict=True):
         entry["reason"] = fold.reason
-    content["verification"]["passed"] = report.verification.passed
-    for entry, difference in zip(content["verification"]["differences"], report.verification.differences, strict=True):
-        entry["passed"] = difference.passed
-        entry["ratio"] = difference.ratio if difference.ratio != float("inf") else None
+    for name, part in (("algebra", report.algebra), ("verification", report.verification)):
+        if part is not None:
+            content[name]["passed"] = part.passed
+            for entry, difference in zip(content[name]["differences"], part.differences, strict=True):
+                entry["passed"] = difference.passed
+                entry["ratio"] = difference.ratio if difference.ratio != float("inf") else None
     content["timing"]["ratio"] = report.timing.ratio
     return content

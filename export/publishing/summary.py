@@ -48,6 +48,12 @@ def print_summary(report: ExportReport, console: Console) -> None:
         f"largest error  {worst.relative:.1e} of the output's scale against {escape(report.verification.reference)} "
         f"({cases} inputs; allowed {worst.bound:.1e}, unfolded float32 graph {worst.unfolded_relative:.1e})"
     )
+    if report.algebra is not None:
+        function = report.algebra.worst
+        console.print(
+            f"same function  to {function.relative:.1e} of the output's scale in float64, before rounding "
+            f"(allowed {function.bound:.0e})"
+        )
     if (fewer := report.precision) is not None:
         loss = fewer.verification.worst
         labels = "" if loss.label_agreement is None else f", same label on {loss.label_agreement:.1%}"

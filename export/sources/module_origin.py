@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,10 +13,12 @@ from torch import nn
 from normfold.export.capture.capture import capture
 from normfold.export.capture.capture_errors import refuse_training_modules
 from normfold.export.capture.named_network import NamedNetwork
-from normfold.export.errors import InputSpecError
+from normfold.export.errors import CheckpointError, InputSpecError, SourceError
+from normfold.export.inputs.sizes import usual_sizes
 from normfold.export.inputs.specs import InputSpec
+from normfold.export.inputs.values import LARGEST, find_values
 from normfold.export.sources.origin import Arrays, Origin, Request, Run
-from normfold.export.sources.source import load_source
+from normfold.export.sources.source import Source, load_source
 from normfold.export.sources.weights import Checkpoint, load_into, read_checkpoint
 from normfold.protos.datatypes import by_name
 
@@ -40,16 +43,24 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
     torch.manual_seed(0)  # so that a factory without --weights makes the same network each time
     source = load_source(request.source, request.arguments)
     checkpoint: Checkpoint | None = None
-    notes: tuple[str, ...] = ()
-    if isinstance(request.source, str):
-        notes = ("no --weights: the network was exported with its initial weights",)
     if request.weights is not None:
-        checkpoint = read_checkpoint(request.weights, source.network.state_dict())
-        notes = (*checkpoint.notes, *load_into(source.network, checkpoint, request.weights))
+        checkpoint = read_checkpoint(request.weights, source.network.state_dict(), request.weights_key)
+        load_into(source.network, checkpoint, request.weights)
     refuse_training_modules(source.network)
+    described = _named(described, source.network)
     network = NamedNetwork(source.network, [s.name for s in described])
-    specs = tuple(
-        _with_values(_with_datatype(s, network.dtype, bool(request.inputs)), source.network) for s in described
+    if network.dtype not in DATATYPES:
+        dtype = str(network.dtype).removeprefix("torch.")
+        raise SourceError(
+            f"the weights of '{source.name}' are {dtype}, which no input can be: call .float() on the network in the "
+            "code that makes it" + (", and give --dtype bf16 for the arithmetic inside" if dtype == "bfloat16" else "")
+        )
+    notes = checkpoint.notes if checkpoint else _without_weights(source, request.untrained)
+    specs, tried = find_values(
+        [_with_datatype(s, network.dtype, bool(request.inputs)) for s in described],
+        network.run,
+        usual_sizes(described),
+        _largest_index(source.network),
     )
     return Origin(
         name=source.name,
@@ -60,20 +71,44 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
         run=network.run,
         reference=lambda inputs: exact(network, inputs),
         graph=lambda specs, sizes, opset: capture(network, specs, sizes, opset),
-        notes=(*source.notes, *notes),
+        notes=(*source.notes, *notes, *tried),
     )
+
+
+def _without_weights(source: Source, untrained: bool) -> tuple[str, ...]:
+    """Return a note on which weights are used; none for a network in memory, which has them.
+
+    Raises CheckpointError for a class, whose weights are random numbers.
+    """
+    if not source.network.state_dict() or source.kind == "network":
+        return ()
+    if untrained:
+        return ("--untrained: the network was exported with the weights that it begins with, as it was asked for",)
+    if source.kind == "class":
+        raise CheckpointError(
+            f"'{source.name}' is a class, so its weights are random numbers until a file of weights is loaded: give it "
+            "with --weights FILE, name a function that returns the trained network, or say --untrained if this is meant"
+        )
+    made = "returned" if source.kind == "function" else "has"
+    return (f"no --weights: the network was exported with the weights that '{source.name}' {made}",)
 
 
 def exact(network: NamedNetwork, inputs: Arrays) -> tuple[Run, str, tuple[str, ...]]:
     """Return the network in float64; where its code works in float32 only, the network as it is and a note."""
-    double = NamedNetwork(copy.deepcopy(network.network).double(), network.names)
     try:
+        double = NamedNetwork(copy.deepcopy(network.network).double(), network.names)
         double.run(inputs)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         note = f"the network does not run in float64 ({reason}); the reference is PyTorch in float32"
         return network.run, "PyTorch, float32", (note,)
     return double.run, "PyTorch, float64", ()
+
+
+def _named(described: Sequence[InputSpec], network: nn.Module) -> tuple[InputSpec, ...]:
+    """Return the inputs with the name of forward()'s argument for the one whose sample has none."""
+    names = [p.name for p in inspect.signature(network.forward).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    return tuple(replace(s, name=(names[0] if names else "x")) if not s.name else s for s in described)
 
 
 def _with_datatype(spec: InputSpec, dtype: torch.dtype, given: bool) -> InputSpec:
@@ -90,9 +125,7 @@ def _with_datatype(spec: InputSpec, dtype: torch.dtype, given: bool) -> InputSpe
     return replace(spec, datatype=own)
 
 
-def _with_values(spec: InputSpec, network: nn.Module) -> InputSpec:
-    """Give integer inputs the range of indices that every embedding of the network accepts."""
-    if spec.values is not None or spec.datatype.dtype.kind not in "iu":
-        return spec
+def _largest_index(network: nn.Module) -> int:
+    """Return how far the values of an integer input are searched: beyond the rows of the largest embedding."""
     rows = [m.num_embeddings for m in network.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
-    return replace(spec, values=(0, min(rows) - 1)) if rows else spec
+    return max([LARGEST, *rows])

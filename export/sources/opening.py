@@ -7,19 +7,43 @@ from pathlib import Path
 
 from torch import nn
 
-from normfold.export.errors import InputSpecError, SourceError
-from normfold.export.inputs.samples import SampleFile
+from normfold.export.errors import ExportError, InputSpecError, SourceError
+from normfold.export.inputs.samples import SampleFile, fit
 from normfold.export.inputs.specs import InputSpec, parse_inputs, specs_of_samples
 from normfold.export.sources.module_origin import open_module
 from normfold.export.sources.onnx_origin import open_onnx
 from normfold.export.sources.origin import Origin, Request
 from normfold.export.sources.program_origin import open_program
+from normfold.export.sources.source import NO_TORCHSCRIPT, split_source
+from normfold.export.user_code import line_of_error
 
 __all__ = ["describe", "open_origin"]
 
 
 def open_origin(request: Request, samples: Sequence[SampleFile]) -> Origin:
     """Load the network that ``request`` names. Raises SourceError, CheckpointError, InputSpecError or CaptureError."""
+    origin = _opened(request, samples)
+    for sample in samples:
+        _try(origin, sample)
+    return origin
+
+
+def _try(origin: Origin, sample: SampleFile) -> None:
+    """Raise InputSpecError where the network does not run with a sample."""
+    inputs = fit(sample, origin.specs)
+    try:
+        origin.run(inputs)
+    except ExportError:
+        raise
+    except Exception as error:
+        line = line_of_error(error)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputSpecError(
+            f"sample '{sample.name}': the network does not run with it{f' at {line}' if line else ''}: {reason}"
+        ) from error
+
+
+def _opened(request: Request, samples: Sequence[SampleFile]) -> Origin:
     if isinstance(request.source, nn.Module):
         return open_module(request, describe(request, samples))
     path = Path(request.source)
@@ -31,22 +55,32 @@ def open_origin(request: Request, samples: Sequence[SampleFile]) -> Origin:
         return open_program(path, parse_inputs(request.inputs))
     if path.suffix in (".pt", ".pth", ".ts", ".torchscript", ".ckpt", ".safetensors") and ":" not in request.source:
         raise SourceError(_not_a_network(path))
+    split_source(request.source)
     return open_module(request, describe(request, samples))
 
 
 def describe(request: Request, samples: Sequence[SampleFile]) -> tuple[InputSpec, ...]:
-    """Return the inputs as given, else as the first sample shows them. Raises InputSpecError where both are missing."""
+    """Return the inputs as given, else as the first sample shows them; the array of a ``.npy`` file has no name.
+
+    Raises InputSpecError where both are missing.
+    """
     if request.inputs:
         return parse_inputs(request.inputs)
     if not samples:
         raise InputSpecError("say what goes into the network: --input x=FP32[N,77,L], or --sample with an example")
-    return specs_of_samples({name or "x": array for name, array in samples[0].arrays.items()})
+    return specs_of_samples(samples[0].arrays)
 
 
 def _refuse_options(request: Request, path: Path) -> None:
     if not path.is_file():
         raise SourceError(f"no file '{path}'")
-    given = "--weights" if request.weights else "--arg" if request.arguments else ""
+    options = {
+        "--weights": request.weights,
+        "--weights-key": request.weights_key,
+        "--untrained": request.untrained,
+        "--arg": request.arguments,
+    }
+    given = next((option for option, value in options.items() if value), "")
     if given:
         raise SourceError(f"'{path}' holds its network and its weights itself, so it takes no {given}")
 
@@ -59,8 +93,5 @@ def _not_a_network(path: Path) -> str:
         )
     return (
         f"'{path}' is either a file of weights or a TorchScript program. Weights go with the code of their network: "
-        f"normfold export mynets.py:NAME --weights {path}. A TorchScript program cannot be captured any more (torch "
-        "has "
-        "deprecated it): export from the Python code, or where only the program is left, write it as ONNX with "
-        "torch.onnx.export(torch.jit.load(…), inputs, 'net.onnx', dynamo=False) and give that file"
+        f"normfold export mynets.py:NAME --weights {path}. As for a TorchScript program, {NO_TORCHSCRIPT}"
     )

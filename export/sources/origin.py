@@ -33,6 +33,10 @@ class Request:
     #: "mynets.py:SurnameCNN", "net.pt2", "net.onnx", or a network in memory.
     source: str | nn.Module
     weights: Path | None = None
+    #: Which network of a file of weights that holds several: a key or a prefix in it.
+    weights_key: str = ""
+    #: A class without weights is meant, with the random numbers that it begins with.
+    untrained: bool = False
     #: "x=FP32[N,77,L]"; may be left out where a sample or the source itself shows the shapes.
     inputs: Sequence[str] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)

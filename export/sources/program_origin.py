@@ -22,12 +22,16 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.utils._pytree import tree_unflatten
 
 from normfold.export.capture.capture import program_to_graph
 from normfold.export.capture.capture_errors import refuse_training
+from normfold.export.capture.mutation import refuse_written_buffers
 from normfold.export.capture.named_network import NamedNetwork, named_outputs
 from normfold.export.errors import InputSpecError, SourceError
+from normfold.export.inputs.sizes import usual_sizes
 from normfold.export.inputs.specs import Dimension, InputSpec
+from normfold.export.inputs.values import find_values
 from normfold.export.sources.module_origin import DATATYPES, exact
 from normfold.export.sources.origin import Origin
 from normfold.protos.datatypes import by_name
@@ -62,8 +66,10 @@ def open_program(path: Path, given: Sequence[InputSpec]) -> Origin:
             f"'{path}' cannot be read as a torch.export program by torch {torch.__version__}: {reason}"
         ) from error
     refuse_training(program)
+    refuse_written_buffers(program)
     specs = _specs(program, given, path)
     network = NamedNetwork(_Program(program), [s.name for s in specs])
+    specs, tried = find_values(specs, network.run, usual_sizes(specs))
     return Origin(
         name=path.name,
         sha256=hashlib.sha256(content).hexdigest(),
@@ -75,6 +81,7 @@ def open_program(path: Path, given: Sequence[InputSpec]) -> Origin:
         graph=lambda specs, sizes, opset: program_to_graph(
             program, specs, _outputs(program, network, specs, sizes), opset
         ),
+        notes=tried,
     )
 
 
@@ -84,14 +91,18 @@ class _Program(nn.Module):
     def __init__(self, program: ExportedProgram):
         super().__init__()
         self.inner = program.module(check_guards=False)
+        self.structure = program.call_spec.in_spec
 
     def train(self, mode: bool = True) -> _Program:
         """Do nothing: a captured program has only one mode."""
         return self
 
     def forward(self, *tensors: torch.Tensor) -> Any:
-        """Run the program."""
-        return self.inner(*tensors)
+        """Run the program; its own positions, keywords, dicts and tuples are filled with the tensors in their order."""
+        if self.structure is None:
+            return self.inner(*tensors)
+        arguments, keywords = tree_unflatten(list(tensors), self.structure)
+        return self.inner(*arguments, **keywords)
 
 
 def _specs(program: ExportedProgram, given: Sequence[InputSpec], path: Path) -> tuple[InputSpec, ...]:
@@ -149,7 +160,7 @@ def _renamed(spec: InputSpec, given: InputSpec, path: Path) -> InputSpec:
         raise InputSpecError(
             f"'{path}' was captured with {spec}, which {given} does not fit; capture it again to change it"
         )
-    return replace(spec, name=given.name, values=given.values)
+    return replace(spec, name=given.name, values=given.values, limit=given.limit, below=given.below)
 
 
 def _outputs(
@@ -176,10 +187,38 @@ def _inspect(content: bytes, path: Path) -> None:
             damaged = archive.testzip()
             if damaged is not None:
                 raise SourceError(f"'{path}' is damaged: the CRC of its entry '{damaged}' does not match")
+            names = [e.filename.lower() for e in entries]  # torch finds an entry in either case
+            if len(set(names)) < len(names):
+                raise SourceError(f"'{path}' holds two entries that differ only in upper and lower case, or not at all")
+            numbers = _numbers({e.filename: archive.read(e) for e in entries if e.filename.endswith(".json")})
             for entry in entries:
-                _inspect_entry(entry.filename, archive.read(entry), path)
+                if entry.filename.partition("/")[2].lower() not in numbers:
+                    _inspect_entry(entry.filename, archive.read(entry), path)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise SourceError(f"'{path}' is not a whole torch.export program: {error}") from None
+
+
+def _numbers(configs: Mapping[str, bytes]) -> set[str]:
+    """Return the entries that torch reads as the numbers of a tensor, never as a pickle; in lower case.
+
+    Only such an entry may begin with any byte. A configuration beside the entries names each, with ``use_pickle``.
+    """
+    raw: set[str] = set()
+    pickled: set[str] = set()
+    for content in configs.values():
+        for payload in _payloads(json.loads(content)):
+            name = str(payload["path_name"]).lower()
+            (raw if payload.get("use_pickle") is False else pickled).add(name)
+    plain = {name for name in raw - pickled if re.fullmatch(r"(weight|tensor)_\d+", name)}
+    return {f"data/{'weights' if name.startswith('weight') else 'constants'}/{name}" for name in plain}
+
+
+def _payloads(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield every description of an entry in a JSON value."""
+    if isinstance(value, dict) and "path_name" in value:
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _payloads(inner)
 
 
 def _inspect_entry(name: str, content: bytes, path: Path) -> None:

@@ -7,8 +7,10 @@ relative imports work. No module of normfold can be imported by a short name tha
 
 from __future__ import annotations
 
+import ast
 import copy
 import difflib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -20,12 +22,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from normfold.export.errors import SourceError
 from normfold.export.user_code import line_of_error
 
-__all__ = ["Source", "load_source", "split_source"]
+__all__ = ["NO_TORCHSCRIPT", "Source", "load_source", "split_source"]
+
+#: What to do with a TorchScript program.
+NO_TORCHSCRIPT = (
+    "it cannot be captured any more (torch has deprecated it): export from the Python code, or where only the program "
+    "is left, write it as ONNX with torch.onnx.export(torch.jit.load(…), inputs, 'net.onnx', dynamo=False) and give "
+    "that file"
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,8 @@ class Source:
     name: str
     #: sha256 of the file that defines it, "" where there is none (a module defined in a shell).
     sha256: str
+    #: What made it: a "class", a "function" or a "module" that has a name, or "network" for one in memory.
+    kind: str
     #: Changes to the network that the user should know of.
     notes: tuple[str, ...] = ()
 
@@ -50,11 +62,26 @@ def split_source(text: str) -> tuple[str, str]:
     place, colon, attr = text.rpartition(":")
     if not colon or not place or not attr:
         missing = text.rstrip(":")
+        if missing.endswith(".py") and (names := _defined(Path(missing))):
+            raise SourceError(
+                f"'{text}' does not say which network: expected FILE.py:NAME. The file defines {', '.join(names)}: "
+                f"{missing}:{names[0]}"
+            )
         raise SourceError(
             f"'{text}' does not name a network: expected FILE.py:NAME or package.module:NAME, "
             f"for example {missing if missing.endswith('.py') else 'mynets.py'}:SurnameCNN"
         )
     return place, attr
+
+
+def _defined(path: Path) -> list[str]:
+    """Return the public classes and functions of a file, classes first, without running it."""
+    try:
+        body = ast.parse(path.read_text("utf-8")).body
+    except (OSError, ValueError, SyntaxError):
+        return []
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    return [s.name for kind in kinds for s in body if isinstance(s, kind) and not s.name.startswith("_")]
 
 
 def load_source(text: str | nn.Module, arguments: Mapping[str, Any] | None = None) -> Source:
@@ -70,14 +97,21 @@ def load_source(text: str | nn.Module, arguments: Mapping[str, Any] | None = Non
     module = _import_file(Path(place)) if is_path else _import_module(place)
     maker = _attribute(module, attr, text)
     network = _build(maker, dict(arguments or {}), text)
+    training = [name or "the network" for name, module in network.named_modules() if module.training]
+    network.eval()
     notes: tuple[str, ...] = ()
-    if network.training:
-        network.eval()
-        if not inspect.isclass(maker):  # a class always makes its instances in training mode
-            notes = ("the network came in training mode; it was set to eval(), as it runs when served",)
+    if training and not inspect.isclass(maker):  # a class always makes its instances in training mode
+        first = training[0] if training[0] == "the network" else f"'{training[0]}' of the network"
+        notes = (f"{first} came in training mode; it was set to eval(), as it runs when served",)
     file = getattr(module, "__file__", None)
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else ""
-    return Source(network, f"{Path(place).name if is_path else place}:{attr}", digest, notes)
+    return Source(network, f"{Path(place).name if is_path else place}:{attr}", digest, _kind(maker), notes)
+
+
+def _kind(maker: Any) -> str:
+    if isinstance(maker, functools.partial):
+        return _kind(maker.func)
+    return "class" if inspect.isclass(maker) else "module" if isinstance(maker, nn.Module) else "function"
 
 
 def _copied(network: nn.Module) -> Source:
@@ -92,7 +126,7 @@ def _copied(network: nn.Module) -> Source:
     file = getattr(module, "__file__", None)
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else ""
     where = f"{Path(file).name}:{name}" if digest and file else name
-    return Source(copied.eval(), where, digest, notes if network.training else ())
+    return Source(copied.eval(), where, digest, "network", notes if network.training else ())
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -198,6 +232,8 @@ def _candidates(holder: Any, wanted: str) -> str:
 
 
 def _build(value: Any, arguments: dict[str, Any], text: str) -> nn.Module:
+    if isinstance(value, torch.jit.ScriptModule):
+        raise SourceError(f"'{text}' is a TorchScript program; {NO_TORCHSCRIPT}")
     if isinstance(value, nn.Module):
         if arguments:
             raise SourceError(f"'{text}' is a ready module, so it takes no --arg ({', '.join(arguments)})")
@@ -211,6 +247,8 @@ def _build(value: Any, arguments: dict[str, Any], text: str) -> nn.Module:
         line = line_of_error(error)
         where = f" at {line}" if line else ""
         raise SourceError(f"'{text}' failed when called{where}: {type(error).__name__}: {error}") from error
+    if isinstance(network, torch.jit.ScriptModule):
+        raise SourceError(f"'{text}' made a TorchScript program; {NO_TORCHSCRIPT}")
     if not isinstance(network, nn.Module):
         raise SourceError(f"'{text}' made {_a(network)}; expected a torch.nn.Module")
     return network

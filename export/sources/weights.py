@@ -16,7 +16,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from normfold.export.errors import CheckpointError
+from normfold.export.sources.checkpoint_keys import Found, choose_tensors, some
 
 __all__ = ["Checkpoint", "load_into", "read_checkpoint"]
 
-#: Keys under which training frameworks store the weights in a checkpoint, in the order in which they are tried.
-NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params", "ema")
-#: Prefixes that wrappers (DataParallel, torch.compile, Lightning) put before every key.
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 CONVERT = (
     "torch.save(network.state_dict(), 'weights.pt') or "
     "safetensors.torch.save_file(network.state_dict(), 'weights.safetensors')"
@@ -40,7 +37,7 @@ CONVERT = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of a file by key."""
+    """The tensors of a file by the network's keys."""
 
     tensors: Mapping[str, Tensor]
     #: sha256 of the bytes that the tensors were read from.
@@ -49,11 +46,12 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: Path, expected: Iterable[str] = ()) -> Checkpoint:
+def read_checkpoint(path: Path, expected: Mapping[str, Tensor] | None = None, key: str = "") -> Checkpoint:
     """Read ``path``: safetensors, or a torch zip or legacy file of tensors.
 
-    expected are the keys of the network; they choose between several state_dicts in one file. Raises CheckpointError
-    where the file is missing, damaged, a pickle that needs code, or holds no state_dict.
+    expected is the network's own state_dict, which shows where in the file its tensors are; ``key`` chooses where the
+    file holds several networks that fit. Raises CheckpointError where the file is missing, damaged, a pickle that needs
+    code, holds no state_dict, or holds several and no ``key`` is given.
     """
     try:
         content = path.read_bytes()
@@ -67,22 +65,22 @@ def read_checkpoint(path: Path, expected: Iterable[str] = ()) -> Checkpoint:
     if not content:
         raise CheckpointError(f"weights '{path}' is an empty file")
     if path.suffix == ".safetensors" or _looks_like_safetensors(content):
-        return Checkpoint(_read_safetensors(content, path), digest)
+        found = _find_tensors(_read_safetensors(content, path), expected or {}, path, key)
+        return Checkpoint(found.tensors, digest, found.notes)
     if content.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"weights '{path}' is a Git LFS pointer, not the file itself: run `git lfs pull`")
-    tensors, nest = _find_tensors(_read_torch(content, path), set(expected), path)
-    notes = (f"the weights were found under '{nest}' in the checkpoint",) if nest else ()
-    return Checkpoint(tensors, digest, notes)
+    found = _find_tensors(_read_torch(content, path), expected or {}, path, key)
+    return Checkpoint(found.tensors, digest, found.notes)
 
 
-def load_into(network: nn.Module, checkpoint: Checkpoint, path: Path) -> tuple[str, ...]:
-    """Copy the checkpoint's tensors into ``network``; return notes on renamed keys.
+def load_into(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
+    """Copy the checkpoint's tensors into ``network``.
 
     Raises CheckpointError, with similar keys, where keys are missing, unexpected or of another shape, and where a
     weight is NaN. Counters of seen batches (``num_batches_tracked``) may be missing: inference never reads them.
     """
     wanted = network.state_dict()
-    tensors, notes = _without_prefix(checkpoint.tensors, set(wanted))
+    tensors = checkpoint.tensors
     missing = [k for k in wanted if k not in tensors and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in tensors if k not in wanted]
     shapes = [
@@ -94,11 +92,8 @@ def load_into(network: nn.Module, checkpoint: Checkpoint, path: Path) -> tuple[s
         raise CheckpointError(_mismatch(path, missing, unexpected, shapes, tensors, wanted))
     broken = [k for k, v in tensors.items() if v.is_floating_point() and bool(v.isnan().any())]
     if broken:
-        raise CheckpointError(
-            f"weights '{path}': {_some(broken)} hold NaN, so every answer of the network would be NaN"
-        )
+        raise CheckpointError(f"weights '{path}': {some(broken)} hold NaN, so every answer of the network would be NaN")
     network.load_state_dict(tensors, strict=False)
-    return notes
 
 
 def _looks_like_safetensors(content: bytes) -> bool:
@@ -118,9 +113,14 @@ def _read_safetensors(content: bytes, path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(content: bytes, path: Path) -> Any:
-    is_zip = content.startswith(b"PK")
-    if is_zip:
+    if content.startswith(b"PK"):
         _check_zip(content, path)
+    elif not content.startswith(b"\x80"):  # every pickle since 2003 begins so
+        known = "a NumPy array" if content.startswith(b"\x93NUMPY") else f"it begins with {content[:8]!r}"
+        raise CheckpointError(
+            f"weights '{path}' is neither a safetensors nor a torch file ({known}); write the network's weights with "
+            f"{CONVERT}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the user needs no warnings about pickle protocols
@@ -128,10 +128,6 @@ def _read_torch(content: bytes, path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise CheckpointError(_unsafe(str(error), path)) from None
     except Exception as error:  # RuntimeError, EOFError, KeyError …: torch raises many types for a damaged file
-        if not is_zip and not content.startswith(b"\x80"):
-            raise CheckpointError(
-                f"weights '{path}' is neither a safetensors nor a torch file (it begins with {content[:8]!r})"
-            ) from None
         raise CheckpointError(f"weights '{path}' cannot be read: {_first_line(error)}") from None
 
 
@@ -173,64 +169,14 @@ def _unsafe(message: str, path: Path) -> str:
     return f"weights '{path}' is not a file of weights: {_first_line(message)}"
 
 
-def _find_tensors(value: Any, expected: set[str], path: Path) -> tuple[dict[str, Tensor], str]:
-    """Return the mapping of tensors that fits best, and the key that it was found under ("" for none)."""
+def _find_tensors(value: Any, expected: Mapping[str, Tensor], path: Path, key: str) -> Found:
     if isinstance(value, Tensor):
         raise CheckpointError(
             f"weights '{path}' holds one bare tensor {list(value.shape)}, not a state_dict; write {CONVERT}"
         )
     if not isinstance(value, Mapping):
         raise CheckpointError(f"weights '{path}' holds a {type(value).__name__}, not a state_dict; write {CONVERT}")
-    found = [(nest, value[nest]) for nest in NESTS if _is_state_dict(value.get(nest))]
-    if _is_state_dict(value):
-        found.insert(0, ("", value))
-    if not found:
-        raise CheckpointError(f"weights '{path}' holds no state_dict; its keys are {_some([str(k) for k in value])}")
-
-    def matches(tensors: Mapping[str, Tensor]) -> int:
-        return len(expected & set(_without_prefix(tensors, expected)[0]))
-
-    nest, tensors = max(found, key=lambda item: matches(item[1]))
-    return dict(tensors), nest
-
-
-def _is_state_dict(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
-    )
-
-
-def _without_prefix(tensors: Mapping[str, Tensor], wanted: set[str]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Remove the prefixes that a wrapper put before the network's keys, where that makes keys fit.
-
-    1. Every key has a known prefix (DataParallel, torch.compile): the prefix is removed, repeatedly.
-    2. The network is one attribute among others (Lightning keeps the loss beside it): the keys of that attribute are
-       used if they hold the whole network; the other keys are left out and named in a note.
-    """
-    removed = ""
-    current = dict(tensors)
-    while current and not wanted & set(current):
-        prefix = next((p for p in PREFIXES if all(k.startswith(p) for k in current)), None)
-        if prefix is None:
-            return _one_attribute(tensors, wanted)
-        removed += prefix
-        current = {k.removeprefix(prefix): v for k, v in current.items()}
-    return current, (f"'{removed}' was taken off the front of every key",) if removed else ()
-
-
-def _one_attribute(tensors: Mapping[str, Tensor], wanted: set[str]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    needed = {k for k in wanted if not k.endswith("num_batches_tracked")}
-    for prefix in dict.fromkeys(k.partition(".")[0] + "." for k in tensors if "." in k):
-        inside = {
-            k.removeprefix(prefix).removeprefix("_orig_mod."): v for k, v in tensors.items() if k.startswith(prefix)
-        }
-        if needed and needed <= set(inside):
-            outside = [k for k in tensors if not k.startswith(prefix)]
-            left = f"; {_some(outside)} are not part of the network and were left" if outside else ""
-            return inside, (f"the network's keys were found behind '{prefix}'{left}",)
-    return dict(tensors), ()
+    return choose_tensors(value, expected, path, key)
 
 
 def _mismatch(
@@ -267,11 +213,6 @@ def _nearest(key: str, among: list[str], tensors: Mapping[str, Tensor], like: Te
         key, among, n=1, cutoff=0.7
     )
     return near[0] if near else None
-
-
-def _some(names: list[str], shown: int = 5) -> str:
-    text = ", ".join(f"'{n}'" for n in names[:shown])
-    return f"{text} and {len(names) - shown} more" if len(names) > shown else text
 
 
 def _first_line(error: object) -> str:

@@ -5,13 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from normfold.protos import grpc_service as pb
 from normfold.protos import model_config as mc
 from normfold.serving.catalog import config
+from normfold.serving.catalog.entries import (
+    LOADING,
+    READY,
+    UNAVAILABLE,
+    UNLOADED,
+    Entry,
+    Version,
+    after_refusal,
+    answering,
+    in_service,
+)
 from normfold.serving.catalog.load import LoadOptions, load
 from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.repository import Files, Repository, SentFolder, is_plain
@@ -24,49 +35,23 @@ from normfold.serving.errors import (
     PollFailed,
     ServingError,
     StartError,
-    Unavailable,
 )
 from normfold.serving.scheduling.inline import hop_seconds
 from normfold.serving.wording import near, quoted
 
 log = logging.getLogger(__name__)
 
-READY, UNAVAILABLE, LOADING = "READY", "UNAVAILABLE", "LOADING"
-UNLOADED = "unloaded"
-
-
-@dataclass
-class Version:
-    """The state of one version of a model."""
-
-    state: str
-    reason: str = ""
-    model: Model | None = None
-
-
-@dataclass
-class Entry:
-    """The state of one model."""
-
-    versions: dict[int, Version] = field(default_factory=dict)
-    #: Why loading failed before any version was tried.
-    reason: str = ""
-
-    @property
-    def ready(self) -> list[Model]:
-        """The versions that can answer, in ascending order."""
-        return [v.model for _, v in sorted(self.versions.items()) if v.state == READY and v.model]
-
-    @property
-    def failed(self) -> bool:
-        """Whether a version that should be in service is not."""
-        return bool(self.reason) or any(v.state != READY and v.reason != UNLOADED for v in self.versions.values())
-
 
 class Catalog:
     """The models of a repository by name. Loading happens on a thread, everything else on the event loop."""
 
-    def __init__(self, repository: Repository, options: LoadOptions, executor: Executor) -> None:
+    def __init__(
+        self, repository: Repository, options: LoadOptions, executor: Executor, names: Sequence[str] = ()
+    ) -> None:
+        """``names`` are the models to load at the start; empty: all. Raises StartError for an unknown name.
+
+        Until they are loaded, requests for them are refused as too early.
+        """
         self._repository, self._options, self._executor = repository, options, executor
         self._entries: dict[str, Entry] = {}
         self._lock = asyncio.Lock()
@@ -75,9 +60,16 @@ class Catalog:
         self.started = False
         #: False while other workers of the same server are not ready.
         self.others_ready = True
+        found = repository.models()
+        for name in names:
+            if name not in found:
+                there = f"; there are: {', '.join(map(quoted, found))}"
+                raise StartError(f"there is no model {quoted(name)} to load{near(name, found) or there}")
+        for name in names or found:
+            self._entries[name] = Entry(wanted=True, loading=True)
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Call ``listener`` whenever the set of ready models changes."""
+        """Call ``listener`` whenever readiness may have changed: of the server, or of a model."""
         self._listeners.append(listener)
 
     def changed(self) -> None:
@@ -91,17 +83,18 @@ class Catalog:
         return self._entries
 
     def ready(self, strict: bool) -> bool:
-        """Whether the server is ready: every worker has tried every model and, where ``strict``, loaded it."""
+        """Whether the server is ready: every worker has tried every model and, where ``strict``, all are in service."""
         return self.others_ready and self.loaded(strict)
 
     def loaded(self, strict: bool) -> bool:
-        """Whether this worker has tried every model and, where ``strict``, none failed."""
-        return self.started and not (strict and any(entry.failed for entry in self._entries.values()))
+        """Whether this worker has tried every model and, where ``strict``, has all in service that should be."""
+        return self.started and (not strict or in_service(self._entries.values()))
 
-    async def load_all(self, names: Iterable[str] | None = None) -> None:
-        """Load every model of the repository, or those in ``names``; a failure is kept as the reason of its model."""
-        found = self._repository.models()
-        for name in found if names is None else names:
+    async def load_all(self) -> None:
+        """Load the models of the start, unless a client was faster; a failure is kept as the reason of its model."""
+        for name, entry in list(self._entries.items()):
+            if not entry.loading:
+                continue
             try:
                 await self.load(name)
             except StartError:
@@ -120,27 +113,56 @@ class Catalog:
         async with self._lock:
             if not self._options.hop_seconds:
                 self._options = replace(self._options, hop_seconds=await hop_seconds(self._executor))
-            folder = self._folder(name, override, files or {})
-            entry = self._entries.setdefault(name, Entry())
-            before = entry.ready
+            entry = self._entries.get(name)
             try:
-                written, numbers = self._plan(folder, override)
-            except LoadError as error:
-                if not before:
-                    entry.reason = str(error)
+                folder = self._folder(name, override, files or {})
+                entry = self._entries.setdefault(name, Entry())
+                was_known, entry.loading = entry.known, True
+                if not was_known:
                     self.changed()
+                await self._load(folder, override, entry)
+            except LoadError as error:
                 raise LoadRefused(f"failed to load {quoted(name)}: {error}") from error
-            loaded, failures = await self._load_versions(folder, written, numbers, entry)
-            if failures and before:
-                raise LoadRefused(_failed(name, failures))
-            entry.reason = ""
-            for number in set(entry.versions) - set(numbers):
-                entry.versions[number] = Version(UNAVAILABLE, UNLOADED)
-            entry.versions |= {number: Version(READY, "", model) for number, model in loaded.items()}
-            entry.versions |= {number: Version(UNAVAILABLE, reason) for number, reason in failures.items()}
-            self.changed()
-            if failures:
-                raise LoadRefused(_failed(name, failures))
+            except (PollFailed, StartError) as error:
+                if entry is not None and entry.wanted and not entry.versions:
+                    entry.reason = str(error)
+                raise
+            finally:
+                if entry is not None:
+                    entry.loading = False
+                self.changed()
+
+    async def _load(self, folder: Files, override: str | None, entry: Entry) -> None:
+        """Load the versions of a model, and put them in service if none fails or if none answers yet.
+
+        Raises PollFailed, LoadError or LoadRefused.
+        """
+        before = dict(entry.versions)
+        answered = bool(entry.ready)
+        try:
+            written, numbers = self._plan(folder, override)
+        except LoadError as error:
+            if not answered:
+                entry.reason = str(error)
+            raise
+        for number in numbers:
+            if number not in before or before[number].state != READY:
+                entry.versions[number] = Version(LOADING)
+        try:
+            loaded, failures = await self._load_versions(folder, written, numbers)
+        except BaseException:
+            entry.versions = before
+            raise
+        if failures and answered:
+            entry.versions = after_refusal(before, loaded, failures)
+            raise LoadRefused(_failed(folder.name, failures))
+        entry.reason, entry.wanted = "", entry.wanted or bool(loaded)
+        for number in set(entry.versions) - set(numbers):
+            entry.versions[number] = Version(UNAVAILABLE, UNLOADED)
+        entry.versions |= {number: Version(READY, "", model) for number, model in loaded.items()}
+        entry.versions |= {number: Version(UNAVAILABLE, reason) for number, reason in failures.items()}
+        if failures:
+            raise LoadRefused(_failed(folder.name, failures))
 
     def _folder(self, name: str, override: str | None, files: Mapping[str, bytes]) -> Files:
         """The place that the model's files come from. Raises PollFailed."""
@@ -152,7 +174,7 @@ class Catalog:
                 if not is_plain(path):
                     raise PollFailed(f"{failed}: {quoted(path)} is not a path inside a model's folder")
             return SentFolder(name, files)
-        folder = self._repository.models().get(name)
+        folder = self._repository.find(name)
         if folder is None:
             raise PollFailed(f"{failed}: there is no such folder{near(name, self._repository.models())}")
         return folder
@@ -178,14 +200,12 @@ class Catalog:
         return written, numbers
 
     async def _load_versions(
-        self, folder: Files, written: mc.ModelConfig, numbers: list[int], entry: Entry
+        self, folder: Files, written: mc.ModelConfig, numbers: list[int]
     ) -> tuple[dict[int, Model], dict[int, str]]:
         """The versions that loaded, and for each of the others the reason. Raises StartError."""
         loaded: dict[int, Model] = {}
         failures: dict[int, str] = {}
         for number in numbers:
-            if number not in entry.versions or entry.versions[number].state != READY:
-                entry.versions[number] = Version(LOADING)
             try:
                 loaded[number] = await asyncio.to_thread(load, folder, written, number, self._options, self._executor)
                 log.log(logging.INFO if self.started else logging.DEBUG, "loaded %s", loaded[number].describe())
@@ -204,7 +224,7 @@ class Catalog:
             entry = self._entries.get(name)
             if entry is None:
                 return
-            entry.reason = ""
+            entry.reason, entry.wanted, entry.loading = "", False, False
             entry.versions = {number: Version(UNAVAILABLE, UNLOADED) for number in entry.versions}
             self.changed()
 
@@ -215,23 +235,9 @@ class Catalog:
         """
         number = parse_version(version)
         entry = self._entries.get(name)
-        if entry is None or not (entry.versions or entry.reason):
+        if entry is None or not entry.known:
             raise NotFound(f"Request for unknown model: {quoted(name)} is not found{near(name, self._entries)}")
-        ready = entry.ready
-        if number is None:
-            if not ready:
-                raise NotFound(f"Request for unknown model: {quoted(name)} has no available versions{_because(entry)}")
-            return ready[-1]
-        found = entry.versions.get(number)
-        if found is None:
-            versions = ", ".join(str(model.version) for model in ready) or "none"
-            raise NotFound(
-                f"Request for unknown model: {quoted(name)} version {number} is not found; ready versions: {versions}"
-            )
-        if found.model is None or found.state != READY:
-            why = f": {found.reason}" if found.reason else ""
-            raise Unavailable(f"Request for unknown model: {quoted(name)} version {number} is not at ready state{why}")
-        return found.model
+        return answering(entry, name, number)
 
     def index(self, only_ready: bool) -> list[pb.RepositoryIndexResponse.ModelIndex]:
         """The state and reason of each version of every model in the repository; of a model never loaded, the name."""
@@ -242,7 +248,7 @@ class Catalog:
                 if version.state == READY or not only_ready:
                     rows.append((name, str(number), version.state, version.reason))
             if not entry.versions and not only_ready:
-                rows.append((name, "", UNAVAILABLE if entry.reason else "", entry.reason))
+                rows.append((name, "", entry.state, entry.reason))
         index = pb.RepositoryIndexResponse.ModelIndex
         return [index(name=n, version=v, state=s, reason=r) for n, v, s, r in rows]
 
@@ -276,9 +282,3 @@ def _unpolled(name: str) -> str:
 def _failed(name: str, failures: dict[int, str]) -> str:
     reasons = "; ".join(f"version {n} is at UNAVAILABLE state: {reason}" for n, reason in sorted(failures.items()))
     return f"load failed for model {quoted(name)}: {reasons}"
-
-
-def _because(entry: Entry) -> str:
-    reasons = [entry.reason, *(f"version {n}: {v.reason}" for n, v in sorted(entry.versions.items()) if v.reason)]
-    text = "; ".join(reason for reason in reasons if reason)
-    return f" ({text})" if text else ""

@@ -13,9 +13,11 @@ from dataclasses import replace
 from google.protobuf import json_format, text_format
 
 from normfold.protos import model_config as mc
+from normfold.serving.catalog import bounds
 from normfold.serving.errors import ConfigError
 from normfold.serving.runtime import cuda_options, tensorrt_options
 from normfold.serving.runtime.settings import ModelTensor, SessionSettings
+from normfold.serving.wire.proved_sizes import ALLOWED, PROVED
 
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
@@ -36,6 +38,8 @@ PARAMETERS = (
 #: The parameter in which a configuration in force lists the nodes that stayed on the CPU while the model runs on a GPU.
 #: A client that sends it back changes nothing.
 LEFT_ON_CPU = "nodes_on_cpu"
+#: All parameters that the server itself sets in a configuration in force.
+SET_BY_SERVER = (LEFT_ON_CPU, PROVED, ALLOWED)
 
 _GRAPH_LEVELS = {0: "all", 1: "extended", -1: "basic", 2: "none"}
 
@@ -75,6 +79,9 @@ def check(config: mc.ModelConfig, name: str) -> list[str]:
 
 
 def _refused(config: mc.ModelConfig, name: str) -> Iterator[str]:
+    yield from bounds.exceeded(config)
+    if sum(max(1, warmup.count) for warmup in config.model_warmup) > bounds.WARMUP_RUNS:
+        yield f"the counts of model_warmup must be at most {bounds.WARMUP_RUNS} together"
     if config.name and config.name != name:
         yield f"config.pbtxt names the model {config.name!r}, but its folder is {name!r}; they must agree"
     if config.platform not in ("", PLATFORM):
@@ -102,7 +109,7 @@ def _refused(config: mc.ModelConfig, name: str) -> Iterator[str]:
     yield from _refused_instances(config.instance_group)
     yield from _refused_batching(config)
     for key in config.parameters:
-        if key not in (*PARAMETERS, LEFT_ON_CPU):
+        if key not in (*PARAMETERS, *SET_BY_SERVER):
             near = difflib.get_close_matches(key, PARAMETERS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(PARAMETERS)}"
             yield f"parameter {key!r} is not known to the onnxruntime backend; {hint}"
@@ -174,8 +181,9 @@ def _refused_batching(config: mc.ModelConfig) -> Iterator[str]:
 
 
 def _notes(config: mc.ModelConfig) -> Iterator[str]:
-    if LEFT_ON_CPU in config.parameters:
-        yield f"parameter {LEFT_ON_CPU!r} has no effect: the server sets it"
+    for key in SET_BY_SERVER:
+        if key in config.parameters:
+            yield f"parameter {key!r} has no effect: the server sets it"
     for field in ("metric_tags", "model_metrics"):
         value = getattr(config, field)
         if value.ByteSize() if field == "model_metrics" else value:

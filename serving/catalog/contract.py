@@ -11,6 +11,7 @@ from normfold.protos import model_config as mc
 from normfold.protos.datatypes import Datatype, by_config
 from normfold.serving.errors import ConfigError
 from normfold.serving.runtime.settings import ModelTensor
+from normfold.serving.wire.proved_sizes import ProvedSizes
 
 Shape = tuple[int, ...]
 
@@ -50,6 +51,8 @@ class Contract:
     outputs: Mapping[str, TensorSpec]
     #: The largest number of rows in a request; 0: the model has no batch dimension.
     max_batch_size: int
+    #: The sizes to which requests are held; None: to those that ``inputs`` allow.
+    proved: ProvedSizes | None = None
     #: The inputs that a request must have.
     required: frozenset[str] = field(init=False)
 
@@ -62,6 +65,7 @@ def agree(
     inputs: Sequence[ModelTensor],
     outputs: Sequence[ModelTensor],
     labels: Mapping[str, tuple[str, ...]],
+    proved: ProvedSizes | None = None,
 ) -> Contract:
     """The contract between a complete configuration and a model file. Raises ConfigError where they disagree."""
     specs_in = {i.name: _spec(i, inputs, config.max_batch_size, "input", i.optional) for i in config.input}
@@ -70,7 +74,7 @@ def agree(
         if not tensor.optional and (tensor.name not in specs_in or specs_in[tensor.name].optional):
             raise ConfigError(f"the file needs input {tensor.name!r}; config.pbtxt leaves it out or calls it optional")
     named = {n: TensorSpec(**{**s.__dict__, "labels": labels.get(n, ())}) for n, s in specs_out.items()}
-    return Contract(specs_in, named, config.max_batch_size)
+    return Contract(specs_in, named, config.max_batch_size, proved)
 
 
 def _spec(

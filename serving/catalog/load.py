@@ -6,7 +6,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 from normfold.protos import model_config as mc
-from normfold.serving.catalog import config, golden, labels, warmup
+from normfold.serving.catalog import config, golden, labels, proved, warmup
 from normfold.serving.catalog.contract import agree
 from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.repository import Files
@@ -36,6 +36,8 @@ class LoadOptions:
     #: Measures how many threads are best for a run, where neither ``threads`` nor config.pbtxt sets the number; None:
     #: the number follows from the size of the model file.
     tuning: Tuning | None = None
+    #: Answer requests of sizes that a model's file was not proved for.
+    allow_unproved_sizes: bool = False
 
 
 def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOptions, executor: Executor) -> Model:
@@ -51,7 +53,8 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
     first, *rest = (Device(options.device.kind, number) for number in counts)
     session = _session(data, first, settings, options.device)
     full = _complete(written, folder.name, session, options)
-    contract = agree(full, session.inputs, session.outputs, labels.read(folder, full))
+    sizes = None if options.allow_unproved_sizes else proved.read(session)
+    contract = agree(full, session.inputs, session.outputs, labels.read(folder, full), sizes)
     answers = folder.read_golden(version)
     asked = None if answers is None else golden.replay(session, answers)
     samples = warmup.samples(full, contract, folder, asked)
@@ -120,7 +123,9 @@ def _complete(written: mc.ModelConfig, name: str, session: Session, options: Loa
     instances = max(1, options.cpus // threads) if session.device == "cpu" else 1
     full = config.complete(written, name, session.inputs, session.outputs, instances)
     _place(full, session.device)
-    full.parameters.pop(config.LEFT_ON_CPU, None)
+    for key in config.SET_BY_SERVER:
+        full.parameters.pop(key, None)
+    proved.describe(full, session, options.allow_unproved_sizes)
     if session.left_on_cpu:
         full.parameters[config.LEFT_ON_CPU].string_value = session.left_on_cpu
     if session.device == "cpu" and threads > 1:

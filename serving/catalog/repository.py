@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from normfold.serving.catalog.plain_files import is_there, read_plain, why
 from normfold.serving.errors import ConfigError, LoadError, StartError, UnsafeModel
 
 CONFIG_FILE = "config.pbtxt"
@@ -93,15 +94,17 @@ class ModelFolder:
 
     name: str
     path: Path
+    #: The folder that no link may lead out of; None: ``path``.
+    root: Path | None = None
 
     def config_text(self) -> str | None:
-        """The content of config.pbtxt, or None. Raises ConfigError when it is not UTF-8 text."""
-        try:
-            return None if self._is_file else (self.path / CONFIG_FILE).read_text(encoding="utf-8")
-        except FileNotFoundError:
+        """The content of config.pbtxt, or None. Raises LoadError when it cannot be read, or is not UTF-8 text."""
+        if self._is_file or not is_there(self.path / CONFIG_FILE):
             return None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"config.pbtxt cannot be read: {_why(error)}") from None
+        try:
+            return self._read(CONFIG_FILE).decode()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"config.pbtxt cannot be read: {why(error)}") from None
 
     def versions(self) -> list[int]:
         """The numbers of the versions that are there, in ascending order."""
@@ -110,31 +113,35 @@ class ModelFolder:
         try:
             names = [entry.name for entry in self.path.iterdir() if entry.is_dir()]
         except OSError as error:
-            raise LoadError(f"the model's folder cannot be read: {_why(error)}") from None
+            raise LoadError(f"the model's folder cannot be read: {why(error)}") from None
         return sorted(int(name) for name in names if _VERSION.fullmatch(name))
 
     def read_model(self, version: int, filename: str) -> bytes:
         """The bytes of a version's model file, checked against the manifest where there is one. Raises LoadError."""
-        return _read(self.path, self.path.name) if self._is_file else self._checked(version, filename)
+        if self._is_file:
+            return read_plain(self.path, self.path.name, self.path)
+        return self._checked(version, filename)
 
     def read_golden(self, version: int) -> bytes | None:
         """The version's golden.json, checked like the model file, or None where there is none. Raises LoadError."""
-        if self._is_file or not (self.path / str(version) / GOLDEN_FILE).exists():
+        if self._is_file or not is_there(self.path / str(version) / GOLDEN_FILE):
             return None
         return self._checked(version, GOLDEN_FILE)
 
     def _checked(self, version: int, filename: str) -> bytes:
-        folder = self.path / str(version)
-        data = _read(folder / filename, f"{version}/{filename}")
-        if (folder / MANIFEST_FILE).exists():
-            check_manifest(_read(folder / MANIFEST_FILE, f"{version}/{MANIFEST_FILE}"), filename, data)
+        data = self._read(f"{version}/{filename}")
+        if is_there(self.path / str(version) / MANIFEST_FILE):
+            check_manifest(self._read(f"{version}/{MANIFEST_FILE}"), filename, data)
         return data
 
     def read(self, filename: str) -> bytes:
         """The bytes of a file beside the versions, such as labels. Raises LoadError."""
         if self._is_file or filename.startswith("/") or ".." in Path(filename).parts:
             raise LoadError(f"{filename!r} does not lie in the model's folder")
-        return _read(self.path / filename, filename)
+        return self._read(filename)
+
+    def _read(self, filename: str) -> bytes:
+        return read_plain(self.path / filename, filename, self.root or self.path)
 
     @property
     def _is_file(self) -> bool:
@@ -147,11 +154,16 @@ class Repository:
     def __init__(self, path: Path, name: str | None = None) -> None:
         """Look at ``path``; ``name`` renames a single model. Raises StartError when nothing there can be served."""
         self.path = path
-        if not path.exists():
-            raise StartError(f"repository {str(path)!r} does not exist")
-        if path.is_file() and path.suffix != ".onnx":
-            raise StartError(f"repository {str(path)!r} is a file but not an .onnx file; give a folder or model.onnx")
-        self._single = _single(path)
+        try:
+            if not path.exists():
+                raise StartError(f"repository {str(path)!r} does not exist")
+            if path.is_file() and path.suffix != ".onnx":
+                raise StartError(
+                    f"repository {str(path)!r} is a file but not an .onnx file; give a folder or model.onnx"
+                )
+            self._single = _single(path)
+        except OSError as error:
+            raise StartError(f"repository {str(path)!r} cannot be read: {why(error)}") from None
         if name is not None and not self._single:
             raise StartError(f"a name can only be given to a single model; {str(path)!r} is a folder of models")
         self._name = name or (path.stem if path.is_file() else path.resolve().name)
@@ -164,11 +176,22 @@ class Repository:
             )
 
     def models(self) -> dict[str, ModelFolder]:
-        """Every model that is there now, by name, in alphabetical order."""
+        """Every model that is there now, by name, in alphabetical order; none while the repository cannot be read."""
         if self._single:
             return {self._name: ModelFolder(self._name, self.path)}
-        folders = sorted(entry for entry in self.path.iterdir() if entry.is_dir() and NAME.fullmatch(entry.name))
-        return {folder.name: ModelFolder(folder.name, folder) for folder in folders if _is_model(folder)}
+        try:
+            names = sorted(entry.name for entry in self.path.iterdir())
+        except OSError:
+            return {}
+        found = {name: self.find(name) for name in names}
+        return {name: folder for name, folder in found.items() if folder is not None}
+
+    def find(self, name: str) -> ModelFolder | None:
+        """The model ``name``, if it is there now; the other models are not looked at."""
+        if self._single:
+            return ModelFolder(name, self.path) if name == self._name else None
+        folder = self.path / name
+        return ModelFolder(name, folder, self.path) if NAME.fullmatch(name) and _is_model(folder) else None
 
 
 def is_plain(path: str) -> bool:
@@ -186,7 +209,11 @@ def _single(path: Path) -> bool:
 
 
 def _is_model(folder: Path) -> bool:
-    return (folder / CONFIG_FILE).is_file() or bool(_version_folders(folder))
+    """Whether ``folder`` is a model; also True for one that cannot be read, so that loading it says why."""
+    try:
+        return folder.is_dir() and (is_there(folder / CONFIG_FILE) or bool(_version_folders(folder)))
+    except OSError:
+        return True
 
 
 def _version_folders(folder: Path) -> list[Path]:
@@ -205,14 +232,3 @@ def check_manifest(manifest: bytes, filename: str, data: bytes) -> None:
     actual = hashlib.sha256(data).hexdigest()
     if actual != digest.lower():
         raise UnsafeModel(f"{filename} has SHA-256 {actual}, manifest.json says {digest}: the file was changed")
-
-
-def _read(path: Path, shown: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise LoadError(f"{shown} cannot be read: {_why(error)}") from None
-
-
-def _why(error: OSError | UnicodeDecodeError) -> str:
-    return error.strerror or type(error).__name__ if isinstance(error, OSError) else "it is not UTF-8 text"

@@ -6,6 +6,7 @@ shape of a row is known.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from normfold.protos import model_config as mc
 from normfold.protos.datatypes import Datatype, by_config
+from normfold.serving.catalog import bounds
 from normfold.serving.catalog.contract import Contract, reshaped
 from normfold.serving.catalog.repository import Files
 from normfold.serving.errors import ConfigError, InvalidRequest, LoadError
@@ -96,6 +98,8 @@ def _sample(warmup: mc.ModelWarmup, contract: Contract, folder: Files) -> dict[s
         dims = (max(1, warmup.batch_size), *entry.dims) if contract.max_batch_size else tuple(entry.dims)
         if by_config(entry.data_type) is not spec.datatype or not spec.fits(dims) or any(size < 0 for size in dims):
             raise ConfigError(f"model_warmup {warmup.name!r}: {name!r} {list(dims)} is not {spec}")
+        if math.prod(dims) > bounds.WARMUP_ELEMENTS:
+            raise ConfigError(f"model_warmup {warmup.name!r}: {name!r} has more than {bounds.WARMUP_ELEMENTS} elements")
         array = _data(entry, dims, spec.datatype, f"model_warmup {warmup.name!r}: {name!r}", folder)
         feeds[name] = array if spec.reshape is None else array.reshape(reshaped(dims, spec.shape, spec.reshape))
     return feeds

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from normfold.protos import grpc_service as pb
 
@@ -32,6 +33,8 @@ class ModelMetadata:
     platform: str
     inputs: tuple[TensorMetadata, ...]
     outputs: tuple[TensorMetadata, ...]
+    #: Further facts by name, such as the sizes that the export proved.
+    properties: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,9 @@ def model_metadata(response: pb.ModelMetadataResponse) -> ModelMetadata:
         tuple(TensorMetadata(t.name, t.datatype, tuple(t.shape)) for t in side)
         for side in (response.inputs, response.outputs)
     )
-    return ModelMetadata(response.name, tuple(response.versions), response.platform, inputs, outputs)
+    return ModelMetadata(
+        response.name, tuple(response.versions), response.platform, inputs, outputs, dict(response.properties)
+    )
 
 
 def server_metadata(response: pb.ServerMetadataResponse) -> ServerMetadata:

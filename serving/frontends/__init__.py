@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from normfold.serving.frontends.limits import ClientLimits
     from normfold.serving.rpc.methods import Method
     from normfold.serving.rpc.traffic import Traffic
 
@@ -17,7 +18,7 @@ FRONTENDS = ("grpcio", "http2")
 
 
 class Frontend(Protocol):
-    """A server of methods; it is made of the methods, their traffic and the size limit of a message in bytes."""
+    """A server of methods; made of them, their traffic, the size limit of a message, and the limits of clients."""
 
     @property
     def address(self) -> str:
@@ -33,7 +34,7 @@ class Frontend(Protocol):
         """Close the port and every connection; calls under way may take ``grace_seconds`` longer."""
 
 
-def frontend(name: str) -> Callable[[Iterable[Method], Traffic, int], Frontend]:
+def frontend(name: str) -> Callable[[Iterable[Method], Traffic, int, ClientLimits], Frontend]:
     """The class of the frontend with this name of FRONTENDS; only that one is imported."""
     if name == "http2":
         from normfold.serving.frontends.http2.frontend import Http2Frontend

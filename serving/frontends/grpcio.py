@@ -11,16 +11,20 @@ import grpc
 import grpc.aio
 
 from normfold.serving.errors import StartError
-from normfold.serving.process.address import host_and_port
+from normfold.serving.frontends.limits import ClientLimits
+from normfold.serving.process import unix_socket
+from normfold.serving.process.address import UNIX, host_and_port
 from normfold.serving.rpc.grpc_status import CODES
 from normfold.serving.rpc.methods import Method, status_of
 from normfold.serving.rpc.traffic import Traffic
 
 
 class GrpcioFrontend:
-    """A server of ``methods``; ``traffic`` counts the calls of those that are ``counted``."""
+    """A server of ``methods``; ``traffic`` counts the calls of those that are ``counted``; ``limits`` are not kept."""
 
-    def __init__(self, methods: Iterable[Method], traffic: Traffic, max_message_bytes: int) -> None:
+    def __init__(
+        self, methods: Iterable[Method], traffic: Traffic, max_message_bytes: int, limits: ClientLimits | None = None
+    ) -> None:
         services: dict[str, dict[str, Any]] = {}
         for method in methods:
             services.setdefault(method.service, {})[method.name] = _handler(method, traffic)
@@ -48,14 +52,16 @@ class GrpcioFrontend:
         self._server.add_generic_rpc_handlers(
             [grpc.method_handlers_generic_handler(service, handlers) for service, handlers in self._services.items()]
         )
+        why = unix_socket.why_not(address.removeprefix(UNIX)) if address.startswith(UNIX) else ""
         try:
-            port = self._server.add_insecure_port(address)
+            port = 0 if why else self._server.add_insecure_port(address)
         except RuntimeError:
             port = 0
         if not port:
-            raise StartError(f"cannot listen on {address}: {_why(address)}; choose another with --listen host:port")
+            why = why or _why(address)
+            raise StartError(f"cannot listen on {address}: {why}; choose another with --listen host:port")
         await self._server.start()
-        self.address = address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+        self.address = address if address.startswith(UNIX) else f"{address.rpartition(':')[0]}:{port}"
 
     async def stop(self, grace_seconds: float) -> None:
         """Close the port and every connection; calls under way may take ``grace_seconds`` longer."""
@@ -64,7 +70,7 @@ class GrpcioFrontend:
 
 
 def _why(address: str) -> str:
-    """The system's reason why ``address`` cannot be bound; gRPC does not report it, so bind it once more here."""
+    """The system's reason why "host:port" cannot be bound; gRPC does not report it, so bind it once more here."""
     try:
         found = socket.getaddrinfo(*host_and_port(address), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, protocol, _, where in found:

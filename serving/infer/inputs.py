@@ -65,6 +65,10 @@ def read_inputs(
         place = Place(tensor.name, name)
         array = to_array(contents[tensor.name], shape, spec.datatype, place, prefix)
         feeds[tensor.name] = array if spec.reshape is None else array.reshape(reshaped(shape, spec.shape, spec.reshape))
+    if contract.proved is not None:
+        shapes = {input_name: array.shape for input_name, array in feeds.items()}
+        if refusal := contract.proved.refusal(shapes, batched=contract.max_batch_size > 0):
+            raise InvalidRequest(f"{prefix}{refusal}")
     return feeds, request.inputs[0].shape[0] if contract.max_batch_size and request.inputs else 1
 
 

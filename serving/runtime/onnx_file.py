@@ -7,7 +7,8 @@ made from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
@@ -18,10 +19,20 @@ from normfold.serving.errors import UnsafeModel
 ORT_FORMAT = b"ORTM"
 
 
-def check(data: bytes) -> frozenset[str]:
-    """The names of inputs and outputs that declare no shape, which onnxruntime shows as rank 0.
+@dataclass(frozen=True)
+class FileFacts:
+    """What is read from a model file beside its session."""
 
-    Raises UnsafeModel unless ``data`` is an ONNX model that holds all of its tensors itself.
+    #: The inputs and outputs that declare no shape, which onnxruntime shows as rank 0.
+    unranked: frozenset[str]
+    #: The file's metadata by key.
+    metadata: Mapping[str, str]
+
+
+def check(data: bytes) -> FileFacts:
+    """The facts about the model file ``data``.
+
+    Raises UnsafeModel unless it is an ONNX model that holds all of its tensors itself.
     """
     if data[4:8] == ORT_FORMAT:
         raise UnsafeModel("the file is in onnxruntime's own .ort format, not ONNX; publish the .onnx file instead")
@@ -38,7 +49,8 @@ def check(data: bytes) -> frozenset[str]:
                 "save the model with all data inside (onnx.save(model, path, save_as_external_data=False))"
             )
     values = (*model.graph.input, *model.graph.output)
-    return frozenset(value.name for value in values if not value.type.tensor_type.HasField("shape"))
+    unranked = frozenset(value.name for value in values if not value.type.tensor_type.HasField("shape"))
+    return FileFacts(unranked, {entry.key: entry.value for entry in model.metadata_props})
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

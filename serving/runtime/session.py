@@ -46,7 +46,10 @@ class Session:
 
         Raises LoadError (UnsafeModel for a refused file) or DeviceUnavailable.
         """
-        unranked = onnx_file.check(data)
+        facts = onnx_file.check(data)
+        unranked = facts.unranked
+        #: The model file's metadata by key.
+        self.metadata = facts.metadata
         self.settings = settings
         if settings.tensorrt_options is not None and device.kind == "cuda":
             device = Device("tensorrt", device.index)

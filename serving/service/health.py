@@ -72,7 +72,7 @@ class Health:
     def _status(self, service: str) -> Status:
         if service in WHOLE_SERVER:
             serving = self._catalog.ready(self._strict)
-        elif (entry := self._catalog.entries.get(service)) is not None:
+        elif (entry := self._catalog.entries.get(service)) is not None and entry.known:
             serving = bool(entry.ready)
         else:
             return pb.HealthCheckResponse.SERVICE_UNKNOWN

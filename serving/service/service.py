@@ -14,6 +14,7 @@ from normfold.protos import grpc_service as pb
 from normfold.serving.catalog import config
 from normfold.serving.catalog.catalog import Catalog, parse_version
 from normfold.serving.catalog.contract import TensorSpec
+from normfold.serving.catalog.model import Model
 from normfold.serving.errors import InvalidRequest, NotFound, Unavailable
 from normfold.serving.infer.inference import Inference
 from normfold.serving.infer.shared_memory import SharedMemory
@@ -21,6 +22,7 @@ from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.rpc.in_order import in_order
 from normfold.serving.rpc.methods import Method, Unary, status_of
 from normfold.serving.rpc.traffic import EXITING
+from normfold.serving.wire.proved_sizes import ALLOWED, PROVED
 from normfold.serving.wire.varint import varint
 from normfold.serving.wording import near, quoted
 
@@ -118,6 +120,7 @@ class InferenceService:
             platform=config.PLATFORM,
             inputs=[_metadata(spec) for spec in model.contract.inputs.values()],
             outputs=[_metadata(spec) for spec in model.contract.outputs.values()],
+            properties={key: model.config.parameters[key].string_value for key in _shown(model)},
         )
 
     async def model_stream_infer(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -178,6 +181,11 @@ def _stream_error(data: bytes, error: Exception) -> bytes:
     if "grpc_status" in request.parameters:
         response.parameters["grpc_status"].string_param = status.name
     return pb.ModelStreamInferResponse(error_message=details, infer_response=response).SerializeToString()
+
+
+def _shown(model: Model) -> list[str]:
+    """The keys of the properties of ``model``; they are parameters of its configuration, too."""
+    return [key for key in (PROVED, ALLOWED) if key in model.config.parameters]
 
 
 def _metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:

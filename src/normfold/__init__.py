@@ -14,6 +14,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from normfold import telemetry
+
 if TYPE_CHECKING:
     from normfold.export.errors import ExportError as ExportError
     from normfold.export.fold import Fold as Fold
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from normfold.serving.client.metadata import TensorMetadata as TensorMetadata
 
     __version__: str
+
+telemetry.switch_off()
 
 _HOME = {
     "AsyncClient": "normfold.serving.client.async_client",

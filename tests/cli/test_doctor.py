@@ -25,6 +25,7 @@ WHOLE = Diagnosis(
     ],
     cpus=Cpus(64, 8, 2.5, 3, 3, 1),
     cache="/cache/normfold",
+    telemetry_off=True,
     problems=[],
 )
 
@@ -43,6 +44,7 @@ def test_a_person_reads_what_is_there_what_works_and_what_follows(whole):
         "CPUExecutionProvider      works",
         "CUDAExecutionProvider     does not work: libcudnn.so.9 is missing",
         "3 (64 in the machine, 8 by affinity, a cgroup quota of 2.5): 3 workers, in each a run of at most 1 thread",
+        "onnxruntime telemetry     off",
         "Cache                     /cache/normfold",
         "A server on --device cpu can start.",
     ):

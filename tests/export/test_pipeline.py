@@ -173,6 +173,7 @@ def test_where_the_unfolded_form_is_published_file_report_and_table_say_so(
     metadata = {p.key: p.value for p in model.metadata_props}
     assert metadata["normfold.batchnorms"] == "2, unfolded"
     assert metadata["normfold.form"] == "unfolded"
+    assert json.loads(metadata["normfold.proved"])["inputs"] == {"x": ["N", 7, "L"]}
     report = json.loads((version / "export.json").read_text())
     assert (report["published"]["form"], report["published"]["batchnorms"]) == ("unfolded", 2)
     assert report["published"]["chosen_by"] == "request"
@@ -190,15 +191,15 @@ def test_a_second_export_is_the_next_version_with_the_same_bytes(directory: Path
 
 
 def test_indices_into_an_embedding_are_drawn_within_it(network: torch.nn.Module) -> None:
-    result = normfold("mynets.py:Ids", "--input", "tokens=INT64[N,L]", *REPOSITORY)
+    result = normfold("mynets.py:Ids", "--input", "tokens=INT64[N,L]", "--untrained", *REPOSITORY)
     assert result.exit_code == 0, result.output
     assert "tokens=INT64[N:1..,L:3..]:0..10" in result.output
-    assert "no --weights" in result.output
+    assert "note: --untrained: the network was exported with the weights that it begins with" in result.output
 
 
 def test_a_float64_sample_shows_the_shapes_of_a_float32_network(directory: Path, network: torch.nn.Module) -> None:
     np.save(directory / "one.npy", np.random.default_rng(0).standard_normal((1, 7, 17)))
-    result = normfold("mynets.py:SurnameCNN", "--sample", "one.npy", *REPOSITORY)
+    result = normfold("mynets.py:SurnameCNN", "--sample", "one.npy", "--untrained", *REPOSITORY)
     assert result.exit_code == 0, result.output
     assert "x=FP32[N:1..,7,17]" in result.output
 
@@ -238,6 +239,11 @@ def replaced(option: str, value: str) -> tuple[str, ...]:
         (("mynets.py:Twice", "--input", "x=FP32[N,7,L]", *REPOSITORY), "would both be called 'a_b'"),
         ((*USUAL, "--labels", "red.txt"), r"line 1 is not printable ('a\x1b[31m')"),
         (("mynets.py:Stubborn", "--input", "x=FP32[N,7,L]", *REPOSITORY), "keeps no running statistics"),
+        (
+            ("mynets.py:SurnameCNN", "--input", "x=FP32[N,7,L]", *REPOSITORY),
+            "is a class, so its weights are random numbers until a file of weights is loaded: give it with --weights",
+        ),
+        ((*USUAL, "--weights-key", "ema"), "hold no network called 'ema' (--weights-key)"),
         (("mynets.py:SurnameCNN", *REPOSITORY), "say what goes into the network"),
     ],
 )
@@ -280,6 +286,8 @@ def test_the_networks_arguments_come_from_a_file_and_the_command_line_goes_first
 def test_a_wrong_option_is_exit_code_2(directory: Path) -> None:
     assert normfold(*USUAL, "--arg", "channels").exit_code == 2
     assert normfold("mynets.py:SurnameCNN").exit_code == 2
+    assert "give only one of --weights and --untrained" in normfold(*USUAL, "--untrained").stderr
+    assert "give it with --weights FILE" in normfold(*REPOSITORY, "net.onnx", "--weights-key", "ema").stderr
 
 
 def test_a_graph_that_is_not_the_network_is_not_published(
@@ -331,14 +339,14 @@ def test_a_fold_that_goes_wrong_in_one_layer_is_not_published_and_that_layer_is_
 
 
 def test_a_u_net_is_exported_for_the_lengths_it_takes_and_the_person_learns_them(network: torch.nn.Module) -> None:
-    result = normfold("mynets.py:UNet", "--input", "x=FP32[N,2,L]", *REPOSITORY)
+    result = normfold("mynets.py:UNet", "--input", "x=FP32[N,2,L]", "--untrained", *REPOSITORY)
     assert result.exit_code == 0, result.output
     assert "note: the network takes L in steps of 4 only: 4, 8, 12, …; in --input this is L:4..:4" in result.output
     assert "x=FP32[N:1..,2,L:4..:4]" in result.output
-    again = normfold("mynets.py:UNet", "--input", "x=FP32[N,2,L:4..64:4]", *REPOSITORY)
+    again = normfold("mynets.py:UNet", "--input", "x=FP32[N,2,L:4..64:4]", "--untrained", *REPOSITORY)
     assert again.exit_code == 0, again.output
     assert "takes L in steps" not in again.output
-    refused = normfold("mynets.py:UNet", "--input", "x=FP32[N,2,L:4..66]", *REPOSITORY)
+    refused = normfold("mynets.py:UNet", "--input", "x=FP32[N,2,L:4..66]", "--untrained", *REPOSITORY)
     assert refused.exit_code == 1
     assert refused.stderr.rstrip().endswith("Declare what it takes: L:4..64:4: 4, 8, 12, …")
 

@@ -256,6 +256,43 @@ def add_layer(b: Builder, layer: Layer) -> None:
             L,
             lambda v: (v[i].transpose(1, 2) @ tw + tb).transpose(1, 2),
         )
+    elif layer.kind == "time":
+        taken = _first_positions(b, x, L)
+        if taken is None:
+            return
+        w = weights(TAKEN, 1 + layer.c % 4)
+        tw = t64(w)
+        b.emit(b.node("MatMul", [taken, b.const(w)]), C, w.shape[1], lambda v: v[i][:, :, :TAKEN] @ tw)
+    elif layer.kind == "windows":
+        if L < TAKEN:
+            return
+        windows = np.array([[0, 1, 2], [2, 3, 4]])
+        gathered = b.node("Gather", [x, b.const(windows, np.int64)], axis=2)
+        name = b.node("Reshape", [gathered, b.const([0, C, windows.size], np.int64)])
+        b.emit(name, C, windows.size, lambda v: v[i][:, :, windows.reshape(-1)])
+    elif layer.kind == "total":
+        taken = _first_positions(b, x, L) if layer.a % 2 else x
+        if taken is None:
+            return
+        end = TAKEN if layer.a % 2 else None
+        name = b.node("ReduceSum", [taken, b.const([2], np.int64)])
+        b.emit(name, C, 1, lambda v: v[i][:, :, :end].sum(2, keepdim=True))
+    elif layer.kind == "attend":
+        w = weights(1, C, 1)
+        share = b.node("Softmax", [b.node("Conv", [x, b.const(w)])], axis=2)
+        tw = t64(w)
+        b.emit(
+            b.node("ReduceSum", [b.node("Mul", [x, share]), b.const([2], np.int64)]),
+            C,
+            1,
+            lambda v: (v[i] * F.conv1d(v[i], tw).softmax(2)).sum(2, keepdim=True),
+        )
+    elif layer.kind == "shuffle":
+        groups = 2 if C % 2 == 0 else 1
+        apart = b.node("Reshape", [x, b.const([0, groups, C // groups, -1], np.int64)])
+        turned = b.node("Transpose", [apart], perm=[0, 2, 1, 3])
+        name = b.node("Reshape", [turned, b.const([0, C, -1], np.int64)])
+        b.emit(name, C, L, lambda v: v[i].unflatten(1, (groups, C // groups)).transpose(1, 2).flatten(1, 2))
     elif layer.kind == "resize":
         if L > 30:
             return
@@ -264,6 +301,17 @@ def add_layer(b: Builder, layer: Layer) -> None:
             "Resize", [x, "", scales], mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
         )
         b.emit(name, C, 2 * L, lambda v: v[i].repeat_interleave(2, dim=2))
+
+
+#: How many of the first positions the layers read that need a fixed length.
+TAKEN = 5
+
+
+def _first_positions(b: Builder, x: str, length: int) -> str | None:
+    """Return the first TAKEN positions of a value, or None where it has fewer."""
+    if length < TAKEN:
+        return None
+    return b.node("Slice", [x, *(b.const([n], np.int64) for n in (0, TAKEN, 2))])
 
 
 @dataclass(frozen=True)
@@ -309,7 +357,21 @@ def build(
 def layers() -> st.SearchStrategy[Layer]:
     """Return the strategy of one layer; convolutions, norms and activations are the most likely."""
     kinds = ["conv"] * 5 + ["norm"] * 6 + ["act"] * 5 + ["pool"] * 2 + ["add"] * 3 + ["concat"] * 2
-    kinds += ["convt", "gate", "sub", "split", "slice", "pad", "linear", "resize"]
+    kinds += [
+        "convt",
+        "gate",
+        "sub",
+        "split",
+        "slice",
+        "pad",
+        "linear",
+        "resize",
+        "time",
+        "shuffle",
+        "windows",
+        "total",
+        "attend",
+    ]
     small = st.integers(0, 11)
     reads = st.sampled_from([0, 0, 0, 0, 0, 1, 1, 2, 3])
     return st.builds(Layer, st.sampled_from(kinds), reads, small, small, small, small, st.integers(0, 2**16))

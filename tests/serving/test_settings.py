@@ -29,7 +29,12 @@ OTHER = ServerConfig(
     model_control=True,
     shared_memory=False,
     load_models=("a", "b"),
+    allow_unproved_sizes=True,
     max_message_bytes=1 << 20,
+    max_connections=5,
+    max_connection_bytes=2 << 20,
+    max_held_bytes=3 << 20,
+    stall_seconds=4.0,
     trace_file=Path("t.json"),
     grace_seconds=1.0,
     log_level="debug",
@@ -37,7 +42,8 @@ OTHER = ServerConfig(
 #: The command line for it.
 ARGUMENTS = """-r models/ü --listen 0.0.0.0:9 --frontend http2 --device cuda:1 --threads 3 --no-tune --name m
     --server-name s --no-strict-readiness --model-control explicit --shared-memory off --load-model a --load-model b
-    --max-message-mib 1 --trace-file t.json --grace-seconds 1 --log-level debug"""
+    --allow-unproved-sizes --max-message-mib 1 --max-connections 5 --max-connection-mib 2 --max-held-mib 3
+    --stall-seconds 4 --trace-file t.json --grace-seconds 1 --log-level debug"""
 
 FIELDS = [field.name for field in fields(ServerConfig)]
 

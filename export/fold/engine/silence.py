@@ -1,6 +1,6 @@
 """Channels that a BatchNorm scales by 0 become constant before it, because nothing needs what was computed for them.
 
-    0·u + t = (t/v)·v      where the operators before emit the constant v in that channel
+    0·u + t = (t/v)·v  = v + (t - v)      where the operators before emit the constant v in that channel
 
 The weights of the operators before become zero there and their bias v. So the affine has no scale of 0 any more and can
 be inverted, and the constant channel can serve as a carrier.
@@ -11,39 +11,36 @@ from __future__ import annotations
 import numpy as np
 
 from normfold.export.fold.affine import Affine
-from normfold.export.fold.net import Refused, Silencing
+from normfold.export.fold.net import Refused
 from normfold.export.fold.ops.scaling import Scaled, Scaling
+from normfold.export.fold.silencing import Silencing
 
 
 def silence_zero_scales(target: Scaling) -> int:
     """Make channels constant that the target scales by 0 and nothing else reads; return the number of them."""
     (u,) = target.inputs
-    channels = target.params.channels(1, u.channels) if u.channels is not None else None
-    if channels is None:
+    if u.shape is None:
         return 0
-    scale, shift = (np.array(c) for c in channels)
+    scale, shift = (np.array(part) for part in np.broadcast_arrays(target.params.scale, target.params.shift))
+    zero, positive = scale == 0, shift > 0
     count = 0
-    # A channel with a positive shift holds 1, so that it can serve as a carrier; any other holds 0.
-    for wanted, index in (
-        (1.0, np.flatnonzero((scale == 0) & (shift > 0))),
-        (0.0, np.flatnonzero((scale == 0) & (shift <= 0))),
-    ):
-        if not len(index):
+    # A channel with a positive shift is to hold 1, so that it can serve as a carrier; any other is to hold 0.
+    for wanted, chosen in ((1.0, zero & positive), (0.0, zero & ~positive)):
+        if not chosen.any():
             continue
         silencing = Silencing()
         try:
-            held = silencing.of(u, 1, index, np.full(len(index), wanted))
+            held = silencing.of(u, Affine.of(np.where(chosen, 0.0, 1.0), np.where(chosen, wanted, 0.0)))
         except Refused:
             continue
-        if wanted and np.all(held > 1e-3):
-            scale[index], shift[index] = shift[index] / held, 0.0
-        elif not wanted and np.all(held == 0):
-            scale[index] = 1.0
-        else:
-            continue
+        if sum(held.varies(axis) or scale.shape[axis] > 1 for axis in range(held.rank)) > 1:
+            continue  # the constant differs along another axis than the affine does
+        carries = chosen & positive & (held.shift > 1e-3)
+        scale = np.where(carries, shift / np.where(carries, held.shift, 1.0), np.where(chosen, 1.0, scale))
+        shift = np.where(carries, 0.0, np.where(chosen, shift - held.shift, shift))
         for op, weights in silencing.edits.items():
             op.take(weights)
-        count += len(index)
+        count += int(np.count_nonzero(chosen))
     if count:
-        target.take(Scaled.like(Affine.along(1, u.rank, scale, shift), target.params.usual))
+        target.take(Scaled.like(Affine.of(scale, shift), target.params.usual))
     return count

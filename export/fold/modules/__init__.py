@@ -19,7 +19,7 @@ from normfold.export.fold.modules.rebuilding import rebuilt
 from normfold.export.fold.modules.shapes import shapes
 from normfold.export.fold.modules.skeleton import Skeleton, constant_calls
 from normfold.export.fold.modules.tracer import decided
-from normfold.export.fold.modules.tracing import refuse_other_numbers, refuse_uninitialised, traced
+from normfold.export.fold.modules.tracing import refuse_other_numbers, refuse_state, refuse_uninitialised, traced
 from normfold.export.fold.net import Net
 from normfold.export.fold.ops.scaling import scalings, targets
 from normfold.export.fold.report import Fold, FoldReport
@@ -46,10 +46,11 @@ def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule
 
     Raises:
         FoldError: torch.fx cannot trace the network, or the network does not take the example, or it changes tensors in
-            place.
+            place, or its answer depends on earlier calls.
     """
     refuse_uninitialised(module)
     inputs = example_inputs or example_for(module)
+    refuse_state(module, inputs)
     graph_module = traced(module, inputs)
     refuse_other_numbers(module, graph_module, inputs)
     found = shapes(graph_module, inputs, constant_calls(graph_module.graph))

@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from normfold.export.errors import FoldError
 from normfold.export.fold.modules.inplace import out_of_place
 from normfold.export.fold.modules.tracer import Tracer
+from normfold.export.state import kept_state, message, other_inputs
 from normfold.export.user_code import line_of_error
 
 _OTHERWISE = "export it with `normfold export` instead, which folds the ONNX graph"
@@ -60,6 +62,28 @@ def traced(module: nn.Module, example: tuple[Any, ...]) -> fx.GraphModule:
     return graph_module
 
 
+def refuse_state(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Raise FoldError where an answer of the network depends on its earlier calls."""
+    try:
+        network = copy.deepcopy(module).eval()
+    except Exception:
+        return  # what copies it for the tracing gives the reason
+
+    def run(number: int) -> Any:
+        return network(*tree_map(lambda leaf: _other(leaf, number), inputs))
+
+    try:
+        written = kept_state(network, run)
+    except Exception:
+        return  # it does not take the example: the comparison with the traced graph says so
+    if written is not None:
+        raise FoldError(f"{type(module).__name__}: {message(written)}.")
+
+
+def _other(leaf: Any, number: int) -> Any:
+    return other_inputs(leaf, number) if isinstance(leaf, torch.Tensor) else leaf
+
+
 def refuse_uninitialised(module: nn.Module) -> None:
     """Raise FoldError where a layer has no shape yet."""
     name = type(module).__name__
@@ -101,7 +125,7 @@ def refuse_other_numbers(module: nn.Module, graph_module: fx.GraphModule, inputs
     between calls.
     """
     name = type(module).__name__
-    first, second = (torch.utils._pytree.tree_map(_cloned, inputs) for _ in range(2))
+    first, second = (tree_map(_cloned, inputs) for _ in range(2))
     with torch.no_grad(), torch.random.fork_rng():
         try:
             torch.manual_seed(0)
@@ -116,7 +140,7 @@ def refuse_other_numbers(module: nn.Module, graph_module: fx.GraphModule, inputs
             got = graph_module(*second)
         except Exception:  # a path that the network itself does not take
             got = None
-    a, b = (torch.utils._pytree.tree_leaves(t) for t in (wanted, got))
+    a, b = (tree_leaves(t) for t in (wanted, got))
     for want, have in zip(a, b, strict=False):
         if isinstance(want, torch.Tensor) and not _close(want, have):
             break

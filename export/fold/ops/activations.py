@@ -15,11 +15,9 @@ from normfold.export.fold.net import (
     AddedChannels,
     Constants,
     Gauges,
-    Index,
     Op,
     Refused,
     RemovedFrom,
-    Silencing,
     Tensor,
 )
 from normfold.export.fold.ops import costs
@@ -69,8 +67,9 @@ class Sloped(Entrywise):
 
     @staticmethod
     def form(params: Array) -> SlopeForm:
-        """Return the node that these slopes are written as."""
-        return SlopeForm.ONE if params.size == 1 else SlopeForm.BY_CHANNEL
+        """Return the node that these slopes are written as; an attribute holds one slope that float32 has exactly."""
+        one = params.size == 1 and float(np.float32(params.reshape(()))) == float(params.reshape(()))
+        return SlopeForm.ONE if one else SlopeForm.BY_CHANNEL
 
     def cost(self, params: Array) -> float:
         """LeakyRelu is computed within the convolution before it; slopes by channel are not."""
@@ -97,14 +96,10 @@ class Sloped(Entrywise):
             return [None]
         return [np.where(before < 0, slopes[0] * before, before)]
 
-    def silenced(self, tensor: Tensor, axis: int, index: Index, values: Array, silencing: Silencing) -> Array:
-        """A constant of 0 or more stays as it is, whatever the slope."""
-        if axis != 1:
-            raise Refused(f"{self} keeps constants of axis 1 only")
-        held = silencing.of(self.inputs[0], 1, index, values)
-        if not np.all(held >= 0):
-            raise Refused(f"{self} changes a negative constant")
-        return held
+    def at(self, entries: Array) -> Array:
+        """The negative entries multiplied by the slope."""
+        product: Array = np.where(entries < 0, self.params * entries, entries)
+        return product
 
     def without_channels(self, removed: RemovedFrom, constants: Constants) -> Array:
         """Return the slopes of the channels that stay."""
@@ -112,7 +107,7 @@ class Sloped(Entrywise):
 
     def range(self, inputs: Sequence[Range]) -> Range:
         """The input's ends, the negative one multiplied by the slope."""
-        return Range.between(*(np.where(end < 0, self.params * end, end) for end in inputs[0].ends))
+        return Range.between(*map(self.at, inputs[0].ends))
 
     def write(self, graph: Writing) -> None:
         """Write the slopes in their form."""
@@ -145,9 +140,9 @@ class Same(Entrywise):
         """A constant channel stays constant."""
         return [known.get(self.inputs[0])]
 
-    def silenced(self, tensor: Tensor, axis: int, index: Index, values: Array, silencing: Silencing) -> Array:
-        """A constant channel stays constant, on any axis."""
-        return silencing.of(self.inputs[0], axis, index, values)
+    def at(self, entries: Array) -> Array:
+        """The same entries."""
+        return entries
 
     def range(self, inputs: Sequence[Range]) -> Range:
         """The range of the input."""
@@ -196,7 +191,11 @@ class Activation(Entrywise):
             return [None]
         return [np.array([self.function(v) if np.isfinite(v) else np.nan for v in before])]
 
+    def at(self, entries: Array) -> Array:
+        """The activation of each entry."""
+        return np.array([self.function(v) for v in entries.flat]).reshape(entries.shape)
+
     def range(self, inputs: Sequence[Range]) -> Range | None:
         """The activation of the input's ends, where it is finite."""
-        ends = [np.array([self.function(v) for v in end.flat]).reshape(end.shape) for end in inputs[0].ends]
+        ends = [self.at(end) for end in inputs[0].ends]
         return Range.between(*ends) if all(np.isfinite(end).all() for end in ends) else None

@@ -215,7 +215,12 @@ class Clamp(Entrywise):
 
     def range(self, inputs: Sequence[Range]) -> Range:
         """The input's ends, clamped."""
-        return Range(*(np.minimum(np.maximum(end, self.params.lo), self.params.hi) for end in inputs[0].ends))
+        return Range(*map(self.at, inputs[0].ends))
+
+    def at(self, entries: Array) -> Array:
+        """The entries, clamped."""
+        clamped: Array = np.minimum(np.maximum(entries, self.params.lo), self.params.hi)
+        return clamped
 
     def write(self, graph: Writing) -> None:
         """Write the bounds in their form."""

@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from normfold.export.fold.affine import Array
+from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.channels import RemovedChannels
-from normfold.export.fold.net import Dim, Index, Op, Refused, RemovedFrom, Silencing, Tensor
+from normfold.export.fold.net import Dim, Gauges, Op, Refused, RemovedFrom, Tensor
+from normfold.export.fold.silencing import Silencing
 
 
 @dataclass(eq=False)
@@ -19,11 +20,14 @@ class Entrywise(Op):
 
     keeps_channels: ClassVar[bool] = True
 
-    def silenced(self, tensor: Tensor, axis: int, index: Index, values: Array, silencing: Silencing) -> Array:
-        """A constant channel stays constant."""
-        if axis != 1:
-            raise Refused(f"{self} keeps constants of axis 1 only")
-        return silenced_through(self, tensor, index, values, silencing)
+    def at(self, entries: Array) -> Array:
+        """Return what it makes of entries: an array of the tensor's rank, broadcastable against it."""
+        raise NotImplementedError
+
+    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
+        """A constant entry stays constant, on any axis."""
+        held = silencing.of(self.inputs[0], wanted)
+        return Affine.of(held.scale, np.where(held.scale == 0, self.at(held.shift), 0.0))
 
     def remove_channels(self, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:
         """Input and output lose the same channels."""
@@ -34,15 +38,13 @@ class Entrywise(Op):
         return shapes[0]
 
 
-def silenced_through(op: Op, tensor: Tensor, index: Index, values: Array, silencing: Silencing) -> Array:
-    """Return what an operator makes of channels that are silenced before it; refused where they would vary."""
-    (x,) = op.inputs
-    whole = np.full(tensor.size(1), np.nan)
-    whole[index] = silencing.of(x, 1, index, values)
-    found = op.constants({x: whole})[0]
-    if found is None or np.any(np.isnan(found[index])):
-        raise Refused(f"{op} does not keep the channel constant")
-    return found[index]
+def silenced_before(op: Op, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
+    """Return what entries behind an operator hold that passes affines on, when those before it are silenced."""
+    before = op.spread(Gauges({tensor: wanted}))
+    parts = {x: before[x] for x in op.inputs if x in before and not before[x].is_identity}
+    if not parts:
+        raise Refused(f"{op} computes these entries from none of its inputs")
+    return op.spread(Gauges({x: silencing.of(x, part) for x, part in parts.items()}))[tensor]
 
 
 def lost_by_both(op: Op, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:

@@ -14,15 +14,14 @@ from normfold.export.fold.net import (
     AddedChannels,
     Dim,
     Gauges,
-    Index,
     Op,
     Refused,
     RemovedFrom,
-    Silencing,
     Tensor,
 )
 from normfold.export.fold.ops.linear import inverse
 from normfold.export.fold.ranges import Range
+from normfold.export.fold.silencing import Silencing
 
 
 @dataclass(eq=False)
@@ -125,7 +124,7 @@ class Sum(Op):
     def constants(self, known: Mapping[Tensor, Array]) -> list[Array | None]:
         """A channel that is constant in every branch is constant in the sum."""
         parts = [known.get(x) for x in self.inputs]
-        if any(p is None for p in parts) or len({len(p) for p in parts if p is not None}) > 1:
+        if any(p is None for p in parts) or len({len(p) for p in parts if p is not None}) > 1 or not _one_rank(self):
             return [None]
         return [np.sum([s * p for s, p in zip(self.signs, parts, strict=True) if p is not None], axis=0)]
 
@@ -136,16 +135,19 @@ class Sum(Op):
         shifts = [np.abs(gauges[x].shift) for x in self.inputs if x in gauges]
         return bool(np.any(sum(shifts) > passed * (1 + 1e-9)))
 
-    def silenced(self, tensor: Tensor, axis: int, index: Index, values: Array, silencing: Silencing) -> Array:
+    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
         """The first branch holds the values, every other branch 0."""
-        if axis != 1 or len(set(self.inputs)) < len(self.inputs):
+        if len(set(self.inputs)) < len(self.inputs):
             raise Refused(f"{self} does not keep the channel constant")
-        total = np.zeros(len(index))
+        total = np.zeros((1,) * tensor.rank)
         for k, (sign, x) in enumerate(zip(self.signs, self.inputs, strict=True)):
-            if x.rank != tensor.rank or x.size(axis) != tensor.size(axis):
+            if x.rank != tensor.rank or any(
+                wanted.varies(axis) and x.size(axis) != tensor.size(axis) for axis in range(tensor.rank)
+            ):
                 raise Refused(f"{self} broadcasts one of its branches")
-            total += sign * silencing.of(x, 1, index, values if k == 0 else np.zeros(len(index)))
-        return total
+            held = silencing.of(x, wanted if k == 0 else Affine.of(wanted.scale, 0 * wanted.shift))
+            total = total + sign * held.shift
+        return Affine.of(wanted.scale, total)
 
     def remove_channels(self, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:
         """All branches and the sum lose the same channels."""
@@ -159,9 +161,9 @@ class Sum(Op):
         reach = np.sqrt(sum(((r.high - r.low) / 2) ** 2 for r in inputs))
         return Range.around(sum(centers[1:], centers[0]), reach)
 
-    def output_shape(self) -> tuple[Dim, ...] | None:
-        """The shape of the branches, where all have the same."""
-        return self.inputs[0].shape if len({x.shape for x in self.inputs}) == 1 else None
+    def lengths(self, shapes: Sequence[tuple[Dim, ...]], index: int) -> Sequence[Dim]:
+        """The lengths that the branches share, or that one has where the others have 1."""
+        return _shared(shapes)
 
 
 def takes_shift(tensor: Tensor, depth: int = 12) -> int:
@@ -183,13 +185,22 @@ def takes_shift(tensor: Tensor, depth: int = 12) -> int:
     return 0
 
 
+def _shared(shapes: Sequence[tuple[Dim, ...]]) -> list[Dim]:
+    """Return for each axis the only length other than 1, 1 where all have 1, None where lengths differ by name."""
+    longer = [{size for size in sizes if size != 1} for sizes in zip(*shapes, strict=True)]
+    return [1 if not sizes else next(iter(sizes)) if len(sizes) == 1 else None for sizes in longer]
+
+
+def _one_rank(op: Op) -> bool:
+    """Whether no input has fewer axes than the output, so that the axes of all have the same numbers."""
+    return all(x.shape is not None and len(x.shape) == op.outputs[0].rank for x in op.inputs)
+
+
 def _lost_by_all(op: Op, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:
     """Return the channels that all inputs and the output lose, given those of one; refused where one is broadcast."""
     tensors = (*op.inputs, *op.outputs)
     r = next(removed[t] for t in tensors if t in removed)
-    if any(
-        t.shape is None or len(t.shape) <= r.axis or t.shape[r.axis] != op.outputs[0].size(r.axis) for t in op.inputs
-    ):
+    if not _one_rank(op) or any(t.size(r.axis) != op.outputs[0].size(r.axis) for t in op.inputs):
         raise Refused(f"{op} broadcasts one of its inputs")
     return dict.fromkeys(tensors, r)
 
@@ -233,6 +244,10 @@ class Product(Op):
         other = second if whole is a else first
         return {whole: Affine.of(wanted * other if self.divides else wanted / other, none)}
 
+    def lengths(self, shapes: Sequence[tuple[Dim, ...]], index: int) -> Sequence[Dim]:
+        """The lengths that the inputs share, or that one has where the other has 1."""
+        return _shared(shapes)
+
     def add_channel(self, added: AddedChannels) -> dict[Tensor, AddedChannel]:
         """One more channel in both inputs, their product in the output."""
         a, b = self.inputs
@@ -256,7 +271,7 @@ class Product(Op):
     def constants(self, known: Mapping[Tensor, Array]) -> list[Array | None]:
         """A channel that is constant in both inputs is constant in the product."""
         a, b = (known.get(x) for x in self.inputs)
-        if a is None or b is None or len(a) != len(b):
+        if a is None or b is None or len(a) != len(b) or not _one_rank(self):
             return [None]
         with np.errstate(divide="ignore", invalid="ignore"):
             result = a / b if self.divides else a * b

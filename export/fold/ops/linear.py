@@ -23,16 +23,15 @@ from normfold.export.fold.net import (
     Constants,
     Dim,
     Gauges,
-    Index,
     Op,
     Refused,
     RemovedFrom,
-    Silencing,
     Tensor,
 )
 from normfold.export.fold.ops.bias import add_behind
 from normfold.export.fold.ops.weights import WeightForm, Weights
 from normfold.export.fold.ranges import Range
+from normfold.export.fold.silencing import Silencing
 from normfold.export.graphs.writing import Writing
 
 
@@ -52,6 +51,8 @@ class Linear(Op):
     axis_out: int = 1
     #: Whether some outputs see fewer taps than others (zero padding, or the ends of a transposed convolution).
     edges: bool = False
+    #: Whether it is a convolution whose output has the lengths of its input.
+    keeps_lengths: bool = False
     #: How the node holds its weight.
     form: WeightForm = WeightForm.CONV
 
@@ -170,22 +171,24 @@ class Linear(Op):
         zero = np.all(self.params.weight == 0, axis=tuple(range(2, self.params.weight.ndim))).reshape(-1)
         return [np.where(zero, self.params.bias, np.nan)]
 
-    def silenced(self, tensor: Tensor, axis: int, index: Index, values: Array, silencing: Silencing) -> Array:
+    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
         """Zero weights and the values in the bias make output channels constant."""
-        if self.axis_out % tensor.rank != axis:
-            raise Refused(f"{self} has its channels on another axis")
+        self._whole_channels(wanted, self.axis_out)
         weights: Weights = silencing.edits.get(self, self.params)
-        weight, bias = weights.weight.copy(), weights.bias.copy()
-        flat = weight.reshape(-1, *weight.shape[2:])
-        flat[index] = 0.0
-        bias[index] = values
-        silencing.edits[self] = replace(weights, weight=weight, bias=bias)
-        return values
+        scale, values = self._channels(wanted, tensor, self.axis_out)
+        constant = scale == 0
+        weight = weights.weight.copy()
+        weight.reshape(-1, *weight.shape[2:])[constant] = 0.0
+        silencing.edits[self] = replace(weights, weight=weight, bias=np.where(constant, values, weights.bias))
+        return wanted
 
     def remove_channels(self, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:
-        """Input and output channels go independently, where there are no groups."""
+        """Input and output channels go independently, where there are no groups and its channels are on that axis."""
         if self.params.groups > 1:
             raise Refused(f"{self} is depthwise or grouped")
+        for tensor, axis in ((self.inputs[0], self.axis_in), (self.outputs[0], self.axis_out)):
+            if tensor in removed and removed[tensor].axis != axis % tensor.rank:
+                raise Refused(f"{self} has its channels on another axis")
         return {}
 
     def without_channels(self, removed: RemovedFrom, constants: Constants) -> Weights:
@@ -221,14 +224,14 @@ class Linear(Op):
         return Range.around(mean.reshape(shape), deviation.reshape(shape))
 
     def lengths(self, shapes: Sequence[tuple[Dim, ...]], index: int) -> Sequence[Dim] | None:
-        """A product with a matrix keeps all lengths but that of the channels."""
-        if self.form.has_taps:
+        """A product with a matrix keeps all lengths but that of the channels, and so do some convolutions."""
+        if self.form.has_taps and not self.keeps_lengths:
             return None
         return [None if axis == self.axis_out % len(shapes[0]) else size for axis, size in enumerate(shapes[0])]
 
     def output_shape(self) -> tuple[Dim, ...] | None:
-        """The shape of a convolution's output, its lengths under names of their own."""
-        if not self.form.has_taps:
+        """The shape of the output of a convolution or Gemm, its lengths under names of their own."""
+        if self.node.op_type == "MatMul":
             return None
         x, name = self.inputs[0], self.outputs[0].name
         groups, out, _, *taps = self.params.weight.shape

@@ -16,14 +16,14 @@ from normfold.export.fold.net import (
     Constants,
     Dim,
     Gauges,
-    Index,
     Op,
     Refused,
     RemovedFrom,
-    Silencing,
     Tensor,
 )
+from normfold.export.fold.ops.entrywise import silenced_before
 from normfold.export.fold.ranges import Range
+from normfold.export.fold.silencing import Silencing
 from normfold.export.graphs.writing import Writing
 
 
@@ -44,13 +44,17 @@ class Transpose(Op):
         """Refuse any: constants are known along axis 1 only."""
         raise Refused(f"{self} moves the channels to another axis, through which no constant is followed")
 
-    def silenced(self, tensor: Tensor, axis: int, index: Index, values: Array, silencing: Silencing) -> Array:
-        """A constant channel stays constant, on the axis where it was before."""
-        return silencing.of(self.inputs[0], self.axes[axis], index, values)
+    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
+        """A constant entry stays constant, on the axis where it was before."""
+        return silenced_before(self, tensor, wanted, silencing)
 
     def range(self, inputs: Sequence[Range]) -> Range:
         """The input's range, transposed."""
         return Range(*(end.transpose(self.axes) for end in inputs[0].ends))
+
+    def lengths(self, shapes: Sequence[tuple[Dim, ...]], index: int) -> Sequence[Dim]:
+        """The lengths of the input, transposed."""
+        return [shapes[0][axis] for axis in self.axes]
 
 
 @dataclass(eq=False)
@@ -70,15 +74,16 @@ class Reshape(Op):
             return {y: _reshaped(self, gauges[x], pairs, y.rank, forward=True)}
         return {x: _reshaped(self, gauges[y], pairs, x.rank, forward=False)}
 
+    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
+        """A constant entry stays constant, where the axes can be followed."""
+        return silenced_before(self, tensor, wanted, silencing)
+
     def _pairs(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         (x,), (y,) = self.inputs, self.outputs
         x.rank, y.rank  # noqa: B018 - refuse unknown ranks
         assert x.shape is not None
         assert y.shape is not None
-        pairs = aligned(x.shape, y.shape)
-        if pairs is None:
-            raise Refused(f"{self} mixes axes of dynamic length, so no channel can be followed through it")
-        return pairs
+        return aligned(x.shape, y.shape)
 
     def add_channel(self, added: AddedChannels) -> dict[Tensor, AddedChannel]:
         """One more channel is one more entry, or a block of them where channels are flattened with positions."""
@@ -119,8 +124,8 @@ class Reshape(Op):
     def remove_channels(self, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:
         """A channel is one entry of the output's, or a block of them where channels are flattened with positions."""
         (x,), (y,) = self.inputs, self.outputs
-        if x not in removed:
-            raise Refused(f"{self} loses channels only where its input does")
+        if x not in removed or y.rank < 2 or y.size(1) % x.size(1):
+            raise Refused(f"{self} needs the channel")
         block = y.size(1) // x.size(1)
         return {y: RemovedChannels(1, removed[x].index * block, removed[x].count * block)}
 
@@ -158,10 +163,11 @@ class Reshape(Op):
         return [None]
 
 
-def aligned(before: Sequence[Dim], after: Sequence[Dim]) -> list[tuple[tuple[int, ...], tuple[int, ...]]] | None:
-    """Return which axes of a reshape's input become which of its output, in the finest groups; None where unknown.
+def aligned(before: Sequence[Dim], after: Sequence[Dim]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return which axes of a reshape's input become which of its output, in the finest groups.
 
-    Axes of dynamic length are followed by their names; a group holds one only if both sides hold the same one.
+    Axes of dynamic length are followed by their names. From where both sides cannot be compared, all axes are one
+    group, but for those at the end that are the same: both sides hold as many entries as a whole.
     """
     pairs: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     i, j = 0, 0
@@ -177,7 +183,7 @@ def aligned(before: Sequence[Dim], after: Sequence[Dim]) -> list[tuple[tuple[int
         while not _same_entries([before[a] for a in left], [after[a] for a in right]):
             a, b = _entries([before[k] for k in left]), _entries([after[k] for k in right])
             if a is None or b is None:
-                return None
+                return [*pairs, *_rest(before, after, left, right)]
             lacks_left = a[0] < b[0] or not set(b[1]) <= set(a[1])
             if lacks_left and i < len(before):
                 left.append(i)
@@ -189,9 +195,22 @@ def aligned(before: Sequence[Dim], after: Sequence[Dim]) -> list[tuple[tuple[int
                 left.append(i)
                 i += 1
             else:
-                return None
+                return [*pairs, *_rest(before, after, left, right)]
         pairs.append((tuple(left), tuple(right)))
     return pairs
+
+
+def _rest(
+    before: Sequence[Dim], after: Sequence[Dim], left: Sequence[int], right: Sequence[int]
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return the axes from the first of ``left`` and ``right`` on as one group, and the same axes at the end alone."""
+    i, j = (axes[0] if axes else len(dims) for axes, dims in ((left, before), (right, after)))
+    a, b = len(before), len(after)
+    ends: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    while a - 1 > i and b - 1 > j and before[a - 1] == after[b - 1] and before[a - 1] is not None:
+        a, b = a - 1, b - 1
+        ends.insert(0, ((a,), (b,)))
+    return [(tuple(range(i, a)), tuple(range(j, b))), *ends]
 
 
 def _entries(dims: Sequence[Dim]) -> tuple[int, tuple[str, ...]] | None:
@@ -227,7 +246,13 @@ def _reshaped(
     if not varying:
         return Affine.of(gauge.scale.reshape((1,) * rank), gauge.shift.reshape((1,) * rank))
     source, target = (old, new) if forward else (new, old)
+    assert source.shape is not None
     assert target.shape is not None
+    dims = [
+        t.shape[a] for p in varying for t, axes in zip((old, new), p, strict=True) for a in axes if t.shape is not None
+    ]
+    if not all(isinstance(d, int) for d in dims):
+        raise Refused(f"{op} mixes axes of dynamic length, so no channel can be followed through it")
     # Only the varying groups need lengths; every other axis stays 1.
     full, out = [1] * gauge.rank, [1] * rank
     for left, right in varying:

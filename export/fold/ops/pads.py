@@ -10,6 +10,8 @@ import numpy as np
 from normfold.export.fold.affine import Affine, Array, joined
 from normfold.export.fold.channels import AddedChannel
 from normfold.export.fold.net import AddedChannels, Dim, Gauges, Op, Refused, Tensor
+from normfold.export.fold.ops.entrywise import silenced_before
+from normfold.export.fold.silencing import Silencing
 
 
 @dataclass(eq=False)
@@ -54,6 +56,10 @@ class Pad(Op):
         if gauge.take(1, new).shifts:
             raise Refused(f"{self} adds channels of zeros, which do not take a shift")
         return {x: gauge.take(1, np.arange(lead, lead + size))}
+
+    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
+        """A constant entry stays constant where the padding repeats it, or pads 0 with zeros."""
+        return silenced_before(self, tensor, wanted, silencing)
 
     def add_channel(self, added: AddedChannels) -> dict[Tensor, AddedChannel]:
         """One more channel passes; behind zeros it holds its constant within the ends, as a carrier should."""

@@ -12,6 +12,7 @@ from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.channels import AddedChannel
 from normfold.export.fold.net import AddedChannels, Gauges, Op, Refused, Tensor
 from normfold.export.fold.ops.linear import inverse, stem_of
+from normfold.export.fold.silencing import Silencing
 from normfold.export.graphs.writing import Writing
 
 
@@ -99,6 +100,15 @@ class Embedding(Op):
         if channels is None:
             raise Refused(f"{self} looks up whole rows, and here the scale differs from position to position")
         return self.params * channels[0] + channels[1]
+
+    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
+        """A column of the table that holds one number makes its channel constant."""
+        channels = wanted.channels(-1, self.params.shape[1])
+        if channels is None:
+            raise Refused(f"{self} looks up whole rows, and here only some positions would be constant")
+        scale, values = channels
+        silencing.edits[self] = np.where(scale == 0, values, silencing.edits.get(self, self.params))
+        return wanted
 
     def stored(self, params: Array) -> Sequence[Array]:
         """The table."""

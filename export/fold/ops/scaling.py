@@ -193,7 +193,11 @@ class Scaling(Entrywise):
         """The range that its statistics give, else the affine of the input's ends."""
         if self.makes is not None:
             return Range.around(self.makes.shift, REACH * self.makes.scale)
-        return Range.between(*(self.params.scale * end + self.params.shift for end in inputs[0].ends))
+        return Range.between(*map(self.at, inputs[0].ends))
+
+    def at(self, entries: Array) -> Array:
+        """The affine of the entries."""
+        return self.params.scale * entries + self.params.shift
 
     def write(self, graph: Writing) -> None:
         """Write the affine in its form."""

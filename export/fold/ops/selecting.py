@@ -17,14 +17,14 @@ from normfold.export.fold.net import (
     Constants,
     Dim,
     Gauges,
-    Index,
     Op,
     Refused,
     RemovedFrom,
-    Silencing,
     Tensor,
 )
+from normfold.export.fold.ops.entrywise import silenced_before
 from normfold.export.fold.ranges import Range
+from normfold.export.fold.silencing import Silencing
 from normfold.export.graphs.writing import Writing
 
 
@@ -102,17 +102,9 @@ class Concat(Op):
     def _joins_different_channels(self) -> bool:
         return self.axis == 1 and len(set(self.inputs)) == len(self.inputs)
 
-    def silenced(self, tensor: Tensor, axis: int, index: Index, values: Array, silencing: Silencing) -> Array:
-        """Each channel is silenced in the input that it comes from."""
-        if axis != 1 or not self._joins_different_channels:
-            raise Refused(f"{self} does not keep the channel constant")
-        starts = np.cumsum([0, *self._sizes()])
-        held = np.empty(len(index))
-        for k, x in enumerate(self.inputs):
-            here = (index >= starts[k]) & (index < starts[k + 1])
-            if here.any():
-                held[here] = silencing.of(x, 1, index[here] - starts[k], values[here])
-        return held
+    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
+        """Each entry is silenced in the input that it comes from."""
+        return silenced_before(self, tensor, wanted, silencing)
 
     def remove_channels(self, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:
         """Output and one input lose the same channels, numbered from that input's first one."""
@@ -233,19 +225,15 @@ class Select(Op):
         if params is not None:
             self.picks = tuple(np.arange(a, b) for a, b in pairwise(np.cumsum([0, *params])))
 
-    def silenced(self, tensor: Tensor, axis: int, index: Index, values: Array, silencing: Silencing) -> Array:
-        """Channels are silenced in the input, where each is picked at most once."""
-        if axis != 1 or 1 in self.positions or len(self.inputs) != 1:
-            raise Refused(f"{self} does not keep the channel constant")
-        pick = self.picks[self.outputs.index(tensor)]
-        if pick is not None and self.axis == 1:
-            if len(np.unique(pick)) < len(pick):
-                raise Refused(f"{self} picks a channel more than once")
-            index = pick[index]
-        return silencing.of(self.inputs[0], 1, index, values)
+    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
+        """Entries are silenced in the input, where no other entry of the output is read from there."""
+        return silenced_before(self, tensor, wanted, silencing)
 
     def remove_channels(self, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:
-        """The input of a Split and one part lose the same channels, numbered from that part's first one."""
+        """All lose the same channels; where a Split parts the channels, its input and the part that holds them."""
+        if self.axis != 1 and 1 not in self.positions:
+            whole = (*self.inputs, *self.outputs)
+            return dict.fromkeys(whole, next(removed[t] for t in whole if t in removed))
         if self.node.op_type != "Split" or self.axis != 1 or any(p is None for p in self.picks):
             raise Refused(f"{self} needs the channel")
         (x,) = self.inputs
@@ -259,8 +247,10 @@ class Select(Op):
         k = max(k for k in range(len(firsts)) if firsts[k] <= removed[x].index)
         return {self.outputs[k]: replace(removed[x], index=removed[x].index - firsts[k])}
 
-    def without_channels(self, removed: RemovedFrom, constants: Constants) -> list[int]:
-        """Return the sizes of the parts without what they lose."""
+    def without_channels(self, removed: RemovedFrom, constants: Constants) -> list[int] | None:
+        """Return the sizes of the parts without what they lose; None where it takes parts of another axis."""
+        if self.axis != 1:
+            return None
         parts = zip(self.outputs, self.picks, strict=True)
         return [len(p) - (removed[y].count if y in removed else 0) for y, p in parts]
 

@@ -12,8 +12,10 @@ import onnx_ir as ir
 
 from normfold.export.fold.net import FLOATS, Dim, Net, Op, Tensor
 from normfold.export.fold.ops.activations import Shape
+from normfold.export.fold.ops.averages import WeightedMean
 from normfold.export.fold.ops.scaling import scalings
 from normfold.export.fold.reading import activations, arithmetic, linear, moving, pools
+from normfold.export.fold.reading.averages import softmax
 from normfold.export.fold.reading.inferred import infer_lengths, infer_shape
 from normfold.export.fold.reading.linear import bias_of
 from normfold.export.fold.reading.names import module_of
@@ -34,6 +36,7 @@ READERS: dict[str, Reader] = {
     **activations.READERS,
     **pools.READERS,
     **moving.READERS,
+    "Softmax": softmax,
     "Shape": _shape,
     "Size": _shape,
 }
@@ -75,9 +78,9 @@ class Reading:
             infer_lengths(op)
             infer_shape(op)
             ops.append(op)
-            add = bias_of(op, self)
-            if add is not None:
-                taken.add(add)
+            also_read = op.sum if isinstance(op, WeightedMean) else bias_of(op, self)
+            if also_read is not None:
+                taken.add(also_read)
         for order, op in enumerate(ops):
             op.order = order
             for y in op.outputs:

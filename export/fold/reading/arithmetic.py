@@ -12,6 +12,7 @@ from normfold.export.fold.net import Op
 from normfold.export.fold.ops.activations import Same
 from normfold.export.fold.ops.joins import Product, Sum
 from normfold.export.fold.ops.scaling import Scaled, Scaling
+from normfold.export.fold.reading.averages import weighted_mean
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
 
 
@@ -41,7 +42,8 @@ def _arithmetic(n: Node) -> Op:
     if len(places) == 2 and len(n.node.inputs) == 2:
         if n.type in ("Add", "Sub"):
             return Sum(signs=(1, 1 if n.type == "Add" else -1), **n.parts((0, 1)))
-        return Product(divides=n.type == "Div", **n.parts((0, 1)))
+        average = weighted_mean(n) if n.type == "Mul" else None
+        return average or Product(divides=n.type == "Div", **n.parts((0, 1)))
     if len(places) != 1:
         raise NotKnown
     (place,) = places

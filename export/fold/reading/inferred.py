@@ -21,8 +21,8 @@ def infer_lengths(op: Op) -> None:
             continue
         given = y.shape if y.shape is not None and len(y.shape) == len(known) else (None,) * len(known)
         y.shape = tuple(
-            known[axis] if known[axis] is not None else f"{y.name}[{axis}]" if size is None else size
-            for axis, size in enumerate(given)
+            size if isinstance(size, int) else found or size or f"{y.name}[{axis}]"
+            for axis, (size, found) in enumerate(zip(given, known, strict=True))
         )
 
 

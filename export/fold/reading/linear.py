@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from normfold.export.fold.net import Op
 from normfold.export.fold.ops.linear import Linear
 from normfold.export.fold.ops.recurrent import Gates, Recurrent
 from normfold.export.fold.ops.weights import WeightForm, Weights
+from normfold.export.fold.reading.averages import weighted_mean
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
 
 if TYPE_CHECKING:
@@ -27,7 +29,16 @@ def _conv(n: Node) -> Op:
     pads = n.attribute("pads", ()) or ()
     edges = any(pads) or n.attribute("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
     b = np.zeros(weight.shape[0]) if bias is None else bias.astype(np.float64)
-    return Linear(params=Weights(w, b), edges=edges, **n.parts())
+    return Linear(params=Weights(w, b), edges=edges, keeps_lengths=_keeps_lengths(n, weight.shape[2:]), **n.parts())
+
+
+def _keeps_lengths(n: Node, taps: Sequence[int]) -> bool:
+    """Whether a convolution has no strides and pads as many zeros as its taps reach beyond one entry."""
+    if n.attribute("auto_pad", "NOTSET") != "NOTSET" or any(s != 1 for s in n.attribute("strides", ()) or ()):
+        return False
+    pads = np.reshape(n.attribute("pads") or [0] * 2 * len(taps), (2, len(taps)))
+    dilations = n.attribute("dilations") or [1] * len(taps)
+    return bool(np.array_equal(pads.sum(axis=0), [d * (k - 1) for d, k in zip(dilations, taps, strict=True)]))
 
 
 def _conv_transpose(n: Node) -> Op:
@@ -62,10 +73,16 @@ def _gemm(n: Node) -> Op:
             raise NotKnown
         b = np.broadcast_to(b.reshape(-1), (w.shape[0],))
     form = WeightForm.OUT_IN if n.attribute("transB", 0) else WeightForm.IN_OUT
+    x = n.tensor(0)
+    if x.shape is None:
+        x.shape = (f"{x.name}[0]", w.shape[1])  # the input of a Gemm is always a matrix
     return Linear(params=Weights(w[None], b), form=form, **n.parts())
 
 
 def _matmul(n: Node) -> Op:
+    average = weighted_mean(n)
+    if average is not None:
+        return average
     weight = n.constant(1)
     if weight is None or weight.ndim != 2 or n.computed() != [0] or n.rank() < 2:
         raise NotKnown

@@ -9,9 +9,9 @@ import numpy as np
 from normfold.export.fold.net import Op
 from normfold.export.fold.ops.moving import Transpose
 from normfold.export.fold.ops.pads import Pad
-from normfold.export.fold.ops.pools import Pooling
 from normfold.export.fold.ops.recurrent import Embedding
 from normfold.export.fold.ops.selecting import Concat, Select
+from normfold.export.fold.ops.taking import DepthToSpace, Take
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
 from normfold.export.fold.reading.reshapes import reshape
 
@@ -94,10 +94,24 @@ def _gather(n: Node) -> Op:
     size = shape[axis]
     if index is not None and index.ndim == 1 and isinstance(size, int):
         return Select(axis=axis, picks=(index.astype(np.int64) % size,), **n.parts())
-    if (index.ndim if index is not None else n.rank(1)) == 1:
-        # The indices are not known. As through a mean, an affine passes that is the same all along the axis.
-        return Pooling(axes=(axis,), **n.parts())
-    raise NotKnown
+    # Whatever the indices are, an affine passes that is the same all along the axis.
+    return Take(axis=axis, index_rank=n.rank(1) if index is None else index.ndim, **n.parts())
+
+
+def _gather_nd(n: Node) -> Op:
+    """Read a GatherND whose indices name one axis each: a Gather along the axis behind those of the batch."""
+    index = n.constant(1)
+    shape = n.tensor(1).shape if index is None else index.shape
+    batch = n.attribute("batch_dims", 0)
+    if n.constant(0) is not None or shape is None or shape[-1] != 1 or batch:
+        raise NotKnown
+    return Take(axis=0, index_rank=len(shape) - 1, **n.parts())
+
+
+def _depth_to_space(n: Node) -> Op:
+    if n.rank() != 4:
+        raise NotKnown
+    return DepthToSpace(block=n.attribute("blocksize"), neighbours=n.attribute("mode", "DCR") == "CRD", **n.parts())
 
 
 def _pad(n: Node) -> Op:
@@ -145,5 +159,7 @@ READERS: dict[str, Reader] = {
     "Split": _split,
     "Slice": _slice,
     "Gather": _gather,
+    "GatherND": _gather_nd,
+    "DepthToSpace": _depth_to_space,
     "Pad": _pad,
 }

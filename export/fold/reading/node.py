@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.fold.net import Op, Tensor
+from normfold.export.fold.net import Dim, Op, Tensor
 from normfold.export.graphs.node import NodeView
 
 if TYPE_CHECKING:
@@ -22,6 +22,14 @@ class Node(NodeView):
         super().__init__(node, reading.constants, reading.opset)
         self.type = node.op_type
         self._reading = reading
+
+    def reader(self, node: ir.Node) -> Node:
+        """Return another node of the graph as its reader sees it."""
+        return Node(node, self._reading)
+
+    def dims(self, value: ir.Value | None) -> tuple[Dim, ...] | None:
+        """Return the shape of a value of the graph as it is read, None where it is not known."""
+        return None if value is None else self._reading.tensor(value).shape
 
     def integers(self, index: int) -> list[int | None] | None:
         """Return the integers that an input holds, None for each that is computed; None where nothing is known."""

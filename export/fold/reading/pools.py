@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from normfold.export.fold.net import Op
 from normfold.export.fold.ops.activations import Same
@@ -49,7 +50,18 @@ def _reduce(n: Node) -> Op:
     if n.type == "ReduceMin":
         raise NotKnown
     drops_axes = not n.attribute("keepdims", 1)
-    return Pooling(axes=axes, monotone=n.type == "ReduceMax", kept=_kept(n), drops_axes=drops_axes, **n.parts())
+    terms = _terms(n, axes) if n.type == "ReduceSum" else 1
+    return Pooling(
+        axes=axes, monotone=n.type == "ReduceMax", kept=_kept(n), terms=terms, drops_axes=drops_axes, **n.parts()
+    )
+
+
+def _terms(n: Node, axes: Sequence[int]) -> int | None:
+    """Return the number of entries along some axes of the input; None where a length is dynamic, or 0."""
+    shape = n.tensor(0).shape
+    assert shape is not None
+    lengths = [d for a in axes if isinstance(d := shape[a], int)]
+    return math.prod(lengths) or None if len(lengths) == len(axes) else None
 
 
 def _resize(n: Node) -> Op:
@@ -65,18 +77,23 @@ def _resize(n: Node) -> Op:
     kept = kept or (x.shape is not None and y.shape is not None and x.shape[:2] == y.shape[:2])
     if not kept:
         raise NotKnown
-    return Pooling(axes=tuple(range(2, n.rank())), **n.parts())
+    fixed = n.has(3) and scales is None and 1 in axes
+    return Pooling(axes=tuple(range(2, n.rank())), fixed=fixed, **n.parts())
 
 
 def _expand(n: Node) -> Op:
     x, y = n.tensor(0), n.tensor_out()
     if n.computed()[:1] != [0] or x.shape is None or y.shape is None or len(x.shape) != len(y.shape):
         raise NotKnown
+    target = n.integers(1)
+    given = [None] * len(x.shape) if target is None else [*[1] * (len(x.shape) - len(target)), *target]
     # An axis of length 1 is repeated; every other axis keeps its length, by the operator's definition.
+    y.shape = tuple(d if wanted == 1 else y.shape[a] for a, (d, wanted) in enumerate(zip(x.shape, given, strict=True)))
     repeated = tuple(a for a, d in enumerate(x.shape) if d == 1 and y.shape[a] != 1)
     if any(d != y.shape[a] for a, d in enumerate(x.shape) if a not in repeated):
         raise NotKnown
-    return Pooling(axes=repeated, **n.parts())
+    fixed = len(given) > 1 and given[1] != 1
+    return Pooling(axes=repeated, fixed=fixed, **n.parts())
 
 
 #: Operators that keep channels apart.
@@ -87,6 +104,7 @@ READERS: dict[str, Reader] = {
     "GlobalAveragePool": _pool,
     "ReduceMean": _reduce,
     "ReduceMax": _reduce,
+    "ReduceSum": _reduce,
     "Resize": _resize,
     "Upsample": _resize,
     "Expand": _expand,

@@ -4,14 +4,18 @@ HTTP/2 is written here because a call costs 5 µs with it and 130 µs with the `
 parts of HTTP/2 that a gRPC server does not need (priorities, push, a table for HPACK) stay out, and so do models.
 
 frontend      binds, accepts, stops
-connection    one connection: its calls and its socket
+connection    one connection: its calls
+socket_side   its socket: turns, flushes, the end
 frame_reader  from bytes to frames, data and header blocks
 control       the other frames: settings, flow control, ping, reset
 limits        what one client may use, and the fault that ends a connection
 sending       flow control of the answers
 headers       HPACK (RFC 7541)
 requests      the method, deadline and compression that a block of headers asks for
-messages      length-prefixed messages, compression
+progress      gives up what does not progress
+holding       the bytes held for clients
+inflation     compressed messages
+messages      length-prefixed messages
 call          the common part of all calls: method, deadline, status
 unary_call    one message each way
 stream_call   a stream of messages

@@ -7,12 +7,20 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from normfold.serving.errors import Status
-from normfold.serving.frontends.http2.limits import WINDOW_BYTES
-from normfold.serving.frontends.http2.messages import MessageReader, Misframed
+from normfold.serving.frontends.http2.holding import Holding
+from normfold.serving.frontends.http2.inflation import Inflation
+from normfold.serving.frontends.http2.limits import WINDOW_BYTES, CallFault
+from normfold.serving.frontends.http2.messages import MessageReader
 from normfold.serving.frontends.http2.requests import DONE, STARTED, Asked, Requests, ended
 from normfold.serving.frontends.http2.sending import Sender
+from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.rpc.methods import Method, status_of
 from normfold.serving.rpc.traffic import Traffic
+
+#: The details of the status of a request that ends too early.
+CUT = "the data end within a message"
+#: The details of a refusal to make an answer wait.
+UNTAKEN = "the client has not taken too many bytes of earlier answers"
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,9 @@ class Service:
     requests: Requests
     traffic: Traffic
     max_message_bytes: int
+    limits: ClientLimits
+    #: The bytes held for all connections.
+    holding: Holding
 
 
 class CallOwner(Protocol):
@@ -29,6 +40,9 @@ class CallOwner(Protocol):
 
     service: Service
     sender: Sender
+    holding: Holding
+    #: The bytes of unfinished requests, by the number of their stream; only of those that ever had any.
+    held: dict[int, int]
     calls: dict[int, ServerCall]
     #: Whether the client does not read what we send.
     choked: bool
@@ -38,6 +52,15 @@ class CallOwner(Protocol):
 
     def grant(self, call: ServerCall, size: int) -> None:
         """Let the client send ``size`` more bytes of the call's data."""
+
+    def release(self, number: int) -> None:
+        """Hold nothing more of the request on this stream."""
+
+    def fruitful(self) -> None:
+        """A message of an answer is queued: forget the frames that led to nothing."""
+
+    def flush(self) -> None:
+        """Write what is queued."""
 
     def flush_soon(self) -> None:
         """Write what is queued after everything that is ready to run has run."""
@@ -90,6 +113,29 @@ class ServerCall:
             self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
+        self.connection.release(self.number)
+
+    def hold(self, size: int) -> bool:
+        """Note that ``size`` bytes of the request wait here; False: that is too much, which ends the call."""
+        connection = self.connection
+        own = connection.held.get(self.number, 0)
+        if size > own and not connection.holding.fits(size - own, own):
+            self.end(Status.RESOURCE_EXHAUSTED, "too many bytes of unfinished requests and answers that nobody takes")
+            return False
+        connection.holding.add(size - own)
+        connection.held[self.number] = size
+        return True
+
+    def body_mark(self) -> tuple[int, ...] | None:
+        """A value that changes when more of the request comes; None: the client need not send more now."""
+        if self.request_ended or self.credit <= 0 or not (self.method.is_unary or self.within):
+            return None
+        return self.credit, self._reader.missing if self._reader is not None else 0
+
+    @property
+    def within(self) -> bool:
+        """Whether a message of the request has begun and not ended."""
+        return self._reader is not None and self._reader.within
 
     def fail(self, error: Exception) -> None:
         """End the call with the status of ``error``."""
@@ -102,18 +148,15 @@ class ServerCall:
         self.connection.sender.end(self, block if self._started else STARTED + block)
         self.connection.close(self)
 
-    def messages(self, data: bytes, begin: int, end: int) -> list[bytes] | None:
+    def messages(self, data: bytes, begin: int, end: int) -> list[bytes | Inflation] | None:
         """The messages that end in ``data[begin:end]``; None where the data are wrong, which ends the call."""
         reader = self._reader
         if reader is None:
             reader = self._reader = MessageReader(self.asked.encoding, self.service.max_message_bytes)
         try:
             found = reader.feed(data[begin:end])
-        except Misframed as error:
+        except CallFault as error:
             self.end(error.status, str(error))
-            return None
-        if self.request_ended and reader.within:
-            self.end(Status.INTERNAL, "the data end within a message")
             return None
         return found
 

@@ -3,117 +3,89 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from typing import cast
+from collections import deque
+from time import monotonic
 
+from normfold.serving.errors import Status
 from normfold.serving.frontends.http2.call import ServerCall, Service
 from normfold.serving.frontends.http2.control import CONTROL, ignore
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.headers import HeaderError, HeaderReader
+from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import (
-    GREETING,
-    HANDSHAKE_SECONDS,
+    FORGOTTEN_EACH_SECOND,
     MOST_CALLS,
     MOST_FRUITLESS,
-    UNSENT_BYTES,
+    MOST_RESET,
     Fault,
 )
-from normfold.serving.frontends.http2.requests import Asked
-from normfold.serving.frontends.http2.sending import AnswerStream, Sender, joined
+from normfold.serving.frontends.http2.progress import Progress
+from normfold.serving.frontends.http2.requests import TOO_LARGE, Asked, trailers_well_formed
+from normfold.serving.frontends.http2.sending import AnswerStream
+from normfold.serving.frontends.http2.socket_side import SocketSide
 from normfold.serving.frontends.http2.stream_call import StreamCall
 from normfold.serving.frontends.http2.unary_call import UnaryCall
 from normfold.serving.wire import http2_frames as h2
 
 
-class ServerConnection(asyncio.Protocol):
+class ServerConnection(SocketSide):
     """The server's end of one connection."""
 
-    def __init__(self, service: Service, connections: set[ServerConnection]) -> None:
+    def __init__(self, service: Service, connections: dict[ServerConnection, None]) -> None:
+        super().__init__(Holding(service.limits.max_connection_bytes, service.holding))
         self.service, self._all = service, connections
-        self.frames, self.sender = FrameReader(), Sender()
+        self.frames = FrameReader()
         #: The calls under way, by the number of their stream.
         self.calls: dict[int, ServerCall] = {}
-        #: Whether the client does not read what we send.
-        self.choked = False
+        self.held: dict[int, int] = {}
+        #: Data of requests that must still come, by the number of their stream; only of those with a content-length.
+        self._promised: dict[int, int] = {}
         self._headers = HeaderReader()
-        self._transport: asyncio.Transport | None = None
-        self._handshake: asyncio.TimerHandle | None = None
-        self._leaving = self._flushing = False
         #: The last stream that was opened, the data that the client may still send, and the fruitless frames so far.
         self._last, self._credit, self._fruitless = 0, h2.LARGEST_WINDOW, 0
+        self.progress = Progress(service.limits.stall_seconds)
+        #: When fruitless frames were last forgotten.
+        self._forgotten = monotonic()
+        #: The last numbers that the client has passed over: it may not open these streams any more.
+        self._skipped: deque[range] = deque(maxlen=64)
+        #: The last streams that we have reset, in their order.
+        self._reset: dict[int, None] = {}
         #: Calls with a deadline whose clock has not started yet.
         self._opened: list[ServerCall] = []
-        self._draining: asyncio.Future[None] | None = None
 
-    # called by asyncio
+    # called by the side of the socket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet the client."""
-        transport = cast(asyncio.Transport, transport)
-        self._transport = transport
-        self._all.add(self)
-        transport.set_write_buffer_limits(UNSENT_BYTES)
-        sock: socket.socket | None = transport.get_extra_info("socket")
-        if sock is not None and sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._handshake = asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS, transport.abort)
-        transport.write(GREETING)
+        self._all[self] = None
+        super().connection_made(transport)
 
-    def connection_lost(self, error: Exception | None) -> None:
-        """Cancel every call."""
-        self._all.discard(self)
-        self._leaving = True
-        if self._handshake is not None:
-            self._handshake.cancel()
-        calls, self.calls = self.calls, {}
-        for call in calls.values():
-            call.cancel()
-        self._wake()
-
-    def pause_writing(self) -> None:
-        """Stop reading from a client that does not read."""
-        self.choked = True
-        if self._transport is not None:
-            self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        """Read again."""
-        self.choked = False
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
-        self._wake()
-
-    def data_received(self, data: bytes) -> None:
-        """Take all whole frames, then write all answers to them together."""
-        self._flushing = True
+    def take(self, data: bytes) -> bool:
+        """Take frames for one turn; whether some are left."""
         try:
-            self.frames.feed(data, self)
+            left = self.frames.feed(data, self)
         except (Fault, HeaderError) as error:
             self._break(error)
-            return
+            return False
         for call in self._opened:
             if call.number in self.calls:
                 call.hurry()
         self._opened.clear()
-        self.flush()
+        return left
+
+    def busy(self) -> bool:
+        """Whether calls are under way."""
+        return bool(self.calls)
+
+    def lost(self) -> None:
+        """Cancel every call."""
+        self._all.pop(self, None)
+        calls, self.calls = self.calls, {}
+        for call in calls.values():
+            call.cancel()
+            self.sender.forget(call)
 
     # called by calls and by the frontend
-
-    def flush(self) -> None:
-        """Write what is queued."""
-        self._flushing = False
-        if self.sender.out and self._transport is not None:
-            for data in joined(self.sender.out):
-                self._transport.write(data)
-            self.sender.out.clear()
-        if self._leaving and not self.calls and self._transport is not None:
-            self._transport.close()
-
-    def flush_soon(self) -> None:
-        """Write what is queued after everything that is ready to run has run."""
-        if not self._flushing:
-            self._flushing = True
-            asyncio.get_running_loop().call_soon(self.flush)
 
     def close(self, call: ServerCall) -> None:
         """End ``call``: its whole answer is queued."""
@@ -128,11 +100,14 @@ class ServerConnection(asyncio.Protocol):
         self.sender.out.append(h2.frame(h2.WINDOW_UPDATE, 0, call.number, size.to_bytes(4, "big")))
         self.flush_soon()
 
-    async def drained(self) -> None:
-        """Wait until the client has taken some data, or has allowed more."""
-        if self._draining is None:
-            self._draining = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._draining)
+    def release(self, number: int) -> None:
+        """Hold nothing more of the request on this stream."""
+        if self.held:
+            self.holding.add(-self.held.pop(number, 0))
+
+    def fruitful(self) -> None:
+        """A message of an answer is queued: forget the frames that led to nothing."""
+        self._fruitless = 0
 
     def leave(self) -> None:
         """Accept no more calls; close the connection when the calls under way have ended."""
@@ -140,11 +115,6 @@ class ServerConnection(asyncio.Protocol):
             self._leaving = True
             self.sender.out.append(h2.frame(h2.GOAWAY, 0, 0, self._last.to_bytes(4, "big") + bytes(4)))
         self.flush()
-
-    def abort(self) -> None:
-        """Close the connection now."""
-        if self._transport is not None:
-            self._transport.abort()
 
     # called by the reader of frames
 
@@ -159,6 +129,9 @@ class ServerConnection(asyncio.Protocol):
         call = self.calls.get(number)
         if call is None:
             self.check_opened(number)
+            self.fruitless()
+            if number <= self._last and number not in self._reset:
+                self._rst(number, h2.STREAM_CLOSED)
             return
         call.credit -= size
         if call.credit < 0 or call.request_ended:
@@ -172,22 +145,23 @@ class ServerConnection(asyncio.Protocol):
             call.request_ended = True
         elif begin == end:
             self.fruitless()
+        if self._promised and number in self._promised:
+            left = self._promised[number] = self._promised[number] - (end - begin)
+            if left < 0 or (left and call.request_ended):
+                self.reset(call, h2.PROTOCOL_ERROR)
+                return
         call.received(data, begin, end)
 
     def headers(self, number: int, flags: int, block: bytes) -> None:
         """Open the call that a block of headers asks for, or refuse it."""
-        if number <= self._last:  # trailers, which mean nothing here, of a call that may have been answered already
-            self._headers.read(block)
-            if (call := self.calls.get(number)) is not None:
-                if not flags & h2.END_STREAM or call.request_ended:
-                    self.reset(call, h2.PROTOCOL_ERROR)
-                else:
-                    call.request_ended = True
-                    call.received(b"", 0, 0)
+        if number <= self._last:
+            self._trailers(number, flags, block)
             return
         asked = self.service.requests.read(block, self._headers)
         if self._leaving:
             return
+        if number > self._last + 2:
+            self._skipped.append(range(self._last + 1, number))
         self._last = number
         if len(self.calls) >= MOST_CALLS:
             self.fruitless()
@@ -199,9 +173,10 @@ class ServerConnection(asyncio.Protocol):
             self.calls[number] = call
             if asked.timeout is not None:
                 self._opened.append(call)
+            if asked.length is not None:
+                self._promised[number] = asked.length
             if flags & h2.END_STREAM:
-                call.request_ended = True
-                call.received(b"", 0, 0)
+                self._end_request(call)
 
     def control(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         """Do what a frame of any other kind asks for."""
@@ -211,13 +186,16 @@ class ServerConnection(asyncio.Protocol):
         """Count a frame that brings no call nearer to its end. Raises Fault when there were too many."""
         self._fruitless += 1
         if self._fruitless > MOST_FRUITLESS:
+            now = monotonic()
+            self._fruitless -= min(self._fruitless, int((now - self._forgotten) * FORGOTTEN_EACH_SECOND))
+            self._forgotten = now
+        if self._fruitless > MOST_FRUITLESS:
             raise Fault(h2.ENHANCE_YOUR_CALM, f"more than {MOST_FRUITLESS} frames that lead to nothing")
 
     def settle(self) -> None:
         """The client has sent its first SETTINGS: it speaks HTTP/2."""
         self.frames.settled = True
-        if self._handshake is not None:
-            self._handshake.cancel()
+        self.greeted()
 
     def check_opened(self, number: int) -> None:
         """Raise Fault if the client has never opened stream ``number``."""
@@ -240,13 +218,47 @@ class ServerConnection(asyncio.Protocol):
     def drop(self, call: ServerCall) -> None:
         """Forget a call: nobody waits for its answer any more."""
         self.calls.pop(call.number, None)
+        self._promised.pop(call.number, None)
         self.sender.forget(call)
         call.cancel()
 
     def _closed(self, stream: AnswerStream) -> None:
         call = self.calls.pop(stream.number, None)
-        if call is not None and not call.request_ended:
+        if call is None:
+            return
+        if self.held:
+            self.release(call.number)
+        if self._promised:
+            self._promised.pop(call.number, None)
+        if not call.request_ended:
             self._rst(call.number, h2.NO_ERROR)  # the answer is complete: the client may stop sending
+
+    def _trailers(self, number: int, flags: int, block: bytes) -> None:
+        """Take headers on a stream that is open, or was: the trailers of a request, whose contents mean nothing."""
+        headers = self._headers.read(block)
+        call = self.calls.get(number)
+        if call is None:
+            if number in self._reset:
+                self.fruitless()
+                return
+            code = h2.PROTOCOL_ERROR if any(number in passed for passed in self._skipped) else h2.STREAM_CLOSED
+            raise Fault(code, f"stream {number} cannot be opened any more")
+        if call.request_ended:
+            self.reset(call, h2.STREAM_CLOSED)
+        elif not flags & h2.END_STREAM or not trailers_well_formed(headers):
+            self.reset(call, h2.PROTOCOL_ERROR)
+        elif self._headers.too_large:
+            call.end(Status.RESOURCE_EXHAUSTED, TOO_LARGE)
+        else:
+            self._end_request(call)
+
+    def _end_request(self, call: ServerCall) -> None:
+        """Take the end of a request that came without data."""
+        call.request_ended = True
+        if self._promised.get(call.number):
+            self.reset(call, h2.PROTOCOL_ERROR)
+        else:
+            call.received(b"", 0, 0)
 
     def _refuse(self, number: int, flags: int, asked: Asked) -> None:
         self.fruitless()
@@ -258,12 +270,10 @@ class ServerConnection(asyncio.Protocol):
             self._rst(number, h2.NO_ERROR)
 
     def _rst(self, number: int, code: int) -> None:
+        self._reset[number] = None
+        if len(self._reset) > MOST_RESET:
+            del self._reset[next(iter(self._reset))]
         self.sender.out.append(h2.frame(h2.RST_STREAM, 0, number, code.to_bytes(4, "big")))
-
-    def _wake(self) -> None:
-        if self._draining is not None:
-            self._draining.set_result(None)
-            self._draining = None
 
     def _break(self, error: Fault | HeaderError) -> None:
         code = error.code if isinstance(error, Fault) else h2.COMPRESSION_ERROR
@@ -272,4 +282,3 @@ class ServerConnection(asyncio.Protocol):
         self._leaving = True
         for call in list(self.calls.values()):
             self.drop(call)
-        self.flush()

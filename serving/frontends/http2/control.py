@@ -8,7 +8,7 @@ from typing import Protocol
 
 from normfold.serving.frontends.http2.call import ServerCall
 from normfold.serving.frontends.http2.frame_reader import FrameReader
-from normfold.serving.frontends.http2.limits import Fault, expect
+from normfold.serving.frontends.http2.limits import FRUITFUL_BYTES, MOST_SETTINGS, Fault, expect
 from normfold.serving.frontends.http2.sending import AnswerStream, Sender
 from normfold.serving.wire import http2_frames as h2
 
@@ -48,20 +48,27 @@ def _settings(connection: Controlled, flags: int, number: int, payload: bytes) -
     if ack:
         return
     connection.settle()
+    if len(payload) > 6 * MOST_SETTINGS:
+        raise Fault(h2.ENHANCE_YOUR_CALM, f"more than {MOST_SETTINGS} settings in one frame")
     sender, calls = connection.sender, connection.calls
+    windows: list[int] = []
     for key, value in _SETTING.iter_unpack(payload):
         if key == h2.INITIAL_WINDOW_SIZE:
-            wider = value - sender.initial
-            if value > h2.LARGEST_WINDOW or any(call.window + wider > h2.LARGEST_WINDOW for call in calls.values()):
-                raise Fault(h2.FLOW_CONTROL_ERROR, f"windows of {value} bytes")
-            sender.initial = value
-            for call in calls.values():
-                call.window += wider
+            windows.append(value)
         elif key == h2.MAX_FRAME_SIZE:
             expect(h2.DEFAULT_FRAME <= value <= h2.LARGEST_FRAME)
             sender.largest = value
         elif key == h2.ENABLE_PUSH:
             expect(value <= 1)
+    if windows:
+        wider = max(windows) - sender.initial
+        if max(windows) > h2.LARGEST_WINDOW or any(call.window + wider > h2.LARGEST_WINDOW for call in calls.values()):
+            raise Fault(h2.FLOW_CONTROL_ERROR, f"windows of {max(windows)} bytes")
+        by = windows[-1] - sender.initial
+        sender.initial = windows[-1]
+        if by:
+            for call in calls.values():
+                call.window += by
     sender.out.append(h2.frame(h2.SETTINGS, h2.ACK, 0))
     connection.finish(sender.release())
 
@@ -72,14 +79,19 @@ def _window_update(connection: Controlled, flags: int, number: int, payload: byt
     call = connection.calls.get(number)
     if number and call is None:
         connection.check_opened(number)
+        connection.fruitless()
         return
-    if (connection.sender.window if call is None else call.window) + by > h2.LARGEST_WINDOW or not by:
+    sender = connection.sender
+    if (sender.window + sender.withheld if call is None else call.window) + by > h2.LARGEST_WINDOW or not by:
         code = h2.FLOW_CONTROL_ERROR if by else h2.PROTOCOL_ERROR
         if call is None:
             raise Fault(code, f"a window is widened by {by}")
         connection.reset(call, code)
         return
-    connection.finish(connection.sender.widen(by, call))
+    before = sender.window + sender.withheld + (by if call is None else 0)
+    connection.finish(sender.widen(by, call))
+    if before - sender.window - sender.withheld < FRUITFUL_BYTES:
+        connection.fruitless()
 
 
 def _ping(connection: Controlled, flags: int, number: int, payload: bytes) -> None:
@@ -107,6 +119,7 @@ def _push_promise(connection: Controlled, flags: int, number: int, payload: byte
 
 
 def _goaway(connection: Controlled, flags: int, number: int, payload: bytes) -> None:
+    connection.fruitless()
     expect(number == 0, len(payload) >= 8)
 
 

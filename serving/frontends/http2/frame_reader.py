@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Protocol
 
-from normfold.serving.frontends.http2.limits import BLOCK_BYTES, FRAME_BYTES, Fault, expect
+from normfold.serving.frontends.http2.limits import BLOCK_BYTES, FRAME_BYTES, TURN_SECONDS, Fault, expect
 from normfold.serving.frontends.http2.sending import FRAME
 from normfold.serving.wire import http2_frames as h2
 
 _HEAD_BYTES = 9
+#: The clock is looked at after the frames that begin in this many bytes.
+_LOOK_BYTES = 512
 #: The bits of a stream's number; the first bit of its four bytes is reserved.
 _NUMBER = (1 << 31) - 1
 
@@ -43,12 +46,16 @@ class FrameReader:
         #: Stream, flags and bytes of a block of headers that CONTINUATION frames still add to.
         self._block: tuple[int, int, bytearray] | None = None
 
-    def feed(self, data: bytes, receiver: Receiver) -> None:
-        """Pass the frames that end in ``data`` to ``receiver``. Raises Fault, and whatever ``receiver`` raises."""
+    def feed(self, data: bytes, receiver: Receiver) -> bool:
+        """Pass the frames that end in ``data`` to ``receiver``, for at most about TURN_SECONDS.
+
+        Whether frames were left: then call this again, with b"" if nothing more has come. Raises Fault, and whatever
+        ``receiver`` raises.
+        """
         self._have += len(data)
         self._parts.append(data)
         if self._have < self._need:
-            return
+            return False
         if len(self._parts) > 1:
             data = b"".join(self._parts)
         self._parts = []
@@ -56,9 +63,10 @@ class FrameReader:
         if at < len(data):
             self._parts.append(data[at:])
         self._have = len(data) - at
+        return self._have >= self._need
 
     def _take(self, data: bytes, receiver: Receiver) -> int:
-        """Pass on the whole frames of ``data``; the place where the rest begins."""
+        """Pass on the whole frames of ``data`` while the turn lasts; the place where the rest begins."""
         at, end = 0, len(data)
         if not self._greeted:
             if not data.startswith(h2.PREFACE):
@@ -71,26 +79,31 @@ class FrameReader:
             self._rest = (number, flags, left - at) if at < left else None
             receiver.data(data, 0, at, flags if at == left else 0, number)
         self._need = 1 if self._rest is not None else _HEAD_BYTES
-        while end - at >= _HEAD_BYTES:
-            word, flags, number = FRAME.unpack_from(data, at)
-            size, kind = word >> 8, word & 0xFF
-            if size > FRAME_BYTES:
-                raise Fault(h2.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
-            begin = at + _HEAD_BYTES
-            if end - begin < size:
-                if kind == h2.DATA and begin < end and self._block is None and not flags & h2.PADDED:
-                    self._rest = number & _NUMBER, flags, size - (end - begin)
-                    self._need, at = 1, end
-                    receiver.data(data, begin, end, 0, number & _NUMBER)
-                else:
+        stop = min(at + _LOOK_BYTES, end)
+        until = monotonic() + TURN_SECONDS if stop < end else 0.0
+        while True:
+            while stop - at >= _HEAD_BYTES:
+                word, flags, number = FRAME.unpack_from(data, at)
+                size, kind = word >> 8, word & 0xFF
+                if size > FRAME_BYTES:
+                    raise Fault(h2.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
+                begin = at + _HEAD_BYTES
+                if end - begin < size:
+                    if kind == h2.DATA and begin < end and self._block is None and not flags & h2.PADDED:
+                        self._rest = number & _NUMBER, flags, size - (end - begin)
+                        self._need = 1
+                        receiver.data(data, begin, end, 0, number & _NUMBER)
+                        return end
                     self._need = _HEAD_BYTES + size
-                break
-            at = begin + size
-            if kind == h2.DATA and self._block is None:
-                receiver.data(data, begin, at, flags, number & _NUMBER)
-            else:
-                self._frame(kind, flags, number & _NUMBER, data[begin:at], receiver)
-        return at
+                    return at
+                at = begin + size
+                if kind == h2.DATA and self._block is None:
+                    receiver.data(data, begin, at, flags, number & _NUMBER)
+                else:
+                    self._frame(kind, flags, number & _NUMBER, data[begin:at], receiver)
+            if stop == end or monotonic() >= until:
+                return at
+            stop = min(max(at, stop) + _LOOK_BYTES, end)
 
     def _frame(self, kind: int, flags: int, number: int, payload: bytes, receiver: Receiver) -> None:
         if not self.settled and kind != h2.SETTINGS:
@@ -103,7 +116,8 @@ class FrameReader:
             if self._block is None or self._block[0] != number:
                 raise Fault(h2.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
             _, first, block = self._block
-            self._part(number, first | flags & h2.END_HEADERS, block + payload, receiver)
+            block += payload
+            self._part(number, first | flags & h2.END_HEADERS, block, receiver)
         else:
             receiver.control(kind, flags, number, payload)
 
@@ -116,7 +130,7 @@ class FrameReader:
             receiver.headers(number, flags, bytes(block))
         else:
             receiver.fruitless()
-            self._block = (number, flags, bytearray(block))
+            self._block = (number, flags, block if isinstance(block, bytearray) else bytearray(block))
 
 
 def _without_padding(flags: int, number: int, payload: bytes) -> bytes:

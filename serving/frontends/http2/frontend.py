@@ -3,30 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import resource
 import socket
 from collections.abc import Iterable
-from pathlib import Path
+from typing import cast
 
 from normfold.serving.errors import StartError
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
+from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.requests import Requests
+from normfold.serving.frontends.limits import ClientLimits
+from normfold.serving.process import unix_socket
 from normfold.serving.process.address import UNIX, host_and_port
 from normfold.serving.rpc.methods import Method
 from normfold.serving.rpc.traffic import Traffic
 
 BACKLOG = 1024
+#: As a host it is every address of IPv4, too, as in other servers.
+ALL_ADDRESSES = "::"
+#: Files that a server may have open beside its connections.
+OTHER_FILES = 200
+DEFAULT_LIMITS = ClientLimits()
 
 
 class Http2Frontend:
     """A server of ``methods``; ``traffic`` counts the calls of those that are ``counted``."""
 
-    def __init__(self, methods: Iterable[Method], traffic: Traffic, max_message_bytes: int) -> None:
-        self._service = Service(Requests(methods), traffic, max_message_bytes)
-        self._connections: set[ServerConnection] = set()
+    def __init__(
+        self,
+        methods: Iterable[Method],
+        traffic: Traffic,
+        max_message_bytes: int,
+        limits: ClientLimits = DEFAULT_LIMITS,
+    ) -> None:
+        holding = Holding(limits.max_held_bytes)
+        self._service = Service(Requests(methods), traffic, max_message_bytes, limits, holding)
+        self._most_connections = min(limits.max_connections, _most_sockets())
+        #: In the order in which they were made.
+        self._connections: dict[ServerConnection, None] = {}
+        self._looking: asyncio.TimerHandle | None = None
         self._servers: list[asyncio.Server] = []
+        #: The path of its unix socket, and the file that it made there.
         self._path: str | None = None
+        self._file: tuple[int, int] | None = None
         #: The address that the server listens on; empty until it does.
         self.address = ""
 
@@ -44,14 +64,19 @@ class Http2Frontend:
         except OSError as error:
             why = error.strerror or str(error)
             raise StartError(f"cannot listen on {address}: {why}; choose another with --listen host:port") from None
-        self._path = self.address.removeprefix(UNIX) if address.startswith(UNIX) else None
+        self._look()
+        if address.startswith(UNIX):
+            self._path = address.removeprefix(UNIX)
+            self._file = unix_socket.identity(self._path)
 
     async def stop(self, grace_seconds: float) -> None:
         """Close the port and every connection; calls under way may take ``grace_seconds`` longer."""
         for server in self._servers:
             server.close()
+        if self._looking is not None:
+            self._looking.cancel()
         if self._path is not None:
-            Path(self._path).unlink(missing_ok=True)
+            unix_socket.remove_own(self._path, self._file)
         loop = asyncio.get_running_loop()
         until = loop.time() + grace_seconds
         for connection in list(self._connections):
@@ -62,24 +87,40 @@ class Http2Frontend:
             connection.abort()
         await asyncio.sleep(0)
 
-    def _accept(self) -> ServerConnection:
+    def _accept(self) -> asyncio.Protocol:
+        if len(self._connections) >= self._most_connections:
+            idle = next((connection for connection in self._connections if not connection.calls), None)
+            if idle is None:
+                return _Full()
+            idle.leave()
+            self._connections.pop(idle, None)
         return ServerConnection(self._service, self._connections)
+
+    def _look(self) -> None:
+        """Look at all connections for those that make no progress, again and again."""
+        loop = asyncio.get_running_loop()
+        for connection in list(self._connections):
+            connection.progress.look(connection, loop.time())
+        self._looking = loop.call_later(min(1.0, self._service.limits.stall_seconds / 4), self._look)
+
+
+class _Full(asyncio.Protocol):
+    """Closes a connection for which there is no place."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).abort()
+
+
+def _most_sockets() -> int:
+    """The connections for which the limit of open files leaves room."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(files - OTHER_FILES, files // 2) if files != resource.RLIM_INFINITY else 1 << 30
 
 
 def bound(address: str, reuse_port: bool) -> tuple[list[socket.socket], str]:
     """Sockets bound to ``address``, one for each address that its host has, and the address in use. Raises OSError."""
     if address.startswith(UNIX):
-        path = address.removeprefix(UNIX)
-        with contextlib.suppress(FileNotFoundError):
-            if Path(path).is_socket():
-                Path(path).unlink()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.bind(path)
-        except OSError:
-            sock.close()
-            raise
-        return [sock], address
+        return [unix_socket.bound(address.removeprefix(UNIX))], address
     host, port = host_and_port(address)
     sockets: list[socket.socket] = []
     try:
@@ -95,7 +136,7 @@ def bound(address: str, reuse_port: bool) -> tuple[list[socket.socket], str]:
             if reuse_port:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != ALL_ADDRESSES)
             sock.bind((where[0], port, *where[2:]))
             port = sock.getsockname()[1]  # for port 0, all addresses get the port of the first
         if not sockets:

@@ -20,8 +20,16 @@ STATIC: tuple[Header, ...] = tuple((bytes(name), bytes(value)) for name, value i
 TABLE_BYTES = 4096
 #: Counted for each header in a table or list, in addition to its bytes (RFC 7541, section 4.1).
 OVERHEAD_BYTES = 32
-#: All headers of one request, in bytes.
+#: All headers of one request, in bytes. The rest of a larger block is read only for what it adds to the table.
 LIST_BYTES = 65_536
+#: Headers in one block, and bytes in Huffman code behind the first LIST_BYTES: they bound the time that a block takes.
+MOST_HEADERS, CODED_BYTES = 10_000, 65_536
+#: A string of this many bytes in Huffman code, whose longest code has 30 bits, is larger than a whole table.
+_BEYOND_TABLE = TABLE_BYTES * 30 // 8 + 8
+#: Used instead of a string that makes its block too large or is larger than the table: it is not decoded.
+_LARGE = bytes(LIST_BYTES)
+#: Shorter strings in Huffman code are decoded only once.
+_SHORT = 256
 
 
 class HeaderError(ValueError):
@@ -34,8 +42,12 @@ class HeaderReader:
     def __init__(self) -> None:
         self._table: deque[Header] = deque()
         self._size, self._largest = 0, TABLE_BYTES
-        #: Whether the last block would mean the same after any other block.
+        #: Whether the client may still keep a table, which blocks read and change.
+        self.has_table = True
+        #: Whether the last block means the same behind any other block, and leaves the table as it is.
         self.constant = False
+        #: Whether the last block had more than LIST_BYTES of headers; only the first of them were returned.
+        self.too_large = False
 
     def read(self, block: bytes) -> list[Header]:
         """The headers of a block, in their order. Raises HeaderError."""
@@ -49,8 +61,10 @@ class HeaderReader:
     def _read(self, block: bytes) -> list[Header]:
         headers: list[Header] = []
         at, end, total = 0, len(block), 0
-        self.constant = not self._table
-        while at < end:
+        self.constant, self.too_large = True, False
+        for _ in range(MOST_HEADERS):
+            if at >= end:
+                return headers
             first = block[at]
             if first & 0x80:
                 index, at = integer(block, at, 7)
@@ -59,7 +73,7 @@ class HeaderReader:
                 size, at = integer(block, at, 5)
                 if headers or size > TABLE_BYTES:
                     raise HeaderError(f"a header table of {size} bytes, or a new size behind headers")
-                self._largest, self.constant = size, False
+                self._largest, self.constant, self.has_table = size, False, size > 0
                 self._shrink()
                 continue
             else:
@@ -75,19 +89,55 @@ class HeaderReader:
             headers.append(header)
             total += len(header[0]) + len(header[1]) + OVERHEAD_BYTES
             if total > LIST_BYTES:
-                raise HeaderError(f"more than {LIST_BYTES} bytes of headers")
-        return headers
+                self.too_large = True
+                self._skip(block, at, MOST_HEADERS - len(headers))
+                return headers
+        raise HeaderError(f"more than {MOST_HEADERS} headers in one block")
+
+    def _skip(self, block: bytes, at: int, most: int) -> None:
+        """Read the rest of a block, at most ``most`` headers, only for what it adds to the table."""
+        left = CODED_BYTES
+        for _ in range(most):
+            if at >= len(block):
+                return
+            first = block[at]
+            if first & 0x80:
+                index, at = integer(block, at, 7)
+                self._entry(index)
+            elif first & 0xE0 == 0x20:
+                raise HeaderError("a new size of the header table behind headers")
+            else:
+                added = first & 0x40
+                index, at = integer(block, at, 6 if added else 4)
+                parts = [self._entry(index)[0]] if index else []
+                while len(parts) < 2:
+                    begin, at = at, past(block, at)
+                    size = at - begin if block[begin] & 0x80 else 0
+                    if not added or size > _BEYOND_TABLE:
+                        parts.append(_LARGE)
+                        continue
+                    left -= size
+                    if left < 0:
+                        raise HeaderError(f"more than {CODED_BYTES} bytes of headers in Huffman code")
+                    parts.append(string(block, begin)[0])
+                if added:
+                    self._add((parts[0], parts[1]))
+        if at < len(block):
+            raise HeaderError(f"more than {MOST_HEADERS} headers in one block")
 
     def _entry(self, index: int) -> Header:
         if not index:
             raise IndexError
-        return STATIC[index - 1] if index <= len(STATIC) else self._table[index - 1 - len(STATIC)]
+        if index <= len(STATIC):
+            return STATIC[index - 1]
+        self.constant = False
+        return self._table[index - 1 - len(STATIC)]
 
     def _add(self, header: Header) -> None:
         self._table.appendleft(header)
         self._size += len(header[0]) + len(header[1]) + OVERHEAD_BYTES
         self._shrink()
-        self.constant = self.constant and not self._table
+        self.constant = self.constant and not self.has_table
 
     def _shrink(self) -> None:
         while self._size > self._largest:
@@ -118,7 +168,21 @@ def string(block: bytes, at: int) -> tuple[bytes, int]:
     end = at + size
     if end > len(block):
         raise IndexError
-    return _plain(block[at:end]) if coded else block[at:end], end
+    if not coded:
+        return block[at:end], end
+    if size < _SHORT:
+        return _plain(block[at:end]), end
+    if size > LIST_BYTES:
+        return _LARGE, end
+    return decode_huffman(block[at:end]), end
+
+
+def past(block: bytes, at: int) -> int:
+    """The place behind the string at ``at``."""
+    size, at = integer(block, at, 7)
+    if at + size > len(block):
+        raise IndexError
+    return at + size
 
 
 @lru_cache(1024)

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from normfold.serving.errors import Status
+from normfold.serving.frontends.http2.headers import LIST_BYTES
 from normfold.serving.wire import http2_frames as h2
 
 #: Calls under way on one connection.
 MOST_CALLS = 1024
 #: Data that the client may send on one stream before we have read them, in bytes.
 WINDOW_BYTES = 1 << 20
-#: A whole block of headers, in one frame or several, in bytes.
-BLOCK_BYTES = 65_536
+#: A whole block of headers, in one frame or several, in bytes. A larger one ends the connection; one with more than
+#: LIST_BYTES of headers is read, so that later blocks can be, but its call is refused.
+BLOCK_BYTES = 1 << 20
 #: One frame from the client, in bytes.
 FRAME_BYTES = 1 << 20
-#: Frames since the last answer that cost work without bringing any call nearer to its end.
+#: Frames since the last message of an answer that cost work without bringing any call nearer to its end, ...
 MOST_FRUITLESS = 10_000
+#: ... of which this many are forgotten each second: a long silence with pings in it is no flood.
+FORGOTTEN_EACH_SECOND = 100
+#: A larger window is worth a frame if it lets at least this much data go, in bytes.
+FRUITFUL_BYTES = 1024
+#: Settings in one frame.
+MOST_SETTINGS = 64
+#: Streams that we have reset, of which later frames are still ignored; the client may not have seen the reset yet.
+MOST_RESET = 4096
+#: Time for the frames of one connection before the other connections have their turn.
+TURN_SECONDS = 0.003
 #: Time for a new client to send the preface and its SETTINGS.
 HANDSHAKE_SECONDS = 20.0
+#: Time that a connection which has sent everything waits for the client to close it, too.
+LINGER_SECONDS = 0.25
+#: Time between two signs of life to a client that sends nothing more and waits for answers.
+PROBE_SECONDS = 0.1
 #: Once the socket holds this much that the client has not read, we do not read from the client either.
 UNSENT_BYTES = 1 << 20
 
@@ -26,7 +43,7 @@ GREETING = h2.settings(
         h2.MAX_CONCURRENT_STREAMS: MOST_CALLS,
         h2.INITIAL_WINDOW_SIZE: WINDOW_BYTES,
         h2.MAX_FRAME_SIZE: FRAME_BYTES,
-        h2.MAX_HEADER_LIST_SIZE: BLOCK_BYTES,
+        h2.MAX_HEADER_LIST_SIZE: LIST_BYTES,
     }
 ) + h2.frame(h2.WINDOW_UPDATE, 0, 0, (h2.LARGEST_WINDOW - h2.DEFAULT_WINDOW).to_bytes(4, "big"))
 
@@ -37,6 +54,14 @@ class Fault(Exception):
     def __init__(self, code: int, why: str) -> None:
         super().__init__(why)
         self.code = code
+
+
+class CallFault(Exception):
+    """A mistake of the client that ends its call: the status of the call and its details."""
+
+    def __init__(self, status: Status, details: str) -> None:
+        super().__init__(details)
+        self.status = status
 
 
 def expect(sound: bool, size: bool = True) -> None:

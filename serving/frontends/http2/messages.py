@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import zlib
-
 from normfold.serving.errors import Status
+from normfold.serving.frontends.http2.inflation import ENCODINGS, Inflation, too_large
+from normfold.serving.frontends.http2.limits import CallFault
 
 PREFIX_BYTES = 5
 
-#: The name of each compression in grpc-encoding, and zlib's number of bits for it; 0: none.
-ENCODINGS = {b"identity": 0, b"deflate": zlib.MAX_WBITS, b"gzip": zlib.MAX_WBITS | 16}
-
-
-class Misframed(Exception):
-    """The data are not messages, or a message is too large; ``status`` is the status of the call."""
-
-    def __init__(self, status: Status, details: str) -> None:
-        super().__init__(details)
-        self.status = status
+#: Memory for each part of a message, or each message that waits, beside its bytes.
+PART_BYTES = 64
 
 
 class MessageReader:
@@ -41,14 +33,19 @@ class MessageReader:
         """The bytes that must still come: of the message that has begun, or of the next prefix."""
         return self._need - self._have
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """The messages that end in ``data``. Raises Misframed."""
+    @property
+    def held(self) -> int:
+        """The memory of the message that has begun, in bytes."""
+        return self._have + PART_BYTES * len(self._parts)
+
+    def feed(self, data: bytes) -> list[bytes | Inflation]:
+        """The messages that end in ``data``, compressed ones not inflated yet. Raises CallFault."""
         self._parts.append(data)
         self._have += len(data)
         if self._have < self._need:
             return []
         data = b"".join(self._parts) if len(self._parts) > 1 else data
-        messages = []
+        messages: list[bytes | Inflation] = []
         at, end = 0, len(data)
         while end - at >= self._need:
             begin, at = at, at + self._need
@@ -58,27 +55,14 @@ class MessageReader:
             else:  # a large message is joined of its parts without the prefix, so that it is not copied again
                 self._compressed, self._need = data[begin], int.from_bytes(data[begin + 1 : at], "big")
                 if self._need > self._most:
-                    raise _too_large(str(self._need), self._most)
+                    raise too_large(str(self._need), self._most)
         self._have = end - at
         self._parts = [data[at:]] if self._have else []
         return messages
 
-    def _message(self, compressed: int, data: bytes) -> bytes:
-        if not compressed:
+    def _message(self, compressed: int, data: bytes) -> bytes | Inflation:
+        if not compressed or not data:
             return data
         if compressed > 1 or not self._bits:
-            raise Misframed(Status.INTERNAL, f"a message's first byte is {compressed}, without grpc-encoding")
-        inflater = zlib.decompressobj(self._bits)
-        try:
-            plain = inflater.decompress(data, self._most + 1)
-        except zlib.error as error:
-            raise Misframed(Status.INTERNAL, f"a message cannot be decompressed: {error}") from None
-        if len(plain) > self._most:
-            raise _too_large("more", self._most)
-        if not inflater.eof:
-            raise Misframed(Status.INTERNAL, "a compressed message ends too early")
-        return plain
-
-
-def _too_large(size: str, most: int) -> Misframed:
-    return Misframed(Status.RESOURCE_EXHAUSTED, f"Received message larger than max ({size} vs. {most})")
+            raise CallFault(Status.INTERNAL, f"a message's first byte is {compressed}, without grpc-encoding")
+        return Inflation(data, self._bits, self._most)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from normfold.serving.errors import Status
-from normfold.serving.frontends.http2.headers import Header, HeaderReader, written
-from normfold.serving.frontends.http2.messages import ENCODINGS
+from normfold.serving.frontends.http2.headers import LIST_BYTES, Header, HeaderReader, written
+from normfold.serving.frontends.http2.inflation import ENCODINGS
 from normfold.serving.rpc.methods import Method
 
 #: The largest number of blocks whose meaning is kept; the cache is cleared when it would exceed that.
@@ -25,11 +25,20 @@ _TYPE = (b"content-type", b"application/grpc")
 STARTED = written((b":status", b"200"), _TYPE)
 DONE = written((b"grpc-status", b"0"))
 
+#: The details of a refusal of too many headers.
+TOO_LARGE = f"received metadata is larger than {LIST_BYTES} bytes"
+
 _SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-_TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
+#: gRPC allows eight digits and no spaces; grpcio takes more of both, and clients rely on it.
+_TIMEOUT = re.compile(rb"(\d+) *([HMSmun])")
+#: A deadline that is further away is none, in seconds.
+_FAR = 1e9
 _CONTENT = re.compile(rb"application/grpc(\+proto)?(;.*)?", re.DOTALL)
 #: A name by RFC 9113, section 8.2.1: a token in lower case.
 _NAME = re.compile(rb":?[0-9a-z!#$%&'*+.^_`|~-]+")
+_LENGTH = re.compile(rb"\d{1,18}")
+#: A value by section 8.2.1: without NUL and line breaks, and neither first nor last a space or a tab.
+_VALUE = re.compile(rb"(?:[^\x00\r\n\t ](?:[^\x00\r\n]*[^\x00\r\n\t ])?)?")
 _PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
 #: Headers about a connection of HTTP/1.1; HTTP/2 forbids them.
 _CONNECTION = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
@@ -44,6 +53,8 @@ class Asked:
     #: The time that the caller waits from now on, in seconds; None: no limit.
     timeout: float | None = None
     encoding: bytes = b"identity"
+    #: The bytes of data that content-length announces; None: it is not there.
+    length: int | None = None
     #: The whole answer to a refused request; None with a method, and if the stream must be reset.
     refusal: bytes | None = None
 
@@ -53,20 +64,25 @@ class Requests:
 
     def __init__(self, methods: Iterable[Method]) -> None:
         self._methods: Mapping[bytes, Method] = {method.path.encode(): method for method in methods}
-        self._kept: dict[bytes, Asked] = {}
+        #: The meaning of blocks of connections without a header table, and of those with one. They are kept apart: a
+        #: block may add a header to a table, and then a connection with a table must read it each time.
+        self._kept: tuple[dict[bytes, Asked], dict[bytes, Asked]] = ({}, {})
 
     def read(self, block: bytes, reader: HeaderReader) -> Asked:
         """The request in ``block``. Raises HeaderError."""
-        asked = self._kept.get(block)
+        kept = self._kept[reader.has_table]
+        asked = kept.get(block)
         if asked is None:
-            asked = self._asked(reader.read(block))
+            asked = self._asked(reader.read(block), reader.too_large)
             if reader.constant and len(block) <= KEPT_BYTES:
-                if len(self._kept) >= KEPT:
-                    self._kept.clear()
-                self._kept[block] = asked
+                if len(kept) >= KEPT:
+                    kept.clear()
+                kept[block] = asked
         return asked
 
-    def _asked(self, headers: list[Header]) -> Asked:
+    def _asked(self, headers: list[Header], too_large: bool) -> Asked:
+        if too_large:
+            return Asked(refusal=refused(Status.RESOURCE_EXHAUSTED, TOO_LARGE))
         if not well_formed(headers):
             return Asked()
         found = dict(headers)
@@ -85,21 +101,39 @@ class Requests:
         if (limit := found.get(b"grpc-timeout")) is not None:
             if (match := _TIMEOUT.fullmatch(limit)) is None:
                 return Asked(refusal=refused(Status.INTERNAL, f"grpc-timeout is {limit.decode(errors='replace')!r}"))
-            timeout = int(match[1]) * _SECONDS[match[2]]
-        return Asked(method, timeout, encoding)
+            timeout = float(match[1]) * _SECONDS[match[2]]
+            if not timeout:
+                return Asked(refusal=refused(Status.DEADLINE_EXCEEDED, "Deadline Exceeded"))
+            if timeout > _FAR:
+                timeout = None
+        length = found.get(b"content-length")
+        return Asked(method, timeout, encoding, None if length is None else int(length))
 
 
 def well_formed(headers: list[Header]) -> bool:
-    """Whether these are the headers of a request (RFC 9113, sections 8.2 and 8.3.1)."""
+    """Whether these are the headers of a request (RFC 9113, sections 8.1.1, 8.2 and 8.3.1)."""
     pseudo = [name for name, _ in headers if name[:1] == b":"]
+    found = dict(headers)
     return (
         len(set(pseudo)) == len(pseudo)
         and _PSEUDO.issuperset(pseudo)
         and {b":method", b":scheme", b":path"}.issubset(pseudo)
+        and found[b":path"] != b""
+        and found.get(b"te", b"trailers") == b"trailers"
+        and len({value for name, value in headers if name == b"content-length"}) <= 1
+        and _LENGTH.fullmatch(found.get(b"content-length", b"0")) is not None
         and all(name[:1] == b":" for name, _ in headers[: len(pseudo)])
-        and all(_NAME.fullmatch(name) and name not in _CONNECTION for name, _ in headers)
-        and not any(b"\x00" in value or b"\r" in value or b"\n" in value for _, value in headers)
+        and _fields_well_formed(headers)
     )
+
+
+def trailers_well_formed(headers: list[Header]) -> bool:
+    """Whether these may follow the data of a request (RFC 9113, section 8.1)."""
+    return not any(name[:1] == b":" for name, _ in headers) and _fields_well_formed(headers)
+
+
+def _fields_well_formed(headers: list[Header]) -> bool:
+    return all(_NAME.fullmatch(n) and n not in _CONNECTION and _VALUE.fullmatch(v) for n, v in headers)
 
 
 def refused(status: Status, details: str, *more: Header) -> bytes:

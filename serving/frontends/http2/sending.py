@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.requests import DONE, STARTED
 from normfold.serving.wire import http2_frames as h2
 
@@ -46,28 +47,59 @@ class _Waiting:
 class Sender:
     """The frames to be written, and the client's windows."""
 
-    def __init__(self) -> None:
+    def __init__(self, holding: Holding) -> None:
         #: Frames and parts of frames, in their order; the connection writes and clears them.
         self.out: list[bytes | memoryview] = []
         #: The window of the connection, and that of each new stream.
         self.window, self.initial = h2.DEFAULT_WINDOW, h2.DEFAULT_WINDOW
         self.largest = h2.DEFAULT_FRAME
         self._waiting: dict[int, _Waiting] = {}
+        self._holding = holding
+        #: The window of the connection while the socket takes nothing: ``window`` is 0 then.
+        self.withheld = 0
+        self._choked = False
+
+    def choke(self) -> None:
+        """Make all data wait: the socket takes nothing more."""
+        self._choked = True
+        self.withheld, self.window = self.withheld + self.window, 0
+
+    def unchoke(self) -> list[AnswerStream]:
+        """Queue data again as the windows allow; the streams whose last data this queued."""
+        self._choked = False
+        self.window, self.withheld = self.window + self.withheld, 0
+        return self.release()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether data of any stream wait for the client."""
+        return bool(self._waiting)
+
+    def fits(self, stream: AnswerStream, size: int) -> bool:
+        """Whether a message of ``size`` bytes can be sent now, or may wait."""
+        return size + 5 <= min(self.window, stream.window) or self._holding.fits(size)
+
+    def left(self, stream: AnswerStream) -> int:
+        """The bytes of the stream that wait for the client."""
+        waiting = self._waiting.get(stream.number)
+        return sum(map(len, waiting.data)) if waiting is not None else 0
 
     def waits(self, stream: AnswerStream) -> bool:
         """Whether data of the stream wait for the client."""
         return stream.number in self._waiting
 
-    def answer(self, stream: AnswerStream, data: bytes) -> None:
-        """Queue a whole answer of one message."""
+    def answer(self, stream: AnswerStream, data: bytes) -> bool:
+        """Queue a whole answer of one message; False: it would have to wait, and too much waits already."""
         size = len(data)
         framed = size + 5
         number = stream.number
         if framed > self.largest or framed > self.window or framed > stream.window:
+            if not self.fits(stream, size):
+                return False
             self.start(stream)
             self.message(stream, data)
             self.end(stream, DONE)
-            return
+            return True
         self.window -= framed
         self.out += (
             FRAME.pack(_HEADERS, h2.END_HEADERS, number),
@@ -77,6 +109,7 @@ class Sender:
             FRAME.pack(_TRAILERS, _LAST, number),
             DONE,
         )
+        return True
 
     def start(self, stream: AnswerStream) -> None:
         """Queue the headers before the messages."""
@@ -100,11 +133,15 @@ class Sender:
 
     def forget(self, stream: AnswerStream) -> None:
         """Drop the waiting data of a stream that was reset."""
-        self._waiting.pop(stream.number, None)
+        if (waiting := self._waiting.pop(stream.number, None)) is not None:
+            self._holding.add(-sum(map(len, waiting.data)))
 
     def widen(self, by: int, stream: AnswerStream | None) -> list[AnswerStream]:
         """Widen the window of a stream, or (None) of the connection; the streams whose last data this queued."""
         if stream is None:
+            if self._choked:
+                self.withheld += by
+                return []
             self.window += by
             return self.release()
         stream.window += by
@@ -123,12 +160,14 @@ class Sender:
                 return
             waiting = self._waiting[stream.number] = _Waiting(stream)
         waiting.data.append(data)
+        self._holding.add(len(data))
 
     def _release(self, waiting: _Waiting) -> bool:
         """Queue the data of one stream that the windows allow; whether that was its end."""
         stream = waiting.stream
         while waiting.data:
             left = self._send(stream, waiting.data[0])
+            self._holding.add(len(left) - len(waiting.data[0]))
             if left:
                 waiting.data[0] = left
                 return False

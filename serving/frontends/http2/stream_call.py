@@ -7,7 +7,10 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 from normfold.serving.errors import InvalidRequest, Status
-from normfold.serving.frontends.http2.call import CallOwner, ServerCall
+from normfold.serving.frontends.http2.call import CUT, UNTAKEN, CallOwner, ServerCall
+from normfold.serving.frontends.http2.inflation import Inflation
+from normfold.serving.frontends.http2.limits import CallFault
+from normfold.serving.frontends.http2.messages import PART_BYTES
 from normfold.serving.frontends.http2.requests import Asked
 from normfold.serving.rpc.methods import Method
 
@@ -19,7 +22,7 @@ class StreamCall(ServerCall):
 
     def __init__(self, connection: CallOwner, number: int, asked: Asked, method: Method) -> None:
         super().__init__(connection, number, asked, method)
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[bytes | Inflation] = deque()
         self._unread = 0
         self._waiter: asyncio.Future[None] | None = None
         self._task = asyncio.ensure_future(self._run())
@@ -29,8 +32,13 @@ class StreamCall(ServerCall):
         found = self.messages(data, begin, end)
         if found is None:
             return
+        if self.request_ended and self.within:
+            self.end(Status.INTERNAL, CUT)
+            return
         self._queue += found
-        self._unread += sum(map(len, found))
+        self._unread += sum(len(message) + PART_BYTES for message in found)
+        if not self._hold():
+            return
         self.grant(self._unread)
         if self._waiter is not None and not self._waiter.done() and (found or self.request_ended):
             self._waiter.set_result(None)
@@ -47,10 +55,19 @@ class StreamCall(ServerCall):
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         message = self._queue.popleft()
-        self._unread -= len(message)
+        if isinstance(message, bytes):
+            data = message
+        else:
+            whole = message.start()
+            data = await message.rest(lambda _: self._hold(message.size)) if whole is None else whole
+        self._unread -= len(message) + PART_BYTES
+        self._hold()
         self.grant(self._unread)
         self.connection.flush_soon()
-        return message
+        return data
+
+    def _hold(self, inflated: int = 0) -> bool:
+        return self.hold(self._unread + inflated + (self._reader.held if self._reader is not None else 0))
 
     async def _run(self) -> None:
         method, traffic = self.method, self.service.traffic
@@ -60,6 +77,9 @@ class StreamCall(ServerCall):
                     await self._send(method.answers(traffic.requests(self)))
             else:
                 await self._send(method.answers(self))
+        except CallFault as error:
+            self._task = None
+            self.end(error.status, str(error))
         except Exception as error:
             self._task = None
             self.fail(error)
@@ -73,7 +93,10 @@ class StreamCall(ServerCall):
             if not self._started:
                 self._started = True
                 connection.sender.start(self)
+            if not connection.sender.fits(self, len(data)):
+                raise CallFault(Status.RESOURCE_EXHAUSTED, UNTAKEN)
             connection.sender.message(self, data)
+            connection.fruitful()
             connection.flush_soon()
             while connection.sender.waits(self) or connection.choked:
                 await connection.drained()

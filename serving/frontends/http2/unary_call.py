@@ -6,10 +6,15 @@ import asyncio
 from collections.abc import Awaitable
 
 from normfold.serving.errors import Status
-from normfold.serving.frontends.http2.call import CallOwner, ServerCall
+from normfold.serving.frontends.http2.call import CUT, UNTAKEN, CallOwner, ServerCall
+from normfold.serving.frontends.http2.inflation import Inflation
+from normfold.serving.frontends.http2.limits import CallFault
 from normfold.serving.frontends.http2.messages import PREFIX_BYTES
 from normfold.serving.frontends.http2.requests import Asked
 from normfold.serving.rpc.methods import Method
+
+#: An answer of this size is written by itself, in bytes.
+LARGE_BYTES = 1 << 16
 
 
 class UnaryCall(ServerCall):
@@ -19,7 +24,7 @@ class UnaryCall(ServerCall):
 
     def __init__(self, connection: CallOwner, number: int, asked: Asked, method: Method) -> None:
         super().__init__(connection, number, asked, method)
-        self._found: bytes | None = None
+        self._found: bytes | Inflation | None = None
         self._counted = method.counted
 
     def received(self, data: bytes, begin: int, end: int) -> None:
@@ -30,19 +35,46 @@ class UnaryCall(ServerCall):
             if size == end - message and size <= self.service.max_message_bytes:
                 self._ask(data[message:end])
                 return
-        for found in self.messages(data, begin, end) or ():
-            if self._found is not None:
-                self.end(Status.INTERNAL, "a unary call with more than one message")
+        if self._found is None:  # all data behind the first message are ignored, as grpcio does
+            found = self.messages(data, begin, end)
+            if found is None:
                 return
-            self._found = found
-        if self.number not in self.connection.calls:
-            return
+            self._found = found[0] if found else None
         if not self.request_ended:
-            self.grant(0)
+            waiting = len(self._found) if self._found is not None else 0
+            if self.hold(waiting + (self._reader.held if self._reader is not None else 0)):
+                self.grant(0)
         elif self._found is None:
-            self.end(Status.INTERNAL, "a unary call without a message")
-        else:
+            self.end(Status.INTERNAL, CUT if self.within else "a unary call without a message")
+        elif isinstance(self._found, bytes):
+            self.connection.release(self.number)
             self._ask(self._found)
+        else:
+            self._inflate(self._found)
+
+    def _inflate(self, message: Inflation) -> None:
+        try:
+            data = message.start()
+        except CallFault as error:
+            self.end(error.status, str(error))
+            return
+        if data is not None:
+            self.connection.release(self.number)
+            self._ask(data)
+        elif self.hold(len(message) + message.size):
+            self._task = asyncio.ensure_future(self._inflate_rest(message))
+
+    async def _inflate_rest(self, message: Inflation) -> None:
+        try:
+            data = await message.rest(self.hold)
+        except CallFault as error:
+            self._task = None
+            self.end(error.status, str(error))
+        else:
+            self._task = None
+            self.connection.release(self.number)
+            self._ask(data)
+            self.connection.flush_soon()
 
     def _ask(self, data: bytes) -> None:
         traffic = self.service.traffic
@@ -86,5 +118,9 @@ class UnaryCall(ServerCall):
     def _answer(self, data: bytes) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self.connection.sender.answer(self, data)
-        self.connection.close(self)
+        if self.connection.sender.answer(self, data):
+            self.connection.close(self)
+            if len(data) >= LARGE_BYTES:  # at once, so that the next answers wait if the socket takes no more
+                self.connection.flush()
+        else:
+            self.end(Status.RESOURCE_EXHAUSTED, UNTAKEN)

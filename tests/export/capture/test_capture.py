@@ -92,6 +92,38 @@ def test_a_length_that_is_pooled_stays_dynamic() -> None:
     assert {n.op_type for n in makers if n is not None} == {"BatchNormalization"}, "no detour through two dimensions"
 
 
+def pieces(x: Tensor) -> tuple[Tensor, ...]:
+    """Every way to pool a whole length, or to cut it into a fixed number of pieces."""
+    high = x[:, :, None]
+    return (
+        F.avg_pool1d(x, kernel_size=x.size()[2:]).squeeze(-1),
+        F.max_pool1d(x, x.shape[-1]),
+        F.avg_pool2d(high, (1, x.shape[-1])),
+        F.max_pool2d(x.unflatten(1, (2, 4)), (1, x.shape[-1]), (1, 1)),
+        nn.AdaptiveAvgPool1d(3)(x),
+        nn.AdaptiveMaxPool2d((None, 2))(high),
+        nn.AdaptiveAvgPool2d((3, 2))(x.unflatten(1, (2, 4))),
+        *torch.tensor_split(x, 3, dim=-1),
+        *x.chunk(2, -1),
+        *torch.chunk(x, 1, 0),
+    )
+
+
+def test_a_length_that_is_pooled_whole_or_cut_into_a_fixed_number_of_pieces_stays_dynamic() -> None:
+    network = Net(pieces).eval()
+    agrees(network, captured(network), (2, 3, 18), (1, 3, 5), (3, 3, 19), (4, 3, 43))
+
+
+def test_a_split_into_blocks_whose_number_depends_on_the_length_names_the_line() -> None:
+    def blocks(x: Tensor) -> Tensor:
+        return torch.cat([b * 2 for b in x.split(100, -1)], -1)
+
+    with pytest.raises(CaptureError, match=r"into blocks of 100 at test_capture\.py:\d+ in blocks: .*Give the size of"):
+        captured(Net(blocks))
+    network = Net(blocks).eval()
+    agrees(network, captured(network, "x=FP32[N,3,18]"), (2, 3, 18), (1, 3, 18))
+
+
 def test_a_u_net_that_halves_and_doubles_keeps_its_length_dynamic() -> None:
     class UNet(nn.Module):
         def __init__(self) -> None:
@@ -223,9 +255,20 @@ def unsupported_inside(x: Tensor) -> Tensor:
     return torch.linalg.svdvals(x)
 
 
+def packed(x: Tensor) -> Tensor:
+    sequence = nn.utils.rnn.pack_padded_sequence(x, torch.full((x.shape[0],), 3), batch_first=True)
+    return nn.utils.rnn.pad_packed_sequence(nn.GRU(16, 2, batch_first=True)(sequence)[0])[0]
+
+
+def mixed(x: Tensor) -> Tensor:
+    return torch.clamp(x, 50, x.shape[-1] / 2)
+
+
 @pytest.mark.parametrize(
     ("tail", "expected"),
     [
+        (packed, "packed sequences cannot be captured"),
+        (mixed, "a size that is computed from the input are mixed"),
         (branch, "decides by the values of its input"),
         (through_numpy, "leaves torch for NumPy"),
         (random_dropout, "training=self.training"),
@@ -262,8 +305,22 @@ def test_modules_that_train_after_eval_are_refused_with_the_reason() -> None:
         def train(self, mode: bool = True) -> nn.Module:
             return super().train(True)
 
-    with pytest.raises(CaptureError, match="'1' \\(Stubborn\\) stays in training mode"):
+    class Deaf(nn.Sequential):
+        def eval(self) -> nn.Module:
+            return self
+
+        def train(self, mode: bool = True) -> nn.Module:
+            return self
+
+    overrides = "stays in training mode after eval\\(\\): the class {} overrides train\\(\\)"
+    with pytest.raises(CaptureError, match="'1' \\(Stubborn\\) " + overrides.format("Stubborn")):
         refuse_training_modules(nn.Sequential(nn.ReLU(), Stubborn()).eval())
+    with pytest.raises(CaptureError, match="'0' \\(Deaf\\) " + overrides.format("Deaf")):
+        refuse_training_modules(nn.Sequential(Deaf(nn.ReLU())).eval())
+    deaf = Deaf(nn.ReLU())
+    deaf.training = False
+    with pytest.raises(CaptureError, match="'0.0' \\(ReLU\\) " + overrides.format("Deaf")):
+        refuse_training_modules(nn.Sequential(deaf).eval())
     with pytest.raises(CaptureError, match="keeps no running statistics"):
         refuse_training_modules(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)).eval())
     refuse_training_modules(nn.Sequential(nn.BatchNorm1d(3), nn.InstanceNorm1d(3), nn.Dropout()).eval())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from normfold.cli.main import main
 from normfold.export.errors import ExportError, VerificationError
 from normfold.export.forms import variants
 from normfold.export.forms.variants import AUTO, REWRITES, VARIANTS, check_variant, choose
+from normfold.export.graphs.exact import Graph
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.pipeline import fold_and_prove
+from normfold.export.proof.proof import Proof, Proved
 from normfold.export.sources.onnx_origin import open_onnx
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -174,11 +177,11 @@ def test_a_form_that_there_is_not_is_refused_with_the_names_of_those_there_are()
 def test_a_form_that_this_network_has_not_is_refused(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(identity())
     origin = open_onnx(tmp_path / "net.onnx", parse_inputs(()), opset=None)
-    with pytest.raises(ExportError, match=r"this network has no lifted form: .* Ask for folded or unfolded"):
+    with pytest.raises(ExportError, match=r"this network has no lifted form: .* It has the forms unfolded, folded"):
         fold_and_prove(origin, (), "net", 18, variant="lifted")
 
 
-def test_a_form_that_is_another_network_is_refused_where_asked_for_and_else_left_out_with_a_note(
+def test_where_a_form_is_another_network_nothing_is_published(
     convolutions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(model: variants.ir.Model) -> bool:
@@ -188,13 +191,32 @@ def test_a_form_that_is_another_network_is_refused_where_asked_for_and_else_left
         return True
 
     monkeypatch.setitem(REWRITES, "lifted", wrong)
-    with pytest.raises(
-        VerificationError, match="the lifted form that was asked for does not pass the proof: the export"
-    ):
-        folded(convolutions, monkeypatch, "lifted")
-    report = folded(convolutions, monkeypatch, fast="lifted")["report"]
-    assert report.published.variant == "folded"
-    assert any("the lifted form did not pass the proof and was left out: output 'y'" in note for note in report.notes)
+    for asked in ("lifted", AUTO, "folded"):
+        with pytest.raises(VerificationError, match="the lifted graph is not the same network, so nothing was publish"):
+            folded(convolutions, monkeypatch, asked)
+
+
+def test_a_form_that_rounds_worse_is_left_out_and_published_only_where_it_is_asked_for(
+    convolutions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = Proof.of
+
+    def rounding_worse(proof: Proof, graph: Graph) -> Proved:
+        proved = of(proof, graph)
+        if graph.content == proof.unfolded.content:
+            return proved
+        worse = tuple(replace(d, relative=2 * d.bound) for d in proved.rounding.differences)
+        return Proved(proved.algebra, replace(proved.rounding, differences=worse))
+
+    monkeypatch.setattr(Proof, "of", rounding_worse)
+    report = folded(convolutions, monkeypatch)["report"]
+    assert report.published.variant == "unfolded"
+    assert any(
+        "the folded form rounds worse in float32 than the network itself and was left" in n for n in report.notes
+    )
+    report = folded(convolutions, monkeypatch, "lifted")["report"]
+    assert report.published.variant == "lifted"
+    assert any("the lifted form rounds worse" in n and "because it was asked for" in n for n in report.notes)
 
 
 def test_both_commands_name_every_form_in_their_help_and_take_it(
@@ -217,6 +239,8 @@ def test_both_commands_name_every_form_in_their_help_and_take_it(
         report = json.loads(result.stdout)
         assert (report["published"]["form"], report["published"]["chosen_by"]) == (form, "request")
         assert report["timing"]["remembered"] is remembered
+        metadata = {p.key: p.value for p in onnx.load(target).metadata_props}
+        assert set(json.loads(metadata["normfold.proved"])) == {"schema", "dimensions", "inputs"}
     refused = CliRunner().invoke(main, [*arguments, "--form", "fast"])
     assert refused.exit_code == 1
     assert "there is no form 'fast'" in refused.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx.parser
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
@@ -39,3 +40,16 @@ def test_log_softmax_of_far_apart_numbers_is_finite() -> None:
     x[..., 0] = 2e4
     found = Float64Graph(model("LogSoftmax", 13)).run({"x": x})["y"]
     assert found[0, 0].tolist() == [0.0, -2e4, -2e4, -2e4]
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 14, 18])
+def test_a_batchnorm_is_that_of_inference_at_every_opset(opset: int) -> None:
+    text = """(float[N, 2, L] x) => (float[N, 2, K] y)
+    <float[2] g = {2, -1}, float[2] b = {1, 3}, float[2] m = {0.5, -0.5}, float[2] v = {4, 0.25}>
+    { n = BatchNormalization <epsilon = 0.0> (x, g, b, m, v)  y = GlobalMaxPool (n) }"""
+    model = onnx.parser.parse_model(f'<ir_version: 7, opset_import: ["" : {opset}]> g {text}')
+    x = np.random.default_rng(0).standard_normal((3, 2, 5)).astype(np.float32)
+    (y,) = Float64Graph(model.SerializeToString()).run({"x": x}).values()
+    wide = x.astype(np.float64)
+    want = np.stack([wide[:, 0] - 0.5 + 1, (wide[:, 1] + 0.5) * -2 + 3], axis=1).max(2, keepdims=True)
+    np.testing.assert_allclose(y, want, rtol=1e-15, atol=1e-15)

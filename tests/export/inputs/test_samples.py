@@ -44,6 +44,23 @@ def test_a_sample_that_does_not_fit_names_the_dimension(tmp_path, array, expecte
     assert expected in str(caught.value)
 
 
+def test_nan_and_infinity_are_refused_with_the_files_name_unless_they_are_meant(tmp_path) -> None:
+    x = np.ones((2, 3, 4))
+    for value, expected in ((np.nan, "NaN (1 of 24 numbers"), (-np.inf, "infinity (1 of"), (1e300, "infinity (1 of")):
+        x[1, 2, 3] = value
+        np.save(tmp_path / "bad.npy", x)
+        with pytest.raises(InputSpecError, match="--allow-nonfinite") as caught:
+            fit(read_sample(tmp_path / "bad.npy"), SPECS)
+        assert f"sample 'bad.npy': 'x' holds {expected}" in str(caught.value)
+        assert not np.isfinite(fit(read_sample(tmp_path / "bad.npy", allow_nonfinite=True), SPECS)["x"][1, 2, 3])
+
+
+def test_a_sample_of_a_scalar_stays_one(tmp_path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros((1, 3, 4)), t=np.float64(2.5))
+    fitted = fit(read_sample(tmp_path / "x.npz"), parse_inputs(["x=FP32[N,3,L]", "t=FP32[]"]))
+    assert (fitted["t"].shape, fitted["t"].dtype) == ((), np.float32)
+
+
 def test_a_sample_of_other_names_lists_both(tmp_path) -> None:
     np.savez(tmp_path / "x.npz", y=np.zeros(3))
     with pytest.raises(InputSpecError, match="holds 'y'; the inputs are 'x'"):

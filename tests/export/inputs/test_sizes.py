@@ -108,6 +108,37 @@ def test_a_shape_that_no_size_mends_quotes_the_network() -> None:
         find_sizes(parse_inputs(["x=FP32[N,76,L]"]), takes(lambda s: False))
 
 
+def flattened(needed: int, stride: int):  # type: ignore[no-untyped-def]
+    """Return a network of a strided convolution of 4 channels, and a Linear of ``needed`` entries behind a Flatten."""
+
+    def attempt(sizes: Mapping[str, int]) -> None:
+        given = 4 * ((sizes["L"] - 1) // stride + 1)
+        if given != needed:
+            raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied (2x{given} and {needed}x4)")
+
+    return attempt
+
+
+@pytest.mark.parametrize(
+    ("needed", "stride", "some", "best"),
+    [(1000, 1, "250", 250), (1200, 4, "1197 to 1200", 1200), (100, 5, "121 to 125", 125)],
+)
+def test_the_one_length_that_a_flattening_network_takes_is_computed_from_its_errors(needed, stride, some, best) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InputSpecError) as caught:
+        find_sizes(parse_inputs(["x=FP32[N,2,L:1..9999]"]), flattened(needed, stride))
+    assert f"it runs at L = {some}. Write that size: --input x=FP32[N,2,{best}]" in str(caught.value)
+
+
+def test_errors_without_a_size_are_quoted_and_integers_for_a_signal_are_asked_about() -> None:
+    def attempt(sizes: Mapping[str, int]) -> None:
+        raise RuntimeError("Input type (long int) and bias type (float) should be the same")
+
+    with pytest.raises(InputSpecError, match="a signal is FP32"):
+        find_sizes(parse_inputs(["x=INT64[N,2,L]"]), attempt)
+    with pytest.raises(InputSpecError, match="a batch is a first dimension with a name"):
+        find_sizes(parse_inputs(["x=FP32[2,L]"]), attempt)
+
+
 def test_an_upper_bound_beyond_memory_is_proved_as_far_as_it_goes_and_says_so() -> None:
     sizes = find_sizes(parse_inputs(["x=FP32[N,16,L:1..10000000000]"]), takes(lambda s: s["L"] < 10**6))
     assert max(s["N"] * 16 * s["L"] for s in sizes.proof) <= 1 << 21

@@ -67,12 +67,14 @@ def test_a_range_given_once_holds_for_every_use_of_the_name() -> None:
         ("x=FP32[L:0..3]", "empty range"),
         ("x=FP32[L:8..64:0]", "empty range"),
         ("x=FP32[L:8]", "nor a range such as L:5..400 or L:8..400:8"),
+        ("x=FP32[Nx2xL]", "dimensions are separated by commas: N,2,L instead of Nx2xL"),
         ("x=FP32[L*2]", "neither a size, a name, nor a range"),
         ("../x=FP32[N]", "not a name for an input"),
         ("x\x07=FP32[N]", "not a name for an input"),
         ("x\x1b[31m", "expected NAME=DTYPE[dims]"),
         ("x=FP32[N\x1b]", "neither a size, a name, nor a range"),
         ("x=INT64[N]:9..3", "run backwards"),
+        ("x=INT64[N]:1..L:3", "expected NAME=DTYPE[dims]"),
     ],
 )
 def test_an_input_that_cannot_be_read_says_what_and_shows_the_form(text: str, expected: str) -> None:
@@ -85,6 +87,8 @@ def test_an_input_that_cannot_be_read_says_what_and_shows_the_form(text: str, ex
 def test_two_inputs_of_one_name_and_two_ranges_of_one_dimension_are_refused() -> None:
     with pytest.raises(InputSpecError, match="described twice"):
         parse_inputs(["x=FP32[N]", "x=FP32[N]"])
+    with pytest.raises(InputSpecError, match="no input has a dimension 'M'"):
+        parse_inputs(["x=FP32[N,L]", "k=INT64[N]:1..M"])
     with pytest.raises(InputSpecError, match="two ranges"):
         parse_inputs(["x=FP32[N:1..3]", "y=FP32[N:1..4]"])
 
@@ -98,10 +102,17 @@ def test_random_inputs_have_the_shapes_and_stay_within_the_values() -> None:
         "m": ((2,), "bool"),
     }
     assert set(np.unique(drawn["t"])) == {2, 3, 4}
+    scalars = random_inputs(parse_inputs(["a=FP32[]", "b=INT64[]", "c=BOOL[]"]), {}, np.random.default_rng(0))
+    assert [(type(v), v.shape, v.dtype.name) for v in scalars.values()] == [
+        (np.ndarray, (), "float32"),
+        (np.ndarray, (), "int64"),
+        (np.ndarray, (), "bool"),
+    ]
 
 
 def test_shapes_are_inferred_from_a_sample() -> None:
     (spec,) = specs_of_samples({"x": np.zeros((4, 77, 17), np.float32)})
     assert str(spec) == "x=FP32[N,77,17]"
+    assert str(specs_of_samples({"t": np.float32(2.5)})[0]) == "t=FP32[]"  # type: ignore[dict-item]
     with pytest.raises(InputSpecError, match="complex64"):
         specs_of_samples({"x": np.zeros((4, 2), np.complex64)})

@@ -238,7 +238,9 @@ def test_a_failed_proof_is_shown_as_one() -> None:
         REPORT, verification=replace(REPORT.verification, differences=(replace(DIFFERENCE, relative=1.0),))
     )
     text = Page(as_html(failed)).text
-    assert "not the same network" in text
+    assert "other results within float32's rounding" in text
+    text = Page(as_html(replace(REPORT, algebra=failed.verification))).text
+    assert "not the same function in float64" in text
     assert "failed" in text
 
 

@@ -123,8 +123,49 @@ def test_a_damaged_program_is_refused(program: Path, tmp_path: Path) -> None:
             open_program(path, ())
 
 
+def test_weights_that_begin_like_a_pickle_are_numbers_and_a_pickle_among_them_is_still_found(tmp_path: Path) -> None:
+    network = nn.BatchNorm1d(128).eval()
+    for value in network.state_dict().values():
+        value.view(-1).view(torch.uint8)[0] = 0x80
+    network.num_batches_tracked.fill_(128)
+    path, changed = tmp_path / "net.pt2", tmp_path / "changed.pt2"
+    torch.export.save(torch.export.export(network, (torch.randn(2, 128),)), path)
+    assert open_program(path, ()).run({"input": np.zeros((2, 128), np.float32)})["output"].shape == (2, 128)
+    marker = tmp_path / "ran"
+
+    def evil(name: str, content: bytes) -> bytes:
+        return pickle.dumps(Evil(marker)) if name.endswith("weights/weight_0") else content
+
+    def as_pickle(name: str, content: bytes) -> bytes:
+        content = evil(name, content)
+        return content.replace(b'"use_pickle": false', b'"use_pickle": true') if name.endswith(".json") else content
+
+    with pytest.raises(SourceError, match="runs code"):
+        open_program(rewritten(path, changed, as_pickle, {}), ())
+    with pytest.raises(SourceError, match="two entries that differ only in upper and lower case"):
+        open_program(
+            rewritten(path, changed, keep, {"net/data/weights/Weight_0": b"", "net/data/weights/WEIGHT_0": b""}), ()
+        )
+    with pytest.raises(SourceError, match="cannot be read"):  # as numbers, of the wrong size
+        open_program(rewritten(path, changed, evil, {}), ())
+    assert not marker.exists()
+
+
+def test_a_program_that_was_exported_with_keywords_and_dicts_takes_its_tensors_in_order(tmp_path: Path) -> None:
+    class Nested(nn.Module):
+        def forward(self, x: torch.Tensor, *, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            return x + 2 * batch["a"] + 3 * batch["b"]
+
+    x, a, b = torch.randn(3, 2, 3)
+    program = torch.export.export(Nested(), (x.clone(),), {"batch": {"a": a.clone(), "b": b.clone()}})
+    torch.export.save(program, tmp_path / "net.pt2")
+    origin = open_program(tmp_path / "net.pt2", ())
+    arrays = {spec.name: np.full((2, 3), n, np.float32) for n, spec in enumerate(origin.specs)}
+    np.testing.assert_array_equal(origin.run(arrays)["output"], np.full((2, 3), 0 + 2 * 1 + 3 * 2, np.float32))
+
+
 def test_files_that_are_no_networks_are_answered_with_how_to_go_on(program: Path, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="TorchScript program cannot be captured"):
+    with pytest.raises(SourceError, match="TorchScript program, it cannot be captured"):
         open_origin(Request(str(tmp_path / "net.pt")), [])
     with pytest.raises(SourceError, match="holds weights, not a network"):
         open_origin(Request(str(tmp_path / "net.safetensors")), [])

@@ -3,10 +3,15 @@ from __future__ import annotations
 import hashlib
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from normfold.export.errors import SourceError
+from normfold.export.errors import CaptureError, CheckpointError, SourceError
+from normfold.export.inputs.samples import read_sample
+from normfold.export.sources.opening import open_origin
+from normfold.export.sources.origin import Request
 from normfold.export.sources.source import load_source, split_source
 
 NETS = """
@@ -92,7 +97,8 @@ def test_a_file_named_like_a_loaded_module_does_not_replace_it(directory: Path) 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("mynets.py", "expected FILE.py:NAME"),
+        ("mynets.py", "The file defines Tiny, "),
+        ("others.py", "expected FILE.py:NAME or package.module:NAME, for example others.py:SurnameCNN"),
         ("mynets.py:", "expected FILE.py:NAME"),
         ("mynet.py:Tiny", "did you mean 'mynets.py'"),
         ("mynets.py:Tinny", "did you mean 'Tiny'"),
@@ -136,3 +142,88 @@ def test_a_file_that_fails_on_import_says_where(directory: Path, code: str, expe
 
 def test_the_last_colon_separates_the_attribute() -> None:
     assert split_source("a/b.py:C.build") == ("a/b.py", "C.build")
+
+
+EVAL = """
+import functools
+import torch
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv1d(3, 8, 3), nn.BatchNorm1d(8), nn.ReLU())
+
+class Plain(nn.Module):
+    def forward(self, x):
+        return x * 2
+
+partial = functools.partial(Net)
+ready = Net()
+
+def build():
+    return Net()
+
+def new_head():
+    net = Net().eval()
+    net.append(nn.BatchNorm1d(8))
+    return net
+
+def fused():
+    return torch.ao.quantization.fuse_modules(Net().eval(), [["0", "1", "2"]])
+
+def scripted():
+    return torch.jit.script(Net())
+
+class Ecg(nn.Module):
+    def forward(self, ecg):
+        return ecg * 2
+
+class Nothing(nn.Module):
+    def forward(self, x):
+        x * 2
+
+def brain():
+    return nn.Conv1d(3, 2, 3).bfloat16()
+"""
+
+
+def test_what_no_graph_can_hold_is_refused_with_what_to_do(directory: Path) -> None:
+    (directory / "nets.py").write_text(EVAL)
+    with pytest.raises(SourceError, match=r"are bfloat16, which no input .* call \.float\(\) .* --dtype bf16"):
+        open_origin(Request("nets.py:brain", inputs=("input=FP32[N,3,L]",)), [])
+    with pytest.raises(CaptureError, match="returns no tensor: does its forward"):
+        open_origin(Request("nets.py:Nothing", inputs=("x=FP32[N,3]",)), []).run({"x": np.zeros((2, 3), np.float32)})
+
+
+def test_a_sample_without_a_name_is_the_first_argument_of_forward(directory: Path) -> None:
+    (directory / "nets.py").write_text(EVAL)
+    np.save(directory / "one.npy", np.zeros((1, 3, 9), np.float32))
+    sample = read_sample(directory / "one.npy")
+    assert str(open_origin(Request("nets.py:Ecg"), [sample]).specs[0]) == "ecg=FP32[N,3,9]"
+    assert str(open_origin(Request("nets.py:build"), [sample]).specs[0]) == "input=FP32[N,3,9]"
+
+
+def test_eval_reaches_every_module_also_one_that_came_later(directory: Path) -> None:
+    (directory / "nets.py").write_text(EVAL)
+    for name, first in (("new_head", "'3' of the network"), ("fused", "'0' of the network"), ("build", "the network")):
+        source = load_source(f"nets.py:{name}")
+        assert not any(module.training for module in source.network.modules())
+        assert source.notes == (f"{first} came in training mode; it was set to eval(), as it runs when served",)
+    assert load_source("nets.py:Net").notes == ()
+    with pytest.raises(SourceError, match="made a TorchScript program; it cannot be captured any more"):
+        load_source("nets.py:scripted")
+
+
+def test_a_class_without_weights_is_refused_unless_untrained_is_meant(directory: Path, tmp_path: Path) -> None:
+    (directory / "nets.py").write_text(EVAL)
+
+    def notes(name: str, **options: Any) -> tuple[str, ...]:
+        return open_origin(Request(f"nets.py:{name}", inputs=("input=FP32[N,3,L]",), **options), []).notes
+
+    for name in ("Net", "partial"):
+        with pytest.raises(CheckpointError, match=r"is a class, so its weights are random numbers.* say --untrained"):
+            notes(name)
+        assert notes(name, untrained=True)[-1].startswith("--untrained: the network was exported with")
+    assert notes("build")[-1] == "no --weights: the network was exported with the weights that 'nets.py:build' returned"
+    assert notes("ready")[-1].endswith("the weights that 'nets.py:ready' has")
+    assert open_origin(Request("nets.py:Plain", inputs=("x=FP32[N,3,L]",)), []).notes == ()

@@ -71,9 +71,64 @@ def test_weights_are_found_where_training_frameworks_put_them(tmp_path, trained,
     torch.save(nest(trained.state_dict()), path)
     net = Net()
     checkpoint = read_checkpoint(path, net.state_dict())
-    notes = (*checkpoint.notes, *load_into(net, checkpoint, path))
+    load_into(net, checkpoint, path)
     assert same(net, trained)
-    assert note is None or any(note in n for n in notes)
+    assert note is None or any(note in n for n in checkpoint.notes)
+
+
+def average(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k: v * 2 for k, v in state.items()}
+
+
+SEVERAL = {
+    "keys": (lambda s: {"net": s, "ema": average(s)}, "'net', 'ema'", "ema"),
+    "prefixes": (
+        lambda s: {
+            "state_dict": {**{f"student.{k}": v for k, v in s.items()}, **{f"teacher.{k}": v * 2 for k, v in s.items()}}
+        },
+        "'state_dict.student', 'state_dict.teacher'",
+        "teacher",
+    ),
+    "below a prefix": (
+        lambda s: {**{f"model.{k}": v for k, v in s.items()}, **{f"ema_model.module.{k}": v * 2 for k, v in s.items()}},
+        "'model', 'ema_model.module'",
+        "ema_model.module.",
+    ),
+    "beside": (
+        lambda s: {"state_dict": s, "state_dict_ema": average(s)},
+        "'state_dict', 'state_dict_ema'",
+        "state_dict_ema",
+    ),
+    "deep": (
+        lambda s: {"state_dict": s, "callbacks": {"ema": {"weights": average(s)}}},
+        "'callbacks.ema.weights'",
+        "weights",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_of_several_networks_that_fit_a_key_chooses_and_without_it_all_are_named(tmp_path, trained, kind: str) -> None:
+    write, named, key = SEVERAL[kind]
+    path, net = tmp_path / "last.ckpt", Net()
+    torch.save(write(trained.state_dict()), path)
+    with pytest.raises(CheckpointError, match=r"hold 2 networks that fit: .*Choose one with --weights-key") as caught:
+        read_checkpoint(path, net.state_dict())
+    assert named in str(caught.value)
+    load_into(net, read_checkpoint(path, net.state_dict(), key), path)
+    assert torch.equal(net.conv1.weight, trained.conv1.weight * 2)
+    with pytest.raises(CheckpointError, match=r"hold no network called 'best' .*they hold "):
+        read_checkpoint(path, net.state_dict(), "best")
+
+
+def test_equal_networks_and_one_of_another_shape_need_no_key(tmp_path, trained) -> None:
+    state, path, net = trained.state_dict(), tmp_path / "last.ckpt", Net()
+    other = {k: v.repeat(2) if v.ndim == 1 else v for k, v in state.items()}
+    torch.save({"model": other, "state_dict": state, "copy": dict(state)}, path)
+    load_into(net, read_checkpoint(path, net.state_dict()), path)
+    assert same(net, trained)
+    with pytest.raises(CheckpointError, match="the file has"):
+        load_into(net, read_checkpoint(path, net.state_dict(), "model"), path)
 
 
 def test_safetensors_and_the_legacy_torch_form_give_the_same_weights(tmp_path, trained) -> None:
@@ -200,6 +255,8 @@ def test_a_tensor_that_claims_a_hundred_terabytes_takes_no_memory(tmp_path) -> N
     [
         (b"", "empty"),
         (b"hello, this is a text file", "neither a safetensors nor a torch file"),
+        (b"Irish\nCzech\n", "neither a safetensors nor a torch file"),
+        (b"\x93NUMPY\x01\x00", "a NumPy array"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
     ],
 )

@@ -110,6 +110,12 @@ def test_a_warm_up_that_does_not_fit_is_a_load_error(load, tmp_path, models, ent
         load("max_batch_size: 8 " + WARM % entry)
 
 
+def test_a_warm_up_of_many_elements_is_a_load_error(load, tmp_path, models):
+    models.write(tmp_path, CONV)
+    with pytest.raises(LoadError, match="'x' has more than 67108864 elements"):
+        load("max_batch_size: 8 " + WARM % "data_type: TYPE_FP32 dims: [3, 100000000] zero_data: true")
+
+
 def test_a_warm_up_for_another_input_is_a_load_error(load, tmp_path, models):
     models.write(tmp_path, models.scale())
     with pytest.raises(LoadError, match=r"must give the inputs \['x'\]"):

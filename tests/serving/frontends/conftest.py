@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from tests.serving.frontends.raw import Raw
 
 from normfold.protos import health as pb
 from normfold.serving.errors import InvalidRequest
-from normfold.serving.frontends.http2.frontend import Http2Frontend
+from normfold.serving.frontends import frontend
+from normfold.serving.frontends.http2.frontend import DEFAULT_LIMITS
+from normfold.serving.frontends.limits import ClientLimits
+from normfold.serving.process import loops
 from normfold.serving.rpc.methods import Method
 from normfold.serving.rpc.traffic import Traffic
 
@@ -29,10 +34,17 @@ class Methods:
     cancelled: int = 0
     #: Messages that ``slow`` has read.
     read: int = 0
+    #: Calls of ``busy_echo``.
+    busy: int = 0
     #: Lets ``slow`` go on reading.
     go_on: threading.Event = field(default_factory=threading.Event)
 
     def echo(self, data: bytes) -> bytes:
+        return data
+
+    def busy_echo(self, data: bytes) -> bytes:
+        self.busy += 1
+        time.sleep(0.001)
         return data
 
     def fail(self, data: bytes) -> bytes:
@@ -53,6 +65,10 @@ class Methods:
         await asyncio.sleep(0.01)
         return data
 
+    async def large(self, data: bytes) -> bytes:
+        await asyncio.sleep(0.05)
+        return bytes(int(data))
+
     async def stream(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for data in requests:
             yield data
@@ -71,6 +87,7 @@ class Methods:
     def table(self) -> list[Method]:
         kind = pb.HealthCheckRequest
         unary = {"Echo": self.echo, "Fail": self.fail, "Wait": self.wait, "Soon": self.soon}
+        unary |= {"Busy": self.busy_echo, "Large": self.large}
         methods = [Method(f"/t.T/{name}", kind, wire_unary=function) for name, function in unary.items()]
         methods += [Method("/t.T/Stream", kind, wire_stream=self.stream)]
         methods += [Method("/t.T/Slow", kind, wire_stream=self.slow)]
@@ -81,7 +98,7 @@ class Methods:
 class Serving:
     """A running frontend."""
 
-    frontend: Http2Frontend
+    frontend: Any
     methods: Methods
     traffic: Traffic
     loop: asyncio.AbstractEventLoop
@@ -98,23 +115,25 @@ class Serving:
 
 
 @contextlib.contextmanager
-def serving(address: str = "127.0.0.1:0") -> Iterator[Serving]:
-    loop = asyncio.new_event_loop()
+def serving(
+    address: str = "127.0.0.1:0", name: str = "http2", limits: ClientLimits = DEFAULT_LIMITS
+) -> Iterator[Serving]:
+    loop = (loops.factory() or asyncio.new_event_loop)()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     methods = Methods()
 
-    async def start() -> tuple[Http2Frontend, Traffic]:
+    async def start() -> tuple[Any, Traffic]:
         traffic = Traffic()
-        made = Http2Frontend(methods.table(), traffic, MOST_BYTES)
+        made = frontend(name)(methods.table(), traffic, MOST_BYTES, limits)
         await made.start(address)
         return made, traffic
 
-    frontend, traffic = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+    made, traffic = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
     try:
-        yield Serving(frontend, methods, traffic, loop)
+        yield Serving(made, methods, traffic, loop)
     finally:
-        asyncio.run_coroutine_threadsafe(frontend.stop(0.1), loop).result(10)
+        asyncio.run_coroutine_threadsafe(made.stop(0.1), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()

@@ -87,16 +87,27 @@ def test_the_server_keeps_the_deadline_itself(raw, served, timeout, data):
     assert raw.still_answers()
 
 
-@pytest.mark.parametrize("timeout", ["1H", "1M", "20S", "99999999m"])
+@pytest.mark.parametrize(
+    "timeout", ["1H", "1M", "20S", "99999999m", "99999999H", "123456789S", "000000020S", "20 S", "9" * 99 + "H"]
+)
 def test_a_deadline_that_is_far_away_changes_nothing(raw, timeout):
     raw.ask(1, HELLO, "Soon", grpc_timeout=timeout)
     assert raw.answer(1)[0] == HELLO
 
 
-@pytest.mark.parametrize("timeout", ["1", "S", "1s", "123456789S", "-1S", "1.5S", ""])
+@pytest.mark.parametrize("timeout", ["1", "S", "1s", "-1S", "1.5S", ""])
 def test_a_deadline_that_cannot_be_read_is_told(raw, timeout):
     raw.ask(1, HELLO, grpc_timeout=timeout)
     assert raw.answer(1)[1]["grpc-status"] == "13"
+
+
+@pytest.mark.parametrize("timeout", ["0S", "00000000m", "0n"])
+def test_a_deadline_of_zero_is_over_before_the_method_runs(raw, served, timeout):
+    raw.ask(1, HELLO, "Soon", grpc_timeout=timeout)
+    assert raw.answer(1)[1]["grpc-status"] == "4"
+    raw.ask(3, HELLO, "Echo", grpc_timeout=timeout)
+    assert raw.answer(3)[1]["grpc-status"] == "4"
+    assert raw.still_answers()
 
 
 def test_a_cancelled_call_is_cancelled_in_the_server(channel, served):
@@ -162,7 +173,10 @@ BAD_DATA = {
     "deflate of too much": ({"grpc_encoding": "deflate"}, message(zlib.compress(bytes(99 << 20)), 1), "8"),
     "the end within a prefix": ({}, HELLO[:3], "13"),
     "the end within a message": ({}, HELLO[:7], "13"),
-    "two messages": ({}, HELLO + HELLO, "13"),
+    "a byte behind gzip": ({"grpc_encoding": "gzip"}, message(gzip.compress(b"x") + b"x", 1), "13"),
+    "two members of gzip": ({"grpc_encoding": "gzip"}, message(gzip.compress(b"x") * 2, 1), "13"),
+    "bytes behind large gzip": ({"grpc_encoding": "gzip"}, message(gzip.compress(bytes(1 << 21)) + b"x", 1), "13"),
+    "large gzip that is cut": ({"grpc_encoding": "gzip"}, message(gzip.compress(bytes(1 << 21))[:-9], 1), "13"),
     "no message": ({}, b"", "13"),
 }
 

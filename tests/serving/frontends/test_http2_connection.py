@@ -5,10 +5,22 @@ from __future__ import annotations
 import socket
 import time
 
+import hpack
 import pytest
 from tests.serving.frontends.raw import Raw, message, request_headers
 
-from normfold.serving.frontends.http2.limits import BLOCK_BYTES, FRAME_BYTES, MOST_CALLS, MOST_FRUITLESS
+from normfold.serving.frontends.http2 import connection
+from normfold.serving.frontends.http2.frame_reader import FrameReader
+from normfold.serving.frontends.http2.headers import MOST_HEADERS, written
+from normfold.serving.frontends.http2.limits import (
+    BLOCK_BYTES,
+    FORGOTTEN_EACH_SECOND,
+    FRAME_BYTES,
+    MOST_CALLS,
+    MOST_FRUITLESS,
+    MOST_SETTINGS,
+    TURN_SECONDS,
+)
 from normfold.serving.wire import http2_frames as h2
 
 OK = {":status": "200", "content-type": "application/grpc", "grpc-status": "0"}
@@ -89,8 +101,8 @@ def test_pings_are_answered_settings_acknowledged_and_unknown_frames_ignored(raw
     assert raw.still_answers()
 
 
-def block_of(*headers: tuple[str, str]):
-    return lambda raw: h2.frame(h2.HEADERS, h2.END_HEADERS, 1, raw.encoder.encode(headers))
+def block_of(*headers: tuple[str, str], on: int = 1):
+    return lambda raw: h2.frame(h2.HEADERS, h2.END_HEADERS, on, raw.encoder.encode(headers))
 
 
 def opened(*frames: bytes):
@@ -142,6 +154,26 @@ FAULTS = {
     ),
     "no header of that number": (lambda _: h2.frame(h2.HEADERS, h2.END_HEADERS, 1, b"\xfe"), h2.COMPRESSION_ERROR),
     "headers that are cut": (lambda _: h2.frame(h2.HEADERS, h2.END_HEADERS, 1, b"\x40\x0axy"), h2.COMPRESSION_ERROR),
+    "a stream that was passed over": (
+        lambda raw: block_of(*request_headers(), on=5)(raw) + block_of(*request_headers(), on=3)(raw),
+        h2.PROTOCOL_ERROR,
+    ),
+    "a stream that was answered": (
+        lambda raw: opened(h2.frame(h2.DATA, h2.END_STREAM, 1, HELLO))(raw) + block_of(*request_headers())(raw),
+        h2.STREAM_CLOSED,
+    ),
+    "too many settings in one frame": (
+        lambda _: h2.frame(h2.SETTINGS, 0, 0, (b"\0\x04" + bytes(4)) * (MOST_SETTINGS + 1)),
+        h2.ENHANCE_YOUR_CALM,
+    ),
+    "windows that are too large for a moment": (
+        lambda _: h2.frame(h2.SETTINGS, 0, 0, b"\0\x04\x80" + bytes(3) + b"\0\x04" + bytes(4)),
+        h2.FLOW_CONTROL_ERROR,
+    ),
+    "more headers than any request has": (
+        lambda _: h2.frame(h2.HEADERS, h2.END_HEADERS, 1, b"\x88" * (MOST_HEADERS + 1)),
+        h2.COMPRESSION_ERROR,
+    ),
     "a frame larger than allowed": (
         lambda _: (FRAME_BYTES + 1).to_bytes(3, "big") + bytes((h2.DATA, 0)) + bytes(4),
         h2.FRAME_SIZE_ERROR,
@@ -176,6 +208,12 @@ MALFORMED = {
     "an empty name": [*request_headers(), ("", "b")],
     "a name with a space": [*request_headers(), ("a b", "b")],
     "a header of HTTP/1.1": [*request_headers(), ("transfer-encoding", "chunked")],
+    "an empty path": [(n, "" if n == ":path" else v) for n, v in request_headers()],
+    "te that is not trailers": [*request_headers()[:4], ("te", "gzip"), *request_headers()[5:]],
+    "a space before a value": [*request_headers(), ("x", " a")],
+    "a tab behind a value": [*request_headers(), ("x", "a\t")],
+    "a length that is no number": [*request_headers(), ("content-length", "x")],
+    "two lengths": [*request_headers(), ("content-length", "10"), ("content-length", "11")],
     "a value of two lines": [*request_headers(), ("x", "a\r\nb")],
 }
 
@@ -195,6 +233,12 @@ RESETS = {
     ),
     "a window widened by 0": (h2.frame(h2.WINDOW_UPDATE, 0, 1, bytes(4)), h2.PROTOCOL_ERROR),
     "a window that overflows": (h2.frame(h2.WINDOW_UPDATE, 0, 1, b"\x7f\xff\xff\xff"), h2.FLOW_CONTROL_ERROR),
+    "trailers with a path": (h2.frame(h2.HEADERS, 5, 1, written((b":path", b"/t.T/Echo"))), h2.PROTOCOL_ERROR),
+    "trailers with a bad name": (h2.frame(h2.HEADERS, 5, 1, written((b"X", b"y"))), h2.PROTOCOL_ERROR),
+    "trailers after the end": (
+        h2.frame(h2.DATA, h2.END_STREAM, 1, HELLO) + h2.frame(h2.HEADERS, 5, 1, b""),
+        h2.STREAM_CLOSED,
+    ),
     "headers that are no trailers": (h2.frame(h2.HEADERS, h2.END_HEADERS, 1, b"\x82"), h2.PROTOCOL_ERROR),
 }
 
@@ -208,6 +252,84 @@ def test_what_breaks_one_stream_cancels_it_and_leaves_the_others(raw, served, na
     assert (reset.stream, int.from_bytes(reset.payload, "big")) == (1, code)
     until(lambda: not served.methods.waiting and not served.traffic.in_flight)
     assert raw.still_answers()
+
+
+#: Frames on a stream whose content-length is 10, the size of HELLO.
+LENGTHS = {
+    "too little": [h2.frame(h2.DATA, h2.END_STREAM, 1, HELLO[:9])],
+    "too much": [h2.frame(h2.DATA, 0, 1, HELLO), h2.frame(h2.DATA, 0, 1, b"x")],
+    "nothing but trailers": [h2.frame(h2.HEADERS, 5, 1, b"")],
+}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_data_of_another_length_than_announced_reset_the_stream(raw, served, name):
+    raw.ask(1, None, content_length="10")
+    raw.send(*LENGTHS[name])
+    reset = raw.until(h2.RST_STREAM)
+    assert (reset.stream, int.from_bytes(reset.payload, "big")) == (1, h2.PROTOCOL_ERROR)
+    assert not served.traffic.in_flight
+    assert raw.still_answers()
+
+
+def test_a_request_of_the_announced_length_is_answered(raw):
+    for stream, flags, more in ((1, h2.PADDED, (b"\x03", bytes(3))), (3, 0, (b"", b""))):
+        raw.ask(stream, None, content_length="10")
+        raw.send(h2.frame(h2.DATA, h2.END_STREAM | flags, stream, more[0] + HELLO + more[1]))
+        assert raw.answer(stream) == (HELLO, OK)
+
+
+def test_data_on_a_stream_that_was_answered_reset_it(raw):
+    raw.ask(1, HELLO)
+    assert raw.answer(1) == (HELLO, OK)
+    raw.send(h2.frame(h2.DATA, 0, 1, b"x"))
+    reset = raw.until(h2.RST_STREAM)
+    assert (reset.stream, int.from_bytes(reset.payload, "big")) == (1, h2.STREAM_CLOSED)
+    assert raw.still_answers()
+
+
+@pytest.mark.parametrize("last", [h2.frame(h2.DATA, h2.END_STREAM, 1, b"x"), h2.frame(h2.HEADERS, 5, 1, b"")])
+def test_the_end_of_a_request_that_was_answered_early_is_ignored(raw, last):
+    raw.ask(1, None)
+    raw.send(h2.frame(h2.DATA, 0, 1, message(b"?", 1)))
+    assert raw.answer(1)[1]["grpc-status"] == "13"
+    raw.until(h2.RST_STREAM)
+    raw.send(last, h2.frame(h2.PING, 0, 0, bytes(8)))
+    assert raw.frame() == (h2.PING, h2.ACK, 0, bytes(8))
+
+
+def test_clients_with_a_header_table_are_understood_whatever_others_have_sent(served):
+    others = Raw(served.address)
+    others.encoder.header_table_size = 0
+    for stream in (1, 3):  # the block of the first has the new size of the table
+        others.ask(stream, HELLO, x_trace="a")
+        assert others.answer(stream) == (HELLO, OK)
+    block = hpack.Encoder().encode(request_headers(x_trace="a"))
+    others.send(h2.frame(h2.HEADERS, h2.END_HEADERS, 5, block), h2.frame(h2.DATA, h2.END_STREAM, 5, HELLO))
+    assert others.answer(5) == (HELLO, OK)  # a client without a table may send this block, too
+    client = Raw(served.address)
+    for stream in (1, 3, 5):
+        client.ask(stream, HELLO, x_trace="a")
+        assert client.answer(stream) == (HELLO, OK)
+
+
+@pytest.mark.parametrize("huffman", [True, False])
+@pytest.mark.parametrize("values", [1, 40, 1900])
+def test_a_call_with_too_many_headers_is_refused_alone(raw, served, values, huffman):
+    raw.ask(1, HELLO, "Wait")
+    until(lambda: served.methods.waiting == 1)
+    sent = [(f"x-{at}", "v" * (90_000 // values)) for at in range(values)]
+    block = raw.encoder.encode([*request_headers(), *sent], huffman)
+    parts = [block[at : at + 16_384] for at in range(0, len(block), 16_384)]
+    raw.send(h2.frame(h2.HEADERS, 0, 3, parts[0]))
+    raw.send(*(h2.frame(h2.CONTINUATION, 0, 3, part) for part in parts[1:]), h2.frame(h2.CONTINUATION, 4, 3))
+    raw.send(h2.frame(h2.DATA, h2.END_STREAM, 3, HELLO))
+    _, headers = raw.answer(3)
+    assert (headers["grpc-status"], headers["grpc-message"]) == ("8", "received metadata is larger than 65536 bytes")
+    for stream in (5, 7):
+        raw.ask(stream, HELLO, x_0="v" * (90_000 // values))  # as it is in the table now
+        assert raw.answer(stream)[1]["grpc-status"] == ("8" if values == 1 else "0")
+    assert served.methods.waiting == 1
 
 
 def test_more_data_than_the_window_resets_the_stream(raw):
@@ -294,12 +416,20 @@ FLOODS = {
     "settings": h2.settings({}),
     "priorities": h2.frame(h2.PRIORITY, 0, 3, bytes(5)),
     "empty data": h2.frame(h2.DATA, 0, 1),
+    "empty data of a stream that was answered": h2.frame(h2.DATA, 0, 3),
+    "windows of the connection": h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\0\0\0\x01"),
+    "windows of a stream": h2.frame(h2.WINDOW_UPDATE, 0, 1, b"\0\0\0\x01"),
+    "windows of a stream that was answered": h2.frame(h2.WINDOW_UPDATE, 0, 3, b"\0\0\0\x01"),
+    "goodbyes": h2.frame(h2.GOAWAY, 0, 0, bytes(8)),
+    "larger windows for all streams": h2.settings({h2.INITIAL_WINDOW_SIZE: 1}),
 }
 
 
 @pytest.mark.parametrize("name", FLOODS)
 def test_a_flood_ends_the_connection(raw, served, name):
     raw.ask(1, None, "Stream")
+    raw.ask(3, HELLO)
+    assert raw.answer(3) == (HELLO, OK)
     raw.socket.settimeout(None)
     try:
         for _ in range(0, MOST_FRUITLESS + 1000, 100):
@@ -308,6 +438,84 @@ def test_a_flood_ends_the_connection(raw, served, name):
         pass
     assert raw.ended_with() in (h2.ENHANCE_YOUR_CALM, -1)  # -1: the reset came before we read the GOAWAY
     assert Raw(served.address).still_answers()
+
+
+def test_pings_between_the_answers_of_a_stream_are_no_flood(raw):
+    raw.ask(1, None, "Stream")
+    ping = h2.frame(h2.PING, 0, 0, bytes(8))
+    for _ in range(3):
+        raw.send(ping * (MOST_FRUITLESS // 2), h2.frame(h2.DATA, 0, 1, HELLO))
+        raw.until(h2.DATA)
+    raw.send(h2.frame(h2.DATA, h2.END_STREAM, 1))
+    assert raw.answer(1)[1]["grpc-status"] == "0"
+
+
+def test_pings_of_a_long_time_are_no_flood(raw, monkeypatch):
+    raw.ask(1, None, "Stream")
+    ping = h2.frame(h2.PING, 0, 0, bytes(8))
+    later = 0.0
+    monkeypatch.setattr(connection, "monotonic", lambda: time.monotonic() + later)
+    for _ in range(3):
+        for _ in range(MOST_FRUITLESS // 2):
+            raw.send(ping)
+        for _ in range(MOST_FRUITLESS // 2):
+            raw.until(h2.PING)
+        later += MOST_FRUITLESS / FORGOTTEN_EACH_SECOND / 2
+    assert raw.still_answers()
+
+
+def test_windows_that_let_data_go_are_no_flood(served):
+    client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 0})
+    client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, (1 << 30).to_bytes(4, "big")))
+    size = 3 << 20
+    client.ask(1, None)
+    client.send(*(h2.frame(h2.DATA, 0, 1, message(bytes(size))[at : at + 65_536]) for at in range(0, size, 65_536)))
+    client.send(h2.frame(h2.DATA, h2.END_STREAM, 1, bytes(5)))
+    client.until(h2.HEADERS)
+    both = h2.frame(h2.WINDOW_UPDATE, 0, 1, b"\0\0\x04\0"), h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\0\0\x04\0")
+    for _ in range(size // 1024 + 1):
+        client.send(*both)
+        client.until(h2.DATA)
+    assert client.answer(1)[1]["grpc-status"] == "0"
+
+
+def test_a_connection_with_much_to_do_lets_others_have_their_turn(raw, served):
+    block = raw.encoder.encode(request_headers("Busy"))
+    calls = ((h2.frame(h2.HEADERS, 4, n, block), h2.frame(h2.DATA, 1, n, HELLO)) for n in range(1, 401, 2))
+    raw.encoder.header_table_size = 0
+    other = Raw(served.address)
+    other.until(h2.SETTINGS)
+    raw.send(*(frame for call in calls for frame in call))
+    raw.until(h2.DATA)
+    assert other.still_answers()
+    assert served.methods.busy < 200
+    raw.answer(399)
+    assert served.methods.busy == 200
+
+
+def test_a_turn_ends_in_time_and_the_next_goes_on_where_it_ended():
+    class Receiver:
+        def __init__(self):
+            self.taken = []
+
+        def control(self, kind, flags, number, payload):
+            self.taken.append(number)
+            time.sleep(TURN_SECONDS / 8)
+
+    receiver, reader = Receiver(), FrameReader()
+    reader.settled = True
+    frames = [h2.frame(h2.PRIORITY, 0, number, bytes(5)) for number in range(1, 101)]
+    left = reader.feed(h2.PREFACE + b"".join(frames) + frames[0][:3], receiver)
+    assert left
+    turns = 1
+    while left:
+        assert len(receiver.taken) < turns * 45
+        left = reader.feed(b"", receiver)
+        turns += 1
+    assert receiver.taken == list(range(1, 101))
+    assert turns > 2
+    reader.feed(frames[0][3:], receiver)
+    assert len(receiver.taken) == 101
 
 
 def test_calls_that_are_opened_and_reset_at_once_end_the_connection(raw, served):
@@ -327,7 +535,7 @@ def test_calls_that_are_opened_and_reset_at_once_end_the_connection(raw, served)
 def test_headers_without_end_end_the_connection(raw):
     raw.send(h2.frame(h2.HEADERS, 0, 1, bytes(16_000)))
     try:
-        for _ in range(BLOCK_BYTES // 16_000 + 1):
+        for _ in range(BLOCK_BYTES // 16_000 + 100):
             raw.send(h2.frame(h2.CONTINUATION, 0, 1, bytes(16_000)))
     except ConnectionError:
         pass

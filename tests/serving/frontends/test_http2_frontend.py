@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -11,7 +12,15 @@ import pytest
 from tests.serving.frontends.raw import Raw, message
 
 from normfold.serving.errors import StartError
-from normfold.serving.frontends.http2.frontend import bound
+from normfold.serving.frontends import FRONTENDS
+from normfold.serving.frontends.http2.call import Service
+from normfold.serving.frontends.http2.connection import ServerConnection
+from normfold.serving.frontends.http2.frontend import DEFAULT_LIMITS, bound
+from normfold.serving.frontends.http2.holding import Holding
+from normfold.serving.frontends.http2.requests import Requests
+from normfold.serving.process import unix_socket
+from normfold.serving.rpc.traffic import Traffic
+from normfold.serving.wire import http2_frames as h2
 
 HELLO = message(b"hello")
 
@@ -40,6 +49,108 @@ def test_a_file_is_not_replaced_by_a_socket(start, tmp_path):
     with pytest.raises(StartError, match=r"cannot listen on unix:.*Address already in use"), start(f"unix:{path}"):
         pass
     assert path.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("name", FRONTENDS)
+def test_a_socket_that_is_in_use_is_refused_and_stays(start, tmp_path, name):
+    address = f"unix:{tmp_path / 's.sock'}"
+    with start(address, name=name):
+        with (
+            pytest.raises(StartError, match=r"cannot listen on unix:.*Address already in use"),
+            start(address, name=name),
+        ):
+            pass
+        with grpc.insecure_channel(address) as channel:
+            assert channel.unary_unary("/t.T/Echo")(b"x", timeout=20) == b"x"
+
+
+def test_a_socket_with_a_full_queue_is_in_use(tmp_path):
+    path = str(tmp_path / "s.sock")
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as waiting:
+        busy.bind(path)
+        busy.listen(0)
+        waiting.connect(path)
+        with pytest.raises(OSError, match="Address already in use"):
+            unix_socket.bound(path)
+
+
+def test_a_server_that_stops_removes_no_socket_of_another(start, tmp_path):
+    path = tmp_path / "s.sock"
+    with start(f"unix:{path}"):
+        path.unlink()
+        other = socket.socket(socket.AF_UNIX)
+        other.bind(str(path))
+    assert path.is_socket()
+    other.close()
+
+
+@pytest.mark.parametrize("name", FRONTENDS)
+def test_a_folder_that_is_not_there_is_the_reason(start, tmp_path, name):
+    address = f"unix:{tmp_path}/nonexistent/x.sock"
+    refused = pytest.raises(StartError, match=r"cannot listen on unix:.*: No such file or directory; choose")
+    with refused, start(address, name=name):
+        pass
+
+
+@pytest.mark.parametrize("name", FRONTENDS)
+def test_all_addresses_of_ipv6_are_all_of_ipv4_too(start, name):
+    with start("[::]:0", name=name) as served:
+        port = served.address.rpartition(":")[2]
+        for host in ("127.0.0.1", "[::1]"):
+            with grpc.insecure_channel(f"{host}:{port}") as channel:
+                assert channel.unary_unary("/t.T/Echo")(b"x", timeout=20) == b"x"
+
+
+def test_a_client_that_only_stops_sending_gets_its_answers(served):
+    client = Raw(served.address)
+    for stream in (1, 3):
+        client.ask(stream, message(b"100000"), "Large")
+    client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\0\x10\0\0"), h2.settings({h2.INITIAL_WINDOW_SIZE: 1 << 20}))
+    client.socket.shutdown(socket.SHUT_WR)
+    assert client.answer(1)[0] == client.answer(3)[0] == message(bytes(100_000))
+    assert client.ended_with() == -1
+
+
+def test_a_client_that_has_gone_cancels_its_calls_and_leaves_no_trace_in_the_log(served):
+    errors = []
+    served.loop.set_exception_handler(lambda loop, context: errors.append(context))
+    client = Raw(served.address)
+    for stream in range(1, 41, 2):
+        client.ask(stream, HELLO, ("Soon", "Wait")[stream % 4 // 2])
+    end = time.monotonic() + 10
+    while served.methods.waiting < 10:
+        assert time.monotonic() < end
+    client.socket.close()
+    while served.methods.cancelled < 10 or served.frontend._connections:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert not errors
+
+
+def test_what_is_queued_for_a_connection_that_is_lost_is_not_written():
+    class Gone(asyncio.Transport):
+        def set_write_buffer_limits(self, high=None, low=None):
+            pass
+
+        def write(self, data):
+            assert not lost
+
+    async def run():
+        nonlocal lost
+        service = Service(Requests([]), Traffic(), 1, DEFAULT_LIMITS, Holding(1))
+        one = ServerConnection(service, {})
+        one.connection_made(Gone())
+        one.flush_soon()
+        one.sender.out.append(b"late")
+        one.connection_lost(None)
+        lost = True
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+        await asyncio.sleep(0.01)
+        one.leave()
+
+    lost, errors = False, []
+    asyncio.run(run())
+    assert not errors
 
 
 def test_a_port_that_is_taken_is_told(start):

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import time
+
 import hpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from normfold.serving.frontends.http2.headers import LIST_BYTES, STATIC, HeaderError, HeaderReader, written
+from normfold.serving.frontends.http2.headers import (
+    LIST_BYTES,
+    MOST_HEADERS,
+    STATIC,
+    HeaderError,
+    HeaderReader,
+    written,
+)
 from normfold.serving.frontends.http2.requests import Requests, percent_encoded
 
 NAMES = st.sampled_from([name for name, _ in STATIC]) | st.binary(min_size=1, max_size=40)
@@ -59,8 +68,44 @@ def test_a_small_block_cannot_become_large_headers():
     encoder = hpack.Encoder()
     reader = HeaderReader()
     reader.read(encoder.encode([("x", "v" * 4000)]))
-    with pytest.raises(HeaderError, match=f"more than {LIST_BYTES} bytes"):
-        reader.read(b"\xbe" * 17)
+    headers = reader.read(b"\xbe" * 9000)
+    assert reader.too_large
+    assert sum(len(name) + len(value) for name, value in headers) < LIST_BYTES + 4001
+    assert reader.read(b"\xbe") == [(b"x", b"v" * 4000)]
+    assert not reader.too_large
+    with pytest.raises(HeaderError, match=f"more than {MOST_HEADERS} headers"):
+        reader.read(b"\xbe" * (MOST_HEADERS + 1))
+
+
+def literal(size: int, added: bool, coded: bool) -> bytes:
+    """A header "x" whose value is ``size`` times "aaaaaaaa", which Huffman code shortens to five bytes."""
+    value = (bytes.fromhex("18c6318c63") if coded else b"a" * 8) * size
+    length = bytearray(hpack.hpack.encode_integer(len(value), 7))
+    length[0] |= 0x80 * coded
+    return (b"\x40" if added else b"\x00") + b"\x01x" + bytes(length) + value
+
+
+LARGE = st.lists(st.tuples(st.sampled_from([0, 20, 400, 3000, 3200]), st.booleans(), st.booleans()), max_size=12)
+
+
+@settings(deadline=None)
+@given(LARGE)
+def test_a_block_that_is_too_large_leaves_the_table_as_hpack_does(values):
+    block = b"".join(literal(*value) for value in values)
+    decoder, reader = hpack.Decoder(max_header_list_size=1 << 24), HeaderReader()
+    decoder.decode(block, raw=True)
+    reader.read(block)
+    assert list(reader._table) == [(bytes(n), bytes(v)) for n, v in decoder.header_table.dynamic_entries]
+
+
+def test_the_time_for_huffman_code_in_a_block_that_is_too_large_is_bounded():
+    with pytest.raises(HeaderError, match="in Huffman code"):
+        HeaderReader().read(literal(500, True, True) * 60)
+    begun = time.process_time()
+    reader = HeaderReader()
+    reader.read(literal(200_000, True, True))
+    assert reader.too_large
+    assert time.process_time() - begun < 0.1  # its decoding takes 0.4 s
 
 
 def test_a_block_is_constant_only_where_no_table_is_used():
@@ -86,7 +131,20 @@ def test_equal_blocks_are_read_again_while_a_table_is_in_use():
     other = encoder.encode([*head, (":path", "/a"), ("grpc-timeout", "x")])
     for block in (first, same, other, same):
         requests.read(block, reader)
-    assert not requests._kept
+    assert not any(requests._kept)
+
+
+def test_a_block_that_a_connection_without_a_table_has_sent_fills_the_table_of_another():
+    head = [(":method", "POST"), (":scheme", "http"), (":path", "/a"), ("content-type", "application/grpc")]
+    requests, bare, encoder = Requests([]), HeaderReader(), hpack.Encoder()
+    bare.read(b"\x20")  # a table of 0 bytes
+    block = encoder.encode(head)
+    for _ in range(2):
+        requests.read(block, bare)
+    assert block in requests._kept[False]
+    reader = HeaderReader()
+    for later in (block, encoder.encode(head)):
+        assert requests.read(later, reader) == requests.read(hpack.Encoder().encode(head), bare)
 
 
 @given(st.text(max_size=200))

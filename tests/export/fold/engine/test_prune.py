@@ -226,3 +226,44 @@ def test_a_2d_tensor_loses_channels_only_by_whole_blocks(size: int, nodes: str, 
     assert report.channels_removed == size - left
     same_function(model, after, (2, 3, 1, 12))
     assert folded(after)[1].channels_removed == 0
+
+
+#: What reads a tensor of 4 channels and 10 positions with another axis than that of the channels.
+ELSEWHERE = {
+    "a product along time": ("y = MatMul(c, k)", "N,4,6"),
+    "time and channels of one length": ("s = Slice(c, zero, four, two) y = MatMul(s, square)", "N,4,6"),
+    "one axis": ("y = Reshape(c, all)", "M"),
+    "one vector": ("f = Reshape(c, all) y = MatMul(f, long)", "6"),
+    "rows": ("y = Reshape(c, rows)", "M,10"),
+    "rows of channels": ("t = Transpose<perm=[0,2,1]>(c) r = Reshape(t, short) y = MatMul(r, square)", "M,6"),
+    "channels as batch": ("t = Transpose<perm=[1,0,2]>(c) y = Conv(t, one)", "4,2,10"),
+    "a repetition to a shape": ("m = ReduceMean<keepdims=1,axes=[2]>(c) e = Expand(m, shape) y = Conv(e, v)", "N,5,8"),
+    "a resize to sizes": ("e = Resize(c, , , sizes) y = Conv(e, v)", "1,5,18"),
+    "a sum with a matrix": ("m = ReduceMean<keepdims=0,axes=[0]>(c) y = Add(c, m)", "N,4,10"),
+}
+
+
+@pytest.mark.parametrize("reader", ELSEWHERE)
+@pytest.mark.parametrize("channel", [1, 3])
+def test_a_constant_channel_stays_where_another_axis_is_read(reader: str, channel: int) -> None:
+    nodes, out = ELSEWHERE[reader]
+    more = {"k": weights(10, 6), "square": weights(4, 6), "v": weights(5, 4, 3), "one": weights(2, 1, 1)}
+    more["long"] = weights(40, 6)
+    places = {"zero": [0], "four": [4], "two": [2], "all": [-1], "rows": [-1, 10], "short": [-1, 4]}
+    places |= {"shape": [1, 4, 10], "sizes": [1, 4, 20]}
+    more |= {name: np.array(place) for name, place in places.items()}
+    batch = "1" if "batch" in reader or "sizes" in reader or "vector" in reader else "N"
+    model = graph(text(nodes, out).replace("float[N,3,L]", f"float[{batch},3,12]"), **dead(channel), **more)
+    after, report = folded(model)
+    assert report.channels_removed == 0
+    same_function(model, after, (1, 3, 12))
+
+
+def test_a_constant_channel_goes_through_what_takes_positions() -> None:
+    nodes = "s = Slice(c, zero, four, two) p, q = Split<axis=2>(s, sizes) a = Add(p, q) y = Conv(a, v)"
+    places = {"zero": [0], "four": [4], "two": [2], "sizes": [2, 2]}
+    arrays = {name: np.array(place) for name, place in places.items()}
+    model = graph(text(nodes).replace("float[N,3,L]", "float[N,3,12]"), **dead(1), v=weights(5, 4, 1), **arrays)
+    after, report = folded(model)
+    assert report.channels_removed == 1
+    same_function(model, after, (2, 3, 12))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from tests.export.fold.graphs import folded, graph, net_of, norm, operators, same_function, weights
+from tests.export.fold.graphs import folded, graph, net_of, norm, onnxruntime, operators, same_function, weights
 
 from normfold.export.fold.engine.silence import silence_zero_scales
 from normfold.export.fold.ops.scaling import Scaling
@@ -60,11 +60,87 @@ def test_nothing_scales_by_0_after_what_is_private_before_it(between: str) -> No
     same_function(model, after, *LENGTHS)
 
 
-def test_a_channel_that_is_picked_twice_is_not_silenced() -> None:
-    # The second copy is scaled by 1: what it shows must stay.
+@pytest.mark.parametrize(("picked", "count"), [([0, 2, 2, 3], 1), ([0, 1, 1, 3], 1), ([1, 3, 2, 0], 2)])
+def test_a_channel_that_is_picked_twice_is_not_silenced(picked: list[int], count: int) -> None:
+    # Channels 1 and 2 show the same channel of the convolution, and only channel 1 is scaled by 0.
     model = model_of("g = Gather<axis=1>(c, twice) n = BN(g, n) y = Conv<pads=[1,1]>(n, v)")
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, 2, 2, 3]), "twice"))
-    assert silenced(model)[0] == 0
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(picked), "twice"))
+    found, target = silenced(model)
+    assert found == count
+    assert (target.params.scale[0, 1, 0] == 0) == (count == 1)
+    after, _ = folded(model)
+    same_function(model, after, *LENGTHS)
+
+
+#: What is between a convolution of 4 channels and 10 positions and a BatchNorm of 4 channels, and the output's shape.
+MOVED = {
+    "transposed twice": ("a = Transpose<perm=[2,0,1]>(c) u = Transpose<perm=[1,2,0]>(a)", "N,4,10"),
+    "rows": ("a = Transpose<perm=[0,2,1]>(c) u = Reshape(a, rows)", "M,4"),
+    "unsqueezed": ("u = Unsqueeze(c, two)", "N,4,1,10"),
+    "shuffled channels": ("a = Reshape(c, halved) b = Transpose<perm=[0,2,1,3]>(a) u = Reshape(b, whole)", "N,4,10"),
+    "mirrored": ('u = Pad<mode="reflect">(c, pads)', "N,4,12"),
+    "repeated": ('u = Pad<mode="edge">(c, pads)', "N,4,12"),
+    "resized": ('u = Resize<mode="nearest">(c, , scales)', "N,4,20"),
+}
+PLACES = {
+    "rows": np.array([-1, 4]),
+    "two": np.array([2]),
+    "halved": np.array([0, 2, 2, 10]),
+    "whole": np.array([0, 4, 10]),
+    "pads": np.array([0, 0, 1, 0, 0, 1]),
+    "scales": np.float32([1, 1, 2]),
+}
+
+
+@pytest.mark.parametrize("between", MOVED)
+def test_a_constant_is_followed_through_what_moves_it_to_another_axis(between: str) -> None:
+    # Neither scale nor shift passes the sigmoid, so the BatchNorm goes back or stays.
+    nodes, out = MOVED[between]
+    text = f"(float[N,3,12] x) => (float[{out}] y) {{ c = Conv(x, w) {nodes} n = BN(u, n) y = Sigmoid(n) }}"
+    beta = [1, 2, 3, -4]
+    model = graph(text, w=weights(4, 3, 3), **PLACES, **norm("n", 4, gamma=[1, 0, -1, 0], beta=beta))
+    after, report = folded(model)
+    assert report.affines_after == 0
+    same_function(model, after, (2, 3, 12))
+
+
+def test_a_constant_is_followed_through_a_pixel_shuffle() -> None:
+    text = """(float[N,3,12] x) => (float[N,2,20] y) {
+        c = Conv(x, w)  a = Reshape(c, narrow)  b = Transpose<perm=[0,1,3,2]>(a)  u = Reshape(b, short)
+        n = BN(u, n)  y = Sigmoid(n) }"""
+    places = {"narrow": np.array([0, 2, 2, 10]), "short": np.array([0, 2, 20])}
+    model = graph(text, w=weights(4, 3, 3), **places, **norm("n", 2, gamma=[0, -1], beta=[2, 1]))
+    after, report = folded(model)
+    assert report.affines_after == 0
+    same_function(model, after, (2, 3, 12))
+
+
+def test_a_column_of_an_embedding_becomes_constant() -> None:
+    text = """(int64[N,L] x) => (float[N,4,L] y) {
+        e = Gather(table, x)  t = Transpose<perm=[0,2,1]>(e)  n = BN(t, n)  y = Sigmoid(n) }"""
+    model = graph(text, table=weights(5, 4), **norm("n", 4, gamma=[1, 0, -1, 0], beta=[1, 2, 3, -4]))
+    after, report = folded(model)
+    assert operators(after) == ["Gather", "Sigmoid", "Transpose"]
+    assert report.affines_after == 0
+    before_run, after_run = (onnxruntime(m, {"x": np.array([[0, 1, 4], [3, 2, 2]])})[0] for m in (model, after))
+    np.testing.assert_allclose(after_run, before_run, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("beta", "stays"), [(2.0, 1), (-2.0, 1), (0.0, 0)])
+def test_the_zeros_of_a_padding_hold_no_constant_but_0(beta: float, stays: int) -> None:
+    text = """(float[N,3,12] x) => (float[N,4,12] y) { c = Conv(x, w) u = Pad(c, pads) n = BN(u, n) y = Sigmoid(n) }"""
+    given = norm("n", 4, gamma=[1, 0, 2, 3], beta=[0, beta, 0, 0], mean=[0, 5, 0, 0])
+    model = graph(text, w=weights(4, 3, 3), pads=PLACES["pads"], **given)
+    after, report = folded(model)
+    assert report.affines_after == stays
+    same_function(model, after, (2, 3, 12))
+
+
+def test_a_negative_constant_behind_a_slope_or_a_sigmoid_is_undone_by_the_shift() -> None:
+    model = model_of("b = Sigmoid(c) n = BN(b, n) z = Sigmoid(n) y = Conv(z, v)", beta=[1, -2, 3, -4])
+    count, target = silenced(model)
+    assert count == 2
+    assert np.all(target.params.scale != 0)
     after, _ = folded(model)
     same_function(model, after, *LENGTHS)
 

@@ -271,6 +271,11 @@ NETWORKS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
         ),
         (2, 3, 10),
     ),
+    "along time": (
+        nn.Sequential(nn.Conv1d(3, 20, 3, padding=1), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(10, 4)),
+        (2, 3, 10),
+    ),
+    "on one axis": (nn.Sequential(nn.Conv1d(3, 6, 3), nn.BatchNorm1d(6), nn.Tanh(), nn.Flatten(0)), (2, 3, 17)),
     "at both ends": (
         nn.Sequential(nn.BatchNorm1d(3), nn.Conv1d(3, 4, 3), nn.ReLU(), nn.Conv1d(4, 2, 3), nn.BatchNorm1d(2)),
         (2, 3, 17),

@@ -16,7 +16,7 @@ from normfold.models.surnames.network import SurnameCNN
 from .networks import NETWORKS, batchnorms, checked, filled, inputs
 
 #: Networks whose length a layer fixes.
-FIXED = ("of rows", "flattened", "flattened twice", "three dimensions", "two dimensions")
+FIXED = ("of rows", "flattened", "flattened twice", "along time", "three dimensions", "two dimensions")
 #: Signs by channel that may stay where scales are negative or 0: a max-pool, and a ReLU, let only s >= 0 pass.
 SIGNS = {"max-pool between": 1, "Res2Net": 2}
 #: The same networks as ONNX graphs take long to export; these hold every kind of fold.

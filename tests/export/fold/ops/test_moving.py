@@ -129,12 +129,14 @@ def test_a_computed_shape_is_followed_by_the_lengths_that_are_known() -> None:
         (("N", 4, "L"), ("N", 2, 2, "L"), [((0,), (0,)), ((1,), (1, 2)), ((2,), (3,))]),
         (("N", 4, 1, "L"), ("N", 4, "L"), None),
         ((2, 3, 4), (6, 4), [((0, 1), (0,)), ((2,), (1,))]),
-        (("N", 4, "L"), ("A", 4), None),
+        (("N", 4, "L"), ("A", 4), [((0, 1, 2), (0, 1))]),
+        (("N", 6, 3, "A", "B"), ("N", 18, "C"), [((0,), (0,)), ((1, 2), (1,)), ((3, 4), (2,))]),
         (("N", 38, 64), ("38*N", 64), [((0, 1), (0,)), ((2,), (1,))]),
         (("38*N", 64), ("N", 38, 64), [((0,), (0, 1)), ((1,), (2,))]),
         (("N", "L", 4), ("L*N", 4), [((0, 1), (0,)), ((2,), (1,))]),
-        (("N", "L", 4), ("N + L", 4), None),
-        (("2*N", 4), ("N", 4), None),
+        (("N", "L", 4), ("N + L", 4), [((0, 1), (0,)), ((2,), (1,))]),
+        (("2*N", 4), ("N", 4), [((0,), (0,)), ((1,), (1,))]),
+        (("N", None, 4), ("M", 4), [((0, 1), (0,)), ((2,), (1,))]),
     ],
 )
 def test_axes_are_aligned_in_the_finest_groups(shape: tuple, target: tuple, groups: list | None) -> None:
@@ -319,7 +321,7 @@ def test_an_affine_of_positions_does_not_go_through_a_gather_by_computed_places(
     text = """(float[N,3,6] x, int64[2] e) => (float[N,3,2] y) {
         s = Sigmoid(x)  m = Mul(s, g)  k = Gather<axis=2>(m, e)  y = Conv(k, v) }"""
     _, report = folded(graph(text, g=weights(6), v=weights(3, 3, 1)))
-    assert "here the scale differs from position to position" in "; ".join(report.folds[0].reasons)
+    assert "picks entries of an axis along which the scale or shift differs" in "; ".join(report.folds[0].reasons)
 
 
 @pytest.mark.parametrize("gamma", ["positive", "mixed"])
@@ -338,7 +340,7 @@ def test_an_affine_by_channel_does_not_go_back_through_an_expand_of_one_channel(
     text = """(float[N,1,L] x) => (float[N,4,L] y) {
         c = Conv(x, w)  e = Expand(c, s)  n = BN(e, n)  y = Sigmoid(n) }"""
     model = graph(text, w=weights(1, 1, 1), s=np.array([1, 4, 1]), **norm("n", 4))
-    stays(model, "mixes positions, and here the scale differs from position to position", (2, 1, 12), (3, 1, 23))
+    stays(model, "mixes channels, and here they have different scales or shifts", (2, 1, 12), (3, 1, 23))
 
 
 def test_a_slice_with_computed_ends_lets_nothing_pass_along_its_axis() -> None:
@@ -397,7 +399,7 @@ def test_zeros_before_anything_but_a_convolution_do_not_take_a_shift() -> None:
 def test_padding_with_another_value_lets_nothing_pass() -> None:
     text = "(float[N,3,L] x) => (float[N,3,M] y) { s = Sigmoid(x) n = BN(s, n) p = Pad(n, pads, one) y = Tanh(p) }"
     model = graph(text, pads=np.array([0, 0, 1, 0, 0, 1]), one=np.float32(1), **norm("n", 3))
-    stays(model, "'Pad_2' (Pad) is not linear", *LENGTHS)
+    stays(model, "no rule takes a per-channel scale or shift through 'Pad_2' (Pad)", *LENGTHS)
 
 
 def test_negative_padding_cuts_positions_and_lets_everything_pass() -> None:
@@ -517,3 +519,70 @@ def test_a_pad_of_channels_and_positions_at_once_lets_no_new_channel_pass() -> N
         op.add_channel({op.inputs[0]: W})
     with pytest.raises(Refused, match="pads an axis along which the scale differs"):
         op.spread(Gauges({op.inputs[0]: Affine.along(1, 3, np.arange(1.0, 5), np.zeros(4))}))
+
+
+@pytest.mark.parametrize(
+    ("index", "rest"),
+    [
+        (np.array([[0, 1, 2], [2, 3, 4]]), "t = Transpose<perm=[0,2,1,3]>(g) f = Reshape(t, flat) y = MatMul(f, u)"),
+        (np.array([4, 2, 0]), "y = Conv(g, v)"),
+        (np.array(-1), "y = Gemm(g, m)"),
+        (np.array(2), "y = Gemm(g, m)"),
+    ],
+)
+@pytest.mark.parametrize("length", ["12", "L"])
+def test_any_affine_goes_forward_through_a_gather_of_time_steps(index: np.ndarray, rest: str, length: str) -> None:
+    out = {2: "N,2,5", 1: "N,5,3", 0: "N,5"}[index.ndim]
+    text = f"""(float[N,3,{length}] x) => (float[{out}] y) {{
+        s = Sigmoid(x)  n = BN(s, n)  g = Gather<axis=2>(n, i)  {rest} }}"""
+    arrays = {"i": index, "flat": np.array([0, 2, 9]), "u": weights(9, 5), "v": weights(5, 3, 1), "m": weights(3, 5)}
+    model = graph(text, **arrays, **norm("n", 3))
+    after, report = folded(model)
+    assert report.affines_after == 0, report.folds
+    same_function(model, after, *(LENGTHS if length == "L" else [(2, 3, 12)]))
+
+
+@pytest.mark.parametrize("index", [np.array([[0, 1, 2], [2, 3, 4]]), np.array(3)])
+def test_any_affine_goes_back_through_a_gather_of_time_steps(index: np.ndarray) -> None:
+    out = "N,4,2,3" if index.ndim else "N,4"
+    text = (
+        f"(float[N,3,L] x) => (float[{out}] y) {{ c = Conv(x, w) g = Gather<axis=2>(c, i) n = BN(g, n) y = Tanh(n) }}"
+    )
+    folds_to(graph(text, w=weights(4, 3, 1), i=index, **norm("n", 4)), "Conv Gather Tanh", *LENGTHS)
+
+
+def test_windows_of_time_steps_with_the_time_first_are_a_gather_nd() -> None:
+    text = """(float[N,3,L] x) => (float[2,3,N,5] y) {
+        s = Sigmoid(x)  n = BN(s, n)  t = Transpose<perm=[2,0,1]>(n)  g = GatherND(t, i)  y = MatMul(g, u) }"""
+    model = graph(text, i=np.array([[0, 1, 2], [2, 3, 4]])[..., None], u=weights(3, 5), **norm("n", 3))
+    after, report = folded(model)
+    assert report.affines_after == 0
+    same_function(model, after, *LENGTHS)
+
+
+@pytest.mark.parametrize("nodes", ["g = Gather<axis=1>(n, i)", "t = Transpose<perm=[1,0,2]>(n) g = GatherND(t, j)"])
+def test_windows_of_channels_let_no_affine_by_channel_pass(nodes: str) -> None:
+    out = "N,2,2,L" if "axis=1" in nodes else "2,2,N,L"
+    text = f"(float[N,3,L] x) => (float[{out}] y) {{ s = Sigmoid(x) n = BN(s, n) {nodes} y = Tanh(g) }}"
+    windows = np.array([[0, 1], [1, 2]])
+    model = graph(text, i=windows, j=windows[..., None], **norm("n", 3))
+    stays(model, "picks entries of an axis along which the scale or shift differs", *LENGTHS)
+
+
+def test_a_gather_nd_of_single_entries_is_not_read() -> None:
+    text = "(float[N,3,L] x) => (float[2,L] y) { s = Sigmoid(x) n = BN(s, n) g = GatherND(n, i) y = Tanh(g) }"
+    stays(graph(text, i=np.array([[0, 1], [1, 2]]), **norm("n", 3)), "(GatherND)", (2, 3, 12))
+
+
+@pytest.mark.parametrize("mode", ["CRD", "DCR"])
+def test_an_affine_goes_back_through_a_pixel_shuffle(mode: str) -> None:
+    text = f"""(float[N,3,4,5] x) => (float[N,2,8,10] y) {{
+        c = Conv(x, w)  d = DepthToSpace<blocksize=2,mode="{mode}">(c)  n = BN(d, n)  y = Sigmoid(n) }}"""
+    model = graph(text, w=weights(8, 3, 1, 1), **norm("n", 2, gamma=[0.0, -1.0], beta=[0.5, 2.0]))
+    folds_to(model, "Conv DepthToSpace Sigmoid", (2, 3, 4, 5))
+
+
+def test_channels_of_different_scales_do_not_go_forward_through_a_pixel_shuffle() -> None:
+    text = """(float[N,4,4,5] x) => (float[N,1,8,10] y) {
+        s = Sigmoid(x)  n = BN(s, n)  d = DepthToSpace<blocksize=2>(n)  y = Conv(d, w) }"""
+    stays(graph(text, w=weights(1, 1, 1, 1), **norm("n", 4)), "shuffles channels of different scales", (2, 4, 4, 5))

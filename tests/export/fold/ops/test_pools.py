@@ -13,6 +13,7 @@ from tests.export.fold.graphs import (
     operator,
     operators,
     same_function,
+    same_in_onnxruntime,
     stays,
     weight_of,
     weights,
@@ -164,7 +165,7 @@ def test_a_mean_over_positions_may_name_its_axes_as_attribute_or_input_and_drop_
 
 def test_a_mean_over_the_channels_mixes_their_scales() -> None:
     text = "(float[N,3,L] x) => (float[N,1,L] y) { s = Sigmoid(x) n = BN(s, n) y = ReduceMean<axes=[1]>(n) }"
-    sentence = "'ReduceMean_2' (ReduceMean) mixes positions, and here the scale differs from position to position"
+    sentence = "'ReduceMean_2' (ReduceMean) mixes channels, and here they have different scales or shifts"
     stays(graph(text, **norm("n", 3)), sentence, *LENGTHS)
 
 
@@ -216,25 +217,144 @@ def test_cubic_resizing_is_left_alone() -> None:
     text = """(float[N,3,L] x) => (float[N,3,M] y) {
         r = Sigmoid(x)  n = BN(r, n)  z = Resize<mode="cubic">(n, , s)  y = Tanh(z) }"""
     _, report = folded(graph(text, s=np.float32([1, 1, 2]), **norm("n", 3)))
-    assert "'Resize_2' (Resize) is not linear" in "; ".join(report.folds[0].reasons)
+    assert "no rule takes a per-channel scale or shift through 'Resize_2' (Resize)" in "; ".join(
+        report.folds[0].reasons
+    )
 
 
 def test_resizing_over_the_channels_is_left_alone() -> None:
     text = "(float[N,3,L] x) => (float[N,6,L] y) { r = Sigmoid(x) n = BN(r, n) z = Resize(n, , s) y = Tanh(z) }"
     _, report = folded(graph(text, s=np.float32([1, 2, 1]), **norm("n", 3)))
-    assert "'Resize_2' (Resize) is not linear" in "; ".join(report.folds[0].reasons)
-
-
-@pytest.mark.parametrize("op", ["ReduceMin", "ReduceSum", "ReduceL2", "LpPool<kernel_shape=[2]>"])
-def test_other_reductions_let_nothing_pass(op: str) -> None:
-    axes = "<axes=[2]>" if op in ("ReduceMin", "ReduceL2") else ""
-    inputs = "n, a" if op == "ReduceSum" else "n"
-    text = (
-        f"(float[N,3,L] x) => (float[N,3,M] y) {{ r = Sigmoid(x) n = BN(r, n) z = {op}{axes}({inputs}) y = Tanh(z) }}"
+    assert "no rule takes a per-channel scale or shift through 'Resize_2' (Resize)" in "; ".join(
+        report.folds[0].reasons
     )
-    given = {"a": np.array([2])} if op == "ReduceSum" else {}
-    _, report = folded(graph(text, **given, **norm("n", 3)))
-    assert "is not linear, and no per-channel scale or shift passes through it" in "; ".join(report.folds[0].reasons)
+
+
+@pytest.mark.parametrize("op", ["ReduceMin<axes=[2]>", "ReduceL2<axes=[2]>", "LpPool<kernel_shape=[2]>"])
+def test_other_reductions_let_nothing_pass(op: str) -> None:
+    text = f"(float[N,3,L] x) => (float[N,3,M] y) {{ r = Sigmoid(x) n = BN(r, n) z = {op}(n) y = Tanh(z) }}"
+    _, report = folded(graph(text, **norm("n", 3)))
+    assert "no rule takes a per-channel scale or shift through" in "; ".join(report.folds[0].reasons)
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_a_sum_over_a_known_number_of_positions_lets_the_shift_pass_that_many_times(opset: int, keepdims: int) -> None:
+    total = f"ReduceSum<axes=[2],keepdims={keepdims}>(n)" if opset < 13 else f"ReduceSum<keepdims={keepdims}>(n, a)"
+    tail = "y = Conv(z, v)" if keepdims else "y = Gemm(z, g)"
+    text = "(float[N,3,12] x) => (float[%s] y) { s = Sigmoid(x) n = BN(s, n) z = %s %s }"
+    model = graph(
+        text % ("N,5,1" if keepdims else "N,5", total, tail),
+        opset=opset,
+        **({"v": weights(5, 3, 1)} if keepdims else {"g": weights(3, 5)}),
+        **({"a": np.array([-1])} if opset > 12 else {}),
+        **norm("n", 3),
+    )
+    after, _ = folds_to(model, f"Sigmoid ReduceSum {'Conv' if keepdims else 'Gemm'}", (2, 3, 12))
+    # By hand: each of the 12 positions adds the shift once.
+    shift = model_shift("n", 3)
+    weight = weights(5, 3, 1)[:, :, 0] if keepdims else weights(3, 5).T
+    bias = weight_of(after, place=2, op="Conv" if keepdims else "Gemm")
+    np.testing.assert_allclose(bias, 12 * weight @ shift, rtol=1e-5)
+
+
+def model_shift(name: str, channels: int) -> Array:
+    p = {k.removeprefix(f"{name}_"): v.astype(np.float64) for k, v in norm(name, channels).items()}
+    shift: Array = p["beta"] - p["mean"] * p["gamma"] / np.sqrt(p["var"] + 1e-5)
+    return shift
+
+
+def test_a_shift_goes_back_through_a_sum_divided_by_the_number_of_positions() -> None:
+    text = """(float[N,3,12] x) => (float[N,4,1] y) {
+        c = Conv(x, w)  z = ReduceSum<keepdims=1>(c, a)  n = BN(z, n)  y = Sigmoid(n) }"""
+    folds_to(graph(text, w=weights(4, 3, 3), a=np.array([2]), **norm("n", 4)), "Conv ReduceSum Sigmoid", (2, 3, 12))
+
+
+def test_of_a_sum_over_a_dynamic_number_of_positions_only_the_scale_passes() -> None:
+    text = "(float[N,3,L] x) => (float[N,5,1] y) { s = Sigmoid(x) n = BN(s, n) z = ReduceSum(n, a) y = Conv(z, v) }"
+    arrays = {"a": np.array([2]), "v": weights(5, 3, 1)}
+    stays(graph(text, **arrays, **norm("n", 3)), "adds up a dynamic number of positions", *LENGTHS)
+    unshifted = norm("n", 3, mean=np.zeros(3), beta=np.zeros(3))
+    folds_to(graph(text, **arrays, **unshifted), "Sigmoid ReduceSum Conv", *LENGTHS)
+
+
+@pytest.mark.parametrize("gamma", ["positive", "mixed"])
+def test_a_masked_mean_lets_the_scale_pass_and_the_shift_goes_back(gamma: str) -> None:
+    text = """(float[N,3,L] x, float[2,1,10] m) => (float[N,5,1] y) {
+        c = Conv(x, w)  n = BN(c, n)  r = LeakyRelu(n)  b = BN(r, b)  p = Mul(b, m)  t = ReduceSum(p, a)
+        k = ReduceSum(m, a)  q = Div(t, k)  y = Conv(q, v) }"""
+    given = norm("n", 4, gamma=gamma) | norm("b", 4, gamma=gamma, mean=np.zeros(4), beta=np.zeros(4))
+    model = graph(text, w=weights(4, 3, 3), v=weights(5, 4, 1), a=np.array([2]), **given)
+    folds_to(model, "Conv LeakyRelu Mul ReduceSum ReduceSum Div Conv", (2, 3, 12))
+
+
+#: Attention pooling: how the weights are made, how they are applied, and the output's shape.
+AVERAGES = [
+    ("w = Softmax<axis=2>(s)", "p = Mul(n, w) z = ReduceSum<keepdims=1>(p, two)"),
+    ("w = Softmax<axis=-1>(s)", "p = Mul(w, n) z = ReduceSum<keepdims=1>(p, two)"),
+    ("w = Softmax<axis=-1>(s)", "p = Mul(w, n) q = ReduceSum<keepdims=0>(p, two) z = Unsqueeze(q, two)"),
+    ("w = Softmax<axis=2>(s)", "t = Transpose<perm=[0,2,1]>(w) z = MatMul(n, t)"),
+    (
+        "w = Softmax<axis=2>(s)",
+        "t = Transpose<perm=[0,2,1]>(n) q = MatMul(w, t) z = Transpose<perm=[0,2,1]>(q)",
+    ),
+    (
+        "a = Squeeze(s, one) b = Softmax<axis=1>(a) w = Unsqueeze(b, one)",
+        "p = Mul(n, w) z = ReduceSum<keepdims=1>(p, two)",
+    ),
+]
+PLACES = {"one": np.array([1]), "two": np.array([2])}
+
+
+@pytest.mark.parametrize(("weighed", "applied"), AVERAGES)
+@pytest.mark.parametrize("length", ["12", "L"])
+def test_an_average_whose_weights_come_from_a_softmax_lets_any_affine_pass(
+    weighed: str, applied: str, length: str
+) -> None:
+    text = f"""(float[N,3,{length}] x) => (float[N,5,1] y) {{
+        c = Sigmoid(x)  n = BN(c, n)  s = Conv(n, k)  {weighed}  {applied}  y = Conv(z, v) }}"""
+    model = graph(text, k=weights(1, 3, 1), v=weights(5, 3, 1), **PLACES, **norm("n", 3))
+    after, report = folded(model)
+    assert report.affines_after == 0, report.folds
+    same_function(model, after, *(LENGTHS if length == "L" else [(2, 3, 12)]))
+
+
+@pytest.mark.parametrize(
+    ("weighed", "applied"),
+    [
+        ("w = Softmax<axis=1>(s)", "p = Mul(n, w) z = ReduceSum<keepdims=1>(p, two)"),
+        ("w = Softmax<axis=0>(s)", "p = Mul(n, w) z = ReduceSum<keepdims=1>(p, two)"),
+        ("w = Sigmoid(s)", "p = Mul(n, w) z = ReduceSum<keepdims=1>(p, two)"),
+        ("a = Softmax<axis=2>(s) w = Sqrt(a)", "p = Mul(n, w) z = ReduceSum<keepdims=1>(p, two)"),
+        # Of one entry the weight is 1, and the sum is that of all positions.
+        (
+            "m = ReduceMean<axes=[2]>(s) w = Softmax<axis=2>(m)",
+            "p = Mul(n, w) z = ReduceSum<keepdims=1>(p, two)",
+        ),
+        ("w = Softmax<axis=1>(s)", "t = Transpose<perm=[0,2,1]>(w) z = MatMul(n, t)"),
+        ("w = Softmax<axis=2>(s)", "p = Mul(n, w) z = ReduceMean<keepdims=1,axes=[2]>(p)"),
+    ],
+)
+def test_weights_that_do_not_add_up_to_1_over_the_summed_axis_let_no_shift_pass(weighed: str, applied: str) -> None:
+    text = f"""(float[N,3,L] x) => (float[N,5,1] y) {{
+        c = Sigmoid(x)  n = BN(c, n)  s = Conv(n, k)  {weighed}  {applied}  y = Conv(z, v) }}"""
+    model = graph(text, k=weights(1, 3, 1), v=weights(5, 3, 1), **PLACES, **norm("n", 3))
+    after, report = folded(model)
+    assert report.affines_after == 1
+    same_function(model, after, *LENGTHS)
+
+
+@pytest.mark.parametrize(("opset", "axis", "goes"), [(11, 2, True), (11, 1, False), (13, 2, True)])
+def test_before_opset_13_a_softmax_is_over_all_axes_from_its_axis_on(opset: int, axis: int, goes: bool) -> None:
+    total = "ReduceSum<axes=[2],keepdims=1>(p)" if opset < 13 else "ReduceSum<keepdims=1>(p, two)"
+    text = f"""(float[N,3,12] x, float[2,3,10] s) => (float[N,5,1] y) {{
+        c = Conv(x, k)  r = Sigmoid(c)  n = BN(r, n)  w = Softmax<axis={axis}>(s)  p = Mul(n, w)  z = {total}
+        y = Conv(z, v) }}"""
+    more = {"two": PLACES["two"]} if opset >= 13 else {}
+    model = graph(text, opset=opset, k=weights(3, 3, 3), v=weights(5, 3, 1), **more, **norm("n", 3))
+    after, report = folded(model)
+    assert report.affines_after == (0 if goes else 1)
+    same_in_onnxruntime(model, after, (2, 3, 12))
 
 
 def test_one_more_channel_passes_with_its_constant_but_not_where_zeros_are_counted() -> None:

@@ -1,0 +1,64 @@
+"""Is a rewritten graph the same function? Both are computed in float64, with weights that were never rounded.
+
+This is the part of the proof that decides. The fold and every rewrite after it work on a float64 graph
+(:mod:`normfold.export.graphs.exact`); ``model.onnx`` is that graph with each number rounded once. Before the rounding,
+a right fold differs from the network by float64's own rounding alone, about 10^-15 of the output's scale for each of
+some dozen operators, while a wrong bias, sign or edge differs by what it is wrong by. An error of 10^-6, which float32
+would hide, fails here.
+
+The bound is 10^-12 of the output's scale for each output and kind of case: 4,500 float64 roundings. An ill-conditioned
+network amplifies them; by how much is measured: the unfolded graph is computed once more with each weight and each
+input moved by a unit in the last place of float64 (:mod:`normfold.export.proof.moving`). With d the largest distance
+between the two,
+
+    e(rewritten) <= max(10^-12, 64 d)
+
+A fold multiplies and adds a few numbers for each weight, and a shift that is added and taken off again may cost five of
+the 53 bits (``MOST_LOST`` in the fold's magnitudes): 2^5 units for a weight, and twice that for another order of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from normfold.export.graphs.float64 import Float64Graph
+from normfold.export.proof.moving import moved_inputs, moved_weights
+from normfold.export.proof.verify import Arrays, Case, Key, Run, Verification, largest_errors, verify
+
+__all__ = ["BOUND", "FACTOR", "Algebra"]
+
+#: Largest error of a well-conditioned network, relative to the output's scale.
+BOUND = 1e-12
+#: Times what the network itself moves by where its numbers move by a unit in float64's last place.
+FACTOR = 64.0
+REFERENCE = "the unfolded graph, float64"
+SEED = 64
+
+
+class Algebra:
+    """Compares rewritten graphs with one unfolded graph, all in float64."""
+
+    def __init__(self, unfolded: bytes, cases: Sequence[Case]):
+        """``unfolded`` is a float64 graph. Raises whatever its evaluation raises."""
+        self._cases = cases
+        answers = {id(case.inputs): Float64Graph(unfolded).run(case.inputs) for case in cases}
+        self.reference: Run = lambda inputs: answers[id(inputs)]
+        moved = Float64Graph(moved_weights(unfolded, SEED))
+        self._own: dict[Key, float] = largest_errors(
+            self.reference, [lambda inputs: moved.run(moved_inputs(_wide(inputs), SEED))], cases
+        )
+
+    def of(self, exact: bytes) -> Verification:
+        """Compare the float64 graph ``exact`` with the unfolded one on every case."""
+        return verify(self.reference, Float64Graph(exact).run, self._cases, REFERENCE, self._own, bound)
+
+
+def bound(own: float, integers: bool) -> float:
+    """Return the error that a graph may have where the network's own float64 error is ``own``."""
+    return max(BOUND, FACTOR * own)
+
+
+def _wide(inputs: Arrays) -> Arrays:
+    return {name: array.astype(np.float64) if array.dtype.kind == "f" else array for name, array in inputs.items()}

@@ -1,0 +1,247 @@
+"""What a network keeps from one call to the next: found by running it, and put back after each run.
+
+A graph is a function of its inputs. A network that keeps the end of the last block in a buffer, or a recurrent state in
+an attribute, answers the same input differently after other inputs, so a graph of it is wrong from the second call on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensor
+from torch.utils._pytree import tree_leaves
+
+__all__ = ["Held", "Written", "kept_state", "message", "other_inputs"]
+
+#: Entries of a module's ``__dict__`` that torch keeps there itself. "training" is judged elsewhere.
+_OWN = frozenset(nn.Module().__dict__)
+#: How far an answer may move, relative to its largest value, where a network only writes its own weights (a limit on
+#: their norm, applied in forward(): writing them twice rounds them twice), or where its kernels sum in any order.
+ROUNDING = 1e-5
+
+
+@dataclass(frozen=True)
+class Written:
+    """A tensor or attribute that the network writes when it runs: "buffer", "first.past"."""
+
+    kind: str
+    name: str
+
+
+class Held:
+    """The values of all parameters, buffers and plain attributes of a network at one moment."""
+
+    def __init__(self, network: nn.Module):
+        lazy = any(nn.parameter.is_lazy(p) for p in network.parameters())  # they get their values in the first run
+        owners = {} if lazy else dict(network.named_modules())
+        self._saved = {name: (owner, _copied(owner)) for name, owner in owners.items()}
+        self._tensors = {id(t): t for owner in owners.values() for t in _tensors(owner)}
+
+    def changes(self) -> list[Written]:
+        """Return what has another value now."""
+        found = []
+        for name, (owner, saved) in self._saved.items():
+            now = _members(owner)
+            for kind, before in saved.items():
+                for key in {**before, **now[kind]}:
+                    if not _same(before.get(key, _MISSING), now[kind].get(key, _MISSING)):
+                        label = f"self.{key}" if kind == "attribute" and not name else key
+                        found.append(Written(kind, f"{name}.{label}" if name else label))
+        return found
+
+    def put_back(self) -> None:
+        """Give everything that has another value now the value that it had."""
+        for owner, saved in self._saved.values():
+            now = _members(owner)
+            for kind, before in saved.items():
+                for key in {**before, **now[kind]}:
+                    old, new = before.get(key, _MISSING), now[kind].get(key, _MISSING)
+                    if not _same(old, new):
+                        self._put(_table(owner, kind), key, old)
+
+    def _put(self, table: dict[str, Any], key: str, old: _Value) -> None:
+        if old is _MISSING:
+            table.pop(key, None)
+            return
+        tensor = self._tensors.get(old.identity)
+        if tensor is None or tensor.shape != old.value.shape:
+            table[key] = _cloned(old.value)
+            return
+        with torch.no_grad():
+            tensor.copy_(old.value)
+        table[key] = tensor
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Put everything back at the end of the block, whatever happens in it."""
+        try:
+            yield
+        finally:
+            self.put_back()
+
+
+def kept_state(network: nn.Module, run: Callable[[int], Any]) -> tuple[Written, ...] | None:
+    """Return what ``network`` writes, where an answer depends on earlier calls; None where no answer does.
+
+    run(number) returns the network's answer to one of several inputs of the same shapes: number 0 is the input whose
+    answer must stay the same after others. An empty tuple means that it depends on something that no module holds.
+    The network is left as it was found.
+    """
+    held = Held(network)
+
+    def answer(number: int) -> Any:
+        torch.manual_seed(0)  # dropout and noise have messages of their own
+        return _cloned(run(number))
+
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with held.kept():
+            first, written = answer(0), held.changes()
+        with held.kept():
+            again = answer(0)
+        if not _close(first, again, 0.0):  # though all that the network holds was put back
+            return None if _close(first, again, ROUNDING) else ()
+        bound = ROUNDING if written and all(w.kind == "parameter" for w in written) else 0.0
+        for numbers in ((1,), (0, 2, 3)):
+            with held.kept():
+                with suppress(Exception):  # the network may refuse these values
+                    for number in numbers:
+                        answer(number)
+                changed = tuple(held.changes())
+                try:
+                    again = answer(0)
+                except Exception:
+                    return changed
+                if not _close(first, again, bound):
+                    return changed
+    return None
+
+
+def message(written: tuple[Written, ...]) -> str:
+    """Return the sentence for a network that keeps state between calls."""
+    advice = "make the state an input and an output of forward()"
+    if not written:
+        return (
+            "the network answers the same input differently when it is called again, so its answer depends on earlier "
+            f"calls or on random numbers; {advice}"
+        )
+    order = {"buffer": 0, "attribute": 1, "parameter": 2}
+    first, *others = sorted(written, key=lambda w: order[w.kind])
+    names = [f"`{w.name}`" for w in others]
+    more = f" ({', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''} too)" if names else ""
+    what = f"the network writes its {first.kind} `{first.name}` when it runs{more}"
+    return f"{what}, so its answer depends on earlier calls; {advice}"
+
+
+def other_inputs(tensor: Tensor, number: int) -> Tensor:
+    """Return another input of the same shape and within the same range of values; number 0 is the tensor itself."""
+    if number == 0 or not tensor.numel():
+        return tensor.clone()
+    moved = tensor.reshape(-1).roll(number).flip(0).reshape(tensor.shape)
+    return -moved * (1 + number / 8) + 0.1 * number if tensor.is_floating_point() else moved
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A copy of a value, and the identity of the tensor that it is a copy of (0 for other values)."""
+
+    value: Any
+    identity: int = 0
+
+
+_MISSING = _Value(None, -1)
+
+
+def _table(owner: nn.Module, kind: str) -> dict[str, Any]:
+    tables: dict[str, Any] = {"parameter": owner._parameters, "buffer": owner._buffers, "attribute": owner.__dict__}
+    table: dict[str, Any] = tables[kind]
+    return table
+
+
+def _members(owner: nn.Module) -> dict[str, dict[str, _Value]]:
+    """Return parameters, buffers and plain attributes of one module, without those of its children."""
+    found: dict[str, dict[str, _Value]] = {}
+    for kind in ("parameter", "buffer", "attribute"):
+        table = _table(owner, kind)
+        found[kind] = {
+            key: _Value(value, id(value) if isinstance(value, Tensor) else 0)
+            for key, value in table.items()
+            if (kind != "attribute" or key not in _OWN) and _is_plain(value)
+        }
+    return found
+
+
+def _copied(owner: nn.Module) -> dict[str, dict[str, _Value]]:
+    return {
+        kind: {key: _Value(_cloned(v.value), v.identity) for key, v in table.items()}
+        for kind, table in _members(owner).items()
+    }
+
+
+def _tensors(owner: nn.Module) -> Iterator[Tensor]:
+    for table in _members(owner).values():
+        yield from (v.value for v in table.values() if isinstance(v.value, Tensor))
+
+
+def _is_plain(value: Any, depth: int = 3) -> bool:
+    """Whether a value is a tensor, a number, a text, or a container of these."""
+    if value is None or isinstance(value, (Tensor, bool, int, float, str)):
+        return True
+    if depth and isinstance(value, (list, tuple, deque)):
+        return all(_is_plain(v, depth - 1) for v in value)
+    return bool(depth) and isinstance(value, dict) and all(_is_plain(v, depth - 1) for v in value.values())
+
+
+def _cloned(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {k: _cloned(v) for k, v in value.items()}
+    if isinstance(value, (list, deque)) or type(value) is tuple:
+        return type(value)(_cloned(v) for v in value)
+    return value
+
+
+def _same(a: _Value, b: _Value) -> bool:
+    if a is _MISSING or b is _MISSING:
+        return a is b
+    return _equal(a.value, b.value)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return _close(a, b, 0.0)
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple, deque)):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return bool(a == b) or a != a
+
+
+def _close(a: Any, b: Any, bound: float) -> bool:
+    """Whether two answers are equal: bit for bit where ``bound`` is 0, else up to that part of the largest value."""
+    first, second = (tree_leaves(value) for value in (a, b))
+    if len(first) != len(second):
+        return False
+    for x, y in zip(first, second, strict=True):
+        if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+            if isinstance(x, Tensor) != isinstance(y, Tensor) or not (x == y or x != x):
+                return False
+            continue
+        if x.shape != y.shape or x.dtype != y.dtype or isinstance(x, FakeTensor) or isinstance(y, FakeTensor):
+            return False
+        x, y = x.detach(), y.detach()
+        if bound and x.is_floating_point() and x.numel():
+            scale = torch.nan_to_num(x.double()).abs().max().item()
+            if not torch.allclose(x.double(), y.double(), rtol=0.0, atol=bound * scale, equal_nan=True):
+                return False
+        elif not torch.equal(x, y) and not bool(((x == y) | ((x != x) & (y != y))).all()):
+            return False
+    return True

@@ -1,0 +1,53 @@
+"""Reads the files of a repository: plain files only, and only those that lie in the repository itself.
+
+A link may lead from one place of the repository to another, as in a mounted ConfigMap, but not out of it: a labels.txt
+that is a link to a secret would be sent to clients line by line. A named pipe or a device would never end.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from normfold.serving.errors import LoadError
+
+
+def read_plain(path: Path, shown: str, root: Path) -> bytes:
+    """The bytes of the file ``path``, which messages call ``shown``. Raises LoadError unless it lies below ``root``."""
+    try:
+        real = path.resolve(strict=True)
+        if not real.is_relative_to(root.resolve()):
+            raise LoadError(f"{shown} is a link that leads out of the repository; put the file itself there")
+        descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
+        raise LoadError(f"{shown} cannot be read: {why(error)}") from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise LoadError(f"{shown} cannot be read: it is not a plain file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    except OSError as error:
+        raise LoadError(f"{shown} cannot be read: {why(error)}") from None
+    finally:
+        os.close(descriptor)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is something at ``path``; also True where that cannot be found out, so that reading it says why."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def why(error: Exception) -> str:
+    """The reason in ``error``, for the end of a sentence."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    if isinstance(error, RuntimeError):
+        return "its links lead in a circle"
+    return getattr(error, "strerror", None) or type(error).__name__

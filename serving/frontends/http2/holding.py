@@ -1,0 +1,26 @@
+"""The bytes that are held for clients: parts of requests that are not complete, and answers that they do not take."""
+
+from __future__ import annotations
+
+
+class Holding:
+    """The bytes held for one connection, within the bytes held for all."""
+
+    def __init__(self, most_bytes: int, of_all: Holding | None = None) -> None:
+        self.bytes = 0
+        self._most, self._of_all = most_bytes, of_all
+
+    def fits(self, size: int, own: int = 0) -> bool:
+        """Whether ``size`` more bytes may be held for a call for which ``own`` bytes are held already.
+
+        A single call may exceed the limit of its connection, so that the largest message always passes.
+        """
+        if self._of_all is not None and self._of_all.bytes + size > self._of_all._most:
+            return False
+        return self.bytes + size <= self._most or self.bytes <= own
+
+    def add(self, size: int) -> None:
+        """Hold ``size`` more bytes; a negative number: fewer."""
+        self.bytes += size
+        if self._of_all is not None:
+            self._of_all.bytes += size

@@ -1,0 +1,72 @@
+"""Requests and answers that make no progress are given up: a client cannot hold the server's memory for ever."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from normfold.serving.errors import Status
+from normfold.serving.frontends.http2.call import ServerCall
+from normfold.serving.frontends.http2.sending import Sender
+from normfold.serving.wire import http2_frames as h2
+
+#: The numbers that change when a call or a connection makes progress.
+Mark = tuple[int, ...]
+
+
+class Progressing(Protocol):
+    """The connection, as its progress is seen."""
+
+    calls: dict[int, ServerCall]
+    sender: Sender
+    choked: bool
+
+    def unsent(self) -> int:
+        """The bytes that wait in the socket for the client."""
+
+    def reset(self, call: ServerCall, code: int) -> None:
+        """End a call with an error code of HTTP/2."""
+
+    def abort(self) -> None:
+        """Close the connection now."""
+
+    def flush(self) -> None:
+        """Write what is queued."""
+
+
+class Progress:
+    """The marks of one connection at the last look, and since when each has been the same."""
+
+    def __init__(self, longest_seconds: float) -> None:
+        self._longest = longest_seconds
+        self._whole: tuple[Mark, float] | None = None
+        self._calls: dict[int, tuple[Mark, float]] = {}
+
+    def look(self, connection: Progressing, now: float) -> None:
+        """Give up what has made no progress for too long: a request, an answer, or the whole connection."""
+        sender = connection.sender
+        if connection.choked or (sender.waiting and sender.window <= 0):
+            mark = connection.unsent(), sender.window, sender.withheld
+            self._whole = _since(self._whole, mark, now)
+            if now - self._whole[1] > self._longest:
+                connection.abort()
+                return
+        else:
+            self._whole = None
+        before, self._calls = self._calls, {}
+        for number, call in list(connection.calls.items()):
+            untaken = call.window <= 0 and sender.waits(call)
+            found = (call.window, sender.left(call)) if untaken else None if connection.choked else call.body_mark()
+            if found is None:
+                continue
+            since = _since(before.get(number), found, now)
+            if now - since[1] <= self._longest:
+                self._calls[number] = since
+            elif untaken:
+                connection.reset(call, h2.ENHANCE_YOUR_CALM)
+            else:
+                call.end(Status.DEADLINE_EXCEEDED, f"nothing of the request came for {self._longest:g} s")
+        connection.flush()
+
+
+def _since(before: tuple[Mark, float] | None, mark: Mark, now: float) -> tuple[Mark, float]:
+    return before if before is not None and before[0] == mark else (mark, now)

@@ -1,0 +1,197 @@
+"""The socket of one connection: it is read a turn at a time, and ends so that the last byte of an answer arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import cast
+
+from normfold.serving.frontends.http2.holding import Holding
+from normfold.serving.frontends.http2.limits import (
+    GREETING,
+    HANDSHAKE_SECONDS,
+    LINGER_SECONDS,
+    PROBE_SECONDS,
+    UNSENT_BYTES,
+)
+from normfold.serving.frontends.http2.sending import AnswerStream, Sender, joined
+from normfold.serving.wire import http2_frames as h2
+
+
+class SocketSide(asyncio.Protocol):
+    """The part of a connection that knows its socket; ``take``, ``busy`` and ``lost`` are the connection's."""
+
+    def __init__(self, holding: Holding) -> None:
+        #: The bytes held for this connection.
+        self.holding = holding
+        self.sender = Sender(holding)
+        #: Whether the client does not read what we send.
+        self.choked = False
+        #: Whether no call is accepted any more; the socket is closed once none is under way.
+        self._leaving = False
+        self._transport: asyncio.Transport | None = None
+        self._handshake: asyncio.TimerHandle | None = None
+        #: Whether frames wait for the next turn, a flush is certain to come, and everything was sent.
+        self._behind = self._flushing = self._ended = False
+        self._draining: asyncio.Future[None] | None = None
+
+    def take(self, data: bytes) -> bool:
+        """Take frames for one turn; whether some are left."""
+        raise NotImplementedError
+
+    def busy(self) -> bool:
+        """Whether calls are under way."""
+        raise NotImplementedError
+
+    def finish(self, streams: list[AnswerStream]) -> None:
+        """Forget calls of which the last byte is queued now, and wake those that wait for the client."""
+        raise NotImplementedError
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        raise NotImplementedError
+
+    # called by asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet the client."""
+        transport = cast(asyncio.Transport, transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(UNSENT_BYTES)
+        sock: socket.socket | None = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._handshake = asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS, transport.abort)
+        transport.write(GREETING)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Cancel every call."""
+        self._transport = None
+        self._leaving = True
+        self.greeted()
+        self.lost()
+        self._wake()
+
+    def pause_writing(self) -> None:
+        """Stop reading from a client that does not read."""
+        if not self.choked:
+            self.choked = True
+            self.sender.choke()
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Read again."""
+        self.choked = False
+        self.finish(self.sender.unchoke())
+        self._read_on()
+        self.flush_soon()
+
+    def data_received(self, data: bytes) -> None:
+        """Take whole frames for one turn, then write all answers to them together."""
+        if self._ended:
+            return
+        self._flushing = True
+        if self.take(data) and self._transport is not None:
+            self._behind = True
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        self.flush()
+
+    def eof_received(self) -> bool:
+        """The client sends nothing more; whether the connection stays open for the answers to its calls."""
+        if self._ended or not self.busy():
+            return False
+        self._leaving = True
+        self._probe()
+        return True
+
+    # called by calls and by the connection
+
+    def flush(self) -> None:
+        """Write what is queued; close the socket behind the last answer if no call is accepted any more."""
+        self._flushing = False
+        transport, out = self._transport, self.sender.out
+        if transport is None or self._ended:
+            out.clear()
+            return
+        if out:
+            for data in joined(out):
+                transport.write(data)
+            out.clear()
+        if self._leaving and not self.busy():
+            self._end(transport)
+
+    def flush_soon(self) -> None:
+        """Write what is queued after everything that is ready to run has run."""
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def greeted(self) -> None:
+        """The client speaks HTTP/2, or has gone: stop waiting for its first frames."""
+        if self._handshake is not None:
+            self._handshake.cancel()
+
+    async def drained(self) -> None:
+        """Wait until the client has taken some data, or has allowed more."""
+        if self._draining is None:
+            self._draining = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._draining)
+
+    def unsent(self) -> int:
+        """The bytes that wait in the socket for the client."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    def abort(self) -> None:
+        """Close the connection now."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _wake(self) -> None:
+        if self._draining is not None:
+            self._draining.set_result(None)
+            self._draining = None
+
+    def _read_on(self) -> None:
+        """Read again, unless the client does not read either; first take the frames that are left."""
+        if self._transport is None or self._transport.is_closing() or self.choked:
+            return
+        if self._behind:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        else:
+            self._transport.resume_reading()
+
+    def _next_turn(self) -> None:
+        if self._behind and not self.choked and self._transport is not None:
+            self._behind = False
+            self.data_received(b"")
+            if not self._behind:
+                self._read_on()
+
+    def _probe(self) -> None:
+        """Send a PING at times: the answer to it shows whether the client has only stopped sending, or is gone."""
+        if self._transport is not None and not self._ended:
+            self._transport.write(h2.frame(h2.PING, 0, 0, bytes(8)))
+            asyncio.get_running_loop().call_later(PROBE_SECONDS, self._probe)
+
+    def _end(self, transport: asyncio.Transport) -> None:
+        """Send the end of the stream behind the last byte, and read on until the client has closed, too.
+
+        A socket that is closed with unread bytes resets the connection, and then the client may lose our last bytes.
+        """
+        self._ended = True
+        self._behind = False
+        try:
+            transport.write_eof()
+        except OSError:  # the client has gone, and asyncio has not noticed yet
+            transport.abort()
+            return
+        transport.resume_reading()
+        self._linger()
+
+    def _linger(self) -> None:
+        transport = self._transport
+        if transport is not None:
+            left = transport.get_write_buffer_size() > 0
+            asyncio.get_running_loop().call_later(LINGER_SECONDS, self._linger if left else transport.abort)

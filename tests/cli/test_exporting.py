@@ -1,0 +1,74 @@
+"""Errors of the commands that export: one sentence each, whatever raised them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from normfold.cli.main import main
+
+NETS = """
+from torch import nn
+
+class Net(nn.Module):
+    def forward(self, x):
+        return x * 2
+"""
+EXPORT = ("export", "nets.py:Net", "--input", "x=FP32[N,3]", "--repository", "r", "--name", "m")
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text(NETS)
+    return tmp_path
+
+
+def normfold(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def test_an_error_that_nobody_foresaw_is_one_sentence_with_the_step_and_the_users_line(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from normfold.export import pipeline
+
+    def raises(*arguments: object, **options: object) -> None:
+        code = compile("def forward(x):\n    raise RuntimeError('scale issue\\nat more lines')", "nets.py", "exec")
+        space: dict[str, object] = {}
+        exec(code, space)  # the test's own text
+        space["forward"](1)  # type: ignore[operator]
+
+    monkeypatch.setattr(pipeline, "fold_and_prove", raises)
+    done = normfold(*EXPORT)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: stopped at the step 'load the network' at nets.py:2 in forward")
+    assert done.stderr.endswith("nothing was written: RuntimeError: scale issue (--debug shows Python's traceback)\n")
+    assert done.stderr.count("\n") == 1
+    debugged = normfold(*EXPORT, "--debug")
+    assert isinstance(debugged.exception, RuntimeError)
+
+
+def test_wrong_options_are_still_usage_errors(directory: Path) -> None:
+    done = normfold(*EXPORT, "--dtype", "fp16", "--quantize", "int8")
+    assert (done.exit_code, "give only one of" in done.stderr) == (2, True)
+
+
+def test_verify_of_what_is_not_there_names_what_is(directory: Path) -> None:
+    (directory / "repo" / "ecg" / "2").mkdir(parents=True)
+    (directory / "repo" / "ecg" / "2" / "model.onnx").touch()
+    (directory / "empty").mkdir()
+    for sides, expected in (
+        (("nets.py:Net", "repo/ecg/99"), "there is no file or directory 'repo/ecg/99'; 'repo/ecg' holds 2. Expected"),
+        (
+            ("repo/ecg", "nets.py:Net"),
+            "'repo/ecg' holds no model.onnx; it is a model's directory, so name a version: repo",
+        ),
+        (("net.onnx", "nets.py:Net"), "there is no file or directory 'net.onnx'. Expected FILE.py:NAME"),
+        (("nets.py:Net", "empty"), "'empty' holds no model.onnx\n"),
+    ):
+        done = normfold("verify", *sides)
+        assert done.exit_code == 1
+        assert expected in done.stderr, done.stderr

@@ -1,0 +1,124 @@
+"""A right fold is never refused, however badly its network is conditioned; a wrong one is, by a part in 100,000."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from normfold.export import pipeline
+from normfold.export.errors import VerificationError
+from normfold.export.fold import FoldReport, fold
+from normfold.export.pipeline import Folded, fold_and_prove
+from normfold.export.sources.onnx_origin import open_onnx
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+CHANNELS = 6
+
+
+def network(seed: int, layers: int, **drawn: Callable[[np.random.Generator], np.ndarray]) -> onnx.ModelProto:
+    """Return convolution, ReLU, BatchNorm, ``layers`` times; ``drawn`` draws gamma, beta, mean, var or x_scale."""
+    rng = np.random.default_rng(seed)
+    nodes, constants, last = [], [], "x"
+
+    def constant(name: str, array: np.ndarray) -> str:
+        constants.append(numpy_helper.from_array(np.asarray(array, np.float32), name))
+        return name
+
+    if "x_scale" in drawn:
+        last = "scaled"
+        nodes.append(helper.make_node("Mul", ["x", constant("x_scale", drawn["x_scale"](rng))], [last]))
+    usual = {
+        "gamma": lambda r: r.uniform(0.5, 1.5, CHANNELS) * r.choice([-1, 1], CHANNELS),
+        "beta": lambda r: r.standard_normal(CHANNELS),
+        "mean": lambda r: r.uniform(0, 1, CHANNELS),
+        "var": lambda r: r.uniform(0.3, 1.0, CHANNELS),
+    }
+    for k in range(layers):
+        weight = rng.standard_normal((CHANNELS, CHANNELS, 3)) / np.sqrt(3 * CHANNELS)
+        nodes.append(helper.make_node("Conv", [last, constant(f"w{k}", weight)], [f"c{k}"], pads=[1, 1]))
+        nodes.append(helper.make_node("Relu", [f"c{k}"], [f"r{k}"]))
+        norm = [constant(f"{name}{k}", (drawn.get(name) or usual[name])(rng)) for name in usual]
+        last = "y" if k == layers - 1 else f"n{k}"
+        nodes.append(helper.make_node("BatchNormalization", [f"r{k}", *norm], [last]))
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", CHANNELS, "L"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", CHANNELS, "L"])
+    graph = helper.make_graph(nodes, "net", [x], [y], constants)
+    return helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)])
+
+
+ILL_CONDITIONED = {
+    "100 layers": lambda seed: network(seed, 100),
+    "tiny variances": lambda seed: network(seed, 6, var=lambda r: 10.0 ** r.uniform(-9, -5, CHANNELS)),
+    "large inputs": lambda seed: network(seed, 6, x_scale=lambda r: np.array(1e4)),
+    "large means": lambda seed: network(seed, 6, mean=lambda r: r.uniform(1e3, 1e4, CHANNELS)),
+    "gamma near 0": lambda seed: network(seed, 6, gamma=lambda r: 10.0 ** r.uniform(-6, 0, CHANNELS)),
+}
+
+
+def proved(model: onnx.ModelProto, folder: Path, variant: str = "auto") -> Folded:
+    path = folder / "net.onnx"
+    onnx.save(model, path)
+    return fold_and_prove(open_onnx(path, (), opset=None), (), "net", 17, variant=variant)
+
+
+@pytest.mark.parametrize("kind", ILL_CONDITIONED)
+def test_an_ill_conditioned_network_is_not_refused(kind: str, tmp_path: Path) -> None:
+    for seed in range(1 if kind == "100 layers" else 3):
+        report = proved(ILL_CONDITIONED[kind](seed), tmp_path).report
+        assert report.algebra is not None
+        assert report.algebra.passed
+        assert report.folding.batchnorms_after < report.folding.batchnorms_before
+
+
+@pytest.mark.parametrize("kind", ILL_CONDITIONED)
+def test_weights_moved_by_a_hundred_thousandth_in_one_channel_are_another_network(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: the fold is wrong by 1e-5 in one channel of one layer. In some layers no output depends on that."""
+    refused = 0
+    for layer in (0, -1) if kind == "100 layers" else (0, 2, 5, -1):
+        moved = moving_one_channel(layer)
+        monkeypatch.setattr(pipeline, "fold", moved)
+        try:
+            report = proved(ILL_CONDITIONED[kind](1), tmp_path, "folded").report
+        except VerificationError as error:
+            refused += "the folded graph is not the same network, so nothing was published" in str(error)
+        else:
+            assert report.algebra is not None
+            assert report.algebra.worst.relative <= 1e-12, "no output moved, in any digit that float32 can show"
+    assert refused
+
+
+def moving_one_channel(layer: int) -> Callable[[ir.Model], FoldReport]:
+    def wrong(model: ir.Model) -> FoldReport:
+        report = fold(model)
+        weight = [node for node in model.graph if node.op_type == "Conv"][layer].inputs[1]
+        assert weight is not None
+        assert weight.const_value is not None
+        moved = weight.const_value.numpy().copy()
+        moved[np.abs(moved).sum(axis=(1, 2)).argmax()] *= 1 + 1e-5
+        weight.const_value = ir.tensor(moved, name=weight.name)
+        return report
+
+    return wrong
+
+
+def test_the_file_is_the_proved_graph_rounded_once(tmp_path: Path) -> None:
+    """Folding in float32 gives the same bytes: nothing in the fold depends on the type that it works in."""
+    model = network(0, 4)
+    made = proved(model, tmp_path, "folded")
+    plain = ir.from_proto(model)
+    fold(plain)
+    in_file = {t.name: numpy_helper.to_array(t) for t in onnx.load_model_from_string(made.content).graph.initializer}
+    for value in plain.graph.initializers.values():
+        assert value.name is not None
+        assert value.const_value is not None
+        assert in_file[value.name].dtype == np.float32
+        np.testing.assert_array_equal(in_file[value.name], value.const_value.numpy())

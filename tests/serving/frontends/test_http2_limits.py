@@ -1,0 +1,255 @@
+"""What clients may hold of the server: bytes, connections, and time without progress."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import threading
+import time
+
+import pytest
+from tests.serving.frontends.raw import Raw, message
+
+from normfold.serving.frontends.http2 import inflation
+from normfold.serving.frontends.http2.limits import UNSENT_BYTES
+from normfold.serving.frontends.limits import ClientLimits
+from normfold.serving.wire import http2_frames as h2
+
+HELLO = message(b"hello")
+PART = 16_384
+
+
+def until(condition) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def upload(client: Raw, stream: int, data: bytes, method: str = "Echo", **headers: str) -> None:
+    """Begin a request and send this part of its data."""
+    client.ask(stream, None, method, **headers)
+    client.send(*(h2.frame(h2.DATA, 0, stream, data[at : at + PART]) for at in range(0, len(data), PART)))
+
+
+def connections(served) -> list:
+    return list(served.frontend._connections)
+
+
+def held(served) -> int:
+    return served.frontend._service.holding.bytes
+
+
+@pytest.mark.parametrize("limits", [ClientLimits(max_connection_bytes=1 << 20), ClientLimits(max_held_bytes=1 << 20)])
+def test_uploads_that_stop_are_refused_beyond_the_limit(start, limits):
+    with start(limits=limits) as served:
+        client = Raw(served.address)
+        whole = message(bytes(900_000))
+        upload(client, 1, whole[:600_000])
+        until(lambda: held(served) >= 600_000)
+        upload(client, 3, whole[:600_000])
+        assert client.answer(3)[1]["grpc-status"] == "8"
+        client.send(*(h2.frame(h2.DATA, 0, 1, whole[at : at + PART]) for at in range(600_000, 900_005, PART)))
+        client.send(h2.frame(h2.DATA, h2.END_STREAM, 1))
+        client.send(h2.frame(h2.WINDOW_UPDATE, 0, 1, b"\0\x10\0\0"), h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\0\x10\0\0"))
+        assert client.answer(1)[0] == whole
+        assert held(served) == 0
+
+
+def test_one_request_alone_may_exceed_the_limit_of_its_connection(start):
+    with start(limits=ClientLimits(max_connection_bytes=1 << 20)) as served:
+        client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 1 << 24})
+        client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\x01\0\0\0"))
+        whole = message(bytes(3 << 20))
+        upload(client, 1, whole[:PART])
+        client.until(h2.WINDOW_UPDATE)
+        client.send(*(h2.frame(h2.DATA, 0, 1, whole[at : at + PART]) for at in range(PART, len(whole), PART)))
+        client.send(h2.frame(h2.DATA, h2.END_STREAM, 1))
+        assert client.answer(1)[0] == whole
+
+
+def test_one_server_bounds_what_all_connections_hold(start):
+    with start(limits=ClientLimits(max_held_bytes=1 << 20)) as served:
+        first, second = Raw(served.address), Raw(served.address)
+        upload(first, 1, message(bytes(900_000))[:600_000])
+        until(lambda: held(served) >= 600_000)
+        upload(second, 1, message(bytes(900_000))[:600_000])
+        assert second.answer(1)[1]["grpc-status"] == "8"
+        first.socket.close()
+        until(lambda: held(served) == 0)
+        assert second.still_answers()
+
+
+def test_data_in_tiny_pieces_count_with_the_memory_that_they_take(start):
+    with start() as served:
+        client = Raw(served.address)
+        client.ask(1, None)
+        client.send(*(h2.frame(h2.DATA, 0, 1, byte) for byte in [b"\0", b"\0", b"\x10", b"\0", b"\0"] + [b"x"] * 1000))
+        until(lambda: held(served) > 50_000)
+
+
+def test_messages_that_wait_in_a_stream_stay_compressed(served):
+    client = Raw(served.address)
+    bomb = message(gzip.compress(bytes(100_000)), 1)
+    upload(client, 1, bomb * 2000, "Slow", grpc_encoding="gzip")
+    until(lambda: held(served) > 2000 * len(bomb) * 0.9)
+    assert held(served) < 2000 * (len(bomb) + 200)
+    served.methods.go_on.set()
+    client.send(h2.frame(h2.DATA, h2.END_STREAM, 1))
+    assert client.answer(1)[0] == message(b"all")
+    assert held(served) == 0
+
+
+def test_empty_messages_that_are_not_read_stop_their_client(served):
+    client = Raw(served.address)
+    upload(client, 1, message(b"") * 200_000, "Slow")
+    client.send(h2.frame(h2.PING, 0, 0, bytes(8)))
+    granted = 0
+    while (found := client.frame()).kind != h2.PING:
+        granted += int.from_bytes(found.payload, "big") if found.kind == h2.WINDOW_UPDATE and found.stream == 1 else 0
+    assert granted == 0
+
+
+@pytest.mark.parametrize("limits", [ClientLimits(max_connection_bytes=1 << 20), ClientLimits(max_held_bytes=1 << 20)])
+@pytest.mark.parametrize("method", ["Large", "Stream"])
+def test_answers_that_nobody_takes_are_refused_beyond_the_limit(start, limits, method):
+    with start(limits=limits) as served:
+        client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 0})
+        data = {"Large": message(b"600000"), "Stream": message(bytes(600_000))}[method]
+        for stream in (1, 3):
+            upload(client, stream, data, method)
+            client.send(h2.frame(h2.DATA, h2.END_STREAM, stream))
+            until(lambda: held(served) >= 600_000)
+        headers: dict[str, str] = {}
+        while "grpc-status" not in headers:
+            found = client.until(h2.HEADERS)
+            headers |= dict(client.decoder.decode(found.payload))
+        assert (found.stream, headers["grpc-status"]) == (3, "8")
+        client.send(h2.settings({h2.INITIAL_WINDOW_SIZE: 1 << 20}))
+        client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\0\x10\0\0"))
+        assert client.answer(1)[0] == message(bytes(600_000))
+        assert held(served) == 0
+
+
+def test_answers_to_a_client_that_does_not_read_do_not_fill_the_socket(start):
+    with start(limits=ClientLimits(max_connection_bytes=20 << 20)) as served:
+        client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 1 << 30})
+        client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\x3f\0\0\0"))
+        for stream in range(1, 121, 2):
+            client.ask(stream, message(b"1000000"), "Large")
+        until(lambda: connections(served) and connections(served)[0].choked)
+        until(lambda: not served.traffic.in_flight)
+        assert connections(served)[0].unsent() < UNSENT_BYTES + 3_000_000
+        assert 1 << 20 < held(served) <= 20 << 20
+        answers: dict[int, int] = {}
+        statuses = []
+        while len(statuses) < 60:
+            found = client.frame()
+            if found.kind == h2.DATA:
+                answers[found.stream] = answers.get(found.stream, 0) + len(found.payload)
+            elif found.kind == h2.HEADERS and found.flags & h2.END_STREAM:
+                statuses.append(dict(client.decoder.decode(found.payload))["grpc-status"])
+        assert set(statuses) == {"0", "8"}
+        assert list(answers.values()) == [1_000_005] * statuses.count("0")
+        assert held(served) == 0
+
+
+def test_a_long_inflation_runs_on_a_thread_in_steps(served, monkeypatch):
+    steps = []
+    step = inflation.Inflation._step
+
+    def watched(self, most):
+        steps.append((threading.current_thread().name.partition("_")[0], most))
+        return step(self, most)
+
+    monkeypatch.setattr(inflation.Inflation, "_step", watched)
+    client = Raw(served.address)
+    client.ask(1, message(gzip.compress(bytes(1 << 17)), 1), grpc_encoding="gzip")
+    client.send(h2.settings({h2.INITIAL_WINDOW_SIZE: 1 << 24}), h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\x01\0\0\0"))
+    assert client.answer(1)[0] == message(bytes(1 << 17))
+    assert [most for _, most in steps] in ([inflation.INLINE_BYTES], [inflation.INLINE_BYTES, inflation.STEP_BYTES])
+    steps.clear()
+    data = os.urandom(3_000_000)
+    for method, stream in (("Echo", 3), ("Stream", 5)):
+        upload(client, stream, message(gzip.compress(data, 1), 1), method, grpc_encoding="gzip")
+        client.send(h2.frame(h2.DATA, h2.END_STREAM, stream))
+        assert client.answer(stream)[0] == message(data)
+    inline, threaded = [steps[0], steps[2]], [steps[1], steps[3]]
+    assert {most for _, most in inline} == {inflation.INLINE_BYTES}
+    assert threaded == [("normfold-inflate", inflation.STEP_BYTES)] * 2
+    assert held(served) == 0
+
+
+def test_what_grows_out_of_proportion_is_refused(served, monkeypatch):
+    monkeypatch.setattr(inflation, "LARGE_BYTES", 1 << 20)
+    client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 1 << 24})
+    client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\x01\0\0\0"))
+    for stream, method in ((1, "Echo"), (3, "Stream")):
+        client.ask(stream, message(gzip.compress(bytes(3_000_000)), 1), method, grpc_encoding="gzip")
+        _, headers = client.answer(stream)
+        assert headers["grpc-status"] == "8"
+        assert headers["grpc-message"] == "a message is more than 100 times its compressed size"
+    client.ask(5, message(gzip.compress(bytes(1_000_000)), 1), grpc_encoding="gzip")
+    assert client.answer(5)[0] == message(bytes(1_000_000))
+
+
+@pytest.fixture
+def impatient(start):
+    with start(limits=ClientLimits(stall_seconds=0.4)) as served:
+        yield served
+
+
+@pytest.mark.parametrize("method", ["Echo", "Stream"])
+def test_an_upload_without_progress_is_given_up(impatient, method):
+    client = Raw(impatient.address)
+    upload(client, 1, HELLO[:7], method)
+    _, headers = client.answer(1)
+    assert (headers["grpc-status"], headers["grpc-message"]) == ("4", "nothing of the request came for 0.4 s")
+    assert client.still_answers()
+
+
+def test_a_slow_upload_and_a_silent_stream_are_not_given_up(impatient):
+    client = Raw(impatient.address)
+    client.ask(1, None)
+    client.ask(3, None, "Stream")
+    client.send(h2.frame(h2.DATA, 0, 3, HELLO))
+    for at in range(len(HELLO)):
+        client.send(h2.frame(h2.DATA, 0, 1, HELLO[at : at + 1]))
+        time.sleep(0.15)
+    client.send(h2.frame(h2.DATA, h2.END_STREAM, 1))
+    assert client.answer(1)[0] == HELLO
+    client.send(h2.frame(h2.DATA, h2.END_STREAM, 3, HELLO))
+    assert client.answer(3) == (HELLO, {"grpc-status": "0"})
+
+
+def test_an_answer_that_is_not_taken_is_given_up(impatient):
+    client = Raw(impatient.address, {h2.INITIAL_WINDOW_SIZE: 3})
+    client.ask(1, HELLO)
+    reset = client.until(h2.RST_STREAM)
+    assert (reset.stream, int.from_bytes(reset.payload, "big")) == (1, h2.ENHANCE_YOUR_CALM)
+    assert held(impatient) == 0
+
+
+def test_a_client_that_does_not_read_is_cut_off(impatient):
+    client = Raw(impatient.address, {h2.INITIAL_WINDOW_SIZE: 1 << 30})
+    client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\x3f\0\0\0"))
+    for stream in range(1, 61, 2):
+        client.ask(stream, message(b"1000000"), "Large")
+    until(lambda: connections(impatient))
+    until(lambda: not connections(impatient))
+    assert held(impatient) == 0
+
+
+def test_a_new_connection_takes_the_place_of_one_without_calls(start):
+    with start(limits=ClientLimits(max_connections=2)) as served:
+        busy, idle = Raw(served.address), Raw(served.address)
+        busy.ask(1, HELLO, "Wait")
+        until(lambda: served.methods.waiting == 1)
+        assert idle.still_answers()
+        third = Raw(served.address)
+        assert third.still_answers()
+        assert idle.ended_with() == h2.NO_ERROR
+        third.ask(101, HELLO, "Wait")
+        until(lambda: served.methods.waiting == 2)
+        assert Raw(served.address, greet=False).frame() is None
+        assert len(connections(served)) == 2

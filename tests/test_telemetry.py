@@ -1,0 +1,111 @@
+"""onnxruntime sends nothing and writes nothing in the processes of normfold, unless the user wants it to."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from onnx import parser
+
+from normfold import telemetry
+
+MODEL = '<ir_version: 9, opset_import: ["": 18]> g (float[N,4] x) => (float[N,4] y) { y = Neg (x) }'
+
+#: A host that is not this one, in strace's words.
+OUTSIDE = re.compile(r'inet_addr\("(?!127\.|0\.0)|AF_INET6, "(?!::1"|::"|::ffff:127\.)')
+
+
+def environment(home: Path, value: str | None = None) -> dict[str, str]:
+    """The environment of a user whose files lie in ``home``, with this value of the variable."""
+    hidden = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "NORMFOLD_CACHE_DIR", telemetry.VARIABLE)
+    kept = {key: text for key, text in os.environ.items() if key not in hidden}
+    return {**kept, "HOME": str(home), **({} if value is None else {telemetry.VARIABLE: value})}
+
+
+def files(home: Path) -> list[str]:
+    """The files below ``home`` that are not normfold's own."""
+    found = [str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()]
+    return [name for name in found if not name.startswith(".cache/normfold/")]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_asks_no_foreign_host_and_writes_no_foreign_file(tmp_path: Path, home: Path, workers: str) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / "model.onnx").write_bytes(parser.parse_model(MODEL).SerializeToString())
+    trace = tmp_path / "trace"
+    strace = ["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(trace)]
+    command = [sys.executable, "-m", "normfold", "serve", "-r", str(tmp_path / "m"), "--listen", "127.0.0.1:0"]
+    server = subprocess.Popen(
+        [*(strace if shutil.which("strace") else []), *command, "--workers", workers],
+        env=environment(home),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert server.stdout
+        for line in server.stdout:
+            if line.startswith("listening"):
+                break
+        else:
+            pytest.fail("the server ended before it listened")
+        time.sleep(10 if workers == "2" else 0)  # onnxruntime looks its host up some seconds after the import
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(60)
+    assert files(home) == []
+    if trace.exists():
+        assert [line for line in trace.read_text(errors="replace").splitlines() if OUTSIDE.search(line)] == []
+
+
+IMPORTS = (
+    "import normfold.serving.runtime.session",
+    "import normfold.export.graphs.runtime",
+    "import normfold, onnxruntime",
+)
+
+
+@pytest.mark.parametrize("program", IMPORTS)
+def test_the_library_switches_it_off_before_onnxruntime_is_imported(home: Path, program: str) -> None:
+    subprocess.run([sys.executable, "-c", program], env=environment(home), check=True, timeout=120)
+    assert files(home) == []
+
+
+def test_without_normfold_onnxruntime_does_write(home: Path) -> None:
+    """The control: if this fails, onnxruntime has changed and the tests above prove nothing."""
+    version = tuple(map(int, importlib.metadata.version("onnxruntime").split(".")[:2]))
+    if version < (1, 32):
+        pytest.skip(f"onnxruntime {version[0]}.{version[1]} sends no telemetry")
+    subprocess.run([sys.executable, "-c", "import onnxruntime"], env=environment(home), check=True, timeout=120)
+    assert any("onnxruntime" in name for name in files(home))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(None, "1"), ("", "1"), ("1", "1"), ("yes", "1"), ("0", "0"), ("false", "false"), ("Off", "Off"), ("no", "no")],
+)
+def test_a_user_who_wants_it_keeps_it(home: Path, before: str | None, after: str) -> None:
+    program = "import normfold, os, normfold.telemetry as t; print(os.environ[t.VARIABLE], t.is_off())"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(home, before),
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == [after, str(after == "1")]
