@@ -151,6 +151,14 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
     help="Longest wait for requests under way at the end.",
 )
 @click.option(
+    "--drain-delay",
+    "drain_delay_seconds",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Seconds at the end in which health reports NOT_SERVING but new requests are still answered.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",

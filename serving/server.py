@@ -2,7 +2,7 @@
 
 start       check onnxruntime, find the models, bind the port, load and warm every model
 serve       until SIGTERM or Ctrl-C
-shut down   health reports NOT_SERVING, requests under way are answered, exit
+shut down   health reports NOT_SERVING, for a while everything is answered, then only calls under way; exit
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -172,13 +173,18 @@ class Server:
         return lines
 
     async def shut_down(self) -> bool:
-        """Report NOT_SERVING, answer the requests under way, release everything; whether all were answered in time."""
+        """Report NOT_SERVING, answer the requests under way, release everything; whether all were answered in time.
+
+        ``drain_delay_seconds`` pass before new requests are refused, so that clients can go elsewhere first.
+        """
         self.health.close()
         self.service.close()
+        await asyncio.sleep(self.config.drain_delay_seconds)
         grace = self.config.grace_seconds
+        end = time.monotonic() + grace
         await self._traffic.quieten(QUIET_SECONDS, min(LAME_DUCK_SECONDS, grace))
-        answered = await self._traffic.close(grace)
-        await self._frontend.stop(QUIET_SECONDS)
+        answered = await self._traffic.close(max(0.0, end - time.monotonic()))
+        answered &= await self._frontend.stop(max(QUIET_SECONDS, end - time.monotonic()))
         self._executor.shutdown(wait=answered, cancel_futures=True)
         self._regions.unregister("")
         return answered

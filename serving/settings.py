@@ -62,6 +62,8 @@ class ServerConfig:
     trace_file: Path | None = None
     #: Longest wait for requests under way at the end, in seconds.
     grace_seconds: float = 30.0
+    #: Time at the end in which new requests are still answered while health already reports NOT_SERVING, in seconds.
+    drain_delay_seconds: float = 0.0
     #: The least important lines that the log has at the start: "debug", "info", "warning" or "error".
     log_level: str = "info"
 
@@ -78,6 +80,8 @@ class ServerConfig:
             raise StartError(f"max_message_bytes must lie between 1 MiB and 2 GiB - 1, got {self.max_message_bytes}")
         if self.max_connections < 1 or min(self.max_connection_bytes, self.max_held_bytes) < 1 << 20:
             raise StartError("max_connections must be at least 1, the bytes held at least 1 MiB")
+        if not self.drain_delay_seconds >= 0:
+            raise StartError(f"drain_delay_seconds must be at least 0, got {self.drain_delay_seconds:g}")
         if not self.stall_seconds > 0:
             raise StartError(f"stall_seconds must be more than 0, got {self.stall_seconds:g}")
         if self.log_level not in LEVELS:

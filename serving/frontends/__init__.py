@@ -30,8 +30,8 @@ class Frontend(Protocol):
         With ``reuse_port`` other processes that set it, too, may listen on the same port; without, none may.
         """
 
-    async def stop(self, grace_seconds: float) -> None:
-        """Close the port and every connection; calls under way may take ``grace_seconds`` longer."""
+    async def stop(self, grace_seconds: float) -> bool:
+        """Close the port and every connection; whether all calls under way ended within ``grace_seconds``."""
 
 
 def frontend(name: str) -> Callable[[Iterable[Method], Traffic, int, ClientLimits], Frontend]:

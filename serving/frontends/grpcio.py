@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
@@ -63,10 +64,12 @@ class GrpcioFrontend:
         await self._server.start()
         self.address = address if address.startswith(UNIX) else f"{address.rpartition(':')[0]}:{port}"
 
-    async def stop(self, grace_seconds: float) -> None:
-        """Close the port and every connection; calls under way may take ``grace_seconds`` longer."""
+    async def stop(self, grace_seconds: float) -> bool:
+        """Close the port and every connection; whether all calls under way ended within ``grace_seconds``."""
+        begun = time.monotonic()
         if self._server is not None:
             await self._server.stop(grace_seconds)
+        return time.monotonic() - begun < grace_seconds
 
 
 def _why(address: str) -> str:

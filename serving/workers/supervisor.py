@@ -28,7 +28,7 @@ FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, STEADY_SECONDS = 0.1, 10.0, 10.0
 #: After this many failed starts of one worker in a row the server ends, unless it was complete and still answers.
 MOST_FAILED_STARTS = 3
 
-#: Time beyond ``grace_seconds`` that a worker may take to end.
+#: Time beyond ``drain_delay_seconds`` and ``grace_seconds`` that a worker may take to end.
 MARGIN_SECONDS = 5.0
 
 
@@ -78,7 +78,8 @@ class Supervisor:
             await asyncio.wait([stopped, *keepers], return_when=asyncio.FIRST_COMPLETED)
             if self._stop.is_set():
                 self._signal(signal.SIGTERM)
-                await asyncio.wait(keepers, timeout=self._config.grace_seconds + MARGIN_SECONDS)
+                most = self._config.drain_delay_seconds + self._config.grace_seconds + MARGIN_SECONDS
+                await asyncio.wait(keepers, timeout=most)
         finally:
             self._stop.set()
             self._signal(signal.SIGKILL)

@@ -37,13 +37,14 @@ OTHER = ServerConfig(
     stall_seconds=4.0,
     trace_file=Path("t.json"),
     grace_seconds=1.0,
+    drain_delay_seconds=2.0,
     log_level="debug",
 )
 #: The command line for it.
 ARGUMENTS = """-r models/ü --listen 0.0.0.0:9 --frontend http2 --device cuda:1 --threads 3 --no-tune --name m
     --server-name s --no-strict-readiness --model-control explicit --shared-memory off --load-model a --load-model b
     --allow-unproved-sizes --max-message-mib 1 --max-connections 5 --max-connection-mib 2 --max-held-mib 3
-    --stall-seconds 4 --trace-file t.json --grace-seconds 1 --log-level debug"""
+    --stall-seconds 4 --trace-file t.json --grace-seconds 1 --drain-delay 2 --log-level debug"""
 
 FIELDS = [field.name for field in fields(ServerConfig)]
 

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from time import monotonic
 
-from normfold.serving.errors import Status
+from normfold.serving.errors import Status, Unavailable
 from normfold.serving.frontends.http2.call import ServerCall, Service
 from normfold.serving.frontends.http2.control import CONTROL, ignore
 from normfold.serving.frontends.http2.frame_reader import FrameReader
@@ -20,7 +20,7 @@ from normfold.serving.frontends.http2.limits import (
     Fault,
 )
 from normfold.serving.frontends.http2.progress import Progress
-from normfold.serving.frontends.http2.requests import TOO_LARGE, Asked, trailers_well_formed
+from normfold.serving.frontends.http2.requests import TOO_LARGE, Asked, refused, trailers_well_formed
 from normfold.serving.frontends.http2.sending import AnswerStream
 from normfold.serving.frontends.http2.socket_side import SocketSide
 from normfold.serving.frontends.http2.stream_call import StreamCall
@@ -80,10 +80,8 @@ class ServerConnection(SocketSide):
     def lost(self) -> None:
         """Cancel every call."""
         self._all.pop(self, None)
-        calls, self.calls = self.calls, {}
-        for call in calls.values():
-            call.cancel()
-            self.sender.forget(call)
+        for call in list(self.calls.values()):
+            self.drop(call)
 
     # called by calls and by the frontend
 
@@ -169,6 +167,12 @@ class ServerConnection(SocketSide):
         elif asked.method is None:
             self._refuse(number, flags, asked)
         else:
+            if asked.method.counted:  # from its headers to the last byte of its answer
+                try:
+                    self.service.traffic.enter()
+                except Unavailable as error:
+                    self._answer_headers(number, flags, refused(Status.UNAVAILABLE, str(error)))
+                    return
             call = (UnaryCall if asked.method.is_unary else StreamCall)(self, number, asked, asked.method)
             self.calls[number] = call
             if asked.timeout is not None:
@@ -217,7 +221,8 @@ class ServerConnection(SocketSide):
 
     def drop(self, call: ServerCall) -> None:
         """Forget a call: nobody waits for its answer any more."""
-        self.calls.pop(call.number, None)
+        if self.calls.pop(call.number, None) is not None and call.method.counted:
+            self.service.traffic.leave()
         self._promised.pop(call.number, None)
         self.sender.forget(call)
         call.cancel()
@@ -226,6 +231,8 @@ class ServerConnection(SocketSide):
         call = self.calls.pop(stream.number, None)
         if call is None:
             return
+        if call.method.counted:
+            self.service.traffic.leave()
         if self.held:
             self.release(call.number)
         if self._promised:
@@ -265,7 +272,11 @@ class ServerConnection(SocketSide):
         if asked.refusal is None:
             self._rst(number, h2.PROTOCOL_ERROR)
             return
-        self.sender.out.append(h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, number, asked.refusal))
+        self._answer_headers(number, flags, asked.refusal)
+
+    def _answer_headers(self, number: int, flags: int, block: bytes) -> None:
+        """Answer a request with nothing but headers."""
+        self.sender.out.append(h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, number, block))
         if not flags & h2.END_STREAM:
             self._rst(number, h2.NO_ERROR)
 

@@ -69,12 +69,13 @@ class Http2Frontend:
             self._path = address.removeprefix(UNIX)
             self._file = unix_socket.identity(self._path)
 
-    async def stop(self, grace_seconds: float) -> None:
-        """Close the port and every connection; calls under way may take ``grace_seconds`` longer."""
+    async def stop(self, grace_seconds: float) -> bool:
+        """Close the port and every connection; whether all calls under way ended within ``grace_seconds``.
+
+        A call is over when its last byte has left.
+        """
         for server in self._servers:
             server.close()
-        if self._looking is not None:
-            self._looking.cancel()
         if self._path is not None:
             unix_socket.remove_own(self._path, self._file)
         loop = asyncio.get_running_loop()
@@ -83,9 +84,13 @@ class Http2Frontend:
             connection.leave()
         while self._connections and loop.time() < until:
             await asyncio.sleep(min(0.01, grace_seconds))
+        if self._looking is not None:
+            self._looking.cancel()
+        cut = [connection for connection in self._connections if connection.busy() or connection.unsent()]
         for connection in list(self._connections):
             connection.abort()
         await asyncio.sleep(0)
+        return not cut
 
     def _accept(self) -> asyncio.Protocol:
         if len(self._connections) >= self._most_connections:

@@ -50,6 +50,8 @@ class Sender:
     def __init__(self, holding: Holding) -> None:
         #: Frames and parts of frames, in their order; the connection writes and clears them.
         self.out: list[bytes | memoryview] = []
+        #: Whether a part of ``out`` is worth a write of its own.
+        self.large = False
         #: The window of the connection, and that of each new stream.
         self.window, self.initial = h2.DEFAULT_WINDOW, h2.DEFAULT_WINDOW
         self.largest = h2.DEFAULT_FRAME
@@ -101,6 +103,8 @@ class Sender:
             self.end(stream, DONE)
             return True
         self.window -= framed
+        if size >= _WORTH_A_WRITE:
+            self.large = True
         self.out += (
             FRAME.pack(_HEADERS, h2.END_HEADERS, number),
             STARTED,
@@ -183,6 +187,8 @@ class Sender:
         while data and (size := min(len(data), self.largest, self.window, stream.window)) > 0:
             self.window -= size
             stream.window -= size
+            if size >= _WORTH_A_WRITE:
+                self.large = True
             self.out += (FRAME.pack(size << 8 | h2.DATA, 0, stream.number), data[:size])
             data = data[size:]
         return data

@@ -116,8 +116,12 @@ class SocketSide(asyncio.Protocol):
             out.clear()
             return
         if out:
-            for data in joined(out):
-                transport.write(data)
+            if self.sender.large:
+                self.sender.large = False
+                for data in joined(out):
+                    transport.write(data)
+            else:
+                transport.write(b"".join(out))
             out.clear()
         if self._leaving and not self.busy():
             self._end(transport)

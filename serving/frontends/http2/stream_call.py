@@ -72,11 +72,7 @@ class StreamCall(ServerCall):
     async def _run(self) -> None:
         method, traffic = self.method, self.service.traffic
         try:
-            if method.counted:
-                with traffic.call():
-                    await self._send(method.answers(traffic.requests(self)))
-            else:
-                await self._send(method.answers(self))
+            await self._send(method.answers(traffic.requests(self) if method.counted else self))
         except CallFault as error:
             self._task = None
             self.end(error.status, str(error))

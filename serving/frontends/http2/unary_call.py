@@ -13,19 +13,18 @@ from normfold.serving.frontends.http2.messages import PREFIX_BYTES
 from normfold.serving.frontends.http2.requests import Asked
 from normfold.serving.rpc.methods import Method
 
-#: An answer of this size is written by itself, in bytes.
+#: An answer of this size is written as soon as it is queued, in bytes.
 LARGE_BYTES = 1 << 16
 
 
 class UnaryCall(ServerCall):
     """One message each way."""
 
-    __slots__ = ("_counted", "_found")
+    __slots__ = ("_found",)
 
     def __init__(self, connection: CallOwner, number: int, asked: Asked, method: Method) -> None:
         super().__init__(connection, number, asked, method)
         self._found: bytes | Inflation | None = None
-        self._counted = method.counted
 
     def received(self, data: bytes, begin: int, end: int) -> None:
         """Ask the method once the message is complete and the request has ended."""
@@ -77,32 +76,19 @@ class UnaryCall(ServerCall):
             self.connection.flush_soon()
 
     def _ask(self, data: bytes) -> None:
-        traffic = self.service.traffic
-        try:
-            if self._counted:
-                traffic.enter()
-        except Exception as error:
-            self.fail(error)
-            return
         answered: bytes | Awaitable[bytes]
         try:
             answered = self.method.answer(data)
         except Exception as error:
-            if self._counted:
-                traffic.leave()
             self.fail(error)
             return
         if isinstance(answered, bytes):
-            if self._counted:
-                traffic.leave()
             self._answer(answered)
         else:
             self._task = asyncio.ensure_future(answered)
             self._task.add_done_callback(self._answered)
 
     def _answered(self, task: asyncio.Future[bytes]) -> None:
-        if self._counted:
-            self.service.traffic.leave()
         if task.cancelled():
             return
         error = task.exception()
@@ -118,9 +104,10 @@ class UnaryCall(ServerCall):
     def _answer(self, data: bytes) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self.connection.sender.answer(self, data):
-            self.connection.close(self)
+        connection = self.connection
+        if connection.sender.answer(self, data):
+            connection.close(self)
             if len(data) >= LARGE_BYTES:  # at once, so that the next answers wait if the socket takes no more
-                self.connection.flush()
+                connection.flush()
         else:
             self.end(Status.RESOURCE_EXHAUSTED, UNTAKEN)

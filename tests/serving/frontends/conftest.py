@@ -36,6 +36,8 @@ class Methods:
     read: int = 0
     #: Calls of ``busy_echo``.
     busy: int = 0
+    #: Answers of ``large``.
+    large_answers: int = 0
     #: Lets ``slow`` go on reading.
     go_on: threading.Event = field(default_factory=threading.Event)
 
@@ -67,6 +69,7 @@ class Methods:
 
     async def large(self, data: bytes) -> bytes:
         await asyncio.sleep(0.05)
+        self.large_answers += 1
         return bytes(int(data))
 
     async def stream(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -213,6 +213,69 @@ def test_a_stop_ends_what_does_not_end_in_time(served):
     assert served.methods.cancelled == 1
 
 
+def ending(served, grace_seconds: float):
+    """A thread in which the server refuses new calls, waits for those under way and stops, and the results of both."""
+
+    async def end():
+        closed = await served.traffic.close(grace_seconds)
+        return closed, await served.frontend.stop(grace_seconds)
+
+    results = []
+    thread = threading.Thread(target=lambda: results.append(served.on_loop(end())))
+    thread.start()
+    end_of_patience = time.monotonic() + 10
+    while not served.traffic._closing:
+        assert time.monotonic() < end_of_patience
+    return thread, results
+
+
+def test_an_upload_that_is_on_the_wire_is_answered_at_the_end(served):
+    client = Raw(served.address)
+    client.ask(1, None)
+    client.send(h2.frame(h2.DATA, 0, 1, HELLO[:7]))
+    while not served.traffic.in_flight:
+        time.sleep(0.005)
+    thread, results = ending(served, 10)
+    client.ask(3, HELLO)
+    assert client.answer(3)[1]["grpc-status"] == "14"
+    time.sleep(0.3)
+    client.send(h2.frame(h2.DATA, h2.END_STREAM, 1, HELLO[7:]))
+    assert client.answer(1)[0] == HELLO
+    thread.join(10)
+    assert results == [(True, True)]
+
+
+@pytest.mark.parametrize("window", [1000, (1 << 31) - 1])
+def test_an_answer_that_is_on_the_wire_arrives_at_the_end(served, window):
+    client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: window})
+    client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\x3f\0\0\0"))
+    client.ask(1, message(b"20000000"), "Large")
+    client.until(h2.HEADERS)
+    thread, results = ending(served, 20)
+    time.sleep(0.5)
+    assert thread.is_alive()
+    client.send(h2.frame(h2.WINDOW_UPDATE, 0, 1, b"\x3f\0\0\0"))
+    size = 0
+    while (found := client.frame()) is not None and not (found.kind == h2.HEADERS and found.flags & h2.END_STREAM):
+        size += len(found.payload) if found.kind == h2.DATA else 0
+    assert size == 20_000_005
+    client.socket.close()
+    thread.join(10)
+    assert results == [(True, True)]
+
+
+@pytest.mark.parametrize("window", [1000, (1 << 31) - 1])
+def test_an_answer_that_is_not_taken_in_time_is_reported(served, window):
+    client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: window})
+    client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\x3f\0\0\0"))
+    client.ask(1, message(b"20000000"), "Large")
+    client.until(h2.HEADERS)
+    thread, results = ending(served, 0.3)
+    thread.join(10)
+    assert False in results[0]
+    assert not served.frontend._connections
+
+
 def test_a_stop_lets_clients_know_what_was_not_looked_at(served):
     client = Raw(served.address)
     client.ask(1, HELLO, "Wait")

@@ -1,0 +1,100 @@
+"""The end of a whole server: it reports NOT_SERVING first, and a call is over when its last byte has left."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import grpc
+import pytest
+from tests.serving.frontends.raw import Raw, message, request_headers
+
+from normfold.protos import grpc_service as pb
+from normfold.protos import health
+from normfold.serving.wire import http2_frames as h2
+
+NOT_SERVING = health.HealthCheckResponse.NOT_SERVING
+
+
+def check(server) -> int:
+    rpc = server.channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=lambda m: m.SerializeToString(),
+        response_deserializer=health.HealthCheckResponse.FromString,
+    )
+    return rpc(health.HealthCheckRequest(), timeout=10).status
+
+
+def test_a_server_that_drains_answers_and_reports_not_serving(serve, repository, ask, frontend):
+    with serve(repository, frontend=frontend, load_models=("m",), drain_delay_seconds=1.5) as server:
+        server.infer(ask())
+        begun = time.monotonic()
+        ends: list[float] = []
+
+        def end():
+            server.on_loop(server.server.shut_down())
+            ends.append(time.monotonic())
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        while check(server) != NOT_SERVING:
+            assert time.monotonic() < begun + 1
+        while time.monotonic() < begun + 1.2:
+            server.infer(ask())
+        thread.join(20)
+        assert 1.5 < ends[0] - begun < 10
+        with pytest.raises(grpc.RpcError) as caught:
+            server.infer(ask(), timeout=5)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_an_answer_on_the_wire_has_until_the_end_of_the_grace(serve, repository, ask, frontend, taken):
+    with serve(repository, frontend=frontend, load_models=("nb",), grace_seconds=8.0 if taken else 1.0) as server:
+        client = Raw(server.server.address, {h2.INITIAL_WINDOW_SIZE: 1000})
+        headers = [
+            (n, v if n != ":path" else "/inference.GRPCInferenceService/ModelInfer") for n, v in request_headers()
+        ]
+        request = message(ask("nb", x=[[1, 2, 3, 4]] * 2500).SerializeToString())
+        client.send(h2.frame(h2.HEADERS, h2.END_HEADERS, 1, client.encoder.encode(headers)))
+        parts = [request[at : at + 16_000] for at in range(0, len(request), 16_000)]
+        client.send(*(h2.frame(h2.DATA, part is parts[-1], 1, part) for part in parts))
+        client.until(h2.DATA)
+        begun = time.monotonic()
+        answered: list[bool] = []
+        thread = threading.Thread(target=lambda: answered.append(server.on_loop(server.server.shut_down())))
+        thread.start()
+        time.sleep(0.6)
+        if taken:
+            wider = (1 << 20).to_bytes(4, "big")
+            client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, wider), h2.frame(h2.WINDOW_UPDATE, 0, 1, wider))
+            data, found = client.answer(1)
+            assert found["grpc-status"] == "0"
+            assert len(data) > 80_000 - 1000
+            client.socket.close()
+        thread.join(20)
+        assert answered == [taken]
+        assert (time.monotonic() - begun < 7) if taken else (0.9 < time.monotonic() - begun < 7)
+
+
+def test_an_upload_on_the_wire_is_answered_within_the_grace(serve, repository, ask):
+    with serve(repository, frontend="http2", load_models=("nb",), grace_seconds=8.0) as server:
+        client = Raw(server.server.address)
+        headers = [
+            (n, v if n != ":path" else "/inference.GRPCInferenceService/ModelInfer") for n, v in request_headers()
+        ]
+        request = message(ask("nb").SerializeToString())
+        client.send(h2.frame(h2.HEADERS, h2.END_HEADERS, 1, client.encoder.encode(headers)))
+        client.send(h2.frame(h2.DATA, 0, 1, request[:20]), h2.frame(h2.PING, 0, 0, bytes(8)))
+        client.until(h2.PING)
+        answered: list[bool] = []
+        thread = threading.Thread(target=lambda: answered.append(server.on_loop(server.server.shut_down())))
+        thread.start()
+        time.sleep(0.6)
+        client.send(h2.frame(h2.DATA, h2.END_STREAM, 1, request[20:]))
+        data, found = client.answer(1)
+        assert found["grpc-status"] == "0"
+        assert pb.ModelInferResponse.FromString(data[5:]).model_name == "nb"
+        client.socket.close()
+        thread.join(20)
+        assert answered == [True]
