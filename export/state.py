@@ -21,8 +21,8 @@ __all__ = ["Held", "Written", "kept_state", "message", "other_inputs"]
 
 #: Entries of a module's ``__dict__`` that torch keeps there itself. "training" is judged elsewhere.
 _OWN = frozenset(nn.Module().__dict__)
-#: How far an answer may move, relative to its largest value, where a network only writes its own weights (a limit on
-#: their norm, applied in forward(): writing them twice rounds them twice), or where its kernels sum in any order.
+#: How far an answer may move, relative to its largest value, where a network writes nothing or only its own weights: a
+#: kernel may sum in any order, and a limit on the weights' norm, applied in forward() twice, rounds them twice.
 ROUNDING = 1e-5
 
 
@@ -106,7 +106,7 @@ def kept_state(network: nn.Module, run: Callable[[int], Any]) -> tuple[Written, 
             again = answer(0)
         if not _close(first, again, 0.0):  # though all that the network holds was put back
             return None if _close(first, again, ROUNDING) else ()
-        bound = ROUNDING if written and all(w.kind == "parameter" for w in written) else 0.0
+        bound = ROUNDING if all(w.kind == "parameter" for w in written) else 0.0
         for numbers in ((1,), (0, 2, 3)):
             with held.kept():
                 with suppress(Exception):  # the network may refuse these values

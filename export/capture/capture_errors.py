@@ -56,7 +56,13 @@ def translate(error: BaseException, program: ExportedProgram | None = None) -> s
         return f"the network leaves torch for NumPy{where}; write the same with torch operations, which can be captured"
     if re.search(r"in-?place|mutat", text, re.IGNORECASE) and "input" in text:
         return f"the network changes its own input in place{where}; work on a copy (x = x.clone()) instead"
-    return f"torch cannot capture the network{where}: {_gist(error)}"
+    gist = _gist(error)
+    if re.fullmatch(r"aten\.[\w.]+", gist):
+        return (
+            f"torch cannot capture the operator {gist}, which the network uses{where}; "
+            "write it with other torch operations, or compute it outside the network"
+        )
+    return f"torch cannot capture the network{where}: {gist}"
 
 
 def fixed_dimension(name: str, specs: Sequence[InputSpec], size: int, line: str, error: BaseException) -> str:

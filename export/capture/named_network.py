@@ -86,11 +86,14 @@ def named_outputs(returned: Any) -> list[tuple[str, Tensor]]:
 
     A single tensor is "output"; those of a tuple are "output_0", "output_1"; dicts, named tuples and dataclasses give
     their own keys, nested keys joined by "_". Raises CaptureError for other types, for two tensors of one name, and for
-    a key with control characters.
+    a key with control characters or a tensor that no server sends.
     """
     outputs = list(_flatten("", returned))
     if not outputs:
         raise CaptureError("the network returns no tensor: does its forward() end without a return?")
+    for name, tensor in outputs:
+        if trouble := _unsendable(tensor):
+            raise CaptureError(f"the network returns {trouble} as '{name}'")
     names = [name for name, _ in outputs]
     for name in names:
         if names.count(name) > 1:
@@ -103,6 +106,15 @@ def named_outputs(returned: Any) -> list[tuple[str, Tensor]]:
                 "use letters, digits and '_' for the keys of what forward returns"
             )
     return outputs
+
+
+def _unsendable(tensor: Tensor) -> str:
+    """Return which kind of tensor it is that no server sends, and what to return instead; "" for an ordinary one."""
+    if tensor.is_complex():
+        return "complex numbers, which no server sends: return torch.view_as_real(y), or y.real and y.imag,"
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        return f"a {'quantised' if tensor.is_quantized else 'sparse'} tensor, which no graph holds: return a dense one"
+    return "bfloat16, which no server sends: return y.float()" if tensor.dtype is torch.bfloat16 else ""
 
 
 def _flatten(path: str, value: Any) -> Iterator[tuple[str, Tensor]]:

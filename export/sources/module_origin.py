@@ -55,7 +55,8 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
             f"the weights of '{source.name}' are {dtype}, which no input can be: call .float() on the network in the "
             "code that makes it" + (", and give --dtype bf16 for the arithmetic inside" if dtype == "bfloat16" else "")
         )
-    notes = checkpoint.notes if checkpoint else _without_weights(source, request.untrained)
+    notes = _in_order(network)
+    notes += checkpoint.notes if checkpoint else _without_weights(source, request.untrained)
     specs, tried = find_values(
         [_with_datatype(s, network.dtype, bool(request.inputs)) for s in described],
         network.run,
@@ -109,6 +110,16 @@ def _named(described: Sequence[InputSpec], network: nn.Module) -> tuple[InputSpe
     """Return the inputs with the name of forward()'s argument for the one whose sample has none."""
     names = [p.name for p in inspect.signature(network.forward).parameters.values() if p.kind is not p.VAR_KEYWORD]
     return tuple(replace(s, name=(names[0] if names else "x")) if not s.name else s for s in described)
+
+
+def _in_order(network: NamedNetwork) -> tuple[str, ...]:
+    """Return a note where the user's forward() calls its inputs otherwise than --input does."""
+    forward = network.network.forward
+    names = [p.name for p in inspect.signature(forward).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if network.by_keyword or not names or forward.__module__.startswith("torch."):
+        return ()
+    other = ", ".join(f"'{name}'" for name in network.names if name not in names)
+    return (f"forward({', '.join(names)}) has no argument {other}, so the inputs are passed to it in order",)
 
 
 def _with_datatype(spec: InputSpec, dtype: torch.dtype, given: bool) -> InputSpec:

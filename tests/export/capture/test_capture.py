@@ -166,6 +166,14 @@ def test_tuples_dicts_and_dataclasses_become_named_outputs() -> None:
     assert [n for n, _ in named_outputs((torch.ones(1), torch.ones(1)))] == ["output_0", "output_1"]
     with pytest.raises(CaptureError, match="returns a value of type int in 'a'"):
         named_outputs({"a": 3})
+    for odd, said in (
+        (torch.ones(2, dtype=torch.complex64), r"complex numbers, which no server sends: return torch.view_as_real"),
+        (torch.ones(2).to_sparse(), "a sparse tensor, which no graph holds"),
+        (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8), "a quantised tensor, which no graph holds"),
+        (torch.ones(2, dtype=torch.bfloat16), r"bfloat16, which no server sends: return y.float\(\) as 'a'"),
+    ):
+        with pytest.raises(CaptureError, match=said):
+            named_outputs({"a": odd})
 
 
 def test_several_inputs_are_given_by_name_whatever_their_order() -> None:
@@ -264,9 +272,15 @@ def mixed(x: Tensor) -> Tensor:
     return torch.clamp(x, 50, x.shape[-1] / 2)
 
 
+def loss(x: Tensor) -> Tensor:
+    targets, lengths = torch.ones(x.shape[0], 2, dtype=torch.long), torch.full((x.shape[0],), 2)
+    return F.ctc_loss(x.permute(2, 0, 1), targets, torch.full((x.shape[0],), 16), lengths)
+
+
 @pytest.mark.parametrize(
     ("tail", "expected"),
     [
+        (loss, "torch cannot capture the operator aten._ctc_loss.Tensor, which the network uses at test_capture.py"),
         (packed, "packed sequences cannot be captured"),
         (mixed, "a size that is computed from the input are mixed"),
         (branch, "decides by the values of its input"),

@@ -201,6 +201,9 @@ def test_a_sample_without_a_name_is_the_first_argument_of_forward(directory: Pat
     sample = read_sample(directory / "one.npy")
     assert str(open_origin(Request("nets.py:Ecg"), [sample]).specs[0]) == "ecg=FP32[N,3,9]"
     assert str(open_origin(Request("nets.py:build"), [sample]).specs[0]) == "input=FP32[N,3,9]"
+    note = "forward(ecg) has no argument 'x', so the inputs are passed to it in order"
+    assert open_origin(Request("nets.py:Ecg", inputs=("x=FP32[N,3,9]",)), [sample]).notes == (note,)
+    assert note not in open_origin(Request("nets.py:Ecg", inputs=("ecg=FP32[N,3,9]",)), [sample]).notes
 
 
 def test_eval_reaches_every_module_also_one_that_came_later(directory: Path) -> None:
