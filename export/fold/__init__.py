@@ -73,6 +73,7 @@ def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule
 def _fold_graphs(model: ir.Model) -> FoldReport:
     before = counts(model)
     opset = model.opset_imports.get("", 18)
+    notes = _constants_of_old_files(model)
     # Drop unread BatchNorms first: folding one into its producer would change a tensor that others still use.
     norms = _batchnorms(model)
     passes.RemoveUnusedNodesPass()(model)
@@ -122,17 +123,37 @@ def _fold_graphs(model: ir.Model) -> FoldReport:
         parameters_after=after[2],
         carriers=carriers,
         channels_removed=removed,
+        notes=notes,
     )
+
+
+def _constants_of_old_files(model: ir.Model) -> tuple[str, ...]:
+    """Make the initializers of a file before IR version 4 constants: there each had to be an input of the graph too."""
+    held = [v for v in model.graph.inputs if v.name in model.graph.initializers]
+    if model.ir_version is None or model.ir_version >= 4 or not held:
+        return ()
+    for value in held:
+        model.graph.inputs.remove(value)
+    model.ir_version = 4
+    return ("the weights, which were inputs of the graph too in this old file (IR version 3), are constants now",)
 
 
 def _not_read(op: Op) -> Fold:
     """Return the report of a BatchNorm that no reader understands."""
-    if "training_mode" in op.node.attributes and op.node.attributes["training_mode"].as_int():
+    node = op.node
+    if "training_mode" in node.attributes and node.attributes["training_mode"].as_int():
         reason = "it is in training mode and normalises with the statistics of the batch; export the network in eval()"
-    else:
+    elif any(v is not None and v.is_graph_input() for v in node.inputs[1:]):
         reason = (
-            "its parameters are computed or not finite, its statistics are read, or the rank of its input is unknown"
+            "its parameters are inputs of the network, so a caller may replace them; export the network with constant "
+            "weights (torch: keep_initializers_as_inputs=False)"
         )
+    elif op.inputs and op.inputs[0].shape is None:
+        reason = "the rank of its input is not known; give the file shapes (onnx.shape_inference.infer_shapes)"
+    elif op.inputs and len(op.inputs) > 1:
+        reason = "its parameters are computed when the network runs, so no weights can hold them"
+    else:
+        reason = "its parameters are not finite, or other nodes read its statistics"
     return Fold(op.name, "BatchNorm", False, "", (reason,))
 
 
