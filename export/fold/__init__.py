@@ -18,7 +18,7 @@ from normfold.export.fold.net import Op
 from normfold.export.fold.ops.scaling import targets
 from normfold.export.fold.reading import Reading
 from normfold.export.fold.reading.names import module_of
-from normfold.export.fold.report import Fold, FoldReport
+from normfold.export.fold.report import Fold, FoldReport, kept
 from normfold.export.fold.rewrites.branches import take_branches
 from normfold.export.fold.rewrites.padding import join_padding
 from normfold.export.fold.rewrites.sequences import split_plainly
@@ -32,16 +32,21 @@ __all__ = ["Fold", "FoldReport", "fold", "fold_module"]
 
 
 @overload
-def fold(model: ir.Model) -> FoldReport: ...
+def fold(model: ir.Model, *, fold_all: bool = ...) -> FoldReport: ...
 @overload
-def fold(model: nn.Module, example_inputs: Any = ...) -> tuple[fx.GraphModule, FoldReport]: ...
-def fold(model: ir.Model | nn.Module, example_inputs: Any = None) -> FoldReport | tuple[fx.GraphModule, FoldReport]:
+def fold(model: nn.Module, example_inputs: Any = ..., *, fold_all: bool = ...) -> tuple[fx.GraphModule, FoldReport]: ...
+def fold(
+    model: ir.Model | nn.Module, example_inputs: Any = None, *, fold_all: bool = False
+) -> FoldReport | tuple[fx.GraphModule, FoldReport]:
     """Fold every BatchNorm and per-channel affine that can go exactly, and report each.
 
     An ONNX model is folded in place, and the report is returned. A PyTorch network is left as it is: a folded copy in
     eval mode and the report are returned (:func:`fold_module`). ``example_inputs`` is the tensor, or the tuple of
     tensors, that the network is called with. The result computes the same function: float32 weights are computed in
     float64 and rounded once.
+
+    An affine whose removal costs more time than it saves in onnxruntime on a CPU stays. With ``fold_all`` it goes too,
+    for quantisers and other runtimes: then all go that mathematics allows.
 
     Raises:
         TypeError: the model is neither of the two.
@@ -50,7 +55,7 @@ def fold(model: ir.Model | nn.Module, example_inputs: Any = None) -> FoldReport 
     if isinstance(model, ir.Model):
         if example_inputs is not None:
             raise TypeError("fold: an ONNX model needs no example inputs")
-        return _fold_graphs(model)
+        return _fold_graphs(model, fold_all)
     # Only a program that has imported torch already can pass a PyTorch network.
     if "torch" not in sys.modules or not isinstance(model, sys.modules["torch"].nn.Module):
         kind = f"{type(model).__module__}.{type(model).__qualname__}"
@@ -59,18 +64,19 @@ def fold(model: ir.Model | nn.Module, example_inputs: Any = None) -> FoldReport 
             "convert an onnx.ModelProto with onnx_ir.from_proto(model), open a file with onnx_ir.load(path)"
         )
     if example_inputs is None:
-        return fold_module(model)
-    return fold_module(model, *(example_inputs if isinstance(example_inputs, Sequence) else (example_inputs,)))
+        return fold_module(model, fold_all=fold_all)
+    inputs = example_inputs if isinstance(example_inputs, Sequence) else (example_inputs,)
+    return fold_module(model, *inputs, fold_all=fold_all)
 
 
-def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule, FoldReport]:
+def fold_module(module: nn.Module, *example_inputs: Any, fold_all: bool = False) -> tuple[fx.GraphModule, FoldReport]:
     """Return a folded copy of a PyTorch network and the report, as :func:`fold` does; each input is an argument."""
     from normfold.export.fold import modules
 
-    return modules.fold_module(module, *example_inputs)
+    return modules.fold_module(module, *example_inputs, fold_all=fold_all)
 
 
-def _fold_graphs(model: ir.Model) -> FoldReport:
+def _fold_graphs(model: ir.Model, fold_all: bool) -> FoldReport:
     before = counts(model)
     opset = model.opset_imports.get("", 18)
     notes = _constants_of_old_files(model)
@@ -95,7 +101,7 @@ def _fold_graphs(model: ir.Model) -> FoldReport:
         join_padding(graph, opset)
         net = Reading(graph, opset).net()
         affines_before += len(targets(net.ops))
-        folding = Folding(net)
+        folding = Folding(net, fold_all)
         folding.run()
         removed += prune(net)
         write(folding, graph, opset)
@@ -124,6 +130,7 @@ def _fold_graphs(model: ir.Model) -> FoldReport:
         carriers=carriers,
         channels_removed=removed,
         notes=notes,
+        **kept(folds),
     )
 
 

@@ -33,6 +33,10 @@ class Refused(Exception):
     """An operator cannot take a change; the message says which operator and why, in a PyTorch user's words."""
 
 
+class TooDear(Refused):
+    """A change is exact, but costs more than it saves."""
+
+
 @dataclass(eq=False)
 class Tensor:
     """A value of the graph that is computed, not constant."""

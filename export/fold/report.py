@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,11 +21,20 @@ class Fold:
     how: str
     #: Why it or the rest of it stayed: a sentence for each reason, with the ways that were tried; () where it went.
     reasons: tuple[str, ...] = ()
+    #: Whether it stayed only because every way that is exact costs more than it saves; ``fold_all`` folds it.
+    by_cost: bool = False
 
     @property
     def reason(self) -> str:
         """The first reason why it stayed, or ""."""
         return self.reasons[0] if self.reasons else ""
+
+
+def kept(folds: Sequence[Fold]) -> dict[str, int]:
+    """Return how many affines stayed by cost and by mathematics, under the names of the report's fields."""
+    stayed = [one for one in folds if not one.folded]
+    by_cost = sum(one.by_cost for one in stayed)
+    return {"kept_by_cost": by_cost, "kept_by_mathematics": len(stayed) - by_cost}
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,20 @@ class FoldReport:
     carriers: int = 0
     channels_removed: int = 0
     notes: tuple[str, ...] = field(default=())
+    #: How many stayed because to fold them costs more than it saves, and how many because no way is exact.
+    kept_by_cost: int = 0
+    kept_by_mathematics: int = 0
+
+    def __str__(self) -> str:
+        """Count what went and what stayed, and name each that stayed with its first reason."""
+        stayed = [one for one in self.folds if not one.folded]
+        went = len(self.folds) - len(stayed)
+        parts = [f"{went} of {len(self.folds)} BatchNorms and per-channel affines are folded"]
+        if self.kept_by_cost:
+            parts.append(f"{self.kept_by_cost} stayed by cost (fold_all=True folds them)")
+        if self.kept_by_mathematics:
+            parts.append(f"{self.kept_by_mathematics} stayed by mathematics")
+        return "\n".join(["; ".join(parts), *(f"  {one.name}: {one.reason}" for one in stayed)])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report in types that JSON has."""

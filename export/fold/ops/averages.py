@@ -15,7 +15,7 @@ from normfold.export.fold.silencing import Silencing
 
 
 @dataclass(eq=False)
-class Softmax(Op):
+class SoftmaxWeights(Op):
     """Softmax: nothing passes it. Its output has the lengths of its input, and adds up to 1 along an axis."""
 
     def lengths(self, shapes: Sequence[tuple[Dim, ...]], index: int) -> Sequence[Dim]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from normfold.export.fold.net import Op
-from normfold.export.fold.ops.averages import Softmax, WeightedMean
+from normfold.export.fold.ops.averages import SoftmaxWeights, WeightedMean
 from normfold.export.fold.reading.node import Node
 
 
 def softmax(n: Node) -> Op:
     """Read a Softmax, which lets nothing pass."""
-    return Softmax(**n.parts())
+    return SoftmaxWeights(**n.parts())
 
 
 def weighted_mean(n: Node) -> WeightedMean | None:
