@@ -20,7 +20,7 @@ from normfold.export.fold.net import Op
 from normfold.export.fold.ops.scaling import targets
 from normfold.export.fold.reading import Reading
 from normfold.export.fold.reading.names import module_of
-from normfold.export.fold.report import Fold, FoldReport
+from normfold.export.fold.report import Fold, FoldReport, kept
 from normfold.export.fold.rewrites.branches import take_branches
 from normfold.export.fold.rewrites.padding import join_padding
 from normfold.export.fold.rewrites.sequences import split_plainly
@@ -35,13 +35,13 @@ __all__ = ["Fold", "FoldReport", "fold", "fold_module"]
 
 
 @overload
-def fold(model: ir.Model) -> FoldReport: ...
+def fold(model: ir.Model, *, fold_all: bool = ...) -> FoldReport: ...
 @overload
-def fold(model: onnx.ModelProto | str | Path) -> tuple[onnx.ModelProto, FoldReport]: ...
+def fold(model: onnx.ModelProto | str | Path, *, fold_all: bool = ...) -> tuple[onnx.ModelProto, FoldReport]: ...
 @overload
-def fold(model: nn.Module, example_inputs: Any = ...) -> tuple[fx.GraphModule, FoldReport]: ...
+def fold(model: nn.Module, example_inputs: Any = ..., *, fold_all: bool = ...) -> tuple[fx.GraphModule, FoldReport]: ...
 def fold(
-    model: ir.Model | onnx.ModelProto | str | Path | nn.Module, example_inputs: Any = None
+    model: ir.Model | onnx.ModelProto | str | Path | nn.Module, example_inputs: Any = None, *, fold_all: bool = False
 ) -> FoldReport | tuple[onnx.ModelProto | fx.GraphModule, FoldReport]:
     """Fold every BatchNorm and per-channel affine that can go exactly, and report each.
 
@@ -50,6 +50,9 @@ def fold(
     in eval mode for a PyTorch network (:func:`fold_module`). ``example_inputs`` is the tensor, or the tuple of tensors,
     that a PyTorch network is called with. The result computes the same function: float32 weights are computed in
     float64 and rounded once. ``normfold fold`` also proves that.
+
+    An affine whose removal costs more time than it saves in onnxruntime on a CPU stays. With ``fold_all`` it goes too,
+    for quantisers and other runtimes: then all go that mathematics allows.
 
     Raises:
         TypeError: the model is none of these.
@@ -65,12 +68,12 @@ def fold(
                 passes.InlinePass()(graph)
         else:
             graph = read_onnx(Path(model)).model
-        report = _fold_graphs(graph)
+        report = _fold_graphs(graph, fold_all)
         return ir.to_proto(graph), report
     if isinstance(model, ir.Model):
         if example_inputs is not None:
             raise TypeError("fold: an ONNX model needs no example inputs")
-        return _fold_graphs(model)
+        return _fold_graphs(model, fold_all)
     # Only a program that has imported torch already can pass a PyTorch network.
     if "torch" not in sys.modules or not isinstance(model, sys.modules["torch"].nn.Module):
         kind = f"{type(model).__module__}.{type(model).__qualname__}"
@@ -79,20 +82,22 @@ def fold(
             "ONNX file"
         )
     if example_inputs is None:
-        return fold_module(model)
-    return fold_module(model, *(example_inputs if isinstance(example_inputs, Sequence) else (example_inputs,)))
+        return fold_module(model, fold_all=fold_all)
+    inputs = example_inputs if isinstance(example_inputs, Sequence) else (example_inputs,)
+    return fold_module(model, *inputs, fold_all=fold_all)
 
 
-def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule, FoldReport]:
+def fold_module(module: nn.Module, *example_inputs: Any, fold_all: bool = False) -> tuple[fx.GraphModule, FoldReport]:
     """Return a folded copy of a PyTorch network and the report, as :func:`fold` does; each input is an argument."""
     from normfold.export.fold import modules
 
-    return modules.fold_module(module, *example_inputs)
+    return modules.fold_module(module, *example_inputs, fold_all=fold_all)
 
 
-def _fold_graphs(model: ir.Model) -> FoldReport:
+def _fold_graphs(model: ir.Model, fold_all: bool) -> FoldReport:
     before = counts(model)
     opset = model.opset_imports.get("", 18)
+    notes = _constants_of_old_files(model)
     # Drop unread BatchNorms first: folding one into its producer would change a tensor that others still use.
     norms = _batchnorms(model)
     passes.RemoveUnusedNodesPass()(model)
@@ -114,7 +119,7 @@ def _fold_graphs(model: ir.Model) -> FoldReport:
         join_padding(graph, opset)
         net = Reading(graph, opset).net()
         affines_before += len(targets(net.ops))
-        folding = Folding(net)
+        folding = Folding(net, fold_all)
         folding.run()
         removed += prune(net)
         write(folding, graph, opset)
@@ -142,17 +147,38 @@ def _fold_graphs(model: ir.Model) -> FoldReport:
         parameters_after=after[2],
         carriers=carriers,
         channels_removed=removed,
+        notes=notes,
+        **kept(folds),
     )
+
+
+def _constants_of_old_files(model: ir.Model) -> tuple[str, ...]:
+    """Make the initializers of a file before IR version 4 constants: there each had to be an input of the graph too."""
+    held = [v for v in model.graph.inputs if v.name in model.graph.initializers]
+    if model.ir_version is None or model.ir_version >= 4 or not held:
+        return ()
+    for value in held:
+        model.graph.inputs.remove(value)
+    model.ir_version = 4
+    return ("the weights, which were inputs of the graph too in this old file (IR version 3), are constants now",)
 
 
 def _not_read(op: Op) -> Fold:
     """Return the report of a BatchNorm that no reader understands."""
-    if "training_mode" in op.node.attributes and op.node.attributes["training_mode"].as_int():
+    node = op.node
+    if "training_mode" in node.attributes and node.attributes["training_mode"].as_int():
         reason = "it is in training mode and normalises with the statistics of the batch; export the network in eval()"
-    else:
+    elif any(v is not None and v.is_graph_input() for v in node.inputs[1:]):
         reason = (
-            "its parameters are computed or not finite, its statistics are read, or the rank of its input is unknown"
+            "its parameters are inputs of the network, so a caller may replace them; export the network with constant "
+            "weights (torch: keep_initializers_as_inputs=False)"
         )
+    elif op.inputs and op.inputs[0].shape is None:
+        reason = "the rank of its input is not known; give the file shapes (onnx.shape_inference.infer_shapes)"
+    elif op.inputs and len(op.inputs) > 1:
+        reason = "its parameters are computed when the network runs, so no weights can hold them"
+    else:
+        reason = "its parameters are not finite, or other nodes read its statistics"
     return Fold(op.name, "BatchNorm", False, "", (reason,))
 
 

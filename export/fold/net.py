@@ -26,9 +26,15 @@ Dim: TypeAlias = int | str | None
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
+_QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+
 
 class Refused(Exception):
     """An operator cannot take a change; the message says which operator and why, in a PyTorch user's words."""
+
+
+class TooDear(Refused):
+    """A change is exact, but costs more than it saves."""
 
 
 @dataclass(eq=False)
@@ -147,6 +153,9 @@ class Op:
     @property
     def refusal(self) -> str:
         """The reason why no scale or shift passes through an operator that has no rule for them."""
+        makers = [v.producer() for v in self.node.inputs if v is not None]
+        if any(n is not None and n.op_type in _QUANTIZERS for n in (self.node, *makers)):
+            return f"{self} computes with quantized numbers; fold the network before it is quantized"
         return f"no rule takes a per-channel scale or shift through {self}"
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
@@ -25,6 +25,8 @@ class Fold:
     how: str
     #: Why it or the rest of it stayed: a sentence for each reason, with the ways that were tried; () where it went.
     reasons: tuple[str, ...] = ()
+    #: Whether it stayed only because every way that is exact costs more than it saves; ``fold_all`` folds it.
+    by_cost: bool = False
 
     @property
     def reason(self) -> str:
@@ -35,6 +37,13 @@ class Fold:
         """Return where it went and why the rest stayed, in one line."""
         stayed = f"{'the rest is not folded' if self.how else 'not folded'}: {self.reason}" if self.reason else ""
         return f"{self.name}: {'; '.join(part for part in (self.how, stayed) if part)}"
+
+
+def kept(folds: Sequence[Fold]) -> dict[str, int]:
+    """Return how many affines stayed by cost and by mathematics, under the names of the report's fields."""
+    stayed = [one for one in folds if not one.folded]
+    by_cost = sum(one.by_cost for one in stayed)
+    return {"kept_by_cost": by_cost, "kept_by_mathematics": len(stayed) - by_cost}
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,9 @@ class FoldReport:
     carriers: int = 0
     channels_removed: int = 0
     notes: tuple[str, ...] = field(default=())
+    #: How many stayed because to fold them costs more than it saves, and how many because no way is exact.
+    kept_by_cost: int = 0
+    kept_by_mathematics: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report in types that JSON has."""
@@ -75,6 +87,10 @@ class FoldReport:
             f"affines {self.affines_before} → {self.affines_after}, nodes {self.nodes_before} → {self.nodes_after}, "
             f"parameters {self.parameters_before:,} → {self.parameters_after:,}"
         )
+        if self.kept_by_cost:
+            yield f"{self.kept_by_cost} stayed by cost (fold_all=True folds them)"
+        if self.kept_by_mathematics:
+            yield f"{self.kept_by_mathematics} stayed by mathematics"
         shown = self.folds
         if len(shown) > SHOWN:
             shown = tuple(sorted(shown, key=lambda fold: fold.folded))[:SHOWN]

@@ -116,7 +116,9 @@ def _half(content: bytes) -> bytes:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = onnx.load_model_from_string(content)
-    largest = max((float(np.abs(onnx.numpy_helper.to_array(t)).max(initial=0)) for t in _floats(model)), default=0.0)
+    # Infinity is no weight but the bound of a Max or Min that clamps nothing in some channel, and fp16 has it too.
+    held = (np.abs(onnx.numpy_helper.to_array(t)) for t in _floats(model))
+    largest = max((float(a[np.isfinite(a)].max(initial=0)) for a in held), default=0.0)
     if largest > float(np.finfo(np.float16).max):
         raise ExportError(f"fp16 holds values up to 65504, and a weight of the network is {largest:.3g}")
     return bytes(convert_float_to_float16(model, keep_io_types=True).SerializeToString(deterministic=True))

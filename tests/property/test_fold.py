@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 from hypothesis import HealthCheck, Phase, given, note, reject, settings
+from hypothesis import strategies as st
 
 from normfold.export.fold import fold
 
@@ -38,9 +39,9 @@ def run(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
     return session.run(None, {"x": x})
 
 
-def folded(model: onnx.ModelProto) -> tuple[onnx.ModelProto, object]:
+def folded(model: onnx.ModelProto, fold_all: bool = False) -> tuple[onnx.ModelProto, object]:
     copy = ir.from_proto(model)
-    report = fold(copy)
+    report = fold(copy, fold_all=fold_all)
     return ir.to_proto(copy), report
 
 
@@ -94,11 +95,11 @@ def questions(network: Network) -> Iterator[Question]:
 
 
 @drawing(300)
-@given(networks())
-def test_a_folded_network_computes_what_it_computed(drawn: tuple[list[Layer], Network]) -> None:
+@given(networks(), st.booleans())
+def test_a_folded_network_computes_what_it_computed(drawn: tuple[list[Layer], Network], fold_all: bool) -> None:
     layers, network = drawn
     note("\n".join(map(str, layers)))
-    model, report = folded(network.model)
+    model, report = folded(network.model, fold_all)
     note(str(report))
     note(onnx.printer.to_text(model.graph))
     onnx.checker.check_model(model, full_check=True)

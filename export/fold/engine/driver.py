@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +14,11 @@ import onnx_ir as ir
 from normfold.export.fold.engine.carrier import NewCarrier, PutOnes, call_cost, carrier_for, carrier_of, work_cost
 from normfold.export.fold.engine.constant_channels import ConstantChannels
 from normfold.export.fold.engine.magnitudes import Magnitudes
-from normfold.export.fold.engine.plan import FoldPlan, planned, plans
+from normfold.export.fold.engine.plan import FoldPlan, Refusals, planned, plans
 from normfold.export.fold.engine.silence import silence_zero_scales
-from normfold.export.fold.engine.streams import Streams
+from normfold.export.fold.engine.streams import MOST_TOUCHED, Streams
 from normfold.export.fold.engine.words import refused, went
-from normfold.export.fold.net import Net, Op, Refused
+from normfold.export.fold.net import Net, Op, Refused, TooDear
 from normfold.export.fold.ops.costs import LEAST_GAIN, LOSS
 from normfold.export.fold.ops.linear import Linear, linears
 from normfold.export.fold.ops.scaling import Scaled, Scaling, scalings, targets
@@ -30,6 +31,8 @@ class Folding:
     """The folding of one graph: the network, and the changes made to it."""
 
     net: Net
+    #: Whether every affine goes that mathematics lets go, also where the network becomes slower.
+    fold_all: bool = False
     folds: list[Fold] = field(default_factory=list)
     removed: list[Scaling] = field(default_factory=list)
     carriers: int = 0
@@ -38,50 +41,50 @@ class Folding:
     magnitudes: Magnitudes = field(init=False)
 
     def __post_init__(self) -> None:
-        self.streams, self.magnitudes = Streams(self.net), Magnitudes(self.net)
+        self.streams = Streams(self.net, math.inf if self.fold_all else MOST_TOUCHED)
+        self.magnitudes = Magnitudes(self.net)
 
     def run(self) -> None:
         """Fold until nothing more goes. Every step removes an affine or makes one cheaper, so it ends."""
         self.targets = targets(self.net.ops)
-        reasons: dict[Scaling, tuple[str, ...]] = {}
+        reasons: dict[Scaling, Refusals] = {}
         how: dict[Scaling, list[str]] = defaultdict(list)
         left, progress = self.targets, True
         while progress:
             progress = False
             for target in tuple(left):
-                words, refusals = self._try(target)
+                words, reasons[target] = self._try(target)
                 if words:
                     how[target].append(words)
                     # Leaving just a sign (y = ±x) behind unblocks no other affine, so it does not count as progress.
                     progress = progress or target in self.removed
-                reasons[target] = tuple(refusals)
             gone = set(self.removed)
             left = [t for t in self.targets if t not in gone]
         for target in self.targets:
             is_gone = target not in left
             kind = "BatchNorm" if target.is_batchnorm else "affine"
-            self.folds.append(
-                Fold(target.name, kind, is_gone, "; then ".join(how[target]), () if is_gone else reasons[target])
-            )
+            why = () if is_gone else tuple(refused(target, reasons[target]))
+            by_cost = not is_gone and reasons[target].by_cost
+            self.folds.append(Fold(target.name, kind, is_gone, "; then ".join(how[target]), why, by_cost))
 
-    def _try(self, target: Scaling) -> tuple[str, list[str]]:
+    def _try(self, target: Scaling) -> tuple[str, Refusals]:
         """Fold one affine in the cheapest way; return where it went, or "", and why each other way was refused."""
+        refusals = Refusals()
         if target.params.is_identity:
             self._remove(target)
-            return "it changed nothing", []
+            return "it changed nothing", refusals
         silence_zero_scales(target)
-        refusals: dict[str, str] = {}
         while True:
             carriers = self.carriers
-            for plan in plans(target, refusals, self.streams):
+            for plan in plans(target, refusals, self.streams, self.fold_all):
                 try:
-                    return went(self._carry_out(plan)), refused(target, refusals)
+                    return went(self._carry_out(plan)), refusals
                 except Refused as refusal:
-                    refusals[plan.option.label] = str(refusal)
+                    refusals.add(plan.option, refusal)
                 if self.carriers != carriers:
                     break  # some tensors got one more channel, which the plans made before do not fit
             else:
-                return "", refused(target, refusals)
+                return "", refusals
 
     def _carry_out(self, plan: FoldPlan) -> FoldPlan:
         """Carry out a plan, or raise Refused; in that case nothing has changed, except that a carrier may be new."""
@@ -131,12 +134,12 @@ class Folding:
             more += carrier.more_work(plan.target)
             carrying.update(carrier.linears)
             carriers.append(carrier)
-        if cost >= -LEAST_GAIN:
-            raise Refused("carrying the shift past the zero padding would cost as much as the operation it saves")
+        if cost >= -LEAST_GAIN and not self.fold_all:
+            raise TooDear("carrying the shift past the zero padding would cost as much as the operation it saves")
         if not any(carrier.is_node for carrier in carriers):
             more -= call_cost(plan.target)  # one node less is called
-        if cost + more > LOSS * sum(work_cost(op, plan.target) for op in carrying):
-            raise Refused(
+        if cost + more > LOSS * sum(work_cost(op, plan.target) for op in carrying) and not self.fold_all:
+            raise TooDear(
                 "carrying the shift past the zero padding takes one more channel, which costs more than it saves"
             )
         for carrier in carriers:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from normfold.export.fold.affine import Affine, Array
-from normfold.export.fold.engine.streams import MOST_TOUCHED, Streams
-from normfold.export.fold.net import Gauges, Op, Refused, Tensor
+from normfold.export.fold.engine.streams import Streams
+from normfold.export.fold.net import Gauges, Op, Refused, Tensor, TooDear
 from normfold.export.fold.ops.costs import BIAS_COST, LEAST_GAIN
 from normfold.export.fold.ops.linear import Linear
 from normfold.export.fold.ops.scaling import Scaling
@@ -53,6 +53,18 @@ class Option:
     def again(self, target: Scaling) -> Option:
         """Return the same option of the target as it is now."""
         return next(option for option in options(target) if option.label == self.label)
+
+
+class Refusals(dict[str, str]):
+    """Why each option of an affine was refused, by the option's label."""
+
+    #: Whether an option that removes the whole affine was refused only because it costs more than it saves.
+    by_cost: bool = False
+
+    def add(self, option: Option, refusal: Refused) -> None:
+        """Note a refusal."""
+        self[option.label] = str(refusal)
+        self.by_cost = self.by_cost or (isinstance(refusal, TooDear) and option.stays.is_identity)
 
 
 @dataclass
@@ -177,8 +189,8 @@ def planned(target: Scaling, option: Option, streams: Streams) -> FoldPlan:
         _, _, op = heapq.heappop(queue)
         queued.discard(op)
         touched[op] = None
-        if len(touched) > MOST_TOUCHED:
-            raise Refused(f"more than {MOST_TOUCHED} operators around it would have to change")
+        if len(touched) > streams.most_touched:
+            raise TooDear(f"more than {streams.most_touched} operators around it would have to change")
         for tensor, gauge in op.spread(gauges).items():
             settle(tensor, gauge)
     plan = FoldPlan(target, option, gauges, sorted(touched, key=lambda op: op.order), {}, [])
@@ -198,10 +210,11 @@ def planned(target: Scaling, option: Option, streams: Streams) -> FoldPlan:
     return plan
 
 
-def plans(target: Scaling, refusals: dict[str, str], streams: Streams) -> Iterator[FoldPlan]:
+def plans(target: Scaling, refusals: Refusals, streams: Streams, fold_all: bool = False) -> Iterator[FoldPlan]:
     """Yield the plans that gain, cheapest first; note in ``refusals``, by option, why the others were refused.
 
-    Options that are in ``refusals`` already are not followed again.
+    Options that are in ``refusals`` already are not followed again. With ``fold_all`` every plan after which nothing of
+    the affine stays comes first, whatever it costs.
     """
     found: list[FoldPlan] = []
     for option in options(target):
@@ -210,17 +223,27 @@ def plans(target: Scaling, refusals: dict[str, str], streams: Streams) -> Iterat
         try:
             plan = planned(target, option, streams)
         except Refused as refusal:
-            refusals[option.label] = str(refusal)
+            refusals.add(option, refusal)
             continue
+        whole = fold_all and option.stays.is_identity
         if plan.cost <= LEAST_GAIN - target.cost(target.params):
             # The whole affine goes and costs nothing elsewhere: no other option can gain more.
             yield plan
-        elif plan.cost < -LEAST_GAIN:
+        elif plan.cost < -LEAST_GAIN or whole:
             found.append(plan)
         else:
-            refusals[option.label] = _saves_nothing(plan)
+            refusals.add(option, TooDear(_saves_nothing(plan)))
     # Of equal costs, a plan that takes the shift back rounds less, because the stored tensor is centred.
-    yield from sorted(found, key=lambda p: (round(p.cost, 6), len(p.carried), _size(p.option.on.shift), len(p.touched)))
+    yield from sorted(
+        found,
+        key=lambda p: (
+            fold_all and not p.option.stays.is_identity,
+            round(p.cost, 6),
+            len(p.carried),
+            _size(p.option.on.shift),
+            len(p.touched),
+        ),
+    )
 
 
 def _saves_nothing(plan: FoldPlan) -> str:

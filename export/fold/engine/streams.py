@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from normfold.export.fold.affine import Affine
-from normfold.export.fold.net import Net, Refused, Tensor
+from normfold.export.fold.net import Net, Refused, Tensor, TooDear
 
 #: A change that spreads over more operators is not followed, so that the time stays linear in the size of the graph.
 MOST_TOUCHED = 48
@@ -30,7 +30,9 @@ class StreamState:
 class Streams:
     """The streams of a network: a union-find over its tensors."""
 
-    def __init__(self, net: Net) -> None:
+    def __init__(self, net: Net, most_touched: float = MOST_TOUCHED) -> None:
+        #: A change that spreads over more operators is not followed.
+        self.most_touched = most_touched
         self._parents: dict[Tensor, Tensor] = {}
         self._streams: dict[Tensor, StreamState] = {}
         for op in net.ops:
@@ -55,8 +57,10 @@ class Streams:
         """Raise Refused where the gauge scales a tensor of a stream that cannot be scaled."""
         stream = self._streams[self._root(tensor)]
         refused = stream.refusal if stream.tensors > _FOLLOWED else ""
-        if (refused or stream.tensors > MOST_TOUCHED) and ((gauge.scale != 1) & (gauge.scale != 0)).any():
-            raise Refused(refused or f"more than {MOST_TOUCHED} operators around it would have to change")
+        if (refused or stream.tensors > self.most_touched) and ((gauge.scale != 1) & (gauge.scale != 0)).any():
+            if refused:
+                raise Refused(refused)
+            raise TooDear(f"more than {self.most_touched} operators around it would have to change")
 
     def _root(self, tensor: Tensor) -> Tensor:
         parent = self._parents.setdefault(tensor, tensor)

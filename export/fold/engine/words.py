@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from normfold.export.fold.engine.plan import ALL, FoldPlan
+from normfold.export.fold.engine.plan import ALL, FoldPlan, Refusals
 from normfold.export.fold.net import Op
 from normfold.export.fold.ops.scaling import Scaling
 
@@ -37,15 +37,21 @@ def went(plan: FoldPlan) -> str:
     return "; ".join(sentences)
 
 
-def refused(target: Scaling, refusals: Mapping[str, str]) -> list[str]:
-    """Return why an affine stays: each reason once, with the ways that were tried and refused for it."""
+def refused(target: Scaling, refusals: Refusals) -> list[str]:
+    """Return why an affine stays: each reason once, with the ways that were tried, and at last what a person can do."""
     ways: dict[str, list[str]] = defaultdict(list)
     for label, reason in refusals.items():
         ways[reason].append(label)
     between = _between(target)
-    return ([between] if between else []) + [
-        f"{reason} (tried: {labels[0]}{_more(len(labels) - 1)})" for reason, labels in ways.items()
-    ]
+    reasons = [f"{reason} (tried: {labels[0]}{_more(len(labels) - 1)})" for reason, labels in ways.items()]
+    return [*([between] if between else []), *reasons, _advice(target, refusals)]
+
+
+def _advice(target: Scaling, refusals: Refusals) -> str:
+    if refusals.by_cost:
+        return "to fold it all the same, although that is slower here: fold(..., fold_all=True)"
+    kind = "BatchNorm" if target.is_batchnorm else "scaling"
+    return f"train with the {kind} directly behind a convolution or Linear that nothing else reads: there it folds"
 
 
 def _more(ways: int) -> str:

@@ -22,12 +22,12 @@ from normfold.export.fold.modules.tracer import decided
 from normfold.export.fold.modules.tracing import refuse_other_numbers, refuse_state, refuse_uninitialised, traced
 from normfold.export.fold.net import Net
 from normfold.export.fold.ops.scaling import scalings, targets
-from normfold.export.fold.report import Fold, FoldReport
+from normfold.export.fold.report import Fold, FoldReport, kept
 
 __all__ = ["fold_module"]
 
 
-def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule, FoldReport]:
+def fold_module(module: nn.Module, *example_inputs: Any, fold_all: bool = False) -> tuple[fx.GraphModule, FoldReport]:
     """Return a network in eval mode that computes the same without its BatchNorms, and the report of each.
 
     The given network is left as it is. Weights are computed in float64 and rounded once to their own type. The result
@@ -36,6 +36,7 @@ def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule
 
     example_inputs: the tensors that the network is called with, of any lengths that it takes. Lengths stay dynamic
     where the network also takes others. Without them the inputs are found from the first layer.
+    fold_all: whether affines go too whose removal costs more time than it saves.
 
     >>> from torch import nn
     >>> from normfold.export.fold import fold_module
@@ -58,19 +59,19 @@ def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule
     net, skeleton = read(graph_module, found)
     before = {op: op.params for op in net.ops}
     affines = len(targets(net.ops))
-    kept = _without_statistics(graph_module, net, skeleton)
-    folding = Folding(net)
+    unread = _without_statistics(graph_module, net, skeleton)
+    folding = Folding(net, fold_all)
     folding.run()
     removed = prune(net)
     folded = rebuilt(graph_module, skeleton, folding, before)
     after = _counts(folded)
     trained = type(module).__name__ if module.training else ""
     return folded, FoldReport(
-        folds=(*folding.folds, *kept),
+        folds=(*folding.folds, *unread),
         batchnorms_before=batchnorms,
         batchnorms_after=after[0],
-        affines_before=affines + len(kept),
-        affines_after=len(targets(net.ops)) + len(kept),
+        affines_before=affines + len(unread),
+        affines_after=len(targets(net.ops)) + len(unread),
         nodes_before=nodes,
         nodes_after=after[1],
         parameters_before=parameters,
@@ -78,6 +79,7 @@ def fold_module(module: nn.Module, *example_inputs: Any) -> tuple[fx.GraphModule
         carriers=folding.carriers,
         channels_removed=removed,
         notes=(f"{trained} was in training mode; the folded copy is in eval mode",) if trained else (),
+        **kept((*folding.folds, *unread)),
     )
 
 

@@ -92,6 +92,11 @@ class Linear(Op):
         return product
 
     @property
+    def _place(self) -> int:
+        """The place of the weight among the node's inputs: a MatMul may have it before the data."""
+        return 0 if self.node.op_type == "MatMul" and self.form is WeightForm.OUT_IN else 1
+
+    @property
     def lacks_bias(self) -> bool:
         """Whether a bias would be a node of its own that is not there: a MatMul without an Add behind it."""
         return (
@@ -241,12 +246,13 @@ class Linear(Op):
     def write(self, graph: Writing) -> None:
         """Write weight and bias as new initializers, in the form of the old ones."""
         weight, bias = self.params.weight, self.params.bias
-        node = self.node
-        stem = stem_of(node.inputs[1].name if node.inputs[1] is not None else self.name)
+        node, place = self.node, self._place
+        old = node.inputs[place]
+        stem = stem_of(old.name if old is not None else self.name)
         had_bias = len(node.inputs) > 2 and node.inputs[2] is not None
         new_weight = graph.constant(self.form.of(weight), f"{stem}.weight")
         if node.op_type == "MatMul":
-            node.replace_input_with(1, new_weight)
+            node.replace_input_with(place, new_weight)
             self._write_matmul_bias(graph, stem)
             return
         node.replace_input_with(1, new_weight)
@@ -261,7 +267,8 @@ class Linear(Op):
         """Give a MatMul its bias by an Add behind it: the one that is there, or a new one."""
         product = self.node.outputs[0]
         final = self.outputs[0].value
-        bias = graph.constant(self.params.bias, f"{stem}.bias")
+        column = self.params.bias if self._place == 1 else self.params.bias.reshape(-1, 1)
+        bias = graph.constant(column, f"{stem}.bias")
         if final is not product:
             add = final.producer()
             assert add is not None

@@ -83,13 +83,17 @@ def _matmul(n: Node) -> Op:
     average = weighted_mean(n)
     if average is not None:
         return average
-    weight = n.constant(1)
-    if weight is None or weight.ndim != 2 or n.computed() != [0] or n.rank() < 2:
+    places = n.computed()
+    weight = n.constant(1 - places[0]) if len(places) == 1 else None
+    if weight is None or weight.ndim != 2 or n.rank(places[0]) < 2:
         raise NotKnown
     w = weight.astype(np.float64)
-    axis = n.rank() - 1
-    params = Weights(w.T[None], np.zeros(w.shape[1]))
-    return Linear(params=params, axis_in=axis, axis_out=axis, form=WeightForm.IN_OUT, **n.parts())
+    if places == [1]:  # the matrix weighs the last axis but one
+        axis, form = n.rank(1) - 2, WeightForm.OUT_IN
+    else:
+        axis, form, w = n.rank() - 1, WeightForm.IN_OUT, w.T
+    params = Weights(w[None], np.zeros(len(w)))
+    return Linear(params=params, axis_in=axis, axis_out=axis, form=form, **n.parts(places))
 
 
 def _recurrent(n: Node) -> Op:
@@ -112,9 +116,11 @@ def bias_of(op: Op, reading: Reading) -> ir.Node | None:
     add = uses[0].node
     bias = reading.constants.get(add.inputs[1 - uses[0].idx])
     size = op.params.weight.shape[1]
-    if bias is None or bias.shape[-1:] not in ((size,), (1,), ()) or any(d != 1 for d in bias.shape[:-1]):
+    rank = op.inputs[0].rank
+    if bias is None or bias.ndim > rank:
         return None
-    if bias.ndim > op.axis_out + 1:
+    lengths = (1,) * (rank - bias.ndim) + bias.shape
+    if lengths[op.axis_out] not in (1, size) or any(d != 1 for a, d in enumerate(lengths) if a != op.axis_out):
         return None
     op.params = Weights(op.params.weight, np.broadcast_to(bias.astype(np.float64).reshape(-1), (size,)))
     op.outputs = [reading.tensor(add.outputs[0])]

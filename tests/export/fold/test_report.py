@@ -66,7 +66,8 @@ def test_why_an_affine_stayed_is_reported_for_every_way() -> None:
     sentence = "'x' is an input of the network, so its numbers may not change (tried: all back; and "
     assert fold.reason == fold.reasons[0]
     assert fold.reason.startswith(sentence)
-    assert all(" (tried: " in reason for reason in fold.reasons)
+    assert all(" (tried: " in reason for reason in fold.reasons[:-1])
+    assert "directly behind a convolution or Linear" in fold.reasons[-1]
 
 
 def test_a_batchnorm_and_an_affine_are_of_different_kinds() -> None:
@@ -281,3 +282,42 @@ def test_fold_of_a_file_that_is_none_says_so(tmp_path: Path) -> None:
         fold(tmp_path / "net.onnx")
     with pytest.raises(TypeError, match="needs no example inputs"):
         fold(str(tmp_path / "net.onnx"), 3)  # type: ignore[call-overload]
+
+
+#: Networks whose BatchNorm stays by cost: a Max and a Min for a Relu, a carrier channel in a convolution of few channels.
+DEAR = {
+    "two bounds": ("c = Conv(x, w) r = Relu(c) n = BN(r, n) y = Relu(n)", "float[N,4,M] y"),
+    "a carrier": ("c = Conv(x, w) s = Sigmoid(c) n = BN(s, n) y = Conv<pads=[7,7]>(n, long)", "float[N,4,M] y"),
+}
+
+
+@pytest.mark.parametrize("network", DEAR)
+def test_what_stays_by_cost_is_counted_apart_and_goes_with_fold_all(network: str) -> None:
+    nodes, out = DEAR[network]
+    model = graph(
+        text(nodes, out).replace("float[N,3,L]", "float[N,3,4000]"), w=W["w"], long=weights(4, 4, 15), **norm("n", 4)
+    )
+    after, report = folded(model)
+    assert (report.kept_by_cost, report.kept_by_mathematics) == (1, 0)
+    assert only(report).by_cost
+    assert "fold_all=True" in only(report).reasons[-1]
+    assert "1 stayed by cost" in str(report)
+    assert report.to_dict()["kept_by_cost"] == 1
+    copy = ir.from_proto(model)
+    everything = fold(copy, fold_all=True)
+    whole = ir.to_proto(copy)
+    onnx.checker.check_model(whole, full_check=True)
+    assert everything.affines_after == everything.kept_by_cost == 0
+    assert "BatchNormalization" not in operators(whole)
+    assert "stayed" not in str(everything)
+    for folded_model in (after, whole):
+        same_function(model, folded_model, (2, 3, 4000))
+
+
+def test_fold_all_folds_nothing_that_mathematics_forbids() -> None:
+    model = graph("(float[N,3,L] x) => (float[N,3,L] y) { s = Sigmoid(x) n = BN(s, n) y = Tanh(n) }", **norm("n", 3))
+    copy = ir.from_proto(model)
+    report = fold(copy, fold_all=True)
+    assert (report.affines_after, report.kept_by_cost, report.kept_by_mathematics) == (1, 0, 1)
+    assert "1 stayed by mathematics" in str(report)
+    same_function(model, ir.to_proto(copy), *LENGTHS)

@@ -110,6 +110,17 @@ def test_weights_beyond_the_range_of_fp16_are_refused() -> None:
         reduced("fp16", content=graph(W2=1e6))
 
 
+def test_an_infinite_bound_is_no_weight_beyond_the_range_of_fp16() -> None:
+    # The fold writes Max and Min by channel; where a channel has one bound, the other is infinite.
+    model = onnx.load_model_from_string(graph())
+    bounds = np.float32([-np.inf, *[0.0] * 15]).reshape(16, 1)
+    model.graph.initializer.append(numpy_helper.from_array(bounds, "least"))
+    first = next(node for node in model.graph.node if node.op_type == "Relu")
+    first.op_type = "Max"
+    first.input.append("least")
+    assert len(reduced("fp16", content=bytes(model.SerializeToString()))[0]) > 0
+
+
 def test_a_precision_that_loses_too_much_is_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "PRECISIONS", {"int8": 1e-6, "fp16": 1e-6})
     with pytest.raises(VerificationError, match="int8 loses too much, so nothing was published: output 'y'"):

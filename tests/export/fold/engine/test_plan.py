@@ -24,7 +24,7 @@ from tests.export.fold.graphs import (
 )
 
 from normfold.export.fold.affine import Affine
-from normfold.export.fold.engine.plan import Option, options, planned, plans
+from normfold.export.fold.engine.plan import Option, Refusals, options, planned, plans
 from normfold.export.fold.engine.streams import Streams
 from normfold.export.fold.net import Net, Op, Refused
 from normfold.export.fold.ops.clamps import Clamp
@@ -114,7 +114,7 @@ def test_a_sign_stays_only_where_that_is_cheaper() -> None:
 
 def ways(model: onnx.ModelProto) -> list[str]:
     target = target_of(model)
-    return [plan.option.label for plan in plans(target, {}, streams_around(target))]
+    return [plan.option.label for plan in plans(target, Refusals(), streams_around(target))]
 
 
 def test_between_two_convolutions_it_goes_back() -> None:
@@ -232,10 +232,10 @@ def test_a_large_shift_is_not_undone_where_others_read_the_tensor() -> None:
     given = norm("n", 4, gamma=[1, 1, 1, 1], beta=[1000] * 4, mean=[0] * 4, var=[1] * 4)
     model = graph(text, w=weights(4, 3, 1), v=weights(4, 4, 1), **given)
     target = target_of(model)
-    refusals: Any = {}
+    refusals = Refusals()
     list(plans(target, refusals, streams_around(target)))
     sentence = "'c' has other readers, and undoing so large a shift there would cost its last digits"
-    assert sentence in " ".join(refusals.values() if isinstance(refusals, dict) else refusals)
+    assert sentence in " ".join(refusals.values())
     after, _ = folded(model)
     same_function(model, after, *LENGTHS)
 

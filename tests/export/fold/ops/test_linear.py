@@ -185,13 +185,42 @@ def test_an_add_by_row_behind_a_matmul_is_no_bias_of_its_columns() -> None:
     same_function(model, after, (2, 4, 3))
 
 
-def test_a_product_with_the_constant_on_the_left_is_left_alone() -> None:
-    text = "(float[N,4,L] x) => (float[N,5,L] y) { r = Relu(x) n = BN(r, n) y = MatMul(w, n) }"
-    stays(
-        graph(text, w=weights(5, 4), **norm("n", 4)),
-        "no rule takes a per-channel scale or shift through 'MatMul_2' (MatMul)",
-        *LENGTHS,
+@pytest.mark.parametrize("bias", ["c", "(1, c, 1)"])
+def test_a_matrix_on_the_left_takes_affines_of_the_axis_before_the_last(bias: str) -> None:
+    text = """(float[N,4,L] x) => (float[N,5,L] y) {
+        r = Sigmoid(x)  n = BN(r, n)  p = MatMul(w, n)  q = Add(p, b)  m = BN(q, m)  y = Tanh(m) }"""
+    shape = (5, 1) if bias == "c" else (1, 5, 1)
+    model = graph(text, w=weights(5, 4), b=weights(*shape), **norm("n", 4), **norm("m", 5))
+    after, _ = folds_to(model, "Sigmoid MatMul Add Tanh", *LENGTHS)
+    assert weight_of(after, place=0, op="MatMul").shape == (5, 4)
+    alone = graph(
+        text.replace("q = Add(p, b)  m = BN(q, m)", "m = BN(p, m)"), w=weights(5, 4), **norm("n", 4), **norm("m", 5)
     )
+    folds_to(alone, "Sigmoid MatMul Add Tanh", *LENGTHS)
+
+
+def test_a_constant_of_three_axes_on_the_left_is_left_alone() -> None:
+    text = "(float[N,4,L] x) => (float[N,5,L] y) { r = Sigmoid(x) n = BN(r, n) y = MatMul(w, n) }"
+    stays(graph(text, w=weights(1, 5, 4), **norm("n", 4)), "through 'MatMul_2' (MatMul)", *LENGTHS)
+
+
+def test_an_add_by_column_behind_a_matrix_on_the_left_is_no_bias_of_its_rows() -> None:
+    text = "(float[N,3,4] x) => (float[N,4,4] y) { p = MatMul(w, x) c = Add(p, b) n = BN(c, n) y = Tanh(n) }"
+    model = graph(text, w=weights(4, 3), b=weights(4), **norm("n", 4))
+    after, _ = folded(model)
+    same_function(model, after, (2, 3, 4))
+
+
+@pytest.mark.parametrize("scales", [np.float32(0.01), np.float32([0.01, 0.02, 0.03])])
+def test_quantized_weights_are_named_as_the_reason(scales: np.ndarray) -> None:
+    text = """(float[N,4,L] x) => (float[N,3,L] y) {
+        w = DequantizeLinear<axis=0>(q, s)  c = Conv(x, w)  n = BN(c, n)  y = Tanh(n) }"""
+    model = graph(text, q=np.int8(weights(3, 4, 1) * 100), s=scales, **norm("n", 3))
+    after, report = folded(model)
+    assert "computes with quantized numbers; fold the network before it is quantized" in "".join(
+        report.folds[0].reasons
+    )
+    same_in_onnxruntime(model, after, *LENGTHS)
 
 
 def test_a_matmul_does_not_tell_a_constant_position_for_a_constant_channel() -> None:

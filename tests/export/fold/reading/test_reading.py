@@ -527,3 +527,42 @@ def test_the_rank_behind_a_gemm_is_known_where_that_of_its_input_is_not() -> Non
     model.graph.input[1].type.tensor_type.shape.dim.add()
     _, report = folded(model)
     assert report.affines_after == 0, report.folds
+
+
+def as_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    for t in model.graph.initializer:
+        model.graph.input.append(onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims))
+    return model
+
+
+def test_weights_that_an_old_file_lists_as_inputs_too_are_constants() -> None:
+    model = as_inputs(book(ir_version=3, opset=11))
+    after, report = folded(model)
+    assert report.affines_after == 0
+    assert [i.name for i in after.graph.input] == ["x"]
+    assert "IR version 3" in report.notes[0]
+    same_in_onnxruntime(model, after, *LENGTHS)
+
+
+def test_weights_that_a_caller_may_replace_are_no_constants() -> None:
+    model = as_inputs(book())
+    after, report = folded(model)
+    assert "a caller may replace them" in only(report).reason
+    assert len(after.graph.input) == len(model.graph.input)
+
+
+@pytest.mark.parametrize("known", ["type", "nothing"])
+def test_an_output_needs_no_shape(known: str) -> None:
+    model = book()
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    if known == "nothing":
+        model.graph.output[0].ClearField("type")
+    copy = ir.from_proto(model)
+    assert fold(copy).affines_after == 0
+
+
+def test_computed_parameters_of_a_batchnorm_are_the_reason_why_it_stays() -> None:
+    text = "(float[N,3,L] x, float[3] g) => (float[N,3,M] y) { c = Conv(x, w) h = Relu(g) y = %s }"
+    call = "BatchNormalization(c, h, n_beta, n_mean, n_var)"
+    _, report = folded(graph(text % call, w=weights(3, 3, 1), **norm("n", 3)))
+    assert "computed when the network runs" in only(report).reason
