@@ -88,6 +88,11 @@ def mean(c: Call, s: Skeleton) -> None:
     _reduced("ReduceMean", c, s, c.node)
 
 
+def total(c: Call, s: Skeleton) -> None:
+    """``x.sum(dim)``."""
+    _reduced("ReduceSum", c, s, c.node)
+
+
 def amax(c: Call, s: Skeleton) -> None:
     """``x.amax(dim)``."""
     _reduced("ReduceMax", c, s, c.node)
