@@ -90,6 +90,12 @@ Examples:
     "--form", default="auto", show_default=True, metavar="FORM",
     help="Publish this form: unfolded, folded, lifted, widened, blocked (for CPUs); auto: the fastest on this machine.",
 )  # fmt: skip
+@click.option(
+    "--fold-all",
+    is_flag=True,
+    help="Fold all that mathematics allows, also where onnxruntime becomes slower: for quantisers and other runtimes. "
+    "Without --form it means --form folded.",
+)
 @click.option("--remeasure", is_flag=True, help="Time the forms again, even if an earlier export has timed them.")
 @click.option("--even-if-slower", is_flag=True, help="Publish fewer bits even if float32 is faster on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON on standard output.")
@@ -116,6 +122,7 @@ def export(
     dtype: str | None,
     quantize: str | None,
     form: str,
+    fold_all: bool,
     remeasure: bool,
     even_if_slower: bool,
     as_json: bool,
@@ -159,6 +166,7 @@ def export(
             even_if_slower=even_if_slower,
             variant=form,
             remeasure=remeasure,
+            fold_all=fold_all,
         )
         with redirect_stdout(sys.stderr):  # what the user's code prints on import is not output of this command
             report = export_model(request, progress)

@@ -42,6 +42,12 @@ Examples:
     "--form", default="auto", show_default=True, metavar="FORM",
     help="Write this form: unfolded, folded, lifted, widened, blocked (for CPUs); auto: the fastest on this machine.",
 )  # fmt: skip
+@click.option(
+    "--fold-all",
+    is_flag=True,
+    help="Fold all that mathematics allows, also where onnxruntime becomes slower: for quantisers and other runtimes. "
+    "Without --form it means --form folded.",
+)
 @click.option("--remeasure", is_flag=True, help="Time the forms again, even if an earlier run has timed them.")
 @click.option(
     "--report",
@@ -59,6 +65,7 @@ def fold(
     samples: tuple[Path, ...],
     allow_nonfinite: bool,
     form: str,
+    fold_all: bool,
     remeasure: bool,
     written: str | None,
     overwrite: bool,
@@ -85,6 +92,7 @@ def fold(
             overwrite=overwrite,
             variant=form,
             remeasure=remeasure,
+            fold_all=fold_all,
             progress=progress,
         )
         whole = json.dumps(reports.as_json(report), indent=2) + "\n"

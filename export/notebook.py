@@ -37,6 +37,7 @@ def export_network(
     even_if_slower: bool = False,
     form: str = "auto",
     remeasure: bool = False,
+    fold_all: bool = False,
     progress: Callable[[str], None] = lambda step: None,
 ) -> ExportReport:
     """Fold the BatchNorms of ``model``, export it to ONNX, prove it, publish it, and return the report.
@@ -67,6 +68,7 @@ def export_network(
         even_if_slower: Publish fewer bits even if float32 is faster on this machine.
         form: The form to publish: unfolded, folded, lifted, widened, blocked; auto: the fastest on this machine.
         remeasure: Time the forms again, even if an earlier export has timed them.
+        fold_all: Fold all that mathematics allows, also where onnxruntime becomes slower.
         progress: Called with the name of each step.
 
     Raises:
@@ -110,6 +112,7 @@ def export_network(
         even_if_slower=even_if_slower,
         variant=form,
         remeasure=remeasure,
+        fold_all=fold_all,
     )
     return export_model(request, progress)
 

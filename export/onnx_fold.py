@@ -30,12 +30,13 @@ def fold_file(
     overwrite: bool = False,
     variant: str = AUTO,
     remeasure: bool = False,
+    fold_all: bool = False,
     progress: Progress = lambda step: None,
 ) -> ExportReport:
     """Fold ``source`` into ``target`` and return the report. Raises ExportError; then ``target`` is as it was.
 
     inputs give ranges to dimensions that the file leaves open; samples are more inputs to prove with; variant,
-    remeasure and allow_nonfinite are those of :class:`normfold.export.pipeline.ExportRequest`.
+    remeasure, fold_all and allow_nonfinite are those of :class:`normfold.export.pipeline.ExportRequest`.
     """
     check_variant(variant)
     if source.suffix != ".onnx":
@@ -48,7 +49,16 @@ def fold_file(
     origin = open_onnx(source, parse_inputs(inputs), opset=None)
     files = [read_sample(path, allow_nonfinite) for path in samples]
     cases = [Case("sample", f.name, fit(f, origin.specs)) for f in files]
-    folded = fold_and_prove(origin, cases, target.stem, DEFAULT_OPSET, progress, variant=variant, remeasure=remeasure)
+    folded = fold_and_prove(
+        origin,
+        cases,
+        target.stem,
+        DEFAULT_OPSET,
+        progress,
+        variant=variant,
+        remeasure=remeasure,
+        fold_all=fold_all,
+    )
     progress("write")
     write_file(target, folded.content)
     return replace(folded.report, model=target.stem, path=str(target))

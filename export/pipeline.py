@@ -89,6 +89,8 @@ class ExportRequest:
     variant: str = AUTO
     #: Time the variants again, even where an earlier export has timed them.
     remeasure: bool = False
+    #: Fold what mathematics allows, also where onnxruntime becomes slower; without ``variant`` the folded one is meant.
+    fold_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         progress,
         variant=request.variant,
         remeasure=request.remeasure,
+        fold_all=request.fold_all,
         labels=labels or (),
     )
     sizes = folded.proof.sizes
@@ -195,13 +198,15 @@ def fold_and_prove(
     *,
     variant: str = AUTO,
     remeasure: bool = False,
+    fold_all: bool = False,
     labels: Sequence[str] = (),
 ) -> Folded:
-    """Write ``origin`` as a graph, fold it, prove it and time it; ``variant`` is that of ExportRequest.
+    """Write ``origin`` as a graph, fold it, prove it and time it; the options are those of ExportRequest.
 
     Raises ExportError where the proof fails, where the network has no such variant, and, before the capture, where no
     output has one entry for each label.
     """
+    variant = "folded" if fold_all and variant == AUTO else variant
     progress("find the sizes it takes")
     sizes = sizes_of(origin, samples)
     if labels:
@@ -217,7 +222,7 @@ def fold_and_prove(
     progress("compute the network in float64")
     proof = Proof(origin, sizes, samples, unfolded)
     progress("fold the BatchNorms")
-    folding = fold(model)
+    folding = fold(model, fold_all=fold_all)
     write_provenance(model, name, origin, sizes, folding)
     folded = Graph.of(model, exact is not None)
     progress("prove that it is the same network")

@@ -233,6 +233,25 @@ def test_without_float64_a_form_that_rounds_worse_is_refused_where_it_is_asked_f
         folded(convolutions, monkeypatch, "folded")
 
 
+def test_fold_all_folds_what_stays_by_cost_and_publishes_the_folded_form(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 18]>
+    g (float[N, 4, L] x) => (float[N, 4, M] y)
+    <float[4,4,1] w = {1,2,3,4, 4,3,2,1, 1,1,2,2, 2,1,2,1}, float[4] g = {1,-2,3,-4}, float[4] b = {1,0,1,0},
+     float[4] m = {0,1,0,1}, float[4] v = {1,2,1,2}>
+    { c = Conv (x, w) r = Relu (c) n = BatchNormalization (r, g, b, m, v) y = Relu (n) }"""
+    source, target = tmp_path / "net.onnx", tmp_path / "out.onnx"
+    source.write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    left = {}
+    for options in ([], ["--fold-all"]):
+        arguments = ["fold", str(source), str(target), "--input", "x=FP32[N,4,L]", "--overwrite", "--json", *options]
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+        report = json.loads(result.stdout)
+        left[bool(options)] = report["folding"]["affines_after"]
+    assert left == {False: 1, True: 0}
+    assert report["published"]["form"] == "folded"
+
+
 def test_both_commands_name_every_form_in_their_help_and_take_it(
     convolutions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
