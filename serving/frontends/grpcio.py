@@ -19,6 +19,11 @@ from normfold.serving.rpc.grpc_status import CODES
 from normfold.serving.rpc.methods import Method, status_of
 from normfold.serving.rpc.traffic import Traffic
 
+#: Smaller answers leave at once, in bytes.
+LARGE_BYTES = 1 << 14
+#: Time at the end for calls that are in gRPC but not in a method.
+LAST_CALLS_SECONDS = 0.1
+
 
 class GrpcioFrontend:
     """A server of ``methods``; ``traffic`` counts the calls of those that are ``counted``; ``limits`` are not kept."""
@@ -26,9 +31,11 @@ class GrpcioFrontend:
     def __init__(
         self, methods: Iterable[Method], traffic: Traffic, max_message_bytes: int, limits: ClientLimits | None = None
     ) -> None:
+        #: The contexts of calls whose large answers may still be on the wire.
+        self._sending: set[Any] = set()
         services: dict[str, dict[str, Any]] = {}
         for method in methods:
-            services.setdefault(method.service, {})[method.name] = _handler(method, traffic)
+            services.setdefault(method.service, {})[method.name] = _handler(method, traffic, self._sending)
         self._services, self._max_message_bytes = services, max_message_bytes
         self._server: grpc.aio.Server | None = None
         #: The address that the server listens on; empty until it does.
@@ -66,10 +73,15 @@ class GrpcioFrontend:
 
     async def stop(self, grace_seconds: float) -> bool:
         """Close the port and every connection; whether all calls under way ended within ``grace_seconds``."""
-        begun = time.monotonic()
-        if self._server is not None:
-            await self._server.stop(grace_seconds)
-        return time.monotonic() - begun < grace_seconds
+        if self._server is None:
+            return True
+        until = time.monotonic() + grace_seconds
+        while self._sending and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        cut = bool(self._sending)
+        # No longer: gRPC waits here for calls, too, that came last and that it will never hand to a method.
+        await self._server.stop(min(grace_seconds, LAST_CALLS_SECONDS))
+        return not cut
 
 
 def _why(address: str) -> str:
@@ -84,16 +96,16 @@ def _why(address: str) -> str:
     return "the address cannot be bound"
 
 
-def _handler(method: Method, traffic: Traffic) -> Any:
+def _handler(method: Method, traffic: Traffic, sending: set[Any]) -> Any:
     counting = traffic if method.counted else None
     if method.is_unary:
-        return grpc.unary_unary_rpc_method_handler(_unary(method, counting))
+        return grpc.unary_unary_rpc_method_handler(_unary(method, counting, sending))
     if method.server_stream is not None:
         return grpc.unary_stream_rpc_method_handler(_server_stream(method, counting))
     return grpc.stream_stream_rpc_method_handler(_bidi_stream(method, counting))
 
 
-def _unary(method: Method, traffic: Traffic | None) -> Any:
+def _unary(method: Method, traffic: Traffic | None, sending: set[Any]) -> Any:
     answer = method.answer if method.wire_unary is None else method.wire_unary
     enter = _uncounted if traffic is None else traffic.enter
     leave = _uncounted if traffic is None else traffic.leave
@@ -103,7 +115,11 @@ def _unary(method: Method, traffic: Traffic | None) -> Any:
             enter()
             try:
                 answered = answer(data)
-                return answered if isinstance(answered, bytes) else await answered
+                response = answered if isinstance(answered, bytes) else await answered
+                if len(response) >= LARGE_BYTES:
+                    sending.add(context)
+                    context.add_done_callback(sending.discard)
+                return response
             finally:
                 leave()
         except Exception as error:
