@@ -39,7 +39,7 @@ class Float64Graph:
     def __init__(self, content: bytes):
         model = onnx.load_model_from_string(content)
         _to_double(model.graph)
-        own = [BatchNormalization, Conv, ConvTranspose, GlobalMaxPool, LogSoftmax, MaxPool, Softmax]
+        own = [BatchNormalization, Conv, ConvTranspose, GatherElements, GlobalMaxPool, LogSoftmax, MaxPool, Softmax]
         self._evaluator = ReferenceEvaluator(model, new_ops=own)
         self._names = [o.name for o in model.graph.output]
 
@@ -129,6 +129,16 @@ class BatchNormalization(OpRun):
         shape = (1, -1, *[1] * (x.ndim - 2))
         scale = gamma / np.sqrt(var + given.get("epsilon", 1e-5))
         return ((x - mean.reshape(shape)) * scale.reshape(shape) + beta.reshape(shape),)
+
+
+class GatherElements(OpRun):
+    """One entry for each index along an axis: the reference takes at most 64 entries."""
+
+    op_domain = ""
+
+    def _run(self, x: Any, indices: Any, axis: int | None = None) -> Any:
+        axis = axis or 0
+        return (np.take_along_axis(x, np.where(indices < 0, indices + x.shape[axis], indices), axis),)
 
 
 class GlobalMaxPool(OpRun):

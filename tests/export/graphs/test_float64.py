@@ -53,3 +53,11 @@ def test_a_batchnorm_is_that_of_inference_at_every_opset(opset: int) -> None:
     wide = x.astype(np.float64)
     want = np.stack([wide[:, 0] - 0.5 + 1, (wide[:, 1] + 0.5) * -2 + 3], axis=1).max(2, keepdims=True)
     np.testing.assert_allclose(y, want, rtol=1e-15, atol=1e-15)
+
+
+def test_entries_are_gathered_along_an_axis_of_any_length() -> None:
+    text = """(float[2, 100] x, int64[2, 3] i) => (float[2, 3] y) { y = GatherElements <axis = 1> (x, i) }"""
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> g {text}')
+    x = np.random.default_rng(0).standard_normal((2, 100)).astype(np.float32)
+    (y,) = Float64Graph(model.SerializeToString()).run({"x": x, "i": np.array([[0, 99, -1], [70, -100, 3]])}).values()
+    np.testing.assert_array_equal(y, np.array([x[0, [0, 99, 99]], x[1, [70, 0, 3]]], np.float64))
