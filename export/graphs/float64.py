@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_average_pool import AveragePool_19 as _AveragePool
 from onnx.reference.ops.op_conv import Conv as _Conv
 from onnx.reference.ops.op_conv_transpose import ConvTranspose as _ConvTranspose
 from onnx.reference.ops.op_max_pool import MaxPool as _MaxPool
@@ -31,6 +32,7 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_MEANS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 class Float64Graph:
@@ -39,8 +41,7 @@ class Float64Graph:
     def __init__(self, content: bytes):
         model = onnx.load_model_from_string(content)
         _to_double(model.graph)
-        own = [BatchNormalization, Conv, ConvTranspose, GatherElements, GlobalMaxPool, LogSoftmax, MaxPool, Softmax]
-        self._evaluator = ReferenceEvaluator(model, new_ops=own)
+        self._evaluator = ReferenceEvaluator(model, new_ops=list(_OPERATORS))
         self._names = [o.name for o in model.graph.output]
 
     def run(self, inputs: Arrays) -> Arrays:
@@ -116,6 +117,26 @@ class MaxPool(_MaxPool):
             dilation=tuple(given.get("dilations") or [1] * rank),
         )
         return (y.numpy(),)
+
+
+class AveragePool(_AveragePool):
+    """A mean that counts only positions of the input is the mean of the padded input over the mean of padded ones."""
+
+    op_domain = ""
+
+    def _run(self, x: Any, **given: Any) -> Any:  # type: ignore[override]
+        rank = x.ndim - 2
+        pads = _pads(given, rank)
+        plain = not given.get("ceil_mode") and all(d == 1 for d in given.get("dilations") or ())
+        if pads is None or not plain or rank not in _MEANS:
+            return super()._run(x, **given)  # type: ignore[no-untyped-call]
+
+        def mean(array: Any) -> torch.Tensor:
+            padded = F.pad(_tensor(array), _torch_pads(pads))
+            return _MEANS[rank](padded, tuple(given["kernel_shape"]), tuple(given.get("strides") or [1] * rank))
+
+        y = mean(x)
+        return ((y if given.get("count_include_pad") else y / mean(np.ones_like(x[:1, :1]))).numpy(),)
 
 
 class BatchNormalization(OpRun):
@@ -221,3 +242,17 @@ def _graphs(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
 def _tensor_to_double(tensor: TensorProto) -> None:
     if tensor.data_type in _FLOATS:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+
+
+#: The operators that are computed here in place of the reference.
+_OPERATORS: tuple[type[OpRun], ...] = (
+    AveragePool,
+    BatchNormalization,
+    Conv,
+    ConvTranspose,
+    GatherElements,
+    GlobalMaxPool,
+    LogSoftmax,
+    MaxPool,
+    Softmax,
+)

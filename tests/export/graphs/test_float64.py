@@ -61,3 +61,17 @@ def test_entries_are_gathered_along_an_axis_of_any_length() -> None:
     x = np.random.default_rng(0).standard_normal((2, 100)).astype(np.float32)
     (y,) = Float64Graph(model.SerializeToString()).run({"x": x, "i": np.array([[0, 99, -1], [70, -100, 3]])}).values()
     np.testing.assert_array_equal(y, np.array([x[0, [0, 99, 99]], x[1, [70, 0, 3]]], np.float64))
+
+
+@pytest.mark.parametrize("counted", [0, 1])
+@pytest.mark.parametrize(("pads", "strides"), [([0, 0], [1]), ([1, 1], [2]), ([2, 0], [3])])
+def test_an_average_pool_is_that_of_onnxruntime(pads: list[int], strides: list[int], counted: int) -> None:
+    options = {"kernel_shape": [3], "pads": pads, "strides": strides, "count_include_pad": counted}
+    node = helper.make_node("AveragePool", ["x"], ["y"], **options)
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 3, None]) for n in "xy")
+    model = helper.make_model(
+        helper.make_graph([node], "g", [x], [y]), opset_imports=[helper.make_opsetid("", 18)], ir_version=8
+    ).SerializeToString()
+    inputs = {"x": np.random.default_rng(0).standard_normal((2, 3, 11)).astype(np.float32)}
+    (want,) = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, inputs)
+    np.testing.assert_allclose(Float64Graph(model).run(inputs)["y"], want, rtol=1e-6, atol=1e-7)
