@@ -297,8 +297,8 @@ def test_a_graph_that_is_not_the_network_is_not_published(
 
     honest = pipeline.fold
 
-    def wrong(model):  # type: ignore[no-untyped-def]
-        report = honest(model)
+    def wrong(model, **options):  # type: ignore[no-untyped-def]
+        report = honest(model, **options)
         bias = model.graph.initializers["classifier.bias"]
         import onnx_ir as ir
 
@@ -320,8 +320,8 @@ def test_a_fold_that_goes_wrong_in_one_layer_is_not_published_and_that_layer_is_
 
     honest = pipeline.fold
 
-    def wrong(model):  # type: ignore[no-untyped-def]
-        report = honest(model)
+    def wrong(model, **options):  # type: ignore[no-untyped-def]
+        report = honest(model, **options)
         import onnx_ir as ir
 
         value = [n for n in model.graph if n.op_type == "Conv"][1].inputs[1]

@@ -97,8 +97,8 @@ def test_weights_moved_by_a_hundred_thousandth_in_one_channel_are_another_networ
 
 
 def moving_one_channel(layer: int) -> Callable[[ir.Model], FoldReport]:
-    def wrong(model: ir.Model) -> FoldReport:
-        report = fold(model)
+    def wrong(model: ir.Model, fold_all: bool) -> FoldReport:
+        report = fold(model, fold_all=fold_all)
         weight = [node for node in model.graph if node.op_type == "Conv"][layer].inputs[1]
         assert weight is not None
         assert weight.const_value is not None
