@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 from torch import nn
 
@@ -214,7 +215,8 @@ def fold_and_prove(
         labelled_output(labels, [OutputSpec(n, by_dtype(a.dtype), a.shape) for n, a in answer.items()])
     progress("capture the graph")
     captured = origin.graph(sizes.specs, sizes.trace, opset)
-    captured.ir_version = IR_VERSIONS.get(captured.opset_imports.get("", 0), captured.ir_version)
+    if captured.ir_version >= 4:  # the weights of older files are inputs of the graph too, until the fold
+        captured.ir_version = _ir_version(captured)
     exact = in_float64(captured)
     model = captured if exact is None else exact
     unfolded = Graph.of(model, exact is not None)
@@ -223,6 +225,7 @@ def fold_and_prove(
     proof = Proof(origin, sizes, samples, unfolded)
     progress("fold the BatchNorms")
     folding = fold(model, fold_all=fold_all)
+    model.ir_version = _ir_version(model)
     write_provenance(model, name, origin, sizes, folding)
     folded = Graph.of(model, exact is not None)
     progress("prove that it is the same network")
@@ -269,6 +272,10 @@ def fold_and_prove(
         notes=(*origin.notes, *sizes.notes, *proof.notes, *left_out),
     )
     return Folded(content, unfolded.content, outputs, proof, report)
+
+
+def _ir_version(model: ir.Model) -> int:
+    return IR_VERSIONS.get(model.opset_imports.get("", 0), model.ir_version)
 
 
 def _timed_inputs(sizes: Sizes) -> dict[str, NDArray[Any]]:

@@ -283,3 +283,24 @@ def test_no_truncation_of_a_file_is_taken_for_the_whole(legacy: Path, tmp_path: 
         (tmp_path / "m.onnx").write_bytes(content[:end])
         with pytest.raises(ExportError):
             open_onnx(tmp_path / "m.onnx").run({"x": np.zeros((1, 3, 8), np.float32)})
+
+
+def test_a_file_of_ir_version_3_is_folded_although_its_weights_are_inputs_too(tmp_path: Path) -> None:
+    text = """<ir_version: 3, opset_import: ["" : 11]>
+    g (float[N, 2, L] x, float[3, 2, 1] w, float[3] g, float[3] b, float[3] m, float[3] v) => (float[N, 3, M] y)
+    { c = Conv (x, w) y = BatchNormalization (c, g, b, m, v) }"""
+    model = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    for name, shape in (("w", (3, 2, 1)), ("g", 3), ("b", 3), ("m", 3), ("v", 3)):
+        held = rng.uniform(0.5, 2, shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(held, name))
+    source, target = tmp_path / "old.onnx", tmp_path / "new.onnx"
+    source.write_bytes(model.SerializeToString())
+    report = fold_file(source, target)
+    assert (report.folding.batchnorms_before, report.folding.batchnorms_after) == (1, 0)
+    x = rng.standard_normal((2, 2, 5)).astype(np.float32)
+    before, after = (
+        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+        for path in (source, target)
+    )
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
