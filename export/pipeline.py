@@ -30,6 +30,7 @@ from normfold.export.inputs.sizes import Sizes, batch_dimension
 from normfold.export.inputs.specs import random_inputs
 from normfold.export.proof.accepted_sizes import sizes_of, sizes_of_both
 from normfold.export.proof.proof import Proof
+from normfold.export.proof.threads import Threads
 from normfold.export.proof.verify import Case
 from normfold.export.publishing.config import OutputSpec, limits, render_config
 from normfold.export.publishing.destination import Destination, check_destination, check_name
@@ -208,70 +209,72 @@ def fold_and_prove(
     output has one entry for each label.
     """
     variant = "folded" if fold_all and variant == AUTO else variant
-    progress("find the sizes it takes")
-    sizes = sizes_of(origin, samples)
-    if labels:
-        answer = origin.run(random_inputs(sizes.specs, sizes.trace, np.random.default_rng(0)))
-        labelled_output(labels, [OutputSpec(n, by_dtype(a.dtype), a.shape) for n, a in answer.items()])
-    progress("capture the graph")
-    captured = origin.graph(sizes.specs, sizes.trace, opset)
-    if captured.ir_version >= 4:  # the weights of older files are inputs of the graph too, until the fold
-        captured.ir_version = _ir_version(captured)
-    exact = in_float64(captured)
-    model = captured if exact is None else exact
-    unfolded = Graph.of(model, exact is not None)
-    sizes = sizes_of_both(origin, samples, sizes, Runtime(unfolded.content, optimised=False).run)
-    progress("compute the network in float64")
-    proof = Proof(origin, sizes, samples, unfolded)
-    progress("fold the BatchNorms")
-    folding = fold(model, fold_all=fold_all)
-    model.ir_version = _ir_version(model)
-    write_provenance(model, name, origin, sizes, folding)
-    folded = Graph.of(model, exact is not None)
-    progress("prove that it is the same network")
-    made = {"folded": folded, **rewritten_variants(unfolded, folded, variant)}
-    graphs, left_out = proved_variants(proof, made, variant)
-    progress("time it")
-    inputs = _timed_inputs(sizes)
-    choice = choose({name: graph.content for name, graph in graphs.items()}, inputs, variant, remeasure)
-    outputs = output_specs(model, Runtime(folded.content, optimised=True), sizes)
-    chosen_by = "measurement" if variant == AUTO else "request"
-    chosen, final = graphs[choice.variant].model(), folded
-    published = Published(choice.variant, *counts(chosen), chosen_by)
-    if choice.variant != "folded":
-        stamp(chosen, model, published)
-        final = Graph.of(chosen, exact is not None)
-    content, proved = final.content, proof.of(final)
-    proof.require_same(proved, final, choice.variant)
-    times = {v.name: v.median_ms for v in choice.variants}
-    timing = TimeComparison(
-        times["unfolded"], times[choice.variant], choice.rounds, shapes_of(inputs), choice.remembered
-    )
-    report = ExportReport(
-        model="",
-        version=0,
-        path="",
-        source=origin.name,
-        source_sha256=origin.sha256,
-        weights=origin.weights,
-        weights_sha256=origin.weights_sha256,
-        inputs=tuple(str(s) for s in sizes.specs),
-        outputs=tuple(f"{o.name}={o.datatype.name}[{','.join(str(d) or '?' for d in o.dims)}]" for o in outputs),
-        opset=model.opset_imports.get("", opset),
-        folding=folding,
-        published=published,
-        bytes_before=len(unfolded.content),
-        bytes_after=len(content),
-        algebra=proved.algebra,
-        verification=proved.rounding,
-        timing=timing,
-        machine=choice.machine,
-        sha256=hashlib.sha256(content).hexdigest(),
-        versions=versions(),
-        variants=choice.variants,
-        notes=(*origin.notes, *sizes.notes, *proof.notes, *left_out),
-    )
-    return Folded(content, unfolded.content, outputs, proof, report)
+    with Threads() as threads:
+        progress("find the sizes it takes")
+        sizes = sizes_of(origin, samples)
+        threads.fit(lambda: origin.run(random_inputs(sizes.specs, sizes.trace, np.random.default_rng(0))))
+        if labels:
+            answer = origin.run(random_inputs(sizes.specs, sizes.trace, np.random.default_rng(0)))
+            labelled_output(labels, [OutputSpec(n, by_dtype(a.dtype), a.shape) for n, a in answer.items()])
+        progress("capture the graph")
+        captured = origin.graph(sizes.specs, sizes.trace, opset)
+        if captured.ir_version >= 4:  # the weights of older files are inputs of the graph too, until the fold
+            captured.ir_version = _ir_version(captured)
+        exact = in_float64(captured)
+        model = captured if exact is None else exact
+        unfolded = Graph.of(model, exact is not None)
+        sizes = sizes_of_both(origin, samples, sizes, Runtime(unfolded.content, optimised=False).run)
+        progress("compute the network in float64")
+        proof = Proof(origin, sizes, samples, unfolded)
+        progress("fold the BatchNorms")
+        folding = fold(model, fold_all=fold_all)
+        model.ir_version = _ir_version(model)
+        write_provenance(model, name, origin, sizes, folding)
+        folded = Graph.of(model, exact is not None)
+        progress("prove that it is the same network")
+        made = {"folded": folded, **rewritten_variants(unfolded, folded, variant)}
+        graphs, left_out = proved_variants(proof, made, variant)
+        progress("time it")
+        inputs = _timed_inputs(sizes)
+        choice = choose({name: graph.content for name, graph in graphs.items()}, inputs, variant, remeasure)
+        outputs = output_specs(model, Runtime(folded.content, optimised=True), sizes)
+        chosen_by = "measurement" if variant == AUTO else "request"
+        chosen, final = graphs[choice.variant].model(), folded
+        published = Published(choice.variant, *counts(chosen), chosen_by)
+        if choice.variant != "folded":
+            stamp(chosen, model, published)
+            final = Graph.of(chosen, exact is not None)
+        content, proved = final.content, proof.of(final)
+        proof.require_same(proved, final, choice.variant)
+        times = {v.name: v.median_ms for v in choice.variants}
+        timing = TimeComparison(
+            times["unfolded"], times[choice.variant], choice.rounds, shapes_of(inputs), choice.remembered
+        )
+        report = ExportReport(
+            model="",
+            version=0,
+            path="",
+            source=origin.name,
+            source_sha256=origin.sha256,
+            weights=origin.weights,
+            weights_sha256=origin.weights_sha256,
+            inputs=tuple(str(s) for s in sizes.specs),
+            outputs=tuple(f"{o.name}={o.datatype.name}[{','.join(str(d) or '?' for d in o.dims)}]" for o in outputs),
+            opset=model.opset_imports.get("", opset),
+            folding=folding,
+            published=published,
+            bytes_before=len(unfolded.content),
+            bytes_after=len(content),
+            algebra=proved.algebra,
+            verification=proved.rounding,
+            timing=timing,
+            machine=choice.machine,
+            sha256=hashlib.sha256(content).hexdigest(),
+            versions=versions(),
+            variants=choice.variants,
+            notes=(*origin.notes, *sizes.notes, *proof.notes, *left_out),
+        )
+        return Folded(content, unfolded.content, outputs, proof, report)
 
 
 def _ir_version(model: ir.Model) -> int:
