@@ -51,7 +51,7 @@ def forms(model: ir.Model) -> dict[str, bytes]:
     fold(working)
     strip(working)
     made[FOLDED] = Graph.of(working, exact is not None)
-    made |= {name: graph for name, graph in made_anew(made[UNFOLDED], made[FOLDED]) if graph is not None}
+    made |= dict(made_anew(made[UNFOLDED], made[FOLDED]))
     return {name: graph.content for name, graph in made.items()}
 
 

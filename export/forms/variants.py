@@ -97,7 +97,7 @@ def check_variant(name: str) -> None:
 
 def rewritten_variants(unfolded: Graph, folded: Graph, asked: str = AUTO) -> dict[str, Graph]:
     """Return the further variants of a graph. Raises ExportError where the one that was asked for is not among them."""
-    made = {name: graph for name, graph in made_anew(unfolded, folded) if graph is not None}
+    made = dict(made_anew(unfolded, folded))
     if asked not in (AUTO, "unfolded", "folded", *made):
         there = [name for name in VARIANTS if name in ("unfolded", "folded", *made)]
         raise ExportError(
@@ -140,16 +140,17 @@ def proved_variants(proof: Proof, made: Mapping[str, Graph], asked: str) -> tupl
     return passed, tuple(notes)
 
 
-def made_anew(unfolded: Graph, folded: Graph) -> Iterator[tuple[str, Graph | None]]:
-    """Yield the name and the graph of every further variant; None for a graph that would repeat an earlier variant."""
+def made_anew(unfolded: Graph, folded: Graph) -> Iterator[tuple[str, Graph]]:
+    """Yield the name and the graph of every further variant that does not repeat an earlier one."""
     for name, rewrite in REWRITES.items():
         model = folded.model()
-        yield name, Graph.of(model, folded.exact is not None) if rewrite(model) else None
+        if rewrite(model):
+            yield name, Graph.of(model, folded.exact is not None)
     batchnorms, _, _ = counts(folded.model())
     for name, refold in REFOLDS.items():
         model = unfolded.model()
-        blocked = refold(model).batchnorms_after > batchnorms
-        yield name, Graph.of(model, unfolded.exact is not None) if blocked else None
+        if refold(model).batchnorms_after > batchnorms:
+            yield name, Graph.of(model, unfolded.exact is not None)
 
 
 def choose(graphs: Mapping[str, bytes], inputs: Arrays, asked: str = AUTO, remeasure: bool = False) -> Choice:

@@ -25,7 +25,7 @@ import numpy as np
 
 from normfold.export.graphs.float64 import Float64Graph
 from normfold.export.proof.moving import moved_inputs, moved_weights
-from normfold.export.proof.verify import Arrays, Case, Key, Run, Verification, largest_errors, verify
+from normfold.export.proof.verify import Arrays, Case, Key, Run, Verification, largest_errors, remembered, verify
 
 __all__ = ["BOUND", "FACTOR", "Algebra"]
 
@@ -43,8 +43,7 @@ class Algebra:
     def __init__(self, unfolded: bytes, cases: Sequence[Case]):
         """``unfolded`` is a float64 graph. Raises whatever its evaluation raises."""
         self._cases = cases
-        answers = {id(case.inputs): Float64Graph(unfolded).run(case.inputs) for case in cases}
-        self.reference: Run = lambda inputs: answers[id(inputs)]
+        self.reference: Run = remembered(Float64Graph(unfolded).run)
         moved = Float64Graph(moved_weights(unfolded, SEED))
         self._own: dict[Key, float] = largest_errors(
             self.reference, [lambda inputs: moved.run(moved_inputs(_wide(inputs), SEED))], cases

@@ -29,7 +29,7 @@ from normfold.export.proof import rounding
 from normfold.export.proof.algebra import Algebra
 from normfold.export.proof.divergence import first_divergence
 from normfold.export.proof.moving import moved_weights
-from normfold.export.proof.verify import Arrays, Case, Run, Verification, largest_errors, verify
+from normfold.export.proof.verify import Case, Run, Verification, largest_errors, remembered, verify
 from normfold.export.sources.origin import Origin
 
 __all__ = ["Proof", "Proved", "cases_of"]
@@ -51,8 +51,6 @@ PLAIN_FACTOR, PLAIN_BOUND = 32.0, 3e-4
 #: units of what the float32 results move by where each number moves by a unit in the last place.
 EVALUATOR_FACTOR, EVALUATOR_BOUND = 32.0, 1e-2
 
-#: Answers larger than this are computed again rather than kept.
-REMEMBERED_BYTES = 16 << 20
 ANOTHER_PATH = "takes another path there: give that dimension's size, or a range that it is the same in, with --input"
 
 
@@ -79,8 +77,8 @@ class Proof:
         self.unfolded = unfolded
         self.cases = [*cases_of(sizes.specs, sizes), *samples]
         reference, self.name, self.notes = origin.reference(self.cases[0].inputs)
-        self.reference = _remembered(reference)
-        self._plain: Run = _remembered(Runtime(unfolded.content, optimised=False).run)
+        self.reference = remembered(reference)
+        self._plain: Run = remembered(Runtime(unfolded.content, optimised=False).run)
         self._require_running()
         self._algebra = self._make_algebra()
         self._require_captured(origin.run)
@@ -187,21 +185,6 @@ def _evaluator_bound(own: float, integers: bool) -> float:
 
 def _plain_bound(own: float, integers: bool) -> float:
     return min(PLAIN_FACTOR * own + PLAIN_BOUND, CAPTURE_CAP) + (rounding.INDEX_SHARE if integers else 0.0)
-
-
-def _remembered(run: Run) -> Run:
-    """The same function, which answers inputs it was given before from memory: several graphs are held against one."""
-    known: dict[int, tuple[Arrays, Arrays]] = {}
-
-    def answer(inputs: Arrays) -> Arrays:
-        if id(inputs) not in known:
-            outputs = run(inputs)
-            if sum(a.nbytes for a in outputs.values()) > REMEMBERED_BYTES:
-                return outputs
-            known[id(inputs)] = inputs, outputs  # holding the inputs keeps their id theirs
-        return known[id(inputs)][1]
-
-    return answer
 
 
 def cases_of(specs: Sequence[InputSpec], sizes: Sizes) -> list[Case]:

@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Arrays", "Case", "Difference", "Key", "Run", "Verification", "largest_errors", "verify"]
+__all__ = ["Arrays", "Case", "Difference", "Key", "Run", "Verification", "largest_errors", "remembered", "verify"]
 
 Arrays = Mapping[str, NDArray[Any]]
 Run = Callable[[Arrays], Arrays]
+#: Answers larger than this are computed again rather than kept.
+REMEMBERED_BYTES = 16 << 20
 #: A kind of case and the name of an output.
 Key = tuple[str, str]
 #: The bound on an error, from the network's own error and whether the output holds integers.
@@ -147,6 +149,21 @@ def largest_errors(reference: Run, runs: Iterable[Run], cases: Sequence[Case]) -
         for key, pool in _pools(reference, run, cases, None).items():
             largest[key] = max(largest.get(key, 0.0), pool.relative)
     return largest
+
+
+def remembered(run: Run) -> Run:
+    """Return the same function, which keeps its answers: several graphs are compared with one on the same inputs."""
+    known: dict[int, tuple[Arrays, Arrays]] = {}
+
+    def answer(inputs: Arrays) -> Arrays:
+        if id(inputs) not in known:
+            outputs = run(inputs)
+            if sum(a.nbytes for a in outputs.values()) > REMEMBERED_BYTES:
+                return outputs
+            known[id(inputs)] = inputs, outputs  # holding the inputs keeps their id theirs
+        return known[id(inputs)][1]
+
+    return answer
 
 
 def _pools(reference: Run, graph: Run, cases: Iterable[Case], plain: Run | None) -> dict[Key, _Pool]:

@@ -2,8 +2,8 @@
 
 ``(x - mean) / std`` is written as a BatchNormalization with gamma 1 and beta 0, so the fold treats it like any other:
 the scale goes into the weights of the first layers, the shift into their biases, through zero padding by a carrier
-channel. Its statistics are those of the data. Where the mean is so many times larger than the deviation that the last
-digits would be lost, the fold leaves the shift in the graph.
+channel. Its statistics are those of the data. A mean that is many times larger than the deviation would cost the last
+digits of the sums; then the fold leaves the shift in the graph.
 
 The reference of the proof computes the same in float64, with the constants that the graph holds.
 """
