@@ -18,6 +18,7 @@ DEFAULT = ServerConfig(Path("r"))
 OTHER = ServerConfig(
     Path("models/ü"),
     listen="0.0.0.0:9",
+    metrics_listen="0.0.0.0:10",
     frontend="http2",
     device="cuda:1",
     threads=3,
@@ -41,8 +42,9 @@ OTHER = ServerConfig(
     log_level="debug",
 )
 #: The command line for it.
-ARGUMENTS = """-r models/ü --listen 0.0.0.0:9 --frontend http2 --device cuda:1 --threads 3 --no-tune --name m
-    --server-name s --no-strict-readiness --model-control explicit --shared-memory off --load-model a --load-model b
+ARGUMENTS = """-r models/ü --listen 0.0.0.0:9 --metrics-listen 0.0.0.0:10 --frontend http2 --device cuda:1
+    --threads 3 --no-tune --name m --server-name s
+    --no-strict-readiness --model-control explicit --shared-memory off --load-model a --load-model b
     --allow-unproved-sizes --max-message-mib 1 --max-connections 5 --max-connection-mib 2 --max-held-mib 3
     --stall-seconds 4 --trace-file t.json --grace-seconds 1 --drain-delay 2 --log-level debug"""
 

@@ -171,6 +171,7 @@ class ServerConnection(SocketSide):
                 try:
                     self.service.traffic.enter()
                 except Unavailable as error:
+                    self.service.traffic.failed[asked.method.path, error.status] += 1
                     self._answer_headers(number, flags, refused(Status.UNAVAILABLE, str(error)))
                     return
             call = (UnaryCall if asked.method.is_unary else StreamCall)(self, number, asked, asked.method)
@@ -272,6 +273,8 @@ class ServerConnection(SocketSide):
         if asked.refusal is None:
             self._rst(number, h2.PROTOCOL_ERROR)
             return
+        if asked.status is not None:
+            self.service.traffic.failed["", asked.status] += 1
         self._answer_headers(number, flags, asked.refusal)
 
     def _answer_headers(self, number: int, flags: int, block: bytes) -> None:
