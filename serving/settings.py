@@ -24,8 +24,8 @@ class ServerConfig:
     repository: Path
     #: "host:port", port 0 for any free one, or "unix:/path".
     listen: str = "127.0.0.1:8001"
-    #: The transport: "grpcio", or "http2", which takes less CPU time.
-    frontend: str = "grpcio"
+    #: The transport, one of FRONTENDS.
+    frontend: str = FRONTENDS[0]
     #: "cpu", "cuda", "cuda:N", "tensorrt", "tensorrt:N" or "auto".
     device: str = "cpu"
     #: Threads of one run, at most 1024; 0: as measured, or without ``tune`` one for small models, all CPUs for others.
