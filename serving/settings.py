@@ -32,8 +32,8 @@ class ServerConfig:
     listen: str = "127.0.0.1:8001"
     #: "host:port" of the HTTP port for metrics and health, or "off"; None: METRICS_LISTEN where it is free, else off.
     metrics_listen: str | None = None
-    #: The transport: "grpcio", or "http2", which takes less CPU time.
-    frontend: str = "grpcio"
+    #: The transport, one of FRONTENDS.
+    frontend: str = FRONTENDS[0]
     #: "cpu", "cuda", "cuda:N", "tensorrt", "tensorrt:N" or "auto".
     device: str = "cpu"
     #: Threads of one run, at most 1024; 0: as measured, or without ``tune`` one for small models, all CPUs for others.
