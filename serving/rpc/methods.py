@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from normfold.serving.errors import InvalidRequest, ServingError, Status
+from normfold.serving.wording import printable
 
 log = logging.getLogger(__name__)
 
@@ -94,15 +95,12 @@ def status_of(error: Exception, where: str) -> tuple[Status, str]:
     A caller's mistake is logged as one line; anything unexpected with its traceback, and the caller gets only an id.
     """
     if isinstance(error, ServingError):
-        log.info("%s: %s: %s", where, error.status.name, _one_line(str(error)))
-        return error.status, str(error)[:MAX_DETAILS]
+        details = printable(str(error))
+        log.info("%s: %s: %s", where, error.status.name, details)
+        return error.status, details[:MAX_DETAILS]
     if isinstance(error, MemoryError):
         log.error("%s: out of memory", where)
         return Status.RESOURCE_EXHAUSTED, "the server has not enough memory for this request"
     identifier = secrets.token_hex(6)
     log.error("%s: internal error, id %s", where, identifier, exc_info=error)
     return Status.INTERNAL, f"internal error, id {identifier}"
-
-
-def _one_line(text: str) -> str:
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
