@@ -249,8 +249,11 @@ def _announce_together(started: Started) -> None:
 
 def _announce_server(models: Sequence[tuple[str, bool]], address: str, workers: str, ready: bool, metrics: str) -> None:
     """Print the models, the device of each, and the addresses that the server listens on."""
+    from normfold.serving.wording import printable
+
     for line, loaded in models:
-        click.echo(f"  {line}" if loaded else click.style(f"  {line}", fg="red"))
+        shown = f"  {printable(line)}"
+        click.echo(shown if loaded else click.style(shown, fg="red"))
     state = "ready" if ready else "not ready: not every model was loaded (--no-strict-readiness accepts that)"
     if metrics:
         click.echo(f"metrics on http://{metrics}/metrics, health on /livez and /readyz")

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from normfold.serving.errors import InvalidRequest, ServingError, Status
+from normfold.serving.wording import printable
 
 log = logging.getLogger(__name__)
 
@@ -105,15 +106,12 @@ def status_of(error: Exception, where: str) -> tuple[Status, str]:
     """
     status = status_alone(error)
     if isinstance(error, ServingError):
-        log.info("%s: %s: %s", where, status.name, _one_line(str(error)))
-        return status, str(error)[:MAX_DETAILS]
+        details = printable(str(error))
+        log.info("%s: %s: %s", where, status.name, details)
+        return status, details[:MAX_DETAILS]
     if isinstance(error, MemoryError):
         log.error("%s: out of memory", where)
         return status, "the server has not enough memory for this request"
     identifier = secrets.token_hex(6)
     log.error("%s: internal error, id %s", where, identifier, exc_info=error)
     return status, f"internal error, id {identifier}"
-
-
-def _one_line(text: str) -> str:
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
