@@ -89,6 +89,7 @@ class Server:
         check_runtime()
         from normfold.serving.catalog.catalog import Catalog
         from normfold.serving.catalog.load import LoadOptions
+        from normfold.serving.doors import Doors
         from normfold.serving.frontends import frontend
         from normfold.serving.frontends.limits import ClientLimits
         from normfold.serving.infer.shared_memory import SharedMemory
@@ -134,12 +135,16 @@ class Server:
         methods = [*self.service.methods(), *administration.methods(), *self.health.methods()]
         if share is not None:
             methods = share(methods)
-        methods += reflection.methods({method.service for method in methods})
+        if config.reflection:
+            methods += reflection.methods({method.service for method in methods})
         self._traffic = Traffic()
         limits = ClientLimits(
             config.max_connections, config.max_connection_bytes, config.max_held_bytes, config.stall_seconds
         )
-        self._frontend = frontend(config.frontend)(methods, self._traffic, config.max_message_bytes, limits)
+        self._doors = Doors(config)
+        make = frontend(config.frontend)
+        access, tls = self._doors.access, self._doors.tls
+        self._frontend = make(methods, self._traffic, config.max_message_bytes, limits, access, tls)
         self._regions = regions
 
     @property
@@ -155,6 +160,7 @@ class Server:
     async def listen(self, reuse_port: bool = False) -> None:
         """Bind the port, alone or together with other workers. Raises StartError when it cannot be bound."""
         await self._frontend.start(self.config.listen, reuse_port)
+        self._doors.watch()
 
     async def load(self) -> None:
         """Load every model that is to be served."""
@@ -185,6 +191,7 @@ class Server:
         await self._traffic.quieten(QUIET_SECONDS, min(LAME_DUCK_SECONDS, grace))
         answered = await self._traffic.close(max(0.0, end - time.monotonic()))
         answered &= await self._frontend.stop(max(QUIET_SECONDS, end - time.monotonic()))
+        await self._doors.close()
         self._executor.shutdown(wait=answered, cancel_futures=True)
         self._regions.unregister("")
         return answered

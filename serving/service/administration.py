@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.errors import InvalidRequest, NotFound, Unavailable, Unimplemented
@@ -95,6 +97,11 @@ class Administration:
             _no_repository_name(repository_name)
         return model_name or repository_name
 
+    def _may_change(self, settings: Mapping[str, object]) -> None:
+        """Raise Unavailable if ``settings`` are to be changed and clients may not."""
+        if settings and not self._model_control:
+            raise Unavailable("settings may only be read: start the server with --model-control explicit")
+
     async def system_shared_memory_status(
         self, request: pb.SystemSharedMemoryStatusRequest
     ) -> pb.SystemSharedMemoryStatusResponse:
@@ -139,7 +146,8 @@ class Administration:
         return pb.CudaSharedMemoryUnregisterResponse()
 
     async def trace_setting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
-        """Change and read which requests are traced. Raises InvalidRequest."""
+        """Change and read which requests are traced. Raises InvalidRequest, or Unavailable for a change."""
+        self._may_change(request.settings)
         if request.model_name and request.model_name not in self._catalog.entries:
             raise InvalidRequest(
                 f"Request for unknown model : {quoted(request.model_name)}"
@@ -152,7 +160,8 @@ class Administration:
         return response
 
     async def log_settings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
-        """Change and read the settings of the log. Raises InvalidRequest."""
+        """Change and read the settings of the log. Raises InvalidRequest, or Unavailable for a change."""
+        self._may_change(request.settings)
         self._logs.update(request.settings)
         response = pb.LogSettingsResponse()
         for key, value in self._logs.read().items():

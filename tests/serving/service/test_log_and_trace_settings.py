@@ -117,3 +117,16 @@ def test_a_wrong_trace_setting_is_refused(server, settings, words, refused):
 
 def test_trace_settings_of_an_unknown_model_are_refused(server, refused):
     assert refused(server, "TraceSetting", pb.TraceSettingRequest(model_name="nope"))[0] is S.INVALID_ARGUMENT
+
+
+def test_without_model_control_settings_are_read_and_not_changed(serve, repository):
+    with serve(repository, model_control=False, load_models=("m",)) as one:
+        log = pb.LogSettingsRequest(settings={"log_info": pb.LogSettingsRequest.SettingValue(bool_param=False)})
+        trace = pb.TraceSettingRequest(settings={"trace_rate": pb.TraceSettingRequest.SettingValue(value=["1"])})
+        for method, request in (("LogSettings", log), ("TraceSetting", trace)):
+            before = one.call(method, type(request)())
+            with pytest.raises(grpc.RpcError) as caught:
+                one.call(method, request)
+            assert caught.value.code() is S.UNAVAILABLE
+            assert "settings may only be read: start the server with --model-control explicit" in caught.value.details()
+            assert one.call(method, type(request)()) == before
