@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from normfold.cli.serve_access import access_options
 from normfold.serving.frontends import FRONTENDS
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
 @click.option(
     "--listen", default="127.0.0.1:8001", show_default=True, help="host:port (port 0: any free one), unix:/path."
 )
+@access_options
 @click.option(
     "--metrics-listen",
     help="host:port for metrics and health over HTTP (/metrics, /livez, /readyz), or off. Default: 127.0.0.1:8002 if "
@@ -182,7 +184,7 @@ def serve(workers: int | None, **options: object) -> None:
     Examples:
       normfold serve --repository repository
       normfold serve --repository model.onnx --name surnames
-      normfold serve --repository repository --listen 0.0.0.0:8001 --device cuda:0
+      normfold serve --repository repository --listen 0.0.0.0:8001 --tls-cert cert.pem --tls-key key.pem
       normfold serve --repository repository --listen 127.0.0.1:0 --log-level info
 
     Any client of the Open Inference Protocol can ask it: normfold infer, tritonclient, grpcurl, KServe.

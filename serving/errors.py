@@ -17,6 +17,8 @@ ServingError                  UNKNOWN              never raised itself
 ├── LoadRefused               INVALID_ARGUMENT     the answer to a client whose model did not load
 ├── PollFailed                INTERNAL             a model or shared memory that a client named does not exist
 ├── AlreadyExists             ALREADY_EXISTS       the name is in use
+├── Unauthenticated           UNAUTHENTICATED      the server has tokens, and the call has none, or one that is unknown
+├── PermissionDenied          PERMISSION_DENIED    the token of the call does not allow it
 └── InternalError             INTERNAL             our mistake; the message is only an id, the log has the rest
 """
 
@@ -144,6 +146,18 @@ class AlreadyExists(ServingError):
     """The name is in use already."""
 
     status = Status.ALREADY_EXISTS
+
+
+class Unauthenticated(ServingError):
+    """The server wants a token, and the call has none that it knows."""
+
+    status = Status.UNAUTHENTICATED
+
+
+class PermissionDenied(ServingError):
+    """The token of the call is known, and does not allow the call."""
+
+    status = Status.PERMISSION_DENIED
 
 
 class InternalError(ServingError):

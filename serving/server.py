@@ -96,6 +96,7 @@ class Server:
         check_runtime()
         from normfold.serving.catalog.catalog import Catalog
         from normfold.serving.catalog.load import LoadOptions
+        from normfold.serving.doors import Doors
         from normfold.serving.frontends import frontend
         from normfold.serving.frontends.limits import ClientLimits
         from normfold.serving.infer.shared_memory import SharedMemory
@@ -150,13 +151,17 @@ class Server:
         ]
         if share is not None:
             methods = share(methods)
-        methods += reflection.methods({method.service for method in methods})
+        if config.reflection:
+            methods += reflection.methods({method.service for method in methods})
         self._snapshot = next(method for method in methods if method.path == snapshot.PATH)
         self._http: HttpPort | None = None
         limits = ClientLimits(
             config.max_connections, config.max_connection_bytes, config.max_held_bytes, config.stall_seconds
         )
-        self._frontend = frontend(config.frontend)(methods, self._traffic, config.max_message_bytes, limits)
+        self._doors = Doors(config)
+        make = frontend(config.frontend)
+        access, tls = self._doors.access, self._doors.tls
+        self._frontend = make(methods, self._traffic, config.max_message_bytes, limits, access, tls)
         self._regions = regions
 
     @property
@@ -178,6 +183,7 @@ class Server:
     async def listen(self, reuse_port: bool = False) -> None:
         """Bind the port, alone or together with other workers. Raises StartError when it cannot be bound."""
         await self._frontend.start(self.config.listen, reuse_port)
+        self._doors.watch()
 
     def open_http(self, reuse_port: bool = False) -> None:
         """Open the port for metrics and health, alone or together with other workers. Raises StartError.
@@ -228,6 +234,7 @@ class Server:
         answered &= await self._frontend.stop(max(QUIET_SECONDS, end - time.monotonic()))
         if self._http is not None:
             await asyncio.to_thread(self._http.close)
+        await self._doors.close()
         self._executor.shutdown(wait=answered, cancel_futures=True)
         self._regions.unregister("")
         return answered

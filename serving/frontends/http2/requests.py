@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from normfold.serving.access.access import HEADER, credential
 from normfold.serving.errors import Status
 from normfold.serving.frontends.http2.headers import LIST_BYTES, Header, HeaderReader, written
 from normfold.serving.frontends.http2.inflation import ENCODINGS
@@ -20,6 +21,7 @@ KEPT_BYTES = 2048
 #: The longest encoded status message, in bytes; clients limit the headers of an answer to 8 KiB.
 MESSAGE_BYTES = 6000
 
+_HEADER = HEADER.encode()
 _TYPE = (b"content-type", b"application/grpc")
 #: The headers before the first message of an answer, and those after the last.
 STARTED = written((b":status", b"200"), _TYPE)
@@ -59,13 +61,17 @@ class Asked:
     refusal: bytes | None = None
     #: The status of a refused request; None where it has none of gRPC's.
     status: Status | None = None
+    #: The digest of the token, as ``access.credential`` gives it; only of a server that has tokens.
+    credential: bytes = b""
 
 
 class Requests:
     """Reads blocks of headers, equal ones only once."""
 
-    def __init__(self, methods: Iterable[Method]) -> None:
+    def __init__(self, methods: Iterable[Method], tokens: bool = False) -> None:
+        """``tokens``: whether the server has tokens."""
         self._methods: Mapping[bytes, Method] = {method.path.encode(): method for method in methods}
+        self._tokens = tokens
         #: The meaning of blocks of connections without a header table, and of those with one. They are kept apart: a
         #: block may add a header to a table, and then a connection with a table must read it each time.
         self._kept: tuple[dict[bytes, Asked], dict[bytes, Asked]] = ({}, {})
@@ -109,7 +115,8 @@ class Requests:
             if timeout > _FAR:
                 timeout = None
         length = found.get(b"content-length")
-        return Asked(method, timeout, encoding, None if length is None else int(length))
+        token = credential([value for name, value in headers if name == _HEADER]) if self._tokens else b""
+        return Asked(method, timeout, encoding, None if length is None else int(length), credential=token)
 
 
 def well_formed(headers: list[Header]) -> bool:
