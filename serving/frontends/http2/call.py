@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
+from normfold.serving.access.access import Access
 from normfold.serving.errors import Status
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.inflation import Inflation
@@ -33,6 +34,19 @@ class Service:
     limits: ClientLimits
     #: The bytes held for all connections.
     holding: Holding
+    #: Admits calls by their tokens; None: everybody is admitted.
+    access: Access | None = None
+
+    def enter(self, method: Method, credential: bytes) -> Method:
+        """Admit a call of ``method`` and count it, from its headers to the last byte of its answer; its own method.
+
+        Raises Unauthenticated, PermissionDenied, or Unavailable once the server ends.
+        """
+        if self.access is not None:
+            method = self.access.admit(method, credential)
+        if method.counted:
+            self.traffic.enter()
+        return method
 
 
 class CallOwner(Protocol):
@@ -143,6 +157,8 @@ class ServerCall:
 
     def end(self, status: Status, details: str = "") -> None:
         """End the call with a status."""
+        if status is not Status.OK:
+            self.service.traffic.failed[self.method.path, status] += 1
         block = ended(status, details) if details else DONE if status is Status.OK else ended(status)
         self.cancel()
         self.connection.sender.end(self, block if self._started else STARTED + block)
