@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx.parser
 import onnxruntime
@@ -75,3 +77,18 @@ def test_an_average_pool_is_that_of_onnxruntime(pads: list[int], strides: list[i
     inputs = {"x": np.random.default_rng(0).standard_normal((2, 3, 11)).astype(np.float32)}
     (want,) = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, inputs)
     np.testing.assert_allclose(Float64Graph(model).run(inputs)["y"], want, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "op", ["Erf", "Gelu", "Softplus", "Softsign", "Mish", "Sigmoid", "Tanh", "Elu", "Selu", "Atan"]
+)
+def test_no_operator_rounds_to_float32(op: str) -> None:
+    content = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 20]> g (float[N] x) => (float[N] y) {{ y = {op}(x) }}'
+    ).SerializeToString()
+    x = np.linspace(-2, 2, 101)[1:-1:3]
+    (y,) = Float64Graph(content).run({"x": x}).values()
+    assert y.dtype == np.float64
+    assert (y != y.astype(np.float32)).mean() > 0.9
+    if op == "Erf":
+        np.testing.assert_allclose(y, [math.erf(v) for v in x], rtol=1e-14)
