@@ -154,6 +154,15 @@ class BatchNormalization(OpRun):
         return ((x - mean.reshape(shape)) * scale.reshape(shape) + beta.reshape(shape),)
 
 
+class Erf(OpRun):
+    """The error function in float64: the reference rounds it to float32."""
+
+    op_domain = ""
+
+    def _run(self, x: Any, **_: Any) -> Any:
+        return (torch.erf(_tensor(x)).numpy(),)
+
+
 class GatherElements(OpRun):
     """One entry for each index along an axis: the reference takes at most 64 entries."""
 
@@ -252,6 +261,7 @@ _OPERATORS: tuple[type[OpRun], ...] = (
     BatchNormalization,
     Conv,
     ConvTranspose,
+    Erf,
     GatherElements,
     GlobalMaxPool,
     LogSoftmax,

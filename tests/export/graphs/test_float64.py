@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx.parser
 import onnxruntime
@@ -107,3 +109,18 @@ def test_a_quantization_to_another_type_is_left_to_float32() -> None:
     double = Float64Graph(onnx.parser.parse_model(text).SerializeToString())
     with pytest.raises(NotImplementedError, match="another type than that of its zero point"):
         double.run({"x": np.zeros(2, np.float32), "s": np.float32(1)})
+
+
+@pytest.mark.parametrize(
+    "op", ["Erf", "Gelu", "Softplus", "Softsign", "Mish", "Sigmoid", "Tanh", "Elu", "Selu", "Atan"]
+)
+def test_no_operator_rounds_to_float32(op: str) -> None:
+    content = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 20]> g (float[N] x) => (float[N] y) {{ y = {op}(x) }}'
+    ).SerializeToString()
+    x = np.linspace(-2, 2, 101)[1:-1:3]
+    (y,) = Float64Graph(content).run({"x": x}).values()
+    assert y.dtype == np.float64
+    assert (y != y.astype(np.float32)).mean() > 0.9
+    if op == "Erf":
+        np.testing.assert_allclose(y, [math.erf(v) for v in x], rtol=1e-14)
