@@ -13,6 +13,7 @@ ServingError                  UNKNOWN              never raised itself
 ├── Unavailable               UNAVAILABLE          not now: loading, unloaded, shutting down, timed out
 │   └── QueueFull                                  not now: as many requests wait as the model's configuration allows
 ├── Unimplemented             UNIMPLEMENTED        a part of the protocol that this server does not have
+├── OutOfMemory               RESOURCE_EXHAUSTED   a run needs more memory than there is
 ├── LoadRefused               INVALID_ARGUMENT     the answer to a client whose model did not load
 ├── PollFailed                INTERNAL             a model or shared memory that a client named does not exist
 ├── AlreadyExists             ALREADY_EXISTS       the name is in use
@@ -115,6 +116,12 @@ class Unavailable(ServingError):
 
 class QueueFull(Unavailable):
     """As many requests wait for the model as its configuration allows."""
+
+
+class OutOfMemory(ServingError):
+    """A run needs more memory than there is."""
+
+    status = Status.RESOURCE_EXHAUSTED
 
 
 class Unimplemented(ServingError):

@@ -15,6 +15,12 @@ from normfold.serving.frontends import FRONTENDS
 from normfold.serving.process import address, typed_json
 from normfold.serving.process.log_lines import LEVELS
 
+#: Where metrics are if nobody says otherwise, as with Triton.
+METRICS_LISTEN = "127.0.0.1:8002"
+
+#: The ``metrics_listen`` of a server without an HTTP port.
+OFF = "off"
+
 
 @dataclass(frozen=True)
 class ServerConfig:
@@ -24,6 +30,10 @@ class ServerConfig:
     repository: Path
     #: "host:port", port 0 for any free one, or "unix:/path".
     listen: str = "127.0.0.1:8001"
+    #: "host:port" of the HTTP port for metrics and health, or "off"; None: METRICS_LISTEN where it is free, else off.
+    metrics_listen: str | None = None
+    #: The transport, one of FRONTENDS.
+    frontend: str = FRONTENDS[0]
     #: Certificate and key of the server, in PEM; None: no TLS.
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -37,8 +47,6 @@ class ServerConfig:
     health_without_token: bool = False
     #: Whether clients may ask for the procedures of the server and their messages.
     reflection: bool = True
-    #: The transport: "grpcio", or "http2", which takes less CPU time.
-    frontend: str = "grpcio"
     #: "cpu", "cuda", "cuda:N", "tensorrt", "tensorrt:N" or "auto".
     device: str = "cpu"
     #: Threads of one run, at most 1024; 0: as measured, or without ``tune`` one for small models, all CPUs for others.
@@ -85,6 +93,11 @@ class ServerConfig:
             address.check(self.listen)
         except ValueError as error:
             raise StartError(str(error)) from None
+        if self.metrics_listen not in (None, OFF):
+            try:
+                address.check_port(self.metrics_listen)
+            except ValueError as error:
+                raise StartError(f"{error}, nor {OFF!r}") from None
         self._check_access()
         if self.frontend not in FRONTENDS:
             raise StartError(f"frontend {self.frontend!r} is not one of {', '.join(FRONTENDS)}")
@@ -120,6 +133,14 @@ class ServerConfig:
     def local(self) -> bool:
         """Whether only programs on this host can reach the server."""
         return address.is_local(self.listen)
+
+    @property
+    def metrics(self) -> str | None:
+        """The "host:port" to try for metrics; None: none. With port 0 in ``listen``, only what was asked for."""
+        if self.metrics_listen is None:
+            anywhere = self.listen.startswith(address.UNIX) or self.listen.endswith(":0")
+            return None if anywhere else METRICS_LISTEN
+        return None if self.metrics_listen == OFF else self.metrics_listen
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> ServerConfig:

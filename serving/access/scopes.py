@@ -65,6 +65,7 @@ RIGHTS: Mapping[str, Right] = {
     **{f"/inference.GRPCInferenceService/{name}": right for name, right in _INFERENCE.items()},
     "/grpc.health.v1.Health/Check": Right(Scope.READ, ("service",), health=True),
     "/grpc.health.v1.Health/Watch": Right(Scope.READ, ("service",), health=True),
+    "/normfold.Metrics/Snapshot": Right(Scope.READ, EVERY_MODEL),
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Right(Scope.READ, NO_MODEL),
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Right(Scope.READ, NO_MODEL),
 }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from normfold.serving.rpc.traffic import Traffic
 
 #: The names of the transports, the default first.
-FRONTENDS = ("grpcio", "http2")
+FRONTENDS = ("http2", "grpcio")
 
 
 class Frontend(Protocol):

@@ -187,7 +187,7 @@ def _unary(method: Method, traffic: Traffic | None, sending: set[Any]) -> Any:
             finally:
                 leave()
         except Exception as error:
-            await _abort(error, method, context)
+            await _abort(error, method, context, traffic)
             raise
 
     return handle
@@ -221,14 +221,16 @@ def _bidi_stream(method: Method, traffic: Traffic | None) -> Any:
                 async for response in method.answers(traffic.requests(requests)):
                     yield response
         except Exception as error:
-            await _abort(error, method, context)
+            await _abort(error, method, context, traffic)
 
     return handle
 
 
-async def _abort(error: Exception, method: Method, context: Any) -> None:
+async def _abort(error: Exception, method: Method, context: Any, traffic: Traffic | None) -> None:
     """End the call with the status of ``error``."""
     if isinstance(error, (asyncio.CancelledError, grpc.aio.AbortError)):
         raise error
     status, details = status_of(error, method.path)
+    if traffic is not None:
+        traffic.failed[method.path, status] += 1
     await context.abort(CODES[status], details)

@@ -18,7 +18,7 @@ from normfold.serving.infer.parameters import RequestParameters, read_parameters
 from normfold.serving.infer.plans import Plans, RequestPlan
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
-from normfold.serving.rpc.methods import parse
+from normfold.serving.rpc.methods import parse, status_alone
 from normfold.serving.scheduling.statistics import RequestTiming
 from normfold.serving.wire.request_bytes import id_text
 from normfold.serving.wording import RequestPrefix
@@ -80,8 +80,8 @@ class Inference:
         read = time.perf_counter_ns()
         try:
             arrays, timing = await _run(model, feeds, plan.rows, plan.outputs, parameters, request_id)
-        except BaseException:
-            model.statistics.fail.add(time.perf_counter_ns() - started)
+        except BaseException as error:
+            model.statistics.failed(time.perf_counter_ns() - started, status_alone(error))
             raise
         answered = time.perf_counter_ns()
         response = plan.response(arrays, identifier)
@@ -99,8 +99,8 @@ class Inference:
             answered = time.perf_counter_ns()
             response = pb.ModelInferResponse(model_name=model.name, model_version=str(model.version), id=request.id)
             write_outputs(response, checked.wanted, arrays, model.contract.max_batch_size > 0, self._regions)
-        except BaseException:
-            model.statistics.fail.add(time.perf_counter_ns() - started)
+        except BaseException as error:
+            model.statistics.failed(time.perf_counter_ns() - started, status_alone(error))
             raise
         self._count(model, checked.rows, timing, request.id, started, read, answered)
         return checked, response

@@ -19,6 +19,8 @@ DEFAULT = ServerConfig(Path("r"))
 OTHER = ServerConfig(
     Path("models/ü"),
     listen="0.0.0.0:9",
+    metrics_listen="0.0.0.0:10",
+    frontend="grpcio",
     tls_cert=Path("c.pem"),
     tls_key=Path("k.pem"),
     tls_client_ca=Path("a.pem"),
@@ -26,7 +28,6 @@ OTHER = ServerConfig(
     tokens=Path("tokens"),
     health_without_token=True,
     reflection=False,
-    frontend="http2",
     device="cuda:1",
     threads=3,
     tune=False,
@@ -48,13 +49,40 @@ OTHER = ServerConfig(
     drain_delay_seconds=2.0,
     log_level="debug",
 )
-#: The command line for it.
-ARGUMENTS = """-r models/ü --listen 0.0.0.0:9 --tls-cert c.pem --tls-key k.pem --tls-client-ca a.pem --insecure
-    --tokens tokens --health-without-token --no-reflection --frontend http2 --device cuda:1 --threads 3
-    --no-tune --name m --server-name s --no-strict-readiness --model-control explicit --shared-memory off
-    --load-model a --load-model b --allow-unproved-sizes --max-message-mib 1 --max-connections 5
-    --max-connection-mib 2 --max-held-mib 3 --stall-seconds 4 --trace-file t.json --grace-seconds 1
-    --drain-delay 2 --log-level debug"""
+#: The command line for it, an option a line.
+ARGUMENTS = """
+    -r models/ü
+    --listen 0.0.0.0:9
+    --metrics-listen 0.0.0.0:10
+    --tls-cert c.pem
+    --tls-key k.pem
+    --tls-client-ca a.pem
+    --insecure
+    --tokens tokens
+    --health-without-token
+    --no-reflection
+    --frontend grpcio
+    --device cuda:1
+    --threads 3
+    --no-tune
+    --name m
+    --server-name s
+    --no-strict-readiness
+    --model-control explicit
+    --shared-memory off
+    --load-model a
+    --load-model b
+    --allow-unproved-sizes
+    --max-message-mib 1
+    --max-connections 5
+    --max-connection-mib 2
+    --max-held-mib 3
+    --stall-seconds 4
+    --trace-file t.json
+    --grace-seconds 1
+    --drain-delay 2
+    --log-level debug
+"""
 
 FIELDS = [field.name for field in fields(ServerConfig)]
 

@@ -157,6 +157,8 @@ class ServerCall:
 
     def end(self, status: Status, details: str = "") -> None:
         """End the call with a status."""
+        if status is not Status.OK:
+            self.service.traffic.failed[self.method.path, status] += 1
         block = ended(status, details) if details else DONE if status is Status.OK else ended(status)
         self.cancel()
         self.connection.sender.end(self, block if self._started else STARTED + block)

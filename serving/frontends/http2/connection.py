@@ -170,6 +170,7 @@ class ServerConnection(SocketSide):
             try:
                 method = self.service.enter(asked.method, asked.credential)
             except ServingError as error:
+                self.service.traffic.failed[asked.method.path, error.status] += 1
                 if not isinstance(error, Unavailable):
                     self.fruitless()
                 self._answer_headers(number, flags, refused(error.status, str(error)))
@@ -273,6 +274,8 @@ class ServerConnection(SocketSide):
         if asked.refusal is None:
             self._rst(number, h2.PROTOCOL_ERROR)
             return
+        if asked.status is not None:
+            self.service.traffic.failed["", asked.status] += 1
         self._answer_headers(number, flags, asked.refusal)
 
     def _answer_headers(self, number: int, flags: int, block: bytes) -> None:

@@ -59,6 +59,8 @@ class Asked:
     length: int | None = None
     #: The whole answer to a refused request; None with a method, and if the stream must be reset.
     refusal: bytes | None = None
+    #: The status of a refused request; None where it has none of gRPC's.
+    status: Status | None = None
     #: The digest of the token, as ``access.credential`` gives it; only of a server that has tokens.
     credential: bytes = b""
 
@@ -88,7 +90,7 @@ class Requests:
 
     def _asked(self, headers: list[Header], too_large: bool) -> Asked:
         if too_large:
-            return Asked(refusal=refused(Status.RESOURCE_EXHAUSTED, TOO_LARGE))
+            return _refusal(Status.RESOURCE_EXHAUSTED, TOO_LARGE)
         if not well_formed(headers):
             return Asked()
         found = dict(headers)
@@ -97,19 +99,19 @@ class Requests:
         if not _CONTENT.fullmatch(found.get(b"content-type", b"")):
             return Asked(refusal=written((b":status", b"415")))
         if (method := self._methods.get(found[b":path"])) is None:
-            return Asked(refusal=refused(Status.UNIMPLEMENTED, "Method not found!"))
+            return _refusal(Status.UNIMPLEMENTED, "Method not found!")
         encoding = found.get(b"grpc-encoding", b"identity")
         if encoding not in ENCODINGS:
             accepted = (b"grpc-accept-encoding", b",".join(ENCODINGS))
             words = f"Compression algorithm {encoding.decode(errors='replace')!r} is not supported"
-            return Asked(refusal=refused(Status.UNIMPLEMENTED, words, accepted))
+            return _refusal(Status.UNIMPLEMENTED, words, accepted)
         timeout = None
         if (limit := found.get(b"grpc-timeout")) is not None:
             if (match := _TIMEOUT.fullmatch(limit)) is None:
-                return Asked(refusal=refused(Status.INTERNAL, f"grpc-timeout is {limit.decode(errors='replace')!r}"))
+                return _refusal(Status.INTERNAL, f"grpc-timeout is {limit.decode(errors='replace')!r}")
             timeout = float(match[1]) * _SECONDS[match[2]]
             if not timeout:
-                return Asked(refusal=refused(Status.DEADLINE_EXCEEDED, "Deadline Exceeded"))
+                return _refusal(Status.DEADLINE_EXCEEDED, "Deadline Exceeded")
             if timeout > _FAR:
                 timeout = None
         length = found.get(b"content-length")
@@ -141,6 +143,10 @@ def trailers_well_formed(headers: list[Header]) -> bool:
 
 def _fields_well_formed(headers: list[Header]) -> bool:
     return all(_NAME.fullmatch(n) and n not in _CONNECTION and _VALUE.fullmatch(v) for n, v in headers)
+
+
+def _refusal(status: Status, details: str, *more: Header) -> Asked:
+    return Asked(refusal=refused(status, details, *more), status=status)
 
 
 def refused(status: Status, details: str, *more: Header) -> bytes:
