@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Row:
+class ListedVersion:
     """One version of a model. What a repository or a foreign server does not tell is None."""
 
     model: str
@@ -65,7 +65,7 @@ def models(
       normfold models --repository repository --json
     """
 
-    def rows() -> list[Row]:
+    def rows() -> list[ListedVersion]:
         if repository is not None:
             return list(_on_disk(repository))
         with asking(address, timeout, credentials) as client:
@@ -82,7 +82,7 @@ def models(
         click.echo()
 
 
-def _served(client: Client) -> Iterator[Row]:
+def _served(client: Client) -> Iterator[ListedVersion]:
     from normfold.serving.client.errors import ClientError
     from normfold.serving.client.sizes import proved_sizes
     from normfold.serving.wire.proved_sizes import BATCHNORMS
@@ -92,20 +92,28 @@ def _served(client: Client) -> Iterator[Row]:
     except ClientError:  # another server of the protocol
         counted = {}
     for state in client.models():
-        row = Row(state.model, state.version, state.state or "not loaded", state.reason)
+        row = ListedVersion(state.model, state.version, state.state or "not loaded", state.reason)
         if not state.ready:
             yield row
             continue
         metadata = client.model_metadata(state.model, state.version)
         sizes = proved_sizes(metadata)
-        facts = {
-            **asdict(row),
-            "inputs": tuple(_input(str(tensor), tensor.name, sizes) for tensor in metadata.inputs),
-            "batchnorms": metadata.properties.get(BATCHNORMS),
-        }
+        row = replace(
+            row,
+            inputs=tuple(_input(str(tensor), tensor.name, sizes) for tensor in metadata.inputs),
+            batchnorms=metadata.properties.get(BATCHNORMS),
+        )
         if (one := counted.get((state.model, state.version))) is not None:
-            facts |= {key: value for key, value in asdict(one).items() if key in facts}
-        yield Row(**facts)
+            row = replace(
+                row,
+                device=one.device,
+                answered=one.answered,
+                failed=one.failed,
+                waiting=one.waiting,
+                p50_seconds=one.p50_seconds,
+                p99_seconds=one.p99_seconds,
+            )
+        yield row
 
 
 def _input(text: str, name: str, sizes: ProvedSizes | None) -> str:
@@ -124,7 +132,7 @@ def _range(sizes: ProvedSizes, dim: str) -> str:
     return text if one.step == 1 else f"{text} in steps of {one.step}"
 
 
-def _on_disk(path: Path) -> Iterator[Row]:
+def _on_disk(path: Path) -> Iterator[ListedVersion]:
     from normfold.serving.catalog import config
     from normfold.serving.catalog.repository import Repository
     from normfold.serving.errors import ServingError
@@ -139,22 +147,22 @@ def _on_disk(path: Path) -> Iterator[Row]:
             numbers = folder.versions()
             served = config.versions_in_service(settings, numbers)
         except ServingError as error:
-            yield Row(name, "", "not readable", str(error))
+            yield ListedVersion(name, "", "not readable", str(error))
             continue
         for number in numbers:
             state = "in service" if number in served else "not in service"
             try:
-                facts = _facts(folder, number, settings.default_model_filename or "model.onnx")
+                inputs, batchnorms = _facts(folder, number, settings.default_model_filename or "model.onnx")
             except ServingError as error:
-                yield Row(name, str(number), "not readable", str(error))
+                yield ListedVersion(name, str(number), "not readable", str(error))
                 continue
-            yield Row(name, str(number), state, **facts)
+            yield ListedVersion(name, str(number), state, inputs=inputs, batchnorms=batchnorms)
         if not numbers:
-            yield Row(name, "", "not in service", "no version")
+            yield ListedVersion(name, "", "not in service", "no version")
 
 
-def _facts(folder: ModelFolder, number: int, filename: str) -> Mapping[str, object]:
-    """What the model file says of itself. Raises LoadError."""
+def _facts(folder: ModelFolder, number: int, filename: str) -> tuple[tuple[str, ...], str | None]:
+    """What the model file says of itself: its inputs, and what became of the BatchNorms. Raises LoadError."""
     from google.protobuf.message import DecodeError
 
     from normfold.protos.onnx_file import ModelProto
@@ -168,10 +176,10 @@ def _facts(folder: ModelFolder, number: int, filename: str) -> Mapping[str, obje
     except (DecodeError, ValueError) as error:
         raise LoadError(f"{filename} cannot be read: {error}") from None
     names = list(sizes.inputs) if sizes is not None else [each.name for each in file.graph.input]
-    return {"inputs": tuple(_input(name, name, sizes) for name in names), "batchnorms": facts.get(BATCHNORMS)}
+    return tuple(_input(name, name, sizes) for name in names), facts.get(BATCHNORMS)
 
 
-def _show(rows: list[Row], as_json: bool) -> None:
+def _show(rows: list[ListedVersion], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows]))
         return
@@ -188,7 +196,7 @@ def _show(rows: list[Row], as_json: bool) -> None:
             console.print(f"{row.model} {row.version}: {facts}", markup=False)
 
 
-def _table(rows: list[Row]) -> Table:
+def _table(rows: list[ListedVersion]) -> Table:
     from rich import box
     from rich.table import Table
 
