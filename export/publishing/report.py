@@ -139,7 +139,10 @@ def chosen(report: ExportReport) -> str:
         if report.timing.remembered
         else "measured now"
     )
-    return f"the {variant} form is published, {why}; run times {measured}, on {report.machine}"
+    free = ", ".join(f"{name}=SIZE" for name in report.timing.free)
+    other = f" (at another size: --time-at {free}, or a --sample of that size)" if free else ""
+    at = f"at {report.timing.shapes}{other}"
+    return f"the {variant} form is published, {why}; run times {at} {measured}, on {report.machine}"
 
 
 def as_json(report: ExportReport) -> dict[str, Any]:

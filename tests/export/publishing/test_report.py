@@ -198,14 +198,15 @@ def test_columns_have_titles_and_figures_stand_at_the_right() -> None:
 
 def test_the_report_says_which_form_was_chosen_by_whom_and_when_it_was_timed() -> None:
     asked = Published("lifted", 1, 44, 900, "request")
-    remembered = replace(REPORT.timing, remembered=True)
-    where = "on Some CPU, onnxruntime 1.32.0, 1 thread"
+    remembered = replace(REPORT.timing, remembered=True, free=("L", "M"))
+    where, measured = "on Some CPU, onnxruntime 1.32.0, 1 thread", "at x[1,77,32] measured now"
     said = {
-        f"the folded form is published, no other form is clearly faster; run times measured now, {where}": REPORT,
-        f"the lifted form is published, as it was asked for; run times measured now, {where}": replace(
+        f"the folded form is published, no other form is clearly faster; run times {measured}, {where}": REPORT,
+        f"the lifted form is published, as it was asked for; run times {measured}, {where}": replace(
             REPORT, published=asked
         ),
-        "the unfolded form is published, the fastest of 2 forms; run times remembered from an earlier export of it "
+        "the unfolded form is published, the fastest of 2 forms; run times at x[1,77,32] (at another size: "
+        "--time-at L=SIZE, M=SIZE, or a --sample of that size) remembered from an earlier export of it "
         f"(--remeasure measures them again), {where}": replace(
             REPORT, published=Published("unfolded", 2, 31, 910), timing=remembered
         ),
