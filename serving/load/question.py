@@ -67,8 +67,12 @@ def _open_sizes(
         if name in known:
             usual[axis] = known[name]
         elif dimension is not None and not (dimension.holds(usual[axis]) and usual[axis] <= dimension.tried[-1]):
-            usual[axis] = min(dimension.tried, key=lambda size, want=usual[axis]: abs(size - want))
+            usual[axis] = _nearest(usual[axis], dimension.tried)
     return tuple(usual)
+
+
+def _nearest(wanted: int, sizes: tuple[int, ...]) -> int:
+    return min(sizes, key=lambda size: abs(size - wanted))
 
 
 def draw(

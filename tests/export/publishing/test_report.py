@@ -196,6 +196,17 @@ def test_columns_have_titles_and_figures_stand_at_the_right() -> None:
         assert all(c == " class=n" for c in cells), (figure, cells)
 
 
+@pytest.mark.parametrize("form", ["unfolded", "lifted"])
+def test_a_folded_form_that_was_left_out_has_no_column(form: str) -> None:
+    report = replace(
+        REPORT, published=Published(form, 2, 31, 910), precision=None, variants=(Variant(form, 9, 1, True),)
+    )
+    titles = [column.title for column in columns(report)]
+    assert titles == (["before: published"] if form == "unfolded" else ["before", "lifted: published"])
+    assert "BatchNorms" in str(report)
+    assert form in Page(as_html(report)).text
+
+
 def test_the_report_says_which_form_was_chosen_by_whom_and_when_it_was_timed() -> None:
     asked = Published("lifted", 1, 44, 900, "request")
     remembered = replace(REPORT.timing, remembered=True, free=("L", "M"))
