@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from normfold.cli.connection import connection_options
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from normfold.serving.client.calls import LabelledClass
+    from normfold.serving.client.connection import Credentials
     from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
 
     Array = NDArray[Any]
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     help="NAME=@file.npy, NAME=@file.npz (its array NAME), NAME=@file.json, or NAME=JSON. Repeat for more inputs.",
 )
 @click.option("--address", "-a", default="127.0.0.1:8001", show_default=True, help="host:port, or unix:/path.")
+@connection_options
 @click.option("--version", default="", help="The model's version. Default: the highest in service.")
 @click.option("--output", "-o", "outputs", multiple=True, metavar="NAME", help="Only this output (repeat for more).")
 @click.option("--top", type=click.IntRange(1), help="Print this many best classes of the output, with their labels.")
@@ -49,6 +53,7 @@ def infer(
     as_json: bool,
     save: Path | None,
     timeout: float,
+    credentials: Credentials,
 ) -> None:
     """Ask the served MODEL for an answer.
 
@@ -75,7 +80,7 @@ def infer(
     if twice := [name for name, count in Counter(name for name, _ in values).items() if count > 1]:
         raise click.UsageError(f"--input {twice[0]} is given more than once")
     try:
-        with Client(address, timeout=timeout) as client:
+        with Client(address, timeout=timeout, tls=credentials.tls, token=credentials.token) as client:
             metadata = client.model_metadata(model, version)
             arrays = {name: _read(name, text, metadata, cast) for name, text in values}
             shapes = {name: array.shape for name, array in arrays.items()}

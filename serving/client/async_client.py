@@ -25,6 +25,7 @@ from normfold.serving.client.arguments import (
 )
 from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, OPTIONS, SERVICE
 from normfold.serving.client.client import Response, serialized
+from normfold.serving.client.connection import ClientTls, channel, token_header
 from normfold.serving.client.errors import ClientError, advised, client_error
 from normfold.serving.client.inputs import Array, Inputs, needs_metadata
 from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, model_metadata, server_metadata
@@ -36,9 +37,15 @@ class AsyncClient:
     """A client for ``asyncio``; many calls may run at once."""
 
     def __init__(
-        self, address: str = DEFAULT_ADDRESS, *, timeout: float = DEFAULT_TIMEOUT_SECONDS, stream: bool = False
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        stream: bool = False,
+        tls: ClientTls | None = None,
+        token: str | None = None,
     ) -> None:
-        """Send nothing yet. ``timeout``, in seconds, is for calls that give none.
+        """Send nothing yet. ``timeout``, ``tls`` and ``token`` are those of ``Client``. Raises ValueError.
 
         ``stream``: send all inferences over one ModelStreamInfer stream instead of one call each. Errors and deadlines
         are the same for the caller, but the server learns of neither a deadline nor a cancelled call, and answers come
@@ -49,8 +56,9 @@ class AsyncClient:
         self._known: dict[tuple[str, str], asyncio.Future[ModelMetadata]] = {}
         #: Models and versions of a server that has no procedure for metadata.
         self._without: set[tuple[str, str]] = set()
-        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
-        self._multiplexer = Multiplexer(self._channel, address) if stream else None
+        self._headers = token_header(token)
+        self._channel = channel(grpc.aio, address, OPTIONS, tls)
+        self._multiplexer = Multiplexer(self._channel, address, self._headers) if stream else None
         self._methods: dict[str, Any] = {}
 
     async def __aenter__(self) -> Self:
@@ -77,7 +85,8 @@ class AsyncClient:
                 SERVICE + method, request_serializer=serialized, response_deserializer=response.FromString
             )
         try:
-            answer: Response = await rpc(request, timeout=self.timeout if timeout is None else checked_timeout(timeout))
+            seconds = self.timeout if timeout is None else checked_timeout(timeout)
+            answer: Response = await rpc(request, timeout=seconds, metadata=self._headers)
         except grpc.RpcError as error:
             raise client_error(error, self.address) from None
         return answer

@@ -26,6 +26,7 @@ from normfold.serving.client.arguments import (
     checked_version,
 )
 from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, OPTIONS, SERVICE
+from normfold.serving.client.connection import ClientTls, channel, token_header
 from normfold.serving.client.errors import ClientError as ClientError
 from normfold.serving.client.errors import advised, client_error
 from normfold.serving.client.inputs import Array, Inputs, needs_metadata
@@ -38,12 +39,24 @@ Response = TypeVar("Response", bound=Message)
 class Client:
     """A client whose calls block; several threads may use one client at once."""
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
-        """Send nothing yet. ``timeout``, in seconds, is for calls that give none. Raises ValueError."""
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        tls: ClientTls | None = None,
+        token: str | None = None,
+    ) -> None:
+        """Send nothing yet. ``timeout``, in seconds, is for calls that give none.
+
+        ``tls``: connect with TLS, such as ``ClientTls(ca="ca.pem")``; None: in plain text. ``token``: for a server that
+        admits only tokens. Raises ValueError.
+        """
         self.address, self.timeout = checked_address(address), checked_timeout(timeout)
         #: By model and version; None: the server has no such procedure.
         self._known: dict[tuple[str, str], ModelMetadata | None] = {}
-        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self._headers = token_header(token)
+        self._channel = channel(grpc, address, OPTIONS, tls)
 
     def __enter__(self) -> Self:
         return self
@@ -61,7 +74,8 @@ class Client:
             SERVICE + method, request_serializer=serialized, response_deserializer=response.FromString
         )
         try:
-            answer: Response = rpc(request, timeout=self.timeout if timeout is None else checked_timeout(timeout))
+            seconds = self.timeout if timeout is None else checked_timeout(timeout)
+            answer: Response = rpc(request, timeout=seconds, metadata=self._headers)
         except grpc.RpcError as error:
             raise client_error(error, self.address) from None
         return answer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,8 +71,9 @@ def _open_sizes(
     return tuple(usual)
 
 
-def _nearest(wanted: int, sizes: tuple[int, ...]) -> int:
-    return min(sizes, key=lambda size: abs(size - wanted))
+def _nearest(size: int, sizes: Sequence[int]) -> int:
+    """The one of ``sizes`` that differs least from ``size``."""
+    return min(sizes, key=lambda other: abs(other - size))
 
 
 def draw(
