@@ -10,7 +10,7 @@ ZOO_VENV ?= .venv-zoo
 ZOO_STAMP := $(ZOO_VENV)/.installed
 ZOO ?= build/zoo
 
-.PHONY: help demo test test-wheels test-long fuzz-export test-zoo lint format bench bench-compute perf-analyzer clean
+.PHONY: help demo test test-wheels test-long fuzz-export test-zoo export-zoo lint format bench bench-compute perf-analyzer clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,9 @@ $(ZOO_STAMP): benches/zoo/requirements.txt
 test-zoo: $(ZOO_STAMP) ## fold the networks of other people's packages
 	@$(ZOO_VENV)/bin/python -m benches.zoo.build $(ZOO)
 	@ZOO=$(ZOO) $(ZOO_VENV)/bin/python -m pytest tests/zoo
+
+export-zoo: $(ZOO_STAMP) ## more networks of other packages through the export; an hour or two, goes on where it stopped
+	@$(ZOO_VENV)/bin/python -m benches.zoo.export benches/zoo/EXPORTS
 
 bench-compute: $(ZOO_STAMP) ## other runtimes beside the exported graphs, on the zoo; half an hour once it is built
 	@$(ZOO_VENV)/bin/python -m benches.compute $(ZOO) --write

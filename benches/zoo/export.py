@@ -138,7 +138,7 @@ def main() -> None:
     lines = {k: Line(**v) for k, v in json.loads(kept.read_text()).items()} if kept.is_file() else {}
     without_vision_kernels()
     for network in ZOO if options.zoo else NETWORKS:
-        if network.name not in options.names if options.names else network.name in lines:
+        if network.name in lines or (options.names and network.name not in options.names):
             continue
         began = time.monotonic()
         signal.alarm(SECONDS)
