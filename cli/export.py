@@ -97,6 +97,10 @@ Examples:
     "Without --form it means --form folded.",
 )
 @click.option("--remeasure", is_flag=True, help="Time the forms again, even if an earlier export has timed them.")
+@click.option(
+    "--time-at", multiple=True, metavar="DIM=SIZE",
+    help="Time the forms at this size of a dynamic dimension, L=5000; default: the first sample's, or a usual one.",
+)  # fmt: skip
 @click.option("--even-if-slower", is_flag=True, help="Publish fewer bits even if float32 is faster on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON on standard output.")
 @click.option("--debug", is_flag=True, help="Show Python's traceback of an error.")
@@ -124,6 +128,7 @@ def export(
     form: str,
     fold_all: bool,
     remeasure: bool,
+    time_at: tuple[str, ...],
     even_if_slower: bool,
     as_json: bool,
     debug: bool,
@@ -141,6 +146,7 @@ def export(
     if weights_key and not weights:
         raise click.UsageError("--weights-key chooses in a file of weights: give it with --weights FILE")
     keywords = {**(_config(config) if config else {}), **dict(_argument(a) for a in arguments)}
+    sizes = dict(_size(text) for text in time_at)
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("import PyTorch")
         from normfold.cli.ends import ends_of
@@ -167,6 +173,7 @@ def export(
             variant=form,
             remeasure=remeasure,
             fold_all=fold_all,
+            time_at=sizes,
         )
         with redirect_stdout(sys.stderr):  # what the user's code prints on import is not output of this command
             report = export_model(request, progress)
@@ -190,6 +197,14 @@ def _config(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise click.ClickException(f"--config {path}: expected a table of arguments, not a {type(content).__name__}")
     return content
+
+
+def _size(text: str) -> tuple[str, int]:
+    """Read DIM=SIZE. Raises click.UsageError."""
+    name, _, size = text.partition("=")
+    if not name or not (size.isascii() and size.isdecimal()) or int(size) == 0:
+        raise click.UsageError(f"--time-at {text}: expected a dimension and a size from 1 up, for example L=5000")
+    return name, int(size)
 
 
 def _argument(text: str) -> tuple[str, Any]:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normfold.export.errors import InputSpecError
+from normfold.export.errors import ExportError, InputSpecError
+from normfold.export.user_code import stopped
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +39,7 @@ def export_network(
     form: str = "auto",
     remeasure: bool = False,
     fold_all: bool = False,
+    time_at: Mapping[str, int] | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> ExportReport:
     """Fold the BatchNorms of ``model``, export it to ONNX, prove it, publish it, and return the report.
@@ -69,6 +71,8 @@ def export_network(
         form: The form to publish: unfolded, folded, lifted, widened, blocked; auto: the fastest on this machine.
         remeasure: Time the forms again, even if an earlier export has timed them.
         fold_all: Fold all that mathematics allows, also where onnxruntime becomes slower.
+        time_at: Dimension -> the size to time the forms at, {"L": 5000}; otherwise a size that was found by trying, or
+            that of the first sample.
         progress: Called with the name of each step.
 
     Raises:
@@ -113,8 +117,21 @@ def export_network(
         variant=form,
         remeasure=remeasure,
         fold_all=fold_all,
+        time_at=dict(time_at or {}),
     )
-    return export_model(request, progress)
+    current = "starting"
+
+    def step(name: str) -> None:
+        nonlocal current
+        current = name
+        progress(name)
+
+    try:
+        return export_model(request, step)
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(f"{stopped(error, current)} (the __cause__ of this error has Python's traceback)") from error
 
 
 def _described(inputs: Any, names: Sequence[str]) -> tuple[tuple[str, ...], list[SampleFile]]:

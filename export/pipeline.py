@@ -10,11 +10,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from torch import nn
 
 from normfold.export.capture.capture import DEFAULT_OPSET, OPSETS
@@ -22,11 +22,11 @@ from normfold.export.errors import ExportError
 from normfold.export.fold import counts, fold
 from normfold.export.forms.measure import TimeComparison, shapes_of
 from normfold.export.forms.precision import check_precision, reduce_precision
+from normfold.export.forms.timed import check_timed, free_lengths, timed_inputs
 from normfold.export.forms.variants import AUTO, check_variant, choose, proved_variants, rewritten_variants
 from normfold.export.graphs.exact import Graph, in_float64
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.inputs.samples import SampleFile, fit, read_sample
-from normfold.export.inputs.sizes import Sizes, batch_dimension
 from normfold.export.inputs.specs import random_inputs
 from normfold.export.proof.accepted_sizes import sizes_of, sizes_of_both
 from normfold.export.proof.proof import Proof
@@ -91,6 +91,8 @@ class ExportRequest:
     variant: str = AUTO
     #: Time the variants again, even where an earlier export has timed them.
     remeasure: bool = False
+    #: Dimension -> the size to time the variants at, in place of the one that is traced.
+    time_at: Mapping[str, int] = field(default_factory=dict)
     #: Fold what mathematics allows, also where onnxruntime becomes slower; without ``variant`` the folded one is meant.
     fold_all: bool = False
 
@@ -148,6 +150,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         remeasure=request.remeasure,
         fold_all=request.fold_all,
         labels=labels or (),
+        time_at=request.time_at,
     )
     sizes = folded.proof.sizes
     labelled = labelled_output(labels, folded.outputs) if labels else None
@@ -160,7 +163,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
             request.precision,
             proof.reference,
             proof.cases,
-            _timed_inputs(sizes),
+            timed_inputs(sizes, request.time_at),
             even_if_slower=request.even_if_slower,
             remeasure=request.remeasure,
         )
@@ -202,6 +205,7 @@ def fold_and_prove(
     remeasure: bool = False,
     fold_all: bool = False,
     labels: Sequence[str] = (),
+    time_at: Mapping[str, int] = MappingProxyType({}),
 ) -> Folded:
     """Write ``origin`` as a graph, fold it, prove it and time it; the options are those of ExportRequest.
 
@@ -212,6 +216,7 @@ def fold_and_prove(
     with Threads() as threads:
         progress("find the sizes it takes")
         sizes = sizes_of(origin, samples)
+        check_timed(sizes, time_at, origin.run)
         threads.fit(lambda: origin.run(random_inputs(sizes.specs, sizes.trace, np.random.default_rng(0))))
         if labels:
             answer = origin.run(random_inputs(sizes.specs, sizes.trace, np.random.default_rng(0)))
@@ -235,7 +240,7 @@ def fold_and_prove(
         made = {"folded": folded, **rewritten_variants(unfolded, folded, variant)}
         graphs, left_out = proved_variants(proof, made, variant)
         progress("time it")
-        inputs = _timed_inputs(sizes)
+        inputs = timed_inputs(sizes, time_at)
         choice = choose({name: graph.content for name, graph in graphs.items()}, inputs, variant, remeasure)
         outputs = output_specs(model, Runtime(folded.content, optimised=True), sizes)
         chosen_by = "measurement" if variant == AUTO else "request"
@@ -248,7 +253,12 @@ def fold_and_prove(
         proof.require_same(proved, final, choice.variant)
         times = {v.name: v.median_ms for v in choice.variants}
         timing = TimeComparison(
-            times["unfolded"], times[choice.variant], choice.rounds, shapes_of(inputs), choice.remembered
+            times["unfolded"],
+            times[choice.variant],
+            choice.rounds,
+            shapes_of(inputs),
+            choice.remembered,
+            free_lengths(sizes, time_at),
         )
         report = ExportReport(
             model="",
@@ -279,10 +289,3 @@ def fold_and_prove(
 
 def _ir_version(model: ir.Model) -> int:
     return IR_VERSIONS.get(model.opset_imports.get("", 0), model.ir_version)
-
-
-def _timed_inputs(sizes: Sizes) -> dict[str, NDArray[Any]]:
-    """Return the inputs to time with: a batch of one at the traced sizes."""
-    batch = batch_dimension(sizes.specs)
-    single = {**sizes.trace, **({batch.name: batch.low or 1} if batch else {})}
-    return random_inputs(sizes.specs, single, np.random.default_rng(1))

@@ -101,7 +101,10 @@ class Column:
 
 
 def columns(report: ExportReport) -> tuple[Column, ...]:
-    """Return the columns to show side by side: before, after, and the folded variant where another is published."""
+    """Return the columns to show side by side: before, after, and the folded variant where another is published.
+
+    A folded variant that was left out, because it rounds worse, has no column.
+    """
     folding, published = report.folding, report.published
     sizes = {v.name: (v.bytes, v.median_ms) for v in report.variants}
     before = Column(
@@ -117,12 +120,13 @@ def columns(report: ExportReport) -> tuple[Column, ...]:
     )
     if published.variant == "folded":
         return before, after
-    folded = Column("folded", folding.batchnorms_after, folding.nodes_after, folding.parameters_after, *sizes["folded"])
+    figures = folding.batchnorms_after, folding.nodes_after, folding.parameters_after
+    folded = (Column("folded", *figures, *sizes["folded"]),) if "folded" in sizes else ()
     fewer = report.precision
     state = "published" if fewer is None else f"before {fewer.precision}"
     if published.variant == "unfolded":
-        return replace(before, title=f"{'before' if fewer is None else 'unfolded'}: {state}"), folded
-    return before, folded, replace(after, title=f"{published.variant}: {state}")
+        return replace(before, title=f"{'before' if fewer is None else 'unfolded'}: {state}"), *folded
+    return before, *folded, replace(after, title=f"{published.variant}: {state}")
 
 
 def chosen(report: ExportReport) -> str:
@@ -139,7 +143,10 @@ def chosen(report: ExportReport) -> str:
         if report.timing.remembered
         else "measured now"
     )
-    return f"the {variant} form is published, {why}; run times {measured}, on {report.machine}"
+    free = ", ".join(f"{name}=SIZE" for name in report.timing.free)
+    other = f" (at another size: --time-at {free}, or a --sample of that size)" if free else ""
+    at = f"at {report.timing.shapes}{other}"
+    return f"the {variant} form is published, {why}; run times {at} {measured}, on {report.machine}"
 
 
 def as_json(report: ExportReport) -> dict[str, Any]:

@@ -196,16 +196,28 @@ def test_columns_have_titles_and_figures_stand_at_the_right() -> None:
         assert all(c == " class=n" for c in cells), (figure, cells)
 
 
+@pytest.mark.parametrize("form", ["unfolded", "lifted"])
+def test_a_folded_form_that_was_left_out_has_no_column(form: str) -> None:
+    report = replace(
+        REPORT, published=Published(form, 2, 31, 910), precision=None, variants=(Variant(form, 9, 1, True),)
+    )
+    titles = [column.title for column in columns(report)]
+    assert titles == (["before: published"] if form == "unfolded" else ["before", "lifted: published"])
+    assert "BatchNorms" in str(report)
+    assert form in Page(as_html(report)).text
+
+
 def test_the_report_says_which_form_was_chosen_by_whom_and_when_it_was_timed() -> None:
     asked = Published("lifted", 1, 44, 900, "request")
-    remembered = replace(REPORT.timing, remembered=True)
-    where = "on Some CPU, onnxruntime 1.32.0, 1 thread"
+    remembered = replace(REPORT.timing, remembered=True, free=("L", "M"))
+    where, measured = "on Some CPU, onnxruntime 1.32.0, 1 thread", "at x[1,77,32] measured now"
     said = {
-        f"the folded form is published, no other form is clearly faster; run times measured now, {where}": REPORT,
-        f"the lifted form is published, as it was asked for; run times measured now, {where}": replace(
+        f"the folded form is published, no other form is clearly faster; run times {measured}, {where}": REPORT,
+        f"the lifted form is published, as it was asked for; run times {measured}, {where}": replace(
             REPORT, published=asked
         ),
-        "the unfolded form is published, the fastest of 2 forms; run times remembered from an earlier export of it "
+        "the unfolded form is published, the fastest of 2 forms; run times at x[1,77,32] (at another size: "
+        "--time-at L=SIZE, M=SIZE, or a --sample of that size) remembered from an earlier export of it "
         f"(--remeasure measures them again), {where}": replace(
             REPORT, published=Published("unfolded", 2, 31, 910), timing=remembered
         ),
