@@ -148,6 +148,45 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
     help="Give up an unfinished request, or an answer not taken, after this time without progress (http2 only).",
 )
 @click.option(
+    "--max-connection-age",
+    "max_connection_age_seconds",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default="no limit",
+    help="Seconds, 10 % more or less, after which a client is asked to make a new connection; no call is lost.",
+)
+@click.option(
+    "--max-connection-age-grace",
+    "max_connection_age_grace_seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Seconds for the calls of a connection of that age before it is closed.",
+)
+@click.option(
+    "--max-connection-idle",
+    "max_connection_idle_seconds",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default="no limit",
+    help="Seconds without a call after which a connection is closed.",
+)
+@click.option(
+    "--keepalive-seconds",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    help="Silence after which a client is asked whether it is there; 0: never.",
+)
+@click.option(
+    "--keepalive-timeout",
+    "keepalive_timeout_seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=20.0,
+    show_default=True,
+    help="Seconds for the answer of such a client before its connection is closed.",
+)
+@click.option(
     "--trace-file", type=click.Path(path_type=Path), help="Write traces here when TraceSetting turns them on."
 )
 @click.option(
