@@ -8,6 +8,7 @@ write.
 from __future__ import annotations
 
 import socket
+import ssl
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -47,6 +48,11 @@ _REPLENISH = 1 << 24
 
 #: The size of a peer's header table unless its settings give another; our headers fit.
 DEFAULT_TABLE = 4096
+
+
+#: Raised by a socket that has nothing to read, or takes nothing now.
+WAIT = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+READ_BYTES = 1 << 18
 
 
 class Disconnected(ConnectionError):
@@ -146,7 +152,7 @@ class ClientConnection:
             while self._out:
                 sent = self.socket.send(self._out)
                 del self._out[:sent]
-        except BlockingIOError:
+        except WAIT:
             pass
         except OSError as error:
             raise Disconnected(str(error)) from None
@@ -154,8 +160,13 @@ class ClientConnection:
     def receive(self) -> list[Event]:
         """The events that the bytes in the socket make. Raises Disconnected."""
         try:
-            data = self.socket.recv(1 << 18)
-        except BlockingIOError:
+            data = self.socket.recv(READ_BYTES)
+            if data and isinstance(self.socket, ssl.SSLSocket):  # what TLS has read already wakes nobody up any more
+                parts = [data]
+                while self.socket.pending():
+                    parts.append(self.socket.recv(READ_BYTES))
+                data = b"".join(parts)
+        except WAIT:
             return []
         except OSError as error:
             raise Disconnected(str(error)) from None

@@ -106,9 +106,8 @@ def status_of(error: Exception, where: str) -> tuple[Status, str]:
     """
     status = status_alone(error)
     if isinstance(error, ServingError):
-        details = printable(str(error))
-        log.info("%s: %s: %s", where, status.name, details)
-        return status, details[:MAX_DETAILS]
+        log.info("%s: %s: %s", where, status.name, printable(str(error)))
+        return status, str(error)[:MAX_DETAILS]
     if isinstance(error, MemoryError):
         log.error("%s: out of memory", where)
         return status, "the server has not enough memory for this request"

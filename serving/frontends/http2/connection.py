@@ -40,7 +40,7 @@ class ServerConnection(SocketSide):
         self.last, self._credit = 0, h2.LARGEST_WINDOW
         self._flood = Flood()
         self.progress = Progress(service.limits.stall_seconds)
-        self.lifetime = Lifetime(service.limits, self.born)
+        self.lifetime = Lifetime(service.limits, asyncio.get_running_loop().time())
         #: The last numbers that the client has passed over: it may not open these streams any more.
         self._skipped: deque[range] = deque(maxlen=64)
         #: The last streams that we have reset, in their order.
@@ -52,8 +52,7 @@ class ServerConnection(SocketSide):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet the client."""
-        if not self.leaving:
-            self._all[self] = None
+        self._all[self] = None
         super().connection_made(transport)
 
     def take(self, data: bytes) -> bool:
