@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from normfold.cli.serve_access import access_options
+from normfold.cli.serve_connections import connection_options, mebibytes
 from normfold.serving.frontends import FRONTENDS
 
 if TYPE_CHECKING:
@@ -24,11 +25,6 @@ NO_FIELDS = {"workers": "it is the number of servers, each of which has the same
 def _switch(values: Mapping[str, bool]) -> Callable[[click.Context, click.Parameter, str | None], bool | None]:
     """A callback that turns one of two words into True or False; None where the option is not given."""
     return lambda context, parameter, word: None if word is None else values[word]
-
-
-def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -> int:
-    """A number of MiB in bytes."""
-    return mebibytes << 20
 
 
 # Each option has the name and the default of a field of ServerConfig.
@@ -110,81 +106,41 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
     "--max-message-mib",
     "max_message_bytes",
     type=click.IntRange(1, 2047),
-    callback=_bytes,
+    callback=mebibytes,
     default=256,
     show_default=True,
     help="Largest request.",
 )
+@connection_options
 @click.option(
-    "--max-connections",
-    type=click.IntRange(1, 1 << 20),
-    default=4096,
-    show_default=True,
-    help="Connections; a new one takes the place of an idle one, or is closed (http2 only).",
-)
-@click.option(
-    "--max-connection-mib",
-    "max_connection_bytes",
-    type=click.IntRange(1, 1 << 20),
-    callback=_bytes,
-    default=256,
-    show_default=True,
-    help="Unfinished requests and answers not taken, for one connection (http2 only).",
-)
-@click.option(
-    "--max-held-mib",
-    "max_held_bytes",
-    type=click.IntRange(1, 1 << 20),
-    callback=_bytes,
-    default=1024,
-    show_default=True,
-    help="The same for all connections together (http2 only).",
-)
-@click.option(
-    "--stall-seconds",
+    "--max-queue-seconds",
     type=click.FloatRange(0, min_open=True),
-    default=60.0,
+    default=0.5,
     show_default=True,
-    help="Give up an unfinished request, or an answer not taken, after this time without progress (http2 only).",
+    help="Refuse a request that would wait longer for its model, by the measured time of its runs.",
 )
 @click.option(
-    "--max-connection-age",
-    "max_connection_age_seconds",
-    type=click.FloatRange(0),
-    default=0.0,
-    show_default="no limit",
-    help="Seconds, 10 % more or less, after which a client is asked to make a new connection; no call is lost.",
-)
-@click.option(
-    "--max-connection-age-grace",
-    "max_connection_age_grace_seconds",
-    type=click.FloatRange(0, min_open=True),
-    default=30.0,
+    "--max-queue-requests",
+    type=click.IntRange(1, 1 << 24),
+    default=8192,
     show_default=True,
-    help="Seconds for the calls of a connection of that age before it is closed.",
+    help="Requests under way in a worker; a model or a connection may have as many as are left free.",
 )
 @click.option(
-    "--max-connection-idle",
-    "max_connection_idle_seconds",
-    type=click.FloatRange(0),
-    default=0.0,
-    show_default="no limit",
-    help="Seconds without a call after which a connection is closed.",
-)
-@click.option(
-    "--keepalive-seconds",
-    type=click.FloatRange(0),
-    default=60.0,
+    "--max-queue-mib",
+    "max_queue_bytes",
+    type=click.IntRange(1, 1 << 20),
+    callback=mebibytes,
+    default=512,
     show_default=True,
-    help="Silence after which a client is asked whether it is there; 0: never.",
+    help="Bytes of these requests.",
 )
 @click.option(
-    "--keepalive-timeout",
-    "keepalive_timeout_seconds",
-    type=click.FloatRange(0, min_open=True),
-    default=20.0,
-    show_default=True,
-    help="Seconds for the answer of such a client before its connection is closed.",
+    "--memory-limit",
+    "memory_limit_bytes",
+    type=click.IntRange(64, 1 << 30),
+    callback=mebibytes,
+    help="MiB for all workers together: runs that need more are refused. Default: four fifths of what there is.",
 )
 @click.option(
     "--trace-file", type=click.Path(path_type=Path), help="Write traces here when TraceSetting turns them on."

@@ -16,9 +16,11 @@ from normfold.serving.errors import PermissionDenied, ServingError, Unauthentica
 from normfold.serving.frontends.grpcio_options import options
 from normfold.serving.frontends.grpcio_server import GrpcServer
 from normfold.serving.frontends.limits import DEFAULT_LIMITS, ClientLimits
+from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.grpc_status import CODES
 from normfold.serving.rpc.methods import Method, status_of
 from normfold.serving.rpc.traffic import Traffic
+from normfold.serving.wire.pushback import trailers
 
 #: Smaller answers leave at once, in bytes.
 LARGE_BYTES = 1 << 14
@@ -159,6 +161,7 @@ def _unary(method: Method, traffic: Traffic | None, sending: set[Any]) -> Any:
     leave = _uncounted if traffic is None else traffic.leave
 
     async def handle(data: bytes, context: Any) -> bytes:  # the path of every call: a context manager would cost time
+        CALLER.set(_Caller(context))
         try:
             enter()
             try:
@@ -181,6 +184,26 @@ def _uncounted() -> None:
     pass
 
 
+class _Caller:
+    """A call as ``rpc.caller`` describes it; gRPC is asked only for what somebody wants to know."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    @property
+    def connection(self) -> str:
+        """The address of the client's end; the same for all connections of a unix socket."""
+        peer: str = self._context.peer()
+        return peer
+
+    def left_seconds(self) -> float | None:
+        """The time until the caller gives up, in seconds; None: no limit."""
+        left: float | None = self._context.time_remaining()
+        return left
+
+
 def _server_stream(method: Method, traffic: Traffic | None) -> Any:
     handle_stream = _bidi_stream(method, traffic)
 
@@ -196,6 +219,7 @@ def _server_stream(method: Method, traffic: Traffic | None) -> Any:
 
 def _bidi_stream(method: Method, traffic: Traffic | None) -> Any:
     async def handle(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        CALLER.set(_Caller(context))
         try:
             if traffic is None:
                 async for response in method.answers(requests):
@@ -217,4 +241,4 @@ async def _abort(error: Exception, method: Method, context: Any, traffic: Traffi
     status, details = status_of(error, method.path)
     if traffic is not None:
         traffic.failed[method.path, status] += 1
-    await context.abort(CODES[status], details)
+    await context.abort(CODES[status], details, trailers(error, status, details))

@@ -6,6 +6,8 @@ from normfold.serving.frontends.limits import ClientLimits
 
 #: The largest number that an option takes; for a time: no limit.
 MOST = (1 << 31) - 1
+#: Calls under way on one connection; a client keeps further ones back until others have ended.
+MOST_CALLS = 1024
 
 
 def options(max_message_bytes: int, reuse_port: bool, limits: ClientLimits) -> tuple[tuple[str, int], ...]:
@@ -15,6 +17,9 @@ def options(max_message_bytes: int, reuse_port: bool, limits: ClientLimits) -> t
         ("grpc.so_reuseport", int(reuse_port)),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", MOST_CALLS),
+        # The core's default counts calls that have ended, too, and so resets calls of clients that keep to the limit.
+        ("grpc.http.overload_protection", 0),
         # Beyond 1,000 calls that wait for Python, and after 30 s, the core's default is to cancel calls.
         ("grpc.server.max_pending_requests", MOST),
         ("grpc.server.max_pending_requests_hard_limit", MOST),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,8 +67,13 @@ def _open_sizes(
         if name in known:
             usual[axis] = known[name]
         elif dimension is not None and not (dimension.holds(usual[axis]) and usual[axis] <= dimension.tried[-1]):
-            usual[axis] = min(dimension.tried, key=lambda size, want=usual[axis]: abs(size - want))
+            usual[axis] = _nearest(usual[axis], dimension.tried)
     return tuple(usual)
+
+
+def _nearest(size: int, sizes: Sequence[int]) -> int:
+    """The one of ``sizes`` that differs least from ``size``."""
+    return min(sizes, key=lambda other: abs(other - size))
 
 
 def draw(

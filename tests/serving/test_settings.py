@@ -49,6 +49,10 @@ OTHER = ServerConfig(
     max_connection_idle_seconds=7.0,
     keepalive_seconds=8.0,
     keepalive_timeout_seconds=9.0,
+    max_queue_seconds=0.25,
+    max_queue_requests=6,
+    max_queue_bytes=4 << 20,
+    memory_limit_bytes=100 << 20,
     trace_file=Path("t.json"),
     grace_seconds=1.0,
     drain_delay_seconds=2.0,
@@ -88,6 +92,10 @@ ARGUMENTS = """
     --max-connection-idle 7
     --keepalive-seconds 8
     --keepalive-timeout 9
+    --max-queue-seconds 0.25
+    --max-queue-requests 6
+    --max-queue-mib 4
+    --memory-limit 100
     --trace-file t.json
     --grace-seconds 1
     --drain-delay 2
