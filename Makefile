@@ -10,7 +10,8 @@ ZOO_VENV ?= .venv-zoo
 ZOO_STAMP := $(ZOO_VENV)/.installed
 ZOO ?= build/zoo
 
-.PHONY: help demo test test-wheels test-long fuzz-export test-zoo export-zoo lint format bench bench-compute perf-analyzer clean
+.PHONY: help demo test test-wheels test-long fuzz-export test-zoo export-zoo lint format bench bench-compute \
+	perf-analyzer interop clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -81,6 +82,10 @@ fuzz-export: $(STAMP) ## networks of mixed operators through the whole export; D
 
 perf-analyzer: $(STAMP) ## fetch Triton's perf_analyzer for the tests marked so (Debian, x86-64)
 	@$(BIN)/python tests/e2e/fetch_perf_analyzer.py
+
+interop: $(STAMP) ## grpc-go and grpc-js as clients, behind nginx, haproxy and Envoy (Debian 12, x86-64, with node)
+	@$(BIN)/python tests/e2e/fetch_interop.py build/interop
+	@$(BIN)/python -m pytest -m interop tests/e2e
 
 clean: ## remove the environment, caches and the demo's repository
 	rm -rf $(VENV) $(WHEELS) $(ZOO_VENV) build dist repository .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from normfold.cli.serve_access import access_options
+from normfold.cli.serve_connections import connection_options, mebibytes
 from normfold.serving.frontends import FRONTENDS
 
 if TYPE_CHECKING:
@@ -24,11 +25,6 @@ NO_FIELDS = {"workers": "it is the number of servers, each of which has the same
 def _switch(values: Mapping[str, bool]) -> Callable[[click.Context, click.Parameter, str | None], bool | None]:
     """A callback that turns one of two words into True or False; None where the option is not given."""
     return lambda context, parameter, word: None if word is None else values[word]
-
-
-def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int | None) -> int:
-    """A number of MiB in bytes; 0 where the option is not given."""
-    return (mebibytes or 0) << 20
 
 
 # Each option has the name and the default of a field of ServerConfig.
@@ -110,43 +106,12 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int | 
     "--max-message-mib",
     "max_message_bytes",
     type=click.IntRange(1, 2047),
-    callback=_bytes,
+    callback=mebibytes,
     default=256,
     show_default=True,
     help="Largest request.",
 )
-@click.option(
-    "--max-connections",
-    type=click.IntRange(1, 1 << 20),
-    default=4096,
-    show_default=True,
-    help="Connections; a new one takes the place of an idle one, or is closed (http2 only).",
-)
-@click.option(
-    "--max-connection-mib",
-    "max_connection_bytes",
-    type=click.IntRange(1, 1 << 20),
-    callback=_bytes,
-    default=256,
-    show_default=True,
-    help="Unfinished requests and answers not taken, for one connection (http2 only).",
-)
-@click.option(
-    "--max-held-mib",
-    "max_held_bytes",
-    type=click.IntRange(1, 1 << 20),
-    callback=_bytes,
-    default=1024,
-    show_default=True,
-    help="The same for all connections together (http2 only).",
-)
-@click.option(
-    "--stall-seconds",
-    type=click.FloatRange(0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="Give up an unfinished request, or an answer not taken, after this time without progress (http2 only).",
-)
+@connection_options
 @click.option(
     "--max-queue-seconds",
     type=click.FloatRange(0, min_open=True),
@@ -165,7 +130,7 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int | 
     "--max-queue-mib",
     "max_queue_bytes",
     type=click.IntRange(1, 1 << 20),
-    callback=_bytes,
+    callback=mebibytes,
     default=512,
     show_default=True,
     help="Bytes of these requests.",
@@ -174,7 +139,7 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int | 
     "--memory-limit",
     "memory_limit_bytes",
     type=click.IntRange(64, 1 << 30),
-    callback=_bytes,
+    callback=mebibytes,
     help="MiB for all workers together: runs that need more are refused. Default: four fifths of what there is.",
 )
 @click.option(

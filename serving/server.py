@@ -168,7 +168,15 @@ class Server:
         self._snapshot = next(method for method in methods if method.path == snapshot.PATH)
         self._http: HttpPort | None = None
         limits = ClientLimits(
-            config.max_connections, config.max_connection_bytes, config.max_held_bytes, config.stall_seconds
+            config.max_connections,
+            config.max_connection_bytes,
+            config.max_held_bytes,
+            config.stall_seconds,
+            config.max_connection_age_seconds,
+            config.max_connection_age_grace_seconds,
+            config.max_connection_idle_seconds,
+            config.keepalive_seconds,
+            config.keepalive_timeout_seconds,
         )
         self._doors = Doors(config)
         make = frontend(config.frontend)
@@ -242,6 +250,7 @@ class Server:
         grace = self.config.grace_seconds
         end = time.monotonic() + grace
         await self._traffic.quieten(QUIET_SECONDS, min(LAME_DUCK_SECONDS, grace))
+        await self._frontend.drain(max(0.0, min(LAME_DUCK_SECONDS, end - time.monotonic())))
         answered = await self._traffic.close(max(0.0, end - time.monotonic()))
         answered &= await self._frontend.stop(max(QUIET_SECONDS, end - time.monotonic()))
         if self._http is not None:
