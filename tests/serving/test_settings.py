@@ -38,12 +38,15 @@ OTHER = ServerConfig(
     model_control=True,
     shared_memory=False,
     load_models=("a", "b"),
+    load_seconds=5.0,
+    load_bytes=7 << 20,
     allow_unproved_sizes=True,
     max_message_bytes=1 << 20,
     max_connections=5,
     max_connection_bytes=2 << 20,
     max_held_bytes=3 << 20,
     stall_seconds=4.0,
+    worker_seconds=6.0,
     max_queue_seconds=0.25,
     max_queue_requests=6,
     max_queue_bytes=4 << 20,
@@ -76,12 +79,15 @@ ARGUMENTS = """
     --shared-memory off
     --load-model a
     --load-model b
+    --load-seconds 5
+    --load-mib 7
     --allow-unproved-sizes
     --max-message-mib 1
     --max-connections 5
     --max-connection-mib 2
     --max-held-mib 3
     --stall-seconds 4
+    --worker-seconds 6
     --max-queue-seconds 0.25
     --max-queue-requests 6
     --max-queue-mib 4

@@ -236,7 +236,7 @@ def test_an_unexpected_failure_of_one_model_leaves_the_others(tmp_path, models, 
             raise RuntimeError("secret")
         return real(folder, *rest)
 
-    monkeypatch.setattr("normfold.serving.catalog.catalog.load", broken)
+    monkeypatch.setattr("normfold.serving.catalog.loader.load", broken)
     with ThreadPoolExecutor(1) as executor:
         catalog = Catalog(Repository(tmp_path), OPTIONS, executor)
         asyncio.run(catalog.load_all())
@@ -252,7 +252,7 @@ def test_a_device_that_is_not_there_stops_the_start(tmp_path, models, monkeypatc
     def absent(*_: object) -> None:
         raise DeviceUnavailable("no GPU")
 
-    monkeypatch.setattr("normfold.serving.catalog.catalog.load", absent)
+    monkeypatch.setattr("normfold.serving.catalog.loader.load", absent)
     with ThreadPoolExecutor(1) as executor:
         catalog = Catalog(Repository(tmp_path), OPTIONS, executor)
         with pytest.raises(StartError, match="no GPU"):
