@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 
 from normfold.protos import grpc_service as pb
@@ -105,7 +105,7 @@ class Catalog:
 
     async def load_all(self) -> None:
         """Load the models of the start, unless a client was faster; a failure is kept as the reason of its model."""
-        for name, why in overlooked(self._repository).items():
+        for name, why in (await self._loader.run(overlooked, self._repository)).items():
             log.warning("folder %s is not served: %s", quoted(name), why)
         loads = [asyncio.create_task(self._load_first(name)) for name, entry in self._entries.items() if entry.loading]
         try:
@@ -137,7 +137,7 @@ class Catalog:
             if entry is not None and override is None and not files and self.following.has(name, entry):
                 return
             try:
-                folder = self._folder(name, override, files or {})
+                folder = await self._loader.run(self._folder, name, override, files or {})
                 entry = self._entries.setdefault(name, Entry())
                 was_known, entry.loading = entry.known, True
                 if not was_known:
@@ -152,8 +152,6 @@ class Catalog:
             finally:
                 if entry is not None:
                     entry.loading = False
-                if self.started:
-                    self._loader.rest()
                 self.changed()
 
     async def _load(self, folder: Files, override: str | None, entry: Entry) -> None:
@@ -164,7 +162,7 @@ class Catalog:
         before = dict(entry.versions)
         answered = bool(entry.ready)
         try:
-            written, numbers = self._plan(folder, override)
+            written, numbers = await self._loader.run(self._plan, folder, override)
         except LoadError as error:
             if not answered:
                 entry.reason = str(error)
@@ -258,9 +256,13 @@ class Catalog:
             raise NotFound(f"Request for unknown model: {quoted(name)} is not found{near(name, self._entries)}")
         return answering(entry, name, number)
 
-    def index(self, only_ready: bool) -> list[pb.RepositoryIndexResponse.ModelIndex]:
-        """The state and reason of each version of every model in the repository; of a model never loaded, the name."""
-        names = sorted({*self._repository.models(), *self._entries})
+    async def look(self) -> list[str]:
+        """The names of the models that the repository has now, read on another thread."""
+        return await asyncio.to_thread(lambda: list(self._repository.models()))
+
+    def index(self, only_ready: bool, present: Iterable[str] = ()) -> list[pb.RepositoryIndexResponse.ModelIndex]:
+        """The state and reason of each version of every model; of a model of ``present`` never loaded, the name."""
+        names = sorted({*present, *self._entries})
         found = [row for name in names for row in rows(name, self._entries.get(name, Entry()), only_ready)]
         index = pb.RepositoryIndexResponse.ModelIndex
         return [index(name=n, version=v, state=s, reason=r) for n, v, s, r in found]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
+from typing import TypeVar
 
 from normfold.protos import model_config as mc
 from normfold.serving.catalog.load import LoadOptions, load
@@ -20,6 +21,8 @@ from normfold.serving.scheduling.inline import hop_seconds
 from normfold.serving.wording import quoted
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 #: Loads at the same time; most of them wait for a trial.
 THREADS = 64
@@ -34,8 +37,16 @@ class Loader:
         self._measuring = asyncio.Lock()
         self._threads = ThreadPoolExecutor(THREADS, "normfold-load")
         self._alone = threading.Lock()
-        self._under_way = 0
         self._closed = False
+
+    async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """What ``function`` returns, called on a thread: nothing of a repository is read on the event loop.
+
+        Raises what it raises, and Unavailable after ``close``.
+        """
+        if self._closed:
+            raise Unavailable(EXITING)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     async def load_versions(
         self, folder: Files, written: mc.ModelConfig, numbers: Sequence[int], quiet: bool
@@ -50,12 +61,8 @@ class Loader:
         loaded: dict[int, Model] = {}
         failures: dict[int, str] = {}
         for number in numbers:
-            if self._closed:
-                raise Unavailable(EXITING)
-            self._under_way += 1
             try:
-                loop = asyncio.get_running_loop()
-                loaded[number] = await loop.run_in_executor(self._threads, self._load, folder, written, number)
+                loaded[number] = await self.run(self._load, folder, written, number)
                 log.log(logging.DEBUG if quiet else logging.INFO, "loaded %s", loaded[number].describe())
             except (StartError, Unavailable):  # the device is missing, so no model will load; or the server ends
                 raise
@@ -64,8 +71,6 @@ class Loader:
             except Exception as error:
                 log.exception("loading model %s version %d failed", quoted(folder.name), number)
                 failures[number] = f"unexpected {type(error).__name__}; the log has the details"
-            finally:
-                self._under_way -= 1
         return loaded, failures
 
     def _load(self, folder: Files, written: mc.ModelConfig, version: int) -> Model:
@@ -76,8 +81,8 @@ class Loader:
             return load(folder, written, version, self._options, self._executor)
 
     def rest(self) -> None:
-        """End the processes of trials that have no work any more."""
-        if self._trials is not None and not self._under_way:
+        """The loads of the start are done: keep no process for further trials."""
+        if self._trials is not None:
             self._trials.rest()
 
     def close(self) -> None:

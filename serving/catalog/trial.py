@@ -85,6 +85,8 @@ class Trials:
         self._idle: list[_Child] = []
         self._busy: set[_Child] = set()
         self._closed = False
+        #: Loads that want a process, and whether one that nobody wants is kept.
+        self._wanted, self._keep = 0, True
 
     def check(self, folder: SentFolder, written: mc.ModelConfig, version: int, options: LoadOptions) -> None:
         """Load and warm up ``version`` in another process, unless these files passed before.
@@ -106,6 +108,8 @@ class Trials:
         mark = self._mark(job)
         if mark is not None and mark.exists():
             return
+        with self._lock:
+            self._wanted += 1
         with _Turn(self._trying) as turn:
             child = self._take()
             try:
@@ -121,8 +125,9 @@ class Trials:
                 write_whole(mark, b"")
 
     def rest(self) -> None:
-        """End the processes that wait for work."""
+        """End the process that waits for work; from now on none is kept for loads that may come."""
         with self._lock:
+            self._keep = False
             idle, self._idle = self._idle, []
         for child in idle:
             child.end()
@@ -140,7 +145,12 @@ class Trials:
         with self._lock:
             child = self._idle.pop() if self._idle else None
         if child is None:
-            child = _Child()
+            try:
+                child = _Child()
+            except OSError as error:
+                with self._lock:
+                    self._wanted -= 1
+                raise LoadError(f"its trial cannot start: {error.strerror or error}") from None
         with self._lock:
             self._busy.add(child)
             closed = self._closed
@@ -152,7 +162,8 @@ class Trials:
         """Keep ``child`` for the next trial; on a GPU it would hold memory that the server needs."""
         with self._lock:
             self._busy.discard(child)
-            if keep and not child.ended and not self._closed:
+            self._wanted -= 1
+            if keep and (self._keep or self._wanted) and not child.ended and not self._closed:
                 self._idle.append(child)
                 return
         child.end()

@@ -102,6 +102,8 @@ def test_a_model_that_loads_passes_and_is_remembered_by_its_content(trials, mode
     (pid,) = (child._process.pid for child in one._idle)
     one.rest()
     assert not Path(f"/proc/{pid}").exists()
+    check(one, models.scale(5.0))
+    assert not one._idle
     monkeypatch.setattr(trial, "_Child", None)
     check(one, models.scale())
     with pytest.raises(TypeError):
@@ -139,6 +141,15 @@ def test_the_default_limit_of_memory_grows_with_the_files():
     assert LoadLimits(1.0).memory_bytes(0) == 2 << 30
     assert LoadLimits(1.0).memory_bytes(1 << 30) == 10 << 30
     assert LoadLimits(1.0, 5).memory_bytes(1 << 30) == 5
+
+
+def test_a_trial_that_cannot_start_is_the_reason_of_its_model(trials, models, monkeypatch):
+    def full(*arguments, **options):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", full)
+    with pytest.raises(LoadError, match="its trial cannot start: Resource temporarily unavailable"):
+        check(trials(), models.scale())
 
 
 def test_a_load_that_crashes_is_the_reason_of_its_model(trials, models, monkeypatch):
