@@ -143,6 +143,9 @@ class Trials:
 
     def _take(self) -> _Child:
         with self._lock:
+            if self._closed:
+                self._wanted -= 1
+                raise Unavailable(EXITING)
             child = self._idle.pop() if self._idle else None
         if child is None:
             try:

@@ -176,7 +176,7 @@ def _ended(trials):
     return str(caught.value)
 
 
-def test_the_end_of_the_server_ends_a_load_under_way(trials):
+def test_the_end_of_the_server_ends_a_load_under_way(trials, monkeypatch):
     one = trials()
     ended = []
     thread = threading.Thread(target=lambda: ended.append(_ended(one)))
@@ -186,6 +186,7 @@ def test_the_end_of_the_server_ends_a_load_under_way(trials):
     one.close()
     thread.join(20)
     assert ended == ["Server exiting"]
+    monkeypatch.setattr(trial, "_Child", None)
     with pytest.raises(Unavailable):
         check(one, ENDLESS)
 
