@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from normfold.cli.serve_access import access_options
-from normfold.cli.serve_connections import connection_options, mebibytes
+from normfold.cli.serve_connections import connection_options
+from normfold.cli.serve_limits import limit_options
 from normfold.serving.frontends import FRONTENDS
 
 if TYPE_CHECKING:
@@ -102,46 +103,8 @@ def _switch(values: Mapping[str, bool]) -> Callable[[click.Context, click.Parame
     callback=_switch({"on": True, "off": False}),
     help="Whether clients may use POSIX shared memory. Default: on on a loopback address, else off.",
 )
-@click.option(
-    "--max-message-mib",
-    "max_message_bytes",
-    type=click.IntRange(1, 2047),
-    callback=mebibytes,
-    default=256,
-    show_default=True,
-    help="Largest request.",
-)
 @connection_options
-@click.option(
-    "--max-queue-seconds",
-    type=click.FloatRange(0, min_open=True),
-    default=0.5,
-    show_default=True,
-    help="Refuse a request that would wait longer for its model, by the measured time of its runs.",
-)
-@click.option(
-    "--max-queue-requests",
-    type=click.IntRange(1, 1 << 24),
-    default=8192,
-    show_default=True,
-    help="Requests under way in a worker; a model or a connection may have as many as are left free.",
-)
-@click.option(
-    "--max-queue-mib",
-    "max_queue_bytes",
-    type=click.IntRange(1, 1 << 20),
-    callback=mebibytes,
-    default=512,
-    show_default=True,
-    help="Bytes of these requests.",
-)
-@click.option(
-    "--memory-limit",
-    "memory_limit_bytes",
-    type=click.IntRange(64, 1 << 30),
-    callback=mebibytes,
-    help="MiB for all workers together: runs that need more are refused. Default: four fifths of what there is.",
-)
+@limit_options
 @click.option(
     "--trace-file", type=click.Path(path_type=Path), help="Write traces here when TraceSetting turns them on."
 )
@@ -203,11 +166,13 @@ def serve(workers: int | None, **options: object) -> None:
     except StartError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
-    if not answered:
+    if answered:
+        click.echo("stopped")
+    else:
         click.echo(f"Error: stopped with requests unanswered after {config.grace_seconds:g} s", err=True)
-        sys.stderr.flush()
-        os._exit(1)  # a model that still runs cannot be interrupted
-    click.echo("stopped")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if answered else 1)  # a model that still runs or loads cannot be interrupted
 
 
 def _serve_alone(config: ServerConfig) -> bool:

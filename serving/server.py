@@ -8,12 +8,10 @@ shut down   health reports NOT_SERVING, for a while everything is answered, then
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -24,6 +22,7 @@ from normfold.serving.process import memory
 from normfold.serving.process.cpus import available_cpus
 from normfold.serving.process.logs import LogSettings
 from normfold.serving.process.memory_limit import MemoryBudget, default_limit_bytes
+from normfold.serving.process.signals import stop_signal
 from normfold.serving.rpc.methods import Method
 from normfold.serving.runtime.devices import check_runtime, parse_device, providers
 from normfold.serving.settings import ServerConfig
@@ -40,6 +39,8 @@ GPU_RUNS = 64
 QUIET_SECONDS = 0.1
 #: ... but at most this long.
 LAME_DUCK_SECONDS = 1.0
+#: Time for runs that were stopped to end.
+THREADS_SECONDS = 1.0
 
 
 async def serve(config: ServerConfig, logs: LogSettings, on_ready: Callable[[Server], None] | None = None) -> bool:
@@ -53,30 +54,26 @@ async def serve(config: ServerConfig, logs: LogSettings, on_ready: Callable[[Ser
     stop = stop_signal()
     answered = False
     try:
-        await server.start()
-        memory.settle()
-        if on_ready:
-            on_ready(server)
-        await stop.wait()
+        if await done_before(stop, server.start()):
+            memory.settle()
+            if on_ready:
+                on_ready(server)
+            await stop.wait()
     finally:
         answered = await server.shut_down()
     return answered
 
 
-def stop_signal() -> asyncio.Event:
-    """An event that SIGTERM and Ctrl-C set; a second signal ends the process at once."""
-    stop = asyncio.Event()
-
-    def on_signal() -> None:
-        if stop.is_set():
-            os._exit(1)
-        stop.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(NotImplementedError, RuntimeError):  # not on this platform, or not the main thread
-            loop.add_signal_handler(number, on_signal)
-    return stop
+async def done_before(stop: asyncio.Event, work: Coroutine[None, None, object]) -> bool:
+    """Whether ``work`` was done before ``stop``; if not, it is cancelled. Raises what it raises."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if working.done():
+        await working
+        return True
+    working.cancel()
+    return False
 
 
 class Server:
@@ -97,6 +94,7 @@ class Server:
         check_runtime()
         from normfold.serving.catalog.catalog import Catalog
         from normfold.serving.catalog.load import LoadOptions
+        from normfold.serving.catalog.trial import LoadLimits, Trials
         from normfold.serving.doors import Doors
         from normfold.serving.frontends import frontend
         from normfold.serving.frontends.limits import ClientLimits
@@ -128,7 +126,10 @@ class Server:
             budget=budget,
         )
         repository = Repository(config.repository, config.model_name)
-        self.catalog = Catalog(repository, options, self._executor, config.load_models)
+        trials = None
+        if config.load_seconds:
+            trials = Trials(LoadLimits(config.load_seconds, config.load_bytes), cache_folder("loads"))
+        self.catalog = Catalog(repository, options, self._executor, config.load_models, trials)
         self.catalog.on_change(budget.settle)
         control = config.local if config.model_control is None else config.model_control
         regions = SharedMemory(config.local if config.shared_memory is None else config.shared_memory)
@@ -242,11 +243,14 @@ class Server:
     async def shut_down(self) -> bool:
         """Report NOT_SERVING, answer the requests under way, release everything; whether all were answered in time.
 
-        ``drain_delay_seconds`` pass before new requests are refused, so that clients can go elsewhere first.
+        ``drain_delay_seconds`` pass before new requests are refused, so that clients can go elsewhere first. They do
+        not pass for a server that was stopped before it had tried all its models.
         """
         self.health.close()
         self.service.close()
-        await asyncio.sleep(self.config.drain_delay_seconds)
+        self.catalog.stop_loading()
+        if self.catalog.started:
+            await asyncio.sleep(self.config.drain_delay_seconds)
         grace = self.config.grace_seconds
         end = time.monotonic() + grace
         await self._traffic.quieten(QUIET_SECONDS, min(LAME_DUCK_SECONDS, grace))
@@ -256,6 +260,16 @@ class Server:
         if self._http is not None:
             await asyncio.to_thread(self._http.close)
         await self._doors.close()
-        self._executor.shutdown(wait=answered, cancel_futures=True)
+        self.catalog.stop()
+        await self._end_threads()
         self._regions.unregister("")
         return answered
+
+    async def _end_threads(self) -> None:
+        """Let the threads that run models end; one that does not is left behind, because nothing can interrupt it."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        ending = threading.Thread(target=self._executor.shutdown, daemon=True)
+        ending.start()
+        end = time.monotonic() + THREADS_SECONDS
+        while ending.is_alive() and time.monotonic() < end:
+            await asyncio.sleep(0.005)

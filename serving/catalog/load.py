@@ -67,7 +67,7 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
         if measured:
             tuning.keep(data, session.settings.intra_op_threads)
             full = _complete(written, folder.name, session, options)
-    times = RunTimes(options.hop_seconds)
+    times = RunTimes(0.0 if session.numbers_decide else options.hop_seconds)
     warmup.run(session, samples, list(contract.outputs), lambda feeds, ns: times.of(feeds).note(ns))
     others = []
     for device in rest if session.device != "cpu" else ():

@@ -18,6 +18,7 @@ from normfold.serving.errors import InvalidRequest, NoMemory
 from normfold.serving.process.memory_limit import MemoryBudget
 from normfold.serving.runtime.run_memory import RunMemory
 from normfold.serving.runtime.session import Session
+from normfold.serving.runtime.stop import Stop
 
 Array = NDArray[Any]
 
@@ -50,21 +51,21 @@ class SizedRun:
                 f"for runs; send a shorter input, or start the server with a larger --memory-limit"
             )
 
-    def __call__(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """The outputs named in ``outputs``. Raises what the session raises."""
+    def __call__(self, feeds: Mapping[str, Array], outputs: Sequence[str], stop: Stop | None = None) -> list[Array]:
+        """The outputs named in ``outputs``; ``stop`` ends the run early. Raises what the session raises."""
         size = _bytes(feeds)
         if size <= self._ordinary_bytes:
-            return self._session.run(feeds, outputs)
+            return self._session.run(feeds, outputs, stop=stop)
         rows = len(next(iter(feeds.values()))) if self._batched else 1
         most = self.part_rows(rows, size)
         if most >= rows:
-            return self._run_alone(feeds, outputs, rows, size)
+            return self._run_alone(feeds, outputs, rows, size, stop)
         answers = []
         for at in range(0, rows, most):
             part = {name: array[at : at + most] for name, array in feeds.items()}
             size = _bytes(part)
             count = min(most, rows - at)
-            answers.append(self._run_alone(part, outputs, count, size))
+            answers.append(self._run_alone(part, outputs, count, size, stop))
             if any(array.shape[:1] != (count,) for array in answers[-1]):
                 raise InvalidRequest(f"an output does not have the {count} rows of the input, so it cannot be batched")
         return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
@@ -74,12 +75,14 @@ class SizedRun:
         whole = self._memory.of(rows, size)
         return rows if not self._batched or whole <= PART_BYTES else max(1, int(rows * PART_BYTES / whole))
 
-    def _run_alone(self, feeds: Mapping[str, Array], outputs: Sequence[str], rows: int, size: int) -> list[Array]:
+    def _run_alone(
+        self, feeds: Mapping[str, Array], outputs: Sequence[str], rows: int, size: int, stop: Stop | None
+    ) -> list[Array]:
         need = self._memory.of(rows, size)
         if need <= PART_BYTES:
-            return self._session.run(feeds, outputs)
+            return self._session.run(feeds, outputs, stop=stop)
         with self._budget.reserved(need):
-            return self._session.run(feeds, outputs, give_back=True)
+            return self._session.run(feeds, outputs, give_back=True, stop=stop)
 
 
 def _bytes(feeds: Mapping[str, Array]) -> int:

@@ -38,6 +38,8 @@ OTHER = ServerConfig(
     model_control=True,
     shared_memory=False,
     load_models=("a", "b"),
+    load_seconds=5.0,
+    load_bytes=7 << 20,
     allow_unproved_sizes=True,
     max_message_bytes=1 << 20,
     max_connections=5,
@@ -49,6 +51,7 @@ OTHER = ServerConfig(
     max_connection_idle_seconds=7.0,
     keepalive_seconds=8.0,
     keepalive_timeout_seconds=9.0,
+    worker_seconds=6.0,
     max_queue_seconds=0.25,
     max_queue_requests=6,
     max_queue_bytes=4 << 20,
@@ -81,6 +84,8 @@ ARGUMENTS = """
     --shared-memory off
     --load-model a
     --load-model b
+    --load-seconds 5
+    --load-mib 7
     --allow-unproved-sizes
     --max-message-mib 1
     --max-connections 5
@@ -92,6 +97,7 @@ ARGUMENTS = """
     --max-connection-idle 7
     --keepalive-seconds 8
     --keepalive-timeout 9
+    --worker-seconds 6
     --max-queue-seconds 0.25
     --max-queue-requests 6
     --max-queue-mib 4

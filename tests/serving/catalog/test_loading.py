@@ -6,7 +6,9 @@ import asyncio
 import base64
 import hashlib
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.config import parse
 from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.repository import ModelFolder, Repository
-from normfold.serving.errors import DeviceUnavailable, LoadError, LoadRefused, ServingError, StartError
+from normfold.serving.errors import DeviceUnavailable, LoadError, LoadRefused, PollFailed, ServingError, StartError
 from normfold.serving.runtime import session
 from normfold.serving.runtime.devices import Device
 from normfold.serving.settings import ServerConfig
@@ -236,7 +238,7 @@ def test_an_unexpected_failure_of_one_model_leaves_the_others(tmp_path, models, 
             raise RuntimeError("secret")
         return real(folder, *rest)
 
-    monkeypatch.setattr("normfold.serving.catalog.catalog.load", broken)
+    monkeypatch.setattr("normfold.serving.catalog.loader.load", broken)
     with ThreadPoolExecutor(1) as executor:
         catalog = Catalog(Repository(tmp_path), OPTIONS, executor)
         asyncio.run(catalog.load_all())
@@ -252,11 +254,40 @@ def test_a_device_that_is_not_there_stops_the_start(tmp_path, models, monkeypatc
     def absent(*_: object) -> None:
         raise DeviceUnavailable("no GPU")
 
-    monkeypatch.setattr("normfold.serving.catalog.catalog.load", absent)
+    monkeypatch.setattr("normfold.serving.catalog.loader.load", absent)
     with ThreadPoolExecutor(1) as executor:
         catalog = Catalog(Repository(tmp_path), OPTIONS, executor)
         with pytest.raises(StartError, match="no GPU"):
             asyncio.run(catalog.load_all())
+
+
+def test_nothing_of_a_repository_is_read_on_the_event_loop(tmp_path, models, monkeypatch):
+    for name in "ab":
+        models.write(tmp_path / name, models.scale(), config="max_batch_size: 4")
+    threads = []
+    for name in ("iterdir", "lstat", "open", "is_dir", "resolve"):
+        real = getattr(Path, name)
+
+        def noted(self, *given, real=real, **options):
+            if self.is_relative_to(tmp_path):
+                threads.append(threading.current_thread())
+            return real(self, *given, **options)
+
+        monkeypatch.setattr(Path, name, noted)
+    with ThreadPoolExecutor(1) as executor:
+        catalog = Catalog(Repository(tmp_path), OPTIONS, executor, ["a"])
+        threads.clear()
+
+        async def use():
+            await catalog.load_all()
+            await catalog.load("b")
+            with pytest.raises(PollFailed):
+                await catalog.load("nope")
+            return catalog.index(False, await catalog.look())
+
+        assert {row.state for row in asyncio.run(use())} == {"READY"}
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 def test_a_policy_that_picks_no_version_tells_which_there_are(tmp_path, models):

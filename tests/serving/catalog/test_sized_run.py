@@ -103,7 +103,9 @@ def test_a_batch_in_parts_has_the_same_answers_bit_for_bit(session, monkeypatch)
     whole = session.run(feeds, ["y"])
     seen = []
     run = session.run
-    monkeypatch.setattr(session, "run", lambda f, o, give_back=False: seen.append(len(f["x"])) or run(f, o, give_back))
+    monkeypatch.setattr(
+        session, "run", lambda f, o, give_back=False, **_: seen.append(len(f["x"])) or run(f, o, give_back)
+    )
     monkeypatch.setattr(sized_run, "PART_BYTES", PART_BYTES // 16)
     sized = SizedRun(session, sized._memory, MemoryBudget(1 << 40), batched=True)
     np.testing.assert_array_equal(sized(feeds, ["y"])[0], whole[0])
@@ -119,7 +121,7 @@ def test_a_small_run_is_run_as_it_is(session, monkeypatch):
     feeds = rows(4, 32)
     sized.check(feeds, 4)
     sized(feeds, ["y"])
-    assert seen == [((feeds, ["y"]), {})]
+    assert seen == [((feeds, ["y"]), {"stop": None})]
 
 
 def test_one_long_row_gives_its_memory_back(session, monkeypatch):
@@ -152,7 +154,7 @@ def test_a_model_without_a_batch_axis_is_refused_as_a_whole(session):
 
 def test_an_output_without_rows_is_no_batch(session, monkeypatch):
     sized = SizedRun(session, measured(session), MemoryBudget(1 << 40), batched=True)
-    monkeypatch.setattr(session, "run", lambda feeds, outputs, give_back=False: [np.zeros(())])
+    monkeypatch.setattr(session, "run", lambda feeds, outputs, **_: [np.zeros(())])
     with pytest.raises(InvalidRequest, match="an output does not have the"):
         sized(rows(2, 1 << 18), ["y"])
 
