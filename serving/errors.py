@@ -15,9 +15,12 @@ ServingError                  UNKNOWN              never raised itself
 ├── Overloaded                RESOURCE_EXHAUSTED   not now: too much waits already, or it would wait too long
 ├── NoMemory                  RESOURCE_EXHAUSTED   never here: the run would take more memory than the server may have
 ├── Unimplemented             UNIMPLEMENTED        a part of the protocol that this server does not have
+├── OutOfMemory               RESOURCE_EXHAUSTED   a run needs more memory than there is
 ├── LoadRefused               INVALID_ARGUMENT     the answer to a client whose model did not load
 ├── PollFailed                INTERNAL             a model or shared memory that a client named does not exist
 ├── AlreadyExists             ALREADY_EXISTS       the name is in use
+├── Unauthenticated           UNAUTHENTICATED      the server has tokens, and the call has none, or one that is unknown
+├── PermissionDenied          PERMISSION_DENIED    the token of the call does not allow it
 └── InternalError             INTERNAL             our mistake; the message is only an id, the log has the rest
 """
 
@@ -140,6 +143,12 @@ class NoMemory(ServingError):
     retry_seconds = -1.0
 
 
+class OutOfMemory(ServingError):
+    """A run needs more memory than there is."""
+
+    status = Status.RESOURCE_EXHAUSTED
+
+
 class Unimplemented(ServingError):
     """The request needs a part of the protocol that this server does not have."""
 
@@ -162,6 +171,18 @@ class AlreadyExists(ServingError):
     """The name is in use already."""
 
     status = Status.ALREADY_EXISTS
+
+
+class Unauthenticated(ServingError):
+    """The server wants a token, and the call has none that it knows."""
+
+    status = Status.UNAUTHENTICATED
+
+
+class PermissionDenied(ServingError):
+    """The token of the call is known, and does not allow the call."""
+
+    status = Status.PERMISSION_DENIED
 
 
 class InternalError(ServingError):

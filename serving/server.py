@@ -15,9 +15,11 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from normfold.cache_folder import cache_folder
 from normfold.serving.catalog.repository import Repository
+from normfold.serving.errors import StartError
 from normfold.serving.process import memory
 from normfold.serving.process.cpus import available_cpus
 from normfold.serving.process.logs import LogSettings
@@ -25,6 +27,9 @@ from normfold.serving.process.memory_limit import MemoryBudget, default_limit_by
 from normfold.serving.rpc.methods import Method
 from normfold.serving.runtime.devices import check_runtime, parse_device, providers
 from normfold.serving.settings import ServerConfig
+
+if TYPE_CHECKING:
+    from normfold.serving.metrics.port import HttpPort
 
 log = logging.getLogger(__name__)
 
@@ -82,14 +87,17 @@ class Server:
         config: ServerConfig,
         logs: LogSettings | None = None,
         share: Callable[[list[Method]], list[Method]] | None = None,
+        worker: int = 1,
     ) -> None:
         """Find device and models; nothing is bound or loaded yet. Raises StartError.
 
-        A worker passes ``share``: from the methods of this process alone it makes those that ask all workers.
+        A worker passes its number and ``share``: from the methods of this process alone it makes those that ask all
+        workers.
         """
         check_runtime()
         from normfold.serving.catalog.catalog import Catalog
         from normfold.serving.catalog.load import LoadOptions
+        from normfold.serving.doors import Doors
         from normfold.serving.frontends import frontend
         from normfold.serving.frontends.limits import ClientLimits
         from normfold.serving.infer.shared_memory import SharedMemory
@@ -98,10 +106,11 @@ class Server:
         from normfold.serving.runtime.session import available_providers
         from normfold.serving.runtime.tuning import Tuning
         from normfold.serving.scheduling.admission import Admission, QueueLimits
-        from normfold.serving.service import reflection
+        from normfold.serving.service import reflection, snapshot
         from normfold.serving.service.administration import Administration
         from normfold.serving.service.health import Health
         from normfold.serving.service.service import InferenceService
+        from normfold.serving.service.snapshot import Snapshots
 
         self.config = config
         cpus = config.cpus or available_cpus()
@@ -143,15 +152,28 @@ class Server:
             model_control=control,
         )
         self.health = Health(self.catalog, config.strict_readiness)
-        methods = [*self.service.methods(), *administration.methods(), *self.health.methods()]
+        self._traffic = Traffic()
+        #: The counters of this process.
+        self.snapshots = Snapshots(self.catalog, self._traffic, worker)
+        methods = [
+            *self.service.methods(),
+            *administration.methods(),
+            *self.health.methods(),
+            self.snapshots.method(),
+        ]
         if share is not None:
             methods = share(methods)
-        methods += reflection.methods({method.service for method in methods})
-        self._traffic = Traffic()
+        if config.reflection:
+            methods += reflection.methods({method.service for method in methods})
+        self._snapshot = next(method for method in methods if method.path == snapshot.PATH)
+        self._http: HttpPort | None = None
         limits = ClientLimits(
             config.max_connections, config.max_connection_bytes, config.max_held_bytes, config.stall_seconds
         )
-        self._frontend = frontend(config.frontend)(methods, self._traffic, config.max_message_bytes, limits)
+        self._doors = Doors(config)
+        make = frontend(config.frontend)
+        access, tls = self._doors.access, self._doors.tls
+        self._frontend = make(methods, self._traffic, config.max_message_bytes, limits, access, tls)
         self._regions = regions
 
     @property
@@ -159,14 +181,39 @@ class Server:
         """The address that the server listens on; empty until it does."""
         return self._frontend.address
 
+    @property
+    def metrics_address(self) -> str:
+        """The address of the HTTP port; empty where there is none."""
+        return "" if self._http is None else self._http.address
+
     async def start(self) -> None:
-        """Bind the port, then load every model. Raises StartError when the port cannot be bound."""
+        """Bind the ports, then load every model. Raises StartError when a port cannot be bound."""
         await self.listen()
+        self.open_http()
         await self.load()
 
     async def listen(self, reuse_port: bool = False) -> None:
         """Bind the port, alone or together with other workers. Raises StartError when it cannot be bound."""
         await self._frontend.start(self.config.listen, reuse_port)
+        self._doors.watch()
+
+    def open_http(self, reuse_port: bool = False) -> None:
+        """Open the port for metrics and health, alone or together with other workers. Raises StartError.
+
+        Where nobody asked for it, a port that is in use is only worth a warning.
+        """
+        from normfold.serving.metrics.port import HttpPort
+        from normfold.serving.service.http import HttpAnswers
+
+        if self.config.metrics is None:
+            return
+        answers = HttpAnswers(self.service, self.health, self._snapshot)
+        try:
+            self._http = HttpPort(self.config.metrics, answers.answer, reuse_port)
+        except StartError as error:
+            if self.config.metrics_listen is not None:
+                raise
+            log.warning("no metrics: %s", error)
 
     async def load(self) -> None:
         """Load every model that is to be served."""
@@ -197,6 +244,9 @@ class Server:
         await self._traffic.quieten(QUIET_SECONDS, min(LAME_DUCK_SECONDS, grace))
         answered = await self._traffic.close(max(0.0, end - time.monotonic()))
         answered &= await self._frontend.stop(max(QUIET_SECONDS, end - time.monotonic()))
+        if self._http is not None:
+            await asyncio.to_thread(self._http.close)
+        await self._doors.close()
         self._executor.shutdown(wait=answered, cancel_futures=True)
         self._regions.unregister("")
         return answered

@@ -17,6 +17,11 @@ from normfold.serving.process.log_lines import LEVELS
 
 #: The smallest memory limit of a process, in bytes: less than it has before it loads anything is a mistake.
 LEAST_LIMIT_BYTES = 64 << 20
+#: Where metrics are if nobody says otherwise, as with Triton.
+METRICS_LISTEN = "127.0.0.1:8002"
+
+#: The ``metrics_listen`` of a server without an HTTP port.
+OFF = "off"
 
 
 @dataclass(frozen=True)
@@ -27,8 +32,23 @@ class ServerConfig:
     repository: Path
     #: "host:port", port 0 for any free one, or "unix:/path".
     listen: str = "127.0.0.1:8001"
-    #: The transport: "grpcio", or "http2", which takes less CPU time.
-    frontend: str = "grpcio"
+    #: "host:port" of the HTTP port for metrics and health, or "off"; None: METRICS_LISTEN where it is free, else off.
+    metrics_listen: str | None = None
+    #: The transport, one of FRONTENDS.
+    frontend: str = FRONTENDS[0]
+    #: Certificate and key of the server, in PEM; None: no TLS.
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    #: The certificates that sign those of clients; None: clients need no certificate.
+    tls_client_ca: Path | None = None
+    #: Whether other hosts may reach the server without TLS.
+    insecure: bool = False
+    #: The file of tokens; None: everybody may do everything that the other settings allow.
+    tokens: Path | None = None
+    #: Whether health and readiness are answered without a token.
+    health_without_token: bool = False
+    #: Whether clients may ask for the procedures of the server and their messages.
+    reflection: bool = True
     #: "cpu", "cuda", "cuda:N", "tensorrt", "tensorrt:N" or "auto".
     device: str = "cpu"
     #: Threads of one run, at most 1024; 0: as measured, or without ``tune`` one for small models, all CPUs for others.
@@ -83,6 +103,12 @@ class ServerConfig:
             address.check(self.listen)
         except ValueError as error:
             raise StartError(str(error)) from None
+        if self.metrics_listen not in (None, OFF):
+            try:
+                address.check_port(self.metrics_listen)
+            except ValueError as error:
+                raise StartError(f"{error}, nor {OFF!r}") from None
+        self._check_access()
         if self.frontend not in FRONTENDS:
             raise StartError(f"frontend {self.frontend!r} is not one of {', '.join(FRONTENDS)}")
         if not 0 <= self.threads <= 1024:
@@ -102,10 +128,33 @@ class ServerConfig:
         if self.log_level not in LEVELS:
             raise StartError(f"log level {self.log_level!r} is not one of {', '.join(LEVELS)}")
 
+    def _check_access(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            missing = "--tls-key" if self.tls_key is None else "--tls-cert"
+            raise StartError(f"--tls-cert and --tls-key belong together; {missing} FILE is missing")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise StartError("--tls-client-ca needs --tls-cert FILE and --tls-key FILE, too")
+        if self.health_without_token and self.tokens is None:
+            raise StartError("--health-without-token needs --tokens FILE; without tokens everything is answered")
+        if not (self.local or self.tls_cert is not None or self.insecure):
+            raise StartError(
+                f"--listen {self.listen}: other hosts can reach this address, and without TLS whoever is in between "
+                "can read and change everything. Give --tls-cert FILE --tls-key FILE, or --insecure to accept that, "
+                "such as in a container whose port is published on the loopback address only"
+            )
+
     @property
     def local(self) -> bool:
         """Whether only programs on this host can reach the server."""
         return address.is_local(self.listen)
+
+    @property
+    def metrics(self) -> str | None:
+        """The "host:port" to try for metrics; None: none. With port 0 in ``listen``, only what was asked for."""
+        if self.metrics_listen is None:
+            anywhere = self.listen.startswith(address.UNIX) or self.listen.endswith(":0")
+            return None if anywhere else METRICS_LISTEN
+        return None if self.metrics_listen == OFF else self.metrics_listen
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> ServerConfig:

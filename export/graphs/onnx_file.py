@@ -23,7 +23,9 @@ from normfold.export.graphs.serialize import MAX_BYTES
 
 __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "OnnxFile", "opset_of", "read_onnx"]
 
-OLDEST_OPSET, NEWEST_OPSET = 11, 23
+#: The newest opset is the last that onnxruntime 1.32 loads and of which every operator that the fold reads was compared
+#: with opset 23 (tests/export/graphs/test_opsets.py); an older onnx knows fewer.
+OLDEST_OPSET, NEWEST_OPSET = 11, min(28, onnx.defs.onnx_opset_version())
 #: Domains whose operators are part of onnxruntime.
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 #: Largest accepted number of nodes; no network of this kind has as many.
@@ -101,7 +103,7 @@ def _refuse_unknown(proto: onnx.ModelProto, path: Path) -> None:
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise SourceError(
             f"'{path}' is written in opset {opset}; expected {OLDEST_OPSET} to {NEWEST_OPSET}. Export it again with "
-            "a newer opset"
+            f"{'a newer' if opset < OLDEST_OPSET else 'an older'} opset, for example opset_version=18"
         )
 
 

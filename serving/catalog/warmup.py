@@ -20,7 +20,7 @@ from normfold.protos.datatypes import Datatype, by_config
 from normfold.serving.catalog import bounds
 from normfold.serving.catalog.contract import Contract, reshaped
 from normfold.serving.catalog.repository import Files
-from normfold.serving.errors import ConfigError, InvalidRequest, LoadError
+from normfold.serving.errors import ConfigError, InvalidRequest, LoadError, OutOfMemory
 from normfold.serving.runtime.session import Session
 from normfold.serving.wire.tensors import to_array
 
@@ -61,6 +61,8 @@ def run(session: Session, samples: Iterable[WarmupSample], outputs: Sequence[str
                 if not sample.asked_for:
                     break  # zeros may be no valid input
                 raise LoadError(f"warm-up failed: {error}") from None
+            except OutOfMemory:
+                raise LoadError("its warm-up needs more memory than there is") from None
             note(sample.feeds, time.perf_counter_ns() - started)
 
 

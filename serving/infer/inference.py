@@ -21,7 +21,7 @@ from normfold.serving.infer.plans import Plans, RequestPlan
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.rpc.caller import CALLER
-from normfold.serving.rpc.methods import parse
+from normfold.serving.rpc.methods import parse, status_alone
 from normfold.serving.scheduling.admission import Admission
 from normfold.serving.scheduling.statistics import RequestTiming
 from normfold.serving.wire.request_bytes import id_text, model_named
@@ -82,9 +82,9 @@ class Inference:
         load = None if model is None else model.scheduler.load
         try:
             self._admission.check(load, connection, size, None if caller is None else caller.left_seconds())
-        except Overloaded:
+        except Overloaded as error:
             if model is not None:
-                model.statistics.fail.add(0)
+                model.statistics.failed(0, error.status)
             raise
         self._admission.enter(load, connection, size)
         task = asyncio.get_running_loop().create_task(answer())
@@ -115,8 +115,8 @@ class Inference:
         read = time.perf_counter_ns()
         try:
             arrays, timing = await _run(model, feeds, plan.rows, plan.outputs, parameters, request_id)
-        except BaseException:
-            model.statistics.fail.add(time.perf_counter_ns() - started)
+        except BaseException as error:
+            model.statistics.failed(time.perf_counter_ns() - started, status_alone(error))
             raise
         answered = time.perf_counter_ns()
         large = sum([array.nbytes for array in arrays]) > COPY_BYTES
@@ -136,8 +136,8 @@ class Inference:
             response = await off_loop(
                 is_large_answer(checked.wanted, arrays), self._written, request.id, model, checked.wanted, arrays
             )
-        except BaseException:
-            model.statistics.fail.add(time.perf_counter_ns() - started)
+        except BaseException as error:
+            model.statistics.failed(time.perf_counter_ns() - started, status_alone(error))
             raise
         self._count(model, checked.rows, timing, request.id, started, read, answered)
         return checked, response

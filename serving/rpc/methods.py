@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from normfold.serving.errors import InvalidRequest, ServingError, Status
+from normfold.serving.wording import printable
 
 log = logging.getLogger(__name__)
 
@@ -100,27 +101,33 @@ def parse(message: type[Request], data: bytes) -> Request:
         raise InvalidRequest(f"{len(data)} bytes that are not a {message.DESCRIPTOR.full_name} message") from None
 
 
+def status_alone(error: BaseException) -> Status:
+    """The status that the caller gets for ``error``."""
+    if isinstance(error, ServingError):
+        return error.status
+    if isinstance(error, asyncio.CancelledError):
+        return Status.CANCELLED
+    return Status.RESOURCE_EXHAUSTED if isinstance(error, MemoryError) else Status.INTERNAL
+
+
 def status_of(error: Exception, where: str) -> tuple[Status, str]:
     """The status and details that the caller gets for ``error``; the log gets the rest.
 
     A caller's mistake is logged as one line; anything unexpected with its traceback, and the caller gets only an id.
     """
+    status = status_alone(error)
     if isinstance(error, ServingError):
         if error.retry_seconds is None:
-            log.info("%s: %s: %s", where, error.status.name, _one_line(str(error)))
+            log.info("%s: %s: %s", where, status.name, printable(str(error)))
         else:
-            _REFUSALS.note(f"{where}: {error.status.name}: {_one_line(str(error))}")
-        return error.status, str(error)[:MAX_DETAILS]
+            _REFUSALS.note(f"{where}: {status.name}: {printable(str(error))}")
+        return status, str(error)[:MAX_DETAILS]
     if isinstance(error, MemoryError):
         log.error("%s: out of memory", where)
-        return Status.RESOURCE_EXHAUSTED, "the server has not enough memory for this request"
+        return status, "the server has not enough memory for this request"
     identifier = secrets.token_hex(6)
     log.error("%s: internal error, id %s", where, identifier, exc_info=error)
-    return Status.INTERNAL, f"internal error, id {identifier}"
-
-
-def _one_line(text: str) -> str:
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
+    return status, f"internal error, id {identifier}"
 
 
 class _Refusals:

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
+from normfold.serving.access.access import Access
 from normfold.serving.errors import Overloaded, Status
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.inflation import Inflation
@@ -37,6 +38,19 @@ class Service:
     limits: ClientLimits
     #: The bytes held for all connections.
     holding: Holding
+    #: Admits calls by their tokens; None: everybody is admitted.
+    access: Access | None = None
+
+    def enter(self, method: Method, credential: bytes) -> Method:
+        """Admit a call of ``method`` and count it, from its headers to the last byte of its answer; its own method.
+
+        Raises Unauthenticated, PermissionDenied, or Unavailable once the server ends.
+        """
+        if self.access is not None:
+            method = self.access.admit(method, credential)
+        if method.counted:
+            self.traffic.enter()
+        return method
 
 
 class CallOwner(Protocol):
@@ -154,6 +168,8 @@ class ServerCall:
 
     def end(self, status: Status, details: str = "", more: Trailers = ()) -> None:
         """End the call with a status; ``more`` trailers follow it."""
+        if status is not Status.OK:
+            self.service.traffic.failed[self.method.path, status] += 1
         if status is Status.RESOURCE_EXHAUSTED and not more:
             more = NEVER
         block = ended(status, details, more) if details else DONE if status is Status.OK else ended(status)

@@ -8,10 +8,13 @@ import socket
 from collections.abc import Iterable
 from typing import cast
 
+from normfold.serving.access.access import Access
+from normfold.serving.access.tls import Tls
 from normfold.serving.errors import StartError
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.holding import Holding
+from normfold.serving.frontends.http2.listener import TLS_SECONDS, Listener
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.process import unix_socket
@@ -19,7 +22,6 @@ from normfold.serving.process.address import UNIX, host_and_port
 from normfold.serving.rpc.methods import Method
 from normfold.serving.rpc.traffic import Traffic
 
-BACKLOG = 1024
 #: As a host it is every address of IPv4, too, as in other servers.
 ALL_ADDRESSES = "::"
 #: Files that a server may have open beside its connections.
@@ -36,14 +38,18 @@ class Http2Frontend:
         traffic: Traffic,
         max_message_bytes: int,
         limits: ClientLimits = DEFAULT_LIMITS,
+        access: Access | None = None,
+        tls: Tls | None = None,
     ) -> None:
+        """``access`` admits calls by their tokens; None: everybody. ``tls``: the TLS of its port; None: plain text."""
         holding = Holding(limits.max_held_bytes)
-        self._service = Service(Requests(methods), traffic, max_message_bytes, limits, holding)
+        requests = Requests(methods, tokens=access is not None)
+        self._service = Service(requests, traffic, max_message_bytes, limits, holding, access)
+        self._listener = Listener(self._accept, tls)
         self._most_connections = min(limits.max_connections, _most_sockets())
         #: In the order in which they were made.
         self._connections: dict[ServerConnection, None] = {}
         self._looking: asyncio.TimerHandle | None = None
-        self._servers: list[asyncio.Server] = []
         #: The path of its unix socket, and the file that it made there.
         self._path: str | None = None
         self._file: tuple[int, int] | None = None
@@ -56,12 +62,11 @@ class Http2Frontend:
         With ``reuse_port`` other processes that set it, too, may listen on the same port; without, none may. Raises
         StartError.
         """
-        loop = asyncio.get_running_loop()
         try:
             sockets, self.address = bound(address, reuse_port)
-            for sock in sockets:
-                self._servers.append(await loop.create_server(self._accept, sock=sock, backlog=BACKLOG))
+            await self._listener.listen(sockets)
         except OSError as error:
+            self._listener.close()
             why = error.strerror or str(error)
             raise StartError(f"cannot listen on {address}: {why}; choose another with --listen host:port") from None
         self._look()
@@ -74,14 +79,15 @@ class Http2Frontend:
 
         A call is over when its last byte has left.
         """
-        for server in self._servers:
-            server.close()
+        self._listener.close()
         if self._path is not None:
             unix_socket.remove_own(self._path, self._file)
         loop = asyncio.get_running_loop()
         until = loop.time() + grace_seconds
         for connection in list(self._connections):
             connection.leave()
+            if not connection.made:
+                self._connections.pop(connection, None)
         while self._connections and loop.time() < until:
             await asyncio.sleep(min(0.01, grace_seconds))
         if self._looking is not None:
@@ -99,13 +105,18 @@ class Http2Frontend:
                 return _Full()
             idle.leave()
             self._connections.pop(idle, None)
-        return ServerConnection(self._service, self._connections)
+        connection = ServerConnection(self._service, self._connections)
+        self._connections[connection] = None  # from now on, because the handshake of TLS comes first
+        return connection
 
     def _look(self) -> None:
         """Look at all connections for those that make no progress, again and again."""
         loop = asyncio.get_running_loop()
         for connection in list(self._connections):
-            connection.progress.look(connection, loop.time())
+            if connection.made:
+                connection.progress.look(connection, loop.time())
+            elif loop.time() > connection.born + TLS_SECONDS:  # its handshake has failed, and asyncio tells nobody
+                self._connections.pop(connection, None)
         self._looking = loop.call_later(min(1.0, self._service.limits.stall_seconds / 4), self._look)
 
 
