@@ -24,7 +24,7 @@ from normfold.serving.runtime.session import Session
 Array = NDArray[Any]
 
 #: Rows of the measured batch, and the time that its run may take, in seconds.
-ROWS, MOST_SECONDS = 64, 0.4
+ROWS, MOST_SECONDS = 64, 0.2
 #: A longer input has this many times the length, and its run takes at most SLOWER times as long.
 LONGER, SLOWER = 2, 4
 #: A run is never expected to grow faster than with this power of the length: attention compares all pairs.
