@@ -103,7 +103,7 @@ def _sized(
             if memory is not None:
                 known_memory.keep(folder, data, what, memory)
         if memory is not None:
-            return SizedRun(session, memory, options.budget, batched)
+            return SizedRun(session, memory, options.budget, batched, feeds)
     return None
 
 

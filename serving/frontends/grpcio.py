@@ -27,8 +27,9 @@ from normfold.serving.wire.pushback import trailers
 LARGE_BYTES = 1 << 14
 #: Time at the end for calls that are in gRPC but not in a method.
 LAST_CALLS_SECONDS = 0.1
-#: Calls under way on one connection; a client keeps further ones back until others have ended.
-MOST_CALLS = 1024
+#: Calls under way on one connection; a client keeps further ones back until others have ended, which costs the server
+#: nothing, while a refusal costs gRPC nearly as much as an answer.
+MOST_CALLS = 128
 
 
 class GrpcioFrontend:
