@@ -15,13 +15,13 @@ from normfold.serving.frontends import FRONTENDS
 from normfold.serving.process import address, typed_json
 from normfold.serving.process.log_lines import LEVELS
 
-#: The smallest memory limit of a process, in bytes: less than it has before it loads anything is a mistake.
-LEAST_LIMIT_BYTES = 64 << 20
 #: Where metrics are if nobody says otherwise, as with Triton.
 METRICS_LISTEN = "127.0.0.1:8002"
 
 #: The ``metrics_listen`` of a server without an HTTP port.
 OFF = "off"
+#: The smallest memory limit of a process, in bytes: less than it has before it loads anything is a mistake.
+LEAST_LIMIT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)

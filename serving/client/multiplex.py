@@ -58,8 +58,9 @@ class _Waiting:
 class Multiplexer:
     """One stream of a channel; the first request opens it, and it is opened again when it broke off."""
 
-    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
-        self._address = address
+    def __init__(self, channel: grpc.aio.Channel, address: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        """``headers`` are sent with the stream."""
+        self._address, self._headers = address, headers
         self._open: Any = channel.stream_stream(SERVICE + "ModelStreamInfer")
         self._waiting: dict[str, _Waiting] = {}
         self._numbers = itertools.count(1)
@@ -120,7 +121,7 @@ class Multiplexer:
         answered = asyncio.Event()
         if not careful:
             answered.set()
-        call = self._open(self._sent(outgoing, answered))
+        call = self._open(self._sent(outgoing, answered), metadata=self._headers)
         try:
             async for data in call:
                 answered.set()
