@@ -10,7 +10,7 @@ ZOO_VENV ?= .venv-zoo
 ZOO_STAMP := $(ZOO_VENV)/.installed
 ZOO ?= build/zoo
 
-.PHONY: help demo test test-wheels test-long fuzz-export test-zoo export-zoo lint format bench bench-compute \
+.PHONY: help demo test test-wheels test-long fuzz-export test-zoo export-zoo soak lint format bench bench-compute \
 	perf-analyzer interop clean
 
 help: ## this list
@@ -79,6 +79,9 @@ test-long: $(STAMP) ## 50,000 drawn networks, folded and compared with float64
 DRAWS ?= 5000
 fuzz-export: $(STAMP) ## networks of mixed operators through the whole export; DRAWS=5000 and FIRST=0 say which
 	@$(BIN)/python -m tests.property.fuzz --draws $(DRAWS) --first $(or $(FIRST),0)
+
+soak: $(STAMP) ## 1,000 reloads in an hour on each frontend, and a leak that must be caught; writes docs/reliability.md
+	@$(BIN)/python -m tests.soak
 
 perf-analyzer: $(STAMP) ## fetch Triton's perf_analyzer for the tests marked so (Debian, x86-64)
 	@$(BIN)/python tests/e2e/fetch_perf_analyzer.py

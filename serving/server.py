@@ -20,6 +20,7 @@ from normfold.serving.catalog.repository import Repository
 from normfold.serving.errors import StartError
 from normfold.serving.process import memory
 from normfold.serving.process.cpus import available_cpus
+from normfold.serving.process.idle import give_back_when_idle
 from normfold.serving.process.logs import LogSettings
 from normfold.serving.process.memory_limit import MemoryBudget, default_limit_bytes
 from normfold.serving.process.signals import stop_signal
@@ -131,16 +132,18 @@ class Server:
             trials = Trials(LoadLimits(config.load_seconds, config.load_bytes), cache_folder("loads"))
         self.catalog = Catalog(repository, options, self._executor, config.load_models, trials)
         self.catalog.on_change(budget.settle)
+        self.catalog.on_change(self._give_back)
         control = config.local if config.model_control is None else config.model_control
         regions = SharedMemory(config.local if config.shared_memory is None else config.shared_memory)
         traces = TraceSettings(config.trace_file)
+        queues = QueueLimits(config.max_queue_seconds, config.max_queue_requests, config.max_queue_bytes)
+        self._admission = Admission(queues)
+        self._giving_back: asyncio.Task[None] | None = None
         self.service = InferenceService(
             self.catalog,
             regions=regions,
             traces=traces,
-            admission=Admission(
-                QueueLimits(config.max_queue_seconds, config.max_queue_requests, config.max_queue_bytes)
-            ),
+            admission=self._admission,
             name=config.server_name,
             strict_readiness=config.strict_readiness,
             model_control=control,
@@ -205,6 +208,7 @@ class Server:
         """Bind the port, alone or together with other workers. Raises StartError when it cannot be bound."""
         await self._frontend.start(self.config.listen, reuse_port)
         self._doors.watch()
+        self._giving_back = asyncio.create_task(give_back_when_idle(self._admission.work, self._give_back_all))
 
     def open_http(self, reuse_port: bool = False) -> None:
         """Open the port for metrics and health, alone or together with other workers. Raises StartError.
@@ -223,6 +227,17 @@ class Server:
             if self.config.metrics_listen is not None:
                 raise
             log.warning("no metrics: %s", error)
+
+    def _give_back(self) -> None:
+        """Give back what a load and the models that it replaced have left; on a thread, because it takes a while."""
+        if self.catalog.started:
+            asyncio.get_running_loop().run_in_executor(None, memory.give_back)
+
+    async def _give_back_all(self) -> None:
+        """Give back what runs and requests have left."""
+        for model in [model for entry in self.catalog.entries.values() for model in entry.ready]:
+            await asyncio.to_thread(model.give_back)
+        await asyncio.to_thread(memory.give_back)
 
     async def load(self) -> None:
         """Load every model that is to be served."""
@@ -260,6 +275,8 @@ class Server:
         if self._http is not None:
             await asyncio.to_thread(self._http.close)
         await self._doors.close()
+        if self._giving_back is not None:
+            self._giving_back.cancel()
         self.catalog.stop()
         await self._end_threads()
         self._regions.unregister("")

@@ -87,6 +87,11 @@ class Model:
         self.statistics.cache_miss.add(time.perf_counter_ns() - started - timing.queue - timing.infer)
         return answer, timing
 
+    def give_back(self) -> None:
+        """Give back the memory that is kept for the next run; for a server that is idle, and on a thread."""
+        if self._sized is not None:
+            self._sized.give_back()
+
     def describe(self) -> str:
         """One line for people: inputs, outputs, devices and threads."""
         takes = ", ".join(str(spec) for spec in self.contract.inputs.values())

@@ -119,8 +119,9 @@ class Scheduler:
         finally:
             if job.expiry:
                 job.expiry.cancel()
-            if job.future.cancelled():
-                queue.waiting.remove(job) or queue.delayed.remove(job)
+            if job.future.cancelled() and (queue.waiting.remove(job) or queue.delayed.remove(job)):
+                # it waited at least so long; without those that gave up, the waits would look short
+                self.load.waited((time.perf_counter_ns() - job.arrived_ns) / 1e9, job.behind)
 
     def _make_place(self, queue: Queue, connection: object) -> None:
         """Refuse the last request of the connection that has most of a full queue. Raises QueueFull if it is ours."""
