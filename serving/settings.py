@@ -128,6 +128,12 @@ class ServerConfig:
                 "can read and change everything. Give --tls-cert FILE --tls-key FILE, or --insecure to accept that, "
                 "such as in a container whose port is published on the loopback address only"
             )
+        if self.metrics is not None and not (address.is_local(self.metrics) or self.insecure):
+            raise StartError(
+                f"--metrics-listen {self.metrics}: other hosts can reach this address, and the metrics have neither "
+                "TLS nor tokens: everybody can read the models' names and counters. Give --insecure to accept that, or "
+                "--metrics-listen 127.0.0.1:8002"
+            )
 
     @property
     def local(self) -> bool:

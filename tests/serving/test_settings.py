@@ -166,6 +166,16 @@ def test_other_hosts_may_reach_a_server_only_with_tls_or_insecure(listen):
     assert not ServerConfig(Path("r"), listen=listen, **TLS).local
 
 
+def test_other_hosts_may_read_the_metrics_only_with_insecure():
+    options = {"listen": "0.0.0.0:1", "metrics_listen": "0.0.0.0:2"}
+    with pytest.raises(
+        StartError, match=r"--metrics-listen 0\.0\.0\.0:2: other hosts .* neither TLS nor tokens: .* --insecure"
+    ):
+        ServerConfig(Path("r"), **options, **TLS)
+    assert ServerConfig(Path("r"), **options, **TLS, insecure=True).metrics == "0.0.0.0:2"
+    assert ServerConfig(Path("r"), listen="0.0.0.0:1", **TLS).metrics == "127.0.0.1:8002"
+
+
 @pytest.mark.parametrize("listen", ["127.0.0.1:8001", "localhost:1", "[::1]:1", "unix:/tmp/s"])
 def test_a_server_for_this_host_needs_no_tls(listen):
     assert ServerConfig(Path("r"), listen=listen).local
