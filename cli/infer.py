@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +70,7 @@ def infer(
     Exit code: 0 with an answer, 1 without, 2 for a wrong command.
     """
     from normfold.serving.client.client import Client, ClientError
+    from normfold.serving.client.sizes import note, refusal
 
     if top is not None and save is not None:
         raise click.UsageError("--save writes arrays and --top prints text; give one of them")
@@ -83,7 +83,11 @@ def infer(
         with Client(address, timeout=timeout, tls=credentials.tls, token=credentials.token) as client:
             metadata = client.model_metadata(model, version)
             arrays = {name: _read(name, text, metadata, cast) for name, text in values}
-            _check_sizes(arrays, metadata.properties)
+            shapes = {name: array.shape for name, array in arrays.items()}
+            if said := refusal(metadata, shapes):
+                raise click.ClickException(said)
+            if said := note(metadata, shapes):
+                click.echo(f"note: {said}", err=True)
             if top is not None:
                 rows = client.classify(model, arrays, top, outputs[0] if outputs else None, version)
                 _print_classes(rows, as_json)
@@ -132,27 +136,6 @@ def _read(name: str, text: str, metadata: ModelMetadata, cast: bool) -> Array:
     except (ValueError, EOFError) as error:
         raise click.UsageError(f"{path} is not a .npy, .npz or .json file with numbers: {error}") from None
     return _from_json(name, text, spec) if path.suffix == ".json" else _of_datatype(name, loaded, spec, cast, path)
-
-
-def _check_sizes(arrays: Mapping[str, Array], properties: Mapping[str, str]) -> None:
-    """Hold the inputs to the sizes that the model was proved for. Raises click.ClickException for another size.
-
-    Prints a note where the server answers other sizes, too, and where the proof ran no size as large as an input's.
-    """
-    from normfold.serving.wire.proved_sizes import ALLOWED, PROVED, parse
-
-    try:
-        sizes = parse(properties[PROVED]) if PROVED in properties else None
-    except ValueError:  # written by a server of another version: that server checks the request
-        sizes = None
-    if sizes is None:
-        return
-    shapes = {name: array.shape for name, array in arrays.items()}
-    refusal = sizes.refusal(shapes, batched=True)
-    if refusal and ALLOWED not in properties:
-        raise click.ClickException(refusal)
-    if note := refusal or sizes.beyond(shapes):
-        click.echo(f"note: {note}", err=True)
 
 
 def _from_json(name: str, text: str, spec: TensorMetadata | None) -> Array:
