@@ -14,8 +14,9 @@ import grpc
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.calls import SERVICE
 from normfold.serving.client.connection import Credentials, token_header
-from normfold.serving.load.http2 import ClientConnection, Disconnected, Event
+from normfold.serving.load.http2 import ClientConnection, Disconnected
 from normfold.serving.load.pool import Pool
+from normfold.serving.load.streams import Event
 
 NO_CREDENTIALS = Credentials()
 Ended = list[tuple[int, str]]

@@ -9,7 +9,8 @@ import time
 
 from normfold.serving.client.arguments import checked_address
 from normfold.serving.client.connection import ClientTls
-from normfold.serving.load.http2 import ClientConnection, Disconnected, Event
+from normfold.serving.load.http2 import ClientConnection, Disconnected
+from normfold.serving.load.streams import Event
 
 #: The load gives up after this many seconds without a server, which leaves time to restart one.
 PATIENCE_SECONDS = 5.0
