@@ -130,7 +130,8 @@ class Server:
         trials = None
         if config.load_seconds:
             trials = Trials(LoadLimits(config.load_seconds, config.load_bytes), cache_folder("loads"))
-        self.catalog = Catalog(repository, options, self._executor, config.load_models, trials)
+        self._doors = Doors(config)
+        self.catalog = Catalog(repository, options, self._executor, config.load_models, trials, self._doors.trust)
         self.catalog.on_change(budget.settle)
         self.catalog.on_change(self._give_back)
         control = config.local if config.model_control is None else config.model_control
@@ -182,7 +183,6 @@ class Server:
             config.keepalive_seconds,
             config.keepalive_timeout_seconds,
         )
-        self._doors = Doors(config)
         make = frontend(config.frontend)
         access, tls = self._doors.access, self._doors.tls
         self._frontend = make(methods, self._traffic, config.max_message_bytes, limits, access, tls)

@@ -79,6 +79,10 @@ class ServerConfig:
     load_bytes: int = 0
     #: Whether requests of sizes that a model's file was not proved for are answered, too.
     allow_unproved_sizes: bool = False
+    #: Whether only versions with a manifest are served.
+    require_manifest: bool = False
+    #: The public key (Ed25519, PEM) that must have signed every version; None: nobody need sign.
+    require_signature: Path | None = None
     #: Largest request in bytes; at least 1 MiB.
     max_message_bytes: int = 256 << 20
     #: Connections, at least 1; with ``frontend`` "http2", like the next three.
@@ -173,6 +177,12 @@ class ServerConfig:
                 f"--listen {self.listen}: other hosts can reach this address, and without TLS whoever is in between "
                 "can read and change everything. Give --tls-cert FILE --tls-key FILE, or --insecure to accept that, "
                 "such as in a container whose port is published on the loopback address only"
+            )
+        if self.metrics is not None and not (address.is_local(self.metrics) or self.insecure):
+            raise StartError(
+                f"--metrics-listen {self.metrics}: other hosts can reach this address, and the metrics have neither "
+                "TLS nor tokens: everybody can read the models' names and counters. Give --insecure to accept that, or "
+                "--metrics-listen 127.0.0.1:8002"
             )
 
     @property

@@ -30,6 +30,7 @@ from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.overlooked import overlooked
 from normfold.serving.catalog.repository import Files, Repository, SentFolder, is_plain
 from normfold.serving.catalog.trial import Trials
+from normfold.serving.catalog.trust import ANYTHING, Trust, TrustedFolder
 from normfold.serving.errors import (
     ConfigError,
     InvalidRequest,
@@ -55,15 +56,17 @@ class Catalog:
         executor: Executor,
         names: Sequence[str] = (),
         trials: Trials | None = None,
+        trust: Trust = ANYTHING,
     ) -> None:
         """``names`` are the models to load at the start; empty: all. Raises StartError for an unknown name.
 
         Until they are loaded, requests for them are refused as too early. ``trials`` try each version before it is
-        loaded here.
+        loaded here. ``trust``: what the files of a model need to be served.
         """
-        self._repository = repository
+        self._repository, self._trust = repository, trust
         self._loader = Loader(options, executor, trials)
-        self._entries: dict[str, Entry] = {}
+        #: Every model that was ever loaded or tried, by name.
+        self.entries: dict[str, Entry] = {}
         #: Held while a model loads or is unloaded; loads of several models go on at the same time.
         self._locks: dict[str, asyncio.Lock] = {}
         #: What other workers serve, while this one starts.
@@ -79,7 +82,7 @@ class Catalog:
                 there = f"; there are: {', '.join(map(quoted, found))}"
                 raise StartError(f"there is no model {quoted(name)} to load{near(name, found) or there}")
         for name in names or found:
-            self._entries[name] = Entry(wanted=True, loading=True)
+            self.entries[name] = Entry(wanted=True, loading=True)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` whenever readiness may have changed: of the server, or of a model."""
@@ -90,24 +93,19 @@ class Catalog:
         for listener in self._listeners:
             listener()
 
-    @property
-    def entries(self) -> dict[str, Entry]:
-        """Every model that was ever loaded or tried, by name."""
-        return self._entries
-
     def ready(self, strict: bool) -> bool:
         """Whether the server is ready: every worker has tried every model and, where ``strict``, all are in service."""
         return self.others_ready and self.loaded(strict)
 
     def loaded(self, strict: bool) -> bool:
         """Whether this worker has tried every model and, where ``strict``, has all in service that should be."""
-        return self.started and (not strict or in_service(self._entries.values()))
+        return self.started and (not strict or in_service(self.entries.values()))
 
     async def load_all(self) -> None:
         """Load the models of the start, unless a client was faster; a failure is kept as the reason of its model."""
         for name, why in (await self._loader.run(overlooked, self._repository)).items():
             log.warning("folder %s is not served: %s", quoted(name), why)
-        loads = [asyncio.create_task(self._load_first(name)) for name, entry in self._entries.items() if entry.loading]
+        loads = [asyncio.create_task(self._load_first(name)) for name, entry in self.entries.items() if entry.loading]
         try:
             await asyncio.gather(*loads)
         finally:
@@ -133,12 +131,13 @@ class Catalog:
         need an ``override``. Raises PollFailed when there is no such model, LoadRefused when loading fails.
         """
         async with self._locks.setdefault(name, asyncio.Lock()):
-            entry = self._entries.get(name)
+            entry = self.entries.get(name)
             if entry is not None and override is None and not files and self.following.has(name, entry):
                 return
             try:
-                folder = await self._loader.run(self._folder, name, override, files or {})
-                entry = self._entries.setdefault(name, Entry())
+                found = await self._loader.run(self._folder, name, override, files or {})
+                folder = TrustedFolder(found, self._trust)
+                entry = self.entries.setdefault(name, Entry())
                 was_known, entry.loading = entry.known, True
                 if not was_known:
                     self.changed()
@@ -154,7 +153,7 @@ class Catalog:
                     entry.loading = False
                 self.changed()
 
-    async def _load(self, folder: Files, override: str | None, entry: Entry) -> None:
+    async def _load(self, folder: TrustedFolder, override: str | None, entry: Entry) -> None:
         """Load the versions of a model, and put them in service if none fails or if none answers yet.
 
         Raises PollFailed, LoadError or LoadRefused.
@@ -181,7 +180,7 @@ class Catalog:
         entry.reason, entry.wanted, entry.written = "", entry.wanted or bool(loaded), written.SerializeToString()
         for number in set(entry.versions) - set(numbers):
             entry.versions[number] = Version(UNAVAILABLE, UNLOADED)
-        entry.versions |= {number: Version(READY, "", model) for number, model in loaded.items()}
+        entry.versions |= {number: Version(READY, folder.remark(number), model) for number, model in loaded.items()}
         entry.versions |= {number: Version(UNAVAILABLE, reason) for number, reason in failures.items()}
         if failures:
             raise LoadRefused(_failed(folder.name, failures))
@@ -231,14 +230,14 @@ class Catalog:
 
     def stop(self) -> None:
         """End the runs under way: the server must end, whether they are done or not."""
-        for entry in self._entries.values():
+        for entry in self.entries.values():
             for model in entry.ready:
                 model.scheduler.stop()
 
     async def unload(self, name: str) -> None:
         """Stop serving a model; requests on their way are still answered. It is no error if the model is not loaded."""
         async with self._locks.setdefault(name, asyncio.Lock()):
-            entry = self._entries.get(name)
+            entry = self.entries.get(name)
             if entry is None:
                 return
             entry.reason, entry.wanted, entry.loading = "", False, False
@@ -251,9 +250,9 @@ class Catalog:
         Raises InvalidRequest for a version that is no number, NotFound, or Unavailable with the reason.
         """
         number = parse_version(version)
-        entry = self._entries.get(name)
+        entry = self.entries.get(name)
         if entry is None or not entry.known:
-            raise NotFound(f"Request for unknown model: {quoted(name)} is not found{near(name, self._entries)}")
+            raise NotFound(f"Request for unknown model: {quoted(name)} is not found{near(name, self.entries)}")
         return answering(entry, name, number)
 
     async def look(self) -> list[str]:
@@ -262,8 +261,8 @@ class Catalog:
 
     def index(self, only_ready: bool, present: Iterable[str] = ()) -> list[pb.RepositoryIndexResponse.ModelIndex]:
         """The state and reason of each version of every model; of a model of ``present`` never loaded, the name."""
-        names = sorted({*present, *self._entries})
-        found = [row for name in names for row in rows(name, self._entries.get(name, Entry()), only_ready)]
+        names = sorted({*present, *self.entries})
+        found = [row for name in names for row in rows(name, self.entries.get(name, Entry()), only_ready)]
         index = pb.RepositoryIndexResponse.ModelIndex
         return [index(name=n, version=v, state=s, reason=r) for n, v, s, r in found]
 

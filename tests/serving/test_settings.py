@@ -28,6 +28,8 @@ OTHER = ServerConfig(
     tokens=Path("tokens"),
     health_without_token=True,
     reflection=False,
+    require_manifest=True,
+    require_signature=Path("s.pub"),
     device="cuda:1",
     threads=3,
     tune=False,
@@ -73,6 +75,8 @@ ARGUMENTS = """
     --tokens tokens
     --health-without-token
     --no-reflection
+    --require-manifest
+    --require-signature s.pub
     --frontend grpcio
     --device cuda:1
     --threads 3
@@ -188,6 +192,16 @@ def test_other_hosts_may_reach_a_server_only_with_tls_or_insecure(listen):
         ServerConfig(Path("r"), listen=listen)
     assert not ServerConfig(Path("r"), listen=listen, insecure=True).local
     assert not ServerConfig(Path("r"), listen=listen, **TLS).local
+
+
+def test_other_hosts_may_read_the_metrics_only_with_insecure():
+    options = {"listen": "0.0.0.0:1", "metrics_listen": "0.0.0.0:2"}
+    with pytest.raises(
+        StartError, match=r"--metrics-listen 0\.0\.0\.0:2: other hosts .* neither TLS nor tokens: .* --insecure"
+    ):
+        ServerConfig(Path("r"), **options, **TLS)
+    assert ServerConfig(Path("r"), **options, **TLS, insecure=True).metrics == "0.0.0.0:2"
+    assert ServerConfig(Path("r"), listen="0.0.0.0:1", **TLS).metrics == "127.0.0.1:8002"
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:8001", "localhost:1", "[::1]:1", "unix:/tmp/s"])

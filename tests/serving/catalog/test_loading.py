@@ -351,6 +351,7 @@ def test_a_server_is_configured_within_bounds(tmp_path, options, words):
         ("[::]:1", False),
         ("192.168.0.1:1", False),
         ("example.org:1", False),
+        ("127.example.org:1", False),
     ],
 )
 def test_only_loopback_addresses_and_sockets_are_local(tmp_path, listen, local):
