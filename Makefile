@@ -10,7 +10,7 @@ ZOO_VENV ?= .venv-zoo
 ZOO_STAMP := $(ZOO_VENV)/.installed
 ZOO ?= build/zoo
 
-.PHONY: help demo test test-wheels test-long test-zoo lint format bench bench-compute perf-analyzer clean
+.PHONY: help demo test test-wheels test-long test-zoo chaos fuzz lint format bench bench-compute perf-analyzer clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -71,6 +71,12 @@ bench-compute: $(ZOO_STAMP) ## other runtimes beside the exported graphs, on the
 
 test-long: $(STAMP) ## 50,000 drawn networks, folded and compared with float64
 	@NORMFOLD_EXAMPLES=50000 $(BIN)/python -m pytest tests/property --timeout 0
+
+fuzz: $(STAMP) ## a million messages, a million connections, 100,000 files; writes docs/reliability.md; hours
+	@$(BIN)/python -m tests.fuzz --write
+
+chaos: $(STAMP) ## kill, flood and damage servers under load, start a thousand; writes docs/reliability.md; two hours
+	@$(BIN)/python -m tests.reliability --write
 
 perf-analyzer: $(STAMP) ## fetch Triton's perf_analyzer for the tests marked so (Debian, x86-64)
 	@$(BIN)/python tests/e2e/fetch_perf_analyzer.py

@@ -75,13 +75,13 @@ def samples(
 
 
 def _default(contract: Contract) -> list[dict[str, Array]]:
-    """One row of zeros, if every size but that of the batch is known."""
+    """One row of zeros, if every size but that of the batch is known and it has at most ``WARMUP_ELEMENTS``."""
     feeds = {}
     for spec in contract.inputs.values():
         if spec.optional:
             continue
         shape = (1, *spec.shape[1:]) if contract.max_batch_size or spec.shape[:1] == (-1,) else spec.shape
-        if spec.any_rank or -1 in shape:
+        if spec.any_rank or -1 in shape or math.prod(shape) > bounds.WARMUP_ELEMENTS:
             return []
         array = _zeros(shape, spec.datatype)
         feeds[spec.name] = array if spec.reshape is None else array.reshape(reshaped(shape, spec.shape, spec.reshape))

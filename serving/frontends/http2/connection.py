@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from time import monotonic
 
 from normfold.serving.errors import ServingError, Status, Unavailable
 from normfold.serving.frontends.http2.call import ServerCall, Service
@@ -13,12 +12,11 @@ from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.headers import HeaderError, HeaderReader
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import (
-    FORGOTTEN_EACH_SECOND,
     MOST_CALLS,
-    MOST_FRUITLESS,
     MOST_RESET,
     Fault,
 )
+from normfold.serving.frontends.http2.patience import Patience
 from normfold.serving.frontends.http2.progress import Progress
 from normfold.serving.frontends.http2.requests import TOO_LARGE, Asked, refused, trailers_well_formed
 from normfold.serving.frontends.http2.sending import AnswerStream
@@ -41,11 +39,10 @@ class ServerConnection(SocketSide):
         #: Data of requests that must still come, by the number of their stream; only of those with a content-length.
         self._promised: dict[int, int] = {}
         self._headers = HeaderReader()
-        #: The last stream that was opened, the data that the client may still send, and the fruitless frames so far.
-        self._last, self._credit, self._fruitless = 0, h2.LARGEST_WINDOW, 0
+        #: The last stream that was opened, and the data that the client may still send.
+        self._last, self._credit = 0, h2.LARGEST_WINDOW
+        self._patience = Patience()
         self.progress = Progress(service.limits.stall_seconds)
-        #: When fruitless frames were last forgotten.
-        self._forgotten = monotonic()
         #: The last numbers that the client has passed over: it may not open these streams any more.
         self._skipped: deque[range] = deque(maxlen=64)
         #: The last streams that we have reset, in their order.
@@ -78,6 +75,13 @@ class ServerConnection(SocketSide):
         """Whether calls are under way."""
         return bool(self.calls)
 
+    def half_closed(self) -> None:
+        """End every request that has not ended, where its data end: nothing more of it can come."""
+        for call in list(self.calls.values()):
+            if not call.request_ended:
+                self._end_request(call)
+        self.flush()
+
     def lost(self) -> None:
         """Cancel every call."""
         self._all.pop(self, None)
@@ -88,7 +92,7 @@ class ServerConnection(SocketSide):
 
     def close(self, call: ServerCall) -> None:
         """End ``call``: its whole answer is queued."""
-        self._fruitless = 0
+        self._patience.renew()
         if not self.sender.waits(call):
             self._closed(call)
         self.flush_soon()
@@ -106,7 +110,7 @@ class ServerConnection(SocketSide):
 
     def fruitful(self) -> None:
         """A message of an answer is queued: forget the frames that led to nothing."""
-        self._fruitless = 0
+        self._patience.renew()
 
     def leave(self) -> None:
         """Accept no more calls; close the connection when the calls under way have ended."""
@@ -191,13 +195,7 @@ class ServerConnection(SocketSide):
 
     def fruitless(self) -> None:
         """Count a frame that brings no call nearer to its end. Raises Fault when there were too many."""
-        self._fruitless += 1
-        if self._fruitless > MOST_FRUITLESS:
-            now = monotonic()
-            self._fruitless -= min(self._fruitless, int((now - self._forgotten) * FORGOTTEN_EACH_SECOND))
-            self._forgotten = now
-        if self._fruitless > MOST_FRUITLESS:
-            raise Fault(h2.ENHANCE_YOUR_CALM, f"more than {MOST_FRUITLESS} frames that lead to nothing")
+        self._patience.spend()
 
     def settle(self) -> None:
         """The client has sent its first SETTINGS: it speaks HTTP/2."""

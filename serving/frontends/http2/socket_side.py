@@ -50,6 +50,10 @@ class SocketSide(asyncio.Protocol):
         """Forget calls of which the last byte is queued now, and wake those that wait for the client."""
         raise NotImplementedError
 
+    def half_closed(self) -> None:
+        """The client sends nothing more: requests that have not ended never will."""
+        raise NotImplementedError
+
     def lost(self) -> None:
         """The connection is gone."""
         raise NotImplementedError
@@ -111,6 +115,7 @@ class SocketSide(asyncio.Protocol):
         if self._ended or not self.busy():
             return False
         self._leaving = True
+        self.half_closed()
         self._probe()
         return True
 

@@ -251,3 +251,9 @@ def test_the_batching_policy_is_read_from_the_config():
     assert policy.queue(1) == batching.QueuePolicy(allow_override=True)
     assert policy.queue(2) is policy.default
     assert batching.read_policy(config.parse("max_batch_size: 4")) == batching.BatchPolicy()
+
+
+def test_an_output_that_the_file_lists_twice_is_one_output():
+    full = config.complete(mc.ModelConfig(), "m", [X], [Y, Y], 1)
+    assert [output.name for output in full.output] == ["y"]
+    assert list(agree(full, [X], [Y, Y], {}).outputs) == ["y"]
