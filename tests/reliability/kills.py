@@ -12,9 +12,10 @@ from tests.reliability.load import Load
 from tests.reliability.outcomes import Outcomes
 from tests.reliability.servers import ServerProcess, wait_until
 
-#: What may be lost at SIGTERM, by frontend, because it cannot be prevented from Python: gRPC's library ends calls that
-#: reach it while it shuts down, and that it has not handed to Python, with CANCELLED instead of UNAVAILABLE.
-KNOWN_AT_SIGTERM = {"http2": set[str](), "grpcio": {"CANCELLED: CANCELLED"}}
+#: What may be lost at SIGTERM and in a flood, by frontend, because it cannot be prevented from Python: gRPC's library
+#: ends calls that it has not handed to Python when it shuts down, or when too many wait, with CANCELLED instead of
+#: UNAVAILABLE.
+KNOWN_LOSSES = {"http2": set[str](), "grpcio": {"CANCELLED: CANCELLED"}}
 
 #: Right answers between two signals.
 BETWEEN = 40

@@ -30,16 +30,24 @@ class Starts:
 
 
 def start_often(
-    repository: Path, times: int, options: tuple[tuple[str, ...], ...], note: Callable[[str], None], seed: int = 0
+    repository: Path,
+    times: int,
+    options: tuple[tuple[str, ...], ...],
+    note: Callable[[str], None],
+    seconds: float = 1e9,
+    seed: int = 0,
 ) -> Starts:
     """Start a server ``times`` times, with each of ``options`` in turn; every fifth gets its signal at a random moment.
 
-    ``note`` gets a line for each. A server that is ready is asked and must end with 0 and the word "stopped" at
+    No server is started after ``seconds``. ``note`` gets a line for each. A server that is ready is asked and must end with 0 and the word "stopped" at
     SIGTERM; one that is stopped before that ends in the same way, or by the signal if Python had not begun to run.
     """
     chance = random.Random(seed)
     found = Starts()
+    end_of_time = time.monotonic() + seconds
     for number in range(times):
+        if time.monotonic() > end_of_time:
+            break
         chosen = options[number % len(options)]
         server = ServerProcess(repository, *chosen)
         try:

@@ -6,14 +6,14 @@ import os
 import signal
 from pathlib import Path
 
-from tests.reliability.kills import KNOWN_AT_SIGTERM, signal_server, signal_workers
+from tests.reliability.kills import KNOWN_LOSSES, signal_server, signal_workers
 from tests.reliability.servers import serving, wait_until, write_repository
 
 
 def test_workers_that_are_stopped_or_killed_lose_nothing(tmp_path, frontend, times):
     with serving(write_repository(tmp_path), "--frontend", frontend, "--workers", "2") as server:
         stopped = signal_workers(server, times, signal.SIGTERM)
-        assert set(stopped.lost) <= KNOWN_AT_SIGTERM[frontend]
+        assert set(stopped.lost) <= KNOWN_LOSSES[frontend]
         assert stopped.cut == 0
         killed = signal_workers(server, times, signal.SIGKILL)
         assert killed.lost == []
@@ -23,7 +23,7 @@ def test_workers_that_are_stopped_or_killed_lose_nothing(tmp_path, frontend, tim
 def test_a_server_that_is_stopped_or_killed_and_started_again_loses_nothing(tmp_path, frontend, times):
     with serving(write_repository(tmp_path), "--frontend", frontend) as server:
         first, stopped = signal_server(server, times, signal.SIGTERM)
-        assert set(stopped.lost) <= KNOWN_AT_SIGTERM[frontend]
+        assert set(stopped.lost) <= KNOWN_LOSSES[frontend]
         assert stopped.cut == 0
         last, killed = signal_server(first, times, signal.SIGKILL)
         assert killed.lost == []
