@@ -26,9 +26,9 @@ def _switch(values: Mapping[str, bool]) -> Callable[[click.Context, click.Parame
     return lambda context, parameter, word: None if word is None else values[word]
 
 
-def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -> int:
-    """A number of MiB in bytes."""
-    return mebibytes << 20
+def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int | None) -> int:
+    """A number of MiB in bytes; 0 where the option is not given."""
+    return (mebibytes or 0) << 20
 
 
 # Each option has the name and the default of a field of ServerConfig.
@@ -146,6 +146,36 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
     default=60.0,
     show_default=True,
     help="Give up an unfinished request, or an answer not taken, after this time without progress (http2 only).",
+)
+@click.option(
+    "--max-queue-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="Refuse a request that would wait longer for its model, by the measured time of its runs.",
+)
+@click.option(
+    "--max-queue-requests",
+    type=click.IntRange(1, 1 << 24),
+    default=8192,
+    show_default=True,
+    help="Requests under way in a worker; a model or a connection may have as many as are left free.",
+)
+@click.option(
+    "--max-queue-mib",
+    "max_queue_bytes",
+    type=click.IntRange(1, 1 << 20),
+    callback=_bytes,
+    default=512,
+    show_default=True,
+    help="Bytes of these requests.",
+)
+@click.option(
+    "--memory-limit",
+    "memory_limit_bytes",
+    type=click.IntRange(64, 1 << 30),
+    callback=_bytes,
+    help="MiB for all workers together: runs that need more are refused. Default: four fifths of what there is.",
 )
 @click.option(
     "--trace-file", type=click.Path(path_type=Path), help="Write traces here when TraceSetting turns them on."

@@ -23,6 +23,7 @@ from normfold.serving.errors import StartError
 from normfold.serving.process import memory
 from normfold.serving.process.cpus import available_cpus
 from normfold.serving.process.logs import LogSettings
+from normfold.serving.process.memory_limit import MemoryBudget, default_limit_bytes
 from normfold.serving.rpc.methods import Method
 from normfold.serving.runtime.devices import check_runtime, parse_device, providers
 from normfold.serving.settings import ServerConfig
@@ -104,6 +105,7 @@ class Server:
         from normfold.serving.rpc.traffic import Traffic
         from normfold.serving.runtime.session import available_providers
         from normfold.serving.runtime.tuning import Tuning
+        from normfold.serving.scheduling.admission import Admission, QueueLimits
         from normfold.serving.service import reflection, snapshot
         from normfold.serving.service.administration import Administration
         from normfold.serving.service.health import Health
@@ -116,11 +118,18 @@ class Server:
         self._executor = ThreadPoolExecutor(max(cpus, GPU_RUNS) if device.gpu_demanded else cpus, "normfold-run")
         providers(device, available_providers())
         tuning = Tuning(cache_folder("threads"), cpus) if config.tune else None
+        budget = MemoryBudget(config.memory_limit_bytes or default_limit_bytes())
         options = LoadOptions(
-            device, cpus, config.threads, tuning=tuning, allow_unproved_sizes=config.allow_unproved_sizes
+            device,
+            cpus,
+            config.threads,
+            tuning=tuning,
+            allow_unproved_sizes=config.allow_unproved_sizes,
+            budget=budget,
         )
         repository = Repository(config.repository, config.model_name)
         self.catalog = Catalog(repository, options, self._executor, config.load_models)
+        self.catalog.on_change(budget.settle)
         control = config.local if config.model_control is None else config.model_control
         regions = SharedMemory(config.local if config.shared_memory is None else config.shared_memory)
         traces = TraceSettings(config.trace_file)
@@ -128,6 +137,9 @@ class Server:
             self.catalog,
             regions=regions,
             traces=traces,
+            admission=Admission(
+                QueueLimits(config.max_queue_seconds, config.max_queue_requests, config.max_queue_bytes)
+            ),
             name=config.server_name,
             strict_readiness=config.strict_readiness,
             model_control=control,

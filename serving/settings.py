@@ -20,6 +20,8 @@ METRICS_LISTEN = "127.0.0.1:8002"
 
 #: The ``metrics_listen`` of a server without an HTTP port.
 OFF = "off"
+#: The smallest memory limit of a process, in bytes: less than it has before it loads anything is a mistake.
+LEAST_LIMIT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,14 @@ class ServerConfig:
     max_held_bytes: int = 1 << 30
     #: Time without progress after which an unfinished request or an answer that is not taken is given up, in seconds.
     stall_seconds: float = 60.0
+    #: The longest time that a request should wait for its model, in seconds; a longer queue is refused.
+    max_queue_seconds: float = 0.5
+    #: Requests under way in one worker, at least 1; a model or a connection may have as many as are left free.
+    max_queue_requests: int = 8192
+    #: Bytes of these requests; at least 1 MiB.
+    max_queue_bytes: int = 512 << 20
+    #: Memory of the whole server, at least 64 MiB; 0: four fifths of the machine's or the cgroup's.
+    memory_limit_bytes: int = 0
     #: The file to write traces to; None: the log.
     trace_file: Path | None = None
     #: Longest wait for requests under way at the end, in seconds.
@@ -107,6 +117,10 @@ class ServerConfig:
             raise StartError(f"max_message_bytes must lie between 1 MiB and 2 GiB - 1, got {self.max_message_bytes}")
         if self.max_connections < 1 or min(self.max_connection_bytes, self.max_held_bytes) < 1 << 20:
             raise StartError("max_connections must be at least 1, the bytes held at least 1 MiB")
+        if not self.max_queue_seconds > 0 or self.max_queue_requests < 1 or self.max_queue_bytes < 1 << 20:
+            raise StartError("max_queue_seconds must be more than 0, max_queue_requests at least 1, the bytes 1 MiB")
+        if self.memory_limit_bytes and self.memory_limit_bytes < LEAST_LIMIT_BYTES:
+            raise StartError(f"memory_limit_bytes must be at least 64 MiB, or 0, got {self.memory_limit_bytes}")
         if not self.drain_delay_seconds >= 0:
             raise StartError(f"drain_delay_seconds must be at least 0, got {self.drain_delay_seconds:g}")
         if not self.stall_seconds > 0:

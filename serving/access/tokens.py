@@ -16,9 +16,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from normfold.plain_file import read_plain_file
 from normfold.serving.access.scopes import Scope
 from normfold.serving.errors import StartError
-from normfold.serving.process.plain_file import read_plain_file
 from normfold.serving.wording import quoted
 
 #: The beginning of every token that we make, by which a scanner of secrets knows it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,9 @@ FOLDER = "warmup"
 
 #: Runs of a warm-up that config.pbtxt does not describe. The first run is slower, because it allocates memory.
 RUNS = 5
+
+#: Sizes that are tried where a model file leaves them open and nothing describes an input.
+GUESSED_SIZES = (16, 128)
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,26 @@ def _default(contract: Contract) -> list[dict[str, Array]]:
         array = _zeros(shape, spec.datatype)
         feeds[spec.name] = array if spec.reshape is None else array.reshape(reshaped(shape, spec.shape, spec.reshape))
     return [feeds]
+
+
+def guesses(session: Session, batched: bool) -> Iterator[dict[str, Array]]:
+    """Inputs of zeros that the model may take: with several sizes in place of those that its file leaves open.
+
+    None has more than ``WARMUP_ELEMENTS`` elements.
+    """
+    taken = [tensor for tensor in session.inputs if not tensor.optional]
+    if any(tensor.shape is None for tensor in taken):
+        return
+    for size in GUESSED_SIZES:
+        shapes = {
+            tensor.name: tuple(
+                (1 if batched and not axis else size) if each == -1 else each
+                for axis, each in enumerate(tensor.shape or ())
+            )
+            for tensor in taken
+        }
+        if max(map(math.prod, shapes.values()), default=0) <= bounds.WARMUP_ELEMENTS:
+            yield {tensor.name: _zeros(shapes[tensor.name], tensor.datatype) for tensor in taken}
 
 
 def _sample(warmup: mc.ModelWarmup, contract: Contract, folder: Files) -> dict[str, Array]:

@@ -17,14 +17,18 @@ from normfold.serving.errors import PermissionDenied, ServingError, StartError, 
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.process import unix_socket
 from normfold.serving.process.address import UNIX, host_and_port
+from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.grpc_status import CODES
 from normfold.serving.rpc.methods import Method, status_of
 from normfold.serving.rpc.traffic import Traffic
+from normfold.serving.wire.pushback import trailers
 
 #: Smaller answers leave at once, in bytes.
 LARGE_BYTES = 1 << 14
 #: Time at the end for calls that are in gRPC but not in a method.
 LAST_CALLS_SECONDS = 0.1
+#: Calls under way on one connection; a client keeps further ones back until others have ended.
+MOST_CALLS = 1024
 
 
 class GrpcioFrontend:
@@ -62,6 +66,7 @@ class GrpcioFrontend:
                 ("grpc.so_reuseport", int(reuse_port)),
                 ("grpc.max_receive_message_length", self._max_message_bytes),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.max_concurrent_streams", MOST_CALLS),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             )
@@ -175,6 +180,7 @@ def _unary(method: Method, traffic: Traffic | None, sending: set[Any]) -> Any:
     leave = _uncounted if traffic is None else traffic.leave
 
     async def handle(data: bytes, context: Any) -> bytes:  # the path of every call: a context manager would cost time
+        CALLER.set(_Caller(context))
         try:
             enter()
             try:
@@ -197,6 +203,26 @@ def _uncounted() -> None:
     pass
 
 
+class _Caller:
+    """A call as ``rpc.caller`` describes it; gRPC is asked only for what somebody wants to know."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    @property
+    def connection(self) -> str:
+        """The address of the client's end; the same for all connections of a unix socket."""
+        peer: str = self._context.peer()
+        return peer
+
+    def left_seconds(self) -> float | None:
+        """The time until the caller gives up, in seconds; None: no limit."""
+        left: float | None = self._context.time_remaining()
+        return left
+
+
 def _server_stream(method: Method, traffic: Traffic | None) -> Any:
     handle_stream = _bidi_stream(method, traffic)
 
@@ -212,6 +238,7 @@ def _server_stream(method: Method, traffic: Traffic | None) -> Any:
 
 def _bidi_stream(method: Method, traffic: Traffic | None) -> Any:
     async def handle(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        CALLER.set(_Caller(context))
         try:
             if traffic is None:
                 async for response in method.answers(requests):
@@ -233,4 +260,4 @@ async def _abort(error: Exception, method: Method, context: Any, traffic: Traffi
     status, details = status_of(error, method.path)
     if traffic is not None:
         traffic.failed[method.path, status] += 1
-    await context.abort(CODES[status], details)
+    await context.abort(CODES[status], details, trailers(error, status, details))

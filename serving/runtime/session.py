@@ -88,8 +88,10 @@ class Session:
         elif self.device != "cpu" and self._plain and BYTES not in self._datatypes.values():
             self._staged = Staged(self._session, pinned.memory)
 
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str], give_back: bool = False) -> list[Array]:
         """The outputs named in ``outputs``, in that order, for the inputs ``feeds``.
+
+        With ``give_back`` the session keeps no memory for the next run.
 
         As inputs and as outputs, arrays of BYTES hold ``bytes`` objects and arrays of BF16 hold the bits as uint16.
         Raises InvalidRequest where the model itself cannot take these shapes or values, OutOfMemory.
@@ -102,8 +104,8 @@ class Session:
             if self._staged is not None:
                 return self._staged.run(feeds, outputs, self._run_options())
             if not self._plain:
-                return self._run_values(feeds, outputs)
-            answers = self._session.run(list(outputs), dict(feeds), self._run_options())
+                return self._run_values(feeds, outputs, give_back)
+            answers = self._session.run(list(outputs), dict(feeds), self._run_options(give_back))
         except _RUN_ERRORS as error:
             if lacks_memory(error):
                 raise OutOfMemory("the server has not enough memory to run the model on this input") from error
@@ -118,14 +120,15 @@ class Session:
             return None
         return Bound(self._session, feeds, answers)
 
-    def _run_options(self) -> ort.RunOptions | None:
-        if not self.settings.arena_shrinkage:
+    def _run_options(self, give_back: bool = False) -> ort.RunOptions | None:
+        shrinkage = self.settings.arena_shrinkage or ("cpu:0" if give_back and self.settings.arena else "")
+        if not shrinkage:
             return None
         options = ort.RunOptions()
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", self.settings.arena_shrinkage)
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrinkage)
         return options
 
-    def _run_values(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    def _run_values(self, feeds: Mapping[str, Array], outputs: Sequence[str], give_back: bool) -> list[Array]:
         """The same by onnxruntime's own values, because NumPy has no bfloat16."""
         values = {}
         for name, array in feeds.items():
@@ -134,7 +137,7 @@ class Session:
                 values[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, BF16.onnx)
             else:
                 values[name] = ort.OrtValue.ortvalue_from_numpy(array)
-        answers = self._session.run_with_ort_values(list(outputs), values, self._run_options())
+        answers = self._session.run_with_ort_values(list(outputs), values, self._run_options(give_back))
         return [self._array(name, value) for name, value in zip(outputs, answers, strict=True)]
 
     def _array(self, name: str, value: Any) -> Array:

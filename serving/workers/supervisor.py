@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from normfold.serving.errors import WorkersError
 from normfold.serving.process.cpus import available_cpus
-from normfold.serving.settings import OFF, ServerConfig
+from normfold.serving.process.memory_limit import default_limit_bytes
+from normfold.serving.settings import LEAST_LIMIT_BYTES, OFF, ServerConfig
 from normfold.serving.workers.exchange import Exchange
 from normfold.serving.workers.messages import ModelsLoaded, StartFailed
 from normfold.serving.workers.port import Port
@@ -62,7 +63,14 @@ class Supervisor:
                 log.warning("no metrics: %s", error)
                 metrics = None
         cpus = max(1, available_cpus() // workers)
-        self._config = dataclasses.replace(config, listen=self._port.address, metrics_listen=metrics or OFF, cpus=cpus)
+        memory = config.memory_limit_bytes // workers or default_limit_bytes(workers)
+        self._config = dataclasses.replace(
+            config,
+            listen=self._port.address,
+            metrics_listen=metrics or OFF,
+            cpus=cpus,
+            memory_limit_bytes=max(memory, LEAST_LIMIT_BYTES),
+        )
         self._count = workers
         self._exchange = Exchange(workers)
         self._processes: dict[int, WorkerProcess] = {}

@@ -51,12 +51,12 @@ async def _work(number: int, descriptor: int, config: ServerConfig, logs: LogSet
         others.report_readiness(server.catalog, config.strict_readiness)
         attending = asyncio.create_task(_attend(others, server, stop))
         reporting = asyncio.create_task(_report(others, server))
-        server.open_http(reuse_port=True)
         if await _unless(stop, server.load()):
             memory.settle()
             link.send(ModelsLoaded(tuple(server.models())))
             if await _unless(stop, others.listen.wait()):
                 await server.listen(reuse_port=True)
+                server.open_http(reuse_port=True)  # no sooner: a worker that has not joined cannot ask the others
                 link.send(Listening())
                 await stop.wait()
     except StartError as error:

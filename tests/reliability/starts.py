@@ -39,8 +39,9 @@ def start_often(
 ) -> Starts:
     """Start a server ``times`` times, with each of ``options`` in turn; every fifth gets its signal at a random moment.
 
-    No server is started after ``seconds``. ``note`` gets a line for each. A server that is ready is asked and must end with 0 and the word "stopped" at
-    SIGTERM; one that is stopped before that ends in the same way, or by the signal if Python had not begun to run.
+    No server is started after ``seconds``. ``note`` gets a line for each. A server that is ready is asked and must end
+    with 0 and the word "stopped" at SIGTERM; one that is stopped before that ends in the same way, or by the signal if
+    Python had not begun to run our code.
     """
     chance = random.Random(seed)
     found = Starts()

@@ -44,6 +44,10 @@ OTHER = ServerConfig(
     max_connection_bytes=2 << 20,
     max_held_bytes=3 << 20,
     stall_seconds=4.0,
+    max_queue_seconds=0.25,
+    max_queue_requests=6,
+    max_queue_bytes=4 << 20,
+    memory_limit_bytes=100 << 20,
     trace_file=Path("t.json"),
     grace_seconds=1.0,
     drain_delay_seconds=2.0,
@@ -78,6 +82,10 @@ ARGUMENTS = """
     --max-connection-mib 2
     --max-held-mib 3
     --stall-seconds 4
+    --max-queue-seconds 0.25
+    --max-queue-requests 6
+    --max-queue-mib 4
+    --memory-limit 100
     --trace-file t.json
     --grace-seconds 1
     --drain-delay 2

@@ -54,8 +54,7 @@ class ServerConnection(SocketSide):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet the client."""
-        if not self._leaving:
-            self._all[self] = None
+        self._all[self] = None
         super().connection_made(transport)
 
     def take(self, data: bytes) -> bool:

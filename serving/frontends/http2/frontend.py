@@ -14,14 +14,15 @@ from normfold.serving.errors import StartError
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.holding import Holding
-from normfold.serving.frontends.http2.listener import TLS_SECONDS, Listener
 from normfold.serving.frontends.http2.requests import Requests
+from normfold.serving.frontends.http2.tls_side import TlsSide
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.process import unix_socket
 from normfold.serving.process.address import UNIX, host_and_port
 from normfold.serving.rpc.methods import Method
 from normfold.serving.rpc.traffic import Traffic
 
+BACKLOG = 1024
 #: As a host it is every address of IPv4, too, as in other servers.
 ALL_ADDRESSES = "::"
 #: Files that a server may have open beside its connections.
@@ -45,11 +46,12 @@ class Http2Frontend:
         holding = Holding(limits.max_held_bytes)
         requests = Requests(methods, tokens=access is not None)
         self._service = Service(requests, traffic, max_message_bytes, limits, holding, access)
-        self._listener = Listener(self._accept, tls)
+        self._tls = tls
         self._most_connections = min(limits.max_connections, _most_sockets())
         #: In the order in which they were made.
         self._connections: dict[ServerConnection, None] = {}
         self._looking: asyncio.TimerHandle | None = None
+        self._servers: list[asyncio.Server] = []
         #: The path of its unix socket, and the file that it made there.
         self._path: str | None = None
         self._file: tuple[int, int] | None = None
@@ -62,11 +64,12 @@ class Http2Frontend:
         With ``reuse_port`` other processes that set it, too, may listen on the same port; without, none may. Raises
         StartError.
         """
+        loop = asyncio.get_running_loop()
         try:
             sockets, self.address = bound(address, reuse_port)
-            await self._listener.listen(sockets)
+            for sock in sockets:
+                self._servers.append(await loop.create_server(self._accept, sock=sock, backlog=BACKLOG))
         except OSError as error:
-            self._listener.close()
             why = error.strerror or str(error)
             raise StartError(f"cannot listen on {address}: {why}; choose another with --listen host:port") from None
         self._look()
@@ -79,15 +82,14 @@ class Http2Frontend:
 
         A call is over when its last byte has left.
         """
-        self._listener.close()
+        for server in self._servers:
+            server.close()
         if self._path is not None:
             unix_socket.remove_own(self._path, self._file)
         loop = asyncio.get_running_loop()
         until = loop.time() + grace_seconds
         for connection in list(self._connections):
             connection.leave()
-            if not connection.made:
-                self._connections.pop(connection, None)
         while self._connections and loop.time() < until:
             await asyncio.sleep(min(0.01, grace_seconds))
         if self._looking is not None:
@@ -106,17 +108,13 @@ class Http2Frontend:
             idle.leave()
             self._connections.pop(idle, None)
         connection = ServerConnection(self._service, self._connections)
-        self._connections[connection] = None  # from now on, because the handshake of TLS comes first
-        return connection
+        return connection if self._tls is None else TlsSide(self._tls.identity.context, connection)
 
     def _look(self) -> None:
         """Look at all connections for those that make no progress, again and again."""
         loop = asyncio.get_running_loop()
         for connection in list(self._connections):
-            if connection.made:
-                connection.progress.look(connection, loop.time())
-            elif loop.time() > connection.born + TLS_SECONDS:  # its handshake has failed, and asyncio tells nobody
-                self._connections.pop(connection, None)
+            connection.progress.look(connection, loop.time())
         self._looking = loop.call_later(min(1.0, self._service.limits.stall_seconds / 4), self._look)
 
 

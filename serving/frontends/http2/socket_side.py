@@ -6,7 +6,6 @@ import asyncio
 import socket
 from typing import cast
 
-from normfold.serving.access.tls import PROTOCOL
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import (
     GREETING,
@@ -28,8 +27,6 @@ class SocketSide(asyncio.Protocol):
         self.sender = Sender(holding)
         #: Whether the client does not read what we send.
         self.choked = False
-        #: Whether the connection is there (with TLS: after the handshake), and when the client asked for it.
-        self.made, self.born = False, asyncio.get_running_loop().time()
         #: Whether no call is accepted any more; the socket is closed once none is under way.
         self._leaving = False
         self._transport: asyncio.Transport | None = None
@@ -64,11 +61,6 @@ class SocketSide(asyncio.Protocol):
         """Greet the client."""
         transport = cast(asyncio.Transport, transport)
         self._transport = transport
-        tls = transport.get_extra_info("ssl_object")
-        self.made = True
-        if self._leaving or (tls is not None and tls.selected_alpn_protocol() != PROTOCOL):
-            transport.abort()
-            return
         transport.set_write_buffer_limits(UNSENT_BYTES)
         sock: socket.socket | None = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
@@ -199,10 +191,6 @@ class SocketSide(asyncio.Protocol):
         """
         self._ended = True
         self._behind = False
-        if not transport.can_write_eof():  # TLS has no half of a connection, but a farewell that the client answers
-            transport.close()
-            self._linger()
-            return
         try:
             transport.write_eof()
         except OSError:  # the client has gone, and asyncio has not noticed yet

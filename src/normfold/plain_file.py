@@ -7,6 +7,11 @@ import os
 import stat
 from pathlib import Path
 
+__all__ = ["CERTIFICATE", "KEY", "read_pem", "read_plain_file"]
+
+#: What a file in PEM of the one kind and of the other has.
+CERTIFICATE, KEY = b"BEGIN CERTIFICATE-----", b"PRIVATE KEY-----"
+
 
 def read_plain_file(path: Path, most_bytes: int = 1 << 24) -> bytes:
     """The bytes of a plain file of at most ``most_bytes``; links are followed. Raises OSError."""
@@ -21,3 +26,11 @@ def read_plain_file(path: Path, most_bytes: int = 1 << 24) -> bytes:
             return file.read(most_bytes + 1)
     finally:
         os.close(descriptor)
+
+
+def read_pem(path: Path, mark: bytes) -> bytes:
+    """The bytes of a file in PEM that has ``mark``, such as CERTIFICATE. Raises OSError, or ValueError without it."""
+    found = read_plain_file(path)
+    if mark not in found:
+        raise ValueError(f"it is not in PEM: it has no line with {mark.decode()}")
+    return found
