@@ -10,7 +10,7 @@ ZOO_VENV ?= .venv-zoo
 ZOO_STAMP := $(ZOO_VENV)/.installed
 ZOO ?= build/zoo
 
-.PHONY: help demo test test-wheels test-long fuzz-export test-zoo export-zoo soak lint format bench bench-compute \
+.PHONY: help demo test test-wheels test-long fuzz-export test-zoo export-zoo soak chaos fuzz lint format bench bench-compute \
 	perf-analyzer interop clean
 
 help: ## this list
@@ -82,6 +82,12 @@ fuzz-export: $(STAMP) ## networks of mixed operators through the whole export; D
 
 soak: $(STAMP) ## 1,000 reloads in an hour on each frontend, and a leak that must be caught; writes docs/reliability.md
 	@$(BIN)/python -m tests.soak
+
+fuzz: $(STAMP) ## a million messages, a million connections, 100,000 files; writes docs/reliability.md; hours
+	@$(BIN)/python -m tests.fuzz --write
+
+chaos: $(STAMP) ## kill, flood and damage servers under load, start a thousand; writes docs/reliability.md; two hours
+	@$(BIN)/python -m tests.reliability --write
 
 perf-analyzer: $(STAMP) ## fetch Triton's perf_analyzer for the tests marked so (Debian, x86-64)
 	@$(BIN)/python tests/e2e/fetch_perf_analyzer.py

@@ -147,13 +147,18 @@ def serve(workers: int | None, **options: object) -> None:
 
     Any client of the Open Inference Protocol can ask it: normfold infer, tritonclient, grpcurl, KServe.
     """
+    import faulthandler
     import os
 
     from normfold.serving.errors import StartError
+    from normfold.serving.process import standard_files
     from normfold.serving.process.address import UNIX
     from normfold.serving.process.cpus import default_workers
     from normfold.serving.settings import ServerConfig
 
+    _end_at_signals()
+    standard_files.open_missing()
+    faulthandler.enable()  # a crash of a library is no silent end
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before grpc is imported: our messages cover what it would print
     try:
         config = ServerConfig.from_options(options)
@@ -167,12 +172,28 @@ def serve(workers: int | None, **options: object) -> None:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
     if answered:
-        click.echo("stopped")
+        with standard_files.printing():
+            click.echo("stopped")
     else:
         click.echo(f"Error: stopped with requests unanswered after {config.grace_seconds:g} s", err=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with standard_files.printing():
+        sys.stderr.flush()
     os._exit(0 if answered else 1)  # a model that still runs or loads cannot be interrupted
+
+
+def _end_at_signals() -> None:
+    """End with 0 at SIGTERM or Ctrl-C while libraries are imported; the event loop's own handlers replace this."""
+    import contextlib
+    import os
+    import signal
+
+    def end(number: int, frame: object) -> None:
+        with contextlib.suppress(OSError):
+            os.write(1, b"stopped\n")
+        os._exit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
 
 
 def _serve_alone(config: ServerConfig) -> bool:
@@ -211,13 +232,14 @@ def _announce_together(started: Started) -> None:
 
 def _announce_server(models: Sequence[tuple[str, bool]], address: str, workers: str, ready: bool, metrics: str) -> None:
     """Print the models, the device of each, and the addresses that the server listens on."""
+    from normfold.serving.process.standard_files import printing
     from normfold.serving.wording import printable
 
-    for line, loaded in models:
-        shown = f"  {printable(line)}"
-        click.echo(shown if loaded else click.style(shown, fg="red"))
     state = "ready" if ready else "not ready: not every model was loaded (--no-strict-readiness accepts that)"
-    if metrics:
-        click.echo(f"metrics on http://{metrics}/metrics, health on /livez and /readyz")
-    click.echo(f"listening on {address} (gRPC){workers}, {state}")
-    sys.stdout.flush()
+    with printing():
+        for line, loaded in models:
+            shown = f"  {printable(line)}"
+            click.echo(shown if loaded else click.style(shown, fg="red"))
+        if metrics:
+            click.echo(f"metrics on http://{metrics}/metrics, health on /livez and /readyz")
+        click.echo(f"listening on {address} (gRPC){workers}, {state}")

@@ -274,7 +274,7 @@ def _describe(described: object, declared: Sequence[ModelTensor], batched: bool)
     """Complete the repeated field ``described`` with the tensors that the file declares."""
     entries: dict[str, mc.ModelInput | mc.ModelOutput] = {e.name: e for e in described}  # type: ignore[attr-defined]
     if not entries:
-        required = [t.name for t in declared if not t.optional]
+        required = dict.fromkeys(t.name for t in declared if not t.optional)  # a file may list a name twice
         entries = {name: described.add(name=name) for name in required}  # type: ignore[attr-defined]
     for tensor in declared:
         entry = entries.get(tensor.name)

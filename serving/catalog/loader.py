@@ -68,6 +68,8 @@ class Loader:
                 raise
             except ServingError as error:
                 failures[number] = str(error)
+            except MemoryError:
+                failures[number] = "there is not enough memory to load it"
             except Exception as error:
                 log.exception("loading model %s version %d failed", quoted(folder.name), number)
                 failures[number] = f"unexpected {type(error).__name__}; the log has the details"

@@ -23,7 +23,7 @@ def read_plain(path: Path, shown: str, root: Path) -> bytes:
         if not real.is_relative_to(root.resolve()):
             raise LoadError(f"{shown} is a link that leads out of the repository; put the file itself there")
         descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
+    except (OSError, RuntimeError, ValueError) as error:  # links that lead in a circle; a name that holds a zero byte
         raise LoadError(f"{shown} cannot be read: {why(error)}") from None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -55,4 +55,6 @@ def why(error: Exception) -> str:
         return "it is not UTF-8 text"
     if isinstance(error, RuntimeError):
         return "its links lead in a circle"
+    if isinstance(error, ValueError):
+        return "its name is not that of a file"
     return getattr(error, "strerror", None) or type(error).__name__

@@ -7,6 +7,7 @@ as JSON. It stops at SIGTERM, and when the supervisor has ended.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import socket
 import sys
@@ -27,6 +28,7 @@ REPORT_SECONDS = 1.0
 
 def main() -> None:
     """Run the worker that the command line describes."""
+    faulthandler.enable()  # a crash of a library is no silent end
     number, descriptor, text = sys.argv[1:]
     config = ServerConfig.from_json(text)
     logs = LogSettings(config.log_level)

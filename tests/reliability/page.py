@@ -6,7 +6,11 @@ import re
 from pathlib import Path
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
-TOP = "# Reliability, measured\n"
+TOP = """# Reliability, measured
+
+Each section is written by the program that measured it. The short forms run with the tests: `tests/reliability` and
+`tests/fuzz`.
+"""
 
 
 def with_section(text: str, heading: str, body: str) -> str:

@@ -69,6 +69,12 @@ def test_a_model_of_known_shape_is_warm_before_it_is_ready(load, tmp_path, model
     assert timed(loaded, (1, 4))
 
 
+def test_an_input_of_more_elements_than_memory_holds_is_not_warmed(load, tmp_path, models, runs):
+    models.write(tmp_path, models.identity(8, ["N", (1 << 32) - 1, 2]))  # strings
+    assert load().version == 1
+    assert runs == []
+
+
 def test_a_model_of_open_length_is_warmed_as_the_config_says(load, tmp_path, models, runs):
     models.write(tmp_path, CONV)
     assert not len(load().scheduler.times)
@@ -226,6 +232,20 @@ def test_another_answer_than_the_golden_one_is_a_load_error(load, tmp_path, mode
     (tmp_path / "1" / "golden.json").write_bytes(content)
     with pytest.raises(LoadError, match=words):
         load()
+
+
+def test_a_model_that_memory_does_not_hold_has_a_sentence(tmp_path, models, monkeypatch, caplog):
+    models.write(tmp_path / "a", models.scale())
+
+    def too_large(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr("normfold.serving.catalog.catalog.load", too_large)
+    with ThreadPoolExecutor(1) as executor:
+        catalog = Catalog(Repository(tmp_path), OPTIONS, executor)
+        asyncio.run(catalog.load_all())
+    assert [model.reason for model in catalog.index(False)] == ["there is not enough memory to load it"]
+    assert "Traceback" not in caplog.text
 
 
 def test_an_unexpected_failure_of_one_model_leaves_the_others(tmp_path, models, monkeypatch):
