@@ -26,7 +26,7 @@ demo: $(STAMP) ## export two trained networks, serve them, ask them over gRPC
 	@$(BIN)/python examples/demo.py
 
 test: $(STAMP) ## the whole test suite
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP) ## ruff, mypy, import-linter, protocol files up to date
 	@$(BIN)/ruff check .
