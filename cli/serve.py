@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from normfold.cli.serve_access import access_options
 from normfold.serving.frontends import FRONTENDS
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ def _switch(values: Mapping[str, bool]) -> Callable[[click.Context, click.Parame
     return lambda context, parameter, word: None if word is None else values[word]
 
 
-def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -> int:
-    """A number of MiB in bytes."""
-    return mebibytes << 20
+def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int | None) -> int:
+    """A number of MiB in bytes; 0 where the option is not given."""
+    return (mebibytes or 0) << 20
 
 
 # Each option has the name and the default of a field of ServerConfig.
@@ -42,12 +43,18 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
 @click.option(
     "--listen", default="127.0.0.1:8001", show_default=True, help="host:port (port 0: any free one), unix:/path."
 )
+@access_options
+@click.option(
+    "--metrics-listen",
+    help="host:port for metrics and health over HTTP (/metrics, /livez, /readyz), or off. Default: 127.0.0.1:8002 if "
+    "it is free and --listen has neither port 0 nor a unix socket.",
+)
 @click.option(
     "--frontend",
     type=click.Choice(FRONTENDS),
     default=FRONTENDS[0],
     show_default=True,
-    help="The transport; http2 takes less CPU time for each call.",
+    help="The transport: our own HTTP/2, or grpcio, which takes ten times its CPU time for each call.",
 )
 @click.option(
     "--device",
@@ -141,6 +148,36 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
     help="Give up an unfinished request, or an answer not taken, after this time without progress (http2 only).",
 )
 @click.option(
+    "--max-queue-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="Refuse a request that would wait longer for its model, by the measured time of its runs.",
+)
+@click.option(
+    "--max-queue-requests",
+    type=click.IntRange(1, 1 << 24),
+    default=8192,
+    show_default=True,
+    help="Requests under way in a worker; a model or a connection may have as many as are left free.",
+)
+@click.option(
+    "--max-queue-mib",
+    "max_queue_bytes",
+    type=click.IntRange(1, 1 << 20),
+    callback=_bytes,
+    default=512,
+    show_default=True,
+    help="Bytes of these requests.",
+)
+@click.option(
+    "--memory-limit",
+    "memory_limit_bytes",
+    type=click.IntRange(64, 1 << 30),
+    callback=_bytes,
+    help="MiB for all workers together: runs that need more are refused. Default: four fifths of what there is.",
+)
+@click.option(
     "--trace-file", type=click.Path(path_type=Path), help="Write traces here when TraceSetting turns them on."
 )
 @click.option(
@@ -177,7 +214,7 @@ def serve(workers: int | None, **options: object) -> None:
     Examples:
       normfold serve --repository repository
       normfold serve --repository model.onnx --name surnames
-      normfold serve --repository repository --listen 0.0.0.0:8001 --device cuda:0
+      normfold serve --repository repository --listen 0.0.0.0:8001 --tls-cert cert.pem --tls-key key.pem
       normfold serve --repository repository --listen 127.0.0.1:0 --log-level info
 
     Any client of the Open Inference Protocol can ask it: normfold infer, tritonclient, grpcurl, KServe.
@@ -234,17 +271,23 @@ def _serve_together(config: ServerConfig, workers: int) -> bool:
 
 
 def _announce(server: Server) -> None:
-    _announce_server(server.models(), server.address, "", server.catalog.ready(server.config.strict_readiness))
+    ready = server.catalog.ready(server.config.strict_readiness)
+    _announce_server(server.models(), server.address, "", ready, server.metrics_address)
 
 
 def _announce_together(started: Started) -> None:
-    _announce_server(started.models, started.address, f", {started.workers} workers", started.ready)
+    _announce_server(started.models, started.address, f", {started.workers} workers", started.ready, started.metrics)
 
 
-def _announce_server(models: Sequence[tuple[str, bool]], address: str, workers: str, ready: bool) -> None:
-    """Print the models, the device of each, and the address that the server listens on."""
+def _announce_server(models: Sequence[tuple[str, bool]], address: str, workers: str, ready: bool, metrics: str) -> None:
+    """Print the models, the device of each, and the addresses that the server listens on."""
+    from normfold.serving.wording import printable
+
     for line, loaded in models:
-        click.echo(f"  {line}" if loaded else click.style(f"  {line}", fg="red"))
+        shown = f"  {printable(line)}"
+        click.echo(shown if loaded else click.style(shown, fg="red"))
     state = "ready" if ready else "not ready: not every model was loaded (--no-strict-readiness accepts that)"
+    if metrics:
+        click.echo(f"metrics on http://{metrics}/metrics, health on /livez and /readyz")
     click.echo(f"listening on {address} (gRPC){workers}, {state}")
     sys.stdout.flush()

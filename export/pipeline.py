@@ -54,7 +54,7 @@ Progress = Callable[[str], None]
 
 #: ONNX IR version that is written for each opset: that of the ONNX release which introduced the opset, so that every
 #: runtime that knows the opset reads the file.
-IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
+IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13, 27: 13, 28: 14}
 
 
 @dataclass(frozen=True)

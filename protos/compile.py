@@ -25,6 +25,7 @@ FILES = (
     "reflection_v1.proto",
     "reflection_v1alpha.proto",
     "onnx_file.proto",
+    "metrics.proto",
 )
 
 

@@ -60,7 +60,7 @@ print(json.dumps([session.get_providers()[0], answer.item()]))
 """
 _SERVE = """
 import normfold.serving.server, normfold.serving.catalog.load
-import normfold.serving.service.service, normfold.serving.frontends.grpcio
+import normfold.serving.service.service, normfold.serving.frontends.http2.frontend
 print("true")
 """
 _NOT_BUILT = "this onnxruntime is built without it"

@@ -15,15 +15,21 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from normfold.cache_folder import cache_folder
 from normfold.serving.catalog.repository import Repository
+from normfold.serving.errors import StartError
 from normfold.serving.process import memory
 from normfold.serving.process.cpus import available_cpus
 from normfold.serving.process.logs import LogSettings
+from normfold.serving.process.memory_limit import MemoryBudget, default_limit_bytes
 from normfold.serving.rpc.methods import Method
 from normfold.serving.runtime.devices import check_runtime, parse_device, providers
 from normfold.serving.settings import ServerConfig
+
+if TYPE_CHECKING:
+    from normfold.serving.metrics.port import HttpPort
 
 log = logging.getLogger(__name__)
 
@@ -81,14 +87,17 @@ class Server:
         config: ServerConfig,
         logs: LogSettings | None = None,
         share: Callable[[list[Method]], list[Method]] | None = None,
+        worker: int = 1,
     ) -> None:
         """Find device and models; nothing is bound or loaded yet. Raises StartError.
 
-        A worker passes ``share``: from the methods of this process alone it makes those that ask all workers.
+        A worker passes its number and ``share``: from the methods of this process alone it makes those that ask all
+        workers.
         """
         check_runtime()
         from normfold.serving.catalog.catalog import Catalog
         from normfold.serving.catalog.load import LoadOptions
+        from normfold.serving.doors import Doors
         from normfold.serving.frontends import frontend
         from normfold.serving.frontends.limits import ClientLimits
         from normfold.serving.infer.shared_memory import SharedMemory
@@ -96,10 +105,12 @@ class Server:
         from normfold.serving.rpc.traffic import Traffic
         from normfold.serving.runtime.session import available_providers
         from normfold.serving.runtime.tuning import Tuning
-        from normfold.serving.service import reflection
+        from normfold.serving.scheduling.admission import Admission, QueueLimits
+        from normfold.serving.service import reflection, snapshot
         from normfold.serving.service.administration import Administration
         from normfold.serving.service.health import Health
         from normfold.serving.service.service import InferenceService
+        from normfold.serving.service.snapshot import Snapshots
 
         self.config = config
         cpus = config.cpus or available_cpus()
@@ -107,11 +118,18 @@ class Server:
         self._executor = ThreadPoolExecutor(max(cpus, GPU_RUNS) if device.gpu_demanded else cpus, "normfold-run")
         providers(device, available_providers())
         tuning = Tuning(cache_folder("threads"), cpus) if config.tune else None
+        budget = MemoryBudget(config.memory_limit_bytes or default_limit_bytes())
         options = LoadOptions(
-            device, cpus, config.threads, tuning=tuning, allow_unproved_sizes=config.allow_unproved_sizes
+            device,
+            cpus,
+            config.threads,
+            tuning=tuning,
+            allow_unproved_sizes=config.allow_unproved_sizes,
+            budget=budget,
         )
         repository = Repository(config.repository, config.model_name)
         self.catalog = Catalog(repository, options, self._executor, config.load_models)
+        self.catalog.on_change(budget.settle)
         control = config.local if config.model_control is None else config.model_control
         regions = SharedMemory(config.local if config.shared_memory is None else config.shared_memory)
         traces = TraceSettings(config.trace_file)
@@ -119,6 +137,9 @@ class Server:
             self.catalog,
             regions=regions,
             traces=traces,
+            admission=Admission(
+                QueueLimits(config.max_queue_seconds, config.max_queue_requests, config.max_queue_bytes)
+            ),
             name=config.server_name,
             strict_readiness=config.strict_readiness,
             model_control=control,
@@ -131,15 +152,28 @@ class Server:
             model_control=control,
         )
         self.health = Health(self.catalog, config.strict_readiness)
-        methods = [*self.service.methods(), *administration.methods(), *self.health.methods()]
+        self._traffic = Traffic()
+        #: The counters of this process.
+        self.snapshots = Snapshots(self.catalog, self._traffic, worker)
+        methods = [
+            *self.service.methods(),
+            *administration.methods(),
+            *self.health.methods(),
+            self.snapshots.method(),
+        ]
         if share is not None:
             methods = share(methods)
-        methods += reflection.methods({method.service for method in methods})
-        self._traffic = Traffic()
+        if config.reflection:
+            methods += reflection.methods({method.service for method in methods})
+        self._snapshot = next(method for method in methods if method.path == snapshot.PATH)
+        self._http: HttpPort | None = None
         limits = ClientLimits(
             config.max_connections, config.max_connection_bytes, config.max_held_bytes, config.stall_seconds
         )
-        self._frontend = frontend(config.frontend)(methods, self._traffic, config.max_message_bytes, limits)
+        self._doors = Doors(config)
+        make = frontend(config.frontend)
+        access, tls = self._doors.access, self._doors.tls
+        self._frontend = make(methods, self._traffic, config.max_message_bytes, limits, access, tls)
         self._regions = regions
 
     @property
@@ -147,14 +181,39 @@ class Server:
         """The address that the server listens on; empty until it does."""
         return self._frontend.address
 
+    @property
+    def metrics_address(self) -> str:
+        """The address of the HTTP port; empty where there is none."""
+        return "" if self._http is None else self._http.address
+
     async def start(self) -> None:
-        """Bind the port, then load every model. Raises StartError when the port cannot be bound."""
+        """Bind the ports, then load every model. Raises StartError when a port cannot be bound."""
         await self.listen()
+        self.open_http()
         await self.load()
 
     async def listen(self, reuse_port: bool = False) -> None:
         """Bind the port, alone or together with other workers. Raises StartError when it cannot be bound."""
         await self._frontend.start(self.config.listen, reuse_port)
+        self._doors.watch()
+
+    def open_http(self, reuse_port: bool = False) -> None:
+        """Open the port for metrics and health, alone or together with other workers. Raises StartError.
+
+        Where nobody asked for it, a port that is in use is only worth a warning.
+        """
+        from normfold.serving.metrics.port import HttpPort
+        from normfold.serving.service.http import HttpAnswers
+
+        if self.config.metrics is None:
+            return
+        answers = HttpAnswers(self.service, self.health, self._snapshot)
+        try:
+            self._http = HttpPort(self.config.metrics, answers.answer, reuse_port)
+        except StartError as error:
+            if self.config.metrics_listen is not None:
+                raise
+            log.warning("no metrics: %s", error)
 
     async def load(self) -> None:
         """Load every model that is to be served."""
@@ -185,6 +244,9 @@ class Server:
         await self._traffic.quieten(QUIET_SECONDS, min(LAME_DUCK_SECONDS, grace))
         answered = await self._traffic.close(max(0.0, end - time.monotonic()))
         answered &= await self._frontend.stop(max(QUIET_SECONDS, end - time.monotonic()))
+        if self._http is not None:
+            await asyncio.to_thread(self._http.close)
+        await self._doors.close()
         self._executor.shutdown(wait=answered, cancel_futures=True)
         self._regions.unregister("")
         return answered

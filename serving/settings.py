@@ -15,6 +15,14 @@ from normfold.serving.frontends import FRONTENDS
 from normfold.serving.process import address, typed_json
 from normfold.serving.process.log_lines import LEVELS
 
+#: Where metrics are if nobody says otherwise, as with Triton.
+METRICS_LISTEN = "127.0.0.1:8002"
+
+#: The ``metrics_listen`` of a server without an HTTP port.
+OFF = "off"
+#: The smallest memory limit of a process, in bytes: less than it has before it loads anything is a mistake.
+LEAST_LIMIT_BYTES = 64 << 20
+
 
 @dataclass(frozen=True)
 class ServerConfig:
@@ -24,8 +32,23 @@ class ServerConfig:
     repository: Path
     #: "host:port", port 0 for any free one, or "unix:/path".
     listen: str = "127.0.0.1:8001"
-    #: The transport: "grpcio", or "http2", which takes less CPU time.
-    frontend: str = "grpcio"
+    #: "host:port" of the HTTP port for metrics and health, or "off"; None: METRICS_LISTEN where it is free, else off.
+    metrics_listen: str | None = None
+    #: The transport, one of FRONTENDS.
+    frontend: str = FRONTENDS[0]
+    #: Certificate and key of the server, in PEM; None: no TLS.
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    #: The certificates that sign those of clients; None: clients need no certificate.
+    tls_client_ca: Path | None = None
+    #: Whether other hosts may reach the server without TLS.
+    insecure: bool = False
+    #: The file of tokens; None: everybody may do everything that the other settings allow.
+    tokens: Path | None = None
+    #: Whether health and readiness are answered without a token.
+    health_without_token: bool = False
+    #: Whether clients may ask for the procedures of the server and their messages.
+    reflection: bool = True
     #: "cpu", "cuda", "cuda:N", "tensorrt", "tensorrt:N" or "auto".
     device: str = "cpu"
     #: Threads of one run, at most 1024; 0: as measured, or without ``tune`` one for small models, all CPUs for others.
@@ -58,6 +81,14 @@ class ServerConfig:
     max_held_bytes: int = 1 << 30
     #: Time without progress after which an unfinished request or an answer that is not taken is given up, in seconds.
     stall_seconds: float = 60.0
+    #: The longest time that a request should wait for its model, in seconds; a longer queue is refused.
+    max_queue_seconds: float = 0.5
+    #: Requests under way in one worker, at least 1; a model or a connection may have as many as are left free.
+    max_queue_requests: int = 8192
+    #: Bytes of these requests; at least 1 MiB.
+    max_queue_bytes: int = 512 << 20
+    #: Memory of the whole server, at least 64 MiB; 0: four fifths of the machine's or the cgroup's.
+    memory_limit_bytes: int = 0
     #: The file to write traces to; None: the log.
     trace_file: Path | None = None
     #: Longest wait for requests under way at the end, in seconds.
@@ -72,6 +103,12 @@ class ServerConfig:
             address.check(self.listen)
         except ValueError as error:
             raise StartError(str(error)) from None
+        if self.metrics_listen not in (None, OFF):
+            try:
+                address.check_port(self.metrics_listen)
+            except ValueError as error:
+                raise StartError(f"{error}, nor {OFF!r}") from None
+        self._check_access()
         if self.frontend not in FRONTENDS:
             raise StartError(f"frontend {self.frontend!r} is not one of {', '.join(FRONTENDS)}")
         if not 0 <= self.threads <= 1024:
@@ -80,6 +117,10 @@ class ServerConfig:
             raise StartError(f"max_message_bytes must lie between 1 MiB and 2 GiB - 1, got {self.max_message_bytes}")
         if self.max_connections < 1 or min(self.max_connection_bytes, self.max_held_bytes) < 1 << 20:
             raise StartError("max_connections must be at least 1, the bytes held at least 1 MiB")
+        if not self.max_queue_seconds > 0 or self.max_queue_requests < 1 or self.max_queue_bytes < 1 << 20:
+            raise StartError("max_queue_seconds must be more than 0, max_queue_requests at least 1, the bytes 1 MiB")
+        if self.memory_limit_bytes and self.memory_limit_bytes < LEAST_LIMIT_BYTES:
+            raise StartError(f"memory_limit_bytes must be at least 64 MiB, or 0, got {self.memory_limit_bytes}")
         if not self.drain_delay_seconds >= 0:
             raise StartError(f"drain_delay_seconds must be at least 0, got {self.drain_delay_seconds:g}")
         if not self.stall_seconds > 0:
@@ -87,10 +128,33 @@ class ServerConfig:
         if self.log_level not in LEVELS:
             raise StartError(f"log level {self.log_level!r} is not one of {', '.join(LEVELS)}")
 
+    def _check_access(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            missing = "--tls-key" if self.tls_key is None else "--tls-cert"
+            raise StartError(f"--tls-cert and --tls-key belong together; {missing} FILE is missing")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise StartError("--tls-client-ca needs --tls-cert FILE and --tls-key FILE, too")
+        if self.health_without_token and self.tokens is None:
+            raise StartError("--health-without-token needs --tokens FILE; without tokens everything is answered")
+        if not (self.local or self.tls_cert is not None or self.insecure):
+            raise StartError(
+                f"--listen {self.listen}: other hosts can reach this address, and without TLS whoever is in between "
+                "can read and change everything. Give --tls-cert FILE --tls-key FILE, or --insecure to accept that, "
+                "such as in a container whose port is published on the loopback address only"
+            )
+
     @property
     def local(self) -> bool:
         """Whether only programs on this host can reach the server."""
         return address.is_local(self.listen)
+
+    @property
+    def metrics(self) -> str | None:
+        """The "host:port" to try for metrics; None: none. With port 0 in ``listen``, only what was asked for."""
+        if self.metrics_listen is None:
+            anywhere = self.listen.startswith(address.UNIX) or self.listen.endswith(":0")
+            return None if anywhere else METRICS_LISTEN
+        return None if self.metrics_listen == OFF else self.metrics_listen
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> ServerConfig:

@@ -11,13 +11,24 @@ LIMIT = 100
 DIMENSIONS = 16
 
 
+def printable(text: str) -> str:
+    """``text`` with control characters escaped, so that a name with a newline in it cannot become a line of a log.
+
+    >>> printable("é\\n")
+    'é\\\\n'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def quoted(text: str) -> str:
     """``text`` in single quotes, control characters escaped, cut at 100 characters.
 
     >>> quoted("x"), quoted("a\\nb")
     ("'x'", "'a\\\\nb'")
     """
-    shown = text if text.isprintable() else text.encode("unicode_escape").decode()
+    shown = printable(text)
     return f"'{shown[:LIMIT]}…'" if len(shown) > LIMIT else f"'{shown}'"
 
 

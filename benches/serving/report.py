@@ -93,7 +93,7 @@ def _models(figures: Figures) -> str:
             f"| {_spread(row, 'per_second', '{:,.0f}')} | {_spread(row, 'cpu_us', '{:,.0f}')} "
             f"| {ratio(row, base, 'cpu_us')} |"
         )
-    return "## Many models\n\n" + "\n".join(lines)
+    return f"## Many models\n\nThe frontend is {figures['frontend']}.\n\n" + "\n".join(lines)
 
 
 def _starts(figures: Figures) -> str:
@@ -107,8 +107,8 @@ def _starts(figures: Figures) -> str:
 
 def _batching(figures: Figures) -> str:
     return (
-        "## Dynamic batching\n\nA model that reads 16 MB of weights in every run (one row or 64); one thread.\n\n"
-        + _table(figures, base="batching off")
+        "## Dynamic batching\n\nA model that reads 16 MB of weights in every run (one row or 64); one thread, and the "
+        f"frontend {figures['frontend']}.\n\n" + _table(figures, base="batching off")
     )
 
 

@@ -67,7 +67,7 @@ def ask_json(address: str) -> Calls:
     return HttpCalls(address, "/predict", "application/json", json.dumps({"x": X.tolist()}).encode())
 
 
-def normfold(python: Path, folder: Path, port: int, other: int, frontend: str = "grpcio") -> Command:
+def normfold(python: Path, folder: Path, port: int, other: int, frontend: str) -> Command:
     """``normfold serve`` over a repository with ``tiny`` in the folder."""
     publish(tiny(), folder / "repository" / "tiny", CONFIG)
     return serve(folder / "repository", port, "--frontend", frontend)
@@ -141,7 +141,7 @@ def peers() -> list[Peer]:
     """Return all servers; echo is the first."""
     return [
         Peer("grpcio echo", "echo", echo, ask_grpc),
-        Peer(FRONTENDS[0], None, normfold, ask_grpc),
+        Peer(FRONTENDS[0], None, partial(normfold, frontend="grpcio"), ask_grpc),
         Peer(FRONTENDS[1], None, partial(normfold, frontend="http2"), ask_grpc),
         Peer("Triton", "triton", triton, ask_grpc, _no_triton()),
         Peer("MLServer", "mlserver", mlserver, ask_grpc),

@@ -14,6 +14,7 @@ from benches.serving.networks import MAX_BATCH, identity, publish, tiny, wide
 from benches.serving.roster import CONFIG, FRONTENDS, Command, ask_grpc, echo, peers, serve
 from benches.serving.running import CannotRun, Running, environment, free_ports, running, started
 
+from normfold.serving import frontends
 from normfold.serving.client.calls import infer_request
 from normfold.serving.load import processes
 from normfold.serving.load.calls import Calls, StreamCalls, UnaryCalls
@@ -24,6 +25,8 @@ Figures = dict[str, Any]
 
 PAYLOAD_BYTES = (1 << 10, 1 << 14, 1 << 18, 1 << 20, 1 << 22, 1 << 24)
 MODELS = (1, 50, 200)
+#: The frontend of servers that are started without an option.
+DEFAULT_FRONTEND = frontends.FRONTENDS[0]
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ def models(bench: Bench) -> Figures:
             sizes = processes.resident_bytes([server.pid])
             ready[str(count)] = {"seconds": server.ready_seconds, "resident_bytes": sizes}
         targets = [target(server, ask_grpc(server.address)) for server in servers]
-        return {"rows": bench.compare(targets, [Load(16)]), "ready": ready, "failed": {}}
+        return {"rows": bench.compare(targets, [Load(16)]), "ready": ready, "failed": {}, "frontend": DEFAULT_FRONTEND}
 
 
 def _when_ready(address: str) -> Calls:
@@ -208,7 +211,8 @@ def batching(bench: Bench) -> Figures:
             command = serve(folder / "repository", port, "--threads", "1")
             server = stack.enter_context(running(f"batching {name}", command, port, ask, folder))
             targets.append(target(server, ask(server.address)))
-        return {"rows": bench.compare(targets, [Load(1), Load(16), Load(64)]), "failed": {}}
+        rows = bench.compare(targets, [Load(1), Load(16), Load(64)])
+        return {"rows": rows, "failed": {}, "frontend": DEFAULT_FRONTEND}
 
 
 def _wide_io() -> str:

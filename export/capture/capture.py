@@ -31,12 +31,13 @@ from normfold.export.capture.recurrent import TRANSLATIONS, WholeRecurrence
 from normfold.export.capture.tidy import name_dimensions, tidy
 from normfold.export.capture.window_pool import WINDOW_POOL
 from normfold.export.errors import CaptureError
+from normfold.export.graphs.onnx_file import NEWEST_OPSET
 from normfold.export.inputs.specs import Dimension, InputSpec, random_inputs
 
 __all__ = ["DEFAULT_OPSET", "OPSETS", "capture", "program_to_graph"]
 
 DEFAULT_OPSET = 18
-OPSETS = range(18, 24)
+OPSETS = range(18, NEWEST_OPSET + 1)
 
 
 @dataclass(frozen=True)

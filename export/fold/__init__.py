@@ -25,6 +25,7 @@ from normfold.export.fold.rewrites.branches import take_branches
 from normfold.export.fold.rewrites.padding import join_padding
 from normfold.export.fold.rewrites.sequences import split_plainly
 from normfold.export.fold.rewrites.thinning import thin
+from normfold.export.graphs.completing import densified
 from normfold.export.graphs.onnx_file import read_onnx
 from normfold.export.graphs.shapes import infer_shapes
 
@@ -63,7 +64,7 @@ def fold(
         if example_inputs is not None:
             raise TypeError("fold: an ONNX model needs no example inputs")
         if isinstance(model, onnx.ModelProto):
-            graph = ir.from_proto(model)
+            graph = ir.from_proto(densified(model, model.graph.name))
             if graph.functions:
                 passes.InlinePass()(graph)
         else:

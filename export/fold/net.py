@@ -27,6 +27,8 @@ Dim: TypeAlias = int | str | None
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+#: Why an operator beside one of them takes no affine, and what to do.
+QUANTIZED = "computes with quantized numbers; fold the network before it is quantized"
 
 
 class Refused(Exception):
@@ -155,7 +157,7 @@ class Op:
         """The reason why no scale or shift passes through an operator that has no rule for them."""
         makers = [v.producer() for v in self.node.inputs if v is not None]
         if any(n is not None and n.op_type in _QUANTIZERS for n in (self.node, *makers)):
-            return f"{self} computes with quantized numbers; fold the network before it is quantized"
+            return f"{self} {QUANTIZED}"
         return f"no rule takes a per-channel scale or shift through {self}"
 
     @property

@@ -48,7 +48,7 @@ def in_float64(model: ir.Model) -> ir.Model | None:
         return None
     if any(dtype.is_floating_point() and dtype != FLOAT for dtype in _dtypes(model)):
         return None
-    if any("Quantize" in node.op_type for node in model.graph.all_nodes()):
+    if any("quantize" in node.op_type.lower() for node in model.graph.all_nodes()):
         return None
     return _converted(model, FLOAT, DOUBLE)
 

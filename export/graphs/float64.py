@@ -25,6 +25,8 @@ from onnx.reference.ops.op_conv import Conv as _Conv
 from onnx.reference.ops.op_conv_transpose import ConvTranspose as _ConvTranspose
 from onnx.reference.ops.op_max_pool import MaxPool as _MaxPool
 
+from normfold.export.graphs.quantizing import QUANTIZERS
+
 __all__ = ["Float64Graph"]
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -41,7 +43,7 @@ class Float64Graph:
     def __init__(self, content: bytes):
         model = onnx.load_model_from_string(content)
         _to_double(model.graph)
-        self._evaluator = ReferenceEvaluator(model, new_ops=list(_OPERATORS))
+        self._evaluator = ReferenceEvaluator(model, new_ops=[*_OPERATORS, *QUANTIZERS])
         self._names = [o.name for o in model.graph.output]
 
     def run(self, inputs: Arrays) -> Arrays:
@@ -152,6 +154,15 @@ class BatchNormalization(OpRun):
         return ((x - mean.reshape(shape)) * scale.reshape(shape) + beta.reshape(shape),)
 
 
+class Erf(OpRun):
+    """The error function in float64: the reference rounds it to float32."""
+
+    op_domain = ""
+
+    def _run(self, x: Any, **_: Any) -> Any:
+        return (torch.erf(_tensor(x)).numpy(),)
+
+
 class GatherElements(OpRun):
     """One entry for each index along an axis: the reference takes at most 64 entries."""
 
@@ -250,6 +261,7 @@ _OPERATORS: tuple[type[OpRun], ...] = (
     BatchNormalization,
     Conv,
     ConvTranspose,
+    Erf,
     GatherElements,
     GlobalMaxPool,
     LogSoftmax,

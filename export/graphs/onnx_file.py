@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import onnx
@@ -19,11 +20,14 @@ from google.protobuf.message import DecodeError, Message
 from onnx import version_converter
 
 from normfold.export.errors import SourceError
+from normfold.export.graphs.completing import Shapes, complete_shapes, count_sparse, densified
 from normfold.export.graphs.serialize import MAX_BYTES
 
 __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "OnnxFile", "opset_of", "read_onnx"]
 
-OLDEST_OPSET, NEWEST_OPSET = 11, 23
+#: The newest opset is the last that onnxruntime 1.32 loads and of which every operator that the fold reads was compared
+#: with opset 23 (tests/export/graphs/test_opsets.py); an older onnx knows fewer.
+OLDEST_OPSET, NEWEST_OPSET = 11, min(28, onnx.defs.onnx_opset_version())
 #: Domains whose operators are part of onnxruntime.
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 #: Largest accepted number of nodes; no network of this kind has as many.
@@ -42,8 +46,11 @@ class OnnxFile:
     notes: tuple[str, ...]
 
 
-def read_onnx(path: Path, opset: int | None = None) -> OnnxFile:
-    """Read ``path`` and convert it to ``opset`` where it is older (None: do not convert). Raises SourceError."""
+def read_onnx(path: Path, opset: int | None = None, shapes: Shapes = MappingProxyType({})) -> OnnxFile:
+    """Read ``path`` and convert it to ``opset`` where it is older (None: do not convert). Raises SourceError.
+
+    shapes are those of inputs that have none in the file.
+    """
     if not path.is_file():
         raise SourceError(f"no file '{path}'")
     if path.stat().st_size > MAX_BYTES:
@@ -58,15 +65,34 @@ def read_onnx(path: Path, opset: int | None = None) -> OnnxFile:
     _refuse_external(proto, path)
     _refuse_unknown(proto, path)
     _refuse_names(proto, path)
+    sparse = count_sparse(proto)
+    proto = densified(proto, path)
+    complete_shapes(proto, shapes, path)
     try:
         onnx.checker.check_model(proto)
     except Exception as error:  # ValidationError, and RuntimeError for some broken graphs
         raise SourceError(f"'{path}' is not valid ONNX: {_first_line(error)}") from None
     proto, notes = _converted(proto, opset, path)
+    if sparse:
+        notes = (f"{sparse} sparse weight{'s are' if sparse > 1 else ' is'} written densely", *notes)
+    _distrust_outputs(proto)
     model = ir.from_proto(proto)
     if model.functions:
         passes.InlinePass()(model)
     return OnnxFile(model, content, hashlib.sha256(content).hexdigest(), notes)
+
+
+def _distrust_outputs(proto: onnx.ModelProto) -> None:
+    """Forget the numbers in the declared shapes of outputs if an input is dynamic; inference finds those that are true.
+
+    The TorchScript exporter writes the sizes that it traced with, such as a batch of 2, where it cannot infer a shape.
+    """
+    if all(d.HasField("dim_value") for i in proto.graph.input for d in i.type.tensor_type.shape.dim):
+        return
+    for output in proto.graph.output:
+        for dim in output.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value"):
+                dim.ClearField("dim_value")
 
 
 def _refuse_external(proto: onnx.ModelProto, path: Path) -> None:
@@ -101,7 +127,7 @@ def _refuse_unknown(proto: onnx.ModelProto, path: Path) -> None:
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise SourceError(
             f"'{path}' is written in opset {opset}; expected {OLDEST_OPSET} to {NEWEST_OPSET}. Export it again with "
-            "a newer opset"
+            f"{'a newer' if opset < OLDEST_OPSET else 'an older'} opset, for example opset_version=18"
         )
 
 

@@ -31,9 +31,10 @@ def open_onnx(path: Path, given: Sequence[InputSpec] = (), opset: int | None = D
 
     Raises SourceError where the file fails a check, InputSpecError where ``given`` does not fit its inputs.
     """
-    file = read_onnx(path, opset)
+    shapes = {s.name: [d if isinstance(d, int) else d.name for d in s.dims] for s in given}
+    file = read_onnx(path, opset, shapes)
     specs = _merged(graph_inputs(file.model, path), given, path)
-    modern = to_bytes(file.model if opset == DEFAULT_OPSET else read_onnx(path, DEFAULT_OPSET).model)
+    modern = to_bytes(file.model if opset == DEFAULT_OPSET else read_onnx(path, DEFAULT_OPSET, shapes).model)
     bounds, runtime, double = GraphSizes(file.content), Runtime(file.content, optimised=False), _double(modern)
 
     def run(inputs: Arrays) -> Arrays:
@@ -41,7 +42,7 @@ def open_onnx(path: Path, given: Sequence[InputSpec] = (), opset: int | None = D
         return _run(runtime, double, inputs)
 
     def graph(specs: Sequence[InputSpec], sizes: Mapping[str, int], wanted: int) -> ir.Model:
-        return read_onnx(path, wanted if opset is not None else None).model
+        return read_onnx(path, wanted if opset is not None else None, shapes).model
 
     return Origin(
         name=path.name,

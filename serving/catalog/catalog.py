@@ -25,6 +25,7 @@ from normfold.serving.catalog.entries import (
 )
 from normfold.serving.catalog.load import LoadOptions, load
 from normfold.serving.catalog.model import Model
+from normfold.serving.catalog.overlooked import overlooked
 from normfold.serving.catalog.repository import Files, Repository, SentFolder, is_plain
 from normfold.serving.errors import (
     ConfigError,
@@ -92,6 +93,8 @@ class Catalog:
 
     async def load_all(self) -> None:
         """Load the models of the start, unless a client was faster; a failure is kept as the reason of its model."""
+        for name, why in overlooked(self._repository).items():
+            log.warning("folder %s is not served: %s", quoted(name), why)
         for name, entry in list(self._entries.items()):
             if not entry.loading:
                 continue
@@ -176,7 +179,9 @@ class Catalog:
             return SentFolder(name, files)
         folder = self._repository.find(name)
         if folder is None:
-            raise PollFailed(f"{failed}: there is no such folder{near(name, self._repository.models())}")
+            why = overlooked(self._repository).get(name)
+            hint = f"there is no such folder{near(name, self._repository.models())}"
+            raise PollFailed(f"{failed}: {why or hint}")
         return folder
 
     def _plan(self, folder: Files, override: str | None) -> tuple[mc.ModelConfig, list[int]]:

@@ -12,6 +12,7 @@ from normfold.protos.datatypes import Datatype, by_config
 from normfold.serving.errors import ConfigError
 from normfold.serving.runtime.settings import ModelTensor
 from normfold.serving.wire.proved_sizes import ProvedSizes
+from normfold.serving.wording import printable
 
 Shape = tuple[int, ...]
 
@@ -40,7 +41,7 @@ class TensorSpec:
         )
 
     def __str__(self) -> str:
-        return f"{self.name} {self.datatype.name}[{','.join(map(str, self.shape))}]"
+        return f"{printable(self.name)} {self.datatype.name}[{','.join(map(str, self.shape))}]"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.protos.datatypes import by_name
-from normfold.serving.errors import InvalidRequest, LoadError
+from normfold.serving.errors import InvalidRequest, LoadError, OutOfMemory
 from normfold.serving.runtime.session import Session
 from normfold.serving.wire.tensors import to_array
 
@@ -44,6 +44,8 @@ def replay(session: Session, data: bytes) -> dict[str, Array] | None:
         answers = session.run(inputs, list(expected))
     except (InvalidRequest, KeyError) as error:
         raise LoadError(f"golden.json does not belong to this model: {error}") from None
+    except OutOfMemory:
+        raise LoadError("its golden input needs more memory than there is") from None
     for (name, wanted), answer in zip(expected.items(), answers, strict=True):
         _compare(name, answer, wanted, tolerance)
     return inputs

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 
 from normfold.protos import model_config as mc
 from normfold.serving.catalog import config, golden, labels, proved, warmup
-from normfold.serving.catalog.contract import agree
+from normfold.serving.catalog.contract import Contract, agree
 from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.repository import Files
+from normfold.serving.catalog.sized_run import SizedRun
 from normfold.serving.errors import ConfigError, DeviceUnavailable, InvalidRequest
-from normfold.serving.runtime import cuda_options, gpus, tensorrt_options
+from normfold.serving.process.memory_limit import MemoryBudget
+from normfold.serving.runtime import cuda_options, gpus, run_memory, tensorrt_options
 from normfold.serving.runtime.devices import Device
 from normfold.serving.runtime.session import Session
 from normfold.serving.runtime.settings import SessionSettings
@@ -38,6 +40,8 @@ class LoadOptions:
     tuning: Tuning | None = None
     #: Answer requests of sizes that a model's file was not proved for.
     allow_unproved_sizes: bool = False
+    #: The memory for large runs; None: without limit.
+    budget: MemoryBudget | None = None
 
 
 def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOptions, executor: Executor) -> Model:
@@ -74,7 +78,26 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
             golden.replay(other, answers)
         warmup.run(other, samples, list(contract.outputs), lambda feeds, ns: None)
         others.append((other, counts[device.index]))
-    return Model(folder.name, version, full, contract, session, executor, times, others)
+    sized = _sized(session, contract, samples, options.budget)
+    return Model(folder.name, version, full, contract, session, executor, times, others, sized)
+
+
+def _sized(
+    session: Session, contract: Contract, samples: list[warmup.WarmupSample], budget: MemoryBudget | None
+) -> SizedRun | None:
+    """The run of ``session`` within ``budget``; None where the memory of its runs cannot be measured."""
+    if budget is None:
+        return None
+    batched = contract.max_batch_size > 0
+    axes = {
+        tensor.name: [axis for axis, size in enumerate(tensor.shape or ()) if size == -1 and (axis or not batched)]
+        for tensor in session.inputs
+    }
+    for feeds in [sample.feeds for sample in samples[:1]] or warmup.guesses(session, batched):
+        memory = run_memory.measure(session, feeds, list(contract.outputs), contract.max_batch_size, axes)
+        if memory is not None:
+            return SizedRun(session, memory, budget, batched)
+    return None
 
 
 def _session(data: bytes, device: Device, settings: SessionSettings, server: Device) -> Session:

@@ -102,7 +102,7 @@ class ModelFolder:
         if self._is_file or not is_there(self.path / CONFIG_FILE):
             return None
         try:
-            return self._read(CONFIG_FILE).decode()
+            return self._read(CONFIG_FILE).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ConfigError(f"config.pbtxt cannot be read: {why(error)}") from None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from normfold.protos.datatypes import Datatype, by_config
 from normfold.serving.catalog import bounds
 from normfold.serving.catalog.contract import Contract, reshaped
 from normfold.serving.catalog.repository import Files
-from normfold.serving.errors import ConfigError, InvalidRequest, LoadError
+from normfold.serving.errors import ConfigError, InvalidRequest, LoadError, OutOfMemory
 from normfold.serving.runtime.session import Session
 from normfold.serving.wire.tensors import to_array
 
@@ -32,6 +32,9 @@ FOLDER = "warmup"
 
 #: Runs of a warm-up that config.pbtxt does not describe. The first run is slower, because it allocates memory.
 RUNS = 5
+
+#: Sizes that are tried where a model file leaves them open and nothing describes an input.
+GUESSED_SIZES = (16, 128)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ def run(session: Session, samples: Iterable[WarmupSample], outputs: Sequence[str
                 if not sample.asked_for:
                     break  # zeros may be no valid input
                 raise LoadError(f"warm-up failed: {error}") from None
+            except OutOfMemory:
+                raise LoadError("its warm-up needs more memory than there is") from None
             note(sample.feeds, time.perf_counter_ns() - started)
 
 
@@ -84,6 +89,24 @@ def _default(contract: Contract) -> list[dict[str, Array]]:
         array = _zeros(shape, spec.datatype)
         feeds[spec.name] = array if spec.reshape is None else array.reshape(reshaped(shape, spec.shape, spec.reshape))
     return [feeds]
+
+
+def guesses(session: Session, batched: bool) -> Iterator[dict[str, Array]]:
+    """Inputs of zeros that the model may take: with several sizes in place of those that its file leaves open."""
+    taken = [tensor for tensor in session.inputs if not tensor.optional]
+    if any(tensor.shape is None for tensor in taken):
+        return
+    for size in GUESSED_SIZES:
+        yield {
+            tensor.name: _zeros(
+                tuple(
+                    (1 if batched and not axis else size) if each == -1 else each
+                    for axis, each in enumerate(tensor.shape or ())
+                ),
+                tensor.datatype,
+            )
+            for tensor in taken
+        }
 
 
 def _sample(warmup: mc.ModelWarmup, contract: Contract, folder: Files) -> dict[str, Array]:

@@ -9,16 +9,21 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from normfold.serving.access.access import Access
+    from normfold.serving.access.tls import Tls
     from normfold.serving.frontends.limits import ClientLimits
     from normfold.serving.rpc.methods import Method
     from normfold.serving.rpc.traffic import Traffic
 
 #: The names of the transports, the default first.
-FRONTENDS = ("grpcio", "http2")
+FRONTENDS = ("http2", "grpcio")
 
 
 class Frontend(Protocol):
-    """A server of methods; made of them, their traffic, the size limit of a message, and the limits of clients."""
+    """A server of methods.
+
+    It is made of them, their traffic, the size limit of a message, the limits of clients, who is admitted, and its TLS.
+    """
 
     @property
     def address(self) -> str:
@@ -34,7 +39,9 @@ class Frontend(Protocol):
         """Close the port and every connection; whether all calls under way ended within ``grace_seconds``."""
 
 
-def frontend(name: str) -> Callable[[Iterable[Method], Traffic, int, ClientLimits], Frontend]:
+def frontend(
+    name: str,
+) -> Callable[[Iterable[Method], Traffic, int, ClientLimits, Access | None, Tls | None], Frontend]:
     """The class of the frontend with this name of FRONTENDS; only that one is imported."""
     if name == "http2":
         from normfold.serving.frontends.http2.frontend import Http2Frontend

@@ -5,38 +5,51 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from normfold.serving.errors import StartError
+from normfold.serving.access.access import HEADER, Access, credential
+from normfold.serving.access.tls import Tls, TlsIdentity
+from normfold.serving.errors import PermissionDenied, ServingError, StartError, Unauthenticated
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.process import unix_socket
 from normfold.serving.process.address import UNIX, host_and_port
+from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.grpc_status import CODES
 from normfold.serving.rpc.methods import Method, status_of
 from normfold.serving.rpc.traffic import Traffic
+from normfold.serving.wire.pushback import trailers
 
 #: Smaller answers leave at once, in bytes.
 LARGE_BYTES = 1 << 14
 #: Time at the end for calls that are in gRPC but not in a method.
 LAST_CALLS_SECONDS = 0.1
+#: Calls under way on one connection; a client keeps further ones back until others have ended.
+MOST_CALLS = 1024
 
 
 class GrpcioFrontend:
-    """A server of ``methods``; ``traffic`` counts the calls of those that are ``counted``; ``limits`` are not kept."""
+    """A server of ``methods``; ``traffic`` counts the calls of those that are ``counted``; ``limits`` are not kept.
+
+    ``access`` admits calls by their tokens; None: everybody. ``tls``: the TLS of its port; None: plain text.
+    """
 
     def __init__(
-        self, methods: Iterable[Method], traffic: Traffic, max_message_bytes: int, limits: ClientLimits | None = None
+        self,
+        methods: Iterable[Method],
+        traffic: Traffic,
+        max_message_bytes: int,
+        limits: ClientLimits | None = None,
+        access: Access | None = None,
+        tls: Tls | None = None,
     ) -> None:
         #: The contexts of calls whose large answers may still be on the wire.
         self._sending: set[Any] = set()
-        services: dict[str, dict[str, Any]] = {}
-        for method in methods:
-            services.setdefault(method.service, {})[method.name] = _handler(method, traffic, self._sending)
-        self._services, self._max_message_bytes = services, max_message_bytes
+        self._handlers = _Handlers(methods, lambda method: _handler(method, traffic, self._sending), access)
+        self._max_message_bytes, self._tls = max_message_bytes, tls
         self._server: grpc.aio.Server | None = None
         #: The address that the server listens on; empty until it does.
         self.address = ""
@@ -53,16 +66,15 @@ class GrpcioFrontend:
                 ("grpc.so_reuseport", int(reuse_port)),
                 ("grpc.max_receive_message_length", self._max_message_bytes),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.max_concurrent_streams", MOST_CALLS),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             )
         )
-        self._server.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler(service, handlers) for service, handlers in self._services.items()]
-        )
+        self._server.add_generic_rpc_handlers([self._handlers])
         why = unix_socket.why_not(address.removeprefix(UNIX)) if address.startswith(UNIX) else ""
         try:
-            port = 0 if why else self._server.add_insecure_port(address)
+            port = 0 if why else self._bind(address)
         except RuntimeError:
             port = 0
         if not port:
@@ -70,6 +82,26 @@ class GrpcioFrontend:
             raise StartError(f"cannot listen on {address}: {why}; choose another with --listen host:port")
         await self._server.start()
         self.address = address if address.startswith(UNIX) else f"{address.rpartition(':')[0]}:{port}"
+
+    def _bind(self, address: str) -> int:
+        """The port of ``address``; 0 when it cannot be bound. Raises RuntimeError then, too."""
+        assert self._server is not None
+        if self._tls is None:
+            bound: int = self._server.add_insecure_port(address)
+            return bound
+        tls, used = self._tls, self._tls.identity
+
+        def changed() -> Any:  # asked before each handshake, on a thread of gRPC's own
+            nonlocal used
+            if tls.identity is used:
+                return None
+            used = tls.identity
+            return _certificates(used)
+
+        mutual = used.client_ca is not None
+        credentials = grpc.dynamic_ssl_server_credentials(_certificates(used), changed, mutual)
+        secure: int = self._server.add_secure_port(address, credentials)
+        return secure
 
     async def stop(self, grace_seconds: float) -> bool:
         """Close the port and every connection; whether all calls under way ended within ``grace_seconds``."""
@@ -82,6 +114,43 @@ class GrpcioFrontend:
         # No longer: gRPC waits here for calls, too, that came last and that it will never hand to a method.
         await self._server.stop(min(grace_seconds, LAST_CALLS_SECONDS))
         return not cut
+
+
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Finds the handler of a call by its path; without the right token, one that refuses before the request is read."""
+
+    def __init__(self, methods: Iterable[Method], make: Callable[[Method], Any], access: Access | None) -> None:
+        self._methods = {method.path: method for method in methods}
+        self._made = {path: make(method) for path, method in self._methods.items()}
+        self._make, self._access = make, access
+
+    def service(self, details: Any) -> Any:
+        """The handler; None for a path that there is not."""
+        method = self._methods.get(details.method)
+        if method is None or self._access is None:
+            return self._made.get(details.method)
+        values = [value for name, value in details.invocation_metadata or () if name == HEADER]
+        try:
+            admitted = self._access.admit(method, credential([_as_bytes(value) for value in values]))
+        except (Unauthenticated, PermissionDenied) as error:
+            return grpc.stream_stream_rpc_method_handler(_refusal(error))
+        return self._made[method.path] if admitted is method else self._make(admitted)
+
+
+def _as_bytes(value: str | bytes) -> bytes:
+    return value.encode() if isinstance(value, str) else value
+
+
+def _refusal(error: ServingError) -> Any:
+    async def refuse(requests: AsyncIterator[bytes], context: Any) -> None:
+        await context.abort(CODES[error.status], str(error))
+
+    return refuse
+
+
+def _certificates(identity: TlsIdentity) -> Any:
+    pair = [(identity.key, identity.cert)]
+    return grpc.ssl_server_certificate_configuration(pair, root_certificates=identity.client_ca)
 
 
 def _why(address: str) -> str:
@@ -111,6 +180,7 @@ def _unary(method: Method, traffic: Traffic | None, sending: set[Any]) -> Any:
     leave = _uncounted if traffic is None else traffic.leave
 
     async def handle(data: bytes, context: Any) -> bytes:  # the path of every call: a context manager would cost time
+        CALLER.set(_Caller(context))
         try:
             enter()
             try:
@@ -123,7 +193,7 @@ def _unary(method: Method, traffic: Traffic | None, sending: set[Any]) -> Any:
             finally:
                 leave()
         except Exception as error:
-            await _abort(error, method, context)
+            await _abort(error, method, context, traffic)
             raise
 
     return handle
@@ -131,6 +201,26 @@ def _unary(method: Method, traffic: Traffic | None, sending: set[Any]) -> Any:
 
 def _uncounted() -> None:
     pass
+
+
+class _Caller:
+    """A call as ``rpc.caller`` describes it; gRPC is asked only for what somebody wants to know."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    @property
+    def connection(self) -> str:
+        """The address of the client's end; the same for all connections of a unix socket."""
+        peer: str = self._context.peer()
+        return peer
+
+    def left_seconds(self) -> float | None:
+        """The time until the caller gives up, in seconds; None: no limit."""
+        left: float | None = self._context.time_remaining()
+        return left
 
 
 def _server_stream(method: Method, traffic: Traffic | None) -> Any:
@@ -148,6 +238,7 @@ def _server_stream(method: Method, traffic: Traffic | None) -> Any:
 
 def _bidi_stream(method: Method, traffic: Traffic | None) -> Any:
     async def handle(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        CALLER.set(_Caller(context))
         try:
             if traffic is None:
                 async for response in method.answers(requests):
@@ -157,14 +248,16 @@ def _bidi_stream(method: Method, traffic: Traffic | None) -> Any:
                 async for response in method.answers(traffic.requests(requests)):
                     yield response
         except Exception as error:
-            await _abort(error, method, context)
+            await _abort(error, method, context, traffic)
 
     return handle
 
 
-async def _abort(error: Exception, method: Method, context: Any) -> None:
+async def _abort(error: Exception, method: Method, context: Any, traffic: Traffic | None) -> None:
     """End the call with the status of ``error``."""
     if isinstance(error, (asyncio.CancelledError, grpc.aio.AbortError)):
         raise error
     status, details = status_of(error, method.path)
-    await context.abort(CODES[status], details)
+    if traffic is not None:
+        traffic.failed[method.path, status] += 1
+    await context.abort(CODES[status], details, trailers(error, status, details))

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from normfold.serving.errors import InvalidRequest
+from normfold.serving.errors import InvalidRequest, StartError
 from normfold.serving.scheduling.statistics import RequestTiming
 from normfold.serving.wording import near, quoted
 
@@ -24,15 +24,14 @@ class TraceSettings:
     """Which requests are traced: the settings of the server, and of models that have their own."""
 
     def __init__(self, file: Path | None = None) -> None:
+        """Raises StartError when ``file`` cannot be written."""
         self._file = file
-        self._server: Settings = {
-            "trace_mode": ["triton"],
-            "trace_level": [OFF],
-            "trace_rate": ["1000"],
-            "trace_count": ["-1"],
-            "log_frequency": ["0"],
-            "trace_file": [str(file) if file else ""],
-        }
+        if file is not None:
+            try:
+                file.open("a", encoding="utf-8").close()
+            except OSError as error:
+                raise StartError(f"--trace-file {file} cannot be written: {error.strerror or error}") from None
+        self._server = _defaults(file)
         self._models: dict[str, Settings] = {}
         self._seen: dict[str, int] = {}
         self._traced = 0
@@ -53,7 +52,7 @@ class TraceSettings:
             elif model:
                 target.pop(key, None)
             else:
-                target[key] = TraceSettings(self._file)._server[key]
+                target[key] = _defaults(self._file)[key]
         every = [self._server, *({**self._server, **own} for own in self._models.values())]
         self.active = any(TIMESTAMPS in settings["trace_level"] for settings in every)
         return {**self._server, **self._models.get(model, {})}
@@ -109,5 +108,19 @@ class TraceSettings:
             for line in lines:
                 log.info("trace %s", line)
         else:
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write("".join(f"{line}\n" for line in lines))
+            try:
+                with self._file.open("a", encoding="utf-8") as file:
+                    file.write("".join(f"{line}\n" for line in lines))
+            except OSError as error:  # the request was answered, and is not to fail because of its trace
+                log.error("trace file %s cannot be written: %s", self._file, error.strerror or error)
+
+
+def _defaults(file: Path | None) -> Settings:
+    return {
+        "trace_mode": ["triton"],
+        "trace_level": [OFF],
+        "trace_rate": ["1000"],
+        "trace_count": ["-1"],
+        "log_frequency": ["0"],
+        "trace_file": [str(file) if file else ""],
+    }

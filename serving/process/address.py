@@ -7,9 +7,19 @@ UNIX = "unix:"
 
 def check(address: str) -> None:
     """Raises ValueError unless ``address`` is "host:port" or "unix:/path"."""
-    host, _, port = address.rpartition(":")
-    if not address.startswith(f"{UNIX}/") and not (host and port.isdecimal() and int(port) < 65536):
+    if not address.startswith(f"{UNIX}/") and not _is_port(address):
         raise ValueError(f"listen address {address!r} is not host:port, such as 127.0.0.1:8001, or unix:/path")
+
+
+def check_port(address: str) -> None:
+    """Raises ValueError unless ``address`` is "host:port"."""
+    if not _is_port(address):
+        raise ValueError(f"metrics address {address!r} is not host:port, such as 127.0.0.1:8002")
+
+
+def _is_port(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    return bool(host) and port.isdecimal() and int(port) < 65536
 
 
 def host_and_port(address: str) -> tuple[str, int]:

@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Mapping
 
+from normfold.serving.wording import printable
+
 #: From the most lines to the fewest.
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -19,12 +21,15 @@ class Lines(logging.Formatter):
         self._settings, self._prefix = settings, prefix
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, with the traceback below it if there is one."""
+        """Return the line, with the traceback below it if there is one.
+
+        Control characters are escaped: messages have names out of model files and requests.
+        """
         then = time.gmtime(record.created)
         if self._settings["log_format"] == "ISO8601":
             head = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', then)} {record.levelname}"
         else:
             micros = int(record.created % 1 * 1e6)
             head = f"{record.levelname[0]}{time.strftime('%m%d %H:%M:%S', then)}.{micros:06d}"
-        line = f"{head} {self._prefix}{record.getMessage()}"
+        line = f"{head} {self._prefix}{printable(record.getMessage())}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,11 +14,18 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from normfold.serving.errors import InvalidRequest, ServingError, Status
+from normfold.serving.wording import printable
 
 log = logging.getLogger(__name__)
 
 #: Longest status details, in characters: they travel as a header, and clients limit the size of headers.
 MAX_DETAILS = 3000
+
+#: A larger message is parsed on another thread, in bytes.
+LOOP_BYTES = 1 << 20
+
+#: Refusals of an overloaded server are counted, and reported at most once in this time, in seconds.
+REFUSALS_SECONDS = 10.0
 
 Request = TypeVar("Request", bound=Message)
 Unary = Callable[[Any], Awaitable[Message]]
@@ -63,7 +72,11 @@ class Method:
 
     async def _answer(self, data: bytes) -> bytes:
         assert self.unary is not None
-        return (await self.unary(parse(self.request, data))).SerializeToString()
+        if len(data) > LOOP_BYTES:
+            request = await asyncio.to_thread(parse, self.request, data)
+        else:
+            request = parse(self.request, data)
+        return (await self.unary(request)).SerializeToString()
 
     async def answers(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The serialized answers to serialized requests; for streams. ``server_stream`` gets the first request only."""
@@ -88,21 +101,48 @@ def parse(message: type[Request], data: bytes) -> Request:
         raise InvalidRequest(f"{len(data)} bytes that are not a {message.DESCRIPTOR.full_name} message") from None
 
 
+def status_alone(error: BaseException) -> Status:
+    """The status that the caller gets for ``error``."""
+    if isinstance(error, ServingError):
+        return error.status
+    if isinstance(error, asyncio.CancelledError):
+        return Status.CANCELLED
+    return Status.RESOURCE_EXHAUSTED if isinstance(error, MemoryError) else Status.INTERNAL
+
+
 def status_of(error: Exception, where: str) -> tuple[Status, str]:
     """The status and details that the caller gets for ``error``; the log gets the rest.
 
     A caller's mistake is logged as one line; anything unexpected with its traceback, and the caller gets only an id.
     """
+    status = status_alone(error)
     if isinstance(error, ServingError):
-        log.info("%s: %s: %s", where, error.status.name, _one_line(str(error)))
-        return error.status, str(error)[:MAX_DETAILS]
+        if error.retry_seconds is None:
+            log.info("%s: %s: %s", where, status.name, printable(str(error)))
+        else:
+            _REFUSALS.note(f"{where}: {status.name}: {printable(str(error))}")
+        return status, str(error)[:MAX_DETAILS]
     if isinstance(error, MemoryError):
         log.error("%s: out of memory", where)
-        return Status.RESOURCE_EXHAUSTED, "the server has not enough memory for this request"
+        return status, "the server has not enough memory for this request"
     identifier = secrets.token_hex(6)
     log.error("%s: internal error, id %s", where, identifier, exc_info=error)
-    return Status.INTERNAL, f"internal error, id {identifier}"
+    return status, f"internal error, id {identifier}"
 
 
-def _one_line(text: str) -> str:
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
+class _Refusals:
+    """Reports refusals: a line for each would take the time that an overloaded server does not have."""
+
+    def __init__(self) -> None:
+        self._count, self._next = 0, 0.0
+
+    def note(self, text: str) -> None:
+        """Count a refusal; report it with the number of those that were only counted, if a report is due."""
+        self._count += 1
+        if (now := time.monotonic()) >= self._next:
+            more = f"; {self._count - 1} more refusals since the last such line" if self._count > 1 else ""
+            log.warning("%s%s", text, more)
+            self._count, self._next = 0, now + REFUSALS_SECONDS
+
+
+_REFUSALS = _Refusals()

@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import TypeVar
 
-from normfold.serving.errors import Unavailable
+from normfold.serving.errors import Status, Unavailable
 
 Item = TypeVar("Item")
 
@@ -26,6 +27,8 @@ class Traffic:
 
     def __init__(self) -> None:
         self.in_flight = 0
+        #: Calls that did not end with OK, by method ("" for none of the server) and status.
+        self.failed: Counter[tuple[str, Status]] = Counter()
         self._last_arrival = 0.0
         self._closing = False
         #: The time limits of streams that wait for their next request; the end of the server lets them all expire.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import re
 import warnings
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
@@ -15,10 +14,11 @@ from numpy.typing import NDArray
 
 from normfold.cache_folder import cache_folder
 from normfold.protos.datatypes import by_name, by_onnxruntime
-from normfold.serving.errors import ConfigError, DeviceUnavailable, InvalidRequest, LoadError
+from normfold.serving.errors import ConfigError, DeviceUnavailable, InvalidRequest, LoadError, OutOfMemory
 from normfold.serving.runtime import cuda_options, onnx_file, pinned, placement, tensorrt_options
 from normfold.serving.runtime.bindings import Bound, Fixed, Resident
 from normfold.serving.runtime.devices import Device, check_provider, providers
+from normfold.serving.runtime.reasons import lacks_memory, reason
 from normfold.serving.runtime.settings import ModelTensor, SessionSettings
 from normfold.serving.runtime.staging import Staged
 from normfold.serving.wire.strings import to_bytes, to_text
@@ -67,8 +67,10 @@ class Session:
             raise
         except Exception as error:  # damaged files raise UnicodeDecodeError and others, not only onnxruntime's classes
             if device.gpu_demanded and placement.is_device_failure(error):
-                raise DeviceUnavailable(f"device {device} was asked for, but it failed: {_reason(error)}") from error
-            raise LoadError(f"onnxruntime cannot load the model: {_reason(error)}") from error
+                raise DeviceUnavailable(f"device {device} was asked for, but it failed: {reason(error)}") from error
+            if lacks_memory(error):
+                raise LoadError("onnxruntime cannot load the model: it needs more memory than there is") from error
+            raise LoadError(f"onnxruntime cannot load the model: {reason(error)}") from error
         #: The device that the session really runs on: "cpu", "cuda:N" or "tensorrt:N".
         self.device = check_provider(device, self._session)
         #: The nodes that stayed on the CPU while the session runs on a GPU, in words; "" for none.
@@ -86,11 +88,13 @@ class Session:
         elif self.device != "cpu" and self._plain and BYTES not in self._datatypes.values():
             self._staged = Staged(self._session, pinned.memory)
 
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str], give_back: bool = False) -> list[Array]:
         """The outputs named in ``outputs``, in that order, for the inputs ``feeds``.
 
+        With ``give_back`` the session keeps no memory for the next run.
+
         As inputs and as outputs, arrays of BYTES hold ``bytes`` objects and arrays of BF16 hold the bits as uint16.
-        Raises InvalidRequest where the model itself cannot take these shapes or values.
+        Raises InvalidRequest where the model itself cannot take these shapes or values, OutOfMemory.
         """
         if self._texts:
             feeds = {name: _texts(array) if name in self._texts else array for name, array in feeds.items()}
@@ -100,10 +104,12 @@ class Session:
             if self._staged is not None:
                 return self._staged.run(feeds, outputs, self._run_options())
             if not self._plain:
-                return self._run_values(feeds, outputs)
-            answers = self._session.run(list(outputs), dict(feeds), self._run_options())
+                return self._run_values(feeds, outputs, give_back)
+            answers = self._session.run(list(outputs), dict(feeds), self._run_options(give_back))
         except _RUN_ERRORS as error:
-            raise InvalidRequest(f"the model cannot take this input: {_reason(error)}") from error
+            if lacks_memory(error):
+                raise OutOfMemory("the server has not enough memory to run the model on this input") from error
+            raise InvalidRequest(f"the model cannot take this input: {reason(error)}") from error
         return [_bytes(a) if self._datatypes[n] is BYTES else a for n, a in zip(outputs, answers, strict=True)]
 
     def bind(self, feeds: Mapping[str, Array], answers: Mapping[str, Array]) -> Bound | None:
@@ -114,14 +120,15 @@ class Session:
             return None
         return Bound(self._session, feeds, answers)
 
-    def _run_options(self) -> ort.RunOptions | None:
-        if not self.settings.arena_shrinkage:
+    def _run_options(self, give_back: bool = False) -> ort.RunOptions | None:
+        shrinkage = self.settings.arena_shrinkage or ("cpu:0" if give_back and self.settings.arena else "")
+        if not shrinkage:
             return None
         options = ort.RunOptions()
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", self.settings.arena_shrinkage)
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrinkage)
         return options
 
-    def _run_values(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    def _run_values(self, feeds: Mapping[str, Array], outputs: Sequence[str], give_back: bool) -> list[Array]:
         """The same by onnxruntime's own values, because NumPy has no bfloat16."""
         values = {}
         for name, array in feeds.items():
@@ -130,7 +137,7 @@ class Session:
                 values[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, BF16.onnx)
             else:
                 values[name] = ort.OrtValue.ortvalue_from_numpy(array)
-        answers = self._session.run_with_ort_values(list(outputs), values, self._run_options())
+        answers = self._session.run_with_ort_values(list(outputs), values, self._run_options(give_back))
         return [self._array(name, value) for name, value in zip(outputs, answers, strict=True)]
 
     def _array(self, name: str, value: Any) -> Array:
@@ -213,14 +220,6 @@ def _bytes(array: Array) -> Array:
     elements = np.empty(array.size, object)
     elements[:] = [to_bytes(str(element)) for element in array.ravel()]
     return elements.reshape(array.shape)
-
-
-def _reason(error: Exception) -> str:
-    """The sentence of an onnxruntime error, without its number, source file and line."""
-    text = str(error)
-    _, found, message = text.partition("Status Message: ")
-    text = message if found else re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    return " ".join(re.sub(r"\S*/onnxruntime/core/\S+", "", text).split())
 
 
 #: The exceptions of a run with shapes or values that the model cannot take; RuntimeError comes from bound tensors. Any

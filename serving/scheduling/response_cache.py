@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,9 +15,12 @@ from normfold.serving.wire.tensors import to_raw
 
 Array = NDArray[Any]
 
+#: What an answer takes beside its arrays (key, list, table), and an array beside its numbers, in bytes.
+ENTRY_BYTES, ARRAY_BYTES = 400, 200
+
 
 class ResponseCache:
-    """The last answers of one model version, at most ``limit_bytes`` of arrays."""
+    """The last answers of one model version, in at most ``limit_bytes`` of memory."""
 
     def __init__(self, limit_bytes: int = 64 << 20) -> None:
         self._limit_bytes = limit_bytes
@@ -41,11 +45,14 @@ class ResponseCache:
         return self._answers.get(key)
 
     def keep(self, key: bytes, answer: list[Array]) -> None:
-        """Keep ``answer``; the least recently used answers are dropped until all fit into the limit."""
+        """Keep a copy of ``answer``; the least recently used answers are dropped until all fit into the limit.
+
+        An answer is often a view of a whole batch, which would stay in memory with it.
+        """
         size = _size(answer)
         if size > self._limit_bytes or key in self._answers:
             return
-        self._answers[key] = answer
+        self._answers[key] = [array.copy() for array in answer]
         self._held_bytes += size
         while self._held_bytes > self._limit_bytes:
             _, dropped = self._answers.popitem(last=False)
@@ -53,8 +60,8 @@ class ResponseCache:
 
 
 def _size(answer: list[Array]) -> int:
-    """The bytes of the arrays, with the contents of BYTES elements."""
-    return sum(
-        array.nbytes + (sum(len(element) for element in array.ravel()) if array.dtype == object else 0)
+    """The bytes that copies of the arrays take: their numbers, the objects of BYTES elements, and the rest."""
+    return ENTRY_BYTES + sum(
+        ARRAY_BYTES + array.nbytes + (sum(map(sys.getsizeof, array.ravel())) if array.dtype == object else 0)
         for array in answer
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -18,7 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.serving.errors import QueueFull, Unavailable
+from normfold.serving.rpc import caller
+from normfold.serving.scheduling.admission import LONGEST_RETRY, SHORTEST_RETRY, ModelLoad
 from normfold.serving.scheduling.batching import BatchPolicy
+from normfold.serving.scheduling.fair_queue import FairQueue
 from normfold.serving.scheduling.inline import RunTime, RunTimes
 from normfold.serving.scheduling.statistics import RequestTiming, Statistics
 
@@ -39,6 +41,10 @@ class Job:
     future: asyncio.Future[tuple[list[Array], RequestTiming]]
     #: How long a run of this request alone takes.
     run_time: RunTime
+    #: The connection that the request came on.
+    connection: object = None
+    #: Requests under way when it came.
+    behind: int = 0
     #: Two jobs may share a run if their keys are equal.
     key: object = None
     expiry: asyncio.TimerHandle | None = None
@@ -60,8 +66,8 @@ class Ran:
 class Queue:
     """The waiting jobs of one priority level; those in ``delayed`` waited too long, and come after the others."""
 
-    waiting: deque[Job] = field(default_factory=deque)
-    delayed: deque[Job] = field(default_factory=deque)
+    waiting: FairQueue[Job] = field(default_factory=FairQueue)
+    delayed: FairQueue[Job] = field(default_factory=FairQueue)
 
 
 class Scheduler:
@@ -78,6 +84,8 @@ class Scheduler:
     ) -> None:
         self._run, self._policy, self._executor, self._statistics = run, policy, executor, statistics
         self._free = instances
+        #: The requests under way for this version; the door of the server counts them.
+        self.load = ModelLoad(instances, policy.max_rows)
         self._queues = {level: Queue() for level in range(policy.levels + 1)}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -96,10 +104,13 @@ class Scheduler:
             return ran
         level = self._policy.level(priority)
         policy, queue = self._policy.queue(level), self._queues[level]
+        connection = caller.connection()
         if policy.max_size and len(queue.waiting) + len(queue.delayed) >= policy.max_size:
-            raise QueueFull("Exceeds maximum queue size")
+            self._make_place(queue, connection)
         loop = asyncio.get_running_loop()
-        job = Job(feeds, rows, tuple(outputs), level, time.perf_counter_ns(), loop.create_future(), run_time)
+        future: asyncio.Future[tuple[list[Array], RequestTiming]] = loop.create_future()
+        job = Job(feeds, rows, tuple(outputs), level, time.perf_counter_ns(), future, run_time, connection)
+        job.behind = self.load.under_way.requests - 1
         if self._policy.max_rows > 1:
             job.key = tuple((name, array.shape[1:]) for name, array in sorted(feeds.items()))
         queue.waiting.append(job)
@@ -111,6 +122,17 @@ class Scheduler:
         finally:
             if job.expiry:
                 job.expiry.cancel()
+            if job.future.cancelled():
+                queue.waiting.remove(job) or queue.delayed.remove(job)
+
+    def _make_place(self, queue: Queue, connection: object) -> None:
+        """Refuse the last request of the connection that has most of a full queue. Raises QueueFull if it is ours."""
+        retry = min(max(self.load.wait_seconds, SHORTEST_RETRY), LONGEST_RETRY)
+        displaced = queue.waiting.displaced(connection)
+        if displaced is None:
+            raise QueueFull("Exceeds maximum queue size", retry)
+        if not displaced.future.done():
+            displaced.future.set_exception(QueueFull("Exceeds maximum queue size", retry))
 
     @property
     def waiting(self) -> int:
@@ -154,23 +176,16 @@ class Scheduler:
 
     def _next_batch(self) -> list[Job]:
         """The jobs of the next run, taken off the queue; empty if no job waits, or if the batch may wait for more."""
-        for queue in self._queues.values():
-            for jobs in (queue.waiting, queue.delayed):
-                while jobs and jobs[0].future.done():  # the request was cancelled
-                    jobs.popleft()
-        head = next((jobs[0] for q in self._queues.values() for jobs in (q.waiting, q.delayed) if jobs), None)
+        queues = [jobs for queue in self._queues.values() for jobs in (queue.waiting, queue.delayed)]
+        head = next((job for jobs in queues for job in jobs if not job.future.done()), None)
         if head is None:
             return []
         batch, rows = self._gather(head)
         if self._may_wait(head, rows):
             return []
-        taken = set(map(id, batch))
-        for queue in self._queues.values():
-            for jobs in (queue.waiting, queue.delayed):
-                if any(id(job) in taken for job in jobs):
-                    kept = [job for job in jobs if id(job) not in taken]
-                    jobs.clear()
-                    jobs.extend(kept)
+        for job in batch:
+            queue = self._queues[job.level]
+            queue.waiting.take(job) or queue.delayed.take(job)
         return batch
 
     def _gather(self, head: Job) -> tuple[list[Job], int]:
@@ -204,9 +219,8 @@ class Scheduler:
     def _expire(self, job: Job, delay: bool) -> None:
         """``job`` waited too long: refuse it, or with ``delay`` put it behind all others of its level."""
         queue = self._queues[job.level]
-        if job not in queue.waiting:
+        if not queue.waiting.remove(job):
             return
-        queue.waiting.remove(job)
         if delay:
             queue.delayed.append(job)
         elif not job.future.done():
@@ -214,6 +228,9 @@ class Scheduler:
 
     async def _execute_elsewhere(self, batch: list[Job], run_time: RunTime) -> None:
         ran = await asyncio.get_running_loop().run_in_executor(self._executor, self._execute, batch)
+        took_ns = sum([one.input_ns + one.infer_ns + one.output_ns for one in ran])
+        self.load.ran(took_ns / 1e9, len(batch))
+        self.load.waited((ran[0].started_ns - batch[0].arrived_ns) / 1e9, batch[0].behind)
         self._finish(batch, ran, run_time)
         self._dispatch()
 

@@ -1,4 +1,8 @@
-"""The counters of a model version: counts and nanoseconds, as ModelStatistics reports them."""
+"""The counters of a model version: counts and nanoseconds, as ModelStatistics reports them, and histograms for metrics.
+
+The histograms have a bucket for each power of two: the number of bits of a duration in nanoseconds is its bucket, and
+finding it costs less than any search.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from normfold.protos import grpc_service as pb
+from normfold.protos import metrics as mx
+from normfold.serving.errors import Status
+
+#: The buckets of a histogram: durations of 0 to 63 bits, in nanoseconds.
+BUCKETS = 64
 
 
 @dataclass(slots=True)
@@ -16,18 +25,42 @@ class Duration:
     count: int = 0
     ns: int = 0
 
-    def add(self, ns: int, count: int = 1) -> None:
-        """Count ``count`` more times that took ``ns`` nanoseconds together."""
-        self.count += count
+    def add(self, ns: int) -> None:
+        """Count one more time, which took ``ns`` nanoseconds."""
+        self.count += 1
         self.ns += ns
 
     def add_message(self, message: pb.StatisticDuration) -> None:
         """Add the counts of another process."""
-        self.add(message.ns, message.count)
+        self.count += message.count
+        self.ns += message.ns
 
     def message(self) -> pb.StatisticDuration:
         """The counters as a message of the protocol."""
         return pb.StatisticDuration(count=self.count, ns=self.ns)
+
+
+@dataclass(slots=True)
+class Spread(Duration):
+    """A Duration with a histogram: how often it was of how many bits."""
+
+    buckets: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+
+    def add(self, ns: int) -> None:
+        """Count one more time, which took ``ns`` nanoseconds."""
+        self.count += 1
+        self.ns += ns
+        self.buckets[ns.bit_length()] += 1
+
+    def add_spread(self, message: mx.Histogram) -> None:
+        """Add the histogram of another process."""
+        for bits, count in enumerate(message.counts):
+            self.buckets[bits] += count
+
+    def spread(self) -> mx.Histogram:
+        """The histogram as a message, without the empty buckets at its end."""
+        used = max((bits + 1 for bits, count in enumerate(self.buckets) if count), default=0)
+        return mx.Histogram(counts=self.buckets[:used])
 
 
 class RequestTiming(NamedTuple):
@@ -52,8 +85,10 @@ class Statistics:
     """The counters of one model version; used from the event loop only."""
 
     def __init__(self) -> None:
-        self.success, self.fail = Duration(), Duration()
-        self.queue, self.input, self.infer, self.output = Duration(), Duration(), Duration(), Duration()
+        self.success, self.fail = Spread(), Duration()
+        self.queue, self.input, self.infer, self.output = Spread(), Spread(), Spread(), Spread()
+        #: Requests that failed, by gRPC status.
+        self.failures: dict[Status, int] = {}
         self.cache_hit, self.cache_miss = Duration(), Duration()
         self.batches: dict[int, BatchStatistics] = {}
         #: By time.perf_counter_ns, which is faster to read than the time of day; 0: never.
@@ -61,6 +96,11 @@ class Statistics:
         self._last_elsewhere_ms = 0
         self.inferences = 0
         self.executions = 0
+
+    def failed(self, ns: int, status: Status) -> None:
+        """Count one request that took ``ns`` nanoseconds and failed with ``status``."""
+        self.fail.add(ns)
+        self.failures[status] = self.failures.get(status, 0) + 1
 
     def ran(self, rows: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
         """Count one run of the model with ``rows`` rows."""
@@ -88,7 +128,7 @@ class Statistics:
         By time.perf_counter_ns, the request came at ``started``, its inputs were read at ``read``, the run ended at
         ``ran``, and the response was complete at ``ended``.
         """
-        infer = ran - read
+        total, reading, infer, writing = ended - started, read - started, ran - read, ended - ran
         batch = self.batches.get(rows)
         if batch is None:
             batch = self.batches[rows] = BatchStatistics()
@@ -99,15 +139,21 @@ class Statistics:
         self.executions += 1
         self.inferences += rows
         self.last_inference_ns = ended
-        self.success.count += 1
-        self.success.ns += ended - started
+        success, into, run, out = self.success, self.input, self.infer, self.output
+        success.count += 1
+        success.ns += total
+        success.buckets[total.bit_length()] += 1
         self.queue.count += 1
-        self.input.count += 1
-        self.input.ns += read - started
-        self.infer.count += 1
-        self.infer.ns += infer
-        self.output.count += 1
-        self.output.ns += ended - ran
+        self.queue.buckets[0] += 1
+        into.count += 1
+        into.ns += reading
+        into.buckets[reading.bit_length()] += 1
+        run.count += 1
+        run.ns += infer
+        run.buckets[infer.bit_length()] += 1
+        out.count += 1
+        out.ns += writing
+        out.buckets[writing.bit_length()] += 1
 
     def answered_from_cache(self, rows: int, total_ns: int) -> None:
         """Count one request that the response cache answered."""
@@ -115,6 +161,29 @@ class Statistics:
         self.inferences += rows
         self.success.add(total_ns)
         self.cache_hit.add(total_ns)
+
+    def add_snapshot(self, message: mx.ModelSnapshot) -> None:
+        """Add the counts and histograms of another process for the same model."""
+        self.add(message.statistics)
+        self.success.add_spread(message.request)
+        self.queue.add_spread(message.queue)
+        self.input.add_spread(message.input)
+        self.infer.add_spread(message.infer)
+        self.output.add_spread(message.output)
+        for name, count in message.failures.items():
+            self.failures[Status[name]] = self.failures.get(Status[name], 0) + count
+
+    def snapshot(self, name: str, version: str) -> mx.ModelSnapshot:
+        """The counters and histograms as a message."""
+        return mx.ModelSnapshot(
+            statistics=self.message(name, version),
+            request=self.success.spread(),
+            queue=self.queue.spread(),
+            input=self.input.spread(),
+            infer=self.infer.spread(),
+            output=self.output.spread(),
+            failures={status.name: count for status, count in self.failures.items()},
+        )
 
     def add(self, message: pb.ModelStatistics) -> None:
         """Add the counts of another process for the same model."""

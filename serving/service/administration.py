@@ -95,6 +95,14 @@ class Administration:
             _no_repository_name(repository_name)
         return model_name or repository_name
 
+    def _settings_controlled(self, change: bool) -> None:
+        """Raise Unavailable for a ``change`` of settings that clients may only read."""
+        if change and not self._model_control:
+            raise Unavailable(
+                "changing settings of the log and of traces is not allowed: start the server with "
+                "--model-control explicit"
+            )
+
     async def system_shared_memory_status(
         self, request: pb.SystemSharedMemoryStatusRequest
     ) -> pb.SystemSharedMemoryStatusResponse:
@@ -139,7 +147,8 @@ class Administration:
         return pb.CudaSharedMemoryUnregisterResponse()
 
     async def trace_setting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
-        """Change and read which requests are traced. Raises InvalidRequest."""
+        """Change and read which requests are traced. Raises InvalidRequest, and Unavailable without model control."""
+        self._settings_controlled(bool(request.settings))
         if request.model_name and request.model_name not in self._catalog.entries:
             raise InvalidRequest(
                 f"Request for unknown model : {quoted(request.model_name)}"
@@ -152,7 +161,8 @@ class Administration:
         return response
 
     async def log_settings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
-        """Change and read the settings of the log. Raises InvalidRequest."""
+        """Change and read the settings of the log. Raises InvalidRequest, and Unavailable without model control."""
+        self._settings_controlled(bool(request.settings))
         self._logs.update(request.settings)
         response = pb.LogSettingsResponse()
         for key, value in self._logs.read().items():

@@ -37,7 +37,7 @@ class Exchange:
         self._journal = Journal()
         #: Held for each change, and while a worker catches up: one after the other, so that all have the same order.
         self._order = asyncio.Lock()
-        #: The counters that each worker reported last, a ModelStatistics for each model and version.
+        #: The counters that each worker reported last, a SnapshotResponse for each model and version, and one.
         self._counters: dict[int, dict[tuple[str, str], bytes]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         #: Whether there was a time when every worker listened.

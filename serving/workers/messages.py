@@ -51,7 +51,7 @@ class AllAnswered:
 
     number: int
     answers: tuple[WorkerAnswer, ...]
-    #: The counters, ModelStatistics each, of the workers that did not answer or have ended.
+    #: The counters, SnapshotResponse each, of the workers that did not answer or have ended.
     absent: tuple[bytes, ...]
 
 
@@ -64,7 +64,7 @@ class ServerReady:
 
 @dataclass(frozen=True)
 class RestoreCounters:
-    """The counters of the worker's predecessor, to count on from; ModelStatistics each."""
+    """The counters of the worker's predecessor, to count on from; SnapshotResponse each."""
 
     counters: tuple[bytes, ...]
 
@@ -110,7 +110,7 @@ class ModelsReady:
 
 @dataclass(frozen=True)
 class CountersChanged:
-    """The counters of a model version, as a ModelStatistics."""
+    """The counters of a model version, or with empty names those of the process, as a SnapshotResponse."""
 
     model: str
     version: str

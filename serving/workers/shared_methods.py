@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 from google.protobuf.message import Message
 
 from normfold.protos import grpc_service as pb
+from normfold.protos import metrics as mx
 from normfold.serving.scheduling.statistics import Statistics
+from normfold.serving.service.snapshot import failed_sums
 
 
 class Remembered(NamedTuple):
@@ -72,9 +74,9 @@ def statistics(
 ) -> pb.ModelStatisticsResponse:
     """The sums over all workers, for the models and versions of ``own``.
 
-    ``others`` are answers like ``own``, ``absent`` the last reports, ModelStatistics each, of workers that have ended.
+    ``others`` are answers like ``own``, ``absent`` the last reports, SnapshotResponse each, of workers that have ended.
     """
-    reports = [pb.ModelStatistics.FromString(data) for data in absent]
+    reports = [one.statistics for data in absent for one in mx.SnapshotResponse.FromString(data).models]
     for data in others:
         reports += pb.ModelStatisticsResponse.FromString(data).model_stats
     sums = {}
@@ -85,6 +87,32 @@ def statistics(
         if (each.name, each.version) in sums:
             sums[each.name, each.version].add(each)
     return pb.ModelStatisticsResponse(model_stats=[total.message(*key) for key, total in sums.items()])
+
+
+def snapshot(own: mx.SnapshotResponse, others: Sequence[bytes], absent: Sequence[bytes]) -> mx.SnapshotResponse:
+    """The sums over all workers; requests that wait, devices and processes are of the workers that answered."""
+    here = [own, *map(mx.SnapshotResponse.FromString, others)]
+    gone = [mx.SnapshotResponse.FromString(data) for data in absent]
+    processes = sorted((process for each in here for process in each.processes), key=lambda process: process.worker)
+    total = mx.SnapshotResponse(
+        failed_calls=failed_sums(row for each in (*here, *gone) for row in each.failed_calls), processes=processes
+    )
+    reports = [(_key(one), one, each in here) for each in (*here, *gone) for one in each.models]
+    for mine in own.models:
+        name, version = _key(mine)
+        sums, waiting = Statistics(), 0
+        for key, one, alive in reports:
+            if key == (name, version):
+                sums.add_snapshot(one)
+                waiting += one.waiting if alive else 0
+        row = sums.snapshot(name, version)
+        row.waiting, row.device = waiting, mine.device
+        total.models.append(row)
+    return total
+
+
+def _key(one: mx.ModelSnapshot) -> tuple[str, str]:
+    return one.statistics.name, one.statistics.version
 
 
 def index(
@@ -99,8 +127,16 @@ def index(
     return pb.RepositoryIndexResponse(models=[row for _, row in sorted(rows.items())])
 
 
-#: Each function makes one answer of the worker's own, those of the others, and the last reports of ended workers.
-QUESTIONS: dict[str, Callable[[Any, Sequence[bytes], Sequence[bytes]], Message]] = {
-    "ModelStatistics": statistics,
-    "RepositoryIndex": index,
+class Question(NamedTuple):
+    """A method that all workers answer: the class of an answer, and how one answer is made of all."""
+
+    response: type[Any]
+    #: From the worker's own answer, those of the others, and the last reports of ended workers.
+    sum_up: Callable[[Any, Sequence[bytes], Sequence[bytes]], Message]
+
+
+QUESTIONS: dict[str, Question] = {
+    "ModelStatistics": Question(pb.ModelStatisticsResponse, statistics),
+    "RepositoryIndex": Question(pb.RepositoryIndexResponse, index),
+    "Snapshot": Question(mx.SnapshotResponse, snapshot),
 }

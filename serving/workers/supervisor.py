@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from normfold.serving.errors import WorkersError
 from normfold.serving.process.cpus import available_cpus
-from normfold.serving.settings import ServerConfig
+from normfold.serving.process.memory_limit import default_limit_bytes
+from normfold.serving.settings import LEAST_LIMIT_BYTES, OFF, ServerConfig
 from normfold.serving.workers.exchange import Exchange
 from normfold.serving.workers.messages import ModelsLoaded, StartFailed
 from normfold.serving.workers.port import Port
@@ -41,6 +42,8 @@ class Started:
     ready: bool
     #: A line for each model, and whether it was loaded.
     models: tuple[tuple[str, bool], ...]
+    #: "host:port" of the HTTP port; empty where it is off.
+    metrics: str
 
 
 class Supervisor:
@@ -48,15 +51,26 @@ class Supervisor:
 
     def __init__(self, config: ServerConfig, workers: int) -> None:
         """Hold the port. Raises WorkersError when that cannot be."""
-        try:
-            self._port = Port(config.listen)
-        except OSError as error:
-            why = error.strerror or str(error)
-            raise WorkersError(
-                f"cannot listen on {config.listen}: {why}; choose another with --listen host:port"
-            ) from None
+        self._port = _hold(config.listen, "--listen host:port")
+        self._ports, metrics = [self._port], config.metrics
+        if metrics is not None:
+            try:
+                self._ports.append(_hold(metrics, "--metrics-listen host:port, or off"))
+                metrics = self._ports[-1].address
+            except WorkersError as error:
+                if config.metrics_listen is not None:
+                    raise
+                log.warning("no metrics: %s", error)
+                metrics = None
         cpus = max(1, available_cpus() // workers)
-        self._config = dataclasses.replace(config, listen=self._port.address, cpus=cpus)
+        memory = config.memory_limit_bytes // workers or default_limit_bytes(workers)
+        self._config = dataclasses.replace(
+            config,
+            listen=self._port.address,
+            metrics_listen=metrics or OFF,
+            cpus=cpus,
+            memory_limit_bytes=max(memory, LEAST_LIMIT_BYTES),
+        )
         self._count = workers
         self._exchange = Exchange(workers)
         self._processes: dict[int, WorkerProcess] = {}
@@ -84,7 +98,8 @@ class Supervisor:
             self._stop.set()
             self._signal(signal.SIGKILL)
             codes = await asyncio.gather(*keepers, return_exceptions=True)
-            self._port.release()
+            for port in self._ports:
+                port.release()
         for code in codes:
             if isinstance(code, BaseException):
                 raise code
@@ -148,4 +163,18 @@ class Supervisor:
     async def _join(self, worker: WorkerProcess, on_ready: Callable[[Started], None]) -> None:
         if await self._exchange.join(worker) and self._exchange.complete and not self._announced:
             self._announced = True
-            on_ready(Started(self._port.address, self._count, self._exchange.ready, worker.models))
+            on_ready(
+                Started(
+                    self._port.address, self._count, self._exchange.ready, worker.models, self._config.metrics or ""
+                )
+            )
+
+
+def _hold(listen: str, option: str) -> Port:
+    """Hold the port of ``listen``. Raises WorkersError, which names ``option``."""
+    try:
+        return Port(listen)
+    except OSError as error:
+        raise WorkersError(
+            f"cannot listen on {listen}: {error.strerror or error}; choose another with {option}"
+        ) from None

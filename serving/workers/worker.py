@@ -45,7 +45,7 @@ async def _work(number: int, descriptor: int, config: ServerConfig, logs: LogSet
     server: Server | None = None
     answered = False
     try:
-        server = Server(config, logs, others.share)
+        server = Server(config, logs, others.share, number)
         others.report_readiness(server.catalog, config.strict_readiness)
         attending = asyncio.create_task(_attend(others, server, stop))
         reporting = asyncio.create_task(_report(others, server))
@@ -54,6 +54,7 @@ async def _work(number: int, descriptor: int, config: ServerConfig, logs: LogSet
             link.send(ModelsLoaded(tuple(server.models())))
             if await _unless(stop, others.listen.wait()):
                 await server.listen(reuse_port=True)
+                server.open_http(reuse_port=True)  # no sooner: a worker that has not joined cannot ask the others
                 link.send(Listening())
                 await stop.wait()
     except StartError as error:
@@ -62,7 +63,7 @@ async def _work(number: int, descriptor: int, config: ServerConfig, logs: LogSet
         if server is not None:
             answered = await server.shut_down()
             reporting.cancel()
-            others.report_counters(server.catalog)
+            others.report_counters(server.catalog, server.snapshots)
             attending.cancel()
         await link.close()
     return answered
@@ -82,7 +83,7 @@ async def _unless(stop: asyncio.Event, work: Coroutine[None, None, object]) -> b
 
 async def _attend(others: WorkerLink, server: Server, stop: asyncio.Event) -> None:
     try:
-        await others.attend(server.catalog)
+        await others.attend(server.catalog, server.snapshots)
     finally:
         stop.set()
 
@@ -90,7 +91,7 @@ async def _attend(others: WorkerLink, server: Server, stop: asyncio.Event) -> No
 async def _report(others: WorkerLink, server: Server) -> None:
     while True:
         await asyncio.sleep(REPORT_SECONDS)
-        others.report_counters(server.catalog)
+        others.report_counters(server.catalog, server.snapshots)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,17 @@ import asyncio
 import dataclasses
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from google.protobuf.message import Message
 
-from normfold.protos import grpc_service as pb
+from normfold.protos import metrics as mx
 from normfold.serving import errors
 from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.errors import InternalError, ServingError, Unavailable
 from normfold.serving.rpc.methods import Method, parse, status_of
 from normfold.serving.rpc.traffic import EXITING
+from normfold.serving.service.snapshot import Snapshots
 from normfold.serving.workers.frames import WorkerEnd
 from normfold.serving.workers.messages import (
     AllAnswered,
@@ -46,7 +46,7 @@ class WorkerLink:
         self._asked: dict[int, asyncio.Future[AllAnswered]] = {}
         self._numbers = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
-        #: The counters of each model version as the supervisor has them.
+        #: The counters of each model version, and with empty names those of the process, as the supervisor has them.
         self._reported: dict[tuple[str, str], tuple[int, ...]] = {}
         #: Set when the supervisor says that clients may come.
         self.listen = asyncio.Event()
@@ -85,9 +85,9 @@ class WorkerLink:
         _raise_error(own)
         others = [answer for answer in answered.answers if answer is not own]
         if method.name in QUESTIONS:
-            response = parse(_response(method), own.answer)
+            question = QUESTIONS[method.name]
             answers = [answer.answer for answer in others if not answer.error]
-            return QUESTIONS[method.name](response, answers, answered.absent).SerializeToString()
+            return question.sum_up(parse(question.response, own.answer), answers, answered.absent).SerializeToString()
         for answer in others:
             if answer.error:
                 log.error("%s: worker %d could not do what others did", method.path, answer.worker)
@@ -108,12 +108,12 @@ class WorkerLink:
         catalog.others_ready = False
         catalog.on_change(report)
 
-    async def attend(self, catalog: Catalog) -> None:
+    async def attend(self, catalog: Catalog, snapshots: Snapshots) -> None:
         """Do what the supervisor asks for, until it closes the connection."""
         while (message := await self._link.receive()) is not None:
             match message:
                 case Perform():
-                    task = asyncio.create_task(self._perform(message, catalog))
+                    task = asyncio.create_task(self._perform(message, catalog, snapshots))
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
                 case AllAnswered():
@@ -124,14 +124,15 @@ class WorkerLink:
                     catalog.others_ready = message.ready
                     catalog.changed()
                 case RestoreCounters():
-                    _restore(catalog, message.counters)
+                    for data in message.counters:
+                        snapshots.restore(mx.SnapshotResponse.FromString(data))
                 case StartListening():
                     self.listen.set()
         for future in self._asked.values():
             if not future.done():
                 future.set_exception(Unavailable(EXITING))
 
-    async def _perform(self, asked: Perform, catalog: Catalog) -> None:
+    async def _perform(self, asked: Perform, catalog: Catalog, snapshots: Snapshots) -> None:
         """Carry out a request that all workers get, and report the answer."""
         method = self._own[asked.method]
         error, details, data = "", "", b""
@@ -141,18 +142,30 @@ class WorkerLink:
             error, details = type(refusal).__name__, str(refusal)
         except Exception as unexpected:
             error, details = InternalError.__name__, status_of(unexpected, method.path)[1]
-        self.report_counters(catalog)  # before the answer: a number that a client has seen must outlive this worker
+        self.report_counters(
+            catalog, snapshots
+        )  # before the answer: a number that a client has seen must outlive this worker
         self._link.send(Performed(asked.number, WorkerAnswer(self._worker, error, details, data)))
 
-    def report_counters(self, catalog: Catalog) -> None:
+    def report_counters(self, catalog: Catalog, snapshots: Snapshots) -> None:
         """Report the counters that have changed to the supervisor, which keeps them for this worker's successor."""
         for entry in catalog.entries.values():
             for model in entry.ready:
                 key, counters = (model.name, str(model.version)), model.statistics
                 mark = (counters.executions, counters.success.count, counters.fail.count)
-                if self._reported.get(key, (0, 0, 0)) != mark:
-                    self._reported[key] = mark
-                    self._link.send(CountersChanged(*key, counters.message(*key).SerializeToString()))
+                if self._changed(key, mark):
+                    self._report(key, mx.SnapshotResponse(models=[counters.snapshot(*key)]))
+        calls = snapshots.failed_calls()
+        if self._changed(("", ""), tuple(row.count for row in calls)):
+            self._report(("", ""), mx.SnapshotResponse(failed_calls=calls))
+
+    def _changed(self, key: tuple[str, str], mark: tuple[int, ...]) -> bool:
+        before = self._reported.get(key, (0,) * len(mark))
+        self._reported[key] = mark
+        return mark != before
+
+    def _report(self, key: tuple[str, str], counters: mx.SnapshotResponse) -> None:
+        self._link.send(CountersChanged(*key, counters.SerializeToString()))
 
 
 def _raise_error(answer: WorkerAnswer) -> None:
@@ -167,17 +180,3 @@ async def _alone(method: Method, data: bytes) -> bytes:
     assert method.unary is not None
     response: Message = await method.unary(parse(method.request, data))
     return response.SerializeToString()
-
-
-def _restore(catalog: Catalog, counters: Sequence[bytes]) -> None:
-    """Count on from the counters of this worker's predecessor."""
-    for data in counters:
-        message = pb.ModelStatistics.FromString(data)
-        for model in catalog.entries[message.name].ready if message.name in catalog.entries else ():
-            if str(model.version) == message.version:
-                model.statistics.add(message)
-
-
-def _response(method: Method) -> type[Any]:
-    kind: type[Any] = getattr(pb, f"{method.name}Response")
-    return kind

@@ -247,7 +247,10 @@ def add_layer(b: Builder, layer: Layer) -> None:
         out = 1 + layer.c % 5
         w, bias = weights(C, out), f32(rng.standard_normal(out) * 0.5)
         turned = b.node("Transpose", [x], perm=[0, 2, 1])
-        product = b.node("MatMul", [turned, b.const(w)])
+        if layer.b % 3 == 0:
+            product = b.node("Einsum", [b.const(w.T), turned], equation="oc,...c->...o")
+        else:
+            product = b.node("MatMul", [turned, b.const(w)])
         summed = b.node("Add", [product, b.const(bias)]) if layer.a % 2 else product
         tw, tb = t64(w), t64(bias) if layer.a % 2 else torch.zeros(out, dtype=torch.float64)
         b.emit(

@@ -27,3 +27,26 @@ def test_a_part_does_not_load_what_it_does_not_need(module, absent):
     command = [sys.executable, "-c", SCRIPT.format(module=module, names=absent)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+SERVE = """
+import asyncio, sys
+from pathlib import Path
+import normfold.cli.serve, normfold.serving.workers.worker
+from normfold.serving.server import Server
+from normfold.serving.settings import ServerConfig
+
+async def main():
+    server = Server(ServerConfig(Path(sys.argv[1]), listen="127.0.0.1:0", load_models=("nb",), grace_seconds=0.0))
+    await server.start()
+    await server.shut_down()
+
+asyncio.run(main())
+print("onnxruntime" in sys.modules, "grpc" in sys.modules)
+"""
+
+
+def test_a_server_without_options_does_without_grpcio(repository):
+    command = [sys.executable, "-c", SERVE, str(repository)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["True", "False"], done.stderr

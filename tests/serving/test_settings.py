@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -18,7 +19,15 @@ DEFAULT = ServerConfig(Path("r"))
 OTHER = ServerConfig(
     Path("models/ü"),
     listen="0.0.0.0:9",
-    frontend="http2",
+    metrics_listen="0.0.0.0:10",
+    frontend="grpcio",
+    tls_cert=Path("c.pem"),
+    tls_key=Path("k.pem"),
+    tls_client_ca=Path("a.pem"),
+    insecure=True,
+    tokens=Path("tokens"),
+    health_without_token=True,
+    reflection=False,
     device="cuda:1",
     threads=3,
     tune=False,
@@ -35,16 +44,53 @@ OTHER = ServerConfig(
     max_connection_bytes=2 << 20,
     max_held_bytes=3 << 20,
     stall_seconds=4.0,
+    max_queue_seconds=0.25,
+    max_queue_requests=6,
+    max_queue_bytes=4 << 20,
+    memory_limit_bytes=100 << 20,
     trace_file=Path("t.json"),
     grace_seconds=1.0,
     drain_delay_seconds=2.0,
     log_level="debug",
 )
-#: The command line for it.
-ARGUMENTS = """-r models/ü --listen 0.0.0.0:9 --frontend http2 --device cuda:1 --threads 3 --no-tune --name m
-    --server-name s --no-strict-readiness --model-control explicit --shared-memory off --load-model a --load-model b
-    --allow-unproved-sizes --max-message-mib 1 --max-connections 5 --max-connection-mib 2 --max-held-mib 3
-    --stall-seconds 4 --trace-file t.json --grace-seconds 1 --drain-delay 2 --log-level debug"""
+#: The command line for it, an option a line.
+ARGUMENTS = """
+    -r models/ü
+    --listen 0.0.0.0:9
+    --metrics-listen 0.0.0.0:10
+    --tls-cert c.pem
+    --tls-key k.pem
+    --tls-client-ca a.pem
+    --insecure
+    --tokens tokens
+    --health-without-token
+    --no-reflection
+    --frontend grpcio
+    --device cuda:1
+    --threads 3
+    --no-tune
+    --name m
+    --server-name s
+    --no-strict-readiness
+    --model-control explicit
+    --shared-memory off
+    --load-model a
+    --load-model b
+    --allow-unproved-sizes
+    --max-message-mib 1
+    --max-connections 5
+    --max-connection-mib 2
+    --max-held-mib 3
+    --stall-seconds 4
+    --max-queue-seconds 0.25
+    --max-queue-requests 6
+    --max-queue-mib 4
+    --memory-limit 100
+    --trace-file t.json
+    --grace-seconds 1
+    --drain-delay 2
+    --log-level debug
+"""
 
 FIELDS = [field.name for field in fields(ServerConfig)]
 
@@ -115,3 +161,33 @@ def test_the_log_levels_of_the_command_line_are_the_servers():
     (option,) = (parameter for parameter in serve.params if parameter.name == "log_level")
     assert isinstance(option.type, click.Choice)
     assert tuple(option.type.choices) == LEVELS
+
+
+TLS = {"tls_cert": Path("c.pem"), "tls_key": Path("k.pem")}
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:8001", "[::]:8001", "192.168.0.1:8001", "example.org:8001"])
+def test_other_hosts_may_reach_a_server_only_with_tls_or_insecure(listen):
+    with pytest.raises(StartError, match=f"--listen {re.escape(listen)}: other hosts .* --tls-cert FILE .* --insecure"):
+        ServerConfig(Path("r"), listen=listen)
+    assert not ServerConfig(Path("r"), listen=listen, insecure=True).local
+    assert not ServerConfig(Path("r"), listen=listen, **TLS).local
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:8001", "localhost:1", "[::1]:1", "unix:/tmp/s"])
+def test_a_server_for_this_host_needs_no_tls(listen):
+    assert ServerConfig(Path("r"), listen=listen).local
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tls_cert": Path("c.pem")}, "--tls-key FILE is missing"),
+        ({"tls_key": Path("k.pem")}, "--tls-cert FILE is missing"),
+        ({"tls_client_ca": Path("a.pem")}, "--tls-client-ca needs --tls-cert FILE and --tls-key FILE"),
+        ({"health_without_token": True}, "--health-without-token needs --tokens FILE"),
+    ],
+)
+def test_options_of_access_that_do_not_fit_together_are_refused(options, words):
+    with pytest.raises(StartError, match=words):
+        ServerConfig(Path("r"), **options)

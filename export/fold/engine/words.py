@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from normfold.export.fold.engine.plan import ALL, FoldPlan, Refusals
-from normfold.export.fold.net import Op
+from normfold.export.fold.net import QUANTIZED, Op
 from normfold.export.fold.ops.scaling import Scaling
 
 #: Where there are more names, the others are only counted.
@@ -51,6 +51,8 @@ def _advice(target: Scaling, refusals: Refusals) -> str:
     if refusals.by_cost:
         return "to fold it all the same, although that is slower here: fold(..., fold_all=True)"
     kind = "BatchNorm" if target.is_batchnorm else "scaling"
+    if any(reason.endswith(QUANTIZED) for reason in refusals.values()):
+        return f"export the network in float32, fold its {kind}s, and quantize the folded file"
     return f"train with the {kind} directly behind a convolution or Linear that nothing else reads: there it folds"
 
 

@@ -1,10 +1,13 @@
-"""The bias of a MatMul, which is an Add behind it."""
+"""The bias of a product with a matrix, which is an Add behind it."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
 from normfold.export.graphs.writing import Writing
+
+#: Products with a matrix; they have no bias of their own.
+PRODUCTS = frozenset({"MatMul", "Einsum"})
 
 
 def add_behind(graph: Writing, node: ir.Node, bias: ir.Value) -> ir.Value:

@@ -28,7 +28,7 @@ from normfold.export.fold.net import (
     RemovedFrom,
     Tensor,
 )
-from normfold.export.fold.ops.bias import add_behind
+from normfold.export.fold.ops.bias import PRODUCTS, add_behind
 from normfold.export.fold.ops.weights import WeightForm, Weights
 from normfold.export.fold.ranges import Range
 from normfold.export.fold.silencing import Silencing
@@ -37,7 +37,7 @@ from normfold.export.graphs.writing import Writing
 
 @dataclass(eq=False)
 class Linear(Op):
-    """Conv, ConvTranspose, Gemm and MatMul with constant weights."""
+    """Conv, ConvTranspose, Gemm, MatMul and Einsum with constant weights."""
 
     takes_affines: ClassVar[bool] = True
     emits_affines: ClassVar[bool] = True
@@ -55,6 +55,8 @@ class Linear(Op):
     keeps_lengths: bool = False
     #: How the node holds its weight.
     form: WeightForm = WeightForm.CONV
+    #: The place of the weight among the node's inputs: a MatMul or Einsum may have it before the data.
+    place: int = 1
 
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
         """Any gauge of the input, any invertible gauge of the output: neither concerns the other."""
@@ -92,18 +94,14 @@ class Linear(Op):
         return product
 
     @property
-    def _place(self) -> int:
-        """The place of the weight among the node's inputs: a MatMul may have it before the data."""
-        return 0 if self.node.op_type == "MatMul" and self.form is WeightForm.OUT_IN else 1
+    def is_product(self) -> bool:
+        """Whether it is a product with a matrix, whose bias is an Add behind it."""
+        return self.node.op_type in PRODUCTS
 
     @property
     def lacks_bias(self) -> bool:
-        """Whether a bias would be a node of its own that is not there: a MatMul without an Add behind it."""
-        return (
-            self.node.op_type == "MatMul"
-            and self.outputs[0].value is self.node.outputs[0]
-            and not self.params.bias.any()
-        )
+        """Whether a bias would be a node of its own that is not there: a product without an Add behind it."""
+        return self.is_product and self.outputs[0].value is self.node.outputs[0] and not self.params.bias.any()
 
     @property
     def unpadded(self) -> Tensor:
@@ -236,7 +234,7 @@ class Linear(Op):
 
     def output_shape(self) -> tuple[Dim, ...] | None:
         """The shape of the output of a convolution or Gemm, its lengths under names of their own."""
-        if self.node.op_type == "MatMul":
+        if self.is_product:
             return None
         x, name = self.inputs[0], self.outputs[0].name
         groups, out, _, *taps = self.params.weight.shape
@@ -246,14 +244,14 @@ class Linear(Op):
     def write(self, graph: Writing) -> None:
         """Write weight and bias as new initializers, in the form of the old ones."""
         weight, bias = self.params.weight, self.params.bias
-        node, place = self.node, self._place
-        old = node.inputs[place]
+        node = self.node
+        old = node.inputs[self.place]
         stem = stem_of(old.name if old is not None else self.name)
         had_bias = len(node.inputs) > 2 and node.inputs[2] is not None
         new_weight = graph.constant(self.form.of(weight), f"{stem}.weight")
-        if node.op_type == "MatMul":
-            node.replace_input_with(place, new_weight)
-            self._write_matmul_bias(graph, stem)
+        if self.is_product:
+            node.replace_input_with(self.place, new_weight)
+            self._write_bias_behind(graph, stem)
             return
         node.replace_input_with(1, new_weight)
         if node.op_type == "Gemm":
@@ -263,12 +261,12 @@ class Linear(Op):
             node.resize_inputs(3)
             node.replace_input_with(2, graph.constant(bias, f"{stem}.bias"))
 
-    def _write_matmul_bias(self, graph: Writing, stem: str) -> None:
-        """Give a MatMul its bias by an Add behind it: the one that is there, or a new one."""
+    def _write_bias_behind(self, graph: Writing, stem: str) -> None:
+        """Give a product its bias by an Add behind it: the one that is there, or a new one."""
         product = self.node.outputs[0]
         final = self.outputs[0].value
-        column = self.params.bias if self._place == 1 else self.params.bias.reshape(-1, 1)
-        bias = graph.constant(column, f"{stem}.bias")
+        behind = self.inputs[0].rank - 1 - self.axis_out
+        bias = graph.constant(self.params.bias.reshape(-1, *[1] * behind), f"{stem}.bias")
         if final is not product:
             add = final.producer()
             assert add is not None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from normfold.export.fold.affine import Array
 from normfold.export.fold.net import Op
 from normfold.export.fold.ops.linear import Linear
 from normfold.export.fold.ops.recurrent import Gates, Recurrent
@@ -92,8 +93,41 @@ def _matmul(n: Node) -> Op:
         axis, form = n.rank(1) - 2, WeightForm.OUT_IN
     else:
         axis, form, w = n.rank() - 1, WeightForm.IN_OUT, w.T
-    params = Weights(w[None], np.zeros(len(w)))
-    return Linear(params=params, axis_in=axis, axis_out=axis, form=form, **n.parts(places))
+    return _product(n, w, axis, form, places)
+
+
+def _product(n: Node, weight: Array, axis: int, form: WeightForm, places: list[int]) -> Linear:
+    """Return the product of the only computed input with ``weight`` (out, in) along ``axis``."""
+    params = Weights(weight[None], np.zeros(len(weight)))
+    return Linear(params=params, axis_in=axis, axis_out=axis, form=form, place=1 - places[0], **n.parts(places))
+
+
+def _einsum(n: Node) -> Op:
+    """Sum of a constant matrix times the input over one axis, which becomes the axis of the result: "oc,ncl->nol"."""
+    places = n.computed()
+    weight = n.constant(1 - places[0]) if len(places) == 1 and len(n.node.inputs) == 2 else None
+    terms, arrow, result = str(n.attribute("equation", "")).replace(" ", "").partition("->")
+    operands = terms.split(",")
+    if weight is None or weight.ndim != 2 or not arrow or len(operands) != 2:
+        raise NotKnown
+    data, matrix = _labels(operands[places[0]], n.rank(places[0])), operands[1 - places[0]]
+    out = _labels(result, len(data))
+    summed, given = set(data) - set(out), set(out) - set(data)
+    if len(set(data)) != len(data) or len(set(out)) != len(data) or len(summed) != 1 or set(matrix) != summed | given:
+        raise NotKnown
+    (old,), (new,) = summed, given
+    if out != [new if label == old else label for label in data]:  # the channels move to another place
+        raise NotKnown
+    w = weight.astype(np.float64)
+    form = WeightForm.OUT_IN if matrix == new + old else WeightForm.IN_OUT
+    return _product(n, w if form is WeightForm.OUT_IN else w.T, data.index(old), form, places)
+
+
+def _labels(term: str, rank: int) -> list[str]:
+    """Return the label of each axis of a term of an Einsum; those of "..." are the numbers of the axes."""
+    before, dots, behind = term.partition("...")
+    hidden = map(str, range(rank - len(before) - len(behind))) if dots else ()
+    return [*before, *hidden, *behind]
 
 
 def _recurrent(n: Node) -> Op:
@@ -107,8 +141,8 @@ def _recurrent(n: Node) -> Op:
 
 
 def bias_of(op: Op, reading: Reading) -> ir.Node | None:
-    """Give a MatMul the constant of the Add behind it as its bias; return the Add, or None where there is none."""
-    if not isinstance(op, Linear) or op.node.op_type != "MatMul" or op.outputs[0].pinned:
+    """Give a product the constant of the Add behind it as its bias; return the Add, or None where there is none."""
+    if not isinstance(op, Linear) or not op.is_product or op.outputs[0].pinned:
         return None
     uses = list(op.outputs[0].value.uses())
     if len(uses) != 1 or uses[0].node.op_type != "Add" or uses[0].node.graph is not reading.graph:
@@ -131,6 +165,7 @@ def bias_of(op: Op, reading: Reading) -> ir.Node | None:
 READERS: dict[str, Reader] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
+    "Einsum": _einsum,
     "Gemm": _gemm,
     "MatMul": _matmul,
     "LSTM": _recurrent,

@@ -6,6 +6,7 @@ parts of HTTP/2 that a gRPC server does not need (priorities, push, a table for 
 frontend      binds, accepts, stops
 connection    one connection: its calls
 socket_side   its socket: turns, flushes, the end
+tls_side      TLS between the two
 frame_reader  from bytes to frames, data and header blocks
 control       the other frames: settings, flow control, ping, reset
 limits        what one client may use, and the fault that ends a connection

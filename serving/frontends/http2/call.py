@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
-from normfold.serving.errors import Status
+from normfold.serving.access.access import Access
+from normfold.serving.errors import Overloaded, Status
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.inflation import Inflation
 from normfold.serving.frontends.http2.limits import WINDOW_BYTES, CallFault
@@ -16,11 +17,15 @@ from normfold.serving.frontends.http2.sending import Sender
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.rpc.methods import Method, status_of
 from normfold.serving.rpc.traffic import Traffic
+from normfold.serving.wire.pushback import NEVER, Trailers, trailers
 
 #: The details of the status of a request that ends too early.
 CUT = "the data end within a message"
 #: The details of a refusal to make an answer wait.
 UNTAKEN = "the client has not taken too many bytes of earlier answers"
+
+#: Time after which a request may come again for which there was no place, in seconds.
+RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,19 @@ class Service:
     limits: ClientLimits
     #: The bytes held for all connections.
     holding: Holding
+    #: Admits calls by their tokens; None: everybody is admitted.
+    access: Access | None = None
+
+    def enter(self, method: Method, credential: bytes) -> Method:
+        """Admit a call of ``method`` and count it, from its headers to the last byte of its answer; its own method.
+
+        Raises Unauthenticated, PermissionDenied, or Unavailable once the server ends.
+        """
+        if self.access is not None:
+            method = self.access.admit(method, credential)
+        if method.counted:
+            self.traffic.enter()
+        return method
 
 
 class CallOwner(Protocol):
@@ -102,6 +120,12 @@ class ServerCall:
         """Take ``data[begin:end]``; with ``request_ended`` they are the last data of the request."""
         raise NotImplementedError
 
+    def left_seconds(self) -> float | None:
+        """The time until the caller gives up, in seconds; None: no limit."""
+        if self._timer is None:
+            return self.asked.timeout
+        return self._timer.when() - asyncio.get_running_loop().time()
+
     def hurry(self) -> None:
         """Start the clock of the deadline."""
         if self.asked.timeout is not None and self._timer is None:
@@ -120,7 +144,7 @@ class ServerCall:
         connection = self.connection
         own = connection.held.get(self.number, 0)
         if size > own and not connection.holding.fits(size - own, own):
-            self.end(Status.RESOURCE_EXHAUSTED, "too many bytes of unfinished requests and answers that nobody takes")
+            self.fail(Overloaded("too many bytes of unfinished requests and answers that nobody takes", RETRY_SECONDS))
             return False
         connection.holding.add(size - own)
         connection.held[self.number] = size
@@ -139,11 +163,16 @@ class ServerCall:
 
     def fail(self, error: Exception) -> None:
         """End the call with the status of ``error``."""
-        self.end(*status_of(error, self.method.path))
+        status, details = status_of(error, self.method.path)
+        self.end(status, details, trailers(error, status, details))
 
-    def end(self, status: Status, details: str = "") -> None:
-        """End the call with a status."""
-        block = ended(status, details) if details else DONE if status is Status.OK else ended(status)
+    def end(self, status: Status, details: str = "", more: Trailers = ()) -> None:
+        """End the call with a status; ``more`` trailers follow it."""
+        if status is not Status.OK:
+            self.service.traffic.failed[self.method.path, status] += 1
+        if status is Status.RESOURCE_EXHAUSTED and not more:
+            more = NEVER
+        block = ended(status, details, more) if details else DONE if status is Status.OK else ended(status)
         self.cancel()
         self.connection.sender.end(self, block if self._started else STARTED + block)
         self.connection.close(self)

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from time import monotonic
 
-from normfold.serving.errors import Status, Unavailable
+from normfold.serving.errors import ServingError, Status, Unavailable
 from normfold.serving.frontends.http2.call import ServerCall, Service
 from normfold.serving.frontends.http2.control import CONTROL, ignore
 from normfold.serving.frontends.http2.frame_reader import FrameReader
@@ -167,13 +167,15 @@ class ServerConnection(SocketSide):
         elif asked.method is None:
             self._refuse(number, flags, asked)
         else:
-            if asked.method.counted:  # from its headers to the last byte of its answer
-                try:
-                    self.service.traffic.enter()
-                except Unavailable as error:
-                    self._answer_headers(number, flags, refused(Status.UNAVAILABLE, str(error)))
-                    return
-            call = (UnaryCall if asked.method.is_unary else StreamCall)(self, number, asked, asked.method)
+            try:
+                method = self.service.enter(asked.method, asked.credential)
+            except ServingError as error:
+                self.service.traffic.failed[asked.method.path, error.status] += 1
+                if not isinstance(error, Unavailable):
+                    self.fruitless()
+                self._answer_headers(number, flags, refused(error.status, str(error)))
+                return
+            call = (UnaryCall if method.is_unary else StreamCall)(self, number, asked, method)
             self.calls[number] = call
             if asked.timeout is not None:
                 self._opened.append(call)
@@ -272,6 +274,8 @@ class ServerConnection(SocketSide):
         if asked.refusal is None:
             self._rst(number, h2.PROTOCOL_ERROR)
             return
+        if asked.status is not None:
+            self.service.traffic.failed["", asked.status] += 1
         self._answer_headers(number, flags, asked.refusal)
 
     def _answer_headers(self, number: int, flags: int, block: bytes) -> None:

@@ -8,11 +8,14 @@ import socket
 from collections.abc import Iterable
 from typing import cast
 
+from normfold.serving.access.access import Access
+from normfold.serving.access.tls import Tls
 from normfold.serving.errors import StartError
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.requests import Requests
+from normfold.serving.frontends.http2.tls_side import TlsSide
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.process import unix_socket
 from normfold.serving.process.address import UNIX, host_and_port
@@ -36,9 +39,14 @@ class Http2Frontend:
         traffic: Traffic,
         max_message_bytes: int,
         limits: ClientLimits = DEFAULT_LIMITS,
+        access: Access | None = None,
+        tls: Tls | None = None,
     ) -> None:
+        """``access`` admits calls by their tokens; None: everybody. ``tls``: the TLS of its port; None: plain text."""
         holding = Holding(limits.max_held_bytes)
-        self._service = Service(Requests(methods), traffic, max_message_bytes, limits, holding)
+        requests = Requests(methods, tokens=access is not None)
+        self._service = Service(requests, traffic, max_message_bytes, limits, holding, access)
+        self._tls = tls
         self._most_connections = min(limits.max_connections, _most_sockets())
         #: In the order in which they were made.
         self._connections: dict[ServerConnection, None] = {}
@@ -99,7 +107,8 @@ class Http2Frontend:
                 return _Full()
             idle.leave()
             self._connections.pop(idle, None)
-        return ServerConnection(self._service, self._connections)
+        connection = ServerConnection(self._service, self._connections)
+        return connection if self._tls is None else TlsSide(self._tls.identity.context, connection)
 
     def _look(self) -> None:
         """Look at all connections for those that make no progress, again and again."""

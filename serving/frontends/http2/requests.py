@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from normfold.serving.access.access import HEADER, credential
 from normfold.serving.errors import Status
 from normfold.serving.frontends.http2.headers import LIST_BYTES, Header, HeaderReader, written
 from normfold.serving.frontends.http2.inflation import ENCODINGS
 from normfold.serving.rpc.methods import Method
+from normfold.serving.wire.pushback import Trailers
 
 #: The largest number of blocks whose meaning is kept; the cache is cleared when it would exceed that.
 KEPT = 1024
@@ -20,6 +23,7 @@ KEPT_BYTES = 2048
 #: The longest encoded status message, in bytes; clients limit the headers of an answer to 8 KiB.
 MESSAGE_BYTES = 6000
 
+_HEADER = HEADER.encode()
 _TYPE = (b"content-type", b"application/grpc")
 #: The headers before the first message of an answer, and those after the last.
 STARTED = written((b":status", b"200"), _TYPE)
@@ -57,13 +61,19 @@ class Asked:
     length: int | None = None
     #: The whole answer to a refused request; None with a method, and if the stream must be reset.
     refusal: bytes | None = None
+    #: The status of a refused request; None where it has none of gRPC's.
+    status: Status | None = None
+    #: The digest of the token, as ``access.credential`` gives it; only of a server that has tokens.
+    credential: bytes = b""
 
 
 class Requests:
     """Reads blocks of headers, equal ones only once."""
 
-    def __init__(self, methods: Iterable[Method]) -> None:
+    def __init__(self, methods: Iterable[Method], tokens: bool = False) -> None:
+        """``tokens``: whether the server has tokens."""
         self._methods: Mapping[bytes, Method] = {method.path.encode(): method for method in methods}
+        self._tokens = tokens
         #: The meaning of blocks of connections without a header table, and of those with one. They are kept apart: a
         #: block may add a header to a table, and then a connection with a table must read it each time.
         self._kept: tuple[dict[bytes, Asked], dict[bytes, Asked]] = ({}, {})
@@ -82,7 +92,7 @@ class Requests:
 
     def _asked(self, headers: list[Header], too_large: bool) -> Asked:
         if too_large:
-            return Asked(refusal=refused(Status.RESOURCE_EXHAUSTED, TOO_LARGE))
+            return _refusal(Status.RESOURCE_EXHAUSTED, TOO_LARGE)
         if not well_formed(headers):
             return Asked()
         found = dict(headers)
@@ -91,23 +101,24 @@ class Requests:
         if not _CONTENT.fullmatch(found.get(b"content-type", b"")):
             return Asked(refusal=written((b":status", b"415")))
         if (method := self._methods.get(found[b":path"])) is None:
-            return Asked(refusal=refused(Status.UNIMPLEMENTED, "Method not found!"))
+            return _refusal(Status.UNIMPLEMENTED, "Method not found!")
         encoding = found.get(b"grpc-encoding", b"identity")
         if encoding not in ENCODINGS:
             accepted = (b"grpc-accept-encoding", b",".join(ENCODINGS))
             words = f"Compression algorithm {encoding.decode(errors='replace')!r} is not supported"
-            return Asked(refusal=refused(Status.UNIMPLEMENTED, words, accepted))
+            return _refusal(Status.UNIMPLEMENTED, words, accepted)
         timeout = None
         if (limit := found.get(b"grpc-timeout")) is not None:
             if (match := _TIMEOUT.fullmatch(limit)) is None:
-                return Asked(refusal=refused(Status.INTERNAL, f"grpc-timeout is {limit.decode(errors='replace')!r}"))
+                return _refusal(Status.INTERNAL, f"grpc-timeout is {limit.decode(errors='replace')!r}")
             timeout = float(match[1]) * _SECONDS[match[2]]
             if not timeout:
-                return Asked(refusal=refused(Status.DEADLINE_EXCEEDED, "Deadline Exceeded"))
+                return _refusal(Status.DEADLINE_EXCEEDED, "Deadline Exceeded")
             if timeout > _FAR:
                 timeout = None
         length = found.get(b"content-length")
-        return Asked(method, timeout, encoding, None if length is None else int(length))
+        token = credential([value for name, value in headers if name == _HEADER]) if self._tokens else b""
+        return Asked(method, timeout, encoding, None if length is None else int(length), credential=token)
 
 
 def well_formed(headers: list[Header]) -> bool:
@@ -136,16 +147,25 @@ def _fields_well_formed(headers: list[Header]) -> bool:
     return all(_NAME.fullmatch(n) and n not in _CONNECTION and _VALUE.fullmatch(v) for n, v in headers)
 
 
+def _refusal(status: Status, details: str, *more: Header) -> Asked:
+    return Asked(refusal=refused(status, details, *more), status=status)
+
+
 def refused(status: Status, details: str, *more: Header) -> bytes:
     """The headers of an answer without messages."""
     return STARTED + ended(status, details) + written(*more)
 
 
 @lru_cache(256)
-def ended(status: Status, details: str = "") -> bytes:
-    """The headers at the end of an answer."""
+def ended(status: Status, details: str = "", more: Trailers = ()) -> bytes:
+    """The headers at the end of an answer; ``more`` follow the status and its details."""
     headers = [(b"grpc-status", b"%d" % status)]
-    return written(*headers, (b"grpc-message", percent_encoded(details))) if details else written(*headers)
+    if details:
+        headers.append((b"grpc-message", percent_encoded(details)))
+    for name, value in more:  # gRPC sends binary values as base64 without padding
+        text = value.encode() if isinstance(value, str) else base64.b64encode(value).rstrip(b"=")
+        headers.append((name.encode(), text))
+    return written(*headers)
 
 
 def percent_encoded(text: str) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx.parser
 import onnxruntime
@@ -75,3 +77,50 @@ def test_an_average_pool_is_that_of_onnxruntime(pads: list[int], strides: list[i
     inputs = {"x": np.random.default_rng(0).standard_normal((2, 3, 11)).astype(np.float32)}
     (want,) = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, inputs)
     np.testing.assert_allclose(Float64Graph(model).run(inputs)["y"], want, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("opset", "scales"),
+    [(11, "one"), (13, "one"), (13, "axis 0"), (13, "axis 1"), (19, "axis 1"), (21, "axis 0"), (21, "blocks")],
+)
+def test_quantized_numbers_are_computed_in_every_opset(opset: int, scales: str) -> None:
+    """The reference evaluator has QuantizeLinear and DequantizeLinear from opset 19 on; onnxruntime has the values."""
+    shape = {"one": "", "axis 0": "[2]", "axis 1": "[4]", "blocks": "[1,4]"}[scales]
+    axis = {"one": "", "axis 0": "<axis = 0>", "axis 1": "", "blocks": "<axis = 0, block_size = 2>"}[scales]
+    text = f"""<ir_version: 8, opset_import: ["" : {opset}]>
+    g (float[2, 4] x, float{shape} s, int8{shape} z) => (int8[2, 4] q, float[2, 4] y)
+    {{ q = QuantizeLinear {axis} (x, s, z) y = DequantizeLinear {axis} (q, s, z) }}"""
+    content = onnx.parser.parse_model(text).SerializeToString()
+    rng, dims = np.random.default_rng(0), [int(d) for d in shape.strip("[]").split(",") if d]
+    inputs = {
+        "x": (60 * rng.standard_normal((2, 4))).astype(np.float32),
+        "s": rng.uniform(0.1, 0.5, dims).astype(np.float32),
+        "z": rng.integers(-9, 9, dims, np.int8),
+    }
+    q, y = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).run(None, inputs)
+    found = Float64Graph(content).run(inputs)
+    np.testing.assert_array_equal(found["q"], q)
+    np.testing.assert_allclose(found["y"], y, rtol=1e-6)
+
+
+def test_a_quantization_to_another_type_is_left_to_float32() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (float[2] x, float s) => (int4[2] q) { q = QuantizeLinear <output_dtype = 22> (x, s) }"""
+    double = Float64Graph(onnx.parser.parse_model(text).SerializeToString())
+    with pytest.raises(NotImplementedError, match="another type than that of its zero point"):
+        double.run({"x": np.zeros(2, np.float32), "s": np.float32(1)})
+
+
+@pytest.mark.parametrize(
+    "op", ["Erf", "Gelu", "Softplus", "Softsign", "Mish", "Sigmoid", "Tanh", "Elu", "Selu", "Atan"]
+)
+def test_no_operator_rounds_to_float32(op: str) -> None:
+    content = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 20]> g (float[N] x) => (float[N] y) {{ y = {op}(x) }}'
+    ).SerializeToString()
+    x = np.linspace(-2, 2, 101)[1:-1:3]
+    (y,) = Float64Graph(content).run({"x": x}).values()
+    assert y.dtype == np.float64
+    assert (y != y.astype(np.float32)).mean() > 0.9
+    if op == "Erf":
+        np.testing.assert_allclose(y, [math.erf(v) for v in x], rtol=1e-14)

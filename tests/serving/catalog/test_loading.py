@@ -323,7 +323,7 @@ def test_a_server_is_configured_within_bounds(tmp_path, options, words):
     ],
 )
 def test_only_loopback_addresses_and_sockets_are_local(tmp_path, listen, local):
-    assert ServerConfig(tmp_path, listen=listen).local is local
+    assert ServerConfig(tmp_path, listen=listen, insecure=True).local is local
 
 
 def test_a_unix_socket_is_an_address(tmp_path, models, serve, ask):

@@ -78,6 +78,11 @@ def test_a_config_that_is_no_text_is_refused(root):
         ModelFolder("a", root / "a").config_text()
 
 
+def test_a_byte_order_mark_of_a_config_is_no_part_of_it(root):
+    (root / "b" / "config.pbtxt").write_bytes(b"\xef\xbb\xbfmax_batch_size: 2")
+    assert ModelFolder("b", root / "b").config_text() == "max_batch_size: 2"
+
+
 def test_files_sent_in_a_request_are_a_folder(models):
     sent = SentFolder("s", {"2/model.onnx": b"x", "labels.txt": b"a", "config/x": b""})
     assert (sent.versions(), sent.read_model(2, "model.onnx"), sent.read("labels.txt")) == ([2], b"x", b"a")

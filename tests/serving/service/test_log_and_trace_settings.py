@@ -9,6 +9,9 @@ import grpc
 import pytest
 
 from normfold.protos import grpc_service as pb
+from normfold.serving.errors import StartError
+from normfold.serving.server import Server
+from normfold.serving.settings import ServerConfig
 
 S = grpc.StatusCode
 
@@ -117,3 +120,35 @@ def test_a_wrong_trace_setting_is_refused(server, settings, words, refused):
 
 def test_trace_settings_of_an_unknown_model_are_refused(server, refused):
     assert refused(server, "TraceSetting", pb.TraceSettingRequest(model_name="nope"))[0] is S.INVALID_ARGUMENT
+
+
+def test_without_model_control_settings_are_only_read(serve, repository, refused, frontend):
+    with serve(repository, model_control=False, load_models=("m",), frontend=frontend) as one:
+        change = pb.LogSettingsRequest()
+        change.settings["log_info"].bool_param = False
+        trace = pb.TraceSettingRequest(model_name="m")
+        trace.settings["trace_level"].value.append("TIMESTAMPS")
+        clear = pb.TraceSettingRequest()
+        clear.settings["trace_level"].SetInParent()
+        for method, request in (("LogSettings", change), ("TraceSetting", trace), ("TraceSetting", clear)):
+            status, details = refused(one, method, request)
+            assert (status, "start the server with --model-control explicit" in details) == (S.UNAVAILABLE, True)
+        assert _log_settings(one)["log_info"] is True
+        assert _trace_setting(one, "m")["trace_level"] == ["OFF"]
+
+
+def test_a_trace_file_that_cannot_be_written_ends_the_start(repository, tmp_path):
+    config = ServerConfig(repository, listen="127.0.0.1:0", trace_file=tmp_path / "missing" / "trace")
+    with pytest.raises(StartError, match=r"--trace-file .*missing/trace cannot be written: No such file or directory"):
+        Server(config)
+
+
+def test_a_trace_that_cannot_be_written_later_fails_no_request(serve, repository, tmp_path, ask, caplog):
+    file = tmp_path / "folder" / "trace"
+    file.parent.mkdir()
+    with serve(repository, trace_file=file, load_models=("m",)) as one:
+        _trace_setting(one, trace_level=["TIMESTAMPS"], trace_rate=["1"])
+        file.unlink()
+        file.parent.rmdir()
+        assert one.infer(ask()).model_name == "m"
+    assert "cannot be written: No such file or directory" in caplog.text

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from normfold.protos import grpc_service as pb
+from normfold.protos import metrics as mx
+from normfold.serving.errors import Status
 from normfold.serving.scheduling.statistics import RequestTiming, Statistics
-from normfold.serving.workers.shared_methods import changes, index, statistics
+from normfold.serving.workers.shared_methods import changes, index, snapshot, statistics
 
 
 def counted(requests: int, rows: int) -> Statistics:
@@ -19,11 +21,16 @@ def response(*messages: pb.ModelStatistics) -> pb.ModelStatisticsResponse:
     return pb.ModelStatisticsResponse(model_stats=messages)
 
 
+def reported(*models: mx.ModelSnapshot) -> bytes:
+    """What the supervisor keeps of a worker that has ended."""
+    return mx.SnapshotResponse(models=models).SerializeToString()
+
+
 def test_statistics_are_added_field_by_field_and_batch_size_by_batch_size():
     one = counted(2, rows=1)
     one.fail.add(7)
     others = [response(counted(3, rows=4).message("m", "1")).SerializeToString()]
-    absent = [counted(5, rows=1).message("m", "1").SerializeToString()]
+    absent = [reported(counted(5, rows=1).snapshot("m", "1"))]
     (total,) = statistics(response(one.message("m", "1")), others, absent).model_stats
     assert (total.name, total.version) == ("m", "1")
     assert (total.inference_count, total.execution_count) == (2 + 3 * 4 + 5, 2 + 3 + 5)
@@ -44,13 +51,13 @@ def test_the_last_inference_is_the_latest_of_all():
         message.last_inference = moment
     own, other, absent = messages
     (total,) = statistics(
-        response(own), [response(other).SerializeToString()], [absent.SerializeToString()]
+        response(own), [response(other).SerializeToString()], [reported(mx.ModelSnapshot(statistics=absent))]
     ).model_stats
     assert total.last_inference == 9
 
 
 def test_only_what_was_asked_for_is_added():
-    absent = [counted(5, rows=1).message("other", "1").SerializeToString()]
+    absent = [reported(counted(5, rows=1).snapshot("other", "1"))]
     (total,) = statistics(response(counted(1, rows=1).message("m", "1")), [], absent).model_stats
     assert (total.name, total.inference_count) == ("m", 1)
 
@@ -99,3 +106,24 @@ def test_each_setting_is_remembered_for_itself_and_one_that_goes_back_is_forgott
     kept = dict(changes("TraceSetting", request))
     assert list(kept["trace", "m", "trace_rate"].settings) == ["trace_rate"]
     assert kept["trace", "m", "trace_count"] is None
+
+
+def test_a_snapshot_sums_histograms_failures_and_calls_of_all_and_lists_the_processes_that_answer():
+    one, other, gone = counted(2, rows=1), counted(3, rows=4), counted(5, rows=1)
+    gone.failed(5, Status.INTERNAL)
+    mine, theirs = one.snapshot("m", "1"), other.snapshot("m", "1")
+    mine.waiting, theirs.waiting, mine.device = 1, 2, "cpu"
+    calls = [mx.FailedCalls(method="a/B", status="INTERNAL", count=1)]
+    process = mx.ProcessSnapshot
+    total = snapshot(
+        mx.SnapshotResponse(models=[mine], failed_calls=calls, processes=[process(worker=2)]),
+        [mx.SnapshotResponse(models=[theirs], failed_calls=calls, processes=[process(worker=1)]).SerializeToString()],
+        [mx.SnapshotResponse(models=[gone.snapshot("m", "1")]).SerializeToString(),
+         mx.SnapshotResponse(failed_calls=calls).SerializeToString()],
+    )  # fmt: skip
+    (model,) = total.models
+    assert (sum(model.request.counts), model.request.counts[5], model.infer.counts[4]) == (10, 10, 10)
+    assert (model.waiting, model.device, dict(model.failures)) == (3, "cpu", {"INTERNAL": 1})
+    assert model.statistics.inference_stats.success.count == 10
+    assert [(row.method, row.status, row.count) for row in total.failed_calls] == [("a/B", "INTERNAL", 3)]
+    assert [each.worker for each in total.processes] == [1, 2]

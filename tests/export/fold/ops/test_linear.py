@@ -211,6 +211,53 @@ def test_an_add_by_column_behind_a_matrix_on_the_left_is_no_bias_of_its_rows() -
     same_function(model, after, (2, 3, 4))
 
 
+EINSUMS = [
+    ("ncl,oc->nol", (5, 4), 1),
+    ("ncl,co->nol", (4, 5), 1),
+    ("oc,ncl->nol", (5, 4), 0),
+    ("co,ncl->nol", (4, 5), 0),
+    ("oc, ...cl -> ...ol", (5, 4), 0),
+]
+
+
+@pytest.mark.parametrize("add", ADDS)
+@pytest.mark.parametrize(("equation", "shape", "place"), EINSUMS)
+def test_an_einsum_with_a_constant_matrix_takes_affines_on_both_sides(
+    equation: str, shape: tuple[int, int], place: int, add: str
+) -> None:
+    text = f"""(float[N,4,L] x) => (float[N,5,L] y) {{
+        r = Sigmoid(x)  n = BN(r, n)  p = Einsum<equation="{equation}">({"w, n" if place == 0 else "n, w"})
+        {add}  m = BN(y0, m)  y = Tanh(m) }}"""
+    model = graph(text, w=weights(*shape), b=weights(5, 1), **norm("n", 4), **norm("m", 5))
+    after, report = folded(model)
+    assert report.affines_after == 0
+    assert sum(n.op_type == "Add" for n in after.graph.node) == 1
+    assert weight_of(after, place=place, op="Einsum").shape == shape
+    same_function(model, after, *LENGTHS)
+
+
+@pytest.mark.parametrize(
+    ("equation", "result"),
+    [
+        ("ncl,oc->nlo", "N,L,5"),  # the channels move
+        ("ncl,oc->no", "N,5"),  # the positions are summed too
+        ("ncl,oc->nclo", "N,4,L,5"),  # nothing is summed
+        ("ncl,oc", "N,L,5"),  # no explicit result
+        ("ncn,oc->noc", "N,5,4"),  # a diagonal
+    ],
+)
+def test_an_einsum_of_another_form_is_left_alone(equation: str, result: str) -> None:
+    shape = "N,4,N" if equation.startswith("ncn") else "N,4,L"
+    text = f"""(float[{shape}] x) => (float[{result}] y) {{
+        r = Sigmoid(x)  n = BN(r, n)  y = Einsum<equation="{equation}">(n, w) }}"""
+    model = graph(text, w=weights(5, 4), **norm("n", 4))
+    stays(
+        model,
+        "no rule takes a per-channel scale or shift through 'Einsum_2' (Einsum)",
+        *([] if "ncn" in equation else LENGTHS),
+    )
+
+
 @pytest.mark.parametrize("scales", [np.float32(0.01), np.float32([0.01, 0.02, 0.03])])
 def test_quantized_weights_are_named_as_the_reason(scales: np.ndarray) -> None:
     text = """(float[N,4,L] x) => (float[N,3,L] y) {

@@ -1,0 +1,42 @@
+"""The options of ``normfold serve`` that say who may come in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+FILE = click.Path(path_type=Path)
+
+# Each option has the name and the default of a field of ServerConfig.
+_OPTIONS = (
+    click.option("--tls-cert", type=FILE, help="The server's certificate, in PEM. Read again when it changes."),
+    click.option("--tls-key", type=FILE, help="Its key, without a passphrase."),
+    click.option("--tls-client-ca", type=FILE, help="Accept only clients with a certificate that one of these signed."),
+    click.option(
+        "--insecure", is_flag=True, help="Let other hosts reach the server without TLS; else that needs --tls-cert."
+    ),
+    click.option(
+        "--tokens",
+        type=FILE,
+        help="Admit only calls with a token of this file (normfold token). Read again when it changes.",
+    ),
+    click.option(
+        "--health-without-token", is_flag=True, help="With --tokens, answer health and readiness to everybody."
+    ),
+    click.option(
+        "--reflection/--no-reflection",
+        default=True,
+        show_default=True,
+        help="Whether clients may list the procedures, as grpcurl does.",
+    ),
+)
+
+
+def access_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``command`` with these options."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command

@@ -1,0 +1,65 @@
+"""``normfold token`` makes a token for a server with ``--tokens``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from normfold.serving.access.scopes import Scope
+
+
+@click.command(short_help="Make a token for a server with --tokens.")
+@click.argument("name")
+@click.option(
+    "--scope",
+    "scopes",
+    type=click.Choice([scope.value for scope in Scope]),
+    multiple=True,
+    default=(Scope.INFER.value, Scope.READ.value),
+    show_default="infer and read",
+    help="Repeat for more: infer asks models, read reads metadata and health, admin changes the server.",
+)
+@click.option("--model", "models", multiple=True, help="Only for this model (repeat for more). Default: for all.")
+@click.option(
+    "--tokens",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Append the line to this file, and print the token alone.",
+)
+def token(name: str, scopes: tuple[str, ...], models: tuple[str, ...], tokens: Path | None) -> None:
+    """Make a token for NAME, and print it with its line for the file of normfold serve --tokens.
+
+    \b
+    Examples:
+      normfold token hospital --tokens tokens > hospital.token
+      normfold token operator --scope read --scope admin --tokens tokens
+      normfold token ward-7 --scope infer --model surnames
+
+    The token goes to the client: commands take it from NORMFOLD_TOKEN or --token-file. The file of the server has only
+    its SHA-256, so a lost token cannot be printed again: remove its line and make another.
+    """
+    from normfold.serving.access.tokens import line, new_token, read_tokens
+    from normfold.serving.errors import StartError
+    from normfold.whole_file import written_whole
+
+    made = new_token()
+    try:
+        written = line(name, [Scope(scope) for scope in scopes], models, made)
+        if tokens is None:
+            click.echo(f"token: {made}\nline:  {written}")
+            return
+        before = b""
+        if tokens.exists():
+            if any(holder.name == name for holder in read_tokens(tokens).values()):
+                raise click.ClickException(f"{tokens} has a token for {name} already; remove its line first")
+            before = tokens.read_bytes()
+            before += b"" if before.endswith(b"\n") else b"\n"
+        with written_whole(tokens) as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(before + written.encode() + b"\n")
+    except (ValueError, StartError) as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"{tokens} cannot be written: {error.strerror}") from None
+    click.echo(made)

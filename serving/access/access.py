@@ -1,0 +1,169 @@
+"""Admits calls by their tokens: ``Access.admit`` is asked once for each call, before its request is read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from google.protobuf.message import Message
+
+from normfold.protos import grpc_service as pb
+from normfold.serving.access.scopes import EVERY_MODEL, NO_MODEL, RIGHTS, WHOLE_SERVER, Right
+from normfold.serving.access.tokens import Holder, digest
+from normfold.serving.errors import InvalidRequest, PermissionDenied, Unauthenticated
+from normfold.serving.rpc.methods import Method, parse
+from normfold.serving.wire.outer_fields import text_field
+from normfold.serving.wording import quoted
+
+log = logging.getLogger(__name__)
+
+#: The header that carries the token, and the word before it.
+HEADER, SCHEME = "authorization", b"bearer "
+
+#: Instead of the digest of a token.
+NO_TOKEN, NOT_BEARER = b"", b"?"
+
+#: Up to this size a request is parsed for the name of its model; in a larger one, passing over the numbers is faster.
+PARSED_BYTES = 1 << 15
+
+_WHY = {
+    NO_TOKEN: "this server wants a token in the header 'authorization: Bearer TOKEN', and the call has none",
+    NOT_BEARER: "the header 'authorization' is there more than once, or is not 'Bearer TOKEN'",
+}
+_UNKNOWN = "the server does not know this token"
+
+
+class Access:
+    """The holders of tokens and what they may do; everybody else is refused. Used on the event loop only."""
+
+    def __init__(self, holders: Mapping[bytes, Holder], health_without_token: bool = False) -> None:
+        """``holders`` are those that ``read_tokens`` returns."""
+        self._health = health_without_token
+        self.renew(holders)
+
+    def renew(self, holders: Mapping[bytes, Holder]) -> None:
+        """Admit these holders from now on, and no others."""
+        self._holders = dict(holders)
+        #: What was admitted so far, by the digest of the token and the path; only of holders, so it stays small.
+        self._admitted: dict[tuple[bytes, str], Method] = {}
+
+    def admit(self, method: Method, credential: bytes) -> Method:
+        """The method as a call with this ``credential`` may use it. Raises Unauthenticated or PermissionDenied.
+
+        A token for some models only gets a method that looks at the model of each request. Streams ask again for each
+        message, so that a token that is taken back ends them.
+
+        The digest of the token is looked up, never the token, so the time that this takes tells nothing about how much
+        of a guess is right.
+        """
+        known = self._admitted.get((credential, method.path))
+        if known is not None:
+            return known
+        try:
+            return self._first(method, credential)
+        except (Unauthenticated, PermissionDenied) as error:
+            log.info("%s: %s: %s", method.path, error.status.name, error)
+            raise
+
+    def _first(self, method: Method, credential: bytes) -> Method:
+        right = RIGHTS.get(method.path)
+        if right is not None and right.health and self._health:
+            return method
+        holder = self._holders.get(credential)
+        if holder is None:
+            raise Unauthenticated(_WHY.get(credential, _UNKNOWN))
+        if right is None:
+            raise PermissionDenied(f"{method.path} is open to no token")
+        if right.scope not in holder.scopes:
+            has = ", ".join(sorted(holder.scopes))
+            raise PermissionDenied(f"token {quoted(holder.name)} has the scopes {has}; this call needs {right.scope}")
+        if holder.models is not None and right.model == EVERY_MODEL:
+            raise PermissionDenied(
+                f"token {quoted(holder.name)} is for some models only; this call concerns the whole server"
+            )
+        admitted = self._bounded(method, credential, holder, right)
+        self._admitted[credential, method.path] = admitted
+        return admitted
+
+    def _bounded(self, method: Method, credential: bytes, holder: Holder, right: Right) -> Method:
+        """``method`` with a look at each request where that is needed."""
+        limited = holder.models is not None and right.model is not NO_MODEL
+        check = partial(_check_model, method, holder, right) if limited else _nothing
+        if method.is_unary:
+            return _unary(method, check) if limited else method
+
+        async def requests(given: AsyncIterator[Any]) -> AsyncIterator[Any]:
+            async for request in given:
+                self.admit(method, credential)
+                check(request)
+                yield request
+
+        if method.server_stream is not None:
+            stream = method.server_stream
+
+            async def answers(request: Message) -> AsyncIterator[Message]:
+                check(request)
+                async for answer in stream(request):
+                    yield answer
+
+            return replace(method, server_stream=answers)
+        if method.wire_stream is not None:
+            wire = method.wire_stream
+            return replace(method, wire_stream=lambda given: wire(requests(given)))
+        bidi = method.bidi_stream
+        assert bidi is not None
+        return replace(method, bidi_stream=lambda given: bidi(requests(given)))
+
+
+def credential(values: Sequence[bytes]) -> bytes:
+    """The digest of the token in the values of the header ``authorization``; NO_TOKEN or NOT_BEARER without one."""
+    if not values:
+        return NO_TOKEN
+    if len(values) > 1 or values[0][: len(SCHEME)].lower() != SCHEME:
+        return NOT_BEARER
+    return digest(values[0][len(SCHEME) :].strip())
+
+
+def _unary(method: Method, check: Callable[[Any], None]) -> Method:
+    if method.wire_unary is not None:
+        wire = method.wire_unary
+
+        def answer_wire(data: bytes) -> Any:
+            check(data)
+            return wire(data)
+
+        return replace(method, wire_unary=answer_wire)
+    unary = method.unary
+    assert unary is not None
+
+    async def answer(request: Message) -> Message:
+        check(request)
+        return await unary(request)
+
+    return replace(method, unary=answer)
+
+
+def _nothing(request: bytes | Message) -> None:
+    """Every model is allowed."""
+
+
+def _check_model(method: Method, holder: Holder, right: Right, request: bytes | Message) -> None:
+    """Raise PermissionDenied unless ``holder`` may use the model that ``request`` names."""
+    assert holder.models is not None
+    assert right.model
+    if isinstance(request, bytes) and len(request) > PARSED_BYTES and method.request is pb.ModelInferRequest:
+        try:
+            name = text_field(request, pb.ModelInferRequest.MODEL_NAME_FIELD_NUMBER)  # the numbers are not read
+        except ValueError as error:
+            words = f"{len(request)} bytes that are not a {pb.ModelInferRequest.DESCRIPTOR.full_name} message: {error}"
+            raise InvalidRequest(words) from None
+    else:
+        message = parse(method.request, request) if isinstance(request, bytes) else request
+        name = next((value for field in right.model if (value := getattr(message, field))), "")
+    if name in holder.models or (right.model == ("service",) and name in WHOLE_SERVER):
+        return
+    what = f"the model {quoted(name)}" if name else "a call that names no model"
+    raise PermissionDenied(f"token {quoted(holder.name)} does not allow {what}")

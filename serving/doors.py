@@ -1,0 +1,42 @@
+"""Who may come in to one server, by its config; the files are read again when they change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from normfold.serving.access.access import Access
+from normfold.serving.access.tls import Tls, TlsFiles
+from normfold.serving.access.tokens import read_tokens
+from normfold.serving.errors import StartError
+from normfold.serving.process.file_watch import FileWatch
+from normfold.serving.settings import ServerConfig
+
+
+class Doors:
+    """The TLS and the tokens of a server; each is None where the config has none."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        """Read the files. Raises StartError."""
+        self.tls: Tls | None = None
+        self.access: Access | None = None
+        self._watches: list[FileWatch[Any]] = []
+        if config.tls_cert is not None and config.tls_key is not None:
+            files = TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca)
+            self._watches.append(FileWatch(files.paths, files.read, StartError, lambda identity: tls.renew(identity)))
+            self.tls = tls = Tls(files.read())
+        if config.tokens is not None:
+            path = config.tokens
+            self._watches.append(
+                FileWatch((path,), lambda: read_tokens(path), StartError, lambda holders: access.renew(holders))
+            )
+            self.access = access = Access(read_tokens(path), config.health_without_token)
+
+    def watch(self) -> None:
+        """Look for changes of the files from now on."""
+        for watch in self._watches:
+            watch.start()
+
+    async def close(self) -> None:
+        """Look for changes no more."""
+        for watch in self._watches:
+            await watch.stop()

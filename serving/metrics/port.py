@@ -1,0 +1,113 @@
+"""The HTTP port of a server, for scrapers, probes and load balancers: metrics and health, and nothing else.
+
+It is served by threads of its own. The event loop answers what they ask, so that a loop that hangs fails the probes.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
+
+from normfold.serving.errors import StartError
+from normfold.serving.process.address import host_and_port
+
+log = logging.getLogger(__name__)
+
+#: Time that a client may take to send a request, in seconds.
+PATIENCE_SECONDS = 10.0
+
+#: Requests that are answered at the same time; more are refused.
+MOST_AT_ONCE = 16
+
+
+class Answer(NamedTuple):
+    """The answer to one request."""
+
+    status: HTTPStatus
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+
+
+class HttpPort:
+    """Answers GET and HEAD with what ``answer`` returns for the path of the request."""
+
+    def __init__(self, listen: str, answer: Callable[[str], Answer], reuse_port: bool = False) -> None:
+        """Listen on "host:port" (port 0: any free one); ``answer`` is called on threads. Raises StartError.
+
+        With ``reuse_port`` other processes that set it, too, may listen on the same port.
+        """
+        host, port = host_and_port(listen)
+        try:
+            family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            self._server = _Server(where, family, answer, reuse_port)
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise StartError(
+                f"cannot listen on {listen} for metrics: {why}; choose another with --metrics-listen host:port, or off"
+            ) from None
+        #: "host:port" with the real port.
+        self.address = f"{listen.rpartition(':')[0]}:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, name="normfold-http", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Close the port. Requests under way may be cut."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(
+        self, where: tuple[object, ...], family: int, answer: Callable[[str], Answer], reuse_port: bool
+    ) -> None:
+        self.address_family, self.allow_reuse_port, self.answer = family, reuse_port, answer
+        self.free = threading.Semaphore(MOST_AT_ONCE)
+        super().__init__(where[:2], _Handler)  # type: ignore[arg-type]
+
+    def server_bind(self) -> None:
+        # The library's own looks up the host's name, which may take seconds.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self.allow_reuse_port:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        log.debug("a client of the metrics port left", exc_info=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = PATIENCE_SECONDS
+    server_version, sys_version = "normfold", ""
+    server: _Server
+
+    def do_GET(self) -> None:
+        if not self.server.free.acquire(blocking=False):
+            self._send(Answer(HTTPStatus.SERVICE_UNAVAILABLE, b"too many requests at once\n"))
+            return
+        try:
+            self._send(self.server.answer(self.path.partition("?")[0]))
+        finally:
+            self.server.free.release()
+
+    do_HEAD = do_GET  # noqa: N815 - the library's name
+
+    def _send(self, answer: Answer) -> None:
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.content_type)
+        self.send_header("Content-Length", str(len(answer.body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer.body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        log.debug(format, *args)

@@ -1,0 +1,73 @@
+"""Reads files again when they change, such as a certificate that was renewed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+log = logging.getLogger(__name__)
+
+#: Time between two looks at the files.
+LOOK_SECONDS = 1.0
+
+Value = TypeVar("Value")
+Signature = tuple[tuple[int, int, int, int] | None, ...]
+
+
+class FileWatch(Generic[Value]):
+    """Looks at some files again and again, on a thread: a file system that hangs stops no event loop."""
+
+    def __init__(
+        self, paths: Sequence[Path], read: Callable[[], Value], error: type[Exception], apply: Callable[[Value], None]
+    ) -> None:
+        """``read`` reads the files, on a thread; its ``error`` is logged, and what was read before stays in force.
+
+        ``apply`` gets what was read, on the event loop. Make the watch before the files are read for the first time.
+        """
+        self._paths, self._read, self._error, self._apply = tuple(paths), read, error, apply
+        self._known = _signature(self._paths)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Look at the files from now on."""
+        self._task = asyncio.create_task(self._look())
+
+    async def stop(self) -> None:
+        """Look at the files no more."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            found = await asyncio.to_thread(_signature, self._paths)  # before they are read: a later change is seen
+            if found == self._known:
+                continue
+            self._known = found
+            names = ", ".join(map(str, self._paths))
+            try:
+                value = await asyncio.to_thread(self._read)
+            except self._error as error:
+                log.error("%s; what was read before stays in force", error)
+                continue
+            self._apply(value)
+            log.info("%s changed and was read again", names)
+
+
+def _signature(paths: Sequence[Path]) -> Signature:
+    """A value that changes when one of the files does."""
+    found: list[tuple[int, int, int, int] | None] = []
+    for path in paths:
+        try:
+            stat = path.stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return tuple(found)

@@ -1,0 +1,58 @@
+"""One field of a serialized message, found without reading the others: what is behind a length is passed over."""
+
+from __future__ import annotations
+
+#: The wire types of protobuf: how the value behind a tag is written.
+_VARINT, _FIXED64, _SIZED, _FIXED32 = 0, 1, 2, 5
+#: A tag has at most 32 bits, a length 31.
+_MOST = 1 << 32
+
+
+def text_field(data: bytes, number: int) -> str:
+    """The string field ``number`` of a message; the last counts if it is there twice, as in protobuf.
+
+    Raises ValueError for bytes that are no message, or are written in a way that protobuf never writes.
+    """
+    at, end = 0, len(data)
+    found: tuple[int, int] | None = None
+    try:
+        while at < end:
+            tag, at = _varint(data, at)
+            kind = tag & 7
+            if kind == _SIZED:
+                size, at = _varint(data, at)
+                if tag >> 3 == number:
+                    found = at, at + size
+                at += size
+            elif kind == _VARINT:
+                while data[at] & 0x80:
+                    at += 1
+                at += 1
+            elif kind in (_FIXED64, _FIXED32):
+                at += 8 if kind == _FIXED64 else 4
+            else:
+                raise ValueError("a group, which no message here has")
+    except IndexError:
+        raise ValueError("the bytes end within a field") from None
+    if at != end:
+        raise ValueError("the bytes end within a field")
+    return "" if found is None else data[found[0] : found[1]].decode()
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """The tag or length at ``at``, and the place behind it."""
+    byte = data[at]
+    if byte < 0x80:
+        return byte, at + 1
+    value, shift = byte & 0x7F, 7
+    while True:
+        at += 1
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            if value >= _MOST:
+                raise ValueError("a tag or length of more than 32 bits")
+            return value, at + 1
+        if shift > 28:
+            raise ValueError("a tag or length of more than five bytes")

@@ -1,0 +1,61 @@
+"""``normfold token``: the token is printed once, the file has only its digest."""
+
+from __future__ import annotations
+
+import stat
+
+import pytest
+from click.testing import CliRunner
+
+from normfold.cli.token import token
+from normfold.serving.access.scopes import Scope
+from normfold.serving.access.tokens import digest, read_tokens
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(token, arguments)
+
+
+def test_it_prints_the_token_and_the_line_for_the_file(tmp_path):
+    result = run("ward-7", "--scope", "infer", "--model", "a", "--model", "b")
+    made, written = (text.split(maxsplit=1)[1] for text in result.output.splitlines())
+    (tmp_path / "tokens").write_text(written)
+    holder = read_tokens(tmp_path / "tokens")[digest(made)]
+    assert (holder.name, holder.scopes, holder.models) == ("ward-7", {Scope.INFER}, {"a", "b"})
+
+
+def test_it_appends_to_a_file_that_nobody_else_may_read(tmp_path):
+    path = tmp_path / "tokens"
+    first = run("a", "--tokens", str(path)).output.strip()
+    path.write_text("# ours\n" + path.read_text().strip())
+    second = run("b", "--scope", "admin", "--tokens", str(path)).output.strip()
+    holders = read_tokens(path)
+    assert [holders[digest(made)].name for made in (first, second)] == ["a", "b"]
+    assert holders[digest(first)].scopes == {Scope.INFER, Scope.READ}
+    assert path.read_text().startswith("# ours\n")
+    assert first not in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["a"], "tokens has a token for a already; remove its line first"),
+        (["b c"], "'b c' is not a name"),
+        (["c", "--model", "x/y"], "'x/y' is not a model's name"),
+    ],
+)
+def test_a_mistake_is_one_message_and_changes_nothing(tmp_path, arguments, words):
+    path = tmp_path / "tokens"
+    run("a", "--tokens", str(path))
+    before = path.read_bytes()
+    result = run(*arguments, "--tokens", str(path))
+    assert (result.exit_code, path.read_bytes()) == (1, before)
+    assert words in result.output
+    assert "token" not in result.stdout
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    result = run("a", "--tokens", str(tmp_path / "none" / "tokens"))
+    assert result.exit_code == 1
+    assert "none/tokens cannot be written: No such file or directory" in result.output
