@@ -59,6 +59,10 @@ Examples:
     "--sample", "samples", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
     help="A real input (.npy, .npz, .safetensors) for the proof; gives the shapes if --input is left out.",
 )  # fmt: skip
+@click.option(
+    "--test-sample", "test_samples", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+    help="Real inputs that --quantize is not calibrated on: error and labels are measured on them.",
+)  # fmt: skip
 @click.option("--allow-nonfinite", is_flag=True, help="Samples may hold NaN and infinity.")
 @click.option(
     "--repository", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The model repository."
@@ -89,7 +93,10 @@ Examples:
     "--dtype", type=click.Choice(["fp16", "bf16"]), help="Weights and arithmetic in half precision, with its own proof."
 )
 @click.option(
-    "--quantize", type=click.Choice(["int8"]), help="Static int8, calibrated on the samples, with its own proof."
+    "--quantize",
+    type=click.Choice(["int8"]),
+    help="Static int8, calibrated on every second row of the samples and measured on the others (or on --test-sample); "
+    "without samples, calibrated on the BatchNorms' statistics.",
 )
 @click.option(
     "--form", default="auto", show_default=True, metavar="FORM",
@@ -117,6 +124,7 @@ def export(
     untrained: bool,
     inputs: tuple[str, ...],
     samples: tuple[Path, ...],
+    test_samples: tuple[Path, ...],
     allow_nonfinite: bool,
     repository: Path,
     name: str,
@@ -171,6 +179,7 @@ def export(
             untrained=untrained,
             labels=labels,
             samples=samples,
+            test_samples=test_samples,
             allow_nonfinite=allow_nonfinite,
             arguments=keywords,
             ends=ends_of(standardize, softmax, sigmoid),

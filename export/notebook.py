@@ -28,6 +28,7 @@ def export_network(
     weights: str | Path | None = None,
     labels: str | Path | Sequence[str] | None = None,
     samples: Any = (),
+    test_samples: Any = (),
     standardize: Mapping[str, tuple[Any, Any]] | None = None,
     softmax: str | Mapping[str, int] = "",
     sigmoid: str | Sequence[str] = (),
@@ -58,7 +59,8 @@ def export_network(
             which is the batch, and is proved with like a sample.
         weights: A file of weights.
         labels: The names of the classes, or a file with one on each line.
-        samples: Real inputs to prove with: files, arrays, or dicts of arrays by name.
+        samples: Real inputs to prove with: files, arrays, or dicts of arrays by name. int8 is calibrated on them.
+        test_samples: Real inputs that int8 is not calibrated on: what fewer bits cost is measured on them.
         standardize: Input -> (mean, std), numbers or arrays with one value for each channel: (x - mean) / std is
             computed first, and folded too.
         softmax: The output that becomes probabilities of classes, or a dict from such outputs to the classes' axis.
@@ -95,7 +97,10 @@ def export_network(
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)] or ["x"]
     texts, examples = _described(inputs, names)
     unnamed = "" if texts else names[0]
-    given = [_sample(one, f"sample {number}", unnamed) for number, one in enumerate(_several(samples), 1)]
+    given, tests = (
+        [_sample(one, f"{kind} {number}", unnamed) for number, one in enumerate(_several(several), 1)]
+        for kind, several in (("sample", samples), ("test sample", test_samples))
+    )
     request = ExportRequest(
         source=model,
         repository=Path(repository),
@@ -104,6 +109,7 @@ def export_network(
         weights=None if weights is None else Path(weights),
         labels=Path(labels) if isinstance(labels, str) else labels,
         samples=[*examples, *given],
+        test_samples=tests,
         ends=Ends(
             dict(standardize or {}),
             dict(softmax) if isinstance(softmax, Mapping) else {softmax: None} if softmax else {},

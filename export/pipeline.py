@@ -20,8 +20,9 @@ from torch import nn
 from normfold.export.capture.capture import DEFAULT_OPSET, OPSETS
 from normfold.export.errors import ExportError
 from normfold.export.fold import counts, fold
+from normfold.export.forms.fewer_bits import in_fewer_bits
 from normfold.export.forms.measure import TimeComparison, shapes_of
-from normfold.export.forms.precision import check_precision, reduce_precision
+from normfold.export.forms.precision import check_precision
 from normfold.export.forms.timed import check_timed, free_lengths, timed_inputs
 from normfold.export.forms.variants import AUTO, check_variant, choose, proved_variants, rewritten_variants
 from normfold.export.graphs.exact import Graph, in_float64
@@ -75,6 +76,8 @@ class ExportRequest:
     #: A file, or the names of the classes themselves.
     labels: Path | Sequence[str] | None = None
     samples: Sequence[Path | SampleFile] = ()
+    #: Real inputs that int8 is not calibrated on: they measure what fewer bits cost.
+    test_samples: Sequence[Path | SampleFile] = ()
     #: Samples may hold NaN and infinity.
     allow_nonfinite: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -123,10 +126,9 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         raise ExportError(f"opset {request.opset} cannot be written; expected {OPSETS.start} to {OPSETS.stop - 1}")
     check_variant(request.variant)
     labels = read_labels(request.labels) if request.labels else None
-    if request.precision is not None:
-        check_precision(request.precision, bool(request.samples))
+    check_precision(request.precision, bool(request.test_samples))
     progress("load the network")
-    files = [read_sample(path, request.allow_nonfinite) for path in request.samples]
+    files = [read_sample(path, request.allow_nonfinite) for path in (*request.samples, *request.test_samples)]
     origin = open_origin(
         Request(
             source=request.source,
@@ -143,6 +145,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
     destination = Destination(request.repository, request.name, request.version, request.overwrite)
     check_destination(destination, origin.specs)
     samples = [Case("sample", f.name, fit(f, origin.specs)) for f in files]
+    given = len(request.samples)
     folded = fold_and_prove(
         origin,
         samples,
@@ -160,12 +163,12 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
     content, report = folded.content, replace(folded.report, model=request.name)
     if request.precision is not None:
         progress(f"reduce it to {request.precision}")
-        proof = folded.proof
-        content, reduced = reduce_precision(
+        content, reduced = in_fewer_bits(
             content,
             request.precision,
-            proof.reference,
-            proof.cases,
+            folded.proof,
+            samples[:given],
+            samples[given:],
             timed_inputs(sizes, request.time_at),
             even_if_slower=request.even_if_slower,
             remeasure=request.remeasure,
