@@ -27,6 +27,7 @@ from normfold.export.inputs.sizes import Sizes
 from normfold.export.inputs.specs import InputSpec, random_inputs
 from normfold.export.proof import rounding
 from normfold.export.proof.algebra import Algebra
+from normfold.export.proof.branches import BranchProof, untaken
 from normfold.export.proof.divergence import first_divergence
 from normfold.export.proof.moving import moved_weights
 from normfold.export.proof.verify import Case, Run, Verification, largest_errors, remembered, verify
@@ -82,6 +83,7 @@ class Proof:
         self._require_running()
         self._algebra = self._make_algebra()
         self._require_captured(origin.run)
+        self._branches = self._make_branches()
         runs = [self._plain, Runtime(unfolded.content, optimised=True).run]
         self._own = largest_errors(self.reference, [*runs, *rounding.moved_runs(unfolded.content)], self.cases)
 
@@ -103,6 +105,15 @@ class Proof:
             f"the graph cannot be computed in float64 ({reason}), so the proof compares float32 results alone",
         )
         return None
+
+    def _make_branches(self) -> BranchProof | None:
+        if self._algebra is None or self.unfolded.exact is None:
+            branches = untaken(self.unfolded.content, self.cases)
+            self.notes += tuple(f"no input of the proof takes {b}, so nothing is known of it" for b in branches)
+            return None
+        made = BranchProof(self.unfolded.exact, self.unfolded.content, self.cases)
+        self.notes += made.notes
+        return made
 
     def _require_running(self) -> None:
         for case in self.cases:
@@ -149,6 +160,8 @@ class Proof:
         algebra = None
         if self._algebra is not None and graph.exact is not None:
             algebra = self._algebra.of(graph.exact)
+            if self._branches is not None:
+                algebra = self._branches.of(graph.exact, algebra)
         run = Runtime(graph.content, optimised=True).run
         return Proved(
             algebra, verify(self.reference, run, self.cases, self.name, self._own, rounding.bound, self._plain)
