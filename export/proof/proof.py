@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from normfold.export.errors import CaptureError, ExportError, VerificationError
-from normfold.export.graphs.exact import Graph
+from normfold.export.graphs.exact import Graph, narrow_types
 from normfold.export.graphs.float64 import Float64Graph
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.inputs.sizes import Sizes
@@ -85,10 +85,12 @@ class Proof:
         self._require_captured(origin.run)
         self._branches = self._make_branches()
         runs = [self._plain, Runtime(unfolded.content, optimised=True).run]
+        self._bound = rounding.bound_of(unfolded.content)
         self._own = largest_errors(self.reference, [*runs, *rounding.moved_runs(unfolded.content)], self.cases)
 
     def _make_algebra(self) -> Algebra | None:
-        reason = "it computes in other types than float32"
+        narrow = " and ".join(t.name.lower() for t in narrow_types(self.unfolded.content))
+        reason = f"it computes in {narrow} itself" if narrow else "it computes in other types than float32"
         if self.unfolded.exact is not None:
             try:
                 algebra = Algebra(self.unfolded.exact, self.cases)
@@ -102,7 +104,8 @@ class Proof:
                 reason = f"ONNX's reference evaluator gives another output '{checked.worst.output}' than onnxruntime"
         self.notes = (
             *self.notes,
-            f"the graph cannot be computed in float64 ({reason}), so the proof compares float32 results alone",
+            f"the graph cannot be computed in float64 ({reason}), so the proof compares results in "
+            f"{'its own precision' if narrow else 'float32'} alone",
         )
         return None
 
@@ -163,9 +166,7 @@ class Proof:
             if self._branches is not None:
                 algebra = self._branches.of(graph.exact, algebra)
         run = Runtime(graph.content, optimised=True).run
-        return Proved(
-            algebra, verify(self.reference, run, self.cases, self.name, self._own, rounding.bound, self._plain)
-        )
+        return Proved(algebra, verify(self.reference, run, self.cases, self.name, self._own, self._bound, self._plain))
 
     def require_same(self, proved: Proved, graph: Graph, form: str) -> None:
         """Raise VerificationError where a form is another network, naming the layer where the two graphs part ways."""
