@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from torch import nn
 
-from normfold.export.capture.capture import DEFAULT_OPSET, OPSETS
+from normfold.export.capture.capture import DEFAULT_OPSET, OPSETS, SPLITS
 from normfold.export.errors import ExportError
 from normfold.export.fold import counts, fold
 from normfold.export.forms.fewer_bits import in_fewer_bits
@@ -27,6 +27,7 @@ from normfold.export.forms.timed import check_timed, free_lengths, timed_inputs
 from normfold.export.forms.variants import AUTO, check_variant, choose, proved_variants, rewritten_variants
 from normfold.export.graphs.exact import Graph, in_float64
 from normfold.export.graphs.runtime import Runtime
+from normfold.export.inputs.blocks import refusing
 from normfold.export.inputs.samples import SampleFile, fit, read_sample
 from normfold.export.inputs.specs import random_inputs
 from normfold.export.proof.accepted_sizes import sizes_of, sizes_of_both
@@ -234,9 +235,11 @@ def fold_and_prove(
         exact = in_float64(captured)
         model = captured if exact is None else exact
         unfolded = Graph.of(model, exact is not None)
-        sizes = sizes_of_both(origin, samples, sizes, Runtime(unfolded.content, optimised=False).run)
-        progress("compute the network in float64")
-        proof = Proof(origin, sizes, samples, unfolded)
+        splits = captured.meta.get(SPLITS, ())
+        with refusing(splits):
+            sizes = sizes_of_both(origin, samples, sizes, Runtime(unfolded.content, optimised=False).run, splits)
+            progress("compute the network in float64")
+            proof = Proof(origin, sizes, samples, unfolded)
         progress("fold the BatchNorms")
         folding = fold(model, fold_all=fold_all)
         model.ir_version = _ir_version(model)
