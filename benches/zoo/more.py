@@ -152,7 +152,6 @@ SIGNALS: tuple[Network, ...] = (
     series("xresnet1d18_plus", "XResNet1dPlus", "xresnet1d18plus"),
     series("tst_plus", "TSTPlus", "TSTPlus", seq_len=150, n_layers=2),
     series("tsit_plus", "TSiTPlus", "TSiTPlus", seq_len=150, depth=2),
-    eeg("EEGSym"),
     eeg("FBMSNet", n_bands=9),
     eeg("FBLightConvNet", n_bands=9),
     eeg("SSTDPN"),
