@@ -152,7 +152,7 @@ def test_an_unknown_parameter_of_a_load_or_unload_is_refused(server, method, ref
 
 
 def test_without_model_control_nothing_is_loaded_or_unloaded(serve, repository, refused):
-    with serve(repository, model_control=False, load_models=("m",)) as one:
+    with serve(repository, model_control="none", load_models=("m",)) as one:
         for method in ("RepositoryModelLoad", "RepositoryModelUnload"):
             status, words = refused(one, method, getattr(pb, f"{method}Request")(model_name="m"))
             assert status is S.UNAVAILABLE
