@@ -73,8 +73,16 @@ class ServerConfig:
     shared_memory: bool | None = None
     #: Models to load at the start; empty: all.
     load_models: tuple[str, ...] = ()
+    #: Longest time that a model may take to load and to warm up, in seconds; 0: no limit, and no trial of a load.
+    load_seconds: float = 120.0
+    #: Memory that a load may take, in bytes; 0: 2 GiB and 8 times the size of the model's files.
+    load_bytes: int = 0
     #: Whether requests of sizes that a model's file was not proved for are answered, too.
     allow_unproved_sizes: bool = False
+    #: Whether only versions with a manifest are served.
+    require_manifest: bool = False
+    #: The public key (Ed25519, PEM) that must have signed every version; None: nobody need sign.
+    require_signature: Path | None = None
     #: Largest request in bytes; at least 1 MiB.
     max_message_bytes: int = 256 << 20
     #: Connections, at least 1; with ``frontend`` "http2", like the next three.
@@ -95,6 +103,8 @@ class ServerConfig:
     keepalive_seconds: float = 60.0
     #: ... and the time for its answer.
     keepalive_timeout_seconds: float = 20.0
+    #: Longest time that a worker may not answer its supervisor before it is replaced, in seconds; at least 2.
+    worker_seconds: float = 30.0
     #: The longest time that a request should wait for its model, in seconds; a longer queue is refused.
     max_queue_seconds: float = 0.5
     #: Requests under way in one worker, at least 1; a model or a connection may have as many as are left free.
@@ -137,6 +147,12 @@ class ServerConfig:
             raise StartError(f"memory_limit_bytes must be at least 64 MiB, or 0, got {self.memory_limit_bytes}")
         if not self.drain_delay_seconds >= 0:
             raise StartError(f"drain_delay_seconds must be at least 0, got {self.drain_delay_seconds:g}")
+        if not self.load_seconds >= 0 or self.load_bytes < 0:
+            raise StartError(
+                f"load_seconds and load_bytes must be at least 0, got {self.load_seconds:g}, {self.load_bytes}"
+            )
+        if not self.worker_seconds >= 2:
+            raise StartError(f"worker_seconds must be at least 2, got {self.worker_seconds:g}")
         if not self.stall_seconds > 0:
             raise StartError(f"stall_seconds must be more than 0, got {self.stall_seconds:g}")
         for name in ("max_connection_age", "max_connection_idle", "keepalive"):
@@ -161,6 +177,12 @@ class ServerConfig:
                 f"--listen {self.listen}: other hosts can reach this address, and without TLS whoever is in between "
                 "can read and change everything. Give --tls-cert FILE --tls-key FILE, or --insecure to accept that, "
                 "such as in a container whose port is published on the loopback address only"
+            )
+        if self.metrics is not None and not (address.is_local(self.metrics) or self.insecure):
+            raise StartError(
+                f"--metrics-listen {self.metrics}: other hosts can reach this address, and the metrics have neither "
+                "TLS nor tokens: everybody can read the models' names and counters. Give --insecure to accept that, or "
+                "--metrics-listen 127.0.0.1:8002"
             )
 
     @property

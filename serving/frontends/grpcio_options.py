@@ -6,8 +6,9 @@ from normfold.serving.frontends.limits import ClientLimits
 
 #: The largest number that an option takes; for a time: no limit.
 MOST = (1 << 31) - 1
-#: Calls under way on one connection; a client keeps further ones back until others have ended.
-MOST_CALLS = 1024
+#: Calls under way on one connection; a client keeps further ones back until others have ended, which costs the server
+#: nothing, while a refusal costs gRPC nearly as much as an answer.
+MOST_CALLS = 128
 
 
 def options(max_message_bytes: int, reuse_port: bool, limits: ClientLimits) -> tuple[tuple[str, int], ...]:

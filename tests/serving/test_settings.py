@@ -28,6 +28,8 @@ OTHER = ServerConfig(
     tokens=Path("tokens"),
     health_without_token=True,
     reflection=False,
+    require_manifest=True,
+    require_signature=Path("s.pub"),
     device="cuda:1",
     threads=3,
     tune=False,
@@ -38,6 +40,8 @@ OTHER = ServerConfig(
     model_control=True,
     shared_memory=False,
     load_models=("a", "b"),
+    load_seconds=5.0,
+    load_bytes=7 << 20,
     allow_unproved_sizes=True,
     max_message_bytes=1 << 20,
     max_connections=5,
@@ -49,6 +53,7 @@ OTHER = ServerConfig(
     max_connection_idle_seconds=7.0,
     keepalive_seconds=8.0,
     keepalive_timeout_seconds=9.0,
+    worker_seconds=6.0,
     max_queue_seconds=0.25,
     max_queue_requests=6,
     max_queue_bytes=4 << 20,
@@ -70,6 +75,8 @@ ARGUMENTS = """
     --tokens tokens
     --health-without-token
     --no-reflection
+    --require-manifest
+    --require-signature s.pub
     --frontend grpcio
     --device cuda:1
     --threads 3
@@ -81,6 +88,8 @@ ARGUMENTS = """
     --shared-memory off
     --load-model a
     --load-model b
+    --load-seconds 5
+    --load-mib 7
     --allow-unproved-sizes
     --max-message-mib 1
     --max-connections 5
@@ -92,6 +101,7 @@ ARGUMENTS = """
     --max-connection-idle 7
     --keepalive-seconds 8
     --keepalive-timeout 9
+    --worker-seconds 6
     --max-queue-seconds 0.25
     --max-queue-requests 6
     --max-queue-mib 4
@@ -182,6 +192,16 @@ def test_other_hosts_may_reach_a_server_only_with_tls_or_insecure(listen):
         ServerConfig(Path("r"), listen=listen)
     assert not ServerConfig(Path("r"), listen=listen, insecure=True).local
     assert not ServerConfig(Path("r"), listen=listen, **TLS).local
+
+
+def test_other_hosts_may_read_the_metrics_only_with_insecure():
+    options = {"listen": "0.0.0.0:1", "metrics_listen": "0.0.0.0:2"}
+    with pytest.raises(
+        StartError, match=r"--metrics-listen 0\.0\.0\.0:2: other hosts .* neither TLS nor tokens: .* --insecure"
+    ):
+        ServerConfig(Path("r"), **options, **TLS)
+    assert ServerConfig(Path("r"), **options, **TLS, insecure=True).metrics == "0.0.0.0:2"
+    assert ServerConfig(Path("r"), listen="0.0.0.0:1", **TLS).metrics == "127.0.0.1:8002"
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:8001", "localhost:1", "[::1]:1", "unix:/tmp/s"])

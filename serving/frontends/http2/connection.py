@@ -8,12 +8,12 @@ from collections import deque
 from normfold.serving.errors import ServingError, Status, Unavailable
 from normfold.serving.frontends.http2.call import ServerCall, Service
 from normfold.serving.frontends.http2.control import CONTROL, ignore
-from normfold.serving.frontends.http2.flood import Flood
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.headers import HeaderError, HeaderReader
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.lifetime import Lifetime
 from normfold.serving.frontends.http2.limits import MOST_CALLS, MOST_RESET, Fault
+from normfold.serving.frontends.http2.patience import Patience
 from normfold.serving.frontends.http2.progress import Progress
 from normfold.serving.frontends.http2.requests import TOO_LARGE, Asked, refused, trailers_well_formed
 from normfold.serving.frontends.http2.sending import AnswerStream
@@ -38,7 +38,7 @@ class ServerConnection(SocketSide):
         self._headers = HeaderReader()
         #: The last stream that was opened, and the data that the client may still send.
         self.last, self._credit = 0, h2.LARGEST_WINDOW
-        self._flood = Flood()
+        self._patience = Patience()
         self.progress = Progress(service.limits.stall_seconds)
         self.lifetime = Lifetime(service.limits, asyncio.get_running_loop().time())
         #: The last numbers that the client has passed over: it may not open these streams any more.
@@ -72,6 +72,13 @@ class ServerConnection(SocketSide):
         """Whether calls are under way."""
         return bool(self.calls)
 
+    def half_closed(self) -> None:
+        """End every request that has not ended, where its data end: nothing more of it can come."""
+        for call in list(self.calls.values()):
+            if not call.request_ended:
+                self._end_request(call)
+        self.flush()
+
     def lost(self) -> None:
         """Cancel every call."""
         self._all.pop(self, None)
@@ -82,7 +89,7 @@ class ServerConnection(SocketSide):
 
     def close(self, call: ServerCall) -> None:
         """End ``call``: its whole answer is queued."""
-        self._flood.frames = 0
+        self._patience.renew()
         if not self.sender.waits(call):
             self._closed(call)
         self.flush_soon()
@@ -100,7 +107,7 @@ class ServerConnection(SocketSide):
 
     def fruitful(self) -> None:
         """A message of an answer is queued: forget the frames that led to nothing."""
-        self._flood.frames = 0
+        self._patience.renew()
 
     def leave(self) -> None:
         """Accept no more calls; close the connection when the calls under way have ended."""
@@ -185,7 +192,7 @@ class ServerConnection(SocketSide):
 
     def fruitless(self) -> None:
         """Count a frame that brings no call nearer to its end. Raises Fault when there were too many."""
-        self._flood.count()
+        self._patience.spend()
 
     def settle(self) -> None:
         """The client has sent its first SETTINGS: it speaks HTTP/2."""

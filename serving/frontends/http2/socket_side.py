@@ -49,6 +49,10 @@ class SocketSide(asyncio.Protocol):
         """Forget calls of which the last byte is queued now, and wake those that wait for the client."""
         raise NotImplementedError
 
+    def half_closed(self) -> None:
+        """The client sends nothing more: requests that have not ended never will."""
+        raise NotImplementedError
+
     def lost(self) -> None:
         """The connection is gone."""
         raise NotImplementedError
@@ -106,6 +110,7 @@ class SocketSide(asyncio.Protocol):
         if self._ended or not self.busy():
             return False
         self.leaving = True
+        self.half_closed()
         self._probe()
         return True
 

@@ -112,6 +112,22 @@ def test_a_client_that_only_stops_sending_gets_its_answers(served):
     assert client.ended_with() == -1
 
 
+@pytest.mark.parametrize("sent", [b"", HELLO, HELLO[:7], HELLO + HELLO[:3]])
+@pytest.mark.parametrize(("method", "headers"), [("Echo", {}), ("Stream", {}), ("Echo", {"content_length": "99"})])
+def test_a_client_that_stops_sending_within_a_request_is_not_waited_for(served, method, headers, sent):
+    client = Raw(served.address)
+    client.ask(1, None, method, **headers)
+    client.send(h2.frame(h2.DATA, 0, 1, sent))
+    client.socket.shutdown(socket.SHUT_WR)
+    client.socket.settimeout(10)  # the limit for a request that makes no progress is a minute
+    assert client.ended_with() == -1
+    assert served.on_loop(calls_under_way(served)) == 0
+
+
+async def calls_under_way(served) -> int:
+    return served.traffic.in_flight
+
+
 def test_a_client_that_has_gone_cancels_its_calls_and_leaves_no_trace_in_the_log(served):
     errors = []
     served.loop.set_exception_handler(lambda loop, context: errors.append(context))
