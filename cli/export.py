@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import sys
 import tomllib
 from contextlib import redirect_stdout
@@ -13,6 +14,7 @@ from typing import Any
 import click
 
 from normfold.cli.exporting import errors_as_messages, print_report, steps
+from normfold.plain_file import read_plain_text
 
 __all__ = ["export"]
 
@@ -41,6 +43,9 @@ Examples:
 )
 @click.option(
     "--weights-key", default="", metavar="KEY", help="Which network, where the file of weights holds several: ema, …."
+)
+@click.option(
+    "--weights-sha256", default="", metavar="HEX", help="The SHA-256 that the file of weights must have (sha256sum)."
 )
 @click.option("--untrained", is_flag=True, help="Export a class with the random weights that it begins with.")
 @click.option(
@@ -104,6 +109,7 @@ def export(
     source: str,
     weights: Path | None,
     weights_key: str,
+    weights_sha256: str,
     untrained: bool,
     inputs: tuple[str, ...],
     samples: tuple[Path, ...],
@@ -138,6 +144,8 @@ def export(
         raise click.UsageError("give only one of --dtype and --quantize")
     if weights and untrained:
         raise click.UsageError("give only one of --weights and --untrained")
+    if weights_sha256 and (not weights or not re.fullmatch("[0-9a-fA-F]{64}", weights_sha256)):
+        raise click.UsageError("--weights-sha256 takes 64 digits, as sha256sum prints, and --weights FILE beside it")
     if weights_key and not weights:
         raise click.UsageError("--weights-key chooses in a file of weights: give it with --weights FILE")
     keywords = {**(_config(config) if config else {}), **dict(_argument(a) for a in arguments)}
@@ -153,6 +161,7 @@ def export(
             inputs=inputs,
             weights=weights,
             weights_key=weights_key,
+            weights_sha256=weights_sha256,
             untrained=untrained,
             labels=labels,
             samples=samples,
@@ -181,7 +190,7 @@ def export(
 def _config(path: Path) -> dict[str, Any]:
     """Read a table of arguments from TOML or JSON."""
     try:
-        text = path.read_text("utf-8")
+        text = read_plain_text(path)
         content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise click.ClickException(f"--config {path}: {error.strerror}") from None

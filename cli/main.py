@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fold": ("normfold.cli.fold", "Fold an ONNX file that someone else exported."),
     "verify": ("normfold.cli.verify", "Compare any two of a module, an ONNX file and a served model."),
     "serve": ("normfold.cli.serve", "Serve a model repository over gRPC."),
+    "sign": ("normfold.cli.sign", "Write manifests of model versions, and sign them."),
     "token": ("normfold.cli.token", "Make a token for a server with --tokens."),
     "healthcheck": ("normfold.cli.healthcheck", "Say by the exit code whether a server is ready."),
     "infer": ("normfold.cli.infer", "Ask a served model for an answer."),

@@ -28,6 +28,12 @@ _OPTIONS = (
     click.option(
         "--health-without-token", is_flag=True, help="With --tokens, answer health and readiness to everybody."
     ),
+    click.option("--require-manifest", is_flag=True, help="Serve only versions with a manifest.json."),
+    click.option(
+        "--require-signature",
+        type=FILE,
+        help="Serve only versions that the owner of this public key has signed (normfold sign).",
+    ),
     click.option(
         "--reflection/--no-reflection",
         default=True,

@@ -68,6 +68,8 @@ class ExportRequest:
     weights: Path | None = None
     #: Which network of a file of weights that holds several.
     weights_key: str = ""
+    #: The SHA-256 that the file of weights must have, in hexadecimal; "": any.
+    weights_sha256: str = ""
     #: Export a class with the random weights that it begins with.
     untrained: bool = False
     #: A file, or the names of the classes themselves.
@@ -128,6 +130,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
             source=request.source,
             weights=request.weights,
             weights_key=request.weights_key,
+            weights_sha256=request.weights_sha256,
             untrained=request.untrained,
             inputs=request.inputs,
             arguments=request.arguments,

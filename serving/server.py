@@ -128,7 +128,8 @@ class Server:
             budget=budget,
         )
         repository = Repository(config.repository, config.model_name)
-        self.catalog = Catalog(repository, options, self._executor, config.load_models)
+        self._doors = Doors(config)
+        self.catalog = Catalog(repository, options, self._executor, config.load_models, self._doors.trust)
         self.catalog.on_change(budget.settle)
         control = config.local if config.model_control is None else config.model_control
         regions = SharedMemory(config.local if config.shared_memory is None else config.shared_memory)
@@ -170,7 +171,6 @@ class Server:
         limits = ClientLimits(
             config.max_connections, config.max_connection_bytes, config.max_held_bytes, config.stall_seconds
         )
-        self._doors = Doors(config)
         make = frontend(config.frontend)
         access, tls = self._doors.access, self._doors.tls
         self._frontend = make(methods, self._traffic, config.max_message_bytes, limits, access, tls)

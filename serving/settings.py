@@ -71,6 +71,10 @@ class ServerConfig:
     load_models: tuple[str, ...] = ()
     #: Whether requests of sizes that a model's file was not proved for are answered, too.
     allow_unproved_sizes: bool = False
+    #: Whether only versions with a manifest are served.
+    require_manifest: bool = False
+    #: The public key (Ed25519, PEM) that must have signed every version; None: nobody need sign.
+    require_signature: Path | None = None
     #: Largest request in bytes; at least 1 MiB.
     max_message_bytes: int = 256 << 20
     #: Connections, at least 1; with ``frontend`` "http2", like the next three.

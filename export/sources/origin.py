@@ -35,6 +35,8 @@ class Request:
     weights: Path | None = None
     #: Which network of a file of weights that holds several: a key or a prefix in it.
     weights_key: str = ""
+    #: The SHA-256 that the file of weights must have, in hexadecimal; "": any.
+    weights_sha256: str = ""
     #: A class without weights is meant, with the random numbers that it begins with.
     untrained: bool = False
     #: "x=FP32[N,77,L]"; may be left out where a sample or the source itself shows the shapes.

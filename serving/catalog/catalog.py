@@ -27,6 +27,7 @@ from normfold.serving.catalog.load import LoadOptions, load
 from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.overlooked import overlooked
 from normfold.serving.catalog.repository import Files, Repository, SentFolder, is_plain
+from normfold.serving.catalog.trust import ANYTHING, Trust, TrustedFolder
 from normfold.serving.errors import (
     ConfigError,
     InvalidRequest,
@@ -47,12 +48,20 @@ class Catalog:
     """The models of a repository by name. Loading happens on a thread, everything else on the event loop."""
 
     def __init__(
-        self, repository: Repository, options: LoadOptions, executor: Executor, names: Sequence[str] = ()
+        self,
+        repository: Repository,
+        options: LoadOptions,
+        executor: Executor,
+        names: Sequence[str] = (),
+        trust: Trust = ANYTHING,
     ) -> None:
         """``names`` are the models to load at the start; empty: all. Raises StartError for an unknown name.
 
+        ``trust``: what the files of a model need to be served.
+
         Until they are loaded, requests for them are refused as too early.
         """
+        self._trust = trust
         self._repository, self._options, self._executor = repository, options, executor
         self._entries: dict[str, Entry] = {}
         self._lock = asyncio.Lock()
@@ -118,7 +127,7 @@ class Catalog:
                 self._options = replace(self._options, hop_seconds=await hop_seconds(self._executor))
             entry = self._entries.get(name)
             try:
-                folder = self._folder(name, override, files or {})
+                folder = TrustedFolder(self._folder(name, override, files or {}), self._trust)
                 entry = self._entries.setdefault(name, Entry())
                 was_known, entry.loading = entry.known, True
                 if not was_known:
@@ -135,7 +144,7 @@ class Catalog:
                     entry.loading = False
                 self.changed()
 
-    async def _load(self, folder: Files, override: str | None, entry: Entry) -> None:
+    async def _load(self, folder: TrustedFolder, override: str | None, entry: Entry) -> None:
         """Load the versions of a model, and put them in service if none fails or if none answers yet.
 
         Raises PollFailed, LoadError or LoadRefused.
@@ -162,7 +171,7 @@ class Catalog:
         entry.reason, entry.wanted = "", entry.wanted or bool(loaded)
         for number in set(entry.versions) - set(numbers):
             entry.versions[number] = Version(UNAVAILABLE, UNLOADED)
-        entry.versions |= {number: Version(READY, "", model) for number, model in loaded.items()}
+        entry.versions |= {number: Version(READY, folder.remark(number), model) for number, model in loaded.items()}
         entry.versions |= {number: Version(UNAVAILABLE, reason) for number, reason in failures.items()}
         if failures:
             raise LoadRefused(_failed(folder.name, failures))

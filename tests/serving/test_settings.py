@@ -28,6 +28,8 @@ OTHER = ServerConfig(
     tokens=Path("tokens"),
     health_without_token=True,
     reflection=False,
+    require_manifest=True,
+    require_signature=Path("s.pub"),
     device="cuda:1",
     threads=3,
     tune=False,
@@ -65,6 +67,8 @@ ARGUMENTS = """
     --tokens tokens
     --health-without-token
     --no-reflection
+    --require-manifest
+    --require-signature s.pub
     --frontend grpcio
     --device cuda:1
     --threads 3
