@@ -24,6 +24,10 @@ OFF = "off"
 LEAST_LIMIT_BYTES = 64 << 20
 
 
+#: The longest time in the life of a connection; grpcio counts it in milliseconds, in 31 bits.
+LONGEST_SECONDS = 2_000_000.0
+
+
 @dataclass(frozen=True)
 class ServerConfig:
     """The settings of one server; with several workers each of them has these."""
@@ -69,6 +73,10 @@ class ServerConfig:
     shared_memory: bool | None = None
     #: Models to load at the start; empty: all.
     load_models: tuple[str, ...] = ()
+    #: Longest time that a model may take to load and to warm up, in seconds; 0: no limit, and no trial of a load.
+    load_seconds: float = 120.0
+    #: Memory that a load may take, in bytes; 0: 2 GiB and 8 times the size of the model's files.
+    load_bytes: int = 0
     #: Whether requests of sizes that a model's file was not proved for are answered, too.
     allow_unproved_sizes: bool = False
     #: Whether only versions with a manifest are served.
@@ -85,6 +93,18 @@ class ServerConfig:
     max_held_bytes: int = 1 << 30
     #: Time without progress after which an unfinished request or an answer that is not taken is given up, in seconds.
     stall_seconds: float = 60.0
+    #: Age of a connection, 10 % more or less, at which its client is asked to make another, in seconds; 0: any ...
+    max_connection_age_seconds: float = 0.0
+    #: ... and the time for its calls from then on.
+    max_connection_age_grace_seconds: float = 30.0
+    #: Time without a call after which the client of a connection is asked to leave, in seconds; 0: never.
+    max_connection_idle_seconds: float = 0.0
+    #: Silence of a client after which it is asked whether it is there, in seconds; 0: never ...
+    keepalive_seconds: float = 60.0
+    #: ... and the time for its answer.
+    keepalive_timeout_seconds: float = 20.0
+    #: Longest time that a worker may not answer its supervisor before it is replaced, in seconds; at least 2.
+    worker_seconds: float = 30.0
     #: The longest time that a request should wait for its model, in seconds; a longer queue is refused.
     max_queue_seconds: float = 0.5
     #: Requests under way in one worker, at least 1; a model or a connection may have as many as are left free.
@@ -127,8 +147,20 @@ class ServerConfig:
             raise StartError(f"memory_limit_bytes must be at least 64 MiB, or 0, got {self.memory_limit_bytes}")
         if not self.drain_delay_seconds >= 0:
             raise StartError(f"drain_delay_seconds must be at least 0, got {self.drain_delay_seconds:g}")
+        if not self.load_seconds >= 0 or self.load_bytes < 0:
+            raise StartError(
+                f"load_seconds and load_bytes must be at least 0, got {self.load_seconds:g}, {self.load_bytes}"
+            )
+        if not self.worker_seconds >= 2:
+            raise StartError(f"worker_seconds must be at least 2, got {self.worker_seconds:g}")
         if not self.stall_seconds > 0:
             raise StartError(f"stall_seconds must be more than 0, got {self.stall_seconds:g}")
+        for name in ("max_connection_age", "max_connection_idle", "keepalive"):
+            if not 0 <= getattr(self, f"{name}_seconds") <= LONGEST_SECONDS:
+                raise StartError(f"{name}_seconds must lie between 0 and {LONGEST_SECONDS:g} (0: no limit)")
+        for name in ("max_connection_age_grace", "keepalive_timeout"):
+            if not 0 < getattr(self, f"{name}_seconds") <= LONGEST_SECONDS:
+                raise StartError(f"{name}_seconds must be more than 0, and at most {LONGEST_SECONDS:g}")
         if self.log_level not in LEVELS:
             raise StartError(f"log level {self.log_level!r} is not one of {', '.join(LEVELS)}")
 

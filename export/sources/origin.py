@@ -61,3 +61,6 @@ class Origin:
     #: Writes it as a graph that still holds every BatchNorm; takes specs, sizes to trace with, and the opset.
     graph: Callable[[Sequence[InputSpec], Mapping[str, int], int], ir.Model]
     notes: tuple[str, ...] = ()
+    #: From inputs as the network itself sees them to inputs as clients send them, before they are standardised; None
+    #: where nothing is standardised.
+    raw: Callable[[Arrays], Arrays] | None = None

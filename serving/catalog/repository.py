@@ -182,7 +182,7 @@ class Repository:
         if not self.models():
             raise StartError(
                 f"repository {str(path)!r} holds no model; expected {path / 'NAME' / '1' / 'model.onnx'}, "
-                "or the path of one model's folder or .onnx file"
+                f"or the path of one model's folder or .onnx file{_hint(path)}"
             )
 
     def models(self) -> dict[str, ModelFolder]:
@@ -202,6 +202,12 @@ class Repository:
             return ModelFolder(name, self.path) if name == self._name else None
         folder = self.path / name
         return ModelFolder(name, folder, self.path) if NAME.fullmatch(name) and _is_model(folder) else None
+
+
+def _hint(path: Path) -> str:
+    """The end of a sentence about a path without a model: which one was probably meant."""
+    inside = sorted(path.glob("*.onnx"))
+    return f"; did you mean {str(inside[0])!r}?" if inside else ""
 
 
 def is_plain(path: str) -> bool:

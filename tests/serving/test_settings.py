@@ -40,12 +40,20 @@ OTHER = ServerConfig(
     model_control=True,
     shared_memory=False,
     load_models=("a", "b"),
+    load_seconds=5.0,
+    load_bytes=7 << 20,
     allow_unproved_sizes=True,
     max_message_bytes=1 << 20,
     max_connections=5,
     max_connection_bytes=2 << 20,
     max_held_bytes=3 << 20,
     stall_seconds=4.0,
+    max_connection_age_seconds=5.0,
+    max_connection_age_grace_seconds=6.0,
+    max_connection_idle_seconds=7.0,
+    keepalive_seconds=8.0,
+    keepalive_timeout_seconds=9.0,
+    worker_seconds=6.0,
     max_queue_seconds=0.25,
     max_queue_requests=6,
     max_queue_bytes=4 << 20,
@@ -80,12 +88,20 @@ ARGUMENTS = """
     --shared-memory off
     --load-model a
     --load-model b
+    --load-seconds 5
+    --load-mib 7
     --allow-unproved-sizes
     --max-message-mib 1
     --max-connections 5
     --max-connection-mib 2
     --max-held-mib 3
     --stall-seconds 4
+    --max-connection-age 5
+    --max-connection-age-grace 6
+    --max-connection-idle 7
+    --keepalive-seconds 8
+    --keepalive-timeout 9
+    --worker-seconds 6
     --max-queue-seconds 0.25
     --max-queue-requests 6
     --max-queue-mib 4
@@ -205,3 +221,18 @@ def test_a_server_for_this_host_needs_no_tls(listen):
 def test_options_of_access_that_do_not_fit_together_are_refused(options, words):
     with pytest.raises(StartError, match=words):
         ServerConfig(Path("r"), **options)
+
+
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [
+        ({"max_connection_age_seconds": -1.0}, "max_connection_age_seconds must lie between 0 and 2e"),
+        ({"max_connection_idle_seconds": 3e6}, "max_connection_idle_seconds must lie between 0 and 2e"),
+        ({"keepalive_seconds": float("nan")}, "keepalive_seconds must lie between 0 and 2e"),
+        ({"max_connection_age_grace_seconds": 0.0}, "max_connection_age_grace_seconds must be more than 0"),
+        ({"keepalive_timeout_seconds": 0.0}, "keepalive_timeout_seconds must be more than 0"),
+    ],
+)
+def test_times_of_a_connection_that_cannot_be_are_refused(times, words):
+    with pytest.raises(StartError, match=words):
+        ServerConfig(Path("r"), **times)

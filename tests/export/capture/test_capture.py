@@ -114,16 +114,6 @@ def test_a_length_that_is_pooled_whole_or_cut_into_a_fixed_number_of_pieces_stay
     agrees(network, captured(network), (2, 3, 18), (1, 3, 5), (3, 3, 19), (4, 3, 43))
 
 
-def test_a_split_into_blocks_whose_number_depends_on_the_length_names_the_line() -> None:
-    def blocks(x: Tensor) -> Tensor:
-        return torch.cat([b * 2 for b in x.split(100, -1)], -1)
-
-    with pytest.raises(CaptureError, match=r"into blocks of 100 at test_capture\.py:\d+ in blocks: .*Give the size of"):
-        captured(Net(blocks))
-    network = Net(blocks).eval()
-    agrees(network, captured(network, "x=FP32[N,3,18]"), (2, 3, 18), (1, 3, 18))
-
-
 def test_a_u_net_that_halves_and_doubles_keeps_its_length_dynamic() -> None:
     class UNet(nn.Module):
         def __init__(self) -> None:
