@@ -100,7 +100,6 @@ class Server:
         from normfold.serving.catalog.trial import LoadLimits, Trials
         from normfold.serving.doors import Doors
         from normfold.serving.frontends import frontend
-        from normfold.serving.frontends.limits import ClientLimits
         from normfold.serving.infer.shared_memory import SharedMemory
         from normfold.serving.infer.tracing import TraceSettings
         from normfold.serving.rpc.traffic import Traffic
@@ -184,20 +183,9 @@ class Server:
             self.polling = Polling(repository, methods[: len(ours)], seconds)
         self._polling: asyncio.Task[None] | None = None
         self._http: HttpPort | None = None
-        limits = ClientLimits(
-            config.max_connections,
-            config.max_connection_bytes,
-            config.max_held_bytes,
-            config.stall_seconds,
-            config.max_connection_age_seconds,
-            config.max_connection_age_grace_seconds,
-            config.max_connection_idle_seconds,
-            config.keepalive_seconds,
-            config.keepalive_timeout_seconds,
-        )
         make = frontend(config.frontend)
         access, tls = self._doors.access, self._doors.tls
-        self._frontend = make(wire, self._traffic, config.max_message_bytes, limits, access, tls)
+        self._frontend = make(wire, self._traffic, config.max_message_bytes, config.client_limits, access, tls)
         self._regions = regions
 
     @property

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from normfold.serving.errors import StartError
 from normfold.serving.frontends import FRONTENDS
+from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.process import address, typed_json
 from normfold.serving.process.log_lines import LEVELS
 
@@ -193,6 +194,21 @@ class ServerConfig:
                 "TLS nor tokens: everybody can read the models' names and counters. Give --insecure to accept that, or "
                 "--metrics-listen 127.0.0.1:8002"
             )
+
+    @property
+    def client_limits(self) -> ClientLimits:
+        """What clients may hold of the server, and for how long."""
+        return ClientLimits(
+            self.max_connections,
+            self.max_connection_bytes,
+            self.max_held_bytes,
+            self.stall_seconds,
+            self.max_connection_age_seconds,
+            self.max_connection_age_grace_seconds,
+            self.max_connection_idle_seconds,
+            self.keepalive_seconds,
+            self.keepalive_timeout_seconds,
+        )
 
     @property
     def clients_control(self) -> bool:
