@@ -1,7 +1,6 @@
 """Each frontend under attack, in bursts and when a worker ends: ``python -m benches.frontends``, some minutes.
 
-The server has a few methods of its own and runs in a process of its own; the clients are grpcio's, and connections that
-send exactly the frames they are given. Prints a table; docs/frontends.md has the last one.
+Clients are grpcio's, and connections that send the frames they are given. docs/frontends.md has the last table.
 """
 
 from __future__ import annotations
