@@ -44,7 +44,7 @@ def test_the_file_gives_what_is_not_typed(seen, tmp_path):
     run("serve", "--listen", "127.0.0.1:7001", env={"NORMFOLD_SERVE_MAX_QUEUE_SECONDS": "2"})
     assert str(seen["repository"]) == "repo"
     assert (seen["listen"], seen["max_message_bytes"], seen["load_models"]) == ("127.0.0.1:7001", 64 << 20, ("a", "b"))
-    assert (seen["tune"], seen["model_control"], seen["max_queue_seconds"]) == (False, False, 2)
+    assert (seen["tune"], seen["model_control"], seen["max_queue_seconds"]) == (False, "none", 2)
 
 
 def test_the_environment_comes_before_the_file_and_behind_the_command_line(seen, tmp_path):
