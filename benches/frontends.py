@@ -9,28 +9,22 @@ import asyncio
 import collections
 import contextlib
 import gzip
-import os
-import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import grpc
-import numpy as np
 from benches.machine import machine
-from tests.e2e.conftest import SCALE, running, write_model
+from benches.stopped_worker import stopped_worker
 from tests.serving.frontends.conftest import Methods
 from tests.serving.frontends.raw import Raw, message, request_headers
 from tests.serving.frontends.test_rfc9113 import CASES, errors_of
 
-from normfold.protos import grpc_service as pb
 from normfold.serving.frontends import FRONTENDS, frontend
 from normfold.serving.frontends.limits import DEFAULT_LIMITS
-from normfold.serving.load.processes import listeners, resident_bytes, tree
+from normfold.serving.load.processes import resident_bytes
 from normfold.serving.process import loops
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire import http2_frames as h2
@@ -226,43 +220,6 @@ def burst(address: str, pid: int) -> str:
 
     others = beside(address, attack, "First")
     return f"{', '.join(f'{count:,} {code}' for code, count in found.items())}; health: {others}"
-
-
-def stopped_worker(name: str) -> str:
-    """SIGTERM to one of two workers, four times, while eight clients call."""
-    root = Path(tempfile.mkdtemp())
-    write_model(root / "m", SCALE.replace("FACTOR", "2.0"))
-    x = np.ones((1, 4), np.float32)
-    request = pb.ModelInferRequest(model_name="m", raw_input_contents=[x.tobytes()])
-    request.inputs.add(name="x", datatype="FP32", shape=x.shape)
-    data, found, stopping = request.SerializeToString(), collections.Counter[str](), threading.Event()
-
-    def ask(address: str) -> None:
-        with grpc.insecure_channel(address, [LOCAL, ("grpc.initial_reconnect_backoff_ms", 50)]) as channel:
-            infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-            while not stopping.is_set():
-                try:
-                    infer(data, timeout=30)
-                    found["answered"] += 1
-                except grpc.RpcError as error:
-                    found[error.code().name] += 1
-
-    with running(root, "--workers", "2", "--frontend", name) as server:
-        threads = [threading.Thread(target=ask, args=(server.address,)) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for turn in range(4):
-            workers = sorted(set(tree([server.process.pid])) - {server.process.pid})
-            time.sleep(0.5)
-            os.kill(workers[turn % 2], signal.SIGTERM)
-            while set(listeners(server.address)) & {workers[turn % 2]} or len(listeners(server.address)) < 2:
-                time.sleep(0.05)
-        time.sleep(1)
-        stopping.set()
-        for thread in threads:
-            thread.join()
-    lost = sum(found.values()) - found["answered"]
-    return f"{lost} of {sum(found.values()):,} calls lost"
 
 
 ROWS: dict[str, Callable[[str, int], str]] = {
