@@ -87,9 +87,16 @@ def _switch(values: Mapping[str, bool]) -> Callable[[click.Context, click.Parame
 )
 @click.option(
     "--model-control",
-    type=click.Choice(["explicit", "none"]),
-    callback=_switch({"explicit": True, "none": False}),
-    help="Whether clients may load and unload models. Default: explicit on a loopback address, else none.",
+    type=click.Choice(["explicit", "none", "poll"]),
+    help="Who changes what is in service: clients, nobody, or the files of the repository, which are looked at. "
+    "Default: explicit on a loopback address, else none.",
+)
+@click.option(
+    "--poll-seconds",
+    type=click.FloatRange(0.1),
+    default=5.0,
+    show_default=True,
+    help="With --model-control poll: the time between two looks.",
 )
 @click.option("--load-model", "load_models", multiple=True, help="Load only this model at the start (repeat for more).")
 @click.option(

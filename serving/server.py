@@ -8,7 +8,9 @@ shut down   health reports NOT_SERVING, for a while everything is answered, then
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -98,16 +100,16 @@ class Server:
         from normfold.serving.catalog.trial import LoadLimits, Trials
         from normfold.serving.doors import Doors
         from normfold.serving.frontends import frontend
-        from normfold.serving.frontends.limits import ClientLimits
         from normfold.serving.infer.shared_memory import SharedMemory
         from normfold.serving.infer.tracing import TraceSettings
         from normfold.serving.rpc.traffic import Traffic
         from normfold.serving.runtime.session import available_providers
         from normfold.serving.runtime.tuning import Tuning
         from normfold.serving.scheduling.admission import Admission, QueueLimits
-        from normfold.serving.service import reflection, snapshot
+        from normfold.serving.service import polling, reflection, snapshot
         from normfold.serving.service.administration import Administration
         from normfold.serving.service.health import Health
+        from normfold.serving.service.polling import Polling
         from normfold.serving.service.service import InferenceService
         from normfold.serving.service.snapshot import Snapshots
 
@@ -134,7 +136,7 @@ class Server:
         self.catalog = Catalog(repository, options, self._executor, config.load_models, trials, self._doors.trust)
         self.catalog.on_change(budget.settle)
         self.catalog.on_change(self._give_back)
-        control = config.local if config.model_control is None else config.model_control
+        control = config.clients_control
         regions = SharedMemory(config.local if config.shared_memory is None else config.shared_memory)
         traces = TraceSettings(config.trace_file)
         queues = QueueLimits(config.max_queue_seconds, config.max_queue_requests, config.max_queue_bytes)
@@ -160,7 +162,9 @@ class Server:
         self._traffic = Traffic()
         #: The counters of this process.
         self.snapshots = Snapshots(self.catalog, self._traffic, worker)
+        ours = polling.methods(self.catalog)
         methods = [
+            *ours,
             *self.service.methods(),
             *administration.methods(),
             *self.health.methods(),
@@ -168,24 +172,20 @@ class Server:
         ]
         if share is not None:
             methods = share(methods)
+        wire = methods[len(ours) :]
         if config.reflection:
-            methods += reflection.methods({method.service for method in methods})
+            wire += reflection.methods({method.service for method in wire})
         self._snapshot = next(method for method in methods if method.path == snapshot.PATH)
+        #: Looks for changes of the repository; the first worker does it for all.
+        self.polling: Polling | None = None
+        if worker == 1:
+            seconds = config.poll_seconds if config.model_control == "poll" else 0.0
+            self.polling = Polling(repository, methods[: len(ours)], seconds)
+        self._polling: asyncio.Task[None] | None = None
         self._http: HttpPort | None = None
-        limits = ClientLimits(
-            config.max_connections,
-            config.max_connection_bytes,
-            config.max_held_bytes,
-            config.stall_seconds,
-            config.max_connection_age_seconds,
-            config.max_connection_age_grace_seconds,
-            config.max_connection_idle_seconds,
-            config.keepalive_seconds,
-            config.keepalive_timeout_seconds,
-        )
         make = frontend(config.frontend)
         access, tls = self._doors.access, self._doors.tls
-        self._frontend = make(methods, self._traffic, config.max_message_bytes, limits, access, tls)
+        self._frontend = make(wire, self._traffic, config.max_message_bytes, config.client_limits, access, tls)
         self._regions = regions
 
     @property
@@ -240,8 +240,13 @@ class Server:
         await asyncio.to_thread(memory.give_back)
 
     async def load(self) -> None:
-        """Load every model that is to be served."""
+        """Load every model that is to be served, and look for changes of the repository from then on."""
         await self.catalog.load_all()
+        if self.polling is not None:
+            look_now = self.polling.look_now
+            with contextlib.suppress(NotImplementedError, RuntimeError):  # not on this platform, or not the main thread
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, look_now)
+            self._polling = asyncio.create_task(self.polling.run())
 
     def models(self) -> list[tuple[str, bool]]:
         """A line for each model version, and whether it was loaded."""
@@ -263,6 +268,8 @@ class Server:
         """
         self.health.close()
         self.service.close()
+        if self._polling is not None:
+            self._polling.cancel()
         self.catalog.stop_loading()
         if self.catalog.started:
             await asyncio.sleep(self.config.drain_delay_seconds)

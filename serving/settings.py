@@ -12,11 +12,15 @@ from pathlib import Path
 
 from normfold.serving.errors import StartError
 from normfold.serving.frontends import FRONTENDS
+from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.process import address, typed_json
 from normfold.serving.process.log_lines import LEVELS
 
 #: Where metrics are if nobody says otherwise, as with Triton.
 METRICS_LISTEN = "127.0.0.1:8002"
+
+#: Who decides which models are in service: clients, nobody after the start, or the files of the repository.
+CONTROLS = ("explicit", "none", "poll")
 
 #: The ``metrics_listen`` of a server without an HTTP port.
 OFF = "off"
@@ -67,8 +71,10 @@ class ServerConfig:
     server_name: str = "normfold"
     #: Whether the server is not ready while a model that should be in service has no version that answers.
     strict_readiness: bool = True
-    #: Whether clients may load and unload models; None: only if the server listens on this host alone.
-    model_control: bool | None = None
+    #: Who changes what is in service, one of CONTROLS; None: clients, if the server listens on this host alone.
+    model_control: str | None = None
+    #: The time between two looks at the repository with ``model_control`` "poll", in seconds.
+    poll_seconds: float = 5.0
     #: Whether clients may use POSIX shared memory; None: only if the server listens on this host alone.
     shared_memory: bool | None = None
     #: Models to load at the start; empty: all.
@@ -161,6 +167,10 @@ class ServerConfig:
         for name in ("max_connection_age_grace", "keepalive_timeout"):
             if not 0 < getattr(self, f"{name}_seconds") <= LONGEST_SECONDS:
                 raise StartError(f"{name}_seconds must be more than 0, and at most {LONGEST_SECONDS:g}")
+        if self.model_control not in (None, *CONTROLS):
+            raise StartError(f"model control {self.model_control!r} is not one of {', '.join(CONTROLS)}")
+        if not 0.1 <= self.poll_seconds <= LONGEST_SECONDS:
+            raise StartError(f"poll_seconds must lie between 0.1 and {LONGEST_SECONDS:g}, got {self.poll_seconds:g}")
         if self.log_level not in LEVELS:
             raise StartError(f"log level {self.log_level!r} is not one of {', '.join(LEVELS)}")
 
@@ -184,6 +194,26 @@ class ServerConfig:
                 "TLS nor tokens: everybody can read the models' names and counters. Give --insecure to accept that, or "
                 "--metrics-listen 127.0.0.1:8002"
             )
+
+    @property
+    def client_limits(self) -> ClientLimits:
+        """What clients may hold of the server, and for how long."""
+        return ClientLimits(
+            self.max_connections,
+            self.max_connection_bytes,
+            self.max_held_bytes,
+            self.stall_seconds,
+            self.max_connection_age_seconds,
+            self.max_connection_age_grace_seconds,
+            self.max_connection_idle_seconds,
+            self.keepalive_seconds,
+            self.keepalive_timeout_seconds,
+        )
+
+    @property
+    def clients_control(self) -> bool:
+        """Whether clients may load and unload models."""
+        return self.local if self.model_control is None else self.model_control == "explicit"
 
     @property
     def local(self) -> bool:

@@ -28,6 +28,7 @@ from benches.zoo.networks import NETWORKS as ZOO
 
 from normfold.whole_file import write_whole
 
+#: CPU time for one network.
 SECONDS = 600
 
 
@@ -65,7 +66,7 @@ def exported(network: Network) -> Line:
         except ExportError as error:
             return Line(*who, "FAULT" if "stopped at the step" in str(error) else "refused", why=str(error))
         except _LateError:
-            return Line(*who, "not done", why=f"it takes more than {SECONDS} s here")
+            return Line(*who, "not done", why=f"it takes more than {SECONDS} s of CPU time here")
         except Exception as error:
             return Line(*who, "FAULT", why=f"{type(error).__name__}: {error}")
     folding, worst = report.folding, report.verification.worst
@@ -133,7 +134,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    signal.signal(signal.SIGALRM, _late)
+    signal.signal(signal.SIGPROF, _late)
     kept = options.out.with_suffix(".json")
     lines = {k: Line(**v) for k, v in json.loads(kept.read_text()).items()} if kept.is_file() else {}
     without_vision_kernels()
@@ -141,12 +142,14 @@ def main() -> None:
         if network.name in lines or (options.names and network.name not in options.names):
             continue
         began = time.monotonic()
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
             one = exported(network)
         except _LateError:
-            one = Line(network.name, network.package, "not done", why=f"it takes more than {SECONDS} s here")
-        signal.alarm(0)
+            one = Line(
+                network.name, network.package, "not done", why=f"it takes more than {SECONDS} s of CPU time here"
+            )
+        signal.setitimer(signal.ITIMER_PROF, 0)
         lines[network.name] = one
         took = f"{time.monotonic() - began:.0f} s"
         print(f"{one.network}: {one.outcome} {one.before} -> {one.after}, {took} {one.why[:300]}", flush=True)

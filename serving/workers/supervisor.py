@@ -89,6 +89,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hang_up)
         stopped = asyncio.create_task(self._stop.wait())
         keepers = [asyncio.create_task(self._keep(number, on_ready)) for number in range(1, self._count + 1)]
         try:
@@ -113,6 +114,11 @@ class Supervisor:
             self._signal(signal.SIGKILL)
             os._exit(1)
         self._stop.set()
+
+    def _on_hang_up(self) -> None:
+        """Let the first worker look for changes of the repository."""
+        if (first := self._processes.get(1)) is not None and first.listening.done():
+            first.send_signal(signal.SIGHUP)
 
     def _signal(self, number: signal.Signals) -> None:
         for worker in self._processes.values():

@@ -37,7 +37,8 @@ OTHER = ServerConfig(
     model_name="m",
     server_name="s",
     strict_readiness=False,
-    model_control=True,
+    model_control="poll",
+    poll_seconds=3.0,
     shared_memory=False,
     load_models=("a", "b"),
     load_seconds=5.0,
@@ -84,7 +85,8 @@ ARGUMENTS = """
     --name m
     --server-name s
     --no-strict-readiness
-    --model-control explicit
+    --model-control poll
+    --poll-seconds 3
     --shared-memory off
     --load-model a
     --load-model b
