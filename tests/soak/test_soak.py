@@ -11,7 +11,7 @@ from normfold.serving.frontends import FRONTENDS
 from .soak import GROWTH_BYTES, Sample, Soaked, served, soak, write_repository
 
 #: The leaking server keeps 4 MiB and more for each: those of the last two thirds are far above what may grow.
-RELOADS = 30
+RELOADS = 18
 
 
 @pytest.fixture
