@@ -92,7 +92,7 @@ def _runs(pid, command):
 
 
 def until(what):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while not (found := what()):
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.05)
@@ -124,7 +124,7 @@ def test_a_load_without_end_is_unavailable_and_then_a_reason_while_the_others_an
         assert set(statuses) <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.OK}
         until(lambda: server.infer("m")[0] is grpc.StatusCode.OK)
         server.process.terminate()
-        output, _ = server.process.communicate(timeout=60)
+        output, _ = server.process.communicate(timeout=120)
     assert server.process.returncode == 0
     assert output.splitlines()[-1] == "stopped"
 
@@ -134,7 +134,7 @@ def test_a_signal_during_a_load_is_followed_at_once(own, many):
     with Starting(own, "--workers", many, "--drain-delay", "600") as server:
         trials = until(server.trials)
         server.process.terminate()
-        output, _ = server.process.communicate(timeout=60)
+        output, _ = server.process.communicate(timeout=120)
     assert server.process.returncode == 0, output
     assert output.splitlines()[-1] == "stopped"
     assert "Traceback" not in output
