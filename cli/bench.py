@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from normfold.cli.connection import connection_options
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from normfold.serving.client.connection import Credentials
     from normfold.serving.load.generator import Load
     from normfold.serving.load.rounds import Target
 
@@ -86,6 +89,7 @@ class Numbers(click.ParamType[list[float]]):
     show_default=True,
     help="Connections to each server, used in turn.",
 )
+@connection_options
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds.")
 @click.option(
     "--server-pid",
@@ -115,6 +119,7 @@ def bench(
     pids: tuple[int, ...],
     as_json: bool,
     out: Path | None,
+    credentials: Credentials,
 ) -> None:
     """Load each ADDRESS with requests for a model, and report latency, throughput and CPU time.
 
@@ -151,7 +156,10 @@ def bench(
     loads = [Load(in_flight=n) for n in in_flight or ([] if rate else [1, 4, 16, 64])]
     loads += [Load(rate=r) for r in rate or []]
     settings = benching.Settings(models, shapes, file, stream, connections, timeout)
-    targets = [_target(address, settings, pids[index] if pids else None) for index, address in enumerate(addresses)]
+    targets = [
+        _target(address, settings, pids[index] if pids else None, credentials)
+        for index, address in enumerate(addresses)
+    ]
     code = 0
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
@@ -177,12 +185,12 @@ def bench(
     raise SystemExit(code or (SOME_FAILED if failed else 0))
 
 
-def _target(address: str, settings: Any, pid: int | None) -> Target:
+def _target(address: str, settings: Any, pid: int | None, credentials: Credentials) -> Target:
     from normfold.cli import benching
     from normfold.serving.client.errors import ClientError
 
     try:
-        return benching.target(address, settings, pid)
+        return benching.target(address, settings, pid, credentials)
     except (ClientError, ConnectionError) as error:
         raise click.ClickException(f"{address}: {error}") from None
     except ValueError as error:

@@ -14,11 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from normfold import __version__
+from normfold.plain_file import require_plain
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.client import Client, ClientError
+from normfold.serving.client.connection import Credentials
 from normfold.serving.client.errors import advised
 from normfold.serving.load import processes
-from normfold.serving.load.calls import StreamCalls, UnaryCalls
+from normfold.serving.load.calls import NO_CREDENTIALS, StreamCalls, UnaryCalls
 from normfold.serving.load.generator import Load, Slice
 from normfold.serving.load.pool import host_and_port
 from normfold.serving.load.question import request_bytes
@@ -48,7 +50,7 @@ class Settings:
         )
 
 
-def target(address: str, settings: Settings, pid: int | None) -> Target:
+def target(address: str, settings: Settings, pid: int | None, credentials: Credentials = NO_CREDENTIALS) -> Target:
     """The server at ``address``, after it answered every request of the mix once.
 
     Raises ClientError, ConnectionError or ValueError.
@@ -58,7 +60,7 @@ def target(address: str, settings: Settings, pid: int | None) -> Target:
     shapes = dict(_shape(text) for text in settings.shapes)
     given = {} if settings.file is None else _arrays(settings.file)
     messages = []
-    with Client(address, timeout=settings.timeout) as client:
+    with Client(address, timeout=settings.timeout, tls=credentials.tls, token=credentials.token) as client:
         for model in settings.models:
             metadata = client.model_metadata(model)
             names = {tensor.name for tensor in metadata.inputs}
@@ -72,9 +74,15 @@ def target(address: str, settings: Settings, pid: int | None) -> Target:
             except ClientError as error:
                 raise advised(error, request, metadata) from None
     calls = (
-        StreamCalls(address, messages, connections=settings.connections)
+        StreamCalls(address, messages, connections=settings.connections, credentials=credentials)
         if settings.stream
-        else UnaryCalls(address, messages, connections=settings.connections, timeout=settings.timeout)
+        else UnaryCalls(
+            address,
+            messages,
+            connections=settings.connections,
+            timeout=settings.timeout,
+            credentials=credentials,
+        )
     )
     roots = processes.listeners(address) if pid is None else [pid]
     if pid is not None and processes.cpu_seconds(roots) is None:
@@ -99,6 +107,7 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 def _arrays(file: Path) -> dict[str, Any]:
     try:
+        require_plain(file)
         with np.load(file, allow_pickle=False) as loaded:
             if isinstance(loaded, np.ndarray):
                 raise ValueError("it holds one array without a name")

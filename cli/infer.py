@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from normfold.cli.connection import connection_options
+from normfold.plain_file import read_plain_text, require_plain
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from normfold.serving.client.calls import LabelledClass
+    from normfold.serving.client.connection import Credentials
     from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
 
     Array = NDArray[Any]
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     help="NAME=@file.npy, NAME=@file.npz (its array NAME), NAME=@file.json, or NAME=JSON. Repeat for more inputs.",
 )
 @click.option("--address", "-a", default="127.0.0.1:8001", show_default=True, help="host:port, or unix:/path.")
+@connection_options
 @click.option("--version", default="", help="The model's version. Default: the highest in service.")
 @click.option("--output", "-o", "outputs", multiple=True, metavar="NAME", help="Only this output (repeat for more).")
 @click.option("--top", type=click.IntRange(1), help="Print this many best classes of the output, with their labels.")
@@ -50,6 +54,7 @@ def infer(
     as_json: bool,
     save: Path | None,
     timeout: float,
+    credentials: Credentials,
 ) -> None:
     """Ask the served MODEL for an answer.
 
@@ -66,6 +71,7 @@ def infer(
     Exit code: 0 with an answer, 1 without, 2 for a wrong command.
     """
     from normfold.serving.client.client import Client, ClientError
+    from normfold.serving.client.sizes import note, refusal
 
     if top is not None and save is not None:
         raise click.UsageError("--save writes arrays and --top prints text; give one of them")
@@ -75,10 +81,14 @@ def infer(
     if twice := [name for name, count in Counter(name for name, _ in values).items() if count > 1]:
         raise click.UsageError(f"--input {twice[0]} is given more than once")
     try:
-        with Client(address, timeout=timeout) as client:
+        with Client(address, timeout=timeout, tls=credentials.tls, token=credentials.token) as client:
             metadata = client.model_metadata(model, version)
             arrays = {name: _read(name, text, metadata, cast) for name, text in values}
-            _check_sizes(arrays, metadata.properties)
+            shapes = {name: array.shape for name, array in arrays.items()}
+            if said := refusal(metadata, shapes):
+                raise click.ClickException(said)
+            if said := note(metadata, shapes):
+                click.echo(f"note: {said}", err=True)
             if top is not None:
                 rows = client.classify(model, arrays, top, outputs[0] if outputs else None, version)
                 _print_classes(rows, as_json)
@@ -114,8 +124,9 @@ def _read(name: str, text: str, metadata: ModelMetadata, cast: bool) -> Array:
     path = Path(text[1:])
     try:
         if path.suffix == ".json":
-            text = path.read_text(encoding="utf-8")
+            text = read_plain_text(path)
         else:
+            require_plain(path)
             loaded = np.load(path, allow_pickle=False)
             if not isinstance(loaded, np.ndarray):
                 with loaded:
@@ -127,27 +138,6 @@ def _read(name: str, text: str, metadata: ModelMetadata, cast: bool) -> Array:
     except (ValueError, EOFError) as error:
         raise click.UsageError(f"{path} is not a .npy, .npz or .json file with numbers: {error}") from None
     return _from_json(name, text, spec) if path.suffix == ".json" else _of_datatype(name, loaded, spec, cast, path)
-
-
-def _check_sizes(arrays: Mapping[str, Array], properties: Mapping[str, str]) -> None:
-    """Hold the inputs to the sizes that the model was proved for. Raises click.ClickException for another size.
-
-    Prints a note where the server answers other sizes, too, and where the proof ran no size as large as an input's.
-    """
-    from normfold.serving.wire.proved_sizes import ALLOWED, PROVED, parse
-
-    try:
-        sizes = parse(properties[PROVED]) if PROVED in properties else None
-    except ValueError:  # written by a server of another version: that server checks the request
-        sizes = None
-    if sizes is None:
-        return
-    shapes = {name: array.shape for name, array in arrays.items()}
-    refusal = sizes.refusal(shapes, batched=True)
-    if refusal and ALLOWED not in properties:
-        raise click.ClickException(refusal)
-    if note := refusal or sizes.beyond(shapes):
-        click.echo(f"note: {note}", err=True)
 
 
 def _from_json(name: str, text: str, spec: TensorMetadata | None) -> Array:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from normfold.cli.serve_access import access_options
+from normfold.cli.serve_connections import connection_options
+from normfold.cli.serve_limits import limit_options
 from normfold.serving.frontends import FRONTENDS
 
 if TYPE_CHECKING:
@@ -24,11 +26,6 @@ NO_FIELDS = {"workers": "it is the number of servers, each of which has the same
 def _switch(values: Mapping[str, bool]) -> Callable[[click.Context, click.Parameter, str | None], bool | None]:
     """A callback that turns one of two words into True or False; None where the option is not given."""
     return lambda context, parameter, word: None if word is None else values[word]
-
-
-def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -> int:
-    """A number of MiB in bytes."""
-    return mebibytes << 20
 
 
 # Each option has the name and the default of a field of ServerConfig.
@@ -90,9 +87,16 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
 )
 @click.option(
     "--model-control",
-    type=click.Choice(["explicit", "none"]),
-    callback=_switch({"explicit": True, "none": False}),
-    help="Whether clients may load and unload models. Default: explicit on a loopback address, else none.",
+    type=click.Choice(["explicit", "none", "poll"]),
+    help="Who changes what is in service: clients, nobody, or the files of the repository, which are looked at. "
+    "Default: explicit on a loopback address, else none.",
+)
+@click.option(
+    "--poll-seconds",
+    type=click.FloatRange(0.1),
+    default=5.0,
+    show_default=True,
+    help="With --model-control poll: the time between two looks.",
 )
 @click.option("--load-model", "load_models", multiple=True, help="Load only this model at the start (repeat for more).")
 @click.option(
@@ -106,47 +110,8 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int) -
     callback=_switch({"on": True, "off": False}),
     help="Whether clients may use POSIX shared memory. Default: on on a loopback address, else off.",
 )
-@click.option(
-    "--max-message-mib",
-    "max_message_bytes",
-    type=click.IntRange(1, 2047),
-    callback=_bytes,
-    default=256,
-    show_default=True,
-    help="Largest request.",
-)
-@click.option(
-    "--max-connections",
-    type=click.IntRange(1, 1 << 20),
-    default=4096,
-    show_default=True,
-    help="Connections; a new one takes the place of an idle one, or is closed (http2 only).",
-)
-@click.option(
-    "--max-connection-mib",
-    "max_connection_bytes",
-    type=click.IntRange(1, 1 << 20),
-    callback=_bytes,
-    default=256,
-    show_default=True,
-    help="Unfinished requests and answers not taken, for one connection (http2 only).",
-)
-@click.option(
-    "--max-held-mib",
-    "max_held_bytes",
-    type=click.IntRange(1, 1 << 20),
-    callback=_bytes,
-    default=1024,
-    show_default=True,
-    help="The same for all connections together (http2 only).",
-)
-@click.option(
-    "--stall-seconds",
-    type=click.FloatRange(0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="Give up an unfinished request, or an answer not taken, after this time without progress (http2 only).",
-)
+@connection_options
+@limit_options
 @click.option(
     "--trace-file", type=click.Path(path_type=Path), help="Write traces here when TraceSetting turns them on."
 )
@@ -189,13 +154,18 @@ def serve(workers: int | None, **options: object) -> None:
 
     Any client of the Open Inference Protocol can ask it: normfold infer, tritonclient, grpcurl, KServe.
     """
+    import faulthandler
     import os
 
     from normfold.serving.errors import StartError
+    from normfold.serving.process import standard_files
     from normfold.serving.process.address import UNIX
     from normfold.serving.process.cpus import default_workers
     from normfold.serving.settings import ServerConfig
 
+    _end_at_signals()
+    standard_files.open_missing()
+    faulthandler.enable()  # a crash of a library is no silent end
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before grpc is imported: our messages cover what it would print
     try:
         config = ServerConfig.from_options(options)
@@ -208,11 +178,29 @@ def serve(workers: int | None, **options: object) -> None:
     except StartError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
-    if not answered:
+    if answered:
+        with standard_files.printing():
+            click.echo("stopped")
+    else:
         click.echo(f"Error: stopped with requests unanswered after {config.grace_seconds:g} s", err=True)
+    with standard_files.printing():
         sys.stderr.flush()
-        os._exit(1)  # a model that still runs cannot be interrupted
-    click.echo("stopped")
+    os._exit(0 if answered else 1)  # a model that still runs or loads cannot be interrupted
+
+
+def _end_at_signals() -> None:
+    """End with 0 at SIGTERM or Ctrl-C while libraries are imported; the event loop's own handlers replace this."""
+    import contextlib
+    import os
+    import signal
+
+    def end(number: int, frame: object) -> None:
+        with contextlib.suppress(OSError):
+            os.write(1, b"stopped\n")
+        os._exit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
 
 
 def _serve_alone(config: ServerConfig) -> bool:
@@ -251,13 +239,14 @@ def _announce_together(started: Started) -> None:
 
 def _announce_server(models: Sequence[tuple[str, bool]], address: str, workers: str, ready: bool, metrics: str) -> None:
     """Print the models, the device of each, and the addresses that the server listens on."""
+    from normfold.serving.process.standard_files import printing
     from normfold.serving.wording import printable
 
-    for line, loaded in models:
-        shown = f"  {printable(line)}"
-        click.echo(shown if loaded else click.style(shown, fg="red"))
     state = "ready" if ready else "not ready: not every model was loaded (--no-strict-readiness accepts that)"
-    if metrics:
-        click.echo(f"metrics on http://{metrics}/metrics, health on /livez and /readyz")
-    click.echo(f"listening on {address} (gRPC){workers}, {state}")
-    sys.stdout.flush()
+    with printing():
+        for line, loaded in models:
+            shown = f"  {printable(line)}"
+            click.echo(shown if loaded else click.style(shown, fg="red"))
+        if metrics:
+            click.echo(f"metrics on http://{metrics}/metrics, health on /livez and /readyz")
+        click.echo(f"listening on {address} (gRPC){workers}, {state}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from normfold.cli.connection import connection_options
 from normfold.cli.exporting import errors_as_messages, steps
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from normfold.export.inputs.samples import SampleFile
     from normfold.export.proof.compare import Side
     from normfold.export.proof.verify import Verification
+    from normfold.serving.client.connection import Credentials
 
 __all__ = ["verify"]
 
@@ -58,6 +60,7 @@ Examples:
     metavar="FILE",
     help="A real input to compare on.",
 )
+@connection_options
 @click.option("--allow-nonfinite", is_flag=True, help="Samples may hold NaN and infinity.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON on standard output.")
 @click.option("--debug", is_flag=True, help="Show Python's traceback of an error.")
@@ -70,6 +73,7 @@ def verify(
     allow_nonfinite: bool,
     as_json: bool,
     debug: bool,
+    credentials: Credentials,
 ) -> None:
     """Compare two networks: A computed in float64 against B, on random inputs and your samples.
 
@@ -88,7 +92,7 @@ def verify(
         for text in (first, second):
             _require(text)
         with redirect_stdout(sys.stderr):
-            sides = _sides((first, second), remaining, inputs, files)
+            sides = _sides((first, second), remaining, inputs, files, credentials)
             if remaining:
                 raise click.UsageError(f"--weights {remaining[0]}: neither side is code that takes weights")
             described = next((s.origin.specs for s in sides if s.origin is not None), ())
@@ -102,15 +106,20 @@ def verify(
 
 
 def _sides(
-    texts: tuple[str, str], weights: list[Path], inputs: tuple[str, ...], samples: list[SampleFile]
+    texts: tuple[str, str],
+    weights: list[Path],
+    inputs: tuple[str, ...],
+    samples: list[SampleFile],
+    credentials: Credentials,
 ) -> tuple[Side, Side]:
     """Open both; without ``inputs``, a side that is code takes the inputs that the other side describes."""
     if _is_code(texts[0]) and not _is_code(texts[1]):
-        second, first = _sides((texts[1], texts[0]), weights, inputs, samples)
+        second, first = _sides((texts[1], texts[0]), weights, inputs, samples, credentials)
         return first, second
-    first = _side(texts[0], weights, inputs, samples)
+    first = _side(texts[0], weights, inputs, samples, credentials)
     described = tuple(str(s) for s in first.origin.specs) if first.origin is not None else ()
-    return first, _side(texts[1], weights, inputs or (described if _is_code(texts[1]) else ()), samples)
+    described = inputs or (described if _is_code(texts[1]) else ())
+    return first, _side(texts[1], weights, described, samples, credentials)
 
 
 def _is_file(text: str) -> bool:
@@ -121,14 +130,16 @@ def _is_code(text: str) -> bool:
     return not _is_file(text) and (_SERVED.match(text) is None or Path(text).exists())
 
 
-def _side(text: str, weights: list[Path], inputs: tuple[str, ...], samples: list[SampleFile]) -> Side:
+def _side(
+    text: str, weights: list[Path], inputs: tuple[str, ...], samples: list[SampleFile], credentials: Credentials
+) -> Side:
     from normfold.export.proof.compare import Side
     from normfold.export.sources.opening import open_origin
     from normfold.export.sources.origin import Request
 
     served = _SERVED.match(text)
     if served is not None and not Path(text).exists():
-        return Side(text, _served(served["address"], served["model"], served["version"] or ""))
+        return Side(text, _served(served["address"], served["model"], served["version"] or "", credentials))
     path = Path(text) / "model.onnx" if Path(text).is_dir() else Path(text)
     mine = weights.pop(0) if weights and _is_code(text) else None
     origin = open_origin(
@@ -164,13 +175,13 @@ def _require(text: str) -> None:
     )
 
 
-def _served(address: str, model: str, version: str) -> Any:
+def _served(address: str, model: str, version: str, credentials: Credentials) -> Any:
     """Return a function from named arrays to named arrays that asks a server."""
     from normfold.export.errors import ExportError
     from normfold.serving.client.client import Client, ClientError
 
     try:
-        client = Client(address)
+        client = Client(address, tls=credentials.tls, token=credentials.token)
     except ValueError as error:
         raise ExportError(str(error)) from None
 

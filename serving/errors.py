@@ -12,6 +12,8 @@ ServingError                  UNKNOWN              never raised itself
 ├── NotFound                  NOT_FOUND            no such model, version, shared memory region or health name
 ├── Unavailable               UNAVAILABLE          not now: loading, unloaded, shutting down, timed out
 │   └── QueueFull                                  not now: as many requests wait as the model's configuration allows
+├── Overloaded                RESOURCE_EXHAUSTED   not now: too much waits already, or it would wait too long
+├── NoMemory                  RESOURCE_EXHAUSTED   never here: the run would take more memory than the server may have
 ├── Unimplemented             UNIMPLEMENTED        a part of the protocol that this server does not have
 ├── OutOfMemory               RESOURCE_EXHAUSTED   a run needs more memory than there is
 ├── LoadRefused               INVALID_ARGUMENT     the answer to a client whose model did not load
@@ -54,6 +56,8 @@ class ServingError(Exception):
     """The root of this tree; ``status`` is the gRPC status of the class, ``str(error)`` the status details."""
 
     status: ClassVar[Status] = Status.UNKNOWN
+    #: When the caller should try again, in seconds from now; negative: not at all. None: the error says nothing of it.
+    retry_seconds: float | None = None
 
 
 class StartError(ServingError):
@@ -115,7 +119,28 @@ class Unavailable(ServingError):
 
 
 class QueueFull(Unavailable):
-    """As many requests wait for the model as its configuration allows."""
+    """As many requests wait for the model as its configuration allows. ``retry_seconds``: as in ServingError."""
+
+    def __init__(self, message: str, retry_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+
+
+class Overloaded(ServingError):
+    """So much waits already that this request would wait too long, or would take too much memory while it waits."""
+
+    status = Status.RESOURCE_EXHAUSTED
+
+    def __init__(self, message: str, retry_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+
+
+class NoMemory(ServingError):
+    """The run of this request would take more memory than the server may have; it is refused before it is run."""
+
+    status = Status.RESOURCE_EXHAUSTED
+    retry_seconds = -1.0
 
 
 class OutOfMemory(ServingError):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.certificates import Authority, Certificate
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,3 +45,27 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository = tmp_path_factory.mktemp("trained")
     export_both(repository)
     return repository
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """The authority whose certificates servers and clients trust."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Another one, which nobody trusts at first."""
+    return Authority(tmp_path_factory.mktemp("stranger"))
+
+
+@pytest.fixture(scope="session")
+def certificate(authority: Authority) -> Certificate:
+    """The certificate of a server on this host."""
+    return authority.issue("localhost", "127.0.0.1")
+
+
+@pytest.fixture(scope="session")
+def known_client(authority: Authority) -> Certificate:
+    """The certificate of a client."""
+    return authority.issue("client@example.org")

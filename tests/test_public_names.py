@@ -13,6 +13,7 @@ NAMES = {
         "AsyncClient",
         "Client",
         "ClientError",
+        "ClientTls",
         "ExportError",
         "ExportReport",
         "Fold",

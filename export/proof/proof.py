@@ -9,13 +9,16 @@ the network does is left out and another form of the network is published; the c
 
     random   N(0, 1) at the traced sizes, and once at every corner of the dynamic dimensions
     scaled   the same times 10^-4 … 10^4
+    raw      N(0, 1) as a client would send it to a network whose input is standardised
     sample   the user's own inputs
+
+If an input is standardised, the random and the scaled cases are what the network itself sees: mean + std · N(0, 1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,7 +33,7 @@ from normfold.export.proof.algebra import Algebra
 from normfold.export.proof.branches import BranchProof, untaken
 from normfold.export.proof.divergence import first_divergence
 from normfold.export.proof.moving import moved_weights
-from normfold.export.proof.verify import Case, Run, Verification, largest_errors, remembered, verify
+from normfold.export.proof.verify import Arrays, Case, Run, Verification, largest_errors, remembered, verify
 from normfold.export.sources.origin import Origin
 
 __all__ = ["Proof", "Proved", "cases_of"]
@@ -76,7 +79,7 @@ class Proof:
         """Raises CaptureError where ``unfolded``, the captured graph, is not the network."""
         self.sizes = sizes
         self.unfolded = unfolded
-        self.cases = [*cases_of(sizes.specs, sizes), *samples]
+        self.cases = [*cases_of(sizes.specs, sizes, origin.raw), *samples]
         reference, self.name, self.notes = origin.reference(self.cases[0].inputs)
         self.reference = remembered(reference)
         self._plain: Run = remembered(Runtime(unfolded.content, optimised=False).run)
@@ -210,8 +213,8 @@ def _plain_bound(own: float, integers: bool) -> float:
     return min(PLAIN_FACTOR * own + PLAIN_BOUND, CAPTURE_CAP) + (rounding.INDEX_SHARE if integers else 0.0)
 
 
-def cases_of(specs: Sequence[InputSpec], sizes: Sizes) -> list[Case]:
-    """The random and the scaled cases; the same on every call."""
+def cases_of(specs: Sequence[InputSpec], sizes: Sizes, raw: Callable[[Arrays], Arrays] | None = None) -> list[Case]:
+    """The random, the scaled and the raw cases; the same on every call. ``raw`` is that of the origin."""
     rng = np.random.default_rng(2015)
     cases = []
     for index, assignment in enumerate(sizes.proof):
@@ -222,4 +225,7 @@ def cases_of(specs: Sequence[InputSpec], sizes: Sizes) -> list[Case]:
         cases += [
             Case("scaled", f"inputs times {scale:g}", random_inputs(specs, sizes.trace, rng, scale)) for scale in SCALES
         ]
-    return cases
+    if raw is None:
+        return cases
+    plain = Case("raw", "N(0, 1), not around the mean", random_inputs(specs, sizes.trace, rng))
+    return [*(replace(case, inputs=raw(case.inputs)) for case in cases), plain]

@@ -58,6 +58,8 @@ class Difference:
     label_agreement: float | None
     #: What failed apart from size: a shape, a dtype, NaN or infinity at other places; "" where nothing did.
     trouble: str = ""
+    #: Rows that the label was compared in.
+    rows: int = 0
 
     @property
     def passed(self) -> bool:
@@ -136,6 +138,7 @@ def verify(
             bound=bound(own.get((kind, output), 0.0), pool.integers),
             label_agreement=pool.rows_agree / pool.rows if pool.rows else None,
             trouble=f"output '{output}': {pool.troubles[0]}" if pool.troubles else "",
+            rows=pool.rows,
         )
         for (kind, output), pool in pools.items()
     )
@@ -167,13 +170,23 @@ def remembered(run: Run) -> Run:
 
 
 def _pools(reference: Run, graph: Run, cases: Iterable[Case], plain: Run | None) -> dict[Key, _Pool]:
-    """Compare case by case; without ``plain`` the graph may have NaN and infinity where it has them."""
+    """Compare case by case; without ``plain`` the graph may have NaN and infinity where it has them, and must run."""
     pools: dict[Key, _Pool] = {}
     for case in cases:
-        expected, got = reference(case.inputs), graph(case.inputs)
+        expected, failed = reference(case.inputs), ""
+        try:
+            got = graph(case.inputs)
+        except Exception as error:
+            if plain is None:
+                raise
+            got, failed = {}, (str(error).strip().splitlines() or [type(error).__name__])[0]
         allowed = got if plain is None else plain(case.inputs)
         for output, exact in expected.items():
             pool = pools.setdefault((case.kind, output), _Pool())
+            if failed:
+                pool.cases += 1
+                pool.troubles.append(f"on {case.name} the graph does not run: {failed}")
+                continue
             _compare(pool, case, exact, got.get(output), allowed.get(output))
     return pools
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from normfold.plain_file import CERTIFICATE, KEY, read_pem
 from normfold.serving.errors import StartError
-from normfold.serving.process.plain_file import read_plain_file
 
 #: For TLS 1.2; those of TLS 1.3 are all good. RFC 9113, appendix A, forbids the others.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
-#: What a file in PEM of the one kind and of the other has.
-CERTIFICATE, KEY = b"BEGIN CERTIFICATE-----", b"PRIVATE KEY-----"
 #: The protocol that a client must agree to in the handshake (ALPN).
 PROTOCOL = "h2"
 
@@ -44,12 +41,10 @@ class TlsFiles:
     @staticmethod
     def _bytes(option: str, path: Path, mark: bytes) -> bytes:
         try:
-            found = read_plain_file(path)
-        except OSError as error:
-            raise StartError(f"{option} {path} cannot be read: {error.strerror}") from None
-        if mark not in found:
-            raise StartError(f"{option} {path} is not in PEM: it has no line with {mark.decode()}")
-        return found
+            return read_pem(path, mark)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise StartError(f"{option} {path} cannot be read: {why}") from None
 
     def _context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -90,17 +85,10 @@ class Tls:
 
     def __init__(self, identity: TlsIdentity) -> None:
         self.identity = identity
-        self._listeners: list[Callable[[], None]] = []
-
-    def on_change(self, listener: Callable[[], None]) -> None:
-        """Call ``listener`` when new connections get another identity."""
-        self._listeners.append(listener)
 
     def renew(self, identity: TlsIdentity) -> None:
         """Give new connections this identity; connections that are open keep theirs."""
         self.identity = identity
-        for listener in self._listeners:
-            listener()
 
 
 def _no_passphrase() -> str:

@@ -17,6 +17,10 @@ from normfold.serving.wording import printable
 Shape = tuple[int, ...]
 
 
+#: The largest number of dimensions of an array in NumPy; the batch may need one.
+MOST_DIMENSIONS = 64
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One input or output as clients see it."""
@@ -69,6 +73,12 @@ def agree(
     proved: ProvedSizes | None = None,
 ) -> Contract:
     """The contract between a complete configuration and a model file. Raises ConfigError where they disagree."""
+    ranks = [(tensor.name, len(tensor.shape or ())) for tensor in (*inputs, *outputs)]
+    ranks += [(entry.name, len(entry.dims)) for entry in config.input]
+    ranks += [(entry.name, len(entry.dims)) for entry in config.output]
+    for name, rank in ranks:
+        if rank >= MOST_DIMENSIONS:
+            raise ConfigError(f"{name!r} has {rank} dimensions; fewer than {MOST_DIMENSIONS} can be served")
     specs_in = {i.name: _spec(i, inputs, config.max_batch_size, "input", i.optional) for i in config.input}
     specs_out = {o.name: _spec(o, outputs, config.max_batch_size, "output") for o in config.output}
     for tensor in inputs:

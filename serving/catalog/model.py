@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
@@ -11,15 +12,21 @@ from numpy.typing import NDArray
 
 from normfold.protos import model_config as mc
 from normfold.serving.catalog.contract import Contract
+from normfold.serving.catalog.sized_run import SizedRun
 from normfold.serving.runtime.gpus import Sessions
 from normfold.serving.runtime.session import Session
+from normfold.serving.runtime.stop import stoppable
 from normfold.serving.scheduling import batching
 from normfold.serving.scheduling.inline import RunTimes
 from normfold.serving.scheduling.response_cache import ResponseCache
-from normfold.serving.scheduling.scheduler import Run, Scheduler
+from normfold.serving.scheduling.running import Run
+from normfold.serving.scheduling.scheduler import Scheduler
 from normfold.serving.scheduling.statistics import RequestTiming, Statistics
 
 Array = NDArray[Any]
+
+#: Inputs with more bytes are digested for the response cache on another thread.
+LOOP_BYTES = 1 << 20
 
 
 class Model:
@@ -35,13 +42,18 @@ class Model:
         executor: Executor,
         times: RunTimes,
         others: Sequence[tuple[Session, int]] = (),
+        sized: SizedRun | None = None,
     ) -> None:
-        """``others`` are sessions on further GPUs, each with its number of instances."""
+        """``others`` are sessions on further GPUs, each with its number of instances.
+
+        ``sized`` keeps runs within the server's memory; None: their memory is not known.
+        """
         self.name, self.version, self.config, self.contract, self.session = name, version, settings, contract, session
         self.statistics = Statistics()
         instances = sum(group.count * max(1, len(group.gpus)) for group in settings.instance_group)
         #: Runs the model, on the least busy of its GPUs if it has several.
-        self.run: Run = session.run
+        self.run: Run = session.run if sized is None else sized
+        self._sized = sized
         if others:
             here = instances - sum(count for _, count in others)
             self.run = Sessions([(session, here), *others]).run
@@ -49,16 +61,24 @@ class Model:
         if settings.dynamic_batching.preserve_ordering:
             instances = 1
         policy = batching.read_policy(settings)
-        self.scheduler = Scheduler(self.run, policy, instances, executor, self.statistics, times)
+        self.scheduler = Scheduler(self.run, policy, instances, executor, self.statistics, times, stoppable(self.run))
         self.cache = ResponseCache() if settings.response_cache.enable else None
 
     async def infer(
         self, feeds: Mapping[str, Array], rows: int, outputs: Sequence[str], priority: int, timeout_us: int
     ) -> tuple[list[Array], RequestTiming | None]:
-        """The outputs named in ``outputs``, and how the time was spent; None if the response cache answered."""
+        """The outputs named in ``outputs``, and how the time was spent; None if the response cache answered.
+
+        Raises NoMemory before anything is run, and what the scheduler raises.
+        """
+        if self._sized is not None:
+            self._sized.check(feeds, rows)
         if self.cache is None:
             return await self.scheduler.submit(feeds, rows, outputs, priority, timeout_us)
-        key = self.cache.key(feeds, outputs)
+        if sum([array.nbytes for array in feeds.values()]) > LOOP_BYTES:
+            key = await asyncio.to_thread(self.cache.key, feeds, outputs)
+        else:
+            key = self.cache.key(feeds, outputs)
         if (answer := self.cache.find(key)) is not None:
             return answer, None
         started = time.perf_counter_ns()
@@ -66,6 +86,11 @@ class Model:
         self.cache.keep(key, answer)
         self.statistics.cache_miss.add(time.perf_counter_ns() - started - timing.queue - timing.infer)
         return answer, timing
+
+    def give_back(self) -> None:
+        """Give back the memory that is kept for the next run; for a server that is idle, and on a thread."""
+        if self._sized is not None:
+            self._sized.give_back()
 
     def describe(self) -> str:
         """One line for people: inputs, outputs, devices and threads."""

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from normfold.serving.errors import LoadError
 
+#: protobuf's own limit, and more than any other file of a repository has.
+MOST_BYTES = (2 << 30) - 1
+
 
 def read_plain(path: Path, shown: str, root: Path) -> bytes:
     """The bytes of the file ``path``, which messages call ``shown``. Raises LoadError unless it lies below ``root``."""
@@ -20,11 +23,13 @@ def read_plain(path: Path, shown: str, root: Path) -> bytes:
         if not real.is_relative_to(root.resolve()):
             raise LoadError(f"{shown} is a link that leads out of the repository; put the file itself there")
         descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
+    except (OSError, RuntimeError, ValueError) as error:  # links that lead in a circle; a name that holds a zero byte
         raise LoadError(f"{shown} cannot be read: {why(error)}") from None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise LoadError(f"{shown} cannot be read: it is not a plain file")
+        if os.fstat(descriptor).st_size > MOST_BYTES:
+            raise LoadError(f"{shown} is larger than 2 GiB, which no ONNX file can be")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read()
     except OSError as error:
@@ -50,4 +55,6 @@ def why(error: Exception) -> str:
         return "it is not UTF-8 text"
     if isinstance(error, RuntimeError):
         return "its links lead in a circle"
+    if isinstance(error, ValueError):
+        return "its name is not that of a file"
     return getattr(error, "strerror", None) or type(error).__name__

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from normfold.serving.catalog import bounds
 from normfold.serving.catalog.contract import Contract, reshaped
 from normfold.serving.catalog.repository import Files
 from normfold.serving.errors import ConfigError, InvalidRequest, LoadError, OutOfMemory
+from normfold.serving.runtime.reasons import TOO_LITTLE
 from normfold.serving.runtime.session import Session
 from normfold.serving.wire.tensors import to_array
 
@@ -32,6 +33,9 @@ FOLDER = "warmup"
 
 #: Runs of a warm-up that config.pbtxt does not describe. The first run is slower, because it allocates memory.
 RUNS = 5
+
+#: Sizes that are tried where a model file leaves them open and nothing describes an input.
+GUESSED_SIZES = (16, 128)
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def run(session: Session, samples: Iterable[WarmupSample], outputs: Sequence[str
                     break  # zeros may be no valid input
                 raise LoadError(f"warm-up failed: {error}") from None
             except OutOfMemory:
-                raise LoadError("its warm-up needs more memory than there is") from None
+                raise LoadError(f"its warm-up {TOO_LITTLE}") from None
             note(sample.feeds, time.perf_counter_ns() - started)
 
 
@@ -75,17 +79,37 @@ def samples(
 
 
 def _default(contract: Contract) -> list[dict[str, Array]]:
-    """One row of zeros, if every size but that of the batch is known."""
+    """One row of zeros, if every size but that of the batch is known and it has at most ``WARMUP_ELEMENTS``."""
     feeds = {}
     for spec in contract.inputs.values():
         if spec.optional:
             continue
         shape = (1, *spec.shape[1:]) if contract.max_batch_size or spec.shape[:1] == (-1,) else spec.shape
-        if spec.any_rank or -1 in shape:
+        if spec.any_rank or -1 in shape or math.prod(shape) > bounds.WARMUP_ELEMENTS:
             return []
         array = _zeros(shape, spec.datatype)
         feeds[spec.name] = array if spec.reshape is None else array.reshape(reshaped(shape, spec.shape, spec.reshape))
     return [feeds]
+
+
+def guesses(session: Session, batched: bool) -> Iterator[dict[str, Array]]:
+    """Inputs of zeros that the model may take: with several sizes in place of those that its file leaves open.
+
+    None has more than ``WARMUP_ELEMENTS`` elements.
+    """
+    taken = [tensor for tensor in session.inputs if not tensor.optional]
+    if any(tensor.shape is None for tensor in taken):
+        return
+    for size in GUESSED_SIZES:
+        shapes = {
+            tensor.name: tuple(
+                (1 if batched and not axis else size) if each == -1 else each
+                for axis, each in enumerate(tensor.shape or ())
+            )
+            for tensor in taken
+        }
+        if max(map(math.prod, shapes.values()), default=0) <= bounds.WARMUP_ELEMENTS:
+            yield {tensor.name: _zeros(shapes[tensor.name], tensor.datatype) for tensor in taken}
 
 
 def _sample(warmup: mc.ModelWarmup, contract: Contract, folder: Files) -> dict[str, Array]:

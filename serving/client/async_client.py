@@ -15,7 +15,8 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.client import calls
+from normfold.protos import metrics as mx
+from normfold.serving.client import calls, control
 from normfold.serving.client.arguments import (
     checked_address,
     checked_model,
@@ -23,21 +24,29 @@ from normfold.serving.client.arguments import (
     checked_top,
     checked_version,
 )
-from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, OPTIONS, SERVICE
+from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, OPTIONS, method_path
 from normfold.serving.client.client import Response, serialized
+from normfold.serving.client.connection import ClientTls, channel, token_header
 from normfold.serving.client.errors import ClientError, advised, client_error
 from normfold.serving.client.inputs import Array, Inputs, needs_metadata
 from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, model_metadata, server_metadata
 from normfold.serving.client.multiplex import Multiplexer
+from normfold.serving.client.sizes import refusal, shapes_of
 
 
 class AsyncClient:
     """A client for ``asyncio``; many calls may run at once."""
 
     def __init__(
-        self, address: str = DEFAULT_ADDRESS, *, timeout: float = DEFAULT_TIMEOUT_SECONDS, stream: bool = False
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        stream: bool = False,
+        tls: ClientTls | None = None,
+        token: str | None = None,
     ) -> None:
-        """Send nothing yet. ``timeout``, in seconds, is for calls that give none.
+        """Send nothing yet. ``timeout``, ``tls`` and ``token`` are those of ``Client``. Raises ValueError.
 
         ``stream``: send all inferences over one ModelStreamInfer stream instead of one call each. Errors and deadlines
         are the same for the caller, but the server learns of neither a deadline nor a cancelled call, and answers come
@@ -46,8 +55,11 @@ class AsyncClient:
         """
         self.address, self.timeout = checked_address(address), checked_timeout(timeout)
         self._known: dict[tuple[str, str], asyncio.Future[ModelMetadata]] = {}
-        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
-        self._multiplexer = Multiplexer(self._channel, address) if stream else None
+        #: Models and versions of a server that has no procedure for metadata.
+        self._without: set[tuple[str, str]] = set()
+        self._headers = token_header(token)
+        self._channel = channel(grpc.aio, address, OPTIONS, tls)
+        self._multiplexer = Multiplexer(self._channel, address, self._headers) if stream else None
         self._methods: dict[str, Any] = {}
 
     async def __aenter__(self) -> Self:
@@ -67,14 +79,15 @@ class AsyncClient:
     async def call(
         self, method: str, request: Message, response: type[Response], timeout: float | None = None
     ) -> Response:
-        """The response to any method of the protocol by its name, such as "ModelStatistics". Raises ClientError."""
+        """The response to a method, by its name in the protocol or its whole path. Raises ClientError."""
         rpc = self._methods.get(method)
         if rpc is None:
             rpc = self._methods[method] = self._channel.unary_unary(
-                SERVICE + method, request_serializer=serialized, response_deserializer=response.FromString
+                method_path(method), request_serializer=serialized, response_deserializer=response.FromString
             )
         try:
-            answer: Response = await rpc(request, timeout=self.timeout if timeout is None else checked_timeout(timeout))
+            seconds = self.timeout if timeout is None else checked_timeout(timeout)
+            answer: Response = await rpc(request, timeout=seconds, metadata=self._headers)
         except grpc.RpcError as error:
             raise client_error(error, self.address) from None
         return answer
@@ -92,6 +105,9 @@ class AsyncClient:
 
         ``inputs`` are arrays by name, or one array if the model has one input. An array is sent in its own dtype;
         lists and numbers get the model's. Raises ClientError, or ValueError for an argument that cannot be sent.
+
+        The metadata of the model is asked for once, before the first inference. An input of a size that the export
+        did not prove is not sent: ClientError with INVALID_ARGUMENT, as the server itself would answer.
         """
         return calls.arrays(await self._answer(model, inputs, outputs, version, timeout, request_id))
 
@@ -123,8 +139,14 @@ class AsyncClient:
         request_id: str,
         top: int = 0,
     ) -> pb.ModelInferResponse:
-        metadata = await self._metadata(model, version, timeout) if needs_metadata(inputs) else None
+        asked = self._metadata if needs_metadata(inputs) else self._metadata_if_any
+        metadata = await asked(model, version, timeout)
         request = calls.infer_request(model, inputs, outputs, version, request_id, top, metadata)
+        if refusal(metadata, shapes_of(request)):
+            self._known.clear()  # another version of the model may be in service now
+            said = refusal(await self._metadata_if_any(model, version, timeout), shapes_of(request))
+            if said:
+                raise ClientError(grpc.StatusCode.INVALID_ARGUMENT, said)
         try:
             return await self._infer(request, timeout)
         except ClientError as error:
@@ -150,10 +172,59 @@ class AsyncClient:
                 del self._known[key]
             raise
 
+    async def _metadata_if_any(self, model: str, version: str | int, timeout: float | None) -> ModelMetadata | None:
+        """The same, or None where the server gives none: then the request itself meets what is wrong."""
+        if (checked_model(model), checked_version(version)) in self._without:
+            return None
+        try:
+            return await self._metadata(model, version, timeout)
+        except ClientError as error:
+            if error.status is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+            if error.status is grpc.StatusCode.UNIMPLEMENTED:
+                self._without.add((model, checked_version(version)))
+            return None
+
     async def _infer(self, request: pb.ModelInferRequest, timeout: float | None) -> pb.ModelInferResponse:
         if self._multiplexer is None:
             return await self.call("ModelInfer", request, pb.ModelInferResponse, timeout)
         return await self._multiplexer.infer(request, self.timeout if timeout is None else checked_timeout(timeout))
+
+    async def models(self, timeout: float | None = None) -> list[control.VersionState]:
+        """The state of every version of every model in the server's repository."""
+        response = await self.call("RepositoryIndex", pb.RepositoryIndexRequest(), pb.RepositoryIndexResponse, timeout)
+        return control.states(response)
+
+    async def counters(self, timeout: float | None = None) -> list[control.VersionCounters]:
+        """What the server has counted for each version in service; only normfold tells. Raises ClientError."""
+        response = await self.call(control.SNAPSHOT, mx.SnapshotRequest(), mx.SnapshotResponse, timeout)
+        return control.counters(response)
+
+    async def load(self, model: str, config: str | None = None, timeout: float | None = None) -> None:
+        """Load or reload ``model``; its old versions answer until the new ones are warm, and go on if those fail.
+
+        ``config`` is a configuration in JSON that replaces config.pbtxt. Raises ClientError with the reason.
+        """
+        await self.call(
+            "RepositoryModelLoad", control.load_request(model, config), pb.RepositoryModelLoadResponse, timeout
+        )
+        self._known.clear()
+
+    async def unload(self, model: str, timeout: float | None = None) -> None:
+        """Stop serving ``model``; requests that it has are still answered."""
+        await self.call(
+            "RepositoryModelUnload", control.unload_request(model), pb.RepositoryModelUnloadResponse, timeout
+        )
+        self._known.clear()
+
+    async def use(self, model: str, version: int | str, timeout: float | None = None) -> None:
+        """Put ``version`` of ``model`` in service and take the others out, until the model is loaded again.
+
+        config.pbtxt is not changed: ``normfold use --repository`` does that. Raises ClientError, or ValueError.
+        """
+        request = pb.ModelConfigRequest(name=checked_model(model))
+        config = (await self.call("ModelConfig", request, pb.ModelConfigResponse, timeout)).config
+        await self.load(model, control.with_versions(config, [control.checked_number(version)]), timeout)
 
     async def is_live(self, timeout: float | None = None) -> bool:
         """Whether the server answers. Raises ClientError if no server does."""

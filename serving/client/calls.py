@@ -19,13 +19,24 @@ from normfold.serving.errors import ServingError
 from normfold.serving.wire.tensors import split_elements, to_raw
 
 SERVICE = "/inference.GRPCInferenceService/"
+
+
+def method_path(method: str) -> str:
+    """The path of a method of the protocol by its name; a path is one already."""
+    return method if method.startswith("/") else SERVICE + method
+
+
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 
 #: A call without an answer after this many seconds is an error, unless the caller gives another time.
 DEFAULT_TIMEOUT_SECONDS = 60.0
 
-#: Repeat a call at most twice if the server is starting or stopping (a call that a stopping server has not looked at
-#: ends as CANCELLED). gRPC repeats no call that is larger than its retry buffer.
+#: How often a call is tried.
+ATTEMPTS = 3
+
+#: Repeat a call if the server is starting, stopping (a call that a stopping server has not looked at ends as CANCELLED)
+#: or overloaded. A server that says when to try again (grpc-retry-pushback-ms) is obeyed instead of the pauses here; it
+#: says "-1" where another try is useless. gRPC repeats no call that is larger than its retry buffer.
 _RETRY = {
     "methodConfig": [
         {
@@ -34,11 +45,11 @@ _RETRY = {
         {
             "name": [{"service": "inference.GRPCInferenceService"}],
             "retryPolicy": {
-                "maxAttempts": 3,
+                "maxAttempts": ATTEMPTS,
                 "initialBackoff": "0.1s",
                 "maxBackoff": "1s",
                 "backoffMultiplier": 3,
-                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED", "RESOURCE_EXHAUSTED"],
             },
         },
     ]

@@ -17,7 +17,8 @@ import grpc
 from google.protobuf.message import Message
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.client import calls
+from normfold.protos import metrics as mx
+from normfold.serving.client import calls, control
 from normfold.serving.client.arguments import (
     checked_address,
     checked_model,
@@ -25,11 +26,13 @@ from normfold.serving.client.arguments import (
     checked_top,
     checked_version,
 )
-from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, OPTIONS, SERVICE
+from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, OPTIONS, method_path
+from normfold.serving.client.connection import ClientTls, channel, token_header
 from normfold.serving.client.errors import ClientError as ClientError
 from normfold.serving.client.errors import advised, client_error
 from normfold.serving.client.inputs import Array, Inputs, needs_metadata
 from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, model_metadata, server_metadata
+from normfold.serving.client.sizes import refusal, shapes_of
 
 Response = TypeVar("Response", bound=Message)
 
@@ -37,11 +40,24 @@ Response = TypeVar("Response", bound=Message)
 class Client:
     """A client whose calls block; several threads may use one client at once."""
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
-        """Send nothing yet. ``timeout``, in seconds, is for calls that give none. Raises ValueError."""
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        tls: ClientTls | None = None,
+        token: str | None = None,
+    ) -> None:
+        """Send nothing yet. ``timeout``, in seconds, is for calls that give none.
+
+        ``tls``: connect with TLS, such as ``ClientTls(ca="ca.pem")``; None: in plain text. ``token``: for a server that
+        admits only tokens. Raises ValueError.
+        """
         self.address, self.timeout = checked_address(address), checked_timeout(timeout)
-        self._known: dict[tuple[str, str], ModelMetadata] = {}
-        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        #: By model and version; None: the server has no such procedure.
+        self._known: dict[tuple[str, str], ModelMetadata | None] = {}
+        self._headers = token_header(token)
+        self._channel = channel(grpc, address, OPTIONS, tls)
 
     def __enter__(self) -> Self:
         return self
@@ -54,12 +70,13 @@ class Client:
         self._channel.close()
 
     def call(self, method: str, request: Message, response: type[Response], timeout: float | None = None) -> Response:
-        """The response to any method of the protocol by its name, such as "ModelStatistics". Raises ClientError."""
+        """The response to a method, by its name in the protocol or its whole path. Raises ClientError."""
         rpc = self._channel.unary_unary(
-            SERVICE + method, request_serializer=serialized, response_deserializer=response.FromString
+            method_path(method), request_serializer=serialized, response_deserializer=response.FromString
         )
         try:
-            answer: Response = rpc(request, timeout=self.timeout if timeout is None else checked_timeout(timeout))
+            seconds = self.timeout if timeout is None else checked_timeout(timeout)
+            answer: Response = rpc(request, timeout=seconds, metadata=self._headers)
         except grpc.RpcError as error:
             raise client_error(error, self.address) from None
         return answer
@@ -77,6 +94,9 @@ class Client:
 
         ``inputs`` are arrays by name, or one array if the model has one input. An array is sent in its own dtype;
         lists and numbers get the model's. Raises ClientError, or ValueError for an argument that cannot be sent.
+
+        The metadata of the model is asked for once, before the first inference. An input of a size that the export
+        did not prove is not sent: ClientError with INVALID_ARGUMENT, as the server itself would answer.
         """
         return calls.arrays(self._answer(model, inputs, outputs, version, timeout, request_id))
 
@@ -108,8 +128,14 @@ class Client:
         request_id: str,
         top: int = 0,
     ) -> pb.ModelInferResponse:
-        metadata = self._metadata(model, version, timeout) if needs_metadata(inputs) else None
+        asked = self._metadata if needs_metadata(inputs) else self._metadata_if_any
+        metadata = asked(model, version, timeout)
         request = calls.infer_request(model, inputs, outputs, version, request_id, top, metadata)
+        if refusal(metadata, shapes_of(request)):
+            self._known.clear()  # another version of the model may be in service now
+            said = refusal(self._metadata_if_any(model, version, timeout), shapes_of(request))
+            if said:
+                raise ClientError(grpc.StatusCode.INVALID_ARGUMENT, said)
         try:
             return self.call("ModelInfer", request, pb.ModelInferResponse, timeout)
         except ClientError as error:
@@ -124,10 +150,54 @@ class Client:
 
     def _metadata(self, model: str, version: str | int, timeout: float | None) -> ModelMetadata:
         """The metadata of ``model``, which is asked for once, until the server refuses a request."""
+        known = self._known.get((checked_model(model), checked_version(version)))
+        return known if known is not None else self.model_metadata(model, version, timeout)
+
+    def _metadata_if_any(self, model: str, version: str | int, timeout: float | None) -> ModelMetadata | None:
+        """The same, or None where the server gives none: then the request itself meets what is wrong."""
         key = (checked_model(model), checked_version(version))
-        if key not in self._known:
-            self._known[key] = self.model_metadata(model, version, timeout)
-        return self._known[key]
+        if key in self._known:
+            return self._known[key]
+        try:
+            return self.model_metadata(model, version, timeout)
+        except ClientError as error:
+            if error.status is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+            if error.status is grpc.StatusCode.UNIMPLEMENTED:
+                self._known[key] = None
+            return None
+
+    def models(self, timeout: float | None = None) -> list[control.VersionState]:
+        """The state of every version of every model in the server's repository."""
+        response = self.call("RepositoryIndex", pb.RepositoryIndexRequest(), pb.RepositoryIndexResponse, timeout)
+        return control.states(response)
+
+    def counters(self, timeout: float | None = None) -> list[control.VersionCounters]:
+        """What the server has counted for each version in service; only normfold tells. Raises ClientError."""
+        response = self.call(control.SNAPSHOT, mx.SnapshotRequest(), mx.SnapshotResponse, timeout)
+        return control.counters(response)
+
+    def load(self, model: str, config: str | None = None, timeout: float | None = None) -> None:
+        """Load or reload ``model``; its old versions answer until the new ones are warm, and go on if those fail.
+
+        ``config`` is a configuration in JSON that replaces config.pbtxt. Raises ClientError with the reason.
+        """
+        self.call("RepositoryModelLoad", control.load_request(model, config), pb.RepositoryModelLoadResponse, timeout)
+        self._known.clear()
+
+    def unload(self, model: str, timeout: float | None = None) -> None:
+        """Stop serving ``model``; requests that it has are still answered."""
+        self.call("RepositoryModelUnload", control.unload_request(model), pb.RepositoryModelUnloadResponse, timeout)
+        self._known.clear()
+
+    def use(self, model: str, version: int | str, timeout: float | None = None) -> None:
+        """Put ``version`` of ``model`` in service and take the others out, until the model is loaded again.
+
+        config.pbtxt is not changed: ``normfold use --repository`` does that. Raises ClientError, or ValueError.
+        """
+        request = pb.ModelConfigRequest(name=checked_model(model))
+        config = self.call("ModelConfig", request, pb.ModelConfigResponse, timeout).config
+        self.load(model, control.with_versions(config, [control.checked_number(version)]), timeout)
 
     def is_live(self, timeout: float | None = None) -> bool:
         """Whether the server answers. Raises ClientError if no server does."""
@@ -150,7 +220,9 @@ class Client:
     def model_metadata(self, model: str, version: str | int = "", timeout: float | None = None) -> ModelMetadata:
         """Inputs, outputs and versions of ``model``."""
         request = pb.ModelMetadataRequest(name=checked_model(model), version=checked_version(version))
-        return model_metadata(self.call("ModelMetadata", request, pb.ModelMetadataResponse, timeout))
+        metadata = model_metadata(self.call("ModelMetadata", request, pb.ModelMetadataResponse, timeout))
+        self._known[request.name, request.version] = metadata
+        return metadata
 
 
 def serialized(message: Message) -> bytes:

@@ -11,6 +11,9 @@ from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
 #: Servers begin a message about a request without an id with these words, which say nothing.
 _NO_ID = "[request id: <id_unknown>] "
 
+#: In what gRPC says of a connection that failed because of TLS.
+_OF_TLS = ("handshake", "verification", "ssl_error", "certificate")
+
 
 class ClientError(Exception):
     """A call that failed: its gRPC ``status``, and the ``details`` that the server or gRPC gave."""
@@ -28,10 +31,17 @@ def client_error(error: grpc.RpcError, address: str) -> ClientError:
     """The exception for a failed call."""
     status, details = error.code(), error.details() or ""
     if status is grpc.StatusCode.UNAVAILABLE:
-        if "connect" in details.lower() or not details:
+        if any(word in details.lower() for word in _OF_TLS):
+            details = (
+                f"{address} and this client found no way to use TLS together ({details}); does the server have TLS, "
+                "did ca sign its certificate, is the certificate for this name, and does it want one of the client?"
+            )
+        elif "connect" in details.lower() or not details:
             details = f"no server answers at {address} ({details}); start one with: normfold serve --repository DIR"
         elif "resolving" in details or "lookup" in details:
             details = f"the host in {address} is not known here; is its name right? ({details})"
+    elif status is grpc.StatusCode.UNAUTHENTICATED:
+        details = f"{details}; give token=…, or to a command NORMFOLD_TOKEN or --token-file"
     return ClientError(status, details)
 
 

@@ -17,16 +17,17 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.client.calls import SERVICE
+from normfold.serving.client.calls import ATTEMPTS, SERVICE
 from normfold.serving.client.errors import ClientError, client_error
 
-#: As for unary calls: how often a request is sent if the stream breaks off before its answer, and the pauses between,
-#: in seconds.
-ATTEMPTS = 3
+#: As for unary calls: the pauses before a request is sent again if the stream breaks off before its answer, in seconds.
 _PAUSES = (0.1, 0.3)
 _RETRYABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 #: The status that grpc.aio gives instead of the stream's own, if the stream ends while grpc.aio writes.
 _LOST = (grpc.StatusCode.INTERNAL, "Internal error from Core")
+
+#: The parameter of an error in a stream that says when to send the request again, in milliseconds.
+PUSHBACK = "retry_pushback_ms"
 
 #: A part of an error's text -> its status, for a server whose stream gives no status (Triton); the first match counts.
 _TEXTS = (
@@ -50,15 +51,16 @@ class _Waiting:
     #: The id that the caller gave; the server gets an id of ours, which no other request had before.
     request_id: str
     answer: asyncio.Future[pb.ModelInferResponse]
-    #: The number of streams that it was sent over.
+    #: How often it was sent.
     attempts: int = 0
 
 
 class Multiplexer:
     """One stream of a channel; the first request opens it, and it is opened again when it broke off."""
 
-    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
-        self._address = address
+    def __init__(self, channel: grpc.aio.Channel, address: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        """``headers`` are sent with the stream."""
+        self._address, self._headers = address, headers
         self._open: Any = channel.stream_stream(SERVICE + "ModelStreamInfer")
         self._waiting: dict[str, _Waiting] = {}
         self._numbers = itertools.count(1)
@@ -119,7 +121,7 @@ class Multiplexer:
         answered = asyncio.Event()
         if not careful:
             answered.set()
-        call = self._open(self._sent(outgoing, answered))
+        call = self._open(self._sent(outgoing, answered), metadata=self._headers)
         try:
             async for data in call:
                 answered.set()
@@ -153,12 +155,20 @@ class Multiplexer:
             status = stream_status(answer)
             if waiting is None and not identifier:  # the error is about a request that the server could not read
                 self._fail_all(ClientError(status, answer.error_message))
+            elif waiting is not None and (pause_ms := _pushback(answer)) >= 0 and waiting.attempts < ATTEMPTS:
+                asyncio.get_running_loop().call_later(pause_ms / 1000, self._again, identifier)
             elif waiting is not None:
                 named = f"[request id: {waiting.request_id or '<id_unknown>'}]"
                 details = answer.error_message.replace(f"[request id: {identifier}]", named)
                 _fail(waiting, ClientError(status, details))
         elif waiting is not None and not waiting.answer.done():
             waiting.answer.set_result(answer.infer_response)
+
+    def _again(self, identifier: str) -> None:
+        """Send a refused request once more; if the stream has broken off, the next one sends it anyway."""
+        waiting = self._waiting.get(identifier)
+        if waiting is not None and self._outgoing is not None:
+            self._hand(identifier, waiting, self._outgoing)
 
     def _fail_all(self, error: ClientError) -> None:
         for waiting in self._waiting.values():
@@ -174,6 +184,12 @@ def _fail(waiting: _Waiting, error: ClientError) -> None:
         waiting.answer.set_exception(
             ClientError(error.status, error.details)
         )  # each caller gets an exception object of its own
+
+
+def _pushback(answer: pb.ModelStreamInferResponse) -> int:
+    """The milliseconds after which an overloaded server wants the request again; negative: not at all."""
+    parameters = answer.infer_response.parameters
+    return parameters[PUSHBACK].int64_param if PUSHBACK in parameters else -1
 
 
 def stream_status(answer: pb.ModelStreamInferResponse) -> grpc.StatusCode:

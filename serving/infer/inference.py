@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -11,16 +12,19 @@ from numpy.typing import NDArray
 from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.model import Model
-from normfold.serving.errors import InvalidRequest, QueueFull
+from normfold.serving.errors import InvalidRequest, Overloaded, QueueFull, ServingError
 from normfold.serving.infer.inputs import gather, read_inputs
+from normfold.serving.infer.off_loop import COPY_BYTES, LOOP_BYTES, is_large_answer, off_loop
 from normfold.serving.infer.outputs import Wanted, wanted_outputs, write_outputs
 from normfold.serving.infer.parameters import RequestParameters, read_parameters
 from normfold.serving.infer.plans import Plans, RequestPlan
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
+from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.methods import parse, status_alone
+from normfold.serving.scheduling.admission import Admission
 from normfold.serving.scheduling.statistics import RequestTiming
-from normfold.serving.wire.request_bytes import id_text
+from normfold.serving.wire.request_bytes import id_text, model_named
 from normfold.serving.wording import RequestPrefix
 
 Array = NDArray[Any]
@@ -39,44 +43,75 @@ class Checked(NamedTuple):
 class Inference:
     """Answers requests with the models of a catalog."""
 
-    def __init__(self, catalog: Catalog, regions: SharedMemory, traces: TraceSettings) -> None:
+    def __init__(
+        self, catalog: Catalog, regions: SharedMemory, traces: TraceSettings, admission: Admission | None = None
+    ) -> None:
+        """``admission`` refuses requests that would have to wait too long; None: the default bounds."""
         self._catalog, self._regions, self._traces = catalog, regions, traces
+        self._admission = Admission() if admission is None else admission
         self._plans = Plans()
         catalog.on_change(self._plans.forget)
 
-    def answer(self, data: bytes) -> bytes | Awaitable[bytes]:
-        """The serialized response to the serialized request ``data``, or an awaitable of it where something must wait.
+    def answer(self, data: bytes) -> bytes | asyncio.Task[bytes]:
+        """The serialized response to the serialized request ``data``, or a task of it where something must wait.
 
-        This call and the awaitable raise InvalidRequest, NotFound or Unavailable.
+        This call raises Overloaded; both it and the task raise InvalidRequest, NotFound, NoMemory or Unavailable.
         """
         started = time.perf_counter_ns()
         found = self._plans.find(data)
         if found is None:
-            return self._answer_checked(data)
+            return self._later(self._named(data), data, lambda: self._answer_checked(data))
         plan, identifier = found
         model = plan.model
         if model.cache is not None or not model.scheduler.may_run_now(plan.run_time) or self._traces.active:
-            return self._answer_planned(plan, data, identifier, started)
+            return self._later(model, data, lambda: self._answer_planned(plan, data, identifier, started))
         try:
             response, read, ran = plan.run(data, identifier)
         except Exception:  # the ordinary path fails in the same way, and reports the reason
-            return self._answer_checked(data)
+            return self._later(model, data, lambda: self._answer_checked(data))
         plan.run_time.note(ran - read)
         model.statistics.answered_at_once(plan.rows, started, read, ran, time.perf_counter_ns())
         return response
 
+    def _later(
+        self, model: Model | None, data: bytes, answer: Callable[[], Coroutine[None, None, bytes]]
+    ) -> asyncio.Task[bytes]:
+        """A task of ``answer``, if the request may wait for ``model``. Raises Overloaded."""
+        caller, size = CALLER.get(), len(data)
+        connection = None if caller is None else caller.connection
+        load = None if model is None else model.scheduler.load
+        try:
+            self._admission.check(load, connection, size, None if caller is None else caller.left_seconds())
+        except Overloaded as error:
+            if model is not None:
+                model.statistics.failed(0, error.status)
+            raise
+        self._admission.enter(load, connection, size)
+        task = asyncio.get_running_loop().create_task(answer())
+        task.add_done_callback(lambda _: self._admission.leave(load, connection, size))
+        return task
+
+    def _named(self, data: bytes) -> Model | None:
+        """The model that ``data`` names, seen without reading the request; None if that is not so easy."""
+        named = model_named(data)
+        try:
+            return None if named is None else self._catalog.find(*named)
+        except ServingError:
+            return None
+
     async def _answer_checked(self, data: bytes) -> bytes:
         """The answer to a request without a plan; the next request like it may have one."""
-        request = parse(pb.ModelInferRequest, data)
-        checked, response = await self._infer(request)
+        large = len(data) > LOOP_BYTES
+        request = await off_loop(large, parse, pb.ModelInferRequest, data)
+        checked, response = await self._infer(request, large)
         model = checked.model
         if self._catalog.find(model.name, request.model_version) is model:  # the model was not replaced during the run
             self._plans.keep(data, request, *checked)
-        return response.SerializeToString()
+        return response
 
     async def _answer_planned(self, plan: RequestPlan, data: bytes, identifier: bytes, started: int) -> bytes:
         model, parameters, request_id = plan.model, plan.parameters, id_text(identifier)
-        feeds = plan.feeds(data, len(identifier))
+        feeds = await off_loop(len(data) > COPY_BYTES, plan.feeds, data, len(identifier))
         read = time.perf_counter_ns()
         try:
             arrays, timing = await _run(model, feeds, plan.rows, plan.outputs, parameters, request_id)
@@ -84,21 +119,23 @@ class Inference:
             model.statistics.failed(time.perf_counter_ns() - started, status_alone(error))
             raise
         answered = time.perf_counter_ns()
-        response = plan.response(arrays, identifier)
+        large = sum([array.nbytes for array in arrays]) > COPY_BYTES
+        response = await off_loop(large, plan.response, arrays, identifier)
         self._count(model, plan.rows, timing, request_id, started, read, answered)
         return response
 
-    async def _infer(self, request: pb.ModelInferRequest) -> tuple[Checked, pb.ModelInferResponse]:
+    async def _infer(self, request: pb.ModelInferRequest, large: bool) -> tuple[Checked, bytes]:
         started = time.perf_counter_ns()
         model = self._catalog.find(request.model_name, request.model_version)
         try:
-            checked = self._check(request, model)
+            checked = await off_loop(large, self._check, request, model)
             read = time.perf_counter_ns()
             names = [want.spec.name for want in checked.wanted]
             arrays, timing = await _run(model, checked.feeds, checked.rows, names, checked.parameters, request.id)
             answered = time.perf_counter_ns()
-            response = pb.ModelInferResponse(model_name=model.name, model_version=str(model.version), id=request.id)
-            write_outputs(response, checked.wanted, arrays, model.contract.max_batch_size > 0, self._regions)
+            response = await off_loop(
+                is_large_answer(checked.wanted, arrays), self._written, request.id, model, checked.wanted, arrays
+            )
         except BaseException as error:
             model.statistics.failed(time.perf_counter_ns() - started, status_alone(error))
             raise
@@ -114,6 +151,11 @@ class Inference:
                 self._regions.check(*want.region)
         feeds, rows = read_inputs(request, contents, model.name, model.contract)
         return Checked(model, feeds, rows, wanted, parameters)
+
+    def _written(self, request_id: str, model: Model, wanted: Sequence[Wanted], arrays: Sequence[Array]) -> bytes:
+        response = pb.ModelInferResponse(model_name=model.name, model_version=str(model.version), id=request_id)
+        write_outputs(response, wanted, arrays, model.contract.max_batch_size > 0, self._regions)
+        return response.SerializeToString()
 
     def _count(
         self,
@@ -147,5 +189,7 @@ async def _run(
 ) -> tuple[list[Array], RequestTiming | None]:
     try:
         return await model.infer(feeds, rows, outputs, parameters.priority, parameters.timeout_us)
-    except (QueueFull, InvalidRequest) as error:
-        raise type(error)(f"{RequestPrefix(request_id)}{error}") from error
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{RequestPrefix(request_id)}{error}") from error
+    except QueueFull as error:
+        raise QueueFull(f"{RequestPrefix(request_id)}{error}", error.retry_seconds) from error

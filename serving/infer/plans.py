@@ -40,6 +40,9 @@ LIMIT = 512
 #: A request with a longer head has no plan.
 HEAD_BYTES = 4096
 
+#: A request with more parameters has no plan.
+PARAMETERS = 64
+
 #: For one total length of a request, at most this many different lengths of its head are tried.
 HEADS = 8
 
@@ -98,7 +101,8 @@ class RequestPlan:
         for name, dtype, shape, start, end in self.inputs:
             start, end = start + shift, end + shift
             if start % dtype.itemsize:
-                array = np.frombuffer(data[start:end], dtype)
+                # NumPy copies while other threads run
+                array = np.frombuffer(data, np.uint8, end - start, start).copy().view(dtype)
             else:
                 array = np.frombuffer(data, dtype, (end - start) // dtype.itemsize, start)
             feeds[name] = array.reshape(shape)
@@ -200,6 +204,8 @@ class Plans:
         parameters: RequestParameters,
     ) -> None:
         """Make a plan from a request that was checked and answered, if its form allows one."""
+        if len(request.parameters) > PARAMETERS:
+            return
         found = parts(data)
         if found is None or any(w.classes or w.typed or w.region or w.spec.datatype is BYTES for w in wanted):
             return

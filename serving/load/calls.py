@@ -13,9 +13,12 @@ import grpc
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.calls import SERVICE
-from normfold.serving.load.http2 import ClientConnection, Disconnected, Event
+from normfold.serving.client.connection import Credentials, token_header
+from normfold.serving.load.http2 import ClientConnection, Disconnected
 from normfold.serving.load.pool import Pool
+from normfold.serving.load.streams import Event
 
+NO_CREDENTIALS = Credentials()
 Ended = list[tuple[int, str]]
 
 #: The statuses of gRPC by their numbers.
@@ -46,10 +49,22 @@ class Calls(Protocol):
 class UnaryCalls:
     """Calls of ModelInfer, each on an HTTP/2 stream of its own, over ``connections`` in turn."""
 
-    def __init__(self, address: str, messages: Sequence[bytes], *, connections: int = 1, timeout: float = 60.0) -> None:
-        """``messages``: serialized requests, sent in turn. Raises ConnectionError, or ValueError for the address."""
+    def __init__(
+        self,
+        address: str,
+        messages: Sequence[bytes],
+        *,
+        connections: int = 1,
+        timeout: float = 60.0,
+        credentials: Credentials = NO_CREDENTIALS,
+    ) -> None:
+        """``messages``: serialized requests, sent in turn.
+
+        Raises ConnectionError, or ValueError for the address and for ``credentials``.
+        """
         self._data = [framed(message) for message in messages]
-        self._pool = Pool(address, headers(address, "ModelInfer", timeout), connections)
+        sent = headers(address, "ModelInfer", timeout, credentials)
+        self._pool = Pool(address, sent, connections, credentials.tls)
         self._numbers: dict[ClientConnection, dict[int, int]] = {}
         self._status: dict[tuple[ClientConnection, int], str] = {}
 
@@ -88,10 +103,18 @@ class UnaryCalls:
 class StreamCalls:
     """Messages of ModelStreamInfer, one stream for each connection; answers are matched by the request's id."""
 
-    def __init__(self, address: str, messages: Sequence[bytes], *, connections: int = 1) -> None:
+    def __init__(
+        self,
+        address: str,
+        messages: Sequence[bytes],
+        *,
+        connections: int = 1,
+        credentials: Credentials = NO_CREDENTIALS,
+    ) -> None:
         """``messages``: serialized requests without id, sent in turn. Raises as UnaryCalls."""
         self._messages = messages
-        self._pool = Pool(address, headers(address, "ModelStreamInfer", None), connections)
+        sent = headers(address, "ModelStreamInfer", None, credentials)
+        self._pool = Pool(address, sent, connections, credentials.tls)
         self._streams: dict[ClientConnection, int] = {}
         self._numbers: dict[ClientConnection, set[int]] = {}
         self._parts: dict[ClientConnection, bytearray] = {}
@@ -146,16 +169,21 @@ def framed(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def headers(address: str, method: str, timeout: float | None) -> list[tuple[str, str]]:
-    """The headers of a call by gRPC over HTTP/2."""
+def headers(
+    address: str, method: str, timeout: float | None, credentials: Credentials = NO_CREDENTIALS
+) -> list[tuple[str, str]]:
+    """The headers of a call by gRPC over HTTP/2. Raises ValueError for a token that cannot be one."""
+    tls = credentials.tls
+    name = tls.server_name if tls is not None else ""
     found = [
         (":method", "POST"),
-        (":scheme", "http"),
+        (":scheme", "http" if tls is None else "https"),
         (":path", SERVICE + method),
-        (":authority", quote(address, safe=":[]") if not address.startswith("unix:") else "localhost"),
+        (":authority", name or (quote(address, safe=":[]") if not address.startswith("unix:") else "localhost")),
         ("te", "trailers"),
         ("content-type", "application/grpc"),
         ("user-agent", "normfold-bench"),
+        *token_header(credentials.token),
     ]
     return found if timeout is None else [*found, ("grpc-timeout", f"{max(int(timeout * 1000), 1)}m")]
 

@@ -8,10 +8,11 @@ write.
 from __future__ import annotations
 
 import socket
+import ssl
 from collections import deque
-from dataclasses import dataclass, field
 
 from normfold.serving.load.header_blocks import HeaderBlocks
+from normfold.serving.load.streams import Event, Sending, Stream
 from normfold.serving.wire.http2_frames import (
     ACK,
     CONTINUATION,
@@ -49,37 +50,13 @@ _REPLENISH = 1 << 24
 DEFAULT_TABLE = 4096
 
 
+#: Raised by a socket that has nothing to read, or takes nothing now.
+WAIT = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+READ_BYTES = 1 << 18
+
+
 class Disconnected(ConnectionError):
     """The peer closed the connection, or broke the protocol."""
-
-
-@dataclass
-class _Sending:
-    """Data of a stream that waits until the peer's windows have room; ``end``: it is the last of the stream."""
-
-    data: memoryview
-    end: bool
-
-
-@dataclass
-class _Stream:
-    """A stream that has not ended: the peer's window for it, bytes received, and data that waits."""
-
-    window: int
-    received: int = 0
-    waiting: deque[_Sending] = field(default_factory=deque)
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that the peer sent on a stream: data, headers (the last headers are the trailers), or its end."""
-
-    stream: int
-    data: bytes = b""
-    headers: tuple[tuple[str, str], ...] = ()
-    ended: bool = False
-    #: The server did not look at the request, because it had too many streams open; it may be sent again.
-    refused: bool = False
 
 
 class ClientConnection:
@@ -91,7 +68,7 @@ class ClientConnection:
         self.socket = sock
         self.going_away = False
         self._blocks = HeaderBlocks(headers)
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, Stream] = {}
         self._next, self._limit = 1, 0  # no stream may be open before the peer's settings
         self._held: deque[int] = deque()  # streams beyond the number that the peer lets us open
         self._window, self._initial, self._largest = DEFAULT_WINDOW, DEFAULT_WINDOW, DEFAULT_FRAME
@@ -120,7 +97,7 @@ class ClientConnection:
     def open(self, data: bytes, *, end: bool) -> int:
         """Queue a request that begins with ``data``, and ends with it if ``end``; the number of its stream."""
         stream, self._next = self._next, self._next + 2
-        self._streams[stream] = _Stream(self._initial)
+        self._streams[stream] = Stream(self._initial)
         if len(self._streams) > self._limit:
             self._held.append(stream)
         else:
@@ -137,7 +114,7 @@ class ClientConnection:
             state.window -= size
             self._out += frame(DATA, END_STREAM if end else 0, stream, data)
         else:
-            state.waiting.append(_Sending(memoryview(data), end))
+            state.waiting.append(Sending(memoryview(data), end))
             self._release(stream)
 
     def flush(self) -> None:
@@ -146,7 +123,7 @@ class ClientConnection:
             while self._out:
                 sent = self.socket.send(self._out)
                 del self._out[:sent]
-        except BlockingIOError:
+        except WAIT:
             pass
         except OSError as error:
             raise Disconnected(str(error)) from None
@@ -154,8 +131,13 @@ class ClientConnection:
     def receive(self) -> list[Event]:
         """The events that the bytes in the socket make. Raises Disconnected."""
         try:
-            data = self.socket.recv(1 << 18)
-        except BlockingIOError:
+            data = self.socket.recv(READ_BYTES)
+            if data and isinstance(self.socket, ssl.SSLSocket):  # what TLS has read already wakes nobody up any more
+                parts = [data]
+                while self.socket.pending():
+                    parts.append(self.socket.recv(READ_BYTES))
+                data = b"".join(parts)
+        except WAIT:
             return []
         except OSError as error:
             raise Disconnected(str(error)) from None

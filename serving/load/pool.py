@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 import time
 
 from normfold.serving.client.arguments import checked_address
-from normfold.serving.load.http2 import ClientConnection, Disconnected, Event
+from normfold.serving.client.connection import ClientTls
+from normfold.serving.load.http2 import ClientConnection, Disconnected
+from normfold.serving.load.streams import Event
 
 #: The load gives up after this many seconds without a server, which leaves time to restart one.
 PATIENCE_SECONDS = 5.0
@@ -16,8 +19,12 @@ PATIENCE_SECONDS = 5.0
 class Pool:
     """``size`` connections to one address. Raises ConnectionError where nothing listens for PATIENCE_SECONDS."""
 
-    def __init__(self, address: str, headers: list[tuple[str, str]], size: int = 1) -> None:
+    def __init__(
+        self, address: str, headers: list[tuple[str, str]], size: int = 1, tls: ClientTls | None = None
+    ) -> None:
+        """``tls``: connect with TLS; None: in plain text. Raises ValueError for files that cannot be used, too."""
         self.address, self._headers = address, headers
+        self._tls = None if tls is None else (tls.context(), tls.host(address))
         self._epoll = select.epoll()
         self._by_fd: dict[int, ClientConnection] = {}
         self._writing: set[int] = set()
@@ -82,8 +89,11 @@ class Pool:
         given_up = time.monotonic() + patience
         while True:
             try:
-                connection = ClientConnection(dial(self.address), self._headers)
+                connection = ClientConnection(self._dial(), self._headers)
                 break
+            except ssl.SSLError as error:
+                why = getattr(error, "verify_message", "") or (error.reason or "no TLS there").lower().replace("_", " ")
+                raise ConnectionError(f"the TLS handshake with {self.address} failed: {why}") from None
             except OSError as error:
                 if time.monotonic() >= given_up:
                     raise ConnectionError(f"no server answers at {self.address}: {error.strerror or error}") from None
@@ -92,6 +102,19 @@ class Pool:
         self._by_fd[fd] = connection
         self._epoll.register(fd, select.EPOLLIN)
         return connection
+
+    def _dial(self) -> socket.socket:
+        """A socket that is connected, after the handshake of TLS if there is one. Raises OSError."""
+        sock = dial(self.address)
+        if self._tls is None:
+            return sock
+        context, host = self._tls
+        sock.settimeout(PATIENCE_SECONDS)
+        try:
+            return context.wrap_socket(sock, server_hostname=host)
+        except OSError:
+            sock.close()
+            raise
 
 
 def dial(address: str) -> socket.socket:

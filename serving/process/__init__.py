@@ -1,4 +1,4 @@
-"""The process that serves: its CPUs, memory, event loop, log, cache folder and listen address.
+"""The process that serves: its CPUs, memory, event loop, standard files, log, cache folder and listen address.
 
 Nothing that knows models, requests or transports comes in here.
 """

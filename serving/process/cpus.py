@@ -44,14 +44,14 @@ def default_workers(device: str, listen: str) -> int:
 def cgroup_quota(root: Path = CGROUP_ROOT, own: Path = PROC_CGROUP) -> float | None:
     """The CPU quota in CPUs, the smallest of this process's cgroup and its parents; None if there is no quota."""
     quotas = []
-    for folder in _folders(root, own):
+    for folder in cgroup_folders("cpu", root, own):
         quotas += _read_v2(folder / "cpu.max") + _read_v1(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
     return min(quotas, default=None)
 
 
-def _folders(root: Path, own: Path) -> list[Path]:
-    """The cgroup folders that limit this process, from the root down; in v1 the cpu controller has its own tree."""
-    folders = [root, root / "cpu"]
+def cgroup_folders(controller: str, root: Path = CGROUP_ROOT, own: Path = PROC_CGROUP) -> list[Path]:
+    """The cgroup folders that limit this process, from the root down; in v1 each ``controller`` has its own tree."""
+    folders = [root, root / controller]
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -59,9 +59,9 @@ def _folders(root: Path, own: Path) -> list[Path]:
     for line in lines:
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        here = root / "cpu" if controllers else root
+        here = root / controller if controllers else root
         for part in Path(path.lstrip("/")).parts:
             here = here / part
             folders.append(here)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,12 @@ log = logging.getLogger(__name__)
 
 #: Longest status details, in characters: they travel as a header, and clients limit the size of headers.
 MAX_DETAILS = 3000
+
+#: A larger message is parsed on another thread, in bytes.
+LOOP_BYTES = 1 << 20
+
+#: Refusals of an overloaded server are counted, and reported at most once in this time, in seconds.
+REFUSALS_SECONDS = 10.0
 
 Request = TypeVar("Request", bound=Message)
 Unary = Callable[[Any], Awaitable[Message]]
@@ -65,7 +72,11 @@ class Method:
 
     async def _answer(self, data: bytes) -> bytes:
         assert self.unary is not None
-        return (await self.unary(parse(self.request, data))).SerializeToString()
+        if len(data) > LOOP_BYTES:
+            request = await asyncio.to_thread(parse, self.request, data)
+        else:
+            request = parse(self.request, data)
+        return (await self.unary(request)).SerializeToString()
 
     async def answers(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The serialized answers to serialized requests; for streams. ``server_stream`` gets the first request only."""
@@ -106,12 +117,32 @@ def status_of(error: Exception, where: str) -> tuple[Status, str]:
     """
     status = status_alone(error)
     if isinstance(error, ServingError):
-        details = printable(str(error))
-        log.info("%s: %s: %s", where, status.name, details)
-        return status, details[:MAX_DETAILS]
+        if error.retry_seconds is None:
+            log.info("%s: %s: %s", where, status.name, printable(str(error)))
+        else:
+            _REFUSALS.note(where, error)
+        return status, str(error)[:MAX_DETAILS]
     if isinstance(error, MemoryError):
         log.error("%s: out of memory", where)
         return status, "the server has not enough memory for this request"
     identifier = secrets.token_hex(6)
     log.error("%s: internal error, id %s", where, identifier, exc_info=error)
     return status, f"internal error, id {identifier}"
+
+
+class _Refusals:
+    """Reports refusals: a line for each would take the time that an overloaded server does not have."""
+
+    def __init__(self) -> None:
+        self._count, self._next = 0, 0.0
+
+    def note(self, where: str, error: ServingError) -> None:
+        """Count a refusal; report it with the number of those that were only counted, if a report is due."""
+        self._count += 1
+        if (now := time.monotonic()) >= self._next:
+            more = f"; {self._count - 1} more refusals since the last such line" if self._count > 1 else ""
+            log.warning("%s: %s: %s%s", where, error.status.name, printable(str(error)), more)
+            self._count, self._next = 0, now + REFUSALS_SECONDS
+
+
+_REFUSALS = _Refusals()

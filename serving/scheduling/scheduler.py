@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,13 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.serving.errors import QueueFull, Unavailable
+from normfold.serving.rpc import caller
+from normfold.serving.scheduling.admission import LONGEST_RETRY, SHORTEST_RETRY, ModelLoad
 from normfold.serving.scheduling.batching import BatchPolicy
+from normfold.serving.scheduling.fair_queue import FairQueue
 from normfold.serving.scheduling.inline import RunTime, RunTimes
+from normfold.serving.scheduling.running import Ran, Run, Running, Stoppable, unstoppable
 from normfold.serving.scheduling.statistics import RequestTiming, Statistics
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
-Run = Callable[[Feeds, Sequence[str]], list[Array]]
 
 
 @dataclass(eq=False)
@@ -39,29 +41,23 @@ class Job:
     future: asyncio.Future[tuple[list[Array], RequestTiming]]
     #: How long a run of this request alone takes.
     run_time: RunTime
+    #: The connection that the request came on.
+    connection: object = None
+    #: Requests under way when it came.
+    behind: int = 0
     #: Two jobs may share a run if their keys are equal.
     key: object = None
     expiry: asyncio.TimerHandle | None = None
-
-
-@dataclass(frozen=True)
-class Ran:
-    """One run: the answer to each job of its batch, and how long the parts of the run took."""
-
-    answers: list[list[Array] | Exception]
-    rows: int
-    input_ns: int
-    infer_ns: int
-    output_ns: int
-    started_ns: int
+    #: Its run on another thread, once it has begun.
+    running: Running | None = None
 
 
 @dataclass
 class Queue:
     """The waiting jobs of one priority level; those in ``delayed`` waited too long, and come after the others."""
 
-    waiting: deque[Job] = field(default_factory=deque)
-    delayed: deque[Job] = field(default_factory=deque)
+    waiting: FairQueue[Job] = field(default_factory=FairQueue)
+    delayed: FairQueue[Job] = field(default_factory=FairQueue)
 
 
 class Scheduler:
@@ -75,9 +71,14 @@ class Scheduler:
         executor: Executor,
         statistics: Statistics,
         times: RunTimes | None = None,
+        stoppable: Stoppable | None = None,
     ) -> None:
+        self._stoppable = stoppable or unstoppable(run)
+        self._running: set[Running] = set()
         self._run, self._policy, self._executor, self._statistics = run, policy, executor, statistics
         self._free = instances
+        #: The requests under way for this version; the door of the server counts them.
+        self.load = ModelLoad(instances, policy.max_rows)
         self._queues = {level: Queue() for level in range(policy.levels + 1)}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -96,10 +97,13 @@ class Scheduler:
             return ran
         level = self._policy.level(priority)
         policy, queue = self._policy.queue(level), self._queues[level]
+        connection = caller.connection()
         if policy.max_size and len(queue.waiting) + len(queue.delayed) >= policy.max_size:
-            raise QueueFull("Exceeds maximum queue size")
+            self._make_place(queue, connection)
         loop = asyncio.get_running_loop()
-        job = Job(feeds, rows, tuple(outputs), level, time.perf_counter_ns(), loop.create_future(), run_time)
+        future: asyncio.Future[tuple[list[Array], RequestTiming]] = loop.create_future()
+        job = Job(feeds, rows, tuple(outputs), level, time.perf_counter_ns(), future, run_time, connection)
+        job.behind = self.load.under_way.requests - 1
         if self._policy.max_rows > 1:
             job.key = tuple((name, array.shape[1:]) for name, array in sorted(feeds.items()))
         queue.waiting.append(job)
@@ -108,9 +112,30 @@ class Scheduler:
             job.expiry = loop.call_later(wait_us / 1e6, self._expire, job, policy.delay)
         try:
             return await job.future
+        except asyncio.CancelledError:
+            if job.running is not None:
+                job.running.left()
+            raise
         finally:
             if job.expiry:
                 job.expiry.cancel()
+            if job.future.cancelled() and (queue.waiting.remove(job) or queue.delayed.remove(job)):
+                # it waited at least so long; without those that gave up, the waits would look short
+                self.load.waited((time.perf_counter_ns() - job.arrived_ns) / 1e9, job.behind)
+
+    def _make_place(self, queue: Queue, connection: object) -> None:
+        """Refuse the last request of the connection that has most of a full queue. Raises QueueFull if it is ours."""
+        retry = min(max(self.load.wait_seconds, SHORTEST_RETRY), LONGEST_RETRY)
+        displaced = queue.waiting.displaced(connection)
+        if displaced is None:
+            raise QueueFull("Exceeds maximum queue size", retry)
+        if not displaced.future.done():
+            displaced.future.set_exception(QueueFull("Exceeds maximum queue size", retry))
+
+    def stop(self) -> None:
+        """End the runs under way; their requests get the error of a run that was stopped."""
+        for running in self._running:
+            running.stop()
 
     @property
     def waiting(self) -> int:
@@ -146,7 +171,7 @@ class Scheduler:
             if len(batch) > 1:
                 run_time = self.times.of_rows(batch[0].feeds, sum([job.rows for job in batch]))
             if run_time.inline:
-                self._finish(batch, self._execute(batch), run_time)
+                self._finish(batch, self._execute(batch, self._run), run_time)
             else:
                 task = asyncio.get_running_loop().create_task(self._execute_elsewhere(batch, run_time))
                 self._tasks.add(task)
@@ -154,23 +179,16 @@ class Scheduler:
 
     def _next_batch(self) -> list[Job]:
         """The jobs of the next run, taken off the queue; empty if no job waits, or if the batch may wait for more."""
-        for queue in self._queues.values():
-            for jobs in (queue.waiting, queue.delayed):
-                while jobs and jobs[0].future.done():  # the request was cancelled
-                    jobs.popleft()
-        head = next((jobs[0] for q in self._queues.values() for jobs in (q.waiting, q.delayed) if jobs), None)
+        queues = [jobs for queue in self._queues.values() for jobs in (queue.waiting, queue.delayed)]
+        head = next((job for jobs in queues for job in jobs if not job.future.done()), None)
         if head is None:
             return []
         batch, rows = self._gather(head)
         if self._may_wait(head, rows):
             return []
-        taken = set(map(id, batch))
-        for queue in self._queues.values():
-            for jobs in (queue.waiting, queue.delayed):
-                if any(id(job) in taken for job in jobs):
-                    kept = [job for job in jobs if id(job) not in taken]
-                    jobs.clear()
-                    jobs.extend(kept)
+        for job in batch:
+            queue = self._queues[job.level]
+            queue.waiting.take(job) or queue.delayed.take(job)
         return batch
 
     def _gather(self, head: Job) -> tuple[list[Job], int]:
@@ -204,16 +222,24 @@ class Scheduler:
     def _expire(self, job: Job, delay: bool) -> None:
         """``job`` waited too long: refuse it, or with ``delay`` put it behind all others of its level."""
         queue = self._queues[job.level]
-        if job not in queue.waiting:
+        if not queue.waiting.remove(job):
             return
-        queue.waiting.remove(job)
         if delay:
             queue.delayed.append(job)
         elif not job.future.done():
             job.future.set_exception(Unavailable("Request timeout expired"))
 
     async def _execute_elsewhere(self, batch: list[Job], run_time: RunTime) -> None:
-        ran = await asyncio.get_running_loop().run_in_executor(self._executor, self._execute, batch)
+        run, stop = self._stoppable()
+        running = Running(stop, len(batch))
+        for job in batch:
+            job.running = running
+        self._running.add(running)
+        ran = await asyncio.get_running_loop().run_in_executor(self._executor, self._execute, batch, run)
+        self._running.discard(running)
+        took_ns = sum([one.input_ns + one.infer_ns + one.output_ns for one in ran])
+        self.load.ran(took_ns / 1e9, len(batch))
+        self.load.waited((ran[0].started_ns - batch[0].arrived_ns) / 1e9, batch[0].behind)
         self._finish(batch, ran, run_time)
         self._dispatch()
 
@@ -236,16 +262,16 @@ class Scheduler:
                 waited = max(0, one.started_ns - job.arrived_ns)
                 job.future.set_result((answer, RequestTiming(waited, one.input_ns, one.infer_ns, one.output_ns)))
 
-    def _execute(self, batch: list[Job]) -> list[Ran]:
+    def _execute(self, batch: list[Job], run: Run) -> list[Ran]:
         """Run ``batch`` in one run or, if that fails, each job alone."""
         try:
-            return [self._execute_once(batch)]
+            return [self._execute_once(batch, run)]
         except Exception as error:
             if len(batch) > 1:
-                return [ran for job in batch for ran in self._execute([job])]
+                return [ran for job in batch for ran in self._execute([job], run)]
             return [Ran([error], batch[0].rows, 0, 0, 0, time.perf_counter_ns())]
 
-    def _execute_once(self, batch: list[Job]) -> Ran:
+    def _execute_once(self, batch: list[Job], run: Run) -> Ran:
         started = time.perf_counter_ns()
         first = batch[0]
         outputs = list(dict.fromkeys(name for job in batch for name in job.outputs))
@@ -254,7 +280,7 @@ class Scheduler:
         else:
             feeds = {name: np.concatenate([job.feeds[name] for job in batch]) for name in first.feeds}
         fed = time.perf_counter_ns()
-        arrays = dict(zip(outputs, self._run(feeds, outputs), strict=True))
+        arrays = dict(zip(outputs, run(feeds, outputs), strict=True))
         inferred = time.perf_counter_ns()
         rows = sum(job.rows for job in batch)
         answers: list[list[Array] | Exception] = []

@@ -23,7 +23,7 @@ from urllib.parse import unquote
 from normfold.protos import grpc_service as pb
 from normfold.protos import health as hp
 from normfold.protos import metrics as mx
-from normfold.serving.errors import InvalidRequest, NotFound
+from normfold.serving.errors import InvalidRequest, NotFound, ServingError
 from normfold.serving.metrics import exposition
 from normfold.serving.metrics.port import Answer
 from normfold.serving.rpc.methods import Method
@@ -65,6 +65,8 @@ class HttpAnswers:
                 return self._model(unquote(match[1]), unquote(match[2] or ""))
         except concurrent.futures.TimeoutError:
             return _said(HTTPStatus.SERVICE_UNAVAILABLE, f"the server did not answer within {LOOP_SECONDS:g} s")
+        except ServingError as error:
+            return _said(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         except Exception:
             log.exception("%s could not be answered", path)
             return _said(HTTPStatus.INTERNAL_SERVER_ERROR, "an error; the log has the details")

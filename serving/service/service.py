@@ -5,6 +5,7 @@ This module has readiness, metadata and inference; ``administration`` has the re
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from importlib.metadata import PackageNotFoundError, version
 
@@ -22,7 +23,9 @@ from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.rpc.in_order import in_order
 from normfold.serving.rpc.methods import Method, Unary, status_of
 from normfold.serving.rpc.traffic import EXITING
-from normfold.serving.wire.proved_sizes import ALLOWED, PROVED
+from normfold.serving.scheduling.admission import Admission
+from normfold.serving.wire.proved_sizes import ALLOWED, BATCHNORMS, PROVED
+from normfold.serving.wire.pushback import PUSHBACK, trailers
 from normfold.serving.wire.varint import varint
 from normfold.serving.wording import near, quoted
 
@@ -51,12 +54,13 @@ class InferenceService:
         *,
         regions: SharedMemory,
         traces: TraceSettings,
+        admission: Admission | None = None,
         name: str = "normfold",
         strict_readiness: bool = True,
         model_control: bool = True,
     ) -> None:
         self._catalog, self._regions = catalog, regions
-        self._inference = Inference(catalog, regions, traces)
+        self._inference = Inference(catalog, regions, traces, admission)
         self._name, self._strict, self._model_control = name, strict_readiness, model_control
         self._closing = False
 
@@ -133,7 +137,11 @@ class InferenceService:
             answer = self._inference.answer(data)
         except Exception as error:
             return _stream_error(data, error)
-        return _stream_response(answer) if isinstance(answer, bytes) else self._stream_later(data, answer)
+        if isinstance(answer, bytes):
+            return _stream_response(answer)
+        later = asyncio.get_running_loop().create_task(self._stream_later(data, answer))
+        later.add_done_callback(lambda _: answer.cancel())  # a task that is cancelled before it starts awaits nothing
+        return later
 
     async def _stream_later(self, data: bytes, answer: Awaitable[bytes]) -> bytes:
         try:
@@ -180,12 +188,14 @@ def _stream_error(data: bytes, error: Exception) -> bytes:
     response = pb.ModelInferResponse(id=request.id)
     if "grpc_status" in request.parameters:
         response.parameters["grpc_status"].string_param = status.name
+        if (pushback := dict(trailers(error, status, details)).get(PUSHBACK)) is not None:
+            response.parameters["retry_pushback_ms"].int64_param = int(pushback)
     return pb.ModelStreamInferResponse(error_message=details, infer_response=response).SerializeToString()
 
 
 def _shown(model: Model) -> list[str]:
     """The keys of the properties of ``model``; they are parameters of its configuration, too."""
-    return [key for key in (PROVED, ALLOWED) if key in model.config.parameters]
+    return [key for key in (PROVED, ALLOWED, BATCHNORMS) if key in model.config.parameters]
 
 
 def _metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:

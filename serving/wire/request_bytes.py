@@ -77,6 +77,23 @@ def find_id(data: bytes) -> tuple[int, int]:
     return at, at
 
 
+def model_named(data: bytes) -> tuple[str, str] | None:
+    """The name and version of the model at the usual place in ``data``; None where they are not there, or are long.
+
+    >>> model_named(b"\\x0a\\x01m\\x12\\x012"), model_named(b"")
+    (('m', '2'), None)
+    """
+    if data[:1] != b"\n" or len(data) < 2 or (end := data[1] + 2) >= _MORE + 2:
+        return None
+    name, version = data[2:end], b""
+    if data[end : end + 1] == bytes([_VERSION]) and len(data) > end + 1 and data[end + 1] < _MORE:
+        version = data[end + 2 : end + 2 + data[end + 1]]
+    try:
+        return name.decode(), version.decode()
+    except UnicodeDecodeError:
+        return None
+
+
 def id_text(field: bytes) -> str:
     """The id that ``field`` holds, which is the whole field as it was sent; "" for an empty one.
 

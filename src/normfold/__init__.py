@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from normfold.serving.client.async_client import AsyncClient as AsyncClient
     from normfold.serving.client.calls import LabelledClass as LabelledClass
     from normfold.serving.client.client import Client as Client
+    from normfold.serving.client.connection import ClientTls as ClientTls
     from normfold.serving.client.errors import ClientError as ClientError
     from normfold.serving.client.metadata import ModelMetadata as ModelMetadata
     from normfold.serving.client.metadata import ServerMetadata as ServerMetadata
@@ -39,6 +40,7 @@ _HOME = {
     "AsyncClient": "normfold.serving.client.async_client",
     "Client": "normfold.serving.client.client",
     "ClientError": "normfold.serving.client.errors",
+    "ClientTls": "normfold.serving.client.connection",
     "ExportError": "normfold.export.errors",
     "ExportReport": "normfold.export.publishing.report",
     "Fold": "normfold.export.fold",
@@ -55,6 +57,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "ClientError",
+    "ClientTls",
     "ExportError",
     "ExportReport",
     "Fold",

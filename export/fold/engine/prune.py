@@ -42,17 +42,18 @@ def prune(net: Net) -> int:
 
 def _step(tensor: Tensor) -> int:
     """Return the number of channels that must go at once, so that the rest fit the blocked layout as all did."""
-    if tensor.shape is None or len(tensor.shape) < 4 or tensor.size(1) < LEAST:
+    channels = tensor.channels
+    if tensor.shape is None or len(tensor.shape) < 4 or channels is None or channels < LEAST:
         return 1
     seen, queue = {tensor}, [tensor]
     while queue:
         for op in queue.pop().readers:
             if op.joins_tensors:
-                return math.gcd(tensor.size(1), BLOCK)
+                return math.gcd(channels, BLOCK)
             if op.keeps_channels:
                 queue += [y for y in op.outputs if y not in seen]
                 seen.update(op.outputs)
-    return math.gcd(tensor.size(1), ALIGNED)
+    return math.gcd(channels, ALIGNED)
 
 
 def _can_go(tensor: Tensor, removal: RemovedChannels) -> bool:

@@ -6,6 +6,7 @@ parts of HTTP/2 that a gRPC server does not need (priorities, push, a table for 
 frontend      binds, accepts, stops
 connection    one connection: its calls
 socket_side   its socket: turns, flushes, the end
+tls_side      TLS between the two
 frame_reader  from bytes to frames, data and header blocks
 control       the other frames: settings, flow control, ping, reset
 limits        what one client may use, and the fault that ends a connection
@@ -13,6 +14,8 @@ sending       flow control of the answers
 headers       HPACK (RFC 7541)
 requests      the method, deadline and compression that a block of headers asks for
 progress      gives up what does not progress
+lifetime      age, idle time and silence of a connection, and its gentle end
+flood         frames that lead to nothing
 holding       the bytes held for clients
 inflation     compressed messages
 messages      length-prefixed messages

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from normfold.serving.access.access import Access
-from normfold.serving.errors import Status
+from normfold.serving.errors import Overloaded, Status
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.inflation import Inflation
 from normfold.serving.frontends.http2.limits import WINDOW_BYTES, CallFault
@@ -17,11 +17,15 @@ from normfold.serving.frontends.http2.sending import Sender
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.rpc.methods import Method, status_of
 from normfold.serving.rpc.traffic import Traffic
+from normfold.serving.wire.pushback import NEVER, Trailers, trailers
 
 #: The details of the status of a request that ends too early.
 CUT = "the data end within a message"
 #: The details of a refusal to make an answer wait.
 UNTAKEN = "the client has not taken too many bytes of earlier answers"
+
+#: Time after which a request may come again for which there was no place, in seconds.
+RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class ServerCall:
         "_started",
         "_task",
         "_timer",
+        "_until",
         "asked",
         "connection",
         "credit",
@@ -110,16 +115,23 @@ class ServerCall:
         self._reader: MessageReader | None = None
         self._task: asyncio.Future[bytes] | asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._until: float | None = None
         self._started = False
 
     def received(self, data: bytes, begin: int, end: int) -> None:
         """Take ``data[begin:end]``; with ``request_ended`` they are the last data of the request."""
         raise NotImplementedError
 
+    def left_seconds(self) -> float | None:
+        """The time until the caller gives up, in seconds; None: no limit."""
+        return self.asked.timeout if self._until is None else self._until - asyncio.get_running_loop().time()
+
     def hurry(self) -> None:
         """Start the clock of the deadline."""
         if self.asked.timeout is not None and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self.asked.timeout, self._expire)
+            loop = asyncio.get_running_loop()
+            self._until = loop.time() + self.asked.timeout
+            self._timer = loop.call_later(self.asked.timeout, self._expire)
 
     def cancel(self) -> None:
         """Stop the deadline and the method: nobody waits for the answer any more."""
@@ -134,7 +146,7 @@ class ServerCall:
         connection = self.connection
         own = connection.held.get(self.number, 0)
         if size > own and not connection.holding.fits(size - own, own):
-            self.end(Status.RESOURCE_EXHAUSTED, "too many bytes of unfinished requests and answers that nobody takes")
+            self.fail(Overloaded("too many bytes of unfinished requests and answers that nobody takes", RETRY_SECONDS))
             return False
         connection.holding.add(size - own)
         connection.held[self.number] = size
@@ -153,13 +165,16 @@ class ServerCall:
 
     def fail(self, error: Exception) -> None:
         """End the call with the status of ``error``."""
-        self.end(*status_of(error, self.method.path))
+        status, details = status_of(error, self.method.path)
+        self.end(status, details, trailers(error, status, details))
 
-    def end(self, status: Status, details: str = "") -> None:
-        """End the call with a status."""
+    def end(self, status: Status, details: str = "", more: Trailers = ()) -> None:
+        """End the call with a status; ``more`` trailers follow it."""
         if status is not Status.OK:
             self.service.traffic.failed[self.method.path, status] += 1
-        block = ended(status, details) if details else DONE if status is Status.OK else ended(status)
+        if status is Status.RESOURCE_EXHAUSTED and not more:
+            more = NEVER
+        block = ended(status, details, more) if details else DONE if status is Status.OK else ended(status)
         self.cancel()
         self.connection.sender.end(self, block if self._started else STARTED + block)
         self.connection.close(self)

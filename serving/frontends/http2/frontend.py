@@ -14,19 +14,19 @@ from normfold.serving.errors import StartError
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.holding import Holding
-from normfold.serving.frontends.http2.listener import TLS_SECONDS, Listener
 from normfold.serving.frontends.http2.requests import Requests
-from normfold.serving.frontends.limits import ClientLimits
+from normfold.serving.frontends.http2.tls_side import TlsSide
+from normfold.serving.frontends.limits import DEFAULT_LIMITS, ClientLimits
 from normfold.serving.process import unix_socket
 from normfold.serving.process.address import UNIX, host_and_port
 from normfold.serving.rpc.methods import Method
 from normfold.serving.rpc.traffic import Traffic
 
+BACKLOG = 1024
 #: As a host it is every address of IPv4, too, as in other servers.
 ALL_ADDRESSES = "::"
 #: Files that a server may have open beside its connections.
 OTHER_FILES = 200
-DEFAULT_LIMITS = ClientLimits()
 
 
 class Http2Frontend:
@@ -45,11 +45,12 @@ class Http2Frontend:
         holding = Holding(limits.max_held_bytes)
         requests = Requests(methods, tokens=access is not None)
         self._service = Service(requests, traffic, max_message_bytes, limits, holding, access)
-        self._listener = Listener(self._accept, tls)
+        self._tls = tls
         self._most_connections = min(limits.max_connections, _most_sockets())
         #: In the order in which they were made.
         self._connections: dict[ServerConnection, None] = {}
         self._looking: asyncio.TimerHandle | None = None
+        self._servers: list[asyncio.Server] = []
         #: The path of its unix socket, and the file that it made there.
         self._path: str | None = None
         self._file: tuple[int, int] | None = None
@@ -62,11 +63,12 @@ class Http2Frontend:
         With ``reuse_port`` other processes that set it, too, may listen on the same port; without, none may. Raises
         StartError.
         """
+        loop = asyncio.get_running_loop()
         try:
             sockets, self.address = bound(address, reuse_port)
-            await self._listener.listen(sockets)
+            for sock in sockets:
+                self._servers.append(await loop.create_server(self._accept, sock=sock, backlog=BACKLOG))
         except OSError as error:
-            self._listener.close()
             why = error.strerror or str(error)
             raise StartError(f"cannot listen on {address}: {why}; choose another with --listen host:port") from None
         self._look()
@@ -74,20 +76,35 @@ class Http2Frontend:
             self._path = address.removeprefix(UNIX)
             self._file = unix_socket.identity(self._path)
 
+    async def drain(self, most_seconds: float) -> None:
+        """Close the port and ask all clients to go elsewhere; calls are answered until they all know.
+
+        It takes at most ``most_seconds``. No call is lost: what a client sends later, it sends on its next connection.
+        """
+        self._close_port()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + most_seconds
+        for connection in list(self._connections):
+            connection.lifetime.part(connection, loop.time())
+        while not all(connection.leaving for connection in self._connections) and loop.time() < until:
+            await asyncio.sleep(0.01)
+
+    def _close_port(self) -> None:
+        for server in self._servers:
+            server.close()
+        if self._path is not None:
+            unix_socket.remove_own(self._path, self._file)
+
     async def stop(self, grace_seconds: float) -> bool:
         """Close the port and every connection; whether all calls under way ended within ``grace_seconds``.
 
         A call is over when its last byte has left.
         """
-        self._listener.close()
-        if self._path is not None:
-            unix_socket.remove_own(self._path, self._file)
+        self._close_port()
         loop = asyncio.get_running_loop()
         until = loop.time() + grace_seconds
         for connection in list(self._connections):
             connection.leave()
-            if not connection.made:
-                self._connections.pop(connection, None)
         while self._connections and loop.time() < until:
             await asyncio.sleep(min(0.01, grace_seconds))
         if self._looking is not None:
@@ -106,18 +123,15 @@ class Http2Frontend:
             idle.leave()
             self._connections.pop(idle, None)
         connection = ServerConnection(self._service, self._connections)
-        self._connections[connection] = None  # from now on, because the handshake of TLS comes first
-        return connection
+        return connection if self._tls is None else TlsSide(self._tls.identity.context, connection)
 
     def _look(self) -> None:
-        """Look at all connections for those that make no progress, again and again."""
+        """Look at all connections for those that make no progress or that have lasted long enough, again and again."""
         loop = asyncio.get_running_loop()
         for connection in list(self._connections):
-            if connection.made:
-                connection.progress.look(connection, loop.time())
-            elif loop.time() > connection.born + TLS_SECONDS:  # its handshake has failed, and asyncio tells nobody
-                self._connections.pop(connection, None)
-        self._looking = loop.call_later(min(1.0, self._service.limits.stall_seconds / 4), self._look)
+            connection.progress.look(connection, loop.time())
+            connection.lifetime.look(connection, loop.time())
+        self._looking = loop.call_later(min(1.0, self._service.limits.shortest_seconds / 4), self._look)
 
 
 class _Full(asyncio.Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from normfold.serving.errors import Status
 from normfold.serving.frontends.http2.headers import LIST_BYTES, Header, HeaderReader, written
 from normfold.serving.frontends.http2.inflation import ENCODINGS
 from normfold.serving.rpc.methods import Method
+from normfold.serving.wire.pushback import Trailers
 
 #: The largest number of blocks whose meaning is kept; the cache is cleared when it would exceed that.
 KEPT = 1024
@@ -155,10 +157,15 @@ def refused(status: Status, details: str, *more: Header) -> bytes:
 
 
 @lru_cache(256)
-def ended(status: Status, details: str = "") -> bytes:
-    """The headers at the end of an answer."""
+def ended(status: Status, details: str = "", more: Trailers = ()) -> bytes:
+    """The headers at the end of an answer; ``more`` follow the status and its details."""
     headers = [(b"grpc-status", b"%d" % status)]
-    return written(*headers, (b"grpc-message", percent_encoded(details))) if details else written(*headers)
+    if details:
+        headers.append((b"grpc-message", percent_encoded(details)))
+    for name, value in more:  # gRPC sends binary values as base64 without padding
+        text = value.encode() if isinstance(value, str) else base64.b64encode(value).rstrip(b"=")
+        headers.append((name.encode(), text))
+    return written(*headers)
 
 
 def percent_encoded(text: str) -> bytes:

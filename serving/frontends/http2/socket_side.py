@@ -6,7 +6,6 @@ import asyncio
 import socket
 from typing import cast
 
-from normfold.serving.access.tls import PROTOCOL
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import (
     GREETING,
@@ -28,10 +27,10 @@ class SocketSide(asyncio.Protocol):
         self.sender = Sender(holding)
         #: Whether the client does not read what we send.
         self.choked = False
-        #: Whether the connection is there (with TLS: after the handshake), and when the client asked for it.
-        self.made, self.born = False, asyncio.get_running_loop().time()
         #: Whether no call is accepted any more; the socket is closed once none is under way.
-        self._leaving = False
+        self.leaving = False
+        #: How often something was read from the client.
+        self.reads = 0
         self._transport: asyncio.Transport | None = None
         self._handshake: asyncio.TimerHandle | None = None
         #: Whether frames wait for the next turn, a flush is certain to come, and everything was sent.
@@ -50,6 +49,10 @@ class SocketSide(asyncio.Protocol):
         """Forget calls of which the last byte is queued now, and wake those that wait for the client."""
         raise NotImplementedError
 
+    def half_closed(self) -> None:
+        """The client sends nothing more: requests that have not ended never will."""
+        raise NotImplementedError
+
     def lost(self) -> None:
         """The connection is gone."""
         raise NotImplementedError
@@ -60,11 +63,6 @@ class SocketSide(asyncio.Protocol):
         """Greet the client."""
         transport = cast(asyncio.Transport, transport)
         self._transport = transport
-        tls = transport.get_extra_info("ssl_object")
-        self.made = True
-        if self._leaving or (tls is not None and tls.selected_alpn_protocol() != PROTOCOL):
-            transport.abort()
-            return
         transport.set_write_buffer_limits(UNSENT_BYTES)
         sock: socket.socket | None = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
@@ -75,7 +73,7 @@ class SocketSide(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Cancel every call."""
         self._transport = None
-        self._leaving = True
+        self.leaving = True
         self.greeted()
         self.lost()
         self._wake()
@@ -99,6 +97,7 @@ class SocketSide(asyncio.Protocol):
         """Take whole frames for one turn, then write all answers to them together."""
         if self._ended:
             return
+        self.reads += 1
         self._flushing = True
         if self.take(data) and self._transport is not None:
             self._behind = True
@@ -110,7 +109,8 @@ class SocketSide(asyncio.Protocol):
         """The client sends nothing more; whether the connection stays open for the answers to its calls."""
         if self._ended or not self.busy():
             return False
-        self._leaving = True
+        self.leaving = True
+        self.half_closed()
         self._probe()
         return True
 
@@ -131,7 +131,7 @@ class SocketSide(asyncio.Protocol):
             else:
                 transport.write(b"".join(out))
             out.clear()
-        if self._leaving and not self.busy():
+        if self.leaving and not self.busy():
             self._end(transport)
 
     def flush_soon(self) -> None:
@@ -194,10 +194,6 @@ class SocketSide(asyncio.Protocol):
         """
         self._ended = True
         self._behind = False
-        if not transport.can_write_eof():  # TLS has no half of a connection, but a farewell that the client answers
-            transport.close()
-            self._linger()
-            return
         try:
             transport.write_eof()
         except OSError:  # the client has gone, and asyncio has not noticed yet

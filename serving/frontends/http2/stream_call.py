@@ -12,6 +12,7 @@ from normfold.serving.frontends.http2.inflation import Inflation
 from normfold.serving.frontends.http2.limits import CallFault
 from normfold.serving.frontends.http2.messages import PART_BYTES
 from normfold.serving.frontends.http2.requests import Asked
+from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.methods import Method
 
 
@@ -71,6 +72,7 @@ class StreamCall(ServerCall):
 
     async def _run(self) -> None:
         method, traffic = self.method, self.service.traffic
+        CALLER.set(self)
         try:
             await self._send(method.answers(traffic.requests(self) if method.counted else self))
         except CallFault as error:

@@ -11,6 +11,7 @@ from normfold.serving.frontends.http2.inflation import Inflation
 from normfold.serving.frontends.http2.limits import CallFault
 from normfold.serving.frontends.http2.messages import PREFIX_BYTES
 from normfold.serving.frontends.http2.requests import Asked
+from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.methods import Method
 
 #: An answer of this size is written as soon as it is queued, in bytes.
@@ -77,6 +78,7 @@ class UnaryCall(ServerCall):
 
     def _ask(self, data: bytes) -> None:
         answered: bytes | Awaitable[bytes]
+        CALLER.set(self)
         try:
             answered = self.method.answer(data)
         except Exception as error:

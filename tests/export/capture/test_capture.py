@@ -292,6 +292,22 @@ def test_what_torch_cannot_capture_is_said_in_a_persons_terms_with_their_line(ta
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_weight_that_forward_writes_through_data_is_named_as_the_reason() -> None:
+    class Clamped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x * self.scale
+            self.scale.data.clamp_(min=0)
+            return y
+
+    with pytest.raises(CaptureError, match=r"writes a tensor through \.data while it runs") as caught:
+        captured(Clamped().eval())
+    assert "fake tensor" not in str(caught.value)
+
+
 def test_an_input_changed_in_place_is_read_before_the_change_and_left_alone() -> None:
     class InPlace(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

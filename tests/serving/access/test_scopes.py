@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from normfold.protos import grpc_service, health, reflection_v1, reflection_v1alpha
+from normfold.protos import grpc_service, health, metrics, reflection_v1, reflection_v1alpha
 from normfold.serving.access.scopes import RIGHTS, Scope
 from normfold.serving.server import Server
 from normfold.serving.settings import ServerConfig
 
-FILES = (grpc_service, health, reflection_v1, reflection_v1alpha)
+FILES = (grpc_service, health, reflection_v1, reflection_v1alpha, metrics)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_every_method_of_the_server_has_a_right_and_every_right_a_method(methods
 def test_every_procedure_of_the_protocols_has_a_right():
     services = [one for file in FILES for one in file.DESCRIPTOR.services_by_name.values()]
     paths = {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}
-    assert len(services) == 4
+    assert len(services) == 5
     assert paths == set(RIGHTS)
 
 

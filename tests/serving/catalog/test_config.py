@@ -8,6 +8,7 @@ from normfold.protos import model_config as mc
 from normfold.protos.datatypes import by_name
 from normfold.serving.catalog import config
 from normfold.serving.catalog.contract import TensorSpec, agree, reshaped
+from normfold.serving.catalog.warmup import guesses
 from normfold.serving.errors import ConfigError
 from normfold.serving.runtime.settings import ModelTensor, SessionSettings
 from normfold.serving.scheduling import batching
@@ -251,3 +252,26 @@ def test_the_batching_policy_is_read_from_the_config():
     assert policy.queue(1) == batching.QueuePolicy(allow_override=True)
     assert policy.queue(2) is policy.default
     assert batching.read_policy(config.parse("max_batch_size: 4")) == batching.BatchPolicy()
+
+
+def test_an_output_that_the_file_lists_twice_is_one_output():
+    full = config.complete(mc.ModelConfig(), "m", [X], [Y, Y], 1)
+    assert [output.name for output in full.output] == ["y"]
+    assert list(agree(full, [X], [Y, Y], {}).outputs) == ["y"]
+
+
+def test_more_dimensions_than_arrays_have_are_refused():
+    deep = ModelTensor("x", by_name("FP32"), (-1, *([1] * 100)))
+    with pytest.raises(ConfigError, match="'x' has 101 dimensions; fewer than 64 can be served"):
+        agree(config.complete(mc.ModelConfig(), "m", [deep], [Y], 1), [deep], [Y], {})
+    said = config.parse('input { name: "x" data_type: TYPE_FP32 ' + "dims: 1 " * 70 + "}")
+    any_rank = ModelTensor("x", by_name("FP32"), None)
+    with pytest.raises(ConfigError, match="'x' has 70 dimensions"):
+        agree(config.complete(said, "m", [any_rank], [Y], 1), [any_rank], [Y], {})
+
+
+def test_guesses_hold_no_more_elements_than_memory():
+    class Taken:
+        inputs = (ModelTensor("x", by_name("FP32"), (-1, 1 << 40)),)
+
+    assert list(guesses(Taken(), batched=True)) == []

@@ -48,6 +48,12 @@ def test_a_link_that_leads_out_of_the_repository_is_not_followed(root, target, l
         read(folder(root))
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a" * 300])
+def test_a_name_that_no_file_can_have_is_a_load_error(root, name):
+    with pytest.raises(LoadError, match=r"cannot be read: (its name is not that of a file|File name too long)"):
+        folder(root).read(name)
+
+
 def test_a_manifest_outside_is_not_followed_either(root):
     (root / "a" / "1" / "manifest.json").symlink_to(root.parent / "secret")
     with pytest.raises(LoadError, match=r"1/manifest\.json is a link that leads out"):
@@ -146,7 +152,7 @@ def test_an_unreadable_folder_is_found_and_has_a_reason(unreadable):
 
 
 def test_an_unreadable_folder_stops_neither_the_others_nor_the_index(serve, unreadable, ask, caplog):
-    with serve(unreadable, model_control=True) as one:
+    with serve(unreadable, model_control="explicit") as one:
         rows = {row.name: row for row in one.call("RepositoryIndex", pb.RepositoryIndexRequest()).models}
         assert [rows[name].state for name in "abc"] == ["READY", "UNAVAILABLE", "READY"]
         assert rows["b"].reason == "config.pbtxt cannot be read: Permission denied"

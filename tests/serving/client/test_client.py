@@ -150,10 +150,9 @@ def test_the_metadata_is_asked_for_once_and_again_after_a_refusal(server, monkey
     )
     with Client(server.server.address) as client:
         client.infer("m", {"x": X})
-        assert asked == ["ModelInfer"]
         for _ in range(3):
             client.infer("m", X)
-        assert asked[1:] == ["ModelMetadata", "ModelInfer", "ModelInfer", "ModelInfer"]
+        assert asked == ["ModelMetadata"] + 4 * ["ModelInfer"]
         with pytest.raises(ClientError):
             client.infer("m", X[:, :3])
         client.infer("m", X)

@@ -9,7 +9,7 @@ import hpack
 import pytest
 from tests.serving.frontends.raw import Raw, message, request_headers
 
-from normfold.serving.frontends.http2 import connection
+from normfold.serving.frontends.http2 import patience
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.headers import MOST_HEADERS, written
 from normfold.serving.frontends.http2.limits import (
@@ -454,7 +454,7 @@ def test_pings_of_a_long_time_are_no_flood(raw, monkeypatch):
     raw.ask(1, None, "Stream")
     ping = h2.frame(h2.PING, 0, 0, bytes(8))
     later = 0.0
-    monkeypatch.setattr(connection, "monotonic", lambda: time.monotonic() + later)
+    monkeypatch.setattr(patience, "monotonic", lambda: time.monotonic() + later)
     for _ in range(3):
         for _ in range(MOST_FRUITLESS // 2):
             raw.send(ping)

@@ -15,9 +15,10 @@ from normfold.serving.errors import StartError
 from normfold.serving.frontends import FRONTENDS
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
-from normfold.serving.frontends.http2.frontend import DEFAULT_LIMITS, bound
+from normfold.serving.frontends.http2.frontend import bound
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.requests import Requests
+from normfold.serving.frontends.limits import DEFAULT_LIMITS
 from normfold.serving.process import unix_socket
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire import http2_frames as h2
@@ -109,6 +110,22 @@ def test_a_client_that_only_stops_sending_gets_its_answers(served):
     client.socket.shutdown(socket.SHUT_WR)
     assert client.answer(1)[0] == client.answer(3)[0] == message(bytes(100_000))
     assert client.ended_with() == -1
+
+
+@pytest.mark.parametrize("sent", [b"", HELLO, HELLO[:7], HELLO + HELLO[:3]])
+@pytest.mark.parametrize(("method", "headers"), [("Echo", {}), ("Stream", {}), ("Echo", {"content_length": "99"})])
+def test_a_client_that_stops_sending_within_a_request_is_not_waited_for(served, method, headers, sent):
+    client = Raw(served.address)
+    client.ask(1, None, method, **headers)
+    client.send(h2.frame(h2.DATA, 0, 1, sent))
+    client.socket.shutdown(socket.SHUT_WR)
+    client.socket.settimeout(10)  # the limit for a request that makes no progress is a minute
+    assert client.ended_with() == -1
+    assert served.on_loop(calls_under_way(served)) == 0
+
+
+async def calls_under_way(served) -> int:
+    return served.traffic.in_flight
 
 
 def test_a_client_that_has_gone_cancels_its_calls_and_leaves_no_trace_in_the_log(served):

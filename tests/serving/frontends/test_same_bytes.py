@@ -6,6 +6,7 @@ import gzip
 import zlib
 
 import pytest
+from tests.fuzz.differential import DIFFERENCES, compared
 from tests.serving.frontends.conftest import serving
 from tests.serving.frontends.raw import Raw, message
 
@@ -96,6 +97,13 @@ def test_the_same_bytes_have_the_same_outcome(both, name):
     first, second = (outcome(both[frontend], *SAME[name]) for frontend in FRONTENDS)
     assert first == second
     assert first[0].isdecimal()
+
+
+def test_drawn_bytes_have_the_same_outcome_but_for_the_differences_of_the_table(both):
+    known, faults = compared(both["http2"], both["grpcio"], 300, seed=0)
+    assert faults == []
+    assert known
+    assert all(reason for *_, reason in DIFFERENCES)
 
 
 @pytest.mark.parametrize("name", DIFFERENT)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
 from normfold.serving.load.question import request_bytes
+from normfold.serving.wire.proved_sizes import PROVED
 
 
 def metadata(*inputs):
@@ -49,3 +53,38 @@ def test_an_input_of_every_datatype_is_drawn_the_same_each_time(datatype):
 def test_what_the_model_does_not_take_is_refused(shapes, given, said):
     with pytest.raises(ValueError, match=said):
         request_bytes(metadata(("x", "FP32", (-1, 4))), shapes, given)
+
+
+PROVED_FOR = {
+    "schema": 1,
+    "dimensions": {
+        "N": {"low": 2, "high": 8, "step": 2, "tried": [2, 4]},
+        "L": {"low": 40, "high": None, "step": 5, "tried": [40, 100]},
+    },
+    "inputs": {"x": ["N", 3, "L"], "mask": ["N", "L"]},
+}
+
+
+def proved():
+    one = metadata(("x", "FP32", (-1, 3, -1)), ("mask", "FP32", (-1, -1)))
+    return dataclasses.replace(one, properties={PROVED: json.dumps(PROVED_FOR)})
+
+
+@pytest.mark.parametrize(
+    ("shapes", "given", "drawn"),
+    [
+        ({}, {}, [[2, 3, 40], [2, 40]]),
+        ({"mask": (4, 55)}, {}, [[4, 3, 55], [4, 55]]),
+        ({}, {"x": np.zeros((6, 3, 45), np.float32)}, [[6, 3, 45], [6, 45]]),
+    ],
+)
+def test_open_sizes_are_sizes_that_the_model_was_proved_for(shapes, given, drawn):
+    request = pb.ModelInferRequest.FromString(request_bytes(proved(), shapes, given))
+    assert [list(one.shape) for one in request.inputs] == drawn
+
+
+def test_a_shape_that_the_model_was_not_proved_for_is_refused():
+    with pytest.raises(
+        ValueError, match=r"L is 41; this model takes L from 40, in steps of 5; .*; give another --shape"
+    ):
+        request_bytes(proved(), {"x": (2, 3, 41)}, {})

@@ -119,6 +119,7 @@ def test_every_service_is_listed(server, messages):
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
         "inference.GRPCInferenceService",
+        "normfold.Metrics",
     ]
 
 

@@ -1,0 +1,110 @@
+"""Runs of a model within the server's memory: large batches in parts, and none that cannot fit.
+
+An ordinary run keeps its memory for the next one, until the server is idle. A run that takes more than PART_BYTES is
+cut into parts of fewer rows, if the model has a batch axis (``max_batch_size``), for which config.pbtxt says that rows
+do not depend on each other. One row that takes more is run alone and gives its memory back; if it takes more than the
+server may have, it is refused before it is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normfold.serving.errors import InvalidRequest, NoMemory
+from normfold.serving.process.memory_limit import MemoryBudget
+from normfold.serving.runtime.run_memory import RunMemory
+from normfold.serving.runtime.session import Session
+from normfold.serving.runtime.stop import Stop
+
+Array = NDArray[Any]
+
+#: The memory that a run should not exceed, in bytes, as ``run_memory`` measures it. Larger parts are not faster: their
+#: activations have left the CPU's caches long before.
+PART_BYTES = 64 << 20
+
+#: Sessions of runs with no more memory keep it when the server is idle, in bytes.
+KEPT_BYTES = 8 << 20
+
+
+class SizedRun:
+    """The run of a session; called like ``Session.run``."""
+
+    def __init__(
+        self, session: Session, memory: RunMemory, budget: MemoryBudget, batched: bool, sample: Mapping[str, Array]
+    ) -> None:
+        """``batched``: the first axis of every input and output is that of the batch. ``sample``: inputs of a run."""
+        self._session, self._memory, self._budget, self._batched = session, memory, budget, batched
+        self._small = {name: array[:1] for name, array in sample.items()} if batched else dict(sample)
+        self._kept_bytes = memory.most_input_bytes(KEPT_BYTES)
+        #: The largest inputs since memory was last given back, in bytes.
+        self._largest = 0
+        #: Inputs of at most so many bytes need no further look.
+        self._ordinary_bytes = memory.most_input_bytes(PART_BYTES)
+
+    def check(self, feeds: Mapping[str, Array], rows: int) -> None:
+        """Raise NoMemory if the run of these inputs, or of one row of them, takes more memory than there is for it."""
+        size = _bytes(feeds)
+        if size <= self._ordinary_bytes:
+            return
+        if self._batched:
+            size, rows = size // max(rows, 1), 1
+        need, room = self._memory.of(rows, size), self._budget.room_bytes
+        if need > room:
+            what = f"one row of this request ({size} bytes)" if self._batched else f"this request ({size} bytes)"
+            raise NoMemory(
+                f"the run of {what} would take about {_mib(need)} MiB of memory, and this server has {_mib(room)} MiB "
+                f"for runs; send a shorter input, or start the server with a larger --memory-limit"
+            )
+
+    def __call__(self, feeds: Mapping[str, Array], outputs: Sequence[str], stop: Stop | None = None) -> list[Array]:
+        """The outputs named in ``outputs``; ``stop`` ends the run early. Raises what the session raises."""
+        size = _bytes(feeds)
+        if size > self._largest:
+            self._largest = size
+        if size <= self._ordinary_bytes:
+            return self._session.run(feeds, outputs, stop=stop)
+        rows = len(next(iter(feeds.values()))) if self._batched else 1
+        most = self.part_rows(rows, size)
+        if most >= rows:
+            return self._run_alone(feeds, outputs, rows, size, stop)
+        answers = []
+        for at in range(0, rows, most):
+            part = {name: array[at : at + most] for name, array in feeds.items()}
+            size = _bytes(part)
+            count = min(most, rows - at)
+            answers.append(self._run_alone(part, outputs, count, size, stop))
+            if any(array.shape[:1] != (count,) for array in answers[-1]):
+                raise InvalidRequest(f"an output does not have the {count} rows of the input, so it cannot be batched")
+        return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+
+    def give_back(self) -> None:
+        """Give back the memory that the session keeps for its next run, if that is much."""
+        if self._largest > self._kept_bytes:
+            self._largest = 0
+            self._session.run(self._small, [self._session.outputs[0].name], give_back=True)
+
+    def part_rows(self, rows: int, size: int) -> int:
+        """The rows of each part of a run of ``rows`` rows with inputs of ``size`` bytes."""
+        whole = self._memory.of(rows, size)
+        return rows if not self._batched or whole <= PART_BYTES else max(1, int(rows * PART_BYTES / whole))
+
+    def _run_alone(
+        self, feeds: Mapping[str, Array], outputs: Sequence[str], rows: int, size: int, stop: Stop | None
+    ) -> list[Array]:
+        need = self._memory.of(rows, size)
+        if need <= PART_BYTES:
+            return self._session.run(feeds, outputs, stop=stop)
+        with self._budget.reserved(need):
+            return self._session.run(feeds, outputs, give_back=True, stop=stop)
+
+
+def _bytes(feeds: Mapping[str, Array]) -> int:
+    return sum([array.nbytes for array in feeds.values()])
+
+
+def _mib(size: float) -> int:
+    return int(size) >> 20

@@ -1,0 +1,39 @@
+"""Standard input, output and error: a server goes on when they are closed, or when nothing more can be written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+
+def open_missing() -> None:
+    """Open /dev/null in the place of each of the three that is closed.
+
+    Otherwise a socket of the server gets its number: what a library prints goes to a client, and libuv ends the
+    process when that socket is closed.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # open() takes the lowest number that is free, and those below are open by now
+            os.open(os.devnull, os.O_RDONLY if descriptor == 0 else os.O_WRONLY)
+            os.set_inheritable(descriptor, True)  # for the workers
+    # Python has None for a file that was closed when it started.
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """Print in this block; where that fails (a full disk, a reader that went away) all later lines are dropped, too."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError:
+        # The line is still in Python's buffer, which is written once more at the end: it must not fail then.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

@@ -1,0 +1,29 @@
+"""Who makes the call that is being answered: its connection, for fairness, and its deadline."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Protocol
+
+
+class Caller(Protocol):
+    """One call, as those that answer it see it."""
+
+    @property
+    def connection(self) -> object:
+        """The connection that the call came on; equal for all its calls."""
+        ...
+
+    def left_seconds(self) -> float | None:
+        """The time until the caller gives up, in seconds; None: no limit."""
+        ...
+
+
+#: The call that the running code answers; frontends set it, and tasks inherit it. None: nobody's.
+CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
+
+
+def connection() -> object:
+    """The connection of the call that is being answered; None without one."""
+    caller = CALLER.get()
+    return None if caller is None else caller.connection

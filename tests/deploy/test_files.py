@@ -1,0 +1,119 @@
+"""The files of ``deploy/``: valid by published schemas, and true about this server."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from normfold.cli.serve import serve
+from normfold.protos import metrics as mx
+from normfold.serving.errors import Status
+from normfold.serving.metrics import exposition
+from normfold.serving.scheduling.statistics import RequestTiming, Statistics
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+#: The options of ``normfold serve``.
+OPTIONS = {name for option in serve.params for name in (*option.opts, *option.secondary_opts)}
+
+
+@pytest.mark.parametrize("file", KUBERNETES, ids=lambda file: file.name)
+def test_manifests_of_kubernetes_are_valid(file):
+    for document in yaml.safe_load_all(file.read_text()):
+        kubernetes_validate.validate(document, "1.30", strict=True)
+
+
+def test_a_manifest_that_is_wrong_would_be_found():
+    document = yaml.safe_load((DEPLOY / "kubernetes/deployment.yaml").read_text())
+    document["spec"]["template"]["spec"]["containers"][0]["readinessProbe"]["grpc"]["prot"] = 1
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(document, "1.30", strict=True)
+
+
+def test_the_containers_of_kserve_s_runtime_are_containers_of_kubernetes():
+    """KServe's own schema holds a Kubernetes container, which is what can be wrong; the rest is checked by name."""
+    runtime = yaml.safe_load((DEPLOY / "kserve/runtime.yaml").read_text())
+    assert (runtime["apiVersion"], runtime["kind"]) == ("serving.kserve.io/v1alpha1", "ServingRuntime")
+    assert set(runtime["spec"]) == {"supportedModelFormats", "protocolVersions", "containers"}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "p"},
+        "spec": {"containers": runtime["spec"]["containers"]},
+    }
+    kubernetes_validate.validate(pod, "1.30", strict=True)
+    (container,) = runtime["spec"]["containers"]
+    assert container["name"] == "kserve-container"
+    assert container["ports"][0]["name"] == "h2c"
+    service = yaml.safe_load((DEPLOY / "kserve/service.yaml").read_text())
+    assert service["spec"]["predictor"]["model"]["runtime"] == runtime["metadata"]["name"]
+
+
+def _arguments() -> list[str]:
+    deployment = yaml.safe_load((DEPLOY / "kubernetes/deployment.yaml").read_text())
+    runtime = yaml.safe_load((DEPLOY / "kserve/runtime.yaml").read_text())
+    docker = (DEPLOY / "Dockerfile").read_text()
+    unit = (DEPLOY / "systemd/normfold.service").read_text()
+    lists = [json.loads(match) for match in re.findall(r"^(?:ENTRYPOINT|CMD) (\[.*\])$", docker, re.MULTILINE)]
+    lists += [re.search(r"^ExecStart=(.*)$", unit, re.MULTILINE)[1].split()]
+    lists += [deployment["spec"]["template"]["spec"]["containers"][0]["args"]]
+    lists += [[*runtime["spec"]["containers"][0]["command"], *runtime["spec"]["containers"][0]["args"]]]
+    return [argument for each in lists for argument in each]
+
+
+def test_every_option_is_one_of_this_server():
+    given = {argument.partition("=")[0] for argument in _arguments() if argument.startswith("--")}
+    assert given >= {"--repository", "--listen", "--metrics-listen"}
+    assert given <= OPTIONS
+
+
+def test_the_image_has_what_its_stages_copy():
+    docker = (DEPLOY / "Dockerfile").read_text()
+    assert re.search(r"^USER \d+$", docker, re.MULTILINE)
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    kept = {line[1:] for line in ignored if line.startswith("!")}
+    assert all((ROOT / name).exists() for name in kept)
+    linked = {path.resolve().name for path in (ROOT / "src/normfold").iterdir() if path.is_symlink()}
+    assert linked <= kept, "a folder of the package is not in the image"
+
+
+def test_systemd_finds_nothing_wrong(tmp_path):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze: apt-get install systemd")
+    text = (DEPLOY / "systemd/normfold.service").read_text()
+    unit = tmp_path / "normfold.service"
+    unit.write_text(text.replace("/opt/normfold/bin/normfold", "/bin/true"))
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60)
+    assert "normfold.service" not in done.stderr, done.stderr
+
+
+def test_the_dashboard_asks_for_metrics_that_exist():
+    counted = Statistics()
+    counted.ran(1, 0, 1000, 0)
+    counted.answered(1, 2000, RequestTiming(1, 1, 1000, 1))
+    counted.failed(1, Status.UNAVAILABLE)
+    snapshot = mx.SnapshotResponse(
+        models=[counted.snapshot("m", "1")],
+        failed_calls=[mx.FailedCalls(method="a/B", status="INTERNAL", count=1)],
+        processes=[mx.ProcessSnapshot(worker=1)],
+    )
+    text = exposition.text(snapshot, True).decode()
+    there = {re.match(r"[a-z_]+", line)[0] for line in text.splitlines() if not line.startswith("#")}
+    dashboard = json.loads((DEPLOY / "grafana/normfold.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queries += [
+        variable["query"]["query"] for variable in dashboard["templating"]["list"] if variable["type"] == "query"
+    ]
+    asked = {name for query in queries for name in re.findall(r"\b(?:nv|normfold)_[a-z_]+", query)}
+    assert len(asked) > 10
+    assert asked <= there
+    autoscaler = (DEPLOY / "kubernetes/autoscaler.yaml").read_text()
+    assert set(re.findall(r"\bnv_[a-z_]+", autoscaler)) <= there

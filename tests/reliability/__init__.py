@@ -1,0 +1,1 @@
+"""What becomes of the requests of good clients while something breaks; ``python -m tests.reliability``: long form."""

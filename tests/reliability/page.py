@@ -1,0 +1,42 @@
+"""docs/reliability.md: each program there is rewrites its own section, under its own heading."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+TOP = """# Reliability, measured
+
+Each section is written by the program that measured it. The short forms run with the tests: `tests/reliability` and
+`tests/fuzz`.
+"""
+
+
+def with_section(text: str, heading: str, body: str) -> str:
+    """``text`` with ``body`` as its section ``heading``, in its place or at the end.
+
+    >>> print(with_section("# Top\\n\\n## A\\n\\nold\\n\\n## B\\n\\nb\\n", "A", "new"))
+    # Top
+    <BLANKLINE>
+    ## A
+    <BLANKLINE>
+    new
+    <BLANKLINE>
+    ## B
+    <BLANKLINE>
+    b
+    <BLANKLINE>
+    """
+    section = f"## {heading}\n\n{body.strip()}\n"
+    there = re.search(rf"^## {re.escape(heading)}\n.*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    if there is None:
+        return f"{text.rstrip()}\n\n{section}"
+    rest = text[there.end() :]
+    return text[: there.start()] + section + (f"\n{rest}" if rest else "")
+
+
+def write_section(heading: str, body: str, page: Path = PAGE) -> None:
+    """Write ``body`` into the page, which is made where it is not there."""
+    text = page.read_text(encoding="utf-8") if page.is_file() else TOP
+    page.write_text(with_section(text, heading, body), encoding="utf-8")

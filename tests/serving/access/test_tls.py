@@ -1,0 +1,229 @@
+"""TLS and mutual TLS, on both frontends: with our clients, with gRPC, and with a socket of our certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import ssl
+import time
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from normfold.protos import grpc_service as pb
+from normfold.serving.access.tls import TlsFiles
+from normfold.serving.client.async_client import AsyncClient
+from normfold.serving.client.client import Client, ClientError
+from normfold.serving.client.connection import ClientTls
+from normfold.serving.errors import StartError
+from normfold.serving.frontends.http2 import socket_side
+from normfold.serving.process import file_watch
+
+X = np.array([[1, 2, 3, 4]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def options(certificate):
+    return {"tls_cert": certificate.cert, "tls_key": certificate.key, "strict_readiness": False}
+
+
+@pytest.fixture
+def secure(repository, serve, frontend, options):
+    """The address of a server with TLS."""
+    with serve(repository, frontend=frontend, **options) as one:
+        yield one.server.address
+
+
+@pytest.fixture
+def mutual(repository, serve, frontend, options, certificate):
+    """The address of a server that wants certificates of its clients."""
+    with serve(repository, frontend=frontend, tls_client_ca=certificate.ca, **options) as one:
+        yield one.server.address
+
+
+def handshake(address: str, ca: Path, **wanted: object) -> ssl.SSLSocket:
+    """A socket after the handshake."""
+    context = ssl.create_default_context(cafile=ca)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.set_alpn_protocols(wanted.pop("protocols", ["h2"]))
+    for name, value in wanted.items():
+        setattr(context, name, value)
+    host, _, port = address.rpartition(":")
+    return context.wrap_socket(socket.create_connection((host, int(port)), timeout=20), server_hostname=host)
+
+
+def test_both_clients_ask_over_tls(secure, certificate):
+    tls = ClientTls(ca=certificate.ca)
+    with Client(secure, tls=tls) as client:
+        assert client.infer("m", X, version=1)["y"].tolist() == (2 * X).tolist()
+
+    async def ask(stream):
+        async with AsyncClient(secure, tls=tls, stream=stream) as client:
+            return (await client.infer("m", X, version=1))["y"].tolist()
+
+    for stream in (False, True):
+        assert asyncio.run(ask(stream)) == (2 * X).tolist()
+
+
+def test_large_messages_both_ways_arrive_whole(secure, certificate):
+    many = np.arange(4 << 18, dtype=np.float32).reshape(-1, 4)
+    with Client(secure, tls=ClientTls(ca=certificate.ca)) as client:
+        np.testing.assert_array_equal(client.infer("nb", many)["y"], 2 * many)
+
+
+def test_the_name_in_the_certificate_may_be_given(authority, repository, serve, frontend):
+    there = authority.issue("normfold.example")
+    with serve(repository, frontend=frontend, tls_cert=there.cert, tls_key=there.key, strict_readiness=False) as one:
+        with Client(one.server.address, tls=ClientTls(ca=there.ca)) as client, pytest.raises(ClientError) as caught:
+            client.is_live()
+        assert "is the certificate for this name" in caught.value.details
+        with Client(one.server.address, tls=ClientTls(ca=there.ca, server_name="normfold.example")) as client:
+            assert client.is_live()
+
+
+@pytest.mark.parametrize("tls", [None, "stranger"])
+def test_a_client_without_tls_or_with_another_authority_gets_no_answer(secure, stranger, tls):
+    with (
+        Client(secure, tls=None if tls is None else ClientTls(ca=stranger.ca), timeout=20) as client,
+        pytest.raises(ClientError) as caught,
+    ):
+        client.is_live()
+    assert caught.value.status is grpc.StatusCode.UNAVAILABLE
+
+
+def test_only_clients_with_a_certificate_of_the_authority_come_in(mutual, certificate, known_client, stranger):
+    with Client(mutual, tls=ClientTls(certificate.ca, known_client.cert, known_client.key)) as client:
+        assert client.is_live()
+    other = stranger.issue("client@example.org")
+    for tls in (ClientTls(certificate.ca), ClientTls(certificate.ca, other.cert, other.key)):
+        with Client(mutual, tls=tls, timeout=20) as client, pytest.raises(ClientError) as caught:
+            client.is_live()
+        assert caught.value.status is grpc.StatusCode.UNAVAILABLE
+
+
+def test_the_handshake_offers_h2_and_tls_1_2_at_least(secure, certificate):
+    with handshake(secure, certificate.ca) as one:
+        assert (one.selected_alpn_protocol(), one.version()) == ("h2", "TLSv1.3")
+    with handshake(secure, certificate.ca, maximum_version=ssl.TLSVersion.TLSv1_2) as one:
+        assert one.version() == "TLSv1.2"
+        assert one.cipher()[0].startswith("ECDHE-")
+        assert "GCM" in one.cipher()[0] or "CHACHA20" in one.cipher()[0]
+    with pytest.raises(OSError, match=r"."), pytest.warns(DeprecationWarning, match="TLS"):
+        handshake(secure, certificate.ca, minimum_version=ssl.TLSVersion.TLSv1, maximum_version=ssl.TLSVersion.TLSv1_1)
+
+
+def test_a_client_that_speaks_another_protocol_is_sent_away(repository, serve, options, certificate):
+    with serve(repository, frontend="http2", **options) as one:
+        with (
+            contextlib.suppress(ssl.SSLError),
+            handshake(one.server.address, certificate.ca, protocols=["http/1.1"]) as sock,
+        ):
+            assert sock.recv(1) == b""
+        with contextlib.suppress(ConnectionError), handshake(one.server.address, certificate.ca, protocols=[]) as sock:
+            assert sock.recv(1) == b""
+
+
+def live(address: str, tls: ClientTls) -> bool:
+    with Client(address, tls=tls, timeout=10) as client:
+        try:
+            return client.is_live()
+        except ClientError:
+            return False
+
+
+def until(condition) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def test_files_are_read_again_and_open_connections_go_on(
+    repository, serve, frontend, authority, stranger, certificate, known_client, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(file_watch, "LOOK_SECONDS", 0.02)
+    cert, key, ca = (tmp_path / name for name in ("cert", "key", "ca"))
+    for source, copy in ((certificate.cert, cert), (certificate.key, key), (certificate.ca, ca)):
+        shutil.copy(source, copy)
+    with serve(
+        repository, frontend=frontend, tls_cert=cert, tls_key=key, tls_client_ca=ca, strict_readiness=False
+    ) as one:
+        address, old = one.server.address, ClientTls(certificate.ca, known_client.cert, known_client.key)
+        with Client(address, tls=old) as before:
+            assert before.is_live()
+            new = stranger.issue("127.0.0.1")
+            guest = stranger.issue("guest@example.org")
+            shutil.copy(new.cert, cert)  # a certificate without its key is not taken
+            until(lambda: "the key is not that of the certificate" in caplog.text)
+            assert live(address, old)
+            shutil.copy(new.key, key)
+            until(lambda: live(address, ClientTls(stranger.ca, known_client.cert, known_client.key)))
+            assert not live(address, old)
+            shutil.copy(stranger.ca, ca)
+            until(lambda: live(address, ClientTls(stranger.ca, guest.cert, guest.key)))
+            assert not live(address, ClientTls(stranger.ca, known_client.cert, known_client.key))
+            assert before.is_live()
+
+
+def test_a_handshake_that_never_ends_holds_its_place_for_a_while_only(
+    repository, serve, options, certificate, monkeypatch
+):
+    monkeypatch.setattr(socket_side, "HANDSHAKE_SECONDS", 0.2)
+    with (
+        serve(repository, frontend="http2", max_connections=1, **options) as one,
+        contextlib.closing(socket.create_connection(("127.0.0.1", int(one.server.address.rpartition(":")[2])))) as sock,
+    ):
+        assert live(one.server.address, ClientTls(certificate.ca))  # it takes the place of the one that is silent
+        sock.settimeout(20)
+        assert sock.recv(1) == b""
+
+
+def test_a_server_that_stops_sends_the_last_byte_over_tls(repository, serve, frontend, options, certificate):
+    many = np.arange(4 << 20, dtype=np.float32).reshape(-1, 4)
+    with contextlib.ExitStack() as stack:
+        one = stack.enter_context(serve(repository, frontend=frontend, **options))
+        client = stack.enter_context(Client(one.server.address, tls=ClientTls(certificate.ca), timeout=60))
+        request = pb.ModelInferRequest(model_name="nb", raw_input_contents=[many.tobytes()])
+        request.inputs.add(name="x", datatype="FP32", shape=many.shape)
+        call = client._channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        answer = call.future(request.SerializeToString(), timeout=60)
+        statistics = one.server.catalog.entries["nb"].ready[0].statistics
+        until(lambda: statistics.success.count == 1)
+        assert one.on_loop(one.server.shut_down())
+        assert np.frombuffer(pb.ModelInferResponse.FromString(answer.result(60)).raw_output_contents[0], "f4")[-1] == (
+            2 * many[-1, -1]
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cert": "none.pem"}, r"--tls-cert .*none.pem cannot be read: No such file or directory"),
+        ({"key": "cert"}, r"--tls-key .* cannot be read: it is not in PEM: it has no line with PRIVATE KEY-----"),
+        ({"cert": "key"}, r"--tls-cert .* cannot be read: it is not in PEM: .* BEGIN CERTIFICATE-----"),
+        ({"client_ca": "key"}, r"--tls-client-ca .* it is not in PEM"),
+        ({"key": "other"}, r"cannot be used: the key is not that of the certificate; expected"),
+        ({"key": "locked"}, r"cannot be used: the key has a passphrase; expected"),
+        ({"cert": "broken"}, r"--tls-cert .* cannot be used: .*; expected a certificate and its key"),
+    ],
+)
+def test_files_that_cannot_be_used_are_named(tmp_path, certificate, known_client, changes, words):
+    from cryptography.hazmat.primitives import serialization
+
+    made = serialization.load_pem_private_key(certificate.key.read_bytes(), None)
+    locked = made.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    (tmp_path / "locked").write_bytes(locked)
+    (tmp_path / "broken").write_text("-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----\n")
+    there = {"cert": certificate.cert, "key": certificate.key, "other": known_client.key}
+    paths = {"cert": certificate.cert, "key": certificate.key, "client_ca": None}
+    paths |= {name: there.get(other, tmp_path / other) for name, other in changes.items()}
+    with pytest.raises(StartError, match=words):
+        TlsFiles(**paths).read()

@@ -1,0 +1,219 @@
+"""Large runs: in parts with the same answers, refused where they cannot fit, and without memory that stays."""
+
+from __future__ import annotations
+
+import threading
+
+import grpc
+import numpy as np
+import pytest
+from onnx import numpy_helper, parser
+
+from normfold.serving.catalog import sized_run
+from normfold.serving.catalog.sized_run import PART_BYTES, SizedRun
+from normfold.serving.errors import InvalidRequest, NoMemory
+from normfold.serving.process.memory import allocated_bytes
+from normfold.serving.process.memory_limit import MemoryBudget
+from normfold.serving.runtime import run_memory
+from normfold.serving.runtime.devices import Device
+from normfold.serving.runtime.run_memory import RunMemory
+from normfold.serving.runtime.session import Session
+from normfold.serving.runtime.settings import SessionSettings
+
+MIB = 1 << 20
+pytestmark = pytest.mark.skipif(allocated_bytes() is None, reason="the C library does not count its memory")
+
+#: Each row of 4 L bytes becomes two activations of 64 channels: 512 L bytes.
+CHANNELS = 64
+GRAPH = """<ir_version: 9, opset_import: ["": 18]>
+    wide (float[N,1,L] x) => (float[N,1] y) {
+        a = Conv <pads = [1, 1]> (x, w)
+        b = Relu (a)
+        c = Conv <pads = [1, 1]> (b, v)
+        d = Relu (c)
+        e = ReduceMean <keepdims = 0> (d, axes)
+        y = MatMul (e, o)
+    }"""
+
+
+@pytest.fixture(scope="module")
+def wide() -> bytes:
+    """A convolution network whose run takes far more memory than its input."""
+    model = parser.parse_model(GRAPH)
+    random = np.random.default_rng(0)
+    for name, shape in (("w", (CHANNELS, 1, 3)), ("v", (CHANNELS, CHANNELS, 3)), ("o", (CHANNELS, 1))):
+        values = random.standard_normal(shape).astype(np.float32) / 8
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2], np.int64), "axes"))
+    return model.SerializeToString()
+
+
+@pytest.fixture
+def session(wide) -> Session:
+    return Session(wide, Device("cpu"), SessionSettings())
+
+
+def rows(count: int, length: int) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(1).standard_normal((count, 1, length)).astype(np.float32)}
+
+
+def measured(session: Session) -> RunMemory:
+    memory = run_memory.measure(session, rows(1, 32), ["y"], 64, {"x": [2]})
+    assert memory is not None
+    return memory
+
+
+def test_the_memory_of_a_run_is_foretold_for_other_rows_and_lengths(session):
+    memory = measured(session)
+    for count, length in ((64, 256), (8, 4096), (1, 1 << 15)):
+        feeds = rows(count, length)
+        need = memory.of(count, feeds["x"].nbytes)
+        least = 2 * CHANNELS * 4 * length * count  # what goes into a convolution and what comes out exist together
+        assert least / 2 <= need <= 8 * least
+    assert memory.most_input_bytes(need) == pytest.approx(feeds["x"].nbytes, rel=0.5)
+
+
+def test_attention_is_expected_to_grow_faster_than_its_length():
+    graph = """<ir_version: 9, opset_import: ["": 18]> pairs (float[N,L,8] x) => (float[N,L,8] y) {
+        t = Transpose <perm = [0, 2, 1]> (x)
+        s = MatMul (x, t)
+        p = Softmax (s)
+        y = MatMul (p, x)
+    }"""
+    session = Session(parser.parse_model(graph).SerializeToString(), Device("cpu"), SessionSettings())
+    feeds = {"x": np.zeros((1, 64, 8), np.float32)}
+    memory = run_memory.measure(session, feeds, ["y"], 0, {"x": [0, 1]})
+    assert memory is None or memory.power >= 1
+    memory = run_memory.measure(session, feeds, ["y"], 8, {"x": [1]})
+    assert memory is not None
+    assert memory.power > 1.5
+
+
+def test_what_is_too_small_to_be_measured_is_not_guessed():
+    graph = '<ir_version: 9, opset_import: ["": 18]> g (float[N] x) => (float[N] y) { y = Relu (x) }'
+    session = Session(parser.parse_model(graph).SerializeToString(), Device("cpu"), SessionSettings())
+    memory = run_memory.measure(session, {"x": np.zeros(16, np.float32)}, ["y"], 0, {"x": [0]})
+    assert memory is None or memory.of(1, 100 * MIB) < 1000 * MIB
+    assert run_memory.measure(session, {}, ["y"], 0, {"x": [0]}) is None
+
+
+def test_a_batch_in_parts_has_the_same_answers_bit_for_bit(session, monkeypatch):
+    sized = SizedRun(session, measured(session), MemoryBudget(1 << 40), batched=True, sample=rows(1, 32))
+    feeds = rows(37, 2048)
+    whole = session.run(feeds, ["y"])
+    seen = []
+    run = session.run
+    monkeypatch.setattr(
+        session, "run", lambda f, o, give_back=False, **_: seen.append(len(f["x"])) or run(f, o, give_back)
+    )
+    monkeypatch.setattr(sized_run, "PART_BYTES", PART_BYTES // 16)
+    sized = SizedRun(session, sized._memory, MemoryBudget(1 << 40), batched=True, sample=rows(1, 32))
+    np.testing.assert_array_equal(sized(feeds, ["y"])[0], whole[0])
+    assert len(seen) > 3
+    assert sum(seen) == 37
+    assert max(seen) <= sized.part_rows(37, feeds["x"].nbytes) < 37
+
+
+def test_a_small_run_is_run_as_it_is(session, monkeypatch):
+    sized = SizedRun(session, measured(session), MemoryBudget(0), batched=True, sample=rows(1, 32))
+    seen = []
+    monkeypatch.setattr(session, "run", lambda *arguments, **options: seen.append((arguments, options)))
+    feeds = rows(4, 32)
+    sized.check(feeds, 4)
+    sized(feeds, ["y"])
+    assert seen == [((feeds, ["y"]), {"stop": None})]
+
+
+def test_one_long_row_gives_its_memory_back(session, monkeypatch):
+    monkeypatch.setattr(sized_run, "PART_BYTES", PART_BYTES // 8)
+    sized = SizedRun(session, measured(session), MemoryBudget(1 << 40), batched=True, sample=rows(1, 32))
+    sized(rows(1, 32), ["y"])
+    before = allocated_bytes()
+    feeds = rows(2, 1 << 15)  # a row: 16 MiB in two activations
+    sized(feeds, ["y"])
+    assert allocated_bytes() - before < 5 * MIB
+    session.run(feeds, ["y"])
+    assert allocated_bytes() - before > 25 * MIB
+
+
+def test_an_idle_server_gives_back_what_ordinary_runs_have_kept(session):
+    sized = SizedRun(session, measured(session), MemoryBudget(1 << 40), batched=True, sample=rows(2, 32))
+    sized(rows(1, 32), ["y"])
+    before = allocated_bytes()
+    sized(rows(8, 4096), ["y"])  # 16 MiB in two activations
+    assert allocated_bytes() - before > 8 * MIB
+    sized.give_back()
+    assert allocated_bytes() - before < 4 * MIB
+
+
+def test_a_session_of_small_runs_is_left_alone(session, monkeypatch):
+    sized = SizedRun(session, measured(session), MemoryBudget(1 << 40), batched=True, sample=rows(2, 32))
+    sized(rows(1, 32), ["y"])
+    monkeypatch.setattr(session, "run", None)
+    sized.give_back()
+
+
+def test_a_row_that_cannot_fit_is_refused_before_it_is_run(session, monkeypatch):
+    sized = SizedRun(session, measured(session), MemoryBudget(100 * MIB), batched=True, sample=rows(1, 32))
+    monkeypatch.setattr(session, "run", None)
+    with pytest.raises(NoMemory, match=r"one row of this request \(4194304 bytes\) would take about \d+ MiB") as caught:
+        sized.check(rows(3, 1 << 20), 3)
+    assert "this server has 100 MiB for runs" in str(caught.value)
+    assert caught.value.retry_seconds == -1
+    sized.check(rows(64, 1 << 12), 64)  # the whole does not fit, its rows do
+
+
+def test_a_model_without_a_batch_axis_is_refused_as_a_whole(session):
+    sized = SizedRun(session, measured(session), MemoryBudget(100 * MIB), batched=False, sample=rows(1, 32))
+    with pytest.raises(NoMemory, match=r"this request \(\d+ bytes\)"):
+        sized.check(rows(64, 1 << 14), 1)
+
+
+def test_an_output_without_rows_is_no_batch(session, monkeypatch):
+    sized = SizedRun(session, measured(session), MemoryBudget(1 << 40), batched=True, sample=rows(1, 32))
+    monkeypatch.setattr(session, "run", lambda feeds, outputs, **_: [np.zeros(())])
+    with pytest.raises(InvalidRequest, match="an output does not have the"):
+        sized(rows(2, 1 << 18), ["y"])
+
+
+def test_large_runs_wait_until_the_memory_of_others_is_free(monkeypatch):
+    budget = MemoryBudget(100)
+    begun, end = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def large(name: str, size: int) -> None:
+        with budget.reserved(size):
+            order.append(name)
+            begun.set()
+            assert end.wait(20)
+
+    first = threading.Thread(target=large, args=("first", 70))
+    first.start()
+    assert begun.wait(20)
+    second = threading.Thread(target=large, args=("second", 70))
+    second.start()
+    with budget.reserved(20):
+        order.append("small")
+    assert order == ["first", "small"]
+    end.set()
+    second.join(20)
+    first.join(20)
+    assert order == ["first", "small", "second"]
+    with budget.reserved(1000):  # alone: what was too large was refused before
+        pass
+
+
+def test_a_server_refuses_what_does_not_fit_and_goes_on(serve, tmp_path, models, ask, wide, frontend):
+    config = 'max_batch_size: 64 input { name: "x" data_type: TYPE_FP32 dims: 1 dims: -1 }'
+    config += ' output { name: "y" data_type: TYPE_FP32 dims: 1 }'
+    models.write(tmp_path / "wide", wide, config=config)
+    with serve(tmp_path, frontend=frontend, memory_limit_bytes=1 << 40) as served:
+        model = served.server.catalog.find("wide", "")
+        room = model._sized._budget
+        room.limit_bytes = room._base + 100 * MIB
+        with pytest.raises(grpc.RpcError) as caught:
+            served.infer(ask("wide", x=np.zeros((2, 1, 1 << 20), np.float32)))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "send a shorter input, or start the server with a larger --memory-limit" in caught.value.details()
+        assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "-1"
+        served.infer(ask("wide", x=np.zeros((2, 1, 64), np.float32)))

@@ -1,0 +1,130 @@
+"""Which requests may wait: by time, deadline, number and bytes, for a connection, a model and the server."""
+
+from __future__ import annotations
+
+import pytest
+
+from normfold.serving.errors import Overloaded, Status
+from normfold.serving.scheduling.admission import FEW, TELLING, Admission, ModelLoad, QueueLimits
+
+MIB = 1 << 20
+
+
+def admitted(admission: Admission, load: ModelLoad | None, connection: str, size: int = 1, most: int = 10_000) -> int:
+    """How many requests of a connection are admitted one after the other; they stay under way."""
+    for number in range(most):
+        try:
+            admission.check(load, connection, size, None)
+        except Overloaded:
+            return number
+        admission.enter(load, connection, size)
+    return most
+
+
+def test_one_connection_leaves_places_and_every_further_one_gets_some():
+    admission = Admission(QueueLimits(requests=1000))
+    assert [admitted(admission, None, name) for name in "abcd"] == [800, 160, 32, 7]
+
+
+def test_as_requests_end_the_larger_share_is_refused_and_the_smaller_one_admitted():
+    admission = Admission(QueueLimits(requests=100))
+    admitted(admission, None, "a")
+    admitted(admission, None, "b")
+    for _ in range(10):
+        admission.leave(None, "a", 1)
+    with pytest.raises(Overloaded):
+        admission.check(None, "a", 1, None)
+    assert admitted(admission, None, "c") > 5
+
+
+def test_a_connection_that_has_nothing_under_way_is_admitted_when_another_is_refused():
+    admission = Admission(QueueLimits(requests=100))
+    admitted(admission, None, "a")
+    with pytest.raises(Overloaded, match="too many requests are under way in this server"):
+        admission.check(None, "a", 1, None)
+    admission.check(None, "b", 1, None)
+
+
+def test_a_model_leaves_places_for_the_others():
+    admission = Admission(QueueLimits(requests=100))
+    busy, idle = ModelLoad(), ModelLoad()
+    for name in "abcdefghij":
+        admitted(admission, busy, name)
+    assert busy.under_way.requests == 80
+    with pytest.raises(Overloaded, match="for this model"):
+        admission.check(busy, "z", 1, None)
+    admission.check(idle, "z", 1, None)
+
+
+def test_bytes_are_bounded_but_the_first_request_may_have_any_size():
+    admission = Admission(QueueLimits(bytes=10 * MIB))
+    load = ModelLoad()
+    assert admitted(admission, load, "a", 100 * MIB) == 1
+    with pytest.raises(Overloaded, match="requests of too many bytes are under way in this server"):
+        admission.check(load, "b", 1, None)
+    admission.leave(load, "a", 100 * MIB)
+    assert admitted(admission, load, "a", MIB) == 8  # the 9th: 8 > 4 x (10 - 8 - 1)
+    assert admitted(admission, load, "b", MIB) == 0  # 8 MiB of this model > 4 x 1
+    assert admitted(admission, ModelLoad(), "b", MIB) == 1
+    assert admission.under_way.bytes == 9 * MIB
+
+
+def test_the_end_of_a_request_frees_its_place():
+    admission = Admission(QueueLimits(requests=10))
+    load = ModelLoad()
+    count = admitted(admission, load, "a", 5)
+    for _ in range(count):
+        admission.leave(load, "a", 5)
+    assert (admission.under_way.requests, admission.under_way.bytes, admission.under_way.of) == (0, 0, {})
+    assert load.under_way.of == {}
+    assert admitted(admission, load, "a", 5) == count
+
+
+def test_the_queue_of_a_model_is_as_long_as_its_measured_runs_allow():
+    load = ModelLoad(instances=2)
+    load.ran(0.002, 1)  # 2 ms on each of two instances: 1 ms for each request
+    assert load.seconds_each == pytest.approx(0.001)
+    admission = Admission(QueueLimits(seconds=0.5))
+    assert sum(admitted(admission, load, str(number)) for number in range(400)) == 500
+    assert load.wait_seconds == pytest.approx(0.5)
+    with pytest.raises(Overloaded, match="too many requests are under way for this model") as caught:
+        admission.check(load, "new", 1, None)
+    assert caught.value.status is Status.RESOURCE_EXHAUSTED
+    assert caught.value.retry_seconds == pytest.approx(0.5)
+
+
+def test_a_slow_model_has_a_short_queue_nevertheless():
+    load = ModelLoad(instances=1, batch_rows=1)
+    load.ran(10.0, 1)
+    admission = Admission()
+    assert sum(admitted(admission, load, str(number)) for number in range(200)) == FEW
+    batched = ModelLoad(instances=2, batch_rows=64)
+    batched.ran(10.0, 1)
+    assert sum(admitted(Admission(), batched, str(number), most=300) for number in range(400)) >= 2 * 2 * 64
+
+
+def test_what_cannot_be_answered_before_its_deadline_is_refused_at_once():
+    load, admission = ModelLoad(), Admission()
+    load.ran(0.1, 1)
+    for _ in range(10):
+        admission.enter(load, "a", 1)
+    admission.check(load, "b", 1, None)
+    admission.check(load, "b", 1, 2.1)
+    with pytest.raises(Overloaded, match="after the deadline"):
+        admission.check(load, "b", 1, 1.9)
+
+
+def test_without_a_measurement_only_number_and_bytes_count():
+    load = ModelLoad()
+    assert admitted(Admission(QueueLimits(requests=5000)), load, "a") == 4000
+
+
+def test_waits_behind_many_requests_count_and_are_forgotten():
+    load = ModelLoad()
+    load.ran(0.001, 1)
+    for _ in range(100):
+        load.waited(1.0, 100)  # 10 ms for each: the event loop takes most of it
+    assert load.seconds_each == pytest.approx(0.01, rel=0.01)
+    for _ in range(100):
+        load.waited(1.0, TELLING - 1)
+    assert load.seconds_each == pytest.approx(0.001)
