@@ -154,8 +154,17 @@ class Proof:
                     f"the graph that was captured is not the network, so nothing was folded: {what}, where "
                     f"{d.bound:.1e} is allowed. {why}"
                 )
+        if exact and self._algebra is not None:
+            self._note_scalars(max((d.relative for d in captured.differences), default=0.0))
         if not exact and self._algebra is not None:
             self.reference, self.name = self._algebra.reference, "the captured graph, float64"
+
+    def _note_scalars(self, off: float) -> None:
+        if off > CAPTURE_BOUND:
+            self.notes += (
+                "the graph holds each number of the network's code in float32, which moves the answer by "
+                f"{off:.0e} of its scale. Most networks move less; the usual cause is a difference of large numbers",
+            )
 
     def _nudged(self) -> Run:
         """Return the unfolded graph with its numbers moved by a unit in the last place."""
