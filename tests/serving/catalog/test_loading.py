@@ -240,7 +240,7 @@ def test_a_model_that_memory_does_not_hold_has_a_sentence(tmp_path, models, monk
     def too_large(*arguments):
         raise MemoryError
 
-    monkeypatch.setattr("normfold.serving.catalog.catalog.load", too_large)
+    monkeypatch.setattr("normfold.serving.catalog.loader.load", too_large)
     with ThreadPoolExecutor(1) as executor:
         catalog = Catalog(Repository(tmp_path), OPTIONS, executor)
         asyncio.run(catalog.load_all())
