@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
+
+from normfold.cli.connection import connection_options
+
+if TYPE_CHECKING:
+    from normfold.serving.client.connection import Credentials
 
 
 @click.command(short_help="Say by the exit code whether a server is ready.")
@@ -12,7 +18,8 @@ import click
 @click.option("--model", "-m", default="", help="Ask for this model instead of the whole server.")
 @click.option("--version", default="", help="With --model: this version of it. Default: any.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True, help="Seconds.")
-def healthcheck(address: str, model: str, version: str, timeout: float) -> None:
+@connection_options
+def healthcheck(address: str, model: str, version: str, timeout: float, credentials: Credentials) -> None:
     """Ask a server whether it is ready; for a container's health check and for scripts.
 
     \b
@@ -30,7 +37,7 @@ def healthcheck(address: str, model: str, version: str, timeout: float) -> None:
         raise click.UsageError("--version needs --model")
     what = f"model {model}{f' version {version}' if version else ''}" if model else "the server"
     try:
-        with Client(address, timeout=timeout) as client:
+        with Client(address, timeout=timeout, tls=credentials.tls, token=credentials.token) as client:
             ready = client.is_model_ready(model, version) if model else client.is_ready()
     except ClientError as error:
         raise click.ClickException(str(error)) from None

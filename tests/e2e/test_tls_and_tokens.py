@@ -69,6 +69,11 @@ def test_every_command_that_asks_a_server_gets_in(guarded, options, tmp_path, re
         (figures,) = json.loads(report.stdout)["servers"][0]["loads"]
         assert figures["answered"] > 0
         assert not figures["errors"]
+    assert (
+        "model nb is ready" in normfold("healthcheck", "--model", "nb", "--address", guarded.address, *options).stdout
+    )
+    listed = json.loads(normfold("models", "--json", "--address", guarded.address, *options).stdout)
+    assert {row["state"] for row in listed if row["model"] == "nb"} == {"READY"}
     model = str(repository / "nb" / "1" / "model.onnx")
     normfold("verify", model, f"{guarded.address}/nb", *options)
 

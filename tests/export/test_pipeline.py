@@ -177,7 +177,10 @@ def test_where_the_unfolded_form_is_published_file_report_and_table_say_so(
     report = json.loads((version / "export.json").read_text())
     assert (report["published"]["form"], report["published"]["batchnorms"]) == ("unfolded", 2)
     assert report["published"]["chosen_by"] == "request"
-    assert "the unfolded form is published, as it was asked for; run times measured now, on " in result.output
+    said = " ".join(result.output.split())
+    assert "the unfolded form is published, as it was asked for; run times at x[" in said
+    assert "--time-at L=SIZE" in said
+    assert "measured now, on " in said
     assert report["bytes_after"] == (version / "model.onnx").stat().st_size
 
 
