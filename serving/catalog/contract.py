@@ -74,7 +74,9 @@ def agree(
 ) -> Contract:
     """The contract between a complete configuration and a model file. Raises ConfigError where they disagree."""
     ranks = [(tensor.name, len(tensor.shape or ())) for tensor in (*inputs, *outputs)]
-    for name, rank in (*ranks, *((entry.name, len(entry.dims)) for entry in (*config.input, *config.output))):
+    ranks += [(entry.name, len(entry.dims)) for entry in config.input]
+    ranks += [(entry.name, len(entry.dims)) for entry in config.output]
+    for name, rank in ranks:
         if rank >= MOST_DIMENSIONS:
             raise ConfigError(f"{name!r} has {rank} dimensions; fewer than {MOST_DIMENSIONS} can be served")
     specs_in = {i.name: _spec(i, inputs, config.max_batch_size, "input", i.optional) for i in config.input}
