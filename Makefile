@@ -9,8 +9,11 @@ GPU_WHEEL := onnxruntime-gpu==1.31.1
 ZOO_VENV ?= .venv-zoo
 ZOO_STAMP := $(ZOO_VENV)/.installed
 ZOO ?= build/zoo
+AUDIT_VENV ?= .venv-audit
+AUDIT_STAMP := $(AUDIT_VENV)/.installed
 
-.PHONY: help demo test test-wheels test-long test-zoo chaos fuzz lint format bench bench-compute perf-analyzer clean
+.PHONY: help demo test test-wheels test-long fuzz-export test-zoo export-zoo soak chaos fuzz lint format bench bench-compute \
+	perf-analyzer interop lock audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,7 +28,7 @@ demo: $(STAMP) ## export two trained networks, serve them, ask them over gRPC
 	@$(BIN)/python examples/demo.py
 
 test: $(STAMP) ## the whole test suite
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP) ## ruff, mypy, import-linter, protocol files up to date
 	@$(BIN)/ruff check .
@@ -66,11 +69,21 @@ test-zoo: $(ZOO_STAMP) ## fold the networks of other people's packages
 	@$(ZOO_VENV)/bin/python -m benches.zoo.build $(ZOO)
 	@ZOO=$(ZOO) $(ZOO_VENV)/bin/python -m pytest tests/zoo
 
+export-zoo: $(ZOO_STAMP) ## more networks of other packages through the export; an hour or two, goes on where it stopped
+	@$(ZOO_VENV)/bin/python -m benches.zoo.export benches/zoo/EXPORTS
+
 bench-compute: $(ZOO_STAMP) ## other runtimes beside the exported graphs, on the zoo; half an hour once it is built
 	@$(ZOO_VENV)/bin/python -m benches.compute $(ZOO) --write
 
 test-long: $(STAMP) ## 50,000 drawn networks, folded and compared with float64
 	@NORMFOLD_EXAMPLES=50000 $(BIN)/python -m pytest tests/property --timeout 0
+
+DRAWS ?= 5000
+fuzz-export: $(STAMP) ## networks of mixed operators through the whole export; DRAWS=5000 and FIRST=0 say which
+	@$(BIN)/python -m tests.property.fuzz --draws $(DRAWS) --first $(or $(FIRST),0)
+
+soak: $(STAMP) ## 1,000 reloads in an hour on each frontend, and a leak that must be caught; writes docs/reliability.md
+	@$(BIN)/python -m tests.soak
 
 fuzz: $(STAMP) ## a million messages, a million connections, 100,000 files; writes docs/reliability.md; hours
 	@$(BIN)/python -m tests.fuzz --write
@@ -81,6 +94,23 @@ chaos: $(STAMP) ## kill, flood and damage servers under load, start a thousand; 
 perf-analyzer: $(STAMP) ## fetch Triton's perf_analyzer for the tests marked so (Debian, x86-64)
 	@$(BIN)/python tests/e2e/fetch_perf_analyzer.py
 
+interop: $(STAMP) ## grpc-go and grpc-js as clients, behind nginx, haproxy and Envoy (Debian 12, x86-64, with node)
+	@$(BIN)/python tests/e2e/fetch_interop.py build/interop
+	@$(BIN)/python -m pytest -m interop tests/e2e
+
+lock: $(STAMP) ## write locked/serving.txt: what a server installs, with the SHA-256 of each wheel
+	@$(BIN)/python locked/write.py $(BIN)/pip
+
+$(AUDIT_STAMP): locked/tools.txt
+	@test -x $(AUDIT_VENV)/bin/python || $(PYTHON) -m venv $(AUDIT_VENV)
+	@$(AUDIT_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement locked/tools.txt
+	@touch $@
+
+audit: $(AUDIT_STAMP) ## known weaknesses of what a server installs, and build/sbom.json, the list of its parts
+	@mkdir -p build
+	@$(AUDIT_VENV)/bin/cyclonedx-py requirements --output-format JSON --output-file build/sbom.json locked/serving.txt
+	@$(AUDIT_VENV)/bin/python locked/audit.py locked/serving.txt
+
 clean: ## remove the environment, caches and the demo's repository
-	rm -rf $(VENV) $(WHEELS) $(ZOO_VENV) build dist repository .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(WHEELS) $(ZOO_VENV) $(AUDIT_VENV) build dist repository .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from normfold import __version__
+from normfold.plain_file import require_plain
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.client import Client, ClientError
 from normfold.serving.client.connection import Credentials
@@ -106,6 +107,7 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 def _arrays(file: Path) -> dict[str, Any]:
     try:
+        require_plain(file)
         with np.load(file, allow_pickle=False) as loaded:
             if isinstance(loaded, np.ndarray):
                 raise ValueError("it holds one array without a name")

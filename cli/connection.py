@@ -62,12 +62,12 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _token(file: Path | None) -> str | None:
     """The token in ``file``, else that of the environment, else None. Raises click.UsageError."""
-    from normfold.plain_file import read_plain_file
+    from normfold.plain_file import SMALL_BYTES, read_plain_file
 
     if file is None:
         return os.environ.get(TOKEN) or None
     try:
-        return read_plain_file(file).decode().strip()
+        return read_plain_file(file, SMALL_BYTES).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not text"
         raise click.UsageError(f"--token-file {file} cannot be read: {why}") from None

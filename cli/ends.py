@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from normfold.plain_file import require_plain
+
 if TYPE_CHECKING:
     from normfold.export.sources.ends import Ends
 
@@ -45,6 +47,7 @@ def _numbers(text: str, option: str) -> Any:
         except ValueError:
             raise click.UsageError(f"--standardize {option}: {text!r} is neither a number nor a .npy file") from None
     try:
+        require_plain(Path(text))
         array = np.load(Path(text), allow_pickle=False)
     except OSError as error:
         raise click.ClickException(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import sys
 import tomllib
 from contextlib import redirect_stdout
@@ -13,6 +14,7 @@ from typing import Any
 import click
 
 from normfold.cli.exporting import errors_as_messages, print_report, steps
+from normfold.plain_file import read_plain_text
 
 __all__ = ["export"]
 
@@ -42,6 +44,9 @@ Examples:
 @click.option(
     "--weights-key", default="", metavar="KEY", help="Which network, where the file of weights holds several: ema, …."
 )
+@click.option(
+    "--weights-sha256", default="", metavar="HEX", help="The SHA-256 that the file of weights must have (sha256sum)."
+)
 @click.option("--untrained", is_flag=True, help="Export a class with the random weights that it begins with.")
 @click.option(
     "--input",
@@ -53,6 +58,10 @@ Examples:
 @click.option(
     "--sample", "samples", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
     help="A real input (.npy, .npz, .safetensors) for the proof; gives the shapes if --input is left out.",
+)  # fmt: skip
+@click.option(
+    "--test-sample", "test_samples", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+    help="Real inputs that --quantize is not calibrated on: error and labels are measured on them.",
 )  # fmt: skip
 @click.option("--allow-nonfinite", is_flag=True, help="Samples may hold NaN and infinity.")
 @click.option(
@@ -84,7 +93,10 @@ Examples:
     "--dtype", type=click.Choice(["fp16", "bf16"]), help="Weights and arithmetic in half precision, with its own proof."
 )
 @click.option(
-    "--quantize", type=click.Choice(["int8"]), help="Static int8, calibrated on the samples, with its own proof."
+    "--quantize",
+    type=click.Choice(["int8"]),
+    help="Static int8, calibrated on every second row of the samples and measured on the others (or on --test-sample); "
+    "without samples, calibrated on the BatchNorms' statistics.",
 )
 @click.option(
     "--form", default="auto", show_default=True, metavar="FORM",
@@ -97,6 +109,10 @@ Examples:
     "Without --form it means --form folded.",
 )
 @click.option("--remeasure", is_flag=True, help="Time the forms again, even if an earlier export has timed them.")
+@click.option(
+    "--time-at", multiple=True, metavar="DIM=SIZE",
+    help="Time the forms at this size of a dynamic dimension, L=5000; default: the first sample's, or a usual one.",
+)  # fmt: skip
 @click.option("--even-if-slower", is_flag=True, help="Publish fewer bits even if float32 is faster on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON on standard output.")
 @click.option("--debug", is_flag=True, help="Show Python's traceback of an error.")
@@ -104,9 +120,11 @@ def export(
     source: str,
     weights: Path | None,
     weights_key: str,
+    weights_sha256: str,
     untrained: bool,
     inputs: tuple[str, ...],
     samples: tuple[Path, ...],
+    test_samples: tuple[Path, ...],
     allow_nonfinite: bool,
     repository: Path,
     name: str,
@@ -124,6 +142,7 @@ def export(
     form: str,
     fold_all: bool,
     remeasure: bool,
+    time_at: tuple[str, ...],
     even_if_slower: bool,
     as_json: bool,
     debug: bool,
@@ -138,9 +157,12 @@ def export(
         raise click.UsageError("give only one of --dtype and --quantize")
     if weights and untrained:
         raise click.UsageError("give only one of --weights and --untrained")
+    if weights_sha256 and (not weights or not re.fullmatch("[0-9a-fA-F]{64}", weights_sha256)):
+        raise click.UsageError("--weights-sha256 takes 64 digits, as sha256sum prints, and --weights FILE beside it")
     if weights_key and not weights:
         raise click.UsageError("--weights-key chooses in a file of weights: give it with --weights FILE")
     keywords = {**(_config(config) if config else {}), **dict(_argument(a) for a in arguments)}
+    sizes = dict(_size(text) for text in time_at)
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("import PyTorch")
         from normfold.cli.ends import ends_of
@@ -153,9 +175,11 @@ def export(
             inputs=inputs,
             weights=weights,
             weights_key=weights_key,
+            weights_sha256=weights_sha256,
             untrained=untrained,
             labels=labels,
             samples=samples,
+            test_samples=test_samples,
             allow_nonfinite=allow_nonfinite,
             arguments=keywords,
             ends=ends_of(standardize, softmax, sigmoid),
@@ -167,6 +191,7 @@ def export(
             variant=form,
             remeasure=remeasure,
             fold_all=fold_all,
+            time_at=sizes,
         )
         with redirect_stdout(sys.stderr):  # what the user's code prints on import is not output of this command
             report = export_model(request, progress)
@@ -181,7 +206,7 @@ def export(
 def _config(path: Path) -> dict[str, Any]:
     """Read a table of arguments from TOML or JSON."""
     try:
-        text = path.read_text("utf-8")
+        text = read_plain_text(path)
         content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise click.ClickException(f"--config {path}: {error.strerror}") from None
@@ -190,6 +215,14 @@ def _config(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise click.ClickException(f"--config {path}: expected a table of arguments, not a {type(content).__name__}")
     return content
+
+
+def _size(text: str) -> tuple[str, int]:
+    """Read DIM=SIZE. Raises click.UsageError."""
+    name, _, size = text.partition("=")
+    if not name or not (size.isascii() and size.isdecimal()) or int(size) == 0:
+        raise click.UsageError(f"--time-at {text}: expected a dimension and a size from 1 up, for example L=5000")
+    return name, int(size)
 
 
 def _argument(text: str) -> tuple[str, Any]:

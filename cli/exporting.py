@@ -45,16 +45,13 @@ def errors_as_messages(debug: bool) -> Iterator[None]:
 def _sentence(error: Exception) -> str:
     """Return the message of an ExportError; for any other error its first line, the step, and the user's line."""
     from normfold.export.errors import ExportError
-    from normfold.export.user_code import line_of_error
+    from normfold.export.user_code import stopped
 
     if isinstance(error, ExportError):
         return str(error)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = f"{type(error).__name__}{f': {lines[0]}' if lines else ''}"
     step = next((note for note in getattr(error, "__notes__", ()) if note.startswith(_AT_STEP)), "")
-    line = line_of_error(error)
-    where = f"{f' {step}' if step else ''}{f' at {line}' if line else ''}"
-    return f"stopped{where}, nothing was written: {reason} (--debug shows Python's traceback)"
+    step = step.removeprefix(_AT_STEP).removesuffix("'")
+    return f"{stopped(error, step)} (--debug shows Python's traceback)"
 
 
 @contextmanager

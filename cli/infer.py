@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from normfold.cli.connection import connection_options
+from normfold.plain_file import read_plain_text, require_plain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,8 +124,9 @@ def _read(name: str, text: str, metadata: ModelMetadata, cast: bool) -> Array:
     path = Path(text[1:])
     try:
         if path.suffix == ".json":
-            text = path.read_text(encoding="utf-8")
+            text = read_plain_text(path)
         else:
+            require_plain(path)
             loaded = np.load(path, allow_pickle=False)
             if not isinstance(loaded, np.ndarray):
                 with loaded:

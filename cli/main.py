@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from importlib import import_module
+from pathlib import Path
 
 import click
 
@@ -14,12 +15,21 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fold": ("normfold.cli.fold", "Fold an ONNX file that someone else exported."),
     "verify": ("normfold.cli.verify", "Compare any two of a module, an ONNX file and a served model."),
     "serve": ("normfold.cli.serve", "Serve a model repository over gRPC."),
+    "sign": ("normfold.cli.sign", "Write manifests of model versions, and sign them."),
     "token": ("normfold.cli.token", "Make a token for a server with --tokens."),
+    "models": ("normfold.cli.models", "List models, versions, their states and counters."),
+    "load": ("normfold.cli.control", "Load a model, or load it again, on a running server."),
+    "unload": ("normfold.cli.control", "Take a model out of service on a running server."),
+    "use": ("normfold.cli.control", "Put one version of a model in service: roll forward, roll back."),
     "healthcheck": ("normfold.cli.healthcheck", "Say by the exit code whether a server is ready."),
     "infer": ("normfold.cli.infer", "Ask a served model for an answer."),
     "bench": ("normfold.cli.bench", "Measure servers under load: latency, throughput, CPU."),
     "doctor": ("normfold.cli.doctor", "Say what is installed, what really loads, and whether a server can start."),
 }
+
+
+#: The packages whose versions matter in a report of a fault.
+PACKAGES = ("onnxruntime", "onnxruntime-gpu", "torch", "onnx", "grpcio", "protobuf", "numpy", "uvloop")
 
 
 class LazyGroup(click.Group):
@@ -46,7 +56,12 @@ class LazyGroup(click.Group):
             near = difflib.get_close_matches(name, COMMANDS, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(COMMANDS)}"
             ctx.fail(f"no command '{name}'; {hint}")
-        return super().resolve_command(ctx, args)
+        found, command, rest = super().resolve_command(ctx, args)
+        if found is not None and command is not None:
+            from normfold.cli.config_file import read
+
+            ctx.default_map = {found: read(ctx.params["config"], command, found, COMMANDS)}
+        return found, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table of subcommands from the help lines kept here."""
@@ -54,13 +69,39 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
+def _version(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
+    """Print the versions that matter in a report of a fault."""
+    if not asked:
+        return
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    click.echo(f"normfold {version('normfold')}")
+    for package in PACKAGES:
+        try:
+            click.echo(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    click.echo(f"Python {platform.python_version()}, {platform.platform()}, {platform.machine()}")
+    context.exit()
+
+
 @click.command(
     cls=LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "auto_envvar_prefix": "NORMFOLD",
+    },
     epilog="`normfold COMMAND --help` shows each command's options with examples.",
 )
-@click.version_option(package_name="normfold", prog_name="normfold")
-def main() -> None:
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print versions.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file of options for the commands. Default: normfold.toml here, if there is one.",
+)
+def main(config: Path | None) -> None:
     """Fold every BatchNorm of a trained network, export it to ONNX with a proof, and serve it over gRPC.
 
     \b

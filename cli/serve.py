@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from normfold.cli.serve_access import access_options
+from normfold.cli.serve_connections import connection_options
+from normfold.cli.serve_limits import limit_options
 from normfold.serving.frontends import FRONTENDS
 
 if TYPE_CHECKING:
@@ -24,11 +26,6 @@ NO_FIELDS = {"workers": "it is the number of servers, each of which has the same
 def _switch(values: Mapping[str, bool]) -> Callable[[click.Context, click.Parameter, str | None], bool | None]:
     """A callback that turns one of two words into True or False; None where the option is not given."""
     return lambda context, parameter, word: None if word is None else values[word]
-
-
-def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int | None) -> int:
-    """A number of MiB in bytes; 0 where the option is not given."""
-    return (mebibytes or 0) << 20
 
 
 # Each option has the name and the default of a field of ServerConfig.
@@ -90,9 +87,16 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int | 
 )
 @click.option(
     "--model-control",
-    type=click.Choice(["explicit", "none"]),
-    callback=_switch({"explicit": True, "none": False}),
-    help="Whether clients may load and unload models. Default: explicit on a loopback address, else none.",
+    type=click.Choice(["explicit", "none", "poll"]),
+    help="Who changes what is in service: clients, nobody, or the files of the repository, which are looked at. "
+    "Default: explicit on a loopback address, else none.",
+)
+@click.option(
+    "--poll-seconds",
+    type=click.FloatRange(0.1),
+    default=5.0,
+    show_default=True,
+    help="With --model-control poll: the time between two looks.",
 )
 @click.option("--load-model", "load_models", multiple=True, help="Load only this model at the start (repeat for more).")
 @click.option(
@@ -106,77 +110,8 @@ def _bytes(context: click.Context, parameter: click.Parameter, mebibytes: int | 
     callback=_switch({"on": True, "off": False}),
     help="Whether clients may use POSIX shared memory. Default: on on a loopback address, else off.",
 )
-@click.option(
-    "--max-message-mib",
-    "max_message_bytes",
-    type=click.IntRange(1, 2047),
-    callback=_bytes,
-    default=256,
-    show_default=True,
-    help="Largest request.",
-)
-@click.option(
-    "--max-connections",
-    type=click.IntRange(1, 1 << 20),
-    default=4096,
-    show_default=True,
-    help="Connections; a new one takes the place of an idle one, or is closed (http2 only).",
-)
-@click.option(
-    "--max-connection-mib",
-    "max_connection_bytes",
-    type=click.IntRange(1, 1 << 20),
-    callback=_bytes,
-    default=256,
-    show_default=True,
-    help="Unfinished requests and answers not taken, for one connection (http2 only).",
-)
-@click.option(
-    "--max-held-mib",
-    "max_held_bytes",
-    type=click.IntRange(1, 1 << 20),
-    callback=_bytes,
-    default=1024,
-    show_default=True,
-    help="The same for all connections together (http2 only).",
-)
-@click.option(
-    "--stall-seconds",
-    type=click.FloatRange(0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="Give up an unfinished request, or an answer not taken, after this time without progress (http2 only).",
-)
-@click.option(
-    "--max-queue-seconds",
-    type=click.FloatRange(0, min_open=True),
-    default=0.5,
-    show_default=True,
-    help="Refuse a request that would wait longer for its model, by the measured time of its runs.",
-)
-@click.option(
-    "--max-queue-requests",
-    type=click.IntRange(1, 1 << 24),
-    default=8192,
-    show_default=True,
-    help="Requests under way in a worker; a model or a connection may have as many as are left free.",
-)
-@click.option(
-    "--max-queue-mib",
-    "max_queue_bytes",
-    type=click.IntRange(1, 1 << 20),
-    callback=_bytes,
-    default=512,
-    show_default=True,
-    help="Bytes of these requests.",
-)
-@click.option(
-    "--memory-limit",
-    "memory_limit_bytes",
-    type=click.IntRange(64, 1 << 30),
-    callback=_bytes,
-    help="MiB for all workers together: runs that need more are refused. Default: four fifths of what there is.",
-)
+@connection_options
+@limit_options
 @click.option(
     "--trace-file", type=click.Path(path_type=Path), help="Write traces here when TraceSetting turns them on."
 )
@@ -243,12 +178,14 @@ def serve(workers: int | None, **options: object) -> None:
     except StartError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
-    if not answered:
+    if answered:
+        with standard_files.printing():
+            click.echo("stopped")
+    else:
         click.echo(f"Error: stopped with requests unanswered after {config.grace_seconds:g} s", err=True)
-        sys.stderr.flush()
-        os._exit(1)  # a model that still runs cannot be interrupted
     with standard_files.printing():
-        click.echo("stopped")
+        sys.stderr.flush()
+    os._exit(0 if answered else 1)  # a model that still runs or loads cannot be interrupted
 
 
 def _end_at_signals() -> None:

@@ -16,7 +16,9 @@ _OPTIONS = (
     click.option("--tls-key", type=FILE, help="Its key, without a passphrase."),
     click.option("--tls-client-ca", type=FILE, help="Accept only clients with a certificate that one of these signed."),
     click.option(
-        "--insecure", is_flag=True, help="Let other hosts reach the server without TLS; else that needs --tls-cert."
+        "--insecure",
+        is_flag=True,
+        help="Let other hosts reach the server without TLS, and its metrics, which have none.",
     ),
     click.option(
         "--tokens",
@@ -25,6 +27,12 @@ _OPTIONS = (
     ),
     click.option(
         "--health-without-token", is_flag=True, help="With --tokens, answer health and readiness to everybody."
+    ),
+    click.option("--require-manifest", is_flag=True, help="Serve only versions with a manifest.json."),
+    click.option(
+        "--require-signature",
+        type=FILE,
+        help="Serve only versions that the owner of this public key has signed (normfold sign).",
     ),
     click.option(
         "--reflection/--no-reflection",

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normfold.export.errors import InputSpecError
+from normfold.export.errors import ExportError, InputSpecError
+from normfold.export.user_code import stopped
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,6 +28,7 @@ def export_network(
     weights: str | Path | None = None,
     labels: str | Path | Sequence[str] | None = None,
     samples: Any = (),
+    test_samples: Any = (),
     standardize: Mapping[str, tuple[Any, Any]] | None = None,
     softmax: str | Mapping[str, int] = "",
     sigmoid: str | Sequence[str] = (),
@@ -38,6 +40,7 @@ def export_network(
     form: str = "auto",
     remeasure: bool = False,
     fold_all: bool = False,
+    time_at: Mapping[str, int] | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> ExportReport:
     """Fold the BatchNorms of ``model``, export it to ONNX, prove it, publish it, and return the report.
@@ -56,7 +59,8 @@ def export_network(
             which is the batch, and is proved with like a sample.
         weights: A file of weights.
         labels: The names of the classes, or a file with one on each line.
-        samples: Real inputs to prove with: files, arrays, or dicts of arrays by name.
+        samples: Real inputs to prove with: files, arrays, or dicts of arrays by name. int8 is calibrated on them.
+        test_samples: Real inputs that int8 is not calibrated on: what fewer bits cost is measured on them.
         standardize: Input -> (mean, std), numbers or arrays with one value for each channel: (x - mean) / std is
             computed first, and folded too.
         softmax: The output that becomes probabilities of classes, or a dict from such outputs to the classes' axis.
@@ -69,6 +73,8 @@ def export_network(
         form: The form to publish: unfolded, folded, lifted, widened, blocked; auto: the fastest on this machine.
         remeasure: Time the forms again, even if an earlier export has timed them.
         fold_all: Fold all that mathematics allows, also where onnxruntime becomes slower.
+        time_at: Dimension -> the size to time the forms at, {"L": 5000}; otherwise a size that was found by trying, or
+            that of the first sample.
         progress: Called with the name of each step.
 
     Raises:
@@ -91,7 +97,10 @@ def export_network(
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)] or ["x"]
     texts, examples = _described(inputs, names)
     unnamed = "" if texts else names[0]
-    given = [_sample(one, f"sample {number}", unnamed) for number, one in enumerate(_several(samples), 1)]
+    given, tests = (
+        [_sample(one, f"{kind} {number}", unnamed) for number, one in enumerate(_several(several), 1)]
+        for kind, several in (("sample", samples), ("test sample", test_samples))
+    )
     request = ExportRequest(
         source=model,
         repository=Path(repository),
@@ -100,6 +109,7 @@ def export_network(
         weights=None if weights is None else Path(weights),
         labels=Path(labels) if isinstance(labels, str) else labels,
         samples=[*examples, *given],
+        test_samples=tests,
         ends=Ends(
             dict(standardize or {}),
             dict(softmax) if isinstance(softmax, Mapping) else {softmax: None} if softmax else {},
@@ -113,8 +123,21 @@ def export_network(
         variant=form,
         remeasure=remeasure,
         fold_all=fold_all,
+        time_at=dict(time_at or {}),
     )
-    return export_model(request, progress)
+    current = "starting"
+
+    def step(name: str) -> None:
+        nonlocal current
+        current = name
+        progress(name)
+
+    try:
+        return export_model(request, step)
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(f"{stopped(error, current)} (the __cause__ of this error has Python's traceback)") from error
 
 
 def _described(inputs: Any, names: Sequence[str]) -> tuple[tuple[str, ...], list[SampleFile]]:

@@ -10,23 +10,25 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from torch import nn
 
-from normfold.export.capture.capture import DEFAULT_OPSET, OPSETS
+from normfold.export.capture.capture import DEFAULT_OPSET, OPSETS, SPLITS
 from normfold.export.errors import ExportError
 from normfold.export.fold import counts, fold
+from normfold.export.forms.fewer_bits import in_fewer_bits
 from normfold.export.forms.measure import TimeComparison, shapes_of
-from normfold.export.forms.precision import check_precision, reduce_precision
+from normfold.export.forms.precision import check_precision
+from normfold.export.forms.timed import check_timed, free_lengths, timed_inputs
 from normfold.export.forms.variants import AUTO, check_variant, choose, proved_variants, rewritten_variants
 from normfold.export.graphs.exact import Graph, in_float64
 from normfold.export.graphs.runtime import Runtime
+from normfold.export.inputs.blocks import refusing
 from normfold.export.inputs.samples import SampleFile, fit, read_sample
-from normfold.export.inputs.sizes import Sizes, batch_dimension
 from normfold.export.inputs.specs import random_inputs
 from normfold.export.proof.accepted_sizes import sizes_of, sizes_of_both
 from normfold.export.proof.proof import Proof
@@ -68,11 +70,15 @@ class ExportRequest:
     weights: Path | None = None
     #: Which network of a file of weights that holds several.
     weights_key: str = ""
+    #: The SHA-256 that the file of weights must have, in hexadecimal; "": any.
+    weights_sha256: str = ""
     #: Export a class with the random weights that it begins with.
     untrained: bool = False
     #: A file, or the names of the classes themselves.
     labels: Path | Sequence[str] | None = None
     samples: Sequence[Path | SampleFile] = ()
+    #: Real inputs that int8 is not calibrated on: they measure what fewer bits cost.
+    test_samples: Sequence[Path | SampleFile] = ()
     #: Samples may hold NaN and infinity.
     allow_nonfinite: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -91,6 +97,8 @@ class ExportRequest:
     variant: str = AUTO
     #: Time the variants again, even where an earlier export has timed them.
     remeasure: bool = False
+    #: Dimension -> the size to time the variants at, in place of the one that is traced.
+    time_at: Mapping[str, int] = field(default_factory=dict)
     #: Fold what mathematics allows, also where onnxruntime becomes slower; without ``variant`` the folded one is meant.
     fold_all: bool = False
 
@@ -119,15 +127,15 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         raise ExportError(f"opset {request.opset} cannot be written; expected {OPSETS.start} to {OPSETS.stop - 1}")
     check_variant(request.variant)
     labels = read_labels(request.labels) if request.labels else None
-    if request.precision is not None:
-        check_precision(request.precision, bool(request.samples))
+    check_precision(request.precision, bool(request.test_samples))
     progress("load the network")
-    files = [read_sample(path, request.allow_nonfinite) for path in request.samples]
+    files = [read_sample(path, request.allow_nonfinite) for path in (*request.samples, *request.test_samples)]
     origin = open_origin(
         Request(
             source=request.source,
             weights=request.weights,
             weights_key=request.weights_key,
+            weights_sha256=request.weights_sha256,
             untrained=request.untrained,
             inputs=request.inputs,
             arguments=request.arguments,
@@ -138,6 +146,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
     destination = Destination(request.repository, request.name, request.version, request.overwrite)
     check_destination(destination, origin.specs)
     samples = [Case("sample", f.name, fit(f, origin.specs)) for f in files]
+    given = len(request.samples)
     folded = fold_and_prove(
         origin,
         samples,
@@ -148,19 +157,20 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         remeasure=request.remeasure,
         fold_all=request.fold_all,
         labels=labels or (),
+        time_at=request.time_at,
     )
     sizes = folded.proof.sizes
     labelled = labelled_output(labels, folded.outputs) if labels else None
     content, report = folded.content, replace(folded.report, model=request.name)
     if request.precision is not None:
         progress(f"reduce it to {request.precision}")
-        proof = folded.proof
-        content, reduced = reduce_precision(
+        content, reduced = in_fewer_bits(
             content,
             request.precision,
-            proof.reference,
-            proof.cases,
-            _timed_inputs(sizes),
+            folded.proof,
+            samples[:given],
+            samples[given:],
+            timed_inputs(sizes, request.time_at),
             even_if_slower=request.even_if_slower,
             remeasure=request.remeasure,
         )
@@ -202,6 +212,7 @@ def fold_and_prove(
     remeasure: bool = False,
     fold_all: bool = False,
     labels: Sequence[str] = (),
+    time_at: Mapping[str, int] = MappingProxyType({}),
 ) -> Folded:
     """Write ``origin`` as a graph, fold it, prove it and time it; the options are those of ExportRequest.
 
@@ -212,6 +223,7 @@ def fold_and_prove(
     with Threads() as threads:
         progress("find the sizes it takes")
         sizes = sizes_of(origin, samples)
+        check_timed(sizes, time_at, origin.run)
         threads.fit(lambda: origin.run(random_inputs(sizes.specs, sizes.trace, np.random.default_rng(0))))
         if labels:
             answer = origin.run(random_inputs(sizes.specs, sizes.trace, np.random.default_rng(0)))
@@ -223,9 +235,11 @@ def fold_and_prove(
         exact = in_float64(captured)
         model = captured if exact is None else exact
         unfolded = Graph.of(model, exact is not None)
-        sizes = sizes_of_both(origin, samples, sizes, Runtime(unfolded.content, optimised=False).run)
-        progress("compute the network in float64")
-        proof = Proof(origin, sizes, samples, unfolded)
+        splits = captured.meta.get(SPLITS, ())
+        with refusing(splits):
+            sizes = sizes_of_both(origin, samples, sizes, Runtime(unfolded.content, optimised=False).run, splits)
+            progress("compute the network in float64")
+            proof = Proof(origin, sizes, samples, unfolded)
         progress("fold the BatchNorms")
         folding = fold(model, fold_all=fold_all)
         model.ir_version = _ir_version(model)
@@ -235,7 +249,7 @@ def fold_and_prove(
         made = {"folded": folded, **rewritten_variants(unfolded, folded, variant)}
         graphs, left_out = proved_variants(proof, made, variant)
         progress("time it")
-        inputs = _timed_inputs(sizes)
+        inputs = timed_inputs(sizes, time_at)
         choice = choose({name: graph.content for name, graph in graphs.items()}, inputs, variant, remeasure)
         outputs = output_specs(model, Runtime(folded.content, optimised=True), sizes)
         chosen_by = "measurement" if variant == AUTO else "request"
@@ -248,7 +262,12 @@ def fold_and_prove(
         proof.require_same(proved, final, choice.variant)
         times = {v.name: v.median_ms for v in choice.variants}
         timing = TimeComparison(
-            times["unfolded"], times[choice.variant], choice.rounds, shapes_of(inputs), choice.remembered
+            times["unfolded"],
+            times[choice.variant],
+            choice.rounds,
+            shapes_of(inputs),
+            choice.remembered,
+            free_lengths(sizes, time_at),
         )
         report = ExportReport(
             model="",
@@ -279,10 +298,3 @@ def fold_and_prove(
 
 def _ir_version(model: ir.Model) -> int:
     return IR_VERSIONS.get(model.opset_imports.get("", 0), model.ir_version)
-
-
-def _timed_inputs(sizes: Sizes) -> dict[str, NDArray[Any]]:
-    """Return the inputs to time with: a batch of one at the traced sizes."""
-    batch = batch_dimension(sizes.specs)
-    single = {**sizes.trace, **({batch.name: batch.low or 1} if batch else {})}
-    return random_inputs(sizes.specs, single, np.random.default_rng(1))

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["current_line", "line_of_error", "line_of_text"]
+__all__ = ["current_line", "line_of_error", "line_of_text", "stopped"]
 
 _OURS = tuple(str(Path(__file__).resolve().parent.parent / name) + os.sep for name in ("export", "cli"))
 _STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
@@ -21,6 +21,15 @@ def line_of_error(error: BaseException) -> str:
     """Return "mynets.py:12 in forward: `x = self.conv(x)`" for the innermost user frame of ``error``, or ""."""
     lines = [_innermost(traceback.extract_tb(tb)) for tb in _tracebacks(error)]
     return next((line for line in lines if line), "") or line_of_text(str(error))
+
+
+def stopped(error: BaseException, step: str) -> str:
+    """Return one sentence for an error that no message was written for: the step, the user's line, the first line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = f"{type(error).__name__}{f': {lines[0]}' if lines else ''}"
+    line = line_of_error(error)
+    place = f" at the step '{step}'" if step else ""
+    return f"stopped{place}{f' at {line}' if line else ''}, nothing was written: {reason}"
 
 
 def current_line() -> str:

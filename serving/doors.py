@@ -1,24 +1,29 @@
-"""Who may come in to one server, by its config; the files are read again when they change."""
+"""Who and which models may come in to one server, by its config; files are read again when they change."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from normfold.serving.access.access import Access
+from normfold.serving.access.signatures import read_public_key
 from normfold.serving.access.tls import Tls, TlsFiles
 from normfold.serving.access.tokens import read_tokens
+from normfold.serving.catalog.trust import Trust
 from normfold.serving.errors import StartError
 from normfold.serving.process.file_watch import FileWatch
 from normfold.serving.settings import ServerConfig
 
 
 class Doors:
-    """The TLS and the tokens of a server; each is None where the config has none."""
+    """The TLS and the tokens of a server, each None where the config has none, and its trust in models."""
 
     def __init__(self, config: ServerConfig) -> None:
         """Read the files. Raises StartError."""
         self.tls: Tls | None = None
         self.access: Access | None = None
+        #: What the files of a model need to be served.
+        key = None if config.require_signature is None else read_public_key(config.require_signature)
+        self.trust = Trust(config.require_manifest, key)
         self._watches: list[FileWatch[Any]] = []
         if config.tls_cert is not None and config.tls_key is not None:
             files = TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca)

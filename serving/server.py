@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,10 @@ from normfold.serving.catalog.repository import Repository
 from normfold.serving.errors import StartError
 from normfold.serving.process import memory
 from normfold.serving.process.cpus import available_cpus
+from normfold.serving.process.idle import give_back_when_idle
 from normfold.serving.process.logs import LogSettings
 from normfold.serving.process.memory_limit import MemoryBudget, default_limit_bytes
+from normfold.serving.process.signals import stop_signal
 from normfold.serving.rpc.methods import Method
 from normfold.serving.runtime.devices import check_runtime, parse_device, providers
 from normfold.serving.settings import ServerConfig
@@ -40,6 +42,8 @@ GPU_RUNS = 64
 QUIET_SECONDS = 0.1
 #: ... but at most this long.
 LAME_DUCK_SECONDS = 1.0
+#: Time for runs that were stopped to end.
+THREADS_SECONDS = 1.0
 
 
 async def serve(config: ServerConfig, logs: LogSettings, on_ready: Callable[[Server], None] | None = None) -> bool:
@@ -53,30 +57,26 @@ async def serve(config: ServerConfig, logs: LogSettings, on_ready: Callable[[Ser
     stop = stop_signal()
     answered = False
     try:
-        await server.start()
-        memory.settle()
-        if on_ready:
-            on_ready(server)
-        await stop.wait()
+        if await done_before(stop, server.start()):
+            memory.settle()
+            if on_ready:
+                on_ready(server)
+            await stop.wait()
     finally:
         answered = await server.shut_down()
     return answered
 
 
-def stop_signal() -> asyncio.Event:
-    """An event that SIGTERM and Ctrl-C set; a second signal ends the process at once."""
-    stop = asyncio.Event()
-
-    def on_signal() -> None:
-        if stop.is_set():
-            os._exit(1)
-        stop.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(NotImplementedError, RuntimeError):  # not on this platform, or not the main thread
-            loop.add_signal_handler(number, on_signal)
-    return stop
+async def done_before(stop: asyncio.Event, work: Coroutine[None, None, object]) -> bool:
+    """Whether ``work`` was done before ``stop``; if not, it is cancelled. Raises what it raises."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if working.done():
+        await working
+        return True
+    working.cancel()
+    return False
 
 
 class Server:
@@ -97,18 +97,19 @@ class Server:
         check_runtime()
         from normfold.serving.catalog.catalog import Catalog
         from normfold.serving.catalog.load import LoadOptions
+        from normfold.serving.catalog.trial import LoadLimits, Trials
         from normfold.serving.doors import Doors
         from normfold.serving.frontends import frontend
-        from normfold.serving.frontends.limits import ClientLimits
         from normfold.serving.infer.shared_memory import SharedMemory
         from normfold.serving.infer.tracing import TraceSettings
         from normfold.serving.rpc.traffic import Traffic
         from normfold.serving.runtime.session import available_providers
         from normfold.serving.runtime.tuning import Tuning
         from normfold.serving.scheduling.admission import Admission, QueueLimits
-        from normfold.serving.service import reflection, snapshot
+        from normfold.serving.service import polling, reflection, snapshot
         from normfold.serving.service.administration import Administration
         from normfold.serving.service.health import Health
+        from normfold.serving.service.polling import Polling
         from normfold.serving.service.service import InferenceService
         from normfold.serving.service.snapshot import Snapshots
 
@@ -128,18 +129,24 @@ class Server:
             budget=budget,
         )
         repository = Repository(config.repository, config.model_name)
-        self.catalog = Catalog(repository, options, self._executor, config.load_models)
+        trials = None
+        if config.load_seconds:
+            trials = Trials(LoadLimits(config.load_seconds, config.load_bytes), cache_folder("loads"))
+        self._doors = Doors(config)
+        self.catalog = Catalog(repository, options, self._executor, config.load_models, trials, self._doors.trust)
         self.catalog.on_change(budget.settle)
-        control = config.local if config.model_control is None else config.model_control
+        self.catalog.on_change(self._give_back)
+        control = config.clients_control
         regions = SharedMemory(config.local if config.shared_memory is None else config.shared_memory)
         traces = TraceSettings(config.trace_file)
+        queues = QueueLimits(config.max_queue_seconds, config.max_queue_requests, config.max_queue_bytes)
+        self._admission = Admission(queues)
+        self._giving_back: asyncio.Task[None] | None = None
         self.service = InferenceService(
             self.catalog,
             regions=regions,
             traces=traces,
-            admission=Admission(
-                QueueLimits(config.max_queue_seconds, config.max_queue_requests, config.max_queue_bytes)
-            ),
+            admission=self._admission,
             name=config.server_name,
             strict_readiness=config.strict_readiness,
             model_control=control,
@@ -155,7 +162,9 @@ class Server:
         self._traffic = Traffic()
         #: The counters of this process.
         self.snapshots = Snapshots(self.catalog, self._traffic, worker)
+        ours = polling.methods(self.catalog)
         methods = [
+            *ours,
             *self.service.methods(),
             *administration.methods(),
             *self.health.methods(),
@@ -163,17 +172,20 @@ class Server:
         ]
         if share is not None:
             methods = share(methods)
+        wire = methods[len(ours) :]
         if config.reflection:
-            methods += reflection.methods({method.service for method in methods})
+            wire += reflection.methods({method.service for method in wire})
         self._snapshot = next(method for method in methods if method.path == snapshot.PATH)
+        #: Looks for changes of the repository; the first worker does it for all.
+        self.polling: Polling | None = None
+        if worker == 1:
+            seconds = config.poll_seconds if config.model_control == "poll" else 0.0
+            self.polling = Polling(repository, methods[: len(ours)], seconds)
+        self._polling: asyncio.Task[None] | None = None
         self._http: HttpPort | None = None
-        limits = ClientLimits(
-            config.max_connections, config.max_connection_bytes, config.max_held_bytes, config.stall_seconds
-        )
-        self._doors = Doors(config)
         make = frontend(config.frontend)
         access, tls = self._doors.access, self._doors.tls
-        self._frontend = make(methods, self._traffic, config.max_message_bytes, limits, access, tls)
+        self._frontend = make(wire, self._traffic, config.max_message_bytes, config.client_limits, access, tls)
         self._regions = regions
 
     @property
@@ -196,6 +208,7 @@ class Server:
         """Bind the port, alone or together with other workers. Raises StartError when it cannot be bound."""
         await self._frontend.start(self.config.listen, reuse_port)
         self._doors.watch()
+        self._giving_back = asyncio.create_task(give_back_when_idle(self._admission.work, self._give_back_all))
 
     def open_http(self, reuse_port: bool = False) -> None:
         """Open the port for metrics and health, alone or together with other workers. Raises StartError.
@@ -215,9 +228,25 @@ class Server:
                 raise
             log.warning("no metrics: %s", error)
 
+    def _give_back(self) -> None:
+        """Give back what a load and the models that it replaced have left; on a thread, because it takes a while."""
+        if self.catalog.started:
+            asyncio.get_running_loop().run_in_executor(None, memory.give_back)
+
+    async def _give_back_all(self) -> None:
+        """Give back what runs and requests have left."""
+        for model in [model for entry in self.catalog.entries.values() for model in entry.ready]:
+            await asyncio.to_thread(model.give_back)
+        await asyncio.to_thread(memory.give_back)
+
     async def load(self) -> None:
-        """Load every model that is to be served."""
+        """Load every model that is to be served, and look for changes of the repository from then on."""
         await self.catalog.load_all()
+        if self.polling is not None:
+            look_now = self.polling.look_now
+            with contextlib.suppress(NotImplementedError, RuntimeError):  # not on this platform, or not the main thread
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, look_now)
+            self._polling = asyncio.create_task(self.polling.run())
 
     def models(self) -> list[tuple[str, bool]]:
         """A line for each model version, and whether it was loaded."""
@@ -234,19 +263,37 @@ class Server:
     async def shut_down(self) -> bool:
         """Report NOT_SERVING, answer the requests under way, release everything; whether all were answered in time.
 
-        ``drain_delay_seconds`` pass before new requests are refused, so that clients can go elsewhere first.
+        ``drain_delay_seconds`` pass before new requests are refused, so that clients can go elsewhere first. They do
+        not pass for a server that was stopped before it had tried all its models.
         """
         self.health.close()
         self.service.close()
-        await asyncio.sleep(self.config.drain_delay_seconds)
+        if self._polling is not None:
+            self._polling.cancel()
+        self.catalog.stop_loading()
+        if self.catalog.started:
+            await asyncio.sleep(self.config.drain_delay_seconds)
         grace = self.config.grace_seconds
         end = time.monotonic() + grace
         await self._traffic.quieten(QUIET_SECONDS, min(LAME_DUCK_SECONDS, grace))
+        await self._frontend.drain(max(0.0, min(LAME_DUCK_SECONDS, end - time.monotonic())))
         answered = await self._traffic.close(max(0.0, end - time.monotonic()))
         answered &= await self._frontend.stop(max(QUIET_SECONDS, end - time.monotonic()))
         if self._http is not None:
             await asyncio.to_thread(self._http.close)
         await self._doors.close()
-        self._executor.shutdown(wait=answered, cancel_futures=True)
+        if self._giving_back is not None:
+            self._giving_back.cancel()
+        self.catalog.stop()
+        await self._end_threads()
         self._regions.unregister("")
         return answered
+
+    async def _end_threads(self) -> None:
+        """Let the threads that run models end; one that does not is left behind, because nothing can interrupt it."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        ending = threading.Thread(target=self._executor.shutdown, daemon=True)
+        ending.start()
+        end = time.monotonic() + THREADS_SECONDS
+        while ending.is_alive() and time.monotonic() < end:
+            await asyncio.sleep(0.005)

@@ -12,16 +12,24 @@ from pathlib import Path
 
 from normfold.serving.errors import StartError
 from normfold.serving.frontends import FRONTENDS
+from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.process import address, typed_json
 from normfold.serving.process.log_lines import LEVELS
 
 #: Where metrics are if nobody says otherwise, as with Triton.
 METRICS_LISTEN = "127.0.0.1:8002"
 
+#: Who decides which models are in service: clients, nobody after the start, or the files of the repository.
+CONTROLS = ("explicit", "none", "poll")
+
 #: The ``metrics_listen`` of a server without an HTTP port.
 OFF = "off"
 #: The smallest memory limit of a process, in bytes: less than it has before it loads anything is a mistake.
 LEAST_LIMIT_BYTES = 64 << 20
+
+
+#: The longest time in the life of a connection; grpcio counts it in milliseconds, in 31 bits.
+LONGEST_SECONDS = 2_000_000.0
 
 
 @dataclass(frozen=True)
@@ -63,14 +71,24 @@ class ServerConfig:
     server_name: str = "normfold"
     #: Whether the server is not ready while a model that should be in service has no version that answers.
     strict_readiness: bool = True
-    #: Whether clients may load and unload models; None: only if the server listens on this host alone.
-    model_control: bool | None = None
+    #: Who changes what is in service, one of CONTROLS; None: clients, if the server listens on this host alone.
+    model_control: str | None = None
+    #: The time between two looks at the repository with ``model_control`` "poll", in seconds.
+    poll_seconds: float = 5.0
     #: Whether clients may use POSIX shared memory; None: only if the server listens on this host alone.
     shared_memory: bool | None = None
     #: Models to load at the start; empty: all.
     load_models: tuple[str, ...] = ()
+    #: Longest time that a model may take to load and to warm up, in seconds; 0: no limit, and no trial of a load.
+    load_seconds: float = 120.0
+    #: Memory that a load may take, in bytes; 0: 2 GiB and 8 times the size of the model's files.
+    load_bytes: int = 0
     #: Whether requests of sizes that a model's file was not proved for are answered, too.
     allow_unproved_sizes: bool = False
+    #: Whether only versions with a manifest are served.
+    require_manifest: bool = False
+    #: The public key (Ed25519, PEM) that must have signed every version; None: nobody need sign.
+    require_signature: Path | None = None
     #: Largest request in bytes; at least 1 MiB.
     max_message_bytes: int = 256 << 20
     #: Connections, at least 1; with ``frontend`` "http2", like the next three.
@@ -81,6 +99,18 @@ class ServerConfig:
     max_held_bytes: int = 1 << 30
     #: Time without progress after which an unfinished request or an answer that is not taken is given up, in seconds.
     stall_seconds: float = 60.0
+    #: Age of a connection, 10 % more or less, at which its client is asked to make another, in seconds; 0: any ...
+    max_connection_age_seconds: float = 0.0
+    #: ... and the time for its calls from then on.
+    max_connection_age_grace_seconds: float = 30.0
+    #: Time without a call after which the client of a connection is asked to leave, in seconds; 0: never.
+    max_connection_idle_seconds: float = 0.0
+    #: Silence of a client after which it is asked whether it is there, in seconds; 0: never ...
+    keepalive_seconds: float = 60.0
+    #: ... and the time for its answer.
+    keepalive_timeout_seconds: float = 20.0
+    #: Longest time that a worker may not answer its supervisor before it is replaced, in seconds; at least 2.
+    worker_seconds: float = 30.0
     #: The longest time that a request should wait for its model, in seconds; a longer queue is refused.
     max_queue_seconds: float = 0.5
     #: Requests under way in one worker, at least 1; a model or a connection may have as many as are left free.
@@ -123,8 +153,24 @@ class ServerConfig:
             raise StartError(f"memory_limit_bytes must be at least 64 MiB, or 0, got {self.memory_limit_bytes}")
         if not self.drain_delay_seconds >= 0:
             raise StartError(f"drain_delay_seconds must be at least 0, got {self.drain_delay_seconds:g}")
+        if not self.load_seconds >= 0 or self.load_bytes < 0:
+            raise StartError(
+                f"load_seconds and load_bytes must be at least 0, got {self.load_seconds:g}, {self.load_bytes}"
+            )
+        if not self.worker_seconds >= 2:
+            raise StartError(f"worker_seconds must be at least 2, got {self.worker_seconds:g}")
         if not self.stall_seconds > 0:
             raise StartError(f"stall_seconds must be more than 0, got {self.stall_seconds:g}")
+        for name in ("max_connection_age", "max_connection_idle", "keepalive"):
+            if not 0 <= getattr(self, f"{name}_seconds") <= LONGEST_SECONDS:
+                raise StartError(f"{name}_seconds must lie between 0 and {LONGEST_SECONDS:g} (0: no limit)")
+        for name in ("max_connection_age_grace", "keepalive_timeout"):
+            if not 0 < getattr(self, f"{name}_seconds") <= LONGEST_SECONDS:
+                raise StartError(f"{name}_seconds must be more than 0, and at most {LONGEST_SECONDS:g}")
+        if self.model_control not in (None, *CONTROLS):
+            raise StartError(f"model control {self.model_control!r} is not one of {', '.join(CONTROLS)}")
+        if not 0.1 <= self.poll_seconds <= LONGEST_SECONDS:
+            raise StartError(f"poll_seconds must lie between 0.1 and {LONGEST_SECONDS:g}, got {self.poll_seconds:g}")
         if self.log_level not in LEVELS:
             raise StartError(f"log level {self.log_level!r} is not one of {', '.join(LEVELS)}")
 
@@ -142,6 +188,32 @@ class ServerConfig:
                 "can read and change everything. Give --tls-cert FILE --tls-key FILE, or --insecure to accept that, "
                 "such as in a container whose port is published on the loopback address only"
             )
+        if self.metrics is not None and not (address.is_local(self.metrics) or self.insecure):
+            raise StartError(
+                f"--metrics-listen {self.metrics}: other hosts can reach this address, and the metrics have neither "
+                "TLS nor tokens: everybody can read the models' names and counters. Give --insecure to accept that, or "
+                "--metrics-listen 127.0.0.1:8002"
+            )
+
+    @property
+    def client_limits(self) -> ClientLimits:
+        """What clients may hold of the server, and for how long."""
+        return ClientLimits(
+            self.max_connections,
+            self.max_connection_bytes,
+            self.max_held_bytes,
+            self.stall_seconds,
+            self.max_connection_age_seconds,
+            self.max_connection_age_grace_seconds,
+            self.max_connection_idle_seconds,
+            self.keepalive_seconds,
+            self.keepalive_timeout_seconds,
+        )
+
+    @property
+    def clients_control(self) -> bool:
+        """Whether clients may load and unload models."""
+        return self.local if self.model_control is None else self.model_control == "explicit"
 
     @property
     def local(self) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benches.serving import overload
 from benches.serving.networks import MAX_BATCH, identity, publish, tiny, wide
 from benches.serving.roster import CONFIG, FRONTENDS, Command, ask_grpc, echo, peers, serve
 from benches.serving.running import CannotRun, Running, environment, free_ports, running, started
@@ -231,4 +232,5 @@ SCENARIOS: dict[str, Callable[[Bench], Figures]] = {
     "models": models,
     "starts": starts,
     "batching": batching,
+    "overload": lambda bench: overload.overload(2 * bench.seconds, bench.work),
 }

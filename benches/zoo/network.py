@@ -105,8 +105,8 @@ def from_repository(repository: str, file: str) -> types.ModuleType:
     return module
 
 
-def one_output(network: nn.Module, which: int = 0) -> nn.Module:
-    """Return ``network`` with only one of its outputs, by default the first."""
+def one_output(network: nn.Module, which: int | str = 0) -> nn.Module:
+    """Return ``network`` with only one of its outputs, by its place or name; by default the first."""
     from torch import Tensor, nn
 
     class OneOutput(nn.Module):

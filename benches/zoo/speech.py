@@ -163,20 +163,29 @@ def nemo_encoder(*, repeat: int, separable: bool, filters: list[int], dense: boo
 
 
 def speech_commands_m5() -> nn.Module:
-    """M5 (Dai et al. 2016, arXiv:1610.00087) as torchaudio's speech command tutorial writes it."""
+    """M5 (Dai et al. 2016, arXiv:1610.00087) as torchaudio's speech command tutorial has it: a pool of x.shape[-1]."""
+    import torch
     from torch import nn
+    from torch.nn import functional as F
 
-    def stage(wide: int, channels: int, kernel: int, stride: int = 1) -> list[nn.Module]:
-        return [nn.Conv1d(wide, channels, kernel, stride), nn.BatchNorm1d(channels), nn.ReLU(), nn.MaxPool1d(4)]
+    class M5(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            sizes = ((1, 32, 80, 16), (32, 32, 3, 1), (32, 64, 3, 1), (64, 64, 3, 1))
+            self.stages = nn.Sequential(
+                *(
+                    nn.Sequential(nn.Conv1d(wide, out, kernel, stride), nn.BatchNorm1d(out), nn.ReLU(), nn.MaxPool1d(4))
+                    for wide, out, kernel, stride in sizes
+                )
+            )
+            self.fc1 = nn.Linear(64, 35)
 
-    return nn.Sequential(
-        *stage(1, 32, 80, 16),
-        *stage(32, 32, 3),
-        *stage(32, 64, 3),
-        nn.AdaptiveAvgPool1d(1),
-        nn.Flatten(),
-        nn.Linear(64, 35),
-    )
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stages(x)
+            x = F.avg_pool1d(x, x.shape[-1]).permute(0, 2, 1)
+            return F.log_softmax(self.fc1(x), dim=2)
+
+    return M5()
 
 
 MEL = ({"N": 2, "L": 120}, {"N": 3, "L": 77})

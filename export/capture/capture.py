@@ -23,6 +23,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from normfold.export.capture import capture_errors
+from normfold.export.capture.blocks import BLOCKS, BlockSplits, TooFewBlocks
 from normfold.export.capture.max_pool import DynamicMaxPool, restore_max_pool
 from normfold.export.capture.mutation import refuse_written_buffers
 from normfold.export.capture.named_network import NamedNetwork, named_outputs
@@ -32,12 +33,17 @@ from normfold.export.capture.tidy import name_dimensions, tidy
 from normfold.export.capture.window_pool import WINDOW_POOL
 from normfold.export.errors import CaptureError
 from normfold.export.graphs.onnx_file import NEWEST_OPSET
+from normfold.export.inputs.blocks import sizes_with_blocks
 from normfold.export.inputs.specs import Dimension, InputSpec, random_inputs
 
-__all__ = ["DEFAULT_OPSET", "OPSETS", "capture", "program_to_graph"]
+__all__ = ["DEFAULT_OPSET", "OPSETS", "SPLITS", "capture", "program_to_graph"]
 
 DEFAULT_OPSET = 18
 OPSETS = range(18, NEWEST_OPSET + 1)
+#: Where a captured graph keeps the :class:`~normfold.export.inputs.blocks.Blocks` that it cuts dynamic sizes into.
+SPLITS = "normfold.splits"
+#: A network that splits what it split before is traced again at larger sizes, at most so many times.
+MOST_TRACES = 4
 
 
 @dataclass(frozen=True)
@@ -58,14 +64,30 @@ def capture(
     example = _example(network, specs, sizes)
     with torch.no_grad(), _quiet(), network.held.kept():
         names = [name for name, _ in named_outputs(network.call(example.tensors))]
-        try:
-            program = _export(network, specs, example, dynamic=True)
-        except Exception as error:
-            raise _explain(error, network, specs, example) from error
+        splits, program = _traced(network, specs, example)
     capture_errors.refuse_training(program)
     refuse_written_buffers(program)
     _check_dimensions(program, specs)
-    return program_to_graph(program, specs, names, opset)
+    model = program_to_graph(program, specs, names, opset)
+    model.meta[SPLITS] = tuple(splits.found)
+    return model
+
+
+def _traced(
+    network: NamedNetwork, specs: Sequence[InputSpec], example: _Example
+) -> tuple[BlockSplits, ExportedProgram]:
+    """Return the program; where the network works in blocks, it is traced at sizes with several."""
+    for _ in range(MOST_TRACES):
+        splits = BlockSplits(specs)
+        try:
+            return splits, _export(network, specs, example, True, splits)
+        except Exception as error:
+            few = next((e for e in _causes(error) if isinstance(e, TooFewBlocks)), None)
+            sizes = None if few is None else sizes_with_blocks(few.blocks, specs, example.sizes)
+            if sizes is None:
+                raise _explain(error, network, specs, example, splits) from error
+            example = _example(network, specs, sizes)
+    raise CaptureError(str(splits.found[-1]))
 
 
 def program_to_graph(
@@ -82,7 +104,7 @@ def program_to_graph(
                 input_names=[s.name for s in specs],
                 verbose=False,
                 external_data=False,
-                custom_translation_table={**TRANSLATIONS, **WINDOW_POOL},
+                custom_translation_table={**TRANSLATIONS, **WINDOW_POOL, **BLOCKS},
             )
         except Exception as error:
             raise CaptureError(capture_errors.translate(error, program)) from error
@@ -107,7 +129,11 @@ def _example(network: NamedNetwork, specs: Sequence[InputSpec], sizes: Mapping[s
 
 
 def _export(
-    network: NamedNetwork, specs: Sequence[InputSpec], example: _Example, dynamic: bool | str
+    network: NamedNetwork,
+    specs: Sequence[InputSpec],
+    example: _Example,
+    dynamic: bool | str,
+    splits: BlockSplits | None = None,
 ) -> ExportedProgram:
     """Run torch.export; dynamic is True (every named dimension), False (none) or the name of one dimension."""
 
@@ -115,17 +141,24 @@ def _export(
         return isinstance(d, Dimension) and (dynamic is True or dynamic == d.name)
 
     shapes = tuple({axis: Dim.DYNAMIC for axis, d in enumerate(s.dims) if is_dynamic(d)} for s in specs)
-    with DynamicMaxPool(), WholeRecurrence(), DynamicPieces():
-        return torch.export.export(network, example.tensors, dynamic_shapes=(shapes,), strict=False)
+    splits = BlockSplits(specs) if splits is None else splits
+    seen = network.register_forward_pre_hook(lambda _, inputs: splits.see(inputs))
+    try:
+        with DynamicMaxPool(), WholeRecurrence(), DynamicPieces(splits):
+            return torch.export.export(network, example.tensors, dynamic_shapes=(shapes,), strict=False)
+    finally:
+        seen.remove()
 
 
-def _explain(error: Exception, network: NamedNetwork, specs: Sequence[InputSpec], example: _Example) -> CaptureError:
+def _explain(
+    error: Exception, network: NamedNetwork, specs: Sequence[InputSpec], example: _Example, splits: BlockSplits
+) -> CaptureError:
     """Find out whether one dynamic dimension made the capture fail, and which line gives it a fixed size."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _causes(error):
         if isinstance(cause, CaptureError):
             return cause
-        cause = cause.__cause__ or cause.__context__
+        if isinstance(cause, TooFewBlocks):
+            return CaptureError(str(cause))
     names = list(dict.fromkeys(d.name for s in specs for d in s.dims if isinstance(d, Dimension)))
     if not names:
         return CaptureError(capture_errors.translate(error))
@@ -133,6 +166,8 @@ def _explain(error: Exception, network: NamedNetwork, specs: Sequence[InputSpec]
         _export(network, specs, example, dynamic=False)
     except Exception as static_error:
         return CaptureError(capture_errors.translate(static_error))
+    if splits.found:
+        return CaptureError(str(splits.found[0]))
     for name in names:
         watch = _Watch()
         with watch:
@@ -143,6 +178,13 @@ def _explain(error: Exception, network: NamedNetwork, specs: Sequence[InputSpec]
                     capture_errors.fixed_dimension(name, specs, example.sizes[name], watch.line, single)
                 )
     return CaptureError(capture_errors.translate(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _check_dimensions(program: ExportedProgram, specs: Sequence[InputSpec]) -> None:

@@ -52,6 +52,11 @@ def translate(error: BaseException, program: ExportedProgram | None = None) -> s
             f"torch has no translation to ONNX for a call with arguments of these types{where}; most often a whole "
             "number and a size that is computed from the input are mixed"
         )
+    if "fake tensor in the exported program constant" in text:
+        return (
+            f"the network writes a tensor through .data while it runs, or keeps one that it made while it ran{where}, "
+            "which torch cannot capture; do that once before the export (self.weight.data.clamp_()), not in forward"
+        )
     if ".numpy()" in text or "numpy() is not supported" in text:
         return f"the network leaves torch for NumPy{where}; write the same with torch operations, which can be captured"
     if re.search(r"in-?place|mutat", text, re.IGNORECASE) and "input" in text:

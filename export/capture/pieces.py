@@ -8,13 +8,13 @@
     x.chunk(k, dim)                  k pieces of ceil(L/k), the last of what is left
     torch.tensor_split(x, k, dim)    k pieces, the first L mod k of them longer by 1
 
-``x.split(100, dim)`` makes ceil(L/100) pieces. Their number is the length of a Python list, so no graph holds it for
-every L.
+``x.split(100, dim)`` makes ceil(L/100) pieces: :mod:`normfold.export.capture.blocks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,15 +22,24 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from normfold.export.capture.blocks import BlockSplits
 from normfold.export.capture.window_pool import window_pool
-from normfold.export.errors import CaptureError
-from normfold.export.user_code import current_line
 
 __all__ = ["DynamicPieces"]
 
 
 class DynamicPieces(TorchFunctionMode):
-    """While active, pools over a whole dynamic length and cuts of it into k pieces leave the length dynamic."""
+    """While active, pools over a whole dynamic length and cuts of it into pieces leave the length dynamic."""
+
+    def __init__(self, splits: BlockSplits) -> None:
+        super().__init__()
+        self._replaced: dict[Callable[..., Any], Callable[..., Any]] = {
+            **_REPLACED,
+            **dict.fromkeys((torch.split, Tensor.split), splits.split),
+            **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), partial(splits.join, stacked=False)),
+            torch.stack: partial(splits.join, stacked=True),
+            **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, Tensor.__iadd__), splits.add),
+        }
 
     def __torch_function__(
         self,
@@ -40,7 +49,7 @@ class DynamicPieces(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Replace the calls that would fix a length; pass on every other call."""
-        replacement = _REPLACED.get(func)
+        replacement = self._replaced.get(func)
         if replacement is not None:
             result = replacement(*args, **(kwargs or {}))
             if result is not None:
@@ -113,17 +122,6 @@ def _tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tupl
     return tuple(pieces)
 
 
-def _split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> None:
-    """Raise CaptureError for a number of pieces that depends on the size; pass on a list of sizes."""
-    if isinstance(split_size_or_sections, int) and _is_dynamic([tensor.shape[dim]]):
-        line = current_line()
-        raise CaptureError(
-            f"the network splits a dynamic dimension into blocks of {split_size_or_sections}"
-            f"{f' at {line}' if line else ''}: how many there are depends on its size, and a graph has a fixed number. "
-            "Give the size of that dimension with --input, or work on the whole of it at once"
-        )
-
-
 def _slice(input: Tensor, axis: int, start: Any, end: Any) -> Tensor:
     index: list[Any] = [slice(None)] * input.dim()
     index[axis] = slice(start, end)
@@ -162,6 +160,4 @@ _REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
     Tensor.chunk: _chunk,
     torch.tensor_split: _tensor_split,
     Tensor.tensor_split: _tensor_split,
-    torch.split: _split,
-    Tensor.split: _split,
 }

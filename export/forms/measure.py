@@ -33,6 +33,8 @@ class TimeComparison:
     shapes: str
     #: Whether an earlier export measured them.
     remembered: bool = False
+    #: The dimensions whose size nobody asked for: another size may be timed.
+    free: tuple[str, ...] = ()
 
     @property
     def ratio(self) -> float:

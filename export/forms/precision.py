@@ -2,42 +2,40 @@
 
     fp16    weights and arithmetic in float16; inputs and outputs stay float32
     bf16    the same in bfloat16, where onnxruntime has kernels for it (its CPU provider can only move bfloat16 values)
-    int8    static quantization: QDQ nodes, one scale for each output channel, value ranges from the user's samples
+    int8    static quantization (:mod:`normfold.export.forms.int8`), value ranges from inputs
 
-The BatchNorms are folded first, and this makes int8 accurate: the range of a convolution's output is then the range
-that the next operator reads. Weights use 7 of the 8 bits: on CPUs without VNNI a sum of 8-bit products would exceed 16
-bits and saturate without an error.
+Error and labels are measured on inputs that the calibration did not see (:mod:`normfold.export.calibration.rows`).
 """
 
 from __future__ import annotations
 
-import logging
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
-from normfold.export.errors import ExportError, InputSpecError, VerificationError
+from normfold.export.calibration.rows import DataSet, Division
+from normfold.export.errors import ExportError, VerificationError
 from normfold.export.forms.bfloat16 import missing_kernels, to_bfloat16
+from normfold.export.forms.int8 import quantized
 from normfold.export.forms.machine import this_machine
 from normfold.export.forms.measure import TimeComparison, medians, shapes_of
 from normfold.export.forms.remembered import Measurement, Subject, measured_once
 from normfold.export.graphs.runtime import CPU, Runtime, providers_here
-from normfold.export.proof.verify import Case, Difference, Verification, largest_errors, verify
+from normfold.export.proof.verify import Difference, Verification, largest_errors, verify
 from normfold.export.sources.origin import Run
 
-__all__ = ["PRECISIONS", "PrecisionReport", "check_precision", "reduce_precision"]
+__all__ = ["PRECISIONS", "Arrays", "PrecisionReport", "check_precision", "in_float16", "reduce_precision"]
 
 #: The largest error, relative to the output's scale, that each precision may have. Rounding one value costs 2^-11, 2^-8
 #: and 2^-8 of it, and networks of ten to twenty layers multiply that.
 PRECISIONS: Mapping[str, float] = {"fp16": 0.02, "bf16": 0.1, "int8": 0.2}
+#: The largest finite number of float16.
+LARGEST_FP16 = float(np.finfo(np.float16).max)
 #: The least share of rows whose class must not change.
 LABEL_AGREEMENT = 0.98
 
@@ -53,46 +51,57 @@ class PrecisionReport:
     timing: TimeComparison
     bytes_before: int
     bytes_after: int
+    #: Nodes of the reduced graph.
+    nodes: int
+    #: The inputs that error and labels were measured on.
+    measured: DataSet
+    #: The inputs that int8 took its value ranges from; None for fp16 and bf16.
+    calibration: DataSet | None = None
+    #: What makes these figures say less than they seem to.
+    warnings: tuple[str, ...] = ()
 
 
-def check_precision(precision: str, has_samples: bool) -> None:
+def check_precision(precision: str | None, tests: bool) -> None:
     """Raise early the errors that :func:`reduce_precision` would raise after the export's other work."""
-    if precision not in PRECISIONS:
+    if precision is not None and precision not in PRECISIONS:
         raise ExportError(f"there is no precision '{precision}'; there are {', '.join(PRECISIONS)}")
-    if precision == "int8" and not has_samples:
-        raise InputSpecError("int8 reads its value ranges from real inputs: give some with --sample")
+    if tests and precision is None:
+        raise ExportError(
+            "test samples (--test-sample) measure what fewer bits cost: give --quantize or --dtype too, or --sample "
+            "for inputs that float32 is proved with"
+        )
 
 
 def reduce_precision(
     content: bytes,
     precision: str,
     reference: Run,
-    cases: Sequence[Case],
+    inputs: Division,
     timed: Arrays,
     *,
     even_if_slower: bool = False,
     remeasure: bool = False,
+    warnings: tuple[str, ...] = (),
 ) -> tuple[bytes, PrecisionReport]:
-    """Return the folded graph ``content`` in ``precision``, with its proof; cases are those of the float32 proof.
+    """Return the folded graph ``content`` in ``precision``, calibrated and measured on ``inputs``.
 
     Raises ExportError where onnxruntime cannot run it on this machine or it is slower (unless even_if_slower),
-    InputSpecError where int8 has no samples to calibrate on, VerificationError where its error is too large.
+    InputSpecError where int8 finds no value ranges, VerificationError where its error is too large.
     """
-    samples = [c for c in cases if c.kind == "sample"]
-    check_precision(precision, bool(samples))
+    check_precision(precision, tests=False)
     if precision == "int8":
-        reduced = _quantized(content, [c.inputs for c in samples])
+        assert inputs.calibration is not None
+        reduced = quantized(content, [c.inputs for c in inputs.calibration.cases])
     else:
-        reduced = _half(content) if precision == "fp16" else _bfloat16(content)
-    # The cases of kind "scaled" are left out: their values leave the range that few bits can hold.
-    proved = samples or [c for c in cases if c.kind == "random"]
+        reduced = in_float16(content) if precision == "fp16" else _bfloat16(content)
+    measured = inputs.measured.cases
     providers = providers_here() if precision == "bf16" else (CPU,)
     full, fewer = (Runtime(c, optimised=True, providers=providers) for c in (content, reduced))
-    own = largest_errors(reference, [full.run], proved)
+    own = largest_errors(reference, [full.run], measured)
     verification = verify(
-        reference, fewer.run, proved, "as for float32", own, lambda own, integers: PRECISIONS[precision], full.run
+        reference, fewer.run, measured, "as for float32", own, lambda own, integers: PRECISIONS[precision], full.run
     )
-    _require(verification, precision)
+    _require(verification, precision, inputs.measured.data)
     machine, shapes = this_machine(providers), shapes_of(timed)
     subject = Subject.of({"float32": content, precision: reduced}, shapes, machine)
     known = measured_once(subject, lambda: _measurement({"float32": full, precision: fewer}, timed), remeasure)
@@ -104,7 +113,23 @@ def reduce_precision(
             f"{timing.before_ms:.3f} ms), so "
             "nothing was published; --even-if-slower publishes it for a machine where it is faster"
         )
-    return reduced, PrecisionReport(precision, verification, timing, len(content), len(reduced))
+    return reduced, PrecisionReport(
+        precision=precision,
+        verification=_without_meaningless(verification),
+        timing=timing,
+        bytes_before=len(content),
+        bytes_after=len(reduced),
+        nodes=len(onnx.load_model_from_string(reduced).graph.node),
+        measured=inputs.measured.data,
+        calibration=None if inputs.calibration is None else inputs.calibration.data,
+        warnings=warnings,
+    )
+
+
+def _without_meaningless(verification: Verification) -> Verification:
+    """Return it without the label agreement of a single row, which would be 100 % or 0 %."""
+    differences = (d if d.rows > 1 else replace(d, label_agreement=None) for d in verification.differences)
+    return replace(verification, differences=tuple(differences))
 
 
 def _measurement(graphs: Mapping[str, Runtime], inputs: Arrays) -> Measurement:
@@ -112,16 +137,37 @@ def _measurement(graphs: Mapping[str, Runtime], inputs: Arrays) -> Measurement:
     return Measurement(times, rounds, min(times, key=times.__getitem__))
 
 
-def _half(content: bytes) -> bytes:
+def in_float16(content: bytes) -> bytes:
+    """Return the graph in float16. Raises ExportError where a weight is beyond its range."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = onnx.load_model_from_string(content)
+    _widen_bounds(model)
     # Infinity is no weight but the bound of a Max or Min that clamps nothing in some channel, and fp16 has it too.
-    held = (np.abs(onnx.numpy_helper.to_array(t)) for t in _floats(model))
+    held = (np.abs(numpy_helper.to_array(t)) for t in _floats(model))
     largest = max((float(a[np.isfinite(a)].max(initial=0)) for a in held), default=0.0)
-    if largest > float(np.finfo(np.float16).max):
+    if largest > LARGEST_FP16:
         raise ExportError(f"fp16 holds values up to 65504, and a weight of the network is {largest:.3g}")
     return bytes(convert_float_to_float16(model, keep_io_types=True).SerializeToString(deterministic=True))
+
+
+def _widen_bounds(model: onnx.ModelProto) -> None:
+    """Make each bound of a Max or Min infinite that is beyond every finite number of float16: it clamps nothing there.
+
+    Only bounds that no other operator reads are changed.
+    """
+    readers: dict[str, set[str]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
+    for tensor in _floats(model):
+        kinds = readers.get(tensor.name, set())
+        if kinds not in ({"Max"}, {"Min"}):
+            continue
+        bound = numpy_helper.to_array(tensor)
+        beyond = bound < -LARGEST_FP16 if kinds == {"Max"} else bound > LARGEST_FP16
+        infinite = np.float32(-np.inf if kinds == {"Max"} else np.inf)
+        tensor.CopyFrom(numpy_helper.from_array(np.where(beyond, infinite, bound), tensor.name))
 
 
 def _bfloat16(content: bytes) -> bytes:
@@ -137,62 +183,26 @@ def _bfloat16(content: bytes) -> bytes:
     return reduced
 
 
-@contextmanager
-def _without_advice() -> Iterator[None]:
-    """Hide the advice that the quantizer writes to the root logger, and remove the handler that it adds there."""
-    handlers, disabled = list(logging.root.handlers), logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)
-        logging.root.handlers[:] = handlers
-
-
-def _quantized(content: bytes, samples: Sequence[Arrays]) -> bytes:
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.rest = iter(samples)
-
-        def get_next(self) -> Arrays | None:
-            return next(self.rest, None)
-
-    model = onnx.load_model_from_string(content)
-    with tempfile.TemporaryDirectory() as folder, _without_advice():
-        target = Path(folder) / "int8.onnx"
-        quantize_static(
-            model,
-            target,
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-        quantized = onnx.load(target)
-    quantized.metadata_props.clear()
-    quantized.metadata_props.extend(model.metadata_props)
-    return bytes(quantized.SerializeToString(deterministic=True))
-
-
-def _require(verification: Verification, precision: str) -> None:
+def _require(verification: Verification, precision: str, measured: DataSet) -> None:
     for d in verification.differences:
         if not d.passed:
-            raise VerificationError(_refusal(d, precision), output=d.output, max_abs_diff=d.max_abs, bound=d.bound)
-        if d.label_agreement is not None and d.label_agreement < LABEL_AGREEMENT:
             raise VerificationError(
-                f"{precision} changes the class of {1 - d.label_agreement:.1%} of the inputs in '{d.output}' "
-                f"({1 - LABEL_AGREEMENT:.0%} are allowed), so nothing was published",
+                _refusal(d, precision, measured), output=d.output, max_abs_diff=d.max_abs, bound=d.bound
+            )
+        # Inputs that were made from statistics are no data: their scores may be as good as equal.
+        agree = None if measured.kind == "synthetic" else d.label_agreement
+        if agree is not None and agree < LABEL_AGREEMENT:
+            changed = round((1 - agree) * d.rows)
+            raise VerificationError(
+                f"{precision} changes the class in {changed} of {d.rows:,} rows of '{d.output}' "
+                f"({1 - LABEL_AGREEMENT:.0%} are allowed), so nothing was published. Measured on {measured}",
                 output=d.output,
             )
 
 
-def _refusal(d: Difference, precision: str) -> str:
+def _refusal(d: Difference, precision: str, measured: DataSet) -> str:
     what = d.trouble or f"output '{d.output}' is off by {d.relative:.1%} of its scale, where {d.bound:.0%} is allowed"
-    return f"{precision} loses too much, so nothing was published: {what}"
+    return f"{precision} loses too much, so nothing was published: {what}. Measured on {measured}"
 
 
 def _floats(model: onnx.ModelProto) -> list[TensorProto]:

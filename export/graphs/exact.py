@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from normfold.export.graphs.serialize import to_bytes
 
-__all__ = ["Graph", "in_float32", "in_float64"]
+__all__ = ["Graph", "in_float32", "in_float64", "narrow_types"]
 
 FLOAT, DOUBLE = ir.DataType.FLOAT, ir.DataType.DOUBLE
 
@@ -51,6 +51,12 @@ def in_float64(model: ir.Model) -> ir.Model | None:
     if any("quantize" in node.op_type.lower() for node in model.graph.all_nodes()):
         return None
     return _converted(model, FLOAT, DOUBLE)
+
+
+def narrow_types(content: bytes) -> tuple[ir.DataType, ...]:
+    """Return the types with fewer digits than float32 that a graph computes in, the one with the fewest first."""
+    found = set(_dtypes(ir.from_proto(onnx.load_model_from_string(content))))
+    return tuple(t for t in (ir.DataType.BFLOAT16, ir.DataType.FLOAT16) if t in found)
 
 
 def in_float32(model: ir.Model) -> ir.Model:

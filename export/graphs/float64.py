@@ -182,6 +182,25 @@ class GlobalMaxPool(OpRun):
         return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
 
 
+class Pad(OpRun):
+    """Negative pads, which cut entries off, are none of NumPy's, which the reference calls."""
+
+    op_domain = ""
+
+    def _run(self, x: Any, pads: Any, value: Any = None, axes: Any = None, mode: Any = None) -> Any:
+        wide = [(0, 0)] * x.ndim
+        for axis, begin, end in zip(
+            range(x.ndim) if axes is None else axes, *np.split(np.asarray(pads), 2), strict=True
+        ):
+            wide[axis] = int(begin), int(end)
+        kept = tuple(slice(max(-b, 0), n - max(-e, 0)) for (b, e), n in zip(wide, x.shape, strict=True))
+        added = [(max(b, 0), max(e, 0)) for b, e in wide]
+        if (mode or "constant") != "constant":
+            return (np.pad(x[kept], added, mode=mode),)
+        constant = 0 if value is None else np.asarray(value).reshape(())
+        return (np.pad(x[kept], added, constant_values=constant).astype(x.dtype),)
+
+
 class Softmax(OpRun):
     op_domain = ""
 
@@ -266,5 +285,6 @@ _OPERATORS: tuple[type[OpRun], ...] = (
     GlobalMaxPool,
     LogSoftmax,
     MaxPool,
+    Pad,
     Softmax,
 )

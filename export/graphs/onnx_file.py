@@ -75,24 +75,10 @@ def read_onnx(path: Path, opset: int | None = None, shapes: Shapes = MappingProx
     proto, notes = _converted(proto, opset, path)
     if sparse:
         notes = (f"{sparse} sparse weight{'s are' if sparse > 1 else ' is'} written densely", *notes)
-    _distrust_outputs(proto)
     model = ir.from_proto(proto)
     if model.functions:
         passes.InlinePass()(model)
     return OnnxFile(model, content, hashlib.sha256(content).hexdigest(), notes)
-
-
-def _distrust_outputs(proto: onnx.ModelProto) -> None:
-    """Forget the numbers in the declared shapes of outputs if an input is dynamic; inference finds those that are true.
-
-    The TorchScript exporter writes the sizes that it traced with, such as a batch of 2, where it cannot infer a shape.
-    """
-    if all(d.HasField("dim_value") for i in proto.graph.input for d in i.type.tensor_type.shape.dim):
-        return
-    for output in proto.graph.output:
-        for dim in output.type.tensor_type.shape.dim:
-            if dim.HasField("dim_value"):
-                dim.ClearField("dim_value")
 
 
 def _refuse_external(proto: onnx.ModelProto, path: Path) -> None:

@@ -12,8 +12,9 @@ from dataclasses import replace
 import numpy as np
 
 from normfold.export.errors import CaptureError
+from normfold.export.inputs.blocks import Blocks, sizes_around_blocks
 from normfold.export.inputs.samples import sample_sizes
-from normfold.export.inputs.sizes import Attempt, Sizes, find_sizes
+from normfold.export.inputs.sizes import CASE_ELEMENTS, Attempt, Sizes, find_sizes
 from normfold.export.inputs.specs import dimensions, random_inputs
 from normfold.export.proof.verify import Case
 from normfold.export.sources.origin import Origin, Run
@@ -30,11 +31,16 @@ def sizes_of(origin: Origin, samples: Sequence[Case] = ()) -> Sizes:
     return _found(origin, samples, attempt)
 
 
-def sizes_of_both(origin: Origin, samples: Sequence[Case], sizes: Sizes, graph: Run) -> Sizes:
+def sizes_of_both(
+    origin: Origin, samples: Sequence[Case], sizes: Sizes, graph: Run, splits: Sequence[Blocks] = ()
+) -> Sizes:
     """Return ``sizes`` with the lower bounds that were found by trying raised to where the graph follows the network.
 
-    Raises InputSpecError where a declared bound is below that. Sizes above the bounds are kept, for the proof to judge.
+    ``splits`` are the blocks that the network works in: their sizes are proved too. Raises InputSpecError where a
+    declared bound is below the raised one, CaptureError where several blocks cannot be tried. Sizes above the bounds
+    are kept, for the proof to judge.
     """
+    sizes = _with_blocks(origin, sizes, splits)
 
     def attempt(tried: Mapping[str, int]) -> None:
         inputs = random_inputs(origin.specs, tried, np.random.default_rng(0))
@@ -66,6 +72,24 @@ def sizes_of_both(origin: Origin, samples: Sequence[Case], sizes: Sizes, graph: 
     )
     proof = [*found.proof, *(s for s in above if s not in found.proof)]
     return replace(found, proof=tuple(proof), notes=(*found.notes, *([raised] if raised else [])))
+
+
+def _with_blocks(origin: Origin, sizes: Sizes, splits: Sequence[Blocks]) -> Sizes:
+    proof = list(sizes.proof)
+    for blocks in splits:
+        around = sizes_around_blocks(blocks, origin.specs, sizes.trace, CASE_ELEMENTS)
+        proof += [tried for tried in around if tried not in proof and _runs(origin, tried)]
+        if all(blocks.size(tried) <= blocks.each for tried in proof):
+            raise CaptureError(f"with more than one block of {blocks.each} the network could not be tried")
+    return replace(sizes, proof=tuple(proof))
+
+
+def _runs(origin: Origin, sizes: Mapping[str, int]) -> bool:
+    try:
+        origin.run(random_inputs(origin.specs, sizes, np.random.default_rng(0)))
+    except Exception:  # whatever the user's code raises where it does not take these sizes
+        return False
+    return True
 
 
 def _found(origin: Origin, samples: Sequence[Case], attempt: Attempt) -> Sizes:

@@ -17,7 +17,7 @@ __all__ = ["moved_inputs", "moved_weights"]
 
 #: Operators whose constants decide sizes: moved, they would make another network.
 SIZING = frozenset({"Resize", "Upsample", "Range"})
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE})
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16})
 
 
 def moved_inputs(inputs: Arrays, seed: int) -> Arrays:

@@ -9,27 +9,31 @@ the network does is left out and another form of the network is published; the c
 
     random   N(0, 1) at the traced sizes, and once at every corner of the dynamic dimensions
     scaled   the same times 10^-4 … 10^4
+    raw      N(0, 1) as a client would send it to a network whose input is standardised
     sample   the user's own inputs
+
+If an input is standardised, the random and the scaled cases are what the network itself sees: mean + std · N(0, 1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from normfold.export.errors import CaptureError, ExportError, VerificationError
-from normfold.export.graphs.exact import Graph
+from normfold.export.graphs.exact import Graph, narrow_types
 from normfold.export.graphs.float64 import Float64Graph
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.inputs.sizes import Sizes
 from normfold.export.inputs.specs import InputSpec, random_inputs
 from normfold.export.proof import rounding
 from normfold.export.proof.algebra import Algebra
+from normfold.export.proof.branches import BranchProof, untaken
 from normfold.export.proof.divergence import first_divergence
 from normfold.export.proof.moving import moved_weights
-from normfold.export.proof.verify import Case, Run, Verification, largest_errors, remembered, verify
+from normfold.export.proof.verify import Arrays, Case, Run, Verification, largest_errors, remembered, verify
 from normfold.export.sources.origin import Origin
 
 __all__ = ["Proof", "Proved", "cases_of"]
@@ -75,18 +79,21 @@ class Proof:
         """Raises CaptureError where ``unfolded``, the captured graph, is not the network."""
         self.sizes = sizes
         self.unfolded = unfolded
-        self.cases = [*cases_of(sizes.specs, sizes), *samples]
+        self.cases = [*cases_of(sizes.specs, sizes, origin.raw), *samples]
         reference, self.name, self.notes = origin.reference(self.cases[0].inputs)
         self.reference = remembered(reference)
         self._plain: Run = remembered(Runtime(unfolded.content, optimised=False).run)
         self._require_running()
         self._algebra = self._make_algebra()
         self._require_captured(origin.run)
+        self._branches = self._make_branches()
         runs = [self._plain, Runtime(unfolded.content, optimised=True).run]
+        self._bound = rounding.bound_of(unfolded.content)
         self._own = largest_errors(self.reference, [*runs, *rounding.moved_runs(unfolded.content)], self.cases)
 
     def _make_algebra(self) -> Algebra | None:
-        reason = "it computes in other types than float32"
+        narrow = " and ".join(t.name.lower() for t in narrow_types(self.unfolded.content))
+        reason = f"it computes in {narrow} itself" if narrow else "it computes in other types than float32"
         if self.unfolded.exact is not None:
             try:
                 algebra = Algebra(self.unfolded.exact, self.cases)
@@ -100,9 +107,19 @@ class Proof:
                 reason = f"ONNX's reference evaluator gives another output '{checked.worst.output}' than onnxruntime"
         self.notes = (
             *self.notes,
-            f"the graph cannot be computed in float64 ({reason}), so the proof compares float32 results alone",
+            f"the graph cannot be computed in float64 ({reason}), so the proof compares results in "
+            f"{'its own precision' if narrow else 'float32'} alone",
         )
         return None
+
+    def _make_branches(self) -> BranchProof | None:
+        if self._algebra is None or self.unfolded.exact is None:
+            branches = untaken(self.unfolded.content, self.cases)
+            self.notes += tuple(f"no input of the proof takes {b}, so nothing is known of it" for b in branches)
+            return None
+        made = BranchProof(self.unfolded.exact, self.unfolded.content, self.cases)
+        self.notes += made.notes
+        return made
 
     def _require_running(self) -> None:
         for case in self.cases:
@@ -137,8 +154,17 @@ class Proof:
                     f"the graph that was captured is not the network, so nothing was folded: {what}, where "
                     f"{d.bound:.1e} is allowed. {why}"
                 )
+        if exact and self._algebra is not None:
+            self._note_scalars(max((d.relative for d in captured.differences), default=0.0))
         if not exact and self._algebra is not None:
             self.reference, self.name = self._algebra.reference, "the captured graph, float64"
+
+    def _note_scalars(self, off: float) -> None:
+        if off > CAPTURE_BOUND:
+            self.notes += (
+                "the graph holds each number of the network's code in float32, which moves the answer by "
+                f"{off:.0e} of its scale. Most networks move less; the usual cause is a difference of large numbers",
+            )
 
     def _nudged(self) -> Run:
         """Return the unfolded graph with its numbers moved by a unit in the last place."""
@@ -149,10 +175,10 @@ class Proof:
         algebra = None
         if self._algebra is not None and graph.exact is not None:
             algebra = self._algebra.of(graph.exact)
+            if self._branches is not None:
+                algebra = self._branches.of(graph.exact, algebra)
         run = Runtime(graph.content, optimised=True).run
-        return Proved(
-            algebra, verify(self.reference, run, self.cases, self.name, self._own, rounding.bound, self._plain)
-        )
+        return Proved(algebra, verify(self.reference, run, self.cases, self.name, self._own, self._bound, self._plain))
 
     def require_same(self, proved: Proved, graph: Graph, form: str) -> None:
         """Raise VerificationError where a form is another network, naming the layer where the two graphs part ways."""
@@ -187,8 +213,8 @@ def _plain_bound(own: float, integers: bool) -> float:
     return min(PLAIN_FACTOR * own + PLAIN_BOUND, CAPTURE_CAP) + (rounding.INDEX_SHARE if integers else 0.0)
 
 
-def cases_of(specs: Sequence[InputSpec], sizes: Sizes) -> list[Case]:
-    """The random and the scaled cases; the same on every call."""
+def cases_of(specs: Sequence[InputSpec], sizes: Sizes, raw: Callable[[Arrays], Arrays] | None = None) -> list[Case]:
+    """The random, the scaled and the raw cases; the same on every call. ``raw`` is that of the origin."""
     rng = np.random.default_rng(2015)
     cases = []
     for index, assignment in enumerate(sizes.proof):
@@ -199,4 +225,7 @@ def cases_of(specs: Sequence[InputSpec], sizes: Sizes) -> list[Case]:
         cases += [
             Case("scaled", f"inputs times {scale:g}", random_inputs(specs, sizes.trace, rng, scale)) for scale in SCALES
         ]
-    return cases
+    if raw is None:
+        return cases
+    plain = Case("raw", "N(0, 1), not around the mean", random_inputs(specs, sizes.trace, rng))
+    return [*(replace(case, inputs=raw(case.inputs)) for case in cases), plain]

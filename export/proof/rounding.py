@@ -6,7 +6,7 @@ are as right: its weights and inputs each moved by one unit in the last place up
 average), as a rounding moves them, and the graph run as it is written and as onnxruntime optimises it, which adds in
 another order. That gives 2 · (MOVES + 1) = 12 errors, of which the largest is the network's own, e. A file passes where
 
-    e(file) <= 3 e + 4 ulp,        ulp = 2^-23
+    e(file) <= 3 e + 4 ulp,        ulp = 2^-23   (2^-10, 2^-7 for a file that computes partly in float16, bfloat16)
 
 for each output and kind of case. The factor: of 12 draws and one more from the same distribution, the one more is
 larger than all others in 1 of 13 cases, so e alone would refuse right files. It is larger than 3 times the largest
@@ -20,18 +20,23 @@ worse, so another form of the network is published in its place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import onnx_ir as ir
+
+from normfold.export.graphs.exact import narrow_types
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.proof.moving import moved_inputs, moved_weights
 from normfold.export.proof.verify import Run
 
-__all__ = ["FACTOR", "FLOOR", "INDEX_SHARE", "bound", "moved_runs"]
+__all__ = ["FACTOR", "FLOOR", "INDEX_SHARE", "bound", "bound_of", "moved_runs"]
 
 #: Times the network's own error.
 FACTOR = 3.0
 #: Relative floor: four units in the last place of float32.
 FLOOR = 4 * 2.0**-23
+#: Units in the last place of the types with fewer digits.
+UNITS = {ir.DataType.FLOAT16: 2.0**-10, ir.DataType.BFLOAT16: 2.0**-7}
 #: Share of an integer output (argmax) that may differ beyond the network's own: two scores closer than a rounding.
 INDEX_SHARE = 1e-3
 #: Copies of the network with moved weights and inputs.
@@ -41,6 +46,15 @@ MOVES = 5
 def bound(own: float, integers: bool) -> float:
     """Return the error that a file may have, from the network's own error ``own``."""
     return FACTOR * own + (INDEX_SHARE if integers else FLOOR)
+
+
+def bound_of(content: bytes) -> Callable[[float, bool], float]:
+    """Return the bound for a graph (ONNX bytes) by the units of the types that it computes in itself."""
+    narrow = narrow_types(content)
+    if not narrow:
+        return bound
+    floor = 4 * UNITS[narrow[0]]
+    return lambda own, integers: FACTOR * own + (INDEX_SHARE if integers else floor)
 
 
 def moved_runs(unfolded: bytes) -> Iterator[Run]:

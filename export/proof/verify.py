@@ -58,6 +58,8 @@ class Difference:
     label_agreement: float | None
     #: What failed apart from size: a shape, a dtype, NaN or infinity at other places; "" where nothing did.
     trouble: str = ""
+    #: Rows that the label was compared in.
+    rows: int = 0
 
     @property
     def passed(self) -> bool:
@@ -136,6 +138,7 @@ def verify(
             bound=bound(own.get((kind, output), 0.0), pool.integers),
             label_agreement=pool.rows_agree / pool.rows if pool.rows else None,
             trouble=f"output '{output}': {pool.troubles[0]}" if pool.troubles else "",
+            rows=pool.rows,
         )
         for (kind, output), pool in pools.items()
     )

@@ -9,7 +9,7 @@ from importlib import resources
 
 from jinja2 import Environment, StrictUndefined
 
-from normfold.export.publishing.report import ExportReport, chosen
+from normfold.export.publishing.report import ExportReport, chosen, labels_kept
 
 __all__ = ["as_html"]
 
@@ -25,6 +25,7 @@ def as_html(report: ExportReport) -> str:
     return template.render(
         report=report,
         chosen=chosen(report),
+        labels_kept=labels_kept,
         longest_ms=max(v.median_ms for v in report.variants),
         counted={
             "unfolded": (folding.batchnorms_before, folding.nodes_before, folding.parameters_before),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from normfold.export.errors import InputSpecError
 from normfold.export.publishing.config import OutputSpec
+from normfold.plain_file import read_plain_text
 
 __all__ = ["label_notes", "labelled_output", "read_labels"]
 
@@ -20,7 +21,7 @@ def read_labels(path: Path | Sequence[str]) -> list[str]:
     if not isinstance(path, Path):
         return _checked([str(label) for label in path], "the labels")
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_plain_text(path, "utf-8-sig")
     except FileNotFoundError:
         raise InputSpecError(f"no file of labels '{path}'") from None
     except (OSError, UnicodeDecodeError) as error:

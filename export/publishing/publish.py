@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import hashlib
-import json
 import os
 import shutil
 import time
@@ -30,6 +28,7 @@ from pathlib import Path
 from normfold.export.errors import PublishError
 from normfold.export.publishing.destination import Destination, check_name, refuse_existing, replaces_model
 from normfold.export.publishing.kept import changed_files
+from normfold.manifest import manifest
 from normfold.whole_file import write_new
 
 __all__ = ["Publication", "manifest", "publish"]
@@ -50,16 +49,6 @@ class Publication:
     model_files: Mapping[str, bytes]
     #: "model.onnx", "export.json", …; the manifest is added.
     version_files: Mapping[str, bytes]
-
-
-def manifest(files: Mapping[str, bytes]) -> bytes:
-    """Return ``manifest.json``: the size and the sha256 of every file.
-
-    >>> manifest({"a": b"x"}).decode().splitlines()[1].strip()
-    '"files": {'
-    """
-    entries = {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in sorted(files.items())}
-    return (json.dumps({"schema": 1, "files": entries}, indent=2, sort_keys=True) + "\n").encode()
 
 
 def publish(repository: Path, publication: Publication, version: int | None = None, overwrite: bool = False) -> Path:

@@ -6,14 +6,15 @@ import dataclasses
 from dataclasses import dataclass, replace
 from typing import Any
 
+from normfold.export.calibration.rows import FEWEST
 from normfold.export.fold import FoldReport
 from normfold.export.forms.machine import Machine
 from normfold.export.forms.measure import TimeComparison
 from normfold.export.forms.precision import PrecisionReport
 from normfold.export.forms.variants import Variant
-from normfold.export.proof.verify import Verification
+from normfold.export.proof.verify import Difference, Verification
 
-__all__ = ["Column", "ExportReport", "Published", "as_json", "chosen", "columns"]
+__all__ = ["Column", "ExportReport", "Published", "as_json", "chosen", "columns", "labels_kept"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,11 @@ class Column:
 
 
 def columns(report: ExportReport) -> tuple[Column, ...]:
-    """Return the columns to show side by side: before, after, and the folded variant where another is published."""
+    """Return the columns to show side by side, the published file last, unless that is the unfolded form in float32.
+
+    They are: before, after, the folded variant where another is published, and the file in fewer bits. A folded variant
+    that was left out, because it rounds worse, has no column.
+    """
     folding, published = report.folding, report.published
     sizes = {v.name: (v.bytes, v.median_ms) for v in report.variants}
     before = Column(
@@ -115,14 +120,19 @@ def columns(report: ExportReport) -> tuple[Column, ...]:
     after = Column(
         "after", published.batchnorms, published.nodes, published.parameters, report.bytes_after, report.timing.after_ms
     )
-    if published.variant == "folded":
-        return before, after
-    folded = Column("folded", folding.batchnorms_after, folding.nodes_after, folding.parameters_after, *sizes["folded"])
     fewer = report.precision
-    state = "published" if fewer is None else f"before {fewer.precision}"
+    reduced: tuple[Column, ...] = ()
+    if fewer is not None:
+        title, ms = f"{fewer.precision}: published", fewer.timing.after_ms
+        reduced = (Column(title, published.batchnorms, fewer.nodes, published.parameters, fewer.bytes_after, ms),)
+    if published.variant == "folded":
+        return before, after if fewer is None else replace(after, title="folded, float32"), *reduced
+    figures = folding.batchnorms_after, folding.nodes_after, folding.parameters_after
+    folded = (Column("folded", *figures, *sizes["folded"]),) if "folded" in sizes else ()
+    state = ": published" if fewer is None else ", float32"
     if published.variant == "unfolded":
-        return replace(before, title=f"{'before' if fewer is None else 'unfolded'}: {state}"), folded
-    return before, folded, replace(after, title=f"{published.variant}: {state}")
+        return replace(before, title=f"{'before' if fewer is None else 'unfolded'}{state}"), *folded, *reduced
+    return before, *folded, replace(after, title=f"{published.variant}{state}"), *reduced
 
 
 def chosen(report: ExportReport) -> str:
@@ -139,7 +149,21 @@ def chosen(report: ExportReport) -> str:
         if report.timing.remembered
         else "measured now"
     )
-    return f"the {variant} form is published, {why}; run times {measured}, on {report.machine}"
+    free = ", ".join(f"{name}=SIZE" for name in report.timing.free)
+    other = f" (at another size: --time-at {free}, or a --sample of that size)" if free else ""
+    fewer = report.precision
+    taken = "published" if fewer is None else f"published in {fewer.precision}"
+    times = f"run times at {report.timing.shapes}{other} {measured}"
+    return f"the {variant} form is {taken}, {why}; {times}, on {report.machine}"
+
+
+def labels_kept(difference: Difference) -> str:
+    """Say in how many rows the label stayed: "75 of 75 rows"; "" where no labels were compared."""
+    agree, rows = difference.label_agreement, difference.rows
+    if agree is None:
+        return ""
+    share = f" ({agree:.1%})" if rows >= FEWEST else ""
+    return f"{round(agree * rows):,} of {rows:,} rows{share}"
 
 
 def as_json(report: ExportReport) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from normfold.export.publishing.report import ExportReport, chosen, columns
+from normfold.export.forms.precision import PrecisionReport
+from normfold.export.publishing.report import ExportReport, chosen, columns, labels_kept
 
 __all__ = ["as_notebook_html", "as_text", "print_summary"]
 
@@ -54,17 +56,29 @@ def print_summary(report: ExportReport, console: Console) -> None:
             f"same function  to {function.relative:.1e} of the output's scale in float64, before rounding "
             f"(allowed {function.bound:.0e})"
         )
-    if (fewer := report.precision) is not None:
-        loss = fewer.verification.worst
-        labels = "" if loss.label_agreement is None else f", same label on {loss.label_agreement:.1%}"
-        console.print(
-            f"{fewer.precision}  {_size(fewer.bytes_before)} → {_size(fewer.bytes_after)}, "
-            f"{fewer.timing.before_ms:.3f} → "
-            f"{fewer.timing.after_ms:.3f} ms, largest error {loss.relative:.2%} of the output's scale{labels}"
-        )
+    if report.precision is not None:
+        for line in _fewer_bits(report.precision):
+            console.print(line)
     for note in report.notes:
         console.print(f"note: {escape(note)}")
     console.print(f"written to [bold]{escape(report.path)}[/bold]")
+
+
+def _fewer_bits(fewer: PrecisionReport) -> Iterator[str]:
+    """Yield what the reduction cost, the inputs that it was calibrated and measured on, and the warnings."""
+    loss = fewer.verification.worst
+    labels = labels_kept(loss)
+    yield (
+        f"{fewer.precision}  {_size(fewer.bytes_before)} → {_size(fewer.bytes_after)}, "
+        f"{fewer.timing.before_ms:.3f} → "
+        f"{fewer.timing.after_ms:.3f} ms, largest error {loss.relative:.2%} of the output's scale"
+        f"{f', same label on {labels}' if labels else ''}"
+    )
+    if fewer.calibration is not None:
+        yield escape(f"  calibrated on {fewer.calibration}")
+    yield escape(f"  measured on {fewer.measured}")
+    for warning in fewer.warnings:
+        yield f"[yellow]warning[/yellow]: {escape(warning)}"
 
 
 def _size(size: int) -> str:

@@ -55,6 +55,13 @@ class _Standard:
         standardised: Array = (x - mean) / np.sqrt(variance)
         return standardised
 
+    def raw(self, x: Array) -> Array:
+        """The array of which ``x`` is the standardised one."""
+        shape = self.mean.shape + (1,) * (x.ndim - 2) if self.mean.ndim else ()
+        mean, variance = (v.astype(np.float64).reshape(shape) for v in (self.mean, self.variance))
+        given: Array = (x * np.sqrt(variance) + mean).astype(x.dtype)
+        return given
+
 
 def with_ends(origin: Origin, ends: Ends) -> Origin:
     """Return ``origin`` with ``ends`` around it: as a function, as the exact reference, and as a graph.
@@ -84,6 +91,7 @@ def with_ends(origin: Origin, ends: Ends) -> Origin:
         reference=reference,
         graph=lambda specs, sizes, opset: _written(origin.graph(specs, sizes, opset), standards, ends),
         notes=(*origin.notes, *notes),
+        raw=(lambda inputs: {**inputs, **{k: v.raw(inputs[k]) for k, v in standards.items()}}) if standards else None,
     )
 
 

@@ -44,7 +44,9 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
     source = load_source(request.source, request.arguments)
     checkpoint: Checkpoint | None = None
     if request.weights is not None:
-        checkpoint = read_checkpoint(request.weights, source.network.state_dict(), request.weights_key)
+        checkpoint = read_checkpoint(
+            request.weights, source.network.state_dict(), request.weights_key, request.weights_sha256
+        )
         load_into(source.network, checkpoint, request.weights)
     refuse_training_modules(source.network)
     described = _named(described, source.network)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from normfold.export.graphs.onnx_file import read_onnx
 from normfold.export.graphs.onnx_sizes import GraphSizes
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.graphs.serialize import to_bytes
-from normfold.export.inputs.specs import Dimension, InputSpec
+from normfold.export.inputs.specs import Dimension, InputSpec, dimensions, random_inputs
 from normfold.export.sources.origin import Arrays, Origin, Run
 from normfold.protos.datatypes import by_onnx
 
@@ -42,7 +43,9 @@ def open_onnx(path: Path, given: Sequence[InputSpec] = (), opset: int | None = D
         return _run(runtime, double, inputs)
 
     def graph(specs: Sequence[InputSpec], sizes: Mapping[str, int], wanted: int) -> ir.Model:
-        return read_onnx(path, wanted if opset is not None else None, shapes).model
+        model = read_onnx(path, wanted if opset is not None else None, shapes).model
+        _forget_traced_sizes(model, runtime, specs, sizes)
+        return model
 
     return Origin(
         name=path.name,
@@ -55,6 +58,34 @@ def open_onnx(path: Path, given: Sequence[InputSpec] = (), opset: int | None = D
         graph=graph,
         notes=file.notes,
     )
+
+
+def _forget_traced_sizes(
+    model: ir.Model, runtime: Runtime, specs: Sequence[InputSpec], sizes: Mapping[str, int]
+) -> None:
+    """Drop from the declared shapes of the outputs every size that changes with a dimension of the inputs, in place.
+
+    The TorchScript exporter writes the sizes that it traced with, such as a batch of 2, where it cannot infer a shape.
+    """
+    known = dimensions(specs)
+    tried = [dict(sizes)]
+    for d in known:
+        others = (sizes[d.name] + (d.step or 1), sizes[d.name] - (d.step or 1))
+        tried += [{**sizes, d.name: other} for other in others if other > 0 and d.holds(other)][:1]
+    shapes: dict[str, list[tuple[int, ...]]] = {}
+    for one in tried if known else []:
+        with suppress(ExportError):  # a size that the network does not take says nothing
+            for name, y in runtime.run(random_inputs(specs, one, np.random.default_rng(0))).items():
+                shapes.setdefault(name, []).append(y.shape)
+    for value in model.graph.outputs:
+        seen = shapes.get(value.name or "", [])
+        if value.shape is None or any(len(shape) != len(value.shape) for shape in seen):
+            continue
+        dims = [
+            None if isinstance(d, int) and any(shape[axis] != d for shape in seen) else d
+            for axis, d in enumerate(value.shape)
+        ]
+        value.shape = ir.Shape(dims)
 
 
 def graph_inputs(model: ir.Model, path: Path) -> tuple[InputSpec, ...]:

@@ -77,6 +77,7 @@ def _refuse_options(request: Request, path: Path) -> None:
     options = {
         "--weights": request.weights,
         "--weights-key": request.weights_key,
+        "--weights-sha256": request.weights_sha256,
         "--untrained": request.untrained,
         "--arg": request.arguments,
     }

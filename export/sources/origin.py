@@ -35,6 +35,8 @@ class Request:
     weights: Path | None = None
     #: Which network of a file of weights that holds several: a key or a prefix in it.
     weights_key: str = ""
+    #: The SHA-256 that the file of weights must have, in hexadecimal; "": any.
+    weights_sha256: str = ""
     #: A class without weights is meant, with the random numbers that it begins with.
     untrained: bool = False
     #: "x=FP32[N,77,L]"; may be left out where a sample or the source itself shows the shapes.
@@ -59,3 +61,6 @@ class Origin:
     #: Writes it as a graph that still holds every BatchNorm; takes specs, sizes to trace with, and the opset.
     graph: Callable[[Sequence[InputSpec], Mapping[str, int], int], ir.Model]
     notes: tuple[str, ...] = ()
+    #: From inputs as the network itself sees them to inputs as clients send them, before they are standardised; None
+    #: where nothing is standardised.
+    raw: Callable[[Arrays], Arrays] | None = None

@@ -27,6 +27,7 @@ from torch import nn
 
 from normfold.export.errors import SourceError
 from normfold.export.user_code import line_of_error
+from normfold.plain_file import read_plain_text
 
 __all__ = ["NO_TORCHSCRIPT", "Source", "load_source", "split_source"]
 
@@ -77,7 +78,7 @@ def split_source(text: str) -> tuple[str, str]:
 def _defined(path: Path) -> list[str]:
     """Return the public classes and functions of a file, classes first, without running it."""
     try:
-        body = ast.parse(path.read_text("utf-8")).body
+        body = ast.parse(read_plain_text(path)).body
     except (OSError, ValueError, SyntaxError):
         return []
     kinds = (ast.ClassDef, ast.FunctionDef)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from normfold.export.errors import CheckpointError
 from normfold.export.sources.checkpoint_keys import Found, choose_tensors, some
+from normfold.plain_file import read_plain_file
 
 __all__ = ["Checkpoint", "load_into", "read_checkpoint"]
 
@@ -46,15 +47,20 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: Path, expected: Mapping[str, Tensor] | None = None, key: str = "") -> Checkpoint:
+def read_checkpoint(
+    path: Path, expected: Mapping[str, Tensor] | None = None, key: str = "", sha256: str = ""
+) -> Checkpoint:
     """Read ``path``: safetensors, or a torch zip or legacy file of tensors.
+
+    ``sha256``: the digest that the file must have, in hexadecimal; "": any. Nothing in a safetensors file shows that it
+    was damaged.
 
     expected is the network's own state_dict, which shows where in the file its tensors are; ``key`` chooses where the
     file holds several networks that fit. Raises CheckpointError where the file is missing, damaged, a pickle that needs
     code, holds no state_dict, or holds several and no ``key`` is given.
     """
     try:
-        content = path.read_bytes()
+        content = read_plain_file(path)
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1, cutoff=0.75)
         hint = f"; did you mean '{path.parent / near[0]}'?" if near else ""
@@ -62,6 +68,11 @@ def read_checkpoint(path: Path, expected: Mapping[str, Tensor] | None = None, ke
     except OSError as error:
         raise CheckpointError(f"weights '{path}' cannot be read: {error.strerror}") from None
     digest = hashlib.sha256(content).hexdigest()
+    if sha256 and digest != sha256.lower():
+        raise CheckpointError(
+            f"weights '{path}' have the SHA-256 {digest}, but --weights-sha256 is {sha256}: this is another file, or "
+            "it was changed or damaged"
+        )
     if not content:
         raise CheckpointError(f"weights '{path}' is an empty file")
     if path.suffix == ".safetensors" or _looks_like_safetensors(content):

@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from normfold.plain_file import read_plain_file
+from normfold.plain_file import SMALL_BYTES, read_plain_file
 from normfold.serving.access.scopes import Scope
 from normfold.serving.errors import StartError
 from normfold.serving.wording import quoted
@@ -62,7 +62,7 @@ def line(name: str, scopes: Collection[Scope], models: Sequence[str], token: str
 def read_tokens(path: Path) -> dict[bytes, Holder]:
     """The holders in the file by the digests of their tokens. Raises StartError, with the line that is wrong."""
     try:
-        text = read_plain_file(path).decode()
+        text = read_plain_file(path, SMALL_BYTES).decode()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise StartError(f"--tokens {path} cannot be read: {why}") from None

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
 
 from normfold.protos import grpc_service as pb
 from normfold.protos import model_config as mc
@@ -22,11 +21,16 @@ from normfold.serving.catalog.entries import (
     after_refusal,
     answering,
     in_service,
+    rows,
 )
-from normfold.serving.catalog.load import LoadOptions, load
+from normfold.serving.catalog.following import Following
+from normfold.serving.catalog.load import LoadOptions
+from normfold.serving.catalog.loader import Loader
 from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.overlooked import overlooked
 from normfold.serving.catalog.repository import Files, Repository, SentFolder, is_plain
+from normfold.serving.catalog.trial import Trials
+from normfold.serving.catalog.trust import ANYTHING, Trust, TrustedFolder
 from normfold.serving.errors import (
     ConfigError,
     InvalidRequest,
@@ -37,25 +41,36 @@ from normfold.serving.errors import (
     ServingError,
     StartError,
 )
-from normfold.serving.scheduling.inline import hop_seconds
 from normfold.serving.wording import near, quoted
 
 log = logging.getLogger(__name__)
 
 
 class Catalog:
-    """The models of a repository by name. Loading happens on a thread, everything else on the event loop."""
+    """The models of a repository by name. Loading happens on threads, everything else on the event loop."""
 
     def __init__(
-        self, repository: Repository, options: LoadOptions, executor: Executor, names: Sequence[str] = ()
+        self,
+        repository: Repository,
+        options: LoadOptions,
+        executor: Executor,
+        names: Sequence[str] = (),
+        trials: Trials | None = None,
+        trust: Trust = ANYTHING,
     ) -> None:
         """``names`` are the models to load at the start; empty: all. Raises StartError for an unknown name.
 
-        Until they are loaded, requests for them are refused as too early.
+        Until they are loaded, requests for them are refused as too early. ``trials`` try each version before it is
+        loaded here. ``trust``: what the files of a model need to be served.
         """
-        self._repository, self._options, self._executor = repository, options, executor
-        self._entries: dict[str, Entry] = {}
-        self._lock = asyncio.Lock()
+        self._repository, self._trust = repository, trust
+        self._loader = Loader(options, executor, trials)
+        #: Every model that was ever loaded or tried, by name.
+        self.entries: dict[str, Entry] = {}
+        #: Held while a model loads or is unloaded; loads of several models go on at the same time.
+        self._locks: dict[str, asyncio.Lock] = {}
+        #: What other workers serve, while this one starts.
+        self.following = Following()
         self._listeners: list[Callable[[], None]] = []
         #: True as soon as loading was tried for every model.
         self.started = False
@@ -67,7 +82,7 @@ class Catalog:
                 there = f"; there are: {', '.join(map(quoted, found))}"
                 raise StartError(f"there is no model {quoted(name)} to load{near(name, found) or there}")
         for name in names or found:
-            self._entries[name] = Entry(wanted=True, loading=True)
+            self.entries[name] = Entry(wanted=True, loading=True)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` whenever readiness may have changed: of the server, or of a model."""
@@ -78,34 +93,36 @@ class Catalog:
         for listener in self._listeners:
             listener()
 
-    @property
-    def entries(self) -> dict[str, Entry]:
-        """Every model that was ever loaded or tried, by name."""
-        return self._entries
-
     def ready(self, strict: bool) -> bool:
         """Whether the server is ready: every worker has tried every model and, where ``strict``, all are in service."""
         return self.others_ready and self.loaded(strict)
 
     def loaded(self, strict: bool) -> bool:
         """Whether this worker has tried every model and, where ``strict``, has all in service that should be."""
-        return self.started and (not strict or in_service(self._entries.values()))
+        return self.started and (not strict or in_service(self.entries.values()))
 
     async def load_all(self) -> None:
         """Load the models of the start, unless a client was faster; a failure is kept as the reason of its model."""
-        for name, why in overlooked(self._repository).items():
+        for name, why in (await self._loader.run(overlooked, self._repository)).items():
             log.warning("folder %s is not served: %s", quoted(name), why)
-        for name, entry in list(self._entries.items()):
-            if not entry.loading:
-                continue
-            try:
-                await self.load(name)
-            except StartError:
-                raise
-            except ServingError as error:
-                log.error("model %s was not loaded: %s", quoted(name), error)
+        loads = [asyncio.create_task(self._load_first(name)) for name, entry in self.entries.items() if entry.loading]
+        try:
+            await asyncio.gather(*loads)
+        finally:
+            for each in loads:
+                each.cancel()
         self.started = True
+        self._loader.rest()
         self.changed()
+
+    async def _load_first(self, name: str) -> None:
+        """Load a model of the start. Raises StartError."""
+        try:
+            await self.load(name)
+        except StartError:
+            raise
+        except ServingError as error:
+            log.error("model %s was not loaded: %s", quoted(name), error)
 
     async def load(self, name: str, override: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
         """Load or reload a model. Old versions serve until the new ones are warm, and go on if the new ones fail.
@@ -113,13 +130,14 @@ class Catalog:
         ``override`` is a configuration in JSON that replaces config.pbtxt. ``files`` replace the model's folder, and
         need an ``override``. Raises PollFailed when there is no such model, LoadRefused when loading fails.
         """
-        async with self._lock:
-            if not self._options.hop_seconds:
-                self._options = replace(self._options, hop_seconds=await hop_seconds(self._executor))
-            entry = self._entries.get(name)
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            entry = self.entries.get(name)
+            if entry is not None and override is None and not files and self.following.has(name, entry):
+                return
             try:
-                folder = self._folder(name, override, files or {})
-                entry = self._entries.setdefault(name, Entry())
+                found = await self._loader.run(self._folder, name, override, files or {})
+                folder = TrustedFolder(found, self._trust)
+                entry = self.entries.setdefault(name, Entry())
                 was_known, entry.loading = entry.known, True
                 if not was_known:
                     self.changed()
@@ -135,7 +153,7 @@ class Catalog:
                     entry.loading = False
                 self.changed()
 
-    async def _load(self, folder: Files, override: str | None, entry: Entry) -> None:
+    async def _load(self, folder: TrustedFolder, override: str | None, entry: Entry) -> None:
         """Load the versions of a model, and put them in service if none fails or if none answers yet.
 
         Raises PollFailed, LoadError or LoadRefused.
@@ -143,7 +161,7 @@ class Catalog:
         before = dict(entry.versions)
         answered = bool(entry.ready)
         try:
-            written, numbers = self._plan(folder, override)
+            written, numbers = await self._loader.run(self._plan, folder, override)
         except LoadError as error:
             if not answered:
                 entry.reason = str(error)
@@ -152,17 +170,17 @@ class Catalog:
             if number not in before or before[number].state != READY:
                 entry.versions[number] = Version(LOADING)
         try:
-            loaded, failures = await self._load_versions(folder, written, numbers)
+            loaded, failures = await self._loader.load_versions(folder, written, numbers, quiet=not self.started)
         except BaseException:
             entry.versions = before
             raise
         if failures and answered:
             entry.versions = after_refusal(before, loaded, failures)
             raise LoadRefused(_failed(folder.name, failures))
-        entry.reason, entry.wanted = "", entry.wanted or bool(loaded)
+        entry.reason, entry.wanted, entry.written = "", entry.wanted or bool(loaded), written.SerializeToString()
         for number in set(entry.versions) - set(numbers):
             entry.versions[number] = Version(UNAVAILABLE, UNLOADED)
-        entry.versions |= {number: Version(READY, "", model) for number, model in loaded.items()}
+        entry.versions |= {number: Version(READY, folder.remark(number), model) for number, model in loaded.items()}
         entry.versions |= {number: Version(UNAVAILABLE, reason) for number, reason in failures.items()}
         if failures:
             raise LoadRefused(_failed(folder.name, failures))
@@ -189,6 +207,8 @@ class Catalog:
 
         Raises PollFailed or LoadError.
         """
+        if (plan := self.following.plan(folder.name)) is not None:
+            return plan
         if override is None:
             written = config.parse(folder.config_text() or "")
         else:
@@ -204,31 +224,20 @@ class Catalog:
             raise LoadError(f"no version to serve: version folders are numbers such as 1, there are: {present}")
         return written, numbers
 
-    async def _load_versions(
-        self, folder: Files, written: mc.ModelConfig, numbers: list[int]
-    ) -> tuple[dict[int, Model], dict[int, str]]:
-        """The versions that loaded, and for each of the others the reason. Raises StartError."""
-        loaded: dict[int, Model] = {}
-        failures: dict[int, str] = {}
-        for number in numbers:
-            try:
-                loaded[number] = await asyncio.to_thread(load, folder, written, number, self._options, self._executor)
-                log.log(logging.INFO if self.started else logging.DEBUG, "loaded %s", loaded[number].describe())
-            except StartError:  # the device is missing, so no model will load
-                raise
-            except ServingError as error:
-                failures[number] = str(error)
-            except MemoryError:
-                failures[number] = "there is not enough memory to load it"
-            except Exception as error:
-                log.exception("loading model %s version %d failed", quoted(folder.name), number)
-                failures[number] = f"unexpected {type(error).__name__}; the log has the details"
-        return loaded, failures
+    def stop_loading(self) -> None:
+        """End the trials of loads under way, and try no more."""
+        self._loader.close()
+
+    def stop(self) -> None:
+        """End the runs under way: the server must end, whether they are done or not."""
+        for entry in self.entries.values():
+            for model in entry.ready:
+                model.scheduler.stop()
 
     async def unload(self, name: str) -> None:
         """Stop serving a model; requests on their way are still answered. It is no error if the model is not loaded."""
-        async with self._lock:
-            entry = self._entries.get(name)
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            entry = self.entries.get(name)
             if entry is None:
                 return
             entry.reason, entry.wanted, entry.loading = "", False, False
@@ -241,23 +250,21 @@ class Catalog:
         Raises InvalidRequest for a version that is no number, NotFound, or Unavailable with the reason.
         """
         number = parse_version(version)
-        entry = self._entries.get(name)
+        entry = self.entries.get(name)
         if entry is None or not entry.known:
-            raise NotFound(f"Request for unknown model: {quoted(name)} is not found{near(name, self._entries)}")
+            raise NotFound(f"Request for unknown model: {quoted(name)} is not found{near(name, self.entries)}")
         return answering(entry, name, number)
 
-    def index(self, only_ready: bool) -> list[pb.RepositoryIndexResponse.ModelIndex]:
-        """The state and reason of each version of every model in the repository; of a model never loaded, the name."""
-        rows = []
-        for name in sorted({*self._repository.models(), *self._entries}):
-            entry = self._entries.get(name, Entry())
-            for number, version in sorted(entry.versions.items()):
-                if version.state == READY or not only_ready:
-                    rows.append((name, str(number), version.state, version.reason))
-            if not entry.versions and not only_ready:
-                rows.append((name, "", entry.state, entry.reason))
+    async def look(self) -> list[str]:
+        """The names of the models that the repository has now, read on another thread."""
+        return await asyncio.to_thread(lambda: list(self._repository.models()))
+
+    def index(self, only_ready: bool, present: Iterable[str] = ()) -> list[pb.RepositoryIndexResponse.ModelIndex]:
+        """The state and reason of each version of every model; of a model of ``present`` never loaded, the name."""
+        names = sorted({*present, *self.entries})
+        found = [row for name in names for row in rows(name, self.entries.get(name, Entry()), only_ready)]
         index = pb.RepositoryIndexResponse.ModelIndex
-        return [index(name=n, version=v, state=s, reason=r) for n, v, s, r in rows]
+        return [index(name=n, version=v, state=s, reason=r) for n, v, s, r in found]
 
 
 def parse_version(text: str) -> int | None:

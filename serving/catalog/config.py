@@ -17,7 +17,7 @@ from normfold.serving.catalog import bounds
 from normfold.serving.errors import ConfigError
 from normfold.serving.runtime import cuda_options, tensorrt_options
 from normfold.serving.runtime.settings import ModelTensor, SessionSettings
-from normfold.serving.wire.proved_sizes import ALLOWED, PROVED
+from normfold.serving.wire.proved_sizes import ALLOWED, BATCHNORMS, PROVED
 
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
@@ -39,7 +39,7 @@ PARAMETERS = (
 #: A client that sends it back changes nothing.
 LEFT_ON_CPU = "nodes_on_cpu"
 #: All parameters that the server itself sets in a configuration in force.
-SET_BY_SERVER = (LEFT_ON_CPU, PROVED, ALLOWED)
+SET_BY_SERVER = (LEFT_ON_CPU, PROVED, ALLOWED, BATCHNORMS)
 
 _GRAPH_LEVELS = {0: "all", 1: "extended", -1: "basic", 2: "none"}
 

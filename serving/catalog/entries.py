@@ -34,6 +34,13 @@ class Entry:
     wanted: bool = False
     #: Whether a load is under way, or to come at the start.
     loading: bool = False
+    #: The configuration, as its author wrote it, of the versions in service.
+    written: bytes = b""
+
+    @property
+    def answering(self) -> tuple[int, ...]:
+        """The numbers of the versions that can answer, in ascending order."""
+        return tuple(model.version for model in self.ready)
 
     @property
     def ready(self) -> list[Model]:
@@ -56,6 +63,14 @@ class Entry:
         reasons = [self.reason, *(f"version {n}: {v.reason}" for n, v in sorted(self.versions.items()) if v.reason)]
         text = "; ".join(reason for reason in reasons if reason)
         return f" ({text})" if text else ""
+
+
+def rows(name: str, entry: Entry, only_ready: bool) -> list[tuple[str, str, str, str]]:
+    """Name, version, state and reason of each version; of a model without versions, of the whole."""
+    if not entry.versions:
+        return [] if only_ready else [(name, "", entry.state, entry.reason)]
+    every = ((name, str(number), each.state, each.reason) for number, each in sorted(entry.versions.items()))
+    return [row for row in every if row[2] == READY or not only_ready]
 
 
 def in_service(entries: Iterable[Entry]) -> bool:

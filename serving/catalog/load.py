@@ -13,7 +13,7 @@ from normfold.serving.catalog.repository import Files
 from normfold.serving.catalog.sized_run import SizedRun
 from normfold.serving.errors import ConfigError, DeviceUnavailable, InvalidRequest
 from normfold.serving.process.memory_limit import MemoryBudget
-from normfold.serving.runtime import cuda_options, gpus, run_memory, tensorrt_options
+from normfold.serving.runtime import cuda_options, gpus, known_memory, run_memory, tensorrt_options
 from normfold.serving.runtime.devices import Device
 from normfold.serving.runtime.session import Session
 from normfold.serving.runtime.settings import SessionSettings
@@ -67,7 +67,7 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
         if measured:
             tuning.keep(data, session.settings.intra_op_threads)
             full = _complete(written, folder.name, session, options)
-    times = RunTimes(options.hop_seconds)
+    times = RunTimes(0.0 if session.numbers_decide else options.hop_seconds)
     warmup.run(session, samples, list(contract.outputs), lambda feeds, ns: times.of(feeds).note(ns))
     others = []
     for device in rest if session.device != "cpu" else ():
@@ -78,25 +78,32 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
             golden.replay(other, answers)
         warmup.run(other, samples, list(contract.outputs), lambda feeds, ns: None)
         others.append((other, counts[device.index]))
-    sized = _sized(session, contract, samples, options.budget)
+    sized = _sized(session, data, contract, samples, options)
     return Model(folder.name, version, full, contract, session, executor, times, others, sized)
 
 
 def _sized(
-    session: Session, contract: Contract, samples: list[warmup.WarmupSample], budget: MemoryBudget | None
+    session: Session, data: bytes, contract: Contract, samples: list[warmup.WarmupSample], options: LoadOptions
 ) -> SizedRun | None:
-    """The run of ``session`` within ``budget``; None where the memory of its runs cannot be measured."""
-    if budget is None:
+    """The run of ``session`` within the server's memory; None where the memory of its runs cannot be measured."""
+    if options.budget is None:
         return None
     batched = contract.max_batch_size > 0
     axes = {
         tensor.name: [axis for axis, size in enumerate(tensor.shape or ()) if size == -1 and (axis or not batched)]
         for tensor in session.inputs
     }
+    folder = options.tuning.folder if options.tuning else None
     for feeds in [sample.feeds for sample in samples[:1]] or warmup.guesses(session, batched):
-        memory = run_memory.measure(session, feeds, list(contract.outputs), contract.max_batch_size, axes)
+        shapes = sorted((name, array.shape) for name, array in feeds.items())
+        what = (shapes, contract.max_batch_size, session.settings.intra_op_threads, session.settings.arena)
+        memory = known_memory.find(folder, data, what)
+        if memory is None:
+            memory = run_memory.measure(session, feeds, list(contract.outputs), contract.max_batch_size, axes)
+            if memory is not None:
+                known_memory.keep(folder, data, what, memory)
         if memory is not None:
-            return SizedRun(session, memory, budget, batched)
+            return SizedRun(session, memory, options.budget, batched, feeds)
     return None
 
 

@@ -15,10 +15,12 @@ from normfold.serving.catalog.contract import Contract
 from normfold.serving.catalog.sized_run import SizedRun
 from normfold.serving.runtime.gpus import Sessions
 from normfold.serving.runtime.session import Session
+from normfold.serving.runtime.stop import stoppable
 from normfold.serving.scheduling import batching
 from normfold.serving.scheduling.inline import RunTimes
 from normfold.serving.scheduling.response_cache import ResponseCache
-from normfold.serving.scheduling.scheduler import Run, Scheduler
+from normfold.serving.scheduling.running import Run
+from normfold.serving.scheduling.scheduler import Scheduler
 from normfold.serving.scheduling.statistics import RequestTiming, Statistics
 
 Array = NDArray[Any]
@@ -59,7 +61,7 @@ class Model:
         if settings.dynamic_batching.preserve_ordering:
             instances = 1
         policy = batching.read_policy(settings)
-        self.scheduler = Scheduler(self.run, policy, instances, executor, self.statistics, times)
+        self.scheduler = Scheduler(self.run, policy, instances, executor, self.statistics, times, stoppable(self.run))
         self.cache = ResponseCache() if settings.response_cache.enable else None
 
     async def infer(
@@ -84,6 +86,11 @@ class Model:
         self.cache.keep(key, answer)
         self.statistics.cache_miss.add(time.perf_counter_ns() - started - timing.queue - timing.infer)
         return answer, timing
+
+    def give_back(self) -> None:
+        """Give back the memory that is kept for the next run; for a server that is idle, and on a thread."""
+        if self._sized is not None:
+            self._sized.give_back()
 
     def describe(self) -> str:
         """One line for people: inputs, outputs, devices and threads."""

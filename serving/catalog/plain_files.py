@@ -12,6 +12,9 @@ from pathlib import Path
 
 from normfold.serving.errors import LoadError
 
+#: protobuf's own limit, and more than any other file of a repository has.
+MOST_BYTES = (2 << 30) - 1
+
 
 def read_plain(path: Path, shown: str, root: Path) -> bytes:
     """The bytes of the file ``path``, which messages call ``shown``. Raises LoadError unless it lies below ``root``."""
@@ -25,6 +28,8 @@ def read_plain(path: Path, shown: str, root: Path) -> bytes:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise LoadError(f"{shown} cannot be read: it is not a plain file")
+        if os.fstat(descriptor).st_size > MOST_BYTES:
+            raise LoadError(f"{shown} is larger than 2 GiB, which no ONNX file can be")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read()
     except OSError as error:

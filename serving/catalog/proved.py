@@ -5,7 +5,7 @@ from __future__ import annotations
 from normfold.protos import model_config as mc
 from normfold.serving.errors import LoadError
 from normfold.serving.runtime.session import Session
-from normfold.serving.wire.proved_sizes import ALLOWED, PROVED, ProvedSizes, parse
+from normfold.serving.wire.proved_sizes import ALLOWED, BATCHNORMS, PROVED, ProvedSizes, parse
 
 
 def read(session: Session) -> ProvedSizes | None:
@@ -36,11 +36,15 @@ def _fits(dims: tuple[int | str, ...], shape: tuple[int, ...] | None) -> bool:
 
 
 def describe(full: mc.ModelConfig, session: Session, allowed: bool) -> None:
-    """Write the proved sizes into the configuration in force, and keep its batches within them unless ``allowed``.
+    """Write what the file says of its proof and its BatchNorms into the configuration in force.
+
+    Batches are kept within the sizes that were proved unless ``allowed``.
 
     Raises as ``read``.
     """
     sizes = read(session)
+    if BATCHNORMS in session.metadata:
+        full.parameters[BATCHNORMS].string_value = session.metadata[BATCHNORMS]
     if sizes is None:
         return
     full.parameters[PROVED].string_value = session.metadata[PROVED]

@@ -101,10 +101,7 @@ class ModelFolder:
         """The content of config.pbtxt, or None. Raises LoadError when it cannot be read, or is not UTF-8 text."""
         if self._is_file or not is_there(self.path / CONFIG_FILE):
             return None
-        try:
-            return self._read(CONFIG_FILE).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"config.pbtxt cannot be read: {why(error)}") from None
+        return as_text(self._read(CONFIG_FILE))
 
     def versions(self) -> list[int]:
         """The numbers of the versions that are there, in ascending order."""
@@ -127,6 +124,19 @@ class ModelFolder:
         if self._is_file or not is_there(self.path / str(version) / GOLDEN_FILE):
             return None
         return self._checked(version, GOLDEN_FILE)
+
+    def find(self, version: int, filename: str) -> bytes | None:
+        """The bytes of a file of a version as they are, or None where there is none. Raises LoadError."""
+        path = self.path / str(version) / filename
+        return None if self._is_file or not is_there(path) else self._read(f"{version}/{filename}")
+
+    def beside(self) -> dict[str, bytes]:
+        """The files beside the versions by name, without those whose names begin with a dot. Raises LoadError."""
+        try:
+            names = sorted(entry.name for entry in self.path.iterdir() if not entry.is_dir())
+        except OSError as error:
+            raise LoadError(f"the model's folder cannot be read: {why(error)}") from None
+        return {name: self._read(name) for name in names if not name.startswith(".")}
 
     def _checked(self, version: int, filename: str) -> bytes:
         data = self._read(f"{version}/{filename}")
@@ -172,7 +182,7 @@ class Repository:
         if not self.models():
             raise StartError(
                 f"repository {str(path)!r} holds no model; expected {path / 'NAME' / '1' / 'model.onnx'}, "
-                "or the path of one model's folder or .onnx file"
+                f"or the path of one model's folder or .onnx file{_hint(path)}"
             )
 
     def models(self) -> dict[str, ModelFolder]:
@@ -192,6 +202,12 @@ class Repository:
             return ModelFolder(name, self.path) if name == self._name else None
         folder = self.path / name
         return ModelFolder(name, folder, self.path) if NAME.fullmatch(name) and _is_model(folder) else None
+
+
+def _hint(path: Path) -> str:
+    """The end of a sentence about a path without a model: which one was probably meant."""
+    inside = sorted(path.glob("*.onnx"))
+    return f"; did you mean {str(inside[0])!r}?" if inside else ""
 
 
 def is_plain(path: str) -> bool:
@@ -218,6 +234,14 @@ def _is_model(folder: Path) -> bool:
 
 def _version_folders(folder: Path) -> list[Path]:
     return [entry for entry in folder.iterdir() if _VERSION.fullmatch(entry.name) and entry.is_dir()]
+
+
+def as_text(config: bytes) -> str:
+    """The text of config.pbtxt. Raises ConfigError when it is not UTF-8."""
+    try:
+        return config.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config.pbtxt cannot be read: {why(error)}") from None
 
 
 def check_manifest(manifest: bytes, filename: str, data: bytes) -> None:

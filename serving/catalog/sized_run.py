@@ -1,9 +1,9 @@
 """Runs of a model within the server's memory: large batches in parts, and none that cannot fit.
 
-An ordinary run keeps its memory for the next one. A run that takes more than PART_BYTES is cut into parts of fewer
-rows, if the model has a batch axis (``max_batch_size``), for which config.pbtxt says that rows do not depend on each
-other. One row that takes more is run alone and gives its memory back; if it takes more than the server may have, it is
-refused before it is run.
+An ordinary run keeps its memory for the next one, until the server is idle. A run that takes more than PART_BYTES is
+cut into parts of fewer rows, if the model has a batch axis (``max_batch_size``), for which config.pbtxt says that rows
+do not depend on each other. One row that takes more is run alone and gives its memory back; if it takes more than the
+server may have, it is refused before it is run.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from normfold.serving.errors import InvalidRequest, NoMemory
 from normfold.serving.process.memory_limit import MemoryBudget
 from normfold.serving.runtime.run_memory import RunMemory
 from normfold.serving.runtime.session import Session
+from normfold.serving.runtime.stop import Stop
 
 Array = NDArray[Any]
 
@@ -25,13 +26,22 @@ Array = NDArray[Any]
 #: activations have left the CPU's caches long before.
 PART_BYTES = 64 << 20
 
+#: Sessions of runs with no more memory keep it when the server is idle, in bytes.
+KEPT_BYTES = 8 << 20
+
 
 class SizedRun:
     """The run of a session; called like ``Session.run``."""
 
-    def __init__(self, session: Session, memory: RunMemory, budget: MemoryBudget, batched: bool) -> None:
-        """``batched``: the first axis of every input and output is that of the batch."""
+    def __init__(
+        self, session: Session, memory: RunMemory, budget: MemoryBudget, batched: bool, sample: Mapping[str, Array]
+    ) -> None:
+        """``batched``: the first axis of every input and output is that of the batch. ``sample``: inputs of a run."""
         self._session, self._memory, self._budget, self._batched = session, memory, budget, batched
+        self._small = {name: array[:1] for name, array in sample.items()} if batched else dict(sample)
+        self._kept_bytes = memory.most_input_bytes(KEPT_BYTES)
+        #: The largest inputs since memory was last given back, in bytes.
+        self._largest = 0
         #: Inputs of at most so many bytes need no further look.
         self._ordinary_bytes = memory.most_input_bytes(PART_BYTES)
 
@@ -50,36 +60,46 @@ class SizedRun:
                 f"for runs; send a shorter input, or start the server with a larger --memory-limit"
             )
 
-    def __call__(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """The outputs named in ``outputs``. Raises what the session raises."""
+    def __call__(self, feeds: Mapping[str, Array], outputs: Sequence[str], stop: Stop | None = None) -> list[Array]:
+        """The outputs named in ``outputs``; ``stop`` ends the run early. Raises what the session raises."""
         size = _bytes(feeds)
+        if size > self._largest:
+            self._largest = size
         if size <= self._ordinary_bytes:
-            return self._session.run(feeds, outputs)
+            return self._session.run(feeds, outputs, stop=stop)
         rows = len(next(iter(feeds.values()))) if self._batched else 1
         most = self.part_rows(rows, size)
         if most >= rows:
-            return self._run_alone(feeds, outputs, rows, size)
+            return self._run_alone(feeds, outputs, rows, size, stop)
         answers = []
         for at in range(0, rows, most):
             part = {name: array[at : at + most] for name, array in feeds.items()}
             size = _bytes(part)
             count = min(most, rows - at)
-            answers.append(self._run_alone(part, outputs, count, size))
+            answers.append(self._run_alone(part, outputs, count, size, stop))
             if any(array.shape[:1] != (count,) for array in answers[-1]):
                 raise InvalidRequest(f"an output does not have the {count} rows of the input, so it cannot be batched")
         return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+
+    def give_back(self) -> None:
+        """Give back the memory that the session keeps for its next run, if that is much."""
+        if self._largest > self._kept_bytes:
+            self._largest = 0
+            self._session.run(self._small, [self._session.outputs[0].name], give_back=True)
 
     def part_rows(self, rows: int, size: int) -> int:
         """The rows of each part of a run of ``rows`` rows with inputs of ``size`` bytes."""
         whole = self._memory.of(rows, size)
         return rows if not self._batched or whole <= PART_BYTES else max(1, int(rows * PART_BYTES / whole))
 
-    def _run_alone(self, feeds: Mapping[str, Array], outputs: Sequence[str], rows: int, size: int) -> list[Array]:
+    def _run_alone(
+        self, feeds: Mapping[str, Array], outputs: Sequence[str], rows: int, size: int, stop: Stop | None
+    ) -> list[Array]:
         need = self._memory.of(rows, size)
         if need <= PART_BYTES:
-            return self._session.run(feeds, outputs)
+            return self._session.run(feeds, outputs, stop=stop)
         with self._budget.reserved(need):
-            return self._session.run(feeds, outputs, give_back=True)
+            return self._session.run(feeds, outputs, give_back=True, stop=stop)
 
 
 def _bytes(feeds: Mapping[str, Array]) -> int:

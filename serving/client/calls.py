@@ -19,6 +19,13 @@ from normfold.serving.errors import ServingError
 from normfold.serving.wire.tensors import split_elements, to_raw
 
 SERVICE = "/inference.GRPCInferenceService/"
+
+
+def method_path(method: str) -> str:
+    """The path of a method of the protocol by its name; a path is one already."""
+    return method if method.startswith("/") else SERVICE + method
+
+
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 
 #: A call without an answer after this many seconds is an error, unless the caller gives another time.

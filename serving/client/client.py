@@ -17,7 +17,8 @@ import grpc
 from google.protobuf.message import Message
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.client import calls
+from normfold.protos import metrics as mx
+from normfold.serving.client import calls, control
 from normfold.serving.client.arguments import (
     checked_address,
     checked_model,
@@ -25,7 +26,7 @@ from normfold.serving.client.arguments import (
     checked_top,
     checked_version,
 )
-from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, OPTIONS, SERVICE
+from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, OPTIONS, method_path
 from normfold.serving.client.connection import ClientTls, channel, token_header
 from normfold.serving.client.errors import ClientError as ClientError
 from normfold.serving.client.errors import advised, client_error
@@ -69,9 +70,9 @@ class Client:
         self._channel.close()
 
     def call(self, method: str, request: Message, response: type[Response], timeout: float | None = None) -> Response:
-        """The response to any method of the protocol by its name, such as "ModelStatistics". Raises ClientError."""
+        """The response to a method, by its name in the protocol or its whole path. Raises ClientError."""
         rpc = self._channel.unary_unary(
-            SERVICE + method, request_serializer=serialized, response_deserializer=response.FromString
+            method_path(method), request_serializer=serialized, response_deserializer=response.FromString
         )
         try:
             seconds = self.timeout if timeout is None else checked_timeout(timeout)
@@ -165,6 +166,38 @@ class Client:
             if error.status is grpc.StatusCode.UNIMPLEMENTED:
                 self._known[key] = None
             return None
+
+    def models(self, timeout: float | None = None) -> list[control.VersionState]:
+        """The state of every version of every model in the server's repository."""
+        response = self.call("RepositoryIndex", pb.RepositoryIndexRequest(), pb.RepositoryIndexResponse, timeout)
+        return control.states(response)
+
+    def counters(self, timeout: float | None = None) -> list[control.VersionCounters]:
+        """What the server has counted for each version in service; only normfold tells. Raises ClientError."""
+        response = self.call(control.SNAPSHOT, mx.SnapshotRequest(), mx.SnapshotResponse, timeout)
+        return control.counters(response)
+
+    def load(self, model: str, config: str | None = None, timeout: float | None = None) -> None:
+        """Load or reload ``model``; its old versions answer until the new ones are warm, and go on if those fail.
+
+        ``config`` is a configuration in JSON that replaces config.pbtxt. Raises ClientError with the reason.
+        """
+        self.call("RepositoryModelLoad", control.load_request(model, config), pb.RepositoryModelLoadResponse, timeout)
+        self._known.clear()
+
+    def unload(self, model: str, timeout: float | None = None) -> None:
+        """Stop serving ``model``; requests that it has are still answered."""
+        self.call("RepositoryModelUnload", control.unload_request(model), pb.RepositoryModelUnloadResponse, timeout)
+        self._known.clear()
+
+    def use(self, model: str, version: int | str, timeout: float | None = None) -> None:
+        """Put ``version`` of ``model`` in service and take the others out, until the model is loaded again.
+
+        config.pbtxt is not changed: ``normfold use --repository`` does that. Raises ClientError, or ValueError.
+        """
+        request = pb.ModelConfigRequest(name=checked_model(model))
+        config = self.call("ModelConfig", request, pb.ModelConfigResponse, timeout).config
+        self.load(model, control.with_versions(config, [control.checked_number(version)]), timeout)
 
     def is_live(self, timeout: float | None = None) -> bool:
         """Whether the server answers. Raises ClientError if no server does."""

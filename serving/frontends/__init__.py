@@ -35,6 +35,9 @@ class Frontend(Protocol):
         With ``reuse_port`` other processes that set it, too, may listen on the same port; without, none may.
         """
 
+    async def drain(self, most_seconds: float) -> None:
+        """Close the port, as far as calls may still come, and ask all clients to go elsewhere."""
+
     async def stop(self, grace_seconds: float) -> bool:
         """Close the port and every connection; whether all calls under way ended within ``grace_seconds``."""
 

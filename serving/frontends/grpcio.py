@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
@@ -13,10 +12,10 @@ import grpc.aio
 
 from normfold.serving.access.access import HEADER, Access, credential
 from normfold.serving.access.tls import Tls, TlsIdentity
-from normfold.serving.errors import PermissionDenied, ServingError, StartError, Unauthenticated
-from normfold.serving.frontends.limits import ClientLimits
-from normfold.serving.process import unix_socket
-from normfold.serving.process.address import UNIX, host_and_port
+from normfold.serving.errors import PermissionDenied, ServingError, Unauthenticated
+from normfold.serving.frontends.grpcio_options import options
+from normfold.serving.frontends.grpcio_server import GrpcServer
+from normfold.serving.frontends.limits import DEFAULT_LIMITS, ClientLimits
 from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.grpc_status import CODES
 from normfold.serving.rpc.methods import Method, status_of
@@ -27,14 +26,13 @@ from normfold.serving.wire.pushback import trailers
 LARGE_BYTES = 1 << 14
 #: Time at the end for calls that are in gRPC but not in a method.
 LAST_CALLS_SECONDS = 0.1
-#: Calls under way on one connection; a client keeps further ones back until others have ended.
-MOST_CALLS = 1024
 
 
 class GrpcioFrontend:
-    """A server of ``methods``; ``traffic`` counts the calls of those that are ``counted``; ``limits`` are not kept.
+    """A server of ``methods``; ``traffic`` counts the calls of those that are ``counted``.
 
-    ``access`` admits calls by their tokens; None: everybody. ``tls``: the TLS of its port; None: plain text.
+    Of ``limits`` only the times of connections are kept. ``access`` admits calls by their tokens; None: everybody.
+    ``tls``: the TLS of its port; None: plain text.
     """
 
     def __init__(
@@ -42,17 +40,20 @@ class GrpcioFrontend:
         methods: Iterable[Method],
         traffic: Traffic,
         max_message_bytes: int,
-        limits: ClientLimits | None = None,
+        limits: ClientLimits = DEFAULT_LIMITS,
         access: Access | None = None,
         tls: Tls | None = None,
     ) -> None:
         #: The contexts of calls whose large answers may still be on the wire.
         self._sending: set[Any] = set()
         self._handlers = _Handlers(methods, lambda method: _handler(method, traffic, self._sending), access)
-        self._max_message_bytes, self._tls = max_message_bytes, tls
-        self._server: grpc.aio.Server | None = None
-        #: The address that the server listens on; empty until it does.
-        self.address = ""
+        self._max_message_bytes, self._limits, self._tls = max_message_bytes, limits, tls
+        self._server = GrpcServer(self._make, self._bind)
+
+    @property
+    def address(self) -> str:
+        """The address that the server listens on; empty until it does."""
+        return self._server.address
 
     async def start(self, address: str, reuse_port: bool = False) -> None:
         """Listen on ``address``: "host:port", port 0 for any free one, or "unix:/path".
@@ -60,34 +61,20 @@ class GrpcioFrontend:
         With ``reuse_port`` other processes that set it, too, may listen on the same port; without, none may. Raises
         StartError.
         """
-        self._server = grpc.aio.server(
-            options=(
-                # gRPC's default is on: a second server would then start without an error and take half the connections.
-                ("grpc.so_reuseport", int(reuse_port)),
-                ("grpc.max_receive_message_length", self._max_message_bytes),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_concurrent_streams", MOST_CALLS),
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            )
-        )
-        self._server.add_generic_rpc_handlers([self._handlers])
-        why = unix_socket.why_not(address.removeprefix(UNIX)) if address.startswith(UNIX) else ""
-        try:
-            port = 0 if why else self._bind(address)
-        except RuntimeError:
-            port = 0
-        if not port:
-            why = why or _why(address)
-            raise StartError(f"cannot listen on {address}: {why}; choose another with --listen host:port")
-        await self._server.start()
-        self.address = address if address.startswith(UNIX) else f"{address.rpartition(':')[0]}:{port}"
+        await self._server.start(address, reuse_port)
 
-    def _bind(self, address: str) -> int:
+    def _make(self, reuse_port: bool) -> grpc.aio.Server:
+        """A server that listens on nothing yet."""
+        server = grpc.aio.server(options=options(self._max_message_bytes, reuse_port, self._limits))
+        server.add_generic_rpc_handlers([self._handlers])
+        for service, handlers in self._handlers.first.items():
+            server.add_registered_method_handlers(service, handlers)
+        return server
+
+    def _bind(self, server: grpc.aio.Server, address: str) -> int:
         """The port of ``address``; 0 when it cannot be bound. Raises RuntimeError then, too."""
-        assert self._server is not None
         if self._tls is None:
-            bound: int = self._server.add_insecure_port(address)
+            bound: int = server.add_insecure_port(address)
             return bound
         tls, used = self._tls, self._tls.identity
 
@@ -100,13 +87,14 @@ class GrpcioFrontend:
 
         mutual = used.client_ca is not None
         credentials = grpc.dynamic_ssl_server_credentials(_certificates(used), changed, mutual)
-        secure: int = self._server.add_secure_port(address, credentials)
+        secure: int = server.add_secure_port(address, credentials)
         return secure
+
+    async def drain(self, most_seconds: float) -> None:
+        """Do nothing: gRPC's core cannot ask clients to leave and still answer, it cancels the calls that come then."""
 
     async def stop(self, grace_seconds: float) -> bool:
         """Close the port and every connection; whether all calls under way ended within ``grace_seconds``."""
-        if self._server is None:
-            return True
         until = time.monotonic() + grace_seconds
         while self._sending and time.monotonic() < until:
             await asyncio.sleep(0.01)
@@ -123,6 +111,11 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._methods = {method.path: method for method in methods}
         self._made = {path: make(method) for path, method in self._methods.items()}
         self._make, self._access = make, access
+        #: Handlers by service and method of health, which gRPC's core keeps apart from the queue of all other calls.
+        self.first: dict[str, dict[str, Any]] = {}
+        for method in self._methods.values():
+            if access is None and not method.counted:
+                self.first.setdefault(method.service, {})[method.name] = self._made[method.path]
 
     def service(self, details: Any) -> Any:
         """The handler; None for a path that there is not."""
@@ -151,18 +144,6 @@ def _refusal(error: ServingError) -> Any:
 def _certificates(identity: TlsIdentity) -> Any:
     pair = [(identity.key, identity.cert)]
     return grpc.ssl_server_certificate_configuration(pair, root_certificates=identity.client_ca)
-
-
-def _why(address: str) -> str:
-    """The system's reason why "host:port" cannot be bound; gRPC does not report it, so bind it once more here."""
-    try:
-        found = socket.getaddrinfo(*host_and_port(address), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, where in found:
-            with socket.socket(family, kind, protocol) as probe:
-                probe.bind(where)
-    except (OSError, ValueError) as error:
-        return getattr(error, "strerror", None) or str(error)
-    return "the address cannot be bound"
 
 
 def _handler(method: Method, traffic: Traffic, sending: set[Any]) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 UNIX = "unix:"
 
 
@@ -37,4 +39,7 @@ def is_local(address: str) -> bool:
     if address.startswith(UNIX):
         return True
     host = host_and_port(address)[0]
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

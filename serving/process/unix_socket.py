@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
+
+#: Numbers for names beside a path.
+_NUMBERS = itertools.count()
 
 
 def bound(path: str) -> socket.socket:
@@ -33,15 +38,30 @@ def remove_abandoned(path: str) -> None:
     Path(path).unlink(missing_ok=True)
 
 
-def why_not(path: str) -> str:
-    """The system's reason why no socket can be bound to ``path``; empty: it can."""
+def take(path: str, own: tuple[int, int] | None, bind: Callable[[str], bool]) -> tuple[int, int] | None:
+    """Give the name ``path`` to a socket that ``bind`` binds to a name beside it; the identity of its file.
+
+    gRPC deletes the name to which it was bound when it closes, whoever has that name by then; so it never learns the
+    real one. If the file at ``path`` has the identity ``own``, the new socket takes its place. Raises OSError.
+    """
+    if own is None or identity(path) != own:
+        own = None
+        remove_abandoned(path)
+    beside = str(Path(path).with_name(f".{os.getpid():x}.{next(_NUMBERS):x}"))
+    bound(beside).close()  # gRPC would not report why it cannot be bound
+    Path(beside).unlink()
+    if not bind(beside):
+        raise OSError("gRPC cannot bind it")
     try:
-        sock = bound(path)
-    except OSError as error:
-        return error.strerror or str(error)
-    with sock:
-        Path(path).unlink(missing_ok=True)
-    return ""
+        if own is None:
+            Path(path).hardlink_to(beside)  # fails if another server has the name by now
+        else:
+            Path(beside).replace(path)
+    except FileExistsError:
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from None
+    finally:
+        Path(beside).unlink(missing_ok=True)
+    return identity(path)
 
 
 def identity(path: str) -> tuple[int, int] | None:

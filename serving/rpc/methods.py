@@ -120,7 +120,7 @@ def status_of(error: Exception, where: str) -> tuple[Status, str]:
         if error.retry_seconds is None:
             log.info("%s: %s: %s", where, status.name, printable(str(error)))
         else:
-            _REFUSALS.note(f"{where}: {status.name}: {printable(str(error))}")
+            _REFUSALS.note(where, error)
         return status, str(error)[:MAX_DETAILS]
     if isinstance(error, MemoryError):
         log.error("%s: out of memory", where)
@@ -136,12 +136,12 @@ class _Refusals:
     def __init__(self) -> None:
         self._count, self._next = 0, 0.0
 
-    def note(self, text: str) -> None:
+    def note(self, where: str, error: ServingError) -> None:
         """Count a refusal; report it with the number of those that were only counted, if a report is due."""
         self._count += 1
         if (now := time.monotonic()) >= self._next:
             more = f"; {self._count - 1} more refusals since the last such line" if self._count > 1 else ""
-            log.warning("%s%s", text, more)
+            log.warning("%s: %s: %s%s", where, error.status.name, printable(str(error)), more)
             self._count, self._next = 0, now + REFUSALS_SECONDS
 
 

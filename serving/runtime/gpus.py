@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from normfold.protos import model_config as mc
 from normfold.serving.runtime.session import Session
+from normfold.serving.runtime.stop import Stop
 
 Array = NDArray[Any]
 
@@ -34,17 +35,17 @@ class Sessions:
         self._running = [0] * len(sessions)
         self._lock = threading.Lock()
 
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str], stop: Stop | None = None) -> list[Array]:
         """The outputs named in ``outputs``, from the session with the smallest share of its instances in use.
 
-        Raises what the session raises.
+        ``stop`` ends the run early. Raises what the session raises.
         """
         with self._lock:
             shares = [running / count for running, (_, count) in zip(self._running, self._sessions, strict=True)]
             chosen = shares.index(min(shares))
             self._running[chosen] += 1
         try:
-            return self._sessions[chosen][0].run(feeds, outputs)
+            return self._sessions[chosen][0].run(feeds, outputs, stop=stop)
         finally:
             with self._lock:
                 self._running[chosen] -= 1

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from normfold.protos import onnx_file as onnx
 from normfold.serving.errors import UnsafeModel
+from normfold.serving.runtime.run_length import numbers_decide
 
 #: Bytes 4 to 8 of an onnxruntime FlatBuffer.
 ORT_FORMAT = b"ORTM"
@@ -27,6 +28,8 @@ class FileFacts:
     unranked: frozenset[str]
     #: The file's metadata by key.
     metadata: Mapping[str, str]
+    #: Whether runs with equal shapes may take very different times.
+    numbers_decide: bool
 
 
 def check(data: bytes) -> FileFacts:
@@ -50,7 +53,8 @@ def check(data: bytes) -> FileFacts:
             )
     values = (*model.graph.input, *model.graph.output)
     unranked = frozenset(value.name for value in values if not value.type.tensor_type.HasField("shape"))
-    return FileFacts(unranked, {entry.key: entry.value for entry in model.metadata_props})
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    return FileFacts(unranked, metadata, numbers_decide(model))
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

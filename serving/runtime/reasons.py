@@ -14,6 +14,9 @@ _PLACE = re.compile(r"(?P<folder>\S*/)?\w[\w.-]*\.(?:cc|cpp|cu|cuh|h|hpp):\d+ ")
 _TAIL = re.compile(r"(?: const)?(?: \[with [^\]]*\])? ?")
 _WORD = re.compile(r"\w+ ")
 
+#: How our own messages say it.
+TOO_LITTLE = "needs more memory than there is"
+
 #: What onnxruntime, the C++ library and CUDA say where there is no memory.
 _NO_MEMORY = re.compile(
     r"Failed to allocate memory|bad_alloc|bad allocation|out of memory|memory of \d+ is smaller than requested",

@@ -24,15 +24,16 @@ from normfold.serving.runtime.session import Session
 Array = NDArray[Any]
 
 #: Rows of the measured batch, and the time that its run may take, in seconds.
-ROWS, MOST_SECONDS = 64, 0.1
+ROWS, MOST_SECONDS = 64, 0.2
 #: A longer input has this many times the length, and its run takes at most SLOWER times as long.
-LONGER, SLOWER = 2, 8
+LONGER, SLOWER = 2, 4
 #: A run is never expected to grow faster than with this power of the length: attention compares all pairs.
 MOST_POWER = 2.0
 #: The arena grows by at least this much, so a run with less cannot be measured, in bytes.
 STEP_BYTES = 1 << 20
-#: A run, or its input, with this much is large enough to be measured, in bytes.
-ENOUGH_BYTES = 4 << 20
+#: A run, or its input, with this much is large enough to be measured, in bytes. If the time ends before, a step of the
+#: arena is taken for it, which is too much.
+ENOUGH_BYTES = 3 << 20
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,12 @@ def _measured(
         longer = _longer(batch, open_axes)
         try:
             taken, seconds = _taken(session, one, longer, outputs)
-        except InvalidRequest:  # the network does not take this length
+        except InvalidRequest:  # the network does not take this length, and what it takes is too little to tell
+            if taken < 2 * STEP_BYTES:
+                return None
             break
         batch = longer
     row_input = _bytes(batch) / rows
-    if is_open and taken < ENOUGH_BYTES and _bytes(batch) < ENOUGH_BYTES and taken < 2 * STEP_BYTES:
-        return None
     row = max(taken, STEP_BYTES) / rows
     power = 1.0
     if is_open and seconds < MOST_SECONDS:

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from normfold.cache_folder import cache_folder
 from normfold.protos.datatypes import by_name, by_onnxruntime
-from normfold.serving.errors import ConfigError, DeviceUnavailable, InvalidRequest, LoadError, OutOfMemory
+from normfold.serving.errors import ConfigError, DeviceUnavailable, InvalidRequest, LoadError, OutOfMemory, Unavailable
 from normfold.serving.runtime import cuda_options, onnx_file, pinned, placement, tensorrt_options
 from normfold.serving.runtime.bindings import Bound, Fixed, Resident
 from normfold.serving.runtime.devices import Device, check_provider, providers
-from normfold.serving.runtime.reasons import lacks_memory, reason
+from normfold.serving.runtime.reasons import TOO_LITTLE, lacks_memory, reason
 from normfold.serving.runtime.settings import ModelTensor, SessionSettings
 from normfold.serving.runtime.staging import Staged
+from normfold.serving.runtime.stop import Stop
 from normfold.serving.wire.strings import to_bytes, to_text
 
 Array = NDArray[Any]
@@ -50,6 +51,8 @@ class Session:
         unranked = facts.unranked
         #: The model file's metadata by key.
         self.metadata = facts.metadata
+        #: Whether runs with equal shapes may take very different times.
+        self.numbers_decide = facts.numbers_decide
         self.settings = settings
         if settings.tensorrt_options is not None and device.kind == "cuda":
             device = Device("tensorrt", device.index)
@@ -69,7 +72,7 @@ class Session:
             if device.gpu_demanded and placement.is_device_failure(error):
                 raise DeviceUnavailable(f"device {device} was asked for, but it failed: {reason(error)}") from error
             if lacks_memory(error):
-                raise LoadError("onnxruntime cannot load the model: it needs more memory than there is") from error
+                raise LoadError(f"onnxruntime cannot load the model: it {TOO_LITTLE}") from error
             raise LoadError(f"onnxruntime cannot load the model: {reason(error)}") from error
         #: The device that the session really runs on: "cpu", "cuda:N" or "tensorrt:N".
         self.device = check_provider(device, self._session)
@@ -88,25 +91,33 @@ class Session:
         elif self.device != "cpu" and self._plain and BYTES not in self._datatypes.values():
             self._staged = Staged(self._session, pinned.memory)
 
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str], give_back: bool = False) -> list[Array]:
+    def run(
+        self, feeds: Mapping[str, Array], outputs: Sequence[str], give_back: bool = False, stop: Stop | None = None
+    ) -> list[Array]:
         """The outputs named in ``outputs``, in that order, for the inputs ``feeds``.
 
-        With ``give_back`` the session keeps no memory for the next run.
+        With ``give_back`` the session keeps no memory for the next run. ``stop`` ends the run before its next node.
 
         As inputs and as outputs, arrays of BYTES hold ``bytes`` objects and arrays of BF16 hold the bits as uint16.
-        Raises InvalidRequest where the model itself cannot take these shapes or values, OutOfMemory.
+        Raises InvalidRequest where the model itself cannot take these shapes or values, OutOfMemory, and Unavailable
+        where the run was stopped.
         """
+        options = self._run_options(give_back)
+        if stop is not None:
+            options = stop.attached(options)
         if self._texts:
             feeds = {name: _texts(array) if name in self._texts else array for name, array in feeds.items()}
         try:
             if self._resident is not None:
                 return self._resident.run(feeds, outputs)
             if self._staged is not None:
-                return self._staged.run(feeds, outputs, self._run_options())
+                return self._staged.run(feeds, outputs, options)
             if not self._plain:
-                return self._run_values(feeds, outputs, give_back)
-            answers = self._session.run(list(outputs), dict(feeds), self._run_options(give_back))
+                return self._run_values(feeds, outputs, options)
+            answers = self._session.run(list(outputs), dict(feeds), options)
         except _RUN_ERRORS as error:
+            if stop is not None and stop.called:
+                raise Unavailable("the run was stopped") from error
             if lacks_memory(error):
                 raise OutOfMemory("the server has not enough memory to run the model on this input") from error
             raise InvalidRequest(f"the model cannot take this input: {reason(error)}") from error
@@ -128,7 +139,7 @@ class Session:
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrinkage)
         return options
 
-    def _run_values(self, feeds: Mapping[str, Array], outputs: Sequence[str], give_back: bool) -> list[Array]:
+    def _run_values(self, feeds: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
         """The same by onnxruntime's own values, because NumPy has no bfloat16."""
         values = {}
         for name, array in feeds.items():
@@ -137,7 +148,7 @@ class Session:
                 values[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, BF16.onnx)
             else:
                 values[name] = ort.OrtValue.ortvalue_from_numpy(array)
-        answers = self._session.run_with_ort_values(list(outputs), values, self._run_options(give_back))
+        answers = self._session.run_with_ort_values(list(outputs), values, options)
         return [self._array(name, value) for name, value in zip(outputs, answers, strict=True)]
 
     def _array(self, name: str, value: Any) -> Array:

@@ -3,7 +3,7 @@
 A request is *under way* from its arrival to its answer, unless it is answered on the event loop at once. Four bounds:
 
 time       requests under way for a model x time for each (as its runs measure) <= ``seconds``
-deadline   the same product <= the time that the caller still waits
+deadline   the same product <= half of the time that the caller still waits
 requests   requests under way in the server <= ``requests``
 bytes      bytes of these requests <= ``bytes``
 
@@ -29,6 +29,9 @@ TIMES = 4
 
 #: A request before which fewer were under way says nothing about the time for each: its wait is mostly chance.
 TELLING = 16
+
+#: The expected wait may be wrong by this factor before a request that was admitted misses its deadline.
+MARGIN = 2
 
 #: The shortest and longest delay before another try that a refused caller is told, in seconds.
 SHORTEST_RETRY, LONGEST_RETRY = 0.02, 5.0
@@ -131,6 +134,12 @@ class Admission:
     def __init__(self, limits: QueueLimits | None = None) -> None:
         self.limits = QueueLimits() if limits is None else limits
         self.under_way = UnderWay()
+        #: Requests that ever passed.
+        self.entered = 0
+
+    def work(self) -> tuple[int, int]:
+        """The requests that ever passed, and those of them that are under way."""
+        return self.entered, self.under_way.requests
 
     def check(self, load: ModelLoad | None, connection: object, size: int, left_seconds: float | None) -> None:
         """Raise Overloaded unless a request of ``size`` bytes may wait for its model.
@@ -141,25 +150,26 @@ class Admission:
         total, own, limits = self.under_way, self.under_way.own(connection), self.limits
         places, room = TIMES * (limits.requests - total.requests), TIMES * (limits.bytes - total.bytes - size)
         if own.requests >= places:
-            raise _overloaded(f"{total.requests} requests are under way in this server", load)
+            raise _overloaded("too many requests are under way in this server", load)
         if total.bytes and (own.bytes > room or total.bytes + size > limits.bytes):  # the first may be of any size
-            raise _overloaded(f"requests of {total.bytes >> 20} MiB are under way in this server", load)
+            raise _overloaded("requests of too many bytes are under way in this server", load)
         if load is None:
             return
         model = load.under_way
         if model.requests >= places:
-            raise _overloaded(f"{model.requests} requests are under way for this model", load)
+            raise _overloaded("too many requests are under way for this model", load)
         if model.bytes and model.bytes > room:
-            raise _overloaded(f"requests of {model.bytes >> 20} MiB are under way for this model", load)
+            raise _overloaded("requests of too many bytes are under way for this model", load)
         if not load.seconds_each:
             return
         if model.own(connection).requests >= TIMES * (load.most(limits.seconds) - model.requests):
-            raise _overloaded(f"{model.requests} requests are under way for this model", load)
-        if left_seconds is not None and load.wait_seconds > left_seconds:
+            raise _overloaded("too many requests are under way for this model", load)
+        if left_seconds is not None and load.wait_seconds * MARGIN > left_seconds:
             raise _overloaded("the answer would come after the deadline", load)
 
     def enter(self, load: ModelLoad | None, connection: object, size: int) -> None:
         """Count a request that passed ``check``; its end must call ``leave`` with the same arguments."""
+        self.entered += 1
         self.under_way.add(connection, size)
         if load is not None:
             load.under_way.add(connection, size)
@@ -172,5 +182,6 @@ class Admission:
 
 
 def _overloaded(why: str, load: ModelLoad | None) -> Overloaded:
+    """The refusal; its text has no numbers, so that it is written and encoded once for many."""
     wait = SHORTEST_RETRY if load is None else min(max(load.wait_seconds, SHORTEST_RETRY), LONGEST_RETRY)
     return Overloaded(f"overloaded: {why}, try again later", wait)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,11 +22,11 @@ from normfold.serving.scheduling.admission import LONGEST_RETRY, SHORTEST_RETRY,
 from normfold.serving.scheduling.batching import BatchPolicy
 from normfold.serving.scheduling.fair_queue import FairQueue
 from normfold.serving.scheduling.inline import RunTime, RunTimes
+from normfold.serving.scheduling.running import Ran, Run, Running, Stoppable, unstoppable
 from normfold.serving.scheduling.statistics import RequestTiming, Statistics
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
-Run = Callable[[Feeds, Sequence[str]], list[Array]]
 
 
 @dataclass(eq=False)
@@ -48,18 +48,8 @@ class Job:
     #: Two jobs may share a run if their keys are equal.
     key: object = None
     expiry: asyncio.TimerHandle | None = None
-
-
-@dataclass(frozen=True)
-class Ran:
-    """One run: the answer to each job of its batch, and how long the parts of the run took."""
-
-    answers: list[list[Array] | Exception]
-    rows: int
-    input_ns: int
-    infer_ns: int
-    output_ns: int
-    started_ns: int
+    #: Its run on another thread, once it has begun.
+    running: Running | None = None
 
 
 @dataclass
@@ -81,7 +71,10 @@ class Scheduler:
         executor: Executor,
         statistics: Statistics,
         times: RunTimes | None = None,
+        stoppable: Stoppable | None = None,
     ) -> None:
+        self._stoppable = stoppable or unstoppable(run)
+        self._running: set[Running] = set()
         self._run, self._policy, self._executor, self._statistics = run, policy, executor, statistics
         self._free = instances
         #: The requests under way for this version; the door of the server counts them.
@@ -119,11 +112,16 @@ class Scheduler:
             job.expiry = loop.call_later(wait_us / 1e6, self._expire, job, policy.delay)
         try:
             return await job.future
+        except asyncio.CancelledError:
+            if job.running is not None:
+                job.running.left()
+            raise
         finally:
             if job.expiry:
                 job.expiry.cancel()
-            if job.future.cancelled():
-                queue.waiting.remove(job) or queue.delayed.remove(job)
+            if job.future.cancelled() and (queue.waiting.remove(job) or queue.delayed.remove(job)):
+                # it waited at least so long; without those that gave up, the waits would look short
+                self.load.waited((time.perf_counter_ns() - job.arrived_ns) / 1e9, job.behind)
 
     def _make_place(self, queue: Queue, connection: object) -> None:
         """Refuse the last request of the connection that has most of a full queue. Raises QueueFull if it is ours."""
@@ -133,6 +131,11 @@ class Scheduler:
             raise QueueFull("Exceeds maximum queue size", retry)
         if not displaced.future.done():
             displaced.future.set_exception(QueueFull("Exceeds maximum queue size", retry))
+
+    def stop(self) -> None:
+        """End the runs under way; their requests get the error of a run that was stopped."""
+        for running in self._running:
+            running.stop()
 
     @property
     def waiting(self) -> int:
@@ -168,7 +171,7 @@ class Scheduler:
             if len(batch) > 1:
                 run_time = self.times.of_rows(batch[0].feeds, sum([job.rows for job in batch]))
             if run_time.inline:
-                self._finish(batch, self._execute(batch), run_time)
+                self._finish(batch, self._execute(batch, self._run), run_time)
             else:
                 task = asyncio.get_running_loop().create_task(self._execute_elsewhere(batch, run_time))
                 self._tasks.add(task)
@@ -227,7 +230,13 @@ class Scheduler:
             job.future.set_exception(Unavailable("Request timeout expired"))
 
     async def _execute_elsewhere(self, batch: list[Job], run_time: RunTime) -> None:
-        ran = await asyncio.get_running_loop().run_in_executor(self._executor, self._execute, batch)
+        run, stop = self._stoppable()
+        running = Running(stop, len(batch))
+        for job in batch:
+            job.running = running
+        self._running.add(running)
+        ran = await asyncio.get_running_loop().run_in_executor(self._executor, self._execute, batch, run)
+        self._running.discard(running)
         took_ns = sum([one.input_ns + one.infer_ns + one.output_ns for one in ran])
         self.load.ran(took_ns / 1e9, len(batch))
         self.load.waited((ran[0].started_ns - batch[0].arrived_ns) / 1e9, batch[0].behind)
@@ -253,16 +262,16 @@ class Scheduler:
                 waited = max(0, one.started_ns - job.arrived_ns)
                 job.future.set_result((answer, RequestTiming(waited, one.input_ns, one.infer_ns, one.output_ns)))
 
-    def _execute(self, batch: list[Job]) -> list[Ran]:
+    def _execute(self, batch: list[Job], run: Run) -> list[Ran]:
         """Run ``batch`` in one run or, if that fails, each job alone."""
         try:
-            return [self._execute_once(batch)]
+            return [self._execute_once(batch, run)]
         except Exception as error:
             if len(batch) > 1:
-                return [ran for job in batch for ran in self._execute([job])]
+                return [ran for job in batch for ran in self._execute([job], run)]
             return [Ran([error], batch[0].rows, 0, 0, 0, time.perf_counter_ns())]
 
-    def _execute_once(self, batch: list[Job]) -> Ran:
+    def _execute_once(self, batch: list[Job], run: Run) -> Ran:
         started = time.perf_counter_ns()
         first = batch[0]
         outputs = list(dict.fromkeys(name for job in batch for name in job.outputs))
@@ -271,7 +280,7 @@ class Scheduler:
         else:
             feeds = {name: np.concatenate([job.feeds[name] for job in batch]) for name in first.feeds}
         fed = time.perf_counter_ns()
-        arrays = dict(zip(outputs, self._run(feeds, outputs), strict=True))
+        arrays = dict(zip(outputs, run(feeds, outputs), strict=True))
         inferred = time.perf_counter_ns()
         rows = sum(job.rows for job in batch)
         answers: list[list[Array] | Exception] = []

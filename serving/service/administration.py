@@ -48,7 +48,7 @@ class Administration:
     async def repository_index(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
         """Every model of the repository with its state."""
         _no_repository_name(request.repository_name)
-        return pb.RepositoryIndexResponse(models=self._catalog.index(request.ready))
+        return pb.RepositoryIndexResponse(models=self._catalog.index(request.ready, await self._catalog.look()))
 
     async def repository_model_load(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
         """Load or reload a model. Raises PollFailed, LoadRefused, InvalidRequest or Unavailable."""

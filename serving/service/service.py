@@ -24,7 +24,7 @@ from normfold.serving.rpc.in_order import in_order
 from normfold.serving.rpc.methods import Method, Unary, status_of
 from normfold.serving.rpc.traffic import EXITING
 from normfold.serving.scheduling.admission import Admission
-from normfold.serving.wire.proved_sizes import ALLOWED, PROVED
+from normfold.serving.wire.proved_sizes import ALLOWED, BATCHNORMS, PROVED
 from normfold.serving.wire.pushback import PUSHBACK, trailers
 from normfold.serving.wire.varint import varint
 from normfold.serving.wording import near, quoted
@@ -195,7 +195,7 @@ def _stream_error(data: bytes, error: Exception) -> bytes:
 
 def _shown(model: Model) -> list[str]:
     """The keys of the properties of ``model``; they are parameters of its configuration, too."""
-    return [key for key in (PROVED, ALLOWED) if key in model.config.parameters]
+    return [key for key in (PROVED, ALLOWED, BATCHNORMS) if key in model.config.parameters]
 
 
 def _metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:

@@ -17,6 +17,8 @@ from typing import Any
 
 #: The key of the JSON text.
 PROVED = "normfold.proved"
+#: What became of the BatchNorms of the network, in the words of the export; a key of a model file's metadata.
+BATCHNORMS = "normfold.batchnorms"
 #: The key beside it, with the value "1", where the server also answers other sizes.
 ALLOWED = "normfold.allow_unproved_sizes"
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from normfold.serving.workers.journal import Change, Journal
 from normfold.serving.workers.messages import (
     AllAnswered,
     AskAll,
     CountersChanged,
+    InService,
     Listening,
     ModelsReady,
     Performed,
     Remember,
     RestoreCounters,
+    Serve,
+    ServedModel,
     ServerReady,
     StartListening,
     WorkerAnswer,
@@ -23,6 +26,9 @@ from normfold.serving.workers.messages import (
 from normfold.serving.workers.process import WorkerProcess
 
 log = logging.getLogger(__name__)
+
+#: The beginning of the keys of changes of models.
+MODEL = ("model",)
 
 #: A question to all is answered without the workers that take longer than this.
 QUESTION_SECONDS = 5.0
@@ -36,7 +42,11 @@ class Exchange:
         self._joined: dict[int, WorkerProcess] = {}
         self._journal = Journal()
         #: Held for each change, and while a worker catches up: one after the other, so that all have the same order.
+        #: Changes of a model have a lock of their own, because a load may take long.
         self._order = asyncio.Lock()
+        self._order_of: dict[tuple[str, ...], asyncio.Lock] = {}
+        #: The models that the workers served last; None before any of them did.
+        self._served: tuple[ServedModel, ...] | None = None
         #: The counters that each worker reported last, a SnapshotResponse for each model and version, and one.
         self._counters: dict[int, dict[tuple[str, str], bytes]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -53,13 +63,29 @@ class Exchange:
         """Whether the whole server is ready: all workers have listened, and those that run have all their models."""
         return self.complete and all(worker.ready for worker in self._joined.values())
 
+    @property
+    def serve(self) -> Serve:
+        """What a worker that starts now is to load: for each model the report that has the highest versions."""
+        best: dict[str, ServedModel] = {}
+        for worker in self._joined.values():
+            for model in worker.served:
+                if model.name not in best or model.versions > best[model.name].versions:
+                    best[model.name] = model
+        if self._joined:
+            self._served = tuple(best.values())
+        return Serve(self._served)
+
     async def join(self, worker: WorkerProcess) -> bool:
         """Let a worker that has loaded its models catch up and listen; False when it ends before it listens."""
         async with self._order:
-            for change in self._journal.changes():
-                answer = await worker.perform(change.method, change.data)
-                if answer is not None and answer.error:
-                    log.error("worker %d lacks what the others have: %s", worker.number, answer.details)
+            done: list[Change] = []
+            while missing := [each for each in self._journal.changes() if not any(each is other for other in done)]:
+                done += missing
+                worker.link.send(self.serve)
+                for change in missing:
+                    answer = await worker.perform(change.method, change.data)
+                    if answer is not None and answer.error:
+                        log.error("worker %d lacks what the others have: %s", worker.number, answer.details)
             if worker.left:
                 return False
             worker.link.send(RestoreCounters(tuple(self._counters.get(worker.number, {}).values())))
@@ -73,12 +99,13 @@ class Exchange:
     def leave(self, worker: WorkerProcess) -> None:
         """Take out a worker that has closed its connection."""
         if self._joined.get(worker.number) is worker:
+            self._served = self.serve.models
             del self._joined[worker.number]
         worker.gone()
         self._send_readiness()
 
     def handle(
-        self, worker: WorkerProcess, message: Performed | AskAll | CountersChanged | ModelsReady | Listening
+        self, worker: WorkerProcess, message: Performed | AskAll | CountersChanged | ModelsReady | InService | Listening
     ) -> None:
         """Do what a message of ``worker`` asks for."""
         match message:
@@ -94,16 +121,23 @@ class Exchange:
             case ModelsReady():
                 worker.ready = message.ready
                 self._send_readiness()
+            case InService():
+                worker.served = message.models
             case Listening():
                 worker.listening.set_result(True)
 
     async def _ask_all(self, asker: WorkerProcess, asked: AskAll) -> None:
         """Have every worker carry out the request of ``asker``, and send it all the answers."""
         if asked.change:
-            async with self._order:
+            async with self._lock(asked):
                 answers = await self._everyone(asked, None)
                 if any(not answer.error for answer in answers.values()):
                     self._keep(asked.method, asked.remember)
+                    while joined := self._joined.keys() - answers.keys():  # while the others worked
+                        later = await self._everyone(asked, None, joined)
+                        answers |= later
+                        if not later:
+                            break
         else:
             answers = await self._everyone(asked, QUESTION_SECONDS)
         absent = [counters for number, counters in self._counters.items() if number not in answers]
@@ -115,6 +149,11 @@ class Exchange:
             )
         )
 
+    def _lock(self, asked: AskAll) -> asyncio.Lock:
+        """The lock that puts ``asked`` and others like it into one order for all workers."""
+        keys = [part.key for part in asked.remember if part.key[:1] == MODEL]
+        return self._order_of.setdefault(keys[0], asyncio.Lock()) if keys else self._order
+
     def _keep(self, method: str, remember: Sequence[Remember]) -> None:
         for part in remember:
             if part.request is None:
@@ -122,9 +161,15 @@ class Exchange:
             else:
                 self._journal.keep(part.key, Change(method, part.request))
 
-    async def _everyone(self, asked: AskAll, seconds: float | None) -> dict[int, WorkerAnswer]:
-        """The answers of the workers by number, without those that have ended or take longer than ``seconds``."""
-        calls = {number: worker.perform(asked.method, asked.request) for number, worker in self._joined.items()}
+    async def _everyone(
+        self, asked: AskAll, seconds: float | None, only: Set[int] | None = None
+    ) -> dict[int, WorkerAnswer]:
+        """The answers of the workers by number, without those that have ended or take longer than ``seconds``.
+
+        ``only`` are the numbers of the workers to ask; None: all.
+        """
+        numbers = self._joined.keys() if only is None else only
+        calls = {number: self._joined[number].perform(asked.method, asked.request) for number in numbers}
         if calls:
             await asyncio.wait(calls.values(), timeout=seconds)
         results = {number: call.result() for number, call in calls.items() if call.done()}

@@ -32,6 +32,19 @@ class Remember:
     request: bytes | None
 
 
+@dataclass(frozen=True)
+class ServedModel:
+    """A model as a worker serves it."""
+
+    name: str
+    #: The versions that answer.
+    versions: tuple[int, ...]
+    #: The ModelConfig as its author wrote it.
+    config: bytes
+    #: Why it has no version that answers.
+    reason: str
+
+
 # From the supervisor to a worker.
 
 
@@ -70,11 +83,24 @@ class RestoreCounters:
 
 
 @dataclass(frozen=True)
+class Serve:
+    """What the other workers serve, which a worker that starts later loads, too; it loads nothing before this comes."""
+
+    #: None: there are no others, so the repository decides.
+    models: tuple[ServedModel, ...] | None
+
+
+@dataclass(frozen=True)
+class Ping:
+    """The answer is ``Pong``; a worker that does not give it is deaf, and is replaced."""
+
+
+@dataclass(frozen=True)
 class StartListening:
     """The worker has caught up with the others: clients may come."""
 
 
-ToWorker = Perform | AllAnswered | ServerReady | RestoreCounters | StartListening
+ToWorker = Perform | AllAnswered | ServerReady | RestoreCounters | Serve | Ping | StartListening
 
 
 # From a worker to the supervisor.
@@ -118,6 +144,18 @@ class CountersChanged:
 
 
 @dataclass(frozen=True)
+class InService:
+    """The models that the worker serves now."""
+
+    models: tuple[ServedModel, ...]
+
+
+@dataclass(frozen=True)
+class Pong:
+    """The answer to ``Ping``."""
+
+
+@dataclass(frozen=True)
 class ModelsLoaded:
     """The worker has tried to load every model."""
 
@@ -140,4 +178,6 @@ class StartFailed:
     exit_code: int
 
 
-ToSupervisor = AskAll | Performed | ModelsReady | CountersChanged | ModelsLoaded | Listening | StartFailed
+ToSupervisor = (
+    AskAll | Performed | ModelsReady | CountersChanged | InService | Pong | ModelsLoaded | Listening | StartFailed
+)

@@ -7,12 +7,11 @@ import itertools
 import signal
 import socket
 import subprocess
-import sys
-from pathlib import Path
 
+from normfold.serving.process import children
 from normfold.serving.settings import ServerConfig
 from normfold.serving.workers.frames import SupervisorEnd, supervisor_end
-from normfold.serving.workers.messages import Perform, Performed, WorkerAnswer
+from normfold.serving.workers.messages import Perform, Performed, ServedModel, WorkerAnswer
 
 MODULE = "normfold.serving.workers.worker"
 
@@ -32,6 +31,10 @@ class WorkerProcess:
         self.models: tuple[tuple[str, bool], ...] = ()
         #: Done once it listens (True) or has ended (False).
         self.listening: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        #: The models that it serves.
+        self.served: tuple[ServedModel, ...] = ()
+        #: Whether it has answered a ping, and the pings since its last answer.
+        self.answers, self.unanswered = False, 0
         #: Whether it has closed the connection.
         self.left = False
         self._calls: dict[int, asyncio.Future[WorkerAnswer | None]] = {}
@@ -44,11 +47,9 @@ class WorkerProcess:
         It has a process group of its own, so that Ctrl-C reaches the supervisor alone, which stops the workers.
         """
         ours, theirs = socket.socketpair()
-        # A console script does not look for modules in the working directory; the worker must not either.
-        flags = [] if {"", str(Path.cwd())} & set(sys.path) else ["-P"]
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, *flags, "-m", MODULE, str(number), str(theirs.fileno()), config.to_json()),
+                *children.python(MODULE, str(number), str(theirs.fileno()), config.to_json()),
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 process_group=0,

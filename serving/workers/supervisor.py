@@ -17,7 +17,7 @@ from normfold.serving.process.cpus import available_cpus
 from normfold.serving.process.memory_limit import default_limit_bytes
 from normfold.serving.settings import LEAST_LIMIT_BYTES, OFF, ServerConfig
 from normfold.serving.workers.exchange import Exchange
-from normfold.serving.workers.messages import ModelsLoaded, StartFailed
+from normfold.serving.workers.messages import ModelsLoaded, Ping, Pong, StartFailed
 from normfold.serving.workers.port import Port
 from normfold.serving.workers.process import WorkerProcess, how
 
@@ -31,6 +31,9 @@ MOST_FAILED_STARTS = 3
 
 #: Time beyond ``drain_delay_seconds`` and ``grace_seconds`` that a worker may take to end.
 MARGIN_SECONDS = 5.0
+
+#: Time between two pings to a worker, and the longest wait for the answer to its first one.
+PING_SECONDS, START_SECONDS = 1.0, 300.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hang_up)
         stopped = asyncio.create_task(self._stop.wait())
         keepers = [asyncio.create_task(self._keep(number, on_ready)) for number in range(1, self._count + 1)]
         try:
@@ -111,6 +115,11 @@ class Supervisor:
             os._exit(1)
         self._stop.set()
 
+    def _on_hang_up(self) -> None:
+        """Let the first worker look for changes of the repository."""
+        if (first := self._processes.get(1)) is not None and first.listening.done():
+            first.send_signal(signal.SIGHUP)
+
     def _signal(self, number: signal.Signals) -> None:
         for worker in self._processes.values():
             worker.send_signal(number)
@@ -121,6 +130,7 @@ class Supervisor:
         while not self._stop.is_set():
             born = time.monotonic()
             worker = self._processes[number] = await WorkerProcess.start(number, self._config)
+            worker.link.send(self._exchange.serve)
             if self._stop.is_set():
                 worker.send_signal(signal.SIGTERM)
             code = await self._attend(worker, on_ready)
@@ -145,6 +155,7 @@ class Supervisor:
     async def _attend(self, worker: WorkerProcess, on_ready: Callable[[Started], None]) -> int:
         """Handle the messages of ``worker`` until it ends; its exit code."""
         joining: asyncio.Task[None] | None = None
+        pinging = asyncio.create_task(self._end_if_deaf(worker))
         while (message := await worker.link.receive()) is not None:
             match message:
                 case StartFailed():
@@ -152,13 +163,28 @@ class Supervisor:
                 case ModelsLoaded():
                     worker.models = message.models
                     joining = asyncio.create_task(self._join(worker, on_ready))
+                case Pong():
+                    worker.answers, worker.unanswered = True, 0
                 case _:
                     self._exchange.handle(worker, message)
+        pinging.cancel()
         self._exchange.leave(worker)
         if joining is not None:
             await joining
         await worker.link.close()
         return await worker.process.wait()
+
+    async def _end_if_deaf(self, worker: WorkerProcess) -> None:
+        """Send pings to ``worker``, and kill it when it has not answered for too long."""
+        while True:
+            await asyncio.sleep(PING_SECONDS)
+            seconds = worker.unanswered * PING_SECONDS
+            if seconds >= (self._config.worker_seconds if worker.answers else START_SECONDS):
+                log.error("worker %d has not answered for %g s and is ended", worker.number, seconds)
+                worker.send_signal(signal.SIGKILL)
+                return
+            worker.unanswered += 1  # pings, not time: the whole machine may have been asleep
+            worker.link.send(Ping())
 
     async def _join(self, worker: WorkerProcess, on_ready: Callable[[Started], None]) -> None:
         if await self._exchange.join(worker) and self._exchange.complete and not self._announced:

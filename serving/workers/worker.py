@@ -11,12 +11,12 @@ import faulthandler
 import os
 import socket
 import sys
-from collections.abc import Coroutine
 
 from normfold.serving.errors import StartError
 from normfold.serving.process import loops, memory
 from normfold.serving.process.logs import LogSettings
-from normfold.serving.server import Server, stop_signal
+from normfold.serving.process.signals import stop_signal
+from normfold.serving.server import Server, done_before
 from normfold.serving.settings import ServerConfig
 from normfold.serving.workers.frames import worker_end
 from normfold.serving.workers.messages import Listening, ModelsLoaded, StartFailed
@@ -34,9 +34,9 @@ def main() -> None:
     logs = LogSettings(config.log_level)
     logs.install(sys.stderr, f"worker {number}: ")
     memory.keep_freed()
-    if not loops.run(_work(int(number), int(descriptor), config, logs)):
-        sys.stderr.flush()
-        os._exit(1)  # a model that still runs cannot be interrupted
+    answered = loops.run(_work(int(number), int(descriptor), config, logs))
+    sys.stderr.flush()
+    os._exit(0 if answered else 1)  # a model that still runs or loads cannot be interrupted
 
 
 async def _work(number: int, descriptor: int, config: ServerConfig, logs: LogSettings) -> bool:
@@ -49,12 +49,13 @@ async def _work(number: int, descriptor: int, config: ServerConfig, logs: LogSet
     try:
         server = Server(config, logs, others.share, number)
         others.report_readiness(server.catalog, config.strict_readiness)
+        others.report_service(server.catalog)
         attending = asyncio.create_task(_attend(others, server, stop))
         reporting = asyncio.create_task(_report(others, server))
-        if await _unless(stop, server.load()):
+        if await done_before(stop, others.told.wait()) and await done_before(stop, server.load()):
             memory.settle()
             link.send(ModelsLoaded(tuple(server.models())))
-            if await _unless(stop, others.listen.wait()):
+            if await done_before(stop, others.listen.wait()):
                 await server.listen(reuse_port=True)
                 server.open_http(reuse_port=True)  # no sooner: a worker that has not joined cannot ask the others
                 link.send(Listening())
@@ -69,18 +70,6 @@ async def _work(number: int, descriptor: int, config: ServerConfig, logs: LogSet
             attending.cancel()
         await link.close()
     return answered
-
-
-async def _unless(stop: asyncio.Event, work: Coroutine[None, None, object]) -> bool:
-    """Whether ``work`` was done before ``stop``. Raises what it raises."""
-    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
-    await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if working.done():
-        await working
-        return True
-    working.cancel()
-    return False
 
 
 async def _attend(others: WorkerLink, server: Server, stop: asyncio.Event) -> None:

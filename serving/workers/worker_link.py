@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from normfold.protos import metrics as mx
 from normfold.serving import errors
 from normfold.serving.catalog.catalog import Catalog
+from normfold.serving.catalog.following import Served, served
 from normfold.serving.errors import InternalError, ServingError, Unavailable
 from normfold.serving.rpc.methods import Method, parse, status_of
 from normfold.serving.rpc.traffic import EXITING
@@ -22,11 +23,16 @@ from normfold.serving.workers.messages import (
     AllAnswered,
     AskAll,
     CountersChanged,
+    InService,
     ModelsReady,
     Perform,
     Performed,
+    Ping,
+    Pong,
     Remember,
     RestoreCounters,
+    Serve,
+    ServedModel,
     ServerReady,
     StartListening,
     WorkerAnswer,
@@ -48,6 +54,8 @@ class WorkerLink:
         self._tasks: set[asyncio.Task[None]] = set()
         #: The counters of each model version, and with empty names those of the process, as the supervisor has them.
         self._reported: dict[tuple[str, str], tuple[int, ...]] = {}
+        #: Set when the supervisor has said what to load.
+        self.told = asyncio.Event()
         #: Set when the supervisor says that clients may come.
         self.listen = asyncio.Event()
 
@@ -108,6 +116,19 @@ class WorkerLink:
         catalog.others_ready = False
         catalog.on_change(report)
 
+    def report_service(self, catalog: Catalog) -> None:
+        """Report to the supervisor which versions this worker serves, whenever that changes."""
+        reported: tuple[ServedModel, ...] = ()
+
+        def report() -> None:
+            nonlocal reported
+            now = tuple(ServedModel(*each) for each in served(catalog.entries))
+            if now != reported:
+                reported = now
+                self._link.send(InService(now))
+
+        catalog.on_change(report)
+
     async def attend(self, catalog: Catalog, snapshots: Snapshots) -> None:
         """Do what the supervisor asks for, until it closes the connection."""
         while (message := await self._link.receive()) is not None:
@@ -126,7 +147,13 @@ class WorkerLink:
                 case RestoreCounters():
                     for data in message.counters:
                         snapshots.restore(mx.SnapshotResponse.FromString(data))
+                case Serve():
+                    catalog.following.follow(Served(*dataclasses.astuple(model)) for model in message.models or ())
+                    self.told.set()
+                case Ping():
+                    self._link.send(Pong())
                 case StartListening():
+                    catalog.following.follow(())
                     self.listen.set()
         for future in self._asked.values():
             if not future.done():

@@ -7,30 +7,48 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["CERTIFICATE", "KEY", "read_pem", "read_plain_file"]
+__all__ = ["CERTIFICATE", "KEY", "SMALL_BYTES", "read_pem", "read_plain_file", "read_plain_text", "require_plain"]
 
 #: What a file in PEM of the one kind and of the other has.
 CERTIFICATE, KEY = b"BEGIN CERTIFICATE-----", b"PRIVATE KEY-----"
+#: Keys, certificates and tokens are smaller.
+SMALL_BYTES = 1 << 24
 
 
-def read_plain_file(path: Path, most_bytes: int = 1 << 24) -> bytes:
-    """The bytes of a plain file of at most ``most_bytes``; links are followed. Raises OSError."""
+def read_plain_file(path: Path, most_bytes: int | None = None) -> bytes:
+    """The bytes of a plain file, of at most ``most_bytes`` if that is given; links are followed. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "it is not a plain file", str(path))
-        if found.st_size > most_bytes:
+        _refuse_others(found.st_mode, path)
+        if most_bytes is not None and found.st_size > most_bytes:
             raise OSError(errno.EFBIG, f"it is larger than {most_bytes} bytes", str(path))
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(most_bytes + 1)
+            return file.read()
     finally:
         os.close(descriptor)
 
 
+def read_plain_text(path: Path, encoding: str = "utf-8") -> str:
+    """The text of a plain file. Raises OSError and UnicodeDecodeError."""
+    return read_plain_file(path).decode(encoding)
+
+
+def require_plain(path: Path) -> None:
+    """Raise OSError unless ``path`` is a plain file, for a library that opens it itself."""
+    _refuse_others(path.stat().st_mode, path)
+
+
 def read_pem(path: Path, mark: bytes) -> bytes:
     """The bytes of a file in PEM that has ``mark``, such as CERTIFICATE. Raises OSError, or ValueError without it."""
-    found = read_plain_file(path)
+    found = read_plain_file(path, SMALL_BYTES)
     if mark not in found:
         raise ValueError(f"it is not in PEM: it has no line with {mark.decode()}")
     return found
+
+
+def _refuse_others(mode: int, path: Path) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is not a plain file", str(path))

@@ -84,7 +84,7 @@ def running(repository: Path, *options: str, ready: bool = True) -> Iterator[Run
     One worker unless ``options`` say otherwise: a test that is not about workers need not start several.
     """
     command = [sys.executable, "-m", "normfold", "serve", "--repository", str(repository), "--listen", "127.0.0.1:0"]
-    command += ["--workers", "1"]
+    command += ["--workers", "1", "--max-queue-seconds", "60"]  # a busy machine must not refuse what a test asks
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment

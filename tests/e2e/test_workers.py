@@ -114,13 +114,13 @@ def test_every_frontend_shares_the_port(start, repository, frontend):
         assert "Address already in use" in done.stderr
 
 
-def test_the_supervisor_loads_neither_onnxruntime_nor_grpc(two):
+def test_the_supervisor_does_not_load_onnxruntime_and_nobody_loads_grpc(two):
     def maps(pid: int) -> str:
         return Path(f"/proc/{pid}/maps").read_text()
 
-    for library in ("onnxruntime", "cygrpc"):
-        assert library not in maps(two.process.pid)
-        assert all(library in maps(pid) for pid in workers(two))
+    assert "onnxruntime" not in maps(two.process.pid)
+    assert all("onnxruntime" in maps(pid) for pid in workers(two))
+    assert not any("cygrpc" in maps(pid) for pid in (two.process.pid, *workers(two)))
 
 
 def test_every_worker_gets_connections_and_the_statistics_are_the_sum(two):
@@ -305,6 +305,36 @@ def test_a_model_that_fails_makes_the_whole_not_ready(start, own):
         write_model(own / "bad", SCALE.replace("FACTOR", "2.0"))
         call(channels[0], "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="bad"))
         wait_until(lambda: all(call(channel, "ServerReady").ready for channel in channels))
+
+
+def test_a_worker_that_is_replaced_serves_the_versions_that_the_others_serve(start, own):
+    with start(own, *TWO) as server, connections(server.address) as channels:
+        (own / "m" / "2").mkdir()
+        (own / "m" / "2" / "model.onnx").write_bytes(b"half a version")
+        write_model(own / "nb", SCALE.replace("FACTOR", "9.0"), 2)
+        for pid in workers(server):
+            restart(server, pid)
+            for channel in channels:
+                assert infer(channel).model_version == "1"
+                assert infer(channel, "nb").model_version == "1"
+                assert call(channel, "ServerReady").ready
+        write_model(own / "m", SCALE.replace("FACTOR", "4.0"), 2)
+        call(channels[0], "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="m"))
+        write_model(own / "m", SCALE.replace("FACTOR", "5.0"), 3)
+        restart(server, workers(server)[0])
+        assert {infer(channel).model_version for channel in channels} == {"2"}
+
+
+def test_a_worker_that_is_deaf_is_replaced(start, own):
+    with start(own, *TWO, "--worker-seconds", "2") as server, connections(server.address) as channels:
+        pids = workers(server)
+        os.kill(pids[0], signal.SIGSTOP)
+        wait_until(lambda: len(workers(server)) == 2 and pids[0] not in workers(server))
+        wait_until(lambda: listeners(server.address) == workers(server))
+        for channel in channels:
+            infer(channel)
+    assert any("has not answered for 2 s and is ended" in line for line in server.lines)
+    assert len([line for line in server.lines if "was ended by SIGKILL" in line]) == 1
 
 
 @pytest.mark.parametrize("many", ["1", "2"])

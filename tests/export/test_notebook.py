@@ -114,3 +114,24 @@ def test_without_torch_the_error_says_what_to_install() -> None:
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout == "exporting needs torch, which is not installed: pip install 'normfold[export,cpu]'\n"
+
+
+def test_an_error_without_a_message_of_its_own_becomes_one_sentence(tmp_path: Path) -> None:
+    class Broken(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise KeyError("no such layer\nmore")
+
+    with pytest.raises(ExportError, match=r"at test_notebook.py:\d+ in forward.*KeyError.*no such layer") as caught:
+        export_network(Broken(), inputs="x=FP32[N,3]", repository=tmp_path, name="broken")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ExportError, match=r"stopped at the step 'prove that", check=lambda e: e.__cause__ is not None):
+        _stopping(tmp_path)
+
+
+def _stopping(folder: Path) -> None:
+    def progress(step: str) -> None:
+        if step.startswith("prove"):
+            raise ZeroDivisionError("by chance")
+
+    network = nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4))
+    export_network(network, inputs="x=FP32[N,3,9]", repository=folder, name="net", progress=progress)

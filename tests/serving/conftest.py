@@ -223,7 +223,12 @@ class Running:
 
 @contextlib.contextmanager
 def running(repository: Path, **options: Any) -> Iterator[Running]:
-    """A server over ``repository`` on a free port of this process."""
+    """A server over ``repository`` on a free port of this process.
+
+    It tries no loads, and refuses no request because a busy machine makes runs slow, unless ``options`` say so.
+    """
+    options.setdefault("load_seconds", 0.0)
+    options.setdefault("max_queue_seconds", 60.0)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()

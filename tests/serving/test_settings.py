@@ -28,6 +28,8 @@ OTHER = ServerConfig(
     tokens=Path("tokens"),
     health_without_token=True,
     reflection=False,
+    require_manifest=True,
+    require_signature=Path("s.pub"),
     device="cuda:1",
     threads=3,
     tune=False,
@@ -35,15 +37,24 @@ OTHER = ServerConfig(
     model_name="m",
     server_name="s",
     strict_readiness=False,
-    model_control=True,
+    model_control="poll",
+    poll_seconds=3.0,
     shared_memory=False,
     load_models=("a", "b"),
+    load_seconds=5.0,
+    load_bytes=7 << 20,
     allow_unproved_sizes=True,
     max_message_bytes=1 << 20,
     max_connections=5,
     max_connection_bytes=2 << 20,
     max_held_bytes=3 << 20,
     stall_seconds=4.0,
+    max_connection_age_seconds=5.0,
+    max_connection_age_grace_seconds=6.0,
+    max_connection_idle_seconds=7.0,
+    keepalive_seconds=8.0,
+    keepalive_timeout_seconds=9.0,
+    worker_seconds=6.0,
     max_queue_seconds=0.25,
     max_queue_requests=6,
     max_queue_bytes=4 << 20,
@@ -65,6 +76,8 @@ ARGUMENTS = """
     --tokens tokens
     --health-without-token
     --no-reflection
+    --require-manifest
+    --require-signature s.pub
     --frontend grpcio
     --device cuda:1
     --threads 3
@@ -72,16 +85,25 @@ ARGUMENTS = """
     --name m
     --server-name s
     --no-strict-readiness
-    --model-control explicit
+    --model-control poll
+    --poll-seconds 3
     --shared-memory off
     --load-model a
     --load-model b
+    --load-seconds 5
+    --load-mib 7
     --allow-unproved-sizes
     --max-message-mib 1
     --max-connections 5
     --max-connection-mib 2
     --max-held-mib 3
     --stall-seconds 4
+    --max-connection-age 5
+    --max-connection-age-grace 6
+    --max-connection-idle 7
+    --keepalive-seconds 8
+    --keepalive-timeout 9
+    --worker-seconds 6
     --max-queue-seconds 0.25
     --max-queue-requests 6
     --max-queue-mib 4
@@ -174,6 +196,16 @@ def test_other_hosts_may_reach_a_server_only_with_tls_or_insecure(listen):
     assert not ServerConfig(Path("r"), listen=listen, **TLS).local
 
 
+def test_other_hosts_may_read_the_metrics_only_with_insecure():
+    options = {"listen": "0.0.0.0:1", "metrics_listen": "0.0.0.0:2"}
+    with pytest.raises(
+        StartError, match=r"--metrics-listen 0\.0\.0\.0:2: other hosts .* neither TLS nor tokens: .* --insecure"
+    ):
+        ServerConfig(Path("r"), **options, **TLS)
+    assert ServerConfig(Path("r"), **options, **TLS, insecure=True).metrics == "0.0.0.0:2"
+    assert ServerConfig(Path("r"), listen="0.0.0.0:1", **TLS).metrics == "127.0.0.1:8002"
+
+
 @pytest.mark.parametrize("listen", ["127.0.0.1:8001", "localhost:1", "[::1]:1", "unix:/tmp/s"])
 def test_a_server_for_this_host_needs_no_tls(listen):
     assert ServerConfig(Path("r"), listen=listen).local
@@ -191,3 +223,18 @@ def test_a_server_for_this_host_needs_no_tls(listen):
 def test_options_of_access_that_do_not_fit_together_are_refused(options, words):
     with pytest.raises(StartError, match=words):
         ServerConfig(Path("r"), **options)
+
+
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [
+        ({"max_connection_age_seconds": -1.0}, "max_connection_age_seconds must lie between 0 and 2e"),
+        ({"max_connection_idle_seconds": 3e6}, "max_connection_idle_seconds must lie between 0 and 2e"),
+        ({"keepalive_seconds": float("nan")}, "keepalive_seconds must lie between 0 and 2e"),
+        ({"max_connection_age_grace_seconds": 0.0}, "max_connection_age_grace_seconds must be more than 0"),
+        ({"keepalive_timeout_seconds": 0.0}, "keepalive_timeout_seconds must be more than 0"),
+    ],
+)
+def test_times_of_a_connection_that_cannot_be_are_refused(times, words):
+    with pytest.raises(StartError, match=words):
+        ServerConfig(Path("r"), **times)

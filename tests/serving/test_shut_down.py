@@ -98,3 +98,24 @@ def test_an_upload_on_the_wire_is_answered_within_the_grace(serve, repository, a
         client.socket.close()
         thread.join(20)
         assert answered == [True]
+
+
+def test_a_client_is_asked_to_leave_before_a_call_is_refused(serve, repository, ask):
+    """A client that calls again and again finds the port closed in the end; none of its calls is refused before."""
+    with serve(repository, frontend="http2", load_models=("m",), grace_seconds=8.0) as server:
+        server.infer(ask())
+        ended: list[grpc.RpcError] = []
+
+        def calls():
+            while not ended:
+                try:
+                    server.infer(ask(), timeout=20)
+                except grpc.RpcError as error:
+                    ended.append(error)
+
+        thread = threading.Thread(target=calls)
+        thread.start()
+        assert server.on_loop(server.server.shut_down())
+        thread.join(30)
+    assert ended[0].code() is grpc.StatusCode.UNAVAILABLE
+    assert "Server exiting" not in ended[0].details()

@@ -18,6 +18,8 @@ from normfold.export.fold.net import Tensor
 SIGNS_COST = 0.8
 SCALE_COST = 0.95
 SHIFT_COST = 0.95
+# 28 November 2026. Before a depthwise convolution with zero padding no other exact form of a shift is faster than this
+# Add beyond the noise (``python -m benches.folding.depthwise``), so none is tried.
 BATCHNORM_COST = 1.0
 SCALE_SHIFT_COST = 1.8
 

@@ -15,7 +15,7 @@ from normfold.export.fold.silencing import Silencing
 
 
 @dataclass(eq=False)
-class Pad(Op):
+class Padding(Op):
     """Pad. Mirrored or repeated edges let any affine pass; zeros let a scale pass; new channels have the identity.
 
     pad(s x + t) = s pad(x) + t     mode reflect, edge, wrap

@@ -8,7 +8,7 @@ import numpy as np
 
 from normfold.export.fold.net import Op
 from normfold.export.fold.ops.moving import Transpose
-from normfold.export.fold.ops.pads import Pad
+from normfold.export.fold.ops.pads import Padding
 from normfold.export.fold.ops.recurrent import Embedding
 from normfold.export.fold.ops.selecting import Concat, Select
 from normfold.export.fold.ops.taking import DepthToSpace, Take
@@ -145,7 +145,7 @@ def _pad(n: Node) -> Op:
         raise NotKnown
     if before[0] or behind[0] or (rank > 1 and (before[1] < 0 or behind[1] < 0)):
         raise NotKnown
-    return Pad(before=tuple(before), behind=tuple(behind), zeros=mode == "constant", **n.parts())
+    return Padding(before=tuple(before), behind=tuple(behind), zeros=mode == "constant", **n.parts())
 
 
 #: Transposes, reshapes, operators that join or take parts, and padding.

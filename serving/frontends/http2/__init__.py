@@ -14,6 +14,8 @@ sending       flow control of the answers
 headers       HPACK (RFC 7541)
 requests      the method, deadline and compression that a block of headers asks for
 progress      gives up what does not progress
+lifetime      age, idle time and silence of a connection, and its gentle end
+flood         frames that lead to nothing
 holding       the bytes held for clients
 inflation     compressed messages
 messages      length-prefixed messages

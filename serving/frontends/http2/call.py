@@ -95,6 +95,7 @@ class ServerCall:
         "_started",
         "_task",
         "_timer",
+        "_until",
         "asked",
         "connection",
         "credit",
@@ -114,6 +115,7 @@ class ServerCall:
         self._reader: MessageReader | None = None
         self._task: asyncio.Future[bytes] | asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._until: float | None = None
         self._started = False
 
     def received(self, data: bytes, begin: int, end: int) -> None:
@@ -122,14 +124,14 @@ class ServerCall:
 
     def left_seconds(self) -> float | None:
         """The time until the caller gives up, in seconds; None: no limit."""
-        if self._timer is None:
-            return self.asked.timeout
-        return self._timer.when() - asyncio.get_running_loop().time()
+        return self.asked.timeout if self._until is None else self._until - asyncio.get_running_loop().time()
 
     def hurry(self) -> None:
         """Start the clock of the deadline."""
         if self.asked.timeout is not None and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self.asked.timeout, self._expire)
+            loop = asyncio.get_running_loop()
+            self._until = loop.time() + self.asked.timeout
+            self._timer = loop.call_later(self.asked.timeout, self._expire)
 
     def cancel(self) -> None:
         """Stop the deadline and the method: nobody waits for the answer any more."""

@@ -11,11 +11,8 @@ from normfold.serving.frontends.http2.control import CONTROL, ignore
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.headers import HeaderError, HeaderReader
 from normfold.serving.frontends.http2.holding import Holding
-from normfold.serving.frontends.http2.limits import (
-    MOST_CALLS,
-    MOST_RESET,
-    Fault,
-)
+from normfold.serving.frontends.http2.lifetime import Lifetime
+from normfold.serving.frontends.http2.limits import MOST_CALLS, MOST_RESET, Fault
 from normfold.serving.frontends.http2.patience import Patience
 from normfold.serving.frontends.http2.progress import Progress
 from normfold.serving.frontends.http2.requests import TOO_LARGE, Asked, refused, trailers_well_formed
@@ -40,9 +37,10 @@ class ServerConnection(SocketSide):
         self._promised: dict[int, int] = {}
         self._headers = HeaderReader()
         #: The last stream that was opened, and the data that the client may still send.
-        self._last, self._credit = 0, h2.LARGEST_WINDOW
+        self.last, self._credit = 0, h2.LARGEST_WINDOW
         self._patience = Patience()
         self.progress = Progress(service.limits.stall_seconds)
+        self.lifetime = Lifetime(service.limits, asyncio.get_running_loop().time())
         #: The last numbers that the client has passed over: it may not open these streams any more.
         self._skipped: deque[range] = deque(maxlen=64)
         #: The last streams that we have reset, in their order.
@@ -113,9 +111,9 @@ class ServerConnection(SocketSide):
 
     def leave(self) -> None:
         """Accept no more calls; close the connection when the calls under way have ended."""
-        if not self._leaving:
-            self._leaving = True
-            self.sender.out.append(h2.frame(h2.GOAWAY, 0, 0, self._last.to_bytes(4, "big") + bytes(4)))
+        if not self.leaving:
+            self.leaving = True
+            self.sender.out.append(h2.frame(h2.GOAWAY, 0, 0, self.last.to_bytes(4, "big") + bytes(4)))
         self.flush()
 
     # called by the reader of frames
@@ -132,7 +130,7 @@ class ServerConnection(SocketSide):
         if call is None:
             self.check_opened(number)
             self.fruitless()
-            if number <= self._last and number not in self._reset:
+            if number <= self.last and number not in self._reset:
                 self._rst(number, h2.STREAM_CLOSED)
             return
         call.credit -= size
@@ -156,15 +154,15 @@ class ServerConnection(SocketSide):
 
     def headers(self, number: int, flags: int, block: bytes) -> None:
         """Open the call that a block of headers asks for, or refuse it."""
-        if number <= self._last:
+        if number <= self.last:
             self._trailers(number, flags, block)
             return
         asked = self.service.requests.read(block, self._headers)
-        if self._leaving:
+        if self.leaving:
             return
-        if number > self._last + 2:
-            self._skipped.append(range(self._last + 1, number))
-        self._last = number
+        if number > self.last + 2:
+            self._skipped.append(range(self.last + 1, number))
+        self.last = number
         if len(self.calls) >= MOST_CALLS:
             self.fruitless()
             self._rst(number, h2.REFUSED_STREAM)
@@ -203,7 +201,7 @@ class ServerConnection(SocketSide):
 
     def check_opened(self, number: int) -> None:
         """Raise Fault if the client has never opened stream ``number``."""
-        if (number > self._last and not self._leaving) or number % 2 == 0:
+        if (number > self.last and not self.leaving) or number % 2 == 0:
             raise Fault(h2.PROTOCOL_ERROR, f"stream {number} was never opened")
 
     # the ends of calls and of the connection
@@ -290,8 +288,8 @@ class ServerConnection(SocketSide):
 
     def _break(self, error: Fault | HeaderError) -> None:
         code = error.code if isinstance(error, Fault) else h2.COMPRESSION_ERROR
-        last = self._last.to_bytes(4, "big")
+        last = self.last.to_bytes(4, "big")
         self.sender.out.append(h2.frame(h2.GOAWAY, 0, 0, last + code.to_bytes(4, "big") + str(error).encode()))
-        self._leaving = True
+        self.leaving = True
         for call in list(self.calls.values()):
             self.drop(call)

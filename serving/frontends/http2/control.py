@@ -8,19 +8,20 @@ from typing import Protocol
 
 from normfold.serving.frontends.http2.call import ServerCall
 from normfold.serving.frontends.http2.frame_reader import FrameReader
+from normfold.serving.frontends.http2.lifetime import Lifetime, Lived
 from normfold.serving.frontends.http2.limits import FRUITFUL_BYTES, MOST_SETTINGS, Fault, expect
-from normfold.serving.frontends.http2.sending import AnswerStream, Sender
+from normfold.serving.frontends.http2.sending import AnswerStream
 from normfold.serving.wire import http2_frames as h2
 
 _SETTING = struct.Struct(">HI")
 
 
-class Controlled(Protocol):
+class Controlled(Lived, Protocol):
     """The connection, as these frames need it."""
 
     calls: dict[int, ServerCall]
     frames: FrameReader
-    sender: Sender
+    lifetime: Lifetime
 
     def settle(self) -> None:
         """The client has sent its first SETTINGS."""
@@ -97,7 +98,9 @@ def _window_update(connection: Controlled, flags: int, number: int, payload: byt
 def _ping(connection: Controlled, flags: int, number: int, payload: bytes) -> None:
     connection.fruitless()
     expect(number == 0, len(payload) == 8)
-    if not flags & h2.ACK:
+    if flags & h2.ACK:
+        connection.lifetime.answered(connection, payload)
+    else:
         connection.sender.out.append(h2.frame(h2.PING, h2.ACK, 0, payload))
 
 

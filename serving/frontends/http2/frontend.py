@@ -16,7 +16,7 @@ from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.frontends.http2.tls_side import TlsSide
-from normfold.serving.frontends.limits import ClientLimits
+from normfold.serving.frontends.limits import DEFAULT_LIMITS, ClientLimits
 from normfold.serving.process import unix_socket
 from normfold.serving.process.address import UNIX, host_and_port
 from normfold.serving.rpc.methods import Method
@@ -27,7 +27,6 @@ BACKLOG = 1024
 ALL_ADDRESSES = "::"
 #: Files that a server may have open beside its connections.
 OTHER_FILES = 200
-DEFAULT_LIMITS = ClientLimits()
 
 
 class Http2Frontend:
@@ -77,15 +76,31 @@ class Http2Frontend:
             self._path = address.removeprefix(UNIX)
             self._file = unix_socket.identity(self._path)
 
+    async def drain(self, most_seconds: float) -> None:
+        """Close the port and ask all clients to go elsewhere; calls are answered until they all know.
+
+        It takes at most ``most_seconds``. No call is lost: what a client sends later, it sends on its next connection.
+        """
+        self._close_port()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + most_seconds
+        for connection in list(self._connections):
+            connection.lifetime.part(connection, loop.time())
+        while not all(connection.leaving for connection in self._connections) and loop.time() < until:
+            await asyncio.sleep(0.01)
+
+    def _close_port(self) -> None:
+        for server in self._servers:
+            server.close()
+        if self._path is not None:
+            unix_socket.remove_own(self._path, self._file)
+
     async def stop(self, grace_seconds: float) -> bool:
         """Close the port and every connection; whether all calls under way ended within ``grace_seconds``.
 
         A call is over when its last byte has left.
         """
-        for server in self._servers:
-            server.close()
-        if self._path is not None:
-            unix_socket.remove_own(self._path, self._file)
+        self._close_port()
         loop = asyncio.get_running_loop()
         until = loop.time() + grace_seconds
         for connection in list(self._connections):
@@ -111,11 +126,12 @@ class Http2Frontend:
         return connection if self._tls is None else TlsSide(self._tls.identity.context, connection)
 
     def _look(self) -> None:
-        """Look at all connections for those that make no progress, again and again."""
+        """Look at all connections for those that make no progress or that have lasted long enough, again and again."""
         loop = asyncio.get_running_loop()
         for connection in list(self._connections):
             connection.progress.look(connection, loop.time())
-        self._looking = loop.call_later(min(1.0, self._service.limits.stall_seconds / 4), self._look)
+            connection.lifetime.look(connection, loop.time())
+        self._looking = loop.call_later(min(1.0, self._service.limits.shortest_seconds / 4), self._look)
 
 
 class _Full(asyncio.Protocol):

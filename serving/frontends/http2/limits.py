@@ -33,6 +33,10 @@ HANDSHAKE_SECONDS = 20.0
 LINGER_SECONDS = 0.25
 #: Time between two signs of life to a client that sends nothing more and waits for answers.
 PROBE_SECONDS = 0.1
+#: A connection whose client is asked to leave takes calls until the client knows, but at most for this time.
+FAREWELL_SECONDS = 2.0
+#: The part by which the age of a connection is longer or shorter by chance, so that not all clients come back at once.
+JITTER = 0.1
 #: Once the socket holds this much that the client has not read, we do not read from the client either.
 UNSENT_BYTES = 1 << 20
 

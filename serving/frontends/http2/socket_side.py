@@ -28,7 +28,9 @@ class SocketSide(asyncio.Protocol):
         #: Whether the client does not read what we send.
         self.choked = False
         #: Whether no call is accepted any more; the socket is closed once none is under way.
-        self._leaving = False
+        self.leaving = False
+        #: How often something was read from the client.
+        self.reads = 0
         self._transport: asyncio.Transport | None = None
         self._handshake: asyncio.TimerHandle | None = None
         #: Whether frames wait for the next turn, a flush is certain to come, and everything was sent.
@@ -71,7 +73,7 @@ class SocketSide(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Cancel every call."""
         self._transport = None
-        self._leaving = True
+        self.leaving = True
         self.greeted()
         self.lost()
         self._wake()
@@ -95,6 +97,7 @@ class SocketSide(asyncio.Protocol):
         """Take whole frames for one turn, then write all answers to them together."""
         if self._ended:
             return
+        self.reads += 1
         self._flushing = True
         if self.take(data) and self._transport is not None:
             self._behind = True
@@ -106,7 +109,7 @@ class SocketSide(asyncio.Protocol):
         """The client sends nothing more; whether the connection stays open for the answers to its calls."""
         if self._ended or not self.busy():
             return False
-        self._leaving = True
+        self.leaving = True
         self.half_closed()
         self._probe()
         return True
@@ -128,7 +131,7 @@ class SocketSide(asyncio.Protocol):
             else:
                 transport.write(b"".join(out))
             out.clear()
-        if self._leaving and not self.busy():
+        if self.leaving and not self.busy():
             self._end(transport)
 
     def flush_soon(self) -> None:

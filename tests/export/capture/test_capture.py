@@ -114,16 +114,6 @@ def test_a_length_that_is_pooled_whole_or_cut_into_a_fixed_number_of_pieces_stay
     agrees(network, captured(network), (2, 3, 18), (1, 3, 5), (3, 3, 19), (4, 3, 43))
 
 
-def test_a_split_into_blocks_whose_number_depends_on_the_length_names_the_line() -> None:
-    def blocks(x: Tensor) -> Tensor:
-        return torch.cat([b * 2 for b in x.split(100, -1)], -1)
-
-    with pytest.raises(CaptureError, match=r"into blocks of 100 at test_capture\.py:\d+ in blocks: .*Give the size of"):
-        captured(Net(blocks))
-    network = Net(blocks).eval()
-    agrees(network, captured(network, "x=FP32[N,3,18]"), (2, 3, 18), (1, 3, 18))
-
-
 def test_a_u_net_that_halves_and_doubles_keeps_its_length_dynamic() -> None:
     class UNet(nn.Module):
         def __init__(self) -> None:
@@ -300,6 +290,22 @@ def test_what_torch_cannot_capture_is_said_in_a_persons_terms_with_their_line(ta
     assert "test_capture.py:" in message
     assert "\n" not in message
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_weight_that_forward_writes_through_data_is_named_as_the_reason() -> None:
+    class Clamped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x * self.scale
+            self.scale.data.clamp_(min=0)
+            return y
+
+    with pytest.raises(CaptureError, match=r"writes a tensor through \.data while it runs") as caught:
+        captured(Clamped().eval())
+    assert "fake tensor" not in str(caught.value)
 
 
 def test_an_input_changed_in_place_is_read_before_the_change_and_left_alone() -> None:

@@ -12,9 +12,11 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from normfold.export.errors import ExportError, InputSpecError, VerificationError
+from normfold.export.calibration.rows import Division, Rows, divide
+from normfold.export.errors import ExportError, VerificationError
 from normfold.export.forms import precision
 from normfold.export.graphs.float64 import Float64Graph
+from normfold.export.inputs.specs import parse_inputs
 from normfold.export.proof.divergence import first_divergence, unexplained
 from normfold.export.proof.verify import Case
 
@@ -27,6 +29,7 @@ g (float[N, 4, L] x) => (float[N, 3] y) {
     e = Flatten (d)
     y = Gemm <transB = 1> (e, W3, B3)
 }"""
+SPECS = parse_inputs(["x=FP32[N,4,L]"])
 SHAPES = {"W1": (16, 4, 3), "B1": (16,), "W2": (16, 16, 3), "B2": (16,), "W3": (3, 16), "B3": (3,)}
 
 
@@ -45,11 +48,12 @@ def cases(kind: str) -> list[Case]:
     return [Case(kind, str(i), {"x": rng.standard_normal((8, 4, 20)).astype(np.float32)}) for i in range(4)]
 
 
-def reduced(name: str, kind: str = "sample", content: bytes | None = None, slower: bool = True):  # type: ignore[no-untyped-def]
+def reduced(name: str, content: bytes | None = None, slower: bool = True, inputs: Division | None = None):  # type: ignore[no-untyped-def]
     content = content or graph()
-    drawn = cases(kind)
+    inputs = inputs or divide(name == "int8", cases("sample"), (), SPECS)
     run = Float64Graph(content).run
-    return precision.reduce_precision(content, name, run, drawn, drawn[0].inputs, even_if_slower=slower)
+    timed = inputs.measured.cases[0].inputs
+    return precision.reduce_precision(content, name, run, inputs, timed, even_if_slower=slower)
 
 
 @pytest.mark.parametrize("name", ["fp16", "int8"])
@@ -82,11 +86,47 @@ def test_fewer_bits_come_out_the_same_on_every_run() -> None:
     assert reduced("fp16")[0] == reduced("fp16")[0]
 
 
-def test_int8_without_samples_and_a_precision_that_is_none_are_refused() -> None:
-    with pytest.raises(InputSpecError, match="give some with --sample"):
-        reduced("int8", "random")
+def test_a_precision_that_is_none_and_test_samples_without_one_are_refused() -> None:
     with pytest.raises(ExportError, match="there is no precision 'int4'"):
-        precision.check_precision("int4", has_samples=True)
+        precision.check_precision("int4", tests=False)
+    with pytest.raises(ExportError, match=r"--test-sample.*give --quantize or --dtype too"):
+        precision.check_precision(None, tests=True)
+    precision.check_precision(None, tests=False)
+
+
+def test_the_report_names_the_inputs_that_calibrated_and_those_that_measured() -> None:
+    report = reduced("int8")[1]
+    assert str(report.calibration) == "16 rows: every second row of '0', '1', '2' and 1 more files"
+    assert str(report.measured) == "16 rows: the rows between them, of '0', '1', '2' and 1 more files"
+    assert report.verification.worst.rows == 16
+    half = reduced("fp16")[1]
+    assert half.calibration is None
+    assert half.measured.rows == 32
+
+
+def test_the_label_of_a_single_row_is_not_reported_as_an_agreement() -> None:
+    one = [Case("sample", "one.npy", {"x": cases("sample")[0].inputs["x"][:1]})]
+    report = reduced("int8", inputs=divide(True, one, (), SPECS))[1]
+    assert (report.measured.rows, report.verification.worst.label_agreement) == (1, None)
+
+
+def test_ranges_from_other_inputs_show_in_the_error_though_they_would_not_on_their_own() -> None:
+    # Calibrated on inputs that are 100 times too small: on these int8 is exact, on real ones it is not.
+    x = cases("sample")[0].inputs["x"]
+    small = [Case("sample", "small.npy", {"x": x / 100})]
+    _, report = reduced("int8", inputs=divide(True, small, small, SPECS))
+    assert report.verification.worst.relative < 0.05
+    with pytest.raises(VerificationError, match="int8 loses too much"):
+        reduced("int8", inputs=divide(True, small, cases("sample"), SPECS))
+
+
+def test_labels_of_inputs_made_from_statistics_are_reported_but_refuse_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "LABEL_AGREEMENT", 1.01)
+    with pytest.raises(VerificationError, match=r"int8 changes the class in \d+ of 16 rows of 'y'"):
+        reduced("int8")
+    made = divide(True, cases("sample"), (), SPECS)
+    synthetic = Rows.of(made.measured.cases, "synthetic", "drawn", SPECS)
+    assert reduced("int8", inputs=Division(made.calibration, synthetic))[1].measured.kind == "synthetic"
 
 
 def test_slower_than_float32_is_refused_unless_asked_for(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +163,7 @@ def test_an_infinite_bound_is_no_weight_beyond_the_range_of_fp16() -> None:
 
 def test_a_precision_that_loses_too_much_is_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "PRECISIONS", {"int8": 1e-6, "fp16": 1e-6})
-    with pytest.raises(VerificationError, match="int8 loses too much, so nothing was published: output 'y'"):
+    with pytest.raises(VerificationError, match=r"int8 loses too much, so nothing was published: output 'y'.*16 rows"):
         reduced("int8")
 
 

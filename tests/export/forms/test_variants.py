@@ -194,6 +194,9 @@ def test_where_a_form_is_another_network_nothing_is_published(
     for asked in ("lifted", AUTO, "folded"):
         with pytest.raises(VerificationError, match="the lifted graph is not the same network, so nothing was publish"):
             folded(convolutions, monkeypatch, asked)
+    report = folded(convolutions, monkeypatch, "unfolded")["report"]  # as the message advises
+    assert report.published.variant == "unfolded"
+    assert any(n.startswith("the lifted form was left out: the lifted graph is not the same") for n in report.notes)
 
 
 def test_a_form_that_rounds_worse_is_left_out_and_published_only_where_it_is_asked_for(
@@ -211,6 +214,7 @@ def test_a_form_that_rounds_worse_is_left_out_and_published_only_where_it_is_ask
     monkeypatch.setattr(Proof, "of", rounding_worse)
     report = folded(convolutions, monkeypatch)["report"]
     assert report.published.variant == "unfolded"
+    assert "before: published" in str(report)
     assert any(
         "the folded form rounds worse in float32 than the network itself and was left" in n for n in report.notes
     )

@@ -124,3 +124,18 @@ def test_no_operator_rounds_to_float32(op: str) -> None:
     assert (y != y.astype(np.float32)).mean() > 0.9
     if op == "Erf":
         np.testing.assert_allclose(y, [math.erf(v) for v in x], rtol=1e-14)
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect"])
+@pytest.mark.parametrize("pads", [(0, 0, -1, 0, 0, -2), (0, 1, 2, 0, -1, 1), (0, 0, 1, 0, 0, -1)])
+@pytest.mark.parametrize("opset", [13, 18])
+def test_a_pad_that_cuts_off_is_that_of_onnxruntime(mode: str, pads: tuple[int, ...], opset: int) -> None:
+    wide = f"int64[6] pads = {{{', '.join(map(str, pads))}}}"
+    content = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": {opset}]> g (float[N,3,L] x) => (float[N,C,M] y) <{wide}, float v = {{2}}>'
+        f' {{ y = Pad <mode = "{mode}"> (x, pads{", v" if mode == "constant" else ""}) }}'
+    ).SerializeToString()
+    x = np.random.default_rng(0).standard_normal((2, 3, 7)).astype(np.float32)
+    (wanted,) = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    (y,) = Float64Graph(content).run({"x": x}).values()
+    np.testing.assert_array_equal(y, wanted)

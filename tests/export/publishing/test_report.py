@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from normfold.cli.exporting import print_report
+from normfold.export.calibration.rows import DataSet
 from normfold.export.fold import Fold, FoldReport
 from normfold.export.forms.machine import Machine
 from normfold.export.forms.measure import TimeComparison
@@ -23,7 +24,7 @@ from normfold.export.forms.precision import PrecisionReport
 from normfold.export.forms.variants import Variant
 from normfold.export.proof.verify import Difference, Verification
 from normfold.export.publishing.html_report import as_html
-from normfold.export.publishing.report import ExportReport, Published, as_json, chosen, columns
+from normfold.export.publishing.report import ExportReport, Published, as_json, chosen, columns, labels_kept
 
 DIFFERENCE = Difference("y", "random", 12, 1e-6, 1e-7, 2e-7, 0.0, 5e-7, 0.99)
 REPORT = ExportReport(
@@ -56,9 +57,18 @@ REPORT = ExportReport(
     notes=("a <note> & more",),
     variants=(Variant("unfolded", 2000, 0.2, False), Variant("folded", 1500, 0.1, True)),
     precision=PrecisionReport(
-        "int8", Verification((DIFFERENCE,), "r", ()), TimeComparison(0.1, 0.05, 9, "x"), 1500, 500
+        "int8",
+        Verification((replace(DIFFERENCE, relative=0.03, bound=0.2, rows=75),), "r", ()),
+        TimeComparison(0.1, 0.05, 9, "x"),
+        1500,
+        500,
+        60,
+        DataSet("sample", 75, "the rows between them, of 'a.npy'"),
+        DataSet("sample", 74, "every second row of 'a.npy'"),
     ),
 )
+#: The same network in float32.
+FULL = replace(REPORT, precision=None)
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (400, 1280)
@@ -142,6 +152,7 @@ def test_where_another_form_is_published_the_figures_say_of_which_form_they_are(
         REPORT,
         published=Published("unfolded", 2, 31, 910),
         variants=slower,
+        precision=None,
         bytes_after=2000,
         timing=TimeComparison(0.1, 0.1, 9, "x"),
     )
@@ -153,6 +164,7 @@ def test_where_another_form_is_published_the_figures_say_of_which_form_they_are(
         REPORT,
         published=Published("lifted", 1, 44, 900),
         variants=(*REPORT.variants[:1], Variant("folded", 1500, 0.15, False), Variant("lifted", 1600, 0.1, True)),
+        precision=None,
     )
     assert "2 BatchNorms before, 1 after folding" in Page(as_html(lifted)).text
     rows = table_rows(as_html(lifted), "form")
@@ -163,23 +175,78 @@ def test_where_another_form_is_published_the_figures_say_of_which_form_they_are(
 @pytest.mark.parametrize(
     ("variant", "precision", "titles"),
     [
-        ("lifted", REPORT.precision, ["before", "folded", "lifted: before int8"]),
+        ("lifted", REPORT.precision, ["before", "folded", "lifted, float32", "int8: published"]),
         ("lifted", None, ["before", "folded", "lifted: published"]),
-        ("unfolded", REPORT.precision, ["unfolded: before int8", "folded"]),
+        ("unfolded", REPORT.precision, ["unfolded, float32", "folded", "int8: published"]),
         ("unfolded", None, ["before: published", "folded"]),
+        ("folded", REPORT.precision, ["before", "folded, float32", "int8: published"]),
         ("folded", None, ["before", "after"]),
     ],
 )
-def test_the_columns_of_a_network_in_fewer_bits_are_not_called_published(
+def test_the_published_column_has_the_figures_of_the_file_that_is_published(
     variant: str, precision: PrecisionReport | None, titles: list[str]
 ) -> None:
     report = replace(REPORT, published=Published(variant, 1, 44, 900), precision=precision)
-    assert [column.title for column in columns(report)] == titles
+    shown = columns(report)
+    assert [column.title for column in shown] == titles
+    if precision is not None:
+        assert (shown[-1].bytes, shown[-1].median_ms, shown[-1].nodes) == (500, 0.05, 60)
+
+
+def printed(report: ExportReport) -> str:
+    console = Console(file=io.StringIO(), width=200, highlight=False, soft_wrap=True)
+    print_report(report, console, "")
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def headline(page: str) -> str:
+    """The text between the title and the first table."""
+    return page[page.index("<h1>") : page.index("<h2>The forms of the network</h2>")]
+
+
+def test_the_headline_is_about_the_file_that_is_published() -> None:
+    fewer = headline(as_html(REPORT))
+    assert "<b>published in int8</b>" in fewer
+    assert '<span class="good">within 3.00% of the output\'s scale</span> on 75 sample rows' in fewer
+    assert "same label on 74 of 75 rows (99.0%)" in fewer
+    assert "the same results" not in fewer
+    assert "the same function" not in fewer
+    full = headline(as_html(replace(REPORT, precision=None)))
+    assert '<span class="good">the same results</span>' in full
+    assert "published in" not in full
+    assert "published file is not the same function" in as_html(REPORT)
+
+
+def test_page_table_and_json_name_both_sets_of_inputs_and_give_the_warnings() -> None:
+    assert REPORT.precision is not None
+    calibration, measured = "74 rows: every second row of 'a.npy'", "75 rows: the rows between them, of 'a.npy'"
+    text = Page(as_html(REPORT)).text
+    assert f"Calibrated on {calibration}." in text
+    assert f"Measured on {measured}." in text
+    table = printed(REPORT)
+    assert f"  calibrated on {calibration}\n  measured on {measured}\n" in table
+    assert "same label on 74 of 75 rows (99.0%)" in table
+    assert "warning" not in table
+    content = json.loads(json.dumps(as_json(REPORT)))["precision"]
+    assert (content["calibration"]["rows"], content["measured"]["rows"]) == (74, 75)
+    warned = replace(REPORT, precision=replace(REPORT.precision, warnings=("measured on [3] rows only",)))
+    assert "warning: measured on [3] rows only\n" in printed(warned)
+    page = as_html(warned)
+    assert "Warning</span>: measured on [3] rows only." in page
+    assert '<span class="bad">within 3.00%' in headline(page)
+    assert json.loads(json.dumps(as_json(warned)))["precision"]["warnings"] == ["measured on [3] rows only"]
+
+
+def test_labels_of_a_few_rows_are_counted_and_those_of_one_are_not_shown() -> None:
+    assert labels_kept(replace(DIFFERENCE, label_agreement=1.0, rows=12)) == "12 of 12 rows"
+    assert labels_kept(replace(DIFFERENCE, label_agreement=0.75, rows=12)) == "9 of 12 rows"
+    assert labels_kept(replace(DIFFERENCE, label_agreement=1.0, rows=32)) == "32 of 32 rows (100.0%)"
+    assert labels_kept(replace(DIFFERENCE, label_agreement=None, rows=1)) == ""
 
 
 def test_every_form_that_was_timed_stands_in_one_table_with_what_is_known_of_it() -> None:
-    three = (*REPORT.variants, Variant("lifted", 1600, 0.15, False))
-    page = as_html(replace(REPORT, variants=three))
+    three = (*FULL.variants, Variant("lifted", 1600, 0.15, False))
+    page = as_html(replace(FULL, variants=three))
     assert len(re.findall("<td>unfolded</td>", page)) == 1
     assert table_rows(page, "form") == {
         "unfolded": ["0.200 ms", "2,000", "2", "0", "0"],
@@ -196,24 +263,37 @@ def test_columns_have_titles_and_figures_stand_at_the_right() -> None:
         assert all(c == " class=n" for c in cells), (figure, cells)
 
 
+@pytest.mark.parametrize("form", ["unfolded", "lifted"])
+def test_a_folded_form_that_was_left_out_has_no_column(form: str) -> None:
+    report = replace(
+        REPORT, published=Published(form, 2, 31, 910), precision=None, variants=(Variant(form, 9, 1, True),)
+    )
+    titles = [column.title for column in columns(report)]
+    assert titles == (["before: published"] if form == "unfolded" else ["before", "lifted: published"])
+    assert "BatchNorms" in str(report)
+    assert form in Page(as_html(report)).text
+
+
 def test_the_report_says_which_form_was_chosen_by_whom_and_when_it_was_timed() -> None:
     asked = Published("lifted", 1, 44, 900, "request")
-    remembered = replace(REPORT.timing, remembered=True)
-    where = "on Some CPU, onnxruntime 1.32.0, 1 thread"
+    remembered = replace(FULL.timing, remembered=True, free=("L", "M"))
+    where, measured = "on Some CPU, onnxruntime 1.32.0, 1 thread", "at x[1,77,32] measured now"
     said = {
-        f"the folded form is published, no other form is clearly faster; run times measured now, {where}": REPORT,
-        f"the lifted form is published, as it was asked for; run times measured now, {where}": replace(
-            REPORT, published=asked
+        f"the folded form is published, no other form is clearly faster; run times {measured}, {where}": FULL,
+        f"the lifted form is published, as it was asked for; run times {measured}, {where}": replace(
+            FULL, published=asked
         ),
-        "the unfolded form is published, the fastest of 2 forms; run times remembered from an earlier export of it "
+        "the unfolded form is published, the fastest of 2 forms; run times at x[1,77,32] (at another size: "
+        "--time-at L=SIZE, M=SIZE, or a --sample of that size) remembered from an earlier export of it "
         f"(--remeasure measures them again), {where}": replace(
-            REPORT, published=Published("unfolded", 2, 31, 910), timing=remembered
+            FULL, published=Published("unfolded", 2, 31, 910), timing=remembered
         ),
     }
     for sentence, report in said.items():
         assert chosen(report) == sentence
-    assert "The folded form is published, no other form is clearly faster" in Page(as_html(REPORT)).text
-    content = as_json(replace(REPORT, published=asked, timing=remembered))
+    assert "The folded form is published, no other form is clearly faster" in Page(as_html(FULL)).text
+    assert chosen(REPORT).startswith("the folded form is published in int8, no other form")
+    content = as_json(replace(FULL, published=asked, timing=remembered))
     assert (content["published"]["chosen_by"], content["timing"]["remembered"]) == ("request", True)
     assert content["machine"]["processor"] == "Some CPU"
 
@@ -234,12 +314,10 @@ def test_str_and_a_notebook_show_what_the_command_prints() -> None:
 
 
 def test_a_failed_proof_is_shown_as_one() -> None:
-    failed = replace(
-        REPORT, verification=replace(REPORT.verification, differences=(replace(DIFFERENCE, relative=1.0),))
-    )
+    failed = replace(FULL, verification=replace(FULL.verification, differences=(replace(DIFFERENCE, relative=1.0),)))
     text = Page(as_html(failed)).text
     assert "other results within float32's rounding" in text
-    text = Page(as_html(replace(REPORT, algebra=failed.verification))).text
+    text = Page(as_html(replace(FULL, algebra=failed.verification))).text
     assert "not the same function in float64" in text
     assert "failed" in text
 

@@ -15,6 +15,11 @@ from torch import nn
 
 from normfold import ExportError, export_network
 from normfold.cli.main import main
+from normfold.export.inputs.sizes import Sizes
+from normfold.export.inputs.specs import parse_inputs
+from normfold.export.proof.proof import cases_of
+from normfold.export.sources.ends import Ends, with_ends
+from normfold.export.sources.origin import Origin
 
 MEAN, STD = np.array([0.5, -1.0, 2.0]), np.array([0.5, 2.0, 1.5])
 
@@ -96,6 +101,25 @@ def test_a_mean_far_from_zero_stays_as_a_shift_so_that_no_digit_of_the_data_is_l
     (got,) = answer(report.path, x)
     # what is subtracted is exact, so that the error is that of a network on standardised data
     np.testing.assert_allclose(got, want, rtol=0, atol=400 * 2.0**-24 * np.abs(want).max())
+
+
+def test_the_proof_runs_on_inputs_around_the_mean_as_the_network_sees_them() -> None:
+    specs = parse_inputs(["x=FP32[N,3,L]"])
+    network = Origin(
+        "", "", "", "", specs, lambda given: given, lambda _: (lambda given: given, "", ()), lambda *_: None
+    )
+    origin = with_ends(network, Ends({"x": (1000 * MEAN, STD)}))
+    at = {"N": 4, "L": 60}
+    cases = cases_of(specs, Sizes(at, (at,), specs), origin.raw)
+    assert [c.kind for c in cases] == ["random"] * 4 + ["scaled"] * 4 + ["raw"]
+    for case, scale in zip(cases[:-1], [1, 1, 1, 1, 1e-4, 1e-2, 1e2, 1e4], strict=True):
+        seen, given = origin.run(case.inputs)["x"], case.inputs["x"]
+        rounding = 1000 * np.abs(MEAN).max() * 2.0**-23 / STD.min()
+        assert seen.std(axis=(0, 2)) == pytest.approx(scale, rel=0.2, abs=rounding)
+        assert np.abs(seen.mean(axis=(0, 2))).max() < 0.3 * scale + rounding
+        assert given.dtype == np.float32
+    assert np.abs(cases[-1].inputs["x"].mean(axis=(0, 2))).max() < 0.3
+    assert [c.kind for c in cases_of(specs, Sizes(at, (at,), specs))] == ["random"] * 4 + ["scaled"] * 4
 
 
 def test_rows_without_channels_are_standardised_by_one_number_and_an_axis_and_a_sigmoid_are_taken(

@@ -304,3 +304,22 @@ def test_a_file_of_ir_version_3_is_folded_although_its_weights_are_inputs_too(tm
         for path in (source, target)
     )
     np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+
+
+def test_sizes_that_the_exporter_traced_with_are_dropped_from_the_outputs_and_the_true_ones_kept(
+    tmp_path: Path,
+) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 18]>
+    g (float[N, 3, L] x) => (float[2, 3, 7] y, float[2, 6] z)
+    <int64[1] zero = {0}, int64[1] one = {1}, int64[1] six = {6}, int64[1] two = {2}>
+    {
+      y = Identity (x)  m = ReduceMean <keepdims = 0> (x, two)  b = Concat <axis = 1> (m, m)
+      s = Shape (x)  n = Slice (s, zero, one)  target = Concat <axis = 0> (n, six)
+      z = Reshape (b, target)
+    }"""
+    path = tmp_path / "traced.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    origin = open_onnx(path)
+    model = origin.graph(origin.specs, {"N": 2, "L": 7}, 18)
+    dims = {v.name: [d if isinstance(d, int) else None for d in v.shape or ()] for v in model.graph.outputs}
+    assert dims == {"y": [None, 3, None], "z": [None, 6]}

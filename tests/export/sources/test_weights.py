@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import io
 import os
 import pickle
@@ -305,3 +306,16 @@ def test_the_package_never_unpickles_freely() -> None:
                     assert literal.value is True, f"{file}:{node.lineno}"
             if isinstance(node, ast.Import):
                 assert not {a.name for a in node.names} & {"dill", "joblib", "shelve"}, f"{file}:{node.lineno}"
+
+
+def test_a_flipped_bit_in_a_safetensors_file_is_noticed_by_its_digest(tmp_path, trained) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file(trained.state_dict(), path)
+    whole = path.read_bytes()
+    digest = hashlib.sha256(whole).hexdigest()
+    for written in (digest, digest.upper()):
+        assert read_checkpoint(path, Net().state_dict(), sha256=written).sha256 == digest
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    load_into(Net(), read_checkpoint(path, Net().state_dict()), path)  # nothing in the file shows it
+    with pytest.raises(CheckpointError, match=f"but --weights-sha256 is {digest}: this is another file, or it was"):
+        read_checkpoint(path, Net().state_dict(), sha256=digest)

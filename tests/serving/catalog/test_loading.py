@@ -6,7 +6,9 @@ import asyncio
 import base64
 import hashlib
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.config import parse
 from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.repository import ModelFolder, Repository
-from normfold.serving.errors import DeviceUnavailable, LoadError, LoadRefused, ServingError, StartError
+from normfold.serving.errors import DeviceUnavailable, LoadError, LoadRefused, PollFailed, ServingError, StartError
 from normfold.serving.runtime import session
 from normfold.serving.runtime.devices import Device
 from normfold.serving.settings import ServerConfig
@@ -238,7 +240,7 @@ def test_a_model_that_memory_does_not_hold_has_a_sentence(tmp_path, models, monk
     def too_large(*arguments):
         raise MemoryError
 
-    monkeypatch.setattr("normfold.serving.catalog.catalog.load", too_large)
+    monkeypatch.setattr("normfold.serving.catalog.loader.load", too_large)
     with ThreadPoolExecutor(1) as executor:
         catalog = Catalog(Repository(tmp_path), OPTIONS, executor)
         asyncio.run(catalog.load_all())
@@ -256,7 +258,7 @@ def test_an_unexpected_failure_of_one_model_leaves_the_others(tmp_path, models, 
             raise RuntimeError("secret")
         return real(folder, *rest)
 
-    monkeypatch.setattr("normfold.serving.catalog.catalog.load", broken)
+    monkeypatch.setattr("normfold.serving.catalog.loader.load", broken)
     with ThreadPoolExecutor(1) as executor:
         catalog = Catalog(Repository(tmp_path), OPTIONS, executor)
         asyncio.run(catalog.load_all())
@@ -272,11 +274,40 @@ def test_a_device_that_is_not_there_stops_the_start(tmp_path, models, monkeypatc
     def absent(*_: object) -> None:
         raise DeviceUnavailable("no GPU")
 
-    monkeypatch.setattr("normfold.serving.catalog.catalog.load", absent)
+    monkeypatch.setattr("normfold.serving.catalog.loader.load", absent)
     with ThreadPoolExecutor(1) as executor:
         catalog = Catalog(Repository(tmp_path), OPTIONS, executor)
         with pytest.raises(StartError, match="no GPU"):
             asyncio.run(catalog.load_all())
+
+
+def test_nothing_of_a_repository_is_read_on_the_event_loop(tmp_path, models, monkeypatch):
+    for name in "ab":
+        models.write(tmp_path / name, models.scale(), config="max_batch_size: 4")
+    threads = []
+    for name in ("iterdir", "lstat", "open", "is_dir", "resolve"):
+        real = getattr(Path, name)
+
+        def noted(self, *given, real=real, **options):
+            if self.is_relative_to(tmp_path):
+                threads.append(threading.current_thread())
+            return real(self, *given, **options)
+
+        monkeypatch.setattr(Path, name, noted)
+    with ThreadPoolExecutor(1) as executor:
+        catalog = Catalog(Repository(tmp_path), OPTIONS, executor, ["a"])
+        threads.clear()
+
+        async def use():
+            await catalog.load_all()
+            await catalog.load("b")
+            with pytest.raises(PollFailed):
+                await catalog.load("nope")
+            return catalog.index(False, await catalog.look())
+
+        assert {row.state for row in asyncio.run(use())} == {"READY"}
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 def test_a_policy_that_picks_no_version_tells_which_there_are(tmp_path, models):
@@ -340,6 +371,7 @@ def test_a_server_is_configured_within_bounds(tmp_path, options, words):
         ("[::]:1", False),
         ("192.168.0.1:1", False),
         ("example.org:1", False),
+        ("127.example.org:1", False),
     ],
 )
 def test_only_loopback_addresses_and_sockets_are_local(tmp_path, listen, local):

@@ -152,7 +152,7 @@ def test_an_unreadable_folder_is_found_and_has_a_reason(unreadable):
 
 
 def test_an_unreadable_folder_stops_neither_the_others_nor_the_index(serve, unreadable, ask, caplog):
-    with serve(unreadable, model_control=True) as one:
+    with serve(unreadable, model_control="explicit") as one:
         rows = {row.name: row for row in one.call("RepositoryIndex", pb.RepositoryIndexRequest()).models}
         assert [rows[name].state for name in "abc"] == ["READY", "UNAVAILABLE", "READY"]
         assert rows["b"].reason == "config.pbtxt cannot be read: Permission denied"

@@ -52,6 +52,7 @@ def test_one_file_is_version_1_of_a_model(root):
         ("nowhere", None, "does not exist"),
         ("README", None, "is a file but not an .onnx file"),
         ("e", None, "holds no model; expected"),
+        ("a/1", None, r"holds no model; .*; did you mean '.*a/1/model\.onnx'\?$"),
         (".", "x", "a name can only be given to a single model"),
         ("a", "../x", "is not a model name"),
     ],

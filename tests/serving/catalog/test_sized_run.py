@@ -98,14 +98,16 @@ def test_what_is_too_small_to_be_measured_is_not_guessed():
 
 
 def test_a_batch_in_parts_has_the_same_answers_bit_for_bit(session, monkeypatch):
-    sized = SizedRun(session, measured(session), MemoryBudget(1 << 40), batched=True)
+    sized = SizedRun(session, measured(session), MemoryBudget(1 << 40), batched=True, sample=rows(1, 32))
     feeds = rows(37, 2048)
     whole = session.run(feeds, ["y"])
     seen = []
     run = session.run
-    monkeypatch.setattr(session, "run", lambda f, o, give_back=False: seen.append(len(f["x"])) or run(f, o, give_back))
+    monkeypatch.setattr(
+        session, "run", lambda f, o, give_back=False, **_: seen.append(len(f["x"])) or run(f, o, give_back)
+    )
     monkeypatch.setattr(sized_run, "PART_BYTES", PART_BYTES // 16)
-    sized = SizedRun(session, sized._memory, MemoryBudget(1 << 40), batched=True)
+    sized = SizedRun(session, sized._memory, MemoryBudget(1 << 40), batched=True, sample=rows(1, 32))
     np.testing.assert_array_equal(sized(feeds, ["y"])[0], whole[0])
     assert len(seen) > 3
     assert sum(seen) == 37
@@ -113,18 +115,18 @@ def test_a_batch_in_parts_has_the_same_answers_bit_for_bit(session, monkeypatch)
 
 
 def test_a_small_run_is_run_as_it_is(session, monkeypatch):
-    sized = SizedRun(session, measured(session), MemoryBudget(0), batched=True)
+    sized = SizedRun(session, measured(session), MemoryBudget(0), batched=True, sample=rows(1, 32))
     seen = []
     monkeypatch.setattr(session, "run", lambda *arguments, **options: seen.append((arguments, options)))
     feeds = rows(4, 32)
     sized.check(feeds, 4)
     sized(feeds, ["y"])
-    assert seen == [((feeds, ["y"]), {})]
+    assert seen == [((feeds, ["y"]), {"stop": None})]
 
 
 def test_one_long_row_gives_its_memory_back(session, monkeypatch):
     monkeypatch.setattr(sized_run, "PART_BYTES", PART_BYTES // 8)
-    sized = SizedRun(session, measured(session), MemoryBudget(1 << 40), batched=True)
+    sized = SizedRun(session, measured(session), MemoryBudget(1 << 40), batched=True, sample=rows(1, 32))
     sized(rows(1, 32), ["y"])
     before = allocated_bytes()
     feeds = rows(2, 1 << 15)  # a row: 16 MiB in two activations
@@ -134,8 +136,25 @@ def test_one_long_row_gives_its_memory_back(session, monkeypatch):
     assert allocated_bytes() - before > 25 * MIB
 
 
+def test_an_idle_server_gives_back_what_ordinary_runs_have_kept(session):
+    sized = SizedRun(session, measured(session), MemoryBudget(1 << 40), batched=True, sample=rows(2, 32))
+    sized(rows(1, 32), ["y"])
+    before = allocated_bytes()
+    sized(rows(8, 4096), ["y"])  # 16 MiB in two activations
+    assert allocated_bytes() - before > 8 * MIB
+    sized.give_back()
+    assert allocated_bytes() - before < 4 * MIB
+
+
+def test_a_session_of_small_runs_is_left_alone(session, monkeypatch):
+    sized = SizedRun(session, measured(session), MemoryBudget(1 << 40), batched=True, sample=rows(2, 32))
+    sized(rows(1, 32), ["y"])
+    monkeypatch.setattr(session, "run", None)
+    sized.give_back()
+
+
 def test_a_row_that_cannot_fit_is_refused_before_it_is_run(session, monkeypatch):
-    sized = SizedRun(session, measured(session), MemoryBudget(100 * MIB), batched=True)
+    sized = SizedRun(session, measured(session), MemoryBudget(100 * MIB), batched=True, sample=rows(1, 32))
     monkeypatch.setattr(session, "run", None)
     with pytest.raises(NoMemory, match=r"one row of this request \(4194304 bytes\) would take about \d+ MiB") as caught:
         sized.check(rows(3, 1 << 20), 3)
@@ -145,14 +164,14 @@ def test_a_row_that_cannot_fit_is_refused_before_it_is_run(session, monkeypatch)
 
 
 def test_a_model_without_a_batch_axis_is_refused_as_a_whole(session):
-    sized = SizedRun(session, measured(session), MemoryBudget(100 * MIB), batched=False)
+    sized = SizedRun(session, measured(session), MemoryBudget(100 * MIB), batched=False, sample=rows(1, 32))
     with pytest.raises(NoMemory, match=r"this request \(\d+ bytes\)"):
         sized.check(rows(64, 1 << 14), 1)
 
 
 def test_an_output_without_rows_is_no_batch(session, monkeypatch):
-    sized = SizedRun(session, measured(session), MemoryBudget(1 << 40), batched=True)
-    monkeypatch.setattr(session, "run", lambda feeds, outputs, give_back=False: [np.zeros(())])
+    sized = SizedRun(session, measured(session), MemoryBudget(1 << 40), batched=True, sample=rows(1, 32))
+    monkeypatch.setattr(session, "run", lambda feeds, outputs, **_: [np.zeros(())])
     with pytest.raises(InvalidRequest, match="an output does not have the"):
         sized(rows(2, 1 << 18), ["y"])
 

@@ -16,8 +16,7 @@ from tests.serving.frontends.raw import Raw
 from normfold.protos import health as pb
 from normfold.serving.errors import InvalidRequest
 from normfold.serving.frontends import frontend
-from normfold.serving.frontends.http2.frontend import DEFAULT_LIMITS
-from normfold.serving.frontends.limits import ClientLimits
+from normfold.serving.frontends.limits import DEFAULT_LIMITS, ClientLimits
 from normfold.serving.process import loops
 from normfold.serving.rpc.methods import Method
 from normfold.serving.rpc.traffic import Traffic
@@ -92,6 +91,7 @@ class Methods:
         unary = {"Echo": self.echo, "Fail": self.fail, "Wait": self.wait, "Soon": self.soon}
         unary |= {"Busy": self.busy_echo, "Large": self.large}
         methods = [Method(f"/t.T/{name}", kind, wire_unary=function) for name, function in unary.items()]
+        methods += [Method("/t.T/First", kind, wire_unary=self.echo, counted=False)]
         methods += [Method("/t.T/Stream", kind, wire_stream=self.stream)]
         methods += [Method("/t.T/Slow", kind, wire_stream=self.slow)]
         return [*methods, Method("/t.T/Numbers", kind, server_stream=self.numbers)]
@@ -119,7 +119,10 @@ class Serving:
 
 @contextlib.contextmanager
 def serving(
-    address: str = "127.0.0.1:0", name: str = "http2", limits: ClientLimits = DEFAULT_LIMITS
+    address: str = "127.0.0.1:0",
+    name: str = "http2",
+    limits: ClientLimits = DEFAULT_LIMITS,
+    reuse_port: bool = False,
 ) -> Iterator[Serving]:
     loop = (loops.factory() or asyncio.new_event_loop)()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -129,7 +132,7 @@ def serving(
     async def start() -> tuple[Any, Traffic]:
         traffic = Traffic()
         made = frontend(name)(methods.table(), traffic, MOST_BYTES, limits)
-        await made.start(address)
+        await made.start(address, reuse_port)
         return made, traffic
 
     made, traffic = asyncio.run_coroutine_threadsafe(start(), loop).result(10)

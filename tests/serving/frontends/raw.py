@@ -34,8 +34,13 @@ class Raw:
     """A client that sends any frames, right or wrong."""
 
     def __init__(self, address: str, settings: dict[int, int] | None = None, greet: bool = True) -> None:
-        host, _, port = address.rpartition(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=20)
+        if address.startswith("unix:"):
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.settimeout(20)
+            self.socket.connect(address.removeprefix("unix:"))
+        else:
+            host, _, port = address.rpartition(":")
+            self.socket = socket.create_connection((host, int(port)), timeout=20)
         self.encoder, self.decoder = hpack.Encoder(), hpack.Decoder()
         self._data = b""
         if greet:

@@ -15,9 +15,10 @@ from normfold.serving.errors import StartError
 from normfold.serving.frontends import FRONTENDS
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
-from normfold.serving.frontends.http2.frontend import DEFAULT_LIMITS, bound
+from normfold.serving.frontends.http2.frontend import bound
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.requests import Requests
+from normfold.serving.frontends.limits import DEFAULT_LIMITS
 from normfold.serving.process import unix_socket
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire import http2_frames as h2

@@ -147,7 +147,7 @@ def test_infer_says_so_before_it_sends(one):
 def test_a_configuration_that_comes_back_from_a_client_changes_nothing(serve, folder, ask):
     from google.protobuf import json_format
 
-    with serve(folder, model_control=True) as server:
+    with serve(folder, model_control="explicit") as server:
         config = server.call("ModelConfig", pb.ModelConfigRequest(name="sum")).config
         config.parameters[ALLOWED].string_value = "1"
         config.parameters[PROVED].string_value = "{}"

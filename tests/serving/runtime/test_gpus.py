@@ -47,7 +47,7 @@ class Held:
     def __init__(self):
         self.running, self.go, self.lock = 0, threading.Event(), threading.Lock()
 
-    def run(self, feeds, outputs):
+    def run(self, feeds, outputs, stop=None):
         with self.lock:
             self.running += 1
         assert self.go.wait(SECONDS)
@@ -75,7 +75,7 @@ def test_runs_fill_the_instances_of_every_gpu_before_any_has_one_too_many():
 
 def test_a_run_that_fails_leaves_its_instance_free():
     class Failing:
-        def run(self, feeds, outputs):
+        def run(self, feeds, outputs, stop=None):
             raise ValueError("no")
 
     sessions = Sessions([(Failing(), 1), (Held(), 1)])
@@ -99,11 +99,11 @@ def load(monkeypatch, models, tmp_path):
             self.go.set()
             made.append(self)
 
-        def run(self, feeds, outputs):
+        def run(self, feeds, outputs, stop=None):
             self.ran, self.running = self.ran + 1, self.running + 1
             assert self.go.wait(SECONDS)
             self.running -= 1
-            return super().run(feeds, outputs)
+            return super().run(feeds, outputs, stop=stop)
 
     monkeypatch.setattr(loading, "Session", Claiming)
     executor = ThreadPoolExecutor(REQUESTS)

@@ -91,7 +91,7 @@ def test_a_refusal_says_when_to_try_again(serve, folder, ask, frontend, monkeypa
         gate.open.set()
         first.result()
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        details = "overloaded: 1 requests are under way in this server, try again later"
+        details = "overloaded: too many requests are under way in this server, try again later"
         assert caught.value.details() == details
         trailers = dict(caught.value.trailing_metadata())
         wait_ms = int(trailers["grpc-retry-pushback-ms"])

@@ -187,6 +187,31 @@ def test_a_full_queue_refuses():
     play(scenario, BatchPolicy(max_rows=1, default=QueuePolicy(max_size=2)), gate)
 
 
+def test_requests_that_give_up_lengthen_the_expected_wait():
+    """A queue that only knows the waits of those that it answered would look short while it answers nobody."""
+    gate = Gate(is_open=False)
+
+    async def run():
+        with ThreadPoolExecutor(1) as executor:
+            scheduler = Scheduler(gate, BatchPolicy(), 1, executor, Statistics())
+            for _ in range(100):
+                scheduler.load.under_way.add(None, 1)
+            feeds = {"x": np.zeros((1, 3), np.float32)}
+            first = asyncio.ensure_future(scheduler.submit(feeds, 1, ["y"], 0, 0))
+            await started(gate)
+            waiting = asyncio.ensure_future(scheduler.submit(feeds, 1, ["y"], 0, 0))
+            await asyncio.sleep(0.05)
+            assert scheduler.waiting == 1
+            waiting.cancel()
+            await settle()
+            assert scheduler.waiting == 0
+            assert scheduler.load.seconds_each >= 0.05 / 100 / 8
+            gate.open.set()
+            await first
+
+    asyncio.run(run())
+
+
 def test_a_request_that_waits_too_long_is_refused_and_never_run():
     gate = Gate(is_open=False)
 

@@ -123,7 +123,7 @@ def test_trace_settings_of_an_unknown_model_are_refused(server, refused):
 
 
 def test_without_model_control_settings_are_only_read(serve, repository, refused, frontend):
-    with serve(repository, model_control=False, load_models=("m",), frontend=frontend) as one:
+    with serve(repository, model_control="none", load_models=("m",), frontend=frontend) as one:
         change = pb.LogSettingsRequest()
         change.settings["log_info"].bool_param = False
         trace = pb.TraceSettingRequest(model_name="m")

@@ -38,7 +38,7 @@ class World:
     """A catalog whose loads end when the test says so, and everything that reports its readiness."""
 
     def __init__(self, folder, executor, monkeypatch, strict):
-        monkeypatch.setattr("normfold.serving.catalog.catalog.load", self.load)
+        monkeypatch.setattr("normfold.serving.catalog.loader.load", self.load)
         options = LoadOptions(Device("cpu"), cpus=1, hop_seconds=1.0)
         self.catalog = Catalog(Repository(folder), options, executor, ("a", "b"))
         self.strict = strict
@@ -195,10 +195,10 @@ def test_versions_that_loaded_beside_a_failure_say_why_they_do_not_answer(serve,
 @pytest.fixture
 def slow(monkeypatch):
     """Loads wait for this gate."""
-    from normfold.serving.catalog import catalog
+    from normfold.serving.catalog import loader
 
-    gate, real = threading.Event(), catalog.load
-    monkeypatch.setattr(catalog, "load", lambda *given: gate.wait(30) and real(*given))
+    gate, real = threading.Event(), loader.load
+    monkeypatch.setattr(loader, "load", lambda *given: gate.wait(30) and real(*given))
     yield gate
     gate.set()
 

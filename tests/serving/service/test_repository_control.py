@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from normfold.protos import grpc_service as pb
+from normfold.serving.catalog.trust import UNCHECKED
 
 S = grpc.StatusCode
 X = np.array([[1, 2, 3, 4]], np.float32)
@@ -31,7 +32,7 @@ def index(server, **fields) -> dict:
 
 def test_the_index_names_every_model_with_state_and_reason(server):
     found = index(server)
-    assert found["m", "1"] == found["m", "2"] == ("READY", "")
+    assert found["m", "1"] == found["m", "2"] == ("READY", UNCHECKED)
     state, reason = found["bad", "1"]
     assert state == "UNAVAILABLE"
     assert "not an ONNX model" in reason
@@ -105,7 +106,7 @@ def test_a_reload_brings_a_new_version_and_retires_the_old(own, ask, models):
     load(own, "nb")
     assert own.infer(ask("nb")).model_version == "2"
     assert index(own)["nb", "1"] == ("UNAVAILABLE", "unloaded")
-    assert index(own)["nb", "2"] == ("READY", "")
+    assert index(own)["nb", "2"] == ("READY", UNCHECKED)
 
 
 def test_a_load_may_override_the_configuration(own, ask, refused):
@@ -152,7 +153,7 @@ def test_an_unknown_parameter_of_a_load_or_unload_is_refused(server, method, ref
 
 
 def test_without_model_control_nothing_is_loaded_or_unloaded(serve, repository, refused):
-    with serve(repository, model_control=False, load_models=("m",)) as one:
+    with serve(repository, model_control="none", load_models=("m",)) as one:
         for method in ("RepositoryModelLoad", "RepositoryModelUnload"):
             status, words = refused(one, method, getattr(pb, f"{method}Request")(model_name="m"))
             assert status is S.UNAVAILABLE

@@ -70,7 +70,7 @@ def test_server_metadata_tells_only_what_is_there(server, serve, repository):
         "trace",
         "logging",
     ]
-    options = {"model_control": False, "shared_memory": False, "server_name": "triton", "strict_readiness": False}
+    options = {"model_control": "none", "shared_memory": False, "server_name": "triton", "strict_readiness": False}
     with serve(repository, **options) as bare:
         metadata = bare.call("ServerMetadata", pb.ServerMetadataRequest())
     assert metadata.name == "triton"

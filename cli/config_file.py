@@ -1,0 +1,73 @@
+"""normfold.toml: options of commands, so that they need not be typed. An option of the command line comes first, then
+the environment (NORMFOLD_SERVE_LISTEN for ``normfold serve --listen``), then this file.
+
+    [serve]
+    repository = "repository"
+    listen = "127.0.0.1:8001"
+    max-message-mib = 64
+    load-model = ["surnames", "gunpoint"]
+    tune = false
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+#: Read where it lies in the working directory and no other file is named.
+DEFAULT = Path("normfold.toml")
+
+
+def read(path: Path | None, command: click.Command, name: str, commands: Mapping[str, object]) -> dict[str, object]:
+    """The defaults of ``command`` by the names of its parameters: those in the section ``name`` of the file.
+
+    ``path``: None for DEFAULT, which may be missing. ``commands`` are the names that a section may have. Raises
+    click.UsageError for a file that cannot be read, and for what is no option.
+    """
+    file = DEFAULT if path is None else path
+    if path is None and not file.is_file():
+        return {}
+    try:
+        sections = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise click.UsageError(f"{file} cannot be read: {why}") from None
+    for section, values in sections.items():
+        if section not in commands or not isinstance(values, dict):
+            raise click.UsageError(f"{file}: [{section}] is no command; sections are {', '.join(commands)}")
+    return _defaults(file, name, sections.get(name, {}), command)
+
+
+def _defaults(file: Path, section: str, values: Mapping[str, object], command: click.Command) -> dict[str, object]:
+    import difflib
+
+    options = {
+        word.removeprefix("--"): option
+        for option in command.params
+        if isinstance(option, click.Option)
+        for word in option.opts
+        if word.startswith("--")
+    }
+    found: dict[str, object] = {}
+    for key, value in values.items():
+        option = options.get(key)
+        if option is None or option.name is None:
+            near = difflib.get_close_matches(key, options, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"`normfold {section} --help` lists them"
+            raise click.UsageError(f"{file}: normfold {section} has no option --{key}; {hint}")
+        if isinstance(value, dict):
+            raise click.UsageError(f"{file}: {section}.{key} is a table; a value was expected")
+        if option.is_flag != isinstance(value, bool):
+            kind = "true or false" if option.is_flag else "a value"
+            raise click.UsageError(f"{file}: {section}.{key} is {value!r}; {kind} was expected")
+        if option.multiple != isinstance(value, list):
+            kind = 'a list, such as ["a"],' if option.multiple else "one value"
+            raise click.UsageError(f"{file}: {section}.{key} is {value!r}; {kind} was expected")
+        if option.is_flag:
+            found[option.name] = value
+        else:
+            found[option.name] = list(map(str, value)) if isinstance(value, list) else str(value)
+    return found

@@ -1,0 +1,206 @@
+"""``normfold load``, ``unload`` and ``use``: which models and versions are in service."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from normfold.cli.connection import connection_options
+
+if TYPE_CHECKING:
+    from normfold.serving.client.client import Client
+    from normfold.serving.client.connection import Credentials
+
+ADDRESS = "127.0.0.1:8001"
+
+
+def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which server is asked."""
+    timeout = click.option(
+        "--timeout", type=click.FloatRange(0, min_open=True), default=300.0, show_default=True, help="Seconds."
+    )
+    address = click.option("--address", "-a", default=ADDRESS, show_default=True, help="host:port, or unix:/path.")
+    return address(timeout(connection_options(command)))
+
+
+@contextmanager
+def asking(address: str, timeout: float, credentials: Credentials) -> Iterator[Client]:
+    """A client whose errors are those of a command."""
+    from normfold.serving.client.client import Client, ClientError
+
+    try:
+        with Client(address, timeout=timeout, tls=credentials.tls, token=credentials.token) as client:
+            yield client
+    except ClientError as error:
+        raise click.ClickException(str(error)) from None
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@click.command(short_help="Load a model, or load it again, on a running server.")
+@click.argument("model")
+@_server_options
+def load(model: str, address: str, timeout: float, credentials: Credentials) -> None:
+    """Have a server load MODEL from its repository, or load it again.
+
+    The old versions answer until the new ones are warm, and go on if the new ones fail. The server must allow it
+    (--model-control explicit, the default on a loopback address).
+
+    \b
+    Exit code: 0 it is in service, 1 not.
+
+    \b
+    Examples:
+      normfold load surnames
+      normfold load surnames --address 10.0.0.5:8001 --token-file token
+    """
+    with asking(address, timeout, credentials) as client:
+        client.load(model)
+        _say(client, model)
+
+
+@click.command(short_help="Take a model out of service on a running server.")
+@click.argument("model")
+@_server_options
+def unload(model: str, address: str, timeout: float, credentials: Credentials) -> None:
+    """Have a server take MODEL out of service; requests that it has are still answered.
+
+    \b
+    Examples:
+      normfold unload surnames
+    """
+    with asking(address, timeout, credentials) as client:
+        known = {state.model for state in client.models()}
+        if model not in known:
+            raise click.ClickException(
+                f"the server has no model {model!r}; it has {', '.join(sorted(known)) or 'none'}"
+            )
+        client.unload(model)
+    click.echo(f"{model} is out of service; back again: normfold load {model}")
+
+
+@click.command(short_help="Put one version of a model in service: roll forward, roll back.")
+@click.argument("model")
+@click.argument("version", metavar="VERSION")
+@click.option(
+    "--repository",
+    "-r",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="The folder of models: the choice is kept in MODEL's config.pbtxt there.",
+)
+@click.option("--no-load", is_flag=True, help="With --repository: change the file only, and ask no server.")
+@_server_options
+def use(
+    model: str,
+    version: str,
+    repository: Path | None,
+    no_load: bool,
+    address: str,
+    timeout: float,
+    credentials: Credentials,
+) -> None:
+    """Put VERSION of MODEL in service and take the others out; VERSION is a number, or "latest" for the highest.
+
+    With --repository the choice is kept: version_policy in config.pbtxt is replaced, the rest of the file stays as it
+    is, and the server at --address loads the model again. If that fails, the file gets its old content back. Without
+    --repository only the running server changes, until the model is loaded again.
+
+    \b
+    Examples:
+      normfold use surnames 1 --repository repository     roll back to version 1
+      normfold use surnames latest --repository repository
+      normfold use surnames 2                             the running server only
+    """
+    number = _number(version)
+    if repository is None:
+        if no_load or number is None:
+            raise click.UsageError(f"{'--no-load' if no_load else 'latest'} needs --repository")
+        with asking(address, timeout, credentials) as client:
+            client.use(model, number)
+            _say(client, model)
+        return
+    before, said = _rewrite(repository, model, number)
+    click.echo(said)
+    if no_load:
+        return
+    try:
+        with asking(address, timeout, credentials) as client:
+            client.load(model)
+            _say(client, model)
+    except click.ClickException as error:
+        if isinstance(error, click.UsageError):
+            raise
+        _restore(repository / model / "config.pbtxt", before)
+        click.echo(f"Error: {error.format_message()}", err=True)
+        click.echo(
+            "config.pbtxt has its old content again; with --no-load it is changed without asking a server", err=True
+        )
+        sys.exit(1)
+
+
+def _number(version: str) -> int | None:
+    from normfold.serving.client.control import checked_number
+
+    if version == "latest":
+        return None
+    try:
+        return checked_number(version)
+    except ValueError as error:
+        raise click.UsageError(f'{error}, nor "latest"') from None
+
+
+def _rewrite(repository: Path, model: str, number: int | None) -> tuple[str | None, str]:
+    """Change the policy of ``model``; the old text of its config.pbtxt, and a sentence. Raises ClickException."""
+    from normfold.serving.catalog import config
+    from normfold.serving.catalog.repository import Repository
+    from normfold.serving.catalog.version_policy import described, with_policy
+    from normfold.serving.errors import ServingError
+    from normfold.serving.wording import near
+    from normfold.whole_file import write_whole
+
+    try:
+        models = Repository(repository).models()
+        folder = models.get(model)
+        if folder is None or folder.path == repository:
+            there = near(model, models) or f"; there are {', '.join(models)}"
+            raise click.ClickException(f"{repository} is no repository with a model {model!r}{there}")
+        if number is not None and number not in folder.versions():
+            there = ", ".join(map(str, folder.versions())) or "none"
+            raise click.ClickException(f"{model} has no version {number}; there are {there}")
+        before = folder.config_text()
+        text = with_policy(before or "", None if number is None else [number])
+        was, now = (described(config.parse(each)) for each in (before or "", text))
+        write_whole(folder.path / "config.pbtxt", text.encode())
+    except (ServingError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    back = _argument(was)
+    undo = f"; back: normfold use {model} {back} --repository {repository}" if back else ""
+    return before, f"{folder.path / 'config.pbtxt'}: {now} (before: {was}){undo}"
+
+
+def _argument(policy: str) -> str:
+    """The argument of ``use`` that gives this policy again; empty where none does."""
+    if policy == "the highest version":
+        return "latest"
+    word, _, number = policy.partition(" ")
+    return number if word == "version" and number.isdecimal() else ""
+
+
+def _restore(path: Path, text: str | None) -> None:
+    from normfold.whole_file import write_whole
+
+    if text is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_whole(path, text.encode())
+
+
+def _say(client: Client, model: str) -> None:
+    """Print the versions of ``model`` that are in service."""
+    ready = [state.version for state in client.models() if state.model == model and state.ready]
+    click.echo(f"{model}: version{'s' if len(ready) != 1 else ''} {', '.join(ready) or 'none'} in service")

@@ -1,0 +1,84 @@
+"""The options of ``normfold serve`` that limit what requests and models may take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from normfold.cli.serve_connections import mebibytes
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+OPTIONS = (
+    click.option(
+        "--max-message-mib",
+        "max_message_bytes",
+        type=click.IntRange(1, 2047),
+        callback=mebibytes,
+        default=256,
+        show_default=True,
+        help="Largest request.",
+    ),
+    click.option(
+        "--worker-seconds",
+        type=click.FloatRange(2),
+        default=30.0,
+        show_default=True,
+        help="Replace a worker that has not answered the supervisor for this time.",
+    ),
+    click.option(
+        "--max-queue-seconds",
+        type=click.FloatRange(0, min_open=True),
+        default=0.5,
+        show_default=True,
+        help="Refuse a request that would wait longer for its model, by the measured time of its runs.",
+    ),
+    click.option(
+        "--max-queue-requests",
+        type=click.IntRange(1, 1 << 24),
+        default=8192,
+        show_default=True,
+        help="Requests under way in a worker; a model or a connection may have as many as are left free.",
+    ),
+    click.option(
+        "--max-queue-mib",
+        "max_queue_bytes",
+        type=click.IntRange(1, 1 << 20),
+        callback=mebibytes,
+        default=512,
+        show_default=True,
+        help="Bytes of these requests.",
+    ),
+    click.option(
+        "--memory-limit",
+        "memory_limit_bytes",
+        type=click.IntRange(64, 1 << 30),
+        callback=mebibytes,
+        help="MiB for all workers together: runs that need more are refused. Default: four fifths of what there is.",
+    ),
+    click.option(
+        "--load-seconds",
+        type=click.FloatRange(0),
+        default=120.0,
+        show_default=True,
+        help="Longest time of a load and its warm-up, which are tried in a process of their own first. 0: no trial.",
+    ),
+    click.option(
+        "--load-mib",
+        "load_bytes",
+        type=click.IntRange(0, 1 << 24),
+        callback=mebibytes,
+        default=0,
+        help="Memory that a load may take. Default: 2048, and 8 times the size of the model's files.",
+    ),
+)
+
+
+def limit_options(command: Command) -> Command:
+    """Give ``command`` the options."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command

@@ -1,0 +1,63 @@
+"""``normfold sign`` writes the manifest of a model's versions, and signs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(short_help="Write manifests of model versions, and sign them.")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path),
+    help="Sign with this private key (Ed25519, PEM). Without it only missing manifests are written.",
+)
+@click.option("--name", help="The name that the model is served under. Default: that of its folder.")
+def sign(folder: Path, key: Path | None, name: str | None) -> None:
+    """Write manifest.json into every version in FOLDER that has none, and with --key sign every version.
+
+    FOLDER is a model's folder, such as repository/surnames, or one version's, repository/surnames/1. The signature is
+    under the model's name, the version's number, its files, config.pbtxt and the labels. Sign again after any of them
+    changed.
+
+    \b
+    Examples:
+      openssl genpkey -algorithm ed25519 -out signing.key
+      openssl pkey -in signing.key -pubout -out signing.pub
+      normfold sign repository/surnames --key signing.key
+      normfold serve --repository repository --require-signature signing.pub
+
+    A version whose files are not those of its manifest is not signed.
+    """
+    from normfold.serving.access import signatures
+    from normfold.serving.catalog.repository import MANIFEST_FILE, NAME, ModelFolder
+    from normfold.serving.catalog.sealing import completed_manifest
+    from normfold.serving.errors import LoadError, StartError
+    from normfold.whole_file import write_whole
+
+    one = folder.name if folder.name.isdecimal() else None
+    home = folder.resolve().parent if one is not None else folder.resolve()
+    model = ModelFolder(name or home.name, home)
+    if not NAME.fullmatch(model.name):
+        raise click.UsageError(f"{model.name!r} is not a model's name; give one with --name")
+    try:
+        private = None if key is None else signatures.read_private_key(key)
+        numbers = [number for number in model.versions() if one is None or number == int(one)]
+        if not folder.is_dir() or not numbers:
+            raise LoadError(f"{folder} holds no version of a model, such as {folder / '1' / 'model.onnx'}")
+        for number in numbers:
+            where = home / str(number)
+            manifest, made = completed_manifest(model, number)
+            if made:
+                write_whole(where / MANIFEST_FILE, manifest)
+                click.echo(f"wrote {where / MANIFEST_FILE}")
+            if private is not None:
+                said = signatures.statement(model.name, number, manifest, model.beside())
+                write_whole(where / signatures.SIGNATURE_FILE, signatures.sign(private, said))
+                click.echo(f"signed {where}")
+    except (LoadError, StartError) as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or folder} cannot be written: {error.strerror}") from None

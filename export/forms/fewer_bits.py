@@ -1,0 +1,81 @@
+"""The published float32 file in fewer bits: which inputs calibrate, which measure, and how little or much that says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from normfold.export.calibration.rows import Division, Rows, divide, only_finite, warnings_on
+from normfold.export.calibration.scale import unlike_training
+from normfold.export.calibration.synthetic import synthetic
+from normfold.export.errors import InputSpecError
+from normfold.export.forms.precision import Arrays, PrecisionReport, reduce_precision
+from normfold.export.inputs.specs import InputSpec
+from normfold.export.proof.proof import Proof
+from normfold.export.proof.verify import Case
+
+__all__ = ["in_fewer_bits"]
+
+
+def in_fewer_bits(
+    content: bytes,
+    precision: str,
+    proof: Proof,
+    samples: Sequence[Case],
+    tests: Sequence[Case],
+    timed: Arrays,
+    *,
+    even_if_slower: bool = False,
+    remeasure: bool = False,
+) -> tuple[bytes, PrecisionReport]:
+    """Return the float32 file ``content`` in ``precision``; samples calibrate int8, tests measure.
+
+    Raises what :func:`normfold.export.forms.precision.reduce_precision` raises, and InputSpecError where int8 has
+    neither samples nor BatchNorms to take its value ranges from.
+    """
+    specs = proof.sizes.specs
+    inputs = _inputs(precision, proof, samples, tests)
+    warnings = (
+        *warnings_on(inputs, precision, specs),
+        *unlike_training(proof.unfolded.content, [*samples, *tests], specs),
+    )
+    return reduce_precision(
+        content,
+        precision,
+        proof.reference,
+        inputs,
+        timed,
+        even_if_slower=even_if_slower,
+        remeasure=remeasure,
+        warnings=warnings,
+    )
+
+
+def _inputs(precision: str, proof: Proof, samples: Sequence[Case], tests: Sequence[Case]) -> Division:
+    specs = proof.sizes.specs
+    if precision != "int8":
+        if samples or tests:
+            return divide(False, samples or tests, tests, specs)
+        # The cases of kind "scaled" are left out: their values leave the range that few bits can hold.
+        return Division(None, Rows.of([c for c in proof.cases if c.kind == "random"], "random", "N(0, 1)", specs))
+    if not samples:
+        return _without_samples(proof, tests, specs)
+    inputs = divide(True, samples, tests, specs)
+    assert inputs.calibration is not None
+    finite = only_finite(inputs.calibration, specs)
+    if finite is None:
+        raise InputSpecError(
+            "int8 takes its value ranges from the samples, and every row that would calibrate it holds NaN or "
+            "infinity: give rows without them with --sample"
+        )
+    return Division(finite, inputs.measured, inputs.same)
+
+
+def _without_samples(proof: Proof, tests: Sequence[Case], specs: Sequence[InputSpec]) -> Division:
+    """Return inputs made from the BatchNorms' statistics, to calibrate and, where there are no tests, to measure."""
+    made = synthetic(proof.unfolded.content, specs, proof.sizes.trace)
+    if made is None:
+        raise InputSpecError(
+            "int8 takes its value ranges from inputs, and this network has no BatchNorm with statistics of its "
+            "training data to make some from: give real ones with --sample"
+        )
+    return Division(made.calibration, divide(False, tests, tests, specs).measured) if tests else made

@@ -1,0 +1,71 @@
+"""Write ``locked/serving.txt``: every package that a server needs, with its version and the SHA-256 of its wheels.
+
+    python locked/write.py PIP
+
+``PIP`` is a pip. It is asked for each version of Python which wheels it would install on Linux (x86-64), with the
+versions of constraints.txt; nothing is installed. Install with: pip install --require-hashes --requirement
+locked/serving.txt, and then pip install --no-deps normfold. torch is not among them: an export needs another list.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHONS = ("3.11", "3.12", "3.13")
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64")
+EXTRAS = ("cpu", "signing")
+HEAD = "# Written by make lock: what a server installs, with the SHA-256 of each wheel for Linux (x86-64) and Python "
+
+
+def main() -> None:
+    """Ask pip for each version of Python, and write the file."""
+    wanted = requirements()
+    found: dict[str, tuple[str, set[str]]] = {}
+    for python in PYTHONS:
+        for name, version, digest in chosen(sys.argv[1], python, wanted):
+            found.setdefault(name, (version, set()))[1].add(digest)
+    (ROOT / "locked" / "serving.txt").write_text(text(found), encoding="utf-8")
+
+
+def requirements() -> list[str]:
+    """Return what pyproject.toml asks for, for a server."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [one for extra in EXTRAS for one in project["optional-dependencies"][extra]]
+    return [*project["dependencies"], *extras]
+
+
+def chosen(pip: str, python: str, wanted: list[str]) -> list[tuple[str, str, str]]:
+    """Return the packages that ``pip`` would install: name, version, SHA-256."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        command = [pip, "install", "--dry-run", "--quiet", "--ignore-installed", "--only-binary", ":all:"]
+        command += [part for platform in PLATFORMS for part in ("--platform", platform)]
+        command += ["--python-version", python, "--target", folder, "--report", str(report)]
+        subprocess.run([*command, "--constraint", str(ROOT / "constraints.txt"), *wanted], check=True)
+        installed = json.loads(report.read_text(encoding="utf-8"))["install"]
+    return [
+        (
+            one["metadata"]["name"].lower().replace("_", "-"),
+            one["metadata"]["version"],
+            one["download_info"]["archive_info"]["hashes"]["sha256"],
+        )
+        for one in installed
+    ]
+
+
+def text(found: dict[str, tuple[str, set[str]]]) -> str:
+    """Return the file."""
+    lines = [HEAD + ", ".join(PYTHONS)]
+    for name, (version, digests) in sorted(found.items()):
+        lines.append(" \\\n".join([f"{name}=={version}", *(f"    --hash=sha256:{one}" for one in sorted(digests))]))
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""What other workers of the same server serve: a worker that starts later serves the same, whatever the disk has now.
+
+Someone may be copying a new version into the repository at that moment, or have put one there that was never loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from normfold.protos import model_config as mc
+from normfold.serving.catalog.entries import Entry
+from normfold.serving.errors import LoadError
+
+
+class Served(NamedTuple):
+    """A model as one worker serves it."""
+
+    name: str
+    #: The versions that answer.
+    versions: tuple[int, ...]
+    #: The ModelConfig as its author wrote it.
+    config: bytes
+    #: Why it has no version that answers.
+    reason: str
+
+
+def served(entries: Mapping[str, Entry]) -> Iterator[Served]:
+    """Every model that should be in service and is not loading for the first time."""
+    for name, entry in sorted(entries.items()):
+        if entry.wanted and (entry.ready or not entry.loading):
+            yield Served(name, entry.answering, entry.written, "" if entry.ready else entry.because)
+
+
+class Following:
+    """The models that others serve; empty: there are no others, and the repository decides."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, Served] = {}
+
+    def follow(self, models: Iterable[Served]) -> None:
+        """Follow these from now on."""
+        self._models = {model.name: model for model in models}
+
+    def has(self, name: str, entry: Entry) -> bool:
+        """Whether the model ``name`` with the state ``entry`` is as the others have it."""
+        model = self._models.get(name)
+        return (
+            model is not None
+            and bool(model.versions)
+            and (entry.answering, entry.written) == (model.versions, model.config)
+        )
+
+    def plan(self, name: str) -> tuple[mc.ModelConfig, list[int]] | None:
+        """The configuration and the versions that the others have in service; None: the repository decides.
+
+        Raises LoadError where the others have none.
+        """
+        model = self._models.get(name)
+        if model is None:
+            return None
+        if not model.versions:
+            raise LoadError(f"the other workers do not serve it{model.reason}")
+        return mc.ModelConfig.FromString(model.config), list(model.versions)

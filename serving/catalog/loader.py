@@ -1,0 +1,95 @@
+"""The threads on which models load: each version is tried in another process first, then loaded here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+from normfold.protos import model_config as mc
+from normfold.serving.catalog.load import LoadOptions, load
+from normfold.serving.catalog.model import Model
+from normfold.serving.catalog.repository import Files
+from normfold.serving.catalog.trial import Trials, needed
+from normfold.serving.errors import ServingError, StartError, Unavailable
+from normfold.serving.rpc.traffic import EXITING
+from normfold.serving.scheduling.inline import hop_seconds
+from normfold.serving.wording import quoted
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+#: Loads at the same time; most of them wait for a trial.
+THREADS = 64
+
+
+class Loader:
+    """Loads versions of models; used on the event loop."""
+
+    def __init__(self, options: LoadOptions, executor: Executor, trials: Trials | None) -> None:
+        """``executor`` runs the models that were loaded; without ``trials`` everything happens in this process."""
+        self._options, self._executor, self._trials = options, executor, trials
+        self._measuring = asyncio.Lock()
+        self._threads = ThreadPoolExecutor(THREADS, "normfold-load")
+        self._alone = threading.Lock()
+        self._closed = False
+
+    async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """What ``function`` returns, called on a thread: nothing of a repository is read on the event loop.
+
+        Raises what it raises, and Unavailable after ``close``.
+        """
+        if self._closed:
+            raise Unavailable(EXITING)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+    async def load_versions(
+        self, folder: Files, written: mc.ModelConfig, numbers: Sequence[int], quiet: bool
+    ) -> tuple[dict[int, Model], dict[int, str]]:
+        """The versions that loaded and are warm, and for each of the others the reason; ``quiet`` logs failures only.
+
+        Raises StartError, and Unavailable after ``close``.
+        """
+        async with self._measuring:
+            if not self._options.hop_seconds:
+                self._options = replace(self._options, hop_seconds=await hop_seconds(self._executor))
+        loaded: dict[int, Model] = {}
+        failures: dict[int, str] = {}
+        for number in numbers:
+            try:
+                loaded[number] = await self.run(self._load, folder, written, number)
+                log.log(logging.DEBUG if quiet else logging.INFO, "loaded %s", loaded[number].describe())
+            except (StartError, Unavailable):  # the device is missing, so no model will load; or the server ends
+                raise
+            except ServingError as error:
+                failures[number] = str(error)
+            except MemoryError:
+                failures[number] = "there is not enough memory to load it"
+            except Exception as error:
+                log.exception("loading model %s version %d failed", quoted(folder.name), number)
+                failures[number] = f"unexpected {type(error).__name__}; the log has the details"
+        return loaded, failures
+
+    def _load(self, folder: Files, written: mc.ModelConfig, version: int) -> Model:
+        if self._trials is not None:
+            folder = needed(folder, written, version)
+            self._trials.check(folder, written, version, self._options)
+        with self._alone:  # so that the run times of one model are not measured while another one loads
+            return load(folder, written, version, self._options, self._executor)
+
+    def rest(self) -> None:
+        """The loads of the start are done: keep no process for further trials."""
+        if self._trials is not None:
+            self._trials.rest()
+
+    def close(self) -> None:
+        """End the trials under way, and load nothing more; a load that is past its trial cannot be interrupted."""
+        self._closed = True
+        if self._trials is not None:
+            self._trials.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)

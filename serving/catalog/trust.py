@@ -1,0 +1,131 @@
+"""Which files of a repository are served: with a manifest or without, and signed by whom."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from normfold.serving.access.signatures import SIGNATURE_FILE, statement, verify
+from normfold.serving.catalog.repository import (
+    CONFIG_FILE,
+    GOLDEN_FILE,
+    MANIFEST_FILE,
+    Files,
+    ModelFolder,
+    as_text,
+    check_manifest,
+)
+from normfold.serving.errors import LoadError, UnsafeModel
+from normfold.serving.wording import quoted
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+log = logging.getLogger(__name__)
+
+#: The end of a message about a file that is missing.
+_HOW = "normfold sign MODEL_FOLDER writes it"
+#: In the index, beside a version that is in service.
+UNCHECKED = "served without a manifest: a changed or damaged file would not be noticed"
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What the server wants of the files of a model."""
+
+    #: Whether a version needs a manifest.
+    require_manifest: bool = False
+    #: The key that must have signed every version; None: nobody need sign.
+    key: Ed25519PublicKey | None = None
+
+
+#: Everything is served.
+ANYTHING = Trust()
+
+
+class TrustedFolder:
+    """The files of one model, held to a ``Trust``. What is checked is what is loaded: each file is read once."""
+
+    def __init__(self, files: Files, trust: Trust) -> None:
+        self._files, self._trust = files, trust
+        self._folder = files if isinstance(files, ModelFolder) else None
+        #: The files beside the versions, if they are signed; each as it was when it was first read.
+        self._beside: dict[str, bytes] | None = None
+        #: The manifests of the versions that were checked; None for a version without.
+        self._manifests: dict[int, bytes | None] = {}
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._files.name
+
+    def remark(self, version: int) -> str:
+        """What the index says about a version that is in service; mostly nothing."""
+        return UNCHECKED if self._manifests.get(version, b"") is None else ""
+
+    def config_text(self) -> str | None:
+        """The content of config.pbtxt, or None. Raises LoadError."""
+        if self._trust.key is None or self._folder is None:
+            return self._files.config_text()
+        found = self._signed_files().get(CONFIG_FILE)
+        return None if found is None else as_text(found)
+
+    def versions(self) -> list[int]:
+        """The numbers of the versions that are there, in ascending order. Raises LoadError."""
+        return self._files.versions()
+
+    def read_model(self, version: int, filename: str) -> bytes:
+        """The bytes of a version's model file. Raises LoadError, UnsafeModel where they are not to be served."""
+        self._check(version)
+        return self._held(version, filename, self._files.read_model(version, filename))
+
+    def read_golden(self, version: int) -> bytes | None:
+        """The version's golden.json, or None where there is none. Raises LoadError."""
+        found = self._files.read_golden(version)
+        return None if found is None else self._held(version, GOLDEN_FILE, found)
+
+    def read(self, filename: str) -> bytes:
+        """The bytes of a file beside the versions, such as labels. Raises LoadError."""
+        if self._trust.key is None or self._folder is None or "/" in filename:
+            return self._files.read(filename)
+        if (found := self._signed_files().get(filename)) is None:
+            raise LoadError(f"{filename} cannot be read: there is no such file")
+        return found
+
+    def _check(self, version: int) -> None:
+        """Raise UnsafeModel unless the version has the manifest and the signature that it needs."""
+        key = self._trust.key
+        found = self._manifests[version] = None if self._folder is None else self._folder.find(version, MANIFEST_FILE)
+        if found is None:
+            if key is not None or self._trust.require_manifest:
+                option = "--require-manifest" if key is None else "--require-signature"
+                raise UnsafeModel(f"it has no {MANIFEST_FILE}, and the server runs with {option}: {_HOW}")
+            log.warning("model %s version %d: %s", quoted(self.name), version, UNCHECKED)
+            return
+        if key is None:
+            return
+        assert self._folder is not None
+        written = self._folder.find(version, SIGNATURE_FILE)
+        if written is None:
+            raise UnsafeModel(f"it has no {SIGNATURE_FILE}, and the server runs with --require-signature: {_HOW}")
+        if not verify(key, written, statement(self.name, version, found, self._signed_files())):
+            raise UnsafeModel(
+                f"{SIGNATURE_FILE} is no signature of the key of --require-signature under model {quoted(self.name)}, "
+                f"version {version}, its manifest, and the files beside its versions: one of them was changed since "
+                "it was signed, or another key signed it"
+            )
+
+    def _held(self, version: int, filename: str, data: bytes) -> bytes:
+        """``data`` if they are those of the signed manifest. Raises UnsafeModel."""
+        manifest = self._manifests.get(version)
+        if self._trust.key is not None and manifest is not None:
+            check_manifest(manifest, filename, data)
+        return data
+
+    def _signed_files(self) -> dict[str, bytes]:
+        """The files beside the versions, read once. Raises LoadError."""
+        if self._beside is None:
+            assert self._folder is not None
+            self._beside = self._folder.beside()
+        return self._beside

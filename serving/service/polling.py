@@ -1,0 +1,92 @@
+"""Polling: a server looks at its repository, loads what is new or has changed, and unloads what is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+
+from normfold.protos import grpc_service as pb
+from normfold.serving.catalog.catalog import Catalog
+from normfold.serving.catalog.changes import Changes
+from normfold.serving.catalog.repository import Repository
+from normfold.serving.errors import ServingError
+from normfold.serving.rpc.methods import Method
+from normfold.serving.wording import quoted
+
+log = logging.getLogger(__name__)
+
+#: Not on the wire: the name by which workers tell each other's changes of the repository from those of clients.
+SERVICE = "normfold.Repository"
+
+#: When somebody asks to look now: the time between the two looks that show whether a change is whole, in seconds.
+SETTLED_SECONDS = 1.0
+
+
+def methods(catalog: Catalog) -> list[Method]:
+    """The methods by which a change of the repository reaches every worker; no frontend has them."""
+
+    async def load(request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
+        await catalog.load(request.model_name)
+        return pb.RepositoryModelLoadResponse()
+
+    async def unload(request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
+        await catalog.unload(request.model_name)
+        return pb.RepositoryModelUnloadResponse()
+
+    return [
+        Method(f"/{SERVICE}/RepositoryModelLoad", pb.RepositoryModelLoadRequest, unary=load),
+        Method(f"/{SERVICE}/RepositoryModelUnload", pb.RepositoryModelUnloadRequest, unary=unload),
+    ]
+
+
+class Polling:
+    """Looks every so often, and when it is asked to. Loads go to all workers, as if a client had asked for them."""
+
+    def __init__(self, repository: Repository, methods: Sequence[Method], seconds: float) -> None:
+        """What is in ``repository`` now counts as loaded. ``seconds``: the time between looks; 0: only when asked.
+
+        ``methods`` are those of this module, shared by all workers.
+        """
+        self._changes, self._seconds = Changes(repository), seconds
+        self._load, self._unload = methods
+        self._now = asyncio.Event()
+
+    def look_now(self) -> None:
+        """Look as soon as possible."""
+        self._now.set()
+
+    async def run(self) -> None:
+        """Poll until this is cancelled."""
+        while True:
+            if await self._wait():  # what changed just now shows at the second look whether it is whole
+                await self._look()
+                await asyncio.sleep(SETTLED_SECONDS)
+            await self._look()
+
+    async def _wait(self) -> bool:
+        """Wait until it is time to look; whether somebody asked for it."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._now.wait(), self._seconds or None)
+        asked = self._now.is_set()
+        self._now.clear()
+        return asked
+
+    async def _look(self) -> None:
+        changed, gone = await asyncio.to_thread(self._changes.look)
+        for name in changed:
+            await self._ask(self._load, pb.RepositoryModelLoadRequest(model_name=name), f"load {quoted(name)}")
+        for name in gone:
+            await self._ask(self._unload, pb.RepositoryModelUnloadRequest(model_name=name), f"unload {quoted(name)}")
+
+    async def _ask(
+        self, method: Method, request: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest, what: str
+    ) -> None:
+        log.info("the repository has changed: %s", what)
+        try:
+            answered = method.answer(request.SerializeToString())
+            if not isinstance(answered, bytes):
+                await answered
+        except ServingError as error:  # the versions that answer go on answering
+            log.error("the repository has changed: %s: %s", what, error)

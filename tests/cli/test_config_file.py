@@ -1,0 +1,94 @@
+"""normfold.toml and NORMFOLD_*: what is not typed comes from there, and what is wrong there is said."""
+
+from __future__ import annotations
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from normfold.cli.main import COMMANDS, main
+
+
+@pytest.fixture
+def seen(monkeypatch, tmp_path):
+    """The parameters with which ``serve`` would have run, in a folder of its own."""
+    from normfold.cli.serve import serve
+
+    monkeypatch.chdir(tmp_path)
+    got: dict[str, object] = {}
+    monkeypatch.setattr(serve, "callback", lambda **options: got.update(options))
+    return got
+
+
+def run(*arguments, code=0, env=None):
+    done = CliRunner().invoke(main, list(arguments), env=env)
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+CONTENT = """
+[serve]
+repository = "repo"
+listen = "127.0.0.1:7000"
+max-message-mib = 64
+load-model = ["a", "b"]
+tune = false
+model-control = "none"
+[export]
+opset = 18
+"""
+
+
+def test_the_file_gives_what_is_not_typed(seen, tmp_path):
+    (tmp_path / "normfold.toml").write_text(CONTENT)
+    run("serve", "--listen", "127.0.0.1:7001", env={"NORMFOLD_SERVE_MAX_QUEUE_SECONDS": "2"})
+    assert str(seen["repository"]) == "repo"
+    assert (seen["listen"], seen["max_message_bytes"], seen["load_models"]) == ("127.0.0.1:7001", 64 << 20, ("a", "b"))
+    assert (seen["tune"], seen["model_control"], seen["max_queue_seconds"]) == (False, "none", 2)
+
+
+def test_the_environment_comes_before_the_file_and_behind_the_command_line(seen, tmp_path):
+    (tmp_path / "other.toml").write_text(CONTENT)
+    env = {"NORMFOLD_SERVE_LISTEN": "127.0.0.1:7002"}
+    run("--config", "other.toml", "serve", env=env)
+    assert seen["listen"] == "127.0.0.1:7002"
+    run("serve", "-r", "x", "--listen", "127.0.0.1:7003", env=env)
+    assert seen["listen"] == "127.0.0.1:7003"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[serv]\nx = 1", "[serv] is no command; sections are export"),
+        ("[serve]\nlisten-on = 'x'", "normfold serve has no option --listen-on; did you mean listen?"),
+        ("[serve]\ntune = 'no'", "serve.tune is 'no'; true or false was expected"),
+        ("[serve]\nlisten = true", "serve.listen is True; a value was expected"),
+        ("[serve]\nload-model = 'a'", "a list"),
+        ("[serve]\nlisten = ['a']", "one value was expected"),
+        ("[serve.listen]\na = 1", "serve.listen is a table"),
+        ("[serve", "normfold.toml cannot be read"),
+        ("[serve]\nthreads = 'many'", "'many'"),
+    ],
+)
+def test_a_mistake_in_the_file_is_said(seen, tmp_path, content, said):
+    (tmp_path / "normfold.toml").write_text(content)
+    output = run("serve", "-r", "x", code=2)
+    assert said in " ".join(output.split())
+
+
+def test_a_file_that_was_named_must_be_there(seen):
+    assert "no.toml cannot be read: No such file" in run("--config", "no.toml", "serve", "-r", "x", code=2)
+
+
+def test_no_option_of_any_command_needs_a_name_that_another_has(seen):
+    for name, (path, _) in COMMANDS.items():
+        command = getattr(__import__(path, fromlist=[name]), name)
+        words = [w for o in command.params if isinstance(o, click.Option) for w in (*o.opts, *o.secondary_opts)]
+        assert len(words) == len(set(words)), name
+
+
+def test_the_versions_of_a_report_are_printed():
+    said = run("--version")
+    assert said.startswith("normfold ")
+    assert "onnxruntime " in said
+    assert "Python 3." in said

@@ -1,0 +1,114 @@
+"""``normfold models``, ``load``, ``unload`` and ``use`` against a real server and its repository."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from normfold.cli.main import main
+from normfold.serving.client.client import Client
+
+from .conftest import SCALE, write_model
+
+X = np.array([[1, 2, 3, 4]], np.float32)
+CONFIG = "# ours\nmax_batch_size: 8\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for version, factor in ((1, "2.0"), (2, "3.0")):
+        write_model(tmp_path / "m", SCALE.replace("FACTOR", factor), version, CONFIG)
+    return tmp_path
+
+
+def run(*arguments, code=0):
+    done = CliRunner().invoke(main, list(map(str, arguments)))
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def factor(address) -> float:
+    with Client(address) as client:
+        return float(client.infer("m", X)["y"][0, 0])
+
+
+def rows(*arguments) -> list[dict]:
+    return json.loads(run("models", "--json", *arguments))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_version_is_rolled_back_and_forward_and_the_choice_is_kept(folder, start, workers):
+    with start(folder, "--model-control", "explicit", "--workers", workers) as server:
+        at = ("--address", server.address)
+        assert factor(server.address) == 3
+        said = run("use", "m", 1, "-r", folder, *at)
+        assert "version 1 (before: the highest version); back: normfold use m latest --repository" in said
+        assert "m: version 1 in service" in said
+        assert factor(server.address) == 2
+        text = (folder / "m/config.pbtxt").read_text()
+        assert text == CONFIG + "version_policy { specific { versions: [1] } }\n"
+        assert [row["state"] for row in rows("-r", folder)] == ["in service", "not in service"]
+        run("use", "m", "latest", "-r", folder, *at)
+        assert (factor(server.address), (folder / "m/config.pbtxt").read_text()) == (3, CONFIG)
+        run("use", "m", 1, *at)
+        assert (factor(server.address), (folder / "m/config.pbtxt").read_text()) == (2, CONFIG)
+        assert "m: version 2 in service" in run("load", "m", *at)
+        assert "m is out of service" in run("unload", "m", *at)
+        assert not any(row["state"] == "READY" for row in rows(*at))
+        assert "did you mean 'm'" in run("load", "mm", *at, code=1)
+        assert "the server has no model 'x'" in run("unload", "x", *at, code=1)
+
+
+def test_the_list_of_a_server_has_counters_inputs_and_reasons(folder, start):
+    (folder / "bad/1").mkdir(parents=True)
+    (folder / "bad/1/model.onnx").write_bytes(b"nothing")
+    with start(folder, "--no-strict-readiness") as server:
+        with Client(server.address) as client:
+            for _ in range(3):
+                client.infer("m", X)
+        listed = {(row["model"], row["version"]): row for row in rows("--address", server.address)}
+        one = listed["m", "2"]
+        assert (one["state"], one["answered"], one["failed"], one["device"]) == ("READY", 3, 0, "cpu")
+        assert 0 < one["p50_seconds"] <= one["p99_seconds"] < 60
+        assert one["inputs"] == ["x FP32[-1,4]"]
+        assert (listed["bad", "1"]["state"], bool(listed["bad", "1"]["reason"])) == ("UNAVAILABLE", True)
+        text = run("models", "--address", server.address)
+        assert "answered" in text
+        assert listed["bad", "1"]["reason"].split()[0] in text
+
+
+def test_a_choice_that_does_not_load_changes_nothing(folder, start):
+    (folder / "m/3").mkdir()
+    (folder / "m/3/model.onnx").write_bytes(b"nothing")
+    (folder / "m/config.pbtxt").write_text(CONFIG + "version_policy { specific { versions: 2 } }\n")
+    before = (folder / "m/config.pbtxt").read_text()
+    with start(folder, "--model-control", "explicit") as server:
+        said = run("use", "m", 3, "-r", folder, "--address", server.address, code=1)
+        assert "config.pbtxt has its old content again" in said
+        assert (factor(server.address), (folder / "m/config.pbtxt").read_text()) == (3, before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("use", "m", "x"), 2, "is not a number such as 1"),
+        (("use", "m", "latest"), 2, "latest needs --repository"),
+        (("use", "m", 7, "-r", "FOLDER"), 1, "m has no version 7; there are 1, 2"),
+        (("use", "n", 1, "-r", "FOLDER"), 1, "no repository with a model 'n'"),
+        (("load", "m", "--address", "127.0.0.1:1", "--timeout", "5"), 1, "127.0.0.1:1"),
+        (("models", "--address", "nonsense"), 2, "nonsense"),
+    ],
+)
+def test_a_mistake_is_said(folder, arguments, code, said):
+    words = [folder if word == "FOLDER" else word for word in arguments]
+    assert said in run(*words, code=code)
+
+
+def test_the_list_of_a_repository_has_proved_ranges_and_batchnorms(trained):
+    listed = {row["model"]: row for row in rows("-r", trained)}
+    assert listed["surnames"]["state"] == "in service"
+    assert "L from" in listed["surnames"]["inputs"][0]
+    assert "before" in listed["surnames"]["batchnorms"]

@@ -1,0 +1,59 @@
+"""A server that polls takes new versions, refuses bad ones, unloads what is gone; SIGHUP makes any server look."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from onnx import parser
+
+from normfold.serving.client.client import Client, ClientError
+
+from .conftest import SCALE, write_model
+from .test_workers import wait_until
+
+X = np.array([[1, 2, 3, 4]], np.float32)
+POLL = ("--model-control", "poll", "--poll-seconds", "0.2")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_model(tmp_path / "r/m", SCALE.replace("FACTOR", "2.0"), 1)
+    write_model(tmp_path / "r/other", SCALE.replace("FACTOR", "9.0"), 1)
+    return tmp_path / "r"
+
+
+def factor(client, model="m") -> float:
+    return float(client.infer(model, X)["y"][0, 0])
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_files_decide_what_is_in_service(folder, start, workers):
+    with start(folder, *POLL, "--workers", workers) as server, Client(server.address) as client:
+        with pytest.raises(ClientError, match="model-control explicit"):
+            client.load("m")
+        content = parser.parse_model(SCALE.replace("FACTOR", "3.0")).SerializeToString()
+        (folder / "m/2").mkdir()
+        (folder / "m/2/model.onnx").write_bytes(content)
+        wait_until(lambda: factor(client) == 3)
+        (folder / "m/3").mkdir()
+        (folder / "m/3/model.onnx").write_bytes(b"nothing")
+        wait_until(lambda: any(state.version == "3" and state.reason for state in client.models()))
+        assert factor(client) == 3
+        assert client.is_ready()
+        write_model(folder / "new", SCALE.replace("FACTOR", "4.0"), 1)
+        wait_until(lambda: client.is_model_ready("new"))
+        assert factor(client, "new") == 4
+        shutil.rmtree(folder / "other")
+        wait_until(lambda: not client.is_model_ready("other"))
+        assert client.is_ready()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_hang_up_makes_a_server_look_that_does_not_poll(folder, start, workers):
+    with start(folder, "--workers", workers) as server, Client(server.address) as client:
+        write_model(folder / "m", SCALE.replace("FACTOR", "3.0"), 2)
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: factor(client) == 3)

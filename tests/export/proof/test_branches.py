@@ -1,0 +1,159 @@
+"""A wrong fold in a branch that no input takes is found; a branch that could not be tried is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import numpy_helper
+from tests.export.fold.graphs import graph, norm, weights
+
+from normfold.export.errors import VerificationError
+from normfold.export.fold import fold
+from normfold.export.graphs.exact import Graph, in_float64
+from normfold.export.onnx_fold import fold_file
+from normfold.export.proof.branches import BranchProof, untaken
+from normfold.export.proof.proof import Proof
+from normfold.export.proof.verify import Case, Verification
+
+#: A switch by a sampling rate, each side with a BatchNorm of its own, and an If inside one of them.
+TEXT = """(float[N, 3, L] x, int64 rate) => (float[N, 4, M] y) {
+    c = Conv (x, w)
+    k = Equal (rate, high)
+    y = If (k) <
+        then_branch = high_rate () => (float[N, 4, M] a) { r1 = Relu (c) n1 = BN(r1, n) a = Conv (n1, v) },
+        else_branch = low_rate () => (float[N, 4, M] b) {
+            j = Less (rate, zero)
+            b = If (j) <
+                then_branch = none () => (float[N, 4, M] d) { d = Conv (c, v) },
+                else_branch = some () => (float[N, 4, M] e) { r2 = Relu (c) n2 = BN(r2, m) e = Conv (n2, v) }
+            >
+        }
+    >
+}"""
+
+
+def model() -> onnx.ModelProto:
+    return graph(
+        TEXT,
+        w=weights(8, 3, 3),
+        v=weights(4, 8, 1),
+        high=np.int64(16000),
+        zero=np.int64(0),
+        **norm("n", 8, gamma="positive"),
+        **norm("m", 8, gamma="positive"),
+    )
+
+
+def case(rate: int, length: int = 9) -> Case:
+    x = np.random.default_rng(0).standard_normal((2, 3, length)).astype(np.float32)
+    return Case("random", "", {"x": x, "rate": np.array(rate)})
+
+
+def graphs() -> tuple[Graph, Graph]:
+    """Return the graph before and after the fold."""
+    exact = in_float64(ir.from_proto(model()))
+    assert exact is not None
+    before = Graph.of(exact, True)
+    assert fold(exact).batchnorms_after == 0
+    return before, Graph.of(exact, True)
+
+
+def differences(unfolded: Graph, exact: bytes, *rates: int) -> Verification:
+    assert unfolded.exact is not None
+    proof = BranchProof(unfolded.exact, unfolded.content, [case(r) for r in rates])
+    return proof.of(exact, Verification((), "", ()))
+
+
+def test_branches_that_no_case_takes_are_found_by_name() -> None:
+    content = model().SerializeToString()
+    sides = {str(b).partition(" of ")[0] for b in untaken(content, [case(8000)]) if len(b.path) == 1}
+    assert sides == {"the then branch"}
+    both = untaken(content, [case(8000), case(16000)])
+    assert [len(b.path) for b in both] == [2, 2]  # an inner condition is not seen from outside
+    assert len(untaken(content, [case(16000)])) == 3
+
+
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_a_right_fold_is_proved_in_every_branch(rate: int) -> None:
+    before, after = graphs()
+    assert after.exact is not None
+    found = differences(before, after.exact, rate)
+    assert found.passed
+    assert len(found.differences) == 3
+    assert all(d.relative < 1e-14 for d in found.differences)
+
+
+@pytest.mark.parametrize(("rate", "wrong"), [(8000, "n"), (16000, "m")])
+def test_a_wrong_fold_in_a_branch_that_is_not_taken_fails(rate: int, wrong: str) -> None:
+    before, after = graphs()
+    assert after.exact is not None
+    spoilt = onnx.load_model_from_string(after.exact)
+    bias = _bias(spoilt.graph, "then_branch" if wrong == "n" else "else_branch")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + 1e-9, bias.name))
+    found = differences(before, spoilt.SerializeToString(), rate)
+    assert not found.passed
+    assert " branch of " in found.worst.kind
+
+
+def _bias(graph: Any, side: str) -> onnx.TensorProto:
+    """Return the bias of the last convolution in the innermost branch on one side."""
+    held: dict[str, onnx.TensorProto] = {}
+    while True:
+        held |= {t.name: t for t in graph.initializer}
+        inner = [a.g for n in graph.node if n.op_type == "If" for a in n.attribute if a.name == side]
+        if not inner:
+            break
+        (graph,) = inner
+    name = [n.input[2] for n in graph.node if n.op_type == "Conv"][-1]
+    return held[name]
+
+
+def test_the_export_notes_the_branch_and_refuses_a_wrong_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "net.onnx"
+    source.write_bytes(model().SerializeToString())
+    report = fold_file(source, tmp_path / "out.onnx", variant="folded")
+    assert report.folding.batchnorms_after == 0
+    (first,) = [n for n in report.notes if "takes the then branch" in n and "the fold is right there" in n][:1]
+    assert first.endswith("a --sample that takes it proves all of it")
+    right = Proof.of
+
+    def spoilt(self: Proof, made: Graph) -> Any:
+        if made.exact is None or made.exact == self.unfolded.exact:
+            return right(self, made)
+        wrong = onnx.load_model_from_string(made.exact)
+        bias = _bias(wrong.graph, "then_branch")
+        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + 1e-6, bias.name))
+        return right(self, Graph(made.content, wrong.SerializeToString()))
+
+    monkeypatch.setattr(Proof, "of", spoilt)
+    with pytest.raises(VerificationError, match="branch of 'If"):
+        fold_file(source, tmp_path / "wrong.onnx", variant="folded")
+    assert not (tmp_path / "wrong.onnx").exists()
+
+
+def test_a_branch_that_does_not_run_on_the_inputs_is_named() -> None:
+    proto = graph(
+        """(float[N, D] x, int64 k) => (float[N, M] y) {
+        c = Equal (k, big)
+        y = If (c) <
+            then_branch = t () => (float[N, M] a) { a = MatMul (x, w) },
+            else_branch = e () => (float[N, M] b) { b = Relu (x) }
+        >
+    }""",
+        w=weights(4, 4),
+        big=np.int64(9),
+    )
+    exact = in_float64(ir.from_proto(proto))
+    assert exact is not None
+    both = Graph.of(exact, True)
+    assert both.exact is not None
+    inputs = {"x": np.zeros((2, 3), np.float32), "k": np.array(1)}
+    proof = BranchProof(both.exact, both.content, [Case("random", "", inputs)])
+    (note,) = proof.notes
+    assert note.startswith("no input of the proof takes the then branch of 'If_1', and it was not proved (")
+    assert proof.of(both.exact, Verification((), "", ())) == Verification((), "", ())

@@ -1,0 +1,63 @@
+"""Changes of a repository: only what is whole and has settled counts, each change once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from normfold.serving.catalog.changes import Changes
+from normfold.serving.catalog.repository import Repository
+
+
+@pytest.fixture
+def root(tmp_path, models):
+    models.write(tmp_path / "m", models.scale(), 1, "max_batch_size: 8")
+    return tmp_path
+
+
+def test_what_is_there_at_the_start_is_no_change(root):
+    changes = Changes(Repository(root))
+    assert changes.look() == ([], [])
+    assert changes.look() == ([], [])
+
+
+def test_a_new_version_counts_once_when_it_has_settled(root, models):
+    changes = Changes(Repository(root))
+    models.write(root / "m", models.scale(3.0), 2)
+    assert changes.look() == ([], [])
+    assert changes.look() == (["m"], [])
+    assert changes.look() == ([], [])
+    (root / "m/config.pbtxt").write_text("max_batch_size: 4")
+    assert [changes.look(), changes.look()] == [([], []), (["m"], [])]
+
+
+def test_a_half_copied_version_is_waited_for(root, models):
+    changes = Changes(Repository(root))
+    folder = root / "m/2"
+    folder.mkdir()
+    assert [changes.look() for _ in range(3)] == [([], [])] * 3
+    content = models.scale(3.0)
+    entry = {"model.onnx": {"bytes": len(content), "sha256": "0"}}
+    (folder / "manifest.json").write_text(json.dumps({"files": entry}))
+    (folder / "model.onnx").write_bytes(content[:10])
+    assert [changes.look() for _ in range(3)] == [([], [])] * 3
+    (folder / "model.onnx").write_bytes(content)
+    assert [changes.look(), changes.look()] == [([], []), (["m"], [])]
+
+
+def test_a_new_model_is_loaded_and_one_that_is_gone_unloaded(root, models):
+    changes = Changes(Repository(root))
+    models.write(root / "n", models.scale())
+    assert [changes.look(), changes.look()] == [([], []), (["n"], [])]
+    shutil.rmtree(root / "m")
+    assert [changes.look(), changes.look(), changes.look()] == [([], []), ([], ["m"]), ([], [])]
+
+
+def test_a_model_that_is_gone_for_one_look_only_was_replaced(root, models):
+    changes = Changes(Repository(root))
+    shutil.move(root / "m", root / ".old")
+    assert changes.look() == ([], [])
+    models.write(root / "m", models.scale(5.0), 1)
+    assert [changes.look(), changes.look()] == [([], []), (["m"], [])]

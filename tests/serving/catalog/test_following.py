@@ -1,0 +1,69 @@
+"""A catalog that follows other workers has what they have, whatever its repository has now."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from normfold.serving.catalog.catalog import Catalog
+from normfold.serving.catalog.config import parse
+from normfold.serving.catalog.following import Served, served
+from normfold.serving.catalog.load import LoadOptions
+from normfold.serving.catalog.repository import Repository
+from normfold.serving.errors import LoadRefused
+from normfold.serving.runtime.devices import Device
+
+
+@pytest.fixture
+def catalog(tmp_path, models):
+    models.write(tmp_path / "m", models.scale())
+    models.write(tmp_path / "n", models.scale())
+    with ThreadPoolExecutor(1) as executor:
+        yield lambda: Catalog(Repository(tmp_path), LoadOptions(Device("cpu"), cpus=1, hop_seconds=1.0), executor)
+
+
+def states(catalog):
+    return [(row.name, row.version, row.state) for row in catalog.index(False)]
+
+
+def test_a_later_catalog_serves_what_the_first_one_serves(catalog, tmp_path, models):
+    (tmp_path / "m" / "config.pbtxt").write_text("max_batch_size: 4", encoding="utf-8")
+    first, later = catalog(), catalog()
+    asyncio.run(first.load_all())
+    models.write(tmp_path / "m", b"half a version", 2)
+    models.write(tmp_path / "n", models.scale(9.0), 2, "max_batch_size: 8")
+    (tmp_path / "m" / "config.pbtxt").write_text("max_batch_size: 16", encoding="utf-8")
+    later.following.follow(served(first.entries))
+    asyncio.run(later.load_all())
+    assert states(later) == states(first) == [("m", "1", "READY"), ("n", "1", "READY")]
+    assert later.find("m", "").config == first.find("m", "").config
+    assert list(served(later.entries)) == list(served(first.entries))
+
+    asyncio.run(later.load("n"))  # the others have it so already
+    before = later.find("n", "1")
+    asyncio.run(later.load("n"))
+    assert later.find("n", "1") is before
+    later.following.follow(())
+    asyncio.run(later.load("n"))
+    assert later.find("n", "").version == 2
+
+
+def test_a_model_that_the_others_do_not_serve_has_their_reason(catalog):
+    later = catalog()
+    config = parse("").SerializeToString()
+    later.following.follow([Served("m", (), b"", " (broken)"), Served("n", (1,), config, "")])
+    asyncio.run(later.load_all())
+    assert states(later) == [("m", "", "UNAVAILABLE"), ("n", "1", "READY")]
+    assert later.entries["m"].reason == "the other workers do not serve it (broken)"
+    assert not later.loaded(strict=True)
+    with pytest.raises(LoadRefused):
+        asyncio.run(later.load("m"))
+
+
+def test_a_version_that_is_gone_is_a_reason(catalog):
+    later = catalog()
+    later.following.follow([Served("m", (7,), parse("").SerializeToString(), "")])
+    asyncio.run(later.load_all())
+    assert ("m", "7", "UNAVAILABLE") in states(later)

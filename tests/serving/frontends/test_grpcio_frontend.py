@@ -1,0 +1,184 @@
+"""The grpcio frontend where gRPC's own server falls: paths that are not UTF-8, bursts, unix sockets of others."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from tests.serving.frontends.conftest import Serving, serving
+from tests.serving.frontends.raw import Raw, message, request_headers
+
+from normfold.serving.frontends.grpcio_server import DEAF_EXIT_CODE
+from normfold.serving.wire import http2_frames as h2
+
+
+def not_utf8(address: str) -> Raw:
+    """A connection that has asked for a path which is not UTF-8."""
+    client = Raw(address)
+    headers = [(n.encode(), b"/t.T/\xff\xfe" if n == ":path" else v.encode()) for n, v in request_headers()]
+    block = client.encoder.encode(headers)
+    client.send(h2.frame(h2.HEADERS, h2.END_HEADERS, 1, block), h2.frame(h2.DATA, h2.END_STREAM, 1, message(b"x")))
+    return client
+
+
+def ended_by(served: Serving, client: Raw) -> None:
+    """Wait until the server has told the client of the bad path that it ends."""
+    with contextlib.closing(client.socket):
+        client.until(h2.GOAWAY)
+
+
+def echo(address: str, fresh: int) -> bytes:
+    """The answer to a call on a connection of its own; ``fresh`` is another number each time."""
+    with grpc.insecure_channel(address, options=[("number", fresh)]) as channel:
+        answer: bytes = channel.unary_unary("/t.T/Echo")(b"x", timeout=20, wait_for_ready=True)
+        return answer
+
+
+@pytest.mark.parametrize("where", ["127.0.0.1:0", "unix:{}/s.sock"])
+def test_a_path_that_is_not_utf8_does_not_end_the_accepting(tmp_path, caplog, capfd, where):
+    with serving(where.format(tmp_path), name="grpcio") as served:
+        address = served.address
+        with grpc.insecure_channel(address) as channel:
+            under_way = channel.unary_unary("/t.T/Large").future(b"100000", timeout=20)
+            stream = channel.stream_stream("/t.T/Stream")
+            sending = threading.Event()
+
+            def requests():
+                yield b"first"
+                sending.wait(20)
+                yield b"last"
+
+            answers = stream(requests(), timeout=20)
+            assert next(answers) == b"first"
+            for number in range(3):
+                ended_by(served, not_utf8(address))
+                assert echo(address, number) == b"x"
+            assert served.address == address
+            sending.set()
+            assert next(answers) == b"last"
+            assert len(under_way.result()) == 100_000
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 3
+    assert all(line.startswith("grpcio stopped accepting calls ('utf-8' codec") for line in lines)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+DEAF = """
+import asyncio, sys
+from tests.serving.frontends.conftest import Methods
+from normfold.serving.frontends.grpcio import GrpcioFrontend
+from normfold.serving.frontends import grpcio_server
+from normfold.serving.process.logs import LogSettings
+from normfold.serving.rpc.traffic import Traffic
+
+grpcio_server.AGAIN_SECONDS = 0.2
+
+async def main():
+    LogSettings().install(sys.stderr)
+    served = GrpcioFrontend(Methods().table(), Traffic(), 1 << 20)
+    await served.start("127.0.0.1:0")
+    served._server._bind = lambda server, address: 0
+    print(served.address, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def test_a_server_that_cannot_open_its_port_again_ends_with_its_own_exit_code():
+    with subprocess.Popen(
+        [sys.executable, "-c", DEAF],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[3],
+    ) as process:
+        assert process.stdout is not None
+        not_utf8(process.stdout.readline().strip())
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == DEAF_EXIT_CODE
+    assert said.strip().endswith("the address cannot be bound; the server ends")
+    assert "Traceback" not in said
+
+
+def test_an_exception_of_another_task_is_still_handled():
+    with serving(name="grpcio") as served:
+        handled: list[dict[str, object]] = []
+        server = served.frontend._server
+        server._handle_others = lambda loop, context: handled.append(context)
+        served.loop.call_soon_threadsafe(served.loop.call_exception_handler, {"exception": ValueError("mine")})
+        assert echo(served.address, 0) == b"x"
+    assert [str(each["exception"]) for each in handled] == ["mine"]
+
+
+@contextlib.contextmanager
+def held(served: Serving) -> Iterator[None]:
+    """The server's event loop stands still, so that calls pile up in gRPC's core."""
+    go_on = threading.Event()
+    served.loop.call_soon_threadsafe(go_on.wait, 60)
+    try:
+        yield
+    finally:
+        go_on.set()
+
+
+def test_a_burst_of_5000_calls_is_answered_and_none_cancelled():
+    """2,000 of them on one connection, which is more than may be under way on it, and 1,000 on each of three others."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with serving(name="grpcio") as served, contextlib.ExitStack() as stack:
+        channels = [stack.enter_context(grpc.insecure_channel(served.address, options)) for _ in range(4)]
+        methods = [channel.unary_unary("/t.T/Echo") for channel in channels]
+        for method in methods:
+            method(b"x", timeout=20)
+        with held(served):
+            calls = [method.future(b"x", timeout=120) for method in [methods[0], *methods] for _ in range(1000)]
+        assert collections.Counter(call.code() for call in calls) == {grpc.StatusCode.OK: 5000}
+
+
+def test_calls_that_are_not_counted_do_not_wait_for_the_others():
+    """As health, "First" is not counted: it is accepted while a thousand other calls wait."""
+    with serving(name="grpcio") as served, grpc.insecure_channel(served.address) as channel:
+        method, first = channel.unary_unary("/t.T/Echo"), channel.unary_unary("/t.T/First")
+        first(b"x", timeout=20)
+        with held(served):
+            calls = [method.future(b"x", timeout=120) for _ in range(1000)]
+            last = first.future(b"x", timeout=120)
+        last.result()
+        done = sum(call.done() for call in calls)
+        assert {call.code() for call in calls} == {grpc.StatusCode.OK}
+    assert done < 900
+
+
+def test_a_server_that_stops_leaves_the_socket_of_another(tmp_path):
+    path = tmp_path / "s.sock"
+    with serving(f"unix:{path}", name="grpcio") as first:
+        path.unlink()
+        with serving(f"unix:{path}", name="grpcio") as second:
+            first.on_loop(first.frontend.stop(0.1))
+            assert echo(second.address, 1) == b"x"
+        assert not path.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_name_of_a_socket_that_another_server_took_meanwhile_is_refused(tmp_path, monkeypatch):
+    from normfold.serving.process import unix_socket
+
+    path = tmp_path / "s.sock"
+
+    def bind(beside: str) -> bool:
+        unix_socket.bound(beside).close()
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(path))
+        return True
+
+    with pytest.raises(OSError, match="Address already in use"):
+        unix_socket.take(str(path), None, bind)
+    assert [each.name for each in tmp_path.iterdir()] == ["s.sock"]

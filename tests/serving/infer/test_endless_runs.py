@@ -1,0 +1,163 @@
+"""A run without end: health answers, its deadline ends it, and the server can stop."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+from onnx import parser
+
+from normfold.protos import grpc_service as pb
+from normfold.serving.errors import Unavailable
+from normfold.serving.process import children
+from normfold.serving.runtime.devices import Device
+from normfold.serving.runtime.gpus import Sessions
+from normfold.serving.runtime.session import Session
+from normfold.serving.runtime.settings import SessionSettings
+from normfold.serving.runtime.stop import stoppable
+
+HEAD = '<ir_version: 9, opset_import: ["": 18]>'
+#: As many trips as the input says.
+TRIPS = (
+    HEAD
+    + """ g (int64[1] n, float[4] x) => (float[4] y) {
+    trips = Squeeze (n)
+    go = Constant <value = bool {1}> ()
+    y = Loop (trips, go, x) <body = b (int64 i, bool c, float[4] a) => (bool d, float[4] e) {
+      d = Identity (c)
+      e = Neg (a)
+    }>
+}"""
+)
+
+
+def session(graph):
+    return Session(parser.parse_model(HEAD + graph).SerializeToString(), Device("cpu"), SessionSettings())
+
+
+@pytest.mark.parametrize(
+    ("graph", "decide"),
+    [
+        ("g (float[N,4] x) => (float[N,4] y) { y = Neg (x) }", False),
+        ("g (int64[N] x) => (float[N] y) { s = Shape (x) y = ConstantOfShape (s) }", False),
+        ("g (int64[1] x) => (float[N] y) { y = ConstantOfShape (x) }", True),
+        ("g (int64[1] x) => (float[N] y) { z = Neg (x) a = Abs (z) y = ConstantOfShape (a) }", True),
+        ("g (float[N] x, int64[1] s) => (float[M] y) { y = Expand (x, s) }", True),
+        ("g (float[N] x, float[M] w) => (float[K] y) { s = Shape (w) y = Expand (x, s) }", False),
+        ("g (float[N] x) => (float[M] y) <int64[1] s = {8}> { y = Tile (x, s) }", False),
+        ("g (int64 x) => (int64[M] y) <int64 a = {0}, int64 b = {1}> { y = Range (a, x, b) }", True),
+        (TRIPS.removeprefix(HEAD), True),
+    ],
+)
+def test_it_is_known_where_numbers_decide_how_long_a_run_takes(graph, decide):
+    assert session(graph).numbers_decide is decide
+
+
+def test_a_model_with_functions_may_take_any_time():
+    text = (
+        '<ir_version: 9, opset_import: ["": 18, "own": 1]> g (float[N] x) => (float[N] y) { y = own.twice (x) }'
+        '<domain: "own", opset_import: ["": 18]> twice (x) => (y) { y = Add (x, x) }'
+    )
+    made = Session(parser.parse_model(text).SerializeToString(), Device("cpu"), SessionSettings())
+    assert made.numbers_decide
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_run_that_is_stopped_ends_before_its_next_node(several):
+    one = Session(parser.parse_model(TRIPS).SerializeToString(), Device("cpu"), SessionSettings())
+    run, stop = stoppable((Sessions([(one, 1), (one, 1)]) if several else one).run)()
+    timer = threading.Timer(0.2, stop)
+    timer.start()
+    with pytest.raises(Unavailable, match="the run was stopped"):
+        run({"n": np.array([10**11]), "x": np.zeros(4, np.float32)}, ["y"])
+    (y,) = one.run({"n": np.array([3]), "x": np.ones(4, np.float32)}, ["y"])
+    np.testing.assert_array_equal(y, -np.ones(4))
+
+
+def request(trips):
+    message = pb.ModelInferRequest(model_name="trips")
+    message.inputs.add(name="n", datatype="INT64", shape=[1])
+    message.inputs.add(name="x", datatype="FP32", shape=[4])
+    message.raw_input_contents.extend([np.array([trips]).tobytes(), bytes(16)])
+    return message
+
+
+@pytest.fixture
+def endless(serve, tmp_path, models, frontend):
+    models.write(tmp_path / "trips", TRIPS, config="instance_group { count: 2 kind: KIND_CPU }")
+    models.write(tmp_path / "m", models.scale())
+    with serve(tmp_path, frontend=frontend, grace_seconds=0.5) as server:
+        for _ in range(5):  # short, as the warm-up with zeros was
+            server.infer(request(0))
+        yield server
+
+
+def scheduler(server):
+    return server.server.catalog.find("trips", "").scheduler
+
+
+def until(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_long_run_after_short_ones_leaves_the_loop_free_and_ends_with_its_deadline(endless, ask):
+    with pytest.raises(grpc.RpcError) as caught:
+        endless.infer(request(10**11), timeout=1)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    until(lambda: scheduler(endless)._free == 2)  # the run has ended, too
+    waiting = endless.channel.unary_unary(
+        "/inference.GRPCInferenceService/ModelInfer", request_serializer=lambda message: message.SerializeToString()
+    ).future(request(10**11))
+    until(lambda: scheduler(endless)._free == 1)
+    assert endless.call("ServerLive", pb.ServerLiveRequest(), timeout=10).live
+    assert endless.infer(ask("m"), timeout=10).model_name == "m"
+    waiting.cancel()
+    until(lambda: scheduler(endless)._free == 2)
+
+
+def test_the_end_of_the_server_ends_a_run(endless):
+    waiting = endless.channel.unary_unary(
+        "/inference.GRPCInferenceService/ModelInfer", request_serializer=lambda message: message.SerializeToString()
+    ).future(request(10**11))
+    until(lambda: scheduler(endless)._free == 1)
+    assert endless.on_loop(endless.server.shut_down()) is False
+    with pytest.raises(grpc.RpcError):
+        waiting.result(10)
+    until(lambda: not any(thread.name.startswith("normfold-run") for thread in threading.enumerate()))
+
+
+#: A server's loop that is stuck while it holds the interpreter; it says so first.
+STUCK = """
+import asyncio, ctypes, os
+from normfold.serving.process import loops
+from normfold.serving.process.signals import stop_signal
+async def main():
+    stop_signal()
+    print("stuck", flush=True)
+    while True:
+        ctypes.PyDLL(None).sleep(60)
+loops.run(main())
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_second_signal_ends_a_process_that_is_stuck(name):
+    number = getattr(signal, name)
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True, env=children.environment()
+    )
+    assert process.stdout.readline() == "stuck\n"
+    process.send_signal(number)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.send_signal(number)
+    assert process.wait(20) == -number

@@ -1,0 +1,60 @@
+"""Freed memory is given back once after each time of work, and not while there is work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import time
+import weakref
+
+from normfold.protos import grpc_service as pb
+from normfold.serving.process import idle, memory
+
+
+def test_memory_is_given_back_once_after_work():
+    given: list[tuple[int, int]] = []
+    #: Nothing yet; work; the same and some under way; the same and nothing under way; silence; new work; silence.
+    steps = [(0, 0), (0, 0), (5, 1), (5, 1), (5, 0), (5, 0), (5, 0), (6, 0), (6, 0), (6, 0)]
+    seen = iter(steps)
+    last = steps[0]
+
+    def work() -> tuple[int, int]:
+        nonlocal last
+        last = next(seen)
+        return last
+
+    async def give_back() -> None:
+        given.append(last)
+
+    async def watch() -> None:
+        with contextlib.suppress(StopIteration, RuntimeError):
+            await idle.give_back_when_idle(work, give_back, 0.0)
+
+    asyncio.run(watch())
+    assert given == [(5, 0), (6, 0)]
+
+
+def test_a_model_that_was_replaced_is_gone_at_once_and_its_memory_is_given_back(
+    serve, tmp_path, models, ask, frontend, monkeypatch
+):
+    """At once: without a run of the garbage collector, for which nobody knows when it comes."""
+    given: list[int] = []
+    monkeypatch.setattr(memory, "give_back", lambda: given.append(1))
+    models.write(tmp_path / "one", models.scale(), config="max_batch_size: 8 dynamic_batching {}")
+    with serve(tmp_path, frontend=frontend) as served:
+        for rows in (1, 1, 2):  # a plan, a run by the plan, another plan
+            served.infer(ask("one", x=[[1, 2, 3, 4]] * rows))
+        old = weakref.ref(served.server.catalog.find("one", ""))
+        gc.collect()
+        gc.disable()
+        try:
+            before = len(given)
+            served.call("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="one"))
+            end = time.monotonic() + 20
+            while (old() is not None or len(given) == before) and time.monotonic() < end:
+                time.sleep(0.01)
+        finally:
+            gc.enable()
+        assert old() is None
+        assert len(given) > before

@@ -1,0 +1,146 @@
+"""What the supervisor passes on: loads of several models at once, and all of it to workers that start meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+
+from normfold.serving.workers.exchange import Exchange
+from normfold.serving.workers.messages import (
+    AskAll,
+    InService,
+    Remember,
+    Serve,
+    ServedModel,
+    StartListening,
+    WorkerAnswer,
+)
+
+LOAD = "/inference.GRPCInferenceService/RepositoryModelLoad"
+V1, V2 = ServedModel("m", (1,), b"c", ""), ServedModel("m", (2,), b"c", "")
+NONE = ServedModel("m", (), b"", " (no)")
+
+
+class Worker:
+    """A worker that carries out a request when the test says so."""
+
+    def __init__(self, number, served=()):
+        self.number, self.served, self.left, self.ready, self.server_ready = number, served, False, True, False
+        self.listening = asyncio.get_running_loop().create_future()
+        self.asked: list[tuple[bytes, asyncio.Future]] = []
+        self.sent, self.link = [], self
+
+    def perform(self, method, request):
+        self.asked.append((request, asyncio.get_running_loop().create_future()))
+        return self.asked[-1][1]
+
+    def send(self, message):
+        self.sent.append(message)
+        if isinstance(message, StartListening) and not self.listening.done():
+            self.listening.set_result(True)
+
+    def gone(self):
+        self.left = True
+
+    def answer(self, request, error=""):
+        for asked, future in self.asked:
+            if asked == request and not future.done():
+                future.set_result(WorkerAnswer(self.number, error, "", b""))
+                return
+        raise AssertionError(f"{request!r} was not asked")
+
+
+def load(number, model, request):
+    return AskAll(number, LOAD, request, True, (Remember(("model", model), request),))
+
+
+async def settle():
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def play(scenario):
+    async def run():
+        exchange = Exchange(2)
+        one, two = Worker(1, (V1,)), Worker(2, (V1,))
+        for worker in (one, two):
+            assert await exchange.join(worker)
+        await asyncio.wait_for(scenario(exchange, one, two), 20)
+
+    asyncio.run(run())
+
+
+def test_a_load_without_end_does_not_delay_the_loads_of_other_models():
+    async def scenario(exchange, one, two):
+        exchange.handle(one, load(1, "m", b"m"))
+        exchange.handle(one, load(2, "n", b"n"))
+        exchange.handle(two, load(3, "m", b"m again"))
+        exchange.handle(two, AskAll(4, "/LogSettings", b"log", True, (Remember(("log", "x"), b"log"),)))
+        await settle()
+        assert {request for request, _ in one.asked} == {b"m", b"n", b"log"}
+        for worker in (one, two):
+            worker.answer(b"n")
+            worker.answer(b"log")
+        await settle()
+        assert {message.number for message in (*one.sent, *two.sent) if hasattr(message, "number")} == {2, 4}
+        for worker in (one, two):
+            worker.answer(b"m")
+        await settle()
+        assert one.asked[-1][0] == b"m again"
+
+    play(scenario)
+
+
+def test_a_worker_that_joins_during_a_load_carries_it_out_too():
+    async def scenario(exchange, one, two):
+        exchange.handle(one, load(1, "m", b"m"))
+        await settle()
+        exchange.leave(two)
+        two.asked[0][1].set_result(None)
+        late = Worker(2)
+        assert await exchange.join(late)
+        assert not late.asked
+        one.answer(b"m")
+        await settle()
+        late.answer(b"m")
+        await settle()
+        assert [message.number for message in one.sent if hasattr(message, "number")] == [1]
+
+    play(scenario)
+
+
+def test_a_change_during_the_catching_up_of_a_worker_is_caught_up_with_too():
+    async def scenario(exchange, one, two):
+        exchange.handle(one, load(1, "m", b"first"))
+        await settle()
+        one.answer(b"first")
+        two.answer(b"first")
+        await settle()
+        exchange.leave(two)
+        late = Worker(2)
+        joining = asyncio.create_task(exchange.join(late))
+        exchange.handle(one, load(2, "n", b"second"))
+        await settle()
+        assert late.sent == [Serve((V1,))]
+        exchange.handle(one, InService((V2,)))
+        one.answer(b"second")
+        await settle()
+        late.answer(b"first")
+        await settle()
+        assert late.sent[-1] == Serve((V2,))
+        late.answer(b"second")
+        assert await joining
+
+    play(scenario)
+
+
+def test_a_worker_that_starts_later_gets_what_the_others_serve():
+    async def scenario(exchange, one, two):
+        assert exchange.serve == Serve((V1,))
+        exchange.handle(two, InService((NONE,)))
+        assert exchange.serve == Serve((V1,))
+        exchange.leave(one)
+        exchange.leave(two)
+        assert exchange.serve == Serve((NONE,))
+
+    play(scenario)
+    assert Exchange(1).serve == Serve(None)

@@ -1,0 +1,92 @@
+"""locked/serving.txt has what a server needs, in the versions that were tested, each with digests."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+
+@pytest.fixture(scope="module")
+def locked(root: Path) -> dict[str, tuple[str, list[str]]]:
+    """Version and digests by name."""
+    text = (root / "locked" / "serving.txt").read_text(encoding="utf-8").replace("\\\n", " ")
+    found = {}
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            pinned, *digests = line.split()
+            name, _, version = pinned.partition("==")
+            found[canonicalize_name(name)] = (version, digests)
+    return found
+
+
+def test_every_package_has_the_tested_version_and_digests(root, locked):
+    constraints = dict(
+        line.split("==") for line in (root / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+    )
+    tested = {canonicalize_name(name): version for name, version in constraints.items()}
+    for name, (version, digests) in locked.items():
+        assert version == tested[name], name
+        assert digests
+        assert all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", digest) for digest in digests), name
+
+
+def test_it_has_what_a_server_asks_for_and_nothing_of_an_export(root, locked):
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    for text in (*project["dependencies"], *extras["cpu"], *extras["signing"]):
+        wanted = Requirement(text)
+        assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)][0]), text
+    assert not {canonicalize_name(Requirement(text).name) for text in extras["export"]} & set(locked)
+
+
+def program(root: Path, name: str) -> ModuleType:
+    """One of the programs in ``locked``."""
+    spec = importlib.util.spec_from_file_location(f"locked_{name}", root / "locked" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_file_is_written_in_one_order_with_the_digests_of_all_versions_of_python(root):
+    write = program(root, "write")
+    text = write.text({"b": ("2", {"y", "x"}), "a": ("1", {"z"})})
+    assert text.splitlines()[1:] == [
+        "a==1 \\",
+        "    --hash=sha256:z",
+        "b==2 \\",
+        "    --hash=sha256:x \\",
+        "    --hash=sha256:y",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("codes", "errors", "code", "words"),
+    [
+        ([0], [""], 0, "found"),
+        ([1], ["numpy has CVE-1"], 1, "CVE-1"),
+        ([1, 1], ["ConnectionError: no", "Max retries exceeded"], 0, "not audited"),
+        ([1, 0], ["ConnectionError: no", ""], 0, "found"),
+    ],
+)
+def test_the_audit_ends_well_where_there_is_no_network(root, monkeypatch, capsys, codes, errors, code, words):
+    audit = program(root, "audit")
+    answers = iter(zip(codes, errors, strict=True))
+
+    def run(command, **_):
+        returncode, stderr = next(answers)
+        assert {"--require-hashes", "--disable-pip"} <= set(command)
+        return type("Done", (), {"returncode": returncode, "stdout": "found\n", "stderr": stderr})
+
+    monkeypatch.setattr(audit.subprocess, "run", run)
+    monkeypatch.setattr(audit.sys, "argv", ["audit.py", "serving.txt"])
+    assert audit.main() == code
+    assert words in capsys.readouterr().out
