@@ -53,6 +53,11 @@ def signal_server(server: ServerProcess, times: int, number: int, seed: int = 0)
             code = server.wait()
             assert code == (0 if number == signal.SIGTERM else -number), server.printed
             wait_until(lambda pids=listening: not any(Path(f"/proc/{pid}").exists() for pid in pids))
-            server = server.again().wait_ready()
+            server = server.again()
+            try:
+                server.wait_ready()
+            except AssertionError:
+                server.kill()
+                raise
         load.wait_for(BETWEEN)
     return server, load.outcomes
