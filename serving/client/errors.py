@@ -36,6 +36,8 @@ def client_error(error: grpc.RpcError, address: str) -> ClientError:
                 f"{address} and this client found no way to use TLS together ({details}); does the server have TLS, "
                 "did ca sign its certificate, is the certificate for this name, and does it want one of the client?"
             )
+        elif "connect" in details.lower() and "Socket closed" in details:
+            details = f"no server answers at {address} in plain text ({details}); does it want TLS (tls=…, --tls-ca)?"
         elif "connect" in details.lower() or not details:
             details = f"no server answers at {address} ({details}); start one with: normfold serve --repository DIR"
         elif "resolving" in details or "lookup" in details:
