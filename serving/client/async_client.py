@@ -28,7 +28,7 @@ from normfold.serving.client.arguments import (
 from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, OPTIONS, method_path
 from normfold.serving.client.client import Response, serialized
 from normfold.serving.client.connection import ClientTls, channel, token_header
-from normfold.serving.client.errors import ClientError, advised, client_error
+from normfold.serving.client.errors import WITHOUT_METADATA, ClientError, advised, client_error
 from normfold.serving.client.inputs import Array, Inputs, needs_metadata
 from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, model_metadata, server_metadata
 from normfold.serving.client.multiplex import Multiplexer
@@ -64,7 +64,7 @@ class AsyncClient:
         self.address, self.timeout = checked_address(address), checked_timeout(timeout)
         self._turns = asyncio.Semaphore(checked_in_flight(in_flight))
         self._known: dict[tuple[str, str], asyncio.Future[ModelMetadata]] = {}
-        #: Models and versions of a server that has no procedure for metadata.
+        #: Models and versions of which the server gives no metadata.
         self._without: set[tuple[str, str]] = set()
         self._headers = token_header(token)
         self._channel = channel(grpc.aio, address, OPTIONS, tls)
@@ -190,7 +190,7 @@ class AsyncClient:
         except ClientError as error:
             if error.status is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise
-            if error.status is grpc.StatusCode.UNIMPLEMENTED:
+            if error.status in WITHOUT_METADATA:
                 self._without.add((model, checked_version(version)))
             return None
 

@@ -11,6 +11,10 @@ from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
 #: Servers begin a message about a request without an id with these words, which say nothing.
 _NO_ID = "[request id: <id_unknown>] "
 
+#: A server that answers so when it is asked for a model's metadata will do so again: it has no such procedure, or the
+#: token does not allow it.
+WITHOUT_METADATA = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED)
+
 #: In what gRPC says of a connection that failed because of TLS.
 _OF_TLS = ("handshake", "verification", "ssl_error", "certificate")
 
