@@ -138,7 +138,9 @@ def use(
         _restore(repository / model / "config.pbtxt", before)
         click.echo(f"Error: {error.format_message()}", err=True)
         click.echo(
-            "config.pbtxt has its old content again; with --no-load it is changed without asking a server", err=True
+            "config.pbtxt has its old content again; with --no-load it is changed without asking a server, and a "
+            "server with --model-control poll finds it",
+            err=True,
         )
         sys.exit(1)
 

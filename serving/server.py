@@ -243,6 +243,7 @@ class Server:
         """Load every model that is to be served, and look for changes of the repository from then on."""
         await self.catalog.load_all()
         if self.polling is not None:
+            await self.polling.catch_up(self.catalog)
             look_now = self.polling.look_now
             with contextlib.suppress(NotImplementedError, RuntimeError):  # not on this platform, or not the main thread
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, look_now)

@@ -70,7 +70,8 @@ def kept_notes(
     if number not in served:
         notes.append(
             f"version {number} will not be served: the version_policy in '{path}' chooses "
-            f"{', '.join(map(str, served)) or 'none'} of the versions that are there"
+            f"{', '.join(map(str, served)) or 'none'} of the versions that are there; to serve it: "
+            f"normfold use {destination.name} {number} --repository {directory.parent}"
         )
     return tuple(notes)
 

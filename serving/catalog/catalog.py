@@ -220,8 +220,9 @@ class Catalog:
             log.warning("model %s: %s", quoted(folder.name), note)
         numbers = config.versions_in_service(written, folder.versions())
         if not numbers:
-            present = ", ".join(map(str, folder.versions())) or "none"
-            raise LoadError(f"no version to serve: version folders are numbers such as 1, there are: {present}")
+            there = ", ".join(map(str, folder.versions()))
+            numbered = "the version_policy chooses none of the versions" if there else "folders are numbers such as 1"
+            raise LoadError(f"no version to serve: {numbered}, there are: {there or 'none'}")
         return written, numbers
 
     def stop_loading(self) -> None:

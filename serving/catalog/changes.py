@@ -44,6 +44,11 @@ class Changes:
             del self._loaded[name]
         return changed, gone
 
+    def forget(self, names: Iterable[str]) -> None:
+        """Count these models as not loaded yet, or, if they are gone, as not unloaded yet."""
+        for name in names:
+            self._loaded[name] = ()
+
     def _now(self) -> dict[str, Marks]:
         return {name: _marks(folder.path) for name, folder in self._repository.models().items()}
 

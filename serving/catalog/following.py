@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from normfold.protos import model_config as mc
+from normfold.serving.catalog import config
 from normfold.serving.catalog.entries import Entry
-from normfold.serving.errors import LoadError
+from normfold.serving.catalog.repository import ModelFolder, Repository
+from normfold.serving.errors import LoadError, ServingError
 
 
 class Served(NamedTuple):
@@ -62,3 +64,26 @@ class Following:
         if not model.versions:
             raise LoadError(f"the other workers do not serve it{model.reason}")
         return mc.ModelConfig.FromString(model.config), list(model.versions)
+
+    def behind(self, repository: Repository) -> list[str]:
+        """The models that the others have otherwise than ``repository`` has them now; none if there are no others.
+
+        It has changed while no worker looked at it.
+        """
+        if not self._models:
+            return []
+        folders = repository.models()
+        names = sorted({*self._models, *folders})
+        return [name for name in names if not _is_as(self._models.get(name), folders.get(name))]
+
+
+def _is_as(model: Served | None, folder: ModelFolder | None) -> bool:
+    """Whether ``model`` is what ``folder`` puts in service."""
+    if model is None or folder is None:
+        return False
+    try:
+        written = config.parse(folder.config_text() or "")
+        versions = config.versions_in_service(written, folder.versions())
+    except (ServingError, OSError):
+        return False
+    return tuple(versions) == model.versions and written == mc.ModelConfig.FromString(model.config)

@@ -66,6 +66,13 @@ def checked_timeout(timeout: float) -> float:
     return timeout
 
 
+def checked_in_flight(in_flight: int) -> int:
+    """``in_flight`` if it is a number of inferences. Raises ValueError."""
+    if isinstance(in_flight, bool) or not hasattr(in_flight, "__index__") or in_flight < 1:
+        raise ValueError(f"in_flight {in_flight!r} is not a number of inferences: give 1 or more")
+    return int(in_flight)
+
+
 def checked_top(top: int) -> int:
     """``top`` if it is a number of classes. Raises ValueError."""
     if isinstance(top, bool) or not hasattr(top, "__index__") or top < 1:

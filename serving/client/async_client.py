@@ -19,6 +19,7 @@ from normfold.protos import metrics as mx
 from normfold.serving.client import calls, control
 from normfold.serving.client.arguments import (
     checked_address,
+    checked_in_flight,
     checked_model,
     checked_timeout,
     checked_top,
@@ -27,15 +28,18 @@ from normfold.serving.client.arguments import (
 from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, OPTIONS, method_path
 from normfold.serving.client.client import Response, serialized
 from normfold.serving.client.connection import ClientTls, channel, token_header
-from normfold.serving.client.errors import ClientError, advised, client_error
+from normfold.serving.client.errors import WITHOUT_METADATA, ClientError, advised, client_error
 from normfold.serving.client.inputs import Array, Inputs, needs_metadata
 from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, model_metadata, server_metadata
 from normfold.serving.client.multiplex import Multiplexer
 from normfold.serving.client.sizes import refusal, shapes_of
 
+#: Inferences that one client has at the server at once. A server of normfold lets at least 102 of one connection pass.
+DEFAULT_IN_FLIGHT = 100
+
 
 class AsyncClient:
-    """A client for ``asyncio``; many calls may run at once."""
+    """A client for ``asyncio``; many calls may run at once, as in ``asyncio.gather`` over thousands of rows."""
 
     def __init__(
         self,
@@ -45,8 +49,12 @@ class AsyncClient:
         stream: bool = False,
         tls: ClientTls | None = None,
         token: str | None = None,
+        in_flight: int = DEFAULT_IN_FLIGHT,
     ) -> None:
         """Send nothing yet. ``timeout``, ``tls`` and ``token`` are those of ``Client``. Raises ValueError.
+
+        ``in_flight``: so many inferences are at the server at once, the others wait here for their turn. The time of
+        ``timeout`` begins when an inference is sent.
 
         ``stream``: send all inferences over one ModelStreamInfer stream instead of one call each. Errors and deadlines
         are the same for the caller, but the server learns of neither a deadline nor a cancelled call, and answers come
@@ -54,8 +62,9 @@ class AsyncClient:
         MLServer's does not.
         """
         self.address, self.timeout = checked_address(address), checked_timeout(timeout)
+        self._turns = asyncio.Semaphore(checked_in_flight(in_flight))
         self._known: dict[tuple[str, str], asyncio.Future[ModelMetadata]] = {}
-        #: Models and versions of a server that has no procedure for metadata.
+        #: Models and versions of which the server gives no metadata.
         self._without: set[tuple[str, str]] = set()
         self._headers = token_header(token)
         self._channel = channel(grpc.aio, address, OPTIONS, tls)
@@ -181,14 +190,15 @@ class AsyncClient:
         except ClientError as error:
             if error.status is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise
-            if error.status is grpc.StatusCode.UNIMPLEMENTED:
+            if error.status in WITHOUT_METADATA:
                 self._without.add((model, checked_version(version)))
             return None
 
     async def _infer(self, request: pb.ModelInferRequest, timeout: float | None) -> pb.ModelInferResponse:
-        if self._multiplexer is None:
-            return await self.call("ModelInfer", request, pb.ModelInferResponse, timeout)
-        return await self._multiplexer.infer(request, self.timeout if timeout is None else checked_timeout(timeout))
+        async with self._turns:
+            if self._multiplexer is None:
+                return await self.call("ModelInfer", request, pb.ModelInferResponse, timeout)
+            return await self._multiplexer.infer(request, self.timeout if timeout is None else checked_timeout(timeout))
 
     async def models(self, timeout: float | None = None) -> list[control.VersionState]:
         """The state of every version of every model in the server's repository."""

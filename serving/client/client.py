@@ -28,8 +28,8 @@ from normfold.serving.client.arguments import (
 )
 from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, OPTIONS, method_path
 from normfold.serving.client.connection import ClientTls, channel, token_header
+from normfold.serving.client.errors import WITHOUT_METADATA, advised, client_error
 from normfold.serving.client.errors import ClientError as ClientError
-from normfold.serving.client.errors import advised, client_error
 from normfold.serving.client.inputs import Array, Inputs, needs_metadata
 from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, model_metadata, server_metadata
 from normfold.serving.client.sizes import refusal, shapes_of
@@ -163,7 +163,7 @@ class Client:
         except ClientError as error:
             if error.status is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise
-            if error.status is grpc.StatusCode.UNIMPLEMENTED:
+            if error.status in WITHOUT_METADATA:
                 self._known[key] = None
             return None
 

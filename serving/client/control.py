@@ -11,6 +11,7 @@ from normfold.protos import grpc_service as pb
 from normfold.protos import metrics as mx
 from normfold.protos import model_config as mc
 from normfold.serving.client.arguments import checked_model
+from normfold.serving.wire.proved_sizes import ALLOWED, BATCHNORMS, PROVED
 
 #: The method that gives the counters; only normfold has it.
 SNAPSHOT = "/normfold.Metrics/Snapshot"
@@ -110,6 +111,8 @@ def with_versions(config: mc.ModelConfig, versions: Sequence[int]) -> str:
     changed = mc.ModelConfig()
     changed.CopyFrom(config)
     changed.version_policy.specific.versions[:] = versions
+    for key in (PROVED, ALLOWED, BATCHNORMS):  # the server sets them, and warns of others
+        changed.parameters.pop(key, None)
     return json_format.MessageToJson(changed, preserving_proto_field_name=True)
 
 

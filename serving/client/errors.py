@@ -11,6 +11,10 @@ from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
 #: Servers begin a message about a request without an id with these words, which say nothing.
 _NO_ID = "[request id: <id_unknown>] "
 
+#: A server that answers so when it is asked for a model's metadata will do so again: it has no such procedure, or the
+#: token does not allow it.
+WITHOUT_METADATA = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED)
+
 #: In what gRPC says of a connection that failed because of TLS.
 _OF_TLS = ("handshake", "verification", "ssl_error", "certificate")
 
@@ -36,6 +40,8 @@ def client_error(error: grpc.RpcError, address: str) -> ClientError:
                 f"{address} and this client found no way to use TLS together ({details}); does the server have TLS, "
                 "did ca sign its certificate, is the certificate for this name, and does it want one of the client?"
             )
+        elif "connect" in details.lower() and "Socket closed" in details:
+            details = f"no server answers at {address} in plain text ({details}); does it want TLS (tls=…, --tls-ca)?"
         elif "connect" in details.lower() or not details:
             details = f"no server answers at {address} ({details}); start one with: normfold serve --repository DIR"
         elif "resolving" in details or "lookup" in details:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.changes import Changes
+from normfold.serving.catalog.entries import Entry
 from normfold.serving.catalog.repository import Repository
 from normfold.serving.errors import ServingError
 from normfold.serving.rpc.methods import Method
@@ -22,6 +23,9 @@ SERVICE = "normfold.Repository"
 
 #: When somebody asks to look now: the time between the two looks that show whether a change is whole, in seconds.
 SETTLED_SECONDS = 1.0
+
+#: Stands for a model that this worker does not know yet.
+_WANTED = Entry(wanted=True)
 
 
 def methods(catalog: Catalog) -> list[Method]:
@@ -51,7 +55,13 @@ class Polling:
         """
         self._changes, self._seconds = Changes(repository), seconds
         self._load, self._unload = methods
+        self._repository = repository
         self._now = asyncio.Event()
+
+    async def catch_up(self, catalog: Catalog) -> None:
+        """In a worker that was started again: what has changed while no worker looked counts as a change, too."""
+        names = await asyncio.to_thread(catalog.following.behind, self._repository)
+        self._changes.forget(name for name in names if catalog.entries.get(name, _WANTED).wanted)
 
     def look_now(self) -> None:
         """Look as soon as possible."""

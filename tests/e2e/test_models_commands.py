@@ -88,6 +88,7 @@ def test_a_choice_that_does_not_load_changes_nothing(folder, start):
     with start(folder, "--model-control", "explicit") as server:
         said = run("use", "m", 3, "-r", folder, "--address", server.address, code=1)
         assert "config.pbtxt has its old content again" in said
+        assert "with --no-load it is changed without asking a server, and a server with --model-control poll" in said
         assert (factor(server.address), (folder / "m/config.pbtxt").read_text()) == (3, before)
 
 

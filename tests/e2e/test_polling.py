@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from onnx import parser
 from normfold.serving.client.client import Client, ClientError
 
 from .conftest import SCALE, write_model
-from .test_workers import wait_until
+from .test_workers import wait_until, workers
 
 X = np.array([[1, 2, 3, 4]], np.float32)
 POLL = ("--model-control", "poll", "--poll-seconds", "0.2")
@@ -23,6 +26,10 @@ def folder(tmp_path):
     write_model(tmp_path / "r/m", SCALE.replace("FACTOR", "2.0"), 1)
     write_model(tmp_path / "r/other", SCALE.replace("FACTOR", "9.0"), 1)
     return tmp_path / "r"
+
+
+def command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def factor(client, model="m") -> float:
@@ -49,6 +56,25 @@ def test_files_decide_what_is_in_service(folder, start, workers):
         shutil.rmtree(folder / "other")
         wait_until(lambda: not client.is_model_ready("other"))
         assert client.is_ready()
+
+
+def test_what_changes_while_the_polling_worker_is_dead_is_loaded(folder, start):
+    with start(folder, *POLL, "--workers", "2") as server, Client(server.address) as client:
+        first = next(pid for pid in workers(server) if b"workers.worker\x001\0" in command(pid))
+        os.kill(first, signal.SIGSTOP)  # it looks no more
+        write_model(folder / "m", SCALE.replace("FACTOR", "3.0"), 2)
+        write_model(folder / "new", SCALE.replace("FACTOR", "4.0"), 1)
+        os.kill(first, signal.SIGKILL)
+
+        def loaded() -> bool:
+            with contextlib.suppress(ClientError):  # the connection was to the worker that is dead
+                return factor(client) == 3 and factor(client, "new") == 4
+            return False
+
+        wait_until(loaded)
+        wait_until(
+            lambda: {("m", "2"), ("new", "1")} <= {(one.model, one.version) for one in client.models() if one.ready}
+        )
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -87,6 +87,7 @@ def test_a_command_without_token_or_certificate_is_refused_with_what_to_give(gua
     assert "found no way to use TLS" in normfold(*asked, "--tls", code=1).stderr
     plain = normfold("bench", guarded.address, "--model", "nb", "--timeout", "5", code=1).stderr
     assert "no server answers" in plain
+    assert "does it want TLS (tls=…, --tls-ca)?" in normfold(*asked, code=1).stderr
     load = ("bench", guarded.address, "--model", "nb", "--shape", "x=1,4")
     assert "UNAUTHENTICATED" in normfold(*load, *options[:-2], code=1).stderr
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,7 @@ def test_without_a_policy_only_the_highest_version_is_served(repository: Path) -
     publish(repository, Publication("net", files(), {"model.onnx": b"graph"}), version=7)
     (note,) = kept_notes(Destination(repository, "net", 3), files(), parse_inputs([USUAL]))
     assert note.startswith("version 3 will not be served")
+    assert re.search(r"normfold use \S+ 3 --repository ", note)
     assert "chooses 7 of the versions" in note
 
 

@@ -7,7 +7,9 @@ import shutil
 
 import pytest
 
+from normfold.serving.catalog import config
 from normfold.serving.catalog.changes import Changes
+from normfold.serving.catalog.following import Following, Served
 from normfold.serving.catalog.repository import Repository
 
 
@@ -61,3 +63,27 @@ def test_a_model_that_is_gone_for_one_look_only_was_replaced(root, models):
     assert changes.look() == ([], [])
     models.write(root / "m", models.scale(5.0), 1)
     assert [changes.look(), changes.look()] == [([], []), (["m"], [])]
+
+
+def test_a_worker_that_starts_again_finds_what_changed_while_none_looked(root, models):
+    repository = Repository(root)
+    written = config.parse("max_batch_size: 8").SerializeToString()
+    following = Following()
+    assert following.behind(repository) == []
+    following.follow([Served("m", (1,), written, ""), Served("gone", (1,), b"", "")])
+    assert following.behind(repository) == ["gone"]
+    models.write(root / "m", models.scale(3.0), 2)
+    models.write(root / "new", models.scale())
+    assert following.behind(repository) == ["gone", "m", "new"]
+    changes = Changes(repository)
+    changes.forget(following.behind(repository))
+    assert changes.look() == (["m", "new"], ["gone"])
+    assert changes.look() == ([], [])
+
+
+@pytest.mark.parametrize("text", ["max_batch_size: 4", "max_batch_size: eight"])
+def test_another_configuration_is_found_too(root, text):
+    following = Following()
+    following.follow([Served("m", (1,), config.parse("max_batch_size: 8").SerializeToString(), "")])
+    (root / "m/config.pbtxt").write_text(text)
+    assert following.behind(Repository(root)) == ["m"]

@@ -27,10 +27,13 @@ def test_without_requests_there_is_no_quantile():
 
 def test_only_the_version_policy_changes():
     config = mc.ModelConfig(name="m", max_batch_size=8)
+    config.parameters["a"].string_value = "kept"
+    config.parameters["normfold.proved"].string_value = "what the server itself adds"
     config.version_policy.all.SetInParent()
     changed = json.loads(with_versions(config, [3]))
     assert changed["version_policy"] == {"specific": {"versions": ["3"]}}
     assert (changed["name"], changed["max_batch_size"]) == ("m", 8)
+    assert list(changed["parameters"]) == ["a"]
     assert config.version_policy.HasField("all")
 
 

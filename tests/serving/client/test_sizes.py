@@ -92,13 +92,24 @@ def test_a_server_that_may_answer_all_sizes_gets_them(serve, folder):
         assert client.infer("twice", {"x": x(9)}, version=1)["y"].shape == (1, 9)
 
 
-def test_a_server_without_metadata_is_asked_for_it_once(serve, folder, asked, monkeypatch):
+@pytest.mark.parametrize("status", ["UNIMPLEMENTED", "PERMISSION_DENIED"])
+def test_a_server_that_gives_no_metadata_is_asked_for_it_once(serve, folder, asked, monkeypatch, status):
     def without(self, *_):
         asked.append("ModelMetadata")
-        raise ClientError(grpc.StatusCode.UNIMPLEMENTED, "no such procedure")
+        raise ClientError(grpc.StatusCode[status], "no")
+
+    async def without_async(self, *_):
+        without(self)
+
+    async def twice(address):
+        async with AsyncClient(address) as client:
+            return [(await client.infer("foreign", {"x": x(9)}))["y"].shape for _ in range(2)]
 
     monkeypatch.setattr(sync.Client, "model_metadata", without)
+    monkeypatch.setattr(AsyncClient, "model_metadata", without_async)
     with serve(folder) as server, Client(server.server.address) as client:
         for _ in range(2):
             assert client.infer("foreign", {"x": x(9)})["y"].shape == (1, 9)
-    assert asked == ["ModelMetadata", "ModelInfer", "ModelInfer"]
+        assert asked == ["ModelMetadata", "ModelInfer", "ModelInfer"]
+        assert asyncio.run(twice(server.server.address)) == [(1, 9)] * 2
+    assert asked.count("ModelMetadata") == 2

@@ -15,7 +15,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from normfold import AsyncClient, Client, ClientError
 from normfold.serving.errors import NoMemory, Overloaded
 from normfold.serving.rpc import methods
-from normfold.serving.scheduling.admission import Admission
+from normfold.serving.scheduling.admission import Admission, ModelLoad
 from normfold.serving.scheduling.scheduler import Scheduler
 
 from .test_scheduler import Gate
@@ -152,6 +152,30 @@ def test_our_clients_do_not_try_again_what_can_never_be_answered(serve, folder, 
         with pytest.raises(ClientError, match="RESOURCE_EXHAUSTED: too large"):
             asked(served.server.address, kind)
         assert len(seen) == 1
+
+
+def test_a_burst_of_one_async_client_is_answered_whole(serve, folder, frontend, monkeypatch):
+    """More rows than a slow model lets wait: the others wait in the client."""
+    monkeypatch.setattr(ModelLoad, "seconds_each", 0.01)
+    with serve(folder, frontend=frontend, max_queue_seconds=0.1) as served:
+        gate = Gate(is_open=False)
+        model = gated(served, "one", gate, monkeypatch)
+
+        async def burst():
+            async with AsyncClient(served.server.address) as client:
+                rows = [asyncio.ensure_future(client.infer("one", {"x": X * n}, ["y"])) for n in range(400)]
+                await asyncio.to_thread(wait_until, lambda: model.scheduler.waiting >= 99)
+                gate.open.set()
+                return [answer["y"][0, 0] for answer in await asyncio.gather(*rows)]
+
+        assert asyncio.run(burst()) == [2 * n for n in range(400)]
+        assert model.statistics.fail.count == 0
+
+
+@pytest.mark.parametrize("in_flight", [0, -1, 1.5, True, "3"])
+def test_a_number_of_inferences_in_flight_is_at_least_one(in_flight):
+    with pytest.raises(ValueError, match="is not a number of inferences: give 1 or more"):
+        AsyncClient("127.0.0.1:1", in_flight=in_flight)
 
 
 def test_a_client_with_one_request_waits_for_one_of_a_client_with_many(serve, folder, ask, frontend, monkeypatch):
