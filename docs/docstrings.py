@@ -1,7 +1,7 @@
 """Docstrings as the site shows them: an extension of griffe, which reads them for `make docs`.
 
-In the code the comment ``#:`` above a field describes it, other names are marked as ``:func:`fold```, and trees of errors
-are drawn with lines. griffe and Markdown know none of these.
+In the code the comment ``#:`` above a field describes it, other names are marked as ``:func:`fold```, and trees of
+errors are drawn with lines. griffe and Markdown know none of these.
 """
 
 from __future__ import annotations
