@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from normfold.serving.rpc.traffic import Traffic
 
 PATH = "/normfold.Metrics/Snapshot"
 
-_PAGE_BYTES = resource.getpagesize()
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _MEMORY = Path("/proc/self/statm")
 
 

@@ -34,7 +34,7 @@ def test_list_shows_every_service(grpcurl):
     assert grpcurl("list") == (
         0,
         "grpc.health.v1.Health\ngrpc.reflection.v1.ServerReflection\ngrpc.reflection.v1alpha.ServerReflection\n"
-        "inference.GRPCInferenceService\n",
+        "inference.GRPCInferenceService\nnormfold.Metrics\n",
     )
 
 

@@ -17,9 +17,9 @@ from normfold.serving.frontends import FRONTENDS
 
 @pytest.mark.parametrize("frontend", FRONTENDS)
 def test_every_message_is_answered_right_or_cleanly_refused(servers, frontend):
-    found = fuzz_messages(servers[frontend].address, 2000)
+    found = fuzz_messages(servers[frontend].address, 1000)
     assert found.faults == []
-    assert found.counts["OK"] > 100
+    assert found.counts["OK"] > 50
     assert found.counts["INVALID_ARGUMENT"] > 100
 
 
@@ -28,7 +28,7 @@ def test_every_connection_ends_and_harms_no_other(servers, frontend):
     address = servers[frontend].address
     requests = [(INFER, message.SerializeToString(deterministic=True)) for message in bases()]
     with Load(address, clients=1, pause_seconds=0.02) as load:
-        found = fuzz_frames(address, requests, 1000)
+        found = fuzz_frames(address, requests, 500)
     assert found.faults == []
     assert found.counts["answered 1"] > 10
     assert load.outcomes.lost == []
@@ -38,7 +38,7 @@ def test_every_connection_ends_and_harms_no_other(servers, frontend):
 def test_every_file_is_loaded_or_refused_with_a_sentence(servers, repository):
     address = servers[FRONTENDS[0]].address
     with Load(address, clients=1, pause_seconds=0.02) as load:
-        models, configs = fuzz_models(address, 700), fuzz_configs(address, repository, 700)
+        models, configs = fuzz_models(address, 500), fuzz_configs(address, repository, 500)
     assert models.faults == configs.faults == []
     assert min(models.counts["loaded"], models.counts["refused"], configs.counts["loaded"]) > 10
     assert load.outcomes.lost == []

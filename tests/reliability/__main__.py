@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tests.reliability.kills import KNOWN_LOSSES, signal_server, signal_workers
 from tests.reliability.outcomes import COLUMNS, Outcomes, table
 from tests.reliability.page import write_section
 from tests.reliability.reloads import damage_files, swap_versions
-from tests.reliability.servers import serving, write_repository
+from tests.reliability.servers import lasting_address, serving, write_repository
 from tests.reliability.starts import Starts, start_often
 
 from normfold.serving.frontends import FRONTENDS
@@ -41,7 +42,7 @@ def _workers(number: int) -> Kind:
 
 def _server(number: int) -> Kind:
     def kind(folder: Path, frontend: str, times: int) -> tuple[Outcomes, str]:
-        with serving(write_repository(folder), "--frontend", frontend) as server:
+        with serving(write_repository(folder), "--frontend", frontend, listen=lasting_address()) as server:
             last, outcomes = signal_server(server, times, number)
             last.kill()
             return outcomes, f"{times} signals"
@@ -129,11 +130,18 @@ def main() -> None:
         for frontend in FRONTENDS if chosen.only in name else ():
             with tempfile.TemporaryDirectory() as folder:
                 begun = time.monotonic()
-                outcomes, remark = kind(Path(folder), frontend, chosen.times)
+                try:
+                    outcomes, remark = kind(Path(folder), frontend, chosen.times)
+                except AssertionError as error:
+                    lost.append(f"{name}, {frontend}: {error}")
+                    rows.append((f"{name}: not finished", frontend, *("" for _ in COLUMNS)))
+                    continue
             rows.append((f"{name} ({remark})", frontend, *outcomes.row()))
             known = KNOWN_LOSSES[frontend] if "SIGTERM" in name or name == "floods" else ()
             lost += [f"{name}, {frontend}: {why}" for why in outcomes.lost if why not in known]
             print(*rows[-1], f"{time.monotonic() - begun:.0f} s", sep=" | ", flush=True)
+            for why, count in Counter(outcomes.lost).most_common():
+                print(f"    lost {count}: {why}", flush=True)
             if chosen.write:  # what is measured is kept, whatever comes
                 write_section("Chaos", _text(chosen.times, rows, starts))
     starts = _start(chosen.starts, chosen.start_minutes, chosen.log)

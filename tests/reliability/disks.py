@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 from pathlib import Path
 
 import grpc
 from tests.reliability.load import Load
 from tests.reliability.outcomes import Outcomes
-from tests.reliability.servers import ServerProcess
+from tests.reliability.servers import ServerProcess, lasting_address
 
 from normfold.protos import grpc_service as pb
 
@@ -36,11 +35,11 @@ def why_not() -> str:
 def on_a_full_disk(folder: Path, repository: Path, requests: int, *options: str) -> tuple[ServerProcess, Outcomes]:
     """A server whose log, cache folder and traces are on a full disk, after ``requests`` right answers.
 
-    Nothing that it says can be read, so it is given a port that is free now.
+    Nothing that it says can be read, so it is given a port.
     """
     full = folder / "full"
     full.mkdir()
-    listen = free_address()
+    listen = lasting_address()
     traces = ("--trace-file", str(full / "traces"))
     shell = ("unshare", "-rm", "sh", "-c", FULL, str(full))
     server = ServerProcess(repository, *options, *traces, listen=listen, before=shell)
@@ -53,13 +52,6 @@ def on_a_full_disk(folder: Path, repository: Path, requests: int, *options: str)
         server.kill()
         raise
     return server, load.outcomes
-
-
-def free_address() -> str:
-    """An address that is free now, for servers that cannot say which they took."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 def trace(address: str) -> None:

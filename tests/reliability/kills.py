@@ -17,8 +17,8 @@ from tests.reliability.servers import ServerProcess, wait_until
 #: UNAVAILABLE.
 KNOWN_LOSSES = {"http2": set[str](), "grpcio": {"CANCELLED: CANCELLED"}}
 
-#: Right answers between two signals.
-BETWEEN = 40
+#: Right answers between two signals, and the mean pause of a client between two requests.
+BETWEEN, PAUSE_SECONDS = 40, 0.01
 #: A signal comes at a random time within this many seconds after them.
 MOMENT_SECONDS = 0.3
 
@@ -26,7 +26,7 @@ MOMENT_SECONDS = 0.3
 def signal_workers(server: ServerProcess, times: int, number: int, seed: int = 0) -> Outcomes:
     """One of the workers gets the signal ``number``, ``times`` times; each time another takes its place."""
     chance = random.Random(seed)
-    with Load(server.address, clients=6) as load:
+    with Load(server.address, clients=6, pause_seconds=PAUSE_SECONDS) as load:
         for _ in range(times):
             load.wait_for(BETWEEN)
             time.sleep(chance.random() * MOMENT_SECONDS)
@@ -44,7 +44,7 @@ def signal_server(server: ServerProcess, times: int, number: int, seed: int = 0)
     Raises AssertionError when a server that was asked to stop does not end with 0, or leaves a process behind.
     """
     chance = random.Random(seed)
-    with Load(server.address) as load:
+    with Load(server.address, pause_seconds=PAUSE_SECONDS) as load:
         for _ in range(times):
             load.wait_for(BETWEEN)
             time.sleep(chance.random() * MOMENT_SECONDS)
@@ -53,6 +53,11 @@ def signal_server(server: ServerProcess, times: int, number: int, seed: int = 0)
             code = server.wait()
             assert code == (0 if number == signal.SIGTERM else -number), server.printed
             wait_until(lambda pids=listening: not any(Path(f"/proc/{pid}").exists() for pid in pids))
-            server = server.again().wait_ready()
+            server = server.again()
+            try:
+                server.wait_ready()
+            except AssertionError:
+                server.kill()
+                raise
         load.wait_for(BETWEEN)
     return server, load.outcomes

@@ -72,7 +72,7 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def wait_for(self, more: int, seconds: float = 60.0) -> None:
+    def wait_for(self, more: int, seconds: float = 240.0) -> None:
         """Wait until ``more`` further requests were answered right."""
         aim, end = self.outcomes.right + more, time.monotonic() + seconds
         while self.outcomes.right < aim:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -30,7 +32,7 @@ output { name: "y" data_type: TYPE_FP32 dims: [-1, 4] label_filename: "labels.tx
 output { name: "z" data_type: TYPE_FP32 dims: [-1, 4] }
 """
 #: A start may wait for a busy machine.
-START_SECONDS = 120.0
+START_SECONDS = 240.0
 STOP_SECONDS = 60.0
 
 
@@ -138,11 +140,21 @@ class ServerProcess:
         return self._process.poll() is not None
 
 
+def lasting_address() -> str:
+    """An address that no other process is given while its server is down: its port is not one of those for port 0."""
+    chance = random.Random()
+    while True:
+        port = chance.randrange(15_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return f"127.0.0.1:{port}"
+
+
 @contextlib.contextmanager
-def serving(repository: Path, *options: str, before: tuple[str, ...] = ()) -> Iterator[ServerProcess]:
+def serving(repository: Path, *options: str, listen: str = "127.0.0.1:0") -> Iterator[ServerProcess]:
     """A server that is ready, of one worker unless ``options`` say otherwise; if it still runs, SIGTERM must end it."""
     one = () if "--workers" in options else ("--workers", "1")
-    server = ServerProcess(repository, *options, *one, before=before)
+    server = ServerProcess(repository, *options, *one, listen=listen)
     try:
         yield server.wait_ready()
         if not server.has_ended:
@@ -153,7 +165,7 @@ def serving(repository: Path, *options: str, before: tuple[str, ...] = ()) -> It
         server.kill()
 
 
-def wait_until(what: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_until(what: Callable[[], object], seconds: float = START_SECONDS) -> None:
     """Wait until ``what`` is true."""
     end = time.monotonic() + seconds
     while not what():

@@ -7,7 +7,7 @@ import signal
 import pytest
 from tests.reliability import disks
 from tests.reliability.load import Load
-from tests.reliability.servers import ServerProcess, write_repository
+from tests.reliability.servers import ServerProcess, lasting_address, write_repository
 
 
 def test_a_full_disk_loses_nothing(tmp_path, times):
@@ -24,11 +24,10 @@ def test_a_full_disk_loses_nothing(tmp_path, times):
         server.kill()
 
 
-@pytest.mark.parametrize(("descriptors", "workers"), [("1", "1"), ("012", "2")])
-def test_closed_standard_files_are_no_reason_to_end(tmp_path, descriptors, workers):
+def test_closed_standard_files_are_no_reason_to_end(tmp_path):
     repository = write_repository(tmp_path / "repository")
-    listen = disks.free_address()
-    server = ServerProcess(repository, "--workers", workers, listen=listen, before=disks.closed(descriptors))
+    listen = lasting_address()
+    server = ServerProcess(repository, "--workers", "2", listen=listen, before=disks.closed("012"))
     try:
         with Load(listen) as load:
             load.wait_for(20)

@@ -7,10 +7,10 @@ import signal
 from pathlib import Path
 
 from tests.reliability.kills import KNOWN_LOSSES, signal_server, signal_workers
-from tests.reliability.servers import serving, wait_until, write_repository
+from tests.reliability.servers import lasting_address, serving, wait_until, write_repository
 
 
-def test_workers_that_are_stopped_or_killed_lose_nothing(tmp_path, frontend, times):
+def test_workers_that_are_stopped_or_killed_lose_nothing_and_end_with_their_supervisor(tmp_path, frontend, times):
     with serving(write_repository(tmp_path), "--frontend", frontend, "--workers", "2") as server:
         stopped = signal_workers(server, times, signal.SIGTERM)
         assert set(stopped.lost) <= KNOWN_LOSSES[frontend]
@@ -18,10 +18,14 @@ def test_workers_that_are_stopped_or_killed_lose_nothing(tmp_path, frontend, tim
         killed = signal_workers(server, times, signal.SIGKILL)
         assert killed.lost == []
         assert killed.right == killed.sent
+        workers = server.workers
+        assert len(workers) == 2
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
 
 
 def test_a_server_that_is_stopped_or_killed_and_started_again_loses_nothing(tmp_path, frontend, times):
-    with serving(write_repository(tmp_path), "--frontend", frontend) as server:
+    with serving(write_repository(tmp_path), "--frontend", frontend, listen=lasting_address()) as server:
         first, stopped = signal_server(server, times, signal.SIGTERM)
         assert set(stopped.lost) <= KNOWN_LOSSES[frontend]
         assert stopped.cut == 0
@@ -29,11 +33,3 @@ def test_a_server_that_is_stopped_or_killed_and_started_again_loses_nothing(tmp_
         assert killed.lost == []
         assert killed.right == killed.sent
         last.kill()
-
-
-def test_workers_end_with_a_supervisor_that_is_killed(tmp_path):
-    with serving(write_repository(tmp_path), "--workers", "2") as server:
-        workers = server.workers
-        assert len(workers) == 2
-        os.kill(server.pid, signal.SIGKILL)
-        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))

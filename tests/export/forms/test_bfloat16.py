@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from normfold.export.calibration.rows import DataSet, Division, Rows
 from normfold.export.errors import ExportError
 from normfold.export.forms.bfloat16 import missing_kernels, to_bfloat16
 from normfold.export.forms.precision import reduce_precision
@@ -98,5 +99,6 @@ def test_a_network_that_has_all_its_kernels_is_reduced_and_proved() -> None:
 
 
 def _reduced(content: bytes, **inputs: NDArray[np.generic]):  # type: ignore[no-untyped-def]
-    cases = [Case("random", "one", inputs)]
-    return reduce_precision(content, "bf16", Float64Graph(content).run, cases, inputs, even_if_slower=True)
+    measured = Rows((Case("random", "one", inputs),), DataSet("random", 2, "one"))
+    run = Float64Graph(content).run
+    return reduce_precision(content, "bf16", run, Division(None, measured), inputs, even_if_slower=True)

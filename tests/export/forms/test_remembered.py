@@ -120,7 +120,7 @@ def test_a_damaged_measurement_is_made_again_and_mended(
     path = kept(cache)
     path.write_bytes(damage(path.read_bytes()))
     fresh = Measurement({"folded": 1.0, "unfolded": 2.0}, 20, "folded")
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, "normfold"):
         assert measured_once(SUBJECT, lambda: fresh) == fresh
     assert measured_once(SUBJECT, never) == replace(fresh, remembered=True)
     assert not [r for r in caplog.records if r.levelno > logging.DEBUG]
@@ -132,7 +132,7 @@ def test_a_cache_folder_that_cannot_be_written_is_no_error(
     (tmp_path / "file").write_text("not a folder")
     for place in (tmp_path / "file", Path("/proc/no/such/place")):
         monkeypatch.setenv("NORMFOLD_CACHE_DIR", str(place))
-        with caplog.at_level(logging.DEBUG):
+        with caplog.at_level(logging.DEBUG, "normfold"):
             assert measured_once(SUBJECT, lambda: TAKEN) == TAKEN
             assert measured_once(SUBJECT, lambda: TAKEN) == TAKEN
     assert {r.levelno for r in caplog.records} == {logging.DEBUG}

@@ -121,12 +121,14 @@ def test_a_folder_in_place_of_a_file_is_refused(root):
 
 
 @pytest.fixture
-def unreadable(models):
+def unreadable(models, serve):
     """A repository with models a, b and c, in which nobody but root may read b; this process is not root meanwhile."""
     root = Path(tempfile.mkdtemp())  # pytest's own folders are closed to others
     root.chmod(0o755)
     for name in "abc":
         models.write(root / name, models.scale())
+    with serve(root):  # imports what a server needs, while this process may still read the interpreter's files
+        pass
     (root / "b").chmod(0)
     user = os.geteuid()
     if user == 0:

@@ -132,7 +132,7 @@ def test_the_end_of_the_server_ends_a_run(endless):
     assert endless.on_loop(endless.server.shut_down()) is False
     with pytest.raises(grpc.RpcError):
         waiting.result(10)
-    until(lambda: not any(thread.name.startswith("normfold-run") for thread in threading.enumerate()))
+    until(lambda: not any(thread.is_alive() for thread in endless.server._executor._threads))
 
 
 #: A server's loop that is stuck while it holds the interpreter; it says so first.
