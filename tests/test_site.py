@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import yaml
@@ -103,6 +103,44 @@ def test_every_link_of_every_page_of_the_site_leads_to_a_file_and_a_heading(root
 )
 def test_a_link_is_rewritten_for_the_site(outside: ModuleType, origin: str, text: str, in_the_site: str) -> None:
     assert outside.rewritten(text, origin) == in_the_site
+
+
+def test_only_pages_of_docs_are_rewritten_a_second_time(outside: ModuleType) -> None:
+    text = "[x](../examples)"
+    for generated, expected in ((None, "[x](project/examples/index.md)"), ("hooks", text)):
+        page = SimpleNamespace(file=SimpleNamespace(src_uri="a.md", generated_by=generated))
+        assert outside.on_page_markdown(text, page=page, config=None, files=None) == expected
+
+
+@pytest.fixture
+def docstrings(root: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """docs/docstrings.py with as much of griffe as it uses: griffe itself is installed by `make docs` only."""
+    griffe = SimpleNamespace(Extension=object, Docstring=lambda text, lineno, parent: SimpleNamespace(value=text))
+    monkeypatch.setitem(sys.modules, "griffe", griffe)
+    return module(root, "docstrings")
+
+
+def test_a_field_is_described_by_the_comment_above_it(docstrings: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "settings.py"
+    file.write_text(
+        "class A:\n    #: Seconds,\n    #: at most 5.\n    wait: int = 3\n    other: int = 4\n", encoding="utf-8"
+    )
+    extension = docstrings.Docstrings()
+    described = []
+    for line in (4, 5):
+        attr = SimpleNamespace(docstring=None, lineno=line, filepath=file)
+        extension.on_attribute_instance(attr=attr)
+        described.append(attr.docstring and attr.docstring.value)
+    assert described == ["Seconds,\nat most 5.", None]
+
+
+def test_a_docstring_is_written_in_markdown(docstrings: ModuleType) -> None:
+    obj = SimpleNamespace(
+        docstring=SimpleNamespace(value="See :func:`~a.fold`.\n\nTop\n├── A   one\n└── B   two\n\n    ├── C")
+    )
+    docstrings.Docstrings().on_object(obj=obj)
+    assert obj.docstring.value == "See `a.fold`.\n\n    Top\n    ├── A   one\n    └── B   two\n\n    ├── C"
+    docstrings.Docstrings().on_object(obj=SimpleNamespace(docstring=None))
 
 
 def test_a_folder_becomes_a_list_and_a_source_file_a_page_with_its_text(root: Path, outside: ModuleType) -> None:
