@@ -329,8 +329,8 @@ def test_a_worker_that_is_deaf_is_replaced(start, own):
     with start(own, *TWO, "--worker-seconds", "2") as server, connections(server.address) as channels:
         pids = workers(server)
         os.kill(pids[0], signal.SIGSTOP)
-        wait_until(lambda: len(workers(server)) == 2 and pids[0] not in workers(server))
-        wait_until(lambda: listeners(server.address) == workers(server))
+        wait_until(lambda: len(workers(server)) == 2 and pids[0] not in workers(server), 120)
+        wait_until(lambda: listeners(server.address) == workers(server), 120)
         for channel in channels:
             infer(channel)
     assert any("has not answered for 2 s and is ended" in line for line in server.lines)

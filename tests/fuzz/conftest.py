@@ -20,10 +20,13 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def servers(repository: Path) -> Iterator[dict[str, ServerProcess]]:
-    """A server of each frontend. Neither may have printed a traceback at the end, and both must end with 0."""
+    """A server of each frontend. Neither may have printed a traceback at the end, and both must end with 0.
+
+    The first loads models without trying them in another process first, so that bad files reach the server itself.
+    """
     options = ("--no-tune", "--log-level", "error")
     with (
-        serving(repository, "--frontend", FRONTENDS[0], *options) as first,
+        serving(repository, "--frontend", FRONTENDS[0], "--load-seconds", "0", *options) as first,
         serving(repository, "--frontend", FRONTENDS[1], *options) as second,
     ):
         yield dict(zip(FRONTENDS, (first, second), strict=True))

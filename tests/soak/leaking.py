@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from normfold.cli import main
-from normfold.serving.catalog import catalog
+from normfold.serving.catalog import loader
 
 KEPT: list[Any] = []
 
 
 def leak() -> None:
     """Keep every model that is loaded from now on."""
-    load = catalog.load
+    load = loader.load
 
     def keeping(*arguments: Any) -> Any:
         KEPT.append(load(*arguments))
         return KEPT[-1]
 
-    catalog.load = keeping  # type: ignore[assignment]
+    loader.load = keeping  # type: ignore[assignment]
 
 
 if __name__ == "__main__":
