@@ -11,9 +11,11 @@ ZOO_STAMP := $(ZOO_VENV)/.installed
 ZOO ?= build/zoo
 AUDIT_VENV ?= .venv-audit
 AUDIT_STAMP := $(AUDIT_VENV)/.installed
+DOCS_VENV ?= .venv-docs
+DOCS_STAMP := $(DOCS_VENV)/.installed
 
 .PHONY: help demo test test-wheels test-long fuzz-export test-zoo export-zoo soak chaos fuzz lint format bench bench-compute \
-	perf-analyzer interop lock audit clean
+	perf-analyzer interop lock audit docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -111,6 +113,14 @@ audit: $(AUDIT_STAMP) ## known weaknesses of what a server installs, and build/s
 	@$(AUDIT_VENV)/bin/cyclonedx-py requirements --output-format JSON --output-file build/sbom.json locked/serving.txt
 	@$(AUDIT_VENV)/bin/python locked/audit.py locked/serving.txt
 
+$(DOCS_STAMP): pyproject.toml constraints.txt
+	@test -x $(DOCS_VENV)/bin/python || $(PYTHON) -m venv $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+docs: $(DOCS_STAMP) ## the site of the manual into build/site; a warning is an error
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict
+
 clean: ## remove the environment, caches and the demo's repository
-	rm -rf $(VENV) $(WHEELS) $(ZOO_VENV) $(AUDIT_VENV) build dist repository .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(WHEELS) $(ZOO_VENV) $(AUDIT_VENV) $(DOCS_VENV) build dist repository .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
