@@ -30,9 +30,10 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep measurements in a cache folder of this test run, also those of processes that it starts."""
+def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep measurements in a cache folder of this test run, and servers off the default port, in all processes."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NORMFOLD_SERVE_LISTEN", "127.0.0.1:0")
         patch.setenv("NORMFOLD_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
 

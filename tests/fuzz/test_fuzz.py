@@ -38,8 +38,8 @@ def test_every_connection_ends_and_harms_no_other(servers, frontend):
 def test_every_file_is_loaded_or_refused_with_a_sentence(servers, repository):
     address = servers[FRONTENDS[0]].address
     with Load(address, clients=1, pause_seconds=0.02) as load:
-        models, configs = fuzz_models(address, 500), fuzz_configs(address, repository, 500)
-    tried = fuzz_models(servers[FRONTENDS[1]].address, 20)
+        models, configs = fuzz_models(address, 250), fuzz_configs(address, repository, 250)
+    tried = fuzz_models(servers[FRONTENDS[1]].address, 12)
     assert models.faults == configs.faults == tried.faults == []
     assert min(models.counts["loaded"], models.counts["refused"], configs.counts["loaded"]) > 10
     assert load.outcomes.lost == []

@@ -13,7 +13,7 @@ def test_versions_that_come_and_go_and_damaged_files_lose_nothing(tmp_path, fron
         assert swapped.lost == []
         assert swapped.right == swapped.sent
         assert swapped.refused == swapped.cut == 0
-        damage = damage_files(server, repository, 4 * len(FILES) * times)
+        damage = damage_files(server, repository, 2 * len(FILES) * times)
         assert damage.outcomes.lost == []
         assert damage.outcomes.right == damage.outcomes.sent
         assert damage.outcomes.refused == damage.outcomes.cut == 0
