@@ -52,7 +52,8 @@ def inputs(model: str, batch: int) -> NDArray[np.float32]:
 def served(repository: Path) -> Iterator[tuple[str, int]]:
     """Run ``normfold serve`` on a free port; give its address and process id. Raises RuntimeError if it fails."""
     command = [sys.executable, "-m", "normfold", "serve", "--repository", str(repository), "--listen", "127.0.0.1:0"]
-    command += ["--workers", "1"]  # so that its CPU time is that of one process
+    # One worker, so that its CPU time is that of one process; nobody reads what it logs of requests that fail.
+    command += ["--workers", "1", "--log-level", "error"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     try:
