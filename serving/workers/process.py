@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import os
 import signal
 import socket
 import subprocess
@@ -85,8 +87,10 @@ class WorkerProcess:
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal, unless the process has ended."""
+        # Not by the library: it looks first whether the process has ended, which takes the exit code from asyncio.
         if self.process.returncode is None:
-            self.process.send_signal(number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
 
 
 def how(code: int) -> str:
