@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from normfold.cli.option_groups import with_options
+
 FILE = click.Path(path_type=Path)
 #: The environment variable that holds a token.
 TOKEN = "NORMFOLD_TOKEN"
@@ -54,10 +56,7 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
         client_tls = ClientTls(tls_ca, tls_cert, tls_key, tls_server_name) if with_tls else None
         return command(*arguments, credentials=Credentials(client_tls, token), **options)
 
-    wrapped: Callable[..., Any] = with_credentials
-    for option in reversed(_OPTIONS):
-        wrapped = option(wrapped)
-    return wrapped
+    return with_options(with_credentials, _OPTIONS)
 
 
 def _token(file: Path | None) -> str | None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from normfold.cli.option_groups import with_options
+
 FILE = click.Path(path_type=Path)
 
 # Each option has the name and the default of a field of ServerConfig.
@@ -45,6 +47,4 @@ _OPTIONS = (
 
 def access_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """``command`` with these options."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return with_options(command, _OPTIONS)

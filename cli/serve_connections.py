@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from normfold.cli.option_groups import with_options
+
 
 def mebibytes(context: click.Context, parameter: click.Parameter, number: int | None) -> int:
     """A number of MiB in bytes; 0 where the option is not given."""
@@ -91,6 +93,4 @@ _OPTIONS = (
 
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """``command`` with these options."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return with_options(command, _OPTIONS)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
+from normfold.cli.option_groups import with_options
 from normfold.cli.serve_connections import mebibytes
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
 
 OPTIONS = (
     click.option(
@@ -77,8 +75,6 @@ OPTIONS = (
 )
 
 
-def limit_options(command: Command) -> Command:
-    """Give ``command`` the options."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``command`` with these options."""
+    return with_options(command, OPTIONS)

@@ -42,7 +42,7 @@ DEFAULT_OPSET = 18
 OPSETS = range(18, NEWEST_OPSET + 1)
 #: Where a captured graph keeps the :class:`~normfold.export.inputs.blocks.Blocks` that it cuts dynamic sizes into.
 SPLITS = "normfold.splits"
-#: A network that splits what it split before is traced again at larger sizes, at most so many times.
+#: A network that splits what it split before is traced again at larger sizes, up to this number of times.
 MOST_TRACES = 4
 
 

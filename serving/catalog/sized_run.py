@@ -42,7 +42,7 @@ class SizedRun:
         self._kept_bytes = memory.most_input_bytes(KEPT_BYTES)
         #: The largest inputs since memory was last given back, in bytes.
         self._largest = 0
-        #: Inputs of at most so many bytes need no further look.
+        #: Inputs up to this size need no further look, in bytes.
         self._ordinary_bytes = memory.most_input_bytes(PART_BYTES)
 
     def check(self, feeds: Mapping[str, Array], rows: int) -> None:

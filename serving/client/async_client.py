@@ -53,7 +53,7 @@ class AsyncClient:
     ) -> None:
         """Send nothing yet. ``timeout``, ``tls`` and ``token`` are those of ``Client``. Raises ValueError.
 
-        ``in_flight``: so many inferences are at the server at once, the others wait here for their turn. The time of
+        ``in_flight``: the largest number of inferences at the server at once; the others wait here. The time of
         ``timeout`` begins when an inference is sent.
 
         ``stream``: send all inferences over one ModelStreamInfer stream instead of one call each. Errors and deadlines

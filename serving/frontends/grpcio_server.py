@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 #: The exit code of a server whose port could not be opened again.
 DEAF_EXIT_CODE = 4
-#: Time for opening the port again, and between two tries; the old port closes a moment after it is told to.
+#: Time for opening the port again, and between two tries; the old port closes a moment after its server was stopped.
 AGAIN_SECONDS, TRY_SECONDS = 5.0, 0.005
 #: Time between two looks at a server whose end nothing has announced.
 LOOK_SECONDS = 1.0

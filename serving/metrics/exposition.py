@@ -23,7 +23,7 @@ from prometheus_client.metrics_core import (
 from normfold.protos import grpc_service as pb
 from normfold.protos import metrics as mx
 
-#: What a scraper is told about the format.
+#: The Content-Type of the format.
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 #: The buckets that are shown, as bits of a duration in nanoseconds: 2^13 ns are 8 us, 2^35 ns are 34 s.

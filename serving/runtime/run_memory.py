@@ -53,7 +53,7 @@ class RunMemory:
         return rows * self.row_bytes * (growth**self.power if growth > 1 else growth)
 
     def most_input_bytes(self, run_bytes: float) -> int:
-        """Inputs of at most so many bytes never take more than ``run_bytes``, in any number of rows."""
+        """The size in bytes up to which inputs never take more than ``run_bytes``, in any number of rows."""
         ratio = run_bytes / self.row_bytes
         return int(self.row_input_bytes * (ratio ** (1 / self.power) if ratio > 1 else ratio))
 

@@ -33,7 +33,7 @@ TELLING = 16
 #: The expected wait may be wrong by this factor before a request that was admitted misses its deadline.
 MARGIN = 2
 
-#: The shortest and longest delay before another try that a refused caller is told, in seconds.
+#: The shortest and longest time after which a refused caller may try again, in seconds.
 SHORTEST_RETRY, LONGEST_RETRY = 0.02, 5.0
 
 

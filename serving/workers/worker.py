@@ -52,7 +52,7 @@ async def _work(number: int, descriptor: int, config: ServerConfig, logs: LogSet
         others.report_service(server.catalog)
         attending = asyncio.create_task(_attend(others, server, stop))
         reporting = asyncio.create_task(_report(others, server))
-        if await done_before(stop, others.told.wait()) and await done_before(stop, server.load()):
+        if await done_before(stop, others.may_load.wait()) and await done_before(stop, server.load()):
             memory.settle()
             link.send(ModelsLoaded(tuple(server.models())))
             if await done_before(stop, others.listen.wait()):

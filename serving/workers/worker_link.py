@@ -55,7 +55,7 @@ class WorkerLink:
         #: The counters of each model version, and with empty names those of the process, as the supervisor has them.
         self._reported: dict[tuple[str, str], tuple[int, ...]] = {}
         #: Set when the supervisor has said what to load.
-        self.told = asyncio.Event()
+        self.may_load = asyncio.Event()
         #: Set when the supervisor says that clients may come.
         self.listen = asyncio.Event()
 
@@ -149,7 +149,7 @@ class WorkerLink:
                         snapshots.restore(mx.SnapshotResponse.FromString(data))
                 case Serve():
                     catalog.following.follow(Served(*dataclasses.astuple(model)) for model in message.models or ())
-                    self.told.set()
+                    self.may_load.set()
                 case Ping():
                     self._link.send(Pong())
                 case StartListening():
