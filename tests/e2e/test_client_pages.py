@@ -25,7 +25,7 @@ pytestmark = pytest.mark.interop
 def on_the_page(page: str, language: str) -> str:
     """The only block of code in this language."""
     (code,) = re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
-    return str(code)
+    return str(code).replace("10*time.Second", "100*time.Second").replace("+ 10000", "+ 100000")  # a busy machine
 
 
 def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
