@@ -9,7 +9,6 @@ from normfold.serving.errors import ServingError, Status, Unavailable
 from normfold.serving.frontends.http2.call import ServerCall, Service
 from normfold.serving.frontends.http2.control import CONTROL, ignore
 from normfold.serving.frontends.http2.frame_reader import FrameReader
-from normfold.serving.frontends.http2.headers import HeaderError, HeaderReader
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.lifetime import Lifetime
 from normfold.serving.frontends.http2.limits import MOST_CALLS, MOST_RESET, Fault
@@ -21,6 +20,7 @@ from normfold.serving.frontends.http2.socket_side import SocketSide
 from normfold.serving.frontends.http2.stream_call import StreamCall
 from normfold.serving.frontends.http2.unary_call import UnaryCall
 from normfold.serving.wire import http2_frames as h2
+from normfold.serving.wire.http2_headers import HeaderError, HeaderReader
 
 
 class ServerConnection(SocketSide):

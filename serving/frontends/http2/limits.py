@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from normfold.serving.errors import Status
-from normfold.serving.frontends.http2.headers import LIST_BYTES
 from normfold.serving.wire import http2_frames as h2
+from normfold.serving.wire.http2_headers import LIST_BYTES
 
 #: Calls under way on one connection.
 MOST_CALLS = 1024

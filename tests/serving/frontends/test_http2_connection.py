@@ -11,7 +11,6 @@ from tests.serving.frontends.raw import Raw, message, request_headers
 
 from normfold.serving.frontends.http2 import patience
 from normfold.serving.frontends.http2.frame_reader import FrameReader
-from normfold.serving.frontends.http2.headers import MOST_HEADERS, written
 from normfold.serving.frontends.http2.limits import (
     BLOCK_BYTES,
     FORGOTTEN_EACH_SECOND,
@@ -22,6 +21,7 @@ from normfold.serving.frontends.http2.limits import (
     TURN_SECONDS,
 )
 from normfold.serving.wire import http2_frames as h2
+from normfold.serving.wire.http2_headers import MOST_HEADERS, written
 
 OK = {":status": "200", "content-type": "application/grpc", "grpc-status": "0"}
 HELLO = message(b"hello")
