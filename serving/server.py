@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from normfold.cache_folder import cache_folder
 from normfold.serving.catalog.repository import Repository
 from normfold.serving.errors import StartError
-from normfold.serving.process import memory
+from normfold.serving.process import memory, tuning
 from normfold.serving.process.cpus import available_cpus
 from normfold.serving.process.idle import give_back_when_idle
 from normfold.serving.process.logs import LogSettings
@@ -52,7 +52,7 @@ async def serve(config: ServerConfig, logs: LogSettings, on_ready: Callable[[Ser
     ``on_ready`` is called when the server has tried to load every model. A second signal ends the process at once.
     Raises StartError.
     """
-    memory.keep_freed()
+    tuning.tune()
     server = Server(config, logs)
     stop = stop_signal()
     answered = False

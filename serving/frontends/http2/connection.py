@@ -57,11 +57,13 @@ class ServerConnection(SocketSide):
 
     def take(self, data: bytes) -> bool:
         """Take frames for one turn; whether some are left."""
+        turns = self.service.turns
         try:
-            left = self.frames.feed(data, self)
+            left = self.frames.feed(data, self, turns.seconds)
         except (Fault, HeaderError) as error:
             self._break(error)
             return False
+        turns.end(self, left)
         for call in self._opened:
             if call.number in self.calls:
                 call.hurry()
@@ -82,6 +84,7 @@ class ServerConnection(SocketSide):
     def lost(self) -> None:
         """Cancel every call."""
         self._all.pop(self, None)
+        self.service.turns.end(self, False)
         for call in list(self.calls.values()):
             self.drop(call)
 
