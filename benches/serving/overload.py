@@ -1,13 +1,14 @@
 """More requests than a server can answer: goodput, the wait of what it accepts, health and memory meanwhile.
 
-The load comes from h2load (Debian: ``apt install nghttp2-client``), which is written in C: a client in Python would
-take a whole core of the machine that the server runs on. What was answered, refused and late the server's metrics tell;
-a second client with one request in flight measures how long an accepted request takes.
+The load comes from h2load (Debian: ``apt install nghttp2-client``), which is written in C: a client in Python could not
+offer ten times the capacity. Server and clients have cores of their own, as on two machines. What was answered, refused
+and late the server's metrics tell; a second client with one request in flight measures how long an accepted one takes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +107,8 @@ def overload(seconds: float, work: Path) -> Figures:
         port, metrics = free_ports(2)
         options = ("--frontend", transport, "--metrics-listen", f"127.0.0.1:{metrics}")
         command = serve(folder / "repository", port, *options)
-        with running(f"normfold, {transport}", command, port, _ready, folder) as server:
+        with _apart(), running(f"normfold, {transport}", command, port, _ready, folder) as server:
+            os.sched_setaffinity(0, _cores()[1])
             for what, length in LENGTHS.items():
                 load = _Load(server, metrics, _message(length), folder / "body")
                 peak = load.run(seconds, IN_FLIGHT)["answered"] / seconds
@@ -116,6 +119,25 @@ def overload(seconds: float, work: Path) -> Figures:
             large.append(_large(_Load(server, metrics, _message(LARGE_LENGTH), folder / "body"), seconds))
             print(f"  {large[-1]}", file=sys.stderr)
     return {"rows": rows, "large": large, "failed": {}}
+
+
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    """Give what is started in the block the cores of servers; at the end everything may use all again."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, _cores()[0])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@cache
+def _cores() -> tuple[set[int], set[int]]:
+    """The cores of servers, and those of clients: a quarter of all, and at least one."""
+    cores = sorted(os.sched_getaffinity(0))
+    clients = max(1, len(cores) // 4)
+    return set(cores[:-clients] or cores), set(cores[-clients:])
 
 
 def _ready(address: str) -> UnaryCalls:
@@ -205,10 +227,11 @@ def section(figures: Figures) -> str:
     head = (
         f"Open loop: calls with a deadline of {DEADLINE} s on {CONNECTIONS} connections from h2load, at a multiple of "
         f"what the server answers with {IN_FLIGHT} in flight. Goodput counts answers within the deadline; its peak is "
-        "the best of the server's rows, the capacity included. Client, server and model share this machine's cores: "
-        "at 10 times the capacity, what nine refusals and the client take is missing for each answer. p50 and p99 are "
-        "those of a client of its own that asks one thing at a time, answers only. Health is asked every 20 ms on a "
-        "connection of its own. CPU is that of the server for each answer: refusals are in it."
+        "the best of the server's rows, the capacity included. The server has cores of its own "
+        f"({len(_cores()[0])} of {len(_cores()[0] | _cores()[1])}), which run the model and refuse: at 10 times the "
+        "capacity, the time for nine refusals is missing for each answer. p50 and p99 are those of a client of its own "
+        "that asks one thing at a time, answers only. Health is asked every 20 ms on a connection of its own. CPU is "
+        "that of the server for each answer: refusals are in it."
     )
     return f"## Overload\n\n{head}\n\n" + "\n".join(lines)
 
@@ -234,7 +257,7 @@ def _waits(row: Figures) -> str:
 
 def _best(figures: Figures, row: Figures) -> float:
     same = [one for one in figures["rows"] if (one["server"], one["what"]) == (row["server"], row["what"])]
-    return max(max(one["answered"] / one["seconds"], one["peak"]) for one in same)
+    return float(max(max(one["answered"] / one["seconds"], one["peak"]) for one in same))
 
 
 def _errors(errors: dict[str, float]) -> str:
