@@ -64,8 +64,9 @@ def test_a_message_may_be_cut_anywhere(raw, cuts):
     assert raw.answer(1) == (HELLO, OK)
 
 
-def test_messages_of_a_stream_may_share_a_frame(raw):
-    raw.ask(1, message(b"a") + message(b"") + message(b"ccc"), "Stream")
+@pytest.mark.parametrize("method", ["Stream", "Iterate"])
+def test_messages_of_a_stream_may_share_a_frame(raw, method):
+    raw.ask(1, message(b"a") + message(b"") + message(b"ccc"), method)
     assert raw.answer(1)[0] == message(b"a") + message(b"") + message(b"ccc")
 
 
