@@ -4,20 +4,21 @@ No thread runs here. The threads that call a ``Client`` read its sockets in turn
 A call costs less than a fifth of grpcio's time, and a program that asks one thing need not import grpcio. What the
 messages mean is not known here.
 
-choice        which transport an address gets
-target        the address: where to connect
-credentials   TLS and tokens
-opening       the headers of a request, and its message in a frame
-answers       what the headers of an answer mean; gRPC's status for one of HTTP's, and for a reset
-exchange      one call: the part of it that has come
-connection    the client's end of a connection, without a socket
-control       its frames that carry neither data nor headers
-retries       whether a failed call is sent again, and when
-tls           TLS between a socket and a connection
-dialling      from an address to a connected socket
-blocking      calls that block; the threads that wait read the socket in turn
-sharing       the connections of a ``Client``
-looping       calls on an event loop
-streaming     one stream of messages each way, on an event loop
-through_grpcio    the same by channels of grpcio
+choice          which transport carries the calls of a client
+destination     from an address to the places where to connect
+opening         the headers of a request, and its message as it is sent
+answers         what the headers of an answer mean; gRPC's status for one of HTTP's, and for a reset
+remote_call     one call: the part of its answer that has come
+connection      the client's end of a connection, without a socket
+outgoing        its frames to the server, and the server's windows
+control         the server's frames that carry neither data nor headers
+retries         whether a failed call is sent again, and when
+failures        why no connection came about, in words
+tls             TLS between a socket and a connection
+dialling        from an address to a connected socket
+blocking        a connection of calls that block; the threads that wait read the socket in turn
+sharing         the connections of a ``Client``
+looping         a connection on an event loop
+pooling         the connections of an ``AsyncClient``, and streams of messages
+through_grpcio  the same calls by channels of grpcio
 """

@@ -18,7 +18,7 @@ from normfold.serving.client.transport import failures
 from normfold.serving.client.transport.answers import Reply
 from normfold.serving.client.transport.connection import ClientEnd
 from normfold.serving.client.transport.control import ConnectionFault
-from normfold.serving.client.transport.exchange import Exchange
+from normfold.serving.client.transport.remote_call import RemoteCall
 from normfold.serving.errors import Status
 from normfold.serving.wire import http2_frames as h2
 
@@ -52,7 +52,7 @@ class BlockingConnection:
         self._writing.register(sock, select.POLLOUT)
         self._both.register(sock, select.POLLIN | select.POLLOUT)
 
-    def run(self, call: Exchange, block: bytes, message: tuple[bytes, bytes], deadline: float) -> Reply | None:
+    def run(self, call: RemoteCall, block: bytes, message: tuple[bytes, bytes], deadline: float) -> Reply | None:
         """Send a call and wait for its reply; None: this connection takes no call now."""
         with self._lock:
             try:
@@ -103,7 +103,7 @@ class BlockingConnection:
 
     # leading
 
-    def _lead(self, call: Exchange, deadline: float) -> None:
+    def _lead(self, call: RemoteCall, deadline: float) -> None:
         """Take what comes until ``call`` has ended, or its deadline has passed."""
         keepalive, heard, pinged, since = self._keepalive, self.end.heard, False, monotonic()
         while call.reply is None:
@@ -148,13 +148,13 @@ class BlockingConnection:
                 return
 
     @staticmethod
-    def woken(call: Exchange) -> None:
+    def woken(call: RemoteCall) -> None:
         """Wake the thread that waits for ``call``."""
         waiter, call.waiter = call.waiter, None
         if waiter is not None:
             waiter.release()
 
-    def _leave(self, call: Exchange, leads: bool) -> None:
+    def _leave(self, call: RemoteCall, leads: bool) -> None:
         """The thread of ``call`` waits no more, whatever the reason."""
         if call.reply is not None and not leads and (self._led or not self.end.calls) and not self.end.going_away:
             return

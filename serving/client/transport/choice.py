@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from normfold.serving.client.transport.answers import Reply
+from normfold.serving.client.transport.destination import destination
 from normfold.serving.client.transport.opening import COMPRESSIONS, Opening
-from normfold.serving.client.transport.target import target
 
 if TYPE_CHECKING:
     import ssl
@@ -69,7 +69,7 @@ def blocking_calls(
         return GrpcioCalls(channel(grpc, address, tls, keepalive, compression), address, metadata)
     from normfold.serving.client.transport.sharing import SharedConnections
 
-    found = target(address)
+    found = destination(address)
     return SharedConnections(address, found, *_prepared(address, tls, metadata, compression), keepalive)
 
 
@@ -91,14 +91,14 @@ def loop_calls(
         return GrpcioLoopCalls(channel(grpc.aio, address, tls, keepalive, compression), address, metadata)
     from normfold.serving.client.transport.pooling import LoopConnections
 
-    found = target(address)
+    found = destination(address)
     return LoopConnections(address, found, *_prepared(address, tls, metadata, compression), keepalive)
 
 
 def _prepared(
     address: str, tls: ClientTls | None, metadata: Sequence[tuple[str, str]], compression: str | None
 ) -> tuple[Opening, tuple[ssl.SSLContext, str] | None]:
-    found = target(address)
+    found = destination(address)
     if tls is None:
         return Opening("http", found.authority, metadata, compression), None
     opening = Opening("https", tls.server_name or found.authority, metadata, compression)

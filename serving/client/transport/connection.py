@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from normfold.serving.client.transport.answers import Fields, Reply, fields, reset
 from normfold.serving.client.transport.control import CONTROL, ConnectionFault, expect, ignore
-from normfold.serving.client.transport.exchange import Exchange
 from normfold.serving.client.transport.outgoing import FRAME_BYTES, WINDOW_BYTES, Outgoing
+from normfold.serving.client.transport.remote_call import RemoteCall
 from normfold.serving.errors import Status
 from normfold.serving.wire import http2_frames as h2
 from normfold.serving.wire.http2_headers import LIST_BYTES, HeaderError, HeaderReader
@@ -217,14 +217,14 @@ class ClientEnd(Outgoing):
             self._known[block] = meaning
         return meaning
 
-    def _over(self, call: Exchange, last: bool) -> None:
+    def _over(self, call: RemoteCall, last: bool) -> None:
         """The answer has ended; a server that has not taken the whole request needs to know that no more comes."""
         if call.asked and last:
             del self.calls[call.number]
         else:
             self.cancel(call, h2.NO_ERROR if last else h2.CANCEL)
 
-    def _spoilt(self, call: Exchange, code: int, why: str) -> None:
+    def _spoilt(self, call: RemoteCall, code: int, why: str) -> None:
         """The server has sent on one stream what may not be there: that call ends, the others do not."""
         self.cancel(call, code)
         begun = call.head is not None

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from normfold.serving.client.transport.exchange import Exchange
+from normfold.serving.client.transport.remote_call import RemoteCall
 from normfold.serving.wire import http2_frames as h2
 
 #: A larger window helps if it lets at least this much data go, in bytes.
@@ -26,7 +26,7 @@ class Steered(Protocol):
     """The client's end of a connection, as these frames need it."""
 
     out: list[bytes | memoryview]
-    calls: dict[int, Exchange]
+    calls: dict[int, RemoteCall]
     settled: bool
     most_calls: int
     window: int
@@ -39,7 +39,7 @@ class Steered(Protocol):
     def check_opened(self, number: int) -> None:
         """Raise ConnectionFault unless stream ``number`` is one that we have opened."""
 
-    def release(self, call: Exchange) -> None:
+    def release(self, call: RemoteCall) -> None:
         """Send as much of the waiting data of a call as the server's windows allow."""
 
     def release_all(self) -> None:

@@ -7,7 +7,7 @@ import socket
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from normfold.serving.client.transport.target import Target
+from normfold.serving.client.transport.destination import Destination
 
 if TYPE_CHECKING:
     from normfold.serving.client.transport.tls import TlsEnd
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 _PLACE_SECONDS = 20.0
 
 
-def dial(target: Target, deadline: float) -> socket.socket:
-    """A socket that is connected to the first place of ``target`` that takes it; it does not block.
+def dial(destination: Destination, deadline: float) -> socket.socket:
+    """A socket that is connected to the first place of ``destination`` that takes it; it does not block.
 
     Raises OSError, or TimeoutError once ``deadline`` (of ``time.monotonic``) has passed.
     """
-    if target.path:
+    if destination.path:
         sock = socket.socket(socket.AF_UNIX)
         try:
             sock.settimeout(_left(deadline))
-            sock.connect(target.path)
+            sock.connect(destination.path)
             sock.setblocking(False)
         except BaseException:
             sock.close()
@@ -33,7 +33,7 @@ def dial(target: Target, deadline: float) -> socket.socket:
         return sock
     addresses = [
         (family, place)
-        for host, port in target.places
+        for host, port in destination.places
         for family, _, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     ]
     failed: OSError | None = None

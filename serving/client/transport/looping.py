@@ -11,7 +11,7 @@ from normfold.serving.client.transport.answers import Reply
 from normfold.serving.client.transport.blocking import PING_SECONDS
 from normfold.serving.client.transport.connection import ClientEnd
 from normfold.serving.client.transport.control import ConnectionFault
-from normfold.serving.client.transport.exchange import Exchange
+from normfold.serving.client.transport.remote_call import RemoteCall
 from normfold.serving.errors import Status
 from normfold.serving.wire import http2_frames as h2
 
@@ -19,7 +19,7 @@ from normfold.serving.wire import http2_frames as h2
 _WORTH_A_WRITE = 1 << 16
 
 
-class AwaitedExchange(Exchange):
+class AwaitedCall(RemoteCall):
     """A call whose reply a task awaits."""
 
     __slots__ = ("future",)
@@ -57,19 +57,19 @@ class LoopConnection(asyncio.Protocol):
 
     # for calls
 
-    def open(self, call: Exchange, block: bytes, message: tuple[bytes, bytes], end: bool = True) -> None:
+    def open(self, call: RemoteCall, block: bytes, message: tuple[bytes, bytes], end: bool = True) -> None:
         """Begin a call; there must be room."""
         self.end.open(call, block, *message, end)
         self._schedule()
         if self._keepalive and self._alarm is None:
             self._listen(False)
 
-    def send(self, call: Exchange, message: tuple[bytes, bytes]) -> None:
+    def send(self, call: RemoteCall, message: tuple[bytes, bytes]) -> None:
         """Send one more message of a stream."""
         self.end.send(call, *message)
         self._schedule()
 
-    def cancel(self, call: Exchange) -> None:
+    def cancel(self, call: RemoteCall) -> None:
         """Forget a call that nobody waits for any more."""
         self.end.cancel(call)
         self._schedule()

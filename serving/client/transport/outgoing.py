@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from normfold.serving.client.transport.exchange import Exchange
+from normfold.serving.client.transport.remote_call import RemoteCall
 from normfold.serving.wire import http2_frames as h2
 from normfold.serving.wire.http2_headers import LIST_BYTES
 
@@ -38,7 +38,7 @@ class Outgoing:
     def __init__(self) -> None:
         #: Frames and parts of frames, in their order.
         self.out: list[bytes | memoryview] = [GREETING]
-        self.calls: dict[int, Exchange] = {}
+        self.calls: dict[int, RemoteCall] = {}
         #: Whether the server takes no further calls on this connection.
         self.going_away = False
         #: The calls that the server takes at once.
@@ -52,7 +52,7 @@ class Outgoing:
         """The number of calls that may be opened now."""
         return 0 if self.going_away or self._next > _LAST_NUMBER else self.most_calls - len(self.calls)
 
-    def open(self, call: Exchange, block: bytes, prefix: bytes, message: bytes, end: bool = True) -> None:
+    def open(self, call: RemoteCall, block: bytes, prefix: bytes, message: bytes, end: bool = True) -> None:
         """Begin a call with one message; ``end``: the request has no other. There must be ``room``."""
         number = call.number = self._next
         self._next += 2
@@ -80,7 +80,7 @@ class Outgoing:
             kind = h2.CONTINUATION
         self.send(call, prefix, message, end)
 
-    def send(self, call: Exchange, prefix: bytes, message: bytes, end: bool = False) -> None:
+    def send(self, call: RemoteCall, prefix: bytes, message: bytes, end: bool = False) -> None:
         """Send one more message of a request, as the server's windows allow."""
         if call.waiting is None:
             call.waiting = deque()
@@ -88,7 +88,7 @@ class Outgoing:
         call.end_waits = end
         self.release(call)
 
-    def release(self, call: Exchange) -> None:
+    def release(self, call: RemoteCall) -> None:
         """Send as much of the waiting data of a call as the server's windows allow."""
         waiting = call.waiting
         if waiting is None:
@@ -118,7 +118,7 @@ class Outgoing:
                     return
                 self.release(call)
 
-    def cancel(self, call: Exchange, code: int = h2.CANCEL) -> None:
+    def cancel(self, call: RemoteCall, code: int = h2.CANCEL) -> None:
         """Forget a call, and ask the server to do so, too."""
         if self.calls.pop(call.number, None) is not None:
             call.waiting = None

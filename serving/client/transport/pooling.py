@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from normfold.serving.client.transport import failures
 from normfold.serving.client.transport.answers import Reply
-from normfold.serving.client.transport.exchange import Exchange, StreamExchange
-from normfold.serving.client.transport.looping import AwaitedExchange, LoopConnection
+from normfold.serving.client.transport.destination import Destination
+from normfold.serving.client.transport.looping import AwaitedCall, LoopConnection
 from normfold.serving.client.transport.opening import Opening
+from normfold.serving.client.transport.remote_call import RemoteCall, StreamedCall
 from normfold.serving.client.transport.retries import Retries
 from normfold.serving.client.transport.sharing import MOST_CONNECTIONS
-from normfold.serving.client.transport.target import Target
 from normfold.serving.errors import Status
 
 if TYPE_CHECKING:
@@ -31,15 +31,15 @@ class LoopConnections:
     def __init__(
         self,
         address: str,
-        target: Target,
+        destination: Destination,
         opening: Opening,
         tls: tuple[ssl.SSLContext, str] | None = None,
         keepalive: float = 0.0,
     ) -> None:
         """Connect to nothing yet. ``tls``: how, and the name that the server's certificate must have."""
-        self._address, self._target, self._opening, self._tls, self._keepalive = (
+        self._address, self._destination, self._opening, self._tls, self._keepalive = (
             address,
-            target,
+            destination,
             opening,
             tls,
             keepalive,
@@ -82,11 +82,11 @@ class LoopConnections:
             return
         came: asyncio.Queue[bytes | Reply] = asyncio.Queue()
 
-        def ended(call: Exchange) -> None:
+        def ended(call: RemoteCall) -> None:
             if call.reply is not None:
                 came.put_nowait(call.reply)
 
-        call = StreamExchange(came.put_nowait, ended)
+        call = StreamedCall(came.put_nowait, ended)
         found.open(call, self._opening.block(path, None), first, end=False)
         sending = loop.create_task(self._send(found, call, messages))
         try:
@@ -109,7 +109,7 @@ class LoopConnections:
         self._connections = []
         self._wake_all()
 
-    async def _send(self, connection: LoopConnection, call: Exchange, messages: AsyncIterator[bytes]) -> None:
+    async def _send(self, connection: LoopConnection, call: RemoteCall, messages: AsyncIterator[bytes]) -> None:
         async for message in messages:
             if call.reply is not None:
                 return
@@ -125,7 +125,7 @@ class LoopConnections:
                 return found
             connection = found
         future: asyncio.Future[Reply] = loop.create_future()
-        call = AwaitedExchange(future)
+        call = AwaitedCall(future)
         connection.open(call, block, message)
         timer = loop.call_at(deadline, _expire, call)
         try:
@@ -186,12 +186,12 @@ class LoopConnections:
             return LoopConnection(self._address, loop, self._tls is not None, self._keepalive, self._wake)
 
         try:
-            for place in self._target.places or (None,):
+            for place in self._destination.places or (None,):
                 with contextlib.suppress(TimeoutError):
                     try:
                         async with asyncio.timeout(_CONNECT_SECONDS):
                             if place is None:
-                                _, protocol = await loop.create_unix_connection(made, self._target.path, **options)
+                                _, protocol = await loop.create_unix_connection(made, self._destination.path, **options)
                             else:
                                 _, protocol = await loop.create_connection(made, *place, **options)
                     except OSError as error:
@@ -219,5 +219,5 @@ class LoopConnections:
             self._wake()
 
 
-def _expire(call: AwaitedExchange) -> None:
+def _expire(call: AwaitedCall) -> None:
     call.finish(failures.EXPIRED)

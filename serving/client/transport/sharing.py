@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from normfold.serving.client.transport import failures
 from normfold.serving.client.transport.answers import Reply
 from normfold.serving.client.transport.blocking import BlockingConnection
+from normfold.serving.client.transport.destination import Destination
 from normfold.serving.client.transport.dialling import dial, shake_hands
-from normfold.serving.client.transport.exchange import Exchange
 from normfold.serving.client.transport.opening import Opening
+from normfold.serving.client.transport.remote_call import RemoteCall
 from normfold.serving.client.transport.retries import Retries
-from normfold.serving.client.transport.target import Target
 from normfold.serving.errors import Status
 
 if TYPE_CHECKING:
@@ -33,15 +33,15 @@ class SharedConnections:
     def __init__(
         self,
         address: str,
-        target: Target,
+        destination: Destination,
         opening: Opening,
         tls: tuple[ssl.SSLContext, str] | None = None,
         keepalive: float = 0.0,
     ) -> None:
         """Connect to nothing yet. ``tls``: how, and the name that the server's certificate must have."""
-        self._address, self._target, self._opening, self._tls, self._keepalive = (
+        self._address, self._destination, self._opening, self._tls, self._keepalive = (
             address,
-            target,
+            destination,
             opening,
             tls,
             keepalive,
@@ -98,7 +98,7 @@ class SharedConnections:
                 return found
             connection = found
         while True:
-            call = Exchange(BlockingConnection.woken)
+            call = RemoteCall(BlockingConnection.woken)
             reply = connection.run(call, block, message, deadline)
             if self._waiting:
                 with self._changed:
@@ -154,7 +154,7 @@ class SharedConnections:
         return made
 
     def _dial(self, deadline: float) -> BlockingConnection:
-        sock = dial(self._target, deadline)
+        sock = dial(self._destination, deadline)
         try:
             tls = None
             if self._tls is not None:

@@ -11,10 +11,10 @@ _LISTS = ("ipv4", "ipv6")
 
 
 @dataclass(frozen=True)
-class Target:
+class Destination:
     """Where a server is, and what it is called in requests.
 
-    >>> target("dns:///example.org:8001").places, target("unix:/tmp/s").path
+    >>> destination("dns:///example.org:8001").places, destination("unix:/tmp/s").path
     ((('example.org', 8001),), '/tmp/s')
     """
 
@@ -31,16 +31,16 @@ class Target:
         return self.places[0][0] if self.places else "localhost"
 
 
-def target(address: str) -> Target:
+def destination(address: str) -> Destination:
     """The places of ``address``: "host:port", "unix:/path", or with gRPC's schemes dns, ipv4, ipv6, unix-abstract.
 
     Raises ValueError for another scheme: those need ``transport="grpcio"``.
     """
     scheme, colon, rest = address.partition(":")
     if colon and scheme == "unix":
-        return Target((), rest.removeprefix("//"), "localhost")
+        return Destination((), rest.removeprefix("//"), "localhost")
     if colon and scheme == "unix-abstract":
-        return Target((), "\0" + rest, "localhost")
+        return Destination((), "\0" + rest, "localhost")
     if colon and scheme in ("vsock", "xds"):
         raise ValueError(f"address {address!r}: only transport='grpcio' takes addresses that begin with {scheme}:")
     if colon and scheme == "dns":
@@ -56,9 +56,9 @@ def target(address: str) -> Target:
     return _named(address, [address])
 
 
-def _named(address: str, hosts: list[str]) -> Target:
+def _named(address: str, hosts: list[str]) -> Destination:
     places = tuple(_place(address, host) for host in hosts)
-    return Target(places, "", quote(hosts[0], safe=":[]"))
+    return Destination(places, "", quote(hosts[0], safe=":[]"))
 
 
 def _place(address: str, text: str) -> tuple[str, int]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from _thread import LockType
 
 
-class Exchange:
+class RemoteCall:
     """A call with one message as its answer. The connection that it is on fills it."""
 
     __slots__ = (
@@ -33,7 +33,7 @@ class Exchange:
         "window",
     )
 
-    def __init__(self, ended: Callable[[Exchange], object] | None = None) -> None:
+    def __init__(self, ended: Callable[[RemoteCall], object] | None = None) -> None:
         """``ended`` is called with this object once ``reply`` is there."""
         self.ended = ended
         self.reply: Reply | None = None
@@ -123,12 +123,12 @@ class Exchange:
                 self.ended(self)
 
 
-class StreamExchange(Exchange):
+class StreamedCall(RemoteCall):
     """A call with a stream of messages each way. It never ends well: whoever opened it reads until it ends."""
 
     __slots__ = ("_came", "_held")
 
-    def __init__(self, came: Callable[[bytes], object], ended: Callable[[Exchange], object]) -> None:
+    def __init__(self, came: Callable[[bytes], object], ended: Callable[[RemoteCall], object]) -> None:
         """``came`` is called with each message."""
         super().__init__(ended)
         self._came, self._held = came, bytearray()
