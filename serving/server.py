@@ -102,6 +102,7 @@ class Server:
         from normfold.serving.frontends import frontend
         from normfold.serving.infer.shared_memory import SharedMemory
         from normfold.serving.infer.tracing import TraceSettings
+        from normfold.serving.remote.mirror import refresher
         from normfold.serving.rpc.traffic import Traffic
         from normfold.serving.runtime.session import available_providers
         from normfold.serving.runtime.tuning import Tuning
@@ -151,25 +152,22 @@ class Server:
             strict_readiness=config.strict_readiness,
             model_control=control,
         )
+        refresh = refresher(config.remote)
         administration = Administration(
             self.catalog,
             regions=regions,
             traces=traces,
             logs=logs or LogSettings(config.log_level),
             model_control=control,
+            refresh=refresh,
         )
         self.health = Health(self.catalog, config.strict_readiness)
         self._traffic = Traffic()
         #: The counters of this process.
         self.snapshots = Snapshots(self.catalog, self._traffic, worker)
         ours = polling.methods(self.catalog)
-        methods = [
-            *ours,
-            *self.service.methods(),
-            *administration.methods(),
-            *self.health.methods(),
-            self.snapshots.method(),
-        ]
+        theirs = [*self.service.methods(), *administration.methods(), *self.health.methods()]
+        methods = [*ours, *theirs, self.snapshots.method()]
         if share is not None:
             methods = share(methods)
         wire = methods[len(ours) :]
@@ -180,7 +178,7 @@ class Server:
         self.polling: Polling | None = None
         if worker == 1:
             seconds = config.poll_seconds if config.model_control == "poll" else 0.0
-            self.polling = Polling(repository, methods[: len(ours)], seconds)
+            self.polling = Polling(repository, methods[: len(ours)], seconds, refresh)
         self._polling: asyncio.Task[None] | None = None
         self._http: HttpPort | None = None
         make = frontend(config.frontend)
