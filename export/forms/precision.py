@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
@@ -26,6 +27,7 @@ from normfold.export.forms.machine import this_machine
 from normfold.export.forms.measure import TimeComparison, medians, shapes_of
 from normfold.export.forms.remembered import Measurement, Subject, measured_once
 from normfold.export.graphs.runtime import CPU, Runtime, providers_here
+from normfold.export.graphs.serialize import to_bytes
 from normfold.export.proof.verify import Difference, Verification, largest_errors, verify
 from normfold.export.sources.origin import Run
 
@@ -148,7 +150,9 @@ def in_float16(content: bytes) -> bytes:
     largest = max((float(a[np.isfinite(a)].max(initial=0)) for a in held), default=0.0)
     if largest > LARGEST_FP16:
         raise ExportError(f"fp16 holds values up to 65504, and a weight of the network is {largest:.3g}")
-    return bytes(convert_float_to_float16(model, keep_io_types=True).SerializeToString(deterministic=True))
+    reduced = ir.from_proto(convert_float_to_float16(model, keep_io_types=True))
+    reduced.graph.sort()  # the converter appends the Casts at the end, which onnxruntime takes and ONNX does not
+    return to_bytes(reduced)
 
 
 def _widen_bounds(model: onnx.ModelProto) -> None:
