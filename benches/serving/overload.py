@@ -1,16 +1,14 @@
 """More requests than a server can answer: goodput, the wait of what it accepts, health and memory meanwhile.
 
-The load comes from h2load (Debian: ``apt install nghttp2-client``), which is written in C: a client in Python could not
-offer ten times the capacity. Server and clients have cores of their own, as on two machines. What was answered, refused
-and late the server's metrics tell; a second client with one request in flight measures how long an accepted one takes.
+The load comes from h2load, which is written in C: a client in Python could not offer ten times the capacity. Server and
+clients have cores of their own, as on two machines. What was answered, refused and late the server's metrics tell; a
+second client with one request in flight measures how long an accepted one takes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -23,9 +21,10 @@ from typing import Any
 
 import grpc
 import numpy as np
+from benches.serving import h2load
 from benches.serving.networks import busy, publish
 from benches.serving.roster import serve
-from benches.serving.running import CannotRun, Running, free_ports, running
+from benches.serving.running import Running, free_ports, running
 from prometheus_client.parser import text_string_to_metric_families
 
 from normfold.protos import health
@@ -45,7 +44,6 @@ IN_FLIGHT, MOST_IN_FLIGHT, LARGE_IN_FLIGHT = 32, 4000, 512
 #: Samples of a row, which set how long it takes; and those of a row of 256 KB.
 LENGTHS, LARGE_LENGTH = {"some 1 ms a row": 512, "some 10 ms a row": 6144}, 1 << 16
 
-INFER = "inference.GRPCInferenceService/ModelInfer"
 CONFIG = """
 max_batch_size: 8 dynamic_batching {}
 input { name: "x" data_type: TYPE_FP32 dims: [1, -1] }
@@ -84,7 +82,7 @@ def watched(server: Running, message: bytes) -> Iterator[Watched]:
     check = health.HealthCheckRequest().SerializeToString()
     threads = [
         threading.Thread(target=watch, args=("/grpc.health.v1.Health/Check", check, found.health_ms, True)),
-        threading.Thread(target=watch, args=(f"/{INFER}", message, found.answer_ms, False)),
+        threading.Thread(target=watch, args=(f"/{h2load.INFER}", message, found.answer_ms, False)),
     ]
     for thread in threads:
         thread.start()
@@ -98,8 +96,7 @@ def watched(server: Running, message: bytes) -> Iterator[Watched]:
 
 def overload(seconds: float, work: Path) -> Figures:
     """Each frontend at 1, 2, 5 and 10 times what it answers with 32 calls in flight; then messages of 256 KB."""
-    if shutil.which("h2load") is None:
-        raise CannotRun("h2load is not here: apt install nghttp2-client")
+    h2load.check_present("h2load")
     rows, large = [], []
     folder = work / "overload"
     publish(busy(), folder / "repository" / "busy", CONFIG)
@@ -154,17 +151,13 @@ class _Load:
 
     def __init__(self, server: Running, metrics: int, message: bytes, body: Path) -> None:
         self.server, self._metrics, self._message, self._body = server, metrics, message, body
-        body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+        h2load.write_body(message, body)
 
     def run(self, seconds: float, in_flight: int, rate: float | None = None) -> Figures:
         """Offer ``rate`` calls a second, or keep ``in_flight`` under way; the calls by their end, and the CPU time."""
         before, cpu = self._counted(), self.server.cpu_seconds() or 0.0
-        command = ["h2load", "-c", str(CONNECTIONS), "-m", str(in_flight // CONNECTIONS), "-D", str(round(seconds))]
-        headers = {"content-type": "application/grpc", "te": "trailers", "grpc-timeout": f"{DEADLINE}S"}
-        command += [part for name, value in headers.items() for part in ("-H", f"{name}: {value}")]
-        command += ["-d", str(self._body), f"http://{self.server.address}/{INFER}"]
-        command += ["--rps", str(rate / CONNECTIONS)] if rate is not None else []
-        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        what = h2load.infer(self.server.address, self._body, DEADLINE)
+        h2load.start(what, seconds, CONNECTIONS, in_flight, rate).communicate()
         time.sleep(DEADLINE + 0.5)  # what is still under way ends
         ended = {name: count - before.get(name, 0) for name, count in self._counted().items()}
         return {"answered": ended.pop("OK"), "errors": ended, "cpu": (self.server.cpu_seconds() or 0.0) - cpu}

@@ -26,7 +26,7 @@ MOST_SETTINGS = 64
 #: Streams that we have reset, of which later frames are still ignored; the client may not have seen the reset yet.
 MOST_RESET = 4096
 #: Time for the frames of one connection before the other connections have their turn, ...
-TURN_SECONDS = 0.001
+TURN_SECONDS = 0.003
 #: ... and for those of all connections that have frames left, before everything else has its turn, ...
 ROUND_SECONDS = 0.008
 #: ... but no turn is shorter than this.
