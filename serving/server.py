@@ -243,7 +243,7 @@ class Server:
         if self.polling is not None:
             await self.polling.catch_up(self.catalog)
             look_now = self.polling.look_now
-            with contextlib.suppress(NotImplementedError, RuntimeError):  # not on this platform, or not the main thread
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # not here, or not the main thread
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, look_now)
             self._polling = asyncio.create_task(self.polling.run())
 
