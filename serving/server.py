@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from normfold.cache_folder import cache_folder
 from normfold.serving.catalog.repository import Repository
 from normfold.serving.errors import StartError
-from normfold.serving.process import memory
+from normfold.serving.process import memory, tuning
 from normfold.serving.process.cpus import available_cpus
 from normfold.serving.process.idle import give_back_when_idle
 from normfold.serving.process.logs import LogSettings
@@ -52,7 +52,7 @@ async def serve(config: ServerConfig, logs: LogSettings, on_ready: Callable[[Ser
     ``on_ready`` is called when the server has tried to load every model. A second signal ends the process at once.
     Raises StartError.
     """
-    memory.keep_freed()
+    tuning.tune()
     server = Server(config, logs)
     stop = stop_signal()
     answered = False
@@ -102,6 +102,7 @@ class Server:
         from normfold.serving.frontends import frontend
         from normfold.serving.infer.shared_memory import SharedMemory
         from normfold.serving.infer.tracing import TraceSettings
+        from normfold.serving.remote.mirror import refresher
         from normfold.serving.rpc.traffic import Traffic
         from normfold.serving.runtime.session import available_providers
         from normfold.serving.runtime.tuning import Tuning
@@ -151,25 +152,22 @@ class Server:
             strict_readiness=config.strict_readiness,
             model_control=control,
         )
+        refresh = refresher(config.remote)
         administration = Administration(
             self.catalog,
             regions=regions,
             traces=traces,
             logs=logs or LogSettings(config.log_level),
             model_control=control,
+            refresh=refresh,
         )
         self.health = Health(self.catalog, config.strict_readiness)
         self._traffic = Traffic()
         #: The counters of this process.
         self.snapshots = Snapshots(self.catalog, self._traffic, worker)
         ours = polling.methods(self.catalog)
-        methods = [
-            *ours,
-            *self.service.methods(),
-            *administration.methods(),
-            *self.health.methods(),
-            self.snapshots.method(),
-        ]
+        theirs = [*self.service.methods(), *administration.methods(), *self.health.methods()]
+        methods = [*ours, *theirs, self.snapshots.method()]
         if share is not None:
             methods = share(methods)
         wire = methods[len(ours) :]
@@ -180,7 +178,7 @@ class Server:
         self.polling: Polling | None = None
         if worker == 1:
             seconds = config.poll_seconds if config.model_control == "poll" else 0.0
-            self.polling = Polling(repository, methods[: len(ours)], seconds)
+            self.polling = Polling(repository, methods[: len(ours)], seconds, refresh)
         self._polling: asyncio.Task[None] | None = None
         self._http: HttpPort | None = None
         make = frontend(config.frontend)
@@ -245,7 +243,7 @@ class Server:
         if self.polling is not None:
             await self.polling.catch_up(self.catalog)
             look_now = self.polling.look_now
-            with contextlib.suppress(NotImplementedError, RuntimeError):  # not on this platform, or not the main thread
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # not here, or not the main thread
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, look_now)
             self._polling = asyncio.create_task(self.polling.run())
 

@@ -36,8 +36,10 @@ LONGEST_SECONDS = 2_000_000.0
 class ServerConfig:
     """The settings of one server; with several workers each of them has these."""
 
-    #: A folder of models, one model's folder, or one .onnx file.
+    #: A folder of models, one model's folder, or one .onnx file; with ``remote``, its image on this machine.
     repository: Path
+    #: The URL of the repository on object storage; "": it is on this machine.
+    remote: str = ""
     #: "host:port", port 0 for any free one, or "unix:/path".
     listen: str = "127.0.0.1:8001"
     #: "host:port" of the HTTP port for metrics and health, or "off"; None: METRICS_LISTEN where it is free, else off.
@@ -253,5 +255,6 @@ class ServerConfig:
 
 #: Fields that ``normfold serve`` has no option for, and the reason.
 NOT_OPTIONS: Mapping[str, str] = {
+    "remote": "--repository takes the URL, too",
     "cpus": "the supervisor shares the CPUs out among its workers; a single server takes all that it may use",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.catalog import Catalog
@@ -48,11 +48,19 @@ def methods(catalog: Catalog) -> list[Method]:
 class Polling:
     """Looks every so often, and when it is asked to. Loads go to all workers, as if a client had asked for them."""
 
-    def __init__(self, repository: Repository, methods: Sequence[Method], seconds: float) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        methods: Sequence[Method],
+        seconds: float,
+        refresh: Callable[[], None] | None = None,
+    ) -> None:
         """What is in ``repository`` now counts as loaded. ``seconds``: the time between looks; 0: only when asked.
 
-        ``methods`` are those of this module, shared by all workers.
+        ``methods`` are those of this module, shared by all workers. ``refresh`` brings the image of a repository on
+        object storage up to date before each look; None: the repository is here.
         """
+        self._refresh = refresh
         self._changes, self._seconds = Changes(repository), seconds
         self._load, self._unload = methods
         self._repository = repository
@@ -84,6 +92,8 @@ class Polling:
         return asked
 
     async def _look(self) -> None:
+        if self._refresh is not None:
+            await asyncio.to_thread(self._refresh)
         changed, gone = await asyncio.to_thread(self._changes.look)
         for name in changed:
             await self._ask(self._load, pb.RepositoryModelLoadRequest(model_name=name), f"load {quoted(name)}")

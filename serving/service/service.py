@@ -6,7 +6,7 @@ This module has readiness, metadata and inference; ``administration`` has the re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from importlib.metadata import PackageNotFoundError, version
 
 from google.protobuf.message import DecodeError
@@ -20,7 +20,6 @@ from normfold.serving.errors import InvalidRequest, NotFound, Unavailable
 from normfold.serving.infer.inference import Inference
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
-from normfold.serving.rpc.in_order import in_order
 from normfold.serving.rpc.methods import Method, Unary, status_of
 from normfold.serving.rpc.traffic import EXITING
 from normfold.serving.scheduling.admission import Admission
@@ -35,9 +34,6 @@ try:
     VERSION = version("normfold")
 except PackageNotFoundError:  # a source tree that was never installed
     VERSION = "0.0.0"
-
-#: Requests of one stream that are answered at the same time; answers keep the order of requests.
-STREAM_IN_FLIGHT = 64
 
 #: The serialized end of every answer of a stream.
 FINAL_RESPONSE = pb.ModelInferResponse(
@@ -81,7 +77,7 @@ class InferenceService:
         ]
         methods = [Method(f"/{SERVICE}/{name}", request_type(name), unary=function) for name, function in unary]
         infer = Method(f"/{SERVICE}/ModelInfer", pb.ModelInferRequest, wire_unary=self._inference.answer)
-        stream = Method(f"/{SERVICE}/ModelStreamInfer", pb.ModelInferRequest, wire_stream=self.model_stream_infer)
+        stream = Method(f"/{SERVICE}/ModelStreamInfer", pb.ModelInferRequest, wire_each=self._stream_answer)
         return [*methods, infer, stream]
 
     async def server_live(self, request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
@@ -127,12 +123,8 @@ class InferenceService:
             properties={key: model.config.parameters[key].string_value for key in _shown(model)},
         )
 
-    async def model_stream_infer(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """An answer to each request, in their order; an error is an answer, too, and leaves the stream open."""
-        async for response in in_order(requests, self._stream_answer, STREAM_IN_FLIGHT):
-            yield response
-
     def _stream_answer(self, data: bytes) -> bytes | Awaitable[bytes]:
+        """The answer to one message of ModelStreamInfer; an error is an answer, too, and leaves the stream open."""
         try:
             answer = self._inference.answer(data)
         except Exception as error:

@@ -18,6 +18,7 @@ DEFAULT = ServerConfig(Path("r"))
 #: A value for each field that differs from its default.
 OTHER = ServerConfig(
     Path("models/ü"),
+    remote="s3://bucket/models",
     listen="0.0.0.0:9",
     metrics_listen="0.0.0.0:10",
     frontend="grpcio",
@@ -135,7 +136,7 @@ def test_an_option_that_is_not_given_is_the_fields_default():
 
 
 def test_every_option_arrives_in_its_field():
-    assert config(*ARGUMENTS.split()) == replace(OTHER, cpus=0)
+    assert config(*ARGUMENTS.split()) == replace(OTHER, cpus=0, remote="")
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -11,7 +11,7 @@ _LISTS = ("ipv4", "ipv6")
 
 
 @dataclass(frozen=True)
-class Destination:
+class Endpoint:
     """Where a server is, and what it is called in requests.
 
     >>> destination("dns:///example.org:8001").places, destination("unix:/tmp/s").path
@@ -31,16 +31,16 @@ class Destination:
         return self.places[0][0] if self.places else "localhost"
 
 
-def destination(address: str) -> Destination:
+def destination(address: str) -> Endpoint:
     """The places of ``address``: "host:port", "unix:/path", or with gRPC's schemes dns, ipv4, ipv6, unix-abstract.
 
     Raises ValueError for another scheme: those need ``transport="grpcio"``.
     """
     scheme, colon, rest = address.partition(":")
     if colon and scheme == "unix":
-        return Destination((), rest.removeprefix("//"), "localhost")
+        return Endpoint((), rest.removeprefix("//"), "localhost")
     if colon and scheme == "unix-abstract":
-        return Destination((), "\0" + rest, "localhost")
+        return Endpoint((), "\0" + rest, "localhost")
     if colon and scheme in ("vsock", "xds"):
         raise ValueError(f"address {address!r}: only transport='grpcio' takes addresses that begin with {scheme}:")
     if colon and scheme == "dns":
@@ -56,9 +56,9 @@ def destination(address: str) -> Destination:
     return _named(address, [address])
 
 
-def _named(address: str, hosts: list[str]) -> Destination:
+def _named(address: str, hosts: list[str]) -> Endpoint:
     places = tuple(_place(address, host) for host in hosts)
-    return Destination(places, "", quote(hosts[0], safe=":[]"))
+    return Endpoint(places, "", quote(hosts[0], safe=":[]"))
 
 
 def _place(address: str, text: str) -> tuple[str, int]:

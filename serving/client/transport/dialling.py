@@ -7,7 +7,7 @@ import socket
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from normfold.serving.client.transport.destination import Destination
+from normfold.serving.client.transport.destination import Endpoint
 
 if TYPE_CHECKING:
     from normfold.serving.client.transport.tls import TlsEnd
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _PLACE_SECONDS = 20.0
 
 
-def dial(destination: Destination, deadline: float) -> socket.socket:
+def dial(destination: Endpoint, deadline: float) -> socket.socket:
     """A socket that is connected to the first place of ``destination`` that takes it; it does not block.
 
     Raises OSError, or TimeoutError once ``deadline`` (of ``time.monotonic``) has passed.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from normfold.serving.client.transport import failures
 from normfold.serving.client.transport.answers import Reply
-from normfold.serving.client.transport.destination import Destination
+from normfold.serving.client.transport.destination import Endpoint
 from normfold.serving.client.transport.looping import AwaitedCall, LoopConnection
 from normfold.serving.client.transport.opening import Opening
 from normfold.serving.client.transport.remote_call import RemoteCall, StreamedCall
@@ -31,7 +31,7 @@ class LoopConnections:
     def __init__(
         self,
         address: str,
-        destination: Destination,
+        destination: Endpoint,
         opening: Opening,
         tls: tuple[ssl.SSLContext, str] | None = None,
         keepalive: float = 0.0,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from normfold.serving.client.transport import failures
 from normfold.serving.client.transport.answers import Reply
 from normfold.serving.client.transport.blocking import BlockingConnection
-from normfold.serving.client.transport.destination import Destination
+from normfold.serving.client.transport.destination import Endpoint
 from normfold.serving.client.transport.dialling import dial, shake_hands
 from normfold.serving.client.transport.opening import Opening
 from normfold.serving.client.transport.remote_call import RemoteCall
@@ -33,7 +33,7 @@ class SharedConnections:
     def __init__(
         self,
         address: str,
-        destination: Destination,
+        destination: Endpoint,
         opening: Opening,
         tls: tuple[ssl.SSLContext, str] | None = None,
         keepalive: float = 0.0,

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from normfold.export import pipeline
 from normfold.export.errors import VerificationError
 from normfold.export.fold import FoldReport, fold
+from normfold.export.graphs.unrounded import holding
 from normfold.export.pipeline import Folded, fold_and_prove
 from normfold.export.sources.onnx_origin import open_onnx
 
@@ -104,7 +105,7 @@ def moving_one_channel(layer: int) -> Callable[[ir.Model], FoldReport]:
         assert weight.const_value is not None
         moved = weight.const_value.numpy().copy()
         moved[np.abs(moved).sum(axis=(1, 2)).argmax()] *= 1 + 1e-5
-        weight.const_value = ir.tensor(moved, name=weight.name)
+        weight.const_value = holding(moved, weight.const_value, weight.name)
         return report
 
     return wrong
