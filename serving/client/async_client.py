@@ -30,6 +30,7 @@ from normfold.serving.client.errors import WITHOUT_METADATA, ClientError, advise
 from normfold.serving.client.inputs import Array, Inputs, needs_metadata
 from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, model_metadata, server_metadata
 from normfold.serving.client.multiplex import Multiplexer
+from normfold.serving.client.plans import Plans
 from normfold.serving.client.sizes import refusal, shapes_of
 from normfold.serving.client.transport.choice import TRANSPORTS, loop_calls
 from normfold.serving.errors import Status
@@ -69,6 +70,7 @@ class AsyncClient:
         self._known: dict[tuple[str, str], asyncio.Future[ModelMetadata]] = {}
         #: Models and versions of which the server gives no metadata.
         self._without: set[tuple[str, str]] = set()
+        self._plans = Plans()
         self._calls = loop_calls(address, tls, token_header(token), transport, compression, keepalive)
         self._multiplexer = Multiplexer(self._calls, address) if stream else None
 
@@ -90,11 +92,15 @@ class AsyncClient:
         self, method: str, request: Message, response: type[Response], timeout: float | None = None
     ) -> Response:
         """The response to a method, by its name in the protocol or its whole path. Raises ClientError."""
+        return parsed(response, await self._send(method, request.SerializeToString(), timeout))
+
+    async def _send(self, method: str, data: bytes, timeout: float | None) -> bytes:
+        """The serialized response to the serialized request ``data``. Raises ClientError."""
         seconds = self.timeout if timeout is None else checked_timeout(timeout)
-        reply = await self._calls.call(method_path(method), request.SerializeToString(), seconds)
+        reply = await self._calls.call(method_path(method), data, seconds)
         if reply.status is not Status.OK:
             raise client_error(reply)
-        return parsed(response, reply)
+        return reply.message
 
     async def infer(
         self,
@@ -113,6 +119,18 @@ class AsyncClient:
         The metadata of the model is asked for once, before the first inference. An input of a size that the export
         did not prove is not sent: ClientError with INVALID_ARGUMENT, as the server itself would answer.
         """
+        plan = self._plans.request(model, inputs, outputs, version) if type(request_id) is str else None
+        if plan is not None and self._multiplexer is None:
+            metadata = await self._metadata_if_any(model, version, timeout)
+            if metadata is plan.checked or not refusal(metadata, plan.shapes):
+                plan.checked = metadata
+                try:
+                    async with self._turns:
+                        answer = await self._send("ModelInfer", plan.data(inputs, request_id), timeout)
+                except ClientError as error:
+                    request = calls.infer_request(model, inputs, outputs, version, request_id)
+                    raise await self._cured(error, request, version, timeout) from None
+                return self._plans.arrays(answer)
         return calls.arrays(await self._answer(model, inputs, outputs, version, timeout, request_id))
 
     async def classify(
@@ -154,14 +172,20 @@ class AsyncClient:
         try:
             return await self._infer(request, timeout)
         except ClientError as error:
-            if error.code is not Status.INVALID_ARGUMENT:
-                raise
-            self._known.clear()  # another version of the model may be in service now
-            try:
-                metadata = await self._metadata(model, version, timeout)
-            except ClientError:
-                raise error from None
-            raise advised(error, request, metadata) from None
+            raise await self._cured(error, request, version, timeout) from None
+
+    async def _cured(
+        self, error: ClientError, request: pb.ModelInferRequest, version: str | int, timeout: float | None
+    ) -> ClientError:
+        """``error``, with what would cure ``request`` if the server found a mistake in it."""
+        if error.code is not Status.INVALID_ARGUMENT:
+            return error
+        self._known.clear()  # another version of the model may be in service now
+        try:
+            metadata = await self._metadata(request.model_name, version, timeout)
+        except ClientError:
+            return error
+        return advised(error, request, metadata)
 
     async def _metadata(self, model: str, version: str | int, timeout: float | None) -> ModelMetadata:
         """The metadata of ``model``, which is asked for once, until the server refuses a request."""
@@ -169,6 +193,8 @@ class AsyncClient:
         asked = self._known.get(key)
         if asked is None:
             asked = self._known[key] = asyncio.ensure_future(self.model_metadata(model, version, timeout))
+        if asked.done() and not asked.cancelled() and asked.exception() is None:
+            return asked.result()
         try:
             return await asyncio.shield(asked)  # other calls may wait for the same answer
         except ClientError:

@@ -31,8 +31,8 @@ from normfold.serving.client.errors import WITHOUT_METADATA, advised, client_err
 from normfold.serving.client.errors import ClientError as ClientError
 from normfold.serving.client.inputs import Array, Inputs, needs_metadata
 from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, model_metadata, server_metadata
+from normfold.serving.client.plans import Plans
 from normfold.serving.client.sizes import refusal, shapes_of
-from normfold.serving.client.transport.answers import Reply
 from normfold.serving.client.transport.choice import TRANSPORTS, blocking_calls
 from normfold.serving.errors import Status
 
@@ -66,6 +66,7 @@ class Client:
         self.address, self.timeout = checked_address(address), checked_timeout(timeout)
         #: By model and version; None: the server has no such procedure.
         self._known: dict[tuple[str, str], ModelMetadata | None] = {}
+        self._plans = Plans()
         self._calls = blocking_calls(address, tls, token_header(token), transport, compression, keepalive)
 
     def __enter__(self) -> Self:
@@ -80,11 +81,15 @@ class Client:
 
     def call(self, method: str, request: Message, response: type[Response], timeout: float | None = None) -> Response:
         """The response to a method, by its name in the protocol or its whole path. Raises ClientError."""
+        return parsed(response, self._send(method, request.SerializeToString(), timeout))
+
+    def _send(self, method: str, data: bytes, timeout: float | None) -> bytes:
+        """The serialized response to the serialized request ``data``. Raises ClientError."""
         seconds = self.timeout if timeout is None else checked_timeout(timeout)
-        reply = self._calls.call(method_path(method), request.SerializeToString(), seconds)
+        reply = self._calls.call(method_path(method), data, seconds)
         if reply.status is not Status.OK:
             raise client_error(reply)
-        return parsed(response, reply)
+        return reply.message
 
     def infer(
         self,
@@ -103,6 +108,16 @@ class Client:
         The metadata of the model is asked for once, before the first inference. An input of a size that the export
         did not prove is not sent: ClientError with INVALID_ARGUMENT, as the server itself would answer.
         """
+        plan = self._plans.request(model, inputs, outputs, version) if type(request_id) is str else None
+        if plan is not None:
+            metadata = self._metadata_if_any(model, version, timeout)
+            if metadata is plan.checked or not refusal(metadata, plan.shapes):
+                plan.checked = metadata
+                try:
+                    return self._plans.arrays(self._send("ModelInfer", plan.data(inputs, request_id), timeout))
+                except ClientError as error:
+                    request = calls.infer_request(model, inputs, outputs, version, request_id)
+                    raise self._cured(error, request, version, timeout) from None
         return calls.arrays(self._answer(model, inputs, outputs, version, timeout, request_id))
 
     def classify(
@@ -144,14 +159,20 @@ class Client:
         try:
             return self.call("ModelInfer", request, pb.ModelInferResponse, timeout)
         except ClientError as error:
-            if error.code is not Status.INVALID_ARGUMENT:
-                raise
-            self._known.clear()  # another version of the model may be in service now
-            try:
-                metadata = self._metadata(model, version, timeout)
-            except ClientError:
-                raise error from None
-            raise advised(error, request, metadata) from None
+            raise self._cured(error, request, version, timeout) from None
+
+    def _cured(
+        self, error: ClientError, request: pb.ModelInferRequest, version: str | int, timeout: float | None
+    ) -> ClientError:
+        """``error``, with what would cure ``request`` if the server found a mistake in it."""
+        if error.code is not Status.INVALID_ARGUMENT:
+            return error
+        self._known.clear()  # another version of the model may be in service now
+        try:
+            metadata = self._metadata(request.model_name, version, timeout)
+        except ClientError:
+            return error
+        return advised(error, request, metadata)
 
     def _metadata(self, model: str, version: str | int, timeout: float | None) -> ModelMetadata:
         """The metadata of ``model``, which is asked for once, until the server refuses a request."""
@@ -230,9 +251,9 @@ class Client:
         return metadata
 
 
-def parsed(response: type[Response], reply: Reply) -> Response:
-    """The message of a reply. Raises ClientError for bytes that are none."""
+def parsed(response: type[Response], data: bytes) -> Response:
+    """The message in ``data``. Raises ClientError for bytes that are none."""
     try:
-        return response.FromString(reply.message)
+        return response.FromString(data)
     except DecodeError:
         raise ClientError(Status.INTERNAL, f"the server's answer is not a {response.DESCRIPTOR.name}") from None
