@@ -30,7 +30,7 @@ from normfold.serving.client.errors import WITHOUT_METADATA, ClientError, advise
 from normfold.serving.client.inputs import Array, Inputs, needs_metadata
 from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, model_metadata, server_metadata
 from normfold.serving.client.multiplex import Multiplexer
-from normfold.serving.client.plans import Plans
+from normfold.serving.client.plans import MessagePlans
 from normfold.serving.client.sizes import refusal, shapes_of
 from normfold.serving.client.transport.choice import TRANSPORTS, loop_calls
 from normfold.serving.errors import Status
@@ -70,7 +70,7 @@ class AsyncClient:
         self._known: dict[tuple[str, str], asyncio.Future[ModelMetadata]] = {}
         #: Models and versions of which the server gives no metadata.
         self._without: set[tuple[str, str]] = set()
-        self._plans = Plans()
+        self._plans = MessagePlans()
         self._calls = loop_calls(address, tls, token_header(token), transport, compression, keepalive)
         self._multiplexer = Multiplexer(self._calls, address) if stream else None
 

@@ -36,7 +36,7 @@ _LONGEST_HEAD = 4096
 
 
 @dataclass(slots=True)
-class RequestPlan:
+class MessagePlan:
     """The bytes of a request, without its id and its numbers."""
 
     before_id: bytes
@@ -69,15 +69,15 @@ class _AnswerPlan:
     outputs: list[tuple[str, np.dtype[Any], tuple[int, ...], int, bytes, int, int]] = field(default_factory=list)
 
 
-class Plans:
+class MessagePlans:
     """The plans of one client. Threads may use it at once."""
 
     def __init__(self) -> None:
-        self._requests: dict[Any, RequestPlan] = {}
+        self._requests: dict[Any, MessagePlan] = {}
         #: By the size of the whole answer.
         self._answers: dict[int, _AnswerPlan] = {}
 
-    def request(self, model: str, inputs: Any, outputs: Iterable[str] | None, version: str | int) -> RequestPlan | None:
+    def request(self, model: str, inputs: Any, outputs: Iterable[str] | None, version: str | int) -> MessagePlan | None:
         """The plan of a request whose inputs are arrays of numbers by name; None for any other request.
 
         Raises ValueError as ``calls.infer_request`` does.
@@ -131,7 +131,7 @@ class Plans:
     @staticmethod
     def _made(
         model: str, inputs: dict[str, Array], outputs: Iterable[str] | None, version: str | int
-    ) -> RequestPlan | None:
+    ) -> MessagePlan | None:
         try:
             datatypes = [by_dtype(array.dtype) for array in inputs.values()]
         except KeyError:
@@ -149,7 +149,7 @@ class Plans:
         at, end = find_id(head)
         if at != end or not 0 < at <= len(head):
             return None  # a name of 128 bytes or more
-        return RequestPlan(head[:at], head[at:], shapes, sizes)
+        return MessagePlan(head[:at], head[at:], shapes, sizes)
 
 
 def _answer_plan(data: bytes, response: pb.ModelInferResponse, arrays: Mapping[str, Array]) -> _AnswerPlan | None:
