@@ -12,10 +12,12 @@ ZOO ?= build/zoo
 AUDIT_VENV ?= .venv-audit
 AUDIT_STAMP := $(AUDIT_VENV)/.installed
 DOCS_VENV ?= .venv-docs
+RAY_VENV ?= .venv-ray
+RAY_STAMP := $(RAY_VENV)/.installed
 DOCS_STAMP := $(DOCS_VENV)/.installed
 
 .PHONY: help demo test test-wheels test-long fuzz-export test-zoo export-zoo soak chaos fuzz lint format bench bench-compute \
-	perf-analyzer interop lock audit docs clean
+	perf-analyzer interop ray lock audit docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -98,7 +100,16 @@ perf-analyzer: $(STAMP) ## fetch Triton's perf_analyzer for the tests marked so 
 
 interop: $(STAMP) ## grpc-go and grpc-js as clients, behind nginx, haproxy and Envoy (Debian 12, x86-64, with node)
 	@$(BIN)/python tests/e2e/fetch_interop.py build/interop
-	@$(BIN)/python -m pytest -m interop tests/e2e
+	@$(BIN)/python -m pytest -m interop tests/e2e tests/deploy
+
+$(RAY_STAMP): deploy/ray/requirements.txt
+	@test -x $(RAY_VENV)/bin/python || $(PYTHON) -m venv $(RAY_VENV)
+	@echo "installing Ray into $(RAY_VENV), 500 MB"
+	@$(RAY_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement deploy/ray/requirements.txt --editable '.[cpu]'
+	@touch $@
+
+ray: $(STAMP) $(RAY_STAMP) ## two replicas on a local cluster of Ray Serve, one of which is killed
+	@RAY_PYTHON=$(abspath $(RAY_VENV))/bin/python $(BIN)/python -m pytest -m ray tests/deploy
 
 lock: $(STAMP) ## write locked/serving.txt: what a server installs, with the SHA-256 of each wheel
 	@$(BIN)/python locked/write.py $(BIN)/pip
@@ -122,5 +133,5 @@ docs: $(DOCS_STAMP) ## the site of the manual into build/site; a warning is an e
 	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict
 
 clean: ## remove the environment, caches and the demo's repository
-	rm -rf $(VENV) $(WHEELS) $(ZOO_VENV) $(AUDIT_VENV) $(DOCS_VENV) build dist repository .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(WHEELS) $(ZOO_VENV) $(AUDIT_VENV) $(DOCS_VENV) $(RAY_VENV) build dist repository .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

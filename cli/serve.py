@@ -12,6 +12,7 @@ import click
 from normfold.cli.serve_access import access_options
 from normfold.cli.serve_connections import connection_options
 from normfold.cli.serve_limits import limit_options
+from normfold.cli.serve_repository import config_of, copy_here, path_or_url
 from normfold.serving.frontends import FRONTENDS
 
 if TYPE_CHECKING:
@@ -33,9 +34,10 @@ def _switch(values: Mapping[str, bool]) -> Callable[[click.Context, click.Parame
 @click.option(
     "--repository",
     "-r",
-    type=click.Path(path_type=Path),
+    callback=path_or_url,
+    metavar="PATH|URL",
     required=True,
-    help="A folder of models, one model's folder, or one .onnx file.",
+    help="A folder of models, one model's folder, or one .onnx file; here, or on s3://, gs:// or hf://.",
 )
 @click.option(
     "--listen", default="127.0.0.1:8001", show_default=True, help="host:port (port 0: any free one), unix:/path."
@@ -98,6 +100,13 @@ def _switch(values: Mapping[str, bool]) -> Callable[[click.Context, click.Parame
     show_default=True,
     help="With --model-control poll: the time between two looks.",
 )
+@click.option(
+    "--load",
+    type=click.Choice(["eagerly", "lazily"]),
+    default="eagerly",
+    show_default=True,
+    help="When models are loaded: at the start, or each by its first request, which waits for it.",
+)
 @click.option("--load-model", "load_models", multiple=True, help="Load only this model at the start (repeat for more).")
 @click.option(
     "--allow-unproved-sizes",
@@ -150,7 +159,7 @@ def serve(workers: int | None, **options: object) -> None:
       normfold serve --repository repository
       normfold serve --repository model.onnx --name surnames
       normfold serve --repository repository --listen 0.0.0.0:8001 --tls-cert cert.pem --tls-key key.pem
-      normfold serve --repository repository --listen 127.0.0.1:0 --log-level info
+      normfold serve --repository s3://bucket/models --model-control poll
 
     Any client of the Open Inference Protocol can ask it: normfold infer, tritonclient, grpcurl, KServe.
     """
@@ -161,19 +170,19 @@ def serve(workers: int | None, **options: object) -> None:
     from normfold.serving.process import standard_files
     from normfold.serving.process.address import UNIX
     from normfold.serving.process.cpus import default_workers
-    from normfold.serving.settings import ServerConfig
 
     _end_at_signals()
     standard_files.open_missing()
     faulthandler.enable()  # a crash of a library is no silent end
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before grpc is imported: our messages cover what it would print
     try:
-        config = ServerConfig.from_options(options)
+        config = config_of(options)
         if workers is None:
             workers = default_workers(config.device, config.listen)
         elif workers > 1 and config.listen.startswith(UNIX):
             hint = "listen on host:port, or leave --workers out"
             raise click.ClickException(f"--workers {workers}: a unix socket is served by one worker; {hint}")
+        copy_here(config)
         answered = _serve_alone(config) if workers == 1 else _serve_together(config, workers)
     except StartError as error:
         click.echo(f"Error: {error}", err=True)
@@ -189,7 +198,10 @@ def serve(workers: int | None, **options: object) -> None:
 
 
 def _end_at_signals() -> None:
-    """End with 0 at SIGTERM or Ctrl-C while libraries are imported; the event loop's own handlers replace this."""
+    """End with 0 at SIGTERM or Ctrl-C while libraries are imported; the event loop's own handlers replace this.
+
+    SIGHUP asks for a look at the repository, which is still to come.
+    """
     import contextlib
     import os
     import signal
@@ -201,6 +213,7 @@ def _end_at_signals() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
 def _serve_alone(config: ServerConfig) -> bool:

@@ -13,8 +13,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self, TypeVar
 
-import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from normfold.protos import grpc_service as pb
 from normfold.protos import metrics as mx
@@ -26,13 +25,16 @@ from normfold.serving.client.arguments import (
     checked_top,
     checked_version,
 )
-from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, OPTIONS, method_path
-from normfold.serving.client.connection import ClientTls, channel, token_header
+from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, method_path
+from normfold.serving.client.connection import ClientTls, token_header
 from normfold.serving.client.errors import WITHOUT_METADATA, advised, client_error
 from normfold.serving.client.errors import ClientError as ClientError
 from normfold.serving.client.inputs import Array, Inputs, needs_metadata
 from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, model_metadata, server_metadata
+from normfold.serving.client.plans import MessagePlans
 from normfold.serving.client.sizes import refusal, shapes_of
+from normfold.serving.client.transport.choice import TRANSPORTS, blocking_calls
+from normfold.serving.errors import Status
 
 Response = TypeVar("Response", bound=Message)
 
@@ -47,17 +49,25 @@ class Client:
         timeout: float = DEFAULT_TIMEOUT_SECONDS,
         tls: ClientTls | None = None,
         token: str | None = None,
+        transport: str = TRANSPORTS[0],
+        compression: str | None = None,
+        keepalive: float = 0.0,
     ) -> None:
         """Send nothing yet. ``timeout``, in seconds, is for calls that give none.
 
         ``tls``: connect with TLS, such as ``ClientTls(ca="ca.pem")``; None: in plain text. ``token``: for a server that
-        admits only tokens. Raises ValueError.
+        admits only tokens.
+
+        ``transport``: "http2", ours, or "grpcio", a channel of that package. ``compression``: "gzip" compresses
+        requests; answers may be compressed anyway. ``keepalive``: a server from which nothing has come for this many
+        seconds, while calls wait, is pinged; 0: never (servers on grpcio refuse pings more often than each 300 s).
+        Raises ValueError.
         """
         self.address, self.timeout = checked_address(address), checked_timeout(timeout)
         #: By model and version; None: the server has no such procedure.
         self._known: dict[tuple[str, str], ModelMetadata | None] = {}
-        self._headers = token_header(token)
-        self._channel = channel(grpc, address, OPTIONS, tls)
+        self._plans = MessagePlans()
+        self._calls = blocking_calls(address, tls, token_header(token), transport, compression, keepalive)
 
     def __enter__(self) -> Self:
         return self
@@ -67,19 +77,19 @@ class Client:
 
     def close(self) -> None:
         """Close the connection."""
-        self._channel.close()
+        self._calls.close()
 
     def call(self, method: str, request: Message, response: type[Response], timeout: float | None = None) -> Response:
         """The response to a method, by its name in the protocol or its whole path. Raises ClientError."""
-        rpc = self._channel.unary_unary(
-            method_path(method), request_serializer=serialized, response_deserializer=response.FromString
-        )
-        try:
-            seconds = self.timeout if timeout is None else checked_timeout(timeout)
-            answer: Response = rpc(request, timeout=seconds, metadata=self._headers)
-        except grpc.RpcError as error:
-            raise client_error(error, self.address) from None
-        return answer
+        return parsed(response, self._send(method, request.SerializeToString(), timeout))
+
+    def _send(self, method: str, data: bytes, timeout: float | None) -> bytes:
+        """The serialized response to the serialized request ``data``. Raises ClientError."""
+        seconds = self.timeout if timeout is None else checked_timeout(timeout)
+        reply = self._calls.call(method_path(method), data, seconds)
+        if reply.status is not Status.OK:
+            raise client_error(reply)
+        return reply.message
 
     def infer(
         self,
@@ -98,6 +108,16 @@ class Client:
         The metadata of the model is asked for once, before the first inference. An input of a size that the export
         did not prove is not sent: ClientError with INVALID_ARGUMENT, as the server itself would answer.
         """
+        plan = self._plans.request(model, inputs, outputs, version) if type(request_id) is str else None
+        if plan is not None:
+            metadata = self._metadata_if_any(model, version, timeout)
+            if metadata is plan.checked or not refusal(metadata, plan.shapes):
+                plan.checked = metadata
+                try:
+                    return self._plans.arrays(self._send("ModelInfer", plan.data(inputs, request_id), timeout))
+                except ClientError as error:
+                    request = calls.infer_request(model, inputs, outputs, version, request_id)
+                    raise self._cured(error, request, version, timeout) from None
         return calls.arrays(self._answer(model, inputs, outputs, version, timeout, request_id))
 
     def classify(
@@ -135,18 +155,24 @@ class Client:
             self._known.clear()  # another version of the model may be in service now
             said = refusal(self._metadata_if_any(model, version, timeout), shapes_of(request))
             if said:
-                raise ClientError(grpc.StatusCode.INVALID_ARGUMENT, said)
+                raise ClientError(Status.INVALID_ARGUMENT, said)
         try:
             return self.call("ModelInfer", request, pb.ModelInferResponse, timeout)
         except ClientError as error:
-            if error.status is not grpc.StatusCode.INVALID_ARGUMENT:
-                raise
-            self._known.clear()  # another version of the model may be in service now
-            try:
-                metadata = self._metadata(model, version, timeout)
-            except ClientError:
-                raise error from None
-            raise advised(error, request, metadata) from None
+            raise self._cured(error, request, version, timeout) from None
+
+    def _cured(
+        self, error: ClientError, request: pb.ModelInferRequest, version: str | int, timeout: float | None
+    ) -> ClientError:
+        """``error``, with what would cure ``request`` if the server found a mistake in it."""
+        if error.code is not Status.INVALID_ARGUMENT:
+            return error
+        self._known.clear()  # another version of the model may be in service now
+        try:
+            metadata = self._metadata(request.model_name, version, timeout)
+        except ClientError:
+            return error
+        return advised(error, request, metadata)
 
     def _metadata(self, model: str, version: str | int, timeout: float | None) -> ModelMetadata:
         """The metadata of ``model``, which is asked for once, until the server refuses a request."""
@@ -161,9 +187,9 @@ class Client:
         try:
             return self.model_metadata(model, version, timeout)
         except ClientError as error:
-            if error.status is grpc.StatusCode.DEADLINE_EXCEEDED:
+            if error.code is Status.DEADLINE_EXCEEDED:
                 raise
-            if error.status in WITHOUT_METADATA:
+            if error.code in WITHOUT_METADATA:
                 self._known[key] = None
             return None
 
@@ -225,6 +251,9 @@ class Client:
         return metadata
 
 
-def serialized(message: Message) -> bytes:
-    """The bytes of ``message``."""
-    return message.SerializeToString()
+def parsed(response: type[Response], data: bytes) -> Response:
+    """The message in ``data``. Raises ClientError for bytes that are none."""
+    try:
+        return response.FromString(data)
+    except DecodeError:
+        raise ClientError(Status.INTERNAL, f"the server's answer is not a {response.DESCRIPTOR.name}") from None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.errors import InvalidRequest, NotFound, Unavailable, Unimplemented
@@ -24,9 +27,11 @@ class Administration:
         traces: TraceSettings,
         logs: LogSettings,
         model_control: bool = True,
+        refresh: Callable[[], None] | None = None,
     ) -> None:
+        """``refresh`` brings the image of a repository on object storage up to date; None: the repository is here."""
         self._catalog, self._regions, self._traces, self._logs = catalog, regions, traces, logs
-        self._model_control = model_control
+        self._model_control, self._refresh = model_control, refresh
 
     def methods(self) -> list[Method]:
         """The methods with their paths."""
@@ -69,6 +74,8 @@ class Administration:
                     f"unrecognized load parameter {quoted(key)}; there are 'config', a string_param, and "
                     "'file:<path>', a bytes_param"
                 )
+        if self._refresh is not None and not files:
+            await asyncio.to_thread(self._refresh)
         await self._catalog.load(name, override, files)
         return pb.RepositoryModelLoadResponse()
 
@@ -82,7 +89,7 @@ class Administration:
                 raise InvalidRequest(
                     f"unrecognized unload parameter {quoted(key)}; there is 'unload_dependents', a bool_param"
                 )
-        await self._catalog.unload(name)
+        await self._catalog.unload(name, leave_out=True)
         return pb.RepositoryModelUnloadResponse()
 
     def _controlled(self, repository_name: str, model_name: str) -> str:

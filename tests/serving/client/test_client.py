@@ -144,9 +144,9 @@ def test_a_shape_that_no_change_makes_fit_keeps_the_servers_words():
 
 def test_the_metadata_is_asked_for_once_and_again_after_a_refusal(server, monkeypatch):
     asked = []
-    honest = sync.Client.call
+    honest = sync.Client._send
     monkeypatch.setattr(
-        sync.Client, "call", lambda self, method, *rest: (asked.append(method), honest(self, method, *rest))[1]
+        sync.Client, "_send", lambda self, method, *rest: (asked.append(method), honest(self, method, *rest))[1]
     )
     with Client(server.server.address) as client:
         client.infer("m", {"x": X})
@@ -161,7 +161,7 @@ def test_the_metadata_is_asked_for_once_and_again_after_a_refusal(server, monkey
 
 def test_many_calls_at_once_ask_for_the_metadata_once(server, monkeypatch):
     asked = []
-    honest = AsyncClient.call
+    honest = AsyncClient._send
 
     async def counted(self, method, *rest):
         asked.append(method)
@@ -178,7 +178,7 @@ def test_many_calls_at_once_ask_for_the_metadata_once(server, monkeypatch):
             first.cancel()
             return await asyncio.gather(*others)
 
-    monkeypatch.setattr(AsyncClient, "call", counted)
+    monkeypatch.setattr(AsyncClient, "_send", counted)
     for i, answer in enumerate(asyncio.run(asyncio.wait_for(ask(), 60))):
         np.testing.assert_array_equal(answer["z"], -i * X)
     assert asked.count("ModelMetadata") == 2  # of 'nope' and of 'm'

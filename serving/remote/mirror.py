@@ -1,0 +1,224 @@
+"""The image of a repository on object storage: a folder that the server reads like any other.
+
+A version comes whole or not at all. Its objects are fetched into a folder beside the image, are held to the sizes of
+the listing and to the sizes and digests of the version's manifest, and take their place in one step. A version whose
+manifest lists an object that is not there yet is waited for. What is gone from the storage goes from the image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from normfold.cache_folder import cache_folder
+from normfold.serving.catalog.plain_files import MOST_BYTES, why
+from normfold.serving.catalog.repository import MANIFEST_FILE, check_manifest, is_plain
+from normfold.serving.errors import StartError, UnsafeModel
+from normfold.serving.remote.store import RemoteError, RemoteObject, Store
+from normfold.serving.wording import quoted
+from normfold.whole_file import write_whole
+
+log = logging.getLogger(__name__)
+
+#: A name of a folder that is a version, as in the catalog.
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+#: Levels of names below a repository: model, version, file.
+DEPTH = 3
+#: Beside the image: the marks of the objects that it was made of.
+_MARKS_FILE = "marks.json"
+
+#: The objects of one folder by name, such as those of a version.
+Objects = Mapping[str, RemoteObject]
+
+
+def image_of(url: str) -> Path:
+    """The path of the image of ``url``, in the cache folder. Raises StartError where there is no such folder."""
+    folder = cache_folder("repositories")
+    if folder is None:
+        raise StartError(f"--repository {url}: there is no folder for its image; set NORMFOLD_CACHE_DIR")
+    name = url.split("://", 1)[1].strip("/").rpartition("/")[2].rpartition("@")[2]
+    if not is_plain(name):
+        raise StartError(f"--repository {url} names no bucket; expected such as s3://BUCKET/FOLDER")
+    return folder / hashlib.sha256(url.encode()).hexdigest()[:16] / name
+
+
+class Mirror:
+    """Keeps the image of one URL; used on one thread at a time. Several servers may share an image."""
+
+    def __init__(self, url: str) -> None:
+        """Raises StartError where there is no place for the image, or no package for the URL."""
+        self._url, self._image = url, image_of(url)
+        self._beside = self._image.parent
+        self._store = Store(url)
+        #: Versions that were said to be waited for, and why: each is said once.
+        self._waited: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Make the image. Raises StartError, unless the storage is away and an image from before can be served."""
+        try:
+            self.refresh()
+        except RemoteError as error:
+            if not (error.passing and (self._beside / _MARKS_FILE).exists()):
+                raise
+            log.warning("%s; serving what was copied before", error)
+
+    def look(self) -> None:
+        """Bring the image up to date; where that fails, the log says why, and the image stays as it is."""
+        try:
+            self.refresh()
+        except StartError as error:
+            log.warning("%s; what was copied before is served on", error)
+
+    def refresh(self) -> None:
+        """Bring the image up to date. Raises StartError when the storage cannot be read or the image not written."""
+        try:
+            with self._alone():
+                self._refresh()
+        except OSError as error:
+            raise StartError(f"the image of {self._url} in {str(self._beside)!r} failed: {why(error)}") from None
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait until no other process writes this image. What a killed process has left is removed."""
+        self._beside.mkdir(parents=True, exist_ok=True)
+        with (self._beside / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for left in self._beside.glob(".tmp-*"):
+                _remove(left)
+            yield
+
+    def _refresh(self) -> None:
+        folders = _by_folder(self._store.objects())
+        known = self._known()
+        marks: dict[str, dict[str, str]] = {}
+        for folder, objects in sorted(folders.items(), key=lambda item: -item[0].count("/")):  # versions first
+            wanted = {name: f"{found.size} {found.mark}" for name, found in objects.items()}
+            place = self._image / folder
+            there = all(_has(place / name if name else place, found.size) for name, found in objects.items())
+            if (there and known.get(folder) == wanted) or self._bring(folder, objects, _is_version(folder, folders)):
+                marks[folder] = wanted
+            elif folder in known:  # what was whole stays until what replaces it is whole
+                marks[folder] = known[folder]
+        self._drop(folders)
+        write_whole(self._beside / _MARKS_FILE, json.dumps(marks, indent=1, sort_keys=True).encode())
+
+    def _known(self) -> dict[str, dict[str, str]]:
+        """The marks of the objects that the image was made of, by folder and name."""
+        try:
+            found = json.loads((self._beside / _MARKS_FILE).read_bytes())
+            return {folder: dict(names) for folder, names in found.items()}
+        except (OSError, ValueError, AttributeError, TypeError):
+            return {}
+
+    def _bring(self, folder: str, objects: Objects, is_version: bool) -> bool:
+        """Fetch a folder and put it in its place, a version as a whole; whether it was whole."""
+        staged = self._beside / f".tmp-{uuid.uuid4().hex}"
+        place = self._image / folder
+        try:
+            staged.mkdir()
+            for name, found in objects.items():
+                if found.size > MOST_BYTES:
+                    raise UnsafeModel(f"{name} is larger than 2 GiB, which no ONNX file can be")
+                self._store.fetch(found, staged / (name or place.name))
+            if is_version:
+                if MANIFEST_FILE in objects:
+                    _check(staged)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if place.exists():
+                    place.replace(self._beside / f".tmp-{uuid.uuid4().hex}")  # removed at the next look
+                staged.replace(place)
+            else:
+                for name in objects:
+                    target = place / name if name else place
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    (staged / target.name).replace(target)
+        except UnsafeModel as error:
+            if self._waited.get(folder) != str(error):
+                log.warning("%s: %s is not whole yet: %s", self._url, quoted(folder), error)
+            self._waited[folder] = str(error)
+            return False
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+        if self._waited.pop(folder, None):
+            log.info("%s: %s is whole now", self._url, quoted(folder))
+        return True
+
+    def _drop(self, folders: Mapping[str, Objects]) -> None:
+        """Remove from the image what the storage does not have any more."""
+        if not self._image.is_dir():
+            return
+        parents = {str(parent) for folder in folders for parent in Path(folder).parents}
+        for path in sorted(self._image.rglob("*"), key=lambda path: -len(path.parts)):
+            name = str(path.relative_to(self._image))
+            folder = name.rpartition("/")[0]
+            if path.is_dir():
+                if name not in folders and name not in parents:
+                    _remove(path)
+            elif not _is_version(folder, folders) and path.name not in folders.get(folder, {}):
+                path.unlink(missing_ok=True)
+
+
+def refresher(url: str) -> Callable[[], None] | None:
+    """What brings the image of ``url`` up to date, on any one thread at a time; None for ""."""
+    mirrors: list[Mirror] = []
+
+    def look() -> None:
+        if not mirrors:  # the libraries are imported only by a server that looks
+            mirrors.append(Mirror(url))
+        mirrors[0].look()
+
+    return look if url else None
+
+
+def _by_folder(objects: Mapping[str, RemoteObject]) -> dict[str, dict[str, RemoteObject]]:
+    """Objects by folder and name; those whose paths no repository has are left out."""
+    found: dict[str, dict[str, RemoteObject]] = {}
+    parents = {str(parent) for path in objects for parent in Path(path).parents}
+    for path, each in objects.items():
+        parts = path.split("/")
+        if path and (len(parts) > DEPTH or not is_plain(path) or any(part.startswith(".") for part in parts)):
+            continue
+        if path in parents:  # a store may have an object and a folder of one name; a disk may not
+            continue
+        folder, _, name = path.rpartition("/")
+        found.setdefault(folder, {})[name] = each
+    return found
+
+
+def _check(staged: Path) -> None:
+    """Raise UnsafeModel unless every file that the manifest lists is there as it says."""
+    manifest = (staged / MANIFEST_FILE).read_bytes()
+    try:
+        listed = list(json.loads(manifest)["files"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UnsafeModel(f"{MANIFEST_FILE} lists no files") from None
+    for name in listed:
+        if not (isinstance(name, str) and is_plain(name) and "/" not in name and (staged / name).is_file()):
+            raise UnsafeModel(f"{quoted(str(name))} of {MANIFEST_FILE} is not there")
+        check_manifest(manifest, name, (staged / name).read_bytes())
+
+
+def _is_version(folder: str, folders: Mapping[str, Objects]) -> bool:
+    """Whether a folder is a version: its name is a number, and there are no folders in it."""
+    return bool(_VERSION.fullmatch(folder.rpartition("/")[2])) and not any(
+        other.startswith(f"{folder}/") for other in folders
+    )
+
+
+def _has(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
