@@ -33,6 +33,7 @@ from normfold.export.proof.algebra import Algebra
 from normfold.export.proof.branches import BranchProof, untaken
 from normfold.export.proof.divergence import first_divergence
 from normfold.export.proof.moving import moved_weights
+from normfold.export.proof.usable import require_usable
 from normfold.export.proof.verify import Arrays, Case, Run, Verification, largest_errors, remembered, verify
 from normfold.export.sources.origin import Origin
 
@@ -76,7 +77,11 @@ class Proof:
     """Proves forms of one origin: the references, the cases and the network's own errors are computed once."""
 
     def __init__(self, origin: Origin, sizes: Sizes, samples: Sequence[Case], unfolded: Graph):
-        """Raises CaptureError where ``unfolded``, the captured graph, is not the network."""
+        """Raises CaptureError where ``unfolded``, the captured graph, is not the network.
+
+        Raises CheckpointError where its weights are no numbers.
+        """
+        require_usable(unfolded.model())
         self.sizes = sizes
         self.unfolded = unfolded
         self.cases = [*cases_of(sizes.specs, sizes, origin.raw), *samples]
