@@ -1,4 +1,4 @@
-"""Requests and answers whose bytes before the numbers are known from an earlier call: protobuf is asked only once.
+"""Requests and answers of numbers only: written and read without protobuf, their heads once for all equal calls.
 
     request = model, version, [id], inputs, outputs | raw contents
     answer  = model, version, parameters, outputs   | raw contents
@@ -9,21 +9,21 @@ the answer before. Whatever has another form is left to protobuf, which gives th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
-from normfold.protos import grpc_service as pb
 from normfold.protos.datatypes import by_dtype, by_name
 from normfold.serving.client import calls
+from normfold.serving.client.arguments import checked_model, checked_outputs, checked_version
 from normfold.serving.client.errors import ClientError
 from normfold.serving.client.inputs import Array
 from normfold.serving.client.metadata import ModelMetadata
 from normfold.serving.errors import Status
-from normfold.serving.wire.request_bytes import find_id
+from normfold.serving.wire.fields import fields, numbers, packed, sized
 from normfold.serving.wire.varint import varint
 
 #: The plans of one client; all are forgotten when there would be more.
@@ -67,6 +67,18 @@ class _AnswerPlan:
     head: bytes
     #: Name, dtype and shape of each output, begin of its tag, the tag and size, begin and end of its numbers.
     outputs: list[tuple[str, np.dtype[Any], tuple[int, ...], int, bytes, int, int]] = field(default_factory=list)
+    has_id: bool = False
+
+    def arrays(self, data: bytes) -> dict[str, Array] | None:
+        """The outputs of an answer that begins with ``head``; None where the numbers are not at these places."""
+        found = {}
+        for name, dtype, shape, at, size, begin, end in self.outputs:
+            if not data.startswith(size, at):
+                return None
+            array = np.frombuffer(data[begin:end], dtype)
+            array.shape = shape
+            found[name] = array
+        return found
 
 
 class MessagePlans:
@@ -108,25 +120,20 @@ class MessagePlans:
         """The outputs in a serialized ModelInferResponse, as ``calls.arrays`` gives them. Raises ClientError."""
         plan = self._answers.get(len(data))
         if plan is not None and data.startswith(plan.head):
-            found = {}
-            for name, dtype, shape, at, size, begin, end in plan.outputs:
-                if not data.startswith(size, at):
-                    break
-                array = np.frombuffer(data[begin:end], dtype)
-                array.shape = shape
-                found[name] = array
-            else:
+            found = plan.arrays(data)
+            if found is not None:
                 return found
         try:
-            response = pb.ModelInferResponse.FromString(data)
-        except DecodeError:
-            raise ClientError(Status.INTERNAL, "the server's answer is not a ModelInferResponse") from None
-        arrays = calls.arrays(response)
-        if not response.id and (made := _answer_plan(data, response, arrays)) is not None:
+            plan = _answer_plan(data)
+        except (ValueError, KeyError):
+            plan = None
+        if plan is None or (found := plan.arrays(data)) is None:
+            return _by_protobuf(data)
+        if len(plan.head) <= _LONGEST_HEAD and not plan.has_id:
             if len(self._answers) >= LIMIT:
                 self._answers.clear()
-            self._answers[len(data)] = made
-        return arrays
+            self._answers[len(data)] = plan
+        return found
 
     @staticmethod
     def _made(
@@ -141,38 +148,65 @@ class MessagePlans:
             for one, array in zip(datatypes, inputs.values(), strict=True)
         ):
             return None
-        request = calls.infer_request(model, inputs, outputs, version)
-        shapes = {tensor.name: tuple(tensor.shape) for tensor in request.inputs}
-        sizes = [_RAW_INPUT + varint(len(raw)) for raw in request.raw_input_contents]
-        del request.raw_input_contents[:]
-        head = request.SerializeToString()
-        at, end = find_id(head)
-        if at != end or not 0 < at <= len(head):
-            return None  # a name of 128 bytes or more
-        return MessagePlan(head[:at], head[at:], shapes, sizes)
-
-
-def _answer_plan(data: bytes, response: pb.ModelInferResponse, arrays: Mapping[str, Array]) -> _AnswerPlan | None:
-    """The plan of an answer that has only numbers, behind everything else; None for any other."""
-    outputs, raws = response.outputs, response.raw_output_contents
-    if len(raws) != len(outputs) or len(arrays) != len(outputs) or not raws:
-        return None
-    sizes = [_RAW_OUTPUT + varint(len(raw)) for raw in raws]
-    begin = len(data) - sum(map(len, sizes)) - sum(map(len, raws))
-    if not 0 < begin <= _LONGEST_HEAD:
-        return None
-    try:
-        head = pb.ModelInferResponse.FromString(data[:begin])
-    except DecodeError:
-        return None
-    if head.raw_output_contents or len(head.outputs) != len(outputs):
-        return None
-    plan = _AnswerPlan(data[:begin])
-    for output, size, raw in zip(outputs, sizes, raws, strict=True):
-        if output.datatype == "BYTES" or not data.startswith(size, begin):
+        if not all(isinstance(name, str) for name in inputs):
             return None
-        first = begin + len(size)
-        dtype, shape = by_name(output.datatype).dtype, tuple(output.shape)
-        plan.outputs.append((output.name, dtype, shape, begin, size, first, first + len(raw)))
-        begin = first + len(raw)
+        # ModelInferRequest: model name = 1, version = 2, id = 3, inputs = 5, outputs = 6, raw contents = 7
+        before = sized(1, checked_model(model).encode()) + sized(2, checked_version(version).encode())
+        after, sizes = b"", []
+        for (name, array), datatype in zip(inputs.items(), datatypes, strict=True):
+            tensor = sized(1, name.encode()) + sized(2, datatype.name.encode()) + packed(3, array.shape)
+            after += sized(5, tensor)
+            sizes.append(_RAW_INPUT + varint(array.nbytes))
+        for name in checked_outputs(outputs):
+            after += sized(6, sized(1, name.encode()))
+        return MessagePlan(before, after, {name: array.shape for name, array in inputs.items()}, sizes)
+
+
+def _answer_plan(data: bytes) -> _AnswerPlan | None:
+    """The plan of an answer that has only numbers, behind everything else; None for any other.
+
+    ModelInferResponse: id = 3, outputs = 5 (name = 1, datatype = 2, shape = 3, contents = 5), raw contents = 6. Raises
+    ValueError or KeyError where it cannot be read.
+    """
+    outputs: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []
+    raws: list[tuple[int, int, int]] = []
+    has_id = False
+    for number, first, begin, end in fields(data):
+        if number == 6:
+            raws.append((first, begin, end))
+        elif raws:
+            return None
+        elif number == 5:
+            texts, shape = {1: "", 2: ""}, []
+            for inner, _, start, stop in fields(part := data[begin:end]):
+                if inner in texts:
+                    texts[inner] = part[start:stop].decode()
+                elif inner == 3:
+                    shape += numbers(part, start, stop)
+                elif inner == 5:
+                    return None
+            dtype = by_name(texts[2]).dtype
+            if dtype.hasobject or any(size < 0 for size in shape):
+                return None
+            outputs.append((texts[1], dtype, tuple(shape)))
+        has_id = has_id or number == 3
+    if not raws or len(raws) != len(outputs) or len({name for name, _, _ in outputs}) != len(outputs):
+        return None
+    plan = _AnswerPlan(data[: raws[0][0]], has_id=has_id)
+    for (name, dtype, shape_), (first, begin, end) in zip(outputs, raws, strict=True):
+        if math.prod(shape_) * dtype.itemsize != end - begin:
+            return None
+        plan.outputs.append((name, dtype, shape_, first, data[first:begin], begin, end))
     return plan
+
+
+def _by_protobuf(data: bytes) -> dict[str, Array]:
+    from google.protobuf.message import DecodeError
+
+    from normfold.protos import grpc_service as pb
+
+    try:
+        response = pb.ModelInferResponse.FromString(data)
+    except DecodeError:
+        raise ClientError(Status.INTERNAL, "the server's answer is not a ModelInferResponse") from None
+    return calls.arrays(response)
