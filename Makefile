@@ -83,8 +83,8 @@ test-long: $(STAMP) ## 50,000 drawn networks, folded and compared with float64
 	@NORMFOLD_EXAMPLES=50000 $(BIN)/python -m pytest tests/property --timeout 0
 
 DRAWS ?= 5000
-fuzz-export: $(STAMP) ## networks of mixed operators through the whole export; DRAWS=5000 and FIRST=0 say which
-	@$(BIN)/python -m tests.property.fuzz --draws $(DRAWS) --first $(or $(FIRST),0)
+fuzz-export: $(STAMP) ## networks of mixed operators through the whole export; DRAWS=5000 FIRST=0 BITS=any (fp16, int8)
+	@$(BIN)/python -m tests.property.fuzz --draws $(DRAWS) --first $(or $(FIRST),0) $(if $(BITS),--bits $(BITS))
 
 soak: $(STAMP) ## 1,000 reloads in an hour on each frontend, and a leak that must be caught; writes docs/reliability.md
 	@$(BIN)/python -m tests.soak

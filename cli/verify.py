@@ -78,8 +78,9 @@ def verify(
     """Compare two networks: A computed in float64 against B, on random inputs and your samples.
 
     Each is FILE.py:NAME or package.module:NAME, a .onnx or .pt2 file, a version's directory, or HOST:PORT/MODEL of a
-    server. B passes if its error is at most three times that of A in float32 plus four units in the last place. Exit
-    code 0: the same; 1: not the same, or an error.
+    server. B passes if its error is at most three times that of A in its own precision plus four units in the last
+    place; for a file that computes in float16, both are those of float16. Exit code 0: the same; 1: not the same, or an
+    error.
     """
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("load both")
@@ -199,7 +200,7 @@ def _print(result: Verification, console: Console) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in ("output", "inputs", "largest error", "A in float32", "allowed", "same label", ""):
+    for title in ("output", "inputs", "largest error", "own rounding", "allowed", "same label", ""):
         table.add_column(title)
     for d in result.differences:
         table.add_row(

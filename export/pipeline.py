@@ -25,7 +25,7 @@ from normfold.export.forms.measure import TimeComparison, shapes_of
 from normfold.export.forms.precision import check_precision
 from normfold.export.forms.timed import check_timed, free_lengths, timed_inputs
 from normfold.export.forms.variants import AUTO, check_variant, choose, proved_variants, rewritten_variants
-from normfold.export.graphs.exact import Graph, in_float64
+from normfold.export.graphs.exact import Graph, unrounded
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.inputs.blocks import refusing
 from normfold.export.inputs.samples import SampleFile, fit, read_sample
@@ -232,9 +232,8 @@ def fold_and_prove(
         captured = origin.graph(sizes.specs, sizes.trace, opset)
         if captured.ir_version >= 4:  # the weights of older files are inputs of the graph too, until the fold
             captured.ir_version = _ir_version(captured)
-        exact = in_float64(captured)
-        model = captured if exact is None else exact
-        unfolded = Graph.of(model, exact is not None)
+        model = unrounded(captured) or captured
+        unfolded = Graph.of(model)
         splits = captured.meta.get(SPLITS, ())
         with refusing(splits):
             sizes = sizes_of_both(origin, samples, sizes, Runtime(unfolded.content, optimised=False).run, splits)
@@ -244,7 +243,7 @@ def fold_and_prove(
         folding = fold(model, fold_all=fold_all)
         model.ir_version = _ir_version(model)
         write_provenance(model, name, origin, sizes, folding)
-        folded = Graph.of(model, exact is not None)
+        folded = Graph.of(model)
         progress("prove that it is the same network")
         made = {"folded": folded, **rewritten_variants(unfolded, folded, variant)}
         graphs, left_out = proved_variants(proof, made, variant)
@@ -257,7 +256,7 @@ def fold_and_prove(
         published = Published(choice.variant, *counts(chosen), chosen_by)
         if choice.variant != "folded":
             stamp(chosen, model, published)
-            final = Graph.of(chosen, exact is not None)
+            final = Graph.of(chosen)
         content, proved = final.content, proof.of(final)
         proof.require_same(proved, final, choice.variant)
         times = {v.name: v.median_ms for v in choice.variants}

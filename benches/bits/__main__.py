@@ -39,7 +39,7 @@ from normfold.export.calibration.synthetic import synthetic
 from normfold.export.capture.capture import DEFAULT_OPSET
 from normfold.export.fold import fold
 from normfold.export.forms.int8 import quantized
-from normfold.export.graphs.exact import Graph, in_float64
+from normfold.export.graphs.exact import Graph, unrounded
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.sources.opening import open_origin
@@ -156,11 +156,11 @@ def made(shape: Sequence[int], rows: int, seed: int) -> Rows:
 def measure(subject: Subject) -> tuple[int, dict[str, Loss]]:
     """Return the number of BatchNorms and the loss of each method."""
     origin = open_origin(Request(source=subject.network, inputs=[subject.declared]), [])
-    model = in_float64(origin.graph(origin.specs, subject.sizes, DEFAULT_OPSET))
-    assert model is not None, f"{subject.name} does not compute in float32"
-    unfolded = Graph.of(model, exact=True).content
+    model = unrounded(origin.graph(origin.specs, subject.sizes, DEFAULT_OPSET))
+    assert model is not None, f"{subject.name} cannot be computed in float64"
+    unfolded = Graph.of(model).content
     report = fold(model)
-    folded = Graph.of(model, exact=True).content
+    folded = Graph.of(model).content
     specs = parse_inputs([subject.declared])
     drawn = synthetic(unfolded, specs, subject.sizes)
     assert drawn is not None, f"{subject.name} has no statistics"

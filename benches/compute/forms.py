@@ -18,7 +18,7 @@ from normfold.export.capture.tidy import strip, tidy
 from normfold.export.errors import CaptureError
 from normfold.export.fold import fold
 from normfold.export.forms.variants import choose, made_anew
-from normfold.export.graphs.exact import Graph, in_float64
+from normfold.export.graphs.exact import Graph, unrounded
 from normfold.export.inputs.specs import parse_input
 
 if TYPE_CHECKING:
@@ -45,12 +45,11 @@ def captured(network: Network, module: nn.Module, unfolded: Path) -> ir.Model:
 
 def forms(model: ir.Model) -> dict[str, bytes]:
     """Return the graph as it is, the folded graph, and the result of each rewrite that changes the folded graph."""
-    exact = in_float64(model)
-    working = model if exact is None else exact
-    made = {UNFOLDED: Graph.of(working, exact is not None)}
+    working = unrounded(model) or model
+    made = {UNFOLDED: Graph.of(working)}
     fold(working)
     strip(working)
-    made[FOLDED] = Graph.of(working, exact is not None)
+    made[FOLDED] = Graph.of(working)
     made |= dict(made_anew(made[UNFOLDED], made[FOLDED]))
     return {name: graph.content for name, graph in made.items()}
 

@@ -23,7 +23,7 @@ from benches.compute.routes import COMPILED, EAGER, FIXED, PEERS, Array, Run, Su
 from benches.compute.where import where
 from benches.folding.measure import relative_error
 from benches.interleaved import LEAST_ROUNDS, WARMING, interleaved
-from benches.zoo.build import make
+from benches.zoo.build import kept
 from benches.zoo.network import Network
 
 from normfold.serving.process.cpus import available_cpus
@@ -100,7 +100,7 @@ def cells(dynamic: bool, effort: Effort) -> Iterator[Cell]:
 def measure(folder: Path, effort: Effort) -> dict[str, Any]:
     """Return the figures of the network whose files are in ``folder``."""
     subject_of = network(folder.name)
-    module = make(subject_of)
+    module = kept(subject_of, folder)
     x = inputs(subject_of, HEADLINE)
     made = forms(captured(subject_of, module, folder / "unfolded.onnx"))
     subject = Subject(folder.name, module, folder / "torch_default.onnx", made, published(made, x))

@@ -1,39 +1,48 @@
-"""More requests than a server can answer: goodput, the wait of what it accepts, health and memory meanwhile."""
+"""More requests than a server can answer: goodput, the wait of what it accepts, health and memory meanwhile.
+
+The load comes from h2load, which is written in C: a client in Python could not offer ten times the capacity. Server and
+clients have cores of their own, as on two machines. What was answered, refused and late the server's metrics tell; a
+second client with one request in flight measures how long an accepted one takes.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
+from benches.serving import h2load
 from benches.serving.networks import busy, publish
 from benches.serving.roster import serve
 from benches.serving.running import Running, free_ports, running
+from prometheus_client.parser import text_string_to_metric_families
 
 from normfold.protos import health
 from normfold.serving.client.calls import infer_request
 from normfold.serving.frontends import FRONTENDS as TRANSPORTS
 from normfold.serving.load import processes
 from normfold.serving.load.calls import UnaryCalls
-from normfold.serving.load.generator import Load, run
 
 Figures = dict[str, Any]
 
 #: Multiples of the capacity that are offered.
 TIMES = (1, 2, 5, 10)
-#: The deadline of every call, in seconds, and the connections that they come on in turn.
-DEADLINE, CONNECTIONS = 1.0, 16
-#: Calls in flight that find the capacity, and those of 256 KB that are kept in flight.
-IN_FLIGHT, LARGE_IN_FLIGHT = 32, 512
-#: Samples of a row; 65,536 of them are 256 KB.
-LENGTH, LARGE_LENGTH = 512, 1 << 16
+#: The deadline of every call, in seconds, and the connections that they come on.
+DEADLINE, CONNECTIONS = 1, 16
+#: Calls in flight that find the capacity, the most of an open loop, and those of 256 KB that are kept in flight.
+IN_FLIGHT, MOST_IN_FLIGHT, LARGE_IN_FLIGHT = 32, 4000, 512
+#: Samples of a row, which set how long it takes; and those of a row of 256 KB.
+LENGTHS, LARGE_LENGTH = {"some 1 ms a row": 512, "some 10 ms a row": 6144}, 1 << 16
 
 CONFIG = """
 max_batch_size: 8 dynamic_batching {}
@@ -44,128 +53,162 @@ output { name: "y" data_type: TYPE_FP32 dims: [64] }
 
 @dataclass
 class Watched:
-    """What was seen beside the load: the waits for health, and the memory."""
+    """What was seen beside the load: the waits for health and for one answer at a time, and the memory."""
 
     health_ms: list[float] = field(default_factory=list)
+    answer_ms: list[float] = field(default_factory=list)
     failures: int = 0
     resident_bytes: list[int] = field(default_factory=list)
 
 
 @contextlib.contextmanager
-def watched(server: Running) -> Iterator[Watched]:
-    """Ask for health every 20 ms, on a connection of its own, and look at the memory."""
+def watched(server: Running, message: bytes) -> Iterator[Watched]:
+    """Ask for health, and for an answer to ``message``, every 20 ms on connections of their own; note the memory."""
     found, done = Watched(), threading.Event()
 
-    def watch() -> None:
-        with grpc.insecure_channel(server.address) as channel:
-            check = channel.unary_unary(
-                "/grpc.health.v1.Health/Check",
-                request_serializer=lambda message: message.SerializeToString(),
-                response_deserializer=health.HealthCheckResponse.FromString,
-            )
+    def watch(path: str, request: bytes, waits: list[float], count: bool) -> None:
+        with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            ask = channel.unary_unary(path)
             while not done.wait(0.02):
                 begun = time.perf_counter()
                 try:
-                    check(health.HealthCheckRequest(), timeout=10)
+                    ask(request, timeout=DEADLINE)
+                    waits.append((time.perf_counter() - begun) * 1e3)
                 except grpc.RpcError:
-                    found.failures += 1
-                found.health_ms.append((time.perf_counter() - begun) * 1e3)
-                found.resident_bytes.append(sum(processes.resident_bytes([server.pid])))
+                    found.failures += count
+                if count:
+                    found.resident_bytes.append(sum(processes.resident_bytes([server.pid])))
 
-    thread = threading.Thread(target=watch)
-    thread.start()
+    check = health.HealthCheckRequest().SerializeToString()
+    threads = [
+        threading.Thread(target=watch, args=("/grpc.health.v1.Health/Check", check, found.health_ms, True)),
+        threading.Thread(target=watch, args=(f"/{h2load.INFER}", message, found.answer_ms, False)),
+    ]
+    for thread in threads:
+        thread.start()
     try:
         yield found
     finally:
         done.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
 
 
 def overload(seconds: float, work: Path) -> Figures:
     """Each frontend at 1, 2, 5 and 10 times what it answers with 32 calls in flight; then messages of 256 KB."""
+    h2load.check_present("h2load")
     rows, large = [], []
-    repository = work / "overload" / "repository"
-    publish(busy(), repository / "busy", CONFIG)
+    folder = work / "overload"
+    publish(busy(), folder / "repository" / "busy", CONFIG)
     for transport in TRANSPORTS:
-        port = free_ports(1)[0]
-        command = serve(repository, port, "--frontend", transport, "--metrics-listen", "off")
-        with running(f"normfold, {transport}", command, port, lambda address: _calls(address, LENGTH), work) as server:
-            peak = _peak(server, seconds)
-            for times in TIMES:
-                rows.append(_row(server, peak, times, seconds))
-                print(f"  {rows[-1]}", file=sys.stderr)
-            large.append(_large(server, seconds))
+        port, metrics = free_ports(2)
+        options = ("--frontend", transport, "--metrics-listen", f"127.0.0.1:{metrics}")
+        command = serve(folder / "repository", port, *options)
+        with _apart(), running(f"normfold, {transport}", command, port, _ready, folder) as server:
+            os.sched_setaffinity(0, _cores()[1])
+            for what, length in LENGTHS.items():
+                load = _Load(server, metrics, _message(length), folder / "body")
+                peak = load.run(seconds, IN_FLIGHT)["answered"] / seconds
+                for times in TIMES:
+                    found = {"server": server.name, "what": what, "times": times, "peak": peak}
+                    rows.append(found | load.watched(seconds, MOST_IN_FLIGHT, times * peak))
+                    print(f"  {rows[-1]}", file=sys.stderr)
+            large.append(_large(_Load(server, metrics, _message(LARGE_LENGTH), folder / "body"), seconds))
             print(f"  {large[-1]}", file=sys.stderr)
     return {"rows": rows, "large": large, "failed": {}}
 
 
-def _calls(address: str, length: int) -> UnaryCalls:
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    """Give what is started in the block the cores of servers; at the end everything may use all again."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, _cores()[0])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@cache
+def _cores() -> tuple[set[int], set[int]]:
+    """The cores of servers, and those of clients: a quarter of all, and at least one."""
+    cores = sorted(os.sched_getaffinity(0))
+    clients = max(1, len(cores) // 4)
+    return set(cores[:-clients] or cores), set(cores[-clients:])
+
+
+def _ready(address: str) -> UnaryCalls:
+    return UnaryCalls(address, [_message(min(LENGTHS.values()))])
+
+
+def _message(length: int) -> bytes:
     x = np.random.default_rng(0).standard_normal((1, 1, length)).astype(np.float32)
-    message = infer_request("busy", {"x": x}, None, "", "").SerializeToString()
-    return UnaryCalls(address, [message], connections=CONNECTIONS, timeout=DEADLINE)
+    return infer_request("busy", {"x": x}, None, "", "").SerializeToString()
 
 
-def _peak(server: Running, seconds: float) -> float:
-    calls = _calls(server.address, LENGTH)
-    try:
-        return run(calls, Load(IN_FLIGHT), seconds).per_second
-    finally:
-        calls.close()
+class _Load:
+    """Calls with one message from h2load."""
+
+    def __init__(self, server: Running, metrics: int, message: bytes, body: Path) -> None:
+        self.server, self._metrics, self._message, self._body = server, metrics, message, body
+        h2load.write_body(message, body)
+
+    def run(self, seconds: float, in_flight: int, rate: float | None = None) -> Figures:
+        """Offer ``rate`` calls a second, or keep ``in_flight`` under way; the calls by their end, and the CPU time."""
+        before, cpu = self._counted(), self.server.cpu_seconds() or 0.0
+        what = h2load.infer(self.server.address, self._body, DEADLINE)
+        h2load.start(what, seconds, CONNECTIONS, in_flight, rate).communicate()
+        time.sleep(DEADLINE + 0.5)  # what is still under way ends
+        ended = {name: count - before.get(name, 0) for name, count in self._counted().items()}
+        return {"answered": ended.pop("OK"), "errors": ended, "cpu": (self.server.cpu_seconds() or 0.0) - cpu}
+
+    def watched(self, seconds: float, in_flight: int, rate: float | None = None) -> Figures:
+        """The same, with what was seen beside it."""
+        with watched(self.server, self._message) as seen:
+            found = self.run(seconds, in_flight, rate)
+        healths, answers = sorted(seen.health_ms) or [0.0], sorted(seen.answer_ms) or [0.0]
+        return {
+            "seconds": seconds,
+            **found,
+            "p50_ms": answers[len(answers) // 2],
+            "p99_ms": answers[int(len(answers) * 0.99)],
+            "health_p99_ms": healths[int(len(healths) * 0.99)],
+            "health_most_ms": healths[-1],
+            "health_failures": seen.failures,
+            "most_bytes": max(seen.resident_bytes, default=0),
+        }
+
+    def _counted(self) -> dict[str, float]:
+        """The calls of ModelInfer by their status."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics}/metrics", timeout=30) as answer:
+            text = answer.read().decode()
+        found = {"OK": 0.0}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name.removesuffix("_total") == "nv_inference_request_success":
+                    found["OK"] += sample.value
+                elif sample.name == "normfold_call_failures_total" and sample.labels["method"].endswith("/ModelInfer"):
+                    found[sample.labels["status"]] = sample.value
+        return found
 
 
-def _row(server: Running, peak: float, times: int, seconds: float) -> Figures:
-    calls = _calls(server.address, LENGTH)
-    try:
-        with watched(server) as seen:
-            part = run(calls, Load(rate=times * peak), seconds, server.cpu_seconds)
-    finally:
-        calls.close()
-    return {
-        "server": server.name,
-        "times": times,
-        "peak": peak,
-        "goodput": part.answered / seconds,
-        "cpu_ms": (part.cpu_seconds or 0.0) * 1e3 / max(part.answered, 1),
-        "p50_ms": part.milliseconds(50),
-        "p99_ms": part.milliseconds(99),
-        "errors": dict(part.errors),
-        **_seen(seen),
-    }
-
-
-def _large(server: Running, seconds: float) -> Figures:
+def _large(load: _Load, seconds: float) -> Figures:
     """Messages of 256 KB, more of them in flight than the server may hold; and its memory before, meanwhile, after."""
-    before = sum(processes.resident_bytes([server.pid]))
-    calls = _calls(server.address, LARGE_LENGTH)
-    try:
-        with watched(server) as seen:
-            part = run(calls, Load(LARGE_IN_FLIGHT), seconds)
-    finally:
-        calls.close()
+    before = sum(processes.resident_bytes([load.server.pid]))
+    found = load.watched(seconds, LARGE_IN_FLIGHT)
     time.sleep(3)
-    after = sum(processes.resident_bytes([server.pid]))
-    found = {"server": server.name, "answered": part.answered, "errors": dict(part.errors), **_seen(seen)}
-    return {**found, "before_bytes": before, "after_bytes": after}
-
-
-def _seen(seen: Watched) -> Figures:
-    waits = sorted(seen.health_ms) or [0.0]
-    return {
-        "health_p99_ms": waits[int(len(waits) * 0.99)],
-        "health_most_ms": waits[-1],
-        "health_failures": seen.failures,
-        "most_bytes": max(seen.resident_bytes, default=0),
-    }
+    after = sum(processes.resident_bytes([load.server.pid]))
+    return {"server": load.server.name, **found, "before_bytes": before, "after_bytes": after}
 
 
 def section(figures: Figures) -> str:
     """Return the tables for RESULTS.md."""
     lines = [
-        "| offered | server | goodput, /s | goodput over peak | CPU, ms/answer | p50, ms | p99, ms "
+        "| request | offered | server | goodput, /s | goodput over peak | CPU, ms/answer | p50, p99, ms "
         "| refused, late, other | health p99, most, ms | RSS, MB |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    lines += [_line(row, _best(figures, row["server"])) for row in figures["rows"]]
+    lines += [_line(row, _best(figures, row)) for row in figures["rows"]]
     lines += [
         "",
         f"Messages of 256 KB, {LARGE_IN_FLIGHT} in flight:",
@@ -175,36 +218,41 @@ def section(figures: Figures) -> str:
     ]
     lines += [_large_line(row) for row in figures["large"]]
     head = (
-        f"Open loop: calls with a deadline of {DEADLINE:g} s on {CONNECTIONS} connections at a multiple of what the "
-        f"server answers with {IN_FLIGHT} in flight. Goodput counts answers within the deadline; its peak is the best "
-        "of the server's rows, the capacity included. Latencies are of answered calls, from the moment at which a call "
-        "was meant to be sent. Health is asked every 20 ms on a connection of its own. CPU is that of the server for "
-        "each answer: refusals are in it."
+        f"Open loop: calls with a deadline of {DEADLINE} s on {CONNECTIONS} connections from h2load, at a multiple of "
+        f"what the server answers with {IN_FLIGHT} in flight. Goodput counts answers within the deadline; its peak is "
+        "the best of the server's rows, the capacity included. The server has cores of its own "
+        f"({len(_cores()[0])} of {len(_cores()[0] | _cores()[1])}), which run the model and refuse: at 10 times the "
+        "capacity, the time for nine refusals is missing for each answer. p50 and p99 are those of a client of its own "
+        "that asks one thing at a time, answers only. Health is asked every 20 ms on a connection of its own. CPU is "
+        "that of the server for each answer: refusals are in it."
     )
     return f"## Overload\n\n{head}\n\n" + "\n".join(lines)
 
 
 def _line(row: Figures, best: float) -> str:
+    goodput = row["answered"] / row["seconds"]
     return (
-        f"| {row['times']} x {row['peak']:,.0f}/s | {row['server']} | {row['goodput']:,.0f} "
-        f"| {row['goodput'] / max(best, 1e-9):.2f} | {row['cpu_ms']:.2f} | {row['p50_ms']:.0f} | {row['p99_ms']:.0f} "
-        f"| {_errors(row['errors'])} | {_waits(row)} | {row['most_bytes'] / 1e6:.0f} |"
+        f"| {row['what']} | {row['times']} x {row['peak']:,.0f}/s | {row['server']} | {goodput:,.0f} "
+        f"| {goodput / max(best, 1e-9):.2f} | {row['cpu'] * 1e3 / max(row['answered'], 1):.2f} "
+        f"| {row['p50_ms']:.0f}, {row['p99_ms']:.0f} | {_errors(row['errors'])} | {_waits(row)} "
+        f"| {row['most_bytes'] / 1e6:.0f} |"
     )
 
 
 def _large_line(row: Figures) -> str:
     sizes = ", ".join(f"{row[key] / 1e6:.0f}" for key in ("before_bytes", "most_bytes", "after_bytes"))
-    return f"| {row['server']} | {row['answered']:,} | {_errors(row['errors'])} | {sizes} | {_waits(row)} |"
+    return f"| {row['server']} | {row['answered']:,.0f} | {_errors(row['errors'])} | {sizes} | {_waits(row)} |"
 
 
 def _waits(row: Figures) -> str:
     return f"{row['health_p99_ms']:.0f}, {row['health_most_ms']:.0f}"
 
 
-def _best(figures: Figures, server: str) -> float:
-    return max(max(row["goodput"], row["peak"]) for row in figures["rows"] if row["server"] == server)
+def _best(figures: Figures, row: Figures) -> float:
+    same = [one for one in figures["rows"] if (one["server"], one["what"]) == (row["server"], row["what"])]
+    return float(max(max(one["answered"] / one["seconds"], one["peak"]) for one in same))
 
 
-def _errors(errors: dict[str, int]) -> str:
+def _errors(errors: dict[str, float]) -> str:
     refused, late = errors.get("RESOURCE_EXHAUSTED", 0), errors.get("DEADLINE_EXCEEDED", 0)
-    return f"{refused:,}, {late:,}, {sum(errors.values()) - refused - late:,}"
+    return f"{refused:,.0f}, {late:,.0f}, {sum(errors.values()) - refused - late:,.0f}"

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from benches.machine import machine
-from benches.serving import overload
+from benches.serving import beside, floor, overload
 from benches.serving.aims import aims
 from benches.serving.ratios import ratio
 from benches.serving.roster import REQUIREMENTS, peers
@@ -47,7 +47,7 @@ over gRPC in the Open Inference Protocol.
 def _when(figures: Figures) -> str:
     if "large" in figures:
         return f"{2 * figures['seconds']:g} s for each load, {figures['on']}."
-    if "seconds" in figures["rows"][0]:
+    if isinstance(figures["rows"][0].get("seconds"), list):
         return f"{len(figures['rows'][0]['seconds'])} starts of each, {figures['on']}."
     return f"{figures['seconds']:g} s for each load and server in {figures['runs']} rounds, {figures['on']}."
 
@@ -123,6 +123,8 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
     "models": _models,
     "starts": _starts,
     "batching": _batching,
+    "floor": floor.section,
+    "beside": beside.section,
     "overload": overload.section,
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benches.serving import overload
+from benches.serving import beside, floor, overload
 from benches.serving.networks import MAX_BATCH, identity, publish, tiny, wide
 from benches.serving.roster import CONFIG, FRONTENDS, Command, ask_grpc, echo, peers, serve
 from benches.serving.running import CannotRun, Running, environment, free_ports, running, started
@@ -232,5 +232,7 @@ SCENARIOS: dict[str, Callable[[Bench], Figures]] = {
     "models": models,
     "starts": starts,
     "batching": batching,
+    "floor": lambda bench: floor.floor(bench.seconds / 2, bench.rounds, bench.work),
+    "beside": lambda bench: beside.beside(2 * bench.seconds, bench.rounds, bench.work),
     "overload": lambda bench: overload.overload(2 * bench.seconds, bench.work),
 }

@@ -7,6 +7,7 @@ writes for each network named, or without names for each network that is not in 
     OUT/NAME/unfolded.onnx        torch.export's graph with every BatchNormalization in it
     OUT/NAME/unfolded_legacy.onnx the same from the TorchScript exporter
     OUT/NAME/torch_default.onnx   what torch.onnx.export(dynamo=True) gives without further options
+    OUT/NAME/weights.pt           the module's state_dict, which the files were made from
     OUT/NAME/reference.npz        x0, y0, x1, y1, ...: inputs and the float64 model's outputs, several for each size
     OUT/NAME/facts.json           number of BatchNorms, dynamic dimensions, the float32 error of each file
 
@@ -41,6 +42,7 @@ CALIBRATION = 4
 #: Number of inputs that each size is checked on: with one alone the largest error is a matter of luck.
 DRAWS = 3
 OPSET = 18
+WEIGHTS = "weights.pt"
 
 
 def make(network: Network) -> nn.Module:
@@ -56,6 +58,25 @@ def make(network: Network) -> nn.Module:
     if not network.trained:
         batches = [draw(network, 0, seed, batch=8) for seed in range(CALIBRATION)]
         randomise(module, batches)
+    return module
+
+
+def kept(network: Network, folder: Path) -> nn.Module:
+    """Return the network with the weights that its files in ``folder`` were made from. Raises ValueError.
+
+    Drawing them again is not enough: a package that draws numbers while it is imported moves all later ones.
+    """
+    import torch
+
+    without_kernels()
+    module = network.build().eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    module.load_state_dict(torch.load(folder / WEIGHTS, weights_only=True))
+    with np.load(folder / "reference.npz") as reference, torch.no_grad():
+        found = copy.deepcopy(module).double()(torch.from_numpy(reference["x0"]).double()).numpy()
+        if not np.allclose(found, reference["y0"], rtol=1e-9, atol=1e-9 * np.abs(reference["y0"]).max()):
+            raise ValueError(f"{network.name} is not the network that {folder} was made from: build it again")
     return module
 
 
@@ -77,6 +98,7 @@ def write(network: Network, folder: Path) -> dict[str, Any]:
 
     folder.mkdir(parents=True, exist_ok=True)
     module = make(network)
+    torch.save(module.state_dict(), folder / WEIGHTS)
     inputs = [draw(network, size, seed) for seed in range(99, 99 + DRAWS) for size in range(len(network.sizes))]
     double = copy.deepcopy(module).double()
     with torch.no_grad():
@@ -195,7 +217,7 @@ def main() -> None:
 
 def is_built(folder: Path) -> bool:
     """Whether a network's files are in ``folder``."""
-    return (folder / "facts.json").is_file()
+    return (folder / "facts.json").is_file() and (folder / WEIGHTS).is_file()
 
 
 def build(networks: Sequence[Network], out: Path) -> None:

@@ -210,6 +210,6 @@ NETWORKS = (
     Network("quartz_net", "nemo_toolkit", quartz_net, ("N", 64, "L"), MEL),
     Network("jasper_dense", "nemo_toolkit", jasper_dense, ("N", 64, "L"), MEL),
     Network(
-        "m5", "torchaudio's tutorial", speech_commands_m5, ("N", 1, "L"), ({"N": 2, "L": 8000}, {"N": 3, "L": 6500})
+        "m5", "torchaudio's tutorial", speech_commands_m5, ("N", 1, "L"), ({"N": 2, "L": 8000}, {"N": 3, "L": 6900})
     ),
 )

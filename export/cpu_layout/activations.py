@@ -24,7 +24,7 @@ def gelu(node: NodeView, writing: Writing) -> list[ir.Node] | None:
 
     It has one kernel for the whole, which keeps the blocked layout; torch's exporter writes the left side. √2 may be a
     divisor or, as folding leaves it, a factor; it is written as the graph has it. Only the next step reads each step;
-    the data is float32 (float64 in the exact graph), and no constant gives it more axes.
+    the data is float32, and no constant gives it more axes.
     """
     whole = node.node.outputs[0].shape
     for index in (0, 1):
@@ -32,11 +32,11 @@ def gelu(node: NodeView, writing: Writing) -> list[ir.Node] | None:
         raised = _beside(halved, 0.5, "Add", node)
         error = _beside(raised, 1, "Erf", node)
         divisor = None if x is None or error is None else _root(error.inputs[0], x, node)
-        if x is None or divisor is None:
+        if x is None or divisor is None or x.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
             continue
         if x.shape is None or whole is None or len(x.shape) != len(whole):
             continue
-        half, one, root = (writing.shared(np.array(v, divisor.dtype)) for v in (0.5, 1, divisor))
+        half, one, root = (writing.shared(np.array(v, np.float64), like=x) for v in (0.5, 1, divisor))
         written = [writing.node("Div", [x, root])]
         for operator, inputs in (("Erf", ()), ("Add", (one,)), ("Mul", (x,)), ("Mul", (half,))):
             written.append(writing.node(operator, [written[-1].outputs[0], *inputs]))

@@ -21,13 +21,17 @@ from onnx import helper, numpy_helper
 
 from normfold.export.errors import ExportError
 
-__all__ = ["quantized"]
+__all__ = ["named", "quantized"]
 
 Arrays = Mapping[str, NDArray[Any]]
+#: onnxruntime's levels of severity: its own default, and the one that hides all that is no exception.
+_WARNING, _FATAL = 2, 4
 
 
-def quantized(content: bytes, inputs: Sequence[Arrays]) -> bytes:
+def quantized(content: bytes, inputs: Sequence[Arrays], kept: Sequence[str] = (), only: str = "") -> bytes:
     """Return the float32 graph ``content`` in int8; each value's range is that which it has on ``inputs``.
+
+    kept names nodes that stay in float32; only names the one node that does not.
 
     Raises ExportError where onnxruntime's quantizer stops: a value is NaN or infinite there, or an operator is unknown.
     """
@@ -40,7 +44,7 @@ def quantized(content: bytes, inputs: Sequence[Arrays]) -> bytes:
         def get_next(self) -> Arrays | None:
             return next(self.rest, None)
 
-    model = onnx.load_model_from_string(content)
+    model = named(onnx.load_model_from_string(content))
     _part_grouped_biases(model)
     with tempfile.TemporaryDirectory() as folder, _without_advice():
         target = Path(folder) / "int8.onnx"
@@ -54,6 +58,8 @@ def quantized(content: bytes, inputs: Sequence[Arrays]) -> bytes:
                 reduce_range=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
+                nodes_to_exclude=list(kept),
+                nodes_to_quantize=[only] if only else [],
             )
         except Exception as error:  # AssertionError, ValueError, numpy's and onnxruntime's own
             reason = (str(error).strip().splitlines() or [""])[0]
@@ -66,6 +72,16 @@ def quantized(content: bytes, inputs: Sequence[Arrays]) -> bytes:
     result.metadata_props.clear()
     result.metadata_props.extend(onnx.load_model_from_string(content).metadata_props)
     return bytes(result.SerializeToString(deterministic=True))
+
+
+def named(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return ``model``, in place, with a name for each node that has none or that of another."""
+    taken: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        if not node.name or node.name in taken:
+            node.name = f"{node.op_type}_{index}_{node.output[0] if node.output else ''}"
+        taken.add(node.name)
+    return model
 
 
 def _part_grouped_biases(model: onnx.ModelProto) -> None:
@@ -94,13 +110,17 @@ def _part_grouped_biases(model: onnx.ModelProto) -> None:
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Hide what the quantizer warns of and writes to the root logger, and remove the handler that it adds there."""
+    """Hide what the quantizer warns of, what it and its sessions log, and remove the handler that it adds."""
+    import onnxruntime
+
     handlers, disabled = list(logging.root.handlers), logging.root.manager.disable
     logging.disable(logging.WARNING)
+    onnxruntime.set_default_logger_severity(_FATAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(disabled)
+        onnxruntime.set_default_logger_severity(_WARNING)
         logging.root.handlers[:] = handlers

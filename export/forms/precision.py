@@ -2,7 +2,8 @@
 
     fp16    weights and arithmetic in float16; inputs and outputs stay float32
     bf16    the same in bfloat16, where onnxruntime has kernels for it (its CPU provider can only move bfloat16 values)
-    int8    static quantization (:mod:`normfold.export.forms.int8`), value ranges from inputs
+    int8    static quantization (:mod:`normfold.export.forms.int8`), value ranges from inputs; operators that lose most
+            stay in float32 where else too much is lost (:mod:`normfold.export.forms.sensitivity`)
 
 Error and labels are measured on inputs that the calibration did not see (:mod:`normfold.export.calibration.rows`).
 """
@@ -15,18 +16,22 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from normfold.export.calibration.rows import DataSet, Division
 from normfold.export.errors import ExportError, VerificationError
+from normfold.export.fold.reading.names import module_of
 from normfold.export.forms.bfloat16 import missing_kernels, to_bfloat16
-from normfold.export.forms.int8 import quantized
+from normfold.export.forms.int8 import named, quantized
 from normfold.export.forms.machine import this_machine
 from normfold.export.forms.measure import TimeComparison, medians, shapes_of
 from normfold.export.forms.remembered import Measurement, Subject, measured_once
+from normfold.export.forms.sensitivity import keeping
 from normfold.export.graphs.runtime import CPU, Runtime, providers_here
-from normfold.export.proof.verify import Difference, Verification, largest_errors, verify
+from normfold.export.graphs.serialize import to_bytes
+from normfold.export.proof.verify import Verification, largest_errors, verify
 from normfold.export.sources.origin import Run
 
 __all__ = ["PRECISIONS", "Arrays", "PrecisionReport", "check_precision", "in_float16", "reduce_precision"]
@@ -59,6 +64,8 @@ class PrecisionReport:
     calibration: DataSet | None = None
     #: What makes these figures say less than they seem to.
     warnings: tuple[str, ...] = ()
+    #: Operators that stayed in float32, because int8 loses too much with them; the one that loses most is the first.
+    kept: tuple[str, ...] = ()
 
 
 def check_precision(precision: str | None, tests: bool) -> None:
@@ -89,19 +96,30 @@ def reduce_precision(
     InputSpecError where int8 finds no value ranges, VerificationError where its error is too large.
     """
     check_precision(precision, tests=False)
-    if precision == "int8":
-        assert inputs.calibration is not None
-        reduced = quantized(content, [c.inputs for c in inputs.calibration.cases])
-    else:
-        reduced = in_float16(content) if precision == "fp16" else _bfloat16(content)
     measured = inputs.measured.cases
     providers = providers_here() if precision == "bf16" else (CPU,)
-    full, fewer = (Runtime(c, optimised=True, providers=providers) for c in (content, reduced))
+    full = Runtime(content, optimised=True, providers=providers)
     own = largest_errors(reference, [full.run], measured)
-    verification = verify(
-        reference, fewer.run, measured, "as for float32", own, lambda own, integers: PRECISIONS[precision], full.run
-    )
-    _require(verification, precision, inputs.measured.data)
+
+    def made(kept: tuple[str, ...] = ()) -> tuple[bytes, Runtime, Verification]:
+        reduced = _reduced(content, precision, inputs, kept)
+        fewer = Runtime(reduced, optimised=True, providers=providers)
+        loss = verify(
+            reference, fewer.run, measured, "as for float32", own, lambda own, integers: PRECISIONS[precision], full.run
+        )
+        return reduced, fewer, loss
+
+    kept: tuple[str, ...] = ()
+    reduced, fewer, verification = made()
+    trouble = _trouble(verification, precision, inputs.measured.data)
+    if trouble is not None and inputs.calibration is not None:
+        for names in keeping(content, [c.inputs for c in inputs.calibration.cases]):
+            reduced, fewer, verification = made(names)
+            trouble, kept = _trouble(verification, precision, inputs.measured.data, len(names)), names
+            if trouble is None:
+                break
+    if trouble is not None:
+        raise trouble
     machine, shapes = this_machine(providers), shapes_of(timed)
     subject = Subject.of({"float32": content, precision: reduced}, shapes, machine)
     known = measured_once(subject, lambda: _measurement({"float32": full, precision: fewer}, timed), remeasure)
@@ -123,7 +141,22 @@ def reduce_precision(
         measured=inputs.measured.data,
         calibration=None if inputs.calibration is None else inputs.calibration.data,
         warnings=warnings,
+        kept=_titles(content, kept),
     )
+
+
+def _reduced(content: bytes, precision: str, inputs: Division, kept: tuple[str, ...]) -> bytes:
+    if precision == "int8":
+        assert inputs.calibration is not None
+        return quantized(content, [c.inputs for c in inputs.calibration.cases], kept)
+    return in_float16(content) if precision == "fp16" else _bfloat16(content)
+
+
+def _titles(content: bytes, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names that a person knows these nodes by: of their modules, where they are noted."""
+    model = ir.from_proto(named(onnx.load_model_from_string(content)))
+    titles = {node.name: module_of(node) or node.name or "" for node in model.graph}
+    return tuple(titles[name] for name in names)
 
 
 def _without_meaningless(verification: Verification) -> Verification:
@@ -148,7 +181,9 @@ def in_float16(content: bytes) -> bytes:
     largest = max((float(a[np.isfinite(a)].max(initial=0)) for a in held), default=0.0)
     if largest > LARGEST_FP16:
         raise ExportError(f"fp16 holds values up to 65504, and a weight of the network is {largest:.3g}")
-    return bytes(convert_float_to_float16(model, keep_io_types=True).SerializeToString(deterministic=True))
+    reduced = ir.from_proto(convert_float_to_float16(model, keep_io_types=True))
+    reduced.graph.sort()  # the converter appends the Casts at the end, which onnxruntime takes and ONNX does not
+    return to_bytes(reduced)
 
 
 def _widen_bounds(model: onnx.ModelProto) -> None:
@@ -183,26 +218,39 @@ def _bfloat16(content: bytes) -> bytes:
     return reduced
 
 
-def _require(verification: Verification, precision: str, measured: DataSet) -> None:
+def _trouble(verification: Verification, precision: str, measured: DataSet, kept: int = 0) -> VerificationError | None:
+    """Return the error to end with where a precision loses too much, with ``kept`` operators in float32; else None."""
     for d in verification.differences:
         if not d.passed:
-            raise VerificationError(
-                _refusal(d, precision, measured), output=d.output, max_abs_diff=d.max_abs, bound=d.bound
+            what = d.trouble or (
+                f"output '{d.output}' is off by {d.relative:.1%} of its scale, where {d.bound:.0%} is allowed"
+            )
+            text = f"{precision} loses too much, so nothing was published: {what}. Measured on {measured}"
+            return VerificationError(
+                f"{text}. {_instead(precision, measured, kept)}", output=d.output, max_abs_diff=d.max_abs, bound=d.bound
             )
         # Inputs that were made from statistics are no data: their scores may be as good as equal.
         agree = None if measured.kind == "synthetic" else d.label_agreement
         if agree is not None and agree < LABEL_AGREEMENT:
             changed = round((1 - agree) * d.rows)
-            raise VerificationError(
+            return VerificationError(
                 f"{precision} changes the class in {changed} of {d.rows:,} rows of '{d.output}' "
-                f"({1 - LABEL_AGREEMENT:.0%} are allowed), so nothing was published. Measured on {measured}",
+                f"({1 - LABEL_AGREEMENT:.0%} are allowed), so nothing was published. Measured on {measured}. "
+                f"{_instead(precision, measured, kept)}",
                 output=d.output,
             )
+    return None
 
 
-def _refusal(d: Difference, precision: str, measured: DataSet) -> str:
-    what = d.trouble or f"output '{d.output}' is off by {d.relative:.1%} of its scale, where {d.bound:.0%} is allowed"
-    return f"{precision} loses too much, so nothing was published: {what}. Measured on {measured}"
+def _instead(precision: str, measured: DataSet, kept: int) -> str:
+    """Return what a person can do where a precision loses too much."""
+    if precision != "int8":
+        return "Leave --dtype out to publish float32"
+    which = "the operator" if kept == 1 else f"the {kept} operators"
+    tried = f"That is with {which} in float32 that lose{'s' if kept == 1 else ''} most. " if kept else ""
+    made = measured.kind == "synthetic"
+    use = "Give real inputs with --sample: these were made from statistics. Or use" if made else "Use"
+    return f"{tried}{use} --dtype fp16, or leave --quantize out"
 
 
 def _floats(model: onnx.ModelProto) -> list[TensorProto]:

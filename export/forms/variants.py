@@ -152,12 +152,12 @@ def made_anew(unfolded: Graph, folded: Graph) -> Iterator[tuple[str, Graph]]:
     for name, rewrite in REWRITES.items():
         model = folded.model()
         if rewrite(model):
-            yield name, Graph.of(model, folded.exact is not None)
+            yield name, Graph.of(model)
     batchnorms, _, _ = counts(folded.model())
     for name, refold in REFOLDS.items():
         model = unfolded.model()
         if refold(model).batchnorms_after > batchnorms:
-            yield name, Graph.of(model, unfolded.exact is not None)
+            yield name, Graph.of(model)
 
 
 def choose(graphs: Mapping[str, bytes], inputs: Arrays, asked: str = AUTO, remeasure: bool = False) -> Choice:

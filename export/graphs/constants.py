@@ -10,6 +10,8 @@ import onnx.reference
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from normfold.export.graphs.unrounded import FLOATS, is_float, is_unrounded
+
 #: Operators whose output does not depend on their inputs alone.
 _RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -19,10 +21,15 @@ _MOST_ENTRIES = 1 << 28
 
 
 class Constants:
-    """The constants of a graph: initializers, Constant nodes, and outputs of operators that read only constants."""
+    """The constants of a graph: initializers, Constant nodes, and outputs of operators that read only constants.
+
+    In a graph whose weights are kept in float64 everything is computed in float64, and a Cast to a narrower type
+    rounds nothing.
+    """
 
     def __init__(self, graph: ir.Graph, opset: int) -> None:
         self._opset = opset
+        self._exact = is_unrounded(graph)
         self._known: dict[ir.Value, NDArray[Any] | None] = {}
 
     def get(self, value: ir.Value | None) -> NDArray[Any] | None:
@@ -44,7 +51,7 @@ class Constants:
                     continue
                 stack.pop()
                 if top not in self._known:
-                    self._known[top] = self._evaluate(top)
+                    self._known[top] = self._in_float64(self._evaluate(top))
         return self._known[value]
 
     def integers(self, value: ir.Value | None) -> list[int | None] | None:
@@ -83,6 +90,10 @@ class Constants:
             return None
         return np.array(found, np.int64).reshape(picked.shape)
 
+    def _in_float64(self, array: NDArray[Any] | None) -> NDArray[Any] | None:
+        """Return an array that is a float in float64 where the graph keeps its weights so."""
+        return array if array is None or not (self._exact and is_float(array)) else array.astype(np.float64)
+
     def _evaluate(self, value: ir.Value) -> NDArray[Any] | None:
         if value.const_value is not None and value.producer() is None:
             return value.const_value.numpy()
@@ -98,7 +109,9 @@ class Constants:
                 return None
             held = None if like.dtype is not None else self.get(like)
             kind = like.dtype.numpy() if like.dtype is not None else None if held is None else held.dtype
-            return None if kind is None else array.astype(kind)
+            if kind is None or (self._exact and is_float(array) and is_float(np.empty(0, kind))):
+                return None if kind is None else array
+            return array.astype(kind)
         arrays: dict[str, NDArray[Any]] = {}
         for i, v in enumerate(node.inputs):
             if v is None:
@@ -111,7 +124,7 @@ class Constants:
             if array is None:
                 return None
             arrays[f"in{i}"] = array
-        return _run(node, arrays, self._opset, value.index() or 0)
+        return _run(node, arrays, self._opset, value.index() or 0, self._exact)
 
 
 def _read(node: ir.Node | None) -> list[ir.Value]:
@@ -128,9 +141,15 @@ def _computable(node: ir.Node | None) -> bool:
     return not any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
 
 
-def _run(node: ir.Node, arrays: dict[str, NDArray[Any]], opset: int, output: int) -> NDArray[Any] | None:
-    """Return one output of a node whose inputs are all known, or None where the reference cannot run it."""
+def _run(node: ir.Node, arrays: dict[str, NDArray[Any]], opset: int, output: int, exact: bool) -> NDArray[Any] | None:
+    """Return one output of a node whose inputs are all known, or None where the reference cannot run it.
+
+    exact: a Cast to a floating type gives float64.
+    """
     proto = ir.to_proto(node)
+    for attribute in proto.attribute if exact and node.op_type == "Cast" else ():
+        if attribute.name == "to" and attribute.i in FLOATS:
+            attribute.i = onnx.TensorProto.DOUBLE
     del proto.input[:]
     proto.input.extend(f"in{i}" if v is not None else "" for i, v in enumerate(node.inputs))
     del proto.output[:]

@@ -1,7 +1,9 @@
-"""A float32 graph written in float64, and rounded back: a network before its weights are rounded.
+"""A network before its weights are rounded: a graph that keeps its types, and its weights in float64 under them.
 
-The fold, and every rewrite after it, works on the float64 graph. Its weights are then the exact ones, so that the proof
-can compare the two graphs to float64's own rounding, and ``model.onnx`` is that graph with each number rounded once.
+The fold, and every rewrite after it, works on such a graph: it reads each weight in float64, and sees of which type it
+is (float32, float16, bfloat16). Written twice, it gives the two halves of a form: ``model.onnx``, with each number
+rounded once to its type, and the same in float64 throughout, which the proof compares to float64's own rounding. There
+a Cast from one floating type to another changes nothing: it only rounds.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import onnx
 import onnx_ir as ir
 
 from normfold.export.graphs.serialize import to_bytes
+from normfold.export.graphs.unrounded import FLOATS, UNROUNDED, Unrounded, is_unrounded
 
-__all__ = ["Graph", "in_float32", "in_float64", "narrow_types"]
+__all__ = ["Graph", "in_float64", "narrow_types", "unrounded"]
 
-FLOAT, DOUBLE = ir.DataType.FLOAT, ir.DataType.DOUBLE
+DOUBLE = ir.DataType.DOUBLE
 
 
 @dataclass(frozen=True)
@@ -25,32 +28,58 @@ class Graph:
     """One form of a network as ONNX bytes: the file, and the same before its weights were rounded."""
 
     content: bytes
-    #: In float64; None where the network computes in other types than float32, and ``content`` alone is there.
+    #: In float64; None where the network cannot be written so, and ``content`` alone is there.
     exact: bytes | None = None
 
     @classmethod
-    def of(cls, model: ir.Model, exact: bool) -> Graph:
-        """Write ``model``, which is in float64 where ``exact``."""
-        return cls(to_bytes(in_float32(model)), to_bytes(model)) if exact else cls(to_bytes(model))
+    def of(cls, model: ir.Model) -> Graph:
+        """Write ``model``; a graph of :func:`unrounded` gives both halves."""
+        return cls(to_bytes(model), to_bytes(in_float64(model)) if is_unrounded(model.graph) else None)
 
     def model(self) -> ir.Model:
-        """Read the exact graph, or the file where there is none."""
-        return ir.from_proto(onnx.load_model_from_string(self.content if self.exact is None else self.exact))
+        """Read the graph, with the weights of the exact half."""
+        model = ir.from_proto(onnx.load_model_from_string(self.content))
+        if self.exact is None:
+            return model
+        _keep(model)
+        exact = ir.from_proto(onnx.load_model_from_string(self.exact))
+        for graph, wide in zip(model.graphs(), exact.graphs(), strict=True):
+            for name, value in graph.initializers.items():
+                held, weights = value.const_value, wide.initializers[name].const_value
+                if held is not None and held.dtype in FLOATS and weights is not None:
+                    value.const_value = Unrounded(weights.numpy(), held.dtype, name)
+        return model
 
 
-def in_float64(model: ir.Model) -> ir.Model | None:
-    """Return a copy of ``model`` with float64 in place of float32.
+def unrounded(model: ir.Model) -> ir.Model | None:
+    """Return a copy of ``model`` whose weights are kept in float64 under their own types.
 
-    None where that would be another network: one that computes partly in float16, bfloat16 or float64, that quantises,
-    or that holds functions or operators of other domains than ONNX's own.
+    None where arithmetic in float64 would be another network: one that quantises, that computes in floating types of 8
+    or fewer bits, or that holds functions or operators of other domains than ONNX's own.
     """
     if model.functions or any(node.domain not in ("", "ai.onnx") for node in model.graph.all_nodes()):
         return None
-    if any(dtype.is_floating_point() and dtype != FLOAT for dtype in _dtypes(model)):
+    if any(dtype.is_floating_point() and dtype not in FLOATS for dtype in _dtypes(model)):
         return None
     if any("quantize" in node.op_type.lower() for node in model.graph.all_nodes()):
         return None
-    return _converted(model, FLOAT, DOUBLE)
+    copy = model.clone()
+    _keep(copy)
+    return copy
+
+
+def _keep(model: ir.Model) -> None:
+    """Keep the weights in float64, in place; scalar attributes (epsilon, alpha) take the float32 that a file holds."""
+    for graph in model.graphs():
+        graph.meta[UNROUNDED] = True
+        for name, value in graph.initializers.items():
+            held = value.const_value
+            if held is not None and held.dtype in FLOATS:
+                value.const_value = Unrounded(held.numpy(), held.dtype, name)
+        for node in graph:
+            for name, attribute in list(node.attributes.items()):
+                if attribute.type == ir.AttributeType.FLOAT:
+                    node.attributes[name] = ir.AttrFloat32(name, float(np.float32(attribute.value)))
 
 
 def narrow_types(content: bytes) -> tuple[ir.DataType, ...]:
@@ -59,52 +88,46 @@ def narrow_types(content: bytes) -> tuple[ir.DataType, ...]:
     return tuple(t for t in (ir.DataType.BFLOAT16, ir.DataType.FLOAT16) if t in found)
 
 
-def in_float32(model: ir.Model) -> ir.Model:
-    """Return a copy of a graph that :func:`in_float64` made, with every number rounded to float32 once."""
-    return _converted(model, DOUBLE, FLOAT)
-
-
-def _converted(model: ir.Model, old: ir.DataType, new: ir.DataType) -> ir.Model:
+def in_float64(model: ir.Model) -> ir.Model:
+    """Return a copy of ``model`` with float64 in place of every other floating type, and its weights unrounded."""
     copy = model.clone()
     for graph in copy.graphs():
         for value in _values(graph):
             held = value.const_value
-            if held is not None and held.dtype == old:
-                value.const_value = _cast(held, new)
-            if value.type is not None and value.dtype == old:  # a type of its own: the copy shares its types
-                value.type = _retyped(value.type, new)
+            if held is not None and held.dtype in FLOATS:
+                value.const_value = _wide(held)
+            if value.type is not None and value.dtype in FLOATS:  # a type of its own: the copy shares its types
+                value.type = _retyped(value.type)
         for node in graph:
             for name, attribute in list(node.attributes.items()):
-                if (changed := _attribute(node, name, attribute, old, new)) is not None:
+                if (changed := _attribute(node, name, attribute)) is not None:
                     del node.attributes[name]
                     node.attributes[changed.name] = changed
     return copy
 
 
-def _attribute(node: ir.Node, name: str, attribute: ir.Attr, old: ir.DataType, new: ir.DataType) -> ir.Attr | None:
+def _attribute(node: ir.Node, name: str, attribute: ir.Attr) -> ir.Attr | None:
     """Return the attribute that takes the place of one that holds or names a number type; None where it does neither.
 
-    Scalar attributes (epsilon, alpha) are float32 in every ONNX file: they take the value that the file will hold.
+    Scalar attributes are float32 in every ONNX file.
     """
-    if attribute.type == ir.AttributeType.TENSOR and attribute.value.dtype == old:
-        return ir.AttrTensor(name, _cast(attribute.value, new))
-    if name in ("to", "dtype") and attribute.type == ir.AttributeType.INT and attribute.value == old.value:
-        return ir.AttrInt64(name, new.value)
-    if node.op_type == "Constant" and name in ("value_float", "value_floats") and new == DOUBLE:
+    if attribute.type == ir.AttributeType.TENSOR and attribute.value.dtype in FLOATS:
+        return ir.AttrTensor(name, _wide(attribute.value))
+    if name in ("to", "dtype") and attribute.type == ir.AttributeType.INT and attribute.value in FLOATS:
+        return ir.AttrInt64(name, DOUBLE.value)
+    if node.op_type == "Constant" and name in ("value_float", "value_floats"):
         return ir.AttrTensor("value", ir.Tensor(np.asarray(attribute.value, np.float32).astype(np.float64)))
-    if attribute.type == ir.AttributeType.FLOAT:
-        return ir.AttrFloat32(name, float(np.float32(attribute.value)))
     return None
 
 
-def _retyped(kind: ir.TypeProtocol, new: ir.DataType) -> ir.TypeProtocol:
+def _retyped(kind: ir.TypeProtocol) -> ir.TypeProtocol:
     if isinstance(kind, (ir.SequenceType, ir.OptionalType)):
-        return type(kind)(_retyped(kind.elem_type, new))
-    return ir.TensorType(new)
+        return type(kind)(_retyped(kind.elem_type))
+    return ir.TensorType(DOUBLE)
 
 
-def _cast(tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.TensorProtocol:
-    return ir.Tensor(np.asarray(tensor.numpy(), dtype.numpy()), name=tensor.name)
+def _wide(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    return ir.Tensor(tensor.numpy().astype(np.float64), name=tensor.name)
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:

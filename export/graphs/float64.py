@@ -30,7 +30,7 @@ from normfold.export.graphs.quantizing import QUANTIZERS
 __all__ = ["Float64Graph"]
 
 Arrays = Mapping[str, NDArray[Any]]
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}

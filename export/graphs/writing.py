@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import DTypeLike, NDArray
 
 from normfold.export.graphs.names import Names
+from normfold.export.graphs.unrounded import FLOATS, Unrounded, is_unrounded
 
 __all__ = ["Writing"]
 
@@ -36,18 +37,23 @@ class Writing:
 
     def constant(self, array: NDArray[Any], like: str, dtype: DTypeLike | None = None) -> ir.Value:
         """Return a new initializer that holds ``array``, rounded once to its type, under a name near ``like``."""
-        return self._registered(ir.Tensor(np.asarray(array, dtype or self.dtype, order="C"), name=self.fresh(like)))
+        kind = np.dtype(dtype or self.dtype or array.dtype)
+        return self._registered(self._tensor(array, ir.DataType.from_numpy(kind), self.fresh(like)))
 
     def shared(self, array: NDArray[Any], like: ir.Value | None = None) -> ir.Value:
-        """Return an initializer that holds ``array``; equal arrays share one. It is named after ``like``."""
-        key = (array.dtype, array.shape, array.tobytes())
+        """Return an initializer that holds ``array``; equal arrays share one. It has name and type of ``like``."""
+        dtype = like.dtype if like is not None and like.dtype is not None else ir.DataType.from_numpy(array.dtype)
+        key = (dtype, array.shape, array.tobytes())
         if key not in self._shared:
-            dtype = like.dtype if like is not None else None
             base = like.name if like is not None and like.is_initializer() else "axes"
-            self._shared[key] = self._registered(
-                ir.tensor(array, dtype=dtype, name=self.fresh(f"{base}_{self._suffix}"))
-            )
+            self._shared[key] = self._registered(self._tensor(array, dtype, self.fresh(f"{base}_{self._suffix}")))
         return self._shared[key]
+
+    def _tensor(self, array: NDArray[Any], dtype: ir.DataType, name: str) -> ir.TensorProtocol:
+        """Return a tensor of the type; its floats stay in float64 where the graph keeps its weights so."""
+        if is_unrounded(self.graph) and dtype in FLOATS:
+            return Unrounded(array, dtype, name)
+        return ir.Tensor(np.asarray(array, dtype.numpy(), order="C"), name=name)
 
     def _registered(self, tensor: ir.TensorProtocol) -> ir.Value:
         shape = ir.Shape(tensor.shape.numpy())

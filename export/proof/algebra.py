@@ -6,6 +6,10 @@ a right fold differs from the network by float64's own rounding alone, about 10^
 some dozen operators, while a wrong bias, sign or edge differs by what it is wrong by. An error of 10^-6, which float32
 would hide, fails here.
 
+A network that computes partly in float16 or bfloat16 is proved in the same way: its weights are the numbers that its
+file holds, and a Cast between floating types, which only rounds, changes nothing in float64. What its own roundings
+cost is measured apart (:mod:`normfold.export.proof.rounding`).
+
 The bound is 10^-12 of the output's scale for each output and kind of case: 4,500 float64 roundings. An ill-conditioned
 network amplifies them; by how much is measured: the unfolded graph is computed once more with each weight and each
 input moved by a unit in the last place of float64 (:mod:`normfold.export.proof.moving`). With d the largest distance

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from normfold.export.errors import InputSpecError
+from normfold.export.graphs.exact import narrow_types
+from normfold.export.graphs.runtime import Runtime
 from normfold.export.proof import rounding
 from normfold.export.proof.accepted_sizes import sizes_of
 from normfold.export.proof.moving import moved_inputs
@@ -26,9 +28,12 @@ class Side:
 
 
 def compare(a: Side, b: Side, samples: Sequence[Case] = ()) -> Verification:
-    """Compare the second with the first computed in float64, in units of the first's own float32 error.
+    """Compare the second with the first computed in float64, in units of the first's own rounding error.
 
-    That error is the largest of the first in float32 and with its inputs moved by a unit in the last place.
+    That error is the largest of the first in its own precision and with its inputs moved by a unit in the last place. A
+    file that computes in float16 or bfloat16 rounds more: then the error is at least what each such file moves by where
+    its weights and inputs move by a unit of these types (:func:`normfold.export.proof.rounding.moved_runs`), and the
+    floor of the bound is that of the type.
 
     Outputs are matched by name where both have the same names, else by order. Raises InputSpecError where neither side
     says what its inputs are, or where they differ in number.
@@ -49,14 +54,35 @@ def compare(a: Side, b: Side, samples: Sequence[Case] = ()) -> Verification:
     if set(input_names) == {s.name for s in origin.specs}:
         input_names = [s.name for s in origin.specs]
 
-    def after(inputs: Arrays) -> Arrays:
-        given = {theirs: inputs[s.name] for theirs, s in zip(input_names, origin.specs, strict=True)}
-        outputs = b.run(given)
-        if set(outputs) == set(names):
-            return outputs
-        return dict(zip(names, outputs.values(), strict=False))
+    def named(run: Run) -> Run:
+        """Take inputs and give outputs under the names of the first."""
 
-    return verify(reference, after, cases, name, own, rounding.bound, origin.run)
+        def answer(inputs: Arrays) -> Arrays:
+            given = {theirs: inputs[s.name] for theirs, s in zip(input_names, origin.specs, strict=True)}
+            outputs = run(given)
+            if set(outputs) == set(names):
+                return outputs
+            return dict(zip(names, outputs.values(), strict=False))
+
+        return answer
+
+    for content, how in ((_narrow(a), _as_it_is), (_narrow(b), named)):
+        if content is not None:
+            unmoved = how(Runtime(content, optimised=False).run)
+            moved = largest_errors(unmoved, map(how, rounding.moved_runs(content)), cases)
+            own = {key: max(error, moved.get(key, 0.0)) for key, error in own.items()}
+    bound = rounding.bound_of(*(c for c in (_narrow(a), _narrow(b)) if c is not None))
+    return verify(reference, named(b.run), cases, name, own, bound, origin.run)
+
+
+def _narrow(side: Side) -> bytes | None:
+    """Return the file of a side that computes in float16 or bfloat16; None for every other."""
+    content = side.origin.content if side.origin is not None else None
+    return content if content is not None and narrow_types(content) else None
+
+
+def _as_it_is(run: Run) -> Run:
+    return run
 
 
 def _moving(run: Run, seed: int) -> Run:

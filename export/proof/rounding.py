@@ -48,12 +48,12 @@ def bound(own: float, integers: bool) -> float:
     return FACTOR * own + (INDEX_SHARE if integers else FLOOR)
 
 
-def bound_of(content: bytes) -> Callable[[float, bool], float]:
-    """Return the bound for a graph (ONNX bytes) by the units of the types that it computes in itself."""
-    narrow = narrow_types(content)
-    if not narrow:
+def bound_of(*contents: bytes) -> Callable[[float, bool], float]:
+    """Return the bound for graphs (ONNX bytes): the largest of the units of types that they compute in counts."""
+    units = [UNITS[narrow] for content in contents for narrow in narrow_types(content)[:1]]
+    if not units:
         return bound
-    floor = 4 * UNITS[narrow[0]]
+    floor = 4 * max(units)
     return lambda own, integers: FACTOR * own + (INDEX_SHARE if integers else floor)
 
 

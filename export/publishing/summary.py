@@ -77,6 +77,8 @@ def _fewer_bits(fewer: PrecisionReport) -> Iterator[str]:
     if fewer.calibration is not None:
         yield escape(f"  calibrated on {fewer.calibration}")
     yield escape(f"  measured on {fewer.measured}")
+    if fewer.kept:
+        yield escape(f"  in float32, because {fewer.precision} loses too much there: {', '.join(fewer.kept)}")
     for warning in fewer.warnings:
         yield f"[yellow]warning[/yellow]: {escape(warning)}"
 

@@ -57,6 +57,7 @@ def open_onnx(path: Path, given: Sequence[InputSpec] = (), opset: int | None = D
         reference=lambda inputs: _exact((file.content, modern), runtime, inputs),
         graph=graph,
         notes=file.notes,
+        content=file.content,
     )
 
 

@@ -64,3 +64,5 @@ class Origin:
     #: From inputs as the network itself sees them to inputs as clients send them, before they are standardised; None
     #: where nothing is standardised.
     raw: Callable[[Arrays], Arrays] | None = None
+    #: The ONNX file that it is, as it was read; None for a network of PyTorch.
+    content: bytes | None = None

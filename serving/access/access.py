@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from normfold.protos import grpc_service as pb
 from normfold.serving.access.scopes import EVERY_MODEL, NO_MODEL, RIGHTS, WHOLE_SERVER, Right
 from normfold.serving.access.tokens import Holder, digest
 from normfold.serving.errors import InvalidRequest, PermissionDenied, Unauthenticated
-from normfold.serving.rpc.methods import Method, parse
+from normfold.serving.rpc.methods import Method, WireUnary, parse
 from normfold.serving.wire.outer_fields import text_field
 from normfold.serving.wording import quoted
 
@@ -95,10 +95,13 @@ class Access:
         if method.is_unary:
             return _unary(method, check) if limited else method
 
+        def again(request: Any) -> None:
+            self.admit(method, credential)
+            check(request)
+
         async def requests(given: AsyncIterator[Any]) -> AsyncIterator[Any]:
             async for request in given:
-                self.admit(method, credential)
-                check(request)
+                again(request)
                 yield request
 
         if method.server_stream is not None:
@@ -110,6 +113,8 @@ class Access:
                     yield answer
 
             return replace(method, server_stream=answers)
+        if method.wire_each is not None:
+            return replace(method, wire_each=_checked(method.wire_each, again))
         if method.wire_stream is not None:
             wire = method.wire_stream
             return replace(method, wire_stream=lambda given: wire(requests(given)))
@@ -129,13 +134,7 @@ def credential(values: Sequence[bytes]) -> bytes:
 
 def _unary(method: Method, check: Callable[[Any], None]) -> Method:
     if method.wire_unary is not None:
-        wire = method.wire_unary
-
-        def answer_wire(data: bytes) -> Any:
-            check(data)
-            return wire(data)
-
-        return replace(method, wire_unary=answer_wire)
+        return replace(method, wire_unary=_checked(method.wire_unary, check))
     unary = method.unary
     assert unary is not None
 
@@ -144,6 +143,14 @@ def _unary(method: Method, check: Callable[[Any], None]) -> Method:
         return await unary(request)
 
     return replace(method, unary=answer)
+
+
+def _checked(wire: WireUnary, check: Callable[[Any], None]) -> WireUnary:
+    def answer(data: bytes) -> bytes | Awaitable[bytes]:
+        check(data)
+        return wire(data)
+
+    return answer
 
 
 def _nothing(request: bytes | Message) -> None:

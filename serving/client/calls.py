@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import grpc
 import numpy as np
 
-from normfold.protos import grpc_service as pb
 from normfold.protos.datatypes import by_name
 from normfold.serving.client.arguments import checked_model, checked_outputs, checked_version
 from normfold.serving.client.errors import ClientError
 from normfold.serving.client.inputs import Array, Inputs, by_input_name
 from normfold.serving.client.metadata import ModelMetadata
-from normfold.serving.errors import ServingError
+from normfold.serving.errors import ServingError, Status
 from normfold.serving.wire.tensors import split_elements, to_raw
+
+if TYPE_CHECKING:
+    from normfold.protos import grpc_service as pb
 
 SERVICE = "/inference.GRPCInferenceService/"
 
@@ -30,36 +31,6 @@ DEFAULT_ADDRESS = "127.0.0.1:8001"
 
 #: A call without an answer after this many seconds is an error, unless the caller gives another time.
 DEFAULT_TIMEOUT_SECONDS = 60.0
-
-#: How often a call is tried.
-ATTEMPTS = 3
-
-#: Repeat a call if the server is starting, stopping (a call that a stopping server has not looked at ends as CANCELLED)
-#: or overloaded. A server that says when to try again (grpc-retry-pushback-ms) is obeyed instead of the pauses here; it
-#: says "-1" where another try is useless. gRPC repeats no call that is larger than its retry buffer.
-_RETRY = {
-    "methodConfig": [
-        {
-            "name": [{"service": "inference.GRPCInferenceService", "method": "ModelStreamInfer"}]
-        },  # multiplex.py repeats it
-        {
-            "name": [{"service": "inference.GRPCInferenceService"}],
-            "retryPolicy": {
-                "maxAttempts": ATTEMPTS,
-                "initialBackoff": "0.1s",
-                "maxBackoff": "1s",
-                "backoffMultiplier": 3,
-                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED", "RESOURCE_EXHAUSTED"],
-            },
-        },
-    ]
-}
-OPTIONS = (
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.per_rpc_retry_buffer_size", (1 << 31) - 1),
-    ("grpc.service_config", json.dumps(_RETRY)),
-)
 
 
 @dataclass(frozen=True)
@@ -87,6 +58,8 @@ def infer_request(
     ``needs_metadata(inputs)``. Arrays are sent little-endian whatever their byte order; ``str`` elements are sent as
     UTF-8. Raises ValueError, which says what to pass instead.
     """
+    from normfold.protos import grpc_service as pb  # here, because most requests do without protobuf (plans.py)
+
     request = pb.ModelInferRequest(
         model_name=checked_model(model), model_version=checked_version(version), id=request_id
     )
@@ -111,9 +84,7 @@ def arrays(response: pb.ModelInferResponse) -> dict[str, Array]:
             found[output.name] = _output(response, index)
         except (KeyError, ValueError, ServingError) as error:
             shown = f"{output.name!r} {output.datatype}{list(output.shape)}"
-            raise ClientError(
-                grpc.StatusCode.INTERNAL, f"the server's output {shown} cannot be read: {error}"
-            ) from None
+            raise ClientError(Status.INTERNAL, f"the server's output {shown} cannot be read: {error}") from None
     return found
 
 
@@ -137,7 +108,7 @@ def labelled(elements: Array) -> list[list[LabelledClass]]:
     """
     if elements.dtype != object:
         raise ClientError(
-            grpc.StatusCode.UNIMPLEMENTED,
+            Status.UNIMPLEMENTED,
             "the server answers with the scores themselves: it does not classify; call infer, and argmax on its answer",
         )
     rows = elements.reshape(-1, elements.shape[-1]) if elements.ndim else elements.reshape(1, 1)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grpc
-
-from normfold.plain_file import CERTIFICATE, KEY, read_pem
+if TYPE_CHECKING:
+    import ssl
 
 #: A server that speaks gRPC agrees to this protocol in the handshake (ALPN).
 _PROTOCOL = "h2"
@@ -35,6 +31,8 @@ class ClientTls:
 
     def context(self) -> ssl.SSLContext:
         """The TLS of a connection that Python makes. Raises ValueError for files that cannot be used."""
+        import ssl  # here, because a client without TLS need not load it
+
         if (self.cert is None) != (self.key is None):
             raise ValueError("the client's certificate and its key belong together: give both, cert and key")
         context = ssl.create_default_context(cafile=None if self.ca is None else self._checked("ca", self.ca))
@@ -56,6 +54,11 @@ class ClientTls:
 
     def credentials(self) -> Any:
         """The same for gRPC. Raises as ``context``."""
+        import ssl
+        from pathlib import Path
+
+        import grpc
+
         self.context()
         ca = self.ca if self.ca is not None else ssl.get_default_verify_paths().cafile
         return grpc.ssl_channel_credentials(
@@ -78,6 +81,10 @@ class ClientTls:
 
     @staticmethod
     def _checked(name: str, path: str | PathLike[str]) -> str:
+        from pathlib import Path
+
+        from normfold.plain_file import CERTIFICATE, KEY, read_pem
+
         try:
             read_pem(Path(path), KEY if name == "key" else CERTIFICATE)
         except (OSError, ValueError) as error:
@@ -92,13 +99,6 @@ class Credentials:
 
     tls: ClientTls | None = None
     token: str | None = None
-
-
-def channel(kind: Any, address: str, options: Sequence[tuple[str, Any]], tls: ClientTls | None) -> Any:
-    """A channel to ``address``; ``kind`` is grpc or grpc.aio. Raises ValueError for files that cannot be used."""
-    if tls is None:
-        return kind.insecure_channel(address, options=options)
-    return kind.secure_channel(address, tls.credentials(), options=[*options, *tls.options()])
 
 
 def token_header(token: str | None) -> tuple[tuple[str, str], ...]:

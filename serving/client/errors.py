@@ -2,53 +2,56 @@
 
 from __future__ import annotations
 
-import grpc
+from typing import TYPE_CHECKING
 
-from normfold.protos import grpc_service as pb
 from normfold.protos.datatypes import by_name
 from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
+from normfold.serving.client.transport.answers import Reply
+from normfold.serving.errors import Status
+
+if TYPE_CHECKING:
+    import grpc
+
+    from normfold.protos import grpc_service as pb
 
 #: Servers begin a message about a request without an id with these words, which say nothing.
 _NO_ID = "[request id: <id_unknown>] "
 
 #: A server that answers so when it is asked for a model's metadata will do so again: it has no such procedure, or the
 #: token does not allow it.
-WITHOUT_METADATA = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED)
-
-#: In what gRPC says of a connection that failed because of TLS.
-_OF_TLS = ("handshake", "verification", "ssl_error", "certificate")
+WITHOUT_METADATA = (Status.UNIMPLEMENTED, Status.PERMISSION_DENIED)
 
 
 class ClientError(Exception):
-    """A call that failed: its gRPC ``status``, and the ``details`` that the server or gRPC gave."""
+    """A call that failed: its gRPC ``code`` and the ``details`` that the server or the client gives.
 
-    def __init__(self, status: grpc.StatusCode, details: str) -> None:
+    ``code`` has gRPC's name and number (``error.code.name``, ``int(error.code)``). ``status`` is the same as one of
+    ``grpc.StatusCode``; reading it imports grpcio.
+    """
+
+    def __init__(self, status: Status | grpc.StatusCode, details: str) -> None:
         details = details.removeprefix(_NO_ID)
         super().__init__(f"{status.name}: {details}")
-        self.status, self.details = status, details
+        self.code: Status = status if isinstance(status, Status) else Status[status.name]
+        self.details = details
 
-    def __reduce__(self) -> tuple[type[ClientError], tuple[grpc.StatusCode, str]]:
-        return ClientError, (self.status, self.details)
+    @property
+    def status(self) -> grpc.StatusCode:
+        """``code`` as grpcio has it."""
+        import grpc
+
+        return grpc.StatusCode[self.code.name]
+
+    def __reduce__(self) -> tuple[type[ClientError], tuple[Status, str]]:
+        return ClientError, (self.code, self.details)
 
 
-def client_error(error: grpc.RpcError, address: str) -> ClientError:
-    """The exception for a failed call."""
-    status, details = error.code(), error.details() or ""
-    if status is grpc.StatusCode.UNAVAILABLE:
-        if any(word in details.lower() for word in _OF_TLS):
-            details = (
-                f"{address} and this client found no way to use TLS together ({details}); does the server have TLS, "
-                "did ca sign its certificate, is the certificate for this name, and does it want one of the client?"
-            )
-        elif "connect" in details.lower() and "Socket closed" in details:
-            details = f"no server answers at {address} in plain text ({details}); does it want TLS (tls=…, --tls-ca)?"
-        elif "connect" in details.lower() or not details:
-            details = f"no server answers at {address} ({details}); start one with: normfold serve --repository DIR"
-        elif "resolving" in details or "lookup" in details:
-            details = f"the host in {address} is not known here; is its name right? ({details})"
-    elif status is grpc.StatusCode.UNAUTHENTICATED:
+def client_error(reply: Reply) -> ClientError:
+    """The exception for a call that ended with ``reply``."""
+    details = reply.details
+    if reply.status is Status.UNAUTHENTICATED:
         details = f"{details}; give token=…, or to a command NORMFOLD_TOKEN or --token-file"
-    return ClientError(status, details)
+    return ClientError(reply.status, details)
 
 
 def advised(error: ClientError, request: pb.ModelInferRequest, metadata: ModelMetadata) -> ClientError:
@@ -60,7 +63,7 @@ def advised(error: ClientError, request: pb.ModelInferRequest, metadata: ModelMe
         declared = next((one for one in metadata.inputs if one.name == tensor.name), None)
         cure = _cure(tensor, declared) if declared is not None else ""
         if cure:
-            return ClientError(error.status, f"{error.details.partition(' NOTE: ')[0].rstrip('.')}; {cure}")
+            return ClientError(error.code, f"{error.details.partition(' NOTE: ')[0].rstrip('.')}; {cure}")
     return error
 
 

@@ -7,39 +7,41 @@ answers in the order of requests, so a slow answer delays those behind it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
-import grpc
-import grpc.aio
 from google.protobuf.message import DecodeError
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.client.calls import ATTEMPTS, SERVICE
+from normfold.serving.client.calls import SERVICE
 from normfold.serving.client.errors import ClientError, client_error
+from normfold.serving.client.transport.answers import Reply
+from normfold.serving.client.transport.choice import LoopCalls
+from normfold.serving.client.transport.retries import ATTEMPTS
+from normfold.serving.errors import Status
 
 #: As for unary calls: the pauses before a request is sent again if the stream breaks off before its answer, in seconds.
 _PAUSES = (0.1, 0.3)
-_RETRYABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+_RETRYABLE = (Status.UNAVAILABLE, Status.CANCELLED)
 #: The status that grpc.aio gives instead of the stream's own, if the stream ends while grpc.aio writes.
-_LOST = (grpc.StatusCode.INTERNAL, "Internal error from Core")
+_LOST = (Status.INTERNAL, "Internal error from Core")
 
 #: The parameter of an error in a stream that says when to send the request again, in milliseconds.
 PUSHBACK = "retry_pushback_ms"
 
 #: A part of an error's text -> its status, for a server whose stream gives no status (Triton); the first match counts.
 _TEXTS = (
-    ("is not at ready state", grpc.StatusCode.UNAVAILABLE),
-    ("Exceeds maximum queue size", grpc.StatusCode.UNAVAILABLE),
-    ("Request timeout expired", grpc.StatusCode.UNAVAILABLE),
-    ("Server exiting", grpc.StatusCode.UNAVAILABLE),
-    ("Request for unknown model", grpc.StatusCode.NOT_FOUND),
-    ("expected", grpc.StatusCode.INVALID_ARGUMENT),
-    ("input", grpc.StatusCode.INVALID_ARGUMENT),
-    ("batch-size", grpc.StatusCode.INVALID_ARGUMENT),
-    ("invalid", grpc.StatusCode.INVALID_ARGUMENT),
+    ("is not at ready state", Status.UNAVAILABLE),
+    ("Exceeds maximum queue size", Status.UNAVAILABLE),
+    ("Request timeout expired", Status.UNAVAILABLE),
+    ("Server exiting", Status.UNAVAILABLE),
+    ("Request for unknown model", Status.NOT_FOUND),
+    ("expected", Status.INVALID_ARGUMENT),
+    ("input", Status.INVALID_ARGUMENT),
+    ("batch-size", Status.INVALID_ARGUMENT),
+    ("invalid", Status.INVALID_ARGUMENT),
 )
 
 
@@ -58,10 +60,9 @@ class _Waiting:
 class Multiplexer:
     """One stream of a channel; the first request opens it, and it is opened again when it broke off."""
 
-    def __init__(self, channel: grpc.aio.Channel, address: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
-        """``headers`` are sent with the stream."""
-        self._address, self._headers = address, headers
-        self._open: Any = channel.stream_stream(SERVICE + "ModelStreamInfer")
+    def __init__(self, calls: LoopCalls, address: str) -> None:
+        """``calls`` carries the stream."""
+        self._address, self._calls = address, calls
         self._waiting: dict[str, _Waiting] = {}
         self._numbers = itertools.count(1)
         self._outgoing: asyncio.Queue[str] | None = None
@@ -83,7 +84,7 @@ class Multiplexer:
             async with asyncio.timeout(timeout):
                 response = await answer
         except TimeoutError:
-            raise ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
+            raise ClientError(Status.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
         finally:
             del self._waiting[identifier]
         response.id = request_id
@@ -94,7 +95,7 @@ class Multiplexer:
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait([self._running])
-        self._fail_all(ClientError(grpc.StatusCode.CANCELLED, "the client was closed"))
+        self._fail_all(ClientError(Status.CANCELLED, "the client was closed"))
 
     async def _run(self) -> None:
         """Keep a stream open as long as requests wait."""
@@ -121,20 +122,24 @@ class Multiplexer:
         answered = asyncio.Event()
         if not careful:
             answered.set()
-        call = self._open(self._sent(outgoing, answered), metadata=self._headers)
+        ended = Reply(Status.OK)
+        stream = self._calls.stream(SERVICE + "ModelStreamInfer", self._sent(outgoing, answered))
         try:
-            async for data in call:
-                answered.set()
-                self._take(data)
-            return ClientError(grpc.StatusCode.UNAVAILABLE, f"the server at {self._address} ended the stream")
-        except grpc.RpcError as error:
-            return client_error(error, self._address)
+            async with contextlib.aclosing(stream):
+                async for item in stream:
+                    if isinstance(item, Reply):
+                        ended = item
+                        break
+                    answered.set()
+                    self._take(item)
+            if ended.status is not Status.OK:
+                return client_error(ended)
+            return ClientError(Status.UNAVAILABLE, f"the server at {self._address} ended the stream")
         except DecodeError:
             what = f"the server at {self._address} streams answers that are not ModelStreamInferResponse"
-            return ClientError(grpc.StatusCode.INTERNAL, what)
+            return ClientError(Status.INTERNAL, what)
         finally:
             self._outgoing = None
-            call.cancel()
 
     def _hand(self, identifier: str, waiting: _Waiting, outgoing: asyncio.Queue[str]) -> None:
         waiting.attempts += 1
@@ -176,13 +181,13 @@ class Multiplexer:
 
 
 def _retryable(error: ClientError) -> bool:
-    return error.status in _RETRYABLE or (error.status, error.details) == _LOST
+    return error.code in _RETRYABLE or (error.code, error.details) == _LOST
 
 
 def _fail(waiting: _Waiting, error: ClientError) -> None:
     if not waiting.answer.done():
         waiting.answer.set_exception(
-            ClientError(error.status, error.details)
+            ClientError(error.code, error.details)
         )  # each caller gets an exception object of its own
 
 
@@ -192,9 +197,9 @@ def _pushback(answer: pb.ModelStreamInferResponse) -> int:
     return parameters[PUSHBACK].int64_param if PUSHBACK in parameters else -1
 
 
-def stream_status(answer: pb.ModelStreamInferResponse) -> grpc.StatusCode:
+def stream_status(answer: pb.ModelStreamInferResponse) -> Status:
     """The status of an error in a stream: the one that the server gives, else one by the text, else UNKNOWN."""
     name = answer.infer_response.parameters["grpc_status"].string_param
-    if name in grpc.StatusCode.__members__:
-        return grpc.StatusCode[name]
-    return next((status for text, status in _TEXTS if text in answer.error_message), grpc.StatusCode.UNKNOWN)
+    if name in Status.__members__:
+        return Status[name]
+    return next((status for text, status in _TEXTS if text in answer.error_message), Status.UNKNOWN)

@@ -8,12 +8,13 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from normfold.serving.errors import InvalidRequest, ServingError, Status
+from normfold.serving.rpc.in_order import in_order
 from normfold.serving.wording import printable
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,9 @@ BidiStream = Callable[[AsyncIterator[Any]], AsyncIterator[Message]]
 WireUnary = Callable[[bytes], bytes | Awaitable[bytes]]
 WireStream = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
 
+#: Messages of one stream that are answered at the same time; the answers keep the order of the messages.
+EACH_IN_FLIGHT = 64
+
 
 @dataclass(frozen=True)
 class Method:
@@ -48,6 +52,8 @@ class Method:
     #: Like ``unary`` and ``bidi_stream``, but from serialized to serialized messages: they spare making the messages.
     wire_unary: WireUnary | None = None
     wire_stream: WireStream | None = None
+    #: The answer to each message of a stream, where there is exactly one: it spares a frontend the iterators.
+    wire_each: WireUnary | None = None
     #: Whether ``Traffic`` counts its calls: a server that stops answers those first, and refuses new ones at the end.
     counted: bool = True
 
@@ -80,8 +86,11 @@ class Method:
 
     async def answers(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The serialized answers to serialized requests; for streams. ``server_stream`` gets the first request only."""
-        if self.wire_stream is not None:
-            async for data in self.wire_stream(requests):
+        stream = self.wire_stream
+        if self.wire_each is not None:
+            stream = partial(in_order, answer=self.wire_each, in_flight=EACH_IN_FLIGHT)
+        if stream is not None:
+            async for data in stream(requests):
                 yield data
             return
         if self.server_stream is not None:

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TypeVar
 
 from normfold.serving.errors import Status, Unavailable
@@ -33,6 +33,8 @@ class Traffic:
         self._closing = False
         #: The time limits of streams that wait for their next request; the end of the server lets them all expire.
         self._reading: set[asyncio.Timeout] = set()
+        #: Streams that take requests without ``requests``: called once when the server ends.
+        self._streams: dict[object, Callable[[], None]] = {}
         #: Set once the server ends and no call is under way.
         self._idle = asyncio.Event()
 
@@ -58,6 +60,18 @@ class Traffic:
         if not self.in_flight and self._closing:
             self._idle.set()
 
+    def arrived(self) -> None:
+        """Note that a request of a stream has come."""
+        self._last_arrival = time.monotonic()
+
+    def attend(self, stream: object, end: Callable[[], None]) -> None:
+        """Call ``end`` when the server ends before ``stream`` is forgotten."""
+        self._streams[stream] = end
+
+    def forget(self, stream: object) -> None:
+        """The stream has ended."""
+        self._streams.pop(stream, None)
+
     async def requests(self, requests: AsyncIterator[Item]) -> AsyncIterator[Item]:
         """The requests of a stream until it or the server ends. Raises Unavailable when the server ends first."""
         while not self._closing:
@@ -72,7 +86,7 @@ class Traffic:
                 break
             if request is None:
                 return
-            self._last_arrival = time.monotonic()
+            self.arrived()
             yield request
         raise Unavailable(EXITING)
 
@@ -87,6 +101,8 @@ class Traffic:
         self._closing = True
         for patience in self._reading:
             patience.reschedule(0)
+        for end in list(self._streams.values()):
+            end()
         if not self.in_flight:
             self._idle.set()
         with contextlib.suppress(asyncio.TimeoutError):

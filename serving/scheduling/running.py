@@ -28,11 +28,11 @@ class Ran:
 class Running:
     """A run on another thread; ``stop`` ends it early."""
 
-    __slots__ = ("_waiting", "stop")
+    __slots__ = ("_waiting", "run", "stop")
 
-    def __init__(self, stop: Callable[[], None], waiting: int) -> None:
+    def __init__(self, run: Run, stop: Callable[[], None], waiting: int) -> None:
         """``waiting`` is the number of requests in the run."""
-        self.stop, self._waiting = stop, waiting
+        self.run, self.stop, self._waiting = run, stop, waiting
 
     def left(self) -> None:
         """One of the requests does not wait for its answer any more; the last one to leave stops the run."""

@@ -2,62 +2,31 @@
 
 A request never waits for others that it cannot run with. A request that was cancelled or waited too long is never run.
 If a batch fails, its requests are run again one by one, so that only the request at fault fails.
+
+While requests wait, the thread of a run takes the next batch itself. A busy event loop comes round only every few
+milliseconds, and the processor would do nothing meanwhile:
+
+    event loop   submit ... submit  | answers of run 1 |  submit ...      | answers of run 2 |
+    thread           run 1 | run 2                       | run 3 ...
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from normfold.serving.errors import QueueFull, Unavailable
 from normfold.serving.rpc import caller
 from normfold.serving.scheduling.admission import LONGEST_RETRY, SHORTEST_RETRY, ModelLoad
 from normfold.serving.scheduling.batching import BatchPolicy
-from normfold.serving.scheduling.fair_queue import FairQueue
+from normfold.serving.scheduling.executing import execute
 from normfold.serving.scheduling.inline import RunTime, RunTimes
+from normfold.serving.scheduling.queues import Array, Feeds, Job, Queues
 from normfold.serving.scheduling.running import Ran, Run, Running, Stoppable, unstoppable
 from normfold.serving.scheduling.statistics import RequestTiming, Statistics
-
-Array = NDArray[Any]
-Feeds = Mapping[str, Array]
-
-
-@dataclass(eq=False)
-class Job:
-    """One request on its way through the queue."""
-
-    feeds: Feeds
-    rows: int
-    outputs: tuple[str, ...]
-    level: int
-    arrived_ns: int
-    future: asyncio.Future[tuple[list[Array], RequestTiming]]
-    #: How long a run of this request alone takes.
-    run_time: RunTime
-    #: The connection that the request came on.
-    connection: object = None
-    #: Requests under way when it came.
-    behind: int = 0
-    #: Two jobs may share a run if their keys are equal.
-    key: object = None
-    expiry: asyncio.TimerHandle | None = None
-    #: Its run on another thread, once it has begun.
-    running: Running | None = None
-
-
-@dataclass
-class Queue:
-    """The waiting jobs of one priority level; those in ``delayed`` waited too long, and come after the others."""
-
-    waiting: FairQueue[Job] = field(default_factory=FairQueue)
-    delayed: FairQueue[Job] = field(default_factory=FairQueue)
 
 
 class Scheduler:
@@ -79,8 +48,7 @@ class Scheduler:
         self._free = instances
         #: The requests under way for this version; the door of the server counts them.
         self.load = ModelLoad(instances, policy.max_rows)
-        self._queues = {level: Queue() for level in range(policy.levels + 1)}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._queues = Queues(policy)
         self._timer: asyncio.TimerHandle | None = None
         #: How long runs take, which decides which of them stay on the event loop.
         self.times = RunTimes() if times is None else times
@@ -96,37 +64,40 @@ class Scheduler:
         if (ran := self._run_now(feeds, rows, outputs, run_time)) is not None:
             return ran
         level = self._policy.level(priority)
-        policy, queue = self._policy.queue(level), self._queues[level]
+        policy = self._policy.queue(level)
         connection = caller.connection()
-        if policy.max_size and len(queue.waiting) + len(queue.delayed) >= policy.max_size:
-            self._make_place(queue, connection)
+        if policy.max_size and self._queues.size(level) >= policy.max_size:
+            self._make_place(level, connection)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[tuple[list[Array], RequestTiming]] = loop.create_future()
         job = Job(feeds, rows, tuple(outputs), level, time.perf_counter_ns(), future, run_time, connection)
         job.behind = self.load.under_way.requests - 1
         if self._policy.max_rows > 1:
             job.key = tuple((name, array.shape[1:]) for name, array in sorted(feeds.items()))
-        queue.waiting.append(job)
-        self._dispatch()
+        self._queues.add(job)
+        self._dispatch(loop)
         if (wait_us := policy.wait_us(timeout_us)) and not job.future.done():
             job.expiry = loop.call_later(wait_us / 1e6, self._expire, job, policy.delay)
         try:
             return await job.future
-        except asyncio.CancelledError:
-            if job.running is not None:
-                job.running.left()
-            raise
         finally:
             if job.expiry:
                 job.expiry.cancel()
-            if job.future.cancelled() and (queue.waiting.remove(job) or queue.delayed.remove(job)):
-                # it waited at least so long; without those that gave up, the waits would look short
-                self.load.waited((time.perf_counter_ns() - job.arrived_ns) / 1e9, job.behind)
+            if job.future.cancelled():
+                self._gave_up(job)
 
-    def _make_place(self, queue: Queue, connection: object) -> None:
+    def _gave_up(self, job: Job) -> None:
+        """Nobody waits for the answer to ``job`` any more."""
+        if self._queues.remove(job):
+            # it waited at least so long; without those that gave up, the waits would look short
+            self.load.waited((time.perf_counter_ns() - job.arrived_ns) / 1e9, job.behind)
+        elif job.running is not None:
+            job.running.left()
+
+    def _make_place(self, level: int, connection: object) -> None:
         """Refuse the last request of the connection that has most of a full queue. Raises QueueFull if it is ours."""
         retry = min(max(self.load.wait_seconds, SHORTEST_RETRY), LONGEST_RETRY)
-        displaced = queue.waiting.displaced(connection)
+        displaced = self._queues.displaced(level, connection)
         if displaced is None:
             raise QueueFull("Exceeds maximum queue size", retry)
         if not displaced.future.done():
@@ -134,19 +105,18 @@ class Scheduler:
 
     def stop(self) -> None:
         """End the runs under way; their requests get the error of a run that was stopped."""
-        for running in self._running:
+        for running in list(self._running):
             running.stop()
 
     @property
     def waiting(self) -> int:
         """The number of requests that wait for a run."""
-        jobs = (job for queue in self._queues.values() for job in (*queue.waiting, *queue.delayed))
-        return sum(not job.future.done() for job in jobs)
+        return self._queues.waiting
 
     def may_run_now(self, run_time: RunTime) -> bool:
         """Whether a request may run on the event loop at once: its run is short, and no other request waits."""
         # While an instance is free nothing waits, unless a batch may wait for more requests.
-        return run_time.inline and self._free > 0 and not self._policy.max_delay_us
+        return (run_time.inline or run_time.tries_again()) and self._free > 0 and not self._policy.max_delay_us
 
     def _run_now(
         self, feeds: Feeds, rows: int, outputs: Sequence[str], run_time: RunTime
@@ -160,100 +130,62 @@ class Scheduler:
         self._statistics.ran(rows, 0, infer_ns, 0)
         return answer, RequestTiming(0, 0, infer_ns, 0)
 
-    def _dispatch(self) -> None:
-        """Start runs as long as an instance is free and a batch is due."""
-        while self._free and (batch := self._next_batch()):
-            self._free -= 1
-            for job in batch:
-                if job.expiry:
-                    job.expiry.cancel()
-            run_time = batch[0].run_time
-            if len(batch) > 1:
-                run_time = self.times.of_rows(batch[0].feeds, sum([job.rows for job in batch]))
-            if run_time.inline:
-                self._finish(batch, self._execute(batch, self._run), run_time)
-            else:
-                task = asyncio.get_running_loop().create_task(self._execute_elsewhere(batch, run_time))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-
-    def _next_batch(self) -> list[Job]:
-        """The jobs of the next run, taken off the queue; empty if no job waits, or if the batch may wait for more."""
-        queues = [jobs for queue in self._queues.values() for jobs in (queue.waiting, queue.delayed)]
-        head = next((job for jobs in queues for job in jobs if not job.future.done()), None)
-        if head is None:
-            return []
-        batch, rows = self._gather(head)
-        if self._may_wait(head, rows):
-            return []
-        for job in batch:
-            queue = self._queues[job.level]
-            queue.waiting.take(job) or queue.delayed.take(job)
-        return batch
-
-    def _gather(self, head: Job) -> tuple[list[Job], int]:
-        """``head`` and the waiting jobs that run with it, by priority and then by arrival; and all their rows."""
-        batch, rows = [head], head.rows
-        if self._policy.max_rows > 1:
-            for queue in self._queues.values():
-                for jobs in (queue.waiting, queue.delayed):
-                    for job in jobs:
-                        if job is head or job.key != head.key or job.future.done():
-                            continue
-                        if rows + job.rows > self._policy.max_rows:
-                            return batch, rows
-                        batch.append(job)
-                        rows += job.rows
-        return batch, rows
-
-    def _may_wait(self, head: Job, rows: int) -> bool:
-        """Whether a batch of ``rows`` rows should wait for more; if so, a timer is set for the end of that wait."""
-        policy = self._policy
-        if not policy.max_delay_us or rows >= policy.max_rows or rows in policy.preferred:
-            return False
-        left_ns = head.arrived_ns + policy.max_delay_us * 1000 - time.perf_counter_ns()
-        if left_ns <= 0:
-            return False
-        if self._timer:
-            self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(left_ns / 1e9, self._dispatch)
-        return True
-
     def _expire(self, job: Job, delay: bool) -> None:
         """``job`` waited too long: refuse it, or with ``delay`` put it behind all others of its level."""
-        queue = self._queues[job.level]
-        if not queue.waiting.remove(job):
-            return
-        if delay:
-            queue.delayed.append(job)
-        elif not job.future.done():
+        if self._queues.expire(job, delay) and not delay and not job.future.done():
             job.future.set_exception(Unavailable("Request timeout expired"))
 
-    async def _execute_elsewhere(self, batch: list[Job], run_time: RunTime) -> None:
-        run, stop = self._stoppable()
-        running = Running(stop, len(batch))
-        for job in batch:
-            job.running = running
-        self._running.add(running)
-        ran = await asyncio.get_running_loop().run_in_executor(self._executor, self._execute, batch, run)
-        self._running.discard(running)
+    # on the event loop
+
+    def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start runs as long as an instance is free and a batch is due."""
+        while self._free:
+            batch, left_ns = self._queues.take(time.perf_counter_ns(), self._begin)
+            if not batch:
+                if left_ns:
+                    self._look_again(loop, left_ns)
+                return
+            self._free -= 1
+            if batch[0].running is None:
+                self._finish(batch, execute(batch, self._run))
+                self._free += 1
+            else:
+                self._executor.submit(self._work, loop, batch)
+
+    def _look_again(self, loop: asyncio.AbstractEventLoop, left_ns: int) -> None:
+        """Dispatch once the batch that may wait for more requests has waited enough."""
+        if self._timer:
+            self._timer.cancel()
+        self._timer = loop.call_later(left_ns / 1e9, self._dispatch, loop)
+
+    def _begin(self, batch: list[Job]) -> None:
+        if not self._time_of(batch).inline:
+            self._begin_elsewhere(batch)
+
+    def _ran(self, loop: asyncio.AbstractEventLoop, batch: list[Job], ran: list[Ran], ended: bool) -> None:
+        """A run on another thread has ended; ``ended``: and its instance is free."""
+        if (running := batch[0].running) is not None:
+            self._running.discard(running)
         took_ns = sum([one.input_ns + one.infer_ns + one.output_ns for one in ran])
         self.load.ran(took_ns / 1e9, len(batch))
         self.load.waited((ran[0].started_ns - batch[0].arrived_ns) / 1e9, batch[0].behind)
-        self._finish(batch, ran, run_time)
-        self._dispatch()
+        self._finish(batch, ran)
+        if ended:
+            self._free += 1
+            self._dispatch(loop)
 
-    def _finish(self, batch: list[Job], ran: list[Ran], run_time: RunTime) -> None:
-        """Hand out the answers and count the runs; ``run_time`` notes the time of a run of the whole ``batch``."""
-        self._free += 1
+    def _finish(self, batch: list[Job], ran: list[Ran]) -> None:
+        """Hand out the answers and count the runs."""
         if len(ran) == 1 and not isinstance(ran[0].answers[0], Exception):
-            run_time.note(ran[0].infer_ns)
+            self._time_of(batch).note(ran[0].infer_ns)
         answers: list[tuple[list[Array] | Exception, Ran]] = []
         for one in ran:
             if not isinstance(one.answers[0], Exception):
                 self._statistics.ran(one.rows, one.input_ns, one.infer_ns, one.output_ns)
             answers += [(answer, one) for answer in one.answers]
         for job, (answer, one) in zip(batch, answers, strict=True):
+            if job.expiry:
+                job.expiry.cancel()
             if job.future.done():
                 continue
             if isinstance(answer, Exception):
@@ -262,35 +194,28 @@ class Scheduler:
                 waited = max(0, one.started_ns - job.arrived_ns)
                 job.future.set_result((answer, RequestTiming(waited, one.input_ns, one.infer_ns, one.output_ns)))
 
-    def _execute(self, batch: list[Job], run: Run) -> list[Ran]:
-        """Run ``batch`` in one run or, if that fails, each job alone."""
-        try:
-            return [self._execute_once(batch, run)]
-        except Exception as error:
-            if len(batch) > 1:
-                return [ran for job in batch for ran in self._execute([job], run)]
-            return [Ran([error], batch[0].rows, 0, 0, 0, time.perf_counter_ns())]
+    def _time_of(self, batch: list[Job]) -> RunTime:
+        """How long a run of the whole ``batch`` takes."""
+        return (
+            batch[0].run_time if len(batch) == 1 else self.times.of_rows(batch[0].feeds, sum([j.rows for j in batch]))
+        )
 
-    def _execute_once(self, batch: list[Job], run: Run) -> Ran:
-        started = time.perf_counter_ns()
-        first = batch[0]
-        outputs = list(dict.fromkeys(name for job in batch for name in job.outputs))
-        if len(batch) == 1:
-            feeds = first.feeds
-        else:
-            feeds = {name: np.concatenate([job.feeds[name] for job in batch]) for name in first.feeds}
-        fed = time.perf_counter_ns()
-        arrays = dict(zip(outputs, run(feeds, outputs), strict=True))
-        inferred = time.perf_counter_ns()
-        rows = sum(job.rows for job in batch)
-        answers: list[list[Array] | Exception] = []
-        if len(batch) == 1:
-            answers.append([arrays[name] for name in first.outputs])
-        else:
-            if any(not array.shape or len(array) != rows for array in arrays.values()):
-                raise ValueError(f"an output does not have the batch's {rows} rows")
-            start = 0
-            for job in batch:
-                answers.append([arrays[name][start : start + job.rows] for name in job.outputs])
-                start += job.rows
-        return Ran(answers, rows, fed - started, inferred - fed, time.perf_counter_ns() - inferred, started)
+    # on any thread
+
+    def _begin_elsewhere(self, batch: list[Job]) -> None:
+        run, stop = self._stoppable()
+        running = Running(run, stop, len(batch))
+        for job in batch:
+            job.running = running
+        self._running.add(running)
+
+    def _work(self, loop: asyncio.AbstractEventLoop, batch: list[Job]) -> None:
+        """Run ``batch``, then let the next one follow; behind the runs of other models, which take their turns."""
+        running = batch[0].running
+        assert running is not None
+        ran = execute(batch, running.run)
+        following, _ = self._queues.take(time.perf_counter_ns(), self._begin_elsewhere)
+        with contextlib.suppress(RuntimeError):  # the server has ended, and nobody waits for an answer
+            loop.call_soon_threadsafe(self._ran, loop, batch, ran, not following)
+            if following:
+                self._executor.submit(self._work, loop, following)

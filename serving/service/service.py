@@ -6,21 +6,21 @@ This module has readiness, metadata and inference; ``administration`` has the re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from importlib.metadata import PackageNotFoundError, version
 
 from google.protobuf.message import DecodeError
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.catalog import config
-from normfold.serving.catalog.catalog import Catalog, parse_version
+from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.contract import TensorSpec
 from normfold.serving.catalog.model import Model
+from normfold.serving.catalog.version_text import parse_version
 from normfold.serving.errors import InvalidRequest, NotFound, Unavailable
 from normfold.serving.infer.inference import Inference
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
-from normfold.serving.rpc.in_order import in_order
 from normfold.serving.rpc.methods import Method, Unary, status_of
 from normfold.serving.rpc.traffic import EXITING
 from normfold.serving.scheduling.admission import Admission
@@ -35,9 +35,6 @@ try:
     VERSION = version("normfold")
 except PackageNotFoundError:  # a source tree that was never installed
     VERSION = "0.0.0"
-
-#: Requests of one stream that are answered at the same time; answers keep the order of requests.
-STREAM_IN_FLIGHT = 64
 
 #: The serialized end of every answer of a stream.
 FINAL_RESPONSE = pb.ModelInferResponse(
@@ -81,7 +78,7 @@ class InferenceService:
         ]
         methods = [Method(f"/{SERVICE}/{name}", request_type(name), unary=function) for name, function in unary]
         infer = Method(f"/{SERVICE}/ModelInfer", pb.ModelInferRequest, wire_unary=self._inference.answer)
-        stream = Method(f"/{SERVICE}/ModelStreamInfer", pb.ModelInferRequest, wire_stream=self.model_stream_infer)
+        stream = Method(f"/{SERVICE}/ModelStreamInfer", pb.ModelInferRequest, wire_each=self._stream_answer)
         return [*methods, infer, stream]
 
     async def server_live(self, request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
@@ -95,8 +92,14 @@ class InferenceService:
         return pb.ServerReadyResponse(ready=self._catalog.ready(self._strict))
 
     async def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
-        """Whether the model can answer; false for an unknown model. Raises InvalidRequest for a malformed version."""
-        parse_version(request.version)
+        """Whether the model can answer; false for an unknown model. Raises InvalidRequest for a malformed version.
+
+        A model that its first request loads can answer.
+        """
+        number = parse_version(request.version)
+        entry = self._catalog.entries.get(request.name)
+        if entry is not None and entry.asleep:
+            return pb.ModelReadyResponse(ready=entry.can_answer and (number is None or number in entry.present))
         try:
             self._catalog.find(request.name, request.version)
         except (NotFound, Unavailable):
@@ -115,8 +118,8 @@ class InferenceService:
         return pb.ServerMetadataResponse(name=self._name, version=VERSION, extensions=extensions)
 
     async def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
-        """Inputs, outputs and ready versions of a model. Raises as ``Catalog.find``."""
-        model = self._catalog.find(request.name, request.version)
+        """Inputs, outputs and ready versions of a model. Raises as ``Catalog.awake``."""
+        model = await self._catalog.awake(request.name, request.version)
         versions = [model] if request.version else self._catalog.entries[request.name].ready
         return pb.ModelMetadataResponse(
             name=model.name,
@@ -127,12 +130,8 @@ class InferenceService:
             properties={key: model.config.parameters[key].string_value for key in _shown(model)},
         )
 
-    async def model_stream_infer(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """An answer to each request, in their order; an error is an answer, too, and leaves the stream open."""
-        async for response in in_order(requests, self._stream_answer, STREAM_IN_FLIGHT):
-            yield response
-
     def _stream_answer(self, data: bytes) -> bytes | Awaitable[bytes]:
+        """The answer to one message of ModelStreamInfer; an error is an answer, too, and leaves the stream open."""
         try:
             answer = self._inference.answer(data)
         except Exception as error:
@@ -150,21 +149,21 @@ class InferenceService:
             return _stream_error(data, error)
 
     async def model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
-        """The configuration in force. Raises as ``Catalog.find``."""
-        return pb.ModelConfigResponse(config=self._catalog.find(request.name, request.version).config)
+        """The configuration in force. Raises as ``Catalog.awake``."""
+        return pb.ModelConfigResponse(config=(await self._catalog.awake(request.name, request.version)).config)
 
     async def model_statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
         """The counters of one version, of a model's versions, or of all models. Raises InvalidRequest."""
         number = parse_version(request.version)
         entries = self._catalog.entries
-        if request.name and (request.name not in entries or not entries[request.name].ready):
+        entry = entries.get(request.name)
+        if request.name and (entry is None or not (entry.ready or entry.lazy)):
             hint = near(request.name, entries) if request.name not in entries else ": no version of it is ready"
             raise InvalidRequest(f"requested model {quoted(request.name)} is not available{hint}")
         names = [request.name] if request.name else sorted(entries)
-        models = [model for name in names for model in entries[name].ready if number in (None, model.version)]
-        if request.name and not models:
+        stats = [one for name in names for version, one in entries[name].statistics() if number in (None, version)]
+        if request.name and not stats and entry is not None and not entry.asleep:
             raise InvalidRequest(f"requested model version is not available for model {quoted(request.name)}")
-        stats = [model.statistics.message(model.name, str(model.version)) for model in models]
         return pb.ModelStatisticsResponse(model_stats=stats)
 
 

@@ -1,4 +1,4 @@
 """Conversions between bytes or messages and values: tensors, strings, classes, and the frames of HTTP/2.
 
-Nothing about models, queues or connections comes in, and no module here keeps state.
+Nothing about models, queues or connections comes in. Only the reader of header blocks keeps state.
 """

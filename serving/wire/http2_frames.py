@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 
 #: Flags.
@@ -19,7 +21,7 @@ HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX
 
 #: Error codes.
 NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED = 0, 1, 2, 3, 5
-FRAME_SIZE_ERROR, REFUSED_STREAM, CANCEL, COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 6, 7, 8, 9, 11
+FRAME_SIZE_ERROR, REFUSED_STREAM, CANCEL, COMPRESSION_ERROR, ENHANCE_YOUR_CALM, INADEQUATE_SECURITY = 6, 7, 8, 9, 11, 12
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 #: The window of the connection and of each stream, until SETTINGS or WINDOW_UPDATE change it.
@@ -27,6 +29,9 @@ DEFAULT_WINDOW = 65_535
 LARGEST_WINDOW = (1 << 31) - 1
 DEFAULT_FRAME = 16_384
 LARGEST_FRAME = (1 << 24) - 1
+
+#: The nine bytes before each payload: length << 8 | kind, flags, stream.
+HEAD = struct.Struct(">IBI")
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes | memoryview = b"") -> bytes:

@@ -13,7 +13,7 @@ import socket
 import sys
 
 from normfold.serving.errors import StartError
-from normfold.serving.process import loops, memory
+from normfold.serving.process import loops, memory, tuning
 from normfold.serving.process.logs import LogSettings
 from normfold.serving.process.signals import stop_signal
 from normfold.serving.server import Server, done_before
@@ -33,7 +33,7 @@ def main() -> None:
     config = ServerConfig.from_json(text)
     logs = LogSettings(config.log_level)
     logs.install(sys.stderr, f"worker {number}: ")
-    memory.keep_freed()
+    tuning.tune()
     answered = loops.run(_work(int(number), int(descriptor), config, logs))
     sys.stderr.flush()
     os._exit(0 if answered else 1)  # a model that still runs or loads cannot be interrupted

@@ -303,9 +303,9 @@ def test_a_graph_that_is_not_the_network_is_not_published(
     def wrong(model, **options):  # type: ignore[no-untyped-def]
         report = honest(model, **options)
         bias = model.graph.initializers["classifier.bias"]
-        import onnx_ir as ir
+        from normfold.export.graphs.unrounded import holding
 
-        bias.const_value = ir.tensor(bias.const_value.numpy() + np.float32(1e-4), name=bias.name)
+        bias.const_value = holding(bias.const_value.numpy() + np.float32(1e-4), bias.const_value, bias.name)
         return report
 
     monkeypatch.setattr(pipeline, "fold", wrong)
@@ -325,12 +325,12 @@ def test_a_fold_that_goes_wrong_in_one_layer_is_not_published_and_that_layer_is_
 
     def wrong(model, **options):  # type: ignore[no-untyped-def]
         report = honest(model, **options)
-        import onnx_ir as ir
+        from normfold.export.graphs.unrounded import holding
 
         value = [n for n in model.graph if n.op_type == "Conv"][1].inputs[1]
         weight = value.const_value.numpy().copy()
         weight[2, 1, 0] += 0.1
-        value.const_value = ir.tensor(weight, name=value.name)
+        value.const_value = holding(weight, value.const_value, value.name)
         return report
 
     monkeypatch.setattr(pipeline, "fold", wrong)
@@ -464,10 +464,10 @@ def test_a_capture_that_is_another_network_is_refused_though_the_fold_is_true_to
 
     def wrong(*arguments: object):  # type: ignore[no-untyped-def]
         model = honest(*arguments)  # type: ignore[arg-type]
-        import onnx_ir as ir
+        from normfold.export.graphs.unrounded import holding
 
         weight = model.graph.initializers["conv2.weight"]
-        weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(1.01), name=weight.name)
+        weight.const_value = holding(weight.const_value.numpy() * np.float32(1.01), weight.const_value, weight.name)
         return model
 
     monkeypatch.setattr(module_origin, "capture", wrong)

@@ -1,7 +1,7 @@
 """Export drawn networks of mixed operators until a number or a time is reached, and print every fault.
 
-    python -m tests.property.fuzz [--draws 2000] [--first 0] [--route file|module|fold|program] [--bits] [--minutes 60]
-        [--verbose]
+    python -m tests.property.fuzz [--draws 2000] [--first 0] [--route file|module|fold|program]
+        [--bits fp16|bf16|int8|any] [--minutes 60] [--verbose]
 
 A line for each fault, with the smallest network that still has it; at the end how many were exported and refused, and
 every sentence with which they were refused. Exit code 1 where there was a fault.
@@ -17,10 +17,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import torch
 
-from .mixed import ROUTES, Drawn, Outcome, draw, names, smaller, tried, untimed
+from .mixed import ANY, FEWER_BITS, ROUTES, Drawn, Outcome, draw, names, smaller, tried, untimed
 
 
 def outcome_of(drawn: Drawn) -> Outcome:
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--route", choices=sorted(set(ROUTES)), default="")
-    parser.add_argument("--bits", action="store_true", help="publish fp16, bf16 or int8")
+    parser.add_argument("--bits", choices=[*FEWER_BITS, ANY], default="", help="publish in fewer bits than float32")
     parser.add_argument("--verbose", action="store_true", help="a line for each network, before it is exported")
     parser.add_argument("--minutes", type=float, default=1e9)
     options = parser.parse_args()
@@ -64,7 +65,7 @@ def main() -> None:
     sentences: collections.Counter[str] = collections.Counter()
     first: dict[str, int] = {}
     faults = 0
-    with untimed():
+    with untimed(), tempfile.TemporaryDirectory() as cache, mock.patch.dict("os.environ", NORMFOLD_CACHE_DIR=cache):
         for seed in range(options.first, options.first + options.draws):
             if time.monotonic() > end:
                 break
@@ -81,7 +82,8 @@ def main() -> None:
             if outcome.fault:
                 faults += 1
                 drawn, outcome = smallest(drawn, outcome)
-                how = f"{drawn.route} opset {drawn.opset} {drawn.variant} {drawn.precision or ''}"
+                bits = f"{drawn.precision}{'' if drawn.samples else ' without samples'}" if drawn.precision else ""
+                how = f"{drawn.route} opset {drawn.opset} {drawn.variant} {bits}"
                 free = "L free" if drawn.dynamic else "L fixed"
                 shape = f"{'tokens ' if drawn.tokens else ''}[N,{drawn.channels},{drawn.length}] {free}"
                 print(f"seed {seed}: {outcome.kind}: {how}, {shape}: {names(drawn.steps)}", flush=True)

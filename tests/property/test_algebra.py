@@ -9,7 +9,7 @@ from hypothesis import given, note, reject
 
 from normfold.export.fold import fold
 from normfold.export.forms.variants import made_anew
-from normfold.export.graphs.exact import Graph, in_float64
+from normfold.export.graphs.exact import Graph, unrounded
 from normfold.export.proof.algebra import Algebra
 from normfold.export.proof.verify import Case
 
@@ -33,16 +33,16 @@ def cases(network: Network) -> list[Case]:
 def test_every_variant_of_a_network_is_the_same_function(drawn: tuple[list[Layer], Network]) -> None:
     layers, network = drawn
     note("\n".join(map(str, layers)))
-    model = in_float64(ir.from_proto(onnx.shape_inference.infer_shapes(network.model)))
+    model = unrounded(ir.from_proto(onnx.shape_inference.infer_shapes(network.model)))
     assert model is not None
-    unfolded = Graph.of(model, exact=True)
+    unfolded = Graph.of(model)
     assert unfolded.exact is not None
     try:
         algebra = Algebra(unfolded.exact, cases(network))
     except Exception:
         reject()  # the drawn network does not run at one of these lengths
     fold(model)
-    folded = Graph.of(model, exact=True)
+    folded = Graph.of(model)
     for name, graph in (("folded", folded), *made_anew(unfolded, folded)):
         assert graph.exact is not None
         verification = algebra.of(graph.exact)

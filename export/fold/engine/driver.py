@@ -154,11 +154,7 @@ class Folding:
 
 
 def _survives_rounding(op: Op, params: Any, dtype: np.dtype[Any]) -> None:
-    """Refuse weights that overflow the type, or a row whose weights would all lose digits to underflow.
-
-    Weights of a float64 graph must fit float32: it may be the exact form of a float32 file (``graphs/exact.py``).
-    """
-    dtype = np.dtype(np.float32) if dtype == np.float64 else dtype
+    """Refuse weights that overflow the type, or a row whose weights would all lose digits to underflow."""
     info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     for array in op.stored(params):
         largest = float(np.abs(array).max(initial=0.0))

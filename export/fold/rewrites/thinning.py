@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from normfold.export.graphs.unrounded import holding
+
 
 def gathered(pool: ir.Node) -> tuple[int | None, ...]:
     """Return for each axis how many entries a max-pool or a maximum makes one of, None where that is dynamic.
@@ -86,14 +88,15 @@ def _swap(graph: ir.Graph, clamp: ir.Node, first: ir.Node, pool: ir.Node) -> Non
 
 def _with_axes(graph: ir.Graph, bound: ir.Value, added: tuple[int, ...], dropped: tuple[int, ...]) -> ir.Value:
     """Return the bound with axes of one entry added, and others dropped."""
-    assert bound.const_value is not None
-    array = bound.const_value.numpy()
+    held = bound.const_value
+    assert held is not None
+    array = held.numpy()
     for axis in sorted(added):
         array = array.reshape(*array.shape[:axis], 1, *array.shape[axis:])
     name = f"{bound.name}_by_channel"
     while name in graph.initializers:
         name += "_"
-    value = ir.Value(name=name, const_value=ir.tensor(array.squeeze(dropped), name=name))
+    value = ir.Value(name=name, const_value=holding(array.squeeze(dropped), held, name))
     graph.register_initializer(value)
     return value
 

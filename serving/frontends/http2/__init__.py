@@ -11,7 +11,6 @@ frame_reader  from bytes to frames, data and header blocks
 control       the other frames: settings, flow control, ping, reset
 limits        what one client may use, and the fault that ends a connection
 sending       flow control of the answers
-headers       HPACK (RFC 7541)
 requests      the method, deadline and compression that a block of headers asks for
 progress      gives up what does not progress
 lifetime      age, idle time and silence of a connection, and its gentle end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from normfold.serving.access.access import Access
@@ -14,6 +14,7 @@ from normfold.serving.frontends.http2.limits import WINDOW_BYTES, CallFault
 from normfold.serving.frontends.http2.messages import MessageReader
 from normfold.serving.frontends.http2.requests import DONE, STARTED, Asked, Requests, ended
 from normfold.serving.frontends.http2.sending import Sender
+from normfold.serving.frontends.http2.turns import Turns
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.rpc.methods import Method, status_of
 from normfold.serving.rpc.traffic import Traffic
@@ -40,6 +41,8 @@ class Service:
     holding: Holding
     #: Admits calls by their tokens; None: everybody is admitted.
     access: Access | None = None
+    #: The length of each connection's turn.
+    turns: Turns = field(default_factory=Turns)
 
     def enter(self, method: Method, credential: bytes) -> Method:
         """Admit a call of ``method`` and count it, from its headers to the last byte of its answer; its own method.

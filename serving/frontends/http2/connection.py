@@ -9,8 +9,8 @@ from normfold.serving.errors import ServingError, Status, Unavailable
 from normfold.serving.frontends.http2.call import ServerCall, Service
 from normfold.serving.frontends.http2.control import CONTROL, ignore
 from normfold.serving.frontends.http2.frame_reader import FrameReader
-from normfold.serving.frontends.http2.headers import HeaderError, HeaderReader
 from normfold.serving.frontends.http2.holding import Holding
+from normfold.serving.frontends.http2.kinds import kind_of
 from normfold.serving.frontends.http2.lifetime import Lifetime
 from normfold.serving.frontends.http2.limits import MOST_CALLS, MOST_RESET, Fault
 from normfold.serving.frontends.http2.patience import Patience
@@ -18,9 +18,8 @@ from normfold.serving.frontends.http2.progress import Progress
 from normfold.serving.frontends.http2.requests import TOO_LARGE, Asked, refused, trailers_well_formed
 from normfold.serving.frontends.http2.sending import AnswerStream
 from normfold.serving.frontends.http2.socket_side import SocketSide
-from normfold.serving.frontends.http2.stream_call import StreamCall
-from normfold.serving.frontends.http2.unary_call import UnaryCall
 from normfold.serving.wire import http2_frames as h2
+from normfold.serving.wire.http2_headers import HeaderError, HeaderReader
 
 
 class ServerConnection(SocketSide):
@@ -57,11 +56,13 @@ class ServerConnection(SocketSide):
 
     def take(self, data: bytes) -> bool:
         """Take frames for one turn; whether some are left."""
+        turns = self.service.turns
         try:
-            left = self.frames.feed(data, self)
+            left = self.frames.feed(data, self, turns.seconds)
         except (Fault, HeaderError) as error:
             self._break(error)
             return False
+        turns.end(self, left)
         for call in self._opened:
             if call.number in self.calls:
                 call.hurry()
@@ -82,6 +83,7 @@ class ServerConnection(SocketSide):
     def lost(self) -> None:
         """Cancel every call."""
         self._all.pop(self, None)
+        self.service.turns.end(self, False)
         for call in list(self.calls.values()):
             self.drop(call)
 
@@ -177,7 +179,7 @@ class ServerConnection(SocketSide):
                     self.fruitless()
                 self._answer_headers(number, flags, refused(error.status, str(error)))
                 return
-            call = (UnaryCall if method.is_unary else StreamCall)(self, number, asked, method)
+            call = kind_of(method)(self, number, asked, method)
             self.calls[number] = call
             if asked.timeout is not None:
                 self._opened.append(call)

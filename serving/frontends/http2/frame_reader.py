@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import Protocol
 
-from normfold.serving.frontends.http2.limits import BLOCK_BYTES, FRAME_BYTES, TURN_SECONDS, Fault, expect
+from normfold.serving.frontends.http2.limits import BLOCK_BYTES, FRAME_BYTES, Fault, expect
 from normfold.serving.frontends.http2.sending import FRAME
 from normfold.serving.wire import http2_frames as h2
 
@@ -46,8 +46,8 @@ class FrameReader:
         #: Stream, flags and bytes of a block of headers that CONTINUATION frames still add to.
         self._block: tuple[int, int, bytearray] | None = None
 
-    def feed(self, data: bytes, receiver: Receiver) -> bool:
-        """Pass the frames that end in ``data`` to ``receiver``, for at most about TURN_SECONDS.
+    def feed(self, data: bytes, receiver: Receiver, seconds: float) -> bool:
+        """Pass the frames that end in ``data`` to ``receiver``, for at most about ``seconds``.
 
         Whether frames were left: then call this again, with b"" if nothing more has come. Raises Fault, and whatever
         ``receiver`` raises.
@@ -59,13 +59,13 @@ class FrameReader:
         if len(self._parts) > 1:
             data = b"".join(self._parts)
         self._parts = []
-        at = self._take(data, receiver)
+        at = self._take(data, receiver, seconds)
         if at < len(data):
             self._parts.append(data[at:])
         self._have = len(data) - at
         return self._have >= self._need
 
-    def _take(self, data: bytes, receiver: Receiver) -> int:
+    def _take(self, data: bytes, receiver: Receiver, seconds: float) -> int:
         """Pass on the whole frames of ``data`` while the turn lasts; the place where the rest begins."""
         at, end = 0, len(data)
         if not self._greeted:
@@ -80,7 +80,7 @@ class FrameReader:
             receiver.data(data, 0, at, flags if at == left else 0, number)
         self._need = 1 if self._rest is not None else _HEAD_BYTES
         stop = min(at + _LOOK_BYTES, end)
-        until = monotonic() + TURN_SECONDS if stop < end else 0.0
+        until = monotonic() + seconds if stop < end else 0.0
         while True:
             while stop - at >= _HEAD_BYTES:
                 word, flags, number = FRAME.unpack_from(data, at)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from normfold.serving.errors import Status
-from normfold.serving.frontends.http2.headers import LIST_BYTES
 from normfold.serving.wire import http2_frames as h2
+from normfold.serving.wire.http2_headers import LIST_BYTES
 
 #: Calls under way on one connection.
 MOST_CALLS = 1024
@@ -25,8 +25,12 @@ FRUITFUL_BYTES = 1024
 MOST_SETTINGS = 64
 #: Streams that we have reset, of which later frames are still ignored; the client may not have seen the reset yet.
 MOST_RESET = 4096
-#: Time for the frames of one connection before the other connections have their turn.
+#: Time for the frames of one connection before the other connections have their turn, ...
 TURN_SECONDS = 0.003
+#: ... and for those of all connections that have frames left, before everything else has its turn, ...
+ROUND_SECONDS = 0.008
+#: ... but no turn is shorter than this.
+SHORTEST_TURN_SECONDS = 0.0002
 #: Time for a new client to send the preface and its SETTINGS.
 HANDSHAKE_SECONDS = 20.0
 #: Time that a connection which has sent everything waits for the client to close it, too.

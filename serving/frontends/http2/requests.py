@@ -10,9 +10,9 @@ from functools import lru_cache
 
 from normfold.serving.access.access import HEADER, credential
 from normfold.serving.errors import Status
-from normfold.serving.frontends.http2.headers import LIST_BYTES, Header, HeaderReader, written
 from normfold.serving.frontends.http2.inflation import ENCODINGS
 from normfold.serving.rpc.methods import Method
+from normfold.serving.wire.http2_headers import LIST_BYTES, Header, HeaderReader, written
 from normfold.serving.wire.pushback import Trailers
 
 #: The largest number of blocks whose meaning is kept; the cache is cleared when it would exceed that.

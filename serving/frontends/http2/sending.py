@@ -12,8 +12,8 @@ from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.requests import DONE, STARTED
 from normfold.serving.wire import http2_frames as h2
 
-#: length << 8 | kind, flags, stream; _MESSAGE_FRAME adds the prefix of a message: whether it is compressed, its size.
-FRAME = struct.Struct(">IBI")
+FRAME = h2.HEAD
+#: The same, and the prefix of a message: whether it is compressed, its size.
 _MESSAGE_FRAME = struct.Struct(">IBIBI")
 _MESSAGE = struct.Struct(">BI")
 

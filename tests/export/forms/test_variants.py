@@ -15,6 +15,7 @@ from normfold.export.errors import ExportError, VerificationError
 from normfold.export.forms import variants
 from normfold.export.forms.variants import AUTO, REWRITES, VARIANTS, check_variant, choose
 from normfold.export.graphs.exact import Graph
+from normfold.export.graphs.unrounded import holding
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.pipeline import fold_and_prove
 from normfold.export.proof.proof import Proof, Proved
@@ -187,7 +188,7 @@ def test_where_a_form_is_another_network_nothing_is_published(
     def wrong(model: variants.ir.Model) -> bool:
         weight = model.graph.initializers["w1"]
         assert weight.const_value is not None
-        weight.const_value = variants.ir.tensor(weight.const_value.numpy() * np.float32(1.01), name=weight.name)
+        weight.const_value = holding(weight.const_value.numpy() * np.float32(1.01), weight.const_value, weight.name)
         return True
 
     monkeypatch.setitem(REWRITES, "lifted", wrong)

@@ -14,7 +14,7 @@ from tests.export.fold.graphs import graph, norm, weights
 
 from normfold.export.errors import VerificationError
 from normfold.export.fold import fold
-from normfold.export.graphs.exact import Graph, in_float64
+from normfold.export.graphs.exact import Graph, unrounded
 from normfold.export.onnx_fold import fold_file
 from normfold.export.proof.branches import BranchProof, untaken
 from normfold.export.proof.proof import Proof
@@ -56,11 +56,11 @@ def case(rate: int, length: int = 9) -> Case:
 
 def graphs() -> tuple[Graph, Graph]:
     """Return the graph before and after the fold."""
-    exact = in_float64(ir.from_proto(model()))
+    exact = unrounded(ir.from_proto(model()))
     assert exact is not None
-    before = Graph.of(exact, True)
+    before = Graph.of(exact)
     assert fold(exact).batchnorms_after == 0
-    return before, Graph.of(exact, True)
+    return before, Graph.of(exact)
 
 
 def differences(unfolded: Graph, exact: bytes, *rates: int) -> Verification:
@@ -148,9 +148,9 @@ def test_a_branch_that_does_not_run_on_the_inputs_is_named() -> None:
         w=weights(4, 4),
         big=np.int64(9),
     )
-    exact = in_float64(ir.from_proto(proto))
+    exact = unrounded(ir.from_proto(proto))
     assert exact is not None
-    both = Graph.of(exact, True)
+    both = Graph.of(exact)
     assert both.exact is not None
     inputs = {"x": np.zeros((2, 3), np.float32), "k": np.array(1)}
     proof = BranchProof(both.exact, both.content, [Case("random", "", inputs)])

@@ -1,4 +1,4 @@
-"""Files that compute in float16, between Casts or as a whole, are proved in their own precision."""
+"""Files that compute in float16, between Casts or as a whole: their algebra is proved, their own rounding measured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ import pytest
 from onnx import numpy_helper
 from tests.export.fold.graphs import graph, norm, weights
 
+from normfold.export import pipeline
+from normfold.export.errors import VerificationError
+from normfold.export.fold import FoldReport, fold
 from normfold.export.graphs.exact import narrow_types
+from normfold.export.graphs.unrounded import holding
 from normfold.export.onnx_fold import fold_file
 from normfold.export.proof import rounding
 from normfold.export.proof.moving import moved_weights
@@ -41,10 +45,55 @@ def test_a_file_in_float16_is_folded_and_its_rounding_is_measured_in_float16(tex
     for difference in report.verification.differences:
         assert difference.bound >= 4 * 2.0**-10
         assert difference.bound < 0.05  # three times what float16 costs this network, not more
-    (note,) = report.notes
-    assert "(it computes in float16 itself), so the proof compares results in its own precision alone" in note
+    assert report.notes == ()
+    assert report.algebra is not None
+    assert report.algebra.passed
+    for difference in report.algebra.differences:
+        assert difference.relative < 1e-14  # float64 against float64, with weights that were not rounded to float16
+        assert difference.bound == 1e-12
     kept = {numpy_helper.to_array(t).dtype for t in onnx.load(target).graph.initializer}
     assert kept == {np.dtype(HALF)}
+
+
+@pytest.mark.parametrize("variant", ["folded", "lifted"])
+@pytest.mark.parametrize("text", [BETWEEN, WHOLE], ids=["between Casts", "as a whole"])
+def test_a_weight_in_float16_that_is_wrong_by_a_hundred_thousandth_is_refused(
+    text: str, variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: float16 itself rounds a hundred times coarser, so no comparison of the files' answers can see it."""
+
+    def wrong(graph: ir.Model, fold_all: bool) -> FoldReport:
+        report = fold(graph, fold_all=fold_all)
+        weight = next(node for node in graph.graph if node.op_type == "Conv").inputs[1]
+        assert weight is not None
+        assert weight.const_value is not None
+        moved = weight.const_value.numpy().copy()
+        moved[0] *= 1 + 1e-5
+        weight.const_value = holding(moved, weight.const_value, weight.name)
+        return report
+
+    source = tmp_path / "net.onnx"
+    source.write_bytes(model(text).SerializeToString())
+    monkeypatch.setattr(pipeline, "fold", wrong)
+    with pytest.raises(VerificationError, match="is not the same network, so nothing was published"):
+        fold_file(source, tmp_path / "folded.onnx", variant=variant)
+    assert not (tmp_path / "folded.onnx").exists()
+
+
+def test_a_batchnorm_in_float32_behind_a_cast_stays_with_its_type_and_the_algebra_holds(tmp_path: Path) -> None:
+    """A file of mixed precision: convolutions in float16, BatchNorms in float32."""
+    text = """(float[N, 3, L] x) => (float[N, 4, M] y) {
+        h = Cast <to = 10> (x) c = Conv (h, w) f = Cast <to = 1> (c) n = BN(f, n) r = Relu (n)
+        g = Cast <to = 10> (r) d = Conv (g, v) y = Cast <to = 1> (d)
+    }"""
+    held = {"w": weights(8, 3, 3, dtype=HALF), "v": weights(4, 8, 1, dtype=HALF)}
+    source, target = tmp_path / "net.onnx", tmp_path / "folded.onnx"
+    source.write_bytes(graph(text, **held, **norm("n", 8, gamma="positive")).SerializeToString())
+    report = fold_file(source, target, variant="folded")
+    assert report.algebra is not None
+    assert report.algebra.passed
+    types = {numpy_helper.to_array(t).dtype for t in onnx.load(target).graph.initializer}
+    assert np.dtype(HALF) in types
 
 
 def test_the_floor_of_the_bound_is_that_of_the_type_with_the_fewest_digits() -> None:

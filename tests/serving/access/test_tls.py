@@ -8,6 +8,7 @@ import shutil
 import socket
 import ssl
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -189,14 +190,12 @@ def test_a_server_that_stops_sends_the_last_byte_over_tls(repository, serve, fro
         client = stack.enter_context(Client(one.server.address, tls=ClientTls(certificate.ca), timeout=60))
         request = pb.ModelInferRequest(model_name="nb", raw_input_contents=[many.tobytes()])
         request.inputs.add(name="x", datatype="FP32", shape=many.shape)
-        call = client._channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        answer = call.future(request.SerializeToString(), timeout=60)
+        thread = stack.enter_context(ThreadPoolExecutor(1))
+        answer = thread.submit(client.call, "ModelInfer", request, pb.ModelInferResponse)
         statistics = one.server.catalog.entries["nb"].ready[0].statistics
         until(lambda: statistics.success.count == 1)
         assert one.on_loop(one.server.shut_down())
-        assert np.frombuffer(pb.ModelInferResponse.FromString(answer.result(60)).raw_output_contents[0], "f4")[-1] == (
-            2 * many[-1, -1]
-        )
+        assert np.frombuffer(answer.result(60).raw_output_contents[0], "f4")[-1] == 2 * many[-1, -1]
 
 
 @pytest.mark.parametrize(

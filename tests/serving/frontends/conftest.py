@@ -66,6 +66,20 @@ class Methods:
         await asyncio.sleep(0.01)
         return data
 
+    def each(self, data: bytes) -> bytes | Awaitable[bytes]:
+        """The data: at once where they are empty, after the seconds that they name, or never ("wait"); or an error."""
+        if data == b"wait":
+            return self.wait(data)
+        if data == b"fail":
+            raise InvalidRequest("no")
+        return self.later(data) if data else data
+
+    async def later(self, data: bytes) -> bytes:
+        if data == b"fail later":
+            raise InvalidRequest("not now")
+        await asyncio.sleep(float(data))
+        return data
+
     async def large(self, data: bytes) -> bytes:
         await asyncio.sleep(0.05)
         self.large_answers += 1
@@ -92,7 +106,9 @@ class Methods:
         unary |= {"Busy": self.busy_echo, "Large": self.large}
         methods = [Method(f"/t.T/{name}", kind, wire_unary=function) for name, function in unary.items()]
         methods += [Method("/t.T/First", kind, wire_unary=self.echo, counted=False)]
-        methods += [Method("/t.T/Stream", kind, wire_stream=self.stream)]
+        methods += [Method("/t.T/Stream", kind, wire_each=self.echo)]
+        methods += [Method("/t.T/Each", kind, wire_each=self.each)]
+        methods += [Method("/t.T/Iterate", kind, wire_stream=self.stream)]
         methods += [Method("/t.T/Slow", kind, wire_stream=self.slow)]
         return [*methods, Method("/t.T/Numbers", kind, server_stream=self.numbers)]
 

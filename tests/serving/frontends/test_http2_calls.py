@@ -48,9 +48,10 @@ def test_many_calls_at_once_get_their_own_answers(channel):
     assert [call.result() for call in calls] == [b"%d" % i for i in range(300)]
 
 
-def test_a_stream_gives_each_message_back_in_order(channel):
+@pytest.mark.parametrize("name", ["Stream", "Iterate"])
+def test_a_stream_gives_each_message_back_in_order(channel, name):
     sizes = [0, 10, 200_000, 1, 1 << 21, 3]
-    answers = channel.stream_stream("/t.T/Stream")((bytes(size) for size in sizes), timeout=20)
+    answers = channel.stream_stream(f"/t.T/{name}")((bytes(size) for size in sizes), timeout=20)
     assert [len(answer) for answer in answers] == sizes
 
 
@@ -148,11 +149,12 @@ def test_what_is_not_grpc_gets_a_status_of_http(raw):
     assert raw.answer(7)[1] == {":status": "405", "allow": "POST"}
 
 
+@pytest.mark.parametrize("name", ["Stream", "Iterate"])
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
-def test_compressed_messages_are_understood(channel, compression):
+def test_compressed_messages_are_understood(channel, compression, name):
     data = b"abc" * 10_000
     assert unary(channel, "Echo", data, compression=compression) == data
-    stream = channel.stream_stream("/t.T/Stream")(iter([data, b"x" * 5000]), compression=compression, timeout=20)
+    stream = channel.stream_stream(f"/t.T/{name}")(iter([data, b"x" * 5000]), compression=compression, timeout=20)
     assert list(stream) == [data, b"x" * 5000]
 
 

@@ -11,7 +11,6 @@ from tests.serving.frontends.raw import Raw, message, request_headers
 
 from normfold.serving.frontends.http2 import patience
 from normfold.serving.frontends.http2.frame_reader import FrameReader
-from normfold.serving.frontends.http2.headers import MOST_HEADERS, written
 from normfold.serving.frontends.http2.limits import (
     BLOCK_BYTES,
     FORGOTTEN_EACH_SECOND,
@@ -19,9 +18,13 @@ from normfold.serving.frontends.http2.limits import (
     MOST_CALLS,
     MOST_FRUITLESS,
     MOST_SETTINGS,
+    ROUND_SECONDS,
+    SHORTEST_TURN_SECONDS,
     TURN_SECONDS,
 )
+from normfold.serving.frontends.http2.turns import Turns
 from normfold.serving.wire import http2_frames as h2
+from normfold.serving.wire.http2_headers import MOST_HEADERS, written
 
 OK = {":status": "200", "content-type": "application/grpc", "grpc-status": "0"}
 HELLO = message(b"hello")
@@ -61,8 +64,9 @@ def test_a_message_may_be_cut_anywhere(raw, cuts):
     assert raw.answer(1) == (HELLO, OK)
 
 
-def test_messages_of_a_stream_may_share_a_frame(raw):
-    raw.ask(1, message(b"a") + message(b"") + message(b"ccc"), "Stream")
+@pytest.mark.parametrize("method", ["Stream", "Iterate"])
+def test_messages_of_a_stream_may_share_a_frame(raw, method):
+    raw.ask(1, message(b"a") + message(b"") + message(b"ccc"), method)
     assert raw.answer(1)[0] == message(b"a") + message(b"") + message(b"ccc")
 
 
@@ -505,17 +509,41 @@ def test_a_turn_ends_in_time_and_the_next_goes_on_where_it_ended():
     receiver, reader = Receiver(), FrameReader()
     reader.settled = True
     frames = [h2.frame(h2.PRIORITY, 0, number, bytes(5)) for number in range(1, 101)]
-    left = reader.feed(h2.PREFACE + b"".join(frames) + frames[0][:3], receiver)
+    left = reader.feed(h2.PREFACE + b"".join(frames) + frames[0][:3], receiver, TURN_SECONDS)
     assert left
     turns = 1
     while left:
         assert len(receiver.taken) < turns * 45
-        left = reader.feed(b"", receiver)
+        left = reader.feed(b"", receiver, TURN_SECONDS)
         turns += 1
     assert receiver.taken == list(range(1, 101))
     assert turns > 2
-    reader.feed(frames[0][3:], receiver)
+    reader.feed(frames[0][3:], receiver, TURN_SECONDS)
     assert len(receiver.taken) == 101
+
+
+def test_the_more_connections_have_frames_left_the_shorter_are_their_turns():
+    turns, behind = Turns(), [object() for _ in range(400)]
+    assert turns.seconds == TURN_SECONDS
+    for number, connection in enumerate(behind, 1):
+        turns.end(connection, True)
+        turns.end(connection, True)
+        assert turns.seconds <= max(ROUND_SECONDS / number, SHORTEST_TURN_SECONDS)
+    assert turns.seconds == SHORTEST_TURN_SECONDS
+    for connection in behind:
+        turns.end(connection, False)
+        turns.end(connection, False)
+    assert turns.seconds == TURN_SECONDS
+
+
+def test_a_connection_that_has_gone_takes_no_turn(raw, served):
+    turns = served.frontend._service.turns
+    block = raw.encoder.encode(request_headers("Busy"))
+    calls = ((h2.frame(h2.HEADERS, 4, n, block), h2.frame(h2.DATA, 1, n, HELLO)) for n in range(1, 401, 2))
+    raw.send(*(frame for call in calls for frame in call))
+    raw.until(h2.DATA)
+    raw.socket.close()
+    until(lambda: not turns._behind)
 
 
 def test_calls_that_are_opened_and_reset_at_once_end_the_connection(raw, served):

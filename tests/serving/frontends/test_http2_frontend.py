@@ -113,7 +113,9 @@ def test_a_client_that_only_stops_sending_gets_its_answers(served):
 
 
 @pytest.mark.parametrize("sent", [b"", HELLO, HELLO[:7], HELLO + HELLO[:3]])
-@pytest.mark.parametrize(("method", "headers"), [("Echo", {}), ("Stream", {}), ("Echo", {"content_length": "99"})])
+@pytest.mark.parametrize(
+    ("method", "headers"), [("Echo", {}), ("Stream", {}), ("Iterate", {}), ("Echo", {"content_length": "99"})]
+)
 def test_a_client_that_stops_sending_within_a_request_is_not_waited_for(served, method, headers, sent):
     client = Raw(served.address)
     client.ask(1, None, method, **headers)

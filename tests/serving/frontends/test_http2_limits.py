@@ -111,11 +111,11 @@ def test_empty_messages_that_are_not_read_stop_their_client(served):
 
 
 @pytest.mark.parametrize("limits", [ClientLimits(max_connection_bytes=1 << 20), ClientLimits(max_held_bytes=1 << 20)])
-@pytest.mark.parametrize("method", ["Large", "Stream"])
+@pytest.mark.parametrize("method", ["Large", "Stream", "Iterate"])
 def test_answers_that_nobody_takes_are_refused_beyond_the_limit(start, limits, method):
     with start(limits=limits) as served:
         client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 0})
-        data = {"Large": message(b"600000"), "Stream": message(bytes(600_000))}[method]
+        data = message(b"600000") if method == "Large" else message(bytes(600_000))
         for stream in (1, 3):
             upload(client, stream, data, method)
             client.send(h2.frame(h2.DATA, h2.END_STREAM, stream))
@@ -170,13 +170,13 @@ def test_a_long_inflation_runs_on_a_thread_in_steps(served, monkeypatch):
     assert [most for _, most in steps] in ([inflation.INLINE_BYTES], [inflation.INLINE_BYTES, inflation.STEP_BYTES])
     steps.clear()
     data = os.urandom(3_000_000)
-    for method, stream in (("Echo", 3), ("Stream", 5)):
+    for method, stream in (("Echo", 3), ("Stream", 5), ("Iterate", 7)):
         upload(client, stream, message(gzip.compress(data, 1), 1), method, grpc_encoding="gzip")
         client.send(h2.frame(h2.DATA, h2.END_STREAM, stream))
         assert client.answer(stream)[0] == message(data)
-    inline, threaded = [steps[0], steps[2]], [steps[1], steps[3]]
+    inline, threaded = steps[::2], steps[1::2]
     assert {most for _, most in inline} == {inflation.INLINE_BYTES}
-    assert threaded == [("normfold-inflate", inflation.STEP_BYTES)] * 2
+    assert threaded == [("normfold-inflate", inflation.STEP_BYTES)] * 3
     assert held(served) == 0
 
 
@@ -184,13 +184,13 @@ def test_what_grows_out_of_proportion_is_refused(served, monkeypatch):
     monkeypatch.setattr(inflation, "LARGE_BYTES", 1 << 20)
     client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 1 << 24})
     client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\x01\0\0\0"))
-    for stream, method in ((1, "Echo"), (3, "Stream")):
+    for stream, method in ((1, "Echo"), (3, "Stream"), (7, "Iterate")):
         client.ask(stream, message(gzip.compress(bytes(3_000_000)), 1), method, grpc_encoding="gzip")
         _, headers = client.answer(stream)
         assert headers["grpc-status"] == "8"
         assert headers["grpc-message"] == "a message is more than 100 times its compressed size"
-    client.ask(5, message(gzip.compress(bytes(1_000_000)), 1), grpc_encoding="gzip")
-    assert client.answer(5)[0] == message(bytes(1_000_000))
+    client.ask(9, message(gzip.compress(bytes(1_000_000)), 1), grpc_encoding="gzip")
+    assert client.answer(9)[0] == message(bytes(1_000_000))
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ def impatient(start):
         yield served
 
 
-@pytest.mark.parametrize("method", ["Echo", "Stream"])
+@pytest.mark.parametrize("method", ["Echo", "Stream", "Iterate"])
 def test_an_upload_without_progress_is_given_up(impatient, method):
     client = Raw(impatient.address)
     upload(client, 1, HELLO[:7], method)

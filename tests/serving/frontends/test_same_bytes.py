@@ -26,6 +26,8 @@ SAME = {
     "a message and a part of another": ("Echo", HELLO + HELLO[:7], {}),
     "two messages to a stream": ("Stream", HELLO + HELLO, {}),
     "no message to a stream": ("Stream", b"", {}),
+    "two messages to an iterator": ("Iterate", HELLO + HELLO, {}),
+    "no message to an iterator": ("Iterate", b"", {}),
     "two requests for a stream of answers": ("Numbers", NUMBERS + NUMBERS, {}),
     "gzip": ("Echo", message(ZIPPED, 1), GZIP),
     "gzip in a stream": ("Stream", message(ZIPPED, 1) + HELLO, GZIP),

@@ -13,6 +13,7 @@ import pytest
 
 from normfold.serving.errors import InvalidRequest, Unavailable
 from normfold.serving.scheduling.batching import BatchPolicy, QueuePolicy, read_policy
+from normfold.serving.scheduling.executing import stacked
 from normfold.serving.scheduling.scheduler import Scheduler
 from normfold.serving.scheduling.statistics import Statistics
 
@@ -148,6 +149,58 @@ def test_as_many_runs_at_a_time_as_there_are_instances():
         await asyncio.gather(*calls)
 
     play(scenario, BatchPolicy(), gate, instances=2)
+
+
+def test_what_waits_is_run_while_the_event_loop_is_busy():
+    gate = Gate(is_open=False)
+
+    async def scenario(submit):
+        calls = [submit(0)]
+        await started(gate)
+        calls += [submit(value) for value in (1, 2, 3)]
+        await settle()
+        gate.open.set()
+        until = time.monotonic() + 20
+        while len(gate.runs) < 4 and time.monotonic() < until:
+            time.sleep(0.001)  # the loop does nothing else meanwhile
+        ran = list(gate.runs)
+        await asyncio.gather(*calls)
+        return ran
+
+    ran, _ = play(scenario, BatchPolicy(), gate)
+    assert ran == [[0], [1], [2], [3]]
+
+
+def test_a_request_that_is_cancelled_while_its_run_goes_on_is_not_taken_from_the_queue_twice():
+    gate = Gate(is_open=False)
+
+    async def scenario(submit):
+        first = submit(0)
+        await started(gate)
+        first.cancel()
+        second = submit(1)
+        await settle()
+        gate.open.set()
+        return await second
+
+    ((y,), _), _ = play(scenario, BatchPolicy(max_rows=4), gate)
+    assert y[0, 0] == 2
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint64", "float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 0), (2, 3)])
+def test_rows_are_stacked_as_numpy_stacks_them(dtype, shape):
+    parts = [np.random.default_rng(rows).integers(0, 2, (rows, *shape)).astype(dtype) for rows in (1, 2, 1)]
+    found = stacked(parts)
+    assert found.dtype == parts[0].dtype
+    np.testing.assert_array_equal(found, np.concatenate(parts))
+
+
+def test_rows_that_are_no_plain_block_of_memory_are_stacked_too():
+    words = np.array([["a", "bc"]], dtype=object)
+    np.testing.assert_array_equal(stacked([words, words]), np.concatenate([words, words]))
+    strided = np.arange(12, dtype=np.float32).reshape(2, 6)[:, ::2]
+    np.testing.assert_array_equal(stacked([strided, strided]), np.concatenate([strided, strided]))
 
 
 def test_a_batch_that_fails_is_run_one_by_one_so_that_only_the_guilty_fails():

@@ -1,7 +1,7 @@
 """Header blocks: all of HPACK (RFC 7541) can be read; blocks are written without table and Huffman code.
 
-Our SETTINGS ask clients to keep no table (SETTINGS_HEADER_TABLE_SIZE 0). Then the meaning of a block does not depend on
-earlier blocks, and equal blocks need to be read only once. Until these SETTINGS arrive, a client may use a table.
+Our SETTINGS ask the peer to keep no table (SETTINGS_HEADER_TABLE_SIZE 0). Then the meaning of a block does not depend
+on earlier blocks, and equal blocks need to be read only once. Until these SETTINGS arrive, the peer may use a table.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from hpack.table import HeaderTable
 Header = tuple[bytes, bytes]
 
 STATIC: tuple[Header, ...] = tuple((bytes(name), bytes(value)) for name, value in HeaderTable.STATIC_TABLE)
-#: The size of a table until the client has our SETTINGS, in bytes.
+#: The size of a table until the peer has our SETTINGS, in bytes.
 TABLE_BYTES = 4096
 #: Counted for each header in a table or list, in addition to its bytes (RFC 7541, section 4.1).
 OVERHEAD_BYTES = 32
-#: All headers of one request, in bytes. The rest of a larger block is read only for what it adds to the table.
+#: All headers of one block, in bytes. The rest of a larger block is read only for what it adds to the table.
 LIST_BYTES = 65_536
 #: Headers in one block, and bytes in Huffman code behind the first LIST_BYTES: they bound the time that a block takes.
 MOST_HEADERS, CODED_BYTES = 10_000, 65_536
@@ -42,7 +42,7 @@ class HeaderReader:
     def __init__(self) -> None:
         self._table: deque[Header] = deque()
         self._size, self._largest = 0, TABLE_BYTES
-        #: Whether the client may still keep a table, which blocks read and change.
+        #: Whether the peer may still keep a table, which blocks read and change.
         self.has_table = True
         #: Whether the last block means the same behind any other block, and leaves the table as it is.
         self.constant = False

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from normfold.serving.frontends.http2.headers import (
+from normfold.serving.frontends.http2.requests import Requests, percent_encoded
+from normfold.serving.wire.http2_headers import (
     LIST_BYTES,
     MOST_HEADERS,
     STATIC,
@@ -17,7 +18,6 @@ from normfold.serving.frontends.http2.headers import (
     HeaderReader,
     written,
 )
-from normfold.serving.frontends.http2.requests import Requests, percent_encoded
 
 NAMES = st.sampled_from([name for name, _ in STATIC]) | st.binary(min_size=1, max_size=40)
 VALUES = st.sampled_from([value for _, value in STATIC]) | st.binary(max_size=300)

@@ -1,0 +1,105 @@
+"""Which transport carries the calls of a client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from normfold.serving.client.transport.answers import Reply
+from normfold.serving.client.transport.destination import destination
+from normfold.serving.client.transport.opening import COMPRESSIONS, Opening
+
+if TYPE_CHECKING:
+    import ssl
+
+    from normfold.serving.client.connection import ClientTls
+
+#: The transports, the default first.
+TRANSPORTS = ("http2", "grpcio")
+
+
+class BlockingCalls(Protocol):
+    """Carries calls to one server."""
+
+    def call(self, path: str, data: bytes, seconds: float) -> Reply:
+        """The reply to a call of ``path`` with the serialized request ``data``, within ``seconds``."""
+
+    def close(self) -> None:
+        """Close every connection."""
+
+
+class LoopCalls(Protocol):
+    """The same on an event loop."""
+
+    async def call(self, path: str, data: bytes, seconds: float) -> Reply:
+        """The reply to a call of ``path`` with the serialized request ``data``, within ``seconds``."""
+
+    def stream(self, path: str, messages: AsyncIterator[bytes]) -> AsyncGenerator[bytes | Reply, None]:
+        """Send ``messages``; gives those of the server, and at last the reply with which the stream ended."""
+
+    async def close(self) -> None:
+        """Close every connection."""
+
+
+def checked_options(transport: str, compression: str | None, keepalive: float) -> None:
+    """Raise ValueError for an option that is none."""
+    if transport not in TRANSPORTS:
+        raise ValueError(f"transport {transport!r} is not one of {', '.join(map(repr, TRANSPORTS))}")
+    if compression is not None and compression not in COMPRESSIONS:
+        raise ValueError(f"compression {compression!r} is not 'gzip' or None")
+    if not isinstance(keepalive, (int, float)) or not 0 <= keepalive < 1e6:
+        raise ValueError(f"keepalive {keepalive!r} is not a number of seconds; 0: no pings")
+
+
+def blocking_calls(
+    address: str,
+    tls: ClientTls | None,
+    metadata: Sequence[tuple[str, str]],
+    transport: str,
+    compression: str | None,
+    keepalive: float,
+) -> BlockingCalls:
+    """The transport of a ``Client``; connects to nothing yet. Raises ValueError."""
+    checked_options(transport, compression, keepalive)
+    if transport == "grpcio":
+        import grpc
+
+        from normfold.serving.client.transport.through_grpcio import GrpcioCalls, channel
+
+        return GrpcioCalls(channel(grpc, address, tls, keepalive, compression), address, metadata)
+    from normfold.serving.client.transport.sharing import SharedConnections
+
+    found = destination(address)
+    return SharedConnections(address, found, *_prepared(address, tls, metadata, compression), keepalive)
+
+
+def loop_calls(
+    address: str,
+    tls: ClientTls | None,
+    metadata: Sequence[tuple[str, str]],
+    transport: str,
+    compression: str | None,
+    keepalive: float,
+) -> LoopCalls:
+    """The transport of an ``AsyncClient``; connects to nothing yet. Raises ValueError."""
+    checked_options(transport, compression, keepalive)
+    if transport == "grpcio":
+        import grpc.aio
+
+        from normfold.serving.client.transport.through_grpcio import GrpcioLoopCalls, channel
+
+        return GrpcioLoopCalls(channel(grpc.aio, address, tls, keepalive, compression), address, metadata)
+    from normfold.serving.client.transport.pooling import LoopConnections
+
+    found = destination(address)
+    return LoopConnections(address, found, *_prepared(address, tls, metadata, compression), keepalive)
+
+
+def _prepared(
+    address: str, tls: ClientTls | None, metadata: Sequence[tuple[str, str]], compression: str | None
+) -> tuple[Opening, tuple[ssl.SSLContext, str] | None]:
+    found = destination(address)
+    if tls is None:
+        return Opening("http", found.authority, metadata, compression), None
+    opening = Opening("https", tls.server_name or found.authority, metadata, compression)
+    return opening, (tls.context(), tls.server_name or found.host)

@@ -1,0 +1,66 @@
+"""Why no connection came about, in the words that a person reads; each is UNAVAILABLE."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from normfold.serving.client.transport.answers import Reply
+from normfold.serving.errors import Status
+
+EXPIRED = Reply(Status.DEADLINE_EXCEEDED, "Deadline Exceeded")
+CLOSED = Reply(Status.CANCELLED, "the client was closed")
+#: The beginning of an answer by HTTP/1.
+_HTTP1 = b"HTTP/1."
+
+
+def refused(address: str, why: str) -> Reply:
+    """Nothing listens there, or nothing can be reached."""
+    return _unavailable(f"no server answers at {address} ({why}); start one with: normfold serve --repository DIR")
+
+
+def unknown_host(address: str, why: str) -> Reply:
+    """The name has no address."""
+    return _unavailable(f"the host in {address} is not known here; is its name right? ({why})")
+
+
+def no_tls(address: str, why: str) -> Reply:
+    """Server and client do not agree on TLS."""
+    return _unavailable(
+        f"{address} and this client found no way to use TLS together ({why}); does the server have TLS, "
+        "did ca sign its certificate, is the certificate for this name, and does it want one of the client?"
+    )
+
+
+def wants_tls(address: str, why: str) -> Reply:
+    """A server that ends a connection in plain text at once."""
+    return _unavailable(f"no server answers at {address} in plain text ({why}); does it want TLS (tls=…, --tls-ca)?")
+
+
+def not_grpc(address: str, first: bytes, why: str) -> Reply:
+    """The first bytes of what listens there are not those of a gRPC server."""
+    if first.startswith(_HTTP1):
+        line = first.split(b"\r\n", 1)[0][:60].decode("ascii", "replace")
+        why = f"it answers {line!r}: that is HTTP/1, as of a proxy or a port for metrics"
+    return _unavailable(f"no gRPC server answers at {address} ({why})")
+
+
+def of_error(address: str, error: OSError) -> Reply:
+    """The failure behind the exception of a connection attempt."""
+    if isinstance(error, socket.gaierror):
+        return unknown_host(address, error.strerror or str(error))
+    if type(error).__module__ == "ssl":
+        return no_tls(address, tls_words(error))
+    if error.errno is not None and error.errno > 0:
+        return refused(address, os.strerror(error.errno))
+    return refused(address, error.strerror or str(error) or "it ended the connection")
+
+
+def tls_words(error: OSError) -> str:
+    """The reason in an exception of ``ssl``, such as "handshake: self-signed certificate"."""
+    why = getattr(error, "verify_message", "") or getattr(error, "reason", None) or str(error)
+    return f"handshake: {str(why).lower().replace('_', ' ')}"
+
+
+def _unavailable(details: str) -> Reply:
+    return Reply(Status.UNAVAILABLE, details)

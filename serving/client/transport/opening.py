@@ -1,0 +1,90 @@
+"""The headers of a request as one block of bytes, and a message as gRPC sends it."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+
+from normfold.serving.wire.http2_headers import Header, written
+
+#: Whether the message is compressed, and its size.
+PREFIX = struct.Struct(">BI")
+PREFIX_BYTES = PREFIX.size
+
+#: The compressions of requests, by the names of their options.
+COMPRESSIONS = ("gzip",)
+#: Smaller messages are sent as they are, in bytes: gzip adds 18 of its own.
+_WORTH_COMPRESSING = 64
+_ACCEPTED = b"identity,deflate,gzip"
+#: The numbers of bits by which zlib reads what grpc-encoding names.
+_BITS = {b"deflate": zlib.MAX_WBITS, b"gzip": zlib.MAX_WBITS | 16}
+
+#: gRPC allows eight digits.
+_MOST_DIGITS = 99_999_999
+_UNITS = ((1e-3, b"m"), (1.0, b"S"), (60.0, b"M"), (3600.0, b"H"))
+
+
+class Opening:
+    """The headers of the requests of one client, as blocks; all but the deadline are prepared."""
+
+    def __init__(
+        self, scheme: str, authority: str, metadata: Sequence[tuple[str, str]] = (), compression: str | None = None
+    ) -> None:
+        """``metadata``: headers of every request. ``compression``: one of COMPRESSIONS, or None."""
+        self.compressed = compression is not None
+        self._first = written((b":method", b"POST"), (b":scheme", scheme.encode()), (b":authority", authority.encode()))
+        rest: list[Header] = [
+            (b"te", b"trailers"),
+            (b"content-type", b"application/grpc"),
+            (b"user-agent", b"normfold"),
+            (b"grpc-accept-encoding", _ACCEPTED),
+        ]
+        if compression is not None:
+            rest.append((b"grpc-encoding", compression.encode()))
+        self._rest = written(*rest, *((name.encode(), value.encode()) for name, value in metadata))
+        self._prepared: dict[tuple[str, float | None], bytes] = {}
+
+    def block(self, path: str, seconds: float | None) -> bytes:
+        """The headers of a call of ``path`` that must be answered within ``seconds``; None: some time."""
+        block = self._prepared.get((path, seconds))
+        if block is None:
+            timeout = () if seconds is None else ((b"grpc-timeout", written_timeout(seconds)),)
+            block = self._first + written((b":path", path.encode())) + self._rest + written(*timeout)
+            if len(self._prepared) >= 256:
+                self._prepared.clear()
+            self._prepared[path, seconds] = block
+        return block
+
+    def message(self, data: bytes) -> tuple[bytes, bytes]:
+        """``data`` as it is sent: the prefix of the message, and its bytes."""
+        if self.compressed and len(data) >= _WORTH_COMPRESSING:
+            packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+            packed = packer.compress(data) + packer.flush()
+            if len(packed) < len(data):
+                return PREFIX.pack(1, len(packed)), packed
+        return PREFIX.pack(0, len(data)), data
+
+
+def written_timeout(seconds: float) -> bytes:
+    """``seconds`` as grpc-timeout has it: eight digits at most, rounded down, and at least a millisecond.
+
+    >>> written_timeout(60.0), written_timeout(1e6), written_timeout(1e-9), written_timeout(1e99)
+    (b'60000m', b'1000000S', b'1m', b'99999999H')
+    """
+    for unit, letter in _UNITS:
+        count = seconds / unit
+        if count <= _MOST_DIGITS:
+            return b"%d%b" % (max(int(count), 1), letter)
+    return b"%dH" % _MOST_DIGITS
+
+
+def inflated(data: bytes, encoding: bytes) -> bytes:
+    """A compressed message as it was before. Raises ValueError, with the reason."""
+    bits = _BITS.get(encoding)
+    if bits is None:
+        raise ValueError(f"it is compressed, and grpc-encoding is {encoding.decode(errors='replace')!r}")
+    try:
+        return zlib.decompress(data, bits)
+    except zlib.error as error:
+        raise ValueError(f"it cannot be decompressed: {error}") from None

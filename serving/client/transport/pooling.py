@@ -1,0 +1,225 @@
+"""The connections of an ``AsyncClient``: made when they are needed, replaced when they end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from normfold.serving.client.transport import failures
+from normfold.serving.client.transport.answers import Reply
+from normfold.serving.client.transport.destination import Endpoint
+from normfold.serving.client.transport.looping import AwaitedCall, LoopConnection
+from normfold.serving.client.transport.opening import Opening
+from normfold.serving.client.transport.remote_call import RemoteCall, StreamedCall
+from normfold.serving.client.transport.retries import Retries
+from normfold.serving.client.transport.sharing import MOST_CONNECTIONS
+from normfold.serving.errors import Status
+
+if TYPE_CHECKING:
+    import ssl
+
+#: The time for a connection of a call without a deadline, in seconds.
+_CONNECT_SECONDS = 20.0
+
+
+class LoopConnections:
+    """Sends calls of one event loop to one server."""
+
+    def __init__(
+        self,
+        address: str,
+        destination: Endpoint,
+        opening: Opening,
+        tls: tuple[ssl.SSLContext, str] | None = None,
+        keepalive: float = 0.0,
+    ) -> None:
+        """Connect to nothing yet. ``tls``: how, and the name that the server's certificate must have."""
+        self._address, self._destination, self._opening, self._tls, self._keepalive = (
+            address,
+            destination,
+            opening,
+            tls,
+            keepalive,
+        )
+        self._closed = False
+        self._begin(None)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._loop = loop
+        self._connections: list[LoopConnection] = []
+        self._dialling: asyncio.Task[Reply | None] | None = None
+        #: Those that wait for a call to end, because the server takes no more.
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def call(self, path: str, data: bytes, seconds: float) -> Reply:
+        """The reply to a call of ``path`` with the serialized request ``data``, within ``seconds``."""
+        loop = asyncio.get_running_loop()
+        message = self._opening.message(data)
+        deadline = loop.time() + seconds
+        reply = await self._attempt(loop, self._opening.block(path, seconds), message, deadline)
+        if reply.status is Status.OK:
+            return reply
+        retries = Retries()
+        while (pause := retries.pause(path, reply, deadline - loop.time())) is not None:
+            await asyncio.sleep(pause)
+            left = max(deadline - loop.time(), 1e-3)
+            reply = await self._attempt(loop, self._opening.block(path, round(left, 2) or left), message, deadline)
+        return reply
+
+    async def stream(self, path: str, messages: AsyncIterator[bytes]) -> AsyncGenerator[bytes | Reply, None]:
+        """Send ``messages``; gives those of the server, and at last the reply with which the stream ended.
+
+        Sends nothing before the first message is there. Closing this iterator cancels the stream.
+        """
+        loop = asyncio.get_running_loop()
+        first = self._opening.message(await anext(messages))
+        found = await self._connection(loop, loop.time() + _CONNECT_SECONDS)
+        if isinstance(found, Reply):
+            yield found
+            return
+        came: asyncio.Queue[bytes | Reply] = asyncio.Queue()
+
+        def ended(call: RemoteCall) -> None:
+            if call.reply is not None:
+                came.put_nowait(call.reply)
+
+        call = StreamedCall(came.put_nowait, ended)
+        found.open(call, self._opening.block(path, None), first, end=False)
+        sending = loop.create_task(self._send(found, call, messages))
+        try:
+            while True:
+                item = await came.get()
+                yield item
+                if isinstance(item, Reply):
+                    return
+        finally:
+            sending.cancel()
+            found.cancel(call)
+
+    async def close(self) -> None:
+        """Close the connections; calls without an answer end as CANCELLED."""
+        self._closed = True
+        if self._dialling is not None:
+            self._dialling.cancel()
+        for connection in self._connections:
+            connection.close()
+        self._connections = []
+        self._wake_all()
+
+    async def _send(self, connection: LoopConnection, call: RemoteCall, messages: AsyncIterator[bytes]) -> None:
+        async for message in messages:
+            if call.reply is not None:
+                return
+            connection.send(call, self._opening.message(message))
+
+    async def _attempt(
+        self, loop: asyncio.AbstractEventLoop, block: bytes, message: tuple[bytes, bytes], deadline: float
+    ) -> Reply:
+        connection = self._free() if loop is self._loop else None
+        if connection is None:
+            found = await self._connection(loop, deadline)
+            if isinstance(found, Reply):
+                return found
+            connection = found
+        future: asyncio.Future[Reply] = loop.create_future()
+        call = AwaitedCall(future)
+        connection.open(call, block, message)
+        timer = loop.call_at(deadline, _expire, call)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            if call.reply is None or call.reply is failures.EXPIRED:
+                connection.cancel(call)
+            if self._waiting:
+                self._wake()
+
+    def _free(self) -> LoopConnection | None:
+        for connection in self._connections:
+            if connection.end.room > 0:
+                return connection
+        return None
+
+    async def _connection(self, loop: asyncio.AbstractEventLoop, deadline: float) -> LoopConnection | Reply:
+        """A connection that takes a call, as soon as there is one; a reply where none comes about."""
+        if loop is not self._loop:
+            self._begin(loop)
+        while True:
+            if self._closed:
+                return failures.CLOSED
+            self._connections = [one for one in self._connections if not one.end.going_away]
+            if (connection := self._free()) is not None:
+                return connection
+            left = deadline - loop.time()
+            if left <= 0:
+                return failures.EXPIRED
+            if self._dialling is None and len(self._connections) < MOST_CONNECTIONS:
+                self._dialling = loop.create_task(self._dial(loop))
+            try:
+                if (dialling := self._dialling) is not None:
+                    async with asyncio.timeout(left):
+                        failure = await asyncio.shield(dialling)
+                    if failure is not None:
+                        return failure
+                else:
+                    self._waiting.append(loop.create_future())
+                    async with asyncio.timeout(left):
+                        await self._waiting[-1]
+            except TimeoutError:
+                return failures.EXPIRED
+            except asyncio.CancelledError:
+                if self._closed:
+                    return failures.CLOSED
+                raise
+
+    async def _dial(self, loop: asyncio.AbstractEventLoop) -> Reply | None:
+        """Make one more connection; the failure if there is none."""
+        options: dict[str, Any] = {}
+        if self._tls is not None:
+            options = {"ssl": self._tls[0], "server_hostname": self._tls[1]}
+        failed: OSError | None = None
+
+        def made() -> LoopConnection:
+            connection = LoopConnection(self._address, loop, self._tls is not None, self._keepalive, self._wake)
+            connection.end.expect_like(one.end for one in self._connections)
+            return connection
+
+        try:
+            for place in self._destination.places or (None,):
+                with contextlib.suppress(TimeoutError):
+                    try:
+                        async with asyncio.timeout(_CONNECT_SECONDS):
+                            if place is None:
+                                _, protocol = await loop.create_unix_connection(made, self._destination.path, **options)
+                            else:
+                                _, protocol = await loop.create_connection(made, *place, **options)
+                    except OSError as error:
+                        if isinstance(error, TimeoutError):
+                            raise
+                        failed = error
+                    else:
+                        self._connections.append(protocol)
+                        return None
+            if failed is None:
+                return failures.refused(self._address, f"no connection within {_CONNECT_SECONDS:.0f} s")
+            return failures.of_error(self._address, failed)
+        finally:
+            self._dialling = None
+
+    def _wake(self) -> None:
+        """A call has ended: one of those that wait may begin."""
+        while self._waiting:
+            if not (waiting := self._waiting.popleft()).done():
+                waiting.set_result(None)
+                return
+
+    def _wake_all(self) -> None:
+        while self._waiting:
+            self._wake()
+
+
+def _expire(call: AwaitedCall) -> None:
+    call.finish(failures.EXPIRED)

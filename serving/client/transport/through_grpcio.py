@@ -1,0 +1,156 @@
+"""The same calls by channels of grpcio: ``transport="grpcio"``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from normfold.serving.client.transport import failures
+from normfold.serving.client.transport.answers import Reply
+from normfold.serving.client.transport.retries import ATTEMPTS, FACTOR, FIRST_SECONDS, RETRYABLE, Retries
+from normfold.serving.errors import Status
+from normfold.serving.wire.pushback import PUSHBACK
+
+if TYPE_CHECKING:
+    from normfold.serving.client.connection import ClientTls
+
+_SERVICE = "inference.GRPCInferenceService"
+#: gRPC's own retries. It obeys a pushback, but counts it as an attempt; we go on then, see ``_again``.
+_RETRY = {
+    "methodConfig": [
+        {"name": [{"service": _SERVICE, "method": "ModelStreamInfer"}]},  # multiplex.py repeats it
+        {
+            "name": [{"service": _SERVICE}],
+            "retryPolicy": {
+                "maxAttempts": ATTEMPTS,
+                "initialBackoff": f"{FIRST_SECONDS}s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": FACTOR,
+                "retryableStatusCodes": sorted(status.name for status in RETRYABLE),
+            },
+        },
+    ]
+}
+OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.per_rpc_retry_buffer_size", (1 << 31) - 1),
+    ("grpc.service_config", json.dumps(_RETRY)),
+)
+#: In what gRPC says of a connection that failed because of TLS.
+_OF_TLS = ("handshake", "verification", "ssl_error", "certificate")
+
+
+def channel(
+    kind: Any, address: str, tls: ClientTls | None, keepalive: float = 0.0, compression: str | None = None
+) -> Any:
+    """A channel to ``address``; ``kind`` is grpc or grpc.aio. Raises ValueError for files that cannot be used."""
+    options: list[tuple[str, Any]] = list(OPTIONS)
+    if keepalive:
+        options.append(("grpc.keepalive_time_ms", int(keepalive * 1000)))
+    given = {"compression": grpc.Compression.Gzip} if compression == "gzip" else {}
+    if tls is None:
+        return kind.insecure_channel(address, options=options, **given)
+    return kind.secure_channel(address, tls.credentials(), options=[*options, *tls.options()], **given)
+
+
+class GrpcioCalls:
+    """Calls that block, of any thread."""
+
+    def __init__(self, opened: Any, address: str, metadata: Sequence[tuple[str, str]]) -> None:
+        """``opened``: a channel of ``grpc``. ``metadata``: headers of every call."""
+        self._channel, self._address, self._metadata = opened, address, tuple(metadata)
+
+    def call(self, path: str, data: bytes, seconds: float) -> Reply:
+        """The reply to a call of ``path`` with the serialized request ``data``, within ``seconds``."""
+        rpc = self._channel.unary_unary(path)
+        retries, deadline = Retries(), time.monotonic() + seconds
+        while True:
+            try:
+                return Reply(Status.OK, "", rpc(data, timeout=seconds, metadata=self._metadata))
+            except grpc.RpcError as error:
+                reply = _reply(error, self._address)
+            except ValueError as error:  # grpcio's, for a closed channel
+                return Reply(Status.CANCELLED, str(error))
+            seconds = deadline - time.monotonic()
+            if (pause := _again(retries, path, reply, seconds)) is None:
+                return reply
+            time.sleep(pause)
+            seconds -= pause
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+
+class GrpcioLoopCalls:
+    """Calls on the event loop on which this was made."""
+
+    def __init__(self, opened: Any, address: str, metadata: Sequence[tuple[str, str]]) -> None:
+        """``opened``: a channel of ``grpc.aio``. ``metadata``: headers of every call."""
+        self._channel, self._address, self._metadata = opened, address, tuple(metadata)
+        self._methods: dict[str, Any] = {}
+
+    async def call(self, path: str, data: bytes, seconds: float) -> Reply:
+        """The reply to a call of ``path`` with the serialized request ``data``, within ``seconds``."""
+        rpc = self._methods.get(path)
+        if rpc is None:
+            rpc = self._methods[path] = self._channel.unary_unary(path)
+        retries, deadline = Retries(), time.monotonic() + seconds
+        while True:
+            try:
+                return Reply(Status.OK, "", await rpc(data, timeout=seconds, metadata=self._metadata))
+            except grpc.RpcError as error:
+                reply = _reply(error, self._address)
+            seconds = deadline - time.monotonic()
+            if (pause := _again(retries, path, reply, seconds)) is None:
+                return reply
+            await asyncio.sleep(pause)
+            seconds -= pause
+
+    async def stream(self, path: str, messages: AsyncIterator[bytes]) -> AsyncGenerator[bytes | Reply, None]:
+        """Send ``messages``; gives those of the server, and at last the reply with which the stream ended."""
+        call = self._channel.stream_stream(path)(messages, metadata=self._metadata)
+        try:
+            async for message in call:
+                yield message
+            yield Reply(Status.OK, begun=True)
+        except grpc.RpcError as error:
+            yield _reply(error, self._address)
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+
+def _again(retries: Retries, path: str, reply: Reply, seconds_left: float) -> float | None:
+    """When to call again after gRPC has given up: only where the server said when."""
+    if reply.pushback_ms is None:
+        return None
+    return retries.pause(path, reply, seconds_left)
+
+
+def _reply(error: Any, address: str) -> Reply:
+    """The end of a call that failed."""
+    status, details = Status[error.code().name], error.details() or ""
+    pushback = next((str(value) for key, value in error.trailing_metadata() or () if key == PUSHBACK), None)
+    if status is Status.UNAVAILABLE:
+        if any(word in details.lower() for word in _OF_TLS):
+            return failures.no_tls(address, details)
+        if "connect" in details.lower() and "Socket closed" in details:
+            return failures.wants_tls(address, details)
+        if "connect" in details.lower() or not details:
+            return failures.refused(address, details)
+        if "resolving" in details or "lookup" in details:
+            return failures.unknown_host(address, details)
+    if pushback is None:
+        return Reply(status, details)
+    return Reply(status, details, pushback_ms=int(pushback) if pushback.isdecimal() else -1)

@@ -1,0 +1,185 @@
+"""A stream with one answer to each message: a message is answered as soon as it is there, without iterators and tasks.
+
+messages    1  2  3  4  5 ...    at most EACH_IN_FLIGHT of them are under way
+answers     1  -  3  4           in the order of the messages: 3 and 4 wait for 2
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable
+
+from normfold.serving.errors import Status, Unavailable
+from normfold.serving.frontends.http2.call import CUT, UNTAKEN, CallOwner, ServerCall
+from normfold.serving.frontends.http2.inflation import Inflation
+from normfold.serving.frontends.http2.limits import CallFault
+from normfold.serving.frontends.http2.messages import PART_BYTES
+from normfold.serving.frontends.http2.requests import Asked
+from normfold.serving.rpc.caller import CALLER
+from normfold.serving.rpc.methods import EACH_IN_FLIGHT, Method
+from normfold.serving.rpc.traffic import EXITING
+
+#: Messages that are taken before everything else has its turn.
+TURN_MESSAGES = 32
+
+
+class EachCall(ServerCall):
+    """A call of a method with ``wire_each``."""
+
+    __slots__ = ("_ending", "_pending", "_queue", "_scheduled", "_unread")
+
+    def __init__(self, connection: CallOwner, number: int, asked: Asked, method: Method) -> None:
+        super().__init__(connection, number, asked, method)
+        self._queue: deque[bytes | Inflation] = deque()
+        self._unread = 0
+        #: The answers under way and those behind them, in the order of their messages.
+        self._pending: deque[bytes | asyncio.Future[bytes]] = deque()
+        #: Whether ``_next`` is certain to be called.
+        self._scheduled = False
+        #: Whether the server ends: what has begun is answered, and nothing more.
+        self._ending = False
+        if method.counted:
+            self.service.traffic.attend(self, self._server_ends)
+
+    def received(self, data: bytes, begin: int, end: int) -> None:
+        """Answer the messages that end in the data."""
+        found = self.messages(data, begin, end)
+        if found is None:
+            return
+        if self.request_ended and self.within:
+            self.end(Status.INTERNAL, CUT)
+            return
+        if found:
+            self.service.traffic.arrived()
+            self._queue += found
+            self._unread += sum([len(message) + PART_BYTES for message in found])
+        if self._hold():
+            self._go_on()
+
+    def cancel(self) -> None:
+        """Stop the answers under way: nobody waits for them any more."""
+        self._queue.clear()
+        for answer in self._pending:
+            if not isinstance(answer, bytes):
+                answer.cancel()
+        self._pending.clear()
+        self.service.traffic.forget(self)
+        super().cancel()
+
+    def _server_ends(self) -> None:
+        self._ending = True
+        self._queue.clear()
+        self._next_soon()
+
+    def _go_on(self) -> None:
+        """Ask what may be asked now, and send what is answered."""
+        try:
+            for _ in range(TURN_MESSAGES):
+                self._send_answered()
+                if not self._queue or len(self._pending) >= EACH_IN_FLIGHT or self._blocked():
+                    break
+                self._ask()
+            else:
+                self._next_soon()
+        except CallFault as error:
+            self.end(error.status, str(error))
+            return
+        except Exception as error:
+            self.fail(error)
+            return
+        self.grant(self._unread)
+        if self._blocked():
+            if self._task is None:
+                self._task = asyncio.ensure_future(self._drained())
+        elif not self._pending and not self._queue:
+            if self._ending:
+                self.fail(Unavailable(EXITING))
+            elif self.request_ended:
+                self.end(Status.OK)
+
+    def _ask(self) -> None:
+        """Ask the method the first message that waits."""
+        message = self._queue.popleft()
+        CALLER.set(self)
+        answered: bytes | Awaitable[bytes]
+        if isinstance(message, bytes):
+            answered = self._answer(message, message)
+        else:
+            answered = self._inflated(message)
+        if isinstance(answered, bytes):
+            if self._pending:
+                self._pending.append(answered)
+            else:
+                self._send(answered)
+        else:
+            later = asyncio.ensure_future(answered)
+            self._pending.append(later)
+            later.add_done_callback(self._done)
+
+    def _answer(self, message: bytes | Inflation, data: bytes) -> bytes | Awaitable[bytes]:
+        self._unread -= len(message) + PART_BYTES
+        self._hold()
+        assert self.method.wire_each is not None
+        return self.method.wire_each(data)
+
+    async def _inflated(self, message: Inflation) -> bytes:
+        data = message.start()
+        if data is None:
+            data = await message.rest(lambda _: self._hold(message.size))
+        answered = self._answer(message, data)
+        return answered if isinstance(answered, bytes) else await answered
+
+    def _done(self, answer: asyncio.Future[bytes]) -> None:
+        if not answer.cancelled():
+            answer.exception()  # it is raised where the answer has its turn
+        self._next_soon()
+
+    def _next_soon(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        self._scheduled = False
+        if self.number in self.connection.calls:
+            self._go_on()
+            self.connection.flush_soon()
+
+    def _send_answered(self) -> None:
+        """Send the answers that no other comes before; raise the error of one that failed."""
+        while self._pending and not self._blocked():
+            first = self._pending[0]
+            if not isinstance(first, bytes) and not first.done():
+                return
+            self._pending.popleft()
+            if isinstance(first, bytes):
+                self._send(first)
+            elif first.cancelled():
+                raise Unavailable(EXITING)
+            else:
+                self._send(first.result())
+
+    def _send(self, data: bytes) -> None:
+        connection = self.connection
+        if not self._started:
+            self._started = True
+            connection.sender.start(self)
+        if not connection.sender.fits(self, len(data)):
+            raise CallFault(Status.RESOURCE_EXHAUSTED, UNTAKEN)
+        connection.sender.message(self, data)
+        connection.fruitful()
+        connection.flush_soon()
+
+    def _blocked(self) -> bool:
+        """Whether the client has not taken the answers so far."""
+        return self.connection.choked or self.connection.sender.waits(self)
+
+    async def _drained(self) -> None:
+        while self._blocked():
+            await self.connection.drained()
+        self._task = None
+        self._next()
+
+    def _hold(self, inflated: int = 0) -> bool:
+        return self.hold(self._unread + inflated + (self._reader.held if self._reader is not None else 0))

@@ -1,0 +1,147 @@
+"""The waiting requests of one model version, and which of them run together next.
+
+Requests come in on the event loop; the next batch is taken there, or on the thread of a run that has just ended. So
+everything here holds one lock, for microseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from normfold.serving.scheduling.batching import BatchPolicy
+from normfold.serving.scheduling.fair_queue import FairQueue
+from normfold.serving.scheduling.inline import RunTime
+from normfold.serving.scheduling.running import Running
+from normfold.serving.scheduling.statistics import RequestTiming
+
+Array = NDArray[Any]
+Feeds = Mapping[str, Array]
+
+
+@dataclass(eq=False, repr=False)
+class Job:
+    """One request on its way through the queue."""
+
+    feeds: Feeds
+    rows: int
+    outputs: tuple[str, ...]
+    level: int
+    arrived_ns: int
+    future: asyncio.Future[tuple[list[Array], RequestTiming]]
+    #: How long a run of this request alone takes.
+    run_time: RunTime
+    #: The connection that the request came on.
+    connection: object = None
+    #: Requests under way when it came.
+    behind: int = 0
+    #: Two jobs may share a run if their keys are equal.
+    key: object = None
+    expiry: asyncio.TimerHandle | None = None
+    #: Its run on another thread, once it has begun.
+    running: Running | None = None
+
+
+@dataclass
+class _Level:
+    """The waiting jobs of one priority level; those in ``delayed`` waited too long, and come after the others."""
+
+    waiting: FairQueue[Job] = field(default_factory=FairQueue)
+    delayed: FairQueue[Job] = field(default_factory=FairQueue)
+
+    def __len__(self) -> int:
+        return len(self.waiting) + len(self.delayed)
+
+
+class Queues:
+    """The waiting jobs of one model version, by priority and then by arrival."""
+
+    def __init__(self, policy: BatchPolicy) -> None:
+        self._policy = policy
+        self._levels = {level: _Level() for level in range(policy.levels + 1)}
+        self._lock = threading.Lock()
+
+    def add(self, job: Job) -> None:
+        """Let ``job`` wait."""
+        with self._lock:
+            self._levels[job.level].waiting.append(job)
+
+    def remove(self, job: Job) -> bool:
+        """Take ``job`` out; False: it does not wait any more."""
+        with self._lock:
+            level = self._levels[job.level]
+            return level.waiting.remove(job) or level.delayed.remove(job)
+
+    def expire(self, job: Job, delay: bool) -> bool:
+        """Take out ``job``, which waited too long, or with ``delay`` put it behind all others; False: it runs."""
+        with self._lock:
+            level = self._levels[job.level]
+            there = level.waiting.remove(job)
+            if there and delay:
+                level.delayed.append(job)
+            return there
+
+    def size(self, level: int) -> int:
+        """The jobs of one level, those of callers that have left included."""
+        return len(self._levels[level])
+
+    def displaced(self, level: int, connection: object) -> Job | None:
+        """Take out the job that makes place for one that comes on ``connection``; see ``FairQueue.displaced``."""
+        with self._lock:
+            return self._levels[level].waiting.displaced(connection)
+
+    @property
+    def waiting(self) -> int:
+        """The number of jobs that wait for a run."""
+        with self._lock:
+            return sum(not job.future.done() for line in self._lines() for job in line)
+
+    def take(self, now_ns: int, begin: Callable[[list[Job]], None]) -> tuple[list[Job], int]:
+        """The jobs of the next run, taken out of the queue, after ``begin`` has been called with them.
+
+        Without jobs, the second value is the time in nanoseconds that a batch may still wait for more; 0: no job waits.
+        """
+        with self._lock:
+            head = next((job for line in self._lines() for job in line if not job.future.done()), None)
+            if head is None:
+                return [], 0
+            batch, rows = self._gather(head)
+            left_ns = self._wait_ns(head, rows, now_ns)
+            if left_ns > 0:
+                return [], left_ns
+            for job in batch:
+                level = self._levels[job.level]
+                level.waiting.take(job) or level.delayed.take(job)
+            begin(batch)
+            return batch, 0
+
+    def _lines(self) -> Iterator[FairQueue[Job]]:
+        for level in self._levels.values():
+            yield level.waiting
+            yield level.delayed
+
+    def _gather(self, head: Job) -> tuple[list[Job], int]:
+        """``head`` and the waiting jobs that run with it, by priority and then by arrival; and all their rows."""
+        batch, rows = [head], head.rows
+        if self._policy.max_rows > 1:
+            for line in self._lines():
+                for job in line:
+                    if job is head or job.key != head.key or job.future.done():
+                        continue
+                    if rows + job.rows > self._policy.max_rows:
+                        return batch, rows
+                    batch.append(job)
+                    rows += job.rows
+        return batch, rows
+
+    def _wait_ns(self, head: Job, rows: int, now_ns: int) -> int:
+        """How long a batch of ``rows`` rows should still wait for more, in nanoseconds."""
+        policy = self._policy
+        if not policy.max_delay_us or rows >= policy.max_rows or rows in policy.preferred:
+            return 0
+        return head.arrived_ns + policy.max_delay_us * 1000 - now_ns

@@ -1,0 +1,116 @@
+"""Streams with one answer to each message: their order, their errors, what a slow client and an ending server do."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import threading
+import time
+
+import grpc
+import pytest
+from tests.serving.frontends.raw import Raw, message
+
+from normfold.serving.frontends.http2.each_call import TURN_MESSAGES
+from normfold.serving.frontends.limits import ClientLimits
+from normfold.serving.rpc.methods import EACH_IN_FLIGHT
+from normfold.serving.wire import http2_frames as h2
+
+FRONTENDS = ["http2", "grpcio"]
+
+
+def until(condition) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def told(answers) -> tuple[list[bytes], grpc.StatusCode, str]:
+    """The answers up to the end of a stream, and how it ended."""
+    found = []
+    with contextlib.suppress(grpc.RpcError):
+        found += answers
+    return found, answers.code(), answers.details()
+
+
+@pytest.mark.parametrize("frontend", FRONTENDS)
+def test_answers_keep_the_order_of_their_messages_whatever_each_takes(start, frontend):
+    seconds = [b"0.05", b"", b"0.001", b"0.02", b"", b"", b"0.01"] * 30
+    with start(name=frontend) as served, grpc.insecure_channel(served.address) as channel:
+        answers = channel.stream_stream("/t.T/Each")(iter(seconds), timeout=30)
+        assert list(answers) == seconds
+
+
+@pytest.mark.parametrize("frontend", FRONTENDS)
+@pytest.mark.parametrize(("bad", "words"), [(b"fail", "no"), (b"fail later", "not now")])
+def test_an_error_ends_the_stream_behind_the_answers_before_it(start, frontend, bad, words):
+    with start(name=frontend) as served, grpc.insecure_channel(served.address) as channel:
+        answers = channel.stream_stream("/t.T/Each")(iter([b"", b"", bad, b""]), timeout=30)
+        found, code, details = told(answers)
+        assert (found[:2], code, details) == ([b"", b""][: len(found)], grpc.StatusCode.INVALID_ARGUMENT, words)
+        until(lambda: not served.traffic.in_flight)
+
+
+def test_at_most_so_many_messages_are_under_way(raw, served):
+    raw.ask(1, None, "Each")
+    raw.send(h2.frame(h2.DATA, 0, 1, message(b"wait") * (EACH_IN_FLIGHT + 50)))
+    until(lambda: served.methods.waiting == EACH_IN_FLIGHT)
+    raw.ask(3, message(b"hello"))
+    assert raw.answer(3)[0] == message(b"hello")
+    assert served.methods.waiting == EACH_IN_FLIGHT
+    raw.send(h2.frame(h2.RST_STREAM, 0, 1, h2.CANCEL.to_bytes(4, "big")))
+    until(lambda: served.methods.cancelled == EACH_IN_FLIGHT)
+    assert raw.still_answers()
+    assert not served.frontend._service.holding.bytes
+
+
+def test_many_messages_in_one_frame_do_not_keep_others_waiting(raw, served):
+    count = 40 * TURN_MESSAGES
+    raw.ask(1, message(b"") * count, "Each")
+    found = b""
+    while len(found) < 5 * count:
+        found += raw.until(h2.DATA).payload
+    assert found == message(b"") * count
+
+
+def test_a_client_that_takes_nothing_gets_the_rest_when_it_does(served):
+    client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 0})
+    client.ask(1, message(b"0.001") * 20 + message(b"") * 20, "Each")
+    time.sleep(0.1)
+    client.send(h2.frame(h2.WINDOW_UPDATE, 0, 1, (1 << 16).to_bytes(4, "big")))
+    assert client.answer(1)[0] == message(b"0.001") * 20 + message(b"") * 20
+
+
+def test_compressed_messages_keep_their_place_among_the_others(raw):
+    zipped = message(gzip.compress(b"0.02"), 1)
+    raw.ask(1, zipped + message(b"") + zipped + message(b"0.001"), "Each", grpc_encoding="gzip")
+    assert raw.answer(1)[0] == message(b"0.02") + message(b"") + message(b"0.02") + message(b"0.001")
+
+
+@pytest.mark.parametrize("frontend", FRONTENDS)
+def test_a_server_that_ends_answers_what_has_begun_and_tells_the_client_to_go_elsewhere(start, frontend):
+    with start(name=frontend) as served, grpc.insecure_channel(served.address) as channel:
+        more = threading.Event()
+
+        def messages():
+            yield b""
+            yield b"0.3"
+            more.wait(20)
+
+        answers = channel.stream_stream("/t.T/Each")(messages(), timeout=30)
+        assert next(answers) == b""
+        closing = threading.Thread(target=served.on_loop, args=(served.traffic.close(20),))
+        closing.start()
+        found, code, details = told(answers)
+        closing.join()
+        more.set()
+        assert (found, code, details) == ([b"0.3"], grpc.StatusCode.UNAVAILABLE, "Server exiting")
+
+
+def test_a_message_that_does_not_end_is_given_up(start):
+    with start(limits=ClientLimits(stall_seconds=0.4)) as served:
+        client = Raw(served.address)
+        client.ask(1, None, "Each")
+        client.send(h2.frame(h2.DATA, 0, 1, message(b"0.001")[:3]))
+        assert client.answer(1)[1]["grpc-status"] == "4"
