@@ -17,7 +17,8 @@ MARGIN_DECADES = 0.08
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999")
 STYLE = (
     "<style>.bench text{fill:#222222}.bench .paper{fill:#ffffff}.bench .grid{stroke:#e4e4e4}"
-    "@media (prefers-color-scheme:dark){.bench text{fill:#e6edf3}.bench .paper{fill:#0d1117}.bench .grid{stroke:#30363d}}"
+    "@media (prefers-color-scheme:dark){"
+    ".bench text{fill:#e6edf3}.bench .paper{fill:#0d1117}.bench .grid{stroke:#30363d}}"
     "</style>"
 )
 COLUMNS = ("p50", "p90", "p99", "p99.9", "requests/s", "server CPU, us/request", "failed")

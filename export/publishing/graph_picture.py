@@ -1,6 +1,6 @@
 """A graph as an SVG drawing: nodes from top to bottom, parallel branches beside each other.
 
-Of a fold, each BatchNorm has a number in the graph before, and the nodes whose weights took it have it in the graph after.
+Each BatchNorm has a number in the graph before a fold; the nodes whose weights took it have it in the graph after.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def drawing(found: Sequence[Box], marks: Mapping[str, str], at: tuple[int, int] 
     ]
     parts = []
     for number, box in enumerate(found):
-        for read in box.reads:
-            parts.append(_edge(corners[read], corners[number], places[number][0] - places[read][0]))
+        rank = places[number][0]
+        parts += [_edge(corners[read], corners[number], rank - places[read][0]) for read in box.reads]
     drawn = set()
     for box, (x, y) in zip(found, corners, strict=True):
         mark = marks.get(box.name, "") if box.kind in ("norm", "linear") and box.name not in drawn else ""
@@ -160,7 +160,8 @@ def _box(x: float, y: float, box: Box, mark: str) -> str:
         at = x + _WIDTH - wide + 4
         badge = (
             f'<g><rect x="{at - wide:g}" y="{y - 8:g}" width="{2 * wide:g}" height="17" rx="8.5" '
-            f'style="fill:#a3431a;stroke:none"/><text class="number" x="{at:g}" y="{y + 4.5:g}">{escape(mark)}</text></g>'
+            f'style="fill:#a3431a;stroke:none"/>'
+            f'<text class="number" x="{at:g}" y="{y + 4.5:g}">{escape(mark)}</text></g>'
         )
     title = f"<title>{escape(f'{box.name}: {box.text}' if box.name else box.text)}</title>"
     return (
