@@ -113,9 +113,12 @@ class Proof:
                 checked = verify(algebra.reference, self._plain, self.cases, "", errors, _evaluator_bound, self._plain)
                 if checked.passed:
                     return algebra
-                if of_pytorch and verify(
-                    self.reference, algebra.reference, self.cases, "", errors, _evaluator_bound, self._plain
-                ).passed:
+                if (
+                    of_pytorch
+                    and verify(
+                        self.reference, algebra.reference, self.cases, "", errors, _evaluator_bound, self._plain
+                    ).passed
+                ):
                     return algebra
                 reason = f"ONNX's reference evaluator gives another output '{checked.worst.output}' than onnxruntime"
         narrow = narrow_types(self.unfolded.content)
