@@ -45,16 +45,14 @@ def _troubles(graph: ir.Graph) -> Iterator[str]:
         if wrong.any():
             yield f"'{name}' holds {what} ({int(wrong.sum())} of {array.size} numbers)"
     for node in graph:
-        if node.op_type != "BatchNormalization" or len(node.inputs) < 5 or node.inputs[4] is None:
-            continue
-        value = node.inputs[4]
-        held = value.const_value
-        if held is None or value.is_graph_input():
+        given = node.inputs[4] if node.op_type == "BatchNormalization" and len(node.inputs) > 4 else None
+        held = None if given is None or given.is_graph_input() else given.const_value
+        if given is None or held is None:
             continue
         variance, epsilon = held.numpy().astype(np.float64), node.attributes.get_float("epsilon", 1e-5)
         channel = int(np.argmin(variance))
         if variance[channel] + epsilon <= 0:
             yield (
-                f"'{value.name}' is a variance, and it is {variance[channel]:g} in channel {channel} "
+                f"'{given.name}' is a variance, and it is {variance[channel]:g} in channel {channel} "
                 f"(with epsilon {variance[channel] + epsilon:g}; it must be above 0)"
             )

@@ -33,5 +33,20 @@ def with_plain_weights(network: nn.Module) -> None:
     with torch.no_grad():
         for module in list(network.modules()):
             if parametrize.is_parametrized(module):
-                for name in list(module.parametrizations):  # type: ignore[arg-type]
-                    parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+                _plain(module)
+
+
+def _plain(module: nn.Module) -> None:
+    """Give one module its values and its own class again.
+
+    ``parametrize.remove_parametrizations`` would take the weight out of the class that torch made for the module, which
+    a copy shares with the network that it was copied from.
+    """
+    held = module.parametrizations
+    assert isinstance(held, nn.ModuleDict)
+    values = {name: getattr(module, name).detach().clone() for name in held}
+    kind = parametrize.type_before_parametrizations(module)
+    del module.parametrizations
+    module.__class__ = kind
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value, requires_grad=False))
