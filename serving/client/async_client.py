@@ -1,20 +1,13 @@
-"""``AsyncClient``: the same as ``Client`` with ``await``.
-
-``AsyncClient(stream=True)`` sends all inferences over one stream, which takes less CPU time of the server.
-"""
+"""``AsyncClient``: the same as ``Client`` with ``await``; with ``stream=True`` over one stream."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from google.protobuf.message import Message
-
-from normfold.protos import grpc_service as pb
-from normfold.protos import metrics as mx
-from normfold.serving.client import calls, control
+from normfold.serving.client import calls
 from normfold.serving.client.arguments import (
     checked_address,
     checked_in_flight,
@@ -24,15 +17,22 @@ from normfold.serving.client.arguments import (
     checked_version,
 )
 from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, method_path
-from normfold.serving.client.client import Response, parsed
+from normfold.serving.client.client import Response, parsed, read_metadata, says_yes
 from normfold.serving.client.connection import ClientTls, token_header
 from normfold.serving.client.errors import WITHOUT_METADATA, ClientError, advised, client_error
 from normfold.serving.client.inputs import Array, Inputs, needs_metadata
-from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, model_metadata, server_metadata
-from normfold.serving.client.multiplex import Multiplexer
+from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, named, server_metadata
+from normfold.serving.client.plans import MessagePlans
 from normfold.serving.client.sizes import refusal, shapes_of
 from normfold.serving.client.transport.choice import TRANSPORTS, loop_calls
 from normfold.serving.errors import Status
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from normfold.protos import grpc_service as pb
+    from normfold.serving.client import control
+    from normfold.serving.client.multiplex import Multiplexer
 
 #: Inferences that one client has at the server at once. A server of normfold lets at least 102 of one connection pass.
 DEFAULT_IN_FLIGHT = 100
@@ -69,8 +69,13 @@ class AsyncClient:
         self._known: dict[tuple[str, str], asyncio.Future[ModelMetadata]] = {}
         #: Models and versions of which the server gives no metadata.
         self._without: set[tuple[str, str]] = set()
+        self._plans = MessagePlans()
         self._calls = loop_calls(address, tls, token_header(token), transport, compression, keepalive)
-        self._multiplexer = Multiplexer(self._calls, address) if stream else None
+        self._multiplexer: Multiplexer | None = None
+        if stream:
+            from normfold.serving.client.multiplex import Multiplexer
+
+            self._multiplexer = Multiplexer(self._calls, address)
 
     async def __aenter__(self) -> Self:
         return self
@@ -90,11 +95,15 @@ class AsyncClient:
         self, method: str, request: Message, response: type[Response], timeout: float | None = None
     ) -> Response:
         """The response to a method, by its name in the protocol or its whole path. Raises ClientError."""
+        return parsed(response, await self._send(method, request.SerializeToString(), timeout))
+
+    async def _send(self, method: str, data: bytes, timeout: float | None) -> bytes:
+        """The serialized response to the serialized request ``data``. Raises ClientError."""
         seconds = self.timeout if timeout is None else checked_timeout(timeout)
-        reply = await self._calls.call(method_path(method), request.SerializeToString(), seconds)
+        reply = await self._calls.call(method_path(method), data, seconds)
         if reply.status is not Status.OK:
             raise client_error(reply)
-        return parsed(response, reply)
+        return reply.message
 
     async def infer(
         self,
@@ -113,6 +122,18 @@ class AsyncClient:
         The metadata of the model is asked for once, before the first inference. An input of a size that the export
         did not prove is not sent: ClientError with INVALID_ARGUMENT, as the server itself would answer.
         """
+        plan = self._plans.request(model, inputs, outputs, version) if type(request_id) is str else None
+        if plan is not None and self._multiplexer is None:
+            metadata = await self._metadata_if_any(model, version, timeout)
+            if metadata is plan.checked or not refusal(metadata, plan.shapes):
+                plan.checked = metadata
+                try:
+                    async with self._turns:
+                        answer = await self._send("ModelInfer", plan.data(inputs, request_id), timeout)
+                except ClientError as error:
+                    request = calls.infer_request(model, inputs, outputs, version, request_id)
+                    raise await self._cured(error, request, version, timeout) from None
+                return self._plans.arrays(answer)
         return calls.arrays(await self._answer(model, inputs, outputs, version, timeout, request_id))
 
     async def classify(
@@ -148,20 +169,25 @@ class AsyncClient:
         request = calls.infer_request(model, inputs, outputs, version, request_id, top, metadata)
         if refusal(metadata, shapes_of(request)):
             self._known.clear()  # another version of the model may be in service now
-            said = refusal(await self._metadata_if_any(model, version, timeout), shapes_of(request))
-            if said:
+            if said := refusal(await self._metadata_if_any(model, version, timeout), shapes_of(request)):
                 raise ClientError(Status.INVALID_ARGUMENT, said)
         try:
             return await self._infer(request, timeout)
         except ClientError as error:
-            if error.code is not Status.INVALID_ARGUMENT:
-                raise
-            self._known.clear()  # another version of the model may be in service now
-            try:
-                metadata = await self._metadata(model, version, timeout)
-            except ClientError:
-                raise error from None
-            raise advised(error, request, metadata) from None
+            raise await self._cured(error, request, version, timeout) from None
+
+    async def _cured(
+        self, error: ClientError, request: pb.ModelInferRequest, version: str | int, timeout: float | None
+    ) -> ClientError:
+        """``error``, with what would cure ``request`` if the server found a mistake in it."""
+        if error.code is not Status.INVALID_ARGUMENT:
+            return error
+        self._known.clear()  # another version of the model may be in service now
+        try:
+            metadata = await self._metadata(request.model_name, version, timeout)
+        except ClientError:
+            return error
+        return advised(error, request, metadata)
 
     async def _metadata(self, model: str, version: str | int, timeout: float | None) -> ModelMetadata:
         """The metadata of ``model``, which is asked for once, until the server refuses a request."""
@@ -169,6 +195,8 @@ class AsyncClient:
         asked = self._known.get(key)
         if asked is None:
             asked = self._known[key] = asyncio.ensure_future(self.model_metadata(model, version, timeout))
+        if asked.done() and not asked.cancelled() and asked.exception() is None:
+            return asked.result()
         try:
             return await asyncio.shield(asked)  # other calls may wait for the same answer
         except ClientError:
@@ -192,16 +220,24 @@ class AsyncClient:
     async def _infer(self, request: pb.ModelInferRequest, timeout: float | None) -> pb.ModelInferResponse:
         async with self._turns:
             if self._multiplexer is None:
+                from normfold.protos import grpc_service as pb
+
                 return await self.call("ModelInfer", request, pb.ModelInferResponse, timeout)
             return await self._multiplexer.infer(request, self.timeout if timeout is None else checked_timeout(timeout))
 
     async def models(self, timeout: float | None = None) -> list[control.VersionState]:
         """The state of every version of every model in the server's repository."""
+        from normfold.protos import grpc_service as pb
+        from normfold.serving.client import control
+
         response = await self.call("RepositoryIndex", pb.RepositoryIndexRequest(), pb.RepositoryIndexResponse, timeout)
         return control.states(response)
 
     async def counters(self, timeout: float | None = None) -> list[control.VersionCounters]:
         """What the server has counted for each version in service; only normfold tells. Raises ClientError."""
+        from normfold.protos import metrics as mx
+        from normfold.serving.client import control
+
         response = await self.call(control.SNAPSHOT, mx.SnapshotRequest(), mx.SnapshotResponse, timeout)
         return control.counters(response)
 
@@ -210,16 +246,20 @@ class AsyncClient:
 
         ``config`` is a configuration in JSON that replaces config.pbtxt. Raises ClientError with the reason.
         """
-        await self.call(
-            "RepositoryModelLoad", control.load_request(model, config), pb.RepositoryModelLoadResponse, timeout
-        )
+        from normfold.protos import grpc_service as pb
+        from normfold.serving.client import control
+
+        request = control.load_request(model, config)
+        await self.call("RepositoryModelLoad", request, pb.RepositoryModelLoadResponse, timeout)
         self._known.clear()
 
     async def unload(self, model: str, timeout: float | None = None) -> None:
         """Stop serving ``model``; requests that it has are still answered."""
-        await self.call(
-            "RepositoryModelUnload", control.unload_request(model), pb.RepositoryModelUnloadResponse, timeout
-        )
+        from normfold.protos import grpc_service as pb
+        from normfold.serving.client import control
+
+        request = control.unload_request(model)
+        await self.call("RepositoryModelUnload", request, pb.RepositoryModelUnloadResponse, timeout)
         self._known.clear()
 
     async def use(self, model: str, version: int | str, timeout: float | None = None) -> None:
@@ -227,29 +267,34 @@ class AsyncClient:
 
         config.pbtxt is not changed: ``normfold use --repository`` does that. Raises ClientError, or ValueError.
         """
+        from normfold.protos import grpc_service as pb
+        from normfold.serving.client import control
+
         request = pb.ModelConfigRequest(name=checked_model(model))
         config = (await self.call("ModelConfig", request, pb.ModelConfigResponse, timeout)).config
         await self.load(model, control.with_versions(config, [control.checked_number(version)]), timeout)
 
     async def is_live(self, timeout: float | None = None) -> bool:
         """Whether the server answers. Raises ClientError if no server does."""
-        return (await self.call("ServerLive", pb.ServerLiveRequest(), pb.ServerLiveResponse, timeout)).live
+        return says_yes(await self._send("ServerLive", b"", timeout))
 
     async def is_ready(self, timeout: float | None = None) -> bool:
         """Whether every model of the server is ready."""
-        return (await self.call("ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse, timeout)).ready
+        return says_yes(await self._send("ServerReady", b"", timeout))
 
     async def is_model_ready(self, model: str, version: str | int = "", timeout: float | None = None) -> bool:
         """Whether ``model`` can answer."""
-        request = pb.ModelReadyRequest(name=checked_model(model), version=checked_version(version))
-        return (await self.call("ModelReady", request, pb.ModelReadyResponse, timeout)).ready
+        request = named(checked_model(model), checked_version(version))
+        return says_yes(await self._send("ModelReady", request, timeout))
 
     async def server_metadata(self, timeout: float | None = None) -> ServerMetadata:
         """Name, version and extensions of the server."""
+        from normfold.protos import grpc_service as pb
+
         request = pb.ServerMetadataRequest()
         return server_metadata(await self.call("ServerMetadata", request, pb.ServerMetadataResponse, timeout))
 
     async def model_metadata(self, model: str, version: str | int = "", timeout: float | None = None) -> ModelMetadata:
         """Inputs, outputs and versions of ``model``."""
-        request = pb.ModelMetadataRequest(name=checked_model(model), version=checked_version(version))
-        return model_metadata(await self.call("ModelMetadata", request, pb.ModelMetadataResponse, timeout))
+        request = named(checked_model(model), checked_version(version))
+        return read_metadata(await self._send("ModelMetadata", request, timeout))

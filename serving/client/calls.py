@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from normfold.protos import grpc_service as pb
 from normfold.protos.datatypes import by_name
 from normfold.serving.client.arguments import checked_model, checked_outputs, checked_version
 from normfold.serving.client.errors import ClientError
@@ -15,6 +15,9 @@ from normfold.serving.client.inputs import Array, Inputs, by_input_name
 from normfold.serving.client.metadata import ModelMetadata
 from normfold.serving.errors import ServingError, Status
 from normfold.serving.wire.tensors import split_elements, to_raw
+
+if TYPE_CHECKING:
+    from normfold.protos import grpc_service as pb
 
 SERVICE = "/inference.GRPCInferenceService/"
 
@@ -55,6 +58,8 @@ def infer_request(
     ``needs_metadata(inputs)``. Arrays are sent little-endian whatever their byte order; ``str`` elements are sent as
     UTF-8. Raises ValueError, which says what to pass instead.
     """
+    from normfold.protos import grpc_service as pb  # here, because most requests do without protobuf (plans.py)
+
     request = pb.ModelInferRequest(
         model_name=checked_model(model), model_version=checked_version(version), id=request_id
     )

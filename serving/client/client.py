@@ -11,13 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from google.protobuf.message import DecodeError, Message
-
-from normfold.protos import grpc_service as pb
-from normfold.protos import metrics as mx
-from normfold.serving.client import calls, control
+from normfold.serving.client import calls
 from normfold.serving.client.arguments import (
     checked_address,
     checked_model,
@@ -30,13 +26,20 @@ from normfold.serving.client.connection import ClientTls, token_header
 from normfold.serving.client.errors import WITHOUT_METADATA, advised, client_error
 from normfold.serving.client.errors import ClientError as ClientError
 from normfold.serving.client.inputs import Array, Inputs, needs_metadata
-from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, model_metadata, server_metadata
+from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, model_metadata, named, server_metadata
+from normfold.serving.client.plans import MessagePlans
 from normfold.serving.client.sizes import refusal, shapes_of
-from normfold.serving.client.transport.answers import Reply
 from normfold.serving.client.transport.choice import TRANSPORTS, blocking_calls
 from normfold.serving.errors import Status
+from normfold.serving.wire.fields import fields
 
-Response = TypeVar("Response", bound=Message)
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from normfold.protos import grpc_service as pb
+    from normfold.serving.client import control
+
+Response = TypeVar("Response", bound="Message")
 
 
 class Client:
@@ -66,6 +69,7 @@ class Client:
         self.address, self.timeout = checked_address(address), checked_timeout(timeout)
         #: By model and version; None: the server has no such procedure.
         self._known: dict[tuple[str, str], ModelMetadata | None] = {}
+        self._plans = MessagePlans()
         self._calls = blocking_calls(address, tls, token_header(token), transport, compression, keepalive)
 
     def __enter__(self) -> Self:
@@ -80,11 +84,15 @@ class Client:
 
     def call(self, method: str, request: Message, response: type[Response], timeout: float | None = None) -> Response:
         """The response to a method, by its name in the protocol or its whole path. Raises ClientError."""
+        return parsed(response, self._send(method, request.SerializeToString(), timeout))
+
+    def _send(self, method: str, data: bytes, timeout: float | None) -> bytes:
+        """The serialized response to the serialized request ``data``. Raises ClientError."""
         seconds = self.timeout if timeout is None else checked_timeout(timeout)
-        reply = self._calls.call(method_path(method), request.SerializeToString(), seconds)
+        reply = self._calls.call(method_path(method), data, seconds)
         if reply.status is not Status.OK:
             raise client_error(reply)
-        return parsed(response, reply)
+        return reply.message
 
     def infer(
         self,
@@ -103,6 +111,16 @@ class Client:
         The metadata of the model is asked for once, before the first inference. An input of a size that the export
         did not prove is not sent: ClientError with INVALID_ARGUMENT, as the server itself would answer.
         """
+        plan = self._plans.request(model, inputs, outputs, version) if type(request_id) is str else None
+        if plan is not None:
+            metadata = self._metadata_if_any(model, version, timeout)
+            if metadata is plan.checked or not refusal(metadata, plan.shapes):
+                plan.checked = metadata
+                try:
+                    return self._plans.arrays(self._send("ModelInfer", plan.data(inputs, request_id), timeout))
+                except ClientError as error:
+                    request = calls.infer_request(model, inputs, outputs, version, request_id)
+                    raise self._cured(error, request, version, timeout) from None
         return calls.arrays(self._answer(model, inputs, outputs, version, timeout, request_id))
 
     def classify(
@@ -141,17 +159,25 @@ class Client:
             said = refusal(self._metadata_if_any(model, version, timeout), shapes_of(request))
             if said:
                 raise ClientError(Status.INVALID_ARGUMENT, said)
+        from normfold.protos import grpc_service as pb
+
         try:
             return self.call("ModelInfer", request, pb.ModelInferResponse, timeout)
         except ClientError as error:
-            if error.code is not Status.INVALID_ARGUMENT:
-                raise
-            self._known.clear()  # another version of the model may be in service now
-            try:
-                metadata = self._metadata(model, version, timeout)
-            except ClientError:
-                raise error from None
-            raise advised(error, request, metadata) from None
+            raise self._cured(error, request, version, timeout) from None
+
+    def _cured(
+        self, error: ClientError, request: pb.ModelInferRequest, version: str | int, timeout: float | None
+    ) -> ClientError:
+        """``error``, with what would cure ``request`` if the server found a mistake in it."""
+        if error.code is not Status.INVALID_ARGUMENT:
+            return error
+        self._known.clear()  # another version of the model may be in service now
+        try:
+            metadata = self._metadata(request.model_name, version, timeout)
+        except ClientError:
+            return error
+        return advised(error, request, metadata)
 
     def _metadata(self, model: str, version: str | int, timeout: float | None) -> ModelMetadata:
         """The metadata of ``model``, which is asked for once, until the server refuses a request."""
@@ -174,11 +200,17 @@ class Client:
 
     def models(self, timeout: float | None = None) -> list[control.VersionState]:
         """The state of every version of every model in the server's repository."""
+        from normfold.protos import grpc_service as pb
+        from normfold.serving.client import control
+
         response = self.call("RepositoryIndex", pb.RepositoryIndexRequest(), pb.RepositoryIndexResponse, timeout)
         return control.states(response)
 
     def counters(self, timeout: float | None = None) -> list[control.VersionCounters]:
         """What the server has counted for each version in service; only normfold tells. Raises ClientError."""
+        from normfold.protos import metrics as mx
+        from normfold.serving.client import control
+
         response = self.call(control.SNAPSHOT, mx.SnapshotRequest(), mx.SnapshotResponse, timeout)
         return control.counters(response)
 
@@ -187,11 +219,17 @@ class Client:
 
         ``config`` is a configuration in JSON that replaces config.pbtxt. Raises ClientError with the reason.
         """
+        from normfold.protos import grpc_service as pb
+        from normfold.serving.client import control
+
         self.call("RepositoryModelLoad", control.load_request(model, config), pb.RepositoryModelLoadResponse, timeout)
         self._known.clear()
 
     def unload(self, model: str, timeout: float | None = None) -> None:
         """Stop serving ``model``; requests that it has are still answered."""
+        from normfold.protos import grpc_service as pb
+        from normfold.serving.client import control
+
         self.call("RepositoryModelUnload", control.unload_request(model), pb.RepositoryModelUnloadResponse, timeout)
         self._known.clear()
 
@@ -200,39 +238,62 @@ class Client:
 
         config.pbtxt is not changed: ``normfold use --repository`` does that. Raises ClientError, or ValueError.
         """
+        from normfold.protos import grpc_service as pb
+        from normfold.serving.client import control
+
         request = pb.ModelConfigRequest(name=checked_model(model))
         config = self.call("ModelConfig", request, pb.ModelConfigResponse, timeout).config
         self.load(model, control.with_versions(config, [control.checked_number(version)]), timeout)
 
     def is_live(self, timeout: float | None = None) -> bool:
         """Whether the server answers. Raises ClientError if no server does."""
-        return self.call("ServerLive", pb.ServerLiveRequest(), pb.ServerLiveResponse, timeout).live
+        return says_yes(self._send("ServerLive", b"", timeout))
 
     def is_ready(self, timeout: float | None = None) -> bool:
         """Whether every model of the server is ready."""
-        return self.call("ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse, timeout).ready
+        return says_yes(self._send("ServerReady", b"", timeout))
 
     def is_model_ready(self, model: str, version: str | int = "", timeout: float | None = None) -> bool:
         """Whether ``model`` can answer."""
-        request = pb.ModelReadyRequest(name=checked_model(model), version=checked_version(version))
-        return self.call("ModelReady", request, pb.ModelReadyResponse, timeout).ready
+        request = named(checked_model(model), checked_version(version))
+        return says_yes(self._send("ModelReady", request, timeout))
 
     def server_metadata(self, timeout: float | None = None) -> ServerMetadata:
         """Name, version and extensions of the server."""
+        from normfold.protos import grpc_service as pb
+
         request = pb.ServerMetadataRequest()
         return server_metadata(self.call("ServerMetadata", request, pb.ServerMetadataResponse, timeout))
 
     def model_metadata(self, model: str, version: str | int = "", timeout: float | None = None) -> ModelMetadata:
         """Inputs, outputs and versions of ``model``."""
-        request = pb.ModelMetadataRequest(name=checked_model(model), version=checked_version(version))
-        metadata = model_metadata(self.call("ModelMetadata", request, pb.ModelMetadataResponse, timeout))
-        self._known[request.name, request.version] = metadata
+        key = checked_model(model), checked_version(version)
+        metadata = read_metadata(self._send("ModelMetadata", named(*key), timeout))
+        self._known[key] = metadata
         return metadata
 
 
-def parsed(response: type[Response], reply: Reply) -> Response:
-    """The message of a reply. Raises ClientError for bytes that are none."""
+def parsed(response: type[Response], data: bytes) -> Response:
+    """The message in ``data``. Raises ClientError for bytes that are none."""
+    from google.protobuf.message import DecodeError
+
     try:
-        return response.FromString(reply.message)
+        return response.FromString(data)
     except DecodeError:
         raise ClientError(Status.INTERNAL, f"the server's answer is not a {response.DESCRIPTOR.name}") from None
+
+
+def says_yes(data: bytes) -> bool:
+    """Whether a serialized answer whose only field is one boolean, such as ServerReadyResponse, says true."""
+    try:
+        return any(number == 1 and data[begin:end] != b"\0" for number, _, begin, end in fields(data))
+    except ValueError:
+        raise ClientError(Status.INTERNAL, "the server's answer is not a message of the protocol") from None
+
+
+def read_metadata(data: bytes) -> ModelMetadata:
+    """The content of a serialized ModelMetadataResponse. Raises ClientError for bytes that are none."""
+    try:
+        return model_metadata(data)
+    except ValueError:
+        raise ClientError(Status.INTERNAL, "the server's answer is not a ModelMetadataResponse") from None

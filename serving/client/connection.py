@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from normfold.plain_file import CERTIFICATE, KEY, read_pem
 
 if TYPE_CHECKING:
     import ssl
@@ -58,6 +55,7 @@ class ClientTls:
     def credentials(self) -> Any:
         """The same for gRPC. Raises as ``context``."""
         import ssl
+        from pathlib import Path
 
         import grpc
 
@@ -83,6 +81,10 @@ class ClientTls:
 
     @staticmethod
     def _checked(name: str, path: str | PathLike[str]) -> str:
+        from pathlib import Path
+
+        from normfold.plain_file import CERTIFICATE, KEY, read_pem
+
         try:
             read_pem(Path(path), KEY if name == "key" else CERTIFICATE)
         except (OSError, ValueError) as error:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from google.protobuf import json_format
-
-from normfold.protos import grpc_service as pb
-from normfold.protos import metrics as mx
-from normfold.protos import model_config as mc
 from normfold.serving.client.arguments import checked_model
 from normfold.serving.wire.proved_sizes import ALLOWED, BATCHNORMS, PROVED
+
+if TYPE_CHECKING:
+    from normfold.protos import grpc_service as pb
+    from normfold.protos import metrics as mx
+    from normfold.protos import model_config as mc
 
 #: The method that gives the counters; only normfold has it.
 SNAPSHOT = "/normfold.Metrics/Snapshot"
@@ -95,6 +96,8 @@ def quantile(counts: Sequence[int], share: float) -> float | None:
 
 def load_request(model: str, config: str | None = None) -> pb.RepositoryModelLoadRequest:
     """``config`` is a configuration in JSON that replaces config.pbtxt. Raises ValueError."""
+    from normfold.protos import grpc_service as pb
+
     request = pb.RepositoryModelLoadRequest(model_name=checked_model(model))
     if config is not None:
         request.parameters["config"].string_param = config
@@ -103,11 +106,17 @@ def load_request(model: str, config: str | None = None) -> pb.RepositoryModelLoa
 
 def unload_request(model: str) -> pb.RepositoryModelUnloadRequest:
     """Raises ValueError."""
+    from normfold.protos import grpc_service as pb
+
     return pb.RepositoryModelUnloadRequest(model_name=checked_model(model))
 
 
 def with_versions(config: mc.ModelConfig, versions: Sequence[int]) -> str:
     """``config`` as JSON, with a version policy that puts just these versions in service."""
+    from google.protobuf import json_format
+
+    from normfold.protos import model_config as mc
+
     changed = mc.ModelConfig()
     changed.CopyFrom(config)
     changed.version_policy.specific.versions[:] = versions

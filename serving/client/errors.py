@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from normfold.protos import grpc_service as pb
 from normfold.protos.datatypes import by_name
 from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
 from normfold.serving.client.transport.answers import Reply
@@ -12,6 +11,8 @@ from normfold.serving.errors import Status
 
 if TYPE_CHECKING:
     import grpc
+
+    from normfold.protos import grpc_service as pb
 
 #: Servers begin a message about a request without an id with these words, which say nothing.
 _NO_ID = "[request id: <id_unknown>] "

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from normfold.protos import grpc_service as pb
+from normfold.serving.wire.fields import fields, numbers, sized
+
+if TYPE_CHECKING:
+    from normfold.protos import grpc_service as pb
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,40 @@ class ServerMetadata:
     extensions: tuple[str, ...]
 
 
-def model_metadata(response: pb.ModelMetadataResponse) -> ModelMetadata:
-    """The content of ``response`` as a value."""
-    inputs, outputs = (
-        tuple(TensorMetadata(t.name, t.datatype, tuple(t.shape)) for t in side)
-        for side in (response.inputs, response.outputs)
-    )
-    return ModelMetadata(
-        response.name, tuple(response.versions), response.platform, inputs, outputs, dict(response.properties)
-    )
+def named(name: str, version: str) -> bytes:
+    """A serialized request that names a model (1) and a version (2), such as ModelMetadataRequest."""
+    return sized(1, name.encode()) + sized(2, version.encode())
+
+
+def model_metadata(data: bytes) -> ModelMetadata:
+    """The content of a serialized ModelMetadataResponse as a value. Raises ValueError."""
+    texts = {1: "", 3: ""}
+    versions: list[str] = []
+    sides: dict[int, list[TensorMetadata]] = {4: [], 5: []}
+    properties: dict[str, str] = {}
+    for number, _, begin, end in fields(data):
+        part = data[begin:end]
+        if number in texts:
+            texts[number] = part.decode()
+        elif number == 2:
+            versions.append(part.decode())
+        elif number in sides:
+            sides[number].append(_tensor(part))
+        elif number == 6:
+            entry = {key: part[first:last].decode() for key, _, first, last in fields(part)}
+            properties[entry.get(1, "")] = entry.get(2, "")
+    return ModelMetadata(texts[1], tuple(versions), texts[3], tuple(sides[4]), tuple(sides[5]), properties)
+
+
+def _tensor(data: bytes) -> TensorMetadata:
+    """A TensorMetadata: name = 1, datatype = 2, shape = 3."""
+    texts, shape = {1: "", 2: ""}, []
+    for number, _, begin, end in fields(data):
+        if number in texts:
+            texts[number] = data[begin:end].decode()
+        elif number == 3:
+            shape += numbers(data, begin, end)
+    return TensorMetadata(texts[1], texts[2], tuple(shape))
 
 
 def server_metadata(response: pb.ServerMetadataResponse) -> ServerMetadata:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from normfold.protos import grpc_service as pb
 from normfold.serving.client.metadata import ModelMetadata
 from normfold.serving.wire.proved_sizes import ALLOWED, PROVED, ProvedSizes, parse
+
+if TYPE_CHECKING:
+    from normfold.protos import grpc_service as pb
 
 __all__ = ["note", "proved_sizes", "refusal", "shapes_of"]
 

@@ -116,7 +116,7 @@ class Scheduler:
     def may_run_now(self, run_time: RunTime) -> bool:
         """Whether a request may run on the event loop at once: its run is short, and no other request waits."""
         # While an instance is free nothing waits, unless a batch may wait for more requests.
-        return run_time.inline and self._free > 0 and not self._policy.max_delay_us
+        return (run_time.inline or run_time.tries_again()) and self._free > 0 and not self._policy.max_delay_us
 
     def _run_now(
         self, feeds: Feeds, rows: int, outputs: Sequence[str], run_time: RunTime

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from normfold.protos import grpc_service as pb
 from normfold.protos.datatypes import Datatype, by_name
 from normfold.serving.errors import InvalidRequest
 from normfold.serving.wire.varint import varint
 from normfold.serving.wording import quoted
+
+if TYPE_CHECKING:
+    from normfold.protos import grpc_service as pb
 
 #: Field -> the datatype by which Triton's messages name it.
 FIELDS = {
@@ -83,7 +85,7 @@ def _check_range(values: NDArray[Any], datatype: Datatype, tail: object) -> None
 
 def _packed(contents: pb.InferTensorContents, dtype: np.dtype[Any]) -> NDArray[Any]:
     """The elements of the only field in ``contents``, from its serialized form: tag, length, elements."""
-    clean = pb.InferTensorContents()
+    clean = type(contents)()
     clean.CopyFrom(contents)
     clean.DiscardUnknownFields()  # type: ignore[attr-defined]
     wire = clean.SerializeToString()

@@ -29,6 +29,23 @@ def test_a_part_does_not_load_what_it_does_not_need(module, absent):
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
+ASK = """
+import sys
+import numpy as np
+import normfold
+
+with normfold.Client(sys.argv[1]) as client:
+    print(client.infer("m", {"x": np.ones((1, 4), np.float32)}, version=1)["y"].tolist(), client.is_ready())
+print(*sorted({"grpc", "google.protobuf", "asyncio", "ssl"} & set(sys.modules)))
+"""
+
+
+def test_a_client_that_asks_in_plain_text_does_without_grpcio_protobuf_asyncio_and_ssl(server):
+    command = [sys.executable, "-c", ASK, server.server.address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines() == ["[[2.0, 2.0, 2.0, 2.0]] False", ""], done.stderr
+
+
 SERVE = """
 import asyncio, sys
 from pathlib import Path

@@ -6,9 +6,9 @@ Sources: gRPC over HTTP/2 (grpc/doc/PROTOCOL-HTTP2.md, http-grpc-status-mapping.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes
 
 from normfold.serving.errors import Status
 from normfold.serving.wire import http2_frames as h2
@@ -17,6 +17,8 @@ from normfold.serving.wire.pushback import PUSHBACK
 
 _PUSHBACK = PUSHBACK.encode()
 _TYPE = b"application/grpc"
+#: A byte of grpc-message that is not written as itself.
+_ENCODED = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 #: The status of a call that HTTP answers with this status, and gRPC with none; any other is UNKNOWN.
 HTTP_STATUSES: Mapping[int, Status] = {
@@ -94,7 +96,7 @@ def fields(headers: list[Header]) -> Fields | None:
         found.get(b"content-type", b"").startswith(_TYPE),
         found.get(b"grpc-encoding", b"identity"),
         None if number is None else Status(int(number)) if known else Status.UNKNOWN,
-        unquote_to_bytes(found.get(b"grpc-message", b"")).decode(errors="replace"),
+        _ENCODED.sub(_byte, found.get(b"grpc-message", b"")).decode(errors="replace"),
         _pushback(found.get(_PUSHBACK)),
     )
 
@@ -106,6 +108,10 @@ def reset(code: int) -> Reply:
 
 
 _STATUSES = frozenset(Status)
+
+
+def _byte(match: re.Match[bytes]) -> bytes:
+    return bytes([int(match[1], 16)])
 
 
 def _pushback(value: bytes | None) -> int | None:

@@ -5,6 +5,8 @@ Whatever a server sends ends the call, or the connection, with a reason: no fram
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from normfold.serving.client.transport.answers import Fields, Reply, fields, reset
 from normfold.serving.client.transport.control import CONTROL, ConnectionFault, expect, ignore
 from normfold.serving.client.transport.outgoing import FRAME_BYTES, WINDOW_BYTES, Outgoing
@@ -44,6 +46,12 @@ class ClientEnd(Outgoing):
         self._rest: tuple[int, int, int] | None = None
         #: Stream, flags, bytes and frames of a block of headers that CONTINUATION frames still add to.
         self._block: tuple[int, int, bytearray, int] | None = None
+
+    def expect_like(self, others: Iterable[ClientEnd]) -> None:
+        """Take it that the server takes as many calls here as on ``others``, until its SETTINGS say so."""
+        for other in others:
+            if other.settled:
+                self.most_calls = other.most_calls
 
     def lost(self, why: str, status: Status = Status.UNAVAILABLE) -> None:
         """The connection has ended: every call on it fails, with the reason ``why``."""

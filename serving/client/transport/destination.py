@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from urllib.parse import quote
 
 #: gRPC's port for a name without one.
 _PORT = 443
+#: A host and port that a header can carry as it is.
+_PLAIN = re.compile(r"[A-Za-z0-9._:\[\]-]+")
 _LISTS = ("ipv4", "ipv6")
 
 
@@ -58,7 +60,12 @@ def destination(address: str) -> Endpoint:
 
 def _named(address: str, hosts: list[str]) -> Endpoint:
     places = tuple(_place(address, host) for host in hosts)
-    return Endpoint(places, "", quote(hosts[0], safe=":[]"))
+    authority = hosts[0]
+    if not _PLAIN.fullmatch(authority):
+        from urllib.parse import quote  # here, because it takes long to load
+
+        authority = quote(authority, safe=":[]")
+    return Endpoint(places, "", authority)
 
 
 def _place(address: str, text: str) -> tuple[str, int]:

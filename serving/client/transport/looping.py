@@ -62,7 +62,7 @@ class LoopConnection(asyncio.Protocol):
         self.end.open(call, block, *message, end)
         self._schedule()
         if self._keepalive and self._alarm is None:
-            self._listen(False)
+            self._listen(self.end.heard, None)
 
     def send(self, call: RemoteCall, message: tuple[bytes, bytes]) -> None:
         """Send one more message of a stream."""
@@ -166,20 +166,22 @@ class LoopConnection(asyncio.Protocol):
             transport.close()
         self._changed()
 
-    def _listen(self, pinged: bool) -> None:
-        """Look again after a while whether anything was heard while calls waited."""
-        seconds = PING_SECONDS if pinged else self._keepalive
-        self._alarm = self._loop.call_later(seconds, self._listened, self.end.heard, pinged)
+    def _listen(self, heard: int, pinged_at: float | None) -> None:
+        """Look again after a while whether anything has come; ``heard``: the count before."""
+        self._alarm = self._loop.call_later(min(self._keepalive, PING_SECONDS), self._listened, heard, pinged_at)
 
-    def _listened(self, heard: int, pinged: bool) -> None:
+    def _listened(self, heard: int, pinged_at: float | None) -> None:
         self._alarm = None
+        now = self._loop.time()
         if not self.end.calls:
             return
         if self.end.heard != heard:
-            self._listen(False)
-        elif pinged:
-            self._give_up(f"the server at {self._address} answers no ping")
-        else:
+            self._listen(self.end.heard, None)
+        elif pinged_at is None:
             self.end.ping()
             self._schedule()
-            self._listen(True)
+            self._listen(heard, now)
+        elif now - pinged_at < PING_SECONDS:
+            self._listen(heard, pinged_at)
+        else:
+            self._give_up(f"the server at {self._address} answers no ping")

@@ -183,7 +183,9 @@ class LoopConnections:
         failed: OSError | None = None
 
         def made() -> LoopConnection:
-            return LoopConnection(self._address, loop, self._tls is not None, self._keepalive, self._wake)
+            connection = LoopConnection(self._address, loop, self._tls is not None, self._keepalive, self._wake)
+            connection.end.expect_like(one.end for one in self._connections)
+            return connection
 
         try:
             for place in self._destination.places or (None,):

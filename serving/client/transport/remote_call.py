@@ -62,7 +62,10 @@ class RemoteCall:
                 self.head = fields
             return fields.http != 0
         if self.head is None:
-            self.finish(fields.reply())
+            if fields.status is Status.OK:
+                self.complete(fields.encoding)
+            else:
+                self.finish(fields.reply())
         elif not last or fields.http:
             return False
         elif self.head.http != 200 or not self.head.grpc:

@@ -162,7 +162,9 @@ class SharedConnections:
 
                 tls = TlsEnd(*self._tls)
                 shake_hands(sock, tls, deadline)
-            return BlockingConnection(sock, self._address, tls, self._keepalive)
+            connection = BlockingConnection(sock, self._address, tls, self._keepalive)
+            connection.end.expect_like(one.end for one in self._connections)
+            return connection
         except BaseException:
             sock.close()
             raise

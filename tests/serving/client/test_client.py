@@ -16,6 +16,8 @@ from normfold.serving.client.calls import arrays, labelled
 from normfold.serving.client.client import Client, ClientError
 from normfold.serving.client.errors import advised
 from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
+from normfold.serving.client.transport.choice import TRANSPORTS
+from normfold.serving.errors import Status
 
 X = np.array([[1, 2, 3, 4]], np.float32)
 
@@ -23,24 +25,29 @@ X = np.array([[1, 2, 3, 4]], np.float32)
 class Async:
     """An AsyncClient with the methods of a Client."""
 
-    def __init__(self, address: str, stream: bool) -> None:
-        self.address, self.stream = address, stream
+    def __init__(self, address: str, **options) -> None:
+        self.address, self.options = address, options
 
     def __getattr__(self, name):
         async def ask(*arguments, **options):
-            async with AsyncClient(self.address, stream=self.stream) as client:
+            async with AsyncClient(self.address, **self.options) as client:
                 return await getattr(client, name)(*arguments, **options)
 
         return lambda *arguments, **options: asyncio.run(asyncio.wait_for(ask(*arguments, **options), 60))
 
 
+@pytest.fixture(params=TRANSPORTS)
+def transport(request):
+    return request.param
+
+
 @pytest.fixture(params=["blocking", "async", "stream"])
-def client(server, request):
+def client(server, request, transport):
     if request.param == "blocking":
-        with Client(server.server.address) as one:
+        with Client(server.server.address, transport=transport) as one:
             yield one
     else:
-        yield Async(server.server.address, request.param == "stream")
+        yield Async(server.server.address, stream=request.param == "stream", transport=transport)
 
 
 @pytest.mark.parametrize("x", [X, X.tolist(), [[1, 2, 3, 4]], ((1, 2, 3, 4),)])
@@ -144,9 +151,9 @@ def test_a_shape_that_no_change_makes_fit_keeps_the_servers_words():
 
 def test_the_metadata_is_asked_for_once_and_again_after_a_refusal(server, monkeypatch):
     asked = []
-    honest = sync.Client.call
+    honest = sync.Client._send
     monkeypatch.setattr(
-        sync.Client, "call", lambda self, method, *rest: (asked.append(method), honest(self, method, *rest))[1]
+        sync.Client, "_send", lambda self, method, *rest: (asked.append(method), honest(self, method, *rest))[1]
     )
     with Client(server.server.address) as client:
         client.infer("m", {"x": X})
@@ -161,7 +168,7 @@ def test_the_metadata_is_asked_for_once_and_again_after_a_refusal(server, monkey
 
 def test_many_calls_at_once_ask_for_the_metadata_once(server, monkeypatch):
     asked = []
-    honest = AsyncClient.call
+    honest = AsyncClient._send
 
     async def counted(self, method, *rest):
         asked.append(method)
@@ -178,7 +185,7 @@ def test_many_calls_at_once_ask_for_the_metadata_once(server, monkeypatch):
             first.cancel()
             return await asyncio.gather(*others)
 
-    monkeypatch.setattr(AsyncClient, "call", counted)
+    monkeypatch.setattr(AsyncClient, "_send", counted)
     for i, answer in enumerate(asyncio.run(asyncio.wait_for(ask(), 60))):
         np.testing.assert_array_equal(answer["z"], -i * X)
     assert asked.count("ModelMetadata") == 2  # of 'nope' and of 'm'
@@ -233,6 +240,9 @@ def test_an_answer_that_cannot_be_read_is_an_error_that_names_the_output(datatyp
         arrays(response)
 
 
-def test_an_error_survives_a_process_pool():
-    error = pickle.loads(pickle.dumps(ClientError(grpc.StatusCode.NOT_FOUND, "no")))  # noqa: S301
+@pytest.mark.parametrize("status", [grpc.StatusCode.NOT_FOUND, Status.NOT_FOUND])
+def test_an_error_survives_a_process_pool_and_has_its_status_with_and_without_grpcio(status):
+    error = pickle.loads(pickle.dumps(ClientError(status, "no")))  # noqa: S301
     assert (error.status, error.details, str(error)) == (grpc.StatusCode.NOT_FOUND, "no", "NOT_FOUND: no")
+    assert error.status is grpc.StatusCode.NOT_FOUND
+    assert error.code is Status.NOT_FOUND

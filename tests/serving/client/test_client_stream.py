@@ -14,8 +14,15 @@ from normfold.protos import grpc_service as pb
 from normfold.serving.client.async_client import AsyncClient
 from normfold.serving.client.client import ClientError
 from normfold.serving.client.multiplex import stream_status
+from normfold.serving.client.transport.choice import TRANSPORTS
 
 X = np.array([[1, 2, 3, 4]], np.float32)
+
+
+@pytest.fixture(autouse=True, params=TRANSPORTS)
+def _transport(request, monkeypatch):
+    """Both transports carry the streams of these tests."""
+    monkeypatch.setitem(AsyncClient.__init__.__kwdefaults__, "transport", request.param)
 
 
 def run(coroutine):

@@ -45,9 +45,9 @@ def x(length):
 @pytest.fixture
 def asked(monkeypatch):
     """The methods that Clients have asked for."""
-    methods, honest = [], sync.Client.call
+    methods, honest = [], sync.Client._send
     monkeypatch.setattr(
-        sync.Client, "call", lambda self, method, *rest: (methods.append(method), honest(self, method, *rest))[1]
+        sync.Client, "_send", lambda self, method, *rest: (methods.append(method), honest(self, method, *rest))[1]
     )
     return methods
 

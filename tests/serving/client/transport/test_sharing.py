@@ -1,0 +1,335 @@
+"""One client for many threads and tasks: connections are shared, made, left and closed as they should be."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from normfold.protos import grpc_service as pb
+from normfold.serving.client.async_client import AsyncClient
+from normfold.serving.client.client import Client, ClientError
+from normfold.serving.wire import http2_frames as h2
+
+from .peer import LIVE, OK, Peer, framed, serving
+
+
+class Counted:
+    """Connections that answer everything, and are counted. ``held``: answers wait until so many requests are there."""
+
+    def __init__(self, held: int = 1, **settings: int) -> None:
+        self.held, self.settings = held, settings
+        self.peers: list[Peer] = []
+        self.at_once: list[int] = []
+
+    def __call__(self, peer: Peer) -> None:
+        self.peers.append(peer)
+        peer.greet(**self.settings)
+        numbers: list[int] = []
+        while True:
+            numbers.append(peer.request())
+            if len(numbers) >= self.held:
+                self.at_once.append(len(numbers))
+                for number in reversed(numbers):
+                    peer.answer(number)
+                numbers.clear()
+
+
+def both(address, calls, **options):
+    """``calls`` at once with each of the two clients: threads, then tasks."""
+    with Client(address, **options) as client, ThreadPoolExecutor(calls) as threads:
+        assert all(threads.map(lambda _: client.is_live(60), range(calls)))
+
+    async def run() -> None:
+        async with AsyncClient(address, **options) as client:
+            assert all(await asyncio.gather(*(client.is_live(60) for _ in range(calls))))
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_a_hundred_calls_at_once_share_one_connection_and_are_answered_in_any_order():
+    counted = Counted(held=100, MAX_CONCURRENT_STREAMS=100)
+    with serving(counted) as address:
+        both(address, 100)
+    assert counted.at_once == [100, 100]
+    assert len(counted.peers) == 2
+
+
+def test_a_thousand_threads_and_tasks_are_answered():
+    counted = Counted(MAX_CONCURRENT_STREAMS=1000)
+    with serving(counted) as address:
+        both(address, 1000)
+    assert sum(counted.at_once) == 2000
+
+
+def test_a_full_connection_gets_a_second_beside_it_and_all_connections_full_make_calls_wait(monkeypatch):
+    for module in ("sharing", "pooling"):
+        monkeypatch.setattr(f"normfold.serving.client.transport.{module}.MOST_CONNECTIONS", 3)
+    counted = Counted(MAX_CONCURRENT_STREAMS=1)
+    with serving(counted) as address:
+        with Client(address) as client:
+            assert client.is_live()  # the server has said how many calls it takes
+            with ThreadPoolExecutor(20) as threads:
+                assert all(threads.map(lambda _: client.is_live(60), range(60)))
+        assert 2 <= len(counted.peers) <= 3
+
+        async def run() -> None:
+            async with AsyncClient(address) as client:
+                assert await client.is_live()
+                assert all(await asyncio.gather(*(client.is_live(60) for _ in range(60))))
+
+        counted.peers.clear()
+        asyncio.run(asyncio.wait_for(run(), 60))
+        assert len(counted.peers) == 3
+
+
+def test_large_messages_pass_both_ways_beside_small_ones():
+    answered = threading.Event()
+
+    def echo(peer: Peer) -> None:
+        peer.greet(INITIAL_WINDOW_SIZE=1 << 20, MAX_FRAME_SIZE=1 << 20)
+        sizes = {}
+        while True:
+            kind, flags, number, payload = peer.frame()
+            if kind == h2.HEADERS:
+                sizes[number] = 0
+            if kind != h2.DATA:
+                continue
+            sizes[number] += len(payload)
+            if payload:
+                peer.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, len(payload).to_bytes(4, "big")))
+                peer.send(h2.frame(h2.WINDOW_UPDATE, 0, number, len(payload).to_bytes(4, "big")))
+            if flags & h2.END_STREAM:
+                message = pb.ServerMetadataResponse(name="x" * (10 * sizes[number])).SerializeToString()
+                peer.headers(number, OK)
+                data = framed(message)
+                for at in range(0, len(data), 1 << 20):
+                    peer.data(number, data[at : at + (1 << 20)])
+                peer.end(number, ("grpc-status", "0"))
+                answered.set()
+
+    large, small = pb.ServerMetadataResponse(name="y" * 2_000_000), pb.ServerMetadataResponse(name="y")
+    with serving(echo) as address:
+        with Client(address) as client, ThreadPoolExecutor(4) as threads:
+            asked = [large, small, small, large]
+            got = list(threads.map(lambda m: client.call("ServerMetadata", m, pb.ServerMetadataResponse), asked))
+        assert [len(one.name) for one in got] == [10 * (len(m.SerializeToString()) + 5) for m in asked]
+
+        async def run() -> list[pb.ServerMetadataResponse]:
+            async with AsyncClient(address) as client:
+                return await asyncio.gather(
+                    *(client.call("ServerMetadata", m, pb.ServerMetadataResponse) for m in asked)
+                )
+
+        got = asyncio.run(asyncio.wait_for(run(), 60))
+        assert [len(one.name) for one in got] == [10 * (len(m.SerializeToString()) + 5) for m in asked]
+
+
+def test_a_connection_that_the_server_left_while_it_was_idle_is_replaced_without_a_failed_call():
+    gone = threading.Event()
+
+    def leaves(peer: Peer) -> None:
+        peer.greet()
+        peer.answer(peer.request())
+        peer.goaway(1)
+        peer.sock.close()
+        gone.set()
+
+    with serving(leaves) as address, Client(address) as client:
+        for _ in range(3):
+            assert client.call("/a.Service/NotRetried", pb.ServerLiveRequest(), pb.ServerLiveResponse).live
+            assert gone.wait(20)
+            gone.clear()
+
+
+def test_a_cancelled_task_resets_its_call_and_leaves_the_others():
+    reset = []
+
+    def handle(peer: Peer) -> None:
+        peer.greet()
+        first, second = peer.request(), peer.request()
+        reset.append(peer.until(h2.RST_STREAM))
+        peer.answer(first + second - reset[0][2])
+        peer.wait_for_end()
+
+    async def run() -> None:
+        async with AsyncClient(address) as client:
+            one, other = (asyncio.create_task(client.is_live()) for _ in range(2))
+            await asyncio.sleep(0.1)
+            one.cancel()
+            assert await other
+            with pytest.raises(asyncio.CancelledError):
+                await one
+
+    with serving(handle) as address:
+        asyncio.run(asyncio.wait_for(run(), 60))
+    assert reset[0][3] == h2.CANCEL.to_bytes(4, "big")
+
+
+def test_closing_a_client_ends_what_waits_as_cancelled_and_so_do_later_calls():
+    counted = Counted(held=9)
+    with serving(counted) as address:
+        client = Client(address)
+        with ThreadPoolExecutor(3) as threads:
+            waiting = [threads.submit(client.is_live) for _ in range(3)]
+            while sum(len(peer.bodies) for peer in counted.peers) < 3:
+                time.sleep(0.01)
+            client.close()
+            errors = [one.exception(20) for one in waiting]
+        with pytest.raises(ClientError, match="the client was closed"):
+            client.is_live()
+
+        async def run() -> BaseException | None:
+            client = AsyncClient(address)
+            call = asyncio.create_task(client.is_live())
+            await asyncio.sleep(0.1)
+            await client.close()
+            with contextlib.suppress(ClientError):
+                await call
+            return call.exception()
+
+        errors.append(asyncio.run(asyncio.wait_for(run(), 60)))
+    assert [str(error) for error in errors] == ["CANCELLED: the client was closed"] * 4
+
+
+def test_a_child_process_makes_connections_of_its_own_and_leaves_those_of_its_parent_alone():
+    counted = Counted()
+    with serving(counted) as address, Client(address) as client:
+        assert client.is_live()
+        child = os.fork()
+        if not child:  # the listener's threads are not here: the parent has them
+            with contextlib.suppress(BaseException):
+                os._exit(0 if client.is_live(20) else 1)
+            os._exit(2)
+        assert os.waitpid(child, 0)[1] == 0
+        assert client.is_live()
+    assert len(counted.peers) == 2
+
+
+INTERRUPTED = """
+import signal, sys, threading
+from normfold.serving.client.client import Client
+client = Client(sys.argv[1])
+for _ in range(2):
+    try:
+        print("asks", flush=True)
+        client.is_live()
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+print(client.is_live(), threading.active_count())
+"""
+
+
+def test_ctrl_c_ends_the_call_at_once_and_the_client_can_be_used_again():
+    resets = []
+
+    def handle(peer: Peer) -> None:
+        peer.greet()
+        for _ in range(2):
+            peer.request()
+            time.sleep(0.2)  # by then the client waits for the answer
+            process.send_signal(signal.SIGINT)
+            resets.append(peer.until(h2.RST_STREAM)[3])
+        peer.answer(peer.request())
+        peer.wait_for_end()
+
+    with serving(handle) as address:
+        process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, address], stdout=subprocess.PIPE, text=True)
+        assert process.communicate(timeout=60)[0].split() == [*("asks", "interrupted") * 2, "True", "1"]
+    assert resets == [h2.CANCEL.to_bytes(4, "big")] * 2
+
+
+def test_the_lead_passes_on_when_the_leaders_deadline_ends():
+    def handle(peer: Peer) -> None:
+        peer.greet()
+        numbers = [peer.request(), peer.request()]
+        left = peer.until(h2.RST_STREAM)[2]
+        numbers.remove(left)
+        peer.answer(numbers[0])
+        peer.wait_for_end()
+
+    with serving(handle) as address, Client(address) as client, ThreadPoolExecutor(2) as threads:
+        leader = threads.submit(client.is_live, 0.5)
+        time.sleep(0.1)
+        assert threads.submit(client.is_live, 30).result(30)
+        assert leader.exception().code.name == "DEADLINE_EXCEEDED"
+
+
+def test_an_async_client_works_on_one_loop_after_another():
+    counted = Counted()
+
+    async def ask() -> bool:
+        return await client.is_live()
+
+    with serving(counted) as address:
+        client = AsyncClient(address)
+        assert [asyncio.run(ask()), asyncio.run(ask())] == [True, True]
+    assert len(counted.peers) == 2
+
+
+def test_a_unix_socket_is_reached(tmp_path):
+    counted = Counted()
+    path = str(tmp_path / "s")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+
+    def handle(sock: socket.socket) -> None:
+        with sock, contextlib.suppress(OSError, EOFError):
+            counted(Peer(sock))
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=handle, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    both(f"unix:{path}", 1)
+    both(f"unix://{path}", 1)
+    assert [peer.headers_of[1][":authority"] for peer in counted.peers] == ["localhost"] * len(counted.peers)
+    listener.close()
+
+
+def test_a_stream_of_messages_passes_both_ways_and_ends_with_its_status():
+    from normfold.serving.client.transport.answers import Reply
+    from normfold.serving.client.transport.choice import loop_calls
+
+    def handle(peer: Peer) -> None:
+        peer.greet()
+        _, _, number, _ = peer.until(h2.HEADERS)
+        peer.headers(number, OK)
+        got = b""
+        while got.count(LIVE) < 3:
+            kind, _, _, payload = peer.frame()
+            got += payload if kind == h2.DATA else b""
+        data = framed(b"a") + framed(b"bc") + framed(b"")
+        peer.data(number, data[:8])
+        peer.data(number, data[8:])
+        peer.end(number, ("grpc-status", "7"), ("grpc-message", "enough"))
+        peer.wait_for_end()
+
+    async def messages():
+        for _ in range(3):
+            yield LIVE
+        await asyncio.sleep(60)
+
+    async def run() -> list[bytes | Reply]:
+        calls = loop_calls(address, None, (), "http2", None, 0.0)
+        try:
+            return [item async for item in calls.stream("/a.B/C", messages())]
+        finally:
+            await calls.close()
+
+    with serving(handle) as address:
+        *items, last = asyncio.run(asyncio.wait_for(run(), 60))
+    assert items == [b"a", b"bc", b""]
+    assert (last.status.name, last.details) == ("PERMISSION_DENIED", "enough")
