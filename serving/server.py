@@ -94,6 +94,7 @@ class Server:
         check_runtime()
         from normfold.serving.doors import Doors
         from normfold.serving.frontends import frontend
+        from normfold.serving.infer import otlp
         from normfold.serving.infer.shared_memory import SharedMemory
         from normfold.serving.infer.tracing import TraceSettings
         from normfold.serving.remote.mirror import refresher
@@ -119,6 +120,9 @@ class Server:
         control = config.clients_control
         regions = SharedMemory(config.local if config.shared_memory is None else config.shared_memory)
         traces = TraceSettings(config.trace_file)
+        self._spans = otlp.spans()
+        if self._spans is not None:
+            traces.collect(self._spans)
         queues = QueueLimits(config.max_queue_seconds, config.max_queue_requests, config.max_queue_bytes)
         self._admission = Admission(queues)
         self._giving_back: asyncio.Task[None] | None = None
@@ -244,6 +248,8 @@ class Server:
         if self._http is not None:
             await asyncio.to_thread(self._http.close)
         await self._doors.close()
+        if self._spans is not None:
+            await self._spans.close()
         if self._giving_back is not None:
             self._giving_back.cancel()
         self.catalog.stop()

@@ -20,7 +20,7 @@ from normfold.serving.catalog.version_text import parse_version
 from normfold.serving.errors import InvalidRequest, NotFound, Unavailable
 from normfold.serving.infer.inference import Inference
 from normfold.serving.infer.shared_memory import SharedMemory
-from normfold.serving.infer.tracing import TraceSettings
+from normfold.serving.infer.tracing import Infer, TraceSettings
 from normfold.serving.rpc.methods import Method, Unary, status_of
 from normfold.serving.rpc.traffic import EXITING
 from normfold.serving.scheduling.admission import Admission
@@ -57,7 +57,11 @@ class InferenceService:
         model_control: bool = True,
     ) -> None:
         self._catalog, self._regions = catalog, regions
-        self._inference = Inference(catalog, regions, traces, admission)
+        self._infer: Infer = Inference(catalog, regions, traces, admission).answer
+        self._infer_in_stream: Infer = self._infer
+        if traces.spans is not None:
+            self._infer_in_stream = traces.spans.traced(self._infer, "ModelStreamInfer")
+            self._infer = traces.spans.traced(self._infer, "ModelInfer")
         self._name, self._strict, self._model_control = name, strict_readiness, model_control
         self._closing = False
 
@@ -77,7 +81,7 @@ class InferenceService:
             ("ModelStatistics", self.model_statistics),
         ]
         methods = [Method(f"/{SERVICE}/{name}", request_type(name), unary=function) for name, function in unary]
-        infer = Method(f"/{SERVICE}/ModelInfer", pb.ModelInferRequest, wire_unary=self._inference.answer)
+        infer = Method(f"/{SERVICE}/ModelInfer", pb.ModelInferRequest, wire_unary=self._infer)
         stream = Method(f"/{SERVICE}/ModelStreamInfer", pb.ModelInferRequest, wire_each=self._stream_answer)
         return [*methods, infer, stream]
 
@@ -133,7 +137,7 @@ class InferenceService:
     def _stream_answer(self, data: bytes) -> bytes | Awaitable[bytes]:
         """The answer to one message of ModelStreamInfer; an error is an answer, too, and leaves the stream open."""
         try:
-            answer = self._inference.answer(data)
+            answer = self._infer_in_stream(data)
         except Exception as error:
             return _stream_error(data, error)
         if isinstance(answer, bytes):
