@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
 
@@ -19,7 +19,7 @@ from normfold.serving.client.calls import SERVICE
 from normfold.serving.client.errors import ClientError, client_error
 from normfold.serving.client.transport.answers import Reply
 from normfold.serving.client.transport.choice import LoopCalls
-from normfold.serving.client.transport.retries import ATTEMPTS
+from normfold.serving.client.transport.retries import ATTEMPTS, Retries
 from normfold.serving.errors import Status
 
 #: As for unary calls: the pauses before a request is sent again if the stream breaks off before its answer, in seconds.
@@ -53,8 +53,11 @@ class _Waiting:
     #: The id that the caller gave; the server gets an id of ours, which no other request had before.
     request_id: str
     answer: asyncio.Future[pb.ModelInferResponse]
-    #: How often it was sent.
+    #: When the caller gives up, by the clock of the event loop.
+    deadline: float
+    #: How often it was sent without a refusal that says when to send it again.
     attempts: int = 0
+    retries: Retries = field(default_factory=Retries)
 
 
 class Multiplexer:
@@ -74,8 +77,10 @@ class Multiplexer:
         identifier = f"{request_id}~{next(self._numbers)}"
         request.id = identifier
         request.parameters["grpc_status"].bool_param = True
-        answer: asyncio.Future[pb.ModelInferResponse] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting[identifier] = _Waiting(request.SerializeToString(), request_id, answer)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[pb.ModelInferResponse] = loop.create_future()
+        waiting = _Waiting(request.SerializeToString(), request_id, answer, loop.time() + timeout)
+        self._waiting[identifier] = waiting
         if self._outgoing is not None:
             self._hand(identifier, waiting, self._outgoing)
         elif self._running is None or self._running.done():
@@ -160,8 +165,8 @@ class Multiplexer:
             status = stream_status(answer)
             if waiting is None and not identifier:  # the error is about a request that the server could not read
                 self._fail_all(ClientError(status, answer.error_message))
-            elif waiting is not None and (pause_ms := _pushback(answer)) >= 0 and waiting.attempts < ATTEMPTS:
-                asyncio.get_running_loop().call_later(pause_ms / 1000, self._again, identifier)
+            elif waiting is not None and (pause := _pause(waiting, answer)) is not None:
+                asyncio.get_running_loop().call_later(pause, self._again, identifier)
             elif waiting is not None:
                 named = f"[request id: {waiting.request_id or '<id_unknown>'}]"
                 details = answer.error_message.replace(f"[request id: {identifier}]", named)
@@ -172,6 +177,8 @@ class Multiplexer:
     def _again(self, identifier: str) -> None:
         """Send a refused request once more; if the stream has broken off, the next one sends it anyway."""
         waiting = self._waiting.get(identifier)
+        if waiting is not None:
+            waiting.attempts -= 1
         if waiting is not None and self._outgoing is not None:
             self._hand(identifier, waiting, self._outgoing)
 
@@ -191,10 +198,14 @@ def _fail(waiting: _Waiting, error: ClientError) -> None:
         )  # each caller gets an exception object of its own
 
 
-def _pushback(answer: pb.ModelStreamInferResponse) -> int:
-    """The milliseconds after which an overloaded server wants the request again; negative: not at all."""
+def _pause(waiting: _Waiting, answer: pb.ModelStreamInferResponse) -> float | None:
+    """The seconds after which a refused request is sent again, as a unary call is; None: it is not."""
     parameters = answer.infer_response.parameters
-    return parameters[PUSHBACK].int64_param if PUSHBACK in parameters else -1
+    if PUSHBACK not in parameters:
+        return None
+    left = waiting.deadline - asyncio.get_running_loop().time()
+    reply = Reply(Status.RESOURCE_EXHAUSTED, pushback_ms=parameters[PUSHBACK].int64_param)
+    return waiting.retries.pause(SERVICE + "ModelStreamInfer", reply, left)
 
 
 def stream_status(answer: pb.ModelStreamInferResponse) -> Status:

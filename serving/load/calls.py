@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Protocol
 from urllib.parse import quote
 
-import grpc
-
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.calls import SERVICE
 from normfold.serving.client.connection import Credentials, token_header
+from normfold.serving.client.transport.answers import HTTP_STATUSES
+from normfold.serving.errors import Status
 from normfold.serving.load.http2 import ClientConnection, Disconnected
 from normfold.serving.load.pool import Pool
 from normfold.serving.load.streams import Event
@@ -23,15 +23,7 @@ NO_CREDENTIALS = Credentials()
 Ended = list[tuple[int, str]]
 
 #: The statuses of gRPC by their numbers.
-STATUSES: dict[str, str] = {str(code.value[0]): code.name for code in grpc.StatusCode}
-#: The gRPC status for an HTTP status without one (grpc's doc/http-grpc-status-mapping.md); any other is UNKNOWN.
-_HTTP = {
-    "400": "INTERNAL",
-    "401": "UNAUTHENTICATED",
-    "403": "PERMISSION_DENIED",
-    "404": "UNIMPLEMENTED",
-    **dict.fromkeys(("429", "502", "503", "504"), "UNAVAILABLE"),
-}
+STATUSES: dict[str, str] = {str(int(status)): status.name for status in Status}
 
 
 class Calls(Protocol):
@@ -197,7 +189,9 @@ def status(event: Event) -> str | None:
     if number is not None:
         return STATUSES.get(number, "UNKNOWN")
     http = fields.get(":status", "200")
-    return None if http == "200" else _HTTP.get(http, "UNKNOWN")
+    if http == "200":
+        return None
+    return HTTP_STATUSES.get(int(http) if http.isdigit() else 0, Status.UNKNOWN).name
 
 
 def _messages(so_far: bytearray, data: bytes) -> list[bytes]:

@@ -19,6 +19,9 @@ import pytest
 from onnx import TensorProto, helper, parser
 
 from normfold.protos import grpc_service as pb
+from normfold.serving.client.async_client import AsyncClient
+from normfold.serving.client.client import Client
+from normfold.serving.client.transport.choice import TRANSPORTS
 from normfold.serving.frontends import FRONTENDS
 from normfold.serving.runtime import placement, session
 from normfold.serving.runtime.devices import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER
@@ -268,6 +271,14 @@ def server(repository: Path, request: pytest.FixtureRequest) -> Iterator[Running
 @pytest.fixture(params=FRONTENDS)
 def frontend(request: pytest.FixtureRequest) -> str:
     """The name of each frontend, for tests with servers of their own."""
+    return request.param
+
+
+@pytest.fixture(params=TRANSPORTS)
+def each_transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of each transport of our clients, which is their default during the test."""
+    for kind in (Client, AsyncClient):
+        monkeypatch.setitem(kind.__init__.__kwdefaults__, "transport", request.param)
     return request.param
 
 

@@ -57,6 +57,7 @@ def handshake(address: str, ca: Path, **wanted: object) -> ssl.SSLSocket:
     return context.wrap_socket(socket.create_connection((host, int(port)), timeout=20), server_hostname=host)
 
 
+@pytest.mark.usefixtures("each_transport")
 def test_both_clients_ask_over_tls(secure, certificate):
     tls = ClientTls(ca=certificate.ca)
     with Client(secure, tls=tls) as client:
@@ -70,12 +71,14 @@ def test_both_clients_ask_over_tls(secure, certificate):
         assert asyncio.run(ask(stream)) == (2 * X).tolist()
 
 
+@pytest.mark.usefixtures("each_transport")
 def test_large_messages_both_ways_arrive_whole(secure, certificate):
     many = np.arange(4 << 18, dtype=np.float32).reshape(-1, 4)
     with Client(secure, tls=ClientTls(ca=certificate.ca)) as client:
         np.testing.assert_array_equal(client.infer("nb", many)["y"], 2 * many)
 
 
+@pytest.mark.usefixtures("each_transport")
 def test_the_name_in_the_certificate_may_be_given(authority, repository, serve, frontend):
     there = authority.issue("normfold.example")
     with serve(repository, frontend=frontend, tls_cert=there.cert, tls_key=there.key, strict_readiness=False) as one:
@@ -86,6 +89,7 @@ def test_the_name_in_the_certificate_may_be_given(authority, repository, serve, 
             assert client.is_live()
 
 
+@pytest.mark.usefixtures("each_transport")
 @pytest.mark.parametrize("tls", [None, "stranger"])
 def test_a_client_without_tls_or_with_another_authority_gets_no_answer(secure, stranger, tls):
     with (
@@ -96,6 +100,7 @@ def test_a_client_without_tls_or_with_another_authority_gets_no_answer(secure, s
     assert caught.value.status is grpc.StatusCode.UNAVAILABLE
 
 
+@pytest.mark.usefixtures("each_transport")
 def test_only_clients_with_a_certificate_of_the_authority_come_in(mutual, certificate, known_client, stranger):
     with Client(mutual, tls=ClientTls(certificate.ca, known_client.cert, known_client.key)) as client:
         assert client.is_live()

@@ -14,15 +14,11 @@ from normfold.protos import grpc_service as pb
 from normfold.serving.client.async_client import AsyncClient
 from normfold.serving.client.client import ClientError
 from normfold.serving.client.multiplex import stream_status
-from normfold.serving.client.transport.choice import TRANSPORTS
 
 X = np.array([[1, 2, 3, 4]], np.float32)
 
 
-@pytest.fixture(autouse=True, params=TRANSPORTS)
-def _transport(request, monkeypatch):
-    """Both transports carry the streams of these tests."""
-    monkeypatch.setitem(AsyncClient.__init__.__kwdefaults__, "transport", request.param)
+pytestmark = pytest.mark.usefixtures("each_transport")
 
 
 def run(coroutine):
@@ -177,6 +173,26 @@ def test_a_stream_that_keeps_breaking_fails_its_calls_with_its_status(status, st
     errors = run(ask())
     assert [(error.status.name, error.details) for error in errors] == [(status, "not today")] * 2
     assert len(opened) in streams  # one more where grpcio lost the status, in the midst of a write
+
+
+def test_a_refusal_with_a_time_is_obeyed_until_the_deadline():
+    async def full_at_first(requests, context):
+        refused = 0
+        async for request in requests:
+            if refused < 5:
+                refused += 1
+                error = pb.ModelStreamInferResponse(error_message="full")
+                error.infer_response.id = request.id
+                error.infer_response.parameters["retry_pushback_ms"].int64_param = 10
+                yield error
+            else:
+                yield answer(request)
+
+    async def ask():
+        async with stand_in(full_at_first) as address, AsyncClient(address, stream=True) as client:
+            return await client.infer("m", {"x": 3 * X})
+
+    np.testing.assert_array_equal(run(ask())["y"], 3 * X)
 
 
 def test_a_stream_that_broke_while_idle_is_opened_by_the_next_call():
