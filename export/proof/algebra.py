@@ -65,7 +65,6 @@ class Algebra:
             own[key] = max(own.get(key, 0.0), min(BOUND * spread, CAP) / FACTOR)
         return verify(self.reference, run, self._cases, REFERENCE, own, bound)
 
-
     def _spreads(self) -> dict[Key, float]:
         """For each kind of case and output: the largest scale of the output in any case, over the smallest there."""
         scales: dict[Key, list[float]] = {}
