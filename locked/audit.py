@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 #: The services that know weaknesses, the first first.
 SERVICES = ("osv", "pypi")
 #: A service that has not answered for every package by then is not waited for.
 MOST_SECONDS = 120
+#: In what pip-audit prints of a package that the service does not know.
+SKIPPED = "could not be audited"
 #: In what pip-audit prints if it did not reach a service.
 UNREACHED = ("ConnectionError", "Could not connect", "Max retries", "NameResolution", "timed out", "HTTPError")
 
@@ -26,6 +29,10 @@ def main() -> int:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=MOST_SECONDS)
         except subprocess.TimeoutExpired:
             print(f"{service} did not answer")
+            continue
+        skipped, asked = done.stdout.count(SKIPPED), Path(sys.argv[1]).read_text(encoding="utf-8").count("==")
+        if skipped >= asked > 0:
+            print(f"{service} knows none of the {asked} packages")
             continue
         if done.returncode == 0 or not any(word in done.stderr for word in UNREACHED):
             print(done.stdout + done.stderr, end="")

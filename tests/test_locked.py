@@ -75,19 +75,22 @@ def test_the_file_is_written_in_one_order_with_the_digests_of_all_versions_of_py
         ([1], ["numpy has CVE-1"], 1, "CVE-1"),
         ([1, 1], ["ConnectionError: no", "Max retries exceeded"], 0, "not audited"),
         ([1, 0], ["ConnectionError: no", ""], 0, "found"),
+        ([0, 0], ["", ""], 0, "not audited"),
     ],
 )
-def test_the_audit_ends_well_where_there_is_no_network(root, monkeypatch, capsys, codes, errors, code, words):
+def test_the_audit_ends_well_where_there_is_no_network(root, monkeypatch, capsys, tmp_path, codes, errors, code, words):
     audit = program(root, "audit")
+    (tmp_path / "serving.txt").write_text("a==1 \\\n    --hash=sha256:0\n")
+    found = "a   Dependency not found and could not be audited: a (1)" if codes == [0, 0] else "found"
     answers = iter(zip(codes, errors, strict=True))
 
     def run(command, **_):
         returncode, stderr = next(answers)
         assert {"--require-hashes", "--disable-pip"} <= set(command)
-        return type("Done", (), {"returncode": returncode, "stdout": "found\n", "stderr": stderr})
+        return type("Done", (), {"returncode": returncode, "stdout": f"{found}\n", "stderr": stderr})
 
     monkeypatch.setattr(audit.subprocess, "run", run)
-    monkeypatch.setattr(audit.sys, "argv", ["audit.py", "serving.txt"])
+    monkeypatch.setattr(audit.sys, "argv", ["audit.py", str(tmp_path / "serving.txt")])
     assert audit.main() == code
     assert words in capsys.readouterr().out
 

@@ -36,10 +36,15 @@ def make_server():
     """Starts servers that take x FP32[-1,4], and fail every n-th inference if asked to; gives the address."""
     servers = []
 
-    def start(failing=0, slow=0.0, status=grpc.StatusCode.RESOURCE_EXHAUSTED):
+    def start(failing=0, slow=0.0, status=grpc.StatusCode.RESOURCE_EXHAUSTED, asked_for_a_while=None):
         count = iter(range(10**9))
+        begun = []
 
         def infer(data, context):
+            if asked_for_a_while is not None:
+                begun.append(time.monotonic())
+                if begun[-1] > begun[0] + 2:  # seconds; a round of the test that waits for this has 0.2
+                    asked_for_a_while.set()
             time.sleep(slow)
             number = next(count)
             if failing and number % failing == failing - 1:
@@ -175,13 +180,16 @@ def test_an_address_where_nobody_listens_is_code_1_and_one_of_another_form_code_
     assert run(address, address, "-m", "m").exit_code == 2
 
 
-def test_ctrl_c_prints_what_was_measured_until_then(address):
+def test_ctrl_c_prints_what_was_measured_until_then(make_server):
+    asked = threading.Event()
+    address = make_server(asked_for_a_while=asked)
     command = [sys.executable, "-m", "normfold", "bench", address, "-m", "m", "--json"]
     command += ["--in-flight", "1", "--seconds", "40", "--rounds", "200"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
     ) as process:
-        threading.Timer(4.0, process.send_signal, (signal.SIGINT,)).start()
+        assert asked.wait(120)
+        process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted" in errors
