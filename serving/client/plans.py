@@ -36,7 +36,7 @@ _LONGEST_HEAD = 4096
 
 
 @dataclass(slots=True)
-class RequestPlan:
+class RequestHead:
     """The bytes of a request, without its id and its numbers."""
 
     before_id: bytes
@@ -81,15 +81,15 @@ class _AnswerPlan:
         return found
 
 
-class Plans:
+class PlannedMessages:
     """The plans of one client. Threads may use it at once."""
 
     def __init__(self) -> None:
-        self._requests: dict[Any, RequestPlan] = {}
+        self._requests: dict[Any, RequestHead] = {}
         #: By the size of the whole answer.
         self._answers: dict[int, _AnswerPlan] = {}
 
-    def request(self, model: str, inputs: Any, outputs: Iterable[str] | None, version: str | int) -> RequestPlan | None:
+    def request(self, model: str, inputs: Any, outputs: Iterable[str] | None, version: str | int) -> RequestHead | None:
         """The plan of a request whose inputs are arrays of numbers by name; None for any other request.
 
         Raises ValueError as ``calls.infer_request`` does.
@@ -138,7 +138,7 @@ class Plans:
     @staticmethod
     def _made(
         model: str, inputs: dict[str, Array], outputs: Iterable[str] | None, version: str | int
-    ) -> RequestPlan | None:
+    ) -> RequestHead | None:
         try:
             datatypes = [by_dtype(array.dtype) for array in inputs.values()]
         except KeyError:
@@ -159,7 +159,7 @@ class Plans:
             sizes.append(_RAW_INPUT + varint(array.nbytes))
         for name in checked_outputs(outputs):
             after += sized(6, sized(1, name.encode()))
-        return RequestPlan(before, after, {name: array.shape for name, array in inputs.items()}, sizes)
+        return RequestHead(before, after, {name: array.shape for name, array in inputs.items()}, sizes)
 
 
 def _answer_plan(data: bytes) -> _AnswerPlan | None:
