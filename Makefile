@@ -17,7 +17,7 @@ RAY_STAMP := $(RAY_VENV)/.installed
 DOCS_STAMP := $(DOCS_VENV)/.installed
 
 .PHONY: help demo test test-wheels test-long fuzz-export test-zoo export-zoo soak chaos fuzz lint format bench bench-compute \
-	perf-analyzer interop ray lock audit docs clean
+	perf-analyzer interop ray lock audit release docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -118,6 +118,10 @@ $(AUDIT_STAMP): locked/tools.txt
 	@test -x $(AUDIT_VENV)/bin/python || $(PYTHON) -m venv $(AUDIT_VENV)
 	@$(AUDIT_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement locked/tools.txt
 	@touch $@
+
+release: $(AUDIT_STAMP) ## sdist and wheel into dist/, checked, nothing uploaded; DRAFT=1 before the changelog has the version
+	@$(AUDIT_VENV)/bin/python locked/release.py $(if $(DRAFT),--draft)
+	@$(AUDIT_VENV)/bin/cyclonedx-py requirements --output-format JSON --output-file dist/sbom.json locked/serving.txt
 
 audit: $(AUDIT_STAMP) ## known weaknesses of what a server installs, and build/sbom.json, the list of its parts
 	@mkdir -p build

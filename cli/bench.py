@@ -98,6 +98,12 @@ class Numbers(click.ParamType[list[float]]):
     multiple=True,
     help="The server's process, whose CPU time is measured; one for each address.",
 )
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    help="What to call a server in tables and drawing, instead of its address; one for each, in their order.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option(
     "--out",
@@ -117,6 +123,7 @@ def bench(
     connections: int,
     timeout: float,
     pids: tuple[int, ...],
+    labels: tuple[str, ...],
     as_json: bool,
     out: Path | None,
     credentials: Credentials,
@@ -151,6 +158,8 @@ def bench(
         raise click.UsageError("an address is given twice")
     if pids and len(pids) != len(addresses):
         raise click.UsageError(f"--server-pid is given {len(pids)} times for {len(addresses)} addresses; give one each")
+    if labels and len(set(labels)) != len(addresses):
+        raise click.UsageError(f"--label gives {len(set(labels))} names for {len(addresses)} addresses; give one each")
     if seconds / rounds < 0.1:
         raise click.UsageError(f"--seconds {seconds:g} in {rounds} rounds are slices below 0.1 s; give more seconds")
     loads = [Load(in_flight=n) for n in in_flight or ([] if rate else [1, 4, 16, 64])]
@@ -160,6 +169,8 @@ def bench(
         _target(address, settings, pids[index] if pids else None, credentials)
         for index, address in enumerate(addresses)
     ]
+    for one, label in zip(targets, labels, strict=False):
+        one.name = label
     code = 0
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
@@ -176,7 +187,7 @@ def bench(
         for target in targets:
             target.calls.close()
     if as_json:
-        click.echo(json.dumps(benching.as_json(targets, loads, settings), indent=1))
+        click.echo(json.dumps(benching.as_json(targets, loads, settings, addresses), indent=1))
     else:
         benching.print_table(targets, loads)
     if out is not None and any(target.slices for target in targets):
@@ -198,13 +209,18 @@ def _target(address: str, settings: Any, pid: int | None, credentials: Credentia
 
 
 def _draw(out: Path, targets: list[Target], loads: list[Load], settings: Any) -> None:
+    import datetime
+
     from normfold.cli import bench_picture
+    from normfold.processor import processor_name
+    from normfold.serving.process.cpus import available_cpus
     from normfold.whole_file import written_whole
 
     page: Callable[..., str] = bench_picture.page if out.suffix == ".html" else bench_picture.drawing
     try:
         with written_whole(out) as file:
-            file.write(page(targets, loads, settings.title()).encode())
+            about = f"Client: {available_cpus()} CPUs ({processor_name()}); {datetime.date.today()}"
+            file.write(page(targets, loads, settings.title(), about).encode())
     except OSError as error:
         raise click.ClickException(f"{out} cannot be written: {error.strerror}") from None
     click.echo(f"wrote {out}", err=True)

@@ -167,14 +167,20 @@ def _ratios(targets: Sequence[Target], loads: Sequence[Load]) -> Table:
     return table
 
 
-def as_json(targets: Sequence[Target], loads: Sequence[Load], settings: Settings) -> dict[str, Any]:
+def as_json(
+    targets: Sequence[Target], loads: Sequence[Load], settings: Settings, addresses: Sequence[str]
+) -> dict[str, Any]:
     """All measurements, for programs; latencies in ms, CPU time in microseconds for each request."""
     return {
         "normfold": __version__,
         "asked": {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()},
         "servers": [
-            {"address": one.name, "loads": [_figures(load, one) for load in loads if load in one.slices]}
-            for one in targets
+            {
+                "address": address,
+                "label": one.name,
+                "loads": [_figures(load, one) for load in loads if load in one.slices],
+            }
+            for one, address in zip(targets, addresses, strict=True)
         ],
     }
 

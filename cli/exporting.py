@@ -32,7 +32,7 @@ def errors_as_messages(debug: bool) -> Iterator[None]:
         sys.exit(130)
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if debug:
             raise
         if isinstance(error, ImportError) and (error.name or "").partition(".")[0] in _NEEDED:
@@ -42,7 +42,7 @@ def errors_as_messages(debug: bool) -> Iterator[None]:
         raise click.ClickException(_sentence(error)) from None
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     """Return the message of an ExportError; for any other error its first line, the step, and the user's line."""
     from normfold.export.errors import ExportError
     from normfold.export.user_code import stopped

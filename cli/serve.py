@@ -100,6 +100,13 @@ def _switch(values: Mapping[str, bool]) -> Callable[[click.Context, click.Parame
     show_default=True,
     help="With --model-control poll: the time between two looks.",
 )
+@click.option(
+    "--load",
+    type=click.Choice(["eagerly", "lazily"]),
+    default="eagerly",
+    show_default=True,
+    help="When models are loaded: at the start, or each by its first request, which waits for it.",
+)
 @click.option("--load-model", "load_models", multiple=True, help="Load only this model at the start (repeat for more).")
 @click.option(
     "--allow-unproved-sizes",
@@ -191,7 +198,10 @@ def serve(workers: int | None, **options: object) -> None:
 
 
 def _end_at_signals() -> None:
-    """End with 0 at SIGTERM or Ctrl-C while libraries are imported; the event loop's own handlers replace this."""
+    """End with 0 at SIGTERM or Ctrl-C while libraries are imported; the event loop's own handlers replace this.
+
+    SIGHUP asks for a look at the repository, which is still to come.
+    """
     import contextlib
     import os
     import signal
@@ -203,6 +213,7 @@ def _end_at_signals() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
 def _serve_alone(config: ServerConfig) -> bool:

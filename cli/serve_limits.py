@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,15 @@ import click
 
 from normfold.cli.option_groups import with_options
 from normfold.cli.serve_connections import mebibytes
+
+
+def _size(context: click.Context, parameter: click.Parameter, text: str | None) -> int:
+    """A callback that turns "2GiB" or "500MiB" into bytes; 0 where the option is not given."""
+    match = re.fullmatch(r"([0-9]{1,9}) ?(MiB|GiB)", text or "0MiB")
+    if match is None:
+        raise click.BadParameter(f"{text!r} is no size; write it as 2GiB or 500MiB")
+    return int(match[1]) << {"MiB": 20, "GiB": 30}[match[2]]
+
 
 OPTIONS = (
     click.option(
@@ -56,6 +66,14 @@ OPTIONS = (
         type=click.IntRange(64, 1 << 30),
         callback=mebibytes,
         help="MiB for all workers together: runs that need more are refused. Default: four fifths of what there is.",
+    ),
+    click.option(
+        "--memory-budget",
+        "memory_budget_bytes",
+        callback=_size,
+        metavar="SIZE",
+        help="With --load lazily: memory of the loaded models in all workers, such as 2GiB or 500MiB. Beyond it, the "
+        "idle ones that were not used for longest are unloaded. Default: no limit.",
     ),
     click.option(
         "--load-seconds",

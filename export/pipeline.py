@@ -194,7 +194,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         "model.onnx": content,
         "golden.json": golden(case.inputs, Runtime(content, optimised=True).run(case.inputs), allowed),
         "export.json": (json.dumps(as_json(report), indent=2) + "\n").encode(),
-        "report.html": as_html(report).encode(),
+        "report.html": as_html(report, folded.unfolded, folded.content).encode(),
     }
     publication = Publication(request.name, model_files, version_files)
     path = publish(request.repository, publication, request.version, request.overwrite)

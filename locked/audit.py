@@ -21,9 +21,11 @@ def main() -> int:
     for service in SERVICES:
         command = [sys.executable, "-m", "pip_audit", "--require-hashes", "--disable-pip", "--progress-spinner", "off"]
         command += ["--timeout", "10", "--vulnerability-service", service, "--requirement", sys.argv[1]]
+        print(f"asking {service}, at most {MOST_SECONDS} s", flush=True)
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=MOST_SECONDS)
         except subprocess.TimeoutExpired:
+            print(f"{service} did not answer")
             continue
         if done.returncode == 0 or not any(word in done.stderr for word in UNREACHED):
             print(done.stdout + done.stderr, end="")

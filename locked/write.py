@@ -19,18 +19,32 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64")
+#: The longest time that pip may take for one of them, in seconds.
+MOST_SECONDS = 600
 EXTRAS = ("cpu", "signing")
 HEAD = "# Written by make lock: what a server installs, with the SHA-256 of each wheel for Linux (x86-64) and Python "
 
 
-def main() -> None:
-    """Ask pip for each version of Python, and write the file."""
+def main() -> int:
+    """Ask pip for each version of Python, and write the file; return 1, and leave the file, where pip finds nothing."""
     wanted = requirements()
     found: dict[str, tuple[str, set[str]]] = {}
-    for python in PYTHONS:
-        for name, version, digest in chosen(sys.argv[1], python, wanted):
+    for number, python in enumerate(PYTHONS, 1):
+        print(f"{number} of {len(PYTHONS)}: asking pip what it would install for Python {python}", flush=True)
+        try:
+            packages = chosen(sys.argv[1], python, wanted)
+        except subprocess.TimeoutExpired:
+            print(f"locked/serving.txt stays as it was: pip took more than {MOST_SECONDS} s")
+            return 1
+        except subprocess.CalledProcessError as error:
+            said = [line for line in error.stderr.splitlines() if not line.startswith("WARNING")]
+            print(f"locked/serving.txt stays as it was: {said[-1] if said else 'pip failed without a word'}")
+            return 1
+        for name, version, digest in packages:
             found.setdefault(name, (version, set()))[1].add(digest)
     (ROOT / "locked" / "serving.txt").write_text(text(found), encoding="utf-8")
+    print(f"locked/serving.txt has {len(found)} packages")
+    return 0
 
 
 def requirements() -> list[str]:
@@ -45,9 +59,11 @@ def chosen(pip: str, python: str, wanted: list[str]) -> list[tuple[str, str, str
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [pip, "install", "--dry-run", "--quiet", "--ignore-installed", "--only-binary", ":all:"]
+        command += ["--timeout", "15", "--retries", "1", "--disable-pip-version-check"]
         command += [part for platform in PLATFORMS for part in ("--platform", platform)]
         command += ["--python-version", python, "--target", folder, "--report", str(report)]
-        subprocess.run([*command, "--constraint", str(ROOT / "constraints.txt"), *wanted], check=True)
+        command += ["--constraint", str(ROOT / "constraints.txt"), *wanted]
+        subprocess.run(command, check=True, timeout=MOST_SECONDS, capture_output=True, text=True)
         installed = json.loads(report.read_text(encoding="utf-8"))["install"]
     return [
         (
@@ -68,4 +84,4 @@ def text(found: dict[str, tuple[str, set[str]]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

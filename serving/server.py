@@ -17,14 +17,11 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from normfold.cache_folder import cache_folder
-from normfold.serving.catalog.repository import Repository
 from normfold.serving.errors import StartError
 from normfold.serving.process import memory, tuning
 from normfold.serving.process.cpus import available_cpus
 from normfold.serving.process.idle import give_back_when_idle
 from normfold.serving.process.logs import LogSettings
-from normfold.serving.process.memory_limit import MemoryBudget, default_limit_bytes
 from normfold.serving.process.signals import stop_signal
 from normfold.serving.rpc.methods import Method
 from normfold.serving.runtime.devices import check_runtime, parse_device, providers
@@ -95,17 +92,14 @@ class Server:
         workers.
         """
         check_runtime()
-        from normfold.serving.catalog.catalog import Catalog
-        from normfold.serving.catalog.load import LoadOptions
-        from normfold.serving.catalog.trial import LoadLimits, Trials
         from normfold.serving.doors import Doors
         from normfold.serving.frontends import frontend
+        from normfold.serving.infer import otlp
         from normfold.serving.infer.shared_memory import SharedMemory
         from normfold.serving.infer.tracing import TraceSettings
         from normfold.serving.remote.mirror import refresher
         from normfold.serving.rpc.traffic import Traffic
         from normfold.serving.runtime.session import available_providers
-        from normfold.serving.runtime.tuning import Tuning
         from normfold.serving.scheduling.admission import Admission, QueueLimits
         from normfold.serving.service import polling, reflection, snapshot
         from normfold.serving.service.administration import Administration
@@ -113,33 +107,22 @@ class Server:
         from normfold.serving.service.polling import Polling
         from normfold.serving.service.service import InferenceService
         from normfold.serving.service.snapshot import Snapshots
+        from normfold.serving.stock import Stock
 
         self.config = config
         cpus = config.cpus or available_cpus()
         device = parse_device(config.device)
         self._executor = ThreadPoolExecutor(max(cpus, GPU_RUNS) if device.gpu_demanded else cpus, "normfold-run")
         providers(device, available_providers())
-        tuning = Tuning(cache_folder("threads"), cpus) if config.tune else None
-        budget = MemoryBudget(config.memory_limit_bytes or default_limit_bytes())
-        options = LoadOptions(
-            device,
-            cpus,
-            config.threads,
-            tuning=tuning,
-            allow_unproved_sizes=config.allow_unproved_sizes,
-            budget=budget,
-        )
-        repository = Repository(config.repository, config.model_name)
-        trials = None
-        if config.load_seconds:
-            trials = Trials(LoadLimits(config.load_seconds, config.load_bytes), cache_folder("loads"))
         self._doors = Doors(config)
-        self.catalog = Catalog(repository, options, self._executor, config.load_models, trials, self._doors.trust)
-        self.catalog.on_change(budget.settle)
-        self.catalog.on_change(self._give_back)
+        self._stock = Stock(config, device, cpus, self._executor, self._doors.trust)
+        self.catalog = self._stock.catalog
         control = config.clients_control
         regions = SharedMemory(config.local if config.shared_memory is None else config.shared_memory)
         traces = TraceSettings(config.trace_file)
+        self._spans = otlp.spans()
+        if self._spans is not None:
+            traces.collect(self._spans)
         queues = QueueLimits(config.max_queue_seconds, config.max_queue_requests, config.max_queue_bytes)
         self._admission = Admission(queues)
         self._giving_back: asyncio.Task[None] | None = None
@@ -178,7 +161,7 @@ class Server:
         self.polling: Polling | None = None
         if worker == 1:
             seconds = config.poll_seconds if config.model_control == "poll" else 0.0
-            self.polling = Polling(repository, methods[: len(ours)], seconds, refresh)
+            self.polling = Polling(self._stock.repository, self.catalog, methods[: len(ours)], seconds, refresh)
         self._polling: asyncio.Task[None] | None = None
         self._http: HttpPort | None = None
         make = frontend(config.frontend)
@@ -206,7 +189,7 @@ class Server:
         """Bind the port, alone or together with other workers. Raises StartError when it cannot be bound."""
         await self._frontend.start(self.config.listen, reuse_port)
         self._doors.watch()
-        self._giving_back = asyncio.create_task(give_back_when_idle(self._admission.work, self._give_back_all))
+        self._giving_back = asyncio.create_task(give_back_when_idle(self._admission.work, self._stock.give_back_all))
 
     def open_http(self, reuse_port: bool = False) -> None:
         """Open the port for metrics and health, alone or together with other workers. Raises StartError.
@@ -226,38 +209,22 @@ class Server:
                 raise
             log.warning("no metrics: %s", error)
 
-    def _give_back(self) -> None:
-        """Give back what a load and the models that it replaced have left; on a thread, because it takes a while."""
-        if self.catalog.started:
-            asyncio.get_running_loop().run_in_executor(None, memory.give_back)
-
-    async def _give_back_all(self) -> None:
-        """Give back what runs and requests have left."""
-        for model in [model for entry in self.catalog.entries.values() for model in entry.ready]:
-            await asyncio.to_thread(model.give_back)
-        await asyncio.to_thread(memory.give_back)
-
     async def load(self) -> None:
         """Load every model that is to be served, and look for changes of the repository from then on."""
+        if self.polling is not None:
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # not here, or not the main thread
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.polling.look_now)
+            await self.polling.begin()
         await self.catalog.load_all()
         if self.polling is not None:
-            await self.polling.catch_up(self.catalog)
-            look_now = self.polling.look_now
-            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # not here, or not the main thread
-                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, look_now)
+            await self.polling.catch_up()
             self._polling = asyncio.create_task(self.polling.run())
 
     def models(self) -> list[tuple[str, bool]]:
-        """A line for each model version, and whether it was loaded."""
-        lines = []
-        for name, entry in self.catalog.entries.items():
-            lines += [(model.describe(), True) for model in entry.ready]
-            for number, version in entry.versions.items():
-                if version.model is None:
-                    lines.append((f"{name} version {number} was not loaded: {version.reason}", False))
-            if entry.reason:
-                lines.append((f"{name} was not loaded: {entry.reason}", False))
-        return lines
+        """What ``entries.lines`` says about the models."""
+        from normfold.serving.catalog.entries import lines
+
+        return lines(self.catalog.entries)
 
     async def shut_down(self) -> bool:
         """Report NOT_SERVING, answer the requests under way, release everything; whether all were answered in time.
@@ -281,6 +248,8 @@ class Server:
         if self._http is not None:
             await asyncio.to_thread(self._http.close)
         await self._doors.close()
+        if self._spans is not None:
+            await self._spans.close()
         if self._giving_back is not None:
             self._giving_back.cancel()
         self.catalog.stop()

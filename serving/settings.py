@@ -22,6 +22,9 @@ METRICS_LISTEN = "127.0.0.1:8002"
 #: Who decides which models are in service: clients, nobody after the start, or the files of the repository.
 CONTROLS = ("explicit", "none", "poll")
 
+#: When models are loaded.
+LOADS = ("eagerly", "lazily")
+
 #: The ``metrics_listen`` of a server without an HTTP port.
 OFF = "off"
 #: The smallest memory limit of a process, in bytes: less than it has before it loads anything is a mistake.
@@ -79,6 +82,10 @@ class ServerConfig:
     poll_seconds: float = 5.0
     #: Whether clients may use POSIX shared memory; None: only if the server listens on this host alone.
     shared_memory: bool | None = None
+    #: When models are loaded: "eagerly", at the start, or "lazily", by their first request.
+    load: str = LOADS[0]
+    #: With ``load`` "lazily": memory of all loaded models, at least 64 MiB; 0: no limit. More unloads idle ones.
+    memory_budget_bytes: int = 0
     #: Models to load at the start; empty: all.
     load_models: tuple[str, ...] = ()
     #: Longest time that a model may take to load and to warm up, in seconds; 0: no limit, and no trial of a load.
@@ -153,6 +160,12 @@ class ServerConfig:
             raise StartError("max_queue_seconds must be more than 0, max_queue_requests at least 1, the bytes 1 MiB")
         if self.memory_limit_bytes and self.memory_limit_bytes < LEAST_LIMIT_BYTES:
             raise StartError(f"memory_limit_bytes must be at least 64 MiB, or 0, got {self.memory_limit_bytes}")
+        if self.load not in LOADS:
+            raise StartError(f"load {self.load!r} is not one of {', '.join(LOADS)}")
+        if self.memory_budget_bytes and self.load != "lazily":
+            raise StartError("--memory-budget needs --load lazily: only models that requests load can be unloaded")
+        if self.memory_budget_bytes and self.memory_budget_bytes < LEAST_LIMIT_BYTES:
+            raise StartError(f"memory_budget_bytes must be at least 64 MiB, or 0, got {self.memory_budget_bytes}")
         if not self.drain_delay_seconds >= 0:
             raise StartError(f"drain_delay_seconds must be at least 0, got {self.drain_delay_seconds:g}")
         if not self.load_seconds >= 0 or self.load_bytes < 0:

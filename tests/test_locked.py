@@ -90,3 +90,48 @@ def test_the_audit_ends_well_where_there_is_no_network(root, monkeypatch, capsys
     monkeypatch.setattr(audit.sys, "argv", ["audit.py", "serving.txt"])
     assert audit.main() == code
     assert words in capsys.readouterr().out
+
+
+def test_the_lock_stays_as_it_was_where_there_is_no_network(root, monkeypatch, capsys):
+    write = program(root, "write")
+    before = (root / "locked" / "serving.txt").read_bytes()
+
+    def fails(command, **_):
+        raise write.subprocess.CalledProcessError(1, command, "", "WARNING: retrying\nERROR: No matching distribution")
+
+    monkeypatch.setattr(write.subprocess, "run", fails)
+    monkeypatch.setattr(write.sys, "argv", ["write.py", "pip"])
+    assert write.main() == 1
+    printed = capsys.readouterr().out
+    assert "1 of 3: asking pip" in printed
+    assert printed.splitlines()[-1] == "locked/serving.txt stays as it was: ERROR: No matching distribution"
+    assert (root / "locked" / "serving.txt").read_bytes() == before
+
+
+def test_a_release_needs_its_version_in_the_changelog(root, monkeypatch, capsys):
+    release = program(root, "release")
+    assert release.newest_version("# Changelog\n\n## [Unreleased]\n\n## [1.2.0] - 2026-01-01\n\n## [1.1.0]") == "1.2.0"
+    assert release.newest_version("## [Unreleased]") == ""
+    monkeypatch.setattr(release, "newest_version", lambda text: "9.9")
+    monkeypatch.setattr(release.sys, "argv", ["release.py"])
+    assert release.main() == 1
+    assert "CHANGELOG.md has 9.9 as its newest" in capsys.readouterr().out
+
+
+def test_a_wheel_of_another_version_is_not_released(root, monkeypatch, capsys, tmp_path):
+    release = program(root, "release")
+    commands = []
+
+    def step(what, *command):
+        commands.append(command)
+        (tmp_path / "normfold-0.1.0-py3-none-any.whl").parent.mkdir(exist_ok=True)
+        (tmp_path / "normfold-0.1.0-py3-none-any.whl").touch()
+        return "normfold 0.0.1\n"
+
+    monkeypatch.setattr(release, "DIST", tmp_path / "dist")
+    monkeypatch.setattr(release, "step", lambda what, *command: step(what, *command))
+    tmp_path = tmp_path / "dist"
+    monkeypatch.setattr(release.sys, "argv", ["release.py", "--draft"])
+    assert release.main() == 1
+    assert "not released: the wheel is 'normfold 0.0.1'" in capsys.readouterr().out
+    assert [command[2] for command in commands[:3]] == ["build", "twine", "venv"]

@@ -160,7 +160,7 @@ SIGNALS: tuple[Network, ...] = (
     Network("torcheeg_fbccnn", "torcheeg", torcheeg("FBCCNN"), ("N", 4, 9, 9), BATCH),
     Network("seisbench_gpd", "seisbench", seisbench("GPD"), ("N", 3, 400), BATCH),
     Network("seisbench_phasenet_light", "seisbench", seisbench("PhaseNetLight"), ("N", 3, 3001), BATCH),
-    Network("seisbench_skynet", "seisbench", seisbench("Skynet"), ("N", 3, 3000), BATCH),
+    Network("seisbench_skynet", "seisbench", seisbench("Skynet"), ("N", 3, 30_000), BATCH),
     medical("UNet", 64, 1, 2, 3, (8, 16, 32), (2, 2), num_res_units=1, norm="batch"),
     medical("AttentionUnet", 64, 1, 2, 3, (8, 16, 32), (2, 2)),
     medical("BasicUNet", 64, 1, 2, 3, (8, 8, 16, 16, 32, 8), norm=("batch", {})),

@@ -21,7 +21,9 @@ from normfold.export.errors import CaptureError
 from normfold.export.inputs.specs import Dimension, InputSpec
 from normfold.export.user_code import line_of_error, line_of_text
 
-__all__ = ["fixed_dimension", "refuse_training", "refuse_training_modules", "translate"]
+__all__ = ["fixed_dimension", "refuse_quantized", "refuse_training", "refuse_training_modules", "translate"]
+
+_QUANTIZED = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.)?quantized\b")
 
 
 def translate(error: BaseException, program: ExportedProgram | None = None) -> str:
@@ -62,6 +64,11 @@ def translate(error: BaseException, program: ExportedProgram | None = None) -> s
     if re.search(r"in-?place|mutat", text, re.IGNORECASE) and "input" in text:
         return f"the network changes its own input in place{where}; work on a copy (x = x.clone()) instead"
     gist = _gist(error)
+    if "only 4D query, key, and value" in gist:
+        return (
+            "scaled_dot_product_attention can be written as ONNX for tensors of 4 axes only (batch, heads, positions, "
+            "features): add the axis of heads with q[:, None] and take it off again"
+        )
     if re.fullmatch(r"aten\.[\w.]+", gist):
         return (
             f"torch cannot capture the operator {gist}, which the network uses{where}; "
@@ -106,6 +113,24 @@ def refuse_training_modules(network: nn.Module) -> None:
                 "batch it "
                 "is given, also in eval(), so one answer depends on the others in its batch and nothing can be folded. "
                 "Train with track_running_stats=True, or set running_mean and running_var from the training data"
+            )
+
+
+def refuse_quantized(network: nn.Module) -> None:
+    """Raise CaptureError where a module computes in torch's quantized numbers, or watches values to quantize later."""
+    for path, module in network.named_modules():
+        kind = type(module)
+        classes = {c.__name__ for c in kind.__mro__}
+        instead = "export it as it was before, and give --quantize int8"
+        if classes & {"ObserverBase", "FakeQuantizeBase"}:
+            raise CaptureError(
+                f"the network was prepared for torch's quantization ('{path}' is a {kind.__name__}), which a graph "
+                f"cannot hold; {instead}"
+            )
+        if _QUANTIZED.match(kind.__module__) and not kind.__name__.endswith("FloatFunctional"):
+            raise CaptureError(
+                f"the network is quantized by torch ('{path}' is a {kind.__name__} of {kind.__module__}), which cannot "
+                f"be captured; {instead}"
             )
 
 

@@ -180,5 +180,5 @@ def _has_kernel(node: ir.Node, model: ir.Model, providers: tuple[str, ...]) -> b
     try:
         Runtime(probe, optimised=False, providers=providers)
     except ExportError as error:
-        return "NOT_IMPLEMENTED" not in str(error)
+        return "NOT_IMPLEMENTED" not in str(error.__cause__)
     return True

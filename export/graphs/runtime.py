@@ -37,7 +37,13 @@ class Runtime:
         try:
             self._session = ort.InferenceSession(content, options, providers=list(providers))
         except Exception as error:  # onnxruntime raises its own types, and UnicodeDecodeError on damaged files
-            raise ExportError(f"onnxruntime {ort.__version__} cannot load the graph: {error}") from error
+            if "bfloat16" in str(error):
+                raise ExportError(
+                    f"the network computes in bfloat16 itself, which onnxruntime {ort.__version__} cannot do here "
+                    f"({_reason(error)}): leave torch.autocast and .bfloat16() out of it, and ask for it with "
+                    "--dtype bf16 on a machine that has it"
+                ) from error
+            raise ExportError(f"onnxruntime {ort.__version__} cannot load the graph: {_reason(error)}") from error
         self.outputs = [o.name for o in self._session.get_outputs()]
         #: The clock to time runs with, in seconds: the CPU time of the calling thread on the CPU, wall time on a GPU.
         self.clock: Callable[[], float] = time.thread_time if list(providers) == [CPU] else time.perf_counter

@@ -33,6 +33,7 @@ from normfold.export.proof.algebra import Algebra
 from normfold.export.proof.branches import BranchProof, untaken
 from normfold.export.proof.divergence import first_divergence
 from normfold.export.proof.moving import moved_weights
+from normfold.export.proof.usable import require_usable
 from normfold.export.proof.verify import Arrays, Case, Run, Verification, largest_errors, remembered, verify
 from normfold.export.sources.origin import Origin
 
@@ -76,7 +77,11 @@ class Proof:
     """Proves forms of one origin: the references, the cases and the network's own errors are computed once."""
 
     def __init__(self, origin: Origin, sizes: Sizes, samples: Sequence[Case], unfolded: Graph):
-        """Raises CaptureError where ``unfolded``, the captured graph, is not the network."""
+        """Raises CaptureError where ``unfolded``, the captured graph, is not the network.
+
+        Raises CheckpointError where its weights are no numbers.
+        """
+        require_usable(unfolded.model())
         self.sizes = sizes
         self.unfolded = unfolded
         self.cases = [*cases_of(sizes.specs, sizes, origin.raw), *samples]
@@ -84,14 +89,19 @@ class Proof:
         self.reference = remembered(reference)
         self._plain: Run = remembered(Runtime(unfolded.content, optimised=False).run)
         self._require_running()
-        self._algebra = self._make_algebra()
+        self._algebra = self._make_algebra(origin.content is None)
         self._require_captured(origin.run)
         self._branches = self._make_branches()
         runs = [self._plain, Runtime(unfolded.content, optimised=True).run]
         self._bound = rounding.bound_of(unfolded.content)
         self._own = largest_errors(self.reference, [*runs, *rounding.moved_runs(unfolded.content)], self.cases)
 
-    def _make_algebra(self) -> Algebra | None:
+    def _make_algebra(self, of_pytorch: bool) -> Algebra | None:
+        """The proof in float64, where ONNX's evaluator reads the graph as onnxruntime does.
+
+        A large difference may be onnxruntime's own rounding, where a network amplifies it (gates behind gates of large
+        numbers). ``of_pytorch``: then the network itself, in float64, says who is right.
+        """
         reason = "it quantises, or calls functions or operators that are not ONNX's own"
         if self.unfolded.exact is not None:
             try:
@@ -102,6 +112,13 @@ class Proof:
                 errors = largest_errors(self._plain, [self._nudged()], self.cases)
                 checked = verify(algebra.reference, self._plain, self.cases, "", errors, _evaluator_bound, self._plain)
                 if checked.passed:
+                    return algebra
+                if (
+                    of_pytorch
+                    and verify(
+                        self.reference, algebra.reference, self.cases, "", errors, _evaluator_bound, self._plain
+                    ).passed
+                ):
                     return algebra
                 reason = f"ONNX's reference evaluator gives another output '{checked.worst.output}' than onnxruntime"
         narrow = narrow_types(self.unfolded.content)

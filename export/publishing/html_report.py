@@ -5,17 +5,33 @@ The page is the template ``report.html.j2`` beside this module. Every text from 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 
+import onnx
+import onnx_ir as ir
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
+from normfold.export.fold.report import Fold
+from normfold.export.publishing.graph_picture import before_and_after
 from normfold.export.publishing.report import ExportReport, chosen, labels_kept
 
 __all__ = ["as_html"]
 
 
-def as_html(report: ExportReport) -> str:
-    """Return the page.
+#: Explained where they stand, and once more at the end of the page.
+TERMS = {
+    "unfolded": "the graph as it was captured, with every BatchNorm",
+    "folded": "the graph after every BatchNorm that can be folded was folded",
+    "lifted": "the folded graph with an axis of height 1, for which onnxruntime has faster CPU kernels",
+    "widened": "the lifted graph with channel counts rounded up to what a kernel computes at once",
+    "blocked": "lifted first, folded after that; a BatchNorm stays where a carrier would cost more than it saves",
+}
+
+
+def as_html(report: ExportReport, before: bytes = b"", after: bytes = b"") -> str:
+    """Return the page; ``before`` and ``after`` are the captured and the published graph, to be drawn side by side.
 
     Nodes and parameters are counted for the unfolded, the folded and the published variant only.
     """
@@ -26,10 +42,28 @@ def as_html(report: ExportReport) -> str:
         report=report,
         chosen=chosen(report),
         labels_kept=labels_kept,
+        terms=TERMS,
+        graphs=_drawn(before, after, folding.folds),
         longest_ms=max(v.median_ms for v in report.variants),
         counted={
             "unfolded": (folding.batchnorms_before, folding.nodes_before, folding.parameters_before),
             "folded": (folding.batchnorms_after, folding.nodes_after, folding.parameters_after),
             published.variant: (published.batchnorms, published.nodes, published.parameters),
+        }
+        if folding.batchnorms_before or not folding.affines_before
+        else {
+            "unfolded": (folding.affines_before, folding.nodes_before, folding.parameters_before),
+            "folded": (folding.affines_after, folding.nodes_after, folding.parameters_after),
         },
     )
+
+
+def _drawn(before: bytes, after: bytes, folds: Sequence[Fold]) -> tuple[Markup, Markup] | None:
+    if not (before and after):
+        return None
+    graphs = [ir.from_proto(onnx.load_model_from_string(content)).graph for content in (before, after)]
+    found = before_and_after(graphs[0], graphs[1], folds)
+    if found is None:
+        return None
+    before_svg, after_svg = (Markup(svg.replace(' xmlns="http://www.w3.org/2000/svg"', "")) for svg in found)
+    return before_svg, after_svg

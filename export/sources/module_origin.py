@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from normfold.export.capture.capture import capture
-from normfold.export.capture.capture_errors import refuse_training_modules
+from normfold.export.capture.capture_errors import refuse_quantized, refuse_training_modules
 from normfold.export.capture.named_network import NamedNetwork
 from normfold.export.errors import CheckpointError, InputSpecError, SourceError
 from normfold.export.inputs.sizes import usual_sizes
 from normfold.export.inputs.specs import InputSpec
 from normfold.export.inputs.values import LARGEST, find_values
 from normfold.export.sources.origin import Arrays, Origin, Request, Run
+from normfold.export.sources.plain_module import with_plain_weights
 from normfold.export.sources.source import Source, load_source
 from normfold.export.sources.weights import Checkpoint, load_into, read_checkpoint
 from normfold.protos.datatypes import by_name
@@ -49,6 +50,8 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
         )
         load_into(source.network, checkpoint, request.weights)
     refuse_training_modules(source.network)
+    refuse_quantized(source.network)
+    with_plain_weights(source.network)
     described = _named(described, source.network)
     network = NamedNetwork(source.network, [s.name for s in described])
     if network.dtype not in DATATYPES:

@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from normfold.export.errors import SourceError
+from normfold.export.sources.plain_module import unwrapped
 from normfold.export.user_code import line_of_error
 from normfold.plain_file import read_plain_text
 
@@ -97,7 +98,7 @@ def load_source(text: str | nn.Module, arguments: Mapping[str, Any] | None = Non
     is_path = place.endswith(".py") or "/" in place
     module = _import_file(Path(place)) if is_path else _import_module(place)
     maker = _attribute(module, attr, text)
-    network = _build(maker, dict(arguments or {}), text)
+    network = unwrapped(_build(maker, dict(arguments or {}), text))
     training = [name or "the network" for name, module in network.named_modules() if module.training]
     network.eval()
     notes: tuple[str, ...] = ()
@@ -117,6 +118,7 @@ def _kind(maker: Any) -> str:
 
 def _copied(network: nn.Module) -> Source:
     """Return a copy of ``network`` on the CPU in evaluation mode, so that the network itself stays as it is."""
+    network = unwrapped(network)
     name = type(network).__qualname__
     try:
         copied = copy.deepcopy(network).cpu()
@@ -244,10 +246,11 @@ def _build(value: Any, arguments: dict[str, Any], text: str) -> nn.Module:
     _check_arguments(value, arguments, text)
     try:
         network = value(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = line_of_error(error)
         where = f" at {line}" if line else ""
-        raise SourceError(f"'{text}' failed when called{where}: {type(error).__name__}: {error}") from error
+        given = f". It was called with {', '.join(f'{k}={v!r}' for k, v in arguments.items())}" if arguments else ""
+        raise SourceError(f"'{text}' failed when called{where}: {type(error).__name__}: {error}{given}") from error
     if isinstance(network, torch.jit.ScriptModule):
         raise SourceError(f"'{text}' made a TorchScript program; {NO_TORCHSCRIPT}")
     if not isinstance(network, nn.Module):

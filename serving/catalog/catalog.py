@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 
 from normfold.protos import grpc_service as pb
-from normfold.protos import model_config as mc
-from normfold.serving.catalog import config
 from normfold.serving.catalog.entries import (
     LOADING,
     READY,
@@ -21,19 +18,20 @@ from normfold.serving.catalog.entries import (
     after_refusal,
     answering,
     in_service,
+    load_failed,
     rows,
 )
 from normfold.serving.catalog.following import Following
+from normfold.serving.catalog.lazily import Lazily, LazyLimits
 from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.loader import Loader
 from normfold.serving.catalog.model import Model
-from normfold.serving.catalog.overlooked import overlooked
-from normfold.serving.catalog.repository import Files, Repository, SentFolder, is_plain
+from normfold.serving.catalog.repository import Repository
+from normfold.serving.catalog.sources import Sources
 from normfold.serving.catalog.trial import Trials
 from normfold.serving.catalog.trust import ANYTHING, Trust, TrustedFolder
+from normfold.serving.catalog.version_text import parse_version
 from normfold.serving.errors import (
-    ConfigError,
-    InvalidRequest,
     LoadError,
     LoadRefused,
     NotFound,
@@ -57,13 +55,15 @@ class Catalog:
         names: Sequence[str] = (),
         trials: Trials | None = None,
         trust: Trust = ANYTHING,
+        lazy: LazyLimits | None = None,
     ) -> None:
         """``names`` are the models to load at the start; empty: all. Raises StartError for an unknown name.
 
         Until they are loaded, requests for them are refused as too early. ``trials`` try each version before it is
-        loaded here. ``trust``: what the files of a model need to be served.
+        loaded here. ``trust``: what the files of a model need to be served. With ``lazy`` limits the models are loaded
+        by requests, and not at the start.
         """
-        self._repository, self._trust = repository, trust
+        self._repository, self._trust, self._names = repository, trust, names
         self._loader = Loader(options, executor, trials)
         #: Every model that was ever loaded or tried, by name.
         self.entries: dict[str, Entry] = {}
@@ -71,22 +71,24 @@ class Catalog:
         self._locks: dict[str, asyncio.Lock] = {}
         #: What other workers serve, while this one starts.
         self.following = Following()
+        self._sources = Sources(repository, self.following)
+        self._lazily = None if lazy is None else Lazily(lazy, self.entries, self._load_asked, self._loader.pause)
         self._listeners: list[Callable[[], None]] = []
         #: True as soon as loading was tried for every model.
         self.started = False
         #: False while other workers of the same server are not ready.
         self.others_ready = True
-        found = repository.models()
-        for name in names:
-            if name not in found:
-                there = f"; there are: {', '.join(map(quoted, found))}"
-                raise StartError(f"there is no model {quoted(name)} to load{near(name, found) or there}")
-        for name in names or found:
+        for name in self._sources.names(names):
             self.entries[name] = Entry(wanted=True, loading=True)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` whenever readiness may have changed: of the server, or of a model."""
         self._listeners.append(listener)
+
+    def on_unload(self, listener: Callable[[Model], None]) -> None:
+        """Call ``listener`` with each version that is unloaded to make room, which changes no readiness."""
+        if self._lazily is not None:
+            self._lazily.listeners.append(listener)
 
     def changed(self) -> None:
         """Call the listeners."""
@@ -102,17 +104,24 @@ class Catalog:
         return self.started and (not strict or in_service(self.entries.values()))
 
     async def load_all(self) -> None:
-        """Load the models of the start, unless a client was faster; a failure is kept as the reason of its model."""
-        for name, why in (await self._loader.run(overlooked, self._repository)).items():
+        """Load the models of the start, unless a client was faster; a failure is kept as the reason of its model.
+
+        Lazy ones are only looked at.
+        """
+        for name, why in (await self._loader.run(self._sources.overlooked)).items():
             log.warning("folder %s is not served: %s", quoted(name), why)
-        loads = [asyncio.create_task(self._load_first(name)) for name, entry in self.entries.items() if entry.loading]
-        try:
-            await asyncio.gather(*loads)
-        finally:
-            for each in loads:
-                each.cancel()
+        names = [name for name, entry in self.entries.items() if entry.loading]
+        if self._lazily is not None:
+            self._lazily.lay_down(await self._loader.run(self._sources.versions, names))
+        else:
+            loads = [asyncio.create_task(self._load_first(name)) for name in names]
+            try:
+                await asyncio.gather(*loads)
+            finally:
+                for each in loads:
+                    each.cancel()
+            self._loader.rest()
         self.started = True
-        self._loader.rest()
         self.changed()
 
     async def _load_first(self, name: str) -> None:
@@ -130,30 +139,76 @@ class Catalog:
         ``override`` is a configuration in JSON that replaces config.pbtxt. ``files`` replace the model's folder, and
         need an ``override``. Raises PollFailed when there is no such model, LoadRefused when loading fails.
         """
-        async with self._locks.setdefault(name, asyncio.Lock()):
+        async with self._lock(name):
+            await self._load_now(name, override, files or {})
+
+    async def refresh(self, name: str) -> None:
+        """Load a model whose files have changed; of a lazy one that is not loaded, only look what there is.
+
+        Raises as ``load``.
+        """
+        async with self._lock(name):
             entry = self.entries.get(name)
-            if entry is not None and override is None and not files and self.following.has(name, entry):
-                return
-            try:
-                found = await self._loader.run(self._folder, name, override, files or {})
-                folder = TrustedFolder(found, self._trust)
-                entry = self.entries.setdefault(name, Entry())
-                was_known, entry.loading = entry.known, True
-                if not was_known:
-                    self.changed()
-                await self._load(folder, override, entry)
-            except LoadError as error:
-                raise LoadRefused(f"failed to load {quoted(name)}: {error}") from error
-            except (PollFailed, StartError) as error:
-                if entry is not None and entry.wanted and not entry.versions:
-                    entry.reason = str(error)
-                raise
-            finally:
-                if entry is not None:
-                    entry.loading = False
+            if self._lazily is None or (entry is not None and entry.ready):
+                await self._load_now(name, None, {})
+            else:
+                self._lazily.lay_down(await self._loader.run(self._sources.versions, [name]))
                 self.changed()
 
-    async def _load(self, folder: TrustedFolder, override: str | None, entry: Entry) -> None:
+    def follows(self, name: str) -> bool:
+        """Whether a change of the files of ``name`` puts it in service: unless a client, or the start, left it out."""
+        entry = self.entries.get(name)
+        return not self._names if entry is None else not entry.left_out
+
+    async def _load_asked(self, name: str) -> None:
+        """Load a model because a request asks for it, if it is still to be loaded. Raises as ``load``."""
+        async with self._lock(name):
+            if self.entries[name].asleep:
+                await self._load_now(name, None, {}, asked=True)
+
+    def wake(self, name: str) -> Awaitable[None] | None:
+        """What a request for ``name`` must await before ``find``, because it loads the model; mostly nothing."""
+        return None if self._lazily is None else self._lazily.wake(name)
+
+    async def awake(self, name: str, version: str) -> Model:
+        """``find``, after the load where this is the first request for a lazy model. Raises Overloaded, too."""
+        if (waking := self.wake(name)) is not None:
+            await waking
+        return self.find(name, version)
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    async def _load_now(self, name: str, override: str | None, files: Mapping[str, bytes], asked: bool = False) -> None:
+        """``load``, with the lock of the model; ``asked``: by a request, which takes the versions known before."""
+        entry = self.entries.get(name)
+        if entry is not None and override is None and not files and self.following.has(name, entry):
+            return
+        before = entry is not None and entry.can_answer
+        try:
+            found = await self._loader.run(self._sources.files, name, override, files)
+            folder = TrustedFolder(found, self._trust, quiet=asked)
+            entry = self.entries.setdefault(name, Entry())
+            was_known, entry.loading = entry.known, True
+            if not was_known:
+                self.changed()
+            await self._load(folder, override, entry, asked)
+            entry.lazy = self._lazily is not None and override is None and not files
+        except LoadError as error:
+            raise LoadRefused(f"failed to load {quoted(name)}: {error}") from error
+        except (PollFailed, StartError) as error:
+            if entry is not None and entry.wanted and (asked or not entry.versions):
+                entry.reason = str(error)
+            raise
+        finally:
+            if entry is not None:
+                entry.loading = False
+                if self._lazily is not None:
+                    self._lazily.loaded(name, entry)
+            if not asked or entry is None or entry.can_answer != before:
+                self.changed()
+
+    async def _load(self, folder: TrustedFolder, override: str | None, entry: Entry, asked: bool) -> None:
         """Load the versions of a model, and put them in service if none fails or if none answers yet.
 
         Raises PollFailed, LoadError or LoadRefused.
@@ -161,7 +216,8 @@ class Catalog:
         before = dict(entry.versions)
         answered = bool(entry.ready)
         try:
-            written, numbers = await self._loader.run(self._plan, folder, override)
+            only = entry.present if asked else None
+            written, numbers, there = await self._loader.run(self._sources.plan, folder, override, only)
         except LoadError as error:
             if not answered:
                 entry.reason = str(error)
@@ -170,60 +226,25 @@ class Catalog:
             if number not in before or before[number].state != READY:
                 entry.versions[number] = Version(LOADING)
         try:
-            loaded, failures = await self._loader.load_versions(folder, written, numbers, quiet=not self.started)
+            quiet = asked or not self.started
+            loaded, failures = await self._loader.load_versions(folder, written, numbers, quiet)
         except BaseException:
             entry.versions = before
             raise
         if failures and answered:
             entry.versions = after_refusal(before, loaded, failures)
-            raise LoadRefused(_failed(folder.name, failures))
+            raise LoadRefused(load_failed(folder.name, failures))
         entry.reason, entry.wanted, entry.written = "", entry.wanted or bool(loaded), written.SerializeToString()
+        entry.left_out, entry.present = False, tuple(there)
         for number in set(entry.versions) - set(numbers):
             entry.versions[number] = Version(UNAVAILABLE, UNLOADED)
         entry.versions |= {number: Version(READY, folder.remark(number), model) for number, model in loaded.items()}
+        for number, model in loaded.items():
+            if (kept := entry.kept.pop(number, None)) is not None:
+                model.statistics.add_snapshot(kept)
         entry.versions |= {number: Version(UNAVAILABLE, reason) for number, reason in failures.items()}
         if failures:
-            raise LoadRefused(_failed(folder.name, failures))
-
-    def _folder(self, name: str, override: str | None, files: Mapping[str, bytes]) -> Files:
-        """The place that the model's files come from. Raises PollFailed."""
-        failed = _unpolled(name)
-        if files:
-            if override is None:
-                raise PollFailed(f"{failed}: files in a load request need the parameter 'config' beside them")
-            for path in files:
-                if not is_plain(path):
-                    raise PollFailed(f"{failed}: {quoted(path)} is not a path inside a model's folder")
-            return SentFolder(name, files)
-        folder = self._repository.find(name)
-        if folder is None:
-            why = overlooked(self._repository).get(name)
-            hint = f"there is no such folder{near(name, self._repository.models())}"
-            raise PollFailed(f"{failed}: {why or hint}")
-        return folder
-
-    def _plan(self, folder: Files, override: str | None) -> tuple[mc.ModelConfig, list[int]]:
-        """The configuration as its author wrote it, and the versions that it puts in service.
-
-        Raises PollFailed or LoadError.
-        """
-        if (plan := self.following.plan(folder.name)) is not None:
-            return plan
-        if override is None:
-            written = config.parse(folder.config_text() or "")
-        else:
-            try:
-                written = config.parse_json(override)
-            except ConfigError as error:  # Triton answers INTERNAL to a configuration that it cannot read
-                raise PollFailed(f"{_unpolled(folder.name)}: {error}") from error
-        for note in config.check(written, folder.name):
-            log.warning("model %s: %s", quoted(folder.name), note)
-        numbers = config.versions_in_service(written, folder.versions())
-        if not numbers:
-            there = ", ".join(map(str, folder.versions()))
-            numbered = "the version_policy chooses none of the versions" if there else "folders are numbers such as 1"
-            raise LoadError(f"no version to serve: {numbered}, there are: {there or 'none'}")
-        return written, numbers
+            raise LoadRefused(load_failed(folder.name, failures))
 
     def stop_loading(self) -> None:
         """End the trials of loads under way, and try no more."""
@@ -235,14 +256,18 @@ class Catalog:
             for model in entry.ready:
                 model.scheduler.stop()
 
-    async def unload(self, name: str) -> None:
-        """Stop serving a model; requests on their way are still answered. It is no error if the model is not loaded."""
-        async with self._locks.setdefault(name, asyncio.Lock()):
+    async def unload(self, name: str, leave_out: bool = False) -> None:
+        """Stop serving a model; requests on their way are still answered. It is no error if the model is not loaded.
+
+        With ``leave_out`` no change of its files puts it back.
+        """
+        async with self._lock(name):
             entry = self.entries.get(name)
             if entry is None:
                 return
-            entry.reason, entry.wanted, entry.loading = "", False, False
-            entry.versions = {number: Version(UNAVAILABLE, UNLOADED) for number in entry.versions}
+            entry.unload(leave_out)
+            if self._lazily is not None:
+                self._lazily.gone(name)
             self.changed()
 
     def find(self, name: str, version: str) -> Model:
@@ -266,34 +291,3 @@ class Catalog:
         found = [row for name in names for row in rows(name, self.entries.get(name, Entry()), only_ready)]
         index = pb.RepositoryIndexResponse.ModelIndex
         return [index(name=n, version=v, state=s, reason=r) for n, v, s, r in found]
-
-
-def parse_version(text: str) -> int | None:
-    """The version that a request names, None for "". As in Triton, text behind the number is ignored.
-
-    >>> parse_version(""), parse_version(" 12"), parse_version("1.5")
-    (None, 12, 1)
-    """
-    if not text:
-        return None
-    match = re.match(r"\s*([+-]?[0-9]{1,18})(?![0-9])", text)
-    if match is None:
-        raise InvalidRequest(
-            f"failed to get model version from specified version string {quoted(text)} (details: stol), "
-            "version should be an integral value > 0"
-        )
-    if int(match[1]) < 0:
-        raise InvalidRequest(
-            f"invalid model version specified {quoted(text)} , version should be an integral value > 0"
-        )
-    return int(match[1])
-
-
-def _unpolled(name: str) -> str:
-    """The beginning of Triton's sentence about a model whose files or configuration could not be read."""
-    return f"failed to load {quoted(name)}, failed to poll from model repository"
-
-
-def _failed(name: str, failures: dict[int, str]) -> str:
-    reasons = "; ".join(f"version {n} is at UNAVAILABLE state: {reason}" for n, reason in sorted(failures.items()))
-    return f"load failed for model {quoted(name)}: {reasons}"

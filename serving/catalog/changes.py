@@ -8,10 +8,12 @@ model file, and each file that its manifest lists has the size that is written t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from normfold.serving.catalog.repository import MANIFEST_FILE, ModelFolder, Repository
+from normfold.serving.errors import LoadError
 
 #: Path, size, time of change and inode of a file.
 Mark = tuple[str, int, int, int]
@@ -22,9 +24,14 @@ class Changes:
     """Looks at the models of a repository; on any one thread at a time."""
 
     def __init__(self, repository: Repository) -> None:
-        """What is there now counts as loaded."""
+        """Nothing is read before ``begin``."""
         self._repository = repository
-        self._loaded = self._now()
+        self._loaded: dict[str, Marks] = {}
+        self._seen: dict[str, Marks] = {}
+
+    def begin(self) -> None:
+        """What is there now counts as loaded. Call it before anything is loaded."""
+        self._loaded = {name: _marks(folder.path) for name, folder in self._repository.models().items()}
         self._seen = dict(self._loaded)
 
     def look(self) -> tuple[list[str], list[str]]:
@@ -49,9 +56,6 @@ class Changes:
         for name in names:
             self._loaded[name] = ()
 
-    def _now(self) -> dict[str, Marks]:
-        return {name: _marks(folder.path) for name, folder in self._repository.models().items()}
-
 
 def is_whole(folder: ModelFolder) -> bool:
     """Whether every version has a model file, and the files of its manifest in their sizes."""
@@ -60,7 +64,7 @@ def is_whole(folder: ModelFolder) -> bool:
     try:
         numbers = folder.versions()
         return bool(numbers) and all(_is_whole_version(folder.path / str(number)) for number in numbers)
-    except OSError:
+    except (OSError, LoadError):
         return False
 
 
@@ -80,23 +84,25 @@ def _marks(path: Path) -> Marks:
     return tuple(sorted(_files(path)))
 
 
-def _files(path: Path) -> Iterable[Mark]:
+def _files(path: Path) -> Iterator[Mark]:
     if path.is_file():
-        yield _mark(path, path.name)
+        yield _mark(path.name, path)
         return
     try:
-        for entry in path.iterdir():
-            if entry.is_file():
-                yield _mark(entry, entry.name)
-            elif entry.is_dir():
-                yield from (_mark(file, f"{entry.name}/{file.name}") for file in entry.iterdir() if file.is_file())
+        with os.scandir(path) as entries:  # a fifth of what pathlib takes, for all files of thousands of models
+            for entry in entries:
+                if entry.is_file():
+                    yield _mark(entry.name, entry)
+                elif entry.is_dir():
+                    with os.scandir(entry.path) as files:
+                        yield from [_mark(f"{entry.name}/{file.name}", file) for file in files if file.is_file()]
     except OSError:  # it is being deleted
         return
 
 
-def _mark(path: Path, name: str) -> Mark:
+def _mark(name: str, file: Path | os.DirEntry[str]) -> Mark:
     try:
-        stat = path.stat()
+        stat = file.stat()
     except OSError:
         return name, -1, 0, 0
     return name, stat.st_size, stat.st_mtime_ns, stat.st_ino

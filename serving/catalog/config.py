@@ -208,7 +208,7 @@ def settings(config: mc.ModelConfig, base: SessionSettings) -> SessionSettings:
         inter_op_threads=_number(config, "inter_op_thread_count", 0) or base.inter_op_threads,
         parallel=parallel,
         graph_level=_GRAPH_LEVELS[config.optimization.graph.level],
-        arena=bool(_number(config, "enable_mem_arena", 1, (0, 1))),
+        arena=bool(_number(config, "enable_mem_arena", int(base.arena), (0, 1))),
         memory_pattern=bool(_number(config, "enable_mem_pattern", 1, (0, 1))) and not parallel,
         arena_shrinkage=config.parameters["memory.enable_memory_arena_shrinkage"].string_value
         if "memory.enable_memory_arena_shrinkage" in config.parameters

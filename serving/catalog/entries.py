@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from normfold.protos import grpc_service as pb
+from normfold.protos import metrics as mx
 from normfold.serving.catalog.model import Model
 from normfold.serving.errors import NotFound, Unavailable
 from normfold.serving.wording import quoted
 
 READY, UNAVAILABLE, LOADING = "READY", "UNAVAILABLE", "LOADING"
 UNLOADED = "unloaded"
+NOT_LOADED = "not loaded yet: loads at its first request"
+MADE_ROOM = "unloaded to make room: loads at its next request"
+#: The reasons of versions that their next request loads.
+ASLEEP = (NOT_LOADED, MADE_ROOM)
 
 
 @dataclass
@@ -36,6 +42,18 @@ class Entry:
     loading: bool = False
     #: The configuration, as its author wrote it, of the versions in service.
     written: bytes = b""
+    #: Whether a client has taken it out of service: then no change of its files puts it back.
+    left_out: bool = False
+    #: Whether requests load it, and may have to do so again because it was unloaded to make room.
+    lazy: bool = False
+    #: Whether it is lazy, should be in service, and its next request loads it.
+    asleep: bool = False
+    #: Whether the last load that a request asked for failed.
+    failed: bool = False
+    #: Of a lazy model: the versions that were there when its folder was last looked at.
+    present: tuple[int, ...] = ()
+    #: The counters of versions that were unloaded to make room.
+    kept: dict[int, mx.ModelSnapshot] = field(default_factory=dict)
 
     @property
     def answering(self) -> tuple[int, ...]:
@@ -47,15 +65,54 @@ class Entry:
         """The versions that can answer, in ascending order."""
         return [v.model for _, v in sorted(self.versions.items()) if v.state == READY and v.model]
 
+    def unload(self, leave_out: bool) -> None:
+        """Put no version in service; ``leave_out``: whatever becomes of its files."""
+        self.reason, self.wanted, self.loading, self.left_out = "", False, False, leave_out
+        self.lazy = self.asleep = self.failed = False
+        self.versions = {number: Version(UNAVAILABLE, UNLOADED) for number in self.versions or self.present}
+        self.kept.clear()
+
+    def statistics(self) -> Iterator[tuple[int, pb.ModelStatistics]]:
+        """The counters of each version that answers, or that was unloaded to make room."""
+        for model in self.ready:
+            yield model.version, model.statistics.message(model.name, str(model.version))
+        for number, kept in self.kept.items():
+            yield number, kept.statistics
+
+    def snapshots(self) -> Iterator[mx.ModelSnapshot]:
+        """The same with histograms."""
+        yield from (model.snapshot() for model in self.ready)
+        yield from self.kept.values()
+
+    def restore(self, counters: mx.ModelSnapshot) -> None:
+        """Count on from ``counters`` of an earlier process; those of a version that is not there are dropped."""
+        number = int(counters.statistics.version)
+        for model in self.ready:
+            if model.version == number:
+                model.statistics.add_snapshot(counters)
+                return
+        if self.lazy and number in self.present:
+            self.kept[number] = counters
+
     @property
     def known(self) -> bool:
         """Whether the model was ever tried, or will be."""
-        return bool(self.versions or self.reason or self.loading)
+        return bool(self.versions or self.reason or self.loading or self.asleep)
+
+    @property
+    def can_answer(self) -> bool:
+        """Whether requests are answered: at once, or after the load that they ask for."""
+        return (self.asleep and not self.failed) or bool(self.ready)
 
     @property
     def state(self) -> str:
         """The state of the whole, where no version is known yet; "" for a model that was never loaded."""
-        return LOADING if self.loading else UNAVAILABLE if self.reason else ""
+        return LOADING if self.loading else UNAVAILABLE if self.why else ""
+
+    @property
+    def why(self) -> str:
+        """Why the whole is not in service, where no version is known yet."""
+        return self.reason or (NOT_LOADED if self.asleep else "")
 
     @property
     def because(self) -> str:
@@ -68,18 +125,36 @@ class Entry:
 def rows(name: str, entry: Entry, only_ready: bool) -> list[tuple[str, str, str, str]]:
     """Name, version, state and reason of each version; of a model without versions, of the whole."""
     if not entry.versions:
-        return [] if only_ready else [(name, "", entry.state, entry.reason)]
+        return [] if only_ready else [(name, "", entry.state, entry.why)]
     every = ((name, str(number), each.state, each.reason) for number, each in sorted(entry.versions.items()))
     return [row for row in every if row[2] == READY or not only_ready]
+
+
+def lines(entries: Mapping[str, Entry]) -> list[tuple[str, bool]]:
+    """A line for each model version, and whether it was loaded; one for all that are not loaded yet."""
+    found, asleep = [], 0
+    for name, entry in entries.items():
+        found += [(model.describe(), True) for model in entry.ready]
+        if entry.asleep and not entry.failed:
+            asleep += 1
+            continue
+        for number, version in entry.versions.items():
+            if version.model is None:
+                found.append((f"{name} version {number} was not loaded: {version.reason}", False))
+        if entry.reason:
+            found.append((f"{name} was not loaded: {entry.reason}", False))
+    if asleep:
+        found.append((f"{asleep:,} model{'s' if asleep > 1 else ''}, each loaded by its first request", True))
+    return found
 
 
 def in_service(entries: Iterable[Entry]) -> bool:
     """Whether every model that should be in service has a version that answers.
 
     This is the one rule of readiness. A version that fails, or that is still loading, changes nothing while another
-    version of its model answers.
+    version of its model answers. Lazy models are not waited for: whether they load shows at their first request.
     """
-    return all(entry.ready for entry in entries if entry.wanted)
+    return all(entry.lazy or entry.ready for entry in entries if entry.wanted)
 
 
 def after_refusal(
@@ -92,6 +167,12 @@ def after_refusal(
     return {**before, **{n: Version(UNAVAILABLE, reason) for n, reason in reasons.items() if n not in kept}}
 
 
+def load_failed(name: str, failures: Mapping[int, str]) -> str:
+    """The sentence about versions that failed to load, with the reason of each."""
+    reasons = "; ".join(f"version {n} is at UNAVAILABLE state: {reason}" for n, reason in sorted(failures.items()))
+    return f"load failed for model {quoted(name)}: {reasons}"
+
+
 def answering(entry: Entry, name: str, number: int | None) -> Model:
     """The version of ``name`` that answers requests for version ``number``; None is the highest that is ready.
 
@@ -100,6 +181,8 @@ def answering(entry: Entry, name: str, number: int | None) -> Model:
     unknown, ready = f"Request for unknown model: {quoted(name)}", entry.ready
     if entry.loading and not ready and (number is None or not entry.versions):
         raise Unavailable(f"{unknown} is not at ready state: it is still loading")
+    if entry.asleep and not entry.failed:
+        raise Unavailable(f"{unknown} is not at ready state: {NOT_LOADED}")
     if number is None:
         if not ready:
             raise NotFound(f"{unknown} has no available versions{entry.because}")

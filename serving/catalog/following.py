@@ -25,12 +25,16 @@ class Served(NamedTuple):
     config: bytes
     #: Why it has no version that answers.
     reason: str
+    #: Whether requests load it: then ``versions`` are all that were there, and ``config`` is empty.
+    lazy: bool = False
 
 
 def served(entries: Mapping[str, Entry]) -> Iterator[Served]:
     """Every model that should be in service and is not loading for the first time."""
     for name, entry in sorted(entries.items()):
-        if entry.wanted and (entry.ready or not entry.loading):
+        if entry.wanted and entry.lazy:
+            yield Served(name, entry.present, b"", "", True)
+        elif entry.wanted and (entry.ready or not entry.loading):
             yield Served(name, entry.answering, entry.written, "" if entry.ready else entry.because)
 
 
@@ -49,6 +53,7 @@ class Following:
         model = self._models.get(name)
         return (
             model is not None
+            and not model.lazy
             and bool(model.versions)
             and (entry.answering, entry.written) == (model.versions, model.config)
         )
@@ -59,11 +64,16 @@ class Following:
         Raises LoadError where the others have none.
         """
         model = self._models.get(name)
-        if model is None:
+        if model is None or model.lazy:
             return None
         if not model.versions:
             raise LoadError(f"the other workers do not serve it{model.reason}")
         return mc.ModelConfig.FromString(model.config), list(model.versions)
+
+    def present(self, name: str) -> tuple[int, ...] | None:
+        """The versions of a lazy model that the others count as there; None: the repository decides."""
+        model = self._models.get(name)
+        return model.versions if model is not None and model.lazy else None
 
     def behind(self, repository: Repository) -> list[str]:
         """The models that the others have otherwise than ``repository`` has them now; none if there are no others.
@@ -82,6 +92,8 @@ def _is_as(model: Served | None, folder: ModelFolder | None) -> bool:
     if model is None or folder is None:
         return False
     try:
+        if model.lazy:
+            return tuple(folder.versions()) == model.versions
         written = config.parse(folder.config_text() or "")
         versions = config.versions_in_service(written, folder.versions())
     except (ServingError, OSError):

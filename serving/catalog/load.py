@@ -12,6 +12,7 @@ from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.repository import Files
 from normfold.serving.catalog.sized_run import SizedRun
 from normfold.serving.errors import ConfigError, DeviceUnavailable, InvalidRequest
+from normfold.serving.process.memory import allocated_bytes
 from normfold.serving.process.memory_limit import MemoryBudget
 from normfold.serving.runtime import cuda_options, gpus, known_memory, run_memory, tensorrt_options
 from normfold.serving.runtime.devices import Device
@@ -22,6 +23,9 @@ from normfold.serving.scheduling.inline import RunTimes
 
 #: A model file below this many bytes runs faster on one thread than on several.
 SMALL_MODEL_BYTES = 4 << 20
+
+#: A model has two to three times the memory of its file, and that of a graph with at most thousands of nodes.
+TIMES_FILE, GRAPH_BYTES = 3, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -42,17 +46,21 @@ class LoadOptions:
     allow_unproved_sizes: bool = False
     #: The memory for large runs; None: without limit.
     budget: MemoryBudget | None = None
+    #: Whether a session keeps the memory of a run for the next one, where config.pbtxt does not say. A small model then
+    #: has five times the memory, and its runs are no faster.
+    arena: bool = True
 
 
 def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOptions, executor: Executor) -> Model:
     """Load one version and warm it up. ``written`` is the configuration as its author wrote it. Raises LoadError."""
     filename = written.default_model_filename or config.MODEL_FILE
     data = folder.read_model(version, filename)
+    before = allocated_bytes()
     _check_device(written, options.device)
     tuning = options.tuning if _is_open(written, options) else None
     remembered = tuning.find(data) if tuning else None
     threads = options.threads or remembered or (1 if len(data) < SMALL_MODEL_BYTES else options.cpus)
-    settings = config.settings(written, SessionSettings(intra_op_threads=threads))
+    settings = config.settings(written, SessionSettings(intra_op_threads=threads, arena=options.arena))
     counts = gpus.instances(written.instance_group, options.device.index)
     first, *rest = (Device(options.device.kind, number) for number in counts)
     session = _session(data, first, settings, options.device)
@@ -79,7 +87,20 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
         warmup.run(other, samples, list(contract.outputs), lambda feeds, ns: None)
         others.append((other, counts[device.index]))
     sized = _sized(session, data, contract, samples, options)
-    return Model(folder.name, version, full, contract, session, executor, times, others, sized)
+    model = Model(folder.name, version, full, contract, session, executor, times, others, sized)
+    model.memory_bytes = memory_of(len(data), before, allocated_bytes())
+    return model
+
+
+def memory_of(file_bytes: int, before: int | None, after: int | None) -> int:
+    """The memory of a model with a file of this size, by what the process had ``before`` and ``after`` its load.
+
+    Other threads allocate, too, so the difference counts only within what is usual: weights once to four times (packed
+    for the kernels) and the graph. None: not known.
+    """
+    if before is None or after is None:
+        return TIMES_FILE * file_bytes + GRAPH_BYTES // 4
+    return min(max(after - before, file_bytes), 4 * file_bytes + GRAPH_BYTES)
 
 
 def _sized(
@@ -94,12 +115,15 @@ def _sized(
         for tensor in session.inputs
     }
     folder = options.tuning.folder if options.tuning else None
+    settings = replace(session.settings, arena=True)
     for feeds in [sample.feeds for sample in samples[:1]] or warmup.guesses(session, batched):
         shapes = sorted((name, array.shape) for name, array in feeds.items())
-        what = (shapes, contract.max_batch_size, session.settings.intra_op_threads, session.settings.arena)
+        what = (shapes, contract.max_batch_size, settings.intra_op_threads, settings.arena)
         memory = known_memory.find(folder, data, what)
-        if memory is None:
-            memory = run_memory.measure(session, feeds, list(contract.outputs), contract.max_batch_size, axes)
+        if memory is None:  # without an arena it cannot be measured, and is the same
+            same = session.settings.arena or session.device != "cpu"
+            measured = session if same else _session(data, options.device, settings, options.device)
+            memory = run_memory.measure(measured, feeds, list(contract.outputs), contract.max_batch_size, axes)
             if memory is not None:
                 known_memory.keep(folder, data, what, memory)
         if memory is not None:

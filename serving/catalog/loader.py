@@ -87,6 +87,11 @@ class Loader:
         if self._trials is not None:
             self._trials.rest()
 
+    def pause(self) -> None:
+        """No load is expected soon: keep no process for trials until there is one."""
+        if self._trials is not None:
+            self._trials.pause()
+
     def close(self) -> None:
         """End the trials under way, and load nothing more; a load that is past its trial cannot be interrupted."""
         self._closed = True

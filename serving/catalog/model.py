@@ -10,6 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from normfold.protos import metrics as mx
 from normfold.protos import model_config as mc
 from normfold.serving.catalog.contract import Contract
 from normfold.serving.catalog.sized_run import SizedRun
@@ -50,6 +51,9 @@ class Model:
         """
         self.name, self.version, self.config, self.contract, self.session = name, version, settings, contract, session
         self.statistics = Statistics()
+        #: The memory that it takes while nothing runs, in bytes; as far as it is known.
+        self.memory_bytes = 0
+        self._made_ns = time.perf_counter_ns()
         instances = sum(group.count * max(1, len(group.gpus)) for group in settings.instance_group)
         #: Runs the model, on the least busy of its GPUs if it has several.
         self.run: Run = session.run if sized is None else sized
@@ -86,6 +90,22 @@ class Model:
         self.cache.keep(key, answer)
         self.statistics.cache_miss.add(time.perf_counter_ns() - started - timing.queue - timing.infer)
         return answer, timing
+
+    @property
+    def used_ns(self) -> int:
+        """When it last answered or, before that, was loaded; by time.perf_counter_ns."""
+        return max(self._made_ns, self.statistics.last_inference_ns)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request for it is under way."""
+        return not self.scheduler.load.under_way.requests and not self.scheduler.waiting
+
+    def snapshot(self) -> mx.ModelSnapshot:
+        """Its counters, the requests that wait, and its devices."""
+        one = self.statistics.snapshot(self.name, str(self.version))
+        one.waiting, one.device = self.scheduler.waiting, ", ".join(self.devices)
+        return one
 
     def give_back(self) -> None:
         """Give back the memory that is kept for the next run; for a server that is idle, and on a thread."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from normfold.serving.catalog.repository import NAME, Repository
 from normfold.serving.wording import quoted
 
 
-def overlooked(repository: Repository) -> dict[str, str]:
-    """For each folder that holds .onnx files but is no model, by name: why it is none."""
-    models = repository.models()
-    if repository.path.is_file() or any(folder.path == repository.path for folder in models.values()):
+def overlooked(repository: Repository, models: Collection[str]) -> dict[str, str]:
+    """For each folder of ``repository`` that holds .onnx files but is none of its ``models``, by name: why."""
+    if repository.is_single:
         return {}
     try:
         folders = sorted(entry for entry in repository.path.iterdir() if entry.name not in models and entry.is_dir())

@@ -128,6 +128,11 @@ class Trials:
         """End the process that waits for work; from now on none is kept for loads that may come."""
         with self._lock:
             self._keep = False
+        self.pause()
+
+    def pause(self) -> None:
+        """End the process that waits for work; the next load starts another, which is kept for further ones."""
+        with self._lock:
             idle, self._idle = self._idle, []
         for child in idle:
             child.end()

@@ -47,8 +47,10 @@ ANYTHING = Trust()
 class TrustedFolder:
     """The files of one model, held to a ``Trust``. What is checked is what is loaded: each file is read once."""
 
-    def __init__(self, files: Files, trust: Trust) -> None:
+    def __init__(self, files: Files, trust: Trust, quiet: bool = False) -> None:
+        """``quiet``: a version without a manifest is worth no line of the log, because it is loaded again and again."""
         self._files, self._trust = files, trust
+        self._level = logging.DEBUG if quiet else logging.WARNING
         self._folder = files if isinstance(files, ModelFolder) else None
         #: The files beside the versions, if they are signed; each as it was when it was first read.
         self._beside: dict[str, bytes] | None = None
@@ -101,7 +103,7 @@ class TrustedFolder:
             if key is not None or self._trust.require_manifest:
                 option = "--require-manifest" if key is None else "--require-signature"
                 raise UnsafeModel(f"it has no {MANIFEST_FILE}, and the server runs with {option}: {_HOW}")
-            log.warning("model %s version %d: %s", quoted(self.name), version, UNCHECKED)
+            log.log(self._level, "model %s version %d: %s", quoted(self.name), version, UNCHECKED)
             return
         if key is None:
             return

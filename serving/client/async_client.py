@@ -23,7 +23,7 @@ from normfold.serving.client.connection import ClientTls, token_header
 from normfold.serving.client.errors import WITHOUT_METADATA, ClientError, Made, advised, client_error
 from normfold.serving.client.inputs import Array, Inputs, needs_metadata
 from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, named, server_metadata
-from normfold.serving.client.plans import PlannedMessages
+from normfold.serving.client.plans import MessagePlans
 from normfold.serving.client.sizes import refusal, shapes_of
 from normfold.serving.client.transport.choice import TRANSPORTS, loop_calls
 from normfold.serving.errors import Status
@@ -69,7 +69,7 @@ class AsyncClient:
         self._turns = asyncio.Semaphore(checked_in_flight(in_flight))
         self._known: dict[tuple[str, str], asyncio.Future[ModelMetadata]] = {}
         self._without: set[tuple[str, str]] = set()  # models and versions of which the server gives no metadata
-        self._plans = PlannedMessages()
+        self._plans = MessagePlans()
         self._calls = loop_calls(address, tls, token_header(token), transport, compression, keepalive)
         self._multiplexer: Multiplexer | None = None
         if stream:

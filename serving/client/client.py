@@ -28,7 +28,7 @@ from normfold.serving.client.errors import WITHOUT_METADATA, Made, advised, clie
 from normfold.serving.client.errors import ClientError as ClientError
 from normfold.serving.client.inputs import Array, Inputs, needs_metadata
 from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, model_metadata, named, server_metadata
-from normfold.serving.client.plans import PlannedMessages
+from normfold.serving.client.plans import MessagePlans
 from normfold.serving.client.sizes import refusal, shapes_of
 from normfold.serving.client.transport.choice import TRANSPORTS, blocking_calls
 from normfold.serving.errors import Status
@@ -70,7 +70,7 @@ class Client:
         self.address, self.timeout = checked_address(address), checked_timeout(timeout)
         #: By model and version; None: the server has no such procedure.
         self._known: dict[tuple[str, str], ModelMetadata | None] = {}
-        self._plans = PlannedMessages()
+        self._plans = MessagePlans()
         self._calls = blocking_calls(address, tls, token_header(token), transport, compression, keepalive)
 
     def __enter__(self) -> Self:

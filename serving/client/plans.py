@@ -36,7 +36,7 @@ _LONGEST_HEAD = 4096
 
 
 @dataclass(slots=True)
-class RequestHead:
+class MessagePlan:
     """The bytes of a request, without its id and its numbers."""
 
     before_id: bytes
@@ -81,15 +81,15 @@ class _AnswerPlan:
         return found
 
 
-class PlannedMessages:
+class MessagePlans:
     """The plans of one client. Threads may use it at once."""
 
     def __init__(self) -> None:
-        self._requests: dict[Any, RequestHead] = {}
+        self._requests: dict[Any, MessagePlan] = {}
         #: By the size of the whole answer.
         self._answers: dict[int, _AnswerPlan] = {}
 
-    def request(self, model: str, inputs: Any, outputs: Iterable[str] | None, version: str | int) -> RequestHead | None:
+    def request(self, model: str, inputs: Any, outputs: Iterable[str] | None, version: str | int) -> MessagePlan | None:
         """The plan of a request whose inputs are arrays of numbers by name; None for any other request.
 
         Raises ValueError as ``calls.infer_request`` does.
@@ -138,7 +138,7 @@ class PlannedMessages:
     @staticmethod
     def _made(
         model: str, inputs: dict[str, Array], outputs: Iterable[str] | None, version: str | int
-    ) -> RequestHead | None:
+    ) -> MessagePlan | None:
         try:
             datatypes = [by_dtype(array.dtype) for array in inputs.values()]
         except KeyError:
@@ -159,7 +159,7 @@ class PlannedMessages:
             sizes.append(_RAW_INPUT + varint(array.nbytes))
         for name in checked_outputs(outputs):
             after += sized(6, sized(1, name.encode()))
-        return RequestHead(before, after, {name: array.shape for name, array in inputs.items()}, sizes)
+        return MessagePlan(before, after, {name: array.shape for name, array in inputs.items()}, sizes)
 
 
 def _answer_plan(data: bytes) -> _AnswerPlan | None:

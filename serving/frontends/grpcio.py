@@ -16,7 +16,7 @@ from normfold.serving.errors import PermissionDenied, ServingError, Unauthentica
 from normfold.serving.frontends.grpcio_options import options
 from normfold.serving.frontends.grpcio_server import GrpcServer
 from normfold.serving.frontends.limits import DEFAULT_LIMITS, ClientLimits
-from normfold.serving.rpc.caller import CALLER
+from normfold.serving.rpc.caller import CALLER, TRACE_HEADERS
 from normfold.serving.rpc.grpc_status import CODES
 from normfold.serving.rpc.methods import Method, status_of
 from normfold.serving.rpc.traffic import Traffic
@@ -202,6 +202,11 @@ class _Caller:
         """The time until the caller gives up, in seconds; None: no limit."""
         left: float | None = self._context.time_remaining()
         return left
+
+    def trace_headers(self) -> dict[str, str]:
+        """The headers ``traceparent`` and ``tracestate`` of the call, as far as it has them."""
+        pairs = self._context.invocation_metadata() or ()
+        return {name: value for name, value in pairs if name in TRACE_HEADERS and isinstance(value, str)}
 
 
 def _server_stream(method: Method, traffic: Traffic | None) -> Any:

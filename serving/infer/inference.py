@@ -51,6 +51,7 @@ class Inference:
         self._admission = Admission() if admission is None else admission
         self._plans = Plans()
         catalog.on_change(self._plans.forget)
+        catalog.on_unload(self._plans.drop)
 
     def answer(self, data: bytes) -> bytes | asyncio.Task[bytes]:
         """The serialized response to the serialized request ``data``, or a task of it where something must wait.
@@ -105,7 +106,7 @@ class Inference:
         request = await off_loop(large, parse, pb.ModelInferRequest, data)
         checked, response = await self._infer(request, large)
         model = checked.model
-        if self._catalog.find(model.name, request.model_version) is model:  # the model was not replaced during the run
+        if self._named(data) is model:  # it was not replaced or unloaded during the run
             self._plans.keep(data, request, *checked)
         return response
 
@@ -126,7 +127,7 @@ class Inference:
 
     async def _infer(self, request: pb.ModelInferRequest, large: bool) -> tuple[Checked, bytes]:
         started = time.perf_counter_ns()
-        model = self._catalog.find(request.model_name, request.model_version)
+        model = await self._catalog.awake(request.model_name, request.model_version)
         try:
             checked = await off_loop(large, self._check, request, model)
             read = time.perf_counter_ns()

@@ -193,6 +193,10 @@ class Plans:
         self._plans.clear()
         self._lengths.clear()
 
+    def drop(self, model: Model) -> None:
+        """Drop the plans of ``model``, which was unloaded."""
+        self._plans = {head: plan for head, plan in self._plans.items() if plan.model is not model}
+
     def keep(
         self,
         data: bytes,

@@ -5,10 +5,12 @@ A traced request gives two lines in Triton's form, in the file that the server w
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from normfold.serving.errors import InvalidRequest, StartError
 from normfold.serving.scheduling.statistics import RequestTiming
@@ -16,8 +18,35 @@ from normfold.serving.wording import near, quoted
 
 log = logging.getLogger(__name__)
 
+#: ModelInfer from serialized to serialized message.
+Infer = Callable[[bytes], bytes | asyncio.Task[bytes]]
+
 OFF, TIMESTAMPS = "OFF", "TIMESTAMPS"
 Settings = dict[str, list[str]]
+
+
+class Spans(Protocol):
+    """Follows requests for OpenTelemetry."""
+
+    def traced(self, answer: Infer, method: str) -> Infer:
+        """``answer``, the function of ``method``, with a span for each request."""
+        ...
+
+    def answered(
+        self,
+        model: str,
+        version: int,
+        request_id: str,
+        started: int,
+        read: int,
+        timing: RequestTiming | None,
+        ended: int,
+    ) -> None:
+        """Note an answered request; times are in nanoseconds by time.perf_counter_ns.
+
+        It came at ``started``, its inputs were read at ``read``, its answer was complete at ``ended``.
+        """
+        ...
 
 
 class TraceSettings:
@@ -35,8 +64,14 @@ class TraceSettings:
         self._models: dict[str, Settings] = {}
         self._seen: dict[str, int] = {}
         self._traced = 0
+        #: Gets the times of every answered request; None: nobody does.
+        self.spans: Spans | None = None
         #: Whether any request may be traced.
         self.active = False
+
+    def collect(self, spans: Spans) -> None:
+        """Give ``spans`` the times of every answered request from now on."""
+        self.spans, self.active = spans, True
 
     def update(self, model: str, changes: Mapping[str, Sequence[str]]) -> Settings:
         """The settings of ``model``, or of the server for "", after ``changes``. An empty value is the server's value.
@@ -54,7 +89,7 @@ class TraceSettings:
             else:
                 target[key] = _defaults(self._file)[key]
         every = [self._server, *({**self._server, **own} for own in self._models.values())]
-        self.active = any(TIMESTAMPS in settings["trace_level"] for settings in every)
+        self.active = self.spans is not None or any(TIMESTAMPS in settings["trace_level"] for settings in every)
         return {**self._server, **self._models.get(model, {})}
 
     def _check(self, key: str, values: Sequence[str]) -> None:
@@ -84,6 +119,8 @@ class TraceSettings:
         """Trace one answered request, if it is its turn; times are in nanoseconds."""
         if not self.active:
             return
+        if self.spans is not None:
+            self.spans.answered(model, version, request_id, started, read, timing, ended)
         settings = {**self._server, **self._models.get(model, {})}
         if TIMESTAMPS not in settings["trace_level"]:
             return

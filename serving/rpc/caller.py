@@ -5,6 +5,9 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Protocol
 
+#: The headers by which a caller says what trace its call belongs to (https://www.w3.org/TR/trace-context/).
+TRACE_HEADERS = ("traceparent", "tracestate")
+
 
 class Caller(Protocol):
     """One call, as those that answer it see it."""
@@ -16,6 +19,10 @@ class Caller(Protocol):
 
     def left_seconds(self) -> float | None:
         """The time until the caller gives up, in seconds; None: no limit."""
+        ...
+
+    def trace_headers(self) -> dict[str, str]:
+        """The headers ``traceparent`` and ``tracestate`` (W3C Trace Context) of the call, as far as it has them."""
         ...
 
 

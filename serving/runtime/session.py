@@ -74,6 +74,8 @@ class Session:
             if lacks_memory(error):
                 raise LoadError(f"onnxruntime cannot load the model: it {TOO_LITTLE}") from error
             raise LoadError(f"onnxruntime cannot load the model: {reason(error)}") from error
+        if device.kind == "cpu":  # it keeps the file for a fallback to other providers: half of a small model's memory
+            self._session._model_bytes = None
         #: The device that the session really runs on: "cpu", "cuda:N" or "tensorrt:N".
         self.device = check_provider(device, self._session)
         #: The nodes that stayed on the CPU while the session runs on a GPU, in words; "" for none.

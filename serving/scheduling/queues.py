@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from normfold.serving.scheduling.batching import BatchPolicy
 from normfold.serving.scheduling.fair_queue import FairQueue
 from normfold.serving.scheduling.inline import RunTime
-from normfold.serving.scheduling.running import Running
+from normfold.serving.scheduling.running import Mark, Running
 from normfold.serving.scheduling.statistics import RequestTiming
 
 Array = NDArray[Any]
@@ -45,6 +45,8 @@ class Job:
     expiry: asyncio.TimerHandle | None = None
     #: Its run on another thread, once it has begun.
     running: Running | None = None
+    #: Who follows it.
+    mark: Mark | None = None
 
 
 @dataclass

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -23,6 +24,18 @@ class Ran:
     infer_ns: int
     output_ns: int
     started_ns: int
+
+
+class Mark(Protocol):
+    """A request that somebody follows through the queue."""
+
+    def ran(self, run: Ran, others: Sequence[Mark]) -> None:
+        """It was answered by ``run``, together with ``others``; called for the first followed request of a batch."""
+        ...
+
+
+#: The request that the running code answers, if somebody follows it.
+MARK: ContextVar[Mark | None] = ContextVar("mark", default=None)
 
 
 class Running:

@@ -25,7 +25,7 @@ from normfold.serving.scheduling.batching import BatchPolicy
 from normfold.serving.scheduling.executing import execute
 from normfold.serving.scheduling.inline import RunTime, RunTimes
 from normfold.serving.scheduling.queues import Array, Feeds, Job, Queues
-from normfold.serving.scheduling.running import Ran, Run, Running, Stoppable, unstoppable
+from normfold.serving.scheduling.running import MARK, Ran, Run, Running, Stoppable, unstoppable
 from normfold.serving.scheduling.statistics import RequestTiming, Statistics
 
 
@@ -71,7 +71,7 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[tuple[list[Array], RequestTiming]] = loop.create_future()
         job = Job(feeds, rows, tuple(outputs), level, time.perf_counter_ns(), future, run_time, connection)
-        job.behind = self.load.under_way.requests - 1
+        job.behind, job.mark = self.load.under_way.requests - 1, MARK.get()
         if self._policy.max_rows > 1:
             job.key = tuple((name, array.shape[1:]) for name, array in sorted(feeds.items()))
         self._queues.add(job)
@@ -116,7 +116,7 @@ class Scheduler:
     def may_run_now(self, run_time: RunTime) -> bool:
         """Whether a request may run on the event loop at once: its run is short, and no other request waits."""
         # While an instance is free nothing waits, unless a batch may wait for more requests.
-        return run_time.inline and self._free > 0 and not self._policy.max_delay_us
+        return (run_time.inline or run_time.tries_again()) and self._free > 0 and not self._policy.max_delay_us
 
     def _run_now(
         self, feeds: Feeds, rows: int, outputs: Sequence[str], run_time: RunTime
@@ -179,6 +179,9 @@ class Scheduler:
         if len(ran) == 1 and not isinstance(ran[0].answers[0], Exception):
             self._time_of(batch).note(ran[0].infer_ns)
         answers: list[tuple[list[Array] | Exception, Ran]] = []
+        marks = [job.mark for job in batch if job.mark is not None]
+        if marks and len(ran) == 1:
+            marks[0].ran(ran[0], marks[1:])
         for one in ran:
             if not isinstance(one.answers[0], Exception):
                 self._statistics.ran(one.rows, one.input_ns, one.infer_ns, one.output_ns)

@@ -89,7 +89,7 @@ class Administration:
                 raise InvalidRequest(
                     f"unrecognized unload parameter {quoted(key)}; there is 'unload_dependents', a bool_param"
                 )
-        await self._catalog.unload(name)
+        await self._catalog.unload(name, leave_out=True)
         return pb.RepositoryModelUnloadResponse()
 
     def _controlled(self, repository_name: str, model_name: str) -> str:

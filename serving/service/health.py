@@ -73,7 +73,7 @@ class Health:
         if service in WHOLE_SERVER:
             serving = self._catalog.ready(self._strict)
         elif (entry := self._catalog.entries.get(service)) is not None and entry.known:
-            serving = bool(entry.ready)
+            serving = entry.can_answer
         else:
             return pb.HealthCheckResponse.SERVICE_UNKNOWN
         if serving and not self._closing:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.changes import Changes
-from normfold.serving.catalog.entries import Entry
 from normfold.serving.catalog.repository import Repository
 from normfold.serving.errors import ServingError
 from normfold.serving.rpc.methods import Method
@@ -24,15 +23,12 @@ SERVICE = "normfold.Repository"
 #: When somebody asks to look now: the time between the two looks that show whether a change is whole, in seconds.
 SETTLED_SECONDS = 1.0
 
-#: Stands for a model that this worker does not know yet.
-_WANTED = Entry(wanted=True)
-
 
 def methods(catalog: Catalog) -> list[Method]:
     """The methods by which a change of the repository reaches every worker; no frontend has them."""
 
     async def load(request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
-        await catalog.load(request.model_name)
+        await catalog.refresh(request.model_name)
         return pb.RepositoryModelLoadResponse()
 
     async def unload(request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
@@ -51,11 +47,12 @@ class Polling:
     def __init__(
         self,
         repository: Repository,
+        catalog: Catalog,
         methods: Sequence[Method],
         seconds: float,
         refresh: Callable[[], None] | None = None,
     ) -> None:
-        """What is in ``repository`` now counts as loaded. ``seconds``: the time between looks; 0: only when asked.
+        """``seconds``: the time between looks; 0: only when asked.
 
         ``methods`` are those of this module, shared by all workers. ``refresh`` brings the image of a repository on
         object storage up to date before each look; None: the repository is here.
@@ -63,13 +60,16 @@ class Polling:
         self._refresh = refresh
         self._changes, self._seconds = Changes(repository), seconds
         self._load, self._unload = methods
-        self._repository = repository
+        self._repository, self._catalog = repository, catalog
         self._now = asyncio.Event()
 
-    async def catch_up(self, catalog: Catalog) -> None:
+    async def begin(self) -> None:
+        """What is in the repository now counts as loaded. Call it before anything is loaded."""
+        await asyncio.to_thread(self._changes.begin)
+
+    async def catch_up(self) -> None:
         """In a worker that was started again: what has changed while no worker looked counts as a change, too."""
-        names = await asyncio.to_thread(catalog.following.behind, self._repository)
-        self._changes.forget(name for name in names if catalog.entries.get(name, _WANTED).wanted)
+        self._changes.forget(await asyncio.to_thread(self._catalog.following.behind, self._repository))
 
     def look_now(self) -> None:
         """Look as soon as possible."""
@@ -95,9 +95,9 @@ class Polling:
         if self._refresh is not None:
             await asyncio.to_thread(self._refresh)
         changed, gone = await asyncio.to_thread(self._changes.look)
-        for name in changed:
+        for name in filter(self._catalog.follows, changed):
             await self._ask(self._load, pb.RepositoryModelLoadRequest(model_name=name), f"load {quoted(name)}")
-        for name in gone:
+        for name in filter(self._catalog.follows, gone):
             await self._ask(self._unload, pb.RepositoryModelUnloadRequest(model_name=name), f"unload {quoted(name)}")
 
     async def _ask(

@@ -13,13 +13,14 @@ from google.protobuf.message import DecodeError
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.catalog import config
-from normfold.serving.catalog.catalog import Catalog, parse_version
+from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.contract import TensorSpec
 from normfold.serving.catalog.model import Model
+from normfold.serving.catalog.version_text import parse_version
 from normfold.serving.errors import InvalidRequest, NotFound, Unavailable
 from normfold.serving.infer.inference import Inference
 from normfold.serving.infer.shared_memory import SharedMemory
-from normfold.serving.infer.tracing import TraceSettings
+from normfold.serving.infer.tracing import Infer, TraceSettings
 from normfold.serving.rpc.methods import Method, Unary, status_of
 from normfold.serving.rpc.traffic import EXITING
 from normfold.serving.scheduling.admission import Admission
@@ -56,7 +57,11 @@ class InferenceService:
         model_control: bool = True,
     ) -> None:
         self._catalog, self._regions = catalog, regions
-        self._inference = Inference(catalog, regions, traces, admission)
+        self._infer: Infer = Inference(catalog, regions, traces, admission).answer
+        self._infer_in_stream: Infer = self._infer
+        if traces.spans is not None:
+            self._infer_in_stream = traces.spans.traced(self._infer, "ModelStreamInfer")
+            self._infer = traces.spans.traced(self._infer, "ModelInfer")
         self._name, self._strict, self._model_control = name, strict_readiness, model_control
         self._closing = False
 
@@ -76,7 +81,7 @@ class InferenceService:
             ("ModelStatistics", self.model_statistics),
         ]
         methods = [Method(f"/{SERVICE}/{name}", request_type(name), unary=function) for name, function in unary]
-        infer = Method(f"/{SERVICE}/ModelInfer", pb.ModelInferRequest, wire_unary=self._inference.answer)
+        infer = Method(f"/{SERVICE}/ModelInfer", pb.ModelInferRequest, wire_unary=self._infer)
         stream = Method(f"/{SERVICE}/ModelStreamInfer", pb.ModelInferRequest, wire_each=self._stream_answer)
         return [*methods, infer, stream]
 
@@ -91,8 +96,14 @@ class InferenceService:
         return pb.ServerReadyResponse(ready=self._catalog.ready(self._strict))
 
     async def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
-        """Whether the model can answer; false for an unknown model. Raises InvalidRequest for a malformed version."""
-        parse_version(request.version)
+        """Whether the model can answer; false for an unknown model. Raises InvalidRequest for a malformed version.
+
+        A model that its first request loads can answer.
+        """
+        number = parse_version(request.version)
+        entry = self._catalog.entries.get(request.name)
+        if entry is not None and entry.asleep:
+            return pb.ModelReadyResponse(ready=entry.can_answer and (number is None or number in entry.present))
         try:
             self._catalog.find(request.name, request.version)
         except (NotFound, Unavailable):
@@ -111,8 +122,8 @@ class InferenceService:
         return pb.ServerMetadataResponse(name=self._name, version=VERSION, extensions=extensions)
 
     async def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
-        """Inputs, outputs and ready versions of a model. Raises as ``Catalog.find``."""
-        model = self._catalog.find(request.name, request.version)
+        """Inputs, outputs and ready versions of a model. Raises as ``Catalog.awake``."""
+        model = await self._catalog.awake(request.name, request.version)
         versions = [model] if request.version else self._catalog.entries[request.name].ready
         return pb.ModelMetadataResponse(
             name=model.name,
@@ -126,7 +137,7 @@ class InferenceService:
     def _stream_answer(self, data: bytes) -> bytes | Awaitable[bytes]:
         """The answer to one message of ModelStreamInfer; an error is an answer, too, and leaves the stream open."""
         try:
-            answer = self._inference.answer(data)
+            answer = self._infer_in_stream(data)
         except Exception as error:
             return _stream_error(data, error)
         if isinstance(answer, bytes):
@@ -142,21 +153,21 @@ class InferenceService:
             return _stream_error(data, error)
 
     async def model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
-        """The configuration in force. Raises as ``Catalog.find``."""
-        return pb.ModelConfigResponse(config=self._catalog.find(request.name, request.version).config)
+        """The configuration in force. Raises as ``Catalog.awake``."""
+        return pb.ModelConfigResponse(config=(await self._catalog.awake(request.name, request.version)).config)
 
     async def model_statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
         """The counters of one version, of a model's versions, or of all models. Raises InvalidRequest."""
         number = parse_version(request.version)
         entries = self._catalog.entries
-        if request.name and (request.name not in entries or not entries[request.name].ready):
+        entry = entries.get(request.name)
+        if request.name and (entry is None or not (entry.ready or entry.lazy)):
             hint = near(request.name, entries) if request.name not in entries else ": no version of it is ready"
             raise InvalidRequest(f"requested model {quoted(request.name)} is not available{hint}")
         names = [request.name] if request.name else sorted(entries)
-        models = [model for name in names for model in entries[name].ready if number in (None, model.version)]
-        if request.name and not models:
+        stats = [one for name in names for version, one in entries[name].statistics() if number in (None, version)]
+        if request.name and not stats and entry is not None and not entry.asleep:
             raise InvalidRequest(f"requested model version is not available for model {quoted(request.name)}")
-        stats = [model.statistics.message(model.name, str(model.version)) for model in models]
         return pb.ModelStatisticsResponse(model_stats=stats)
 
 

@@ -33,11 +33,7 @@ class Snapshots:
         """The counters now."""
         response = mx.SnapshotResponse(failed_calls=self.failed_calls(), processes=[_process(self._worker)])
         for _, entry in sorted(self._catalog.entries.items()):
-            for model in entry.ready:
-                one = model.statistics.snapshot(model.name, str(model.version))
-                one.waiting = model.scheduler.waiting
-                one.device = ", ".join(model.devices)
-                response.models.append(one)
+            response.models.extend(entry.snapshots())
         return response
 
     def failed_calls(self) -> list[mx.FailedCalls]:
@@ -53,10 +49,8 @@ class Snapshots:
             path = f"/{row.method}" if row.method else ""
             self._traffic.failed[path, Status[row.status]] += row.count
         for one in snapshot.models:
-            name, version = one.statistics.name, one.statistics.version
-            for model in self._catalog.entries[name].ready if name in self._catalog.entries else ():
-                if str(model.version) == version:
-                    model.statistics.add_snapshot(one)
+            if (entry := self._catalog.entries.get(one.statistics.name)) is not None:
+                entry.restore(one)
 
 
 def failed_sums(rows: Iterable[mx.FailedCalls]) -> list[mx.FailedCalls]:

@@ -43,6 +43,8 @@ class ServedModel:
     config: bytes
     #: Why it has no version that answers.
     reason: str
+    #: Whether requests load it: then ``versions`` are all that were there, and ``config`` is empty.
+    lazy: bool = False
 
 
 # From the supervisor to a worker.

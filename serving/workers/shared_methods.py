@@ -13,8 +13,12 @@ from google.protobuf.message import Message
 
 from normfold.protos import grpc_service as pb
 from normfold.protos import metrics as mx
+from normfold.serving.catalog.entries import ASLEEP
 from normfold.serving.scheduling.statistics import Statistics
 from normfold.serving.service.snapshot import failed_sums
+
+#: The rows of an index by name and version.
+Rows = dict[tuple[str, str], pb.RepositoryIndexResponse.ModelIndex]
 
 
 class Remembered(NamedTuple):
@@ -72,18 +76,15 @@ CHANGES: dict[str, Callable[[Any], list[Remembered]]] = {
 def statistics(
     own: pb.ModelStatisticsResponse, others: Sequence[bytes], absent: Sequence[bytes]
 ) -> pb.ModelStatisticsResponse:
-    """The sums over all workers, for the models and versions of ``own``.
+    """The sums over all workers, for the models and versions of those that answered.
 
     ``others`` are answers like ``own``, ``absent`` the last reports, SnapshotResponse each, of workers that have ended.
     """
-    reports = [one.statistics for data in absent for one in mx.SnapshotResponse.FromString(data).models]
-    for data in others:
-        reports += pb.ModelStatisticsResponse.FromString(data).model_stats
-    sums = {}
-    for each in own.model_stats:
-        sums[each.name, each.version] = total = Statistics()
-        total.add(each)
-    for each in reports:
+    sums: dict[tuple[str, str], Statistics] = {}
+    for answer in (own, *map(pb.ModelStatisticsResponse.FromString, others)):
+        for each in answer.model_stats:
+            sums.setdefault((each.name, each.version), Statistics()).add(each)
+    for each in (one.statistics for data in absent for one in mx.SnapshotResponse.FromString(data).models):
         if (each.name, each.version) in sums:
             sums[each.name, each.version].add(each)
     return pb.ModelStatisticsResponse(model_stats=[total.message(*key) for key, total in sums.items()])
@@ -97,16 +98,17 @@ def snapshot(own: mx.SnapshotResponse, others: Sequence[bytes], absent: Sequence
     total = mx.SnapshotResponse(
         failed_calls=failed_sums(row for each in (*here, *gone) for row in each.failed_calls), processes=processes
     )
-    reports = [(_key(one), one, each in here) for each in (*here, *gone) for one in each.models]
-    for mine in own.models:
-        name, version = _key(mine)
-        sums, waiting = Statistics(), 0
-        for key, one, alive in reports:
-            if key == (name, version):
-                sums.add_snapshot(one)
-                waiting += one.waiting if alive else 0
-        row = sums.snapshot(name, version)
-        row.waiting, row.device = waiting, mine.device
+    alive: dict[tuple[str, str], list[mx.ModelSnapshot]] = {}
+    ended: dict[tuple[str, str], list[mx.ModelSnapshot]] = {}
+    for snapshots, found in ((here, alive), (gone, ended)):
+        for one in (one for each in snapshots for one in each.models):
+            found.setdefault(_key(one), []).append(one)
+    for key, reports in alive.items():
+        sums = Statistics()
+        for one in (*reports, *ended.get(key, ())):
+            sums.add_snapshot(one)
+        row = sums.snapshot(*key)
+        row.waiting, row.device = sum(one.waiting for one in reports), reports[0].device
         total.models.append(row)
     return total
 
@@ -118,13 +120,33 @@ def _key(one: mx.ModelSnapshot) -> tuple[str, str]:
 def index(
     own: pb.RepositoryIndexResponse, others: Sequence[bytes], absent: Sequence[bytes]
 ) -> pb.RepositoryIndexResponse:
-    """The rows of all workers; a model version is READY only if it is in every worker."""
-    rows = {(row.name, row.version): row for row in own.models}
-    for data in others:
-        theirs = {(row.name, row.version): row for row in pb.RepositoryIndexResponse.FromString(data).models}
-        rows = {key: row for key, row in rows.items() if row.state != "READY" or key in theirs}
-        rows |= {key: row for key, row in theirs.items() if row.state != "READY"}
+    """The rows of all workers; a model version is READY only if it is in every worker.
+
+    Workers in which a request is still to load the model are left out, unless it is so in all.
+    """
+    rows = _rows(own)
+    for answer in map(pb.RepositoryIndexResponse.FromString, others):
+        theirs = _rows(answer)
+        here, there = _asleep(rows), _asleep(theirs)
+        rows, theirs = _without(rows, here - there, theirs), _without(theirs, there - here, rows)
+        rows = {key: row for key, row in rows.items() if row.state != "READY" or key in theirs or row.name in there}
+        rows |= {key: row for key, row in theirs.items() if row.state != "READY" or row.name in here}
     return pb.RepositoryIndexResponse(models=[row for _, row in sorted(rows.items())])
+
+
+def _rows(answer: pb.RepositoryIndexResponse) -> Rows:
+    return {(row.name, row.version): row for row in answer.models}
+
+
+def _asleep(rows: Rows) -> set[str]:
+    """The models that their next request loads."""
+    return {row.name for row in rows.values() if row.reason in ASLEEP}
+
+
+def _without(rows: Rows, asleep: set[str], others: Rows) -> Rows:
+    """``rows`` without the models of ``asleep`` that ``others`` have."""
+    there = {row.name for row in others.values()}
+    return {key: row for key, row in rows.items() if row.name not in asleep & there or row.reason not in ASLEEP}
 
 
 class Question(NamedTuple):

@@ -17,7 +17,7 @@ from normfold.serving.process.cpus import available_cpus
 from normfold.serving.process.memory_limit import default_limit_bytes
 from normfold.serving.settings import LEAST_LIMIT_BYTES, OFF, ServerConfig
 from normfold.serving.workers.exchange import Exchange
-from normfold.serving.workers.messages import ModelsLoaded, Ping, Pong, StartFailed
+from normfold.serving.workers.messages import Listening, ModelsLoaded, Ping, Pong, StartFailed
 from normfold.serving.workers.port import Port
 from normfold.serving.workers.process import WorkerProcess, how
 
@@ -67,18 +67,22 @@ class Supervisor:
                 metrics = None
         cpus = max(1, available_cpus() // workers)
         memory = config.memory_limit_bytes // workers or default_limit_bytes(workers)
+        budget = max(config.memory_budget_bytes // workers, LEAST_LIMIT_BYTES) if config.memory_budget_bytes else 0
         self._config = dataclasses.replace(
             config,
             listen=self._port.address,
             metrics_listen=metrics or OFF,
             cpus=cpus,
             memory_limit_bytes=max(memory, LEAST_LIMIT_BYTES),
+            memory_budget_bytes=budget,
         )
         self._count = workers
         self._exchange = Exchange(workers)
         self._processes: dict[int, WorkerProcess] = {}
         self._stop = asyncio.Event()
         self._announced = False
+        #: Whether SIGHUP came when the first worker could not look.
+        self._hung_up = False
 
     async def run(self, on_ready: Callable[[Started], None]) -> bool:
         """Serve until SIGTERM or Ctrl-C; whether every worker answered the requests that were under way.
@@ -116,8 +120,10 @@ class Supervisor:
         self._stop.set()
 
     def _on_hang_up(self) -> None:
-        """Let the first worker look for changes of the repository."""
-        if (first := self._processes.get(1)) is not None and first.listening.done():
+        """Let the first worker look for changes of the repository; if it starts just now, once it listens."""
+        first = self._processes.get(1)
+        self._hung_up = first is None or not (first.listening.done() and first.listening.result())
+        if first is not None and not self._hung_up:
             first.send_signal(signal.SIGHUP)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -167,6 +173,8 @@ class Supervisor:
                     worker.answers, worker.unanswered = True, 0
                 case _:
                     self._exchange.handle(worker, message)
+                    if self._hung_up and worker.number == 1 and isinstance(message, Listening):
+                        self._on_hang_up()
         pinging.cancel()
         self._exchange.leave(worker)
         if joining is not None:

@@ -177,11 +177,18 @@ class WorkerLink:
     def report_counters(self, catalog: Catalog, snapshots: Snapshots) -> None:
         """Report the counters that have changed to the supervisor, which keeps them for this worker's successor."""
         for entry in catalog.entries.values():
+            if not entry.versions:  # most of thousands of lazy models
+                continue
             for model in entry.ready:
                 key, counters = (model.name, str(model.version)), model.statistics
                 mark = (counters.executions, counters.success.count, counters.fail.count)
                 if self._changed(key, mark):
                     self._report(key, mx.SnapshotResponse(models=[counters.snapshot(*key)]))
+            for kept in entry.kept.values():
+                one = kept.statistics
+                mark = (one.execution_count, one.inference_stats.success.count, one.inference_stats.fail.count)
+                if self._changed((one.name, one.version), mark):
+                    self._report((one.name, one.version), mx.SnapshotResponse(models=[kept]))
         calls = snapshots.failed_calls()
         if self._changed(("", ""), tuple(row.count for row in calls)):
             self._report(("", ""), mx.SnapshotResponse(failed_calls=calls))

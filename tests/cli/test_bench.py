@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +20,12 @@ import pytest
 from click.testing import CliRunner
 
 from normfold.cli.bench import bench
+from normfold.cli.bench_picture import drawing
+from normfold.processor import processor_name
 from normfold.protos import grpc_service as pb
+from normfold.serving.load.generator import Load, Slice
+from normfold.serving.load.histogram import Histogram
+from normfold.serving.load.rounds import Target
 
 FEW = ["--seconds", "0.3", "--rounds", "2"]
 IN_FLIGHT = ["--in-flight", "1,4", *FEW]
@@ -180,3 +187,31 @@ def test_ctrl_c_prints_what_was_measured_until_then(address):
     assert "interrupted" in errors
     (load,) = json.loads(out)["servers"][0]["loads"]
     assert 0 < len(load["rounds"]) < 200
+
+
+def test_a_label_names_a_server_in_drawing_and_json(make_server, address, tmp_path):
+    out = tmp_path / "report.svg"
+    names = ("--label", "ours", "--label", "theirs & co")
+    result = run(address, make_server(), "-m", "m", *FEW, "--in-flight", "1", *names, "--out", out, "--json")
+    assert result.exit_code == 0
+    svg = "".join(ElementTree.fromstring(out.read_text(encoding="utf-8")).itertext())
+    assert "ours" in svg
+    assert "theirs & co" in svg
+    assert address not in svg
+    assert f"CPUs ({processor_name()}); {datetime.date.today()}" in svg
+    found = json.loads(result.stdout)["servers"]
+    assert [server["label"] for server in found] == ["ours", "theirs & co"]
+    assert found[0]["address"] == address
+    refused = run(address, "-m", "m", "--label", "a", "--label", "b")
+    assert "--label gives 2 names for 1 addresses; give one each" in refused.output
+
+
+def test_the_axes_end_where_the_data_ends():
+    load = Load(in_flight=1)
+    one = Target("a", None)
+    one.slices[load] = [Slice(answered=102, seconds=1.0, latencies=Histogram([2_000_000] * 99 + [40_000_000] * 3))]
+    svg = drawing([one], [load], "t")
+    marks = re.findall(r'text-anchor="(?:middle|end)" font-size="13">([0-9,.]+)<', svg)
+    assert marks == ["0", "20", "40", "60", "80", "100", "2", "5", "10", "20"]
+    assert re.search(r'<circle cx="730.0"', svg), "the point with the most requests is at the right end"
+    assert "prefers-color-scheme:dark" in svg

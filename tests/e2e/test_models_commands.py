@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from normfold.cli.main import main
-from normfold.serving.client.client import Client
+from normfold.serving.catalog.entries import NOT_LOADED
+from normfold.serving.client.client import Client, ClientError
 
 from .conftest import SCALE, write_model
 
@@ -78,6 +79,23 @@ def test_the_list_of_a_server_has_counters_inputs_and_reasons(folder, start):
         text = run("models", "--address", server.address)
         assert "answered" in text
         assert listed["bad", "1"]["reason"].split()[0] in text
+
+
+def test_lazy_models_are_listed_and_controlled_like_others(folder, start):
+    options = ("--load", "lazily", "--memory-budget", "1GiB", "--load-seconds", "0")
+    with start(folder, *options) as server:
+        at = ("--address", server.address)
+        (row,) = rows(*at)
+        assert (row["state"], row["reason"]) == ("UNAVAILABLE", NOT_LOADED)
+        factor(server.address)
+        (row,) = rows(*at)
+        assert (row["state"], row["answered"]) == ("READY", 1)
+        run("unload", "m", *at)
+        assert {row["reason"] for row in rows(*at)} == {"unloaded"}
+        with pytest.raises(ClientError):
+            factor(server.address)
+        assert "version 2 in service" in run("load", "m", *at)
+        assert "version 1 in service" in run("use", "m", "1", *at)
 
 
 def test_a_choice_that_does_not_load_changes_nothing(folder, start):

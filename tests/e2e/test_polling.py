@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from onnx import parser
 
+from normfold.serving.catalog.entries import NOT_LOADED
 from normfold.serving.client.client import Client, ClientError
 
 from .conftest import SCALE, write_model
@@ -75,6 +76,40 @@ def test_what_changes_while_the_polling_worker_is_dead_is_loaded(folder, start):
         wait_until(
             lambda: {("m", "2"), ("new", "1")} <= {(one.model, one.version) for one in client.models() if one.ready}
         )
+
+
+@pytest.mark.parametrize("options", [POLL, ("--model-control", "explicit")])
+def test_what_was_left_out_stays_out(folder, start, options):
+    write_model(folder / "third", SCALE.replace("FACTOR", "5.0"), 1)
+    only = ("--load-model", "m", "--load-model", "other")
+    with start(folder, *only, *options) as server, Client(server.address) as client:
+        if options != POLL:
+            client.unload("other")
+        for name in ("third", "other", "m", "new"):
+            write_model(folder / name, SCALE.replace("FACTOR", "6.0"), 2)
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: factor(client) == 6)
+        ready = {state.model for state in client.models() if state.ready}
+        assert ready == ({"m", "other"} if options == POLL else {"m"})
+        assert not any("third" in line or "new" in line for line in server.lines)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_lazy_models_follow_the_files_too(folder, start, workers):
+    with (
+        start(folder, *POLL, "--load", "lazily", "--workers", workers) as server,
+        Client(server.address) as client,
+    ):
+        assert server.lines[-2].strip() == "2 models, each loaded by its first request"
+        assert factor(client) == 2
+        for name in ("m", "new"):
+            write_model(folder / name, SCALE.replace("FACTOR", "3.0"), 2)
+        wait_until(lambda: factor(client) == 3)
+        wait_until(lambda: client.is_model_ready("new"))
+        assert {state.reason for state in client.models() if state.model == "new"} == {NOT_LOADED}
+        assert factor(client, "new") == 3
+        shutil.rmtree(folder / "other")
+        wait_until(lambda: not client.is_model_ready("other"))
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

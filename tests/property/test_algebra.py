@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from hypothesis import given, note, reject
+from onnx import numpy_helper
 
 from normfold.export.fold import fold
 from normfold.export.forms.variants import made_anew
@@ -13,7 +14,7 @@ from normfold.export.graphs.exact import Graph, unrounded
 from normfold.export.proof.algebra import Algebra
 from normfold.export.proof.verify import Case
 
-from .networks import Layer, Network, networks
+from .networks import Layer, Network, build, networks
 from .test_fold import drawing
 
 
@@ -47,3 +48,29 @@ def test_every_variant_of_a_network_is_the_same_function(drawn: tuple[list[Layer
         assert graph.exact is not None
         verification = algebra.of(graph.exact)
         assert verification.passed, (name, verification.worst)
+
+
+def test_a_rounding_that_is_small_beside_ordinary_outputs_is_no_other_network() -> None:
+    """A drawn network: on inputs of 1e-4 its output is a thousand times smaller, and the bias rounds as before."""
+    kinds = ["norm", "norm", "conv", "conv", "norm", "norm", "act", "norm", "conv", "conv", "norm"]
+    layers = [Layer(kind, reads=0, also=0) for kind in kinds]
+    layers[2] = Layer("conv", reads=0, also=0, c=1)
+    layers[4] = Layer("norm", reads=2, also=0, seed=1)
+    layers[5] = Layer("norm", reads=0, also=0, c=4, seed=1)
+    layers[10] = Layer("norm", reads=0, also=0, a=3, b=8)
+    network = build([*layers, Layer("conv", a=2, c=4, seed=1)], 2, 9, False, None)
+    model = unrounded(ir.from_proto(onnx.shape_inference.infer_shapes(network.model)))
+    assert model is not None
+    exact = Graph.of(model).exact
+    assert exact is not None
+    algebra = Algebra(exact, cases(network))
+    fold(model)
+    folded = Graph.of(model).exact
+    assert folded is not None
+    assert algebra.of(folded).passed
+    wrong = onnx.load_model_from_string(folded)
+    weight = max(wrong.graph.initializer, key=lambda tensor: len(tensor.dims))
+    array = numpy_helper.to_array(weight).copy()
+    array[0] *= 1 + 1e-7
+    weight.CopyFrom(numpy_helper.from_array(array, weight.name))
+    assert not algebra.of(wrong.SerializeToString()).passed

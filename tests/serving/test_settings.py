@@ -13,6 +13,7 @@ from normfold.cli.serve import NO_FIELDS, serve
 from normfold.serving.errors import StartError
 from normfold.serving.process.log_lines import LEVELS
 from normfold.serving.settings import NOT_OPTIONS, ServerConfig
+from normfold.serving.workers.supervisor import Supervisor
 
 DEFAULT = ServerConfig(Path("r"))
 #: A value for each field that differs from its default.
@@ -41,6 +42,8 @@ OTHER = ServerConfig(
     model_control="poll",
     poll_seconds=3.0,
     shared_memory=False,
+    load="lazily",
+    memory_budget_bytes=2 << 30,
     load_models=("a", "b"),
     load_seconds=5.0,
     load_bytes=7 << 20,
@@ -89,6 +92,8 @@ ARGUMENTS = """
     --model-control poll
     --poll-seconds 3
     --shared-memory off
+    --load lazily
+    --memory-budget 2GiB
     --load-model a
     --load-model b
     --load-seconds 5
@@ -239,3 +244,28 @@ def test_options_of_access_that_do_not_fit_together_are_refused(options, words):
 def test_times_of_a_connection_that_cannot_be_are_refused(times, words):
     with pytest.raises(StartError, match=words):
         ServerConfig(Path("r"), **times)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"load": "never"}, "load 'never' is not one of eagerly, lazily"),
+        ({"memory_budget_bytes": 1 << 30}, "--memory-budget needs --load lazily"),
+        ({"load": "lazily", "memory_budget_bytes": 1 << 20}, "must be at least 64 MiB"),
+    ],
+)
+def test_a_budget_needs_lazy_models_and_room(options, words):
+    with pytest.raises(StartError, match=words):
+        ServerConfig(Path("r"), **options)
+
+
+@pytest.mark.parametrize("text", ["2", "2GB", "GiB", "-1GiB", "99999999999GiB"])
+def test_a_size_needs_its_unit(text):
+    with pytest.raises(click.BadParameter, match="write it as 2GiB or 500MiB"):
+        config("--repository", "r", "--load", "lazily", "--memory-budget", text)
+
+
+def test_workers_share_the_budget():
+    made = Supervisor(ServerConfig(Path("r"), "127.0.0.1:0", load="lazily", memory_budget_bytes=1 << 30), 4)
+    assert made._config.memory_budget_bytes == 1 << 28
+    made._port.release()

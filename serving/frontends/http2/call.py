@@ -16,6 +16,7 @@ from normfold.serving.frontends.http2.requests import DONE, STARTED, Asked, Requ
 from normfold.serving.frontends.http2.sending import Sender
 from normfold.serving.frontends.http2.turns import Turns
 from normfold.serving.frontends.limits import ClientLimits
+from normfold.serving.rpc.caller import TRACE_HEADERS
 from normfold.serving.rpc.methods import Method, status_of
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire.pushback import NEVER, Trailers, trailers
@@ -128,6 +129,11 @@ class ServerCall:
     def left_seconds(self) -> float | None:
         """The time until the caller gives up, in seconds; None: no limit."""
         return self.asked.timeout if self._until is None else self._until - asyncio.get_running_loop().time()
+
+    def trace_headers(self) -> dict[str, str]:
+        """The headers ``traceparent`` and ``tracestate`` of the call, as far as it has them."""
+        pairs = zip(TRACE_HEADERS, self.asked.trace, strict=True)
+        return {name: value.decode("latin-1") for name, value in pairs if value}
 
     def hurry(self) -> None:
         """Start the clock of the deadline."""

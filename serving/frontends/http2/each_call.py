@@ -1,7 +1,7 @@
 """A stream with one answer to each message: a message is answered as soon as it is there, without iterators and tasks.
 
-    messages    1  2  3  4  5 ...    at most EACH_IN_FLIGHT of them are under way
-    answers     1  -  3  4           in the order of the messages: 3 and 4 wait for 2
+messages    1  2  3  4  5 ...    at most EACH_IN_FLIGHT of them are under way
+answers     1  -  3  4           in the order of the messages: 3 and 4 wait for 2
 """
 
 from __future__ import annotations

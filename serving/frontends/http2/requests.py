@@ -65,6 +65,8 @@ class Asked:
     status: Status | None = None
     #: The digest of the token, as ``access.credential`` gives it; only of a server that has tokens.
     credential: bytes = b""
+    #: The values of TRACE_HEADERS; empty: it has none.
+    trace: tuple[bytes, bytes] = (b"", b"")
 
 
 class Requests:
@@ -118,7 +120,11 @@ class Requests:
                 timeout = None
         length = found.get(b"content-length")
         token = credential([value for name, value in headers if name == _HEADER]) if self._tokens else b""
-        return Asked(method, timeout, encoding, None if length is None else int(length), credential=token)
+        size = None if length is None else int(length)
+        if b"traceparent" not in found:
+            return Asked(method, timeout, encoding, size, credential=token)
+        trace = (found[b"traceparent"], found.get(b"tracestate", b""))
+        return Asked(method, timeout, encoding, size, credential=token, trace=trace)
 
 
 def well_formed(headers: list[Header]) -> bool:

@@ -9,13 +9,17 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from normfold.export import pipeline
 from normfold.export.errors import VerificationError
 from normfold.export.fold import FoldReport, fold
 from normfold.export.graphs.unrounded import holding
+from normfold.export.notebook import export_network
 from normfold.export.pipeline import Folded, fold_and_prove
+from normfold.export.proof import proof
 from normfold.export.sources.onnx_origin import open_onnx
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -123,3 +127,18 @@ def test_the_file_is_the_proved_graph_rounded_once(tmp_path: Path) -> None:
         assert value.const_value is not None
         assert in_file[value.name].dtype == np.float32
         np.testing.assert_array_equal(in_file[value.name], value.const_value.numpy())
+
+
+def test_where_onnxruntime_is_far_from_float64_the_network_itself_says_who_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof, "EVALUATOR_FACTOR", 0.0)
+    monkeypatch.setattr(proof, "EVALUATOR_BOUND", 1e-9)  # no float32 result is so near
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ReLU()).eval()
+    report = export_network(network, repository=tmp_path, name="net", inputs="x=FP32[N,2,16]")
+    assert report.algebra is not None
+    assert report.algebra.passed
+    again = proved(ILL_CONDITIONED["large inputs"](0), tmp_path).report
+    assert again.algebra is None
+    assert any("another output" in note for note in again.notes)

@@ -11,7 +11,10 @@ from dataclasses import replace
 from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
+import onnx
+import onnx_ir as ir
 import pytest
 from rich.console import Console
 
@@ -23,6 +26,7 @@ from normfold.export.forms.measure import TimeComparison
 from normfold.export.forms.precision import PrecisionReport
 from normfold.export.forms.variants import Variant
 from normfold.export.proof.verify import Difference, Verification
+from normfold.export.publishing.graph_picture import boxes, drawing
 from normfold.export.publishing.html_report import as_html
 from normfold.export.publishing.report import ExportReport, Published, as_json, chosen, columns, labels_kept
 
@@ -78,7 +82,7 @@ addEventListener("load", () => {{
   document.getElementById("measured").textContent = JSON.stringify([...document.querySelectorAll("iframe")].map(f => {{
     const page = f.contentDocument, sheet = f.contentWindow.getComputedStyle(page.querySelector(".good"));
     const outside = [...page.querySelectorAll("body *")].filter(
-      e => !e.closest(".wide table") && e.getBoundingClientRect().right > f.clientWidth + 1);
+      e => !e.closest(".wide table, .wide .pair") && e.getBoundingClientRect().right > f.clientWidth + 1);
     return {{width: f.clientWidth, needs: page.documentElement.scrollWidth, outside: outside.length,
              good: sheet.color, resources: f.contentWindow.performance.getEntriesByType("resource").length}};
   }}));
@@ -247,7 +251,7 @@ def test_labels_of_a_few_rows_are_counted_and_those_of_one_are_not_shown() -> No
 def test_every_form_that_was_timed_stands_in_one_table_with_what_is_known_of_it() -> None:
     three = (*FULL.variants, Variant("lifted", 1600, 0.15, False))
     page = as_html(replace(FULL, variants=three))
-    assert len(re.findall("<td>unfolded</td>", page)) == 1
+    assert len(re.findall("<td><abbr[^>]*>unfolded</abbr>", page)) == 1
     assert table_rows(page, "form") == {
         "unfolded": ["0.200 ms", "2,000", "2", "0", "0"],
         "folded published": ["0.100 ms", "1,500", "1", "30", "900"],
@@ -357,3 +361,57 @@ def test_the_page_fits_a_wide_window_and_a_phone_and_asks_for_nothing_else(tmp_p
         assert frame["outside"] == 0, frame
         assert frame["resources"] == 0, frame
         assert frame["good"] != "rgb(0, 0, 0)", "the style of the page is in force"
+
+
+def test_a_file_whose_batchnorms_came_as_mul_and_add_has_affines() -> None:
+    fold = Fold("scale", "affine", True, "back into 'conv1'")
+    folding = FoldReport(folds=(fold,), affines_before=17, affines_after=0)
+    text = Page(as_html(replace(FULL, folding=folding, published=replace(FULL.published, batchnorms=0)))).text
+    assert "17 affines before (BatchNorms that came as Mul and Add), 0 after folding" in text
+    assert "Where each affine went" in text
+    assert "0 BatchNorms" not in text
+
+
+def test_the_longest_time_has_the_longest_bar_and_bars_share_a_scale() -> None:
+    assert re.findall(r'class="bar" style="width:([0-9.]+)%"', as_html(REPORT)) == ["100.00", "50.00"]
+
+
+BRANCHES = """<ir_version: 9, opset_import: ["": 18]>
+    g (float[N,2,8] x) => (float[N,6,8] y) <float[2] one = {1, 1}, float[2] zero = {0, 0}> {
+        [bn1] b = BatchNormalization (x, one, zero, zero, one)
+        [left] l = Relu (b)
+        [right] r = Neg (b)
+        [far] f = Abs (b)
+        y = Concat <axis = 1> (l, r, f)
+    }"""
+
+
+def test_branches_are_drawn_beside_each_other_and_batchnorms_have_numbers() -> None:
+    graph = ir.from_proto(onnx.parser.parse_model(BRANCHES)).graph
+    folds = (Fold("bn1", "BatchNorm", False, ""),)
+    found = boxes(graph, folds)
+    assert [(box.kind, box.reads) for box in found] == [
+        ("norm", ()),
+        ("clamp", (0,)),
+        ("other", (0,)),
+        ("other", (0,)),
+        ("other", (1, 2, 3)),
+    ]
+    svg = drawing(found, {"bn1": "1"})
+    ElementTree.fromstring(svg)
+    corners = re.findall(r'<rect x="([0-9.]+)" y="([0-9.]+)" width="158"', svg)
+    rows = [float(y) for _, y in corners]
+    assert rows[1] == rows[2] == rows[3] > rows[0]
+    assert len({x for x, _ in corners[1:4]}) == 3
+    assert corners[0][0] == corners[4][0], "what is alone in its row stands in the middle"
+    assert svg.count('class="number"') == 1
+
+
+def test_the_page_draws_both_graphs_unless_they_are_too_large(monkeypatch) -> None:
+    model = onnx.parser.parse_model(BRANCHES).SerializeToString()
+    page = as_html(REPORT, model, model)
+    assert page.count("<svg") == 2
+    assert "before: as it was captured" in Page(page).text
+    assert "http:" not in page
+    monkeypatch.setattr("normfold.export.publishing.graph_picture.MOST_NODES", 4)
+    assert "<svg" not in as_html(REPORT, model, model)

@@ -19,14 +19,20 @@ def root(tmp_path, models):
     return tmp_path
 
 
-def test_what_is_there_at_the_start_is_no_change(root):
+def begun(root):
     changes = Changes(Repository(root))
+    changes.begin()
+    return changes
+
+
+def test_what_is_there_at_the_start_is_no_change(root):
+    changes = begun(root)
     assert changes.look() == ([], [])
     assert changes.look() == ([], [])
 
 
 def test_a_new_version_counts_once_when_it_has_settled(root, models):
-    changes = Changes(Repository(root))
+    changes = begun(root)
     models.write(root / "m", models.scale(3.0), 2)
     assert changes.look() == ([], [])
     assert changes.look() == (["m"], [])
@@ -36,7 +42,7 @@ def test_a_new_version_counts_once_when_it_has_settled(root, models):
 
 
 def test_a_half_copied_version_is_waited_for(root, models):
-    changes = Changes(Repository(root))
+    changes = begun(root)
     folder = root / "m/2"
     folder.mkdir()
     assert [changes.look() for _ in range(3)] == [([], [])] * 3
@@ -50,7 +56,7 @@ def test_a_half_copied_version_is_waited_for(root, models):
 
 
 def test_a_new_model_is_loaded_and_one_that_is_gone_unloaded(root, models):
-    changes = Changes(Repository(root))
+    changes = begun(root)
     models.write(root / "n", models.scale())
     assert [changes.look(), changes.look()] == [([], []), (["n"], [])]
     shutil.rmtree(root / "m")
@@ -58,7 +64,7 @@ def test_a_new_model_is_loaded_and_one_that_is_gone_unloaded(root, models):
 
 
 def test_a_model_that_is_gone_for_one_look_only_was_replaced(root, models):
-    changes = Changes(Repository(root))
+    changes = begun(root)
     shutil.move(root / "m", root / ".old")
     assert changes.look() == ([], [])
     models.write(root / "m", models.scale(5.0), 1)
@@ -76,6 +82,7 @@ def test_a_worker_that_starts_again_finds_what_changed_while_none_looked(root, m
     models.write(root / "new", models.scale())
     assert following.behind(repository) == ["gone", "m", "new"]
     changes = Changes(repository)
+    changes.begin()
     changes.forget(following.behind(repository))
     assert changes.look() == (["m", "new"], ["gone"])
     assert changes.look() == ([], [])

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -285,15 +286,15 @@ def test_nothing_of_a_repository_is_read_on_the_event_loop(tmp_path, models, mon
     for name in "ab":
         models.write(tmp_path / name, models.scale(), config="max_batch_size: 4")
     threads = []
-    for name in ("iterdir", "lstat", "open", "is_dir", "resolve"):
-        real = getattr(Path, name)
+    for owner, name in (*((Path, n) for n in ("iterdir", "lstat", "open", "is_dir", "resolve")), (os, "scandir")):
+        real = getattr(owner, name)
 
-        def noted(self, *given, real=real, **options):
-            if self.is_relative_to(tmp_path):
+        def noted(path, *given, real=real, **options):
+            if Path(path).is_relative_to(tmp_path):
                 threads.append(threading.current_thread())
-            return real(self, *given, **options)
+            return real(path, *given, **options)
 
-        monkeypatch.setattr(Path, name, noted)
+        monkeypatch.setattr(owner, name, noted)
     with ThreadPoolExecutor(1) as executor:
         catalog = Catalog(Repository(tmp_path), OPTIONS, executor, ["a"])
         threads.clear()

@@ -27,7 +27,8 @@ def root(tmp_path, models):
 
 
 def test_each_folder_with_a_model_file_that_is_not_served_has_a_reason(root):
-    found = overlooked(Repository(root))
+    repository = Repository(root)
+    found = overlooked(repository, repository.models())
     assert found == {
         "b": "'v1' is no version number; expected b/1/model.onnx",
         "c d": "a model's name has letters, digits, dots, dashes and underscores only, at most 128",
@@ -36,8 +37,8 @@ def test_each_folder_with_a_model_file_that_is_not_served_has_a_reason(root):
 
 
 def test_a_repository_of_one_model_overlooks_nothing(root):
-    assert overlooked(Repository(root / "a")) == {}
-    assert overlooked(Repository(root / "f" / "net.onnx")) == {}
+    assert overlooked(Repository(root / "a"), ["a"]) == {}
+    assert overlooked(Repository(root / "f" / "net.onnx"), ["net"]) == {}
 
 
 def test_the_log_and_the_answer_to_a_load_say_why(serve, root, caplog):

@@ -8,7 +8,7 @@ import pytest
 from normfold.protos import grpc_service as pb
 from normfold.serving.client import calls
 from normfold.serving.client.errors import ClientError
-from normfold.serving.client.plans import LIMIT, PlannedMessages
+from normfold.serving.client.plans import LIMIT, MessagePlans
 
 GRID = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 
@@ -28,7 +28,7 @@ GRID = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 @pytest.mark.parametrize(("outputs", "version"), [(None, ""), (["y", "z"], 3), ("y", "2")])
 def test_a_planned_request_has_the_bytes_of_protobuf(inputs, request_id, outputs, version):
     inputs = {name: np.asarray(array) for name, array in inputs.items()}
-    plans = PlannedMessages()
+    plans = MessagePlans()
     for _ in range(2):
         plan = plans.request("m", inputs, outputs, version)
         written = calls.infer_request("m", inputs, outputs, version, request_id).SerializeToString()
@@ -51,15 +51,15 @@ def test_a_planned_request_has_the_bytes_of_protobuf(inputs, request_id, outputs
     ],
 )
 def test_other_inputs_are_left_to_protobuf(inputs):
-    assert PlannedMessages().request("m", inputs, None, "") is None
+    assert MessagePlans().request("m", inputs, None, "") is None
 
 
 @pytest.mark.parametrize("arguments", [("", {"x": GRID}, None, ""), ("m", {"x": GRID}, [0], "")])
 def test_a_wrong_argument_is_refused_as_before(arguments):
     for _ in range(2):
         with pytest.raises(ValueError, match="name"):
-            PlannedMessages().request(*arguments)
-    plans = PlannedMessages()
+            MessagePlans().request(*arguments)
+    plans = MessagePlans()
     assert plans.request("m", {0: GRID}, None, 1) is None
     assert plans.request("m", {"x": GRID}, None, 1) is not None
     with pytest.raises(ValueError, match="version True"):
@@ -68,7 +68,7 @@ def test_a_wrong_argument_is_refused_as_before(arguments):
 
 def test_long_names_are_written_as_protobuf_writes_them():
     inputs = {"x" * 300: GRID}
-    plan = PlannedMessages().request("m" * 200, inputs, ["é" * 99], "")
+    plan = MessagePlans().request("m" * 200, inputs, ["é" * 99], "")
     assert plan.data(inputs, "") == calls.infer_request("m" * 200, inputs, ["é" * 99]).SerializeToString()
 
 
@@ -90,7 +90,7 @@ def same(found, wanted):
 
 
 def test_an_answer_is_read_the_same_the_first_time_and_later():
-    plans = PlannedMessages()
+    plans = MessagePlans()
     for number in range(4):
         arrays = {"y": GRID + number, "z": GRID.astype(np.int64) * number, "none": np.zeros((0, 3), bool)}
         same(plans.arrays(answer(**arrays).SerializeToString()), arrays)
@@ -98,14 +98,14 @@ def test_an_answer_is_read_the_same_the_first_time_and_later():
 
 
 def test_an_answer_of_the_same_size_and_another_meaning_is_not_mistaken():
-    plans = PlannedMessages()
+    plans = MessagePlans()
     for name, shape in (("y", (2, 12)), ("z", (2, 12)), ("y", (12, 2)), ("y", (2, 12))):
         arrays = {name: GRID.reshape(shape)}
         same(plans.arrays(answer(**arrays).SerializeToString()), arrays)
 
 
 def test_answers_with_text_or_an_id_or_typed_contents_are_left_to_protobuf():
-    plans = PlannedMessages()
+    plans = MessagePlans()
     text = np.array([[b"a", b"b"]], object)
     for _ in range(2):
         same(plans.arrays(answer(y=text).SerializeToString()), {"y": text})
@@ -119,7 +119,7 @@ def test_answers_with_text_or_an_id_or_typed_contents_are_left_to_protobuf():
 
 
 def test_an_answer_that_is_damaged_is_an_error():
-    plans = PlannedMessages()
+    plans = MessagePlans()
     good = answer(y=GRID).SerializeToString()
     plans.arrays(good)
     for data in (b"\xff", good[:-1], good.replace(b"FP32", b"FP99")):
@@ -128,7 +128,7 @@ def test_an_answer_that_is_damaged_is_an_error():
 
 
 def test_plans_are_forgotten_before_they_are_too_many():
-    plans = PlannedMessages()
+    plans = MessagePlans()
     for rows in range(LIMIT + 5):
         assert plans.request("m", {"x": np.zeros(rows, np.float32)}, None, "") is not None
         plans.arrays(answer(y=np.zeros(rows + 1, np.float32)).SerializeToString())

@@ -32,21 +32,72 @@ def test_short_runs_come_onto_the_loop_and_long_ones_do_not():
     assert not long.inline
 
 
-@pytest.mark.parametrize(("ns", "stays"), [(LONG, 3), (VERY_LONG, 1)])
-def test_long_runs_in_a_row_leave_the_loop_and_come_back_late(ns, stays):
+@pytest.fixture
+def clock(monkeypatch):
+    """The seconds of a clock that the test sets."""
+
+    class Clock:
+        seconds = 1.0
+
+        def perf_counter_ns(self):
+            return int(self.seconds * 1e9)
+
+    clock = Clock()
+    monkeypatch.setattr(inline, "time", clock)
+    return clock
+
+
+def _inline() -> RunTime:
     run_time = RunTime(BOUND)
     for _ in range(inline.SHORT_RUNS):
         run_time.note(SHORT)
+    return run_time
+
+
+@pytest.mark.parametrize(("ns", "stays"), [(LONG, 3), (VERY_LONG, 1)])
+def test_long_runs_in_a_row_leave_the_loop_and_try_it_again_after_a_pause(ns, stays, clock):
+    run_time = _inline()
+    clock.seconds += 1
     for _ in range(stays):
         run_time.note(ns)
         assert run_time.inline
     run_time.note(ns)
     assert not run_time.inline
-    for _ in range(inline.SHORT_RUNS_AGAIN - 1):
-        run_time.note(SHORT)
-    assert not run_time.inline
-    run_time.note(SHORT)
+    for length in (SHORT, LONG, VERY_LONG) * 50:  # what other threads measure says little
+        run_time.note(length)
+        assert not run_time.tries_again()
+    clock.seconds += inline.FIRST_PAUSE
+    assert run_time.tries_again()
     assert run_time.inline
+
+
+def test_runs_that_stay_long_try_again_less_and_less(clock):
+    run_time, tries, begun = _inline(), 0, clock.seconds
+    while clock.seconds < begun + 1000:
+        if run_time.inline or run_time.tries_again():
+            tries += not run_time._doubt
+            run_time.note(VERY_LONG)
+        clock.seconds += 0.005
+    assert 150 < tries < 250
+
+
+def test_runs_that_only_look_long_now_and_then_are_on_the_loop_nearly_always(clock):
+    run_time, elsewhere = _inline(), 0
+    for number in range(100_000):
+        clock.seconds += 0.0001
+        if run_time.inline or run_time.tries_again():
+            run_time.note(VERY_LONG if number % 5000 < 4 else SHORT)
+        else:
+            elsewhere += 1
+    assert 0 < elsewhere < 6000
+
+
+def test_runs_that_were_never_short_do_not_try(clock):
+    run_time = RunTime(BOUND)
+    for _ in range(100):
+        run_time.note(LONG)
+        clock.seconds += 1
+        assert not run_time.tries_again()
 
 
 def test_a_run_that_is_interrupted_now_and_then_stays():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from normfold.protos import grpc_service as pb
 from normfold.protos import metrics as mx
+from normfold.serving.catalog.entries import MADE_ROOM, NOT_LOADED
 from normfold.serving.errors import Status
 from normfold.serving.scheduling.statistics import RequestTiming, Statistics
 from normfold.serving.workers.shared_methods import changes, index, snapshot, statistics
@@ -82,6 +83,27 @@ def test_ready_is_what_is_ready_in_every_worker():
 def test_what_a_worker_does_not_list_as_ready_is_not_listed_as_ready():
     ready, without = listed(("a", "1", "READY"), ("b", "1", "READY")), listed(("a", "1", "READY"))
     assert merged(ready, without) == merged(without, ready) == [("a", "1", "READY")]
+
+
+def test_workers_in_which_a_request_is_still_to_load_a_model_do_not_count():
+    kind = pb.RepositoryIndexResponse.ModelIndex
+    asleep = pb.RepositoryIndexResponse(models=[kind(name="m", state="UNAVAILABLE", reason=NOT_LOADED)])
+    unloaded = pb.RepositoryIndexResponse(models=[kind(name="m", version="1", state="UNAVAILABLE", reason=MADE_ROOM)])
+    awake, failed = listed(("m", "1", "READY")), listed(("m", "1", "UNAVAILABLE"))
+    for other in (asleep, unloaded):
+        assert merged(awake, other) == merged(other, awake) == [("m", "1", "READY")]
+        assert merged(failed, other) == merged(other, failed) == [("m", "1", "UNAVAILABLE")]
+    assert merged(asleep, asleep) == [("m", "", "UNAVAILABLE")]
+    assert merged(unloaded, awake, asleep) == [("m", "1", "READY")]
+
+
+def test_counters_of_a_model_that_only_another_worker_has_loaded_are_there():
+    theirs = counted(3, rows=1)
+    (row,) = statistics(response(), [response(theirs.message("m", "1")).SerializeToString()], []).model_stats
+    assert (row.name, row.inference_count) == ("m", 3)
+    other = mx.SnapshotResponse(models=[theirs.snapshot("m", "1")]).SerializeToString()
+    (one,) = snapshot(mx.SnapshotResponse(), [other], [other]).models
+    assert one.statistics.inference_count == 6
 
 
 def test_a_question_changes_nothing():

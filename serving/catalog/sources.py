@@ -1,0 +1,98 @@
+"""Where the files of a model come from, and which of its versions are put in service; all of it reads the disk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+
+from normfold.protos import model_config as mc
+from normfold.serving.catalog import config
+from normfold.serving.catalog.following import Following
+from normfold.serving.catalog.overlooked import overlooked
+from normfold.serving.catalog.repository import Files, Repository, SentFolder, is_plain
+from normfold.serving.errors import ConfigError, LoadError, PollFailed, StartError
+from normfold.serving.wording import near, quoted
+
+log = logging.getLogger(__name__)
+
+
+class Sources:
+    """Reads a repository, or what a load request sent in its place."""
+
+    def __init__(self, repository: Repository, following: Following) -> None:
+        self._repository, self._following = repository, following
+        self._found: Collection[str] = ()
+
+    def names(self, wanted: Sequence[str]) -> Collection[str]:
+        """``wanted``, or where it is empty the names of all models. Raises StartError for an unknown name."""
+        self._found = found = self._repository.models()
+        for name in wanted:
+            if name not in found:
+                there = f"; there are: {', '.join(map(quoted, found))}"
+                raise StartError(f"there is no model {quoted(name)} to load{near(name, found) or there}")
+        return wanted or found
+
+    def overlooked(self) -> dict[str, str]:
+        """The folders that are no models, and why, where ``names`` looked last."""
+        return overlooked(self._repository, self._found)
+
+    def files(self, name: str, override: str | None, sent: Mapping[str, bytes]) -> Files:
+        """The place that the files of model ``name`` come from. Raises PollFailed."""
+        failed = _unpolled(name)
+        if sent:
+            if override is None:
+                raise PollFailed(f"{failed}: files in a load request need the parameter 'config' beside them")
+            for path in sent:
+                if not is_plain(path):
+                    raise PollFailed(f"{failed}: {quoted(path)} is not a path inside a model's folder")
+            return SentFolder(name, sent)
+        folder = self._repository.find(name)
+        if folder is None:
+            models = self._repository.models()
+            why = overlooked(self._repository, models).get(name)
+            hint = f"there is no such folder{near(name, models)}"
+            raise PollFailed(f"{failed}: {why or hint}")
+        return folder
+
+    def plan(
+        self, folder: Files, override: str | None, only: Container[int] | None = None
+    ) -> tuple[mc.ModelConfig, list[int], list[int]]:
+        """The configuration as its author wrote it, the versions that it puts in service, and all that are there.
+
+        Versions that are not in ``only`` are not looked at. Raises PollFailed or LoadError.
+        """
+        if (plan := self._following.plan(folder.name)) is not None:
+            return *plan, plan[1]
+        if override is None:
+            written = config.parse(folder.config_text() or "")
+        else:
+            try:
+                written = config.parse_json(override)
+            except ConfigError as error:  # Triton answers INTERNAL to a configuration that it cannot read
+                raise PollFailed(f"{_unpolled(folder.name)}: {error}") from error
+        for note in config.check(written, folder.name):
+            log.warning("model %s: %s", quoted(folder.name), note)
+        there = [number for number in folder.versions() if only is None or number in only]
+        numbers = config.versions_in_service(written, there)
+        if not numbers:
+            listed = ", ".join(map(str, there))
+            numbered = "the version_policy chooses none of the versions" if there else "folders are numbers such as 1"
+            raise LoadError(f"no version to serve: {numbered}, there are: {listed or 'none'}")
+        return written, numbers, there
+
+    def versions(self, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """The versions that each of these models has now or, while others are followed, has with them."""
+        return {name: self._present(name) for name in names}
+
+    def _present(self, name: str) -> tuple[int, ...]:
+        if (followed := self._following.present(name)) is not None:
+            return followed
+        try:
+            return tuple(self._repository.versions(name))
+        except LoadError:  # its first request says why
+            return ()
+
+
+def _unpolled(name: str) -> str:
+    """The beginning of Triton's sentence about a model whose files or configuration could not be read."""
+    return f"failed to load {quoted(name)}, failed to poll from model repository"

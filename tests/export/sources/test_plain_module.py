@@ -1,0 +1,123 @@
+"""Networks behind wrappers, with parametrized weights, or in torch's quantized numbers."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+from normfold.export.capture.capture_errors import refuse_quantized
+from normfold.export.errors import CaptureError, SourceError
+from normfold.export.sources.opening import open_origin
+from normfold.export.sources.origin import Request
+from normfold.export.sources.plain_module import unwrapped, with_plain_weights
+from normfold.export.sources.source import load_source
+
+
+def plain() -> nn.Module:
+    return nn.Sequential(nn.Conv1d(3, 8, 3), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 4, 1))
+
+
+class Compiled(nn.Module):
+    """What torch.compile returns holds the network under this name; the import alone of torch's own takes seconds."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = network
+
+
+@pytest.mark.parametrize("wrap", [Compiled, nn.DataParallel, lambda network: Compiled(nn.DataParallel(network))])
+def test_a_wrapper_is_taken_off(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    inner = plain()
+    assert unwrapped(wrap(inner)) is inner
+    loaded = load_source(wrap(inner)).network
+    assert list(dict(loaded.named_modules())) == list(dict(inner.named_modules()))
+
+
+def test_a_network_without_a_wrapper_is_taken_as_it_is() -> None:
+    assert unwrapped(inner := plain()) is inner
+
+
+class Symmetric(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + weight.flip(-1)
+
+
+PARAMETRIZED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "orthogonal": lambda layer: parametrizations.orthogonal(layer),
+    "spectral norm": lambda layer: parametrizations.spectral_norm(layer),
+    "weight norm": lambda layer: parametrizations.weight_norm(layer),
+    "one's own": lambda layer: parametrize.register_parametrization(layer, "weight", Symmetric()),
+}
+
+
+@pytest.mark.parametrize("name", PARAMETRIZED)
+def test_a_parametrized_weight_becomes_its_value(name: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(PARAMETRIZED[name](nn.Linear(8, 8)), nn.BatchNorm1d(8)).eval()
+    x = torch.randn(2, 8)
+    before, copied = network(x), copy.deepcopy(network)
+    with_plain_weights(copied)
+    assert not any(parametrize.is_parametrized(module) for module in copied.modules())
+    torch.testing.assert_close(copied(x), before, rtol=0, atol=0)
+    assert type(copied[0]) is nn.Linear
+    torch.testing.assert_close(network(x), before, rtol=0, atol=0)  # a copy shares its class with the network
+
+
+def test_an_orthogonal_weight_is_captured_as_its_value() -> None:
+    """ONNX has no exponential of a matrix, which computes it."""
+    torch.manual_seed(0)
+    network = nn.Sequential(parametrizations.orthogonal(nn.Linear(4, 4)), nn.ReLU()).eval()
+    origin = open_origin(Request(source=network, inputs=["x=FP32[N,4]"]), [])
+    graph = origin.graph(origin.specs, {"N": 2}, 18)
+    assert {node.op_type for node in graph.graph} <= {"Gemm", "MatMul", "Add", "Relu", "Transpose"}
+    assert parametrize.is_parametrized(network[0]), "the network that was given is as it was"
+
+
+class Observed(nn.Module):
+    """What torch.ao.quantization.prepare() makes of a layer: an observer beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.activation_post_process = torch.ao.quantization.MinMaxObserver()
+
+
+QUANTIZED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "an observer": (Observed, "was prepared for torch's quantization ('activation_post_process' is a MinMaxObserver)"),
+    "fake quantization": (
+        lambda: nn.Sequential(torch.ao.quantization.FakeQuantize()),
+        "was prepared for torch's quantization ('0' is a FakeQuantize)",
+    ),
+    "dynamic": (
+        lambda: nn.Sequential(torch.ao.nn.quantized.dynamic.Linear(3, 3)),
+        "is quantized by torch ('0' is a Linear of torch.ao.nn.quantized.dynamic",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_torchs_quantized_networks_are_refused_by_the_module_and_with_what_to_do(name: str) -> None:
+    make, reason = QUANTIZED[name]
+    with pytest.raises(CaptureError, match=re.escape(reason)) as error:
+        refuse_quantized(make())
+    assert str(error.value).endswith("export it as it was before, and give --quantize int8")
+
+
+def test_an_adder_that_can_be_quantized_is_a_layer_in_float32() -> None:
+    refuse_quantized(nn.Sequential(torch.ao.nn.quantized.FloatFunctional(), torch.ao.quantization.QuantStub()))
+
+
+def test_a_class_that_fails_says_what_it_was_called_with(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "sized.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n    def __init__(self, channels=8):\n"
+        "        super().__init__()\n        self.layer = nn.Linear(channels, 4)\n"
+    )
+    with pytest.raises(SourceError, match=r"failed when called.*It was called with channels='eight'$"):
+        load_source(f"{tmp_path}/sized.py:Net", {"channels": "eight"})

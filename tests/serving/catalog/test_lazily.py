@@ -1,0 +1,360 @@
+"""Lazy models: the first request loads, others wait for it, and little used ones are unloaded for others."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+
+from normfold.protos import grpc_service as pb
+from normfold.protos import metrics as mx
+from normfold.serving.catalog import lazily, load, loader
+from normfold.serving.catalog.catalog import Catalog
+from normfold.serving.catalog.entries import MADE_ROOM, NOT_LOADED, lines
+from normfold.serving.catalog.following import served
+from normfold.serving.catalog.lazily import LazyLimits
+from normfold.serving.catalog.load import LoadOptions, memory_of
+from normfold.serving.catalog.repository import Repository
+from normfold.serving.errors import NotFound, Overloaded, Unavailable
+from normfold.serving.runtime.devices import Device
+from normfold.serving.scheduling.statistics import RequestTiming
+
+#: The memory of a model in these tests.
+EACH = 1000
+
+
+@pytest.fixture
+def root(tmp_path, models, monkeypatch):
+    for name in "abcd":
+        models.write(tmp_path / name, models.scale(), config="max_batch_size: 8")
+    monkeypatch.setattr(load, "memory_of", lambda *_: EACH)
+    return tmp_path
+
+
+@pytest.fixture
+def catalog(root):
+    with ThreadPoolExecutor(1) as executor:
+
+        def make(limits=LazyLimits()):  # noqa: B008
+            options = LoadOptions(Device("cpu"), cpus=1, hop_seconds=1.0, arena=False)
+            return Catalog(Repository(root), options, executor, lazy=limits)
+
+        yield make
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Loads wait for this event; the names of the models that were loaded are kept."""
+    event, loaded = threading.Event(), []
+    real = loader.load
+
+    def gated(folder, *rest):
+        assert event.wait(60)
+        loaded.append(folder.name)
+        return real(folder, *rest)
+
+    monkeypatch.setattr(loader, "load", gated)
+    event.loaded = loaded
+    return event
+
+
+def states(catalog):
+    return {row.name: (row.version, row.state, row.reason) for row in catalog.index(False)}
+
+
+def test_the_first_request_loads_and_the_server_is_ready_before(catalog):
+    made = catalog()
+
+    async def use():
+        assert not made.ready(strict=True)
+        await made.load_all()
+        assert made.ready(strict=True)
+        assert states(made) == dict.fromkeys("abcd", ("", "UNAVAILABLE", NOT_LOADED))
+        assert lines(made.entries) == [("4 models, each loaded by its first request", True)]
+        with pytest.raises(Unavailable, match="loads at its first request"):
+            made.find("a", "")
+        first = await made.awake("a", "")
+        assert made.wake("a") is None
+        assert await made.awake("a", "1") is first is made.find("a", "")
+        assert [row.name for row in made.index(only_ready=True)] == ["a"]
+        assert [text for text, _ in lines(made.entries)][1:] == ["3 models, each loaded by its first request"]
+        with pytest.raises(NotFound, match="'x' is not found"):
+            await made.awake("x", "")
+        with pytest.raises(NotFound, match="version 7 is not found"):
+            await made.awake("b", "7")
+
+    asyncio.run(use())
+
+
+def test_requests_wait_for_one_load_and_those_that_leave_do_not_end_it(catalog, gate):
+    made = catalog()
+
+    async def use():
+        await made.load_all()
+        waiting = [asyncio.create_task(made.awake("a", "")) for _ in range(5)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting[0]
+        found = await asyncio.gather(*waiting[1:])
+        assert len(set(map(id, found))) == 1
+
+    asyncio.run(use())
+    assert gate.loaded == ["a"]
+
+
+def test_a_load_that_nobody_waits_for_any_more_is_dropped_before_it_begins(catalog, gate, monkeypatch):
+    monkeypatch.setattr(lazily, "LOADS", 1)
+    made = catalog()
+
+    async def use():
+        await made.load_all()
+        first, second = (asyncio.create_task(made.awake(name, "")) for name in "ab")
+        await asyncio.sleep(0.01)
+        second.cancel()
+        await asyncio.sleep(0)
+        gate.set()
+        await first
+        await made.awake("c", "")
+
+    asyncio.run(use())
+    assert gate.loaded == ["a", "c"]
+
+
+def test_the_number_and_the_time_of_requests_that_wait_are_bounded(catalog, gate, monkeypatch):
+    monkeypatch.setattr(lazily, "MOST_WAITING", 2)
+    made = catalog(LazyLimits(wait_seconds=0.2))
+
+    async def use():
+        await made.load_all()
+        waiting = [asyncio.create_task(made.awake("a", "")) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="too many requests wait for model 'a' to load"):
+            await made.awake("a", "")
+        late = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all("it has been loading for longer than 0.2 s" in str(error) for error in late)
+        assert {type(error) for error in late} == {Unavailable}
+        gate.set()
+        await made.awake("b", "")
+
+    asyncio.run(use())
+
+
+def test_the_idle_models_that_were_not_used_for_longest_make_room(catalog):
+    made = catalog(LazyLimits(budget_bytes=3 * EACH + EACH // 5))
+    dropped = []
+    made.on_unload(lambda model: dropped.append(model.name))
+
+    async def use():
+        await made.load_all()
+        for name in "abc":
+            await made.awake(name, "")
+        first = made.find("a", "")
+        first.statistics.ran(2, 1, 10, 1)
+        first.statistics.answered(2, 20, RequestTiming(1, 2, 3, 4))
+        made.find("b", "").scheduler.load.under_way.add(None, 1)  # a request for b is under way
+        await made.awake("d", "")
+        assert dropped == ["c"]
+        assert states(made)["c"] == ("1", "UNAVAILABLE", MADE_ROOM)
+        assert made.ready(strict=True)
+        made.find("b", "").scheduler.load.under_way.end(None, 1)
+        await made.awake("c", "")
+        assert dropped == ["c", "b"]
+        await made.awake("b", "")
+        assert dropped == ["c", "b", "a"]
+        again = await made.awake("a", "")
+        assert again is not first
+        assert again.statistics.inferences == 2
+        assert again.statistics.success.buckets[(20).bit_length()] == 1
+
+    asyncio.run(use())
+
+
+def test_counters_of_a_model_that_made_room_are_still_reported(catalog, serve, root, ask):
+    with serve(root, load="lazily") as one:
+        one.infer(ask("a"))
+        entry = one.server.catalog.entries["a"]
+
+        async def make_room():
+            one.server.catalog._lazily._unload("a")
+
+        one.on_loop(make_room())
+        assert entry.asleep
+        (row,) = one.call("ModelStatistics", pb.ModelStatisticsRequest(name="a")).model_stats
+        assert row.inference_count == 1
+        (shot,) = one.on_loop(one.server.snapshots.snapshot(mx.SnapshotRequest())).models
+        assert (shot.statistics.name, sum(shot.request.counts)) == ("a", 1)
+        one.infer(ask("a"))
+        assert one.call("ModelStatistics", pb.ModelStatisticsRequest(name="a")).model_stats[0].inference_count == 2
+        assert not one.call("ModelStatistics", pb.ModelStatisticsRequest(name="b")).model_stats
+
+
+def test_counters_of_a_predecessor_wait_for_the_model(catalog):
+    made = catalog()
+
+    async def use():
+        await made.load_all()
+        counted = await made.awake("b", "")
+        counted.statistics.ran(1, 1, 1, 1)
+        made.entries["a"].restore(mx.ModelSnapshot(statistics=counted.statistics.message("a", "1")))
+        made.entries["a"].restore(mx.ModelSnapshot(statistics=counted.statistics.message("a", "5")))
+        assert [number for number, _ in made.entries["a"].statistics()] == [1]
+        assert (await made.awake("a", "")).statistics.executions == 1
+
+    asyncio.run(use())
+
+
+def test_a_model_that_fails_has_its_reason_and_is_tried_again_later(catalog, root, models, monkeypatch):
+    models.write(root / "a", b"\x08nothing")
+    made = catalog()
+    changes = []
+
+    async def use():
+        await made.load_all()
+        made.on_change(lambda: changes.append(made.entries["a"].can_answer))
+        with pytest.raises(NotFound, match="has no available versions"):
+            await made.awake("a", "")
+        assert states(made)["a"][:2] == ("1", "UNAVAILABLE")
+        assert made.ready(strict=True)
+        assert not made.entries["a"].can_answer
+        models.write(root / "a", models.scale())
+        assert made.wake("a") is None
+        with pytest.raises(NotFound):
+            await made.awake("a", "")
+        later = lazily.time.monotonic() + lazily.RETRY_SECONDS + 1
+        monkeypatch.setattr(lazily.time, "monotonic", lambda: later)
+        assert await made.awake("a", "")
+        await made.awake("b", "")
+
+    asyncio.run(use())
+    assert changes == [False, True]
+
+
+def test_a_request_takes_the_versions_that_were_there_when_the_repository_was_read(catalog, root, models):
+    made, later = catalog(), catalog()
+
+    async def use():
+        await made.load_all()
+        models.write(root / "a", models.scale(3.0), 2)
+        later.following.follow(served(made.entries))
+        assert later.following.behind(later._repository) == ["a"]
+        await later.load_all()
+        later.following.follow(())
+        for one in (made, later):
+            assert (await one.awake("a", "")).version == 1
+            await one.refresh("a")
+            assert one.find("a", "").version == 2
+        models.write(root / "b", models.scale(3.0), 2)
+        await made.refresh("b")
+        assert made.entries["b"].asleep
+        assert (await made.awake("b", "")).version == 2
+
+    asyncio.run(use())
+
+
+def test_what_a_client_loads_or_unloads_is_as_without_lazy_models(catalog, root, models):
+    made = catalog(LazyLimits(budget_bytes=EACH + EACH // 5))
+
+    async def use():
+        await made.load_all()
+        await made.unload("a", leave_out=True)
+        assert states(made)["a"] == ("1", "UNAVAILABLE", "unloaded")
+        with pytest.raises(NotFound):
+            await made.awake("a", "")
+        await made.load("a", override='{"max_batch_size": 4}')
+        for name in "bc":
+            await made.awake(name, "")
+        assert made.find("a", "").contract.max_batch_size == 4  # its configuration exists nowhere else, so it stays
+        assert made.entries["b"].asleep
+        await made.load("a")
+        await made.awake("b", "")
+        assert made.entries["a"].asleep
+
+    asyncio.run(use())
+
+
+def test_no_process_for_trials_stays_when_there_was_no_load_for_a_while(catalog, monkeypatch):
+    monkeypatch.setattr(lazily, "PAUSE_SECONDS", 0.05)
+    paused = asyncio.Event()
+    monkeypatch.setattr(loader.Loader, "pause", lambda self: paused.set())
+    made = catalog()
+
+    async def use():
+        await made.load_all()
+        await made.awake("a", "")
+        await asyncio.wait_for(paused.wait(), 30)
+
+    asyncio.run(use())
+
+
+def test_the_memory_of_a_model_is_what_its_load_took_within_reason():
+    assert memory_of(100, 0, 350) == 350
+    assert memory_of(100, 0, 10) == 100
+    assert memory_of(100, 0, 1 << 30) == 400 + (1 << 20)  # another thread took it
+    assert memory_of(100, None, None) == memory_of(100, 5, None) == 300 + (1 << 18)
+
+
+def test_every_procedure_that_needs_the_model_loads_it(serve, root, ask, frontend):
+    with serve(root, load="lazily", frontend=frontend) as one:
+        assert one.call("ServerReady", pb.ServerReadyRequest()).ready
+        assert one.call("ModelReady", pb.ModelReadyRequest(name="a", version="1")).ready
+        assert not one.call("ModelReady", pb.ModelReadyRequest(name="a", version="2")).ready
+        assert one.server.catalog.entries["a"].asleep
+        assert one.infer(ask("a")).model_version == "1"
+        assert one.call("ModelMetadata", pb.ModelMetadataRequest(name="b")).versions == ["1"]
+        assert one.call("ModelConfig", pb.ModelConfigRequest(name="c")).config.max_batch_size == 8
+        rpc = one.channel.stream_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=pb.ModelStreamInferResponse.FromString,
+        )
+        (answer,) = rpc(iter([ask("d")]), timeout=60)
+        assert answer.infer_response.model_name == "d"
+        assert not any(entry.asleep for entry in one.server.catalog.entries.values())
+
+
+def test_a_deadline_ends_the_wait_and_the_load_goes_on(serve, root, ask, frontend, gate):
+    with serve(root, load="lazily", frontend=frontend) as one:
+        with pytest.raises(grpc.RpcError) as refused:
+            one.infer(ask("a"), timeout=0.3)
+        assert refused.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        gate.set()
+        assert one.infer(ask("a")).model_version == "1"
+    assert gate.loaded == ["a"]
+
+
+def test_a_lazy_session_keeps_no_memory_for_its_next_run_but_its_runs_are_measured(serve, root, ask):
+    with serve(root, load="lazily") as one:
+        one.infer(ask("a"))
+        model = one.server.catalog.find("a", "")
+        assert not model.session.settings.arena
+        assert model._sized is not None
+    with serve(root) as one:
+        assert one.server.catalog.find("a", "").session.settings.arena
+
+
+def test_no_plan_keeps_a_model_that_made_room(serve, root, ask):
+    with serve(root, load="lazily") as one:
+        for _ in range(3):
+            one.infer(ask("a"))
+            one.infer(ask("b"))
+        plans = one.server.service._inference._plans
+        assert {plan.model.name for plan in plans._plans.values()} == {"a", "b"}
+
+        async def make_room():
+            one.server.catalog._lazily._unload("a")
+
+        one.on_loop(make_room())
+        assert {plan.model.name for plan in plans._plans.values()} == {"b"}
+        assert one.infer(ask("a")).model_version == "1"
+
+
+def test_a_model_on_the_cpu_does_not_keep_its_file_in_memory(serve, root, ask):
+    with serve(root, load="lazily") as one:
+        one.infer(ask("a"))
+        held = one.server.catalog.find("a", "").session._session
+        assert not [name for name, value in vars(held).items() if isinstance(value, bytes) and len(value) > 50]
