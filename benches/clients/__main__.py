@@ -149,9 +149,9 @@ def report(one: Rounds, many: Rounds, started: Rounds, seconds: float, when: str
 Written by `python -m benches.clients`. {machine()} {versions}. {when}.
 
 One server, `normfold serve --frontend http2`, with `tiny` (one convolution, FP32[1,1,32] to FP32[1,10]). Each client is
-a process of its own. They ask one at a time, in slices of {seconds:g} s, in turns; each round begins with another one. Figures
-are medians over the rounds, in parentheses the least and the largest; ratios are taken within a round. Client and
-server share the CPUs. CPU time is user and system time of the client's process, for everything from array to array.
+a process of its own. They ask one at a time, in slices of {seconds:g} s, in turns; each round begins with another one.
+Figures are medians over the rounds, in parentheses the least and the largest; ratios are taken within a round. Client
+and server share the CPUs. CPU time is user and system time of the client's process, for everything from array to array.
 
 | aim | measured | reached |
 |---|---|---|
