@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -19,7 +20,7 @@ from normfold.serving.client.arguments import (
 from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, method_path
 from normfold.serving.client.client import Response, parsed, read_metadata, says_yes
 from normfold.serving.client.connection import ClientTls, token_header
-from normfold.serving.client.errors import WITHOUT_METADATA, ClientError, advised, client_error
+from normfold.serving.client.errors import WITHOUT_METADATA, ClientError, Made, advised, client_error
 from normfold.serving.client.inputs import Array, Inputs, needs_metadata
 from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, named, server_metadata
 from normfold.serving.client.plans import MessagePlans
@@ -67,8 +68,7 @@ class AsyncClient:
         self.address, self.timeout = checked_address(address), checked_timeout(timeout)
         self._turns = asyncio.Semaphore(checked_in_flight(in_flight))
         self._known: dict[tuple[str, str], asyncio.Future[ModelMetadata]] = {}
-        #: Models and versions of which the server gives no metadata.
-        self._without: set[tuple[str, str]] = set()
+        self._without: set[tuple[str, str]] = set()  # models and versions of which the server gives no metadata
         self._plans = MessagePlans()
         self._calls = loop_calls(address, tls, token_header(token), transport, compression, keepalive)
         self._multiplexer: Multiplexer | None = None
@@ -131,8 +131,8 @@ class AsyncClient:
                     async with self._turns:
                         answer = await self._send("ModelInfer", plan.data(inputs, request_id), timeout)
                 except ClientError as error:
-                    request = calls.infer_request(model, inputs, outputs, version, request_id)
-                    raise await self._cured(error, request, version, timeout) from None
+                    made = functools.partial(calls.infer_request, model, inputs, outputs, version, request_id)
+                    raise await self._cured(error, made, model, version, timeout) from None
                 return self._plans.arrays(answer)
         return calls.arrays(await self._answer(model, inputs, outputs, version, timeout, request_id))
 
@@ -174,20 +174,20 @@ class AsyncClient:
         try:
             return await self._infer(request, timeout)
         except ClientError as error:
-            raise await self._cured(error, request, version, timeout) from None
+            raise await self._cured(error, lambda: request, model, version, timeout) from None
 
     async def _cured(
-        self, error: ClientError, request: pb.ModelInferRequest, version: str | int, timeout: float | None
+        self, error: ClientError, made: Made, model: str, version: str | int, timeout: float | None
     ) -> ClientError:
-        """``error``, with what would cure ``request`` if the server found a mistake in it."""
+        """``error``, with what would cure the request that ``made`` gives if the server found a mistake in it."""
         if error.code is not Status.INVALID_ARGUMENT:
             return error
         self._known.clear()  # another version of the model may be in service now
         try:
-            metadata = await self._metadata(request.model_name, version, timeout)
+            metadata = await self._metadata(model, version, timeout)
         except ClientError:
             return error
-        return advised(error, request, metadata)
+        return advised(error, made(), metadata)
 
     async def _metadata(self, model: str, version: str | int, timeout: float | None) -> ModelMetadata:
         """The metadata of ``model``, which is asked for once, until the server refuses a request."""

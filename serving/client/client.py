@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -23,7 +24,7 @@ from normfold.serving.client.arguments import (
 )
 from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, method_path
 from normfold.serving.client.connection import ClientTls, token_header
-from normfold.serving.client.errors import WITHOUT_METADATA, advised, client_error
+from normfold.serving.client.errors import WITHOUT_METADATA, Made, advised, client_error
 from normfold.serving.client.errors import ClientError as ClientError
 from normfold.serving.client.inputs import Array, Inputs, needs_metadata
 from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, model_metadata, named, server_metadata
@@ -119,8 +120,8 @@ class Client:
                 try:
                     return self._plans.arrays(self._send("ModelInfer", plan.data(inputs, request_id), timeout))
                 except ClientError as error:
-                    request = calls.infer_request(model, inputs, outputs, version, request_id)
-                    raise self._cured(error, request, version, timeout) from None
+                    made = functools.partial(calls.infer_request, model, inputs, outputs, version, request_id)
+                    raise self._cured(error, made, model, version, timeout) from None
         return calls.arrays(self._answer(model, inputs, outputs, version, timeout, request_id))
 
     def classify(
@@ -164,20 +165,20 @@ class Client:
         try:
             return self.call("ModelInfer", request, pb.ModelInferResponse, timeout)
         except ClientError as error:
-            raise self._cured(error, request, version, timeout) from None
+            raise self._cured(error, lambda: request, model, version, timeout) from None
 
     def _cured(
-        self, error: ClientError, request: pb.ModelInferRequest, version: str | int, timeout: float | None
+        self, error: ClientError, made: Made, model: str, version: str | int, timeout: float | None
     ) -> ClientError:
-        """``error``, with what would cure ``request`` if the server found a mistake in it."""
+        """``error``, with what would cure the request that ``made`` gives if the server found a mistake in it."""
         if error.code is not Status.INVALID_ARGUMENT:
             return error
         self._known.clear()  # another version of the model may be in service now
         try:
-            metadata = self._metadata(request.model_name, version, timeout)
+            metadata = self._metadata(model, version, timeout)
         except ClientError:
             return error
-        return advised(error, request, metadata)
+        return advised(error, made(), metadata)
 
     def _metadata(self, model: str, version: str | int, timeout: float | None) -> ModelMetadata:
         """The metadata of ``model``, which is asked for once, until the server refuses a request."""

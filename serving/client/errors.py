@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from normfold.protos.datatypes import by_name
@@ -52,6 +53,10 @@ def client_error(reply: Reply) -> ClientError:
     if reply.status is Status.UNAUTHENTICATED:
         details = f"{details}; give token=…, or to a command NORMFOLD_TOKEN or --token-file"
     return ClientError(reply.status, details)
+
+
+#: Gives the request that failed, where it is asked for.
+Made = Callable[[], "pb.ModelInferRequest"]
 
 
 def advised(error: ClientError, request: pb.ModelInferRequest, metadata: ModelMetadata) -> ClientError:
