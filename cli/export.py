@@ -13,7 +13,9 @@ from typing import Any
 
 import click
 
+from normfold.cli.control import ADDRESS
 from normfold.cli.exporting import errors_as_messages, print_report, steps
+from normfold.cli.next_command import after_export
 from normfold.plain_file import read_plain_text
 
 __all__ = ["export"]
@@ -200,7 +202,7 @@ def export(
 
         click.echo(json.dumps(reports.as_json(report), indent=2))
     else:
-        print_report(report, console, f"normfold serve --repository {repository}")
+        print_report(report, console, after_export(repository, report.model, ADDRESS))
 
 
 def _config(path: Path) -> dict[str, Any]:

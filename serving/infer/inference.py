@@ -100,13 +100,20 @@ class Inference:
         except ServingError:
             return None
 
+    def _serves(self, model: Model, version: str) -> bool:
+        """Whether ``model`` still answers requests for this version of it."""
+        try:
+            return self._catalog.find(model.name, version) is model
+        except ServingError:
+            return False
+
     async def _answer_checked(self, data: bytes) -> bytes:
         """The answer to a request without a plan; the next request like it may have one."""
         large = len(data) > LOOP_BYTES
         request = await off_loop(large, parse, pb.ModelInferRequest, data)
         checked, response = await self._infer(request, large)
         model = checked.model
-        if self._named(data) is model:  # it was not replaced or unloaded during the run
+        if self._serves(model, request.model_version):  # it was not replaced or unloaded during the run
             self._plans.keep(data, request, *checked)
         return response
 

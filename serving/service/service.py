@@ -57,7 +57,8 @@ class InferenceService:
         model_control: bool = True,
     ) -> None:
         self._catalog, self._regions = catalog, regions
-        self._infer: Infer = Inference(catalog, regions, traces, admission).answer
+        self._inference = Inference(catalog, regions, traces, admission)
+        self._infer: Infer = self._inference.answer
         self._infer_in_stream: Infer = self._infer
         if traces.spans is not None:
             self._infer_in_stream = traces.spans.traced(self._infer, "ModelStreamInfer")

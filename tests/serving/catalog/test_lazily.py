@@ -139,7 +139,6 @@ def test_the_number_and_the_time_of_requests_that_wait_are_bounded(catalog, gate
         assert all("it has been loading for longer than 0.2 s" in str(error) for error in late)
         assert {type(error) for error in late} == {Unavailable}
         gate.set()
-        await made.awake("b", "")
 
     asyncio.run(use())
 
