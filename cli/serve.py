@@ -146,6 +146,13 @@ def _switch(values: Mapping[str, bool]) -> Callable[[click.Context, click.Parame
     show_default=True,
     help="The least important lines written to stderr; clients can change it with LogSettings.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json", "auto"]),
+    default="text",
+    show_default=True,
+    help="Lines for people, or a JSON object on each line; auto: JSON unless stderr is a terminal.",
+)
 def serve(workers: int | None, **options: object) -> None:
     """Serve a model repository over gRPC until Ctrl-C or SIGTERM.
 
@@ -221,9 +228,10 @@ def _serve_alone(config: ServerConfig) -> bool:
     from normfold.serving import server
     from normfold.serving.process import loops
     from normfold.serving.process.logs import LogSettings
+    from normfold.serving.rpc.caller import trace_id
 
     logs = LogSettings(config.log_level)
-    logs.install(sys.stderr)
+    logs.install(sys.stderr, config.log_format, trace_id=trace_id)
     return loops.run(server.serve(config, logs, _announce))
 
 
@@ -232,11 +240,11 @@ def _serve_together(config: ServerConfig, workers: int) -> bool:
     import asyncio
     import logging
 
-    from normfold.serving.process.log_lines import Lines
+    from normfold.serving.process.log_lines import formatter
     from normfold.serving.workers.supervisor import Supervisor
 
     handler = logging.StreamHandler()
-    handler.setFormatter(Lines({"log_format": "default"}))
+    handler.setFormatter(formatter(config.log_format, sys.stderr, {"log_format": "default"}))
     logging.getLogger("normfold").addHandler(handler)
     return asyncio.run(Supervisor(config, workers).run(_announce_together))
 

@@ -14,7 +14,7 @@ from normfold.serving.errors import StartError
 from normfold.serving.frontends import FRONTENDS
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.process import address, typed_json
-from normfold.serving.process.log_lines import LEVELS
+from normfold.serving.process.log_lines import FORMS, LEVELS
 
 #: Where metrics are if nobody says otherwise, as with Triton.
 METRICS_LISTEN = "127.0.0.1:8002"
@@ -136,6 +136,8 @@ class ServerConfig:
     drain_delay_seconds: float = 0.0
     #: The least important lines that the log has at the start: "debug", "info", "warning" or "error".
     log_level: str = "info"
+    #: The form of the log: "text", "json", or "auto": text on a terminal, else JSON.
+    log_format: str = "text"
 
     def __post_init__(self) -> None:
         try:
@@ -188,6 +190,8 @@ class ServerConfig:
             raise StartError(f"poll_seconds must lie between 0.1 and {LONGEST_SECONDS:g}, got {self.poll_seconds:g}")
         if self.log_level not in LEVELS:
             raise StartError(f"log level {self.log_level!r} is not one of {', '.join(LEVELS)}")
+        if self.log_format not in FORMS:
+            raise StartError(f"log format {self.log_format!r} is not one of {', '.join(FORMS)}")
 
     def _check_access(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):

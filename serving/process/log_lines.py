@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TextIO
 
 from normfold.serving.wording import printable
 
 #: From the most lines to the fewest.
 LEVELS = ("debug", "info", "warning", "error")
+
+#: "auto": lines for people on a terminal, else JSON.
+TEXT, JSON, AUTO = "text", "json", "auto"
+FORMS = (TEXT, JSON, AUTO)
 
 
 class Lines(logging.Formatter):
@@ -33,3 +39,46 @@ class Lines(logging.Formatter):
             head = f"{record.levelname[0]}{time.strftime('%m%d %H:%M:%S', then)}.{micros:06d}"
         line = f"{head} {self._prefix}{printable(record.getMessage())}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object for each record, on one line.
+
+    Keys: time (ISO 8601, UTC), level, logger, message; where there is one: worker (its number), trace_id (of the W3C
+    traceparent of the call that is being answered), exception (the traceback).
+    """
+
+    def __init__(self, worker: int | None = None, trace_id: Callable[[], str] = str) -> None:
+        """``trace_id`` gives the id of the call that is being answered, "" without one."""
+        super().__init__()
+        self._worker, self._trace_id = worker, trace_id
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        micros = int(record.created % 1 * 1e6)
+        fields: dict[str, object] = {
+            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{micros:06d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if self._worker is not None:
+            fields["worker"] = self._worker
+        if trace := self._trace_id():
+            fields["trace_id"] = trace
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False)
+
+
+def formatter(
+    form: str,
+    stream: TextIO,
+    settings: Mapping[str, bool | int | str],
+    worker: int | None = None,
+    trace_id: Callable[[], str] = str,
+) -> logging.Formatter:
+    """The formatter for ``form``, one of FORMS, on ``stream``; see ``Lines`` and ``JsonLines``."""
+    if form == JSON or (form == AUTO and not stream.isatty()):
+        return JsonLines(worker, trace_id)
+    return Lines(settings, "" if worker is None else f"worker {worker}: ")

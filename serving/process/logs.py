@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TextIO
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.errors import InvalidRequest, Unimplemented
-from normfold.serving.process.log_lines import Lines
+from normfold.serving.process.log_lines import TEXT, formatter
 from normfold.serving.wording import near, quoted
 
 #: The parent of all loggers of the server.
@@ -42,14 +42,21 @@ class LogSettings:
         }
         self._apply()
 
-    def install(self, stream: TextIO, prefix: str = "") -> logging.Handler:
+    def install(
+        self,
+        stream: TextIO,
+        form: str = TEXT,
+        worker: int | None = None,
+        trace_id: Callable[[], str] = str,
+    ) -> logging.Handler:
         """Write the server's log to ``stream`` by these settings; the handler, so that it can be removed again.
 
-        ``prefix`` is put before every message.
+        ``form`` is one of ``log_lines.FORMS``; every line has the number of the ``worker`` that writes it, and in JSON
+        what ``trace_id`` gives for the call that is being answered.
         """
         handler = logging.StreamHandler(stream)
         handler.addFilter(self._passes)
-        handler.setFormatter(Lines(self._values, prefix))
+        handler.setFormatter(formatter(form, stream, self._values, worker, trace_id))
         LOGGER.addHandler(handler)
         LOGGER.propagate = False
         return handler

@@ -34,3 +34,10 @@ def connection() -> object:
     """The connection of the call that is being answered; None without one."""
     caller = CALLER.get()
     return None if caller is None else caller.connection
+
+
+def trace_id() -> str:
+    """The trace id in the W3C traceparent of the call that is being answered; "" without one."""
+    caller = CALLER.get()
+    parts = [] if caller is None else caller.trace_headers().get("traceparent", "").split("-")
+    return parts[1] if len(parts) >= 4 else ""

@@ -16,6 +16,7 @@ from normfold.serving.errors import StartError
 from normfold.serving.process import loops, memory, tuning
 from normfold.serving.process.logs import LogSettings
 from normfold.serving.process.signals import stop_signal
+from normfold.serving.rpc.caller import trace_id
 from normfold.serving.server import Server, done_before
 from normfold.serving.settings import ServerConfig
 from normfold.serving.workers.frames import worker_end
@@ -32,7 +33,7 @@ def main() -> None:
     number, descriptor, text = sys.argv[1:]
     config = ServerConfig.from_json(text)
     logs = LogSettings(config.log_level)
-    logs.install(sys.stderr, f"worker {number}: ")
+    logs.install(sys.stderr, config.log_format, int(number), trace_id)
     tuning.tune()
     answered = loops.run(_work(int(number), int(descriptor), config, logs))
     sys.stderr.flush()

@@ -67,6 +67,7 @@ OTHER = ServerConfig(
     grace_seconds=1.0,
     drain_delay_seconds=2.0,
     log_level="debug",
+    log_format="json",
 )
 #: The command line for it, an option a line.
 ARGUMENTS = """
@@ -118,6 +119,7 @@ ARGUMENTS = """
     --grace-seconds 1
     --drain-delay 2
     --log-level debug
+    --log-format json
 """
 
 FIELDS = [field.name for field in fields(ServerConfig)]
@@ -183,6 +185,11 @@ def test_a_value_that_no_server_can_run_with_is_refused_from_json_too():
 def test_an_unknown_log_level_is_refused():
     with pytest.raises(StartError, match="log level 'loud' is not one of debug, info, warning, error"):
         ServerConfig(Path("r"), log_level="loud")
+
+
+def test_an_unknown_log_format_is_refused():
+    with pytest.raises(StartError, match="log format 'xml' is not one of text, json, auto"):
+        ServerConfig(Path("r"), log_format="xml")
 
 
 def test_the_log_levels_of_the_command_line_are_the_servers():

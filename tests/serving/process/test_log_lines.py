@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import io
+import json
 import logging
 import sys
 
@@ -10,8 +12,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.process.log_lines import Lines
+from normfold.serving.process.log_lines import JsonLines, Lines, formatter
 from normfold.serving.process.logs import LogSettings
+from normfold.serving.rpc.caller import CALLER, trace_id
 
 FORGED = "x\nI0101 00:00:00.000000 listening on 6.6.6.6:1 (gRPC), ready"
 
@@ -37,6 +40,50 @@ def test_a_traceback_keeps_its_lines():
     except ValueError:
         record = logging.LogRecord("normfold", logging.ERROR, "f", 1, "failed", (), sys.exc_info())
     assert "failed\nTraceback" in Lines({"log_format": "default"}).format(record)
+
+
+def test_json_has_one_object_on_each_line_whatever_the_message_is():
+    try:
+        raise ValueError("x\ny")
+    except ValueError:
+        record = logging.LogRecord("normfold.x", logging.ERROR, "f", 1, "model %s ü", ("a\nb",), sys.exc_info())
+    line = JsonLines(2).format(record)
+    assert "\n" not in line
+    found = json.loads(line)
+    assert (found["level"], found["logger"], found["message"]) == ("error", "normfold.x", "model a\nb ü")
+    assert found["worker"] == 2
+    assert found["exception"].splitlines()[0] == "Traceback (most recent call last):"
+    assert datetime.datetime.fromisoformat(found["time"]).timestamp() == pytest.approx(record.created, abs=1e-5)
+    assert "trace_id" not in found
+
+
+def test_json_names_the_trace_of_the_call_that_is_being_answered():
+    class Call:
+        connection = None
+
+        def left_seconds(self):
+            return None
+
+        def trace_headers(self):
+            return {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+
+    record = logging.LogRecord("normfold", logging.INFO, "f", 1, "hello", (), None)
+    token = CALLER.set(Call())
+    try:
+        found = json.loads(JsonLines(None, trace_id).format(record))
+    finally:
+        CALLER.reset(token)
+    assert found["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert "worker" not in found
+
+
+@pytest.mark.parametrize(("form", "terminal", "kind"), [
+    ("text", False, Lines), ("json", True, JsonLines), ("auto", True, Lines), ("auto", False, JsonLines),
+])  # fmt: skip
+def test_auto_is_for_people_on_a_terminal_only(form, terminal, kind):
+    stream = io.StringIO()
+    stream.isatty = lambda: terminal
+    assert type(formatter(form, stream, {"log_format": "default"})) is kind
 
 
 def test_the_name_of_an_input_cannot_forge_a_line(serve, tmp_path, models, ask):
