@@ -81,7 +81,7 @@ def failed(ask, *connections, timeout=30, **options):
             "it is compressed, and grpc-encoding is 'identity'",
         ),
         (lambda p, n: (p.headers(n, OK), p.data(n, b"\0"), p.end(n, ("grpc-status", "0"))), "INTERNAL", "no message"),
-        (lambda p, n: p.answer(n, b"\xff\xff"), "INTERNAL", "the server's answer is not a ServerLiveResponse"),
+        (lambda p, n: p.answer(n, b"\xff\xff"), "INTERNAL", "the server's answer is not a message of the protocol"),
         (lambda p, n: p.data(n, b"x"), "INTERNAL", "data before its headers"),
         (lambda p, n: (p.headers(n, OK), p.headers(n, OK)), "INTERNAL", "headers where none may be"),
         (lambda p, n: p.headers(n, [("x", "1")]), "INTERNAL", "headers where none may be"),
