@@ -84,7 +84,7 @@ def test_a_message_is_compressed_where_that_makes_it_smaller():
     assert Opening("http", "a").message(b"x" * 1000)[0][0] == 0
 
 
-@pytest.mark.parametrize("data", [b"", b"no", gzip.compress(b"x" * 99)[:-9]])
+@pytest.mark.parametrize("data", [b"", b"no", gzip.compress(b"x" * 99)[:-9]], ids=["empty", "no gzip", "cut"])
 def test_a_message_that_cannot_be_decompressed_is_an_error(data):
     with pytest.raises(ValueError, match="it cannot be decompressed"):
         inflated(data, b"gzip")
