@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from normfold.serving.client.transport.answers import Reply
-from normfold.serving.client.transport.destination import destination
+from normfold.serving.client.transport.destination import Endpoint, destination
 from normfold.serving.client.transport.opening import COMPRESSIONS, Opening
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ def blocking_calls(
         return GrpcioCalls(channel(grpc, address, tls, keepalive, compression), address, metadata)
     from normfold.serving.client.transport.sharing import SharedConnections
 
-    found = destination(address)
-    return SharedConnections(address, found, *_prepared(address, tls, metadata, compression), keepalive)
+    return SharedConnections(address, *_prepared(address, tls, metadata, compression), keepalive)
 
 
 def loop_calls(
@@ -91,15 +90,14 @@ def loop_calls(
         return GrpcioLoopCalls(channel(grpc.aio, address, tls, keepalive, compression), address, metadata)
     from normfold.serving.client.transport.pooling import LoopConnections
 
-    found = destination(address)
-    return LoopConnections(address, found, *_prepared(address, tls, metadata, compression), keepalive)
+    return LoopConnections(address, *_prepared(address, tls, metadata, compression), keepalive)
 
 
 def _prepared(
     address: str, tls: ClientTls | None, metadata: Sequence[tuple[str, str]], compression: str | None
-) -> tuple[Opening, tuple[ssl.SSLContext, str] | None]:
+) -> tuple[Endpoint, Opening, tuple[ssl.SSLContext, str] | None]:
     found = destination(address)
     if tls is None:
-        return Opening("http", found.authority, metadata, compression), None
+        return found, Opening("http", found.authority, metadata, compression), None
     opening = Opening("https", tls.server_name or found.authority, metadata, compression)
-    return opening, (tls.context(), tls.server_name or found.host)
+    return found, opening, (tls.context(), tls.server_name or found.host)

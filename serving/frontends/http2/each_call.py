@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Awaitable
 
 from normfold.serving.errors import Status, Unavailable
-from normfold.serving.frontends.http2.call import CUT, UNTAKEN, CallOwner, ServerCall
+from normfold.serving.frontends.http2.call import UNTAKEN, CallOwner
 from normfold.serving.frontends.http2.inflation import Inflation
 from normfold.serving.frontends.http2.limits import CallFault
-from normfold.serving.frontends.http2.messages import PART_BYTES
+from normfold.serving.frontends.http2.queued_call import QueuedCall
 from normfold.serving.frontends.http2.requests import Asked
 from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.methods import EACH_IN_FLIGHT, Method
@@ -24,15 +24,13 @@ from normfold.serving.rpc.traffic import EXITING
 TURN_MESSAGES = 32
 
 
-class EachCall(ServerCall):
+class EachCall(QueuedCall):
     """A call of a method with ``wire_each``."""
 
-    __slots__ = ("_ending", "_pending", "_queue", "_scheduled", "_unread")
+    __slots__ = ("_ending", "_pending", "_scheduled")
 
     def __init__(self, connection: CallOwner, number: int, asked: Asked, method: Method) -> None:
         super().__init__(connection, number, asked, method)
-        self._queue: deque[bytes | Inflation] = deque()
-        self._unread = 0
         #: The answers under way and those behind them, in the order of their messages.
         self._pending: deque[bytes | asyncio.Future[bytes]] = deque()
         #: Whether ``_next`` is certain to be called.
@@ -44,18 +42,12 @@ class EachCall(ServerCall):
 
     def received(self, data: bytes, begin: int, end: int) -> None:
         """Answer the messages that end in the data."""
-        found = self.messages(data, begin, end)
+        found = self._put(data, begin, end)
         if found is None:
-            return
-        if self.request_ended and self.within:
-            self.end(Status.INTERNAL, CUT)
             return
         if found:
             self.service.traffic.arrived()
-            self._queue += found
-            self._unread += sum([len(message) + PART_BYTES for message in found])
-        if self._hold():
-            self._go_on()
+        self._go_on()
 
     def cancel(self) -> None:
         """Stop the answers under way: nobody waits for them any more."""
@@ -118,16 +110,12 @@ class EachCall(ServerCall):
             later.add_done_callback(self._done)
 
     def _answer(self, message: bytes | Inflation, data: bytes) -> bytes | Awaitable[bytes]:
-        self._unread -= len(message) + PART_BYTES
-        self._hold()
+        self._take(message)
         assert self.method.wire_each is not None
         return self.method.wire_each(data)
 
     async def _inflated(self, message: Inflation) -> bytes:
-        data = message.start()
-        if data is None:
-            data = await message.rest(lambda _: self._hold(message.size))
-        answered = self._answer(message, data)
+        answered = self._answer(message, await self._whole(message))
         return answered if isinstance(answered, bytes) else await answered
 
     def _done(self, answer: asyncio.Future[bytes]) -> None:
@@ -180,6 +168,3 @@ class EachCall(ServerCall):
             await self.connection.drained()
         self._task = None
         self._next()
-
-    def _hold(self, inflated: int = 0) -> bool:
-        return self.hold(self._unread + inflated + (self._reader.held if self._reader is not None else 0))

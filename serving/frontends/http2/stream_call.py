@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
 
 from normfold.serving.errors import InvalidRequest, Status
-from normfold.serving.frontends.http2.call import CUT, UNTAKEN, CallOwner, ServerCall
-from normfold.serving.frontends.http2.inflation import Inflation
+from normfold.serving.frontends.http2.call import UNTAKEN, CallOwner
 from normfold.serving.frontends.http2.limits import CallFault
-from normfold.serving.frontends.http2.messages import PART_BYTES
+from normfold.serving.frontends.http2.queued_call import QueuedCall
 from normfold.serving.frontends.http2.requests import Asked
 from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.methods import Method
 
 
-class StreamCall(ServerCall):
+class StreamCall(QueuedCall):
     """A call whose method takes an iterator over the client's messages: this call itself."""
 
-    __slots__ = ("_queue", "_unread", "_waiter")
+    __slots__ = ("_waiter",)
 
     def __init__(self, connection: CallOwner, number: int, asked: Asked, method: Method) -> None:
         super().__init__(connection, number, asked, method)
-        self._queue: deque[bytes | Inflation] = deque()
-        self._unread = 0
         self._waiter: asyncio.Future[None] | None = None
         self._task = asyncio.ensure_future(self._run())
 
     def received(self, data: bytes, begin: int, end: int) -> None:
         """Queue the messages that end in the data for the method."""
-        found = self.messages(data, begin, end)
+        found = self._put(data, begin, end)
         if found is None:
-            return
-        if self.request_ended and self.within:
-            self.end(Status.INTERNAL, CUT)
-            return
-        self._queue += found
-        self._unread += sum(len(message) + PART_BYTES for message in found)
-        if not self._hold():
             return
         self.grant(self._unread)
         if self._waiter is not None and not self._waiter.done() and (found or self.request_ended):
@@ -56,19 +45,11 @@ class StreamCall(ServerCall):
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         message = self._queue.popleft()
-        if isinstance(message, bytes):
-            data = message
-        else:
-            whole = message.start()
-            data = await message.rest(lambda _: self._hold(message.size)) if whole is None else whole
-        self._unread -= len(message) + PART_BYTES
-        self._hold()
+        data = message if isinstance(message, bytes) else await self._whole(message)
+        self._take(message)
         self.grant(self._unread)
         self.connection.flush_soon()
         return data
-
-    def _hold(self, inflated: int = 0) -> bool:
-        return self.hold(self._unread + inflated + (self._reader.held if self._reader is not None else 0))
 
     async def _run(self) -> None:
         method, traffic = self.method, self.service.traffic

@@ -1,0 +1,48 @@
+"""A call with a stream of messages from the client: those that its method has not taken yet wait here."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from normfold.serving.errors import Status
+from normfold.serving.frontends.http2.call import CUT, CallOwner, ServerCall
+from normfold.serving.frontends.http2.inflation import Inflation
+from normfold.serving.frontends.http2.messages import PART_BYTES
+from normfold.serving.frontends.http2.requests import Asked
+from normfold.serving.rpc.methods import Method
+
+
+class QueuedCall(ServerCall):
+    """The common part of streams."""
+
+    __slots__ = ("_queue", "_unread")
+
+    def __init__(self, connection: CallOwner, number: int, asked: Asked, method: Method) -> None:
+        super().__init__(connection, number, asked, method)
+        self._queue: deque[bytes | Inflation] = deque()
+        self._unread = 0
+
+    def _put(self, data: bytes, begin: int, end: int) -> list[bytes | Inflation] | None:
+        """Queue the messages that end in the data; None: the call has ended."""
+        found = self.messages(data, begin, end)
+        if found is None:
+            return None
+        if self.request_ended and self.within:
+            self.end(Status.INTERNAL, CUT)
+            return None
+        self._queue += found
+        self._unread += sum([len(message) + PART_BYTES for message in found])
+        return found if self._hold() else None
+
+    def _take(self, message: bytes | Inflation) -> None:
+        """The method has taken ``message``: it is not held any more."""
+        self._unread -= len(message) + PART_BYTES
+        self._hold()
+
+    async def _whole(self, message: Inflation) -> bytes:
+        """The bytes of a compressed message. Raises CallFault."""
+        data = message.start()
+        return await message.rest(lambda _: self._hold(message.size)) if data is None else data
+
+    def _hold(self, inflated: int = 0) -> bool:
+        return self.hold(self._unread + inflated + (self._reader.held if self._reader is not None else 0))
