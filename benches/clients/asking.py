@@ -1,4 +1,4 @@
-"""One client in a process of its own: it asks as long as it is told to, and prints what that took.
+"""One client in its own process: it sends calls for the time that it is given, and prints their times.
 
     python -m benches.clients.asking CLIENT ADDRESS
 

@@ -40,7 +40,10 @@ def infer(address: str, body: Path, timeout_seconds: int | None = None) -> list[
 def start(
     what: list[str], seconds: float, connections: int, in_flight: int, rate: float | None = None
 ) -> subprocess.Popen[str]:
-    """Start h2load for so many seconds, with ``in_flight`` requests under way or at most, or ``rate`` each second."""
+    """Start h2load for ``seconds``. It keeps ``in_flight`` requests under way.
+
+    With ``rate`` it sends that many requests a second instead, and has at most ``in_flight`` under way.
+    """
     command = ["h2load", "-c", str(connections), "-m", str(max(1, in_flight // connections)), "-D", str(round(seconds))]
     command += ["--rps", str(rate / connections)] if rate is not None else []
     return subprocess.Popen([*command, *what], stdout=subprocess.PIPE, text=True)

@@ -14,7 +14,7 @@ from normfold.serving.client.client import Client
 
 @pytest.fixture(params=["blocking", "loop"])
 def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """``ask(address, times=1, at_once=1, **options)``: whether the server is live, so many times; the last answer."""
+    """``ask(address, times=1, at_once=1, **options)``: calls ServerLive ``times`` times; gives the last answer."""
 
     def blocking(address: str, times: int = 1, timeout: float = 30, **options: Any) -> bool:
         with Client(address, **options) as client:

@@ -24,7 +24,7 @@ from .peer import LIVE, OK, Peer, framed, serving
 
 
 class Counted:
-    """Connections that answer everything, and are counted. ``held``: answers wait until so many requests are there."""
+    """Answers every call, and counts connections. No answer is sent before ``held`` requests have come."""
 
     def __init__(self, held: int = 1, **settings: int) -> None:
         self.held, self.settings = held, settings
