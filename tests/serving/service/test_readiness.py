@@ -67,9 +67,15 @@ class World:
         return asyncio.create_task(watching())
 
     async def agree(self):
-        """Ask all five, and compare their answers."""
-        for _ in range(3):  # watchers are woken, and then yield
-            await asyncio.sleep(0)
+        """Ask all five, and compare their answers.
+
+        A watcher needs two rounds of the loop to yield after a change. A load's thread may end in any round, so this
+        waits until three rounds have passed without a change.
+        """
+        seen = None
+        while seen != (seen := [await self.check(name) for name in (*NAMES, "")]):
+            for _ in range(3):
+                await asyncio.sleep(0)
         rows = (await self.administration.repository_index(pb.RepositoryIndexRequest())).models
         answering = {row.name for row in rows if row.state == "READY"}
         for name in NAMES:
