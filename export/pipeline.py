@@ -24,7 +24,14 @@ from normfold.export.forms.fewer_bits import in_fewer_bits
 from normfold.export.forms.measure import TimeComparison, shapes_of
 from normfold.export.forms.precision import check_precision
 from normfold.export.forms.timed import check_timed, free_lengths, timed_inputs
-from normfold.export.forms.variants import AUTO, check_variant, choose, proved_variants, rewritten_variants
+from normfold.export.forms.variants import (
+    AUTO,
+    check_threads,
+    check_variant,
+    choose,
+    proved_variants,
+    rewritten_variants,
+)
 from normfold.export.graphs.exact import Graph, unrounded
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.inputs.blocks import refusing
@@ -99,6 +106,8 @@ class ExportRequest:
     remeasure: bool = False
     #: Dimension -> the size to time the variants at, in place of the one that is traced.
     time_at: Mapping[str, int] = field(default_factory=dict)
+    #: The threads that share the work of a run while the variants are timed; by default a server has one.
+    threads: int = 1
     #: Fold what mathematics allows, also where onnxruntime becomes slower; without ``variant`` the folded one is meant.
     fold_all: bool = False
 
@@ -126,6 +135,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
     if request.opset not in OPSETS:
         raise ExportError(f"opset {request.opset} cannot be written; expected {OPSETS.start} to {OPSETS.stop - 1}")
     check_variant(request.variant)
+    check_threads(request.threads)
     labels = read_labels(request.labels) if request.labels else None
     check_precision(request.precision, bool(request.test_samples))
     progress("load the network")
@@ -155,6 +165,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         progress,
         variant=request.variant,
         remeasure=request.remeasure,
+        threads=request.threads,
         fold_all=request.fold_all,
         labels=labels or (),
         time_at=request.time_at,
@@ -173,6 +184,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
             timed_inputs(sizes, request.time_at),
             even_if_slower=request.even_if_slower,
             remeasure=request.remeasure,
+            threads=request.threads,
         )
         report = replace(report, precision=reduced, sha256=hashlib.sha256(content).hexdigest())
     progress("publish")
@@ -210,6 +222,7 @@ def fold_and_prove(
     *,
     variant: str = AUTO,
     remeasure: bool = False,
+    threads: int = 1,
     fold_all: bool = False,
     labels: Sequence[str] = (),
     time_at: Mapping[str, int] = MappingProxyType({}),
@@ -220,11 +233,11 @@ def fold_and_prove(
     output has one entry for each label.
     """
     variant = "folded" if fold_all and variant == AUTO else variant
-    with Threads() as threads:
+    with Threads() as torch_threads:
         progress("find the sizes it takes")
         sizes = sizes_of(origin, samples)
         check_timed(sizes, time_at, origin.run)
-        threads.fit(lambda: origin.run(random_inputs(sizes.specs, sizes.trace, np.random.default_rng(0))))
+        torch_threads.fit(lambda: origin.run(random_inputs(sizes.specs, sizes.trace, np.random.default_rng(0))))
         if labels:
             answer = origin.run(random_inputs(sizes.specs, sizes.trace, np.random.default_rng(0)))
             labelled_output(labels, [OutputSpec(n, by_dtype(a.dtype), a.shape) for n, a in answer.items()])
@@ -249,7 +262,7 @@ def fold_and_prove(
         graphs, left_out = proved_variants(proof, made, variant)
         progress("time it")
         inputs = timed_inputs(sizes, time_at)
-        choice = choose({name: graph.content for name, graph in graphs.items()}, inputs, variant, remeasure)
+        choice = choose({name: graph.content for name, graph in graphs.items()}, inputs, variant, remeasure, threads)
         outputs = output_specs(model, Runtime(folded.content, optimised=True), sizes)
         chosen_by = "measurement" if variant == AUTO else "request"
         chosen, final = graphs[choice.variant].model(), folded

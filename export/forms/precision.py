@@ -88,6 +88,7 @@ def reduce_precision(
     *,
     even_if_slower: bool = False,
     remeasure: bool = False,
+    threads: int = 1,
     warnings: tuple[str, ...] = (),
 ) -> tuple[bytes, PrecisionReport]:
     """Return the folded graph ``content`` in ``precision``, calibrated and measured on ``inputs``.
@@ -98,12 +99,12 @@ def reduce_precision(
     check_precision(precision, tests=False)
     measured = inputs.measured.cases
     providers = providers_here() if precision == "bf16" else (CPU,)
-    full = Runtime(content, optimised=True, providers=providers)
+    full = Runtime(content, optimised=True, providers=providers, threads=threads)
     own = largest_errors(reference, [full.run], measured)
 
     def made(kept: tuple[str, ...] = ()) -> tuple[bytes, Runtime, Verification]:
         reduced = _reduced(content, precision, inputs, kept)
-        fewer = Runtime(reduced, optimised=True, providers=providers)
+        fewer = Runtime(reduced, optimised=True, providers=providers, threads=threads)
         loss = verify(
             reference, fewer.run, measured, "as for float32", own, lambda own, integers: PRECISIONS[precision], full.run
         )
@@ -120,7 +121,7 @@ def reduce_precision(
                 break
     if trouble is not None:
         raise trouble
-    machine, shapes = this_machine(providers), shapes_of(timed)
+    machine, shapes = this_machine(providers, threads), shapes_of(timed)
     subject = Subject.of({"float32": content, precision: reduced}, shapes, machine)
     known = measured_once(subject, lambda: _measurement({"float32": full, precision: fewer}, timed), remeasure)
     times = known.medians_ms
