@@ -173,7 +173,8 @@ def export(
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("import PyTorch")
         from normfold.cli.ends import ends_of
-        from normfold.export.pipeline import ExportRequest, export_model
+        from normfold.export.pipeline import export_model
+        from normfold.export.request import ExportRequest
 
         request = ExportRequest(
             source=source,

@@ -86,7 +86,8 @@ def export_network(
     try:
         from torch import nn
 
-        from normfold.export.pipeline import ExportRequest, export_model
+        from normfold.export.pipeline import export_model
+        from normfold.export.request import ExportRequest
         from normfold.export.sources.ends import Ends
     except ModuleNotFoundError as error:
         install = "pip install 'normfold[export,cpu]'"

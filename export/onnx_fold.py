@@ -37,7 +37,7 @@ def fold_file(
     """Fold ``source`` into ``target`` and return the report. Raises ExportError; then ``target`` is as it was.
 
     inputs give ranges to dimensions that the file leaves open; samples are more inputs to prove with; variant,
-    remeasure, threads, fold_all and allow_nonfinite are those of :class:`normfold.export.pipeline.ExportRequest`.
+    remeasure, threads, fold_all and allow_nonfinite are those of :class:`normfold.export.request.ExportRequest`.
     """
     check_variant(variant)
     check_threads(threads)

@@ -8,16 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from torch import nn
 
-from normfold.export.capture.capture import DEFAULT_OPSET, OPSETS, SPLITS
+from normfold.export.capture.capture import OPSETS, SPLITS
 from normfold.export.errors import ExportError
 from normfold.export.fold import counts, fold
 from normfold.export.forms.fewer_bits import in_fewer_bits
@@ -35,7 +32,7 @@ from normfold.export.forms.variants import (
 from normfold.export.graphs.exact import Graph, unrounded
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.inputs.blocks import refusing
-from normfold.export.inputs.samples import SampleFile, fit, read_sample
+from normfold.export.inputs.samples import fit, read_sample
 from normfold.export.inputs.specs import random_inputs
 from normfold.export.proof.accepted_sizes import sizes_of, sizes_of_both
 from normfold.export.proof.proof import Proof
@@ -51,65 +48,19 @@ from normfold.export.publishing.outputs import output_specs
 from normfold.export.publishing.provenance import stamp, versions, write_provenance
 from normfold.export.publishing.publish import Publication, publish
 from normfold.export.publishing.report import ExportReport, Published, as_json
-from normfold.export.sources.ends import Ends, with_ends
+from normfold.export.request import ExportRequest
+from normfold.export.sources.ends import with_ends
 from normfold.export.sources.opening import open_origin
 from normfold.export.sources.origin import Origin, Request
 from normfold.protos.datatypes import by_dtype
 
-__all__ = ["ExportRequest", "Folded", "Progress", "export_model", "fold_and_prove"]
+__all__ = ["Folded", "Progress", "export_model", "fold_and_prove"]
 
 Progress = Callable[[str], None]
 
 #: ONNX IR version that is written for each opset: that of the ONNX release which introduced the opset, so that every
 #: runtime that knows the opset reads the file.
 IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13, 27: 13, 28: 14}
-
-
-@dataclass(frozen=True)
-class ExportRequest:
-    """One export as the user asks for it; the fields are the options of ``normfold export``."""
-
-    source: str | nn.Module
-    repository: Path
-    name: str
-    #: "x=FP32[N,77,L]"; may be empty if a sample shows the shapes.
-    inputs: Sequence[str] = ()
-    weights: Path | None = None
-    #: Which network of a file of weights that holds several.
-    weights_key: str = ""
-    #: The SHA-256 that the file of weights must have, in hexadecimal; "": any.
-    weights_sha256: str = ""
-    #: Export a class with the random weights that it begins with.
-    untrained: bool = False
-    #: A file, or the names of the classes themselves.
-    labels: Path | Sequence[str] | None = None
-    samples: Sequence[Path | SampleFile] = ()
-    #: Real inputs that int8 is not calibrated on: they measure what fewer bits cost.
-    test_samples: Sequence[Path | SampleFile] = ()
-    #: Samples may hold NaN and infinity.
-    allow_nonfinite: bool = False
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    #: What is computed before and after the network.
-    ends: Ends = field(default_factory=Ends)
-    #: None: the next free version.
-    version: int | None = None
-    overwrite: bool = False
-    opset: int = DEFAULT_OPSET
-    #: "fp16", "bf16" or "int8"; None: float32.
-    precision: str | None = None
-    #: Publish a reduced precision even where it is slower than float32 on this machine.
-    even_if_slower: bool = False
-    #: The variant to publish, one of :data:`normfold.export.forms.variants.VARIANTS`, or "auto": the fastest on this
-    #: machine.
-    variant: str = AUTO
-    #: Time the variants again, even where an earlier export has timed them.
-    remeasure: bool = False
-    #: Dimension -> the size to time the variants at, in place of the one that is traced.
-    time_at: Mapping[str, int] = field(default_factory=dict)
-    #: The threads that share the work of a run while the variants are timed; by default a server has one.
-    threads: int = 1
-    #: Fold what mathematics allows, also where onnxruntime becomes slower; without ``variant`` the folded one is meant.
-    fold_all: bool = False
 
 
 @dataclass(frozen=True)
