@@ -100,6 +100,7 @@ def test_a_server_that_ends_answers_what_has_begun_and_tells_the_client_to_go_el
 
         answers = channel.stream_stream("/t.T/Each")(messages(), timeout=30)
         assert next(answers) == b""
+        until(lambda: served.methods.begun)
         closing = threading.Thread(target=served.on_loop, args=(served.traffic.close(20),))
         closing.start()
         found, code, details = told(answers)
