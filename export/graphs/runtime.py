@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from normfold.export.errors import ExportError
@@ -37,7 +38,7 @@ class Runtime:
         try:
             self._session = ort.InferenceSession(content, options, providers=list(providers))
         except Exception as error:  # onnxruntime raises its own types, and UnicodeDecodeError on damaged files
-            if "bfloat16" in str(error):
+            if "bfloat16" in str(error) or ("implementation" in str(error) and _has_bfloat16(content)):
                 raise ExportError(
                     f"the network computes in bfloat16 itself, which onnxruntime {ort.__version__} cannot do here "
                     f"({_reason(error)}): leave torch.autocast and .bfloat16() out of it, and ask for it with "
@@ -73,6 +74,12 @@ def _onnxruntime() -> Any:
             "the proof runs the graph in onnxruntime, which is not installed: pip install 'normfold[cpu]' (or [gpu])"
         ) from error
     return onnxruntime
+
+
+def _has_bfloat16(content: bytes) -> bool:
+    """Whether the graph casts anything to bfloat16; onnxruntime's message names the operator alone."""
+    casts = (node for node in onnx.load_model_from_string(content).graph.node if node.op_type == "Cast")
+    return any(attribute.i == onnx.TensorProto.BFLOAT16 for cast in casts for attribute in cast.attribute)
 
 
 def _reason(error: Exception) -> str:
