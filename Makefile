@@ -17,7 +17,7 @@ RAY_STAMP := $(RAY_VENV)/.installed
 DOCS_STAMP := $(DOCS_VENV)/.installed
 
 .PHONY: help demo test test-wheels test-long fuzz-export test-zoo export-zoo soak chaos fuzz lint format bench bench-compute \
-	perf-analyzer interop ray lock audit release docs clean
+	cuda-parts perf-analyzer interop ray lock audit release docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -78,6 +78,9 @@ export-zoo: $(ZOO_STAMP) ## more networks of other packages through the export; 
 
 bench-compute: $(ZOO_STAMP) ## other runtimes beside the exported graphs, on the zoo; half an hour once it is built
 	@$(ZOO_VENV)/bin/python -m benches.compute $(ZOO) --write
+
+cuda-parts: $(STAMP) ## the wheels that a machine with a GPU lacks, in loads below build/cuda; see CONTRIBUTING.md
+	@$(BIN)/python -m tests.cuda.parts $(GPU_WHEEL) hpack
 
 test-long: $(STAMP) ## 50,000 drawn networks, folded and compared with float64
 	@NORMFOLD_EXAMPLES=50000 $(BIN)/python -m pytest tests/property --timeout 0

@@ -112,6 +112,10 @@ Examples:
 )
 @click.option("--remeasure", is_flag=True, help="Time the forms again, even if an earlier export has timed them.")
 @click.option(
+    "--threads", type=int, default=1, show_default=True, metavar="N",
+    help="Time the forms with N threads for a run, for a server that has so many (serve --threads N, or --workers 1).",
+)  # fmt: skip
+@click.option(
     "--time-at", multiple=True, metavar="DIM=SIZE",
     help="Time the forms at this size of a dynamic dimension, L=5000; default: the first sample's, or a usual one.",
 )  # fmt: skip
@@ -144,6 +148,7 @@ def export(
     form: str,
     fold_all: bool,
     remeasure: bool,
+    threads: int,
     time_at: tuple[str, ...],
     even_if_slower: bool,
     as_json: bool,
@@ -168,7 +173,8 @@ def export(
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("import PyTorch")
         from normfold.cli.ends import ends_of
-        from normfold.export.pipeline import ExportRequest, export_model
+        from normfold.export.pipeline import export_model
+        from normfold.export.request import ExportRequest
 
         request = ExportRequest(
             source=source,
@@ -192,6 +198,7 @@ def export(
             even_if_slower=even_if_slower,
             variant=form,
             remeasure=remeasure,
+            threads=threads,
             fold_all=fold_all,
             time_at=sizes,
         )

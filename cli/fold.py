@@ -50,6 +50,10 @@ Examples:
 )
 @click.option("--remeasure", is_flag=True, help="Time the forms again, even if an earlier run has timed them.")
 @click.option(
+    "--threads", type=int, default=1, show_default=True, metavar="N",
+    help="Time the forms with N threads for a run, for a server that has so many (serve --threads N, or --workers 1).",
+)  # fmt: skip
+@click.option(
     "--report",
     "written",
     type=click.Choice(["html", "json"]),
@@ -67,6 +71,7 @@ def fold(
     form: str,
     fold_all: bool,
     remeasure: bool,
+    threads: int,
     written: str | None,
     overwrite: bool,
     as_json: bool,
@@ -92,6 +97,7 @@ def fold(
             overwrite=overwrite,
             variant=form,
             remeasure=remeasure,
+            threads=threads,
             fold_all=fold_all,
             progress=progress,
         )

@@ -136,7 +136,8 @@ def _read(name: str, text: str, metadata: ModelMetadata, cast: bool) -> Array:
     except OSError as error:
         raise click.UsageError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, EOFError) as error:
-        raise click.UsageError(f"{path} is not a .npy, .npz or .json file with numbers: {error}") from None
+        why = "it holds objects; save numbers, such as x.astype('float32')" if "allow_pickle" in str(error) else error
+        raise click.UsageError(f"{path} is not a .npy, .npz or .json file with numbers: {why}") from None
     return _from_json(name, text, spec) if path.suffix == ".json" else _of_datatype(name, loaded, spec, cast, path)
 
 
@@ -147,8 +148,16 @@ def _from_json(name: str, text: str, spec: TensorMetadata | None) -> Array:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise click.UsageError(f"input {name!r}: {text[:80]!r} is neither @file nor JSON ({error})") from None
+        file = f": it is a file, so write --input {name}=@{text}" if _is_file(text) else f" ({error})"
+        raise click.UsageError(f"input {name!r}: {text[:80]!r} is neither @file nor JSON{file}") from None
     return (as_given(name, value) if spec is None else as_declared(name, value, spec.datatype))[0]
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a NUL
+        return False
 
 
 def _of_datatype(name: str, array: Array, spec: TensorMetadata | None, cast: bool, path: Path) -> Array:

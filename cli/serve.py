@@ -153,6 +153,13 @@ def _switch(values: Mapping[str, bool]) -> Callable[[click.Context, click.Parame
     show_default=True,
     help="Lines for people, or a JSON object on each line; auto: JSON unless stderr is a terminal.",
 )
+@click.option(
+    "--access-log",
+    type=click.Choice(["off", "errors", "all"]),
+    default="off",
+    show_default=True,
+    help="A line in the log for each call that fails, or for every call.",
+)
 def serve(workers: int | None, **options: object) -> None:
     """Serve a model repository over gRPC until Ctrl-C or SIGTERM.
 

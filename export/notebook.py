@@ -39,6 +39,7 @@ def export_network(
     even_if_slower: bool = False,
     form: str = "auto",
     remeasure: bool = False,
+    threads: int = 1,
     fold_all: bool = False,
     time_at: Mapping[str, int] | None = None,
     progress: Callable[[str], None] = lambda step: None,
@@ -72,6 +73,7 @@ def export_network(
         even_if_slower: Publish fewer bits even if float32 is faster on this machine.
         form: The form to publish: unfolded, folded, lifted, widened, blocked; auto: the fastest on this machine.
         remeasure: Time the forms again, even if an earlier export has timed them.
+        threads: The threads that share the work of a run while the forms are timed; by default a server has one.
         fold_all: Fold all that mathematics allows, also where onnxruntime becomes slower.
         time_at: Dimension -> the size to time the forms at, {"L": 5000}; otherwise a size that was found by trying, or
             that of the first sample.
@@ -84,7 +86,8 @@ def export_network(
     try:
         from torch import nn
 
-        from normfold.export.pipeline import ExportRequest, export_model
+        from normfold.export.pipeline import export_model
+        from normfold.export.request import ExportRequest
         from normfold.export.sources.ends import Ends
     except ModuleNotFoundError as error:
         install = "pip install 'normfold[export,cpu]'"
@@ -122,6 +125,7 @@ def export_network(
         even_if_slower=even_if_slower,
         variant=form,
         remeasure=remeasure,
+        threads=threads,
         fold_all=fold_all,
         time_at=dict(time_at or {}),
     )

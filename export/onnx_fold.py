@@ -8,7 +8,7 @@ from pathlib import Path
 
 from normfold.export.capture.capture import DEFAULT_OPSET
 from normfold.export.errors import PublishError, SourceError
-from normfold.export.forms.variants import AUTO, check_variant
+from normfold.export.forms.variants import AUTO, check_threads, check_variant
 from normfold.export.inputs.samples import fit, read_sample
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.pipeline import Progress, fold_and_prove
@@ -30,15 +30,17 @@ def fold_file(
     overwrite: bool = False,
     variant: str = AUTO,
     remeasure: bool = False,
+    threads: int = 1,
     fold_all: bool = False,
     progress: Progress = lambda step: None,
 ) -> ExportReport:
     """Fold ``source`` into ``target`` and return the report. Raises ExportError; then ``target`` is as it was.
 
     inputs give ranges to dimensions that the file leaves open; samples are more inputs to prove with; variant,
-    remeasure, fold_all and allow_nonfinite are those of :class:`normfold.export.pipeline.ExportRequest`.
+    remeasure, threads, fold_all and allow_nonfinite are those of :class:`normfold.export.request.ExportRequest`.
     """
     check_variant(variant)
+    check_threads(threads)
     if source.suffix != ".onnx":
         raise SourceError(f"'{source}' is not an .onnx file; for a PyTorch network use normfold export")
     if target.exists() and not overwrite:
@@ -57,6 +59,7 @@ def fold_file(
         progress,
         variant=variant,
         remeasure=remeasure,
+        threads=threads,
         fold_all=fold_all,
     )
     progress("write")

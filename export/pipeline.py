@@ -8,27 +8,31 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from torch import nn
 
-from normfold.export.capture.capture import DEFAULT_OPSET, OPSETS, SPLITS
+from normfold.export.capture.capture import OPSETS, SPLITS
 from normfold.export.errors import ExportError
 from normfold.export.fold import counts, fold
 from normfold.export.forms.fewer_bits import in_fewer_bits
 from normfold.export.forms.measure import TimeComparison, shapes_of
 from normfold.export.forms.precision import check_precision
 from normfold.export.forms.timed import check_timed, free_lengths, timed_inputs
-from normfold.export.forms.variants import AUTO, check_variant, choose, proved_variants, rewritten_variants
+from normfold.export.forms.variants import (
+    AUTO,
+    check_threads,
+    check_variant,
+    choose,
+    proved_variants,
+    rewritten_variants,
+)
 from normfold.export.graphs.exact import Graph, unrounded
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.inputs.blocks import refusing
-from normfold.export.inputs.samples import SampleFile, fit, read_sample
+from normfold.export.inputs.samples import fit, read_sample
 from normfold.export.inputs.specs import random_inputs
 from normfold.export.proof.accepted_sizes import sizes_of, sizes_of_both
 from normfold.export.proof.proof import Proof
@@ -44,63 +48,19 @@ from normfold.export.publishing.outputs import output_specs
 from normfold.export.publishing.provenance import stamp, versions, write_provenance
 from normfold.export.publishing.publish import Publication, publish
 from normfold.export.publishing.report import ExportReport, Published, as_json
-from normfold.export.sources.ends import Ends, with_ends
+from normfold.export.request import ExportRequest
+from normfold.export.sources.ends import with_ends
 from normfold.export.sources.opening import open_origin
 from normfold.export.sources.origin import Origin, Request
 from normfold.protos.datatypes import by_dtype
 
-__all__ = ["ExportRequest", "Folded", "Progress", "export_model", "fold_and_prove"]
+__all__ = ["Folded", "Progress", "export_model", "fold_and_prove"]
 
 Progress = Callable[[str], None]
 
 #: ONNX IR version that is written for each opset: that of the ONNX release which introduced the opset, so that every
 #: runtime that knows the opset reads the file.
 IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13, 27: 13, 28: 14}
-
-
-@dataclass(frozen=True)
-class ExportRequest:
-    """One export as the user asks for it; the fields are the options of ``normfold export``."""
-
-    source: str | nn.Module
-    repository: Path
-    name: str
-    #: "x=FP32[N,77,L]"; may be empty if a sample shows the shapes.
-    inputs: Sequence[str] = ()
-    weights: Path | None = None
-    #: Which network of a file of weights that holds several.
-    weights_key: str = ""
-    #: The SHA-256 that the file of weights must have, in hexadecimal; "": any.
-    weights_sha256: str = ""
-    #: Export a class with the random weights that it begins with.
-    untrained: bool = False
-    #: A file, or the names of the classes themselves.
-    labels: Path | Sequence[str] | None = None
-    samples: Sequence[Path | SampleFile] = ()
-    #: Real inputs that int8 is not calibrated on: they measure what fewer bits cost.
-    test_samples: Sequence[Path | SampleFile] = ()
-    #: Samples may hold NaN and infinity.
-    allow_nonfinite: bool = False
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    #: What is computed before and after the network.
-    ends: Ends = field(default_factory=Ends)
-    #: None: the next free version.
-    version: int | None = None
-    overwrite: bool = False
-    opset: int = DEFAULT_OPSET
-    #: "fp16", "bf16" or "int8"; None: float32.
-    precision: str | None = None
-    #: Publish a reduced precision even where it is slower than float32 on this machine.
-    even_if_slower: bool = False
-    #: The variant to publish, one of :data:`normfold.export.forms.variants.VARIANTS`, or "auto": the fastest on this
-    #: machine.
-    variant: str = AUTO
-    #: Time the variants again, even where an earlier export has timed them.
-    remeasure: bool = False
-    #: Dimension -> the size to time the variants at, in place of the one that is traced.
-    time_at: Mapping[str, int] = field(default_factory=dict)
-    #: Fold what mathematics allows, also where onnxruntime becomes slower; without ``variant`` the folded one is meant.
-    fold_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,6 +87,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
     if request.opset not in OPSETS:
         raise ExportError(f"opset {request.opset} cannot be written; expected {OPSETS.start} to {OPSETS.stop - 1}")
     check_variant(request.variant)
+    check_threads(request.threads)
     labels = read_labels(request.labels) if request.labels else None
     check_precision(request.precision, bool(request.test_samples))
     progress("load the network")
@@ -156,6 +117,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         progress,
         variant=request.variant,
         remeasure=request.remeasure,
+        threads=request.threads,
         fold_all=request.fold_all,
         labels=labels or (),
         time_at=request.time_at,
@@ -174,6 +136,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
             timed_inputs(sizes, request.time_at),
             even_if_slower=request.even_if_slower,
             remeasure=request.remeasure,
+            threads=request.threads,
         )
         report = replace(report, precision=reduced, sha256=hashlib.sha256(content).hexdigest())
     progress("publish")
@@ -211,6 +174,7 @@ def fold_and_prove(
     *,
     variant: str = AUTO,
     remeasure: bool = False,
+    threads: int = 1,
     fold_all: bool = False,
     labels: Sequence[str] = (),
     time_at: Mapping[str, int] = MappingProxyType({}),
@@ -221,11 +185,11 @@ def fold_and_prove(
     output has one entry for each label.
     """
     variant = "folded" if fold_all and variant == AUTO else variant
-    with Threads() as threads:
+    with Threads() as torch_threads:
         progress("find the sizes it takes")
         sizes = sizes_of(origin, samples)
         check_timed(sizes, time_at, origin.run)
-        threads.fit(lambda: origin.run(random_inputs(sizes.specs, sizes.trace, np.random.default_rng(0))))
+        torch_threads.fit(lambda: origin.run(random_inputs(sizes.specs, sizes.trace, np.random.default_rng(0))))
         if labels:
             answer = origin.run(random_inputs(sizes.specs, sizes.trace, np.random.default_rng(0)))
             labelled_output(labels, [OutputSpec(n, by_dtype(a.dtype), a.shape) for n, a in answer.items()])
@@ -250,7 +214,7 @@ def fold_and_prove(
         graphs, left_out = proved_variants(proof, made, variant)
         progress("time it")
         inputs = timed_inputs(sizes, time_at)
-        choice = choose({name: graph.content for name, graph in graphs.items()}, inputs, variant, remeasure)
+        choice = choose({name: graph.content for name, graph in graphs.items()}, inputs, variant, remeasure, threads)
         outputs = output_specs(model, Runtime(folded.content, optimised=True), sizes)
         chosen_by = "measurement" if variant == AUTO else "request"
         chosen, final = graphs[choice.variant].model(), folded

@@ -20,8 +20,9 @@ from typing import Any
 
 from normfold import telemetry
 from normfold.cache_folder import cache_folder
+from normfold.processor import affinity_cpus
 from normfold.serving.errors import RuntimeMissing
-from normfold.serving.process.cpus import affinity_cpus, available_cpus, cgroup_quota, default_workers
+from normfold.serving.process.cpus import available_cpus, cgroup_quota, default_workers
 from normfold.serving.runtime.devices import (
     CPU_PROVIDER,
     PROVIDERS,

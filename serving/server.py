@@ -94,6 +94,7 @@ class Server:
         check_runtime()
         from normfold.serving.doors import Doors
         from normfold.serving.frontends import frontend
+        from normfold.serving.frontends.access_log import AccessLog
         from normfold.serving.infer import otlp
         from normfold.serving.infer.shared_memory import SharedMemory
         from normfold.serving.infer.tracing import TraceSettings
@@ -166,7 +167,8 @@ class Server:
         self._http: HttpPort | None = None
         make = frontend(config.frontend)
         access, tls = self._doors.access, self._doors.tls
-        self._frontend = make(wire, self._traffic, config.max_message_bytes, config.client_limits, access, tls)
+        lines = AccessLog.of(config.access_log)
+        self._frontend = make(wire, self._traffic, config.max_message_bytes, config.client_limits, access, tls, lines)
         self._regions = regions
 
     @property

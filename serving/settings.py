@@ -14,7 +14,7 @@ from normfold.serving.errors import StartError
 from normfold.serving.frontends import FRONTENDS
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.process import address, typed_json
-from normfold.serving.process.log_lines import FORMS, LEVELS
+from normfold.serving.process.log_lines import ACCESS_LOGS, FORMS, LEVELS
 
 #: Where metrics are if nobody says otherwise, as with Triton.
 METRICS_LISTEN = "127.0.0.1:8002"
@@ -138,6 +138,8 @@ class ServerConfig:
     log_level: str = "info"
     #: The form of the log: "text", "json", or "auto": text on a terminal, else JSON.
     log_format: str = "text"
+    #: The calls with a line in the access log, one of ACCESS_LOGS: none, those that fail, or all.
+    access_log: str = ACCESS_LOGS[0]
 
     def __post_init__(self) -> None:
         try:
@@ -192,6 +194,8 @@ class ServerConfig:
             raise StartError(f"log level {self.log_level!r} is not one of {', '.join(LEVELS)}")
         if self.log_format not in FORMS:
             raise StartError(f"log format {self.log_format!r} is not one of {', '.join(FORMS)}")
+        if self.access_log not in ACCESS_LOGS:
+            raise StartError(f"access log {self.access_log!r} is not one of {', '.join(ACCESS_LOGS)}")
 
     def _check_access(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from tests.certificates import Authority, Certificate
+
+if TYPE_CHECKING:
+    from tests.certificates import Authority, Certificate
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,12 +54,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """The authority whose certificates servers and clients trust."""
+    from tests.certificates import Authority  # needs trustme, which a machine for the tests on a GPU may lack
+
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture(scope="session")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """Another one, which nobody trusts at first."""
+    from tests.certificates import Authority
+
     return Authority(tmp_path_factory.mktemp("stranger"))
 
 

@@ -54,7 +54,7 @@ def forms(model: ir.Model) -> dict[str, bytes]:
     return {name: graph.content for name, graph in made.items()}
 
 
-def published(made: dict[str, bytes], x: NDArray[np.float32]) -> str:
-    """Return the name of the variant that the export would publish, by the export's own timing."""
+def published(made: dict[str, bytes], x: NDArray[np.float32], threads: int = 1) -> str:
+    """Return the name of the variant that the export would publish (``--threads``), by the export's own timing."""
     name = onnx.load_model_from_string(made[FOLDED]).graph.input[0].name
-    return choose(made, {name: x}, remeasure=True).variant
+    return choose(made, {name: x}, remeasure=True, threads=threads).variant

@@ -108,6 +108,7 @@ def measure(folder: Path, effort: Effort) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "family": FAMILIES.get(folder.name, "others"),
         "published": subject.published,
+        "published on all threads": subject.published if effort.quick else published(made, x, available_cpus()),
         "forms": list(made),
         "input": list(x.shape),
         "multiply_adds": {"all": adds.all, "convolutions": adds.convolutions, "depthwise": adds.depthwise},

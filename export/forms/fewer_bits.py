@@ -33,6 +33,7 @@ def in_fewer_bits(
     *,
     even_if_slower: bool = False,
     remeasure: bool = False,
+    threads: int = 1,
 ) -> tuple[bytes, PrecisionReport]:
     """Return the float32 ``graph`` in ``precision``; samples calibrate int8, tests measure.
 
@@ -58,6 +59,7 @@ def in_fewer_bits(
         timed,
         even_if_slower=even_if_slower,
         remeasure=remeasure,
+        threads=threads,
         warnings=warnings,
         equal=equal,
     )

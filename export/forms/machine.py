@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from normfold.export.graphs.runtime import CPU, THREADS
+from normfold.export.graphs.runtime import CPU
 from normfold.processor import processor_name
 
 __all__ = ["Machine", "this_machine"]
@@ -21,15 +21,20 @@ class Machine:
     onnxruntime: str
     #: The execution providers that ran the graph.
     providers: tuple[str, ...]
+    #: The threads that shared the work of one run.
     threads: int
 
+    @property
+    def in_words(self) -> str:
+        """The number of threads: "1 thread"."""
+        return f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+
     def __str__(self) -> str:
-        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
-        return f"{self.processor}, onnxruntime {self.onnxruntime}, {threads}"
+        return f"{self.processor}, onnxruntime {self.onnxruntime}, {self.in_words}"
 
 
-def this_machine(providers: Sequence[str] = (CPU,)) -> Machine:
-    """Describe this machine, for graphs that run on ``providers``."""
+def this_machine(providers: Sequence[str] = (CPU,), threads: int = 1) -> Machine:
+    """Describe this machine, for graphs that run on ``providers`` and ``threads``."""
     import onnxruntime
 
-    return Machine(processor_name(), onnxruntime.__version__, tuple(providers), THREADS)
+    return Machine(processor_name(), onnxruntime.__version__, tuple(providers), threads)

@@ -1,7 +1,7 @@
-"""Time graphs against each other on one thread: in turn, so that a busy moment slows all of them, and by medians.
+"""Time graphs against each other: in turn, so that a busy moment slows all of them, and by medians.
 
-On the CPU the clock is the CPU time of the calling thread, because onnxruntime runs in it: time that other programs
-take from the processor meanwhile is not counted.
+On one thread of the CPU the clock is the CPU time of the calling thread, because onnxruntime runs in it: time that
+other programs take from the processor meanwhile is not counted. On several threads it is wall time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class TimeComparison:
-    """Median run times in onnxruntime on one thread, with the shapes of the inputs."""
+    """Median run times in onnxruntime, with the shapes of the inputs."""
 
     before_ms: float
     after_ms: float

@@ -94,6 +94,7 @@ def reduce_precision(
     *,
     even_if_slower: bool = False,
     remeasure: bool = False,
+    threads: int = 1,
     warnings: tuple[str, ...] = (),
     equal: Equalised | None = None,
 ) -> tuple[bytes, PrecisionReport]:
@@ -107,11 +108,11 @@ def reduce_precision(
     check_precision(precision, tests=False)
     measured = inputs.measured.cases
     providers = providers_here() if precision == "bf16" else (CPU,)
-    full = Runtime(content, optimised=True, providers=providers)
+    full = Runtime(content, optimised=True, providers=providers, threads=threads)
     own = largest_errors(reference, [full.run], measured)
 
     def loss(reduced: bytes) -> tuple[Runtime, Verification]:
-        fewer = Runtime(reduced, optimised=True, providers=providers)
+        fewer = Runtime(reduced, optimised=True, providers=providers, threads=threads)
         found = verify(
             reference, fewer.run, measured, "as for float32", own, lambda own, integers: PRECISIONS[precision], full.run
         )
@@ -137,7 +138,7 @@ def reduce_precision(
                 break
     if trouble is not None:
         raise trouble
-    machine, shapes = this_machine(providers), shapes_of(timed)
+    machine, shapes = this_machine(providers, threads), shapes_of(timed)
     subject = Subject.of({"float32": content, precision: reduced}, shapes, machine)
     known = measured_once(subject, lambda: _measurement({"float32": full, precision: fewer}, timed), remeasure)
     times = known.medians_ms

@@ -28,6 +28,7 @@ from normfold.export.forms.remembered import Measurement, Subject, measured_once
 from normfold.export.graphs.exact import Graph
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.proof.proof import Proof
+from normfold.processor import affinity_cpus
 
 __all__ = [
     "AUTO",
@@ -37,6 +38,7 @@ __all__ = [
     "VARIANTS",
     "Choice",
     "Variant",
+    "check_threads",
     "check_variant",
     "choose",
     "made_anew",
@@ -92,6 +94,16 @@ def check_variant(name: str) -> None:
     if name != AUTO and name not in VARIANTS:
         raise ExportError(
             f"there is no form '{name}'; there are {', '.join(VARIANTS)}, and {AUTO} for the fastest of them"
+        )
+
+
+def check_threads(threads: int) -> None:
+    """Raise ExportError where this machine cannot show how fast a run on so many threads is."""
+    cpus = affinity_cpus()
+    if not 1 <= threads <= cpus:
+        there = "1 CPU" if cpus == 1 else f"{cpus} CPUs"
+        raise ExportError(
+            f"--threads {threads}: the forms are timed on this machine, which has {there}; give 1 to {cpus}"
         )
 
 
@@ -160,21 +172,24 @@ def made_anew(unfolded: Graph, folded: Graph) -> Iterator[tuple[str, Graph]]:
             yield name, Graph.of(model)
 
 
-def choose(graphs: Mapping[str, bytes], inputs: Arrays, asked: str = AUTO, remeasure: bool = False) -> Choice:
+def choose(
+    graphs: Mapping[str, bytes], inputs: Arrays, asked: str = AUTO, remeasure: bool = False, threads: int = 1
+) -> Choice:
     """Time the variants, or read their remembered times; mark the one that was asked for, else the fastest.
 
-    graphs maps the name of each variant to its bytes; "unfolded" must be among them.
+    graphs maps the name of each variant to its bytes; "unfolded" must be among them. threads share the work of a run:
+    kernels divide their work in different ways, so that another variant may be the fastest on several.
     """
-    machine = this_machine()
+    machine = this_machine(threads=threads)
     subject = Subject.of(graphs, shapes_of(inputs), machine)
-    known = measured_once(subject, lambda: _measurement(graphs, inputs), remeasure)
+    known = measured_once(subject, lambda: _measurement(graphs, inputs, threads), remeasure)
     chosen = known.fastest if asked == AUTO else asked
     variants = tuple(Variant(name, len(graphs[name]), ms, name == chosen) for name, ms in known.medians_ms.items())
     return Choice(variants, known.rounds, known.remembered, machine)
 
 
-def _measurement(graphs: Mapping[str, bytes], inputs: Arrays) -> Measurement:
-    runtimes = {name: Runtime(content, optimised=True) for name, content in graphs.items()}
+def _measurement(graphs: Mapping[str, bytes], inputs: Arrays, threads: int) -> Measurement:
+    runtimes = {name: Runtime(content, optimised=True, threads=threads) for name, content in graphs.items()}
     times, rounds = medians(runtimes, inputs)
     plain = "folded" if "folded" in graphs else "unfolded"
     fastest = _fastest(times, plain)

@@ -32,7 +32,7 @@ def print_summary(report: ExportReport, console: Console) -> None:
     table.add_row("parameters", *(f"{c.parameters:,}" for c in shown))
     table.add_row("size", *(_size(c.bytes) for c in shown))
     times = [f"{c.median_ms:.3f} ms" for c in shown]
-    table.add_row("run time", *times[:-1], f"{times[-1]}  ({report.timing.shapes}, 1 thread)")
+    table.add_row("run time", *times[:-1], f"{times[-1]}  ({report.timing.shapes}, {report.machine.in_words})")
     console.print(f"[bold]{escape(report.source)}[/bold]  {escape(', '.join(report.inputs))}")
     console.print(table)
     if report.limits:

@@ -22,7 +22,12 @@ def checked_address(address: str) -> str:
         target = rest.partition("/")[0]
         written = target if ":" in target else f"{target}:{_PORT}"
         raise ValueError(f"address {address!r}: leave out {scheme}://, an address is host:port: {written!r}")
-    if address.partition(":")[0] in _SCHEMES:
+    scheme, _, rest = address.partition(":")
+    if scheme in _SCHEMES:
+        if not rest.strip("/"):
+            raise ValueError(
+                f"address {address!r} ends after {scheme}:, expected a place, such as unix:/run/server.sock"
+            )
         return address
     host, colon, port = address.rpartition(":")
     if not colon:

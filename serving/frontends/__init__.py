@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from normfold.serving.access.access import Access
     from normfold.serving.access.tls import Tls
+    from normfold.serving.frontends.access_log import AccessLog
     from normfold.serving.frontends.limits import ClientLimits
     from normfold.serving.rpc.methods import Method
     from normfold.serving.rpc.traffic import Traffic
@@ -22,7 +23,8 @@ FRONTENDS = ("http2", "grpcio")
 class Frontend(Protocol):
     """A server of methods.
 
-    It is made of them, their traffic, the size limit of a message, the limits of clients, who is admitted, and its TLS.
+    It is made of them, their traffic, the size limit of a message, the limits of clients, who is admitted, its TLS, and
+    its access log.
     """
 
     @property
@@ -44,7 +46,7 @@ class Frontend(Protocol):
 
 def frontend(
     name: str,
-) -> Callable[[Iterable[Method], Traffic, int, ClientLimits, Access | None, Tls | None], Frontend]:
+) -> Callable[[Iterable[Method], Traffic, int, ClientLimits, Access | None, Tls | None, AccessLog | None], Frontend]:
     """The class of the frontend with this name of FRONTENDS; only that one is imported."""
     if name == "http2":
         from normfold.serving.frontends.http2.frontend import Http2Frontend

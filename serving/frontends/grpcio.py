@@ -12,11 +12,13 @@ import grpc.aio
 
 from normfold.serving.access.access import HEADER, Access, credential
 from normfold.serving.access.tls import Tls, TlsIdentity
-from normfold.serving.errors import PermissionDenied, ServingError, Unauthenticated
+from normfold.serving.errors import PermissionDenied, ServingError, Unauthenticated, Unimplemented
+from normfold.serving.frontends.access_log import AccessLog
+from normfold.serving.frontends.grpcio_logged import logged, trace_headers
 from normfold.serving.frontends.grpcio_options import options
 from normfold.serving.frontends.grpcio_server import GrpcServer
 from normfold.serving.frontends.limits import DEFAULT_LIMITS, ClientLimits
-from normfold.serving.rpc.caller import CALLER, TRACE_HEADERS
+from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.grpc_status import CODES
 from normfold.serving.rpc.methods import Method, status_of
 from normfold.serving.rpc.traffic import Traffic
@@ -32,7 +34,8 @@ class GrpcioFrontend:
     """A server of ``methods``; ``traffic`` counts the calls of those that are ``counted``.
 
     Of ``limits`` only the times of connections are kept. ``access`` admits calls by their tokens; None: everybody.
-    ``tls``: the TLS of its port; None: plain text.
+    ``tls``: the TLS of its port; None: plain text. ``log`` has a line for each call that reaches Python; None: there is
+    no access log.
     """
 
     def __init__(
@@ -43,10 +46,11 @@ class GrpcioFrontend:
         limits: ClientLimits = DEFAULT_LIMITS,
         access: Access | None = None,
         tls: Tls | None = None,
+        log: AccessLog | None = None,
     ) -> None:
         #: The contexts of calls whose large answers may still be on the wire.
         self._sending: set[Any] = set()
-        self._handlers = _Handlers(methods, lambda method: _handler(method, traffic, self._sending), access)
+        self._handlers = _Handlers(methods, lambda method: _handler(method, traffic, self._sending), access, log)
         self._max_message_bytes, self._limits, self._tls = max_message_bytes, limits, tls
         self._server = GrpcServer(self._make, self._bind)
 
@@ -107,10 +111,12 @@ class GrpcioFrontend:
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Finds the handler of a call by its path; without the right token, one that refuses before the request is read."""
 
-    def __init__(self, methods: Iterable[Method], make: Callable[[Method], Any], access: Access | None) -> None:
+    def __init__(
+        self, methods: Iterable[Method], make: Callable[[Method], Any], access: Access | None, log: AccessLog | None
+    ) -> None:
         self._methods = {method.path: method for method in methods}
-        self._made = {path: make(method) for path, method in self._methods.items()}
-        self._make, self._access = make, access
+        self._make, self._access, self._log = make, access, log
+        self._made = {path: self._logged(method) for path, method in self._methods.items()}
         #: Handlers by service and method of health, which gRPC's core keeps apart from the queue of all other calls.
         self.first: dict[str, dict[str, Any]] = {}
         for method in self._methods.values():
@@ -119,15 +125,24 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def service(self, details: Any) -> Any:
         """The handler; None for a path that there is not."""
-        method = self._methods.get(details.method)
-        if method is None or self._access is None:
-            return self._made.get(details.method)
+        path = details.method
+        method = self._methods.get(path)
+        if method is None:
+            return None if self._log is None else self._refusal(path, Unimplemented("Method not found!"))
+        if self._access is None:
+            return self._made[path]
         values = [value for name, value in details.invocation_metadata or () if name == HEADER]
         try:
             admitted = self._access.admit(method, credential([_as_bytes(value) for value in values]))
         except (Unauthenticated, PermissionDenied) as error:
-            return grpc.stream_stream_rpc_method_handler(_refusal(error))
-        return self._made[method.path] if admitted is method else self._make(admitted)
+            return self._refusal(path, error)
+        return self._made[path] if admitted is method else self._logged(admitted)
+
+    def _logged(self, method: Method) -> Any:
+        return logged(self._make(method), method.path, method, self._log)
+
+    def _refusal(self, path: str, error: ServingError) -> Any:
+        return logged(grpc.stream_stream_rpc_method_handler(_refusal(error)), path, None, self._log)
 
 
 def _as_bytes(value: str | bytes) -> bytes:
@@ -135,8 +150,9 @@ def _as_bytes(value: str | bytes) -> bytes:
 
 
 def _refusal(error: ServingError) -> Any:
-    async def refuse(requests: AsyncIterator[bytes], context: Any) -> None:
+    async def refuse(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         await context.abort(CODES[error.status], str(error))
+        yield b""  # never reached; it makes this a stream
 
     return refuse
 
@@ -205,8 +221,7 @@ class _Caller:
 
     def trace_headers(self) -> dict[str, str]:
         """The headers ``traceparent`` and ``tracestate`` of the call, as far as it has them."""
-        pairs = self._context.invocation_metadata() or ()
-        return {name: value for name, value in pairs if name in TRACE_HEADERS and isinstance(value, str)}
+        return trace_headers(self._context)
 
 
 def _server_stream(method: Method, traffic: Traffic | None) -> Any:

@@ -7,9 +7,9 @@ onnxruntime does not read the quota.
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
+from normfold.processor import affinity_cpus
 from normfold.serving.process.address import UNIX
 
 #: Each worker holds every model in its own memory, so more than this are started only if someone asks for them.
@@ -23,14 +23,6 @@ def available_cpus(root: Path = CGROUP_ROOT, own: Path = PROC_CGROUP) -> int:
     """The CPUs that affinity and cgroup quota (v2 and v1) allow, at least 1."""
     allowed, quota = affinity_cpus(), cgroup_quota(root, own)
     return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
-
-
-def affinity_cpus() -> int:
-    """CPUs that the scheduler may put this process on."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
 
 
 def default_workers(device: str, listen: str) -> int:

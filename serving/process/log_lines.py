@@ -17,6 +17,14 @@ LEVELS = ("debug", "info", "warning", "error")
 TEXT, JSON, AUTO = "text", "json", "auto"
 FORMS = (TEXT, JSON, AUTO)
 
+#: The calls that have a line in the access log: none, those that do not end with OK, or every one.
+OFF, ERRORS, ALL = "off", "errors", "all"
+ACCESS_LOGS = (OFF, ERRORS, ALL)
+
+#: The logger of the access log, which no level of the log switches off. A record has its parts in ``fields``.
+ACCESS = logging.getLogger("normfold.access")
+ACCESS.setLevel(logging.INFO)
+
 
 class Lines(logging.Formatter):
     """One line for each record: Triton's short form, or one with an ISO 8601 time."""
@@ -45,7 +53,8 @@ class JsonLines(logging.Formatter):
     """One JSON object for each record, on one line.
 
     Keys: time (ISO 8601, UTC), level, logger, message; where there is one: worker (its number), trace_id (of the W3C
-    traceparent of the call that is being answered), exception (the traceback).
+    traceparent of the call that is being answered), exception (the traceback). A line of the access log has the
+    parts of ``LoggedCall`` and no message.
     """
 
     def __init__(self, worker: int | None = None, trace_id: Callable[[], str] = str) -> None:
@@ -64,7 +73,10 @@ class JsonLines(logging.Formatter):
         }
         if self._worker is not None:
             fields["worker"] = self._worker
-        if trace := self._trace_id():
+        if parts := getattr(record, "fields", None):
+            del fields["message"]
+            fields |= parts
+        elif trace := self._trace_id():
             fields["trace_id"] = trace
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)

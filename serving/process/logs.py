@@ -8,7 +8,7 @@ from typing import TextIO
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.errors import InvalidRequest, Unimplemented
-from normfold.serving.process.log_lines import TEXT, formatter
+from normfold.serving.process.log_lines import ACCESS, TEXT, formatter
 from normfold.serving.wording import near, quoted
 
 #: The parent of all loggers of the server.
@@ -97,6 +97,8 @@ class LogSettings:
         LOGGER.setLevel(min((level for level, on in shown if on), default=logging.CRITICAL))
 
     def _passes(self, record: logging.LogRecord) -> bool:
+        if record.name == ACCESS.name:
+            return True
         if record.levelno >= logging.ERROR:
             return bool(self._values["log_error"])
         if record.levelno >= logging.WARNING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -39,5 +40,10 @@ def connection() -> object:
 def trace_id() -> str:
     """The trace id in the W3C traceparent of the call that is being answered; "" without one."""
     caller = CALLER.get()
-    parts = [] if caller is None else caller.trace_headers().get("traceparent", "").split("-")
+    return "" if caller is None else trace_id_in(caller.trace_headers())
+
+
+def trace_id_in(headers: Mapping[str, str]) -> str:
+    """The trace id in the W3C traceparent among ``headers``; "" without one."""
+    parts = headers.get("traceparent", "").split("-")
     return parts[1] if len(parts) >= 4 else ""

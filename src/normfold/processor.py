@@ -1,11 +1,12 @@
-"""The name of this machine's processor: run times that were measured on one processor hold for no other."""
+"""This machine's processor: its name, because run times hold for one processor only, and its CPUs."""
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
-__all__ = ["processor_name"]
+__all__ = ["affinity_cpus", "processor_name"]
 
 _CPUINFO = Path("/proc/cpuinfo")
 #: Together these identify an ARM core, for which Linux mostly gives no name.
@@ -29,3 +30,11 @@ def processor_name(cpuinfo: Path = _CPUINFO) -> str:
     if name := fields.get("model name"):
         return name
     return ", ".join([platform.machine(), *(f"{key} {fields[key]}" for key in _NUMBERS if fields.get(key))])
+
+
+def affinity_cpus() -> int:
+    """CPUs that the scheduler may put this process on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1

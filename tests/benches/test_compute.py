@@ -101,6 +101,19 @@ def test_what_was_not_measured_is_no_aim():
     assert aims({"one": figures(lifted=[1.0] * 3)}).splitlines()[2:] == []
 
 
+def test_on_all_threads_the_speedup_is_that_of_the_variant_chosen_there():
+    times = {"lifted": {"ms": [1.0] * 3}, "folded": {"ms": [0.5] * 3}, "eager": {"ms": [2.0] * 3}}
+    one, both = Cell(1, SHORT, ONE), Cell(1, SHORT, ALL)
+    network = {
+        "published": "lifted",
+        "published on all threads": "folded",
+        "cells": {str(one): times, str(both): times},
+    }
+    assert [speedup(network, "eager", cell).median for cell in (one, both)] == [2.0, 4.0]
+    del network["published on all threads"]  # figures of an older run
+    assert speedup(network, "eager", both).median == 2.0
+
+
 def test_a_speedup_is_the_others_time_over_the_published_form_in_the_same_round():
     network = figures(lifted=[1.0, 2.0, 4.0], folded=[9.0] * 3, eager=[2.0, 6.0, 16.0])
     found = speedup(network, EAGER)

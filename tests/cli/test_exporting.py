@@ -51,6 +51,25 @@ def test_an_error_that_nobody_foresaw_is_one_sentence_with_the_step_and_the_user
     assert isinstance(debugged.exception, RuntimeError)
 
 
+def test_a_network_that_ends_the_program_ends_in_one_sentence_with_its_line(directory: Path) -> None:
+    (directory / "nets.py").write_text(NETS.replace("return x * 2", "raise SystemExit('bad shape')"))
+    done = normfold(*EXPORT)
+    assert done.exit_code == 1
+    assert "nets.py:6 in forward" in done.stderr
+    assert "bad shape" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (directory / "r").exists()
+
+
+def test_a_network_that_computes_in_bfloat16_itself_is_told_how_to_get_it(directory: Path) -> None:
+    (directory / "nets.py").write_text(NETS.replace("return x * 2", "return (x.bfloat16() @ x.bfloat16().T).float()"))
+    done = normfold(*EXPORT)
+    if done.exit_code:  # onnxruntime has no such kernel here
+        assert "the network computes in bfloat16 itself" in done.stderr
+        assert "--dtype bf16" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
 def test_wrong_options_are_still_usage_errors(directory: Path) -> None:
     done = normfold(*EXPORT, "--dtype", "fp16", "--quantize", "int8")
     assert (done.exit_code, "give only one of" in done.stderr) == (2, True)

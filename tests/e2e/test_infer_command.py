@@ -85,6 +85,16 @@ def test_outputs_are_saved_whole(ask, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out.npz"]
 
 
+def test_a_file_without_its_at_sign_and_a_file_of_objects_are_named(ask, tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, np.array([None, {}], object), allow_pickle=True)
+    for value, said in ((path, f"it is a file, so write --input x=@{path}"), (f"@{path}", "it holds objects; save")):
+        done = ask("m", "--input", f"x={value}")
+        assert done.exit_code == 2
+        assert said in done.output
+    assert "neither @file nor JSON (" in ask("m", "--input", "x=" + "y" * 5000).output
+
+
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [

@@ -429,10 +429,11 @@ def test_control_c_at_a_named_step_leaves_nothing_and_says_so(
     directory: Path, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     from normfold.export import pipeline
+    from normfold.export.request import ExportRequest
 
     honest = pipeline.export_model
 
-    def pressed(request: pipeline.ExportRequest, progress: pipeline.Progress) -> object:
+    def pressed(request: ExportRequest, progress: pipeline.Progress) -> object:
         def noted(name: str) -> None:
             progress(name)
             if name == step:

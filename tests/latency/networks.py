@@ -21,7 +21,8 @@ MODELS = ("surnames", "gunpoint")
 
 def export_both(repository: Path) -> None:
     """Export both networks into a repository. Raises ExportError."""
-    from normfold.export.pipeline import ExportRequest, export_model
+    from normfold.export.pipeline import export_model
+    from normfold.export.request import ExportRequest
 
     tokens = len(Vectorizer.load().tokens)
     for name, package, takes in (

@@ -27,7 +27,8 @@ from normfold.export.errors import ExportError, VerificationError
 from normfold.export.fold import fold
 from normfold.export.forms import precision, variants
 from normfold.export.forms.variants import VARIANTS
-from normfold.export.pipeline import ExportRequest, export_model
+from normfold.export.pipeline import export_model
+from normfold.export.request import ExportRequest
 
 from .operators import JOINS, LINEAR, OTHERS, pick
 

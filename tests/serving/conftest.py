@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import grpc
 import numpy as np
 import onnxruntime
 import pytest
+from benches.gpu.present import NoGpu, gpus
 from onnx import TensorProto, helper, parser
 
 from normfold.protos import grpc_service as pb
@@ -183,18 +183,10 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[Any]]:
 @pytest.fixture
 def cuda_gpus() -> int:
     """How many GPUs are here, for tests marked `cuda`; without one the test is skipped, with the reason."""
-    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
-        pytest.skip("no CUDA: the installed onnxruntime is built without it")
-    if why := placement.why_not(CUDA_PROVIDER):
-        pytest.skip(f"no CUDA: {why}")
     try:
-        output = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False).stdout
-    except OSError as error:
-        pytest.skip(f"no GPU: nvidia-smi: {error.strerror}")
-    found = len([line for line in output.splitlines() if line.startswith("GPU ")])
-    if not found:
-        pytest.skip("no GPU: nvidia-smi lists none")
-    return found
+        return len(gpus())
+    except NoGpu as reason:
+        pytest.skip(str(reason))
 
 
 @dataclass

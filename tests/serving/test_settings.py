@@ -68,6 +68,7 @@ OTHER = ServerConfig(
     drain_delay_seconds=2.0,
     log_level="debug",
     log_format="json",
+    access_log="errors",
 )
 #: The command line for it, an option a line.
 ARGUMENTS = """
@@ -120,6 +121,7 @@ ARGUMENTS = """
     --drain-delay 2
     --log-level debug
     --log-format json
+    --access-log errors
 """
 
 FIELDS = [field.name for field in fields(ServerConfig)]
@@ -190,6 +192,11 @@ def test_an_unknown_log_level_is_refused():
 def test_an_unknown_log_format_is_refused():
     with pytest.raises(StartError, match="log format 'xml' is not one of text, json, auto"):
         ServerConfig(Path("r"), log_format="xml")
+
+
+def test_an_unknown_access_log_is_refused():
+    with pytest.raises(StartError, match="access log 'some' is not one of off, errors, all"):
+        ServerConfig(Path("r"), access_log="some")
 
 
 def test_the_log_levels_of_the_command_line_are_the_servers():

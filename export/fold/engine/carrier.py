@@ -31,6 +31,9 @@ from normfold.export.fold.ops.linear import Linear, linears
 from normfold.export.fold.ops.scaling import Scaling
 from normfold.export.fold.ops.weights import WeightForm
 
+#: What a channel holds less its shift may be this many times smaller than the shift: the difference loses ten bits.
+MOST_LOST = 1024.0
+
 
 def carrier_of(linear: Linear, gauges: Gauges, constants: ConstantChannels) -> tuple[int, float] | None:
     """Return the best constant channel of a linear operator's input and what it holds under its gauge; None if none."""
@@ -44,7 +47,8 @@ def carrier_of(linear: Linear, gauges: Gauges, constants: ConstantChannels) -> t
     scale, shift = channels
     with np.errstate(divide="ignore", invalid="ignore"):
         held = np.where(scale == 0, 0.0, (known - shift) / scale)
-    held = np.where(np.isfinite(held), held, 0.0)
+        exact = np.abs(shift) <= MOST_LOST * np.abs(known - shift)
+    held = np.where(np.isfinite(held) & exact, held, 0.0)
     # The nearest to 1, because the taps are divided by it.
     fit = np.where(
         (np.abs(held) > 1e-3) & (np.abs(held) < 1e3), -np.abs(np.log(np.abs(np.where(held == 0, 1.0, held)))), -np.inf

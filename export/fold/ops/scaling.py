@@ -78,7 +78,12 @@ class Scaling(Entrywise):
 
     @property
     def _is_one_constant(self) -> bool:
-        return self.params.scale.size == self.params.shift.size == 1
+        """Whether it is written with one constant for all channels. A BatchNorm never is, even if all are equal.
+
+        A BatchNorm that changed a carrier, too, would lose it: with scale 1e-6 and shift 0.5 the carrier holds
+        0.500001, and what the fold makes of it, (0.500001 - 0.5) / 1e-6, has lost six of its digits.
+        """
+        return not self.is_batchnorm and self.params.scale.size == self.params.shift.size == 1
 
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
         """Any gauge of the input, any invertible gauge of the output."""
@@ -168,8 +173,7 @@ class Scaling(Entrywise):
     def is_rewritten(self, params: Scaled) -> bool:
         """Whether the node must be written again for params with one more channel.
 
-        One constant for all channels stays as it is written: runtimes know GELU by its pattern. But a BatchNorm has as
-        many entries as there are channels, even if they are all equal.
+        One constant for all channels stays as it is written: runtimes know GELU by its pattern.
         """
         return self.is_batchnorm or params.shift is not self.params.shift
 

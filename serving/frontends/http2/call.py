@@ -8,6 +8,7 @@ from typing import Protocol
 
 from normfold.serving.access.access import Access
 from normfold.serving.errors import Overloaded, Status
+from normfold.serving.frontends.access_log import AccessLog
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.inflation import Inflation
 from normfold.serving.frontends.http2.limits import WINDOW_BYTES, CallFault
@@ -16,7 +17,7 @@ from normfold.serving.frontends.http2.requests import DONE, STARTED, Asked, Requ
 from normfold.serving.frontends.http2.sending import Sender
 from normfold.serving.frontends.http2.turns import Turns
 from normfold.serving.frontends.limits import ClientLimits
-from normfold.serving.rpc.caller import TRACE_HEADERS
+from normfold.serving.rpc.caller import TRACE_HEADERS, trace_id_in
 from normfold.serving.rpc.methods import Method, status_of
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire.pushback import NEVER, Trailers, trailers
@@ -42,6 +43,8 @@ class Service:
     holding: Holding
     #: Admits calls by their tokens; None: everybody is admitted.
     access: Access | None = None
+    #: Has a line for each call; None: there is no access log.
+    log: AccessLog | None = None
     #: The length of each connection's turn.
     turns: Turns = field(default_factory=Turns)
 
@@ -56,6 +59,14 @@ class Service:
             self.traffic.enter()
         return method
 
+    def refused(self, asked: Asked, status: Status, peer: str) -> None:
+        """Count a call that is refused before its request is read, if it is one of gRPC, and write its line."""
+        path = "" if asked.method is None else asked.method.path
+        if path or asked.status is not None:
+            self.traffic.failed[path, status] += 1
+        if self.log is not None:
+            self.log.refused(path or asked.path, peer, trace_id_in(trace_headers(asked)), status)
+
 
 class CallOwner(Protocol):
     """The connection, as its calls need it."""
@@ -68,6 +79,10 @@ class CallOwner(Protocol):
     calls: dict[int, ServerCall]
     #: Whether the client does not read what we send.
     choked: bool
+
+    @property
+    def peer(self) -> str:
+        """The address of the client."""
 
     def close(self, call: ServerCall) -> None:
         """End ``call``: its whole answer is queued."""
@@ -132,8 +147,7 @@ class ServerCall:
 
     def trace_headers(self) -> dict[str, str]:
         """The headers ``traceparent`` and ``tracestate`` of the call, as far as it has them."""
-        pairs = zip(TRACE_HEADERS, self.asked.trace, strict=True)
-        return {name: value.decode("latin-1") for name, value in pairs if value}
+        return trace_headers(self.asked)
 
     def hurry(self) -> None:
         """Start the clock of the deadline."""
@@ -210,3 +224,9 @@ class ServerCall:
 
     def _expire(self) -> None:
         self.end(Status.DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+
+def trace_headers(asked: Asked) -> dict[str, str]:
+    """The headers ``traceparent`` and ``tracestate`` of a call, as far as it has them."""
+    pairs = zip(TRACE_HEADERS, asked.trace, strict=True)
+    return {name: value.decode("latin-1") for name, value in pairs if value}

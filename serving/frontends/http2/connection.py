@@ -10,7 +10,7 @@ from normfold.serving.frontends.http2.call import ServerCall, Service
 from normfold.serving.frontends.http2.control import CONTROL, ignore
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.holding import Holding
-from normfold.serving.frontends.http2.kinds import kind_of
+from normfold.serving.frontends.http2.kinds import kind_of, logged_kind_of
 from normfold.serving.frontends.http2.lifetime import Lifetime
 from normfold.serving.frontends.http2.limits import MOST_CALLS, MOST_RESET, Fault
 from normfold.serving.frontends.http2.patience import Patience
@@ -28,6 +28,7 @@ class ServerConnection(SocketSide):
     def __init__(self, service: Service, connections: dict[ServerConnection, None]) -> None:
         super().__init__(Holding(service.limits.max_connection_bytes, service.holding))
         self.service, self._all = service, connections
+        self._kind_of = kind_of if service.log is None else logged_kind_of
         self.frames = FrameReader()
         #: The calls under way, by the number of their stream.
         self.calls: dict[int, ServerCall] = {}
@@ -167,6 +168,7 @@ class ServerConnection(SocketSide):
         self.last = number
         if len(self.calls) >= MOST_CALLS:
             self.fruitless()
+            self.service.refused(asked, Status.UNAVAILABLE, self.peer)
             self._rst(number, h2.REFUSED_STREAM)
         elif asked.method is None:
             self._refuse(number, flags, asked)
@@ -174,12 +176,12 @@ class ServerConnection(SocketSide):
             try:
                 method = self.service.enter(asked.method, asked.credential)
             except ServingError as error:
-                self.service.traffic.failed[asked.method.path, error.status] += 1
+                self.service.refused(asked, error.status, self.peer)
                 if not isinstance(error, Unavailable):
                     self.fruitless()
                 self._answer_headers(number, flags, refused(error.status, str(error)))
                 return
-            call = kind_of(method)(self, number, asked, method)
+            call = self._kind_of(method)(self, number, asked, method)
             self.calls[number] = call
             if asked.timeout is not None:
                 self._opened.append(call)
@@ -269,11 +271,10 @@ class ServerConnection(SocketSide):
 
     def _refuse(self, number: int, flags: int, asked: Asked) -> None:
         self.fruitless()
+        self.service.refused(asked, asked.seen, self.peer)
         if asked.refusal is None:
             self._rst(number, h2.PROTOCOL_ERROR)
             return
-        if asked.status is not None:
-            self.service.traffic.failed["", asked.status] += 1
         self._answer_headers(number, flags, asked.refusal)
 
     def _answer_headers(self, number: int, flags: int, block: bytes) -> None:

@@ -11,6 +11,7 @@ from typing import cast
 from normfold.serving.access.access import Access
 from normfold.serving.access.tls import Tls
 from normfold.serving.errors import StartError
+from normfold.serving.frontends.access_log import AccessLog
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.holding import Holding
@@ -40,11 +41,15 @@ class Http2Frontend:
         limits: ClientLimits = DEFAULT_LIMITS,
         access: Access | None = None,
         tls: Tls | None = None,
+        log: AccessLog | None = None,
     ) -> None:
-        """``access`` admits calls by their tokens; None: everybody. ``tls``: the TLS of its port; None: plain text."""
+        """``access`` admits calls by their tokens; None: everybody. ``tls``: the TLS of its port; None: plain text.
+
+        ``log`` has a line for each call; None: there is no access log.
+        """
         holding = Holding(limits.max_held_bytes)
         requests = Requests(methods, tokens=access is not None)
-        self._service = Service(requests, traffic, max_message_bytes, limits, holding, access)
+        self._service = Service(requests, traffic, max_message_bytes, limits, holding, access, log)
         self._tls = tls
         self._most_connections = min(limits.max_connections, _most_sockets())
         #: In the order in which they were made.

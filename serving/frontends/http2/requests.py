@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from normfold.serving.access.access import HEADER, credential
@@ -67,6 +67,15 @@ class Asked:
     credential: bytes = b""
     #: The values of TRACE_HEADERS; empty: it has none.
     trace: tuple[bytes, bytes] = (b"", b"")
+    #: The path, of a request without a method only.
+    path: str = ""
+
+    @property
+    def seen(self) -> Status:
+        """The status that a client of gRPC makes of the refusal: its own, or by that of HTTP."""
+        if self.status is not None:
+            return self.status
+        return Status.INTERNAL if self.refusal is None else Status.UNKNOWN
 
 
 class Requests:
@@ -85,7 +94,11 @@ class Requests:
         kept = self._kept[reader.has_table]
         asked = kept.get(block)
         if asked is None:
-            asked = self._asked(reader.read(block), reader.too_large)
+            headers = reader.read(block)
+            asked = self._asked(headers, reader.too_large)
+            if asked.method is None:
+                path = next((value for name, value in headers if name == b":path"), b"")
+                asked = replace(asked, path=path.decode(errors="replace"))
             if reader.constant and len(block) <= KEPT_BYTES:
                 if len(kept) >= KEPT:
                     kept.clear()

@@ -57,6 +57,14 @@ class SocketSide(asyncio.Protocol):
         """The connection is gone."""
         raise NotImplementedError
 
+    @property
+    def peer(self) -> str:
+        """The client's "host:port"; "unix:" for a client on a unix socket."""
+        where = None if self._transport is None else self._transport.get_extra_info("peername")
+        if not isinstance(where, tuple):
+            return "unix:"
+        return f"[{where[0]}]:{where[1]}" if ":" in where[0] else f"{where[0]}:{where[1]}"
+
     # called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -17,7 +17,8 @@ from normfold.export.errors import CaptureError
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.graphs.serialize import to_bytes
 from normfold.export.inputs.specs import parse_inputs
-from normfold.export.pipeline import ExportRequest, export_model
+from normfold.export.pipeline import export_model
+from normfold.export.request import ExportRequest
 
 Body = Callable[[Tensor], Tensor]
 

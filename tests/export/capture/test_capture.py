@@ -262,6 +262,10 @@ def mixed(x: Tensor) -> Tensor:
     return torch.clamp(x, 50, x.shape[-1] / 2)
 
 
+def attention(x: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(x, x, x)
+
+
 def loss(x: Tensor) -> Tensor:
     targets, lengths = torch.ones(x.shape[0], 2, dtype=torch.long), torch.full((x.shape[0],), 2)
     return F.ctc_loss(x.permute(2, 0, 1), targets, torch.full((x.shape[0],), 16), lengths)
@@ -290,6 +294,11 @@ def test_what_torch_cannot_capture_is_said_in_a_persons_terms_with_their_line(ta
     assert "test_capture.py:" in message
     assert "\n" not in message
     assert capfd.readouterr() == ("", "")
+
+
+def test_attention_over_three_axes_is_told_which_axis_is_missing() -> None:
+    with pytest.raises(CaptureError, match=r"tensors of 4 axes only .* add the axis of heads with q\[:, None\]"):
+        captured(Net(attention))
 
 
 def test_a_weight_that_forward_writes_through_data_is_named_as_the_reason() -> None:

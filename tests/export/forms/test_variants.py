@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from normfold.cli.main import main
 from normfold.export.errors import ExportError, VerificationError
 from normfold.export.forms import variants
-from normfold.export.forms.variants import AUTO, REWRITES, VARIANTS, check_variant, choose
+from normfold.export.forms.variants import AUTO, REWRITES, VARIANTS, check_threads, check_variant, choose
 from normfold.export.graphs.exact import Graph
 from normfold.export.graphs.unrounded import holding
 from normfold.export.inputs.specs import parse_inputs
@@ -94,6 +94,39 @@ def test_real_graphs_are_timed_in_turn() -> None:
     assert choice.rounds >= 9
     assert all(v.median_ms > 0 for v in choice.variants)
     assert [v.bytes for v in choice.variants] == [len(identity(60)), len(identity())]
+
+
+def test_each_number_of_threads_has_its_own_choice_and_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variants, "affinity_cpus", lambda: 2)
+    forms = {"unfolded": identity(2), "folded": identity()}
+    faster, slower = {"unfolded": 0.5, "folded": 1.0}, {"unfolded": 2.0, "folded": 1.0}
+    clock(monkeypatch, slower, faster, faster)
+    assert [choose(forms, INPUTS, threads=threads).variant for threads in (1, 2)] == ["folded", "unfolded"]
+    again = choose(forms, INPUTS, threads=2)
+    assert (again.variant, again.remembered, again.machine.threads) == ("unfolded", True, 2)
+
+
+@pytest.mark.parametrize(("cpus", "threads", "there"), [(2, 3, "2 CPUs; give 1 to 2"), (1, 2, "1 CPU;"), (2, 0, "2 C")])
+def test_threads_that_this_machine_does_not_have_are_refused(
+    monkeypatch: pytest.MonkeyPatch, cpus: int, threads: int, there: str
+) -> None:
+    monkeypatch.setattr(variants, "affinity_cpus", lambda: cpus)
+    with pytest.raises(ExportError, match=f"--threads {threads}: the forms are .* this machine, which has {there}"):
+        check_threads(threads)
+
+
+def test_both_commands_time_the_forms_on_the_threads_that_are_asked_for(
+    convolutions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variants, "affinity_cpus", lambda: 2)
+    target = tmp_path / "out.onnx"
+    result = CliRunner().invoke(main, ["fold", str(convolutions), str(target), "--threads", "2"])
+    assert result.exit_code == 0, result.output
+    assert "2 threads" in result.output
+    assert "1 thread" not in result.output
+    result = CliRunner().invoke(main, ["fold", str(convolutions), str(target), "--overwrite", "--threads", "9"])
+    assert result.exit_code == 1
+    assert "give 1 to 2" in result.output
 
 
 def test_a_later_choice_takes_figures_and_form_of_the_first_whatever_the_clock_says(

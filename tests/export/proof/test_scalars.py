@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from normfold.export.pipeline import ExportRequest, export_model
+from normfold.export.pipeline import export_model
+from normfold.export.request import ExportRequest
 
 pytestmark = pytest.mark.usefixtures("cache")
 

@@ -8,9 +8,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from normfold.export.pipeline import ExportRequest, export_model
+from normfold.export.pipeline import export_model
 from normfold.export.proof.verify import Difference, Verification
 from normfold.export.publishing.golden import FACTOR, FEWER_BITS, tolerance
+from normfold.export.request import ExportRequest
 from normfold.models import gunpoint
 from normfold.serving.catalog.golden import replay
 from normfold.serving.errors import LoadError

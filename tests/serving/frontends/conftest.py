@@ -14,8 +14,10 @@ import pytest
 from tests.serving.frontends.raw import Raw
 
 from normfold.protos import health as pb
+from normfold.serving.access.access import Access
 from normfold.serving.errors import InvalidRequest
 from normfold.serving.frontends import frontend
+from normfold.serving.frontends.access_log import AccessLog
 from normfold.serving.frontends.limits import DEFAULT_LIMITS, ClientLimits
 from normfold.serving.process import loops
 from normfold.serving.rpc.methods import Method
@@ -139,6 +141,8 @@ def serving(
     name: str = "http2",
     limits: ClientLimits = DEFAULT_LIMITS,
     reuse_port: bool = False,
+    access: Access | None = None,
+    log: AccessLog | None = None,
 ) -> Iterator[Serving]:
     loop = (loops.factory() or asyncio.new_event_loop)()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -147,7 +151,7 @@ def serving(
 
     async def start() -> tuple[Any, Traffic]:
         traffic = Traffic()
-        made = frontend(name)(methods.table(), traffic, MOST_BYTES, limits)
+        made = frontend(name)(methods.table(), traffic, MOST_BYTES, limits, access, None, log)
         await made.start(address, reuse_port)
         return made, traffic
 

@@ -121,6 +121,7 @@ def test_an_affine_of_one_constant_has_a_usual_size_for_the_carrier_too() -> Non
     text = "(float[N,2,L] x) => (float[N,2,L] y) { y = BN(x, n) }"
     model = graph(text, **norm("n", 2, gamma=[1, 2], beta=[0, 0], mean=[0, 0], var=[1 - 1e-5, 4 - 4e-5]))
     (op,) = net_of(model).ops
+    op.is_batchnorm = False  # as a Mul
     op.params = op.params.like(Affine.of(np.full((1, 1, 1), 3.0), np.zeros((1, 1, 1))), op.params.usual)
     wide = op.with_channel({op.inputs[0]: AddedChannel(1, 2)})
     np.testing.assert_allclose(wide.usual.reshape(-1), [*op.params.usual.reshape(-1), 1.0])
