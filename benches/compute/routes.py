@@ -64,7 +64,7 @@ def compiled(subject: Subject, threads: int, shape: tuple[int, ...]) -> Bind:
     torch._inductor.config.freezing = True
     torch._dynamo.reset()
     fast = torch.compile(copy.deepcopy(subject.module), dynamic=False)
-    with _within(COMPILE_SECONDS), torch.inference_mode():
+    with within(COMPILE_SECONDS), torch.inference_mode():
         fast(torch.zeros(shape))
     return _torch(fast, threads)
 
@@ -137,7 +137,7 @@ def _openvino(network: OpenVino) -> Bind:
 
 
 @contextlib.contextmanager
-def _within(seconds: int) -> Iterator[None]:
+def within(seconds: int) -> Iterator[None]:
     """Raise TimeoutError in the body after ``seconds``."""
 
     def late(*_: object) -> None:

@@ -14,7 +14,8 @@ from tests.e2e.conftest import repository as repository
 from tests.e2e.conftest import running
 from tests.e2e.test_tritonclient import *  # noqa: F403  the same tests, with the fixtures below
 from tests.reliability.load import Load
-from tests.reliability.servers import ServerProcess, wait_until, write_repository
+from tests.reliability.servers import ServerProcess, write_repository
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.interop
 OPTIONS = ("--workers", "1", "--drain-delay", "2", "--max-queue-seconds", "60")

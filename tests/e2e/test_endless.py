@@ -8,12 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+from tests.waiting import wait_until
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.load.processes import tree
@@ -91,14 +91,6 @@ def _runs(pid, command):
         return False
 
 
-def until(what):
-    end = time.monotonic() + 120
-    while not (found := what()):
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
-    return found
-
-
 @pytest.fixture
 def own(tmp_path):
     write_model(tmp_path / "m", SCALE.replace("FACTOR", "2.0"))
@@ -116,13 +108,13 @@ def test_a_load_without_end_is_unavailable_and_then_a_reason_while_the_others_an
                 answers.append(server.infer(name))
             return seen["endless"][-1][0] is grpc.StatusCode.NOT_FOUND
 
-        until(ended)
+        wait_until(ended)
         assert "took longer than 1 s; --load-seconds allows more" in seen["endless"][-1][1]
         assert {status for status, _ in seen["endless"][:-1]} == {grpc.StatusCode.UNAVAILABLE}
         statuses = [status for status, _ in seen["m"]]
         assert statuses == sorted(statuses, key=lambda status: status is grpc.StatusCode.OK)
         assert set(statuses) <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.OK}
-        until(lambda: server.infer("m")[0] is grpc.StatusCode.OK)
+        wait_until(lambda: server.infer("m")[0] is grpc.StatusCode.OK)
         server.process.terminate()
         output, _ = server.process.communicate(timeout=120)
     assert server.process.returncode == 0
@@ -132,13 +124,13 @@ def test_a_load_without_end_is_unavailable_and_then_a_reason_while_the_others_an
 @pytest.mark.parametrize("many", ["1", "2"])
 def test_a_signal_during_a_load_is_followed_at_once(own, many):
     with Starting(own, "--workers", many, "--drain-delay", "600") as server:
-        trials = until(server.trials)
+        trials = wait_until(server.trials)
         server.process.terminate()
         output, _ = server.process.communicate(timeout=120)
     assert server.process.returncode == 0, output
     assert output.splitlines()[-1] == "stopped"
     assert "Traceback" not in output
-    until(lambda: not any(_runs(pid, TRIAL) for pid in trials))
+    wait_until(lambda: not any(_runs(pid, TRIAL) for pid in trials))
 
 
 @pytest.fixture
@@ -159,7 +151,7 @@ def asking(server):
         infer(request("trips", n=np.array([1])), timeout=60)
         spent = _cpu_seconds(server)
         call = infer.future(request("trips", n=np.array([10**11])))
-        until(lambda: _cpu_seconds(server) > spent + 0.3)
+        wait_until(lambda: _cpu_seconds(server) > spent + 0.3)
         yield call
 
 
@@ -188,4 +180,4 @@ def test_a_second_signal_ends_a_run_without_end_at_once(running, many):
         with pytest.raises(subprocess.TimeoutExpired):
             server.process.wait(1)
         assert server.stop() == (1 if many == "2" else -signal.SIGTERM)
-        until(lambda: not any(_runs(pid, b"normfold") for pid in below))
+        wait_until(lambda: not any(_runs(pid, b"normfold") for pid in below))

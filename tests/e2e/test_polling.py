@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import parser
+from tests.waiting import wait_until
 
 from normfold.serving.catalog.entries import NOT_LOADED
 from normfold.serving.client.client import Client, ClientError
 
 from .conftest import SCALE, write_model
-from .test_workers import wait_until, workers
+from .test_workers import workers
 
 X = np.array([[1, 2, 3, 4]], np.float32)
 POLL = ("--model-control", "poll", "--poll-seconds", "0.2")

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from onnx import parser
+from tests.waiting import wait_until
 
 from normfold.manifest import manifest
 from normfold.serving.client.client import Client
 
 from .conftest import SCALE
-from .test_workers import wait_until
 
 moto_server = pytest.importorskip("moto.server", reason="moto is missing: pip install 'moto[s3]' flask flask-cors")
 botocore = pytest.importorskip("botocore.session", reason="s3fs is missing: pip install 'normfold[remote]'")

@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from tests.waiting import wait_until
 
 from normfold.protos import grpc_service as pb
 from normfold.protos import health
@@ -64,13 +65,6 @@ def infer(channel, model="m", **options):
 def counted(channel, model: str) -> int:
     stats = call(channel, "ModelStatistics", pb.ModelStatisticsRequest(name=model)).model_stats
     return sum(each.inference_count for each in stats)
-
-
-def wait_until(what, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
 
 
 def restart(server, pid: int) -> None:

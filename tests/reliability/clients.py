@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from tests.reliability.load import Load
 from tests.reliability.outcomes import Outcomes
-from tests.reliability.servers import ServerProcess, wait_until
+from tests.reliability.servers import ServerProcess
 from tests.serving.frontends.raw import Raw, message
+from tests.waiting import wait_until
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.load.processes import tree

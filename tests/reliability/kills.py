@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tests.reliability.load import Load
 from tests.reliability.outcomes import Outcomes
-from tests.reliability.servers import ServerProcess, wait_until
+from tests.reliability.servers import ServerProcess
+from tests.waiting import wait_until
 
 #: What may be lost at SIGTERM and in a flood, by frontend, because it cannot be prevented from Python: gRPC's library
 #: ends calls that it has not handed to Python when it shuts down, or when too many wait, with CANCELLED instead of

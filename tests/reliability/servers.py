@@ -11,8 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from onnx import parser
@@ -163,11 +162,3 @@ def serving(repository: Path, *options: str, listen: str = "127.0.0.1:0") -> Ite
         assert "Traceback (most recent call last):" not in server.printed, server.printed
     finally:
         server.kill()
-
-
-def wait_until(what: Callable[[], object], seconds: float = START_SECONDS) -> None:
-    """Wait until ``what`` is true."""
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)

@@ -7,7 +7,8 @@ import signal
 from pathlib import Path
 
 from tests.reliability.kills import KNOWN_LOSSES, signal_server, signal_workers
-from tests.reliability.servers import lasting_address, serving, wait_until, write_repository
+from tests.reliability.servers import lasting_address, serving, write_repository
+from tests.waiting import wait_until
 
 
 def test_workers_that_are_stopped_or_killed_lose_nothing_and_end_with_their_supervisor(tmp_path, frontend, times):

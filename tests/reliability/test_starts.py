@@ -6,8 +6,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from tests.reliability.servers import ServerProcess, serving, wait_until, write_repository
+from tests.reliability.servers import ServerProcess, serving, write_repository
 from tests.reliability.starts import start_often
+from tests.waiting import wait_until
 
 
 def test_sigterm_while_libraries_are_imported_ends_with_a_word(tmp_path):

@@ -395,6 +395,10 @@ def test_a_file_whose_batchnorms_came_as_mul_and_add_has_affines() -> None:
     assert "0 BatchNorms" not in text
 
 
+def test_a_number_and_its_unit_stay_on_one_line_of_a_narrow_screen() -> None:
+    assert "td.n { white-space: nowrap; }" in as_html(REPORT)
+
+
 def test_the_longest_time_has_the_longest_bar_and_bars_share_a_scale() -> None:
     assert re.findall(r'class="bar" style="width:([0-9.]+)%"', as_html(REPORT)) == ["100.00", "50.00"]
 

@@ -7,13 +7,13 @@ import contextlib
 import shutil
 import socket
 import ssl
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+from tests.waiting import wait_until
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.access.tls import TlsFiles
@@ -141,13 +141,6 @@ def live(address: str, tls: ClientTls) -> bool:
             return False
 
 
-def until(condition) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
-
-
 def test_files_are_read_again_and_open_connections_go_on(
     repository, serve, frontend, authority, stranger, certificate, known_client, tmp_path, monkeypatch, caplog
 ):
@@ -164,13 +157,13 @@ def test_files_are_read_again_and_open_connections_go_on(
             new = stranger.issue("127.0.0.1")
             guest = stranger.issue("guest@example.org")
             shutil.copy(new.cert, cert)  # a certificate without its key is not taken
-            until(lambda: "the key is not that of the certificate" in caplog.text)
+            wait_until(lambda: "the key is not that of the certificate" in caplog.text)
             assert live(address, old)
             shutil.copy(new.key, key)
-            until(lambda: live(address, ClientTls(stranger.ca, known_client.cert, known_client.key)))
+            wait_until(lambda: live(address, ClientTls(stranger.ca, known_client.cert, known_client.key)))
             assert not live(address, old)
             shutil.copy(stranger.ca, ca)
-            until(lambda: live(address, ClientTls(stranger.ca, guest.cert, guest.key)))
+            wait_until(lambda: live(address, ClientTls(stranger.ca, guest.cert, guest.key)))
             assert not live(address, ClientTls(stranger.ca, known_client.cert, known_client.key))
             assert before.is_live()
 
@@ -198,7 +191,7 @@ def test_a_server_that_stops_sends_the_last_byte_over_tls(repository, serve, fro
         thread = stack.enter_context(ThreadPoolExecutor(1))
         answer = thread.submit(client.call, "ModelInfer", request, pb.ModelInferResponse)
         statistics = one.server.catalog.entries["nb"].ready[0].statistics
-        until(lambda: statistics.success.count == 1)
+        wait_until(lambda: statistics.success.count == 1)
         assert one.on_loop(one.server.shut_down())
         assert np.frombuffer(answer.result(60).raw_output_contents[0], "f4")[-1] == 2 * many[-1, -1]
 

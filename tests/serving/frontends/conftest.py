@@ -39,6 +39,8 @@ class Methods:
     busy: int = 0
     #: Answers of ``large``.
     large_answers: int = 0
+    #: Messages that ``later`` has begun to answer.
+    begun: int = 0
     #: Lets ``slow`` go on reading.
     go_on: threading.Event = field(default_factory=threading.Event)
 
@@ -77,6 +79,7 @@ class Methods:
         return self.later(data) if data else data
 
     async def later(self, data: bytes) -> bytes:
+        self.begun += 1
         if data == b"fail later":
             raise InvalidRequest("not now")
         await asyncio.sleep(float(data))

@@ -10,6 +10,7 @@ import time
 import grpc
 import pytest
 from tests.serving.frontends.raw import Raw, message
+from tests.waiting import wait_until
 
 from normfold.serving.frontends.http2.each_call import TURN_MESSAGES
 from normfold.serving.frontends.limits import ClientLimits
@@ -17,13 +18,6 @@ from normfold.serving.rpc.methods import EACH_IN_FLIGHT
 from normfold.serving.wire import http2_frames as h2
 
 FRONTENDS = ["http2", "grpcio"]
-
-
-def until(condition) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def told(answers) -> tuple[list[bytes], grpc.StatusCode, str]:
@@ -49,18 +43,18 @@ def test_an_error_ends_the_stream_behind_the_answers_before_it(start, frontend, 
         answers = channel.stream_stream("/t.T/Each")(iter([b"", b"", bad, b""]), timeout=30)
         found, code, details = told(answers)
         assert (found[:2], code, details) == ([b"", b""][: len(found)], grpc.StatusCode.INVALID_ARGUMENT, words)
-        until(lambda: not served.traffic.in_flight)
+        wait_until(lambda: not served.traffic.in_flight)
 
 
 def test_at_most_so_many_messages_are_under_way(raw, served):
     raw.ask(1, None, "Each")
     raw.send(h2.frame(h2.DATA, 0, 1, message(b"wait") * (EACH_IN_FLIGHT + 50)))
-    until(lambda: served.methods.waiting == EACH_IN_FLIGHT)
+    wait_until(lambda: served.methods.waiting == EACH_IN_FLIGHT)
     raw.ask(3, message(b"hello"))
     assert raw.answer(3)[0] == message(b"hello")
     assert served.methods.waiting == EACH_IN_FLIGHT
     raw.send(h2.frame(h2.RST_STREAM, 0, 1, h2.CANCEL.to_bytes(4, "big")))
-    until(lambda: served.methods.cancelled == EACH_IN_FLIGHT)
+    wait_until(lambda: served.methods.cancelled == EACH_IN_FLIGHT)
     assert raw.still_answers()
     assert not served.frontend._service.holding.bytes
 
@@ -100,6 +94,7 @@ def test_a_server_that_ends_answers_what_has_begun_and_tells_the_client_to_go_el
 
         answers = channel.stream_stream("/t.T/Each")(messages(), timeout=30)
         assert next(answers) == b""
+        wait_until(lambda: served.methods.begun)
         closing = threading.Thread(target=served.on_loop, args=(served.traffic.close(20),))
         closing.start()
         found, code, details = told(answers)

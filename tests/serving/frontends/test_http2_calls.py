@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import time
 import zlib
 
 import grpc
 import pytest
 from tests.serving.frontends.conftest import MOST_BYTES
 from tests.serving.frontends.raw import Raw, message
+from tests.waiting import wait_until
 
 from normfold.protos import health as pb
 from normfold.serving.wire import http2_frames as h2
@@ -27,13 +27,6 @@ def channel(served):
 
 def unary(channel, name, data, **options):
     return channel.unary_unary(f"/t.T/{name}")(data, **{"timeout": 20, **options})
-
-
-def until(condition) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("name", ["Echo", "Soon"])
@@ -73,7 +66,7 @@ def test_a_deadline_of_the_client_cancels_the_method(channel, served, name):
     with pytest.raises(grpc.RpcError) as caught:
         next(call)
     assert caught.value.code() is S.DEADLINE_EXCEEDED
-    until(lambda: not served.traffic.in_flight)
+    wait_until(lambda: not served.traffic.in_flight)
 
 
 @pytest.mark.parametrize("timeout", ["50m", "50000u", "50000000n"])
@@ -84,7 +77,7 @@ def test_the_server_keeps_the_deadline_itself(raw, served, timeout, data):
         raw.send(h2.frame(h2.DATA, 0, 1, HELLO[:3]))  # and never the rest
     got, headers = raw.answer(1)
     assert (got, headers["grpc-status"], headers["grpc-message"]) == (b"", "4", "Deadline Exceeded")
-    until(lambda: not served.traffic.in_flight)
+    wait_until(lambda: not served.traffic.in_flight)
     assert raw.still_answers()
 
 
@@ -113,9 +106,9 @@ def test_a_deadline_of_zero_is_over_before_the_method_runs(raw, served, timeout)
 
 def test_a_cancelled_call_is_cancelled_in_the_server(channel, served):
     call = channel.unary_unary("/t.T/Wait").future(b"", timeout=20)
-    until(lambda: served.methods.waiting)
+    wait_until(lambda: served.methods.waiting)
     call.cancel()
-    until(lambda: served.methods.cancelled == 1)
+    wait_until(lambda: served.methods.cancelled == 1)
 
 
 def test_an_error_has_status_and_words(channel):
@@ -240,7 +233,7 @@ def test_answers_to_a_client_that_does_not_read_are_not_made_ahead(served):
     client.send(h2.frame(h2.PING, 0, 0, bytes(8)))
     client.until(h2.PING)
     sender = next(iter(served.frontend._connections)).sender
-    until(lambda: 1 in sender._waiting)
+    wait_until(lambda: 1 in sender._waiting)
     assert sum(map(len, sender._waiting[1].data)) < 100
     client.socket.close()
-    until(lambda: not served.frontend._connections)
+    wait_until(lambda: not served.frontend._connections)

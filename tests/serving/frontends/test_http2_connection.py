@@ -8,6 +8,7 @@ import time
 import hpack
 import pytest
 from tests.serving.frontends.raw import Raw, message, request_headers
+from tests.waiting import wait_until
 
 from normfold.serving.frontends.http2 import patience
 from normfold.serving.frontends.http2.frame_reader import FrameReader
@@ -28,13 +29,6 @@ from normfold.serving.wire.http2_headers import MOST_HEADERS, written
 
 OK = {":status": "200", "content-type": "application/grpc", "grpc-status": "0"}
 HELLO = message(b"hello")
-
-
-def until(condition) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_an_answer_is_headers_message_and_trailers(raw):
@@ -254,7 +248,7 @@ def test_what_breaks_one_stream_cancels_it_and_leaves_the_others(raw, served, na
     raw.send(frames)
     reset = raw.until(h2.RST_STREAM)
     assert (reset.stream, int.from_bytes(reset.payload, "big")) == (1, code)
-    until(lambda: not served.methods.waiting and not served.traffic.in_flight)
+    wait_until(lambda: not served.methods.waiting and not served.traffic.in_flight)
     assert raw.still_answers()
 
 
@@ -321,7 +315,7 @@ def test_clients_with_a_header_table_are_understood_whatever_others_have_sent(se
 @pytest.mark.parametrize("values", [1, 40, 1900])
 def test_a_call_with_too_many_headers_is_refused_alone(raw, served, values, huffman):
     raw.ask(1, HELLO, "Wait")
-    until(lambda: served.methods.waiting == 1)
+    wait_until(lambda: served.methods.waiting == 1)
     sent = [(f"x-{at}", "v" * (90_000 // values)) for at in range(values)]
     block = raw.encoder.encode([*request_headers(), *sent], huffman)
     parts = [block[at : at + 16_384] for at in range(0, len(block), 16_384)]
@@ -407,12 +401,12 @@ def test_data_come_in_frames_no_larger_than_the_client_takes(served):
 def test_a_client_that_leaves_cancels_its_calls(raw, served):
     for stream in (1, 3):
         raw.ask(stream, HELLO, "Wait")
-    until(lambda: served.methods.waiting == 2)
+    wait_until(lambda: served.methods.waiting == 2)
     raw.send(h2.frame(h2.RST_STREAM, 0, 1, h2.CANCEL.to_bytes(4, "big")))
-    until(lambda: served.methods.cancelled == 1)
+    wait_until(lambda: served.methods.cancelled == 1)
     raw.socket.close()
-    until(lambda: served.methods.cancelled == 2)
-    until(lambda: not served.traffic.in_flight)
+    wait_until(lambda: served.methods.cancelled == 2)
+    wait_until(lambda: not served.traffic.in_flight)
 
 
 FLOODS = {
@@ -543,7 +537,7 @@ def test_a_connection_that_has_gone_takes_no_turn(raw, served):
     raw.send(*(frame for call in calls for frame in call))
     raw.until(h2.DATA)
     raw.socket.close()
-    until(lambda: not turns._behind)
+    wait_until(lambda: not turns._behind)
 
 
 def test_calls_that_are_opened_and_reset_at_once_end_the_connection(raw, served):
@@ -556,7 +550,7 @@ def test_calls_that_are_opened_and_reset_at_once_end_the_connection(raw, served)
     except ConnectionError:
         pass
     assert raw.ended_with() in (h2.ENHANCE_YOUR_CALM, -1)
-    until(lambda: not served.traffic.in_flight)
+    wait_until(lambda: not served.traffic.in_flight)
     assert Raw(served.address).still_answers()
 
 

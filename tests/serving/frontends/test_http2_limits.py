@@ -9,6 +9,7 @@ import time
 
 import pytest
 from tests.serving.frontends.raw import Raw, message
+from tests.waiting import wait_until
 
 from normfold.serving.frontends.http2 import inflation
 from normfold.serving.frontends.http2.limits import UNSENT_BYTES
@@ -17,13 +18,6 @@ from normfold.serving.wire import http2_frames as h2
 
 HELLO = message(b"hello")
 PART = 16_384
-
-
-def until(condition) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def upload(client: Raw, stream: int, data: bytes, method: str = "Echo", **headers: str) -> None:
@@ -46,7 +40,7 @@ def test_uploads_that_stop_are_refused_beyond_the_limit(start, limits):
         client = Raw(served.address)
         whole = message(bytes(900_000))
         upload(client, 1, whole[:600_000])
-        until(lambda: held(served) >= 600_000)
+        wait_until(lambda: held(served) >= 600_000)
         upload(client, 3, whole[:600_000])
         assert client.answer(3)[1]["grpc-status"] == "8"
         client.send(*(h2.frame(h2.DATA, 0, 1, whole[at : at + PART]) for at in range(600_000, 900_005, PART)))
@@ -72,11 +66,11 @@ def test_one_server_bounds_what_all_connections_hold(start):
     with start(limits=ClientLimits(max_held_bytes=1 << 20)) as served:
         first, second = Raw(served.address), Raw(served.address)
         upload(first, 1, message(bytes(900_000))[:600_000])
-        until(lambda: held(served) >= 600_000)
+        wait_until(lambda: held(served) >= 600_000)
         upload(second, 1, message(bytes(900_000))[:600_000])
         assert second.answer(1)[1]["grpc-status"] == "8"
         first.socket.close()
-        until(lambda: held(served) == 0)
+        wait_until(lambda: held(served) == 0)
         assert second.still_answers()
 
 
@@ -85,14 +79,14 @@ def test_data_in_tiny_pieces_count_with_the_memory_that_they_take(start):
         client = Raw(served.address)
         client.ask(1, None)
         client.send(*(h2.frame(h2.DATA, 0, 1, byte) for byte in [b"\0", b"\0", b"\x10", b"\0", b"\0"] + [b"x"] * 1000))
-        until(lambda: held(served) > 50_000)
+        wait_until(lambda: held(served) > 50_000)
 
 
 def test_messages_that_wait_in_a_stream_stay_compressed(served):
     client = Raw(served.address)
     bomb = message(gzip.compress(bytes(100_000)), 1)
     upload(client, 1, bomb * 2000, "Slow", grpc_encoding="gzip")
-    until(lambda: held(served) > 2000 * len(bomb) * 0.9)
+    wait_until(lambda: held(served) > 2000 * len(bomb) * 0.9)
     assert held(served) < 2000 * (len(bomb) + 200)
     served.methods.go_on.set()
     client.send(h2.frame(h2.DATA, h2.END_STREAM, 1))
@@ -119,7 +113,7 @@ def test_answers_that_nobody_takes_are_refused_beyond_the_limit(start, limits, m
         for stream in (1, 3):
             upload(client, stream, data, method)
             client.send(h2.frame(h2.DATA, h2.END_STREAM, stream))
-            until(lambda: held(served) >= 600_000)
+            wait_until(lambda: held(served) >= 600_000)
         headers: dict[str, str] = {}
         while "grpc-status" not in headers:
             found = client.until(h2.HEADERS)
@@ -137,8 +131,8 @@ def test_answers_to_a_client_that_does_not_read_do_not_fill_the_socket(start):
         client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\x3f\0\0\0"))
         for stream in range(1, 121, 2):
             client.ask(stream, message(b"1000000"), "Large")
-        until(lambda: connections(served) and connections(served)[0].choked)
-        until(lambda: served.methods.large_answers == 60)
+        wait_until(lambda: connections(served) and connections(served)[0].choked)
+        wait_until(lambda: served.methods.large_answers == 60)
         assert connections(served)[0].unsent() < UNSENT_BYTES + 3_000_000
         assert 1 << 20 < held(served) <= 20 << 20
         answers: dict[int, int] = {}
@@ -235,8 +229,8 @@ def test_a_client_that_does_not_read_is_cut_off(impatient):
     client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\x3f\0\0\0"))
     for stream in range(1, 61, 2):
         client.ask(stream, message(b"1000000"), "Large")
-    until(lambda: connections(impatient))
-    until(lambda: not connections(impatient))
+    wait_until(lambda: connections(impatient))
+    wait_until(lambda: not connections(impatient))
     assert held(impatient) == 0
 
 
@@ -244,12 +238,12 @@ def test_a_new_connection_takes_the_place_of_one_without_calls(start):
     with start(limits=ClientLimits(max_connections=2)) as served:
         busy, idle = Raw(served.address), Raw(served.address)
         busy.ask(1, HELLO, "Wait")
-        until(lambda: served.methods.waiting == 1)
+        wait_until(lambda: served.methods.waiting == 1)
         assert idle.still_answers()
         third = Raw(served.address)
         assert third.still_answers()
         assert idle.ended_with() == h2.NO_ERROR
         third.ask(101, HELLO, "Wait")
-        until(lambda: served.methods.waiting == 2)
+        wait_until(lambda: served.methods.waiting == 2)
         assert Raw(served.address, greet=False).frame() is None
         assert len(connections(served)) == 2

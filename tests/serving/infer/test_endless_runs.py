@@ -6,12 +6,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import grpc
 import numpy as np
 import pytest
 from onnx import parser
+from tests.waiting import wait_until
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.errors import Unavailable
@@ -102,37 +102,30 @@ def scheduler(server):
     return server.server.catalog.find("trips", "").scheduler
 
 
-def until(condition):
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_a_long_run_after_short_ones_leaves_the_loop_free_and_ends_with_its_deadline(endless, ask):
     with pytest.raises(grpc.RpcError) as caught:
         endless.infer(request(10**11), timeout=1)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    until(lambda: scheduler(endless)._free == 2)  # the run has ended, too
+    wait_until(lambda: scheduler(endless)._free == 2)  # the run has ended, too
     waiting = endless.channel.unary_unary(
         "/inference.GRPCInferenceService/ModelInfer", request_serializer=lambda message: message.SerializeToString()
     ).future(request(10**11))
-    until(lambda: scheduler(endless)._free == 1)
+    wait_until(lambda: scheduler(endless)._free == 1)
     assert endless.call("ServerLive", pb.ServerLiveRequest(), timeout=10).live
     assert endless.infer(ask("m"), timeout=10).model_name == "m"
     waiting.cancel()
-    until(lambda: scheduler(endless)._free == 2)
+    wait_until(lambda: scheduler(endless)._free == 2)
 
 
 def test_the_end_of_the_server_ends_a_run(endless):
     waiting = endless.channel.unary_unary(
         "/inference.GRPCInferenceService/ModelInfer", request_serializer=lambda message: message.SerializeToString()
     ).future(request(10**11))
-    until(lambda: scheduler(endless)._free == 1)
+    wait_until(lambda: scheduler(endless)._free == 1)
     assert endless.on_loop(endless.server.shut_down()) is False
     with pytest.raises(grpc.RpcError):
         waiting.result(10)
-    until(lambda: not any(thread.is_alive() for thread in endless.server._executor._threads))
+    wait_until(lambda: not any(thread.is_alive() for thread in endless.server._executor._threads))
 
 
 #: A server's loop that is stuck while it holds the interpreter; it says so first.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from tests.waiting import wait_until
 
 from normfold import AsyncClient, Client, ClientError
 from normfold.serving.errors import NoMemory, Overloaded
@@ -71,13 +71,6 @@ def infer(served):
     return served.channel.unary_unary(
         "/inference.GRPCInferenceService/ModelInfer", request_serializer=lambda m: m.SerializeToString()
     )
-
-
-def wait_until(condition):
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_a_refusal_says_when_to_try_again(serve, folder, ask, frontend, monkeypatch):
