@@ -67,8 +67,9 @@ IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 
 class Folded:
     """A network as a folded graph, with the proof that both compute the same."""
 
-    #: The bytes of ``model.onnx``.
+    #: The bytes of ``model.onnx``, and the same before its weights were rounded, where there is such a graph.
     content: bytes
+    exact: bytes | None
     #: The bytes of the graph before the fold.
     unfolded: bytes
     outputs: tuple[OutputSpec, ...]
@@ -127,7 +128,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
     if request.precision is not None:
         progress(f"reduce it to {request.precision}")
         content, reduced = in_fewer_bits(
-            content,
+            Graph(content, folded.exact),
             request.precision,
             folded.proof,
             samples[:given],
@@ -256,7 +257,7 @@ def fold_and_prove(
             variants=choice.variants,
             notes=(*origin.notes, *sizes.notes, *proof.notes, *left_out),
         )
-        return Folded(content, unfolded.content, outputs, proof, report)
+        return Folded(content, final.exact, unfolded.content, outputs, proof, report)
 
 
 def _ir_version(model: ir.Model) -> int:

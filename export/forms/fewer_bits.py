@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from normfold.export.calibration.rows import Division, Rows, divide, only_finite, warnings_on
+from normfold.export.calibration.rows import Division, Rows, divide, only_finite, parts, warnings_on
 from normfold.export.calibration.scale import unlike_training
 from normfold.export.calibration.synthetic import synthetic
 from normfold.export.errors import InputSpecError
+from normfold.export.forms.equalised import equalised
 from normfold.export.forms.precision import Arrays, PrecisionReport, reduce_precision
+from normfold.export.graphs.exact import Graph
 from normfold.export.inputs.specs import InputSpec
 from normfold.export.proof.proof import Proof
 from normfold.export.proof.verify import Case
 
-__all__ = ["in_fewer_bits"]
+__all__ = ["in_fewer_bits", "in_pieces"]
+
+
+#: Pieces that the rows which calibrate are divided into, at most: one row each, where there are not more.
+PIECES = 64
 
 
 def in_fewer_bits(
-    content: bytes,
+    graph: Graph,
     precision: str,
     proof: Proof,
     samples: Sequence[Case],
@@ -28,7 +35,7 @@ def in_fewer_bits(
     remeasure: bool = False,
     threads: int = 1,
 ) -> tuple[bytes, PrecisionReport]:
-    """Return the float32 file ``content`` in ``precision``; samples calibrate int8, tests measure.
+    """Return the float32 ``graph`` in ``precision``; samples calibrate int8, tests measure.
 
     Raises what :func:`normfold.export.forms.precision.reduce_precision` raises, and InputSpecError where int8 has
     neither samples nor BatchNorms to take its value ranges from.
@@ -39,8 +46,13 @@ def in_fewer_bits(
         *warnings_on(inputs, precision, specs),
         *unlike_training(proof.unfolded.content, [*samples, *tests], specs),
     )
+    inputs = in_pieces(inputs, specs)
+    equal = None
+    if inputs.calibration is not None:
+        pieces = [case.inputs for case in inputs.calibration.cases]
+        equal = equalised(graph, pieces, lambda made: _proved(proof, made))
     return reduce_precision(
-        content,
+        graph.content,
         precision,
         proof.reference,
         inputs,
@@ -49,7 +61,24 @@ def in_fewer_bits(
         remeasure=remeasure,
         threads=threads,
         warnings=warnings,
+        equal=equal,
     )
+
+
+def _proved(proof: Proof, graph: Graph) -> bool:
+    """Whether a graph is the same function as the network in float64, and rounds no worse than the network."""
+    proved = proof.of(graph)
+    return proved.same and proved.rounding.passed
+
+
+def in_pieces(inputs: Division, specs: Sequence[InputSpec]) -> Division:
+    """Return the division with the rows that calibrate in at most about PIECES cases, so that these can be compared."""
+    rows = inputs.calibration
+    if rows is None:
+        return inputs
+    most = -(-rows.data.rows // PIECES)
+    cases = tuple(part for case in rows.cases for part in parts(case, most, specs))
+    return replace(inputs, calibration=replace(rows, cases=cases))
 
 
 def _inputs(precision: str, proof: Proof, samples: Sequence[Case], tests: Sequence[Case]) -> Division:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
@@ -28,10 +29,17 @@ Arrays = Mapping[str, NDArray[Any]]
 _WARNING, _FATAL = 2, 4
 
 
-def quantized(content: bytes, inputs: Sequence[Arrays], kept: Sequence[str] = (), only: str = "") -> bytes:
+def quantized(
+    content: bytes,
+    inputs: Sequence[Arrays],
+    kept: Sequence[str] = (),
+    only: Sequence[str] = (),
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> bytes:
     """Return the float32 graph ``content`` in int8; each value's range is that which it has on ``inputs``.
 
-    kept names nodes that stay in float32; only names the one node that does not.
+    kept names nodes that stay in float32; only names the nodes that do not (none: all others). ranges: the range of
+    each value, low and high, in place of that on ``inputs``, of which one must still be there.
 
     Raises ExportError where onnxruntime's quantizer stops: a value is NaN or infinite there, or an operator is unknown.
     """
@@ -39,11 +47,14 @@ def quantized(content: bytes, inputs: Sequence[Arrays], kept: Sequence[str] = ()
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.rest = iter(inputs)
+            self.rest = iter(inputs if ranges is None else inputs[:1])
 
         def get_next(self) -> Arrays | None:
             return next(self.rest, None)
 
+    endless = next((name for name, ends in (ranges or {}).items() if not np.isfinite(ends).all()), None)
+    if endless is not None:
+        raise _cannot(f"'{endless}' has no finite range")
     model = named(onnx.load_model_from_string(content))
     _part_grouped_biases(model)
     with tempfile.TemporaryDirectory() as folder, _without_advice():
@@ -59,19 +70,28 @@ def quantized(content: bytes, inputs: Sequence[Arrays], kept: Sequence[str] = ()
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 nodes_to_exclude=list(kept),
-                nodes_to_quantize=[only] if only else [],
+                nodes_to_quantize=list(only),
+                extra_options={"TensorQuantOverrides": _overrides(ranges or {})},
             )
         except Exception as error:  # AssertionError, ValueError, numpy's and onnxruntime's own
             reason = (str(error).strip().splitlines() or [""])[0]
-            raise ExportError(
-                f"onnxruntime's quantizer cannot write this network in int8, so nothing was published: {reason} "
-                f"({type(error).__name__}). It happens where a value inside the network is NaN or infinite on the "
-                "samples that calibrate; else leave --quantize out, or use --dtype fp16"
-            ) from error
+            raise _cannot(f"{reason} ({type(error).__name__})") from error
         result = onnx.load(target)
     result.metadata_props.clear()
     result.metadata_props.extend(onnx.load_model_from_string(content).metadata_props)
     return bytes(result.SerializeToString(deterministic=True))
+
+
+def _cannot(reason: str) -> ExportError:
+    return ExportError(
+        f"onnxruntime's quantizer cannot write this network in int8, so nothing was published: {reason}. It happens "
+        "where a value inside the network is NaN or infinite on the samples that calibrate; else leave --quantize out, "
+        "or use --dtype fp16"
+    )
+
+
+def _overrides(ranges: Mapping[str, tuple[float, float]]) -> dict[str, list[dict[str, np.float32]]]:
+    return {name: [{"rmin": np.float32(low), "rmax": np.float32(high)}] for name, (low, high) in ranges.items()}
 
 
 def named(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -2,8 +2,9 @@
 
     fp16    weights and arithmetic in float16; inputs and outputs stay float32
     bf16    the same in bfloat16, where onnxruntime has kernels for it (its CPU provider can only move bfloat16 values)
-    int8    static quantization (:mod:`normfold.export.forms.int8`), value ranges from inputs; operators that lose most
-            stay in float32 where else too much is lost (:mod:`normfold.export.forms.sensitivity`)
+    int8    static quantization (:mod:`normfold.export.forms.int8`), value ranges from inputs; everything that lowers
+            its error is chosen on these (:mod:`normfold.export.forms.calibrated`). More operators stay in float32
+            where else too much is lost
 
 Error and labels are measured on inputs that the calibration did not see (:mod:`normfold.export.calibration.rows`).
 """
@@ -24,11 +25,12 @@ from normfold.export.calibration.rows import DataSet, Division
 from normfold.export.errors import ExportError, VerificationError
 from normfold.export.fold.reading.names import module_of
 from normfold.export.forms.bfloat16 import missing_kernels, to_bfloat16
-from normfold.export.forms.int8 import named, quantized
+from normfold.export.forms.calibrated import Calibrated, Int8File, better
+from normfold.export.forms.equalised import Equalised
+from normfold.export.forms.int8 import named
 from normfold.export.forms.machine import this_machine
 from normfold.export.forms.measure import TimeComparison, medians, shapes_of
 from normfold.export.forms.remembered import Measurement, Subject, measured_once
-from normfold.export.forms.sensitivity import keeping
 from normfold.export.graphs.runtime import CPU, Runtime, providers_here
 from normfold.export.graphs.serialize import to_bytes
 from normfold.export.proof.verify import Verification, largest_errors, verify
@@ -64,8 +66,12 @@ class PrecisionReport:
     calibration: DataSet | None = None
     #: What makes these figures say less than they seem to.
     warnings: tuple[str, ...] = ()
-    #: Operators that stayed in float32, because int8 loses too much with them; the one that loses most is the first.
+    #: Operators that stayed in float32, because int8 loses most with them.
     kept: tuple[str, ...] = ()
+    #: Layers whose output channels were scaled so that all have about the same range.
+    equalised: tuple[str, ...] = ()
+    #: Whether biases make up for the mean error that rounding causes.
+    corrected: bool = False
 
 
 def check_precision(precision: str | None, tests: bool) -> None:
@@ -90,8 +96,11 @@ def reduce_precision(
     remeasure: bool = False,
     threads: int = 1,
     warnings: tuple[str, ...] = (),
+    equal: Equalised | None = None,
 ) -> tuple[bytes, PrecisionReport]:
     """Return the folded graph ``content`` in ``precision``, calibrated and measured on ``inputs``.
+
+    equal: the same function, which int8 is written from where its error is smaller so.
 
     Raises ExportError where onnxruntime cannot run it on this machine or it is slower (unless even_if_slower),
     InputSpecError where int8 finds no value ranges, VerificationError where its error is too large.
@@ -102,21 +111,29 @@ def reduce_precision(
     full = Runtime(content, optimised=True, providers=providers, threads=threads)
     own = largest_errors(reference, [full.run], measured)
 
-    def made(kept: tuple[str, ...] = ()) -> tuple[bytes, Runtime, Verification]:
-        reduced = _reduced(content, precision, inputs, kept)
+    def loss(reduced: bytes) -> tuple[Runtime, Verification]:
         fewer = Runtime(reduced, optimised=True, providers=providers, threads=threads)
-        loss = verify(
+        found = verify(
             reference, fewer.run, measured, "as for float32", own, lambda own, integers: PRECISIONS[precision], full.run
         )
-        return reduced, fewer, loss
+        return fewer, found
 
-    kept: tuple[str, ...] = ()
-    reduced, fewer, verification = made()
-    trouble = _trouble(verification, precision, inputs.measured.data)
-    if trouble is not None and inputs.calibration is not None:
-        for names in keeping(content, [c.inputs for c in inputs.calibration.cases]):
-            reduced, fewer, verification = made(names)
-            trouble, kept = _trouble(verification, precision, inputs.measured.data, len(names)), names
+    written: Int8File | None = None
+    if precision != "int8":
+        reduced = in_float16(content) if precision == "fp16" else _bfloat16(content)
+        fewer, verification = loss(reduced)
+        trouble = _trouble(verification, precision, inputs.measured.data)
+    else:
+        assert inputs.calibration is not None
+        pieces = [c.inputs for c in inputs.calibration.cases]
+        if equal is not None and not better(equal.graph.content, content, pieces):
+            equal = None
+        calibrated = Calibrated(content if equal is None else equal.graph.content, pieces)
+        for kept in (calibrated.kept, *calibrated.more_kept()):
+            written = calibrated.written(kept)
+            reduced = written.content
+            fewer, verification = loss(reduced)
+            trouble = _trouble(verification, precision, inputs.measured.data, len(kept))
             if trouble is None:
                 break
     if trouble is not None:
@@ -142,15 +159,10 @@ def reduce_precision(
         measured=inputs.measured.data,
         calibration=None if inputs.calibration is None else inputs.calibration.data,
         warnings=warnings,
-        kept=_titles(content, kept),
+        kept=() if written is None else _titles(calibrated.content, written.kept),
+        equalised=() if written is None or equal is None else equal.layers,
+        corrected=written is not None and written.corrected,
     )
-
-
-def _reduced(content: bytes, precision: str, inputs: Division, kept: tuple[str, ...]) -> bytes:
-    if precision == "int8":
-        assert inputs.calibration is not None
-        return quantized(content, [c.inputs for c in inputs.calibration.cases], kept)
-    return in_float16(content) if precision == "fp16" else _bfloat16(content)
 
 
 def _titles(content: bytes, names: tuple[str, ...]) -> tuple[str, ...]:

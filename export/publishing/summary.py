@@ -77,8 +77,13 @@ def _fewer_bits(fewer: PrecisionReport) -> Iterator[str]:
     if fewer.calibration is not None:
         yield escape(f"  calibrated on {fewer.calibration}")
     yield escape(f"  measured on {fewer.measured}")
+    if fewer.equalised:
+        layers = "1 layer" if len(fewer.equalised) == 1 else f"{len(fewer.equalised)} layers"
+        yield f"  equalised: the output channels of {layers} were scaled to equal ranges"
+    if fewer.corrected:
+        yield "  corrected: biases make up for the mean error of rounding"
     if fewer.kept:
-        yield escape(f"  in float32, because {fewer.precision} loses too much there: {', '.join(fewer.kept)}")
+        yield escape(f"  in float32, because {fewer.precision} loses most there: {', '.join(fewer.kept)}")
     for warning in fewer.warnings:
         yield f"[yellow]warning[/yellow]: {escape(warning)}"
 

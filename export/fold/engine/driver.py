@@ -103,7 +103,7 @@ class Folding:
                 if op in plan.carried and carrier is None:
                     raise Refused(f"no constant channel reaches {op}")
                 params[op] = op.rewritten(plan.gauges, carrier)
-            _survives_rounding(op, params[op], self.net.dtype_of(op))
+            survives_rounding(op, params[op], self.net.dtype_of(op))
         for op, new in params.items():
             op.take(new)
         for linear in linears(params):
@@ -153,7 +153,7 @@ class Folding:
         self.removed.append(target)
 
 
-def _survives_rounding(op: Op, params: Any, dtype: np.dtype[Any]) -> None:
+def survives_rounding(op: Op, params: Any, dtype: np.dtype[Any]) -> None:
     """Refuse weights that overflow the type, or a row whose weights would all lose digits to underflow."""
     info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     for array in op.stored(params):
@@ -168,10 +168,16 @@ def _survives_rounding(op: Op, params: Any, dtype: np.dtype[Any]) -> None:
 
 def write(folding: Folding, graph: ir.Graph, opset: int) -> None:
     """Write what changed into the graph."""
-    writing = Writing(graph, opset, dtype=folding.net.dtype)
-    for op in folding.net.ops:
-        if op.changed:
-            writing.dtype = folding.net.dtype_of(op)
-            op.write(writing)
+    writing = write_net(folding.net, graph, opset)
     for target in folding.removed:
         target.outputs[0].become(target.inputs[0].value, writing)
+
+
+def write_net(net: Net, graph: ir.Graph, opset: int) -> Writing:
+    """Write the changed params of a network into its graph; return what wrote them."""
+    writing = Writing(graph, opset, dtype=net.dtype)
+    for op in net.ops:
+        if op.changed:
+            writing.dtype = net.dtype_of(op)
+            op.write(writing)
+    return writing

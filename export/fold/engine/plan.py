@@ -6,7 +6,6 @@ stays between:  A = F ∘ R ∘ G. The operators around it say, one after the ot
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from normfold.export.fold.affine import Affine, Array
+from normfold.export.fold.engine.spreading import spread
 from normfold.export.fold.engine.streams import Streams
-from normfold.export.fold.net import Gauges, Op, Refused, Tensor, TooDear
+from normfold.export.fold.net import Gauges, Op, Refused, TooDear
 from normfold.export.fold.ops.costs import BIAS_COST, LEAST_GAIN
 from normfold.export.fold.ops.linear import Linear
 from normfold.export.fold.ops.scaling import Scaling
@@ -156,44 +156,8 @@ def planned(target: Scaling, option: Option, streams: Streams) -> FoldPlan:
         )
     gauges = Gauges()
     gauges.holds_zeros = option.holds_zeros
-    queue: list[tuple[int, int, Op]] = []
-    queued: set[Op] = set()
-
-    def enqueue(tensor: Tensor) -> None:
-        for op in (tensor.producer, *tensor.readers):
-            if op is not None and op is not target and op not in queued:
-                queued.add(op)
-                heapq.heappush(queue, (op.order, id(op), op))
-
-    def settle(tensor: Tensor, gauge: Affine) -> None:
-        if tensor in gauges:
-            if gauges[tensor] is not gauge and not gauges[tensor].equals(gauge):
-                raise Refused(f"'{tensor.name}' would need two different scales or shifts at once")
-            return
-        if gauge.is_identity:
-            return
-        if tensor.pinned:
-            raise Refused(f"'{tensor.name}' {tensor.pinned}, so its numbers may not change")
-        streams.check(tensor, gauge)
-        gauges[tensor] = gauge
-        enqueue(tensor)
-
-    for tensor, gauge in ((u, gauge_u), (y, option.on)):
-        if gauge.is_identity:
-            gauges[tensor] = gauge
-        else:
-            settle(tensor, gauge)
-    touched: dict[Op, None] = {}
-    # An operator is asked again whenever another of its tensors was settled, so its last answer knew all of them.
-    while queue:
-        _, _, op = heapq.heappop(queue)
-        queued.discard(op)
-        touched[op] = None
-        if len(touched) > streams.most_touched:
-            raise TooDear(f"more than {streams.most_touched} operators around it would have to change")
-        for tensor, gauge in op.spread(gauges).items():
-            settle(tensor, gauge)
-    plan = FoldPlan(target, option, gauges, sorted(touched, key=lambda op: op.order), {}, [])
+    touched = spread(((u, gauge_u), (y, option.on)), gauges, streams, without=target)
+    plan = FoldPlan(target, option, gauges, touched, {}, [])
     plan.cost = target.cost(option.stays) - target.cost(target.params)
     for op in plan.touched:
         # Where the whole shift goes back, only another reader of the target's input can have to undo it.

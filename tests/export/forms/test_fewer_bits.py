@@ -20,6 +20,7 @@ from normfold.export.forms import precision
 from normfold.export.forms.fewer_bits import in_fewer_bits
 from normfold.export.forms.int8 import quantized
 from normfold.export.forms.precision import PrecisionReport
+from normfold.export.graphs.exact import Graph
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.pipeline import Folded, fold_and_prove
 from normfold.export.proof.verify import Case
@@ -54,7 +55,7 @@ def report(folded: Folded, name: str, samples: list[Array], tests: list[Array]) 
         for kind, arrays in (("s", samples), ("t", tests))
     )
     timed = {"x": series(1, 9)}
-    return in_fewer_bits(folded.content, name, folded.proof, given, measured, timed)[1]
+    return in_fewer_bits(Graph(folded.content, folded.exact), name, folded.proof, given, measured, timed)[1]
 
 
 def test_the_command_measures_int8_on_rows_that_calibration_did_not_see(directory: Path) -> None:

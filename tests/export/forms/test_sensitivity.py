@@ -8,14 +8,14 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper, numpy_helper, parser
 
 from normfold.export.calibration.rows import Division, Rows
 from normfold.export.errors import VerificationError
 from normfold.export.forms import precision, sensitivity
 from normfold.export.forms.int8 import named, quantized
 from normfold.export.forms.precision import PrecisionReport, reduce_precision
-from normfold.export.forms.sensitivity import keeping, most_sensitive
+from normfold.export.forms.sensitivity import Group, groups_of
 from normfold.export.graphs.float64 import Float64Graph
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.proof.verify import Case
@@ -88,28 +88,40 @@ def test_where_half_of_them_in_float32_is_not_enough_the_error_says_what_to_do(m
     )
 
 
-def test_the_worst_operator_comes_first_and_at_most_half_are_kept() -> None:
-    inputs = [case.inputs for case in rows(1)]
-    order = most_sensitive(network(sensitive=3), inputs)
-    assert sorted(order) == [f"layer{k}" for k in range(LAYERS)]
-    assert set(order[:2]) == {"layer3", "layer4"}
-    assert [len(names) for names in keeping(network(sensitive=3), inputs)] == [1, 2]
+def order(groups: list[Group]) -> list[str]:
+    return [name for group in groups for name in group.names]
+
+
+def test_the_worst_operator_comes_first_and_each_has_its_part_of_the_work() -> None:
+    groups = groups_of(network(sensitive=3), [case.inputs for case in rows(1)])
+    assert sorted(order(groups)) == [f"layer{k}" for k in range(LAYERS)]
+    assert set(order(groups)[:2]) == {"layer3", "layer4"}
+    assert [group.work for group in groups] == pytest.approx([1 / LAYERS] * LAYERS)
+
+
+def test_operators_that_read_one_value_are_one_group() -> None:
+    model = parser.parse_model("""<ir_version: 9, opset_import: ["": 17]> g (float[N,4] x) => (float[N,9] y) {
+        a = Gemm<transA = 0>(x, w) b = MatMul(x, v) y = Concat<axis = 1>(a, b) }""")
+    for name, shape in {"w": (4, 6), "v": (4, 3)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
+    (group,) = groups_of(bytes(model.SerializeToString()), [{"x": np.ones((2, 4), np.float32)}])
+    assert (len(group.names), group.work) == (2, 1.0)
 
 
 def test_nodes_without_names_get_one() -> None:
     content = network(sensitive=3, named_nodes=False)
-    order = most_sensitive(content, [case.inputs for case in rows(1)])
-    assert len(set(order)) == LAYERS
-    assert set(order) == {n.name for n in named(onnx.load_model_from_string(content)).graph.node}
-    kept = onnx.load_model_from_string(quantized(content, [rows(1)[0].inputs], kept=order[:1]))
+    names = order(groups_of(content, [case.inputs for case in rows(1)]))
+    assert len(set(names)) == LAYERS
+    assert set(names) == {n.name for n in named(onnx.load_model_from_string(content)).graph.node}
+    kept = onnx.load_model_from_string(quantized(content, [rows(1)[0].inputs], kept=names[:1]))
     weights = {t.name for t in kept.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 3}
     assert len(weights) == 1
 
 
 def test_of_a_long_network_both_ends_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensitivity, "TRIED", 4)
-    order = most_sensitive(network(sensitive=0), [rows(1)[0].inputs])
-    assert sorted(order) == ["layer0", "layer1", "layer4", "layer5"]
+    groups = groups_of(network(sensitive=0), [rows(1)[0].inputs])
+    assert sorted(order(groups)) == ["layer0", "layer1", "layer4", "layer5"]
 
 
 @pytest.mark.usefixtures("cache")
@@ -119,5 +131,5 @@ def test_a_single_operator_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_logged_by_the_quantizers_sessions(capfd: pytest.CaptureFixture[str]) -> None:
-    quantized(network(sensitive=3), [rows(1)[0].inputs], only="layer0")
+    quantized(network(sensitive=3), [rows(1)[0].inputs], only=["layer0"])
     assert capfd.readouterr().err == ""

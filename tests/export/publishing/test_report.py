@@ -29,6 +29,7 @@ from normfold.export.proof.verify import Difference, Verification
 from normfold.export.publishing.graph_picture import boxes, drawing
 from normfold.export.publishing.html_report import as_html
 from normfold.export.publishing.report import ExportReport, Published, as_json, chosen, columns, labels_kept
+from normfold.export.publishing.summary import as_text
 
 DIFFERENCE = Difference("y", "random", 12, 1e-6, 1e-7, 2e-7, 0.0, 5e-7, 0.99)
 REPORT = ExportReport(
@@ -119,6 +120,28 @@ def table_rows(page: str, title: str) -> dict[str, list[str]]:
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*)</tr>", table)]
     plain = [[re.sub(r"<[^>]*>", "", cell) for cell in row] for row in rows if row]
     return {row[0]: row[1:] for row in plain}
+
+
+def test_table_and_page_say_what_was_done_for_int8() -> None:
+    assert REPORT.precision is not None
+    done = replace(REPORT.precision, equalised=("a", "b"), corrected=True, kept=("c", "d"))
+    report = replace(REPORT, precision=done)
+    text, page = as_text(report), as_html(report)
+    assert "  equalised: the output channels of 2 layers were scaled to equal ranges\n" in text
+    assert "  corrected: biases make up for the mean error of rounding\n" in text
+    assert "  in float32, because int8 loses most there: c, d\n" in text
+    assert (
+        "the output channels of 2 layers were scaled to equal ranges, and the next layers scale them back: a, b."
+        in page
+    )
+    assert "Corrected: biases make up for the mean error of rounding." in page
+    assert "In float32, because int8 loses most there: c, d." in page
+    text, page = as_text(REPORT), as_html(REPORT)
+    for word in ("equalised", "corrected", "in float32, because"):
+        assert word not in text.lower()
+        assert word not in page.lower()
+    fields = as_json(report)["precision"]
+    assert (list(fields["equalised"]), fields["corrected"], list(fields["kept"])) == (["a", "b"], True, ["c", "d"])
 
 
 def test_the_page_is_well_formed_stands_alone_and_shows_every_fold_and_figure() -> None:

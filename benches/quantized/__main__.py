@@ -1,0 +1,132 @@
+"""Our int8 beside onnxruntime's own on the file of torch's exporter: error on rows that calibrated neither.
+
+    python -m benches.quantized DATA [NAME ...] [--write]
+
+DATA is the folder with surnames.csv and gunpoint/, as for benches.bits. Each network is written in int8 three times:
+
+    quantize_static   onnxruntime's quantizer with its defaults, on the file that torch.onnx.export writes by default
+    minimum, maximum  the folded graph with one scale for each row of the weights, and the ranges that were seen
+    normfold          what ``--quantize int8`` publishes: see docs/export.md
+
+all with the same rows. The two reference networks calibrate on rows of their training data and are measured on their
+test data. Of the others no data are there: they calibrate on rows made from the statistics of their BatchNorms, and
+are measured on the data that these statistics come from (benches.bits says how they are made).
+
+Errors are those of the arithmetic, on any processor: the QDQ graph is run as it is written, so that no sum saturates.
+What the optimised graph gives on this one is a column of its own. Each network's figures are kept in results.json, so
+that a run can be done in parts; --write writes RESULTS.md from all of them. The zoo's packages are those of
+benches/zoo/requirements.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from benches.bits.__main__ import REFERENCE, Subject, of_zoo, reference
+from benches.machine import machine
+from benches.quantized.measure import Figures, measured
+from benches.ratios import geometric_mean
+
+#: Networks of the zoo: TCN, inception, residual with and without squeeze-excitation, depthwise, plain.
+ZOO = (
+    "example_4_22",
+    "pytorch_tcn",
+    "deepecgkit_simple_cnn",
+    "deepecgkit_fcn_wang",
+    "tsai_resnet",
+    "nemo_matchbox",
+    "deepecgkit_se_resnet1d",
+    "tsai_inception_time",
+    "monai_resnet",
+    "deepecgkit_xresnet1d",
+    "resnet1d",
+    "quartz_net",
+    "torch_ecg_mobilenet_v1",
+)
+FOLDER = Path(__file__).parent
+RESULTS, RESULTS_JSON = FOLDER / "RESULTS.md", FOLDER / "results.json"
+#: The aims: our error beside quantize_static's, and labels that change on trained networks.
+ERROR_AIM, LABEL_AIM = 1 / 3, 0.002
+
+
+def subject_of(name: str, data: Path) -> Subject:
+    return reference(name, data) if name in REFERENCE else of_zoo(name)
+
+
+def lines(figures: dict[str, Figures]) -> Iterator[str]:
+    """Yield RESULTS.md."""
+    yield "# int8\n"
+    yield "Written by `python -m benches.quantized DATA --write`. What is measured, on which data: see the program.\n"
+    yield f"{machine()} torch {torch.__version__}, onnxruntime {onnxruntime.__version__}.\n"
+    yield "Each cell: largest error over the largest output; root mean square error over the outputs' deviation; rows"
+    yield "whose label changes in %, where the output is a row of scores. *here*: largest error of the optimised graph"
+    yield "on this processor. Time: of our float32 graph over that of our int8 file, one row, one thread; below 1,"
+    yield "`--quantize int8` refuses. Kept: linear operators in float32. Equalised: layers whose channels were scaled."
+    yield (
+        "\n| network | quantize_static | here | minimum, maximum | normfold | here | ratio of errors | kept | "
+        "equalised | biases | time |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
+    for name, f in figures.items():
+        ratio = f.ours.largest / f.static.largest
+        yield (
+            f"| {name} | {f.static} | {f.static_here:.3f} | {f.plain} | {f.ours} | {f.ours_here:.3f} | {ratio:.2f} | "
+            f"{f.kept} of {f.linear} | {f.equalised} | {'corrected' if f.corrected else ''} | {f.speed:.2f} |"
+        )
+    yield ""
+    yield from summary(figures)
+
+
+def summary(figures: dict[str, Figures]) -> Iterator[str]:
+    """Yield the table of the aims."""
+    static, plain, ours = (
+        [getattr(f, which).largest for f in figures.values()] for which in ("static", "plain", "ours")
+    )
+    yield "| | quantize_static | minimum, maximum | normfold | aim | normfold / quantize_static |"
+    yield "|---|---|---|---|---|---|"
+    for title, of in (("median", np.median), ("worst", np.max)):
+        a, b, c = (float(of(values)) for values in (static, plain, ours))
+        yield f"| {title} of the largest error | {a:.3f} | {b:.3f} | {c:.3f} | ≤ ⅓ | {c / a:.2f} |"
+    ratios = [c / a for a, c in zip(static, ours, strict=True)]
+    spread = f"{np.median(ratios):.2f} (least {min(ratios):.2f}, worst {max(ratios):.2f})"
+    yield f"| median of the ratios | | | | ≤ ⅓ | {spread} |"
+    for name in REFERENCE:
+        if name in figures:
+            a, b, c = (getattr(figures[name], which).changed for which in ("static", "plain", "ours"))
+            yield f"| labels that change, {name} | {a:.2%} | {b:.2%} | {c:.2%} | ≤ {LABEL_AIM:.1%} | |"
+    speeds = [f.speed for f in figures.values()]
+    slower = sum(speed < 1 for speed in speeds)
+    yield (
+        f"\nTime of float32 over int8, geometric mean: {geometric_mean(speeds):.2f}; slower in int8, so refused: "
+        f"{slower} of {len(speeds)}. The aim, ≥ 2, is for processors with VNNI."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="the folder of the reference networks' data")
+    parser.add_argument("names", nargs="*", help="networks; default: all")
+    parser.add_argument("--write", action="store_true", help="keep the figures, and write RESULTS.md from all")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    kept = json.loads(RESULTS_JSON.read_text()) if RESULTS_JSON.exists() else {}
+    for name in options.names or (*REFERENCE, *ZOO):
+        figures = measured(subject_of(name, options.data), name in REFERENCE)
+        print(name, asdict(figures), flush=True)
+        kept[name] = asdict(figures)
+        if options.write:
+            RESULTS_JSON.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+    if options.write:
+        ordered = {n: Figures.of(kept[n]) for n in (*REFERENCE, *ZOO) if n in kept}
+        RESULTS.write_text("\n".join(lines(ordered)) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

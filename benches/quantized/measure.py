@@ -1,0 +1,177 @@
+"""One network in int8, three ways, and how far each is from float32 on rows that it was not calibrated on."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from benches.bits.__main__ import Subject
+from numpy.typing import NDArray
+
+from normfold.export.calibration.rows import Division, Rows
+from normfold.export.calibration.synthetic import synthetic
+from normfold.export.capture.capture import DEFAULT_OPSET
+from normfold.export.fold import fold
+from normfold.export.forms.calibrated import Calibrated, better
+from normfold.export.forms.equalised import equalised
+from normfold.export.forms.fewer_bits import in_pieces
+from normfold.export.forms.int8 import quantized
+from normfold.export.forms.measure import medians
+from normfold.export.graphs.exact import Graph, unrounded
+from normfold.export.graphs.float64 import Float64Graph
+from normfold.export.graphs.runtime import Runtime
+from normfold.export.inputs.specs import parse_inputs
+from normfold.export.proof.verify import Case
+from normfold.export.sources.opening import open_origin
+from normfold.export.sources.origin import Request
+
+Array = NDArray[Any]
+#: Rows that are run at once.
+AT_ONCE = 32
+#: How far the equalised graph may be from the folded one in float64, over the output's scale.
+SAME = 1e-9
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What int8 costs: the largest error over the largest output, root mean square, labels that change."""
+
+    largest: float
+    mean_square: float
+    #: None where the output is not one row of scores for each input.
+    changed: float | None
+
+    def __str__(self) -> str:
+        """Return "0.021; 0.009; 0.00"."""
+        changed = "" if self.changed is None else f"; {100 * self.changed:.2f}"
+        return f"{self.largest:.3f}; {self.mean_square:.3f}{changed}"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of one network."""
+
+    static: Loss
+    static_here: float
+    plain: Loss
+    ours: Loss
+    ours_here: float
+    #: Linear operators, those in float32, and layers that were equalised.
+    linear: int
+    kept: int
+    equalised: int
+    corrected: bool
+    #: Our float32 graph's time over that of our int8 file.
+    speed: float
+
+    @classmethod
+    def of(cls, kept: dict[str, Any]) -> Figures:
+        """Return what ``dataclasses.asdict`` made of figures."""
+        losses = {name: Loss(**kept[name]) for name in ("static", "plain", "ours")}
+        return cls(**{**kept, **losses})
+
+
+def measured(subject: Subject, real: bool) -> Figures:
+    """Return the figures of one network; ``real``: its calibrating rows are data, not made from statistics."""
+    specs = parse_inputs([subject.declared])
+    origin = open_origin(Request(source=subject.network, inputs=[subject.declared]), [])
+    model = unrounded(origin.graph(origin.specs, subject.sizes, DEFAULT_OPSET))
+    assert model is not None, f"{subject.name} cannot be computed in float64"
+    unfolded = Graph.of(model).content
+    fold(model)
+    folded = Graph.of(model)
+    if real:
+        rows = Rows.of([Case("sample", "rows", {"x": subject.calibration})], "sample", "rows", specs)
+        division = in_pieces(Division(rows, rows), specs)
+    else:
+        drawn = synthetic(unfolded, specs, subject.sizes)
+        assert drawn is not None, f"{subject.name} has no statistics"
+        division = in_pieces(drawn, specs)
+    assert division.calibration is not None
+    pieces = [case.inputs for case in division.calibration.cases]
+    exact = answers(folded.content, subject.test)
+    static = of_quantize_static(subject, [piece["x"] for piece in pieces])
+    plain = quantized(folded.content, pieces)
+    equal = equalised(folded, pieces, lambda made: _same(folded, made, subject.test[:2]))
+    if equal is not None and not better(equal.graph.content, folded.content, pieces):
+        equal = None
+    calibrated = Calibrated(folded.content if equal is None else equal.graph.content, pieces)
+    ours = calibrated.written()
+    times, _ = medians(
+        {n: Runtime(c, optimised=True) for n, c in (("float32", folded.content), ("int8", ours.content))},
+        {"x": subject.test[:1]},
+    )
+    return Figures(
+        static=loss(exact, answers(static, subject.test, optimised=False)),
+        static_here=loss(exact, answers(static, subject.test)).largest,
+        plain=loss(exact, answers(plain, subject.test, optimised=False)),
+        ours=loss(exact, answers(ours.content, subject.test, optimised=False)),
+        ours_here=loss(exact, answers(ours.content, subject.test)).largest,
+        linear=sum(len(group.names) for group in calibrated.groups),
+        kept=len(ours.kept),
+        equalised=0 if equal is None else len(equal.layers),
+        corrected=ours.corrected,
+        speed=times["float32"] / times["int8"],
+    )
+
+
+def of_quantize_static(subject: Subject, calibration: Sequence[Array]) -> bytes:
+    """Return what onnxruntime's quantizer makes, with its defaults, of the file that torch writes by default."""
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self, name: str) -> None:
+            self.rest = iter([{name: x} for x in calibration])
+
+        def get_next(self) -> dict[str, Array] | None:
+            return next(self.rest, None)
+
+    axes = [axis for axis, dim in enumerate(_dims(subject.declared)) if not dim.isdigit()]
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
+        file, target = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
+        torch.onnx.export(
+            subject.network,
+            (torch.from_numpy(subject.calibration[:2]),),
+            str(file),
+            dynamo=True,
+            input_names=["x"],
+            # Not by name: some operators bound or fix a dimension.
+            dynamic_shapes=(dict.fromkeys(axes, torch.export.Dim.AUTO),),
+            verbose=False,
+        )
+        quantize_static(file, target, Reader("x"))
+        return bytes(onnx.load(target).SerializeToString())
+
+
+def _dims(declared: str) -> list[str]:
+    """Return the dimensions of "x=FP32[N,1,L]"."""
+    return declared.partition("[")[2].rstrip("]").split(",")
+
+
+def _same(one: Graph, other: Graph, rows: Array) -> bool:
+    assert one.exact is not None
+    assert other.exact is not None
+    a, b = (next(iter(Float64Graph(exact).run({"x": rows}).values())) for exact in (one.exact, other.exact))
+    return bool(np.abs(a - b).max() <= SAME * np.abs(a).max())
+
+
+def answers(content: bytes, rows: Array, *, optimised: bool = True) -> Array:
+    """Return the first output for all rows."""
+    graph = Runtime(content, optimised=optimised)
+    return np.concatenate(
+        [graph.run({"x": rows[i : i + AT_ONCE]})[graph.outputs[0]] for i in range(0, len(rows), AT_ONCE)]
+    )
+
+
+def loss(exact: Array, got: Array) -> Loss:
+    """Return what ``got`` loses beside ``exact``, of one shape."""
+    error = np.abs(got.astype(np.float64) - exact)
+    changed = float((exact.argmax(1) != got.argmax(1)).mean()) if exact.ndim == 2 and exact.shape[1] > 1 else None
+    return Loss(float(error.max() / np.abs(exact).max()), float(np.sqrt((error**2).mean()) / exact.std()), changed)

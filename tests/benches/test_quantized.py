@@ -1,0 +1,54 @@
+"""The comparison of int8 with onnxruntime's own quantizer: what is counted as an error, and the page."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from benches.bits.__main__ import Subject
+from benches.quantized import measure
+from benches.quantized.__main__ import lines
+from benches.quantized.measure import Figures, Loss, loss, of_quantize_static
+from torch import nn
+
+FIGURES = Figures(Loss(0.3, 0.1, 0.05), 0.4, Loss(0.2, 0.05, 0.01), Loss(0.03, 0.01, 0.0), 0.031, 9, 2, 3, True, 0.8)
+
+
+def test_a_loss_has_the_largest_error_its_mean_square_and_the_labels_that_change():
+    exact, got = np.float32([[0, 4], [2, 0]]), np.float32([[0, 3], [0, 1]])
+    assert loss(exact, got) == Loss(0.5, pytest.approx(np.sqrt(6 / 4) / exact.std()), 0.5)
+    assert loss(exact[..., None], got[..., None]).changed is None
+
+
+def test_figures_are_read_as_they_were_kept():
+    assert Figures.of(asdict(FIGURES)) == FIGURES
+
+
+def test_the_page_has_a_row_for_each_network_and_the_aims():
+    page = "\n".join(lines({"surnames": FIGURES}))
+    losses = "| surnames | 0.300; 0.100; 5.00 | 0.400 | 0.200; 0.050; 1.00 | 0.030; 0.010; 0.00 | 0.031 | 0.10 |"
+    assert f"{losses} 2 of 9 | 3 | corrected | 0.80 |" in page
+    assert "| worst of the largest error | 0.300 | 0.200 | 0.030 | ≤ ⅓ | 0.10 |" in page
+    assert "| labels that change, surnames | 5.00% | 1.00% | 0.00% | ≤ 0.2% | |" in page
+    assert "geometric mean: 0.80; slower in int8, so refused: 1 of 1." in page
+
+
+def test_quantize_static_gets_the_file_of_torchs_exporter(monkeypatch: pytest.MonkeyPatch):
+    files = []
+    monkeypatch.setattr(
+        "onnxruntime.quantization.quantize_static", lambda file, target, reader: files.append((file, target, reader))
+    )
+    monkeypatch.setattr(measure.onnx, "load", lambda target: measure.onnx.ModelProto(producer_name="quantized"))
+    written = []
+    monkeypatch.setattr(torch.onnx, "export", lambda network, inputs, file, **options: written.append((file, options)))
+    rows = np.zeros((2, 3, 8), np.float32)
+    subject = Subject("small", nn.Conv1d(3, 2, 1), "x=FP32[N,3,L]", {"N": 2, "L": 8}, rows, rows)
+    assert b"quantized" in of_quantize_static(subject, [rows[:1], rows[1:]])
+    ((file, _, reader),) = files
+    ((made, options),) = written
+    assert str(file) == made
+    assert list(options["dynamic_shapes"][0]) == [0, 2]
+    assert [reader.get_next()["x"].shape for _ in range(2)] == [(1, 3, 8)] * 2
+    assert reader.get_next() is None
