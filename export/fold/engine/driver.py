@@ -53,11 +53,13 @@ class Folding:
         while progress:
             progress = False
             for target in tuple(left):
+                known = len(self.targets)
                 words, reasons[target] = self._try(target)
                 if words:
                     how[target].append(words)
-                    # Leaving just a sign (y = ±x) behind unblocks no other affine, so it does not count as progress.
-                    progress = progress or target in self.removed
+                    # Leaving just a sign (y = ±x) behind unblocks no other affine, so it does not count as progress;
+                    # but a factor that became an affine by channel then has not been tried yet.
+                    progress = progress or target in self.removed or len(self.targets) > known
             gone = set(self.removed)
             left = [t for t in self.targets if t not in gone]
         for target in self.targets:
