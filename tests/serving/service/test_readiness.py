@@ -69,14 +69,14 @@ class World:
     async def agree(self):
         """Ask all five, and compare their answers.
 
-        A watcher needs two rounds of the loop to yield after a change. A load's thread may end in any round, so this
-        waits until three rounds have passed without a change.
+        A watcher needs two rounds of the loop to yield after a change. A load's thread may end in any round, also while
+        the index is made, which reads the repository: so this waits until nothing has changed meanwhile.
         """
         seen = None
         while seen != (seen := [await self.check(name) for name in (*NAMES, "")]):
+            rows = (await self.administration.repository_index(pb.RepositoryIndexRequest())).models
             for _ in range(3):
                 await asyncio.sleep(0)
-        rows = (await self.administration.repository_index(pb.RepositoryIndexRequest())).models
         answering = {row.name for row in rows if row.state == "READY"}
         for name in NAMES:
             ready = (await self.service.model_ready(pb.ModelReadyRequest(name=name))).ready
