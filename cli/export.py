@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from normfold.cli.control import ADDRESS
-from normfold.cli.exporting import errors_as_messages, print_report, steps
+from normfold.cli.exporting import errors_as_messages, print_report, steps, timed_threads
 from normfold.cli.next_command import after_export
 from normfold.plain_file import read_plain_text
 
@@ -111,10 +111,7 @@ Examples:
     "Without --form it means --form folded.",
 )
 @click.option("--remeasure", is_flag=True, help="Time the forms again, even if an earlier export has timed them.")
-@click.option(
-    "--threads", type=int, default=1, show_default=True, metavar="N",
-    help="Time the forms with N threads for a run, for a server that has so many (serve --threads N, or --workers 1).",
-)  # fmt: skip
+@timed_threads
 @click.option(
     "--time-at", multiple=True, metavar="DIM=SIZE",
     help="Time the forms at this size of a dynamic dimension, L=5000; default: the first sample's, or a usual one.",

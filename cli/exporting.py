@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 _NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "jinja2")
 _AT_STEP = "at the step '"
 
-__all__ = ["errors_as_messages", "print_report", "steps"]
+#: The option of both commands that time forms.
+timed_threads = click.option(
+    "--threads", type=int, default=1, show_default=True, metavar="N",
+    help="Time the forms with N threads for each run: as many as the server will give a run.",
+)  # fmt: skip
+
+__all__ = ["errors_as_messages", "print_report", "steps", "timed_threads"]
 
 
 @contextmanager

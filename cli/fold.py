@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from normfold.cli.exporting import errors_as_messages, print_report, steps
+from normfold.cli.exporting import errors_as_messages, print_report, steps, timed_threads
 
 __all__ = ["fold"]
 
@@ -49,10 +49,7 @@ Examples:
     "Without --form it means --form folded.",
 )
 @click.option("--remeasure", is_flag=True, help="Time the forms again, even if an earlier run has timed them.")
-@click.option(
-    "--threads", type=int, default=1, show_default=True, metavar="N",
-    help="Time the forms with N threads for a run, for a server that has so many (serve --threads N, or --workers 1).",
-)  # fmt: skip
+@timed_threads
 @click.option(
     "--report",
     "written",

@@ -102,8 +102,8 @@ Batch 1, one thread: how many times faster the second of the two is.
 
 ## At every size
 
-How many times faster the published variant is than each route: geometric means, in parentheses the least. For all
-threads it is the variant that `normfold export --threads` publishes for so many.
+How many times faster the published variant is than each route: geometric means, in parentheses the least. The rows of
+all threads have the variant that `normfold export --threads N` publishes, N being the number of CPUs.
 
 {everywhere}
 

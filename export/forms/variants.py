@@ -98,7 +98,7 @@ def check_variant(name: str) -> None:
 
 
 def check_threads(threads: int) -> None:
-    """Raise ExportError where this machine cannot show how fast a run on so many threads is."""
+    """Raise ExportError where this machine has fewer CPUs than ``threads``: a run cannot be timed on them here."""
     cpus = affinity_cpus()
     if not 1 <= threads <= cpus:
         there = "1 CPU" if cpus == 1 else f"{cpus} CPUs"

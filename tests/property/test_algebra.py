@@ -31,24 +31,34 @@ def cases(network: Network) -> list[Case]:
     return [case("short", 2, 24, 1), case("long", 3, 41, 1), case("large", 2, 24, 1e4), case("small", 2, 24, 1e-4)]
 
 
+def in_float64(file: onnx.ModelProto) -> tuple[ir.Model, bytes]:
+    """The network with weights that were never rounded: to be folded, and as it is now."""
+    model = unrounded(ir.from_proto(onnx.shape_inference.infer_shapes(file)))
+    assert model is not None
+    return model, exact_of(Graph.of(model))
+
+
+def exact_of(graph: Graph) -> bytes:
+    """The graph before its weights are rounded."""
+    assert graph.exact is not None
+    return graph.exact
+
+
 @drawing(150)
 @given(networks())
 def test_every_variant_of_a_network_is_the_same_function(drawn: tuple[list[Layer], Network]) -> None:
     layers, network = drawn
     note("\n".join(map(str, layers)))
-    model = unrounded(ir.from_proto(onnx.shape_inference.infer_shapes(network.model)))
-    assert model is not None
+    model, exact = in_float64(network.model)
     unfolded = Graph.of(model)
-    assert unfolded.exact is not None
     try:
-        algebra = Algebra(unfolded.exact, cases(network))
+        algebra = Algebra(exact, cases(network))
     except Exception:
         reject()  # the drawn network does not run at one of these lengths
     fold(model)
     folded = Graph.of(model)
     for name, graph in (("folded", folded), *made_anew(unfolded, folded)):
-        assert graph.exact is not None
-        verification = algebra.of(graph.exact)
+        verification = algebra.of(exact_of(graph))
         assert verification.passed, (name, verification.worst)
 
 
@@ -61,14 +71,10 @@ def test_a_rounding_that_is_small_beside_ordinary_outputs_is_no_other_network() 
     layers[5] = Layer("norm", reads=0, also=0, c=4, seed=1)
     layers[10] = Layer("norm", reads=0, also=0, a=3, b=8)
     network = build([*layers, Layer("conv", a=2, c=4, seed=1)], 2, 9, False, None)
-    model = unrounded(ir.from_proto(onnx.shape_inference.infer_shapes(network.model)))
-    assert model is not None
-    exact = Graph.of(model).exact
-    assert exact is not None
+    model, exact = in_float64(network.model)
     algebra = Algebra(exact, cases(network))
     fold(model)
-    folded = Graph.of(model).exact
-    assert folded is not None
+    folded = exact_of(Graph.of(model))
     assert algebra.of(folded).passed
     wrong = onnx.load_model_from_string(folded)
     weight = max(wrong.graph.initializer, key=lambda tensor: len(tensor.dims))
@@ -84,15 +90,10 @@ def test_a_batchnorm_of_one_channel_with_a_tiny_scale_leaves_the_carrier_as_it_i
         [Layer("conv"), Layer("norm", seed=1), Layer("norm", a=3, b=1, c=1), Layer("conv", a=2, c=4, seed=1)],
         1, 9, False, None,
     )  # fmt: skip
-    model = unrounded(ir.from_proto(onnx.shape_inference.infer_shapes(network.model)))
-    assert model is not None
-    exact = Graph.of(model).exact
-    assert exact is not None
+    model, exact = in_float64(network.model)
     algebra = Algebra(exact, cases(network))
     fold(model)
-    folded = Graph.of(model).exact
-    assert folded is not None
-    assert algebra.of(folded).worst.relative < 1e-14
+    assert algebra.of(exact_of(Graph.of(model))).worst.relative < 1e-14
 
 
 @pytest.mark.parametrize("gamma", [1.0, 1e-9])
@@ -105,13 +106,8 @@ def test_a_constant_channel_carries_a_shift_only_if_it_keeps_its_digits(gamma: f
     file = onnx.parser.parse_model(text % (gamma, gamma))
     taps = np.random.default_rng(0).standard_normal((3, 2, 3)).astype(np.float32)
     file.graph.initializer.append(numpy_helper.from_array(taps, "w"))
-    model = unrounded(ir.from_proto(onnx.shape_inference.infer_shapes(file)))
-    assert model is not None
-    exact = Graph.of(model).exact
-    assert exact is not None
+    model, exact = in_float64(file)
     x = np.random.default_rng(0).standard_normal((2, 2, 9)).astype(np.float32)
     algebra = Algebra(exact, [Case("short", "short", {"x": x})])
     assert not fold(model).batchnorms_after
-    folded = Graph.of(model).exact
-    assert folded is not None
-    assert algebra.of(folded).worst.relative < 1e-13
+    assert algebra.of(exact_of(Graph.of(model))).worst.relative < 1e-13

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 from hypothesis import given, note, reject
 
 from normfold.export.fold import fold
 from normfold.export.fold.engine import equalising
 from normfold.export.fold.engine.areas import Area
 from normfold.export.fold.equalised import Channels, equalise
-from normfold.export.graphs.exact import Graph, unrounded
+from normfold.export.graphs.exact import Graph
 from normfold.export.proof.algebra import Algebra
 
 from .networks import Layer, Network, networks
-from .test_algebra import cases
+from .test_algebra import cases, exact_of, in_float64
 from .test_fold import drawing
 
 
@@ -26,12 +24,9 @@ from .test_fold import drawing
 def test_a_network_whose_channels_are_scaled_is_the_same_function(drawn: tuple[list[Layer], Network]) -> None:
     layers, network = drawn
     note("\n".join(map(str, layers)))
-    model = unrounded(ir.from_proto(onnx.shape_inference.infer_shapes(network.model)))
-    assert model is not None
-    unfolded = Graph.of(model)
-    assert unfolded.exact is not None
+    model, exact = in_float64(network.model)
     try:
-        algebra = Algebra(unfolded.exact, cases(network))
+        algebra = Algebra(exact, cases(network))
     except Exception:
         reject()  # the drawn network does not run at one of these lengths
     fold(model)
@@ -46,5 +41,5 @@ def test_a_network_whose_channels_are_scaled_is_the_same_function(drawn: tuple[l
     finally:
         equalising.best_scales = chosen
     note(str(layers_changed))
-    verification = algebra.of(Graph.of(model).exact or b"")
+    verification = algebra.of(exact_of(Graph.of(model)))
     assert verification.passed, verification.worst
