@@ -61,7 +61,7 @@ class Calibrated:
     def __post_init__(self) -> None:
         """Raises ExportError where the graph does not run, or no int8 file can be written of it."""
         self.ranges = ranges_of(self.content, self.pieces)
-        self._answers = self._run(Runtime(self.content, optimised=True), self.pieces)
+        self._answers = _answers(self.content, self.pieces)
         usual = self.ranges.widened(USUAL)
         quantized(self.content, self.pieces, ranges=usual)  # what cannot be written at all is not tried in parts
         self.groups = groups_of(self.content, self.pieces, usual)
@@ -86,7 +86,7 @@ class Calibrated:
 
     def error(self, int8: bytes, which: slice = slice(None)) -> float:
         """Return a file's error on the pieces (:func:`error_between`), beside the float32 graph."""
-        return error_between(self._answers[which], self._run(Runtime(int8, optimised=True), self.pieces[which]))
+        return error_between(self._answers[which], _answers(int8, self.pieces[which]))
 
     def _widening(self) -> float:
         if len(self.pieces) < 4:
@@ -100,20 +100,21 @@ class Calibrated:
                 errors[k] += self.error(quantized(self.content, self.pieces, self.kept, ranges=ranges), unseen) ** 2
         return max(k for k in WIDENINGS if errors[k] <= ROOM**2 * min(errors.values()))
 
-    @staticmethod
-    def _run(graph: Runtime, pieces: Sequence[Arrays]) -> list[Arrays]:
-        return [graph.run(piece) for piece in pieces]
-
 
 def better(one: bytes, other: bytes, pieces: Sequence[Arrays]) -> bool:
     """Return whether the float32 graph ``one`` has a smaller error in int8 than ``other``, the same function."""
-    exact = [Runtime(other, optimised=True).run(piece) for piece in pieces]
-    errors = []
-    for content in (one, other):
+    exact = _answers(other, pieces)
+
+    def error(content: bytes) -> float:
         int8 = quantized(content, pieces, ranges=ranges_of(content, pieces).widened(USUAL))
-        run = Runtime(int8, optimised=True).run
-        errors.append(error_between(exact, [run(piece) for piece in pieces]))
-    return errors[0] < errors[1]
+        return error_between(exact, _answers(int8, pieces))
+
+    return error(one) < error(other)
+
+
+def _answers(content: bytes, pieces: Sequence[Arrays]) -> list[Arrays]:
+    graph = Runtime(content, optimised=True)
+    return [graph.run(piece) for piece in pieces]
 
 
 def error_between(exact: Sequence[Arrays], found: Sequence[Arrays]) -> float:
