@@ -17,7 +17,7 @@ RAY_STAMP := $(RAY_VENV)/.installed
 DOCS_STAMP := $(DOCS_VENV)/.installed
 
 .PHONY: help demo test test-wheels test-long fuzz-export test-zoo export-zoo soak chaos fuzz lint format bench bench-compute \
-	cuda-parts perf-analyzer interop ray lock audit release docs clean
+	cuda-parts perf-analyzer interop ray image lock audit release docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -113,6 +113,9 @@ $(RAY_STAMP): deploy/ray/requirements.txt
 
 ray: $(STAMP) $(RAY_STAMP) ## two replicas on a local cluster of Ray Serve, one of which is killed
 	@RAY_PYTHON=$(abspath $(RAY_VENV))/bin/python $(BIN)/python -m pytest -m ray tests/deploy
+
+image: $(STAMP) ## what deploy/Dockerfile builds, in a chroot without Docker, and tried; root, Debian, debootstrap
+	@$(BIN)/python tests/deploy/image.py build/image
 
 lock: $(STAMP) ## write locked/serving.txt: what a server installs, with the SHA-256 of each wheel
 	@$(BIN)/python locked/write.py $(BIN)/pip
