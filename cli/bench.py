@@ -11,8 +11,6 @@ import click
 from normfold.cli.connection import connection_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from normfold.serving.client.connection import Credentials
     from normfold.serving.load.generator import Load
     from normfold.serving.load.rounds import Target
@@ -108,7 +106,7 @@ class Numbers(click.ParamType[list[float]]):
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Draw latency against throughput into this .svg or .html file.",
+    help="Draw latency against throughput into this .svg, .png or .html file.",
 )
 def bench(
     addresses: tuple[str, ...],
@@ -152,8 +150,8 @@ def bench(
     from normfold.serving.load.generator import Load
     from normfold.serving.load.rounds import measure
 
-    if out is not None and out.suffix not in (".svg", ".html"):
-        raise click.UsageError(f"--out {out} must end in .svg or .html")
+    if out is not None:
+        _check_picture(out)
     if len(set(addresses)) < len(addresses):
         raise click.UsageError("an address is given twice")
     if pids and len(pids) != len(addresses):
@@ -208,19 +206,38 @@ def _target(address: str, settings: Any, pid: int | None, credentials: Credentia
         raise click.UsageError(str(error)) from None
 
 
+def _check_picture(out: Path) -> None:
+    """Refuse a picture that could not be drawn, before anything is measured."""
+    if out.suffix not in (".svg", ".png", ".html"):
+        raise click.UsageError(f"--out {out} must end in .svg, .png or .html")
+    if out.suffix == ".png":
+        from normfold.cli.png import png
+
+        try:
+            png("<svg xmlns='http://www.w3.org/2000/svg' width='1' height='1'/>")
+        except ModuleNotFoundError:
+            cure = f"pip install 'normfold[png]', or write {out.with_suffix('.svg')}"
+            raise click.UsageError(f"--out {out} needs the package resvg_py: {cure}") from None
+        except LookupError as error:
+            cure = f"install one, for example fonts-dejavu-core, or write {out.with_suffix('.svg')}"
+            raise click.UsageError(f"--out {out}: {error}; {cure}") from None
+
+
 def _draw(out: Path, targets: list[Target], loads: list[Load], settings: Any) -> None:
     import datetime
 
     from normfold.cli import bench_picture
+    from normfold.cli.png import png
     from normfold.processor import processor_name
     from normfold.serving.process.cpus import available_cpus
     from normfold.whole_file import written_whole
 
-    page: Callable[..., str] = bench_picture.page if out.suffix == ".html" else bench_picture.drawing
+    about = f"Client: {available_cpus()} CPUs ({processor_name()}); {datetime.date.today()}"
+    page = bench_picture.page if out.suffix == ".html" else bench_picture.drawing
+    text = page(targets, loads, settings.title(), about)
     try:
         with written_whole(out) as file:
-            about = f"Client: {available_cpus()} CPUs ({processor_name()}); {datetime.date.today()}"
-            file.write(page(targets, loads, settings.title(), about).encode())
+            file.write(png(text) if out.suffix == ".png" else text.encode())
     except OSError as error:
         raise click.ClickException(f"{out} cannot be written: {error.strerror}") from None
     click.echo(f"wrote {out}", err=True)

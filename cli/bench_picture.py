@@ -9,8 +9,11 @@ from html import escape
 from normfold.serving.load.generator import Load
 from normfold.serving.load.rounds import Target
 
-WIDTH, HEIGHT = 760, 440
-LEFT, RIGHT, TOP, BOTTOM = 70, 30, 74, 74
+WIDTH = 760
+#: Height of the lines' part, and the free space around it; the names of the servers come above it.
+PLOT, LEFT, RIGHT, TOP, BOTTOM = 292, 70, 30, 74, 74
+#: Height of a row of names, and how many stand in one.
+ROW, IN_A_ROW = 20, 3
 #: Free space above and below the lines, as a part of a factor of ten.
 MARGIN_DECADES = 0.08
 #: Colours that people with colour blindness can distinguish, too (by Okabe and Ito).
@@ -38,30 +41,34 @@ def drawing(targets: Sequence[Target], loads: Sequence[Load], title: str, about:
     low = math.log10(min((point[1] for point in points), default=1.0)) - MARGIN_DECADES
     high = math.log10(max((point[2] for point in points), default=1.0)) + MARGIN_DECADES
 
+    top = TOP + ROW * math.ceil(len(lines) / IN_A_ROW)
+    foot = top + PLOT
+    height = foot + BOTTOM
+
     def x(throughput: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * throughput / most
 
     def y(milliseconds: float) -> float:
         share = (math.log10(milliseconds) - low) / (high - low)
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
+        return foot - PLOT * share
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="bench" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
-        f'height="{HEIGHT}" font-family="sans-serif" font-size="13" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="bench" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
+        f'height="{height}" font-family="sans-serif" font-size="13" role="img">',
         f"<title>Latency against throughput: {escape(title)}</title>",
         STYLE,
-        f'<rect class="paper" width="{WIDTH}" height="{HEIGHT}" rx="8"/>',
+        f'<rect class="paper" width="{WIDTH}" height="{height}" rx="8"/>',
         _label(LEFT, 26, "Latency against throughput", bold=True),
         _label(LEFT, 46, title),
-        _label(WIDTH / 2, HEIGHT - 32, "answered requests a second", anchor="middle"),
-        _label(LEFT, HEIGHT - 10, about, size=11),
-        _label(14, TOP - 10, "latency, ms"),
+        _label(WIDTH / 2, height - 32, "answered requests a second", anchor="middle"),
+        _label(LEFT, height - 10, about, size=11),
+        _label(14, top - 10, "latency, ms"),
     ]
     step = _step(most)
     for number in range(int(most / step) + 1):
         at = x(step * number)
-        parts.append(_line(at, TOP, at, HEIGHT - BOTTOM))
-        parts.append(_label(at, HEIGHT - BOTTOM + 18, f"{step * number:,.6g}", anchor="middle"))
+        parts.append(_line(at, top, at, foot))
+        parts.append(_label(at, foot + 18, f"{step * number:,.6g}", anchor="middle"))
     for power in range(math.floor(low), math.ceil(high)):
         for digit in (1, 2, 5):
             value = digit * 10.0**power
@@ -77,8 +84,9 @@ def drawing(targets: Sequence[Target], loads: Sequence[Load], title: str, about:
             near = x(point[0]) > WIDTH - RIGHT - 90
             parts.append(f'<circle cx="{x(point[0]):.1f}" cy="{y(point[1]):.1f}" r="3.5" fill="{colour}"/>')
             beside = x(point[0]) + (-6 if near else 6)
-            parts.append(_label(beside, y(point[1]) + 15, point[3], "end" if near else "start", size=11))
-        parts.append(_key(TOP + 18 + 20 * index, name, colour))
+            below = y(point[1]) + (15 if y(point[1]) + 15 < foot else -8)
+            parts.append(_label(beside, below, point[3], "end" if near else "start", size=11))
+        parts.append(_key(index, name, colour))
     parts.append(
         _label(WIDTH - RIGHT, 46, "solid p50, dashed p99; points: requests in flight or a second", "end", size=11)
     )
@@ -130,10 +138,11 @@ def _step(most: float) -> float:
     return next(power * digit for digit in (1, 2, 5, 10) if power * digit * 6 >= most)
 
 
-def _key(at: float, name: str, colour: str) -> str:
-    right = WIDTH - RIGHT - 8
-    line = f'<path d="M{right - 26} {at - 4} L{right} {at - 4}" stroke="{colour}" stroke-width="3"/>'
-    return line + _label(right - 32, at, name, "end")
+def _key(index: int, name: str, colour: str) -> str:
+    row, column = divmod(index, IN_A_ROW)
+    left, at = LEFT + column * (WIDTH - LEFT - RIGHT) / IN_A_ROW, TOP - 8 + ROW * row
+    line = f'<path d="M{left:.1f} {at - 4} l26 0" stroke="{colour}" stroke-width="3"/>'
+    return line + _label(left + 32, at, name)
 
 
 def _line(x1: float, y1: float, x2: float, y2: float) -> str:

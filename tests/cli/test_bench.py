@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from normfold.cli import png
 from normfold.cli.bench import bench
 from normfold.cli.bench_picture import drawing
 from normfold.processor import processor_name
@@ -131,6 +133,42 @@ def test_the_picture_is_a_file_that_needs_no_other(address, tmp_path, suffix):
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
+def test_a_picture_as_png_has_the_text_of_the_drawing(address, tmp_path):
+    out = tmp_path / "report.png"
+    result = run(address, "-m", "m", *FEW, "--in-flight", "1", "--out", out)
+    try:
+        png._font()
+    except LookupError:
+        assert (result.exit_code, out.exists()) == (2, False)
+        assert "install one, for example fonts-dejavu-core, or write" in result.output
+        return
+    assert result.exit_code == 0, result.output
+    picture = out.read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert struct.unpack(">II", picture[16:24]) == (2 * 760, 2 * 460)
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        (
+            lambda patch: patch.setitem(sys.modules, "resvg_py", None),
+            "pip install 'normfold[png]', or write report.svg",
+        ),
+        (
+            lambda patch: patch.setattr(png, "FONTS", ("No Such Font",)),
+            "none of these fonts is installed: No Such Font",
+        ),
+    ],
+    ids=["package", "font"],
+)
+def test_what_a_png_needs_is_missed_before_the_measurement(address, monkeypatch, missing, said):
+    missing(monkeypatch)
+    result = run(address, "-m", "m", "--seconds", "3600", "--out", "report.png")
+    assert result.exit_code == 2
+    assert said in result.output
+
+
 def test_arrays_from_a_file_are_asked_with(address, tmp_path):
     np.savez(tmp_path / "in.npz", x=np.zeros((2, 4), np.float32))
     assert run(address, "-m", "m", *FEW, "--in-flight", "1", "-i", tmp_path / "in.npz").exit_code == 0
@@ -157,7 +195,7 @@ def test_arrays_of_another_datatype_are_refused_with_the_cure(make_server, tmp_p
         (["--shape", "x"], "is not NAME=SIZES"),
         (["--shape", "x=2,3"], "shape 2,3 does not fit any,4"),
         (["--shape", "z=1"], "has no input 'z'; it has x"),
-        (["--out", "report.png"], "must end in .svg or .html"),
+        (["--out", "report.pdf"], "must end in .svg, .png or .html"),
         (["--server-pid", "1", "--server-pid", "2"], "give one each"),
         (["--server-pid", "999999999"], "no such process"),
         (["--seconds", "0.3", "--rounds", "50"], "below 0.1 s"),
