@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ T = TypeVar("T")
 SCHEME = "://"
 #: What a change of an object shows in, in this order: each store has one of them.
 _MARKS = ("ETag", "etag", "md5Hash", "blob_id", "oid", "mtime", "LastModified", "updated", "created", "uid")
+#: Settings of the libraries, unless the user gives others. gcsfs would ask for the type of the bucket over gRPC before
+#: each object, and warn each time where the answer is refused; huggingface_hub would send telemetry.
+_SETTINGS = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
 #: The end of a sentence about an error, by the names of its classes; the libraries share no base class.
 _HINTS: Mapping[str, str] = {
     "NoCredentialsError": "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
@@ -56,6 +60,8 @@ class Store:
             import fsspec
         except ImportError:
             raise RemoteError(_no_packages(url)) from None
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
         try:
             self._files, self._root = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
         except ImportError:

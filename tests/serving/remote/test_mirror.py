@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from pathlib import Path
 
@@ -23,6 +24,18 @@ FILES = {"model.onnx": b"weights", "golden.json": b"{}"}
 def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("NORMFOLD_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.mark.parametrize(
+    ("variable", "ours"), [("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false"), ("HF_HUB_DISABLE_TELEMETRY", "1")]
+)
+def test_the_libraries_are_told_to_ask_for_no_more_than_the_files(monkeypatch, variable, ours):
+    monkeypatch.delenv(variable, raising=False)
+    Store("memory://a")
+    assert os.environ[variable] == ours
+    monkeypatch.setenv(variable, "theirs")
+    Store("memory://a")
+    assert os.environ[variable] == "theirs"
 
 
 class Bucket:
