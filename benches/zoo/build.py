@@ -21,6 +21,7 @@ import contextlib
 import copy
 import json
 import logging
+import multiprocessing
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -221,17 +222,31 @@ def is_built(folder: Path) -> bool:
 
 
 def build(networks: Sequence[Network], out: Path) -> None:
-    """Write the files of each network, print a line for it, and update INDEX.json."""
+    """Write the files of each network, print a line for it, and update INDEX.json.
+
+    Each is built in a process of its own: torch's exporters end in a segmentation fault for some networks, and what one
+    package does while it is imported does not reach the next.
+    """
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)  # the exporters warn about much
+    fork = multiprocessing.get_context("fork")
     for network in networks:
-        try:
-            facts = write(network, out / network.name)
-        except Exception as error:
-            print(f"{network.name}: not built: {type(error).__name__}: {error}", flush=True)
-            continue
-        print(network.name, line(facts), flush=True)
-        write_index(out)
+        (out / network.name / "facts.json").unlink(missing_ok=True)
+        process = fork.Process(target=build_one, args=(network, out / network.name))
+        process.start()
+        process.join()
+        if process.exitcode:
+            print(f"{network.name}: not built: the process ended with {process.exitcode}", flush=True)
+        elif is_built(out / network.name):
+            write_index(out)
+
+
+def build_one(network: Network, folder: Path) -> None:
+    """Write the files of one network and print a line for it."""
+    try:
+        print(network.name, line(write(network, folder)), flush=True)
+    except Exception as error:
+        print(f"{network.name}: not built: {type(error).__name__}: {error}", flush=True)
 
 
 def line(facts: dict[str, Any]) -> str:
