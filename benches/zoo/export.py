@@ -22,8 +22,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benches.zoo.build import make
-from benches.zoo.more import NETWORKS, without_vision_kernels
-from benches.zoo.network import Network
+from benches.zoo.more import NETWORKS
+from benches.zoo.network import Network, without_kernels
 from benches.zoo.networks import NETWORKS as ZOO
 
 from normfold.whole_file import write_whole
@@ -137,7 +137,7 @@ def main() -> None:
     signal.signal(signal.SIGPROF, _late)
     kept = options.out.with_suffix(".json")
     lines = {k: Line(**v) for k, v in json.loads(kept.read_text()).items()} if kept.is_file() else {}
-    without_vision_kernels()
+    without_kernels()
     for network in ZOO if options.zoo else NETWORKS:
         if network.name in lines or (options.names and network.name not in options.names):
             continue

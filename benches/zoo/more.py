@@ -8,9 +8,7 @@ proof takes seconds, the constructor's arguments here show it.
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benches.zoo.eeg import braindecode, torcheeg
@@ -19,32 +17,6 @@ from benches.zoo.timeseries import tsai
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-def without_vision_kernels() -> None:
-    """Let torchvision be imported where its kernels are not built for this torch; no network here uses them.
-
-    torchvision describes its kernels to torch when it is imported, and that needs their names.
-    """
-    import torch
-
-    found = importlib.util.find_spec("torchvision")
-    if found is None or found.origin is None or hasattr(torch.ops.torchvision, "nms"):
-        return
-    for kernels in Path(found.origin).parent.glob("_C*.so"):
-        try:
-            torch.ops.load_library(kernels)  # names defined here as well would end the process when these come
-        except OSError:  # built for another torch
-            continue
-        return
-    text = (Path(found.origin).parent / "_meta_registrations.py").read_text()
-    global _LIBRARY  # torch forgets the names with the library
-    _LIBRARY = torch.library.Library("torchvision", "DEF")
-    for name in sorted({"nms", *re.findall(r'register_(?:meta|fake)\("(?:torchvision::)?(\w+)"', text)}):
-        _LIBRARY.define(f"{name}(Tensor x) -> Tensor")
-
-
-_LIBRARY: Any = None
 
 
 def made(place: str, *arguments: Any, **options: Any) -> Callable[[], nn.Module]:
@@ -62,7 +34,6 @@ def timm(name: str) -> Callable[[], nn.Module]:
     """Return a function that makes one of timm's networks, without weights, for ten classes."""
 
     def build() -> nn.Module:
-        without_vision_kernels()
         import timm
 
         network: nn.Module = timm.create_model(name, pretrained=False, num_classes=10)
@@ -75,7 +46,6 @@ def torchvision(name: str) -> Callable[[], nn.Module]:
     """Return a function that makes one of torchvision's networks, without weights, for ten classes."""
 
     def build() -> nn.Module:
-        without_vision_kernels()
         from torchvision import models
 
         network: nn.Module = models.get_model(name, weights=None, num_classes=10)
@@ -88,7 +58,6 @@ def segmentation(name: str, encoder: str) -> Callable[[], nn.Module]:
     """Return a function that makes one of the networks of segmentation_models_pytorch."""
 
     def build() -> nn.Module:
-        without_vision_kernels()
         import segmentation_models_pytorch as smp
 
         network: nn.Module = getattr(smp, name)(encoder, encoder_weights=None, classes=2)
@@ -101,7 +70,6 @@ def transformers(config: str, model: str, output: str, **options: Any) -> Callab
     """Return a function that makes one of transformers' networks from its configuration, with one of its outputs."""
 
     def build() -> nn.Module:
-        without_vision_kernels()
         import transformers as hf
 
         network: nn.Module = getattr(hf, model)(getattr(hf, config)(**options))

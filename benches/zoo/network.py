@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -77,15 +78,43 @@ def without_init(package: str, **attributes: Any) -> None:
 
 
 def without_kernels() -> None:
-    """Let torchaudio be imported where its build (CPU, CUDA) is not the build of torch.
+    """Let torchaudio and torchvision be imported where their build (CPU, CUDA) is not the build of torch.
 
-    torchaudio works without the file of its compiled kernels, but not with a file that does not load. No network here
-    uses these kernels, but several packages import torchaudio.
+    No network here uses their compiled kernels, but several packages import torchaudio or torchvision.
     """
+    _without_kernels_of_torchaudio()
+    _without_kernels_of_torchvision()
+
+
+def _without_kernels_of_torchaudio() -> None:
+    """torchaudio works without the file of its kernels, but not with a file that does not load."""
     missing: Any = types.ModuleType("torchaudio._extension")
     missing._IS_TORCHAUDIO_EXT_AVAILABLE = False
     missing.fail_if_no_align = lambda function: function
     sys.modules.setdefault("torchaudio._extension", missing)
+
+
+def _without_kernels_of_torchvision() -> None:
+    """torchvision describes its kernels to torch when it is imported, and that needs their names."""
+    import torch
+
+    found = importlib.util.find_spec("torchvision")
+    if found is None or found.origin is None or hasattr(torch.ops.torchvision, "nms"):
+        return
+    for kernels in Path(found.origin).parent.glob("_C*.so"):
+        try:
+            torch.ops.load_library(kernels)  # names defined here as well would end the process when these come
+        except OSError:  # built for another torch
+            continue
+        return
+    text = (Path(found.origin).parent / "_meta_registrations.py").read_text()
+    global _LIBRARY  # torch forgets the names with the library
+    _LIBRARY = torch.library.Library("torchvision", "DEF")
+    for name in sorted({"nms", *re.findall(r'register_(?:meta|fake)\("(?:torchvision::)?(\w+)"', text)}):
+        _LIBRARY.define(f"{name}(Tensor x) -> Tensor")
+
+
+_LIBRARY: Any = None
 
 
 def from_repository(repository: str, file: str) -> types.ModuleType:
