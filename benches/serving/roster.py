@@ -6,16 +6,20 @@ import json
 import os
 import shutil
 import sys
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
 from benches.serving.http1 import HttpCalls
 from benches.serving.networks import MAX_BATCH, publish, tiny
 
-from normfold.serving.client.calls import infer_request
+from normfold.protos import grpc_service as pb
+from normfold.serving.client.calls import arrays, infer_request
 from normfold.serving.load.calls import Calls, UnaryCalls
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
@@ -48,6 +52,8 @@ class Peer:
     environment: str | None
     command: Callable[[Path, Path, int, int], Command]
     calls: Callable[[str], Calls]
+    #: Asks the server at an address for ``tiny`` of ``X`` once; None for a server without a model.
+    answer: Callable[[str], np.ndarray[Any, Any]] | None = None
     #: Why it cannot run here; None if it can.
     missing: str | None = None
 
@@ -65,6 +71,28 @@ def ask_bytes(address: str) -> Calls:
 def ask_json(address: str) -> Calls:
     """Return calls that POST the tensor as JSON."""
     return HttpCalls(address, "/predict", "application/json", json.dumps({"x": X.tolist()}).encode())
+
+
+def answer_grpc(address: str) -> np.ndarray[Any, Any]:
+    """Return the answer of a gRPC server."""
+    with grpc.insecure_channel(address) as channel:
+        ask = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        data = ask(infer_request("tiny", {"x": X}, None, "", "").SerializeToString(), timeout=60)
+    return arrays(pb.ModelInferResponse.FromString(data))["y"]
+
+
+def answer_bytes(address: str) -> np.ndarray[Any, Any]:
+    """Return the answer to the bytes of the tensor."""
+    with urllib.request.urlopen(f"http://{address}/inference", X.tobytes(), timeout=60) as answer:
+        return np.frombuffer(answer.read(), np.float32).reshape(1, -1)
+
+
+def answer_json(address: str) -> np.ndarray[Any, Any]:
+    """Return the answer to the tensor as JSON."""
+    headers = {"content-type": "application/json"}
+    request = urllib.request.Request(f"http://{address}/predict", json.dumps({"x": X.tolist()}).encode(), headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return np.array(json.loads(answer.read())["y"], np.float32)
 
 
 def normfold(python: Path, folder: Path, port: int, other: int, frontend: str) -> Command:
@@ -141,13 +169,13 @@ def peers() -> list[Peer]:
     """Return all servers; echo is the first."""
     return [
         Peer("grpcio echo", "echo", echo, ask_grpc),
-        Peer(FRONTENDS[0], None, partial(normfold, frontend="grpcio"), ask_grpc),
-        Peer(FRONTENDS[1], None, partial(normfold, frontend="http2"), ask_grpc),
-        Peer("Triton", "triton", triton, ask_grpc, _no_triton()),
-        Peer("MLServer", "mlserver", mlserver, ask_grpc),
-        Peer("KServe", "kserve", kserve, ask_grpc),
-        Peer("LitServe", "litserve", litserve, ask_json),
-        Peer("mosec", "mosec", mosec, ask_bytes),
+        Peer(FRONTENDS[0], None, partial(normfold, frontend="grpcio"), ask_grpc, answer_grpc),
+        Peer(FRONTENDS[1], None, partial(normfold, frontend="http2"), ask_grpc, answer_grpc),
+        Peer("Triton", "triton", triton, ask_grpc, answer_grpc, _no_triton()),
+        Peer("MLServer", "mlserver", mlserver, ask_grpc, answer_grpc),
+        Peer("KServe", "kserve", kserve, ask_grpc, answer_grpc),
+        Peer("LitServe", "litserve", litserve, ask_json, answer_json),
+        Peer("mosec", "mosec", mosec, ask_bytes, answer_bytes),
     ]
 
 

@@ -13,12 +13,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benches.serving.roster import REQUIREMENTS, Command, Peer
+import grpc
+import numpy as np
+import onnxruntime
+from benches.serving.networks import tiny
+from benches.serving.roster import REQUIREMENTS, Command, Peer, X
 
+from normfold.serving.client.errors import ClientError
 from normfold.serving.load import processes
 from normfold.serving.load.calls import Calls
 
 READY_SECONDS = 90.0
+#: The file in an environment that holds the requirements which it was made from.
+STAMP = "installed.txt"
 
 
 class CannotRun(Exception):
@@ -42,24 +49,34 @@ class Running:
 
 def environment(name: str, folder: Path) -> Path:
     """Return the Python of the environment ``name``; make the environment if it is missing. Raises CannotRun."""
-    home = folder / name
-    python, stamp, wanted = home / "bin" / "python", home / "installed.txt", REQUIREMENTS / f"{name}.txt"
-    text = wanted.read_text(encoding="utf-8")
-    if stamp.is_file() and stamp.read_text(encoding="utf-8") == text:
+    home, text = folder / name, _wanted(name)
+    python = home / "bin" / "python"
+    if environment_is_installed(name, folder):
         return python
     print(f"installing {name} into {home}", file=sys.stderr)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    for command in ([sys.executable, "-m", "venv", str(home)], [*pip, "--requirement", str(wanted)]):
+    requirements = str(REQUIREMENTS / f"{name}.txt")
+    for command in ([sys.executable, "-m", "venv", str(home)], [*pip, "--requirement", requirements]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise CannotRun(f"cannot be installed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
-    stamp.write_text(text, encoding="utf-8")
+    (home / STAMP).write_text(text, encoding="utf-8")
     return python
+
+
+def environment_is_installed(name: str, folder: Path) -> bool:
+    """Whether the environment ``name`` is in ``folder``, with the packages of today's requirements."""
+    stamp = folder / name / STAMP
+    return stamp.is_file() and stamp.read_text(encoding="utf-8") == _wanted(name)
+
+
+def _wanted(name: str) -> str:
+    return (REQUIREMENTS / f"{name}.txt").read_text(encoding="utf-8")
 
 
 @contextlib.contextmanager
 def started(peer: Peer, environments: Path, work: Path) -> Iterator[Running]:
-    """Start a server and stop it after the block. Raises CannotRun."""
+    """Start a server and stop it after the block. Raises CannotRun, also where its answer is wrong."""
     if peer.missing:
         raise CannotRun(peer.missing)
     python = Path(sys.executable) if peer.environment is None else environment(peer.environment, environments)
@@ -67,7 +84,21 @@ def started(peer: Peer, environments: Path, work: Path) -> Iterator[Running]:
     folder.mkdir(parents=True, exist_ok=True)
     port, other = free_ports(2)
     with running(peer.name, peer.command(python, folder, port, other), port, peer.calls, folder) as server:
+        check(peer, server.address)
         yield server
+
+
+def check(peer: Peer, address: str) -> None:
+    """Hold the server's answer to onnxruntime's in this process. Raises CannotRun."""
+    if peer.answer is None:
+        return
+    (right,) = onnxruntime.InferenceSession(tiny().SerializeToString()).run(None, {"x": X})
+    try:
+        found = peer.answer(address)
+    except (ClientError, grpc.RpcError, OSError, ValueError) as error:
+        raise CannotRun(f"cannot be asked: {error}") from None
+    if found.shape != right.shape or not np.allclose(found, right, rtol=1e-5):
+        raise CannotRun(f"answers wrongly: {found.ravel()[:4]} of shape {found.shape}, not {right.ravel()[:4]}")
 
 
 @contextlib.contextmanager

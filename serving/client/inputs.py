@@ -103,14 +103,18 @@ def _is_plain(value: Any) -> bool:
 
 
 def _only(metadata: ModelMetadata) -> str:
-    """The name of the only input of a model. Raises ValueError where it has several."""
+    """The name of the only input of a model. Raises ValueError where it has several, or the server names none."""
     if len(metadata.inputs) == 1:
         return metadata.inputs[0].name
+    if not metadata.inputs:
+        raise ValueError(
+            f"the server does not say which inputs model {metadata.name!r} has; give a dict of arrays by name: "
+            "{'x': …}"
+        )
     shown = ", ".join(map(str, metadata.inputs[:_SHOWN]))
-    first = metadata.inputs[0].name if metadata.inputs else "x"
     raise ValueError(
         f"model {metadata.name!r} has {len(metadata.inputs)} inputs: {shown}; give a dict of arrays by name: "
-        f"{{{first!r}: …}}"
+        f"{{{metadata.inputs[0].name!r}: …}}"
     )
 
 

@@ -52,3 +52,8 @@ def test_a_list_for_an_input_of_an_unknown_datatype_or_name_keeps_numpys_dtype()
     metadata = ModelMetadata("m", (), "", (TensorMetadata("x", "FP4", (-1,)),), ())
     found = by_input_name({"x": [1.5], "y": [1]}, metadata)
     assert {name: datatype.name for name, (_, datatype) in found.items()} == {"x": "FP64", "y": "INT64"}
+
+
+def test_an_array_without_a_name_for_a_server_that_names_no_inputs_is_refused():
+    with pytest.raises(ValueError, match="the server does not say which inputs model 'm' has; give a dict"):
+        by_input_name(np.zeros(3), ModelMetadata("m", (), "", (), ()))
