@@ -1,9 +1,10 @@
-"""One network in int8, three ways, and how far each is from float32 on rows that it was not calibrated on."""
+"""One network in int8, four ways, and how far each is from float32 on rows that it was not calibrated on."""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ class Figures:
 
     static: Loss
     static_here: float
+    nncf: Loss
     plain: Loss
     ours: Loss
     ours_here: float
@@ -70,11 +72,13 @@ class Figures:
     corrected: bool
     #: Our float32 graph's time over that of our int8 file.
     speed: float
+    #: The time of NNCF's file in OpenVINO over that of our int8 file.
+    speed_over_nncf: float
 
     @classmethod
     def of(cls, kept: dict[str, Any]) -> Figures:
         """Return what ``dataclasses.asdict`` made of figures."""
-        losses = {name: Loss(**kept[name]) for name in ("static", "plain", "ours")}
+        losses = {name: Loss(**kept[name]) for name in ("static", "nncf", "plain", "ours")}
         return cls(**{**kept, **losses})
 
 
@@ -97,20 +101,24 @@ def measured(subject: Subject, real: bool) -> Figures:
     assert division.calibration is not None
     pieces = [case.inputs for case in division.calibration.cases]
     exact = answers(folded.content, subject.test)
-    static = of_quantize_static(subject, [piece["x"] for piece in pieces])
+    file, calibration = torch_default(subject), [piece["x"] for piece in pieces]
+    static, theirs = of_quantize_static(file, calibration), of_nncf(file, calibration)
     plain = quantized(folded.content, pieces)
     equal = equalised(folded, pieces, lambda made: _same(folded, made, subject.test[:2]))
     if equal is not None and not better(equal.graph.content, folded.content, pieces):
         equal = None
     calibrated = Calibrated(folded.content if equal is None else equal.graph.content, pieces)
     ours = calibrated.written()
-    times, _ = medians(
-        {n: Runtime(c, optimised=True) for n, c in (("float32", folded.content), ("int8", ours.content))},
-        {"x": subject.test[:1]},
-    )
+    runs: dict[str, Any] = {
+        "float32": Runtime(folded.content, optimised=True),
+        "int8": Runtime(ours.content, optimised=True),
+        "nncf": OpenVino(theirs),
+    }
+    times, _ = medians(runs, {"x": subject.test[:1]})
     return Figures(
         static=loss(exact, answers(static, subject.test, optimised=False)),
         static_here=loss(exact, answers(static, subject.test)).largest,
+        nncf=loss(exact, answers(theirs, subject.test, optimised=False)),
         plain=loss(exact, answers(plain, subject.test, optimised=False)),
         ours=loss(exact, answers(ours.content, subject.test, optimised=False)),
         ours_here=loss(exact, answers(ours.content, subject.test)).largest,
@@ -119,11 +127,12 @@ def measured(subject: Subject, real: bool) -> Figures:
         equalised=0 if equal is None else len(equal.layers),
         corrected=ours.corrected,
         speed=times["float32"] / times["int8"],
+        speed_over_nncf=times["nncf"] / times["int8"],
     )
 
 
-def of_quantize_static(subject: Subject, calibration: Sequence[Array]) -> bytes:
-    """Return what onnxruntime's quantizer makes, with its defaults, of the file that torch writes by default."""
+def of_quantize_static(content: bytes, calibration: Sequence[Array]) -> bytes:
+    """Return what onnxruntime's quantizer makes, with its defaults, of a file."""
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -133,9 +142,27 @@ def of_quantize_static(subject: Subject, calibration: Sequence[Array]) -> bytes:
         def get_next(self) -> dict[str, Array] | None:
             return next(self.rest, None)
 
+    with tempfile.TemporaryDirectory() as folder:
+        file, target = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
+        file.write_bytes(content)
+        quantize_static(file, target, Reader("x"))
+        return bytes(onnx.load(target).SerializeToString())
+
+
+def of_nncf(content: bytes, calibration: Sequence[Array]) -> bytes:
+    """Return what OpenVINO's NNCF makes, with its defaults, of a file: a QDQ graph like the others."""
+    import nncf
+
+    model = onnx.load_from_string(content)
+    made = nncf.quantize(model, nncf.Dataset([{"x": x} for x in calibration]), subset_size=len(calibration))
+    return bytes(made.SerializeToString())
+
+
+def torch_default(subject: Subject) -> bytes:
+    """Return the file that torch writes by default."""
     axes = [axis for axis, dim in enumerate(_dims(subject.declared)) if not dim.isdigit()]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
-        file, target = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
+        file = Path(folder) / "model.onnx"
         torch.onnx.export(
             subject.network,
             (torch.from_numpy(subject.calibration[:2]),),
@@ -146,8 +173,29 @@ def of_quantize_static(subject: Subject, calibration: Sequence[Array]) -> bytes:
             dynamic_shapes=(dict.fromkeys(axes, torch.export.Dim.AUTO),),
             verbose=False,
         )
-        quantize_static(file, target, Reader("x"))
-        return bytes(onnx.load(target).SerializeToString())
+        return bytes(onnx.load(file).SerializeToString())
+
+
+class OpenVino:
+    """A file in OpenVINO: one thread, float32 where it is not int8, compiled for any shape."""
+
+    def __init__(self, content: bytes) -> None:
+        import openvino as ov
+
+        core = ov.Core()
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": 1,
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        #: The CPU time of the process: OpenVINO works on a thread of its own.
+        self.clock = time.process_time
+        self._request = core.compile_model(core.read_model(content), "CPU", settings).create_infer_request()
+
+    def run(self, inputs: dict[str, Array]) -> None:
+        """Run once."""
+        self._request.infer(inputs, share_inputs=True)
 
 
 def _dims(declared: str) -> list[str]:
