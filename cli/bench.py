@@ -154,6 +154,8 @@ def bench(
 
     if out is not None and out.suffix not in (".svg", ".html"):
         raise click.UsageError(f"--out {out} must end in .svg or .html")
+    if out is not None and not out.parent.is_dir():
+        raise click.UsageError(f"--out {out}: there is no folder {out.parent}; make it first")
     if len(set(addresses)) < len(addresses):
         raise click.UsageError("an address is given twice")
     if pids and len(pids) != len(addresses):
