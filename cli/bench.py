@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from normfold.cli.connection import connection_options
+from normfold.cli.connection import connection_options, said_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -204,7 +204,9 @@ def _target(address: str, settings: Any, pid: int | None, credentials: Credentia
 
     try:
         return benching.target(address, settings, pid, credentials)
-    except (ClientError, ConnectionError) as error:
+    except ClientError as error:
+        raise click.ClickException(f"{address}: {said_of(error, address)}") from None
+    except ConnectionError as error:
         raise click.ClickException(f"{address}: {error}") from None
     except ValueError as error:
         raise click.UsageError(str(error)) from None

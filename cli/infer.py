@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import click
 
 from normfold.cli.array_file import open_array_file, why_unread
-from normfold.cli.connection import connection_options
+from normfold.cli.connection import connection_options, said_of
 from normfold.plain_file import read_plain_text
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def infer(
                 return
             answers = client.infer(model, arrays, outputs or None, version)
     except ClientError as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(said_of(error, address)) from None
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if save is not None:

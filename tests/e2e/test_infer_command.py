@@ -118,6 +118,8 @@ def test_a_file_that_numpy_did_not_write_is_named_for_what_it_is(ask, tmp_path):
     [
         (["m", "--input", "x=[[1,2,3,4]]", "--save", "o.csv"], 2, "--save o.csv must end in .npz"),
         (["m", "--input", "x=[[1,2,3,4]]", "--save", "nowhere/o.npz"], 2, "there is no folder nowhere; make it first"),
+        (["other", "--input", "x=[[1,2,3,4]]"], 1, "; what is served: normfold models --address 127.0.0.1:"),
+        (["M", "--input", "x=[[1,2,3,4]]"], 1, "'M' is not found; did you mean 'm'?"),
         (["m", "--input", "x"], 2, "is not NAME=VALUE"),
         (["m", "--input", "x=[[1"], 2, "neither @file nor JSON"),
         (["m", "--input", "x=@nowhere.npy"], 2, "nowhere.npy cannot be read"),

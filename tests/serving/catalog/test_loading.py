@@ -315,7 +315,7 @@ def test_a_policy_that_picks_no_version_tells_which_there_are(tmp_path, models):
     models.write(tmp_path / "a", models.scale(), 3, "version_policy { specific { versions: 1 } }")
     with ThreadPoolExecutor(1) as executor:
         catalog = Catalog(Repository(tmp_path), OPTIONS, executor)
-        with pytest.raises(LoadRefused, match=r"the version_policy chooses none of the versions, there are: 3"):
+        with pytest.raises(LoadRefused, match=r"the version_policy chooses version 1, there are: 3"):
             asyncio.run(catalog.load("a"))
         with pytest.raises(ServingError, match=r"'a' has no available versions \(no version to serve"):
             catalog.find("a", "")
