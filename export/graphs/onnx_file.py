@@ -28,6 +28,8 @@ __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "OnnxFile", "opset_of", "read_onnx"]
 #: The newest opset is the last that onnxruntime 1.32 loads and of which every operator that the fold reads was compared
 #: with opset 23 (tests/export/graphs/test_opsets.py); an older onnx knows fewer.
 OLDEST_OPSET, NEWEST_OPSET = 11, min(28, onnx.defs.onnx_opset_version())
+#: How the small file begins that Git keeps in place of a large one.
+LFS_POINTER = b"version https://git-lfs"
 #: Domains whose operators are part of onnxruntime.
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 #: Largest accepted number of nodes; no network of this kind has as many.
@@ -58,8 +60,10 @@ def read_onnx(path: Path, opset: int | None = None, shapes: Shapes = MappingProx
     content = path.read_bytes()
     try:
         proto = onnx.load_model_from_string(content)
-    except (DecodeError, ValueError, UnicodeDecodeError) as error:
-        raise SourceError(f"'{path}' is not an ONNX file: {error}") from None
+    except (DecodeError, ValueError, UnicodeDecodeError):
+        if content.startswith(LFS_POINTER):
+            raise SourceError(f"'{path}' is a pointer of Git LFS; get the file itself with git lfs pull") from None
+        raise SourceError(f"'{path}' is not an ONNX file: it begins with {content[:8]!r}") from None
     if not proto.graph.node and not proto.graph.output:
         raise SourceError(f"'{path}' is not an ONNX file, or holds an empty graph")
     _refuse_external(proto, path)

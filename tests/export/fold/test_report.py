@@ -278,8 +278,11 @@ def test_fold_of_a_file_that_is_none_says_so(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="no file"):
         fold(tmp_path / "net.onnx")
     (tmp_path / "net.onnx").write_text("no")
-    with pytest.raises(ExportError, match="is not an ONNX file"):
+    with pytest.raises(ExportError, match="is not an ONNX file: it begins with b'no'"):
         fold(tmp_path / "net.onnx")
+    (tmp_path / "pointer.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n")
+    with pytest.raises(ExportError, match="get the file itself with git lfs pull"):
+        fold(tmp_path / "pointer.onnx")
     with pytest.raises(TypeError, match="needs no example inputs"):
         fold(str(tmp_path / "net.onnx"), 3)  # type: ignore[call-overload]
 
