@@ -63,7 +63,9 @@ def read_onnx(path: Path, opset: int | None = None, shapes: Shapes = MappingProx
     except (DecodeError, ValueError, UnicodeDecodeError):
         if content.startswith(LFS_POINTER):
             raise SourceError(f"'{path}' is a pointer of Git LFS; get the file itself with git lfs pull") from None
-        raise SourceError(f"'{path}' is not an ONNX file: it begins with {content[:8]!r}") from None
+        damaged = content[:1] == b"\x08"  # the field of the version of ONNX, which exporters write first
+        why = f"it is cut short or damaged ({len(content)} bytes)" if damaged else f"it begins with {content[:8]!r}"
+        raise SourceError(f"'{path}' is not an ONNX file: {why}") from None
     if not proto.graph.node and not proto.graph.output:
         raise SourceError(f"'{path}' is not an ONNX file, or holds an empty graph")
     _refuse_external(proto, path)
