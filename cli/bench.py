@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from normfold.cli.connection import connection_options
+from normfold.cli.connection import connection_options, said_of
 
 if TYPE_CHECKING:
     from normfold.serving.client.connection import Credentials
@@ -200,7 +200,9 @@ def _target(address: str, settings: Any, pid: int | None, credentials: Credentia
 
     try:
         return benching.target(address, settings, pid, credentials)
-    except (ClientError, ConnectionError) as error:
+    except ClientError as error:
+        raise click.ClickException(f"{address}: {said_of(error, address)}") from None
+    except ConnectionError as error:
         raise click.ClickException(f"{address}: {error}") from None
     except ValueError as error:
         raise click.UsageError(str(error)) from None
@@ -210,6 +212,8 @@ def _check_picture(out: Path) -> None:
     """Refuse a picture that could not be drawn, before anything is measured."""
     if out.suffix not in (".svg", ".png", ".html"):
         raise click.UsageError(f"--out {out} must end in .svg, .png or .html")
+    if not out.parent.is_dir():
+        raise click.UsageError(f"--out {out}: there is no folder {out.parent}; make it first")
     if out.suffix == ".png":
         from normfold.cli.png import png
 

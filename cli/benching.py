@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from normfold import __version__
-from normfold.plain_file import require_plain
+from normfold.cli.array_file import open_array_file, why_unread
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.client import Client, ClientError
 from normfold.serving.client.connection import Credentials
@@ -107,15 +108,15 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 def _arrays(file: Path) -> dict[str, Any]:
     try:
-        require_plain(file)
-        with np.load(file, allow_pickle=False) as loaded:
-            if isinstance(loaded, np.ndarray):
-                raise ValueError("it holds one array without a name")
+        loaded = open_array_file(file)
+        if isinstance(loaded, np.ndarray):
+            raise ValueError("it holds one array without a name; write np.savez(file, NAME=array)")
+        with loaded:
             return {name: np.asarray(loaded[name]) for name in loaded.files}
     except OSError as error:
         raise ValueError(f"--input {file} cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError, AttributeError) as error:
-        raise ValueError(f"--input {file} is not an .npz file of arrays by name: {error}") from None
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise ValueError(f"--input {file} is not an .npz file of arrays by name: {why_unread(error)}") from None
 
 
 def print_table(targets: Sequence[Target], loads: Sequence[Load]) -> None:

@@ -6,11 +6,14 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from normfold.cli.option_groups import with_options
+
+if TYPE_CHECKING:
+    from normfold.serving.client.errors import ClientError
 
 FILE = click.Path(path_type=Path)
 #: The environment variable that holds a token.
@@ -57,6 +60,15 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*arguments, credentials=Credentials(client_tls, token), **options)
 
     return with_options(with_credentials, _OPTIONS)
+
+
+def said_of(error: ClientError, address: str) -> str:
+    """``error`` as a command prints it; where the model is not there, with the command that lists those that are."""
+    from normfold.serving.errors import Status
+
+    if error.code is not Status.NOT_FOUND or "did you mean" in error.details:
+        return str(error)
+    return f"{error}; what is served: normfold models --address {address}"
 
 
 def _token(file: Path | None) -> str | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from normfold.cli.connection import connection_options
+from normfold.cli.connection import connection_options, said_of
 
 if TYPE_CHECKING:
     from normfold.serving.client.client import Client
@@ -37,7 +37,7 @@ def asking(address: str, timeout: float, credentials: Credentials) -> Iterator[C
         with Client(address, timeout=timeout, tls=credentials.tls, token=credentials.token) as client:
             yield client
     except ClientError as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(said_of(error, address)) from None
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
@@ -119,7 +119,10 @@ def use(
     number = _number(version)
     if repository is None:
         if no_load or number is None:
-            raise click.UsageError(f"{'--no-load' if no_load else 'latest'} needs --repository")
+            raise click.UsageError(
+                f"{'--no-load' if no_load else 'latest'} needs --repository DIR, the server's folder of models"
+                + ("" if no_load else "; without it, give a number: normfold models lists them")
+            )
         with asking(address, timeout, credentials) as client:
             client.use(model, number)
             _say(client, model)

@@ -104,4 +104,6 @@ def fold(
     if as_json:
         click.echo(whole, nl=False)
     else:
-        print_report(report, console, f"normfold verify {source} {target}")
+        in_place = source.resolve() == target.resolve()  # what it could be compared with is gone
+        following = f"normfold serve --repository {target}" if in_place else f"normfold verify {source} {target}"
+        print_report(report, console, following)

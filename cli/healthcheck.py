@@ -43,5 +43,6 @@ def healthcheck(address: str, model: str, version: str, timeout: float, credenti
         raise click.ClickException(str(error)) from None
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    click.echo(f"{what} is {'ready' if ready else 'not ready'}")
+    why = "" if ready else f"; for the reason: normfold models --address {address}"
+    click.echo(f"{what} is {'ready' if ready else 'not ready'}{why}")
     sys.exit(0 if ready else 1)

@@ -7,11 +7,13 @@ import shutil
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import click
 
-from normfold.cli.connection import connection_options
-from normfold.plain_file import read_plain_text, require_plain
+from normfold.cli.array_file import open_array_file, why_unread
+from normfold.cli.connection import connection_options, said_of
+from normfold.plain_file import read_plain_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,6 +77,10 @@ def infer(
 
     if top is not None and save is not None:
         raise click.UsageError("--save writes arrays and --top prints text; give one of them")
+    if save is not None and save.suffix != ".npz":
+        raise click.UsageError(f"--save {save} must end in .npz: it is written as np.savez does")
+    if save is not None and not save.parent.is_dir():
+        raise click.UsageError(f"--save {save}: there is no folder {save.parent}; make it first")
     if top is not None and len(outputs) > 1:
         raise click.UsageError("--top takes one --output")
     values = [_split(text) for text in inputs]
@@ -95,7 +101,7 @@ def infer(
                 return
             answers = client.infer(model, arrays, outputs or None, version)
     except ClientError as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(said_of(error, address)) from None
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if save is not None:
@@ -126,18 +132,18 @@ def _read(name: str, text: str, metadata: ModelMetadata, cast: bool) -> Array:
         if path.suffix == ".json":
             text = read_plain_text(path)
         else:
-            require_plain(path)
-            loaded = np.load(path, allow_pickle=False)
-            if not isinstance(loaded, np.ndarray):
-                with loaded:
-                    loaded = np.asarray(loaded[name])
-    except KeyError:
-        raise click.UsageError(f"{path} holds no array {name!r}; it has {', '.join(loaded.files)}") from None
+            opened = open_array_file(path)
+            if isinstance(opened, np.ndarray):
+                loaded = opened
+            else:
+                with opened:
+                    if name not in opened.files:
+                        raise click.UsageError(f"{path} holds no array {name!r}; it has {', '.join(opened.files)}")
+                    loaded = np.asarray(opened[name])
     except OSError as error:
         raise click.UsageError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError) as error:
-        why = "it holds objects; save numbers, such as x.astype('float32')" if "allow_pickle" in str(error) else error
-        raise click.UsageError(f"{path} is not a .npy, .npz or .json file with numbers: {why}") from None
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise click.UsageError(f"{path} is not a .npy, .npz or .json file with numbers: {why_unread(error)}") from None
     return _from_json(name, text, spec) if path.suffix == ".json" else _of_datatype(name, loaded, spec, cast, path)
 
 

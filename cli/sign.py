@@ -44,9 +44,12 @@ def sign(folder: Path, key: Path | None, name: str | None) -> None:
         raise click.UsageError(f"{model.name!r} is not a model's name; give one with --name")
     try:
         private = None if key is None else signatures.read_private_key(key)
+        if not folder.is_dir():
+            what = "a file" if folder.exists() else "not there"
+            raise LoadError(f"{folder} is {what}; give a model's folder{_in(folder.parent)}")
         numbers = [number for number in model.versions() if one is None or number == int(one)]
-        if not folder.is_dir() or not numbers:
-            raise LoadError(f"{folder} holds no version of a model, such as {folder / '1' / 'model.onnx'}")
+        if not numbers:
+            raise LoadError(f"{folder} holds no version of a model, such as {folder / '1' / 'model.onnx'}{_in(folder)}")
         for number in numbers:
             where = home / str(number)
             manifest, made = completed_manifest(model, number)
@@ -61,3 +64,14 @@ def sign(folder: Path, key: Path | None, name: str | None) -> None:
         raise click.ClickException(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"{error.filename or folder} cannot be written: {error.strerror}") from None
+
+
+def _in(folder: Path) -> str:
+    """The end of a sentence about a folder that is no model's: the models and versions in it."""
+    try:
+        inside = sorted(path.parent for path in (*folder.glob("*/*.onnx"), *folder.glob("*/*/*.onnx")))
+    except OSError:
+        return ""
+    models = sorted({str(path.parent) for path in inside if path.parent != folder})
+    found = models or sorted({str(path) for path in inside})
+    return f"; {folder} holds {', '.join(found[:8])}" if found else ""

@@ -160,12 +160,17 @@ def _require(text: str) -> None:
     from normfold.export.errors import ExportError
 
     path = Path(text)
+    if text.startswith(("http://", "https://")):
+        raise ExportError(f"'{text}': leave out {text.partition('://')[0]}://, a served model is HOST:PORT/MODEL")
     if path.is_file() or (path / "model.onnx").is_file() or ":" in text:
         return
     if path.is_dir():
         versions = [p.name for p in path.iterdir() if p.name.isdigit() and (p / "model.onnx").is_file()]
         last = max(versions, key=int, default="")
+        models = sorted(p.parent for p in path.glob("*/*/model.onnx"))
         hint = f"; it is a model's directory, so name a version: {path / last}" if last else ""
+        if not last and models:
+            hint = f"; it is a repository, so name a model and a version: {models[-1]}"
         raise ExportError(f"'{text}' holds no model.onnx{hint}")
     parent = path.parent
     beside = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []

@@ -44,8 +44,13 @@ def listed(names: Iterable[str]) -> str:
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` with the known name most like ``name``, or "" where none is like it."""
-    found = difflib.get_close_matches(name[:LIMIT], list(known), n=1)
+    """``"; did you mean 'x'?"`` with the known name most like ``name``, or "" where none is like it.
+
+    >>> near("ECG", ["ecg"])
+    "; did you mean 'ecg'?"
+    """
+    small = {one.lower(): one for one in known}
+    found = [small[one] for one in difflib.get_close_matches(name[:LIMIT].lower(), small, n=1)]
     return f"; did you mean {quoted(found[0])}?" if found else ""
 
 

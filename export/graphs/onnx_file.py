@@ -28,8 +28,12 @@ __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "OnnxFile", "opset_of", "read_onnx"]
 #: The newest opset is the last that onnxruntime 1.32 loads and of which every operator that the fold reads was compared
 #: with opset 23 (tests/export/graphs/test_opsets.py); an older onnx knows fewer.
 OLDEST_OPSET, NEWEST_OPSET = 11, min(28, onnx.defs.onnx_opset_version())
+#: How the small file begins that Git keeps in place of a large one.
+LFS_POINTER = b"version https://git-lfs"
 #: Domains whose operators are part of onnxruntime.
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+#: How much of an error of the checker is shown.
+MOST_CHARACTERS = 300
 #: Largest accepted number of nodes; no network of this kind has as many.
 MAX_NODES = 100_000
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
@@ -58,8 +62,12 @@ def read_onnx(path: Path, opset: int | None = None, shapes: Shapes = MappingProx
     content = path.read_bytes()
     try:
         proto = onnx.load_model_from_string(content)
-    except (DecodeError, ValueError, UnicodeDecodeError) as error:
-        raise SourceError(f"'{path}' is not an ONNX file: {error}") from None
+    except (DecodeError, ValueError, UnicodeDecodeError):
+        if content.startswith(LFS_POINTER):
+            raise SourceError(f"'{path}' is a pointer of Git LFS; get the file itself with git lfs pull") from None
+        damaged = content[:1] == b"\x08"  # the field of the version of ONNX, which exporters write first
+        why = f"it is cut short or damaged ({len(content)} bytes)" if damaged else f"it begins with {content[:8]!r}"
+        raise SourceError(f"'{path}' is not an ONNX file: {why}") from None
     if not proto.graph.node and not proto.graph.output:
         raise SourceError(f"'{path}' is not an ONNX file, or holds an empty graph")
     _refuse_external(proto, path)
@@ -71,7 +79,7 @@ def read_onnx(path: Path, opset: int | None = None, shapes: Shapes = MappingProx
     try:
         onnx.checker.check_model(proto)
     except Exception as error:  # ValidationError, and RuntimeError for some broken graphs
-        raise SourceError(f"'{path}' is not valid ONNX: {_first_line(error)}") from None
+        raise SourceError(f"'{path}' is not valid ONNX: {_first_sentence(error)}") from None
     proto, notes = _converted(proto, opset, path)
     if sparse:
         notes = (f"{sparse} sparse weight{'s are' if sparse > 1 else ' is'} written densely", *notes)
@@ -137,7 +145,9 @@ def _converted(proto: onnx.ModelProto, opset: int | None, path: Path) -> tuple[o
     try:
         return version_converter.convert_version(proto, opset), (f"converted from opset {opset_of(proto)} to {opset}",)
     except Exception as error:  # RuntimeError, ConvertError: an operator without an adapter
-        return proto, (f"left in opset {opset_of(proto)}: it cannot be converted to {opset} ({_first_line(error)})",)
+        return proto, (
+            f"left in opset {opset_of(proto)}: it cannot be converted to {opset} ({_first_sentence(error)})",
+        )
 
 
 def opset_of(proto: onnx.ModelProto) -> int:
@@ -169,5 +179,6 @@ def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
                 pending += list(value) if field.is_repeated else [value]
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _first_sentence(error: Exception) -> str:
+    """The error of the checker on one line, without the nodes that it prints behind it."""
+    return " ".join(str(error).partition("==> Context")[0].split())[:MOST_CHARACTERS] or type(error).__name__

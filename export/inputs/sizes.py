@@ -6,6 +6,7 @@ U-Net a multiple of 16.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ BATCH = 5
 
 _BATCH_HINT = "; a batch is a first dimension with a name, x=FP32[N,…]"
 _FLOAT_HINT = "; INT64 is for indices, a signal is FP32"
+#: The end of the first line of torch's errors that list every overload below it.
+_OVERLOADS = ", but expected one of:"
 
 Assignment = dict[str, int]
 Attempt = Callable[[Mapping[str, int]], None]
@@ -139,8 +142,8 @@ class _Search:
                 f"the inputs are too large to try: {', '.join(str(s) for s in self.specs)} holds more than "
                 f"{MAX_ELEMENTS} elements"
             )
-        if isinstance(first, CaptureError):
-            raise first  # the fault is in what the network returns, not in the sizes
+        if isinstance(first, (CaptureError, InputSpecError)):
+            raise first  # the fault is in what the network returns, or in what was asked of it, not in the sizes
         if fixed := self._fixed_length(refused):
             raise InputSpecError(fixed)
         shapes = ", ".join(f"{s.name} {s.datatype.name}{list(s.shape(tried))}" for s in self.specs)
@@ -153,8 +156,17 @@ class _Search:
             "what forward() expects"
             + (f"; if {' and '.join(lengths)} depend on each other, give their sizes" if len(lengths) > 1 else "")
             + ("" if any(self._batched(s) for s in self.specs) else _BATCH_HINT)
+            + self._index_hint(first)
             + (_FLOAT_HINT if any(_is_integer(s) for s in self.specs) and "long" in _head(first).lower() else "")
         )
+
+    def _index_hint(self, error: Exception) -> str:
+        """What to give where the declared values of an integer input lead out of a table."""
+        spec = next((s for s in self.specs if _is_integer(s) and s.values), None)
+        if spec is None or not re.search(r"index\b.*out of (range|bounds)", str(error)):
+            return ""
+        bare = replace(spec, values=None, limit="")
+        return f"; {spec} holds numbers beyond a table: leave them out, --input {bare}, and those it takes are found"
 
     @staticmethod
     def _batched(spec: InputSpec) -> bool:
@@ -283,4 +295,4 @@ def _is_integer(spec: InputSpec) -> bool:
 
 def _head(error: BaseException | None) -> str:
     text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+    return text.splitlines()[0].removesuffix(_OVERLOADS).rstrip(".") if text else type(error).__name__

@@ -36,13 +36,14 @@ def compare(a: Side, b: Side, samples: Sequence[Case] = ()) -> Verification:
     floor of the bound is that of the type.
 
     Outputs are matched by name where both have the same names, else by order. Raises InputSpecError where neither side
-    says what its inputs are, or where they differ in number.
+    says what its inputs are, or where they differ in number or in a size.
     """
     if a.origin is None:
         a, b = b, a
     if a.origin is None:
         raise InputSpecError("both sides are served models; one of the two must be a module or a file")
     origin = a.origin
+    _require_one_shape(a, b)
     sizes = sizes_of(origin, samples)
     cases = [*cases_of(sizes.specs, sizes), *samples]
     reference, name, _ = origin.reference(cases[0].inputs)
@@ -73,6 +74,22 @@ def compare(a: Side, b: Side, samples: Sequence[Case] = ()) -> Verification:
             own = {key: max(error, moved.get(key, 0.0)) for key, error in own.items()}
     bound = rounding.bound_of(*(c for c in (_narrow(a), _narrow(b)) if c is not None))
     return verify(reference, named(b.run), cases, name, own, bound, origin.run)
+
+
+def _require_one_shape(a: Side, b: Side) -> None:
+    """Raise InputSpecError where both say what their inputs are, and no array fits both."""
+    if a.origin is None or b.origin is None or len(a.origin.specs) != len(b.origin.specs):
+        return
+    named = {s.name: s for s in b.origin.specs}
+    alike = set(named) == {s.name for s in a.origin.specs}
+    for place, mine in enumerate(a.origin.specs):
+        other = named[mine.name] if alike else b.origin.specs[place]
+        pairs = zip(mine.dims, other.dims, strict=False)
+        fixed = any(isinstance(d, int) and isinstance(e, int) and d != e for d, e in pairs)
+        if fixed or len(mine.dims) != len(other.dims):
+            raise InputSpecError(
+                f"the two take other inputs, so they are not the same network: '{a.name}' {mine}, '{b.name}' {other}"
+            )
 
 
 def _narrow(side: Side) -> bytes | None:

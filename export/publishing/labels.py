@@ -24,8 +24,10 @@ def read_labels(path: Path | Sequence[str]) -> list[str]:
         text = read_plain_text(path, "utf-8-sig")
     except FileNotFoundError:
         raise InputSpecError(f"no file of labels '{path}'") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputSpecError(f"the labels '{path}' cannot be read as UTF-8 text: {error}") from None
+    except UnicodeDecodeError:
+        raise InputSpecError(f"the labels '{path}' are not UTF-8 text; expected one label a line") from None
+    except OSError as error:
+        raise InputSpecError(f"the labels '{path}' cannot be read: {error.strerror or error}") from None
     return _checked([line.strip() for line in text.rstrip().split("\n")], f"the labels '{path}'")
 
 

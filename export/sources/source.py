@@ -250,6 +250,7 @@ def _build(value: Any, arguments: dict[str, Any], text: str) -> nn.Module:
         line = line_of_error(error)
         where = f" at {line}" if line else ""
         given = f". It was called with {', '.join(f'{k}={v!r}' for k, v in arguments.items())}" if arguments else ""
+        given += _texts(value, arguments)
         raise SourceError(f"'{text}' failed when called{where}: {type(error).__name__}: {error}{given}") from error
     if isinstance(network, torch.jit.ScriptModule):
         raise SourceError(f"'{text}' made a TorchScript program; {NO_TORCHSCRIPT}")
@@ -278,6 +279,19 @@ def _check_arguments(value: Any, arguments: dict[str, Any], text: str) -> None:
     if missing:
         give = " ".join(f"--arg {name}=…" for name in missing)
         raise SourceError(f"'{text}' needs {', '.join(missing)}: add {give} (its signature: {signature})")
+
+
+def _texts(value: Any, arguments: dict[str, Any]) -> str:
+    """The end of a sentence about a call that failed: an argument that is text where the default is a number."""
+    try:
+        parameters = inspect.signature(value).parameters
+    except (TypeError, ValueError):
+        return ""
+    for name, given in arguments.items():
+        default = parameters[name].default if name in parameters else None
+        if isinstance(given, str) and isinstance(default, (int, float)):
+            return f"; {given!r} is text, and {name} is {default!r} by default"
+    return ""
 
 
 def _a(value: Any) -> str:

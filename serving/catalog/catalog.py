@@ -109,7 +109,8 @@ class Catalog:
         Lazy ones are only looked at.
         """
         for name, why in (await self._loader.run(self._sources.overlooked)).items():
-            log.warning("folder %s is not served: %s", quoted(name), why)
+            kind = "file" if name.endswith(".onnx") else "folder"
+            log.warning("%s %s is not served: %s", kind, quoted(name), why)
         names = [name for name, entry in self.entries.items() if entry.loading]
         if self._lazily is not None:
             self._lazily.lay_down(await self._loader.run(self._sources.versions, names))

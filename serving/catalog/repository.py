@@ -151,6 +151,12 @@ class ModelFolder:
         return self._read(filename)
 
     def _read(self, filename: str) -> bytes:
+        path = self.path / filename
+        if path.suffix == ".onnx" and not is_there(path) and (others := sorted(path.parent.glob("*.onnx"))):
+            raise LoadError(
+                f"{filename} cannot be read: No such file or directory; {others[0].name} is there: rename it, or write "
+                f'default_model_filename: "{others[0].name}" into config.pbtxt'
+            )
         return read_plain(self.path / filename, filename, self.root or self.path)
 
     @property
@@ -221,6 +227,9 @@ class Repository:
 def _hint(path: Path) -> str:
     """The end of a sentence about a path without a model: which one was probably meant."""
     inside = sorted(path.glob("*.onnx"))
+    if inside and _VERSION.fullmatch(path.name):
+        name = path.resolve().parent.name
+        return f"; it is one version: did you mean {str(path.parent)!r}, or {str(inside[0])!r} with --name {name}?"
     return f"; did you mean {str(inside[0])!r}?" if inside else ""
 
 

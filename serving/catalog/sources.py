@@ -8,12 +8,16 @@ from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from normfold.protos import model_config as mc
 from normfold.serving.catalog import config
 from normfold.serving.catalog.following import Following
-from normfold.serving.catalog.overlooked import overlooked
+from normfold.serving.catalog.overlooked import overlooked, unnumbered
 from normfold.serving.catalog.repository import Files, Repository, SentFolder, is_plain
+from normfold.serving.catalog.version_policy import described
 from normfold.serving.errors import ConfigError, LoadError, PollFailed, StartError
 from normfold.serving.wording import near, quoted
 
 log = logging.getLogger(__name__)
+
+#: How many models a message lists.
+_SHOWN = 8
 
 
 class Sources:
@@ -28,8 +32,7 @@ class Sources:
         self._found = found = self._repository.models()
         for name in wanted:
             if name not in found:
-                there = f"; there are: {', '.join(map(quoted, found))}"
-                raise StartError(f"there is no model {quoted(name)} to load{near(name, found) or there}")
+                raise StartError(f"there is no model {quoted(name)} to load{near(name, found) or _there(found)}")
         return wanted or found
 
     def overlooked(self) -> dict[str, str]:
@@ -50,7 +53,7 @@ class Sources:
         if folder is None:
             models = self._repository.models()
             why = overlooked(self._repository, models).get(name)
-            hint = f"there is no such folder{near(name, models)}"
+            hint = f"there is no such folder{near(name, models) or _there(models)}"
             raise PollFailed(f"{failed}: {why or hint}")
         return folder
 
@@ -75,10 +78,16 @@ class Sources:
         there = [number for number in folder.versions() if only is None or number in only]
         numbers = config.versions_in_service(written, there)
         if not numbers:
-            listed = ", ".join(map(str, there))
-            numbered = "the version_policy chooses none of the versions" if there else "folders are numbers such as 1"
-            raise LoadError(f"no version to serve: {numbered}, there are: {listed or 'none'}")
+            listed = f"there are: {', '.join(map(str, there)) or 'none'}"
+            if there:
+                raise LoadError(f"no version to serve: the version_policy chooses {described(written)}, {listed}")
+            meant = "" if override is not None else self._misnamed(folder.name)
+            raise LoadError(f"no version to serve: {meant or f'folders are numbers such as 1, {listed}'}")
         return written, numbers, there
+
+    def _misnamed(self, name: str) -> str:
+        """What is wrong with the folder that was probably meant as a version of ``name``; "" where there is none."""
+        return unnumbered(self._repository.path if self._repository.is_single else self._repository.path / name)
 
     def versions(self, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
         """The versions that each of these models has now or, while others are followed, has with them."""
@@ -91,6 +100,13 @@ class Sources:
             return tuple(self._repository.versions(name))
         except LoadError:  # its first request says why
             return ()
+
+
+def _there(models: Collection[str]) -> str:
+    """The end of a sentence about a model that is not there: the first of those that are."""
+    shown = ", ".join(quoted(name) for name in [*models][:_SHOWN])
+    more = f" and {len(models) - _SHOWN} others" if len(models) > _SHOWN else ""
+    return f"; there are: {shown}{more}" if models else "; the repository holds no model now"
 
 
 def _unpolled(name: str) -> str:

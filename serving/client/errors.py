@@ -76,6 +76,8 @@ def _cure(tensor: pb.ModelInferRequest.InferInputTensor, declared: TensorMetadat
     """What to do with an array so that it fits; "" where it fits, or where no simple change makes it fit."""
     shape, name = tuple(tensor.shape), tensor.name if tensor.name.isidentifier() else "x"
     if tensor.datatype != declared.datatype:
+        if tensor.datatype == "BYTES":
+            return "the input holds text, and the model takes numbers"
         return _cast(name, declared.datatype)
     if declared.fits(shape):
         return ""
@@ -85,6 +87,8 @@ def _cure(tensor: pb.ModelInferRequest.InferInputTensor, declared: TensorMetadat
     for one, written in ((shape, name), (swapped, f"{name}.swapaxes(-1, -2)")):
         if declared.shape[:1] == (-1,) and declared.fits((1, *one)):
             return f"without the axis of the batch? {written}[None] has the shape {[1, *one]}, which fits"
+    if shape[:1] == (1,) and declared.fits(shape[1:]):
+        return f"an axis too many? {name}[0] has the shape {list(shape[1:])}, which fits"
     return ""
 
 

@@ -10,18 +10,34 @@ UNIX = "unix:"
 def check(address: str) -> None:
     """Raises ValueError unless ``address`` is "host:port" or "unix:/path"."""
     if not address.startswith(f"{UNIX}/") and not _is_port(address):
-        raise ValueError(f"listen address {address!r} is not host:port, such as 127.0.0.1:8001, or unix:/path")
+        raise ValueError(
+            f"listen address {address!r} is not host:port, such as 127.0.0.1:8001, or unix:/path{_why(address)}"
+        )
 
 
 def check_port(address: str) -> None:
     """Raises ValueError unless ``address`` is "host:port"."""
     if not _is_port(address):
-        raise ValueError(f"metrics address {address!r} is not host:port, such as 127.0.0.1:8002")
+        raise ValueError(f"metrics address {address!r} is not host:port, such as 127.0.0.1:8002{_why(address)}")
 
 
 def _is_port(address: str) -> bool:
     host, _, port = address.rpartition(":")
-    return bool(host) and port.isdecimal() and int(port) < 65536
+    return bool(host) and "/" not in host and port.isdecimal() and int(port) < 65536
+
+
+def _why(address: str) -> str:
+    """The end of a sentence about an address: what is wrong with it, where that can be told."""
+    host, colon, port = address.rpartition(":")
+    if "://" in address:
+        return f"; leave out {address.partition('://')[0]}://"
+    if address.startswith(UNIX):
+        return "; a path begins with /: unix:/run/normfold.sock"
+    if not colon:
+        return f"; did you mean 127.0.0.1:{port}?" if port.isdecimal() else ": it has no port"
+    if not host:
+        return f": it has no host; did you mean 127.0.0.1{address} or, for other hosts too, 0.0.0.0{address}?"
+    return f": {port!r} is not a port from 0 to 65535"
 
 
 def host_and_port(address: str) -> tuple[str, int]:

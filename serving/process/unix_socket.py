@@ -21,8 +21,10 @@ def bound(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(path)
-    except OSError:
+    except OSError as error:
         sock.close()
+        if isinstance(error, FileNotFoundError):
+            raise FileNotFoundError(errno.ENOENT, f"there is no folder {Path(path).parent}; make it first") from None
         raise
     return sock
 
@@ -33,7 +35,10 @@ def remove_abandoned(path: str) -> None:
         kind = Path(path).stat().st_mode
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(kind) or _answers(path):
+    if not stat.S_ISSOCK(kind):
+        what = "a folder" if stat.S_ISDIR(kind) else "a file that is no socket"
+        raise OSError(errno.EADDRINUSE, f"{os.strerror(errno.EADDRINUSE)}: {what} has this name")
+    if _answers(path):
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     Path(path).unlink(missing_ok=True)
 

@@ -114,6 +114,8 @@ def _no_packages(url: str) -> str:
 def _explained(url: str, error: Exception) -> RemoteError:
     names = [each.__name__ for each in type(error).__mro__]
     hint = next((_HINTS[name] for name in names if name in _HINTS), None)
+    if str(error).startswith("Protocol not known"):
+        hint = f"{url.partition('://')[0]}:// is no storage that is known; use s3://, gs:// or hf://, or a folder"
     said = ": ".join(filter(None, [names[0], " ".join(str(error).split())[:300]]))
     found = RemoteError(f"repository {url} cannot be read: {hint or said}")
     found.passing, found.missing = hint is None, isinstance(error, FileNotFoundError)

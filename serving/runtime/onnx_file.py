@@ -18,6 +18,8 @@ from normfold.serving.runtime.run_length import numbers_decide
 
 #: Bytes 4 to 8 of an onnxruntime FlatBuffer.
 ORT_FORMAT = b"ORTM"
+#: How the small file begins that Git keeps in place of a large one.
+LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ def check(data: bytes) -> FileFacts:
     """
     if data[4:8] == ORT_FORMAT:
         raise UnsafeModel("the file is in onnxruntime's own .ort format, not ONNX; publish the .onnx file instead")
+    if data.startswith(LFS_POINTER):
+        raise UnsafeModel("the file is a pointer of Git LFS, and the model is elsewhere: get it with git lfs pull")
     try:
         model = onnx.ModelProto.FromString(data)
     except DecodeError:

@@ -13,6 +13,8 @@ _PLACE = re.compile(r"(?P<folder>\S*/)?\w[\w.-]*\.(?:cc|cpp|cu|cuh|h|hpp):\d+ ")
 #: The rest of a signature behind its closing bracket.
 _TAIL = re.compile(r"(?: const)?(?: \[with [^\]]*\])? ?")
 _WORD = re.compile(r"\w+ ")
+#: A condition in C++ that did not hold; the sentence behind it says why.
+_CONDITION = re.compile(r"^\S.*? was false\. (?=\S)")
 
 #: How our own messages say it.
 TOO_LITTLE = "needs more memory than there is"
@@ -29,11 +31,13 @@ def reason(error: Exception) -> str:
 
     >>> reason(Exception("[ONNXRuntimeError] : 1 : FAIL : /x/core/y.cc:9 void ort::A<B>::f(int, g(h)) const no x\\n"))
     'no x'
+    >>> reason(Exception("size != 0 && (a % size) == 0 was false. It cannot be reshaped."))
+    'It cannot be reshaped.'
     """
     text = _NODE.sub("", _NUMBER.sub("", str(error)))
     while place := _PLACE.search(text):
         text = text[: place.start()] + text[_function_end(text, place) :]
-    return " ".join(text.split())
+    return _CONDITION.sub("", " ".join(text.split()))
 
 
 def lacks_memory(error: Exception) -> bool:

@@ -176,6 +176,16 @@ def test_arrays_from_a_file_are_asked_with(address, tmp_path):
     result = run(address, "-m", "m", "-i", tmp_path / "bad.npz")
     assert result.exit_code == 2
     assert "is not an .npz file" in result.output
+    np.save(tmp_path / "one.npy", np.zeros((2, 4), np.float32))
+    result = run(address, "-m", "m", "-i", tmp_path / "one.npy")
+    assert result.exit_code == 2
+    assert "it holds one array without a name; write np.savez(file, NAME=array)" in result.output
+
+
+def test_a_picture_in_a_folder_that_is_missing_is_refused_before_anything_is_measured(tmp_path):
+    result = run("127.0.0.1:1", "-m", "m", "--out", tmp_path / "nowhere" / "a.svg")  # no server is asked there
+    assert result.exit_code == 2
+    assert f"there is no folder {tmp_path / 'nowhere'}; make it first" in result.output
 
 
 def test_arrays_of_another_datatype_are_refused_with_the_cure(make_server, tmp_path):

@@ -86,6 +86,11 @@ def test_verify_of_what_is_not_there_names_what_is(directory: Path) -> None:
             "'repo/ecg' holds no model.onnx; it is a model's directory, so name a version: repo",
         ),
         (("net.onnx", "nets.py:Net"), "there is no file or directory 'net.onnx'. Expected FILE.py:NAME"),
+        (
+            ("nets.py:Net", "repo"),
+            "'repo' holds no model.onnx; it is a repository, so name a model and a vers",
+        ),
+        (("nets.py:Net", "http://h:1/m"), "'http://h:1/m': leave out http://, a served model is HOST:PORT/MODEL"),
         (("nets.py:Net", "empty"), "'empty' holds no model.onnx\n"),
     ):
         done = normfold("verify", *sides)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -95,9 +96,30 @@ def test_a_file_without_its_at_sign_and_a_file_of_objects_are_named(ask, tmp_pat
     assert "neither @file nor JSON (" in ask("m", "--input", "x=" + "y" * 5000).output
 
 
+def test_a_file_that_numpy_did_not_write_is_named_for_what_it_is(ask, tmp_path):
+    (tmp_path / "notes.txt").write_text("N\nS\n")
+    (tmp_path / "empty.npy").touch()
+    with zipfile.ZipFile(tmp_path / "weights.pt", "w") as made:
+        made.writestr("weights/data.pkl", "")
+    (tmp_path / "cut.npz").write_bytes(b"PK\3\4")
+    for name, said in (
+        ("notes.txt", "it begins with b'N\\nS\\n'; write it with np.save or np.savez"),
+        ("empty.npy", "it is empty"),
+        ("weights.pt", "a zip file of other things than arrays, as torch.save writes"),
+        ("cut.npz", "File is not a zip file"),
+    ):
+        done = ask("m", "--input", f"x=@{tmp_path / name}")
+        assert done.exit_code == 2, done.output
+        assert said in done.output
+
+
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
+        (["m", "--input", "x=[[1,2,3,4]]", "--save", "o.csv"], 2, "--save o.csv must end in .npz"),
+        (["m", "--input", "x=[[1,2,3,4]]", "--save", "nowhere/o.npz"], 2, "there is no folder nowhere; make it first"),
+        (["other", "--input", "x=[[1,2,3,4]]"], 1, "; what is served: normfold models --address 127.0.0.1:"),
+        (["M", "--input", "x=[[1,2,3,4]]"], 1, "'M' is not found; did you mean 'm'?"),
         (["m", "--input", "x"], 2, "is not NAME=VALUE"),
         (["m", "--input", "x=[[1"], 2, "neither @file nor JSON"),
         (["m", "--input", "x=@nowhere.npy"], 2, "nowhere.npy cannot be read"),

@@ -114,7 +114,7 @@ def test_a_choice_that_does_not_load_changes_nothing(folder, start):
     ("arguments", "code", "said"),
     [
         (("use", "m", "x"), 2, "is not a number such as 1"),
-        (("use", "m", "latest"), 2, "latest needs --repository"),
+        (("use", "m", "latest"), 2, "latest needs --repository DIR, the server's folder of models; without it, give"),
         (("use", "m", 7, "-r", "FOLDER"), 1, "m has no version 7; there are 1, 2"),
         (("use", "n", 1, "-r", "FOLDER"), 1, "no repository with a model 'n'"),
         (("load", "m", "--address", "127.0.0.1:1", "--timeout", "5"), 1, "127.0.0.1:1"),

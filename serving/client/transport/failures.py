@@ -12,6 +12,8 @@ EXPIRED = Reply(Status.DEADLINE_EXCEEDED, "Deadline Exceeded")
 CLOSED = Reply(Status.CANCELLED, "the client was closed")
 #: The beginning of an answer by HTTP/1.
 _HTTP1 = b"HTTP/1."
+#: How OpenSSL calls bytes that are no TLS.
+_PLAIN = "wrong version number"
 
 
 def refused(address: str, why: str) -> Reply:
@@ -26,6 +28,8 @@ def unknown_host(address: str, why: str) -> Reply:
 
 def no_tls(address: str, why: str) -> Reply:
     """Server and client do not agree on TLS."""
+    if why.endswith(_PLAIN):
+        return _unavailable(f"{address} answers without TLS; leave out tls=… and the options --tls, --tls-…")
     return _unavailable(
         f"{address} and this client found no way to use TLS together ({why}); does the server have TLS, "
         "did ca sign its certificate, is the certificate for this name, and does it want one of the client?"

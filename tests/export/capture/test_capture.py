@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normfold.export.capture.capture import capture
-from normfold.export.capture.capture_errors import refuse_training_modules
+from normfold.export.capture.capture_errors import fixed_dimension, refuse_training_modules
 from normfold.export.capture.named_network import NamedNetwork, named_outputs
 from normfold.export.capture.tidy import MODULE
 from normfold.export.errors import CaptureError, InputSpecError
@@ -207,6 +207,13 @@ def fixed_assert(x: Tensor) -> Tensor:
 
 def fixed_number(x: Tensor) -> Tensor:
     return x * int(x.shape[2])
+
+
+def test_a_batch_that_is_missing_is_offered() -> None:
+    specs = parse_inputs(["x=FP32[2,L:8..]"])
+    assert fixed_dimension("L", specs, 8, "", ValueError()).endswith("add it: --input x=FP32[N,2,L]")
+    one = parse_inputs(["x=FP32[1,L]"])
+    assert "batch" not in fixed_dimension("L", one, 8, "", ValueError())
 
 
 @pytest.mark.parametrize(

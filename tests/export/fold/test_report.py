@@ -278,8 +278,21 @@ def test_fold_of_a_file_that_is_none_says_so(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="no file"):
         fold(tmp_path / "net.onnx")
     (tmp_path / "net.onnx").write_text("no")
-    with pytest.raises(ExportError, match="is not an ONNX file"):
+    with pytest.raises(ExportError, match="is not an ONNX file: it begins with b'no'"):
         fold(tmp_path / "net.onnx")
+    (tmp_path / "cut.onnx").write_bytes(b"\x08\x08:\xdb\x02\n")
+    with pytest.raises(ExportError, match=r"it is cut short or damaged \(6 bytes\)"):
+        fold(tmp_path / "cut.onnx")
+    (tmp_path / "open.onnx").write_bytes(
+        onnx.parser.parse_model(
+            '<ir_version: 9, opset_import: ["": 18]> g (float[N] x) => (float[N] y) {y = Add (x, z)}'
+        ).SerializeToString()
+    )
+    with pytest.raises(ExportError, match=r"input 'z' of node: .*is not output of any previous nodes"):
+        fold(tmp_path / "open.onnx")
+    (tmp_path / "pointer.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n")
+    with pytest.raises(ExportError, match="get the file itself with git lfs pull"):
+        fold(tmp_path / "pointer.onnx")
     with pytest.raises(TypeError, match="needs no example inputs"):
         fold(str(tmp_path / "net.onnx"), 3)  # type: ignore[call-overload]
 

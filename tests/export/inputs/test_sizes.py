@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from normfold.export.errors import InputSpecError
-from normfold.export.inputs.sizes import batch_dimension, find_sizes
+from normfold.export.inputs.sizes import Attempt, batch_dimension, find_sizes
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.proof.accepted_sizes import sizes_of, sizes_of_both
 from normfold.export.sources.origin import Origin
@@ -101,6 +101,29 @@ def test_a_declared_bound_that_does_not_run_is_refused_with_one_that_does() -> N
         find_sizes(parse_inputs(["x=FP32[N,3,L:3..]"]), takes(lambda s: s["L"] >= 9))
     with pytest.raises(InputSpecError, match="declared up to 400"):
         find_sizes(parse_inputs(["x=FP32[N,3,L:9..400]"]), takes(lambda s: 9 <= s["L"] <= 300))
+
+
+def raises(error: Exception) -> Attempt:
+    def attempt(sizes: Mapping[str, int]) -> None:
+        raise error
+
+    return attempt
+
+
+def test_numbers_beyond_a_table_are_left_to_be_found() -> None:
+    with pytest.raises(InputSpecError, match=r"; t=INT64\[N,L\]:0\.\.20 holds .* --input t=INT64\[N,L\], and"):
+        find_sizes(parse_inputs(["t=INT64[N,L]:0..20"]), raises(IndexError("index out of range in self")))
+
+
+def test_the_list_of_overloads_that_torch_adds_is_not_announced() -> None:
+    error = TypeError("clamp() got (Tensor, int, Tensor), but expected one of:\n * (Tensor input)")
+    with pytest.raises(InputSpecError, match=r"got \(Tensor, int, Tensor\)\. Other sizes"):
+        find_sizes(parse_inputs(["x=FP32[N,L]"]), raises(error))
+
+
+def test_what_was_asked_wrongly_is_not_blamed_on_the_sizes() -> None:
+    with pytest.raises(InputSpecError, match=r"^there is no output 'z'$"):
+        find_sizes(parse_inputs(["x=FP32[N,L]"]), raises(InputSpecError("there is no output 'z'")))
 
 
 def test_a_shape_that_no_size_mends_quotes_the_network() -> None:

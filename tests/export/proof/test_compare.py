@@ -10,6 +10,7 @@ import pytest
 from onnx import numpy_helper
 from tests.export.fold.graphs import graph, norm, weights
 
+from normfold.export.errors import InputSpecError
 from normfold.export.forms.precision import in_float16
 from normfold.export.onnx_fold import fold_file
 from normfold.export.proof.compare import Side, compare
@@ -94,3 +95,13 @@ def test_inputs_and_outputs_of_other_names_are_matched_by_their_order(half: tupl
     onnx.save(model, other)
     assert compared(source, other).passed
     assert compared(other, source).passed
+
+
+def test_files_that_take_other_sizes_are_not_compared(tmp_path: Path) -> None:
+    held = {"w": weights(8, 3, 3), "v": weights(8, 2, 3)}
+    for name, channels, weight in (("three", 3, "w"), ("two", 2, "v")):
+        text = f"(float[N, {channels}, L] x) => (float[N, 8, M] y) {{ y = Conv (x, {weight}) }}"
+        onnx.save(graph(text, **{weight: held[weight]}), tmp_path / f"{name}.onnx")
+    said = r"the two take other inputs, so they are not the same network: .* x=FP32\[N,3,L\], .* x=FP32\[N,2,L\]$"
+    with pytest.raises(InputSpecError, match=said):
+        compared(tmp_path / "three.onnx", tmp_path / "two.onnx")

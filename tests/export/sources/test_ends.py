@@ -149,7 +149,7 @@ def test_rows_without_channels_are_standardised_by_one_number_and_an_axis_and_a_
         ({"standardize": {"x": (np.zeros(2), 1)}}, "the mean of 'x' has 2 numbers; .* needs one, or 3, one for each"),
         ({"standardize": {"x": (0, [1, 0, 1])}}, "the std of 'x' holds a number that is not finite and above 0"),
         ({"standardize": {"x": (np.nan, 1)}}, "the mean of 'x' holds a number that is not finite"),
-        ({"softmax": "scores"}, "there is no output 'scores'; the network returns 'output'"),
+        ({"softmax": "scores"}, "^there is no output 'scores'; the network returns 'output'"),
         ({"softmax": {"output": 2}}, "output 'output' has 2 axes, so 2 is none of them"),
     ],
 )

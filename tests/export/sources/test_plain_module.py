@@ -119,5 +119,6 @@ def test_a_class_that_fails_says_what_it_was_called_with(tmp_path) -> None:  # t
         "from torch import nn\nclass Net(nn.Module):\n    def __init__(self, channels=8):\n"
         "        super().__init__()\n        self.layer = nn.Linear(channels, 4)\n"
     )
-    with pytest.raises(SourceError, match=r"failed when called.*It was called with channels='eight'$"):
+    said = r"failed when called.*It was called with channels='eight'; 'eight' is text, and channels is 8 by default$"
+    with pytest.raises(SourceError, match=said):
         load_source(f"{tmp_path}/sized.py:Net", {"channels": "eight"})

@@ -315,7 +315,7 @@ def test_a_policy_that_picks_no_version_tells_which_there_are(tmp_path, models):
     models.write(tmp_path / "a", models.scale(), 3, "version_policy { specific { versions: 1 } }")
     with ThreadPoolExecutor(1) as executor:
         catalog = Catalog(Repository(tmp_path), OPTIONS, executor)
-        with pytest.raises(LoadRefused, match=r"the version_policy chooses none of the versions, there are: 3"):
+        with pytest.raises(LoadRefused, match=r"the version_policy chooses version 1, there are: 3"):
             asyncio.run(catalog.load("a"))
         with pytest.raises(ServingError, match=r"'a' has no available versions \(no version to serve"):
             catalog.find("a", "")
@@ -348,9 +348,12 @@ def test_swapping_under_load_never_mixes_two_versions(serve, tmp_path, models, a
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"listen": "8001"}, "is not host:port"),
-        ({"listen": "localhost:99999"}, "is not host:port"),
-        ({"listen": ":1"}, "is not host:port"),
+        ({"listen": "8001"}, r"is not host:port, .*; did you mean 127\.0\.0\.1:8001\?"),
+        ({"listen": "localhost"}, "is not host:port, .*: it has no port"),
+        ({"listen": "localhost:99999"}, "is not host:port, .*: '99999' is not a port from 0 to 65535"),
+        ({"listen": ":1"}, r"is not host:port, .*: it has no host; did you mean 127\.0\.0\.1:1 or"),
+        ({"listen": "http://localhost:1"}, "is not host:port, .*; leave out http://"),
+        ({"listen": "unix:a.sock"}, "is not host:port, .*; a path begins with /"),
         ({"threads": -1}, "threads must lie between"),
         ({"max_message_bytes": 1}, "max_message_bytes must lie between"),
     ],

@@ -19,6 +19,8 @@ def root(tmp_path, models):
     models.write(tmp_path / "b", models.scale(), "v1")
     models.write(tmp_path / "c d", models.scale())
     models.write(tmp_path / ".hidden", models.scale(), "v1")
+    models.write(tmp_path / "g", models.scale(), "v1", "max_batch_size: 4")
+    (tmp_path / "loose.onnx").write_bytes(models.scale())
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "net.onnx").write_bytes(models.scale())
     (tmp_path / "notes" / "deep").mkdir(parents=True)
@@ -33,6 +35,7 @@ def test_each_folder_with_a_model_file_that_is_not_served_has_a_reason(root):
         "b": "'v1' is no version number; expected b/1/model.onnx",
         "c d": "a model's name has letters, digits, dots, dashes and underscores only, at most 128",
         "f": "it has no version folder; expected f/1/net.onnx",
+        "loose.onnx": "it lies beside the models; expected loose/1/model.onnx",
     }
 
 
@@ -48,3 +51,5 @@ def test_the_log_and_the_answer_to_a_load_say_why(serve, root, caplog):
             server.call("RepositoryModelLoad", load)
     assert "'v1' is no version number; expected b/1/model.onnx" in caught.value.details()
     assert "folder 'b' is not served: 'v1' is no version number" in caplog.text
+    assert "file 'loose.onnx' is not served: it lies beside the models" in caplog.text
+    assert "model 'g' was not loaded: failed to load 'g': no version to serve: 'v1' is no version number" in caplog.text

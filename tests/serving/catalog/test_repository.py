@@ -52,7 +52,7 @@ def test_one_file_is_version_1_of_a_model(root):
         ("nowhere", None, "does not exist"),
         ("README", None, "is a file but not an .onnx file"),
         ("e", None, "holds no model; expected"),
-        ("a/1", None, r"holds no model; .*; did you mean '.*a/1/model\.onnx'\?$"),
+        ("a/1", None, r"; it is one version: did you mean '.*/a', or '.*/a/1/model\.onnx' with --name a\?$"),
         (".", "x", "a name can only be given to a single model"),
         ("a", "../x", "is not a model name"),
     ],
@@ -65,6 +65,10 @@ def test_what_holds_no_model_is_refused(root, path, name, words):
 def test_a_missing_file_is_told_by_its_place_in_the_model(root):
     with pytest.raises(LoadError, match=r"^12/other\.onnx cannot be read: No such file"):
         ModelFolder("a", root / "a").read_model(12, "other.onnx")
+    with pytest.raises(
+        LoadError, match=r'; model.onnx is there: rename it, or write default_model_filename: "model.onnx"'
+    ):
+        ModelFolder("a", root / "a").read_model(1, "other.onnx")
 
 
 @pytest.mark.parametrize("name", ["../b/config.pbtxt", "/etc/passwd", "x/../../b/config.pbtxt"])
@@ -219,6 +223,7 @@ def test_external_data_is_refused_wherever_it_stands(place):
         (b"", "0 bytes without a graph"),
         (b"\xff\xff\xff\xff", "4 bytes that protobuf cannot read"),
         (b"\x18\x00\x00\x00ORTM" + bytes(100), "in onnxruntime's own .ort format"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n", "get it with git lfs pull"),
         (b"not a model at all", "not an ONNX model"),
     ],
 )

@@ -71,6 +71,15 @@ def test_a_version_without_a_manifest_is_served_with_a_warning_in_log_and_index(
     assert "model 'm' version 1:" not in caplog.text
 
 
+def test_what_is_no_model_is_not_signed_and_the_models_in_it_are_named(folder):
+    said = run(folder.parent, code=1)
+    assert "holds no version of a model, such as" in said
+    assert said.endswith(f"; {folder.parent} holds {folder}\n")
+    said = f"{folder / '9'} is not there; give a model's folder; {folder} holds {folder / '1'}, {folder / '2'}"
+    assert said in run(folder / "9", code=1)
+    assert f"{folder / 'labels.txt'} is a file; give a model's folder" in run(folder / "labels.txt", code=1)
+
+
 def test_with_require_manifest_it_is_not_served(serve, folder):
     run(folder / "1")
     found = rows(serve, folder, require_manifest=True)
@@ -176,7 +185,7 @@ def test_the_manifest_has_every_file_and_one_that_is_there_is_kept(folder):
 
 def test_a_folder_that_is_no_model_and_keys_that_are_none_are_refused(folder, tmp_path, keys):
     assert "holds no version of a model" in run(folder.parent, code=1)
-    assert "holds no version of a model" in run(folder / "7", code=1)
+    assert "is not there; give a model's folder" in run(folder / "7", code=1)
     assert "cannot be read: No such file" in run(folder, "--key", tmp_path / "none", code=1)
     assert "is not a private key in PEM; make a pair with: openssl" in run(folder, "--key", keys[1], code=1)
     curve, _ = write_keys(tmp_path, "curve", ec.generate_private_key(ec.SECP256R1()))

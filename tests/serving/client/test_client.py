@@ -122,6 +122,8 @@ def test_a_model_has_a_name(client, model):
         ("m", {"x": X.astype(np.float64)}, "use x.astype('float32')"),
         ("m", {"x": X.T}, "transposed? x.swapaxes(-1, -2) has the shape [1, 4], which fits"),
         ("m", {"x": X[0]}, "without the axis of the batch? x[None] has the shape [1, 4], which fits"),
+        ("m", {"x": X[None, :1]}, "an axis too many? x[0] has the shape [1, 4], which fits"),
+        ("m", {"x": np.array([["a", "b", "c", "d"]])}, "the input holds text, and the model takes numbers"),
         ("f16", {"x": np.ones((1, 2), np.float32)}, "use x.astype('float16')"),
         ("text", {"x": np.ones((1, 2), np.float32)}, "the model takes text: an array of str or bytes"),
     ],

@@ -47,7 +47,13 @@ def test_a_socket_that_somebody_left_behind_is_replaced(start, tmp_path):
 def test_a_file_is_not_replaced_by_a_socket(start, tmp_path):
     path = tmp_path / "file"
     path.write_text("mine", encoding="utf-8")
-    with pytest.raises(StartError, match=r"cannot listen on unix:.*Address already in use"), start(f"unix:{path}"):
+    said = r"cannot listen on unix:.*Address already in use: a file that is no socket has this name"
+    with pytest.raises(StartError, match=said), start(f"unix:{path}"):
+        pass
+    with pytest.raises(StartError, match="already in use: a folder has this name"), start(f"unix:{tmp_path}"):
+        pass
+    missing = tmp_path / "run" / "s.sock"
+    with pytest.raises(StartError, match=f"there is no folder {missing.parent}; make it"), start(f"unix:{missing}"):
         pass
     assert path.read_text(encoding="utf-8") == "mine"
 
@@ -88,7 +94,9 @@ def test_a_server_that_stops_removes_no_socket_of_another(start, tmp_path):
 @pytest.mark.parametrize("name", FRONTENDS)
 def test_a_folder_that_is_not_there_is_the_reason(start, tmp_path, name):
     address = f"unix:{tmp_path}/nonexistent/x.sock"
-    refused = pytest.raises(StartError, match=r"cannot listen on unix:.*: No such file or directory; choose")
+    refused = pytest.raises(
+        StartError, match=r"cannot listen on unix:.*: there is no folder .*/nonexistent; make it first"
+    )
     with refused, start(address, name=name):
         pass
 

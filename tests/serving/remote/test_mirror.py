@@ -214,6 +214,7 @@ class NoCredentialsError(Exception):
     [
         (NoCredentialsError("x"), "no credentials were found; set AWS_ACCESS_KEY_ID"),
         (PermissionError("Forbidden"), "the credentials may not list or read it"),
+        (ValueError("Protocol not known: x"), "memory:// is no storage that is known; use s3://, gs:// or hf://"),
         (ConnectionError("no\nroute"), "ConnectionError: no route"),
     ],
 )
@@ -256,7 +257,7 @@ def test_a_storage_that_is_away_does_not_stop_a_server_that_has_an_image(bucket,
     ("url", "words"),
     [
         ("s3://", "names no bucket; expected such as s3://BUCKET/FOLDER"),
-        ("nosuch://b/c", "Protocol not known: nosuch"),
+        ("nosuch://b/c", "nosuch:// is no storage that is known; use s3://, gs:// or hf://"),
     ],
 )
 def test_a_url_that_cannot_be_is_refused_in_one_line(url, words):

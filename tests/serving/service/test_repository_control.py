@@ -82,6 +82,7 @@ def test_loading_what_is_not_there_fails(server, refused):
     status, words = refused(server, "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="nope"))
     assert status is S.INTERNAL
     assert words.startswith("failed to load 'nope', failed to poll from model repository")
+    assert "there is no such folder; there are: '" in words
 
 
 def test_loading_a_broken_model_tells_why(own, refused):
