@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from normfold.cli.connection import connection_options
+from normfold.cli.ends import ends_of
 from normfold.cli.exporting import errors_as_messages, steps
+from normfold.cli.verify_sides import ends_in, is_code, require, sides_of, with_ends
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from normfold.export.inputs.samples import SampleFile
-    from normfold.export.proof.compare import Side
     from normfold.export.proof.verify import Verification
+    from normfold.export.sources.ends import Ends
     from normfold.serving.client.connection import Credentials
 
 __all__ = ["verify"]
 
-_SERVED = re.compile(r"(?:grpc://)?(?P<address>[\w.\-\[\]]+:\d+)/(?P<model>[\w.\-]+)(?:/(?P<version>\d+))?\Z")
 _EXAMPLES = """
 \b
 Examples:
   An exported version against the code it was made of:
     normfold verify mynets.py:SurnameCNN repository/surnames/1 \\
         --weights surnames.safetensors --input x=FP32[N,77,L]
+\b
+  The same, where the export had --standardize and --softmax:
+    normfold verify mynets.py:SurnameCNN repository/surnames/1 \\
+        --weights surnames.safetensors --standardize x=mean.npy,std.npy --softmax output
 \b
   Two files; a file against what a server answers:
     normfold verify net.onnx net.folded.onnx
@@ -60,6 +63,14 @@ Examples:
     metavar="FILE",
     help="A real input to compare on.",
 )
+@click.option(
+    "--standardize",
+    multiple=True,
+    metavar="NAME=MEAN,STD",
+    help="What the export was given: (x - mean) / std is computed before the code, or before A where none is code.",
+)
+@click.option("--softmax", multiple=True, metavar="OUTPUT[:AXIS]", help="What the export was given, behind the code.")
+@click.option("--sigmoid", multiple=True, metavar="OUTPUT", help="What the export was given, behind the code.")
 @connection_options
 @click.option("--allow-nonfinite", is_flag=True, help="Samples may hold NaN and infinity.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON on standard output.")
@@ -70,6 +81,9 @@ def verify(
     weights: tuple[Path, ...],
     inputs: tuple[str, ...],
     samples: tuple[Path, ...],
+    standardize: tuple[str, ...],
+    softmax: tuple[str, ...],
+    sigmoid: tuple[str, ...],
     allow_nonfinite: bool,
     as_json: bool,
     debug: bool,
@@ -82,6 +96,7 @@ def verify(
     place; for a file that computes in float16, both are those of float16. Exit code 0: the same; 1: not the same, or an
     error.
     """
+    ends = ends_of(standardize, softmax, sigmoid)
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("load both")
         from normfold.export.inputs.samples import fit, read_sample
@@ -91,11 +106,13 @@ def verify(
         files = [read_sample(path, allow_nonfinite) for path in samples]
         remaining = list(weights)
         for text in (first, second):
-            _require(text)
+            require(text)
         with redirect_stdout(sys.stderr):
-            sides = _sides((first, second), remaining, inputs, files, credentials)
+            sides = [*sides_of((first, second), remaining, inputs, files, credentials)]
             if remaining:
                 raise click.UsageError(f"--weights {remaining[0]}: neither side is code that takes weights")
+            wrapped = 0 if is_code(first) or not is_code(second) else 1
+            sides[wrapped] = with_ends(sides[wrapped], ends)
             described = next((s.origin.specs for s in sides if s.origin is not None), ())
             progress("compare")
             result = compare(sides[0], sides[1], [Case("sample", f.name, fit(f, described)) for f in files])
@@ -103,101 +120,21 @@ def verify(
         click.echo(json.dumps({**asdict(result), "passed": result.passed}, indent=2))
     else:
         _print(result, console)
+        if not result.passed:
+            _print_ends((first, second), ends, console)
     sys.exit(0 if result.passed else 1)
 
 
-def _sides(
-    texts: tuple[str, str],
-    weights: list[Path],
-    inputs: tuple[str, ...],
-    samples: list[SampleFile],
-    credentials: Credentials,
-) -> tuple[Side, Side]:
-    """Open both; without ``inputs``, a side that is code takes the inputs that the other side describes."""
-    if _is_code(texts[0]) and not _is_code(texts[1]):
-        second, first = _sides((texts[1], texts[0]), weights, inputs, samples, credentials)
-        return first, second
-    first = _side(texts[0], weights, inputs, samples, credentials)
-    described = tuple(str(s) for s in first.origin.specs) if first.origin is not None else ()
-    described = inputs or (described if _is_code(texts[1]) else ())
-    return first, _side(texts[1], weights, described, samples, credentials)
+def _print_ends(texts: tuple[str, str], ends: Ends, console: Console) -> None:
+    """Say where a version holds more than the network that it was made of, and nothing was said of that here."""
+    from rich.markup import escape
 
-
-def _is_file(text: str) -> bool:
-    return Path(text).is_dir() or Path(text).suffix in (".onnx", ".pt2")
-
-
-def _is_code(text: str) -> bool:
-    return not _is_file(text) and (_SERVED.match(text) is None or Path(text).exists())
-
-
-def _side(
-    text: str, weights: list[Path], inputs: tuple[str, ...], samples: list[SampleFile], credentials: Credentials
-) -> Side:
-    from normfold.export.proof.compare import Side
-    from normfold.export.sources.opening import open_origin
-    from normfold.export.sources.origin import Request
-
-    served = _SERVED.match(text)
-    if served is not None and not Path(text).exists():
-        return Side(text, _served(served["address"], served["model"], served["version"] or "", credentials))
-    path = Path(text) / "model.onnx" if Path(text).is_dir() else Path(text)
-    mine = weights.pop(0) if weights and _is_code(text) else None
-    origin = open_origin(
-        Request(
-            source=str(path) if _is_file(text) else text,
-            weights=mine,
-            untrained=_is_code(text) and mine is None,  # wrong weights are seen in the comparison
-            inputs=inputs,
-        ),
-        samples,
-    )
-    return Side(text, origin.run, origin)
-
-
-def _require(text: str) -> None:
-    """Raise ExportError for a path to a file, a version or a model that is not there."""
-    from normfold.export.errors import ExportError
-
-    path = Path(text)
-    if text.startswith(("http://", "https://")):
-        raise ExportError(f"'{text}': leave out {text.partition('://')[0]}://, a served model is HOST:PORT/MODEL")
-    if path.is_file() or (path / "model.onnx").is_file() or ":" in text:
+    if ends.anything:
         return
-    if path.is_dir():
-        versions = [p.name for p in path.iterdir() if p.name.isdigit() and (p / "model.onnx").is_file()]
-        last = max(versions, key=int, default="")
-        models = sorted(p.parent for p in path.glob("*/*/model.onnx"))
-        hint = f"; it is a model's directory, so name a version: {path / last}" if last else ""
-        if not last and models:
-            hint = f"; it is a repository, so name a model and a version: {models[-1]}"
-        raise ExportError(f"'{text}' holds no model.onnx{hint}")
-    parent = path.parent
-    beside = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
-    there = f"; '{parent}' holds {', '.join(beside[:8])}" if beside and parent != Path() else ""
-    raise ExportError(
-        f"there is no file or directory '{text}'{there}. Expected FILE.py:NAME, a .onnx or .pt2 file, a version's "
-        "directory, or HOST:PORT/MODEL"
-    )
-
-
-def _served(address: str, model: str, version: str, credentials: Credentials) -> Any:
-    """Return a function from named arrays to named arrays that asks a server."""
-    from normfold.export.errors import ExportError
-    from normfold.serving.client.client import Client, ClientError
-
-    try:
-        client = Client(address, tls=credentials.tls, token=credentials.token)
-    except ValueError as error:
-        raise ExportError(str(error)) from None
-
-    def run(arrays: Any) -> Any:
-        try:
-            return client.infer(model, arrays, version=version)
-        except (ClientError, ValueError) as error:
-            raise ExportError(f"{address}/{model}: {error}") from error
-
-    return run
+    for text in texts:
+        if notes := ends_in(Path(text) / "export.json"):
+            cure = "give --standardize, --softmax, --sigmoid as the export had them"
+            console.print(f"in {escape(text)}: {escape('; '.join(notes))}; {cure}")
 
 
 def _print(result: Verification, console: Console) -> None:

@@ -45,7 +45,7 @@ def compare(a: Side, b: Side, samples: Sequence[Case] = ()) -> Verification:
     origin = a.origin
     _require_one_shape(a, b)
     sizes = sizes_of(origin, samples)
-    cases = [*cases_of(sizes.specs, sizes), *samples]
+    cases = [*cases_of(sizes.specs, sizes, origin.raw), *samples]
     reference, name, _ = origin.reference(cases[0].inputs)
     own = largest_errors(reference, [origin.run, *(_moving(origin.run, seed) for seed in range(rounding.MOVES))], cases)
     names = list(origin.run(cases[0].inputs))

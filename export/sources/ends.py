@@ -40,6 +40,11 @@ class Ends:
     #: Outputs of which each number becomes a probability of its own.
     sigmoid: tuple[str, ...] = ()
 
+    @property
+    def anything(self) -> bool:
+        """Whether something is computed at all."""
+        return bool(self.standardize or self.softmax or self.sigmoid)
+
 
 @dataclass(frozen=True)
 class _Standard:
@@ -69,7 +74,7 @@ def with_ends(origin: Origin, ends: Ends) -> Origin:
     Raises InputSpecError where an input is not there, is no float, or has another number of channels; where an output
     is not there or has no axis of classes, the first run raises it.
     """
-    if not (ends.standardize or ends.softmax or ends.sigmoid):
+    if not ends.anything:
         return origin
     standards = {name: _standard(name, *given, origin.specs) for name, given in ends.standardize.items()}
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
+from normfold.cli.export import export
 from normfold.cli.verify import verify
 
 
@@ -80,3 +82,48 @@ def test_a_module_is_compared_with_a_file_and_a_served_model_and_takes_its_input
     assert compared(module, repository / "m" / "2", "--weights", weights).exit_code == 0
     done = compared(module, f"{address}/m/1")
     assert (done.exit_code, "say what goes into the network: --input" in done.output) == (1, True)
+
+
+NETWORK = """
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.BatchNorm1d(4), nn.AdaptiveMaxPool1d(1), nn.Flatten()).eval()
+"""
+
+
+def test_what_the_export_put_around_the_network_belongs_to_the_comparison(compared, start, tmp_path):
+    """The inputs are standardised far from 0, and the server tells the sizes that were proved."""
+    source, weights = tmp_path / "net.py", tmp_path / "net.pt"
+    source.write_text(NETWORK)
+    torch.manual_seed(0)
+    made: dict[str, Any] = {}
+    exec(NETWORK, made)
+    torch.save(made["net"]().state_dict(), weights)
+    code, ends = f"{source}:net", ("--standardize", "input=100,3", "--softmax", "output")
+    options = (
+        "--weights",
+        weights,
+        "--input",
+        "input=FP32[N,2,L:3..]",
+        "--repository",
+        tmp_path / "r",
+        "--name",
+        "net",
+    )
+    done = CliRunner().invoke(export, [code, *map(str, (*options, *ends))])
+    assert done.exit_code == 0, done.output
+    version = tmp_path / "r" / "net" / "1"
+    for sides in ((code, version), (version, code)):
+        done = compared(*sides, "--weights", weights, *ends)
+        assert done.exit_code == 0, done.output
+    done = compared(code, version, "--weights", weights)
+    assert done.exit_code == 1
+    flat = " ".join(done.output.split())
+    assert "'input' is standardised before the network" in flat
+    assert "give --standardize, --softmax, --sigmoid as the export had them" in flat
+    with start(tmp_path / "r") as server:
+        done = compared(code, f"{server.address}/net", "--weights", weights, *ends)
+        assert done.exit_code == 0, done.output
+        done = compared(f"{server.address}/net", version, "--softmax", "output")
+        assert "is served, give a file or code" in " ".join(done.output.split())
