@@ -46,7 +46,7 @@ def sign(folder: Path, key: Path | None, name: str | None) -> None:
         private = None if key is None else signatures.read_private_key(key)
         if not folder.is_dir():
             what = "a file" if folder.exists() else "not there"
-            raise LoadError(f"{folder} is {what}; give a model's folder{_in(folder.parent)}")
+            raise LoadError(f"{folder} is {what}; give a model's folder{'' if one is None else _in(folder.parent)}")
         numbers = [number for number in model.versions() if one is None or number == int(one)]
         if not numbers:
             raise LoadError(f"{folder} holds no version of a model, such as {folder / '1' / 'model.onnx'}{_in(folder)}")
@@ -69,7 +69,8 @@ def sign(folder: Path, key: Path | None, name: str | None) -> None:
 def _in(folder: Path) -> str:
     """The end of a sentence about a folder that is no model's: the models and versions in it."""
     try:
-        inside = sorted(path.parent for path in (*folder.glob("*/*.onnx"), *folder.glob("*/*/*.onnx")))
+        files = (*folder.glob("*/*.onnx"), *folder.glob("*/*/*.onnx"))
+        inside = sorted(path.parent for path in files if path.parent.name.isdecimal())
     except OSError:
         return ""
     models = sorted({str(path.parent) for path in inside if path.parent != folder})

@@ -46,7 +46,8 @@ def check(data: bytes) -> FileFacts:
     try:
         model = onnx.ModelProto.FromString(data)
     except DecodeError:
-        raise UnsafeModel(f"the file is not an ONNX model: {len(data)} bytes that protobuf cannot read") from None
+        cut = "; it is cut short or damaged: write it again" if data[:1] == b"\x08" else ""  # as ONNX files begin
+        raise UnsafeModel(f"the file is not an ONNX model: {len(data)} bytes that protobuf cannot read{cut}") from None
     if not model.HasField("graph"):
         raise UnsafeModel(f"the file is not an ONNX model: {len(data)} bytes without a graph")
     for tensor in _tensors(model):

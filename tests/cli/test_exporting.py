@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 from click.testing import CliRunner, Result
 
@@ -96,3 +97,12 @@ def test_verify_of_what_is_not_there_names_what_is(directory: Path) -> None:
         done = normfold("verify", *sides)
         assert done.exit_code == 1
         assert expected in done.stderr, done.stderr
+
+
+def test_a_file_that_is_folded_in_place_is_served_next_and_not_compared_with_itself(directory: Path) -> None:
+    text = '<ir_version: 9, opset_import: ["": 18]> g (float[N, 2] x) => (float[N, 2] y) { y = Relu (x) }'
+    onnx.save(onnx.parser.parse_model(text), directory / "net.onnx")
+    for target, following in (("out.onnx", "verify net.onnx out.onnx"), ("net.onnx", "serve --repository net.onnx")):
+        done = normfold("fold", "net.onnx", target, "--overwrite")
+        assert done.exit_code == 0, done.output
+        assert f"next: normfold {following}\n" in done.output

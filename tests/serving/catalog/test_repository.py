@@ -222,6 +222,7 @@ def test_external_data_is_refused_wherever_it_stands(place):
     [
         (b"", "0 bytes without a graph"),
         (b"\xff\xff\xff\xff", "4 bytes that protobuf cannot read"),
+        (b"\x08\x08:\xdb\x02\n", "6 bytes that protobuf cannot read; it is cut short or damaged"),
         (b"\x18\x00\x00\x00ORTM" + bytes(100), "in onnxruntime's own .ort format"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n", "get it with git lfs pull"),
         (b"not a model at all", "not an ONNX model"),

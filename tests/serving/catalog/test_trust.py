@@ -77,7 +77,9 @@ def test_what_is_no_model_is_not_signed_and_the_models_in_it_are_named(folder):
     assert said.endswith(f"; {folder.parent} holds {folder}\n")
     said = f"{folder / '9'} is not there; give a model's folder; {folder} holds {folder / '1'}, {folder / '2'}"
     assert said in run(folder / "9", code=1)
-    assert f"{folder / 'labels.txt'} is a file; give a model's folder" in run(folder / "labels.txt", code=1)
+    (folder.parent / "net.onnx").touch()
+    for path, said in ((folder / "labels.txt", "is a file"), (folder.parent / "n", "is not there")):
+        assert run(path, code=1) == f"Error: {path} {said}; give a model's folder\n"
 
 
 def test_with_require_manifest_it_is_not_served(serve, folder):
