@@ -206,7 +206,7 @@ def export(
 
         click.echo(json.dumps(reports.as_json(report), indent=2))
     else:
-        print_report(report, console, after_export(repository, report.model, ADDRESS))
+        print_report(report, console, after_export(repository, report.model, report.version, ADDRESS))
 
 
 def _config(path: Path) -> dict[str, Any]:

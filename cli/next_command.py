@@ -9,12 +9,28 @@ from pathlib import Path
 CONNECT_SECONDS, ANSWER_SECONDS = 0.2, 1.0
 
 
-def after_export(repository: Path, model: str, address: str) -> str:
+def after_export(repository: Path, model: str, version: int, address: str) -> str:
     """``normfold load`` where the server on ``address`` has ``model`` in its repository and lets clients load models.
 
-    Otherwise, and where nobody answers in time, ``normfold serve``.
+    Otherwise, and where nobody answers in time, ``normfold serve``; ``normfold use`` where neither would serve the
+    version, because the version_policy of the model chooses others.
     """
+    if not _is_chosen(repository / model, version):
+        return f"normfold use {model} {version} --repository {repository}"
     return f"normfold load {model}" if _can_load(model, address) else f"normfold serve --repository {repository}"
+
+
+def _is_chosen(directory: Path, version: int) -> bool:
+    """Whether the version policy in ``directory`` chooses ``version``; also where that cannot be told."""
+    from normfold.serving.catalog import config
+    from normfold.serving.catalog.repository import Repository
+    from normfold.serving.errors import ServingError
+
+    try:
+        folder = Repository(directory.parent).models()[directory.name]
+        return version in config.versions_in_service(config.parse(folder.config_text() or ""), folder.versions())
+    except (ServingError, KeyError):
+        return True
 
 
 def _can_load(model: str, address: str) -> bool:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from normfold.export.fold.report import Fold
 from normfold.export.publishing.graph_picture import before_and_after
-from normfold.export.publishing.report import ExportReport, chosen, labels_kept
+from normfold.export.publishing.report import ExportReport, chosen, folded_form, labels_kept
 
 __all__ = ["as_html"]
 
@@ -41,6 +41,7 @@ def as_html(report: ExportReport, before: bytes = b"", after: bytes = b"") -> st
     return template.render(
         report=report,
         chosen=chosen(report),
+        folded_form=folded_form(report),
         labels_kept=labels_kept,
         terms=TERMS,
         graphs=_drawn(before, after, folding.folds),

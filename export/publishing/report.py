@@ -14,7 +14,7 @@ from normfold.export.forms.precision import PrecisionReport
 from normfold.export.forms.variants import Variant
 from normfold.export.proof.verify import Difference, Verification
 
-__all__ = ["Column", "ExportReport", "Published", "as_json", "chosen", "columns", "labels_kept"]
+__all__ = ["Column", "ExportReport", "Published", "as_json", "chosen", "columns", "folded_form", "labels_kept"]
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,19 @@ def chosen(report: ExportReport) -> str:
     taken = "published" if fewer is None else f"published in {fewer.precision}"
     times = f"run times at {report.timing.shapes}{other} {measured}"
     return f"the {variant} form is {taken}, {why}; {times}, on {report.machine}"
+
+
+def folded_form(report: ExportReport) -> str:
+    """Say that what the report tells of each BatchNorm is of another form than the published; "" where it is not."""
+    published = report.published
+    if published.variant not in ("unfolded", "blocked"):
+        return ""
+    kept = f"{published.batchnorms} BatchNorm{'' if published.batchnorms == 1 else 's'}"
+    why = "as it was asked for" if published.chosen_by == "request" else "because it runs faster with them"
+    return (
+        f"the {published.variant} form keeps {kept}, {why}; --form folded publishes the folded form, "
+        "which the following is about"
+    )
 
 
 def labels_kept(difference: Difference) -> str:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from normfold.export.forms.precision import PrecisionReport
-from normfold.export.publishing.report import ExportReport, chosen, columns, labels_kept
+from normfold.export.publishing.report import ExportReport, chosen, columns, folded_form, labels_kept
 
 __all__ = ["as_notebook_html", "as_text", "print_summary"]
 
@@ -38,8 +38,8 @@ def print_summary(report: ExportReport, console: Console) -> None:
     if report.limits:
         console.print(escape(f"requests  {'; '.join(report.limits)}"))
     console.print(escape(chosen(report)))
-    if report.published.variant in ("unfolded", "blocked"):
-        console.print("what folding does in the folded form, which is not the published one:")
+    if remark := folded_form(report):
+        console.print(f"{remark}:")
     for fold in report.folding.folds:
         unfolded = "the rest is not folded" if fold.how else "not folded"
         went = [escape(fold.how)] if fold.how else []

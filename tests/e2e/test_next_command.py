@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 
 def command(model: str, address: str) -> str:
-    return after_export(Path("repository"), model, address)
+    return after_export(Path("repository"), model, 1, address)
 
 
 def test_a_running_server_loads_the_model_that_its_repository_has(folder, start):
@@ -44,3 +44,12 @@ def test_nobody_and_a_port_that_does_not_answer_are_not_waited_for():
         assert command("m", address) == SERVE  # nobody listens
         silent.listen()
         assert command("m", address) == SERVE
+
+
+def test_a_version_that_would_not_be_served_is_put_in_service(folder):
+    for version in (1, 2):
+        write_model(
+            folder / "m", SCALE.replace("FACTOR", "2.0"), version, "version_policy: { specific: { versions: 1 } }"
+        )
+    assert after_export(folder, "m", 2, "127.0.0.1:9") == f"normfold use m 2 --repository {folder}"
+    assert after_export(folder, "m", 1, "127.0.0.1:9") == f"normfold serve --repository {folder}"

@@ -442,3 +442,14 @@ def test_the_page_draws_both_graphs_unless_they_are_too_large(monkeypatch) -> No
     assert "http:" not in page
     monkeypatch.setattr("normfold.export.publishing.graph_picture.MOST_NODES", 4)
     assert "<svg" not in as_html(REPORT, model, model)
+
+
+def test_the_outcome_of_each_batchnorm_is_said_to_be_that_of_the_folded_form():
+    blocked = replace(REPORT, published=Published("blocked", 1, 30, 900))
+    said = (
+        "the blocked form keeps 1 BatchNorm, because it runs faster with them; --form folded publishes the folded form"
+    )
+    assert said in as_text(blocked)
+    assert "the following" not in as_text(REPORT)
+    assert said[1:] in unescape(as_html(blocked))
+    assert "the following" not in unescape(as_html(REPORT))
