@@ -104,6 +104,8 @@ def infer(
         raise click.ClickException(said_of(error, address)) from None
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    if answers.version and not as_json:
+        click.echo(f"answered by {answers.model} version {answers.version}", err=True)
     if save is not None:
         _save(save, answers)
     if save is None or as_json:

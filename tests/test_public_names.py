@@ -10,6 +10,7 @@ import pytest
 
 NAMES = {
     "normfold": {
+        "Answer",
         "AsyncClient",
         "Client",
         "ClientError",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from normfold.protos.datatypes import by_name
+from normfold.serving.client.answer import Answer
 from normfold.serving.client.arguments import checked_model, checked_outputs, checked_version
 from normfold.serving.client.errors import ClientError
 from normfold.serving.client.inputs import Array, Inputs, by_input_name
@@ -73,12 +74,12 @@ def infer_request(
     return request
 
 
-def arrays(response: pb.ModelInferResponse) -> dict[str, Array]:
+def arrays(response: pb.ModelInferResponse) -> Answer:
     """The outputs of a response by name; BYTES as ``bytes`` objects, BF16 as its bits in uint16.
 
     Raises ClientError where an output cannot be read.
     """
-    found = {}
+    found = Answer(response.model_name, response.model_version)
     for index, output in enumerate(response.outputs):
         try:
             found[output.name] = _output(response, index)

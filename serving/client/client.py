@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from normfold.serving.client import calls
+from normfold.serving.client.answer import Answer
 from normfold.serving.client.arguments import (
     checked_address,
     checked_model,
@@ -26,7 +27,7 @@ from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECON
 from normfold.serving.client.connection import ClientTls, token_header
 from normfold.serving.client.errors import WITHOUT_METADATA, Made, advised, client_error
 from normfold.serving.client.errors import ClientError as ClientError
-from normfold.serving.client.inputs import Array, Inputs, needs_metadata
+from normfold.serving.client.inputs import Inputs, needs_metadata
 from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, model_metadata, named, server_metadata
 from normfold.serving.client.plans import MessagePlans
 from normfold.serving.client.sizes import refusal, shapes_of
@@ -103,8 +104,8 @@ class Client:
         version: str | int = "",
         timeout: float | None = None,
         request_id: str = "",
-    ) -> dict[str, Array]:
-        """The outputs by name: those in ``outputs``, or all.
+    ) -> Answer:
+        """The outputs by name: those in ``outputs``, or all. ``version`` of the answer tells which version answered.
 
         ``inputs`` are arrays by name, or one array if the model has one input. An array is sent in its own dtype;
         lists and numbers get the model's. Raises ClientError, or ValueError for an argument that cannot be sent.

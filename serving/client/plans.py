@@ -18,6 +18,7 @@ import numpy as np
 
 from normfold.protos.datatypes import by_dtype, by_name
 from normfold.serving.client import calls
+from normfold.serving.client.answer import Answer
 from normfold.serving.client.arguments import checked_model, checked_outputs, checked_version
 from normfold.serving.client.errors import ClientError
 from normfold.serving.client.inputs import Array
@@ -68,10 +69,12 @@ class _AnswerPlan:
     #: Name, dtype and shape of each output, begin of its tag, the tag and size, begin and end of its numbers.
     outputs: list[tuple[str, np.dtype[Any], tuple[int, ...], int, bytes, int, int]] = field(default_factory=list)
     has_id: bool = False
+    model: str = ""
+    version: str = ""
 
-    def arrays(self, data: bytes) -> dict[str, Array] | None:
+    def arrays(self, data: bytes) -> Answer | None:
         """The outputs of an answer that begins with ``head``; None where the numbers are not at these places."""
-        found = {}
+        found = Answer(self.model, self.version)
         for name, dtype, shape, at, size, begin, end in self.outputs:
             if not data.startswith(size, at):
                 return None
@@ -116,7 +119,7 @@ class MessagePlans:
                 self._requests[known] = plan
         return plan
 
-    def arrays(self, data: bytes) -> dict[str, Array]:
+    def arrays(self, data: bytes) -> Answer:
         """The outputs in a serialized ModelInferResponse, as ``calls.arrays`` gives them. Raises ClientError."""
         plan = self._answers.get(len(data))
         if plan is not None and data.startswith(plan.head):
@@ -165,17 +168,19 @@ class MessagePlans:
 def _answer_plan(data: bytes) -> _AnswerPlan | None:
     """The plan of an answer that has only numbers, behind everything else; None for any other.
 
-    ModelInferResponse: id = 3, outputs = 5 (name = 1, datatype = 2, shape = 3, contents = 5), raw contents = 6. Raises
-    ValueError or KeyError where it cannot be read.
+    ModelInferResponse: model name = 1, version = 2, id = 3, outputs = 5 (name = 1, datatype = 2, shape = 3,
+    contents = 5), raw contents = 6. Raises ValueError or KeyError where it cannot be read.
     """
     outputs: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []
     raws: list[tuple[int, int, int]] = []
-    has_id = False
+    has_id, names = False, {1: "", 2: ""}
     for number, first, begin, end in fields(data):
         if number == 6:
             raws.append((first, begin, end))
         elif raws:
             return None
+        elif number in names:
+            names[number] = data[begin:end].decode()
         elif number == 5:
             texts, shape = {1: "", 2: ""}, []
             for inner, _, start, stop in fields(part := data[begin:end]):
@@ -192,7 +197,7 @@ def _answer_plan(data: bytes) -> _AnswerPlan | None:
         has_id = has_id or number == 3
     if not raws or len(raws) != len(outputs) or len({name for name, _, _ in outputs}) != len(outputs):
         return None
-    plan = _AnswerPlan(data[: raws[0][0]], has_id=has_id)
+    plan = _AnswerPlan(data[: raws[0][0]], has_id=has_id, model=names[1], version=names[2])
     for (name, dtype, shape_), (first, begin, end) in zip(outputs, raws, strict=True):
         if math.prod(shape_) * dtype.itemsize != end - begin:
             return None
@@ -200,7 +205,7 @@ def _answer_plan(data: bytes) -> _AnswerPlan | None:
     return plan
 
 
-def _by_protobuf(data: bytes) -> dict[str, Array]:
+def _by_protobuf(data: bytes) -> Answer:
     from google.protobuf.message import DecodeError
 
     from normfold.protos import grpc_service as pb

@@ -63,7 +63,8 @@ def test_a_wrong_address_is_said_before_anything_is_sent(address, said):
 
 def test_arrays_are_printed_with_their_type_and_shape(ask):
     done = ask("m", "--input", "x=[[1, 2, 3, 4]]", "--output", "y")
-    assert (done.exit_code, done.output) == (0, "y FP32[1, 4]\n[[ 3.  6.  9. 12.]]\n")
+    assert (done.exit_code, done.stdout) == (0, "y FP32[1, 4]\n[[ 3.  6.  9. 12.]]\n")
+    assert done.stderr == "answered by m version 2\n"
 
 
 def test_top_prints_labels(ask):

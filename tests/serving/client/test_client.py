@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import pickle
 
 import grpc
@@ -55,6 +56,15 @@ def test_an_array_without_a_name_is_the_only_input_and_a_list_gets_the_models_da
     np.testing.assert_array_equal(client.infer("m", x, version=1)["y"], 2 * X)
     np.testing.assert_array_equal(client.infer("m", {"x": x}, "y", version="1")["y"], 2 * X)
     assert [[one.label for one in row] for row in client.classify("m", x, top=2)] == [["d", "c"]]
+
+
+@pytest.mark.parametrize("x", [{"x": X}, {"x": X.tolist()}], ids=["planned", "protobuf"])
+def test_the_answer_tells_which_version_answered(client, x):
+    for version, asked in (("1", 1), ("2", "")):
+        answer = client.infer("m", x, version=asked)
+        assert (answer.model, answer.version) == ("m", version)
+    copied = copy.deepcopy(answer)  # as pickle does it
+    assert (copied.model, copied.version, list(copied)) == ("m", "2", list(answer))
 
 
 def test_text_in_a_list_is_text(client):
@@ -246,7 +256,7 @@ def test_an_answer_that_cannot_be_read_is_an_error_that_names_the_output(datatyp
 
 @pytest.mark.parametrize("status", [grpc.StatusCode.NOT_FOUND, Status.NOT_FOUND])
 def test_an_error_survives_a_process_pool_and_has_its_status_with_and_without_grpcio(status):
-    error = pickle.loads(pickle.dumps(ClientError(status, "no")))  # noqa: S301
+    error = pickle.loads(pickle.dumps(ClientError(status, "no")))  # noqa: S301  it was made here
     assert (error.status, error.details, str(error)) == (grpc.StatusCode.NOT_FOUND, "no", "NOT_FOUND: no")
     assert error.status is grpc.StatusCode.NOT_FOUND
     assert error.code is Status.NOT_FOUND
