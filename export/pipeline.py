@@ -14,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 import onnx_ir as ir
 
+from normfold.export.calibration.scale import unlike_training
 from normfold.export.capture.capture import OPSETS, SPLITS
 from normfold.export.errors import ExportError
 from normfold.export.fold import counts, fold
@@ -147,7 +148,13 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
     max_batch = largest_batch(destination, model_files)
     report = replace(
         report,
-        notes=(*report.notes, *label_notes(labels or ()), *kept_notes(destination, model_files, sizes.specs)),
+        notes=(
+            *report.notes,
+            # with fewer bits they are warnings, beside what the calibration says
+            *(() if report.precision else unlike_training(folded.unfolded, samples, sizes.specs)),
+            *label_notes(labels or ()),
+            *kept_notes(destination, model_files, sizes.specs),
+        ),
         max_batch_size=max_batch,
         limits=limits(sizes.specs, max_batch),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -45,7 +46,7 @@ def _try(origin: Origin, sample: SampleFile) -> None:
 
 def _opened(request: Request, samples: Sequence[SampleFile]) -> Origin:
     if isinstance(request.source, nn.Module):
-        return open_module(request, describe(request, samples))
+        return _with_sizes_noted(open_module(request, describe(request, samples)), request, samples)
     path = Path(request.source)
     if path.suffix in (".onnx", ".pt2"):
         _refuse_options(request, path)
@@ -56,7 +57,21 @@ def _opened(request: Request, samples: Sequence[SampleFile]) -> Origin:
     if path.suffix in (".pt", ".pth", ".ts", ".torchscript", ".ckpt", ".safetensors") and ":" not in request.source:
         raise SourceError(_not_a_network(path))
     split_source(request.source)
-    return open_module(request, describe(request, samples))
+    return _with_sizes_noted(open_module(request, describe(request, samples)), request, samples)
+
+
+def _with_sizes_noted(origin: Origin, request: Request, samples: Sequence[SampleFile]) -> Origin:
+    """``origin`` with a note where a sample alone has fixed a length, and how to keep it free."""
+    lengths = [spec for spec in origin.specs if len(spec.dims) > 2]
+    if request.inputs or not lengths:
+        return origin
+    spec = lengths[0]
+    free = f"{spec.name}={spec.datatype.name}[{','.join(map(str, ('N', *spec.dims[1:-1], 'L')))}]"
+    note = (
+        f"the length of '{spec.name}' is {spec.dims[-1]}, that of sample '{samples[0].name}', and no other is served; "
+        f"to keep it free: --input '{free}'"
+    )
+    return replace(origin, notes=(*origin.notes, note))
 
 
 def describe(request: Request, samples: Sequence[SampleFile]) -> tuple[InputSpec, ...]:

@@ -205,6 +205,22 @@ def test_a_float64_sample_shows_the_shapes_of_a_float32_network(directory: Path,
     result = normfold("mynets.py:SurnameCNN", "--sample", "one.npy", "--untrained", *REPOSITORY)
     assert result.exit_code == 0, result.output
     assert "x=FP32[N:1..,7,17]" in result.output
+    note = "the length of 'x' is 17, that of sample 'one.npy', and no other is served; to keep it free: --input"
+    assert f"{note} 'x=FP32[N,7,L]'" in " ".join(result.output.split())
+
+
+def test_samples_in_other_units_than_the_training_data_are_noted(directory: Path, network: torch.nn.Module) -> None:
+    network.train()
+    for _ in range(40):
+        network(torch.randn(64, 7, 32))
+    save_file(network.eval().state_dict(), "trained.safetensors")
+    np.save("right.npy", np.random.default_rng(0).standard_normal((4, 7, 32)).astype(np.float32))
+    np.save("wrong.npy", 1e4 * np.load("right.npy"))
+    options = ("mynets.py:SurnameCNN", "--weights", "trained.safetensors", "--input", "x=FP32[N,7,L:8..]", *REPOSITORY)
+    for sample, noted in (("right.npy", False), ("wrong.npy", True)):
+        result = normfold(*options, "--sample", sample)
+        assert result.exit_code == 0, result.output
+        assert ("are the units and the scaling those of the training data?" in result.output) is noted
 
 
 def replaced(option: str, value: str) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ be inverted, and the constant channel can serve as a carrier.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from normfold.export.fold.affine import Affine
@@ -23,7 +25,7 @@ def silence_zero_scales(target: Scaling) -> int:
         return 0
     scale, shift = (np.array(part) for part in np.broadcast_arrays(target.params.scale, target.params.shift))
     zero, positive = scale == 0, shift > 0
-    count = 0
+    count, statistics = 0, target.params.statistics
     # A channel with a positive shift is to hold 1, so that it can serve as a carrier; any other is to hold 0.
     for wanted, chosen in ((1.0, zero & positive), (0.0, zero & ~positive)):
         if not chosen.any():
@@ -38,9 +40,12 @@ def silence_zero_scales(target: Scaling) -> int:
         carries = chosen & positive & (held.shift > 1e-3)
         scale = np.where(carries, shift / np.where(carries, held.shift, 1.0), np.where(chosen, 1.0, scale))
         shift = np.where(carries, 0.0, np.where(chosen, shift - held.shift, shift))
+        if statistics is not None:
+            mean, variance = np.where(chosen, 0.0, statistics.mean), np.where(chosen, 1.0, statistics.variance)
+            statistics = replace(statistics, mean=mean, variance=variance)
         for op, weights in silencing.edits.items():
             op.take(weights)
         count += int(np.count_nonzero(chosen))
     if count:
-        target.take(Scaled.like(Affine.of(scale, shift), target.params.usual))
+        target.take(Scaled.like(Affine.of(scale, shift), target.params.usual, statistics))
     return count

@@ -41,16 +41,27 @@ _COSTS = {
 }
 
 
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and variance of a BatchNormalization, of the rank of its input, and its epsilon."""
+
+    mean: Array
+    variance: Array
+    epsilon: float
+
+
 @dataclass(frozen=True, eq=False)
 class Scaled(Affine):
     """An affine, and the usual size of the entries that it maps: |mean| + sqrt(var) of a BatchNorm, 1 if unknown."""
 
     usual: Array
+    #: Those of a BatchNormalization while it maps what it came to map; None once it is a part of another affine.
+    statistics: Statistics | None = None
 
     @classmethod
-    def like(cls, affine: Affine, usual: Array) -> Scaled:
+    def like(cls, affine: Affine, usual: Array, statistics: Statistics | None = None) -> Scaled:
         """Return an affine with the usual size of its entries."""
-        return cls(affine.scale, affine.shift, usual)
+        return cls(affine.scale, affine.shift, usual, statistics)
 
 
 @dataclass(eq=False)
@@ -112,7 +123,7 @@ class Scaling(Entrywise):
         if isinstance(before, Scaling):
             made = np.abs(before.params.scale) * before.params.usual + np.abs(before.params.shift)
             usual = np.minimum(made, self.params.usual) if self.is_batchnorm else made
-            self.params = Scaled.like(self.params, usual)
+            self.params = replace(self.params, usual=usual)
 
     def undoes_shift(self, gauges: Gauges) -> bool:
         """It takes any shift of its input into its own."""
@@ -191,7 +202,9 @@ class Scaling(Entrywise):
         """Return the affine of the channels that stay."""
         r = removed[self.outputs[0]]
         affine = Affine.of(r.cut(self.params.scale), r.cut(self.params.shift))
-        return Scaled.like(affine, r.cut(self.params.usual))
+        came = self.params.statistics
+        cut = came and replace(came, mean=r.cut(came.mean), variance=r.cut(came.variance))
+        return Scaled.like(affine, r.cut(self.params.usual), cut)
 
     def range(self, inputs: Sequence[Range]) -> Range:
         """The range that its statistics give, else the affine of the input's ends."""
@@ -214,20 +227,29 @@ class Scaling(Entrywise):
             channels = params.channels(1, size)
             assert channels is not None
             scale, shift = channels
+            mean, variance, epsilon = self._statistics(size)
             inputs = [
                 result,
-                graph.constant(scale, f"{like}.scale"),
-                graph.constant(shift, f"{like}.bias"),
-                graph.constant(np.zeros(size), f"{like}.mean"),
-                graph.constant(np.ones(size), f"{like}.var"),
+                graph.constant(scale * np.sqrt(variance + epsilon), f"{like}.scale"),
+                graph.constant(shift + scale * mean, f"{like}.bias"),
+                graph.constant(mean, f"{like}.mean"),
+                graph.constant(variance, f"{like}.var"),
             ]
-            result = graph.insert("BatchNormalization", inputs, node, like, epsilon=0.0)
+            result = graph.insert("BatchNormalization", inputs, node, like, epsilon=epsilon)
         else:
             if form in (AffineForm.SIGNS, AffineForm.SCALE, AffineForm.SCALE_SHIFT):
                 result = graph.insert("Mul", [result, graph.constant(params.scale, f"{like}.scale")], node, like)
             if form in (AffineForm.SHIFT, AffineForm.SCALE_SHIFT):
                 result = graph.insert("Add", [result, graph.constant(params.shift, f"{like}.shift")], node, like)
         y.become(result, graph)
+
+    def _statistics(self, size: int) -> tuple[Array, Array, float]:
+        """Mean, variance and epsilon to write: those that came, else 0, 1 and 0."""
+        if (came := self.params.statistics) is None:
+            return np.zeros(size), np.ones(size), 0.0
+        channels = Affine.of(came.variance, came.mean).channels(1, size)
+        assert channels is not None
+        return channels[1], channels[0], came.epsilon
 
 
 def scalings(ops: Iterable[Op]) -> list[Scaling]:

@@ -11,7 +11,7 @@ from normfold.export.fold.affine import Affine, batchnorm
 from normfold.export.fold.net import Op
 from normfold.export.fold.ops.activations import Same
 from normfold.export.fold.ops.joins import Product, Sum
-from normfold.export.fold.ops.scaling import Scaled, Scaling
+from normfold.export.fold.ops.scaling import Scaled, Scaling, Statistics
 from normfold.export.fold.reading.averages import weighted_mean
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
 
@@ -21,13 +21,16 @@ def _batchnorm(n: Node) -> Op:
     if n.attribute("training_mode", 0) or any(c is None for c in constants) or not n.only_first_read():
         raise NotKnown
     gamma, beta, mean, var = (c.astype(np.float64) for c in constants if c is not None)
-    scale, shift = batchnorm(gamma, beta, mean, var, n.attribute("epsilon", float(np.float32(1e-5))))
+    epsilon = n.attribute("epsilon", float(np.float32(1e-5)))
+    scale, shift = batchnorm(gamma, beta, mean, var, epsilon)
     if not (np.all(np.isfinite(scale)) and np.all(np.isfinite(shift))) or n.rank() < 2:
         raise NotKnown
     parts = n.parts()
     parts["outputs"] = parts["outputs"][:1]
     usual = Affine.along(1, n.rank(), np.abs(mean) + np.sqrt(var), 0.0).scale
-    params = Scaled.like(Affine.along(1, n.rank(), scale, shift), usual)
+    came = Affine.along(1, n.rank(), var, mean)
+    statistics = Statistics(came.shift, came.scale, epsilon)
+    params = Scaled.like(Affine.along(1, n.rank(), scale, shift), usual, statistics)
     deviation = np.sqrt(var)
     live = gamma != 0
     apart = (np.abs(scale) * (np.abs(mean) + deviation))[live]

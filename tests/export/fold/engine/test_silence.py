@@ -216,3 +216,27 @@ def test_gamma_and_beta_of_0_remove_a_channel_altogether() -> None:
     assert report.channels_removed == 1
     assert operators(after) == ["Conv", "Conv", "Relu"]
     same_function(model, after, *LENGTHS)
+
+
+def test_a_batchnorm_that_stays_keeps_the_statistics_of_its_other_channels() -> None:
+    """They tell a second fold what the first knew: how large its input is, and how far its mean is from 0."""
+    given = norm("n", 4, gamma=[1, 0, -1, 2], beta=[1, 2, 3, -4])
+    nodes = "a = Relu(c) n = BN(a, n) p = MaxPool<kernel_shape=[2]>(n) y = Conv<group=4, pads=[1,1]>(p, v)"
+    model = graph(
+        f"(float[N,3,L] x) => (float[N,4,M] y) {{ c = Conv(x, w) {nodes} }}",
+        w=weights(4, 3, 3),
+        v=weights(4, 1, 3),
+        **given,
+    )
+    after, report = folded(model)
+    same_function(model, after, *LENGTHS)
+    assert report.batchnorms_after == 1
+    (node,) = (n for n in after.graph.node if n.op_type == "BatchNormalization")
+    held = {t.name: onnx.numpy_helper.to_array(t) for t in after.graph.initializer}
+    gamma, _, mean, variance = (held[name] for name in node.input[1:])
+    others = np.array([True, False, True, True])
+    for found, came in ((gamma, "n_gamma"), (mean, "n_mean"), (variance, "n_var")):
+        np.testing.assert_allclose(found[others], given[came][others], rtol=1e-6)
+    assert (gamma[1], mean[1], variance[1]) == (pytest.approx(2.0, rel=1e-4), 0.0, 1.0)
+    again, _ = folded(after)
+    assert operators(again) == operators(after)
