@@ -158,6 +158,6 @@ def test_without_model_control_nothing_is_loaded_or_unloaded(serve, repository, 
         for method in ("RepositoryModelLoad", "RepositoryModelUnload"):
             status, words = refused(one, method, getattr(pb, f"{method}Request")(model_name="m"))
             assert status is S.UNAVAILABLE
-            assert "explicit model load / unload is not allowed" in words
+            assert "not allowed: start the server with --model-control explicit, or send it SIGHUP after" in words
         assert index(one)["m", "2"][0] == "READY"
         assert index(one)["nb", ""] == ("", "")
