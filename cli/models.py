@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from normfold.serving.client.connection import Credentials
     from normfold.serving.wire.proved_sizes import ProvedSizes
 
-#: The width of what is not printed on a terminal: no line of it is broken, so that other programs find what they search.
+#: The width where no terminal is: no line is broken, so that other programs find what they search for.
 WIDTH = 1 << 20
 
 

@@ -63,9 +63,7 @@ class LoggedCall:
 
     __slots__ = ("_answered", "_begun", "_bytes", "_fields", "_log", "_messages", "_method", "_version")
 
-    def __init__(
-        self, log: AccessLog, path: str, peer: str, trace_id: str, token: str, method: Method | None
-    ) -> None:
+    def __init__(self, log: AccessLog, path: str, peer: str, trace_id: str, token: str, method: Method | None) -> None:
         self._log, self._method = log, method
         self._begun: float | None = time.perf_counter()
         self._fields: dict[str, object] = {"method": path[:LIMIT]}

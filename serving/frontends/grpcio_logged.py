@@ -22,9 +22,7 @@ from normfold.serving.rpc.methods import Method
 Begin = Callable[[Any], LoggedCall]
 
 
-def logged(
-    handler: Any, path: str, method: Method | None, log: AccessLog | None, access: Access | None = None
-) -> Any:
+def logged(handler: Any, path: str, method: Method | None, log: AccessLog | None, access: Access | None = None) -> Any:
     """``handler`` of ``path`` with a line for each call; without ``log``, the handler itself.
 
     ``access`` knows the names of the tokens; None: the server has none.

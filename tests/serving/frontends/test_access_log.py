@@ -133,18 +133,18 @@ def test_a_line_has_the_name_of_the_token_and_never_the_token(name, monkeypatch)
     hospital = Holder("hospital", frozenset({Scope.INFER}), None)
     reader = Holder("reader", frozenset({Scope.READ}), None)
     access = Access({digest("open sesame"): hospital, digest("a word"): reader})
-    with kept() as log, serving(name=name, log=AccessLog.of("all"), access=access) as served:
-        with grpc.insecure_channel(served.address) as channel:
-            for token, known in (("open sesame", "hospital"), ("a word", "reader"), ("a guess", None)):
-                metadata = (("authorization", f"Bearer {token}"),)
-                for path in ("/t.T/Echo", "/t.T/Each"):
-                    with contextlib.suppress(grpc.RpcError):
-                        list(channel.stream_stream(path)(iter([b""]), timeout=30, metadata=metadata))
-                    line = log.next()
-                    assert (line["method"], line.get("token")) == (path, known)
-                    assert token not in str(line)
-                    status = {"hospital": "OK", "reader": "PERMISSION_DENIED", None: "UNAUTHENTICATED"}[known]
-                    assert line["status"] == status
+    guarded = serving(name=name, log=AccessLog.of("all"), access=access)
+    with kept() as log, guarded as served, grpc.insecure_channel(served.address) as channel:
+        for token, known in (("open sesame", "hospital"), ("a word", "reader"), ("a guess", None)):
+            metadata = (("authorization", f"Bearer {token}"),)
+            for path in ("/t.T/Echo", "/t.T/Each"):
+                with contextlib.suppress(grpc.RpcError):
+                    list(channel.stream_stream(path)(iter([b""]), timeout=30, metadata=metadata))
+                line = log.next()
+                assert (line["method"], line.get("token")) == (path, known)
+                assert token not in str(line)
+                status = {"hospital": "OK", "reader": "PERMISSION_DENIED", None: "UNAUTHENTICATED"}[known]
+                assert line["status"] == status
 
 
 def test_calls_without_a_token_and_at_the_end_of_the_server_have_lines_too(name):
