@@ -154,11 +154,12 @@ def use(
         raise
     except click.ClickException as error:
         click.echo(f"Error: {error.format_message()}", err=True)
-        click.echo(
-            f"config.pbtxt {outcome}; with --no-load it is changed without asking a server, and a "
-            "server with --model-control poll finds it",
-            err=True,
+        further = (
+            "with --no-load it is changed without asking a server, and a server with --model-control poll finds it"
         )
+        if "--require-signature" in error.message:
+            further = f"signatures cover it: use --no-load, sign {change.path.parent} again, then normfold load {model}"
+        click.echo(f"config.pbtxt {outcome}; {further}", err=True)
         sys.exit(1)
 
 
