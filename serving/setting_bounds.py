@@ -14,7 +14,7 @@ LEAST_LIMIT_BYTES = 64 << 20
 LONGEST_SECONDS = 2_000_000.0
 
 
-class Bound(NamedTuple):
+class SettingBound(NamedTuple):
     """The values that an option may have, in the unit in which a person types it."""
 
     option: str
@@ -43,21 +43,21 @@ class Bound(NamedTuple):
         raise StartError(f"{self.option} {number:g}{self.typed}: expected {between}{zero}")
 
 
-def _seconds(option: str, field: str, least: float, most: float = math.inf, above: bool = False) -> Bound:
-    return Bound(option, field, least, most, above, said=" seconds")
+def _seconds(option: str, field: str, least: float, most: float = math.inf, above: bool = False) -> SettingBound:
+    return SettingBound(option, field, least, most, above, said=" seconds")
 
 
-def _mebibytes(option: str, field: str, least: float, most: float = math.inf, or_zero: bool = False) -> Bound:
-    return Bound(option, field, least, most, or_zero=or_zero, unit_bytes=1 << 20, said=" MiB")
+def _mebibytes(option: str, field: str, least: float, most: float = math.inf, or_zero: bool = False) -> SettingBound:
+    return SettingBound(option, field, least, most, or_zero=or_zero, unit_bytes=1 << 20, said=" MiB")
 
 
 _LEAST_LIMIT = LEAST_LIMIT_BYTES >> 20
 
 #: The bound of every setting that is a number.
 BOUNDS = (
-    Bound("--threads", "threads", 0, 1024),
-    Bound("--max-connections", "max_connections", 1),
-    Bound("--max-queue-requests", "max_queue_requests", 1),
+    SettingBound("--threads", "threads", 0, 1024),
+    SettingBound("--max-connections", "max_connections", 1),
+    SettingBound("--max-queue-requests", "max_queue_requests", 1),
     _mebibytes("--max-message-mib", "max_message_bytes", 1, 2048 - 2.0**-20),
     _mebibytes("--max-connection-mib", "max_connection_bytes", 1),
     _mebibytes("--max-held-mib", "max_held_bytes", 1),
