@@ -52,13 +52,14 @@ def drawing(targets: Sequence[Target], loads: Sequence[Load], title: str, about:
         share = (math.log10(milliseconds) - low) / (high - low)
         return foot - PLOT * share
 
+    heading = "Latency against throughput" + (f": {targets[0].name}" if len(targets) == 1 else "")
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="bench" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
         f'height="{height}" font-family="sans-serif" font-size="13" role="img">',
-        f"<title>Latency against throughput: {escape(title)}</title>",
+        f"<title>{escape(heading)}: {escape(title)}</title>",
         STYLE,
         f'<rect class="paper" width="{WIDTH}" height="{height}" rx="8"/>',
-        _label(LEFT, 26, "Latency against throughput", bold=True),
+        _label(LEFT, 26, heading, bold=True),
         _label(LEFT, 46, title),
         _label(WIDTH / 2, height - 32, "answered requests a second", anchor="middle"),
         _label(LEFT, height - 10, about, size=11),
@@ -87,9 +88,7 @@ def drawing(targets: Sequence[Target], loads: Sequence[Load], title: str, about:
             below = y(point[1]) + (15 if y(point[1]) + 15 < foot else -8)
             parts.append(_label(beside, below, point[3], "end" if near else "start", size=11))
         parts.append(_key(index, name, colour))
-    parts.append(
-        _label(WIDTH - RIGHT, 46, "solid p50, dashed p99; points: requests in flight or a second", "end", size=11)
-    )
+    parts.append(_label(WIDTH - RIGHT, 46, "solid p50, dashed p99", "end", size=11))
     parts.append("</svg>")
     return "\n".join(parts) + "\n"
 
@@ -105,7 +104,7 @@ def page(targets: Sequence[Target], loads: Sequence[Load], title: str, about: st
             total = one.total(load)
             cells = [f"{total.milliseconds(p):.2f} ms" for p in (50, 90, 99, 99.9)]
             cells += [f"{total.per_second:,.0f}", "" if total.cpu_us is None else f"{total.cpu_us:.0f}"]
-            cells += [", ".join(f"{count} {status}" for status, count in total.errors.items())]
+            cells += [", ".join(f"{count} {status}" for status, count in total.errors.items()) or "0"]
             texts = (str(load), one.name, *cells)
             rows.append("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in texts) + "</tr>")
     style = (
@@ -124,8 +123,12 @@ def _points(one: Target, loads: Sequence[Load]) -> list[Point]:
     for load in loads:
         total = one.total(load)
         if total.latencies.count:
-            found.append((total.per_second, total.milliseconds(50), total.milliseconds(99), str(load)))
+            found.append((total.per_second, total.milliseconds(50), total.milliseconds(99), _point(load)))
     return found
+
+
+def _point(load: Load) -> str:
+    return str(load) if load.rate else f"{load} in flight"
 
 
 def _step(most: float) -> float:

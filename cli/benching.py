@@ -149,7 +149,7 @@ def print_table(targets: Sequence[Target], loads: Sequence[Load]) -> None:
 def _cells(total: Slice) -> list[str]:
     times = [f"{total.milliseconds(p):.2f}" if total.latencies.count else "" for p in (*PERCENTILES, 100)]
     cpu = "" if total.cpu_us is None else f"{total.cpu_us:.0f}"
-    return [*times, f"{total.per_second:,.0f}", cpu, str(total.errors.total() or "")]
+    return [*times, f"{total.per_second:,.0f}", cpu, f"{total.errors.total():,}"]
 
 
 def _ratios(targets: Sequence[Target], loads: Sequence[Load]) -> Table:

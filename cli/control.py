@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from normfold.serving.client.connection import Credentials
 
 ADDRESS = "127.0.0.1:8001"
+#: The extension of a server whose clients may load and unload models.
+LOADS = "model_repository"
 
 
 def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,8 +110,9 @@ def use(
     """Put VERSION of MODEL in service and take the others out; VERSION is a number, or "latest" for the highest.
 
     With --repository the choice is kept: version_policy in config.pbtxt is replaced, the rest of the file stays as it
-    is, and the server at --address loads the model again. If that fails, the file gets its old content back. Without
-    --repository only the running server changes, until the model is loaded again.
+    is, and the server at --address loads the model again. If that fails, the file gets its old content back; where the
+    server allows no loads, the file is not touched. Without --repository only the running server changes, until the
+    model is loaded again.
 
     \b
     Examples:
@@ -127,24 +131,35 @@ def use(
             client.use(model, number)
             _say(client, model)
         return
-    before, said = _rewrite(repository, model, number)
-    click.echo(said)
+    change = _change(repository, model, number)
     if no_load:
+        change.write()
+        click.echo(change.sentence)
         return
+    outcome = "is unchanged"
     try:
         with asking(address, timeout, credentials) as client:
-            client.load(model)
+            if LOADS not in client.server_metadata().extensions:
+                client.load(model)  # refused, with the server's own reason
+            change.write()
+            outcome = "has its old content again"
+            try:
+                client.load(model)
+            except BaseException:
+                change.undo()
+                raise
+            click.echo(change.sentence)
             _say(client, model)
+    except click.UsageError:
+        raise
     except click.ClickException as error:
-        if isinstance(error, click.UsageError):
-            raise
-        _restore(repository / model / "config.pbtxt", before)
         click.echo(f"Error: {error.format_message()}", err=True)
-        click.echo(
-            "config.pbtxt has its old content again; with --no-load it is changed without asking a server, and a "
-            "server with --model-control poll finds it",
-            err=True,
+        further = (
+            "with --no-load it is changed without asking a server, and a server with --model-control poll finds it"
         )
+        if "--require-signature" in error.message:
+            further = f"signatures cover it: use --no-load, sign {change.path.parent} again, then normfold load {model}"
+        click.echo(f"config.pbtxt {outcome}; {further}", err=True)
         sys.exit(1)
 
 
@@ -159,14 +174,42 @@ def _number(version: str) -> int | None:
         raise click.UsageError(f'{error}, nor "latest"') from None
 
 
-def _rewrite(repository: Path, model: str, number: int | None) -> tuple[str | None, str]:
-    """Change the policy of ``model``; the old text of its config.pbtxt, and a sentence. Raises ClickException."""
+@dataclass(frozen=True)
+class _Change:
+    """A change of a config.pbtxt that can be undone. Writing raises ClickException."""
+
+    path: Path
+    #: The text now; None where there is no file.
+    before: str | None
+    after: str
+    #: What is changed, and how to get it back.
+    sentence: str
+
+    def write(self) -> None:
+        self._put(self.after)
+
+    def undo(self) -> None:
+        self._put(self.before)
+
+    def _put(self, text: str | None) -> None:
+        from normfold.whole_file import write_whole
+
+        try:
+            if text is None:
+                self.path.unlink(missing_ok=True)
+            else:
+                write_whole(self.path, text.encode())
+        except OSError as error:
+            raise click.ClickException(f"{self.path} cannot be written: {error.strerror or error}") from None
+
+
+def _change(repository: Path, model: str, number: int | None) -> _Change:
+    """The change that puts ``number`` of ``model`` in service, None for the highest. Raises ClickException."""
     from normfold.serving.catalog import config
     from normfold.serving.catalog.repository import Repository
     from normfold.serving.catalog.version_policy import described, with_policy
     from normfold.serving.errors import ServingError
     from normfold.serving.wording import near
-    from normfold.whole_file import write_whole
 
     try:
         models = Repository(repository).models()
@@ -180,12 +223,12 @@ def _rewrite(repository: Path, model: str, number: int | None) -> tuple[str | No
         before = folder.config_text()
         text = with_policy(before or "", None if number is None else [number])
         was, now = (described(config.parse(each)) for each in (before or "", text))
-        write_whole(folder.path / "config.pbtxt", text.encode())
     except (ServingError, OSError) as error:
         raise click.ClickException(str(error)) from None
     back = _argument(was)
     undo = f"; back: normfold use {model} {back} --repository {repository}" if back else ""
-    return before, f"{folder.path / 'config.pbtxt'}: {now} (before: {was}){undo}"
+    path = folder.path / "config.pbtxt"
+    return _Change(path, before, text, f"{path}: {now} (before: {was}){undo}")
 
 
 def _argument(policy: str) -> str:
@@ -194,15 +237,6 @@ def _argument(policy: str) -> str:
         return "latest"
     word, _, number = policy.partition(" ")
     return number if word == "version" and number.isdecimal() else ""
-
-
-def _restore(path: Path, text: str | None) -> None:
-    from normfold.whole_file import write_whole
-
-    if text is None:
-        path.unlink(missing_ok=True)
-    else:
-        write_whole(path, text.encode())
 
 
 def _say(client: Client, model: str) -> None:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from normfold.serving.client.connection import Credentials
     from normfold.serving.wire.proved_sizes import ProvedSizes
 
+#: The width where no terminal is: no line is broken, so that other programs find what they search for.
+WIDTH = 1 << 20
+
 
 @dataclass(frozen=True)
 class ListedVersion:
@@ -144,6 +147,7 @@ def _on_disk(path: Path) -> Iterator[ListedVersion]:
     for name, folder in repository.models().items():
         try:
             settings = config.parse(folder.config_text() or "")
+            config.check(settings, name)
             numbers = folder.versions()
             served = config.versions_in_service(settings, numbers)
         except ServingError as error:
@@ -186,6 +190,8 @@ def _show(rows: list[ListedVersion], as_json: bool) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH
     if not rows:
         console.print("no models")
         return
@@ -214,7 +220,8 @@ def _table(rows: list[ListedVersion]) -> Table:
     shown = {title: cells for title, cells in columns.items() if any(cells)}
     for title in shown:
         number = title in ("version", "answered", "failed", "p50", "p99")
-        table.add_column(title, justify="right" if number else "left", overflow="fold")
+        fixed = number or title in ("state", "device")
+        table.add_column(title, justify="right" if number else "left", overflow="fold", no_wrap=fixed)
     for cells in zip(*shown.values(), strict=True):
         table.add_row(*(cell.replace("[", "\\[") for cell in cells))
     return table

@@ -267,6 +267,7 @@ def _announce_together(started: Started) -> None:
 
 def _announce_server(models: Sequence[tuple[str, bool]], address: str, workers: str, ready: bool, metrics: str) -> None:
     """Print the models, the device of each, and the addresses that the server listens on."""
+    from normfold.serving.infer.otlp import destination
     from normfold.serving.process.standard_files import printing
     from normfold.serving.wording import printable
 
@@ -277,4 +278,6 @@ def _announce_server(models: Sequence[tuple[str, bool]], address: str, workers: 
             click.echo(shown if loaded else click.style(shown, fg="red"))
         if metrics:
             click.echo(f"metrics on http://{metrics}/metrics, health on /livez and /readyz")
+        if traces := destination():
+            click.echo(f"traces go to {printable(traces)}")
         click.echo(f"listening on {address} (gRPC){workers}, {state}")

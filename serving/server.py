@@ -137,12 +137,14 @@ class Server:
             model_control=control,
         )
         refresh = refresher(config.remote)
+        poll_seconds = config.poll_seconds if config.model_control == "poll" else 0.0
         administration = Administration(
             self.catalog,
             regions=regions,
             traces=traces,
             logs=logs or LogSettings(config.log_level),
             model_control=control,
+            poll_seconds=poll_seconds,
             refresh=refresh,
         )
         self.health = Health(self.catalog, config.strict_readiness)
@@ -161,8 +163,7 @@ class Server:
         #: Looks for changes of the repository; the first worker does it for all.
         self.polling: Polling | None = None
         if worker == 1:
-            seconds = config.poll_seconds if config.model_control == "poll" else 0.0
-            self.polling = Polling(self._stock.repository, self.catalog, methods[: len(ours)], seconds, refresh)
+            self.polling = Polling(self._stock.repository, self.catalog, methods[: len(ours)], poll_seconds, refresh)
         self._polling: asyncio.Task[None] | None = None
         self._http: HttpPort | None = None
         make = frontend(config.frontend)

@@ -15,6 +15,7 @@ from normfold.serving.frontends import FRONTENDS
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.process import address, typed_json
 from normfold.serving.process.log_lines import ACCESS_LOGS, FORMS, LEVELS
+from normfold.serving.setting_bounds import BOUNDS
 
 #: Where metrics are if nobody says otherwise, as with Triton.
 METRICS_LISTEN = "127.0.0.1:8002"
@@ -27,12 +28,16 @@ LOADS = ("eagerly", "lazily")
 
 #: The ``metrics_listen`` of a server without an HTTP port.
 OFF = "off"
-#: The smallest memory limit of a process, in bytes: less than it has before it loads anything is a mistake.
-LEAST_LIMIT_BYTES = 64 << 20
 
-
-#: The longest time in the life of a connection; grpcio counts it in milliseconds, in 31 bits.
-LONGEST_SECONDS = 2_000_000.0
+#: The option of each setting that is one of a few words.
+CHOICES = (
+    ("--frontend", "frontend", FRONTENDS),
+    ("--load", "load", LOADS),
+    ("--model-control", "model_control", CONTROLS),
+    ("--log-level", "log_level", LEVELS),
+    ("--log-format", "log_format", FORMS),
+    ("--access-log", "access_log", ACCESS_LOGS),
+)
 
 
 @dataclass(frozen=True)
@@ -152,50 +157,14 @@ class ServerConfig:
             except ValueError as error:
                 raise StartError(f"{error}, nor {OFF!r}") from None
         self._check_access()
-        if self.frontend not in FRONTENDS:
-            raise StartError(f"frontend {self.frontend!r} is not one of {', '.join(FRONTENDS)}")
-        if not 0 <= self.threads <= 1024:
-            raise StartError(f"threads must lie between 0 and 1024, got {self.threads}")
-        if not 1 << 20 <= self.max_message_bytes < 1 << 31:
-            raise StartError(f"max_message_bytes must lie between 1 MiB and 2 GiB - 1, got {self.max_message_bytes}")
-        if self.max_connections < 1 or min(self.max_connection_bytes, self.max_held_bytes) < 1 << 20:
-            raise StartError("max_connections must be at least 1, the bytes held at least 1 MiB")
-        if not self.max_queue_seconds > 0 or self.max_queue_requests < 1 or self.max_queue_bytes < 1 << 20:
-            raise StartError("max_queue_seconds must be more than 0, max_queue_requests at least 1, the bytes 1 MiB")
-        if self.memory_limit_bytes and self.memory_limit_bytes < LEAST_LIMIT_BYTES:
-            raise StartError(f"memory_limit_bytes must be at least 64 MiB, or 0, got {self.memory_limit_bytes}")
-        if self.load not in LOADS:
-            raise StartError(f"load {self.load!r} is not one of {', '.join(LOADS)}")
+        for bound in BOUNDS:
+            bound.check(getattr(self, bound.field))
+        for option, field, words in CHOICES:
+            value = getattr(self, field)
+            if value not in words and not (field == "model_control" and value is None):
+                raise StartError(f"{option} {value!r} is not one of {', '.join(words)}")
         if self.memory_budget_bytes and self.load != "lazily":
             raise StartError("--memory-budget needs --load lazily: only models that requests load can be unloaded")
-        if self.memory_budget_bytes and self.memory_budget_bytes < LEAST_LIMIT_BYTES:
-            raise StartError(f"memory_budget_bytes must be at least 64 MiB, or 0, got {self.memory_budget_bytes}")
-        if not self.drain_delay_seconds >= 0:
-            raise StartError(f"drain_delay_seconds must be at least 0, got {self.drain_delay_seconds:g}")
-        if not self.load_seconds >= 0 or self.load_bytes < 0:
-            raise StartError(
-                f"load_seconds and load_bytes must be at least 0, got {self.load_seconds:g}, {self.load_bytes}"
-            )
-        if not self.worker_seconds >= 2:
-            raise StartError(f"worker_seconds must be at least 2, got {self.worker_seconds:g}")
-        if not self.stall_seconds > 0:
-            raise StartError(f"stall_seconds must be more than 0, got {self.stall_seconds:g}")
-        for name in ("max_connection_age", "max_connection_idle", "keepalive"):
-            if not 0 <= getattr(self, f"{name}_seconds") <= LONGEST_SECONDS:
-                raise StartError(f"{name}_seconds must lie between 0 and {LONGEST_SECONDS:g} (0: no limit)")
-        for name in ("max_connection_age_grace", "keepalive_timeout"):
-            if not 0 < getattr(self, f"{name}_seconds") <= LONGEST_SECONDS:
-                raise StartError(f"{name}_seconds must be more than 0, and at most {LONGEST_SECONDS:g}")
-        if self.model_control not in (None, *CONTROLS):
-            raise StartError(f"model control {self.model_control!r} is not one of {', '.join(CONTROLS)}")
-        if not 0.1 <= self.poll_seconds <= LONGEST_SECONDS:
-            raise StartError(f"poll_seconds must lie between 0.1 and {LONGEST_SECONDS:g}, got {self.poll_seconds:g}")
-        if self.log_level not in LEVELS:
-            raise StartError(f"log level {self.log_level!r} is not one of {', '.join(LEVELS)}")
-        if self.log_format not in FORMS:
-            raise StartError(f"log format {self.log_format!r} is not one of {', '.join(FORMS)}")
-        if self.access_log not in ACCESS_LOGS:
-            raise StartError(f"access log {self.access_log!r} is not one of {', '.join(ACCESS_LOGS)}")
 
     def _check_access(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):

@@ -1,6 +1,7 @@
 """Messages for networks that torch cannot capture: the reason, the line of the user's code, and what to do.
 
 data-dependent control flow    `if x.sum() > 0:`               torch.where, or export the branch that is wanted
+a number out of a tensor       `x / float(x.std())`            the tensor itself
 a fixed dimension              `x.view(2, 16, 17)`             give the size, or write the line with -1
 an unsupported operator        aten.fft_rfft                   compute it outside
 NumPy, in-place on an input    `x.numpy()`, `x += 1`           the same in torch, on a copy
@@ -25,6 +26,11 @@ __all__ = ["fixed_dimension", "refuse_quantized", "refuse_training", "refuse_tra
 
 _QUANTIZED = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.)?quantized\b")
 
+#: Calls that make a number of Python of a tensor, words of code that decides by one, and the extremes of numbers.
+_TAKEN = re.compile(r"\b(float|int)\(|\.(item|tolist)\(\)")
+_DECIDES = re.compile(r"\b(if|elif|while|assert|range|and|or|not|bool)\b")
+_EXTREMES = re.compile(r"(?<![.\w])(max|min)\(")
+
 
 def translate(error: BaseException, program: ExportedProgram | None = None) -> str:
     """Return one message for an error of ``torch.export``, or of ``torch.onnx.export`` on ``program``."""
@@ -40,10 +46,7 @@ def translate(error: BaseException, program: ExportedProgram | None = None) -> s
             "write it with other torch operations, or compute it outside the network"
         )
     if "GuardOnDataDependentSymNode" in text or "data-dependent" in text or "Dynamic control flow" in text:
-        return (
-            f"the network decides by the values of its input{where}; a graph has no such branch. "
-            "Use torch.where on both results, or make the choice before calling the network"
-        )
+        return _by_values(line, where)
     if re.search(r"pack_padded_sequence|pad_packed_sequence|failed to unpack the object at pos", text + line):
         return (
             f"packed sequences cannot be captured{where}; run the recurrent layer on the padded sequence, and pick "
@@ -200,6 +203,26 @@ _TRAINING: tuple[tuple[Callable[[Node], bool], str], ...] = (
         "the network draws random numbers{where} ({operator}), so no two answers are equal and no proof is possible",
     ),
 )
+
+
+def _by_values(line: str, where: str) -> str:
+    """The message for code that needs the values of a tensor: to decide by them, or as a number of Python."""
+    code = line.partition(": `")[2]
+    taken = _TAKEN.search(code)
+    if taken is None or _DECIDES.search(code):
+        return (
+            f"the network decides by the values of its input{where}; a graph has no such branch. "
+            "Use torch.where on both results, or make the choice before calling the network"
+        )
+    call = taken[0].lstrip(".").rstrip("()") + "()"
+    hints = [f"leave it a tensor: write the line without {call}"]
+    if call == "int()":
+        hints = [
+            "leave it a tensor: .long() cuts the fraction off as int() does",
+            "a size or the end of a slice cannot depend on the values; use a mask, or torch.gather for an index",
+        ]
+    hints += [f"in the place of {name}() use torch.{name}imum or .clamp()" for name in _EXTREMES.findall(code)[:1]]
+    return f"{call} takes a number out of the tensor{where}, and a graph holds tensors only; {'; '.join(hints)}"
 
 
 def _overload(node: Node) -> str:

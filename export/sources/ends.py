@@ -10,7 +10,8 @@ The reference of the proof computes the same in float64, with the constants that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -103,19 +104,20 @@ def with_ends(origin: Origin, ends: Ends) -> Origin:
 def _standard(name: str, mean: Any, std: Any, specs: tuple[InputSpec, ...]) -> _Standard:
     spec = next((s for s in specs if s.name == name), None)
     if spec is None:
-        raise InputSpecError(f"standardize: there is no input '{name}'; there are {', '.join(s.name for s in specs)}")
+        there = [s.name for s in specs]
+        raise InputSpecError(f"--standardize {name}: there is no input '{name}'; {_there_are(name, there)}")
     if spec.datatype.dtype.kind != "f":
-        raise InputSpecError(f"standardize: '{name}' is {spec.datatype.name}; only floats can be standardised")
+        raise InputSpecError(f"--standardize {name}: it is {spec.datatype.name}; only floats can be standardised")
     channels = spec.dims[1] if len(spec.dims) > 1 else None
     arrays = []
     for array, what in ((np.asarray(mean, np.float64), "mean"), (np.asarray(std, np.float64), "std")):
         flat = array.reshape(-1)
         if not np.isfinite(flat).all() or (what == "std" and not (flat > 0).all()):
             wanted = "finite and above 0" if what == "std" else "finite"
-            raise InputSpecError(f"standardize: the {what} of '{name}' holds a number that is not {wanted}")
+            raise InputSpecError(f"--standardize {name}: the {what} of '{name}' holds a number that is not {wanted}")
         if flat.size != 1 and flat.size != channels:
             raise InputSpecError(
-                f"standardize: the {what} of '{name}' has {flat.size} numbers; {spec} needs one"
+                f"--standardize {name}: the {what} of '{name}' has {flat.size} numbers; {spec} needs one"
                 + (f", or {channels}, one for each channel" if isinstance(channels, int) else "")
             )
         arrays.append(np.broadcast_to(flat, (channels,)) if isinstance(channels, int) else flat.reshape(()))
@@ -125,9 +127,10 @@ def _standard(name: str, mean: Any, std: Any, specs: tuple[InputSpec, ...]) -> _
 
 def _after(outputs: Arrays, ends: Ends) -> Arrays:
     found = dict(outputs)
-    for name in (*ends.softmax, *ends.sigmoid):
-        if name not in found:
-            raise InputSpecError(f"there is no output '{name}'; the network returns {', '.join(map(repr, found))}")
+    for option, names in (("--softmax", ends.softmax), ("--sigmoid", ends.sigmoid)):
+        for name in names:
+            if name not in found:
+                raise InputSpecError(f"{option} {name}: there is no output '{name}'; {_there_are(name, found)}")
     for name, axis in ends.softmax.items():
         y = found[name]
         exponentials = np.exp(y - y.max(axis=_axis(name, axis, y.ndim), keepdims=True))
@@ -138,14 +141,22 @@ def _after(outputs: Arrays, ends: Ends) -> Arrays:
     return found
 
 
+def _there_are(name: str, known: Iterable[str]) -> str:
+    """The names there are, and the one that was probably meant."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1) if len(names) > 1 else []
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return f"there {'are' if len(names) > 1 else 'is'} {', '.join(map(repr, names))}{hint}"
+
+
 def _axis(name: str, axis: int | None, rank: int) -> int:
     if axis is None and rank == 2:
         return 1
     if axis is None or not -rank <= axis < rank:
         raise InputSpecError(
-            f"output '{name}' has {rank} axes; say which is that of the classes: --softmax {name}:1"
+            f"--softmax {name}: output '{name}' has {rank} axes; say which is that of the classes: --softmax {name}:1"
             if axis is None
-            else f"output '{name}' has {rank} axes, so {axis} is none of them"
+            else f"--softmax {name}:{axis}: output '{name}' has {rank} axes, 0 to {rank - 1}, so {axis} is none of them"
         )
     return axis % rank
 

@@ -68,6 +68,11 @@ class Access:
             log.info("%s: %s: %s", method.path, error.status.name, error)
             raise
 
+    def name(self, credential: bytes) -> str:
+        """The name of the holder of the token with this digest; "" where there is none."""
+        holder = self._holders.get(credential)
+        return "" if holder is None else holder.name
+
     def _first(self, method: Method, credential: bytes) -> Method:
         right = RIGHTS.get(method.path)
         if right is not None and right.health and self._health:

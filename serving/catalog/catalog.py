@@ -17,6 +17,7 @@ from normfold.serving.catalog.entries import (
     Version,
     after_refusal,
     answering,
+    go_on,
     in_service,
     load_failed,
     rows,
@@ -196,10 +197,12 @@ class Catalog:
             await self._load(folder, override, entry, asked)
             entry.lazy = self._lazily is not None and override is None and not files
         except LoadError as error:
-            raise LoadRefused(f"failed to load {quoted(name)}: {error}") from error
+            raise LoadRefused(f"failed to load {quoted(name)}: {error}{go_on(entry)}") from error
         except (PollFailed, StartError) as error:
             if entry is not None and entry.wanted and (asked or not entry.versions):
                 entry.reason = str(error)
+            if isinstance(error, PollFailed) and (still := go_on(entry)):
+                raise PollFailed(f"{error}{still}") from error
             raise
         finally:
             if entry is not None:
@@ -234,7 +237,7 @@ class Catalog:
             raise
         if failures and answered:
             entry.versions = after_refusal(before, loaded, failures)
-            raise LoadRefused(load_failed(folder.name, failures))
+            raise LoadRefused(load_failed(folder.name, failures) + go_on(entry))
         entry.reason, entry.wanted, entry.written = "", entry.wanted or bool(loaded), written.SerializeToString()
         entry.left_out, entry.present = False, tuple(there)
         for number in set(entry.versions) - set(numbers):

@@ -83,7 +83,10 @@ def _refused(config: mc.ModelConfig, name: str) -> Iterator[str]:
     if sum(max(1, warmup.count) for warmup in config.model_warmup) > bounds.WARMUP_RUNS:
         yield f"the counts of model_warmup must be at most {bounds.WARMUP_RUNS} together"
     if config.name and config.name != name:
-        yield f"config.pbtxt names the model {config.name!r}, but its folder is {name!r}; they must agree"
+        yield (
+            f"config.pbtxt names the model {config.name!r}, but its folder is {name!r}: delete the line "
+            f"'name: \"{config.name}\"' in it (the folder is the name), or write {name!r} there"
+        )
     if config.platform not in ("", PLATFORM):
         yield f"platform {config.platform!r} is not served; only {PLATFORM!r} is"
     if config.backend not in ("", BACKEND):

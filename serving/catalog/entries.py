@@ -167,6 +167,16 @@ def after_refusal(
     return {**before, **{n: Version(UNAVAILABLE, reason) for n, reason in reasons.items() if n not in kept}}
 
 
+def go_on(entry: Entry | None) -> str:
+    """The end of a sentence about a load that failed: the versions that answer all the same; "" where none does."""
+    numbers = [] if entry is None else entry.answering
+    if not numbers:
+        return ""
+    several = len(numbers) > 1
+    shown = ", ".join(map(str, numbers))
+    return f"; version{'s' if several else ''} {shown} {'go' if several else 'goes'} on answering"
+
+
 def load_failed(name: str, failures: Mapping[int, str]) -> str:
     """The sentence about versions that failed to load, with the reason of each."""
     reasons = "; ".join(f"version {n} is at UNAVAILABLE state: {reason}" for n, reason in sorted(failures.items()))

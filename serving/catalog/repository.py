@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from normfold.serving.catalog.hints import meant
 from normfold.serving.catalog.plain_files import is_there, read_plain, why
 from normfold.serving.errors import ConfigError, LoadError, StartError, UnsafeModel
 
@@ -188,7 +189,7 @@ class Repository:
         if next(self._found(), None) is None:
             raise StartError(
                 f"repository {str(path)!r} holds no model; expected {path / 'NAME' / '1' / 'model.onnx'}, "
-                f"or the path of one model's folder or .onnx file{_hint(path)}"
+                f"or the path of one model's folder or .onnx file{meant(path, _single)}"
             )
 
     def models(self) -> dict[str, ModelFolder]:
@@ -222,15 +223,6 @@ class Repository:
             return ModelFolder(name, self.path) if name == self._name else None
         folder = self.path / name
         return ModelFolder(name, folder, self.path) if NAME.fullmatch(name) and _is_model(folder) else None
-
-
-def _hint(path: Path) -> str:
-    """The end of a sentence about a path without a model: which one was probably meant."""
-    inside = sorted(path.glob("*.onnx"))
-    if inside and _VERSION.fullmatch(path.name):
-        name = path.resolve().parent.name
-        return f"; it is one version: did you mean {str(path.parent)!r}, or {str(inside[0])!r} with --name {name}?"
-    return f"; did you mean {str(inside[0])!r}?" if inside else ""
 
 
 def is_plain(path: str) -> bool:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: The end of a message about a file that is missing.
-_HOW = "normfold sign MODEL_FOLDER writes it"
+_MANIFEST = "normfold sign MODEL_FOLDER"
+_SIGN = "normfold sign MODEL_FOLDER --key SIGNING.key"
 #: In the index, beside a version that is in service.
 UNCHECKED = "served without a manifest: a changed or damaged file would not be noticed"
 
@@ -101,8 +102,8 @@ class TrustedFolder:
         found = self._manifests[version] = None if self._folder is None else self._folder.find(version, MANIFEST_FILE)
         if found is None:
             if key is not None or self._trust.require_manifest:
-                option = "--require-manifest" if key is None else "--require-signature"
-                raise UnsafeModel(f"it has no {MANIFEST_FILE}, and the server runs with {option}: {_HOW}")
+                option, how = ("--require-manifest", _MANIFEST) if key is None else ("--require-signature", _SIGN)
+                raise UnsafeModel(f"it has no {MANIFEST_FILE}, and the server runs with {option}: {how} writes it")
             log.log(self._level, "model %s version %d: %s", quoted(self.name), version, UNCHECKED)
             return
         if key is None:
@@ -110,12 +111,14 @@ class TrustedFolder:
         assert self._folder is not None
         written = self._folder.find(version, SIGNATURE_FILE)
         if written is None:
-            raise UnsafeModel(f"it has no {SIGNATURE_FILE}, and the server runs with --require-signature: {_HOW}")
+            raise UnsafeModel(
+                f"it has no {SIGNATURE_FILE}, and the server runs with --require-signature: {_SIGN} writes it"
+            )
         if not verify(key, written, statement(self.name, version, found, self._signed_files())):
             raise UnsafeModel(
                 f"{SIGNATURE_FILE} is no signature of the key of --require-signature under model {quoted(self.name)}, "
                 f"version {version}, its manifest, and the files beside its versions: one of them was changed since "
-                "it was signed, or another key signed it"
+                f"it was signed, or another key signed it; sign again what is right: {_SIGN}"
             )
 
     def _held(self, version: int, filename: str, data: bytes) -> bytes:

@@ -36,13 +36,16 @@ class AccessLog:
         """The access log of ``calls``, one of ``log_lines.ACCESS_LOGS``; None for OFF."""
         return None if calls == OFF else cls(errors_only=calls == ERRORS)
 
-    def begin(self, path: str, peer: str, trace_id: str, method: Method | None = None) -> LoggedCall:
-        """A call of ``path`` that begins now; ``method`` is None where there is none of this path."""
-        return LoggedCall(self, path, peer, trace_id, method)
+    def begin(self, path: str, peer: str, trace_id: str, token: str, method: Method | None = None) -> LoggedCall:
+        """A call of ``path`` that begins now; ``method`` is None where there is none of this path.
 
-    def refused(self, path: str, peer: str, trace_id: str, status: Status) -> None:
+        ``token``: the name of the token in the file of tokens; "" without one that the server knows.
+        """
+        return LoggedCall(self, path, peer, trace_id, token, method)
+
+    def refused(self, path: str, peer: str, trace_id: str, token: str, status: Status) -> None:
         """Write the line of a call that was refused before its request was read."""
-        self.begin(path, peer, trace_id).end(status)
+        self.begin(path, peer, trace_id, token).end(status)
 
     def write(self, status: Status, fields: dict[str, object]) -> None:
         """Write a line of ``fields``."""
@@ -60,13 +63,15 @@ class LoggedCall:
 
     __slots__ = ("_answered", "_begun", "_bytes", "_fields", "_log", "_messages", "_method", "_version")
 
-    def __init__(self, log: AccessLog, path: str, peer: str, trace_id: str, method: Method | None) -> None:
+    def __init__(self, log: AccessLog, path: str, peer: str, trace_id: str, token: str, method: Method | None) -> None:
         self._log, self._method = log, method
         self._begun: float | None = time.perf_counter()
         self._fields: dict[str, object] = {"method": path[:LIMIT]}
         if trace_id:
             self._fields["trace_id"] = trace_id[:LIMIT]
         self._fields["peer"] = peer
+        if token:
+            self._fields["token"] = token
         self._messages = self._bytes = self._answered = 0
         self._version = ""
 

@@ -10,11 +10,11 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from normfold.serving.access.access import HEADER, Access, credential
+from normfold.serving.access.access import Access
 from normfold.serving.access.tls import Tls, TlsIdentity
 from normfold.serving.errors import PermissionDenied, ServingError, Unauthenticated, Unimplemented
 from normfold.serving.frontends.access_log import AccessLog
-from normfold.serving.frontends.grpcio_logged import logged, trace_headers
+from normfold.serving.frontends.grpcio_logged import credential_in, logged, trace_headers
 from normfold.serving.frontends.grpcio_options import options
 from normfold.serving.frontends.grpcio_server import GrpcServer
 from normfold.serving.frontends.limits import DEFAULT_LIMITS, ClientLimits
@@ -131,22 +131,17 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
             return None if self._log is None else self._refusal(path, Unimplemented("Method not found!"))
         if self._access is None:
             return self._made[path]
-        values = [value for name, value in details.invocation_metadata or () if name == HEADER]
         try:
-            admitted = self._access.admit(method, credential([_as_bytes(value) for value in values]))
+            admitted = self._access.admit(method, credential_in(details.invocation_metadata))
         except (Unauthenticated, PermissionDenied) as error:
             return self._refusal(path, error)
         return self._made[path] if admitted is method else self._logged(admitted)
 
     def _logged(self, method: Method) -> Any:
-        return logged(self._make(method), method.path, method, self._log)
+        return logged(self._make(method), method.path, method, self._log, self._access)
 
     def _refusal(self, path: str, error: ServingError) -> Any:
-        return logged(grpc.stream_stream_rpc_method_handler(_refusal(error)), path, None, self._log)
-
-
-def _as_bytes(value: str | bytes) -> bytes:
-    return value.encode() if isinstance(value, str) else value
+        return logged(grpc.stream_stream_rpc_method_handler(_refusal(error)), path, None, self._log, self._access)
 
 
 def _refusal(error: ServingError) -> Any:

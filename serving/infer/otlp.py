@@ -6,6 +6,7 @@ https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import os
 from collections.abc import Mapping
@@ -28,6 +29,22 @@ def wanted(environment: Mapping[str, str] = os.environ) -> bool:
     endpoint = _of("ENDPOINT", environment)
     disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     return bool(endpoint) and not disabled and environment.get("OTEL_TRACES_EXPORTER", "otlp").strip() == "otlp"
+
+
+def destination(environment: Mapping[str, str] = os.environ) -> str:
+    """Where spans go, as a person reads it; "" where none are sent. Passwords in the address are left out."""
+    protocol = _of("PROTOCOL", environment) or "grpc"
+    if not wanted(environment) or protocol not in EXPORTERS or not _is_installed(EXPORTERS[protocol]):
+        return ""
+    scheme, there, rest = _of("ENDPOINT", environment).rpartition("://")
+    return f"{scheme}{there}{rest.rpartition('@')[2]} (OTLP, {protocol})"
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
 
 
 def spans(environment: Mapping[str, str] = os.environ) -> Exported | None:

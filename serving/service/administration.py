@@ -27,11 +27,15 @@ class Administration:
         traces: TraceSettings,
         logs: LogSettings,
         model_control: bool = True,
+        poll_seconds: float = 0.0,
         refresh: Callable[[], None] | None = None,
     ) -> None:
-        """``refresh`` brings the image of a repository on object storage up to date; None: the repository is here."""
+        """``poll_seconds``: the time between two looks at the repository; 0: this server does not poll.
+
+        ``refresh`` brings the image of a repository on object storage up to date; None: the repository is here.
+        """
         self._catalog, self._regions, self._traces, self._logs = catalog, regions, traces, logs
-        self._model_control, self._refresh = model_control, refresh
+        self._model_control, self._poll_seconds, self._refresh = model_control, poll_seconds, refresh
 
     def methods(self) -> list[Method]:
         """The methods with their paths."""
@@ -95,8 +99,15 @@ class Administration:
     def _controlled(self, repository_name: str, model_name: str) -> str:
         """The name of the model to load or unload; KServe's messages have it in the first field."""
         if not self._model_control:
+            refused = "explicit model load / unload is not allowed: "
+            if self._poll_seconds:  # a change counts once two looks have seen the same files
+                raise Unavailable(
+                    f"{refused}this server polls its repository; a change of the files there is in service within "
+                    f"{2 * self._poll_seconds:g} s and the time that the load takes"
+                )
             raise Unavailable(
-                "explicit model load / unload is not allowed: start the server with --model-control explicit"
+                f"{refused}start the server with --model-control explicit, or send it SIGHUP after a change of its "
+                "repository"
             )
         if model_name:
             _no_repository_name(repository_name)

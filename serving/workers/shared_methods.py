@@ -131,6 +131,9 @@ def index(
         rows, theirs = _without(rows, here - there, theirs), _without(theirs, there - here, rows)
         rows = {key: row for key, row in rows.items() if row.state != "READY" or key in theirs or row.name in there}
         rows |= {key: row for key, row in theirs.items() if row.state != "READY" or row.name in here}
+    # One worker has unloaded the versions of a model to make room, where another has never loaded it.
+    listed = {name for name, version in rows if version}
+    rows = {key: row for key, row in rows.items() if row.version or row.name not in listed or row.reason not in ASLEEP}
     return pb.RepositoryIndexResponse(models=[row for _, row in sorted(rows.items())])
 
 

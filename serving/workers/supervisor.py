@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from normfold.serving.errors import WorkersError
 from normfold.serving.process.cpus import available_cpus
 from normfold.serving.process.memory_limit import default_limit_bytes
-from normfold.serving.settings import LEAST_LIMIT_BYTES, OFF, ServerConfig
+from normfold.serving.setting_bounds import LEAST_LIMIT_BYTES
+from normfold.serving.settings import OFF, ServerConfig
 from normfold.serving.workers.exchange import Exchange
 from normfold.serving.workers.messages import Listening, ModelsLoaded, Ping, Pong, StartFailed
 from normfold.serving.workers.port import Port

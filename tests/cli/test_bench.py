@@ -90,6 +90,7 @@ def test_the_table_has_a_row_for_each_load_and_the_exit_code_is_0(address):
     rows = [line.split() for line in result.stdout.splitlines()]
     assert [row[0] for row in rows[1:4]] == ["1", "4", "50/s"]
     assert rows[0][:6] == ["load", "p50", "p90", "p99", "p99.9", "max"]
+    assert (rows[0][-1], [row[-1] for row in rows[1:4]]) == ("failed", ["0", "0", "0"])
 
 
 def test_json_has_every_figure_of_every_round(address):
@@ -128,7 +129,10 @@ def test_the_picture_is_a_file_that_needs_no_other(address, tmp_path, suffix):
     names = [element.tag.rpartition("}")[2] for element in svg.iter()]
     assert names.count("polyline") == 2  # p50 and p99
     assert names.count("circle") == 2  # a point for each load
-    assert address in "".join(svg.itertext())
+    words = list(svg.itertext())
+    assert words.count(f"Latency against throughput: {address}") == 1
+    assert {"1 in flight", "4 in flight"} <= set(words)
+    assert text.count("<td>0</td>") == (2 if suffix == "html" else 0)  # none failed
     assert "href" not in text
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 

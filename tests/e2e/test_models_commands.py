@@ -107,7 +107,36 @@ def test_a_choice_that_does_not_load_changes_nothing(folder, start):
         said = run("use", "m", 3, "-r", folder, "--address", server.address, code=1)
         assert "config.pbtxt has its old content again" in said
         assert "with --no-load it is changed without asking a server, and a server with --model-control poll" in said
+        assert "before:" not in said
         assert (factor(server.address), (folder / "m/config.pbtxt").read_text()) == (3, before)
+
+
+def test_a_list_that_is_piped_has_every_row_and_sentence_on_one_line(folder):
+    for number in range(3):
+        write_model(folder / f"{number}{'x' * 120}", SCALE.replace("FACTOR", "2.0"), 1, 'name: "copied"\n')
+    text = run("models", "-r", folder)
+    assert text.count("not readable") == 3
+    lines = [line for line in text.splitlines() if "x" * 120 in line]
+    assert len(lines) == 6
+    sentence = "delete the line 'name: \"copied\"' in it (the folder is the name), or write"
+    assert sum(sentence in line for line in lines) == 3
+
+
+@pytest.mark.parametrize("control", ["poll", "none"])
+def test_a_server_that_allows_no_loads_is_asked_before_the_file_is_touched(folder, start, control):
+    file = folder / "m/config.pbtxt"
+    before = (file.read_text(), file.stat().st_mtime_ns, file.stat().st_ino)
+    with start(folder, "--model-control", control) as server:
+        said = run("use", "m", 1, "-r", folder, "--address", server.address, code=1)
+    assert ("this server polls its repository" if control == "poll" else "--model-control explicit") in said
+    assert "config.pbtxt is unchanged; with --no-load it is changed" in said
+    assert (file.read_text(), file.stat().st_mtime_ns, file.stat().st_ino) == before
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
+def test_a_server_that_cannot_be_asked_leaves_the_file_alone(folder, address):
+    run("use", "m", 1, "-r", folder, "--address", address, "--timeout", "5", code=1 if ":" in address else 2)
+    assert (folder / "m/config.pbtxt").read_text() == CONFIG
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def factor(client, model="m") -> float:
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_files_decide_what_is_in_service(folder, start, workers):
     with start(folder, *POLL, "--workers", workers) as server, Client(server.address) as client:
-        with pytest.raises(ClientError, match="model-control explicit"):
+        with pytest.raises(ClientError, match=r"this server polls its repository; .* in service within 0\.4 s"):
             client.load("m")
         content = parser.parse_model(SCALE.replace("FACTOR", "3.0")).SerializeToString()
         (folder / "m/2").mkdir()

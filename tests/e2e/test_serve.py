@@ -33,6 +33,16 @@ def test_it_prints_models_versions_device_and_address(start, repository):
     assert server.lines[-1] == "stopped"
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_one_line_at_the_start_says_where_traces_go(start, repository, monkeypatch, workers):
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc", reason="the extra otel is not installed")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    with start(repository, "--workers", workers) as server:
+        pass
+    assert next(line for line in server.lines if "traces" in line) == "traces go to http://127.0.0.1:9 (OTLP, grpc)"
+    assert sum("traces go to" in line for line in server.lines) == 1
+
+
 def test_our_client_gets_arrays_by_name(address):
     with Client(address) as client:
         assert client.is_live()

@@ -85,7 +85,7 @@ def test_a_command_without_token_or_certificate_is_refused_with_what_to_give(gua
         "give token=…, or to a command NORMFOLD_TOKEN or --token-file" in normfold(*asked, *options[:-2], code=1).stderr
     )
     assert "does not know this token" in normfold(*asked, *options[:-2], token="guess", code=1).stderr
-    assert "found no way to use TLS" in normfold(*asked, "--tls", code=1).stderr
+    assert "signed the certificate of the server at 127.0.0.1:" in normfold(*asked, "--tls", code=1).stderr
     plain = normfold("bench", guarded.address, "--model", "nb", "--timeout", "5", code=1).stderr
     assert "no server answers" in plain
     assert "does it want TLS (tls=…, --tls-ca)?" in normfold(*asked, code=1).stderr

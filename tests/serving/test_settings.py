@@ -12,7 +12,8 @@ import pytest
 from normfold.cli.serve import NO_FIELDS, serve
 from normfold.serving.errors import StartError
 from normfold.serving.process.log_lines import LEVELS
-from normfold.serving.settings import NOT_OPTIONS, ServerConfig
+from normfold.serving.setting_bounds import BOUNDS
+from normfold.serving.settings import CHOICES, NOT_OPTIONS, ServerConfig
 from normfold.serving.workers.supervisor import Supervisor
 
 DEFAULT = ServerConfig(Path("r"))
@@ -180,22 +181,22 @@ def test_json_that_is_no_object_is_refused():
 
 
 def test_a_value_that_no_server_can_run_with_is_refused_from_json_too():
-    with pytest.raises(StartError, match="threads must lie between 0 and 1024"):
+    with pytest.raises(StartError, match=r"^--threads 2000: expected at least 0, at most 1024$"):
         ServerConfig.from_json(DEFAULT.to_json().replace('"threads": 0', '"threads": 2000'))
 
 
 def test_an_unknown_log_level_is_refused():
-    with pytest.raises(StartError, match="log level 'loud' is not one of debug, info, warning, error"):
+    with pytest.raises(StartError, match=r"^--log-level 'loud' is not one of debug, info, warning, error"):
         ServerConfig(Path("r"), log_level="loud")
 
 
 def test_an_unknown_log_format_is_refused():
-    with pytest.raises(StartError, match="log format 'xml' is not one of text, json, auto"):
+    with pytest.raises(StartError, match=r"^--log-format 'xml' is not one of text, json, auto"):
         ServerConfig(Path("r"), log_format="xml")
 
 
 def test_an_unknown_access_log_is_refused():
-    with pytest.raises(StartError, match="access log 'some' is not one of off, errors, all"):
+    with pytest.raises(StartError, match=r"^--access-log 'some' is not one of off, errors, all"):
         ServerConfig(Path("r"), access_log="some")
 
 
@@ -248,11 +249,13 @@ def test_options_of_access_that_do_not_fit_together_are_refused(options, words):
 @pytest.mark.parametrize(
     ("times", "words"),
     [
-        ({"max_connection_age_seconds": -1.0}, "max_connection_age_seconds must lie between 0 and 2e"),
-        ({"max_connection_idle_seconds": 3e6}, "max_connection_idle_seconds must lie between 0 and 2e"),
-        ({"keepalive_seconds": float("nan")}, "keepalive_seconds must lie between 0 and 2e"),
-        ({"max_connection_age_grace_seconds": 0.0}, "max_connection_age_grace_seconds must be more than 0"),
-        ({"keepalive_timeout_seconds": 0.0}, "keepalive_timeout_seconds must be more than 0"),
+        ({"max_connection_age_seconds": -1.0}, "--max-connection-age -1: expected at least 0, at most 2000000 seconds"),
+        ({"max_connection_idle_seconds": 3e6}, "--max-connection-idle .*: expected at least 0, at most 2000000"),
+        ({"keepalive_seconds": float("nan")}, "--keepalive-seconds nan: expected at least 0"),
+        ({"max_connection_age_grace_seconds": 0.0}, "--max-connection-age-grace 0: expected more than 0, at most"),
+        ({"keepalive_timeout_seconds": 0.0}, "--keepalive-timeout 0: expected more than 0"),
+        ({"grace_seconds": -1.0}, "--grace-seconds -1: expected at least 0 seconds"),
+        ({"worker_seconds": 1.0}, "--worker-seconds 1: expected at least 2 seconds"),
     ],
 )
 def test_times_of_a_connection_that_cannot_be_are_refused(times, words):
@@ -263,14 +266,34 @@ def test_times_of_a_connection_that_cannot_be_are_refused(times, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"load": "never"}, "load 'never' is not one of eagerly, lazily"),
+        ({"load": "never"}, "--load 'never' is not one of eagerly, lazily"),
         ({"memory_budget_bytes": 1 << 30}, "--memory-budget needs --load lazily"),
-        ({"load": "lazily", "memory_budget_bytes": 1 << 20}, "must be at least 64 MiB"),
+        ({"load": "lazily", "memory_budget_bytes": 1 << 20}, "^--memory-budget 1MiB: expected at least 64 MiB, or 0$"),
     ],
 )
 def test_a_budget_needs_lazy_models_and_room(options, words):
     with pytest.raises(StartError, match=words):
         ServerConfig(Path("r"), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"memory_limit_bytes": 1 << 20}, "--memory-limit 1: expected at least 64 MiB, or 0"),
+        ({"max_message_bytes": 1 << 31}, "--max-message-mib 2048: expected at least 1, at most 2047 MiB"),
+        ({"max_queue_bytes": 1 << 19}, "--max-queue-mib 0.5: expected at least 1 MiB"),
+        ({"load_bytes": -1 << 20}, "--load-mib -1: expected at least 0 MiB"),
+    ],
+)
+def test_a_size_is_refused_in_the_unit_of_its_option(options, words):
+    with pytest.raises(StartError, match=f"^{words}$"):
+        ServerConfig(Path("r"), **options)
+
+
+def test_every_bound_names_an_option_of_its_field():
+    names = {parameter.name: parameter.opts for parameter in serve.params}
+    assert all(bound.option in names[bound.field] for bound in BOUNDS)
+    assert all(option in names[field] for option, field, _ in CHOICES)
 
 
 @pytest.mark.parametrize("text", ["2", "2GB", "GiB", "-1GiB", "99999999999GiB"])

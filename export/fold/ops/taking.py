@@ -46,7 +46,7 @@ class Take(Op):
         return {x: Affine.of(self._before(gauge.scale), self._before(gauge.shift))}
 
     def _behind(self, part: Array) -> Array:
-        return part.reshape(*part.shape[: self.axis], *[1] * self.index_rank, *part.shape[self.axis + 1 :])
+        return part.reshape([*part.shape[: self.axis], *[1] * self.index_rank, *part.shape[self.axis + 1 :]])
 
     def _before(self, part: Array) -> Array:
         return part.reshape(*part.shape[: self.axis], 1, *part.shape[self.axis + self.index_rank :])

@@ -14,6 +14,28 @@ CLOSED = Reply(Status.CANCELLED, "the client was closed")
 _HTTP1 = b"HTTP/1."
 #: How OpenSSL calls bytes that are no TLS.
 _PLAIN = "wrong version number"
+#: Words of OpenSSL and of gRPC about a certificate that was refused, and what to say; {} is the address.
+_REFUSALS = (
+    (
+        ("mismatch", "not in peer certificate", "hostname verification"),
+        "the certificate of the server at {} is for another name: give the name that it has, with --tls-server-name "
+        "NAME or ClientTls(server_name=…), or ask at an address that is in it",
+    ),
+    (
+        ("has expired", "certificate_expired"),
+        "the certificate of the server at {} has expired: the server needs a new one",
+    ),
+    (
+        ("self-signed", "self signed", "unable to get", "unable_to_get"),
+        "no authority that this client knows signed the certificate of the server at {}: give the certificates that "
+        "did, with --tls-ca FILE or ClientTls(ca=…)",
+    ),
+    (
+        ("certificate required", "certificate_required"),
+        "the server at {} wants a certificate of this client: give one with --tls-cert FILE and --tls-key FILE, or "
+        "ClientTls(cert=…, key=…)",
+    ),
+)
 
 
 def refused(address: str, why: str) -> Reply:
@@ -30,6 +52,9 @@ def no_tls(address: str, why: str) -> Reply:
     """Server and client do not agree on TLS."""
     if why.endswith(_PLAIN):
         return _unavailable(f"{address} answers without TLS; leave out tls=… and the options --tls, --tls-…")
+    for words, said in _REFUSALS:
+        if any(word in why.lower() for word in words):
+            return _unavailable(f"{said.format(address)} ({why})")
     return _unavailable(
         f"{address} and this client found no way to use TLS together ({why}); does the server have TLS, "
         "did ca sign its certificate, is the certificate for this name, and does it want one of the client?"

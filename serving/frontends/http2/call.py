@@ -65,7 +65,11 @@ class Service:
         if path or asked.status is not None:
             self.traffic.failed[path, status] += 1
         if self.log is not None:
-            self.log.refused(path or asked.path, peer, trace_id_in(trace_headers(asked)), status)
+            self.log.refused(path or asked.path, peer, trace_id_in(trace_headers(asked)), self.token_of(asked), status)
+
+    def token_of(self, asked: Asked) -> str:
+        """The name of the token of a call; "" without one that the server knows."""
+        return "" if self.access is None else self.access.name(asked.credential)
 
 
 class CallOwner(Protocol):

@@ -24,7 +24,8 @@ class _Logged(ServerCall):
         super().__init__(connection, number, asked, method)
         log = self.service.log
         assert log is not None
-        self.line = log.begin(method.path, connection.peer, trace_id_in(self.trace_headers()), method)
+        token = self.service.token_of(asked)
+        self.line = log.begin(method.path, connection.peer, trace_id_in(self.trace_headers()), token, method)
 
     def end(self, status: Status, details: str = "", more: Trailers = ()) -> None:
         """End the call with a status."""

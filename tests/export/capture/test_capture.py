@@ -236,6 +236,23 @@ def branch(x: Tensor) -> Tensor:
     return x if x.sum() > 0 else -x
 
 
+def branch_on_number(x: Tensor) -> Tensor:
+    return x if float(x.sum()) > 0 else -x
+
+
+def scaled_by_float(x: Tensor) -> Tensor:
+    return x / float(x.std())
+
+
+def scaled_by_item(x: Tensor) -> Tensor:
+    return x / max(x.std().item(), 1e-6)
+
+
+def cut_by_int(x: Tensor) -> Tensor:
+    end = int(x.argmax())
+    return x[:, :, : end + 5]
+
+
 def through_numpy(x: Tensor) -> Tensor:
     return torch.from_numpy(x.numpy() * 2)
 
@@ -285,6 +302,10 @@ def loss(x: Tensor) -> Tensor:
         (packed, "packed sequences cannot be captured"),
         (mixed, "a size that is computed from the input are mixed"),
         (branch, "decides by the values of its input"),
+        (branch_on_number, "decides by the values of its input"),
+        (scaled_by_float, "; leave it a tensor: write the line without float()"),
+        (scaled_by_item, "write the line without item(); in the place of max() use torch.maximum or .clamp()"),
+        (cut_by_int, "a size or the end of a slice cannot depend on the values; use a mask"),
         (through_numpy, "leaves torch for NumPy"),
         (random_dropout, "training=self.training"),
         (batch_statistics, "normalises by the statistics of its batch"),

@@ -145,12 +145,13 @@ def test_rows_without_channels_are_standardised_by_one_number_and_an_axis_and_a_
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"standardize": {"y": (0, 1)}}, "there is no input 'y'; there are x"),
+        ({"standardize": {"y": (0, 1)}}, "^--standardize y: there is no input 'y'; there is 'x'$"),
         ({"standardize": {"x": (np.zeros(2), 1)}}, "the mean of 'x' has 2 numbers; .* needs one, or 3, one for each"),
         ({"standardize": {"x": (0, [1, 0, 1])}}, "the std of 'x' holds a number that is not finite and above 0"),
         ({"standardize": {"x": (np.nan, 1)}}, "the mean of 'x' holds a number that is not finite"),
-        ({"softmax": "scores"}, "^there is no output 'scores'; the network returns 'output'"),
-        ({"softmax": {"output": 2}}, "output 'output' has 2 axes, so 2 is none of them"),
+        ({"softmax": "scores"}, "^--softmax scores: there is no output 'scores'; there is 'output'$"),
+        ({"sigmoid": "scores"}, "^--sigmoid scores: there is no output 'scores'; there is 'output'$"),
+        ({"softmax": {"output": 2}}, "^--softmax output:2: output 'output' has 2 axes, 0 to 1, so 2 is none of them"),
     ],
 )
 def test_ends_that_do_not_fit_are_refused(tmp_path: Path, options: dict[str, object], said: str) -> None:
@@ -163,6 +164,11 @@ def test_ends_that_do_not_fit_are_refused(tmp_path: Path, options: dict[str, obj
             **options,  # type: ignore[arg-type]
         )
     assert not (tmp_path / "r").exists()
+
+
+def test_a_mistyped_output_of_several_names_the_one_that_was_meant(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"^--softmax clases: .*; there are 'classes', 'mask'; did you mean"):
+        export_network(Rows(), inputs="x=FP32[N,L]", repository=tmp_path, name="net", softmax={"clases": 1})
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

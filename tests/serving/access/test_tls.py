@@ -20,6 +20,7 @@ from normfold.serving.access.tls import TlsFiles
 from normfold.serving.client.async_client import AsyncClient
 from normfold.serving.client.client import Client, ClientError
 from normfold.serving.client.connection import ClientTls
+from normfold.serving.client.transport import failures
 from normfold.serving.errors import StartError
 from normfold.serving.frontends.http2 import socket_side
 from normfold.serving.process import file_watch
@@ -84,7 +85,8 @@ def test_the_name_in_the_certificate_may_be_given(authority, repository, serve, 
     with serve(repository, frontend=frontend, tls_cert=there.cert, tls_key=there.key, strict_readiness=False) as one:
         with Client(one.server.address, tls=ClientTls(ca=there.ca)) as client, pytest.raises(ClientError) as caught:
             client.is_live()
-        assert "is the certificate for this name" in caught.value.details
+        assert "is for another name: give the name that it has, with --tls-server-name NAME" in caught.value.details
+        assert "ClientTls(server_name=…)" in caught.value.details
         with Client(one.server.address, tls=ClientTls(ca=there.ca, server_name="normfold.example")) as client:
             assert client.is_live()
 
@@ -98,6 +100,21 @@ def test_a_client_without_tls_or_with_another_authority_gets_no_answer(secure, s
     ):
         client.is_live()
     assert caught.value.status is grpc.StatusCode.UNAVAILABLE
+    assert ("--tls-ca" in caught.value.details) == (tls is not None or "does it want TLS" in caught.value.details)
+
+
+def test_a_certificate_that_is_refused_is_told_with_the_option_that_helps():
+    for why, said in (
+        ("handshake: certificate has expired", "has expired: the server needs a new one"),
+        ("handshake: self-signed certificate in certificate chain", "give the certificates that did, with --tls-ca"),
+        ("handshake: tlsv13 alert certificate required", "give one with --tls-cert FILE and --tls-key FILE"),
+        ("handshake: ip address mismatch, certificate is not valid for '127.0.0.1'.", "with --tls-server-name NAME"),
+        ("handshake: something else", "found no way to use TLS together"),
+    ):
+        details = failures.no_tls("h:1", why).details
+        assert said in details
+        assert "h:1" in details
+        assert why in details
 
 
 @pytest.mark.usefixtures("each_transport")

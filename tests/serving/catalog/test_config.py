@@ -17,7 +17,7 @@ X = ModelTensor("x", by_name("FP32"), (-1, 4))
 Y = ModelTensor("y", by_name("FP32"), (-1, 4))
 
 REFUSED = {
-    'name: "other"': "names the model 'other', but its folder is 'm'",
+    'name: "other"': "names the model 'other', but its folder is 'm': delete the line 'name: \"other\"' in it (the",
     'platform: "tensorrt_plan"': "platform 'tensorrt_plan' is not served",
     'backend: "python"': "backend 'python' is not served",
     'runtime: "libx.so"': "runtime 'libx.so' is not served",

@@ -354,8 +354,8 @@ def test_swapping_under_load_never_mixes_two_versions(serve, tmp_path, models, a
         ({"listen": ":1"}, r"is not host:port, .*: it has no host; did you mean 127\.0\.0\.1:1 or"),
         ({"listen": "http://localhost:1"}, "is not host:port, .*; leave out http://"),
         ({"listen": "unix:a.sock"}, "is not host:port, .*; a path begins with /"),
-        ({"threads": -1}, "threads must lie between"),
-        ({"max_message_bytes": 1}, "max_message_bytes must lie between"),
+        ({"threads": -1}, "--threads -1: expected"),
+        ({"max_message_bytes": 1}, "--max-message-mib .*: expected"),
     ],
 )
 def test_a_server_is_configured_within_bounds(tmp_path, options, words):

@@ -62,6 +62,18 @@ def test_what_holds_no_model_is_refused(root, path, name, words):
         Repository(root / path, name)
 
 
+def test_a_path_one_folder_too_high_is_told_the_one_that_was_meant(root, tmp_path_factory):
+    above = tmp_path_factory.mktemp("above")
+    (above / "empty" / "x").mkdir(parents=True)
+    (above / "numbers" / "x" / "7").mkdir(parents=True)
+    (above / "repository").symlink_to(root)
+    with pytest.raises(StartError, match=r"holds no model; expected .*; did you mean '.*/repository'\?$"):
+        Repository(above)
+    (above / "other").symlink_to(root)
+    with pytest.raises(StartError, match=r"; did you mean '.*/other' or '.*/repository'\?$"):
+        Repository(above)
+
+
 def test_a_missing_file_is_told_by_its_place_in_the_model(root):
     with pytest.raises(LoadError, match=r"^12/other\.onnx cannot be read: No such file"):
         ModelFolder("a", root / "a").read_model(12, "other.onnx")

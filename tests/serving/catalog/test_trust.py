@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization as s
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
+from normfold.cli.main import main
 from normfold.cli.sign import sign
 from normfold.manifest import manifest
 from normfold.protos import grpc_service as pb
@@ -151,6 +152,22 @@ def test_what_was_changed_since_it_was_signed_is_not_served(serve, folder, keys,
     found = rows(serve, folder, require_signature=keys[1])
     changed = {row: state for row, (state, _) in found.items() if row[1] == "2"}
     assert set(changed.values()) == {"UNAVAILABLE"}
+    if change in ("config.pbtxt", "no manifest", "no signature"):
+        assert "normfold sign MODEL_FOLDER --key SIGNING.key" in found["m", "2"][1]
+
+
+def test_a_choice_that_the_signatures_do_not_cover_is_told_to_sign_again(serve, folder, keys):
+    run(folder, "--key", keys[0])
+    with serve(folder.parent, require_signature=keys[1]) as one:
+        choice = ["use", "m", "1", "-r", str(folder.parent), "--address", one.server.address]
+        done = CliRunner().invoke(main, choice)
+        assert done.exit_code == 1
+        assert "; versions 1, 2 go on answering" in done.stderr
+        assert f"signatures cover it: use --no-load, sign {folder} again, then normfold load m" in done.stderr
+        assert CliRunner().invoke(main, [*choice, "--no-load"]).exit_code == 0
+        run(folder, "--key", keys[0])
+        done = CliRunner().invoke(main, ["load", "m", "--address", one.server.address])
+        assert "version 1 in service" in done.output
 
 
 def test_no_flipped_bit_is_served(serve, folder, keys):

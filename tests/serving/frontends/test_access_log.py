@@ -17,6 +17,8 @@ from tests.serving.frontends.raw import Raw
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.access.access import Access
+from normfold.serving.access.scopes import NO_MODEL, RIGHTS, Right, Scope
+from normfold.serving.access.tokens import Holder, digest
 from normfold.serving.errors import Status
 from normfold.serving.frontends import FRONTENDS
 from normfold.serving.frontends.access_log import AccessLog, left_early
@@ -125,6 +127,26 @@ def test_a_stream_has_one_line_with_the_number_of_its_messages(name):
         assert log.lines == []
 
 
+def test_a_line_has_the_name_of_the_token_and_never_the_token(name, monkeypatch):
+    for path in ("/t.T/Echo", "/t.T/Each"):
+        monkeypatch.setitem(RIGHTS, path, Right(Scope.INFER, NO_MODEL))
+    hospital = Holder("hospital", frozenset({Scope.INFER}), None)
+    reader = Holder("reader", frozenset({Scope.READ}), None)
+    access = Access({digest("open sesame"): hospital, digest("a word"): reader})
+    guarded = serving(name=name, log=AccessLog.of("all"), access=access)
+    with kept() as log, guarded as served, grpc.insecure_channel(served.address) as channel:
+        for token, known in (("open sesame", "hospital"), ("a word", "reader"), ("a guess", None)):
+            metadata = (("authorization", f"Bearer {token}"),)
+            for path in ("/t.T/Echo", "/t.T/Each"):
+                with contextlib.suppress(grpc.RpcError):
+                    list(channel.stream_stream(path)(iter([b""]), timeout=30, metadata=metadata))
+                line = log.next()
+                assert (line["method"], line.get("token")) == (path, known)
+                assert token not in str(line)
+                status = {"hospital": "OK", "reader": "PERMISSION_DENIED", None: "UNAUTHENTICATED"}[known]
+                assert line["status"] == status
+
+
 def test_calls_without_a_token_and_at_the_end_of_the_server_have_lines_too(name):
     open_to_nobody = serving(name=name, log=AccessLog.of("errors"), access=Access({}))
     with kept() as log, open_to_nobody as served, grpc.insecure_channel(served.address) as channel:
@@ -189,7 +211,7 @@ def line_of(form: logging.Formatter, method: Method, request: bytes, response: b
     handler = logs.install(stream)
     handler.setFormatter(form)
     try:
-        call = AccessLog.of("all").begin(method.path, "1.2.3.4:5", more.get("trace_id", ""), method)
+        call = AccessLog.of("all").begin(method.path, "1.2.3.4:5", more.get("trace_id", ""), "", method)
         call.request(request)
         call.response(response)
         call.end(Status.OK)

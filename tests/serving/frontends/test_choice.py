@@ -16,5 +16,5 @@ def test_every_name_is_a_frontend_of_its_own():
 
 
 def test_another_name_is_told_with_those_that_there_are():
-    with pytest.raises(StartError, match="frontend 'http3' is not one of http2, grpcio"):
+    with pytest.raises(StartError, match="--frontend 'http3' is not one of http2, grpcio"):
         ServerConfig(Path(), frontend="http3")

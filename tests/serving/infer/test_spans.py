@@ -138,6 +138,22 @@ def test_the_environment_turns_traces_on(environment, on):
     assert otlp.wanted(environment) is on
 
 
+def test_the_start_says_where_traces_go_and_no_password(monkeypatch):
+    monkeypatch.setattr(otlp, "_is_installed", lambda module: True)
+    assert otlp.destination({}) == ""
+    assert otlp.destination({ENDPOINT: "http://c:4317"}) == "http://c:4317 (OTLP, grpc)"
+    other = {ENDPOINT: "https://me:secret@c:4318/x", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+    assert otlp.destination(other) == "https://c:4318/x (OTLP, http/protobuf)"
+    assert otlp.destination({ENDPOINT: "http://c:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "smoke"}) == ""
+    monkeypatch.setattr(otlp, "_is_installed", lambda module: False)
+    assert otlp.destination({ENDPOINT: "http://c:4317"}) == ""  # the log says what to install
+
+
+def test_only_an_exporter_that_is_there_counts():
+    assert otlp._is_installed("json.decoder")
+    assert not otlp._is_installed("no.such.exporter")
+
+
 def test_what_cannot_be_sent_is_said_and_the_server_goes_on(caplog, monkeypatch):
     assert otlp.spans({ENDPOINT: "http://c", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}) is None
     assert "'http/json', not one of grpc, http/protobuf" in caplog.text

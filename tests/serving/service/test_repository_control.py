@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import grpc
 import numpy as np
 import pytest
@@ -89,17 +91,24 @@ def test_loading_a_broken_model_tells_why(own, refused):
     status, words = refused(own, "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="bad"))
     assert status is S.INVALID_ARGUMENT
     assert words.startswith("load failed for model 'bad': version 1 is at UNAVAILABLE state: ")
+    assert "goes on" not in words
 
 
 def test_a_reload_that_fails_leaves_the_old_version_serving(own, ask, refused):
     (own.folder / "nb" / "1" / "model.onnx").write_bytes(b"broken")
-    assert refused(own, "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="nb"))[0] is S.INVALID_ARGUMENT
+    status, words = refused(own, "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="nb"))
+    assert status is S.INVALID_ARGUMENT
+    assert words.endswith("; version 1 goes on answering")
     assert own.infer(ask("nb")).model_version == "1"
     (own.folder / "nb" / "config.pbtxt").write_text("max_batch_size: [", encoding="utf-8")
     status, words = refused(own, "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="nb"))
     assert status is S.INVALID_ARGUMENT
     assert words.startswith("failed to load 'nb': config.pbtxt, line 1:")
+    assert words.endswith("; version 1 goes on answering")
     assert own.infer(ask("nb")).model_version == "1"
+    shutil.rmtree(own.folder / "nb")
+    status, words = refused(own, "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="nb"))
+    assert (status, words.endswith("; version 1 goes on answering")) == (S.INTERNAL, True)
 
 
 def test_a_reload_brings_a_new_version_and_retires_the_old(own, ask, models):
@@ -158,6 +167,6 @@ def test_without_model_control_nothing_is_loaded_or_unloaded(serve, repository, 
         for method in ("RepositoryModelLoad", "RepositoryModelUnload"):
             status, words = refused(one, method, getattr(pb, f"{method}Request")(model_name="m"))
             assert status is S.UNAVAILABLE
-            assert "explicit model load / unload is not allowed" in words
+            assert "not allowed: start the server with --model-control explicit, or send it SIGHUP after" in words
         assert index(one)["m", "2"][0] == "READY"
         assert index(one)["nb", ""] == ("", "")

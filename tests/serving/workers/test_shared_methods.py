@@ -89,6 +89,7 @@ def test_workers_in_which_a_request_is_still_to_load_a_model_do_not_count():
     kind = pb.RepositoryIndexResponse.ModelIndex
     asleep = pb.RepositoryIndexResponse(models=[kind(name="m", state="UNAVAILABLE", reason=NOT_LOADED)])
     unloaded = pb.RepositoryIndexResponse(models=[kind(name="m", version="1", state="UNAVAILABLE", reason=MADE_ROOM)])
+    assert merged(asleep, unloaded) == merged(unloaded, asleep) == [("m", "1", "UNAVAILABLE")]
     awake, failed = listed(("m", "1", "READY")), listed(("m", "1", "UNAVAILABLE"))
     for other in (asleep, unloaded):
         assert merged(awake, other) == merged(other, awake) == [("m", "1", "READY")]

@@ -23,6 +23,7 @@ from normfold.export.fold.affine import Affine
 from normfold.export.fold.channels import AddedChannel
 from normfold.export.fold.net import Gauges, Refused
 from normfold.export.fold.ops.moving import aligned
+from normfold.export.fold.ranges import Range
 
 LENGTHS = ((2, 3, 12), (3, 3, 23))
 
@@ -586,3 +587,11 @@ def test_channels_of_different_scales_do_not_go_forward_through_a_pixel_shuffle(
     text = """(float[N,4,4,5] x) => (float[N,1,8,10] y) {
         s = Sigmoid(x)  n = BN(s, n)  d = DepthToSpace<blocksize=2>(n)  y = Conv(d, w) }"""
     stays(graph(text, w=weights(1, 1, 1, 1), **norm("n", 4)), "shuffles channels of different scales", (2, 4, 4, 5))
+
+
+def test_a_number_taken_out_of_an_array_has_a_range_without_axes() -> None:
+    """``x / x.std().item()`` is captured as a Gather whose output has no axis at all."""
+    op = operator(graph("(float[3] x) => (float y) { y = Gather(x, i) }", i=np.array(0)), "Gather")
+    found = op.range([Range(np.array([-2.0]), np.array([3.0]))])
+    assert (found.low, found.high) == (-2.0, 3.0)
+    assert found.low.shape == ()
