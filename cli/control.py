@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -127,7 +128,7 @@ def use(
             client.use(model, number)
             _say(client, model)
         return
-    before, said = _rewrite(repository, model, number)
+    before, said = _rewrite(repository, model, number, no_load)
     click.echo(said)
     if no_load:
         return
@@ -159,7 +160,7 @@ def _number(version: str) -> int | None:
         raise click.UsageError(f'{error}, nor "latest"') from None
 
 
-def _rewrite(repository: Path, model: str, number: int | None) -> tuple[str | None, str]:
+def _rewrite(repository: Path, model: str, number: int | None, no_load: bool) -> tuple[str | None, str]:
     """Change the policy of ``model``; the old text of its config.pbtxt, and a sentence. Raises ClickException."""
     from normfold.serving.catalog import config
     from normfold.serving.catalog.repository import Repository
@@ -184,7 +185,8 @@ def _rewrite(repository: Path, model: str, number: int | None) -> tuple[str | No
     except (ServingError, OSError) as error:
         raise click.ClickException(str(error)) from None
     back = _argument(was)
-    undo = f"; back: normfold use {model} {back} --repository {repository}" if back else ""
+    words = ["normfold", "use", model, back, "--repository", str(repository), *(["--no-load"] if no_load else [])]
+    undo = f"; back: {shlex.join(words)}" if back else ""
     return before, f"{folder.path / 'config.pbtxt'}: {now} (before: {was}){undo}"
 
 

@@ -106,7 +106,7 @@ def main(config: Path | None) -> None:
 
     \b
     normfold export mynets.py:SurnameCNN --weights surnames.safetensors \\
-        --input x=FP32[N,77,L] --repository repository --name surnames
+        --input 'x=FP32[N,77,L]' --repository repository --name surnames
     normfold serve --repository repository
     normfold infer surnames --input x=@one.npy
     """

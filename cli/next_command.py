@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 from pathlib import Path
 
@@ -12,9 +13,10 @@ CONNECT_SECONDS, ANSWER_SECONDS = 0.2, 1.0
 def after_export(repository: Path, model: str, address: str) -> str:
     """``normfold load`` where the server on ``address`` has ``model`` in its repository and lets clients load models.
 
-    Otherwise, and where nobody answers in time, ``normfold serve``.
+    Otherwise, and where nobody answers in time, ``normfold serve``. Words that a shell would take apart are quoted.
     """
-    return f"normfold load {model}" if _can_load(model, address) else f"normfold serve --repository {repository}"
+    words = ("load", model) if _can_load(model, address) else ("serve", "--repository", str(repository))
+    return shlex.join(["normfold", *words])
 
 
 def _can_load(model: str, address: str) -> bool:

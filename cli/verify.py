@@ -31,7 +31,7 @@ _EXAMPLES = """
 Examples:
   An exported version against the code it was made of:
     normfold verify mynets.py:SurnameCNN repository/surnames/1 \\
-        --weights surnames.safetensors --input x=FP32[N,77,L]
+        --weights surnames.safetensors --input 'x=FP32[N,77,L]'
 \b
   Two files; a file against what a server answers:
     normfold verify net.onnx net.folded.onnx

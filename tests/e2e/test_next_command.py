@@ -44,3 +44,8 @@ def test_nobody_and_a_port_that_does_not_answer_are_not_waited_for():
         assert command("m", address) == SERVE  # nobody listens
         silent.listen()
         assert command("m", address) == SERVE
+
+
+def test_a_folder_that_a_shell_would_take_apart_is_quoted():
+    words = after_export(Path("my models"), "m", "127.0.0.1:1")
+    assert words == "normfold serve --repository 'my models'"
