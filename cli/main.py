@@ -45,6 +45,10 @@ class LazyGroup(click.Group):
             return None
         command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
         assert isinstance(command, click.Command)
+        for option in command.params:
+            if isinstance(option, click.Option) and option.envvar is None:  # click would take the name in the code
+                word = next(word for word in option.opts if word.startswith("--")).removeprefix("--")
+                option.envvar = f"NORMFOLD_{cmd_name}_{word}".replace("-", "_").upper()
         return command
 
     def resolve_command(
