@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -131,7 +132,7 @@ def use(
             client.use(model, number)
             _say(client, model)
         return
-    change = _change(repository, model, number)
+    change = _change(repository, model, number, no_load)
     if no_load:
         change.write()
         click.echo(change.sentence)
@@ -203,7 +204,7 @@ class _Change:
             raise click.ClickException(f"{self.path} cannot be written: {error.strerror or error}") from None
 
 
-def _change(repository: Path, model: str, number: int | None) -> _Change:
+def _change(repository: Path, model: str, number: int | None, no_load: bool) -> _Change:
     """The change that puts ``number`` of ``model`` in service, None for the highest. Raises ClickException."""
     from normfold.serving.catalog import config
     from normfold.serving.catalog.repository import Repository
@@ -226,7 +227,8 @@ def _change(repository: Path, model: str, number: int | None) -> _Change:
     except (ServingError, OSError) as error:
         raise click.ClickException(str(error)) from None
     back = _argument(was)
-    undo = f"; back: normfold use {model} {back} --repository {repository}" if back else ""
+    words = ["normfold", "use", model, back, "--repository", str(repository), *(["--no-load"] if no_load else [])]
+    undo = f"; back: {shlex.join(words)}" if back else ""
     path = folder.path / "config.pbtxt"
     return _Change(path, before, text, f"{path}: {now} (before: {was}){undo}")
 

@@ -25,15 +25,15 @@ _EXAMPLES = """
 Examples:
   A class in a file, its weights, and an input with a batch N and a length L:
     normfold export mynets.py:SurnameCNN --weights surnames.safetensors \\
-        --input x=FP32[N,77,L] --repository repository --name surnames
+        --input 'x=FP32[N,77,L]' --repository repository --name surnames
 \b
   A factory with arguments, lengths from 9 to 100, class names, a real input to prove it with:
     normfold export mynets.py:build --arg channels=128 --weights best.ckpt \\
-        --input x=FP32[N:1..64,77,L:9..100] --labels labels.txt --sample one.npy \\
+        --input 'x=FP32[N:1..64,77,L:9..100]' --labels labels.txt --sample one.npy \\
         --repository repository --name surnames
 \b
   Characters as indices into an embedding of 85 rows:
-    normfold export mynets.py:TextNet --weights text.pt --input tokens=INT64[N,L]:0..84 \\
+    normfold export mynets.py:TextNet --weights text.pt --input 'tokens=INT64[N,L]:0..84' \\
         --repository repository --name text
 """
 

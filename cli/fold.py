@@ -15,7 +15,7 @@ _EXAMPLES = """
 \b
 Examples:
     normfold fold net.onnx net.folded.onnx
-    normfold fold net.onnx net.folded.onnx --input x=FP32[batch:1..8,3,time:9..4000] --report html
+    normfold fold net.onnx net.folded.onnx --input 'x=FP32[batch:1..8,3,time:9..4000]' --report html
 """
 
 

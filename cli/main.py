@@ -45,6 +45,10 @@ class LazyGroup(click.Group):
             return None
         command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
         assert isinstance(command, click.Command)
+        for option in command.params:
+            if isinstance(option, click.Option) and option.envvar is None:  # click would take the name in the code
+                word = next(word for word in option.opts if word.startswith("--")).removeprefix("--")
+                option.envvar = f"NORMFOLD_{cmd_name}_{word}".replace("-", "_").upper()
         return command
 
     def resolve_command(
@@ -106,7 +110,7 @@ def main(config: Path | None) -> None:
 
     \b
     normfold export mynets.py:SurnameCNN --weights surnames.safetensors \\
-        --input x=FP32[N,77,L] --repository repository --name surnames
+        --input 'x=FP32[N,77,L]' --repository repository --name surnames
     normfold serve --repository repository
     normfold infer surnames --input x=@one.npy
     """

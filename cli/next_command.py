@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 from pathlib import Path
 
@@ -13,11 +14,14 @@ def after_export(repository: Path, model: str, version: int, address: str) -> st
     """``normfold load`` where the server on ``address`` has ``model`` in its repository and lets clients load models.
 
     Otherwise, and where nobody answers in time, ``normfold serve``; ``normfold use`` where neither would serve the
-    version, because the version_policy of the model chooses others.
+    version, because the version_policy of the model chooses others. Words that a shell would take apart are quoted.
     """
+    words: tuple[str, ...] = ("serve", "--repository", str(repository))
     if not _is_chosen(repository / model, version):
-        return f"normfold use {model} {version} --repository {repository}"
-    return f"normfold load {model}" if _can_load(model, address) else f"normfold serve --repository {repository}"
+        words = ("use", model, str(version), "--repository", str(repository))
+    elif _can_load(model, address):
+        words = ("load", model)
+    return shlex.join(["normfold", *words])
 
 
 def _is_chosen(directory: Path, version: int) -> bool:

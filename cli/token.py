@@ -32,7 +32,7 @@ def token(name: str, scopes: tuple[str, ...], models: tuple[str, ...], tokens: P
 
     \b
     Examples:
-      normfold token hospital --tokens tokens > hospital.token
+      ( umask 077; normfold token hospital --tokens tokens > hospital.token )
       normfold token operator --scope read --scope admin --tokens tokens
       normfold token ward-7 --scope infer --model surnames
 

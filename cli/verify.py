@@ -30,7 +30,7 @@ _EXAMPLES = """
 Examples:
   An exported version against the code it was made of:
     normfold verify mynets.py:SurnameCNN repository/surnames/1 \\
-        --weights surnames.safetensors --input x=FP32[N,77,L]
+        --weights surnames.safetensors --input 'x=FP32[N,77,L]'
 \b
   The same, where the export had --standardize and --softmax:
     normfold verify mynets.py:SurnameCNN repository/surnames/1 \\

@@ -86,7 +86,7 @@ is timed, its answer is compared with PyTorch in float64 (from batch 8 on in flo
 up after {COMPILE_SECONDS} s. The files of all other tools are made from torch's default export, in which the batch is
 dynamic, and the length where the network allows it. *{FIXED}* is OpenVINO compiled for one shape; *OpenVINO* takes any
 shape, as onnxruntime does. Both have the latency hint, one stream and float32. onnxruntime has its default settings,
-except for the threads. Our graph is captured as `normfold export` does it: *folded*, then further variants, of which
+except for the threads. Our graph is captured as `normfold export` does it: *folded*, then further forms, of which
 the fastest is published ([variants.py](../../export/forms/variants.py)). Weights and statistics are drawn, except for
 the reference networks (surnames, gunpoint) and for networks whose package has trained weights. A long input is {LONGER}
 times as long.
@@ -102,20 +102,20 @@ Batch 1, one thread: how many times faster the second of the two is.
 
 ## At every size
 
-How many times faster the published variant is than each route: geometric means, in parentheses the least. The rows of
-all threads have the variant that `normfold export --threads N` publishes, N being the number of CPUs.
+How many times faster the published form is than each route: geometric means, in parentheses the least. The rows of
+all threads have the form that `normfold export --threads N` publishes, N being the number of CPUs.
 
 {everywhere}
 
 ## Each network
 
-Batch 1, one thread: the time of the published variant, and how many times faster it is than each route.
+Batch 1, one thread: the time of the published form, and how many times faster it is than each route.
 
 {each}
 
 ## Where the time goes
 
-The published variant at batch 1 on one thread: the multiply-adds of the network as it is written, the part of them in
+The published form at batch 1 on one thread: the multiply-adds of the network as it is written, the part of them in
 depthwise convolutions, the share of the peak, and each operator's part of the time in kernels by onnxruntime's profile.
 A network is bound by convolutions if they take {BOUND:.0%} or more of this time.
 
@@ -156,15 +156,15 @@ def said_peak(results: Results) -> str:
 
 
 def steps(results: Results) -> str:
-    """Return a row for each step: the default export, the folded graph, each variant, what is published."""
+    """Return a row for each step: the default export, the folded graph, each form, what is published."""
     forms = sorted({form for figures in results.values() for form in figures["forms"]} - {UNFOLDED, FOLDED})
     rows = {
         "the captured graph, to folded": speedups(results, UNFOLDED, over=FOLDED),
         "torch's default export, to folded (fold)": speedups(results, EXPORTED, over=FOLDED),
         **{f"folded, to {form} (layout)": speedups(results, FOLDED, over=form) for form in forms},
-        "folded, to the published variant": speedups(results, FOLDED),
-        "the published variant, to the one that is fastest here (choice)": to_fastest(results),
-        "torch's default export, to the published variant": speedups(results, EXPORTED),
+        "folded, to the published form": speedups(results, FOLDED),
+        "the published form, to the one that is fastest here (choice)": to_fastest(results),
+        "torch's default export, to the published form": speedups(results, EXPORTED),
         "all threads, to the faster of one and all, by the clock (tuning)": to_fewer_threads(results),
     }
     lines = ["| step | geometric mean | least | most | networks |", "|---|---|---|---|---|"]

@@ -93,10 +93,10 @@ def fixed_dimension(name: str, specs: Sequence[InputSpec], size: int, line: str,
     batch = ""
     if isinstance(spec.dims[0], int) and spec.dims[0] > 1 and name != "N":
         dims = ",".join(d.name if isinstance(d, Dimension) else str(d) for d in spec.dims)
-        batch = f"; if the batch is missing, add it: --input {spec.name}={spec.datatype.name}[N,{dims}]"
+        batch = f"; if the batch is missing, add it: --input '{spec.name}={spec.datatype.name}[N,{dims}]'"
     return (
         f"dimension '{name}' (axis {axis} of '{spec.name}') cannot stay dynamic: the network fixes it{where}{why}. "
-        f"Give its size (--input {spec.name}={spec.datatype.name}[{fixed}]), or write that line without a fixed size"
+        f"Give its size (--input '{spec.name}={spec.datatype.name}[{fixed}]'), or write that line without a fixed size"
         f"{batch}"
     )
 

@@ -54,7 +54,7 @@ def complete_shapes(proto: onnx.ModelProto, shapes: Shapes, path: object) -> Non
             if dims is None:
                 raise SourceError(
                     f"'{path}': its input '{value.name}' has no shape; describe it with --input "
-                    f"{value.name}=FP32[N,...], with a number or a name for each axis"
+                    f"'{value.name}=FP32[N,...]', with a number or a name for each axis"
                 )
             _set_shape(value, dims)
     if any(map(_has_no_shape, proto.graph.output)):

@@ -54,7 +54,7 @@ def one_length(spec: InputSpec, d: Dimension, running: list[int]) -> str:
     some = f"{running[0]}" if len(running) == 1 else f"{running[0]} to {running[-1]}"
     return (
         f"the network takes one length only, as a Linear behind a Flatten does: it runs at {d.name} = {some}. "
-        f"Write that size: --input {spec.name}={spec.datatype.name}[{fixed}]"
+        f"Write that size: --input '{spec.name}={spec.datatype.name}[{fixed}]'"
     )
 
 

@@ -166,7 +166,7 @@ class _Search:
         if spec is None or not re.search(r"index\b.*out of (range|bounds)", str(error)):
             return ""
         bare = replace(spec, values=None, limit="")
-        return f"; {spec} holds numbers beyond a table: leave them out, --input {bare}, and those it takes are found"
+        return f"; {spec} holds numbers beyond a table: leave them out, --input '{bare}', and those it takes are found"
 
     @staticmethod
     def _batched(spec: InputSpec) -> bool:

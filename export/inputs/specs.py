@@ -26,7 +26,7 @@ from normfold.protos.datatypes import DATATYPES, Datatype, by_dtype, by_name
 
 __all__ = ["Dimension", "InputSpec", "dimensions", "parse_input", "parse_inputs", "random_inputs", "specs_of_samples"]
 
-EXAMPLE = "--input x=FP32[N,77,L]"
+EXAMPLE = "--input 'x=FP32[N,77,L]'"
 #: Datatypes that torch and onnxruntime's kernels for these networks both support.
 SUPPORTED = ("FP32", "FP64", "FP16", "INT64", "INT32", "INT16", "INT8", "UINT8", "BOOL")
 #: Largest number of elements of a tensor in a test or a trace (256 MiB of float32); a declared range may go beyond.

@@ -141,4 +141,4 @@ def _any_value(spec: InputSpec, probe: _Probe) -> tuple[InputSpec, str]:
     else:
         found, tried = spec, "the values 0 and 1 only"
     bare = replace(spec, dims=tuple(Dimension(d.name) if isinstance(d, Dimension) else d for d in spec.dims))
-    return found, f"{spec.name} was tried with {tried}; if it takes others, give them: --input {bare}:low..high"
+    return found, f"{spec.name} was tried with {tried}; if it takes others, give them: --input '{bare}:low..high'"

@@ -135,7 +135,7 @@ def _with_datatype(spec: InputSpec, dtype: torch.dtype, given: bool) -> InputSpe
     if given:
         raise InputSpecError(
             f"input '{spec.name}' is given as {spec.datatype.name}, but the network computes in {own.name}: write "
-            f"--input {replace(spec, datatype=own)}"
+            f"--input '{replace(spec, datatype=own)}'"
             + (", and --dtype fp16 for the arithmetic inside" if spec.datatype.name == "FP16" else "")
         )
     return replace(spec, datatype=own)

@@ -82,7 +82,7 @@ def describe(request: Request, samples: Sequence[SampleFile]) -> tuple[InputSpec
     if request.inputs:
         return parse_inputs(request.inputs)
     if not samples:
-        raise InputSpecError("say what goes into the network: --input x=FP32[N,77,L], or --sample with an example")
+        raise InputSpecError("say what goes into the network: --input 'x=FP32[N,77,L]', or --sample with an example")
     return specs_of_samples(samples[0].arrays)
 
 

@@ -56,6 +56,13 @@ def test_the_environment_comes_before_the_file_and_behind_the_command_line(seen,
     assert seen["listen"] == "127.0.0.1:7003"
 
 
+def test_every_option_has_the_variable_of_its_own_name(seen):
+    env = {"NORMFOLD_SERVE_MAX_MESSAGE_MIB": "64", "NORMFOLD_SERVE_LOAD_MODEL": "a b", "NORMFOLD_SERVE_TUNE": "false"}
+    run("serve", "-r", "x", env={**env, "NORMFOLD_SERVE_NAME": "n"})
+    assert (seen["max_message_bytes"], seen["load_models"], seen["tune"]) == (64 << 20, ("a", "b"), False)
+    assert seen["model_name"] == "n"
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

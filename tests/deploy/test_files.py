@@ -17,6 +17,7 @@ from normfold.protos import metrics as mx
 from normfold.serving.errors import Status
 from normfold.serving.metrics import exposition
 from normfold.serving.scheduling.statistics import RequestTiming, Statistics
+from normfold.serving.settings import ServerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -57,22 +58,56 @@ def test_the_containers_of_kserve_s_runtime_are_containers_of_kubernetes():
     assert service["spec"]["predictor"]["model"]["runtime"] == runtime["metadata"]["name"]
 
 
-def _arguments() -> list[str]:
+def _servers() -> dict[str, list[str]]:
+    """The arguments of the server in each file."""
     deployment = yaml.safe_load((DEPLOY / "kubernetes/deployment.yaml").read_text())
     runtime = yaml.safe_load((DEPLOY / "kserve/runtime.yaml").read_text())
     docker = (DEPLOY / "Dockerfile").read_text()
     unit = (DEPLOY / "systemd/normfold.service").read_text()
-    lists = [json.loads(match) for match in re.findall(r"^(?:ENTRYPOINT|CMD) (\[.*\])$", docker, re.MULTILINE)]
-    lists += [re.search(r"^ExecStart=(.*)$", unit, re.MULTILINE)[1].split()]
-    lists += [deployment["spec"]["template"]["spec"]["containers"][0]["args"]]
-    lists += [[*runtime["spec"]["containers"][0]["command"], *runtime["spec"]["containers"][0]["args"]]]
-    return [argument for each in lists for argument in each]
+    entrypoint, command = re.findall(r"^(?:ENTRYPOINT|CMD) (\[.*\])$", docker, re.MULTILINE)
+    (container,) = runtime["spec"]["containers"]
+    return {
+        "Dockerfile": json.loads(entrypoint) + json.loads(command),
+        "systemd": re.search(r"^ExecStart=(.*)$", unit, re.MULTILINE)[1].split(),
+        "kubernetes": deployment["spec"]["template"]["spec"]["containers"][0]["args"],
+        "kserve": [*container["command"], *container["args"]],
+    }
 
 
 def test_every_option_is_one_of_this_server():
-    given = {argument.partition("=")[0] for argument in _arguments() if argument.startswith("--")}
+    given = {
+        argument.partition("=")[0]
+        for arguments in _servers().values()
+        for argument in arguments
+        if argument.startswith("--")
+    }
     assert given >= {"--repository", "--listen", "--metrics-listen"}
     assert given <= OPTIONS
+
+
+def _control(options: list[str]) -> str:
+    """The model control that a server with these options has."""
+    words = [word for option in options for word in option.split("=", 1)]
+    given = {name: words[words.index(name) + 1] for name in ("--listen", "--model-control") if name in words}
+    listen, control = given.get("--listen", ServerConfig.listen), given.get("--model-control")
+    config = ServerConfig(Path("models"), listen=listen, insecure="--insecure" in words, model_control=control)
+    return "explicit" if config.clients_control else control or "none"
+
+
+def test_each_server_takes_a_new_version_in_the_way_that_the_manual_says():
+    manual = (ROOT / "docs/deploying.md").read_text(encoding="utf-8")
+    section = manual.split("\n## A new version, and back\n")[1]
+    rows = dict(re.findall(r"^\| `(\w+)/?` \| `(\w+)`", section, re.MULTILINE))
+    assert rows == {"Dockerfile": "poll", "kubernetes": "poll", "systemd": "explicit", "kserve": "none"}
+    assert {file: _control(arguments) for file, arguments in _servers().items()} == rows
+    assert "ExecReload=/bin/kill -HUP $MAINPID\n" in (DEPLOY / "systemd/normfold.service").read_text()
+
+
+def test_the_printed_docker_run_publishes_every_port_of_the_image():
+    docker = (DEPLOY / "Dockerfile").read_text()
+    ports = re.search(r"^EXPOSE (.*)$", docker, re.MULTILINE)[1].split()
+    for text in (docker, (ROOT / "docs/deploying.md").read_text(encoding="utf-8")):
+        assert all(f"-p 127.0.0.1:{port}:{port}" in text for port in ports)
 
 
 def test_the_image_has_what_its_stages_copy():

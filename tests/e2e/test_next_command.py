@@ -53,3 +53,8 @@ def test_a_version_that_would_not_be_served_is_put_in_service(folder):
         )
     assert after_export(folder, "m", 2, "127.0.0.1:9") == f"normfold use m 2 --repository {folder}"
     assert after_export(folder, "m", 1, "127.0.0.1:9") == f"normfold serve --repository {folder}"
+
+
+def test_a_folder_that_a_shell_would_take_apart_is_quoted():
+    words = after_export(Path("my models"), "m", 1, "127.0.0.1:1")
+    assert words == "normfold serve --repository 'my models'"

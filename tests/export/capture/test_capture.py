@@ -211,7 +211,7 @@ def fixed_number(x: Tensor) -> Tensor:
 
 def test_a_batch_that_is_missing_is_offered() -> None:
     specs = parse_inputs(["x=FP32[2,L:8..]"])
-    assert fixed_dimension("L", specs, 8, "", ValueError()).endswith("add it: --input x=FP32[N,2,L]")
+    assert fixed_dimension("L", specs, 8, "", ValueError()).endswith("add it: --input 'x=FP32[N,2,L]'")
     one = parse_inputs(["x=FP32[1,L]"])
     assert "batch" not in fixed_dimension("L", one, 8, "", ValueError())
 
@@ -225,7 +225,7 @@ def test_a_length_that_the_network_fixes_is_named_with_the_users_line(tail) -> N
     message = str(caught.value)
     assert "dimension 'L' (axis 2 of 'x') cannot stay dynamic" in message
     assert "test_capture.py:" in message
-    assert "--input x=FP32[N,3,18]" in message
+    assert "--input 'x=FP32[N,3,18]'" in message
     if not isinstance(tail, nn.Module):
         assert f"in {tail.__name__}" in message
     network = Net(tail).eval()

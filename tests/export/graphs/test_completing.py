@@ -44,7 +44,7 @@ def test_an_input_without_a_shape_takes_that_of_input_and_an_output_the_inferred
     proto.graph.input[0].type.tensor_type.ClearField("shape")
     proto.graph.output[0].type.tensor_type.ClearField("shape")
     path = written(proto, tmp_path / "net.onnx")
-    with pytest.raises(SourceError, match=r"its input 'x' has no shape; describe it with --input x=FP32\[N,\.\.\.\]"):
+    with pytest.raises(SourceError, match=r"its input 'x' has no shape; describe it with --input 'x=FP32\[N,\.\.\.\]'"):
         open_onnx(path)
     origin = open_onnx(path, parse_inputs(["x=FP32[N,3,L]"]), opset=None)
     assert [str(s) for s in origin.specs] == ["x=FP32[N,3,L]"]

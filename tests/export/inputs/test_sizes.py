@@ -111,7 +111,7 @@ def raises(error: Exception) -> Attempt:
 
 
 def test_numbers_beyond_a_table_are_left_to_be_found() -> None:
-    with pytest.raises(InputSpecError, match=r"; t=INT64\[N,L\]:0\.\.20 holds .* --input t=INT64\[N,L\], and"):
+    with pytest.raises(InputSpecError, match=r"; t=INT64\[N,L\]:0\.\.20 holds .* --input 't=INT64\[N,L\]', and"):
         find_sizes(parse_inputs(["t=INT64[N,L]:0..20"]), raises(IndexError("index out of range in self")))
 
 
@@ -149,7 +149,7 @@ def flattened(needed: int, stride: int):  # type: ignore[no-untyped-def]
 def test_the_one_length_that_a_flattening_network_takes_is_computed_from_its_errors(needed, stride, some, best) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(InputSpecError) as caught:
         find_sizes(parse_inputs(["x=FP32[N,2,L:1..9999]"]), flattened(needed, stride))
-    assert f"it runs at L = {some}. Write that size: --input x=FP32[N,2,{best}]" in str(caught.value)
+    assert f"it runs at L = {some}. Write that size: --input 'x=FP32[N,2,{best}]'" in str(caught.value)
 
 
 def test_errors_without_a_size_are_quoted_and_integers_for_a_signal_are_asked_about() -> None:

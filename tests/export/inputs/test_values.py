@@ -52,7 +52,7 @@ def test_where_every_value_is_taken_a_note_says_which_were_tried() -> None:
     (_, text), (note,) = found(lambda x, lengths: True, X, "lengths=INT64[N]")
     assert text == "lengths=INT64[N]:1..L"
     assert note == (
-        "lengths was tried with values from 1 to L; if it takes others, give them: --input lengths=INT64[N]:low..high"
+        "lengths was tried with values from 1 to L; if it takes others, give them: --input 'lengths=INT64[N]:low..high'"
     )
     (text,), (note,) = found(lambda mask: True, "mask=INT64[N,L]")
     assert text == "mask=INT64[N,L]"
