@@ -33,6 +33,7 @@ from normfold.export.forms.measure import TimeComparison, medians, shapes_of
 from normfold.export.forms.remembered import Measurement, Subject, measured_once
 from normfold.export.graphs.runtime import CPU, Runtime, providers_here
 from normfold.export.graphs.serialize import to_bytes
+from normfold.export.graphs.trial import require_no_crash
 from normfold.export.proof.verify import Verification, largest_errors, verify
 from normfold.export.sources.origin import Run
 
@@ -112,6 +113,7 @@ def reduce_precision(
     own = largest_errors(reference, [full.run], measured)
 
     def loss(reduced: bytes) -> tuple[Runtime, Verification]:
+        require_no_crash(reduced, measured[0].inputs, f"the network in {precision}", providers)
         fewer = Runtime(reduced, optimised=True, providers=providers, threads=threads)
         found = verify(
             reference, fewer.run, measured, "as for float32", own, lambda own, integers: PRECISIONS[precision], full.run

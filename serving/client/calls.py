@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from normfold.protos.datatypes import by_name
-from normfold.serving.client.answer import Answer
 from normfold.serving.client.arguments import checked_model, checked_outputs, checked_version
 from normfold.serving.client.errors import ClientError
 from normfold.serving.client.inputs import Array, Inputs, by_input_name
@@ -42,6 +41,22 @@ class LabelledClass:
     index: int
     #: Empty if the model has no labels.
     label: str
+
+
+class Answer(dict[str, Array]):
+    """The outputs of an inference by name.
+
+    ``model`` and ``version`` are those that the server says it answered with; "" where it does not say.
+    """
+
+    __slots__ = ("model", "version")
+
+    def __init__(self, model: str = "", version: str = "") -> None:
+        self.model, self.version = model, version
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle and copy: the items come after the model and the version."""
+        return type(self), (self.model, self.version), None, None, iter(self.items())
 
 
 def infer_request(

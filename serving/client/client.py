@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from normfold.serving.client import calls
-from normfold.serving.client.answer import Answer
 from normfold.serving.client.arguments import (
     checked_address,
     checked_model,
@@ -104,7 +103,7 @@ class Client:
         version: str | int = "",
         timeout: float | None = None,
         request_id: str = "",
-    ) -> Answer:
+    ) -> calls.Answer:
         """The outputs by name: those in ``outputs``, or all. ``version`` of the answer tells which version answered.
 
         ``inputs`` are arrays by name, or one array if the model has one input. An array is sent in its own dtype;

@@ -18,7 +18,6 @@ import numpy as np
 
 from normfold.protos.datatypes import by_dtype, by_name
 from normfold.serving.client import calls
-from normfold.serving.client.answer import Answer
 from normfold.serving.client.arguments import checked_model, checked_outputs, checked_version
 from normfold.serving.client.errors import ClientError
 from normfold.serving.client.inputs import Array
@@ -72,9 +71,9 @@ class _AnswerPlan:
     model: str = ""
     version: str = ""
 
-    def arrays(self, data: bytes) -> Answer | None:
+    def arrays(self, data: bytes) -> calls.Answer | None:
         """The outputs of an answer that begins with ``head``; None where the numbers are not at these places."""
-        found = Answer(self.model, self.version)
+        found = calls.Answer(self.model, self.version)
         for name, dtype, shape, at, size, begin, end in self.outputs:
             if not data.startswith(size, at):
                 return None
@@ -119,7 +118,7 @@ class MessagePlans:
                 self._requests[known] = plan
         return plan
 
-    def arrays(self, data: bytes) -> Answer:
+    def arrays(self, data: bytes) -> calls.Answer:
         """The outputs in a serialized ModelInferResponse, as ``calls.arrays`` gives them. Raises ClientError."""
         plan = self._answers.get(len(data))
         if plan is not None and data.startswith(plan.head):
@@ -205,7 +204,7 @@ def _answer_plan(data: bytes) -> _AnswerPlan | None:
     return plan
 
 
-def _by_protobuf(data: bytes) -> Answer:
+def _by_protobuf(data: bytes) -> calls.Answer:
     from google.protobuf.message import DecodeError
 
     from normfold.protos import grpc_service as pb

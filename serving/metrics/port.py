@@ -25,7 +25,7 @@ PATIENCE_SECONDS = 10.0
 MOST_AT_ONCE = 16
 
 
-class Answer(NamedTuple):
+class HttpAnswer(NamedTuple):
     """The answer to one request."""
 
     status: HTTPStatus
@@ -36,7 +36,7 @@ class Answer(NamedTuple):
 class HttpPort:
     """Answers GET and HEAD with what ``answer`` returns for the path of the request."""
 
-    def __init__(self, listen: str, answer: Callable[[str], Answer], reuse_port: bool = False) -> None:
+    def __init__(self, listen: str, answer: Callable[[str], HttpAnswer], reuse_port: bool = False) -> None:
         """Listen on "host:port" (port 0: any free one); ``answer`` is called on threads. Raises StartError.
 
         With ``reuse_port`` other processes that set it, too, may listen on the same port.
@@ -66,7 +66,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
 
     def __init__(
-        self, where: tuple[object, ...], family: int, answer: Callable[[str], Answer], reuse_port: bool
+        self, where: tuple[object, ...], family: int, answer: Callable[[str], HttpAnswer], reuse_port: bool
     ) -> None:
         self.address_family, self.allow_reuse_port, self.answer = family, reuse_port, answer
         self.free = threading.Semaphore(MOST_AT_ONCE)
@@ -91,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if not self.server.free.acquire(blocking=False):
-            self._send(Answer(HTTPStatus.SERVICE_UNAVAILABLE, b"too many requests at once\n"))
+            self._send(HttpAnswer(HTTPStatus.SERVICE_UNAVAILABLE, b"too many requests at once\n"))
             return
         try:
             self._send(self.server.answer(self.path.partition("?")[0]))
@@ -100,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815 - the library's name
 
-    def _send(self, answer: Answer) -> None:
+    def _send(self, answer: HttpAnswer) -> None:
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Content-Length", str(len(answer.body)))

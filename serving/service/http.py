@@ -25,7 +25,7 @@ from normfold.protos import health as hp
 from normfold.protos import metrics as mx
 from normfold.serving.errors import InvalidRequest, NotFound, ServingError
 from normfold.serving.metrics import exposition
-from normfold.serving.metrics.port import Answer
+from normfold.serving.metrics.port import HttpAnswer
 from normfold.serving.rpc.methods import Method
 from normfold.serving.service.health import Health
 from normfold.serving.service.service import InferenceService
@@ -50,12 +50,12 @@ class HttpAnswers:
         self._service, self._health, self._snapshot = service, health, snapshot
         self._loop = asyncio.get_running_loop()
 
-    def answer(self, path: str) -> Answer:
+    def answer(self, path: str) -> HttpAnswer:
         """The answer to GET ``path``."""
         try:
             if path == "/metrics":
                 snapshot, ready = self._ask(self._metrics())
-                return Answer(HTTPStatus.OK, exposition.text(snapshot, ready), exposition.CONTENT_TYPE)
+                return HttpAnswer(HTTPStatus.OK, exposition.text(snapshot, ready), exposition.CONTENT_TYPE)
             if path in ("/livez", "/v2/health/live"):
                 self._ask(self._ready())
                 return _said(HTTPStatus.OK, "live")
@@ -89,7 +89,7 @@ class HttpAnswers:
         data = answered if isinstance(answered, bytes) else await answered
         return mx.SnapshotResponse.FromString(data), await self._ready()
 
-    def _model(self, name: str, version: str) -> Answer:
+    def _model(self, name: str, version: str) -> HttpAnswer:
         try:
             self._ask(self._health.check(hp.HealthCheckRequest(service=name)))
             return _ready(self._ask(self._service.model_ready(pb.ModelReadyRequest(name=name, version=version))).ready)
@@ -99,9 +99,9 @@ class HttpAnswers:
             return _said(HTTPStatus.BAD_REQUEST, str(error))
 
 
-def _ready(ready: bool) -> Answer:
+def _ready(ready: bool) -> HttpAnswer:
     return _said(HTTPStatus.OK, "ready") if ready else _said(HTTPStatus.SERVICE_UNAVAILABLE, "not ready")
 
 
-def _said(status: HTTPStatus, text: str) -> Answer:
-    return Answer(status, f"{text}\n".encode())
+def _said(status: HTTPStatus, text: str) -> HttpAnswer:
+    return HttpAnswer(status, f"{text}\n".encode())

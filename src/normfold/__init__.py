@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from normfold.export.fold import fold as fold
     from normfold.export.notebook import export_network as export_network
     from normfold.export.publishing.report import ExportReport as ExportReport
-    from normfold.serving.client.answer import Answer as Answer
     from normfold.serving.client.async_client import AsyncClient as AsyncClient
+    from normfold.serving.client.calls import Answer as Answer
     from normfold.serving.client.calls import LabelledClass as LabelledClass
     from normfold.serving.client.client import Client as Client
     from normfold.serving.client.connection import ClientTls as ClientTls
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 telemetry.switch_off()
 
 _HOME = {
-    "Answer": "normfold.serving.client.answer",
+    "Answer": "normfold.serving.client.calls",
     "AsyncClient": "normfold.serving.client.async_client",
     "Client": "normfold.serving.client.client",
     "ClientError": "normfold.serving.client.errors",

@@ -42,7 +42,7 @@ _COSTS = {
 
 
 @dataclass(frozen=True)
-class Statistics:
+class NormStatistics:
     """Mean and variance of a BatchNormalization, of the rank of its input, and its epsilon."""
 
     mean: Array
@@ -56,10 +56,10 @@ class Scaled(Affine):
 
     usual: Array
     #: Those of a BatchNormalization while it maps what it came to map; None once it is a part of another affine.
-    statistics: Statistics | None = None
+    statistics: NormStatistics | None = None
 
     @classmethod
-    def like(cls, affine: Affine, usual: Array, statistics: Statistics | None = None) -> Scaled:
+    def like(cls, affine: Affine, usual: Array, statistics: NormStatistics | None = None) -> Scaled:
         """Return an affine with the usual size of its entries."""
         return cls(affine.scale, affine.shift, usual, statistics)
 

@@ -11,7 +11,7 @@ from normfold.export.fold.affine import Affine, batchnorm
 from normfold.export.fold.net import Op
 from normfold.export.fold.ops.activations import Same
 from normfold.export.fold.ops.joins import Product, Sum
-from normfold.export.fold.ops.scaling import Scaled, Scaling, Statistics
+from normfold.export.fold.ops.scaling import NormStatistics, Scaled, Scaling
 from normfold.export.fold.reading.averages import weighted_mean
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
 
@@ -29,7 +29,7 @@ def _batchnorm(n: Node) -> Op:
     parts["outputs"] = parts["outputs"][:1]
     usual = Affine.along(1, n.rank(), np.abs(mean) + np.sqrt(var), 0.0).scale
     came = Affine.along(1, n.rank(), var, mean)
-    statistics = Statistics(came.shift, came.scale, epsilon)
+    statistics = NormStatistics(came.shift, came.scale, epsilon)
     params = Scaled.like(Affine.along(1, n.rank(), scale, shift), usual, statistics)
     deviation = np.sqrt(var)
     live = gamma != 0

@@ -12,7 +12,7 @@ import pytest
 
 from normfold.serving.errors import StartError
 from normfold.serving.metrics import port
-from normfold.serving.metrics.port import Answer, HttpPort
+from normfold.serving.metrics.port import HttpAnswer, HttpPort
 
 
 @contextlib.contextmanager
@@ -32,7 +32,7 @@ def get(address, path, method="GET"):
 
 
 def test_get_and_head_are_answered_and_other_methods_refused():
-    with opened(lambda path: Answer(HTTPStatus.OK, path.encode())) as address:
+    with opened(lambda path: HttpAnswer(HTTPStatus.OK, path.encode())) as address:
         assert get(address, "/a?b=c")[:2] == (200, b"/a")
         status, body, headers = get(address, "/abc", "HEAD")
         assert (status, body, headers["Content-Length"]) == (200, b"", "4")
@@ -43,7 +43,7 @@ def test_a_port_in_use_is_named_with_the_option():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(StartError, match=rf"{address} for metrics: Address already in use.*--metrics-listen"):
-            HttpPort(address, lambda path: Answer(HTTPStatus.OK, b""))
+            HttpPort(address, lambda path: HttpAnswer(HTTPStatus.OK, b""))
 
 
 def test_more_requests_than_threads_are_refused_at_once(monkeypatch):
@@ -53,7 +53,7 @@ def test_more_requests_than_threads_are_refused_at_once(monkeypatch):
     def slow(path):
         entered.set()
         leave.wait(30)
-        return Answer(HTTPStatus.OK, b"slow")
+        return HttpAnswer(HTTPStatus.OK, b"slow")
 
     with opened(slow) as address:
         first = []
