@@ -47,10 +47,13 @@ class AccessLog:
         """Write the line of a call that was refused before its request was read."""
         self.begin(path, peer, trace_id, token).end(status)
 
-    def write(self, status: Status, fields: dict[str, object]) -> None:
+    def wants(self, status: Status) -> bool:
+        """Whether a call that ended with ``status`` has a line."""
+        return status is not Status.OK or not self._errors_only
+
+    def write(self, fields: dict[str, object]) -> None:
         """Write a line of ``fields``."""
-        if status is not Status.OK or not self._errors_only:
-            ACCESS.info("access %s", _Text(fields), extra={"fields": fields})
+        ACCESS.info("access %s", _Text(fields), extra={"fields": fields})
 
 
 def left_early(left_seconds: float | None) -> Status:
@@ -61,7 +64,7 @@ def left_early(left_seconds: float | None) -> Status:
 class LoggedCall:
     """A call whose line is not written yet."""
 
-    __slots__ = ("_answered", "_begun", "_bytes", "_fields", "_log", "_messages", "_method", "_version")
+    __slots__ = ("_answered", "_begun", "_bytes", "_fields", "_first", "_last", "_log", "_messages", "_method")
 
     def __init__(self, log: AccessLog, path: str, peer: str, trace_id: str, token: str, method: Method | None) -> None:
         self._log, self._method = log, method
@@ -73,22 +76,20 @@ class LoggedCall:
         if token:
             self._fields["token"] = token
         self._messages = self._bytes = self._answered = 0
-        self._version = ""
+        #: The first message of the client and the last to it. They are read when the line is written, if it is.
+        self._first = self._last = b""
 
     def request(self, data: bytes) -> None:
         """Note a message of the client; the first one names the model."""
-        if not self._messages and self._method is not None:
-            for key, number in _named(self._method.request.DESCRIPTOR):
-                if text := _text(data, number):
-                    self._fields[key] = text
+        if not self._messages:
+            self._first = data
         self._messages += 1
         self._bytes += len(data)
 
     def response(self, data: bytes) -> None:
         """Note a message to the client."""
         self._answered += len(data)
-        if self._method is not None and self._method.name == "ModelInfer":
-            self._version = _text(data, _ANSWERED_VERSION)
+        self._last = data
 
     def end(self, status: Status) -> None:
         """Write the line, unless it is written already."""
@@ -96,15 +97,19 @@ class LoggedCall:
             return
         milliseconds = round((time.perf_counter() - self._begun) * 1e3, 3)
         self._begun = None
+        if not self._log.wants(status):
+            return
         fields = {"method": self._fields.pop("method"), "status": status.name, "duration_ms": milliseconds}
         fields |= self._fields
-        if self._version:
-            fields["version"] = self._version
         if self._method is not None:
+            named = _named(self._method.request.DESCRIPTOR) if self._messages else ()
+            fields |= {key: text for key, number in named if (text := _text(self._first, number))}
+            if self._method.name == "ModelInfer" and (version := _text(self._last, _ANSWERED_VERSION)):
+                fields["version"] = version
             if not self._method.is_unary:
                 fields["messages"] = self._messages
             fields |= {"request_bytes": self._bytes, "response_bytes": self._answered}
-        self._log.write(status, fields)
+        self._log.write(fields)
 
 
 class _Text:
