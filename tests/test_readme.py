@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from benches.ports import free_port
 
 ADDRESS = "127.0.0.1:8001"
 
@@ -22,9 +23,7 @@ def _block(text: str, language: str) -> str:
 
 def test_the_session_prints_what_it_says(root, tmp_path):
     text = (root / "README.md").read_text(encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     shell, python = (_block(text, language).replace(ADDRESS, address) for language in ("bash", "python"))
     (tmp_path / "models").symlink_to(root / "models")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -22,9 +22,10 @@ from typing import Any
 
 from benches.clients.asking import ASYNC, BLOCKING
 from benches.machine import machine
+from benches.ports import free_ports
 from benches.serving.networks import publish, tiny
 from benches.serving.roster import CONFIG, ask_grpc, serve
-from benches.serving.running import free_ports, running
+from benches.serving.running import running
 
 from normfold.serving.load.rounds import Ratio, turns
 from normfold.whole_file import write_whole

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import time
 import urllib.request
@@ -13,18 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
+from benches.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "deploy" / "envoy"
 PROGRAM = Path(os.environ.get("INTEROP", ROOT / "build" / "interop")).resolve() / "envoy"
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class Envoy:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from benches.machine import machine
-from benches.scaling.envoy import envoy, free_port
+from benches.ports import free_port
+from benches.scaling.envoy import envoy
 from tests.reliability.servers import serving
 
 from normfold.serving.load.processes import tree

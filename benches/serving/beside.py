@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benches.ports import free_ports
 from benches.serving import h2load
 from benches.serving.networks import busy, publish, tiny
 from benches.serving.roster import CONFIG, serve
-from benches.serving.running import free_ports, running
+from benches.serving.running import running
 
 from normfold.serving.client.calls import infer_request
 from normfold.serving.frontends import FRONTENDS

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from benches.ports import free_ports
 from benches.serving import h2load
 from benches.serving.networks import publish, tiny
 from benches.serving.roster import CONFIG, Command, serve
-from benches.serving.running import Running, free_ports, running
+from benches.serving.running import Running, running
 
 from normfold.serving.client.calls import infer_request
 from normfold.serving.frontends import FRONTENDS

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import trustme
+from benches.ports import free_ports
 from benches.serving.networks import identity, publish, tiny
 from benches.serving.roster import CONFIG, serve
-from benches.serving.running import Running, free_ports, running
+from benches.serving.running import Running, running
 
 from normfold.serving.access.scopes import Scope
 from normfold.serving.access.tokens import line, new_token

@@ -21,10 +21,11 @@ from typing import Any
 
 import grpc
 import numpy as np
+from benches.ports import free_ports
 from benches.serving import h2load
 from benches.serving.networks import busy, publish
 from benches.serving.roster import serve
-from benches.serving.running import Running, free_ports, running
+from benches.serving.running import Running, running
 from prometheus_client.parser import text_string_to_metric_families
 
 from normfold.protos import health

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import onnxruntime
+from benches.ports import free_ports
 from benches.serving.networks import tiny
 from benches.serving.roster import REQUIREMENTS, Command, Peer, X
 
@@ -150,15 +150,3 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(patience)
     process.wait()
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ``count`` free ports of the loopback address."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()

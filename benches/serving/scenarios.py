@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benches.ports import free_ports
 from benches.serving import beside, floor, overload
 from benches.serving.networks import MAX_BATCH, identity, publish, tiny, wide
 from benches.serving.roster import CONFIG, FRONTENDS, Command, ask_grpc, echo, peers, serve
-from benches.serving.running import CannotRun, Running, environment, free_ports, running, started
+from benches.serving.running import CannotRun, Running, environment, running, started
 
 from normfold.serving import frontends
 from normfold.serving.client.calls import infer_request

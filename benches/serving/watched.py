@@ -24,9 +24,10 @@ from pathlib import Path
 import numpy as np
 from benches.interleaved import interleaved
 from benches.machine import machine
+from benches.ports import free_ports
 from benches.serving.networks import publish, tiny
 from benches.serving.roster import CONFIG, serve
-from benches.serving.running import Running, free_ports, running
+from benches.serving.running import Running, running
 
 from normfold.serving.client.calls import infer_request
 from normfold.serving.frontends import FRONTENDS

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from benches.scaling.envoy import free_port
+from benches.ports import free_port
 from tests.e2e.conftest import repository as repository
 from tests.e2e.test_tritonclient import (
     client as client,

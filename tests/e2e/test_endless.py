@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from benches.ports import free_port
 from tests.waiting import wait_until
 
 from normfold.protos import grpc_service as pb
@@ -36,9 +36,7 @@ class Starting:
     """``normfold serve`` from its first moment, on a port that is known."""
 
     def __init__(self, repository, *options):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         command = ["-m", "normfold", "serve", "--repository", str(repository), "--listen", self.address, *options]
         self.process = subprocess.Popen(
             [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benches.ports import free_port
 
 from normfold.protos import grpc_service as pb
 
@@ -82,13 +83,6 @@ def served(start, tmp_path_factory, request) -> Iterator[str]:
     write_model(repository / "big", IDENTITY)
     with start(repository, "--frontend", request.param) as server:
         yield server.address
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

@@ -140,8 +140,9 @@ def test_infer_says_so_before_it_sends(one):
     assert one.call("ModelStatistics", statistics).model_stats[0].inference_stats.fail.count == before
     done = _infer(one, 1, 64)
     assert done.exit_code == 0, done.output
-    assert done.stderr == "note: input 'a': L is 64; it was proved for 8 to 32\n"
-    assert _infer(one, 1, 32).stderr == ""
+    answered = "answered by sum version 1\n"
+    assert done.stderr == f"note: input 'a': L is 64; it was proved for 8 to 32\n{answered}"
+    assert _infer(one, 1, 32).stderr == answered
 
 
 def test_a_configuration_that_comes_back_from_a_client_changes_nothing(serve, folder, ask):
