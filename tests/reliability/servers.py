@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from benches.ports import free_port
 from onnx import parser
 from tests.reliability.load import factor
 
@@ -141,12 +140,7 @@ class ServerProcess:
 
 def lasting_address() -> str:
     """An address that no other process is given while its server is down: its port is not one of those for port 0."""
-    chance = random.Random()
-    while True:
-        port = chance.randrange(15_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return f"127.0.0.1:{port}"
+    return f"127.0.0.1:{free_port()}"
 
 
 @contextlib.contextmanager
