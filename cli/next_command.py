@@ -6,6 +6,8 @@ import shlex
 import socket
 from pathlib import Path
 
+from normfold.cli.control import LOADS
+
 #: The longest wait for a server that may not be there, and for each of its answers, in seconds.
 CONNECT_SECONDS, ANSWER_SECONDS = 0.2, 1.0
 
@@ -25,7 +27,7 @@ def after_export(repository: Path, model: str, version: int, address: str) -> st
 
 
 def _is_chosen(directory: Path, version: int) -> bool:
-    """Whether the version policy in ``directory`` chooses ``version``; also where that cannot be told."""
+    """Whether the version policy in ``directory`` chooses ``version``; true, too, if the files cannot be read."""
     from normfold.serving.catalog import config
     from normfold.serving.catalog.repository import Repository
     from normfold.serving.errors import ServingError
@@ -48,6 +50,6 @@ def _can_load(model: str, address: str) -> bool:
     try:
         with Client(address, timeout=ANSWER_SECONDS) as client:
             extensions = client.server_metadata().extensions
-            return "model_repository" in extensions and any(state.model == model for state in client.models())
+            return LOADS in extensions and any(state.model == model for state in client.models())
     except ClientError:  # it is another program, needs a token, or is busy
         return False

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["ends_in", "is_code", "require", "sides_of", "with_ends"]
 
 _SERVED = re.compile(r"(?:grpc://)?(?P<address>[\w.\-\[\]]+:\d+)/(?P<model>[\w.\-]+)(?:/(?P<version>\d+))?\Z")
-#: Words in the notes of a report on what the export put before and behind the network.
-_ENDS = ("is standardised before the network", "of what the network returns")
 
 
 def sides_of(
@@ -87,11 +85,13 @@ def with_ends(side: Side, ends: Ends) -> Side:
 
 def ends_in(report: Path) -> list[str]:
     """The notes of an export.json on what is computed before and behind the network."""
+    from normfold.export.sources.ends import tells_of_ends
+
     try:
         notes = json.loads(report.read_bytes())["notes"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    return [note for note in notes if isinstance(note, str) and any(word in note for word in _ENDS)]
+    return [note for note in notes if isinstance(note, str) and tells_of_ends(note)]
 
 
 def require(text: str) -> None:

@@ -24,10 +24,12 @@ from normfold.export.graphs.writing import Writing
 from normfold.export.inputs.specs import InputSpec
 from normfold.export.sources.origin import Arrays, Origin
 
-__all__ = ["Ends", "with_ends"]
+__all__ = ["Ends", "tells_of_ends", "with_ends"]
 
 Array = NDArray[Any]
 _WORDS = ("gamma", "beta", "mean", "variance")
+#: How the notes of a report say what is computed before and behind the network.
+_BEFORE, _BEHIND = "is standardised before the network", "of what the network returns"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Ends:
     def anything(self) -> bool:
         """Whether something is computed at all."""
         return bool(self.standardize or self.softmax or self.sigmoid)
+
+
+def tells_of_ends(note: str) -> bool:
+    """Whether a note of a report is one of those that :func:`with_ends` adds."""
+    return _BEFORE in note or note.endswith(_BEHIND)
 
 
 @dataclass(frozen=True)
@@ -88,9 +95,9 @@ def with_ends(origin: Origin, ends: Ends) -> Origin:
         double = name.endswith("float64")
         return lambda given: _after(run(before(given, double)), ends), name, notes
 
-    notes = [f"'{name}' is standardised before the network: (x - mean) / std" for name in standards]
-    notes += [f"output '{name}' is the softmax of what the network returns" for name in ends.softmax]
-    notes += [f"output '{name}' is the sigmoid of what the network returns" for name in ends.sigmoid]
+    notes = [f"'{name}' {_BEFORE}: (x - mean) / std" for name in standards]
+    notes += [f"output '{name}' is the softmax {_BEHIND}" for name in ends.softmax]
+    notes += [f"output '{name}' is the sigmoid {_BEHIND}" for name in ends.sigmoid]
     return replace(
         origin,
         run=lambda inputs: _after(origin.run(before(inputs)), ends),

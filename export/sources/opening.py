@@ -46,7 +46,7 @@ def _try(origin: Origin, sample: SampleFile) -> None:
 
 def _opened(request: Request, samples: Sequence[SampleFile]) -> Origin:
     if isinstance(request.source, nn.Module):
-        return _with_sizes_noted(open_module(request, describe(request, samples)), request, samples)
+        return _module(request, samples)
     path = Path(request.source)
     if path.suffix in (".onnx", ".pt2"):
         _refuse_options(request, path)
@@ -57,11 +57,12 @@ def _opened(request: Request, samples: Sequence[SampleFile]) -> Origin:
     if path.suffix in (".pt", ".pth", ".ts", ".torchscript", ".ckpt", ".safetensors") and ":" not in request.source:
         raise SourceError(_not_a_network(path))
     split_source(request.source)
-    return _with_sizes_noted(open_module(request, describe(request, samples)), request, samples)
+    return _module(request, samples)
 
 
-def _with_sizes_noted(origin: Origin, request: Request, samples: Sequence[SampleFile]) -> Origin:
-    """``origin`` with a note where a sample alone has fixed a length, and how to keep it free."""
+def _module(request: Request, samples: Sequence[SampleFile]) -> Origin:
+    """Open a network in Python, with a note where a sample alone has fixed a length, and how to keep it free."""
+    origin = open_module(request, describe(request, samples))
     lengths = [spec for spec in origin.specs if len(spec.dims) > 2]
     if request.inputs or not lengths:
         return origin

@@ -27,7 +27,7 @@ def _is_port(address: str) -> bool:
 
 
 def _why(address: str) -> str:
-    """The end of a sentence about an address: what is wrong with it, where that can be told."""
+    """The end of a sentence about an address that is refused: what is wrong with it."""
     host, colon, port = address.rpartition(":")
     if "://" in address:
         return f"; leave out {address.partition('://')[0]}://"

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
+from normfold.plain_file import LFS_POINTER
 from normfold.protos import onnx_file as onnx
 from normfold.serving.errors import UnsafeModel
 from normfold.serving.runtime.run_length import numbers_decide
 
 #: Bytes 4 to 8 of an onnxruntime FlatBuffer.
 ORT_FORMAT = b"ORTM"
-#: How the small file begins that Git keeps in place of a large one.
-LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,21 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["CERTIFICATE", "KEY", "SMALL_BYTES", "read_pem", "read_plain_file", "read_plain_text", "require_plain"]
+__all__ = [
+    "CERTIFICATE",
+    "KEY",
+    "LFS_POINTER",
+    "SMALL_BYTES",
+    "read_pem",
+    "read_plain_file",
+    "read_plain_text",
+    "require_plain",
+]
 
 #: What a file in PEM of the one kind and of the other has.
 CERTIFICATE, KEY = b"BEGIN CERTIFICATE-----", b"PRIVATE KEY-----"
+#: How the small file begins that Git LFS keeps in place of a large one.
+LFS_POINTER = b"version https://git-lfs"
 #: Keys, certificates and tokens are smaller.
 SMALL_BYTES = 1 << 24
 
