@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benches.machine import machine
@@ -29,6 +29,12 @@ from normfold.serving.frontends import FRONTENDS
 
 #: So many cases have one seed; between two of them the process shows how far it is.
 BLOCK = 10_000
+#: One model file of so many is also loaded as a server does by default: tried in a process of its own first.
+TRIED = 50
+OPTIONS = ("--no-tune", "--log-level", "error")
+
+#: Makes so many cases of a seed; how they ended, and what was wrong.
+Fuzz = Callable[[int, int], tuple[Counter[str], list[str]]]
 
 ABOUT = """`make fuzz` writes this section. {machine} {date}.
 
@@ -37,7 +43,8 @@ fields or bytes changed; an answer of ModelInfer is compared with what the reque
 conversations of HTTP/2 with frames changed, doubled, cut or put in, until the client's end; the server must end each.
 *Model files* and *config.pbtxt* are loaded; each loads, or is refused with a sentence. A *fault* is a wrong answer, a
 status that is not the caller's mistake, a connection that does not end within 20 s, a load that does not end within
-60 s, or the end of the server. One good client asks all the time.
+60 s, or the end of the server. One good client asks all the time. Files are loaded with `--load-seconds 0`, so that
+they reach the server itself; *tried first* are those that it loads as by default, in a process of their own.
 
 {table}
 """
@@ -54,33 +61,27 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/reliability.md")
     chosen = parser.parse_args()
     rows, faults = [], []
-    requests = [(INFER, message.SerializeToString(deterministic=True)) for message in bases()]
-    for frontend in FRONTENDS:
-        with tempfile.TemporaryDirectory() as folder:
-            repository = write_models(Path(folder))
-            with serving(repository, "--frontend", frontend, "--no-tune", "--log-level", "error") as server:
-                address = server.address
-                kinds: list[tuple[str, int, Callable[[int, int], tuple[Counter[str], list[str]]]]] = [
-                    ("messages", chosen.cases // 2, lambda n, seed, to=address: _pair(fuzz_messages(to, n, seed))),
-                    (
-                        "connections",
-                        chosen.cases // 2,
-                        lambda n, seed, to=address: _pair(fuzz_frames(to, requests, n, seed)),
-                    ),
-                    ("model files", chosen.files // 2, lambda n, seed, to=address: _pair(fuzz_models(to, n, seed))),
-                    (
-                        "config.pbtxt",
-                        chosen.files // 2,
-                        lambda n, seed, to=address, where=repository: _pair(fuzz_configs(to, where, n, seed)),
-                    ),
-                ]
-                for name, cases, fuzz in kinds:
-                    with Load(address, clients=1, pause_seconds=0.02) as load:
-                        counts, found = _blocks(fuzz, cases, chosen.seed, f"{name}, {frontend}")
-                    found += [f"good client: {why}" for why in load.outcomes.lost]
-                    faults += [f"{name}, {frontend}: {fault}" for fault in found]
-                    ends = ", ".join(f"{end} {count:,}" for end, count in counts.most_common())
-                    rows.append((name, frontend, f"{sum(counts.values()):,}", str(len(found)), ends))
+    with tempfile.TemporaryDirectory() as folder:
+        for frontend in FRONTENDS:
+            here = write_models(Path(folder) / frontend)
+            # bad files reach the server itself: no load is tried in another process first
+            with serving(here, "--frontend", frontend, "--load-seconds", "0", *OPTIONS) as server:
+                for name, cases, fuzz in _kinds(server.address, here, chosen.cases // 2, chosen.files // 2):
+                    rows.append(_row(server.address, name, frontend, cases, fuzz, chosen.seed, faults))
+        here = write_models(Path(folder) / "tried")
+        with serving(here, *OPTIONS) as server:
+            cases = chosen.files // TRIED
+            rows.append(
+                _row(
+                    server.address,
+                    "model files, tried first",
+                    FRONTENDS[0],
+                    cases,
+                    _models(server.address),
+                    chosen.seed,
+                    faults,
+                )
+            )
     text = ABOUT.format(
         machine=machine(),
         date=datetime.date.today().isoformat(),
@@ -92,13 +93,36 @@ def main() -> None:
     sys.exit(bool(faults))
 
 
+def _kinds(address: str, repository: Path, cases: int, files: int) -> Iterator[tuple[str, int, Fuzz]]:
+    """What one server is asked: a name, how many cases, and what makes them of their number and a seed."""
+    requests = [(INFER, message.SerializeToString(deterministic=True)) for message in bases()]
+    yield "messages", cases, lambda n, seed: _pair(fuzz_messages(address, n, seed))
+    yield "connections", cases, lambda n, seed: _pair(fuzz_frames(address, requests, n, seed))
+    yield "model files", files, _models(address)
+    yield "config.pbtxt", files, lambda n, seed: _pair(fuzz_configs(address, repository, n, seed))
+
+
+def _models(address: str) -> Fuzz:
+    return lambda n, seed: _pair(fuzz_models(address, n, seed))
+
+
+def _row(
+    address: str, name: str, frontend: str, cases: int, fuzz: Fuzz, seed: int, faults: list[str]
+) -> tuple[str, str, str, str, str]:
+    """Run one kind beside a good client: its row of the table; what is wrong is added to ``faults``."""
+    with Load(address, clients=1, pause_seconds=0.02) as load:
+        counts, found = _blocks(fuzz, cases, seed, f"{name}, {frontend}")
+    found += [f"good client: {why}" for why in load.outcomes.lost]
+    faults += [f"{name}, {frontend}: {fault}" for fault in found]
+    ends = ", ".join(f"{end} {count:,}" for end, count in counts.most_common())
+    return name, frontend, f"{sum(counts.values()):,}", str(len(found)), ends
+
+
 def _pair(found: object) -> tuple[Counter[str], list[str]]:
     return found.counts, found.faults  # type: ignore[attr-defined]
 
 
-def _blocks(
-    fuzz: Callable[[int, int], tuple[Counter[str], list[str]]], cases: int, seed: int, name: str
-) -> tuple[Counter[str], list[str]]:
+def _blocks(fuzz: Fuzz, cases: int, seed: int, name: str) -> tuple[Counter[str], list[str]]:
     """Counts and faults of ``cases`` cases in blocks with a seed each."""
     counts, faults, begun = Counter[str](), list[str](), time.monotonic()
     for number, first in enumerate(range(0, cases, BLOCK)):
