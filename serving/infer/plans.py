@@ -69,6 +69,7 @@ class RequestPlan:
     def __init__(
         self,
         model: Model,
+        size: int,
         inputs: Sequence[PlannedInput],
         between: Sequence[tuple[int, bytes]],
         rows: int,
@@ -77,6 +78,8 @@ class RequestPlan:
         run_time: RunTime,
     ) -> None:
         self.model, self.rows, self.parameters = model, rows, parameters
+        #: The bytes of a request without the field of its id.
+        self.size = size
         #: The inputs, in the order of their raw contents.
         self.inputs = tuple(inputs)
         #: The bytes between the raw contents, each with its position in a request without an id.
@@ -176,12 +179,14 @@ class Plans:
     def find(self, data: bytes) -> tuple[RequestPlan, bytes] | None:
         """The plan for the request ``data``, and the field of its id, empty where it has none; None without a plan."""
         start, end = find_id(data)
-        for length in self._lengths.get(len(data) - end + start, ()):
+        size = len(data) - end + start
+        for length in self._lengths.get(size, ()):
             if start == end:
                 plan = self._plans.get(data[:length])
             else:
                 plan = self._plans.get(data[:start] + data[end : length + end - start])
-            if plan is not None and (identifier := data[start:end]).isascii():
+            # another head of the same length may have led here, with numbers of another size behind it
+            if plan is not None and plan.size == size and (identifier := data[start:end]).isascii():
                 for at, between in plan.between:
                     if not data.startswith(between, at + end - start):
                         return None
@@ -239,4 +244,4 @@ class Plans:
         between = [(before - shift, data[before:after]) for (_, before), (after, _) in itertools.pairwise(found.spans)]
         run_time = model.scheduler.times.of(feeds)
         self._lengths[len(data) - shift] = lengths
-        self._plans[head] = RequestPlan(model, planned, between, rows, wanted, parameters, run_time)
+        self._plans[head] = RequestPlan(model, len(data) - shift, planned, between, rows, wanted, parameters, run_time)

@@ -129,6 +129,8 @@ def _blocks(fuzz: Fuzz, cases: int, seed: int, name: str) -> tuple[Counter[str],
         more, found = fuzz(min(BLOCK, cases - first), seed * 1_000_000 + number)
         counts += more
         faults += found
+        for fault in found:  # at once: the end of the run is hours away
+            print(name, fault, sep=": ", file=sys.stderr)
         print(name, sum(counts.values()), len(faults), f"{time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     return counts, faults
 
