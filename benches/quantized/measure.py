@@ -105,9 +105,9 @@ def measured(subject: Subject, real: bool) -> Figures:
     static, theirs = of_quantize_static(file, calibration), of_nncf(file, calibration)
     plain = quantized(folded.content, pieces)
     equal = equalised(folded, pieces, lambda made: _same(folded, made, subject.test[:2]))
-    if equal is not None and not better(equal.graph.content, folded.content, pieces):
-        equal = None
-    calibrated = Calibrated(folded.content if equal is None else equal.graph.content, pieces)
+    unequal = Calibrated(folded.content, pieces)
+    calibrated = better(unequal, None if equal is None else Calibrated(equal.graph.content, pieces))
+    equal = None if calibrated is unequal else equal
     ours = calibrated.written()
     runs: dict[str, Any] = {
         "float32": Runtime(folded.content, optimised=True),

@@ -1,7 +1,7 @@
 """One float32 graph in int8, with every choice made on the inputs that calibrate, none on those that measure.
 
 equalised   a graph with equal ranges (:mod:`normfold.export.forms.equalised`) takes the first one's place, if its
-            error is smaller (:func:`better`)
+            error is smaller once all else is chosen for both (:func:`better`)
 widening    how far the ranges go beyond the rows that were seen (:mod:`normfold.export.forms.ranges`): tried on
             each half of the pieces with the ranges of the other half
 kept        operators that lose much and cost little stay in float32 (:mod:`normfold.export.forms.sensitivity`)
@@ -57,6 +57,8 @@ class Calibrated:
     kept: tuple[str, ...] = field(init=False)
     #: How far the ranges are widened, in deviations of the rows' ends.
     widening: float = field(init=False)
+    #: The error on pieces that the ranges were not taken from; on all pieces where they are too few to be parted.
+    unseen_error: float = field(init=False)
 
     def __post_init__(self) -> None:
         """Raises ExportError where the graph does not run, or no int8 file can be written of it."""
@@ -66,7 +68,9 @@ class Calibrated:
         quantized(self.content, self.pieces, ranges=usual)  # what cannot be written at all is not tried in parts
         self.groups = groups_of(self.content, self.pieces, usual)
         self.kept = cheap_to_keep(self.groups)
-        self.widening = self._widening()
+        errors = self._unseen_errors()
+        self.widening = max(k for k in errors if errors[k] <= ROOM * min(errors.values()))
+        self.unseen_error = errors[self.widening]
 
     def written(self, kept: Sequence[str] | None = None) -> Int8File:
         """Return the int8 file in which the operators ``kept`` stay in float32 (None: the usual ones)."""
@@ -88,28 +92,30 @@ class Calibrated:
         """Return a file's error on the pieces (:func:`error_between`), beside the float32 graph."""
         return error_between(self._answers[which], _answers(int8, self.pieces[which]))
 
-    def _widening(self) -> float:
+    def _unseen_errors(self) -> dict[float, float]:
+        """Return the error for each widening that is tried, on each half of the pieces with the other half's ranges."""
         if len(self.pieces) < 4:
-            return USUAL
+            return {USUAL: self.error(self._in_int8(self.ranges.widened(USUAL)))}
         halves = (slice(0, None, 2), slice(1, None, 2))
         errors = {}
         for k in WIDENINGS:
-            errors[k] = 0.0
-            for seen, unseen in (halves, halves[::-1]):
-                ranges = self.ranges.of(seen).widened(k)
-                errors[k] += self.error(quantized(self.content, self.pieces, self.kept, ranges=ranges), unseen) ** 2
-        return max(k for k in WIDENINGS if errors[k] <= ROOM**2 * min(errors.values()))
+            found = [
+                self.error(self._in_int8(self.ranges.of(seen).widened(k)), unseen)
+                for seen, unseen in (halves, halves[::-1])
+            ]
+            errors[k] = float(np.linalg.norm(found))
+        return errors
+
+    def _in_int8(self, ranges: Mapping[str, tuple[float, float]]) -> bytes:
+        return quantized(self.content, self.pieces, self.kept, ranges=ranges)
 
 
-def better(one: bytes, other: bytes, pieces: Sequence[Arrays]) -> bool:
-    """Return whether the float32 graph ``one`` has a smaller error in int8 than ``other``, the same function."""
-    exact = _answers(other, pieces)
+def better(one: Calibrated, other: Calibrated | None) -> Calibrated:
+    """Return the graph of the two, of one function, that has the smaller error in int8, with what is kept by each.
 
-    def error(content: bytes) -> float:
-        int8 = quantized(content, pieces, ranges=ranges_of(content, pieces).widened(USUAL))
-        return error_between(exact, _answers(int8, pieces))
-
-    return error(one) < error(other)
+    The largest error is not enough to judge by before some operators are kept: those may be the ones that lose it.
+    """
+    return one if other is None or one.unseen_error <= other.unseen_error else other
 
 
 def _answers(content: bytes, pieces: Sequence[Arrays]) -> list[Arrays]:

@@ -128,9 +128,9 @@ def reduce_precision(
     else:
         assert inputs.calibration is not None
         pieces = [c.inputs for c in inputs.calibration.cases]
-        if equal is not None and not better(equal.graph.content, content, pieces):
-            equal = None
-        calibrated = Calibrated(content if equal is None else equal.graph.content, pieces)
+        plain = Calibrated(content, pieces)
+        calibrated = better(plain, None if equal is None else Calibrated(equal.graph.content, pieces))
+        equal = None if calibrated is plain else equal
         for kept in (calibrated.kept, *calibrated.more_kept()):
             written = calibrated.written(kept)
             reduced = written.content
