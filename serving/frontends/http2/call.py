@@ -166,6 +166,7 @@ class ServerCall:
             self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
+            self._task = None  # its context has the call: they would keep each other, and what they hold
         self.connection.release(self.number)
 
     def hold(self, size: int) -> bool:

@@ -46,11 +46,13 @@ class UnaryCall(ServerCall):
                 self.grant(0)
         elif self._found is None:
             self.end(Status.INTERNAL, CUT if self.within else "a unary call without a message")
-        elif isinstance(self._found, bytes):
-            self.connection.release(self.number)
-            self._ask(self._found)
         else:
-            self._inflate(self._found)
+            found, self._found = self._found, None
+            if isinstance(found, bytes):
+                self.connection.release(self.number)
+                self._ask(found)
+            else:
+                self._inflate(found)
 
     def _inflate(self, message: Inflation) -> None:
         try:
@@ -91,6 +93,7 @@ class UnaryCall(ServerCall):
             self._task.add_done_callback(self._answered)
 
     def _answered(self, task: asyncio.Future[bytes]) -> None:
+        self._task = None  # its context has the call: they would keep each other, and the request and the answer
         if task.cancelled():
             return
         error = task.exception()
