@@ -185,6 +185,7 @@ def _unary(method: Method, traffic: Traffic | None, sending: set[Any]) -> Any:
             finally:
                 leave()
         except Exception as error:
+            data = b""  # gRPC keeps the frame of this call until the garbage collector comes
             await _abort(error, method, context, traffic)
             raise
 
@@ -256,4 +257,8 @@ async def _abort(error: Exception, method: Method, context: Any, traffic: Traffi
     status, details = status_of(error, method.path)
     if traffic is not None:
         traffic.failed[method.path, status] += 1
+    # gRPC's own exception names this one, and has a cycle: what the frames hold would stay until a garbage collection
+    seen: BaseException | None = error
+    while seen is not None:
+        seen.__traceback__, seen = None, seen.__cause__ or seen.__context__
     await context.abort(CODES[status], details, trailers(error, status, details))

@@ -162,11 +162,13 @@ class ServerCall:
 
     def cancel(self) -> None:
         """Stop the deadline and the method: nobody waits for the answer any more."""
+        # both have a context, which has the call: they would keep each other, and what they hold
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         if self._task is not None:
             self._task.cancel()
-            self._task = None  # its context has the call: they would keep each other, and what they hold
+            self._task = None
         self.connection.release(self.number)
 
     def hold(self, size: int) -> bool:

@@ -93,7 +93,7 @@ class UnaryCall(ServerCall):
             self._task.add_done_callback(self._answered)
 
     def _answered(self, task: asyncio.Future[bytes]) -> None:
-        self._task = None  # its context has the call: they would keep each other, and the request and the answer
+        self._task = None
         if task.cancelled():
             return
         error = task.exception()
@@ -109,6 +109,7 @@ class UnaryCall(ServerCall):
     def _answer(self, data: bytes) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         connection = self.connection
         if connection.sender.answer(self, data):
             connection.close(self)

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from normfold.protos import grpc_service as pb
@@ -243,6 +243,7 @@ def as_long_as_another(draw: Callable[[Any], Any]) -> bytes:
     return (one + more)[: len(other)]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(GOOD[:2]).flatmap(changed) | as_long_as_another())
 def test_any_bytes_have_the_same_answer_with_a_plan_and_without(both, data):
     for good in GOOD:
