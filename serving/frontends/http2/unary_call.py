@@ -47,12 +47,12 @@ class UnaryCall(ServerCall):
         elif self._found is None:
             self.end(Status.INTERNAL, CUT if self.within else "a unary call without a message")
         else:
-            found, self._found = self._found, None
-            if isinstance(found, bytes):
+            whole, self._found = self._found, None
+            if isinstance(whole, bytes):
                 self.connection.release(self.number)
-                self._ask(found)
+                self._ask(whole)
             else:
-                self._inflate(found)
+                self._inflate(whole)
 
     def _inflate(self, message: Inflation) -> None:
         try:

@@ -98,6 +98,16 @@ def test_what_is_too_small_to_be_measured_is_not_guessed():
     assert run_memory.measure(session, {}, ["y"], 0, {"x": [0]}) is None
 
 
+def test_an_input_without_numbers_is_not_made_longer_for_ever():
+    """make fuzz found float[N,0] beside two other numbers: it was doubled until no array could be so large."""
+    text = (
+        '<ir_version: 9, opset_import: ["": 18]> g (float[N,0] x, int64[2] s) => (float[M,K] y) { y = Reshape (x, s) }'
+    )
+    made = Session(parser.parse_model(text).SerializeToString(), Device("cpu"), SessionSettings())
+    feeds = {"x": np.zeros((1, 0), np.float32), "s": np.array([1, 0])}
+    assert isinstance(run_memory.measure(made, feeds, ["y"], 0, {"x": [0]}), RunMemory | None)
+
+
 def test_a_batch_in_parts_has_the_same_answers_bit_for_bit(session, monkeypatch):
     sized = SizedRun(session, measured(session), MemoryBudget(1 << 40), batched=True, sample=rows(1, 32))
     feeds = rows(37, 2048)
