@@ -13,7 +13,7 @@ from normfold.export.inputs.specs import Dimension, InputSpec, dimensions
 from normfold.protos import model_config
 from normfold.protos.datatypes import Datatype
 
-__all__ = ["DEFAULT_MAX_BATCH", "OutputSpec", "limits", "max_batch_size", "parse_config", "render_config"]
+__all__ = ["DEFAULT_MAX_BATCH", "OutputSpec", "limits", "max_batch_size", "render_config"]
 
 #: Largest batch that a server may form where the input's range gives no limit.
 DEFAULT_MAX_BATCH = 64
@@ -82,13 +82,6 @@ def render_config(
             else:
                 entry.zero_data = True  # random indices could fall outside an embedding
     return text_format.MessageToString(config)
-
-
-def parse_config(text: str) -> model_config.ModelConfig:
-    """Read the text of a ``config.pbtxt``. Raises text_format.ParseError."""
-    config = model_config.ModelConfig()
-    text_format.Parse(text, config)
-    return config
 
 
 def _type(datatype: Datatype) -> model_config.DataType:

@@ -16,8 +16,8 @@ from google.protobuf import text_format
 
 from normfold.export.errors import PublishError
 from normfold.export.inputs.specs import InputSpec
-from normfold.export.publishing.config import parse_config
 from normfold.protos import model_config
+from normfold.protos.config_text import parse_config
 
 __all__ = ["Destination", "check_destination", "check_name", "next_version", "read_config", "replaces_model"]
 

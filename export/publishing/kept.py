@@ -13,9 +13,9 @@ from google.protobuf import text_format
 
 from normfold.export.inputs.sizes import batch_dimension
 from normfold.export.inputs.specs import InputSpec
-from normfold.export.publishing.config import parse_config
 from normfold.export.publishing.destination import Destination, read_config, replaces_model
 from normfold.protos import model_config
+from normfold.protos.config_text import parse_config
 
 __all__ = ["changed_files", "kept_notes", "largest_batch"]
 

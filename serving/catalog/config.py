@@ -13,6 +13,7 @@ from dataclasses import replace
 from google.protobuf import json_format, text_format
 
 from normfold.protos import model_config as mc
+from normfold.protos.config_text import parse_config, unknown_numbers
 from normfold.serving.catalog import bounds
 from normfold.serving.errors import ConfigError
 from normfold.serving.runtime import cuda_options, tensorrt_options
@@ -47,17 +48,21 @@ _GRAPH_LEVELS = {0: "all", 1: "extended", -1: "basic", 2: "none"}
 def parse(text: str) -> mc.ModelConfig:
     """The configuration that a config.pbtxt holds. Raises ConfigError with line and column."""
     try:
-        return text_format.Parse(text, mc.ModelConfig())
+        return parse_config(text)
     except text_format.ParseError as error:
-        raise ConfigError(f"config.pbtxt, line {error}") from None
+        line = "" if error.GetLine() is None else "line "
+        raise ConfigError(f"config.pbtxt, {line}{error}") from None
 
 
 def parse_json(text: str) -> mc.ModelConfig:
     """The configuration that a load request carries as JSON; numbers may be strings. Raises ConfigError."""
     try:
-        return json_format.Parse(text, mc.ModelConfig(), max_recursion_depth=20)
-    except json_format.ParseError as error:
+        config = json_format.Parse(text, mc.ModelConfig(), max_recursion_depth=20)
+    except (json_format.ParseError, ValueError, OverflowError, RecursionError) as error:
         raise ConfigError(f"the parameter 'config' is not a model configuration in JSON: {error}") from None
+    for problem in unknown_numbers(config):
+        raise ConfigError(f"the parameter 'config': {problem}")
+    return config
 
 
 def versions_in_service(config: mc.ModelConfig, present: Iterable[int]) -> list[int]:

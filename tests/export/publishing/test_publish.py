@@ -14,8 +14,9 @@ import pytest
 from normfold.export.errors import PublishError
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.publishing import publish as module
-from normfold.export.publishing.config import OutputSpec, parse_config, render_config
+from normfold.export.publishing.config import OutputSpec, render_config
 from normfold.export.publishing.publish import Publication, publish
+from normfold.protos.config_text import parse_config
 from normfold.protos.datatypes import by_name
 
 

@@ -102,6 +102,34 @@ def test_a_file_that_cannot_be_read_is_refused_with_line_and_column(text, words)
         config.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "json", "words"),
+    [
+        ('input { name: "x" data_type: 4294967295 }', '{"input": [{"data_type": 4294967295}]}', "4294967295"),
+        ('input { data_type: -1 }', '{"input": [{"dataType": -1}]}', "data_type is -1, expected one of .*TYPE_FP32"),
+        ('instance_group { kind: 77 }', '{"instanceGroup": [{"kind": 77}]}', "kind is 77, expected one of KIND_AUTO"),
+        (
+            'model_warmup { inputs { key: "x" value { data_type: 99 } } }',
+            '{"modelWarmup": [{"inputs": {"x": {"dataType": 99}}}]}',
+            "model_warmup.inputs.data_type is 99",
+        ),
+    ],
+)  # fmt: skip
+def test_a_number_that_names_nothing_is_refused_in_text_and_in_json(text, json, words):
+    """make fuzz found both kinds: one ended the start of the server, the other the load with an error of ours."""
+    with pytest.raises(ConfigError, match=words):
+        config.parse(text)
+    with pytest.raises(ConfigError, match=words if "expected" in words else "config"):
+        config.parse_json(json)
+
+
+def test_a_config_that_cannot_be_read_does_not_keep_the_server_from_its_other_models(serve, models, tmp_path, ask):
+    models.write(tmp_path / "m", models.scale())
+    models.write(tmp_path / "bad", models.scale(), config='input { name: "x" data_type: 4294967295 }')
+    with serve(tmp_path) as one:
+        assert one.infer(ask()).model_name == "m"
+
+
 def test_json_takes_numbers_as_text_and_refuses_unknown_fields():
     assert config.parse_json('{"max_batch_size": "16"}').max_batch_size == 16
     for text in ('{"nope": 1}', "[", "3", '{"max_batch_size": "x"}', '{"a":' * 100):
