@@ -6,7 +6,7 @@ an attribute, answers the same input differently after other inputs, so a graph 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +21,9 @@ __all__ = ["Held", "Written", "kept_state", "message", "other_inputs"]
 
 #: Entries of a module's ``__dict__`` that torch keeps there itself. "training" is judged elsewhere.
 _OWN = frozenset(nn.Module().__dict__)
+#: Containers that are copied. Classes derived from them, such as a configuration that is read like an object, have
+#: constructors of their own, so they are left alone: a copy would be of another kind.
+_MAPPINGS, _SEQUENCES = (dict, OrderedDict, defaultdict), (list, deque)
 #: How far an answer may move, relative to its largest value, where a network writes nothing or only its own weights: a
 #: kernel may sum in any order, and a limit on the weights' norm, applied in forward() twice, rounds them twice.
 ROUNDING = 1e-5
@@ -189,22 +192,23 @@ def _tensors(owner: nn.Module) -> Iterator[Tensor]:
 
 
 def _is_plain(value: Any, depth: int = 3) -> bool:
-    """Whether a value is a tensor, a number, a text, or a container of these."""
+    """Whether a value is a tensor, a number, a text, or a container of these that can be copied."""
     if value is None or isinstance(value, (Tensor, bool, int, float, str)):
         return True
-    if depth and isinstance(value, (list, tuple, deque)):
+    if depth and (type(value) in _SEQUENCES or isinstance(value, tuple)):
         return all(_is_plain(v, depth - 1) for v in value)
-    return bool(depth) and isinstance(value, dict) and all(_is_plain(v, depth - 1) for v in value.values())
+    return bool(depth) and type(value) in _MAPPINGS and all(_is_plain(v, depth - 1) for v in value.values())
 
 
 def _cloned(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
-    if isinstance(value, dict):
-        return {k: _cloned(v) for k, v in value.items()}
-    if isinstance(value, (list, deque)) or type(value) is tuple:
-        return type(value)(_cloned(v) for v in value)
-    return value
+    if type(value) in _MAPPINGS or type(value) in _SEQUENCES:
+        copied = value.copy()  # with the default factory, or the largest length
+        for key in list(copied) if type(value) in _MAPPINGS else range(len(copied)):
+            copied[key] = _cloned(copied[key])
+        return copied
+    return tuple(_cloned(v) for v in value) if type(value) is tuple else value
 
 
 def _same(a: _Value, b: _Value) -> bool:

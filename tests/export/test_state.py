@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,60 @@ def test_what_is_written_but_never_read_is_exported_and_folded_and_every_run_sta
         model = capture(named, SPECS, {"N": 2, "L": 9})
         assert [o.name for o in model.graph.outputs] == ["output"]
     assert before.changes() == []
+
+
+class Settings(dict[str, Any]):
+    """A configuration that is read like an object, as many libraries have one; its values become settings, too."""
+
+    def __init__(self, values: Any = (), **more: Any) -> None:
+        super().__init__()
+        for key, value in {**dict(values), **more}.items():
+            self[key] = Settings(value) if isinstance(value, dict) else value
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class Names(list[str]):
+    """A list with a constructor of its own."""
+
+    def __init__(self, first: str, *others: str) -> None:
+        super().__init__([first, *others])
+
+
+class Configured(nn.Module):
+    """Holds settings of kinds that cannot be made again from their contents."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = Settings(scale=2.0, inner={"shift": 1.0})
+        self.names, self.seen = Names("a", "b"), deque([1.0, 2.0], maxlen=2)
+        self.counts: dict[str, int] = defaultdict(int, a=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.config.scale * x + self.config.inner.shift + self.seen[1] * len(self.names)
+
+
+def test_settings_of_every_kind_are_left_as_they_are() -> None:
+    """A copy of a class derived from dict was a dict: the network was refused, because it had no attribute then."""
+    configured = network(Configured)
+    layer = configured[2]
+    held = (layer.config, layer.names, layer.seen, layer.counts)
+    x = np.random.default_rng(0).standard_normal((2, 3, 9)).astype(np.float32)
+    first = NamedNetwork(configured, ["x"]).run({"x": x})["output"]
+    capture(NamedNetwork(configured, ["x"]), SPECS, {"N": 2, "L": 9})
+    now = (layer.config, layer.names, layer.seen, layer.counts)
+    assert now == held
+    assert [type(each) for each in now] == [Settings, Names, deque, defaultdict]
+    np.testing.assert_array_equal(NamedNetwork(configured, ["x"]).run({"x": x})["output"], first)
+    before = Held(configured)
+    layer.seen.append(3.0)
+    layer.counts["b"] += 1
+    before.put_back()
+    assert (list(layer.seen), layer.seen.maxlen, layer.counts["c"]) == ([1.0, 2.0], 2, 0)
 
 
 def test_random_numbers_are_not_taken_for_state() -> None:
