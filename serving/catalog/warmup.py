@@ -85,7 +85,7 @@ def _default(contract: Contract) -> list[dict[str, Array]]:
         if spec.optional:
             continue
         shape = (1, *spec.shape[1:]) if contract.max_batch_size or spec.shape[:1] == (-1,) else spec.shape
-        if spec.any_rank or -1 in shape or math.prod(shape) > bounds.WARMUP_ELEMENTS:
+        if spec.any_rank or -1 in shape or _numbers(shape) > bounds.WARMUP_ELEMENTS:
             return []
         array = _zeros(shape, spec.datatype)
         feeds[spec.name] = array if spec.reshape is None else array.reshape(reshaped(shape, spec.shape, spec.reshape))
@@ -108,7 +108,7 @@ def guesses(session: Session, batched: bool) -> Iterator[dict[str, Array]]:
             )
             for tensor in taken
         }
-        if max(map(math.prod, shapes.values()), default=0) <= bounds.WARMUP_ELEMENTS:
+        if max(map(_numbers, shapes.values()), default=0) <= bounds.WARMUP_ELEMENTS:
             yield {tensor.name: _zeros(shapes[tensor.name], tensor.datatype) for tensor in taken}
 
 
@@ -124,7 +124,7 @@ def _sample(warmup: mc.ModelWarmup, contract: Contract, folder: Files) -> dict[s
         dims = (max(1, warmup.batch_size), *entry.dims) if contract.max_batch_size else tuple(entry.dims)
         if by_config(entry.data_type) is not spec.datatype or not spec.fits(dims) or any(size < 0 for size in dims):
             raise ConfigError(f"model_warmup {warmup.name!r}: {name!r} {list(dims)} is not {spec}")
-        if math.prod(dims) > bounds.WARMUP_ELEMENTS:
+        if _numbers(dims) > bounds.WARMUP_ELEMENTS:
             raise ConfigError(f"model_warmup {warmup.name!r}: {name!r} has more than {bounds.WARMUP_ELEMENTS} elements")
         array = _data(entry, dims, spec.datatype, f"model_warmup {warmup.name!r}: {name!r}", folder)
         feeds[name] = array if spec.reshape is None else array.reshape(reshaped(dims, spec.shape, spec.reshape))
@@ -145,6 +145,11 @@ def _data(entry: mc.ModelWarmup.Input, shape: tuple[int, ...], datatype: Datatyp
     if kind is None:
         raise ConfigError(f"{where} must say zero_data, random_data or input_data_file")
     return _zeros(shape, datatype)
+
+
+def _numbers(shape: tuple[int, ...]) -> int:
+    """The elements of an array, a size of 0 counted as 1: NumPy refuses (0, 9e18), too."""
+    return math.prod(max(size, 1) for size in shape)
 
 
 def _zeros(shape: tuple[int, ...], datatype: Datatype) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from normfold.protos import grpc_service as pb
 from normfold.protos import model_config as mc
 from normfold.protos.datatypes import by_name
 from normfold.serving.catalog import config
@@ -128,6 +129,16 @@ def test_a_config_that_cannot_be_read_does_not_keep_the_server_from_its_other_mo
     models.write(tmp_path / "bad", models.scale(), config='input { name: "x" data_type: 4294967295 }')
     with serve(tmp_path) as one:
         assert one.infer(ask()).model_name == "m"
+
+
+def test_a_file_with_a_size_of_zero_beside_one_without_end_is_loaded(serve, models, tmp_path, ask):
+    """make fuzz found it: no array can be made of that shape, though it has no numbers."""
+    text = f'<ir_version: 9, opset_import: ["": 18]> g (float[0,{2**63 - 1}] x) => (float[A,B] y) {{ y = Neg (x) }}'
+    models.write(tmp_path / "m", models.scale())
+    models.write(tmp_path / "odd", text)
+    with serve(tmp_path) as one:
+        assert one.infer(ask()).model_name == "m"
+        assert [row.state for row in one.call("RepositoryIndex", pb.RepositoryIndexRequest()).models] == ["READY"] * 2
 
 
 def test_json_takes_numbers_as_text_and_refuses_unknown_fields():
