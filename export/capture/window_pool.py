@@ -39,13 +39,22 @@ def _translated(input: Any, count: int, largest: bool) -> Any:
     op: Any = opset18  # its own annotations do not allow an operator's result as an operand
     axis = len(input.shape) - 1
     length, axes = op.Shape(input, start=axis, end=axis + 1), op.Constant(value_ints=[axis])
+    pieces = op.Constant(value_ints=[count])
+    # all bounds at once: two operators for each window remain, where five more would take most of the time
+    starts = op.Div(op.Mul(length, op.Constant(value_ints=list(range(count)))), pieces)
+    covered = op.Mul(length, op.Constant(value_ints=list(range(1, count + 1))))
+    ends = op.Div(op.Add(covered, op.Constant(value_ints=[count - 1])), pieces)
     windows = []
-    for i in range(count):
-        start = op.Div(op.Mul(length, op.Constant(value_ints=[i])), op.Constant(value_ints=[count]))
-        last = op.Add(op.Mul(length, op.Constant(value_ints=[i + 1])), op.Constant(value_ints=[count - 1]))
-        window = op.Slice(input, start, op.Div(last, op.Constant(value_ints=[count])), axes)
+    for start, end in zip(_each(starts, count), _each(ends, count), strict=True):
+        window = op.Slice(input, start, end, axes)
         windows.append(op.ReduceMax(window, axes) if largest else op.ReduceMean(window, axes))
     return op.Concat(*windows, axis=axis)
+
+
+def _each(values: Any, count: int) -> Any:
+    """The ``count`` values of a tensor, each as a tensor of one value."""
+    op: Any = opset18
+    return op.Split(values, axis=0, num_outputs=count) if count > 1 else [values]
 
 
 #: For ``torch.onnx.export(custom_translation_table=…)``.

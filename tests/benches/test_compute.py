@@ -53,12 +53,14 @@ def verdict(results, start):
 
 def test_an_aim_is_on_the_geometric_mean_of_the_networks():
     results = {
-        "one": figures(lifted=[1.0] * 3, torch_export=[3.0] * 3),
-        "two": figures(lifted=[2.0] * 3, torch_export=[1.5] * 3),
+        "one": figures(lifted=[1.0] * 3, torch_export=[3.5] * 3),
+        "two": figures(lifted=[2.0] * 3, torch_export=[1.77] * 3),
     }
-    assert verdict(results, "torch's default export in onnxruntime") == [" 1.50 × (2 networks) ", " yes "]
-    results["two"] = figures(lifted=[2.0] * 3, torch_export=[1.4] * 3)
-    assert verdict(results, "torch's default export in onnxruntime") == [" 1.45 × (2 networks) ", " no "]
+    assert verdict(results, "torch's default export in onnxruntime") == [" 1.76 × (2 networks) ", " yes "]
+    assert "- *torch's default export in onnxruntime" not in aims(results)
+    results["two"] = figures(lifted=[2.0] * 3, torch_export=[1.7] * 3)
+    assert verdict(results, "torch's default export in onnxruntime") == [" 1.72 × (2 networks) ", " no "]
+    assert "- *torch's default export in onnxruntime" in aims(results)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,9 @@ def test_the_share_of_the_peak_is_taken_from_the_best_product_and_the_median_run
 
 def test_a_network_that_spends_its_time_elsewhere_is_not_bound_by_convolutions():
     network = figures(lifted=[1.0] * 3, sgemm=[10.0] * 3, where={"Conv": 0.7, "Relu": 0.3})
-    assert AIMS["networks bound by convolutions: at least 60 % of the multiply-add peak"]({"one": network}) is None
+    assert (
+        AIMS["networks bound by convolutions: at least 60 % of the multiply-add peak"].found({"one": network}) is None
+    )
 
 
 def test_what_was_not_measured_is_no_aim():
@@ -180,7 +184,9 @@ def test_a_wrong_and_a_failed_route_are_named_and_have_no_ratio():
 
 def test_the_page_has_the_aims_before_the_tables_and_no_name_of_the_host():
     page = report({"one": figures(lifted=[1.0] * 3, folded=[2.0] * 3, unfolded=[4.0] * 3, torch_export=[3.0] * 3)})
-    assert page.index("| torch's default export in onnxruntime: 1.5 × faster | 3.00 ×") < page.index("| network |")
+    assert page.index(
+        "| torch's default export in onnxruntime: 1.75 × faster with AVX2 (1.9 × with AVX-512) | 3.00 ×"
+    ) < page.index("| network |")
     assert "| folded, to lifted (layout) | 2.00 × |" in page
     assert "(choice) | 1.00 × |" in page
     assert "| batch 1, short, one thread | 1 |" in page
