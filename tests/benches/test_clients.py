@@ -24,6 +24,7 @@ MANY = {
 STARTED = {
     "Client": rows(cpu_ms=[60, 60, 60], wall_ms=[1, 1, 1]),
     "tritonclient": rows(cpu_ms=[100, 100, 100], wall_ms=[2, 2, 2]),
+    "numpy alone": rows(cpu_ms=[50, 50, 50], wall_ms=[1, 1, 1]),
 }
 
 
@@ -45,6 +46,8 @@ def test_the_page_has_the_aims_and_says_which_were_reached():
     assert "in slices of 0.5 s" in text
     said = [line.rpartition("| ")[2] for line in text.splitlines() if " × | " in line]
     assert said == ["by the median, not in every round |", "yes |", "no |"]
+    assert "over tritonclient*: to import NumPy alone takes 0.50 ×" in text
+    assert "- *`AsyncClient.infer`" not in text
 
 
 def test_a_blocking_client_is_asked_for_the_time_given():
