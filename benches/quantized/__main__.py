@@ -137,7 +137,7 @@ def reasons(figures: dict[str, Figures]) -> Iterator[str]:
         yield (
             "\nLabels of surnames: 1 % of its rows have two scores that are nearer to each other than 0.7 % of the "
             "scores' deviation, 0.2 % nearer than 0.2 %, and the error of eight bits is 1.5 % (root mean square). "
-            "With a third operator in float32 0.19 % of the labels change, and the time of float32 over int8 falls to 1.1."
+            "With a third operator in float32 0.19 % of the labels change; the time of float32 over int8 falls to 1.1."
         )
 
 
