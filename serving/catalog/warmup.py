@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.protos import model_config as mc
-from normfold.protos.datatypes import Datatype, by_config
+from normfold.protos.datatypes import Datatype
 from normfold.serving.catalog import bounds
 from normfold.serving.catalog.contract import Contract, reshaped
 from normfold.serving.catalog.repository import Files
@@ -122,7 +122,7 @@ def _sample(warmup: mc.ModelWarmup, contract: Contract, folder: Files) -> dict[s
     for name, entry in warmup.inputs.items():
         spec = contract.inputs[name]
         dims = (max(1, warmup.batch_size), *entry.dims) if contract.max_batch_size else tuple(entry.dims)
-        if by_config(entry.data_type) is not spec.datatype or not spec.fits(dims) or any(size < 0 for size in dims):
+        if entry.data_type != spec.datatype.config or not spec.fits(dims) or any(size < 0 for size in dims):
             raise ConfigError(f"model_warmup {warmup.name!r}: {name!r} {list(dims)} is not {spec}")
         if _numbers(dims) > bounds.WARMUP_ELEMENTS:
             raise ConfigError(f"model_warmup {warmup.name!r}: {name!r} has more than {bounds.WARMUP_ELEMENTS} elements")

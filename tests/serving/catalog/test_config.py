@@ -131,6 +131,15 @@ def test_a_config_that_cannot_be_read_does_not_keep_the_server_from_its_other_mo
         assert one.infer(ask()).model_name == "m"
 
 
+@pytest.mark.parametrize("value", ["dims: 4", "data_type: TYPE_INVALID dims: 4 zero_data: true"])
+def test_a_warm_up_without_a_type_is_refused_by_its_name(serve, models, tmp_path, value):
+    config_text = f'max_batch_size: 8 model_warmup {{ name: "w" inputs {{ key: "x" value {{ {value} }} }} }}'
+    models.write(tmp_path / "odd", models.scale(), config=config_text)
+    with serve(tmp_path, strict_readiness=False) as one:
+        (row,) = one.call("RepositoryIndex", pb.RepositoryIndexRequest()).models
+    assert "model_warmup 'w': 'x' [1, 4] is not" in row.reason
+
+
 def test_a_file_with_a_size_of_zero_beside_one_without_end_is_loaded(serve, models, tmp_path, ask):
     """make fuzz found it: no array can be made of that shape, though it has no numbers."""
     text = f'<ir_version: 9, opset_import: ["": 18]> g (float[0,{2**63 - 1}] x) => (float[A,B] y) {{ y = Neg (x) }}'
