@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benches.aims import unreached
 from benches.clients.asking import ASYNC, BLOCKING
 from benches.machine import machine
 from benches.ports import free_ports
@@ -151,9 +152,8 @@ def report(one: Rounds, many: Rounds, started: Rounds, seconds: float, when: str
         ),
     ]
     rows = [f"| {name}: at most {most} × | {found} | {verdict(found, most)} |" for name, found, most, _ in aims]
-    reasons = [f"- *{name}*: {why}" for name, found, most, why in aims if verdict(found, most) != "yes"]
-    if reasons:
-        rows += ["", "What bounds those that are not reached in every round:", "", *reasons]
+    said = [(name, verdict(found, most) == "yes", why) for name, found, most, why in aims]
+    rows += unreached("What bounds those that are not reached in every round:", said)
     versions = ", ".join(
         f"{name} {version(name)}" for name in ("grpcio", "tritonclient", "numpy", "protobuf", "uvloop")
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from benches.aims import unreached
 from benches.compute.measure import ALL, HEADLINE, ONE, SHORT, Cell
 from benches.compute.routes import COMPILED, EAGER, EXPORTED, FIXED
 from benches.compute.speedups import Results, bound_by_convolutions, by_family, speedups
@@ -30,16 +31,13 @@ def aims(results: Results) -> str:
 
     Below it stands why some were not reached.
     """
-    lines, reasons = ["| aim | measured | reached |", "|---|---|---|"], []
+    lines, said = ["| aim | measured | reached |", "|---|---|---|"], []
     for name, aim in AIMS.items():
         found = aim.found(results)
         if found is not None:
             lines.append(f"| {name} | {found[0]} | {'yes' if found[1] else 'no'} |")
-            if not found[1] and aim.why:
-                reasons.append(f"- *{name}*: {aim.why}")
-    if reasons:
-        lines += ["", "What bounds those that are not reached, and what was tried:", "", *reasons]
-    return "\n".join(lines)
+            said.append((name, found[1], aim.why))
+    return "\n".join(lines + unreached("What bounds those that are not reached, and what was tried:", said))
 
 
 def _mean(route: str, least: float, cell: Cell = HEADLINE) -> Callable[[Results], Found | None]:

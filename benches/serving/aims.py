@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from benches.aims import unreached
+from benches.serving.floor import over_floor
+from benches.serving.overload import TIMES, best_goodput
 from benches.serving.ratios import Ratio, ratio, row
 from benches.serving.roster import FRONTENDS
 
@@ -37,16 +40,14 @@ def aims(known: Known) -> str:
     "yes" means that every round reached it; if only the median did, the table says so.
     """
     lines = ["## Aims and what was measured", "", "| aim | measured | reached |", "|---|---|---|"]
-    reasons = []
+    said = []
     for name, aim in AIMS.items():
         found = aim.found(known)
         if found is not None:
             lines.append(f"| {name} | {found[0]} | {found[1]} |")
-            if found[1] != "yes" and aim.why:
-                reasons.append(f"- *{name}*: {aim.why}")
-    if reasons:
-        lines += ["", "What bounds those that are not reached in every round, and what was tried:", "", *reasons]
-    return "\n".join(lines)
+            said.append((name, found[1] == "yes", aim.why))
+    heading = "What bounds those that are not reached in every round, and what was tried:"
+    return "\n".join(lines + unreached(heading, said))
 
 
 def _over(known: Known, mine: str, other: str, load: str, figure: str) -> Ratio | None:
@@ -120,17 +121,13 @@ def _stream(known: Known) -> tuple[str, str] | None:
 
 
 def _floor(known: Known) -> tuple[str, str] | None:
-    rows = known.get("floor", {}).get("rows", [])
-    cpu = {(each["server"], each["in_flight"]): each["cpu_us"] for each in rows}
-    pairs, reached = [], []
-    for load, most in FLOOR_MOST.items():
-        if (FRONTENDS[1], load) in cpu:
-            floors = [one + run for one, run in zip(cpu["nghttpd", load], cpu["run", 0], strict=True)]
-            over = Ratio.of(cpu[FRONTENDS[1], load], floors)
-            pairs.append((str(load), over))
-            reached.append(_at_most(most, [over]))
-    verdict = reached[0] if len(set(reached)) == 1 else "no" if "no" in reached else "by the median, not in every round"
-    return (_listed(pairs), verdict) if pairs else None
+    figures = known.get("floor")
+    if figures is None:
+        return None
+    pairs = [(load, over_floor(figures, FRONTENDS[1], load)) for load in FLOOR_MOST]
+    within = [(ratio.median <= FLOOR_MOST[load], ratio.high <= FLOOR_MOST[load]) for load, ratio in pairs]
+    medians, worst = map(list, zip(*within, strict=True))
+    return _listed([(str(load), ratio) for load, ratio in pairs]), _verdict(medians, worst)
 
 
 def _beside(workers: int, bound: float) -> Found:
@@ -146,14 +143,11 @@ def _beside(workers: int, bound: float) -> Found:
 
 def _goodput(frontend: str) -> Found:
     def found(known: Known) -> tuple[str, str] | None:
-        rows = [each for each in known.get("overload", {}).get("rows", []) if each["server"] == frontend]
-        said, least = [], 1.0
-        for what in dict.fromkeys(each["what"] for each in rows):
-            good = {each["times"]: each["answered"] / each["seconds"] for each in rows if each["what"] == what}
-            peak = max(*good.values(), next(each["peak"] for each in rows if each["what"] == what))
-            said.append(f"{what}: {good[max(good)] / peak:.2f}")
-            least = min(least, good[max(good)] / peak)
-        return ("; ".join(said), _yes(least >= GOODPUT)) if said else None
+        figures = known.get("overload", {"rows": []})
+        rows = [each for each in figures["rows"] if each["server"] == frontend and each["times"] == max(TIMES)]
+        shares = {each["what"]: each["answered"] / each["seconds"] / best_goodput(figures, each) for each in rows}
+        said = "; ".join(f"{what}: {share:.2f}" for what, share in shares.items())
+        return (said, _yes(min(shares.values()) >= GOODPUT)) if shares else None
 
     return found
 

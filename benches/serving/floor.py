@@ -96,6 +96,13 @@ def _run_us(seconds: float) -> float:
     return (time.process_time() - begun) * 1e6 / count
 
 
+def over_floor(figures: Figures, server: str, in_flight: int) -> Ratio:
+    """Return the CPU time of a request over that of nghttpd's and the bare run, round by round."""
+    found = {(row["server"], row["in_flight"]): row["cpu_us"] for row in figures["rows"]}
+    floors = [floor + run for floor, run in zip(found[FLOOR, in_flight], found["run", 0], strict=True)]
+    return Ratio.of(found[server, in_flight], floors)
+
+
 def section(figures: Figures) -> str:
     """Return the table for RESULTS.md."""
     found = {(row["server"], row["in_flight"]): row["cpu_us"] for row in figures["rows"]}
@@ -110,8 +117,7 @@ def section(figures: Figures) -> str:
     for (name, in_flight), mine in found.items():
         if name == "run":
             continue
-        pairs = zip(mine, found[FLOOR, in_flight], runs, strict=True)
-        over = "" if name == FLOOR else str(Ratio(tuple(us / (floor + run) for us, floor, run in pairs)))
+        over = "" if name == FLOOR else str(over_floor(figures, name, in_flight))
         spread = f"{np.median(mine):.0f} ({min(mine):.0f} to {max(mine):.0f})"
         lines.append(f"| {in_flight} | {name} | {spread} | {over} |")
     return "## The floor\n\n" + "\n".join(lines)

@@ -209,7 +209,7 @@ def section(figures: Figures) -> str:
         "| refused, late, other | health p99, most, ms | RSS, MB |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    lines += [_line(row, _best(figures, row)) for row in figures["rows"]]
+    lines += [_line(row, best_goodput(figures, row)) for row in figures["rows"]]
     lines += [
         "",
         f"Messages of 256 KB, {LARGE_IN_FLIGHT} in flight:",
@@ -249,7 +249,8 @@ def _waits(row: Figures) -> str:
     return f"{row['health_p99_ms']:.0f}, {row['health_most_ms']:.0f}"
 
 
-def _best(figures: Figures, row: Figures) -> float:
+def best_goodput(figures: Figures, row: Figures) -> float:
+    """Return the most answers a second that the server of ``row`` gave to such requests, whatever was offered."""
     same = [one for one in figures["rows"] if (one["server"], one["what"]) == (row["server"], row["what"])]
     return float(max(max(one["answered"] / one["seconds"], one["peak"]) for one in same))
 

@@ -29,11 +29,11 @@ from normfold.serving.frontends import FRONTENDS
 
 #: So many cases have one seed; between two of them the process shows how far it is.
 BLOCK = 10_000
-#: One model file of so many is also loaded as a server does by default: tried in a process of its own first.
+#: The number of model files per file that is loaded as by default, where another process tries the file first.
 TRIED = 50
 OPTIONS = ("--no-tune", "--log-level", "error")
 
-#: Makes so many cases of a seed; how they ended, and what was wrong.
+#: Takes the number of cases and a seed; returns how often each end came, and a sentence for each fault.
 Fuzz = Callable[[int, int], tuple[Counter[str], list[str]]]
 
 ABOUT = """`make fuzz` writes this section. {machine} {date}.

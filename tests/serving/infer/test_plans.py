@@ -231,7 +231,7 @@ def _good(rows: int) -> bytes:
     return request.SerializeToString()
 
 
-#: Two heads of the same length, and a third one: the plan of each must be told from those of the others.
+#: Good requests with 2, 3 and 200 rows. The heads of the first two have the same length.
 GOOD = [_good(2), _good(3), _good(200)]
 
 
