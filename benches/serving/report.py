@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from benches.machine import machine
-from benches.serving import beside, floor, overload
+from benches.serving import beside, floor, guarded, overload
 from benches.serving.aims import aims
 from benches.serving.ratios import ratio
 from benches.serving.roster import REQUIREMENTS, peers
@@ -124,6 +124,7 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
     "starts": _starts,
     "batching": _batching,
     "floor": floor.section,
+    "guarded": guarded.section,
     "beside": beside.section,
     "overload": overload.section,
 }
