@@ -24,6 +24,7 @@ from normfold.export.fold.report import Fold, FoldReport, kept
 from normfold.export.fold.rewrites.branches import take_branches
 from normfold.export.fold.rewrites.padding import join_padding
 from normfold.export.fold.rewrites.sequences import split_plainly
+from normfold.export.fold.rewrites.taps import cut_taps
 from normfold.export.fold.rewrites.thinning import thin
 from normfold.export.graphs.completing import densified
 from normfold.export.graphs.onnx_file import read_onnx
@@ -113,11 +114,13 @@ def _fold_graphs(model: ir.Model, fold_all: bool) -> FoldReport:
     infer_shapes(model)
     if take_branches(model):
         infer_shapes(model)
+    for graph in (model.graph, *model.graph.subgraphs()):
+        join_padding(graph, opset)
+    notes += tuple(f"{module_of(conv) or conv.name or 'a convolution'} {what}" for conv, what in cut_taps(model.graph))
     carriers = removed = 0
     affines_before, affines_after = len(folds), 0
     graphs = [model.graph, *model.graph.subgraphs()]
     for graph in graphs:
-        join_padding(graph, opset)
         net = Reading(graph, opset).net()
         affines_before += len(targets(net.ops))
         folding = Folding(net, fold_all)
