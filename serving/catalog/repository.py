@@ -146,9 +146,12 @@ class ModelFolder:
         return data
 
     def read(self, filename: str) -> bytes:
-        """The bytes of a file beside the versions, such as labels. Raises LoadError."""
-        if self._is_file or filename.startswith("/") or ".." in Path(filename).parts:
+        """The bytes of a file such as labels; one within a version is held to its manifest. Raises LoadError."""
+        parts = Path(filename).parts
+        if self._is_file or filename.startswith("/") or ".." in parts:
             raise LoadError(f"{filename!r} does not lie in the model's folder")
+        if len(parts) > 1 and _VERSION.fullmatch(parts[0]):
+            return self._checked(int(parts[0]), "/".join(parts[1:]))
         return self._read(filename)
 
     def _read(self, filename: str) -> bytes:

@@ -89,9 +89,14 @@ class TrustedFolder:
         return None if found is None else self._held(version, GOLDEN_FILE, found)
 
     def read(self, filename: str) -> bytes:
-        """The bytes of a file beside the versions, such as labels. Raises LoadError."""
-        if self._trust.key is None or self._folder is None or "/" in filename:
+        """The bytes of a file beside the versions, such as labels. Raises LoadError, UnsafeModel if nobody signed it."""
+        if self._trust.key is None or self._folder is None:
             return self._files.read(filename)
+        if "/" in filename:
+            raise UnsafeModel(
+                f"{filename} lies in a folder, where no signature covers it, and the server runs with "
+                f"--require-signature: move it beside {CONFIG_FILE}, and sign again: {_SIGN}"
+            )
         if (found := self._signed_files().get(filename)) is None:
             raise LoadError(f"{filename} cannot be read: there is no such file")
         return found

@@ -113,6 +113,31 @@ def test_a_signed_model_is_served_with_its_labels(serve, folder, keys, ask):
         assert b"d" in one.infer(request).raw_output_contents[0]
 
 
+def with_labels_at(folder: Path, place: str) -> None:
+    """Move the labels, and name their new place in the configuration."""
+    (folder / place).parent.mkdir(exist_ok=True)
+    (folder / "labels.txt").rename(folder / place)
+    config = folder / "config.pbtxt"
+    config.write_text(config.read_text().replace("labels.txt", place))
+
+
+@pytest.mark.parametrize("place", ["texts/labels.txt", "1/labels.txt"])
+def test_labels_that_no_signature_covers_are_not_served(serve, folder, keys, place):
+    with_labels_at(folder, place)
+    run(folder, "--key", keys[0])
+    state, reason = rows(serve, folder, require_signature=keys[1])["m", "2"]
+    assert state == "UNAVAILABLE"
+    assert f"{place} lies in a folder, where no signature covers it" in reason
+
+
+@pytest.mark.parametrize(("text", "state"), [("a\nb\nc\nd\n", "READY"), ("b\na\nc\nd\n", "UNAVAILABLE")])
+def test_labels_within_a_version_are_held_to_its_manifest(serve, folder, text, state):
+    with_labels_at(folder, "1/labels.txt")
+    run(folder)
+    (folder / "1" / "labels.txt").write_text(text)
+    assert rows(serve, folder)["m", "1"][0] == state
+
+
 def other_key(folder: Path, keys) -> None:
     run(folder, "--key", write_keys(folder.parent.parent, "other")[0])
 
