@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.calibration.scale import unlike_training
-from normfold.export.capture.capture import OPSETS, SPLITS
+from normfold.export.capture.capture import GUARDS, OPSETS, SPLITS
 from normfold.export.errors import ExportError
 from normfold.export.fold import counts, fold
 from normfold.export.forms.fewer_bits import in_fewer_bits
@@ -36,6 +36,7 @@ from normfold.export.inputs.blocks import refusing
 from normfold.export.inputs.samples import fit, read_sample
 from normfold.export.inputs.specs import random_inputs
 from normfold.export.proof.accepted_sizes import sizes_of, sizes_of_both
+from normfold.export.proof.other_paths import below_other_paths
 from normfold.export.proof.proof import Proof
 from normfold.export.proof.threads import Threads
 from normfold.export.proof.verify import Case
@@ -208,7 +209,9 @@ def fold_and_prove(
         unfolded = Graph.of(model)
         splits = captured.meta.get(SPLITS, ())
         with refusing(splits):
-            sizes = sizes_of_both(origin, samples, sizes, Runtime(unfolded.content, optimised=False).run, splits)
+            run = Runtime(unfolded.content, optimised=False).run
+            sizes = sizes_of_both(origin, samples, sizes, run, splits)
+            sizes = below_other_paths(origin, sizes, captured.meta.get(GUARDS, ()), run)
             progress("compute the network in float64")
             proof = Proof(origin, sizes, samples, unfolded)
         progress("fold the BatchNorms")

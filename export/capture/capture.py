@@ -24,6 +24,7 @@ from torch.export import Dim, ExportedProgram
 
 from normfold.export.capture import capture_errors
 from normfold.export.capture.blocks import BLOCKS, BlockSplits, TooFewBlocks
+from normfold.export.capture.guards import guards_of
 from normfold.export.capture.max_pool import DynamicMaxPool, restore_max_pool
 from normfold.export.capture.mutation import refuse_written_buffers
 from normfold.export.capture.named_network import NamedNetwork, named_outputs
@@ -36,12 +37,14 @@ from normfold.export.graphs.onnx_file import NEWEST_OPSET
 from normfold.export.inputs.blocks import sizes_with_blocks
 from normfold.export.inputs.specs import Dimension, InputSpec, random_inputs
 
-__all__ = ["DEFAULT_OPSET", "OPSETS", "SPLITS", "capture", "program_to_graph"]
+__all__ = ["DEFAULT_OPSET", "GUARDS", "OPSETS", "SPLITS", "capture", "program_to_graph"]
 
 DEFAULT_OPSET = 18
 OPSETS = range(18, NEWEST_OPSET + 1)
 #: Where a captured graph keeps the :class:`~normfold.export.inputs.blocks.Blocks` that it cuts dynamic sizes into.
 SPLITS = "normfold.splits"
+#: Where it keeps the :class:`~normfold.export.inputs.guards.Guard` objects under which it is the network.
+GUARDS = "normfold.guards"
 #: A network that splits what it split before is traced again at larger sizes, up to this number of times.
 MOST_TRACES = 4
 
@@ -118,6 +121,7 @@ def program_to_graph(
     name_dimensions(model, specs)
     tidy(model, outputs)
     restore_max_pool(model)
+    model.meta[GUARDS] = guards_of(program, specs)
     return model
 
 
