@@ -45,7 +45,7 @@ class Session:
     def __init__(self, data: bytes, device: Device, settings: SessionSettings) -> None:
         """Check ``data`` and make the session from these very bytes.
 
-        Raises LoadError (UnsafeModel for a refused file) or DeviceUnavailable.
+        Raises LoadError (UnsafeModel for a refused file, ConfigError) or DeviceUnavailable.
         """
         facts = onnx_file.check(data)
         unranked = facts.unranked
@@ -78,6 +78,7 @@ class Session:
             self._session._model_bytes = None
         #: The device that the session really runs on: "cpu", "cuda:N" or "tensorrt:N".
         self.device = check_provider(device, self._session)
+        settings.check_shrinkage(self.device)
         #: The nodes that stayed on the CPU while the session runs on a GPU, in words; "" for none.
         self.left_on_cpu = placement.check(self._session, asked, device.gpu_demanded) if self.device != "cpu" else ""
         self.inputs: tuple[ModelTensor, ...] = tuple(taken)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from normfold.protos.datatypes import Datatype
+from normfold.serving.errors import ConfigError
 
 #: The levels of onnxruntime's graph optimisation, the strongest first.
 GRAPH_LEVELS = ("all", "extended", "basic", "none")
@@ -48,6 +49,18 @@ class SessionSettings:
             raise ValueError(f"thread counts must be at least 1, got {self.intra_op_threads}, {self.inter_op_threads}")
         if self.graph_level not in GRAPH_LEVELS:
             raise ValueError(f"graph_level must be one of {', '.join(GRAPH_LEVELS)}, got {self.graph_level!r}")
+
+    def check_shrinkage(self, device: str) -> None:
+        """Raise ConfigError where a session on ``device`` could not shrink these arenas: then every run would fail."""
+        has = ["cpu:0"] if self.arena else []
+        has += [f"gpu:{device.partition(':')[2]}"] if device != "cpu" else []
+        asked = [part if ":" in part else f"{part}:0" for part in self.arena_shrinkage.split(";") if part]
+        if not set(asked) <= set(has):
+            there = f"the session on {device} has {' and '.join(has)}" if has else "enable_mem_arena is 0"
+            raise ConfigError(
+                f'parameters "memory.enable_memory_arena_shrinkage" is {self.arena_shrinkage!r}: expected arenas that '
+                f"are there, with semicolons between, such as cpu:0; {there}"
+            )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,14 @@ import pytest
 from onnx import TensorProto, parser
 
 from normfold.protos.datatypes import by_name
-from normfold.serving.errors import DeviceUnavailable, InvalidRequest, LoadError, RuntimeMissing, StartError
+from normfold.serving.errors import (
+    ConfigError,
+    DeviceUnavailable,
+    InvalidRequest,
+    LoadError,
+    RuntimeMissing,
+    StartError,
+)
 from normfold.serving.process.cpus import available_cpus, cgroup_quota
 from normfold.serving.runtime import devices
 from normfold.serving.runtime.devices import CPU_PROVIDER, CUDA_PROVIDER, Device
@@ -161,6 +168,20 @@ def test_memory_is_given_back_where_the_settings_say_so(models, asked):
     np.testing.assert_array_equal(made.run({"x": x}, ["z"])[0], -x)
     (options,) = asked
     assert options.get_session_config_entry("session.use_device_allocator_for_initializers") == "1"
+
+
+@pytest.mark.parametrize(
+    ("text", "arena", "there"),
+    [
+        ("zzz:9;", True, "the session on cpu has cpu:0"),
+        ("gpu:0", True, "the session on cpu has cpu:0"),
+        ("cpu:0;cpu:1", True, "the session on cpu has cpu:0"),
+        ("cpu:0", False, "enable_mem_arena is 0"),
+    ],
+)
+def test_an_arena_that_is_not_there_is_refused_at_the_load_and_not_at_each_run(models, text, arena, there):
+    with pytest.raises(ConfigError, match=there):
+        session(models.scale(), SessionSettings(arena_shrinkage=text, arena=arena))
 
 
 @pytest.mark.parametrize("wrong", [{"intra_op_threads": 0}, {"inter_op_threads": 0}, {"graph_level": "most"}])
