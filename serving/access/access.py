@@ -115,6 +115,7 @@ class Access:
             async def answers(request: Message) -> AsyncIterator[Message]:
                 check(request)
                 async for answer in stream(request):
+                    self.admit(method, credential)
                     yield answer
 
             return replace(method, server_stream=answers)

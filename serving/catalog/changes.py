@@ -7,13 +7,16 @@ model file, and each file that its manifest lists has the size that is written t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from normfold.serving.catalog.plain_files import why
 from normfold.serving.catalog.repository import MANIFEST_FILE, ModelFolder, Repository
 from normfold.serving.errors import LoadError
+from normfold.serving.wording import quoted
 
 #: Path, size, time of change and inode of a file.
 Mark = tuple[str, int, int, int]
@@ -28,15 +31,22 @@ class Changes:
         self._repository = repository
         self._loaded: dict[str, Marks] = {}
         self._seen: dict[str, Marks] = {}
+        #: The device and the number of the repository's folder when it last held a model.
+        self._place: tuple[int, int] | None = None
 
     def begin(self) -> None:
         """What is there now counts as loaded. Call it before anything is loaded."""
+        with contextlib.suppress(LoadError):
+            self._models()
         self._loaded = {name: _marks(folder.path) for name, folder in self._repository.models().items()}
         self._seen = dict(self._loaded)
 
     def look(self) -> tuple[list[str], list[str]]:
-        """The models to load, because they are new or have changed, and those to unload, because they are gone."""
-        folders = self._repository.models()
+        """The models to load, because they are new or have changed, and those to unload, because they are gone.
+
+        Raises LoadError where the repository itself is away, as on a volume that is not mounted: no model is gone then.
+        """
+        folders = self._models()
         now = {name: _marks(folder.path) for name, folder in folders.items()}
         changed = [
             name
@@ -50,6 +60,22 @@ class Changes:
         for name in gone:
             del self._loaded[name]
         return changed, gone
+
+    def _models(self) -> dict[str, ModelFolder]:
+        """The models that are there. Raises LoadError where the repository is away."""
+        path = self._repository.path
+        try:
+            stat = path.stat()
+            if path.is_dir():
+                os.scandir(path).close()
+        except OSError as error:
+            raise LoadError(f"the repository {quoted(str(path))} cannot be read: {why(error)}") from None
+        folders, place = self._repository.models(), (stat.st_dev, stat.st_ino)
+        if not folders and self._place not in (None, place):
+            raise LoadError(f"the repository {quoted(str(path))} is another folder now, which holds no model")
+        if folders:
+            self._place = place
+        return folders
 
     def forget(self, names: Iterable[str]) -> None:
         """Count these models as not loaded yet, or, if they are gone, as not unloaded yet."""

@@ -13,6 +13,7 @@ from normfold.serving.catalog import config
 from normfold.serving.catalog.entries import Entry
 from normfold.serving.catalog.repository import ModelFolder, Repository
 from normfold.serving.errors import LoadError, ServingError
+from normfold.serving.wording import quoted
 
 
 class Served(NamedTuple):
@@ -74,6 +75,18 @@ class Following:
         """The versions of a lazy model that the others count as there; None: the repository decides."""
         model = self._models.get(name)
         return model.versions if model is not None and model.lazy else None
+
+    def lost(self, entries: Mapping[str, Entry]) -> list[str]:
+        """Why this worker cannot serve what the others serve: a sentence for each such model."""
+        found = []
+        for name, model in sorted(self._models.items()):
+            entry = entries.get(name)
+            if model.lazy or not model.versions or (entry is not None and (entry.ready or not entry.wanted)):
+                continue
+            found.append(
+                f"{quoted(name)}, which the other workers serve, cannot be loaded{entry.because if entry else ''}"
+            )
+        return found
 
     def behind(self, repository: Repository) -> list[str]:
         """The models that the others have otherwise than ``repository`` has them now; none if there are no others.

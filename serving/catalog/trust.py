@@ -89,7 +89,7 @@ class TrustedFolder:
         return None if found is None else self._held(version, GOLDEN_FILE, found)
 
     def read(self, filename: str) -> bytes:
-        """The bytes of a file beside the versions, such as labels. Raises LoadError, UnsafeModel if nobody signed it."""
+        """The bytes of a file such as labels. Raises LoadError, UnsafeModel where a signature should cover it."""
         if self._trust.key is None or self._folder is None:
             return self._files.read(filename)
         if "/" in filename:

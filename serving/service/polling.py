@@ -11,7 +11,7 @@ from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.changes import Changes
 from normfold.serving.catalog.repository import Repository
-from normfold.serving.errors import ServingError
+from normfold.serving.errors import LoadError, ServingError
 from normfold.serving.rpc.methods import Method
 from normfold.serving.wording import quoted
 
@@ -62,6 +62,8 @@ class Polling:
         self._load, self._unload = methods
         self._repository, self._catalog = repository, catalog
         self._now = asyncio.Event()
+        #: Whether the repository could not be read at the last look.
+        self._away = False
 
     async def begin(self) -> None:
         """What is in the repository now counts as loaded. Call it before anything is loaded."""
@@ -94,7 +96,16 @@ class Polling:
     async def _look(self) -> None:
         if self._refresh is not None:
             await asyncio.to_thread(self._refresh)
-        changed, gone = await asyncio.to_thread(self._changes.look)
+        try:
+            changed, gone = await asyncio.to_thread(self._changes.look)
+        except LoadError as error:
+            if not self._away:
+                log.error("%s; the models that answer go on answering", error)
+            self._away = True
+            return
+        if self._away:
+            log.info("the repository can be read again")
+        self._away = False
         for name in filter(self._catalog.follows, changed):
             await self._ask(self._load, pb.RepositoryModelLoadRequest(model_name=name), f"load {quoted(name)}")
         for name in filter(self._catalog.follows, gone):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import os
+import signal
 import socket
 import sys
 
@@ -30,6 +31,7 @@ REPORT_SECONDS = 1.0
 def main() -> None:
     """Run the worker that the command line describes."""
     faulthandler.enable()  # a crash of a library is no silent end
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the supervisor passes it on to the worker that looks
     number, descriptor, text = sys.argv[1:]
     config = ServerConfig.from_json(text)
     logs = LogSettings(config.log_level)
@@ -57,6 +59,8 @@ async def _work(number: int, descriptor: int, config: ServerConfig, logs: LogSet
             memory.settle()
             link.send(ModelsLoaded(tuple(server.models())))
             if await done_before(stop, others.listen.wait()):
+                if others.lost:  # its share of the connections would get NOT_FOUND
+                    raise StartError("; ".join(others.lost))
                 await server.listen(reuse_port=True)
                 server.open_http(reuse_port=True)  # no sooner: a worker that has not joined cannot ask the others
                 link.send(Listening())

@@ -58,6 +58,8 @@ class WorkerLink:
         self.may_load = asyncio.Event()
         #: Set when the supervisor says that clients may come.
         self.listen = asyncio.Event()
+        #: Why this worker must not listen: what the others serve and it does not.
+        self.lost: list[str] = []
 
     def share(self, methods: list[Method]) -> list[Method]:
         """``methods``, in which those that concern all workers ask all workers."""
@@ -153,6 +155,7 @@ class WorkerLink:
                 case Ping():
                     self._link.send(Pong())
                 case StartListening():
+                    self.lost = catalog.following.lost(catalog.entries)
                     catalog.following.follow(())
                     self.listen.set()
         for future in self._asked.values():

@@ -119,3 +119,19 @@ def test_a_hang_up_makes_a_server_look_that_does_not_poll(folder, start, workers
         write_model(folder / "m", SCALE.replace("FACTOR", "3.0"), 2)
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: factor(client) == 3)
+
+
+def test_a_repository_that_is_away_for_a_while_changes_nothing(folder, start):
+    with start(folder, *POLL) as server, Client(server.address) as client:
+        folder.rename(folder.parent / "away")
+        wait_until(
+            lambda: any(
+                "cannot be read: No such file or directory; the models that answer" in line for line in server.lines
+            )
+        )
+        assert factor(client) == 2
+        assert client.is_ready()
+        (folder.parent / "away").rename(folder)
+        write_model(folder / "m", SCALE.replace("FACTOR", "3.0"), 2)
+        wait_until(lambda: factor(client) == 3)
+    assert len([line for line in server.lines if "the models that answer go on answering" in line]) == 1

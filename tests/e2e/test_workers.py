@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -317,6 +318,33 @@ def test_a_worker_that_is_replaced_serves_the_versions_that_the_others_serve(sta
         write_model(own / "m", SCALE.replace("FACTOR", "5.0"), 3)
         restart(server, workers(server)[0])
         assert {infer(channel).model_version for channel in channels} == {"2"}
+
+
+def test_a_worker_without_a_model_that_the_others_serve_takes_no_connections(start, own):
+    with start(own, *TWO) as server:
+        shutil.rmtree(own / "m" / "1")
+        killed = workers(server)[0]
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: any("'m', which the other workers serve, cannot be loaded" in line for line in server.lines))
+        for _ in range(2):
+            with connections(server.address) as channels:
+                for channel in channels:
+                    assert infer(channel).model_version == "1"
+                    assert call(channel, "ServerReady").ready
+        write_model(own / "m", SCALE.replace("FACTOR", "3.0"))
+        wait_until(lambda: len(listeners(server.address)) == 2, 120)
+    assert any("could not start: 'm', which the other workers serve" in line for line in server.lines)
+
+
+def test_a_hang_up_ends_no_worker(start, own):
+    with start(own, *TWO) as server, connections(server.address) as channels:
+        before = workers(server)
+        for pid in before:
+            os.kill(pid, signal.SIGHUP)
+        write_model(own / "m", SCALE.replace("FACTOR", "4.0"), 2)
+        os.kill(before[0], signal.SIGHUP)
+        wait_until(lambda: {infer(channel).model_version for channel in channels} == {"2"})
+        assert workers(server) == before
 
 
 def test_a_worker_that_is_deaf_is_replaced(start, own):

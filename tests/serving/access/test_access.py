@@ -213,7 +213,7 @@ def test_the_file_is_read_again_and_a_token_that_is_gone_ends_its_streams(
 ):
     monkeypatch.setattr(file_watch, "LOOK_SECONDS", 0.02)
     path = tmp_path / "tokens"
-    path.write_text(lines("all", "asker"))
+    path.write_text(lines("all", "asker", "only-m"))
     with serve(repository, strict_readiness=False, frontend=frontend, tokens=path) as one, within(30) as still:
         more = []
 
@@ -226,6 +226,10 @@ def test_the_file_is_read_again_and_a_token_that_is_gone_ends_its_streams(
         stream = one.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")(
             requests(), timeout=60, metadata=bearer("asker")
         )
+        watching = one.channel.unary_stream("/grpc.health.v1.Health/Watch")(
+            health.HealthCheckRequest(service="m").SerializeToString(), timeout=60, metadata=bearer("only-m")
+        )
+        assert health.HealthCheckResponse.FromString(next(watching)).status == health.HealthCheckResponse.SERVING
         assert not pb.ModelStreamInferResponse.FromString(next(stream)).error_message
         path.write_text("a broken line")
         while "what was read before stays in force" not in caplog.text and still():
@@ -236,9 +240,13 @@ def test_the_file_is_read_again_and_a_token_that_is_gone_ends_its_streams(
             time.sleep(0.01)
         assert status(one.channel, f"{INFERENCE}ModelInfer", b"", bearer("asker"))[0] is grpc.StatusCode.UNAUTHENTICATED
         more.append(True)
-        with pytest.raises(grpc.RpcError) as caught:
-            next(stream)
-        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        one.channel.unary_unary(f"{INFERENCE}RepositoryModelUnload")(
+            pb.RepositoryModelUnloadRequest(model_name="m").SerializeToString(), timeout=60, metadata=bearer("all")
+        )
+        for ended in (stream, watching):
+            with pytest.raises(grpc.RpcError) as caught:
+                next(ended)
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_a_method_without_a_right_is_open_to_no_token():

@@ -11,6 +11,7 @@ from normfold.serving.catalog import config
 from normfold.serving.catalog.changes import Changes
 from normfold.serving.catalog.following import Following, Served
 from normfold.serving.catalog.repository import Repository
+from normfold.serving.errors import LoadError
 
 
 @pytest.fixture
@@ -69,6 +70,32 @@ def test_a_model_that_is_gone_for_one_look_only_was_replaced(root, models):
     assert changes.look() == ([], [])
     models.write(root / "m", models.scale(5.0), 1)
     assert [changes.look(), changes.look()] == [([], []), (["m"], [])]
+
+
+def test_no_model_is_gone_while_the_repository_itself_is_away(root, models):
+    """A volume that is not mounted for a while: no folder, or an empty one in its place."""
+    changes = begun(root)
+    kept = root.parent / f"{root.name}-kept"
+    shutil.move(root, kept)
+    for _ in range(3):
+        with pytest.raises(LoadError, match=r"repository '.*' cannot be read: No such file"):
+            changes.look()
+    root.mkdir()
+    for _ in range(3):
+        with pytest.raises(LoadError, match="is another folder now, which holds no model"):
+            changes.look()
+    root.rmdir()
+    shutil.move(kept, root)
+    assert [changes.look() for _ in range(3)] == [([], [])] * 3
+    shutil.rmtree(root / "m")
+    assert [changes.look(), changes.look()] == [([], []), ([], ["m"])]
+
+
+def test_a_repository_may_be_replaced_by_another_one(root, models):
+    changes = begun(root)
+    shutil.move(root, root.parent / f"{root.name}-old")
+    models.write(root / "n", models.scale())
+    assert [changes.look(), changes.look()] == [([], []), (["n"], ["m"])]
 
 
 def test_a_worker_that_starts_again_finds_what_changed_while_none_looked(root, models):
