@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -107,9 +108,8 @@ def outcome(address: str, data: bytes, seconds: float = SECONDS) -> str:
     "closed" or "answered N" for N streams that ended with a status; "goaway CODE"; "hangs"; "not HTTP/2: …" where the
     server's bytes are no frames.
     """
-    host, _, port = address.rpartition(":")
     got = bytearray()
-    with socket.create_connection((host, int(port)), seconds) as one:
+    with _connected(address, seconds) as one:
         try:
             one.sendall(data)
             one.shutdown(socket.SHUT_WR)
@@ -123,6 +123,19 @@ def outcome(address: str, data: bytes, seconds: float = SECONDS) -> str:
         except OSError:
             pass
     return described(bytes(got))
+
+
+def _connected(address: str, seconds: float) -> socket.socket:
+    """A connection; for ``seconds`` it is tried again, because a grpcio frontend listens anew after an odd path."""
+    host, _, port = address.rpartition(":")
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return socket.create_connection((host, int(port)), seconds)
+        except ConnectionRefusedError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 def described(data: bytes) -> str:
