@@ -1,8 +1,9 @@
-"""Keep LSTM and GRU whole while torch captures a network.
+"""Keep LSTM, GRU and RNN whole while torch captures a network.
 
 ``torch.export`` (2.13) writes a recurrent layer out step by step, which fixes the length and makes a graph of
 thousands of nodes. Inside :class:`WholeRecurrence` the call becomes one custom operator with the same arguments. The
-translation to ONNX treats it as torch's ``aten::lstm`` or ``aten::gru``: one ONNX LSTM or GRU node for each layer.
+translation to ONNX treats it as torch's ``aten::lstm`` or ``aten::gru``: one ONNX LSTM or GRU node for each layer. For
+``nn.RNN`` there is no such translation, so it is here.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from onnxscript import opset18
 from onnxscript.function_libs.torch_lib.ops.core import aten_gru, aten_lstm
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -51,15 +53,74 @@ def _(input: Tensor, hx: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     return input.new_empty(_output(input, hx.shape[-1], arguments[5])), torch.empty_like(hx)
 
 
+@torch.library.custom_op(
+    "normfold::rnn",
+    mutates_args=(),
+    schema=f"(Tensor input, Tensor hx, bool rectified, {_ARGUMENTS}) -> (Tensor, Tensor)",
+)
+def rnn(input: Tensor, hx: Tensor, rectified: bool, *arguments: Any) -> tuple[Tensor, Tensor]:
+    """Compute ``aten::rnn_relu.input`` or ``aten::rnn_tanh.input``."""
+    y, h = (torch.rnn_relu if rectified else torch.rnn_tanh)(input, hx, *arguments)
+    return y, h
+
+
+@rnn.register_fake
+def _(input: Tensor, hx: Tensor, rectified: bool, *arguments: Any) -> tuple[Tensor, Tensor]:
+    return input.new_empty(_output(input, hx.shape[-1], arguments[5])), torch.empty_like(hx)
+
+
+def _translated(
+    input: Any,
+    hx: Any,
+    rectified: bool,
+    params: Sequence[Any],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Any, Any]:
+    """One ONNX RNN node for each layer. ``params`` are W_ih, W_hh, b_ih and b_hh of each direction of each layer."""
+    op: Any = opset18  # its own annotations do not allow an operator's result as an operand
+    directions, each = 2 if bidirectional else 1, 4 if has_biases else 2
+    first = op.Constant(value_ints=[0])
+    x = op.Transpose(input, perm=[1, 0, 2]) if batch_first else input
+    last = []
+    for layer in range(num_layers):
+        own = [params[(layer * directions + n) * each : (layer * directions + n + 1) * each] for n in range(directions)]
+        held = [
+            op.Concat(*[op.Unsqueeze(parts[kind], first) for parts in own], axis=0) for kind in range(each)
+        ]  # a direction first
+        biases = op.Concat(held[2], held[3], axis=1) if has_biases else None
+        begin, end = (op.Constant(value_ints=[n * directions]) for n in (layer, layer + 1))
+        y, h = op.RNN(
+            x,
+            held[0],
+            held[1],
+            biases,
+            None,
+            op.Slice(hx, begin, end, first),
+            activations=["Relu" if rectified else "Tanh"] * directions,
+            direction="bidirectional" if bidirectional else "forward",
+            hidden_size=hx.shape[2],
+        )
+        x = op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), op.Constant(value_ints=[0, 0, -1]))
+        last.append(h)
+    hidden = op.Concat(*last, axis=0) if num_layers > 1 else last[0]
+    return (op.Transpose(x, perm=[1, 0, 2]) if batch_first else x), hidden
+
+
 #: For ``torch.onnx.export(custom_translation_table=…)``.
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.normfold.lstm.default: aten_lstm,
     torch.ops.normfold.gru.default: aten_gru,
+    torch.ops.normfold.rnn.default: _translated,
 }
 
 
 class WholeRecurrence(TorchFunctionMode):
-    """While active, ``nn.LSTM`` and ``nn.GRU`` on plain (not packed) sequences are captured as one operator each."""
+    """While active, LSTM, GRU and RNN layers on plain (not packed) sequences are captured as one operator each."""
 
     def __torch_function__(
         self,
@@ -68,7 +129,7 @@ class WholeRecurrence(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Replace the two calls; pass on every other call."""
+        """Replace these calls; pass on every other call."""
         if (
             not kwargs and len(args) == 9 and isinstance(args[3], bool)
         ):  # a packed sequence has its batch sizes as second argument
@@ -76,6 +137,8 @@ class WholeRecurrence(TorchFunctionMode):
                 return torch.ops.normfold.lstm(*args)
             if func is torch.gru:
                 return torch.ops.normfold.gru(*args)
+            if func in (torch.rnn_relu, torch.rnn_tanh):
+                return torch.ops.normfold.rnn(*args[:2], func is torch.rnn_relu, *args[2:])
         return func(*args, **(kwargs or {}))
 
 

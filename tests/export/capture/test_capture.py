@@ -399,6 +399,9 @@ def test_two_dimensions_that_must_be_equal_are_named() -> None:
         (nn.LSTM, {"batch_first": True}, "LSTM"),
         (nn.LSTM, {"bidirectional": True, "num_layers": 2, "batch_first": True}, "LSTM"),
         (nn.GRU, {"bidirectional": True}, "GRU"),
+        (nn.RNN, {"batch_first": True}, "RNN"),
+        (nn.RNN, {"bidirectional": True, "num_layers": 2, "batch_first": True}, "RNN"),
+        (nn.RNN, {"nonlinearity": "relu", "bias": False, "num_layers": 2}, "RNN"),
     ],
 )
 def test_a_recurrent_layer_stays_one_node_and_its_length_dynamic(kind, options, operator: str) -> None:  # type: ignore[no-untyped-def]
