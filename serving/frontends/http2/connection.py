@@ -29,7 +29,7 @@ class ServerConnection(SocketSide):
         super().__init__(Holding(service.limits.max_connection_bytes, service.holding))
         self.service, self._all = service, connections
         self._kind_of = kind_of if service.log is None else logged_kind_of
-        self.frames = FrameReader()
+        self.frames = FrameReader(self.holding)
         #: The calls under way, by the number of their stream.
         self.calls: dict[int, ServerCall] = {}
         self.held: dict[int, int] = {}
@@ -61,7 +61,7 @@ class ServerConnection(SocketSide):
         try:
             left = self.frames.feed(data, self, turns.seconds)
         except (Fault, HeaderError) as error:
-            self._break(error)
+            self.give_up(error)
             return False
         turns.end(self, left)
         for call in self._opened:
@@ -84,6 +84,7 @@ class ServerConnection(SocketSide):
     def lost(self) -> None:
         """Cancel every call."""
         self._all.pop(self, None)
+        self.frames.forget()
         self.service.turns.end(self, False)
         for call in list(self.calls.values()):
             self.drop(call)
@@ -230,8 +231,7 @@ class ServerConnection(SocketSide):
         call.cancel()
 
     def _closed(self, stream: AnswerStream) -> None:
-        call = self.calls.pop(stream.number, None)
-        if call is None:
+        if (call := self.calls.pop(stream.number, None)) is None:
             return
         if call.method.counted:
             self.service.traffic.leave()
@@ -289,7 +289,9 @@ class ServerConnection(SocketSide):
             del self._reset[next(iter(self._reset))]
         self.sender.out.append(h2.frame(h2.RST_STREAM, 0, number, code.to_bytes(4, "big")))
 
-    def _break(self, error: Fault | HeaderError) -> None:
+    def give_up(self, error: Fault | HeaderError) -> None:
+        """End the connection with its reason; nothing more of it is read."""
+        self.frames.forget()
         code = error.code if isinstance(error, Fault) else h2.COMPRESSION_ERROR
         last = self.last.to_bytes(4, "big")
         self.sender.out.append(h2.frame(h2.GOAWAY, 0, 0, last + code.to_bytes(4, "big") + str(error).encode()))

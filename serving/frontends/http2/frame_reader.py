@@ -5,7 +5,9 @@ from __future__ import annotations
 from time import monotonic
 from typing import Protocol
 
-from normfold.serving.frontends.http2.limits import BLOCK_BYTES, FRAME_BYTES, Fault, expect
+from normfold.serving.frontends.http2.holding import Holding
+from normfold.serving.frontends.http2.limits import BLOCK_BYTES, FRAME_BYTES, UNFINISHED_BYTES, Fault, expect
+from normfold.serving.frontends.http2.messages import PART_BYTES
 from normfold.serving.frontends.http2.sending import FRAME
 from normfold.serving.wire import http2_frames as h2
 
@@ -35,7 +37,11 @@ class Receiver(Protocol):
 class FrameReader:
     """The bytes of one connection that are not a whole frame yet, and the header block that is not complete yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, holding: Holding) -> None:
+        #: The bytes held for the connection, and ours of them.
+        self._holding, self._held = holding, 0
+        #: Changes with each frame that does not come whole.
+        self._begun = 0
         #: Whether the client has sent its first SETTINGS; the connection sets it.
         self.settled = False
         self._greeted = False
@@ -55,15 +61,49 @@ class FrameReader:
         self._have += len(data)
         self._parts.append(data)
         if self._have < self._need:
+            self._begun += len(self._parts) == 1
+            self._hold()
             return False
         if len(self._parts) > 1:
             data = b"".join(self._parts)
         self._parts = []
+        if self._held:  # what ends now must not count beside the request that it is a part of
+            self._holding.add(-self._held)
+            self._held = 0
         at = self._take(data, receiver, seconds)
-        if at < len(data):
-            self._parts.append(data[at:])
         self._have = len(data) - at
-        return self._have >= self._need
+        if self._have:
+            self._parts.append(data[at:])
+            self._begun += 1
+        left = self._have >= self._need
+        if self._block is not None or (self._have and not left):
+            self._hold()
+        return left
+
+    def mark(self) -> tuple[int, ...] | None:
+        """A value that stays while the client owes the rest of one frame, or of one block of headers; None: of neither.
+
+        The bytes of a request are not meant: its call takes them as they come.
+        """
+        if self._block is not None:
+            return (self._block[0],)
+        return (0, self._begun) if 0 < self._have < self._need else None
+
+    def forget(self) -> None:
+        """Hold nothing more: the connection ends."""
+        self._holding.add(-self._held)
+        self._held = self._have = 0
+        self._parts, self._block = [], None
+
+    def _hold(self) -> None:
+        """Count what is not complete among the bytes held. Raises Fault if there is no room for it."""
+        size = 0 if self._block is None else len(self._block[2])
+        if self._have < self._need:
+            size += self._have + PART_BYTES * len(self._parts)
+        if size > UNFINISHED_BYTES and not self._holding.has_room(size - self._held):
+            raise Fault(h2.ENHANCE_YOUR_CALM, f"no room for {size} bytes of frames or headers that have not come whole")
+        self._holding.add(size - self._held)
+        self._held = size
 
     def _take(self, data: bytes, receiver: Receiver, seconds: float) -> int:
         """Pass on the whole frames of ``data`` while the turn lasts; the place where the rest begins."""

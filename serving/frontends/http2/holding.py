@@ -1,4 +1,4 @@
-"""The bytes that are held for clients: parts of requests that are not complete, and answers that they do not take."""
+"""The bytes that are held for clients: frames and requests that are not complete, and answers that they do not take."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ class Holding:
         if self._of_all is not None and self._of_all.bytes + size > self._of_all._most:
             return False
         return self.bytes + size <= self._most or self.bytes <= own
+
+    def has_room(self, size: int) -> bool:
+        """Whether ``size`` more bytes may be held for what is no call; nothing of that may exceed a limit."""
+        return self.bytes + size <= self._most and (self._of_all is None or self._of_all.has_room(size))
 
     def add(self, size: int) -> None:
         """Hold ``size`` more bytes; a negative number: fewer."""

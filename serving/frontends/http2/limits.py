@@ -15,6 +15,9 @@ WINDOW_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 20
 #: One frame from the client, in bytes.
 FRAME_BYTES = 1 << 20
+#: Bytes of a frame and of a block of headers that are not complete for which there is always room: a client's ordinary
+#: frame, cut in two on its way, must not end its connection because others hold much. They are counted all the same.
+UNFINISHED_BYTES = h2.DEFAULT_FRAME
 #: Frames since the last message of an answer that cost work without bringing any call nearer to its end, ...
 MOST_FRUITLESS = 10_000
 #: ... of which this many are forgotten each second: a long silence with pings in it is no flood.

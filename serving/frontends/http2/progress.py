@@ -1,4 +1,4 @@
-"""Requests and answers that make no progress are given up: a client cannot hold the server's memory for ever."""
+"""What makes no progress is given up: requests, headers, answers. A client cannot hold the server's memory for ever."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Protocol
 
 from normfold.serving.errors import Status
 from normfold.serving.frontends.http2.call import ServerCall
+from normfold.serving.frontends.http2.frame_reader import FrameReader
+from normfold.serving.frontends.http2.limits import Fault
 from normfold.serving.frontends.http2.sending import Sender
 from normfold.serving.wire import http2_frames as h2
 
@@ -17,6 +19,7 @@ class Progressing(Protocol):
     """The connection, as its progress is seen."""
 
     calls: dict[int, ServerCall]
+    frames: FrameReader
     sender: Sender
     choked: bool
 
@@ -25,6 +28,9 @@ class Progressing(Protocol):
 
     def reset(self, call: ServerCall, code: int) -> None:
         """End a call with an error code of HTTP/2."""
+
+    def give_up(self, error: Fault) -> None:
+        """End the connection with its reason; nothing more of it is read."""
 
     def abort(self) -> None:
         """Close the connection now."""
@@ -39,10 +45,15 @@ class Progress:
     def __init__(self, longest_seconds: float) -> None:
         self._longest = longest_seconds
         self._whole: tuple[Mark, float] | None = None
+        self._frame: tuple[Mark, float] | None = None
         self._calls: dict[int, tuple[Mark, float]] = {}
 
     def look(self, connection: Progressing, now: float) -> None:
-        """Give up what has made no progress for too long: a request, an answer, or the whole connection."""
+        """Give up what has made no progress for too long: a request, an answer, or the whole connection.
+
+        A request makes progress with every byte. A block of headers, and a frame that is taken only whole, make it
+        with their end alone: they are small, and a byte now and then would hold them for ever.
+        """
         sender = connection.sender
         if connection.choked or (sender.waiting and sender.window <= 0):
             mark = connection.unsent(), sender.window, sender.withheld
@@ -52,6 +63,11 @@ class Progress:
                 return
         else:
             self._whole = None
+        owed = None if connection.choked else connection.frames.mark()
+        self._frame = None if owed is None else _since(self._frame, owed, now)
+        if self._frame is not None and now - self._frame[1] > self._longest:
+            why = f"a frame or a block of headers did not come whole within {self._longest:g} s"
+            connection.give_up(Fault(h2.ENHANCE_YOUR_CALM, why))
         before, self._calls = self._calls, {}
         for number, call in list(connection.calls.items()):
             untaken = call.window <= 0 and sender.waits(call)

@@ -12,6 +12,7 @@ from tests.waiting import wait_until
 
 from normfold.serving.frontends.http2 import patience
 from normfold.serving.frontends.http2.frame_reader import FrameReader
+from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import (
     BLOCK_BYTES,
     FORGOTTEN_EACH_SECOND,
@@ -500,7 +501,7 @@ def test_a_turn_ends_in_time_and_the_next_goes_on_where_it_ended():
             self.taken.append(number)
             time.sleep(TURN_SECONDS / 8)
 
-    receiver, reader = Receiver(), FrameReader()
+    receiver, reader = Receiver(), FrameReader(Holding(1 << 20))
     reader.settled = True
     frames = [h2.frame(h2.PRIORITY, 0, number, bytes(5)) for number in range(1, 101)]
     left = reader.feed(h2.PREFACE + b"".join(frames) + frames[0][:3], receiver, TURN_SECONDS)

@@ -8,11 +8,15 @@ import threading
 import time
 
 import pytest
-from tests.serving.frontends.raw import Raw, message
+from tests.serving.frontends.raw import Raw, message, request_headers
 from tests.waiting import wait_until
 
 from normfold.serving.frontends.http2 import inflation
+from normfold.serving.frontends.http2.frame_reader import FrameReader
+from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import UNSENT_BYTES
+from normfold.serving.frontends.http2.progress import Progress
+from normfold.serving.frontends.http2.sending import Sender
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.wire import http2_frames as h2
 
@@ -187,6 +191,121 @@ def test_what_grows_out_of_proportion_is_refused(served, monkeypatch):
     assert client.answer(9)[0] == message(bytes(1_000_000))
 
 
+def begun(size: int, kind: int = h2.HEADERS, flags: int = 0, whole: int = 1 << 20, stream: int = 1) -> bytes:
+    """A frame of ``whole`` bytes of which ``size`` have come."""
+    return (whole << 8 | kind).to_bytes(4, "big") + bytes([flags]) + stream.to_bytes(4, "big") + bytes(size)
+
+
+def goaway(client: Raw) -> tuple[int, str]:
+    """The code and the reason with which the server ends the connection."""
+    payload = client.until(h2.GOAWAY).payload
+    return int.from_bytes(payload[4:8], "big"), payload[8:].decode()
+
+
+#: A header block that waits for CONTINUATION, one whose CONTINUATION is not complete either, a frame of HEADERS, and
+#: one of data, which is taken only whole where it is padded: each of about 600 kB.
+UNFINISHED = {
+    "block": h2.frame(h2.HEADERS, 0, 1, bytes(600_000)),
+    "block and frame": h2.frame(h2.HEADERS, 0, 1, bytes(300_000)) + begun(300_000, h2.CONTINUATION),
+    "headers": begun(600_000),
+    "padded data": begun(600_000, h2.DATA, h2.PADDED),
+}
+
+
+@pytest.mark.parametrize("unfinished", UNFINISHED.values(), ids=UNFINISHED)
+def test_frames_and_headers_that_are_not_complete_count_and_end_their_connection_beyond_the_limit(start, unfinished):
+    with start(limits=ClientLimits(max_held_bytes=1 << 20)) as served:
+        first, second = Raw(served.address), Raw(served.address)
+        first.send(unfinished)
+        wait_until(lambda: 600_000 <= held(served) < 700_000)
+        second.send(unfinished)
+        code, why = goaway(second)
+        assert code == h2.ENHANCE_YOUR_CALM
+        assert "bytes of frames or headers that have not come whole" in why
+        assert 600_000 <= held(served) < 700_000
+        first.socket.close()
+        wait_until(lambda: held(served) == 0)
+        assert Raw(served.address).still_answers()
+
+
+def test_one_connection_has_no_more_unfinished_frames_and_headers_than_its_limit(start):
+    with start(limits=ClientLimits(max_connection_bytes=1 << 20)) as served:
+        client = Raw(served.address)
+        client.send(UNFINISHED["block"])
+        wait_until(lambda: held(served) >= 600_000)
+        client.send(begun(600_000, h2.CONTINUATION))
+        assert goaway(client)[0] == h2.ENHANCE_YOUR_CALM
+        wait_until(lambda: held(served) == 0)
+
+
+def test_a_frame_in_tiny_pieces_counts_with_the_memory_that_they_take():
+    class Receiver:
+        """Nothing reaches it."""
+
+    holding = Holding(1 << 20)
+    reader = FrameReader(holding)
+    reader.settled = True
+    reader.feed(h2.PREFACE + begun(0), Receiver(), 1.0)
+    for _ in range(1000):
+        reader.feed(b"x", Receiver(), 1.0)
+    assert holding.bytes > 50_000
+    reader.forget()
+    assert holding.bytes == 0
+
+
+def test_what_ends_is_counted_no_more_and_whole_frames_that_wait_for_their_turn_are_not():
+    class Receiver:
+        def __init__(self):
+            self.held = []
+
+        def headers(self, number, flags, block):
+            self.held.append(holding.bytes)
+
+    holding, receiver = Holding(1 << 20), Receiver()
+    reader = FrameReader(holding)
+    reader.settled = True
+    whole = h2.frame(h2.HEADERS, h2.END_HEADERS, 1, bytes(1000))
+    assert not reader.feed(h2.PREFACE + whole[:700], receiver, 1.0)
+    assert holding.bytes > 700
+    assert not reader.feed(whole[700:], receiver, 1.0)
+    assert receiver.held == [0]
+    assert reader.feed(whole * 3, receiver, 0.0)
+    assert holding.bytes == 0
+    assert reader.mark() is None
+
+
+def test_a_small_frame_that_came_in_part_does_not_end_its_connection_however_much_others_hold(start):
+    with start(limits=ClientLimits(max_held_bytes=1 << 20)) as served:
+        first, second = Raw(served.address), Raw(served.address)
+        first.send(begun(1_000_000))
+        wait_until(lambda: held(served) >= 1_000_000)
+        block = second.encoder.encode(request_headers(x="y" * 9000))
+        frame = h2.frame(h2.HEADERS, h2.END_HEADERS, 1, block)
+        before = held(served)
+        second.send(frame[:5000])
+        wait_until(lambda: held(served) >= before + 5000)
+        second.send(frame[5000:], h2.frame(h2.DATA, h2.END_STREAM, 1, HELLO))
+        assert second.answer(1)[0] == HELLO
+
+
+def test_a_large_request_is_alone_beside_the_beginning_of_its_next_frame(start):
+    with start(limits=ClientLimits(max_connection_bytes=1 << 20)) as served:
+        client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 1 << 24})
+        client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\x01\0\0\0"))
+        whole = message(bytes(2 << 20))
+        upload(client, 1, whole[:PART])
+        client.until(h2.WINDOW_UPDATE)
+        frames = [h2.frame(h2.DATA, 0, 1, whole[at : at + PART]) for at in range(PART, len(whole), PART)]
+        last = h2.frame(h2.DATA, h2.END_STREAM, 1)
+        client.send(frames[0], frames[1][:5])
+        for frame, following in zip(frames[1:], [*frames[2:], last], strict=True):
+            before = connections(served)[0].reads
+            client.send(frame[5:], following[:5])
+            wait_until(lambda before=before: connections(served)[0].reads > before)
+        client.send(last[5:])
+        assert client.answer(1)[0] == whole
+
+
 @pytest.fixture
 def impatient(start):
     with start(limits=ClientLimits(stall_seconds=0.4)) as served:
@@ -214,6 +333,71 @@ def test_a_slow_upload_and_a_silent_stream_are_not_given_up(impatient):
     assert client.answer(1)[0] == HELLO
     client.send(h2.frame(h2.DATA, h2.END_STREAM, 3, HELLO))
     assert client.answer(3) == (HELLO, {"grpc-status": "0"})
+
+
+@pytest.mark.parametrize("unfinished", UNFINISHED.values(), ids=UNFINISHED)
+def test_frames_and_headers_that_do_not_come_whole_are_given_up(impatient, unfinished):
+    client = Raw(impatient.address)
+    client.ask(1, HELLO, "Wait")
+    client.send(unfinished.replace(b"\0\0\0\1", b"\0\0\0\3", 1))
+    why = "a frame or a block of headers did not come whole within 0.4 s"
+    assert goaway(client) == (h2.ENHANCE_YOUR_CALM, why)
+    wait_until(lambda: not connections(impatient))
+    assert held(impatient) == 0
+
+
+class _Watched:
+    """A connection of which ``Progress`` sees the frames, and nothing else."""
+
+    def __init__(self) -> None:
+        self.frames, self.calls, self.choked, self.ended = FrameReader(Holding(1 << 20)), {}, False, []
+        self.sender = Sender(Holding(1 << 20))
+        self.frames.settled = True
+
+    def come(self, data: bytes) -> None:
+        self.frames.feed(data, self, 1.0)
+
+    def headers(self, number: int, flags: int, block: bytes) -> None:
+        """Nothing comes of it."""
+
+    def fruitless(self) -> None:
+        """Not counted."""
+
+    def flush(self) -> None:
+        """Nothing is written."""
+
+    def give_up(self, error: Exception) -> None:
+        self.ended.append(str(error))
+
+
+@pytest.mark.parametrize("drip", [b"x", h2.frame(h2.CONTINUATION, 0, 1, b"x")], ids=["frame", "block"])
+def test_a_byte_now_and_then_is_no_progress_of_a_frame_or_of_a_block(drip):
+    watched, progress = _Watched(), Progress(60.0)
+    watched.come(h2.PREFACE + (begun(10) if drip == b"x" else h2.frame(h2.HEADERS, 0, 1, b"x")))
+    for now in range(0, 61, 10):
+        progress.look(watched, float(now))
+        assert not watched.ended
+        watched.come(drip)
+    progress.look(watched, 61.0)
+    assert watched.ended == ["a frame or a block of headers did not come whole within 60 s"]
+
+
+@pytest.mark.parametrize("reads", [(5, 34), (5, 29)], ids=["within the next frame", "where a frame ends"])
+def test_a_client_whose_frames_are_cut_in_two_at_every_look_makes_progress(reads):
+    watched, progress = _Watched(), Progress(60.0)
+    frames = [h2.frame(h2.HEADERS, h2.END_HEADERS, number, bytes(20)) for number in range(1, 21, 2)]
+    watched.come(h2.PREFACE)
+    cut, end = reads
+    come = 0
+    data = b"".join(frames)
+    for now, at in enumerate(range(0, len(data), len(frames[0]))):
+        for until in (at + cut, at + end):
+            watched.come(data[come:until])
+            come = max(come, until)
+            if until == at + cut:
+                assert watched.frames.mark() is not None
+                progress.look(watched, now * 50.0)
+    assert not watched.ended
 
 
 def test_an_answer_that_is_not_taken_is_given_up(impatient):
