@@ -11,18 +11,20 @@ import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from normfold.serving.errors import StartError
+from normfold.serving.metrics.places import Places
 from normfold.serving.process.address import host_and_port
+from normfold.serving.process.open_files import METRICS_CONNECTIONS
 
 log = logging.getLogger(__name__)
 
-#: Time that a client may take to send a request, in seconds.
+#: Time from the beginning of a connection to its end, for a whole request and its answer, in seconds.
 PATIENCE_SECONDS = 10.0
 
 #: Requests that are answered at the same time; more are refused.
-MOST_AT_ONCE = 16
+MOST_AT_ONCE = METRICS_CONNECTIONS // 2
 
 
 class HttpAnswer(NamedTuple):
@@ -64,12 +66,14 @@ class HttpPort:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128
 
     def __init__(
         self, where: tuple[object, ...], family: int, answer: Callable[[str], HttpAnswer], reuse_port: bool
     ) -> None:
         self.address_family, self.allow_reuse_port, self.answer = family, reuse_port, answer
         self.free = threading.Semaphore(MOST_AT_ONCE)
+        self.places = Places(METRICS_CONNECTIONS, PATIENCE_SECONDS)
         super().__init__(where[:2], _Handler)  # type: ignore[arg-type]
 
     def server_bind(self) -> None:
@@ -79,6 +83,18 @@ class _Server(ThreadingHTTPServer):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
+
+    # called by the library, in the thread that accepts; shutdown_request in that of a connection, too
+
+    def verify_request(self, request: Any, client_address: object) -> bool:
+        return self.places.take(request)
+
+    def service_actions(self) -> None:
+        self.places.look()
+
+    def shutdown_request(self, request: Any) -> None:
+        with self.places.given_back(request):
+            super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
         log.debug("a client of the metrics port left", exc_info=True)
@@ -90,6 +106,8 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
+        if not self.server.places.asked(self.connection):
+            return
         if not self.server.free.acquire(blocking=False):
             self._send(HttpAnswer(HTTPStatus.SERVICE_UNAVAILABLE, b"too many requests at once\n"))
             return

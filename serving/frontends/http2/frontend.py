@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import socket
 from collections.abc import Iterable
 from typing import cast
@@ -20,14 +19,13 @@ from normfold.serving.frontends.http2.tls_side import TlsSide
 from normfold.serving.frontends.limits import DEFAULT_LIMITS, ClientLimits
 from normfold.serving.process import unix_socket
 from normfold.serving.process.address import UNIX, host_and_port
+from normfold.serving.process.open_files import most_connections
 from normfold.serving.rpc.methods import Method
 from normfold.serving.rpc.traffic import Traffic
 
 BACKLOG = 1024
 #: As a host it is every address of IPv4, too, as in other servers.
 ALL_ADDRESSES = "::"
-#: Files that a server may have open beside its connections.
-OTHER_FILES = 200
 
 
 class Http2Frontend:
@@ -51,7 +49,7 @@ class Http2Frontend:
         requests = Requests(methods, tokens=access is not None)
         self._service = Service(requests, traffic, max_message_bytes, limits, holding, access, log)
         self._tls = tls
-        self._most_connections = min(limits.max_connections, _most_sockets())
+        self._most_connections = min(limits.max_connections, most_connections())
         #: In the order in which they were made.
         self._connections: dict[ServerConnection, None] = {}
         self._looking: asyncio.TimerHandle | None = None
@@ -144,12 +142,6 @@ class _Full(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         cast(asyncio.Transport, transport).abort()
-
-
-def _most_sockets() -> int:
-    """The connections for which the limit of open files leaves room."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(files - OTHER_FILES, files // 2) if files != resource.RLIM_INFINITY else 1 << 30
 
 
 def bound(address: str, reuse_port: bool) -> tuple[list[socket.socket], str]:

@@ -1,0 +1,22 @@
+"""The files that this process may have open, shared out between the parts that clients can make open one."""
+
+from __future__ import annotations
+
+import resource
+
+#: Connections to the port for metrics and health.
+METRICS_CONNECTIONS = 16
+#: Files that nobody outside can make more of: the repository, the log, the ports, workers.
+OTHER_FILES = 200
+
+
+def most_files() -> int:
+    """The limit of open files of this process."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return files if files != resource.RLIM_INFINITY else 1 << 30
+
+
+def most_connections() -> int:
+    """The connections of gRPC for which the limit of open files leaves room: at least about half of it."""
+    files = most_files() - METRICS_CONNECTIONS
+    return max(files - OTHER_FILES, files // 2)
