@@ -14,6 +14,7 @@ ServingError                  UNKNOWN              never raised itself
 │   └── QueueFull                                  not now: as many requests wait as the model's configuration allows
 ├── Overloaded                RESOURCE_EXHAUSTED   not now: too much waits already, or it would wait too long
 ├── NoMemory                  RESOURCE_EXHAUSTED   never here: the run would take more memory than the server may have
+├── TooManyRegions            RESOURCE_EXHAUSTED   no more shared memory is registered; the message says what to do
 ├── Unimplemented             UNIMPLEMENTED        a part of the protocol that this server does not have
 ├── OutOfMemory               RESOURCE_EXHAUSTED   a run needs more memory than there is
 ├── LoadRefused               INVALID_ARGUMENT     the answer to a client whose model did not load
@@ -138,6 +139,13 @@ class Overloaded(ServingError):
 
 class NoMemory(ServingError):
     """The run of this request would take more memory than the server may have; it is refused before it is run."""
+
+    status = Status.RESOURCE_EXHAUSTED
+    retry_seconds = -1.0
+
+
+class TooManyRegions(ServingError):
+    """There are as many regions of shared memory, or open files, as there may be."""
 
     status = Status.RESOURCE_EXHAUSTED
     retry_seconds = -1.0

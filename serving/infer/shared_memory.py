@@ -7,30 +7,25 @@ gets an error; a mapping would kill the server. Offsets and sizes are Python's i
 from __future__ import annotations
 
 import os
-import re
-import stat
 from dataclasses import dataclass
-from pathlib import Path
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.errors import AlreadyExists, InvalidRequest, NotFound, PollFailed, Unimplemented
+from normfold.serving.errors import AlreadyExists, InvalidRequest, NotFound, TooManyRegions, Unimplemented
+from normfold.serving.infer.shared_objects import SharedObject, SharedObjects
 from normfold.serving.wording import quoted
 
-#: The folder in which Linux keeps POSIX shared memory.
-FOLDER = Path("/dev/shm")
-
-#: A key as shm_open takes it: one name, with or without a slash in front.
-_KEY = re.compile(r"/?([A-Za-z0-9_][A-Za-z0-9._+@-]{0,250})")
+#: Regions that are registered at the same time, and characters of the name of one.
+MOST_REGIONS, NAME_CHARACTERS = 4096, 1024
 
 
 @dataclass(frozen=True)
 class Region:
-    """A registered part of a shared memory object; ``descriptor`` is its open file."""
+    """A registered part of a shared memory object."""
 
     key: str
     offset: int
     size: int
-    descriptor: int
+    shared: SharedObject
 
 
 class SharedMemory:
@@ -39,34 +34,44 @@ class SharedMemory:
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
         self._regions: dict[str, Region] = {}
+        self._objects = SharedObjects()
 
     def register(self, name: str, key: str, offset: int, size: int) -> None:
         """Register ``size`` bytes at ``offset`` of the object ``key``.
 
-        Raises AlreadyExists; PollFailed when the object cannot be opened; InvalidRequest when it is too small; and
-        Unimplemented where shared memory is off.
+        Raises AlreadyExists; PollFailed when the object cannot be opened; InvalidRequest when it is too small;
+        TooManyRegions; and Unimplemented where shared memory is off.
         """
         if not self.enabled:
             raise Unimplemented("system shared memory is off: start the server with --shared-memory on")
         if not name:
             raise InvalidRequest("a shared memory region needs a name")
+        if len(name) > NAME_CHARACTERS:
+            raise InvalidRequest(
+                f"the name of a shared memory region has {len(name)} characters; it may have {NAME_CHARACTERS}"
+            )
         if name in self._regions:
             raise AlreadyExists(f"shared memory region {quoted(name)} already in manager")
-        descriptor = _open(key)
-        if size < 1 or offset + size > os.fstat(descriptor).st_size:
-            held = os.fstat(descriptor).st_size
-            os.close(descriptor)
+        if len(self._regions) >= MOST_REGIONS:
+            raise TooManyRegions(
+                f"{MOST_REGIONS} shared memory regions are registered, and no more may be: unregister those that are "
+                "not used, or register large ones and name offsets in them"
+            )
+        shared = self._objects.open(key)
+        if size < 1 or offset + size > shared.size():
+            held = shared.size()
+            self._objects.leave(shared)
             raise InvalidRequest(
                 f"failed to register shared memory region {quoted(name)}: {size} bytes at offset {offset} do not lie "
                 f"in {quoted(key)}, which has {held}"
             )
-        self._regions[name] = Region(key, offset, size, descriptor)
+        self._regions[name] = Region(key, offset, size, shared)
 
     def unregister(self, name: str) -> None:
         """Forget the region ``name``, or all regions if it is ""; an unknown name is no error."""
         for each in [name] if name else list(self._regions):
             if (region := self._regions.pop(each, None)) is not None:
-                os.close(region.descriptor)
+                self._objects.leave(region.shared)
 
     def status(self, name: str) -> pb.SystemSharedMemoryStatusResponse:
         """The state of the region ``name``, or of all regions if it is "". Raises NotFound."""
@@ -96,7 +101,8 @@ class SharedMemory:
     def read(self, name: str, offset: int, size: int) -> bytes:
         """``size`` bytes of the region ``name`` from ``offset`` on."""
         region = self.check(name, offset, size)
-        data = os.pread(region.descriptor, size, region.offset + offset)
+        with self._objects.used(region.shared) as descriptor:
+            data = os.pread(_there(descriptor, name), size, region.offset + offset)
         if len(data) != size:
             raise InvalidRequest(f"shared memory region {quoted(name)} has become smaller than was registered")
         return data
@@ -109,20 +115,14 @@ class SharedMemory:
                 f"shared memory size specified with the request for an output ({size} bytes) should be at least "
                 f"{len(data)} bytes to hold the results"
             )
-        if os.fstat(region.descriptor).st_size < region.offset + offset + len(data):
-            raise InvalidRequest(f"shared memory region {quoted(name)} has become smaller than was registered")
-        os.pwrite(region.descriptor, data, region.offset + offset)
+        with self._objects.used(region.shared) as descriptor:
+            if os.fstat(_there(descriptor, name)).st_size < region.offset + offset + len(data):
+                raise InvalidRequest(f"shared memory region {quoted(name)} has become smaller than was registered")
+            os.pwrite(descriptor, data, region.offset + offset)
 
 
-def _open(key: str) -> int:
-    match = _KEY.fullmatch(key)
-    try:
-        if match is None:
-            raise FileNotFoundError
-        descriptor = os.open(FOLDER / match[1], os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        raise PollFailed(f"Unable to open shared memory region: {quoted(key)}") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise PollFailed(f"Unable to open shared memory region: {quoted(key)}")
+def _there(descriptor: int, name: str) -> int:
+    """``descriptor``. Raises NotFound if the region was unregistered since it was checked."""
+    if descriptor < 0:
+        raise NotFound(f"Unable to find shared memory region: {quoted(name)}")
     return descriptor
