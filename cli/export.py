@@ -16,6 +16,7 @@ import click
 from normfold.cli.control import ADDRESS
 from normfold.cli.exporting import errors_as_messages, print_report, steps, timed_threads
 from normfold.cli.next_command import after_export
+from normfold.digits import read_digits
 from normfold.plain_file import read_plain_text
 
 __all__ = ["export"]
@@ -223,12 +224,17 @@ def _config(path: Path) -> dict[str, Any]:
     return content
 
 
+#: ONNX has sizes of 64 bits.
+LARGEST_SIZE = (1 << 63) - 1
+
+
 def _size(text: str) -> tuple[str, int]:
     """Read DIM=SIZE. Raises click.UsageError."""
     name, _, size = text.partition("=")
-    if not name or not (size.isascii() and size.isdecimal()) or int(size) == 0:
+    number = read_digits(size, LARGEST_SIZE)
+    if not name or not number:
         raise click.UsageError(f"--time-at {text}: expected a dimension and a size from 1 up, for example L=5000")
-    return name, int(size)
+    return name, number
 
 
 def _argument(text: str) -> tuple[str, Any]:

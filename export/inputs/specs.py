@@ -106,6 +106,8 @@ def parse_input(text: str) -> InputSpec:
     match = _INPUT.match(text)
     if match is None:
         raise InputSpecError(f"--input {text!r} cannot be read: expected NAME=DTYPE[dims], for example {EXAMPLE}")
+    if re.search(r"(?<!\w)\d{20}", text):
+        raise InputSpecError(f"--input '{text[:60]}…': it has a number of 20 digits or more")
     name, dtype, dims, low, high, limit, below = match.groups()
     if not re.fullmatch(r"[A-Za-z_][\w.]*", name):
         raise InputSpecError(f"--input {text!r}: {name!r} is not a name for an input; use letters, digits, '_' and '.'")

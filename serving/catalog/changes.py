@@ -101,7 +101,7 @@ def _is_whole_version(version: Path) -> bool:
     try:
         files = json.loads(manifest.read_bytes())["files"]
         return all((version / name).stat().st_size == int(entry["bytes"]) for name, entry in files.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 

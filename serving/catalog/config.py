@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from google.protobuf import json_format, text_format
 
+from normfold.digits import read_digits
 from normfold.protos import model_config as mc
 from normfold.protos.config_text import parse_config, unknown_numbers
 from normfold.serving.catalog import bounds
@@ -19,6 +20,7 @@ from normfold.serving.errors import ConfigError
 from normfold.serving.runtime import cuda_options, tensorrt_options
 from normfold.serving.runtime.settings import ModelTensor, SessionSettings
 from normfold.serving.wire.proved_sizes import ALLOWED, BATCHNORMS, PROVED
+from normfold.serving.wording import quoted
 
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
@@ -251,9 +253,10 @@ def _number(config: mc.ModelConfig, key: str, default: int, allowed: Sequence[in
     if key not in config.parameters:
         return default
     text = config.parameters[key].string_value
-    if not text.isdecimal() or int(text) not in allowed:
-        raise ConfigError(f"parameter {key!r} must be a number from {allowed[0]} to {allowed[-1]}, got {text!r}")
-    return int(text)
+    number = read_digits(text, allowed[-1])
+    if number is None or number not in allowed:
+        raise ConfigError(f"parameter {key!r} must be a number from {allowed[0]} to {allowed[-1]}, got {quoted(text)}")
+    return number
 
 
 def complete(

@@ -275,7 +275,7 @@ def check_manifest(manifest: bytes, filename: str, data: bytes) -> None:
     try:
         entry = json.loads(manifest)["files"][filename]
         size, digest = int(entry["bytes"]), str(entry["sha256"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, OverflowError, KeyError, TypeError, RecursionError):
         raise UnsafeModel(f"manifest.json does not list {filename} with its bytes and sha256") from None
     if len(data) != size:
         raise UnsafeModel(f"{filename} has {len(data)} bytes, manifest.json says {size}: the file was cut or changed")

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from normfold.digits import read_digits
+
 #: Schemes of gRPC's own that name a server in another way than "host:port"; gRPC reads them.
 _SCHEMES = ("unix", "unix-abstract", "dns", "ipv4", "ipv6", "vsock", "xds")
 _PORT = 8001
+#: The protocol has versions as text; servers read them into 64 bits.
+LARGEST_VERSION = (1 << 63) - 1
 
 
 def checked_address(address: str) -> str:
@@ -41,7 +45,7 @@ def checked_address(address: str) -> str:
         )
     if not host:
         raise ValueError(f"address {address!r} is not host:port: it has no host, such as '127.0.0.1{address}'")
-    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+    if not read_digits(port, 65535):
         raise ValueError(f"address {address!r} is not host:port: {port!r} is not a port from 1 to 65535")
     return address
 
@@ -56,7 +60,7 @@ def checked_model(model: str) -> str:
 def checked_version(version: str | int | None) -> str:
     """``version`` as the protocol writes it: digits, or "" for the highest version in service. Raises ValueError."""
     text = "" if version is None else str(version)
-    if not text or (text.isascii() and text.isdecimal() and int(text) > 0):
+    if not text or read_digits(text, LARGEST_VERSION):
         return text
     raise ValueError(
         f"version {version!r} is not a number from 1 up; leave it out for the version that the server chooses, "

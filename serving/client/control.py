@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from normfold.serving.client.arguments import checked_model
+from normfold.digits import read_digits
+from normfold.serving.client.arguments import LARGEST_VERSION, checked_model
 from normfold.serving.wire.proved_sizes import ALLOWED, BATCHNORMS, PROVED
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def with_versions(config: mc.ModelConfig, versions: Sequence[int]) -> str:
 def checked_number(version: int | str) -> int:
     """``version`` as a number. Raises ValueError."""
     text = str(version)
-    if not text.isascii() or not text.isdecimal() or not int(text):
+    number = read_digits(text, LARGEST_VERSION)
+    if not number:
         raise ValueError(f"version {version!r} is not a number such as 1")
-    return int(text)
+    return number

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from normfold.digits import read_digits
 from normfold.serving.errors import InvalidRequest, StartError
 from normfold.serving.scheduling.statistics import RequestTiming
 from normfold.serving.wording import near, quoted
@@ -23,6 +24,8 @@ Infer = Callable[[bytes], bytes | asyncio.Task[bytes]]
 
 OFF, TIMESTAMPS = "OFF", "TIMESTAMPS"
 Settings = dict[str, list[str]]
+#: The largest number that a setting may be.
+MOST = (1 << 32) - 1
 
 
 class Spans(Protocol):
@@ -103,8 +106,8 @@ class TraceSettings:
         elif key in ("trace_file", "trace_mode"):
             if list(values) != self._server[key]:
                 raise InvalidRequest(f"{key} can not be updated through network protocol")
-        elif len(values) != 1 or not values[0].removeprefix("-").isdecimal() or not -1 <= int(values[0]) < 1 << 32:
-            raise InvalidRequest(f"{key} must be one number, got {', '.join(map(quoted, values))}")
+        elif len(values) != 1 or (values[0] != "-1" and read_digits(values[0], MOST) is None):
+            raise InvalidRequest(f"{key} must be one number from -1 to {MOST}, got {', '.join(map(quoted, values))}")
 
     def record(
         self,

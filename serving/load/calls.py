@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 from urllib.parse import quote
 
+from normfold.digits import read_digits
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.calls import SERVICE
 from normfold.serving.client.connection import Credentials, token_header
@@ -147,8 +148,8 @@ class StreamCalls:
 
     def _answer(self, connection: ClientConnection, message: bytes) -> Ended:
         answer = pb.ModelStreamInferResponse.FromString(message)
-        number = int(answer.infer_response.id or -1)
-        if number not in self._numbers[connection]:
+        number = read_digits(answer.infer_response.id, 1 << 62)
+        if number is None or number not in self._numbers[connection]:
             return []  # the model gives several answers to a request
         self._numbers[connection].discard(number)
         return [(number, "ERROR" if answer.error_message else "OK")]
@@ -191,7 +192,7 @@ def status(event: Event) -> str | None:
     http = fields.get(":status", "200")
     if http == "200":
         return None
-    return HTTP_STATUSES.get(int(http) if http.isdigit() else 0, Status.UNKNOWN).name
+    return HTTP_STATUSES.get(read_digits(http, 999) or 0, Status.UNKNOWN).name
 
 
 def _messages(so_far: bytearray, data: bytes) -> list[bytes]:

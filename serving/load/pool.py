@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 
+from normfold.digits import read_digits
 from normfold.serving.client.arguments import checked_address
 from normfold.serving.client.connection import ClientTls
 from normfold.serving.load.http2 import ClientConnection, Disconnected
@@ -136,6 +137,7 @@ def dial(address: str) -> socket.socket:
 def host_and_port(address: str) -> tuple[str, int]:
     """The two parts of "host:port". Raises ValueError for another form."""
     host, _, port = checked_address(address).rpartition(":")
-    if not port.isdecimal() or "/" in host:
+    number = read_digits(port, 65535)
+    if number is None or "/" in host:
         raise ValueError(f"address {address!r} is not host:port, such as 127.0.0.1:8001, or unix:/path")
-    return host.strip("[]"), int(port)
+    return host.strip("[]"), number

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+from normfold.digits import read_digits
+
 UNIX = "unix:"
 
 
@@ -23,7 +25,7 @@ def check_port(address: str) -> None:
 
 def _is_port(address: str) -> bool:
     host, _, port = address.rpartition(":")
-    return bool(host) and "/" not in host and port.isdecimal() and int(port) < 65536
+    return bool(host) and "/" not in host and read_digits(port, 65535) is not None
 
 
 def _why(address: str) -> str:

@@ -6,7 +6,9 @@ be unnoticed on one machine and stop the server on another. So they are checked 
 
 from __future__ import annotations
 
+from normfold.digits import read_digits
 from normfold.serving.errors import ConfigError
+from normfold.serving.wording import quoted
 
 #: Records the kernels of one run and replays them; for models of fixed shapes only, see `bindings`.
 GRAPH = "enable_cuda_graph"
@@ -43,8 +45,8 @@ def read(name: str, text: str) -> str:
     ('HEURISTIC', '1')
     """
     if name == "gpu_mem_limit":
-        if not text.isascii() or not text.isdecimal() or not 0 < int(text) < 1 << 64:
-            raise ConfigError(f"parameter 'gpu_mem_limit' must be a number of bytes, at least 1, got {text!r}")
+        if not read_digits(text, (1 << 64) - 1):
+            raise ConfigError(f"parameter 'gpu_mem_limit' must be a number of bytes, at least 1, got {quoted(text)}")
         return text
     values = _VALUES[name]
     if text in values:
@@ -52,4 +54,4 @@ def read(name: str, text: str) -> str:
     if text in map(str, range(len(values))):
         return values[int(text)]
     choices = ", ".join(values if values is _SWITCH else (f"{word} (or {n})" for n, word in enumerate(values)))
-    raise ConfigError(f"parameter {name!r} must be one of {choices}, got {text!r}")
+    raise ConfigError(f"parameter {name!r} must be one of {choices}, got {quoted(text)}")

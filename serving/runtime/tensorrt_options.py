@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from normfold.digits import read_digits
 from normfold.serving.errors import ConfigError
 
 ACCELERATOR = "tensorrt"
@@ -35,7 +36,7 @@ def _switch(text: str) -> str | None:
 
 
 def _bytes(text: str) -> str | None:
-    return text if text.isascii() and text.isdecimal() and 0 < int(text) < 1 << 63 else None
+    return text if read_digits(text, (1 << 63) - 1) else None
 
 
 def _level(text: str) -> str | None:

@@ -97,7 +97,7 @@ def fields(headers: list[Header]) -> Fields | None:
         found.get(b"grpc-encoding", b"identity"),
         None if number is None else Status(int(number)) if known else Status.UNKNOWN,
         _ENCODED.sub(_byte, found.get(b"grpc-message", b"")).decode(errors="replace"),
-        _pushback(found.get(_PUSHBACK)),
+        None if (wait := found.get(_PUSHBACK)) is None else pushback_ms(wait),
     )
 
 
@@ -114,8 +114,6 @@ def _byte(match: re.Match[bytes]) -> bytes:
     return bytes([int(match[1], 16)])
 
 
-def _pushback(value: bytes | None) -> int | None:
-    """gRFC A6: a value that is not a number means that the call must not be sent again."""
-    if value is None:
-        return None
+def pushback_ms(value: bytes) -> int:
+    """gRFC A6: a value that is not a number means that the call must not be sent again, which is -1."""
     return int(value) if value.isdigit() and len(value) < 10 else -1

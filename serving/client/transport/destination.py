@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from normfold.digits import read_digits
+
 #: gRPC's port for a name without one.
 _PORT = 443
 #: A host and port that a header can carry as it is.
@@ -72,6 +74,6 @@ def _place(address: str, text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon or (text.startswith("[") and text.endswith("]")) or (":" in host and not host.startswith("[")):
         host, port = text, str(_PORT)  # without a port
-    if not host or not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+    if not host or not read_digits(port, 65535):
         raise ValueError(f"address {address!r}: {text!r} is not host:port, such as 127.0.0.1:8001, or unix:/path")
     return host.strip("[]"), int(port)

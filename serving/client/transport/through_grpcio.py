@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 
 from normfold.serving.client.transport import failures
-from normfold.serving.client.transport.answers import Reply
+from normfold.serving.client.transport.answers import Reply, pushback_ms
 from normfold.serving.client.transport.retries import ATTEMPTS, FACTOR, FIRST_SECONDS, RETRYABLE, Retries
 from normfold.serving.errors import Status
 from normfold.serving.wire.pushback import PUSHBACK
@@ -151,6 +151,4 @@ def _reply(error: Any, address: str) -> Reply:
             return failures.refused(address, details)
         if "resolving" in details or "lookup" in details:
             return failures.unknown_host(address, details)
-    if pushback is None:
-        return Reply(status, details)
-    return Reply(status, details, pushback_ms=int(pushback) if pushback.isdecimal() else -1)
+    return Reply(status, details, pushback_ms=None if pushback is None else pushback_ms(pushback.encode()))

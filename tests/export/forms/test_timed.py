@@ -60,7 +60,7 @@ def test_the_report_has_the_asked_size(tmp_path: Path) -> None:
 
 
 def test_the_command_refuses_what_is_no_size(tmp_path: Path) -> None:
-    for text in ("L", "L=", "L=0", "=5", "L=x"):
+    for text in ("L", "L=", "L=0", "=5", "L=x", f"L={'9' * 5000}"):
         done = CliRunner().invoke(
             main, ["export", "n.py:N", "--repository", str(tmp_path), "--name", "n", "--time-at", text]
         )

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from normfold.serving.catalog import config
-from normfold.serving.catalog.changes import Changes
+from normfold.serving.catalog.changes import Changes, is_whole
 from normfold.serving.catalog.following import Following, Served
 from normfold.serving.catalog.repository import Repository
 from normfold.serving.errors import LoadError
@@ -54,6 +54,14 @@ def test_a_half_copied_version_is_waited_for(root, models):
     assert [changes.look() for _ in range(3)] == [([], [])] * 3
     (folder / "model.onnx").write_bytes(content)
     assert [changes.look(), changes.look()] == [([], []), (["m"], [])]
+
+
+@pytest.mark.parametrize("size", ["1e999", "9" * 5000, f'"{"9" * 5000}"', "[" * 100_000])
+def test_a_manifest_with_a_size_that_is_no_number_is_waited_for(root, models, size):
+    models.write(root / "n", models.scale())
+    manifest = '{"files": {"model.onnx": {"bytes": SIZE, "sha256": "0"}}}'
+    (root / "n/1/manifest.json").write_text(manifest.replace("SIZE", size))
+    assert not is_whole(Repository(root).models()["n"])
 
 
 def test_a_new_model_is_loaded_and_one_that_is_gone_unloaded(root, models):

@@ -199,7 +199,7 @@ def test_the_backends_parameters_reach_the_session(text, expected):
     assert {name: getattr(made, name) for name in expected} == expected
 
 
-@pytest.mark.parametrize("value", ["x", "-1", "2000", ""])
+@pytest.mark.parametrize("value", ["x", "-1", "2000", "", "²", "9" * 5000])
 def test_a_parameter_that_is_no_number_is_refused(value):
     with pytest.raises(ConfigError, match="must be a number from 0 to 1024"):
         config.settings(_parameter("intra_op_thread_count", value), SessionSettings())

@@ -351,6 +351,7 @@ def test_swapping_under_load_never_mixes_two_versions(serve, tmp_path, models, a
         ({"listen": "8001"}, r"is not host:port, .*; did you mean 127\.0\.0\.1:8001\?"),
         ({"listen": "localhost"}, "is not host:port, .*: it has no port"),
         ({"listen": "localhost:99999"}, "is not host:port, .*: '99999' is not a port from 0 to 65535"),
+        ({"listen": f"localhost:{'9' * 5000}"}, "is not a port from 0 to 65535"),
         ({"listen": ":1"}, r"is not host:port, .*: it has no host; did you mean 127\.0\.0\.1:1 or"),
         ({"listen": "http://localhost:1"}, "is not host:port, .*; leave out http://"),
         ({"listen": "unix:a.sock"}, "is not host:port, .*; a path begins with /"),

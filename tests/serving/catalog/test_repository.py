@@ -122,6 +122,8 @@ def test_a_manifest_that_agrees_is_fine():
         ("[]", "does not list model.onnx"),
         ("{", "does not list model.onnx"),
         ("[" * 100_000, "does not list model.onnx"),
+        ('{"files": {"model.onnx": {"bytes": 1e999, "sha256": "0"}}}', "does not list model.onnx"),
+        ('{"files": {"model.onnx": {"bytes": "%s", "sha256": "0"}}}' % ("9" * 5000), "does not list model.onnx"),
         (json.dumps({"files": {"model.onnx": {"bytes": 9, "sha256": "0"}}}), "has 10 bytes, manifest.json says 9"),
         (json.dumps({"files": {"model.onnx": {"bytes": 10, "sha256": "0"}}}), "the file was changed"),
     ],

@@ -100,6 +100,7 @@ def test_what_is_no_tensor_is_refused_before_it_is_sent(client, inputs, said):
     ("options", "said"),
     [
         ({"version": "latest"}, "version 'latest' is not a number from 1 up; leave it out"),
+        ({"version": "9" * 5000}, "is not a number from 1 up; leave it out"),
         ({"version": -1}, "version -1 is not"),
         ({"version": True}, "version True is not"),
         ({"timeout": 0}, "timeout 0 is not a number of seconds above 0"),
@@ -214,6 +215,7 @@ def test_many_calls_at_once_ask_for_the_metadata_once(server, monkeypatch):
         ("dns:///", "ends after dns:, expected a place"),
         ("127.0.0.1:99999", "'99999' is not a port from 1 to 65535"),
         ("127.0.0.1:0", "'0' is not a port"),
+        (f"127.0.0.1:{'9' * 5000}", "is not a port from 1 to 65535"),
         ("127.0.0.1:http", "'http' is not a port"),
         (":8001", "it has no host, such as '127.0.0.1:8001'"),
         ("::1", r"in brackets: '\[::1\]:8001'"),

@@ -10,9 +10,11 @@ import grpc
 import numpy as np
 import pytest
 
+from normfold.protos import grpc_service as pb
 from normfold.serving.client.calls import infer_request
-from normfold.serving.load.calls import StreamCalls, UnaryCalls
+from normfold.serving.load.calls import StreamCalls, UnaryCalls, status
 from normfold.serving.load.http2 import ClientConnection
+from normfold.serving.load.streams import Event
 from normfold.serving.wire.http2_frames import DATA, HEADERS, SETTINGS, WINDOW_UPDATE, frame
 
 X = np.array([[1, 2, 3, 4]], np.float32)
@@ -228,6 +230,22 @@ def test_from_the_second_request_on_headers_are_the_same_few_bytes():
     blocks = [payload for kind, _, payload in frames(bytes(wire.sent[24:])) if kind == HEADERS]
     assert len(blocks[1]) == 3
     assert blocks[1] == blocks[2] == blocks[3] != blocks[0]
+
+
+@pytest.mark.parametrize("foreign", ["x", "-1", "9" * 5000, ""])
+def test_a_stream_answer_with_an_id_that_is_not_ours_is_dropped(server, foreign):
+    calls = StreamCalls(server.server.address, [message()])
+    calls.send(0)
+    answer = pb.ModelStreamInferResponse(infer_response=pb.ModelInferResponse(id=foreign))
+    connection = next(iter(calls._numbers))
+    ended = calls._answer(connection, answer.SerializeToString())
+    calls.close()
+    assert ended == []
+
+
+@pytest.mark.parametrize("http", ["²", "9" * 5000, "teapot"])
+def test_an_http_status_that_is_no_number_is_unknown(http):
+    assert status(Event(1, headers=((":status", http),))) == "UNKNOWN"
 
 
 def test_an_answer_that_never_was_asked_is_dropped():

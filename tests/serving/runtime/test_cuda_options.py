@@ -39,6 +39,7 @@ def test_triton_numbers_and_onnxruntime_words_mean_the_same(name, text, value):
         ("gpu_mem_limit", "0", "number of bytes, at least 1"),
         ("gpu_mem_limit", "2GB", "number of bytes"),
         ("gpu_mem_limit", str(1 << 64), "number of bytes"),
+        ("gpu_mem_limit", "9" * 5000, "number of bytes, at least 1, got '999"),
     ],
 )
 def test_other_values_are_refused_before_a_session_is_made(name, text, words):

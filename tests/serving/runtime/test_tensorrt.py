@@ -120,6 +120,7 @@ def test_config_pbtxt_asks_for_tensorrt_in_tritons_words():
     [
         ({"precision_mode": "INT8"}, "'precision_mode' .* must be FP32 or FP16, got 'INT8'"),
         ({"max_workspace_size_bytes": "0"}, "a number of bytes, at least 1"),
+        ({"max_workspace_size_bytes": "9" * 5000}, "a number of bytes, at least 1"),
         ({"trt_builder_optimization_level": "6"}, "a number from 0 to 5"),
         ({"trt_engine_cache_path": "/etc"}, "has no parameter 'trt_engine_cache_path'; there are: precision_mode"),
         ({"precision_mode": "FP16", "trt_fp16_enable": "0"}, "contradicts another"),

@@ -107,6 +107,10 @@ def test_traces_are_written_by_rate_and_count(serve, repository, tmp_path, ask):
         ({"trace_level": ["ALL"]}, "trace_level must be OFF or TIMESTAMPS"),
         ({"trace_rate": ["x"]}, "trace_rate must be one number"),
         ({"trace_count": ["1", "2"]}, "trace_count must be one number"),
+        ({"trace_rate": ["9" * 5000]}, "trace_rate must be one number from -1 to 4294967295, got '999"),
+        ({"trace_count": ["-" + "9" * 5000]}, "trace_count must be one number"),
+        ({"trace_count": ["--1"]}, "trace_count must be one number"),
+        ({"log_frequency": ["9" * 5000]}, "log_frequency must be one number"),
         ({"trace_file": ["/tmp/x"]}, "trace_file can not be updated"),
     ],
 )

@@ -39,7 +39,7 @@ OTHERWISE = (
 #: Cases whose words are others, not only more, and what to look for in them.
 REWORDED = {
     "trace 1: 'nope'  ()": "Request for unknown model : 'nope'",
-    "trace 2: '' trace_rate ('abc',)": "trace_rate must be one number, got 'abc'",
+    "trace 2: '' trace_rate ('abc',)": "trace_rate must be one number from -1 to 4294967295, got 'abc'",
     "register cuda": "GPUs not supported",
     "log log_verbose_level {'string_param': '1'}": "'log_verbose_level' must be given as uint32_param",
     "shape [-1, 4]": "All input dimensions should be specified for input 'x' for model 'm', got [-1,4]",

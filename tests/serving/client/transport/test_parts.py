@@ -9,7 +9,7 @@ import pytest
 from normfold.serving.client.async_client import AsyncClient
 from normfold.serving.client.client import Client
 from normfold.serving.client.transport import retries
-from normfold.serving.client.transport.answers import Reply
+from normfold.serving.client.transport.answers import Reply, pushback_ms
 from normfold.serving.client.transport.destination import destination
 from normfold.serving.client.transport.opening import Opening, inflated, written_timeout
 from normfold.serving.client.transport.retries import MOST_UNSEEN, Retries
@@ -112,6 +112,13 @@ def test_a_failure_is_tried_three_times_with_pauses_that_grow(status):
 )
 def test_what_another_try_would_not_help_is_not_tried_again(path, reply, left):
     assert Retries().pause(path, reply, left) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "wait"), [(b"10", 10), (b"-1", -1), (b"x", -1), ("²".encode(), -1), (b"9" * 5000, -1)]
+)
+def test_a_pushback_that_is_no_number_means_no_other_try(value, wait):
+    assert pushback_ms(value) == wait
 
 
 def test_a_pushback_is_obeyed_and_many_of_them_make_the_pauses_longer():
