@@ -17,6 +17,8 @@ from pathlib import Path
 
 import click
 
+from normfold.plain_file import read_plain_text
+
 #: Read where it lies in the working directory and no other file is named.
 DEFAULT = Path("normfold.toml")
 
@@ -31,8 +33,8 @@ def read(path: Path | None, command: click.Command, name: str, commands: Mapping
     if path is None and not file.is_file():
         return {}
     try:
-        sections = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        sections = tomllib.loads(read_plain_text(file))
+    except (OSError, ValueError) as error:  # a number of thousands of digits is a ValueError too
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise click.UsageError(f"{file} cannot be read: {why}") from None
     for section, values in sections.items():

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from normfold.plain_file import read_plain_file
+
 if TYPE_CHECKING:
     from normfold.export.inputs.samples import SampleFile
     from normfold.export.proof.compare import Side
@@ -88,7 +90,7 @@ def ends_in(report: Path) -> list[str]:
     from normfold.export.sources.ends import tells_of_ends
 
     try:
-        notes = json.loads(report.read_bytes())["notes"]
+        notes = json.loads(read_plain_file(report))["notes"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return [note for note in notes if isinstance(note, str) and tells_of_ends(note)]

@@ -25,6 +25,7 @@ from typing import Any
 
 from normfold.cache_folder import cache_folder
 from normfold.export.forms.machine import Machine
+from normfold.plain_file import read_plain_file
 from normfold.whole_file import write_first, write_whole
 
 __all__ = ["Measurement", "Subject", "measured_once"]
@@ -101,11 +102,7 @@ def measured_once(subject: Subject, measure: Callable[[], Measurement], again: b
 def _read(path: Path, subject: Subject) -> Measurement | None:
     """Return the measurement in ``path``; None where it is missing, damaged or of another subject."""
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
-        if len(content) > _MAX_BYTES:
-            raise ValueError("it is too large")
-        held = json.loads(content)
+        held = json.loads(read_plain_file(path, _MAX_BYTES))
         if {key: held[key] for key in subject.as_json()} != subject.as_json():
             raise ValueError("it is a measurement of something else")
         medians = {str(name): float(ms) for name, ms in held["medians_ms"].items()}
@@ -115,7 +112,7 @@ def _read(path: Path, subject: Subject) -> Measurement | None:
             raise ValueError("its fastest variant is none of those measured")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError) as error:
         logger.debug("'%s' is not read: %s", path, error)
         return None
     return Measurement({name: medians[name] for name in subject.variants}, held["rounds"], held["fastest"], True)

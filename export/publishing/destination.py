@@ -16,6 +16,7 @@ from google.protobuf import text_format
 
 from normfold.export.errors import PublishError
 from normfold.export.inputs.specs import InputSpec
+from normfold.plain_file import read_plain_text
 from normfold.protos import model_config
 from normfold.protos.config_text import parse_config
 
@@ -101,7 +102,7 @@ def read_config(directory: Path) -> model_config.ModelConfig | None:
     """Return the configuration in a model's directory; None where there is none. Raises PublishError."""
     path = directory / "config.pbtxt"
     try:
-        return parse_config(path.read_text("utf-8-sig"))
+        return parse_config(read_plain_text(path, "utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (text_format.ParseError, UnicodeDecodeError) as error:

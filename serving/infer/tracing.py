@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from normfold.digits import read_digits
+from normfold.plain_file import append_plain_text
 from normfold.serving.errors import InvalidRequest, StartError
 from normfold.serving.scheduling.statistics import RequestTiming
 from normfold.serving.wording import near, quoted
@@ -60,7 +61,7 @@ class TraceSettings:
         self._file = file
         if file is not None:
             try:
-                file.open("a", encoding="utf-8").close()
+                append_plain_text(file, "")
             except OSError as error:
                 raise StartError(f"--trace-file {file} cannot be written: {error.strerror or error}") from None
         self._server = _defaults(file)
@@ -149,8 +150,7 @@ class TraceSettings:
                 log.info("trace %s", line)
         else:
             try:
-                with self._file.open("a", encoding="utf-8") as file:
-                    file.write("".join(f"{line}\n" for line in lines))
+                append_plain_text(self._file, "".join(f"{line}\n" for line in lines))
             except OSError as error:  # the request was answered, and is not to fail because of its trace
                 log.error("trace file %s cannot be written: %s", self._file, error.strerror or error)
 

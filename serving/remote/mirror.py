@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from normfold.cache_folder import cache_folder
+from normfold.plain_file import read_plain_file
 from normfold.serving.catalog.plain_files import MOST_BYTES, why
 from normfold.serving.catalog.repository import MANIFEST_FILE, check_manifest, is_plain
 from normfold.serving.errors import StartError, UnsafeModel
@@ -113,7 +114,7 @@ class Mirror:
     def _known(self) -> dict[str, dict[str, str]]:
         """The marks of the objects that the image was made of, by folder and name."""
         try:
-            found = json.loads((self._beside / _MARKS_FILE).read_bytes())
+            found = json.loads(read_plain_file(self._beside / _MARKS_FILE))
             return {folder: dict(names) for folder, names in found.items()}
         except (OSError, ValueError, AttributeError, TypeError):
             return {}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from normfold.plain_file import read_plain_file
 from normfold.processor import processor_name
 from normfold.serving.runtime.run_memory import RunMemory
 from normfold.whole_file import write_whole
@@ -32,10 +33,9 @@ def find(folder: Path | None, data: bytes, measured: object) -> RunMemory | None
     if folder is None:
         return None
     try:
-        with _file(folder, data, measured).open("rb") as file:
-            found = RunMemory(**json.loads(file.read(MOST_BYTES)))
+        found = RunMemory(**json.loads(read_plain_file(_file(folder, data, measured), MOST_BYTES)))
         sound = all(math.isfinite(value) and value >= 1 for value in asdict(found).values())
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, OverflowError, TypeError, RecursionError):
         return None
     return found if sound else None
 

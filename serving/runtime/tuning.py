@@ -25,6 +25,7 @@ from typing import Any
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from normfold.plain_file import read_plain_file
 from normfold.processor import processor_name
 from normfold.serving.runtime.session import Session
 from normfold.whole_file import write_whole
@@ -64,8 +65,7 @@ class Tuning:
         if self.folder is None:
             return None
         try:
-            with self._file(data).open("rb") as file:
-                threads = json.loads(file.read(MOST_BYTES))["intra_op_threads"]
+            threads = json.loads(read_plain_file(self._file(data), MOST_BYTES))["intra_op_threads"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return threads if threads in self.candidates() else None

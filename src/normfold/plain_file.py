@@ -1,4 +1,4 @@
-"""Reads a file that a person named: plain files only, because a named pipe or a device may never end."""
+"""Reads or extends a file that a person named: plain files only, as a named pipe or a device may never end."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ __all__ = [
     "KEY",
     "LFS_POINTER",
     "SMALL_BYTES",
+    "append_plain_text",
     "read_pem",
     "read_plain_file",
     "read_plain_text",
@@ -43,6 +44,19 @@ def read_plain_file(path: Path, most_bytes: int | None = None) -> bytes:
 def read_plain_text(path: Path, encoding: str = "utf-8") -> str:
     """The text of a plain file. Raises OSError and UnicodeDecodeError."""
     return read_plain_file(path).decode(encoding)
+
+
+def append_plain_text(path: Path, text: str) -> None:
+    """Write ``text`` behind the end of a plain file, which is made where none is. Raises OSError."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a pipe that nobody reads, or a socket
+            require_plain(path)
+        raise
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        _refuse_others(os.fstat(descriptor).st_mode, path)
+        file.write(text)
 
 
 def require_plain(path: Path) -> None:

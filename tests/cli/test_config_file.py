@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 import pytest
 from click.testing import CliRunner
@@ -74,6 +76,7 @@ def test_every_option_has_the_variable_of_its_own_name(seen):
         ("[serve]\nlisten = ['a']", "one value was expected"),
         ("[serve.listen]\na = 1", "serve.listen is a table"),
         ("[serve", "normfold.toml cannot be read"),
+        (f"[serve]\nthreads = {'9' * 5000}", "normfold.toml cannot be read"),
         ("[serve]\nthreads = 'many'", "'many'"),
     ],
 )
@@ -85,6 +88,12 @@ def test_a_mistake_in_the_file_is_said(seen, tmp_path, content, said):
 
 def test_a_file_that_was_named_must_be_there(seen):
     assert "no.toml cannot be read: No such file" in run("--config", "no.toml", "serve", "-r", "x", code=2)
+
+
+def test_a_pipe_is_no_configuration(seen, tmp_path):
+    os.mkfifo(tmp_path / "pipe.toml")
+    said = run("--config", "pipe.toml", "serve", "-r", "x", code=2)
+    assert "pipe.toml cannot be read: it is not a plain file" in " ".join(said.split())
 
 
 def test_no_option_of_any_command_needs_a_name_that_another_has(seen):

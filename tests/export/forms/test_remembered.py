@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import get_context
@@ -105,6 +106,7 @@ def damaged(change: Callable[[dict[str, object]], object]) -> Callable[[bytes], 
         damaged(lambda held: held.update(medians_ms={"folded": 1.0, "unfolded": float("nan")})),
         damaged(lambda held: held.update(medians_ms={"folded": 1.0, "unfolded": -1.0})),
         damaged(lambda held: held.update(medians_ms=[1.0, 2.0])),
+        damaged(lambda held: held.update(medians_ms={"folded": 1.0, "unfolded": 10**400})),
         damaged(lambda held: held.update(fastest="lifted")),
         damaged(lambda held: held.update(fastest=["folded"])),
         damaged(lambda held: held.update(rounds="many")),
@@ -136,6 +138,14 @@ def test_a_cache_folder_that_cannot_be_written_is_no_error(
             assert measured_once(SUBJECT, lambda: TAKEN) == TAKEN
             assert measured_once(SUBJECT, lambda: TAKEN) == TAKEN
     assert {r.levelno for r in caplog.records} == {logging.DEBUG}
+
+
+def test_a_pipe_in_the_place_of_a_measurement_is_not_waited_for(cache: Path) -> None:
+    measured_once(SUBJECT, lambda: TAKEN)
+    path = kept(cache)
+    path.unlink()
+    os.mkfifo(path)
+    assert measured_once(SUBJECT, lambda: TAKEN) == TAKEN
 
 
 def test_a_folder_in_the_place_of_a_measurement_is_no_error(cache: Path) -> None:

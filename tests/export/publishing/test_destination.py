@@ -88,6 +88,10 @@ def test_a_config_that_is_missing_or_cannot_be_read_is_said_as_such(repository: 
     path.write_bytes(b"\xef\xbb\xbf" + files()["config.pbtxt"])
     check(repository)
     path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(PublishError, match=r"config\.pbtxt' cannot be read: it is not a plain file"):
+        check(repository)
+    path.unlink()
     with pytest.raises(PublishError, match=r"holds version 1 but no config\.pbtxt"):
         check(repository)
 

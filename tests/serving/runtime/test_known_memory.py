@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from normfold.serving.runtime import known_memory
@@ -29,12 +31,21 @@ def test_what_was_measured_is_found_again_for_the_same_file_and_inputs(tmp_path)
         '{"row_bytes": 0, "row_input_bytes": 1}',
         '{"row_bytes": "1", "row_input_bytes": 1}',
         "[" * 5000,
+        f'{{"row_bytes": {"9" * 400}, "row_input_bytes": 1}}',
     ],
 )
 def test_a_damaged_file_is_not_believed(tmp_path, text):
     known_memory.keep(tmp_path, b"model", 1, MEMORY)
     (file,) = tmp_path.iterdir()
     file.write_text(text)
+    assert known_memory.find(tmp_path, b"model", 1) is None
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    known_memory.keep(tmp_path, b"model", 1, MEMORY)
+    (file,) = tmp_path.iterdir()
+    file.unlink()
+    os.mkfifo(file)
     assert known_memory.find(tmp_path, b"model", 1) is None
 
 

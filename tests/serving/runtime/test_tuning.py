@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -113,6 +114,15 @@ def test_a_damaged_memory_is_none(tmp_path, content):
     here.keep(b"model", 2)
     (file,) = tmp_path.iterdir()
     file.write_text(content, encoding="utf-8")
+    assert here.find(b"model") is None
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    here = Tuning(tmp_path, 4)
+    here.keep(b"model", 2)
+    (file,) = tmp_path.iterdir()
+    file.unlink()
+    os.mkfifo(file)
     assert here.find(b"model") is None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 
 import grpc
 import pytest
@@ -145,6 +146,22 @@ def test_a_trace_file_that_cannot_be_written_ends_the_start(repository, tmp_path
     config = ServerConfig(repository, listen="127.0.0.1:0", trace_file=tmp_path / "missing" / "trace")
     with pytest.raises(StartError, match=r"--trace-file .*missing/trace cannot be written: No such file or directory"):
         Server(config)
+
+
+def test_a_trace_file_that_is_a_pipe_ends_the_start(repository, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StartError, match="pipe cannot be written: it is not a plain file"):
+        Server(ServerConfig(repository, listen="127.0.0.1:0", trace_file=tmp_path / "pipe"))
+
+
+def test_a_pipe_that_takes_the_place_of_the_trace_file_holds_up_no_request(serve, repository, tmp_path, ask, caplog):
+    file = tmp_path / "trace"
+    with serve(repository, trace_file=file, load_models=("m",)) as one:
+        _trace_setting(one, trace_level=["TIMESTAMPS"], trace_rate=["1"])
+        file.unlink()
+        os.mkfifo(file)
+        assert one.infer(ask()).model_name == "m"
+    assert "trace cannot be written: it is not a plain file" in caplog.text
 
 
 def test_a_trace_that_cannot_be_written_later_fails_no_request(serve, repository, tmp_path, ask, caplog):
