@@ -194,6 +194,11 @@ def _save(path: Path, answers: dict[str, Array]) -> None:
 
     from normfold.whole_file import written_whole
 
+    for name, array in answers.items():
+        if array.dtype == object and any(text.endswith(b"\0") for text in array.ravel()):
+            raise click.ClickException(
+                f"{path} cannot hold output {name!r}: its text ends in a NUL, which .npz cuts off; print it with --json"
+            )
     named: dict[str, Any] = {n: a if a.dtype != object else a.astype(np.bytes_) for n, a in answers.items()}
     try:
         with written_whole(path) as file:

@@ -122,7 +122,12 @@ def _read(name: str, value: Any) -> Array:
     if isinstance(value, np.ma.MaskedArray):
         raise ValueError(f"input {name!r} is a masked array, and a mask cannot be sent; fill it: x.filled(0)")
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
+        if array.dtype.kind in "SU" and (isinstance(value, (str, bytes)) or not hasattr(value, "dtype")):
+            return np.asarray(value, object)  # NumPy's own text ends before the NULs at its end, and 1 becomes "1"
+        return array
+    except UnicodeDecodeError:  # bytes beside str, which NumPy would make one type
+        return np.asarray(value, object)
     except ValueError as error:
         if "inhomogeneous" not in str(error):
             raise ValueError(f"input {name!r} is not an array: {error}") from None

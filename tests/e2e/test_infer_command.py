@@ -79,6 +79,15 @@ def test_text_goes_in_and_comes_out(ask):
     assert (done.exit_code, json.loads(done.output)) == (0, {"y": [["é", "b"]]})
 
 
+def test_text_keeps_the_nul_at_its_end_or_is_not_saved(ask, tmp_path):
+    asked = ("text", "--input", r'x=[["é\u0000", "b"]]', "--json")
+    assert json.loads(ask(*asked).output) == {"y": [["é\0", "b"]]}
+    refused = ask(*asked, "--save", str(tmp_path / "answers.npz"))
+    assert refused.exit_code == 1
+    assert "cannot hold output 'y': its text ends in a NUL" in refused.output
+    assert not list(tmp_path.iterdir())
+
+
 def test_outputs_are_saved_whole(ask, tmp_path):
     path = tmp_path / "out.npz"
     assert ask("m", "--input", "x=[[1, 2, 3, 4]]", "--save", str(path)).exit_code == 0

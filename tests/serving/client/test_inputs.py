@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 import pytest
 
-from normfold.serving.client.inputs import as_declared, by_input_name
+from normfold.serving.client.inputs import as_declared, as_given, by_input_name
 from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
 
 
@@ -46,6 +48,40 @@ def test_numbers_get_the_models_datatype(value, datatype, dtype):
 def test_a_number_that_would_change_is_refused(value, datatype, said):
     with pytest.raises(ValueError, match=said):
         as_declared("x", value, datatype)
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [
+        ([["a\0", "b"]], [[b"a\0", b"b"]]),
+        ([[b"a\0", "b"]], [[b"a\0", b"b"]]),
+        ((("é\0",), ("\0",)), [["é\0".encode()], [b"\0"]]),
+        ([b"\xff", "é\0"], [b"\xff", "é\0".encode()]),
+        ([np.str_("a\0"), np.bytes_(b"b\0")], [b"a\0", b"b\0"]),
+        ([np.array(["a", "b"])], [[b"a", b"b"]]),
+        (np.array([["a\0", b"b\0"]], object), [[b"a\0", b"b\0"]]),
+        (deque(["a\0", "b"]), [b"a\0", b"b"]),
+        (["", ""], [b"", b""]),
+        ("a\0", b"a\0"),
+        (b"a\0", b"a\0"),
+        (np.str_("a\0"), b"a\0"),
+    ],
+)
+def test_text_keeps_every_nul(value, sent):
+    for array, datatype in (as_given("x", value), as_declared("x", value, "BYTES")):
+        assert (array.tolist(), array.dtype, datatype.name) == (sent, object, "BYTES")
+
+
+@pytest.mark.parametrize("value", [["a", 1], [["a", 1.5]], [True, "a"], [b"\xff", "a", 1]])
+def test_a_number_beside_text_does_not_become_text(value):
+    for read in (lambda: as_given("x", value), lambda: as_declared("x", value, "BYTES")):
+        with pytest.raises(ValueError, match="only text can be sent as objects"):
+            read()
+
+
+def test_rows_of_text_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match="its rows have different lengths"):
+        as_given("x", [["a\0"], ["b", "c"]])
 
 
 def test_a_list_for_an_input_of_an_unknown_datatype_or_name_keeps_numpys_dtype():
