@@ -79,8 +79,8 @@ def unload(model: str, address: str, timeout: float, credentials: Credentials) -
       normfold unload surnames
     """
     with asking(address, timeout, credentials) as client:
-        known = {state.model for state in client.models()}
-        if model not in known:
+        known = _models(client)
+        if known is not None and model not in known:
             raise click.ClickException(
                 f"the server has no model {model!r}; it has {', '.join(sorted(known)) or 'none'}"
             )
@@ -150,11 +150,14 @@ def use(
                 change.undo()
                 raise
             click.echo(change.sentence)
+            outcome = ""
             _say(client, model)
     except click.UsageError:
         raise
     except click.ClickException as error:
         click.echo(f"Error: {error.format_message()}", err=True)
+        if not outcome:
+            sys.exit(1)
         further = (
             "with --no-load it is changed without asking a server, and a server with --model-control poll finds it"
         )
@@ -242,6 +245,28 @@ def _argument(policy: str) -> str:
 
 
 def _say(client: Client, model: str) -> None:
-    """Print the versions of ``model`` that are in service."""
-    ready = [state.version for state in client.models() if state.model == model and state.ready]
+    """Print the versions of ``model`` that are in service: asked of the model, as a token for one model may do that."""
+    from normfold.serving.client.client import ClientError
+    from normfold.serving.errors import Status
+
+    try:
+        ready = client.model_metadata(model).versions
+    except ClientError as error:
+        if error.code is not Status.PERMISSION_DENIED:
+            raise
+        click.echo(f"{model} is in service; this token may not ask in which versions: it lacks the scope read")
+        return
     click.echo(f"{model}: version{'s' if len(ready) != 1 else ''} {', '.join(ready) or 'none'} in service")
+
+
+def _models(client: Client) -> set[str] | None:
+    """The names of the server's models; None where the token is for some models only and may not ask."""
+    from normfold.serving.client.client import ClientError
+    from normfold.serving.errors import Status
+
+    try:
+        return {state.model for state in client.models()}
+    except ClientError as error:
+        if error.code is not Status.PERMISSION_DENIED:
+            raise
+        return None

@@ -9,6 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from normfold.cli.main import main
+from normfold.serving.access.scopes import Scope
+from normfold.serving.access.tokens import line
 from normfold.serving.catalog.entries import NOT_LOADED
 from normfold.serving.client.client import Client, ClientError
 
@@ -61,6 +63,29 @@ def test_a_version_is_rolled_back_and_forward_and_the_choice_is_kept(folder, sta
         assert not any(row["state"] == "READY" for row in rows(*at))
         assert "did you mean 'm'" in run("load", "mm", *at, code=1)
         assert "the server has no model 'x'" in run("unload", "x", *at, code=1)
+
+
+@pytest.mark.parametrize(
+    ("scopes", "said"),
+    [
+        ({Scope.ADMIN, Scope.READ}, "m: version 1 in service"),
+        ({Scope.ADMIN}, "m is in service; this token may not ask"),
+    ],
+)
+def test_a_token_for_one_model_loads_uses_and_unloads_it(folder, start, tmp_path_factory, scopes, said):
+    beside = tmp_path_factory.mktemp("tokens")
+    (beside / "tokens").write_text(line("one", scopes, ["m"], "the-token") + "\n")
+    (beside / "token").write_text("the-token\n")
+    with start(folder, "--tokens", beside / "tokens", "--insecure", "--model-control", "explicit") as server:
+        with_token = ("--address", server.address, "--token-file", beside / "token")
+        (folder / "m/config.pbtxt").write_text(CONFIG + "version_policy { specific { versions: [1] } }\n")
+        assert said in run("load", "m", *with_token)
+        if Scope.READ in scopes:
+            assert "m: version 2 in service" in run("use", "m", 2, *with_token)
+            assert said in run("use", "m", 1, "-r", folder, *with_token)
+        assert "m is out of service" in run("unload", "m", *with_token)
+        assert "PERMISSION_DENIED" in run("load", "other", *with_token, code=1)
+        assert "PERMISSION_DENIED" in run("unload", "other", *with_token, code=1)
 
 
 def test_the_list_of_a_server_has_counters_inputs_and_reasons(folder, start):
