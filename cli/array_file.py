@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 #: How a .npy file, and a zip file such as .npz, begins.
 _NPY, _ZIP = b"\x93NUMPY", b"PK"
+#: What NumPy and zipfile raise, besides OSError, for a file that is damaged, or whose header claims too much; an array
+#: of an .npz file is only read when it is asked for.
+DAMAGED = (ValueError, EOFError, MemoryError, OverflowError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def open_array_file(path: Path) -> NDArray[Any] | NpzFile:
@@ -34,7 +38,7 @@ def open_array_file(path: Path) -> NDArray[Any] | NpzFile:
         if begin != _NPY and not _holds_arrays(path):
             raise ValueError("it is a zip file of other things than arrays, as torch.save writes; use np.savez")
         loaded: NDArray[Any] | NpzFile = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise ValueError(why_unread(error)) from None
     return loaded
 
@@ -43,6 +47,8 @@ def why_unread(error: Exception) -> str:
     """The reason in an error of NumPy, for the end of a sentence."""
     if "allow_pickle" in str(error):
         return "it holds objects; save numbers, such as x.astype('float32')"
+    if isinstance(error, (MemoryError, OverflowError)):
+        return f"it says that it holds more than fits into memory ({error})"
     return str(error)
 
 

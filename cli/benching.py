@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from normfold import __version__
-from normfold.cli.array_file import open_array_file, why_unread
+from normfold.cli.array_file import DAMAGED, open_array_file, why_unread
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.client import Client, ClientError
 from normfold.serving.client.connection import Credentials
@@ -115,7 +114,7 @@ def _arrays(file: Path) -> dict[str, Any]:
             return {name: np.asarray(loaded[name]) for name in loaded.files}
     except OSError as error:
         raise ValueError(f"--input {file} cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError, BadZipFile) as error:
+    except DAMAGED as error:
         raise ValueError(f"--input {file} is not an .npz file of arrays by name: {why_unread(error)}") from None
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from normfold.cli.array_file import DAMAGED, why_unread
 from normfold.plain_file import require_plain
 
 if TYPE_CHECKING:
@@ -53,8 +54,10 @@ def _numbers(text: str, option: str) -> Any:
         raise click.ClickException(
             f"--standardize {option}: {text} cannot be read: {error.strerror or error}"
         ) from None
-    except (ValueError, EOFError) as error:
-        raise click.ClickException(f"--standardize {option}: {text} is not a .npy file of numbers: {error}") from None
+    except DAMAGED as error:
+        raise click.ClickException(
+            f"--standardize {option}: {text} is not a .npy file of numbers: {why_unread(error)}"
+        ) from None
     if array.dtype.kind not in "iuf":
         raise click.ClickException(f"--standardize {option}: {text} holds {array.dtype}, not numbers")
     return array

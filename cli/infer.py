@@ -7,11 +7,10 @@ import shutil
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import click
 
-from normfold.cli.array_file import open_array_file, why_unread
+from normfold.cli.array_file import DAMAGED, open_array_file, why_unread
 from normfold.cli.connection import connection_options, said_of
 from normfold.plain_file import read_plain_text
 
@@ -144,7 +143,7 @@ def _read(name: str, text: str, metadata: ModelMetadata, cast: bool) -> Array:
                     loaded = np.asarray(opened[name])
     except OSError as error:
         raise click.UsageError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError, BadZipFile) as error:
+    except DAMAGED as error:
         raise click.UsageError(f"{path} is not a .npy, .npz or .json file with numbers: {why_unread(error)}") from None
     return _from_json(name, text, spec) if path.suffix == ".json" else _of_datatype(name, loaded, spec, cast, path)
 
