@@ -12,6 +12,8 @@ _SCHEMES = ("unix", "unix-abstract", "dns", "ipv4", "ipv6", "vsock", "xds")
 _PORT = 8001
 #: The protocol has versions as text; servers read them into 64 bits.
 LARGEST_VERSION = (1 << 63) - 1
+#: A longer timeout, such as infinity, is as good as this one, about 23 days: poll counts milliseconds in 31 bits.
+LONGEST_TIMEOUT_SECONDS = 2_000_000.0
 
 
 def checked_address(address: str) -> str:
@@ -69,10 +71,10 @@ def checked_version(version: str | int | None) -> str:
 
 
 def checked_timeout(timeout: float) -> float:
-    """``timeout`` if it is a number of seconds above 0. Raises ValueError."""
+    """``timeout`` if it is a number of seconds above 0, LONGEST_TIMEOUT_SECONDS for a longer one. Raises ValueError."""
     if not isinstance(timeout, (int, float)) or not timeout > 0:
         raise ValueError(f"timeout {timeout!r} is not a number of seconds above 0")
-    return timeout
+    return min(timeout, LONGEST_TIMEOUT_SECONDS)
 
 
 def checked_in_flight(in_flight: int) -> int:

@@ -57,7 +57,7 @@ class Client:
         compression: str | None = None,
         keepalive: float = 0.0,
     ) -> None:
-        """Send nothing yet. ``timeout``, in seconds, is for calls that give none.
+        """Send nothing yet. ``timeout``, in seconds, is for calls that give none; more than 23 days count as 23 days.
 
         ``tls``: connect with TLS, such as ``ClientTls(ca="ca.pem")``; None: in plain text. ``token``: for a server that
         admits only tokens.

@@ -14,6 +14,7 @@ from normfold.protos import grpc_service as pb
 from normfold.serving.client.calls import SERVICE
 from normfold.serving.client.connection import Credentials, token_header
 from normfold.serving.client.transport.answers import HTTP_STATUSES
+from normfold.serving.client.transport.opening import written_timeout
 from normfold.serving.errors import Status
 from normfold.serving.load.http2 import ClientConnection, Disconnected
 from normfold.serving.load.pool import Pool
@@ -180,7 +181,7 @@ def headers(
         ("user-agent", "normfold-bench"),
         *token_header(credentials.token),
     ]
-    return found if timeout is None else [*found, ("grpc-timeout", f"{max(int(timeout * 1000), 1)}m")]
+    return found if timeout is None else [*found, ("grpc-timeout", written_timeout(timeout).decode())]
 
 
 def status(event: Event) -> str | None:

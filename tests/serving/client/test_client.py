@@ -105,12 +105,20 @@ def test_what_is_no_tensor_is_refused_before_it_is_sent(client, inputs, said):
         ({"version": True}, "version True is not"),
         ({"timeout": 0}, "timeout 0 is not a number of seconds above 0"),
         ({"timeout": "5"}, "timeout '5' is not"),
+        ({"timeout": -1e300}, "is not a number of seconds above 0"),
+        ({"timeout": float("nan")}, "timeout nan is not"),
         ({"outputs": [1]}, "1 is not the name of an output"),
     ],
 )
 def test_a_wrong_argument_is_refused_before_it_is_sent(client, options, said):
     with pytest.raises(ValueError, match=said):
         client.infer("m", {"x": X}, **options)
+
+
+@pytest.mark.parametrize("timeout", [3e6, 1e300, float("inf"), 10**400])
+def test_a_timeout_longer_than_any_call_is_as_good_as_none(client, timeout):
+    np.testing.assert_array_equal(client.infer("m", {"x": X}, version=1, timeout=timeout)["y"], 2 * X)
+    assert client.is_model_ready("m", timeout=timeout)
 
 
 @pytest.mark.parametrize("top", [0, -1, 1.5, True, "3"])

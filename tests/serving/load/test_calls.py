@@ -12,7 +12,7 @@ import pytest
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.calls import infer_request
-from normfold.serving.load.calls import StreamCalls, UnaryCalls, status
+from normfold.serving.load.calls import StreamCalls, UnaryCalls, headers, status
 from normfold.serving.load.http2 import ClientConnection
 from normfold.serving.load.streams import Event
 from normfold.serving.wire.http2_frames import DATA, HEADERS, SETTINGS, WINDOW_UPDATE, frame
@@ -241,6 +241,13 @@ def test_a_stream_answer_with_an_id_that_is_not_ours_is_dropped(server, foreign)
     ended = calls._answer(connection, answer.SerializeToString())
     calls.close()
     assert ended == []
+
+
+@pytest.mark.parametrize(
+    ("timeout", "written"), [(60.0, "60000m"), (1e-9, "1m"), (1e6, "1000000S"), (float("inf"), "99999999H")]
+)
+def test_a_timeout_has_eight_digits_at_most(timeout, written):
+    assert dict(headers("127.0.0.1:1", "ModelInfer", timeout))["grpc-timeout"] == written
 
 
 @pytest.mark.parametrize("http", ["²", "9" * 5000, "teapot"])
