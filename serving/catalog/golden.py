@@ -9,7 +9,6 @@ than this; the answers of a damaged or exchanged model differ by far more.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from typing import Any
 
@@ -21,11 +20,14 @@ from normfold.serving.errors import InvalidRequest, LoadError, OutOfMemory
 from normfold.serving.runtime.reasons import TOO_LITTLE
 from normfold.serving.runtime.session import Session
 from normfold.serving.wire.tensors import to_array
+from normfold.serving.wording import quoted
 
 Array = NDArray[Any]
 
 #: Kinds of NumPy dtypes whose values can be compared as numbers.
 NUMERIC = "fiub"
+#: What the file, and each of its tensors, must have.
+_CONTENT, _TENSOR = ("relative_tolerance", "inputs", "outputs"), ("name", "datatype", "shape", "data")
 
 
 def replay(session: Session, data: bytes) -> dict[str, Array] | None:
@@ -34,16 +36,17 @@ def replay(session: Session, data: bytes) -> dict[str, Array] | None:
     Returns None, without a run, where a tensor is not of numbers. Raises LoadError where the answer differs.
     """
     try:
-        content = json.loads(data)
-        tolerance = float(content["relative_tolerance"])
-        inputs, expected = (dict(map(_tensor, content[side])) for side in ("inputs", "outputs"))
-    except (ValueError, KeyError, TypeError, RecursionError, InvalidRequest, binascii.Error) as error:
+        tolerance, inputs, expected = _read(data)
+    except (ValueError, OverflowError, RecursionError, InvalidRequest) as error:
         raise LoadError(f"golden.json cannot be read: {error}") from None
     if any(array.dtype.kind not in NUMERIC for array in (*inputs.values(), *expected.values())):
         return None
+    for side, named, known in (("input", inputs, session.inputs), ("output", expected, session.outputs)):
+        if other := sorted(named.keys() - {tensor.name for tensor in known}):
+            raise LoadError(f"golden.json does not belong to this model, which has no {side} {quoted(other[0])}")
     try:
         answers = session.run(inputs, list(expected))
-    except (InvalidRequest, KeyError) as error:
+    except InvalidRequest as error:
         raise LoadError(f"golden.json does not belong to this model: {error}") from None
     except OutOfMemory:
         raise LoadError(f"a run of its golden input {TOO_LITTLE}") from None
@@ -52,11 +55,48 @@ def replay(session: Session, data: bytes) -> dict[str, Array] | None:
     return inputs
 
 
-def _tensor(entry: dict[str, Any]) -> tuple[str, Array]:
-    datatype = by_name(entry["datatype"])
-    shape = tuple(int(size) for size in entry["shape"])
-    data = base64.b64decode(entry["data"], validate=True)
-    return str(entry["name"]), to_array(data, shape, datatype, entry["name"], "")
+def _read(data: bytes) -> tuple[float, dict[str, Array], dict[str, Array]]:
+    """The tolerance, the inputs and the outputs. Raises ValueError, OverflowError, RecursionError or InvalidRequest."""
+    try:
+        content = json.loads(data)
+    except ValueError as error:
+        raise ValueError(f"it is not JSON: {error}") from None
+    _require(content, _CONTENT, "it")
+    tolerance = content["relative_tolerance"]
+    if type(tolerance) not in (int, float):
+        raise ValueError(f"relative_tolerance must be a number, got {type(tolerance).__name__}")
+    inputs, outputs = (_tensors(content[side], side) for side in ("inputs", "outputs"))
+    return float(tolerance), inputs, outputs
+
+
+def _tensors(entries: object, side: str) -> dict[str, Array]:
+    if not isinstance(entries, list):
+        raise ValueError(f"{side} must be a list, got {type(entries).__name__}")
+    return dict(_tensor(entry, f"{side}[{number}]") for number, entry in enumerate(entries))
+
+
+def _tensor(entry: Any, where: str) -> tuple[str, Array]:
+    _require(entry, _TENSOR, where)
+    name, shape = str(entry["name"]), entry["shape"]
+    try:
+        datatype = by_name(str(entry["datatype"]))
+    except KeyError:
+        raise ValueError(f"{where}: datatype {quoted(str(entry['datatype']))} is none of the protocol's") from None
+    if not isinstance(shape, list) or any(type(size) is not int or size < 0 for size in shape):
+        raise ValueError(f"{where}: shape must be a list of sizes")
+    try:
+        data = base64.b64decode(entry["data"], validate=True)
+    except (ValueError, TypeError):
+        raise ValueError(f"{where}: data is not in base64") from None
+    return name, to_array(data, tuple(shape), datatype, quoted(name), "")
+
+
+def _require(value: object, keys: tuple[str, ...], where: str) -> None:
+    """Raise ValueError unless ``value`` is an object of JSON with these keys."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} must be an object with {', '.join(keys)}, got {type(value).__name__}")
+    if missing := [key for key in keys if key not in value]:
+        raise ValueError(f"{where} lacks {', '.join(missing)}")
 
 
 def _compare(name: str, answer: Array, wanted: Array, tolerance: float) -> None:

@@ -98,7 +98,7 @@ def arrays(response: pb.ModelInferResponse) -> Answer:
     for index, output in enumerate(response.outputs):
         try:
             found[output.name] = _output(response, index)
-        except (KeyError, ValueError, ServingError) as error:
+        except (ValueError, ServingError) as error:
             shown = f"{output.name!r} {output.datatype}{list(output.shape)}"
             raise ClientError(Status.INTERNAL, f"the server's output {shown} cannot be read: {error}") from None
     return found
@@ -106,7 +106,10 @@ def arrays(response: pb.ModelInferResponse) -> Answer:
 
 def _output(response: pb.ModelInferResponse, index: int) -> Array:
     output = response.outputs[index]
-    datatype, shape = by_name(output.datatype), tuple(output.shape)
+    try:
+        datatype, shape = by_name(output.datatype), tuple(output.shape)
+    except KeyError:
+        raise ValueError("its datatype is none of the protocol's") from None
     if index >= len(response.raw_output_contents):
         values = np.array(getattr(output.contents, datatype.contents_field), datatype.dtype)
     elif datatype.name == "BYTES":

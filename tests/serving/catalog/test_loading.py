@@ -222,10 +222,31 @@ def test_the_golden_answer_is_asked_for_again(load, tmp_path, models, y):
         (_golden(2 * X + np.nan), "is not the golden answer where that is not finite"),
         (_golden((2 * X)[:, :3]), r"is float32\[1, 3\], the model gives float32\[1, 4\]"),
         (_golden(2 * X, X[:, :3]), "golden.json does not belong to this model"),
-        (_golden(2 * X, outputs=[{"name": "q", "datatype": "FP32", "shape": [0], "data": ""}]), "does not belong"),
+        (_golden(2 * X, outputs=[{"name": "q", "datatype": "FP32", "shape": [0], "data": ""}]), "no output 'q'"),
+        (_golden(2 * X, inputs=[{"name": "q", "datatype": "FP32", "shape": [0], "data": ""}]), "no input 'q'"),
         (_golden(2 * X, inputs=[{"name": "x", "datatype": "FP32", "shape": [9], "data": ""}]), "cannot be read"),
         (_golden(2 * X, relative_tolerance=None), "golden.json cannot be read"),
-        (b"{", "golden.json cannot be read"),
+        (_golden(2 * X, relative_tolerance=10**400), "golden.json cannot be read: "),
+        (b"{", "golden.json cannot be read: it is not JSON: "),
+        (b"[" * 100_000, "golden.json cannot be read: "),
+        (b"3", "golden.json cannot be read: it must be an object with relative_tolerance, inputs, outputs, got int"),
+        (b'{"inputs": 3}', "golden.json cannot be read: it lacks relative_tolerance, outputs"),
+        (_golden(2 * X, inputs=3), "golden.json cannot be read: inputs must be a list, got int"),
+        (_golden(2 * X, inputs=[3]), r"inputs\[0\] must be an object with name, datatype, shape, data, got int"),
+        (_golden(2 * X, inputs=[{"name": "x"}]), r"inputs\[0\] lacks datatype, shape, data"),
+        (_golden(2 * X, relative_tolerance="1"), "relative_tolerance must be a number, got str"),
+        *(
+            (_golden(2 * X, outputs=[{"name": "y", "datatype": "FP32", "shape": [1, 4], "data": "", **wrong}]), words)
+            for wrong, words in (
+                ({"datatype": "FP33"}, r"outputs\[0\]: datatype 'FP33' is none of the protocol's"),
+                ({"datatype": ["FP32"]}, "is none of the protocol's"),
+                ({"shape": 4}, "shape must be a list of sizes"),
+                ({"shape": [-1, -4]}, "shape must be a list of sizes"),
+                ({"shape": [1e999]}, "shape must be a list of sizes"),
+                ({"data": 5}, "data is not in base64"),
+                ({"data": "é"}, "data is not in base64"),
+            )
+        ),
     ],
 )
 def test_another_answer_than_the_golden_one_is_a_load_error(load, tmp_path, models, content, words):
