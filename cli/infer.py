@@ -145,18 +145,33 @@ def _read(name: str, text: str, metadata: ModelMetadata, cast: bool) -> Array:
         raise click.UsageError(f"{path} cannot be read: {error.strerror or error}") from None
     except DAMAGED as error:
         raise click.UsageError(f"{path} is not a .npy, .npz or .json file with numbers: {why_unread(error)}") from None
-    return _from_json(name, text, spec) if path.suffix == ".json" else _of_datatype(name, loaded, spec, cast, path)
+    return (
+        _from_json(name, text, spec, path) if path.suffix == ".json" else _of_datatype(name, loaded, spec, cast, path)
+    )
 
 
-def _from_json(name: str, text: str, spec: TensorMetadata | None) -> Array:
-    """The array that ``text`` writes in JSON. Raises click.UsageError or ValueError."""
+def _from_json(name: str, text: str, spec: TensorMetadata | None, path: Path | None = None) -> Array:
+    """The array that ``text``, from the file ``path`` if that is given, writes in JSON.
+
+    Raises click.UsageError or ValueError.
+    """
     from normfold.serving.client.inputs import as_declared, as_given
 
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         file = f": it is a file, so write --input {name}=@{text}" if _is_file(text) else f" ({error})"
+        if path is not None:
+            raise click.UsageError(f"{path} is not JSON: {error}") from None
         raise click.UsageError(f"input {name!r}: {text[:80]!r} is neither @file nor JSON{file}") from None
+    first = value
+    while isinstance(first, list) and first:
+        first = first[0]
+    if isinstance(first, dict):
+        raise click.UsageError(
+            f"input {name!r}: {path or 'the JSON'} holds an object, {{…}}; it must hold nothing but the values of this "
+            "input as lists within lists, such as [[1, 2, 3], [4, 5, 6]]"
+        )
     return (as_given(name, value) if spec is None else as_declared(name, value, spec.datatype))[0]
 
 

@@ -106,6 +106,20 @@ def test_a_file_without_its_at_sign_and_a_file_of_objects_are_named(ask, tmp_pat
     assert "neither @file nor JSON (" in ask("m", "--input", "x=" + "y" * 5000).output
 
 
+@pytest.mark.parametrize("text", ['{"x": [[1, 2, 3, 4]]}', '[{"x": 1}]', "{}"])
+def test_an_object_of_json_is_refused_with_what_must_be_there(ask, tmp_path, text):
+    file = tmp_path / "x.json"
+    file.write_text(text)
+    for value, where in ((f"@{file}", f"{file}"), (text, "the JSON")):
+        done = ask("m", "--input", f"x={value}")
+        assert done.exit_code == 2
+        said = " ".join(done.output.split())
+        assert f"input 'x': {where} holds an object, {{…}}; it must hold nothing but the values" in said
+        assert "such as [[1, 2, 3], [4, 5, 6]]" in said
+    file.write_text("[[1, 2")
+    assert f"{file} is not JSON: Expecting" in " ".join(ask("m", "--input", f"x=@{file}").output.split())
+
+
 def test_a_file_that_numpy_did_not_write_is_named_for_what_it_is(ask, tmp_path):
     (tmp_path / "notes.txt").write_text("N\nS\n")
     (tmp_path / "empty.npy").touch()
