@@ -12,7 +12,7 @@ the environment (NORMFOLD_SERVE_LISTEN for ``normfold serve --listen``), then th
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import click
@@ -23,11 +23,14 @@ from normfold.plain_file import read_plain_text
 DEFAULT = Path("normfold.toml")
 
 
-def read(path: Path | None, command: click.Command, name: str, commands: Mapping[str, object]) -> dict[str, object]:
-    """The defaults of ``command`` by the names of its parameters: those in the section ``name`` of the file.
+def read(
+    path: Path | None, name: str, commands: Iterable[str], command: Callable[[str], click.Command]
+) -> dict[str, object]:
+    """The defaults of the command ``name`` by the names of its parameters: those in its section of the file.
 
-    ``path``: None for DEFAULT, which may be missing. ``commands`` are the names that a section may have. Raises
-    click.UsageError for a file that cannot be read, and for what is no option.
+    ``path``: None for DEFAULT, which may be missing. ``commands`` are the names that a section may have, and
+    ``command`` gives the command of a name. Raises click.UsageError for a file that cannot be read, and for what is no
+    option in any section: whichever command reads the file first finds the mistake.
     """
     file = DEFAULT if path is None else path
     if path is None and not file.is_file():
@@ -37,10 +40,14 @@ def read(path: Path | None, command: click.Command, name: str, commands: Mapping
     except (OSError, ValueError) as error:  # a number of thousands of digits is a ValueError too
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise click.UsageError(f"{file} cannot be read: {why}") from None
+    found: dict[str, object] = {}
     for section, values in sections.items():
         if section not in commands or not isinstance(values, dict):
             raise click.UsageError(f"{file}: [{section}] is no command; sections are {', '.join(commands)}")
-    return _defaults(file, name, sections.get(name, {}), command)
+        defaults = _defaults(file, section, values, command(section))
+        if section == name:
+            found = defaults
+    return found
 
 
 def _defaults(file: Path, section: str, values: Mapping[str, object], command: click.Command) -> dict[str, object]:

@@ -32,6 +32,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "torch", "onnx", "grpcio", "protobuf", "numpy", "uvloop")
 
 
+def _command(name: str) -> click.Command:
+    command = getattr(import_module(COMMANDS[name][0]), name)
+    assert isinstance(command, click.Command)
+    return command
+
+
 class LazyGroup(click.Group):
     """A command group that knows its commands' names and help lines without importing them."""
 
@@ -43,8 +49,7 @@ class LazyGroup(click.Group):
         """Import and return one subcommand, or None if there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
-        assert isinstance(command, click.Command)
+        command = _command(cmd_name)
         for option in command.params:
             if isinstance(option, click.Option) and option.envvar is None:  # click would take the name in the code
                 word = next(word for word in option.opts if word.startswith("--")).removeprefix("--")
@@ -64,7 +69,7 @@ class LazyGroup(click.Group):
         if found is not None and command is not None:
             from normfold.cli.config_file import read
 
-            ctx.default_map = {found: read(ctx.params["config"], command, found, COMMANDS)}
+            ctx.default_map = {found: read(ctx.params["config"], found, COMMANDS, _command)}
         return found, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -86,6 +86,24 @@ def test_a_mistake_in_the_file_is_said(seen, tmp_path, content, said):
     assert said in " ".join(output.split())
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[models]\naddress = '127.0.0.1:1'\n[serve]\nlisten-on = 'x'", "normfold serve has no option --listen-on"),
+        ("[export]\nopsett = 18", "normfold export has no option --opsett; did you mean opset?"),
+        ("[serve]\ntune = 'no'", "serve.tune is 'no'; true or false was expected"),
+    ],
+)
+def test_a_mistake_in_the_section_of_another_command_is_said_too(seen, tmp_path, content, said):
+    (tmp_path / "normfold.toml").write_text(content)
+    assert said in " ".join(run("models", code=2).split())
+
+
+def test_every_section_is_known_to_every_command(seen, tmp_path):
+    (tmp_path / "normfold.toml").write_text("".join(f"[{name}]\n" for name in COMMANDS))
+    run("serve", "-r", "x")
+
+
 def test_a_file_that_was_named_must_be_there(seen):
     assert "no.toml cannot be read: No such file" in run("--config", "no.toml", "serve", "-r", "x", code=2)
 
