@@ -132,7 +132,7 @@ def _connected(address: str, seconds: float) -> socket.socket:
     while True:
         try:
             return socket.create_connection((host, int(port)), seconds)
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, ConnectionResetError):
             if time.monotonic() > until:
                 raise
             time.sleep(0.02)
