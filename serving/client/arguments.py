@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 from normfold.digits import read_digits
@@ -12,8 +13,8 @@ _SCHEMES = ("unix", "unix-abstract", "dns", "ipv4", "ipv6", "vsock", "xds")
 _PORT = 8001
 #: The protocol has versions as text; servers read them into 64 bits.
 LARGEST_VERSION = (1 << 63) - 1
-#: A longer timeout, such as infinity, is as good as this one, about 23 days: poll counts milliseconds in 31 bits.
-LONGEST_TIMEOUT_SECONDS = 2_000_000.0
+#: Longer timeouts mean none: they are cut to 23 days. ``poll`` takes no more than 2^31 ms, and gRPC no infinity.
+LONGEST_SECONDS = 2e6
 
 
 def checked_address(address: str) -> str:
@@ -71,10 +72,20 @@ def checked_version(version: str | int | None) -> str:
 
 
 def checked_timeout(timeout: float) -> float:
-    """``timeout`` if it is a number of seconds above 0, LONGEST_TIMEOUT_SECONDS for a longer one. Raises ValueError."""
-    if not isinstance(timeout, (int, float)) or not timeout > 0:
+    """``timeout`` if it is a number of seconds above 0, and at most LONGEST_SECONDS of it. Raises ValueError.
+
+    >>> import math
+    >>> checked_timeout(5), checked_timeout(math.inf)
+    (5.0, 2000000.0)
+    """
+    if not is_number(timeout) or not timeout > 0:
         raise ValueError(f"timeout {timeout!r} is not a number of seconds above 0")
-    return min(timeout, LONGEST_TIMEOUT_SECONDS)
+    return float(min(timeout, LONGEST_SECONDS))
+
+
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is a real number: of Python or a scalar of NumPy, and no truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def checked_in_flight(in_flight: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from normfold.serving.client.arguments import is_number
 from normfold.serving.client.transport.answers import Reply
 from normfold.serving.client.transport.destination import Endpoint, destination
 from normfold.serving.client.transport.opening import COMPRESSIONS, Opening
@@ -47,7 +48,7 @@ def checked_options(transport: str, compression: str | None, keepalive: float) -
         raise ValueError(f"transport {transport!r} is not one of {', '.join(map(repr, TRANSPORTS))}")
     if compression is not None and compression not in COMPRESSIONS:
         raise ValueError(f"compression {compression!r} is not 'gzip' or None")
-    if not isinstance(keepalive, (int, float)) or not 0 <= keepalive < 1e6:
+    if not is_number(keepalive) or not 0 <= keepalive < 1e6:
         raise ValueError(f"keepalive {keepalive!r} is not a number of seconds; 0: no pings")
 
 
@@ -66,10 +67,10 @@ def blocking_calls(
 
         from normfold.serving.client.transport.through_grpcio import GrpcioCalls, channel
 
-        return GrpcioCalls(channel(grpc, address, tls, keepalive, compression), address, metadata)
+        return GrpcioCalls(channel(grpc, address, tls, float(keepalive), compression), address, metadata)
     from normfold.serving.client.transport.sharing import SharedConnections
 
-    return SharedConnections(address, *_prepared(address, tls, metadata, compression), keepalive)
+    return SharedConnections(address, *_prepared(address, tls, metadata, compression), float(keepalive))
 
 
 def loop_calls(
@@ -87,10 +88,10 @@ def loop_calls(
 
         from normfold.serving.client.transport.through_grpcio import GrpcioLoopCalls, channel
 
-        return GrpcioLoopCalls(channel(grpc.aio, address, tls, keepalive, compression), address, metadata)
+        return GrpcioLoopCalls(channel(grpc.aio, address, tls, float(keepalive), compression), address, metadata)
     from normfold.serving.client.transport.pooling import LoopConnections
 
-    return LoopConnections(address, *_prepared(address, tls, metadata, compression), keepalive)
+    return LoopConnections(address, *_prepared(address, tls, metadata, compression), float(keepalive))
 
 
 def _prepared(

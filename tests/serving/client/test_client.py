@@ -12,6 +12,7 @@ import pytest
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.client import client as sync
+from normfold.serving.client.arguments import LONGEST_SECONDS
 from normfold.serving.client.async_client import AsyncClient
 from normfold.serving.client.calls import arrays, labelled
 from normfold.serving.client.client import Client, ClientError
@@ -107,6 +108,8 @@ def test_what_is_no_tensor_is_refused_before_it_is_sent(client, inputs, said):
         ({"timeout": "5"}, "timeout '5' is not"),
         ({"timeout": -1e300}, "is not a number of seconds above 0"),
         ({"timeout": float("nan")}, "timeout nan is not"),
+        ({"timeout": True}, "timeout True is not"),
+        ({"timeout": np.array([5.0])}, r"timeout array\(\[5.\]\) is not"),
         ({"outputs": [1]}, "1 is not the name of an output"),
     ],
 )
@@ -115,10 +118,19 @@ def test_a_wrong_argument_is_refused_before_it_is_sent(client, options, said):
         client.infer("m", {"x": X}, **options)
 
 
-@pytest.mark.parametrize("timeout", [3e6, 1e300, float("inf"), 10**400])
-def test_a_timeout_longer_than_any_call_is_as_good_as_none(client, timeout):
-    np.testing.assert_array_equal(client.infer("m", {"x": X}, version=1, timeout=timeout)["y"], 2 * X)
-    assert client.is_model_ready("m", timeout=timeout)
+@pytest.mark.parametrize("timeout", [1e9, float("inf"), 1e300, 10**400, np.float32(30), np.int64(30)], ids=str)
+def test_a_timeout_that_means_none_is_none_and_a_number_of_numpy_is_a_number(client, timeout):
+    for x in (X, {"x": X}):
+        np.testing.assert_array_equal(client.infer("m", x, version=1, timeout=timeout)["y"], 2 * X)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_client_takes_the_same_timeouts_as_its_calls(kind):
+    assert kind("127.0.0.1:1", timeout=np.float32(5), keepalive=np.float32(9)).timeout == 5.0
+    longest = [kind("127.0.0.1:1", timeout=long).timeout for long in (float("inf"), 10**400)]
+    assert longest == [LONGEST_SECONDS] * 2
+    with pytest.raises(ValueError, match="timeout nan is not a number of seconds above 0"):
+        kind("127.0.0.1:1", timeout=float("nan"))
 
 
 @pytest.mark.parametrize("top", [0, -1, 1.5, True, "3"])
