@@ -24,6 +24,7 @@ def checked_address(address: str) -> str:
     """
     if not isinstance(address, str) or not address:
         raise ValueError(f"address {address!r} is not host:port, such as '127.0.0.1:{_PORT}', or unix:/path")
+    checked_text("address", address)
     scheme, separator, rest = address.partition("://")
     if separator and scheme.lower() in ("http", "https", "grpc", "grpcs", "tcp"):
         target = rest.partition("/")[0]
@@ -57,7 +58,30 @@ def checked_model(model: str) -> str:
     """``model`` if it can be a name. Raises ValueError."""
     if not isinstance(model, str) or not model:
         raise ValueError(f"model {model!r} is not a name; give the name of a served model, such as 'surnames'")
-    return model
+    return checked_text("model", model)
+
+
+def checked_text(what: str, text: str) -> str:
+    """``text``, which is ``what``, if it can be sent as UTF-8. Raises ValueError."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{what} {text!r} cannot be sent: its character {error.start}, {text[error.start]!r}, is half of one (a "
+                "lone surrogate), which UTF-8 cannot write; give the whole character, or '?' in its place: "
+                "text.encode(errors='replace').decode()"
+            ) from None
+    return text
+
+
+def checked_request_id(request_id: str) -> str:
+    """``request_id`` if it is a text; "" is none. Raises ValueError."""
+    if request_id is None:
+        return ""
+    if not isinstance(request_id, str):
+        raise ValueError(f"request_id {request_id!r} is not a text: give a str, such as {str(request_id)!r}")
+    return checked_text("request_id", request_id)
 
 
 def checked_version(version: str | int | None) -> str:
@@ -104,10 +128,18 @@ def checked_top(top: int) -> int:
     return int(top)
 
 
-def checked_outputs(outputs: Iterable[str] | None) -> list[str]:
-    """The names in ``outputs``, which may also be one name; none where it is None. Raises ValueError."""
-    names: list[Any] = [outputs] if isinstance(outputs, str) else list(outputs or ())
+def checked_outputs(outputs: Iterable[str] | None) -> tuple[str, ...]:
+    """The names in ``outputs``, which may also be one name; none where it is None. Raises ValueError.
+
+    An iterator is used up by this: call it once, before anything else reads ``outputs``.
+    """
+    if outputs is None:
+        return ()
+    if not isinstance(outputs, Iterable):
+        raise ValueError(f"outputs {outputs!r} is not a list of names: give the names of outputs, such as ['y']")
+    names: tuple[Any, ...] = (outputs,) if isinstance(outputs, str) else tuple(outputs)
     for name in names:
         if not isinstance(name, str) or not name:
             raise ValueError(f"outputs: {name!r} is not the name of an output")
+        checked_text("output", name)
     return names

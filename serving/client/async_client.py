@@ -13,17 +13,19 @@ from normfold.serving.client.arguments import (
     checked_address,
     checked_in_flight,
     checked_model,
+    checked_outputs,
+    checked_request_id,
     checked_timeout,
     checked_top,
     checked_version,
 )
 from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, method_path
-from normfold.serving.client.client import Response, parsed, read_metadata, says_yes
-from normfold.serving.client.connection import ClientTls, token_header
+from normfold.serving.client.connection import ClientTls, checked_tls, token_header
 from normfold.serving.client.errors import WITHOUT_METADATA, ClientError, Made, advised, client_error
 from normfold.serving.client.inputs import Inputs, needs_metadata
 from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, named, server_metadata
 from normfold.serving.client.plans import MessagePlans
+from normfold.serving.client.replies import Response, parsed, read_metadata, says_yes
 from normfold.serving.client.sizes import refusal, shapes_of
 from normfold.serving.client.transport.choice import TRANSPORTS, loop_calls
 from normfold.serving.errors import Status
@@ -70,7 +72,7 @@ class AsyncClient:
         self._known: dict[tuple[str, str], asyncio.Future[ModelMetadata]] = {}
         self._without: set[tuple[str, str]] = set()  # models and versions of which the server gives no metadata
         self._plans = MessagePlans()
-        self._calls = loop_calls(address, tls, token_header(token), transport, compression, keepalive)
+        self._calls = loop_calls(address, checked_tls(tls), token_header(token), transport, compression, keepalive)
         self._multiplexer: Multiplexer | None = None
         if stream:
             from normfold.serving.client.multiplex import Multiplexer
@@ -122,7 +124,8 @@ class AsyncClient:
         The metadata of the model is asked for once, before the first inference. An input of a size that the export
         did not prove is not sent: ClientError with INVALID_ARGUMENT, as the server itself would answer.
         """
-        plan = self._plans.request(model, inputs, outputs, version) if type(request_id) is str else None
+        outputs, request_id = checked_outputs(outputs), checked_request_id(request_id)
+        plan = self._plans.request(model, inputs, outputs, version)
         if plan is not None and self._multiplexer is None:
             metadata = await self._metadata_if_any(model, version, timeout)
             if metadata is plan.checked or not refusal(metadata, plan.shapes):

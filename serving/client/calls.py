@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from normfold.protos.datatypes import by_name
-from normfold.serving.client.arguments import checked_model, checked_outputs, checked_version
+from normfold.serving.client.arguments import checked_model, checked_outputs, checked_request_id, checked_version
 from normfold.serving.client.errors import ClientError
 from normfold.serving.client.inputs import Array, Inputs, by_input_name
 from normfold.serving.client.metadata import ModelMetadata
@@ -23,7 +23,9 @@ SERVICE = "/inference.GRPCInferenceService/"
 
 
 def method_path(method: str) -> str:
-    """The path of a method of the protocol by its name; a path is one already."""
+    """The path of a method of the protocol by its name; a path is one already. Raises ValueError."""
+    if not isinstance(method, str) or not method.isascii():
+        raise ValueError(f"method {method!r} is not the name of a method, such as 'ServerLive', nor a path")
     return method if method.startswith("/") else SERVICE + method
 
 
@@ -77,7 +79,7 @@ def infer_request(
     from normfold.protos import grpc_service as pb  # here, because most requests do without protobuf (plans.py)
 
     request = pb.ModelInferRequest(
-        model_name=checked_model(model), model_version=checked_version(version), id=request_id
+        model_name=checked_model(model), model_version=checked_version(version), id=checked_request_id(request_id)
     )
     for name, (array, datatype) in by_input_name(inputs, metadata).items():
         request.inputs.add(name=name, datatype=datatype.name, shape=array.shape)

@@ -12,35 +12,35 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 from normfold.serving.client import calls
 from normfold.serving.client.arguments import (
     checked_address,
     checked_model,
+    checked_outputs,
+    checked_request_id,
     checked_timeout,
     checked_top,
     checked_version,
 )
 from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, method_path
-from normfold.serving.client.connection import ClientTls, token_header
+from normfold.serving.client.connection import ClientTls, checked_tls, token_header
 from normfold.serving.client.errors import WITHOUT_METADATA, Made, advised, client_error
 from normfold.serving.client.errors import ClientError as ClientError
 from normfold.serving.client.inputs import Inputs, needs_metadata
-from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, model_metadata, named, server_metadata
+from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, named, server_metadata
 from normfold.serving.client.plans import MessagePlans
+from normfold.serving.client.replies import Response, parsed, read_metadata, says_yes
 from normfold.serving.client.sizes import refusal, shapes_of
 from normfold.serving.client.transport.choice import TRANSPORTS, blocking_calls
 from normfold.serving.errors import Status
-from normfold.serving.wire.fields import fields
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from normfold.protos import grpc_service as pb
     from normfold.serving.client import control
-
-Response = TypeVar("Response", bound="Message")
 
 
 class Client:
@@ -71,7 +71,7 @@ class Client:
         #: By model and version; None: the server has no such procedure.
         self._known: dict[tuple[str, str], ModelMetadata | None] = {}
         self._plans = MessagePlans()
-        self._calls = blocking_calls(address, tls, token_header(token), transport, compression, keepalive)
+        self._calls = blocking_calls(address, checked_tls(tls), token_header(token), transport, compression, keepalive)
 
     def __enter__(self) -> Self:
         return self
@@ -112,7 +112,8 @@ class Client:
         The metadata of the model is asked for once, before the first inference. An input of a size that the export
         did not prove is not sent: ClientError with INVALID_ARGUMENT, as the server itself would answer.
         """
-        plan = self._plans.request(model, inputs, outputs, version) if type(request_id) is str else None
+        outputs, request_id = checked_outputs(outputs), checked_request_id(request_id)
+        plan = self._plans.request(model, inputs, outputs, version)
         if plan is not None:
             metadata = self._metadata_if_any(model, version, timeout)
             if metadata is plan.checked or not refusal(metadata, plan.shapes):
@@ -272,29 +273,3 @@ class Client:
         metadata = read_metadata(self._send("ModelMetadata", named(*key), timeout))
         self._known[key] = metadata
         return metadata
-
-
-def parsed(response: type[Response], data: bytes) -> Response:
-    """The message in ``data``. Raises ClientError for bytes that are none."""
-    from google.protobuf.message import DecodeError
-
-    try:
-        return response.FromString(data)
-    except DecodeError:
-        raise ClientError(Status.INTERNAL, f"the server's answer is not a {response.DESCRIPTOR.name}") from None
-
-
-def says_yes(data: bytes) -> bool:
-    """Whether a serialized answer whose only field is one boolean, such as ServerReadyResponse, says true."""
-    try:
-        return any(number == 1 and data[begin:end] != b"\0" for number, _, begin, end in fields(data))
-    except ValueError:
-        raise ClientError(Status.INTERNAL, "the server's answer is not a message of the protocol") from None
-
-
-def read_metadata(data: bytes) -> ModelMetadata:
-    """The content of a serialized ModelMetadataResponse. Raises ClientError for bytes that are none."""
-    try:
-        return model_metadata(data)
-    except ValueError:
-        raise ClientError(Status.INTERNAL, "the server's answer is not a ModelMetadataResponse") from None

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from normfold.serving.client.arguments import checked_text
+
 if TYPE_CHECKING:
     import ssl
 
@@ -87,7 +89,7 @@ class ClientTls:
 
         try:
             read_pem(Path(path), KEY if name == "key" else CERTIFICATE)
-        except (OSError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error)
             raise ValueError(f"{name} {path} cannot be read: {why}") from None
         return str(path)
@@ -99,6 +101,22 @@ class Credentials:
 
     tls: ClientTls | None = None
     token: str | None = None
+
+
+def checked_tls(tls: ClientTls | None) -> ClientTls | None:
+    """``tls`` if it says how to connect. Raises ValueError."""
+    if isinstance(tls, ClientTls):
+        if not isinstance(tls.server_name, str):
+            raise ValueError(f"server_name {tls.server_name!r} is not the name of a host, such as 'example.org'")
+        checked_text("server_name", tls.server_name)
+    if tls is None or isinstance(tls, ClientTls):
+        return tls
+    if isinstance(tls, (str, PathLike)):
+        raise ValueError(f"tls {tls!r} is not a ClientTls: for a file of certificates write tls=ClientTls(ca={tls!r})")
+    raise ValueError(
+        f"tls {tls!r} is not a ClientTls: write tls=ClientTls() to trust the certificates of this system, or "
+        "tls=ClientTls(ca='ca.pem'); leave it out to connect in plain text"
+    )
 
 
 def token_header(token: str | None) -> tuple[tuple[str, str], ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from normfold.digits import read_digits
-from normfold.serving.client.arguments import LARGEST_VERSION, checked_model
+from normfold.serving.client.arguments import LARGEST_VERSION, checked_model, checked_text
 from normfold.serving.wire.proved_sizes import ALLOWED, BATCHNORMS, PROVED
 
 if TYPE_CHECKING:
@@ -101,6 +101,9 @@ def load_request(model: str, config: str | None = None) -> pb.RepositoryModelLoa
 
     request = pb.RepositoryModelLoadRequest(model_name=checked_model(model))
     if config is not None:
+        if not isinstance(config, str):
+            raise ValueError(f"config is a {type(config).__name__}, not a text: give JSON, such as json.dumps(config)")
+        checked_text("config", config)
         request.parameters["config"].string_param = config
     return request
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from normfold.protos.datatypes import Datatype, by_dtype, by_name
+from normfold.serving.client.arguments import checked_text
 from normfold.serving.client.metadata import ModelMetadata
 
 Array = NDArray[Any]
@@ -43,6 +44,7 @@ def by_input_name(inputs: Inputs, metadata: ModelMetadata | None) -> dict[str, t
     for name, value in inputs.items():
         if not isinstance(name, str):
             raise ValueError(f"inputs: the key {name!r} is not the name of an input; names are str")
+        checked_text("input", name)
         declared = _declared(name, metadata)
         found[name] = as_declared(name, value, declared) if declared and _is_plain(value) else as_given(name, value)
     return found
@@ -144,7 +146,7 @@ def _bytes(name: str, array: Array) -> Array:
     elements = np.empty(array.size, object)
     for position, element in enumerate(given):
         if isinstance(element, str):
-            elements[position] = element.encode()
+            elements[position] = checked_text(f"input {name!r}: the text", element).encode()
         elif isinstance(element, (bytes, bytearray, memoryview)):
             elements[position] = bytes(element)
         else:

@@ -10,7 +10,6 @@ the answer before. Whatever has another form is left to protobuf, which gives th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from normfold.protos.datatypes import by_dtype, by_name
 from normfold.serving.client import calls
-from normfold.serving.client.arguments import checked_model, checked_outputs, checked_version
+from normfold.serving.client.arguments import checked_model, checked_text, checked_version
 from normfold.serving.client.errors import ClientError
 from normfold.serving.client.inputs import Array
 from normfold.serving.client.metadata import ModelMetadata
@@ -91,15 +90,13 @@ class MessagePlans:
         #: By the size of the whole answer.
         self._answers: dict[int, _AnswerPlan] = {}
 
-    def request(self, model: str, inputs: Any, outputs: Iterable[str] | None, version: str | int) -> MessagePlan | None:
+    def request(self, model: str, inputs: Any, outputs: tuple[str, ...], version: str | int) -> MessagePlan | None:
         """The plan of a request whose inputs are arrays of numbers by name; None for any other request.
 
-        Raises ValueError as ``calls.infer_request`` does.
+        ``outputs`` are checked names. Raises ValueError as ``calls.infer_request`` does.
         """
         if type(inputs) is not dict:
             return None
-        if outputs is not None and not isinstance(outputs, str):
-            outputs = tuple(outputs)
         key: list[Any] = [model, version, type(version), outputs]
         for name, array in inputs.items():
             if type(array) is not np.ndarray:
@@ -138,9 +135,7 @@ class MessagePlans:
         return found
 
     @staticmethod
-    def _made(
-        model: str, inputs: dict[str, Array], outputs: Iterable[str] | None, version: str | int
-    ) -> MessagePlan | None:
+    def _made(model: str, inputs: dict[str, Array], outputs: tuple[str, ...], version: str | int) -> MessagePlan | None:
         try:
             datatypes = [by_dtype(array.dtype) for array in inputs.values()]
         except KeyError:
@@ -156,10 +151,14 @@ class MessagePlans:
         before = sized(1, checked_model(model).encode()) + sized(2, checked_version(version).encode())
         after, sizes = b"", []
         for (name, array), datatype in zip(inputs.items(), datatypes, strict=True):
-            tensor = sized(1, name.encode()) + sized(2, datatype.name.encode()) + packed(3, array.shape)
+            tensor = (
+                sized(1, checked_text("input", name).encode())
+                + sized(2, datatype.name.encode())
+                + packed(3, array.shape)
+            )
             after += sized(5, tensor)
             sizes.append(_RAW_INPUT + varint(array.nbytes))
-        for name in checked_outputs(outputs):
+        for name in outputs:
             after += sized(6, sized(1, name.encode()))
         return MessagePlan(before, after, {name: array.shape for name, array in inputs.items()}, sizes)
 

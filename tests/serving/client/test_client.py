@@ -16,6 +16,7 @@ from normfold.serving.client.arguments import LONGEST_SECONDS
 from normfold.serving.client.async_client import AsyncClient
 from normfold.serving.client.calls import arrays, labelled
 from normfold.serving.client.client import Client, ClientError
+from normfold.serving.client.connection import ClientTls
 from normfold.serving.client.errors import advised
 from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
 from normfold.serving.client.transport.choice import TRANSPORTS
@@ -111,11 +112,56 @@ def test_what_is_no_tensor_is_refused_before_it_is_sent(client, inputs, said):
         ({"timeout": True}, "timeout True is not"),
         ({"timeout": np.array([5.0])}, r"timeout array\(\[5.\]\) is not"),
         ({"outputs": [1]}, "1 is not the name of an output"),
+        ({"outputs": 3}, r"outputs 3 is not a list of names: give the names of outputs, such as \['y'\]"),
+        ({"outputs": ["\ud800"]}, r"output '\\ud800' cannot be sent: its character 0"),
+        ({"request_id": 5}, "request_id 5 is not a text: give a str, such as '5'"),
+        ({"request_id": "a\ud800"}, r"request_id 'a\\ud800' cannot be sent: its character 1, '\\ud800', is half of one"),
     ],
 )
 def test_a_wrong_argument_is_refused_before_it_is_sent(client, options, said):
     with pytest.raises(ValueError, match=said):
         client.infer("m", {"x": X}, **options)
+
+
+@pytest.mark.parametrize("x", [X, X.astype(">f4")], ids=["little", "big"])
+def test_the_names_of_outputs_may_come_from_a_generator(client, x):
+    assert list(client.infer("m", {"x": x}, (name for name in ["z"]), version=1)) == ["z"]
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda client: client.infer("\ud800", X), r"model '\\ud800' cannot be sent: .* give the whole character"),
+        (lambda client: client.infer("m", {"\ud800": X}), r"input '\\ud800' cannot be sent"),
+        (lambda client: client.infer("m", {"\ud800": X.astype(">f4")}), r"input '\\ud800' cannot be sent"),
+        (lambda client: client.infer("text", [["a", "\ud800"]]), r"input 'x': the text '\\ud800' cannot be sent"),
+        (lambda client: client.model_metadata("\udfff"), "cannot be sent"),
+        (lambda client: client.load("m", {"backend": "x"}), r"config is a dict, not a text: .* json\.dumps\(config\)"),
+        (lambda client: client.load("m", "\ud800"), "config .* cannot be sent"),
+        (lambda client: client.call(5, pb.ServerLiveRequest(), pb.ServerLiveResponse), "method 5 is not the name"),
+        (lambda client: client.call("\ud800", pb.ServerLiveRequest(), pb.ServerLiveResponse), "is not the name"),
+    ],
+)
+def test_a_text_that_cannot_be_sent_is_refused_in_words(client, ask, said):
+    with pytest.raises(ValueError, match=said):
+        ask(client)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tls": True}, r"tls True is not a ClientTls: write tls=ClientTls\(\) .* or tls=ClientTls\(ca='ca.pem'\)"),
+        ({"tls": False}, "leave it out to connect in plain text"),
+        ({"tls": "ca.pem"}, r"for a file of certificates write tls=ClientTls\(ca='ca.pem'\)"),
+        ({"tls": ClientTls(ca=5)}, "ca 5 cannot be read"),
+        ({"tls": ClientTls(server_name=5)}, "server_name 5 is not the name of a host"),
+        ({"address": "h\ud800:1"}, "address .* cannot be sent"),
+    ],
+)
+def test_a_wrong_option_of_a_client_is_refused_in_words(kind, transport, options, said):
+    with pytest.raises(ValueError, match=said):
+        kind(**{"address": "127.0.0.1:1", "transport": transport, **options})
 
 
 @pytest.mark.parametrize("timeout", [1e9, float("inf"), 1e300, 10**400, np.float32(30), np.int64(30)], ids=str)
