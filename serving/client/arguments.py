@@ -68,8 +68,8 @@ def checked_text(what: str, text: str) -> str:
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"{what} {text!r} cannot be sent: its character {error.start}, {text[error.start]!r}, is half of one (a "
-                "lone surrogate), which UTF-8 cannot write; give the whole character, or '?' in its place: "
+                f"{what} {text!r} cannot be sent: its character {error.start}, {text[error.start]!r}, is half of one "
+                "(a lone surrogate), which UTF-8 cannot write; give the whole character, or '?' in its place: "
                 "text.encode(errors='replace').decode()"
             ) from None
     return text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Iterable
 from types import TracebackType
@@ -22,9 +21,11 @@ from normfold.serving.client.arguments import (
 from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, method_path
 from normfold.serving.client.connection import ClientTls, checked_tls, token_header
 from normfold.serving.client.errors import WITHOUT_METADATA, ClientError, Made, advised, client_error
+from normfold.serving.client.in_flight import InFlight
 from normfold.serving.client.inputs import Inputs, needs_metadata
 from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, named, server_metadata
 from normfold.serving.client.plans import MessagePlans
+from normfold.serving.client.questions import Questions
 from normfold.serving.client.replies import Response, parsed, read_metadata, says_yes
 from normfold.serving.client.sizes import refusal, shapes_of
 from normfold.serving.client.transport.choice import TRANSPORTS, loop_calls
@@ -68,8 +69,8 @@ class AsyncClient:
         MLServer's does not.
         """
         self.address, self.timeout = checked_address(address), checked_timeout(timeout)
-        self._turns = asyncio.Semaphore(checked_in_flight(in_flight))
-        self._known: dict[tuple[str, str], asyncio.Future[ModelMetadata]] = {}
+        self._turns = InFlight(checked_in_flight(in_flight))
+        self._known = Questions()
         self._without: set[tuple[str, str]] = set()  # models and versions of which the server gives no metadata
         self._plans = MessagePlans()
         self._calls = loop_calls(address, checked_tls(tls), token_header(token), transport, compression, keepalive)
@@ -101,11 +102,13 @@ class AsyncClient:
 
     async def _send(self, method: str, data: bytes, timeout: float | None) -> bytes:
         """The serialized response to the serialized request ``data``. Raises ClientError."""
-        seconds = self.timeout if timeout is None else checked_timeout(timeout)
-        reply = await self._calls.call(method_path(method), data, seconds)
+        reply = await self._calls.call(method_path(method), data, self._seconds(timeout))
         if reply.status is not Status.OK:
             raise client_error(reply)
         return reply.message
+
+    def _seconds(self, timeout: float | None) -> float:
+        return self.timeout if timeout is None else checked_timeout(timeout)
 
     async def infer(
         self,
@@ -131,7 +134,7 @@ class AsyncClient:
             if metadata is plan.checked or not refusal(metadata, plan.shapes):
                 plan.checked = metadata
                 try:
-                    async with self._turns:
+                    async with self._turns.here():
                         answer = await self._send("ModelInfer", plan.data(inputs, request_id), timeout)
                 except ClientError as error:
                     made = functools.partial(calls.infer_request, model, inputs, outputs, version, request_id)
@@ -195,17 +198,10 @@ class AsyncClient:
     async def _metadata(self, model: str, version: str | int, timeout: float | None) -> ModelMetadata:
         """The metadata of ``model``, which is asked for once, until the server refuses a request."""
         key = (checked_model(model), checked_version(version))
-        asked = self._known.get(key)
-        if asked is None:
-            asked = self._known[key] = asyncio.ensure_future(self.model_metadata(model, version, timeout))
-        if asked.done() and not asked.cancelled() and asked.exception() is None:
-            return asked.result()
-        try:
-            return await asyncio.shield(asked)  # other calls may wait for the same answer
-        except ClientError:
-            if self._known.get(key) is asked:
-                del self._known[key]
-            raise
+        known = self._known.known.get(key)
+        return (
+            known if known is not None else await self._known.answer(key, self._seconds(timeout), self.model_metadata)
+        )
 
     async def _metadata_if_any(self, model: str, version: str | int, timeout: float | None) -> ModelMetadata | None:
         """The same, or None where the server gives none: then the request itself meets what is wrong."""
@@ -221,12 +217,12 @@ class AsyncClient:
             return None
 
     async def _infer(self, request: pb.ModelInferRequest, timeout: float | None) -> pb.ModelInferResponse:
-        async with self._turns:
+        async with self._turns.here():
             if self._multiplexer is None:
                 from normfold.protos import grpc_service as pb
 
                 return await self.call("ModelInfer", request, pb.ModelInferResponse, timeout)
-            return await self._multiplexer.infer(request, self.timeout if timeout is None else checked_timeout(timeout))
+            return await self._multiplexer.infer(request, self._seconds(timeout))
 
     async def models(self, timeout: float | None = None) -> list[control.VersionState]:
         """The state of every version of every model in the server's repository."""

@@ -115,7 +115,10 @@ def test_what_is_no_tensor_is_refused_before_it_is_sent(client, inputs, said):
         ({"outputs": 3}, r"outputs 3 is not a list of names: give the names of outputs, such as \['y'\]"),
         ({"outputs": ["\ud800"]}, r"output '\\ud800' cannot be sent: its character 0"),
         ({"request_id": 5}, "request_id 5 is not a text: give a str, such as '5'"),
-        ({"request_id": "a\ud800"}, r"request_id 'a\\ud800' cannot be sent: its character 1, '\\ud800', is half of one"),
+        (
+            {"request_id": "a\ud800"},
+            r"request_id 'a\\ud800' cannot be sent: its character 1, '\\ud800', is half of one",
+        ),
     ],
 )
 def test_a_wrong_argument_is_refused_before_it_is_sent(client, options, said):
@@ -177,6 +180,28 @@ def test_a_client_takes_the_same_timeouts_as_its_calls(kind):
     assert longest == [LONGEST_SECONDS] * 2
     with pytest.raises(ValueError, match="timeout nan is not a number of seconds above 0"):
         kind("127.0.0.1:1", timeout=float("nan"))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("timeout", [-1, "5", float("nan")])
+def test_a_bad_timeout_of_the_first_call_does_not_spoil_the_next(server, transport, stream, timeout):
+    async def ask():
+        async with AsyncClient(server.server.address, transport=transport, stream=stream) as client:
+            with pytest.raises(ValueError, match="is not a number of seconds above 0"):
+                await client.infer("m", X, timeout=timeout)
+            return await client.infer("m", X, version=1)
+
+    np.testing.assert_array_equal(asyncio.run(asyncio.wait_for(ask(), 60))["y"], 2 * X)
+
+
+def test_calls_that_wait_for_their_turn_may_be_on_one_event_loop_after_another(server):
+    client = AsyncClient(server.server.address, in_flight=1)
+
+    async def ask():
+        return await asyncio.gather(*(client.infer("m", X, version=1) for _ in range(5)))
+
+    for _ in range(2):
+        assert len(asyncio.run(asyncio.wait_for(ask(), 60))) == 5
 
 
 @pytest.mark.parametrize("top", [0, -1, 1.5, True, "3"])
