@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from normfold.serving.client.transport import failures
 from normfold.serving.client.transport.answers import Reply
+from normfold.serving.client.transport.closing import cancelled_here, closed_within
 from normfold.serving.client.transport.destination import Endpoint
 from normfold.serving.client.transport.looping import AwaitedCall, LoopConnection
 from normfold.serving.client.transport.opening import Opening
@@ -49,6 +50,8 @@ class LoopConnections:
 
     def _begin(self, loop: asyncio.AbstractEventLoop | None) -> None:
         self._loop = loop
+        #: Once the client is closed.
+        self._over = asyncio.Event()
         self._connections: list[LoopConnection] = []
         self._dialling: asyncio.Task[Reply | None] | None = None
         #: Those that wait for a call to end, because the server takes no more.
@@ -64,7 +67,8 @@ class LoopConnections:
             return reply
         retries = Retries()
         while (pause := retries.pause(path, reply, deadline - loop.time())) is not None:
-            await asyncio.sleep(pause)
+            if self._closed or await closed_within(self._over, pause):
+                return failures.CLOSED
             left = max(deadline - loop.time(), 1e-3)
             reply = await self._attempt(loop, self._opening.block(path, round(left, 2) or left), message, deadline)
         return reply
@@ -102,6 +106,7 @@ class LoopConnections:
     async def close(self) -> None:
         """Close the connections; calls without an answer end as CANCELLED."""
         self._closed = True
+        self._over.set()
         if self._dialling is not None:
             self._dialling.cancel()
         for connection in self._connections:
@@ -171,7 +176,7 @@ class LoopConnections:
             except TimeoutError:
                 return failures.EXPIRED
             except asyncio.CancelledError:
-                if self._closed:
+                if self._closed and not cancelled_here():
                     return failures.CLOSED
                 raise
 

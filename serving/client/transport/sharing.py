@@ -46,11 +46,14 @@ class SharedConnections:
             tls,
             keepalive,
         )
-        self._closed = False
+        self._over = threading.Event()
         self._begin()
         _ALL.add(self)
 
     def _begin(self) -> None:
+        closed, self._over = self._over.is_set(), threading.Event()  # once the client is closed
+        if closed:
+            self._over.set()
         self._connections: list[BlockingConnection] = []
         self._changed = threading.Condition()
         self._waiting = 0
@@ -67,7 +70,8 @@ class SharedConnections:
             return reply
         retries = Retries()
         while (pause := retries.pause(path, reply, deadline - time.monotonic())) is not None:
-            time.sleep(pause)
+            if self._over.wait(pause):
+                return failures.CLOSED
             left = max(deadline - time.monotonic(), 1e-3)
             reply = self._attempt(self._opening.block(path, round(left, 2) or left), message, deadline)
         return reply
@@ -75,7 +79,7 @@ class SharedConnections:
     def close(self) -> None:
         """Close the connections; calls without an answer end as CANCELLED."""
         with self._changed:
-            self._closed = True
+            self._over.set()
             connections, self._connections = self._connections, []
             self._changed.notify_all()
         for connection in connections:
@@ -115,7 +119,7 @@ class SharedConnections:
         with self._changed:
             failed = self._failed
             while True:
-                if self._closed:
+                if self._over.is_set():
                     return failures.CLOSED
                 self._connections = [one for one in self._connections if not one.end.going_away]
                 for connection in self._connections:
@@ -146,11 +150,15 @@ class SharedConnections:
         finally:
             with self._changed:
                 self._dialling = False
-                if made is not None:
+                closed = self._over.is_set()
+                if made is not None and not closed:
                     self._connections = [*self._connections, made]
                 elif failure is not None:
                     self._failed, self._failure = self._failed + 1, failure
                 self._changed.notify_all()
+        if closed:
+            made.close()
+            return failures.CLOSED
         return made
 
     def _dial(self, deadline: float) -> BlockingConnection:

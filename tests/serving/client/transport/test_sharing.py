@@ -18,6 +18,7 @@ import pytest
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.async_client import AsyncClient
 from normfold.serving.client.client import Client, ClientError
+from normfold.serving.client.transport import sharing
 from normfold.serving.wire import http2_frames as h2
 
 from .peer import LIVE, OK, Peer, framed, serving
@@ -199,6 +200,76 @@ def test_closing_a_client_ends_what_waits_as_cancelled_and_so_do_later_calls():
 
         errors.append(asyncio.run(asyncio.wait_for(run(), 60)))
     assert [str(error) for error in errors] == ["CANCELLED: the client was closed"] * 4
+
+
+def in_time(act):
+    """What ``act()`` returns or raises, which must come long before the pauses of 100 seconds in these tests."""
+    found = []
+
+    def run() -> None:
+        try:
+            found.append(act())
+        except BaseException as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    return found[0] if found else "nothing within 30 s"
+
+
+@pytest.mark.parametrize("kind", ["blocking", "loop"])
+@pytest.mark.parametrize("when", ["before", "during", "between two tries", "while it connects"])
+def test_a_closed_client_does_not_try_again(monkeypatch, kind, when):
+    monkeypatch.setattr("normfold.serving.client.transport.retries.FIRST_SECONDS", 100.0)
+    asked = threading.Event()
+
+    def handle(peer: Peer) -> None:
+        if when != "while it connects":
+            peer.greet()
+            number = peer.request()
+            if when == "between two tries":
+                peer.refuse(number, 14)
+        asked.set()
+        peer.wait_for_end()
+
+    def blocking(address: str) -> object:
+        client = Client(address)
+        if when == "before":
+            client.close()
+        else:
+            threading.Thread(target=lambda: (asked.wait(20), time.sleep(0.1), client.close()), daemon=True).start()
+        return client.is_live(5000)
+
+    async def loop(address: str) -> object:
+        client = AsyncClient(address)
+        if when == "before":
+            await client.close()
+        call = asyncio.create_task(client.is_live(5000))
+        if when != "before":
+            await asyncio.to_thread(asked.wait, 20)
+            await asyncio.sleep(0.1)
+            await client.close()
+        return await call
+
+    with serving(handle) as address:
+        ended = in_time(lambda: blocking(address) if kind == "blocking" else asyncio.run(loop(address)))
+    assert repr(ended) == "ClientError('CANCELLED: the client was closed')"
+
+
+def test_a_connection_that_comes_about_once_the_client_is_closed_is_closed(monkeypatch):
+    ends, dialled = [], sharing.dial
+
+    def slow_dial(*arguments):
+        client.close()
+        ends.append(dialled(*arguments))
+        return ends[-1]
+
+    monkeypatch.setattr(sharing, "dial", slow_dial)
+    with serving(Counted()) as address:
+        client = Client(address)
+        assert repr(in_time(lambda: client.is_live(5000))) == "ClientError('CANCELLED: the client was closed')"
+    assert [sock.fileno() for sock in ends] == [-1]
 
 
 def test_a_child_process_makes_connections_of_its_own_and_leaves_those_of_its_parent_alone():
