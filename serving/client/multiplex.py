@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.calls import SERVICE
 from normfold.serving.client.errors import ClientError, client_error
+from normfold.serving.client.transport import failures
 from normfold.serving.client.transport.answers import Reply
 from normfold.serving.client.transport.choice import LoopCalls
 from normfold.serving.client.transport.retries import ATTEMPTS, Retries
@@ -70,14 +71,20 @@ class Multiplexer:
         self._numbers = itertools.count(1)
         self._outgoing: asyncio.Queue[str] | None = None
         self._running: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
 
     async def infer(self, request: pb.ModelInferRequest, timeout: float) -> pb.ModelInferResponse:
         """The response to ``request`` within ``timeout`` seconds. Raises ClientError."""
+        if self._closed:
+            raise client_error(failures.CLOSED)
         request_id = request.id
         identifier = f"{request_id}~{next(self._numbers)}"
         request.id = identifier
         request.parameters["grpc_status"].bool_param = True
         loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # what waits on another loop will not get an answer any more
+            self._loop, self._waiting, self._outgoing, self._running = loop, {}, None, None
         answer: asyncio.Future[pb.ModelInferResponse] = loop.create_future()
         waiting = _Waiting(request.SerializeToString(), request_id, answer, loop.time() + timeout)
         self._waiting[identifier] = waiting
@@ -91,19 +98,30 @@ class Multiplexer:
         except TimeoutError:
             raise ClientError(Status.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
         finally:
-            del self._waiting[identifier]
+            self._waiting.pop(identifier, None)
         response.id = request_id
         return response
 
     async def close(self) -> None:
         """End the stream; requests without an answer fail as cancelled."""
-        if self._running is not None:
+        self._closed = True
+        if self._running is not None and self._loop is asyncio.get_running_loop():
             self._running.cancel()
             await asyncio.wait([self._running])
-        self._fail_all(ClientError(Status.CANCELLED, "the client was closed"))
+        self._fail_all(client_error(failures.CLOSED))
 
     async def _run(self) -> None:
-        """Keep a stream open as long as requests wait."""
+        """Keep a stream open as long as requests wait; whatever ends this ends them."""
+        try:
+            await self._keep_open()
+        except asyncio.CancelledError:
+            self._fail_all(ClientError(Status.CANCELLED, failures.CLOSED.details if self._closed else "cancelled"))
+            raise
+        except Exception as error:
+            said = f"the stream to the server at {self._address} ended: {type(error).__name__}: {error}"
+            self._fail_all(ClientError(Status.INTERNAL, said))
+
+    async def _keep_open(self) -> None:
         tried = False
         while self._waiting:
             error = await self._stream(careful=tried)

@@ -65,9 +65,9 @@ def blocking_calls(
     if transport == "grpcio":
         import grpc
 
-        from normfold.serving.client.transport.through_grpcio import GrpcioCalls, channel
+        from normfold.serving.client.transport.through_grpcio import GrpcioCalls, opener
 
-        return GrpcioCalls(channel(grpc, address, tls, float(keepalive), compression), address, metadata)
+        return GrpcioCalls(opener(grpc, address, tls, float(keepalive), compression)(), address, metadata)
     from normfold.serving.client.transport.sharing import SharedConnections
 
     return SharedConnections(address, *_prepared(address, tls, metadata, compression), float(keepalive))
@@ -86,9 +86,9 @@ def loop_calls(
     if transport == "grpcio":
         import grpc.aio
 
-        from normfold.serving.client.transport.through_grpcio import GrpcioLoopCalls, channel
+        from normfold.serving.client.transport.through_grpcio import GrpcioLoopCalls, opener
 
-        return GrpcioLoopCalls(channel(grpc.aio, address, tls, float(keepalive), compression), address, metadata)
+        return GrpcioLoopCalls(opener(grpc.aio, address, tls, float(keepalive), compression), address, metadata)
     from normfold.serving.client.transport.pooling import LoopConnections
 
     return LoopConnections(address, *_prepared(address, tls, metadata, compression), float(keepalive))

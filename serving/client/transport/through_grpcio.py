@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -13,6 +15,7 @@ import grpc.aio
 
 from normfold.serving.client.transport import failures
 from normfold.serving.client.transport.answers import Reply, pushback_ms
+from normfold.serving.client.transport.closing import cancelled_here, closed_within
 from normfold.serving.client.transport.retries import ATTEMPTS, FACTOR, FIRST_SECONDS, RETRYABLE, Retries
 from normfold.serving.errors import Status
 from normfold.serving.wire.pushback import PUSHBACK
@@ -47,17 +50,18 @@ OPTIONS = (
 _OF_TLS = ("handshake", "verification", "ssl_error", "certificate")
 
 
-def channel(
+def opener(
     kind: Any, address: str, tls: ClientTls | None, keepalive: float = 0.0, compression: str | None = None
-) -> Any:
-    """A channel to ``address``; ``kind`` is grpc or grpc.aio. Raises ValueError for files that cannot be used."""
+) -> Callable[[], Any]:
+    """Opens channels to ``address``; ``kind`` is grpc or grpc.aio. Raises ValueError for files that cannot be used."""
     options: list[tuple[str, Any]] = list(OPTIONS)
     if keepalive:
         options.append(("grpc.keepalive_time_ms", int(keepalive * 1000)))
     given = {"compression": grpc.Compression.Gzip} if compression == "gzip" else {}
     if tls is None:
-        return kind.insecure_channel(address, options=options, **given)
-    return kind.secure_channel(address, tls.credentials(), options=[*options, *tls.options()], **given)
+        return functools.partial(kind.insecure_channel, address, options=options, **given)
+    options += tls.options()
+    return functools.partial(kind.secure_channel, address, tls.credentials(), options=options, **given)
 
 
 class GrpcioCalls:
@@ -66,69 +70,109 @@ class GrpcioCalls:
     def __init__(self, opened: Any, address: str, metadata: Sequence[tuple[str, str]]) -> None:
         """``opened``: a channel of ``grpc``. ``metadata``: headers of every call."""
         self._channel, self._address, self._metadata = opened, address, tuple(metadata)
+        self._over = threading.Event()
 
     def call(self, path: str, data: bytes, seconds: float) -> Reply:
         """The reply to a call of ``path`` with the serialized request ``data``, within ``seconds``."""
-        rpc = self._channel.unary_unary(path)
         retries, deadline = Retries(), time.monotonic() + seconds
         while True:
             try:
+                rpc = self._channel.unary_unary(path)
                 return Reply(Status.OK, "", rpc(data, timeout=seconds, metadata=self._metadata))
             except grpc.RpcError as error:
                 reply = _reply(error, self._address)
             except ValueError as error:  # grpcio's, for a closed channel
-                return Reply(Status.CANCELLED, str(error))
+                reply = Reply(Status.CANCELLED, str(error))
+            if self._over.is_set() and reply.status is Status.CANCELLED:
+                return failures.CLOSED
             seconds = deadline - time.monotonic()
             if (pause := _again(retries, path, reply, seconds)) is None:
                 return reply
-            time.sleep(pause)
+            if self._over.wait(pause):
+                return failures.CLOSED
             seconds -= pause
 
     def close(self) -> None:
-        """Close the channel."""
+        """Close the channel; calls without an answer end as CANCELLED."""
+        self._over.set()
         self._channel.close()
 
 
 class GrpcioLoopCalls:
-    """Calls on the event loop on which this was made."""
+    """Calls of one event loop after another; each has a channel of its own, for grpcio ties a channel to its loop."""
 
-    def __init__(self, opened: Any, address: str, metadata: Sequence[tuple[str, str]]) -> None:
-        """``opened``: a channel of ``grpc.aio``. ``metadata``: headers of every call."""
-        self._channel, self._address, self._metadata = opened, address, tuple(metadata)
-        self._methods: dict[str, Any] = {}
+    def __init__(self, opened: Callable[[], Any], address: str, metadata: Sequence[tuple[str, str]]) -> None:
+        """``opened`` opens a channel of ``grpc.aio``. ``metadata``: headers of every call."""
+        self._open, self._address, self._metadata = opened, address, tuple(metadata)
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def _begin(self) -> None:
+        """Open a channel for the running loop, unless there is one; that of another loop is closed by its end."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._channel, self._over = loop, self._open(), asyncio.Event()
+            self._methods: dict[str, Any] = {}
 
     async def call(self, path: str, data: bytes, seconds: float) -> Reply:
         """The reply to a call of ``path`` with the serialized request ``data``, within ``seconds``."""
-        rpc = self._methods.get(path)
-        if rpc is None:
-            rpc = self._methods[path] = self._channel.unary_unary(path)
-        retries, deadline = Retries(), time.monotonic() + seconds
+        if self._closed:
+            return failures.CLOSED
+        self._begin()
+        over, retries, deadline = self._over, Retries(), time.monotonic() + seconds
         while True:
             try:
+                rpc = self._methods.get(path)
+                if rpc is None:
+                    rpc = self._methods[path] = self._channel.unary_unary(path)
                 return Reply(Status.OK, "", await rpc(data, timeout=seconds, metadata=self._metadata))
-            except grpc.RpcError as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if self._ended(error):
+                    return failures.CLOSED
+                if not isinstance(error, grpc.RpcError):
+                    raise
                 reply = _reply(error, self._address)
             seconds = deadline - time.monotonic()
             if (pause := _again(retries, path, reply, seconds)) is None:
                 return reply
-            await asyncio.sleep(pause)
+            if await closed_within(over, pause):
+                return failures.CLOSED
             seconds -= pause
 
     async def stream(self, path: str, messages: AsyncIterator[bytes]) -> AsyncGenerator[bytes | Reply, None]:
         """Send ``messages``; gives those of the server, and at last the reply with which the stream ended."""
+        if self._closed:
+            yield failures.CLOSED
+            return
+        self._begin()
         call = self._channel.stream_stream(path)(messages, metadata=self._metadata)
         try:
             async for message in call:
                 yield message
-            yield Reply(Status.OK, begun=True)
-        except grpc.RpcError as error:
-            yield _reply(error, self._address)
+            yield failures.CLOSED if self._closed else Reply(Status.OK, begun=True)
+        except (Exception, asyncio.CancelledError) as error:
+            if self._ended(error):
+                yield failures.CLOSED
+            elif isinstance(error, grpc.RpcError):
+                yield _reply(error, self._address)
+            else:
+                raise
         finally:
             call.cancel()
 
     async def close(self) -> None:
-        """Close the channel."""
-        await self._channel.close()
+        """Close the channel; calls without an answer end as CANCELLED."""
+        self._closed = True
+        if self._loop is asyncio.get_running_loop():
+            self._over.set()
+            await self._channel.close()
+        self._loop = self._channel = None  # that of another loop closes itself
+
+    def _ended(self, error: BaseException) -> bool:
+        """Whether ``error`` is how grpcio says that the channel was closed: in many ways, CancelledError among them."""
+        if isinstance(error, grpc.RpcError):
+            return self._closed and error.code() is grpc.StatusCode.CANCELLED
+        return self._closed and not (isinstance(error, asyncio.CancelledError) and cancelled_here())
 
 
 def _again(retries: Retries, path: str, reply: Reply, seconds_left: float) -> float | None:

@@ -174,12 +174,12 @@ def test_a_timeout_that_means_none_is_none_and_a_number_of_numpy_is_a_number(cli
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
-def test_a_client_takes_the_same_timeouts_as_its_calls(kind):
-    assert kind("127.0.0.1:1", timeout=np.float32(5), keepalive=np.float32(9)).timeout == 5.0
-    longest = [kind("127.0.0.1:1", timeout=long).timeout for long in (float("inf"), 10**400)]
+def test_a_client_takes_the_same_timeouts_as_its_calls(kind, transport):
+    assert kind("127.0.0.1:1", transport=transport, timeout=np.float32(5), keepalive=np.float32(9)).timeout == 5.0
+    longest = [kind("127.0.0.1:1", transport=transport, timeout=long).timeout for long in (float("inf"), 10**400)]
     assert longest == [LONGEST_SECONDS] * 2
     with pytest.raises(ValueError, match="timeout nan is not a number of seconds above 0"):
-        kind("127.0.0.1:1", timeout=float("nan"))
+        kind("127.0.0.1:1", transport=transport, timeout=float("nan"))
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -194,8 +194,9 @@ def test_a_bad_timeout_of_the_first_call_does_not_spoil_the_next(server, transpo
     np.testing.assert_array_equal(asyncio.run(asyncio.wait_for(ask(), 60))["y"], 2 * X)
 
 
-def test_calls_that_wait_for_their_turn_may_be_on_one_event_loop_after_another(server):
-    client = AsyncClient(server.server.address, in_flight=1)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_and_its_turns_are_used_on_one_event_loop_after_another(server, transport, stream):
+    client = AsyncClient(server.server.address, in_flight=1, transport=transport, stream=stream)
 
     async def ask():
         return await asyncio.gather(*(client.infer("m", X, version=1) for _ in range(5)))
