@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import Callable
 from typing import cast
 
@@ -41,13 +43,22 @@ class LoopConnection(asyncio.Protocol):
     """One connection. What its calls send in one turn of the loop is written together."""
 
     def __init__(
-        self, address: str, loop: asyncio.AbstractEventLoop, tls: bool, keepalive: float, changed: Callable[[], object]
+        self,
+        address: str,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        tls: bool,
+        keepalive: float,
+        changed: Callable[[], object],
     ) -> None:
-        """``keepalive``: seconds of silence before a ping while calls wait; 0: no pings.
+        """``sock``: what the transport will read and write.
+
+        ``keepalive``: seconds of silence before a ping while calls wait; 0: no pings.
 
         ``changed`` is called once the connection has ended, or the server has said how many calls it takes.
         """
         self.end = ClientEnd()
+        self._sock = sock
         self._address, self._loop, self._has_tls, self._keepalive = address, loop, tls, keepalive
         self._changed = changed
         self._transport: asyncio.Transport | None = None
@@ -78,6 +89,18 @@ class LoopConnection(asyncio.Protocol):
     def close(self, reply: Reply = failures.CLOSED) -> None:
         """Close the connection; calls without an answer end with ``reply``."""
         self._give_up(reply.details, reply.status)
+
+    def abandon(self) -> None:
+        """The same from another event loop, whether its own still runs, is stopped, or is closed."""
+        self.end.going_away = True
+        if self._loop.is_running():
+            self._loop.call_soon_threadsafe(self.close)
+            return
+        transport, self._transport = self._transport, None
+        with contextlib.suppress(RuntimeError):  # of a closed loop, which calls nothing any more
+            if transport is not None:
+                transport.abort()
+        self._sock.close()
 
     # called by the loop
 

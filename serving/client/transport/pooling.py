@@ -14,6 +14,7 @@ from normfold.serving.client.transport.closing import cancelled_here, closed_wit
 from normfold.serving.client.transport.destination import Endpoint
 from normfold.serving.client.transport.looping import AwaitedCall, LoopConnection
 from normfold.serving.client.transport.opening import Opening
+from normfold.serving.client.transport.reaching import reached, reached_unix
 from normfold.serving.client.transport.remote_call import RemoteCall, StreamedCall
 from normfold.serving.client.transport.retries import Retries
 from normfold.serving.client.transport.sharing import MOST_CONNECTIONS
@@ -46,13 +47,16 @@ class LoopConnections:
             keepalive,
         )
         self._closed = False
+        self._connections: list[LoopConnection] = []
         self._begin(None)
 
     def _begin(self, loop: asyncio.AbstractEventLoop | None) -> None:
         self._loop = loop
         #: Once the client is closed.
         self._over = asyncio.Event()
-        self._connections: list[LoopConnection] = []
+        for connection in self._connections:
+            connection.abandon()
+        self._connections = []
         self._dialling: asyncio.Task[Reply | None] | None = None
         #: Those that wait for a call to end, because the server takes no more.
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -106,6 +110,8 @@ class LoopConnections:
     async def close(self) -> None:
         """Close the connections; calls without an answer end as CANCELLED."""
         self._closed = True
+        if self._loop is not asyncio.get_running_loop():
+            self._begin(None)
         self._over.set()
         if self._dialling is not None:
             self._dialling.cancel()
@@ -188,7 +194,7 @@ class LoopConnections:
         failed: OSError | None = None
 
         def made() -> LoopConnection:
-            connection = LoopConnection(self._address, loop, self._tls is not None, self._keepalive, self._wake)
+            connection = LoopConnection(self._address, loop, sock, self._tls is not None, self._keepalive, self._wake)
             connection.end.expect_like(one.end for one in self._connections)
             return connection
 
@@ -198,9 +204,11 @@ class LoopConnections:
                     try:
                         async with asyncio.timeout(_CONNECT_SECONDS):
                             if place is None:
-                                _, protocol = await loop.create_unix_connection(made, self._destination.path, **options)
+                                sock = await reached_unix(loop, self._destination.path)
+                                _, protocol = await loop.create_unix_connection(made, sock=sock, **options)
                             else:
-                                _, protocol = await loop.create_connection(made, *place, **options)
+                                sock = await reached(loop, *place)
+                                _, protocol = await loop.create_connection(made, sock=sock, **options)
                     except OSError as error:
                         if isinstance(error, TimeoutError):
                             raise

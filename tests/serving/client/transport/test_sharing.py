@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -345,6 +346,39 @@ def test_an_async_client_works_on_one_loop_after_another():
         client = AsyncClient(address)
         assert [asyncio.run(ask()), asyncio.run(ask())] == [True, True]
     assert len(counted.peers) == 2
+
+
+@pytest.mark.parametrize("loop_is", ["closed", "stopped"])
+@pytest.mark.parametrize("next_is", ["a call", "close"])
+def test_the_connection_of_a_loop_that_is_over_is_closed_from_the_next_loop(loop_is, next_is):
+    counted, ended = Counted(), threading.Semaphore(0)
+
+    def handle(peer: Peer) -> None:
+        try:
+            counted(peer)
+        finally:
+            ended.release()
+
+    async def ask() -> bool:
+        return await client.is_live()
+
+    gc.disable()  # it would close the socket, too, some time
+    first = asyncio.new_event_loop()
+    try:
+        with serving(handle) as address:
+            client = AsyncClient(address)
+            assert first.run_until_complete(ask())
+            if loop_is == "closed":
+                first.close()
+
+            async def go_on() -> None:
+                assert await ask() if next_is == "a call" else await client.close() is None
+                assert await asyncio.to_thread(ended.acquire, timeout=20)
+
+            asyncio.run(asyncio.wait_for(go_on(), 60))
+    finally:
+        gc.enable()
+        first.close()
 
 
 def test_a_unix_socket_is_reached(tmp_path):
