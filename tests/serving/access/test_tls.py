@@ -13,6 +13,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+import uvloop
 from tests.waiting import wait_until
 
 from normfold.protos import grpc_service as pb
@@ -196,6 +197,20 @@ def test_a_handshake_that_never_ends_holds_its_place_for_a_while_only(
         assert live(one.server.address, ClientTls(certificate.ca))  # it takes the place of the one that is silent
         sock.settimeout(20)
         assert sock.recv(1) == b""
+
+
+@pytest.mark.parametrize("kind", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.usefixtures("each_transport")
+def test_an_async_client_asks_over_tls_on_one_event_loop_after_another(secure, certificate, kind):
+    client = AsyncClient(secure, tls=ClientTls(ca=certificate.ca), timeout=60)
+
+    async def ask():
+        return (await client.infer("m", X, version=1))["y"].tolist()
+
+    for what in (ask, ask, ask, client.close):
+        loop = kind()
+        assert loop.run_until_complete(what()) in ((2 * X).tolist(), None)
+        loop.close()
 
 
 def test_a_server_that_stops_sends_the_last_byte_over_tls(repository, serve, frontend, options, certificate):
