@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import socket
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from normfold.serving.client.transport.destination import Endpoint
 
@@ -32,9 +32,7 @@ def dial(destination: Endpoint, deadline: float) -> socket.socket:
             raise
         return sock
     addresses = [
-        (family, place)
-        for host, port in destination.places
-        for family, _, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        (family, place) for host, port in destination.places for family, _, _, _, place in named_places(host, port)
     ]
     failed: OSError | None = None
     for number, (family, place) in enumerate(addresses):
@@ -55,6 +53,14 @@ def dial(destination: Endpoint, deadline: float) -> socket.socket:
             return sock
     assert failed is not None
     raise failed
+
+
+def named_places(host: str, port: int, flags: int = 0) -> list[Any]:
+    """What ``socket.getaddrinfo`` says of ``host``. Raises OSError, also for what cannot be a name."""
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    except UnicodeError as error:  # a label that is empty, or longer than 63 bytes
+        raise socket.gaierror(socket.EAI_NONAME, str(error)) from None
 
 
 def shake_hands(sock: socket.socket, tls: TlsEnd, deadline: float) -> None:

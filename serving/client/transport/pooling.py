@@ -167,6 +167,8 @@ class LoopConnections:
             left = deadline - loop.time()
             if left <= 0:
                 return failures.EXPIRED
+            if self._dialling is not None and self._dialling.done():  # somebody cancelled it before it began
+                self._dialling = None
             if self._dialling is None and len(self._connections) < MOST_CONNECTIONS:
                 self._dialling = loop.create_task(self._dial(loop))
             try:
@@ -182,9 +184,8 @@ class LoopConnections:
             except TimeoutError:
                 return failures.EXPIRED
             except asyncio.CancelledError:
-                if self._closed and not cancelled_here():
-                    return failures.CLOSED
-                raise
+                if cancelled_here():
+                    raise  # else it was the dialling that ended, which the loop begins anew
 
     async def _dial(self, loop: asyncio.AbstractEventLoop) -> Reply | None:
         """Make one more connection; the failure if there is none."""

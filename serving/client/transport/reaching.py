@@ -9,6 +9,8 @@ import asyncio
 import socket
 from typing import Any
 
+from normfold.serving.client.transport.dialling import named_places
+
 
 async def reached(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
     """A socket that is connected to the first address of ``host`` that takes it. Raises OSError."""
@@ -42,6 +44,6 @@ async def _connected(loop: asyncio.AbstractEventLoop, family: int, place: Any) -
 
 async def _addresses(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[Any]:
     try:  # a number needs no thread that asks for the name
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        return named_places(host, port, socket.AI_NUMERICHOST)
     except socket.gaierror:
-        return await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return await loop.run_in_executor(None, named_places, host, port)

@@ -444,3 +444,9 @@ def test_where_nothing_listens_the_error_says_how_to_start_a_server(ask, address
     with pytest.raises(ClientError, match=r"no server answers at .*(refused|No such file)") as caught:
         ask(address, timeout=10)
     assert caught.value.code.name == "UNAVAILABLE"
+
+
+@pytest.mark.parametrize("host", ["a" * 70, "a..b"])
+def test_what_can_be_no_name_of_a_host_is_not_known(ask, host):
+    with pytest.raises(ClientError, match=f"the host in {host}:1 is not known here"):
+        ask(f"{host}:1")

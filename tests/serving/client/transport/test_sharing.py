@@ -273,6 +273,19 @@ def test_a_connection_that_comes_about_once_the_client_is_closed_is_closed(monke
     assert [sock.fileno() for sock in ends] == [-1]
 
 
+def test_a_connection_whose_making_somebody_cancelled_is_made_anew():
+    async def run() -> bool:
+        async with AsyncClient(address) as client:
+            call = asyncio.create_task(client.is_live(60))
+            while not (making := [task for task in asyncio.all_tasks() if task.get_coro().__name__ == "_dial"]):
+                await asyncio.sleep(0)
+            making[0].cancel()
+            return await call
+
+    with serving(Counted()) as address:
+        assert asyncio.run(asyncio.wait_for(run(), 60))
+
+
 def test_a_child_process_makes_connections_of_its_own_and_leaves_those_of_its_parent_alone():
     counted = Counted()
     with serving(counted) as address, Client(address) as client:
