@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from normfold.export.inputs.sizes import usual_sizes
 from normfold.export.inputs.specs import InputSpec
 from normfold.export.inputs.values import LARGEST, find_values
 from normfold.export.sources.origin import Arrays, Origin, Request, Run
-from normfold.export.sources.plain_module import with_plain_weights
+from normfold.export.sources.plain_module import duplicate, with_plain_weights
 from normfold.export.sources.source import Source, load_source
 from normfold.export.sources.weights import Checkpoint, load_into, read_checkpoint
 from normfold.protos.datatypes import by_name
@@ -102,7 +101,7 @@ def _without_weights(source: Source, untrained: bool) -> tuple[str, ...]:
 def exact(network: NamedNetwork, inputs: Arrays) -> tuple[Run, str, tuple[str, ...]]:
     """Return the network in float64; where its code works in float32 only, the network as it is and a note."""
     try:
-        double = NamedNetwork(copy.deepcopy(network.network).double(), network.names)
+        double = NamedNetwork(duplicate(network.network).double(), network.names)
         double.run(inputs)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -2,16 +2,26 @@
 
 torch.compile, DataParallel, DistributedDataParallel      the network that they hold
 torch.nn.utils.parametrizations (orthogonal, ...)         the weight that they compute, once
+torch.nn.utils.weight_norm, spectral_norm, prune          the same, computed by a hook before each call
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
-__all__ = ["unwrapped", "with_plain_weights"]
+__all__ = ["duplicate", "unwrapped", "with_plain_weights"]
 
+#: Hooks that compute a weight from other weights before each call, and can put its value in its place.
+_COMPUTING = (WeightNorm, SpectralNorm, BasePruningMethod)
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -24,8 +34,27 @@ def unwrapped(network: nn.Module) -> nn.Module:
         network = inner
 
 
+def duplicate(network: nn.Module) -> nn.Module:
+    """Return a copy of ``network``, which stays as it is.
+
+    A tensor that the network has computed, such as the weight of ``torch.nn.utils.weight_norm``, is copied as numbers:
+    torch copies no tensor that remembers how it was computed.
+    """
+    computed = [t for module in network.modules() for t in _tensors(vars(module)) if not t.is_leaf]
+    return copy.deepcopy(network, {id(t): t.detach().clone() for t in computed})
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in a value and in the containers of which it is made."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (dict, list, tuple, set)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(inner)
+
+
 def with_plain_weights(network: nn.Module) -> None:
-    """Replace each parametrized weight of a network in eval() by its value, in place.
+    """Replace each weight that a network in eval() computes from others by its value, in place.
 
     The value depends on nothing but other weights, so the network computes the same; ONNX has no counterpart for some
     operators that compute it (the exponential of a matrix).
@@ -34,6 +63,10 @@ def with_plain_weights(network: nn.Module) -> None:
         for module in list(network.modules()):
             if parametrize.is_parametrized(module):
                 _plain(module)
+            for key, hook in list(module._forward_pre_hooks.items()):
+                if isinstance(hook, _COMPUTING):
+                    hook.remove(module)
+                    del module._forward_pre_hooks[key]
 
 
 def _plain(module: nn.Module) -> None:

@@ -8,7 +8,6 @@ relative imports work. No module of normfold can be imported by a short name tha
 from __future__ import annotations
 
 import ast
-import copy
 import difflib
 import functools
 import hashlib
@@ -26,7 +25,7 @@ import torch
 from torch import nn
 
 from normfold.export.errors import SourceError
-from normfold.export.sources.plain_module import unwrapped
+from normfold.export.sources.plain_module import duplicate, unwrapped
 from normfold.export.user_code import line_of_error
 from normfold.plain_file import read_plain_text
 
@@ -121,7 +120,7 @@ def _copied(network: nn.Module) -> Source:
     network = unwrapped(network)
     name = type(network).__qualname__
     try:
-        copied = copy.deepcopy(network).cpu()
+        copied = duplicate(network).cpu()
     except Exception as error:
         raise SourceError(f"the network {name} cannot be copied: {type(error).__name__}: {error}") from error
     notes = (f"{name} is in training mode; a copy in eval() was exported, as it runs when served",)

@@ -6,16 +6,17 @@ import copy
 import re
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from normfold.export.capture.capture_errors import refuse_quantized
 from normfold.export.errors import CaptureError, SourceError
 from normfold.export.sources.opening import open_origin
 from normfold.export.sources.origin import Request
-from normfold.export.sources.plain_module import unwrapped, with_plain_weights
+from normfold.export.sources.plain_module import duplicate, unwrapped, with_plain_weights
 from normfold.export.sources.source import load_source
 
 
@@ -67,6 +68,48 @@ def test_a_parametrized_weight_becomes_its_value(name: str) -> None:
     torch.testing.assert_close(copied(x), before, rtol=0, atol=0)
     assert type(copied[0]) is nn.Linear
     torch.testing.assert_close(network(x), before, rtol=0, atol=0)  # a copy shares its class with the network
+
+
+HOOKED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "weight norm": lambda layer: torch.nn.utils.weight_norm(layer),
+    "spectral norm": lambda layer: torch.nn.utils.spectral_norm(layer),
+    "pruning": lambda layer: prune.l1_unstructured(layer, "weight", amount=0.5),
+    "two prunings": lambda layer: prune.l1_unstructured(prune.random_unstructured(layer, "weight", 3), "weight", 3),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("name", HOOKED)
+def test_a_weight_that_a_hook_computes_is_copied_and_becomes_its_value(name: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(HOOKED[name](nn.Linear(8, 8)), nn.BatchNorm1d(8)).eval()
+    x = torch.randn(2, 8)
+    before, keys = network(x), list(network.state_dict())
+    origin = open_origin(Request(source=network, inputs=["x=FP32[N,8]"]), [])
+    assert np.array_equal(origin.run({"x": x.numpy()})["output"], before.detach().numpy())
+    assert origin.reference({"x": x.numpy()})[1:] == ("PyTorch, float64", ())
+    assert {node.op_type for node in origin.graph(origin.specs, {"N": 2}, 18).graph} <= {"Gemm", "BatchNormalization"}
+    assert list(network.state_dict()) == keys, "the network that was given is as it was"
+    torch.testing.assert_close(network(x), before, rtol=0, atol=0)
+    network(x).sum().backward()
+
+
+class Remembers(nn.Module):
+    """Keeps what it computed of its weights, in a container."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.kept = {"doubled": [self.layer.weight * 2]}
+
+
+def test_a_tensor_that_a_network_has_computed_is_copied_as_numbers() -> None:
+    network = Remembers()
+    copied = duplicate(network)
+    (kept,), (given,) = copied.kept["doubled"], network.kept["doubled"]  # type: ignore[union-attr, index]
+    assert torch.equal(kept, given)
+    assert kept is not given
+    assert given.grad_fn is not None
 
 
 def test_an_orthogonal_weight_is_captured_as_its_value() -> None:
