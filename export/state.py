@@ -41,7 +41,8 @@ class Held:
     """The values of all parameters, buffers and plain attributes of a network at one moment."""
 
     def __init__(self, network: nn.Module):
-        lazy = any(nn.parameter.is_lazy(p) for p in network.parameters())  # they get their values in the first run
+        # lazy ones get their values in the first run
+        lazy = any(nn.parameter.is_lazy(t) for t in (*network.parameters(), *network.buffers()))
         owners = {} if lazy else dict(network.named_modules())
         self._saved = {name: (owner, _copied(owner)) for name, owner in owners.items()}
         self._tensors = {id(t): t for owner in owners.values() for t in _tensors(owner)}

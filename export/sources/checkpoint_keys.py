@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from normfold.export.errors import CheckpointError
 
-__all__ = ["Found", "choose_tensors", "is_state_dict", "some"]
+__all__ = ["Found", "choose_tensors", "has_shape_of", "is_state_dict", "some"]
 
 #: Prefixes that wrappers (DataParallel, torch.compile, Lightning) put before every key.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
@@ -47,7 +48,7 @@ def choose_tensors(content: Any, expected: Mapping[str, Tensor], path: Path, key
     found = [f for nest, tensors in held.items() for f in _networks(nest, tensors, expected)]
     if key:
         return _called(key, found, held, path)
-    whole = [f for f in found if all(f.tensors[k].shape == v.shape for k, v in _needed(expected).items())] or found
+    whole = [f for f in found if all(has_shape_of(f.tensors[k], v) for k, v in _needed(expected).items())] or found
     if not whole:
         nest = max(held, key=lambda name: len(expected.keys() & _without_prefix(held[name], expected).keys()))
         return Found(nest, _without_prefix(held[nest], expected), _nested(nest))
@@ -69,6 +70,11 @@ def is_state_dict(value: Any) -> bool:
         and bool(value)
         and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
     )
+
+
+def has_shape_of(tensor: Tensor, like: Tensor) -> bool:
+    """Whether a tensor of a file has the shape of the network's; a lazy layer takes any shape."""
+    return bool(is_lazy(like) or (not is_lazy(tensor) and tensor.shape == like.shape))
 
 
 def some(names: list[str], shown: int = 5) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from normfold.export.capture.capture import capture
 from normfold.export.capture.capture_errors import refuse_quantized, refuse_training_modules
@@ -16,6 +17,7 @@ from normfold.export.errors import CheckpointError, InputSpecError, SourceError
 from normfold.export.inputs.sizes import usual_sizes
 from normfold.export.inputs.specs import InputSpec
 from normfold.export.inputs.values import LARGEST, find_values
+from normfold.export.sources.checkpoint_keys import some
 from normfold.export.sources.origin import Arrays, Origin, Request, Run
 from normfold.export.sources.plain_module import duplicate, with_plain_weights
 from normfold.export.sources.source import Source, load_source
@@ -83,9 +85,15 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
 def _without_weights(source: Source, untrained: bool) -> tuple[str, ...]:
     """Return a note on which weights are used; none for a network in memory, which has them.
 
-    Raises CheckpointError for a class, whose weights are random numbers.
+    Raises CheckpointError for a class, whose weights are random numbers, and for lazy layers that have none yet.
     """
-    if not source.network.state_dict() or source.kind == "network":
+    state = source.network.state_dict()
+    if source.kind != "class" and not untrained and (lazy := [name for name, t in state.items() if is_lazy(t)]):
+        raise CheckpointError(
+            f"'{source.name}' was never run, so its lazy layers have no weights yet ({some(lazy)}): run the network "
+            "once and train it before it is exported, or give a file of its weights"
+        )
+    if not state or source.kind == "network":
         return ()
     if untrained:
         return ("--untrained: the network was exported with the weights that it begins with, as it was asked for",)

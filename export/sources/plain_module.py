@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -40,17 +41,24 @@ def duplicate(network: nn.Module) -> nn.Module:
     A tensor that the network has computed, such as the weight of ``torch.nn.utils.weight_norm``, is copied as numbers:
     torch copies no tensor that remembers how it was computed.
     """
-    computed = [t for module in network.modules() for t in _tensors(vars(module)) if not t.is_leaf]
-    return copy.deepcopy(network, {id(t): t.detach().clone() for t in computed})
+    memo: dict[int, Any] = {}
+    for tensor in _tensors([vars(module) for module in network.modules()], set()):
+        if isinstance(tensor, nn.UninitializedBuffer):  # torch copies such parameters, but no such buffers
+            like = tensor.data
+            memo[id(tensor)] = nn.UninitializedBuffer(device=like.device, dtype=like.dtype)  # type: ignore[call-arg]
+        elif not is_lazy(tensor) and not tensor.is_leaf:
+            memo[id(tensor)] = tensor.detach().clone()
+    return copy.deepcopy(network, memo)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in a value and in the containers of which it is made."""
+def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """Yield the tensors in a value and in the containers of which it is made, each container once."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, (dict, list, tuple, set)):
+    elif isinstance(value, (dict, list, tuple, set)) and id(value) not in seen:
+        seen.add(id(value))
         for inner in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(inner)
+            yield from _tensors(inner, seen)
 
 
 def with_plain_weights(network: nn.Module) -> None:

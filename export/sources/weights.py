@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from normfold.export.errors import CheckpointError
-from normfold.export.sources.checkpoint_keys import Found, choose_tensors, some
+from normfold.export.sources.checkpoint_keys import Found, choose_tensors, has_shape_of, some
 from normfold.plain_file import read_plain_file
 
 __all__ = ["Checkpoint", "load_into", "read_checkpoint"]
@@ -88,7 +88,8 @@ def load_into(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     """Copy the checkpoint's tensors into ``network``.
 
     Raises CheckpointError, with similar keys, where keys are missing, unexpected or of another shape, and where a
-    weight is NaN. Counters of seen batches (``num_batches_tracked``) may be missing: inference never reads them.
+    weight is NaN. Lazy layers take their shapes from the file. Counters of seen batches (``num_batches_tracked``) may
+    be missing: inference never reads them.
     """
     wanted = network.state_dict()
     tensors = checkpoint.tensors
@@ -97,7 +98,7 @@ def load_into(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     shapes = [
         f"  {k}: the file has {list(tensors[k].shape)}, the network {list(wanted[k].shape)}"
         for k in wanted
-        if k in tensors and tensors[k].shape != wanted[k].shape
+        if k in tensors and not has_shape_of(tensors[k], wanted[k])
     ]
     if missing or unexpected or shapes:
         raise CheckpointError(_mismatch(path, missing, unexpected, shapes, tensors, wanted))
@@ -219,7 +220,7 @@ def _mismatch(
 
 
 def _nearest(key: str, among: list[str], tensors: Mapping[str, Tensor], like: Tensor) -> str | None:
-    same = [k for k in among if tensors[k].shape == like.shape]
+    same = [k for k in among if has_shape_of(tensors[k], like)]
     near = difflib.get_close_matches(key, same, n=1, cutoff=0.5) or difflib.get_close_matches(
         key, among, n=1, cutoff=0.7
     )

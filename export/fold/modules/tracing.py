@@ -87,8 +87,8 @@ def _other(leaf: Any, number: int) -> Any:
 def refuse_uninitialised(module: nn.Module) -> None:
     """Raise FoldError where a layer has no shape yet."""
     name = type(module).__name__
-    for path, parameter in module.named_parameters():
-        if nn.parameter.is_lazy(parameter):
+    for path, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
             raise FoldError(f"{name}: '{path}' has no shape yet; run the network once before it is folded.")
 
 

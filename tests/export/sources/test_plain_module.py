@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from normfold.export.capture.capture_errors import refuse_quantized
-from normfold.export.errors import CaptureError, SourceError
+from normfold.export.errors import CaptureError, CheckpointError, SourceError
 from normfold.export.sources.opening import open_origin
 from normfold.export.sources.origin import Request
 from normfold.export.sources.plain_module import duplicate, unwrapped, with_plain_weights
@@ -94,6 +95,26 @@ def test_a_weight_that_a_hook_computes_is_copied_and_becomes_its_value(name: str
     network(x).sum().backward()
 
 
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.LazyConv1d(4, 3), nn.LazyBatchNorm1d(affine=False)).eval()
+
+
+def test_lazy_layers_without_numbers_are_to_be_run_once() -> None:
+    with pytest.raises(
+        CheckpointError, match=r"was never run.*'0.weight', '0.bias', '1.running_mean'.*run the network once"
+    ):
+        open_origin(Request(source=lazy(), inputs=["x=FP32[N,3,L]"]), [])
+
+
+def test_lazy_layers_of_a_network_in_memory_take_a_file_of_weights(tmp_path: Path) -> None:
+    given, trained = lazy(), nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4, affine=False)).eval()
+    torch.save(trained.state_dict(), tmp_path / "w.pt")
+    origin = open_origin(Request(source=given, weights=tmp_path / "w.pt", inputs=["x=FP32[N,3,L]"]), [])
+    x = torch.randn(2, 3, 8)
+    assert np.array_equal(origin.run({"x": x.numpy()})["output"], trained(x).detach().numpy())
+    assert nn.parameter.is_lazy(given[0].weight), "the network that was given is as it was"  # type: ignore[index]
+
+
 class Remembers(nn.Module):
     """Keeps what it computed of its weights, in a container."""
 
@@ -101,6 +122,7 @@ class Remembers(nn.Module):
         super().__init__()
         self.layer = nn.Linear(2, 2)
         self.kept = {"doubled": [self.layer.weight * 2]}
+        self.kept["itself"] = self.kept  # type: ignore[assignment]
 
 
 def test_a_tensor_that_a_network_has_computed_is_copied_as_numbers() -> None:

@@ -319,3 +319,27 @@ def test_a_flipped_bit_in_a_safetensors_file_is_noticed_by_its_digest(tmp_path, 
     load_into(Net(), read_checkpoint(path, Net().state_dict()), path)  # nothing in the file shows it
     with pytest.raises(CheckpointError, match=f"but --weights-sha256 is {digest}: this is another file, or it was"):
         read_checkpoint(path, Net().state_dict(), sha256=digest)
+
+
+class Lazy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.LazyConv1d(4, 3)
+        self.conv1_bn = nn.LazyBatchNorm1d()
+
+
+def test_lazy_layers_take_the_shapes_of_the_file(trained: Net, tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in trained.state_dict().items()}}, path)
+    network = Lazy()
+    load_into(network, read_checkpoint(path, network.state_dict()), path)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, trained.state_dict()[name])
+
+
+def test_a_key_that_lazy_layers_miss_is_named(trained: Net, tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({k.replace("conv1_bn", "bn1"): v for k, v in trained.state_dict().items()}, path)
+    network = Lazy()
+    with pytest.raises(CheckpointError, match=r"'conv1_bn.weight' is not in the file; the file has 'bn1.weight'"):
+        load_into(network, read_checkpoint(path, network.state_dict()), path)

@@ -119,8 +119,11 @@ def test_a_layer_without_a_shape_is_refused() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network = nn.Sequential(nn.LazyConv1d(4, 3), nn.ReLU())
+        statistics_only = nn.Sequential(nn.Conv1d(3, 4, 3), nn.LazyBatchNorm1d(affine=False))
     with pytest.raises(FoldError, match=r"'0\.weight' has no shape yet; run the network once"):
         fold_module(network, torch.randn(2, 3, 9))
+    with pytest.raises(FoldError, match=r"'1\.running_mean' has no shape yet; run the network once"):
+        fold_module(statistics_only, torch.randn(2, 3, 9))
 
 
 def test_a_batchnorm_without_statistics_stays_and_is_reported() -> None:
