@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from normfold.export.errors import CaptureError, InputSpecError, StateError
 from normfold.export.state import Held, kept_state, message, other_inputs
 
-__all__ = ["NamedNetwork", "named_outputs"]
+__all__ = ["NamedNetwork", "named_outputs", "weights_dtype"]
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -31,12 +31,15 @@ class NamedNetwork(nn.Module):
     Where the names are parameters of the network's ``forward``, the inputs are passed by keyword, else by position.
     Where a parameter is a dict or a tuple of tensors, its entries are called "batch.audio" and "batch.mask", or
     "pair.0" and "pair.1". Raises InputSpecError where only some of the names are parameters.
+
+    dtype is that of the floating-point inputs; None: that of the network's weights.
     """
 
-    def __init__(self, network: nn.Module, names: Sequence[str]):
+    def __init__(self, network: nn.Module, names: Sequence[str], dtype: torch.dtype | None = None):
         super().__init__()
         self.network = network
         self.names = tuple(names)
+        self._asked = dtype
         self.by_keyword = _by_keyword(network, self.names)
         self.eval()
         self.held = Held(network)
@@ -53,7 +56,7 @@ class NamedNetwork(nn.Module):
         return self.network(*tensors)
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Run the network on NumPy arrays, floats cast to the dtype of its weights; return the outputs by name.
+        """Run the network on NumPy arrays, floats cast to :attr:`dtype`; return the outputs by name.
 
         Every run finds the network as it was given: what the run writes into it is put back. Raises StateError where
         the answer depends on earlier calls, which is found out in the first run that the network takes.
@@ -77,8 +80,13 @@ class NamedNetwork(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating-point dtype of the weights; float32 for a network without such weights."""
-        return next((p.dtype for p in self.network.state_dict().values() if p.is_floating_point()), torch.float32)
+        """The dtype of floating-point inputs: as asked for, else that of the weights, float32 where there are none."""
+        return self._asked or weights_dtype(self.network)
+
+
+def weights_dtype(network: nn.Module) -> torch.dtype:
+    """Return the floating-point dtype of the weights; float32 for a network without such weights."""
+    return next((p.dtype for p in network.state_dict().values() if p.is_floating_point()), torch.float32)
 
 
 def named_outputs(returned: Any) -> list[tuple[str, Tensor]]:

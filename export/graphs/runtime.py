@@ -44,6 +44,12 @@ class Runtime:
                     f"({_reason(error)}): leave torch.autocast and .bfloat16() out of it, and ask for it with "
                     "--dtype bf16 on a machine that has it"
                 ) from error
+            if "implementation" in str(error) and _has_float64(content):
+                raise ExportError(
+                    f"the network computes in float64, for which onnxruntime {ort.__version__} lacks an operator "
+                    f"({_reason(error)}): call network.float() before the export, and leave .double() out of its "
+                    "forward"
+                ) from error
             raise ExportError(f"onnxruntime {ort.__version__} cannot load the graph: {_reason(error)}") from error
         self.outputs = [o.name for o in self._session.get_outputs()]
         #: The clock to time runs with, in seconds: the CPU time of the calling thread where it does all the work, else
@@ -80,6 +86,16 @@ def _has_bfloat16(content: bytes) -> bool:
     """Whether the graph casts anything to bfloat16; onnxruntime's message names the operator alone."""
     casts = (node for node in onnx.load_model_from_string(content).graph.node if node.op_type == "Cast")
     return any(attribute.i == onnx.TensorProto.BFLOAT16 for cast in casts for attribute in cast.attribute)
+
+
+def _has_float64(content: bytes) -> bool:
+    """Whether the graph takes float64, holds a tensor of it, or casts to it."""
+    graph, double = onnx.load_model_from_string(content).graph, onnx.TensorProto.DOUBLE
+    return (
+        any(value.type.tensor_type.elem_type == double for value in graph.input)
+        or any(tensor.data_type == double for tensor in graph.initializer)
+        or any(a.i == double for node in graph.node if node.op_type == "Cast" for a in node.attribute)
+    )
 
 
 def _reason(error: Exception) -> str:

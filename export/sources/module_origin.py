@@ -13,31 +13,18 @@ from torch.nn.parameter import is_lazy
 from normfold.export.capture.capture import capture
 from normfold.export.capture.capture_errors import refuse_quantized, refuse_training_modules
 from normfold.export.capture.named_network import NamedNetwork
-from normfold.export.errors import CheckpointError, InputSpecError, SourceError
+from normfold.export.errors import CheckpointError
 from normfold.export.inputs.sizes import usual_sizes
 from normfold.export.inputs.specs import InputSpec
 from normfold.export.inputs.values import LARGEST, find_values
 from normfold.export.sources.checkpoint_keys import some
+from normfold.export.sources.module_datatypes import in_datatypes, refuse_weights
 from normfold.export.sources.origin import Arrays, Origin, Request, Run
 from normfold.export.sources.plain_module import duplicate, with_plain_weights
 from normfold.export.sources.source import Source, load_source
 from normfold.export.sources.weights import Checkpoint, load_into, read_checkpoint
-from normfold.protos.datatypes import by_name
 
-__all__ = ["DATATYPES", "exact", "open_module"]
-
-#: The datatypes that an input may have, by their names in the protocol.
-DATATYPES = {
-    torch.float32: "FP32",
-    torch.float64: "FP64",
-    torch.float16: "FP16",
-    torch.int64: "INT64",
-    torch.int32: "INT32",
-    torch.int16: "INT16",
-    torch.int8: "INT8",
-    torch.uint8: "UINT8",
-    torch.bool: "BOOL",
-}
+__all__ = ["exact", "open_module"]
 
 
 def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
@@ -54,17 +41,12 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
     refuse_quantized(source.network)
     with_plain_weights(source.network)
     described = _named(described, source.network)
-    network = NamedNetwork(source.network, [s.name for s in described])
-    if network.dtype not in DATATYPES:
-        dtype = str(network.dtype).removeprefix("torch.")
-        raise SourceError(
-            f"the weights of '{source.name}' are {dtype}, which no input can be: call .float() on the network in the "
-            "code that makes it" + (", and give --dtype bf16 for the arithmetic inside" if dtype == "bfloat16" else "")
-        )
+    refuse_weights(source.network, source.name)
+    described, network = in_datatypes(described, source.network, bool(request.inputs))
     notes = _in_order(network)
     notes += checkpoint.notes if checkpoint else _without_weights(source, request.untrained)
     specs, tried = find_values(
-        [_with_datatype(s, network.dtype, bool(request.inputs)) for s in described],
+        described,
         network.run,
         usual_sizes(described),
         _largest_index(source.network),
@@ -132,20 +114,6 @@ def _in_order(network: NamedNetwork) -> tuple[str, ...]:
         return ()
     other = ", ".join(f"'{name}'" for name in network.names if name not in names)
     return (f"forward({', '.join(names)}) has no argument {other}, so the inputs are passed to it in order",)
-
-
-def _with_datatype(spec: InputSpec, dtype: torch.dtype, given: bool) -> InputSpec:
-    """Give a float input the network's own datatype. Raises InputSpecError where --input asked for another."""
-    own = by_name(DATATYPES.get(dtype, "FP32"))
-    if spec.datatype.dtype.kind != "f" or spec.datatype == own:
-        return spec
-    if given:
-        raise InputSpecError(
-            f"input '{spec.name}' is given as {spec.datatype.name}, but the network computes in {own.name}: write "
-            f"--input '{replace(spec, datatype=own)}'"
-            + (", and --dtype fp16 for the arithmetic inside" if spec.datatype.name == "FP16" else "")
-        )
-    return replace(spec, datatype=own)
 
 
 def _largest_index(network: nn.Module) -> int:

@@ -32,7 +32,8 @@ from normfold.export.errors import InputSpecError, SourceError
 from normfold.export.inputs.sizes import usual_sizes
 from normfold.export.inputs.specs import Dimension, InputSpec
 from normfold.export.inputs.values import find_values
-from normfold.export.sources.module_origin import DATATYPES, exact
+from normfold.export.sources.module_datatypes import DATATYPES
+from normfold.export.sources.module_origin import exact
 from normfold.export.sources.origin import Origin
 from normfold.protos.datatypes import by_name
 

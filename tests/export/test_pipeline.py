@@ -240,7 +240,10 @@ def replaced(option: str, value: str) -> tuple[str, ...]:
         (replaced("--weights", "whole.pt"), "can only be opened by running code"),
         (replaced("--input", "x=FP32[N,8,L]"), "to have 7 channels, but got 8 channels"),
         (replaced("--input", "x=FP32[N,7,L:3..]"), "does not run at L = 3"),
-        (replaced("--input", "x=FP64[N,7,L]"), "the network computes in FP32: write --input 'x=FP32[N,7,L]'"),
+        (
+            replaced("--input", "x=FP64[N,7,L]"),
+            "computes in FP32 and does not run with it: write --input 'x=FP32[N,7,L]'",
+        ),
         (replaced("--input", "x=FP16[N,7,L]"), "--input 'x=FP32[N,7,L]', and --dtype fp16 for the arithmetic inside"),
         (replaced("--input", "x=FP32[8,17]"), "a batch is a first dimension with a name, x=FP32[N,…]"),
         (replaced("--input", "x=FP32[N,7"), "expected NAME=DTYPE[dims]"),
