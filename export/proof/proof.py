@@ -26,6 +26,7 @@ from normfold.export.errors import CaptureError, ExportError, VerificationError
 from normfold.export.graphs.exact import Graph, narrow_types
 from normfold.export.graphs.float64 import Float64Graph
 from normfold.export.graphs.runtime import Runtime
+from normfold.export.graphs.usable import require_usable
 from normfold.export.inputs.sizes import Sizes
 from normfold.export.inputs.specs import InputSpec, random_inputs
 from normfold.export.proof import rounding
@@ -33,7 +34,6 @@ from normfold.export.proof.algebra import Algebra
 from normfold.export.proof.branches import BranchProof, untaken
 from normfold.export.proof.divergence import first_divergence
 from normfold.export.proof.moving import moved_weights
-from normfold.export.proof.usable import require_usable
 from normfold.export.proof.verify import Arrays, Case, Run, Verification, largest_errors, remembered, verify
 from normfold.export.sources.origin import Origin
 

@@ -20,6 +20,7 @@ from normfold.export.graphs.onnx_file import read_onnx
 from normfold.export.graphs.onnx_sizes import GraphSizes
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.graphs.serialize import to_bytes
+from normfold.export.graphs.usable import require_usable
 from normfold.export.inputs.specs import Dimension, InputSpec, dimensions, random_inputs
 from normfold.export.sources.origin import Arrays, Origin, Run
 from normfold.protos.datatypes import by_onnx
@@ -30,10 +31,12 @@ __all__ = ["graph_inputs", "open_onnx"]
 def open_onnx(path: Path, given: Sequence[InputSpec] = (), opset: int | None = DEFAULT_OPSET) -> Origin:
     """Read the file and return it as an origin; ``given`` names dimensions and ranges that the file leaves open.
 
-    Raises SourceError where the file fails a check, InputSpecError where ``given`` does not fit its inputs.
+    Raises SourceError where the file fails a check, CheckpointError where its weights are NaN, InputSpecError where
+    ``given`` does not fit its inputs.
     """
     shapes = {s.name: [d if isinstance(d, int) else d.name for d in s.dims] for s in given}
     file = read_onnx(path, opset, shapes)
+    require_usable(file.model)  # before it is run, because its answers would be NaN at every size of the inputs
     specs = _merged(graph_inputs(file.model, path), given, path)
     modern = to_bytes(file.model if opset == DEFAULT_OPSET else read_onnx(path, DEFAULT_OPSET, shapes).model)
     bounds, runtime, double = GraphSizes(file.content), Runtime(file.content, optimised=False), _double(modern)

@@ -15,8 +15,11 @@ from normfold.export.graphs.unrounded import FLOATS
 
 __all__ = ["require_usable"]
 
+NORM = "BatchNormalization"
+#: What the inputs of a BatchNormalization are to it.
+ROLES = ("input", "scale", "shift", "mean", "variance")
 #: Operators whose constants multiply or are added: one infinity makes answers infinite or NaN.
-LINEAR = frozenset({"BatchNormalization", "Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul", "RNN"})
+LINEAR = frozenset({NORM, "Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul", "RNN"})
 
 
 def require_usable(model: ir.Model) -> None:
@@ -35,24 +38,39 @@ def require_usable(model: ir.Model) -> None:
 
 
 def _troubles(graph: ir.Graph) -> Iterator[str]:
-    for name, value in graph.initializers.items():
-        held = value.const_value
-        if held is None or held.dtype not in FLOATS or held.size < 2:
+    for value in _constants(graph):
+        held = ir.convenience.get_const_tensor(value)
+        norm = next((node for node, place in value.uses() if node.op_type == NORM and 0 < place < len(ROLES)), None)
+        if held is None or held.dtype not in FLOATS or (held.size < 2 and norm is None):
             continue
         array = held.numpy().astype(np.float64)
         linear = any(node.op_type in LINEAR for node, _ in value.uses())
         wrong, what = (~np.isfinite(array), "NaN or infinity") if linear else (np.isnan(array), "NaN")
         if wrong.any():
-            yield f"'{name}' holds {what} ({int(wrong.sum())} of {array.size} numbers)"
+            yield f"'{value.name}'{_role(value, norm)} holds {what} ({int(wrong.sum())} of {array.size} numbers)"
     for node in graph:
-        given = node.inputs[4] if node.op_type == "BatchNormalization" and len(node.inputs) > 4 else None
-        held = None if given is None or given.is_graph_input() else given.const_value
+        given = node.inputs[4] if node.op_type == NORM and len(node.inputs) > 4 else None
+        held = None if given is None or given.is_graph_input() else ir.convenience.get_const_tensor(given)
         if given is None or held is None:
             continue
         variance, epsilon = held.numpy().astype(np.float64), node.attributes.get_float("epsilon", 1e-5)
         channel = int(np.argmin(variance))
         if variance[channel] + epsilon <= 0:
             yield (
-                f"'{given.name}' is a variance, and it is {variance[channel]:g} in channel {channel} "
-                f"(with epsilon {variance[channel] + epsilon:g}; it must be above 0)"
+                f"'{given.name}' is the variance of {_called(node)}, and it is {variance[channel]:g} in channel "
+                f"{channel} (with epsilon {variance[channel] + epsilon:g}; it must be above 0)"
             )
+
+
+def _constants(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.initializers.values()
+    yield from (node.outputs[0] for node in graph if node.op_type == "Constant")
+
+
+def _role(value: ir.Value, norm: ir.Node | None) -> str:
+    """What a constant is to the BatchNorm that reads it."""
+    return "" if norm is None else f", the {ROLES[list(norm.inputs).index(value)]} of {_called(norm)},"
+
+
+def _called(norm: ir.Node) -> str:
+    return f"the BatchNorm '{norm.name or norm.outputs[0].name}'"
