@@ -27,11 +27,11 @@ def _batchnorm(n: Node) -> Op:
         raise NotKnown
     parts = n.parts()
     parts["outputs"] = parts["outputs"][:1]
-    usual = Affine.along(1, n.rank(), np.abs(mean) + np.sqrt(var), 0.0).scale
+    deviation = np.sqrt(np.maximum(var, 0.0))  # rounding may leave a variance of 0 just below it, above -epsilon
+    usual = Affine.along(1, n.rank(), np.abs(mean) + deviation, 0.0).scale
     came = Affine.along(1, n.rank(), var, mean)
     statistics = NormStatistics(came.shift, came.scale, epsilon)
     params = Scaled.like(Affine.along(1, n.rank(), scale, shift), usual, statistics)
-    deviation = np.sqrt(var)
     live = gamma != 0
     apart = (np.abs(scale) * (np.abs(mean) + deviation))[live]
     ratio = apart / np.maximum(np.abs(scale) * deviation + np.abs(beta), 1e-300)[live]

@@ -116,6 +116,17 @@ def test_variances_of_any_size_fold_in_float32(var: list[float]) -> None:
     assert report.batchnorms_after == 0 or left(report)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_variance_that_rounding_left_below_0_folds_without_a_warning() -> None:
+    model = graph(
+        BOOK % ("float", "float"), w=weights(4, 3, 3), b=weights(4), v=weights(5, 4, 3),
+        **norm("n", 4, var=[-5e-6, 0, 1, 2]),
+    )  # fmt: skip
+    after, report = folded(model)
+    assert not left(report)
+    same_function(model, after, *LENGTHS)
+
+
 @pytest.mark.parametrize("eps", [0.0, 1e-12, 1e-3, 1.0])
 def test_epsilon_is_the_nodes_own(eps: float) -> None:
     text = "(float[N,3,L] x) => (float[N,4,L] y) { c = Conv(x, w) y = BN(c, n) }"
