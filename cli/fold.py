@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import click
@@ -77,7 +78,8 @@ def fold(
     """Fold every BatchNorm of an ONNX file into the weights around it and prove that it computes the same.
 
     IN.onnx may come from any exporter, with opset 11 or newer; it must hold its weights itself. OUT.onnx keeps its
-    inputs, outputs and opset, and is written only if it agrees with IN.onnx computed in float64.
+    inputs, outputs and opset, and is written only if it agrees with IN.onnx computed in float64. It must be another
+    file than IN.onnx.
     """
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("import the graph tools")
@@ -104,6 +106,4 @@ def fold(
     if as_json:
         click.echo(whole, nl=False)
     else:
-        in_place = source.resolve() == target.resolve()  # what it could be compared with is gone
-        following = f"normfold serve --repository {target}" if in_place else f"normfold verify {source} {target}"
-        print_report(report, console, following)
+        print_report(report, console, shlex.join(["normfold", "verify", str(source), str(target)]))

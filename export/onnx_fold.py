@@ -36,13 +36,19 @@ def fold_file(
 ) -> ExportReport:
     """Fold ``source`` into ``target`` and return the report. Raises ExportError; then ``target`` is as it was.
 
-    inputs give ranges to dimensions that the file leaves open; samples are more inputs to prove with; variant,
-    remeasure, threads, fold_all and allow_nonfinite are those of :class:`normfold.export.request.ExportRequest`.
+    ``source`` is never replaced, so that what is folded can be compared with it. inputs give ranges to dimensions that
+    the file leaves open; samples are more inputs to prove with; variant, remeasure, threads, fold_all and
+    allow_nonfinite are those of :class:`normfold.export.request.ExportRequest`.
     """
     check_variant(variant)
     check_threads(threads)
     if source.suffix != ".onnx":
         raise SourceError(f"'{source}' is not an .onnx file; for a PyTorch network use normfold export")
+    if source.exists() and target.exists() and source.samefile(target):
+        raise PublishError(
+            f"'{target}' is the file that is read: the folded graph would replace the only one that it can be compared "
+            "with; give another name, and move it over the first when it has been tried"
+        )
     if target.exists() and not overwrite:
         raise PublishError(f"'{target}' exists; give another name, or --overwrite")
     if not target.parent.is_dir():

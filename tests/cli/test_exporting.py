@@ -99,10 +99,25 @@ def test_verify_of_what_is_not_there_names_what_is(directory: Path) -> None:
         assert expected in done.stderr, done.stderr
 
 
-def test_a_file_that_is_folded_in_place_is_served_next_and_not_compared_with_itself(directory: Path) -> None:
+def relu(file: Path) -> bytes:
     text = '<ir_version: 9, opset_import: ["": 18]> g (float[N, 2] x) => (float[N, 2] y) { y = Relu (x) }'
-    onnx.save(onnx.parser.parse_model(text), directory / "net.onnx")
-    for target, following in (("out.onnx", "verify net.onnx out.onnx"), ("net.onnx", "serve --repository net.onnx")):
-        done = normfold("fold", "net.onnx", target, "--overwrite")
-        assert done.exit_code == 0, done.output
-        assert f"next: normfold {following}\n" in done.output
+    onnx.save(onnx.parser.parse_model(text), file)
+    return file.read_bytes()
+
+
+def test_a_folded_file_is_to_be_compared_with_what_it_was_made_of(directory: Path) -> None:
+    relu(directory / "my net.onnx")
+    done = normfold("fold", "my net.onnx", "out.onnx")
+    assert done.exit_code == 0, done.output
+    assert "next: normfold verify 'my net.onnx' out.onnx\n" in done.output
+
+
+@pytest.mark.parametrize("option", [[], ["--overwrite"]])
+@pytest.mark.parametrize("target", ["net.onnx", "../{}/net.onnx", "link.onnx"])
+def test_a_file_is_not_folded_into_itself(directory: Path, target: str, option: list[str]) -> None:
+    before = relu(directory / "net.onnx")
+    (directory / "link.onnx").hardlink_to(directory / "net.onnx")
+    done = normfold("fold", "net.onnx", target.format(directory.name), *option)
+    assert done.exit_code == 1
+    assert "is the file that is read: the folded graph would replace the only one" in done.stderr
+    assert (directory / "net.onnx").read_bytes() == before
