@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,9 +84,11 @@ def export_network(
         TypeError: ``model`` is not a ``torch.nn.Module``.
         ExportError: The message says what is wrong and what to do; nothing was published.
     """
+    given = dict(locals())
     try:
         from torch import nn
 
+        from normfold.export.notebook_arguments import require_types
         from normfold.export.pipeline import export_model
         from normfold.export.request import ExportRequest
         from normfold.export.sources.ends import Ends
@@ -96,11 +99,12 @@ def export_network(
     if not isinstance(model, nn.Module):
         made = " (give a network, not its class)" if inspect.isclass(model) else ""
         raise TypeError(f"export_network: got {model!r}, expected a torch.nn.Module{made}; for files: normfold export")
+    require_types(given)
     parameters = inspect.signature(model.forward).parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)] or ["x"]
     texts, examples = _described(inputs, names)
     unnamed = "" if texts else names[0]
-    given, tests = (
+    real, tests = (
         [_sample(one, f"{kind} {number}", unnamed) for number, one in enumerate(_several(several), 1)]
         for kind, several in (("sample", samples), ("test sample", test_samples))
     )
@@ -110,24 +114,24 @@ def export_network(
         name=name,
         inputs=texts,
         weights=None if weights is None else Path(weights),
-        labels=Path(labels) if isinstance(labels, str) else labels,
-        samples=[*examples, *given],
+        labels=Path(labels) if isinstance(labels, (str, os.PathLike)) else labels,
+        samples=[*examples, *real],
         test_samples=tests,
         ends=Ends(
             dict(standardize or {}),
             dict(softmax) if isinstance(softmax, Mapping) else {softmax: None} if softmax else {},
-            (sigmoid,) if isinstance(sigmoid, str) else tuple(sigmoid),
+            (sigmoid,) if sigmoid and isinstance(sigmoid, str) else tuple(sigmoid),
         ),
-        version=version,
+        version=None if version is None else int(version),
         overwrite=overwrite,
-        opset=opset,
+        opset=int(opset),
         precision=precision,
         even_if_slower=even_if_slower,
         variant=form,
         remeasure=remeasure,
-        threads=threads,
+        threads=int(threads),
         fold_all=fold_all,
-        time_at=dict(time_at or {}),
+        time_at={name: int(size) for name, size in (time_at or {}).items()},
     )
     current = "starting"
 
@@ -173,15 +177,6 @@ def _sample(given: Any, name: str, unnamed: str) -> Path | SampleFile:
 
 def _arrays(given: Mapping[Any, Any], name: str) -> SampleFile:
     from normfold.export.inputs.samples import SampleFile
+    from normfold.export.notebook_arguments import as_array
 
-    return SampleFile(name, {str(key): _array(value, name) for key, value in given.items()})
-
-
-def _array(value: Any, name: str) -> Any:
-    import numpy as np
-    import torch
-
-    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-    if array.dtype == object:
-        raise InputSpecError(f"{name} is {type(value).__name__}; expected an array of numbers, a tensor or a file")
-    return array
+    return SampleFile(name, {str(key): as_array(value, name) for key, value in given.items()})

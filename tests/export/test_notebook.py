@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from normfold import ExportError, export_network
+from normfold.export.notebook_arguments import require_types
 
 
 def network() -> nn.Sequential:
@@ -135,3 +136,52 @@ def _stopping(folder: Path) -> None:
 
     network = nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4))
     export_network(network, inputs="x=FP32[N,3,9]", repository=folder, name="net", progress=progress)
+
+
+@pytest.mark.parametrize(
+    ("argument", "given", "said"),
+    [
+        ("time_at", "L=5", r"time_at='L=5': expected dimension -> size, {'L': 5000}"),
+        ("time_at", {"L": "5"}, r"time_at={'L': '5'}: expected dimension -> size"),
+        ("version", "x", r"version='x': expected a whole number, or None"),
+        ("version", True, r"version=True: expected a whole number"),
+        ("opset", "18", r"opset='18': expected a whole number, for example 18"),
+        ("opset", 18.0, r"opset=18.0: expected a whole number"),
+        ("threads", None, r"threads=None: expected a whole number"),
+        ("standardize", {"x": 3}, r"standardize={'x': 3}: expected input -> \(mean, std\), {'x': \(0.5, 2.0\)}"),
+        ("standardize", {"x": (1, 2, 3)}, r"expected input -> \(mean, std\)"),
+        ("standardize", {"x": ("a", "b")}, r"expected input -> \(mean, std\)"),
+        ("standardize", (0.5, 2.0), r"expected input -> \(mean, std\)"),
+        ("softmax", 1, r"softmax=1: expected the name of an output, or output -> axis"),
+        ("softmax", {"output": "1"}, r"softmax={'output': '1'}: expected the name of an output"),
+        ("sigmoid", 1, r"sigmoid=1: expected the name of an output, or a list"),
+        ("sigmoid", [1], r"sigmoid=\[1\]: expected the name of an output, or a list"),
+        ("labels", 3, r"labels=3: expected the path of a file, or a list of names"),
+        ("name", 3, r"name=3: expected a name"),
+        ("repository", None, r"repository=None: expected a path"),
+        ("weights", 3, r"weights=3: expected the path of a file of weights"),
+        ("form", None, r"form=None: expected the name of a form"),
+        ("precision", 8, r"precision=8: expected 'fp16', 'bf16', 'int8', or None"),
+        ("progress", 3, r"progress=3: expected a function"),
+        (
+            "inputs",
+            torch.zeros(2, 3, 16, dtype=torch.bfloat16),
+            r"the example is a tensor of bfloat16 that NumPy cannot",
+        ),
+        ("inputs", torch.zeros(2, 3, 16, device="meta"), r"the example is a tensor of float32 that NumPy cannot hold"),
+        ("inputs", {"x": [[1, 2], [3]]}, r"the example is a list that NumPy cannot hold"),
+        ("samples", torch.zeros(2, 3).to_sparse(), r"sample 1 is a tensor of float32 that NumPy cannot hold"),
+    ],
+)
+def test_an_argument_of_another_type_is_answered_with_what_is_expected(
+    tmp_path: Path, argument: str, given: object, said: str
+) -> None:
+    arguments = {"inputs": "x=FP32[N,3,L]", "repository": tmp_path, "name": "net", argument: given}
+    with pytest.raises(ExportError, match=said):
+        export_network(network(), **arguments)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_numpy_are_whole_numbers_and_a_list_is_a_pair() -> None:
+    require_types({"version": np.int64(3), "time_at": {"L": np.int32(5)}, "standardize": {"x": [0.5, np.ones(3)]}})
+    require_types({"standardize": {"x": np.ones((2, 3))}, "labels": np.array(["a", "b"]), "softmax": {"y": None}})
