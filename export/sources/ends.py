@@ -43,6 +43,16 @@ class Ends:
     #: Outputs of which each number becomes a probability of its own.
     sigmoid: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raise InputSpecError where an output is given to both, or twice: the answer would be neither's."""
+        if both := next((name for name in self.sigmoid if name in self.softmax), ""):
+            raise InputSpecError(
+                f"output '{both}' is given to both softmax and sigmoid; expected one of them: softmax where one class "
+                "is right, sigmoid where each may be"
+            )
+        if twice := next((name for name in self.sigmoid if self.sigmoid.count(name) > 1), ""):
+            raise InputSpecError(f"output '{twice}' is given to sigmoid more than once")
+
     @property
     def anything(self) -> bool:
         """Whether something is computed at all."""

@@ -15,6 +15,7 @@ from torch import nn
 
 from normfold import ExportError, export_network
 from normfold.cli.main import main
+from normfold.export.errors import InputSpecError
 from normfold.export.inputs.sizes import Sizes
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.proof.proof import cases_of
@@ -203,3 +204,11 @@ def test_the_command_takes_files_and_numbers(tmp_path: Path, monkeypatch: pytest
 def test_a_wrong_option_says_what_to_type(options: list[str], code: int, said: str) -> None:
     result = CliRunner().invoke(main, ["export", "net.onnx", "--repository", "r", "--name", "net", *options])
     assert (result.exit_code, said in result.output) == (code, True), result.output
+
+
+def test_an_output_is_given_to_softmax_or_to_sigmoid() -> None:
+    with pytest.raises(InputSpecError, match="'y' is given to both softmax and sigmoid; expected one of them"):
+        Ends(softmax={"y": None}, sigmoid=("y",))
+    with pytest.raises(InputSpecError, match="'y' is given to sigmoid more than once"):
+        Ends(sigmoid=("y", "y"))
+    assert Ends(softmax={"y": None}, sigmoid=("z",)).anything
