@@ -46,9 +46,9 @@ class Runtime:
                 ) from error
             if "implementation" in str(error) and _has_float64(content):
                 raise ExportError(
-                    f"the network computes in float64, for which onnxruntime {ort.__version__} lacks an operator "
-                    f"({_reason(error)}): call network.float() before the export, and leave .double() out of its "
-                    "forward"
+                    f"onnxruntime {ort.__version__} cannot load the graph: {_reason(error)}. The network computes in "
+                    "float64, for which it lacks operators: call network.float() before the export, and leave "
+                    ".double() out of its forward"
                 ) from error
             raise ExportError(f"onnxruntime {ort.__version__} cannot load the graph: {_reason(error)}") from error
         self.outputs = [o.name for o in self._session.get_outputs()]

@@ -19,5 +19,5 @@ CAST = """<ir_version: 9, opset_import: ["": 18]> g (float[N, 4, 8] x) => (doubl
 @pytest.mark.parametrize("text", [INPUT, CAST])
 def test_an_operator_that_float64_lacks_is_answered_with_float(text: str) -> None:
     content = onnx.parser.parse_model(text).SerializeToString()
-    with pytest.raises(ExportError, match=r"computes in float64, for which onnxruntime .*call network.float\(\)"):
+    with pytest.raises(ExportError, match=r"cannot load the graph: .*computes in float64.*call network.float\(\)"):
         Runtime(content, optimised=False)
