@@ -274,9 +274,10 @@ AIMS: dict[str, Aim] = {
     ),
     "goodput of http2 at 10 × the capacity: at least 0.9": Aim(
         _goodput(FRONTENDS[1]),
-        "On one core, runs and refusals share it. A refusal is 23 µs with a warm cache and 50 to 100 µs beside runs, "
-        "and there are nine for each answer. Tried: reading a refused connection only every 4, 8 or 16 ms, runs as "
-        "SCHED_BATCH (a refusal is then 50 to 60 µs, and all are refused at once, but goodput is no better).",
+        "On one core, runs and refusals share it, and there are nine refusals for each answer. One takes 14 to 20 µs "
+        "with a warm cache; after a run the first of a read takes some 300 µs, each of sixteen 75. Tried: reading a "
+        "refused connection only every 4, 8 or 16 ms, each by itself or all together; runs as SCHED_BATCH (all are "
+        "refused at once then, but goodput is no better).",
     ),
     "goodput of grpcio at 10 × the capacity: at least 0.9": Aim(
         _goodput(FRONTENDS[0]), "A refusal costs as much as an answer: gRPC's library hands both to Python alike."

@@ -33,11 +33,11 @@ def guards_of(program: ExportedProgram, specs: Sequence[InputSpec]) -> tuple[Gua
 
 
 def _guard(condition: sympy.Basic, names: Mapping[sympy.Symbol, str]) -> Guard:
-    symbols = {names[symbol]: symbol for symbol in condition.free_symbols}
+    symbols = condition.free_symbols  # two of them may be sizes of one dimension, in two inputs
 
     def holds(sizes: Mapping[str, int]) -> bool:
-        return bool(condition.xreplace({symbol: sympy.Integer(sizes[name]) for name, symbol in symbols.items()}))
+        return bool(condition.xreplace({symbol: sympy.Integer(sizes[names[symbol]]) for symbol in symbols}))
 
-    text = str(condition.xreplace({symbol: sympy.Symbol(name) for name, symbol in symbols.items()}))
+    text = str(condition.xreplace({symbol: sympy.Symbol(names[symbol]) for symbol in symbols}))
     numbers = sorted({abs(int(number)) for number in condition.atoms(sympy.Integer)})
-    return Guard(text, tuple(sorted(symbols)), holds, tuple(numbers))
+    return Guard(text, tuple(sorted({names[symbol] for symbol in symbols})), holds, tuple(numbers))
