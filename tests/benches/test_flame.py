@@ -71,6 +71,8 @@ def test_a_program_writes_the_stacks_of_its_main_thread(tmp_path):
                 time.sleep(0.05)
         finally:
             process.kill()
-    lines = found.read_text().splitlines()
-    assert lines
-    assert all(line.rpartition(" ")[0].endswith(":busy") and int(line.rpartition(" ")[2]) > 0 for line in lines)
+    stacks = {
+        stack: int(count) for stack, _, count in (line.rpartition(" ") for line in found.read_text().splitlines())
+    }
+    busy = sum(count for stack, count in stacks.items() if ":busy" in stack)
+    assert busy > sum(stacks.values()) / 2  # one may fall into the handlers of the signals
