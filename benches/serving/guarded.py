@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import statistics
 import sys
-import threading
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from benches.serving.networks import identity, publish, tiny
 from benches.serving.ratios import ratio, row
 from benches.serving.roster import CONFIG, serve
 from benches.serving.running import Running, running
+from benches.serving.watched import read
 
 from normfold.serving.access.scopes import Scope
 from normfold.serving.access.tokens import line, new_token
@@ -98,7 +97,7 @@ def _servers(
             running(f"{frontend}, {kind}", command, port, _asking(credentials), home),
             credentials,
         )
-    stack.enter_context(_read(f"http://127.0.0.1:{metrics}/metrics"))
+    stack.enter_context(read(metrics))
 
 
 def _asking(credentials: Credentials) -> Any:
@@ -108,25 +107,6 @@ def _asking(credentials: Credentials) -> Any:
 
 def _message(model: str, array: np.ndarray) -> bytes:
     return infer_request(model, {"x": array}, None).SerializeToString()
-
-
-@contextlib.contextmanager
-def _read(address: str) -> Iterator[None]:
-    """Read a page every second, as Prometheus does at its most."""
-    done = threading.Event()
-
-    def read() -> None:
-        while not done.wait(1.0):
-            with urllib.request.urlopen(address, timeout=30) as page:
-                page.read()
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def cost_us(figures: Figures, frontend: str, kind: str, size: str = SMALL) -> Ratio | None:

@@ -114,12 +114,14 @@ def _fold_graphs(model: ir.Model, fold_all: bool) -> FoldReport:
     infer_shapes(model)
     if take_branches(model):
         infer_shapes(model)
-    for graph in (model.graph, *model.graph.subgraphs()):
+    graphs = [model.graph, *model.graph.subgraphs()]
+    for graph in graphs:
         join_padding(graph, opset)
-    notes += tuple(f"{module_of(conv) or conv.name or 'a convolution'} {what}" for conv, what in cut_taps(model.graph))
+    notes += tuple(
+        f"{module_of(conv) or conv.name or 'a convolution'} {what}" for conv, what in cut_taps(model.graph, opset)
+    )
     carriers = removed = 0
     affines_before, affines_after = len(folds), 0
-    graphs = [model.graph, *model.graph.subgraphs()]
     for graph in graphs:
         net = Reading(graph, opset).net()
         affines_before += len(targets(net.ops))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from normfold.export.graphs.unrounded import holding
+from normfold.export.graphs.writing import Writing
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class _Axis:
         return first, self.taps - cut_behind
 
 
-def cut_taps(graph: ir.Graph) -> list[tuple[ir.Node, str]]:
+def cut_taps(graph: ir.Graph, opset: int) -> list[tuple[ir.Node, str]]:
     """Cut such taps in place; each convolution that lost some, and in words how many."""
     if not all(_fixed(value) for value in graph.inputs if not value.is_initializer()):
         return []
-    cut = []
+    cut, writing = [], Writing(graph, opset)
     for conv in graph:
         axes = _axes(conv) if conv.op_type == "Conv" and conv.domain in ("", "ai.onnx") else []
         kept = [axis.kept() for axis in axes]
@@ -52,7 +52,7 @@ def cut_taps(graph: ir.Graph) -> list[tuple[ir.Node, str]]:
             continue
         if all((first, end) == (0, axis.taps) for (first, end), axis in zip(kept, axes, strict=True)):
             continue
-        _cut(graph, conv, axes, kept)
+        _cut(writing, conv, axes, kept)
         has = "×".join(str(end - first) for first, end in kept)
         had = "×".join(str(axis.taps) for axis in axes)
         cut.append((conv, f"keeps {has} of its {had} taps: at this length the others meet nothing but padding"))
@@ -85,20 +85,15 @@ def _ints(node: ir.Node, name: str, default: list[int]) -> list[int]:
     return list(node.attributes[name].as_ints()) if name in node.attributes else default
 
 
-def _cut(graph: ir.Graph, conv: ir.Node, axes: list[_Axis], kept: list[tuple[int, int]]) -> None:
+def _cut(writing: Writing, conv: ir.Node, axes: list[_Axis], kept: list[tuple[int, int]]) -> None:
     weight = conv.inputs[1]
     assert weight is not None
     held = weight.const_value
     assert held is not None
     array = held.numpy()[(slice(None), slice(None), *(slice(*ends) for ends in kept))]
-    name = f"{weight.name}_met"
-    while name in graph.initializers:
-        name += "_"
-    value = ir.Value(name=name, const_value=holding(array, held, name))
-    graph.register_initializer(value)
-    conv.replace_input_with(1, value)
+    conv.replace_input_with(1, writing.constant(array, f"{weight.name}_met", held.dtype.numpy()))
     if weight.is_initializer() and not weight.uses():
-        graph.initializers.pop(weight.name or "", None)
+        writing.graph.initializers.pop(weight.name or "", None)
     before = [axis.before - first * axis.dilation for axis, (first, _) in zip(axes, kept, strict=True)]
     behind = [axis.behind - (axis.taps - end) * axis.dilation for axis, (_, end) in zip(axes, kept, strict=True)]
     conv.attributes["pads"] = ir.AttrInt64s("pads", [*before, *behind])
