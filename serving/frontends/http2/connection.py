@@ -12,7 +12,7 @@ from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.kinds import kind_of, logged_kind_of
 from normfold.serving.frontends.http2.lifetime import Lifetime
-from normfold.serving.frontends.http2.limits import MOST_CALLS, MOST_RESET, Fault
+from normfold.serving.frontends.http2.limits import FULL_READ_BYTES, MOST_CALLS, MOST_RESET, Fault
 from normfold.serving.frontends.http2.patience import Patience
 from normfold.serving.frontends.http2.progress import Progress
 from normfold.serving.frontends.http2.requests import TOO_LARGE, Asked, refused, trailers_well_formed
@@ -56,10 +56,10 @@ class ServerConnection(SocketSide):
         super().connection_made(transport)
 
     def take(self, data: bytes) -> bool:
-        """Take frames for one turn; whether some are left."""
+        """Take frames for one turn; whether some are left, or wait in the socket."""
         turns = self.service.turns
         try:
-            left = self.frames.feed(data, self, turns.seconds)
+            left = self.frames.feed(data, self, turns.seconds) or len(data) >= FULL_READ_BYTES
         except (Fault, HeaderError) as error:
             self.give_up(error)
             return False

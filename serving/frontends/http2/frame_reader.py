@@ -58,14 +58,15 @@ class FrameReader:
         Whether frames were left: then call this again, with b"" if nothing more has come. Raises Fault, and whatever
         ``receiver`` raises.
         """
-        self._have += len(data)
-        self._parts.append(data)
+        if data:
+            self._have += len(data)
+            self._parts.append(data)
         if self._have < self._need:
-            self._begun += len(self._parts) == 1
-            self._hold()
+            if data:
+                self._begun += len(self._parts) == 1
+                self._hold()
             return False
-        if len(self._parts) > 1:
-            data = b"".join(self._parts)
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts = []
         if self._held:  # what ends now must not count beside the request that it is a part of
             self._holding.add(-self._held)

@@ -34,6 +34,9 @@ TURN_SECONDS = 0.003
 ROUND_SECONDS = 0.008
 #: ... but no turn is shorter than this.
 SHORTEST_TURN_SECONDS = 0.0002
+#: A read of this size filled the buffer of the event loop, or nearly: more waits in the socket. uvloop would read it at
+#: once, up to 32 buffers of 256,000 bytes from one connection; with TLS a buffer holds a little less.
+FULL_READ_BYTES = 240_000
 #: Time for a new client to send the preface and its SETTINGS.
 HANDSHAKE_SECONDS = 20.0
 #: Time that a connection which has sent everything waits for the client to close it, too.

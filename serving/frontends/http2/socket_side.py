@@ -38,7 +38,7 @@ class SocketSide(asyncio.Protocol):
         self._draining: asyncio.Future[None] | None = None
 
     def take(self, data: bytes) -> bool:
-        """Take frames for one turn; whether some are left."""
+        """Take frames for one turn; whether some are left, or wait in the socket: then other connections go first."""
         raise NotImplementedError
 
     def busy(self) -> bool:

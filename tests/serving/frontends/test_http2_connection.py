@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 
@@ -11,18 +12,21 @@ from tests.serving.frontends.raw import Raw, message, request_headers
 from tests.waiting import wait_until
 
 from normfold.serving.frontends.http2 import patience
+from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import (
     BLOCK_BYTES,
     FORGOTTEN_EACH_SECOND,
     FRAME_BYTES,
+    FULL_READ_BYTES,
     MOST_CALLS,
     MOST_FRUITLESS,
     MOST_SETTINGS,
     ROUND_SECONDS,
     SHORTEST_TURN_SECONDS,
     TURN_SECONDS,
+    WINDOW_BYTES,
 )
 from normfold.serving.frontends.http2.turns import Turns
 from normfold.serving.wire import http2_frames as h2
@@ -515,6 +519,51 @@ def test_a_turn_ends_in_time_and_the_next_goes_on_where_it_ended():
     assert turns > 2
     reader.feed(frames[0][3:], receiver, TURN_SECONDS)
     assert len(receiver.taken) == 101
+
+
+class Socket(asyncio.Transport):
+    """A socket that notes whether it is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_read = True
+
+    def pause_reading(self):
+        self.is_read = False
+
+    def resume_reading(self):
+        self.is_read = True
+
+    def is_closing(self):
+        return False
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        pass
+
+    def write(self, data):
+        pass
+
+
+def test_a_read_that_fills_the_buffer_ends_the_turn(served):
+    # uvloop reads up to 32 buffers from one connection before it looks at another
+    async def reads() -> None:
+        connection, transport = ServerConnection(served.frontend._service, {}), Socket()
+        block = hpack.Encoder().encode(request_headers())
+        begun = h2.PREFACE + h2.settings({}) + h2.frame(h2.HEADERS, h2.END_HEADERS, 1, block)
+        connection.connection_made(transport)
+        connection.data_received(begun)
+        assert transport.is_read
+        data = h2.frame(h2.DATA, 0, 1, message(bytes(FULL_READ_BYTES * 4))[:FULL_READ_BYTES])
+        connection.data_received(data)
+        assert not transport.is_read
+        assert connection in connection.service.turns._behind
+        await asyncio.sleep(0.01)
+        assert transport.is_read
+        assert connection not in connection.service.turns._behind
+        assert connection.calls[1].credit == WINDOW_BYTES - FULL_READ_BYTES
+        connection.connection_lost(None)
+
+    asyncio.run(reads())
 
 
 def test_the_more_connections_have_frames_left_the_shorter_are_their_turns():
