@@ -15,6 +15,7 @@ from normfold.serving.access.scopes import EVERY_MODEL, NO_MODEL, RIGHTS, WHOLE_
 from normfold.serving.access.tokens import Holder, digest
 from normfold.serving.errors import InvalidRequest, PermissionDenied, Unauthenticated
 from normfold.serving.rpc.methods import Method, WireUnary, parse
+from normfold.serving.rpc.pieces import Answer
 from normfold.serving.wire.outer_fields import text_field
 from normfold.serving.wording import quoted
 
@@ -152,7 +153,7 @@ def _unary(method: Method, check: Callable[[Any], None]) -> Method:
 
 
 def _checked(wire: WireUnary, check: Callable[[Any], None]) -> WireUnary:
-    def answer(data: bytes) -> bytes | Awaitable[bytes]:
+    def answer(data: bytes) -> bytes | Awaitable[Answer]:
         check(data)
         return wire(data)
 

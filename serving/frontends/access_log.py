@@ -15,6 +15,7 @@ from google.protobuf.descriptor import Descriptor
 from normfold.serving.errors import Status
 from normfold.serving.process.log_lines import ACCESS, ERRORS, OFF
 from normfold.serving.rpc.methods import Method
+from normfold.serving.rpc.pieces import Answer, Pieces
 from normfold.serving.wire.outer_fields import text_field
 from normfold.serving.wording import LIMIT
 
@@ -76,7 +77,8 @@ class LoggedCall:
         if token:
             self._fields["token"] = token
         self._messages = self._bytes = self._answered = 0
-        #: The first message of the client and the last to it. They are read when the line is written, if it is.
+        #: The first message of the client and the last to it, or the first of its pieces, which has what a line shows.
+        #: They are read when the line is written, if it is.
         self._first = self._last = b""
 
     def request(self, data: bytes) -> None:
@@ -86,10 +88,10 @@ class LoggedCall:
         self._messages += 1
         self._bytes += len(data)
 
-    def response(self, data: bytes) -> None:
+    def response(self, data: Answer) -> None:
         """Note a message to the client."""
         self._answered += len(data)
-        self._last = data
+        self._last = bytes(data.parts[0]) if isinstance(data, Pieces) else data
 
     def end(self, status: Status) -> None:
         """Write the line, unless it is written already."""

@@ -21,6 +21,7 @@ from normfold.serving.frontends.limits import DEFAULT_LIMITS, ClientLimits
 from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.grpc_status import CODES
 from normfold.serving.rpc.methods import Method, status_of
+from normfold.serving.rpc.pieces import Pieces
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire.pushback import trailers
 
@@ -178,6 +179,8 @@ def _unary(method: Method, traffic: Traffic | None, sending: set[Any]) -> Any:
             try:
                 answered = answer(data)
                 response = answered if isinstance(answered, bytes) else await answered
+                if isinstance(response, Pieces):
+                    response = await response.joined()
                 if len(response) >= LARGE_BYTES:
                     sending.add(context)
                     context.add_done_callback(sending.discard)

@@ -22,6 +22,7 @@ from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.methods import parse, status_alone
+from normfold.serving.rpc.pieces import Answer
 from normfold.serving.scheduling.admission import Admission
 from normfold.serving.scheduling.statistics import RequestTiming
 from normfold.serving.wire.request_bytes import id_text, model_named
@@ -53,7 +54,7 @@ class Inference:
         catalog.on_change(self._plans.forget)
         catalog.on_unload(self._plans.drop)
 
-    def answer(self, data: bytes) -> bytes | asyncio.Task[bytes]:
+    def answer(self, data: bytes) -> bytes | asyncio.Task[Answer]:
         """The serialized response to the serialized request ``data``, or a task of it where something must wait.
 
         This call raises Overloaded; both it and the task raise InvalidRequest, NotFound, NoMemory or Unavailable.
@@ -75,8 +76,8 @@ class Inference:
         return response
 
     def _later(
-        self, model: Model | None, data: bytes, answer: Callable[[], Coroutine[None, None, bytes]]
-    ) -> asyncio.Task[bytes]:
+        self, model: Model | None, data: bytes, answer: Callable[[], Coroutine[None, None, Answer]]
+    ) -> asyncio.Task[Answer]:
         """A task of ``answer``, if the request may wait for ``model``. Raises Overloaded."""
         caller, size = CALLER.get(), len(data)
         connection = None if caller is None else caller.connection
@@ -117,7 +118,7 @@ class Inference:
             self._plans.keep(data, request, *checked)
         return response
 
-    async def _answer_planned(self, plan: RequestPlan, data: bytes, identifier: bytes, started: int) -> bytes:
+    async def _answer_planned(self, plan: RequestPlan, data: bytes, identifier: bytes, started: int) -> Answer:
         model, parameters, request_id = plan.model, plan.parameters, id_text(identifier)
         feeds = await off_loop(len(data) > COPY_BYTES, plan.feeds, data, len(identifier))
         read = time.perf_counter_ns()
@@ -128,7 +129,7 @@ class Inference:
             raise
         answered = time.perf_counter_ns()
         large = sum([array.nbytes for array in arrays]) > COPY_BYTES
-        response = await off_loop(large, plan.response, arrays, identifier)
+        response = await off_loop(large, plan.answer, arrays, identifier)
         self._count(model, plan.rows, timing, request_id, started, read, answered)
         return response
 

@@ -26,6 +26,7 @@ from normfold.serving.catalog.contract import reshaped
 from normfold.serving.catalog.model import Model
 from normfold.serving.infer.outputs import Wanted
 from normfold.serving.infer.parameters import RequestParameters
+from normfold.serving.rpc.pieces import Answer, Pieces
 from normfold.serving.runtime.bindings import Bound
 from normfold.serving.scheduling.inline import RunTime
 from normfold.serving.wire.request_bytes import find_id, parts
@@ -48,6 +49,9 @@ HEADS = 8
 
 #: Inputs and outputs of at most this many bytes together stay at their places in memory from one run to the next.
 BOUND_BYTES = 16 << 10
+
+#: From this size on (in bytes) the numbers of a response are sent from the arrays of the run, without a copy.
+PIECES_BYTES = 1 << 20
 
 #: The first byte of the field raw_output_contents of ModelInferResponse.
 _RESPONSE_RAW = bytes([6 << 3 | 2])
@@ -146,6 +150,21 @@ class RequestPlan:
     def response(self, arrays: Sequence[Array], identifier: bytes) -> bytes:
         """A serialized ModelInferResponse; ``identifier`` is the field of the id, the same bytes as in the request."""
         return b"".join([identifier, *self._response(arrays)])
+
+    def answer(self, arrays: Sequence[Array], identifier: bytes) -> Answer:
+        """The same, in pieces where it is large and the arrays are no part of larger ones, which would stay with it."""
+        size = sum([array.nbytes for array in arrays])
+        if size < PIECES_BYTES or any(getattr(array.base, "nbytes", array.nbytes) > array.nbytes for array in arrays):
+            return self.response(arrays, identifier)
+        parts: list[bytes | memoryview] = [identifier]
+        for piece in self._response(arrays):
+            if isinstance(piece, np.ndarray):
+                parts.append(piece.reshape(-1).view(np.uint8).data)
+            elif isinstance(parts[-1], bytes):
+                parts[-1] += piece
+            else:
+                parts.append(piece)
+        return Pieces(parts)
 
     def _response(self, arrays: Sequence[Array]) -> list[Any]:
         shapes = tuple([array.shape for array in arrays])

@@ -29,6 +29,7 @@ from normfold.serving.infer.tracing import Infer
 from normfold.serving.process.logs import LOGGER
 from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.methods import status_alone
+from normfold.serving.rpc.pieces import Answer
 from normfold.serving.scheduling.running import MARK, Mark, Ran
 from normfold.serving.scheduling.statistics import RequestTiming
 
@@ -63,7 +64,7 @@ class Exported:
         name = f"{SERVICE}/{method}"
         attributes = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": method}
 
-        def follow(data: bytes) -> bytes | asyncio.Task[bytes]:
+        def follow(data: bytes) -> bytes | asyncio.Task[Answer]:
             caller = CALLER.get()
             above = _PROPAGATOR.extract({} if caller is None else caller.trace_headers())
             span = self._tracer.start_span(name, above, SpanKind.SERVER, attributes)
@@ -135,7 +136,7 @@ class _Request:
         self.child("batch", run.started_ns, ended, links, **counts)
 
 
-def _error_of(done: asyncio.Task[bytes]) -> BaseException | None:
+def _error_of(done: asyncio.Task[Answer]) -> BaseException | None:
     return asyncio.CancelledError() if done.cancelled() else done.exception()
 
 

@@ -15,13 +15,14 @@ from typing import Protocol
 from normfold.digits import read_digits
 from normfold.plain_file import append_plain_text
 from normfold.serving.errors import InvalidRequest, StartError
+from normfold.serving.rpc.pieces import Answer
 from normfold.serving.scheduling.statistics import RequestTiming
 from normfold.serving.wording import near, quoted
 
 log = logging.getLogger(__name__)
 
 #: ModelInfer from serialized to serialized message.
-Infer = Callable[[bytes], bytes | asyncio.Task[bytes]]
+Infer = Callable[[bytes], bytes | asyncio.Task[Answer]]
 
 OFF, TIMESTAMPS = "OFF", "TIMESTAMPS"
 Settings = dict[str, list[str]]

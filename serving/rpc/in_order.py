@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from normfold.serving.rpc.pieces import Answer, Pieces
+
 
 async def in_order(
-    requests: AsyncIterator[bytes], answer: Callable[[bytes], bytes | Awaitable[bytes]], in_flight: int
+    requests: AsyncIterator[bytes], answer: Callable[[bytes], bytes | Awaitable[Answer]], in_flight: int
 ) -> AsyncIterator[bytes]:
     """``answer`` of each request, in the order of the requests, with up to ``in_flight`` under way at a time.
 
     Ends when the requests end. When the caller stops listening, the answers under way are cancelled.
     """
-    pending: asyncio.Queue[bytes | asyncio.Future[bytes] | None] = asyncio.Queue(in_flight)
+    pending: asyncio.Queue[bytes | asyncio.Future[Answer] | None] = asyncio.Queue(in_flight)
 
     async def read() -> None:
         try:
@@ -26,7 +28,8 @@ async def in_order(
     reader = asyncio.ensure_future(read())
     try:
         while (answered := await pending.get()) is not None:
-            yield answered if isinstance(answered, bytes) else await answered
+            found = answered if isinstance(answered, bytes) else await answered
+            yield await found.joined() if isinstance(found, Pieces) else found
         await reader  # raises the error that ended the requests, if there was one
     finally:
         reader.cancel()

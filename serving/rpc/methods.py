@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError, Message
 
 from normfold.serving.errors import InvalidRequest, ServingError, Status
 from normfold.serving.rpc.in_order import in_order
+from normfold.serving.rpc.pieces import Answer
 from normfold.serving.wording import printable
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ Request = TypeVar("Request", bound=Message)
 Unary = Callable[[Any], Awaitable[Message]]
 ServerStream = Callable[[Any], AsyncIterator[Message]]
 BidiStream = Callable[[AsyncIterator[Any]], AsyncIterator[Message]]
-WireUnary = Callable[[bytes], bytes | Awaitable[bytes]]
+WireUnary = Callable[[bytes], bytes | Awaitable[Answer]]
 WireStream = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
 
 #: Messages of one stream that are answered at the same time; the answers keep the order of the messages.
@@ -72,8 +73,11 @@ class Method:
         """Whether a call has one request and one answer."""
         return self.unary is not None or self.wire_unary is not None
 
-    def answer(self, data: bytes) -> bytes | Awaitable[bytes]:
-        """The serialized answer to a serialized request, either now or as an awaitable; for unary methods."""
+    def answer(self, data: bytes) -> bytes | Awaitable[Answer]:
+        """The serialized answer to a serialized request, either now or as an awaitable; for unary methods.
+
+        Only what is awaited may come in pieces.
+        """
         return self.wire_unary(data) if self.wire_unary is not None else self._answer(data)
 
     async def _answer(self, data: bytes) -> bytes:

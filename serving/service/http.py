@@ -86,7 +86,7 @@ class HttpAnswers:
 
     async def _metrics(self) -> tuple[mx.SnapshotResponse, bool]:
         answered = self._snapshot.answer(b"")
-        data = answered if isinstance(answered, bytes) else await answered
+        data = answered if isinstance(answered, bytes) else bytes(await answered)
         return mx.SnapshotResponse.FromString(data), await self._ready()
 
     def _model(self, name: str, version: str) -> HttpAnswer:

@@ -22,6 +22,7 @@ from normfold.serving.infer.inference import Inference
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import Infer, TraceSettings
 from normfold.serving.rpc.methods import Method, Unary, status_of
+from normfold.serving.rpc.pieces import Answer, Pieces
 from normfold.serving.rpc.traffic import EXITING
 from normfold.serving.scheduling.admission import Admission
 from normfold.serving.wire.proved_sizes import ALLOWED, BATCHNORMS, PROVED
@@ -135,21 +136,24 @@ class InferenceService:
             properties={key: model.config.parameters[key].string_value for key in _shown(model)},
         )
 
-    def _stream_answer(self, data: bytes) -> bytes | Awaitable[bytes]:
+    def _stream_answer(self, data: bytes) -> bytes | Awaitable[Answer]:
         """The answer to one message of ModelStreamInfer; an error is an answer, too, and leaves the stream open."""
         try:
             answer = self._infer_in_stream(data)
         except Exception as error:
             return _stream_error(data, error)
         if isinstance(answer, bytes):
-            return _stream_response(answer)
+            return _in_stream(answer)
         later = asyncio.get_running_loop().create_task(self._stream_later(data, answer))
         later.add_done_callback(lambda _: answer.cancel())  # a task that is cancelled before it starts awaits nothing
         return later
 
-    async def _stream_later(self, data: bytes, answer: Awaitable[bytes]) -> bytes:
+    async def _stream_later(self, data: bytes, answer: Awaitable[Answer]) -> Answer:
         try:
-            return _stream_response(await answer)
+            found = await answer
+            if isinstance(found, Pieces):
+                return found.within(_begin_in_stream(found), FINAL_RESPONSE)
+            return _in_stream(found)
         except Exception as error:
             return _stream_error(data, error)
 
@@ -178,9 +182,14 @@ def request_type(name: str) -> type:
     return request
 
 
-def _stream_response(answer: bytes) -> bytes:
+def _in_stream(answer: bytes) -> bytes:
     """A serialized ModelStreamInferResponse: fields of a message may follow one another in any order."""
-    return b"".join((b"\x12", varint(len(answer) + len(FINAL_RESPONSE)), answer, FINAL_RESPONSE))
+    return b"".join((_begin_in_stream(answer), answer, FINAL_RESPONSE))
+
+
+def _begin_in_stream(answer: Answer) -> bytes:
+    """What a ModelStreamInferResponse has before the serialized ``answer``."""
+    return b"\x12" + varint(len(answer) + len(FINAL_RESPONSE))
 
 
 def _stream_error(data: bytes, error: Exception) -> bytes:

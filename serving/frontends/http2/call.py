@@ -19,6 +19,7 @@ from normfold.serving.frontends.http2.turns import Turns
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.rpc.caller import TRACE_HEADERS, trace_id_in
 from normfold.serving.rpc.methods import Method, status_of
+from normfold.serving.rpc.pieces import Answer
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire.pushback import NEVER, Trailers, trailers
 
@@ -136,7 +137,7 @@ class ServerCall:
         self.window, self.credit = connection.sender.initial, WINDOW_BYTES
         self.request_ended = False
         self._reader: MessageReader | None = None
-        self._task: asyncio.Future[bytes] | asyncio.Task[None] | None = None
+        self._task: asyncio.Future[Answer] | asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._until: float | None = None
         self._started = False

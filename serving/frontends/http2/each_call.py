@@ -18,6 +18,7 @@ from normfold.serving.frontends.http2.queued_call import QueuedCall
 from normfold.serving.frontends.http2.requests import Asked
 from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.methods import EACH_IN_FLIGHT, Method
+from normfold.serving.rpc.pieces import Answer
 from normfold.serving.rpc.traffic import EXITING
 
 #: Messages that are taken before everything else has its turn.
@@ -32,7 +33,7 @@ class EachCall(QueuedCall):
     def __init__(self, connection: CallOwner, number: int, asked: Asked, method: Method) -> None:
         super().__init__(connection, number, asked, method)
         #: The answers under way and those behind them, in the order of their messages.
-        self._pending: deque[bytes | asyncio.Future[bytes]] = deque()
+        self._pending: deque[bytes | asyncio.Future[Answer]] = deque()
         #: Whether ``_next`` is certain to be called.
         self._scheduled = False
         #: Whether the server ends: what has begun is answered, and nothing more.
@@ -94,7 +95,7 @@ class EachCall(QueuedCall):
         """Ask the method the first message that waits."""
         message = self._queue.popleft()
         CALLER.set(self)
-        answered: bytes | Awaitable[bytes]
+        answered: bytes | Awaitable[Answer]
         if isinstance(message, bytes):
             answered = self._answer(message, message)
         else:
@@ -109,16 +110,16 @@ class EachCall(QueuedCall):
             self._pending.append(later)
             later.add_done_callback(self._done)
 
-    def _answer(self, message: bytes | Inflation, data: bytes) -> bytes | Awaitable[bytes]:
+    def _answer(self, message: bytes | Inflation, data: bytes) -> bytes | Awaitable[Answer]:
         self._take(message)
         assert self.method.wire_each is not None
         return self.method.wire_each(data)
 
-    async def _inflated(self, message: Inflation) -> bytes:
+    async def _inflated(self, message: Inflation) -> Answer:
         answered = self._answer(message, await self._whole(message))
         return answered if isinstance(answered, bytes) else await answered
 
-    def _done(self, answer: asyncio.Future[bytes]) -> None:
+    def _done(self, answer: asyncio.Future[Answer]) -> None:
         if not answer.cancelled():
             answer.exception()  # it is raised where the answer has its turn
         self._next_soon()
@@ -148,7 +149,7 @@ class EachCall(QueuedCall):
             else:
                 self._send(first.result())
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: Answer) -> None:
         connection = self.connection
         if not self._started:
             self._started = True

@@ -14,6 +14,7 @@ from normfold.serving.frontends.http2.stream_call import StreamCall
 from normfold.serving.frontends.http2.unary_call import UnaryCall
 from normfold.serving.rpc.caller import trace_id_in
 from normfold.serving.rpc.methods import Method
+from normfold.serving.rpc.pieces import Answer
 from normfold.serving.wire.pushback import Trailers
 
 
@@ -45,7 +46,7 @@ class LoggedUnaryCall(_Logged, UnaryCall):
         self.line.request(data)
         super()._ask(data)
 
-    def _answer(self, data: bytes) -> None:
+    def _answer(self, data: Answer) -> None:
         self.line.response(data)
         super()._answer(data)
         self.line.end(Status.OK)
@@ -54,11 +55,11 @@ class LoggedUnaryCall(_Logged, UnaryCall):
 class LoggedEachCall(_Logged, EachCall):
     """A stream of ``wire_each`` with a line."""
 
-    def _answer(self, message: bytes | Inflation, data: bytes) -> bytes | Awaitable[bytes]:
+    def _answer(self, message: bytes | Inflation, data: bytes) -> bytes | Awaitable[Answer]:
         self.line.request(data)
         return super()._answer(message, data)
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: Answer) -> None:
         self.line.response(data)
         super()._send(data)
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.requests import DONE, STARTED
+from normfold.serving.rpc.pieces import Answer, Pieces
 from normfold.serving.wire import http2_frames as h2
 
 FRAME = h2.HEAD
@@ -90,12 +91,12 @@ class Sender:
         """Whether data of the stream wait for the client."""
         return stream.number in self._waiting
 
-    def answer(self, stream: AnswerStream, data: bytes) -> bool:
+    def answer(self, stream: AnswerStream, data: Answer) -> bool:
         """Queue a whole answer of one message; False: it would have to wait, and too much waits already."""
         size = len(data)
         framed = size + 5
         number = stream.number
-        if framed > self.largest or framed > self.window or framed > stream.window:
+        if framed > self.largest or framed > self.window or framed > stream.window or isinstance(data, Pieces):
             if not self.fits(stream, size):
                 return False
             self.start(stream)
@@ -119,10 +120,15 @@ class Sender:
         """Queue the headers before the messages."""
         self.out += (FRAME.pack(_HEADERS, h2.END_HEADERS, stream.number), STARTED)
 
-    def message(self, stream: AnswerStream, data: bytes) -> None:
+    def message(self, stream: AnswerStream, data: Answer) -> None:
         """Queue one message."""
         prefix = _MESSAGE.pack(0, len(data))
-        if len(data) < _WORTH_A_FRAME:
+        if isinstance(data, Pieces):
+            first, *rest = data.parts
+            self._data(stream, memoryview(prefix + bytes(first)))
+            for part in rest:
+                self._data(stream, memoryview(part))
+        elif len(data) < _WORTH_A_FRAME:
             self._data(stream, memoryview(prefix + data))
         else:
             self._data(stream, memoryview(prefix))

@@ -13,6 +13,7 @@ from normfold.serving.frontends.http2.messages import PREFIX_BYTES
 from normfold.serving.frontends.http2.requests import Asked
 from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.methods import Method
+from normfold.serving.rpc.pieces import Answer
 
 #: An answer of this size is written as soon as it is queued, in bytes.
 LARGE_BYTES = 1 << 16
@@ -79,7 +80,7 @@ class UnaryCall(ServerCall):
             self.connection.flush_soon()
 
     def _ask(self, data: bytes) -> None:
-        answered: bytes | Awaitable[bytes]
+        answered: bytes | Awaitable[Answer]
         CALLER.set(self)
         try:
             answered = self.method.answer(data)
@@ -92,7 +93,7 @@ class UnaryCall(ServerCall):
             self._task = asyncio.ensure_future(answered)
             self._task.add_done_callback(self._answered)
 
-    def _answered(self, task: asyncio.Future[bytes]) -> None:
+    def _answered(self, task: asyncio.Future[Answer]) -> None:
         self._task = None
         if task.cancelled():
             return
@@ -106,7 +107,7 @@ class UnaryCall(ServerCall):
         else:
             raise error
 
-    def _answer(self, data: bytes) -> None:
+    def _answer(self, data: Answer) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

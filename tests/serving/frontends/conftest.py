@@ -21,6 +21,7 @@ from normfold.serving.frontends.access_log import AccessLog
 from normfold.serving.frontends.limits import DEFAULT_LIMITS, ClientLimits
 from normfold.serving.process import loops
 from normfold.serving.rpc.methods import Method
+from normfold.serving.rpc.pieces import Pieces
 from normfold.serving.rpc.traffic import Traffic
 
 MOST_BYTES = 1 << 22
@@ -90,6 +91,11 @@ class Methods:
         self.large_answers += 1
         return bytes(int(data))
 
+    async def pieces(self, data: bytes) -> Pieces:
+        await asyncio.sleep(0)
+        third = len(data) // 3
+        return Pieces((data[:third], memoryview(data)[third:-third], data[len(data) - third :]))
+
     async def stream(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for data in requests:
             yield data
@@ -108,11 +114,12 @@ class Methods:
     def table(self) -> list[Method]:
         kind = pb.HealthCheckRequest
         unary = {"Echo": self.echo, "Fail": self.fail, "Wait": self.wait, "Soon": self.soon}
-        unary |= {"Busy": self.busy_echo, "Large": self.large}
+        unary |= {"Busy": self.busy_echo, "Large": self.large, "Pieces": self.pieces}
         methods = [Method(f"/t.T/{name}", kind, wire_unary=function) for name, function in unary.items()]
         methods += [Method("/t.T/First", kind, wire_unary=self.echo, counted=False)]
         methods += [Method("/t.T/Stream", kind, wire_each=self.echo)]
         methods += [Method("/t.T/Each", kind, wire_each=self.each)]
+        methods += [Method("/t.T/EachPieces", kind, wire_each=self.pieces)]
         methods += [Method("/t.T/Iterate", kind, wire_stream=self.stream)]
         methods += [Method("/t.T/Slow", kind, wire_stream=self.slow)]
         return [*methods, Method("/t.T/Numbers", kind, server_stream=self.numbers)]

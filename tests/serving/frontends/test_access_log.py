@@ -27,6 +27,7 @@ from normfold.serving.frontends.http2 import kinds, logged_calls
 from normfold.serving.process.log_lines import ACCESS, JsonLines, Lines
 from normfold.serving.process.logs import LogSettings
 from normfold.serving.rpc.methods import Method
+from normfold.serving.rpc.pieces import Pieces
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -232,6 +233,10 @@ def test_a_line_names_model_version_and_request():
     assert " access method=/inference.GRPCInferenceService/ModelInfer status=OK duration_ms=" in text
     assert text.endswith(
         f"peer=1.2.3.4:5 model=ecg id=seven version=2 request_bytes={len(request)} response_bytes={len(response)}\n"
+    )
+    pieces = Pieces((response, memoryview(b"numbers")))
+    assert f"version=2 request_bytes={len(request)} response_bytes={len(response) + 7}\n" in line_of(
+        Lines({"log_format": "default"}), INFER, request, pieces
     )
     found = json.loads(line_of(JsonLines(3, lambda: "another call's"), INFER, request, response, trace_id=TRACE))
     assert found.pop("time")

@@ -26,6 +26,7 @@ from normfold.serving.infer.parameters import RequestParameters
 from normfold.serving.infer.plans import Plans
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
+from normfold.serving.rpc.pieces import Pieces
 from normfold.serving.runtime.devices import Device
 from normfold.serving.scheduling.inline import RunTimes
 from normfold.serving.wire.request_bytes import id_text, parts
@@ -207,8 +208,7 @@ def both(models, tmp_path_factory, request) -> Iterator[Callable[[bytes], list[A
 
 async def _outcome(inference: Inference, data: bytes) -> Any:
     try:
-        answer = inference.answer(data)
-        return pb.ModelInferResponse.FromString(answer if isinstance(answer, bytes) else await answer)
+        return pb.ModelInferResponse.FromString(await _awaited(inference, data))
     except ServingError as error:
         return type(error), str(error)
 
@@ -252,3 +252,28 @@ def test_any_bytes_have_the_same_answer_with_a_plan_and_without(both, data):
         assert set(_y(known)) == {2.0}
     planned, plain = both(data)
     assert planned == plain
+
+
+def test_a_large_answer_is_sent_from_the_arrays_of_the_run_unless_they_are_parts_of_larger_ones(models, tmp_path):
+    models.write(tmp_path / "m", models.scale())
+    x = np.arange(4 * 70_000, dtype=np.float32).reshape(-1, 4)
+    request = pb.ModelInferRequest(model_name="m", id="seven", raw_input_contents=[x.tobytes()])
+    request.inputs.add(name="x", datatype="FP32", shape=x.shape)
+    data = request.SerializeToString()
+    with ThreadPoolExecutor(1) as executor, asyncio.Runner() as runner:
+        catalog = Catalog(Repository(tmp_path), LoadOptions(Device("cpu"), 1), executor)
+        inference = Inference(catalog, SharedMemory(False), TraceSettings())
+        runner.run(catalog.load_all())
+        first, second = [runner.run(_awaited(inference, data)) for _ in range(2)]
+        assert isinstance(first, bytes)
+        assert isinstance(second, Pieces)
+        assert pb.ModelInferResponse.FromString(bytes(second)) == pb.ModelInferResponse.FromString(first)
+        plan, identifier = inference._plans.find(data)
+        whole = np.zeros((2 * len(x), 4), np.float32)
+        parts = [whole[: len(x)], whole[len(x) :]]
+        assert plan.answer(parts, identifier) == plan.response(parts, identifier)
+
+
+async def _awaited(inference: Inference, data: bytes) -> Any:
+    answer = inference.answer(data)
+    return answer if isinstance(answer, bytes) else await answer
