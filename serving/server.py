@@ -120,7 +120,7 @@ class Server:
         self.catalog = self._stock.catalog
         control = config.clients_control
         regions = SharedMemory(config.local if config.shared_memory is None else config.shared_memory)
-        traces = TraceSettings(config.trace_file)
+        traces = self._traces = TraceSettings(config.trace_file)
         self._spans = otlp.spans()
         if self._spans is not None:
             traces.collect(self._spans)
@@ -251,6 +251,7 @@ class Server:
         if self._http is not None:
             await asyncio.to_thread(self._http.close)
         await self._doors.close()
+        await self._traces.close()
         if self._spans is not None:
             await self._spans.close()
         if self._giving_back is not None:

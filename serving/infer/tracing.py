@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from normfold.digits import read_digits
-from normfold.plain_file import append_plain_text
-from normfold.serving.errors import InvalidRequest, StartError
+from normfold.serving.errors import InvalidRequest
+from normfold.serving.infer.trace_file import TraceFile
 from normfold.serving.rpc.pieces import Answer
 from normfold.serving.scheduling.statistics import RequestTiming
 from normfold.serving.wording import near, quoted
@@ -59,12 +59,7 @@ class TraceSettings:
 
     def __init__(self, file: Path | None = None) -> None:
         """Raises StartError when ``file`` cannot be written."""
-        self._file = file
-        if file is not None:
-            try:
-                append_plain_text(file, "")
-            except OSError as error:
-                raise StartError(f"--trace-file {file} cannot be written: {error.strerror or error}") from None
+        self._file = None if file is None else TraceFile(file)
         self._server = _defaults(file)
         self._models: dict[str, Settings] = {}
         self._seen: dict[str, int] = {}
@@ -92,7 +87,7 @@ class TraceSettings:
             elif model:
                 target.pop(key, None)
             else:
-                target[key] = _defaults(self._file)[key]
+                target[key] = _defaults(None if self._file is None else self._file.path)[key]
         every = [self._server, *({**self._server, **own} for own in self._models.values())]
         self.active = self.spans is not None or any(TIMESTAMPS in settings["trace_level"] for settings in every)
         return {**self._server, **self._models.get(model, {})}
@@ -150,10 +145,12 @@ class TraceSettings:
             for line in lines:
                 log.info("trace %s", line)
         else:
-            try:
-                append_plain_text(self._file, "".join(f"{line}\n" for line in lines))
-            except OSError as error:  # the request was answered, and is not to fail because of its trace
-                log.error("trace file %s cannot be written: %s", self._file, error.strerror or error)
+            self._file.write("".join(f"{line}\n" for line in lines))
+
+    async def close(self) -> None:
+        """Write what was traced, at the end of the server."""
+        if self._file is not None:
+            await self._file.close()
 
 
 def _defaults(file: Path | None) -> Settings:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 
 import grpc
 import pytest
 
+from normfold.plain_file import append_plain_text
 from normfold.protos import grpc_service as pb
 from normfold.serving.errors import StartError
+from normfold.serving.infer import trace_file
 from normfold.serving.server import Server
 from normfold.serving.settings import ServerConfig
 
@@ -162,6 +165,28 @@ def test_a_pipe_that_takes_the_place_of_the_trace_file_holds_up_no_request(serve
         os.mkfifo(file)
         assert one.infer(ask()).model_name == "m"
     assert "trace cannot be written: it is not a plain file" in caplog.text
+
+
+def test_a_disk_that_takes_no_traces_makes_no_request_wait(serve, repository, tmp_path, ask, caplog, monkeypatch):
+    begun, takes = threading.Event(), threading.Event()
+
+    def stuck(path, lines):
+        begun.set()
+        assert takes.wait(30)
+        append_plain_text(path, lines)
+
+    with serve(repository, trace_file=tmp_path / "trace", load_models=("m",)) as one:
+        monkeypatch.setattr(trace_file, "append_plain_text", stuck)
+        monkeypatch.setattr(trace_file, "MOST_WAITING", 3)
+        _trace_setting(one, trace_level=["TIMESTAMPS"], trace_rate=["1"])
+        one.infer(ask())
+        assert begun.wait(30)
+        for _ in range(5):
+            assert one.infer(ask()).model_name == "m"
+        takes.set()
+    lines = (tmp_path / "trace").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert "2 traces are missing in" in caplog.text
 
 
 def test_a_trace_that_cannot_be_written_later_fails_no_request(serve, repository, tmp_path, ask, caplog):
