@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,6 +17,8 @@ from normfold.cli.connection import connection_options, said_of
 if TYPE_CHECKING:
     from normfold.serving.client.client import Client
     from normfold.serving.client.connection import Credentials
+
+Found = TypeVar("Found")
 
 ADDRESS = "127.0.0.1:8001"
 #: The extension of a server whose clients may load and unload models.
@@ -246,14 +248,8 @@ def _argument(policy: str) -> str:
 
 def _say(client: Client, model: str) -> None:
     """Print the versions of ``model`` that are in service: asked of the model, as a token for one model may do that."""
-    from normfold.serving.client.client import ClientError
-    from normfold.serving.errors import Status
-
-    try:
-        ready = client.model_metadata(model).versions
-    except ClientError as error:
-        if error.code is not Status.PERMISSION_DENIED:
-            raise
+    ready = _unless_denied(lambda: client.model_metadata(model).versions)
+    if ready is None:
         click.echo(f"{model} is in service; this token may not ask in which versions: it lacks the scope read")
         return
     click.echo(f"{model}: version{'s' if len(ready) != 1 else ''} {', '.join(ready) or 'none'} in service")
@@ -261,11 +257,16 @@ def _say(client: Client, model: str) -> None:
 
 def _models(client: Client) -> set[str] | None:
     """The names of the server's models; None where the token is for some models only and may not ask."""
+    return _unless_denied(lambda: {state.model for state in client.models()})
+
+
+def _unless_denied(ask: Callable[[], Found]) -> Found | None:
+    """What ``ask`` finds; None where the token does not allow the question. Raises ClientError for other reasons."""
     from normfold.serving.client.client import ClientError
     from normfold.serving.errors import Status
 
     try:
-        return {state.model for state in client.models()}
+        return ask()
     except ClientError as error:
         if error.code is not Status.PERMISSION_DENIED:
             raise
