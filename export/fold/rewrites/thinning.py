@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from normfold.export.graphs.names import Names
 from normfold.export.graphs.unrounded import holding
 
 
@@ -93,9 +94,7 @@ def _with_axes(graph: ir.Graph, bound: ir.Value, added: tuple[int, ...], dropped
     array = held.numpy()
     for axis in sorted(added):
         array = array.reshape(*array.shape[:axis], 1, *array.shape[axis:])
-    name = f"{bound.name}_by_channel"
-    while name in graph.initializers:
-        name += "_"
+    name = Names(graph).fresh(f"{bound.name}_by_channel")
     value = ir.Value(name=name, const_value=holding(array.squeeze(dropped), held, name))
     graph.register_initializer(value)
     return value

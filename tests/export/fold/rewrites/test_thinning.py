@@ -107,6 +107,15 @@ def test_a_relu_and_batchnorm_before_a_maximum_over_positions_become_bounds_behi
     assert not {name for name in given - read if name not in {t.name for t in model.graph.initializer}}
 
 
+def test_the_moved_bound_takes_the_name_of_no_other_value() -> None:
+    behind = "lo_by_channel = Relu(c) m = ReduceMax<axes=[2],keepdims=0>(lo_by_channel) q = Add(p, m) y = Gemm(q, g)"
+    text = "(float[N,3,L] x) => (float[N,4] y) { c = Conv(x, w) r = Max(c, lo) p = ReduceMax<axes=[2],keepdims=0>(r) "
+    model = graph(f"{text}{behind} }}", opset=17, w=weights(4, 3, 3), g=weights(4, 4), lo=CLAMPS["lo"])
+    after, _ = folded(model)
+    assert order(after).index("ReduceMax") < order(after).index("Max")
+    same_function(model, after, *LENGTHS)
+
+
 def test_it_stays_before_a_maximum_over_channels() -> None:
     nodes = clamped("ReduceMax<axes=[1]>(r)", behind="y = Mul(p, four)", four=weights(1, 4, 1))
     assert nodes.index("Max") < nodes.index("ReduceMax")
