@@ -16,6 +16,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from onnxscript import optimizer
 
+from normfold.export.graphs.names import Names
 from normfold.export.inputs.specs import Dimension, InputSpec
 
 __all__ = ["MODULE", "name_dimensions", "strip", "tidy"]
@@ -106,9 +107,10 @@ def _name_weights(model: ir.Model) -> None:
 
 def _name_outputs(model: ir.Model, names: Sequence[str]) -> None:
     """Give the graph's outputs ``names``; other values with one of these names are renamed."""
+    used = Names(model.graph)
     for value in _values(model.graph):
         if value.name in names and not any(value is o for o in model.graph.outputs):
-            value.name = f"{value.name}_inner"
+            value.name = used.fresh(f"{value.name}_inner")
     outputs = list(model.graph.outputs)
     for index, (value, name) in enumerate(zip(outputs, names, strict=True)):
         if value.is_graph_input() or value.is_initializer() or any(value is o for o in outputs[:index]):

@@ -15,6 +15,7 @@ import onnx_ir.passes.common as passes
 from onnx import version_converter
 
 from normfold.export.errors import ExportError
+from normfold.export.graphs.names import Names
 from normfold.export.graphs.onnx_file import opset_of
 from normfold.export.graphs.runtime import Runtime
 
@@ -57,6 +58,9 @@ class _Rewriting:
     def __init__(self, model: ir.Model):
         self.model = model
         self.nodes = list(model.graph.all_nodes())
+        self._names = Names(model.graph)
+        #: Weights that some operator takes in float32 only.
+        self._exact: dict[ir.Value, ir.Value] = {}
         self.floats = {v for v in self._values() if v.dtype == ir.DataType.FLOAT}
 
     def run(self) -> None:
@@ -85,23 +89,26 @@ class _Rewriting:
             if value is None or value not in self.floats or _takes(node, index, self.model):
                 continue
             if value.is_initializer() and value.const_value is not None:
-                exact = ir.Value(name=f"{value.name}_float32", const_value=value.const_value)
-                exact.dtype, exact.shape = ir.DataType.FLOAT, value.shape
-                if exact.name not in self.model.graph.initializers:
-                    self.model.graph.initializers[str(exact.name)] = exact
-                node.replace_input_with(index, self.model.graph.initializers[str(exact.name)])
+                node.replace_input_with(index, self._in_float32(value))
                 continue
-            cast = _cast(value, ir.DataType.FLOAT, f"{value.name}_float32_{node.name or id(node)}_{index}")
+            cast = _cast(value, ir.DataType.FLOAT, self._names.fresh(f"{value.name}_float32"))
             assert node.graph is not None
             node.graph.insert_before(node, cast)
             node.replace_input_with(index, cast.outputs[0])
+
+    def _in_float32(self, weight: ir.Value) -> ir.Value:
+        if weight not in self._exact:
+            exact = ir.Value(name=self._names.fresh(f"{weight.name}_float32"), const_value=weight.const_value)
+            exact.dtype, exact.shape = ir.DataType.FLOAT, weight.shape
+            self._exact[weight] = self.model.graph.initializers[str(exact.name)] = exact
+        return self._exact[weight]
 
     def _fit_outputs(self, node: ir.Node) -> None:
         for index, value in enumerate(node.outputs):
             if value not in self.floats or _takes(node, index, self.model, output=True):
                 continue
             self.floats.discard(value)
-            cast = _cast(value, ir.DataType.BFLOAT16, f"{value.name}_bfloat16")
+            cast = _cast(value, ir.DataType.BFLOAT16, self._names.fresh(f"{value.name}_bfloat16"))
             assert node.graph is not None
             node.graph.insert_after(node, cast)
             ir.convenience.replace_all_uses_with(value, cast.outputs[0], replace_graph_outputs=True)
@@ -112,13 +119,13 @@ class _Rewriting:
         for value in graph.inputs:
             if value in self.floats:
                 value.dtype = ir.DataType.FLOAT
-                cast = _cast(value, ir.DataType.BFLOAT16, f"{value.name}_bfloat16")
+                cast = _cast(value, ir.DataType.BFLOAT16, self._names.fresh(f"{value.name}_bfloat16"))
                 ir.convenience.replace_all_uses_with(value, cast.outputs[0], replace_graph_outputs=True)
                 cast.replace_input_with(0, value)
                 graph.insert_before(graph[0], cast)
         for index, value in enumerate(graph.outputs):
             if value.dtype == ir.DataType.BFLOAT16:
-                name, value.name = str(value.name), f"{value.name}_inner"
+                name, value.name = str(value.name), self._names.fresh(f"{value.name}_inner")
                 cast = _cast(value, ir.DataType.FLOAT, name)
                 cast.outputs[0].shape = value.shape
                 graph.append(cast)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from normfold.export.graphs.constants import Constants
+from normfold.export.graphs.names import Names
 
 
 def split_plainly(graph: ir.Graph, opset: int) -> None:
     """Replace SplitToSequence and its readers by a Split, in place, where sizes and places are constant."""
     if opset < 13:
         return
-    constants = Constants(graph, opset)
+    constants, names = Constants(graph, opset), Names(graph)
     for node in list(graph):
         if node.op_type != "SplitToSequence" or node.outputs[0].is_graph_output():
             continue
@@ -40,7 +41,7 @@ def split_plainly(graph: ir.Graph, opset: int) -> None:
             or any(use.node.outputs[0].is_graph_output() for use in readers)
         ):
             continue
-        tensor = ir.tensor(sizes, dtype=ir.DataType.INT64, name=f"{node.outputs[0].name}_sizes")
+        tensor = ir.tensor(sizes, dtype=ir.DataType.INT64, name=names.fresh(f"{node.outputs[0].name}_sizes"))
         value = ir.Value(
             name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape([len(sizes)]), const_value=tensor
         )
@@ -48,7 +49,7 @@ def split_plainly(graph: ir.Graph, opset: int) -> None:
         split = ir.node("Split", [x, value], attributes={"axis": axis}, num_outputs=len(sizes), name=node.name)
         split.metadata_props.update(node.metadata_props)
         for k, (output, size) in enumerate(zip(split.outputs, sizes, strict=True)):
-            output.name = f"{node.outputs[0].name}_{k}"
+            output.name = names.fresh(f"{node.outputs[0].name}_{k}")
             output.type = x.type
             output.shape = ir.Shape([size if a == axis else d for a, d in enumerate(x.shape)])
         graph.insert_before(node, split)
