@@ -65,7 +65,18 @@ def left_early(left_seconds: float | None) -> Status:
 class LoggedCall:
     """A call whose line is not written yet."""
 
-    __slots__ = ("_answered", "_begun", "_bytes", "_fields", "_first", "_last", "_log", "_messages", "_method")
+    __slots__ = (
+        "_answered",
+        "_begun",
+        "_bytes",
+        "_fields",
+        "_first",
+        "_last",
+        "_log",
+        "_messages",
+        "_method",
+        "_named",
+    )
 
     def __init__(self, log: AccessLog, path: str, peer: str, trace_id: str, token: str, method: Method | None) -> None:
         self._log, self._method = log, method
@@ -80,17 +91,23 @@ class LoggedCall:
         #: The first message of the client and the last to it, or the first of its pieces, which has what a line shows.
         #: They are read when the line is written, if it is.
         self._first = self._last = b""
+        #: What the first message of a stream names.
+        self._named: dict[str, object] | None = None
 
     def request(self, data: bytes) -> None:
         """Note a message of the client; the first one names the model."""
         if not self._messages:
             self._first = data
+            if self._method is not None and not self._method.is_unary:  # it would be held as long as the stream lasts
+                self._named, self._first = self._texts(), b""
         self._messages += 1
         self._bytes += len(data)
 
     def response(self, data: Answer) -> None:
         """Note a message to the client."""
         self._answered += len(data)
+        if self._method is None or not self._method.is_unary:
+            return
         self._last = bytes(data.parts[0]) if isinstance(data, Pieces) else data
 
     def end(self, status: Status) -> None:
@@ -104,14 +121,19 @@ class LoggedCall:
         fields = {"method": self._fields.pop("method"), "status": status.name, "duration_ms": milliseconds}
         fields |= self._fields
         if self._method is not None:
-            named = _named(self._method.request.DESCRIPTOR) if self._messages else ()
-            fields |= {key: text for key, number in named if (text := _text(self._first, number))}
+            fields |= self._texts() if self._named is None else self._named
             if self._method.name == "ModelInfer" and (version := _text(self._last, _ANSWERED_VERSION)):
                 fields["version"] = version
             if not self._method.is_unary:
                 fields["messages"] = self._messages
             fields |= {"request_bytes": self._bytes, "response_bytes": self._answered}
         self._log.write(fields)
+
+    def _texts(self) -> dict[str, object]:
+        """What the first message names; it is read now."""
+        assert self._method is not None
+        numbers = _named(self._method.request.DESCRIPTOR)
+        return {key: text for key, number in numbers if (text := _text(self._first, number))}
 
 
 class _Text:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class ClientLimits:
     """What clients may hold of the server at one time."""
 
-    #: Connections; a new one takes the place of the oldest without a call, or else is closed.
+    #: Connections; a new one takes the place of the oldest without a call and without unsent bytes, or else is closed.
     max_connections: int = 4096
     #: Bytes of requests that are not complete and of answers that the client has not taken, for one connection ...
     max_connection_bytes: int = 256 << 20

@@ -156,14 +156,10 @@ class RequestPlan:
         size = sum([array.nbytes for array in arrays])
         if size < PIECES_BYTES or any(getattr(array.base, "nbytes", array.nbytes) > array.nbytes for array in arrays):
             return self.response(arrays, identifier)
-        parts: list[bytes | memoryview] = [identifier]
-        for piece in self._response(arrays):
-            if isinstance(piece, np.ndarray):
-                parts.append(piece.reshape(-1).view(np.uint8).data)
-            elif isinstance(parts[-1], bytes):
-                parts[-1] += piece
-            else:
-                parts.append(piece)
+        head, *numbers = self._response(arrays)
+        parts: list[bytes | memoryview] = [identifier + head]
+        for begin, length, array in zip(*[iter(numbers)] * 3, strict=True):
+            parts += [begin + length, array.reshape(-1).view(np.uint8).data]
         return Pieces(parts)
 
     def _response(self, arrays: Sequence[Array]) -> list[Any]:

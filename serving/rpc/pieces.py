@@ -12,7 +12,9 @@ class Pieces:
     __slots__ = ("_size", "parts")
 
     def __init__(self, parts: Iterable[bytes | memoryview]) -> None:
-        """``parts``: bytes first, then numbers as memoryviews of single bytes, and what is between and behind them."""
+        """``parts``: first bytes, whole fields that say what the message is; then numbers as memoryviews of single
+        bytes, and what is between and behind them.
+        """
         self.parts = tuple(parts)
         self._size = sum(map(len, self.parts))
 

@@ -6,17 +6,25 @@ from __future__ import annotations
 _VARINT, _FIXED64, _SIZED, _FIXED32 = 0, 1, 2, 5
 #: A tag has at most 32 bits, a length 31.
 _MOST = 1 << 32
+#: The fields that a message may have: two bytes can be one, and each takes time on the event loop.
+MOST_FIELDS = 4096
+#: The bytes of the longest varint.
+_VARINT_BYTES = 10
 
 
 def text_field(data: bytes, number: int) -> str:
     """The string field ``number`` of a message; the last counts if it is there twice, as in protobuf.
 
-    Raises ValueError for bytes that are no message, or are written in a way that protobuf never writes.
+    Raises ValueError for bytes that are no message, for a message of more than MOST_FIELDS fields, or one that is
+    written in a way that protobuf never writes.
     """
-    at, end = 0, len(data)
+    at, end, fields = 0, len(data), 0
     found: tuple[int, int] | None = None
     try:
         while at < end:
+            fields += 1
+            if fields > MOST_FIELDS:
+                raise ValueError(f"more than {MOST_FIELDS} fields")
             tag, at = _varint(data, at)
             kind = tag & 7
             if kind == _SIZED:
@@ -25,8 +33,11 @@ def text_field(data: bytes, number: int) -> str:
                     found = at, at + size
                 at += size
             elif kind == _VARINT:
+                begin = at
                 while data[at] & 0x80:
                     at += 1
+                    if at - begin == _VARINT_BYTES:
+                        raise ValueError("a number of more than ten bytes")
                 at += 1
             elif kind in (_FIXED64, _FIXED32):
                 at += 8 if kind == _FIXED64 else 4

@@ -46,7 +46,9 @@ class EachCall(QueuedCall):
         found = self._put(data, begin, end)
         if found is None:
             return
-        if found:
+        if self._ending:
+            self._drop_queue()
+        elif found:
             self.service.traffic.arrived()
         self._go_on()
 
@@ -62,8 +64,14 @@ class EachCall(QueuedCall):
 
     def _server_ends(self) -> None:
         self._ending = True
-        self._queue.clear()
+        self._drop_queue()
         self._next_soon()
+
+    def _drop_queue(self) -> None:
+        """Forget the messages that wait: they are not answered any more."""
+        self._queue.clear()
+        self._unread = 0
+        self._hold()
 
     def _go_on(self) -> None:
         """Ask what may be asked now, and send what is answered."""

@@ -120,7 +120,8 @@ class Http2Frontend:
 
     def _accept(self) -> asyncio.Protocol:
         if len(self._connections) >= self._most_connections:
-            idle = next((connection for connection in self._connections if not connection.calls), None)
+            # one with unsent bytes would be forgotten with them, and nobody would see that it makes no progress
+            idle = next((each for each in self._connections if not each.calls and not each.unsent()), None)
             if idle is None:
                 return _Full()
             idle.leave()

@@ -41,6 +41,8 @@ FULL_READ_BYTES = 240_000
 HANDSHAKE_SECONDS = 20.0
 #: Time that a connection which has sent everything waits for the client to close it, too.
 LINGER_SECONDS = 0.25
+#: The longest time that its last bytes may take to leave before.
+LAST_BYTES_SECONDS = 60.0
 #: Time between two signs of life to a client that sends nothing more and waits for answers.
 PROBE_SECONDS = 0.1
 #: A connection whose client is asked to leave takes calls until the client knows, but at most for this time.
@@ -49,6 +51,8 @@ FAREWELL_SECONDS = 2.0
 JITTER = 0.1
 #: Once the socket holds this much that the client has not read, we do not read from the client either.
 UNSENT_BYTES = 1 << 20
+#: Data that are given to the socket before it is seen whether it takes them. More than UNSENT_BYTES: it says so then.
+PORTION_BYTES = 2 * UNSENT_BYTES
 
 #: The first frames of the server.
 GREETING = h2.settings(

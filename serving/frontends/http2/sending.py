@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from normfold.serving.frontends.http2.holding import Holding
+from normfold.serving.frontends.http2.limits import PORTION_BYTES
 from normfold.serving.frontends.http2.requests import DONE, STARTED
 from normfold.serving.rpc.pieces import Answer, Pieces
 from normfold.serving.wire import http2_frames as h2
@@ -53,13 +54,13 @@ class Sender:
         self.out: list[bytes | memoryview] = []
         #: Whether a part of ``out`` is worth a write of its own.
         self.large = False
-        #: The window of the connection, and that of each new stream.
+        #: The window of the connection as far as it may be used now, which is a portion, and that of each new stream.
         self.window, self.initial = h2.DEFAULT_WINDOW, h2.DEFAULT_WINDOW
+        #: The rest of the window of the connection; all of it while the socket takes nothing.
+        self.withheld = 0
         self.largest = h2.DEFAULT_FRAME
         self._waiting: dict[int, _Waiting] = {}
         self._holding = holding
-        #: The window of the connection while the socket takes nothing: ``window`` is 0 then.
-        self.withheld = 0
         self._choked = False
 
     def choke(self) -> None:
@@ -70,7 +71,18 @@ class Sender:
     def unchoke(self) -> list[AnswerStream]:
         """Queue data again as the windows allow; the streams whose last data this queued."""
         self._choked = False
-        self.window, self.withheld = self.window + self.withheld, 0
+        return self.refill()
+
+    @property
+    def spent(self) -> bool:
+        """Whether most of a portion is used, and there is another."""
+        return self.withheld > 0 and self.window < PORTION_BYTES // 2 and not self._choked
+
+    def refill(self) -> list[AnswerStream]:
+        """Allow another portion, after the socket has taken one; the streams whose last data this queued."""
+        more = min(PORTION_BYTES - self.window, self.withheld)
+        if more > 0:
+            self.window, self.withheld = self.window + more, self.withheld - more
         return self.release()
 
     @property
@@ -149,11 +161,8 @@ class Sender:
     def widen(self, by: int, stream: AnswerStream | None) -> list[AnswerStream]:
         """Widen the window of a stream, or (None) of the connection; the streams whose last data this queued."""
         if stream is None:
-            if self._choked:
-                self.withheld += by
-                return []
-            self.window += by
-            return self.release()
+            self.withheld += by
+            return [] if self._choked else self.refill()
         stream.window += by
         waiting = self._waiting.get(stream.number)
         return [stream] if waiting is not None and self._release(waiting) else []

@@ -10,6 +10,7 @@ from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import (
     GREETING,
     HANDSHAKE_SECONDS,
+    LAST_BYTES_SECONDS,
     LINGER_SECONDS,
     PROBE_SECONDS,
     UNSENT_BYTES,
@@ -33,6 +34,8 @@ class SocketSide(asyncio.Protocol):
         self.reads = 0
         self._transport: asyncio.Transport | None = None
         self._handshake: asyncio.TimerHandle | None = None
+        #: The bytes that wait in the socket, as far as they are counted among those that are held.
+        self._counted = 0
         #: Whether frames wait for the next turn, a flush is certain to come, and everything was sent.
         self._behind = self._flushing = self._ended = False
         self._draining: asyncio.Future[None] | None = None
@@ -82,6 +85,7 @@ class SocketSide(asyncio.Protocol):
         """Cancel every call."""
         self._transport = None
         self.leaving = True
+        self._count(0)
         self.greeted()
         self.lost()
         self._wake()
@@ -97,6 +101,7 @@ class SocketSide(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Read again."""
         self.choked = False
+        self._count(0)
         self.finish(self.sender.unchoke())
         self._read_on()
         self.flush_soon()
@@ -127,18 +132,23 @@ class SocketSide(asyncio.Protocol):
     def flush(self) -> None:
         """Write what is queued; close the socket behind the last answer if no call is accepted any more."""
         self._flushing = False
-        transport, out = self._transport, self.sender.out
+        transport, sender = self._transport, self.sender
+        out = sender.out
         if transport is None or self._ended:
             out.clear()
             return
-        if out:
-            if self.sender.large:
-                self.sender.large = False
+        while out:
+            if sender.large:
+                sender.large = False
                 for data in joined(out):
                     transport.write(data)
             else:
                 transport.write(b"".join(out))
             out.clear()
+            if sender.spent and not transport.is_closing():
+                self.finish(sender.refill())
+        if self.choked:
+            self._count(transport.get_write_buffer_size())
         if self.leaving and not self.busy():
             self._end(transport)
 
@@ -167,6 +177,11 @@ class SocketSide(asyncio.Protocol):
         """Close the connection now."""
         if self._transport is not None:
             self._transport.abort()
+
+    def _count(self, unsent: int) -> None:
+        """Count the bytes that wait in the socket among those that are held for the client."""
+        self.holding.add(unsent - self._counted)
+        self._counted = unsent
 
     def _wake(self) -> None:
         if self._draining is not None:
@@ -208,10 +223,13 @@ class SocketSide(asyncio.Protocol):
             transport.abort()
             return
         transport.resume_reading()
-        self._linger()
+        self._linger(asyncio.get_running_loop().time() + LAST_BYTES_SECONDS)
 
-    def _linger(self) -> None:
-        transport = self._transport
-        if transport is not None:
-            left = transport.get_write_buffer_size() > 0
-            asyncio.get_running_loop().call_later(LINGER_SECONDS, self._linger if left else transport.abort)
+    def _linger(self, until: float) -> None:
+        transport, loop = self._transport, asyncio.get_running_loop()
+        if transport is None:
+            return
+        if transport.get_write_buffer_size() and loop.time() < until:
+            loop.call_later(LINGER_SECONDS, self._linger, until)
+        else:
+            loop.call_later(LINGER_SECONDS, transport.abort)

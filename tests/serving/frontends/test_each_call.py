@@ -103,6 +103,21 @@ def test_a_server_that_ends_answers_what_has_begun_and_tells_the_client_to_go_el
         assert (found, code, details) == ([b"0.3"], grpc.StatusCode.UNAVAILABLE, "Server exiting")
 
 
+def test_what_comes_after_the_end_has_begun_is_not_answered_in_place_of_what_was_dropped(raw, served):
+    numbers = [b"0.%03d" % (500 + n) for n in range(EACH_IN_FLIGHT + 10)]
+    raw.ask(1, None, "Each")
+    raw.send(h2.frame(h2.DATA, 0, 1, b"".join(map(message, numbers))))
+    wait_until(lambda: served.methods.begun == EACH_IN_FLIGHT)
+    closing = threading.Thread(target=served.on_loop, args=(served.traffic.close(20),))
+    closing.start()
+    wait_until(lambda: served.traffic._closing)
+    raw.send(h2.frame(h2.DATA, 0, 1, message(b"") * 5), h2.frame(h2.PING, 0, 0, bytes(8)))
+    assert raw.answer(1)[0] == b"".join(map(message, numbers[:EACH_IN_FLIGHT]))
+    closing.join()
+    assert served.methods.begun == EACH_IN_FLIGHT
+    assert not served.frontend._service.holding.bytes
+
+
 def test_a_message_that_does_not_end_is_given_up(start):
     with start(limits=ClientLimits(stall_seconds=0.4)) as served:
         client = Raw(served.address)

@@ -14,7 +14,7 @@ from tests.waiting import wait_until
 from normfold.serving.frontends.http2 import inflation
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.holding import Holding
-from normfold.serving.frontends.http2.limits import UNSENT_BYTES
+from normfold.serving.frontends.http2.limits import PORTION_BYTES, UNSENT_BYTES
 from normfold.serving.frontends.http2.progress import Progress
 from normfold.serving.frontends.http2.sending import Sender
 from normfold.serving.frontends.limits import ClientLimits
@@ -149,6 +149,24 @@ def test_answers_to_a_client_that_does_not_read_do_not_fill_the_socket(start):
                 statuses.append(dict(client.decoder.decode(found.payload))["grpc-status"])
         assert set(statuses) == {"0", "8"}
         assert list(answers.values()) == [1_000_005] * statuses.count("0")
+        assert held(served) == 0
+
+
+def test_a_large_answer_goes_to_the_socket_in_portions_and_all_of_it_counts(start):
+    with start() as served:
+        client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 1 << 30, h2.MAX_FRAME_SIZE: h2.LARGEST_FRAME})
+        client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\x3f\0\0\0"))
+        size = 30_000_000
+        client.ask(1, message(str(size).encode()), "Large")
+        wait_until(lambda: connections(served) and connections(served)[0].choked)
+        unsent = connections(served)[0].unsent()
+        assert UNSENT_BYTES < unsent <= UNSENT_BYTES + PORTION_BYTES
+        assert unsent + 1_000_000 < held(served) <= size + 5
+        got = 0
+        while got < size + 5:
+            found = client.until(h2.DATA)
+            got += len(found.payload)
+        assert client.answer(1)[1]["grpc-status"] == "0"
         assert held(served) == 0
 
 
@@ -431,3 +449,22 @@ def test_a_new_connection_takes_the_place_of_one_without_calls(start):
         wait_until(lambda: served.methods.waiting == 2)
         assert Raw(served.address, greet=False).frame() is None
         assert len(connections(served)) == 2
+
+
+def test_a_connection_with_unsent_bytes_keeps_its_place_until_it_makes_no_progress(start):
+    with start(limits=ClientLimits(max_connections=2)) as served:
+        slow = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 1 << 30})
+        slow.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\x3f\0\0\0"))
+        assert slow.until(h2.SETTINGS)
+        first = connections(served)[0]
+        asked = 0
+        while not first.unsent():
+            slow.ask(2 * asked + 1, message(b"500000"), "Large")
+            asked += 1
+            wait_until(lambda: served.methods.large_answers == asked and not first.calls)  # noqa: B023
+        others = []
+        for _ in range(3):
+            others.append(Raw(served.address))
+            assert others[-1].still_answers()
+            assert first in connections(served)
+            assert len(connections(served)) == 2

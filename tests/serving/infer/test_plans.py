@@ -29,6 +29,7 @@ from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.rpc.pieces import Pieces
 from normfold.serving.runtime.devices import Device
 from normfold.serving.scheduling.inline import RunTimes
+from normfold.serving.wire.outer_fields import text_field
 from normfold.serving.wire.request_bytes import id_text, parts
 
 S = grpc.StatusCode
@@ -268,6 +269,7 @@ def test_a_large_answer_is_sent_from_the_arrays_of_the_run_unless_they_are_parts
         assert isinstance(first, bytes)
         assert isinstance(second, Pieces)
         assert pb.ModelInferResponse.FromString(bytes(second)) == pb.ModelInferResponse.FromString(first)
+        assert text_field(bytes(second.parts[0]), 2) == "1"  # the version, for the access log
         plan, identifier = inference._plans.find(data)
         whole = np.zeros((2 * len(x), 4), np.float32)
         parts = [whole[: len(x)], whole[len(x) :]]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.wire.outer_fields import text_field
+from normfold.serving.wire.outer_fields import MOST_FIELDS, text_field
 from normfold.serving.wire.varint import varint
 
 WHOLE = pb.ModelInferRequest(
@@ -48,6 +48,8 @@ def test_the_name_is_the_one_that_protobuf_reads(data, name):
         b"\x0a\xff\xff\xff\xff\xff\x01m",
         b"\xff" * 4 + b"\x7f",
         b"\x0a\x01\xff",
+        b"\x0a\x00" * (MOST_FIELDS + 1),  # a message for protobuf; to look at each field would take too long here
+        b"\x08" + b"\x80" * 20 + b"\x01",
     ],
 )
 def test_bytes_that_are_no_message_are_refused(data):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.wire.request_bytes import find_id, id_text, parts
+from normfold.serving.wire.request_bytes import MOST_FIELDS, find_id, id_text, parts
 from normfold.serving.wire.varint import varint
 
 
@@ -113,6 +113,7 @@ def test_no_id_is_seen_where_a_longer_name_or_version_ends(name, version):
         ("a length beyond the end", b"\x0a\x01m\x3a\x05r"),
         ("a length without an end", b"\x0a\x01m\x3a" + b"\x80" * 1000),
         ("a cut tag", b"\x0a\x01m\x3a\x01r\x3a"),
+        ("too many fields", b"\x0a\x01m" * MOST_FIELDS + b"\x3a\x01r"),
     ],
 )
 def test_an_unusual_form_is_left_to_protobuf(name, data):
