@@ -14,11 +14,16 @@ sending       flow control of the answers
 requests      the method, deadline and compression that a block of headers asks for
 progress      gives up what does not progress
 lifetime      age, idle time and silence of a connection, and its gentle end
-flood         frames that lead to nothing
+patience      frames that lead to nothing
+turns         how long the frames of one connection are taken
 holding       the bytes held for clients
 inflation     compressed messages
+joining       large messages that came in parts
 messages      length-prefixed messages
 call          the common part of all calls: method, deadline, status
 unary_call    one message each way
-stream_call   a stream of messages
+queued_call   a stream of messages: those that wait
+each_call     a stream with one answer to each message
+stream_call   any other stream
+kinds         which of these a method needs; logged_calls has those with a line in the access log
 """

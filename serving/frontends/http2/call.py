@@ -10,7 +10,7 @@ from normfold.serving.access.access import Access
 from normfold.serving.errors import Overloaded, Status
 from normfold.serving.frontends.access_log import AccessLog
 from normfold.serving.frontends.http2.holding import Holding
-from normfold.serving.frontends.http2.inflation import Inflation
+from normfold.serving.frontends.http2.joining import Later
 from normfold.serving.frontends.http2.limits import WINDOW_BYTES, CallFault
 from normfold.serving.frontends.http2.messages import MessageReader
 from normfold.serving.frontends.http2.requests import DONE, STARTED, Asked, Requests, ended
@@ -210,7 +210,7 @@ class ServerCall:
         self.connection.sender.end(self, block if self._started else STARTED + block)
         self.connection.close(self)
 
-    def messages(self, data: bytes, begin: int, end: int) -> list[bytes | Inflation] | None:
+    def messages(self, data: bytes, begin: int, end: int) -> list[bytes | Later] | None:
         """The messages that end in ``data[begin:end]``; None where the data are wrong, which ends the call."""
         reader = self._reader
         if reader is None:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable
 
 from normfold.serving.errors import Status, Unavailable
 from normfold.serving.frontends.http2.call import UNTAKEN, CallOwner
-from normfold.serving.frontends.http2.inflation import Inflation
+from normfold.serving.frontends.http2.joining import Later
 from normfold.serving.frontends.http2.limits import CallFault
 from normfold.serving.frontends.http2.queued_call import QueuedCall
 from normfold.serving.frontends.http2.requests import Asked
@@ -107,7 +107,7 @@ class EachCall(QueuedCall):
         if isinstance(message, bytes):
             answered = self._answer(message, message)
         else:
-            answered = self._inflated(message)
+            answered = self._completed(message)
         if isinstance(answered, bytes):
             if self._pending:
                 self._pending.append(answered)
@@ -118,12 +118,12 @@ class EachCall(QueuedCall):
             self._pending.append(later)
             later.add_done_callback(self._done)
 
-    def _answer(self, message: bytes | Inflation, data: bytes) -> bytes | Awaitable[Answer]:
+    def _answer(self, message: bytes | Later, data: bytes) -> bytes | Awaitable[Answer]:
         self._take(message)
         assert self.method.wire_each is not None
         return self.method.wire_each(data)
 
-    async def _inflated(self, message: Inflation) -> Answer:
+    async def _completed(self, message: Later) -> Answer:
         answered = self._answer(message, await self._whole(message))
         return answered if isinstance(answered, bytes) else await answered
 

@@ -25,7 +25,7 @@ MOST_RATIO = 100
 LARGE_BYTES = 16 << 20
 
 #: Its threads are started when they are needed.
-_THREADS = ThreadPoolExecutor(2, "normfold-inflate")
+THREADS = ThreadPoolExecutor(2, "normfold-inflate")
 
 
 class Inflation:
@@ -48,7 +48,7 @@ class Inflation:
     async def rest(self, held: Callable[[int], object]) -> bytes:
         """The message; ``held`` is called with the bytes in memory after each step. Raises CallFault."""
         loop = asyncio.get_running_loop()
-        while (message := await loop.run_in_executor(_THREADS, self._step, STEP_BYTES)) is None:
+        while (message := await loop.run_in_executor(THREADS, self._step, STEP_BYTES)) is None:
             held(len(self) + self.size)
         return message
 

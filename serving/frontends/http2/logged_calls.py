@@ -8,7 +8,7 @@ from normfold.serving.errors import Status
 from normfold.serving.frontends.access_log import left_early
 from normfold.serving.frontends.http2.call import CallOwner, ServerCall
 from normfold.serving.frontends.http2.each_call import EachCall
-from normfold.serving.frontends.http2.inflation import Inflation
+from normfold.serving.frontends.http2.joining import Later
 from normfold.serving.frontends.http2.requests import Asked
 from normfold.serving.frontends.http2.stream_call import StreamCall
 from normfold.serving.frontends.http2.unary_call import UnaryCall
@@ -55,7 +55,7 @@ class LoggedUnaryCall(_Logged, UnaryCall):
 class LoggedEachCall(_Logged, EachCall):
     """A stream of ``wire_each`` with a line."""
 
-    def _answer(self, message: bytes | Inflation, data: bytes) -> bytes | Awaitable[Answer]:
+    def _answer(self, message: bytes | Later, data: bytes) -> bytes | Awaitable[Answer]:
         self.line.request(data)
         return super()._answer(message, data)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from normfold.serving.errors import Status
 from normfold.serving.frontends.http2.inflation import ENCODINGS, Inflation, too_large
+from normfold.serving.frontends.http2.joining import INLINE_BYTES, Joining, Later
 from normfold.serving.frontends.http2.limits import CallFault
 
 PREFIX_BYTES = 5
@@ -38,14 +39,21 @@ class MessageReader:
         """The memory of the message that has begun, in bytes."""
         return self._have + PART_BYTES * len(self._parts)
 
-    def feed(self, data: bytes) -> list[bytes | Inflation]:
-        """The messages that end in ``data``, compressed ones not inflated yet. Raises CallFault."""
+    def feed(self, data: bytes) -> list[bytes | Later]:
+        """The messages that end in ``data``: compressed ones as they came, large ones in parts. Raises CallFault."""
         self._parts.append(data)
         self._have += len(data)
         if self._have < self._need:
             return []
-        data = b"".join(self._parts) if len(self._parts) > 1 else data
-        messages: list[bytes | Inflation] = []
+        messages: list[bytes | Later] = []
+        if self._compressed == 0 and self._need > INLINE_BYTES and len(self._parts) > 1:
+            *parts, last = self._parts
+            at = len(last) - (self._have - self._need)
+            messages.append(Joining([*parts, last[:at]]))
+            data = last[at:]
+            self._compressed, self._need = None, PREFIX_BYTES
+        elif len(self._parts) > 1:
+            data = b"".join(self._parts)
         at, end = 0, len(data)
         while end - at >= self._need:
             begin, at = at, at + self._need
@@ -60,7 +68,7 @@ class MessageReader:
         self._parts = [data[at:]] if self._have else []
         return messages
 
-    def _message(self, compressed: int, data: bytes) -> bytes | Inflation:
+    def _message(self, compressed: int, data: bytes) -> bytes | Later:
         if not compressed or not data:
             return data
         if compressed > 1 or not self._bits:

@@ -6,7 +6,7 @@ from collections import deque
 
 from normfold.serving.errors import Status
 from normfold.serving.frontends.http2.call import CUT, CallOwner, ServerCall
-from normfold.serving.frontends.http2.inflation import Inflation
+from normfold.serving.frontends.http2.joining import Later
 from normfold.serving.frontends.http2.messages import PART_BYTES
 from normfold.serving.frontends.http2.requests import Asked
 from normfold.serving.rpc.methods import Method
@@ -19,10 +19,10 @@ class QueuedCall(ServerCall):
 
     def __init__(self, connection: CallOwner, number: int, asked: Asked, method: Method) -> None:
         super().__init__(connection, number, asked, method)
-        self._queue: deque[bytes | Inflation] = deque()
+        self._queue: deque[bytes | Later] = deque()
         self._unread = 0
 
-    def _put(self, data: bytes, begin: int, end: int) -> list[bytes | Inflation] | None:
+    def _put(self, data: bytes, begin: int, end: int) -> list[bytes | Later] | None:
         """Queue the messages that end in the data; None: the call has ended."""
         found = self.messages(data, begin, end)
         if found is None:
@@ -34,12 +34,12 @@ class QueuedCall(ServerCall):
         self._unread += sum([len(message) + PART_BYTES for message in found])
         return found if self._hold() else None
 
-    def _take(self, message: bytes | Inflation) -> None:
+    def _take(self, message: bytes | Later) -> None:
         """The method has taken ``message``: it is not held any more."""
         self._unread -= len(message) + PART_BYTES
         self._hold()
 
-    async def _whole(self, message: Inflation) -> bytes:
+    async def _whole(self, message: Later) -> bytes:
         """The bytes of a compressed message. Raises CallFault."""
         data = message.start()
         return await message.rest(lambda _: self._hold(message.size)) if data is None else data

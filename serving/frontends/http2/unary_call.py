@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 
 from normfold.serving.errors import Status
 from normfold.serving.frontends.http2.call import CUT, UNTAKEN, CallOwner, ServerCall
-from normfold.serving.frontends.http2.inflation import Inflation
+from normfold.serving.frontends.http2.joining import Later
 from normfold.serving.frontends.http2.limits import CallFault
 from normfold.serving.frontends.http2.messages import PREFIX_BYTES
 from normfold.serving.frontends.http2.requests import Asked
@@ -26,7 +26,7 @@ class UnaryCall(ServerCall):
 
     def __init__(self, connection: CallOwner, number: int, asked: Asked, method: Method) -> None:
         super().__init__(connection, number, asked, method)
-        self._found: bytes | Inflation | None = None
+        self._found: bytes | Later | None = None
 
     def received(self, data: bytes, begin: int, end: int) -> None:
         """Ask the method once the message is complete and the request has ended."""
@@ -53,9 +53,9 @@ class UnaryCall(ServerCall):
                 self.connection.release(self.number)
                 self._ask(whole)
             else:
-                self._inflate(whole)
+                self._complete(whole)
 
-    def _inflate(self, message: Inflation) -> None:
+    def _complete(self, message: Later) -> None:
         try:
             data = message.start()
         except CallFault as error:
@@ -65,9 +65,9 @@ class UnaryCall(ServerCall):
             self.connection.release(self.number)
             self._ask(data)
         elif self.hold(len(message) + message.size):
-            self._task = asyncio.ensure_future(self._inflate_rest(message))
+            self._task = asyncio.ensure_future(self._complete_rest(message))
 
-    async def _inflate_rest(self, message: Inflation) -> None:
+    async def _complete_rest(self, message: Later) -> None:
         try:
             data = await message.rest(self.hold)
         except CallFault as error:

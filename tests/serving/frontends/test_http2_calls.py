@@ -12,6 +12,7 @@ from tests.serving.frontends.raw import Raw, message
 from tests.waiting import wait_until
 
 from normfold.protos import health as pb
+from normfold.serving.frontends.http2 import messages
 from normfold.serving.wire import http2_frames as h2
 
 S = grpc.StatusCode
@@ -194,6 +195,30 @@ def test_a_message_that_is_too_large_is_refused_by_its_first_bytes(raw):
     assert int.from_bytes(reset.payload, "big") == h2.NO_ERROR
     raw.send(h2.frame(h2.DATA, h2.END_STREAM, 1, b"what was on its way"))
     assert raw.still_answers()
+
+
+@pytest.mark.parametrize("method", ["Echo", "Stream", "Iterate"])
+def test_a_large_message_in_parts_is_joined_on_a_thread_and_the_next_begins_behind_it(served, monkeypatch, method):
+    monkeypatch.setattr(messages, "INLINE_BYTES", 100_000)
+    joined = []
+
+    class Watched(messages.Joining):
+        async def rest(self, held):
+            joined.append(len(self))
+            return await super().rest(held)
+
+    monkeypatch.setattr(messages, "Joining", Watched)
+    client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 1 << 22})
+    client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, (1 << 22).to_bytes(4, "big")))
+    sent = [b"first", bytes(range(256)) * 1000, b"", b"last" * 50_000] if method != "Echo" else [b"abc" * 70_000]
+    whole = b"".join(map(message, sent))
+    client.ask(1, None, method)
+    for at in range(0, len(whole), 10_000):
+        client.send(h2.frame(h2.DATA, 0, 1, whole[at : at + 10_000]))
+    client.send(h2.frame(h2.DATA, h2.END_STREAM, 1))
+    assert client.answer(1)[0] == whole
+    assert joined == [len(each) for each in sent if len(each) > 100_000]
+    assert not served.frontend._service.holding.bytes
 
 
 def test_a_large_message_gets_its_window_at_once(raw):
