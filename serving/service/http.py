@@ -32,7 +32,7 @@ from normfold.serving.service.service import InferenceService
 
 log = logging.getLogger(__name__)
 
-#: The event loop has this long to answer, in seconds.
+#: The event loop has this long to answer, in seconds; more than a question to all workers takes.
 LOOP_SECONDS = 5.0
 
 PATHS = ("/metrics", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/v2/models/NAME/ready")

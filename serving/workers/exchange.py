@@ -30,8 +30,12 @@ log = logging.getLogger(__name__)
 #: The beginning of the keys of changes of models.
 MODEL = ("model",)
 
-#: A question to all is answered without the workers that take longer than this.
-QUESTION_SECONDS = 5.0
+#: A question to all is answered without the workers that take longer than this. It must be clearly less than the time
+#: that the HTTP port waits for the counters (LOOP_SECONDS in ``service/http.py``), or one worker that hangs hides all.
+QUESTION_SECONDS = 2.0
+
+#: The same for RepositoryIndex, for which each worker reads the disk.
+INDEX_SECONDS = 5.0
 
 
 class Exchange:
@@ -139,7 +143,8 @@ class Exchange:
                         if not later:
                             break
         else:
-            answers = await self._everyone(asked, QUESTION_SECONDS)
+            reads_disk = asked.method.endswith("/RepositoryIndex")
+            answers = await self._everyone(asked, INDEX_SECONDS if reads_disk else QUESTION_SECONDS)
         absent = [counters for number, counters in self._counters.items() if number not in answers]
         asker.link.send(
             AllAnswered(

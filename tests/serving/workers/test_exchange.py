@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+from normfold.protos import health as hp
+from normfold.protos import metrics as mx
+from normfold.serving.rpc.methods import Method
+from normfold.serving.service import http
+from normfold.serving.workers import exchange as exchanges
 from normfold.serving.workers.exchange import Exchange
 from normfold.serving.workers.messages import (
+    AllAnswered,
     AskAll,
     InService,
     Remember,
@@ -144,3 +150,55 @@ def test_a_worker_that_starts_later_gets_what_the_others_serve():
 
     play(scenario)
     assert Exchange(1).serve == Serve(None)
+
+
+class Healthy:
+    async def check(self, request):
+        return hp.HealthCheckResponse(status=hp.HealthCheckResponse.SERVING)
+
+
+def test_the_http_port_waits_clearly_longer_than_the_question_that_it_asks():
+    assert 2 * exchanges.QUESTION_SECONDS <= http.LOOP_SECONDS
+
+
+def test_metrics_come_without_the_worker_that_hangs(monkeypatch):
+    monkeypatch.setattr(exchanges, "QUESTION_SECONDS", 0.01)
+    path = "/normfold.Metrics/Snapshot"
+    process = mx.ProcessSnapshot(worker=1)
+    counters = mx.SnapshotResponse(processes=[process]).SerializeToString()
+
+    async def scenario(exchange, one, two):
+        async def snapshot(data):
+            exchange.handle(one, AskAll(1, path, data, False, ()))
+            await settle()
+            one.asked[0][1].set_result(WorkerAnswer(1, "", "", counters))
+            while not (answered := [message for message in one.sent if isinstance(message, AllAnswered)]):
+                await asyncio.sleep(0.001)
+            (answer,) = answered[0].answers
+            return answer.answer
+
+        answers = http.HttpAnswers(None, Healthy(), Method(path, mx.SnapshotRequest, wire_unary=snapshot))
+        answer = await asyncio.to_thread(answers.answer, "/metrics")
+        assert answer.status == 200
+        assert b'worker="1"' in answer.body
+        assert two.asked
+        assert not two.asked[0][1].done()
+
+    play(scenario)
+
+
+def test_an_index_waits_longer_for_the_workers_because_they_read_the_disk(monkeypatch):
+    waits = []
+
+    async def wait(calls, timeout):
+        waits.append(timeout)
+
+    monkeypatch.setattr(exchanges.asyncio, "wait", wait)
+
+    async def scenario(exchange, one, two):
+        for number, method in enumerate(("RepositoryIndex", "ModelStatistics")):
+            exchange.handle(one, AskAll(number, f"/inference.GRPCInferenceService/{method}", b"", False, ()))
+            await settle()
+
+    play(scenario)
+    assert waits == [exchanges.INDEX_SECONDS, exchanges.QUESTION_SECONDS]
