@@ -44,19 +44,23 @@ class WorkerProcess:
 
     @classmethod
     async def start(cls, number: int, config: ServerConfig) -> WorkerProcess:
-        """Start worker ``number``.
+        """Start worker ``number``. Raises OSError, or RuntimeError where a thread that waits for it cannot be started.
 
         It has a process group of its own, so that Ctrl-C reaches the supervisor alone, which stops the workers.
         """
         ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *children.python(MODULE, str(number), str(theirs.fileno()), config.to_json()),
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                process_group=0,
-            )
-        return cls(number, process, await supervisor_end(ours))
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *children.python(MODULE, str(number), str(theirs.fileno()), config.to_json()),
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    process_group=0,
+                )
+            return cls(number, process, await supervisor_end(ours))
+        except BaseException:
+            ours.close()  # a worker that was started nevertheless ends, because its connection is closed
+            raise
 
     def perform(self, method: str, request: bytes) -> asyncio.Future[WorkerAnswer | None]:
         """Have the worker carry out a request; its answer, or None when it ends before it answers."""

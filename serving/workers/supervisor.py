@@ -136,18 +136,10 @@ class Supervisor:
         failed_starts, delay = 0, FIRST_DELAY_SECONDS
         while not self._stop.is_set():
             born = time.monotonic()
-            worker = self._processes[number] = await WorkerProcess.start(number, self._config)
-            worker.link.send(self._exchange.serve)
-            if self._stop.is_set():
-                worker.send_signal(signal.SIGTERM)
-            code = await self._attend(worker, on_ready)
-            listened = worker.listening.result()
+            code, listened, ended = await self._run_worker(number, on_ready)
             if self._stop.is_set():
                 return code if listened else 0
-            if worker.failure and not self._exchange.complete:
-                raise WorkersError(worker.failure, worker.exit_code)
             failed_starts = 0 if listened else failed_starts + 1
-            ended = f"could not start: {worker.failure}" if worker.failure else how(code)
             served = self._exchange.complete and self._exchange.listening
             if failed_starts >= MOST_FAILED_STARTS and not served:
                 raise WorkersError(f"worker {number} {ended}, {failed_starts} times in a row before it was ready")
@@ -158,6 +150,26 @@ class Supervisor:
                 await asyncio.wait_for(self._stop.wait(), delay)
             delay = min(2 * delay, LONGEST_DELAY_SECONDS)
         return 0
+
+    async def _run_worker(self, number: int, on_ready: Callable[[Started], None]) -> tuple[int, bool, str]:
+        """Start a worker ``number`` and attend to it; its exit code, whether it listened, and how it ended.
+
+        Raises WorkersError when it says that it cannot start, and the server was not complete yet.
+        """
+        try:
+            worker = await WorkerProcess.start(number, self._config)
+        except (OSError, RuntimeError) as error:  # no memory, process, file or thread is left; the others go on
+            return 0, False, f"could not be started: {getattr(error, 'strerror', None) or error}"
+        self._processes[number] = worker
+        worker.link.send(self._exchange.serve)
+        if self._stop.is_set():
+            worker.send_signal(signal.SIGTERM)
+        code = await self._attend(worker, on_ready)
+        del self._processes[number]  # a SIGHUP that comes now is for the next one
+        if worker.failure and not self._exchange.complete and not self._stop.is_set():
+            raise WorkersError(worker.failure, worker.exit_code)
+        ended = f"could not start: {worker.failure}" if worker.failure else how(code)
+        return code, worker.listening.result(), ended
 
     async def _attend(self, worker: WorkerProcess, on_ready: Callable[[Started], None]) -> int:
         """Handle the messages of ``worker`` until it ends; its exit code."""

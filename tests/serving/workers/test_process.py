@@ -1,4 +1,4 @@
-"""A worker as its supervisor sees it: its exit code is asyncio's to take."""
+"""A worker as its supervisor sees it: how it starts, and that its exit code is asyncio's to take."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from normfold.serving.settings import ServerConfig
 from normfold.serving.workers.frames import supervisor_end
 from normfold.serving.workers.process import WorkerProcess
 
@@ -28,3 +30,24 @@ def test_a_signal_does_not_take_the_exit_code_of_the_process(monkeypatch):
             return code
 
     assert asyncio.run(run()) == -signal.SIGTERM
+
+
+def test_a_start_that_fails_leaves_no_socket_open(monkeypatch):
+    pairs = []
+    make = socket.socketpair
+
+    def socketpair(*arguments):
+        pairs.append(make(*arguments))
+        return pairs[-1]
+
+    async def no_process(*arguments, **options):
+        raise OSError(24, "Too many open files")
+
+    async def run():  # the event loop has a pair of its own
+        monkeypatch.setattr(socket, "socketpair", socketpair)
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", no_process)
+        await WorkerProcess.start(1, ServerConfig(Path("r")))
+
+    with pytest.raises(OSError, match="Too many open files"):
+        asyncio.run(run())
+    assert [[end.fileno() for end in pair] for pair in pairs] == [[-1, -1]]

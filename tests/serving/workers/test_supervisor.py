@@ -1,4 +1,4 @@
-"""What the supervisor does with signals."""
+"""What the supervisor does with signals, and with workers that cannot be started."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ import signal
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
+from normfold.serving.errors import WorkersError
 from normfold.serving.settings import ServerConfig
-from normfold.serving.workers.messages import Listening
+from normfold.serving.workers import supervisor as supervisors
+from normfold.serving.workers.messages import Listening, ModelsLoaded, StartListening
+from normfold.serving.workers.process import WorkerProcess
 from normfold.serving.workers.supervisor import Supervisor
 
 
@@ -28,7 +33,7 @@ def test_a_hang_up_while_the_first_worker_starts_reaches_it_when_it_listens():
         return 0
 
     async def hang_up():
-        supervisor = Supervisor(ServerConfig(Path("r"), "127.0.0.1:0"), 2)
+        supervisor = Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0"), 2)
         supervisor._on_hang_up()  # no worker is there yet
         future = asyncio.get_running_loop().create_future()
         worker = SimpleNamespace(
@@ -45,3 +50,124 @@ def test_a_hang_up_while_the_first_worker_starts_reaches_it_when_it_listens():
         supervisor._port.release()
 
     asyncio.run(hang_up())
+
+
+class Link:
+    """The connection to a worker that listens as soon as it may."""
+
+    def __init__(self):
+        self.messages = asyncio.Queue()
+        self.messages.put_nowait(ModelsLoaded(()))
+
+    def send(self, message):
+        if isinstance(message, StartListening):
+            self.messages.put_nowait(Listening())
+
+    async def receive(self):
+        return await self.messages.get()
+
+    async def close(self):
+        pass
+
+
+class Fake(WorkerProcess):
+    """A worker without a process; a signal other than SIGHUP ends it."""
+
+    def __init__(self, number):
+        self.ended = asyncio.get_running_loop().create_future()
+        super().__init__(number, SimpleNamespace(wait=lambda: self.ended), Link())
+        self.signals = []
+
+    def send_signal(self, number):
+        self.signals.append(number)
+        if number != signal.SIGHUP and not self.ended.done():
+            self.link.messages.put_nowait(None)
+            self.ended.set_result(0)
+
+
+@pytest.fixture
+def no_delay(monkeypatch):
+    monkeypatch.setattr(supervisors, "FIRST_DELAY_SECONDS", 0.001)
+    monkeypatch.setattr(supervisors, "LONGEST_DELAY_SECONDS", 0.001)
+
+
+def no_process():
+    return BlockingIOError(11, "Resource temporarily unavailable")
+
+
+def test_a_worker_that_cannot_be_forked_is_tried_again_and_the_others_go_on(monkeypatch, no_delay, caplog):
+    async def run():
+        supervisor = Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off"), 2)
+        made = []
+        failures = [no_process(), OSError(12, "Cannot allocate memory"), *(RuntimeError("no thread") for _ in range(5))]
+
+        async def start(number, config):
+            if len(made) >= 2 and failures:
+                raise failures.pop(0)
+            made.append(Fake(number))
+            return made[-1]
+
+        monkeypatch.setattr(WorkerProcess, "start", start)
+        ready = asyncio.Event()
+        running = asyncio.create_task(supervisor.run(lambda started: ready.set()))
+        await asyncio.wait_for(ready.wait(), 20)
+        first, second = sorted(made, key=lambda worker: worker.number)
+        second.send_signal(signal.SIGKILL)
+        while len(made) < 3 and not running.done():
+            await asyncio.sleep(0.001)
+        assert not running.done()
+        assert made[2].number == 2
+        assert await asyncio.wait_for(made[2].listening, 20)
+        assert first.signals == []
+        supervisor._on_signal()
+        assert await asyncio.wait_for(running, 20)
+        assert first.signals[0] == signal.SIGTERM
+
+    asyncio.run(run())
+    assert "worker 2 could not be started: Resource temporarily unavailable; another is started in" in caplog.text
+    assert "worker 2 could not be started: Cannot allocate memory" in caplog.text
+
+
+def test_a_server_none_of_whose_workers_can_be_forked_ends_with_the_reason(monkeypatch, no_delay):
+    tries = []
+
+    async def start(number, config):
+        tries.append(number)
+        raise no_process()
+
+    monkeypatch.setattr(WorkerProcess, "start", start)
+
+    async def run():
+        await Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off"), 1).run(
+            lambda started: None
+        )
+
+    with pytest.raises(WorkersError, match="worker 1 could not be started: Resource temporarily unavailable, 3 times"):
+        asyncio.run(run())
+    assert tries == [1, 1, 1]
+
+
+def test_a_hang_up_between_two_lives_of_the_first_worker_is_for_the_second(monkeypatch, no_delay):
+    async def run():
+        supervisor = Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off"), 1)
+        made = []
+
+        async def start(number, config):
+            if made and not supervisor._hung_up:
+                supervisor._on_hang_up()
+                raise no_process()
+            made.append(Fake(number))
+            return made[-1]
+
+        monkeypatch.setattr(WorkerProcess, "start", start)
+        ready = asyncio.Event()
+        running = asyncio.create_task(supervisor.run(lambda started: ready.set()))
+        await asyncio.wait_for(ready.wait(), 20)
+        made[0].send_signal(signal.SIGKILL)
+        while (len(made) < 2 or not made[1].signals) and not running.done():
+            await asyncio.sleep(0.001)
+        assert made[1].signals == [signal.SIGHUP]
+        supervisor._on_signal()
+        await asyncio.wait_for(running, 20)
+
+    asyncio.run(run())
