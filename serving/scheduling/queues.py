@@ -106,16 +106,18 @@ class Queues:
     def take(self, now_ns: int, begin: Callable[[list[Job]], None]) -> tuple[list[Job], int]:
         """The jobs of the next run, taken out of the queue, after ``begin`` has been called with them.
 
-        Without jobs, the second value is the time in nanoseconds that a batch may still wait for more; 0: no job waits.
+        Without jobs, the second value is the least time in nanoseconds that a batch may still wait for more; 0: no job
+        waits.
         """
         with self._lock:
             head = next((job for line in self._lines() for job in line if not job.future.done()), None)
             if head is None:
                 return [], 0
             batch, rows = self._gather(head)
-            left_ns = self._wait_ns(head, rows, now_ns)
-            if left_ns > 0:
-                return [], left_ns
+            if self._wait_ns(head, rows, now_ns) > 0:
+                batch, left_ns = self._first_due(now_ns)  # what does not run with the head need not wait with it
+                if not batch:
+                    return [], left_ns
             for job in batch:
                 level = self._levels[job.level]
                 level.waiting.take(job) or level.delayed.take(job)
@@ -128,7 +130,10 @@ class Queues:
             yield level.delayed
 
     def _gather(self, head: Job) -> tuple[list[Job], int]:
-        """``head`` and the waiting jobs that run with it, by priority and then by arrival; and all their rows."""
+        """``head`` and the waiting jobs that run with it, by priority and then by arrival; and all their rows.
+
+        The rows are ``max_rows`` where the next job does not fit: this batch is full, too.
+        """
         batch, rows = [head], head.rows
         if self._policy.max_rows > 1:
             for line in self._lines():
@@ -136,14 +141,39 @@ class Queues:
                     if job is head or job.key != head.key or job.future.done():
                         continue
                     if rows + job.rows > self._policy.max_rows:
-                        return batch, rows
+                        return batch, self._policy.max_rows
                     batch.append(job)
                     rows += job.rows
         return batch, rows
 
+    def _first_due(self, now_ns: int) -> tuple[list[Job], int]:
+        """The first batch, in the order of the first job of each, that waits for no more; else the least time to wait.
+
+        One pass over the waiting jobs, for the moments at which the head must wait.
+        """
+        most = self._policy.max_rows
+        batches: dict[object, list[Job]] = {}
+        rows: dict[object, int] = {}
+        for line in self._lines():
+            for job in line:
+                if job.future.done():
+                    continue
+                batch = batches.setdefault(job.key, [])
+                together = rows.get(job.key, 0) + job.rows
+                if together <= most or not batch:
+                    batch.append(job)
+                rows[job.key] = min(together, most)
+        least_ns = 0
+        for key, batch in batches.items():
+            left_ns = self._wait_ns(batch[0], rows[key], now_ns)
+            if left_ns <= 0:
+                return batch, 0
+            least_ns = min(least_ns or left_ns, left_ns)
+        return [], least_ns
+
     def _wait_ns(self, head: Job, rows: int, now_ns: int) -> int:
         """How long a batch of ``rows`` rows should still wait for more, in nanoseconds."""
         policy = self._policy
-        if not policy.max_delay_us or rows >= policy.max_rows or rows in policy.preferred:
+        if not policy.max_delay_us or policy.max_rows <= 1 or rows >= policy.max_rows or rows in policy.preferred:
             return 0
         return head.arrived_ns + policy.max_delay_us * 1000 - now_ns

@@ -367,6 +367,40 @@ def test_a_delay_ends():
     assert gate.runs == [[1]]
 
 
+def test_a_full_batch_does_not_wait_for_a_lone_request_of_another_shape():
+    gate = Gate()
+
+    async def scenario(submit):
+        alone = submit(1, width=5)
+        await settle()
+        await asyncio.gather(*(submit(value) for value in range(8)))
+        assert not alone.done()
+        alone.cancel()
+
+    play(scenario, BatchPolicy(max_rows=8, max_delay_us=3_600_000_000), gate, instances=2)
+    assert gate.runs == [list(range(8))]
+
+
+def test_the_scheduler_looks_again_when_the_first_of_all_batches_is_due(monkeypatch):
+    """A request of high priority comes last and is the head; that of low priority has waited longer."""
+    looks = []
+    monkeypatch.setattr(Scheduler, "_look_again", lambda self, loop, left_ns: looks.append(left_ns))
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: clock[0])
+    clock = [0]
+
+    async def scenario(submit):
+        both = [submit(1, priority=2)]
+        await settle()
+        clock[0] = 400_000
+        both.append(submit(2, width=5, priority=1))
+        await settle()
+        for one in both:
+            one.cancel()
+
+    play(scenario, BatchPolicy(max_rows=8, max_delay_us=1000, levels=2, default_level=2), Gate())
+    assert looks == [1_000_000, 600_000]
+
+
 def test_an_idle_model_does_not_wait():
     gate = Gate()
 
