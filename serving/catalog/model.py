@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -14,6 +13,7 @@ from normfold.protos import metrics as mx
 from normfold.protos import model_config as mc
 from normfold.serving.catalog.contract import Contract
 from normfold.serving.catalog.sized_run import SizedRun
+from normfold.serving.process.off_loop import off_loop, work_bytes
 from normfold.serving.runtime.gpus import Sessions
 from normfold.serving.runtime.session import Session
 from normfold.serving.runtime.stop import stoppable
@@ -26,7 +26,7 @@ from normfold.serving.scheduling.statistics import RequestTiming, Statistics
 
 Array = NDArray[Any]
 
-#: Inputs with more bytes are digested for the response cache on another thread.
+#: Inputs and answers with more work are digested and copied for the response cache on another thread.
 LOOP_BYTES = 1 << 20
 
 
@@ -79,15 +79,13 @@ class Model:
             self._sized.check(feeds, rows)
         if self.cache is None:
             return await self.scheduler.submit(feeds, rows, outputs, priority, timeout_us)
-        if sum([array.nbytes for array in feeds.values()]) > LOOP_BYTES:
-            key = await asyncio.to_thread(self.cache.key, feeds, outputs)
-        else:
-            key = self.cache.key(feeds, outputs)
+        key = await off_loop(_is_large(feeds.values()), self.cache.key, feeds, outputs)
         if (answer := self.cache.find(key)) is not None:
             return answer, None
         started = time.perf_counter_ns()
         answer, timing = await self.scheduler.submit(feeds, rows, outputs, priority, timeout_us)
-        self.cache.keep(key, answer)
+        if key not in self.cache:  # an equal request may have been faster
+            self.cache.keep(key, await off_loop(_is_large(answer), self.cache.copied, answer))
         self.statistics.cache_miss.add(time.perf_counter_ns() - started - timing.queue - timing.infer)
         return answer, timing
 
@@ -123,3 +121,7 @@ class Model:
         if self.session.left_on_cpu:
             where += f", nodes on the CPU: {self.session.left_on_cpu}"
         return f"{self.name} version {self.version}: {takes} -> {gives} on {where}"
+
+
+def _is_large(arrays: Iterable[Array]) -> bool:
+    return sum([work_bytes(array) for array in arrays]) > LOOP_BYTES

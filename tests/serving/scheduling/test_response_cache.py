@@ -14,12 +14,13 @@ def test_the_cache_drops_what_was_used_longest_ago():
     answers = {name: [np.full(10, ord(name), np.float32)] for name in "abc"}
     keys = {name: cache.key({"x": array[0]}, ["y"]) for name, array in answers.items()}
     for name in "ab":
-        cache.keep(keys[name], answers[name])
+        cache.keep(keys[name], cache.copied(answers[name]))
     np.testing.assert_array_equal(cache.find(keys["a"]), answers["a"])
-    cache.keep(keys["c"], answers["c"])
+    cache.keep(keys["c"], cache.copied(answers["c"]))
     assert cache.find(keys["b"]) is None
     np.testing.assert_array_equal(cache.find(keys["a"]), answers["a"])
-    cache.keep(b"large", [np.zeros(1000, np.float32)])
+    assert cache.copied([np.zeros(1000, np.float32)]) is None
+    cache.keep(b"large", None)
     assert cache.find(b"large") is None
 
 
@@ -43,7 +44,7 @@ def test_only_equal_requests_share_a_key():
 def test_the_cache_does_not_keep_the_batch_that_an_answer_is_a_view_of():
     cache = ResponseCache()
     batch = np.arange(1 << 16, dtype=np.float32).reshape(-1, 4)
-    cache.keep(b"row", [batch[3:4]])
+    cache.keep(b"row", cache.copied([batch[3:4]]))
     (kept,) = cache.find(b"row")
     batch[3] = 0
     np.testing.assert_array_equal(kept, [[12, 13, 14, 15]])
@@ -56,7 +57,7 @@ def _held(answers):
     cache = ResponseCache(limit_bytes=1 << 20)
     before = tracemalloc.get_traced_memory()[0]
     for number, answer in enumerate(answers):
-        cache.keep(b"%032d" % number, answer)
+        cache.keep(b"%032d" % number, cache.copied(answer))
     held = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert cache.find(b"%032d" % 0) is None
