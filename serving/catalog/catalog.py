@@ -26,6 +26,7 @@ from normfold.serving.catalog.following import Following
 from normfold.serving.catalog.lazily import Lazily, LazyLimits
 from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.loader import Loader
+from normfold.serving.catalog.looks import Looks
 from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.repository import Repository
 from normfold.serving.catalog.sources import Sources
@@ -64,7 +65,7 @@ class Catalog:
         loaded here. ``trust``: what the files of a model need to be served. With ``lazy`` limits the models are loaded
         by requests, and not at the start.
         """
-        self._repository, self._trust, self._names = repository, trust, names
+        self._looks, self._trust, self._names = Looks(repository), trust, names
         self._loader = Loader(options, executor, trials)
         #: Every model that was ever loaded or tried, by name.
         self.entries: dict[str, Entry] = {}
@@ -287,7 +288,7 @@ class Catalog:
 
     async def look(self) -> list[str]:
         """The names of the models that the repository has now, read on another thread."""
-        return await asyncio.to_thread(lambda: list(self._repository.models()))
+        return await self._looks.names()
 
     def index(self, only_ready: bool, present: Iterable[str] = ()) -> list[pb.RepositoryIndexResponse.ModelIndex]:
         """The state and reason of each version of every model; of a model of ``present`` never loaded, the name."""

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from normfold.serving.process.file_thread import FileThread
+
 log = logging.getLogger(__name__)
 
 #: Time between two looks at the files.
@@ -19,7 +21,7 @@ Signature = tuple[tuple[int, int, int, int] | None, ...]
 
 
 class FileWatch(Generic[Value]):
-    """Looks at some files again and again, on a thread: a file system that hangs stops no event loop."""
+    """Looks at some files again and again, on a thread of its own: a file system that hangs stops nobody else."""
 
     def __init__(
         self, paths: Sequence[Path], read: Callable[[], Value], error: type[Exception], apply: Callable[[Value], None]
@@ -30,6 +32,7 @@ class FileWatch(Generic[Value]):
         """
         self._paths, self._read, self._error, self._apply = tuple(paths), read, error, apply
         self._known = _signature(self._paths)
+        self._files = FileThread("normfold-watch")
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -46,13 +49,13 @@ class FileWatch(Generic[Value]):
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            found = await asyncio.to_thread(_signature, self._paths)  # before they are read: a later change is seen
+            found = await self._files.run(_signature, self._paths)  # before they are read: a later change is seen
             if found == self._known:
                 continue
             self._known = found
             names = ", ".join(map(str, self._paths))
             try:
-                value = await asyncio.to_thread(self._read)
+                value = await self._files.run(self._read)
             except self._error as error:
                 log.error("%s; what was read before stays in force", error)
                 continue

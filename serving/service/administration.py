@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from normfold.protos import grpc_service as pb
@@ -10,6 +9,7 @@ from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.errors import InvalidRequest, NotFound, Unavailable, Unimplemented
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
+from normfold.serving.process.file_thread import FileThread
 from normfold.serving.process.logs import LogSettings
 from normfold.serving.rpc.methods import Method, Unary
 from normfold.serving.service.service import SERVICE, request_type
@@ -36,6 +36,7 @@ class Administration:
         """
         self._catalog, self._regions, self._traces, self._logs = catalog, regions, traces, logs
         self._model_control, self._poll_seconds, self._refresh = model_control, poll_seconds, refresh
+        self._files = FileThread("normfold-refresh")
 
     def methods(self) -> list[Method]:
         """The methods with their paths."""
@@ -79,7 +80,7 @@ class Administration:
                     "'file:<path>', a bytes_param"
                 )
         if self._refresh is not None and not files:
-            await asyncio.to_thread(self._refresh)
+            await self._files.run(self._refresh)
         await self._catalog.load(name, override, files)
         return pb.RepositoryModelLoadResponse()
 

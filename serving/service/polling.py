@@ -12,6 +12,7 @@ from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.changes import Changes
 from normfold.serving.catalog.repository import Repository
 from normfold.serving.errors import LoadError, ServingError
+from normfold.serving.process.file_thread import FileThread
 from normfold.serving.rpc.methods import Method
 from normfold.serving.wording import quoted
 
@@ -61,17 +62,18 @@ class Polling:
         self._changes, self._seconds = Changes(repository), seconds
         self._load, self._unload = methods
         self._repository, self._catalog = repository, catalog
+        self._files = FileThread("normfold-poll")
         self._now = asyncio.Event()
         #: Whether the repository could not be read at the last look.
         self._away = False
 
     async def begin(self) -> None:
         """What is in the repository now counts as loaded. Call it before anything is loaded."""
-        await asyncio.to_thread(self._changes.begin)
+        await self._files.run(self._changes.begin)
 
     async def catch_up(self) -> None:
         """In a worker that was started again: what has changed while no worker looked counts as a change, too."""
-        self._changes.forget(await asyncio.to_thread(self._catalog.following.behind, self._repository))
+        self._changes.forget(await self._files.run(self._catalog.following.behind, self._repository))
 
     def look_now(self) -> None:
         """Look as soon as possible."""
@@ -95,9 +97,9 @@ class Polling:
 
     async def _look(self) -> None:
         if self._refresh is not None:
-            await asyncio.to_thread(self._refresh)
+            await self._files.run(self._refresh)
         try:
-            changed, gone = await asyncio.to_thread(self._changes.look)
+            changed, gone = await self._files.run(self._changes.look)
         except LoadError as error:
             if not self._away:
                 log.error("%s; the models that answer go on answering", error)
