@@ -90,8 +90,8 @@ class WorkerLink:
     def _one_answer(self, method: Method, answered: AllAnswered) -> bytes:
         """The one answer to the client, made of the answers of all workers. Raises the error of a worker."""
         own = next((answer for answer in answered.answers if answer.worker == self._worker), None)
-        if own is None:
-            raise Unavailable(EXITING)
+        if own is None:  # the supervisor waits no longer than QUESTION_SECONDS or INDEX_SECONDS
+            raise Unavailable(f"{method.name} takes too long, as it does while a disk hangs; try again later")
         _raise_error(own)
         others = [answer for answer in answered.answers if answer is not own]
         if method.name in QUESTIONS:
