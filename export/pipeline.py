@@ -40,6 +40,7 @@ from normfold.export.proof.other_paths import below_other_paths
 from normfold.export.proof.proof import Proof
 from normfold.export.proof.threads import Threads
 from normfold.export.proof.verify import Case
+from normfold.export.publishing.aside import put_back
 from normfold.export.publishing.config import OutputSpec, limits, render_config
 from normfold.export.publishing.destination import Destination, check_destination, check_name
 from normfold.export.publishing.golden import golden, golden_case, tolerance
@@ -108,6 +109,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
     )
     origin = with_ends(origin, request.ends)
     destination = Destination(request.repository, request.name, request.version, request.overwrite)
+    recovered = put_back(destination)
     check_destination(destination, origin.specs)
     samples = [Case("sample", f.name, fit(f, origin.specs)) for f in files]
     given = len(request.samples)
@@ -155,6 +157,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
             *(() if report.precision else unlike_training(folded.unfolded, samples, sizes.specs)),
             *label_notes(labels or ()),
             *kept_notes(destination, model_files, sizes.specs),
+            *recovered,
         ),
         max_batch_size=max_batch,
         limits=limits(sizes.specs, max_batch),

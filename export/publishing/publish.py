@@ -9,23 +9,22 @@
 Everything is written into a directory beside its final place whose name begins with ``.tmp-`` (servers skip such
 names). Each file and the directory are fsynced, then the directory is renamed. A killed process leaves a ``.tmp-``
 directory, which a later publish removes. An existing version is replaced by exchanging two directories in one system
-call, so that one whole version is there at every moment.
+call, so that one whole version is there at every moment. Where the file system cannot do this, it takes three renames;
+if the process ends between them, the next publish puts the old version back (``aside.py``).
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Mapping, Set
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from normfold.export.errors import PublishError
+from normfold.export.publishing.aside import exchange, put_back, remove_stale
 from normfold.export.publishing.destination import Destination, check_name, refuse_existing, replaces_model
 from normfold.export.publishing.kept import changed_files
 from normfold.manifest import manifest
@@ -33,11 +32,8 @@ from normfold.whole_file import write_new
 
 __all__ = ["Publication", "manifest", "publish"]
 
-#: A ``.tmp-`` directory of a killed export is removed when it is older than this.
-STALE_SECONDS = 3600
 #: What a rename onto a directory that is not empty ends with.
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,8 @@ def publish(repository: Path, publication: Publication, version: int | None = No
     directory = destination.directory
     made = _make_directory(repository)
     try:
-        _remove_stale(repository)
+        put_back(destination)
+        remove_stale(repository)
         if not directory.exists():
             try:
                 return _publish_model(repository, publication, version or 1)
@@ -74,7 +71,7 @@ def publish(repository: Path, publication: Publication, version: int | None = No
                     raise  # else another export has published the first version meanwhile
         if not directory.is_dir():
             raise PublishError(f"'{directory}' is a file; expected a model's directory")
-        _remove_stale(directory)
+        remove_stale(directory)
         return _publish_version(destination, publication)
     except OSError as error:
         raise PublishError(f"cannot write to the repository '{repository}': {error.strerror or error}") from error
@@ -109,7 +106,7 @@ def _publish_version(destination: Destination, publication: Publication) -> Path
             _write_files(staging.path, files)
             _write_version(staging.path / target.name, publication.version_files)
             _sync_directory(staging.path)
-            _exchange(staging.path, directory)
+            exchange(staging.path, directory)
             if not whole:
                 _move_new(staging.path, directory)
         _sync_directory(repository)
@@ -117,7 +114,7 @@ def _publish_version(destination: Destination, publication: Publication) -> Path
     with _Staging(directory) as staging:
         _write_version(staging.path, publication.version_files)
         if target.exists():
-            _exchange(staging.path, target)
+            exchange(staging.path, target)
         else:
             try:
                 staging.path.rename(target)
@@ -188,19 +185,6 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _exchange(new: Path, old: Path) -> None:
-    """Exchange two directories: atomically (renameat2), or by three renames where the file system cannot."""
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if renameat2 is not None:
-        arguments = (_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE)
-        if renameat2(*arguments) == 0:
-            return
-    aside = new.with_name(f"{new.name}-old")
-    old.rename(aside)
-    new.rename(old)
-    aside.rename(new)
-
-
 def _make_directory(repository: Path) -> bool:
     """Make the repository if it is missing; return whether it was missing."""
     if repository.is_dir():
@@ -210,10 +194,3 @@ def _make_directory(repository: Path) -> bool:
     except OSError as error:
         raise PublishError(f"the repository '{repository}' cannot be created: {error.strerror or error}") from error
     return True
-
-
-def _remove_stale(directory: Path) -> None:
-    for path in directory.glob(".tmp-*"):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)

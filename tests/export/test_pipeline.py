@@ -223,6 +223,20 @@ def test_samples_in_other_units_than_the_training_data_are_noted(directory: Path
         assert ("are the units and the scaling those of the training data?" in result.output) is noted
 
 
+def test_a_model_that_a_stopped_export_set_aside_is_put_back_and_the_report_says_so(
+    directory: Path, network: torch.nn.Module
+) -> None:
+    (directory / "repository" / "surnames" / "1").mkdir(parents=True)
+    aside = f".tmp-{'0' * 32}-surnames-old"
+    (directory / "repository" / "surnames").rename(directory / "repository" / aside)
+    result = normfold(*USUAL, "--form", "folded", "--version", "1", "--overwrite")
+    assert result.exit_code == 0, result.output
+    assert (
+        "'repository/surnames' was put back: an earlier export was stopped while it replaced it, and had left it "
+        f"as '{aside}'" in " ".join(result.output.split())
+    )
+
+
 def replaced(option: str, value: str) -> tuple[str, ...]:
     """Return the usual command with another value for one option ("" is the source)."""
     usual = list(USUAL)

@@ -126,14 +126,14 @@ def test_a_version_that_another_export_adds_while_labels_change_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(tmp_path, publication(b"old"))
-    honest = module._exchange
+    honest = module.exchange
 
     def late(new: Path, old: Path) -> None:
-        monkeypatch.setattr(module, "_exchange", honest)
+        monkeypatch.setattr(module, "exchange", honest)
         publish(tmp_path, publication(b"other"), version=7)
         honest(new, old)
 
-    monkeypatch.setattr(module, "_exchange", late)
+    monkeypatch.setattr(module, "exchange", late)
     publish(tmp_path, labelled(b"new", b"a\nb\n"))
     assert {v: whole(tmp_path / "net" / v)["model.onnx"] for v in "127"} == {"1": b"old", "2": b"new", "7": b"other"}
 
