@@ -3,11 +3,16 @@
 {"state_dict": {...}, "state_dict_ema": {...}}         two networks, called by their keys
 {"module.conv.weight": ...}                            one, behind the prefix of a wrapper
 {"student.conv.weight": ..., "teacher.conv.weight"}    two, called by their prefixes
+
+The network's keys must all be there, except counters of seen batches and further keys of a tensor that has several
+(tied weights), of which ``safetensors.torch.save_model`` writes one. A network may also rename the keys of older files
+when it loads them (``weight_g`` of ``weight_norm``); whether it takes such a file, the network itself says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +23,10 @@ from torch.nn.parameter import is_lazy
 
 from normfold.export.errors import CheckpointError
 
-__all__ = ["Found", "choose_tensors", "has_shape_of", "is_state_dict", "some"]
+__all__ = ["Accepts", "Found", "choose_tensors", "has_shape_of", "is_state_dict", "needed_keys", "some"]
+
+#: Whether a network itself loads tensors whose keys are not its own.
+Accepts = Callable[[Mapping[str, Tensor]], bool]
 
 #: Prefixes that wrappers (DataParallel, torch.compile, Lightning) put before every key.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
@@ -36,7 +44,13 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
-def choose_tensors(content: Any, expected: Mapping[str, Tensor], path: Path, key: str = "") -> Found:
+def choose_tensors(
+    content: Any,
+    expected: Mapping[str, Tensor],
+    path: Path,
+    key: str = "",
+    accepts: Accepts = lambda tensors: False,
+) -> Found:
     """Return the network's tensors in ``content``; ``key`` chooses where several networks are in it.
 
     Raises CheckpointError where there is no state_dict, nothing called ``key``, or more than one network that fits and
@@ -45,15 +59,18 @@ def choose_tensors(content: Any, expected: Mapping[str, Tensor], path: Path, key
     held = dict(_state_dicts(content))
     if not held:
         raise CheckpointError(f"weights '{path}' holds no state_dict; its keys are {some([str(k) for k in content])}")
-    found = [f for nest, tensors in held.items() for f in _networks(nest, tensors, expected)]
+    needed = needed_keys(expected)
+    found = [f for nest, tensors in held.items() for f in _networks(nest, tensors, needed)]
+    found = found or [f for nest, tensors in held.items() for f in _renamed(nest, tensors, expected, accepts)]
     if key:
         return _called(key, found, held, path)
-    whole = [f for f in found if all(has_shape_of(f.tensors[k], v) for k, v in _needed(expected).items())] or found
+    every = [k for keys in needed for k in keys]
+    whole = [f for f in found if all(has_shape_of(f.tensors[k], expected[k]) for k in every if k in f.tensors)] or found
     if not whole:
         nest = max(held, key=lambda name: len(expected.keys() & _without_prefix(held[name], expected).keys()))
         return Found(nest, _without_prefix(held[nest], expected), _nested(nest))
     first, *others = whole
-    different = [f for f in others if not _equal(first, f, expected)]
+    different = [f for f in others if not _equal(first, f, needed)]
     if different:
         names = [f.name or "." for f in (first, *different)]
         raise CheckpointError(
@@ -93,28 +110,77 @@ def _state_dicts(value: Any, name: str = "", depth: int = DEPTH) -> Iterator[tup
                 yield from _state_dicts(inner, f"{name}.{key}" if name else key, depth - 1)
 
 
-def _needed(expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the keys that a file must hold; a counter of seen batches may be missing."""
-    return {k: v for k, v in expected.items() if not k.endswith("num_batches_tracked")}
+def needed_keys(expected: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
+    """Return the keys that a file must hold, those of one tensor together: one of them is enough.
+
+    A counter of seen batches may be missing.
+    """
+    together: dict[object, list[str]] = {}
+    for key, tensor in expected.items():
+        if not key.endswith("num_batches_tracked"):
+            together.setdefault(_place(tensor) or key, []).append(key)
+    return [tuple(keys) for keys in together.values()]
 
 
-def _networks(nest: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Iterator[Found]:
+def _place(tensor: Tensor) -> object:
+    """Where the numbers of a tensor are in memory; None where it has none."""
+    if is_lazy(tensor) or tensor.layout is not torch.strided or not tensor.data_ptr():
+        return None
+    return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def _networks(nest: str, tensors: Mapping[str, Tensor], needed: list[tuple[str, ...]]) -> Iterator[Found]:
     """Yield the network as often as a state_dict holds all of its keys, each time behind another prefix."""
-    needed = _needed(expected)
     if not needed:
         return
-    longest = max(needed, key=len)
-    for prefix in [k.removesuffix(longest) for k in tensors if k.endswith(longest)]:
-        if (prefix and not prefix.endswith(".")) or not all(f"{prefix}{k}" in tensors for k in needed):
+    longest = max(needed, key=lambda keys: len(keys[0]))
+    prefixes = {k.removesuffix(known): None for known in longest for k in tensors if k.endswith(known)}
+    for prefix in prefixes:
+        if (prefix and not prefix.endswith(".")) or not all(any(f"{prefix}{k}" in tensors for k in n) for n in needed):
             continue
-        inside = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        outside = [k for k in tensors if not k.startswith(prefix)]
-        note = f"'{prefix}' was taken off the front of every key"
-        if outside:
-            note = f"the network's keys were found behind '{prefix}'; {some(outside)} are not part of the network"
-        behind = prefix.rstrip(".") if outside else ""
-        name = ".".join(part for part in (nest, behind) if part)
-        yield Found(name, inside, (*_nested(nest), *([note] if prefix else [])))
+        yield _behind(prefix, nest, tensors)
+
+
+def _renamed(
+    nest: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], accepts: Accepts
+) -> Iterator[Found]:
+    """Yield the network as often as it takes the tensors behind a prefix although their keys are not all its own.
+
+    Only the prefixes are tried behind which most of the network's keys are.
+    """
+    prefixes = {key[: i + 1]: None for key in tensors for i, letter in enumerate(key) if letter == "."}
+    known = {prefix: sum(f"{prefix}{key}" in tensors for key in expected) for prefix in ("", *prefixes)}
+    most = max(known.values())
+    for prefix, count in known.items():
+        if count == most and (most or all(key.startswith(prefix) for key in tensors)):
+            found = _behind(prefix, nest, tensors)
+            if accepts(found.tensors):
+                note = "the file has other keys than the network, whose own load_state_dict takes them"
+                yield Found(found.name, found.tensors, (*found.notes, note))
+
+
+def _behind(prefix: str, nest: str, tensors: Mapping[str, Tensor]) -> Found:
+    """Return the tensors whose keys begin with ``prefix``, without it."""
+    outside = [k for k in tensors if not k.startswith(prefix)]
+    note = f"'{prefix}' was taken off the front of every key"
+    if outside:
+        note = f"the network's keys were found behind '{prefix}'; {some(outside)} are not part of the network"
+    behind = prefix.rstrip(".") if outside else ""
+    name = ".".join(part for part in (nest, behind) if part)
+    return Found(name, _stripped(tensors, prefix), (*_nested(nest), *([note] if prefix else [])))
+
+
+def _stripped(tensors: Mapping[str, Tensor], prefix: str) -> Mapping[str, Tensor]:
+    """Return the tensors behind ``prefix``, with the version of each layer's format, which torch keeps beside them."""
+    inside = OrderedDict((k.removeprefix(prefix), v) for k, v in tensors.items() if k.startswith(prefix))
+    versions = getattr(tensors, "_metadata", None)
+    if isinstance(versions, Mapping):  # by the paths of the layers: "" is the network, "conv1" its first layer
+        inside._metadata = {  # type: ignore[attr-defined]
+            f"{path}.".removeprefix(prefix).rstrip("."): version
+            for path, version in versions.items()
+            if f"{path}.".startswith(prefix) and isinstance(version, dict)
+        }
+    return inside
 
 
 def _called(key: str, found: list[Found], held: Mapping[str, Mapping[str, Tensor]], path: Path) -> Found:
@@ -132,16 +198,23 @@ def _nested(nest: str) -> tuple[str, ...]:
     return (f"the weights were found under '{nest}' in the checkpoint",) if nest else ()
 
 
-def _without_prefix(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _without_prefix(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Remove the known prefixes that every key has, for a network that is not whole in the file."""
-    current = dict(tensors)
+    current = tensors
     while current and not expected.keys() & current.keys():
         prefix = next((p for p in PREFIXES if all(k.startswith(p) for k in current)), None)
         if prefix is None:
-            return dict(tensors)
-        current = {k.removeprefix(prefix): v for k, v in current.items()}
+            return tensors
+        current = _stripped(current, prefix)
     return current
 
 
-def _equal(a: Found, b: Found, expected: Mapping[str, Tensor]) -> bool:
-    return all(torch.equal(a.tensors[k], b.tensors[k]) for k in _needed(expected))
+def _equal(a: Found, b: Found, needed: list[tuple[str, ...]]) -> bool:
+    """Whether two networks are equal; those that the network itself renames must have the same keys for that."""
+    if all(any(k in f.tensors for k in keys) for f in (a, b) for keys in needed):
+        return all(torch.equal(_one(a, keys), _one(b, keys)) for keys in needed)
+    return a.tensors.keys() == b.tensors.keys() and all(torch.equal(v, b.tensors[k]) for k, v in a.tensors.items())
+
+
+def _one(found: Found, keys: tuple[str, ...]) -> Tensor:
+    return next(found.tensors[k] for k in keys if k in found.tensors)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ from normfold.export.sources.module_datatypes import in_datatypes, refuse_weight
 from normfold.export.sources.origin import Arrays, Origin, Request, Run
 from normfold.export.sources.plain_module import duplicate, with_plain_weights
 from normfold.export.sources.source import Source, load_source
-from normfold.export.sources.weights import Checkpoint, load_into, read_checkpoint
+from normfold.export.sources.weights import Checkpoint, load_into, read_checkpoint, takes
 
 __all__ = ["exact", "open_module"]
 
@@ -34,7 +35,11 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
     checkpoint: Checkpoint | None = None
     if request.weights is not None:
         checkpoint = read_checkpoint(
-            request.weights, source.network.state_dict(), request.weights_key, request.weights_sha256
+            request.weights,
+            source.network.state_dict(),
+            request.weights_key,
+            request.weights_sha256,
+            partial(takes, source.network),
         )
         load_into(source.network, checkpoint, request.weights)
     refuse_training_modules(source.network)

@@ -8,6 +8,7 @@ load without an error; the CRC-32 is checked here first.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import io
@@ -25,14 +26,14 @@ import torch
 from torch import Tensor, nn
 
 from normfold.export.errors import CheckpointError
-from normfold.export.sources.checkpoint_keys import Found, choose_tensors, has_shape_of, some
+from normfold.export.sources.checkpoint_keys import Accepts, Found, choose_tensors, has_shape_of, needed_keys, some
+from normfold.export.sources.plain_module import duplicate
 from normfold.plain_file import read_plain_file
 
-__all__ = ["Checkpoint", "load_into", "read_checkpoint"]
+__all__ = ["Checkpoint", "load_into", "read_checkpoint", "takes"]
 
 CONVERT = (
-    "torch.save(network.state_dict(), 'weights.pt') or "
-    "safetensors.torch.save_file(network.state_dict(), 'weights.safetensors')"
+    "torch.save(network.state_dict(), 'weights.pt') or safetensors.torch.save_model(network, 'weights.safetensors')"
 )
 
 
@@ -48,7 +49,11 @@ class Checkpoint:
 
 
 def read_checkpoint(
-    path: Path, expected: Mapping[str, Tensor] | None = None, key: str = "", sha256: str = ""
+    path: Path,
+    expected: Mapping[str, Tensor] | None = None,
+    key: str = "",
+    sha256: str = "",
+    accepts: Accepts = lambda tensors: False,
 ) -> Checkpoint:
     """Read ``path``: safetensors, or a torch zip or legacy file of tensors.
 
@@ -56,8 +61,9 @@ def read_checkpoint(
     was damaged.
 
     expected is the network's own state_dict, which shows where in the file its tensors are; ``key`` chooses where the
-    file holds several networks that fit. Raises CheckpointError where the file is missing, damaged, a pickle that needs
-    code, holds no state_dict, or holds several and no ``key`` is given.
+    file holds several networks that fit. ``accepts`` says whether the network takes tensors that have other keys.
+    Raises CheckpointError where the file is missing, damaged, a pickle that needs code, holds no state_dict, or holds
+    several and no ``key`` is given.
     """
     try:
         content = read_plain_file(path)
@@ -76,36 +82,50 @@ def read_checkpoint(
     if not content:
         raise CheckpointError(f"weights '{path}' is an empty file")
     if path.suffix == ".safetensors" or _looks_like_safetensors(content):
-        found = _find_tensors(_read_safetensors(content, path), expected or {}, path, key)
+        found = _find_tensors(_read_safetensors(content, path), expected or {}, path, key, accepts)
         return Checkpoint(found.tensors, digest, found.notes)
     if content.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"weights '{path}' is a Git LFS pointer, not the file itself: run `git lfs pull`")
-    found = _find_tensors(_read_torch(content, path), expected or {}, path, key)
+    found = _find_tensors(_read_torch(content, path), expected or {}, path, key, accepts)
     return Checkpoint(found.tensors, digest, found.notes)
 
 
 def load_into(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     """Copy the checkpoint's tensors into ``network``.
 
-    Raises CheckpointError, with similar keys, where keys are missing, unexpected or of another shape, and where a
-    weight is NaN. Lazy layers take their shapes from the file. Counters of seen batches (``num_batches_tracked``) may
-    be missing: inference never reads them.
+    Raises CheckpointError, with similar keys, where keys are missing, unexpected or of another shape and the network's
+    own load_state_dict does not take them, and where a weight is NaN. Lazy layers take their shapes from the file.
+    Counters of seen batches (``num_batches_tracked``) may be missing: inference never reads them. Of the keys of one
+    tensor one is enough.
     """
     wanted = network.state_dict()
     tensors = checkpoint.tensors
-    missing = [k for k in wanted if k not in tensors and not k.endswith("num_batches_tracked")]
+    missing = [keys[0] for keys in needed_keys(wanted) if not any(k in tensors for k in keys)]
     unexpected = [k for k in tensors if k not in wanted]
     shapes = [
         f"  {k}: the file has {list(tensors[k].shape)}, the network {list(wanted[k].shape)}"
         for k in wanted
         if k in tensors and not has_shape_of(tensors[k], wanted[k])
     ]
-    if missing or unexpected or shapes:
+    differs = bool(missing or unexpected or shapes)
+    if differs and not takes(network, tensors):
         raise CheckpointError(_mismatch(path, missing, unexpected, shapes, tensors, wanted))
     broken = [k for k, v in tensors.items() if v.is_floating_point() and bool(v.isnan().any())]
     if broken:
         raise CheckpointError(f"weights '{path}': {some(broken)} hold NaN, so every answer of the network would be NaN")
-    network.load_state_dict(tensors, strict=False)
+    network.load_state_dict(copy.copy(tensors), strict=differs)
+
+
+def takes(network: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the network's own load_state_dict takes all of the tensors; its hooks may rename keys of older files.
+
+    This is tried on a copy: the network stays as it is.
+    """
+    try:
+        left = duplicate(network).load_state_dict(copy.copy(tensors), strict=True)
+    except Exception:  # torch's error for keys and shapes, and whatever the network's own code raises
+        return False
+    return not (getattr(left, "missing_keys", ()) or getattr(left, "unexpected_keys", ()))
 
 
 def _looks_like_safetensors(content: bytes) -> bool:
@@ -181,14 +201,14 @@ def _unsafe(message: str, path: Path) -> str:
     return f"weights '{path}' is not a file of weights: {_first_line(message)}"
 
 
-def _find_tensors(value: Any, expected: Mapping[str, Tensor], path: Path, key: str) -> Found:
+def _find_tensors(value: Any, expected: Mapping[str, Tensor], path: Path, key: str, accepts: Accepts) -> Found:
     if isinstance(value, Tensor):
         raise CheckpointError(
             f"weights '{path}' holds one bare tensor {list(value.shape)}, not a state_dict; write {CONVERT}"
         )
     if not isinstance(value, Mapping):
         raise CheckpointError(f"weights '{path}' holds a {type(value).__name__}, not a state_dict; write {CONVERT}")
-    return choose_tensors(value, expected, path, key)
+    return choose_tensors(value, expected, path, key, accepts)
 
 
 def _mismatch(

@@ -197,7 +197,7 @@ def test_code_in_a_checkpoint_never_runs(tmp_path, monkeypatch, form: str, witho
     if form in ("zip", "legacy", "whole module", "nested"):
         needed = "torch.nn.modules.container.Sequential" if form == "whole module" else f"{os.name}.mkdir"
         assert f"running code from inside it (it needs {needed})" in str(caught.value)
-        assert "save_file" in str(caught.value)
+        assert "save_model" in str(caught.value)
 
 
 def test_one_flipped_byte_anywhere_in_the_weights_is_refused(tmp_path, trained) -> None:
