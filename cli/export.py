@@ -42,7 +42,10 @@ Examples:
 @click.command(epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("source", metavar="SOURCE")
 @click.option(
-    "--weights", type=click.Path(path_type=Path), metavar="FILE", help="safetensors, or a .pt/.ckpt of tensors only."
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="safetensors, or a .pt/.ckpt; no code in it runs.",
 )
 @click.option(
     "--weights-key", default="", metavar="KEY", help="Which network, where the file of weights holds several: ema, …."

@@ -11,6 +11,7 @@ when it loads them (``weight_g`` of ``weight_norm``); whether it takes such a fi
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,13 +24,15 @@ from torch.nn.parameter import is_lazy
 
 from normfold.export.errors import CheckpointError
 
-__all__ = ["Accepts", "Found", "choose_tensors", "has_shape_of", "is_state_dict", "needed_keys", "some"]
+__all__ = ["Accepts", "Found", "choose_tensors", "has_shape_of", "holds_state_dict", "is_whole", "needed_keys", "some"]
 
 #: Whether a network itself loads tensors whose keys are not its own.
 Accepts = Callable[[Mapping[str, Tensor]], bool]
 
 #: Prefixes that wrappers (DataParallel, torch.compile, Lightning) put before every key.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+#: Wrappers of a part of a network (torch.compile, FSDP, checkpointing, DataParallel) in the keys of its tensors.
+_WRAPPERS = re.compile(r"(^|\.)(?:(?:_orig_mod|_fsdp_wrapped_module|_fpw_module|_checkpoint_wrapped_module|module)\.)+")
 #: How deep in a checkpoint's dictionaries a state_dict may be.
 DEPTH = 3
 
@@ -60,7 +63,11 @@ def choose_tensors(
     if not held:
         raise CheckpointError(f"weights '{path}' holds no state_dict; its keys are {some([str(k) for k in content])}")
     needed = needed_keys(expected)
-    found = [f for nest, tensors in held.items() for f in _networks(nest, tensors, needed)]
+    found = [
+        f
+        for nest, tensors in held.items()
+        for f in list(_networks(nest, tensors, needed)) or _without_wrappers(nest, tensors, needed)
+    ]
     found = found or [f for nest, tensors in held.items() for f in _renamed(nest, tensors, expected, accepts)]
     if key:
         return _called(key, found, held, path)
@@ -80,18 +87,19 @@ def choose_tensors(
     return first
 
 
-def is_state_dict(value: Any) -> bool:
-    """Whether a value is a mapping from names to tensors."""
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
-    )
+def holds_state_dict(value: Any) -> bool:
+    """Whether there is a state_dict anywhere inside."""
+    return next(_state_dicts(value), None) is not None
+
+
+def is_whole(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    """Whether all keys are there that a file must hold."""
+    return all(any(k in tensors for k in keys) for keys in needed_keys(expected))
 
 
 def has_shape_of(tensor: Tensor, like: Tensor) -> bool:
     """Whether a tensor of a file has the shape of the network's; a lazy layer takes any shape."""
-    return bool(is_lazy(like) or (not is_lazy(tensor) and tensor.shape == like.shape))
+    return bool(is_lazy(like) or (not is_lazy(tensor) and tensor.shape == getattr(like, "shape", None)))
 
 
 def some(names: list[str], shown: int = 5) -> str:
@@ -101,10 +109,12 @@ def some(names: list[str], shown: int = 5) -> str:
 
 
 def _state_dicts(value: Any, name: str = "", depth: int = DEPTH) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """Yield every state_dict inside, with the keys that lead to it."""
-    if is_state_dict(value):
-        yield name, value
-    elif isinstance(value, Mapping) and depth:
+    """Yield every state_dict inside, with the keys that lead to it; what is beside its tensors ("epoch") is no part."""
+    if not isinstance(value, Mapping):
+        return
+    if tensors := _with_keys(value, lambda key: key):
+        yield name, tensors
+    if depth:
         for key, inner in value.items():
             if isinstance(key, str):
                 yield from _state_dicts(inner, f"{name}.{key}" if name else key, depth - 1)
@@ -124,7 +134,7 @@ def needed_keys(expected: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
 
 def _place(tensor: Tensor) -> object:
     """Where the numbers of a tensor are in memory; None where it has none."""
-    if is_lazy(tensor) or tensor.layout is not torch.strided or not tensor.data_ptr():
+    if not isinstance(tensor, Tensor) or is_lazy(tensor) or tensor.layout is not torch.strided or not tensor.data_ptr():
         return None
     return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride()
 
@@ -170,17 +180,35 @@ def _behind(prefix: str, nest: str, tensors: Mapping[str, Tensor]) -> Found:
     return Found(name, _stripped(tensors, prefix), (*_nested(nest), *([note] if prefix else [])))
 
 
+def _without_wrappers(nest: str, tensors: Mapping[str, Tensor], needed: list[tuple[str, ...]]) -> Iterator[Found]:
+    """Yield the network where parts of it were wrapped when it was trained: "encoder._orig_mod.conv.weight"."""
+    plain = _with_keys(tensors, lambda key: _WRAPPERS.sub(r"\1", key))
+    if len(plain) == len(tensors):
+        for found in _networks(nest, plain, needed):
+            note = "the names of wrappers (torch.compile, FSDP, DataParallel, …) were taken out of the keys"
+            yield Found(found.name, found.tensors, (*found.notes, note))
+
+
 def _stripped(tensors: Mapping[str, Tensor], prefix: str) -> Mapping[str, Tensor]:
-    """Return the tensors behind ``prefix``, with the version of each layer's format, which torch keeps beside them."""
-    inside = OrderedDict((k.removeprefix(prefix), v) for k, v in tensors.items() if k.startswith(prefix))
-    versions = getattr(tensors, "_metadata", None)
-    if isinstance(versions, Mapping):  # by the paths of the layers: "" is the network, "conv1" its first layer
-        inside._metadata = {  # type: ignore[attr-defined]
-            f"{path}.".removeprefix(prefix).rstrip("."): version
+    """Return the tensors behind ``prefix``."""
+    return _with_keys(tensors, lambda key: key.removeprefix(prefix) if key.startswith(prefix) else None)
+
+
+def _with_keys(values: Mapping[Any, Any], rename: Callable[[str], str | None]) -> Mapping[str, Tensor]:
+    """Return the tensors among ``values`` with other keys; None leaves one out.
+
+    torch keeps the version of each layer's format beside them, by the layer's path: "" is the whole network.
+    """
+    tensors = {k: v for k, v in values.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    renamed = OrderedDict((new, v) for k, v in tensors.items() if (new := rename(k)) is not None)
+    versions = getattr(values, "_metadata", None)
+    if isinstance(versions, Mapping):
+        renamed._metadata = {  # type: ignore[attr-defined]
+            new.rstrip("."): version
             for path, version in versions.items()
-            if f"{path}.".startswith(prefix) and isinstance(version, dict)
+            if (new := rename(f"{path}.")) is not None and isinstance(version, dict)
         }
-    return inside
+    return renamed
 
 
 def _called(key: str, found: list[Found], held: Mapping[str, Mapping[str, Tensor]], path: Path) -> Found:

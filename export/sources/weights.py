@@ -1,9 +1,6 @@
 """Read a checkpoint without running code from it, and load it into a network, key by key.
 
-safetensors files hold numbers only. A ``.pt``/``.pth``/``.ckpt``/``.bin`` file is a pickle: only torch's restricted
-unpickler reads it (``weights_only=True`` is always passed, so that no environment variable turns it off); a file that
-it refuses is not read by a laxer one. torch does not check the CRC-32 of its zip entries, so that a flipped bit would
-load without an error; the CRC-32 is checked here first.
+safetensors files hold numbers only; ``torch_file.py`` reads the others.
 """
 
 from __future__ import annotations
@@ -11,30 +8,31 @@ from __future__ import annotations
 import copy
 import difflib
 import hashlib
-import io
-import pickle
 import re
 import struct
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from normfold.export.errors import CheckpointError
-from normfold.export.sources.checkpoint_keys import Accepts, Found, choose_tensors, has_shape_of, needed_keys, some
+from normfold.export.sources.checkpoint_keys import (
+    Accepts,
+    Found,
+    choose_tensors,
+    has_shape_of,
+    holds_state_dict,
+    is_whole,
+    needed_keys,
+    some,
+)
 from normfold.export.sources.plain_module import duplicate
+from normfold.export.sources.torch_file import CONVERT, read_torch
 from normfold.plain_file import read_plain_file
 
 __all__ = ["Checkpoint", "load_into", "read_checkpoint", "takes"]
-
-CONVERT = (
-    "torch.save(network.state_dict(), 'weights.pt') or safetensors.torch.save_model(network, 'weights.safetensors')"
-)
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,8 @@ def read_checkpoint(
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1, cutoff=0.75)
         hint = f"; did you mean '{path.parent / near[0]}'?" if near else ""
         raise CheckpointError(f"no file of weights '{path}'{hint}") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"weights '{path}' is a directory, not a file{_within(path)}") from None
     except OSError as error:
         raise CheckpointError(f"weights '{path}' cannot be read: {error.strerror}") from None
     digest = hashlib.sha256(content).hexdigest()
@@ -86,8 +86,15 @@ def read_checkpoint(
         return Checkpoint(found.tensors, digest, found.notes)
     if content.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"weights '{path}' is a Git LFS pointer, not the file itself: run `git lfs pull`")
-    found = _find_tensors(_read_torch(content, path), expected or {}, path, key, accepts)
-    return Checkpoint(found.tensors, digest, found.notes)
+    if path.name.endswith(".index.json"):
+        raise CheckpointError(f"weights '{path}' only lists the files that hold the weights together; {_join(path)}")
+    file = read_torch(content, path)
+    if file.refusal and not holds_state_dict(file.value):
+        raise file.refusal
+    found = _find_tensors(file.value, expected or {}, path, key, accepts)
+    if file.refusal and not (is_whole(found.tensors, expected or {}) or accepts(found.tensors)):
+        raise file.refusal  # the weights may be in what was left out
+    return Checkpoint(found.tensors, digest, (*found.notes, *_left_out(file.left_out)))
 
 
 def load_into(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
@@ -128,6 +135,34 @@ def takes(network: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
     return not (getattr(left, "missing_keys", ()) or getattr(left, "unexpected_keys", ()))
 
 
+def _within(directory: Path) -> str:
+    """The end of a sentence about a directory: what to give instead."""
+    if any(directory.glob("*.distcp")):
+        return (
+            "; make a file of it with torch.distributed.checkpoint.format_utils.dcp_to_torch_save("
+            f"'{directory}', 'weights.pt')"
+        )
+    files = sorted(p for p in directory.iterdir() if p.suffix in (".safetensors", ".pt", ".pth", ".ckpt", ".bin"))
+    return f"; give a file in it, for example '{files[0]}'" if files else ""
+
+
+def _join(path: Path) -> str:
+    """What to do with weights that are in several files."""
+    form, end = ("torch", "bin") if ".bin" in path.name else ("safetensors.torch", "safetensors")
+    load, save, written = ("load", "save", "pt") if form == "torch" else ("load_file", "save_file", end)
+    return (
+        f"join the parts in one file: {form}.{save}({{k: v for part in sorted(glob.glob('*-of-*.{end}')) "
+        f"for k, v in {form}.{load}(part).items()}}, 'weights.{written}')"
+    )
+
+
+def _left_out(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The note on objects beside the weights; none where there are none."""
+    if not names:
+        return ()
+    return (f"the file also holds objects that were left out, and no code of theirs was run: {some(list(names))}",)
+
+
 def _looks_like_safetensors(content: bytes) -> bool:
     if len(content) < 10:
         return False
@@ -142,63 +177,6 @@ def _read_safetensors(content: bytes, path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load(content)
     except Exception as error:  # SafetensorError, and other errors for a dtype that torch does not know
         raise CheckpointError(f"weights '{path}' is not a whole safetensors file: {error}") from None
-
-
-def _read_torch(content: bytes, path: Path) -> Any:
-    if content.startswith(b"PK"):
-        _check_zip(content, path)
-    elif not content.startswith(b"\x80"):  # every pickle since 2003 begins so
-        known = "a NumPy array" if content.startswith(b"\x93NUMPY") else f"it begins with {content[:8]!r}"
-        raise CheckpointError(
-            f"weights '{path}' is neither a safetensors nor a torch file ({known}); write the network's weights with "
-            f"{CONVERT}"
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the user needs no warnings about pickle protocols
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(_unsafe(str(error), path)) from None
-    except Exception as error:  # RuntimeError, EOFError, KeyError …: torch raises many types for a damaged file
-        raise CheckpointError(f"weights '{path}' cannot be read: {_first_line(error)}") from None
-
-
-def _check_zip(content: bytes, path: Path) -> None:
-    """Refuse damaged, compressed and TorchScript archives. torch does not compress, so a compressed file is suspect."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = archive.infolist()
-            _refuse_torchscript([e.filename for e in entries], path)
-            stored = all(e.compress_type == zipfile.ZIP_STORED for e in entries)
-            if not stored or sum(e.file_size for e in entries) > len(content):
-                raise CheckpointError(
-                    f"weights '{path}' is a compressed zip; torch.save writes none. Save it again with {CONVERT}"
-                )
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"weights '{path}' is damaged: {error}") from None
-    if damaged is not None:
-        raise CheckpointError(f"weights '{path}' is damaged: the CRC of its entry '{damaged}' does not match")
-
-
-def _refuse_torchscript(names: list[str], path: Path) -> None:
-    if any("/code/" in f"/{n}" or n.endswith("constants.pkl") for n in names):
-        raise CheckpointError(
-            f"weights '{path}' is a TorchScript program, not a file of weights: "
-            f"load it with torch.jit.load(…), then {CONVERT}"
-        )
-
-
-def _unsafe(message: str, path: Path) -> str:
-    if "GLOBAL" in message or "WeightsUnpickler" in message or "Unsupported" in message:
-        named = re.search(r"GLOBAL ([\w.]+)", message)
-        what = named[1] if named else "Python objects"
-        return (
-            f"weights '{path}' can only be opened by running code from inside it (it needs {what}), so it was not "
-            "opened. "
-            f"Where the training code is, save only the numbers: {CONVERT}"
-        )
-    return f"weights '{path}' is not a file of weights: {_first_line(message)}"
 
 
 def _find_tensors(value: Any, expected: Mapping[str, Tensor], path: Path, key: str, accepts: Accepts) -> Found:
@@ -220,6 +198,8 @@ def _mismatch(
     wanted: Mapping[str, Tensor],
 ) -> str:
     lines = [f"weights '{path}' do not fit the network:"]
+    if missing and (part := re.search(r"-0*(\d+)-of-0*(\d+)\.", path.name)):
+        lines.append(f"  the file is part {part[1]} of {part[2]}; {_join(path)}")
     shown = 8
     for key in missing[:shown]:
         near = _nearest(key, unexpected, tensors, wanted[key])
@@ -245,8 +225,3 @@ def _nearest(key: str, among: list[str], tensors: Mapping[str, Tensor], like: Te
         key, among, n=1, cutoff=0.7
     )
     return near[0] if near else None
-
-
-def _first_line(error: object) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -163,10 +163,13 @@ class Versioned(nn.Module):
         super()._load_from_state_dict(state, prefix, local, *others)  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("beside", [{}, {"epoch": 3}], ids=["alone", "beside a number"])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_the_version_of_a_layers_format_reaches_the_layer(tmp_path: Path, prefix: str) -> None:
+def test_the_version_of_a_layers_format_reaches_the_layer(tmp_path: Path, prefix: str, beside: dict[str, int]) -> None:
     trained, network, path = nn.Sequential(Versioned()), nn.Sequential(Versioned()), tmp_path / "w.pt"
-    torch.save((nn.ModuleDict({"module": trained}) if prefix else trained).state_dict(), path)
+    state = (nn.ModuleDict({"module": trained}) if prefix else trained).state_dict()
+    state.update(beside)
+    torch.save(state, path)
     loaded(path, network)
     assert torch.equal(network[0].weight, trained[0].weight)
 
@@ -223,3 +226,106 @@ def test_the_advice_on_how_to_write_weights_works_for_tied_weights(tmp_path: Pat
         exec(line, {"torch": torch, "safetensors": safetensors, "network": network})
         loaded(Path(file), again)
         assert torch.equal(again.out.weight, network.table.weight)
+
+
+class Parts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Conv1d(2, 3, 3), nn.BatchNorm1d(3)), nn.Linear(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "head"),
+    [
+        ("body._orig_mod.", "head."),
+        ("body.module.", "head."),
+        ("body._orig_mod.module.", "head.module."),
+        ("module.body._checkpoint_wrapped_module.", "module.head."),
+        ("_fsdp_wrapped_module.body._fsdp_wrapped_module.", "_fsdp_wrapped_module.head."),
+    ],
+)
+def test_wrappers_of_parts_are_taken_out_of_the_keys(tmp_path: Path, wrapped: str, head: str) -> None:
+    torch.manual_seed(4)
+    trained, network, path = Parts(), Parts(), tmp_path / "w.pt"
+    state = trained.state_dict()
+    torch.save({k.replace("body.", wrapped).replace("head.", head): v for k, v in state.items()}, path)
+    checkpoint = loaded(path, network)
+    assert all(torch.equal(v, network.state_dict()[k]) for k, v in state.items())
+    assert any("the names of wrappers" in note for note in checkpoint.notes)
+
+
+def test_of_two_networks_one_of_them_wrapped_a_key_chooses(tmp_path: Path) -> None:
+    network, path = Parts(), tmp_path / "w.pt"
+    state = network.state_dict()
+    torch.save({"net": state, "ema": {k.replace("body.", "body.module."): v * 2 for k, v in state.items()}}, path)
+    with pytest.raises(CheckpointError, match="hold 2 networks that fit: 'net', 'ema'"):
+        read(path, network)
+
+
+def test_a_layer_with_the_name_of_a_wrapper_keeps_it(tmp_path: Path) -> None:
+    trained, network, path = nn.ModuleDict({"module": Parts()}), nn.ModuleDict({"module": Parts()}), tmp_path / "w.pt"
+    torch.save(trained.state_dict(), path)
+    assert loaded(path, network).notes == ()
+
+
+def test_two_networks_are_not_mixed_where_a_wrapper_is_taken_out(tmp_path: Path) -> None:
+    network, path = Parts(), tmp_path / "w.pt"
+    state = {k: v for k, v in network.state_dict().items() if not k.startswith("head.")}
+    torch.save({**state, **{k.replace("body.", "body.module."): v for k, v in state.items()}}, path)
+    with pytest.raises(CheckpointError, match="do not fit the network"):
+        loaded(path, network)
+
+
+@pytest.mark.parametrize("end", ["safetensors", "bin"])
+def test_weights_in_several_files_are_refused_with_how_to_join_them(tmp_path: Path, end: str, monkeypatch: Any) -> None:
+    import glob
+
+    import safetensors
+
+    monkeypatch.chdir(tmp_path)
+    trained, network = Parts(), Parts()
+    items = list(trained.state_dict().items())
+    for number, part in enumerate((dict(items[:4]), dict(items[4:])), 1):
+        write = save_file if end == "safetensors" else torch.save
+        write(part, f"model-0000{number}-of-00002.{end}")
+    index = Path(f"model.{end}.index.json")
+    index.write_text('{"metadata": {}, "weight_map": {}}')
+    with pytest.raises(CheckpointError, match="only lists the files that hold the weights together; join the parts in"):
+        loaded(index, network)
+    with pytest.raises(CheckpointError, match=r"the file is part 1 of 2; join the parts in one file:") as caught:
+        loaded(Path(f"model-00001-of-00002.{end}"), network)
+    advice = str(caught.value).partition("join the parts in one file: ")[2].partition("\n")[0]
+    exec(advice, {"glob": glob, "torch": torch, "safetensors": safetensors})
+    (written,) = tmp_path.glob("weights.*")
+    loaded(written, network)
+    assert torch.equal(network.head.weight, trained.head.weight)
+
+
+def test_a_directory_and_a_numpy_archive_are_refused_with_what_to_give(tmp_path: Path, monkeypatch: Any) -> None:
+    import numpy
+
+    monkeypatch.chdir(tmp_path)
+    trained, network, directory = Parts(), Parts(), tmp_path / "best"
+    directory.mkdir()
+    save_file(trained.state_dict(), directory / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"is a directory, not a file; give .*best/model\.safetensors'"):
+        loaded(directory, network)
+    (directory / "__0_0.distcp").touch()
+    with pytest.raises(CheckpointError, match=r"dcp_to_torch_save\('.*best', 'weights\.pt'\)"):
+        loaded(directory, network)
+    numpy.savez("w.npz", **{k: v.numpy() for k, v in trained.state_dict().items()})
+    with pytest.raises(CheckpointError, match="is a NumPy archive, not a torch file; write ") as caught:
+        loaded(Path("w.npz"), network)
+    exec(str(caught.value).partition("; write ")[2], {"torch": torch, "numpy": numpy})
+    loaded(Path("weights.pt"), network)
+    assert torch.equal(network.head.weight, trained.head.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_in_another_precision_become_the_networks_own(tmp_path: Path, dtype: torch.dtype) -> None:
+    trained, network, path = Parts(), Parts(), tmp_path / "w.safetensors"
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in trained.state_dict().items()}
+    save_file(state, path)
+    loaded(path, network)
+    assert network.head.weight.dtype == torch.float32
+    assert torch.equal(network.head.weight, state["head.weight"].float())
