@@ -61,7 +61,10 @@ def choose_tensors(
     """
     held = dict(_state_dicts(content))
     if not held:
-        raise CheckpointError(f"weights '{path}' holds no state_dict; its keys are {some([str(k) for k in content])}")
+        keys = some([str(k) for k in content])
+        raise CheckpointError(
+            f"weights '{path}' holds no state_dict; {f'its keys are {keys}' if keys else 'it is empty'}"
+        )
     needed = needed_keys(expected)
     found = [
         f

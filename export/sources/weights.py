@@ -142,7 +142,7 @@ def _within(directory: Path) -> str:
             "; make a file of it with torch.distributed.checkpoint.format_utils.dcp_to_torch_save("
             f"'{directory}', 'weights.pt')"
         )
-    files = sorted(p for p in directory.iterdir() if p.suffix in (".safetensors", ".pt", ".pth", ".ckpt", ".bin"))
+    files = sorted(p for p in directory.glob("*") if p.suffix in (".safetensors", ".pt", ".pth", ".ckpt", ".bin"))
     return f"; give a file in it, for example '{files[0]}'" if files else ""
 
 

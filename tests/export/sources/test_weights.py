@@ -282,6 +282,9 @@ def test_objects_that_are_not_weights_are_named(tmp_path) -> None:
         read_checkpoint(tmp_path / "list.pt")
     with pytest.raises(CheckpointError, match="its keys are 'epoch', 'lr'"):
         read_checkpoint(tmp_path / "dict.pt")
+    torch.save({}, tmp_path / "empty.pt")
+    with pytest.raises(CheckpointError, match="holds no state_dict; it is empty"):
+        read_checkpoint(tmp_path / "empty.pt")
 
 
 def test_a_torchscript_program_is_answered_with_how_to_go_on(tmp_path) -> None:
