@@ -270,8 +270,9 @@ def test_a_layer_with_the_name_of_a_wrapper_keeps_it(tmp_path: Path) -> None:
 
 def test_two_networks_are_not_mixed_where_a_wrapper_is_taken_out(tmp_path: Path) -> None:
     network, path = Parts(), tmp_path / "w.pt"
-    state = {k: v for k, v in network.state_dict().items() if not k.startswith("head.")}
-    torch.save({**state, **{k.replace("body.", "body.module."): v for k, v in state.items()}}, path)
+    state = network.state_dict()
+    part = {k: v for k, v in state.items() if k != "body.0.weight"}
+    torch.save({**part, **{k.replace("body.", "body.module."): v * 2 for k, v in state.items()}}, path)
     with pytest.raises(CheckpointError, match="do not fit the network"):
         loaded(path, network)
 
