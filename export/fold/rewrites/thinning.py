@@ -39,6 +39,8 @@ def thin(graph: ir.Graph) -> None:
     for pool in list(graph):
         if pool.domain not in ("", "ai.onnx") or any(y.is_graph_output() for y in pool.outputs):
             continue
+        if any(y.uses() for y in pool.outputs[1:]):
+            continue  # the places of the largest entries are read: without the bounds, others may be the largest
         if any(length != 1 for length in gathered(pool)):
             unsqueeze = _only(pool, pool, "Unsqueeze")
             if unsqueeze is not None and (not _axes(unsqueeze) or min(_axes(unsqueeze)) < 2):

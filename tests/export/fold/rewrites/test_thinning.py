@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
-from tests.export.fold.graphs import Array, folded, folds_to, graph, norm, same_function, weights
+from tests.export.fold.graphs import (
+    Array,
+    folded,
+    folds_to,
+    graph,
+    norm,
+    same_function,
+    same_in_onnxruntime,
+    weights,
+)
+
+from normfold.export.fold import fold
 
 LENGTHS = ((2, 3, 12), (3, 3, 23))
 CLAMPS = {"lo": np.array([[[-0.5], [0.2], [0.0], [0.1]]], np.float32), "hi": np.array([[[0.6]]], np.float32)}
@@ -148,3 +160,16 @@ def test_a_batchnorm_between_2d_convolutions_in_blocks_becomes_bounds_where_a_po
     model = graph(text, w=weights(8, 3, 3, 1), v=weights(8, 8, 3, 1), **norm("n", 8, gamma="positive"))
     after, _ = folds_to(model, "Conv MaxPool Max Conv", (2, 3, 16, 1), (1, 3, 27, 1))
     assert order(after) == ["Conv", "MaxPool", "Max", "Conv"]
+
+
+@pytest.mark.parametrize("fold_all", [False, True])
+def test_it_stays_before_a_pool_whose_indices_are_read(fold_all: bool) -> None:
+    # SegNet: behind the pool, the largest entry of a window could be one that the bound would have raised to another's.
+    text = """(float[N,3,L,1] x) => (float[N,4,M,1] y) { c = Conv(x, w, b)  r = Relu(c)  n = BN(r, n)
+        p, i = MaxPool<kernel_shape=[2,1],strides=[2,1]>(n)  y = MaxUnpool<kernel_shape=[2,1],strides=[2,1]>(p, i) }"""
+    model = graph(text, w=weights(4, 3, 3, 1), b=weights(4) - 1, **norm("n", 4, gamma="positive"))
+    copy = ir.from_proto(model)
+    assert not fold(copy, fold_all=fold_all).batchnorms_after
+    after = ir.to_proto(copy)
+    assert order(after) == ["Conv", "Max", "MaxPool", "MaxUnpool"]
+    same_in_onnxruntime(model, after, (2, 3, 12, 1), (1, 3, 26, 1))
