@@ -96,9 +96,11 @@ class Affine:
         return bool(self.scale.shape[axis] > 1 or self.shift.shape[axis] > 1)
 
     def channels(self, axis: int, size: int) -> tuple[Array, Array] | None:
-        """Return scale and shift of shape (size,) along one axis, or None where it varies along another."""
+        """Return scale and shift of shape (size,) along one axis; None where another axis varies, or another size."""
         axis %= self.rank
         if any(self.varies(a) for a in range(self.rank) if a != axis):
+            return None
+        if any(part.shape[axis] not in (1, size) for part in (self.scale, self.shift)):
             return None
         scale, shift = self.scale.reshape(-1), self.shift.reshape(-1)
         return (

@@ -132,8 +132,8 @@ def _labels(term: str, rank: int) -> list[str]:
 
 def _recurrent(n: Node) -> Op:
     weight, recurrence, bias = n.constant(1), n.constant(2), n.constant(3)
-    if weight is None or recurrence is None or (n.has(3) and bias is None):
-        raise NotKnown
+    if weight is None or recurrence is None or (n.has(3) and bias is None) or 0 not in n.computed():
+        raise NotKnown  # where X is constant, the first computed input is a state
     gates = weight.shape[1]
     both = np.zeros((weight.shape[0], 2 * gates)) if bias is None else bias.astype(np.float64)
     params = Gates(weight.astype(np.float64), both[:, :gates], both[:, gates:])

@@ -133,3 +133,9 @@ def test_joined_maps_are_the_map_of_the_joined_tensor() -> None:
     np.testing.assert_array_equal(
         applied(whole, np.concatenate([x, y], 1)), np.concatenate([applied(a, x), applied(b, y)], 1)
     )
+
+
+def test_an_affine_of_another_length_than_the_axis_has_no_channels() -> None:
+    affine = Affine.along(2, 3, np.float64([1, 2, 3]), np.zeros(3))
+    assert affine.channels(-1, 4) is None
+    assert affine.channels(-1, 3) is not None

@@ -397,6 +397,28 @@ def test_a_batchnorm_folds_forward_into_the_input_weights_of_a_recurrent_operato
         same_in_onnxruntime(model, after, *LENGTHS)
 
 
+@pytest.mark.parametrize(("op", "gates", "c"), [("LSTM", 4, ", c"), ("GRU", 3, ""), ("RNN", 1, "")])
+def test_the_initial_state_of_a_recurrent_operator_with_a_constant_input_is_not_taken_for_its_input(
+    op: str, gates: int, c: str
+) -> None:
+    # A decoder that starts from learned tokens. The state has as many channels as the input.
+    text = """(float[N,3] x) => (float[5,1,N,4] y) {
+        l = MatMul(x, k)  s = Sigmoid(l)  n = BN(s, n)  h = Unsqueeze(n, front)  c = Tanh(h)
+        y = %s<hidden_size=4>(X, w, r, , , h%s) }"""
+    start = {"X": weights(5, 2, 4), "k": weights(3, 4), "front": np.array([0])}
+    model = graph(text % (op, c), w=weights(1, gates * 4, 4), r=weights(1, gates * 4, 4), **start, **norm("n", 4))
+    after, report = folded(model)
+    assert report.batchnorms_after == 1
+    same_in_onnxruntime(model, after, (2, 3))
+
+
+def test_a_tensor_that_is_both_input_and_state_of_a_recurrent_operator_is_not_scaled() -> None:
+    text = """(float[1,N,4] x) => (float[1,1,N,4] y) {
+        s = Sigmoid(x)  n = Mul(s, g)  y = GRU<hidden_size=4>(n, w, r, , , n) }"""
+    model = graph(text, w=weights(1, 12, 4), r=weights(1, 12, 4), g=weights(4))
+    stays(model, "is recurrent: its state and output pass through sigmoid and tanh", (1, 2, 4))
+
+
 def test_nothing_folds_back_into_a_recurrent_operator() -> None:
     text = """(float[L,N,4] x) => (float[L,N,3] y) {
         h = LSTM<hidden_size=3>(x, w, r)  s = Squeeze(h, a)  y = Mul(s, g) }"""
