@@ -33,7 +33,10 @@ class Padding(Op):
         return self.zeros and (any(self.before[2:]) or any(self.behind[2:]))
 
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
-        """The gauge passes; along a padded axis it must not differ, but for new channels of zeros."""
+        """The gauge passes; along a padded axis it must not differ, but for new channels of zeros.
+
+        New channels of zeros take any scale, so where both sides are known, the output's says what the input's is.
+        """
         (x,), (y,) = self.inputs, self.outputs
         padded = [a for a in range(len(self.before)) if self.before[a] or self.behind[a]]
         gauge = gauges[x] if x in gauges else gauges[y]
@@ -42,15 +45,15 @@ class Padding(Op):
                 return self._along_channels(gauges, x, y)
             if gauge.varies(a):
                 raise Refused(f"{self} pads an axis along which the scale differs")
-        if self.zeros and padded and gauge.shifts and not all(r.reads_past_zeros for r in y.readers):
+        if self.zeros and padded and gauge.shifts and (1 in padded or not all(r.reads_past_zeros for r in y.readers)):
             raise Refused(f"{self} pads with zeros, which do not take the shift")
         return {y: gauge} if x in gauges else {x: gauge}
 
     def _along_channels(self, gauges: Gauges, x: Tensor, y: Tensor) -> dict[Tensor, Affine]:
         size, lead, tail = x.size(1), self.before[1], self.behind[1]
-        if x in gauges:
+        if y not in gauges:
             one = Affine.identity(x.rank)
-            return {y: joined([one, gauges[x], one], [lead, size, tail], 1)} if not y.shape or y not in gauges else {}
+            return {y: joined([one, gauges[x], one], [lead, size, tail], 1)}
         gauge = gauges[y]
         new = np.r_[0:lead, lead + size : lead + size + tail]
         if gauge.take(1, new).shifts:
@@ -70,12 +73,12 @@ class Padding(Op):
             if padded != [w.axis]:
                 raise Refused(f"{self} pads channels and positions at once")
             if x in added:
-                return {} if y in added else {y: replace(w, index=w.index + self.before[w.axis])}
+                return {y: replace(w, index=w.index + self.before[w.axis])}
             index = w.index - self.before[w.axis]
             if not 0 <= index <= x.size(w.axis):
                 raise Refused(f"{self} adds channels of zeros where the new channel would be")
             return {x: replace(w, index=index)}
-        return {} if x in added and y in added else {y: w} if x in added else {x: w}
+        return {y: w} if x in added else {x: w}
 
     def constants(self, known: Mapping[Tensor, Array]) -> list[Array | None]:
         """A constant channel stays constant if the edges are mirrored; new channels hold 0."""

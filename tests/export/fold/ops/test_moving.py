@@ -205,6 +205,46 @@ def test_a_tensor_joined_with_itself_takes_the_same_affine_on_both_sides() -> No
     folds_to(model, "Conv Concat Sigmoid", *LENGTHS)
 
 
+WIDE = {"pad": "Pad(c, ends)", "more": "Pad(c, sides)"}
+
+
+@pytest.mark.parametrize("made", WIDE)
+def test_a_tensor_joined_with_itself_among_new_channels_takes_one_affine_only(made: str) -> None:
+    # Behind the Concat the tensor would be scaled in one way, and its padded copy in another.
+    nodes = f"p = {WIDE[made]} m = Concat<axis=1>(c, p)"
+    ends = {"ends": np.array([0, 1, 0, 0, 1, 0]), "sides": np.array([0, 0, 0, 0, 2, 0])}
+    plain = norm("n", 10, beta=np.zeros(10), mean=np.zeros(10))
+    model = graph(before(nodes), w=weights(4, 3, 3), **ends, **plain)
+    stays(model, "'c' would need two different scales or shifts at once", *LENGTHS)
+
+
+def test_a_tensor_joined_with_itself_among_new_channels_takes_the_same_affine_on_both_sides() -> None:
+    gamma = np.concatenate([[1.5, 0.5, 2, 0.7], [3], [1.5, 0.5, 2, 0.7], [4]])
+    plain = {"beta": np.zeros(10), "mean": np.zeros(10), "var": np.ones(10)}
+    model = graph(
+        before("p = Pad(c, ends) m = Concat<axis=1>(c, p)"),
+        w=weights(4, 3, 3),
+        ends=np.array([0, 1, 0, 0, 1, 0]),
+        **norm("n", 10, gamma=gamma, **plain),
+    )
+    folds_to(model, "Conv Pad Concat Sigmoid", *LENGTHS)
+
+
+def test_no_shift_passes_a_pad_of_channels_and_positions_at_once() -> None:
+    # Its new channels hold 0 everywhere; a carrier would give them the shift within the ends.
+    kernel, bias = weights(4, 3, 3), weights(4)
+    kernel[1], bias[1] = 0, 1
+    same = {
+        k: np.full(4, v, np.float32) for k, v in {"n_gamma": 1.3, "n_beta": 0.7, "n_mean": 0.2, "n_var": 0.9}.items()
+    }
+    text = """(float[N,3,L] x) => (float[N,5,M] y) {
+        c = Conv(x, w, b) r = Sigmoid(c) n = BN(r, n) p = Pad(n, ends) y = Conv(p, v) }"""
+    model = graph(text, w=kernel, b=bias, v=weights(5, 6, 3), ends=np.array([0, 1, 1, 0, 1, 1]), **same)
+    after, report = folded(model)
+    assert report.affines_after == 1
+    same_function(model, after, *LENGTHS)
+
+
 def test_a_constant_joined_to_the_channels_lets_nothing_pass_and_stays_what_it_is() -> None:
     text = (
         "(float[1,3,6] x) => (float[1,5,6] y) { c = Sigmoid(x) n = BN(c, n) j = Concat<axis=1>(n, k) y = Conv(j, v) }"
