@@ -187,7 +187,10 @@ class Op:
     # How gauges pass.
 
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
-        """Return the gauges that its other tensors must have, given those known; raise Refused where none fit."""
+        """Return the gauges that its other tensors must have, given those known; raise Refused where none fit.
+
+        It states all that follows, of known tensors too: whoever asks compares, and refuses what does not fit.
+        """
         raise Refused(self.refusal)
 
     def rewritten(self, gauges: Gauges) -> Any:
@@ -217,7 +220,10 @@ class Op:
     # One channel more, which holds a constant.
 
     def add_channel(self, added: AddedChannels) -> dict[Tensor, AddedChannel]:
-        """Return the channels that its other tensors must get, given those known; raise Refused where none fit."""
+        """Return the channels that its other tensors must get, given those known; raise Refused where none fit.
+
+        It states all that follows, of known tensors too.
+        """
         raise Refused(f"{self} cannot carry one more channel")
 
     def with_channel(self, added: AddedChannels) -> Any:

@@ -39,7 +39,9 @@ class Ones(Op):
     def add_channel(self, added: AddedChannels) -> dict[Tensor, AddedChannel]:
         """One more channel passes before the ones."""
         (x,), (y,) = self.inputs, self.outputs
-        return {y: added[x]} if x in added and y not in added else {}
+        if x not in added and added[y].index > x.size(1):
+            raise Refused(f"{self} carries one more channel only before the ones")
+        return {y: added[x]} if x in added else {x: added[y]}
 
     def constants(self, known: Mapping[Tensor, Array]) -> list[Array | None]:
         """The last channel holds 1."""

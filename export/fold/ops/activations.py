@@ -178,11 +178,9 @@ class Activation(Entrywise):
     def add_channel(self, added: AddedChannels) -> dict[Tensor, AddedChannel]:
         """One more channel, which holds the activation of its constant."""
         (x,), (y,) = self.inputs, self.outputs
-        if x in added and y not in added:
+        if x in added:
             return {y: replace(added[x], value=self.function(added[x].value))}
-        if y in added and x not in added:
-            return {x: replace(added[y], value=1.0)}
-        return {}
+        return {x: replace(added[y], value=1.0)}
 
     def constants(self, known: Mapping[Tensor, Array]) -> list[Array | None]:
         """A constant channel stays constant."""

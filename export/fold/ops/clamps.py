@@ -178,15 +178,13 @@ class Clamp(Entrywise):
     def add_channel(self, added: AddedChannels) -> dict[Tensor, AddedChannel]:
         """One more channel, which bounds by channel leave alone and bounds for all channels clamp."""
         (x,), (y,) = self.inputs, self.outputs
-        if x in added and y not in added:
-            w = added[x]
-            if self._by_channel(w):
-                return {y: replace(w, value=w.value)}
-            lo, hi = (float(bound.reshape(-1)[0]) for bound in (self.params.lo, self.params.hi))
-            return {y: replace(w, value=float(np.clip(w.value, lo, hi)))}
-        if y in added and x not in added:
+        if x not in added:
             return {x: added[y]}
-        return {}
+        w = added[x]
+        if self._by_channel(w):
+            return {y: w}
+        lo, hi = (float(bound.reshape(-1)[0]) for bound in (self.params.lo, self.params.hi))
+        return {y: replace(w, value=float(np.clip(w.value, lo, hi)))}
 
     def _by_channel(self, w: AddedChannel) -> bool:
         return bool(max(self.params.lo.shape[w.axis], self.params.hi.shape[w.axis]) > 1)

@@ -109,16 +109,8 @@ class Sum(Op):
         found: dict[Tensor, AddedChannel] = {}
         source = known[0] if known else max(self.inputs, key=takes_shift)
         for x in self.inputs:
-            if x not in added:
-                found[x] = replace(w, value=w.value if x is source else 0.0)
-        if y not in added:
-            found[y] = replace(
-                w,
-                value=sum(
-                    s * (found[x] if x in found else added[x]).value
-                    for s, x in zip(self.signs, self.inputs, strict=True)
-                ),
-            )
+            found[x] = replace(w, value=added[x].value if x in added else w.value if x is source else 0.0)
+        found[y] = replace(w, value=sum(s * found[x].value for s, x in zip(self.signs, self.inputs, strict=True)))
         return found
 
     def constants(self, known: Mapping[Tensor, Array]) -> list[Array | None]:
@@ -262,11 +254,8 @@ class Product(Op):
             or b.shape[w.axis] != y.shape[w.axis]
         ):
             raise Refused(f"{self} broadcasts one of its inputs")
-        found = {t: replace(w, value=1.0) for t in (a, b) if t not in added}
-        if y not in added:
-            values = [(found[t] if t in found else added[t]).value for t in (a, b)]
-            found[y] = replace(w, value=values[0] * values[1])
-        return found
+        found = {t: replace(w, value=added[t].value if t in added else 1.0) for t in (a, b)}
+        return {**found, y: replace(w, value=found[a].value * found[b].value)}
 
     def constants(self, known: Mapping[Tensor, Array]) -> list[Array | None]:
         """A channel that is constant in both inputs is constant in the product."""

@@ -106,7 +106,7 @@ class Pooling(Op):
             if self.counts_zeros and w.value != 0:
                 raise Refused(f"{self} averages its zero padding, so no channel stays constant through it")
             axis = w.axis - (sum(a < w.axis for a in axes) if self.drops_axes else 0)
-            return {} if y in added else {y: replace(w, axis=axis, value=w.value * self._factor)}
+            return {y: replace(w, axis=axis, value=w.value * self._factor)}
         axis = w.axis
         if self.drops_axes:
             for a in axes:

@@ -71,10 +71,6 @@ class Concat(Op):
         known = [k for k, x in enumerate(self.inputs) if x in added]
         if len(set(self.inputs)) < len(self.inputs):
             raise Refused(f"{self} joins a tensor with itself")
-        if known and y in added:
-            if len(known) > 1:
-                raise Refused(f"{self} would grow by more than one channel")
-            return {}
         w = added[self.inputs[known[0]]] if known else added[y]
         if w.axis != self.axis:
             raise Refused(f"{self} joins along another axis than the channels")
@@ -178,7 +174,7 @@ class Select(Op):
             w = added[x] if x in added else added[y]
             if w.axis in self.positions:
                 raise Refused(f"{self} cuts the axis of the channels")
-            return {} if x in added and y in added else {y: w} if x in added else {x: w}
+            return {y: w} if x in added else {x: w}
         if self.node.op_type != "Split":
             raise Refused(f"{self} picks channels by number")
         sizes = [len(p) for p in self.picks]

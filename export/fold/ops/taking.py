@@ -57,8 +57,6 @@ class Take(Op):
         w = added[x] if x in added else added[y]
         if w.axis in ([self.axis] if x in added else self._new_axes):
             raise Refused(f"{self} picks channels by number")
-        if x in added and y in added:
-            return {}
         moved = (self.index_rank - 1) * (w.axis > self.axis)
         return {y: replace(w, axis=w.axis + moved)} if x in added else {x: replace(w, axis=w.axis - moved)}
 

@@ -10,11 +10,9 @@ from normfold.export.fold.net import AddedChannels, Op, Tensor
 
 
 def passed_on(op: Op, added: AddedChannels) -> dict[Tensor, AddedChannel]:
-    """Return the same channel for whichever of the first input and the first output does not have it yet."""
+    """Return the same channel for the first output, or for the first input where only the output has one yet."""
     x, y = op.inputs[0], op.outputs[0]
-    if x in added and y not in added:
-        return {y: added[x]}
-    return {x: added[y]} if y in added and x not in added else {}
+    return {y: added[x]} if x in added else {x: added[y]}
 
 
 def channel_of(op: Op, added: AddedChannels) -> AddedChannel:

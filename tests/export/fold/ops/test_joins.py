@@ -207,6 +207,24 @@ def test_one_more_channel_passes_a_product_of_two_tensors_and_no_quotient() -> N
         wide.add_channel({wide.inputs[0]: AddedChannel(1, 4)})
 
 
+@pytest.mark.parametrize("join", ["Mul", "Add", "Sub"])
+def test_one_more_channel_is_refused_where_it_would_come_to_two_places_of_a_join(join: str) -> None:
+    nodes = f"""c = Conv(x, w)  r = Relu(c)  d = Conv(x, u)  v = Tanh(d)  n = BN(r, n)  k = Conv<pads=[1,1]>(n, k3)
+        e = Concat<axis=1>(r, v)  f = Concat<axis=1>(v, r)  p = {join}(e, f)  q = Conv<pads=[1,1]>(p, q3)  y = Add(k, q)"""
+    given = {"w": weights(8, 3, 3), "u": weights(8, 3, 3, seed=1), "k3": weights(4, 8, 3), "q3": weights(4, 16, 3)}
+    model = graph(text(nodes), **given, **norm("n", 8))
+    after, _ = folded(model)
+    same_function(model, after, *LENGTHS)
+
+
+@pytest.mark.parametrize("join", ["Mul", "Add"])
+def test_a_join_says_of_every_tensor_where_one_more_channel_comes(join: str) -> None:
+    op = operator(graph(f"(float[N,4,L] x, float[N,4,L] z) => (float[N,4,L] y) {{ y = {join}(x, z) }}"), join)
+    (x, z), (y,) = op.inputs, op.outputs
+    found = op.add_channel({x: AddedChannel(1, 4, value=3.0), y: AddedChannel(1, 2)})
+    assert found[y].index == found[x].index == found[z].index == 4
+
+
 def test_a_gate_of_a_network_of_two_branches_is_folded_around() -> None:
     # WaveNet's tanh(a) · sigmoid(b), a BatchNorm before each and one behind.
     nodes = """a0 = Conv(x, w)  b0 = Conv(x, u)  a1 = BN(a0, n)  b1 = BN(b0, m)  a = Tanh(a1)  b = Sigmoid(b1)
