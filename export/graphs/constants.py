@@ -24,11 +24,12 @@ class Constants:
     """The constants of a graph: initializers, Constant nodes, and outputs of operators that read only constants.
 
     In a graph whose weights are kept in float64 everything is computed in float64, and a Cast to a narrower type
-    rounds nothing.
+    rounds nothing. With ``computes`` False only initializers are known: for graphs that are read, but never run.
     """
 
-    def __init__(self, graph: ir.Graph, opset: int) -> None:
+    def __init__(self, graph: ir.Graph, opset: int, *, computes: bool = True) -> None:
         self._opset = opset
+        self._computes = computes
         self._exact = is_unrounded(graph)
         self._known: dict[ir.Value, NDArray[Any] | None] = {}
 
@@ -98,7 +99,7 @@ class Constants:
         if value.const_value is not None and value.producer() is None:
             return value.const_value.numpy()
         node = value.producer()
-        if node is None or not _computable(node):
+        if node is None or not self._computes or not _computable(node):
             return None
         if (sizes := self._sizes(node)) is not None:
             return sizes

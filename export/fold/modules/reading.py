@@ -13,6 +13,7 @@ from normfold.export.fold.modules.shapes import Kind, Shapes
 from normfold.export.fold.modules.skeleton import OPSET, Call, Skeleton
 from normfold.export.fold.net import Net
 from normfold.export.fold.reading import Reading
+from normfold.export.graphs.constants import Constants
 
 #: Properties of a tensor that do not depend on its numbers or lengths.
 _HARMLESS = ("dtype", "device", "ndim", "is_cuda", "layout", "requires_grad", "dim", "ndimension", "get_device")
@@ -35,7 +36,8 @@ def read(graph_module: fx.GraphModule, shapes: Shapes) -> tuple[Net, Skeleton]:
         else:
             skeleton.read(*called(node, graph_module))
     graph = ir.Graph(inputs, outputs, nodes=skeleton.nodes, opset_imports={"": OPSET}, name="calls")
-    return Reading(graph, OPSET).net(), skeleton
+    # The operators lack attributes, so they would compute other constants than the calls; those are known already.
+    return Reading(graph, OPSET, Constants(graph, OPSET, computes=False)).net(), skeleton
 
 
 def _read_number(node: fx.Node, skeleton: Skeleton) -> None:

@@ -24,6 +24,7 @@ from normfold.export.fold.ops.moving import Reshape
 from normfold.export.fold.ops.recurrent import Embedding, Recurrent
 from normfold.export.fold.ops.scaling import Scaling
 from normfold.export.fold.ops.selecting import Select
+from normfold.export.fold.ops.tables import Table
 from normfold.export.fold.ops.weights import WeightForm
 
 _CONVS: dict[tuple[WeightForm, int], type[nn.Module]] = {
@@ -98,14 +99,15 @@ class Rebuilding:
 
     def insert(self, at: fx.Node, layer: nn.Module, source: Any) -> fx.Node:
         """Insert a call of a layer before a node, under the node's path if that is free, and return the call."""
-        path = self._path(at)
+        path = self.path(at)
         self.module.add_submodule(path, layer.train(False))
         with self.graph.inserting_before(at):
             new = self.graph.call_module(path, (source,))
         new.meta.update({k: v for k, v in at.meta.items() if k in ("stack_trace", "nn_module_stack")})
         return new
 
-    def _path(self, node: fx.Node) -> str:
+    def path(self, node: fx.Node) -> str:
+        """Return the path of what takes a node's place: its own if that is free."""
         others = {str(n.target) for n in self.graph.nodes if n is not node and n.op in ("call_module", "get_attr")}
         stem = str(node.target) if node.op == "call_module" else f"folded_{node.name}"
         path, count = stem, 0
@@ -158,6 +160,25 @@ def _write_embedding(r: Rebuilding, op: Embedding) -> None:
     r.put(op, layer)
 
 
+def _write_table(r: Rebuilding, op: Table) -> None:
+    """Give the call that reads a constant a new one."""
+    (y,) = op.outputs
+    old, node = r.skeleton.owners[y.value], r.call(op).node
+    path = r.path(old)
+    trained = _is_trained(old, r.module)
+    r.module.register_parameter(path, nn.Parameter(r.tensor(op, op.params), requires_grad=trained))
+    with r.graph.inserting_before(node):
+        node.replace_input_with(old, r.graph.get_attr(path))
+
+
+def _is_trained(constant: fx.Node, module: nn.Module) -> bool:
+    """Whether a constant is, or is computed from, a parameter that is trained."""
+    if constant.op == "get_attr":
+        path, _, name = str(constant.target).rpartition(".")
+        return bool(getattr(module.get_submodule(path), name).requires_grad)
+    return any(_is_trained(n, module) for n in constant.all_input_nodes)
+
+
 def _write_recurrent(r: Rebuilding, op: Recurrent) -> None:
     old = r.call(op).layer
     assert isinstance(old, nn.RNNBase)
@@ -181,7 +202,7 @@ def _write_recurrent(r: Rebuilding, op: Recurrent) -> None:
             getattr(layer, f"weight_ih_l0{end}").copy_(torch.from_numpy(np.array(op.params.weight[k])))
             getattr(layer, f"bias_ih_l0{end}").copy_(torch.from_numpy(np.array(op.params.bias[k])))
     node = r.call(op).node
-    new = r.insert(node, layer, node.args[0])
+    new = r.insert(node, layer, None)
     new.args, new.kwargs = node.args, node.kwargs
     r.replace(op, new)
 
@@ -264,6 +285,7 @@ _WRITERS: dict[type[Op], Callable[[Rebuilding, Any], None]] = {
     Linear: _write_linear,
     Embedding: _write_embedding,
     Recurrent: _write_recurrent,
+    Table: _write_table,
     Scaling: _write_scaling,
     Clamp: _write_clamp,
     Sloped: _write_sloped,

@@ -76,7 +76,7 @@ class Skeleton:
     nodes: list[ir.Node] = field(default_factory=list)
     #: The call of each operator.
     calls: dict[ir.Node, Call] = field(default_factory=dict)
-    #: The fx node whose result a value is; values between the operators of one call are not in it.
+    #: The fx node whose result a value is, also a constant one; values between the operators of a call are not in it.
     owners: dict[ir.Value, fx.Node] = field(default_factory=dict)
     _values: dict[fx.Node, ir.Value] = field(default_factory=dict)
     _fresh: list[ir.Node] = field(default_factory=list)
@@ -125,7 +125,11 @@ class Skeleton:
         if isinstance(argument, fx.Node) and argument not in self.shapes.constants:
             self.kind(argument)
             return self.value(argument)
-        return self.constant(self.array(argument))
+        value = self.constant(self.array(argument))
+        if isinstance(argument, fx.Node):
+            value.name = argument.name
+            self.owners[value] = argument
+        return value
 
     def constant(self, array: Any) -> ir.Value:
         """Return a constant."""

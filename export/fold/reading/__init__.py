@@ -14,6 +14,7 @@ from normfold.export.fold.net import FLOATS, Dim, Net, Op, Tensor
 from normfold.export.fold.ops.activations import Shape
 from normfold.export.fold.ops.averages import WeightedMean
 from normfold.export.fold.ops.scaling import scalings
+from normfold.export.fold.ops.tables import Table
 from normfold.export.fold.reading import activations, arithmetic, linear, moving, pools
 from normfold.export.fold.reading.averages import softmax
 from normfold.export.fold.reading.inferred import infer_lengths, infer_shape
@@ -43,11 +44,11 @@ READERS: dict[str, Reader] = {
 
 
 class Reading:
-    """Reads one graph."""
+    """Reads one graph; ``constants`` are those that are known of it."""
 
-    def __init__(self, graph: ir.Graph, opset: int) -> None:
+    def __init__(self, graph: ir.Graph, opset: int, constants: Constants | None = None) -> None:
         self.graph = graph
-        self.constants = Constants(graph, opset)
+        self.constants = constants or Constants(graph, opset)
         self.opset = opset
         self._tensors: dict[ir.Value, Tensor] = {}
         self._outer: set[ir.Value] = set()
@@ -58,6 +59,8 @@ class Reading:
             pinned = ""
             if value.is_graph_output():
                 pinned = "is an output of the network"
+            elif self.constants.get(value) is not None:
+                pass  # a constant takes a gauge as a Table
             elif value.producer() is None or value.graph is not self.graph:
                 pinned = "is an input of the network"
             self._tensors[value] = Tensor(value, _dims(value), pinned=pinned)
@@ -81,6 +84,7 @@ class Reading:
             also_read = op.sum if isinstance(op, WeightedMean) else bias_of(op, self)
             if also_read is not None:
                 taken.add(also_read)
+        ops = [*self._tables(ops), *ops]
         for order, op in enumerate(ops):
             op.order = order
             for y in op.outputs:
@@ -91,6 +95,21 @@ class Reading:
             scaling.infer_usual()
         self._pin_what_subgraphs_read()
         return Net(ops, self._dtype(ops))
+
+    def _tables(self, ops: list[Op]) -> list[Op]:
+        """Return an operator for each constant that others read as they read what is computed."""
+        tables: dict[Tensor, Op] = {}
+        for op in ops:
+            for x in op.inputs:
+                array = self.constants.get(x.value)
+                if array is None or x in tables:
+                    continue
+                x.shape = x.shape or array.shape
+                if x.value.dtype in FLOATS or (x.value.dtype is None and array.dtype.kind == "f"):
+                    tables[x] = Table(op.node, x.name, [], [x], array.astype(np.float64))
+                else:
+                    x.pinned = x.pinned or "is a constant that holds no floats"
+        return list(tables.values())
 
     def _read(self, node: Node) -> Op:
         reader = READERS.get(node.type) if node.node.domain in ("", "ai.onnx") else None
