@@ -114,8 +114,11 @@ def recurrent(c: Call, s: Skeleton) -> None:
     if layer.bias:
         rows = [[s.array(getattr(layer, f"bias_{half}_l0{e}")) for half in ("ih", "hh")] for e in ends]
         inputs[3] = s.constant(np.stack([np.concatenate(r) for r in rows]))
-    states = [s.value(n) for n in s.computed(c.node) if n is not c.get("input")]
-    s.result({"LSTM": "LSTM", "GRU": "GRU"}.get(layer.mode, "RNN"), [*inputs, *states])
+    states: list[fx.Node] = []
+    fx.map_arg(c.get("extra", c.get("hx")), states.append)  # the input may be a state, too
+    computed = set(s.computed(c.node))
+    inputs += [s.value(n) for n in states if n in computed]
+    s.result({"LSTM": "LSTM", "GRU": "GRU"}.get(layer.mode, "RNN"), inputs)
 
 
 def batch_norm(c: Call, s: Skeleton) -> None:
