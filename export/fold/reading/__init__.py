@@ -78,6 +78,7 @@ class Reading:
             if node in taken or all(self.constants.get(v) is not None for v in node.outputs):
                 continue
             op = self._read(Node(node, self))
+            self._pin_what_else_it_reads(op)
             infer_lengths(op)
             infer_shape(op)
             ops.append(op)
@@ -119,6 +120,15 @@ class Reading:
             except NotKnown:
                 pass
         return Op(**node.parts(node.computed()))
+
+    def _pin_what_else_it_reads(self, op: Op) -> None:
+        """Pin the computed floats that the operator reads beside those that its rules are about: scales of a Resize."""
+        for index, v in enumerate(op.node.inputs):
+            if v is None or (v.dtype is not None and v.dtype not in FLOATS) or self.constants.get(v) is not None:
+                continue
+            reads_type = op.node.op_type == "CastLike" and index == 1
+            if not reads_type and self.tensor(v) not in op.inputs:
+                self.tensor(v).pinned = self.tensor(v).pinned or f"decides what {op} does"
 
     def _in_floats(self, node: ir.Node) -> bool:
         return all(v.dtype is None or v.dtype in FLOATS for v in node.outputs[:1])

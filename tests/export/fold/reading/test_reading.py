@@ -22,6 +22,7 @@ from tests.export.fold.graphs import (
     operators,
     same_function,
     same_in_onnxruntime,
+    stays,
     weight_of,
     weights,
 )
@@ -577,3 +578,21 @@ def test_computed_parameters_of_a_batchnorm_are_the_reason_why_it_stays() -> Non
     call = "BatchNormalization(c, h, n_beta, n_mean, n_var)"
     _, report = folded(graph(text % call, w=weights(3, 3, 1), **norm("n", 3)))
     assert "computed when the network runs" in only(report).reason
+
+
+# --- what an operator reads beside its data ---------------------------------------------------------------------------
+
+
+def test_computed_scales_of_a_resize_keep_their_numbers() -> None:
+    # The factors differ from axis to axis, as a scale differs from channel to channel.
+    text = """(float[N,3,L] x) => (float[N,4,M] y) { c = Conv(x, w)  s = Shape(c)  t = Cast<to=1>(s)
+        u = Mul(t, factors)  d = Div(u, t)  y = Resize<mode="nearest">(c, , d) }"""
+    model = graph(text, w=weights(4, 3, 3), factors=np.float32([1, 1, 2]))
+    stays(model, "'d' decides what 'Resize_5' (Resize) does", *LENGTHS)
+
+
+def test_an_operator_that_reads_only_the_type_of_a_tensor_does_not_stop_a_fold() -> None:
+    text = """(float[N,3,L] x) => (float[N,5,L] y) {
+        c = Conv(x, w)  n = BN(c, n)  r = Relu(n)  z = CastLike(r, n)  y = Conv(z, v) }"""
+    model = graph(text, w=weights(4, 3, 1), v=weights(5, 4, 1), **norm("n", 4))
+    folds_to(model, "Conv Relu CastLike Conv", *LENGTHS)
