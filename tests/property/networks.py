@@ -6,7 +6,7 @@ folded. A layer names what it reads by a number, counted back from the newest va
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,6 +136,8 @@ def add_layer(b: Builder, layer: Layer) -> None:
         if layer.b % 4 == 0:
             beta = np.zeros_like(beta)
         mean, var = f32(rng.standard_normal(C) * 0.5), f32(rng.uniform(0.3, 2.0, C))
+        if layer.b % 8 == 0:
+            mean = np.zeros_like(mean)  # a scale alone passes where a shift does not
         s64 = gamma.astype(np.float64) / np.sqrt(var.astype(np.float64) + 1e-5)
         if layer.c % 3:
             name = b.node("BatchNormalization", [x, *(b.const(p) for p in (gamma, beta, mean, var))], epsilon=1e-5)
@@ -207,12 +209,53 @@ def add_layer(b: Builder, layer: Layer) -> None:
         if not same:
             return
         j = same[layer.also % len(same)]
-        b.emit(
-            b.node("Concat", [x, b.values[j].name], axis=1),
-            C + b.values[j].channels,
-            L,
-            lambda v: torch.cat([v[i], v[j]], 1),
-        )
+        first, second = (i, j) if layer.a % 3 else (j, i)
+        name = b.node("Concat", [b.values[first].name, b.values[second].name], axis=1)
+        b.emit(name, C + b.values[j].channels, L, lambda v: torch.cat([v[first], v[second]], 1))
+    elif layer.kind == "itself":
+        other, make = _changed(b, layer, i)
+        if C + other.channels <= 12:
+            name = b.node("Concat", [x, other.name] if layer.b % 3 else [other.name, x], axis=1)
+            order = 1 if layer.b % 3 else -1
+            b.emit(name, C + other.channels, L, lambda v: torch.cat([v[i], make(v[i])][::order], 1))
+    elif layer.kind == "widen":
+        ends = (1 + layer.a % 2, layer.b % 2, layer.c % 2, layer.c // 2 % 2)  # before and behind channels, positions
+        if C + ends[0] + ends[1] <= 8:
+            name = b.node("Pad", [x, b.const([0, ends[0], ends[2], 0, ends[1], ends[3]], np.int64)])
+            sizes = (C + ends[0] + ends[1], L + ends[2] + ends[3])
+            b.emit(name, *sizes, lambda v: F.pad(v[i], (*ends[2:], *ends[:2])))
+    elif layer.kind == "table":
+        table = weights(1, C, LONGEST) * np.float32(10)
+        name, tt = _cut(b, layer, table, x), t64(table)
+        if layer.b % 3 == 0:
+            b.emit(b.node("Add", [x, name]), C, L, lambda v: v[i] + tt[:, :, : v[i].shape[2]])
+        elif layer.b % 3 == 1:
+            b.emit(b.node("Sub", [name, x]), C, L, lambda v: tt[:, :, : v[i].shape[2]] - v[i])
+        else:
+            b.emit(b.node("Mul", [x, name]), C, L, lambda v: v[i] * tt[:, :, : v[i].shape[2]])
+    elif layer.kind == "recurrent":
+        _add_recurrent(b, layer, i, weights)
+    elif layer.kind == "places":
+        # The table keeps entries of one window apart; only those that the ReLU makes equal are equal.
+        table, w, bias = weights(1, C, LONGEST) * np.float32(10), weights(C, C, 1), f32(rng.standard_normal(C) * 0.5)
+        gamma, beta = f32(rng.uniform(0.5, 1.5, C)), f32(rng.standard_normal(C))
+        apart = b.node("Add", [x, _cut(b, layer, table, x)])
+        r = b.node("Relu", [b.node("Conv", [apart, b.const(w), b.const(bias)])])
+        ones = b.const(np.ones(C))
+        n = b.node("BatchNormalization", [r, b.const(gamma), b.const(beta), b.const(np.zeros(C)), ones], epsilon=0.0)
+        half, places = f"v{len(b.nodes)}_0", f"v{len(b.nodes)}_1"
+        window = {"kernel_shape": [2], "strides": [2]}
+        b.nodes.append(helper.make_node("MaxPool", [n], [half, places], name=f"MaxPool_{len(b.nodes)}", **window))
+        tt, tw, tb = t64(table), t64(w), t64(bias)
+        tg, ts = t64(gamma).reshape(1, C, 1), t64(beta).reshape(1, C, 1)
+
+        def unpooled(v: list[torch.Tensor]) -> torch.Tensor:
+            whole = torch.relu(F.conv1d(v[i] + tt[:, :, : v[i].shape[2]], tw, tb)) * tg + ts
+            pooled = F.max_pool1d(whole, 2, return_indices=True)
+            return F.max_unpool1d(*pooled, 2, output_size=whole.shape[2:])
+
+        whole = b.node("MaxUnpool", [half, places, b.node("Shape", [x])], **window)
+        b.emit(b.node("Reshape", [whole, b.const([0, C, -1], np.int64)]), C, L, unpooled)  # ONNX infers no rank before
     elif layer.kind == "split":
         if C < 2:
             return
@@ -300,6 +343,9 @@ def add_layer(b: Builder, layer: Layer) -> None:
         if L > 30:
             return
         scales = b.const([1, 1, 2], np.float32)
+        if layer.a % 2:
+            sizes = b.node("Cast", [b.node("Shape", [x])], to=TensorProto.FLOAT)
+            scales = b.node("Div", [b.node("Mul", [sizes, scales]), sizes])
         name = b.node(
             "Resize", [x, "", scales], mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
         )
@@ -315,6 +361,67 @@ def _first_positions(b: Builder, x: str, length: int) -> str | None:
     if length < TAKEN:
         return None
     return b.node("Slice", [x, *(b.const([n], np.int64) for n in (0, TAKEN, 2))])
+
+
+#: The length of a table of positions; no value is longer.
+LONGEST = 400
+
+
+def _cut(b: Builder, layer: Layer, table: np.ndarray, x: str) -> str:
+    """Return a table (1, C, LONGEST) that is cut to the length of x, and is held in one of three ways."""
+    if layer.a % 3 == 0:
+        held = b.const(table)
+    elif layer.a % 3 == 1:
+        held = b.node("Transpose", [b.const(table.transpose(0, 2, 1))], perm=[0, 2, 1])
+    else:
+        held = b.node("Constant", [], value=numpy_helper.from_array(table))
+    length = b.node("Slice", [b.node("Shape", [x]), b.const([2], np.int64), b.const([3], np.int64)])
+    return b.node("Slice", [held, b.const([0], np.int64), length, b.const([2], np.int64)])
+
+
+def _changed(b: Builder, layer: Layer, i: int) -> tuple[Value, Callable[[torch.Tensor], torch.Tensor]]:
+    """Return a value with other channels of value i: among zeros, some of them, or all in another order."""
+    x, n = b.values[i], b.values[i].channels
+    if layer.a % 3 == 0:
+        before, behind = layer.c % 2, 1 + layer.c // 2 % 2
+        name = b.node("Pad", [x.name, b.const([0, before, 0, 0, behind, 0], np.int64)])
+        return Value(name, n + before + behind, x.length), lambda u: F.pad(u, (0, 0, before, behind))
+    picked = np.roll(np.arange(n), 1 + layer.c % 3) if layer.a % 3 == 1 else np.arange(n)[layer.c % n :]
+    name = b.node("Gather", [x.name, b.const(picked, np.int64)], axis=1)
+    return Value(name, len(picked), x.length), lambda u: u[:, picked]
+
+
+def _add_recurrent(b: Builder, layer: Layer, i: int, weights: Callable[..., np.ndarray]) -> None:
+    """Add an RNN: with a constant input and a computed state, with both computed, or with one tensor as both.
+
+    Its mean over the steps is added to another value, so that nothing but the RNN need read the one that it reads.
+    """
+    x, n = b.values[i].name, b.values[i].channels
+    same = [j for j, value in enumerate(b.values) if value.channels == n]
+    j = same[layer.also % len(same)]
+    w, r, start = weights(n, n), weights(n, n), weights(4, 1, n) * np.float32(2)
+    tw, tr, ts = t64(w), t64(r), t64(start)
+    mode = layer.a % 3
+    if mode == 0:  # a constant input has a fixed number of rows, so the state has one
+        state = b.node("Transpose", [b.node("ReduceMean", [x], axes=[0, 2])], perm=[0, 2, 1])
+    else:
+        mean = b.node("ReduceMean", [x], axes=[2], keepdims=0)
+        state = b.node("Unsqueeze", [mean, b.const([0], np.int64)])
+    given = (b.const(start), b.node("Transpose", [x], perm=[2, 0, 1]), state)[mode]
+    whole = b.node("RNN", [given, b.const(w[None]), b.const(r[None]), "", "", state], hidden_size=n)
+    turned = b.node("Transpose", [b.node("Squeeze", [whole, b.const([1], np.int64)])], perm=[1, 2, 0])
+
+    def run(v: list[torch.Tensor]) -> torch.Tensor:
+        u = v[i]
+        h = u.mean(2) if mode else u.mean((0, 2))[None]
+        steps = (ts, u.permute(2, 0, 1), h[None])[mode]
+        outputs = []
+        for step in steps:
+            h = torch.tanh(step @ tw.T + h @ tr.T)
+            outputs.append(h)
+        return v[j] + torch.stack(outputs, 2).mean(2, keepdim=True)
+
+    b.emit(b.node("Add", [b.values[j].name, b.node("ReduceMean", [turned], axes=[2])]), n, b.values[j].length, run)
 
 
 @dataclass(frozen=True)
@@ -357,8 +464,12 @@ def build(
     return Network(model, tuple(b.runs), tuple(outputs), channels)
 
 
-def layers() -> st.SearchStrategy[Layer]:
-    """Return the strategy of one layer; convolutions, norms and activations are the most likely."""
+#: Layers whose operands are constants of nodes, states, places, or other channels of the same tensor.
+OPERANDS = ("itself", "widen", "table", "recurrent", "places")
+
+
+def layers(often: Sequence[str] = ()) -> st.SearchStrategy[Layer]:
+    """Return the strategy of one layer; convolutions, norms, activations and those of ``often`` are the most likely."""
     kinds = ["conv"] * 5 + ["norm"] * 6 + ["act"] * 5 + ["pool"] * 2 + ["add"] * 3 + ["concat"] * 2
     kinds += [
         "convt",
@@ -374,13 +485,15 @@ def layers() -> st.SearchStrategy[Layer]:
         "windows",
         "total",
         "attend",
+        *OPERANDS,
     ]
+    kinds += 4 * [*often]
     small = st.integers(0, 11)
     reads = st.sampled_from([0, 0, 0, 0, 0, 1, 1, 2, 3])
     return st.builds(Layer, st.sampled_from(kinds), reads, small, small, small, small, st.integers(0, 2**16))
 
 
-def networks() -> st.SearchStrategy[tuple[list[Layer], Network]]:
+def networks(often: Sequence[str] = ()) -> st.SearchStrategy[tuple[list[Layer], Network]]:
     """Return the strategy of whole networks, with the layers for the reader of a failure."""
 
     def whole(
@@ -390,7 +503,7 @@ def networks() -> st.SearchStrategy[tuple[list[Layer], Network]]:
 
     return st.builds(
         whole,
-        st.lists(layers(), min_size=2, max_size=14),
+        st.lists(layers(often), min_size=2, max_size=14),
         st.integers(1, 6),
         st.integers(9, 24),
         st.booleans(),

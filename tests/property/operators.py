@@ -44,6 +44,29 @@ class First(nn.Module):
         return y[0].transpose(1, 2)
 
 
+class Table(nn.Module):
+    """A function of the input and of a parameter."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], table: Tensor):
+        super().__init__()
+        self.function, self.table = function, nn.Parameter(table)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, self.table)
+
+
+class Decoder(nn.Module):
+    """A recurrent layer whose input is a parameter, and whose state is computed."""
+
+    def __init__(self, g: torch.Generator, channels: int, layer: nn.RNNBase):
+        super().__init__()
+        self.start, self.layer = nn.Parameter(normal(g, 4, 1, channels)), layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.mean(2).unsqueeze(0)
+        return self.layer(self.start.expand(-1, x.shape[0], -1), state)[0].permute(1, 2, 0)
+
+
 class Turned(nn.Module):
     """A layer that wants the channels last."""
 
@@ -189,6 +212,8 @@ LINEAR: dict[str, Make] = {
     ),
     "lstm": lambda g, s: First(nn.LSTM(s[1], 3, batch_first=True, bidirectional=pick(g, True, False))),
     "gru": lambda g, s: First(nn.GRU(s[1], 3, batch_first=True)),
+    "gru decoder": lambda g, s: Decoder(g, s[1], nn.GRU(s[1], s[1])),
+    "rnn decoder": lambda g, s: Decoder(g, s[1], nn.RNN(s[1], s[1])),
     "rnn": lambda g, s: First(nn.RNN(s[1], 3, batch_first=True)),
     "multihead attention": heads,
     "weight norm": lambda g, s: nn.utils.parametrizations.weight_norm(nn.Conv1d(s[1], 3, 3, padding=1)),
@@ -254,6 +279,10 @@ OTHERS: dict[str, Make] = {
     "scalar": f(lambda x: 1 - 2 * x / 3),
     "add time": lambda g, s: Call(lambda x, c: x + c, c=normal(g, s[-1])),
     "mul time": lambda g, s: Call(lambda x, c: x * c, c=normal(g, s[-1])),
+    "table": lambda g, s: Table(lambda x, t: x + t[:, :, : x.shape[-1]], normal(g, 1, s[1], 256)),
+    "turned table": lambda g, s: Table(lambda x, t: x * t.mT[:, :, : x.shape[-1]], normal(g, 1, 256, s[1])),
+    "pooled table": lambda g, s: Table(lambda x, t: x + F.adaptive_avg_pool1d(t, x.shape[-1]), normal(g, 1, s[1], 5)),
+    "resized table": lambda g, s: Table(lambda x, t: x + F.interpolate(t, size=x.shape[-1]), normal(g, 1, s[1], 5)),
     "positions": f(lambda x: x + torch.arange(x.shape[-1], device=x.device, dtype=x.dtype) / x.shape[-1]),
     "max pool": f(lambda x: F.max_pool1d(x, 2)),
     "max pool padded": f(lambda x: F.max_pool1d(x, 3, 1, 1)),
@@ -302,6 +331,9 @@ OTHERS: dict[str, Make] = {
     "choose channels": lambda g, s: Call(lambda x, i: x[:, i], i=torch.randperm(s[1], generator=g)),
     "index select": lambda g, s: Call(lambda x, i: x.index_select(2, i), i=torch.tensor([0, 2, 1])),
     "last step": f(lambda x: x[:, :, -1:]),
+    "beside its padded copy": f(lambda x: torch.cat([x, F.pad(x, (0, 0, 1, 1))], 1)),
+    "beside its rolled copy": f(lambda x: torch.cat([x.roll(1, 1), x], 1)),
+    "beside its slice": f(lambda x: torch.cat([x, x[:, 1:]], 1)),
     "even and odd": f(lambda x: torch.cat([x[:, ::2], x[:, 1::2]], 1)),
     "halves": f(lambda x: torch.cat(x.chunk(2, 1)[::-1], 1)),
     "halves product": f(lambda x: x.chunk(2, 1)[0] * torch.sigmoid(x.chunk(2, 1)[1])),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from normfold.export.fold import fold
 
-from .networks import Layer, Network, networks
+from .networks import OPERANDS, Layer, Network, networks
 
 
 def drawing(examples: int) -> settings:
@@ -97,6 +97,18 @@ def questions(network: Network) -> Iterator[Question]:
 @drawing(300)
 @given(networks(), st.booleans())
 def test_a_folded_network_computes_what_it_computed(drawn: tuple[list[Layer], Network], fold_all: bool) -> None:
+    require(drawn, fold_all)
+
+
+@drawing(200)
+@given(networks(OPERANDS), st.booleans())
+def test_a_network_of_rare_operands_computes_what_it_computed(
+    drawn: tuple[list[Layer], Network], fold_all: bool
+) -> None:
+    require(drawn, fold_all)
+
+
+def require(drawn: tuple[list[Layer], Network], fold_all: bool) -> None:
     layers, network = drawn
     note("\n".join(map(str, layers)))
     model, report = folded(network.model, fold_all)
