@@ -36,7 +36,7 @@ from normfold.export.inputs.blocks import refusing
 from normfold.export.inputs.samples import fit, read_sample
 from normfold.export.inputs.specs import random_inputs
 from normfold.export.proof.accepted_sizes import sizes_of, sizes_of_both
-from normfold.export.proof.other_paths import below_other_paths
+from normfold.export.proof.other_paths import within_one_path
 from normfold.export.proof.proof import Proof
 from normfold.export.proof.threads import Threads
 from normfold.export.proof.verify import Case
@@ -214,7 +214,7 @@ def fold_and_prove(
         with refusing(splits):
             run = Runtime(unfolded.content, optimised=False).run
             sizes = sizes_of_both(origin, samples, sizes, run, splits)
-            sizes = below_other_paths(origin, sizes, captured.meta.get(GUARDS, ()), run)
+            sizes = within_one_path(origin, sizes, captured.meta.get(GUARDS, ()), run)
             progress("compute the network in float64")
             proof = Proof(origin, sizes, samples, unfolded)
         progress("fold the BatchNorms")

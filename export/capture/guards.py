@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 
 import sympy
 from torch.export import ExportedProgram
+from torch.utils._sympy.printers import PythonPrinter
 
 from normfold.export.inputs.guards import Guard
 from normfold.export.inputs.specs import Dimension, InputSpec
 
 __all__ = ["guards_of"]
+
+#: What the functions of torch's conditions are in Python, for whole numbers that are not negative.
+FUNCTIONS = {
+    "FloorDiv": operator.floordiv,
+    "CleanDiv": operator.floordiv,
+    "Mod": operator.mod,
+    "PythonMod": operator.mod,
+    "Max": max,
+    "Min": min,
+}
 
 
 def guards_of(program: ExportedProgram, specs: Sequence[InputSpec]) -> tuple[Guard, ...]:
@@ -33,11 +45,17 @@ def guards_of(program: ExportedProgram, specs: Sequence[InputSpec]) -> tuple[Gua
 
 
 def _guard(condition: sympy.Basic, names: Mapping[sympy.Symbol, str]) -> Guard:
-    symbols = condition.free_symbols  # two of them may be sizes of one dimension, in two inputs
+    symbols = sorted(condition.free_symbols, key=str)  # two of them may be sizes of one dimension, in two inputs
+    compiled = sympy.lambdify(symbols, condition, modules=[FUNCTIONS, "math"])  # some 50 times as fast as sympy
 
     def holds(sizes: Mapping[str, int]) -> bool:
-        return bool(condition.xreplace({symbol: sympy.Integer(sizes[names[symbol]]) for symbol in symbols}))
+        numbers = [sizes[names[symbol]] for symbol in symbols]
+        try:
+            return bool(compiled(*numbers))
+        except Exception:  # a function that is none of Python's
+            return bool(condition.xreplace(dict(zip(symbols, map(sympy.Integer, numbers), strict=True))))
 
-    text = str(condition.xreplace({symbol: sympy.Symbol(names[symbol]) for symbol in symbols}))
+    named = condition.xreplace({symbol: sympy.Symbol(names[symbol]) for symbol in symbols})
     numbers = sorted({abs(int(number)) for number in condition.atoms(sympy.Integer)})
-    return Guard(text, tuple(sorted({names[symbol] for symbol in symbols})), holds, tuple(numbers))
+    dims = sorted({names[symbol] for symbol in symbols})
+    return Guard(PythonPrinter().doprint(named), tuple(dims), holds, tuple(numbers))

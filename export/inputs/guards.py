@@ -1,7 +1,8 @@
 """Conditions on sizes under which a network takes the path that was captured.
 
-`if x.shape[-1] >= 1000:` sends a network another way from some size on. The capture goes one way, and notes the
-condition for it. Sizes that break it are far from those that are tried otherwise: the condition says where to look.
+`if x.shape[-1] >= 1000:` sends a network another way from some size on, `if x.shape[-1] % 30:` at every 30th size. The
+capture goes one way, and notes the condition for it. The sizes that break it may be far from those that are tried
+otherwise. The condition says where to look: it is evaluated at thousands of sizes, without running the network.
 """
 
 from __future__ import annotations
@@ -9,8 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
+from math import lcm
+
+from normfold.export.inputs.specs import Dimension
 
 __all__ = ["Guard"]
+
+#: So many sizes next to the traced one are all looked at, on each side; further ones near the guard's numbers only.
+NEAR = 4096
 
 
 @dataclass(frozen=True)
@@ -26,36 +33,57 @@ class Guard:
     #: The whole numbers in it: sizes near them and their products are looked at, too.
     numbers: tuple[int, ...] = ()
 
-    def broken_above(self, trace: Mapping[str, int], name: str, most: int) -> int | None:
-        """Return a size of one dimension, above the traced one and up to ``most``, that breaks it; None: none found.
+    def breaks(self, trace: Mapping[str, int], name: str, end: int, step: int = 1) -> Iterator[int]:
+        """Yield sizes of one dimension that break it, from the traced size up or down to ``end``, in steps.
 
-        It is the smallest one where the condition is broken from some size on.
+        Of a stretch of such sizes that were seen, only the one next to the traced size is yielded. So a bound gives one
+        size, and a remainder gives many.
         """
+        way = step if end > trace[name] else -step
 
-        def holds(size: int) -> bool:
-            return self.holds({**trace, name: size})
+        def holds(steps: int) -> bool:
+            return self.holds({**trace, name: trace[name] + steps * way})
 
-        good = trace[name]
-        for size in self._probes(good, most):
-            if holds(size):
-                good = size
-                continue
-            bad = size
-            while bad - good > 1:
-                middle = (good + bad) // 2
-                good, bad = (middle, bad) if holds(middle) else (good, middle)
-            return bad
-        return None
+        last, held = 0, True
+        for steps in self._probes(trace[name], way, (end - trace[name]) // way):
+            now = holds(steps)
+            if held and not now:
+                good, bad = last, steps
+                while bad - good > 1:
+                    middle = (good + bad) // 2
+                    good, bad = (middle, bad) if holds(middle) else (good, middle)
+                yield trace[name] + bad * way
+            last, held = steps, now
 
-    def _probes(self, traced: int, most: int) -> Iterator[int]:
-        """Yield sizes above the traced one in ascending order: doubled ones, and those near the guard's numbers."""
+    def _probes(self, traced: int, way: int, most: int) -> list[int]:
+        """Return how many steps of ``way`` to go: to the nearest sizes, doubled numbers, and near the guard's numbers.
+
+        At most ``most`` steps.
+        """
+        found = {*range(1, min(most, NEAR) + 1), most}
         near = {*self.numbers, *(a * b for a, b in product(self.numbers, repeat=2))}
-        found = {number + offset for number in near for offset in (-1, 0, 1)}
-        size = traced
-        while size < most:
-            size = min(2 * size, most)
-            found.add(size)
-        yield from sorted(probe for probe in found if traced < probe <= most)
+        found |= {(number - traced) // way + offset for number in near for offset in (-1, 0, 1, 2)}
+        steps = 1
+        while steps < most:
+            found.add(steps)
+            steps *= 2
+        return sorted(steps for steps in found if 0 < steps <= most)
+
+    def in_steps(self, trace: Mapping[str, int], d: Dimension) -> Dimension | None:
+        """Return ``d`` in longer steps, at which the condition holds; None: none found.
+
+        They are steps by one of the guard's numbers: where it asks for the remainder of a division by 30, steps of 30.
+        """
+        traced, low = trace[d.name], d.low or 1
+        for step in sorted(lcm(d.step or 1, number) for number in self.numbers if number > 1):
+            lowest = low + (traced - low) % step
+            high = None if d.high is None else d.high - (d.high - traced) % step
+            last = traced + NEAR * step if high is None else high
+            takes = Dimension(d.name, lowest, high, step)
+            ends = [end for end in (lowest, last) if end != traced]
+            if ends and not any(next(self.breaks(trace, d.name, end, step), 0) for end in ends):
+                return takes
+        return None
 
     def broken_together(self, trace: Mapping[str, int], most: Mapping[str, int]) -> dict[str, int] | None:
         """Return sizes that break it where the dimensions of ``most`` grow together up to there; None: none found."""

@@ -1,4 +1,4 @@
-"""Sizes from which a network takes another path than its captured graph: the graph is published for those below.
+"""Sizes at which a network takes another path than its captured graph: the graph is published for the others.
 
 The guards that were noted at the capture say where such sizes may be. Network and graph are run there. Many guards are
 about nothing but memory, and both give the same.
@@ -6,64 +6,80 @@ about nothing but memory, and both give the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
-
-import numpy as np
 
 from normfold.export.errors import CaptureError, InputSpecError
 from normfold.export.inputs.guards import Guard
 from normfold.export.inputs.sizes import CASE_ELEMENTS, Sizes
-from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, dimensions, random_inputs
+from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, dimensions
+from normfold.export.proof.paths_at import PathsAt
 from normfold.export.sources.origin import Origin, Run
 
-__all__ = ["below_other_paths"]
-
-#: Another path gives other numbers; the rounding of float32 gives less than this, of the largest number.
-OTHER = 1e-2
+__all__ = ["within_one_path"]
 
 
-def below_other_paths(origin: Origin, sizes: Sizes, guards: Sequence[Guard], graph: Run) -> Sizes:
-    """Return ``sizes`` with upper bounds where the network takes another path above them.
+def within_one_path(origin: Origin, sizes: Sizes, guards: Sequence[Guard], graph: Run) -> Sizes:
+    """Return ``sizes`` with bounds where the network takes another path below or above them.
 
-    Raises InputSpecError where a declared range goes further, CaptureError where a guard is about several dimensions.
+    Raises InputSpecError where a declared range goes further, CaptureError where no bounds can say at which sizes a
+    guard holds, or where a guard is about several dimensions.
     """
+    paths = PathsAt(origin.run, graph, sizes)
     for guard in guards:
         if len(guard.names) > 1:
-            _check_together(origin, sizes, guard, graph)
+            _check_together(paths, sizes, guard)
             continue
-        (name,) = guard.names
-        d = next(d for d in dimensions(sizes.specs) if d.name == name)
-        size = guard.broken_above(sizes.trace, name, _most(sizes, d))
-        why = "" if size is None else _why(origin, graph, sizes, {**sizes.trace, name: size})
-        if size is None or not why:
-            continue
-        if any(given.high for given in dimensions(origin.specs) if given.name == name):
-            raise InputSpecError(
-                f"dimension '{d}' is declared up to {d.high}, but the graph holds the network only while {guard.text}: "
-                f"at {name} = {size} {why}. Declare {_bounded(d, size)}"
-            )
-        sizes = _below(sizes, name, size, f"{guard.text}: at {name} = {size} {why}")
+        for upwards in (True, False):
+            sizes = _bounded_by(origin, paths, sizes, guard, upwards)
     return sizes
 
 
-def _elements(sizes: Sizes, tried: Mapping[str, int]) -> int:
-    return max((prod(s.shape(tried)) for s in sizes.specs), default=0)
+def _bounded_by(origin: Origin, paths: PathsAt, sizes: Sizes, guard: Guard, upwards: bool) -> Sizes:
+    """Return ``sizes`` with a bound above (or else below) the traced one, if the guard is broken there and it matters.
+
+    Downwards, network and graph are run at the smallest size that breaks it, too: where the answer is a mean over all
+    positions, other numbers at one of them show best in short inputs.
+    """
+    (name,) = guard.names
+    d = next(d for d in dimensions(sizes.specs) if d.name == name)
+    broken = list(guard.breaks(sizes.trace, name, _most(sizes, d) if upwards else d.low or 1, d.step or 1))
+    tried = dict.fromkeys(broken[:1] if upwards else [*broken[:1], *broken[-1:]])
+    at, why = next(((size, why) for size in tried if (why := paths.differ({**sizes.trace, name: size}))), (0, ""))
+    if not why:
+        return sizes
+    reason = f"{guard.text}: at {name} = {at} {why}"
+    if len(broken) > 1:
+        steps = guard.in_steps(sizes.trace, d)
+        declare = f"the sizes in steps: {steps} in --input" if steps else f"a range of {name} where that holds"
+        raise CaptureError(
+            f"the graph holds the network only while {reason}. That is no range from a smallest to a largest {name}. "
+            "Write forward() so that it does the same at every size: padding by 0 entries changes nothing, so it needs "
+            f"no 'if'. Or declare {declare}"
+        )
+    step = d.step or 1
+    high, low = (broken[0] - step, d.low) if upwards else (d.high, broken[0] + step)
+    bounded = Dimension(name, low, high, d.step)
+    declared = next(given for given in dimensions(origin.specs) if given.name == name)
+    if declared.high if upwards else declared.low:
+        raise InputSpecError(
+            f"dimension '{d}' is declared {f'up to {d.high}' if upwards else f'from {d.low}'}, but the graph holds the "
+            f"network only while {reason}. Declare {bounded}"
+        )
+    return _with_bound(sizes, bounded, f"{name} is {f'up to {high}' if upwards else f'from {low}'}, while {reason}")
 
 
 def _most(sizes: Sizes, d: Dimension) -> int:
     """The largest size of a dimension that is looked at: the declared one, or the largest that an input can have."""
     rest = max(prod(s.shape({**sizes.trace, d.name: 1})) for s in sizes.specs if d in s.dims)
-    return min(d.high or MAX_ELEMENTS, max(1, MAX_ELEMENTS // max(1, rest)))
+    return min(d.high or MAX_ELEMENTS, max(sizes.trace[d.name], MAX_ELEMENTS // max(1, rest)))
 
 
-def _check_together(origin: Origin, sizes: Sizes, guard: Guard, graph: Run) -> None:
+def _check_together(paths: PathsAt, sizes: Sizes, guard: Guard) -> None:
     """Raise CaptureError where a guard about several dimensions is broken within their ranges, and it matters."""
-    most = {d.name: d.high or MAX_ELEMENTS for d in dimensions(sizes.specs)}
-    for names in (guard.names, *((name,) for name in guard.names)):
-        broken = guard.broken_together(sizes.trace, {name: most[name] for name in names})
-        if broken is None or _elements(sizes, broken) > MAX_ELEMENTS or not (why := _why(origin, graph, sizes, broken)):
+    for broken in _broken_together(sizes, guard):
+        if paths.elements(broken) > MAX_ELEMENTS or not (why := paths.differ(broken)):
             continue
         at = ", ".join(f"{name}={broken[name]}" for name in guard.names)
         raise CaptureError(
@@ -72,46 +88,31 @@ def _check_together(origin: Origin, sizes: Sizes, guard: Guard, graph: Run) -> N
         )
 
 
-def _why(origin: Origin, graph: Run, sizes: Sizes, tried: Mapping[str, int]) -> str:
-    """In what the network and its graph differ at these sizes; "" if in nothing."""
-    if _elements(sizes, tried) > CASE_ELEMENTS:
-        return "the inputs are too large to try"
-    inputs = random_inputs(sizes.specs, tried, np.random.default_rng(0))
-    try:
-        wanted = origin.run(inputs)
-    except Exception:
-        return "the network refuses its input"
-    try:
-        got = graph(inputs)
-    except Exception:
-        return "the network takes another path than the graph, which refuses its input"
-    for name, array in wanted.items():
-        if got[name].shape != array.shape:
-            return f"the network takes another path: output '{name}' has the shape {list(array.shape)}"
-        scale = np.max(np.abs(array.astype(np.float64)), initial=0.0)
-        apart = np.max(np.abs(array.astype(np.float64) - got[name].astype(np.float64)), initial=0.0)
-        if not apart <= OTHER * scale and array.dtype.kind == "f":
-            return f"the network takes another path: output '{name}' has other numbers"
-    return ""
+def _broken_together(sizes: Sizes, guard: Guard) -> Iterator[dict[str, int]]:
+    """Yield sizes that break a guard about several dimensions: all larger, then one of them larger, or smaller."""
+    dims = [d for d in dimensions(sizes.specs) if d.name in guard.names]
+    if together := guard.broken_together(sizes.trace, {d.name: d.high or MAX_ELEMENTS for d in dims}):
+        yield together
+    for d in dims:
+        for end in (_most(sizes, d), d.low or 1):
+            if size := next(guard.breaks(sizes.trace, d.name, end, d.step or 1), 0):
+                yield {**sizes.trace, d.name: size}
 
 
-def _below(sizes: Sizes, name: str, size: int, why: str) -> Sizes:
-    """Return ``sizes`` with an upper bound below ``size``, at which they are proved, too."""
+def _with_bound(sizes: Sizes, bounded: Dimension, note: str) -> Sizes:
+    """Return ``sizes`` with ``bounded`` in place of the dimension of that name; its ends are proved, too."""
 
-    def bounded(d: int | Dimension) -> int | Dimension:
-        return _bounded(d, size) if isinstance(d, Dimension) and d.name == name else d
+    def replaced(d: int | Dimension) -> int | Dimension:
+        return bounded if isinstance(d, Dimension) and d.name == bounded.name else d
 
-    specs = tuple(replace(s, dims=tuple(map(bounded, s.dims))) for s in sizes.specs)
-    high = next(d.high for d in dimensions(specs) if d.name == name)
-    assert high is not None
-    last = {**sizes.trace, name: high}
-    proof = [tried for tried in sizes.proof if tried[name] <= high]
-    if last not in proof and _elements(sizes, last) <= CASE_ELEMENTS:
-        proof.append(last)
-    return replace(sizes, specs=specs, proof=tuple(proof), notes=(*sizes.notes, f"{name} is up to {high}, while {why}"))
+    specs = tuple(replace(s, dims=tuple(map(replaced, s.dims))) for s in sizes.specs)
+    ends = [{**sizes.trace, bounded.name: end} for end in (bounded.low, bounded.high) if end]
+    proof = [{**tried, bounded.name: _within(bounded, tried[bounded.name])} for tried in sizes.proof]
+    proof += [tried for tried in ends if max(prod(s.shape(tried)) for s in specs) <= CASE_ELEMENTS]
+    once = tuple(tried for place, tried in enumerate(proof) if tried not in proof[:place])
+    return replace(sizes, specs=specs, proof=once, notes=(*sizes.notes, note))
 
 
-def _bounded(d: Dimension, size: int) -> Dimension:
-    """Return a dimension whose largest size is the last one below ``size``."""
-    step, low = d.step or 1, d.low or 1
-    return Dimension(d.name, d.low, size - 1 - (size - 1 - low) % step, d.step)
+def _within(d: Dimension, size: int) -> int:
+    """Return the size of ``d`` next to ``size``."""
+    return max(d.low or 1, size if d.high is None else min(size, d.high))

@@ -1,7 +1,9 @@
-"""A network that takes another path from some size on is published for the sizes below, or refused."""
+"""A network that takes another path at some sizes is published for a range without them, or refused."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,14 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import normfold
 from normfold.export.inputs.guards import Guard
+from normfold.export.inputs.specs import dimensions, parse_input
 
 
 class Net(nn.Module):
@@ -97,8 +101,111 @@ def test_two_paths_that_give_the_same_are_no_bound(tmp_path: Path) -> None:
     assert not any("while" in note for note in exported(same_on_both_ways, tmp_path)[1].notes)
 
 
-@given(traced=st.integers(1, 500), bound=st.integers(2, 1 << 20))
-def test_the_first_size_that_breaks_a_bound_is_found(traced: int, bound: int) -> None:
-    guard = Guard("L < bound", ("L",), lambda sizes: sizes["L"] < max(bound, traced + 1))
-    assert guard.broken_above({"L": traced}, "L", 1 << 20) == (max(bound, traced + 1) if bound <= 1 << 20 else None)
-    assert guard.broken_above({"L": traced}, "L", max(bound, traced + 1) - 1) is None
+def padded(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The mean of ``y``, filled up to whole patches of 30."""
+    rest = y.shape[-1] % 30
+    return (F.pad(y, (0, 30 - rest)) if rest else y).mean(-1)
+
+
+def padded_by_nothing(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The same without a condition: by 0 entries where none are missing."""
+    return F.pad(y, (0, -y.shape[-1] % 30)).mean(-1)
+
+
+def in_a_window(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return y * 3 if 10 <= x.shape[-1] < 20 else y
+
+
+@pytest.mark.parametrize("text", ["x=FP32[N,4,L]", "x=FP32[N,4,L:5..400]"])
+def test_a_path_that_depends_on_a_remainder_is_refused_with_what_to_write(tmp_path: Path, text: str) -> None:
+    with pytest.raises(normfold.ExportError) as refused:
+        exported(padded, tmp_path, text)
+    message = str(refused.value)
+    assert re.search(r"only while \(L % 30\) != 0: at L = 60 the network takes another path", message)
+    assert "padding by 0 entries changes nothing" in message
+    (steps,) = re.findall(r"in steps: (L:\S+) in --input", message)
+    assert steps == ("L:2..:30" if "5" not in text else "L:32..392:30")
+    report = exported(padded, tmp_path, f"x=FP32[N,4,{steps}]")[1]
+    assert report.inputs == (f"x=FP32[N:1..,4,{steps}]",)
+
+
+def test_a_pad_of_a_remainder_without_a_condition_is_published_for_every_size(tmp_path: Path) -> None:
+    network, report = exported(padded_by_nothing, tmp_path)
+    assert report.inputs == ("x=FP32[N:1..,4,L:1..]",)
+    session = ort.InferenceSession(Path(report.path) / "model.onnx")
+    for size in (29, 30, 31, 60):
+        x = np.random.default_rng(0).standard_normal((1, 4, size)).astype(np.float32)
+        (got,), wanted = session.run(None, {"x": x}), network(torch.from_numpy(x)).detach().numpy()
+        assert np.abs(got - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+def test_a_range_begins_above_another_path_that_only_sizes_in_the_middle_take(tmp_path: Path) -> None:
+    _, report = exported(in_a_window, tmp_path)
+    assert report.inputs == ("x=FP32[N:1..,4,L:20..]",)
+    assert any(re.search(r"L is from 20, while L >= 20: at L = 19 .* other numbers", note) for note in report.notes)
+    proved = json.loads((Path(report.path) / "export.json").read_text())["verification"]["cases"]
+    assert {"N=2 L=20", "N=1 L=20"} <= set(proved)
+    assert not any(case.endswith(" L=1") for case in proved)
+
+
+@pytest.mark.parametrize(("text", "fits"), [("x=FP32[N,4,L:5..400]", False), ("x=FP32[N,4,L:20..400]", True)])
+def test_a_declared_range_is_refused_where_sizes_in_it_take_another_path(tmp_path: Path, text: str, fits: bool) -> None:
+    if fits:
+        assert not any("while" in note for note in exported(in_a_window, tmp_path, text)[1].notes)
+        return
+    with pytest.raises(normfold.ExportError, match=r"declared from 5, .* L >= 20: at L = 19 .* Declare L:20\.\.400"):
+        exported(in_a_window, tmp_path, text)
+
+
+def faintly(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """At odd sizes other by 1/L⁴: less than 10⁻⁶ at 31, a hundredth at 3."""
+    return y.mean(-1) + (y[..., 0] / x.shape[-1] ** 4 if x.shape[-1] % 2 else 0)
+
+
+def test_another_path_is_found_where_it_shows_in_short_inputs_alone(tmp_path: Path) -> None:
+    with pytest.raises(normfold.ExportError, match=r"while \(L % 2\) == 0: at L = 3 the network takes another path"):
+        exported(faintly, tmp_path, "x=FP32[N,4,L:2..400]")
+
+
+@given(traced=st.integers(1, 500), bound=st.integers(2, 1 << 20), step=st.integers(1, 9))
+def test_the_first_size_that_breaks_a_bound_is_found(traced: int, bound: int, step: int) -> None:
+    bound = max(bound, traced + 1)
+    guard = Guard("L < bound", ("L",), lambda sizes: sizes["L"] < bound)
+    first = traced + -(-(bound - traced) // step) * step
+    end = 1 << 21
+    assert list(guard.breaks({"L": traced}, "L", end, step)) == [first]
+    assert list(guard.breaks({"L": traced}, "L", first - 1, step)) == []
+    assert list(guard.breaks({"L": traced}, "L", 1, step)) == []
+
+
+@given(traced=st.integers(1, 1 << 20), bound=st.integers(1, 1 << 20), step=st.integers(1, 9))
+def test_the_first_size_below_that_breaks_a_bound_is_found(traced: int, bound: int, step: int) -> None:
+    bound = min(bound, traced)
+    guard = Guard("L >= bound", ("L",), lambda sizes: sizes["L"] >= bound)
+    first = traced - ((traced - bound) // step + 1) * step
+    assert list(guard.breaks({"L": traced}, "L", 1, step)) == ([first] if first >= 1 else [])
+
+
+def test_every_size_near_the_traced_one_is_looked_at() -> None:
+    guard = Guard("L % 30 != 0", ("L",), lambda sizes: sizes["L"] % 30 != 0, (0, 30))
+    assert list(guard.breaks({"L": 500}, "L", 1)) == [*range(480, 0, -30)]
+    assert list(guard.breaks({"L": 500}, "L", 600)) == [510, 540, 570, 600]
+    assert list(guard.breaks({"L": 500}, "L", 600, 30)) == []
+    window = Guard("L < 40 or L >= 100", ("L",), lambda sizes: not 40 <= sizes["L"] < 100, (40, 100))
+    assert list(window.breaks({"L": 256}, "L", 1)) == [99]
+    assert list(window.breaks({"L": 1 << 20}, "L", 1)) == [99]
+
+
+@pytest.mark.parametrize(
+    ("remainder", "typed", "steps"),
+    [
+        (20, "L:1..", "L:20..:30"),
+        (0, "L:1..", "L:30..:30"),
+        (20, "L:490..520", "None"),
+        (20, "L:470..535", "L:470..530:30"),
+    ],
+)
+def test_steps_at_which_a_remainder_stays_are_named(remainder: int, typed: str, steps: str) -> None:
+    guard = Guard("", ("L",), lambda sizes: sizes["L"] % 30 == remainder, (0, 30))
+    (d,) = dimensions([parse_input(f"x=FP32[{typed}]")])
+    assert str(guard.in_steps({"L": 480 + remainder}, d)) == steps

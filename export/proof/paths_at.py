@@ -1,0 +1,83 @@
+"""Does a network take the path of its captured graph at given sizes? Both are run there, and their answers compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+import numpy as np
+
+from normfold.export.inputs.sizes import CASE_ELEMENTS, Sizes
+from normfold.export.inputs.specs import random_inputs
+from normfold.export.proof.moving import moved_inputs
+from normfold.export.proof.rounding import INDEX_SHARE
+from normfold.export.proof.verify import Case, Key, Run, largest_errors, remembered, verify
+
+__all__ = ["PathsAt"]
+
+#: Two answers on one path differ by less than this share of the output's scale where float32 rounds them usually.
+SAME = 1e-5
+#: Where it rounds them worse: by less than this many times the network's own error.
+FACTOR = 32.0
+
+
+class PathsAt:
+    """Compares a network and its captured graph at sizes, at each of them once."""
+
+    def __init__(self, network: Run, graph: Run, sizes: Sizes) -> None:
+        self._network, self._graph = remembered(network), remembered(graph)
+        self._specs, self._trace = sizes.specs, sizes.trace
+        #: The network was run at the traced sizes, so it is run at sizes that are not much larger, too.
+        self._most = max(CASE_ELEMENTS, 2 * self.elements(sizes.trace))
+        self._known: dict[tuple[int, ...], str] = {}
+
+    def elements(self, sizes: Mapping[str, int]) -> int:
+        """Return the number of elements of the largest input at these sizes."""
+        return max((prod(s.shape(sizes)) for s in self._specs), default=0)
+
+    def differ(self, sizes: Mapping[str, int]) -> str:
+        """Return in what network and graph differ at these sizes; "" if in nothing."""
+        key = tuple(sizes[name] for name in self._trace)
+        if key not in self._known:
+            self._known[key] = self._differ(sizes)
+        return self._known[key]
+
+    def _differ(self, sizes: Mapping[str, int]) -> str:
+        if self.elements(sizes) > self._most:
+            return "the inputs are too large to try"
+        case = self._case(sizes)
+        try:
+            wanted = self._network(case.inputs)
+        except Exception:
+            return "the network refuses its input"
+        try:
+            got = self._graph(case.inputs)
+        except Exception:
+            return "the network takes another path than the graph, which refuses its input"
+        for name, array in wanted.items():
+            if got[name].shape != array.shape:
+                return f"the network takes another path: output '{name}' has the shape {list(array.shape)}"
+        if self._other_output(case, {}) and (name := self._other_output(case, self._own(case))):
+            return f"the network takes another path: output '{name}' has other numbers"
+        return ""
+
+    def _case(self, sizes: Mapping[str, int]) -> Case:
+        return Case("random", "", random_inputs(self._specs, sizes, np.random.default_rng(0)))
+
+    def _other_output(self, case: Case, own: Mapping[Key, float]) -> str:
+        """Return the first output in which the two differ by more than rounding, where ``own`` is the network's own."""
+        found = verify(self._network, self._graph, [case], "", own, _bound)
+        return next((d.output for d in found.differences if not d.passed), "")
+
+    def _own(self, case: Case) -> dict[Key, float]:
+        """How far the network's answer is from others that are as right.
+
+        These are its answer to inputs that are moved by a unit in the last place, and the graph's at the traced sizes.
+        """
+        moved = largest_errors(self._network, [lambda inputs: self._network(moved_inputs(inputs, 0))], [case])
+        traced = largest_errors(self._network, [self._graph], [self._case(self._trace)])
+        return {key: max(moved.get(key, 0.0), traced.get(key, 0.0)) for key in {*moved, *traced}}
+
+
+def _bound(own: float, integers: bool) -> float:
+    return (INDEX_SHARE if integers else SAME) + FACTOR * own
