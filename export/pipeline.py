@@ -38,10 +38,11 @@ from normfold.export.inputs.specs import random_inputs
 from normfold.export.proof.accepted_sizes import sizes_of, sizes_of_both
 from normfold.export.proof.other_paths import within_one_path
 from normfold.export.proof.proof import Proof
+from normfold.export.proof.rows_alone import mixed_rows
 from normfold.export.proof.threads import Threads
 from normfold.export.proof.verify import Case
 from normfold.export.publishing.aside import put_back
-from normfold.export.publishing.config import OutputSpec, limits, render_config
+from normfold.export.publishing.config import OutputSpec, alone_note, limits, max_batch_size, render_config
 from normfold.export.publishing.destination import Destination, check_destination, check_name
 from normfold.export.publishing.golden import golden, golden_case, tolerance
 from normfold.export.publishing.html_report import as_html
@@ -144,7 +145,8 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         )
         report = replace(report, precision=reduced, sha256=hashlib.sha256(content).hexdigest())
     progress("publish")
-    config = render_config(request.name, sizes.specs, folded.outputs, labelled, sizes.trace)
+    mixed = mixed_rows(folded.proof, origin.raw) if max_batch_size(sizes.specs, folded.outputs) > 1 else ""
+    config = render_config(request.name, sizes.specs, folded.outputs, labelled, sizes.trace, alone=bool(mixed))
     model_files = {"config.pbtxt": config.encode()}
     if labels:
         model_files["labels.txt"] = ("\n".join(labels) + "\n").encode()
@@ -155,6 +157,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
             *report.notes,
             # with fewer bits they are warnings, beside what the calibration says
             *(() if report.precision else unlike_training(folded.unfolded, samples, sizes.specs)),
+            *alone_note(mixed),
             *label_notes(labels or ()),
             *kept_notes(destination, model_files, sizes.specs),
             *recovered,

@@ -13,7 +13,7 @@ from normfold.export.inputs.specs import Dimension, InputSpec, dimensions
 from normfold.protos import model_config
 from normfold.protos.datatypes import Datatype
 
-__all__ = ["DEFAULT_MAX_BATCH", "OutputSpec", "limits", "max_batch_size", "render_config"]
+__all__ = ["DEFAULT_MAX_BATCH", "OutputSpec", "alone_note", "limits", "max_batch_size", "render_config"]
 
 #: Largest batch that a server may form where the input's range gives no limit.
 DEFAULT_MAX_BATCH = 64
@@ -54,12 +54,16 @@ def render_config(
     outputs: Sequence[OutputSpec],
     labelled: str | None,
     warm_up: Mapping[str, int],
+    *,
+    alone: bool = False,
 ) -> str:
     """Return the text of ``config.pbtxt``. labelled is the output whose classes ``labels.txt`` names, if any.
 
     warm_up holds a size for every named dimension; a server runs these sizes before it reports that it is ready.
+    alone: the answer to a row depends on the other rows of a run. So a server must run each request by itself, and must
+    not run the rows of a large one in parts: then there is no batch dimension for it.
     """
-    batch = max_batch_size(inputs, outputs)
+    batch = 0 if alone else max_batch_size(inputs, outputs)
     config = model_config.ModelConfig(name=name, backend="onnxruntime", max_batch_size=batch)
     skip = 1 if batch else 0
     for spec in inputs:
@@ -82,6 +86,18 @@ def render_config(
             else:
                 entry.zero_data = True  # random indices could fall outside an embedding
     return text_format.MessageToString(config)
+
+
+def alone_note(mixed: str) -> tuple[str, ...]:
+    """Return the note on a network that mixes the rows of a batch, as ``mixed`` says; none where that is ""."""
+    if not mixed:
+        return ()
+    return (
+        f"requests are not batched, because the answer to a row depends on the other rows of its batch: {mixed}. So "
+        "config.pbtxt has max_batch_size 0 and no dynamic_batching, and a server runs each request alone. If the "
+        "network is not meant to do this, compute over each row alone: for x of [N,C,L], x.mean((1, 2), keepdim=True) "
+        "in place of x.mean()",
+    )
 
 
 def _type(datatype: Datatype) -> model_config.DataType:

@@ -123,7 +123,8 @@ def replaces_model(destination: Destination, model_files: Mapping[str, bytes]) -
     new = parse_config(model_files["config.pbtxt"].decode())
     lines = _differences(_of_config(kept), _of_config(new))
     if not lines and (kept.max_batch_size > 0) != (new.max_batch_size > 0):
-        lines = [f"max_batch_size: {kept.max_batch_size} there, {new.max_batch_size} in this export"]
+        alone = ", which has no batch, or mixes its rows" if not new.max_batch_size else ""
+        lines = [f"max_batch_size: {kept.max_batch_size} there, {new.max_batch_size} in this export{alone}"]
     _refuse(destination, lines)
     return bool(lines)
 

@@ -71,7 +71,7 @@ class ExportReport:
     precision: PrecisionReport | None = None
     #: The published variant in float64 against the captured graph; None where it cannot be computed in float64.
     algebra: Verification | None = None
-    #: The most rows in a request, by config.pbtxt; 0: the model has no batch dimension, or no repository.
+    #: The most rows in a request, by config.pbtxt; 0: requests are not batched, or there is no repository.
     max_batch_size: int = 0
     #: The sizes that requests may have: a few words for each dimension.
     limits: tuple[str, ...] = ()
