@@ -52,11 +52,11 @@ def _bounded_by(origin: Origin, paths: PathsAt, sizes: Sizes, guard: Guard, upwa
     reason = f"{guard.text}: at {name} = {at} {why}"
     if len(broken) > 1:
         steps = guard.in_steps(sizes.trace, d)
-        declare = f"the sizes in steps: {steps} in --input" if steps else f"a range of {name} where that holds"
         raise CaptureError(
             f"the graph holds the network only while {reason}. That is no range from a smallest to a largest {name}. "
             "Write forward() so that it does the same at every size: padding by 0 entries changes nothing, so it needs "
-            f"no 'if'. Or declare {declare}"
+            "no 'if'. Or declare sizes where that holds in --input, "
+            f"{f'in steps: {steps}' if steps else f'such as {_around(sizes, guard, d)}'}"
         )
     step = d.step or 1
     high, low = (broken[0] - step, d.low) if upwards else (d.high, broken[0] + step)
@@ -68,6 +68,15 @@ def _bounded_by(origin: Origin, paths: PathsAt, sizes: Sizes, guard: Guard, upwa
             f"network only while {reason}. Declare {bounded}"
         )
     return _with_bound(sizes, bounded, f"{name} is {f'up to {high}' if upwards else f'from {low}'}, while {reason}")
+
+
+def _around(sizes: Sizes, guard: Guard, d: Dimension) -> Dimension:
+    """Return ``d`` with the sizes around the traced one at which the guard holds."""
+    step = d.step or 1
+    below = next(guard.breaks(sizes.trace, d.name, d.low or 1, step), None)
+    above = next(guard.breaks(sizes.trace, d.name, _most(sizes, d), step), None)
+    low, high = (d.low if below is None else below + step), (d.high if above is None else above - step)
+    return Dimension(d.name, low, high, d.step)
 
 
 def _most(sizes: Sizes, d: Dimension) -> int:

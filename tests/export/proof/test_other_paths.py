@@ -123,7 +123,7 @@ def test_a_path_that_depends_on_a_remainder_is_refused_with_what_to_write(tmp_pa
     message = str(refused.value)
     assert re.search(r"only while \(L % 30\) != 0: at L = 60 the network takes another path", message)
     assert "padding by 0 entries changes nothing" in message
-    (steps,) = re.findall(r"in steps: (L:\S+) in --input", message)
+    (steps,) = re.findall(r"Or declare sizes where that holds in --input, in steps: (L:\S+)$", message)
     assert steps == ("L:2..:30" if "5" not in text else "L:32..392:30")
     report = exported(padded, tmp_path, f"x=FP32[N,4,{steps}]")[1]
     assert report.inputs == (f"x=FP32[N:1..,4,{steps}]",)
@@ -155,6 +155,16 @@ def test_a_declared_range_is_refused_where_sizes_in_it_take_another_path(tmp_pat
         return
     with pytest.raises(normfold.ExportError, match=r"declared from 5, .* L >= 20: at L = 19 .* Declare L:20\.\.400"):
         exported(in_a_window, tmp_path, text)
+
+
+def by_sixteens(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return y * 3 if x.shape[-1] // 16 % 2 else y
+
+
+def test_where_no_steps_keep_a_condition_the_range_around_the_traced_size_is_named(tmp_path: Path) -> None:
+    with pytest.raises(normfold.ExportError, match=r"\(\(L // 16\) % 2\) == 0: at L = 48 .* such as L:32\.\.47$"):
+        exported(by_sixteens, tmp_path)
+    assert exported(by_sixteens, tmp_path, "x=FP32[N,4,L:32..47]")[1].inputs == ("x=FP32[N:1..,4,L:32..47]",)
 
 
 def faintly(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
