@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
 from importlib import import_module
 from pathlib import Path
 
 import click
+
+from normfold.cli import environment
 
 #: Subcommand -> (module that has a click command of that name, its line in ``normfold --help``). The lines are written
 #: here so that ``normfold --help`` imports none of the modules.
@@ -50,10 +53,8 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command = _command(cmd_name)
-        for option in command.params:
-            if isinstance(option, click.Option) and option.envvar is None:  # click would take the name in the code
-                word = next(word for word in option.opts if word.startswith("--")).removeprefix("--")
-                option.envvar = f"NORMFOLD_{cmd_name}_{word}".replace("-", "_").upper()
+        for variable, option in environment.variables(cmd_name, command).items():
+            option.envvar = variable  # click would take the name in the code
         return command
 
     def resolve_command(
@@ -70,7 +71,17 @@ class LazyGroup(click.Group):
             from normfold.cli.config_file import read
 
             ctx.default_map = {found: read(ctx.params["config"], found, COMMANDS, _command)}
+            if not (ctx.resilient_parsing or {*ctx.help_option_names} & {*rest}):
+                environment.check(found, command, os.environ)
         return found, command, rest
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the subcommand; an error about a value says where the value came from."""
+        try:
+            return super().invoke(ctx)
+        except click.BadParameter as error:
+            environment.say_where(error)
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table of subcommands from the help lines kept here."""
@@ -104,7 +115,15 @@ def _version(context: click.Context, parameter: click.Parameter, asked: bool) ->
     },
     epilog="`normfold COMMAND --help` shows each command's options with examples.",
 )
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print versions.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    allow_from_autoenv=False,  # an image may have its version in NORMFOLD_VERSION
+    callback=_version,
+    help="Print versions.",
+)
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),

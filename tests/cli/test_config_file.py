@@ -126,3 +126,65 @@ def test_the_versions_of_a_report_are_printed():
     assert said.startswith("normfold ")
     assert "onnxruntime " in said
     assert "Python 3." in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        (
+            "TOKEN",
+            "/x",
+            "_SERVE_TOKEN: normfold serve has no option --token; did you mean NORMFOLD_SERVE_TOKENS?",
+        ),
+        ("NO_REFLECTION", "1", "has no option --no-reflection; did you mean NORMFOLD_SERVE_REFLECTION=false?"),
+        ("MODEL_NAME", "n", "has no option --model-name; did you mean NORMFOLD_SERVE_NAME?"),
+        (
+            "PORT",
+            "8001",
+            "_SERVE_PORT: normfold serve has no option --port; `normfold serve --help` lists them",
+        ),
+        ("WORKERS", "zwei", "Invalid value for NORMFOLD_SERVE_WORKERS (--workers): 'zwei' is not"),
+        ("INSECURE", "ja", "Invalid value for NORMFOLD_SERVE_INSECURE (--insecure): 'ja' is not"),
+    ],
+)
+def test_a_mistake_in_the_environment_is_said(seen, variable, value, said):
+    output = run("serve", "-r", "x", code=2, env={f"NORMFOLD_SERVE_{variable}": value})
+    assert said in " ".join(output.split())
+
+
+def test_a_wrong_value_is_said_with_its_own_place(seen, tmp_path):
+    (tmp_path / "normfold.toml").write_text("[serve]\nworkers = 'zwei'")
+    assert "workers in [serve] of normfold.toml: 'zwei'" in run("serve", "-r", "x", code=2)
+    assert "NORMFOLD_SERVE_WORKERS (--workers): 'drei'" in run(
+        "serve", "-r", "x", code=2, env={"NORMFOLD_SERVE_WORKERS": "drei"}
+    )
+    assert "'--workers': 'vier'" in run(
+        "serve", "-r", "x", "--workers", "vier", code=2, env={"NORMFOLD_SERVE_WORKERS": "drei"}
+    )
+
+
+def test_variables_of_kubernetes_and_of_other_commands_are_no_mistakes(seen):
+    service = {
+        f"NORMFOLD_{name}_{ending}": value
+        for name in ("SERVE", "SERVE_EU", "SERVICE")
+        for ending, value in {
+            "SERVICE_HOST": "10.0.0.1",
+            "SERVICE_PORT": "8001",
+            "SERVICE_PORT_GRPC": "8001",
+            "PORT": "tcp://10.0.0.1:8001",
+            "PORT_8001_TCP": "tcp://10.0.0.1:8001",
+            "PORT_8001_TCP_ADDR": "10.0.0.1",
+            "PORT_8001_TCP_PORT": "8001",
+            "PORT_8001_TCP_PROTO": "tcp",
+        }.items()
+    }
+    others = {"NORMFOLD_INFER_ADRESS": "x", "NORMFOLD_TOKEN": "t", "NORMFOLD_CACHE_DIR": "/tmp"}
+    run("serve", "-r", "x", env={**service, **others})
+
+
+def test_a_variable_with_the_version_of_an_image_does_not_matter(seen):
+    run("serve", "-r", "x", env={"NORMFOLD_VERSION": "0.1.0"})
+
+
+def test_help_is_printed_whatever_the_environment_has(seen):
+    assert "--tokens" in run("serve", "--help", env={"NORMFOLD_SERVE_TOKEN": "/x"})
