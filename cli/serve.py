@@ -271,7 +271,8 @@ def _announce_server(models: Sequence[tuple[str, bool]], address: str, workers: 
     from normfold.serving.process.standard_files import printing
     from normfold.serving.wording import printable
 
-    state = "ready" if ready else "not ready: not every model was loaded (--no-strict-readiness accepts that)"
+    why = "not every model was loaded" if models else "the repository holds no NAME/1/model.onnx yet"
+    state = "ready" if ready else f"not ready: {why} (--no-strict-readiness accepts that)"
     with printing():
         for line, loaded in models:
             shown = f"  {printable(line)}"

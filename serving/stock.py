@@ -35,7 +35,7 @@ class Stock:
             budget=budget,
             arena=not lazily,
         )
-        self.repository = Repository(config.repository, config.model_name)
+        self.repository = Repository(config.repository, config.model_name, wait=config.model_control == "poll")
         trials = None
         if config.load_seconds:
             trials = Trials(LoadLimits(config.load_seconds, config.load_bytes), cache_folder("loads"))

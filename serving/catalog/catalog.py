@@ -191,7 +191,7 @@ class Catalog:
         try:
             found = await self._loader.run(self._sources.files, name, override, files)
             folder = TrustedFolder(found, self._trust, quiet=asked)
-            entry = self.entries.setdefault(name, Entry())
+            entry = self.entries.setdefault(name, Entry(wanted=not self.entries))  # the first is waited for
             was_known, entry.loading = entry.known, True
             if not was_known:
                 self.changed()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from normfold.protos import grpc_service as pb
@@ -148,13 +148,13 @@ def lines(entries: Mapping[str, Entry]) -> list[tuple[str, bool]]:
     return found
 
 
-def in_service(entries: Iterable[Entry]) -> bool:
-    """Whether every model that should be in service has a version that answers.
+def in_service(entries: Collection[Entry]) -> bool:
+    """Whether every model that should be in service has a version that answers; False before there is any model.
 
     This is the one rule of readiness. A version that fails, or that is still loading, changes nothing while another
     version of its model answers. Lazy models are not waited for: whether they load shows at their first request.
     """
-    return all(entry.lazy or entry.ready for entry in entries if entry.wanted)
+    return bool(entries) and all(entry.lazy or entry.ready for entry in entries if entry.wanted)
 
 
 def after_refusal(

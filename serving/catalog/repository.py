@@ -171,8 +171,11 @@ class ModelFolder:
 class Repository:
     """The models under one path. It looks at the disk at every call, so models may come and go."""
 
-    def __init__(self, path: Path, name: str | None = None) -> None:
-        """Look at ``path``; ``name`` renames a single model. Raises StartError when nothing there can be served."""
+    def __init__(self, path: Path, name: str | None = None, wait: bool = False) -> None:
+        """Look at ``path``; ``name`` renames a single model. Raises StartError when nothing there can be served.
+
+        With ``wait`` the first model may come later, unless models lie in a place beside the expected one.
+        """
         self.path = path
         try:
             if not path.exists():
@@ -189,10 +192,10 @@ class Repository:
         self._name = name or (path.stem if path.is_file() else path.resolve().name)
         if self._single and not NAME.fullmatch(self._name):
             raise StartError(f"{self._name!r} is not a model name (letters, digits, . _ -); give one with --name")
-        if next(self._found(), None) is None:
+        if next(self._found(), None) is None and ((hint := meant(path, _single)) or not wait):
             raise StartError(
                 f"repository {str(path)!r} holds no model; expected {path / 'NAME' / '1' / 'model.onnx'}, "
-                f"or the path of one model's folder or .onnx file{meant(path, _single)}"
+                f"or the path of one model's folder or .onnx file{hint}"
             )
 
     def models(self) -> dict[str, ModelFolder]:

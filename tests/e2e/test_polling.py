@@ -135,3 +135,27 @@ def test_a_repository_that_is_away_for_a_while_changes_nothing(folder, start):
         write_model(folder / "m", SCALE.replace("FACTOR", "3.0"), 2)
         wait_until(lambda: factor(client) == 3)
     assert len([line for line in server.lines if "the models that answer go on answering" in line]) == 1
+
+
+@pytest.mark.parametrize("options", [("--workers", "1"), ("--workers", "2"), ("--load", "lazily")])
+def test_a_server_that_polls_waits_for_its_first_model(tmp_path, start, options):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with start(empty, *POLL, *options, ready=False) as server, Client(server.address) as client:
+        assert "not ready: the repository holds no NAME/1/model.onnx yet" in server.lines[-1]
+        assert not client.is_ready()
+        write_model(empty / "m", SCALE.replace("FACTOR", "3.0"), 1)
+        wait_until(client.is_ready)
+        assert factor(client) == 3
+
+
+def test_a_first_model_that_does_not_load_is_no_readiness(tmp_path, start):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with start(empty, *POLL, ready=False) as server, Client(server.address) as client:
+        (empty / "m/1").mkdir(parents=True)
+        (empty / "m/1/model.onnx").write_bytes(b"nothing")
+        wait_until(lambda: any(state.reason for state in client.models()))
+        assert not client.is_ready()
+        write_model(empty / "m", SCALE.replace("FACTOR", "3.0"), 2)
+        wait_until(client.is_ready)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import onnx
@@ -72,6 +73,18 @@ def test_a_path_one_folder_too_high_is_told_the_one_that_was_meant(root, tmp_pat
     (above / "other").symlink_to(root)
     with pytest.raises(StartError, match=r"; did you mean '.*/other' or '.*/repository'\?$"):
         Repository(above)
+    with pytest.raises(StartError, match="did you mean"):
+        Repository(above, wait=True)
+
+
+def test_a_folder_without_any_model_may_wait_for_the_first_one(tmp_path, root):
+    (tmp_path / "lost+found").mkdir()
+    repository = Repository(tmp_path, wait=True)
+    assert repository.models() == {}
+    shutil.copytree(root / "a", tmp_path / "a")
+    assert list(repository.models()) == ["a"]
+    with pytest.raises(StartError, match="does not exist"):
+        Repository(tmp_path / "nowhere", wait=True)
 
 
 def test_a_missing_file_is_told_by_its_place_in_the_model(root):
