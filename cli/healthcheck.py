@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Say by the exit code whether a server is ready.")
-@click.option("--address", "-a", default="127.0.0.1:8001", show_default=True, help="host:port, or unix:/path.")
+@click.option(
+    "--address",
+    "-a",
+    default="127.0.0.1:8001",
+    show_default=True,
+    help="host:port, unix:/path, or http://host:port of the metrics port, which needs neither TLS nor a token.",
+)
 @click.option("--model", "-m", default="", help="Ask for this model instead of the whole server.")
 @click.option("--version", default="", help="With --model: this version of it. Default: any.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True, help="Seconds.")
@@ -29,20 +35,40 @@ def healthcheck(address: str, model: str, version: str, timeout: float, credenti
     Examples:
       normfold healthcheck
       normfold healthcheck --address 10.0.0.5:8001 --model surnames
+      normfold healthcheck --address http://127.0.0.1:8002
       until normfold healthcheck; do sleep 1; done
     """
-    from normfold.serving.client.client import Client, ClientError
-
     if version and not model:
         raise click.UsageError("--version needs --model")
     what = f"model {model}{f' version {version}' if version else ''}" if model else "the server"
+    over_http = "://" in address
+    ask = _over_http if over_http else _over_grpc
     try:
-        with Client(address, timeout=timeout, tls=credentials.tls, token=credentials.token) as client:
-            ready = client.is_model_ready(model, version) if model else client.is_ready()
-    except ClientError as error:
-        raise click.ClickException(str(error)) from None
+        ready = ask(address, model, version, timeout, credentials)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    why = "" if ready else f"; for the reason: normfold models --address {address}"
+    asked = "" if over_http else f" --address {address}"
+    why = "" if ready else f"; for the reason: normfold models{asked}"
     click.echo(f"{what} is {'ready' if ready else 'not ready'}{why}")
     sys.exit(0 if ready else 1)
+
+
+def _over_grpc(address: str, model: str, version: str, timeout: float, credentials: Credentials) -> bool:
+    from normfold.serving.client.client import Client, ClientError
+
+    try:
+        with Client(address, timeout=timeout, tls=credentials.tls, token=credentials.token) as client:
+            return client.is_model_ready(model, version) if model else client.is_ready()
+    except ClientError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _over_http(url: str, model: str, version: str, timeout: float, credentials: Credentials) -> bool:
+    from normfold.cli.http_health import is_ready  # without the client, and so without NumPy
+
+    if credentials.tls is not None:
+        raise ValueError(f"--address {url}: the metrics port has no TLS; leave out --tls and --tls-…")
+    try:
+        return is_ready(url, model, version, timeout)
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
