@@ -61,8 +61,8 @@ def _nearest(word: str, known: Mapping[str, click.Option]) -> str:
     for variable, option in known.items():
         if f"--{word}" in option.secondary_opts:
             return f"{variable}=false"
-    meant = {_long(option): variable for variable, option in known.items()}
-    meant |= {(option.name or "").replace("_", "-"): variable for variable, option in known.items()}
+    meant = {(option.name or "").replace("_", "-"): variable for variable, option in known.items()}  # as in the code
+    meant |= {_long(option): variable for variable, option in known.items()}
     near = difflib.get_close_matches(word, meant, n=1)
     return meant[near[0]] if near else ""
 
