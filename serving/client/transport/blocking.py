@@ -2,6 +2,10 @@
 
 One of the waiting threads *leads*: it waits for the socket and takes what comes, for all calls of the connection. Each
 of the others waits for its own call. A leader whose call has ended leaves the lead to another.
+
+The handler of a signal may raise an exception after any call of a function (Ctrl-C). So what is half written or half
+read ends the connection, the lead is given back by the first statement of a ``finally``, and a thread that waits looks
+now and then whether somebody leads.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import math
 import select
 import socket
 import threading
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -29,6 +34,8 @@ if TYPE_CHECKING:
 _READ_BYTES, _MUCH_BYTES = 1 << 16, 1 << 20
 #: A thread that waits for the socket to take its request looks this often whether it must lead, in seconds.
 _LOOK_SECONDS = 0.05
+#: Any other thread that waits looks this often, in seconds: an exception may have kept another from waking it.
+WAKE_SECONDS = 1.0
 #: Parts that are written together, in bytes, by a copy of them.
 _JOINED_BYTES = 1 << 16
 #: The time for an answer to a ping, in seconds.
@@ -43,7 +50,8 @@ class BlockingConnection:
         self.end = ClientEnd()
         self._sock, self._address, self._tls, self._keepalive = sock, address, tls, keepalive
         self._lock = threading.Lock()
-        self._led = False
+        #: The call whose thread leads, if one does.
+        self._leader: RemoteCall | None = None
         #: What the socket has not taken yet.
         self._left: list[memoryview] = []
         self._first = b""
@@ -54,41 +62,39 @@ class BlockingConnection:
 
     def run(self, call: RemoteCall, block: bytes, message: tuple[bytes, bytes], deadline: float) -> Reply | None:
         """Send a call and wait for its reply; None: this connection takes no call now."""
-        with self._lock:
-            try:
-                if not self.end.calls and not self._led:
+        try:
+            with self._lock:
+                if not self.end.calls and self._leader is None:
                     self._catch_up()
                 if self.end.room <= 0:
                     return None
                 self.end.open(call, block, *message)
                 self._flush()
-            except BaseException:
-                self._give_up("the connection was interrupted")
-                raise
-        leads = False
+        except BaseException:
+            self._interrupted()
+            raise
         try:
             while call.reply is None and (left := deadline - monotonic()) > 0:
                 waiter = None
                 with self._lock:
                     if call.reply is not None:
                         break
-                    if not self._led:
-                        leads = self._led = True
+                    if self._leader is None:
+                        self._leader = call
                     elif not self._left:
                         call.waiter = waiter = threading.Lock()
                         waiter.acquire()
-                if leads:
+                if self._leader is call:
                     self._lead(call, deadline)
-                    leads = False
-                    self._hand_over()
                 elif waiter is not None:
-                    waiter.acquire(timeout=min(left, threading.TIMEOUT_MAX))
+                    waiter.acquire(timeout=min(left, WAKE_SECONDS))
                 else:
                     self._writing.poll(1000 * min(left, _LOOK_SECONDS))
-                    with self._lock:
-                        self._flush()
+                    self._change(self._flush)
         finally:
-            self._leave(call, leads)
+            if self._leader is call:
+                self._leader = None  # no call of a function before this: no exception can come between
+            self._leave(call)
         return call.reply or failures.EXPIRED
 
     def close(self, reply: Reply = failures.CLOSED) -> None:
@@ -115,31 +121,24 @@ class BlockingConnection:
                     heard, pinged, since = self.end.heard, False, monotonic()
                 silence = since + keepalive + (PING_SECONDS if pinged else 0) - monotonic()
                 if silence <= 0:
-                    with self._lock:
-                        if pinged:
-                            self._give_up(f"the server at {self._address} answers no ping")
-                            return
-                        pinged = True
-                        self.end.ping()
-                        self._flush()
+                    if pinged:
+                        self.close(failures.no_ping(self._address))
+                        return
+                    pinged = True
+                    self._change(self.end.ping, self._flush)
                     continue
                 left = min(left, silence)
             if not (self._both if self._left else self._reading).poll(math.ceil(left * 1000)):
                 continue
-            data = self._read()
-            with self._lock:
-                try:
+            try:
+                data = self._read()
+                with self._lock:
                     if data is not None:
                         self._take(data)
                     self._flush()
-                except BaseException:
-                    self._give_up("the connection was interrupted")
-                    raise
-
-    def _hand_over(self) -> None:
-        with self._lock:
-            self._led = False
-            self._wake_another()
+            except BaseException:
+                self._interrupted()
+                raise
 
     def _wake_another(self) -> None:
         for call in self.end.calls.values():
@@ -154,20 +153,36 @@ class BlockingConnection:
         if waiter is not None:
             waiter.release()
 
-    def _leave(self, call: RemoteCall, leads: bool) -> None:
+    def _leave(self, call: RemoteCall) -> None:
         """The thread of ``call`` waits no more, whatever the reason."""
-        if call.reply is not None and not leads and (self._led or not self.end.calls) and not self.end.going_away:
-            return
+        others = self._leader is None and self.end.calls
+        if call.reply is None or others or self.end.going_away:
+            self._change(lambda: self._left_by(call))
+
+    def _left_by(self, call: RemoteCall) -> None:
+        if call.reply is None:
+            self.end.cancel(call)
+            self._flush()
+        if self._leader is None:
+            self._wake_another()
+        if self.end.going_away and not self.end.calls:
+            self._give_up("the server goes away")
+
+    def _change(self, *steps: Callable[[], object]) -> None:
+        """Carry out ``steps``, which change what the threads share."""
+        try:
+            with self._lock:
+                for step in steps:
+                    step()
+        except BaseException:
+            self._interrupted()
+            raise
+
+    def _interrupted(self) -> None:
+        """An exception came while something was half done: the connection is of no use any more."""
+        self.end.going_away = True  # first: whatever else comes, no further call begins here
         with self._lock:
-            if leads:
-                self._led = False
-            if call.reply is None:
-                self.end.cancel(call)
-                self._flush()
-            if not self._led:
-                self._wake_another()
-            if self.end.going_away and not self.end.calls:
-                self._give_up("the server goes away")
+            self._give_up("the connection was interrupted")
 
     # the socket
 
@@ -250,5 +265,5 @@ class BlockingConnection:
         self.end.lost(why, status)
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that leads
-        if not self._led:
+        if self._leader is None:
             self._sock.close()

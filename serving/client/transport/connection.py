@@ -56,9 +56,9 @@ class ClientEnd(Outgoing):
     def lost(self, why: str, status: Status = Status.UNAVAILABLE) -> None:
         """The connection has ended: every call on it fails, with the reason ``why``."""
         self.going_away = True
-        calls, self.calls = self.calls, {}
-        for call in calls.values():
+        for call in list(self.calls.values()):  # they are forgotten last: what an exception cuts short is done again
             call.finish(Reply(status, why, begun=call.head is not None))
+        self.calls.clear()
 
     def refuse_from(self, number: int) -> None:
         """The server goes away, and has not looked at streams from ``number`` on: those calls fail as unseen."""

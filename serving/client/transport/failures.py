@@ -66,6 +66,11 @@ def wants_tls(address: str, why: str) -> Reply:
     return _unavailable(f"no server answers at {address} in plain text ({why}); does it want TLS (tls=…, --tls-ca)?")
 
 
+def no_ping(address: str) -> Reply:
+    """A server that was silent, and then did not answer a ping."""
+    return _unavailable(f"the server at {address} answers no ping")
+
+
 def not_grpc(address: str, first: bytes, why: str) -> Reply:
     """The first bytes of what listens there are not those of a gRPC server."""
     if first.startswith(_HTTP1):

@@ -207,4 +207,4 @@ class LoopConnection(asyncio.Protocol):
         elif now - pinged_at < PING_SECONDS:
             self._listen(heard, pinged_at)
         else:
-            self._give_up(f"the server at {self._address} answers no ping")
+            self.close(failures.no_ping(self._address))

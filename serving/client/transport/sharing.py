@@ -1,4 +1,8 @@
-"""The connections of a ``Client``: made when they are needed, shared by its threads, replaced when they end."""
+"""The connections of a ``Client``: made when they are needed, shared by its threads, replaced when they end.
+
+As in blocking.py, an exception may come after any call of a function. It may leave an Event or a Condition locked for
+ever, so there is none here: each thread that waits does so at a lock of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,12 @@ import os
 import threading
 import time
 import weakref
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from normfold.serving.client.transport import failures
 from normfold.serving.client.transport.answers import Reply
-from normfold.serving.client.transport.blocking import BlockingConnection
+from normfold.serving.client.transport.blocking import WAKE_SECONDS, BlockingConnection
 from normfold.serving.client.transport.destination import Endpoint
 from normfold.serving.client.transport.dialling import dial, shake_hands
 from normfold.serving.client.transport.opening import Opening
@@ -20,6 +25,7 @@ from normfold.serving.errors import Status
 
 if TYPE_CHECKING:
     import ssl
+    from _thread import LockType
 
 #: Connections of one client. A further one is made when the server takes no more calls on those that there are.
 MOST_CONNECTIONS = 16
@@ -46,18 +52,21 @@ class SharedConnections:
             tls,
             keepalive,
         )
-        self._over = threading.Event()
+        self._closed = False
         self._begin()
         _ALL.add(self)
 
     def _begin(self) -> None:
-        closed, self._over = self._over.is_set(), threading.Event()  # once the client is closed
-        if closed:
-            self._over.set()
         self._connections: list[BlockingConnection] = []
-        self._changed = threading.Condition()
-        self._waiting = 0
-        self._dialling = False
+        self._lock = threading.Lock()
+        #: Held by nobody in particular until the client is closed.
+        self._over = threading.Lock()
+        if not self._closed:
+            self._over.acquire()
+        #: The locks of those that wait for a connection, in their order.
+        self._waiting: OrderedDict[LockType, None] = OrderedDict()
+        #: Whoever makes a connection now.
+        self._dialler: object = None
         #: The failures so far, and the last one.
         self._failed, self._failure = 0, failures.EXPIRED
 
@@ -70,7 +79,7 @@ class SharedConnections:
             return reply
         retries = Retries()
         while (pause := retries.pause(path, reply, deadline - time.monotonic())) is not None:
-            if self._over.wait(pause):
+            if self._closed_within(pause):
                 return failures.CLOSED
             left = max(deadline - time.monotonic(), 1e-3)
             reply = self._attempt(self._opening.block(path, round(left, 2) or left), message, deadline)
@@ -78,10 +87,12 @@ class SharedConnections:
 
     def close(self) -> None:
         """Close the connections; calls without an answer end as CANCELLED."""
-        with self._changed:
-            self._over.set()
+        with self._lock:
+            first, self._closed = not self._closed, True
             connections, self._connections = self._connections, []
-            self._changed.notify_all()
+            self._wake(len(self._waiting))
+        if first:
+            self._over.release()
         for connection in connections:
             connection.close()
 
@@ -105,8 +116,8 @@ class SharedConnections:
             call = RemoteCall(BlockingConnection.woken)
             reply = connection.run(call, block, message, deadline)
             if self._waiting:
-                with self._changed:
-                    self._changed.notify()
+                with self._lock:
+                    self._wake(1)
             if reply is not None:
                 return reply
             found = self._connection(deadline)
@@ -116,50 +127,78 @@ class SharedConnections:
 
     def _connection(self, deadline: float) -> BlockingConnection | Reply:
         """A connection that takes a call, as soon as there is one; a reply where none comes about."""
-        with self._changed:
-            failed = self._failed
-            while True:
-                if self._over.is_set():
-                    return failures.CLOSED
-                self._connections = [one for one in self._connections if not one.end.going_away]
-                for connection in self._connections:
-                    if connection.end.room > 0:
-                        return connection
-                if not self._dialling and len(self._connections) < MOST_CONNECTIONS:
-                    self._dialling = True
-                    break
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return failures.EXPIRED
-                self._waiting += 1
-                try:
-                    self._changed.wait(min(left, threading.TIMEOUT_MAX))
-                finally:
-                    self._waiting -= 1
-                if self._failed != failed:
-                    return self._failure
-        made: BlockingConnection | None = None
-        failure = None
+        failed, me = self._failed, object()
+        while True:
+            waiter = None
+            try:
+                with self._lock:
+                    found = self._found(failed)
+                    if found is not None:
+                        return found
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        return failures.EXPIRED
+                    if self._dialler is None and len(self._connections) < MOST_CONNECTIONS:
+                        self._dialler = me
+                    else:
+                        waiter = threading.Lock()
+                        waiter.acquire()
+                        self._waiting[waiter] = None
+                if waiter is None:
+                    return self._made(deadline)
+                waiter.acquire(timeout=min(left, WAKE_SECONDS))
+            finally:
+                if self._dialler is me:
+                    self._dialler = None  # no call of a function before this: no exception can come between
+                    self._stop_waiting(None)
+                elif waiter is not None:
+                    self._stop_waiting(waiter)
+
+    def _found(self, failed: int) -> BlockingConnection | Reply | None:
+        """A connection that takes a call, or why there is none; None: one must be made, or waited for."""
+        if self._closed:
+            return failures.CLOSED
+        self._connections = [one for one in self._connections if not one.end.going_away]
+        for connection in self._connections:
+            if connection.end.room > 0:
+                return connection
+        return None if self._failed == failed else self._failure
+
+    def _made(self, deadline: float) -> BlockingConnection | Reply:
+        """One more connection; a reply where none comes about."""
         try:
             made = self._dial(deadline)
-        except TimeoutError:
-            return failures.EXPIRED
         except OSError as error:
+            if isinstance(error, TimeoutError) and error.errno is None:
+                return failures.EXPIRED  # the deadline has passed, and not that of the system
             failure = failures.of_error(self._address, error)
+            with self._lock:
+                self._failed, self._failure = self._failed + 1, failure
             return failure
-        finally:
-            with self._changed:
-                self._dialling = False
-                closed = self._over.is_set()
-                if made is not None and not closed:
-                    self._connections = [*self._connections, made]
-                elif failure is not None:
-                    self._failed, self._failure = self._failed + 1, failure
-                self._changed.notify_all()
-        if closed:
-            made.close()
-            return failures.CLOSED
-        return made
+        with self._lock:
+            if not self._closed:
+                self._connections = [*self._connections, made]
+                return made
+        made.close()
+        return failures.CLOSED
+
+    def _stop_waiting(self, waiter: LockType | None) -> None:
+        """One that has waited goes on; None: whoever made a connection, and so do all others."""
+        with self._lock:
+            if waiter is not None:
+                self._waiting.pop(waiter, None)
+            else:
+                self._wake(len(self._waiting))
+
+    def _wake(self, count: int) -> None:
+        for _ in range(min(count, len(self._waiting))):
+            self._waiting.popitem(last=False)[0].release()
+
+    def _closed_within(self, seconds: float) -> bool:
+        """Whether the client is closed within ``seconds``."""
+        if self._over.acquire(timeout=seconds):
+            self._over.release()
+        return self._closed
 
     def _dial(self, deadline: float) -> BlockingConnection:
         sock = dial(self._destination, deadline)
