@@ -1,9 +1,17 @@
-"""From an address to a connected socket, within a time."""
+"""From an address to a connected socket, within a time.
+
+Of several addresses the next is tried beside the one before after STAGGER_SECONDS (RFC 8305, section 5). So an address
+that swallows packets delays a connection by little.
+"""
 
 from __future__ import annotations
 
+import errno
+import math
+import os
 import select
 import socket
+from collections.abc import Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +20,18 @@ from normfold.serving.client.transport.destination import Endpoint
 if TYPE_CHECKING:
     from normfold.serving.client.transport.tls import TlsEnd
 
-#: The longest time for one place, as long as there are others to try, in seconds.
-_PLACE_SECONDS = 20.0
+#: A family of sockets, and what a socket of that family connects to.
+Address = tuple[int, Any]
+
+#: The next address is tried this long after the one before, in seconds, or as soon as none is under way.
+STAGGER_SECONDS = 0.25
 
 
-def dial(destination: Endpoint, deadline: float) -> socket.socket:
-    """A socket that is connected to the first place of ``destination`` that takes it; it does not block.
+def dial(destination: Endpoint, deadline: float, worked: Address | None = None) -> tuple[socket.socket, Address]:
+    """A socket that is connected to the first address of ``destination`` that takes it, and this address.
 
-    Raises OSError, or TimeoutError once ``deadline`` (of ``time.monotonic``) has passed.
+    The socket does not block. ``worked``: the address that took the last connection, which is tried first. Raises
+    OSError, or a TimeoutError without a number once ``deadline`` (of ``time.monotonic``) has passed.
     """
     if destination.path:
         sock = socket.socket(socket.AF_UNIX)
@@ -30,29 +42,77 @@ def dial(destination: Endpoint, deadline: float) -> socket.socket:
         except BaseException:
             sock.close()
             raise
-        return sock
-    addresses = [
-        (family, place) for host, port in destination.places for family, _, _, _, place in named_places(host, port)
-    ]
-    failed: OSError | None = None
-    for number, (family, place) in enumerate(addresses):
-        last = number == len(addresses) - 1
-        sock = socket.socket(family)
+        return sock, (socket.AF_UNIX, destination.path)
+    attempts = _Attempts()
+    try:
+        for address in in_order((one for place in destination.places for one in named_places(*place)), worked):
+            attempts.begin(address)
+            if (found := attempts.connected(min(deadline, monotonic() + STAGGER_SECONDS))) is not None:
+                return found
+        if (found := attempts.connected(deadline)) is not None:
+            return found
+        raise TimeoutError if attempts.under_way or attempts.failed is None else attempts.failed
+    finally:
+        attempts.close()
+
+
+class _Attempts:
+    """Sockets that begin to connect."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self.under_way: dict[int, tuple[socket.socket, Address]] = {}
+        self.failed: OSError | None = None
+
+    def begin(self, address: Address) -> None:
+        """Try one more address."""
         try:
-            sock.settimeout(_left(deadline) if last else min(_PLACE_SECONDS, _left(deadline)))
-            sock.connect(place)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setblocking(False)
-        except OSError as error:
-            failed = error
+            sock = tcp_socket(address[0])
+        except OSError as error:  # such as a family that this system does not have
+            self.failed = error
+            return
+        self.under_way[sock.fileno()] = sock, address
+        self._poll.register(sock, select.POLLOUT)
+        code = sock.connect_ex(address[1])
+        if code not in (0, errno.EINPROGRESS):
+            self._fail(sock, code)
+
+    def connected(self, until: float) -> tuple[socket.socket, Address] | None:
+        """The first socket that is connected; None: all have failed, or ``until`` has passed."""
+        while self.under_way and (left := until - monotonic()) > 0:
+            for number, _ in self._poll.poll(math.ceil(left * 1000)):
+                sock, address = self.under_way[number]
+                if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    self._fail(sock, code)
+                else:
+                    del self.under_way[number]
+                    return sock, address
+        return None
+
+    def _fail(self, sock: socket.socket, code: int) -> None:
+        self.failed = OSError(code, os.strerror(code))
+        self._poll.unregister(sock)
+        del self.under_way[sock.fileno()]
+        sock.close()
+
+    def close(self) -> None:
+        """End those that are still under way."""
+        for sock, _ in self.under_way.values():
             sock.close()
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    assert failed is not None
-    raise failed
+
+
+def tcp_socket(family: int) -> socket.socket:
+    """A socket that does not block and sends small messages at once. Raises OSError."""
+    sock = socket.socket(family)
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def in_order(found: Iterable[Any], worked: Address | None) -> list[Address]:
+    """The addresses that ``socket.getaddrinfo`` has ``found``; the one that ``worked`` comes first."""
+    addresses = [(family, place) for family, _, _, _, place in found]
+    return sorted(addresses, key=lambda one: one != worked)
 
 
 def named_places(host: str, port: int, flags: int = 0) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from normfold.serving.client.transport import failures
 from normfold.serving.client.transport.answers import Reply
 from normfold.serving.client.transport.closing import cancelled_here, closed_within
 from normfold.serving.client.transport.destination import Endpoint
+from normfold.serving.client.transport.dialling import Address
 from normfold.serving.client.transport.looping import AwaitedCall, LoopConnection
 from normfold.serving.client.transport.opening import Opening
 from normfold.serving.client.transport.reaching import reached, reached_unix
@@ -47,6 +47,8 @@ class LoopConnections:
             keepalive,
         )
         self._closed = False
+        #: Where the last connection came about.
+        self._worked: Address | None = None
         self._connections: list[LoopConnection] = []
         self._begin(None)
 
@@ -192,7 +194,6 @@ class LoopConnections:
         options: dict[str, Any] = {}
         if self._tls is not None:
             options = {"ssl": self._tls[0], "server_hostname": self._tls[1]}
-        failed: OSError | None = None
 
         def made() -> LoopConnection:
             connection = LoopConnection(self._address, loop, sock, self._tls is not None, self._keepalive, self._wake)
@@ -200,26 +201,20 @@ class LoopConnections:
             return connection
 
         try:
-            for place in self._destination.places or (None,):
-                with contextlib.suppress(TimeoutError):
-                    try:
-                        async with asyncio.timeout(_CONNECT_SECONDS):
-                            if place is None:
-                                sock = await reached_unix(loop, self._destination.path)
-                                _, protocol = await loop.create_unix_connection(made, sock=sock, **options)
-                            else:
-                                sock = await reached(loop, *place)
-                                _, protocol = await loop.create_connection(made, sock=sock, **options)
-                    except OSError as error:
-                        if isinstance(error, TimeoutError):
-                            raise
-                        failed = error
-                    else:
-                        self._connections.append(protocol)
-                        return None
-            if failed is None:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                if self._destination.path:
+                    sock = await reached_unix(loop, self._destination.path)
+                    _, protocol = await loop.create_unix_connection(made, sock=sock, **options)
+                else:
+                    sock, self._worked = await reached(loop, self._destination.places, self._worked)
+                    _, protocol = await loop.create_connection(made, sock=sock, **options)
+        except OSError as error:
+            if isinstance(error, TimeoutError) and error.errno is None:  # not of the system
                 return failures.refused(self._address, f"no connection within {_CONNECT_SECONDS:.0f} s")
-            return failures.of_error(self._address, failed)
+            return failures.of_error(self._address, error)
+        else:
+            self._connections.append(protocol)
+            return None
         finally:
             self._dialling = None
 

@@ -17,7 +17,7 @@ from normfold.serving.client.transport import failures
 from normfold.serving.client.transport.answers import Reply
 from normfold.serving.client.transport.blocking import WAKE_SECONDS, BlockingConnection
 from normfold.serving.client.transport.destination import Endpoint
-from normfold.serving.client.transport.dialling import dial, shake_hands
+from normfold.serving.client.transport.dialling import Address, dial, shake_hands
 from normfold.serving.client.transport.opening import Opening
 from normfold.serving.client.transport.remote_call import RemoteCall
 from normfold.serving.client.transport.retries import Retries
@@ -53,6 +53,8 @@ class SharedConnections:
             keepalive,
         )
         self._closed = False
+        #: Where the last connection came about.
+        self._worked: Address | None = None
         self._begin()
         _ALL.add(self)
 
@@ -201,7 +203,7 @@ class SharedConnections:
         return self._closed
 
     def _dial(self, deadline: float) -> BlockingConnection:
-        sock = dial(self._destination, deadline)
+        sock, self._worked = dial(self._destination, deadline, self._worked)
         try:
             tls = None
             if self._tls is not None:

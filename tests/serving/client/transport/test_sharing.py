@@ -263,8 +263,9 @@ def test_a_connection_that_comes_about_once_the_client_is_closed_is_closed(monke
 
     def slow_dial(*arguments):
         client.close()
-        ends.append(dialled(*arguments))
-        return ends[-1]
+        found = dialled(*arguments)
+        ends.append(found[0])
+        return found
 
     monkeypatch.setattr(sharing, "dial", slow_dial)
     with serving(Counted()) as address:

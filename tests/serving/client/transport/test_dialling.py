@@ -1,0 +1,122 @@
+"""A server with several addresses, of which some swallow packets or refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+
+import pytest
+
+from normfold.serving.client.async_client import AsyncClient
+from normfold.serving.client.client import Client
+from normfold.serving.client.errors import ClientError
+
+from .peer import Peer, serving
+
+
+@contextlib.contextmanager
+def silent():
+    """An address that swallows packets: a listener whose queue is full."""
+    with contextlib.ExitStack() as stack:
+        hole = stack.enter_context(socket.socket())
+        hole.bind(("127.0.0.1", 0))
+        hole.listen(0)
+        for _ in range(3):
+            one = stack.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(hole.getsockname())
+        yield f"127.0.0.1:{hole.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def refusing():
+    """An address at which nothing listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{sock.getsockname()[1]}"
+
+
+def answers(peer: Peer) -> None:
+    peer.greet()
+    while True:
+        peer.answer(peer.request())
+
+
+@pytest.fixture
+def named(monkeypatch):
+    """Gives a name the addresses of a list "ipv4:…"."""
+    asked = socket.getaddrinfo
+
+    def found(host, port, *rest, flags=0, **options):
+        if host != "several.example":
+            return asked(host, port, *rest, flags=flags, **options)
+        if flags & socket.AI_NUMERICHOST:
+            raise socket.gaierror(socket.EAI_NONAME, "no number")
+        places = [place.rsplit(":", 1) for place in given[0].removeprefix("ipv4:").split(",")]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, int(number))) for one, number in places]
+
+    def name(address: str) -> str:
+        given.append(address)
+        return "several.example:1"
+
+    given: list[str] = []
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    return name
+
+
+@pytest.mark.parametrize("written", ["a list", "a name"])
+@pytest.mark.parametrize("order", list(itertools.permutations(["silent", "refusing", "alive"])))
+def test_the_first_address_that_takes_the_connection_is_used(ask, named, written, order):
+    with silent() as hole, refusing() as closed, serving(answers) as alive:
+        there = {"silent": hole, "refusing": closed, "alive": alive}
+        address = "ipv4:" + ",".join(there[one] for one in order)
+        assert ask(address if written == "a list" else named(address), timeout=5)
+
+
+def test_the_address_that_worked_is_tried_first_when_a_connection_is_made_again(ask, monkeypatch):
+    for module in ("dialling", "reaching"):
+        monkeypatch.setattr(f"normfold.serving.client.transport.{module}.STAGGER_SECONDS", 2.0)
+    tried = []
+
+    def leaves(peer: Peer) -> None:
+        peer.greet()
+        number = peer.request()
+        peer.answer(number)
+        peer.goaway(number)
+        peer.wait_for_end()
+
+    with silent() as hole, serving(leaves) as alive:
+        from normfold.serving.client.transport import dialling, reaching
+
+        def socket_of(family):
+            tried.append(family)
+            return made(family)
+
+        made = dialling.tcp_socket
+        for module in (dialling, reaching):
+            monkeypatch.setattr(module, "tcp_socket", socket_of)
+        assert ask(f"ipv4:{hole},{alive}", times=4, timeout=20)
+    assert len(tried) == 5
+
+
+def test_where_no_address_takes_the_connection_the_last_refusal_is_the_reason(ask):
+    with refusing() as one, refusing() as other, pytest.raises(ClientError, match="Connection refused"):
+        ask(f"ipv4:{one},{other}")
+
+
+@pytest.mark.parametrize("kind", ["blocking", "loop"])
+def test_a_deadline_ends_a_call_that_no_address_takes(kind):
+    def ask(address: str) -> None:
+        async def loop() -> None:
+            async with AsyncClient(address, timeout=0.6) as client:
+                await client.is_live()
+
+        if kind == "loop":
+            asyncio.run(loop())
+        else:
+            Client(address, timeout=0.6).is_live()
+
+    with silent() as one, silent() as other, pytest.raises(ClientError, match="DEADLINE_EXCEEDED"):
+        ask(f"ipv4:{one},{other}")
