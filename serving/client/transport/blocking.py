@@ -94,13 +94,17 @@ class BlockingConnection:
         finally:
             if self._leader is call:
                 self._leader = None  # no call of a function before this: no exception can come between
-            self._leave(call)
+            self._leave(call, deadline)
         return call.reply or failures.EXPIRED
 
     def close(self, reply: Reply = failures.CLOSED) -> None:
         """Close the socket; calls without an answer end with ``reply``."""
         with self._lock:
             self._give_up(reply.details, reply.status)
+
+    def listen(self) -> None:
+        """Take what has come, if no thread does that anyway."""
+        self._change(self._catch_up_alone, self._flush)
 
     def abandon(self) -> None:
         """Close the socket of a process that this one was forked from, and nothing else."""
@@ -153,14 +157,16 @@ class BlockingConnection:
         if waiter is not None:
             waiter.release()
 
-    def _leave(self, call: RemoteCall) -> None:
+    def _leave(self, call: RemoteCall, deadline: float) -> None:
         """The thread of ``call`` waits no more, whatever the reason."""
         others = self._leader is None and self.end.calls
         if call.reply is None or others or self.end.going_away:
-            self._change(lambda: self._left_by(call))
+            self._change(lambda: self._left_by(call, deadline))
 
-    def _left_by(self, call: RemoteCall) -> None:
+    def _left_by(self, call: RemoteCall, deadline: float) -> None:
         if call.reply is None:
+            if monotonic() >= deadline:
+                self.end.doubt(call)
             self.end.cancel(call)
             self._flush()
         if self._leader is None:
@@ -194,6 +200,10 @@ class BlockingConnection:
             return None
         except OSError:
             return b""
+
+    def _catch_up_alone(self) -> None:
+        if self._leader is None:
+            self._catch_up()
 
     def _catch_up(self) -> None:
         """Take what came while nobody waited: a farewell, a ping, the end."""

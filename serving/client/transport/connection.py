@@ -34,8 +34,6 @@ class ClientEnd(Outgoing):
         super().__init__()
         #: Whether the server's first SETTINGS have come.
         self.settled = False
-        #: Counts what comes; a connection on which it stays the same is silent.
-        self.heard = 0
         self._received = 0
         self._fruitless = 0
         self._reader = HeaderReader()

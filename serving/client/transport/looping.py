@@ -55,7 +55,8 @@ class LoopConnection(asyncio.Protocol):
 
         ``keepalive``: seconds of silence before a ping while calls wait; 0: no pings.
 
-        ``changed`` is called once the connection has ended, or the server has said how many calls it takes.
+        ``changed`` is called once the connection has ended, or the server has said how many calls it takes, or is
+        heard again.
         """
         self.end = ClientEnd()
         self._sock = sock
@@ -82,6 +83,8 @@ class LoopConnection(asyncio.Protocol):
 
     def cancel(self, call: RemoteCall) -> None:
         """Forget a call that nobody waits for any more."""
+        if call.reply is failures.EXPIRED:
+            self.end.doubt(call)
         self.end.cancel(call)
         self._schedule()
         self._part()
@@ -111,7 +114,7 @@ class LoopConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what the server sends."""
         end = self.end
-        most = end.most_calls
+        most, silent = end.most_calls, end.silent
         if not end.settled:
             self._first += data[:16]
         try:
@@ -126,7 +129,7 @@ class LoopConnection(asyncio.Protocol):
             return
         if end.out and not self._scheduled:
             self._write()
-        if end.most_calls != most:
+        if silent or end.most_calls != most:
             self._changed()
         if end.going_away:
             self._part()

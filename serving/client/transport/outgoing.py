@@ -41,6 +41,10 @@ class Outgoing:
         self.calls: dict[int, RemoteCall] = {}
         #: Whether the server takes no further calls on this connection.
         self.going_away = False
+        #: Counts what comes; a connection on which it stays the same is silent.
+        self.heard = 0
+        #: ``heard`` when a call had waited in vain for anything to come; -1: none has.
+        self._doubted = -1
         #: The calls that the server takes at once.
         self.most_calls = _BEFORE_SETTINGS
         #: The windows that the server gives: of the connection, of each new stream; and its largest frame.
@@ -50,13 +54,30 @@ class Outgoing:
     @property
     def room(self) -> int:
         """The number of calls that may be opened now."""
-        return 0 if self.going_away or self._next > _LAST_NUMBER else self.most_calls - len(self.calls)
+        if self.going_away or self._doubted == self.heard or self._next > _LAST_NUMBER:
+            return 0
+        return self.most_calls - len(self.calls)
+
+    @property
+    def silent(self) -> bool:
+        """Whether a call has waited in vain for anything to come, and nothing has come since."""
+        return self._doubted == self.heard
+
+    def doubt(self, call: RemoteCall) -> None:
+        """``call`` ends by its deadline. If nothing at all has come since it was sent, the connection may be dead.
+
+        Then it takes no calls until something comes, such as the answer to the ping that is sent now.
+        """
+        if call.heard == self.heard and not self.silent:
+            self._doubted = self.heard
+            self.ping()
 
     def open(self, call: RemoteCall, block: bytes, prefix: bytes, message: bytes, end: bool = True) -> None:
         """Begin a call with one message; ``end``: the request has no other. There must be ``room``."""
         number = call.number = self._next
         self._next += 2
         self.calls[number] = call
+        call.heard = self.heard
         call.window = self.initial
         size = len(prefix) + len(message)
         out = self.out

@@ -163,6 +163,8 @@ class LoopConnections:
         while True:
             if self._closed:
                 return failures.CLOSED
+            for silent in [one for one in self._connections if one.end.silent and not one.end.calls][:-1]:
+                silent.close()  # a newer one is silent, too: that is listened to
             self._connections = [one for one in self._connections if not one.end.going_away]
             if (connection := self._free()) is not None:
                 return connection

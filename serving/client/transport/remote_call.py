@@ -25,6 +25,7 @@ class RemoteCall:
         "end_waits",
         "ended",
         "head",
+        "heard",
         "number",
         "received",
         "reply",
@@ -39,6 +40,8 @@ class RemoteCall:
         self.reply: Reply | None = None
         #: The number of its stream; 0 before it has one.
         self.number = 0
+        #: What its connection had counted as heard when the call was sent.
+        self.heard = 0
         #: Bytes that the server still takes on this stream; negative after it has made its windows smaller.
         self.window = 0
         #: Data that wait for a larger window, and whether the request ends behind them.
