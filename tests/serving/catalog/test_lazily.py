@@ -240,7 +240,7 @@ def test_a_request_takes_the_versions_that_were_there_when_the_repository_was_re
         await made.load_all()
         models.write(root / "a", models.scale(3.0), 2)
         later.following.follow(served(made.entries))
-        assert later.following.behind(later._repository) == ["a"]
+        assert later.following.behind(Repository(root)) == ["a"]
         await later.load_all()
         later.following.follow(())
         for one in (made, later):
