@@ -236,6 +236,8 @@ def add_layer(b: Builder, layer: Layer) -> None:
     elif layer.kind == "recurrent":
         _add_recurrent(b, layer, i, weights)
     elif layer.kind == "places":
+        if L < 2:
+            return
         # The table keeps entries of one window apart; only those that the ReLU makes equal are equal.
         table, w, bias = weights(1, C, LONGEST) * np.float32(10), weights(C, C, 1), f32(rng.standard_normal(C) * 0.5)
         gamma, beta = f32(rng.uniform(0.5, 1.5, C)), f32(rng.standard_normal(C))
@@ -363,8 +365,8 @@ def _first_positions(b: Builder, x: str, length: int) -> str | None:
     return b.node("Slice", [x, *(b.const([n], np.int64) for n in (0, TAKEN, 2))])
 
 
-#: The length of a table of positions; no value is longer.
-LONGEST = 400
+#: The length of a table of positions; a network in which a value is longer does not run, and is drawn anew.
+LONGEST = 96
 
 
 def _cut(b: Builder, layer: Layer, table: np.ndarray, x: str) -> str:
