@@ -77,14 +77,15 @@ def test_a_path_one_folder_too_high_is_told_the_one_that_was_meant(root, tmp_pat
         Repository(above, wait=True)
 
 
-def test_a_folder_without_any_model_may_wait_for_the_first_one(tmp_path, root):
-    (tmp_path / "lost+found").mkdir()
-    repository = Repository(tmp_path, wait=True)
+def test_a_folder_without_any_model_may_wait_for_the_first_one(tmp_path_factory, root):
+    empty = tmp_path_factory.mktemp("empty")
+    (empty / "lost+found").mkdir()
+    repository = Repository(empty, wait=True)
     assert repository.models() == {}
-    shutil.copytree(root / "a", tmp_path / "a")
+    shutil.copytree(root / "a", empty / "a")
     assert list(repository.models()) == ["a"]
     with pytest.raises(StartError, match="does not exist"):
-        Repository(tmp_path / "nowhere", wait=True)
+        Repository(empty / "nowhere", wait=True)
 
 
 def test_a_missing_file_is_told_by_its_place_in_the_model(root):
