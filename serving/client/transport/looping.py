@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Callable
 from typing import cast
@@ -104,6 +105,15 @@ class LoopConnection(asyncio.Protocol):
             if transport is not None:
                 transport.abort()
         self._sock.close()
+
+    def forget(self) -> None:
+        """Close the socket of a process that this one was forked from, and nothing else.
+
+        The two processes share what its event loop waits with (epoll): the transport would take the socket out of that.
+        """
+        self.end.going_away = True
+        if (file := self._sock.detach()) >= 0:
+            os.close(file)
 
     # called by the loop
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 
 #: The time for a connection of a call without a deadline, in seconds.
 _CONNECT_SECONDS = 20.0
+
+_ALL: weakref.WeakSet[LoopConnections] = weakref.WeakSet()
+#: What belongs to the parent of a forked process. It is kept, because it would end itself when it is no longer needed.
+_OF_PARENT: list[object] = []
 
 
 class LoopConnections:
@@ -50,6 +56,15 @@ class LoopConnections:
         #: Where the last connection came about.
         self._worked: Address | None = None
         self._connections: list[LoopConnection] = []
+        self._begin(None)
+        _ALL.add(self)
+
+    def forked(self) -> None:
+        """Forget the connections of the parent process, in a child: the sockets and the event loop are the parent's."""
+        _OF_PARENT.append((self._loop, self._connections, self._dialling, self._waiting))
+        connections, self._connections = self._connections, []
+        for connection in connections:
+            connection.forget()
         self._begin(None)
 
     def _begin(self, loop: asyncio.AbstractEventLoop | None) -> None:
@@ -234,3 +249,11 @@ class LoopConnections:
 
 def _expire(call: AwaitedCall) -> None:
     call.finish(failures.EXPIRED)
+
+
+def _forked() -> None:
+    for connections in list(_ALL):
+        connections.forked()
+
+
+os.register_at_fork(after_in_child=_forked)
