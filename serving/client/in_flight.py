@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from normfold.serving.client.transport.closing import check_loop
+
 
 class InFlight:
     """A semaphore for each event loop on which the client is used, one loop after another."""
@@ -17,5 +19,5 @@ class InFlight:
         """That of the running loop; turns that were taken on another loop do not count here."""
         loop = asyncio.get_running_loop()
         if self._semaphore is None or loop is not self._loop:
-            self._loop, self._semaphore = loop, asyncio.Semaphore(self._most)
+            self._loop, self._semaphore = check_loop(self._loop), asyncio.Semaphore(self._most)
         return self._semaphore

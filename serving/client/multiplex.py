@@ -20,6 +20,7 @@ from normfold.serving.client.errors import ClientError, client_error
 from normfold.serving.client.transport import failures
 from normfold.serving.client.transport.answers import Reply
 from normfold.serving.client.transport.choice import LoopCalls
+from normfold.serving.client.transport.closing import check_loop
 from normfold.serving.client.transport.retries import ATTEMPTS, Retries
 from normfold.serving.errors import Status
 
@@ -82,7 +83,7 @@ class Multiplexer:
         identifier = f"{request_id}~{next(self._numbers)}"
         request.id = identifier
         request.parameters["grpc_status"].bool_param = True
-        loop = asyncio.get_running_loop()
+        loop = check_loop(self._loop)
         if loop is not self._loop:  # what waits on another loop will not get an answer any more
             self._loop, self._waiting, self._outgoing, self._running = loop, {}, None, None
         answer: asyncio.Future[pb.ModelInferResponse] = loop.create_future()

@@ -1,4 +1,4 @@
-"""What tasks need to know of a client that may be closed while they wait."""
+"""What tasks need to know of a client: that it is closed while they wait, and which event loop it works on."""
 
 from __future__ import annotations
 
@@ -18,3 +18,13 @@ def cancelled_here() -> bool:
     """Whether somebody cancels the running task: a CancelledError is for it then, and not of what it waits for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def check_loop(before: asyncio.AbstractEventLoop | None) -> asyncio.AbstractEventLoop:
+    """The running event loop. Raises RuntimeError while ``before``, on which the client was used last, runs, too."""
+    loop = asyncio.get_running_loop()
+    if before is not None and before is not loop and before.is_running():
+        raise RuntimeError(
+            "this AsyncClient works on another event loop, which still runs: use one AsyncClient for each event loop"
+        )
+    return loop

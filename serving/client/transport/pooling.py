@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from normfold.serving.client.transport import failures
 from normfold.serving.client.transport.answers import Reply
-from normfold.serving.client.transport.closing import cancelled_here, closed_within
+from normfold.serving.client.transport.closing import cancelled_here, check_loop, closed_within
 from normfold.serving.client.transport.destination import Endpoint
 from normfold.serving.client.transport.dialling import Address
 from normfold.serving.client.transport.looping import AwaitedCall, LoopConnection
@@ -56,13 +57,15 @@ class LoopConnections:
         #: Where the last connection came about.
         self._worked: Address | None = None
         self._connections: list[LoopConnection] = []
+        #: Held while the client goes over to another event loop.
+        self._changing = threading.Lock()
         self._begin(None)
         _ALL.add(self)
 
     def forked(self) -> None:
         """Forget the connections of the parent process, in a child: the sockets and the event loop are the parent's."""
         _OF_PARENT.append((self._loop, self._connections, self._dialling, self._waiting))
-        connections, self._connections = self._connections, []
+        connections, self._connections, self._changing = self._connections, [], threading.Lock()
         for connection in connections:
             connection.forget()
         self._begin(None)
@@ -174,7 +177,9 @@ class LoopConnections:
     async def _connection(self, loop: asyncio.AbstractEventLoop, deadline: float) -> LoopConnection | Reply:
         """A connection that takes a call, as soon as there is one; a reply where none comes about."""
         if loop is not self._loop:
-            self._begin(loop)
+            with self._changing:
+                check_loop(self._loop)
+                self._begin(loop)
         while True:
             if self._closed:
                 return failures.CLOSED

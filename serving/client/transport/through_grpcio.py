@@ -15,7 +15,7 @@ import grpc.aio
 
 from normfold.serving.client.transport import failures
 from normfold.serving.client.transport.answers import Reply, pushback_ms
-from normfold.serving.client.transport.closing import cancelled_here, closed_within
+from normfold.serving.client.transport.closing import cancelled_here, check_loop, closed_within
 from normfold.serving.client.transport.retries import ATTEMPTS, FACTOR, FIRST_SECONDS, RETRYABLE, Retries
 from normfold.serving.errors import Status
 from normfold.serving.wire.pushback import PUSHBACK
@@ -109,7 +109,7 @@ class GrpcioLoopCalls:
 
     def _begin(self) -> None:
         """Open a channel for the running loop, unless there is one; that of another loop is closed by its end."""
-        loop = asyncio.get_running_loop()
+        loop = check_loop(self._loop)
         if loop is not self._loop:
             self._loop, self._channel, self._over = loop, self._open(), asyncio.Event()
             self._methods: dict[str, Any] = {}

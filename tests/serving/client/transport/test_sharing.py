@@ -14,6 +14,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from normfold.protos import grpc_service as pb
@@ -409,6 +410,33 @@ def test_an_async_client_works_on_one_loop_after_another():
         client = AsyncClient(address)
         assert [asyncio.run(ask()), asyncio.run(ask())] == [True, True]
     assert len(counted.peers) == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"stream": True}, {"transport": "grpcio"}])
+@pytest.mark.parametrize("call", ["live", "infer"])
+def test_a_call_on_a_second_loop_while_the_first_runs_says_to_use_two_clients(options, call):
+    counted = Counted()
+
+    async def first() -> None:
+        """Is used, then runs on while the client is used elsewhere, and works after that."""
+        assert await client.is_live()
+        if call == "infer":
+            for _ in range(2):
+                with contextlib.suppress(ClientError):
+                    await client.infer("m", {"x": np.zeros(1, np.float32)}, timeout=0.2)
+        with pytest.raises(RuntimeError, match="use one AsyncClient for each event loop"):
+            await asyncio.to_thread(asyncio.run, second())
+        assert await client.is_live()
+
+    async def second() -> None:
+        if call == "live":
+            await client.is_live()
+        else:
+            await client.infer("m", {"x": np.zeros(1, np.float32)})
+
+    with serving(counted) as address:
+        client = AsyncClient(address, **options)
+        asyncio.run(asyncio.wait_for(first(), 60))
 
 
 @pytest.mark.parametrize("loop_is", ["closed", "stopped"])
