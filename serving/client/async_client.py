@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -20,7 +21,7 @@ from normfold.serving.client.arguments import (
 )
 from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, method_path
 from normfold.serving.client.connection import ClientTls, checked_tls, token_header
-from normfold.serving.client.errors import WITHOUT_METADATA, ClientError, Made, advised, client_error
+from normfold.serving.client.errors import ClientError, Made, advised, client_error
 from normfold.serving.client.in_flight import InFlight
 from normfold.serving.client.inputs import Inputs, needs_metadata
 from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, named, server_metadata
@@ -28,6 +29,7 @@ from normfold.serving.client.plans import MessagePlans
 from normfold.serving.client.questions import Questions
 from normfold.serving.client.replies import Response, parsed, read_metadata, says_yes
 from normfold.serving.client.sizes import refusal, shapes_of
+from normfold.serving.client.time_left import TimeLeft
 from normfold.serving.client.transport.choice import TRANSPORTS, loop_calls
 from normfold.serving.errors import Status
 
@@ -60,8 +62,8 @@ class AsyncClient:
     ) -> None:
         """Send nothing yet. What is not explained here is as in ``Client``. Raises ValueError.
 
-        ``in_flight``: the largest number of inferences at the server at once; the others wait here. The time of
-        ``timeout`` begins when an inference is sent.
+        ``in_flight``: the largest number of inferences at the server at once; the others wait here, which does not
+        count for ``timeout``.
 
         ``stream``: send all inferences over one ModelStreamInfer stream instead of one call each. Errors and deadlines
         are the same for the caller, but the server learns of neither a deadline nor a cancelled call, and answers come
@@ -71,7 +73,6 @@ class AsyncClient:
         self.address, self.timeout = checked_address(address), checked_timeout(timeout)
         self._turns = InFlight(checked_in_flight(in_flight))
         self._known = Questions()
-        self._without: set[tuple[str, str]] = set()  # models and versions of which the server gives no metadata
         self._plans = MessagePlans()
         self._calls = loop_calls(address, checked_tls(tls), token_header(token), transport, compression, keepalive)
         self._multiplexer: Multiplexer | None = None
@@ -128,19 +129,22 @@ class AsyncClient:
         did not prove is not sent: ClientError with INVALID_ARGUMENT, as the server itself would answer.
         """
         outputs, request_id = checked_outputs(outputs), checked_request_id(request_id)
+        left = TimeLeft(self._seconds(timeout))
         plan = self._plans.request(model, inputs, outputs, version)
         if plan is not None and self._multiplexer is None:
-            metadata = await self._metadata_if_any(model, version, timeout)
+            metadata = await self._metadata_if_any(model, version, left)
             if metadata is plan.checked or not refusal(metadata, plan.shapes):
                 plan.checked = metadata
                 try:
                     async with self._turns.here():
-                        answer = await self._send("ModelInfer", plan.data(inputs, request_id), timeout)
+                        begin = monotonic()
+                        answer = await self._send("ModelInfer", plan.data(inputs, request_id), left.seconds())
                 except ClientError as error:
+                    left.passed_since(begin)
                     made = functools.partial(calls.infer_request, model, inputs, outputs, version, request_id)
-                    raise await self._cured(error, made, model, version, timeout) from None
+                    raise await self._cured(error, made, model, version, left) from None
                 return self._plans.arrays(answer)
-        return calls.arrays(await self._answer(model, inputs, outputs, version, timeout, request_id))
+        return calls.arrays(await self._answer(model, inputs, outputs, version, left, request_id))
 
     async def classify(
         self,
@@ -155,9 +159,9 @@ class AsyncClient:
 
         ``inputs`` and exceptions are those of ``infer``.
         """
-        top = checked_top(top)
-        name = output or (await self._metadata(model, version, timeout)).outputs[0].name
-        answer = await self._answer(model, inputs, [name], version, timeout, "", top)
+        top, left = checked_top(top), TimeLeft(self._seconds(timeout))
+        name = output or (await self._metadata(model, version, left)).outputs[0].name
+        answer = await self._answer(model, inputs, [name], version, left, "", top)
         return calls.labelled(calls.arrays(answer)[name])
 
     async def _answer(
@@ -166,63 +170,56 @@ class AsyncClient:
         inputs: Inputs,
         outputs: Iterable[str] | None,
         version: str | int,
-        timeout: float | None,
+        left: TimeLeft,
         request_id: str,
         top: int = 0,
     ) -> pb.ModelInferResponse:
         asked = self._metadata if needs_metadata(inputs) else self._metadata_if_any
-        metadata = await asked(model, version, timeout)
+        metadata = await asked(model, version, left)
         request = calls.infer_request(model, inputs, outputs, version, request_id, top, metadata)
         if refusal(metadata, shapes_of(request)):
             self._known.clear()  # another version of the model may be in service now
-            if said := refusal(await self._metadata_if_any(model, version, timeout), shapes_of(request)):
+            if said := refusal(await self._metadata_if_any(model, version, left), shapes_of(request)):
                 raise ClientError(Status.INVALID_ARGUMENT, said)
         try:
-            return await self._infer(request, timeout)
+            return await self._infer(request, left)
         except ClientError as error:
-            raise await self._cured(error, lambda: request, model, version, timeout) from None
+            raise await self._cured(error, lambda: request, model, version, left) from None
 
     async def _cured(
-        self, error: ClientError, made: Made, model: str, version: str | int, timeout: float | None
+        self, error: ClientError, made: Made, model: str, version: str | int, left: TimeLeft
     ) -> ClientError:
         """``error``, with what would cure the request that ``made`` gives if the server found a mistake in it."""
         if error.code is not Status.INVALID_ARGUMENT:
             return error
         self._known.clear()  # another version of the model may be in service now
         try:
-            metadata = await self._metadata(model, version, timeout)
+            metadata = await self._metadata(model, version, left)
         except ClientError:
             return error
         return advised(error, made(), metadata)
 
-    async def _metadata(self, model: str, version: str | int, timeout: float | None) -> ModelMetadata:
+    async def _metadata(self, model: str, version: str | int, left: TimeLeft) -> ModelMetadata:
         """The metadata of ``model``, which is asked for once, until the server refuses a request."""
-        key = (checked_model(model), checked_version(version))
-        known = self._known.known.get(key)
-        return (
-            known if known is not None else await self._known.answer(key, self._seconds(timeout), self.model_metadata)
-        )
+        key = checked_model(model), checked_version(version)
+        return self._known.known.get(key) or await self._known.answer_within(key, left, self.model_metadata)
 
-    async def _metadata_if_any(self, model: str, version: str | int, timeout: float | None) -> ModelMetadata | None:
+    async def _metadata_if_any(self, model: str, version: str | int, left: TimeLeft) -> ModelMetadata | None:
         """The same, or None where the server gives none: then the request itself meets what is wrong."""
-        if (checked_model(model), checked_version(version)) in self._without:
-            return None
-        try:
-            return await self._metadata(model, version, timeout)
-        except ClientError as error:
-            if error.code is Status.DEADLINE_EXCEEDED:
-                raise
-            if error.code in WITHOUT_METADATA:
-                self._without.add((model, checked_version(version)))
-            return None
+        key = checked_model(model), checked_version(version)
+        return self._known.known.get(key) or await self._known.answer_if_any(key, left, self.model_metadata)
 
-    async def _infer(self, request: pb.ModelInferRequest, timeout: float | None) -> pb.ModelInferResponse:
+    async def _infer(self, request: pb.ModelInferRequest, left: TimeLeft) -> pb.ModelInferResponse:
         async with self._turns.here():
-            if self._multiplexer is None:
+            begin = monotonic()
+            try:
+                if self._multiplexer is not None:
+                    return await self._multiplexer.infer(request, left.seconds())
                 from normfold.protos import grpc_service as pb
 
-                return await self.call("ModelInfer", request, pb.ModelInferResponse, timeout)
-            return await self._multiplexer.infer(request, self._seconds(timeout))
+                return await self.call("ModelInfer", request, pb.ModelInferResponse, left.seconds())
+            finally:
+                left.passed_since(begin)
 
     async def models(self, timeout: float | None = None) -> list[control.VersionState]:
         """The state of every version of every model in the server's repository."""

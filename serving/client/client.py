@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -33,6 +34,7 @@ from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, name
 from normfold.serving.client.plans import MessagePlans
 from normfold.serving.client.replies import Response, parsed, read_metadata, says_yes
 from normfold.serving.client.sizes import refusal, shapes_of
+from normfold.serving.client.time_left import TimeLeft
 from normfold.serving.client.transport.choice import TRANSPORTS, blocking_calls
 from normfold.serving.errors import Status
 
@@ -89,11 +91,13 @@ class Client:
 
     def _send(self, method: str, data: bytes, timeout: float | None) -> bytes:
         """The serialized response to the serialized request ``data``. Raises ClientError."""
-        seconds = self.timeout if timeout is None else checked_timeout(timeout)
-        reply = self._calls.call(method_path(method), data, seconds)
+        reply = self._calls.call(method_path(method), data, self._seconds(timeout))
         if reply.status is not Status.OK:
             raise client_error(reply)
         return reply.message
+
+    def _seconds(self, timeout: float | None) -> float:
+        return self.timeout if timeout is None else checked_timeout(timeout)
 
     def infer(
         self,
@@ -113,17 +117,19 @@ class Client:
         did not prove is not sent: ClientError with INVALID_ARGUMENT, as the server itself would answer.
         """
         outputs, request_id = checked_outputs(outputs), checked_request_id(request_id)
+        left = TimeLeft(self._seconds(timeout))
         plan = self._plans.request(model, inputs, outputs, version)
         if plan is not None:
-            metadata = self._metadata_if_any(model, version, timeout)
+            metadata = self._metadata_if_any(model, version, left)
             if metadata is plan.checked or not refusal(metadata, plan.shapes):
-                plan.checked = metadata
+                plan.checked, begin = metadata, monotonic()
                 try:
-                    return self._plans.arrays(self._send("ModelInfer", plan.data(inputs, request_id), timeout))
+                    return self._plans.arrays(self._send("ModelInfer", plan.data(inputs, request_id), left.seconds()))
                 except ClientError as error:
+                    left.passed_since(begin)
                     made = functools.partial(calls.infer_request, model, inputs, outputs, version, request_id)
-                    raise self._cured(error, made, model, version, timeout) from None
-        return calls.arrays(self._answer(model, inputs, outputs, version, timeout, request_id))
+                    raise self._cured(error, made, model, version, left) from None
+        return calls.arrays(self._answer(model, inputs, outputs, version, left, request_id))
 
     def classify(
         self,
@@ -138,9 +144,9 @@ class Client:
 
         ``inputs`` and exceptions are those of ``infer``.
         """
-        top = checked_top(top)
-        name = output or self._metadata(model, version, timeout).outputs[0].name
-        answer = self._answer(model, inputs, [name], version, timeout, "", top)
+        top, left = checked_top(top), TimeLeft(self._seconds(timeout))
+        name = output or self._metadata(model, version, left).outputs[0].name
+        answer = self._answer(model, inputs, [name], version, left, "", top)
         return calls.labelled(calls.arrays(answer)[name])
 
     def _answer(
@@ -149,50 +155,56 @@ class Client:
         inputs: Inputs,
         outputs: Iterable[str] | None,
         version: str | int,
-        timeout: float | None,
+        left: TimeLeft,
         request_id: str,
         top: int = 0,
     ) -> pb.ModelInferResponse:
         asked = self._metadata if needs_metadata(inputs) else self._metadata_if_any
-        metadata = asked(model, version, timeout)
+        metadata = asked(model, version, left)
         request = calls.infer_request(model, inputs, outputs, version, request_id, top, metadata)
         if refusal(metadata, shapes_of(request)):
             self._known.clear()  # another version of the model may be in service now
-            said = refusal(self._metadata_if_any(model, version, timeout), shapes_of(request))
+            said = refusal(self._metadata_if_any(model, version, left), shapes_of(request))
             if said:
                 raise ClientError(Status.INVALID_ARGUMENT, said)
         from normfold.protos import grpc_service as pb
 
+        begin = monotonic()
         try:
-            return self.call("ModelInfer", request, pb.ModelInferResponse, timeout)
+            return self.call("ModelInfer", request, pb.ModelInferResponse, left.seconds())
         except ClientError as error:
-            raise self._cured(error, lambda: request, model, version, timeout) from None
+            left.passed_since(begin)
+            raise self._cured(error, lambda: request, model, version, left) from None
 
-    def _cured(
-        self, error: ClientError, made: Made, model: str, version: str | int, timeout: float | None
-    ) -> ClientError:
+    def _cured(self, error: ClientError, made: Made, model: str, version: str | int, left: TimeLeft) -> ClientError:
         """``error``, with what would cure the request that ``made`` gives if the server found a mistake in it."""
         if error.code is not Status.INVALID_ARGUMENT:
             return error
         self._known.clear()  # another version of the model may be in service now
         try:
-            metadata = self._metadata(model, version, timeout)
+            metadata = self._metadata(model, version, left)
         except ClientError:
             return error
         return advised(error, made(), metadata)
 
-    def _metadata(self, model: str, version: str | int, timeout: float | None) -> ModelMetadata:
+    def _metadata(self, model: str, version: str | int, left: TimeLeft) -> ModelMetadata:
         """The metadata of ``model``, which is asked for once, until the server refuses a request."""
         known = self._known.get((checked_model(model), checked_version(version)))
-        return known if known is not None else self.model_metadata(model, version, timeout)
+        if known is not None:
+            return known
+        begin = monotonic()
+        try:
+            return self.model_metadata(model, version, left.seconds())
+        finally:
+            left.passed_since(begin)
 
-    def _metadata_if_any(self, model: str, version: str | int, timeout: float | None) -> ModelMetadata | None:
+    def _metadata_if_any(self, model: str, version: str | int, left: TimeLeft) -> ModelMetadata | None:
         """The same, or None where the server gives none: then the request itself meets what is wrong."""
         key = (checked_model(model), checked_version(version))
         if key in self._known:
             return self._known[key]
         try:
-            return self.model_metadata(model, version, timeout)
+            return self._metadata(model, version, left)
         except ClientError as error:
             if error.code is Status.DEADLINE_EXCEEDED:
                 raise

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from time import monotonic
 
-from normfold.serving.client.errors import ClientError
+from normfold.serving.client.errors import WITHOUT_METADATA, ClientError
 from normfold.serving.client.metadata import ModelMetadata
+from normfold.serving.client.time_left import TimeLeft
 from normfold.serving.errors import Status
 
 #: The name and the version of a model.
@@ -41,11 +43,34 @@ class Questions:
     def __init__(self) -> None:
         self.known: dict[Key, ModelMetadata] = {}
         self._asked: dict[Key, _Question] = {}
+        #: Models of which the server gives no metadata.
+        self._without: set[Key] = set()
 
     def clear(self) -> None:
         """Forget everything; those that wait get the answer to what they asked."""
         self.known.clear()
         self._asked.clear()
+
+    async def answer_if_any(self, key: Key, left: TimeLeft, ask: Ask) -> ModelMetadata | None:
+        """The metadata of the model ``key``; None where the server gives none. Raises ClientError at the deadline."""
+        if key in self._without:
+            return None
+        try:
+            return await self.answer_within(key, left, ask)
+        except ClientError as error:
+            if error.code is Status.DEADLINE_EXCEEDED:
+                raise
+            if error.code in WITHOUT_METADATA:
+                self._without.add(key)
+            return None
+
+    async def answer_within(self, key: Key, left: TimeLeft, ask: Ask) -> ModelMetadata:
+        """The metadata of the model ``key``; what it takes is taken off ``left``. Raises as ``answer``."""
+        begin = monotonic()
+        try:
+            return await self.answer(key, left.seconds(), ask)
+        finally:
+            left.passed_since(begin)
 
     async def answer(self, key: Key, seconds: float, ask: Ask) -> ModelMetadata:
         """The metadata of the model ``key`` within ``seconds``. Raises what ``ask`` does, and ClientError."""
