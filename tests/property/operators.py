@@ -281,7 +281,6 @@ OTHERS: dict[str, Make] = {
     "mul time": lambda g, s: Call(lambda x, c: x * c, c=normal(g, s[-1])),
     "table": lambda g, s: Table(lambda x, t: x + t[:, :, : x.shape[-1]], normal(g, 1, s[1], 256)),
     "turned table": lambda g, s: Table(lambda x, t: x * t.mT[:, :, : x.shape[-1]], normal(g, 1, 256, s[1])),
-    "pooled table": lambda g, s: Table(lambda x, t: x + F.adaptive_avg_pool1d(t, x.shape[-1]), normal(g, 1, s[1], 5)),
     "resized table": lambda g, s: Table(lambda x, t: x + F.interpolate(t, size=x.shape[-1]), normal(g, 1, s[1], 5)),
     "positions": f(lambda x: x + torch.arange(x.shape[-1], device=x.device, dtype=x.dtype) / x.shape[-1]),
     "max pool": f(lambda x: F.max_pool1d(x, 2)),
