@@ -36,7 +36,10 @@ def checked_address(address: str) -> str:
             raise ValueError(
                 f"address {address!r} ends after {scheme}:, expected a place, such as unix:/run/server.sock"
             )
+        if scheme == "dns":
+            _check_one(address, rest.removeprefix("///"))
         return address
+    _check_one(address, address)
     host, colon, port = address.rpartition(":")
     if not colon:
         raise ValueError(
@@ -52,6 +55,16 @@ def checked_address(address: str) -> str:
     if not read_digits(port, 65535):
         raise ValueError(f"address {address!r} is not host:port: {port!r} is not a port from 1 to 65535")
     return address
+
+
+def _check_one(address: str, places: str) -> None:
+    """Raise ValueError where ``places`` are several, which only the schemes of numbers can list."""
+    if "," in places:
+        written = f"{'ipv6' if places.startswith('[') else 'ipv4'}:{places}".replace(" ", "")
+        raise ValueError(
+            f"address {address!r} names several places. If these are addresses of one server, write {written!r}: the "
+            "first that answers is used. Several servers need a balancer in front of them: give its address"
+        )
 
 
 def checked_model(model: str) -> str:

@@ -53,6 +53,14 @@ def client(server, request, transport):
         yield Async(server.server.address, stream=request.param == "stream", transport=transport)
 
 
+def test_the_numbers_of_an_answer_are_read_only_and_a_copy_of_them_is_not(client):
+    answer = client.infer("m", X)["y"]
+    with pytest.raises(ValueError, match="read-only"):
+        answer += 1
+    answer = answer.copy()
+    answer += 1
+
+
 @pytest.mark.parametrize("x", [X, X.tolist(), [[1, 2, 3, 4]], ((1, 2, 3, 4),)])
 def test_an_array_without_a_name_is_the_only_input_and_a_list_gets_the_models_datatype(client, x):
     np.testing.assert_array_equal(client.infer("m", x, version=1)["y"], 2 * X)
@@ -311,6 +319,9 @@ def test_many_calls_at_once_ask_for_the_metadata_once(server, monkeypatch):
         ("127.0.0.1:http", "'http' is not a port"),
         (":8001", "it has no host, such as '127.0.0.1:8001'"),
         ("::1", r"in brackets: '\[::1\]:8001'"),
+        ("a:1,b:2", "several places.*write 'ipv4:a:1,b:2'.*a balancer in front of them"),
+        ("[::1]:1, [::2]:2", r"several places.*write 'ipv6:\[::1\]:1,\[::2\]:2'"),
+        ("dns:///a:1,b:2", "several places.*write 'ipv4:a:1,b:2'"),
         ("", "is not host:port"),
         (None, "is not host:port"),
     ],
@@ -320,7 +331,9 @@ def test_an_address_that_grpc_would_misread_is_refused(kind, address, said):
         kind(address)
 
 
-@pytest.mark.parametrize("address", ["localhost:1", "[::1]:8001", "unix:/run/x", "dns:///a:1", "ipv4:127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "address", ["localhost:1", "[::1]:8001", "unix:/run/x", "dns:///a:1", "ipv4:127.0.0.1:1,127.0.0.2:1"]
+)
 def test_the_targets_that_grpc_reads_are_taken(address):
     with Client(address) as client:
         assert client.address == address
