@@ -41,7 +41,7 @@ def healthcheck(address: str, model: str, version: str, timeout: float, credenti
     if version and not model:
         raise click.UsageError("--version needs --model")
     what = f"model {model}{f' version {version}' if version else ''}" if model else "the server"
-    over_http = "://" in address
+    over_http = address.lower().startswith(("http://", "https://"))
     ask = _over_http if over_http else _over_grpc
     try:
         ready = ask(address, model, version, timeout, credentials)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping, Sequence
 
@@ -22,6 +23,16 @@ FUNCTIONS = {
     "PythonMod": operator.mod,
     "Max": max,
     "Min": min,
+    "ToFloat": float,
+    "TruncToInt": math.trunc,
+    "FloorToInt": math.floor,
+    "CeilToInt": math.ceil,
+    "RoundToInt": round,
+    "IntTrueDiv": operator.truediv,
+    "FloatTrueDiv": operator.truediv,
+    "FloatPow": operator.pow,
+    "PowByNatural": operator.pow,
+    "OpaqueUnaryFn_sqrt": math.sqrt,
 }
 
 
@@ -52,6 +63,8 @@ def _guard(condition: sympy.Basic, names: Mapping[sympy.Symbol, str]) -> Guard:
         numbers = [sizes[names[symbol]] for symbol in symbols]
         try:
             return bool(compiled(*numbers))
+        except ZeroDivisionError:  # the network may divide by a size of zero there: it is tried
+            return False
         except Exception:  # a function that is none of Python's
             return bool(condition.xreplace(dict(zip(symbols, map(sympy.Integer, numbers), strict=True))))
 

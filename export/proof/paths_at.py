@@ -17,6 +17,8 @@ __all__ = ["PathsAt"]
 
 #: Two answers on one path differ by less than this share of the output's scale where float32 rounds them usually.
 SAME = 1e-5
+#: ... and by so many times more as there are more elements than this: a sum of many rounds worse.
+LONG_ELEMENTS = 1 << 17
 #: Where it rounds them worse: by less than this many times the network's own error.
 FACTOR = 32.0
 
@@ -66,7 +68,12 @@ class PathsAt:
 
     def _other_output(self, case: Case, own: Mapping[Key, float]) -> str:
         """Return the first output in which the two differ by more than rounding, where ``own`` is the network's own."""
-        found = verify(self._network, self._graph, [case], "", own, _bound)
+        longer = max(1.0, max((array.size for array in case.inputs.values()), default=0) / LONG_ELEMENTS)
+
+        def bound(own: float, integers: bool) -> float:
+            return (INDEX_SHARE if integers else SAME * longer) + FACTOR * own
+
+        found = verify(self._network, self._graph, [case], "", own, bound)
         return next((d.output for d in found.differences if not d.passed), "")
 
     def _own(self, case: Case) -> dict[Key, float]:
@@ -77,7 +84,3 @@ class PathsAt:
         moved = largest_errors(self._network, [lambda inputs: self._network(moved_inputs(inputs, 0))], [case])
         traced = largest_errors(self._network, [self._graph], [self._case(self._trace)])
         return {key: max(moved.get(key, 0.0), traced.get(key, 0.0)) for key in {*moved, *traced}}
-
-
-def _bound(own: float, integers: bool) -> float:
-    return (INDEX_SHARE if integers else SAME) + FACTOR * own

@@ -243,7 +243,10 @@ def _without_prefix(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor
 def _equal(a: Found, b: Found, needed: list[tuple[str, ...]]) -> bool:
     """Whether two networks are equal; those that the network itself renames must have the same keys for that."""
     if all(any(k in f.tensors for k in keys) for f in (a, b) for keys in needed):
-        return all(torch.equal(_one(a, keys), _one(b, keys)) for keys in needed)
+        shared = [k for keys in needed for k in keys if k in a.tensors and k in b.tensors]
+        return all(torch.equal(_one(a, keys), _one(b, keys)) for keys in needed) and all(
+            torch.equal(a.tensors[k], b.tensors[k]) for k in shared
+        )
     return a.tensors.keys() == b.tensors.keys() and all(torch.equal(v, b.tensors[k]) for k, v in a.tensors.items())
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from normfold.export.errors import CheckpointError
 from normfold.export.sources.checkpoint_keys import (
@@ -117,22 +118,39 @@ def load_into(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     differs = bool(missing or unexpected or shapes)
     if differs and not takes(network, tensors):
         raise CheckpointError(_mismatch(path, missing, unexpected, shapes, tensors, wanted))
-    broken = [k for k, v in tensors.items() if v.is_floating_point() and bool(v.isnan().any())]
-    if broken:
+    if broken := _with_nan(tensors):
         raise CheckpointError(f"weights '{path}': {some(broken)} hold NaN, so every answer of the network would be NaN")
+    for keys in needed_keys(wanted):
+        given = [k for k in keys if k in tensors]
+        if any(not bool((tensors[given[0]] == tensors[k]).all()) for k in given[1:]):
+            raise CheckpointError(
+                f"weights '{path}': {some(given)} are one tensor in the network, but differ in the file"
+            )
     network.load_state_dict(copy.copy(tensors), strict=differs)
 
 
 def takes(network: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
     """Whether the network's own load_state_dict takes all of the tensors; its hooks may rename keys of older files.
 
-    This is tried on a copy: the network stays as it is.
+    This is tried on a copy full of NaN: the network stays as it is, and a weight that its own code leaves out shows.
     """
+    tried = duplicate(network)
+    held = [v for v in tried.state_dict().values() if not is_lazy(v) and v.is_floating_point()]
+    for weight in held:
+        weight.fill_(float("nan"))
     try:
-        left = duplicate(network).load_state_dict(copy.copy(tensors), strict=True)
+        left = tried.load_state_dict(copy.copy(tensors), strict=True)
     except Exception:  # torch's error for keys and shapes, and whatever the network's own code raises
         return False
-    return not (getattr(left, "missing_keys", ()) or getattr(left, "unexpected_keys", ()))
+    if getattr(left, "missing_keys", ()) or getattr(left, "unexpected_keys", ()):
+        return False
+    return bool(_with_nan(tensors)) or not _with_nan(tried.state_dict())
+
+
+def _with_nan(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The keys of the tensors that hold NaN."""
+    floats = {k: v for k, v in tensors.items() if not is_lazy(v) and v.is_floating_point()}
+    return [k for k, v in floats.items() if bool(v.isnan().any())]
 
 
 def _within(directory: Path) -> str:

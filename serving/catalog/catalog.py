@@ -271,6 +271,8 @@ class Catalog:
             if entry is None:
                 return
             entry.unload(leave_out)
+            if not leave_out and not entry.written:  # what never answered and is gone says nothing of what is served
+                del self.entries[name]
             if self._lazily is not None:
                 self._lazily.gone(name)
             self.changed()

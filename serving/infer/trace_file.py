@@ -39,10 +39,15 @@ class TraceFile:
         if self._waiting.qsize() >= MOST_WAITING:
             self._dropped += 1
             return
-        self._waiting.put(lines)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._write_all, name="normfold-traces", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._write_all, name="normfold-traces", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no more threads: the request was answered, and is not to fail
+                self._dropped += 1
+                return
+            self._thread = thread
+        self._waiting.put(lines)
 
     async def close(self) -> None:
         """Wait until everything is written, for a short time; nothing is written after that."""
@@ -62,7 +67,7 @@ class TraceFile:
                 self._append(lines)
             if self._dropped:
                 dropped, self._dropped = self._dropped, 0
-                log.error("%d traces are missing in %s, which is written too slowly", dropped, self.path)
+                log.error("%d traces are missing in %s, which could not be written in time", dropped, self.path)
 
     def _append(self, lines: str) -> None:
         try:

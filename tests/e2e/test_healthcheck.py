@@ -28,6 +28,12 @@ def test_the_exit_code_says_whether_it_is_ready(address, arguments, code, said):
     assert (done.exit_code, said in done.output) == (code, True), done.output
 
 
+@pytest.mark.parametrize("form", ["dns:///{}", "ipv4:{}"])
+def test_every_form_of_an_address_of_grpc_is_asked_over_grpc(address, form):
+    done = CliRunner().invoke(healthcheck, ["--address", form.format(address)])
+    assert (done.exit_code, "the server is ready" in done.output) == (0, True), done.output
+
+
 def test_a_server_that_does_not_answer_is_not_ready():
     done = CliRunner().invoke(healthcheck, ["--address", "127.0.0.1:1", "--timeout", "5"])
     assert done.exit_code == 1

@@ -157,5 +157,8 @@ def test_a_first_model_that_does_not_load_is_no_readiness(tmp_path, start):
         (empty / "m/1/model.onnx").write_bytes(b"nothing")
         wait_until(lambda: any(state.reason for state in client.models()))
         assert not client.is_ready()
+        shutil.rmtree(empty / "m")
+        wait_until(lambda: not client.models())
+        assert not client.is_ready()
         write_model(empty / "m", SCALE.replace("FACTOR", "3.0"), 2)
         wait_until(client.is_ready)

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import weakref
+
+#: The event loops that clients have used in this process, and those of the process that it was forked from: the copies
+#: of these say for ever that they run.
+_USED: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+_OF_PARENT: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+os.register_at_fork(after_in_child=lambda: _OF_PARENT.update(_USED))
 
 
 async def closed_within(over: asyncio.Event, seconds: float) -> bool:
@@ -23,7 +31,10 @@ def cancelled_here() -> bool:
 def check_loop(before: asyncio.AbstractEventLoop | None) -> asyncio.AbstractEventLoop:
     """The running event loop. Raises RuntimeError while ``before``, on which the client was used last, runs, too."""
     loop = asyncio.get_running_loop()
-    if before is not None and before is not loop and before.is_running():
+    if before is loop:
+        return loop
+    _USED.add(loop)
+    if before is not None and before.is_running() and before not in _OF_PARENT:
         raise RuntimeError(
             "this AsyncClient works on another event loop, which still runs: use one AsyncClient for each event loop"
         )

@@ -45,9 +45,12 @@ def dial(destination: Endpoint, deadline: float, worked: Address | None = None) 
         return sock, (socket.AF_UNIX, destination.path)
     attempts = _Attempts()
     try:
-        for address in in_order((one for place in destination.places for one in named_places(*place)), worked):
+        addresses = in_order((one for place in destination.places for one in named_places(*place)), worked)
+        for number, address in enumerate(addresses):
             attempts.begin(address)
-            if (found := attempts.connected(min(deadline, monotonic() + STAGGER_SECONDS))) is not None:
+            now = monotonic()
+            pause = min(STAGGER_SECONDS, (deadline - now) / (len(addresses) - number))
+            if (found := attempts.connected(now + pause)) is not None:
                 return found
         if (found := attempts.connected(deadline)) is not None:
             return found

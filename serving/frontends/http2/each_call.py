@@ -14,6 +14,7 @@ from normfold.serving.errors import Status, Unavailable
 from normfold.serving.frontends.http2.call import UNTAKEN, CallOwner
 from normfold.serving.frontends.http2.joining import Later
 from normfold.serving.frontends.http2.limits import CallFault
+from normfold.serving.frontends.http2.messages import PART_BYTES
 from normfold.serving.frontends.http2.queued_call import QueuedCall
 from normfold.serving.frontends.http2.requests import Asked
 from normfold.serving.rpc.caller import CALLER
@@ -69,8 +70,8 @@ class EachCall(QueuedCall):
 
     def _drop_queue(self) -> None:
         """Forget the messages that wait: they are not answered any more."""
+        self._unread -= sum([len(message) + PART_BYTES for message in self._queue])
         self._queue.clear()
-        self._unread = 0
         self._hold()
 
     def _go_on(self) -> None:

@@ -120,8 +120,7 @@ class Http2Frontend:
 
     def _accept(self) -> asyncio.Protocol:
         if len(self._connections) >= self._most_connections:
-            # one with unsent bytes would be forgotten with them, and nobody would see that it makes no progress
-            idle = next((each for each in self._connections if not each.calls and not each.unsent()), None)
+            idle = next(filter(_is_idle, self._connections), None)
             if idle is None:
                 return _Full()
             idle.leave()
@@ -136,6 +135,15 @@ class Http2Frontend:
             connection.progress.look(connection, loop.time())
             connection.lifetime.look(connection, loop.time())
         self._looking = loop.call_later(min(1.0, self._service.limits.shortest_seconds / 4), self._look)
+
+
+def _is_idle(connection: ServerConnection) -> bool:
+    """Whether a new connection may take its place.
+
+    One with unsent answers would be forgotten with them, and nobody would see that it makes no progress. A client that
+    has not sent its settings has no answers: what is unsent there is our greeting.
+    """
+    return not connection.calls and not (connection.frames.settled and connection.unsent())
 
 
 class _Full(asyncio.Protocol):

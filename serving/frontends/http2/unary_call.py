@@ -73,6 +73,9 @@ class UnaryCall(ServerCall):
         except CallFault as error:
             self._task = None
             self.end(error.status, str(error))
+        except Exception as error:  # no memory, or no thread
+            self._task = None
+            self.fail(error)
         else:
             self._task = None
             self.connection.release(self.number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,17 @@ def faintly(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def test_another_path_is_found_where_it_shows_in_short_inputs_alone(tmp_path: Path) -> None:
     with pytest.raises(normfold.ExportError, match=r"while \(L % 2\) == 0: at L = 3 the network takes another path"):
         exported(faintly, tmp_path, "x=FP32[N,4,L:2..400]")
+
+
+def by_thirds(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Divides by a size that is 0 below 64, and rounds as interpolation and padding do: both ways give the same."""
+    length = x.shape[-1]
+    odd = length > 64 and (length % (length // 64) or int(length * 2.0) > 600 or math.ceil(length / 3) > 90)
+    return y * 1 if odd else y
+
+
+def test_a_condition_that_divides_by_zero_at_other_sizes_is_no_error(tmp_path: Path) -> None:
+    assert not any("while" in note for note in exported(by_thirds, tmp_path)[1].notes)
 
 
 @given(traced=st.integers(1, 500), bound=st.integers(2, 1 << 20), step=st.integers(1, 9))

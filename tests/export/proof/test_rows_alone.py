@@ -78,6 +78,7 @@ def batched(report: ExportReport, folder: Path) -> bool:
     [
         (standardised_over_all, same),
         (over_the_largest, same),
+        (lambda x: x / x.abs().max().clamp(min=1000.0), same),
         (same, lambda y: y.softmax(0)),
         (same, lambda y: y.cumsum(0)),
         (same, lambda y: y - y.flip(0)),

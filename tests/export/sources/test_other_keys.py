@@ -140,6 +140,28 @@ def test_a_network_that_leaves_out_weights_does_not_take_the_file(tmp_path: Path
         loaded(path, Lenient(4, 2))
 
 
+class Copying(nn.Sequential):
+    """Copies the weights that the file has, and says nothing of the others."""
+
+    def load_state_dict(self, state: Any, strict: bool = True, assign: bool = False) -> Any:
+        own = self.state_dict()
+        for key, weight in state.items():
+            if key in own:
+                own[key].copy_(weight)
+
+
+def test_a_network_that_copies_what_it_finds_takes_a_file_with_all_its_weights_only(tmp_path: Path) -> None:
+    def network() -> nn.Module:
+        return Copying(nn.Conv1d(2, 3, 3), nn.BatchNorm1d(3), nn.Conv1d(3, 2, 1)).eval()
+
+    state, path = network().state_dict(), tmp_path / "w.pt"
+    torch.save({**state, "discriminator.weight": torch.ones(3)}, path)
+    assert torch.equal(loaded(path, network()).tensors["0.weight"], state["0.weight"])
+    torch.save({k: v for k, v in state.items() if k != "2.weight"}, path)
+    with pytest.raises(CheckpointError, match=r"the network's '2\.weight' is not in the file"):
+        loaded(path, network())
+
+
 def test_weights_that_are_nan_are_refused_under_other_keys_too(tmp_path: Path) -> None:
     state, path = old_form().state_dict(), tmp_path / "w.pt"
     state["0.weight_g"][1] = float("nan")
@@ -191,6 +213,16 @@ def test_of_tied_weights_one_key_in_the_file_is_enough(tmp_path: Path, prefix: s
     loaded(path, network)
     assert torch.equal(network.out.weight, trained.table.weight)
     assert network.out.weight is network.table.weight
+
+
+def test_tied_weights_that_differ_in_the_file_are_refused(tmp_path: Path) -> None:
+    state, path = dict(Tied().state_dict()), tmp_path / "w.pt"
+    torch.save({**state, "out.weight": state["table.weight"] + 1}, path)
+    with pytest.raises(CheckpointError, match=r"'table\.weight', 'out\.weight' are one tensor in the network, but"):
+        loaded(path, Tied())
+    torch.save({"net": state, "ema": {**state, "out.weight": state["table.weight"] + 1}}, path)
+    with pytest.raises(CheckpointError, match="hold 2 networks that fit"):
+        read(path, Tied())
 
 
 @pytest.mark.parametrize("dropped", ["out.weight", "table.weight"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import threading
@@ -12,6 +13,7 @@ import pytest
 from tests.serving.frontends.raw import Raw, message
 from tests.waiting import wait_until
 
+from normfold.serving.frontends.http2 import messages
 from normfold.serving.frontends.http2.each_call import TURN_MESSAGES
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.rpc.methods import EACH_IN_FLIGHT
@@ -116,6 +118,37 @@ def test_what_comes_after_the_end_has_begun_is_not_answered_in_place_of_what_was
     closing.join()
     assert served.methods.begun == EACH_IN_FLIGHT
     assert not served.frontend._service.holding.bytes
+
+
+def test_a_message_that_is_being_joined_when_the_server_ends_is_counted_once(served, monkeypatch):
+    begun, goes_on, held = threading.Event(), threading.Event(), []
+
+    class Slow(messages.Joining):
+        async def rest(self, _):
+            begun.set()
+            while not goes_on.is_set():
+                await asyncio.sleep(0.01)
+            held.append(served.frontend._service.holding.bytes)
+            return b""
+
+    monkeypatch.setattr(messages, "INLINE_BYTES", 100_000)
+    monkeypatch.setattr(messages, "Joining", Slow)
+    client = Raw(served.address)
+    client.ask(1, None, "Each")
+    whole = message(bytes(200_000))
+    for at in range(0, len(whole), 10_000):
+        client.send(h2.frame(h2.DATA, 0, 1, whole[at : at + 10_000]))
+    assert begun.wait(30)
+    closing = threading.Thread(target=served.on_loop, args=(served.traffic.close(20),))
+    closing.start()
+    wait_until(lambda: served.traffic._closing)
+    client.send(h2.frame(h2.PING, 0, 0, bytes(8)))
+    client.until(h2.PING)
+    goes_on.set()
+    assert client.answer(1)[0] == message(b"")
+    closing.join()
+    assert held[0] >= 200_000
+    assert served.frontend._service.holding.bytes == 0
 
 
 def test_a_message_that_does_not_end_is_given_up(start):

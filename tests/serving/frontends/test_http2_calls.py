@@ -221,6 +221,23 @@ def test_a_large_message_in_parts_is_joined_on_a_thread_and_the_next_begins_behi
     assert not served.frontend._service.holding.bytes
 
 
+@pytest.mark.parametrize("method", ["Echo", "Stream", "Iterate"])
+def test_a_large_message_that_no_thread_joins_ends_its_call(served, monkeypatch, method):
+    async def no_thread(self, held):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(messages, "INLINE_BYTES", 100_000)
+    monkeypatch.setattr(messages.Joining, "rest", no_thread)
+    client = Raw(served.address)
+    client.ask(1, None, method)
+    whole = message(bytes(200_000))
+    for at in range(0, len(whole), 10_000):
+        client.send(h2.frame(h2.DATA, 0, 1, whole[at : at + 10_000]))
+    client.send(h2.frame(h2.DATA, h2.END_STREAM, 1))
+    assert client.answer(1)[1]["grpc-status"] == "13"
+    wait_until(lambda: not served.traffic.in_flight and not served.frontend._service.holding.bytes)
+
+
 def test_a_large_message_gets_its_window_at_once(raw):
     raw.ask(1, None)
     data = message(bytes(3 << 20))

@@ -14,6 +14,7 @@ from tests.waiting import wait_until
 from normfold.serving.frontends.http2 import patience
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.frame_reader import FrameReader
+from normfold.serving.frontends.http2.frontend import _is_idle
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import (
     BLOCK_BYTES,
@@ -543,6 +544,9 @@ class Socket(asyncio.Transport):
     def write(self, data):
         pass
 
+    def get_write_buffer_size(self):
+        return 52
+
 
 def test_a_read_that_fills_the_buffer_ends_the_turn(served):
     # uvloop reads up to 32 buffers from one connection before it looks at another
@@ -564,6 +568,18 @@ def test_a_read_that_fills_the_buffer_ends_the_turn(served):
         connection.connection_lost(None)
 
     asyncio.run(reads())
+
+
+def test_the_greeting_that_waits_for_the_handshake_of_tls_keeps_no_place(served):
+    async def places() -> None:
+        connection = ServerConnection(served.frontend._service, {})
+        connection.connection_made(Socket())
+        assert _is_idle(connection)
+        connection.data_received(h2.PREFACE + h2.settings({}))
+        assert not _is_idle(connection)  # now what is unsent may be an answer
+        connection.connection_lost(None)
+
+    asyncio.run(places())
 
 
 def test_the_more_connections_have_frames_left_the_shorter_are_their_turns():

@@ -189,6 +189,21 @@ def test_a_disk_that_takes_no_traces_makes_no_request_wait(serve, repository, tm
     assert "2 traces are missing in" in caplog.text
 
 
+def test_without_a_thread_for_traces_requests_are_answered_all_the_same(serve, repository, tmp_path, ask, monkeypatch):
+    with serve(repository, trace_file=tmp_path / "trace", load_models=("m",)) as one:
+        _trace_setting(one, trace_level=["TIMESTAMPS"], trace_rate=["1"])
+        with monkeypatch.context() as patch:
+            patch.setattr(trace_file.TraceFile, "_write_all", None)
+            patch.setattr(threading.Thread, "start", _no_thread)
+            assert one.infer(ask()).model_name == "m"
+        assert one.infer(ask()).model_name == "m"
+    assert (tmp_path / "trace").read_text(encoding="utf-8").count('"request_id"') == 1
+
+
+def _no_thread(self):
+    raise RuntimeError("can't start new thread")
+
+
 def test_a_trace_that_cannot_be_written_later_fails_no_request(serve, repository, tmp_path, ask, caplog):
     file = tmp_path / "folder" / "trace"
     file.parent.mkdir()

@@ -120,3 +120,8 @@ def test_a_deadline_ends_a_call_that_no_address_takes(kind):
 
     with silent() as one, silent() as other, pytest.raises(ClientError, match="DEADLINE_EXCEEDED"):
         ask(f"ipv4:{one},{other}")
+
+
+def test_a_short_timeout_is_shared_by_the_addresses():
+    with silent() as hole, serving(answers) as alive, Client(f"ipv4:{hole},{alive}") as client:
+        assert client.is_live(timeout=0.24)
