@@ -252,8 +252,8 @@ AIMS: dict[str, Aim] = {
     "4 MB each way: at least 0.8 × echo's throughput": Aim(_payload(1 << 22, 0.8)),
     "16 MB each way: at least 1.1 × echo's throughput": Aim(
         _payload(1 << 24, 1.1),
-        "Echo gives its bytes back; the model copies them once more, from its input to its output, and the answer is "
-        "put together from its parts once. Both are 16 MB.",
+        "Echo gives its bytes back; the model copies them once more, from its input to its output, and a request whose "
+        "numbers are not aligned is copied once before. Both are 16 MB.",
     ),
     "TLS, a token and metrics, http2, 16 in flight: at most 8, 1 and 1 µs for a request": Aim(
         _costs,
