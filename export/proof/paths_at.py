@@ -17,7 +17,7 @@ __all__ = ["PathsAt"]
 
 #: Two answers on one path differ by less than this share of the output's scale where float32 rounds them usually.
 SAME = 1e-5
-#: ... and by so many times more as there are more elements than this: a sum of many rounds worse.
+#: For inputs of more elements than this, the share grows with their number: a sum of many numbers rounds worse.
 LONG_ELEMENTS = 1 << 17
 #: Where it rounds them worse: by less than this many times the network's own error.
 FACTOR = 32.0

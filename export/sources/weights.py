@@ -102,13 +102,14 @@ def load_into(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     """Copy the checkpoint's tensors into ``network``.
 
     Raises CheckpointError, with similar keys, where keys are missing, unexpected or of another shape and the network's
-    own load_state_dict does not take them, and where a weight is NaN. Lazy layers take their shapes from the file.
-    Counters of seen batches (``num_batches_tracked``) may be missing: inference never reads them. Of the keys of one
-    tensor one is enough.
+    own load_state_dict does not take them, where a weight is NaN, and where two keys of one tensor differ. Lazy layers
+    take their shapes from the file. Counters of seen batches (``num_batches_tracked``) may be missing: inference never
+    reads them. Of the keys of one tensor one is enough.
     """
     wanted = network.state_dict()
     tensors = checkpoint.tensors
-    missing = [keys[0] for keys in needed_keys(wanted) if not any(k in tensors for k in keys)]
+    needed = needed_keys(wanted)
+    missing = [keys[0] for keys in needed if not any(k in tensors for k in keys)]
     unexpected = [k for k in tensors if k not in wanted]
     shapes = [
         f"  {k}: the file has {list(tensors[k].shape)}, the network {list(wanted[k].shape)}"
@@ -120,7 +121,7 @@ def load_into(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
         raise CheckpointError(_mismatch(path, missing, unexpected, shapes, tensors, wanted))
     if broken := _with_nan(tensors):
         raise CheckpointError(f"weights '{path}': {some(broken)} hold NaN, so every answer of the network would be NaN")
-    for keys in needed_keys(wanted):
+    for keys in needed:
         given = [k for k in keys if k in tensors]
         if any(not bool((tensors[given[0]] == tensors[k]).all()) for k in given[1:]):
             raise CheckpointError(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from normfold.serving.infer.outputs import Wanted
 from normfold.serving.process.off_loop import COPY_BYTES, work_bytes
 
-#: Work on a message of at most so many bytes stays on the event loop: it takes 5 ms at most, for the shortest strings.
+#: The event loop works on messages of at most this many bytes: that takes 5 ms at most, for the shortest strings.
 LOOP_BYTES = 64 << 10
 
 

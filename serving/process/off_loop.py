@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-#: Numbers are copied as they are: on so many bytes the event loop works for 1 ms.
+#: Numbers are copied as they are: this many bytes take 1 ms.
 COPY_BYTES = 4 << 20
 
 #: The work on one element that is, or becomes, an object of Python, in bytes of numbers that are copied.

@@ -3,12 +3,14 @@
     ModelInferRequest = model name, version, id, [parameters, inputs, outputs], raw contents
 
 Both functions only look at the outermost fields. They understand the order in which protobuf writes them; whatever has
-another form is left to protobuf.
+another form, or more than MOST_FIELDS of them, is left to protobuf.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from normfold.serving.wire.outer_fields import MOST_FIELDS
 
 #: The first byte of each field of ModelInferRequest: number << 3 | 2. The 2 means that a length and the content follow.
 _VERSION, _ID, _RAW = 2 << 3 | 2, 3 << 3 | 2, 7 << 3 | 2
@@ -16,9 +18,6 @@ _HEAD = frozenset(number << 3 | 2 for number in (1, 2, 4, 5, 6))
 
 #: In a length, this bit of a byte says that another byte follows.
 _MORE = 0x80
-
-#: A request of more outer fields is left to protobuf: two bytes can be one, and each takes time on the event loop.
-MOST_FIELDS = 4096
 
 
 class Parts(NamedTuple):

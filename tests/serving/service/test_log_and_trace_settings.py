@@ -193,7 +193,6 @@ def test_without_a_thread_for_traces_requests_are_answered_all_the_same(serve, r
     with serve(repository, trace_file=tmp_path / "trace", load_models=("m",)) as one:
         _trace_setting(one, trace_level=["TIMESTAMPS"], trace_rate=["1"])
         with monkeypatch.context() as patch:
-            patch.setattr(trace_file.TraceFile, "_write_all", None)
             patch.setattr(threading.Thread, "start", _no_thread)
             assert one.infer(ask()).model_name == "m"
         assert one.infer(ask()).model_name == "m"

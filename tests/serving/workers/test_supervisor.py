@@ -91,6 +91,14 @@ def no_delay(monkeypatch):
     monkeypatch.setattr(supervisors, "LONGEST_DELAY_SECONDS", 0.001)
 
 
+async def until_ready(supervisor: Supervisor) -> asyncio.Task[bool]:
+    """Run ``supervisor``; its task, once all workers listen."""
+    ready = asyncio.Event()
+    running = asyncio.create_task(supervisor.run(lambda started: ready.set()))
+    await asyncio.wait_for(ready.wait(), 20)
+    return running
+
+
 def no_process():
     return BlockingIOError(11, "Resource temporarily unavailable")
 
@@ -108,9 +116,7 @@ def test_a_worker_that_cannot_be_forked_is_tried_again_and_the_others_go_on(monk
             return made[-1]
 
         monkeypatch.setattr(WorkerProcess, "start", start)
-        ready = asyncio.Event()
-        running = asyncio.create_task(supervisor.run(lambda started: ready.set()))
-        await asyncio.wait_for(ready.wait(), 20)
+        running = await until_ready(supervisor)
         first, second = sorted(made, key=lambda worker: worker.number)
         second.send_signal(signal.SIGKILL)
         while len(made) < 3 and not running.done():
@@ -160,9 +166,7 @@ def test_a_hang_up_between_two_lives_of_the_first_worker_is_for_the_second(monke
             return made[-1]
 
         monkeypatch.setattr(WorkerProcess, "start", start)
-        ready = asyncio.Event()
-        running = asyncio.create_task(supervisor.run(lambda started: ready.set()))
-        await asyncio.wait_for(ready.wait(), 20)
+        running = await until_ready(supervisor)
         made[0].send_signal(signal.SIGKILL)
         while (len(made) < 2 or not made[1].signals) and not running.done():
             await asyncio.sleep(0.001)

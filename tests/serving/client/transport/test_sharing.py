@@ -324,7 +324,7 @@ def test_a_child_process_leaves_the_connection_of_its_parents_event_loop_alone(p
 
 
 def test_a_child_process_keeps_no_socket_of_its_parents_event_loop():
-    ended, (done, told) = threading.Event(), os.pipe()
+    ended, (reading, writing) = threading.Event(), os.pipe()
 
     def handle(peer: Peer) -> None:
         try:
@@ -339,16 +339,16 @@ def test_a_child_process_keeps_no_socket_of_its_parents_event_loop():
         runner.get_loop().run_until_complete(client.is_live())
         child = os.fork()
         if not child:
-            os.close(told)
-            os.read(done, 1)  # until the parent closes its end
+            os.close(writing)
+            os.read(reading, 1)  # until the parent closes its end
             os._exit(0)
         try:
             runner.run(client.close())
             assert ended.wait(5)
         finally:
-            os.close(told)
+            os.close(writing)
             os.waitpid(child, 0)
-            os.close(done)
+            os.close(reading)
 
 
 INTERRUPTED = """
