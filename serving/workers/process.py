@@ -35,8 +35,8 @@ class WorkerProcess:
         self.listening: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         #: The models that it serves.
         self.served: tuple[ServedModel, ...] = ()
-        #: Whether it has answered a ping, and the pings since its last answer.
-        self.answers, self.unanswered = False, 0
+        #: Whether anything has come from it, and the pings since its last message.
+        self.heard, self.unanswered = False, 0
         #: Whether it has closed the connection.
         self.left = False
         self._calls: dict[int, asyncio.Future[WorkerAnswer | None]] = {}

@@ -33,7 +33,7 @@ MOST_FAILED_STARTS = 3
 #: Time beyond ``drain_delay_seconds`` and ``grace_seconds`` that a worker may take to end.
 MARGIN_SECONDS = 5.0
 
-#: Time between two pings to a worker, and the longest wait for the answer to its first one.
+#: Time between two pings to a worker, and the longest wait for the first message of one that starts.
 PING_SECONDS, START_SECONDS = 1.0, 300.0
 
 
@@ -176,6 +176,7 @@ class Supervisor:
         joining: asyncio.Task[None] | None = None
         pinging = asyncio.create_task(self._end_if_deaf(worker))
         while (message := await worker.link.receive()) is not None:
+            worker.heard, worker.unanswered = True, 0
             match message:
                 case StartFailed():
                     worker.failure, worker.exit_code = message.message, message.exit_code
@@ -183,7 +184,7 @@ class Supervisor:
                     worker.models = message.models
                     joining = asyncio.create_task(self._join(worker, on_ready))
                 case Pong():
-                    worker.answers, worker.unanswered = True, 0
+                    pass
                 case _:
                     self._exchange.handle(worker, message)
                     if self._hung_up and worker.number == 1 and isinstance(message, Listening):
@@ -200,7 +201,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(PING_SECONDS)
             seconds = worker.unanswered * PING_SECONDS
-            if seconds >= (self._config.worker_seconds if worker.answers else START_SECONDS):
+            if seconds >= (self._config.worker_seconds if worker.heard else START_SECONDS):
                 log.error("worker %d has not answered for %g s and is ended", worker.number, seconds)
                 worker.send_signal(signal.SIGKILL)
                 return

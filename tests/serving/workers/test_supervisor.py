@@ -175,3 +175,28 @@ def test_a_hang_up_between_two_lives_of_the_first_worker_is_for_the_second(monke
         await asyncio.wait_for(running, 20)
 
     asyncio.run(run())
+
+
+def test_a_worker_that_is_deaf_before_its_first_ping_is_replaced(monkeypatch, no_delay, caplog):
+    monkeypatch.setattr(supervisors, "PING_SECONDS", 0.5)
+
+    async def run():
+        config = ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off", worker_seconds=2)
+        supervisor = Supervisor(config, 2)
+        made = []
+
+        async def start(number, config):
+            made.append(Fake(number))
+            return made[-1]
+
+        monkeypatch.setattr(WorkerProcess, "start", start)
+        running = await until_ready(supervisor)
+        async with asyncio.timeout(20):
+            while len(made) < 4:  # none of them answers a ping
+                await asyncio.sleep(0.01)
+        supervisor._on_signal()
+        assert await asyncio.wait_for(running, 20)
+        assert made[0].signals == made[1].signals == [signal.SIGKILL]
+
+    asyncio.run(run())
+    assert "worker 1 has not answered for 2 s and is ended" in caplog.text

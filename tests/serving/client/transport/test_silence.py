@@ -150,6 +150,7 @@ def test_a_call_that_waits_on_is_answered_on_the_connection_that_was_silent_for_
     def handle(peer: Peer) -> None:
         peer.greet()
         number = peer.request()
+        peer.until(h2.SETTINGS)  # the acknowledgement of ours: after it, nothing more of this server can be heard
         first.set()
         free.wait(20)
         peer.answer(number)
