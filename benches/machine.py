@@ -10,7 +10,7 @@ from normfold.serving.process.cpus import available_cpus
 
 _CPUINFO = Path("/proc/cpuinfo")
 #: The sets that onnxruntime and OpenVINO have kernels for, by Linux's names, from the oldest to the newest.
-_SETS = {
+SETS = {
     "avx2": "AVX2",
     "avx512f": "AVX-512",
     "avx_vnni": "AVX-VNNI",
@@ -35,4 +35,4 @@ def instruction_sets(cpuinfo: Path = _CPUINFO) -> list[str]:
     except OSError:
         return []
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
-    return [name for flag, name in _SETS.items() if flag in flags]
+    return [name for flag, name in SETS.items() if flag in flags]

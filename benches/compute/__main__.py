@@ -8,7 +8,8 @@ ZOO is a folder as ``python -m benches.zoo.build`` writes it. Networks that are 
 that cannot be built is left out, and a line says so. Each network is measured in a process of its own. Its figures are
 kept in ``compute.json`` in ZOO (with ``--quick`` in ``compute-quick.json``) as soon as they are there, so that an
 interrupted run can be continued. Networks that were measured with other options are measured again; with ``--again``
-all are. ``--write`` writes the figures beside this file, as results.json and RESULTS.md.
+all are. ``--write`` writes the figures beside this file: RESULTS.md, and a file for this kind of processor
+(results-avx2.json and others).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from benches.compute.measure import Effort, measure
 from benches.compute.report import report, row
 from benches.compute.roster import FAMILIES, network
 from benches.compute.routes import PEERS
+from benches.processors import on_others, results_file
 
 from normfold.whole_file import write_whole
 
@@ -48,7 +50,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="batch 1, one thread, short inputs, 5 rounds of 20 ms")
     parser.add_argument("--skip", default="", help=f"routes to leave out, separated by commas: {', '.join(PEERS)}")
     parser.add_argument("--again", action="store_true", help="measure also the networks that were measured before")
-    parser.add_argument("--write", action="store_true", help="write results.json and RESULTS.md")
+    parser.add_argument("--write", action="store_true", help="write RESULTS.md and the figures")
     parser.add_argument("--here", action="store_true", help="measure the one network named, and print JSON")
     given = parser.parse_args()
     names = given.networks.split(",") if given.networks else list(FAMILIES)
@@ -81,8 +83,8 @@ def main() -> int:
             print(row(name, figures), flush=True)
     ordered = {name: results[name] for name in FAMILIES if results.get(name, {}).get("effort") == effort.plain}
     if given.write and ordered:
-        save(HERE / "results.json", ordered)
-        write_whole(HERE / "RESULTS.md", report(ordered).encode())
+        save(results_file(HERE), ordered)
+        write_whole(HERE / "RESULTS.md", report(ordered, on_others(HERE)).encode())
         print(f"wrote {HERE / 'RESULTS.md'}")
     return 0
 

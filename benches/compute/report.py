@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from benches.compute.aims import aims
 from benches.compute.forms import FOLDED, UNFOLDED
@@ -25,6 +26,7 @@ from benches.compute.speedups import (
     to_fewer_threads,
 )
 from benches.machine import machine
+from benches.processors import results_file
 from benches.ratios import geometric_mean, with_spread
 
 PACKAGES = ("normfold", "torch", "onnx", "onnxruntime", "onnxsim", "onnxslim", "openvino", "numpy")
@@ -36,15 +38,16 @@ CELLS = [
 ]
 
 
-def report(results: Results) -> str:
-    """Return RESULTS.md."""
+def report(results: Results, others: Mapping[str, Results]) -> str:
+    """Return RESULTS.md; ``others`` are the figures on other kinds of processors, by their names."""
     return HEAD.format(
         machine=machine(),
         how=how(results),
         versions=versions(),
         count=len(results),
         families=len({figures["family"] for figures in results.values()}),
-        aims=aims(results),
+        file=results_file(Path()),
+        aims=aims(results, others),
         peak=said_peak(results),
         steps=steps(results),
         everywhere=everywhere(results),
@@ -64,12 +67,12 @@ def report(results: Results) -> str:
 
 HEAD = """# Computing: the exported graphs beside other runtimes
 
-Written by `python -m benches.compute`; the figures are in `results.json`. {how} {machine} {versions}.
+Written by `python -m benches.compute`; the figures are in `{file}`. {how} {machine} {versions}.
 
 ## Aims and what was measured
 
 Batch 1, one thread, float32, the length that the network is exported with; geometric means over {count} networks of
-{families} families.
+{families} families. The last column is the same on an older kind of processor, which was measured before.
 
 {aims}
 

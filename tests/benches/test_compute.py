@@ -47,20 +47,31 @@ def figures(published="lifted", family="ResNet", where=None, adds=1_000_000, **m
 
 
 def verdict(results, start):
-    (line,) = (line for line in aims(results).splitlines() if line.startswith(f"| {start}"))
+    (line,) = (line for line in aims(results, {}).splitlines() if line.startswith(f"| {start}"))
     return line.split("|")[2:4]
 
 
-def test_an_aim_is_on_the_geometric_mean_of_the_networks():
+@pytest.mark.parametrize(("sets", "least"), [(["AVX2"], 1.75), (["AVX2", "AVX-512"], 1.9)])
+def test_an_aim_is_on_the_geometric_mean_of_the_networks_and_depends_on_the_processor(monkeypatch, sets, least):
+    monkeypatch.setattr("benches.compute.aims.instruction_sets", lambda: sets)
     results = {
-        "one": figures(lifted=[1.0] * 3, torch_export=[3.5] * 3),
-        "two": figures(lifted=[2.0] * 3, torch_export=[1.77] * 3),
+        "one": figures(lifted=[1.0] * 3, torch_export=[2 * (least + 0.01)] * 3),
+        "two": figures(lifted=[2.0] * 3, torch_export=[least + 0.01] * 3),
     }
-    assert verdict(results, "torch's default export in onnxruntime") == [" 1.76 × (2 networks) ", " yes "]
-    assert "- *torch's default export in onnxruntime" not in aims(results)
-    results["two"] = figures(lifted=[2.0] * 3, torch_export=[1.7] * 3)
-    assert verdict(results, "torch's default export in onnxruntime") == [" 1.72 × (2 networks) ", " no "]
-    assert "- *torch's default export in onnxruntime" in aims(results)
+    name = "torch's default export in onnxruntime"
+    assert verdict(results, name) == [f" {least + 0.01:.2f} × (2 networks) ", " yes "]
+    assert f"- *{name}" not in aims(results, {})
+    results["two"] = figures(lifted=[2.0] * 3, torch_export=[least - 0.1] * 3)
+    assert verdict(results, name)[1] == " no "
+    assert f"- *{name}" in aims(results, {})
+
+
+def test_the_same_on_another_kind_of_processor_is_beside_the_aim():
+    here = {"one": figures(lifted=[1.0] * 3, torch_export=[2.0] * 3)}
+    there = {"one": figures(lifted=[1.0] * 3, torch_export=[1.5] * 3)}
+    lines = aims(here, {"AVX2": there}).splitlines()
+    assert lines[0] == "| aim | measured | reached | AVX2 |"
+    assert lines[2].endswith("| 2.00 × (1 networks) | yes | 1.50 × (1 networks) |")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +113,7 @@ def test_a_network_that_spends_its_time_elsewhere_is_not_bound_by_convolutions()
 
 
 def test_what_was_not_measured_is_no_aim():
-    assert aims({"one": figures(lifted=[1.0] * 3)}).splitlines()[2:] == []
+    assert aims({"one": figures(lifted=[1.0] * 3)}, {}).splitlines()[2:] == []
 
 
 def test_on_all_threads_the_speedup_is_that_of_the_variant_chosen_there():
@@ -166,7 +177,7 @@ def test_what_there_was_no_time_for_is_named():
     ],
 )
 def test_the_page_says_how_it_was_measured(effort, said):
-    assert said in report({"one": figures(lifted=[1.0] * 3) | {"effort": effort.plain}})
+    assert said in report({"one": figures(lifted=[1.0] * 3) | {"effort": effort.plain}}, {})
 
 
 def test_a_wrong_and_a_failed_route_are_named_and_have_no_ratio():
@@ -183,7 +194,7 @@ def test_a_wrong_and_a_failed_route_are_named_and_have_no_ratio():
 
 
 def test_the_page_has_the_aims_before_the_tables_and_no_name_of_the_host():
-    page = report({"one": figures(lifted=[1.0] * 3, folded=[2.0] * 3, unfolded=[4.0] * 3, torch_export=[3.0] * 3)})
+    page = report({"one": figures(lifted=[1.0] * 3, folded=[2.0] * 3, unfolded=[4.0] * 3, torch_export=[3.0] * 3)}, {})
     assert page.index(
         "| torch's default export in onnxruntime: 1.75 × faster with AVX2 (1.9 × with AVX-512) | 3.00 ×"
     ) < page.index("| network |")

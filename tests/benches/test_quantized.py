@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,14 @@ def test_figures_are_read_as_they_were_kept():
 
 
 def test_the_page_has_a_row_for_each_network_and_the_aims():
-    page = "\n".join(lines({"surnames": FIGURES}))
+    page = "\n".join(lines({"surnames": FIGURES}, {"a new one": {"surnames": replace(FIGURES, speed=2.5)}}))
     losses = "0.300; 0.100; 5.00 | 0.400 | 0.100; 0.200; 0.00 | 0.200; 0.050; 1.00 | 0.030; 0.010; 0.00 | 0.031"
     assert f"| surnames | {losses} | 0.10, 0.30 | 2 of 9 | 3 | corrected | 0.80, 1.50 |" in page
     assert "| worst of the largest error | 0.300 | 0.100 | 0.200 | 0.030 | ≤ ⅓ | 0.10 | 0.30 |" in page
     assert "| labels that change, surnames | 5.00% | 0.00% | 1.00% | 0.00% | ≤ 0.2% | | |" in page
     assert "geometric mean: 0.80; slower in int8, so refused: 1 of 1." in page
     assert "smaller error on 1 of 1, and takes less time on 1 (geometric mean 1.50 × faster)" in page
+    assert "| surnames | 0.80, 1.50 | 2.50, 1.50 |\n| geometric mean | 0.80, 1.50 | 2.50, 1.50 |" in page
 
 
 def test_the_quantizers_get_the_file_of_torchs_exporter(monkeypatch: pytest.MonkeyPatch):
