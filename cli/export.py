@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import sys
-import tomllib
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import click
 
 from normfold.cli.control import ADDRESS
 from normfold.cli.exporting import errors_as_messages, print_report, steps, timed_threads
+from normfold.cli.keywords import code_arguments, keywords_of, sizes_of, timed_sizes, weights_key_option
 from normfold.cli.next_command import after_export
-from normfold.digits import read_digits
-from normfold.plain_file import read_plain_text
 
 __all__ = ["export"]
 
@@ -47,9 +43,7 @@ Examples:
     metavar="FILE",
     help="safetensors, or a .pt/.ckpt; no code in it runs.",
 )
-@click.option(
-    "--weights-key", default="", metavar="KEY", help="Which network, where the file of weights holds several: ema, …."
-)
+@weights_key_option
 @click.option(
     "--weights-sha256", default="", metavar="HEX", help="The SHA-256 that the file of weights must have (sha256sum)."
 )
@@ -83,15 +77,7 @@ Examples:
 )  # fmt: skip
 @click.option("--softmax", multiple=True, metavar="OUTPUT[:AXIS]", help="Give the softmax of this output's classes.")
 @click.option("--sigmoid", multiple=True, metavar="OUTPUT", help="Give the sigmoid of each number of this output.")
-@click.option(
-    "--arg", "arguments", multiple=True, metavar="KEY=VALUE", help="An argument for the factory or class; repeatable."
-)
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Arguments for the factory or class from a .toml or .json file; --arg goes first.",
-)
+@code_arguments
 @click.option("--version", type=int, metavar="N", help="The version to write; default: the next free one.")
 @click.option("--overwrite", is_flag=True, help="Replace the version if it exists.")
 @click.option("--opset", type=int, default=18, show_default=True, help="The ONNX opset to write.")
@@ -116,10 +102,7 @@ Examples:
 )
 @click.option("--remeasure", is_flag=True, help="Time the forms again, even if an earlier export has timed them.")
 @timed_threads
-@click.option(
-    "--time-at", multiple=True, metavar="DIM=SIZE",
-    help="Time the forms at this size of a dynamic dimension, L=5000; default: the first sample's, or a usual one.",
-)  # fmt: skip
+@timed_sizes
 @click.option("--even-if-slower", is_flag=True, help="Publish fewer bits even if float32 is faster on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON on standard output.")
 @click.option("--debug", is_flag=True, help="Show Python's traceback of an error.")
@@ -169,8 +152,7 @@ def export(
         raise click.UsageError("--weights-sha256 takes 64 digits, as sha256sum prints, and --weights FILE beside it")
     if weights_key and not weights:
         raise click.UsageError("--weights-key chooses in a file of weights: give it with --weights FILE")
-    keywords = {**(_config(config) if config else {}), **dict(_argument(a) for a in arguments)}
-    sizes = dict(_size(text) for text in time_at)
+    keywords, sizes = keywords_of(config, arguments), sizes_of(time_at)
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("import PyTorch")
         from normfold.cli.ends import ends_of
@@ -211,41 +193,3 @@ def export(
         click.echo(json.dumps(reports.as_json(report), indent=2))
     else:
         print_report(report, console, after_export(repository, report.model, report.version, ADDRESS))
-
-
-def _config(path: Path) -> dict[str, Any]:
-    """Read a table of arguments from TOML or JSON."""
-    try:
-        text = read_plain_text(path)
-        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except OSError as error:
-        raise click.ClickException(f"--config {path}: {error.strerror}") from None
-    except ValueError as error:  # both decoders' errors
-        raise click.ClickException(f"--config {path}: {error}") from None
-    if not isinstance(content, dict):
-        raise click.ClickException(f"--config {path}: expected a table of arguments, not a {type(content).__name__}")
-    return content
-
-
-#: ONNX has sizes of 64 bits.
-LARGEST_SIZE = (1 << 63) - 1
-
-
-def _size(text: str) -> tuple[str, int]:
-    """Read DIM=SIZE. Raises click.UsageError."""
-    name, _, size = text.partition("=")
-    number = read_digits(size, LARGEST_SIZE)
-    if not name or not number:
-        raise click.UsageError(f"--time-at {text}: expected a dimension and a size from 1 up, for example L=5000")
-    return name, number
-
-
-def _argument(text: str) -> tuple[str, Any]:
-    """Read key=value; the value is read as a Python literal if it is one, else as text."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.isidentifier():
-        raise click.UsageError(f"--arg {text}: expected KEY=VALUE, for example --arg channels=128")
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from normfold.cli.exporting import errors_as_messages, print_report, steps, timed_threads
+from normfold.cli.keywords import sizes_of, timed_sizes
 
 __all__ = ["fold"]
 
@@ -51,13 +52,14 @@ Examples:
 )
 @click.option("--remeasure", is_flag=True, help="Time the forms again, even if an earlier run has timed them.")
 @timed_threads
+@timed_sizes
 @click.option(
     "--report",
     "written",
     type=click.Choice(["html", "json"]),
     help="Write the whole report to OUT.html or OUT.json as well.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace OUT.onnx if it exists.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT.onnx, and the file of --report, if they exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON on standard output.")
 @click.option("--debug", is_flag=True, help="Show Python's traceback of an error.")
 def fold(
@@ -70,6 +72,7 @@ def fold(
     fold_all: bool,
     remeasure: bool,
     threads: int,
+    time_at: tuple[str, ...],
     written: str | None,
     overwrite: bool,
     as_json: bool,
@@ -81,12 +84,16 @@ def fold(
     inputs, outputs and opset, and is written only if it agrees with IN.onnx computed in float64. It must be another
     file than IN.onnx.
     """
+    sizes = sizes_of(time_at)
+    beside = target.with_suffix(f".{written}") if written is not None else None
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("import the graph tools")
-        from normfold.export.onnx_fold import fold_file, write_file
+        from normfold.export.onnx_fold import fold_file, require_place, write_file
         from normfold.export.publishing import report as reports
         from normfold.export.publishing.html_report import as_html
 
+        if beside is not None:
+            require_place(beside, target, overwrite)
         report = fold_file(
             source,
             target,
@@ -97,12 +104,13 @@ def fold(
             variant=form,
             remeasure=remeasure,
             threads=threads,
+            time_at=sizes,
             fold_all=fold_all,
             progress=progress,
         )
         whole = json.dumps(reports.as_json(report), indent=2) + "\n"
-        if written is not None:
-            write_file(target.with_suffix(f".{written}"), (as_html(report) if written == "html" else whole).encode())
+        if beside is not None:
+            write_file(beside, (as_html(report) if written == "html" else whole).encode())
     if as_json:
         click.echo(whole, nl=False)
     else:

@@ -14,7 +14,8 @@ import click
 from normfold.cli.connection import connection_options
 from normfold.cli.ends import ends_of
 from normfold.cli.exporting import errors_as_messages, steps
-from normfold.cli.verify_sides import ends_in, is_code, require, sides_of, with_ends
+from normfold.cli.keywords import code_arguments, keywords_of, weights_key_option
+from normfold.cli.verify_sides import Code, ends_in, is_code, require, sides_of, with_ends
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,6 +53,8 @@ Examples:
     metavar="FILE",
     help="Weights for A or B if it is code; give it twice, for A first, if both are.",
 )
+@weights_key_option
+@code_arguments
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=DTYPE[DIMS]", help="The inputs, if neither side describes them."
 )
@@ -79,6 +82,9 @@ def verify(
     first: str,
     second: str,
     weights: tuple[Path, ...],
+    weights_key: str,
+    arguments: tuple[str, ...],
+    config: Path | None,
     inputs: tuple[str, ...],
     samples: tuple[Path, ...],
     standardize: tuple[str, ...],
@@ -96,6 +102,9 @@ def verify(
     place; for a file that computes in float16, both are those of float16. Exit code 0: the same; 1: not the same, or an
     error.
     """
+    if weights_key and not weights:
+        raise click.UsageError("--weights-key chooses in a file of weights: give it with --weights FILE")
+    code = Code([*weights], weights_key, keywords_of(config, arguments))
     ends = ends_of(standardize, softmax, sigmoid)
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("load both")
@@ -104,13 +113,12 @@ def verify(
         from normfold.export.proof.verify import Case
 
         files = [read_sample(path, allow_nonfinite) for path in samples]
-        remaining = list(weights)
         for text in (first, second):
             require(text)
         with redirect_stdout(sys.stderr):
-            sides = [*sides_of((first, second), remaining, inputs, files, credentials)]
-            if remaining:
-                raise click.UsageError(f"--weights {remaining[0]}: neither side is code that takes weights")
+            sides = [*sides_of((first, second), code, inputs, files, credentials)]
+            if code.weights:
+                raise click.UsageError(f"--weights {code.weights[0]}: neither side is code that takes weights")
             wrapped = 0 if is_code(first) or not is_code(second) else 1
             sides[wrapped] = with_ends(sides[wrapped], ends)
             described = next((s.origin.specs for s in sides if s.origin is not None), ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,27 +16,37 @@ if TYPE_CHECKING:
     from normfold.export.sources.ends import Ends
     from normfold.serving.client.connection import Credentials
 
-__all__ = ["ends_in", "is_code", "require", "sides_of", "with_ends"]
+__all__ = ["Code", "ends_in", "is_code", "require", "sides_of", "with_ends"]
 
 _SERVED = re.compile(r"(?:grpc://)?(?P<address>[\w.\-\[\]]+:\d+)/(?P<model>[\w.\-]+)(?:/(?P<version>\d+))?\Z")
 
 
+@dataclass
+class Code:
+    """What the sides that are code are made with."""
+
+    #: Files that no side has taken yet, in the order of the sides.
+    weights: list[Path]
+    weights_key: str
+    arguments: dict[str, Any]
+
+
 def sides_of(
     texts: tuple[str, str],
-    weights: list[Path],
+    code: Code,
     inputs: tuple[str, ...],
     samples: list[SampleFile],
     credentials: Credentials,
 ) -> tuple[Side, Side]:
     """Open both; without ``inputs``, a side that is code takes the inputs that the other side describes."""
     if is_code(texts[0]) and not is_code(texts[1]):
-        second, first = sides_of((texts[1], texts[0]), weights, inputs, samples, credentials)
+        second, first = sides_of((texts[1], texts[0]), code, inputs, samples, credentials)
         return first, second
-    first = _side(texts[0], weights, inputs, samples, credentials)
+    first = _side(texts[0], code, inputs, samples, credentials)
     described = inputs
     if not described and is_code(texts[1]):
         described = _declared(texts[0], credentials) if first.origin is None else tuple(map(str, first.origin.specs))
-    return first, _side(texts[1], weights, described, samples, credentials)
+    return first, _side(texts[1], code, described, samples, credentials)
 
 
 def _is_file(text: str) -> bool:
@@ -47,9 +58,7 @@ def is_code(text: str) -> bool:
     return not _is_file(text) and (_SERVED.match(text) is None or Path(text).exists())
 
 
-def _side(
-    text: str, weights: list[Path], inputs: tuple[str, ...], samples: list[SampleFile], credentials: Credentials
-) -> Side:
+def _side(text: str, code: Code, inputs: tuple[str, ...], samples: list[SampleFile], credentials: Credentials) -> Side:
     from normfold.export.proof.compare import Side
     from normfold.export.sources.opening import open_origin
     from normfold.export.sources.origin import Request
@@ -58,13 +67,15 @@ def _side(
     if served is not None and not Path(text).exists():
         return Side(text, _served(served["address"], served["model"], served["version"] or "", credentials))
     path = Path(text) / "model.onnx" if Path(text).is_dir() else Path(text)
-    mine = weights.pop(0) if weights and is_code(text) else None
+    mine = code.weights.pop(0) if code.weights and is_code(text) else None
     origin = open_origin(
         Request(
             source=str(path) if _is_file(text) else text,
             weights=mine,
+            weights_key=code.weights_key if mine is not None else "",
             untrained=is_code(text) and mine is None,  # wrong weights are seen in the comparison
             inputs=inputs,
+            arguments=code.arguments if is_code(text) else {},
         ),
         samples,
     )
@@ -125,6 +136,7 @@ def require(text: str) -> None:
 def _declared(text: str, credentials: Credentials) -> tuple[str, ...]:
     """The inputs of a served model as ``--input`` writes them; none where the server does not tell proved sizes."""
     from normfold.export.errors import ExportError
+    from normfold.export.inputs.specs import Dimension
     from normfold.serving.client.client import Client, ClientError
     from normfold.serving.client.sizes import proved_sizes
 
@@ -138,7 +150,7 @@ def _declared(text: str, credentials: Credentials) -> tuple[str, ...]:
     sizes = proved_sizes(metadata)
     if sizes is None:
         return ()
-    ranges = {name: f"{name}:{one.low}..{one.high or ''}" for name, one in sizes.dimensions.items()}
+    ranges = {name: str(Dimension(name, one.low, one.high, one.step)) for name, one in sizes.dimensions.items()}
     return tuple(
         f"{tensor.name}={tensor.datatype}[{','.join(ranges.get(str(d), str(d)) for d in sizes.inputs[tensor.name])}]"
         for tensor in metadata.inputs

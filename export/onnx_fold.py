@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from normfold.export.capture.capture import DEFAULT_OPSET
 from normfold.export.errors import PublishError, SourceError
@@ -17,7 +18,7 @@ from normfold.export.publishing.report import ExportReport
 from normfold.export.sources.onnx_origin import open_onnx
 from normfold.whole_file import write_whole
 
-__all__ = ["fold_file", "write_file"]
+__all__ = ["fold_file", "require_place", "write_file"]
 
 
 def fold_file(
@@ -31,14 +32,15 @@ def fold_file(
     variant: str = AUTO,
     remeasure: bool = False,
     threads: int = 1,
+    time_at: Mapping[str, int] = MappingProxyType({}),
     fold_all: bool = False,
     progress: Progress = lambda step: None,
 ) -> ExportReport:
     """Fold ``source`` into ``target`` and return the report. Raises ExportError; then ``target`` is as it was.
 
     ``source`` is never replaced, so that what is folded can be compared with it. inputs give ranges to dimensions that
-    the file leaves open; samples are more inputs to prove with; variant, remeasure, threads, fold_all and
-    allow_nonfinite are those of :class:`normfold.export.request.ExportRequest`.
+    the file leaves open; samples are more inputs to prove with; variant, remeasure, threads, time_at,
+    fold_all and allow_nonfinite are those of :class:`normfold.export.request.ExportRequest`.
     """
     check_variant(variant)
     check_threads(threads)
@@ -66,11 +68,20 @@ def fold_file(
         variant=variant,
         remeasure=remeasure,
         threads=threads,
+        time_at=time_at,
         fold_all=fold_all,
     )
     progress("write")
     write_file(target, folded.content)
     return replace(folded.report, model=target.stem, path=str(target))
+
+
+def require_place(report: Path, target: Path, overwrite: bool) -> None:
+    """Raise PublishError where the report beside ``target`` would replace the target itself, or what is there."""
+    if report == target:
+        raise PublishError(f"'{target}' would be the folded graph and its report; give the graph a name with .onnx")
+    if report.exists() and not overwrite:
+        raise PublishError(f"'{report}' exists; give another name for OUT.onnx, or --overwrite")
 
 
 def write_file(path: Path, content: bytes) -> None:

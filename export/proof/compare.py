@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from normfold.export.errors import InputSpecError
 from normfold.export.graphs.exact import narrow_types
 from normfold.export.graphs.runtime import Runtime
+from normfold.export.inputs.specs import Dimension, InputSpec
 from normfold.export.proof import rounding
 from normfold.export.proof.accepted_sizes import sizes_of
 from normfold.export.proof.moving import moved_inputs
@@ -44,6 +45,8 @@ def compare(a: Side, b: Side, samples: Sequence[Case] = ()) -> Verification:
         raise InputSpecError("both sides are served models; one of the two must be a module or a file")
     origin = a.origin
     _require_one_shape(a, b)
+    if b.origin is not None:
+        origin = replace(origin, specs=_ranged(origin.specs, b.origin.specs))
     sizes = sizes_of(origin, samples)
     cases = [*cases_of(sizes.specs, sizes, origin.raw), *samples]
     reference, name, _ = origin.reference(cases[0].inputs)
@@ -90,6 +93,20 @@ def _require_one_shape(a: Side, b: Side) -> None:
             raise InputSpecError(
                 f"the two take other inputs, so they are not the same network: '{a.name}' {mine}, '{b.name}' {other}"
             )
+
+
+def _ranged(mine: Sequence[InputSpec], others: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
+    """The inputs of the first; dimensions without a range take that of the second, as far as they are as many."""
+    named = {spec.name: spec for spec in others}
+    if len(mine) != len(others):
+        return tuple(mine)
+    pairs = zip(mine, (named.get(spec.name, others[place]) for place, spec in enumerate(mine)), strict=True)
+    ranges: dict[str, Dimension] = {}
+    for spec, other in pairs:
+        for d, theirs in zip(spec.dims, other.dims, strict=False):
+            if isinstance(d, Dimension) and isinstance(theirs, Dimension) and str(d) == d.name:
+                ranges.setdefault(d.name, replace(theirs, name=d.name))
+    return tuple(replace(spec, dims=tuple(ranges.get(str(d), d) for d in spec.dims)) for spec in mine)
 
 
 def _narrow(side: Side) -> bytes | None:

@@ -143,7 +143,7 @@ def chosen(report: ExportReport) -> str:
     elif variant == "folded":
         why = "no other form is clearly faster" if others else "the only form"
     else:
-        why = f"the fastest of {others + 1} forms"
+        why = f"the fastest of {others + 1} forms" if others else "the only form that was not left out"
     measured = (
         "remembered from an earlier export of it (--remeasure measures them again)"
         if report.timing.remembered
@@ -162,6 +162,11 @@ def folded_form(report: ExportReport) -> str:
     published = report.published
     if published.variant not in ("unfolded", "blocked"):
         return ""
+    if report.variants and all(variant.name != "folded" for variant in report.variants):
+        return (
+            f"the {published.variant} form keeps its BatchNorms, because the folded form was left out (see the notes); "
+            "what follows is about the folded form"
+        )
     kept = f"{published.batchnorms} BatchNorm{'' if published.batchnorms == 1 else 's'}"
     why = "as it was asked for" if published.chosen_by == "request" else "because it runs faster with them"
     return (

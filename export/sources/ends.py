@@ -139,7 +139,14 @@ def _standard(name: str, mean: Any, std: Any, specs: tuple[InputSpec, ...]) -> _
             )
         arrays.append(np.broadcast_to(flat, (channels,)) if isinstance(channels, int) else flat.reshape(()))
     dtype = spec.datatype.dtype
-    return _Standard(arrays[0].astype(dtype), (arrays[1] ** 2).astype(dtype))
+    with np.errstate(over="ignore"):
+        standard = _Standard(arrays[0].astype(dtype), (arrays[1] ** 2).astype(dtype))
+    if not (np.isfinite(standard.mean) & np.isfinite(standard.variance) & (standard.variance > 0)).all():
+        raise InputSpecError(
+            f"--standardize {name}: the mean or the squared std of '{name}' is beyond {spec.datatype.name}; "
+            "give the network an input of FP32"
+        )
+    return standard
 
 
 def _after(outputs: Arrays, ends: Ends) -> Arrays:

@@ -23,6 +23,7 @@ from normfold.export.graphs.serialize import to_bytes
 from normfold.export.graphs.usable import require_usable
 from normfold.export.inputs.specs import Dimension, InputSpec, dimensions, random_inputs
 from normfold.export.sources.origin import Arrays, Origin, Run
+from normfold.export.sources.proved import as_proved
 from normfold.protos.datatypes import by_onnx
 
 __all__ = ["graph_inputs", "open_onnx"]
@@ -37,7 +38,7 @@ def open_onnx(path: Path, given: Sequence[InputSpec] = (), opset: int | None = D
     shapes = {s.name: [d if isinstance(d, int) else d.name for d in s.dims] for s in given}
     file = read_onnx(path, opset, shapes)
     require_usable(file.model)  # before it is run, because its answers would be NaN at every size of the inputs
-    specs = _merged(graph_inputs(file.model, path), given, path)
+    specs = _merged(as_proved(graph_inputs(file.model, path), file.model.metadata_props), given, path)
     modern = to_bytes(file.model if opset == DEFAULT_OPSET else read_onnx(path, DEFAULT_OPSET, shapes).model)
     bounds, runtime, double = GraphSizes(file.content), Runtime(file.content, optimised=False), _double(modern)
 

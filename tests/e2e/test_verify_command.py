@@ -84,6 +84,33 @@ def test_a_module_is_compared_with_a_file_and_a_served_model_and_takes_its_input
     assert (done.exit_code, "say what goes into the network: --input" in done.output) == (1, True)
 
 
+BUILT = """
+import torch
+from torch import nn
+
+class Scale(nn.Module):
+    def __init__(self, by):
+        super().__init__()
+        self.factor, self.by = nn.Parameter(torch.tensor(1.0)), by
+    def forward(self, x):
+        return {"y": self.by * self.factor * x, "z": -x}
+"""
+
+
+def test_code_is_made_with_the_arguments_and_the_key_of_the_export(compared, repository, tmp_path):
+    source, weights = tmp_path / "scale.py", tmp_path / "both.pt"
+    source.write_text(BUILT)
+    torch.save({"net": {"factor": torch.tensor(1.0)}, "ema": {"factor": torch.tensor(0.5)}}, weights)
+    code, version = f"{source}:Scale", repository / "m" / "1"
+    (tmp_path / "c.toml").write_text("by = 2.0")
+    assert "--arg by=" in compared(code, version).output
+    assert compared(code, version, "--config", tmp_path / "c.toml").exit_code == 0
+    assert compared(code, version, "--arg", "by=3.0").exit_code == 1
+    done = compared(code, version, "--arg", "by=4.0", "--weights", weights, "--weights-key", "ema")
+    assert done.exit_code == 0, done.output
+    assert "give it with --weights FILE" in compared(code, version, "--arg", "by=4.0", "--weights-key", "ema").output
+
+
 NETWORK = """
 from torch import nn
 

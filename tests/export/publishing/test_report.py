@@ -453,3 +453,11 @@ def test_the_outcome_of_each_batchnorm_is_said_to_be_that_of_the_folded_form():
     assert "the following" not in as_text(REPORT)
     assert said[1:] in unescape(as_html(blocked))
     assert "the following" not in unescape(as_html(REPORT))
+
+
+def test_where_the_folded_form_was_left_out_nobody_is_told_to_ask_for_it():
+    left = replace(REPORT, published=Published("unfolded", 2, 30, 900), variants=(Variant("unfolded", 9, 1, True),))
+    text = as_text(left)
+    assert "the only form that was not left out" in text
+    assert "because the folded form was left out (see the notes)" in text
+    assert "--form folded" not in text

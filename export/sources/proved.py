@@ -1,0 +1,41 @@
+"""The inputs of a file that normfold wrote: its metadata have the sizes that were proved, and the ranges of values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from normfold.export.errors import InputSpecError
+from normfold.export.inputs.specs import Dimension, InputSpec, parse_inputs
+
+__all__ = ["as_proved"]
+
+
+def as_proved(specs: Sequence[InputSpec], metadata: Mapping[str, str]) -> tuple[InputSpec, ...]:
+    """``specs`` with the ranges in the ``metadata`` of their file; as they are where it has none, or others.
+
+    The file may take more sizes than were proved, and compute something else there: a network can take another path
+    for a short input.
+    """
+    try:
+        dimensions = json.loads(metadata["normfold.proved"])["dimensions"]
+        ranges = {name: _range(name, found) for name, found in dimensions.items()}
+        written = {spec.name: spec for spec in parse_inputs(metadata["normfold.inputs"].split("; "))}
+    except (KeyError, ValueError, TypeError, AttributeError, InputSpecError):  # of another exporter, or version
+        return tuple(specs)
+    return tuple(_with(spec, ranges, written.get(spec.name)) for spec in specs)
+
+
+def _range(name: str, found: Mapping[str, int | None]) -> Dimension:
+    low, high, step = found["low"], found["high"], found["step"]
+    if not isinstance(low, int) or not isinstance(step, int) or not isinstance(high, int | None):
+        raise TypeError(f"the sizes of {name}: {found}")
+    return Dimension(name, low, high, step)
+
+
+def _with(spec: InputSpec, ranges: Mapping[str, Dimension], written: InputSpec | None) -> InputSpec:
+    dims = tuple(d if isinstance(d, int) else ranges.get(d.name, d) for d in spec.dims)
+    if written is None or written.datatype != spec.datatype:
+        return replace(spec, dims=dims)
+    return replace(spec, dims=dims, values=written.values, limit=written.limit, below=written.below)

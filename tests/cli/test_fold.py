@@ -1,0 +1,43 @@
+"""``normfold fold``: the report beside the file, and the size at which the forms are timed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from normfold.cli.main import main
+
+TEXT = """<ir_version: 8, opset_import: ["" : 18]>
+g (float[N, 2, L] x) => (float[N, 2, M] y)
+<float[2,2,1] w = {1,2,3,4}, float[2] g = {1,-2}, float[2] b = {1,0}, float[2] m = {0,1}, float[2] v = {1,2}>
+{ c = Conv (x, w) y = BatchNormalization (c, g, b, m, v) }"""
+
+
+@pytest.fixture
+def folded(tmp_path: Path):
+    source = tmp_path / "net.onnx"
+    source.write_bytes(onnx.parser.parse_model(TEXT).SerializeToString())
+    return lambda target, *options: CliRunner().invoke(main, ["fold", str(source), str(target), *options])
+
+
+def test_a_report_replaces_nothing_that_was_not_meant(folded, tmp_path):
+    out, report = tmp_path / "out.onnx", tmp_path / "out.json"
+    report.write_text("mine")
+    done = folded(out, "--report", "json")
+    assert (done.exit_code, report.read_text(), out.exists()) == (1, "mine", False)
+    assert "out.json' exists; give another name for OUT.onnx, or --overwrite" in " ".join(done.output.split())
+    done = folded(tmp_path / "out.html", "--report", "html")
+    assert (done.exit_code, (tmp_path / "out.html").exists()) == (1, False)
+    assert "would be the folded graph and its report" in " ".join(done.output.split())
+    assert folded(out, "--report", "json", "--overwrite").exit_code == 0
+    assert json.loads(report.read_text())["folding"]["batchnorms_after"] == 0
+
+
+def test_the_forms_are_timed_at_the_size_that_is_asked_for(folded, tmp_path):
+    done = folded(tmp_path / "out.onnx", "--time-at", "L=77", "--form", "folded")
+    assert done.exit_code == 0, done.output
+    assert "run times at x[1,2,77]" in " ".join(done.output.split())
