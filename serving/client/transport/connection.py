@@ -13,7 +13,7 @@ from normfold.serving.client.transport.outgoing import FRAME_BYTES, WINDOW_BYTES
 from normfold.serving.client.transport.remote_call import RemoteCall
 from normfold.serving.errors import Status
 from normfold.serving.wire import http2_frames as h2
-from normfold.serving.wire.http2_headers import LIST_BYTES, HeaderError, HeaderReader
+from normfold.serving.wire.http2_headers import LIST_BYTES, LIST_HEADERS, HeaderError, HeaderReader
 
 #: A block of headers, in bytes, and in frames.
 BLOCK_BYTES, BLOCK_FRAMES = 1 << 20, 256
@@ -206,7 +206,8 @@ class ClientEnd(Outgoing):
         self._fruitless = 0
         last = flags & h2.END_STREAM != 0
         if meaning is None:
-            self._spoilt(call, h2.PROTOCOL_ERROR, f"headers that are malformed, or have more than {LIST_BYTES} bytes")
+            most = f"more than {LIST_BYTES} bytes or {LIST_HEADERS} headers"
+            self._spoilt(call, h2.PROTOCOL_ERROR, f"headers that are malformed, or have {most}")
         elif not call.headers(meaning, last):
             self._spoilt(call, h2.PROTOCOL_ERROR, "headers where none may be")
         elif last:

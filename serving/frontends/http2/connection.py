@@ -7,7 +7,7 @@ from collections import deque
 
 from normfold.serving.errors import ServingError, Status, Unavailable
 from normfold.serving.frontends.http2.call import ServerCall, Service
-from normfold.serving.frontends.http2.control import CONTROL, ignore
+from normfold.serving.frontends.http2.control import CONTROL, ignore, release
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.kinds import kind_of, logged_kind_of
@@ -45,7 +45,7 @@ class ServerConnection(SocketSide):
         self._skipped: deque[range] = deque(maxlen=64)
         #: The last streams that we have reset, in their order.
         self._reset: dict[int, None] = {}
-        #: Calls with a deadline whose clock has not started yet.
+        #: Calls with a deadline whose time has not begun.
         self._opened: list[ServerCall] = []
 
     # called by the side of the socket
@@ -60,6 +60,8 @@ class ServerConnection(SocketSide):
         turns = self.service.turns
         try:
             left = self.frames.feed(data, self, turns.seconds) or len(data) >= FULL_READ_BYTES
+            if self.sender.widened:
+                left = release(self) or left
         except (Fault, HeaderError) as error:
             self.give_up(error)
             return False
@@ -127,8 +129,7 @@ class ServerConnection(SocketSide):
         size = end - begin
         self._credit -= size
         if self._credit < h2.LARGEST_WINDOW // 2:
-            by = h2.LARGEST_WINDOW - self._credit
-            self._credit += by
+            by, self._credit = h2.LARGEST_WINDOW - self._credit, h2.LARGEST_WINDOW
             self.sender.out.append(h2.frame(h2.WINDOW_UPDATE, 0, 0, by.to_bytes(4, "big")))
         call = self.calls.get(number)
         if call is None:
@@ -195,9 +196,9 @@ class ServerConnection(SocketSide):
         """Do what a frame of any other kind asks for."""
         CONTROL.get(kind, ignore)(self, flags, number, payload)
 
-    def fruitless(self) -> None:
-        """Count a frame that brings no call nearer to its end. Raises Fault when there were too many."""
-        self._patience.spend()
+    def fruitless(self, frames: int = 1) -> None:
+        """Count frames that bring no call nearer to its end. Raises Fault when there were too many."""
+        self._patience.spend(frames)
 
     def settle(self) -> None:
         """The client has sent its first SETTINGS: it speaks HTTP/2."""

@@ -9,7 +9,7 @@ from typing import Protocol
 from normfold.serving.frontends.http2.call import ServerCall
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.lifetime import Lifetime, Lived
-from normfold.serving.frontends.http2.limits import FRUITFUL_BYTES, MOST_SETTINGS, Fault, expect
+from normfold.serving.frontends.http2.limits import CALLS_A_FRAME, MOST_SETTINGS, Fault, expect
 from normfold.serving.frontends.http2.sending import AnswerStream
 from normfold.serving.wire import http2_frames as h2
 
@@ -26,8 +26,8 @@ class Controlled(Lived, Protocol):
     def settle(self) -> None:
         """The client has sent its first SETTINGS."""
 
-    def fruitless(self) -> None:
-        """Count a frame that brings no call nearer to its end. Raises Fault when there were too many."""
+    def fruitless(self, frames: int = 1) -> None:
+        """Count frames that bring no call nearer to its end. Raises Fault when there were too many."""
 
     def check_opened(self, number: int) -> None:
         """Raise Fault if the client has never opened stream ``number``."""
@@ -65,13 +65,10 @@ def _settings(connection: Controlled, flags: int, number: int, payload: bytes) -
         wider = max(windows) - sender.initial
         if max(windows) > h2.LARGEST_WINDOW or any(call.window + wider > h2.LARGEST_WINDOW for call in calls.values()):
             raise Fault(h2.FLOW_CONTROL_ERROR, f"windows of {max(windows)} bytes")
-        by = windows[-1] - sender.initial
-        sender.initial = windows[-1]
-        if by:
-            for call in calls.values():
-                call.window += by
+        if by := windows[-1] - sender.initial:
+            connection.fruitless(len(calls) // CALLS_A_FRAME)
+            sender.widen_all(by, calls.values())
     sender.out.append(h2.frame(h2.SETTINGS, h2.ACK, 0))
-    connection.finish(sender.release())
 
 
 def _window_update(connection: Controlled, flags: int, number: int, payload: bytes) -> None:
@@ -89,10 +86,16 @@ def _window_update(connection: Controlled, flags: int, number: int, payload: byt
             raise Fault(code, f"a window is widened by {by}")
         connection.reset(call, code)
         return
-    before = sender.window + sender.withheld + (by if call is None else 0)
-    connection.finish(sender.widen(by, call))
-    if before - sender.window - sender.withheld < FRUITFUL_BYTES:
-        connection.fruitless()
+    sender.widen(by, call)
+
+
+def release(connection: Controlled) -> bool:
+    """Let data go for the windows that became larger in this turn; whether some must wait for the next turn."""
+    sender = connection.sender
+    connection.finish(sender.release())
+    if not sender.widened:
+        connection.fruitless(sender.fruitless())
+    return sender.widened
 
 
 def _ping(connection: Controlled, flags: int, number: int, payload: bytes) -> None:

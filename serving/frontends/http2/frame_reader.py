@@ -8,11 +8,13 @@ from typing import Protocol
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import BLOCK_BYTES, FRAME_BYTES, UNFINISHED_BYTES, Fault, expect
 from normfold.serving.frontends.http2.messages import PART_BYTES
+from normfold.serving.frontends.http2.requests import KEPT_BYTES
 from normfold.serving.frontends.http2.sending import FRAME
 from normfold.serving.wire import http2_frames as h2
+from normfold.serving.wire.long_blocks import LongBlock
 
 _HEAD_BYTES = 9
-#: The clock is looked at after the frames that begin in this many bytes.
+#: The clock is looked at after the frames that begin in this many bytes, and after those that take long.
 _LOOK_BYTES = 512
 #: The bits of a stream's number; the first bit of its four bytes is reserved.
 _NUMBER = (1 << 31) - 1
@@ -51,6 +53,8 @@ class FrameReader:
         self._rest: tuple[int, int, int] | None = None
         #: Stream, flags and bytes of a block of headers that CONTINUATION frames still add to.
         self._block: tuple[int, int, bytearray] | None = None
+        #: Stream, flags and a long block of headers that has come whole and is read in steps.
+        self._long: tuple[int, int, LongBlock] | None = None
 
     def feed(self, data: bytes, receiver: Receiver, seconds: float) -> bool:
         """Pass the frames that end in ``data`` to ``receiver``, for at most about ``seconds``.
@@ -61,7 +65,7 @@ class FrameReader:
         if data:
             self._have += len(data)
             self._parts.append(data)
-        if self._have < self._need:
+        if self._have < self._need and self._long is None:
             if data:
                 self._begun += len(self._parts) == 1
                 self._hold()
@@ -76,8 +80,8 @@ class FrameReader:
         if self._have:
             self._parts.append(data[at:])
             self._begun += 1
-        left = self._have >= self._need
-        if self._block is not None or (self._have and not left):
+        left = self._have >= self._need or self._long is not None
+        if self._block is not None or self._long is not None or (self._have and not left):
             self._hold()
         return left
 
@@ -94,11 +98,11 @@ class FrameReader:
         """Hold nothing more: the connection ends."""
         self._holding.add(-self._held)
         self._held = self._have = 0
-        self._parts, self._block = [], None
+        self._parts, self._block, self._long = [], None, None
 
     def _hold(self) -> None:
         """Count what is not complete among the bytes held. Raises Fault if there is no room for it."""
-        size = 0 if self._block is None else len(self._block[2])
+        size = len(self._block[2]) if self._block is not None else len(self._long[2]) if self._long is not None else 0
         if self._have < self._need:
             size += self._have + PART_BYTES * len(self._parts)
         if size > UNFINISHED_BYTES and not self._holding.has_room(size - self._held):
@@ -120,7 +124,7 @@ class FrameReader:
             self._rest = (number, flags, left - at) if at < left else None
             receiver.data(data, 0, at, flags if at == left else 0, number)
         self._need = 1 if self._rest is not None else _HEAD_BYTES
-        stop = min(at + _LOOK_BYTES, end)
+        stop = min(at + _LOOK_BYTES, end) if self._long is None else at
         until = monotonic() + seconds if stop < end else 0.0
         while True:
             while stop - at >= _HEAD_BYTES:
@@ -142,7 +146,14 @@ class FrameReader:
                     receiver.data(data, begin, at, flags, number & _NUMBER)
                 else:
                     self._frame(kind, flags, number & _NUMBER, data[begin:at], receiver)
-            if stop == end or monotonic() >= until:
+                    if kind == h2.SETTINGS or self._long is not None:
+                        stop = at
+            if stop == end and self._long is None:
+                return at
+            until = until or monotonic() + seconds
+            if self._long is not None:
+                self._read_long(*self._long, receiver, until)
+            if self._long is not None or monotonic() >= until:
                 return at
             stop = min(max(at, stop) + _LOOK_BYTES, end)
 
@@ -168,10 +179,21 @@ class FrameReader:
             raise Fault(h2.ENHANCE_YOUR_CALM, f"more than {BLOCK_BYTES} bytes of headers")
         if flags & h2.END_HEADERS:
             self._block = None
-            receiver.headers(number, flags, bytes(block))
+            if len(block) > KEPT_BYTES:
+                self._long = (number, flags, LongBlock(bytes(block)))
+            else:
+                receiver.headers(number, flags, bytes(block))
         else:
             receiver.fruitless()
             self._block = (number, flags, block if isinstance(block, bytearray) else bytearray(block))
+
+    def _read_long(self, number: int, flags: int, block: LongBlock, receiver: Receiver, until: float) -> None:
+        """Read a long block while the turn lasts, at least for one step; pass it on once all of it is plain."""
+        while (plain := block.step()) is None:
+            if monotonic() >= until:
+                return
+        self._long = None
+        receiver.headers(number, flags, plain)
 
 
 def _without_padding(flags: int, number: int, payload: bytes) -> bytes:

@@ -24,6 +24,10 @@ MOST_FRUITLESS = 10_000
 FORGOTTEN_EACH_SECOND = 100
 #: A larger window is worth a frame if it lets at least this much data go, in bytes.
 FRUITFUL_BYTES = 1024
+#: Streams whose waiting data are queued in one turn because windows have become larger.
+TURN_STREAMS = 128
+#: A change of the windows of all streams counts as one more such frame for this many calls.
+CALLS_A_FRAME = 32
 #: Settings in one frame.
 MOST_SETTINGS = 64
 #: Streams that we have reset, of which later frames are still ignored; the client may not have seen the reset yet.

@@ -16,9 +16,9 @@ class Patience:
         #: When frames were last forgotten.
         self._forgotten = monotonic()
 
-    def spend(self) -> None:
-        """Count a fruitless frame. Raises Fault when there were too many."""
-        self._spent += 1
+    def spend(self, frames: int) -> None:
+        """Count fruitless frames. Raises Fault when there were too many."""
+        self._spent += frames
         if self._spent > MOST_FRUITLESS:
             now = monotonic()
             self._spent -= min(self._spent, int((now - self._forgotten) * FORGOTTEN_EACH_SECOND))

@@ -12,7 +12,7 @@ from normfold.serving.access.access import HEADER, credential
 from normfold.serving.errors import Status
 from normfold.serving.frontends.http2.inflation import ENCODINGS
 from normfold.serving.rpc.methods import Method
-from normfold.serving.wire.http2_headers import LIST_BYTES, Header, HeaderReader, written
+from normfold.serving.wire.http2_headers import LIST_BYTES, LIST_HEADERS, Header, HeaderReader, written
 from normfold.serving.wire.pushback import Trailers
 
 #: The largest number of blocks whose meaning is kept; the cache is cleared when it would exceed that.
@@ -30,7 +30,7 @@ STARTED = written((b":status", b"200"), _TYPE)
 DONE = written((b"grpc-status", b"0"))
 
 #: The details of a refusal of too many headers.
-TOO_LARGE = f"received metadata is larger than {LIST_BYTES} bytes"
+TOO_LARGE = f"received metadata is larger than {LIST_BYTES} bytes or {LIST_HEADERS} headers"
 
 _SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 #: gRPC allows eight digits and no spaces; grpcio takes more of both, and clients rely on it.

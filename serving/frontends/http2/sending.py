@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol
 
 from normfold.serving.frontends.http2.holding import Holding
-from normfold.serving.frontends.http2.limits import PORTION_BYTES
+from normfold.serving.frontends.http2.limits import FRUITFUL_BYTES, PORTION_BYTES, TURN_STREAMS
 from normfold.serving.frontends.http2.requests import DONE, STARTED
 from normfold.serving.rpc.pieces import Answer, Pieces
 from normfold.serving.wire import http2_frames as h2
@@ -60,6 +61,12 @@ class Sender:
         self.withheld = 0
         self.largest = h2.DEFAULT_FRAME
         self._waiting: dict[int, _Waiting] = {}
+        #: Those of them that do not wait for a larger window of their own: they wait for that of the connection.
+        self._ready: dict[int, _Waiting] = {}
+        #: Whether the client has made windows larger, and the data that wait for them are not queued yet.
+        self.widened = False
+        #: Frames that made a window larger and are not counted yet, and the bytes that went for them.
+        self._wider, self._went = 0, 0
         self._holding = holding
         self._choked = False
 
@@ -80,10 +87,7 @@ class Sender:
 
     def refill(self) -> list[AnswerStream]:
         """Allow another portion, after the socket has taken one; the streams whose last data this queued."""
-        more = min(PORTION_BYTES - self.window, self.withheld)
-        if more > 0:
-            self.window, self.withheld = self.window + more, self.withheld - more
-        return self.release()
+        return self._release(len(self._ready))
 
     @property
     def waiting(self) -> bool:
@@ -156,20 +160,47 @@ class Sender:
     def forget(self, stream: AnswerStream) -> None:
         """Drop the waiting data of a stream that was reset."""
         if (waiting := self._waiting.pop(stream.number, None)) is not None:
+            self._ready.pop(stream.number, None)
             self._holding.add(-sum(map(len, waiting.data)))
 
-    def widen(self, by: int, stream: AnswerStream | None) -> list[AnswerStream]:
-        """Widen the window of a stream, or (None) of the connection; the streams whose last data this queued."""
+    def widen(self, by: int, stream: AnswerStream | None) -> None:
+        """Widen the window of a stream, or (None) of the connection. Data go at the end of the turn, by ``release``."""
+        self.widened = True
+        self._wider += 1
         if stream is None:
             self.withheld += by
-            return [] if self._choked else self.refill()
+            return
         stream.window += by
-        waiting = self._waiting.get(stream.number)
-        return [stream] if waiting is not None and self._release(waiting) else []
+        if (waiting := self._waiting.get(stream.number)) is not None:
+            self._ready[stream.number] = waiting
+
+    def widen_all(self, by: int, streams: Iterable[AnswerStream]) -> None:
+        """Widen the windows of ``streams``, which are all there are, and of those to come; ``by`` may be negative."""
+        self.initial += by
+        for stream in streams:
+            stream.window += by
+        if by > 0:
+            self.widened = True
+            self._ready.update(self._waiting)
 
     def release(self) -> list[AnswerStream]:
-        """Queue the data that the windows allow now; the streams whose last data this queued."""
-        return [waiting.stream for waiting in list(self._waiting.values()) if self._release(waiting)]
+        """Queue data of a few streams as larger windows allow; the streams whose last data this queued.
+
+        Once a turn, however often windows were changed in it; ``widened`` stays until no stream is left.
+        """
+        ended: list[AnswerStream] = []
+        if not self._choked:
+            before = self.window + self.withheld
+            ended = self._release(TURN_STREAMS)
+            self._went += before - self.window - self.withheld
+        self.widened = bool(self._ready) and self.window > 0
+        return ended
+
+    def fruitless(self) -> int:
+        """The frames since the last time that made a window larger in vain: less went than FRUITFUL_BYTES for each."""
+        wider, went = self._wider, self._went
+        self._wider = self._went = 0
+        return max(wider - went // FRUITFUL_BYTES, 0)
 
     def _data(self, stream: AnswerStream, data: memoryview) -> None:
         waiting = self._waiting.get(stream.number)
@@ -178,10 +209,25 @@ class Sender:
             if not data:
                 return
             waiting = self._waiting[stream.number] = _Waiting(stream)
+            if stream.window > 0:
+                self._ready[stream.number] = waiting
         waiting.data.append(data)
         self._holding.add(len(data))
 
-    def _release(self, waiting: _Waiting) -> bool:
+    def _release(self, most: int) -> list[AnswerStream]:
+        """Allow another portion and queue data of at most ``most`` streams; those whose last data this queued."""
+        more = min(PORTION_BYTES - self.window, self.withheld)
+        if more > 0:
+            self.window, self.withheld = self.window + more, self.withheld - more
+        ended: list[AnswerStream] = []
+        for waiting in list(islice(self._ready.values(), most)):
+            if self.window <= 0:
+                break
+            if self._go_on(waiting):
+                ended.append(waiting.stream)
+        return ended
+
+    def _go_on(self, waiting: _Waiting) -> bool:
         """Queue the data of one stream that the windows allow; whether that was its end."""
         stream = waiting.stream
         while waiting.data:
@@ -189,9 +235,12 @@ class Sender:
             self._holding.add(len(left) - len(waiting.data[0]))
             if left:
                 waiting.data[0] = left
+                if stream.window <= 0:
+                    self._ready.pop(stream.number, None)
                 return False
             waiting.data.popleft()
         del self._waiting[stream.number]
+        self._ready.pop(stream.number, None)
         if waiting.trailers is None:
             return False
         self.out.append(h2.frame(h2.HEADERS, _LAST, stream.number, waiting.trailers))

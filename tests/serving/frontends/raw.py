@@ -1,7 +1,8 @@
-"""A client of HTTP/2 that sends exactly the frames that a test gives it."""
+"""A client of HTTP/2 that sends exactly the frames that a test gives it, and a socket without a client."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from typing import NamedTuple
 
@@ -104,3 +105,43 @@ class Raw:
         """Whether the connection still answers calls."""
         self.ask(stream, message(b"again"))
         return self.answer(stream)[0] == message(b"again")
+
+
+class NoSocket(asyncio.Transport):
+    """The socket of a connection that a test gives its data; it notes what is written, and whether it is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_read, self.is_closed = True, False
+        self.written = b""
+
+    def pause_reading(self):
+        self.is_read = False
+
+    def resume_reading(self):
+        self.is_read = True
+
+    def is_closing(self):
+        return self.is_closed
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        pass
+
+    def write(self, data):
+        self.written += data
+
+    def write_eof(self):
+        self.is_closed = True
+
+    def get_write_buffer_size(self):
+        return 52
+
+    def frames(self) -> list[Frame]:
+        """What was written since the last time."""
+        found, data = [], self.written
+        while data:
+            size = int.from_bytes(data[:3], "big")
+            found.append(Frame(data[3], data[4], int.from_bytes(data[5:9], "big"), data[9 : 9 + size]))
+            data = data[9 + size :]
+        self.written = b""
+        return found

@@ -1,0 +1,244 @@
+"""The work of a turn: however dear the frames of a client are, the others are answered in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+
+import hpack
+import pytest
+from tests.serving.frontends.conftest import MOST_BYTES, Methods
+from tests.serving.frontends.raw import NoSocket, message, request_headers
+
+from normfold.serving.frontends.http2 import frame_reader
+from normfold.serving.frontends.http2.call import Service
+from normfold.serving.frontends.http2.connection import ServerConnection
+from normfold.serving.frontends.http2.holding import Holding
+from normfold.serving.frontends.http2.limits import MOST_FRUITLESS, TURN_SECONDS, TURN_STREAMS
+from normfold.serving.frontends.http2.requests import Requests
+from normfold.serving.frontends.http2.sending import Sender
+from normfold.serving.frontends.limits import DEFAULT_LIMITS
+from normfold.serving.rpc.traffic import Traffic
+from normfold.serving.wire import http2_frames as h2
+from normfold.serving.wire.long_blocks import STEP_BYTES
+
+HELLO = message(b"hello")
+STREAMS = 1000
+WIDE = h2.frame(h2.WINDOW_UPDATE, 0, 0, (1 << 30).to_bytes(4, "big"))
+
+
+class Clock:
+    """The clock of the reader of frames: each look at it takes a part of a turn."""
+
+    def __init__(self, looks_a_turn: int) -> None:
+        self.now, self._by = 0.0, TURN_SECONDS / looks_a_turn
+
+    def __call__(self) -> float:
+        self.now += self._by
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Callable[[int], None]:
+    """A function that makes a turn last for so many looks at the clock."""
+    return lambda looks: monkeypatch.setattr(frame_reader, "monotonic", Clock(looks))
+
+
+@pytest.fixture
+def on_loop() -> Callable[[Callable[[Service], Coroutine[object, object, None]]], None]:
+    """Runs a function with a service on an event loop."""
+
+    def run(function: Callable[[Service], Coroutine[object, object, None]]) -> None:
+        requests = Requests(Methods().table())
+        service = Service(requests, Traffic(), MOST_BYTES, DEFAULT_LIMITS, Holding(1 << 30))
+        asyncio.run(function(service))
+
+    return run
+
+
+def greeted(service: Service, *frames: bytes) -> tuple[ServerConnection, NoSocket]:
+    connection, socket = ServerConnection(service, {}), NoSocket()
+    connection.connection_made(socket)
+    connection.data_received(h2.PREFACE + b"".join(frames or [h2.settings({})]))
+    return connection, socket
+
+
+def asked(stream: int, data: bytes = HELLO, method: str = "Echo") -> bytes:
+    block = hpack.Encoder().encode(request_headers(method))
+    return h2.frame(h2.HEADERS, h2.END_HEADERS, stream, block) + h2.frame(h2.DATA, h2.END_STREAM, stream, data)
+
+
+async def with_answers_waiting(service: Service, window: int, *frames: bytes) -> tuple[ServerConnection, NoSocket]:
+    """A connection with STREAMS answers that wait, because the windows of streams or of the connection are spent."""
+    connection, socket = greeted(service, h2.settings({h2.INITIAL_WINDOW_SIZE: window}), *frames)
+    for number in range(1, 2 * STREAMS, 2):
+        connection.data_received(asked(number, message(bytes(2000))))
+        await rest(connection)
+    socket.written = b""
+    return connection, socket
+
+
+async def rest(connection: ServerConnection) -> int:
+    """Take what is left of the frames; the turns that it takes."""
+    turns = 0
+    while connection._behind:
+        turns += 1
+        await asyncio.sleep(0)
+    return turns
+
+
+def test_settings_that_move_the_windows_of_many_streams_are_taken_a_few_at_a_time(clock, on_loop):
+    async def moved(service: Service) -> None:
+        connection, socket = await with_answers_waiting(service, 0, WIDE)
+        clock(1)
+        windows = [1, 0, 3, 2, 5, 4, 7, 6, 9, 8]
+        connection.data_received(b"".join(h2.settings({h2.INITIAL_WINDOW_SIZE: window}) for window in windows))
+        acknowledged, sizes = 0, dict.fromkeys(range(1, 2 * STREAMS, 2), 0)
+        for turn in range(1, 1000):
+            found = socket.frames()
+            acknowledged += sum(each.kind == h2.SETTINGS for each in found)
+            assert acknowledged <= turn
+            assert sum(each.kind == h2.DATA for each in found) <= TURN_STREAMS
+            for each in found:
+                if each.kind == h2.DATA:
+                    sizes[each.stream] += len(each.payload)
+            if not connection._behind:
+                break
+            await asyncio.sleep(0)
+        assert acknowledged == len(windows)
+        assert all(8 <= size <= 9 for size in sizes.values())
+
+    on_loop(moved)
+
+
+def test_settings_that_move_the_windows_of_many_streams_soon_end_the_connection(on_loop):
+    async def moved(service: Service) -> None:
+        connection, socket = await with_answers_waiting(service, 0, WIDE)
+        both = h2.settings({h2.INITIAL_WINDOW_SIZE: 1}) + h2.settings({h2.INITIAL_WINDOW_SIZE: 0})
+        connection.data_received(both * (MOST_FRUITLESS // 20 // 2))
+        await rest(connection)
+        last = socket.frames()[-1]
+        assert (last.kind, last.payload[4:8]) == (h2.GOAWAY, h2.ENHANCE_YOUR_CALM.to_bytes(4, "big"))
+
+    on_loop(moved)
+
+
+def test_a_larger_window_of_the_connection_costs_only_the_streams_that_get_some_of_it(on_loop, monkeypatch):
+    tried = []
+    send = Sender._send
+
+    def counted(self, stream, data):
+        tried.append(stream.number)
+        return send(self, stream, data)
+
+    async def widened(service: Service) -> None:
+        connection, socket = await with_answers_waiting(service, 1 << 20)
+        spent = connection._patience._spent
+        monkeypatch.setattr(Sender, "_send", counted)
+        connection.data_received(h2.frame(h2.WINDOW_UPDATE, 0, 0, (1024).to_bytes(4, "big")) * 39)
+        await rest(connection)
+        sent = {each.stream for each in socket.frames() if each.kind == h2.DATA}
+        assert len(sent) == 39 * 1024 // 2005 + 2  # the first and the last get a part
+        assert len(tried) <= len(sent) + 1
+        assert connection._patience._spent == spent
+        connection.data_received(h2.frame(h2.WINDOW_UPDATE, 0, 0, (100).to_bytes(4, "big")) * 39)
+        await rest(connection)
+        assert connection._patience._spent == spent + 39 - 39 * 100 // 1024
+
+    on_loop(widened)
+
+
+@pytest.mark.parametrize("wider", ["of the connection", "of the stream", "of all streams"])
+def test_data_that_wait_for_a_larger_window_go_in_the_same_turn(on_loop, wider):
+    async def widened(service: Service) -> None:
+        connection, socket = greeted(service, h2.settings({h2.INITIAL_WINDOW_SIZE: 100_000}))
+        connection.data_received(asked(1, message(bytes(65_000))) + asked(3, message(bytes(70_000))))
+        if wider == "of the stream":
+            connection.data_received(h2.settings({h2.INITIAL_WINDOW_SIZE: 0}) + WIDE)
+        elif wider == "of all streams":
+            connection.data_received(h2.settings({h2.INITIAL_WINDOW_SIZE: 500}) + WIDE)
+        socket.written = b""
+        connection.data_received(
+            {
+                "of the connection": WIDE,
+                "of the stream": h2.frame(h2.WINDOW_UPDATE, 0, 3, (100_000).to_bytes(4, "big")),
+                "of all streams": h2.settings({h2.INITIAL_WINDOW_SIZE: 100_000}),
+            }[wider]
+        )
+        last = socket.frames()[-1]
+        assert (last.kind, last.stream, last.flags) == (h2.HEADERS, 3, h2.END_HEADERS | h2.END_STREAM)
+        assert not connection.calls
+
+    on_loop(widened)
+
+
+def long_block(coded_bytes: int) -> bytes:
+    """The headers of a request, and one more in this many bytes of Huffman code."""
+    value = bytes.fromhex("18c6318c63") * (coded_bytes // 5)
+    size = bytearray(hpack.hpack.encode_integer(len(value), 7))
+    size[0] |= 0x80
+    return hpack.Encoder().encode(request_headers()) + b"\x00\x01x" + bytes(size) + value
+
+
+def test_a_long_block_of_headers_is_read_in_many_turns_and_what_follows_waits_for_it(clock, on_loop):
+    async def read(service: Service) -> None:
+        connection, socket = greeted(service)
+        clock(1)
+        frames = h2.frame(h2.HEADERS, h2.END_HEADERS, 1, long_block(40_000)) + h2.frame(h2.DATA, 1, 1, HELLO)
+        connection.data_received(frames + h2.frame(h2.PING, 0, 0, bytes(8)))
+        assert not connection.calls
+        assert connection.holding.bytes >= 40_000
+        assert await rest(connection) >= 40_000 // STEP_BYTES
+        assert connection.holding.bytes == 0
+        kinds = [each.kind for each in socket.frames()]
+        assert kinds[-4:] in ([h2.HEADERS, h2.DATA, h2.HEADERS, h2.PING], [h2.PING, h2.HEADERS, h2.DATA, h2.HEADERS])
+
+    on_loop(read)
+
+
+def test_a_connection_that_ends_within_a_long_block_holds_nothing_of_it(clock, on_loop):
+    async def gone(service: Service) -> None:
+        connection, _ = greeted(service)
+        clock(1)
+        connection.data_received(h2.frame(h2.HEADERS, h2.END_HEADERS, 1, long_block(40_000)))
+        connection.connection_lost(None)
+        assert service.holding.bytes == 0
+        assert not service.turns._behind
+
+    on_loop(gone)
+
+
+FLOODS = {
+    "pings": h2.frame(h2.PING, 0, 0, bytes(8)),
+    "settings": h2.settings({}),
+    "goodbyes": h2.frame(h2.GOAWAY, 0, 0, bytes(8)),
+    "empty data": h2.frame(h2.DATA, 0, 2 * STREAMS + 1),
+    "windows of the connection": h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\0\0\0\1"),
+    "windows of a stream": h2.frame(h2.WINDOW_UPDATE, 0, 1, b"\0\0\0\1"),
+    "windows of all streams": h2.settings({h2.INITIAL_WINDOW_SIZE: 1}) + h2.settings({h2.INITIAL_WINDOW_SIZE: 0}),
+    "long headers": h2.frame(h2.HEADERS, h2.END_HEADERS, 2 * STREAMS + 3, long_block(20_000)),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_others_are_answered_within_a_flood(clock, on_loop, name):
+    async def flooded(service: Service) -> None:
+        flooding, _ = await with_answers_waiting(service, 0, WIDE)
+        flooding.data_received(
+            h2.frame(h2.HEADERS, h2.END_HEADERS, 2 * STREAMS + 1, hpack.Encoder().encode(request_headers("Stream")))
+        )
+        good, socket = greeted(service)
+        clock(4)
+        times = {"windows of all streams": 100, "long headers": 1}.get(name, MOST_FRUITLESS - 500)
+        flooding.data_received(FLOODS[name] * times)
+        for stream in range(1, 11, 2):
+            socket.written = b""
+            good.data_received(asked(stream))
+            assert socket.frames()[-1].flags == h2.END_HEADERS | h2.END_STREAM
+            await asyncio.sleep(0)
+            assert flooding._behind
+        clock(1_000_000)
+        await rest(flooding)
+        assert not flooding.leaving
+
+    on_loop(flooded)
