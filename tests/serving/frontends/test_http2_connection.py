@@ -14,7 +14,6 @@ from tests.waiting import wait_until
 from normfold.serving.frontends.http2 import frame_reader, patience
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.frame_reader import FrameReader
-from normfold.serving.frontends.http2.frontend import _is_idle
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import (
     BLOCK_BYTES,
@@ -29,6 +28,7 @@ from normfold.serving.frontends.http2.limits import (
     TURN_SECONDS,
     WINDOW_BYTES,
 )
+from normfold.serving.frontends.http2.places import Places, is_idle
 from normfold.serving.frontends.http2.turns import Turns
 from normfold.serving.wire import http2_frames as h2
 from normfold.serving.wire.http2_headers import MOST_HEADERS, written
@@ -533,7 +533,7 @@ def test_a_turn_ends_in_time_and_the_next_goes_on_where_it_ended(monkeypatch, ki
 def test_a_read_that_fills_the_buffer_ends_the_turn(served):
     # uvloop reads up to 32 buffers from one connection before it looks at another
     async def reads() -> None:
-        connection, transport = ServerConnection(served.frontend._service, {}), NoSocket()
+        connection, transport = ServerConnection(served.frontend._service, Places(1)), NoSocket()
         block = hpack.Encoder().encode(request_headers())
         begun = h2.PREFACE + h2.settings({}) + h2.frame(h2.HEADERS, h2.END_HEADERS, 1, block)
         connection.connection_made(transport)
@@ -554,11 +554,11 @@ def test_a_read_that_fills_the_buffer_ends_the_turn(served):
 
 def test_the_greeting_that_waits_for_the_handshake_of_tls_keeps_no_place(served):
     async def places() -> None:
-        connection = ServerConnection(served.frontend._service, {})
+        connection = ServerConnection(served.frontend._service, Places(1))
         connection.connection_made(NoSocket())
-        assert _is_idle(connection)
+        assert is_idle(connection)
         connection.data_received(h2.PREFACE + h2.settings({}))
-        assert not _is_idle(connection)  # now what is unsent may be an answer
+        assert not is_idle(connection)  # now what is unsent may be an answer
         connection.connection_lost(None)
 
     asyncio.run(places())

@@ -15,9 +15,11 @@ from normfold.serving.frontends.http2 import inflation
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import PORTION_BYTES, UNSENT_BYTES
+from normfold.serving.frontends.http2.places import Places
 from normfold.serving.frontends.http2.progress import Progress
 from normfold.serving.frontends.http2.sending import Sender
 from normfold.serving.frontends.limits import ClientLimits
+from normfold.serving.process import loops
 from normfold.serving.wire import http2_frames as h2
 
 HELLO = message(b"hello")
@@ -449,6 +451,35 @@ def test_a_new_connection_takes_the_place_of_one_without_calls(start):
         wait_until(lambda: served.methods.waiting == 2)
         assert Raw(served.address, greet=False).frame() is None
         assert len(connections(served)) == 2
+
+
+@pytest.mark.parametrize("loop", [None, loops.factory()], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("busy", [False, True])
+def test_connections_that_come_at_once_are_no_more_than_allowed(start, monkeypatch, loop, busy):
+    # one wake-up of the loop accepts all of them, before it tells any connection that it is made
+    monkeypatch.setattr(loops, "factory", lambda: loop)
+    with start(limits=ClientLimits(max_connections=10)) as served:
+        if busy:
+            others = [Raw(served.address) for _ in range(10)]
+            for other in others:
+                other.ask(1, HELLO, "Wait")
+            wait_until(lambda: served.methods.waiting == 10)
+        most = []
+        take = Places.take
+        monkeypatch.setattr(Places, "take", lambda places, one: (take(places, one), most.append(len(places)))[0])
+        held, go_on = threading.Event(), threading.Event()
+        served.loop.call_soon_threadsafe(lambda: (held.set(), go_on.wait(20)))
+        assert held.wait(20)
+        clients = [Raw(served.address, greet=False) for _ in range(100)]
+        go_on.set()
+        wait_until(lambda: len(most) == 100)
+        assert max(most) == 10
+        assert served.methods.waiting == (10 if busy else 0)
+        for client in clients[: 100 if busy else 90]:
+            assert client.ended_with() == -1
+        if not busy:
+            clients[-1].send(h2.PREFACE, h2.settings({}))
+            assert clients[-1].still_answers()
 
 
 def test_a_connection_with_unsent_bytes_keeps_its_place_until_it_makes_no_progress(start):
