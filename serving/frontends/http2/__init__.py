@@ -15,6 +15,7 @@ requests      the method, deadline and compression that a block of headers asks 
 progress      gives up what does not progress
 lifetime      age, idle time and silence of a connection, and its gentle end
 past_streams  streams that were passed over or reset
+leftovers     what frames leave for the end of their turn, or for the next
 patience      frames that lead to nothing
 turns         how long the frames of one connection are taken
 places        how many connections there may be

@@ -82,6 +82,8 @@ class CallOwner(Protocol):
     #: The bytes of unfinished requests, by the number of their stream; only of those that ever had any.
     held: dict[int, int]
     calls: dict[int, ServerCall]
+    #: The calls with messages that have come and are not cut out of the data yet, by the number of their stream.
+    uncut: dict[int, ServerCall]
     #: Whether the client does not read what we send.
     choked: bool
 

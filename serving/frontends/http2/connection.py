@@ -6,10 +6,11 @@ import asyncio
 
 from normfold.serving.errors import ServingError, Status, Unavailable
 from normfold.serving.frontends.http2.call import ServerCall, Service
-from normfold.serving.frontends.http2.control import CONTROL, ignore, release
+from normfold.serving.frontends.http2.control import CONTROL, ignore
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.kinds import kind_of, logged_kind_of
+from normfold.serving.frontends.http2.leftovers import go_on
 from normfold.serving.frontends.http2.lifetime import Lifetime
 from normfold.serving.frontends.http2.limits import FULL_READ_BYTES, MOST_CALLS, Fault
 from normfold.serving.frontends.http2.past_streams import PastStreams
@@ -34,15 +35,14 @@ class ServerConnection(SocketSide):
         #: The calls under way, by the number of their stream.
         self.calls: dict[int, ServerCall] = {}
         self.held: dict[int, int] = {}
+        self.uncut: dict[int, ServerCall] = {}
         #: Data of requests that must still come, by the number of their stream; only of those with a content-length.
         self._promised: dict[int, int] = {}
-        self._headers = HeaderReader()
+        self._headers, self._past = HeaderReader(), PastStreams()
         #: The last stream that was opened, and the data that the client may still send.
         self.last, self._credit = 0, h2.LARGEST_WINDOW
-        self._patience = Patience()
-        self.progress = Progress(service.limits.stall_seconds)
+        self._patience, self.progress = Patience(), Progress(service.limits.stall_seconds)
         self.lifetime = Lifetime(service.limits, asyncio.get_running_loop().time())
-        self._past = PastStreams()
         #: Calls with a deadline whose clock has not started yet.
         self._opened: list[ServerCall] = []
 
@@ -60,8 +60,8 @@ class ServerConnection(SocketSide):
         turns = self.service.turns
         try:
             left = self.frames.feed(data, self, turns.seconds) or len(data) >= FULL_READ_BYTES
-            if self.sender.widened:
-                left = release(self) or left
+            if self.sender.widened or self.uncut:
+                left = go_on(self) or left
         except (Fault, HeaderError) as error:
             self.give_up(error)
             return False

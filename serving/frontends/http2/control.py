@@ -10,7 +10,6 @@ from normfold.serving.frontends.http2.call import ServerCall
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.lifetime import Lifetime, Lived
 from normfold.serving.frontends.http2.limits import CALLS_A_FRAME, MOST_SETTINGS, Fault, expect
-from normfold.serving.frontends.http2.sending import AnswerStream
 from normfold.serving.wire import http2_frames as h2
 
 _SETTING = struct.Struct(">HI")
@@ -31,9 +30,6 @@ class Controlled(Lived, Protocol):
 
     def check_opened(self, number: int) -> None:
         """Raise Fault if the client has never opened stream ``number``."""
-
-    def finish(self, streams: list[AnswerStream]) -> None:
-        """Forget calls of which the last byte is queued now, and wake those that wait for the client's windows."""
 
     def reset(self, call: ServerCall, code: int) -> None:
         """End a call with an error code of HTTP/2."""
@@ -87,15 +83,6 @@ def _window_update(connection: Controlled, flags: int, number: int, payload: byt
         connection.reset(call, code)
         return
     sender.widen(by, call)
-
-
-def release(connection: Controlled) -> bool:
-    """Let data go for the windows that became larger in this turn; whether some must wait for the next turn."""
-    sender = connection.sender
-    connection.finish(sender.release())
-    if not sender.widened:
-        connection.fruitless(sender.fruitless())
-    return sender.widened
 
 
 def _ping(connection: Controlled, flags: int, number: int, payload: bytes) -> None:

@@ -97,7 +97,7 @@ class EachCall(QueuedCall):
         elif not self._pending and not self._queue:
             if self._ending:
                 self.fail(Unavailable(EXITING))
-            elif self.request_ended:
+            elif self._all_there:
                 self.end(Status.OK)
 
     def _ask(self) -> None:

@@ -11,6 +11,8 @@ PREFIX_BYTES = 5
 
 #: Memory for each part of a message, or each message that waits, beside its bytes.
 PART_BYTES = 64
+#: Messages that are cut out of the data at a time.
+MOST_MESSAGES = 512
 
 
 class MessageReader:
@@ -26,8 +28,13 @@ class MessageReader:
 
     @property
     def within(self) -> bool:
-        """Whether a message has begun and not ended."""
-        return self._have > 0 or self._compressed is not None
+        """Whether a message has begun, and not all of it has come."""
+        return (self._have > 0 or self._compressed is not None) and not self.more
+
+    @property
+    def more(self) -> bool:
+        """Whether more of the messages that have come are to be cut out: ``feed`` must be called again."""
+        return self._have >= self._need
 
     @property
     def missing(self) -> int:
@@ -40,9 +47,13 @@ class MessageReader:
         return self._have + PART_BYTES * len(self._parts)
 
     def feed(self, data: bytes) -> list[bytes | Later]:
-        """The messages that end in ``data``: compressed ones as they came, large ones in parts. Raises CallFault."""
-        self._parts.append(data)
-        self._have += len(data)
+        """The messages that end in ``data``: compressed ones as they came, large ones in parts. Raises CallFault.
+
+        Not many more than MOST_MESSAGES at a time: with ``more`` call it again, with b"" if nothing more has come.
+        """
+        if data:
+            self._parts.append(data)
+            self._have += len(data)
         if self._have < self._need:
             return []
         messages: list[bytes | Later] = []
@@ -52,10 +63,10 @@ class MessageReader:
             messages.append(Joining([*parts, last[:at]]))
             data = last[at:]
             self._compressed, self._need = None, PREFIX_BYTES
-        elif len(self._parts) > 1:
+        else:
             data = b"".join(self._parts)
         at, end = 0, len(data)
-        while end - at >= self._need:
+        while end - at >= self._need and len(messages) < MOST_MESSAGES:
             begin, at = at, at + self._need
             if self._compressed is not None:
                 messages.append(self._message(self._compressed, data[begin:at]))

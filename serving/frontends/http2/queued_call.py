@@ -30,9 +30,26 @@ class QueuedCall(ServerCall):
         if self.request_ended and self.within:
             self.end(Status.INTERNAL, CUT)
             return None
+        if self._more:
+            self.connection.uncut[self.number] = self
         self._queue += found
         self._unread += sum([len(message) + PART_BYTES for message in found])
         return found if self._hold() else None
+
+    def grant(self, unread_bytes: int) -> None:
+        """Let the client send more, once all messages that have come are cut out of the data."""
+        if not self._more:
+            super().grant(unread_bytes)
+
+    @property
+    def _more(self) -> bool:
+        """Whether messages have come that are not cut out of the data yet."""
+        return self._reader is not None and self._reader.more
+
+    @property
+    def _all_there(self) -> bool:
+        """Whether every message of the request was queued."""
+        return self.request_ended and not self._more
 
     def _take(self, message: bytes | Later) -> None:
         """The method has taken ``message``: it is not held any more."""

@@ -38,7 +38,7 @@ class StreamCall(QueuedCall):
 
     async def __anext__(self) -> bytes:
         while not self._queue:
-            if self.request_ended:
+            if self._all_there:
                 if self.method.server_stream is not None:
                     raise InvalidRequest("a call without a message")
                 raise StopAsyncIteration

@@ -15,6 +15,7 @@ from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import MOST_FRUITLESS, TURN_SECONDS, TURN_STREAMS
+from normfold.serving.frontends.http2.messages import MOST_MESSAGES, MessageReader
 from normfold.serving.frontends.http2.places import Places
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.frontends.http2.sending import Sender
@@ -207,6 +208,51 @@ def test_a_connection_that_ends_within_a_long_block_holds_nothing_of_it(clock, o
         assert not service.turns._behind
 
     on_loop(gone)
+
+
+@pytest.mark.parametrize("method", ["Stream", "Iterate"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_many_small_messages_in_one_frame_are_cut_out_a_few_at_a_time(on_loop, monkeypatch, method, padded):
+    found = []
+    feed = MessageReader.feed
+
+    def noted(self, data):
+        found.append(feed(self, data))
+        return found[-1]
+
+    async def cut(service: Service) -> None:
+        monkeypatch.setattr(MessageReader, "feed", noted)
+        connection, socket = greeted(service, h2.settings({h2.INITIAL_WINDOW_SIZE: 1 << 20}), WIDE)
+        payload = b"\0" * padded + message(b"") * 10_000 + message(b"last")
+        block = hpack.Encoder().encode(request_headers(method))
+        connection.data_received(
+            h2.frame(h2.HEADERS, h2.END_HEADERS, 1, block)
+            + h2.frame(h2.DATA, h2.END_STREAM | h2.PADDED * padded, 1, payload)
+        )
+        while connection.calls or connection._flushing:
+            await asyncio.sleep(0)
+        assert max(map(len, found)) == MOST_MESSAGES
+        assert sum(each.kind == h2.DATA for each in socket.frames()) == sum(map(len, found)) == 10_001
+        assert not connection.uncut
+        assert connection.holding.bytes == 0
+
+    on_loop(cut)
+
+
+@pytest.mark.parametrize("method", ["Stream", "Iterate"])
+def test_a_call_that_ends_with_messages_uncut_leaves_nothing(on_loop, method):
+    async def reset(service: Service) -> None:
+        connection, _ = greeted(service)
+        block = hpack.Encoder().encode(request_headers(method))
+        connection.data_received(
+            h2.frame(h2.HEADERS, h2.END_HEADERS, 1, block) + h2.frame(h2.DATA, 0, 1, message(b"") * 10_000)
+        )
+        connection.data_received(h2.frame(h2.RST_STREAM, 0, 1, bytes(4)))
+        await rest(connection)
+        assert not connection.uncut
+        assert connection.holding.bytes == 0
+
+    on_loop(reset)
 
 
 FLOODS = {
