@@ -48,6 +48,7 @@ class FrameReader:
         self.settled = False
         self._greeted = False
         self._parts: list[bytes] = []
+        #: The bytes in them, and those with which it goes on; 0: it goes on without any.
         self._have, self._need = 0, len(h2.PREFACE)
         #: Stream, flags and missing bytes of a DATA frame of which only a part has come.
         self._rest: tuple[int, int, int] | None = None
@@ -65,7 +66,7 @@ class FrameReader:
         if data:
             self._have += len(data)
             self._parts.append(data)
-        if self._have < self._need and self._long is None:
+        if self._have < self._need:
             if data:
                 self._begun += len(self._parts) == 1
                 self._hold()
@@ -80,8 +81,8 @@ class FrameReader:
         if self._have:
             self._parts.append(data[at:])
             self._begun += 1
-        left = self._have >= self._need or self._long is not None
-        if self._block is not None or self._long is not None or (self._have and not left):
+        left = self._have >= self._need
+        if self._block is not None or (self._have and not left):
             self._hold()
         return left
 
@@ -153,7 +154,11 @@ class FrameReader:
             until = until or monotonic() + seconds
             if self._long is not None:
                 self._read_long(*self._long, receiver, until)
-            if self._long is not None or monotonic() >= until:
+            if self._long is not None:
+                self._need = 0
+                self._hold()
+                return at
+            if monotonic() >= until:
                 return at
             stop = min(max(at, stop) + _LOOK_BYTES, end)
 
