@@ -101,7 +101,7 @@ class Server:
         from normfold.serving.remote.mirror import refresher
         from normfold.serving.rpc.traffic import Traffic
         from normfold.serving.runtime.session import available_providers
-        from normfold.serving.scheduling.admission import Admission, QueueLimits
+        from normfold.serving.scheduling.admission import Admission
         from normfold.serving.service import polling, reflection, snapshot
         from normfold.serving.service.administration import Administration
         from normfold.serving.service.health import Health
@@ -124,8 +124,7 @@ class Server:
         self._spans = otlp.spans()
         if self._spans is not None:
             traces.collect(self._spans)
-        queues = QueueLimits(config.max_queue_seconds, config.max_queue_requests, config.max_queue_bytes)
-        self._admission = Admission(queues)
+        self._admission = Admission(config.queue_limits)
         self._giving_back: asyncio.Task[None] | None = None
         self.service = InferenceService(
             self.catalog,

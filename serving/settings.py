@@ -15,6 +15,7 @@ from normfold.serving.frontends import FRONTENDS
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.process import address, typed_json
 from normfold.serving.process.log_lines import ACCESS_LOGS, FORMS, LEVELS
+from normfold.serving.scheduling.admission import QueueLimits
 from normfold.serving.setting_bounds import BOUNDS
 
 #: Where metrics are if nobody says otherwise, as with Triton.
@@ -191,16 +192,21 @@ class ServerConfig:
     def client_limits(self) -> ClientLimits:
         """What clients may hold of the server, and for how long."""
         return ClientLimits(
-            self.max_connections,
-            self.max_connection_bytes,
-            self.max_held_bytes,
-            self.stall_seconds,
-            self.max_connection_age_seconds,
-            self.max_connection_age_grace_seconds,
-            self.max_connection_idle_seconds,
-            self.keepalive_seconds,
-            self.keepalive_timeout_seconds,
+            max_connections=self.max_connections,
+            max_connection_bytes=self.max_connection_bytes,
+            max_held_bytes=self.max_held_bytes,
+            stall_seconds=self.stall_seconds,
+            max_age_seconds=self.max_connection_age_seconds,
+            age_grace_seconds=self.max_connection_age_grace_seconds,
+            max_idle_seconds=self.max_connection_idle_seconds,
+            keepalive_seconds=self.keepalive_seconds,
+            keepalive_timeout_seconds=self.keepalive_timeout_seconds,
         )
+
+    @property
+    def queue_limits(self) -> QueueLimits:
+        """What may wait in one worker, and for how long."""
+        return QueueLimits(seconds=self.max_queue_seconds, requests=self.max_queue_requests, bytes=self.max_queue_bytes)
 
     @property
     def clients_control(self) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -14,6 +15,7 @@ from normfold.serving.errors import StartError
 from normfold.serving.process.log_lines import LEVELS
 from normfold.serving.setting_bounds import BOUNDS
 from normfold.serving.settings import CHOICES, NOT_OPTIONS, ServerConfig
+from normfold.serving.workers import supervisor
 from normfold.serving.workers.supervisor import Supervisor
 
 DEFAULT = ServerConfig(Path("r"))
@@ -50,7 +52,7 @@ OTHER = ServerConfig(
     load_bytes=7 << 20,
     allow_unproved_sizes=True,
     max_message_bytes=1 << 20,
-    max_connections=5,
+    max_connections=15,
     max_connection_bytes=2 << 20,
     max_held_bytes=3 << 20,
     stall_seconds=4.0,
@@ -103,7 +105,7 @@ ARGUMENTS = """
     --load-mib 7
     --allow-unproved-sizes
     --max-message-mib 1
-    --max-connections 5
+    --max-connections 15
     --max-connection-mib 2
     --max-held-mib 3
     --stall-seconds 4
@@ -302,7 +304,46 @@ def test_a_size_needs_its_unit(text):
         config("--repository", "r", "--load", "lazily", "--memory-budget", text)
 
 
-def test_workers_share_the_budget():
-    made = Supervisor(ServerConfig(Path("r"), "127.0.0.1:0", load="lazily", memory_budget_bytes=1 << 30), 4)
-    assert made._config.memory_budget_bytes == 1 << 28
+def test_each_limit_of_clients_and_of_the_queue_is_that_of_its_option():
+    clients, queue = OTHER.client_limits, OTHER.queue_limits
+    assert asdict(clients) == {
+        "max_connections": 15,
+        "max_connection_bytes": 2 << 20,
+        "max_held_bytes": 3 << 20,
+        "stall_seconds": 4.0,
+        "max_age_seconds": 5.0,
+        "age_grace_seconds": 6.0,
+        "max_idle_seconds": 7.0,
+        "keepalive_seconds": 8.0,
+        "keepalive_timeout_seconds": 9.0,
+    }
+    assert asdict(queue) == {"seconds": 0.25, "requests": 6, "bytes": 4 << 20}
+    for limits in (clients, queue):  # two equal ones could change places
+        assert len(set(asdict(limits).values())) == len(fields(limits))
+
+
+def config_of_a_worker(workers: int, **options: Any) -> ServerConfig:
+    made = Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", **options), workers)
     made._port.release()
+    return made._config
+
+
+def test_workers_share_the_budget_and_the_memory():
+    options = {"load": "lazily", "memory_budget_bytes": 1 << 30, "memory_limit_bytes": 2 << 30}
+    for workers, share in ((1, 1), (2, 2), (4, 4), (64, 16)):  # none has less than the least that a server may have
+        worker = config_of_a_worker(workers, **options)
+        assert worker.memory_budget_bytes == (1 << 30) // share, workers
+        assert worker.memory_limit_bytes == (2 << 30) // min(workers, 32), workers
+
+
+def test_workers_share_the_memory_of_the_machine_where_nobody_limits_it(monkeypatch):
+    shares = []
+
+    def default(workers=1):
+        shares.append(workers)
+        return (8 << 30) // workers
+
+    monkeypatch.setattr(supervisor, "default_limit_bytes", default)
+    assert config_of_a_worker(4).memory_limit_bytes == 2 << 30
+    assert config_of_a_worker(4).memory_budget_bytes == 0
+    assert set(shares) == {4}
