@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+
 import pytest
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.errors import Unavailable
+from normfold.serving.infer.shared_memory import SharedMemory
+from normfold.serving.infer.tracing import TraceSettings
+from normfold.serving.process.logs import LogSettings
 from normfold.serving.rpc.methods import Method
-from normfold.serving.workers.messages import AllAnswered, WorkerAnswer
+from normfold.serving.service.administration import Administration
+from normfold.serving.workers.exchange import Exchange
+from normfold.serving.workers.messages import AllAnswered, Perform, Performed, StartListening, WorkerAnswer
 from normfold.serving.workers.worker_link import WorkerLink
 
-INDEX = Method("/inference.GRPCInferenceService/RepositoryIndex", pb.RepositoryIndexRequest, unary=lambda request: None)
+SERVICE = "/inference.GRPCInferenceService"
+INDEX = Method(f"{SERVICE}/RepositoryIndex", pb.RepositoryIndexRequest, unary=lambda request: None)
 
 
 def test_a_worker_whose_own_answer_took_too_long_says_so():
@@ -19,3 +28,101 @@ def test_a_worker_whose_own_answer_took_too_long_says_so():
         WorkerLink(1, None)._one_answer(INDEX, AllAnswered(0, (WorkerAnswer(2, "", "", index),), ()))
     one = AllAnswered(0, (WorkerAnswer(2, "", "", index), WorkerAnswer(1, "", "", index)), ())
     assert WorkerLink(1, None)._one_answer(INDEX, one) == index
+
+
+class Worker:
+    """A worker with the procedures that administer a server, and what the supervisor knows of it."""
+
+    def __init__(self, number: int, exchange: Exchange, model_control: bool) -> None:
+        self.number, self.served, self.left, self.ready, self.server_ready = number, (), False, True, True
+        self.listening = asyncio.get_running_loop().create_future()
+        self.link, self._exchange = self, exchange
+        self._inbox: asyncio.Queue = asyncio.Queue()
+        self._performing: list[asyncio.Future] = []
+        following = SimpleNamespace(lost=lambda _: [], follow=lambda _: None)
+        self.catalog = SimpleNamespace(entries={}, following=following, changed=lambda: None)
+        self.traces, self.logs = TraceSettings(None), LogSettings("info")
+        own = Administration(
+            self.catalog,
+            regions=SharedMemory(True),
+            traces=self.traces,
+            logs=self.logs,
+            model_control=model_control,
+        )
+        others = WorkerLink(
+            number, SimpleNamespace(send=lambda message: exchange.handle(self, message), receive=self._inbox.get)
+        )
+        self.methods = {method.name: method for method in others.share(own.methods())}
+        snapshots = SimpleNamespace(failed_calls=list)
+        self.attending = asyncio.create_task(others.attend(self.catalog, snapshots))
+
+    async def ask(self, method: str, request):
+        data = await self.methods[method].wire_unary(request.SerializeToString())
+        return getattr(pb, f"{method}Response").FromString(data)
+
+    # what the supervisor does with it
+
+    def send(self, message) -> None:
+        if isinstance(message, StartListening):
+            self.listening.set_result(True)
+        self._inbox.put_nowait(message)
+
+    def perform(self, method: str, request: bytes) -> asyncio.Future:
+        self._performing.append(asyncio.get_running_loop().create_future())
+        self._inbox.put_nowait(Perform(len(self._performing) - 1, method, request))
+        return self._performing[-1]
+
+    def performed(self, message: Performed) -> None:
+        self._performing[message.number].set_result(message.answer)
+
+
+def play(model_control: bool, scenario) -> None:
+    async def run() -> None:
+        exchange = Exchange(2)
+        workers = [Worker(number, exchange, model_control) for number in (1, 2)]
+        for worker in workers:
+            await exchange.join(worker)
+        await asyncio.wait_for(scenario(exchange, *workers), 20)
+        for worker in workers:
+            worker.send(None)
+            await worker.attending
+
+    asyncio.run(run())
+
+
+def trace_rate(value: str) -> pb.TraceSettingRequest:
+    request = pb.TraceSettingRequest()
+    request.settings["trace_rate"].value.append(value)
+    return request
+
+
+def rates(*workers: Worker) -> list[list[str]]:
+    return [worker.traces.update("", {})["trace_rate"] for worker in workers]
+
+
+def test_a_setting_that_one_worker_is_asked_to_change_changes_in_all():
+    async def scenario(exchange, one, two):
+        await one.ask("TraceSetting", trace_rate("7"))
+        assert rates(one, two) == [["7"], ["7"]]
+        assert len(exchange._journal.changes()) == 1
+
+    play(True, scenario)
+
+
+def test_without_model_control_no_worker_changes_a_setting_and_none_that_comes_later():
+    async def scenario(exchange, one, two):
+        verbose = pb.LogSettingsRequest()
+        verbose.settings["log_verbose_level"].uint32_param = 1
+        before = one.logs.read()
+        for worker in (one, two):
+            for method, request in (("TraceSetting", trace_rate("7")), ("LogSettings", verbose)):
+                with pytest.raises(Unavailable, match="changing settings of the log and of traces is not allowed"):
+                    await worker.ask(method, request)
+        assert rates(one, two) == [["1000"], ["1000"]]
+        assert one.logs.read() == two.logs.read() == before
+        assert exchange._journal.changes() == []
+        read = await two.ask("LogSettings", pb.LogSettingsRequest())  # everybody may read
+        assert read.settings["log_verbose_level"].uint32_param == 0
+        assert (await two.ask("TraceSetting", pb.TraceSettingRequest())).settings["trace_rate"].value == ["1000"]
+
+    play(False, scenario)
