@@ -12,7 +12,8 @@ model pass whatever their runs take: a queue for less than that would refuse the
 
 A connection may have at most TIMES as many requests (and bytes) under way as places are left free, and so may a model
 in the server. So a single one gets 80 % of all places, two get 44 % each in the long run. As places become free, the
-smaller shares get them first (the dynamic thresholds of Choudhury and Hahne, 1998).
+smaller shares get them first (the dynamic thresholds of Choudhury and Hahne, 1998). The places of one model are shared
+out among its connections in the same way: a single connection gets 76 % of the server, and leaves some to the next one.
 """
 
 from __future__ import annotations
@@ -156,13 +157,14 @@ class Admission:
         if load is None:
             return
         model = load.under_way
-        if model.requests >= places:
+        mine = model.own(connection)
+        if model.requests >= places or mine.requests >= TIMES * (places - model.requests):
             raise _overloaded("too many requests are under way for this model", load)
-        if model.bytes and model.bytes > room:
+        if model.bytes and (model.bytes > room or mine.bytes > TIMES * (room - model.bytes)):
             raise _overloaded("requests of too many bytes are under way for this model", load)
         if not load.seconds_each:
             return
-        if model.own(connection).requests >= TIMES * (load.most(limits.seconds) - model.requests):
+        if mine.requests >= TIMES * (load.most(limits.seconds) - model.requests):
             raise _overloaded("too many requests are under way for this model", load)
         if left_seconds is not None and load.wait_seconds * MARGIN > left_seconds:
             raise _overloaded("the answer would come after the deadline", load)

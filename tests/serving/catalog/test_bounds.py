@@ -73,7 +73,10 @@ TOP = {
             f'model_warmup {{ inputs {{ key: "x" value {{ dims: {10**18} }} }} }}',
             "model_warmup.inputs.dims must be at most",
         ),
-        (f"version_policy {{ specific {{ versions: [{', '.join(['1'] * 4097)}] }} }}", "at most 4096 entries, got 4097"),
+        (
+            f"version_policy {{ specific {{ versions: [{', '.join(['1'] * 4097)}] }} }}",
+            "at most 4096 entries, got 4097",
+        ),
     ],
 )
 def test_a_number_above_its_bound_is_refused_by_its_name(text, words):

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 
 from normfold.serving.errors import Overloaded, Status
 from normfold.serving.scheduling.admission import FEW, TELLING, Admission, ModelLoad, QueueLimits
+from normfold.serving.scheduling.fair_queue import FairQueue
 
 MIB = 1 << 20
+
+
+class Waiting(NamedTuple):
+    """What waits in a queue."""
+
+    connection: str
+    number: int
 
 
 def admitted(admission: Admission, load: ModelLoad | None, connection: str, size: int = 1, most: int = 10_000) -> int:
@@ -24,6 +34,28 @@ def admitted(admission: Admission, load: ModelLoad | None, connection: str, size
 def test_one_connection_leaves_places_and_every_further_one_gets_some():
     admission = Admission(QueueLimits(requests=1000))
     assert [admitted(admission, None, name) for name in "abcd"] == [800, 160, 32, 7]
+
+
+@pytest.mark.parametrize(("places", "passed"), [(8192, 6242), (20_000, 10_000)])
+def test_a_client_with_one_request_is_not_starved_by_one_with_ten_thousand(places, passed):
+    admission, load, queue = Admission(QueueLimits(requests=places)), ModelLoad(), FairQueue()
+    assert admitted(admission, load, "greedy", most=10_000) == passed
+    for number in range(passed):
+        queue.append(Waiting("greedy", number))
+    assert admitted(admission, load, "modest", most=1) == 1
+    queue.append(Waiting("modest", 0))
+    order = list(queue)
+    assert [each.connection for each in order[:3]] == ["greedy", "modest", "greedy"]
+    assert len(order) == passed + 1
+
+
+def test_every_further_connection_to_one_model_gets_some_of_its_places():
+    admission, load = Admission(QueueLimits(requests=1000)), ModelLoad()
+    assert [admitted(admission, load, name) for name in "abc"] == [762, 37, 1]
+    admission.leave(load, "a", 1)
+    assert [admitted(admission, load, name, most=1) for name in "ad"] == [0, 1]  # the place goes to the new one
+    admission, load = Admission(QueueLimits(bytes=1000 * MIB)), ModelLoad()
+    assert [admitted(admission, load, name, MIB) for name in "abc"] == [762, 36, 2]
 
 
 def test_as_requests_end_the_larger_share_is_refused_and_the_smaller_one_admitted():
@@ -63,8 +95,8 @@ def test_bytes_are_bounded_but_the_first_request_may_have_any_size():
     with pytest.raises(Overloaded, match="requests of too many bytes are under way in this server"):
         admission.check(load, "b", 1, None)
     admission.leave(load, "a", 100 * MIB)
-    assert admitted(admission, load, "a", MIB) == 8  # the 9th: 8 > 4 x (10 - 8 - 1)
-    assert admitted(admission, load, "b", MIB) == 0  # 8 MiB of this model > 4 x 1
+    assert admitted(admission, load, "a", MIB) == 7  # the 8th: 7 > 4 x (4 x (10 - 7 - 1) - 7)
+    assert admitted(admission, load, "b", MIB) == 1  # then 8 MiB of this model > 4 x (10 - 8 - 1)
     assert admitted(admission, ModelLoad(), "b", MIB) == 1
     assert admission.under_way.bytes == 9 * MIB
 
@@ -116,7 +148,7 @@ def test_what_cannot_be_answered_before_its_deadline_is_refused_at_once():
 
 def test_without_a_measurement_only_number_and_bytes_count():
     load = ModelLoad()
-    assert admitted(Admission(QueueLimits(requests=5000)), load, "a") == 4000
+    assert admitted(Admission(QueueLimits(requests=5000)), load, "a") == 3810
 
 
 def test_waits_behind_many_requests_count_and_are_forgotten():

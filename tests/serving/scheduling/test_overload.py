@@ -13,7 +13,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from tests.waiting import wait_until
 
 from normfold import AsyncClient, Client, ClientError
+from normfold.protos import health
 from normfold.serving.errors import NoMemory, Overloaded
+from normfold.serving.infer import inference
 from normfold.serving.rpc import methods
 from normfold.serving.scheduling.admission import Admission, ModelLoad
 from normfold.serving.scheduling.scheduler import Scheduler
@@ -97,6 +99,44 @@ def test_a_refusal_says_when_to_try_again(serve, folder, ask, frontend, monkeypa
         assert retry.retry_delay.ToMilliseconds() == wait_ms
         assert model.statistics.fail.count == 1
         infer(served)(ask("one"), timeout=30)
+
+
+def test_a_refusal_neither_parses_the_request_nor_makes_a_task(serve, folder, ask, monkeypatch):
+    """One of a known form and one of a new form, many times; the only place is taken."""
+    parsed: list[int] = []
+    made: list[int] = []
+    parse = inference.parse
+
+    async def count_tasks():
+        def factory(loop, coroutine, **options):
+            made.append(1)
+            return asyncio.Task(coroutine, loop=loop, **options)
+
+        asyncio.get_running_loop().set_task_factory(factory)
+
+    def counted(*arguments):
+        parsed.append(1)
+        return parse(*arguments)
+
+    with serve(folder, frontend="http2", max_queue_requests=1) as served:
+        model = served.server.catalog.find("one", "")
+        infer(served)(ask("one"), timeout=30)  # it is a planned request from now on
+        monkeypatch.setattr(model.scheduler, "may_run_now", lambda run_time: False)
+        monkeypatch.setattr(inference, "parse", counted)
+        served.on_loop(count_tasks())
+        served.server._admission.enter(None, "another", 1)
+        for _ in range(20):
+            for rows in (1, 2):
+                with pytest.raises(grpc.RpcError, match="too many requests are under way in this server"):
+                    infer(served)(ask("one", x=[[1, 2, 3, 4]] * rows), timeout=30)
+        assert parsed == []
+        assert len(made) < 10  # what a server does each second makes some; 40 calls would make 40
+        assert model.statistics.fail.count == 40
+        served.server._admission.leave(None, "another", 1)
+        for n in range(20):  # the same counters see a request that is admitted
+            infer(served)(ask("one", x=[[1, 2, 3, n]] * 2), timeout=30)
+        assert len(parsed) >= 1
+        assert len(made) >= 20
 
 
 def refusing(monkeypatch, error, times):
@@ -237,9 +277,6 @@ def test_health_is_answered_while_a_large_request_is_worked_on(
     serve, tmp_path, models, ask, frontend, monkeypatch, place
 ):
     """The work waits until health was answered: on the event loop it would wait in vain."""
-    from normfold.protos import health
-    from normfold.serving.infer import inference
-
     models.write(tmp_path / "large", models.identity(1, ["N"]))
     answered = threading.Event()
     work = getattr(inference, place)
