@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import onnx
@@ -74,6 +75,22 @@ def test_a_network_that_computes_in_bfloat16_itself_is_told_how_to_get_it(direct
 def test_wrong_options_are_still_usage_errors(directory: Path) -> None:
     done = normfold(*EXPORT, "--dtype", "fp16", "--quantize", "int8")
     assert (done.exit_code, "give only one of" in done.stderr) == (2, True)
+
+
+def test_weights_with_another_digest_than_the_option_says_are_not_exported(directory: Path) -> None:
+    weights = directory / "w.safetensors"
+    weights.write_bytes(b"another file")
+    digest = hashlib.sha256(b"the file that was meant").hexdigest()
+    export = (*EXPORT, "--weights", str(weights))
+    done = normfold(*export, "--weights-sha256", digest)
+    assert done.exit_code == 1
+    assert f"but --weights-sha256 is {digest}: this is another file, or it was changed or damaged" in done.stderr
+    right = normfold(*export, "--weights-sha256", hashlib.sha256(b"another file").hexdigest())
+    assert "--weights-sha256" not in right.stderr  # it gets as far as the content, which is no file of weights
+    assert not (directory / "r").exists()
+    for arguments in ((*export, "--weights-sha256", digest[:-1]), (*EXPORT, "--weights-sha256", digest)):
+        refused = normfold(*arguments)
+        assert (refused.exit_code, "--weights-sha256 takes 64 digits" in refused.stderr) == (2, True)
 
 
 def test_verify_of_what_is_not_there_names_what_is(directory: Path) -> None:
