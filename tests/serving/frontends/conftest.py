@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from tests.certificates import Certificate
 from tests.serving.frontends.raw import Raw
 
 from normfold.protos import health as pb
 from normfold.serving.access.access import Access
+from normfold.serving.access.tls import Tls, TlsFiles
 from normfold.serving.errors import InvalidRequest
 from normfold.serving.frontends import frontend
 from normfold.serving.frontends.access_log import AccessLog
@@ -153,6 +155,7 @@ def serving(
     reuse_port: bool = False,
     access: Access | None = None,
     log: AccessLog | None = None,
+    tls: Tls | None = None,
 ) -> Iterator[Serving]:
     loop = (loops.factory() or asyncio.new_event_loop)()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -161,7 +164,7 @@ def serving(
 
     async def start() -> tuple[Any, Traffic]:
         traffic = Traffic()
-        made = frontend(name)(methods.table(), traffic, MOST_BYTES, limits, access, None, log)
+        made = frontend(name)(methods.table(), traffic, MOST_BYTES, limits, access, tls, log)
         await made.start(address, reuse_port)
         return made, traffic
 
@@ -179,6 +182,12 @@ def serving(
 def start():
     """``serving``, for tests that bind addresses of their own."""
     return serving
+
+
+@pytest.fixture
+def tls(certificate: Certificate) -> Tls:
+    """The TLS of a server on this host."""
+    return Tls(TlsFiles(certificate.cert, certificate.key).read())
 
 
 @pytest.fixture

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
-from typing import NamedTuple
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import hpack
 
@@ -31,10 +35,64 @@ def message(data: bytes, compressed: int = 0) -> bytes:
     return bytes([compressed]) + len(data).to_bytes(4, "big") + data
 
 
-class Raw:
-    """A client that sends any frames, right or wrong."""
+class TlsSocket:
+    """A socket behind TLS, of which each side may end alone; Python's own ends both together."""
 
-    def __init__(self, address: str, settings: dict[int, int] | None = None, greet: bool = True) -> None:
+    def __init__(self, sock: socket.socket, ca: Path) -> None:
+        self._socket = sock
+        context = ssl.create_default_context(cafile=ca)
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        context.set_alpn_protocols(["h2"])
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_hostname="127.0.0.1")
+        self._until_done(self._tls.do_handshake)
+
+    def sendall(self, data: bytes) -> None:
+        self._tls.write(data)
+        self._flush()
+
+    def recv(self, size: int) -> bytes:
+        try:
+            return self._until_done(lambda: self._tls.read(size))
+        except ssl.SSLZeroReturnError:
+            return b""
+
+    def say_farewell(self) -> None:
+        """Send TLS's own end of what this side sends; it still reads."""
+        with contextlib.suppress(ssl.SSLError):
+            self._tls.unwrap()
+        self._flush()
+
+    def shutdown(self, how: int) -> None:
+        """Send the end of the socket without TLS's own."""
+        self._socket.shutdown(how)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _until_done(self, step: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                pass
+            finally:
+                self._flush()
+            more = self._socket.recv(1 << 16)
+            self._in.write(more) if more else self._in.write_eof()
+
+    def _flush(self) -> None:
+        if self._out.pending:
+            self._socket.sendall(self._out.read())
+
+
+class Raw:
+    """A client that sends any frames, right or wrong; with ``ca``, the authority of the server, by TLS."""
+
+    def __init__(
+        self, address: str, settings: dict[int, int] | None = None, greet: bool = True, ca: Path | None = None
+    ) -> None:
+        self.socket: Any
         if address.startswith("unix:"):
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.settimeout(20)
@@ -42,6 +100,8 @@ class Raw:
         else:
             host, _, port = address.rpartition(":")
             self.socket = socket.create_connection((host, int(port)), timeout=20)
+        if ca is not None:
+            self.socket = TlsSocket(self.socket, ca)
         self.encoder, self.decoder = hpack.Encoder(), hpack.Decoder()
         self._data = b""
         if greet:

@@ -22,9 +22,9 @@ from normfold.serving.frontends.grpcio_server import DEAF_EXIT_CODE
 from normfold.serving.wire import http2_frames as h2
 
 
-def not_utf8(address: str) -> Raw:
+def not_utf8(address: str, ca: Path | None = None) -> Raw:
     """A connection that has asked for a path which is not UTF-8."""
-    client = Raw(address)
+    client = Raw(address, ca=ca)
     headers = [(n.encode(), b"/t.T/\xff\xfe" if n == ":path" else v.encode()) for n, v in request_headers()]
     block = client.encoder.encode(headers)
     client.send(h2.frame(h2.HEADERS, h2.END_HEADERS, 1, block), h2.frame(h2.DATA, h2.END_STREAM, 1, message(b"x")))
@@ -37,9 +37,14 @@ def ended_by(served: Serving, client: Raw) -> None:
         client.until(h2.GOAWAY)
 
 
-def echo(address: str, fresh: int) -> bytes:
+def echo(address: str, fresh: int, ca: Path | None = None) -> bytes:
     """The answer to a call on a connection of its own; ``fresh`` is another number each time."""
-    with grpc.insecure_channel(address, options=[("number", fresh)]) as channel:
+    options = [("number", fresh)]
+    with (
+        grpc.insecure_channel(address, options)
+        if ca is None
+        else grpc.secure_channel(address, grpc.ssl_channel_credentials(ca.read_bytes()), options)
+    ) as channel:
         answer: bytes = channel.unary_unary("/t.T/Echo")(b"x", timeout=20, wait_for_ready=True)
         return answer
 
@@ -71,6 +76,29 @@ def test_a_path_that_is_not_utf8_does_not_end_the_accepting(tmp_path, caplog, ca
     assert len(lines) == 3
     assert all(line.startswith("grpcio stopped accepting calls ('utf-8' codec") for line in lines)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_path_that_is_not_utf8_does_not_end_the_accepting_with_tls(caplog, tls, certificate):
+    with serving(name="grpcio", tls=tls) as served:
+        for number in range(2):
+            ended_by(served, not_utf8(served.address, certificate.ca))
+            assert echo(served.address, number, certificate.ca) == b"x"
+    assert len(caplog.records) == 2
+
+
+def test_a_path_that_is_not_utf8_ends_the_accepting_of_no_worker(caplog):
+    """Each of two workers takes a bad path, and then answers alone on the port that they share."""
+    with serving(name="grpcio", reuse_port=True) as one:
+        address = one.address
+        ended_by(one, not_utf8(address))
+        assert echo(address, 1) == b"x"
+        with serving(address, name="grpcio", reuse_port=True) as two:
+            one.on_loop(one.frontend.stop(0.1))
+            ended_by(two, not_utf8(address))
+            with serving(address, name="grpcio", reuse_port=True):  # the port is still shared
+                assert {echo(address, number) for number in range(8)} == {b"x"}
+            assert echo(address, 9) == b"x"
+    assert len(caplog.records) == 2
 
 
 DEAF = """

@@ -23,6 +23,7 @@ from normfold.serving.frontends.limits import DEFAULT_LIMITS
 from normfold.serving.process import unix_socket
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire import http2_frames as h2
+from normfold.serving.workers.port import Port
 
 HELLO = message(b"hello")
 
@@ -111,6 +112,31 @@ def test_all_addresses_of_ipv6_are_all_of_ipv4_too(start, name):
                 assert channel.unary_unary("/t.T/Echo")(b"x", timeout=20) == b"x"
 
 
+@pytest.mark.parametrize("name", FRONTENDS)
+def test_each_of_two_workers_serves_all_addresses_of_ipv6_and_of_ipv4(start, name):
+    held = Port("[::]:0")  # as the supervisor does
+    port = held.address.rpartition(":")[2]
+
+    def ask(number):
+        for host in ("127.0.0.1", "[::1]"):
+            options = [("number", number)]  # no connection is shared
+            with grpc.insecure_channel(f"{host}:{port}", options) as channel:
+                assert channel.unary_unary("/t.T/Echo")(b"x", timeout=20, wait_for_ready=True) == b"x"
+
+    try:
+        for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            with socket.socket(family) as other, pytest.raises(OSError, match="in use"):
+                other.bind((host, int(port)))
+        with start(held.address, name=name, reuse_port=True) as one:
+            ask(1)
+            with start(held.address, name=name, reuse_port=True) as two:
+                assert one.address == two.address == held.address
+                one.on_loop(one.frontend.stop(0.1))
+                ask(2)
+    finally:
+        held.release()
+
+
 def test_a_client_that_only_stops_sending_gets_its_answers(served):
     client = Raw(served.address)
     for stream in (1, 3):
@@ -119,6 +145,22 @@ def test_a_client_that_only_stops_sending_gets_its_answers(served):
     client.socket.shutdown(socket.SHUT_WR)
     assert client.answer(1)[0] == client.answer(3)[0] == message(bytes(100_000))
     assert client.ended_with() == -1
+
+
+@pytest.mark.parametrize("farewell", ["of TLS", "of the socket"])
+def test_a_client_with_tls_that_only_stops_sending_gets_its_answers(start, tls, certificate, farewell):
+    with start(tls=tls) as served:
+        client = Raw(served.address, ca=certificate.ca)
+        for stream in (1, 3):
+            client.ask(stream, message(b"100000"), "Large")
+        client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\0\x10\0\0"), h2.settings({h2.INITIAL_WINDOW_SIZE: 1 << 20}))
+        if farewell == "of TLS":
+            client.socket.say_farewell()
+        else:
+            client.socket.shutdown(socket.SHUT_WR)
+        assert client.answer(1)[0] == client.answer(3)[0] == message(bytes(100_000))
+        assert client.ended_with() == -1
+        client.socket.close()
 
 
 @pytest.mark.parametrize("sent", [b"", HELLO, HELLO[:7], HELLO + HELLO[:3]])
