@@ -18,7 +18,7 @@ from pathlib import Path
 from benches.machine import machine
 from tests.reliability import disks
 from tests.reliability.clients import FLOODS, SLOW_AND_VANISHING, harmed
-from tests.reliability.kills import KNOWN_LOSSES, signal_server, signal_workers
+from tests.reliability.kills import signal_server, signal_workers, surprises
 from tests.reliability.outcomes import COLUMNS, Outcomes, table
 from tests.reliability.page import write_section
 from tests.reliability.reloads import damage_files, swap_versions
@@ -137,8 +137,9 @@ def main() -> None:
                     rows.append((f"{name}: not finished", frontend, *("" for _ in COLUMNS)))
                     continue
             rows.append((f"{name} ({remark})", frontend, *outcomes.row()))
-            known = KNOWN_LOSSES[frontend] if "SIGTERM" in name or name == "floods" else ()
-            lost += [f"{name}, {frontend}: {why}" for why in outcomes.lost if why not in known]
+            some_may_be = "SIGTERM" in name or name == "floods"
+            found = surprises(outcomes, frontend) if some_may_be else outcomes.lost
+            lost += [f"{name}, {frontend}: {why}" for why in found]
             print(*rows[-1], f"{time.monotonic() - begun:.0f} s", sep=" | ", flush=True)
             for why, count in Counter(outcomes.lost).most_common():
                 print(f"    lost {count}: {why}", flush=True)

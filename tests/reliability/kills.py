@@ -17,11 +17,20 @@ from tests.waiting import wait_until
 #: ends calls that it has not handed to Python when it shuts down, or when too many wait, with CANCELLED instead of
 #: UNAVAILABLE.
 KNOWN_LOSSES = {"http2": set[str](), "grpcio": {"CANCELLED: CANCELLED"}}
+#: The largest part of all requests that may be lost so: they are the few that are under way at that moment.
+MOST_LOST = 0.1
 
 #: Right answers between two signals, and the mean pause of a client between two requests.
 BETWEEN, PAUSE_SECONDS = 40, 0.01
 #: A signal comes at a random time within this many seconds after them.
 MOMENT_SECONDS = 0.3
+
+
+def surprises(outcomes: Outcomes, frontend: str) -> list[str]:
+    """What was lost and is not known for ``frontend``; all of it where more was lost than a few."""
+    if len(outcomes.lost) > MOST_LOST * outcomes.sent:
+        return outcomes.lost
+    return [why for why in outcomes.lost if why not in KNOWN_LOSSES[frontend]]
 
 
 def signal_workers(server: ServerProcess, times: int, number: int, seed: int = 0) -> Outcomes:
