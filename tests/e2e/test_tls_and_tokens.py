@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import grpc
 import numpy as np
 import pytest
@@ -31,12 +32,13 @@ def normfold(*arguments: str, token: str = "", code: int = 0) -> Result:
 
 @pytest.fixture(scope="module")
 def token_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of tokens of the server; beside it ``client.token``."""
+    """The file of tokens of the server; beside it ``client.token`` and ``operator.token``."""
     folder = tmp_path_factory.mktemp("tokens")
     made = normfold("token", "client", "--scope", "infer", "--scope", "read", "--tokens", str(folder / "tokens"))
     (folder / "client.token").write_text(made.stdout)
+    (folder / "operator.token").write_text("the-operator\n")
     with (folder / "tokens").open("a") as file:
-        file.write(line("operator", {Scope.ADMIN, Scope.READ}, [], "the operator") + "\n")
+        file.write(line("operator", {Scope.ADMIN, Scope.READ}, [], "the-operator") + "\n")
     return folder / "tokens"
 
 
@@ -77,6 +79,38 @@ def test_every_command_that_asks_a_server_gets_in(guarded, options, tmp_path, re
     assert {row["state"] for row in listed if row["model"] == "nb"} == {"READY"}
     model = str(repository / "nb" / "1" / "model.onnx")
     normfold("verify", model, f"{guarded.address}/nb", *options)
+
+
+def test_the_commands_that_change_what_is_in_service_get_in_with_the_right_token(guarded, options, token_file):
+    where = ("--address", guarded.address)
+    admin = ("--token-file", str(token_file.parent / "operator.token"))
+    operator = [*options[: options.index("--token-file")], *admin]
+
+    def rows(model: str) -> set[tuple[str, str]]:
+        listed = json.loads(normfold("models", "--json", *where, *operator).stdout)
+        return {(row["version"], row["state"]) for row in listed if row["model"] == model}
+
+    both = {("1", "READY"), ("2", "READY")}
+    try:
+        normfold("use", "m", "1", *where, *operator)
+        assert rows("m") & both == {("1", "READY")}
+        normfold("unload", "m", *where, *operator)
+        assert rows("m") & both == set()
+    finally:
+        normfold("load", "m", *where, *operator)
+    for command in (("load", "m"), ("unload", "m"), ("use", "m", "1")):
+        refused = normfold(*command, *where, *options, code=1).stderr
+        assert "PERMISSION_DENIED" in refused
+        assert "this call needs admin" in refused
+        assert "signed the certificate of the server" in normfold(*command, *where, "--tls", *admin, code=1).stderr
+    assert rows("m") == both
+
+
+def test_these_are_all_commands_that_ask_a_server():
+    context = click.Context(main)
+    commands = {name: main.get_command(context, name) for name in main.list_commands(context)}
+    asking = {name for name, command in commands.items() if any("--tls-ca" in one.opts for one in command.params)}
+    assert asking == {"infer", "bench", "healthcheck", "models", "verify", "load", "unload", "use"}
 
 
 def test_a_command_without_token_or_certificate_is_refused_with_what_to_give(guarded, options):
