@@ -63,6 +63,16 @@ def infer(channel, model="m", **options):
     return call(channel, "ModelInfer", request, **options)
 
 
+def check(channel) -> int:
+    """The health of the server."""
+    rpc = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=lambda message: message.SerializeToString(),
+        response_deserializer=health.HealthCheckResponse.FromString,
+    )
+    return rpc(health.HealthCheckRequest(), timeout=30, wait_for_ready=True).status
+
+
 def counted(channel, model: str) -> int:
     stats = call(channel, "ModelStatistics", pb.ModelStatisticsRequest(name=model)).model_stats
     return sum(each.inference_count for each in stats)
@@ -267,6 +277,24 @@ def test_a_stop_answers_what_is_on_its_way_in_every_worker(start, own, number):
     assert server.lines[-1] == "stopped"
 
 
+def test_every_worker_answers_during_the_drain_delay_and_reports_not_serving(start, own):
+    with start(own, *TWO, "--drain-delay", "60") as server, connections(server.address) as channels:
+        for channel in channels:
+            infer(channel)
+        server.process.send_signal(signal.SIGTERM)
+        begun = time.monotonic()
+        for channel in channels:
+            wait_until(lambda channel=channel: check(channel) == health.HealthCheckResponse.NOT_SERVING)
+        while time.monotonic() < begun + 1.5:  # without the delay a server refuses new calls after a second at most
+            for channel in channels:
+                infer(channel)
+        with connections(server.address) as others:
+            for channel in others:
+                infer(channel)
+        assert listeners(server.address) == workers(server)
+        assert server.stop() == 1  # the second signal ends the rest of the delay
+
+
 def test_a_worker_that_is_asked_to_stop_is_replaced(start, own):
     with start(own, *TWO) as server:
         pids = workers(server)
@@ -280,15 +308,7 @@ def test_health_goes_on_serving_while_a_worker_is_replaced(start, own):
     with start(own, *TWO) as server, connections(server.address) as channels:
         pids = workers(server)
         os.kill(pids[0], signal.SIGKILL)
-        check = [
-            channel.unary_unary(
-                "/grpc.health.v1.Health/Check",
-                request_serializer=lambda message: message.SerializeToString(),
-                response_deserializer=health.HealthCheckResponse.FromString,
-            )(health.HealthCheckRequest(), timeout=30, wait_for_ready=True)
-            for channel in channels
-        ]
-        assert {answer.status for answer in check} == {health.HealthCheckResponse.SERVING}
+        assert {check(channel) for channel in channels} == {health.HealthCheckResponse.SERVING}
 
 
 def test_a_model_that_fails_makes_the_whole_not_ready(start, own):
@@ -300,6 +320,44 @@ def test_a_model_that_fails_makes_the_whole_not_ready(start, own):
         write_model(own / "bad", SCALE.replace("FACTOR", "2.0"))
         call(channels[0], "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="bad"))
         wait_until(lambda: all(call(channel, "ServerReady").ready for channel in channels))
+
+
+#: Root may read every folder; a process that root starts may not, once these capabilities cannot be passed on.
+ROOT_LIKE_OTHERS = """
+import ctypes
+DAC_OVERRIDE, DAC_READ_SEARCH, PR_CAPBSET_DROP = 1, 2, 24
+for capability in (DAC_OVERRIDE, DAC_READ_SEARCH):
+    ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+"""
+
+
+def test_an_unreadable_folder_costs_only_its_own_model_in_every_worker_also_a_later_one(
+    start, own, tmp_path, monkeypatch
+):
+    (tmp_path / "sitecustomize.py").write_text(ROOT_LIKE_OTHERS, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH", "")])))
+    (own / "nb").chmod(0)
+    looks = [sys.executable, "-c", f"import os, subprocess; subprocess.run(['ls', {str(own / 'nb')!r}], check=True)"]
+    if subprocess.run(looks, capture_output=True, check=False).returncode == 0:
+        pytest.skip("this process may read every folder, and cannot give that up")
+    try:
+        with start(own, *TWO, ready=False) as server, connections(server.address) as channels:
+            for pid in (0, workers(server)[0]):
+                if pid:
+                    restart(server, pid)
+                for channel in channels:
+                    assert infer(channel).model_version == "1"
+                    rows = {row.name: (row.state, row.reason) for row in call(channel, "RepositoryIndex").models}
+                    assert rows["m"][0] == "READY"
+                    assert rows["nb"][0] == "UNAVAILABLE"
+                    assert "config.pbtxt cannot be read: Permission denied" in rows["nb"][1]
+                    assert not call(channel, "ServerReady").ready
+            (own / "nb").chmod(0o755)
+            call(channels[0], "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="nb"))
+            for channel in channels:
+                assert infer(channel, "nb").model_version == "1"
+    finally:
+        (own / "nb").chmod(0o755)
 
 
 def test_a_worker_that_is_replaced_serves_the_versions_that_the_others_serve(start, own):
