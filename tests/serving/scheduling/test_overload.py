@@ -101,6 +101,25 @@ def test_a_refusal_says_when_to_try_again(serve, folder, ask, frontend, monkeypa
         infer(served)(ask("one"), timeout=30)
 
 
+def test_the_bytes_under_way_are_those_of_the_setting(serve, folder, ask, frontend, monkeypatch):
+    """Of 1 MiB, 600 KiB leave room for 400 KiB and for nothing as large as itself."""
+    with serve(folder, frontend=frontend, max_queue_bytes=1 << 20) as served:
+        gate = Gate(is_open=False)
+        gated(served, "one", gate, monkeypatch)
+        large = ask("one", x=np.zeros((8, 4)))
+        large.parameters["padding"].string_param = "x" * (600 << 10)
+        first = infer(served).future(large, timeout=60)
+        assert gate.started.acquire(timeout=10)
+        with pytest.raises(grpc.RpcError, match="requests of too many bytes are under way in this server") as caught:
+            infer(served)(large, timeout=30)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        small = infer(served).future(ask("one", x=np.ones((1, 4))), timeout=60)
+        gate.open.set()
+        first.result()
+        small.result()
+        infer(served)(large, timeout=30)
+
+
 def test_a_refusal_neither_parses_the_request_nor_makes_a_task(serve, folder, ask, monkeypatch):
     """One of a known form and one of a new form, many times; the only place is taken."""
     parsed: list[int] = []
