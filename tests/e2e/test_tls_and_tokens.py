@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from click.testing import CliRunner, Result
+from tests.waiting import wait_until
 
 from normfold.cli.main import main
 from normfold.protos import grpc_service as pb
@@ -21,6 +23,8 @@ from normfold.serving.access.scopes import Scope
 from normfold.serving.access.tokens import line
 from normfold.serving.client.client import Client, ClientError
 from normfold.serving.client.connection import ClientTls
+
+from .conftest import SCALE, write_model
 
 
 def normfold(*arguments: str, token: str = "", code: int = 0) -> Result:
@@ -172,6 +176,50 @@ def test_grpcurl_lists_and_calls_with_tls_and_a_token(guarded, known_client, tok
     assert json.loads(done.stdout) == {"ready": True}
     closed = subprocess.run([grpcurl, *tls, guarded.address, path], capture_output=True, text=True, timeout=60)
     assert "Unauthenticated" in closed.stderr
+
+
+#: The kernel distributes connections by a hash: once in 32768 times this many all go to the same one of two workers.
+CONNECTIONS = 16
+
+
+def test_each_of_two_workers_reads_its_certificate_and_its_tokens_again(start, certificate, stranger, tmp_path):
+    write_model(tmp_path / "repository" / "m", SCALE.replace("FACTOR", "2.0"))
+    cert, key, tokens = (tmp_path / name for name in ("cert", "key", "tokens"))
+    shutil.copy(certificate.cert, cert)
+    shutil.copy(certificate.key, key)
+    tokens.write_text(line("first", {Scope.READ}, [], "one") + "\n")
+    files = ("--tls-cert", str(cert), "--tls-key", str(key), "--tokens", str(tokens))
+
+    roots = certificate.ca.read_bytes() + stranger.ca.read_bytes()
+
+    def statuses(token: str) -> set[grpc.StatusCode]:
+        """What each of many new connections gets with ``token``."""
+        found = set()
+        for _ in range(CONNECTIONS):
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            with grpc.secure_channel(server.address, grpc.ssl_channel_credentials(roots), options) as channel:
+                live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive").future(
+                    b"", timeout=30, metadata=[("authorization", f"Bearer {token}")]
+                )
+                found.add(live.code())
+        return found
+
+    def certificates() -> set[str]:
+        """Those of many new connections."""
+        host, _, port = server.address.rpartition(":")
+        return {ssl.get_server_certificate((host, int(port)), timeout=30) for _ in range(CONNECTIONS)}
+
+    with start(tmp_path / "repository", "--workers", "2", "--load-seconds", "0", *files) as server:
+        assert statuses("one") == {grpc.StatusCode.OK}
+        assert statuses("two") == {grpc.StatusCode.UNAUTHENTICATED}
+        (before,) = certificates()
+        tokens.write_text(line("second", {Scope.READ}, [], "two") + "\n")
+        new = stranger.issue("127.0.0.1")
+        shutil.copy(new.cert, cert)
+        shutil.copy(new.key, key)
+        wait_until(lambda: statuses("two") == {grpc.StatusCode.OK})
+        wait_until(lambda: before not in certificates())
+        assert statuses("one") == {grpc.StatusCode.UNAUTHENTICATED}
 
 
 @pytest.mark.parametrize(
