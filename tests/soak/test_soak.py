@@ -10,8 +10,8 @@ from normfold.serving.frontends import FRONTENDS
 
 from .soak import GROWTH_BYTES, Sample, Soaked, served, soak, write_repository
 
-#: The leaking server keeps 4 MiB and more for each: those of the last two thirds are far above what may grow, also where
-#: a busy machine makes some loads slow, and so most samples lie between a few of them.
+#: The leaking server keeps 4 MiB and more for each: those of the last two thirds are far above what may grow, also if a
+#: busy machine makes some loads slow, so that most samples lie between a few of them.
 RELOADS, LEAKING_RELOADS = 18, 27
 
 
