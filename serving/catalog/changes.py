@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from normfold.serving.catalog.plain_files import why
+from normfold.serving.catalog.plain_files import is_file, is_there, why
 from normfold.serving.catalog.repository import MANIFEST_FILE, ModelFolder, Repository
 from normfold.serving.errors import LoadError
 from normfold.serving.wording import quoted
@@ -65,16 +66,16 @@ class Changes:
         """The models that are there. Raises LoadError where the repository is away."""
         path = self._repository.path
         try:
-            stat = path.stat()
-            if path.is_dir():
-                os.scandir(path).close()
+            place = path.stat()
+            if stat.S_ISDIR(place.st_mode):
+                os.listdir(path)  # noqa: PTH208 - to the end, because a folder that opens may still not be readable
         except OSError as error:
             raise LoadError(f"the repository {quoted(str(path))} cannot be read: {why(error)}") from None
-        folders, place = self._repository.models(), (stat.st_dev, stat.st_ino)
-        if not folders and self._place not in (None, place):
+        folders, number = self._repository.models(), (place.st_dev, place.st_ino)
+        if not folders and self._place not in (None, number):
             raise LoadError(f"the repository {quoted(str(path))} is another folder now, which holds no model")
         if folders:
-            self._place = place
+            self._place = number
         return folders
 
     def forget(self, names: Iterable[str]) -> None:
@@ -85,7 +86,7 @@ class Changes:
 
 def is_whole(folder: ModelFolder) -> bool:
     """Whether every version has a model file, and the files of its manifest in their sizes."""
-    if folder.path.is_file():
+    if is_file(folder.path):
         return True
     try:
         numbers = folder.versions()
@@ -96,7 +97,7 @@ def is_whole(folder: ModelFolder) -> bool:
 
 def _is_whole_version(version: Path) -> bool:
     manifest = version / MANIFEST_FILE
-    if not manifest.is_file():
+    if not is_there(manifest):
         return any(file.stat().st_size for file in version.glob("*.onnx"))
     try:
         files = json.loads(manifest.read_bytes())["files"]
@@ -111,7 +112,7 @@ def _marks(path: Path) -> Marks:
 
 
 def _files(path: Path) -> Iterator[Mark]:
-    if path.is_file():
+    if is_file(path):
         yield _mark(path.name, path)
         return
     try:
@@ -128,7 +129,7 @@ def _files(path: Path) -> Iterator[Mark]:
 
 def _mark(name: str, file: Path | os.DirEntry[str]) -> Mark:
     try:
-        stat = file.stat()
+        found = file.stat()
     except OSError:
         return name, -1, 0, 0
-    return name, stat.st_size, stat.st_mtime_ns, stat.st_ino
+    return name, found.st_size, found.st_mtime_ns, found.st_ino

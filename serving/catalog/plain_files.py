@@ -49,6 +49,14 @@ def is_there(path: Path) -> bool:
     return True
 
 
+def is_file(path: Path) -> bool:
+    """Whether ``path`` is a file; False where that cannot be found out: what reads it as a folder then says why."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def why(error: Exception) -> str:
     """The reason in ``error``, for the end of a sentence."""
     if isinstance(error, UnicodeDecodeError):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from normfold.serving.catalog.hints import meant
-from normfold.serving.catalog.plain_files import is_there, read_plain, why
+from normfold.serving.catalog.plain_files import is_file, is_there, read_plain, why
 from normfold.serving.errors import ConfigError, LoadError, StartError, UnsafeModel
 
 CONFIG_FILE = "config.pbtxt"
@@ -156,7 +156,7 @@ class ModelFolder:
 
     def _read(self, filename: str) -> bytes:
         path = self.path / filename
-        if path.suffix == ".onnx" and not is_there(path) and (others := sorted(path.parent.glob("*.onnx"))):
+        if path.suffix == ".onnx" and not is_there(path) and (others := _onnx_files(path.parent)):
             raise LoadError(
                 f"{filename} cannot be read: No such file or directory; {others[0].name} is there: rename it, or write "
                 f'default_model_filename: "{others[0].name}" into config.pbtxt'
@@ -165,7 +165,7 @@ class ModelFolder:
 
     @property
     def _is_file(self) -> bool:
-        return self.path.is_file()
+        return is_file(self.path)
 
 
 class Repository:
@@ -189,7 +189,7 @@ class Repository:
             raise StartError(f"repository {str(path)!r} cannot be read: {why(error)}") from None
         if name is not None and not self._single:
             raise StartError(f"a name can only be given to a single model; {str(path)!r} is a folder of models")
-        self._name = name or (path.stem if path.is_file() else path.resolve().name)
+        self._name = name or (path.stem if is_file(path) else path.resolve().name)
         if self._single and not NAME.fullmatch(self._name):
             raise StartError(f"{self._name!r} is not a model name (letters, digits, . _ -); give one with --name")
         if next(self._found(), None) is None and ((hint := meant(path, _single)) or not wait):
@@ -259,6 +259,13 @@ def _is_model(folder: Path) -> bool:
 def _version_names(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         return [entry.name for entry in entries if _is_version(entry)]
+
+
+def _onnx_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.glob("*.onnx"))
+    except OSError:
+        return []
 
 
 def _is_version(entry: os.DirEntry[str]) -> bool:

@@ -124,9 +124,10 @@ class GrpcServer:
             try:
                 await self._listen(self.address)
                 return
-            except OSError as error:
+            except Exception as error:  # whatever it is, nobody else would try again
                 if time.monotonic() > until:
-                    log.error("cannot listen on %s again: %s; the server ends", self.address, error.strerror or error)
+                    why = getattr(error, "strerror", None) or error
+                    log.error("cannot listen on %s again: %s; the server ends", self.address, why)
                     sys.stderr.flush()
                     os._exit(DEAF_EXIT_CODE)
             await asyncio.sleep(TRY_SECONDS)

@@ -13,6 +13,7 @@ from normfold.serving.catalog.changes import Changes
 from normfold.serving.catalog.repository import Repository
 from normfold.serving.errors import LoadError, ServingError
 from normfold.serving.process.file_thread import FileThread
+from normfold.serving.process.said_once import SaidOnce
 from normfold.serving.rpc.methods import Method
 from normfold.serving.wording import quoted
 
@@ -64,8 +65,7 @@ class Polling:
         self._repository, self._catalog = repository, catalog
         self._files = FileThread("normfold-poll")
         self._now = asyncio.Event()
-        #: Whether the repository could not be read at the last look.
-        self._away = False
+        self._said = SaidOnce(log)
 
     async def begin(self) -> None:
         """What is in the repository now counts as loaded. Call it before anything is loaded."""
@@ -96,18 +96,20 @@ class Polling:
         return asked
 
     async def _look(self) -> None:
-        if self._refresh is not None:
-            await self._files.run(self._refresh)
         try:
+            if self._refresh is not None:
+                await self._files.run(self._refresh)
             changed, gone = await self._files.run(self._changes.look)
         except LoadError as error:
-            if not self._away:
-                log.error("%s; the models that answer go on answering", error)
-            self._away = True
+            self._said.say(f"{error}; the models that answer go on answering")
             return
-        if self._away:
+        except Exception as error:  # such as a system without threads: the next look may succeed
+            self._said.say(
+                f"a look at the repository failed: {type(error).__name__}: {error}; the next one follows", error
+            )
+            return
+        if self._said.over():
             log.info("the repository can be read again")
-        self._away = False
         for name in filter(self._catalog.follows, changed):
             await self._ask(self._load, pb.RepositoryModelLoadRequest(model_name=name), f"load {quoted(name)}")
         for name in filter(self._catalog.follows, gone):
@@ -123,3 +125,5 @@ class Polling:
                 await answered
         except ServingError as error:  # the versions that answer go on answering
             log.error("the repository has changed: %s: %s", what, error)
+        except Exception:  # the other models that have changed are still to come
+            log.exception("the repository has changed: %s failed", what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Iterable
 
@@ -22,6 +23,8 @@ from normfold.serving.process.address import UNIX, host_and_port
 from normfold.serving.process.open_files import most_connections
 from normfold.serving.rpc.methods import Method
 from normfold.serving.rpc.traffic import Traffic
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 #: As a host it is every address of IPv4, too, as in other servers.
@@ -124,8 +127,12 @@ class Http2Frontend:
         """Look at all connections for those that make no progress or that have lasted long enough, again and again."""
         loop = asyncio.get_running_loop()
         for connection in list(self._connections):
-            connection.progress.look(connection, loop.time())
-            connection.lifetime.look(connection, loop.time())
+            try:
+                connection.progress.look(connection, loop.time())
+                connection.lifetime.look(connection, loop.time())
+            except Exception:  # it must not keep the others from being looked at
+                log.exception("a look at a connection failed; it is closed")
+                connection.abort()
         self._looking = loop.call_later(min(1.0, self._service.limits.shortest_seconds / 4), self._look)
 
 

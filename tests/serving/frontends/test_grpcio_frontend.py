@@ -118,7 +118,9 @@ async def main():
     LogSettings().install(sys.stderr)
     served = GrpcioFrontend(Methods().table(), Traffic(), 1 << 20)
     await served.start("127.0.0.1:0")
-    served._server._bind = lambda server, address: 0
+    def fail(reuse_port):
+        raise ValueError("no more servers")
+    FAULT
     print(served.address, flush=True)
     await asyncio.sleep(60)
 
@@ -126,9 +128,13 @@ asyncio.run(main())
 """
 
 
-def test_a_server_that_cannot_open_its_port_again_ends_with_its_own_exit_code():
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("_bind = lambda server, address: 0", "the address cannot be bound"), ("_make = fail", "no more servers")],
+)
+def test_a_server_that_cannot_open_its_port_again_ends_with_its_own_exit_code(fault, words):
     with subprocess.Popen(
-        [sys.executable, "-c", DEAF],
+        [sys.executable, "-c", DEAF.replace("FAULT", f"served._server.{fault}")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -138,7 +144,7 @@ def test_a_server_that_cannot_open_its_port_again_ends_with_its_own_exit_code():
         not_utf8(process.stdout.readline().strip())
         _, said = process.communicate(timeout=60)
     assert process.returncode == DEAF_EXIT_CODE
-    assert said.strip().endswith("the address cannot be bound; the server ends")
+    assert said.strip().endswith(f"{words}; the server ends")
     assert "Traceback" not in said
 
 

@@ -499,3 +499,23 @@ def test_a_connection_with_unsent_bytes_keeps_its_place_until_it_makes_no_progre
             assert others[-1].still_answers()
             assert first in connections(served)
             assert len(connections(served)) == 2
+
+
+def test_a_look_that_fails_closes_its_own_connection_alone(impatient, monkeypatch, caplog):
+    looked = []
+
+    def look(progress, connection, now):
+        looked.append(connection)
+        if connection is looked[0]:
+            raise RuntimeError("a fault of ours")
+
+    first, second = Raw(impatient.address), Raw(impatient.address)
+    assert first.still_answers()
+    assert second.still_answers()
+    monkeypatch.setattr(Progress, "look", look)
+    wait_until(lambda: len(connections(impatient)) == 1)
+    seen = len(looked)
+    wait_until(lambda: len(looked) > seen + 2)
+    monkeypatch.undo()
+    assert second.still_answers(101)
+    assert "a look at a connection failed; it is closed" in caplog.text

@@ -35,6 +35,28 @@ def test_memory_is_given_back_once_after_work():
     assert given == [(5, 0), (6, 0)]
 
 
+def test_memory_that_could_not_be_given_back_is_given_back_later(caplog):
+    tries: list[int] = []
+
+    async def give_back() -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise MemoryError("no memory")
+
+    async def watch() -> None:
+        task = asyncio.create_task(idle.give_back_when_idle(lambda: (5, 0), give_back, 0.0))
+        while len(tries) < 3 and not task.done():
+            await asyncio.sleep(0)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not task.done()
+        task.cancel()
+
+    asyncio.run(watch())
+    assert len(tries) == 3
+    assert [record.message for record in caplog.records] == ["freed memory was not given back: MemoryError: no memory"]
+
+
 def test_a_model_that_was_replaced_is_gone_at_once_and_its_memory_is_given_back(
     serve, tmp_path, models, ask, frontend, monkeypatch
 ):

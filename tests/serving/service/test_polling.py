@@ -1,0 +1,178 @@
+"""Polling goes on whatever a look meets: each failure is logged once, and the next look finds what has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from normfold.serving.catalog.repository import Repository
+from normfold.serving.server import Server
+from normfold.serving.service import polling
+from normfold.serving.service.polling import Polling
+from normfold.serving.settings import ServerConfig
+
+
+@pytest.fixture
+def root(tmp_path, models):
+    for name in ("m", "n"):
+        models.write(tmp_path / name, models.scale(), 1, "max_batch_size: 8")
+    return tmp_path
+
+
+@pytest.fixture
+def away(monkeypatch):
+    """A set of paths; every look at one of them, or at what lies below, fails like a file system that is away."""
+    paths: dict[Path, int] = {}
+
+    def fails(function):
+        def look(path, *arguments, **options):
+            for away, number in paths.items():
+                if isinstance(path, (str, os.PathLike)) and Path(path).is_relative_to(away):
+                    raise OSError(number, os.strerror(number))
+            return function(path, *arguments, **options)
+
+        return look
+
+    for name in ("stat", "lstat", "scandir", "listdir", "open"):
+        monkeypatch.setattr(os, name, fails(getattr(os, name)))
+    return paths
+
+
+class Asked:
+    """A method whose requests are only noted."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.names: list[str] = []
+        self._fails = fails
+
+    def answer(self, data: bytes) -> bytes:
+        name = polling.pb.RepositoryModelLoadRequest.FromString(data).model_name
+        self.names.append(name)
+        if name == self._fails:
+            raise RuntimeError("can't start new thread")
+        return b""
+
+
+class Everything:
+    """A catalog that follows each model."""
+
+    def follows(self, name: str) -> bool:
+        return True
+
+
+async def polled(root, steps, refresh=None, fails=""):
+    """What was asked to be loaded while ``steps`` were taken, with two looks after each."""
+    load, unload = Asked(fails), Asked()
+    one = Polling(Repository(root), Everything(), [load, unload], 0.001, refresh)
+    looks = 0
+    look = one._changes.look
+
+    def counted():
+        nonlocal looks
+        looks += 1
+        return look()
+
+    one._changes.look = counted
+    await one.begin()
+    task = asyncio.create_task(one.run())
+    for step in steps:
+        step()
+        until = looks + 3
+        while looks < until and not task.done():
+            await asyncio.sleep(0.001)
+    assert not task.done(), "polling has ended"
+    task.cancel()
+    return load.names, unload.names
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EACCES])
+def test_a_model_that_cannot_be_looked_at_for_a_while_changes_nothing(root, models, away, number):
+    steps = [
+        lambda: away.update({root / "m": number}),
+        lambda: models.write(root / "n", models.scale(3.0), 2),
+        away.clear,
+        lambda: models.write(root / "m", models.scale(3.0), 2),
+    ]
+    assert asyncio.run(polled(root, steps)) == (["n", "m"], [])
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_no_model_is_gone_while_the_repository_opens_but_is_not_listed(root, monkeypatch, number):
+    steps = []
+    listdir, iterdir = os.listdir, Path.iterdir
+
+    def fail():
+        def fails(path=".", *arguments):
+            if Path(path) == root:
+                raise OSError(number, os.strerror(number))
+            return listdir(path, *arguments)
+
+        monkeypatch.setattr(os, "listdir", fails)
+        monkeypatch.setattr(Path, "iterdir", lambda path: map(path.joinpath, fails(path)))
+
+    def mend():
+        monkeypatch.setattr(os, "listdir", listdir)
+        monkeypatch.setattr(Path, "iterdir", iterdir)
+
+    steps = [fail, mend]
+    assert asyncio.run(polled(root, steps)) == ([], [])
+
+
+def test_a_look_that_fails_in_another_way_is_logged_once_and_tried_again(root, models, monkeypatch, caplog):
+    models_of = Repository.models
+
+    def fail(repository):
+        raise RuntimeError("can't start new thread")
+
+    steps = [
+        lambda: monkeypatch.setattr(Repository, "models", fail),
+        lambda: models.write(root / "m", models.scale(3.0), 2),
+        lambda: monkeypatch.setattr(Repository, "models", models_of),
+    ]
+    assert asyncio.run(polled(root, steps)) == (["m"], [])
+    said = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    assert said == [
+        "a look at the repository failed: RuntimeError: can't start new thread; the next one follows",
+    ]
+
+
+def test_a_load_that_fails_in_another_way_keeps_no_other_model_from_loading(root, models, caplog):
+    def change():
+        for name in ("m", "n"):
+            models.write(root / name, models.scale(3.0), 2)
+
+    assert asyncio.run(polled(root, [change], fails="m")) == (["m", "n"], [])
+    assert "load 'm' failed" in caplog.text
+
+
+def test_a_refresh_that_fails_is_tried_again(root, models):
+    tries = iter(range(1000))
+
+    def refresh():
+        if next(tries) < 2:
+            raise RuntimeError("can't start new thread")
+
+    steps = [lambda: models.write(root / "m", models.scale(3.0), 2)]
+    assert asyncio.run(polled(root, steps, refresh)) == (["m"], [])
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_a_model_that_cannot_be_looked_at_does_not_stop_the_others_at_the_start(root, away, number):
+    async def start():
+        config = ServerConfig(root, listen="127.0.0.1:0", load_seconds=0.0, model_control="poll")
+        server = Server(config)
+        away[root / "m"] = number
+        await server.start()
+        try:
+            return server.models()
+        finally:
+            await server.shut_down()
+
+    (m, loaded), (_, answers) = asyncio.run(start())
+    assert (loaded, answers) == (False, True)
+    assert m == f"m was not loaded: config.pbtxt cannot be read: {os.strerror(number)}"
