@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from normfold.serving.process.file_thread import FileThread
+from normfold.serving.process.said_once import SaidOnce
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 
 Value = TypeVar("Value")
-Signature = tuple[tuple[int, int, int, int] | None, ...]
+Signature = tuple[tuple[int, ...] | None, ...]
 
 
 class FileWatch(Generic[Value]):
@@ -26,9 +27,10 @@ class FileWatch(Generic[Value]):
     def __init__(
         self, paths: Sequence[Path], read: Callable[[], Value], error: type[Exception], apply: Callable[[Value], None]
     ) -> None:
-        """``read`` reads the files, on a thread; its ``error`` is logged, and what was read before stays in force.
+        """``read`` reads the files, on a thread; what was read before stays in force while it raises its ``error``.
 
-        ``apply`` gets what was read, on the event loop. Make the watch before the files are read for the first time.
+        Then the files are read again at each look. ``apply`` gets what was read, on the event loop. Make the watch
+        before the files are read for the first time.
         """
         self._paths, self._read, self._error, self._apply = tuple(paths), read, error, apply
         self._known = _signature(self._paths)
@@ -47,30 +49,31 @@ class FileWatch(Generic[Value]):
                 await self._task
 
     async def _look(self) -> None:
+        said, names = SaidOnce(log), ", ".join(map(str, self._paths))
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            found = await self._files.run(_signature, self._paths)  # before they are read: a later change is seen
-            if found == self._known:
-                continue
-            self._known = found
-            names = ", ".join(map(str, self._paths))
             try:
-                value = await self._files.run(self._read)
+                found = await self._files.run(_signature, self._paths)  # before they are read: a later change is seen
+                if found != self._known:
+                    self._apply(await self._files.run(self._read))
+                    self._known = found
+                    log.info("%s changed and was read again", names)
+                said.over()
             except self._error as error:
-                log.error("%s; what was read before stays in force", error)
-                continue
-            self._apply(value)
-            log.info("%s changed and was read again", names)
+                said.say(f"{error}; what was read before stays in force")
+            except Exception as error:  # such as a system without threads
+                what = f"{names} could not be looked at: {type(error).__name__}: {error}"
+                said.say(f"{what}; what was read before stays in force", error)
 
 
 def _signature(paths: Sequence[Path]) -> Signature:
     """A value that changes when one of the files does."""
-    found: list[tuple[int, int, int, int] | None] = []
+    found: list[tuple[int, ...] | None] = []
     for path in paths:
         try:
             stat = path.stat()
         except OSError:
             found.append(None)
         else:
-            found.append((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+            found.append((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     return tuple(found)
