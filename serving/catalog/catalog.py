@@ -161,7 +161,7 @@ class Catalog:
     def follows(self, name: str) -> bool:
         """Whether a change of the files of ``name`` puts it in service: unless a client, or the start, left it out."""
         entry = self.entries.get(name)
-        return not self._names if entry is None else not entry.left_out
+        return (not self._names or name in self._names) if entry is None else not entry.left_out
 
     async def _load_asked(self, name: str) -> None:
         """Load a model because a request asks for it, if it is still to be loaded. Raises as ``load``."""
@@ -240,7 +240,7 @@ class Catalog:
             entry.versions = after_refusal(before, loaded, failures)
             raise LoadRefused(load_failed(folder.name, failures) + go_on(entry))
         entry.reason, entry.wanted, entry.written = "", entry.wanted or bool(loaded), written.SerializeToString()
-        entry.left_out, entry.present = False, tuple(there)
+        entry.left_out, entry.present, entry.answered = False, tuple(there), entry.answered or bool(loaded)
         for number in set(entry.versions) - set(numbers):
             entry.versions[number] = Version(UNAVAILABLE, UNLOADED)
         entry.versions |= {number: Version(READY, folder.remark(number), model) for number, model in loaded.items()}
@@ -271,7 +271,7 @@ class Catalog:
             if entry is None:
                 return
             entry.unload(leave_out)
-            if not leave_out and not entry.written:  # what never answered and is gone says nothing of what is served
+            if not leave_out and not entry.answered:  # what never answered and is gone says nothing of what is served
                 del self.entries[name]
             if self._lazily is not None:
                 self._lazily.gone(name)

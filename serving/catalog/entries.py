@@ -42,6 +42,8 @@ class Entry:
     loading: bool = False
     #: The configuration, as its author wrote it, of the versions in service.
     written: bytes = b""
+    #: Whether a version of it was ever in service.
+    answered: bool = False
     #: Whether a client has taken it out of service: then no change of its files puts it back.
     left_out: bool = False
     #: Whether requests load it, and may have to do so again because it was unloaded to make room.

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,40 @@ def test_a_model_that_cannot_be_looked_at_does_not_stop_the_others_at_the_start(
     (m, loaded), (_, answers) = asyncio.run(start())
     assert (loaded, answers) == (False, True)
     assert m == f"m was not loaded: config.pbtxt cannot be read: {os.strerror(number)}"
+
+
+@pytest.mark.parametrize("config", ["", "max_batch_size: 8"])
+@pytest.mark.parametrize("answers", [True, False])
+@pytest.mark.parametrize("names", [(), ("m",)])
+def test_a_model_whose_folder_goes_and_comes_back_is_loaded_again(tmp_path, models, names, answers, config):
+    def write(content):
+        models.write(tmp_path / "m", content, 1, config or None)
+
+    async def run():
+        write(models.scale() if answers else b"no model")
+        models.write(tmp_path / "other", models.scale())
+        options = {"load_models": names, "load_seconds": 0.0, "model_control": "poll", "poll_seconds": 1e6}
+        server = Server(ServerConfig(tmp_path, listen="127.0.0.1:0", **options))
+        await server.start()
+
+        async def looks():
+            for _ in range(2):
+                await server.polling._look()
+            entry = server.catalog.entries.get("m")
+            return entry and (entry.answering, entry.answered)
+
+        try:
+            assert await looks() == (((1,), True) if answers else ((), False))
+            shutil.rmtree(tmp_path / "m")
+            assert await looks() == (((), True) if answers else None), "what answered is remembered, nothing else"
+            write(models.scale())
+            assert await looks() == ((1,), True)
+            shutil.rmtree(tmp_path / "other")
+            await looks()
+            models.write(tmp_path / "other", models.scale())
+            await looks()
+            assert ("other" in server.catalog.entries) is not bool(names), "the start left it out"
+        finally:
+            await server.shut_down()
+
+    asyncio.run(run())

@@ -135,7 +135,7 @@ async def _random_life(world, folder, broken, steps):
         elif kind == "mend":
             world.fails.discard((name, version))
         elif kind == "unload":
-            await world.catalog.unload(name)
+            await world.catalog.unload(name, leave_out=True)
             world.wanted.discard(name)
         elif kind == "load":
             await _carried_out(world, world.catalog.load(name))
