@@ -280,13 +280,18 @@ def as_text(config: bytes) -> str:
         raise ConfigError(f"config.pbtxt cannot be read: {why(error)}") from None
 
 
-def check_manifest(manifest: bytes, filename: str, data: bytes) -> None:
-    """Raise UnsafeModel unless ``manifest`` lists ``filename`` with the size and SHA-256 of ``data``."""
+def listed(manifest: bytes, filename: str) -> tuple[int, str]:
+    """The size and the SHA-256 that ``manifest`` has for ``filename``. Raises UnsafeModel where it has none."""
     try:
         entry = json.loads(manifest)["files"][filename]
-        size, digest = int(entry["bytes"]), str(entry["sha256"])
+        return int(entry["bytes"]), str(entry["sha256"])
     except (ValueError, OverflowError, KeyError, TypeError, RecursionError):
         raise UnsafeModel(f"manifest.json does not list {filename} with its bytes and sha256") from None
+
+
+def check_manifest(manifest: bytes, filename: str, data: bytes) -> None:
+    """Raise UnsafeModel unless ``manifest`` lists ``filename`` with the size and SHA-256 of ``data``."""
+    size, digest = listed(manifest, filename)
     if len(data) != size:
         raise UnsafeModel(f"{filename} has {len(data)} bytes, manifest.json says {size}: the file was cut or changed")
     actual = hashlib.sha256(data).hexdigest()

@@ -2,7 +2,8 @@
 
 A version comes whole or not at all. Its objects are fetched into a folder beside the image, are held to the sizes of
 the listing and to the sizes and digests of the version's manifest, and take their place in one step. A version whose
-manifest lists an object that is not there yet is waited for. What is gone from the storage goes from the image.
+manifest lists an object that is not there yet is waited for. What is gone from the storage goes from the image. An
+object that cannot be read keeps no other folder from coming.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import logging
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,8 +23,9 @@ from pathlib import Path
 from normfold.cache_folder import cache_folder
 from normfold.plain_file import read_plain_file
 from normfold.serving.catalog.plain_files import MOST_BYTES, why
-from normfold.serving.catalog.repository import MANIFEST_FILE, check_manifest, is_plain
+from normfold.serving.catalog.repository import MANIFEST_FILE, check_manifest, is_plain, listed
 from normfold.serving.errors import StartError, UnsafeModel
+from normfold.serving.process.said_once import SaidOnce
 from normfold.serving.remote.store import RemoteError, RemoteObject, Store
 from normfold.serving.wording import quoted
 from normfold.whole_file import write_whole
@@ -36,8 +39,14 @@ DEPTH = 3
 #: Beside the image: the marks of the objects that it was made of.
 _MARKS_FILE = "marks.json"
 
+#: A version that was not whole is fetched again when its listing has changed, or after this time: a file may have been
+#: damaged on its way.
+AGAIN_SECONDS = 600.0
+
 #: The objects of one folder by name, such as those of a version.
 Objects = Mapping[str, RemoteObject]
+#: Size and mark of each of them.
+Marks = dict[str, str]
 
 
 def image_of(url: str) -> Path:
@@ -59,8 +68,8 @@ class Mirror:
         self._url, self._image = url, image_of(url)
         self._beside = self._image.parent
         self._store = Store(url)
-        #: Versions that were said to be waited for, and why: each is said once.
-        self._waited: dict[str, str] = {}
+        #: Folders that are waited for: why, which is said once; the marks that were not whole, and since when.
+        self._waited: dict[str, tuple[str, Marks, float]] = {}
 
     def start(self) -> None:
         """Make the image. Raises StartError, unless the storage is away and an image from before can be served."""
@@ -71,15 +80,11 @@ class Mirror:
                 raise
             log.warning("%s; serving what was copied before", error)
 
-    def look(self) -> None:
-        """Bring the image up to date; where that fails, the log says why, and the image stays as it is."""
-        try:
-            self.refresh()
-        except StartError as error:
-            log.warning("%s; what was copied before is served on", error)
-
     def refresh(self) -> None:
-        """Bring the image up to date. Raises StartError when the storage cannot be read or the image not written."""
+        """Bring the image up to date. Raises StartError when the storage cannot be read or the image not written.
+
+        What could be read is in the image then, unless this is the first copy: it counts only as a whole.
+        """
         try:
             with self._alone():
                 self._refresh()
@@ -99,19 +104,31 @@ class Mirror:
     def _refresh(self) -> None:
         folders = _by_folder(self._store.objects())
         known = self._known()
-        marks: dict[str, dict[str, str]] = {}
-        for folder, objects in sorted(folders.items(), key=lambda item: -item[0].count("/")):  # versions first
-            wanted = {name: f"{found.size} {found.mark}" for name, found in objects.items()}
-            place = self._image / folder
-            there = all(_has(place / name if name else place, found.size) for name, found in objects.items())
-            if (there and known.get(folder) == wanted) or self._bring(folder, objects, _is_version(folder, folders)):
-                marks[folder] = wanted
-            elif folder in known:  # what was whole stays until what replaces it is whole
-                marks[folder] = known[folder]
-        self._drop(folders)
-        write_whole(self._beside / _MARKS_FILE, json.dumps(marks, indent=1, sort_keys=True).encode())
+        marks = {folder: known[folder] for folder in folders if folder in known}  # whole until others replace them
+        self._waited = {folder: why for folder, why in self._waited.items() if folder in folders}
+        failed: list[RemoteError | OSError] = []
+        try:
+            for folder, objects in sorted(folders.items(), key=lambda item: -item[0].count("/")):  # versions first
+                wanted = {name: f"{found.size} {found.mark}" for name, found in objects.items()}
+                try:
+                    if self._is_there(folder, objects) and known.get(folder) == wanted:
+                        self._waited.pop(folder, None)
+                    elif self._bring(folder, objects, wanted, _is_version(folder, folders)):
+                        marks[folder] = wanted
+                except (RemoteError, OSError) as error:
+                    failed.append(error)
+            self._drop(folders)
+        finally:  # what has come is not fetched again
+            if not failed or (self._beside / _MARKS_FILE).exists():
+                write_whole(self._beside / _MARKS_FILE, json.dumps(marks, indent=1, sort_keys=True).encode())
+        if failed:
+            raise failed[0]
 
-    def _known(self) -> dict[str, dict[str, str]]:
+    def _is_there(self, folder: str, objects: Objects) -> bool:
+        place = self._image / folder
+        return all(_has(place / name if name else place, found.size) for name, found in objects.items())
+
+    def _known(self) -> dict[str, Marks]:
         """The marks of the objects that the image was made of, by folder and name."""
         try:
             found = json.loads(read_plain_file(self._beside / _MARKS_FILE))
@@ -119,16 +136,21 @@ class Mirror:
         except (OSError, ValueError, AttributeError, TypeError):
             return {}
 
-    def _bring(self, folder: str, objects: Objects, is_version: bool) -> bool:
+    def _bring(self, folder: str, objects: Objects, wanted: Marks, is_version: bool) -> bool:
         """Fetch a folder and put it in its place, a version as a whole; whether it was whole."""
+        said, refused, since = self._waited.get(folder, ("", {}, 0.0))
+        if refused == wanted and time.monotonic() < since + AGAIN_SECONDS:
+            return False
         staged = self._beside / f".tmp-{uuid.uuid4().hex}"
         place = self._image / folder
         try:
             staged.mkdir()
-            for name, found in objects.items():
+            for name, found in sorted(objects.items(), key=lambda each: (each[0] != MANIFEST_FILE, each[1].size)):
                 if found.size > MOST_BYTES:
                     raise UnsafeModel(f"{name} is larger than 2 GiB, which no ONNX file can be")
                 self._store.fetch(found, staged / (name or place.name))
+                if is_version and name == MANIFEST_FILE:  # the first: the others may be large
+                    _compare((staged / name).read_bytes(), objects)
             if is_version:
                 if MANIFEST_FILE in objects:
                     _check(staged)
@@ -142,9 +164,9 @@ class Mirror:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     (staged / target.name).replace(target)
         except UnsafeModel as error:
-            if self._waited.get(folder) != str(error):
+            if said != str(error):
                 log.warning("%s: %s is not whole yet: %s", self._url, quoted(folder), error)
-            self._waited[folder] = str(error)
+            self._waited[folder] = str(error), wanted, time.monotonic()
             return False
         finally:
             shutil.rmtree(staged, ignore_errors=True)
@@ -168,13 +190,23 @@ class Mirror:
 
 
 def refresher(url: str) -> Callable[[], None] | None:
-    """What brings the image of ``url`` up to date, on any one thread at a time; None for ""."""
+    """What brings the image of ``url`` up to date, on any one thread at a time; None for "".
+
+    Where that fails, the log says why, and the image stays as it is.
+    """
     mirrors: list[Mirror] = []
+    said = SaidOnce(log)
 
     def look() -> None:
-        if not mirrors:  # the libraries are imported only by a server that looks
-            mirrors.append(Mirror(url))
-        mirrors[0].look()
+        try:
+            if not mirrors:  # the libraries are imported only by a server that looks
+                mirrors.append(Mirror(url))
+            mirrors[0].refresh()
+        except StartError as error:
+            said.say(f"{error}; what was copied before is served on")
+        else:
+            if said.over():
+                log.info("repository %s can be read again", url)
 
     return look if url else None
 
@@ -194,16 +226,24 @@ def _by_folder(objects: Mapping[str, RemoteObject]) -> dict[str, dict[str, Remot
     return found
 
 
-def _check(staged: Path) -> None:
-    """Raise UnsafeModel unless every file that the manifest lists is there as it says."""
-    manifest = (staged / MANIFEST_FILE).read_bytes()
+def _compare(manifest: bytes, objects: Objects) -> None:
+    """Raise UnsafeModel unless every file that the manifest lists is among the objects, in its size."""
     try:
-        listed = list(json.loads(manifest)["files"])
+        names = list(json.loads(manifest)["files"])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UnsafeModel(f"{MANIFEST_FILE} lists no files") from None
-    for name in listed:
-        if not (isinstance(name, str) and is_plain(name) and "/" not in name and (staged / name).is_file()):
+    for name in names:
+        if not (isinstance(name, str) and name in objects):
             raise UnsafeModel(f"{quoted(str(name))} of {MANIFEST_FILE} is not there")
+        size, _ = listed(manifest, name)
+        if objects[name].size != size:
+            raise UnsafeModel(f"{name} has {objects[name].size} bytes, {MANIFEST_FILE} says {size}")
+
+
+def _check(staged: Path) -> None:
+    """Raise UnsafeModel unless every file that the manifest lists, all of which are there, is as it says."""
+    manifest = (staged / MANIFEST_FILE).read_bytes()
+    for name in json.loads(manifest)["files"]:
         check_manifest(manifest, name, (staged / name).read_bytes())
 
 

@@ -85,13 +85,13 @@ def test_a_version_without_a_file_of_its_manifest_is_waited_for(bucket, caplog, 
         bucket.put(f"ecg/2/{name}", FILES[name])
     mirror = Mirror(bucket.url)
     mirror.start()
-    mirror.look()
+    mirror.refresh()
     assert not any(path.startswith("ecg/2") for path in contents(bucket.url))
     said = [record.message for record in caplog.records if "is not whole yet" in record.message]
     assert len(said) == 1, "it is said once"
     assert f"'ecg/2' is not whole yet: '{lack}' of manifest.json is not there" in said[0]
     bucket.put(f"ecg/2/{lack}", FILES[lack])
-    mirror.look()
+    mirror.refresh()
     assert f"ecg/2/{lack}" in contents(bucket.url)
 
 
@@ -102,7 +102,7 @@ def test_a_version_with_another_digest_or_size_than_its_manifest_is_not_taken(bu
     mirror.start()
     before = contents(bucket.url)
     bucket.put("ecg/1/model.onnx", bad)
-    mirror.look()
+    mirror.refresh()
     assert contents(bucket.url) == before, "what was whole stays"
     assert "manifest.json says" in caplog.text
 
@@ -113,7 +113,7 @@ def test_a_version_that_has_changed_takes_the_place_of_the_old_one_as_a_whole(bu
     mirror.start()
     bucket.remove("ecg/1/golden.json")
     bucket.put_version("ecg/1", {"model.onnx": b"other weights"})
-    mirror.look()
+    mirror.refresh()
     assert contents(bucket.url).keys() == {"ecg/1/model.onnx", "ecg/1/manifest.json"}
     assert contents(bucket.url)["ecg/1/model.onnx"] == b"other weights"
 
@@ -126,7 +126,7 @@ def test_what_is_gone_from_the_storage_goes_from_the_image(bucket):
     mirror.start()
     for path in ("ecg/1", "other", "ecg/labels.txt"):
         bucket.remove(path)
-    mirror.look()
+    mirror.refresh()
     assert contents(bucket.url).keys() == {f"ecg/2/{name}" for name in (*FILES, "manifest.json")}
     assert not (image_of(bucket.url) / "other").exists()
 
@@ -181,7 +181,7 @@ def test_a_model_whose_name_is_a_number_keeps_its_versions(bucket):
     mirror = Mirror(bucket.url)
     mirror.start()
     bucket.put("7/config.pbtxt", b"max_batch_size: 1")
-    mirror.look()
+    mirror.refresh()
     assert contents(bucket.url).keys() == {f"7/1/{name}" for name in (*FILES, "manifest.json")} | {"7/config.pbtxt"}
 
 
@@ -274,3 +274,106 @@ def test_packages_that_are_missing_are_named(monkeypatch):
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
     with pytest.raises(StartError, match=r"--repository s3://b/m: .* missing: pip install 'normfold\[remote\]'"):
         Mirror("s3://b/m")
+
+
+def counted(monkeypatch) -> list[str]:
+    """The names of the objects that are fetched from now on."""
+    fetched: list[str] = []
+    fetch = Store.fetch
+    monkeypatch.setattr(Store, "fetch", lambda self, found, path: (fetched.append(path.name), fetch(self, found, path)))
+    return fetched
+
+
+@pytest.mark.parametrize("error", [PermissionError("Access Denied"), OSError(28, "No space left on device")])
+def test_an_object_that_cannot_be_read_keeps_nothing_else_from_coming(bucket, monkeypatch, caplog, error):
+    bucket.put_version("a/1")
+    bucket.put_version("gone/1")
+    Mirror(bucket.url).start()
+    look = refresher(bucket.url)
+    assert look is not None
+    bucket.put_version("a/2")
+    bucket.put_version("b/1", {"denied.bin": b"", "model.onnx": b"large weights"})
+    bucket.remove("gone")
+    files = type(Store(bucket.url)._files)
+    get = files.get_file
+
+    def denied(self, key, *arguments, **options):
+        if key.endswith("denied.bin"):
+            raise error
+        return get(self, key, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "get_file", denied)
+        fetched = counted(patched)
+        look()
+        inode = (image_of(bucket.url) / "a/2/model.onnx").stat().st_ino
+        before = len(fetched)
+        for _ in range(2):
+            look()
+        assert (image_of(bucket.url) / "a/2/model.onnx").stat().st_ino == inode
+        assert fetched[before:] == ["manifest.json", "denied.bin"] * 2, "the smallest first"
+    assert contents(bucket.url).keys() == {f"a/{n}/{name}" for n in (1, 2) for name in (*FILES, "manifest.json")}
+    assert sum("served on" in record.message for record in caplog.records) == 1, "it is said once"
+    look()
+    assert "b/1/denied.bin" in contents(bucket.url)
+
+
+def test_a_first_copy_counts_only_as_a_whole(bucket, monkeypatch):
+    bucket.put_version("a/1")
+    bucket.put_version("b/1")
+    fetch = Store.fetch
+
+    def breaks_off(self, found, path):
+        if "/b/" in found.key:
+            error = RemoteError("away")
+            error.passing = True
+            raise error
+        fetch(self, found, path)
+
+    monkeypatch.setattr(Store, "fetch", breaks_off)
+    for _ in range(2):
+        with pytest.raises(StartError, match="away"):
+            Mirror(bucket.url).start()
+
+
+@pytest.mark.parametrize("fault", ["missing", "size", "digest"])
+def test_a_version_that_is_not_whole_is_fetched_again_only_when_it_has_changed(bucket, monkeypatch, caplog, fault):
+    bucket.put_version("ecg/1")
+    mirror = Mirror(bucket.url)
+    mirror.start()
+    files = {"model.onnx": b"new weights", "golden.json": b"{}"}
+    bucket.put("ecg/2/manifest.json", manifest(files))
+    bucket.put("ecg/2/model.onnx", {"size": b"new", "digest": b"NEW WEIGHTS"}.get(fault, files["model.onnx"]))
+    if fault != "missing":
+        bucket.put("ecg/2/golden.json", files["golden.json"])
+    fetched = counted(monkeypatch)
+    for _ in range(3):
+        mirror.refresh()
+    every = ["manifest.json", "golden.json", "model.onnx"]
+    assert fetched == (every if fault == "digest" else ["manifest.json"])
+    fetched.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr("normfold.serving.remote.mirror.AGAIN_SECONDS", 0.0)
+        mirror.refresh()
+    assert fetched == (every if fault == "digest" else ["manifest.json"]), "a file may have been damaged on its way"
+    bucket.put_version("ecg/2", files)
+    mirror.refresh()
+    assert contents(bucket.url)["ecg/2/model.onnx"] == b"new weights"
+    assert sum("is not whole yet" in record.message for record in caplog.records) == 1
+
+
+def test_a_mirror_that_cannot_be_made_is_only_logged(bucket, monkeypatch, caplog):
+    bucket.put_version("ecg/1")
+    look = refresher(bucket.url)
+    assert look is not None
+
+    def missing(*arguments, **options):
+        raise ImportError("Install s3fs to access S3")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fsspec.core, "url_to_fs", missing)
+        look()
+        look()
+    assert caplog.text.count("packages for object storage are missing") == 1
+    look()
+    assert "ecg/1/model.onnx" in contents(bucket.url)
