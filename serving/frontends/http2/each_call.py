@@ -1,7 +1,7 @@
 """A stream with one answer to each message: a message is answered as soon as it is there, without iterators and tasks.
 
 messages    1  2  3  4  5 ...    at most EACH_IN_FLIGHT of them are under way
-answers     1  -  3  4           in the order of the messages: 3 and 4 wait for 2
+answers     1  -  3  4           in the order of the messages: 3 and 4 wait for 2, and count among what is held
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from normfold.serving.errors import Status, Unavailable
 from normfold.serving.frontends.http2.call import UNTAKEN, CallOwner
 from normfold.serving.frontends.http2.joining import Later
 from normfold.serving.frontends.http2.limits import CallFault
-from normfold.serving.frontends.http2.messages import PART_BYTES
+from normfold.serving.frontends.http2.messages import PART_BYTES, PREFIX_BYTES
 from normfold.serving.frontends.http2.queued_call import QueuedCall
 from normfold.serving.frontends.http2.requests import Asked
 from normfold.serving.rpc.caller import CALLER
@@ -25,16 +25,23 @@ from normfold.serving.rpc.traffic import EXITING
 #: Messages that are taken before everything else has its turn.
 TURN_MESSAGES = 32
 
+#: The details of the status of a stream whose answers, those that cannot be sent yet, are too many bytes.
+BEHIND = "too many bytes of answers wait for the client, or for an answer before them"
+
 
 class EachCall(QueuedCall):
     """A call of a method with ``wire_each``."""
 
-    __slots__ = ("_ending", "_pending", "_scheduled")
+    __slots__ = ("_completing", "_ending", "_pending", "_scheduled", "_uncounted")
 
     def __init__(self, connection: CallOwner, number: int, asked: Asked, method: Method) -> None:
         super().__init__(connection, number, asked, method)
         #: The answers under way and those behind them, in the order of their messages.
         self._pending: deque[bytes | asyncio.Future[Answer]] = deque()
+        #: Whether answers may be there behind another one that are not counted yet.
+        self._uncounted = False
+        #: Whether a message is being inflated or joined: the next ones wait for it, so that one at a time takes memory.
+        self._completing = False
         #: Whether ``_next`` is certain to be called.
         self._scheduled = False
         #: Whether the server ends: what has begun is answered, and nothing more.
@@ -79,11 +86,14 @@ class EachCall(QueuedCall):
         try:
             for _ in range(TURN_MESSAGES):
                 self._send_answered()
-                if not self._queue or len(self._pending) >= EACH_IN_FLIGHT or self._blocked():
+                if not self._queue or self._completing or len(self._pending) >= EACH_IN_FLIGHT or self._blocked():
                     break
                 self._ask()
             else:
                 self._next_soon()
+            blocked = self._blocked()
+            if self._pending and (blocked or self._uncounted):
+                self._count_untaken()
         except CallFault as error:
             self.end(error.status, str(error))
             return
@@ -91,7 +101,7 @@ class EachCall(QueuedCall):
             self.fail(error)
             return
         self.grant(self._unread)
-        if self._blocked():
+        if blocked:
             if self._task is None:
                 self._task = asyncio.ensure_future(self._drained())
         elif not self._pending and not self._queue:
@@ -108,10 +118,11 @@ class EachCall(QueuedCall):
         if isinstance(message, bytes):
             answered = self._answer(message, message)
         else:
-            answered = self._completed(message)
+            answered = self._begun(message)
         if isinstance(answered, bytes):
             if self._pending:
                 self._pending.append(answered)
+                self._uncounted = True
             else:
                 self._send(answered)
         else:
@@ -124,13 +135,32 @@ class EachCall(QueuedCall):
         assert self.method.wire_each is not None
         return self.method.wire_each(data)
 
+    def _begun(self, message: Later) -> bytes | Awaitable[Answer]:
+        """The answer to a message that must be inflated or joined first: a small one is inflated at once."""
+        try:
+            data = message.start()
+        except CallFault as error:
+            return _failed(error)
+        if data is not None:
+            return self._answer(message, data)
+        self._completing = True
+        return self._completed(message)
+
     async def _completed(self, message: Later) -> Answer:
-        answered = self._answer(message, await self._whole(message))
+        try:
+            data = await self._rest(message)
+        finally:
+            self._completing = False
+            self._next_soon()
+        answered = self._answer(message, data)
+        del message, data  # they are not kept until the answer is there
         return answered if isinstance(answered, bytes) else await answered
 
     def _done(self, answer: asyncio.Future[Answer]) -> None:
         if not answer.cancelled():
             answer.exception()  # it is raised where the answer has its turn
+        if self._pending and answer is not self._pending[0]:
+            self._uncounted = True
         self._next_soon()
 
     def _next_soon(self) -> None:
@@ -146,6 +176,9 @@ class EachCall(QueuedCall):
 
     def _send_answered(self) -> None:
         """Send the answers that no other comes before; raise the error of one that failed."""
+        if self._untaken and not self._blocked():  # they must not count twice while they are sent
+            self._untaken, self._uncounted = 0, True
+            self._hold()
         while self._pending and not self._blocked():
             first = self._pending[0]
             if not isinstance(first, bytes) and not first.done():
@@ -157,6 +190,16 @@ class EachCall(QueuedCall):
                 raise Unavailable(EXITING)
             else:
                 self._send(first.result())
+
+    def _count_untaken(self) -> None:
+        """Count the answers that are there and cannot be sent. Raises CallFault if there is no room for them."""
+        self._uncounted = False
+        there = [answer for answer in self._pending if isinstance(answer, bytes) or _succeeded(answer)]
+        untaken = sum(PREFIX_BYTES + len(a if isinstance(a, bytes) else a.result()) for a in there)
+        if untaken > self._untaken and not self.connection.holding.fits(untaken - self._untaken):
+            raise CallFault(Status.RESOURCE_EXHAUSTED, BEHIND)
+        self._untaken = untaken
+        self._hold()
 
     def _send(self, data: Answer) -> None:
         connection = self.connection
@@ -178,3 +221,11 @@ class EachCall(QueuedCall):
             await self.connection.drained()
         self._task = None
         self._next()
+
+
+def _succeeded(answer: asyncio.Future[Answer]) -> bool:
+    return answer.done() and not answer.cancelled() and answer.exception() is None
+
+
+async def _failed(error: CallFault) -> bytes:
+    raise error

@@ -15,12 +15,16 @@ from normfold.serving.rpc.methods import Method
 class QueuedCall(ServerCall):
     """The common part of streams."""
 
-    __slots__ = ("_queue", "_unread")
+    __slots__ = ("_inflated", "_queue", "_unread", "_untaken")
 
     def __init__(self, connection: CallOwner, number: int, asked: Asked, method: Method) -> None:
         super().__init__(connection, number, asked, method)
         self._queue: deque[bytes | Later] = deque()
         self._unread = 0
+        #: The bytes so far of the message that is being inflated; a stream has one at a time.
+        self._inflated = 0
+        #: The bytes of answers that cannot be sent yet, as far as they wait with the call.
+        self._untaken = 0
 
     def _put(self, data: bytes, begin: int, end: int) -> list[bytes | Later] | None:
         """Queue the messages that end in the data; None: the call has ended."""
@@ -57,9 +61,23 @@ class QueuedCall(ServerCall):
         self._hold()
 
     async def _whole(self, message: Later) -> bytes:
-        """The bytes of a compressed message. Raises CallFault."""
+        """The bytes of a message that is compressed or in parts. Raises CallFault."""
         data = message.start()
-        return await message.rest(lambda _: self._hold(message.size)) if data is None else data
+        return await self._rest(message) if data is None else data
 
-    def _hold(self, inflated: int = 0) -> bool:
-        return self.hold(self._unread + inflated + (self._reader.held if self._reader is not None else 0))
+    async def _rest(self, message: Later) -> bytes:
+        """The same, once ``start`` has not given all of it; what is inflated counts. Raises CallFault."""
+
+        def grown(_: int) -> bool:
+            self._inflated = message.size
+            return self._hold()
+
+        grown(message.size)
+        try:
+            return await message.rest(grown)
+        finally:
+            self._inflated = 0
+
+    def _hold(self) -> bool:
+        begun = self._reader.held if self._reader is not None else 0
+        return self.hold(self._unread + self._inflated + self._untaken + begun)

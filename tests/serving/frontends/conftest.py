@@ -93,6 +93,9 @@ class Methods:
         self.large_answers += 1
         return bytes(int(data))
 
+    def each_large(self, data: bytes) -> Awaitable[bytes]:
+        return self.wait(data) if data == b"wait" else self.large(data)
+
     async def pieces(self, data: bytes) -> Pieces:
         await asyncio.sleep(0)
         third = len(data) // 3
@@ -121,6 +124,8 @@ class Methods:
         methods += [Method("/t.T/First", kind, wire_unary=self.echo, counted=False)]
         methods += [Method("/t.T/Stream", kind, wire_each=self.echo)]
         methods += [Method("/t.T/Each", kind, wire_each=self.each)]
+        methods += [Method("/t.T/EachLarge", kind, wire_each=self.each_large)]
+        methods += [Method("/t.T/EachWait", kind, wire_each=self.wait)]
         methods += [Method("/t.T/EachPieces", kind, wire_each=self.pieces)]
         methods += [Method("/t.T/Iterate", kind, wire_stream=self.stream)]
         methods += [Method("/t.T/Slow", kind, wire_stream=self.slow)]

@@ -6,12 +6,13 @@ import gzip
 import os
 import threading
 import time
+import weakref
 
 import pytest
 from tests.serving.frontends.raw import Raw, message, request_headers
 from tests.waiting import wait_until
 
-from normfold.serving.frontends.http2 import inflation
+from normfold.serving.frontends.http2 import inflation, messages
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import PORTION_BYTES, UNSENT_BYTES
@@ -131,6 +132,44 @@ def test_answers_that_nobody_takes_are_refused_beyond_the_limit(start, limits, m
         assert held(served) == 0
 
 
+@pytest.mark.parametrize("limits", [ClientLimits(max_connection_bytes=4 << 20), ClientLimits(max_held_bytes=4 << 20)])
+def test_answers_behind_one_that_is_not_taken_are_refused_beyond_the_limit(start, limits):
+    with start(limits=limits) as served:
+        client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 0})
+        for stream in (1, 3):
+            client.ask(stream, message(b"1000000") * 32, "EachLarge")
+        wait_until(lambda: sum(served.traffic.failed.values()) == 2)
+        assert held(served) < 4 << 20
+        assert not any(call._pending for call in connections(served)[0].calls.values())
+        client.send(h2.settings({h2.INITIAL_WINDOW_SIZE: 1 << 26}), h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\4\0\0\0"))
+        data, headers = client.answer(1)
+        assert data == message(bytes(1_000_000))
+        assert headers["grpc-status"] == "8"
+        wait_until(lambda: held(served) == 0)
+
+
+def test_answers_behind_one_that_is_not_taken_count_until_they_are(start):
+    with start(limits=ClientLimits(max_connection_bytes=4 << 20)) as served:
+        client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 0})
+        client.ask(1, message(b"1000000") * 4, "EachLarge")
+        wait_until(lambda: held(served) == 4 * 1_000_005)
+        client.send(h2.settings({h2.INITIAL_WINDOW_SIZE: 5}), h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\4\0\0\0"))
+        client.send(h2.settings({h2.INITIAL_WINDOW_SIZE: 1 << 26}))
+        data, headers = client.answer(1)
+        assert data == message(bytes(1_000_000)) * 4
+        assert headers["grpc-status"] == "0"
+        wait_until(lambda: held(served) == 0)
+
+
+def test_answers_behind_one_that_is_not_there_yet_count(served):
+    client = Raw(served.address)
+    client.ask(1, message(b"wait") + message(b"1000000") * 3, "EachLarge")
+    wait_until(lambda: held(served) == 3 * 1_000_005)
+    client.send(h2.frame(h2.RST_STREAM, 0, 1, h2.CANCEL.to_bytes(4, "big")))
+    wait_until(lambda: held(served) == 0)
+    assert client.still_answers()
+
+
 def test_answers_to_a_client_that_does_not_read_do_not_fill_the_socket(start):
     with start(limits=ClientLimits(max_connection_bytes=20 << 20)) as served:
         client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 1 << 30})
@@ -196,6 +235,69 @@ def test_a_long_inflation_runs_on_a_thread_in_steps(served, monkeypatch):
     assert {most for _, most in inline} == {inflation.INLINE_BYTES}
     assert threaded == [("normfold-inflate", inflation.STEP_BYTES)] * 3
     assert held(served) == 0
+
+
+@pytest.fixture
+def gated(monkeypatch):
+    """Inflation on a thread stops once a message has 2 MB, until the event is set."""
+    monkeypatch.setattr(inflation, "STEP_BYTES", 1 << 19)
+    gate, step = threading.Event(), inflation.Inflation._step
+
+    def waiting(self, most):
+        if self.size > 2_000_000:
+            gate.wait(60)
+        return step(self, most)
+
+    monkeypatch.setattr(inflation.Inflation, "_step", waiting)
+    yield gate
+    gate.set()
+
+
+def test_the_messages_of_one_stream_are_inflated_one_after_the_other_and_count(start, gated):
+    with start() as served:
+        client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 1 << 26})
+        client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\4\0\0\0"))
+        bomb = message(gzip.compress(bytes(3_000_000)), 1)
+        upload(client, 1, bomb * 5, "Each", grpc_encoding="gzip")
+        wait_until(lambda: held(served) > 2_000_000)
+        call = connections(served)[0].calls[1]
+        assert (len(call._pending), len(call._queue)) == (1, 4)
+        client.send(h2.frame(h2.DATA, 0, 1, message(b"")), h2.frame(h2.PING, 0, 0, bytes(8)))
+        client.until(h2.PING)
+        assert held(served) > 2_000_000
+        gated.set()
+        client.send(h2.frame(h2.RST_STREAM, 0, 1, h2.CANCEL.to_bytes(4, "big")))
+        wait_until(lambda: held(served) == 0)
+
+
+@pytest.mark.parametrize("method", ["Echo", "Stream", "Iterate"])
+def test_what_several_calls_inflate_at_once_counts_together(start, gated, method):
+    with start(limits=ClientLimits(max_held_bytes=3_500_000)) as served:
+        client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 1 << 26})
+        client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\4\0\0\0"))
+        bomb = message(gzip.compress(bytes(3_000_000)), 1)
+        for stream in (1, 3):
+            client.ask(stream, bomb, method, grpc_encoding="gzip")
+            wait_until(lambda: held(served) > 2_000_000)
+        assert client.answer(3)[1]["grpc-status"] == "8"
+        gated.set()
+        assert client.answer(1)[0] == message(bytes(3_000_000))
+        assert held(served) == 0
+
+
+def test_what_was_inflated_is_not_kept_twice_while_it_is_answered(served, monkeypatch):
+    made = []
+
+    class Noted(inflation.Inflation):
+        def __init__(self, *args):
+            made.append(weakref.ref(self))
+            super().__init__(*args)
+
+    monkeypatch.setattr(messages, "Inflation", Noted)
+    client = Raw(served.address)
+    client.ask(1, message(gzip.compress(bytes(3_000_000)), 1), "EachWait", grpc_encoding="gzip")
+    wait_until(lambda: served.methods.waiting == 1)
+    assert [each() for each in made] == [None]
 
 
 def test_what_grows_out_of_proportion_is_refused(served, monkeypatch):
