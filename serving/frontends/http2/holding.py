@@ -23,6 +23,11 @@ class Holding:
         """Whether ``size`` more bytes may be held for what is no call; nothing of that may exceed a limit."""
         return self.bytes + size <= self._most and (self._of_all is None or self._of_all.has_room(size))
 
+    @property
+    def crowded(self) -> bool:
+        """Whether more is held for all connections than may be: what is counted without being asked for can do that."""
+        return self._of_all is not None and self._of_all.bytes > self._of_all._most
+
     def add(self, size: int) -> None:
         """Hold ``size`` more bytes; a negative number: fewer."""
         self.bytes += size

@@ -55,6 +55,9 @@ FAREWELL_SECONDS = 2.0
 JITTER = 0.1
 #: Once the socket holds this much that the client has not read, we do not read from the client either.
 UNSENT_BYTES = 1 << 20
+#: While more is held for all connections than may be, a connection that takes nothing of what waits for it in the
+#: socket is closed after this time.
+CROWDED_SECONDS = 5.0
 #: Data that are given to the socket before it is seen whether it takes them. More than UNSENT_BYTES: it says so then.
 PORTION_BYTES = 2 * UNSENT_BYTES
 

@@ -7,7 +7,8 @@ from typing import Protocol
 from normfold.serving.errors import Status
 from normfold.serving.frontends.http2.call import ServerCall
 from normfold.serving.frontends.http2.frame_reader import FrameReader
-from normfold.serving.frontends.http2.limits import Fault
+from normfold.serving.frontends.http2.holding import Holding
+from normfold.serving.frontends.http2.limits import CROWDED_SECONDS, Fault
 from normfold.serving.frontends.http2.sending import Sender
 from normfold.serving.wire import http2_frames as h2
 
@@ -21,10 +22,13 @@ class Progressing(Protocol):
     calls: dict[int, ServerCall]
     frames: FrameReader
     sender: Sender
+    holding: Holding
     choked: bool
+    #: How often it was seen that the client took bytes that waited in the socket.
+    taken: int
 
-    def unsent(self) -> int:
-        """The bytes that wait in the socket for the client."""
+    def count_unsent(self) -> int:
+        """Count the bytes that wait in the socket among those that are held for the client; their number."""
 
     def reset(self, call: ServerCall, code: int) -> None:
         """End a call with an error code of HTTP/2."""
@@ -52,17 +56,22 @@ class Progress:
         """Give up what has made no progress for too long: a request, an answer, or the whole connection.
 
         A request makes progress with every byte. A block of headers, and a frame that is taken only whole, make it
-        with their end alone: they are small, and a byte now and then would hold them for ever.
+        with their end alone: they are small, and a byte now and then would hold them for ever. What waits in the socket
+        makes it when the client takes some. It counts but is never refused: it has less time while too much is held.
         """
         sender = connection.sender
-        if connection.choked or (sender.waiting and sender.window <= 0):
-            mark = connection.unsent(), sender.window, sender.withheld
-            self._whole = _since(self._whole, mark, now)
-            if now - self._whole[1] > self._longest:
-                connection.abort()
-                return
-        else:
-            self._whole = None
+        mark: Mark | None = None
+        longest = self._longest
+        if connection.count_unsent():
+            mark = (connection.taken,)
+            if connection.holding.crowded:
+                longest = min(longest, CROWDED_SECONDS)
+        elif sender.waiting and sender.window <= 0:
+            mark = sender.window, sender.withheld
+        self._whole = None if mark is None else _since(self._whole, mark, now)
+        if self._whole is not None and now - self._whole[1] > longest:
+            connection.abort()
+            return
         owed = None if connection.choked else connection.frames.mark()
         self._frame = None if owed is None else _since(self._frame, owed, now)
         if self._frame is not None and now - self._frame[1] > self._longest:

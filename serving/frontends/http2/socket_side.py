@@ -30,8 +30,8 @@ class SocketSide(asyncio.Protocol):
         self.choked = False
         #: Whether no call is accepted any more; the socket is closed once none is under way.
         self.leaving = False
-        #: How often something was read from the client.
-        self.reads = 0
+        #: How often something was read from the client, and how often it was seen that the client took unsent bytes.
+        self.reads = self.taken = 0
         self._transport: asyncio.Transport | None = None
         self._handshake: asyncio.TimerHandle | None = None
         #: The bytes that wait in the socket, as far as they are counted among those that are held.
@@ -101,6 +101,7 @@ class SocketSide(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Read again."""
         self.choked = False
+        self.taken += 1
         self._count(0)
         self.finish(self.sender.unchoke())
         self._read_on()
@@ -137,6 +138,8 @@ class SocketSide(asyncio.Protocol):
         if transport is None or self._ended:
             out.clear()
             return
+        if self._counted:
+            self.count_unsent()
         while out:
             if sender.large:
                 sender.large = False
@@ -147,8 +150,8 @@ class SocketSide(asyncio.Protocol):
             out.clear()
             if sender.spent and not transport.is_closing():
                 self.finish(sender.refill())
-        if self.choked:
-            self._count(transport.get_write_buffer_size())
+        if self.choked or self._counted:
+            self.count_unsent()
         if self.leaving and not self.busy():
             self._end(transport)
 
@@ -173,13 +176,20 @@ class SocketSide(asyncio.Protocol):
         """The bytes that wait in the socket for the client."""
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
+    def count_unsent(self) -> int:
+        """Count the bytes that wait in the socket among those that are held for the client; their number."""
+        unsent = self.unsent()
+        if unsent < self._counted:
+            self.taken += 1
+        self._count(unsent)
+        return unsent
+
     def abort(self) -> None:
         """Close the connection now."""
         if self._transport is not None:
             self._transport.abort()
 
     def _count(self, unsent: int) -> None:
-        """Count the bytes that wait in the socket among those that are held for the client."""
         self.holding.add(unsent - self._counted)
         self._counted = unsent
 
@@ -207,7 +217,8 @@ class SocketSide(asyncio.Protocol):
     def _probe(self) -> None:
         """Send a PING at times: the answer to it shows whether the client has only stopped sending, or is gone."""
         if self._transport is not None and not self._ended:
-            self._transport.write(h2.frame(h2.PING, 0, 0, bytes(8)))
+            self.sender.out.append(h2.frame(h2.PING, 0, 0, bytes(8)))
+            self.flush()
             asyncio.get_running_loop().call_later(PROBE_SECONDS, self._probe)
 
     def _end(self, transport: asyncio.Transport) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gzip
 import os
 import threading
@@ -19,6 +21,7 @@ from normfold.serving.frontends.http2.limits import PORTION_BYTES, UNSENT_BYTES
 from normfold.serving.frontends.http2.places import Places
 from normfold.serving.frontends.http2.progress import Progress
 from normfold.serving.frontends.http2.sending import Sender
+from normfold.serving.frontends.http2.socket_side import SocketSide
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.process import loops
 from normfold.serving.wire import http2_frames as h2
@@ -54,7 +57,7 @@ def test_uploads_that_stop_are_refused_beyond_the_limit(start, limits):
         client.send(h2.frame(h2.DATA, h2.END_STREAM, 1))
         client.send(h2.frame(h2.WINDOW_UPDATE, 0, 1, b"\0\x10\0\0"), h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\0\x10\0\0"))
         assert client.answer(1)[0] == whole
-        assert held(served) == 0
+        wait_until(lambda: held(served) == 0)
 
 
 def test_one_request_alone_may_exceed_the_limit_of_its_connection(start):
@@ -98,7 +101,7 @@ def test_messages_that_wait_in_a_stream_stay_compressed(served):
     served.methods.go_on.set()
     client.send(h2.frame(h2.DATA, h2.END_STREAM, 1))
     assert client.answer(1)[0] == message(b"all")
-    assert held(served) == 0
+    wait_until(lambda: held(served) == 0)
 
 
 def test_empty_messages_that_are_not_read_stop_their_client(served):
@@ -129,7 +132,7 @@ def test_answers_that_nobody_takes_are_refused_beyond_the_limit(start, limits, m
         client.send(h2.settings({h2.INITIAL_WINDOW_SIZE: 1 << 20}))
         client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\0\x10\0\0"))
         assert client.answer(1)[0] == message(bytes(600_000))
-        assert held(served) == 0
+        wait_until(lambda: held(served) == 0)
 
 
 @pytest.mark.parametrize("limits", [ClientLimits(max_connection_bytes=4 << 20), ClientLimits(max_held_bytes=4 << 20)])
@@ -190,7 +193,7 @@ def test_answers_to_a_client_that_does_not_read_do_not_fill_the_socket(start):
                 statuses.append(dict(client.decoder.decode(found.payload))["grpc-status"])
         assert set(statuses) == {"0", "8"}
         assert list(answers.values()) == [1_000_005] * statuses.count("0")
-        assert held(served) == 0
+        wait_until(lambda: held(served) == 0)
 
 
 def test_a_large_answer_goes_to_the_socket_in_portions_and_all_of_it_counts(start):
@@ -208,7 +211,7 @@ def test_a_large_answer_goes_to_the_socket_in_portions_and_all_of_it_counts(star
             found = client.until(h2.DATA)
             got += len(found.payload)
         assert client.answer(1)[1]["grpc-status"] == "0"
-        assert held(served) == 0
+        wait_until(lambda: held(served) == 0)
 
 
 def test_a_long_inflation_runs_on_a_thread_in_steps(served, monkeypatch):
@@ -234,7 +237,7 @@ def test_a_long_inflation_runs_on_a_thread_in_steps(served, monkeypatch):
     inline, threaded = steps[::2], steps[1::2]
     assert {most for _, most in inline} == {inflation.INLINE_BYTES}
     assert threaded == [("normfold-inflate", inflation.STEP_BYTES)] * 3
-    assert held(served) == 0
+    wait_until(lambda: held(served) == 0)
 
 
 @pytest.fixture
@@ -282,7 +285,7 @@ def test_what_several_calls_inflate_at_once_counts_together(start, gated, method
         assert client.answer(3)[1]["grpc-status"] == "8"
         gated.set()
         assert client.answer(1)[0] == message(bytes(3_000_000))
-        assert held(served) == 0
+        wait_until(lambda: held(served) == 0)
 
 
 def test_what_was_inflated_is_not_kept_twice_while_it_is_answered(served, monkeypatch):
@@ -465,7 +468,7 @@ def test_frames_and_headers_that_do_not_come_whole_are_given_up(impatient, unfin
     why = "a frame or a block of headers did not come whole within 0.4 s"
     assert goaway(client) == (h2.ENHANCE_YOUR_CALM, why)
     wait_until(lambda: not connections(impatient))
-    assert held(impatient) == 0
+    wait_until(lambda: held(impatient) == 0)
 
 
 class _Watched:
@@ -475,6 +478,10 @@ class _Watched:
         self.frames, self.calls, self.choked, self.ended = FrameReader(Holding(1 << 20)), {}, False, []
         self.sender = Sender(Holding(1 << 20))
         self.frames.settled = True
+        #: The bytes in its socket, as they are seen, and how often the client took some.
+        self.unsent, self.taken = 0, 0
+        self.of_all = Holding(1 << 20)
+        self.holding = Holding(1 << 20, self.of_all)
 
     def come(self, data: bytes) -> None:
         self.frames.feed(data, self, 1.0)
@@ -487,6 +494,12 @@ class _Watched:
 
     def flush(self) -> None:
         """Nothing is written."""
+
+    def count_unsent(self) -> int:
+        return self.unsent
+
+    def abort(self) -> None:
+        self.ended.append("closed")
 
     def give_up(self, error: Exception) -> None:
         self.ended.append(str(error))
@@ -502,6 +515,22 @@ def test_a_byte_now_and_then_is_no_progress_of_a_frame_or_of_a_block(drip):
         watched.come(drip)
     progress.look(watched, 61.0)
     assert watched.ended == ["a frame or a block of headers did not come whole within 60 s"]
+
+
+@pytest.mark.parametrize(("held_bytes", "seconds"), [(1 << 20, 60), ((1 << 20) + 1, 5)], ids=["room", "crowded"])
+def test_what_waits_in_the_socket_has_less_time_while_more_is_held_than_may_be(held_bytes, seconds):
+    watched, progress = _Watched(), Progress(60.0)
+    watched.unsent = 1000
+    watched.holding.add(held_bytes)
+    progress.look(watched, 0.0)
+    progress.look(watched, 5.0)
+    watched.taken += 1
+    progress.look(watched, 6.0)
+    watched.unsent += 17  # an answer to a PING
+    progress.look(watched, 6.0 + seconds)
+    assert not watched.ended
+    progress.look(watched, 6.5 + seconds)
+    assert watched.ended == ["closed"]
 
 
 @pytest.mark.parametrize("reads", [(5, 34), (5, 29)], ids=["within the next frame", "where a frame ends"])
@@ -527,7 +556,7 @@ def test_an_answer_that_is_not_taken_is_given_up(impatient):
     client.ask(1, HELLO)
     reset = client.until(h2.RST_STREAM)
     assert (reset.stream, int.from_bytes(reset.payload, "big")) == (1, h2.ENHANCE_YOUR_CALM)
-    assert held(impatient) == 0
+    wait_until(lambda: held(impatient) == 0)
 
 
 def test_a_client_that_does_not_read_is_cut_off(impatient):
@@ -537,7 +566,7 @@ def test_a_client_that_does_not_read_is_cut_off(impatient):
         client.ask(stream, message(b"1000000"), "Large")
     wait_until(lambda: connections(impatient))
     wait_until(lambda: not connections(impatient))
-    assert held(impatient) == 0
+    wait_until(lambda: held(impatient) == 0)
 
 
 def test_a_new_connection_takes_the_place_of_one_without_calls(start):
@@ -584,23 +613,94 @@ def test_connections_that_come_at_once_are_no_more_than_allowed(start, monkeypat
             assert clients[-1].still_answers()
 
 
+def unread(served, answer_bytes: int = 500_000) -> Raw:
+    """A client of the newest connection, which has whole answers in its socket and reads none of them."""
+    client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 1 << 30})
+    client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\x3f\0\0\0"))
+    assert client.until(h2.SETTINGS)
+    connection, stream = connections(served)[-1], 1
+    while not connection.unsent():
+        before = served.methods.large_answers
+        client.ask(stream, message(b"%d" % answer_bytes), "Large")
+        stream += 2
+        wait_until(lambda: served.methods.large_answers > before and not connection.calls)  # noqa: B023
+        served.on_loop(asyncio.sleep(0.01))  # the event loop may write at its next turn only
+    assert not connection.choked
+    return client
+
+
+def test_a_small_answer_that_waits_in_the_socket_counts_until_it_is_read(served):
+    client = unread(served)
+    unsent = connections(served)[0].unsent()
+    wait_until(lambda: held(served) == unsent)
+    client.send(h2.frame(h2.PING, 0, 0, bytes(8)))
+    wait_until(lambda: held(served) == unsent + 17)
+    client.until(h2.PING)
+    wait_until(lambda: held(served) == 0)
+
+
+def test_a_client_that_reads_no_small_answer_is_cut_off_whatever_it_sends(start):
+    with start(limits=ClientLimits(stall_seconds=1.0)) as served:
+        client = unread(served)
+        sent = 0
+        with contextlib.suppress(OSError):
+            while connections(served):
+                client.send(h2.frame(h2.PING, 0, 0, bytes(8)), h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\0\0\0\1"))
+                sent += 1
+                assert sent < 1000
+                time.sleep(0.1)
+        wait_until(lambda: not connections(served))
+        assert sent > 1
+        wait_until(lambda: held(served) == 0)
+
+
+class _Full:
+    """A socket that takes nothing by itself."""
+
+    def __init__(self) -> None:
+        self.unsent = 1000
+
+    def write(self, data: bytes) -> None:
+        self.unsent += len(data)
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def is_closing(self) -> bool:
+        return False
+
+
+def test_a_client_that_takes_less_than_it_is_answered_makes_progress_and_one_that_is_only_answered_does_not():
+    holding = Holding(1 << 20)
+    side, full = SocketSide(holding), _Full()
+    side._transport = full
+    assert (side.count_unsent(), side.taken) == (1000, 0)
+    side.sender.out.append(bytes(17))
+    side.flush()
+    assert (holding.bytes, side.taken) == (1017, 0)
+    full.unsent -= 10
+    side.sender.out.append(bytes(500))
+    side.flush()
+    assert (holding.bytes, side.taken) == (1507, 1)
+
+
 def test_a_connection_with_unsent_bytes_keeps_its_place_until_it_makes_no_progress(start):
     with start(limits=ClientLimits(max_connections=2)) as served:
-        slow = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 1 << 30})
-        slow.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\x3f\0\0\0"))
-        assert slow.until(h2.SETTINGS)
+        slow = unread(served)
         first = connections(served)[0]
-        asked = 0
-        while not first.unsent():
-            slow.ask(2 * asked + 1, message(b"500000"), "Large")
-            asked += 1
-            wait_until(lambda: served.methods.large_answers == asked and not first.calls)  # noqa: B023
         others = []
         for _ in range(3):
             others.append(Raw(served.address))
             assert others[-1].still_answers()
             assert first in connections(served)
             assert len(connections(served)) == 2
+        served.loop.call_soon_threadsafe(setattr, first.progress, "_longest", 0.1)
+        wait_until(lambda: first not in connections(served))
+        assert others[-1].still_answers(101)
+        others.append(Raw(served.address))
+        assert others[-1].still_answers()
+        assert others[-2].still_answers(103)
+        slow.socket.close()
 
 
 def test_a_look_that_fails_closes_its_own_connection_alone(impatient, monkeypatch, caplog):
