@@ -20,6 +20,7 @@ patience      frames that lead to nothing
 turns         how long the frames of one connection are taken
 places        how many connections there may be
 holding       the bytes held for clients
+places        the calls of a connection, with their memory
 inflation     compressed messages
 joining       large messages that came in parts
 messages      length-prefixed messages

@@ -6,13 +6,14 @@ import asyncio
 
 from normfold.serving.errors import ServingError, Status, Unavailable
 from normfold.serving.frontends.http2.call import ServerCall, Service
+from normfold.serving.frontends.http2.call_places import CallPlaces
 from normfold.serving.frontends.http2.control import CONTROL, ignore
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.kinds import kind_of, logged_kind_of
 from normfold.serving.frontends.http2.leftovers import go_on
 from normfold.serving.frontends.http2.lifetime import Lifetime
-from normfold.serving.frontends.http2.limits import FULL_READ_BYTES, MOST_CALLS, Fault
+from normfold.serving.frontends.http2.limits import FULL_READ_BYTES, Fault
 from normfold.serving.frontends.http2.past_streams import PastStreams
 from normfold.serving.frontends.http2.patience import Patience
 from normfold.serving.frontends.http2.places import Places
@@ -31,7 +32,7 @@ class ServerConnection(SocketSide):
         super().__init__(Holding(service.limits.max_connection_bytes, service.holding))
         self.service, self._places = service, places
         self._kind_of = kind_of if service.log is None else logged_kind_of
-        self.frames = FrameReader(self.holding)
+        self.frames, self.places = FrameReader(self.holding), CallPlaces(self.holding)
         #: The calls under way, by the number of their stream.
         self.calls: dict[int, ServerCall] = {}
         self.held: dict[int, int] = {}
@@ -90,6 +91,7 @@ class ServerConnection(SocketSide):
         self.service.turns.end(self, False)
         for call in list(self.calls.values()):
             self.drop(call)
+        self.places.keep(0)
 
     # called by calls and by the frontend
 
@@ -168,7 +170,7 @@ class ServerConnection(SocketSide):
         if number > self.last + 2:
             self._past.passed_over.append(range(self.last + 1, number))
         self.last = number
-        if len(self.calls) >= MOST_CALLS:
+        if len(self.calls) >= self.places.most and not self.places.more():
             self.fruitless()
             self.service.refused(asked, Status.UNAVAILABLE, self.peer)
             self._rst(number, h2.REFUSED_STREAM)
@@ -183,8 +185,7 @@ class ServerConnection(SocketSide):
                     self.fruitless()
                 self._answer_headers(number, flags, refused(error.status, str(error)))
                 return
-            call = self._kind_of(method)(self, number, asked, method)
-            self.calls[number] = call
+            call = self.calls[number] = self._kind_of(method)(self, number, asked, method)
             if asked.timeout is not None:
                 self._opened.append(call)
             if asked.length is not None:

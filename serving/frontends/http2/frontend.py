@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from time import monotonic
 
 from normfold.serving.access.access import Access
 from normfold.serving.access.tls import Tls
@@ -14,6 +15,7 @@ from normfold.serving.frontends.access_log import AccessLog
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.holding import Holding
+from normfold.serving.frontends.http2.limits import LOOK_SECONDS, PAUSE_SECONDS
 from normfold.serving.frontends.http2.places import Places
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.frontends.http2.tls_side import TlsSide
@@ -125,15 +127,29 @@ class Http2Frontend:
 
     def _look(self) -> None:
         """Look at all connections for those that make no progress or that have lasted long enough, again and again."""
+        self._look_on(iter(list(self._connections)))
+
+    def _look_on(self, left: Iterator[ServerConnection]) -> None:
+        """Look at the connections that are left, some at a time: the event loop must not wait for all their calls."""
         loop = asyncio.get_running_loop()
-        for connection in list(self._connections):
-            try:
-                connection.progress.look(connection, loop.time())
-                connection.lifetime.look(connection, loop.time())
-            except Exception:  # it must not keep the others from being looked at
-                log.exception("a look at a connection failed; it is closed")
-                connection.abort()
+        until = monotonic() + LOOK_SECONDS
+        for connection in left:
+            if connection in self._connections:
+                self._look_at(connection, loop.time())
+            if monotonic() >= until:
+                self._looking = loop.call_later(PAUSE_SECONDS, self._look_on, left)
+                return
         self._looking = loop.call_later(min(1.0, self._service.limits.shortest_seconds / 4), self._look)
+
+    @staticmethod
+    def _look_at(connection: ServerConnection, now: float) -> None:
+        try:
+            connection.places.keep(len(connection.calls))
+            connection.progress.look(connection, now)
+            connection.lifetime.look(connection, now)
+        except Exception:  # it must not keep the others from being looked at
+            log.exception("a look at a connection failed; it is closed")
+            connection.abort()
 
 
 def bound(address: str, reuse_port: bool) -> tuple[list[socket.socket], str]:

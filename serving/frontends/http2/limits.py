@@ -8,6 +8,13 @@ from normfold.serving.wire.http2_headers import LIST_BYTES
 
 #: Calls under way on one connection.
 MOST_CALLS = 1024
+#: The memory that a call takes beside its messages, in bytes: 2,000 for a stream with one answer to each message, 3,200
+#: for any other, and the trace of its caller.
+CALL_BYTES = 4096
+#: The calls of a connection that are not counted, and those behind them that are counted together.
+FEW_CALLS = 8
+#: The calls of a connection for which there is always room: ordinary clients go on, however much others hold.
+ORDINARY_CALLS = 32
 #: Data that the client may send on one stream before we have read them, in bytes.
 WINDOW_BYTES = 1 << 20
 #: A whole block of headers, in one frame or several, in bytes. A larger one ends the connection; one with more than
@@ -55,6 +62,10 @@ FAREWELL_SECONDS = 2.0
 JITTER = 0.1
 #: Once the socket holds this much that the client has not read, we do not read from the client either.
 UNSENT_BYTES = 1 << 20
+#: Connections are looked at for so long, in seconds, before everything else has its turn, ...
+LOOK_SECONDS = 0.002
+#: ... which lasts at least so long: the look at all connections takes a fifth of the event loop's time, never more.
+PAUSE_SECONDS = 4 * LOOK_SECONDS
 #: While more is held for all connections than may be, a connection that takes nothing of what waits for it in the
 #: socket is closed after this time.
 CROWDED_SECONDS = 5.0

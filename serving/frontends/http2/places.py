@@ -40,6 +40,9 @@ class Places(Generic[C]):
     def __len__(self) -> int:
         return len(self._taken)
 
+    def __contains__(self, connection: object) -> bool:
+        return connection in self._taken
+
     def __iter__(self) -> Iterator[C]:
         return iter(self._taken)
 

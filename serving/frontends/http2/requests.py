@@ -20,6 +20,10 @@ KEPT = 1024
 #: Longer blocks are not kept.
 KEPT_BYTES = 2048
 
+#: The longest value of each of TRACE_HEADERS, in bytes, which a call keeps as long as it lasts; a longer one is left
+#: out. W3C Trace Context asks for 512 of tracestate.
+TRACE_BYTES = 512
+
 #: The longest encoded status message, in bytes; clients limit the headers of an answer to 8 KiB.
 MESSAGE_BYTES = 6000
 
@@ -134,9 +138,10 @@ class Requests:
         length = found.get(b"content-length")
         token = credential([value for name, value in headers if name == _HEADER]) if self._tokens else b""
         size = None if length is None else int(length)
-        if b"traceparent" not in found:
+        if not 0 < len(found.get(b"traceparent", b"")) <= TRACE_BYTES:
             return Asked(method, timeout, encoding, size, credential=token)
-        trace = (found[b"traceparent"], found.get(b"tracestate", b""))
+        state = found.get(b"tracestate", b"")
+        trace = (found[b"traceparent"], state if len(state) <= TRACE_BYTES else b"")
         return Asked(method, timeout, encoding, size, credential=token, trace=trace)
 
 

@@ -14,16 +14,18 @@ import pytest
 from tests.serving.frontends.raw import Raw, message, request_headers
 from tests.waiting import wait_until
 
-from normfold.serving.frontends.http2 import inflation, messages
+from normfold.serving.frontends.http2 import frontend, inflation, messages
+from normfold.serving.frontends.http2.call_places import CallPlaces
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.holding import Holding
-from normfold.serving.frontends.http2.limits import PORTION_BYTES, UNSENT_BYTES
+from normfold.serving.frontends.http2.limits import CALL_BYTES, FEW_CALLS, ORDINARY_CALLS, PORTION_BYTES, UNSENT_BYTES
 from normfold.serving.frontends.http2.places import Places
 from normfold.serving.frontends.http2.progress import Progress
 from normfold.serving.frontends.http2.sending import Sender
 from normfold.serving.frontends.http2.socket_side import SocketSide
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.process import loops
+from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire import http2_frames as h2
 
 HELLO = message(b"hello")
@@ -652,6 +654,94 @@ def test_a_client_that_reads_no_small_answer_is_cut_off_whatever_it_sends(start)
         wait_until(lambda: not connections(served))
         assert sent > 1
         wait_until(lambda: held(served) == 0)
+
+
+@pytest.mark.parametrize("method", ["Each", "Iterate", "Echo"])
+def test_calls_that_send_nothing_count_with_their_memory(served, method):
+    client = Raw(served.address)
+    streams = range(1, 200, 2)
+    for stream in streams:
+        client.ask(stream, None, method)
+    wait_until(lambda: held(served) >= (len(streams) - FEW_CALLS) * CALL_BYTES)
+    assert held(served) <= len(streams) * CALL_BYTES
+    for stream in streams[10:]:
+        client.send(h2.frame(h2.RST_STREAM, 0, stream, h2.CANCEL.to_bytes(4, "big")))
+    wait_until(lambda: held(served) == FEW_CALLS * CALL_BYTES)
+    assert len(connections(served)[0].calls) == 10
+    client.socket.close()
+    wait_until(lambda: held(served) == 0)
+
+
+@pytest.mark.parametrize("limits", [ClientLimits(max_connection_bytes=1 << 20), ClientLimits(max_held_bytes=1 << 20)])
+def test_calls_that_send_nothing_are_refused_for_another_try_beyond_the_limit(start, limits):
+    with start(limits=limits) as served:
+        client, most = Raw(served.address), (1 << 20) // CALL_BYTES + FEW_CALLS
+        for stream in range(1, 2 * most + 100, 2):
+            client.ask(stream, None, "Each")
+        for refused in range(2 * most + 1, 2 * most + 100, 2):
+            reset = client.until(h2.RST_STREAM)
+            assert (reset.stream, int.from_bytes(reset.payload, "big")) == (refused, h2.REFUSED_STREAM)
+        assert len(connections(served)[0].calls) == most
+        assert held(served) == 1 << 20
+        assert Raw(served.address).still_answers()
+        client.send(h2.frame(h2.DATA, h2.END_STREAM, 1, HELLO), h2.frame(h2.RST_STREAM, 0, 3, bytes(4)))
+        assert client.still_answers(1001)
+
+
+def test_ordinary_clients_have_places_for_their_calls_however_much_others_hold():
+    of_all = Holding(1 << 20)
+    of_all.add(1 << 20)
+    holding = Holding(1 << 20, of_all)
+    places = CallPlaces(holding)
+    while places.more():
+        assert places.most <= ORDINARY_CALLS
+    assert places.most == ORDINARY_CALLS
+    assert holding.bytes == (ORDINARY_CALLS - FEW_CALLS) * CALL_BYTES
+    places.keep(0)
+    assert (places.most, holding.bytes) == (FEW_CALLS, 0)
+
+
+def test_a_long_trace_of_the_caller_is_not_kept(raw, served):
+    raw.ask(1, None, "Each", traceparent="00-1-2-3", tracestate="s" * 512)
+    raw.ask(3, None, "Each", traceparent="00-1-2-3", tracestate="s" * 513)
+    raw.ask(5, None, "Each", traceparent="0" * 513, tracestate="s")
+    wait_until(lambda: connections(served) and len(connections(served)[0].calls) == 3)
+    traces = [call.trace_headers() for call in connections(served)[0].calls.values()]
+    assert traces == [{"traceparent": "00-1-2-3", "tracestate": "s" * 512}, {"traceparent": "00-1-2-3"}, {}]
+
+
+def test_the_look_at_many_connections_lets_everything_else_have_its_turn(monkeypatch):
+    clock, seen = [0.0], []
+
+    class Looked:
+        """A connection whose calls take half of a turn to look at."""
+
+        def __init__(self) -> None:
+            self.calls, self.places, self.progress, self.lifetime = {}, self, self, self
+
+        def keep(self, calls: int) -> None:
+            """It has no places."""
+
+        def look(self, connection: Looked, now: float) -> None:
+            if self not in seen:
+                seen.append(self)
+                clock[0] += frontend.LOOK_SECONDS / 2
+
+    async def looked() -> None:
+        server = frontend.Http2Frontend([], Traffic(), 1 << 20)
+        server._connections = dict.fromkeys(Looked() for _ in range(7))
+        server._look()
+        assert len(seen) == 2
+        server._connections.pop(seen[0])
+        gone = list(server._connections)[-1]
+        server._connections.pop(gone)
+        while len(seen) < 6:
+            await asyncio.sleep(0.001)
+        server._looking.cancel()
+        assert gone not in seen
+
+    monkeypatch.setattr(frontend, "monotonic", lambda: clock[0])
+    asyncio.run(asyncio.wait_for(looked(), 60))
 
 
 class _Full:
