@@ -44,6 +44,8 @@ class _Waiting:
 
     stream: AnswerStream
     data: deque[memoryview] = field(default_factory=deque)
+    #: The bytes counted for each of ``data``: also those that were sent, because the memory is freed only as a whole.
+    counted: deque[int] = field(default_factory=deque)
     trailers: bytes | None = None
 
 
@@ -161,7 +163,7 @@ class Sender:
         """Drop the waiting data of a stream that was reset."""
         if (waiting := self._waiting.pop(stream.number, None)) is not None:
             self._ready.pop(stream.number, None)
-            self._holding.add(-sum(map(len, waiting.data)))
+            self._holding.add(-sum(waiting.counted))
 
     def widen(self, by: int, stream: AnswerStream | None) -> None:
         """Widen the window of a stream, or (None) of the connection. Data go at the end of the turn, by ``release``."""
@@ -204,6 +206,7 @@ class Sender:
 
     def _data(self, stream: AnswerStream, data: memoryview) -> None:
         waiting = self._waiting.get(stream.number)
+        size = len(data)
         if waiting is None:
             data = self._send(stream, data)
             if not data:
@@ -212,7 +215,8 @@ class Sender:
             if stream.window > 0:
                 self._ready[stream.number] = waiting
         waiting.data.append(data)
-        self._holding.add(len(data))
+        waiting.counted.append(size)
+        self._holding.add(size)
 
     def _release(self, most: int) -> list[AnswerStream]:
         """Allow another portion and queue data of at most ``most`` streams; those whose last data this queued."""
@@ -232,13 +236,13 @@ class Sender:
         stream = waiting.stream
         while waiting.data:
             left = self._send(stream, waiting.data[0])
-            self._holding.add(len(left) - len(waiting.data[0]))
             if left:
                 waiting.data[0] = left
                 if stream.window <= 0:
                     self._ready.pop(stream.number, None)
                 return False
             waiting.data.popleft()
+            self._holding.add(-waiting.counted.popleft())
         del self._waiting[stream.number]
         self._ready.pop(stream.number, None)
         if waiting.trailers is None:

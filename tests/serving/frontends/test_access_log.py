@@ -180,8 +180,8 @@ def test_http2_says_when_a_deadline_has_passed():
 
 
 def test_requests_that_are_not_grpc_and_too_many_calls_have_lines(monkeypatch):
-    monkeypatch.setattr("normfold.serving.frontends.http2.places.FEW_CALLS", 1)
-    monkeypatch.setattr("normfold.serving.frontends.http2.places.MOST_CALLS", 1)
+    monkeypatch.setattr("normfold.serving.frontends.http2.call_places.FEW_CALLS", 1)
+    monkeypatch.setattr("normfold.serving.frontends.http2.call_places.MOST_CALLS", 1)
     with kept() as log, serving(log=AccessLog.of("all")) as served:
         client = Raw(served.address)
         with client.socket:
