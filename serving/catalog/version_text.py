@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from normfold.serving.errors import InvalidRequest
-from normfold.serving.wording import quoted
+from normfold.serving.wording import LIMIT, quoted
 
 
 def parse_version(text: str) -> int | None:
@@ -18,7 +18,7 @@ def parse_version(text: str) -> int | None:
     """
     if not text:
         return None
-    match = re.match(r"\s*([+-]?[0-9]{1,18})(?![0-9])", text)
+    match = re.match(r"\s*([+-]?[0-9]{1,18})(?![0-9])", text[:LIMIT])
     if match is None:
         raise InvalidRequest(
             f"failed to get model version from specified version string {quoted(text)} (details: stol), "

@@ -17,6 +17,9 @@ LEVELS = ("debug", "info", "warning", "error")
 TEXT, JSON, AUTO = "text", "json", "auto"
 FORMS = (TEXT, JSON, AUTO)
 
+#: A longer message is cut, in characters: its text may be a client's, and lines are made on the event loop, too.
+LONGEST = 16_000
+
 #: The calls that have a line in the access log: none, those that do not end with OK, or every one.
 OFF, ERRORS, ALL = "off", "errors", "all"
 ACCESS_LOGS = (OFF, ERRORS, ALL)
@@ -45,7 +48,7 @@ class Lines(logging.Formatter):
         else:
             micros = int(record.created % 1 * 1e6)
             head = f"{record.levelname[0]}{time.strftime('%m%d %H:%M:%S', then)}.{micros:06d}"
-        line = f"{head} {self._prefix}{printable(record.getMessage())}"
+        line = f"{head} {self._prefix}{printable(_message(record))}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -69,7 +72,7 @@ class JsonLines(logging.Formatter):
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{micros:06d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
         }
         if self._worker is not None:
             fields["worker"] = self._worker
@@ -81,6 +84,12 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return json.dumps(fields, ensure_ascii=False)
+
+
+def _message(record: logging.LogRecord) -> str:
+    """The message of ``record``, cut."""
+    text = record.getMessage()
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def formatter(

@@ -9,7 +9,7 @@ from typing import TextIO
 from normfold.protos import grpc_service as pb
 from normfold.serving.errors import InvalidRequest, Unimplemented
 from normfold.serving.process.log_lines import ACCESS, TEXT, formatter
-from normfold.serving.wording import near, quoted
+from normfold.serving.wording import LIMIT, near, printable, quoted
 
 #: The parent of all loggers of the server.
 LOGGER = logging.getLogger("normfold")
@@ -75,14 +75,13 @@ class LogSettings:
             if kind is None:
                 continue
             if kind != _KINDS[key]:
-                raise InvalidRequest(f"log setting {key!r} must be given as {_KINDS[key]}, got {kind}")
+                raise InvalidRequest(f"log setting {quoted(key)} must be given as {_KINDS[key]}, got {kind}")
             changes[key] = getattr(value, kind)
         if changes.get("log_file", ""):
             raise Unimplemented("log file location can not be updated through network protocol")
         if changes.get("log_format", "default") not in FORMATS:
-            raise InvalidRequest(
-                f"invalid argument for log_format, got: {changes['log_format']}; it must be one of {', '.join(FORMATS)}"
-            )
+            got = printable(str(changes["log_format"])[:LIMIT])
+            raise InvalidRequest(f"invalid argument for log_format, got: {got}; it must be one of {', '.join(FORMATS)}")
         self._values.update(changes)
         self._apply()
 

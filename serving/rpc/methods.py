@@ -130,11 +130,12 @@ def status_of(error: Exception, where: str) -> tuple[Status, str]:
     """
     status = status_alone(error)
     if isinstance(error, ServingError):
+        details = str(error)[:MAX_DETAILS]
         if error.retry_seconds is None:
-            log.info("%s: %s: %s", where, status.name, printable(str(error)))
+            log.info("%s: %s: %s", where, status.name, printable(details))
         else:
-            _REFUSALS.note(where, error)
-        return status, str(error)[:MAX_DETAILS]
+            _REFUSALS.note(where, status, details)
+        return status, details
     if isinstance(error, MemoryError):
         log.error("%s: out of memory", where)
         return status, "the server has not enough memory for this request"
@@ -149,12 +150,12 @@ class _Refusals:
     def __init__(self) -> None:
         self._count, self._next = 0, 0.0
 
-    def note(self, where: str, error: ServingError) -> None:
+    def note(self, where: str, status: Status, details: str) -> None:
         """Count a refusal; report it with the number of those that were only counted, if a report is due."""
         self._count += 1
         if (now := time.monotonic()) >= self._next:
             more = f"; {self._count - 1} more refusals since the last such line" if self._count > 1 else ""
-            log.warning("%s: %s: %s%s", where, error.status.name, printable(str(error)), more)
+            log.warning("%s: %s: %s%s", where, status.name, printable(details), more)
             self._count, self._next = 0, now + REFUSALS_SECONDS
 
 

@@ -14,6 +14,8 @@ from normfold.serving.rpc.methods import Method
 from normfold.serving.wording import quoted
 
 VERSIONS = {"grpc.reflection.v1": reflection_v1, "grpc.reflection.v1alpha": reflection_v1alpha}
+#: The longest name that is looked for, in characters; ours have less than 100. Its parts are looked up one by one.
+SYMBOL_CHARACTERS = 512
 SERVICES = tuple(f"{package}.ServerReflection" for package in VERSIONS)
 
 
@@ -79,7 +81,7 @@ class _Reflection:
 
 def _file_of(symbol: str) -> FileDescriptor:
     """The file that defines a message, service, method, field or enum. Raises KeyError."""
-    name = symbol
+    name = symbol if len(symbol) <= SYMBOL_CHARACTERS else ""
     while name:
         try:
             file: FileDescriptor = pool().FindFileContainingSymbol(name)  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from normfold.serving import errors
 from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.following import Served, served
 from normfold.serving.errors import InternalError, ServingError, Unavailable
-from normfold.serving.rpc.methods import Method, parse, status_of
+from normfold.serving.rpc.methods import MAX_DETAILS, Method, parse, status_of
 from normfold.serving.rpc.traffic import EXITING
 from normfold.serving.service.snapshot import Snapshots
 from normfold.serving.workers.frames import WorkerEnd
@@ -169,7 +169,7 @@ class WorkerLink:
         try:
             data = await _alone(method, asked.request)
         except ServingError as refusal:
-            error, details = type(refusal).__name__, str(refusal)
+            error, details = type(refusal).__name__, str(refusal)[:MAX_DETAILS]
         except Exception as unexpected:
             error, details = InternalError.__name__, status_of(unexpected, method.path)[1]
         self.report_counters(
