@@ -10,7 +10,6 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from normfold.protos import grpc_service as pb
 from normfold.serving.access.scopes import EVERY_MODEL, NO_MODEL, RIGHTS, WHOLE_SERVER, Right
 from normfold.serving.access.tokens import Holder, digest
 from normfold.serving.errors import InvalidRequest, PermissionDenied, Unauthenticated
@@ -168,11 +167,12 @@ def _check_model(method: Method, holder: Holder, right: Right, request: bytes | 
     """Raise PermissionDenied unless ``holder`` may use the model that ``request`` names."""
     assert holder.models is not None
     assert right.model
-    if isinstance(request, bytes) and len(request) > PARSED_BYTES and method.request is pb.ModelInferRequest:
-        try:
-            name = text_field(request, pb.ModelInferRequest.MODEL_NAME_FIELD_NUMBER)  # the numbers are not read
+    if isinstance(request, bytes) and len(request) > PARSED_BYTES:
+        numbers = [method.request.DESCRIPTOR.fields_by_name[field].number for field in right.model]
+        try:  # the numbers and files in it are not read
+            name = next((value for number in numbers if (value := text_field(request, number))), "")
         except ValueError as error:
-            words = f"{len(request)} bytes that are not a {pb.ModelInferRequest.DESCRIPTOR.full_name} message: {error}"
+            words = f"{len(request)} bytes that are not a {method.request.DESCRIPTOR.full_name} message: {error}"
             raise InvalidRequest(words) from None
     else:
         message = parse(method.request, request) if isinstance(request, bytes) else request

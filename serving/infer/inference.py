@@ -14,7 +14,7 @@ from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.model import Model
 from normfold.serving.errors import InvalidRequest, Overloaded, QueueFull, ServingError
 from normfold.serving.infer.inputs import gather, read_inputs
-from normfold.serving.infer.large import LOOP_BYTES, is_large_answer
+from normfold.serving.infer.large import is_large_answer
 from normfold.serving.infer.outputs import Wanted, wanted_outputs, write_outputs
 from normfold.serving.infer.parameters import RequestParameters, read_parameters
 from normfold.serving.infer.plans import Plans, RequestPlan
@@ -22,7 +22,7 @@ from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.process.off_loop import COPY_BYTES, off_loop
 from normfold.serving.rpc.caller import CALLER
-from normfold.serving.rpc.methods import parse, status_alone
+from normfold.serving.rpc.methods import LOOP_BYTES, parse, status_alone
 from normfold.serving.rpc.pieces import Answer
 from normfold.serving.scheduling.admission import Admission
 from normfold.serving.scheduling.statistics import RequestTiming

@@ -1,4 +1,4 @@
-"""Which requests and answers are large: work on them happens off the event loop, see ``process/off_loop.py``."""
+"""Which answers are large: work on them happens off the event loop, see ``process/off_loop.py``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from numpy.typing import NDArray
 
 from normfold.serving.infer.outputs import Wanted
 from normfold.serving.process.off_loop import COPY_BYTES, work_bytes
-
-#: The event loop works on messages of at most this many bytes: that takes 5 ms at most, for the shortest strings.
-LOOP_BYTES = 64 << 10
 
 
 def is_large_answer(wanted: Sequence[Wanted], arrays: Sequence[NDArray[Any]]) -> bool:

@@ -11,9 +11,14 @@ from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.process.file_thread import FileThread
 from normfold.serving.process.logs import LogSettings
+from normfold.serving.process.off_loop import off_loop
 from normfold.serving.rpc.methods import Method, Unary
 from normfold.serving.service.service import SERVICE, request_type
 from normfold.serving.wording import near, quoted
+
+#: What a load request may bring: parameters, one for each file, and characters of the configuration, whose JSON is read
+#: in one piece while nothing else runs.
+MOST_PARAMETERS, CONFIG_CHARACTERS = 4096, 1 << 20
 
 
 class Administration:
@@ -53,7 +58,11 @@ class Administration:
             ("TraceSetting", self.trace_setting),
             ("LogSettings", self.log_settings),
         ]
-        return [Method(f"/{SERVICE}/{name}", request_type(name), unary=function) for name, function in unary]
+        large = ("RepositoryModelLoad",)  # it may bring the files of a model
+        return [
+            Method(f"/{SERVICE}/{name}", request_type(name), unary=function, large=name in large)
+            for name, function in unary
+        ]
 
     async def repository_index(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
         """Every model of the repository with its state."""
@@ -63,22 +72,7 @@ class Administration:
     async def repository_model_load(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
         """Load or reload a model. Raises PollFailed, LoadRefused, InvalidRequest or Unavailable."""
         name = self._controlled(request.repository_name, request.model_name)
-        override: str | None = None
-        files: dict[str, bytes] = {}
-        for key, value in request.parameters.items():
-            kind = value.WhichOneof("parameter_choice")
-            if key == "config" and kind == "string_param":
-                override = value.string_param
-            elif key.startswith("file:") and kind == "bytes_param":
-                files[key.removeprefix("file:")] = value.bytes_param
-            else:
-                known = {"config": "string_param"} | ({key: "bytes_param"} if key.startswith("file:") else {})
-                if key in known:
-                    raise InvalidRequest(f"invalid value type for load parameter {quoted(key)}, expected {known[key]}.")
-                raise InvalidRequest(
-                    f"unrecognized load parameter {quoted(key)}; there are 'config', a string_param, and "
-                    "'file:<path>', a bytes_param"
-                )
+        override, files = await off_loop(bool(request.parameters), _sent, request)
         if self._refresh is not None and not files:
             await self._files.run(self._refresh)
         await self._catalog.load(name, override, files)
@@ -192,6 +186,31 @@ class Administration:
             else:
                 response.settings[key].string_param = value
         return response
+
+
+def _sent(request: pb.RepositoryModelLoadRequest) -> tuple[str | None, dict[str, bytes]]:
+    """The configuration and the files that a load request brings. Raises InvalidRequest."""
+    if len(request.parameters) > MOST_PARAMETERS:
+        raise InvalidRequest(f"a load request has at most {MOST_PARAMETERS} parameters, not {len(request.parameters)}")
+    override: str | None = None
+    files: dict[str, bytes] = {}
+    for key, value in request.parameters.items():
+        kind = value.WhichOneof("parameter_choice")
+        if key == "config" and kind == "string_param":
+            override = value.string_param
+            if len(override) > CONFIG_CHARACTERS:
+                raise InvalidRequest(f"the parameter 'config' has at most {CONFIG_CHARACTERS} characters")
+        elif key.startswith("file:") and kind == "bytes_param":
+            files[key.removeprefix("file:")] = value.bytes_param
+        else:
+            known = {"config": "string_param"} | ({key: "bytes_param"} if key.startswith("file:") else {})
+            if key in known:
+                raise InvalidRequest(f"invalid value type for load parameter {quoted(key)}, expected {known[key]}.")
+            raise InvalidRequest(
+                f"unrecognized load parameter {quoted(key)}; there are 'config', a string_param, and "
+                "'file:<path>', a bytes_param"
+            )
+    return override, files
 
 
 def _no_repository_name(name: str) -> None:

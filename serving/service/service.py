@@ -21,10 +21,11 @@ from normfold.serving.errors import InvalidRequest, NotFound, Unavailable
 from normfold.serving.infer.inference import Inference
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import Infer, TraceSettings
-from normfold.serving.rpc.methods import Method, Unary, status_of
+from normfold.serving.rpc.methods import LOOP_BYTES, Method, Unary, status_of
 from normfold.serving.rpc.pieces import Answer, Pieces
 from normfold.serving.rpc.traffic import EXITING
 from normfold.serving.scheduling.admission import Admission
+from normfold.serving.wire.outer_fields import small_fields
 from normfold.serving.wire.proved_sizes import ALLOWED, BATCHNORMS, PROVED
 from normfold.serving.wire.pushback import PUSHBACK, trailers
 from normfold.serving.wire.varint import varint
@@ -36,6 +37,8 @@ try:
     VERSION = version("normfold")
 except PackageNotFoundError:  # a source tree that was never installed
     VERSION = "0.0.0"
+
+_ID_AND_PARAMETERS = (pb.ModelInferRequest.ID_FIELD_NUMBER, pb.ModelInferRequest.PARAMETERS_FIELD_NUMBER)
 
 #: The serialized end of every answer of a stream.
 FINAL_RESPONSE = pb.ModelInferResponse(
@@ -195,8 +198,10 @@ def _begin_in_stream(answer: Answer) -> bytes:
 def _stream_error(data: bytes, error: Exception) -> bytes:
     status, details = status_of(error, f"/{SERVICE}/ModelStreamInfer")
     try:
+        if len(data) > LOOP_BYTES:  # the error needs no more of the request, and this is on the event loop
+            data = small_fields(data, _ID_AND_PARAMETERS, LOOP_BYTES)
         request = pb.ModelInferRequest.FromString(data)
-    except DecodeError:
+    except (ValueError, DecodeError):
         request = pb.ModelInferRequest()
     response = pb.ModelInferResponse(id=request.id)
     if "grpc_status" in request.parameters:

@@ -1,6 +1,11 @@
-"""One field of a serialized message, found without reading the others: what is behind a length is passed over."""
+"""Some fields of a serialized message, found without reading the others: what is behind a length is passed over."""
 
 from __future__ import annotations
+
+import itertools
+from collections.abc import Container
+
+from normfold.serving.wire.fields import fields
 
 #: The wire types of protobuf: how the value behind a tag is written.
 _VARINT, _FIXED64, _SIZED, _FIXED32 = 0, 1, 2, 5
@@ -8,12 +13,14 @@ _VARINT, _FIXED64, _SIZED, _FIXED32 = 0, 1, 2, 5
 _MOST = 1 << 32
 #: The fields that a message may have: two bytes can be one, and each takes time on the event loop.
 MOST_FIELDS = 4096
+#: A longer text is cut, in bytes.
+TEXT_BYTES = 4096
 #: The bytes of the longest varint.
 _VARINT_BYTES = 10
 
 
 def text_field(data: bytes, number: int) -> str:
-    """The string field ``number`` of a message; the last counts if it is there twice, as in protobuf.
+    """The string field ``number`` of a message, cut; the last counts if it is there twice, as in protobuf.
 
     Raises ValueError for bytes that are no message, for a message of more than MOST_FIELDS fields, or one that is
     written in a way that protobuf never writes.
@@ -47,7 +54,26 @@ def text_field(data: bytes, number: int) -> str:
         raise ValueError("the bytes end within a field") from None
     if at != end:
         raise ValueError("the bytes end within a field")
-    return "" if found is None else data[found[0] : found[1]].decode()
+    if found is None:
+        return ""
+    begin, end = found
+    if end - begin > TEXT_BYTES:
+        return data[begin : begin + TEXT_BYTES].decode(errors="ignore")
+    return data[begin:end].decode()
+
+
+def small_fields(data: bytes, numbers: Container[int], most_bytes: int) -> bytes:
+    """A message with the fields ``numbers`` of the message ``data`` alone, in their order.
+
+    It has those that are among the first MOST_FIELDS fields, and at most ``most_bytes``: a field that would make it
+    longer is left out. Raises ValueError for bytes that are no message.
+    """
+    kept, size = [], 0
+    for number, begin, _, end in itertools.islice(fields(data), MOST_FIELDS):
+        if number in numbers and size + end - begin <= most_bytes:
+            kept.append(data[begin:end])
+            size += end - begin
+    return b"".join(kept)
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

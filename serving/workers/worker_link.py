@@ -73,13 +73,15 @@ class WorkerLink:
 
     def _asking_all(self, method: Method) -> Callable[[bytes], Awaitable[bytes]]:
         async def answer(data: bytes) -> bytes:
-            changed = changes(method.name, parse(method.request, data))
+            request = await method.read(data)
+            changed = changes(method.name, request)
             if not changed and method.name not in QUESTIONS:
                 return await _alone(method, data)
             number = next(self._numbers)
             future = self._asked[number] = asyncio.get_running_loop().create_future()
             remember = tuple(
-                Remember(each.key, None if each.request is None else each.request.SerializeToString())
+                # a load may bring files of any size: it is passed on as it came
+                Remember(each.key, data if each.request is request else _serialized(each.request))
                 for each in changed
             )
             self._link.send(AskAll(number, method.path, data, bool(changed), remember))
@@ -212,8 +214,12 @@ def _raise_error(answer: WorkerAnswer) -> None:
         raise kind(answer.details)
 
 
+def _serialized(request: Message | None) -> bytes | None:
+    return None if request is None else request.SerializeToString()
+
+
 async def _alone(method: Method, data: bytes) -> bytes:
     """The answer of this worker alone."""
     assert method.unary is not None
-    response: Message = await method.unary(parse(method.request, data))
+    response: Message = await method.unary(await method.read(data))
     return response.SerializeToString()

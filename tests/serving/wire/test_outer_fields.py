@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.wire.outer_fields import MOST_FIELDS, text_field
+from normfold.serving.wire.outer_fields import MOST_FIELDS, small_fields, text_field
 from normfold.serving.wire.varint import varint
 
 WHOLE = pb.ModelInferRequest(
@@ -82,3 +82,27 @@ def test_whatever_protobuf_accepts_has_the_same_name_or_is_refused(parts, cut):
     except ValueError:
         return
     assert found == name
+
+
+def test_a_long_text_is_cut_before_it_is_decoded():
+    assert text_field(field(1, b"n" * 10_000), 1) == "n" * 4096
+    assert text_field(field(1, b"n" + "é".encode() * 10_000), 1) == "n" + "é" * 2047
+
+
+def test_some_fields_make_a_message_of_their_own():
+    request = pb.ModelInferRequest(model_name="m", id="seven", raw_input_contents=[bytes(1 << 20)])
+    request.parameters["a"].bool_param = True
+    found = small_fields(request.SerializeToString(), (3, 4), 100)
+    assert pb.ModelInferRequest.FromString(found) == pb.ModelInferRequest(id="seven", parameters=request.parameters)
+
+
+def test_a_field_that_would_make_it_too_long_is_left_out():
+    data = field(3, b"a" * 90) + field(3, b"b" * 90) + field(4, b"")
+    assert small_fields(data, (3, 4), 100) == field(3, b"a" * 90) + field(4, b"")
+    assert small_fields(b"\x2a\x00" * MOST_FIELDS + field(3, b"behind"), (3, 4), 100) == b""
+
+
+@pytest.mark.parametrize("data", [b"\x0a", b"\x08", b"\x0b\x0c", b"\x1a\x05m"])
+def test_some_fields_of_bytes_that_are_no_message_are_refused(data):
+    with pytest.raises(ValueError, match=r"."):
+        small_fields(data, (3, 4), 100)

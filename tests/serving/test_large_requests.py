@@ -1,0 +1,154 @@
+"""No request is parsed on the event loop at any size: of most methods a large one is refused, of the others a thread
+parses it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import grpc
+import pytest
+
+from normfold.protos import grpc_service as pb
+from normfold.serving.access import access
+from normfold.serving.access.scopes import RIGHTS, Scope
+from normfold.serving.access.tokens import Holder
+from normfold.serving.errors import NotFound, Overloaded, PermissionDenied
+from normfold.serving.rpc import methods
+from normfold.serving.rpc.methods import LOOP_BYTES, Method
+from normfold.serving.service import administration, service
+from normfold.serving.workers.messages import AllAnswered, WorkerAnswer
+from normfold.serving.workers.worker_link import WorkerLink
+
+INFERENCE = "/inference.GRPCInferenceService/"
+LOAD = f"{INFERENCE}RepositoryModelLoad"
+LARGE = (f"{INFERENCE}ModelInfer", f"{INFERENCE}ModelStreamInfer", LOAD)
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """The sizes of the messages that were parsed, and the threads that did it."""
+    found: list[tuple[int, str]] = []
+    parse = methods.parse
+
+    def noted(message, data):
+        found.append((len(data), threading.current_thread().name))
+        return parse(message, data)
+
+    monkeypatch.setattr(methods, "parse", noted)
+    return found
+
+
+def named(name: str, file: str = "1/model.onnx") -> pb.RepositoryModelLoadRequest:
+    """A load request with a file of 1 MiB."""
+    request = pb.RepositoryModelLoadRequest(model_name=name)
+    request.parameters["config"].string_param = "{}"
+    request.parameters[f"file:{file}"].bytes_param = bytes(1 << 20)
+    return request
+
+
+def test_a_large_request_of_any_other_method_is_refused_unread(server, parsed):
+    data = b"\x7a\x80\x80\x04" + bytes(LOOP_BYTES)  # a field that no request has
+    for path in RIGHTS.keys() - set(LARGE):
+        call = server.channel.stream_stream(path)(iter([data]), timeout=20)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(call)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, path
+        words = f"a request of {path.rpartition('/')[2]} has at most 65536 bytes, this one has 65540"
+        assert caught.value.details() == words
+    assert not parsed
+
+
+def test_the_files_of_a_load_are_read_on_a_thread(server, parsed, monkeypatch):
+    names: list[str] = []
+    read = administration._sent
+
+    def noted(request):
+        names.append(threading.current_thread().name)
+        return read(request)
+
+    monkeypatch.setattr(administration, "_sent", noted)
+    with pytest.raises(grpc.RpcError, match="is not a path inside"):
+        server.channel.unary_unary(LOAD)(named("sent", "../x").SerializeToString(), timeout=60)
+
+    async def loop_thread() -> str:
+        return threading.current_thread().name
+
+    ((size, name),) = parsed
+    assert size > 1 << 20
+    assert server.on_loop(loop_thread()) not in (name, *names)
+    assert len(names) == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({f"file:{n}": pb.ModelRepositoryParameter(bytes_param=b"") for n in range(4097)}, "at most 4096 parameters"),
+        ({"config": pb.ModelRepositoryParameter(string_param=" " * (1 << 20) + "{}")}, "at most 1048576 characters"),
+    ],
+)
+def test_a_load_brings_no_more_than_can_be_read_soon(server, request_, words):
+    request = pb.RepositoryModelLoadRequest(model_name="sent", parameters=request_)
+    with pytest.raises(grpc.RpcError, match=words) as caught:
+        server.channel.unary_unary(LOAD)(request.SerializeToString(), timeout=60)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_worker_reads_a_load_on_a_thread_and_passes_it_on_as_it_came(parsed):
+    async def load(request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
+        return pb.RepositoryModelLoadResponse()
+
+    sent = []
+    link = WorkerLink(1, SimpleNamespace(send=sent.append))
+    (shared,) = link.share([Method(LOAD, pb.RepositoryModelLoadRequest, unary=load, large=True)])
+    data = named("m").SerializeToString()
+
+    async def ask() -> bytes:
+        asking = asyncio.ensure_future(shared.answer(data))
+        while not sent:
+            await asyncio.sleep(0.01)
+        link._asked[sent[0].number].set_result(AllAnswered(sent[0].number, (WorkerAnswer(1, "", "", b""),), ()))
+        return await asking
+
+    assert asyncio.run(ask()) == b""
+    ((_, name),) = parsed
+    assert name != threading.current_thread().name
+    assert sent[0].remember[0].request is sent[0].request is data
+
+
+def test_the_model_of_a_large_request_is_found_without_parsing_it(monkeypatch):
+    monkeypatch.setattr(access, "parse", None)
+    holder = Holder("h", frozenset(Scope), frozenset("m"))
+    method = Method(LOAD, pb.RepositoryModelLoadRequest, wire_unary=lambda data: b"", large=True)
+    admitted = access.Access({b"c": holder}).admit(method, b"c")
+    assert admitted.answer(named("m").SerializeToString()) == b""
+    by_other_field = pb.RepositoryModelLoadRequest(repository_name="m", parameters=named("").parameters)
+    assert admitted.answer(by_other_field.SerializeToString()) == b""
+    for name in ("n", "m" * (1 << 20)):
+        with pytest.raises(PermissionDenied, match="does not allow the model"):
+            admitted.answer(named(name).SerializeToString())
+
+
+@pytest.mark.parametrize("error", [NotFound("no such model"), Overloaded("busy", 1.0)])
+def test_an_error_in_a_stream_reads_the_id_and_parameters_of_a_large_message_alone(monkeypatch, error):
+    sizes: list[int] = []
+
+    def noted(data: bytes) -> pb.ModelInferRequest:
+        sizes.append(len(data))
+        return pb.ModelInferRequest.FromString(data)
+
+    kind = Mock(FromString=noted)
+    request = pb.ModelInferRequest(model_name="nope", id="seven")
+    request.parameters["grpc_status"].bool_param = True
+    data = request.SerializeToString()
+    for more in (b"\x2a\x00" * (1 << 20), b"\x3a\x80\x80\x80\x01" + bytes(1 << 21)):
+        with monkeypatch.context() as patch:
+            patch.setattr(service, "pb", SimpleNamespace(**{**vars(pb), "ModelInferRequest": kind}))
+            answer = pb.ModelStreamInferResponse.FromString(service._stream_error(data + more, error))
+        assert answer.infer_response.id == "seven"
+        assert answer.infer_response.parameters["grpc_status"].string_param == error.status.name
+    assert len(sizes) == 2
+    assert max(sizes) < len(data)
