@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.model import Model
 from normfold.serving.errors import InvalidRequest, Overloaded, QueueFull, ServingError
-from normfold.serving.infer.inputs import gather, read_inputs
+from normfold.serving.infer.inputs import gather, read_inputs, shared_bytes
 from normfold.serving.infer.large import is_large_answer
 from normfold.serving.infer.outputs import Wanted, wanted_outputs, write_outputs
 from normfold.serving.infer.parameters import RequestParameters, read_parameters
@@ -21,7 +22,7 @@ from normfold.serving.infer.plans import Plans, RequestPlan
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.process.off_loop import COPY_BYTES, off_loop
-from normfold.serving.rpc.caller import CALLER
+from normfold.serving.rpc.caller import CALLER, connection
 from normfold.serving.rpc.methods import LOOP_BYTES, parse, status_alone
 from normfold.serving.rpc.pieces import Answer
 from normfold.serving.scheduling.admission import Admission
@@ -81,17 +82,17 @@ class Inference:
     ) -> asyncio.Task[Answer]:
         """A task of ``answer``, if the request may wait for ``model``. Raises Overloaded."""
         caller, size = CALLER.get(), len(data)
-        connection = None if caller is None else caller.connection
+        by = None if caller is None else caller.connection
         load = None if model is None else model.scheduler.load
         try:
-            self._admission.check(load, connection, size, None if caller is None else caller.left_seconds())
+            self._admission.check(load, by, size, None if caller is None else caller.left_seconds())
         except Overloaded as error:
             if model is not None:
                 model.statistics.failed(0, error.status)
             raise
-        self._admission.enter(load, connection, size)
+        self._admission.enter(load, by, size)
         task = asyncio.get_running_loop().create_task(answer())
-        task.add_done_callback(lambda _: self._admission.leave(load, connection, size))
+        task.add_done_callback(lambda _: self._admission.leave(load, by, size))
         return task
 
     def _named(self, data: bytes) -> Model | None:
@@ -138,14 +139,17 @@ class Inference:
         started = time.perf_counter_ns()
         model = await self._catalog.awake(request.model_name, request.model_version)
         try:
-            checked = await off_loop(large, self._check, request, model)
-            read = time.perf_counter_ns()
-            names = [want.spec.name for want in checked.wanted]
-            arrays, timing = await _run(model, checked.feeds, checked.rows, names, checked.parameters, request.id)
-            answered = time.perf_counter_ns()
-            response = await off_loop(
-                is_large_answer(checked.wanted, arrays), self._written, request.id, model, checked.wanted, arrays
-            )
+            with contextlib.ExitStack() as held:
+                if shared := await off_loop(large, shared_bytes, request, model.contract, self._regions):
+                    held.enter_context(self._admission.more(model.scheduler.load, connection(), shared))
+                checked = await off_loop(large or shared > LOOP_BYTES, self._check, request, model)
+                read = time.perf_counter_ns()
+                names = [want.spec.name for want in checked.wanted]
+                arrays, timing = await _run(model, checked.feeds, checked.rows, names, checked.parameters, request.id)
+                answered = time.perf_counter_ns()
+                response = await off_loop(
+                    is_large_answer(checked.wanted, arrays), self._written, request.id, model, checked.wanted, arrays
+                )
         except BaseException as error:
             model.statistics.failed(time.perf_counter_ns() - started, status_alone(error))
             raise

@@ -5,7 +5,8 @@ The checks are made in the same order as in Triton, so that a request with sever
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 from normfold.protos import grpc_service as pb
 from normfold.protos.datatypes import by_name
 from normfold.serving.catalog.contract import Contract, TensorSpec, reshaped
-from normfold.serving.errors import InvalidRequest
+from normfold.serving.errors import InvalidRequest, ServingError
 from normfold.serving.wire.tensors import Contents, to_array
-from normfold.serving.wire.typed import read_typed
+from normfold.serving.wire.typed import Typed, read_typed
 from normfold.serving.wording import Place, RequestPrefix, dims, listed, near, quoted
 
 Array = NDArray[Any]
@@ -44,13 +45,21 @@ BATCH_NOTE = (
 class Regions(Protocol):
     """Shared memory that requests may name."""
 
+    def check(self, region: str, offset: int, size: int) -> object:
+        """Raise NotFound or InvalidRequest unless ``size`` bytes from ``offset`` on lie in a registered region."""
+        ...
+
     def read(self, region: str, offset: int, size: int) -> bytes:
         """``size`` bytes of a registered region from ``offset`` on."""
         ...
 
 
+#: The data of an input: from the message, or a function that reads them from shared memory.
+Source = Contents | Callable[[], bytes]
+
+
 def read_inputs(
-    request: pb.ModelInferRequest, contents: Mapping[str, Contents], name: str, contract: Contract
+    request: pb.ModelInferRequest, contents: Mapping[str, Source], name: str, contract: Contract
 ) -> tuple[dict[str, Array], int]:
     """The input arrays by name, as the model file takes them, and the number of rows (1 without a batch dimension).
 
@@ -63,7 +72,9 @@ def read_inputs(
         spec = contract.inputs[tensor.name]
         shape = _check_tensor(request, tensor, spec, name, contract.max_batch_size)
         place = Place(tensor.name, name)
-        array = to_array(contents[tensor.name], shape, spec.datatype, place, prefix)
+        source = contents[tensor.name]
+        data = source if isinstance(source, (bytes, Typed)) else source()
+        array = to_array(data, shape, spec.datatype, place, prefix)
         feeds[tensor.name] = array if spec.reshape is None else array.reshape(reshaped(shape, spec.shape, spec.reshape))
     if contract.proved is not None:
         shapes = {input_name: array.shape for input_name, array in feeds.items()}
@@ -72,13 +83,15 @@ def read_inputs(
     return feeds, request.inputs[0].shape[0] if contract.max_batch_size and request.inputs else 1
 
 
-def gather(request: pb.ModelInferRequest, name: str, regions: Regions) -> dict[str, Contents]:
-    """The data of every input by name: bytes from the message or from shared memory, or typed contents.
+def gather(request: pb.ModelInferRequest, name: str, regions: Regions) -> dict[str, Source]:
+    """The data of every input by name: raw or typed contents, or what reads them from shared memory.
+
+    Shared memory is not read here: it may have gigabytes, and the request may be refused for something else.
 
     Raises InvalidRequest or NotFound.
     """
     raw = request.raw_input_contents
-    contents: dict[str, Contents] = {}
+    contents: dict[str, Source] = {}
     used = 0
     for tensor in request.inputs:
         if tensor.name in contents:
@@ -89,7 +102,8 @@ def gather(request: pb.ModelInferRequest, name: str, regions: Regions) -> dict[s
         if region is not None:
             if typed:
                 raise InvalidRequest(f"contents field must not be specified when using shared memory for {tail}")
-            contents[tensor.name] = regions.read(*region)
+            regions.check(*region)
+            contents[tensor.name] = partial(regions.read, *region)
         elif raw and typed:
             raise InvalidRequest(f"contents field must not be specified when using raw_input_contents for {tail}")
         elif typed:
@@ -105,6 +119,21 @@ def gather(request: pb.ModelInferRequest, name: str, regions: Regions) -> dict[s
             f"{len(request.inputs)} inputs for model {quoted(name)} take one"
         )
     return contents
+
+
+def shared_bytes(request: pb.ModelInferRequest, contract: Contract, regions: Regions) -> int:
+    """The bytes that ``request`` takes from shared memory; 0 if it is refused before they are read."""
+    total = 0
+    try:
+        for tensor in request.inputs:
+            if not tensor.parameters or tensor.name not in contract.inputs:
+                continue
+            if (region := region_of(tensor.parameters, tensor.name)) is not None:
+                regions.check(*region)
+                total += region[2]
+    except ServingError:
+        return 0
+    return total
 
 
 def region_of(parameters: Mapping[str, pb.InferParameter], tensor: str) -> tuple[str, int, int] | None:

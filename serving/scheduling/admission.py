@@ -5,7 +5,7 @@ A request is *under way* from its arrival to its answer, unless it is answered o
 time       requests under way for a model x time for each (as its runs measure) <= ``seconds``
 deadline   the same product <= half of the time that the caller still waits
 requests   requests under way in the server <= ``requests``
-bytes      bytes of these requests <= ``bytes``
+bytes      bytes of these requests, with those that they name in shared memory, <= ``bytes``
 
 A longer queue answers nobody sooner, and costs memory and the deadlines of all that wait in it. FEW requests for each
 model pass whatever their runs take: a queue for less than that would refuse the ordinary client of a slow model.
@@ -18,6 +18,8 @@ out among its connections in the same way: a single connection gets 76 % of the 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from normfold.serving.errors import Overloaded
@@ -83,7 +85,17 @@ class UnderWay(Share):
         for each in (self, share):
             each.requests -= 1
             each.bytes -= size
-        if not share.requests:
+        self._forget_empty(connection, share)
+
+    def grow(self, connection: object, size: int) -> None:
+        """Requests that are counted already have ``size`` bytes more; less, if it is negative."""
+        share = self.of.setdefault(connection, Share())
+        for each in (self, share):
+            each.bytes += size
+        self._forget_empty(connection, share)
+
+    def _forget_empty(self, connection: object, share: Share) -> None:
+        if not share.requests and not share.bytes:
             del self.of[connection]
 
 
@@ -175,6 +187,27 @@ class Admission:
         self.under_way.add(connection, size)
         if load is not None:
             load.under_way.add(connection, size)
+
+    @contextlib.contextmanager
+    def more(self, load: ModelLoad, connection: object, size: int) -> Iterator[None]:
+        """Meanwhile a request that was counted by ``enter`` has ``size`` bytes more: those in shared memory.
+
+        How many they are shows when the request is read. Raises Overloaded.
+        """
+        total, own, model = self.under_way, self.under_way.own(connection), load.under_way
+        room = TIMES * (self.limits.bytes - total.bytes - size)
+        if total.requests > 1:  # one alone may be of any size
+            if own.bytes > room or total.bytes + size > self.limits.bytes:
+                raise _overloaded("requests of too many bytes are under way in this server", load)
+            if model.requests > 1 and model.bytes > room:
+                raise _overloaded("requests of too many bytes are under way for this model", load)
+        for place in (total, model):
+            place.grow(connection, size)
+        try:
+            yield
+        finally:
+            for place in (total, model):
+                place.grow(connection, -size)
 
     def leave(self, load: ModelLoad | None, connection: object, size: int) -> None:
         """Count the end of a request."""

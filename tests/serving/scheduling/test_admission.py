@@ -160,3 +160,43 @@ def test_waits_behind_many_requests_count_and_are_forgotten():
     for _ in range(100):
         load.waited(1.0, TELLING - 1)
     assert load.seconds_each == pytest.approx(0.001)
+
+
+def test_the_bytes_that_a_request_turns_out_to_name_count_until_it_has_ended():
+    admission, load = Admission(QueueLimits(bytes=10 * MIB)), ModelLoad()
+    admission.enter(load, "a", 100)
+    with admission.more(load, "a", 1000 * MIB):  # one alone may be of any size
+        assert (admission.under_way.bytes, load.under_way.bytes) == (1000 * MIB + 100, 1000 * MIB + 100)
+        with pytest.raises(Overloaded, match="too many bytes are under way in this server"):
+            admission.check(load, "b", 100, None)
+    admission.enter(load, "b", 100)
+    with admission.more(load, "a", 6 * MIB):
+        with pytest.raises(Overloaded, match="too many bytes"), admission.more(load, "b", 5 * MIB):
+            pass
+        with admission.more(load, "b", 2 * MIB):
+            assert admission.under_way.own("b").bytes == 2 * MIB + 100
+    admission.leave(load, "a", 100)
+    admission.leave(load, "b", 100)
+    for place in (admission.under_way, load.under_way):
+        assert (place.bytes, place.requests, place.of) == (0, 0, {})
+
+
+def test_bytes_count_for_a_model_that_was_not_known_when_its_request_came():
+    admission, load = Admission(), ModelLoad()
+    admission.enter(None, "a", 100)
+    with admission.more(load, "a", MIB):
+        admission.enter(load, "a", 100)
+        admission.leave(load, "a", 100)
+        assert load.under_way.own("a").bytes == MIB
+    assert not load.under_way.of
+
+
+def test_one_model_leaves_bytes_for_the_others():
+    admission, busy, idle = Admission(QueueLimits(bytes=100 * MIB)), ModelLoad(), ModelLoad()
+    for name in "abc":
+        admission.enter(busy, name, 30 * MIB)
+    with pytest.raises(Overloaded, match="too many bytes are under way for this model"), admission.more(busy, "a", MIB):
+        pass
+    admission.enter(idle, "d", 1)
+    with admission.more(idle, "d", MIB):
+        pass

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from multiprocessing import shared_memory
+from unittest.mock import Mock
 
 import grpc
 import numpy as np
 import pytest
 
 from normfold.protos import grpc_service as pb
+from normfold.serving.infer import inference, inputs
+from normfold.serving.infer.shared_memory import SharedMemory
 
 S = grpc.StatusCode
 X = np.array([[1, 2, 3, 4]], np.float32)
@@ -137,3 +142,77 @@ def test_there_is_no_cuda_shared_memory_and_it_is_said(server, refused):
     assert status is S.INVALID_ARGUMENT
     assert "no CUDA shared memory here" in words
     assert refused(server, "CudaSharedMemoryStatus", pb.CudaSharedMemoryStatusRequest(name="g"))[0] is S.NOT_FOUND
+
+
+@pytest.fixture
+def large_region():
+    """A shared memory object of 200,000 empty strings."""
+    memory = shared_memory.SharedMemory(create=True, size=800_000)
+    yield memory
+    memory.close()
+    memory.unlink()
+
+
+def test_a_small_request_with_much_in_shared_memory_is_worked_on_off_the_event_loop(
+    own, ask, large_region, monkeypatch
+):
+    register(own, large_region, size=800_000)
+    threads = {}
+    for place, name in ((SharedMemory, "read"), (inference, "read_inputs"), (inputs, "to_array")):
+        work = getattr(place, name)
+
+        def watched(*args, work=work, name=name):
+            threads[name] = threading.current_thread().name
+            return work(*args)
+
+        monkeypatch.setattr(place, name, watched)
+
+    async def loop_thread() -> str:
+        return threading.current_thread().name
+
+    request = in_region(ask, model="text", size=800_000)
+    request.inputs[0].datatype = "BYTES"
+    request.inputs[0].shape[:] = [100_000, 2]
+    own.infer(request)
+    assert threads.keys() == {"read", "read_inputs", "to_array"}
+    assert own.on_loop(loop_thread()) not in threads.values()
+
+
+def test_a_region_is_not_read_for_a_request_that_is_refused(own, ask, region, refused, monkeypatch):
+    register(own, region)
+    monkeypatch.setattr(SharedMemory, "read", Mock(side_effect=AssertionError))
+    wrong = in_region(ask)
+    wrong.inputs[0].shape[:] = [1, 5]
+    unknown = in_region(ask)
+    unknown.inputs[0].name = "nope"
+    for request in (wrong, unknown):
+        assert refused(own, "ModelInfer", request)[0] is S.INVALID_ARGUMENT
+
+
+def test_the_bytes_of_regions_count_among_those_under_way(serve, repository, ask, large_region, refused, monkeypatch):
+    with serve(repository, strict_readiness=False, max_queue_bytes=1 << 20) as own:
+        register(own, large_region, size=800_000)
+        model, under_way = own.server.catalog.find("text", ""), own.server._admission.under_way
+        answer, waiting, go_on = model.infer, threading.Event(), threading.Event()
+
+        async def held(*args):
+            waiting.set()
+            await asyncio.to_thread(go_on.wait, 30)
+            return await answer(*args)
+
+        monkeypatch.setattr(model, "infer", held)
+        request = in_region(ask, model="text", size=800_000)
+        request.inputs[0].datatype = "BYTES"
+        request.inputs[0].shape[:] = [100_000, 2]
+        call = own.channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer", request_serializer=lambda message: message.SerializeToString()
+        )
+        first = call.future(request, timeout=60)
+        assert waiting.wait(30)
+        assert under_way.bytes > 800_000
+        status, details = refused(own, "ModelInfer", request)
+        go_on.set()
+        first.result()
+        assert (status, under_way.bytes) == (S.RESOURCE_EXHAUSTED, 0)
+        assert "requests of too many bytes are under way" in details
+        assert model.statistics.fail.count == 1
