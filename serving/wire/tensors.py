@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from normfold.protos.datatypes import Datatype
 from normfold.serving.errors import InvalidRequest
+from normfold.serving.wire.turns import pieces
 from normfold.serving.wire.typed import Typed
 
 Array = NDArray[Any]
@@ -32,7 +33,7 @@ def to_array(data: Contents, shape: tuple[int, ...], datatype: Datatype, place: 
         if datatype.name == "BYTES":
             if len(data.values) != count:
                 raise _count_mismatch(len(data.values), count, f"input {place}", prefix)
-            return _objects(list(data.values), shape)
+            return _objects(data.values, shape)
         got = len(data.values) * datatype.itemsize
         values = np.asarray(data.values, datatype.dtype)
     elif datatype.name == "BYTES":
@@ -51,9 +52,10 @@ def to_array(data: Contents, shape: tuple[int, ...], datatype: Datatype, place: 
     return values.reshape(shape)
 
 
-def _objects(elements: Sequence[bytes], shape: tuple[int, ...]) -> Array:
+def _objects(elements: Sequence[bytes] | Array, shape: tuple[int, ...]) -> Array:
     array = np.empty(len(elements), object)
-    array[:] = elements
+    for piece in pieces(len(elements)):
+        array[piece] = elements[piece]
     return array.reshape(shape)
 
 
@@ -97,5 +99,11 @@ def _count_mismatch(got: int, count: int, where: str, prefix: object) -> Invalid
 def to_raw(array: Array, datatype: Datatype) -> bytes:
     """The raw contents of ``array``: little-endian, row-major, BYTES elements with their lengths."""
     if datatype.name == "BYTES":
-        return b"".join(struct.pack("<I", len(element)) + element for element in array.ravel())
+        flat = array.ravel()
+        return b"".join(
+            [
+                b"".join([struct.pack("<I", len(element)) + element for element in flat[piece]])
+                for piece in pieces(flat.size)
+            ]
+        )
     return array.astype(datatype.dtype, copy=False).tobytes()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from normfold.protos.datatypes import Datatype, by_name
 from normfold.serving.errors import InvalidRequest
+from normfold.serving.wire.turns import pieces
 from normfold.serving.wire.varint import varint
 from normfold.serving.wording import quoted
 
@@ -106,4 +107,6 @@ def fill_typed(contents: pb.InferTensorContents, array: NDArray[Any], datatype: 
             number = contents.DESCRIPTOR.fields_by_name[field].number
             contents.MergeFromString(bytes([number << 3 | 2]) + varint(len(packed)) + packed)
     else:
-        getattr(contents, field).extend(array.ravel().tolist())
+        flat, elements = array.ravel(), getattr(contents, field)
+        for piece in pieces(flat.size):
+            elements.extend(flat[piece].tolist())
