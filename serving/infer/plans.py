@@ -245,10 +245,10 @@ class Plans:
             if tensor.HasField("contents"):
                 return
             planned.append(PlannedInput(tensor.name, datatype.dtype, array.shape, span[0] - shift, span[1] - shift))
+        if len(found.spans) != len(request.inputs) or found.spans[0][0] - shift > HEAD_BYTES:
+            return
         head = data[:start] + data[end : found.spans[0][0]]
         lengths = self._lengths.get(len(data) - shift, ())
-        if len(found.spans) != len(request.inputs) or len(head) > HEAD_BYTES:
-            return
         if len(head) not in lengths:
             if len(lengths) >= HEADS:
                 return

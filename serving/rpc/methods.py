@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from normfold.serving.errors import InvalidRequest, ServingError, Status
 from normfold.serving.rpc.in_order import in_order
 from normfold.serving.rpc.pieces import Answer
+from normfold.serving.wire.bounded import check_fields
 from normfold.serving.wording import printable
 
 log = logging.getLogger(__name__)
@@ -113,11 +114,14 @@ class Method:
 
 
 def parse(message: type[Request], data: bytes) -> Request:
-    """The message in ``data``. Raises InvalidRequest."""
+    """The message of a client in ``data``; not on the event loop if that is large. Raises InvalidRequest."""
+    kind = message.DESCRIPTOR
     try:
+        if len(data) > LOOP_BYTES:
+            check_fields(data, kind)
         return message.FromString(data)
-    except DecodeError:
-        raise InvalidRequest(f"{len(data)} bytes that are not a {message.DESCRIPTOR.full_name} message") from None
+    except (DecodeError, ValueError):
+        raise InvalidRequest(f"{len(data)} bytes that are not a {kind.full_name} message") from None
 
 
 def status_alone(error: BaseException) -> Status:

@@ -16,10 +16,6 @@ from normfold.serving.rpc.methods import Method, Unary
 from normfold.serving.service.service import SERVICE, request_type
 from normfold.serving.wording import near, quoted
 
-#: What a load request may bring: parameters, one for each file, and characters of the configuration, whose JSON is read
-#: in one piece while nothing else runs.
-MOST_PARAMETERS, CONFIG_CHARACTERS = 4096, 1 << 20
-
 
 class Administration:
     """The methods that administer the server; each is a coroutine from its request to its response."""
@@ -190,16 +186,12 @@ class Administration:
 
 def _sent(request: pb.RepositoryModelLoadRequest) -> tuple[str | None, dict[str, bytes]]:
     """The configuration and the files that a load request brings. Raises InvalidRequest."""
-    if len(request.parameters) > MOST_PARAMETERS:
-        raise InvalidRequest(f"a load request has at most {MOST_PARAMETERS} parameters, not {len(request.parameters)}")
     override: str | None = None
     files: dict[str, bytes] = {}
     for key, value in request.parameters.items():
         kind = value.WhichOneof("parameter_choice")
         if key == "config" and kind == "string_param":
             override = value.string_param
-            if len(override) > CONFIG_CHARACTERS:
-                raise InvalidRequest(f"the parameter 'config' has at most {CONFIG_CHARACTERS} characters")
         elif key.startswith("file:") and kind == "bytes_param":
             files[key.removeprefix("file:")] = value.bytes_param
         else:

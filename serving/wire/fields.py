@@ -28,7 +28,7 @@ def packed(number: int, values: Sequence[int]) -> bytes:
     return sized(number, b"".join(map(varint, values)))
 
 
-def fields(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+def fields(data: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
     """For each field: its number, the place of its tag, and begin and end of its value.
 
     Raises ValueError for bytes that are no message.
@@ -67,7 +67,7 @@ def numbers(data: bytes, begin: int, end: int) -> list[int]:
     return found
 
 
-def number_at(data: bytes, at: int) -> tuple[int, int]:
+def number_at(data: bytes | memoryview, at: int) -> tuple[int, int]:
     """The number at ``at``, and the place behind it. Raises IndexError, or ValueError."""
     byte = data[at]
     value, shift = byte & 0x7F, 7

@@ -15,7 +15,7 @@ from normfold.serving import errors
 from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.following import Served, served
 from normfold.serving.errors import InternalError, ServingError, Unavailable
-from normfold.serving.rpc.methods import MAX_DETAILS, Method, parse, status_of
+from normfold.serving.rpc.methods import MAX_DETAILS, Method, status_of
 from normfold.serving.rpc.traffic import EXITING
 from normfold.serving.service.snapshot import Snapshots
 from normfold.serving.workers.frames import WorkerEnd
@@ -99,7 +99,9 @@ class WorkerLink:
         if method.name in QUESTIONS:
             question = QUESTIONS[method.name]
             answers = [answer.answer for answer in others if not answer.error]
-            return question.sum_up(parse(question.response, own.answer), answers, answered.absent).SerializeToString()
+            return question.sum_up(
+                question.response.FromString(own.answer), answers, answered.absent
+            ).SerializeToString()
         for answer in others:
             if answer.error:
                 log.error("%s: worker %d could not do what others did", method.path, answer.worker)

@@ -86,14 +86,33 @@ def test_the_files_of_a_load_are_read_on_a_thread(server, parsed, monkeypatch):
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        ({f"file:{n}": pb.ModelRepositoryParameter(bytes_param=b"") for n in range(4097)}, "at most 4096 parameters"),
-        ({"config": pb.ModelRepositoryParameter(string_param=" " * (1 << 20) + "{}")}, "at most 1048576 characters"),
+        ({f"file:{n}": pb.ModelRepositoryParameter(bytes_param=b"") for n in range(4097)}, "at most 4096 fields"),
+        (
+            {"config": pb.ModelRepositoryParameter(string_param=" " * (1 << 20) + "{}")},
+            "string_param has at most 1048576",
+        ),
     ],
 )
 def test_a_load_brings_no_more_than_can_be_read_soon(server, request_, words):
     request = pb.RepositoryModelLoadRequest(model_name="sent", parameters=request_)
     with pytest.raises(grpc.RpcError, match=words) as caught:
         server.channel.unary_unary(LOAD)(request.SerializeToString(), timeout=60)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"id": "i" * (1 << 21)}, "id has at most 1048576 bytes, this one has 2097152"),
+        ({"model_version": "1" * (1 << 21)}, "model_version has at most 1048576 bytes"),
+        ({"inputs": [{}] * (1 << 16)}, "at most 4096 fields, this ModelInferRequest has more"),
+    ],
+)
+def test_an_inference_is_large_by_its_tensors_alone(server, ask, more, words):
+    request = ask("m")
+    request.MergeFrom(pb.ModelInferRequest(**more))
+    with pytest.raises(grpc.RpcError, match=words) as caught:
+        server.infer(request)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
