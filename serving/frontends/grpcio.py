@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
@@ -12,7 +11,7 @@ import grpc.aio
 
 from normfold.serving.access.access import Access
 from normfold.serving.access.tls import Tls, TlsIdentity
-from normfold.serving.errors import PermissionDenied, ServingError, Unauthenticated, Unimplemented
+from normfold.serving.errors import PermissionDenied, ServingError, Unauthenticated, Unavailable, Unimplemented
 from normfold.serving.frontends.access_log import AccessLog
 from normfold.serving.frontends.grpcio_logged import credential_in, logged, trace_headers
 from normfold.serving.frontends.grpcio_options import options
@@ -22,13 +21,8 @@ from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.grpc_status import CODES
 from normfold.serving.rpc.methods import Method, status_of
 from normfold.serving.rpc.pieces import Pieces
-from normfold.serving.rpc.traffic import Traffic
+from normfold.serving.rpc.traffic import EXITING, Traffic
 from normfold.serving.wire.pushback import trailers
-
-#: Smaller answers leave at once, in bytes.
-LARGE_BYTES = 1 << 14
-#: Time at the end for calls that are in gRPC but not in a method.
-LAST_CALLS_SECONDS = 0.1
 
 
 class GrpcioFrontend:
@@ -49,9 +43,7 @@ class GrpcioFrontend:
         tls: Tls | None = None,
         log: AccessLog | None = None,
     ) -> None:
-        #: The contexts of calls whose large answers may still be on the wire.
-        self._sending: set[Any] = set()
-        self._handlers = _Handlers(methods, lambda method: _handler(method, traffic, self._sending), access, log)
+        self._handlers = _Handlers(methods, traffic, access, log)
         self._max_message_bytes, self._limits, self._tls = max_message_bytes, limits, tls
         self._server = GrpcServer(self._make, self._bind)
 
@@ -99,24 +91,24 @@ class GrpcioFrontend:
         """Do nothing: gRPC's core cannot ask clients to leave and still answer, it cancels the calls that come then."""
 
     async def stop(self, grace_seconds: float) -> bool:
-        """Close the port and every connection; whether all calls under way ended within ``grace_seconds``."""
-        until = time.monotonic() + grace_seconds
-        while self._sending and time.monotonic() < until:
-            await asyncio.sleep(0.01)
-        cut = bool(self._sending)
-        # No longer: gRPC waits here for calls, too, that came last and that it will never hand to a method.
-        await self._server.stop(min(grace_seconds, LAST_CALLS_SECONDS))
-        return not cut
+        """Close the port and every connection; whether all calls under way ended within ``grace_seconds``.
+
+        A call is under way from its headers to the last byte of its answer; gRPC's core counts them so.
+        """
+        return await self._server.stop(grace_seconds)
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Finds the handler of a call by its path; without the right token, one that refuses before the request is read."""
+    """Finds the handler of a call by its path, before the request is read.
+
+    Without the right token, and once the server ends, it is one that refuses.
+    """
 
     def __init__(
-        self, methods: Iterable[Method], make: Callable[[Method], Any], access: Access | None, log: AccessLog | None
+        self, methods: Iterable[Method], traffic: Traffic, access: Access | None, log: AccessLog | None
     ) -> None:
         self._methods = {method.path: method for method in methods}
-        self._make, self._access, self._log = make, access, log
+        self._traffic, self._access, self._log = traffic, access, log
         self._made = {path: self._logged(method) for path, method in self._methods.items()}
         #: Handlers by service and method of health, which gRPC's core keeps apart from the queue of all other calls.
         self.first: dict[str, dict[str, Any]] = {}
@@ -130,16 +122,19 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
         method = self._methods.get(path)
         if method is None:
             return None if self._log is None else self._refusal(path, Unimplemented("Method not found!"))
-        if self._access is None:
-            return self._made[path]
-        try:
-            admitted = self._access.admit(method, credential_in(details.invocation_metadata))
-        except (Unauthenticated, PermissionDenied) as error:
-            return self._refusal(path, error)
+        admitted = method
+        if self._access is not None:
+            try:
+                admitted = self._access.admit(method, credential_in(details.invocation_metadata))
+            except (Unauthenticated, PermissionDenied) as error:
+                return self._refusal(path, error)
+        if self._traffic.closing and method.counted:
+            self._traffic.failed[path, Unavailable.status] += 1
+            return self._refusal(path, Unavailable(EXITING))
         return self._made[path] if admitted is method else self._logged(admitted)
 
     def _logged(self, method: Method) -> Any:
-        return logged(self._make(method), method.path, method, self._log, self._access)
+        return logged(_handler(method, self._traffic), method.path, method, self._log, self._access)
 
     def _refusal(self, path: str, error: ServingError) -> Any:
         return logged(grpc.stream_stream_rpc_method_handler(_refusal(error)), path, None, self._log, self._access)
@@ -158,16 +153,16 @@ def _certificates(identity: TlsIdentity) -> Any:
     return grpc.ssl_server_certificate_configuration(pair, root_certificates=identity.client_ca)
 
 
-def _handler(method: Method, traffic: Traffic, sending: set[Any]) -> Any:
+def _handler(method: Method, traffic: Traffic) -> Any:
     counting = traffic if method.counted else None
     if method.is_unary:
-        return grpc.unary_unary_rpc_method_handler(_unary(method, counting, sending))
+        return grpc.unary_unary_rpc_method_handler(_unary(method, counting))
     if method.server_stream is not None:
         return grpc.unary_stream_rpc_method_handler(_server_stream(method, counting))
     return grpc.stream_stream_rpc_method_handler(_bidi_stream(method, counting))
 
 
-def _unary(method: Method, traffic: Traffic | None, sending: set[Any]) -> Any:
+def _unary(method: Method, traffic: Traffic | None) -> Any:
     answer = method.answer if method.wire_unary is None else method.wire_unary
     enter = _uncounted if traffic is None else traffic.enter
     leave = _uncounted if traffic is None else traffic.leave
@@ -175,15 +170,12 @@ def _unary(method: Method, traffic: Traffic | None, sending: set[Any]) -> Any:
     async def handle(data: bytes, context: Any) -> bytes:  # the path of every call: a context manager would cost time
         CALLER.set(_Caller(context))
         try:
-            enter()
+            enter(admitted=True)
             try:
                 answered = answer(data)
                 response = answered if isinstance(answered, bytes) else await answered
                 if isinstance(response, Pieces):
                     response = await response.joined()
-                if len(response) >= LARGE_BYTES:
-                    sending.add(context)
-                    context.add_done_callback(sending.discard)
                 return response
             finally:
                 leave()
@@ -195,7 +187,7 @@ def _unary(method: Method, traffic: Traffic | None, sending: set[Any]) -> Any:
     return handle
 
 
-def _uncounted() -> None:
+def _uncounted(admitted: bool = True) -> None:
     pass
 
 
@@ -244,7 +236,7 @@ def _bidi_stream(method: Method, traffic: Traffic | None) -> Any:
                 async for response in method.answers(requests):
                     yield response
                 return
-            with traffic.call():
+            with traffic.call(admitted=True):
                 async for response in method.answers(traffic.requests(requests)):
                     yield response
         except Exception as error:

@@ -69,14 +69,21 @@ class GrpcServer:
         loop.set_exception_handler(self._on_exception)
         self._keep(asyncio.create_task(self._stay()))
 
-    async def stop(self, grace_seconds: float) -> None:
-        """Close the port, and cut the calls that have not ended within ``grace_seconds``."""
+    async def stop(self, grace_seconds: float) -> bool:
+        """Close the port, and cut the calls that have not ended within ``grace_seconds``; whether there were none."""
         for task in self._tasks:
             task.cancel()
-        if self._server is not None:
-            if self.address.startswith(UNIX):
-                unix_socket.remove_own(self.address.removeprefix(UNIX), self._file)
-            await asyncio.gather(*(server.stop(grace_seconds) for server in (self._server, *self._ended)))
+        if self._server is None:
+            return True
+        if self.address.startswith(UNIX):
+            unix_socket.remove_own(self.address.removeprefix(UNIX), self._file)
+        servers = (self._server, *self._ended)
+        ending = asyncio.gather(*(server.stop(ANY_SECONDS) for server in servers))
+        in_time, _ = await asyncio.wait([ending], timeout=grace_seconds)
+        if not in_time:
+            await asyncio.gather(*(server.stop(None) for server in servers))
+        await ending
+        return bool(in_time)
 
     async def _listen(self, address: str) -> str:
         """Make a server that listens on ``address``; the address in use. Raises OSError."""

@@ -30,7 +30,8 @@ class Traffic:
         #: Calls that did not end with OK, by method ("" for none of the server) and status.
         self.failed: Counter[tuple[str, Status]] = Counter()
         self._last_arrival = 0.0
-        self._closing = False
+        #: Whether the server ends: new calls are refused.
+        self.closing = False
         #: The time limits of streams that wait for their next request; the end of the server lets them all expire.
         self._reading: set[asyncio.Timeout] = set()
         #: Streams that take requests without ``requests``: called once when the server ends.
@@ -39,17 +40,20 @@ class Traffic:
         self._idle = asyncio.Event()
 
     @contextlib.contextmanager
-    def call(self) -> Iterator[None]:
-        """Count one call while the method runs. Raises Unavailable once the server ends."""
-        self.enter()
+    def call(self, admitted: bool = False) -> Iterator[None]:
+        """Count one call while the method runs. Raises as ``enter``."""
+        self.enter(admitted)
         try:
             yield
         finally:
             self.leave()
 
-    def enter(self) -> None:
-        """Count a call that begins; its end must call ``leave``. Raises Unavailable once the server ends."""
-        if self._closing:
+    def enter(self, admitted: bool = False) -> None:
+        """Count a call that begins; its end must call ``leave``.
+
+        Raises Unavailable once the server ends, except for a call that was ``admitted`` by its headers before that.
+        """
+        if self.closing and not admitted:
             raise Unavailable(EXITING)
         self.in_flight += 1
         self._last_arrival = time.monotonic()
@@ -57,7 +61,7 @@ class Traffic:
     def leave(self) -> None:
         """Count a call that ended."""
         self.in_flight -= 1
-        if not self.in_flight and self._closing:
+        if not self.in_flight and self.closing:
             self._idle.set()
 
     def arrived(self) -> None:
@@ -74,7 +78,7 @@ class Traffic:
 
     async def requests(self, requests: AsyncIterator[Item]) -> AsyncIterator[Item]:
         """The requests of a stream until it or the server ends. Raises Unavailable when the server ends first."""
-        while not self._closing:
+        while not self.closing:
             try:
                 async with asyncio.timeout(None) as patience:
                     self._reading.add(patience)
@@ -98,7 +102,7 @@ class Traffic:
 
     async def close(self, grace_seconds: float) -> bool:
         """Refuse new calls and wait at most ``grace_seconds`` for those under way; whether all of them ended."""
-        self._closing = True
+        self.closing = True
         for patience in self._reading:
             patience.reschedule(0)
         for end in list(self._streams.values()):

@@ -77,8 +77,9 @@ def test_an_answer_on_the_wire_has_until_the_end_of_the_grace(serve, repository,
         assert (time.monotonic() - begun < 7) if taken else (0.9 < time.monotonic() - begun < 7)
 
 
-def test_an_upload_on_the_wire_is_answered_within_the_grace(serve, repository, ask):
-    with serve(repository, frontend="http2", load_models=("nb",), grace_seconds=8.0) as server:
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_upload_on_the_wire_has_until_the_end_of_the_grace(serve, repository, ask, frontend, ends):
+    with serve(repository, frontend=frontend, load_models=("nb",), grace_seconds=20.0 if ends else 1.0) as server:
         client = Raw(server.server.address)
         headers = [
             (n, v if n != ":path" else "/inference.GRPCInferenceService/ModelInfer") for n, v in request_headers()
@@ -91,13 +92,14 @@ def test_an_upload_on_the_wire_is_answered_within_the_grace(serve, repository, a
         thread = threading.Thread(target=lambda: answered.append(server.on_loop(server.server.shut_down())))
         thread.start()
         time.sleep(0.6)
-        client.send(h2.frame(h2.DATA, h2.END_STREAM, 1, request[20:]))
-        data, found = client.answer(1)
-        assert found["grpc-status"] == "0"
-        assert pb.ModelInferResponse.FromString(data[5:]).model_name == "nb"
-        client.socket.close()
-        thread.join(20)
-        assert answered == [True]
+        if ends:
+            client.send(h2.frame(h2.DATA, h2.END_STREAM, 1, request[20:]))
+            data, found = client.answer(1)
+            assert found["grpc-status"] == "0"
+            assert pb.ModelInferResponse.FromString(data[5:]).model_name == "nb"
+            client.socket.close()
+        thread.join(30)
+        assert answered == [ends]
 
 
 def test_a_client_is_asked_to_leave_before_a_call_is_refused(serve, repository, ask):
