@@ -234,11 +234,9 @@ class Server:
         ``drain_delay_seconds`` pass before new requests are refused, so that clients can go elsewhere first. They do
         not pass for a server that was stopped before it had tried all its models.
         """
-        self.health.close()
-        self.service.close()
+        self.catalog.leave()
         if self._polling is not None:
             self._polling.cancel()
-        self.catalog.stop_loading()
         if self.catalog.started:
             await asyncio.sleep(self.config.drain_delay_seconds)
         grace = self.config.grace_seconds

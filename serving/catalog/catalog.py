@@ -19,8 +19,8 @@ from normfold.serving.catalog.entries import (
     answering,
     go_on,
     in_service,
+    index,
     load_failed,
-    rows,
 )
 from normfold.serving.catalog.following import Following
 from normfold.serving.catalog.lazily import Lazily, LazyLimits
@@ -33,14 +33,7 @@ from normfold.serving.catalog.sources import Sources
 from normfold.serving.catalog.trial import Trials
 from normfold.serving.catalog.trust import ANYTHING, Trust, TrustedFolder
 from normfold.serving.catalog.version_text import parse_version
-from normfold.serving.errors import (
-    LoadError,
-    LoadRefused,
-    NotFound,
-    PollFailed,
-    ServingError,
-    StartError,
-)
+from normfold.serving.errors import LoadError, LoadRefused, NotFound, PollFailed, ServingError, StartError
 from normfold.serving.wording import near, quoted
 
 log = logging.getLogger(__name__)
@@ -80,6 +73,8 @@ class Catalog:
         self.started = False
         #: False while other workers of the same server are not ready.
         self.others_ready = True
+        #: True once the server stops: nothing is ready any more, although requests are answered for a while.
+        self.leaving = False
         for name in self._sources.names(names):
             self.entries[name] = Entry(wanted=True, loading=True)
 
@@ -99,7 +94,12 @@ class Catalog:
 
     def ready(self, strict: bool) -> bool:
         """Whether the server is ready: every worker has tried every model and, where ``strict``, all are in service."""
-        return self.others_ready and self.loaded(strict)
+        return self.others_ready and not self.leaving and self.loaded(strict)
+
+    def model_ready(self, name: str, number: int | None = None) -> bool:
+        """Whether clients may come for a model, or for one version of it; what its next request loads is ready."""
+        entry = self.entries.get(name)
+        return entry is not None and not self.leaving and entry.answers(number)
 
     def loaded(self, strict: bool) -> bool:
         """Whether this worker has tried every model and, where ``strict``, has all in service that should be."""
@@ -251,9 +251,11 @@ class Catalog:
         if failures:
             raise LoadRefused(load_failed(folder.name, failures))
 
-    def stop_loading(self) -> None:
-        """End the trials of loads under way, and try no more."""
+    def leave(self) -> None:
+        """From now on nothing is ready, and nothing is loaded: the trials of loads under way end."""
+        self.leaving = True
         self._loader.close()
+        self.changed()
 
     def stop(self) -> None:
         """End the runs under way: the server must end, whether they are done or not."""
@@ -294,7 +296,4 @@ class Catalog:
 
     def index(self, only_ready: bool, present: Iterable[str] = ()) -> list[pb.RepositoryIndexResponse.ModelIndex]:
         """The state and reason of each version of every model; of a model of ``present`` never loaded, the name."""
-        names = sorted({*present, *self.entries})
-        found = [row for name in names for row in rows(name, self.entries.get(name, Entry()), only_ready)]
-        index = pb.RepositoryIndexResponse.ModelIndex
-        return [index(name=n, version=v, state=s, reason=r) for n, v, s, r in found]
+        return index(self.entries, {*present, *self.entries}, only_ready)

@@ -106,6 +106,12 @@ class Entry:
         """Whether requests are answered: at once, or after the load that they ask for."""
         return (self.asleep and not self.failed) or bool(self.ready)
 
+    def answers(self, number: int | None) -> bool:
+        """``can_answer``, for version ``number``; None: for any."""
+        if number is None:
+            return self.can_answer
+        return number in (self.present if self.asleep and not self.failed else self.answering)
+
     @property
     def state(self) -> str:
         """The state of the whole, where no version is known yet; "" for a model that was never loaded."""
@@ -130,6 +136,15 @@ def rows(name: str, entry: Entry, only_ready: bool) -> list[tuple[str, str, str,
         return [] if only_ready else [(name, "", entry.state, entry.why)]
     every = ((name, str(number), each.state, each.reason) for number, each in sorted(entry.versions.items()))
     return [row for row in every if row[2] == READY or not only_ready]
+
+
+def index(
+    entries: Mapping[str, Entry], names: Collection[str], only_ready: bool
+) -> list[pb.RepositoryIndexResponse.ModelIndex]:
+    """The rows of ``names``; one that has no entry was never loaded."""
+    found = [row for name in sorted(names) for row in rows(name, entries.get(name, Entry()), only_ready)]
+    model_index = pb.RepositoryIndexResponse.ModelIndex
+    return [model_index(name=n, version=v, state=s, reason=r) for n, v, s, r in found]
 
 
 def lines(entries: Mapping[str, Entry]) -> list[tuple[str, bool]]:

@@ -1,4 +1,7 @@
-"""grpc.health.v1: the state of the whole server ("" or the inference service's name) and of each model by its name."""
+"""grpc.health.v1: the state of the whole server ("" or the inference service's name) and of each model by its name.
+
+Once the server stops nothing is SERVING, and every watcher hears that as its last answer.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,8 @@ class Health:
 
     def __init__(self, catalog: Catalog, strict_readiness: bool) -> None:
         self._catalog, self._strict = catalog, strict_readiness
-        self._closing = False
         self._watchers: set[asyncio.Event] = set()
         catalog.on_change(self._wake)
-
-    def close(self) -> None:
-        """From now on report nothing as SERVING, and wake every watcher."""
-        self._closing = True
-        self._wake()
 
     def methods(self) -> list[Method]:
         """The service as methods; a server that stops does not wait for them."""
@@ -55,11 +52,11 @@ class Health:
             last = None
             while True:
                 changed.clear()
-                status = self._status(request.service)
+                leaving, status = self._catalog.leaving, self._status(request.service)
                 if status != last:
                     yield pb.HealthCheckResponse(status=status)
                     last = status
-                if self._closing:
+                if leaving:
                     return
                 await changed.wait()
         finally:
@@ -73,9 +70,7 @@ class Health:
         if service in WHOLE_SERVER:
             serving = self._catalog.ready(self._strict)
         elif (entry := self._catalog.entries.get(service)) is not None and entry.known:
-            serving = entry.can_answer
+            serving = self._catalog.model_ready(service)
         else:
             return pb.HealthCheckResponse.SERVICE_UNKNOWN
-        if serving and not self._closing:
-            return pb.HealthCheckResponse.SERVING
-        return pb.HealthCheckResponse.NOT_SERVING
+        return pb.HealthCheckResponse.SERVING if serving else pb.HealthCheckResponse.NOT_SERVING

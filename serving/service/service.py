@@ -17,7 +17,7 @@ from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.contract import TensorSpec
 from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.version_text import parse_version
-from normfold.serving.errors import InvalidRequest, NotFound, Unavailable
+from normfold.serving.errors import InvalidRequest, Unavailable
 from normfold.serving.infer.inference import Inference
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import Infer, TraceSettings
@@ -68,11 +68,6 @@ class InferenceService:
             self._infer_in_stream = traces.spans.traced(self._infer, "ModelStreamInfer")
             self._infer = traces.spans.traced(self._infer, "ModelInfer")
         self._name, self._strict, self._model_control = name, strict_readiness, model_control
-        self._closing = False
-
-    def close(self) -> None:
-        """Make the server report from now on that it is not ready; requests that still come are answered."""
-        self._closing = True
 
     def methods(self) -> list[Method]:
         """The methods of the service."""
@@ -96,24 +91,17 @@ class InferenceService:
 
     async def server_ready(self, request: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
         """Whether every model is ready or, without strict readiness, was tried. Raises Unavailable at shutdown."""
-        if self._closing:
+        if self._catalog.leaving:
             raise Unavailable(EXITING)
         return pb.ServerReadyResponse(ready=self._catalog.ready(self._strict))
 
     async def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
-        """Whether the model can answer; false for an unknown model. Raises InvalidRequest for a malformed version.
+        """Whether the model can answer; false for an unknown model, and once the server stops. Raises InvalidRequest.
 
         A model that its first request loads can answer.
         """
         number = parse_version(request.version)
-        entry = self._catalog.entries.get(request.name)
-        if entry is not None and entry.asleep:
-            return pb.ModelReadyResponse(ready=entry.can_answer and (number is None or number in entry.present))
-        try:
-            self._catalog.find(request.name, request.version)
-        except (NotFound, Unavailable):
-            return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=True)
+        return pb.ModelReadyResponse(ready=self._catalog.model_ready(request.name, number))
 
     async def server_metadata(self, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
         """Name, version, and the extensions that this server really has."""

@@ -76,7 +76,7 @@ def test_watch_tells_every_change_and_the_end(serve, repository):
         assert [later.get(timeout=10) for _ in range(2)] == [NOT_SERVING, SERVING]  # it loads, and then answers
         one.call("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name="m"))
         assert model.get(timeout=10) == NOT_SERVING
-        one.loop.call_soon_threadsafe(one.server.health.close)
+        one.loop.call_soon_threadsafe(one.server.catalog.leave)
         assert whole.get(timeout=10) == NOT_SERVING
         assert whole.get(timeout=10) == "end"
         assert check(one) == check(one, "nb") == NOT_SERVING

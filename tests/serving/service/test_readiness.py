@@ -1,4 +1,7 @@
-"""Readiness is what can be answered: Check, Watch, ServerReady, ModelReady and the index agree at every moment."""
+"""Readiness is what can be answered: Check, Watch, ServerReady, ModelReady and HTTP agree at every moment.
+
+So does the index, until the server stops: then nothing is ready, and the index still says what is loaded.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,16 @@ from normfold.protos import health as hp
 from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.repository import Repository
-from normfold.serving.errors import LoadError, NotFound, ServingError, StartError
+from normfold.serving.errors import LoadError, NotFound, ServingError, StartError, Unavailable
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.process.logs import LogSettings
+from normfold.serving.rpc.methods import Method
 from normfold.serving.runtime.devices import Device
 from normfold.serving.server import Server
 from normfold.serving.service.administration import Administration
 from normfold.serving.service.health import Health
+from normfold.serving.service.http import HttpAnswers
 from normfold.serving.service.service import InferenceService
 from normfold.serving.settings import ServerConfig
 
@@ -51,6 +56,7 @@ class World:
         #: What should be in service, as this test counts it.
         self.wanted = {"a", "b"}
         self.watched = {}
+        self.stopping = False
 
     def load(self, folder, written, version, *rest):
         """Stands for the load of one version: it waits, then succeeds or fails."""
@@ -66,8 +72,14 @@ class World:
 
         return asyncio.create_task(watching())
 
+    async def http(self, path):
+        """The status of an answer over HTTP, whose port asks this event loop from threads of its own."""
+        snapshot = Method("/normfold.Metrics/Snapshot", pb.ServerReadyRequest, wire_unary=lambda data: data)
+        answers = HttpAnswers(self.service, self.health, snapshot)
+        return (await asyncio.to_thread(answers.answer, path)).status
+
     async def agree(self):
-        """Ask all five, and compare their answers.
+        """Ask all six, and compare their answers.
 
         A watcher needs two rounds of the loop to yield after a change. A load's thread may end in any round, also while
         the index is made, which reads the repository: so this waits until nothing has changed meanwhile.
@@ -75,18 +87,29 @@ class World:
         seen = None
         while seen != (seen := [await self.check(name) for name in (*NAMES, "")]):
             rows = (await self.administration.repository_index(pb.RepositoryIndexRequest())).models
+            http = {name: await self.http(f"/v2/models/{name}/ready") for name in NAMES}
+            whole = await self.http("/v2/health/ready")
             for _ in range(3):
                 await asyncio.sleep(0)
         answering = {row.name for row in rows if row.state == "READY"}
         for name in NAMES:
             ready = (await self.service.model_ready(pb.ModelReadyRequest(name=name))).ready
-            assert ready == (name in answering), (name, rows)
+            assert ready == (name in answering and not self.stopping), (name, rows)
+            assert http[name] == (200 if ready else 404 if await self.check(name) == UNKNOWN else 503)
             assert (await self.check(name) == SERVING) == ready
             assert self.watched[name] == await self.check(name)
-        server = (await self.service.server_ready(pb.ServerReadyRequest())).ready
+        server = await self.server_ready()
         assert (await self.check("") == SERVING) == server
+        assert whole == (200 if server else 503)
         assert self.watched[""] == await self.check("")
-        assert server == (self.catalog.started and (not self.strict or self.wanted <= answering))
+        loaded = self.catalog.started and (not self.strict or self.wanted <= answering)
+        assert server == (loaded and not self.stopping)
+
+    async def server_ready(self):
+        try:
+            return (await self.service.server_ready(pb.ServerReadyRequest())).ready
+        except Unavailable:
+            return False
 
     async def check(self, name):
         try:
@@ -116,7 +139,7 @@ STEPS = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(strict=st.booleans(), broken=st.sets(st.tuples(st.sampled_from(NAMES), st.integers(1, 2))), steps=STEPS)
-def test_all_five_agree_after_every_load_failure_and_unload_and_during_each(folder, strict, broken, steps):
+def test_all_six_agree_after_every_load_failure_and_unload_and_during_each_and_the_end(folder, strict, broken, steps):
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as executor:
         world = World(folder, executor, patch, strict)
         asyncio.run(_random_life(world, folder, broken, steps))
@@ -147,12 +170,14 @@ async def _random_life(world, folder, broken, steps):
         await world.agree()
     rows = (await world.administration.repository_index(pb.RepositoryIndexRequest())).models
     assert "LOADING" not in {row.state for row in rows}
-    for watcher in watchers:
-        watcher.cancel()
+    world.catalog.leave()
+    world.stopping = True
+    await world.agree()
+    await asyncio.wait_for(asyncio.gather(*watchers), 30)  # the end was their last answer
 
 
 async def _carried_out(world, work):
-    """Carry ``work`` out one version at a time; before each, all five must agree."""
+    """Carry ``work`` out one version at a time; before each, all six must agree."""
     task = asyncio.create_task(work)
     try:
         while not task.done():

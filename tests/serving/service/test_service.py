@@ -26,7 +26,7 @@ def test_one_failed_model_makes_a_strict_server_not_ready(serve, repository):
 
 def test_a_server_that_shuts_down_is_unavailable_to_readiness(serve, repository):
     with serve(repository, strict_readiness=False) as one:
-        one.server.service.close()
+        one.loop.call_soon_threadsafe(one.server.catalog.leave)
         with pytest.raises(grpc.RpcError) as caught:
             one.call("ServerReady", pb.ServerReadyRequest())
     assert (caught.value.code(), caught.value.details()) == (S.UNAVAILABLE, "Server exiting")
