@@ -93,7 +93,7 @@ class GrpcioFrontend:
     async def stop(self, grace_seconds: float) -> bool:
         """Close the port and every connection; whether all calls under way ended within ``grace_seconds``.
 
-        A call is under way from its headers to the last byte of its answer; gRPC's core counts them so.
+        A call is under way from its headers to the last byte of its answer.
         """
         return await self._server.stop(grace_seconds)
 

@@ -8,9 +8,11 @@ import time
 import grpc
 import pytest
 from tests.serving.frontends.raw import Raw, message, request_headers
+from tests.waiting import wait_until
 
 from normfold.protos import grpc_service as pb
 from normfold.protos import health
+from normfold.serving.frontends.grpcio_server import calls_under_way
 from normfold.serving.wire import http2_frames as h2
 
 NOT_SERVING = health.HealthCheckResponse.NOT_SERVING
@@ -23,6 +25,11 @@ def check(server) -> int:
         response_deserializer=health.HealthCheckResponse.FromString,
     )
     return rpc(health.HealthCheckRequest(), timeout=10).status
+
+
+async def under_way(server) -> bool:
+    """Whether the server knows of a call; called on its event loop."""
+    return server._traffic.in_flight > 0 or calls_under_way() > 0
 
 
 def test_a_server_that_drains_answers_and_reports_not_serving(serve, repository, ask, frontend):
@@ -86,8 +93,8 @@ def test_an_upload_on_the_wire_has_until_the_end_of_the_grace(serve, repository,
         ]
         request = message(ask("nb").SerializeToString())
         client.send(h2.frame(h2.HEADERS, h2.END_HEADERS, 1, client.encoder.encode(headers)))
-        client.send(h2.frame(h2.DATA, 0, 1, request[:20]), h2.frame(h2.PING, 0, 0, bytes(8)))
-        client.until(h2.PING)
+        client.send(h2.frame(h2.DATA, 0, 1, request[:20]))
+        wait_until(lambda: server.on_loop(under_way(server.server)))
         answered: list[bool] = []
         thread = threading.Thread(target=lambda: answered.append(server.on_loop(server.server.shut_down())))
         thread.start()
@@ -100,6 +107,18 @@ def test_an_upload_on_the_wire_has_until_the_end_of_the_grace(serve, repository,
             client.socket.close()
         thread.join(30)
         assert answered == [ends]
+
+
+def test_a_connection_without_a_call_is_not_waited_for(serve, repository, frontend):
+    """The client answers no ping, as one that has vanished."""
+    with serve(repository, frontend=frontend, load_models=("nb",), grace_seconds=60.0) as server:
+        client = Raw(server.server.address)
+        client.send(h2.frame(h2.PING, 0, 0, bytes(8)))
+        client.until(h2.PING)
+        begun = time.monotonic()
+        assert server.on_loop(server.server.shut_down())
+        assert time.monotonic() - begun < 15
+        client.socket.close()
 
 
 def test_a_client_is_asked_to_leave_before_a_call_is_refused(serve, repository, ask):
