@@ -116,7 +116,8 @@ class Server:
         self._executor = ThreadPoolExecutor(max(cpus, GPU_RUNS) if device.gpu_demanded else cpus, "normfold-run")
         providers(device, available_providers())
         self._doors = Doors(config)
-        self._stock = Stock(config, device, cpus, self._executor, self._doors.trust)
+        self._admission = Admission(config.queue_limits)
+        self._stock = Stock(config, device, cpus, self._executor, self._doors.trust, self._admission.work)
         self.catalog = self._stock.catalog
         control = config.clients_control
         regions = SharedMemory(config.local if config.shared_memory is None else config.shared_memory)
@@ -124,7 +125,6 @@ class Server:
         self._spans = otlp.spans()
         if self._spans is not None:
             traces.collect(self._spans)
-        self._admission = Admission(config.queue_limits)
         self._giving_back: asyncio.Task[None] | None = None
         self.service = InferenceService(
             self.catalog,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Executor
 
 from normfold.cache_folder import cache_folder
@@ -22,10 +23,19 @@ from normfold.serving.settings import ServerConfig
 class Stock:
     """The catalog of a server, whose freed memory goes back to the system."""
 
-    def __init__(self, config: ServerConfig, device: Device, cpus: int, executor: Executor, trust: Trust) -> None:
-        """Find the models; nothing is loaded. Raises StartError."""
+    def __init__(
+        self,
+        config: ServerConfig,
+        device: Device,
+        cpus: int,
+        executor: Executor,
+        trust: Trust,
+        work: Callable[[], tuple[int, int]],
+    ) -> None:
+        """Find the models; nothing is loaded. ``work``: how many requests there were, and are. Raises StartError."""
         lazily = config.load == "lazily"
-        budget = MemoryBudget(config.memory_limit_bytes or default_limit_bytes())
+        self._work = work
+        budget = self._budget = MemoryBudget(config.memory_limit_bytes or default_limit_bytes())
         options = LoadOptions(
             device,
             cpus,
@@ -41,8 +51,14 @@ class Stock:
             trials = Trials(LoadLimits(config.load_seconds, config.load_bytes), cache_folder("loads"))
         lazy = LazyLimits(config.memory_budget_bytes, config.load_seconds or WAIT_SECONDS) if lazily else None
         self.catalog = Catalog(self.repository, options, executor, config.load_models, trials, trust, lazy)
-        self.catalog.on_change(budget.settle)
+        self.catalog.on_change(self._settle)
         self.catalog.on_change(self._give_back)
+
+    def _settle(self) -> None:
+        """Tell the budget what the process has without runs."""
+        models = sum(model.memory_bytes for entry in self.catalog.entries.values() for model in entry.ready)
+        _, under_way = self._work()
+        self._budget.settle(models, busy=under_way > 0)
 
     def _give_back(self) -> None:
         """Give back what a load and the models that it replaced have left; on a thread, because it takes a while."""
@@ -54,3 +70,4 @@ class Stock:
         for model in [model for entry in self.catalog.entries.values() for model in entry.ready]:
             await asyncio.to_thread(model.give_back)
         await asyncio.to_thread(memory.give_back)
+        self._settle()

@@ -52,8 +52,9 @@ class SizedRun:
             return
         if self._batched:
             size, rows = size // max(rows, 1), 1
-        need, room = self._memory.of(rows, size), self._budget.room_bytes
-        if need > room:
+        need = self._memory.of(rows, size)
+        if not self._budget.fits(need):
+            room = self._budget.room_bytes
             what = f"one row of this request ({size} bytes)" if self._batched else f"this request ({size} bytes)"
             raise NoMemory(
                 f"the run of {what} would take about {_mib(need)} MiB of memory, and this server has {_mib(room)} MiB "

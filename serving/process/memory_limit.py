@@ -33,18 +33,33 @@ def default_limit_bytes(processes: int = 1) -> int:
 
 
 class MemoryBudget:
-    """The memory for large runs: the limit of the process less what it has without them."""
+    """The memory for large runs: the limit of the process less what it has without them, its *base*."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self._base, self._reserved = 0, 0.0
+        #: What the models had when the base was taken.
+        self._models = 0
         self._changed = threading.Condition()
 
-    def settle(self) -> None:
-        """Take the memory that the process has now for what it has without large runs."""
+    def settle(self, models_bytes: int, busy: bool) -> None:
+        """Take the memory that the process has now for its base; its models have ``models_bytes`` of it.
+
+        A ``busy`` process has memory of requests, too, which says nothing of the next ones. Its base is what it was
+        before, and by how much the models have grown since.
+        """
         with self._changed:
-            if not self._reserved:
-                self._base = resident_bytes()
+            base = resident_bytes()
+            if self._base and (busy or self._reserved):
+                base = min(base, max(0, self._base + models_bytes - self._models))
+            self._base, self._models = base, models_bytes
+
+    def fits(self, size: float) -> bool:
+        """Whether a run of ``size`` bytes fits beside the base, if need be after a look at what the base is now."""
+        if size > self.room_bytes:
+            with self._changed:
+                self._base = min(self._base, resident_bytes())
+        return size <= self.room_bytes
 
     @property
     def room_bytes(self) -> int:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from onnx import numpy_helper, parser
 
+from normfold.protos import grpc_service as pb
 from normfold.serving.catalog import sized_run
 from normfold.serving.catalog.sized_run import PART_BYTES, SizedRun
 from normfold.serving.errors import InvalidRequest, NoMemory
+from normfold.serving.process import memory_limit
 from normfold.serving.process.memory import allocated_bytes
 from normfold.serving.process.memory_limit import MemoryBudget
 from normfold.serving.runtime import run_memory
@@ -228,3 +230,22 @@ def test_a_server_refuses_what_does_not_fit_and_goes_on(serve, tmp_path, models,
         assert "send a shorter input, or start the server with a larger --memory-limit" in caught.value.details()
         assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "-1"
         served.infer(ask("wide", x=np.zeros((2, 1, 64), np.float32)))
+
+
+def test_a_change_of_the_models_while_requests_are_under_way_leaves_the_room(serve, tmp_path, models, monkeypatch):
+    """The room was lower until the next change, and rows that fit were refused for good."""
+    models.write(tmp_path / "m", models.scale())
+    resident = [200 * MIB]
+    monkeypatch.setattr(memory_limit, "resident_bytes", lambda: resident[0])
+    with serve(tmp_path, memory_limit_bytes=1000 * MIB) as served:
+        budget, admission = served.server._stock._budget, served.server._admission
+        assert budget.room_bytes == 800 * MIB
+        resident[0] = 700 * MIB
+        admission.enter(None, "a connection", 500 * MIB)
+        served.call("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="m"))
+        assert budget.room_bytes > 750 * MIB
+        admission.leave(None, "a connection", 500 * MIB)
+        served.call("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="m"))
+        assert budget.room_bytes == 300 * MIB  # nobody says that these are of a request, ...
+        resident[0] = 250 * MIB
+        assert budget.fits(600 * MIB)  # ... but they are gone when a run needs them
