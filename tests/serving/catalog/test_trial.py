@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -19,6 +21,7 @@ from normfold.protos import model_config as mc
 from normfold.serving.catalog import trial
 from normfold.serving.catalog.config import parse
 from normfold.serving.catalog.load import LoadOptions
+from normfold.serving.catalog.loader import Loader
 from normfold.serving.catalog.repository import ModelFolder, SentFolder
 from normfold.serving.catalog.trial import LoadLimits, Trials, needed
 from normfold.serving.errors import LoadError, Unavailable, UnsafeModel
@@ -202,6 +205,49 @@ def test_a_long_trial_lets_the_next_ones_begin(trials, models, monkeypatch):
     assert thread.is_alive()
     one.close()
     thread.join(20)
+
+
+#: A process for trials that loads nothing: a model whose name begins with "endless" is never answered.
+SLEEPING = """
+import json, struct, sys, time
+print("ready", flush=True)
+while head := sys.stdin.buffer.read(4):
+    head = json.loads(sys.stdin.buffer.read(*struct.unpack("<I", head)))
+    for size in head["sizes"]:
+        sys.stdin.buffer.read(size)
+    if head["fields"]["model"].startswith("endless"):
+        time.sleep(600)
+    print('["", ""]', flush=True)
+"""
+
+
+def test_eight_loads_without_end_keep_no_other_waiting(trials, models, monkeypatch):
+    monkeypatch.setattr(trial, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(children, "python", lambda *_: [sys.executable, "-I", "-S", "-c", SLEEPING])
+    one = trials(seconds=60.0)
+
+    async def load() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            loader = Loader(OPTIONS, executor, one)
+
+            def begin(name: str) -> asyncio.Task:
+                folder = SentFolder(name, {"1/model.onnx": models.scale()})
+                return asyncio.create_task(loader.load_versions(folder, mc.ModelConfig(), [1], True))
+
+            endless = [begin(f"endless {number}") for number in range(8)]
+            while len(one._busy) < 8:
+                assert not any(task.done() for task in endless)
+                await asyncio.sleep(0.01)
+            for name in ("a", "b"):
+                loaded, failures = await asyncio.wait_for(begin(name), 50)
+                assert (list(loaded), failures) == ([1], {})
+            assert not any(task.done() for task in endless)
+            assert len(one._busy) == 8
+            loader.close()
+            for ended in await asyncio.gather(*endless, return_exceptions=True):
+                assert isinstance(ended, Unavailable)
+
+    asyncio.run(asyncio.wait_for(load(), 50))
 
 
 def test_a_trial_ends_with_the_process_that_wanted_it():
