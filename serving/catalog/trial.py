@@ -106,8 +106,9 @@ class Trials:
             options.budget.limit_bytes if options.budget else 0,
         )
         mark = self._mark(job)
-        if mark is not None and mark.exists():
-            return
+        with suppress(OSError):  # a cache that cannot be read, such as another user's, remembers nothing
+            if mark is not None and mark.exists():
+                return
         with self._lock:
             self._wanted += 1
         with _Turn(self._trying) as turn:

@@ -155,6 +155,32 @@ def test_a_trial_that_cannot_start_is_the_reason_of_its_model(trials, models, mo
         check(trials(), models.scale())
 
 
+def test_a_cache_that_cannot_be_looked_at_remembers_nothing_and_stops_no_load(trials, monkeypatch, tmp_path):
+    jobs = []
+
+    class Child:
+        ended = False
+
+        def carry_out(self, job, limits, turn):
+            jobs.append(job)
+            return "", ""
+
+        def end(self):
+            self.ended = True
+
+    def refuse(path, *arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(trial, "_Child", Child)
+    one = trials(folder=tmp_path / "of another user" / "loads")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "stat", refuse)
+        patched.setattr(Path, "mkdir", refuse)
+        check(one, b"a model")
+        check(one, b"a model")
+    assert len(jobs) == 2
+
+
 def test_a_load_that_crashes_is_the_reason_of_its_model(trials, models, monkeypatch):
     one = trials()
     check(one, models.scale())
