@@ -26,6 +26,7 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from normfold.serving.infer.tracing import Infer
+from normfold.serving.process.file_thread import FileThread
 from normfold.serving.process.logs import LOGGER
 from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.methods import status_alone
@@ -50,6 +51,8 @@ class Exported:
         if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
             resource = resource.merge(Resource({"service.name": "normfold"}))
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        #: Ends the provider, which may wait for its collector far longer: no end of the process waits for this thread.
+        self._ending = FileThread("normfold-spans")
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("normfold")
         #: From time.perf_counter_ns to the time of day.
@@ -113,7 +116,7 @@ class Exported:
         """Send what is left, within FLUSH_SECONDS."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_SECONDS):
-                await asyncio.to_thread(self._provider.shutdown)
+                await self._ending.run(self._provider.shutdown)
 
 
 class _Request:

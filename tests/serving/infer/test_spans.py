@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -172,3 +174,28 @@ assert otlp.spans({}) is None
 assert not [name for name in sys.modules if name.startswith("opentelemetry")]
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_collector_that_is_away_holds_the_end_no_longer_than_was_promised(monkeypatch):
+    pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
+    from normfold.serving.infer import spans
+
+    back = threading.Event()
+
+    class Away:
+        def shutdown(self):
+            assert back.wait(60)
+
+    monkeypatch.setattr(spans, "FLUSH_SECONDS", 0.01)
+    exported, ended = spans.Exported(Away()), threading.Event()
+
+    def end():
+        asyncio.run(exported.close())
+        ended.set()
+
+    ending = threading.Thread(target=end, daemon=True)
+    ending.start()
+    soon = ended.wait(10)
+    back.set()
+    ending.join(60)
+    assert soon, "the end waited until the collector was back"
