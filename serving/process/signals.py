@@ -27,7 +27,8 @@ class _SignalAction(ctypes.Structure):
 def stop_signal() -> asyncio.Event:
     """An event that SIGTERM and Ctrl-C set; a second signal ends the process at once.
 
-    On Linux the kernel itself does that, so it works also while the event loop, or all of Python, is stuck.
+    On Linux the kernel itself does that, so it works also while the event loop, or all of Python, is stuck. Not for the
+    first process of a container: the kernel drops a signal with the default action there, so the event loop does it.
     """
     stop = asyncio.Event()
 
@@ -40,7 +41,8 @@ def stop_signal() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError, RuntimeError):  # not on this platform, or not the main thread
             loop.add_signal_handler(number, on_signal)
-            _handle_once(number)
+            if os.getpid() != 1:
+                _handle_once(number)
     return stop
 
 

@@ -254,3 +254,33 @@ def test_a_second_signal_ends_a_process_that_is_stuck(name):
         process.wait(0.5)
     process.send_signal(number)
     assert process.wait(20) == -number
+
+
+#: A process whose loop runs; it says when it has been asked to stop.
+FIRST_OF_ALL = """
+import asyncio, os
+from normfold.serving.process import loops
+from normfold.serving.process.signals import stop_signal
+os.getpid = lambda: 1
+async def main():
+    stop = stop_signal()
+    print("runs", flush=True)
+    await stop.wait()
+    print("stops", flush=True)
+    await asyncio.sleep(60)
+loops.run(main())
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_second_signal_ends_the_first_process_of_a_container_too(name):
+    """There the kernel drops signals with the default action: the second one must still have a handler."""
+    number = getattr(signal, name)
+    process = subprocess.Popen(
+        [sys.executable, "-c", FIRST_OF_ALL], stdout=subprocess.PIPE, text=True, env=children.environment()
+    )
+    assert process.stdout.readline() == "runs\n"
+    process.send_signal(number)
+    assert process.stdout.readline() == "stops\n"
+    process.send_signal(number)
+    assert process.wait(20) == 1
