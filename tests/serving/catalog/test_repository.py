@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -95,6 +97,15 @@ def test_a_missing_file_is_told_by_its_place_in_the_model(root):
         LoadError, match=r'; model.onnx is there: rename it, or write default_model_filename: "model.onnx"'
     ):
         ModelFolder("a", root / "a").read_model(1, "other.onnx")
+
+
+def test_a_missing_file_in_a_folder_that_cannot_be_listed_is_its_own_reason(root, monkeypatch):
+    def fails(path, pattern):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "glob", fails)
+    with pytest.raises(LoadError, match=r"^12/other\.onnx cannot be read: No such file"):
+        ModelFolder("a", root / "a").read_model(12, "other.onnx")
 
 
 @pytest.mark.parametrize("name", ["../b/config.pbtxt", "/etc/passwd", "x/../../b/config.pbtxt"])
