@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -93,6 +95,50 @@ def test_the_audit_ends_well_where_there_is_no_network(root, monkeypatch, capsys
     monkeypatch.setattr(audit.sys, "argv", ["audit.py", str(tmp_path / "serving.txt")])
     assert audit.main() == code
     assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "words"),
+    [
+        ("", 0, "installing"),
+        (
+            "WARNING: NewConnectionError\nERROR: No matching distribution",
+            3,
+            "no index of packages can be reached",
+        ),
+        ("ERROR: No matching distribution found for build==0", 1, "No matching distribution found for build==0"),
+    ],
+)
+def test_the_programs_of_an_audit_are_installed_or_one_line_says_why_not(
+    root, monkeypatch, capsys, tmp_path, said, code, words
+):
+    tools = program(root, "tools")
+    asked = []
+
+    def run(command, **_):
+        asked.append(command)
+        if said and "install" in command:
+            raise tools.subprocess.CalledProcessError(1, command, "", said)
+
+    monkeypatch.setattr(tools.subprocess, "run", run)
+    monkeypatch.setattr(tools.sys, "argv", ["tools.py", str(tmp_path)])
+    assert tools.main() == code
+    assert words in capsys.readouterr().out.splitlines()[-1]
+    asked.clear()
+    assert tools.main() == code
+    assert bool(asked) is bool(said)  # what is there is not installed again
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize(("code", "ends"), [(3, 0), (1, 2)])
+def test_make_audit_ends_well_only_where_no_index_can_be_reached(root, tmp_path, code, ends):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nexit {code}\n")
+    python.chmod(0o755)
+    command = ["make", "audit", f"PYTHON={python}", f"AUDIT_VENV={tmp_path / 'environment'}"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == ends
+    assert done.stdout.startswith("not audited: ") is (ends == 0)
 
 
 def test_the_lock_stays_as_it_was_where_there_is_no_network(root, monkeypatch, capsys):
