@@ -22,7 +22,7 @@ _OPTIONS = (
         type=click.IntRange(1, 1 << 20),
         default=4096,
         show_default=True,
-        help="Connections; a new one takes the place of an idle one, or is closed (http2 only).",
+        help="Connections of each worker; a new one takes the place of an idle one, or is closed (http2 only).",
     ),
     click.option(
         "--max-connection-mib",
@@ -40,7 +40,7 @@ _OPTIONS = (
         callback=mebibytes,
         default=1024,
         show_default=True,
-        help="The same for all connections together (http2 only).",
+        help="The same for all connections of each worker (http2 only).",
     ),
     click.option(
         "--stall-seconds",

@@ -49,7 +49,7 @@ OPTIONS = (
         type=click.IntRange(1, 1 << 24),
         default=8192,
         show_default=True,
-        help="Requests under way in a worker; a model or a connection may have as many as are left free.",
+        help="Requests under way in each worker; a model or a connection may have as many as are left free.",
     ),
     click.option(
         "--max-queue-mib",
@@ -58,7 +58,7 @@ OPTIONS = (
         callback=mebibytes,
         default=512,
         show_default=True,
-        help="Bytes of these requests.",
+        help="Bytes of these requests, in each worker.",
     ),
     click.option(
         "--memory-limit",

@@ -106,11 +106,11 @@ class ServerConfig:
     require_signature: Path | None = None
     #: Largest request in bytes; at least 1 MiB.
     max_message_bytes: int = 256 << 20
-    #: Connections, at least 1; with ``frontend`` "http2", like the next three.
+    #: Connections of each worker, at least 1; with ``frontend`` "http2", like the next three.
     max_connections: int = 4096
     #: Bytes of unfinished requests and of answers that the client has not taken, for one connection; at least 1 MiB.
     max_connection_bytes: int = 256 << 20
-    #: The same for all connections; at least 1 MiB.
+    #: The same for all connections of each worker; at least 1 MiB.
     max_held_bytes: int = 1 << 30
     #: Time without progress after which an unfinished request or an answer that is not taken is given up, in seconds.
     stall_seconds: float = 60.0
@@ -128,9 +128,9 @@ class ServerConfig:
     worker_seconds: float = 30.0
     #: The longest time that a request should wait for its model, in seconds; a longer queue is refused.
     max_queue_seconds: float = 0.5
-    #: Requests under way in one worker, at least 1; a model or a connection may have as many as are left free.
+    #: Requests under way in each worker, at least 1; a model or a connection may have as many as are left free.
     max_queue_requests: int = 8192
-    #: Bytes of these requests; at least 1 MiB.
+    #: Bytes of these requests, in each worker; at least 1 MiB.
     max_queue_bytes: int = 512 << 20
     #: Memory of the whole server, at least 64 MiB; 0: four fifths of the machine's or the cgroup's.
     memory_limit_bytes: int = 0

@@ -347,3 +347,33 @@ def test_workers_share_the_memory_of_the_machine_where_nobody_limits_it(monkeypa
     assert config_of_a_worker(4).memory_limit_bytes == 2 << 30
     assert config_of_a_worker(4).memory_budget_bytes == 0
     assert set(shares) == {4}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "max_connections",
+        "max_held_bytes",
+        "max_queue_requests",
+        "max_queue_bytes",
+        "memory_limit_bytes",
+        "memory_budget_bytes",
+    ],
+)
+def test_help_and_manual_say_whether_a_limit_holds_in_each_worker_or_for_all_together(name, root):
+    given = ServerConfig(
+        Path("r"), "127.0.0.1:0", load="lazily", memory_budget_bytes=1 << 30, memory_limit_bytes=1 << 30
+    )
+    made = Supervisor(given, 4)
+    for port in made._ports:
+        port.release()
+    (option,) = [each for each in serve.params if each.name == name]
+    divided = getattr(made._config, name) * 4 == getattr(given, name)
+    assert ("all workers" if divided else "each worker") in option.help
+    rows = (root / "docs" / "serving.md").read_text(encoding="utf-8").splitlines()
+    (row,) = [
+        row
+        for row in rows
+        if row.startswith("| `") and "worker" in row and row.count("`--") > 1 and option.opts[0] in row
+    ]
+    assert ("for all workers together" if divided else "in each worker") in row

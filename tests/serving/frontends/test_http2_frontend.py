@@ -294,7 +294,7 @@ def ending(served, grace_seconds: float):
     thread = threading.Thread(target=lambda: results.append(served.on_loop(end())))
     thread.start()
     end_of_patience = time.monotonic() + 10
-    while not served.traffic._closing:
+    while not served.traffic.closing:
         assert time.monotonic() < end_of_patience
     return thread, results
 
