@@ -16,9 +16,10 @@ Kind = TypeVar("Kind")
 
 
 def to_values(value: Any, parts: list[bytes]) -> Any:
-    """``value`` as ``json.dumps`` takes it; its bytes are appended to ``parts``."""
+    """``value`` as ``json.dumps`` takes it; its bytes are appended to ``parts``, the same ones only once in a row."""
     if isinstance(value, bytes):
-        parts.append(value)
+        if not parts or parts[-1] is not value:
+            parts.append(value)
         return len(parts) - 1
     if isinstance(value, Path):
         return str(value)

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from normfold.serving.workers.frames import SupervisorEnd, WorkerEnd, supervisor_end, worker_end
+from normfold.serving.workers.frames import PIECE_BYTES, SupervisorEnd, WorkerEnd, supervisor_end, worker_end
 from normfold.serving.workers.messages import (
     AllAnswered,
     AskAll,
@@ -103,3 +103,45 @@ def test_a_message_of_the_other_direction_is_not_taken():
             await end.receive()
 
     between(send, receive)
+
+
+def test_a_large_message_is_sent_and_received_in_pieces_and_others_keep_their_order(monkeypatch):
+    sizes = {"written": [], "read": []}
+    file = bytes(5 * PIECE_BYTES + 7)
+    asked = AskAll(7, "/a.B/C", file, True, (Remember(("model", "m"), file),))
+    sent = [Pong(), asked, Listening(), Performed(8, WorkerAnswer(1, "", "", file))]
+
+    def noting(kind, function, size_of):
+        def noted(*args):
+            sizes[kind].append(size_of(args[-1]))
+            return function(*args)
+
+        return noted
+
+    async def send(end: WorkerEnd):
+        monkeypatch.setattr(end._writer, "write", noting("written", end._writer.write, len))
+        monkeypatch.setattr(
+            end._writer, "writelines", noting("written", end._writer.writelines, lambda parts: sum(map(len, parts)))
+        )
+        for message in sent:
+            end.send(message)
+
+    async def receive(end: SupervisorEnd):
+        monkeypatch.setattr(end._reader, "readexactly", noting("read", end._reader.readexactly, int))
+        return [await end.receive() for _ in sent]
+
+    assert between(receive, send)[0] == sent
+    for kind, found in sizes.items():
+        assert max(found) == PIECE_BYTES, kind
+        assert 2 * len(file) < sum(found) < 2 * len(file) + 2000, kind  # the file and what is to be remembered are one
+
+
+def test_what_is_being_sent_is_sent_before_the_end():
+    async def send(end: SupervisorEnd):
+        end.send(Perform(7, "/a.B/C", BIG))
+        await end.close()
+
+    async def receive(end: WorkerEnd):
+        return [await end.receive() for _ in range(2)]
+
+    assert between(send, receive)[1] == [Perform(7, "/a.B/C", BIG), None]
