@@ -13,6 +13,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from tests.waiting import wait_until
 
 from normfold import AsyncClient, Client, ClientError
+from normfold.protos import grpc_service as pb
 from normfold.protos import health
 from normfold.serving.errors import NoMemory, Overloaded
 from normfold.serving.infer import inference
@@ -291,12 +292,13 @@ def test_refusals_are_counted_in_the_log_and_not_written_one_by_one(caplog, monk
     ]
 
 
+@pytest.mark.parametrize("kind", ["numbers", "strings", "strings in a stream"])
 @pytest.mark.parametrize("place", ["parse", "read_inputs", "write_outputs"])
 def test_health_is_answered_while_a_large_request_is_worked_on(
-    serve, tmp_path, models, ask, frontend, monkeypatch, place
+    serve, tmp_path, models, ask, frontend, monkeypatch, place, kind
 ):
     """The work waits until health was answered: on the event loop it would wait in vain."""
-    models.write(tmp_path / "large", models.identity(1, ["N"]))
+    models.write(tmp_path / "large", models.identity(1 if kind == "numbers" else 8, ["N"]))
     answered = threading.Event()
     work = getattr(inference, place)
     threads: list[str] = []
@@ -311,9 +313,16 @@ def test_health_is_answered_while_a_large_request_is_worked_on(
         loop_name = served.on_loop(_thread_name())
         monkeypatch.setattr(inference, place, watched)
         request = ask("large", x=np.zeros(100_000))
-        if place == "write_outputs":
+        if kind != "numbers":  # empty ones: each is a length of 4 bytes
+            request.inputs[0].datatype = "BYTES"
+        elif place == "write_outputs":
             request.outputs.add(name="y").parameters["classification"].int64_param = 100_000
-        waiting = infer(served).future(request, timeout=60)
+        if kind.endswith("stream"):
+            path = "/inference.GRPCInferenceService/ModelStreamInfer"
+            answers = served.channel.stream_stream(path)(iter([request.SerializeToString()]), timeout=60)
+            wait_for = answers.__next__
+        else:
+            wait_for = infer(served).future(request, timeout=60).result
         wait_until(lambda: threads)
         check = served.channel.unary_unary(
             "/grpc.health.v1.Health/Check",
@@ -324,7 +333,8 @@ def test_health_is_answered_while_a_large_request_is_worked_on(
             assert check(health.HealthCheckRequest(), timeout=10).status == 1
         finally:
             answered.set()
-        waiting.result()
+        answer = wait_for()
+        assert not kind.endswith("stream") or not pb.ModelStreamInferResponse.FromString(answer).error_message
         assert loop_name not in threads
 
 
