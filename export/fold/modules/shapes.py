@@ -88,22 +88,33 @@ def _tried(
     i, a = axes[0]
     size = inputs[i].shape[a]
     found = 0
-    # Three lengths in a row distinguish rounding up from rounding down. A network that halves the length a few times
-    # and joins the halves takes only multiples.
-    for other in (size + 1, size + 2, size + 3, 2 * size, 3 * size):
-        if found == 3 or size == 0:
+    for other in _others(size):
+        if found == 3:
             break
-        longer = list(inputs)
+        changed = list(inputs)
         for j, b in axes:
-            index = torch.arange(other, device=longer[j].device) % size
-            longer[j] = longer[j].index_select(b, index)
+            index = torch.arange(other, device=changed[j].device) % size
+            changed[j] = changed[j].index_select(b, index)
         run = _Run(graph_module, frozenset())
         try:
-            run.run(*longer)
+            run.run(*changed)
         except Exception:  # any error means that the network does not take this length
             continue
         found += 1
         yield run.found
+
+
+def _others(size: int) -> list[int]:
+    """Return the lengths to try instead of one, the longer ones first.
+
+    Three lengths in a row distinguish rounding up from rounding down. A network that halves the length a few times and
+    joins the halves takes only multiples. One with a table of positions may take no length above the table's. A length
+    of 1 says nothing: it may be broadcast to any.
+    """
+    if size == 0:
+        return []
+    shorter = [size - 1, size - 2, size - 3, size - 4, size - 8, size - 16, size - 32, size // 2]
+    return [size + 1, size + 2, size + 3, 2 * size, 3 * size, *(n for n in dict.fromkeys(shorter) if n > 1)]
 
 
 def _described(result: Any) -> Any:

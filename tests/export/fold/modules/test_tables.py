@@ -60,6 +60,42 @@ def test_a_folded_table_is_trained_if_it_was(trained: bool) -> None:
     assert "folded_transpose" in again.state_dict()
 
 
+class Added(nn.Module):
+    """A sum over the positions of what a BatchNorm gives, for inputs of at most a table's length."""
+
+    def __init__(self, most: int, pieces: int) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv1d(3, 4, 3, padding=1), nn.BatchNorm1d(4), nn.Linear(4, 2)
+        self.table = nn.Parameter(torch.randn((1, 4, most), generator=torch.Generator().manual_seed(3)))
+        self.pieces = pieces
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv(x)
+        h = h.reshape(x.shape[0], 4, self.pieces, x.shape[2] // self.pieces).flatten(2)
+        return self.fc(self.norm(torch.tanh(h + self.table[..., : x.shape[2]])).sum(-1))
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 16])
+def test_a_length_is_dynamic_where_the_network_takes_only_shorter_ones(pieces: int) -> None:
+    network = filled(Added(96, pieces))
+    _, report = checked(network, inputs((2, 3, 96)), inputs((2, 3, 48)), inputs((1, 3, 80)))
+    assert any("dynamic" in reason for reason in report.folds[0].reasons), report.folds
+
+
+def test_a_standardised_input_keeps_its_channels() -> None:
+    class Standardised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(3, 4, 3)
+            self.mean = nn.Parameter(torch.ones(3, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x - self.mean)
+
+    _, report = checked(filled(Standardised()), inputs((2, 3, 12)), inputs((2, 3, 9)))
+    assert report.affines_after == 0 < report.affines_before
+
+
 class Decoder(nn.Module):
     """A recurrent layer behind a BatchNorm, called in one of several ways."""
 
@@ -97,4 +133,29 @@ def test_neither_state_of_an_lstm_is_scaled(pair: Callable[[Tensor], tuple[Tenso
 
 def test_a_batchnorm_goes_into_a_recurrent_layer_whose_input_is_given_by_name() -> None:
     folded, _ = checked(filled(Decoder(lambda net, h: net.layer(input=h)[0])), inputs((2, 3)))
+    assert batchnorms(folded) == 0
+
+
+class NamedLSTM(nn.LSTM):
+    def __init__(self, size: int) -> None:
+        super().__init__(size, size)
+
+
+class NamedGRU(nn.GRU):
+    def __init__(self, size: int) -> None:
+        super().__init__(size, size)
+
+
+class NamedRNN(nn.RNN):
+    def __init__(self, size: int) -> None:
+        super().__init__(size, size, nonlinearity="relu")
+
+
+@pytest.mark.parametrize("layer", [NamedLSTM, NamedGRU, NamedRNN])
+@pytest.mark.parametrize("weights", ["plain", "normalised"])
+def test_a_batchnorm_goes_into_a_subclass_of_a_recurrent_layer(layer: Callable[[int], nn.Module], weights: str) -> None:
+    network = Decoder(lambda net, h: net.layer(h)[0], lambda size, _: layer(size))
+    if weights == "normalised":
+        nn.utils.parametrizations.weight_norm(network.layer, "weight_ih_l0")
+    folded, _ = checked(filled(network), inputs((2, 3)))
     assert batchnorms(folded) == 0
