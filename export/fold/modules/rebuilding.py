@@ -188,16 +188,18 @@ def _write_recurrent(r: Rebuilding, op: Recurrent) -> None:
         given["proj_size"] = old.proj_size
     if isinstance(old, nn.RNN):
         given["nonlinearity"] = old.nonlinearity
+    # Not the type of the old one: a class of the user's own may take other arguments.
+    kinds: dict[str, type[nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU}
     with torch.random.fork_rng():
-        layer = type(old)(input_size=op.params.weight.shape[2], bias=True, **given)
-    held = old.state_dict()
-    layer = layer.to(held["weight_ih_l0"])
+        layer = kinds.get(old.mode, nn.RNN)(input_size=op.params.weight.shape[2], bias=True, **given)
+    layer = layer.to(old.weight_ih_l0)
     with torch.no_grad():
         for name, parameter in layer.named_parameters():
-            if name not in held:
+            held = getattr(old, name, None)
+            if held is None:
                 parameter.zero_()
-            elif held[name].shape == parameter.shape:
-                parameter.copy_(held[name])
+            elif held.shape == parameter.shape:
+                parameter.copy_(held)
         for k, end in enumerate(["", "_reverse"] if old.bidirectional else [""]):
             getattr(layer, f"weight_ih_l0{end}").copy_(torch.from_numpy(np.array(op.params.weight[k])))
             getattr(layer, f"bias_ih_l0{end}").copy_(torch.from_numpy(np.array(op.params.bias[k])))
