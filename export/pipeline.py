@@ -36,6 +36,7 @@ from normfold.export.inputs.blocks import refusing
 from normfold.export.inputs.samples import fit, read_sample
 from normfold.export.inputs.specs import random_inputs
 from normfold.export.proof.accepted_sizes import sizes_of, sizes_of_both
+from normfold.export.proof.numbers import drawn_for
 from normfold.export.proof.other_paths import within_one_path
 from normfold.export.proof.proof import Proof
 from normfold.export.proof.rows_alone import mixed_rows
@@ -165,7 +166,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         max_batch_size=max_batch,
         limits=limits(sizes.specs, max_batch),
     )
-    case = golden_case(folded.proof.cases)
+    case = golden_case(folded.proof.telling)
     fewer_bits = None if report.precision is None else report.precision.verification
     allowed = tolerance(report.verification, case.kind, fewer_bits)
     version_files = {
@@ -201,6 +202,7 @@ def fold_and_prove(
     variant = "folded" if fold_all and variant == AUTO else variant
     with Threads() as torch_threads:
         progress("find the sizes it takes")
+        origin = drawn_for(origin, samples)
         sizes = sizes_of(origin, samples)
         check_timed(sizes, time_at, origin.run)
         torch_threads.fit(lambda: origin.run(random_inputs(sizes.specs, sizes.trace, np.random.default_rng(0))))

@@ -71,6 +71,8 @@ class InputSpec:
     #: The dimension whose size, less ``below``, limits the values too; "": none.
     limit: str = ""
     below: int = 0
+    #: Whether random floats are drawn positive, |N(0, scale²)|.
+    positive: bool = False
 
     def __str__(self) -> str:
         values = ""
@@ -178,14 +180,18 @@ def specs_of_samples(samples: Mapping[str, NDArray[Any]], given: Sequence[InputS
 def random_inputs(
     specs: Sequence[InputSpec], sizes: Mapping[str, int], rng: np.random.Generator, scale: float = 1.0
 ) -> dict[str, NDArray[Any]]:
-    """Draw one array for every input: floats from N(0, scale²), integers and booleans uniform over their values."""
+    """Draw one array for every input: floats from N(0, scale²), integers and booleans uniform over their values.
+
+    Floats are the absolute value of that where the input is marked ``positive``.
+    """
     drawn: dict[str, NDArray[Any]] = {}
     for spec in specs:
         shape, dtype = spec.shape(sizes), spec.datatype.dtype
         if spec.datatype.name == "BOOL":
             drawn[spec.name] = np.asarray(rng.random(shape) < 0.5)
         elif dtype.kind == "f":
-            drawn[spec.name] = np.asarray(scale * rng.standard_normal(shape), dtype)
+            normal = scale * rng.standard_normal(shape)
+            drawn[spec.name] = np.asarray(np.abs(normal) if spec.positive else normal, dtype)
         else:
             low, high = spec.drawn(sizes)
             drawn[spec.name] = np.asarray(rng.integers(low, high, size=shape, endpoint=True), dtype)

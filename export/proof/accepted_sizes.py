@@ -11,13 +11,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from normfold.export.errors import CaptureError
+from normfold.export.errors import CaptureError, ExportError
 from normfold.export.inputs.blocks import Blocks, sizes_around_blocks
 from normfold.export.inputs.samples import sample_sizes
 from normfold.export.inputs.sizes import CASE_ELEMENTS, Attempt, Sizes, find_sizes
 from normfold.export.inputs.specs import dimensions, random_inputs
+from normfold.export.proof.numbers import numberless
 from normfold.export.proof.verify import Case
-from normfold.export.sources.origin import Origin, Run
+from normfold.export.sources.origin import Arrays, Origin, Run
 
 __all__ = ["sizes_of", "sizes_of_both"]
 
@@ -26,7 +27,7 @@ def sizes_of(origin: Origin, samples: Sequence[Case] = ()) -> Sizes:
     """Try sizes on the network itself; the samples' own are tried first."""
 
     def attempt(sizes: Mapping[str, int]) -> None:
-        origin.run(random_inputs(origin.specs, sizes, np.random.default_rng(0)))
+        _answer(origin, sizes)
 
     return _found(origin, samples, attempt)
 
@@ -43,8 +44,8 @@ def sizes_of_both(
     sizes = _with_blocks(origin, sizes, splits)
 
     def attempt(tried: Mapping[str, int]) -> None:
-        inputs = random_inputs(origin.specs, tried, np.random.default_rng(0))
-        wanted, got = origin.run(inputs), graph(inputs)
+        inputs, wanted = _answer(origin, tried)
+        got = graph(inputs)
         for name, array in wanted.items():
             if got[name].shape != array.shape:
                 traced = ", ".join(f"{k}={v}" for k, v in sizes.trace.items())
@@ -86,10 +87,24 @@ def _with_blocks(origin: Origin, sizes: Sizes, splits: Sequence[Blocks]) -> Size
 
 def _runs(origin: Origin, sizes: Mapping[str, int]) -> bool:
     try:
-        origin.run(random_inputs(origin.specs, sizes, np.random.default_rng(0)))
+        _answer(origin, sizes)
     except Exception:  # whatever the user's code raises where it does not take these sizes
         return False
     return True
+
+
+def _answer(origin: Origin, sizes: Mapping[str, int]) -> tuple[Arrays, Arrays]:
+    """Return random inputs and the network's answer. Raises whatever it raises where it does not take these sizes.
+
+    Raises ExportError for an ONNX file whose answer has no numbers here, while it has some at other sizes: onnxruntime
+    gives NaN or infinity where a length is too short.
+    """
+    inputs = random_inputs(origin.specs, sizes, np.random.default_rng(0))
+    answer = origin.run(inputs)
+    if origin.content is not None and origin.gives_numbers and (names := numberless(answer)):
+        shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in inputs.items())
+        raise ExportError(f"output '{names[0]}' is NaN or infinite in every entry on {shapes}")
+    return inputs, answer
 
 
 def _found(origin: Origin, samples: Sequence[Case], attempt: Attempt) -> Sizes:

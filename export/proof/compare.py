@@ -12,6 +12,7 @@ from normfold.export.inputs.specs import Dimension, InputSpec
 from normfold.export.proof import rounding
 from normfold.export.proof.accepted_sizes import sizes_of
 from normfold.export.proof.moving import moved_inputs
+from normfold.export.proof.numbers import drawn_for, require_numbers
 from normfold.export.proof.proof import cases_of
 from normfold.export.proof.verify import Arrays, Case, Run, Verification, largest_errors, verify
 from normfold.export.sources.origin import Origin
@@ -37,18 +38,20 @@ def compare(a: Side, b: Side, samples: Sequence[Case] = ()) -> Verification:
     floor of the bound is that of the type.
 
     Outputs are matched by name where both have the same names, else by order. Raises InputSpecError where neither side
-    says what its inputs are, or where they differ in number or in a size.
+    says what its inputs are, where they differ in number or in a size, or where an output is never a number.
     """
     if a.origin is None:
         a, b = b, a
     if a.origin is None:
         raise InputSpecError("both sides are served models; one of the two must be a module or a file")
-    origin = a.origin
     _require_one_shape(a, b)
+    origin = a.origin
     if b.origin is not None:
         origin = replace(origin, specs=_ranged(origin.specs, b.origin.specs))
+    origin = drawn_for(origin, samples)
     sizes = sizes_of(origin, samples)
     cases = [*cases_of(sizes.specs, sizes, origin.raw), *samples]
+    require_numbers(origin.run, cases)
     reference, name, _ = origin.reference(cases[0].inputs)
     own = largest_errors(reference, [origin.run, *(_moving(origin.run, seed) for seed in range(rounding.MOVES))], cases)
     names = list(origin.run(cases[0].inputs))

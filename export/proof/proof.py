@@ -34,6 +34,7 @@ from normfold.export.proof.algebra import Algebra
 from normfold.export.proof.branches import BranchProof, untaken
 from normfold.export.proof.divergence import first_divergence
 from normfold.export.proof.moving import moved_weights
+from normfold.export.proof.numbers import require_numbers, telling
 from normfold.export.proof.verify import Arrays, Case, Run, Verification, largest_errors, remembered, verify
 from normfold.export.sources.origin import Origin
 
@@ -79,7 +80,7 @@ class Proof:
     def __init__(self, origin: Origin, sizes: Sizes, samples: Sequence[Case], unfolded: Graph):
         """Raises CaptureError where ``unfolded``, the captured graph, is not the network.
 
-        Raises CheckpointError where its weights are no numbers.
+        Raises CheckpointError where its weights are no numbers, InputSpecError where no case gives numbers.
         """
         require_usable(unfolded.model())
         self.sizes = sizes
@@ -89,6 +90,7 @@ class Proof:
         self.reference = remembered(reference)
         self._plain: Run = remembered(Runtime(unfolded.content, optimised=False).run)
         self._require_running()
+        self.notes = (*self.notes, *require_numbers(self._plain, self.cases))
         self._algebra = self._make_algebra(origin.content is None)
         self._require_captured(origin.run)
         self._branches = self._make_branches()
@@ -196,6 +198,11 @@ class Proof:
                 algebra = self._branches.of(graph.exact, algebra)
         run = Runtime(graph.content, optimised=True).run
         return Proved(algebra, verify(self.reference, run, self.cases, self.name, self._own, self._bound, self._plain))
+
+    @property
+    def telling(self) -> list[Case]:
+        """The cases on which the network gives numbers for the most outputs."""
+        return telling(self._plain, self.cases)
 
     def require_same(self, proved: Proved, graph: Graph, form: str) -> None:
         """Raise VerificationError where a form is another network, naming the layer where the two graphs part ways."""

@@ -18,22 +18,25 @@ import numpy as np
 from normfold.export.inputs.sizes import batch_dimension
 from normfold.export.inputs.specs import random_inputs
 from normfold.export.proof.moving import moved_inputs
+from normfold.export.proof.numbers import numberless
 from normfold.export.proof.paths_at import FACTOR, SAME
 from normfold.export.proof.proof import Proof
 from normfold.export.proof.rounding import INDEX_SHARE, bound_of
 from normfold.export.proof.verify import Arrays, Case, largest_errors, verify
 
-__all__ = ["mixed_rows"]
+__all__ = ["UNSEEN", "mixed_rows"]
 
 #: The largest difference of a well-conditioned network in float64, of the output's scale.
 EXACT = 1e-9
 #: One request is ordinary, the other this many times as large, so that a mean or a maximum of both is far from each.
 LARGER = (10.0, 1e4)
+UNSEEN = "random inputs give no numbers"
 
 
 def mixed_rows(proof: Proof, raw: Callable[[Arrays], Arrays] | None = None) -> str:
     """Return how far a row's answer depends on other rows; "" if it does not, or if no batch holds two requests.
 
+    UNSEEN where random inputs give no numbers, by which it could be seen.
     ``raw`` is that of the origin. All inputs and outputs must have the batch dimension first.
     """
     batch = batch_dimension(proof.sizes.specs)
@@ -52,6 +55,8 @@ def _mixed(
     requests = [dict(raw(request)) if raw else request for request in requests]
     together = {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
     try:
+        if numberless(proof.reference(requests[0])):
+            return UNSEEN
         answer = proof.reference(together)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

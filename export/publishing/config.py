@@ -10,6 +10,7 @@ from google.protobuf import text_format
 
 from normfold.export.inputs.sizes import batch_dimension
 from normfold.export.inputs.specs import Dimension, InputSpec, dimensions
+from normfold.export.proof.rows_alone import UNSEEN
 from normfold.protos import model_config
 from normfold.protos.datatypes import Datatype
 
@@ -92,11 +93,13 @@ def alone_note(mixed: str) -> tuple[str, ...]:
     """Return the note on a network that mixes the rows of a batch, as ``mixed`` says; none where that is ""."""
     if not mixed:
         return ()
+    so = "So config.pbtxt has max_batch_size 0 and no dynamic_batching, and a server runs each request alone."
+    others = "the answer to a row depends on the other rows of its batch"
+    if mixed == UNSEEN:
+        return (f"requests are not batched, because it could not be seen whether {others}: {mixed}. {so}",)
     return (
-        f"requests are not batched, because the answer to a row depends on the other rows of its batch: {mixed}. So "
-        "config.pbtxt has max_batch_size 0 and no dynamic_batching, and a server runs each request alone. If the "
-        "network is not meant to do this, compute over each row alone: for x of [N,C,L], x.mean((1, 2), keepdim=True) "
-        "in place of x.mean()",
+        f"requests are not batched, because {others}: {mixed}. {so} If the network is not meant to do this, compute "
+        "over each row alone: for x of [N,C,L], x.mean((1, 2), keepdim=True) in place of x.mean()",
     )
 
 

@@ -66,3 +66,5 @@ class Origin:
     raw: Callable[[Arrays], Arrays] | None = None
     #: The ONNX file that it is, as it was read; None for a network of PyTorch.
     content: bytes | None = None
+    #: Whether random inputs, as ``specs`` draws them, give numbers alone at some size; else NaN says nothing of a size.
+    gives_numbers: bool = False

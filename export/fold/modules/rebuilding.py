@@ -192,7 +192,7 @@ def _write_recurrent(r: Rebuilding, op: Recurrent) -> None:
     kinds: dict[str, type[nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU}
     with torch.random.fork_rng():
         layer = kinds.get(old.mode, nn.RNN)(input_size=op.params.weight.shape[2], bias=True, **given)
-    layer = layer.to(old.weight_ih_l0)
+    layer = layer.to(next(old.parameters()))
     with torch.no_grad():
         for name, parameter in layer.named_parameters():
             held = getattr(old, name, None)

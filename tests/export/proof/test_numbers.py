@@ -1,0 +1,141 @@
+"""Networks that give NaN on most random inputs: what is proved of them, on which inputs, and what is refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+import normfold
+from normfold.export.errors import InputSpecError
+from normfold.export.onnx_fold import fold_file
+from normfold.export.proof.compare import Side, compare
+from normfold.export.proof.verify import Case, largest_errors, verify
+from normfold.export.publishing.report import ExportReport
+from normfold.export.sources.onnx_origin import open_onnx
+from normfold.export.sources.origin import Origin
+
+#: Reads numbers from 2 to 4 only, which neither N(0, 1) nor |N(0, 1)| keeps to.
+TEXT = """<ir_version: 8, opset_import: ["" : 18]>
+g (float[N, 2, L] x) => (float[N, 4, M] y) <float three = {3.0}>
+{ d = Sub (x, three)  a = %s  c = Conv (a, w)  s = Sigmoid (c)  n = BatchNormalization (s, g, b, m, v)
+  y = Conv (n, u) }"""
+
+
+class Net(nn.Module):
+    """A function of the input before a convolution, a ReLU and a BatchNorm."""
+
+    def __init__(self, before: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm, self.last = nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.Conv1d(4, 3, 1)
+        self.norm.running_mean.normal_()  # type: ignore[union-attr, operator]
+        self.before = before
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.norm(torch.relu(self.conv(self.before(x))))).mean(-1)
+
+
+def narrow(x: torch.Tensor) -> torch.Tensor:
+    return torch.sqrt(1 - (x - 3) ** 2)
+
+
+def exported(before: Callable[[torch.Tensor], torch.Tensor], folder: Path, **options: object) -> ExportReport:
+    return normfold.export_network(
+        Net(before).eval(), inputs="x=FP32[N,2,L]", repository=folder, name="m", form="folded", **options
+    )
+
+
+def golden(folder: Path) -> np.ndarray:
+    tensor = json.loads((folder / "m" / "1" / "golden.json").read_text())["outputs"][0]
+    return np.frombuffer(base64.b64decode(tensor["data"]), np.float32)
+
+
+def written(path: Path, before: str, factor: float = 1.0) -> Path:
+    model = onnx.parser.parse_model(TEXT % before)
+    rng = np.random.default_rng(0)
+    shapes = {"w": (4, 2, 3), "u": (4, 4, 1), "g": (4,), "b": (4,), "m": (4,), "v": (4,)}
+    arrays = {name: rng.uniform(0.5, 1.5, shape).astype(np.float32) for name, shape in shapes.items()}
+    arrays["u"] *= np.float32(factor)
+    model.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in arrays.items())
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("before", [torch.log, lambda x: x**0.3])
+def test_a_network_of_positive_numbers_is_proved_on_them(
+    before: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
+) -> None:
+    report = exported(before, tmp_path)
+    assert report.algebra is not None
+    assert all(d.relative > 0 for d in report.algebra.differences if d.kind == "random")
+    assert np.isfinite(golden(tmp_path)).all()
+    assert any("x are drawn positive" in note for note in report.notes)
+    assert report.max_batch_size > 1
+
+
+def test_a_network_without_numbers_is_refused_until_a_sample_gives_some(tmp_path: Path) -> None:
+    with pytest.raises(InputSpecError, match=r"'output' is NaN or infinite .* on random inputs, .* Give --sample"):
+        exported(narrow, tmp_path)
+    assert not (tmp_path / "m").exists()
+    sample = np.random.default_rng(0).uniform(2.1, 3.9, (1, 2, 20)).astype(np.float32)
+    report = exported(narrow, tmp_path, samples=sample)
+    assert {d.kind for d in report.verification.differences} == {"sample"}
+    assert np.isfinite(golden(tmp_path)).all()
+    assert any("on all random inputs, so they prove nothing of it" in note for note in report.notes)
+    assert any("could not be seen whether" in note for note in report.notes)
+    assert report.max_batch_size == 0
+
+
+def test_a_file_of_positive_numbers_is_folded(tmp_path: Path) -> None:
+    report = fold_file(written(tmp_path / "log.onnx", "Log (x)"), tmp_path / "folded.onnx")
+    assert report.folding.batchnorms_after == 0
+    assert report.inputs == ("x=FP32[N:1..,2,L:3..]",)
+
+
+def test_a_file_without_numbers_is_folded_with_a_sample(tmp_path: Path) -> None:
+    source, target = written(tmp_path / "acos.onnx", "Acos (d)"), tmp_path / "folded.onnx"
+    with pytest.raises(InputSpecError, match="Give --sample"):
+        fold_file(source, target)
+    np.save(tmp_path / "x.npy", np.zeros((1, 2, 19), np.float32))
+    with pytest.raises(InputSpecError, match="on random inputs and on every sample"):
+        fold_file(source, target, samples=[tmp_path / "x.npy"])
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).uniform(2.1, 3.9, (1, 2, 19)).astype(np.float32))
+    report = fold_file(source, target, samples=[tmp_path / "x.npy"])
+    assert report.folding.batchnorms_after == 0
+    assert report.inputs == ("x=FP32[N:1..,2,L:3..]",)
+
+
+def test_files_are_compared_on_positive_numbers_and_never_on_none(tmp_path: Path) -> None:
+    def side(name: str, before: str, factor: float = 1.0) -> tuple[Side, Origin]:
+        origin = open_onnx(written(tmp_path / name, before, factor))
+        return Side(name, origin.run, origin), origin
+
+    (first, _), (same, _), (other, _) = side("a", "Log (x)"), side("b", "Log (x)"), side("c", "Log (x)", 1.001)
+    assert compare(first, same).passed
+    assert not compare(first, other).passed
+    (first, _), (other, _) = side("a", "Acos (d)"), side("c", "Acos (d)", 1.001)
+    with pytest.raises(InputSpecError, match="nothing can be proved"):
+        compare(first, other)
+    sample = np.full((1, 2, 8), 3.1, np.float32)
+    assert not compare(first, other, [Case("sample", "x.npy", {"x": sample})]).passed
+
+
+def test_a_kind_without_numbers_is_no_part_of_the_result() -> None:
+    def logarithm(inputs):  # type: ignore[no-untyped-def]
+        with np.errstate(invalid="ignore"):
+            return {"y": np.log(inputs["x"])}
+
+    cases = [Case("random", "one", {"x": -np.ones(3)}), Case("sample", "two", {"x": np.ones(3)})]
+    own = largest_errors(logarithm, [logarithm], cases)
+    found = verify(logarithm, logarithm, cases, "exact", own, lambda own, integers: 1e-9)
+    assert [d.kind for d in found.differences] == ["sample"]
+    assert found.cases == ("one", "two")
