@@ -16,7 +16,7 @@ import numpy as np
 
 from normfold.export.fold.channels import AddedChannel
 from normfold.export.fold.engine.constant_channels import ConstantChannels
-from normfold.export.fold.engine.ones import put_ones_before
+from normfold.export.fold.engine.ones import check_ones_before, put_ones_before
 from normfold.export.fold.net import Gauges, Net, Op, Refused, Tensor
 from normfold.export.fold.ops.costs import (
     BLOCK_COST,
@@ -125,10 +125,11 @@ class PutOnes:
 
 
 def carrier_for(linear: Linear) -> NewCarrier | PutOnes:
-    """Return how a linear operator gets a carrier: from the operators before it, else from a Pad."""
+    """Return how a linear operator gets a carrier: from the operators before it, else from a Pad; or raise Refused."""
     try:
         return new_carrier(linear.inputs[0])
     except Refused:
+        check_ones_before(linear)
         return PutOnes(linear)
 
 

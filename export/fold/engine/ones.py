@@ -65,11 +65,19 @@ class Ones(Op):
         reader.node.replace_input_with(0, padded)
 
 
-def put_ones_before(net: Net, linear: Linear) -> Ones:
-    """Put a channel of ones before one reader, which gets zero weights for it."""
+def check_ones_before(linear: Linear) -> None:
+    """Refuse a reader before which a channel of ones would be of no use."""
     (x,) = linear.inputs
     if linear.params.groups > 1 or linear.axis_in != 1:
         raise Refused(f"{linear} is depthwise or grouped, so it cannot read a carrier")
+    if linear.unpadded is not x:
+        raise Refused(f"{linear} reads zeros that a Pad puts, and ones behind that Pad would not end where they begin")
+
+
+def put_ones_before(net: Net, linear: Linear) -> Ones:
+    """Put a channel of ones before one reader, which gets zero weights for it."""
+    check_ones_before(linear)
+    (x,) = linear.inputs
     assert x.shape is not None
     shape = (x.shape[0], x.size(1) + 1, *x.shape[2:])
     y = Tensor(ir.Value(name=f"{x.name}_carried"), shape)

@@ -77,7 +77,8 @@ def _resize(n: Node) -> Op:
     kept = kept or (x.shape is not None and y.shape is not None and x.shape[:2] == y.shape[:2])
     if not kept:
         raise NotKnown
-    fixed = n.has(3) and scales is None and 1 in axes
+    # TorchScript's exporter writes scales without entries beside sizes.
+    fixed = n.has(3) and (scales is None or not scales.size) and 1 in axes
     return Pooling(axes=tuple(range(2, n.rank())), fixed=fixed, **n.parts())
 
 

@@ -387,3 +387,30 @@ def test_a_carrier_leaves_what_scales_all_channels_alike_as_it_was_written() -> 
     assert report.carriers == 1
     constants = {name for node in after.graph.node if node.op_type != "Conv" for name in node.input}
     assert scalars.keys() <= constants
+
+
+@pytest.mark.parametrize(("scales", "opset"), [("", 13), ("none", 11)])
+def test_no_carrier_goes_through_a_resize_to_a_number_of_channels(scales: str, opset: int) -> None:
+    text = f"""(float[1,3,10] x) => (float[1,5,20] y) {{
+        c = Conv<pads=[1,1]>(x, w) s = Sigmoid(c) n = BN(s, n)
+        z = Resize(n, none, {scales}, sizes)
+        y = Conv<pads=[1,1]>(z, v) }}"""
+    arrays = {"none": np.zeros(0, np.float32), "sizes": np.array([1, 128, 20])}
+    model = graph(text, opset, w=weights(128, 3, 3), v=weights(5, 128, 3), **arrays, **norm("n", 128))
+    after, report = folded(model)
+    assert report.carriers == 1  # put behind the Resize
+    same_in_onnxruntime(model, after, (1, 3, 10))
+
+
+def test_a_refused_plan_leaves_no_pad_of_ones_behind() -> None:
+    # The zeros stand before the Pad that would put the ones, so the ones would not end where the tensor ends.
+    text = """(float[N,3,L] x) => (float[N,5,M] y, float[N,128,L] p) {
+        c = Conv<pads=[1,1]>(x, w) s = Sigmoid(c) p = Softmax<axis=1>(s) n = BN(s, n)
+        a = Shape(x) e = Gather(a, last) q = Concat<axis=0>(zeros, e) z = Pad(n, q) y = Conv(z, v) }"""
+    arrays = {"last": np.array([2]), "zeros": np.zeros(5, np.int64)}
+    model = graph(text, w=weights(128, 3, 3), v=weights(5, 128, 3), **arrays, **norm("n", 128))
+    after, report = folded(model)
+    assert report.carriers == 0
+    assert operators(after).count("Pad") == 1
+    assert weight_of(after, 1).shape == (5, 128, 3)
+    same_in_onnxruntime(model, after, (2, 3, 12), (1, 3, 5))

@@ -239,6 +239,7 @@ ELSEWHERE = {
     "channels as batch": ("t = Transpose<perm=[1,0,2]>(c) y = Conv(t, one)", "4,2,10"),
     "a repetition to a shape": ("m = ReduceMean<keepdims=1,axes=[2]>(c) e = Expand(m, shape) y = Conv(e, v)", "N,5,8"),
     "a resize to sizes": ("e = Resize(c, , , sizes) y = Conv(e, v)", "1,5,18"),
+    "a resize to sizes beside empty scales": ("e = Resize(c, none, none, sizes) y = Conv(e, v)", "1,5,18"),
     "a sum with a matrix": ("m = ReduceMean<keepdims=0,axes=[0]>(c) y = Add(c, m)", "N,4,10"),
 }
 
@@ -252,6 +253,7 @@ def test_a_constant_channel_stays_where_another_axis_is_read(reader: str, channe
     places = {"zero": [0], "four": [4], "two": [2], "all": [-1], "rows": [-1, 10], "short": [-1, 4]}
     places |= {"shape": [1, 4, 10], "sizes": [1, 4, 20]}
     more |= {name: np.array(place) for name, place in places.items()}
+    more["none"] = np.zeros(0, np.float32)
     batch = "1" if "batch" in reader or "sizes" in reader or "vector" in reader else "N"
     model = graph(text(nodes, out).replace("float[N,3,L]", f"float[{batch},3,12]"), **dead(channel), **more)
     after, report = folded(model)
