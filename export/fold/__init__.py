@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from normfold.export.errors import FoldError
 from normfold.export.fold.engine.driver import Folding, write
 from normfold.export.fold.engine.prune import prune
 from normfold.export.fold.net import Op
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from torch import fx, nn
 
 __all__ = ["Fold", "FoldReport", "fold", "fold_module"]
+
+#: The oldest opset of a model that is folded.
+OLDEST_OPSET = 9
 
 
 @overload
@@ -59,7 +63,8 @@ def fold(
     Raises:
         TypeError: the model is none of these.
         SourceError: the file is not there or not an ONNX file that can be folded.
-        FoldError: torch.fx cannot trace the PyTorch network, or the network does not take the example.
+        FoldError: torch.fx cannot trace the PyTorch network, or the network does not take the example; or the ONNX
+            model is written in an opset before 9.
     """
     if isinstance(model, (onnx.ModelProto, str, Path)):
         if example_inputs is not None:
@@ -97,8 +102,8 @@ def fold_module(module: nn.Module, *example_inputs: Any, fold_all: bool = False)
 
 
 def _fold_graphs(model: ir.Model, fold_all: bool) -> FoldReport:
+    opset = _opset(model)
     before = counts(model)
-    opset = model.opset_imports.get("", 18)
     notes = _constants_of_old_files(model)
     # Drop unread BatchNorms first: folding one into its producer would change a tensor that others still use.
     norms = _batchnorms(model)
@@ -156,6 +161,24 @@ def _fold_graphs(model: ir.Model, fold_all: bool) -> FoldReport:
         notes=notes,
         **kept(folds),
     )
+
+
+def _opset(model: ir.Model) -> int:
+    """Return the opset of the standard operators, and import them as "" where the model calls them "ai.onnx".
+
+    Raises FoldError for an opset whose operators mean something else: before 7 Add and Mul take an axis, before 9 a
+    BatchNormalization may have statistics for each position.
+    """
+    imports = model.opset_imports
+    if "ai.onnx" in imports:
+        imports.setdefault("", imports.pop("ai.onnx"))
+    opset = imports.get("", 18)
+    if opset < OLDEST_OPSET:
+        raise FoldError(
+            f"the model is written in opset {opset}; expected {OLDEST_OPSET} or newer, because operators mean something "
+            "else before. Convert it first: onnx.version_converter.convert_version(model, 18)"
+        )
+    return opset
 
 
 def _constants_of_old_files(model: ir.Model) -> tuple[str, ...]:

@@ -31,6 +31,8 @@ __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "OnnxFile", "opset_of", "read_onnx"]
 OLDEST_OPSET, NEWEST_OPSET = 11, min(28, onnx.defs.onnx_opset_version())
 #: Domains whose operators are part of onnxruntime.
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+#: The two names of the domain of the standard operators.
+_STANDARD = ("", "ai.onnx")
 #: How much of an error of the checker is shown.
 MOST_CHARACTERS = 300
 #: Largest accepted number of nodes; no network of this kind has as many.
@@ -72,6 +74,7 @@ def read_onnx(path: Path, opset: int | None = None, shapes: Shapes = MappingProx
     _refuse_external(proto, path)
     _refuse_unknown(proto, path)
     _refuse_names(proto, path)
+    _name_one_domain(proto, path)
     sparse = count_sparse(proto)
     proto = densified(proto, path)
     complete_shapes(proto, shapes, path)
@@ -124,6 +127,18 @@ def _refuse_unknown(proto: onnx.ModelProto, path: Path) -> None:
         )
 
 
+def _name_one_domain(proto: onnx.ModelProto, path: Path) -> None:
+    """Import the standard operators as "" where the file calls them "ai.onnx", another name of the same, in place."""
+    for imports in (proto.opset_import, *(f.opset_import for f in proto.functions)):
+        versions = {int(o.version) for o in imports if o.domain in _STANDARD}
+        if len(versions) > 1:
+            raise SourceError(f"'{path}' imports the standard operators in the opsets {sorted(versions)}; expected one")
+        others = [o for o in imports if o.domain not in _STANDARD]
+        others += [onnx.helper.make_opsetid("", version) for version in versions]
+        del imports[:]
+        imports.extend(others)
+
+
 def _refuse_names(proto: onnx.ModelProto, path: Path) -> None:
     """Refuse names with control characters: names are printed, and a terminal would obey the characters."""
     pending: list[Message] = [proto.graph, *proto.functions]
@@ -151,7 +166,7 @@ def _converted(proto: onnx.ModelProto, opset: int | None, path: Path) -> tuple[o
 
 def opset_of(proto: onnx.ModelProto) -> int:
     """Return the opset of the standard operators; 1 where the file names none."""
-    return next((int(o.version) for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+    return next((int(o.version) for o in proto.opset_import if o.domain in _STANDARD), 1)
 
 
 def _node_lists(proto: onnx.ModelProto) -> Iterator[Any]:

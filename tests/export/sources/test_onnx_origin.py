@@ -168,6 +168,19 @@ def test_a_graph_that_cannot_be_proved_is_refused(tmp_path: Path, node: str, ext
         read_onnx(written(tmp_path / "m.onnx", node, extra))
 
 
+def test_a_file_may_import_its_operators_by_their_other_name_but_in_one_opset(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["ai.onnx" : 11{also}]>
+    g (float[N, 4] x) => (float[N, 2] y) {{ y, z = Split <axis = 1, split = [2, 2]> (x) }}"""
+    path = tmp_path / "m.onnx"
+    for also in ("", ', "" : 11'):
+        path.write_bytes(onnx.parser.parse_model(text.format(also=also)).SerializeToString())
+        assert read_onnx(path).model.opset_imports == {"": 11}
+        assert read_onnx(path, 18).model.opset_imports == {"": 18}
+    path.write_bytes(onnx.parser.parse_model(text.format(also=', "" : 18')).SerializeToString())
+    with pytest.raises(SourceError, match=r"in the opsets \[11, 18\]; expected one"):
+        read_onnx(path)
+
+
 def test_a_batchnorm_in_training_mode_and_an_ancient_opset_are_refused(tmp_path: Path) -> None:
     model = onnx.parser.parse_model(GRAPH.format(node="Relu (x)", extra=""))
     model.graph.node.add(op_type="BatchNormalization", input=["x"] * 5, output=["a"]).attribute.append(

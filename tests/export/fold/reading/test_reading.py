@@ -27,6 +27,7 @@ from tests.export.fold.graphs import (
     weights,
 )
 
+from normfold.export.errors import FoldError
 from normfold.export.fold import fold
 from normfold.export.fold.net import Op
 from normfold.export.fold.reading import module_of
@@ -49,6 +50,28 @@ def test_every_opset_is_read_and_written(opset: int) -> None:
     model = book(opset=opset, ir_version=10)
     after, _ = folds_to(model, "Conv Relu Conv", *LENGTHS)
     assert after.opset_import[0].version == opset
+
+
+@pytest.mark.parametrize("also", [False, True])
+def test_operators_may_be_imported_by_their_other_name(also: bool) -> None:
+    text = """(float[N,3,L] x) => (float[N,5,L] y) {
+        c = Conv(x, w) s = Sigmoid(c) p, q = Split<axis=1,split=[2,2]>(s) m = Mul(p, q) n = BN(m, n)
+        y = Conv<pads=[1,1]>(n, v) }"""
+    model = graph(text, opset=11, w=weights(4, 3, 1), v=weights(5, 2, 3), **norm("n", 2))
+    model.opset_import[0].domain = "ai.onnx"
+    if also:
+        model.opset_import.add(domain="", version=11)
+    after, report = fold(model)
+    onnx.checker.check_model(after, full_check=True)
+    assert [(o.domain, o.version) for o in after.opset_import] == [("", 11)]
+    assert [o.domain for o in model.opset_import][0] == "ai.onnx"
+    same_in_onnxruntime(model, after, *LENGTHS)
+
+
+@pytest.mark.parametrize("opset", [1, 6, 7, 8])
+def test_an_opset_whose_operators_mean_something_else_is_refused(opset: int) -> None:
+    with pytest.raises(FoldError, match=f"in opset {opset}; expected 9 or newer"):
+        fold(book(opset=opset))
 
 
 TYPES = [
