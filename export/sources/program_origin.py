@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,7 @@ def _specs(program: ExportedProgram, given: Sequence[InputSpec], path: Path) -> 
         )
     ranges = {str(symbol): bounds for symbol, bounds in program.range_constraints.items()}
     symbols: dict[str, Dimension] = {}
+    asked = {d.name for s in given for d in s.dims if isinstance(d, Dimension)}
     found = []
     for index, name in enumerate(names):
         value = values[name]
@@ -129,17 +131,17 @@ def _specs(program: ExportedProgram, given: Sequence[InputSpec], path: Path) -> 
                 dims.append(size)
                 continue
             wanted = given[index].dims[axis] if given and axis < len(given[index].dims) else None
-            dims.append(symbols.setdefault(str(size), _dimension(str(size), axis, len(symbols), ranges, wanted)))
+            if str(size) not in symbols:
+                taken = asked | {d.name for d in symbols.values()}
+                symbols[str(size)] = _dimension(ranges.get(str(size)), axis, taken, wanted)
+            dims.append(symbols[str(size)])
         spec = InputSpec(str(name), by_name(DATATYPES[value.dtype]), tuple(dims))
         found.append(_renamed(spec, given[index], path) if given else spec)
     return tuple(found)
 
 
-def _dimension(
-    symbol: str, axis: int, number: int, ranges: Mapping[str, Any], wanted: int | Dimension | None
-) -> Dimension:
-    """Name a symbol (s77) as the user did, else N for a first axis and L, L2, … for others; keep its range."""
-    bounds = ranges.get(symbol)
+def _dimension(bounds: Any, axis: int, taken: Collection[str], wanted: int | Dimension | None) -> Dimension:
+    """Name a symbol as the user did, else N, N2, … for a first axis and L, L2, … for others; keep its range."""
     low = (
         int(bounds.lower) if bounds is not None and int(bounds.lower) > 2 else None
     )  # torch writes the lower bound 2 for any dynamic size
@@ -150,8 +152,9 @@ def _dimension(
     )
     if isinstance(wanted, Dimension):
         return Dimension(wanted.name, wanted.low or low, wanted.high or high, wanted.step)
-    name = "N" if axis == 0 else "L" if number < 2 else f"L{number}"
-    return Dimension(name, low, high)
+    letter = "L" if axis else "N"
+    names = (f"{letter}{number}" if number > 1 else letter for number in itertools.count(1))
+    return Dimension(next(name for name in names if name not in taken), low, high)
 
 
 def _renamed(spec: InputSpec, given: InputSpec, path: Path) -> InputSpec:

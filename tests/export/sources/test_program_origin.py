@@ -57,6 +57,36 @@ def test_its_inputs_and_dimensions_can_be_named(program: Path) -> None:
         open_program(program, parse_inputs(["a=FP32[N,3,L]", "b=FP32[N]"]))
 
 
+class Apart(nn.Module):
+    """An image of any height and width, and rows of any number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+
+    def forward(self, image: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.conv(image), rows * 2
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], ["image=FP32[N,3,L,L2]", "rows=FP32[N2,4]"]),
+        (["i=FP32[4,3,5,6]", "r=FP32[N,4]"], ["i=FP32[N2,3,L,L2]", "r=FP32[N,4]"]),
+        (["i=FP32[N,3,L2,6]", "r=FP32[5,4]"], ["i=FP32[N,3,L2,L]", "r=FP32[N2,4]"]),
+    ],
+)
+def test_dimensions_that_are_independent_have_names_of_their_own(
+    given: list[str], expected: list[str], tmp_path: Path
+) -> None:
+    dynamic = torch.export.Dim.DYNAMIC
+    shapes = ({0: dynamic, 2: dynamic, 3: dynamic}, {0: dynamic})
+    exported = torch.export.export(Apart(), (torch.randn(4, 3, 5, 6), torch.randn(7, 4)), dynamic_shapes=shapes)
+    path = tmp_path / "net.pt2"
+    torch.export.save(exported, path)
+    assert [str(spec) for spec in open_program(path, parse_inputs(given)).specs] == expected
+
+
 def rewritten(path: Path, target: Path, change: Change, extra: dict[str, bytes]) -> Path:
     """Copy the archive with each entry's content changed and others added."""
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w") as new:
