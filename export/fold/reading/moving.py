@@ -119,9 +119,10 @@ def _pad(n: Node) -> Op:
     pads = n.attribute("pads")
     if pads is None:
         given, axes = n.integers(1), n.constant(3)
-        if given is None and not n.has(3) and n.channels_kept():
+        ends = given if given is not None and len(given) == 2 * rank else [None] * (2 * rank)
+        if None in (*ends[:2], *ends[rank : rank + 2]) and not n.has(3) and n.channels_kept():
             # The batch may be padded, too: zeros let a scale pass there as well.
-            given = [0, 0, *[None] * (rank - 2)] * 2
+            given = [0, 0, *ends[2:rank], 0, 0, *ends[rank + 2 :]]
         if given is None or (n.has(3) and axes is None):
             raise NotKnown
         half = len(given) // 2

@@ -476,6 +476,26 @@ def test_channels_of_zeros_are_not_in_the_way_of_an_affine_before_them() -> None
     same_function(model, after, *LENGTHS)
 
 
+#: The lengths of a Pad in six entries, of which none is known, as "same" padding for any length is written.
+COMPUTED = "a = Shape(x) b = Mul(a, last) k = Div(b, four) pads = Concat<axis=0>(k, k)"
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect"])
+def test_a_pad_of_computed_lengths_keeps_the_channels_that_its_reader_has(mode: str) -> None:
+    nodes = f'{COMPUTED} p = Pad<mode="{mode}">(n, pads) y = Conv(p, v)'
+    places = {"last": np.array([0, 0, 1]), "four": np.array([4])}
+    model = graph(behind(nodes), **given(v=weights(5, 4, 3), **places))
+    after, report = folded(model)
+    assert report.batchnorms_after == 0
+    same_function(model, after, *LENGTHS)
+
+
+def test_a_pad_of_computed_lengths_lets_nothing_pass_that_may_add_channels() -> None:
+    places = {"last": np.array([0, 1, 0]), "four": np.array([3])}
+    model = graph(behind(f"{COMPUTED} p = Pad(n, pads) y = Conv(p, v)"), **given(v=weights(5, 6, 1), **places))
+    stays(model, "no rule takes a per-channel scale or shift through 'Pad_7' (Pad)", *LENGTHS)
+
+
 # --- one more channel -------------------------------------------------------------------------------------------------
 
 W = AddedChannel(axis=1, index=4)
