@@ -16,8 +16,10 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -26,6 +28,7 @@ from normfold.serving import errors
 from normfold.serving.catalog import config
 from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.repository import GOLDEN_FILE, Files, SentFolder
+from normfold.serving.catalog.trial_memory import TrialMemory
 from normfold.serving.catalog.trial_process import TrialFile, TrialJob, write_job
 from normfold.serving.catalog.warmup import FOLDER
 from normfold.serving.errors import LoadError, Unavailable
@@ -81,6 +84,7 @@ class Trials:
         """``folder`` remembers what passed; None: nothing does."""
         self._limits, self._folder = limits, folder
         self._trying = threading.Lock()
+        self._memory = TrialMemory()
         self._lock = threading.Lock()
         self._idle: list[_Child] = []
         self._busy: set[_Child] = set()
@@ -111,10 +115,14 @@ class Trials:
                 return
         with self._lock:
             self._wanted += 1
-        with _Turn(self._trying) as turn:
+        size = sum(len(file.data) for file in files)
+        most = self._limits.memory_bytes(size)
+        total = max(most, options.budget.room_bytes if options.budget else most)
+        with _Turn(self._trying) as turn, self._memory.place(turn, size, total):
             child = self._take()
             try:
-                kind, message = child.carry_out(job, self._limits, turn)
+                watch = partial(self._memory.too_much, turn, total=total)
+                kind, message = child.carry_out(job, self._limits.seconds, most, turn, watch)
             finally:
                 self._put_back(child, keep=not options.device.gpu_demanded)
         error = getattr(errors, kind, None)
@@ -222,19 +230,32 @@ class _Child:
         )
         self._started = False
 
-    def carry_out(self, job: TrialJob, limits: LoadLimits, turn: _Turn) -> tuple[str, str]:
-        """The class and the message of the error of a load, "" for none. Raises LoadError, Unavailable."""
+    def carry_out(
+        self, job: TrialJob, seconds: float, most: int, turn: _Turn, too_much: Callable[[int], bool]
+    ) -> tuple[str, str]:
+        """The class and the message of the error of a load, "" for none.
+
+        It may take ``seconds``, and ``most`` bytes unless all loads together have ``too_much``. Raises LoadError,
+        Unavailable.
+        """
         if not self._started:
-            self._line(START_SECONDS, 0, None, LoadError(f"its trial did not start within {START_SECONDS:g} s"))
+            self._line(START_SECONDS, None, LoadError(f"its trial did not start within {START_SECONDS:g} s"))
             self._started = True
-        most = limits.memory_bytes(sum(len(file.data) for file in job.files))
         pid = self._process.pid
         before, highest = children.resident_bytes(pid), children.most_resident_bytes(pid)
         large = LoadError(f"loading it needs more memory than {most >> 20} MiB; --load-mib allows more")
         with suppress(OSError):  # it has ended, which the next line finds
             write_job(cast("BinaryIO", self._process.stdin), job)
-        late = LoadError(f"loading it took longer than {limits.seconds:g} s; --load-seconds allows more")
-        line = self._line(limits.seconds, before + most, turn, late, large)
+        late = LoadError(f"loading it took longer than {seconds:g} s; --load-seconds allows more")
+
+        def look() -> None:
+            resident = children.resident_bytes(pid)
+            if resident > before + most:
+                raise large
+            if too_much(resident):
+                raise LoadError("the models that load now need more memory together than there is; load it later")
+
+        line = self._line(seconds, turn, late, look)
         kind, message = json.loads(line)
         peak = children.most_resident_bytes(pid)
         if TOO_LITTLE in message or kind == "MemoryError" or (highest < peak and peak > before + most):
@@ -242,11 +263,11 @@ class _Child:
         return str(kind), str(message)
 
     def _line(
-        self, seconds: float, most: int, turn: _Turn | None, late: LoadError, large: LoadError | None = None
+        self, seconds: float, turn: _Turn | None, late: LoadError, look: Callable[[], None] | None = None
     ) -> bytes:
         """The next line of the process.
 
-        Raises ``late`` after ``seconds``, and ``large`` where the process has more memory than ``most``; it is ended.
+        Raises ``late`` after ``seconds``, and what ``look`` raises; the process is ended then.
         """
         begun = time.monotonic()
         assert self._process.stdout is not None
@@ -254,12 +275,14 @@ class _Child:
             now = time.monotonic()
             if turn is not None and now > begun + PATIENCE_SECONDS:
                 turn.give_up()
-            if now > begun + seconds:
+            try:
+                if now > begun + seconds:
+                    raise late
+                if look is not None:
+                    look()
+            except LoadError:
                 self.end()
-                raise late
-            if large is not None and children.resident_bytes(self._process.pid) > most:
-                self.end()
-                raise large
+                raise
         line = self._process.stdout.readline()
         if line:
             return line

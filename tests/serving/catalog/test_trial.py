@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import pytest
 from onnx import TensorProto, helper, parser
+from tests.waiting import wait_until
 
 from normfold.protos import grpc_service as pb
 from normfold.protos import model_config as mc
@@ -24,6 +26,7 @@ from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.loader import Loader
 from normfold.serving.catalog.repository import ModelFolder, SentFolder
 from normfold.serving.catalog.trial import LoadLimits, Trials, needed
+from normfold.serving.catalog.trial_memory import PROCESS_BYTES, TrialMemory
 from normfold.serving.errors import LoadError, Unavailable, UnsafeModel
 from normfold.serving.process import children
 from normfold.serving.runtime.devices import Device
@@ -274,6 +277,58 @@ def test_eight_loads_without_end_keep_no_other_waiting(trials, models, monkeypat
                 assert isinstance(ended, Unavailable)
 
     asyncio.run(asyncio.wait_for(load(), 50))
+
+
+def test_of_several_loads_that_need_too_much_together_the_largest_is_ended(trials, monkeypatch):
+    """Each may have 2 GiB; together they have no more than one may have, or than the server has room for."""
+    monkeypatch.setattr(trial, "PATIENCE_SECONDS", 0.1)
+    looked: Counter[int] = Counter()
+
+    def resident(pid: int) -> int:
+        looked[pid] += 1
+        return (
+            (100 << 20) if looked[pid] == 1 else (1000 << 20) if pid == min(looked, key=started.index) else (1500 << 20)
+        )
+
+    started: list[int] = []
+    real = subprocess.Popen
+
+    def start(*arguments, **options):
+        process = real(*arguments, **options)
+        started.append(process.pid)
+        return process
+
+    monkeypatch.setattr(trial.subprocess, "Popen", start)
+    monkeypatch.setattr(trial.children, "resident_bytes", resident)
+    one = trials(seconds=60.0)
+    first = threading.Thread(target=_ended, args=(one,))
+    first.start()
+    wait_until(lambda: looked and max(looked.values()) > 3)
+    with pytest.raises(LoadError, match="the models that load now need more memory together than there is"):
+        check(one, ENDLESS)
+    assert first.is_alive()
+    one.close()
+    first.join(20)
+
+
+def test_a_trial_waits_until_the_others_leave_it_memory():
+    memory, order, small = TrialMemory(), [], 0
+    total = 3 * PROCESS_BYTES
+    with memory.place("first", small, total), memory.place("second", small, total):
+        assert not memory.too_much("first", 2 * PROCESS_BYTES, total)
+
+        def third():
+            with memory.place("third", small, total):
+                order.append("third")
+
+        waiting = threading.Thread(target=third)
+        waiting.start()
+        waiting.join(0.2)
+        order.append("second ends")
+    waiting.join(20)
+    assert order == ["second ends", "third"]
+    with memory.place("alone", 10 * total, total):
+        assert not memory.too_much("alone", 100 * total, total)  # its own limit ends it
 
 
 def test_a_trial_ends_with_the_process_that_wanted_it():
