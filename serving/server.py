@@ -102,7 +102,7 @@ class Server:
         from normfold.serving.rpc.traffic import Traffic
         from normfold.serving.runtime.session import available_providers
         from normfold.serving.scheduling.admission import Admission
-        from normfold.serving.service import polling, reflection, snapshot
+        from normfold.serving.service import reflection, snapshot
         from normfold.serving.service.administration import Administration
         from normfold.serving.service.health import Health
         from normfold.serving.service.polling import Polling
@@ -150,19 +150,18 @@ class Server:
         self._traffic = Traffic()
         #: The counters of this process.
         self.snapshots = Snapshots(self.catalog, self._traffic, worker)
-        ours = polling.methods(self.catalog)
+        #: Looks for changes of the repository; of several workers one does it for all.
+        self.polling = Polling(self._stock.repository, self.catalog, poll_seconds, refresh)
+        ours = self.polling.methods
         theirs = [*self.service.methods(), *administration.methods(), *self.health.methods()]
         methods = [*ours, *theirs, self.snapshots.method()]
         if share is not None:
             methods = share(methods)
+            self.polling.share(methods[: len(ours)])
         wire = methods[len(ours) :]
         if config.reflection:
             wire += reflection.methods({method.service for method in wire})
         self._snapshot = next(method for method in methods if method.path == snapshot.PATH)
-        #: Looks for changes of the repository; the first worker does it for all.
-        self.polling: Polling | None = None
-        if worker == 1:
-            self.polling = Polling(self._stock.repository, self.catalog, methods[: len(ours)], poll_seconds, refresh)
         self._polling: asyncio.Task[None] | None = None
         self._http: HttpPort | None = None
         make = frontend(config.frontend)
@@ -182,10 +181,11 @@ class Server:
         return "" if self._http is None else self._http.address
 
     async def start(self) -> None:
-        """Bind the ports, then load every model. Raises StartError when a port cannot be bound."""
+        """Bind the ports, load every model, look for changes. Raises StartError when a port cannot be bound."""
         await self.listen()
         self.open_http()
         await self.load()
+        self.look()
 
     async def listen(self, reuse_port: bool = False) -> None:
         """Bind the port, alone or together with other workers. Raises StartError when it cannot be bound."""
@@ -212,15 +212,16 @@ class Server:
             log.warning("no metrics: %s", error)
 
     async def load(self) -> None:
-        """Load every model that is to be served, and look for changes of the repository from then on."""
-        if self.polling is not None:
-            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # not here, or not the main thread
-                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.polling.look_now)
-            await self.polling.begin()
+        """Load every model that is to be served."""
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # not here, or not the main thread
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.polling.look_now)
+        await self.polling.begin()
         await self.catalog.load_all()
-        if self.polling is not None:
-            await self.polling.catch_up()
-            self._polling = asyncio.create_task(self.polling.run())
+        await self.polling.catch_up()
+
+    def look(self) -> None:
+        """Look for changes of the repository from now on."""
+        self._polling = asyncio.create_task(self.polling.run())
 
     def models(self) -> list[tuple[str, bool]]:
         """What ``entries.lines`` says about the models."""

@@ -81,8 +81,12 @@ class Replica:
 
     async def _loaded(self) -> None:
         if self._loading is None:
-            self._loading = asyncio.create_task(self._server.load())
+            self._loading = asyncio.create_task(self._load())
         await asyncio.shield(self._loading)
+
+    async def _load(self) -> None:
+        await self._server.load()
+        self._server.look()
 
     async def check_health(self) -> None:
         """Ray asks this before the first request and then every few seconds; an exception makes it start another."""

@@ -26,46 +26,50 @@ SERVICE = "normfold.Repository"
 SETTLED_SECONDS = 1.0
 
 
-def methods(catalog: Catalog) -> list[Method]:
-    """The methods by which a change of the repository reaches every worker; no frontend has them."""
-
-    async def load(request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
-        await catalog.refresh(request.model_name)
-        return pb.RepositoryModelLoadResponse()
-
-    async def unload(request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
-        await catalog.unload(request.model_name)
-        return pb.RepositoryModelUnloadResponse()
-
-    return [
-        Method(f"/{SERVICE}/RepositoryModelLoad", pb.RepositoryModelLoadRequest, unary=load),
-        Method(f"/{SERVICE}/RepositoryModelUnload", pb.RepositoryModelUnloadRequest, unary=unload),
-    ]
-
-
 class Polling:
-    """Looks every so often, and when it is asked to. Loads go to all workers, as if a client had asked for them."""
+    """Looks every so often, and when it is asked to. Loads go to all workers, as if a client had asked for them.
+
+    Of several workers one looks. The others note what it has them load, so that each can go on where it ends.
+    """
 
     def __init__(
         self,
         repository: Repository,
         catalog: Catalog,
-        methods: Sequence[Method],
         seconds: float,
         refresh: Callable[[], None] | None = None,
     ) -> None:
         """``seconds``: the time between looks; 0: only when asked.
 
-        ``methods`` are those of this module, shared by all workers. ``refresh`` brings the image of a repository on
-        object storage up to date before each look; None: the repository is here.
+        ``refresh`` brings the image of a repository on object storage up to date before each look; None: the
+        repository is here.
         """
         self._refresh = refresh
         self._changes, self._seconds = Changes(repository), seconds
-        self._load, self._unload = methods
+        #: The methods by which a change of the repository reaches this worker; no frontend has them.
+        self.methods = [
+            Method(f"/{SERVICE}/RepositoryModelLoad", pb.RepositoryModelLoadRequest, unary=self._refresh_model),
+            Method(f"/{SERVICE}/RepositoryModelUnload", pb.RepositoryModelUnloadRequest, unary=self._unload_model),
+        ]
+        self._load, self._unload = self.methods
         self._repository, self._catalog = repository, catalog
         self._files = FileThread("normfold-poll")
         self._now = asyncio.Event()
         self._said = SaidOnce(log)
+
+    def share(self, methods: Sequence[Method]) -> None:
+        """Have changes reach every worker: ``methods`` are those of this object, shared by all workers."""
+        self._load, self._unload = methods
+
+    async def _refresh_model(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
+        await self._files.run(self._changes.note, request.model_name)
+        await self._catalog.refresh(request.model_name)
+        return pb.RepositoryModelLoadResponse()
+
+    async def _unload_model(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
+        await self._files.run(self._changes.note_gone, request.model_name)
+        await self._catalog.unload(request.model_name)
+        return pb.RepositoryModelUnloadResponse()
 
     async def begin(self) -> None:
         """What is in the repository now counts as loaded. Call it before anything is loaded."""

@@ -13,6 +13,7 @@ from normfold.serving.workers.messages import (
     CountersChanged,
     InService,
     Listening,
+    LookForChanges,
     ModelsReady,
     Performed,
     Remember,
@@ -56,16 +57,18 @@ class Exchange:
         self._tasks: set[asyncio.Task[None]] = set()
         #: Whether there was a time when every worker listened.
         self.complete = False
+        #: The worker that looks for changes of the repository; None while no worker can.
+        self.looking: WorkerProcess | None = None
 
     @property
-    def listening(self) -> int:
-        """How many workers answer clients."""
-        return sum(worker.listening.done() for worker in self._joined.values())
+    def listening(self) -> list[WorkerProcess]:
+        """The workers that answer clients, by number."""
+        return [worker for _, worker in sorted(self._joined.items()) if worker.listening.done()]
 
     @property
     def ready(self) -> bool:
-        """Whether the whole server is ready: all workers have listened, and those that run have all their models."""
-        return self.complete and all(worker.ready for worker in self._joined.values())
+        """Whether the whole server is ready: all workers have listened, and those that do have all their models."""
+        return self.complete and all(worker.ready for worker in self.listening)
 
     @property
     def serve(self) -> Serve:
@@ -96,7 +99,8 @@ class Exchange:
             worker.link.send(StartListening())
             self._joined[worker.number] = worker
             listens = await worker.listening
-        self.complete = self.complete or self.listening == self._count
+        self.complete = self.complete or len(self.listening) == self._count
+        self._have_one_look()
         self._send_readiness()
         return listens
 
@@ -106,6 +110,9 @@ class Exchange:
             self._served = self.serve.models
             del self._joined[worker.number]
         worker.gone()
+        if self.looking is worker:
+            self.looking = None
+        self._have_one_look()
         self._send_readiness()
 
     def handle(
@@ -179,6 +186,12 @@ class Exchange:
             await asyncio.wait(calls.values(), timeout=seconds)
         results = {number: call.result() for number, call in calls.items() if call.done()}
         return {number: answer for number, answer in results.items() if answer is not None}
+
+    def _have_one_look(self) -> None:
+        """Have one worker look for changes. A worker that cannot start must not keep the others from finding them."""
+        if self.looking is None and self.complete and self.listening:
+            self.looking = self.listening[0]
+            self.looking.link.send(LookForChanges())
 
     def _send_readiness(self) -> None:
         for worker in self._joined.values():

@@ -102,7 +102,12 @@ class StartListening:
     """The worker has caught up with the others: clients may come."""
 
 
-ToWorker = Perform | AllAnswered | ServerReady | RestoreCounters | Serve | Ping | StartListening
+@dataclass(frozen=True)
+class LookForChanges:
+    """From now on look for changes of the repository, for all workers; at once when SIGHUP comes."""
+
+
+ToWorker = Perform | AllAnswered | ServerReady | RestoreCounters | Serve | Ping | StartListening | LookForChanges
 
 
 # From a worker to the supervisor.

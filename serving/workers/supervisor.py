@@ -18,7 +18,7 @@ from normfold.serving.process.memory_limit import default_limit_bytes
 from normfold.serving.setting_bounds import LEAST_LIMIT_BYTES
 from normfold.serving.settings import OFF, ServerConfig
 from normfold.serving.workers.exchange import Exchange
-from normfold.serving.workers.messages import Listening, ModelsLoaded, Ping, Pong, StartFailed
+from normfold.serving.workers.messages import ModelsLoaded, Ping, Pong, StartFailed
 from normfold.serving.workers.port import Port
 from normfold.serving.workers.process import WorkerProcess, how
 
@@ -82,7 +82,7 @@ class Supervisor:
         self._processes: dict[int, WorkerProcess] = {}
         self._stop = asyncio.Event()
         self._announced = False
-        #: Whether SIGHUP came when the first worker could not look.
+        #: Whether SIGHUP came when no worker could look.
         self._hung_up = False
 
     async def run(self, on_ready: Callable[[Started], None]) -> bool:
@@ -121,11 +121,11 @@ class Supervisor:
         self._stop.set()
 
     def _on_hang_up(self) -> None:
-        """Let the first worker look for changes of the repository; if it starts just now, once it listens."""
-        first = self._processes.get(1)
-        self._hung_up = first is None or not (first.listening.done() and first.listening.result())
-        if first is not None and not self._hung_up:
-            first.send_signal(signal.SIGHUP)
+        """Let the worker that looks for changes of the repository look now; if there is none, as soon as there is."""
+        looking = self._exchange.looking
+        self._hung_up = looking is None
+        if looking is not None:
+            looking.send_signal(signal.SIGHUP)
 
     def _signal(self, number: signal.Signals) -> None:
         for worker in self._processes.values():
@@ -165,7 +165,7 @@ class Supervisor:
         if self._stop.is_set():
             worker.send_signal(signal.SIGTERM)
         code = await self._attend(worker, on_ready)
-        del self._processes[number]  # a SIGHUP that comes now is for the next one
+        del self._processes[number]
         if worker.failure and not self._exchange.complete and not self._stop.is_set():
             raise WorkersError(worker.failure, worker.exit_code)
         ended = f"could not start: {worker.failure}" if worker.failure else how(code)
@@ -187,8 +187,6 @@ class Supervisor:
                     pass
                 case _:
                     self._exchange.handle(worker, message)
-                    if self._hung_up and worker.number == 1 and isinstance(message, Listening):
-                        self._on_hang_up()
         pinging.cancel()
         self._exchange.leave(worker)
         if joining is not None:
@@ -209,7 +207,10 @@ class Supervisor:
             worker.link.send(Ping())
 
     async def _join(self, worker: WorkerProcess, on_ready: Callable[[Started], None]) -> None:
-        if await self._exchange.join(worker) and self._exchange.complete and not self._announced:
+        listens = await self._exchange.join(worker)
+        if self._hung_up:
+            self._on_hang_up()
+        if listens and self._exchange.complete and not self._announced:
             self._announced = True
             on_ready(
                 Started(

@@ -24,6 +24,7 @@ from normfold.serving.workers.messages import (
     AskAll,
     CountersChanged,
     InService,
+    LookForChanges,
     ModelsReady,
     Perform,
     Performed,
@@ -135,8 +136,8 @@ class WorkerLink:
 
         catalog.on_change(report)
 
-    async def attend(self, catalog: Catalog, snapshots: Snapshots) -> None:
-        """Do what the supervisor asks for, until it closes the connection."""
+    async def attend(self, catalog: Catalog, snapshots: Snapshots, look: Callable[[], None]) -> None:
+        """Do what the supervisor asks for, until it closes the connection; ``look`` starts to look for changes."""
         while (message := await self._link.receive()) is not None:
             match message:
                 case Perform():
@@ -162,6 +163,8 @@ class WorkerLink:
                     self.lost = catalog.following.lost(catalog.entries)
                     catalog.following.follow(())
                     self.listen.set()
+                case LookForChanges():
+                    look()
         for future in self._asked.values():
             if not future.done():
                 future.set_exception(Unavailable(EXITING))

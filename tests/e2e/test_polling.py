@@ -15,6 +15,7 @@ from tests.waiting import wait_until
 
 from normfold.serving.catalog.entries import NOT_LOADED
 from normfold.serving.client.client import Client, ClientError
+from normfold.serving.load.processes import listeners
 
 from .conftest import SCALE, write_model
 from .test_workers import workers
@@ -77,6 +78,25 @@ def test_what_changes_while_the_polling_worker_is_dead_is_loaded(folder, start):
         wait_until(
             lambda: {("m", "2"), ("new", "1")} <= {(one.model, one.version) for one in client.models() if one.ready}
         )
+
+
+def test_what_is_removed_while_the_polling_worker_is_dead_is_unloaded_and_the_server_is_whole_again(folder, start):
+    with start(folder, *POLL, "--workers", "2") as server, Client(server.address) as client:
+        first = next(pid for pid in workers(server) if b"workers.worker\x001\0" in command(pid))
+        os.kill(first, signal.SIGSTOP)  # it looks no more
+        shutil.rmtree(folder / "other")
+        write_model(folder / "m", SCALE.replace("FACTOR", "3.0"), 2)
+        shutil.rmtree(folder / "m/1")
+        os.kill(first, signal.SIGKILL)
+
+        def followed() -> bool:
+            with contextlib.suppress(ClientError):  # the connection was to the worker that is dead
+                return factor(client) == 3 and not client.is_model_ready("other")
+            return False
+
+        wait_until(followed)
+        wait_until(lambda: len(listeners(server.address)) == 2, 120)
+        assert client.is_ready()
 
 
 @pytest.mark.parametrize("options", [POLL, ("--model-control", "explicit")])

@@ -129,3 +129,17 @@ def test_another_configuration_is_found_too(root, text):
     following.follow([Served("m", (1,), config.parse("max_batch_size: 8").SerializeToString(), "")])
     (root / "m/config.pbtxt").write_text(text)
     assert following.behind(Repository(root)) == ["m"]
+
+
+def test_what_another_worker_had_this_one_load_is_no_change(root, models):
+    changes = begun(root)
+    models.write(root / "m", models.scale(3.0), 2)
+    models.write(root / "n", models.scale())
+    changes.note("m")
+    changes.note("n")
+    assert [changes.look(), changes.look()] == [([], []), ([], [])]
+    shutil.rmtree(root / "n")
+    changes.note("n")  # it is gone before it was loaded: that is still to be found
+    changes.note_gone("m")
+    shutil.rmtree(root / "m")
+    assert [changes.look(), changes.look(), changes.look()] == [([], []), ([], ["n"]), ([], [])]

@@ -14,6 +14,7 @@ from normfold.serving.workers.messages import (
     CountersChanged,
     InService,
     Listening,
+    LookForChanges,
     ModelsLoaded,
     ModelsReady,
     Perform,
@@ -40,6 +41,7 @@ TO_WORKER = [
     Serve((ServedModel("m", (1, 20), b"\x00", ""), ServedModel("n", (), b"", "no 'ü'"))),
     Ping(),
     StartListening(),
+    LookForChanges(),
 ]
 TO_SUPERVISOR = [
     AskAll(7, "/a.B/C", BIG, True, (Remember(("model", "ü\n"), b"one"), Remember(("region",), None))),

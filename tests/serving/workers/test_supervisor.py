@@ -12,44 +12,9 @@ import pytest
 from normfold.serving.errors import WorkersError
 from normfold.serving.settings import ServerConfig
 from normfold.serving.workers import supervisor as supervisors
-from normfold.serving.workers.messages import Listening, ModelsLoaded, StartListening
+from normfold.serving.workers.messages import Listening, LookForChanges, ModelsLoaded, StartListening
 from normfold.serving.workers.process import WorkerProcess
 from normfold.serving.workers.supervisor import Supervisor
-
-
-def test_a_hang_up_while_the_first_worker_starts_reaches_it_when_it_listens():
-    sent = []
-
-    class Link:
-        messages = iter([Listening(), None])
-
-        async def receive(self):
-            return next(self.messages)
-
-        async def close(self):
-            pass
-
-    async def ended():
-        return 0
-
-    async def hang_up():
-        supervisor = Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0"), 2)
-        supervisor._on_hang_up()  # no worker is there yet
-        future = asyncio.get_running_loop().create_future()
-        worker = SimpleNamespace(
-            number=1, listening=future, send_signal=sent.append, link=Link(), gone=lambda: None, served=(), ready=True,
-            server_ready=False, process=SimpleNamespace(wait=ended),
-        )  # fmt: skip
-        supervisor._processes[1] = worker
-        supervisor._on_hang_up()
-        assert sent == []
-        await supervisor._attend(worker, lambda started: None)
-        assert sent == [signal.SIGHUP]
-        supervisor._on_hang_up()
-        assert sent == [signal.SIGHUP] * 2
-        supervisor._port.release()
-
-    asyncio.run(hang_up())
 
 
 class Link:
@@ -58,8 +23,10 @@ class Link:
     def __init__(self):
         self.messages = asyncio.Queue()
         self.messages.put_nowait(ModelsLoaded(()))
+        self.sent = []
 
     def send(self, message):
+        self.sent.append(message)
         if isinstance(message, StartListening):
             self.messages.put_nowait(Listening())
 
@@ -151,6 +118,52 @@ def test_a_server_none_of_whose_workers_can_be_forked_ends_with_the_reason(monke
     with pytest.raises(WorkersError, match="worker 1 could not be started: Resource temporarily unavailable, 3 times"):
         asyncio.run(run())
     assert tries == [1, 1, 1]
+
+
+def test_a_hang_up_before_any_worker_listens_reaches_the_first_which_looks(monkeypatch):
+    async def run():
+        supervisor = Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off"), 2)
+        made = {}
+
+        async def start(number, config):
+            supervisor._on_hang_up()
+            made[number] = Fake(number)
+            return made[number]
+
+        monkeypatch.setattr(WorkerProcess, "start", start)
+        running = await until_ready(supervisor)
+        assert [made[number].signals for number in (1, 2)] == [[signal.SIGHUP], []]
+        supervisor._on_hang_up()
+        assert [made[number].signals for number in (1, 2)] == [[signal.SIGHUP] * 2, []]
+        supervisor._on_signal()
+        await asyncio.wait_for(running, 20)
+
+    asyncio.run(run())
+
+
+def test_a_hang_up_reaches_another_worker_while_the_first_cannot_start(monkeypatch, no_delay):
+    async def run():
+        supervisor = Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off"), 2)
+        made = {}
+
+        async def start(number, config):
+            if number in made:
+                raise no_process()
+            made[number] = Fake(number)
+            return made[number]
+
+        monkeypatch.setattr(WorkerProcess, "start", start)
+        running = await until_ready(supervisor)
+        made[1].send_signal(signal.SIGKILL)
+        while supervisor._exchange.looking is not made[2] and not running.done():
+            await asyncio.sleep(0.001)
+        supervisor._on_hang_up()
+        assert made[2].signals == [signal.SIGHUP]
+        assert [type(each) for each in made[2].link.sent].count(LookForChanges) == 1
+        supervisor._on_signal()
+        await asyncio.wait_for(running, 20)
+
+    asyncio.run(run())
 
 
 def test_a_hang_up_between_two_lives_of_the_first_worker_is_for_the_second(monkeypatch, no_delay):
