@@ -108,11 +108,12 @@ class Catalog:
     async def load_all(self) -> None:
         """Load the models of the start, unless a client was faster; a failure is kept as the reason of its model.
 
-        Lazy ones are only looked at.
+        Lazy ones are only looked at. Where there are other workers, only what they have in service is loaded.
         """
         for name, why in (await self._loader.run(self._sources.overlooked)).items():
             kind = "file" if name.endswith(".onnx") else "folder"
             log.warning("%s %s is not served: %s", kind, quoted(name), why)
+        self.following.skip(self.entries)
         names = [name for name, entry in self.entries.items() if entry.loading]
         if self._lazily is not None:
             self._lazily.lay_down(await self._loader.run(self._sources.versions, names))

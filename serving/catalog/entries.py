@@ -69,9 +69,10 @@ class Entry:
 
     def unload(self, leave_out: bool) -> None:
         """Put no version in service; ``leave_out``: whatever becomes of its files."""
-        self.reason, self.wanted, self.loading, self.left_out = "", False, False, leave_out
+        self.wanted, self.loading, self.left_out = False, False, leave_out
         self.lazy = self.asleep = self.failed = False
         self.versions = {number: Version(UNAVAILABLE, UNLOADED) for number in self.versions or self.present}
+        self.reason = "" if self.versions else UNLOADED
         self.kept.clear()
 
     def statistics(self) -> Iterator[tuple[int, pb.ModelStatistics]]:

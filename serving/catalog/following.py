@@ -40,14 +40,34 @@ def served(entries: Mapping[str, Entry]) -> Iterator[Served]:
 
 
 class Following:
-    """The models that others serve; empty: there are no others, and the repository decides."""
+    """The models that others serve."""
 
     def __init__(self) -> None:
         self._models: dict[str, Served] = {}
+        #: Whether there are others; if not, the repository decides.
+        self._active = False
 
-    def follow(self, models: Iterable[Served]) -> None:
-        """Follow these from now on."""
-        self._models = {model.name: model for model in models}
+    def follow(self, models: Iterable[Served] | None) -> None:
+        """Follow these from now on; None: there are no others to follow."""
+        self._active = models is not None
+        self._models = {model.name: model for model in models or ()}
+
+    def skip(self, entries: Mapping[str, Entry]) -> None:
+        """Where there are others, have no model of ``entries`` loaded at the start that they do not have in service."""
+        for name, entry in entries.items():
+            if self._active and name not in self._models:
+                entry.wanted = entry.loading = False
+
+    def end(self, entries: dict[str, Entry]) -> list[str]:
+        """Follow the others no longer; why ``entries`` are not what they serve, a sentence for each such model.
+
+        A model that was skipped, and that nobody has asked for meanwhile, is one that was never loaded.
+        """
+        lost = self._lost(entries)
+        self.follow(None)
+        for name in [name for name, entry in entries.items() if not entry.known and not entry.left_out]:
+            del entries[name]
+        return lost
 
     def has(self, name: str, entry: Entry) -> bool:
         """Whether the model ``name`` with the state ``entry`` is as the others have it."""
@@ -76,16 +96,17 @@ class Following:
         model = self._models.get(name)
         return model.versions if model is not None and model.lazy else None
 
-    def lost(self, entries: Mapping[str, Entry]) -> list[str]:
-        """Why this worker cannot serve what the others serve: a sentence for each such model."""
+    def _lost(self, entries: Mapping[str, Entry]) -> list[str]:
         found = []
         for name, model in sorted(self._models.items()):
             entry = entries.get(name)
-            if model.lazy or not model.versions or (entry is not None and (entry.ready or not entry.wanted)):
+            if model.lazy or (entry is not None and not entry.wanted):
                 continue
-            found.append(
-                f"{quoted(name)}, which the other workers serve, cannot be loaded{entry.because if entry else ''}"
-            )
+            absent = sorted(set(model.versions) - set(entry.answering if entry else ()))
+            if absent:
+                which = f"{quoted(name)} version {', '.join(map(str, absent))}"
+                because = entry.because if entry else ""
+                found.append(f"{which}, which the other workers serve, cannot be loaded{because}")
         return found
 
     def behind(self, repository: Repository) -> list[str]:
@@ -93,7 +114,7 @@ class Following:
 
         It has changed while no worker looked at it.
         """
-        if not self._models:
+        if not self._active:
             return []
         folders = repository.models()
         names = sorted({*self._models, *folders})

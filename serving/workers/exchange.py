@@ -74,11 +74,12 @@ class Exchange:
     def serve(self) -> Serve:
         """What a worker that starts now is to load: for each model the report that has the highest versions."""
         best: dict[str, ServedModel] = {}
-        for worker in self._joined.values():
+        for worker in self.listening:
             for model in worker.served:
-                if model.name not in best or model.versions > best[model.name].versions:
+                # Compared from the highest version down, so that of two reports the one with more versions is taken.
+                if model.name not in best or model.versions[::-1] > best[model.name].versions[::-1]:
                     best[model.name] = model
-        if self._joined:
+        if self.listening:
             self._served = tuple(best.values())
         return Serve(self._served)
 
@@ -96,7 +97,10 @@ class Exchange:
             if worker.left:
                 return False
             worker.link.send(RestoreCounters(tuple(self._counters.get(worker.number, {}).values())))
-            worker.link.send(StartListening())
+            if self.ready:
+                worker.server_ready = True
+                worker.link.send(ServerReady(True))  # before it listens: its first client may ask for it
+            worker.link.send(StartListening(alone=not self.listening))
             self._joined[worker.number] = worker
             listens = await worker.listening
         self.complete = self.complete or len(self.listening) == self._count

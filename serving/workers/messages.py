@@ -88,7 +88,7 @@ class RestoreCounters:
 class Serve:
     """What the other workers serve, which a worker that starts later loads, too; it loads nothing before this comes."""
 
-    #: None: there are no others, so the repository decides.
+    #: None: there are no others, so the repository decides; (): they serve nothing.
     models: tuple[ServedModel, ...] | None
 
 
@@ -100,6 +100,9 @@ class Ping:
 @dataclass(frozen=True)
 class StartListening:
     """The worker has caught up with the others: clients may come."""
+
+    #: Whether no other worker listens: then it does even without a model that the others served.
+    alone: bool
 
 
 @dataclass(frozen=True)

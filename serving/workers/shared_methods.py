@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from normfold.protos import grpc_service as pb
 from normfold.protos import metrics as mx
-from normfold.serving.catalog.entries import ASLEEP
+from normfold.serving.catalog.entries import ASLEEP, UNLOADED
 from normfold.serving.scheduling.statistics import Statistics
 from normfold.serving.service.snapshot import failed_sums
 
@@ -131,9 +131,10 @@ def index(
         rows, theirs = _without(rows, here - there, theirs), _without(theirs, there - here, rows)
         rows = {key: row for key, row in rows.items() if row.state != "READY" or key in theirs or row.name in there}
         rows |= {key: row for key, row in theirs.items() if row.state != "READY" or row.name in here}
-    # One worker has unloaded the versions of a model to make room, where another has never loaded it.
+    # One worker has unloaded the versions of a model, where another has never loaded it.
     listed = {name for name, version in rows if version}
-    rows = {key: row for key, row in rows.items() if row.version or row.name not in listed or row.reason not in ASLEEP}
+    plain = {*ASLEEP, UNLOADED, ""}
+    rows = {key: row for key, row in rows.items() if row.version or row.name not in listed or row.reason not in plain}
     return pb.RepositoryIndexResponse(models=[row for _, row in sorted(rows.items())])
 
 

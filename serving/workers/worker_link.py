@@ -155,13 +155,16 @@ class WorkerLink:
                     for data in message.counters:
                         snapshots.restore(mx.SnapshotResponse.FromString(data))
                 case Serve():
-                    catalog.following.follow(Served(*dataclasses.astuple(model)) for model in message.models or ())
+                    others = message.models
+                    followed = None if others is None else [Served(*dataclasses.astuple(model)) for model in others]
+                    catalog.following.follow(followed)
                     self.may_load.set()
                 case Ping():
                     self._link.send(Pong())
                 case StartListening():
-                    self.lost = catalog.following.lost(catalog.entries)
-                    catalog.following.follow(())
+                    lost = catalog.following.end(catalog.entries)
+                    self.lost = [] if message.alone else lost
+                    catalog.changed()
                     self.listen.set()
                 case LookForChanges():
                     look()

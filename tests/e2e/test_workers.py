@@ -365,12 +365,16 @@ def test_a_worker_that_is_replaced_serves_the_versions_that_the_others_serve(sta
         (own / "m" / "2").mkdir()
         (own / "m" / "2" / "model.onnx").write_bytes(b"half a version")
         write_model(own / "nb", SCALE.replace("FACTOR", "9.0"), 2)
+        write_model(own / "never", SCALE.replace("FACTOR", "9.0"))
+        (own / "half" / "1").mkdir(parents=True)
+        (own / "half" / "1" / "model.onnx").write_bytes(b"half a model")
         for pid in workers(server):
             restart(server, pid)
             for channel in channels:
                 assert infer(channel).model_version == "1"
                 assert infer(channel, "nb").model_version == "1"
                 assert call(channel, "ServerReady").ready
+                assert not call(channel, "ModelReady", pb.ModelReadyRequest(name="never")).ready
         write_model(own / "m", SCALE.replace("FACTOR", "4.0"), 2)
         call(channels[0], "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="m"))
         write_model(own / "m", SCALE.replace("FACTOR", "5.0"), 3)
@@ -383,7 +387,7 @@ def test_a_worker_without_a_model_that_the_others_serve_takes_no_connections(sta
         shutil.rmtree(own / "m" / "1")
         killed = workers(server)[0]
         os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: any("'m', which the other workers serve, cannot be loaded" in line for line in server.lines))
+        wait_until(lambda: any("'m' version 1, which the other workers serve, cannot" in line for line in server.lines))
         for _ in range(2):
             with connections(server.address) as channels:
                 for channel in channels:
@@ -391,7 +395,7 @@ def test_a_worker_without_a_model_that_the_others_serve_takes_no_connections(sta
                     assert call(channel, "ServerReady").ready
         write_model(own / "m", SCALE.replace("FACTOR", "3.0"))
         wait_until(lambda: len(listeners(server.address)) == 2, 120)
-    assert any("could not start: 'm', which the other workers serve" in line for line in server.lines)
+    assert any("could not start: 'm' version 1, which the other workers serve" in line for line in server.lines)
 
 
 def test_a_hang_up_ends_no_worker(start, own):

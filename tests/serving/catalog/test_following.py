@@ -45,7 +45,7 @@ def test_a_later_catalog_serves_what_the_first_one_serves(catalog, tmp_path, mod
     before = later.find("n", "1")
     asyncio.run(later.load("n"))
     assert later.find("n", "1") is before
-    later.following.follow(())
+    later.following.follow(None)
     asyncio.run(later.load("n"))
     assert later.find("n", "").version == 2
 
@@ -67,3 +67,39 @@ def test_a_version_that_is_gone_is_a_reason(catalog):
     later.following.follow([Served("m", (7,), parse("").SerializeToString(), "")])
     asyncio.run(later.load_all())
     assert ("m", "7", "UNAVAILABLE") in states(later)
+
+
+def test_what_the_others_do_not_serve_is_not_loaded(catalog, tmp_path, models):
+    models.write(tmp_path / "broken", b"half a version")
+    alone, later = catalog(), catalog()
+    later.following.follow([Served("m", (1,), parse("").SerializeToString(), "")])
+    asyncio.run(later.load_all())
+    assert [row for row in states(later) if row[2]] == [("m", "1", "READY")]
+    assert later.loaded(strict=True)
+    asyncio.run(later.unload("n", leave_out=True))  # as a client had the others do
+    assert later.following.end(later.entries) == []
+    assert states(later) == [("m", "1", "READY"), ("n", "", "UNAVAILABLE")]
+    assert not later.follows("n")
+    assert later.loaded(strict=True)
+    asyncio.run(alone.load_all())
+    assert not alone.loaded(strict=True)
+
+
+def test_others_that_serve_nothing_are_not_the_same_as_no_others(catalog):
+    later = catalog()
+    later.following.follow(())
+    asyncio.run(later.load_all())
+    assert later.following.behind(later._sources._repository) == ["m", "n"]
+    assert later.following.end(later.entries) == []
+    assert states(later) == []
+
+
+def test_one_of_several_versions_that_is_gone_is_missed(catalog, tmp_path, models):
+    models.write(tmp_path / "m", models.scale(3.0), 2)
+    later = catalog()
+    later.following.follow([Served("m", (1, 2), parse("").SerializeToString(), "")])
+    (tmp_path / "m/1/model.onnx").unlink()
+    asyncio.run(later.load_all())
+    assert later.find("m", "").version == 2
+    (sentence,) = later.following.end(later.entries)
+    assert sentence.startswith("'m' version 1, which the other workers serve, cannot be loaded (version 1: ")

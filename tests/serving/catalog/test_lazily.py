@@ -242,7 +242,7 @@ def test_a_request_takes_the_versions_that_were_there_when_the_repository_was_re
         later.following.follow(served(made.entries))
         assert later.following.behind(Repository(root)) == ["a"]
         await later.load_all()
-        later.following.follow(())
+        later.following.follow(None)
         for one in (made, later):
             assert (await one.awake("a", "")).version == 1
             await one.refresh("a")

@@ -14,9 +14,11 @@ from normfold.serving.workers.messages import (
     AllAnswered,
     AskAll,
     InService,
+    ModelsReady,
     Remember,
     Serve,
     ServedModel,
+    ServerReady,
     StartListening,
     WorkerAnswer,
 )
@@ -114,6 +116,51 @@ def test_a_worker_that_joins_during_a_load_carries_it_out_too():
     play(scenario)
 
 
+def test_a_worker_knows_before_it_listens_that_the_server_is_ready():
+    async def scenario(exchange, one, two):
+        assert [one.sent.count(ServerReady(True)), two.sent.count(ServerReady(True))] == [1, 1]
+        exchange.leave(two)
+        late = Worker(2)
+        assert await exchange.join(late)
+        assert late.sent.index(ServerReady(True)) < late.sent.index(StartListening(alone=False))
+        assert late.sent.count(ServerReady(True)) == 1
+
+    play(scenario)
+
+
+def test_a_worker_that_does_not_listen_yet_says_nothing_about_the_server():
+    async def scenario(exchange, one, two):
+        exchange.leave(two)
+        late = Worker(2, (V2,))
+        late.ready = False
+        late.listening = asyncio.get_running_loop().create_future()
+        late.link = type("Deaf", (), {"send": lambda self, message: late.sent.append(message)})()
+        joining = asyncio.create_task(exchange.join(late))
+        await settle()
+        assert exchange.ready
+        assert exchange.serve == Serve((V1,))
+        exchange.handle(one, ModelsReady(False))
+        assert not exchange.ready
+        late.listening.set_result(False)
+        exchange.leave(late)
+        await joining
+
+    play(scenario)
+
+
+def test_a_worker_listens_without_what_is_lost_when_no_other_worker_does():
+    async def scenario(exchange, one, two):
+        exchange.leave(one)
+        exchange.leave(two)
+        late, later = Worker(1), Worker(2)
+        assert await exchange.join(late)
+        assert await exchange.join(later)
+        assert StartListening(alone=True) in late.sent
+        assert StartListening(alone=False) in later.sent
+
+    play(scenario)
+
+
 def test_a_change_during_the_catching_up_of_a_worker_is_caught_up_with_too():
     async def scenario(exchange, one, two):
         exchange.handle(one, load(1, "m", b"first"))
@@ -144,8 +191,15 @@ def test_a_worker_that_starts_later_gets_what_the_others_serve():
         assert exchange.serve == Serve((V1,))
         exchange.handle(two, InService((NONE,)))
         assert exchange.serve == Serve((V1,))
-        exchange.leave(one)
+        exchange.handle(one, InService((ServedModel("m", (1, 2), b"c", ""),)))
+        exchange.handle(two, InService((V2,)))
+        assert exchange.serve == Serve((ServedModel("m", (1, 2), b"c", ""),))
+        exchange.handle(one, InService((V2,)))
+        exchange.handle(two, InService((ServedModel("m", (1, 2), b"c", ""),)))
+        assert exchange.serve == Serve((ServedModel("m", (1, 2), b"c", ""),))
         exchange.leave(two)
+        exchange.handle(one, InService((NONE,)))
+        exchange.leave(one)
         assert exchange.serve == Serve((NONE,))
 
     play(scenario)

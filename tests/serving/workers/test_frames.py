@@ -40,7 +40,7 @@ TO_WORKER = [
     Serve(None),
     Serve((ServedModel("m", (1, 20), b"\x00", ""), ServedModel("n", (), b"", "no 'ü'"))),
     Ping(),
-    StartListening(),
+    StartListening(False),
     LookForChanges(),
 ]
 TO_SUPERVISOR = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from normfold.protos import grpc_service as pb
 from normfold.protos import metrics as mx
-from normfold.serving.catalog.entries import MADE_ROOM, NOT_LOADED
+from normfold.serving.catalog.entries import MADE_ROOM, NOT_LOADED, UNLOADED
 from normfold.serving.errors import Status
 from normfold.serving.scheduling.statistics import RequestTiming, Statistics
 from normfold.serving.workers.shared_methods import changes, index, snapshot, statistics
@@ -150,3 +150,14 @@ def test_a_snapshot_sums_histograms_failures_and_calls_of_all_and_lists_the_proc
     assert model.statistics.inference_stats.success.count == 10
     assert [(row.method, row.status, row.count) for row in total.failed_calls] == [("a/B", "INTERNAL", 3)]
     assert [each.worker for each in total.processes] == [1, 2]
+
+
+def test_a_model_that_one_worker_has_unloaded_and_another_has_never_loaded_is_listed_once():
+    kind = pb.RepositoryIndexResponse.ModelIndex
+    unloaded, skipped, unknown = (
+        pb.RepositoryIndexResponse(models=[kind(name="m", version=version, state=state, reason=reason)])
+        for version, state, reason in (("1", "UNAVAILABLE", UNLOADED), ("", "UNAVAILABLE", UNLOADED), ("", "", ""))
+    )
+    for other in (skipped, unknown):
+        assert merged(unloaded, other) == merged(other, unloaded) == [("m", "1", "UNAVAILABLE")]
+    assert merged(skipped, skipped) == [("m", "", "UNAVAILABLE")]

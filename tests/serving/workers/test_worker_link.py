@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from normfold.protos import grpc_service as pb
+from normfold.serving.catalog.following import Following
 from normfold.serving.errors import Unavailable
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
@@ -15,7 +16,15 @@ from normfold.serving.process.logs import LogSettings
 from normfold.serving.rpc.methods import Method
 from normfold.serving.service.administration import Administration
 from normfold.serving.workers.exchange import Exchange
-from normfold.serving.workers.messages import AllAnswered, Perform, Performed, StartListening, WorkerAnswer
+from normfold.serving.workers.messages import (
+    AllAnswered,
+    Perform,
+    Performed,
+    Serve,
+    ServedModel,
+    StartListening,
+    WorkerAnswer,
+)
 from normfold.serving.workers.worker_link import WorkerLink
 
 SERVICE = "/inference.GRPCInferenceService"
@@ -126,3 +135,21 @@ def test_without_model_control_no_worker_changes_a_setting_and_none_that_comes_l
         assert (await two.ask("TraceSetting", pb.TraceSettingRequest())).settings["trace_rate"].value == ["1000"]
 
     play(False, scenario)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_is_lost_keeps_a_worker_from_listening_while_others_do(alone):
+    messages = iter([Serve((ServedModel("m", (1,), b"", ""),)), StartListening(alone), None])
+
+    async def receive():
+        return next(messages)
+
+    async def run():
+        link = WorkerLink(2, SimpleNamespace(receive=receive))
+        catalog = SimpleNamespace(following=Following(), entries={}, changed=lambda: None)
+        await link.attend(catalog, None, lambda: None)
+        assert link.listen.is_set()
+        return link.lost
+
+    lost = ["'m' version 1, which the other workers serve, cannot be loaded"]
+    assert asyncio.run(run()) == ([] if alone else lost)
