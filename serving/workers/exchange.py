@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence
 
 from normfold.serving.workers.journal import Change, Journal
 from normfold.serving.workers.messages import (
@@ -145,17 +145,18 @@ class Exchange:
         """Have every worker carry out the request of ``asker``, and send it all the answers."""
         if asked.change:
             async with self._lock(asked):
-                answers = await self._everyone(asked, None)
+                before = list(self._joined.values())
+                answers = await self._everyone(asked, None, before)
                 if any(not answer.error for answer in answers.values()):
                     self._keep(asked.method, asked.remember)
-                    while joined := self._joined.keys() - answers.keys():  # while the others worked
-                        later = await self._everyone(asked, None, joined)
-                        answers |= later
-                        if not later:
-                            break
+                    # while the others worked; one of them may have the number of one that answered and has ended
+                    while joined := [worker for worker in self._joined.values() if worker not in before]:
+                        before += joined
+                        answers |= await self._everyone(asked, None, joined)
         else:
             reads_disk = asked.method.endswith("/RepositoryIndex")
-            answers = await self._everyone(asked, INDEX_SECONDS if reads_disk else QUESTION_SECONDS)
+            seconds = INDEX_SECONDS if reads_disk else QUESTION_SECONDS
+            answers = await self._everyone(asked, seconds, self._joined.values())
         absent = [counters for number, counters in self._counters.items() if number not in answers]
         asker.link.send(
             AllAnswered(
@@ -178,14 +179,10 @@ class Exchange:
                 self._journal.keep(part.key, Change(method, part.request))
 
     async def _everyone(
-        self, asked: AskAll, seconds: float | None, only: Set[int] | None = None
+        self, asked: AskAll, seconds: float | None, workers: Iterable[WorkerProcess]
     ) -> dict[int, WorkerAnswer]:
-        """The answers of the workers by number, without those that have ended or take longer than ``seconds``.
-
-        ``only`` are the numbers of the workers to ask; None: all.
-        """
-        numbers = self._joined.keys() if only is None else only
-        calls = {number: self._joined[number].perform(asked.method, asked.request) for number in numbers}
+        """The answers of ``workers`` by number, without those that have ended or take longer than ``seconds``."""
+        calls = {worker.number: worker.perform(asked.method, asked.request) for worker in workers}
         if calls:
             await asyncio.wait(calls.values(), timeout=seconds)
         results = {number: call.result() for number, call in calls.items() if call.done()}

@@ -116,6 +116,24 @@ def test_a_worker_that_joins_during_a_load_carries_it_out_too():
     play(scenario)
 
 
+def test_a_worker_that_joins_in_the_place_of_one_that_has_answered_carries_a_load_out_too():
+    async def scenario(exchange, one, two):
+        exchange.handle(one, load(1, "m", b"m"))
+        await settle()
+        two.answer(b"m")
+        exchange.leave(two)
+        late = Worker(2)
+        assert await exchange.join(late)
+        one.answer(b"m")
+        await settle()
+        late.answer(b"m")
+        await settle()
+        (answered,) = [message for message in one.sent if isinstance(message, AllAnswered)]
+        assert [answer.worker for answer in answered.answers] == [1, 2]
+
+    play(scenario)
+
+
 def test_a_worker_knows_before_it_listens_that_the_server_is_ready():
     async def scenario(exchange, one, two):
         assert [one.sent.count(ServerReady(True)), two.sent.count(ServerReady(True))] == [1, 1]
