@@ -42,6 +42,8 @@ class Link(Generic[Sent, Received]):
 
     def send(self, message: Sent) -> None:
         """Send a message. If the other end has closed, nothing happens: ``receive`` reports that."""
+        if self._writer.is_closing():  # uvloop raises RuntimeError then
+            return
         parts: list[bytes] = []
         fields = typed_json.to_values(message, parts)
         head = {"kind": type(message).__name__, "sizes": [len(part) for part in parts], "fields": fields}

@@ -30,7 +30,7 @@ FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, STEADY_SECONDS = 0.1, 10.0, 10.0
 #: After this many failed starts of one worker in a row the server ends, unless it was complete and still answers.
 MOST_FAILED_STARTS = 3
 
-#: Time beyond ``drain_delay_seconds`` and ``grace_seconds`` that a worker may take to end.
+#: Time beyond ``drain_delay_seconds`` and ``grace_seconds`` that a worker may take to end, also once it has left.
 MARGIN_SECONDS = 5.0
 
 #: Time between two pings to a worker, and the longest wait for the first message of one that starts.
@@ -192,7 +192,12 @@ class Supervisor:
         if joining is not None:
             await joining
         await worker.link.close()
-        return await worker.process.wait()
+        try:
+            return await asyncio.wait_for(worker.process.wait(), MARGIN_SECONDS)  # closing it is the last that it does
+        except TimeoutError:
+            log.error("worker %d has left but has not ended within %g s and is ended", worker.number, MARGIN_SECONDS)
+            worker.send_signal(signal.SIGKILL)
+            return await worker.process.wait()
 
     async def _end_if_deaf(self, worker: WorkerProcess) -> None:
         """Send pings to ``worker``, and kill it when it has not answered for too long."""

@@ -7,7 +7,9 @@ as JSON. It stops at SIGTERM, and when the supervisor has ended.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
+import logging
 import os
 import signal
 import socket
@@ -24,6 +26,8 @@ from normfold.serving.workers.frames import worker_end
 from normfold.serving.workers.messages import Listening, ModelsLoaded, StartFailed
 from normfold.serving.workers.worker_link import WorkerLink
 
+log = logging.getLogger("normfold.serving.workers.worker")  # this module is run as __main__
+
 #: Time between two reports of the counters to the supervisor.
 REPORT_SECONDS = 1.0
 
@@ -37,9 +41,15 @@ def main() -> None:
     logs = LogSettings(config.log_level)
     logs.install(sys.stderr, config.log_format, int(number), trace_id)
     tuning.tune()
-    answered = loops.run(_work(int(number), int(descriptor), config, logs))
-    sys.stderr.flush()
-    os._exit(0 if answered else 1)  # a model that still runs or loads cannot be interrupted
+    answered = False
+    try:
+        answered = loops.run(_work(int(number), int(descriptor), config, logs))
+    except Exception:
+        log.exception("the worker ends because of an unexpected error")
+    finally:
+        with contextlib.suppress(OSError):  # the disk of the log may be full
+            sys.stderr.flush()
+        os._exit(0 if answered else 1)  # a model that still runs or loads cannot be interrupted
 
 
 async def _work(number: int, descriptor: int, config: ServerConfig, logs: LogSettings) -> bool:

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from normfold.serving.process import loops
 from normfold.serving.workers.frames import PIECE_BYTES, SupervisorEnd, WorkerEnd, supervisor_end, worker_end
 from normfold.serving.workers.messages import (
     AllAnswered,
@@ -94,6 +95,23 @@ def test_a_closed_end_is_none_even_in_the_middle_of_a_frame():
         return [await end.receive(), await end.receive()]
 
     assert between(send, receive)[1] == [ServerReady(True), None]
+
+
+def test_a_message_to_an_end_that_has_closed_is_dropped():
+    async def run():
+        one, two = socket.socketpair()
+        worker = await worker_end(one)
+        two.close()
+        while not worker._writer.is_closing():
+            worker.send(Pong())
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # now its transport is closed, too
+        worker.send(Pong())
+        await worker.close()
+        worker.send(Pong())
+        return await worker.receive()
+
+    assert loops.run(asyncio.wait_for(run(), 20)) is None
 
 
 def test_a_message_of_the_other_direction_is_not_taken():

@@ -42,8 +42,11 @@ class Fake(WorkerProcess):
 
     def __init__(self, number):
         self.ended = asyncio.get_running_loop().create_future()
-        super().__init__(number, SimpleNamespace(wait=lambda: self.ended), Link())
+        super().__init__(number, SimpleNamespace(wait=self.wait), Link())
         self.signals = []
+
+    async def wait(self):
+        return await asyncio.shield(self.ended)
 
     def send_signal(self, number):
         self.signals.append(number)
@@ -213,3 +216,28 @@ def test_a_worker_that_is_deaf_before_its_first_ping_is_replaced(monkeypatch, no
 
     asyncio.run(run())
     assert "worker 1 has not answered for 2 s and is ended" in caplog.text
+
+
+def test_a_worker_that_has_left_but_does_not_end_is_ended(monkeypatch, no_delay, caplog):
+    monkeypatch.setattr(supervisors, "MARGIN_SECONDS", 0.05)
+
+    async def run():
+        supervisor = Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off"), 2)
+        made = []
+
+        async def start(number, config):
+            made.append(Fake(number))
+            return made[-1]
+
+        monkeypatch.setattr(WorkerProcess, "start", start)
+        running = await until_ready(supervisor)
+        made[0].link.messages.put_nowait(None)
+        async with asyncio.timeout(20):
+            while len(made) < 3:
+                await asyncio.sleep(0.001)
+        assert made[0].signals == [signal.SIGKILL]
+        supervisor._on_signal()
+        await asyncio.wait_for(running, 20)
+
+    asyncio.run(run())
+    assert "has left but has not ended within 0.05 s and is ended" in caplog.text

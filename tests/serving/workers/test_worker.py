@@ -1,0 +1,64 @@
+"""How a worker ends, whatever happens in it: at once, with the exit code that tells whether all was answered."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from normfold.serving.process import loops
+from normfold.serving.process.logs import LogSettings
+from normfold.serving.settings import ServerConfig
+from normfold.serving.workers import worker
+
+
+class Ended(BaseException):
+    """The process would have ended."""
+
+
+class Full:
+    """A log on a full disk."""
+
+    def write(self, text):
+        return len(text)
+
+    def flush(self):
+        raise OSError(28, "No space left on device")
+
+
+def ended_with(monkeypatch, outcome) -> int:
+    """The exit code of a worker whose event loop ends with ``outcome``."""
+
+    def run(work):
+        work.close()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def end(code):
+        raise Ended(code)
+
+    monkeypatch.setattr(loops, "run", run)
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(sys, "argv", ["worker", "1", "3", ServerConfig(Path("r")).to_json()])
+    for name in ("faulthandler", "tuning"):
+        monkeypatch.setattr(getattr(worker, name), "enable" if name == "faulthandler" else "tune", lambda: None)
+    monkeypatch.setattr(signal, "signal", lambda *arguments: None)
+    monkeypatch.setattr(LogSettings, "install", lambda *arguments: None)
+    with pytest.raises(Ended) as caught:
+        worker.main()
+    return caught.value.args[0]
+
+
+def test_a_log_on_a_full_disk_is_no_request_unanswered(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Full())
+    assert ended_with(monkeypatch, True) == 0
+    assert ended_with(monkeypatch, False) == 1
+
+
+def test_an_unexpected_error_ends_the_process_at_once_and_is_logged(monkeypatch, caplog):
+    assert ended_with(monkeypatch, RuntimeError("a fault")) == 1
+    assert "RuntimeError: a fault" in caplog.text
