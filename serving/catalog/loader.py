@@ -80,6 +80,8 @@ class Loader:
             folder = needed(folder, written, version)
             self._trials.check(folder, written, version, self._options)
         with self._alone:  # so that the run times of one model are not measured while another one loads
+            if self._closed:
+                raise Unavailable(EXITING)
             return load(folder, written, version, self._options, self._executor)
 
     def rest(self) -> None:

@@ -179,7 +179,7 @@ class WorkerLink:
         try:
             data = await _alone(method, asked.request)
         except ServingError as refusal:
-            error, details = type(refusal).__name__, str(refusal)[:MAX_DETAILS]
+            error, details = _class_name(refusal), str(refusal)[:MAX_DETAILS]
         except Exception as unexpected:
             error, details = InternalError.__name__, status_of(unexpected, method.path)[1]
         self.report_counters(
@@ -213,6 +213,11 @@ class WorkerLink:
 
     def _report(self, key: tuple[str, str], counters: mx.SnapshotResponse) -> None:
         self._link.send(CountersChanged(*key, counters.SerializeToString()))
+
+
+def _class_name(error: ServingError) -> str:
+    """The name of its class, or of the nearest above it, in ``errors``."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
 
 
 def _raise_error(answer: WorkerAnswer) -> None:

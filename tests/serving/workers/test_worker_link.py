@@ -9,10 +9,11 @@ import pytest
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.following import Following
-from normfold.serving.errors import Unavailable
+from normfold.serving.errors import StartError, Unavailable
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.process.logs import LogSettings
+from normfold.serving.remote.store import RemoteError
 from normfold.serving.rpc.methods import Method
 from normfold.serving.service.administration import Administration
 from normfold.serving.workers.exchange import Exchange
@@ -153,3 +154,24 @@ def test_what_is_lost_keeps_a_worker_from_listening_while_others_do(alone):
 
     lost = ["'m' version 1, which the other workers serve, cannot be loaded"]
     assert asyncio.run(run()) == ([] if alone else lost)
+
+
+def test_an_error_of_a_class_of_another_room_keeps_its_sentence_and_its_status():
+    sent = []
+
+    async def load(request):
+        raise RemoteError("s3://models: the credentials may not list or read it")
+
+    async def run():
+        link = WorkerLink(2, SimpleNamespace(send=sent.append))
+        link.report_counters = lambda catalog, snapshots: None
+        method = Method(
+            "/inference.GRPCInferenceService/RepositoryModelLoad", pb.RepositoryModelLoadRequest, unary=load
+        )
+        link.share([method])
+        await link._perform(Perform(1, method.path, b""), None, None)
+        link._one_answer(method, AllAnswered(0, (sent[0].answer,), ()))
+
+    with pytest.raises(StartError, match="the credentials may not list") as caught:
+        asyncio.run(run())
+    assert caught.value.status == RemoteError.status
