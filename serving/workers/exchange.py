@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from normfold.serving.workers.journal import Change, Journal
 from normfold.serving.workers.messages import (
@@ -153,6 +153,7 @@ class Exchange:
                     while joined := [worker for worker in self._joined.values() if worker not in before]:
                         before += joined
                         answers |= await self._everyone(asked, None, joined)
+                    answers |= await self._again(asked, answers)
         else:
             reads_disk = asked.method.endswith("/RepositoryIndex")
             seconds = INDEX_SECONDS if reads_disk else QUESTION_SECONDS
@@ -165,6 +166,18 @@ class Exchange:
                 tuple(counters for of_worker in absent for counters in of_worker.values()),
             )
         )
+
+    async def _again(self, asked: AskAll, answers: Mapping[int, WorkerAnswer]) -> dict[int, WorkerAnswer]:
+        """The answers of the workers that could not do what others did, each asked once more.
+
+        One after the other: all of them at once may have been more than the memory holds.
+        """
+        second: dict[int, WorkerAnswer] = {}
+        for number in [number for number, answer in answers.items() if answer.error]:
+            if (worker := self._joined.get(number)) is not None:
+                log.warning("worker %d could not do what others did, and tries again: %s", number, asked.method)
+                second |= await self._everyone(asked, None, [worker])
+        return second
 
     def _lock(self, asked: AskAll) -> asyncio.Lock:
         """The lock that puts ``asked`` and others like it into one order for all workers."""

@@ -116,6 +116,39 @@ def test_a_worker_that_joins_during_a_load_carries_it_out_too():
     play(scenario)
 
 
+def test_a_worker_that_could_not_load_what_others_did_tries_once_more(caplog):
+    async def scenario(exchange, one, two):
+        exchange.handle(one, load(1, "m", b"m"))
+        await settle()
+        two.answer(b"m", "LoadRefused")
+        one.answer(b"m")
+        await settle()
+        assert [len(one.asked), len(two.asked)] == [1, 2]
+        two.answer(b"m")
+        await settle()
+        (answered,) = [message for message in one.sent if isinstance(message, AllAnswered)]
+        assert [answer.error for answer in answered.answers] == ["", ""]
+
+        exchange.handle(one, load(2, "m", b"m"))  # what none can is refused at once, and what fails twice then
+        await settle()
+        for worker in (one, two):
+            worker.answer(b"m", "LoadRefused")
+        await settle()
+        assert [len(one.asked), len(two.asked)] == [2, 3]
+        exchange.handle(one, load(3, "m", b"m"))
+        await settle()
+        one.answer(b"m")
+        two.answer(b"m", "LoadRefused")
+        await settle()
+        two.answer(b"m", "LoadRefused")
+        await settle()
+        last = [message for message in one.sent if isinstance(message, AllAnswered)][-1]
+        assert (last.number, [answer.error for answer in last.answers]) == (3, ["", "LoadRefused"])
+
+    play(scenario)
+    assert caplog.text.count("worker 2 could not do what others did, and tries again") == 2
+
+
 def test_a_worker_that_joins_in_the_place_of_one_that_has_answered_carries_a_load_out_too():
     async def scenario(exchange, one, two):
         exchange.handle(one, load(1, "m", b"m"))
