@@ -62,6 +62,8 @@ class Link(Generic[Sent, Received]):
             while self._waiting:
                 part = memoryview(self._waiting[0])
                 for at in range(0, len(part), PIECE_BYTES):
+                    if self._writer.is_closing():
+                        raise ConnectionResetError
                     self._writer.write(part[at : at + PIECE_BYTES])
                     await self._writer.drain()
                 self._waiting.popleft()
