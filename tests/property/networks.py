@@ -341,6 +341,14 @@ def add_layer(b: Builder, layer: Layer) -> None:
         turned = b.node("Transpose", [apart], perm=[0, 2, 1, 3])
         name = b.node("Reshape", [turned, b.const([0, C, -1], np.int64)])
         b.emit(name, C, L, lambda v: v[i].unflatten(1, (groups, C // groups)).transpose(1, 2).flatten(1, 2))
+    elif layer.kind == "negative":
+        b.emit(b.node("Neg", [x]), C, L, lambda v: -v[i])
+    elif layer.kind == "least":
+        b.emit(b.node("ReduceMin", [x], axes=[2]), C, 1, lambda v: v[i].amin(2, keepdim=True))
+    elif layer.kind == "tile":
+        if L > 30:
+            return
+        b.emit(b.node("Tile", [x, b.const([1, 1, 2], np.int64)]), C, 2 * L, lambda v: v[i].repeat(1, 1, 2))
     elif layer.kind == "resize":
         if L > 30:
             return
@@ -487,6 +495,9 @@ def layers(often: Sequence[str] = ()) -> st.SearchStrategy[Layer]:
         "windows",
         "total",
         "attend",
+        "negative",
+        "least",
+        "tile",
         *OPERANDS,
     ]
     kinds += 4 * [*often]

@@ -69,6 +69,7 @@ _FUNCTIONS: tuple[tuple[tuple[Any, ...], Rule, str], ...] = (
     ((torch.mean, "mean"), moving.mean, "input dim keepdim dtype"),
     ((torch.sum, "sum"), moving.total, "input dim keepdim dtype"),
     ((torch.amax, "amax"), moving.amax, "input dim keepdim"),
+    ((torch.amin, "amin"), moving.amin, "input dim keepdim"),
     ((torch.max, "max"), moving.max_along, "input dim keepdim"),
     (
         (F.interpolate,),

@@ -98,6 +98,11 @@ def amax(c: Call, s: Skeleton) -> None:
     _reduced("ReduceMax", c, s, c.node)
 
 
+def amin(c: Call, s: Skeleton) -> None:
+    """``x.amin(dim)``."""
+    _reduced("ReduceMin", c, s, c.node)
+
+
 def max_along(c: Call, s: Skeleton) -> None:
     """``x.max(dim)``, where only the values are read, not the indices."""
     for user in c.node.users:

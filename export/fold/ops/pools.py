@@ -32,7 +32,7 @@ class Pooling(Op):
         mean:  any affine passes:                 mean(s x + t) = s mean(x) + t
                (a resize or a repetition is a mean of one or two entries)
         sum:   n entries, n known:                sum(s x + t) = s sum(x) + n t;   the scale alone for any n
-        max:   an affine with s >= 0 passes:      max(s x + t) = s max(x) + t
+        max:   an affine with s >= 0 passes:      max(s x + t) = s max(x) + t;   the same for min
     A mean that counts zero padding is a zero-padded convolution: the scale passes, a shift does not.
     """
 
@@ -41,7 +41,7 @@ class Pooling(Op):
 
     #: The axes along which it works; a gauge must not differ along them.
     axes: tuple[int, ...] = ()
-    #: Whether it keeps the larger entries, so that only s >= 0 passes.
+    #: Whether it keeps the largest or the smallest entries, so that only s >= 0 passes.
     monotone: bool = False
     #: The number of entries that it adds up; 1 for a mean, None for a sum of a dynamic number.
     terms: int | None = 1
@@ -63,7 +63,8 @@ class Pooling(Op):
                 raise Refused(f"{self} mixes channels, and here they have different scales or shifts")
             raise Refused(f"{self} mixes positions, and here the scale differs from position to position")
         if self.monotone and np.any(gauge.scale < 0):
-            raise Refused(f"{self} keeps the largest entry, and {_some(gauge.scale < 0)} scaled by a negative number")
+            kept = "smallest" if self.node.op_type == "ReduceMin" else "largest"
+            raise Refused(f"{self} keeps the {kept} entry, and {_some(gauge.scale < 0)} scaled by a negative number")
         if self.counts_zeros and gauge.shifts:
             raise Refused(f"{self} averages its zero padding, which does not take the shift")
         if gauge.shifts:

@@ -83,6 +83,11 @@ def _arithmetic(n: Node) -> Op:
     return Scaling(params=Scaled.like(full, np.ones((1,) * rank)), target=by_channel, **n.parts((place,)))
 
 
+def _neg(n: Node) -> Op:
+    minus = Affine.of(np.full((1,) * n.rank(), -1.0), np.zeros((1,) * n.rank()))
+    return Scaling(params=Scaled.like(minus, np.ones((1,) * n.rank())), **n.parts())
+
+
 def _at_least(part: NDArray[Any], rank: int) -> tuple[int, ...]:
     return (1,) * (rank - part.ndim) + part.shape
 
@@ -104,4 +109,5 @@ READERS: dict[str, Reader] = {
     "Mul": _arithmetic,
     "Div": _arithmetic,
     "Sum": _sum,
+    "Neg": _neg,
 }

@@ -47,13 +47,10 @@ def _reduce(n: Node) -> Op:
             return Same(**n.parts())
         axes = tuple(range(rank))
     axes = tuple(sorted(a % rank for a in axes))
-    if n.type == "ReduceMin":
-        raise NotKnown
     drops_axes = not n.attribute("keepdims", 1)
     terms = _terms(n, axes) if n.type == "ReduceSum" else 1
-    return Pooling(
-        axes=axes, monotone=n.type == "ReduceMax", kept=_kept(n), terms=terms, drops_axes=drops_axes, **n.parts()
-    )
+    monotone = n.type in ("ReduceMax", "ReduceMin")
+    return Pooling(axes=axes, monotone=monotone, kept=_kept(n), terms=terms, drops_axes=drops_axes, **n.parts())
 
 
 def _terms(n: Node, axes: Sequence[int]) -> int | None:
@@ -97,6 +94,14 @@ def _expand(n: Node) -> Op:
     return Pooling(axes=repeated, fixed=fixed, **n.parts())
 
 
+def _tile(n: Node) -> Op:
+    repeats = n.integers(1)
+    if n.computed()[:1] != [0] or repeats is None or len(repeats) != n.rank() or [*repeats, 1, 1][1] != 1:
+        raise NotKnown
+    # A computed number may be 1 or not; it is read as not.
+    return Pooling(axes=tuple(a for a, count in enumerate(repeats) if count != 1), **n.parts())
+
+
 #: Operators that keep channels apart.
 READERS: dict[str, Reader] = {
     "MaxPool": _pool,
@@ -105,8 +110,10 @@ READERS: dict[str, Reader] = {
     "GlobalAveragePool": _pool,
     "ReduceMean": _reduce,
     "ReduceMax": _reduce,
+    "ReduceMin": _reduce,
     "ReduceSum": _reduce,
     "Resize": _resize,
     "Upsample": _resize,
     "Expand": _expand,
+    "Tile": _tile,
 }

@@ -37,6 +37,7 @@ PASSED: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda x: x + x.mean(2, keepdim=True),
     "sum": lambda x: x - x[:, :, :4].sum(2, keepdim=True),
     "amax": lambda x: x.amax(dim=-1, keepdim=True) + x,
+    "amin": lambda x: x.amin(dim=-1, keepdim=True) + x,
     "max": lambda x: torch.max(x, 2, keepdim=True)[0] - x,
     "max.values": lambda x: x.max(dim=2, keepdim=True).values + x,
     "cat": lambda x: torch.cat((x[:, :2], x[:, 2:]), dim=1),

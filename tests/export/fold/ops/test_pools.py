@@ -68,6 +68,8 @@ MAXIMA = [
     'MaxPool<kernel_shape=[4],auto_pad="SAME_LOWER">',
     "GlobalMaxPool",
     "ReduceMax<axes=[2]>",
+    "ReduceMin<axes=[2]>",
+    "ReduceMin<axes=[-1],keepdims=1>",
 ]
 
 
@@ -112,6 +114,51 @@ def test_a_maximum_says_how_many_channels_come_with_a_negative_scale() -> None:
             Refused, match="keeps the largest entry, and 2 of 4 channels are scaled by a negative number"
         ):
             op.spread(Gauges({tensor: gauge}))
+
+
+def test_a_minimum_keeps_the_smallest_entry_and_none_of_a_negative_scale() -> None:
+    op = operator(graph("(float[N,4,L] x) => (float[N,4,M] y) { y = ReduceMin<axes=[2]>(x) }"), "ReduceMin")
+    gauge = Affine.along(1, 3, np.float64([1, -1, 2, -2]), np.zeros(4))
+    with pytest.raises(Refused, match="keeps the smallest entry, and 2 of 4 channels are scaled by a negative number"):
+        op.spread(Gauges({op.inputs[0]: gauge}))
+
+
+@pytest.mark.parametrize("gamma", ["positive", "mixed"])
+@pytest.mark.parametrize("repeats", ["r", "counts"])
+@pytest.mark.parametrize("tail", ["y = Conv(z, v)", "y = Conv<pads=[1,1]>(z, v)"])
+def test_any_affine_goes_through_a_tile_of_positions(tail: str, repeats: str, gamma: str) -> None:
+    # "counts" is computed; its entry for the channels is known.
+    text = f"""(float[N,3,L] x) => (float[N,5,M] y) {{ c = Conv(x, w) s = Sigmoid(c) n = BN(s, n)
+        l = Shape(x) k = Gather(l, two) h = Div(k, k) d = Add(h, h) counts = Concat<axis=0>(ones, d)
+        z = Tile(n, {repeats}) {tail} }}"""
+    places = {"r": [2, 1, 3], "two": [2], "ones": [1, 1]}
+    arrays = {name: np.array(place) for name, place in places.items()}
+    model = graph(text, **convolutions(3, **norm("n", 4, gamma=gamma), **arrays))
+    after, report = folded(model)
+    assert report.batchnorms_after == 0
+    same_function(model, after, *LENGTHS)
+
+
+def test_nothing_goes_through_a_tile_of_channels_nor_what_differs_by_position() -> None:
+    text = "(float[N,3,6] x) => (float[N,A,B] y) { s = Sigmoid(x) n = BN(s, n) z = Tile(n, r) y = Tanh(z) }"
+    model = graph(text, **norm("n", 3), r=np.array([1, 2, 1]))
+    stays(model, "no rule takes a per-channel scale or shift through 'Tile_2' (Tile)", (2, 3, 6))
+    op = operator(graph(text, **norm("n", 3), r=np.array([1, 1, 2])), "Tile")
+    with pytest.raises(Refused, match="mixes positions"):
+        op.spread(Gauges({op.inputs[0]: Affine.along(2, 3, np.arange(1.0, 7.0), np.zeros(6))}))
+
+
+@pytest.mark.parametrize("gamma", ["positive", "mixed"])
+def test_any_affine_goes_through_a_change_of_sign(gamma: str) -> None:
+    model = graph(around("n = BN(r, n) z = Neg(n)"), **convolutions(**norm("n", 4, gamma=gamma)))
+    folds_to(model, "Conv Relu Conv", *LENGTHS)  # the sign went with it
+    text = "(float[N,3,L] x) => (float[N,4,M] y) { c = Conv(x, w) z = Neg(c) n = BN(z, n) y = Sigmoid(n) }"
+    folds_to(graph(text, w=weights(4, 3, 3), **norm("n", 4, gamma=gamma)), "Conv Sigmoid", *LENGTHS)
+
+
+def test_a_change_of_sign_of_integers_is_no_affine() -> None:
+    op = operator(graph("(int64[N,4,L] x) => (int64[N,4,L] y) { y = Neg(x) }"), "Neg")
+    assert op.passes_nothing
 
 
 @pytest.mark.parametrize("beta", [[1, 2, 3, 4], [1, -2, 3, -4], [1, 0, 3, 0]])
@@ -230,7 +277,7 @@ def test_resizing_over_the_channels_is_left_alone() -> None:
     )
 
 
-@pytest.mark.parametrize("op", ["ReduceMin<axes=[2]>", "ReduceL2<axes=[2]>", "LpPool<kernel_shape=[2]>"])
+@pytest.mark.parametrize("op", ["ReduceL2<axes=[2]>", "LpPool<kernel_shape=[2]>"])
 def test_other_reductions_let_nothing_pass(op: str) -> None:
     text = f"(float[N,3,L] x) => (float[N,3,M] y) {{ r = Sigmoid(x) n = BN(r, n) z = {op}(n) y = Tanh(z) }}"
     _, report = folded(graph(text, **norm("n", 3)))
