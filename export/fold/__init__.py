@@ -175,8 +175,8 @@ def _opset(model: ir.Model) -> int:
     opset = imports.get("", 18)
     if opset < OLDEST_OPSET:
         raise FoldError(
-            f"the model is written in opset {opset}; expected {OLDEST_OPSET} or newer, because operators mean "
-            "something else before. Convert it first: onnx.version_converter.convert_version(model, 18)"
+            f"the model is written in opset {opset}; expected {OLDEST_OPSET} or newer, because older operators mean "
+            "something else. Convert it first: onnx.version_converter.convert_version(model, 18)"
         )
     return opset
 
