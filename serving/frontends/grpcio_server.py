@@ -35,8 +35,8 @@ AGAIN_SECONDS, TRY_SECONDS = 5.0, 0.005
 LOOK_SECONDS = 1.0
 #: Time for the calls of a server that accepts no more: as long as they take.
 ANY_SECONDS = 1e6
-#: Time for connections without a call to close by themselves.
-LAST_SECONDS = 0.1
+#: Time for clients to answer gRPC's last ping, which comes after all answers; gRPC itself would wait 20 s.
+LAST_SECONDS = 1.0
 
 
 class GrpcServer:
@@ -74,27 +74,21 @@ class GrpcServer:
     async def stop(self, grace_seconds: float) -> bool:
         """Close the port, and cut the calls that have not ended within ``grace_seconds``; whether there were none.
 
-        gRPC's core also waits, for 20 s, for clients that do not answer its last ping. Without a call they have
-        LAST_SECONDS.
+        Only then do gRPC's own goodbyes begin. Before the last answer, they would end its connection too soon: what the
+        client has still to read would be lost.
         """
         for task in self._tasks:
             task.cancel()
         if self._server is None:
             return True
+        calls, cut = calls_under_way(), set[asyncio.Task[Any]]()
+        if calls:
+            _, cut = await asyncio.wait(calls, timeout=grace_seconds)
         if self.address.startswith(UNIX):
             unix_socket.remove_own(self.address.removeprefix(UNIX), self._file)
-        servers = (self._server, *self._ended)
-        ending = asyncio.gather(*(server.stop(ANY_SECONDS) for server in servers))
-        until = time.monotonic() + grace_seconds
-        await asyncio.wait([ending], timeout=TRY_SECONDS)
-        while (under_way := calls_under_way()) and time.monotonic() < until:
-            await asyncio.wait([ending], timeout=TRY_SECONDS)
-        if not under_way:
-            await asyncio.wait([ending], timeout=LAST_SECONDS)
-        if not ending.done():
-            await asyncio.gather(*(server.stop(None) for server in servers))
-        await ending
-        return not under_way
+        last = 0.0 if cut else min(LAST_SECONDS, grace_seconds)
+        await asyncio.gather(*(server.stop(last) for server in (self._server, *self._ended)))
+        return not cut
 
     async def _listen(self, address: str) -> str:
         """Make a server that listens on ``address``; the address in use. Raises OSError."""
@@ -161,12 +155,12 @@ class GrpcServer:
         task.add_done_callback(self._tasks.discard)
 
 
-def calls_under_way() -> int:
-    """The calls of this event loop's servers from their headers to the last byte of their answers.
+def calls_under_way() -> set[asyncio.Task[Any]]:
+    """The calls of this event loop's servers, each as the task that ends when the last byte of its answer has left.
 
-    Nothing in grpc.aio tells; but each call has one task of this coroutine, also while its message is still on the way.
+    Nothing else in grpc.aio tells of a call before its message is whole.
     """
-    return sum(getattr(task.get_coro(), "__name__", "") == "_schedule_rpc_coro" for task in asyncio.all_tasks())
+    return {task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__name__", "") == "_schedule_rpc_coro"}
 
 
 def _of_grpcio(error: object) -> bool:

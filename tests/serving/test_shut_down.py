@@ -29,7 +29,7 @@ def check(server) -> int:
 
 async def under_way(server) -> bool:
     """Whether the server knows of a call; called on its event loop."""
-    return server._traffic.in_flight > 0 or calls_under_way() > 0
+    return server._traffic.in_flight > 0 or bool(calls_under_way())
 
 
 def test_a_server_that_drains_answers_and_reports_not_serving(serve, repository, ask, frontend):
