@@ -21,7 +21,7 @@ from benches.serving.roster import CONFIG
 
 from normfold.serving.client.calls import infer_request
 from normfold.serving.frontends.http2.connection import ServerConnection
-from normfold.serving.frontends.http2.places import Places
+from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
 from normfold.serving.server import Server
 from normfold.serving.settings import ServerConfig
 from normfold.serving.wire import http2_frames as h2
@@ -81,7 +81,7 @@ async def microseconds(repository: Path, rounds: int = ROUNDS) -> dict[str, floa
 
 def _opened(server: Server) -> tuple[ServerConnection, NoSocket]:
     service = server._frontend._service
-    connection, socket = ServerConnection(service, Places(1)), NoSocket()
+    connection, socket = ServerConnection(service, ConnectionPlaces(1)), NoSocket()
     connection.connection_made(socket)
     windows = h2.frame(h2.WINDOW_UPDATE, 0, 0, (h2.LARGEST_WINDOW - h2.DEFAULT_WINDOW).to_bytes(4, "big"))
     connection.data_received(h2.PREFACE + h2.settings({h2.HEADER_TABLE_SIZE: 0}) + windows)

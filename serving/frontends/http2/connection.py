@@ -7,6 +7,7 @@ import asyncio
 from normfold.serving.errors import ServingError, Status, Unavailable
 from normfold.serving.frontends.http2.call import ServerCall, Service
 from normfold.serving.frontends.http2.call_places import CallPlaces
+from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
 from normfold.serving.frontends.http2.control import CONTROL, ignore
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.holding import Holding
@@ -16,7 +17,6 @@ from normfold.serving.frontends.http2.lifetime import Lifetime
 from normfold.serving.frontends.http2.limits import FULL_READ_BYTES, Fault
 from normfold.serving.frontends.http2.past_streams import PastStreams
 from normfold.serving.frontends.http2.patience import Patience
-from normfold.serving.frontends.http2.places import Places
 from normfold.serving.frontends.http2.progress import Progress
 from normfold.serving.frontends.http2.requests import TOO_LARGE, Asked, refused, trailers_well_formed
 from normfold.serving.frontends.http2.sending import AnswerStream
@@ -28,7 +28,7 @@ from normfold.serving.wire.http2_headers import HeaderError, HeaderReader
 class ServerConnection(SocketSide):
     """The server's end of one connection."""
 
-    def __init__(self, service: Service, places: Places[ServerConnection]) -> None:
+    def __init__(self, service: Service, places: ConnectionPlaces[ServerConnection]) -> None:
         super().__init__(Holding(service.limits.max_connection_bytes, service.holding))
         self.service, self._places = service, places
         self._kind_of = kind_of if service.log is None else logged_kind_of

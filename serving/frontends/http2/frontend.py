@@ -14,9 +14,9 @@ from normfold.serving.errors import StartError
 from normfold.serving.frontends.access_log import AccessLog
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
+from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import LOOK_SECONDS, PAUSE_SECONDS
-from normfold.serving.frontends.http2.places import Places
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.frontends.http2.tls_side import TlsSide
 from normfold.serving.frontends.limits import DEFAULT_LIMITS, ClientLimits
@@ -54,7 +54,9 @@ class Http2Frontend:
         requests = Requests(methods, tokens=access is not None)
         self._service = Service(requests, traffic, max_message_bytes, limits, holding, access, log)
         self._tls = tls
-        self._connections: Places[ServerConnection] = Places(min(limits.max_connections, most_connections()))
+        self._connections: ConnectionPlaces[ServerConnection] = ConnectionPlaces(
+            min(limits.max_connections, most_connections())
+        )
         self._looking: asyncio.TimerHandle | None = None
         self._servers: list[asyncio.Server] = []
         #: The path of its unix socket, and the file that it made there.

@@ -164,7 +164,7 @@ def test_a_cache_that_cannot_be_looked_at_remembers_nothing_and_stops_no_load(tr
     class Child:
         ended = False
 
-        def carry_out(self, job, limits, turn):
+        def carry_out(self, job, *rest):
             jobs.append(job)
             return "", ""
 

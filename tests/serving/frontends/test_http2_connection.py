@@ -13,6 +13,7 @@ from tests.waiting import wait_until
 
 from normfold.serving.frontends.http2 import frame_reader, patience
 from normfold.serving.frontends.http2.connection import ServerConnection
+from normfold.serving.frontends.http2.connection_places import ConnectionPlaces, is_idle
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import (
@@ -28,7 +29,6 @@ from normfold.serving.frontends.http2.limits import (
     TURN_SECONDS,
     WINDOW_BYTES,
 )
-from normfold.serving.frontends.http2.places import Places, is_idle
 from normfold.serving.frontends.http2.turns import Turns
 from normfold.serving.wire import http2_frames as h2
 from normfold.serving.wire.http2_headers import MOST_HEADERS, written
@@ -533,7 +533,7 @@ def test_a_turn_ends_in_time_and_the_next_goes_on_where_it_ended(monkeypatch, ki
 def test_a_read_that_fills_the_buffer_ends_the_turn(served):
     # uvloop reads up to 32 buffers from one connection before it looks at another
     async def reads() -> None:
-        connection, transport = ServerConnection(served.frontend._service, Places(1)), NoSocket()
+        connection, transport = ServerConnection(served.frontend._service, ConnectionPlaces(1)), NoSocket()
         block = hpack.Encoder().encode(request_headers())
         begun = h2.PREFACE + h2.settings({}) + h2.frame(h2.HEADERS, h2.END_HEADERS, 1, block)
         connection.connection_made(transport)
@@ -554,7 +554,7 @@ def test_a_read_that_fills_the_buffer_ends_the_turn(served):
 
 def test_the_greeting_that_waits_for_the_handshake_of_tls_keeps_no_place(served):
     async def places() -> None:
-        connection = ServerConnection(served.frontend._service, Places(1))
+        connection = ServerConnection(served.frontend._service, ConnectionPlaces(1))
         connection.connection_made(NoSocket())
         assert is_idle(connection)
         connection.data_received(h2.PREFACE + h2.settings({}))

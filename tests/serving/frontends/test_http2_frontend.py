@@ -15,9 +15,9 @@ from normfold.serving.errors import StartError
 from normfold.serving.frontends import FRONTENDS
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
+from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
 from normfold.serving.frontends.http2.frontend import bound
 from normfold.serving.frontends.http2.holding import Holding
-from normfold.serving.frontends.http2.places import Places
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.frontends.limits import DEFAULT_LIMITS
 from normfold.serving.process import unix_socket
@@ -208,7 +208,7 @@ def test_what_is_queued_for_a_connection_that_is_lost_is_not_written():
     async def run():
         nonlocal lost
         service = Service(Requests([]), Traffic(), 1, DEFAULT_LIMITS, Holding(1))
-        one = ServerConnection(service, Places(1))
+        one = ServerConnection(service, ConnectionPlaces(1))
         one.connection_made(Gone())
         one.flush_soon()
         one.sender.out.append(b"late")

@@ -16,10 +16,10 @@ from tests.waiting import wait_until
 
 from normfold.serving.frontends.http2 import frontend, inflation, messages
 from normfold.serving.frontends.http2.call_places import CallPlaces
+from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import CALL_BYTES, FEW_CALLS, ORDINARY_CALLS, PORTION_BYTES, UNSENT_BYTES
-from normfold.serving.frontends.http2.places import Places
 from normfold.serving.frontends.http2.progress import Progress
 from normfold.serving.frontends.http2.sending import Sender
 from normfold.serving.frontends.http2.socket_side import SocketSide
@@ -611,8 +611,10 @@ def test_connections_that_come_at_once_are_no_more_than_allowed(start, monkeypat
                 other.ask(1, HELLO, "Wait")
             wait_until(lambda: served.methods.waiting == 10)
         most = []
-        take = Places.take
-        monkeypatch.setattr(Places, "take", lambda places, one: (take(places, one), most.append(len(places)))[0])
+        take = ConnectionPlaces.take
+        monkeypatch.setattr(
+            ConnectionPlaces, "take", lambda places, one: (take(places, one), most.append(len(places)))[0]
+        )
         held, go_on = threading.Event(), threading.Event()
         served.loop.call_soon_threadsafe(lambda: (held.set(), go_on.wait(20)))
         assert held.wait(20)

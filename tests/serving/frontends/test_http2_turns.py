@@ -13,10 +13,10 @@ from tests.serving.frontends.raw import NoSocket, message, request_headers
 from normfold.serving.frontends.http2 import frame_reader
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
+from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import MOST_FRUITLESS, TURN_SECONDS, TURN_STREAMS
 from normfold.serving.frontends.http2.messages import MOST_MESSAGES, MessageReader
-from normfold.serving.frontends.http2.places import Places
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.frontends.http2.sending import Sender
 from normfold.serving.frontends.limits import DEFAULT_LIMITS
@@ -59,7 +59,7 @@ def on_loop() -> Callable[[Callable[[Service], Coroutine[object, object, None]]]
 
 
 def greeted(service: Service, *frames: bytes) -> tuple[ServerConnection, NoSocket]:
-    connection, socket = ServerConnection(service, Places(1)), NoSocket()
+    connection, socket = ServerConnection(service, ConnectionPlaces(1)), NoSocket()
     connection.connection_made(socket)
     connection.data_received(h2.PREFACE + b"".join(frames or [h2.settings({})]))
     return connection, socket

@@ -69,7 +69,8 @@ class Everything:
 async def polled(root, steps, refresh=None, fails=""):
     """What was asked to be loaded while ``steps`` were taken, with two looks after each."""
     load, unload = Asked(fails), Asked()
-    one = Polling(Repository(root), Everything(), [load, unload], 0.001, refresh)
+    one = Polling(Repository(root), Everything(), 0.001, refresh)
+    one.share([load, unload])
     looks = 0
     look = one._changes.look
 
@@ -88,7 +89,7 @@ async def polled(root, steps, refresh=None, fails=""):
             await asyncio.sleep(0.001)
     assert not task.done(), "polling has ended"
     task.cancel()
-    return load.names, unload.names
+    return list(dict.fromkeys(load.names)), unload.names  # a look may find files that are just written, and load again
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EACCES])

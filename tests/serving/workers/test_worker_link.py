@@ -49,7 +49,7 @@ class Worker:
         self.link, self._exchange = self, exchange
         self._inbox: asyncio.Queue = asyncio.Queue()
         self._performing: list[asyncio.Future] = []
-        following = SimpleNamespace(lost=lambda _: [], follow=lambda _: None)
+        following = SimpleNamespace(end=lambda _: [], follow=lambda _: None)
         self.catalog = SimpleNamespace(entries={}, following=following, changed=lambda: None)
         self.traces, self.logs = TraceSettings(None), LogSettings("info")
         own = Administration(
@@ -64,7 +64,7 @@ class Worker:
         )
         self.methods = {method.name: method for method in others.share(own.methods())}
         snapshots = SimpleNamespace(failed_calls=list)
-        self.attending = asyncio.create_task(others.attend(self.catalog, snapshots))
+        self.attending = asyncio.create_task(others.attend(self.catalog, snapshots, lambda: None))
 
     async def ask(self, method: str, request):
         data = await self.methods[method].wire_unary(request.SerializeToString())

@@ -30,7 +30,7 @@ class Placed(Protocol):
 C = TypeVar("C", bound=Placed)
 
 
-class Places(Generic[C]):
+class ConnectionPlaces(Generic[C]):
     """The connections that have a place, in the order in which they were made."""
 
     def __init__(self, most: int) -> None:
