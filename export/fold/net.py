@@ -167,7 +167,7 @@ class Op:
 
     @property
     def ends_in_zeros(self) -> bool:
-        """Whether it adds zeros before or behind positions."""
+        """Whether it adds zeros before or behind positions, or rows of zeros to the batch."""
         return False
 
     @property

@@ -1,4 +1,4 @@
-"""Padding: entries added before and behind, along positions or channels."""
+"""Padding: entries added before and behind, along positions, channels or the batch."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Padding(Op):
 
     @property
     def ends_in_zeros(self) -> bool:
-        """Whether it adds zeros before or behind positions."""
-        return self.zeros and (any(self.before[2:]) or any(self.behind[2:]))
+        """Whether it adds zeros before or behind positions, or rows of zeros to the batch."""
+        return self.zeros and any(any(ends[:1] + ends[2:]) for ends in (self.before, self.behind))
 
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
         """The gauge passes; along a padded axis it must not differ, but for new channels of zeros.
@@ -85,8 +85,8 @@ class Padding(Op):
         before = known.get(self.inputs[0])
         if before is None or len(self.before) < 2:
             return [None]
-        if any(self.before[2:]) or any(self.behind[2:]):
-            before = np.where(before == 0, before, np.nan) if self.zeros else before
+        if self.ends_in_zeros:
+            before = np.where(before == 0, before, np.nan)
         if (self.before[1] or self.behind[1]) and not self.zeros:
             return [None]
         return [np.concatenate([np.zeros(self.before[1]), before, np.zeros(self.behind[1])])]

@@ -120,18 +120,17 @@ def _pad(n: Node) -> Op:
     if pads is None:
         given, axes = n.integers(1), n.constant(3)
         ends = given if given is not None and len(given) == 2 * rank else [None] * (2 * rank)
-        if None in (*ends[:2], *ends[rank : rank + 2]) and not n.has(3) and n.channels_kept():
-            # The batch may be padded, too: zeros let a scale pass there as well.
-            given = [0, 0, *ends[2:rank], 0, 0, *ends[rank + 2 :]]
+        if not n.has(3) and n.channels_kept() and not ends[1] and not ends[rank + 1]:
+            given = [0 if place in (1, rank + 1) else end for place, end in enumerate(ends)]
         if given is None or (n.has(3) and axes is None):
             raise NotKnown
         half = len(given) // 2
         places = range(half) if axes is None else [int(a) % rank for a in axes]
         before, behind = [0] * rank, [0] * rank
         for k, a in enumerate(places):
-            # A computed length may be 0 or not; it is read as not.
+            # A computed number may be 0 or not, also that of the batch; it is read as not.
             before[a], behind[a] = (1 if v is None else v for v in (given[k], given[half + k]))
-        if rank > 1 and any(given[k] is None or given[half + k] is None for k, a in enumerate(places) if a < 2):
+        if rank > 1 and any(given[k] is None or given[half + k] is None for k, a in enumerate(places) if a == 1):
             raise NotKnown
     else:
         before, behind = list(pads[:rank]), list(pads[rank:])
@@ -144,7 +143,7 @@ def _pad(n: Node) -> Op:
         value = float(filled.reshape(()))
     if mode == "constant" and value != 0 and (any(p > 0 for p in before) or any(p > 0 for p in behind)):
         raise NotKnown
-    if before[0] or behind[0] or (rank > 1 and (before[1] < 0 or behind[1] < 0)):
+    if rank > 1 and (before[1] < 0 or behind[1] < 0):
         raise NotKnown
     return Padding(before=tuple(before), behind=tuple(behind), zeros=mode == "constant", **n.parts())
 

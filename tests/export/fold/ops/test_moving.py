@@ -496,6 +496,46 @@ def test_a_pad_of_computed_lengths_lets_nothing_pass_that_may_add_channels() -> 
     stays(model, "no rule takes a per-channel scale or shift through 'Pad_7' (Pad)", *LENGTHS)
 
 
+#: The numbers of a Pad that lengthens the first axis by a computed number; beside it they are 0, computed or not.
+ROWS = "a = Shape(n) k = Gather(a, last) m = Div(k, nine) h = Div(k, many) pads = Concat<axis=0>(%s)"
+NUMBERS = {k: np.array(v) for k, v in {"last": [2], "nine": [9], "many": [99], "row": [1], "ends": [0] * 4}.items()}
+
+
+def rows_added(rows: str = "m, ends, zero", mode: str = "constant", into: str = "y = Conv(p, v)") -> onnx.ModelProto:
+    nodes = f'{ROWS % rows} p = Pad<mode="{mode}">(n, pads) {into}'
+    return graph(behind(nodes, "R,5,M"), **given(v=weights(5, 4, 3), zero=np.array([0]), **NUMBERS))
+
+
+@pytest.mark.parametrize("rows", ["m, ends, zero", "m, h, ends", "row, h, ends"])
+def test_rows_of_zeros_added_to_the_batch_take_no_shift(rows: str) -> None:
+    after, _ = folded(rows_added(rows))
+    same_function(rows_added(rows), after, *LENGTHS)
+    if "zero" in rows:
+        sentence = "(Pad) pads with zeros, which do not take the shift"
+        stays(rows_added(rows, into="z = Tanh(p) y = Conv(z, v)"), sentence, *LENGTHS)
+
+
+@pytest.mark.parametrize("rows", ["m, ends, zero", "m, h, ends", "row, h, ends"])
+def test_rows_that_repeat_others_of_the_batch_take_any_affine(rows: str) -> None:
+    model = rows_added(rows, "edge")
+    after, report = folded(model)
+    assert report.batchnorms_after == 0
+    same_function(model, after, *LENGTHS)
+
+
+def test_rows_of_another_number_than_0_let_nothing_pass() -> None:
+    model = rows_added("m, h, ends")
+    next(node for node in model.graph.node if node.op_type == "Pad").input.append("five")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(5), "five"))
+    stays(model, "no rule takes a per-channel scale or shift through 'Pad_8' (Pad)", *LENGTHS)
+
+
+def test_along_a_first_axis_that_a_pad_lengthens_no_scale_may_differ() -> None:
+    nodes = 't = Transpose<perm=[1,0,2]>(n) p = Pad<mode="edge">(t, pads) y = Sigmoid(p)'
+    model = graph(behind(f"{ROWS % 'm, ends, zero'} {nodes}", "R,N,M"), **given(zero=np.array([0]), **NUMBERS))
+    stays(model, "(Pad) pads an axis along which the scale differs", *LENGTHS)
+
+
 # --- one more channel -------------------------------------------------------------------------------------------------
 
 W = AddedChannel(axis=1, index=4)
