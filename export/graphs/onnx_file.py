@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -128,7 +129,10 @@ def _refuse_unknown(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def _name_one_domain(proto: onnx.ModelProto, path: Path) -> None:
-    """Import the standard operators as "" where the file calls them "ai.onnx", another name of the same, in place."""
+    """Call the standard operators "" where the file calls them "ai.onnx", another name of the same, in place."""
+    for node in chain.from_iterable(_node_lists(proto)):
+        if node.domain in _STANDARD:
+            node.domain = ""
     for imports in (proto.opset_import, *(f.opset_import for f in proto.functions)):
         versions = {int(o.version) for o in imports if o.domain in _STANDARD}
         if len(versions) > 1:

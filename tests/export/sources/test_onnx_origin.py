@@ -23,6 +23,8 @@ from normfold.cli.verify import verify
 from normfold.export.errors import ExportError, InputSpecError, PublishError, SourceError
 from normfold.export.graphs.float64 import Float64Graph
 from normfold.export.graphs.onnx_file import read_onnx
+from normfold.export.graphs.runtime import Runtime
+from normfold.export.graphs.serialize import to_bytes
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.onnx_fold import fold_file
 from normfold.export.sources.onnx_origin import open_onnx
@@ -179,6 +181,39 @@ def test_a_file_may_import_its_operators_by_their_other_name_but_in_one_opset(tm
     path.write_bytes(onnx.parser.parse_model(text.format(also=', "" : 18')).SerializeToString())
     with pytest.raises(SourceError, match=r"in the opsets \[11, 18\]; expected one"):
         read_onnx(path)
+
+
+@pytest.mark.parametrize("imported", ["", "ai.onnx"])
+def test_every_node_may_call_its_domain_by_the_other_name(tmp_path: Path, imported: str) -> None:
+    text = f"""<ir_version: 8, opset_import: ["{imported}" : 18, "own" : 1]>
+    g (float[N, 4] x) => (float[N, 4] y) {{
+      s = ReduceSum <keepdims = 0> (x)  zero = Constant <value_float = 0.0> ()  up = Greater (s, zero)
+      b = If (up) <
+        then_branch = t () => (float[N, 4] t) {{ t = Relu (x) }},
+        else_branch = e () => (float[N, 4] e) {{ e = Neg (x) }}
+      >
+      y = own.Half (b) }}
+    <domain: "own", opset_import: ["{imported}" : 18]> Half (u) => (v) {{ two = Constant <value_float = 2.0> ()
+      v = Div (u, two) }}"""
+    model = onnx.parser.parse_model(text)
+    branches = [a.g for node in model.graph.node for a in node.attribute if a.HasField("g")]
+    for node in [n for held in (model.graph, *branches, *model.functions) for n in held.node if not n.domain]:
+        node.domain = "ai.onnx"
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    x = np.float32([[1, -2, 3, 4], [-1, -2, 1, 1]])
+    y = np.float32([[0.5, 0, 1.5, 2], [0, 0, 0.5, 0.5]])
+    read = read_onnx(path).model
+    assert {node.domain for node in read.graph.all_nodes()} == {""}
+    np.testing.assert_array_equal(Runtime(to_bytes(read), optimised=False).run({"x": x})["y"], y)
+
+
+def test_a_file_whose_nodes_call_their_domain_by_the_other_name_is_folded(legacy: Path, tmp_path: Path) -> None:
+    path, model = tmp_path / "m.onnx", onnx.load(legacy / "17.onnx")
+    for node in model.graph.node:
+        node.domain = "ai.onnx"
+    onnx.save(model, path)
+    assert fold_file(path, tmp_path / "folded.onnx").folding.batchnorms_after == 0
 
 
 def test_a_batchnorm_in_training_mode_and_an_ancient_opset_are_refused(tmp_path: Path) -> None:
