@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from normfold.export.errors import InputSpecError
-from normfold.export.inputs.specs import Dimension, InputSpec, parse_inputs
+from normfold.export.inputs.specs import Dimension, InputSpec, dimensions, parse_inputs
 
 __all__ = ["as_proved"]
 
@@ -19,23 +19,30 @@ def as_proved(specs: Sequence[InputSpec], metadata: Mapping[str, str]) -> tuple[
     for a short input.
     """
     try:
-        dimensions = json.loads(metadata["normfold.proved"])["dimensions"]
-        ranges = {name: _range(name, found) for name, found in dimensions.items()}
+        proved = json.loads(metadata["normfold.proved"])["dimensions"]
+        ranges = {name: _range(name, found) for name, found in proved.items()}
         written = {spec.name: spec for spec in parse_inputs(metadata["normfold.inputs"].split("; "))}
     except (KeyError, ValueError, TypeError, AttributeError, InputSpecError):  # of another exporter, or version
         return tuple(specs)
-    return tuple(_with(spec, ranges, written.get(spec.name)) for spec in specs)
+    return tuple(_with(spec, ranges, written.get(spec.name), {d.name for d in dimensions(specs)}) for spec in specs)
 
 
 def _range(name: str, found: Mapping[str, int | None]) -> Dimension:
-    low, high, step = found["low"], found["high"], found["step"]
+    low, high, step = (found[bound] for bound in ("low", "high", "step"))
+    if any(isinstance(number, bool) for number in (low, high, step)):
+        raise TypeError(f"the sizes of {name}: {found}")
     if not isinstance(low, int) or not isinstance(step, int) or not isinstance(high, int | None):
         raise TypeError(f"the sizes of {name}: {found}")
+    if low < 1 or step < 1 or (high is not None and high < low):
+        raise ValueError(f"the sizes of {name}: {found}")
     return Dimension(name, low, high, step)
 
 
-def _with(spec: InputSpec, ranges: Mapping[str, Dimension], written: InputSpec | None) -> InputSpec:
+def _with(
+    spec: InputSpec, ranges: Mapping[str, Dimension], written: InputSpec | None, named: Collection[str]
+) -> InputSpec:
+    """``spec`` with the ranges, and the values that are ``written``, unless a dimension ends them that is fixed now."""
     dims = tuple(d if isinstance(d, int) else ranges.get(d.name, d) for d in spec.dims)
-    if written is None or written.datatype != spec.datatype:
+    if written is None or written.datatype != spec.datatype or (written.limit and written.limit not in named):
         return replace(spec, dims=dims)
     return replace(spec, dims=dims, values=written.values, limit=written.limit, below=written.below)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import onnx
@@ -19,6 +20,7 @@ METADATA = {
     "normfold.proved": '{"dimensions": {"N": {"low": 1, "high": null, "step": 1, "tried": [1]}, '
     '"L": {"low": 8, "high": 400, "step": 8, "tried": [8, 16]}}}',
 }
+NUMBERS = ("low", "high", "step")
 SPECS = parse_inputs(["x=FP32[N,3,L]", "tokens=INT64[N,L]"])
 
 
@@ -37,10 +39,31 @@ def test_ranges_of_sizes_and_values_are_those_of_the_metadata():
         {**METADATA, "normfold.proved": "[]"},
         {**METADATA, "normfold.proved": '{"dimensions": {"L": {"low": "8", "high": 9, "step": 1}}}'},
         {**METADATA, "normfold.inputs": "x"},
+        *(
+            {**METADATA, "normfold.proved": json.dumps({"dimensions": {"L": dict(zip(NUMBERS, given, strict=True))}})}
+            for given in (
+                (0, 9, 1),
+                (-1, 9, 1),
+                (9, 8, 1),
+                (1, 0, 1),
+                (1, 9, 0),
+                (True, 9, 1),
+                (1, True, 1),
+                (1, 9, True),
+            )
+        ),
     ],
 )
 def test_metadata_that_cannot_be_read_change_nothing(metadata):
     assert as_proved(SPECS, metadata) == SPECS
+
+
+def test_values_that_end_at_a_size_that_was_fixed_since_are_not_taken():
+    metadata = {**METADATA, "normfold.inputs": "x=FP32[N,3,L]; lengths=INT64[N]:1..L"}
+    fixed = parse_inputs(["x=FP32[N,3,40]", "lengths=INT64[N]"])
+    assert list(map(str, as_proved(fixed, metadata))) == ["x=FP32[N:1..,3,40]", "lengths=INT64[N:1..]"]
+    open_ = parse_inputs(["x=FP32[N,3,L]", "lengths=INT64[N]"])
+    assert str(as_proved(open_, metadata)[1]) == "lengths=INT64[N:1..]:1..L"
 
 
 def file(path: Path, factor: float, **metadata: str) -> Path:
