@@ -163,5 +163,7 @@ def _print(result: Verification, console: Console) -> None:
             "[green]passed[/green]" if d.passed else f"[red]{escape(d.trouble or 'failed')}[/red]",
         )
     console.print(table)
+    for note in result.notes:
+        console.print(f"note: {escape(note)}")
     verdict = "[green]the same network[/green]" if result.passed else "[red]not the same network[/red]"
     console.print(f"{verdict}, against {escape(result.reference)}; errors are relative to the output's largest value")

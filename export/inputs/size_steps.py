@@ -1,13 +1,19 @@
-"""Find the distance between the sizes that a network takes: a U-Net of three levels takes multiples of 8 only."""
+"""Try sizes in turn, and find the distance between those that a network takes.
+
+A U-Net of three levels takes multiples of 8 only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from normfold.export.inputs.specs import Dimension
 
-__all__ = ["STEPS", "find_step", "first_sizes", "only_in_steps"]
+__all__ = ["STEPS", "find_step", "first_sizes", "in_turn", "only_in_steps"]
 
+#: After sizes that took longer than this, none larger are tried: a tensor upsampled inside may exceed the memory.
+SLOW_SECONDS = 2.0
 #: Steps that are tried, smallest first: small numbers, and usual strides of encoders and lengths of frames and hops.
 STEPS: tuple[int, ...] = (
     *range(1, 33),
@@ -32,6 +38,23 @@ STEPS: tuple[int, ...] = (
     512,
     1024,
 )
+
+
+def in_turn(
+    candidates: Iterable[dict[str, int]], elements: Callable[[Mapping[str, int]], int], largest: int
+) -> Iterator[dict[str, int]]:
+    """Yield each set of sizes once, none with more elements than ``largest``.
+
+    After one that took the caller longer than SLOW_SECONDS, no larger one.
+    """
+    seen: list[dict[str, int]] = []
+    for sizes in candidates:
+        if sizes not in seen and elements(sizes) <= largest:
+            seen.append(sizes)
+            began = time.perf_counter()
+            yield sizes
+            if time.perf_counter() - began > SLOW_SECONDS:
+                largest = elements(sizes)
 
 
 def find_step(start: int, accepts: Callable[[int], bool], low: int | None = None, high: int | None = None) -> int:

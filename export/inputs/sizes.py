@@ -7,14 +7,13 @@ U-Net a multiple of 16.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 from normfold.export.errors import CaptureError, InputSpecError, StateError
 from normfold.export.inputs.fixed_length import lengths_that_run, one_length
-from normfold.export.inputs.size_steps import find_step, first_sizes, only_in_steps
+from normfold.export.inputs.size_steps import find_step, first_sizes, in_turn, only_in_steps
 from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, InputSpec, dimensions
 from normfold.export.user_code import line_of_error
 
@@ -24,8 +23,6 @@ __all__ = ["Sizes", "batch_dimension", "find_sizes", "usual_sizes"]
 CANDIDATES = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536, 16, 8, 4, 2, 240, 2520, 1000, 3000, 16000)
 #: Largest number of input elements in a test case of other than the traced sizes, so that a proof takes seconds.
 CASE_ELEMENTS = 1 << 21
-#: After a refusal that took longer than this, no larger size is tried: a tensor upsampled inside may exceed the memory.
-SLOW_SECONDS = 2.0
 #: Largest batch that is tried where no range is given.
 BATCH = 5
 
@@ -84,10 +81,11 @@ def find_sizes(specs: Sequence[InputSpec], attempt: Attempt, samples: Iterable[A
     return Sizes(trace, tuple(kept), _with_found(specs, low, steps), tuple(filter(None, search.notes)))
 
 
-def usual_sizes(specs: Sequence[InputSpec]) -> Iterator[Assignment]:
-    """Yield the sets of sizes at which a network is first tried, without those that are too large for a test case."""
+def usual_sizes(specs: Sequence[InputSpec], samples: Iterable[Assignment] = ()) -> Iterator[Assignment]:
+    """Yield the sizes at which a network is first tried, those of samples first; none too large for a test case."""
     search = _Search(specs, lambda sizes: None)
-    yield from (s for s in search.candidates() if search.elements(s) <= CASE_ELEMENTS)
+    usual = [s for s in search.candidates() if search.elements(s) <= CASE_ELEMENTS]
+    yield from in_turn([*samples, *usual], search.elements, MAX_ELEMENTS)
 
 
 class _Search:
@@ -126,16 +124,11 @@ class _Search:
         first: Exception | None = None
         tried: Assignment = {}
         refused: list[tuple[Assignment, str]] = []
-        largest = MAX_ELEMENTS
-        for sizes in [*(self._traceable(s) for s in samples), *self.candidates()]:
-            if self.elements(sizes) > largest or any(sizes == known for known, _ in refused):
-                continue
-            began = time.perf_counter()
+        candidates = [*(self._traceable(s) for s in samples), *self.candidates()]
+        for sizes in in_turn(candidates, self.elements, MAX_ELEMENTS):
             if self.accepts(sizes):
                 return sizes
             refused.append((sizes, str(self.last)))
-            if time.perf_counter() - began > SLOW_SECONDS:
-                largest = self.elements(sizes)
             first, tried = first or self.last, tried or sizes
         if first is None:
             raise InputSpecError(

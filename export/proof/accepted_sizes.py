@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from normfold.export.errors import CaptureError, ExportError
 from normfold.export.inputs.blocks import Blocks, sizes_around_blocks
 from normfold.export.inputs.samples import sample_sizes
 from normfold.export.inputs.sizes import CASE_ELEMENTS, Attempt, Sizes, find_sizes
-from normfold.export.inputs.specs import dimensions, random_inputs
-from normfold.export.proof.numbers import numberless
+from normfold.export.inputs.specs import dimensions
+from normfold.export.proof.numbers import drawn, numberless
 from normfold.export.proof.verify import Case
 from normfold.export.sources.origin import Arrays, Origin, Run
 
@@ -96,12 +94,13 @@ def _runs(origin: Origin, sizes: Mapping[str, int]) -> bool:
 def _answer(origin: Origin, sizes: Mapping[str, int]) -> tuple[Arrays, Arrays]:
     """Return random inputs and the network's answer. Raises whatever it raises where it does not take these sizes.
 
-    Raises ExportError for an ONNX file whose answer has no numbers here, while it has some at other sizes: onnxruntime
-    gives NaN or infinity where a length is too short.
+    Raises ExportError for an ONNX file of which an output has no numbers here, and numbers alone at other sizes:
+    onnxruntime gives NaN or infinity where a length is too short.
     """
-    inputs = random_inputs(origin.specs, sizes, np.random.default_rng(0))
+    inputs = drawn(origin, origin.specs, sizes)
     answer = origin.run(inputs)
-    if origin.content is not None and origin.gives_numbers and (names := numberless(answer)):
+    names = [name for name in numberless(answer) if name in origin.gives_numbers]
+    if origin.content is not None and names:
         shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in inputs.items())
         raise ExportError(f"output '{names[0]}' is NaN or infinite in every entry on {shapes}")
     return inputs, answer

@@ -48,11 +48,13 @@ def compare(a: Side, b: Side, samples: Sequence[Case] = ()) -> Verification:
     origin = a.origin
     if b.origin is not None:
         origin = replace(origin, specs=_ranged(origin.specs, b.origin.specs))
+    known = origin.notes
     origin = drawn_for(origin, samples)
     sizes = sizes_of(origin, samples)
     cases = [*cases_of(sizes.specs, sizes, origin.raw), *samples]
-    require_numbers(origin.run, cases)
-    reference, name, _ = origin.reference(cases[0].inputs)
+    numbers = require_numbers(origin.run, cases)
+    reference, name, exact = origin.reference(cases[0].inputs)
+    notes = (*(n for n in origin.notes if n not in known), *sizes.notes, *exact, *numbers)
     own = largest_errors(reference, [origin.run, *(_moving(origin.run, seed) for seed in range(rounding.MOVES))], cases)
     names = list(origin.run(cases[0].inputs))
     input_names = [s.name for s in b.origin.specs] if b.origin else [s.name for s in origin.specs]
@@ -79,7 +81,7 @@ def compare(a: Side, b: Side, samples: Sequence[Case] = ()) -> Verification:
             moved = largest_errors(unmoved, map(how, rounding.moved_runs(content)), cases)
             own = {key: max(error, moved.get(key, 0.0)) for key, error in own.items()}
     bound = rounding.bound_of(*(c for c in (_narrow(a), _narrow(b)) if c is not None))
-    return verify(reference, named(b.run), cases, name, own, bound, origin.run)
+    return replace(verify(reference, named(b.run), cases, name, own, bound, origin.run), notes=notes)
 
 
 def _require_one_shape(a: Side, b: Side) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from normfold.export.inputs.specs import InputSpec, random_inputs
 from normfold.export.proof.verify import Arrays, Case, Run
 from normfold.export.sources.origin import Origin
 
-__all__ = ["drawn_for", "numberless", "require_numbers", "telling"]
+__all__ = ["drawn", "drawn_for", "numberless", "require_numbers", "telling"]
 
 #: So many sizes are tried at which the network runs and gives no numbers; a larger input may take long.
 TRIED = 6
@@ -30,75 +30,97 @@ def numberless(answer: Arrays) -> tuple[str, ...]:
     return tuple(n for n, y in answer.items() if y.dtype.kind == "f" and y.size and not np.isfinite(y).any())
 
 
+class _Way(NamedTuple):
+    """One way to draw the inputs, and what the network gave for them."""
+
+    specs: tuple[InputSpec, ...]
+    #: The number of outputs without a number.
+    without: int
+    #: The outputs in which all entries are numbers.
+    whole: frozenset[str]
+
+
 def drawn_for(origin: Origin, samples: Sequence[Case]) -> Origin:
     """Return ``origin`` with inputs that are drawn positive where the network gives more numbers for such inputs.
 
-    More is: numbers throughout in place of some, or some in place of none in an output.
+    More is: some numbers in more outputs, or as many with numbers throughout in more.
     """
-    sizes = chain((sample_sizes(c.inputs, origin.specs, c.name) for c in samples), usual_sizes(origin.specs))
+    best: _Way | None = None
     ran = 0
-    for tried in sizes:
+    for tried in usual_sizes(origin.specs, [sample_sizes(c.inputs, origin.specs, c.name) for c in samples]):
         ways = _ways(origin, tried)
-        if ways:
-            specs, whole, some = max(ways, key=lambda way: way[1:])  # the first of the best
-            if some:
-                positive = ", ".join(s.name for s in specs if s.positive)
-                note = f"random numbers for {positive} are drawn positive: the answer to negative ones holds NaN"
-                notes = (*origin.notes, *([note] if positive else []))
-                return replace(origin, specs=specs, notes=notes, gives_numbers=whole)
-            ran += 1
-        if ran == TRIED:
+        found = [*([best] if best else []), *ways]
+        best = max(found, key=lambda way: (-way.without, len(way.whole)), default=None)  # the first of the best
+        ran += bool(ways)
+        if ran == TRIED or (best and not best.without):
             break
-    return origin
+    if best is None:
+        return origin
+    positive = ", ".join(s.name for s in best.specs if s.positive)
+    note = f"random numbers for {positive} are drawn positive: the answer to negative ones holds NaN"
+    notes = (*origin.notes, *([note] if positive else []))
+    return replace(origin, specs=best.specs, notes=notes, gives_numbers=best.whole)
 
 
-def _ways(origin: Origin, sizes: Mapping[str, int]) -> list[tuple[tuple[InputSpec, ...], bool, bool]]:
-    """Return the inputs in each way to draw them, with whether all entries are numbers, and some in each output.
+def _ways(origin: Origin, sizes: Mapping[str, int]) -> list[_Way]:
+    """Return each way to draw the inputs; nothing where the network does not take these sizes.
 
-    Nothing where the network does not take these sizes. The first way, which draws none positive, is the only one where
-    all its entries are numbers.
+    The first way, which draws none positive, is the only one where all its entries are numbers.
     """
     floats = [s.name for s in origin.specs if s.datatype.dtype.kind == "f"]
-    found: list[tuple[tuple[InputSpec, ...], bool, bool]] = []
+    found: list[_Way] = []
     for way in dict.fromkeys([(), *((name,) for name in floats), tuple(floats)]):
         specs = tuple(replace(s, positive=s.name in way) for s in origin.specs)
         try:
-            answer = origin.run(random_inputs(specs, sizes, np.random.default_rng(0)))
+            answer = origin.run(drawn(origin, specs, sizes))
         except StateError:
             raise  # true at every size
         except Exception:  # the search of sizes gives the reason
             break
-        whole = all(np.isfinite(y).all() for y in answer.values() if y.dtype.kind == "f")
-        found.append((specs, whole, not numberless(answer)))
-        if whole:
+        whole = frozenset(n for n, y in answer.items() if y.dtype.kind != "f" or np.isfinite(y).all())
+        found.append(_Way(specs, len(numberless(answer)), whole))
+        if len(whole) == len(answer):
             break
     return found
 
 
-def require_numbers(run: Run, cases: Sequence[Case]) -> tuple[str, ...]:
-    """Return a note for each kind of case on which an output has no number anywhere.
+def drawn(origin: Origin, specs: Sequence[InputSpec], sizes: Mapping[str, int]) -> Arrays:
+    """Return random inputs as a client sends them whose numbers the network itself sees as ``specs`` draws them."""
+    inputs = random_inputs(specs, sizes, np.random.default_rng(0))
+    return inputs if origin.raw is None else origin.raw(inputs)
 
-    Raises InputSpecError for an output that has none on any case: then nothing can be compared.
+
+def require_numbers(run: Run, cases: Sequence[Case]) -> tuple[str, ...]:
+    """Return a note for each output without a number anywhere, on every case or on those of one kind.
+
+    Raises InputSpecError where no output of floats has one on any case: then nothing can be compared.
     """
     without: dict[str, dict[str, bool]] = {}
     for case in cases:
         answer = run(case.inputs)
         missing = numberless(answer)
-        for name in answer:
+        for name in (n for n, y in answer.items() if y.dtype.kind == "f"):
             kinds = without.setdefault(name, {})
             kinds[case.kind] = kinds.get(case.kind, True) and name in missing
-    for name, kinds in without.items():
-        if all(kinds.values()):
-            samples = " and on every sample" if "sample" in kinds else ""
-            raise InputSpecError(
-                f"output '{name}' is NaN or infinite in every entry on random inputs{samples}, so nothing can be "
-                "proved. Give --sample FILE with an input that the network is made for, on which it gives numbers"
-            )
-    return tuple(
-        f"output '{name}' is NaN or infinite in every entry on all {kind} inputs, so they prove nothing of it"
-        for name, kinds in without.items()
-        for kind, missing in kinds.items()
-        if missing
+    never = [name for name, kinds in without.items() if all(kinds.values())]
+    if without and len(never) == len(without):
+        samples = " and on every sample" if any(case.kind == "sample" for case in cases) else ""
+        raise InputSpecError(
+            f"output {' and '.join(map(repr, never))} is NaN or infinite in every entry on random inputs{samples}, so "
+            "nothing can be proved. Give --sample FILE with an input that the network is made for, on which it gives "
+            "numbers"
+        )
+    return (
+        *(
+            f"output '{name}' is NaN or infinite in every entry on all inputs, so no number is compared"
+            for name in never
+        ),
+        *(
+            f"output '{name}' is NaN or infinite in every entry on all {kind} inputs, so they prove nothing of it"
+            for name, kinds in without.items()
+            for kind, missing in kinds.items()
+            if missing and name not in never
+        ),
     )
 
 

@@ -7,7 +7,8 @@
 Only the first two can show that something is another network; then nothing is published. A file that rounds worse than
 the network does is left out and another form of the network is published; the captured graph itself always can be.
 
-    random   N(0, 1) at the traced sizes, and once at every corner of the dynamic dimensions
+    random   N(0, 1) at the traced sizes, and once at every corner of the dynamic dimensions; where the network gives
+             more numbers for positive inputs |N(0, 1)|, and once N(0, 1) beside it
     scaled   the same times 10^-4 … 10^4
     raw      N(0, 1) as a client would send it to a network whose input is standardised
     sample   the user's own inputs
@@ -249,6 +250,9 @@ def cases_of(specs: Sequence[InputSpec], sizes: Sizes, raw: Callable[[Arrays], A
         cases += [
             Case("scaled", f"inputs times {scale:g}", random_inputs(specs, sizes.trace, rng, scale)) for scale in SCALES
         ]
+    signed = [replace(s, positive=False) for s in specs]
+    if any(s.positive for s in specs):  # a part of the network may give numbers for negative ones, too
+        cases.append(Case("random", "numbers of both signs", random_inputs(signed, sizes.trace, rng)))
     if raw is None:
         return cases
     plain = Case("raw", "N(0, 1), not around the mean", random_inputs(specs, sizes.trace, rng))

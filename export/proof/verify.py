@@ -85,6 +85,8 @@ class Verification:
     reference: str
     #: The names of all cases that were run.
     cases: tuple[str, ...]
+    #: Sentences on what the cases say nothing of.
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -66,5 +66,6 @@ class Origin:
     raw: Callable[[Arrays], Arrays] | None = None
     #: The ONNX file that it is, as it was read; None for a network of PyTorch.
     content: bytes | None = None
-    #: Whether random inputs, as ``specs`` draws them, give numbers alone at some size; else NaN says nothing of a size.
-    gives_numbers: bool = False
+    #: The outputs in which random inputs, as ``specs`` draws them, give numbers alone at some size; in others NaN says
+    #: nothing of a size.
+    gives_numbers: frozenset[str] = frozenset()

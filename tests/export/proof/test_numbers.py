@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,12 @@ from torch import nn
 
 import normfold
 from normfold.export.errors import InputSpecError
+from normfold.export.inputs.specs import Dimension, parse_inputs
 from normfold.export.onnx_fold import fold_file
+from normfold.export.proof.accepted_sizes import sizes_of
 from normfold.export.proof.compare import Side, compare
-from normfold.export.proof.verify import Case, largest_errors, verify
+from normfold.export.proof.numbers import drawn_for
+from normfold.export.proof.verify import Arrays, Case, largest_errors, verify
 from normfold.export.publishing.report import ExportReport
 from normfold.export.sources.onnx_origin import open_onnx
 from normfold.export.sources.origin import Origin
@@ -139,3 +143,100 @@ def test_a_kind_without_numbers_is_no_part_of_the_result() -> None:
     found = verify(logarithm, logarithm, cases, "exact", own, lambda own, integers: 1e-9)
     assert [d.kind for d in found.differences] == ["sample"]
     assert found.cases == ("one", "two")
+
+
+def two_outputs(path: Path, second: str, factor: float = 1.0) -> Path:
+    """A convolution behind a LeakyRelu, whose negative branch multiplies by ``factor``, and another output."""
+    text = f"""<ir_version: 8, opset_import: ["" : 18]> g (float[N, 2, L] x) => (float[N, 4, M] y, float[N, K, Q] z)
+    {{ r = LeakyRelu <alpha = {0.1 * factor}> (x)  c = Conv (r, w)  s = Sigmoid (c)
+      n = BatchNormalization (s, g, b, m, v)  y = Conv (n, u)  {second} }}"""
+    model = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    shapes = {"w": (4, 2, 3), "u": (4, 4, 1), "g": (4,), "b": (4,), "m": (4,), "v": (4,)}
+    arrays = {name: rng.uniform(0.5, 1.5, shape).astype(np.float32) for name, shape in shapes.items()}
+    arrays["never"] = np.float32(-np.inf)
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(a), name) for name, a in arrays.items())
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_one_output_without_numbers_is_noted_and_the_others_are_proved(tmp_path: Path) -> None:
+    source, target = two_outputs(tmp_path / "net.onnx", "z = Add (x, never)"), tmp_path / "folded.onnx"
+    report = fold_file(source, target)
+    assert report.folding.batchnorms_after == 0
+    assert report.inputs == ("x=FP32[N:1..,2,L:3..]",)
+    assert [n for n in report.notes if "NaN" in n] == [
+        "output 'z' is NaN or infinite in every entry on all inputs, so no number is compared"
+    ]
+    a, b = (open_onnx(path) for path in (source, target))
+    found = compare(Side("a", a.run, a), Side("b", b.run, b))
+    assert found.passed
+    assert any("output 'z'" in note for note in found.notes)
+
+
+def test_beside_an_output_without_numbers_another_is_given_positive_inputs(tmp_path: Path) -> None:
+    origin = open_onnx(two_outputs(tmp_path / "net.onnx", "l = Log (x)  z = Add (l, never)"))
+    assert not drawn_for(origin, []).specs[0].positive
+    text = "l = Log (x)  z = Conv (l, w)"
+    assert drawn_for(open_onnx(two_outputs(tmp_path / "log.onnx", text)), []).specs[0].positive
+
+
+def test_negative_numbers_stay_in_the_proof_where_positive_ones_give_more(tmp_path: Path) -> None:
+    first, other = (open_onnx(two_outputs(tmp_path / f"{f}.onnx", "z = Log (x)", f)) for f in (1.0, 2.0))
+    found = compare(Side("a", first.run, first), Side("b", other.run, other))
+    assert any("x are drawn positive" in note for note in found.notes)
+    assert {d.output for d in found.differences if not d.passed} == {"y"}
+    assert compare(Side("a", first.run, first), Side("b", first.run, first)).passed
+
+
+def test_inputs_are_tried_as_the_network_sees_them_behind_a_standardisation(tmp_path: Path) -> None:
+    origin = open_onnx(written(tmp_path / "log.onnx", "Log (x)"))
+
+    def standardised(inputs: Arrays) -> Arrays:
+        return origin.run({"x": (inputs["x"] - np.float32(100)).astype(np.float32)})
+
+    whole = replace(origin, run=standardised, raw=lambda inputs: {"x": (inputs["x"] + 100).astype(np.float32)})
+    assert drawn_for(whole, []).specs[0].positive
+
+
+@pytest.mark.parametrize(("slow", "lengths"), [(1e9, [32, 64, 128, 256, 512, 1024]), (-1.0, [32, 16, 8, 4, 2])])
+def test_sizes_without_numbers_are_tried_once_and_none_larger_than_a_slow_one(
+    slow: float, lengths: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("normfold.export.inputs.size_steps.SLOW_SECONDS", slow)
+    origin = open_onnx(written(tmp_path / "acos.onnx", "Acos (d)"))
+    seen: list[tuple[int, ...]] = []
+
+    def run(inputs: Arrays) -> Arrays:
+        seen.append(inputs["x"].shape)
+        return origin.run(inputs)
+
+    drawn_for(replace(origin, run=run), [])
+    assert list(dict.fromkeys(length for _, _, length in seen)) == lengths
+    assert len(seen) <= 2 * len(lengths)
+
+
+def test_a_network_of_one_size_without_numbers_is_run_once_in_each_way(tmp_path: Path) -> None:
+    origin = open_onnx(written(tmp_path / "acos.onnx", "Acos (d)"))
+    runs: list[int] = []
+
+    def run(inputs: Arrays) -> Arrays:
+        runs.append(1)
+        return origin.run(inputs)
+
+    drawn_for(replace(origin, run=run, specs=parse_inputs(["x=FP32[2,2,9]"])), [])
+    assert len(runs) == 2
+
+
+def test_a_length_is_too_short_where_an_output_has_no_numbers_that_has_them_elsewhere(tmp_path: Path) -> None:
+    """Beside an output of which a part is -inf, the mean of no windows is NaN."""
+    origin = open_onnx(written(tmp_path / "log.onnx", "Log (x)"))
+
+    def run(inputs: Arrays) -> Arrays:
+        x = inputs["x"]
+        y = np.where(x.shape[2] < 8, np.float32(np.nan), np.abs(x))
+        return {"mask": np.where(np.arange(x.shape[2]) > 3, np.float32(-np.inf), np.float32(0)), "y": y}
+
+    whole = drawn_for(replace(origin, run=run), [])
+    assert whole.gives_numbers == {"y"}
+    assert sizes_of(whole).specs[0].dims[2] == Dimension("L", 8, None, 1)
