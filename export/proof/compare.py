@@ -102,14 +102,15 @@ def _require_one_shape(a: Side, b: Side) -> None:
 
 def _ranged(mine: Sequence[InputSpec], others: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
     """The inputs of the first; dimensions without a range take that of the second, as far as they are as many."""
-    named = {spec.name: spec for spec in others}
     if len(mine) != len(others):
         return tuple(mine)
-    pairs = zip(mine, (named.get(spec.name, others[place]) for place, spec in enumerate(mine)), strict=True)
+    named = {spec.name: spec for spec in others}
+    alike = set(named) == {spec.name for spec in mine}
     ranges: dict[str, Dimension] = {}
-    for spec, other in pairs:
+    for place, spec in enumerate(mine):
+        other = named[spec.name] if alike else others[place]
         for d, theirs in zip(spec.dims, other.dims, strict=False):
-            if isinstance(d, Dimension) and isinstance(theirs, Dimension) and str(d) == d.name:
+            if isinstance(d, Dimension) and isinstance(theirs, Dimension) and str(theirs) != theirs.name:
                 ranges.setdefault(d.name, replace(theirs, name=d.name))
     return tuple(replace(spec, dims=tuple(ranges.get(str(d), d) for d in spec.dims)) for spec in mine)
 

@@ -141,8 +141,15 @@ def _merged(found: Sequence[InputSpec], given: Sequence[InputSpec], path: Path) 
         fixed = [(a, b) for a, b in zip(spec.dims, wish.dims, strict=False) if isinstance(a, int) and a != b]
         if len(wish.dims) != len(spec.dims) or wish.datatype != spec.datatype or fixed:
             raise InputSpecError(f"'{path}' takes {spec}, which {wish} does not fit")
-        merged.append(replace(wish))
-    return tuple(merged)
+        merged.append(wish)
+    ranges: dict[str, Dimension] = {}
+    for spec in (*given, *merged):  # a range that is given once is that of every dimension of its name
+        for d in spec.dims:
+            if isinstance(d, Dimension) and str(d) != d.name:
+                ranges.setdefault(d.name, d)
+    return tuple(
+        replace(s, dims=tuple(d if isinstance(d, int) else ranges.get(d.name, d) for d in s.dims)) for s in merged
+    )
 
 
 def _run(runtime: Runtime, double: Float64Graph | None, inputs: Arrays) -> Arrays:

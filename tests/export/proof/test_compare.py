@@ -12,8 +12,9 @@ from tests.export.fold.graphs import graph, norm, weights
 
 from normfold.export.errors import InputSpecError
 from normfold.export.forms.precision import in_float16
+from normfold.export.inputs.specs import parse_inputs
 from normfold.export.onnx_fold import fold_file
-from normfold.export.proof.compare import Side, compare
+from normfold.export.proof.compare import Side, _ranged, compare
 from normfold.export.proof.verify import Verification
 from normfold.export.sources.onnx_origin import open_onnx
 
@@ -105,3 +106,16 @@ def test_files_that_take_other_sizes_are_not_compared(tmp_path: Path) -> None:
     said = r"the two take other inputs, so they are not the same network: .* x=FP32\[N,3,L\], .* x=FP32\[N,2,L\]$"
     with pytest.raises(InputSpecError, match=said):
         compared(tmp_path / "three.onnx", tmp_path / "two.onnx")
+
+
+def test_a_range_of_the_second_file_is_found_whichever_input_has_it() -> None:
+    mine = parse_inputs(["a=FP32[N,L]", "b=FP32[N,L]"])
+    for theirs in (
+        ["a=FP32[M,K]", "b=FP32[N,T:8..]"],
+        ["b=FP32[N,T:8..]", "a=FP32[M,K]"],
+        ["u=FP32[M,K]", "v=FP32[N,T:8..]"],
+    ):
+        assert list(map(str, _ranged(mine, parse_inputs(theirs)))) == ["a=FP32[N,L:8..]", "b=FP32[N,L:8..]"]
+    swapped = parse_inputs(["b=FP32[N,T:8..]", "c=FP32[N,S:4..]"])
+    own = parse_inputs(["a=FP32[N,L]", "b=FP32[N,K]"])
+    assert list(map(str, _ranged(own, swapped))) == ["a=FP32[N,L:8..]", "b=FP32[N,K:4..]"]

@@ -12,10 +12,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from onnx import numpy_helper
 from torch import nn
 
 import normfold
+from normfold.cli.main import main
 from normfold.export.errors import InputSpecError
 from normfold.export.inputs.specs import Dimension, parse_inputs
 from normfold.export.onnx_fold import fold_file
@@ -172,6 +174,9 @@ def test_one_output_without_numbers_is_noted_and_the_others_are_proved(tmp_path:
     found = compare(Side("a", a.run, a), Side("b", b.run, b))
     assert found.passed
     assert any("output 'z'" in note for note in found.notes)
+    done = CliRunner().invoke(main, ["verify", str(source), str(target)])
+    assert done.exit_code == 0
+    assert "note: output 'z' is NaN or infinite" in " ".join((done.output + done.stderr).split())
 
 
 def test_beside_an_output_without_numbers_another_is_given_positive_inputs(tmp_path: Path) -> None:

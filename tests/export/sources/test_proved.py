@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 from normfold.cli.main import main
+from normfold.export.inputs.sizes import batch_dimension
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.sources.onnx_origin import open_onnx
 from normfold.export.sources.proved import as_proved
@@ -101,3 +102,17 @@ def test_verify_compares_at_the_sizes_that_one_of_the_files_was_proved_for(tmp_p
     done = CliRunner().invoke(main, ["verify", *other])
     assert done.exit_code == 1
     assert "not the same network" in done.output
+
+
+def test_an_input_that_is_described_shares_the_proved_sizes_of_the_others(tmp_path):
+    nodes = [helper.make_node("Add", ["x", "u"], ["y"])]
+    x, u, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3, "L"]) for name in "xuy")
+    model = helper.make_model(helper.make_graph(nodes, "g", [x, u], [y]), opset_imports=[helper.make_opsetid("", 18)])
+    model.ir_version = 8
+    helper.set_model_props(model, {**METADATA, "normfold.inputs": "x=FP32[N,3,L]; u=FP32[N,3,L]"})
+    onnx.save(model, tmp_path / "net.onnx")
+    specs = open_onnx(tmp_path / "net.onnx", parse_inputs(["x=FP32[N,3,L]"])).specs
+    assert list(map(str, specs)) == ["x=FP32[N:1..,3,L:8..400:8]", "u=FP32[N:1..,3,L:8..400:8]"]
+    assert batch_dimension(specs).name == "N"
+    specs = open_onnx(tmp_path / "net.onnx", parse_inputs(["u=FP32[N:2..4,3,L]"])).specs
+    assert list(map(str, specs)) == ["x=FP32[N:2..4,3,L:8..400:8]", "u=FP32[N:2..4,3,L:8..400:8]"]
