@@ -181,9 +181,14 @@ class ServerCall:
         if size > own and not connection.holding.fits(size - own, own):
             self.fail(Overloaded("too many bytes of unfinished requests and answers that nobody takes", RETRY_SECONDS))
             return False
-        connection.holding.add(size - own)
-        connection.held[self.number] = size
+        self._count(size)
         return True
+
+    def _count(self, size: int) -> None:
+        """Count ``size`` bytes that wait here, whether or not they fit."""
+        connection = self.connection
+        connection.holding.add(size - connection.held.get(self.number, 0))
+        connection.held[self.number] = size
 
     def body_mark(self) -> tuple[int, ...] | None:
         """A value that changes when more of the request comes; None: the client need not send more now."""

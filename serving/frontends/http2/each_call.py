@@ -2,6 +2,9 @@
 
 messages    1  2  3  4  5 ...    at most EACH_IN_FLIGHT of them are under way
 answers     1  -  3  4           in the order of the messages: 3 and 4 wait for 2, and count among what is held
+
+Fewer are under way while so many answers as large as the largest so far could not be held: the messages wait then. Only
+answers to what was asked before that was known can be too many, and end the stream.
 """
 
 from __future__ import annotations
@@ -10,10 +13,10 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable
 
-from normfold.serving.errors import Status, Unavailable
-from normfold.serving.frontends.http2.call import UNTAKEN, CallOwner
+from normfold.serving.errors import Overloaded, Status, Unavailable
+from normfold.serving.frontends.http2.call import RETRY_SECONDS, UNTAKEN, CallOwner
 from normfold.serving.frontends.http2.joining import Later
-from normfold.serving.frontends.http2.limits import CallFault
+from normfold.serving.frontends.http2.limits import PORTION_BYTES, CallFault
 from normfold.serving.frontends.http2.messages import PART_BYTES, PREFIX_BYTES
 from normfold.serving.frontends.http2.queued_call import QueuedCall
 from normfold.serving.frontends.http2.requests import Asked
@@ -32,7 +35,7 @@ BEHIND = "too many bytes of answers wait for the client, or for an answer before
 class EachCall(QueuedCall):
     """A call of a method with ``wire_each``."""
 
-    __slots__ = ("_completing", "_ending", "_pending", "_scheduled", "_uncounted")
+    __slots__ = ("_completing", "_ending", "_largest", "_pending", "_released", "_scheduled", "_uncounted")
 
     def __init__(self, connection: CallOwner, number: int, asked: Asked, method: Method) -> None:
         super().__init__(connection, number, asked, method)
@@ -40,6 +43,10 @@ class EachCall(QueuedCall):
         self._pending: deque[bytes | asyncio.Future[Answer]] = deque()
         #: Whether answers may be there behind another one that are not counted yet.
         self._uncounted = False
+        #: The size of the largest answer so far, in bytes.
+        self._largest = 0
+        #: The bytes of answers that were counted, and for now are not: they are being sent, or will be counted again.
+        self._released = 0
         #: Whether a message is being inflated or joined: the next ones wait for it, so that one at a time takes memory.
         self._completing = False
         #: Whether ``_next`` is certain to be called.
@@ -86,14 +93,15 @@ class EachCall(QueuedCall):
         try:
             for _ in range(TURN_MESSAGES):
                 self._send_answered()
-                if not self._queue or self._completing or len(self._pending) >= EACH_IN_FLIGHT or self._blocked():
+                if not self._queue or self._completing or self._blocked() or self._full():
                     break
                 self._ask()
             else:
                 self._next_soon()
             blocked = self._blocked()
-            if self._pending and (blocked or self._uncounted):
+            if self._pending and (self._uncounted or (blocked and self._task is None)):
                 self._count_untaken()
+            self._released = 0
         except CallFault as error:
             self.end(error.status, str(error))
             return
@@ -110,6 +118,15 @@ class EachCall(QueuedCall):
             elif self._all_there:
                 self.end(Status.OK)
 
+    def _full(self) -> bool:
+        """Whether no more messages may be under way now; one always may."""
+        under_way = len(self._pending)
+        if not under_way or under_way >= EACH_IN_FLIGHT:
+            return under_way > 0
+        expected = (under_way + 1) * self._largest
+        # what waits in the socket may count twice: also as a part of an answer that has not left whole
+        return not self.connection.holding.has_room(expected + min(expected, PORTION_BYTES))
+
     def _ask(self) -> None:
         """Ask the method the first message that waits."""
         message = self._queue.popleft()
@@ -120,6 +137,7 @@ class EachCall(QueuedCall):
         else:
             answered = self._begun(message)
         if isinstance(answered, bytes):
+            self._largest = max(self._largest, len(answered))
             if self._pending:
                 self._pending.append(answered)
                 self._uncounted = True
@@ -157,9 +175,9 @@ class EachCall(QueuedCall):
         return answered if isinstance(answered, bytes) else await answered
 
     def _done(self, answer: asyncio.Future[Answer]) -> None:
-        if not answer.cancelled():
-            answer.exception()  # it is raised where the answer has its turn
-        if self._pending and answer is not self._pending[0]:
+        if _succeeded(answer):
+            self._largest = max(self._largest, len(answer.result()))
+        if self._pending and (answer is not self._pending[0] or self._task is not None):
             self._uncounted = True
         self._next_soon()
 
@@ -177,7 +195,7 @@ class EachCall(QueuedCall):
     def _send_answered(self) -> None:
         """Send the answers that no other comes before; raise the error of one that failed."""
         if self._untaken and not self._blocked():  # they must not count twice while they are sent
-            self._untaken, self._uncounted = 0, True
+            self._released, self._untaken, self._uncounted = self._untaken, 0, True
             self._hold()
         while self._pending and not self._blocked():
             first = self._pending[0]
@@ -192,21 +210,25 @@ class EachCall(QueuedCall):
                 self._send(first.result())
 
     def _count_untaken(self) -> None:
-        """Count the answers that are there and cannot be sent. Raises CallFault if there is no room for them."""
+        """Count the answers that are there and cannot be sent.
+
+        Raises Overloaded if they have become more, and there is no room for them.
+        """
         self._uncounted = False
         there = [answer for answer in self._pending if isinstance(answer, bytes) or _succeeded(answer)]
         untaken = sum(PREFIX_BYTES + len(a if isinstance(a, bytes) else a.result()) for a in there)
-        if untaken > self._untaken and not self.connection.holding.fits(untaken - self._untaken):
-            raise CallFault(Status.RESOURCE_EXHAUSTED, BEHIND)
+        more = untaken - self._untaken
+        if more > self._released and not self.connection.holding.fits(more):
+            raise Overloaded(BEHIND, RETRY_SECONDS)
         self._untaken = untaken
-        self._hold()
+        self._count(self._bytes)
 
     def _send(self, data: Answer) -> None:
         connection = self.connection
         if not self._started:
             self._started = True
             connection.sender.start(self)
-        if not connection.sender.fits(self, len(data)):
+        if PREFIX_BYTES + len(data) > self._released and not connection.sender.fits(self, len(data)):
             raise CallFault(Status.RESOURCE_EXHAUSTED, UNTAKEN)
         connection.sender.message(self, data)
         connection.fruitful()
@@ -224,6 +246,7 @@ class EachCall(QueuedCall):
 
 
 def _succeeded(answer: asyncio.Future[Answer]) -> bool:
+    """Whether the answer is there; the error of one that failed is raised where it has its turn."""
     return answer.done() and not answer.cancelled() and answer.exception() is None
 
 

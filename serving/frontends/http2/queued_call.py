@@ -78,6 +78,11 @@ class QueuedCall(ServerCall):
         finally:
             self._inflated = 0
 
-    def _hold(self) -> bool:
+    @property
+    def _bytes(self) -> int:
+        """The bytes that wait with the call now."""
         begun = self._reader.held if self._reader is not None else 0
-        return self.hold(self._unread + self._inflated + self._untaken + begun)
+        return self._unread + self._inflated + self._untaken + begun
+
+    def _hold(self) -> bool:
+        return self.hold(self._bytes)

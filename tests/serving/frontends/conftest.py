@@ -44,7 +44,7 @@ class Methods:
     large_answers: int = 0
     #: Messages that ``later`` has begun to answer.
     begun: int = 0
-    #: Lets ``slow`` go on reading.
+    #: Lets ``slow`` go on reading, and ``gate`` answer.
     go_on: threading.Event = field(default_factory=threading.Event)
 
     def echo(self, data: bytes) -> bytes:
@@ -93,8 +93,14 @@ class Methods:
         self.large_answers += 1
         return bytes(int(data))
 
+    async def gate(self, data: bytes) -> bytes:
+        while not self.go_on.is_set():
+            await asyncio.sleep(0.005)
+        return data
+
     def each_large(self, data: bytes) -> Awaitable[bytes]:
-        return self.wait(data) if data == b"wait" else self.large(data)
+        other = {b"wait": self.wait, b"gate": self.gate}.get(data)
+        return self.large(data) if other is None else other(data)
 
     async def pieces(self, data: bytes) -> Pieces:
         await asyncio.sleep(0)

@@ -140,7 +140,7 @@ class Raw:
 
     def answer(self, stream: int) -> tuple[bytes, dict[str, str]]:
         """Data and headers of an answer, to its end."""
-        data, headers = b"", {}
+        data, headers = bytearray(), {}
         while (found := self.frame()) is not None:
             if found.stream != stream:
                 continue
@@ -150,7 +150,7 @@ class Raw:
             elif found.kind == h2.HEADERS:
                 headers |= dict(self.decoder.decode(found.payload))
                 if found.flags & h2.END_STREAM:
-                    return data, headers
+                    return bytes(data), headers
         raise AssertionError("the server closed the connection")
 
     def ended_with(self) -> int:

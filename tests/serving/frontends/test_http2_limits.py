@@ -17,6 +17,7 @@ from tests.waiting import wait_until
 from normfold.serving.frontends.http2 import frontend, inflation, messages
 from normfold.serving.frontends.http2.call_places import CallPlaces
 from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
+from normfold.serving.frontends.http2.each_call import EachCall
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import CALL_BYTES, FEW_CALLS, ORDINARY_CALLS, PORTION_BYTES, UNSENT_BYTES
@@ -162,7 +163,7 @@ def test_answers_behind_one_that_is_not_taken_are_refused_beyond_the_limit(start
         client.send(h2.settings({h2.INITIAL_WINDOW_SIZE: 1 << 26}), h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\4\0\0\0"))
         data, headers = client.answer(1)
         assert data == message(bytes(1_000_000))
-        assert headers["grpc-status"] == "8"
+        assert (headers["grpc-status"], headers["grpc-retry-pushback-ms"] != "-1") == ("8", True)
         wait_until(lambda: held(served) == 0)
 
 
@@ -177,6 +178,60 @@ def test_answers_behind_one_that_is_not_taken_count_until_they_are(start):
         assert data == message(bytes(1_000_000)) * 4
         assert headers["grpc-status"] == "0"
         wait_until(lambda: held(served) == 0)
+
+
+@pytest.mark.parametrize("limits", [ClientLimits(max_connection_bytes=8 << 20), ClientLimits(max_held_bytes=8 << 20)])
+def test_a_stream_asks_no_more_while_the_answers_could_not_be_held_and_goes_on_when_they_can(start, limits):
+    with start(limits=limits) as served:
+        client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 1 << 30})
+        client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\x3f\0\0\0"))
+        upload(client, 1, message(b"gate") + message(b"1000000"), "EachLarge")
+        wait_until(lambda: held(served) >= 1_000_000)
+        client.send(h2.frame(h2.DATA, h2.END_STREAM, 1, message(b"1000000") * 20))
+        wait_until(lambda: served.methods.large_answers > 4)
+        served.on_loop(asyncio.sleep(0.2))
+        assert (served.methods.large_answers, sum(served.traffic.failed.values())) == (5, 0)
+        served.methods.go_on.set()
+        data, headers = client.answer(1)
+        assert (len(data), headers["grpc-status"]) == (9 + 21 * 1_000_005, "0")
+        assert served.methods.large_answers == 21
+        client.socket.close()
+        wait_until(lambda: held(served) == 0)
+
+
+@pytest.mark.parametrize("window", [0, 1 << 30])
+def test_answers_that_were_counted_are_not_refused_later_because_more_is_held_than_may_be(start, window):
+    with start(limits=ClientLimits(max_connection_bytes=4 << 20)) as served:
+        client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: window})
+        client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\x3f\0\0\0"))
+        client.ask(1, message(b"gate") + message(b"1000000") * 3, "EachLarge")
+        wait_until(lambda: held(served) == 3 * 1_000_005)
+        held_beside = connections(served)[0].holding.add
+        served.loop.call_soon_threadsafe(held_beside, 4 << 20)
+        served.methods.go_on.set()
+        if not window:
+            assert client.until(h2.HEADERS)
+            client.send(h2.settings({h2.INITIAL_WINDOW_SIZE: 1 << 30}))
+        data, headers = client.answer(1)
+        assert (len(data), headers["grpc-status"]) == (9 + 3 * 1_000_005, "0")
+        served.loop.call_soon_threadsafe(held_beside, -(4 << 20))
+        wait_until(lambda: held(served) == 0)
+
+
+def test_answers_that_wait_are_counted_once_however_many_frames_come(served, monkeypatch):
+    counted, count = [], EachCall._count_untaken
+    monkeypatch.setattr(EachCall, "_count_untaken", lambda call: (counted.append(call), count(call)))
+    client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 0})
+    upload(client, 1, message(b"1000000") * 4, "EachLarge")
+    wait_until(lambda: held(served) == 4 * 1_000_005)
+    before, reads = len(counted), connections(served)[0].reads
+    for _ in range(50):
+        client.send(h2.frame(h2.DATA, 0, 1, message(b"wait")[:1]), h2.frame(h2.PING, 0, 0, bytes(8)))
+        client.until(h2.PING)
+        client.send(h2.frame(h2.DATA, 0, 1, message(b"wait")[1:]), h2.frame(h2.PING, 0, 0, bytes(8)))
+        client.until(h2.PING)
+    assert connections(served)[0].reads >= reads + 100
+    assert len(counted) == before
 
 
 def test_answers_behind_one_that_is_not_there_yet_count(served):
