@@ -165,20 +165,43 @@ def test_waits_behind_many_requests_count_and_are_forgotten():
 def test_the_bytes_that_a_request_turns_out_to_name_count_until_it_has_ended():
     admission, load = Admission(QueueLimits(bytes=10 * MIB)), ModelLoad()
     admission.enter(load, "a", 100)
-    with admission.more(load, "a", 1000 * MIB):  # one alone may be of any size
-        assert (admission.under_way.bytes, load.under_way.bytes) == (1000 * MIB + 100, 1000 * MIB + 100)
-        with pytest.raises(Overloaded, match="too many bytes are under way in this server"):
-            admission.check(load, "b", 100, None)
     admission.enter(load, "b", 100)
-    with admission.more(load, "a", 6 * MIB):
-        with pytest.raises(Overloaded, match="too many bytes"), admission.more(load, "b", 5 * MIB):
+    with admission.more(load, "a", 4 * MIB):
+        assert (admission.under_way.bytes, load.under_way.bytes) == (4 * MIB + 200, 4 * MIB + 200)
+        with pytest.raises(Overloaded, match="too many bytes"), admission.more(load, "b", 7 * MIB):
             pass
-        with admission.more(load, "b", 2 * MIB):
-            assert admission.under_way.own("b").bytes == 2 * MIB + 100
+        with admission.more(load, "b", 3 * MIB):
+            assert admission.under_way.own("b").bytes == 3 * MIB + 100
     admission.leave(load, "a", 100)
     admission.leave(load, "b", 100)
     for place in (admission.under_way, load.under_way):
         assert (place.bytes, place.requests, place.of) == (0, 0, {})
+
+
+@pytest.mark.parametrize("size", [9 * MIB, 1000 * MIB])
+def test_one_request_with_much_shared_memory_passes_beside_small_ones_which_go_on(size):
+    admission, load = Admission(QueueLimits(bytes=10 * MIB)), ModelLoad()
+    for connection in "ab":
+        admission.enter(load, connection, 100)
+    with admission.more(load, "a", size):
+        assert admission.under_way.bytes == load.under_way.bytes == 5 * MIB
+        for connection in "abc":
+            admission.check(load, connection, 100, None)
+        with pytest.raises(Overloaded, match="way in this server"), admission.more(load, "b", size):
+            pass
+    assert admission.under_way.bytes == load.under_way.bytes == 200
+    with admission.more(load, "b", size):
+        assert admission.under_way.own("a").bytes == 100
+
+
+def test_shared_memory_beside_much_that_came_in_messages_counts_for_nothing_while_it_is_alone():
+    admission, load = Admission(QueueLimits(bytes=10 * MIB)), ModelLoad()
+    admission.enter(load, "a", 6 * MIB)
+    admission.enter(load, "b", 100)
+    with admission.more(load, "b", 3 * MIB):
+        assert admission.under_way.bytes == 6 * MIB + 100
+        with pytest.raises(Overloaded, match="too many bytes"), admission.more(load, "a", 5 * MIB):
+            pass
 
 
 def test_bytes_count_for_a_model_that_was_not_known_when_its_request_came():
@@ -195,8 +218,9 @@ def test_one_model_leaves_bytes_for_the_others():
     admission, busy, idle = Admission(QueueLimits(bytes=100 * MIB)), ModelLoad(), ModelLoad()
     for name in "abc":
         admission.enter(busy, name, 30 * MIB)
-    with pytest.raises(Overloaded, match="too many bytes are under way for this model"), admission.more(busy, "a", MIB):
-        pass
     admission.enter(idle, "d", 1)
     with admission.more(idle, "d", MIB):
-        pass
+        with pytest.raises(Overloaded, match="way for this model"), admission.more(busy, "a", MIB):
+            pass
+        with admission.more(idle, "d", MIB):
+            pass
