@@ -23,7 +23,7 @@ class CallPlaces:
             return False
         if self.most >= ORDINARY_CALLS and not self._holding.has_room(FEW_CALLS * CALL_BYTES):
             return False
-        self._holding.add(FEW_CALLS * CALL_BYTES)
+        self._holding.add_beside(FEW_CALLS * CALL_BYTES)
         self.most += FEW_CALLS
         return True
 
@@ -31,5 +31,5 @@ class CallPlaces:
         """Give back the blocks that ``calls`` do not need."""
         spare = (self.most - max(calls, FEW_CALLS)) // FEW_CALLS
         if spare:
-            self._holding.add(-spare * FEW_CALLS * CALL_BYTES)
+            self._holding.add_beside(-spare * FEW_CALLS * CALL_BYTES)
             self.most -= spare * FEW_CALLS

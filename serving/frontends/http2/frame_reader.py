@@ -32,8 +32,8 @@ class Receiver(Protocol):
     def control(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         """A frame of any other kind came."""
 
-    def fruitless(self) -> None:
-        """A frame came that brings no call nearer to its end."""
+    def fruitless(self, frames: int = 1) -> None:
+        """Frames came that bring no call nearer to its end."""
 
 
 class FrameReader:
@@ -74,7 +74,7 @@ class FrameReader:
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts = []
         if self._held:  # what ends now must not count beside the request that it is a part of
-            self._holding.add(-self._held)
+            self._holding.add_beside(-self._held)
             self._held = 0
         at = self._take(data, receiver, seconds)
         self._have = len(data) - at
@@ -97,7 +97,7 @@ class FrameReader:
 
     def forget(self) -> None:
         """Hold nothing more: the connection ends."""
-        self._holding.add(-self._held)
+        self._holding.add_beside(-self._held)
         self._held = self._have = 0
         self._parts, self._block, self._long = [], None, None
 
@@ -108,7 +108,7 @@ class FrameReader:
             size += self._have + PART_BYTES * len(self._parts)
         if size > UNFINISHED_BYTES and not self._holding.has_room(size - self._held):
             raise Fault(h2.ENHANCE_YOUR_CALM, f"no room for {size} bytes of frames or headers that have not come whole")
-        self._holding.add(size - self._held)
+        self._holding.add_beside(size - self._held)
         self._held = size
 
     def _take(self, data: bytes, receiver: Receiver, seconds: float) -> int:

@@ -8,16 +8,19 @@ class Holding:
 
     def __init__(self, most_bytes: int, of_all: Holding | None = None) -> None:
         self.bytes = 0
+        #: Those of them that are no call's: they do not matter to a call that is alone.
+        self.beside = 0
         self._most, self._of_all = most_bytes, of_all
 
     def fits(self, size: int, own: int = 0) -> bool:
         """Whether ``size`` more bytes may be held for a call for which ``own`` bytes are held already.
 
-        A single call may exceed the limit of its connection, so that the largest message always passes.
+        A single call may exceed the limit of its connection, so that the largest message always passes, also beside
+        calls that have sent nothing and bytes that wait in the socket.
         """
         if self._of_all is not None and self._of_all.bytes + size > self._of_all._most:
             return False
-        return self.bytes + size <= self._most or self.bytes <= own
+        return self.bytes + size <= self._most or self.bytes - self.beside <= own
 
     def has_room(self, size: int) -> bool:
         """Whether ``size`` more bytes may be held for what is no call; nothing of that may exceed a limit."""
@@ -33,3 +36,8 @@ class Holding:
         self.bytes += size
         if self._of_all is not None:
             self._of_all.bytes += size
+
+    def add_beside(self, size: int) -> None:
+        """The same for what is no call's: places for calls, unfinished frames, and what waits in the socket."""
+        self.beside += size
+        self.add(size)

@@ -190,7 +190,7 @@ class SocketSide(asyncio.Protocol):
             self._transport.abort()
 
     def _count(self, unsent: int) -> None:
-        self.holding.add(unsent - self._counted)
+        self.holding.add_beside(unsent - self._counted)
         self._counted = unsent
 
     def _wake(self) -> None:

@@ -63,16 +63,20 @@ def test_uploads_that_stop_are_refused_beyond_the_limit(start, limits):
         wait_until(lambda: held(served) == 0)
 
 
-def test_one_request_alone_may_exceed_the_limit_of_its_connection(start):
+@pytest.mark.parametrize("silent_calls", [0, 3 * FEW_CALLS])
+def test_one_request_alone_may_exceed_the_limit_of_its_connection(start, silent_calls):
     with start(limits=ClientLimits(max_connection_bytes=1 << 20)) as served:
         client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 1 << 24})
         client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\x01\0\0\0"))
+        for stream in range(1, 2 * silent_calls, 2):
+            client.ask(stream, message(b"wait"), "Wait")
+        last = 2 * silent_calls + 1
         whole = message(bytes(3 << 20))
-        upload(client, 1, whole[:PART])
+        upload(client, last, whole[:PART])
         client.until(h2.WINDOW_UPDATE)
-        client.send(*(h2.frame(h2.DATA, 0, 1, whole[at : at + PART]) for at in range(PART, len(whole), PART)))
-        client.send(h2.frame(h2.DATA, h2.END_STREAM, 1))
-        assert client.answer(1)[0] == whole
+        client.send(*(h2.frame(h2.DATA, 0, last, whole[at : at + PART]) for at in range(PART, len(whole), PART)))
+        client.send(h2.frame(h2.DATA, h2.END_STREAM, last))
+        assert client.answer(last)[0] == whole
 
 
 def test_one_server_bounds_what_all_connections_hold(start):
@@ -85,6 +89,21 @@ def test_one_server_bounds_what_all_connections_hold(start):
         first.socket.close()
         wait_until(lambda: held(served) == 0)
         assert second.still_answers()
+
+
+def test_a_request_is_alone_beside_what_is_no_request_and_all_counts():
+    of_all = Holding(1 << 30)
+    holding = Holding(1 << 20, of_all)
+    holding.add_beside(200_000)
+    assert holding.fits(50 << 20)
+    holding.add(50 << 20)
+    assert holding.fits(1000, 50 << 20)
+    assert not holding.fits(1000)
+    assert holding.bytes == of_all.bytes == 200_000 + (50 << 20)
+    assert not holding.has_room(0)
+    holding.add(-50 << 20)
+    holding.add_beside(-200_000)
+    assert (holding.bytes, holding.beside, of_all.bytes) == (0, 0, 0)
 
 
 def test_data_in_tiny_pieces_count_with_the_memory_that_they_take(start):
