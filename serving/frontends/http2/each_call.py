@@ -69,7 +69,6 @@ class EachCall(QueuedCall):
 
     def cancel(self) -> None:
         """Stop the answers under way: nobody waits for them any more."""
-        self._queue.clear()
         for answer in self._pending:
             if not isinstance(answer, bytes):
                 answer.cancel()
@@ -188,7 +187,7 @@ class EachCall(QueuedCall):
 
     def _next(self) -> None:
         self._scheduled = False
-        if self.number in self.connection.calls:
+        if not self._over and self.number in self.connection.calls:
             self._go_on()
             self.connection.flush_soon()
 

@@ -10,12 +10,13 @@ from normfold.serving.frontends.http2.joining import Later
 from normfold.serving.frontends.http2.messages import PART_BYTES
 from normfold.serving.frontends.http2.requests import Asked
 from normfold.serving.rpc.methods import Method
+from normfold.serving.wire.pushback import Trailers
 
 
 class QueuedCall(ServerCall):
     """The common part of streams."""
 
-    __slots__ = ("_inflated", "_queue", "_unread", "_untaken")
+    __slots__ = ("_inflated", "_over", "_queue", "_unread", "_untaken")
 
     def __init__(self, connection: CallOwner, number: int, asked: Asked, method: Method) -> None:
         super().__init__(connection, number, asked, method)
@@ -25,9 +26,25 @@ class QueuedCall(ServerCall):
         self._inflated = 0
         #: The bytes of answers that cannot be sent yet, as far as they wait with the call.
         self._untaken = 0
+        #: Whether the call has ended; the last of its answers may still wait for the client.
+        self._over = False
+
+    def end(self, status: Status, details: str = "", more: Trailers = ()) -> None:
+        """End the call with a status, unless it has ended."""
+        if not self._over:
+            super().end(status, details, more)
+
+    def cancel(self) -> None:
+        """Stop the call, and forget what waits with it: what still comes is ignored."""
+        self._over, self._reader = True, None
+        self._queue.clear()
+        self._unread = self._untaken = 0
+        super().cancel()
 
     def _put(self, data: bytes, begin: int, end: int) -> list[bytes | Later] | None:
         """Queue the messages that end in the data; None: the call has ended."""
+        if self._over:
+            return None
         found = self.messages(data, begin, end)
         if found is None:
             return None
@@ -85,4 +102,6 @@ class QueuedCall(ServerCall):
         return self._unread + self._inflated + self._untaken + begun
 
     def _hold(self) -> bool:
+        if self._over:
+            return False
         return self.hold(self._bytes)

@@ -14,6 +14,7 @@ import pytest
 from tests.serving.frontends.raw import Raw, message, request_headers
 from tests.waiting import wait_until
 
+from normfold.serving.errors import Status
 from normfold.serving.frontends.http2 import frontend, inflation, messages
 from normfold.serving.frontends.http2.call_places import CallPlaces
 from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
@@ -235,6 +236,27 @@ def test_answers_that_were_counted_are_not_refused_later_because_more_is_held_th
         assert (len(data), headers["grpc-status"]) == (9 + 3 * 1_000_005, "0")
         served.loop.call_soon_threadsafe(held_beside, -(4 << 20))
         wait_until(lambda: held(served) == 0)
+
+
+@pytest.mark.parametrize("method", ["EachLarge", "Iterate"])
+def test_a_stream_that_ended_while_an_answer_waits_holds_nothing_of_what_still_comes(start, method):
+    with start(limits=ClientLimits(max_connection_bytes=8 << 20)) as served:
+        client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 0})
+        one = message(b"1000000") if method == "EachLarge" else message(bytes(1_000_000))
+        count = 3 if method == "EachLarge" else 1
+        upload(client, 1, one * count, method)
+        wait_until(lambda: held(served) == count * 1_000_005 and connections(served)[0].sender.waiting)
+        served.loop.call_soon_threadsafe(connections(served)[0].calls[1].end, Status.ABORTED)
+        wait_until(lambda: sum(served.traffic.failed.values()) == 1)
+        before = held(served)
+        for data in (message(bytes(100_000)), message(bytes(100_000))[:60_000]):
+            client.send(*(h2.frame(h2.DATA, 0, 1, data[at : at + PART]) for at in range(0, len(data), PART)))
+        client.send(h2.frame(h2.DATA, h2.END_STREAM, 1, b"\2"), h2.frame(h2.PING, 0, 0, bytes(8)))
+        client.until(h2.PING)
+        assert (held(served), sum(served.traffic.failed.values())) == (before, 1)
+        client.send(h2.settings({h2.INITIAL_WINDOW_SIZE: 1 << 26}), h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\4\0\0\0"))
+        data, headers = client.answer(1)
+        assert (data, headers["grpc-status"]) == (message(bytes(1_000_000)), "10")
 
 
 def test_answers_that_wait_are_counted_once_however_many_frames_come(served, monkeypatch):
