@@ -113,8 +113,8 @@ class Inference:
     async def _answer_checked(self, data: bytes) -> bytes:
         """The answer to a request without a plan; the next request like it may have one."""
         large = len(data) > LOOP_BYTES
-        request = await off_loop(large, parse, pb.ModelInferRequest, data)
-        checked, response = await self._infer(request, large)
+        request, named = await off_loop(large, _parsed, data)
+        checked, response = await self._infer(request, large, named)
         model = checked.model
         if self._serves(model, request.model_version):  # it was not replaced or unloaded during the run
             self._plans.keep(data, request, *checked)
@@ -135,14 +135,18 @@ class Inference:
         self._count(model, plan.rows, timing, request_id, started, read, answered)
         return response
 
-    async def _infer(self, request: pb.ModelInferRequest, large: bool) -> tuple[Checked, bytes]:
+    async def _infer(self, request: pb.ModelInferRequest, large: bool, named: bool) -> tuple[Checked, bytes]:
         started = time.perf_counter_ns()
         model = await self._catalog.awake(request.model_name, request.model_version)
         try:
             with contextlib.ExitStack() as held:
-                if shared := await off_loop(large, shared_bytes, request, model.contract, self._regions):
-                    held.enter_context(self._admission.more(model.scheduler.load, connection(), shared))
-                checked = await off_loop(large or shared > LOOP_BYTES, self._check, request, model)
+                long = large
+                if named:
+                    shared, strings = await off_loop(large, shared_bytes, request, model.contract, self._regions)
+                    long = large or shared > COPY_BYTES or strings > LOOP_BYTES
+                    if shared:
+                        held.enter_context(self._admission.more(model.scheduler.load, connection(), shared))
+                checked = await off_loop(long, self._check, request, model)
                 read = time.perf_counter_ns()
                 names = [want.spec.name for want in checked.wanted]
                 arrays, timing = await _run(model, checked.feeds, checked.rows, names, checked.parameters, request.id)
@@ -191,6 +195,12 @@ class Inference:
             model.statistics.answered(rows, ended - started, timing)
         if self._traces.active:
             self._traces.record(model.name, model.version, request_id, started, read, timing, ended)
+
+
+def _parsed(data: bytes) -> tuple[pb.ModelInferRequest, bool]:
+    """The request in ``data``, and whether it may name shared memory for an input. Raises InvalidRequest."""
+    request = parse(pb.ModelInferRequest, data)
+    return request, any(tensor.parameters for tensor in request.inputs)
 
 
 async def _run(

@@ -121,9 +121,12 @@ def gather(request: pb.ModelInferRequest, name: str, regions: Regions) -> dict[s
     return contents
 
 
-def shared_bytes(request: pb.ModelInferRequest, contract: Contract, regions: Regions) -> int:
-    """The bytes that ``request`` takes from shared memory; 0 if it is refused before they are read."""
-    total = 0
+def shared_bytes(request: pb.ModelInferRequest, contract: Contract, regions: Regions) -> tuple[int, int]:
+    """The bytes that ``request`` takes from shared memory, and those of strings among them.
+
+    0 and 0 if it is refused before they are read.
+    """
+    total = strings = 0
     try:
         for tensor in request.inputs:
             if not tensor.parameters or tensor.name not in contract.inputs:
@@ -131,9 +134,10 @@ def shared_bytes(request: pb.ModelInferRequest, contract: Contract, regions: Reg
             if (region := region_of(tensor.parameters, tensor.name)) is not None:
                 regions.check(*region)
                 total += region[2]
+                strings += region[2] * (contract.inputs[tensor.name].datatype.name == "BYTES")
     except ServingError:
-        return 0
-    return total
+        return 0, 0
+    return total, strings
 
 
 def region_of(parameters: Mapping[str, pb.InferParameter], tensor: str) -> tuple[str, int, int] | None:

@@ -178,6 +178,37 @@ def test_a_small_request_with_much_in_shared_memory_is_worked_on_off_the_event_l
     assert own.on_loop(loop_thread()) not in threads.values()
 
 
+@pytest.fixture
+def steps(monkeypatch):
+    """The steps of requests that went to a thread, and all."""
+    off, found, every = inference.off_loop, [], []
+
+    async def noted(large, function, *args):
+        every.append(function.__name__)
+        if large:
+            found.append(function.__name__)
+        return await off(large, function, *args)
+
+    monkeypatch.setattr(inference, "off_loop", noted)
+    return found, every
+
+
+def test_numbers_in_shared_memory_cost_no_thread_where_a_copy_of_them_is_short(own, ask, large_region, refused, steps):
+    register(own, large_region, size=800_000)
+    request = in_region(ask, size=160_000)
+    request.inputs[0].shape[:] = [10_000, 4]
+    assert "batch-size" in refused(own, "ModelInfer", request)[1]  # by _check
+    assert ("_check" in steps[1], steps[0]) == (True, [])
+
+
+def test_a_large_request_without_shared_memory_goes_to_a_thread_twice_before_its_run(own, ask, refused, steps):
+    request = ask()
+    request.inputs[0].shape[:] = [10_000, 4]
+    request.raw_input_contents[:] = [bytes(160_000)]
+    assert "batch-size" in refused(own, "ModelInfer", request)[1]  # by _check
+    assert steps[0] == ["_parsed", "_check"]
+
+
 def test_a_region_is_not_read_for_a_request_that_is_refused(own, ask, region, refused, monkeypatch):
     register(own, region)
     monkeypatch.setattr(SharedMemory, "read", Mock(side_effect=AssertionError))
