@@ -32,13 +32,11 @@ class ServerConnection(SocketSide):
         super().__init__(Holding(service.limits.max_connection_bytes, service.holding))
         self.service, self._places = service, places
         self._kind_of = kind_of if service.log is None else logged_kind_of
-        self.frames, self.places = FrameReader(self.holding), CallPlaces(self.holding)
+        self.frames, self.call_places = FrameReader(self.holding), CallPlaces(self.holding)
         #: The calls under way, by the number of their stream.
-        self.calls: dict[int, ServerCall] = {}
-        self.held: dict[int, int] = {}
-        self.uncut: dict[int, ServerCall] = {}
+        self.calls, self.uncut = dict[int, ServerCall](), dict[int, ServerCall]()
         #: Data of requests that must still come, by the number of their stream; only of those with a content-length.
-        self._promised: dict[int, int] = {}
+        self.held, self._promised = dict[int, int](), dict[int, int]()
         self._headers, self._past = HeaderReader(), PastStreams()
         #: The last stream that was opened, and the data that the client may still send.
         self.last, self._credit = 0, h2.LARGEST_WINDOW
@@ -88,10 +86,11 @@ class ServerConnection(SocketSide):
         """Cancel every call."""
         self._places.free(self)
         self.frames.forget()
+        self.uncut.clear()
         self.service.turns.end(self, False)
         for call in list(self.calls.values()):
             self.drop(call)
-        self.places.keep(0)
+        self.call_places.keep(0)
 
     # called by calls and by the frontend
 
@@ -170,7 +169,7 @@ class ServerConnection(SocketSide):
         if number > self.last + 2:
             self._past.passed_over.append(range(self.last + 1, number))
         self.last = number
-        if len(self.calls) >= self.places.most and not self.places.more():
+        if len(self.calls) >= self.call_places.most and not self.call_places.more():
             self.fruitless()
             self.service.refused(asked, Status.UNAVAILABLE, self.peer)
             self._rst(number, h2.REFUSED_STREAM)
@@ -292,6 +291,7 @@ class ServerConnection(SocketSide):
     def give_up(self, error: Fault | HeaderError) -> None:
         """End the connection with its reason; nothing more of it is read."""
         self.frames.forget()
+        self.uncut.clear()
         code = error.code if isinstance(error, Fault) else h2.COMPRESSION_ERROR
         last = self.last.to_bytes(4, "big")
         self.sender.out.append(h2.frame(h2.GOAWAY, 0, 0, last + code.to_bytes(4, "big") + str(error).encode()))

@@ -146,7 +146,7 @@ class Http2Frontend:
     @staticmethod
     def _look_at(connection: ServerConnection, now: float) -> None:
         try:
-            connection.places.keep(len(connection.calls))
+            connection.call_places.keep(len(connection.calls))
             connection.progress.look(connection, now)
             connection.lifetime.look(connection, now)
         except Exception:  # it must not keep the others from being looked at

@@ -255,6 +255,25 @@ def test_a_call_that_ends_with_messages_uncut_leaves_nothing(on_loop, method):
     on_loop(reset)
 
 
+@pytest.mark.parametrize("faulty", [True, False])
+def test_a_connection_that_ends_with_messages_uncut_keeps_no_call(on_loop, faulty):
+    async def ended(service: Service) -> None:
+        connection, _ = greeted(service)
+        block = hpack.Encoder().encode(request_headers("Stream"))
+        connection.data_received(
+            h2.frame(h2.HEADERS, h2.END_HEADERS, 1, block) + h2.frame(h2.DATA, 0, 1, message(b"") * 10_000)
+        )
+        assert connection.uncut
+        if faulty:
+            connection.data_received(h2.frame(h2.PING, 0, 1, bytes(8)))
+        else:
+            connection.connection_lost(None)
+        assert not connection.uncut
+        assert connection.holding.bytes == 0
+
+    on_loop(ended)
+
+
 FLOODS = {
     "pings": h2.frame(h2.PING, 0, 0, bytes(8)),
     "settings": h2.settings({}),
