@@ -58,8 +58,8 @@ class Following:
             if self._active and name not in self._models:
                 entry.wanted = entry.loading = False
 
-    def end(self, entries: dict[str, Entry]) -> list[str]:
-        """Follow the others no longer; why ``entries`` are not what they serve, a sentence for each such model.
+    def end(self, entries: dict[str, Entry]) -> dict[str, str]:
+        """Follow the others no longer; the models of which ``entries`` are not what they serve, a sentence for each.
 
         A model that was skipped, and that nobody has asked for meanwhile, is one that was never loaded.
         """
@@ -96,8 +96,8 @@ class Following:
         model = self._models.get(name)
         return model.versions if model is not None and model.lazy else None
 
-    def _lost(self, entries: Mapping[str, Entry]) -> list[str]:
-        found = []
+    def _lost(self, entries: Mapping[str, Entry]) -> dict[str, str]:
+        found = {}
         for name, model in sorted(self._models.items()):
             entry = entries.get(name)
             if model.lazy or (entry is not None and not entry.wanted):
@@ -106,7 +106,7 @@ class Following:
             if absent:
                 which = f"{quoted(name)} version {', '.join(map(str, absent))}"
                 because = entry.because if entry else ""
-                found.append(f"{which}, which the other workers serve, cannot be loaded{because}")
+                found[name] = f"{which}, which the other workers serve, cannot be loaded{because}"
         return found
 
     def behind(self, repository: Repository) -> list[str]:

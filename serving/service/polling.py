@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.catalog import Catalog
@@ -78,6 +78,10 @@ class Polling:
     async def catch_up(self) -> None:
         """In a worker that was started again: what has changed while no worker looked counts as a change, too."""
         self._changes.forget(await self._files.run(self._catalog.following.behind, self._repository))
+
+    def try_again(self, names: Iterable[str]) -> None:
+        """Count these models as changed, because they could not be loaded. Call it before ``run``."""
+        self._changes.forget(names)
 
     def look_now(self) -> None:
         """Look as soon as possible."""

@@ -38,6 +38,10 @@ QUESTION_SECONDS = 2.0
 #: The same for RepositoryIndex, for which each worker reads the disk.
 INDEX_SECONDS = 5.0
 
+#: While no other worker listens, so many starts in a row may be refused for a model that cannot be loaded. What was in
+#: the way may be over at the next start: memory, while every worker loads at once, or a disk.
+MOST_REFUSED_STARTS = 2
+
 
 class Exchange:
     """The workers of one server that are asked together; used on the supervisor's event loop only."""
@@ -100,7 +104,9 @@ class Exchange:
             if self.ready:
                 worker.server_ready = True
                 worker.link.send(ServerReady(True))  # before it listens: its first client may ask for it
-            worker.link.send(StartListening(alone=not self.listening))
+            worker.beside_others = bool(self.listening)
+            patient = self.complete and worker.failed_starts < MOST_REFUSED_STARTS
+            worker.link.send(StartListening(must_have_all=worker.beside_others or patient))
             self._joined[worker.number] = worker
             listens = await worker.listening
         self.complete = self.complete or len(self.listening) == self._count

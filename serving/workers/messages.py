@@ -101,8 +101,8 @@ class Ping:
 class StartListening:
     """The worker has caught up with the others: clients may come."""
 
-    #: Whether no other worker listens: then it does even without a model that the others served.
-    alone: bool
+    #: Whether it must not listen without a model that the others serve, or served last.
+    must_have_all: bool
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,10 @@ class WorkerProcess:
         self.served: tuple[ServedModel, ...] = ()
         #: Whether anything has come from it, and the pings since its last message.
         self.heard, self.unanswered = False, 0
+        #: The starts in a row before this one that failed while no other worker listened.
+        self.failed_starts = 0
+        #: Whether others listened when it was told to listen.
+        self.beside_others = False
         #: Whether it has closed the connection.
         self.left = False
         self._calls: dict[int, asyncio.Future[WorkerAnswer | None]] = {}

@@ -17,7 +17,7 @@ from normfold.serving.process.cpus import available_cpus
 from normfold.serving.process.memory_limit import default_limit_bytes
 from normfold.serving.setting_bounds import LEAST_LIMIT_BYTES
 from normfold.serving.settings import OFF, ServerConfig
-from normfold.serving.workers.exchange import Exchange
+from normfold.serving.workers.exchange import MOST_REFUSED_STARTS, Exchange
 from normfold.serving.workers.messages import ModelsLoaded, Ping, Pong, StartFailed
 from normfold.serving.workers.port import Port
 from normfold.serving.workers.process import WorkerProcess, how
@@ -27,8 +27,9 @@ log = logging.getLogger(__name__)
 #: The wait before a worker is started again. It doubles each time, and starts anew after a worker that ran long enough.
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, STEADY_SECONDS = 0.1, 10.0, 10.0
 
-#: After this many failed starts of one worker in a row the server ends, unless it was complete and still answers.
-MOST_FAILED_STARTS = 3
+#: After this many failed starts of one worker in a row the server ends. Those beside workers that answer do not count,
+#: once the server was complete. It is more than MOST_REFUSED_STARTS: a model that cannot be loaded ends no server.
+MOST_FAILED_STARTS = MOST_REFUSED_STARTS + 1
 
 #: Time beyond ``drain_delay_seconds`` and ``grace_seconds`` that a worker may take to end, also once it has left.
 MARGIN_SECONDS = 5.0
@@ -114,6 +115,11 @@ class Supervisor:
                 raise code
         return not any(codes)
 
+    @property
+    def _answers(self) -> bool:
+        """Whether the server was complete, and still answers."""
+        return self._exchange.complete and bool(self._exchange.listening)
+
     def _on_signal(self) -> None:
         if self._stop.is_set():
             self._signal(signal.SIGKILL)
@@ -136,12 +142,11 @@ class Supervisor:
         failed_starts, delay = 0, FIRST_DELAY_SECONDS
         while not self._stop.is_set():
             born = time.monotonic()
-            code, listened, ended = await self._run_worker(number, on_ready)
+            code, listened, counts, ended = await self._run_worker(number, failed_starts, on_ready)
             if self._stop.is_set():
                 return code if listened else 0
-            failed_starts = 0 if listened else failed_starts + 1
-            served = self._exchange.complete and self._exchange.listening
-            if failed_starts >= MOST_FAILED_STARTS and not served:
+            failed_starts = failed_starts + 1 if counts else 0
+            if failed_starts >= MOST_FAILED_STARTS:
                 raise WorkersError(f"worker {number} {ended}, {failed_starts} times in a row before it was ready")
             if time.monotonic() - born > STEADY_SECONDS:
                 delay = FIRST_DELAY_SECONDS
@@ -151,16 +156,20 @@ class Supervisor:
             delay = min(2 * delay, LONGEST_DELAY_SECONDS)
         return 0
 
-    async def _run_worker(self, number: int, on_ready: Callable[[Started], None]) -> tuple[int, bool, str]:
-        """Start a worker ``number`` and attend to it; its exit code, whether it listened, and how it ended.
+    async def _run_worker(
+        self, number: int, failed_starts: int, on_ready: Callable[[Started], None]
+    ) -> tuple[int, bool, bool, str]:
+        """Start a worker ``number`` and attend to it.
 
-        Raises WorkersError when it says that it cannot start, and the server was not complete yet.
+        Its exit code, whether it listened, whether this counts as a failed start, and how it ended. Raises WorkersError
+        when it says that it cannot start, and the server was not complete yet.
         """
         try:
             worker = await WorkerProcess.start(number, self._config)
         except (OSError, RuntimeError) as error:  # no memory, process, file or thread is left; the others go on
-            return 0, False, f"could not be started: {getattr(error, 'strerror', None) or error}"
+            return 0, False, not self._answers, f"could not be started: {getattr(error, 'strerror', None) or error}"
         self._processes[number] = worker
+        worker.failed_starts = failed_starts
         worker.link.send(self._exchange.serve)
         if self._stop.is_set():
             worker.send_signal(signal.SIGTERM)
@@ -169,7 +178,9 @@ class Supervisor:
         if worker.failure and not self._exchange.complete and not self._stop.is_set():
             raise WorkersError(worker.failure, worker.exit_code)
         ended = f"could not start: {worker.failure}" if worker.failure else how(code)
-        return code, worker.listening.result(), ended
+        listened = worker.listening.result()
+        beside = worker.beside_others and self._exchange.complete  # the others may have ended meanwhile
+        return code, listened, not (listened or beside or self._answers), ended
 
     async def _attend(self, worker: WorkerProcess, on_ready: Callable[[Started], None]) -> int:
         """Handle the messages of ``worker`` until it ends; its exit code."""

@@ -69,8 +69,9 @@ async def _work(number: int, descriptor: int, config: ServerConfig, logs: LogSet
             memory.settle()
             link.send(ModelsLoaded(tuple(server.models())))
             if await done_before(stop, others.listen.wait()):
-                if others.lost:  # its share of the connections would get NOT_FOUND
-                    raise StartError("; ".join(others.lost))
+                if others.lost and others.must_have_all:  # its share of the connections would get NOT_FOUND
+                    raise StartError("; ".join(others.lost.values()))
+                server.polling.try_again(others.lost)
                 await server.listen(reuse_port=True)
                 server.open_http(reuse_port=True)  # no sooner: a worker that has not joined cannot ask the others
                 link.send(Listening())

@@ -59,8 +59,10 @@ class WorkerLink:
         self.may_load = asyncio.Event()
         #: Set when the supervisor says that clients may come.
         self.listen = asyncio.Event()
-        #: Why this worker must not listen: what the others serve and it does not.
-        self.lost: list[str] = []
+        #: The models that the others serve, or served last, and that this worker does not: a sentence for each.
+        self.lost: dict[str, str] = {}
+        #: Whether it must not listen without them.
+        self.must_have_all = False
 
     def share(self, methods: list[Method]) -> list[Method]:
         """``methods``, in which those that concern all workers ask all workers."""
@@ -162,8 +164,7 @@ class WorkerLink:
                 case Ping():
                     self._link.send(Pong())
                 case StartListening():
-                    lost = catalog.following.end(catalog.entries)
-                    self.lost = [] if message.alone else lost
+                    self.lost, self.must_have_all = catalog.following.end(catalog.entries), message.must_have_all
                     catalog.changed()
                     self.listen.set()
                 case LookForChanges():

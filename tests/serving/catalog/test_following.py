@@ -77,7 +77,7 @@ def test_what_the_others_do_not_serve_is_not_loaded(catalog, tmp_path, models):
     assert [row for row in states(later) if row[2]] == [("m", "1", "READY")]
     assert later.loaded(strict=True)
     asyncio.run(later.unload("n", leave_out=True))  # as a client had the others do
-    assert later.following.end(later.entries) == []
+    assert later.following.end(later.entries) == {}
     assert states(later) == [("m", "1", "READY"), ("n", "", "UNAVAILABLE")]
     assert not later.follows("n")
     assert later.loaded(strict=True)
@@ -90,7 +90,7 @@ def test_others_that_serve_nothing_are_not_the_same_as_no_others(catalog):
     later.following.follow(())
     asyncio.run(later.load_all())
     assert later.following.behind(later._sources._repository) == ["m", "n"]
-    assert later.following.end(later.entries) == []
+    assert later.following.end(later.entries) == {}
     assert states(later) == []
 
 
@@ -101,5 +101,5 @@ def test_one_of_several_versions_that_is_gone_is_missed(catalog, tmp_path, model
     (tmp_path / "m/1/model.onnx").unlink()
     asyncio.run(later.load_all())
     assert later.find("m", "").version == 2
-    (sentence,) = later.following.end(later.entries)
+    (sentence,) = later.following.end(later.entries).values()
     assert sentence.startswith("'m' version 1, which the other workers serve, cannot be loaded (version 1: ")

@@ -215,3 +215,21 @@ def test_a_model_whose_folder_goes_and_comes_back_is_loaded_again(tmp_path, mode
             await server.shut_down()
 
     asyncio.run(run())
+
+
+def test_a_model_that_a_worker_could_not_load_is_tried_again(root):
+    load = Asked()
+    one = Polling(Repository(root), Everything(), 0.001)
+    one.share([load, Asked()])
+
+    async def run():
+        await one.begin()
+        one.try_again(["n"])
+        task = asyncio.create_task(one.run())
+        async with asyncio.timeout(20):
+            while not load.names:
+                await asyncio.sleep(0.001)
+        task.cancel()
+
+    asyncio.run(run())
+    assert load.names == ["n"]

@@ -33,6 +33,7 @@ class Worker:
 
     def __init__(self, number, served=()):
         self.number, self.served, self.left, self.ready, self.server_ready = number, served, False, True, False
+        self.failed_starts, self.beside_others = 0, False
         self.listening = asyncio.get_running_loop().create_future()
         self.asked: list[tuple[bytes, asyncio.Future]] = []
         self.sent, self.link = [], self
@@ -173,7 +174,7 @@ def test_a_worker_knows_before_it_listens_that_the_server_is_ready():
         exchange.leave(two)
         late = Worker(2)
         assert await exchange.join(late)
-        assert late.sent.index(ServerReady(True)) < late.sent.index(StartListening(alone=False))
+        assert late.sent.index(ServerReady(True)) < late.sent.index(StartListening(must_have_all=True))
         assert late.sent.count(ServerReady(True)) == 1
 
     play(scenario)
@@ -199,17 +200,33 @@ def test_a_worker_that_does_not_listen_yet_says_nothing_about_the_server():
     play(scenario)
 
 
-def test_a_worker_listens_without_what_is_lost_when_no_other_worker_does():
+def test_a_worker_listens_without_what_is_lost_when_no_other_does_and_it_was_refused_before():
     async def scenario(exchange, one, two):
         exchange.leave(one)
         exchange.leave(two)
-        late, later = Worker(1), Worker(2)
-        assert await exchange.join(late)
-        assert await exchange.join(later)
-        assert StartListening(alone=True) in late.sent
-        assert StartListening(alone=False) in later.sent
+        for number, failed_starts in ((1, 0), (2, 0), (1, 1), (2, 1), (1, 2), (2, 2)):
+            late = Worker(number)
+            late.failed_starts = failed_starts
+            assert await exchange.join(late)
+            first_to_listen = (number, failed_starts) == (1, 2)
+            assert StartListening(must_have_all=not first_to_listen) in late.sent
+            if failed_starts < 2:  # it was refused
+                exchange.leave(late)
 
     play(scenario)
+
+
+def test_before_the_server_was_complete_no_worker_ends_it_for_a_model_that_is_lost():
+    async def run():
+        exchange = Exchange(2)
+        one = Worker(1, (V1,))
+        assert await exchange.join(one)
+        exchange.leave(one)
+        late = Worker(1)
+        assert await exchange.join(late)
+        assert StartListening(must_have_all=False) in late.sent
+
+    asyncio.run(run())
 
 
 def test_a_change_during_the_catching_up_of_a_worker_is_caught_up_with_too():

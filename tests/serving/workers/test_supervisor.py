@@ -12,7 +12,7 @@ import pytest
 from normfold.serving.errors import WorkersError
 from normfold.serving.settings import ServerConfig
 from normfold.serving.workers import supervisor as supervisors
-from normfold.serving.workers.messages import Listening, LookForChanges, ModelsLoaded, StartListening
+from normfold.serving.workers.messages import Listening, LookForChanges, ModelsLoaded, StartFailed, StartListening
 from normfold.serving.workers.process import WorkerProcess
 from normfold.serving.workers.supervisor import Supervisor
 
@@ -241,3 +241,48 @@ def test_a_worker_that_has_left_but_does_not_end_is_ended(monkeypatch, no_delay,
 
     asyncio.run(run())
     assert "has left but has not ended within 0.05 s and is ended" in caplog.text
+
+
+class Without(Link):
+    """The connection to a worker that lacks a model which was served before; when it is refused, the others end."""
+
+    def __init__(self, worker, exchange):
+        super().__init__()
+        self._worker, self._exchange = worker, exchange
+
+    def send(self, message):
+        self.sent.append(message)
+        if isinstance(message, StartListening):
+            if not message.must_have_all:
+                self.messages.put_nowait(Listening())
+                return
+            for other in self._exchange.listening:
+                other.send_signal(signal.SIGKILL)
+            self.messages.put_nowait(StartFailed("'m' version 1, which the other workers serve, cannot be loaded", 1))
+            self._worker.send_signal(signal.SIGKILL)
+
+
+def test_no_server_ends_for_a_model_that_can_no_longer_be_loaded(monkeypatch, no_delay, caplog):
+    async def run():
+        supervisor = Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off"), 2)
+        made = []
+
+        async def start(number, config):
+            made.append(Fake(number))
+            if len(made) > 2:
+                made[-1].link = Without(made[-1], supervisor._exchange)
+            return made[-1]
+
+        monkeypatch.setattr(WorkerProcess, "start", start)
+        running = await until_ready(supervisor)
+        for worker in made[:2]:
+            worker.send_signal(signal.SIGKILL)
+        async with asyncio.timeout(20):
+            while sum(worker.listening.done() and worker.listening.result() for worker in made[2:]) < 3:
+                assert not running.done()
+                await asyncio.sleep(0.001)
+        supervisor._on_signal()
+        await asyncio.wait_for(running, 20)
+
+    asyncio.run(run())
+    assert caplog.text.count("could not start: 'm' version 1, which the other workers serve, cannot be loaded") >= 4

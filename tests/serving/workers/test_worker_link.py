@@ -45,11 +45,12 @@ class Worker:
 
     def __init__(self, number: int, exchange: Exchange, model_control: bool) -> None:
         self.number, self.served, self.left, self.ready, self.server_ready = number, (), False, True, True
+        self.failed_starts, self.beside_others = 0, False
         self.listening = asyncio.get_running_loop().create_future()
         self.link, self._exchange = self, exchange
         self._inbox: asyncio.Queue = asyncio.Queue()
         self._performing: list[asyncio.Future] = []
-        following = SimpleNamespace(end=lambda _: [], follow=lambda _: None)
+        following = SimpleNamespace(end=lambda _: {}, follow=lambda _: None)
         self.catalog = SimpleNamespace(entries={}, following=following, changed=lambda: None)
         self.traces, self.logs = TraceSettings(None), LogSettings("info")
         own = Administration(
@@ -138,9 +139,9 @@ def test_without_model_control_no_worker_changes_a_setting_and_none_that_comes_l
     play(False, scenario)
 
 
-@pytest.mark.parametrize("alone", [False, True])
-def test_what_is_lost_keeps_a_worker_from_listening_while_others_do(alone):
-    messages = iter([Serve((ServedModel("m", (1,), b"", ""),)), StartListening(alone), None])
+@pytest.mark.parametrize("must_have_all", [False, True])
+def test_a_worker_knows_what_is_lost_and_whether_it_may_listen_without_it(must_have_all):
+    messages = iter([Serve((ServedModel("m", (1,), b"", ""),)), StartListening(must_have_all), None])
 
     async def receive():
         return next(messages)
@@ -150,10 +151,10 @@ def test_what_is_lost_keeps_a_worker_from_listening_while_others_do(alone):
         catalog = SimpleNamespace(following=Following(), entries={}, changed=lambda: None)
         await link.attend(catalog, None, lambda: None)
         assert link.listen.is_set()
-        return link.lost
+        return link.lost, link.must_have_all
 
-    lost = ["'m' version 1, which the other workers serve, cannot be loaded"]
-    assert asyncio.run(run()) == ([] if alone else lost)
+    lost = {"m": "'m' version 1, which the other workers serve, cannot be loaded"}
+    assert asyncio.run(run()) == (lost, must_have_all)
 
 
 def test_an_error_of_a_class_of_another_room_keeps_its_sentence_and_its_status():
