@@ -121,7 +121,7 @@ class Trials:
         with _Turn(self._trying) as turn, self._memory.place(turn, size, total):
             child = self._take()
             try:
-                watch = partial(self._memory.too_much, turn, total=total)
+                watch = partial(self._memory.too_much, turn)
                 kind, message = child.carry_out(job, self._limits.seconds, most, turn, watch)
             finally:
                 self._put_back(child, keep=not options.device.gpu_demanded)

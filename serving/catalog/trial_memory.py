@@ -2,7 +2,8 @@
 
 Trials that take long go on beside each other. Each is expected to need some times the size of its files. The next one
 begins when the others leave so much, so that loads without end, which need little, keep nobody waiting for memory. If
-all together have more than the bound nevertheless, the one that is farthest above what was expected is ended.
+all together have more than the largest of their bounds nevertheless, the one that is farthest above what was expected
+is ended; one that has no more than was expected never is.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ class TrialMemory:
         #: The bytes that each trial is expected to need, and those that it has.
         self._expected: dict[object, int] = {}
         self._has: dict[object, int] = {}
+        #: The bytes that each trial and the others may have together.
+        self._total: dict[object, int] = {}
 
     @contextlib.contextmanager
     def place(self, trial: object, file_bytes: int, total: int) -> Iterator[None]:
@@ -30,21 +33,22 @@ class TrialMemory:
         expected = PROCESS_BYTES + TIMES_FILES * file_bytes
         with self._changed:
             self._changed.wait_for(lambda: not self._expected or self._needed() + expected <= total)
-            self._expected[trial], self._has[trial] = expected, 0
+            self._expected[trial], self._has[trial], self._total[trial] = expected, 0, total
         try:
             yield
         finally:
             with self._changed:
-                del self._expected[trial], self._has[trial]
+                del self._expected[trial], self._has[trial], self._total[trial]
                 self._changed.notify_all()
 
-    def too_much(self, trial: object, resident: int, total: int) -> bool:
-        """Whether ``trial``, which has ``resident`` bytes now, must end because several have more than ``total``."""
+    def too_much(self, trial: object, resident: int) -> bool:
+        """Whether ``trial``, which has ``resident`` bytes now, must end because several need too much together."""
         with self._changed:
             self._has[trial] = resident
-            if len(self._has) == 1 or sum(self._has.values()) <= total:
+            if len(self._has) == 1 or sum(self._has.values()) <= max(self._total.values()):
                 return False
-            return trial is max(self._has, key=lambda each: self._has[each] - self._expected[each])
+            worst = max(self._has, key=lambda each: self._has[each] - self._expected[each])
+            return trial is worst and resident > self._expected[trial]
 
     def _needed(self) -> int:
         return sum(max(expected, self._has[trial]) for trial, expected in self._expected.items())

@@ -315,7 +315,7 @@ def test_a_trial_waits_until_the_others_leave_it_memory():
     memory, order, small = TrialMemory(), [], 0
     total = 3 * PROCESS_BYTES
     with memory.place("first", small, total), memory.place("second", small, total):
-        assert not memory.too_much("first", 2 * PROCESS_BYTES, total)
+        assert not memory.too_much("first", 2 * PROCESS_BYTES)
 
         def third():
             with memory.place("third", small, total):
@@ -328,7 +328,17 @@ def test_a_trial_waits_until_the_others_leave_it_memory():
     waiting.join(20)
     assert order == ["second ends", "third"]
     with memory.place("alone", 10 * total, total):
-        assert not memory.too_much("alone", 100 * total, total)  # its own limit ends it
+        assert not memory.too_much("alone", 100 * total)  # its own limit ends it
+
+
+def test_a_large_model_that_needs_what_was_expected_ends_no_small_one_beside_it():
+    memory, large = TrialMemory(), 40 * PROCESS_BYTES
+    total = 10 * large
+    with memory.place("small", 0, 2 * PROCESS_BYTES), memory.place("large", large, total):
+        assert not memory.too_much("large", 3 * large)
+        assert not memory.too_much("small", PROCESS_BYTES + 1)
+        assert memory.too_much("large", total + 1 - PROCESS_BYTES)
+        assert not memory.too_much("small", PROCESS_BYTES + 1)
 
 
 def test_a_trial_ends_with_the_process_that_wanted_it():
