@@ -85,11 +85,12 @@ class Server:
         logs: LogSettings | None = None,
         share: Callable[[list[Method]], list[Method]] | None = None,
         worker: int = 1,
+        again: bool = False,
     ) -> None:
         """Find device and models; nothing is bound or loaded yet. Raises StartError.
 
         A worker passes its number and ``share``: from the methods of this process alone it makes those that ask all
-        workers.
+        workers. ``again``: workers of the same server have served before.
         """
         check_runtime()
         from normfold.serving.doors import Doors
@@ -117,7 +118,7 @@ class Server:
         providers(device, available_providers())
         self._doors = Doors(config)
         self._admission = Admission(config.queue_limits)
-        self._stock = Stock(config, device, cpus, self._executor, self._doors.trust, self._admission.work)
+        self._stock = Stock(config, device, cpus, self._executor, self._doors.trust, self._admission.work, again)
         self.catalog = self._stock.catalog
         control = config.clients_control
         regions = SharedMemory(config.local if config.shared_memory is None else config.shared_memory)

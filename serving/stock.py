@@ -31,8 +31,12 @@ class Stock:
         executor: Executor,
         trust: Trust,
         work: Callable[[], tuple[int, int]],
+        again: bool,
     ) -> None:
-        """Find the models; nothing is loaded. ``work``: how many requests there were, and are. Raises StartError."""
+        """Find the models; nothing is loaded. ``work``: how many requests there were, and are. Raises StartError.
+
+        ``again``: in a server that has begun before no model need be there.
+        """
         lazily = config.load == "lazily"
         self._work = work
         budget = self._budget = MemoryBudget(config.memory_limit_bytes or default_limit_bytes())
@@ -45,12 +49,12 @@ class Stock:
             budget=budget,
             arena=not lazily,
         )
-        self.repository = Repository(config.repository, config.model_name, wait=config.model_control == "poll")
+        self.repository = Repository(config.repository, config.model_name, wait=again or config.model_control == "poll")
         trials = None
         if config.load_seconds:
             trials = Trials(LoadLimits(config.load_seconds, config.load_bytes), cache_folder("loads"))
         lazy = LazyLimits(config.memory_budget_bytes, config.load_seconds or WAIT_SECONDS) if lazily else None
-        self.catalog = Catalog(self.repository, options, executor, config.load_models, trials, trust, lazy)
+        self.catalog = Catalog(self.repository, options, executor, config.load_models, trials, trust, lazy, again)
         self.catalog.on_change(self._settle)
         self.catalog.on_change(self._give_back)
 

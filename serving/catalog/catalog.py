@@ -51,12 +51,13 @@ class Catalog:
         trials: Trials | None = None,
         trust: Trust = ANYTHING,
         lazy: LazyLimits | None = None,
+        again: bool = False,
     ) -> None:
         """``names`` are the models to load at the start; empty: all. Raises StartError for an unknown name.
 
-        Until they are loaded, requests for them are refused as too early. ``trials`` try each version before it is
-        loaded here. ``trust``: what the files of a model need to be served. With ``lazy`` limits the models are loaded
-        by requests, and not at the start.
+        ``again``: the server has begun before, and an unknown name is one that is gone. Until they are loaded, requests
+        for them are refused as too early. ``trials`` try each version before it is loaded here. ``trust``: what the
+        files of a model need to be served. With ``lazy`` limits models are loaded by requests, not at the start.
         """
         self._looks, self._trust, self._names = Looks(repository), trust, names
         self._loader = Loader(options, executor, trials)
@@ -75,7 +76,7 @@ class Catalog:
         self.others_ready = True
         #: True once the server stops: nothing is ready any more, although requests are answered for a while.
         self.leaving = False
-        for name in self._sources.names(names):
+        for name in self._sources.names(names, again):
             self.entries[name] = Entry(wanted=True, loading=True)
 
     def on_change(self, listener: Callable[[], None]) -> None:
@@ -103,7 +104,7 @@ class Catalog:
 
     def loaded(self, strict: bool) -> bool:
         """Whether this worker has tried every model and, where ``strict``, has all in service that should be."""
-        return self.started and (not strict or in_service(self.entries.values()))
+        return self.started and (not strict or in_service(self.entries.values(), self.following.followed))
 
     async def load_all(self) -> None:
         """Load the models of the start, unless a client was faster; a failure is kept as the reason of its model.
@@ -111,8 +112,7 @@ class Catalog:
         Lazy ones are only looked at. Where there are other workers, only what they have in service is loaded.
         """
         for name, why in (await self._loader.run(self._sources.overlooked)).items():
-            kind = "file" if name.endswith(".onnx") else "folder"
-            log.warning("%s %s is not served: %s", kind, quoted(name), why)
+            log.warning("%s %s is not served: %s", "file" if name.endswith(".onnx") else "folder", quoted(name), why)
         self.following.skip(self.entries)
         names = [name for name, entry in self.entries.items() if entry.loading]
         if self._lazily is not None:

@@ -166,13 +166,14 @@ def lines(entries: Mapping[str, Entry]) -> list[tuple[str, bool]]:
     return found
 
 
-def in_service(entries: Collection[Entry]) -> bool:
-    """Whether every model that should be in service has a version that answers; False before there is any model.
+def in_service(entries: Collection[Entry], may_be_none: bool) -> bool:
+    """Whether every model that should be in service has a version that answers.
 
-    This is the one rule of readiness. A version that fails, or that is still loading, changes nothing while another
-    version of its model answers. Lazy models are not waited for: whether they load shows at their first request.
+    Before there is any model it is ``may_be_none``: others may have had models before, and serve none any more. This is
+    the one rule of readiness. A version that fails, or that is still loading, changes nothing while another version of
+    its model answers. Lazy models are not waited for: whether they load shows at their first request.
     """
-    return bool(entries) and all(entry.lazy or entry.ready for entry in entries if entry.wanted)
+    return bool(entries or may_be_none) and all(entry.lazy or entry.ready for entry in entries if entry.wanted)
 
 
 def after_refusal(

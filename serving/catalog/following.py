@@ -46,10 +46,13 @@ class Following:
         self._models: dict[str, Served] = {}
         #: Whether there are others; if not, the repository decides.
         self._active = False
+        #: Whether there ever were others.
+        self.followed = False
 
     def follow(self, models: Iterable[Served] | None) -> None:
         """Follow these from now on; None: there are no others to follow."""
         self._active = models is not None
+        self.followed = self.followed or self._active
         self._models = {model.name: model for model in models or ()}
 
     def skip(self, entries: Mapping[str, Entry]) -> None:

@@ -27,13 +27,16 @@ class Sources:
         self._repository, self._following = repository, following
         self._found: Collection[str] = ()
 
-    def names(self, wanted: Sequence[str]) -> Collection[str]:
-        """``wanted``, or where it is empty the names of all models. Raises StartError for an unknown name."""
+    def names(self, wanted: Sequence[str], again: bool) -> Collection[str]:
+        """``wanted``, or where it is empty the names of all models.
+
+        Raises StartError for an unknown name, unless ``again``: then it is left out.
+        """
         self._found = found = self._repository.models()
         for name in wanted:
-            if name not in found:
+            if name not in found and not again:
                 raise StartError(f"there is no model {quoted(name)} to load{near(name, found) or _there(found)}")
-        return wanted or found
+        return [name for name in wanted if name in found] if wanted else found
 
     def overlooked(self) -> dict[str, str]:
         """The folders that are no models, and why, where ``names`` looked last."""

@@ -47,16 +47,18 @@ class WorkerProcess:
         self._numbers = itertools.count()
 
     @classmethod
-    async def start(cls, number: int, config: ServerConfig) -> WorkerProcess:
+    async def start(cls, number: int, config: ServerConfig, again: bool) -> WorkerProcess:
         """Start worker ``number``. Raises OSError, or RuntimeError where a thread that waits for it cannot be started.
 
-        It has a process group of its own, so that Ctrl-C reaches the supervisor alone, which stops the workers.
+        ``again``: workers of this server have served before. It has a process group of its own, so that Ctrl-C reaches
+        the supervisor alone, which stops the workers.
         """
         ours, theirs = socket.socketpair()
+        words = [config.to_json(), "again"] if again else [config.to_json()]
         try:
             with theirs:
                 process = await asyncio.create_subprocess_exec(
-                    *children.python(MODULE, str(number), str(theirs.fileno()), config.to_json()),
+                    *children.python(MODULE, str(number), str(theirs.fileno()), *words),
                     stdin=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
                     process_group=0,

@@ -165,7 +165,7 @@ class Supervisor:
         when it says that it cannot start, and the server was not complete yet.
         """
         try:
-            worker = await WorkerProcess.start(number, self._config)
+            worker = await WorkerProcess.start(number, self._config, self._exchange.serve.models is not None)
         except (OSError, RuntimeError) as error:  # no memory, process, file or thread is left; the others go on
             return 0, False, not self._answers, f"could not be started: {getattr(error, 'strerror', None) or error}"
         self._processes[number] = worker

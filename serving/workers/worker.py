@@ -1,7 +1,7 @@
 """A worker: a whole server in a process of its own, which listens once it has caught up with the others.
 
-The supervisor starts it with its number, the file descriptor of the connection to the supervisor, and its ServerConfig
-as JSON. It stops at SIGTERM, and when the supervisor has ended.
+The supervisor starts it with its number, the file descriptor of the connection to the supervisor, its ServerConfig as
+JSON, and "again" if workers of this server have served before. It stops at SIGTERM, and when the supervisor has ended.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def main() -> None:
     """Run the worker that the command line describes."""
     faulthandler.enable()  # a crash of a library is no silent end
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can look; the supervisor passes it on
-    number, descriptor, text = sys.argv[1:]
+    number, descriptor, text, *again = sys.argv[1:]
     config = ServerConfig.from_json(text)
     logs = LogSettings(config.log_level)
     logs.install(sys.stderr, config.log_format, int(number), trace_id)
     tuning.tune()
     answered = False
     try:
-        answered = loops.run(_work(int(number), int(descriptor), config, logs))
+        answered = loops.run(_work(int(number), int(descriptor), config, logs, bool(again)))
     except Exception:
         log.exception("the worker ends because of an unexpected error")
     finally:
@@ -52,7 +52,7 @@ def main() -> None:
         os._exit(0 if answered else 1)  # a model that still runs or loads cannot be interrupted
 
 
-async def _work(number: int, descriptor: int, config: ServerConfig, logs: LogSettings) -> bool:
+async def _work(number: int, descriptor: int, config: ServerConfig, logs: LogSettings, again: bool) -> bool:
     """Serve until SIGTERM or the end of the supervisor; whether all requests under way were answered."""
     stop = stop_signal()
     link = await worker_end(socket.socket(fileno=descriptor))
@@ -60,7 +60,7 @@ async def _work(number: int, descriptor: int, config: ServerConfig, logs: LogSet
     server: Server | None = None
     answered = False
     try:
-        server = Server(config, logs, others.share, number)
+        server = Server(config, logs, others.share, number, again)
         others.report_readiness(server.catalog, config.strict_readiness)
         others.report_service(server.catalog)
         attending = asyncio.create_task(_attend(others, server, stop))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,8 +13,10 @@ from normfold.serving.catalog.config import parse
 from normfold.serving.catalog.following import Served, served
 from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.repository import Repository
-from normfold.serving.errors import LoadRefused
+from normfold.serving.errors import LoadRefused, StartError
 from normfold.serving.runtime.devices import Device
+from normfold.serving.server import Server
+from normfold.serving.settings import ServerConfig
 
 
 @pytest.fixture
@@ -103,3 +106,30 @@ def test_one_of_several_versions_that_is_gone_is_missed(catalog, tmp_path, model
     assert later.find("m", "").version == 2
     (sentence,) = later.following.end(later.entries).values()
     assert sentence.startswith("'m' version 1, which the other workers serve, cannot be loaded (version 1: ")
+
+
+def test_a_worker_that_starts_again_does_without_a_model_that_is_gone(tmp_path, models):
+    models.write(tmp_path / "m", models.scale())
+    config = ServerConfig(tmp_path, load_models=("gone", "m"))
+    with pytest.raises(StartError, match="there is no model 'gone' to load"):
+        Server(config)
+    catalog = Server(config, again=True).catalog
+    assert list(catalog.entries) == ["m"]
+    assert catalog.follows("gone")
+
+
+def test_a_worker_that_starts_again_is_as_ready_as_the_others_which_serve_nothing_any_more(tmp_path, models):
+    models.write(tmp_path / "m", models.scale())
+    config = ServerConfig(tmp_path)
+    first = Server(config).catalog
+    asyncio.run(first.load_all())
+    shutil.rmtree(tmp_path / "m")
+    with pytest.raises(StartError, match="holds no model"):
+        Server(config)
+    asyncio.run(first.unload("m"))
+    assert first.loaded(strict=True)
+    later = Server(config, again=True).catalog
+    later.following.follow(served(first.entries))
+    asyncio.run(later.load_all())
+    assert later.following.end(later.entries) == {}
+    assert later.loaded(strict=True)

@@ -46,7 +46,7 @@ def test_a_start_that_fails_leaves_no_socket_open(monkeypatch):
     async def run():  # the event loop has a pair of its own
         monkeypatch.setattr(socket, "socketpair", socketpair)
         monkeypatch.setattr(asyncio, "create_subprocess_exec", no_process)
-        await WorkerProcess.start(1, ServerConfig(Path("r")))
+        await WorkerProcess.start(1, ServerConfig(Path("r")), False)
 
     with pytest.raises(OSError, match="Too many open files"):
         asyncio.run(run())

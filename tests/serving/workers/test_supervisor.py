@@ -79,7 +79,7 @@ def test_a_worker_that_cannot_be_forked_is_tried_again_and_the_others_go_on(monk
         made = []
         failures = [no_process(), OSError(12, "Cannot allocate memory"), *(RuntimeError("no thread") for _ in range(5))]
 
-        async def start(number, config):
+        async def start(number, config, again):
             if len(made) >= 2 and failures:
                 raise failures.pop(0)
             made.append(Fake(number))
@@ -107,7 +107,7 @@ def test_a_worker_that_cannot_be_forked_is_tried_again_and_the_others_go_on(monk
 def test_a_server_none_of_whose_workers_can_be_forked_ends_with_the_reason(monkeypatch, no_delay):
     tries = []
 
-    async def start(number, config):
+    async def start(number, config, again):
         tries.append(number)
         raise no_process()
 
@@ -128,7 +128,7 @@ def test_a_hang_up_before_any_worker_listens_reaches_the_first_which_looks(monke
         supervisor = Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off"), 2)
         made = {}
 
-        async def start(number, config):
+        async def start(number, config, again):
             supervisor._on_hang_up()
             made[number] = Fake(number)
             return made[number]
@@ -149,7 +149,7 @@ def test_a_hang_up_reaches_another_worker_while_the_first_cannot_start(monkeypat
         supervisor = Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off"), 2)
         made = {}
 
-        async def start(number, config):
+        async def start(number, config, again):
             if number in made:
                 raise no_process()
             made[number] = Fake(number)
@@ -174,10 +174,11 @@ def test_a_hang_up_between_two_lives_of_the_first_worker_is_for_the_second(monke
         supervisor = Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off"), 1)
         made = []
 
-        async def start(number, config):
+        async def start(number, config, again):
             if made and not supervisor._hung_up:
                 supervisor._on_hang_up()
                 raise no_process()
+            assert again is bool(made)
             made.append(Fake(number))
             return made[-1]
 
@@ -201,7 +202,7 @@ def test_a_worker_that_is_deaf_before_its_first_ping_is_replaced(monkeypatch, no
         supervisor = Supervisor(config, 2)
         made = []
 
-        async def start(number, config):
+        async def start(number, config, again):
             made.append(Fake(number))
             return made[-1]
 
@@ -225,7 +226,7 @@ def test_a_worker_that_has_left_but_does_not_end_is_ended(monkeypatch, no_delay,
         supervisor = Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off"), 2)
         made = []
 
-        async def start(number, config):
+        async def start(number, config, again):
             made.append(Fake(number))
             return made[-1]
 
@@ -267,7 +268,7 @@ def test_no_server_ends_for_a_model_that_can_no_longer_be_loaded(monkeypatch, no
         supervisor = Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off"), 2)
         made = []
 
-        async def start(number, config):
+        async def start(number, config, again):
             made.append(Fake(number))
             if len(made) > 2:
                 made[-1].link = Without(made[-1], supervisor._exchange)
