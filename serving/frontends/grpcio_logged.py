@@ -15,7 +15,7 @@ import grpc.aio
 from normfold.serving.access.access import HEADER, Access, credential
 from normfold.serving.errors import Status
 from normfold.serving.frontends.access_log import AccessLog, LoggedCall, left_early
-from normfold.serving.rpc.caller import TRACE_HEADERS, trace_id_in
+from normfold.serving.rpc.caller import TRACE_BYTES, TRACE_HEADERS, first_members, trace_id_in
 from normfold.serving.rpc.methods import Method
 
 #: Makes the line of a call from gRPC's context of it.
@@ -46,7 +46,12 @@ def credential_in(metadata: Any) -> bytes:
 def trace_headers(context: Any) -> dict[str, str]:
     """The headers ``traceparent`` and ``tracestate`` of a call, as far as it has them."""
     pairs = context.invocation_metadata() or ()
-    return {name: value for name, value in pairs if name in TRACE_HEADERS and isinstance(value, str)}
+    found = {name: value for name, value in pairs if name in TRACE_HEADERS and isinstance(value, str)}
+    if not 0 < len(found.get("traceparent", "")) <= TRACE_BYTES:
+        return {}
+    if state := first_members(found.pop("tracestate", "").encode()):
+        found["tracestate"] = state.decode()
+    return found
 
 
 def _unary(handle: Any, begin: Begin) -> Any:

@@ -8,6 +8,8 @@ from typing import Protocol
 
 #: The headers by which a caller says what trace its call belongs to (https://www.w3.org/TR/trace-context/).
 TRACE_HEADERS = ("traceparent", "tracestate")
+#: The longest value of each that is kept, in bytes. W3C Trace Context asks for 512 of tracestate.
+TRACE_BYTES = 512
 
 
 class Caller(Protocol):
@@ -47,3 +49,12 @@ def trace_id_in(headers: Mapping[str, str]) -> str:
     """The trace id in the W3C traceparent among ``headers``; "" without one."""
     parts = headers.get("traceparent", "").split("-")
     return parts[1] if len(parts) >= 4 else ""
+
+
+def first_members(tracestate: bytes) -> bytes:
+    """As many whole list members of ``tracestate`` as TRACE_BYTES hold, the first ones (W3C Trace Context, 3.3.1.5).
+
+    >>> first_members(b"a=" + 505 * b"1" + b",b=2,c=3")[500:]
+    b'1111111,b=2'
+    """
+    return tracestate if len(tracestate) <= TRACE_BYTES else tracestate[: TRACE_BYTES + 1].rpartition(b",")[0]

@@ -11,6 +11,7 @@ from functools import lru_cache
 from normfold.serving.access.access import HEADER, credential
 from normfold.serving.errors import Status
 from normfold.serving.frontends.http2.inflation import ENCODINGS
+from normfold.serving.rpc.caller import TRACE_BYTES, first_members
 from normfold.serving.rpc.methods import Method
 from normfold.serving.wire.http2_headers import LIST_BYTES, LIST_HEADERS, Header, HeaderReader, written
 from normfold.serving.wire.pushback import Trailers
@@ -19,10 +20,6 @@ from normfold.serving.wire.pushback import Trailers
 KEPT = 1024
 #: Longer blocks are not kept.
 KEPT_BYTES = 2048
-
-#: The longest value of each of TRACE_HEADERS, in bytes, which a call keeps as long as it lasts; a longer one is left
-#: out. W3C Trace Context asks for 512 of tracestate.
-TRACE_BYTES = 512
 
 #: The longest encoded status message, in bytes; clients limit the headers of an answer to 8 KiB.
 MESSAGE_BYTES = 6000
@@ -140,8 +137,7 @@ class Requests:
         size = None if length is None else int(length)
         if not 0 < len(found.get(b"traceparent", b"")) <= TRACE_BYTES:
             return Asked(method, timeout, encoding, size, credential=token)
-        state = found.get(b"tracestate", b"")
-        trace = (found[b"traceparent"], state if len(state) <= TRACE_BYTES else b"")
+        trace = found[b"traceparent"], first_members(found.get(b"tracestate", b""))
         return Asked(method, timeout, encoding, size, credential=token, trace=trace)
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -21,6 +22,7 @@ from tests.serving.frontends.raw import Raw, message, request_headers
 from normfold.serving.access.access import Access
 from normfold.serving.access.scopes import NO_MODEL, RIGHTS, Right, Scope
 from normfold.serving.access.tokens import Holder, digest
+from normfold.serving.frontends.grpcio_logged import trace_headers
 from normfold.serving.frontends.grpcio_server import DEAF_EXIT_CODE
 from normfold.serving.wire import http2_frames as h2
 
@@ -268,3 +270,13 @@ def test_the_name_of_a_socket_that_another_server_took_meanwhile_is_refused(tmp_
     with pytest.raises(OSError, match="Address already in use"):
         unix_socket.take(str(path), None, bind)
     assert [each.name for each in tmp_path.iterdir()] == ["s.sock"]
+
+
+def test_long_trace_headers_are_cut_as_by_the_other_frontend():
+    def kept(**headers):
+        return trace_headers(SimpleNamespace(invocation_metadata=lambda: tuple(headers.items())))
+
+    long = "a=" + "1" * 505 + ",b=2,c=3"
+    assert kept(traceparent="00-1", tracestate=long) == {"traceparent": "00-1", "tracestate": long[:511]}
+    assert kept(traceparent="00-1", tracestate="s" * 513) == {"traceparent": "00-1"}
+    assert kept(traceparent="0" * 513, tracestate="s") == kept(tracestate="s") == {}

@@ -816,9 +816,11 @@ def test_a_long_trace_of_the_caller_is_not_kept(raw, served):
     raw.ask(1, None, "Each", traceparent="00-1-2-3", tracestate="s" * 512)
     raw.ask(3, None, "Each", traceparent="00-1-2-3", tracestate="s" * 513)
     raw.ask(5, None, "Each", traceparent="0" * 513, tracestate="s")
-    wait_until(lambda: connections(served) and len(connections(served)[0].calls) == 3)
+    raw.ask(7, None, "Each", traceparent="00-1-2-3", tracestate="a=" + "1" * 505 + ",b=2,c=3")
+    wait_until(lambda: connections(served) and len(connections(served)[0].calls) == 4)
     traces = [call.trace_headers() for call in connections(served)[0].calls.values()]
-    assert traces == [{"traceparent": "00-1-2-3", "tracestate": "s" * 512}, {"traceparent": "00-1-2-3"}, {}]
+    cut = {"traceparent": "00-1-2-3", "tracestate": "a=" + "1" * 505 + ",b=2"}
+    assert traces == [{"traceparent": "00-1-2-3", "tracestate": "s" * 512}, {"traceparent": "00-1-2-3"}, {}, cut]
 
 
 def test_the_look_at_many_connections_lets_everything_else_have_its_turn(monkeypatch):
