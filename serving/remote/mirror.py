@@ -39,6 +39,9 @@ DEPTH = 3
 #: Beside the image: the marks of the objects that it was made of.
 _MARKS_FILE = "marks.json"
 
+#: How many objects that cannot be read a message lists.
+_SHOWN = 8
+
 #: A version that was not whole is fetched again when its listing has changed, or after this time: a file may have been
 #: damaged on its way.
 AGAIN_SECONDS = 600.0
@@ -72,11 +75,14 @@ class Mirror:
         self._waited: dict[str, tuple[str, Marks, float]] = {}
 
     def start(self) -> None:
-        """Make the image. Raises StartError, unless the storage is away and an image from before can be served."""
+        """Make the image.
+
+        Raises StartError, unless there is an image from before and the storage is away, or only some objects failed.
+        """
         try:
             self.refresh()
         except RemoteError as error:
-            if not (error.passing and (self._beside / _MARKS_FILE).exists()):
+            if not ((error.passing or error.partial) and (self._beside / _MARKS_FILE).exists()):
                 raise
             log.warning("%s; serving what was copied before", error)
 
@@ -89,7 +95,10 @@ class Mirror:
             with self._alone():
                 self._refresh()
         except OSError as error:
-            raise StartError(f"the image of {self._url} in {str(self._beside)!r} failed: {why(error)}") from None
+            raise StartError(self._unwritten(error)) from None
+
+    def _unwritten(self, error: OSError) -> str:
+        return f"the image of {self._url} in {str(self._beside)!r} failed: {why(error)}"
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -106,7 +115,7 @@ class Mirror:
         known = self._known()
         marks = {folder: known[folder] for folder in folders if folder in known}  # whole until others replace them
         self._waited = {folder: why for folder, why in self._waited.items() if folder in folders}
-        failed: list[RemoteError | OSError] = []
+        failed: list[str] = []
         try:
             for folder, objects in sorted(folders.items(), key=lambda item: -item[0].count("/")):  # versions first
                 wanted = {name: f"{found.size} {found.mark}" for name, found in objects.items()}
@@ -115,14 +124,16 @@ class Mirror:
                         self._waited.pop(folder, None)
                     elif self._bring(folder, objects, wanted, _is_version(folder, folders)):
                         marks[folder] = wanted
-                except (RemoteError, OSError) as error:
-                    failed.append(error)
+                except RemoteError as error:
+                    failed.append(str(error))
+                except OSError as error:
+                    failed.append(self._unwritten(error))
             self._drop(folders)
         finally:  # what has come is not fetched again
             if not failed or (self._beside / _MARKS_FILE).exists():
                 write_whole(self._beside / _MARKS_FILE, json.dumps(marks, indent=1, sort_keys=True).encode())
         if failed:
-            raise failed[0]
+            raise _partial(list(dict.fromkeys(failed)))
 
     def _is_there(self, folder: str, objects: Objects) -> bool:
         place = self._image / folder
@@ -245,6 +256,14 @@ def _check(staged: Path) -> None:
     manifest = (staged / MANIFEST_FILE).read_bytes()
     for name in json.loads(manifest)["files"]:
         check_manifest(manifest, name, (staged / name).read_bytes())
+
+
+def _partial(failed: list[str]) -> RemoteError:
+    """The error of a look at which objects failed, each with its reason."""
+    more = [f"and {len(failed) - _SHOWN} others"] if len(failed) > _SHOWN else []
+    error = RemoteError("; ".join(failed[:_SHOWN] + more))
+    error.partial = True
+    return error
 
 
 def _is_version(folder: str, folders: Mapping[str, Objects]) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from normfold.serving.errors import StartError, UnsafeModel
+from normfold.serving.wording import quoted
 
 T = TypeVar("T")
 
@@ -37,6 +38,8 @@ class RemoteError(StartError):
 
     #: Whether the storage may answer later: a network that is away, a service that is down.
     passing: bool = False
+    #: Whether only some objects failed: the storage was listed, and the others are in the image.
+    partial: bool = False
     #: Whether what was asked for does not exist.
     missing: bool = False
 
@@ -89,18 +92,20 @@ class Store:
 
     def fetch(self, found: RemoteObject, path: Path) -> None:
         """Write the content of an object to ``path``. Raises RemoteError, UnsafeModel if it is gone or has changed."""
+        inside = found.key[len(self._root) :].strip("/")
         try:
-            self._asked(lambda: self._files.get_file(found.key, str(path)))
+            self._asked(lambda: self._files.get_file(found.key, str(path)), inside)
         except RemoteError as error:
             raise (UnsafeModel(f"{path.name} is gone") if error.missing else error) from None
         if (size := path.stat().st_size) != found.size:
             raise UnsafeModel(f"{path.name} came with {size} bytes, the listing says {found.size}")
 
-    def _asked(self, ask: Callable[[], T]) -> T:
+    def _asked(self, ask: Callable[[], T], inside: str = "") -> T:
+        """What ``ask`` returns. Raises RemoteError, which names the object that is ``inside``."""
         try:
             return ask()
         except Exception as error:  # each store has its own classes
-            raise _explained(self.url, error) from None
+            raise _explained(self.url, error, inside) from None
 
 
 def _mark(info: Mapping[str, Any]) -> str:
@@ -111,12 +116,13 @@ def _no_packages(url: str) -> str:
     return f"--repository {url}: packages for object storage are missing: pip install 'normfold[remote]'"
 
 
-def _explained(url: str, error: Exception) -> RemoteError:
+def _explained(url: str, error: Exception, inside: str = "") -> RemoteError:
     names = [each.__name__ for each in type(error).__mro__]
     hint = next((_HINTS[name] for name in names if name in _HINTS), None)
     if str(error).startswith("Protocol not known"):
         hint = f"{url.partition('://')[0]}:// is no storage that is known; use s3://, gs:// or hf://, or a folder"
     said = ": ".join(filter(None, [names[0], " ".join(str(error).split())[:300]]))
-    found = RemoteError(f"repository {url} cannot be read: {hint or said}")
+    what = f"{quoted(inside)} of repository {url}" if inside else f"repository {url}"
+    found = RemoteError(f"{what} cannot be read: {hint or said}")
     found.passing, found.missing = hint is None, isinstance(error, FileNotFoundError)
     return found

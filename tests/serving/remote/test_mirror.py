@@ -318,6 +318,39 @@ def test_an_object_that_cannot_be_read_keeps_nothing_else_from_coming(bucket, mo
     assert "b/1/denied.bin" in contents(bucket.url)
 
 
+def test_each_object_that_cannot_be_read_is_named_and_ends_no_start_with_an_image(bucket, monkeypatch, caplog):
+    bucket.put_version("a/1")
+    Mirror(bucket.url).start()
+    denied = ["b/1/model.onnx"]
+    fetch = type(Store(bucket.url)._files).get_file
+
+    def get_file(self, key, *arguments, **options):
+        if key.endswith(tuple(denied)):
+            raise PermissionError("Access Denied")
+        return fetch(self, key, *arguments, **options)
+
+    monkeypatch.setattr(type(Store(bucket.url)._files), "get_file", get_file)
+    for folder in ("a/2", "b/1", "c/1"):
+        bucket.put_version(folder)
+    reason = f"of repository {bucket.url} cannot be read: the credentials may not list or read it"
+    Mirror(bucket.url).start()
+    assert {path.rpartition("/")[0] for path in contents(bucket.url)} == {"a/1", "a/2", "c/1"}
+    assert f"'b/1/model.onnx' {reason}; serving what was copied before" in caplog.text
+    caplog.clear()
+    look = refresher(bucket.url)
+    assert look is not None
+    look()
+    look()
+    bucket.put_version("d/1")
+    denied.append("d/1/golden.json")
+    look()
+    look()
+    said = [record.message for record in caplog.records if "served on" in record.message]
+    assert len(said) == 2
+    assert f"'b/1/model.onnx' {reason}" in said[0]
+    assert f"'b/1/model.onnx' {reason}; 'd/1/golden.json' {reason}" in said[1]
+
+
 def test_a_first_copy_counts_only_as_a_whole(bucket, monkeypatch):
     bucket.put_version("a/1")
     bucket.put_version("b/1")
