@@ -82,11 +82,12 @@ class Changes:
         """The files of this model as they are now count as loaded. Call it before they are loaded."""
         folder = self._repository.find(name)
         if folder is not None:
-            self._loaded[name] = _marks(folder.path)
+            self._loaded[name] = self._seen[name] = _marks(folder.path)
 
     def note_gone(self, name: str) -> None:
         """This model counts as unloaded."""
         self._loaded.pop(name, None)
+        self._seen.pop(name, None)
 
     def forget(self, names: Iterable[str]) -> None:
         """Count these models as not loaded yet, or, if they are gone, as not unloaded yet."""

@@ -143,3 +143,13 @@ def test_what_another_worker_had_this_one_load_is_no_change(root, models):
     changes.note_gone("m")
     shutil.rmtree(root / "m")
     assert [changes.look(), changes.look(), changes.look()] == [([], []), ([], ["n"]), ([], [])]
+
+
+def test_a_model_that_another_worker_had_this_one_load_is_not_gone_at_its_first_look(root, models):
+    changes = begun(root)
+    models.write(root / "n", models.scale())
+    changes.note("n")
+    shutil.move(root / "n", root / ".old")
+    assert changes.look() == ([], [])
+    models.write(root / "n", models.scale(5.0))
+    assert [changes.look(), changes.look()] == [([], []), (["n"], [])]
