@@ -221,7 +221,9 @@ class Server:
         await self.polling.catch_up()
 
     def look(self) -> None:
-        """Look for changes of the repository from now on."""
+        """Look for changes of the repository from now on, unless this server is stopping."""
+        if self.catalog.leaving:
+            return
         self._polling = asyncio.create_task(self.polling.run())
 
     def models(self) -> list[tuple[str, bool]]:

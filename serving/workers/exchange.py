@@ -63,6 +63,8 @@ class Exchange:
         self.complete = False
         #: The worker that looks for changes of the repository; None while no worker can.
         self.looking: WorkerProcess | None = None
+        #: Whether the server stops: then no other worker takes the place of one that looked.
+        self.stopping = False
 
     @property
     def listening(self) -> list[WorkerProcess]:
@@ -209,7 +211,7 @@ class Exchange:
 
     def _have_one_look(self) -> None:
         """Have one worker look for changes. A worker that cannot start must not keep the others from finding them."""
-        if self.looking is None and self.complete and self.listening:
+        if self.looking is None and self.complete and self.listening and not self.stopping:
             self.looking = self.listening[0]
             self.looking.link.send(LookForChanges())
 

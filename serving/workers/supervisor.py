@@ -124,6 +124,7 @@ class Supervisor:
         if self._stop.is_set():
             self._signal(signal.SIGKILL)
             os._exit(1)
+        self._exchange.stopping = True
         self._stop.set()
 
     def _on_hang_up(self) -> None:

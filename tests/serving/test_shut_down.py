@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 
@@ -13,6 +14,8 @@ from tests.waiting import wait_until
 from normfold.protos import grpc_service as pb
 from normfold.protos import health
 from normfold.serving.frontends.grpcio_server import calls_under_way
+from normfold.serving.server import Server
+from normfold.serving.settings import ServerConfig
 from normfold.serving.wire import http2_frames as h2
 
 NOT_SERVING = health.HealthCheckResponse.NOT_SERVING
@@ -140,3 +143,15 @@ def test_a_client_is_asked_to_leave_before_a_call_is_refused(serve, repository, 
         thread.join(30)
     assert ended[0].code() is grpc.StatusCode.UNAVAILABLE
     assert "Server exiting" not in ended[0].details()
+
+
+def test_a_server_that_stops_begins_no_look_at_its_repository(repository):
+    async def run():
+        server = Server(ServerConfig(repository, listen="127.0.0.1:0", metrics_listen="off"))
+        before = asyncio.all_tasks()
+        server.catalog.leave()
+        server.look()
+        assert asyncio.all_tasks() == before
+        await server.shut_down()
+
+    asyncio.run(run())

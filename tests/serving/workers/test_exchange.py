@@ -14,6 +14,7 @@ from normfold.serving.workers.messages import (
     AllAnswered,
     AskAll,
     InService,
+    LookForChanges,
     ModelsReady,
     Remember,
     Serve,
@@ -212,6 +213,16 @@ def test_a_worker_listens_without_what_is_lost_when_no_other_does_and_it_was_ref
             assert StartListening(must_have_all=not first_to_listen) in late.sent
             if failed_starts < 2:  # it was refused
                 exchange.leave(late)
+
+    play(scenario)
+
+
+def test_no_worker_begins_to_look_while_the_server_stops():
+    async def scenario(exchange, one, two):
+        assert [one.sent.count(LookForChanges()), two.sent.count(LookForChanges())] == [1, 0]
+        exchange.stopping = True
+        exchange.leave(one)
+        assert LookForChanges() not in two.sent
 
     play(scenario)
 

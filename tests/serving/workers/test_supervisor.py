@@ -98,6 +98,7 @@ def test_a_worker_that_cannot_be_forked_is_tried_again_and_the_others_go_on(monk
         supervisor._on_signal()
         assert await asyncio.wait_for(running, 20)
         assert first.signals[0] == signal.SIGTERM
+        assert LookForChanges() not in made[2].link.sent  # the first one, which looked, ends first
 
     asyncio.run(run())
     assert "worker 2 could not be started: Resource temporarily unavailable; another is started in" in caplog.text
