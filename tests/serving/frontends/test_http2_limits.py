@@ -830,7 +830,7 @@ def test_the_look_at_many_connections_lets_everything_else_have_its_turn(monkeyp
         """A connection whose calls take half of a turn to look at."""
 
         def __init__(self) -> None:
-            self.calls, self.places, self.progress, self.lifetime = {}, self, self, self
+            self.calls, self.call_places, self.progress, self.lifetime = {}, self, self, self
 
         def keep(self, calls: int) -> None:
             """It has no places."""
