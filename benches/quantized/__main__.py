@@ -36,7 +36,7 @@ import torch
 from benches.bits.__main__ import REFERENCE, Subject, of_zoo, reference
 from benches.machine import machine
 from benches.processors import on_others, processor, results_file
-from benches.quantized.measure import Figures, measured
+from benches.quantized.measure import ROUND_SECONDS, ROUNDS, Figures, measured
 from benches.ratios import geometric_mean
 
 #: Networks of the zoo: TCN, inception, residual with and without squeeze-excitation, depthwise, plain.
@@ -74,8 +74,9 @@ def lines(figures: dict[str, Figures], others: dict[str, dict[str, Figures]]) ->
     yield "Each cell: largest error over the largest output; root mean square error over the outputs' deviation; rows"
     yield "whose label changes in %, where the output is a row of scores. *here*: largest error of the optimised graph"
     yield "on this processor. Ratio: of our largest error over quantize_static's, and over NNCF's. Time over int8: of"
-    yield "our float32 graph, and of NNCF's file in OpenVINO, over that of our int8 file, one row, one thread; where"
-    yield "the first is below 1, `--quantize int8` refuses. Kept: linear operators in float32. Equalised: layers whose"
+    yield "our float32 graph, and of NNCF's file in OpenVINO, over that of our int8 file, one row, one thread: the median"
+    yield f"of {ROUNDS} rounds of {ROUND_SECONDS:g} s in turns, ± half the distance between their quartiles; where the"
+    yield "first is below 1, `--quantize int8` refuses. Kept: linear operators in float32. Equalised: layers whose"
     yield "channels were scaled."
     yield (
         "\n| network | quantize_static | here | NNCF | minimum, maximum | normfold | here | ratio | kept | "
@@ -87,7 +88,7 @@ def lines(figures: dict[str, Figures], others: dict[str, dict[str, Figures]]) ->
         yield (
             f"| {name} | {f.static} | {f.static_here:.3f} | {f.nncf} | {f.plain} | {f.ours} | {f.ours_here:.3f} | "
             f"{ratio} | {f.kept} of {f.linear} | {f.equalised} | {'corrected' if f.corrected else ''} | "
-            f"{f.speed:.2f}, {f.speed_over_nncf:.2f} |"
+            f"{_time(f.speed, f.spread)}, {_time(f.speed_over_nncf, f.spread_over_nncf)} |"
         )
     yield ""
     yield from summary(figures)
@@ -162,6 +163,11 @@ def reasons(figures: dict[str, Figures]) -> Iterator[str]:
             "scores' deviation, 0.2 % nearer than 0.2 %, and the error of eight bits is 1.5 % (root mean square). "
             "With a third operator in float32 0.19 % of the labels change; the time of float32 over int8 falls to 1.1."
         )
+
+
+def _time(ratio: float, spread: float | None) -> str:
+    """Return a ratio of times with its spread, as far as that was kept."""
+    return f"{ratio:.2f}" if spread is None else f"{ratio:.2f} ± {spread:.2f}"
 
 
 def _spread(ours: list[float], others: list[float]) -> str:

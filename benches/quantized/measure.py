@@ -32,10 +32,13 @@ from normfold.export.inputs.specs import parse_inputs
 from normfold.export.proof.verify import Case
 from normfold.export.sources.opening import open_origin
 from normfold.export.sources.origin import Request
+from normfold.serving.load.rounds import Ratio
 
 Array = NDArray[Any]
 #: Rows that are run at once.
 AT_ONCE = 32
+#: Rounds in which all files are timed in turns, and the length of each in seconds.
+ROUNDS, ROUND_SECONDS = 7, 0.3
 #: How far the equalised graph may be from the folded one in float64, over the output's scale.
 SAME = 1e-9
 
@@ -74,6 +77,9 @@ class Figures:
     speed: float
     #: The time of NNCF's file in OpenVINO over that of our int8 file.
     speed_over_nncf: float
+    #: Half the distance between the quartiles of both ratios; None: it was not kept.
+    spread: float | None = None
+    spread_over_nncf: float | None = None
 
     @classmethod
     def of(cls, kept: dict[str, Any]) -> Figures:
@@ -114,7 +120,11 @@ def measured(subject: Subject, real: bool) -> Figures:
         "int8": Runtime(ours.content, optimised=True),
         "nncf": OpenVino(theirs),
     }
-    times, _ = medians(runs, {"x": subject.test[:1]})
+    rounds = [medians(runs, {"x": subject.test[:1]}, ROUND_SECONDS)[0] for _ in range(ROUNDS)]
+    speed, over_nncf = (
+        Ratio.of((times[other] for times in rounds), (times["int8"] for times in rounds))
+        for other in ("float32", "nncf")
+    )
     return Figures(
         static=loss(exact, answers(static, subject.test, optimised=False)),
         static_here=loss(exact, answers(static, subject.test)).largest,
@@ -126,8 +136,10 @@ def measured(subject: Subject, real: bool) -> Figures:
         kept=len(ours.kept),
         equalised=0 if equal is None else len(equal.layers),
         corrected=ours.corrected,
-        speed=times["float32"] / times["int8"],
-        speed_over_nncf=times["nncf"] / times["int8"],
+        speed=speed.median,
+        speed_over_nncf=over_nncf.median,
+        spread=speed.spread,
+        spread_over_nncf=over_nncf.spread,
     )
 
 

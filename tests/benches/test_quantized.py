@@ -40,6 +40,11 @@ def test_the_page_has_a_row_for_each_network_and_the_aims():
     assert "| surnames | 0.80, 1.50 | 2.50, 1.50 |\n| geometric mean | 0.80, 1.50 | 2.50, 1.50 |" in page
 
 
+def test_a_time_has_its_spread_where_that_was_kept():
+    page = "\n".join(lines({"surnames": replace(FIGURES, spread=0.02, spread_over_nncf=0.1)}, {}))
+    assert "| 0.80 ± 0.02, 1.50 ± 0.10 |" in page
+
+
 def test_the_quantizers_get_the_file_of_torchs_exporter(monkeypatch: pytest.MonkeyPatch):
     written = []
     monkeypatch.setattr(torch.onnx, "export", lambda network, inputs, file, **options: written.append((file, options)))
