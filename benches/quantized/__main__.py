@@ -74,9 +74,9 @@ def lines(figures: dict[str, Figures], others: dict[str, dict[str, Figures]]) ->
     yield "Each cell: largest error over the largest output; root mean square error over the outputs' deviation; rows"
     yield "whose label changes in %, where the output is a row of scores. *here*: largest error of the optimised graph"
     yield "on this processor. Ratio: of our largest error over quantize_static's, and over NNCF's. Time over int8: of"
-    yield "our float32 graph, and of NNCF's file in OpenVINO, over that of our int8 file, one row, one thread: the median"
-    yield f"of {ROUNDS} rounds of {ROUND_SECONDS:g} s in turns, ± half the distance between their quartiles; where the"
-    yield "first is below 1, `--quantize int8` refuses. Kept: linear operators in float32. Equalised: layers whose"
+    yield "our float32 graph, and of NNCF's file in OpenVINO, over that of our int8 file, one row, one thread: the"
+    yield f"median of {ROUNDS} rounds of {ROUND_SECONDS:g} s, ± half the distance between their quartiles; where"
+    yield "the first is below 1, `--quantize int8` refuses. Kept: linear operators in float32. Equalised: layers whose"
     yield "channels were scaled."
     yield (
         "\n| network | quantize_static | here | NNCF | minimum, maximum | normfold | here | ratio | kept | "
