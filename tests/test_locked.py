@@ -135,7 +135,7 @@ def test_make_audit_ends_well_only_where_no_index_can_be_reached(root, tmp_path,
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\nexit {code}\n")
     python.chmod(0o755)
-    command = ["make", "audit", f"PYTHON={python}", f"AUDIT_VENV={tmp_path / 'environment'}"]
+    command = ["make", "--no-print-directory", "audit", f"PYTHON={python}", f"AUDIT_VENV={tmp_path / 'environment'}"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == ends
     assert done.stdout.startswith("not audited: ") is (ends == 0)
