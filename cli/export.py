@@ -12,7 +12,14 @@ import click
 
 from normfold.cli.control import ADDRESS
 from normfold.cli.exporting import errors_as_messages, print_report, steps, timed_threads
-from normfold.cli.keywords import code_arguments, keywords_of, sizes_of, timed_sizes, weights_key_option
+from normfold.cli.keywords import (
+    check_weights_key,
+    code_arguments,
+    keywords_of,
+    sizes_of,
+    timed_sizes,
+    weights_key_option,
+)
 from normfold.cli.next_command import after_export
 
 __all__ = ["export"]
@@ -150,8 +157,7 @@ def export(
         raise click.UsageError("give only one of --weights and --untrained")
     if weights_sha256 and (not weights or not re.fullmatch("[0-9a-fA-F]{64}", weights_sha256)):
         raise click.UsageError("--weights-sha256 takes 64 digits, as sha256sum prints, and --weights FILE beside it")
-    if weights_key and not weights:
-        raise click.UsageError("--weights-key chooses in a file of weights: give it with --weights FILE")
+    check_weights_key(weights_key, weights)
     keywords, sizes = keywords_of(config, arguments), sizes_of(time_at)
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("import PyTorch")

@@ -14,7 +14,7 @@ import click
 from normfold.digits import read_digits
 from normfold.plain_file import read_plain_text
 
-__all__ = ["code_arguments", "keywords_of", "sizes_of", "timed_sizes", "weights_key_option"]
+__all__ = ["check_weights_key", "code_arguments", "keywords_of", "sizes_of", "timed_sizes", "weights_key_option"]
 
 #: ONNX has sizes of 64 bits.
 LARGEST_SIZE = (1 << 63) - 1
@@ -44,6 +44,12 @@ def code_arguments(command: Callable[..., None]) -> Callable[..., None]:
         help="An argument for the factory or class; repeatable.",
     )
     return arguments(config(command))
+
+
+def check_weights_key(key: str, weights: object) -> None:
+    """Raise click.UsageError where --weights-key is given without --weights."""
+    if key and not weights:
+        raise click.UsageError("--weights-key chooses in a file of weights: give it with --weights FILE")
 
 
 def keywords_of(config: Path | None, arguments: Iterable[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import click
 from normfold.cli.connection import connection_options
 from normfold.cli.ends import ends_of
 from normfold.cli.exporting import errors_as_messages, steps
-from normfold.cli.keywords import code_arguments, keywords_of, weights_key_option
+from normfold.cli.keywords import check_weights_key, code_arguments, keywords_of, weights_key_option
 from normfold.cli.verify_sides import Code, ends_in, is_code, require, sides_of, with_ends
 
 if TYPE_CHECKING:
@@ -102,8 +102,7 @@ def verify(
     place; for a file that computes in float16, both are those of float16. Exit code 0: the same; 1: not the same, or an
     error.
     """
-    if weights_key and not weights:
-        raise click.UsageError("--weights-key chooses in a file of weights: give it with --weights FILE")
+    check_weights_key(weights_key, weights)
     code = Code([*weights], weights_key, keywords_of(config, arguments))
     ends = ends_of(standardize, softmax, sigmoid)
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):

@@ -24,7 +24,16 @@ from numpy.typing import NDArray
 from normfold.export.errors import InputSpecError
 from normfold.protos.datatypes import DATATYPES, Datatype, by_dtype, by_name
 
-__all__ = ["Dimension", "InputSpec", "dimensions", "parse_input", "parse_inputs", "random_inputs", "specs_of_samples"]
+__all__ = [
+    "Dimension",
+    "InputSpec",
+    "dimensions",
+    "parse_input",
+    "parse_inputs",
+    "random_inputs",
+    "specs_of_samples",
+    "with_ranges",
+]
 
 EXAMPLE = "--input 'x=FP32[N,77,L]'"
 #: Datatypes that torch and onnxruntime's kernels for these networks both support.
@@ -48,10 +57,15 @@ class Dimension:
     step: int | None = None
 
     def __str__(self) -> str:
-        if self.low is None and self.high is None:
+        if not self.ranged:
             return self.name
         step = "" if self.step in (None, 1) else f":{self.step}"
         return f"{self.name}:{'' if self.low is None else self.low}..{'' if self.high is None else self.high}{step}"
+
+    @property
+    def ranged(self) -> bool:
+        """Whether a smallest or a largest size is given."""
+        return self.low is not None or self.high is not None
 
     def holds(self, size: int) -> bool:
         """Whether ``size`` is one of the declared sizes."""
@@ -136,10 +150,9 @@ def parse_inputs(texts: Iterable[str]) -> tuple[InputSpec, ...]:
         for d in spec.dims:
             if isinstance(d, Dimension):
                 known = seen.get(d.name)
-                ranged = d.low is not None or d.high is not None
-                if known is not None and ranged and (known.low is not None or known.high is not None) and known != d:
+                if known is not None and d.ranged and known.ranged and known != d:
                     raise InputSpecError(f"dimension '{d.name}' has two ranges: {known} and {d}")
-                if known is None or ranged:
+                if known is None or d.ranged:
                     seen[d.name] = d
     for spec in specs:
         if spec.limit and spec.limit not in seen:
@@ -147,7 +160,14 @@ def parse_inputs(texts: Iterable[str]) -> tuple[InputSpec, ...]:
                 f"the values of '{spec.name}' end at the size of {spec.limit}, but no input has a dimension "
                 f"'{spec.limit}'"
             )
-    return tuple(replace(s, dims=tuple(d if isinstance(d, int) else seen[d.name] for d in s.dims)) for s in specs)
+    return with_ranges(specs, seen)
+
+
+def with_ranges(specs: Iterable[InputSpec], ranges: Mapping[str, Dimension]) -> tuple[InputSpec, ...]:
+    """Return ``specs`` in which each dimension that ``ranges`` has by its name is the one there."""
+    return tuple(
+        replace(s, dims=tuple(d if isinstance(d, int) else ranges.get(d.name, d) for d in s.dims)) for s in specs
+    )
 
 
 def dimensions(specs: Sequence[InputSpec]) -> tuple[Dimension, ...]:

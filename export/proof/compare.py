@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from normfold.export.errors import InputSpecError
 from normfold.export.graphs.exact import narrow_types
 from normfold.export.graphs.runtime import Runtime
-from normfold.export.inputs.specs import Dimension, InputSpec
+from normfold.export.inputs.specs import Dimension, InputSpec, with_ranges
 from normfold.export.proof import rounding
 from normfold.export.proof.accepted_sizes import sizes_of
 from normfold.export.proof.moving import moved_inputs
 from normfold.export.proof.numbers import drawn_for, require_numbers
 from normfold.export.proof.proof import cases_of
-from normfold.export.proof.verify import Arrays, Case, Run, Verification, largest_errors, verify
+from normfold.export.proof.verify import Arrays, Case, Run, Verification, largest_errors, remembered, verify
 from normfold.export.sources.origin import Origin
 
 __all__ = ["Side", "compare"]
@@ -52,11 +52,12 @@ def compare(a: Side, b: Side, samples: Sequence[Case] = ()) -> Verification:
     origin = drawn_for(origin, samples)
     sizes = sizes_of(origin, samples)
     cases = [*cases_of(sizes.specs, sizes, origin.raw), *samples]
-    numbers = require_numbers(origin.run, cases)
+    run = remembered(origin.run)
+    numbers = require_numbers(run, cases)
     reference, name, exact = origin.reference(cases[0].inputs)
     notes = (*(n for n in origin.notes if n not in known), *sizes.notes, *exact, *numbers)
-    own = largest_errors(reference, [origin.run, *(_moving(origin.run, seed) for seed in range(rounding.MOVES))], cases)
-    names = list(origin.run(cases[0].inputs))
+    own = largest_errors(reference, [run, *(_moving(origin.run, seed) for seed in range(rounding.MOVES))], cases)
+    names = list(run(cases[0].inputs))
     input_names = [s.name for s in b.origin.specs] if b.origin else [s.name for s in origin.specs]
     if len(input_names) != len(origin.specs):
         raise InputSpecError(f"'{a.name}' takes {len(origin.specs)} inputs, '{b.name}' {len(input_names)}")
@@ -81,7 +82,7 @@ def compare(a: Side, b: Side, samples: Sequence[Case] = ()) -> Verification:
             moved = largest_errors(unmoved, map(how, rounding.moved_runs(content)), cases)
             own = {key: max(error, moved.get(key, 0.0)) for key, error in own.items()}
     bound = rounding.bound_of(*(c for c in (_narrow(a), _narrow(b)) if c is not None))
-    return replace(verify(reference, named(b.run), cases, name, own, bound, origin.run), notes=notes)
+    return replace(verify(reference, named(b.run), cases, name, own, bound, run), notes=notes)
 
 
 def _require_one_shape(a: Side, b: Side) -> None:
@@ -110,9 +111,9 @@ def _ranged(mine: Sequence[InputSpec], others: Sequence[InputSpec]) -> tuple[Inp
     for place, spec in enumerate(mine):
         other = named[spec.name] if alike else others[place]
         for d, theirs in zip(spec.dims, other.dims, strict=False):
-            if isinstance(d, Dimension) and isinstance(theirs, Dimension) and str(theirs) != theirs.name:
+            if isinstance(d, Dimension) and isinstance(theirs, Dimension) and theirs.ranged and not d.ranged:
                 ranges.setdefault(d.name, replace(theirs, name=d.name))
-    return tuple(replace(spec, dims=tuple(ranges.get(str(d), d) for d in spec.dims)) for spec in mine)
+    return with_ranges(mine, ranges)
 
 
 def _narrow(side: Side) -> bytes | None:

@@ -127,11 +127,11 @@ def verify(
 
     own holds the network's own error of each kind of case and output (:func:`largest_errors`); bound says what error
     that allows. plain is the network as a graph of the same precision as ``graph``: it says where NaN and infinity
-    may be, which a reference with a wider range cannot. A kind on which an output is nowhere a number is left out of
-    its differences, where others have told something of it.
+    may be, which a reference with a wider range cannot. A kind of case on which an output has no
+    number at all is left out, if another kind compared numbers of this output.
     """
     pools = _pools(reference, graph, cases, plain or reference)
-    told = {output for (_, output), pool in pools.items() if pool.elements or pool.troubles}
+    compared = {output for (_, output), pool in pools.items() if pool.elements or pool.troubles}
     differences = tuple(
         Difference(
             output=output,
@@ -147,7 +147,7 @@ def verify(
             rows=pool.rows,
         )
         for (kind, output), pool in pools.items()
-        if pool.elements or pool.troubles or output not in told
+        if pool.elements or pool.troubles or output not in compared
     )
     return Verification(differences, reference_name, tuple(case.name for case in cases))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from normfold.export.graphs.onnx_sizes import GraphSizes
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.graphs.serialize import to_bytes
 from normfold.export.graphs.usable import require_usable
-from normfold.export.inputs.specs import Dimension, InputSpec, dimensions, random_inputs
+from normfold.export.inputs.specs import Dimension, InputSpec, dimensions, random_inputs, with_ranges
 from normfold.export.sources.origin import Arrays, Origin, Run
 from normfold.export.sources.proved import as_proved
 from normfold.protos.datatypes import by_onnx
@@ -145,11 +144,9 @@ def _merged(found: Sequence[InputSpec], given: Sequence[InputSpec], path: Path) 
     ranges: dict[str, Dimension] = {}
     for spec in (*given, *merged):  # a range that is given once is that of every dimension of its name
         for d in spec.dims:
-            if isinstance(d, Dimension) and str(d) != d.name:
+            if isinstance(d, Dimension) and d.ranged:
                 ranges.setdefault(d.name, d)
-    return tuple(
-        replace(s, dims=tuple(d if isinstance(d, int) else ranges.get(d.name, d) for d in s.dims)) for s in merged
-    )
+    return with_ranges(merged, ranges)
 
 
 def _run(runtime: Runtime, double: Float64Graph | None, inputs: Arrays) -> Arrays:

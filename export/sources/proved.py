@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from normfold.export.errors import InputSpecError
-from normfold.export.inputs.specs import Dimension, InputSpec, dimensions, parse_inputs
+from normfold.export.inputs.specs import Dimension, InputSpec, dimensions, parse_inputs, with_ranges
 
 __all__ = ["as_proved"]
 
@@ -24,7 +24,8 @@ def as_proved(specs: Sequence[InputSpec], metadata: Mapping[str, str]) -> tuple[
         written = {spec.name: spec for spec in parse_inputs(metadata["normfold.inputs"].split("; "))}
     except (KeyError, ValueError, TypeError, AttributeError, InputSpecError):  # of another exporter, or version
         return tuple(specs)
-    return tuple(_with(spec, ranges, written.get(spec.name), {d.name for d in dimensions(specs)}) for spec in specs)
+    named = {d.name for d in dimensions(specs)}
+    return tuple(_with_values(spec, written.get(spec.name), named) for spec in with_ranges(specs, ranges))
 
 
 def _range(name: str, found: Mapping[str, int | None]) -> Dimension:
@@ -38,11 +39,8 @@ def _range(name: str, found: Mapping[str, int | None]) -> Dimension:
     return Dimension(name, low, high, step)
 
 
-def _with(
-    spec: InputSpec, ranges: Mapping[str, Dimension], written: InputSpec | None, named: Collection[str]
-) -> InputSpec:
-    """``spec`` with the ranges, and the values that are ``written``, unless a dimension ends them that is fixed now."""
-    dims = tuple(d if isinstance(d, int) else ranges.get(d.name, d) for d in spec.dims)
+def _with_values(spec: InputSpec, written: InputSpec | None, named: Collection[str]) -> InputSpec:
+    """``spec`` with the values that are ``written``, unless a dimension ends them that is fixed now."""
     if written is None or written.datatype != spec.datatype or (written.limit and written.limit not in named):
-        return replace(spec, dims=dims)
-    return replace(spec, dims=dims, values=written.values, limit=written.limit, below=written.below)
+        return spec
+    return replace(spec, values=written.values, limit=written.limit, below=written.below)
