@@ -15,7 +15,7 @@ import grpc.aio
 from normfold.serving.access.access import HEADER, Access, credential
 from normfold.serving.errors import Status
 from normfold.serving.frontends.access_log import AccessLog, LoggedCall, left_early
-from normfold.serving.rpc.caller import TRACE_BYTES, TRACE_HEADERS, first_members, trace_id_in
+from normfold.serving.rpc.caller import TRACE_HEADERS, kept_trace, trace_id_in
 from normfold.serving.rpc.methods import Method
 
 #: Makes the line of a call from gRPC's context of it.
@@ -47,11 +47,8 @@ def trace_headers(context: Any) -> dict[str, str]:
     """The headers ``traceparent`` and ``tracestate`` of a call, as far as it has them."""
     pairs = context.invocation_metadata() or ()
     found = {name: value for name, value in pairs if name in TRACE_HEADERS and isinstance(value, str)}
-    if not 0 < len(found.get("traceparent", "")) <= TRACE_BYTES:
-        return {}
-    if state := first_members(found.pop("tracestate", "").encode()):
-        found["tracestate"] = state.decode()
-    return found
+    values = kept_trace(*(found.get(name, "").encode() for name in TRACE_HEADERS))
+    return {name: value.decode() for name, value in zip(TRACE_HEADERS, values, strict=True) if value}
 
 
 def _unary(handle: Any, begin: Begin) -> Any:

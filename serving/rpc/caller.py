@@ -51,10 +51,15 @@ def trace_id_in(headers: Mapping[str, str]) -> str:
     return parts[1] if len(parts) >= 4 else ""
 
 
-def first_members(tracestate: bytes) -> bytes:
-    """As many whole list members of ``tracestate`` as TRACE_BYTES hold, the first ones (W3C Trace Context, 3.3.1.5).
+def kept_trace(parent: bytes, state: bytes) -> tuple[bytes, bytes]:
+    """What is kept of the values of TRACE_HEADERS: nothing where ``traceparent`` is missing, or too long.
 
-    >>> first_members(b"a=" + 505 * b"1" + b",b=2,c=3")[500:]
+    Of ``tracestate`` as many whole list members as TRACE_BYTES hold, the first ones (W3C Trace Context, 3.3.1.5).
+
+    >>> _, state = kept_trace(b"00-1-2-01", b"a=" + 505 * b"1" + b",b=2,c=3")
+    >>> state[500:]
     b'1111111,b=2'
     """
-    return tracestate if len(tracestate) <= TRACE_BYTES else tracestate[: TRACE_BYTES + 1].rpartition(b",")[0]
+    if not 0 < len(parent) <= TRACE_BYTES:
+        return b"", b""
+    return parent, state if len(state) <= TRACE_BYTES else state[: TRACE_BYTES + 1].rpartition(b",")[0]

@@ -33,10 +33,10 @@ class ServerConnection(SocketSide):
         self.service, self._places = service, places
         self._kind_of = kind_of if service.log is None else logged_kind_of
         self.frames, self.call_places = FrameReader(self.holding), CallPlaces(self.holding)
-        #: The calls under way, by the number of their stream.
-        self.calls, self.uncut = dict[int, ServerCall](), dict[int, ServerCall]()
+        #: The calls under way, by the number of their stream; ``CallOwner`` says what the other two are.
+        self.calls, self.uncut, self.held = dict[int, ServerCall](), dict[int, ServerCall](), dict[int, int]()
         #: Data of requests that must still come, by the number of their stream; only of those with a content-length.
-        self.held, self._promised = dict[int, int](), dict[int, int]()
+        self._promised: dict[int, int] = {}
         self._headers, self._past = HeaderReader(), PastStreams()
         #: The last stream that was opened, and the data that the client may still send.
         self.last, self._credit = 0, h2.LARGEST_WINDOW

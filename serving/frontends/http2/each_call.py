@@ -3,8 +3,8 @@
 messages    1  2  3  4  5 ...    at most EACH_IN_FLIGHT of them are under way
 answers     1  -  3  4           in the order of the messages: 3 and 4 wait for 2, and count among what is held
 
-Fewer are under way while so many answers as large as the largest so far could not be held: the messages wait then. Only
-answers to what was asked before that was known can be too many, and end the stream.
+Fewer are under way if there is no room for their answers, each taken to be as large as the largest so far: the next
+messages wait then. Answers that are larger than that may still be too many, and end the stream.
 """
 
 from __future__ import annotations
@@ -120,8 +120,10 @@ class EachCall(QueuedCall):
     def _full(self) -> bool:
         """Whether no more messages may be under way now; one always may."""
         under_way = len(self._pending)
-        if not under_way or under_way >= EACH_IN_FLIGHT:
-            return under_way > 0
+        if not under_way:
+            return False
+        if under_way >= EACH_IN_FLIGHT:
+            return True
         expected = (under_way + 1) * self._largest
         # what waits in the socket may count twice: also as a part of an answer that has not left whole
         return not self.connection.holding.has_room(expected + min(expected, PORTION_BYTES))

@@ -11,7 +11,7 @@ from functools import lru_cache
 from normfold.serving.access.access import HEADER, credential
 from normfold.serving.errors import Status
 from normfold.serving.frontends.http2.inflation import ENCODINGS
-from normfold.serving.rpc.caller import TRACE_BYTES, first_members
+from normfold.serving.rpc.caller import kept_trace
 from normfold.serving.rpc.methods import Method
 from normfold.serving.wire.http2_headers import LIST_BYTES, LIST_HEADERS, Header, HeaderReader, written
 from normfold.serving.wire.pushback import Trailers
@@ -135,9 +135,7 @@ class Requests:
         length = found.get(b"content-length")
         token = credential([value for name, value in headers if name == _HEADER]) if self._tokens else b""
         size = None if length is None else int(length)
-        if not 0 < len(found.get(b"traceparent", b"")) <= TRACE_BYTES:
-            return Asked(method, timeout, encoding, size, credential=token)
-        trace = found[b"traceparent"], first_members(found.get(b"tracestate", b""))
+        trace = kept_trace(found.get(b"traceparent", b""), found.get(b"tracestate", b""))
         return Asked(method, timeout, encoding, size, credential=token, trace=trace)
 
 
