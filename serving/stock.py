@@ -10,6 +10,7 @@ from normfold.cache_folder import cache_folder
 from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.lazily import WAIT_SECONDS, LazyLimits
 from normfold.serving.catalog.load import LoadOptions
+from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.repository import Repository
 from normfold.serving.catalog.trial import LoadLimits, Trials
 from normfold.serving.catalog.trust import Trust
@@ -60,9 +61,11 @@ class Stock:
 
     def _settle(self) -> None:
         """Tell the budget what the process has without runs."""
-        models = sum(model.memory_bytes for entry in self.catalog.entries.values() for model in entry.ready)
         _, under_way = self._work()
-        self._budget.settle(models, busy=under_way > 0)
+        self._budget.settle(sum(model.memory_bytes for model in self._ready()), busy=under_way > 0)
+
+    def _ready(self) -> list[Model]:
+        return [model for entry in self.catalog.entries.values() for model in entry.ready]
 
     def _give_back(self) -> None:
         """Give back what a load and the models that it replaced have left; on a thread, because it takes a while."""
@@ -71,7 +74,7 @@ class Stock:
 
     async def give_back_all(self) -> None:
         """Give back what runs and requests have left."""
-        for model in [model for entry in self.catalog.entries.values() for model in entry.ready]:
+        for model in self._ready():
             await asyncio.to_thread(model.give_back)
         await asyncio.to_thread(memory.give_back)
         self._settle()

@@ -114,7 +114,7 @@ class Mirror:
         folders = _by_folder(self._store.objects())
         known = self._known()
         marks = {folder: known[folder] for folder in folders if folder in known}  # whole until others replace them
-        self._waited = {folder: why for folder, why in self._waited.items() if folder in folders}
+        self._waited = {folder: said for folder, said in self._waited.items() if folder in folders}
         failed: list[str] = []
         try:
             for folder, objects in sorted(folders.items(), key=lambda item: -item[0].count("/")):  # versions first

@@ -38,8 +38,8 @@ QUESTION_SECONDS = 2.0
 #: The same for RepositoryIndex, for which each worker reads the disk.
 INDEX_SECONDS = 5.0
 
-#: While no other worker listens, so many starts in a row may be refused for a model that cannot be loaded. What was in
-#: the way may be over at the next start: memory, while every worker loads at once, or a disk.
+#: While no other worker listens, a model that cannot be loaded makes at most this many starts in a row fail. The reason
+#: may be gone at the next start: too little memory while all workers load, or a disk that was away.
 MOST_REFUSED_STARTS = 2
 
 

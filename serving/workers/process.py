@@ -39,7 +39,7 @@ class WorkerProcess:
         self.heard, self.unanswered = False, 0
         #: The starts in a row before this one that failed while no other worker listened.
         self.failed_starts = 0
-        #: Whether others listened when it was told to listen.
+        #: Whether other workers listened at the moment when this one was told to.
         self.beside_others = False
         #: Whether it has closed the connection.
         self.left = False

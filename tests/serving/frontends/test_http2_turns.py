@@ -42,7 +42,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch) -> Callable[[int], None]:
-    """A function that makes a turn last for so many looks at the clock."""
+    """A function that sets after how many looks at the clock a turn ends."""
     return lambda looks: monkeypatch.setattr(frame_reader, "monotonic", Clock(looks))
 
 

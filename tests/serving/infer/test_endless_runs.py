@@ -242,14 +242,20 @@ loops.run(main())
 """
 
 
+def signalled(code: str, said: str, number: signal.Signals) -> subprocess.Popen[str]:
+    """A process of ``code``, which got a signal once it had ``said`` that it runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=children.environment()
+    )
+    assert process.stdout.readline() == said
+    process.send_signal(number)
+    return process
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_second_signal_ends_a_process_that_is_stuck(name):
     number = getattr(signal, name)
-    process = subprocess.Popen(
-        [sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True, env=children.environment()
-    )
-    assert process.stdout.readline() == "stuck\n"
-    process.send_signal(number)
+    process = signalled(STUCK, "stuck\n", number)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.5)
     process.send_signal(number)
@@ -276,11 +282,7 @@ loops.run(main())
 def test_a_second_signal_ends_the_first_process_of_a_container_too(name):
     """There the kernel drops signals with the default action: the second one must still have a handler."""
     number = getattr(signal, name)
-    process = subprocess.Popen(
-        [sys.executable, "-c", FIRST_OF_ALL], stdout=subprocess.PIPE, text=True, env=children.environment()
-    )
-    assert process.stdout.readline() == "runs\n"
-    process.send_signal(number)
+    process = signalled(FIRST_OF_ALL, "runs\n", number)
     assert process.stdout.readline() == "stops\n"
     process.send_signal(number)
     assert process.wait(20) == 1

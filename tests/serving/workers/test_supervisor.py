@@ -61,6 +61,10 @@ def no_delay(monkeypatch):
     monkeypatch.setattr(supervisors, "LONGEST_DELAY_SECONDS", 0.001)
 
 
+def supervisor_of(workers: int, **options: float) -> Supervisor:
+    return Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off", **options), workers)
+
+
 async def until_ready(supervisor: Supervisor) -> asyncio.Task[bool]:
     """Run ``supervisor``; its task, once all workers listen."""
     ready = asyncio.Event()
@@ -75,7 +79,7 @@ def no_process():
 
 def test_a_worker_that_cannot_be_forked_is_tried_again_and_the_others_go_on(monkeypatch, no_delay, caplog):
     async def run():
-        supervisor = Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off"), 2)
+        supervisor = supervisor_of(2)
         made = []
         failures = [no_process(), OSError(12, "Cannot allocate memory"), *(RuntimeError("no thread") for _ in range(5))]
 
@@ -115,9 +119,7 @@ def test_a_server_none_of_whose_workers_can_be_forked_ends_with_the_reason(monke
     monkeypatch.setattr(WorkerProcess, "start", start)
 
     async def run():
-        await Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off"), 1).run(
-            lambda started: None
-        )
+        await supervisor_of(1).run(lambda started: None)
 
     with pytest.raises(WorkersError, match="worker 1 could not be started: Resource temporarily unavailable, 3 times"):
         asyncio.run(run())
@@ -126,7 +128,7 @@ def test_a_server_none_of_whose_workers_can_be_forked_ends_with_the_reason(monke
 
 def test_a_hang_up_before_any_worker_listens_reaches_the_first_which_looks(monkeypatch):
     async def run():
-        supervisor = Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off"), 2)
+        supervisor = supervisor_of(2)
         made = {}
 
         async def start(number, config, again):
@@ -147,7 +149,7 @@ def test_a_hang_up_before_any_worker_listens_reaches_the_first_which_looks(monke
 
 def test_a_hang_up_reaches_another_worker_while_the_first_cannot_start(monkeypatch, no_delay):
     async def run():
-        supervisor = Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off"), 2)
+        supervisor = supervisor_of(2)
         made = {}
 
         async def start(number, config, again):
@@ -172,7 +174,7 @@ def test_a_hang_up_reaches_another_worker_while_the_first_cannot_start(monkeypat
 
 def test_a_hang_up_between_two_lives_of_the_first_worker_is_for_the_second(monkeypatch, no_delay):
     async def run():
-        supervisor = Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off"), 1)
+        supervisor = supervisor_of(1)
         made = []
 
         async def start(number, config, again):
@@ -199,8 +201,7 @@ def test_a_worker_that_is_deaf_before_its_first_ping_is_replaced(monkeypatch, no
     monkeypatch.setattr(supervisors, "PING_SECONDS", 0.5)
 
     async def run():
-        config = ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off", worker_seconds=2)
-        supervisor = Supervisor(config, 2)
+        supervisor = supervisor_of(2, worker_seconds=2)
         made = []
 
         async def start(number, config, again):
@@ -224,7 +225,7 @@ def test_a_worker_that_has_left_but_does_not_end_is_ended(monkeypatch, no_delay,
     monkeypatch.setattr(supervisors, "MARGIN_SECONDS", 0.05)
 
     async def run():
-        supervisor = Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off"), 2)
+        supervisor = supervisor_of(2)
         made = []
 
         async def start(number, config, again):
@@ -266,7 +267,7 @@ class Without(Link):
 
 def test_no_server_ends_for_a_model_that_can_no_longer_be_loaded(monkeypatch, no_delay, caplog):
     async def run():
-        supervisor = Supervisor(ServerConfig(Path("r"), listen="127.0.0.1:0", metrics_listen="off"), 2)
+        supervisor = supervisor_of(2)
         made = []
 
         async def start(number, config, again):
