@@ -27,6 +27,7 @@ ServingError                  UNKNOWN              never raised itself
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import ClassVar
 
@@ -131,6 +132,10 @@ class Overloaded(ServingError):
     """So much waits already that this request would wait too long, or would take too much memory while it waits."""
 
     status = Status.RESOURCE_EXHAUSTED
+    #: The first bytes of the request that decide, beside its size, the caller and the moment; 0: other things do, too.
+    alike: int = 0
+    #: Counts more requests that were refused for the same reason.
+    again: Callable[[int], None] | None = None
 
     def __init__(self, message: str, retry_seconds: float) -> None:
         super().__init__(message)

@@ -27,7 +27,7 @@ from normfold.serving.rpc.methods import LOOP_BYTES, parse, status_alone
 from normfold.serving.rpc.pieces import Answer
 from normfold.serving.scheduling.admission import Admission
 from normfold.serving.scheduling.statistics import RequestTiming
-from normfold.serving.wire.request_bytes import id_text, model_named
+from normfold.serving.wire.request_bytes import decisive_bytes, id_text, model_named
 from normfold.serving.wording import RequestPrefix
 
 Array = NDArray[Any]
@@ -89,6 +89,8 @@ class Inference:
         except Overloaded as error:
             if model is not None:
                 model.statistics.failed(0, error.status)
+                if self._traces.spans is None:  # each of them has a span
+                    error.alike, error.again = decisive_bytes(data), model.statistics.refused
             raise
         self._admission.enter(load, by, size)
         task = asyncio.get_running_loop().create_task(answer())

@@ -160,9 +160,9 @@ class _Refusals:
     def __init__(self) -> None:
         self._count, self._next = 0, 0.0
 
-    def note(self, where: str, status: Status, details: str) -> None:
-        """Count a refusal; report it with the number of those that were only counted, if a report is due."""
-        self._count += 1
+    def note(self, where: str, status: Status, details: str, count: int = 1) -> None:
+        """Count refusals; report one with the number of those that were only counted, if a report is due."""
+        self._count += count
         if (now := time.monotonic()) >= self._next:
             more = f"; {self._count - 1} more refusals since the last such line" if self._count > 1 else ""
             log.warning("%s: %s: %s%s", where, status.name, printable(details), more)
@@ -170,3 +170,4 @@ class _Refusals:
 
 
 _REFUSALS = _Refusals()
+note_refusals = _REFUSALS.note

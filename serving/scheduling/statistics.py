@@ -102,6 +102,11 @@ class Statistics:
         self.fail.add(ns)
         self.failures[status] = self.failures.get(status, 0) + 1
 
+    def refused(self, requests: int) -> None:
+        """Count requests that were refused at once because of an overload."""
+        self.fail.count += requests
+        self.failures[Status.RESOURCE_EXHAUSTED] = self.failures.get(Status.RESOURCE_EXHAUSTED, 0) + requests
+
     def ran(self, rows: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
         """Count one run of the model with ``rows`` rows."""
         self.executions += 1

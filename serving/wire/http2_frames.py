@@ -36,7 +36,12 @@ HEAD = struct.Struct(">IBI")
 
 def frame(kind: int, flags: int, stream: int, payload: bytes | memoryview = b"") -> bytes:
     """The bytes of one frame."""
-    return b"".join((len(payload).to_bytes(3, "big"), bytes((kind, flags)), stream.to_bytes(4, "big"), payload))
+    return b"".join((HEAD.pack(len(payload) << 8 | kind, flags, stream), payload))
+
+
+def goaway(last: int, code: int = NO_ERROR, why: str = "") -> bytes:
+    """The bytes of a GOAWAY frame: no stream after ``last`` is answered."""
+    return frame(GOAWAY, 0, 0, last.to_bytes(4, "big") + code.to_bytes(4, "big") + why.encode())
 
 
 def settings(values: dict[int, int]) -> bytes:

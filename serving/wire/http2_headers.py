@@ -13,6 +13,8 @@ from hpack import HPACKDecodingError
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
+from normfold.serving.wire.http2_frames import COMPRESSION_ERROR
+
 Header = tuple[bytes, bytes]
 
 STATIC: tuple[Header, ...] = tuple((bytes(name), bytes(value)) for name, value in HeaderTable.STATIC_TABLE)
@@ -37,6 +39,9 @@ _SHORT = 256
 
 class HeaderError(ValueError):
     """A block cannot be read, and neither can later blocks of the connection."""
+
+    #: The error code of HTTP/2 (RFC 9113, section 4.3).
+    code = COMPRESSION_ERROR
 
 
 class HeaderReader:

@@ -82,6 +82,18 @@ def find_id(data: bytes) -> tuple[int, int]:
     return at, at
 
 
+def decisive_bytes(data: bytes) -> int:
+    """How many of the first bytes say which model is asked, found as by ``find_id``; 0 where that is not so easy.
+
+    The byte behind them counts, too: it says that no version follows.
+
+    >>> decisive_bytes(b"\\x0a\\x01m\\x12\\x012\\x1a\\x02id"), decisive_bytes(b"")
+    (7, 0)
+    """
+    start, end = find_id(data)
+    return start + 1 if 0 < start <= end < len(data) else 0
+
+
 def model_named(data: bytes) -> tuple[str, str] | None:
     """The name and version of the model at the usual place in ``data``; None where they are not there, or are long.
 

@@ -230,7 +230,7 @@ class BlockingConnection:
             why = f"the server at {self._address} broke the protocol: {fault}"
             if not self.end.settled:
                 why = failures.not_grpc(self._address, self._first, str(fault)).details
-            self.end.out.append(h2.frame(h2.GOAWAY, 0, 0, bytes(4) + fault.code.to_bytes(4, "big")))
+            self.end.out.append(h2.goaway(0, fault.code))
             with contextlib.suppress(OSError):
                 self._flush()
             self._give_up(why)

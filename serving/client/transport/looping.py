@@ -133,7 +133,7 @@ class LoopConnection(asyncio.Protocol):
             why = f"the server at {self._address} broke the protocol: {fault}"
             if not end.settled:
                 why = failures.not_grpc(self._address, self._first, str(fault)).details
-            end.out.append(h2.frame(h2.GOAWAY, 0, 0, bytes(4) + fault.code.to_bytes(4, "big")))
+            end.out.append(h2.goaway(0, fault.code))
             self._write()
             self._give_up(why)
             return

@@ -13,6 +13,7 @@ from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.joining import Later
 from normfold.serving.frontends.http2.limits import WINDOW_BYTES, CallFault
 from normfold.serving.frontends.http2.messages import MessageReader
+from normfold.serving.frontends.http2.refused_again import RefusedAgain
 from normfold.serving.frontends.http2.requests import DONE, STARTED, Asked, Requests, ended
 from normfold.serving.frontends.http2.sending import Sender
 from normfold.serving.frontends.http2.turns import Turns
@@ -86,6 +87,8 @@ class CallOwner(Protocol):
     uncut: dict[int, ServerCall]
     #: Whether the client does not read what we send.
     choked: bool
+    #: Refuses requests like one that was refused in this turn; None: none was.
+    again: RefusedAgain | None
 
     @property
     def peer(self) -> str:

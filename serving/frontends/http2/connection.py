@@ -18,6 +18,7 @@ from normfold.serving.frontends.http2.limits import FULL_READ_BYTES, Fault
 from normfold.serving.frontends.http2.past_streams import PastStreams
 from normfold.serving.frontends.http2.patience import Patience
 from normfold.serving.frontends.http2.progress import Progress
+from normfold.serving.frontends.http2.refused_again import RefusedAgain
 from normfold.serving.frontends.http2.requests import TOO_LARGE, Asked, refused, trailers_well_formed
 from normfold.serving.frontends.http2.sending import AnswerStream
 from normfold.serving.frontends.http2.socket_side import SocketSide
@@ -35,13 +36,13 @@ class ServerConnection(SocketSide):
         self.frames, self.call_places = FrameReader(self.holding), CallPlaces(self.holding)
         #: The calls under way, by the number of their stream; ``CallOwner`` says what the other two are.
         self.calls, self.uncut, self.held = dict[int, ServerCall](), dict[int, ServerCall](), dict[int, int]()
-        #: Data of requests that must still come, by the number of their stream; only of those with a content-length.
-        self._promised: dict[int, int] = {}
         self._headers, self._past = HeaderReader(), PastStreams()
-        #: The last stream that was opened, and the data that the client may still send.
-        self.last, self._credit = 0, h2.LARGEST_WINDOW
+        #: The last stream that was opened, the data that may still come, and those of streams with a content-length.
+        self.last, self._credit, self._promised = 0, h2.LARGEST_WINDOW, dict[int, int]()
         self._patience, self.progress = Patience(), Progress(service.limits.stall_seconds)
         self.lifetime = Lifetime(service.limits, asyncio.get_running_loop().time())
+        #: Refuses requests like one that was refused in this turn; None: none was.
+        self.again: RefusedAgain | None = None
         #: Calls with a deadline whose clock has not started yet.
         self._opened: list[ServerCall] = []
 
@@ -56,15 +57,18 @@ class ServerConnection(SocketSide):
 
     def take(self, data: bytes) -> bool:
         """Take frames for one turn; whether some are left, or wait in the socket."""
-        turns = self.service.turns
         try:
-            left = self.frames.feed(data, self, turns.seconds) or len(data) >= FULL_READ_BYTES
+            left = self.frames.feed(data, self, self.service.turns.seconds) or len(data) >= FULL_READ_BYTES
             if self.sender.widened or self.uncut:
                 left = go_on(self) or left
         except (Fault, HeaderError) as error:
             self.give_up(error)
             return False
-        turns.end(self, left)
+        finally:
+            if self.again is not None:
+                self.again.settle(self.service.traffic.failed)
+                self.again = None
+        self.service.turns.end(self, left)
         for call in self._opened:
             if call.number in self.calls:
                 call.hurry()
@@ -120,7 +124,7 @@ class ServerConnection(SocketSide):
         """Accept no more calls; close the connection when the calls under way have ended."""
         if not self.leaving:
             self.leaving = True
-            self.sender.out.append(h2.frame(h2.GOAWAY, 0, 0, self.last.to_bytes(4, "big") + bytes(4)))
+            self.sender.out.append(h2.goaway(self.last))
         self.flush()
 
     # called by the reader of frames
@@ -248,11 +252,9 @@ class ServerConnection(SocketSide):
         headers = self._headers.read(block)
         call = self.calls.get(number)
         if call is None:
-            if number in self._past.reset:
-                self.fruitless()
-                return
-            code = h2.PROTOCOL_ERROR if any(number in passed for passed in self._past.passed_over) else h2.STREAM_CLOSED
-            raise Fault(code, f"stream {number} cannot be opened any more")
+            self._past.check_reset(number)
+            self.fruitless()
+            return
         if call.request_ended:
             self.reset(call, h2.STREAM_CLOSED)
         elif not flags & h2.END_STREAM or not trailers_well_formed(headers):
@@ -275,8 +277,8 @@ class ServerConnection(SocketSide):
         self.service.refused(asked, asked.seen, self.peer)
         if asked.refusal is None:
             self._rst(number, h2.PROTOCOL_ERROR)
-            return
-        self._answer_headers(number, flags, asked.refusal)
+        else:
+            self._answer_headers(number, flags, asked.refusal)
 
     def _answer_headers(self, number: int, flags: int, block: bytes) -> None:
         """Answer a request with nothing but headers."""
@@ -292,9 +294,7 @@ class ServerConnection(SocketSide):
         """End the connection with its reason; nothing more of it is read."""
         self.frames.forget()
         self.uncut.clear()
-        code = error.code if isinstance(error, Fault) else h2.COMPRESSION_ERROR
-        last = self.last.to_bytes(4, "big")
-        self.sender.out.append(h2.frame(h2.GOAWAY, 0, 0, last + code.to_bytes(4, "big") + str(error).encode()))
+        self.sender.out.append(h2.goaway(self.last, error.code, str(error)))
         self.leaving = True
         for call in list(self.calls.values()):
             self.drop(call)

@@ -18,6 +18,8 @@ _HEAD_BYTES = 9
 _LOOK_BYTES = 512
 #: The bits of a stream's number; the first bit of its four bytes is reserved.
 _NUMBER = (1 << 31) - 1
+#: The flags of a block of headers in one frame, without padding; with or without END_STREAM.
+_WHOLE = h2.END_HEADERS | h2.END_STREAM
 
 
 class Receiver(Protocol):
@@ -143,8 +145,18 @@ class FrameReader:
                     self._need = _HEAD_BYTES + size
                     return at
                 at = begin + size
-                if kind == h2.DATA and self._block is None:
+                if self._block is not None:
+                    self._frame(kind, flags, number & _NUMBER, data[begin:at], receiver)
+                elif kind == h2.DATA:
                     receiver.data(data, begin, at, flags, number & _NUMBER)
+                elif (
+                    kind == h2.HEADERS
+                    and flags | h2.END_STREAM == _WHOLE
+                    and size <= KEPT_BYTES
+                    and number & 1
+                    and self.settled
+                ):
+                    receiver.headers(number & _NUMBER, flags, data[begin:at])
                 else:
                     self._frame(kind, flags, number & _NUMBER, data[begin:at], receiver)
                     if kind == h2.SETTINGS or self._long is not None:

@@ -84,7 +84,7 @@ class Lifetime:
         """Ask the client to go elsewhere with its next calls; those that still come are answered."""
         if self._parted_at == math.inf:
             self._old_at, self._parted_at = math.inf, now + FAREWELL_SECONDS
-            connection.sender.out.append(h2.frame(h2.GOAWAY, 0, 0, h2.LARGEST_WINDOW.to_bytes(4, "big") + bytes(4)))
+            connection.sender.out.append(h2.goaway(h2.LARGEST_WINDOW))
             self._ask(connection, FAREWELL)
 
     def answered(self, connection: Lived, payload: bytes) -> None:

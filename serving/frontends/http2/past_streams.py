@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from normfold.serving.frontends.http2.limits import MOST_RESET
+from normfold.serving.frontends.http2.limits import MOST_RESET, Fault
+from normfold.serving.wire import http2_frames as h2
 
 
 class PastStreams:
@@ -15,6 +16,13 @@ class PastStreams:
         self.passed_over: deque[range] = deque(maxlen=64)
         #: Streams that we have reset, in their order.
         self.reset: dict[int, None] = {}
+
+    def check_reset(self, number: int) -> None:
+        """Raise Fault unless we have reset stream ``number``, which is over."""
+        if number not in self.reset:
+            passed = any(number in numbers for numbers in self.passed_over)
+            code = h2.PROTOCOL_ERROR if passed else h2.STREAM_CLOSED
+            raise Fault(code, f"stream {number} cannot be opened any more")
 
     def remember(self, number: int) -> None:
         """Stream ``number`` is reset."""

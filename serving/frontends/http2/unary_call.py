@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 
-from normfold.serving.errors import Status
+from normfold.serving.errors import Overloaded, Status
 from normfold.serving.frontends.http2.call import CUT, UNTAKEN, CallOwner, ServerCall
 from normfold.serving.frontends.http2.joining import Later
 from normfold.serving.frontends.http2.limits import CallFault
 from normfold.serving.frontends.http2.messages import PREFIX_BYTES
+from normfold.serving.frontends.http2.refused_again import RefusedAgain
 from normfold.serving.frontends.http2.requests import Asked
 from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.methods import Method
@@ -34,7 +35,11 @@ class UnaryCall(ServerCall):
         if self.request_ended and self._reader is None and message <= end and data[begin] == 0:
             size = int.from_bytes(data[begin + 1 : message], "big")
             if size == end - message and size <= self.service.max_message_bytes:
-                self._ask(data[message:end])
+                again = self.connection.again
+                if again is not None and again.like(self.method, self.asked, data, message, end):
+                    self._end_refused(again)
+                else:
+                    self._ask(data[message:end])
                 return
         if self._found is None:  # all data behind the first message are ignored, as grpcio does
             found = self.messages(data, begin, end)
@@ -87,6 +92,11 @@ class UnaryCall(ServerCall):
         CALLER.set(self)
         try:
             answered = self.method.answer(data)
+        except Overloaded as error:
+            if error.alike and self._until is None and self.service.log is None:
+                self._refuse_again(data, error)
+            self.fail(error)
+            return
         except Exception as error:
             self.fail(error)
             return
@@ -95,6 +105,18 @@ class UnaryCall(ServerCall):
         else:
             self._task = asyncio.ensure_future(answered)
             self._task.add_done_callback(self._answered)
+
+    def _refuse_again(self, data: bytes, error: Overloaded) -> None:
+        """Let the rest of the turn's requests that are like this one be refused, too."""
+        connection = self.connection
+        if connection.again is not None:
+            connection.again.settle(self.service.traffic.failed)
+        connection.again = RefusedAgain(self.method, self.asked, data, error)
+
+    def _end_refused(self, again: RefusedAgain) -> None:
+        self.cancel()
+        self.connection.sender.end(self, again.refusal())
+        self.connection.close(self)
 
     def _answered(self, task: asyncio.Future[Answer]) -> None:
         self._task = None

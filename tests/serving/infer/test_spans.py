@@ -118,6 +118,20 @@ def test_a_batch_is_linked_with_its_requests(serve, tmp_path, models, ask, colle
     assert (attributes(batch)["normfold.rows"], attributes(batch)["normfold.requests"]) == (2, 2)
 
 
+def test_each_refusal_of_a_burst_is_a_span(serve, tmp_path, models, ask, collector, monkeypatch):
+    models.write(tmp_path / "m", models.scale())
+    with serve(tmp_path, frontend="http2", max_queue_requests=1) as one:
+        call(one, ask("m"))
+        scheduler = one.server.catalog.find("m", "").scheduler
+        monkeypatch.setattr(scheduler, "may_run_now", lambda run_time: False)
+        one.server._admission.enter(None, "another", 1)
+        infer = one.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer", lambda m: m.SerializeToString())
+        calls = [infer.future(ask("m"), timeout=60) for _ in range(20)]
+        assert {each.code() for each in calls} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        one.server._admission.leave(None, "another", 1)
+    assert len(spans(collector)["inference.GRPCInferenceService/ModelInfer"]) == 21
+
+
 def test_the_sampler_is_that_of_the_environment(serve, tmp_path, models, ask, collector, monkeypatch):
     models.write(tmp_path / "m", models.scale())
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")

@@ -1,0 +1,51 @@
+"""Requests like one that was just refused are refused again without being read.
+
+In one turn of a connection no call ends, so a server that was full for one request is full for the next ones like it.
+A server at ten times its capacity refuses nine requests for each that it answers; what that takes, its models miss.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from normfold.serving.errors import Overloaded, Status
+from normfold.serving.frontends.http2.requests import STARTED, Asked, ended
+from normfold.serving.rpc.methods import Method, note_refusals
+from normfold.serving.wire.pushback import trailers
+
+
+class RefusedAgain:
+    """The requests of one turn of a connection that are like one that was refused."""
+
+    def __init__(self, method: Method, asked: Asked, data: bytes, error: Overloaded) -> None:
+        """``error`` has refused the request ``data`` with the headers ``asked``."""
+        self._method, self._error, self._details = method, error.with_traceback(None), str(error)
+        self._asked, self._size, self._head = asked, len(data), data[: error.alike]
+        self._count = 0
+
+    def like(self, method: Method, asked: Asked, data: bytes, begin: int, end: int) -> bool:
+        """Whether the request ``data[begin:end]`` asks the same model, is as large, and need not be answered later."""
+        return (
+            end - begin == self._size
+            and method is self._method
+            and (asked is self._asked or _no_later(asked.timeout, self._asked.timeout))
+            and data.startswith(self._head, begin)
+        )
+
+    def refusal(self) -> bytes:
+        """The headers that refuse one more; when it may be tried again is chosen anew."""
+        self._count += 1
+        error = self._error
+        return STARTED + ended(error.status, self._details, trailers(error, error.status, self._details))
+
+    def settle(self, failed: Counter[tuple[str, Status]]) -> None:
+        """Count what was refused in ``failed``, with the model, and for the log: the turn is over."""
+        if self._count:
+            failed[self._method.path, self._error.status] += self._count
+            note_refusals(self._method.path, self._error.status, self._details, self._count)
+            if self._error.again is not None:
+                self._error.again(self._count)
+
+
+def _no_later(timeout: float | None, than: float | None) -> bool:
+    return than is None or (timeout is not None and timeout <= than)

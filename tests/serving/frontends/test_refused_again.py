@@ -1,0 +1,201 @@
+"""Requests like one that was refused in the same turn: refused without asking anybody, counted and answered alike."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+
+import grpc
+import hpack
+import pytest
+from tests.serving.frontends.raw import NoSocket, message, request_headers
+
+from normfold.protos import grpc_service as pb
+from normfold.serving.errors import Overloaded, Status
+from normfold.serving.frontends.http2 import frame_reader
+from normfold.serving.frontends.http2.call import Service
+from normfold.serving.frontends.http2.connection import ServerConnection
+from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
+from normfold.serving.frontends.http2.holding import Holding
+from normfold.serving.frontends.http2.requests import Requests
+from normfold.serving.frontends.limits import DEFAULT_LIMITS
+from normfold.serving.rpc import methods
+from normfold.serving.rpc.methods import Method
+from normfold.serving.rpc.traffic import Traffic
+from normfold.serving.scheduling.admission import Admission
+from normfold.serving.wire import http2_frames as h2
+from normfold.serving.wire.http2_headers import written
+
+PATH = "/t.T/Infer"
+PAUSE_MS = 1000
+
+
+class Full:
+    """A method that refuses everything; it is decided by the first two bytes."""
+
+    def __init__(self, alike: int = 2) -> None:
+        self.asked: list[bytes] = []
+        self.again = 0
+        self._alike = alike
+
+    def answer(self, data: bytes) -> bytes:
+        self.asked.append(data)
+        error = Overloaded("full", PAUSE_MS / 1e3)
+        error.alike, error.again = self._alike, self._count
+        raise error
+
+    def _count(self, more: int) -> None:
+        self.again += more
+
+
+def block(**more: str) -> bytes:
+    headers = request_headers("Infer", **more)
+    return written(*[(name.encode(), value.encode()) for name, value in headers])
+
+
+def headers(stream: int, **more: str) -> bytes:
+    return h2.frame(h2.HEADERS, h2.END_HEADERS, stream, block(**more))
+
+
+def body(stream: int, data: bytes) -> bytes:
+    return h2.frame(h2.DATA, h2.END_STREAM, stream, message(data))
+
+
+@pytest.fixture
+def turns(monkeypatch) -> Callable[..., tuple[Traffic, dict[int, dict[str, str]]]]:
+    """Gives a server each of some data in a turn of its own; its traffic, and the trailers of each stream."""
+    monkeypatch.setattr(frame_reader, "monotonic", lambda: 0.0)
+
+    def run(full: Full, *datas: bytes) -> tuple[Traffic, dict[int, dict[str, str]]]:
+        async def serve() -> tuple[Traffic, dict[int, dict[str, str]]]:
+            requests = Requests([Method(PATH, pb.ModelInferRequest, wire_unary=full.answer)])
+            service = Service(requests, Traffic(), 1 << 20, DEFAULT_LIMITS, Holding(1 << 30))
+            connection, socket = ServerConnection(service, ConnectionPlaces(1)), NoSocket()
+            connection.connection_made(socket)
+            connection.data_received(h2.PREFACE + h2.settings({}))
+            for data in datas:
+                connection.data_received(data)
+                assert not connection.calls
+            await asyncio.sleep(0)
+            decoder = hpack.Decoder()
+            ends = [frame for frame in socket.frames() if frame.kind == h2.HEADERS]
+            assert all(frame.flags & h2.END_STREAM for frame in ends)
+            return service.traffic, {frame.stream: dict(decoder.decode(frame.payload)) for frame in ends}
+
+        return asyncio.run(serve())
+
+    return run
+
+
+STREAMS = range(1, 101, 2)
+ORDERS = {
+    "one after the other": b"".join(headers(n) + body(n, b"m1 and what else") for n in STREAMS),
+    "headers first": b"".join(map(headers, STREAMS)) + b"".join(body(n, b"m1 and what else") for n in STREAMS),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_one_is_asked_and_all_are_refused_and_counted(turns, order, monkeypatch):
+    noted = Counter[str]()
+    note = methods._Refusals.note
+    monkeypatch.setattr(
+        methods._Refusals, "note", lambda s, w, t, d, n=1: (noted.update({w: n}), note(s, w, t, d, n))[1]
+    )
+    monkeypatch.setattr("normfold.serving.frontends.http2.refused_again.note_refusals", methods._REFUSALS.note)
+    full = Full()
+    traffic, answers = turns(full, ORDERS[order])
+    assert len(full.asked) == 1
+    assert full.again == len(STREAMS) - 1
+    assert traffic.failed == {(PATH, Status.RESOURCE_EXHAUSTED): len(STREAMS)}
+    assert noted == {PATH: len(STREAMS)}
+    assert traffic.in_flight == 0
+    assert sorted(answers) == list(STREAMS)
+    assert {(a["grpc-status"], a["grpc-message"]) for a in answers.values()} == {("8", "full")}
+    waits = {int(a["grpc-retry-pushback-ms"]) for a in answers.values()}
+    assert len(waits) > 5  # the refused do not all come back in one moment
+    assert min(waits) >= PAUSE_MS
+    assert {len(a["grpc-status-details-bin"]) > 40 for a in answers.values()} == {True}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        headers(3) + body(3, b"m2 and what else"),
+        headers(3) + body(3, b"m1 and what else, and more"),
+        headers(3, grpc_timeout="3S") + body(3, b"m1 and what else"),
+        headers(3) + h2.frame(h2.DATA, 0, 3, message(b"m1 and")[:3]) + h2.frame(h2.DATA, 1, 3, message(b"m1 and")[3:]),
+    ],
+    ids=["model", "size", "a later deadline", "data in two frames"],
+)
+def test_what_is_not_like_it_is_asked(turns, other):
+    full = Full()
+    first = headers(1, grpc_timeout="2S") + body(1, b"m1 and what else")
+    other = other.replace(headers(3), headers(3, grpc_timeout="2S"))
+    traffic, answers = turns(full, first + other)
+    assert (len(full.asked), full.again) == (2, 0)
+    assert traffic.failed.total() == len(answers) == 2
+
+
+def test_an_earlier_deadline_is_no_reason_to_ask_again_and_a_new_reason_loses_no_count(turns):
+    limits = ("2S", "1S", "3S", "2S", "3S")
+    calls = [headers(n, grpc_timeout=limit) + body(n, b"m1") for n, limit in zip(range(1, 10, 2), limits, strict=True)]
+    full = Full()
+    traffic, answers = turns(full, b"".join(calls))
+    assert (len(full.asked), full.again) == (2, 3)
+    assert traffic.failed.total() == len(answers) == 5
+
+
+def test_each_turn_asks_again_and_a_reason_that_is_not_decided_by_the_first_bytes_is_asked_each_time(turns):
+    one = [headers(n) + body(n, b"m1") for n in (1, 3, 5)]
+    full = Full()
+    turns(full, *one)
+    assert (len(full.asked), full.again) == (3, 0)
+    full = Full(alike=0)
+    turns(full, b"".join(one))
+    assert (len(full.asked), full.again) == (3, 0)
+
+
+def test_a_call_whose_clock_runs_is_refused_once():
+    """Its headers came a turn before its data: its deadline must not end it a second time."""
+    full = Full()
+    timed = {"grpc_timeout": "50m"}
+    first, second = headers(1, **timed) + headers(3, **timed), headers(5, **timed)
+
+    async def late() -> Counter[tuple[str, Status]]:
+        requests = Requests([Method(PATH, pb.ModelInferRequest, wire_unary=full.answer)])
+        service = Service(requests, Traffic(), 1 << 20, DEFAULT_LIMITS, Holding(1 << 30))
+        connection = ServerConnection(service, ConnectionPlaces(1))
+        connection.connection_made(NoSocket())
+        connection.data_received(h2.PREFACE + h2.settings({}) + first)
+        connection.data_received(second + body(5, b"m1") + body(3, b"m1") + body(1, b"m1"))
+        await asyncio.sleep(0.1)
+        return service.traffic.failed
+
+    assert asyncio.run(late()) == {(PATH, Status.RESOURCE_EXHAUSTED): 3}
+    assert full.asked == [b"m1"]
+
+
+def test_a_full_server_refuses_a_burst_after_one_look_and_the_model_counts_all(
+    serve, models, tmp_path, ask, monkeypatch
+):
+    models.write(tmp_path / "one", models.scale(), config="max_batch_size: 8")
+    looks: list[int] = []
+    check = Admission.check
+    with serve(tmp_path, frontend="http2", max_queue_requests=1) as served:
+        infer = served.channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer", lambda m: m.SerializeToString()
+        )
+        infer(ask("one"), timeout=30)
+        model = served.server.catalog.find("one", "")
+        monkeypatch.setattr(model.scheduler, "may_run_now", lambda run_time: False)
+        monkeypatch.setattr(Admission, "check", lambda *a: (looks.append(1), check(*a))[1])
+        served.server._admission.enter(None, "another", 1)
+        calls = [infer.future(ask("one"), timeout=30) for _ in range(200)]
+        assert {call.code() for call in calls} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert len(looks) < 200  # how many come together is chance
+        assert model.statistics.fail.count == 200
+        assert model.statistics.failures == {Status.RESOURCE_EXHAUSTED: 200}
+        assert served.server._traffic.failed.total() == 200
+        served.server._admission.leave(None, "another", 1)
+        infer(ask("one"), timeout=30)
