@@ -11,7 +11,11 @@ from collections.abc import Iterator, Sequence
 
 from normfold.serving.wire.varint import varint
 
-_NUMBER, _FIXED64, _SIZED, _FIXED32 = 0, 1, 2, 5
+#: How a value is written, and the bits of a tag that say it.
+NUMBER, FIXED64, SIZED, FIXED32 = 0, 1, 2, 5
+KIND = 7
+#: The bits of a tag, and of a length; a number has 64.
+_TAG_BITS = 32
 
 
 def sized(number: int, content: bytes) -> bytes:
@@ -20,7 +24,7 @@ def sized(number: int, content: bytes) -> bytes:
     >>> sized(1, b"m"), sized(2, b"")
     (b'\\n\\x01m', b'')
     """
-    return varint(number << 3 | _SIZED) + varint(len(content)) + content if content else b""
+    return varint(number << 3 | SIZED) + varint(len(content)) + content if content else b""
 
 
 def packed(number: int, values: Sequence[int]) -> bytes:
@@ -37,14 +41,14 @@ def fields(data: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
     try:
         while at < end:
             first = at
-            tag, at = number_at(data, at)
-            kind = tag & 7
-            if kind == _SIZED:
-                size, at = number_at(data, at)
-            elif kind == _NUMBER:
+            tag, at = number_at(data, at, _TAG_BITS)
+            kind = tag & KIND
+            if kind == SIZED:
+                size, at = number_at(data, at, _TAG_BITS)
+            elif kind == NUMBER:
                 size = number_at(data, at)[1] - at
-            elif kind in (_FIXED32, _FIXED64):
-                size = 4 if kind == _FIXED32 else 8
+            elif kind in (FIXED32, FIXED64):
+                size = 4 if kind == FIXED32 else 8
             else:
                 raise ValueError("a group, which no message here has")
             yield tag >> 3, first, at, at + size
@@ -67,15 +71,19 @@ def numbers(data: bytes, begin: int, end: int) -> list[int]:
     return found
 
 
-def number_at(data: bytes | memoryview, at: int) -> tuple[int, int]:
-    """The number at ``at``, and the place behind it. Raises IndexError, or ValueError."""
+def number_at(data: bytes | memoryview, at: int, bits: int = 64) -> tuple[int, int]:
+    """The number of at most ``bits`` bits at ``at``, and the place behind it. Raises IndexError, or ValueError."""
     byte = data[at]
+    if byte < 0x80:
+        return byte, at + 1
     value, shift = byte & 0x7F, 7
     while byte & 0x80:
+        if shift >= bits:
+            raise ValueError(f"a number of more than {bits} bits")
         at += 1
         byte = data[at]
         value |= (byte & 0x7F) << shift
         shift += 7
-        if shift > 70:
-            raise ValueError("a number of more than ten bytes")
+    if value >> bits:
+        raise ValueError(f"a number of more than {bits} bits")
     return value, at + 1
