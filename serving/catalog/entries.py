@@ -63,6 +63,11 @@ class Entry:
         return tuple(model.version for model in self.ready)
 
     @property
+    def digests(self) -> tuple[str, ...]:
+        """For each of these versions, what tells apart the contents of its files."""
+        return tuple(model.digest for model in self.ready)
+
+    @property
     def ready(self) -> list[Model]:
         """The versions that can answer, in ascending order."""
         return [v.model for _, v in sorted(self.versions.items()) if v.state == READY and v.model]

@@ -28,6 +28,8 @@ class Served(NamedTuple):
     reason: str
     #: Whether requests load it: then ``versions`` are all that were there, and ``config`` is empty.
     lazy: bool = False
+    #: For each of ``versions``, what tells apart the contents of its files; empty: any will do.
+    digests: tuple[str, ...] = ()
 
 
 def served(entries: Mapping[str, Entry]) -> Iterator[Served]:
@@ -36,7 +38,8 @@ def served(entries: Mapping[str, Entry]) -> Iterator[Served]:
         if entry.wanted and entry.lazy:
             yield Served(name, entry.present, b"", "", True)
         elif entry.wanted and (entry.ready or not entry.loading):
-            yield Served(name, entry.answering, entry.written, "" if entry.ready else entry.because)
+            reason = "" if entry.ready else entry.because
+            yield Served(name, entry.answering, entry.written, reason, digests=entry.digests)
 
 
 class Following:
@@ -80,6 +83,7 @@ class Following:
             and not model.lazy
             and bool(model.versions)
             and (entry.answering, entry.written) == (model.versions, model.config)
+            and not _changed(model, entry)
         )
 
     def plan(self, name: str) -> tuple[mc.ModelConfig, list[int]] | None:
@@ -107,9 +111,13 @@ class Following:
                 continue
             absent = sorted(set(model.versions) - set(entry.answering if entry else ()))
             if absent:
-                which = f"{quoted(name)} version {', '.join(map(str, absent))}"
                 because = entry.because if entry else ""
-                found[name] = f"{which}, which the other workers serve, cannot be loaded{because}"
+                found[name] = f"{_which(name, absent)}, which the other workers serve, cannot be loaded{because}"
+            elif entry is not None and (changed := _changed(model, entry)):
+                found[name] = (
+                    f"{_which(name, changed)} has changed on disk since the other workers loaded it: load the model "
+                    "again in all workers (SIGHUP or RepositoryModelLoad), or put the old files back"
+                )
         return found
 
     def behind(self, repository: Repository) -> list[str]:
@@ -122,6 +130,17 @@ class Following:
         folders = repository.models()
         names = sorted({*self._models, *folders})
         return [name for name in names if not _is_as(self._models.get(name), folders.get(name))]
+
+
+def _which(name: str, versions: Iterable[int]) -> str:
+    return f"{quoted(name)} version {', '.join(map(str, versions))}"
+
+
+def _changed(model: Served, entry: Entry) -> list[int]:
+    """The versions that ``entry`` has from other contents of their files than ``model``."""
+    theirs = dict(zip(model.versions, model.digests, strict=False))
+    ours = zip(entry.answering, entry.digests, strict=True)
+    return [number for number, digest in ours if theirs.get(number, digest) != digest]
 
 
 def _is_as(model: Served | None, folder: ModelFolder | None) -> bool:

@@ -12,9 +12,10 @@ from typing import TypeVar
 
 from normfold.protos import model_config as mc
 from normfold.serving.catalog.load import LoadOptions, load
+from normfold.serving.catalog.load_files import digest, needed
 from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.repository import Files
-from normfold.serving.catalog.trial import Trials, needed
+from normfold.serving.catalog.trial import Trials
 from normfold.serving.errors import ServingError, StartError, Unavailable
 from normfold.serving.rpc.traffic import EXITING
 from normfold.serving.scheduling.inline import hop_seconds
@@ -82,7 +83,10 @@ class Loader:
         with self._alone:  # so that the run times of one model are not measured while another one loads
             if self._closed:
                 raise Unavailable(EXITING)
-            return load(folder, written, version, self._options, self._executor)
+            files = needed(folder, written, version)
+            model = load(files, written, version, self._options, self._executor)
+            model.digest = digest(files, written, version)
+            return model
 
     def rest(self) -> None:
         """The loads of the start are done: keep no process for further trials."""

@@ -51,6 +51,8 @@ class Model:
         """
         self.name, self.version, self.config, self.contract, self.session = name, version, settings, contract, session
         self.statistics = Statistics()
+        #: What tells apart the contents of the files that it was loaded from; as ``load_files.digest`` gives it.
+        self.digest = ""
         #: The memory that it takes while nothing runs, in bytes; as far as it is known.
         self.memory_bytes = 0
         self._made_ns = time.perf_counter_ns()

@@ -9,17 +9,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from normfold.serving.catalog.hints import meant
+from normfold.serving.catalog.manifests import check_manifest
 from normfold.serving.catalog.plain_files import is_file, is_there, read_plain, why
-from normfold.serving.errors import ConfigError, LoadError, StartError, UnsafeModel
+from normfold.serving.errors import ConfigError, LoadError, StartError
 
 CONFIG_FILE = "config.pbtxt"
 MANIFEST_FILE = "manifest.json"
@@ -36,6 +36,11 @@ class Files(Protocol):
     @property
     def name(self) -> str:
         """The model's name."""
+        ...
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of the files that were read, by path, where it is known already."""
         ...
 
     def config_text(self) -> str | None:
@@ -65,6 +70,14 @@ class SentFolder:
 
     name: str
     files: Mapping[str, bytes]
+    #: The SHA-256 of the files by path, as far as it was asked for.
+    digests: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def sha256(self, path: str) -> str:
+        """The SHA-256 of the file ``path``, in hexadecimal; computed once."""
+        if path not in self.digests:
+            self.digests[path] = hashlib.sha256(self.files[path]).hexdigest()
+        return self.digests[path]
 
     def config_text(self) -> str | None:
         """None, because the configuration came in the request too."""
@@ -98,6 +111,8 @@ class ModelFolder:
     path: Path
     #: The folder that no link may lead out of; None: ``path``.
     root: Path | None = None
+    #: The SHA-256 of the files by path that were read and held to a manifest.
+    digests: dict[str, str] = field(default_factory=dict, compare=False)
 
     def config_text(self) -> str | None:
         """The content of config.pbtxt, or None. Raises LoadError when it cannot be read, or is not UTF-8 text."""
@@ -142,7 +157,8 @@ class ModelFolder:
     def _checked(self, version: int, filename: str) -> bytes:
         data = self._read(f"{version}/{filename}")
         if is_there(self.path / str(version) / MANIFEST_FILE):
-            check_manifest(self._read(f"{version}/{MANIFEST_FILE}"), filename, data)
+            manifest = self._read(f"{version}/{MANIFEST_FILE}")
+            self.digests[f"{version}/{filename}"] = check_manifest(manifest, filename, data)
         return data
 
     def read(self, filename: str) -> bytes:
@@ -278,22 +294,3 @@ def as_text(config: bytes) -> str:
         return config.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"config.pbtxt cannot be read: {why(error)}") from None
-
-
-def listed(manifest: bytes, filename: str) -> tuple[int, str]:
-    """The size and the SHA-256 that ``manifest`` has for ``filename``. Raises UnsafeModel where it has none."""
-    try:
-        entry = json.loads(manifest)["files"][filename]
-        return int(entry["bytes"]), str(entry["sha256"])
-    except (ValueError, OverflowError, KeyError, TypeError, RecursionError):
-        raise UnsafeModel(f"manifest.json does not list {filename} with its bytes and sha256") from None
-
-
-def check_manifest(manifest: bytes, filename: str, data: bytes) -> None:
-    """Raise UnsafeModel unless ``manifest`` lists ``filename`` with the size and SHA-256 of ``data``."""
-    size, digest = listed(manifest, filename)
-    if len(data) != size:
-        raise UnsafeModel(f"{filename} has {len(data)} bytes, manifest.json says {size}: the file was cut or changed")
-    actual = hashlib.sha256(data).hexdigest()
-    if actual != digest.lower():
-        raise UnsafeModel(f"{filename} has SHA-256 {actual}, manifest.json says {digest}: the file was changed")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from normfold.manifest import manifest
 from normfold.serving.access.signatures import SIGNATURE_FILE
+from normfold.serving.catalog.manifests import check_manifest
 from normfold.serving.catalog.plain_files import why
-from normfold.serving.catalog.repository import MANIFEST_FILE, ModelFolder, check_manifest
+from normfold.serving.catalog.repository import MANIFEST_FILE, ModelFolder
 from normfold.serving.errors import LoadError, UnsafeModel
 
 

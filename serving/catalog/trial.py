@@ -25,12 +25,10 @@ from typing import BinaryIO, cast
 
 from normfold.protos import model_config as mc
 from normfold.serving import errors
-from normfold.serving.catalog import config
 from normfold.serving.catalog.load import LoadOptions
-from normfold.serving.catalog.repository import GOLDEN_FILE, Files, SentFolder
+from normfold.serving.catalog.repository import SentFolder
 from normfold.serving.catalog.trial_memory import TrialMemory
 from normfold.serving.catalog.trial_process import TrialFile, TrialJob, write_job
-from normfold.serving.catalog.warmup import FOLDER
 from normfold.serving.errors import LoadError, Unavailable
 from normfold.serving.process import children
 from normfold.serving.rpc.traffic import EXITING
@@ -65,18 +63,6 @@ class LoadLimits:
         return self.bytes or BASE_BYTES + TIMES_FILES * file_bytes
 
 
-def needed(folder: Files, written: mc.ModelConfig, version: int) -> SentFolder:
-    """The files that a load of ``version`` reads, in memory: what is tried is what is loaded. Raises LoadError."""
-    filename = written.default_model_filename or config.MODEL_FILE
-    files = {f"{version}/{filename}": folder.read_model(version, filename)}
-    if (golden := folder.read_golden(version)) is not None:
-        files[f"{version}/{GOLDEN_FILE}"] = golden
-    names = [output.label_filename for output in written.output if output.label_filename]
-    for warmup in written.model_warmup:
-        names += [f"{FOLDER}/{each.input_data_file}" for each in warmup.inputs.values() if each.input_data_file]
-    return SentFolder(folder.name, files | {name: folder.read(name) for name in names})
-
-
 class Trials:
     """Tries loads in processes of their own; ``check`` may be called from several threads at once."""
 
@@ -109,7 +95,7 @@ class Trials:
             options.allow_unproved_sizes,
             options.budget.limit_bytes if options.budget else 0,
         )
-        mark = self._mark(job)
+        mark = self._mark(job, folder)
         with suppress(OSError):  # a cache that cannot be read, such as another user's, remembers nothing
             if mark is not None and mark.exists():
                 return
@@ -185,13 +171,13 @@ class Trials:
                 return
         child.end()
 
-    def _mark(self, job: TrialJob) -> Path | None:
-        """The file that says that ``job`` passed."""
+    def _mark(self, job: TrialJob, folder: SentFolder) -> Path | None:
+        """The file that says that ``job`` passed, whose files are those of ``folder``."""
         if self._folder is None:
             return None
         about = [installed_runtimes(), job.version, str(job.device), job.cpus, job.threads, job.allow_unproved_sizes]
         about += [job.limit_bytes, self._limits.seconds, self._limits.bytes, hashlib.sha256(job.config).hexdigest()]
-        about += [(file.path, hashlib.sha256(file.data).hexdigest()) for file in job.files]
+        about += [(file.path, folder.sha256(file.path)) for file in job.files]
         return self._folder / hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 

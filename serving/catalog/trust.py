@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from normfold.serving.access.signatures import SIGNATURE_FILE, statement, verify
+from normfold.serving.catalog.manifests import check_manifest
 from normfold.serving.catalog.repository import (
     CONFIG_FILE,
     GOLDEN_FILE,
@@ -14,7 +15,6 @@ from normfold.serving.catalog.repository import (
     Files,
     ModelFolder,
     as_text,
-    check_manifest,
 )
 from normfold.serving.errors import LoadError, UnsafeModel
 from normfold.serving.wording import quoted
@@ -62,6 +62,11 @@ class TrustedFolder:
     def name(self) -> str:
         """The model's name."""
         return self._files.name
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of the files that were read, by path, where it is known already."""
+        return self._files.digests
 
     def remark(self, version: int) -> str:
         """What the index says about a version that is in service; mostly nothing."""

@@ -22,8 +22,9 @@ from pathlib import Path
 
 from normfold.cache_folder import cache_folder
 from normfold.plain_file import read_plain_file
+from normfold.serving.catalog.manifests import check_manifest, listed
 from normfold.serving.catalog.plain_files import MOST_BYTES, why
-from normfold.serving.catalog.repository import MANIFEST_FILE, check_manifest, is_plain, listed
+from normfold.serving.catalog.repository import MANIFEST_FILE, is_plain
 from normfold.serving.errors import StartError, UnsafeModel
 from normfold.serving.process.said_once import SaidOnce
 from normfold.serving.remote.store import RemoteError, RemoteObject, Store

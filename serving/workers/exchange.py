@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -78,7 +79,10 @@ class Exchange:
 
     @property
     def serve(self) -> Serve:
-        """What a worker that starts now is to load: for each model the report that has the highest versions."""
+        """What a worker that starts now is to load: for each model the report that has the highest versions.
+
+        While no worker listens, it may load whatever the files of these versions are now: no other answer is given.
+        """
         best: dict[str, ServedModel] = {}
         for worker in self.listening:
             for model in worker.served:
@@ -87,6 +91,8 @@ class Exchange:
                     best[model.name] = model
         if self.listening:
             self._served = tuple(best.values())
+        elif self._served is not None:
+            return Serve(tuple(dataclasses.replace(model, digests=()) for model in self._served))
         return Serve(self._served)
 
     async def join(self, worker: WorkerProcess) -> bool:

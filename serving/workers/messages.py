@@ -45,6 +45,8 @@ class ServedModel:
     reason: str
     #: Whether requests load it: then ``versions`` are all that were there, and ``config`` is empty.
     lazy: bool = False
+    #: For each of ``versions``, what tells apart the contents of its files; empty: any will do.
+    digests: tuple[str, ...] = ()
 
 
 # From the supervisor to a worker.

@@ -398,6 +398,23 @@ def test_a_worker_without_a_model_that_the_others_serve_takes_no_connections(sta
     assert any("could not start: 'm' version 1, which the other workers serve" in line for line in server.lines)
 
 
+def test_a_version_that_was_overwritten_in_place_has_one_answer_in_all_workers(start, own):
+    def answers(server):
+        with connections(server.address) as channels:
+            return {np.frombuffer(infer(channel).raw_output_contents[0], np.float32)[0] for channel in channels}
+
+    with start(own, *TWO) as server:
+        before = answers(server)
+        write_model(own / "m", SCALE.replace("FACTOR", "7.0"))
+        os.kill(workers(server)[1], signal.SIGKILL)
+        wait_until(lambda: any("could not start: 'm' version 1 has changed on disk" in line for line in server.lines))
+        assert answers(server) == before
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(listeners(server.address)) == 2, 120)
+        (after,) = answers(server)
+        assert after != before.pop()
+
+
 def test_a_hang_up_ends_no_worker(start, own):
     with start(own, *TWO) as server, connections(server.address) as channels:
         before = workers(server)

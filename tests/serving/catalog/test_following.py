@@ -108,6 +108,45 @@ def test_one_of_several_versions_that_is_gone_is_missed(catalog, tmp_path, model
     assert sentence.startswith("'m' version 1, which the other workers serve, cannot be loaded (version 1: ")
 
 
+def test_a_version_that_was_overwritten_in_place_is_not_served_beside_the_first_one(catalog, tmp_path, models):
+    first, later, last = catalog(), catalog(), catalog()
+    asyncio.run(first.load_all())
+    models.write(tmp_path / "m", models.scale(9.0))
+    later.following.follow(served(first.entries))
+    asyncio.run(later.load_all())
+    (sentence,) = later.following.end(later.entries).values()
+    assert sentence.startswith("'m' version 1 has changed on disk since the other workers loaded it: load the model")
+
+    asyncio.run(first.load("m"))
+    last.following.follow(served(first.entries))
+    asyncio.run(last.load_all())
+    assert last.following.end(last.entries) == {}
+
+
+def test_a_load_of_all_workers_is_repeated_where_this_one_has_read_the_files_before(catalog, tmp_path, models):
+    first, later = catalog(), catalog()
+    asyncio.run(first.load_all())
+    later.following.follow(served(first.entries))
+    asyncio.run(later.load_all())
+    models.write(tmp_path / "m", models.scale(9.0))
+    asyncio.run(first.load("m"))
+    later.following.follow(served(first.entries))
+    for name in ("m", "n"):
+        before = later.find(name, "")
+        asyncio.run(later.load(name))
+        assert (later.find(name, "") is before) == (name == "n")
+    assert later.following.end(later.entries) == {}
+
+
+def test_whatever_the_files_are_now_is_served_where_nobody_answers_from_the_old_ones(catalog, tmp_path, models):
+    first, later = catalog(), catalog()
+    asyncio.run(first.load_all())
+    models.write(tmp_path / "m", models.scale(9.0))
+    later.following.follow([model._replace(digests=()) for model in served(first.entries)])
+    asyncio.run(later.load_all())
+    assert later.following.end(later.entries) == {}
+
+
 def test_a_worker_that_starts_again_does_without_a_model_that_is_gone(tmp_path, models):
     models.write(tmp_path / "m", models.scale())
     config = ServerConfig(tmp_path, load_models=("gone", "m"))

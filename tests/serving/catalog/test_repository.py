@@ -14,7 +14,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from normfold.protos import onnx_file as subset
-from normfold.serving.catalog.repository import ModelFolder, Repository, SentFolder, check_manifest
+from normfold.serving.catalog.manifests import check_manifest
+from normfold.serving.catalog.repository import ModelFolder, Repository, SentFolder
 from normfold.serving.errors import ConfigError, LoadError, StartError, UnsafeModel
 from normfold.serving.runtime import onnx_file
 

@@ -21,11 +21,10 @@ from tests.waiting import wait_until
 from normfold.protos import grpc_service as pb
 from normfold.protos import model_config as mc
 from normfold.serving.catalog import trial
-from normfold.serving.catalog.config import parse
 from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.loader import Loader
-from normfold.serving.catalog.repository import ModelFolder, SentFolder
-from normfold.serving.catalog.trial import LoadLimits, Trials, needed
+from normfold.serving.catalog.repository import SentFolder
+from normfold.serving.catalog.trial import LoadLimits, Trials
 from normfold.serving.catalog.trial_memory import PROCESS_BYTES, TrialMemory
 from normfold.serving.errors import LoadError, Unavailable, UnsafeModel
 from normfold.serving.process import children
@@ -369,21 +368,6 @@ def _runs(pid):
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def test_what_is_tried_is_what_is_loaded(tmp_path, models):
-    config = parse(
-        'output { name: "y" label_filename: "labels.txt" } model_warmup { name: "w" inputs { key: "x" value '
-        '{ data_type: TYPE_FP32 dims: 4 input_data_file: "data" } } }'
-    )
-    models.write(tmp_path, models.scale())
-    (tmp_path / "labels.txt").write_text("a", encoding="utf-8")
-    (tmp_path / "warmup").mkdir()
-    (tmp_path / "warmup" / "data").write_bytes(b"1234")
-    found = needed(ModelFolder("m", tmp_path), config, 1)
-    assert set(found.files) == {"1/model.onnx", "labels.txt", "warmup/data"}
-    models.write(tmp_path, b"another")
-    assert found.read_model(1, "model.onnx") == models.scale()
 
 
 def test_other_models_load_and_answer_while_one_never_ends(serve, tmp_path, models, ask, frontend):

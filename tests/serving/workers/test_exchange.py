@@ -285,6 +285,22 @@ def test_a_worker_that_starts_later_gets_what_the_others_serve():
     assert Exchange(1).serve == Serve(None)
 
 
+def test_while_no_worker_listens_the_contents_of_the_files_are_left_to_the_disk():
+    read = ServedModel("m", (1,), b"c", "", digests=("d",))
+
+    async def scenario(exchange, one, two):
+        for worker in (one, two):
+            exchange.handle(worker, InService((read,)))
+        exchange.leave(one)
+        assert exchange.serve == Serve((read,))
+        exchange.leave(two)
+        assert exchange.serve == Serve((V1,))
+        assert await exchange.join(Worker(1, (read,)))
+        assert exchange.serve == Serve((read,))
+
+    play(scenario)
+
+
 class Healthy:
     async def check(self, request):
         return hp.HealthCheckResponse(status=hp.HealthCheckResponse.SERVING)

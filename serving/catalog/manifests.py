@@ -1,0 +1,28 @@
+"""What manifest.json says of the files of a version, and whether they are these files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from normfold.serving.errors import UnsafeModel
+
+
+def listed(manifest: bytes, filename: str) -> tuple[int, str]:
+    """The size and the SHA-256 that ``manifest`` has for ``filename``. Raises UnsafeModel where it has none."""
+    try:
+        entry = json.loads(manifest)["files"][filename]
+        return int(entry["bytes"]), str(entry["sha256"])
+    except (ValueError, OverflowError, KeyError, TypeError, RecursionError):
+        raise UnsafeModel(f"manifest.json does not list {filename} with its bytes and sha256") from None
+
+
+def check_manifest(manifest: bytes, filename: str, data: bytes) -> str:
+    """The SHA-256 of ``data``. Raises UnsafeModel unless ``manifest`` lists ``filename`` with it and with the size."""
+    size, digest = listed(manifest, filename)
+    if len(data) != size:
+        raise UnsafeModel(f"{filename} has {len(data)} bytes, manifest.json says {size}: the file was cut or changed")
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != digest.lower():
+        raise UnsafeModel(f"{filename} has SHA-256 {actual}, manifest.json says {digest}: the file was changed")
+    return actual
