@@ -55,6 +55,8 @@ class Polling:
         self._repository, self._catalog = repository, catalog
         self._files = FileThread("normfold-poll")
         self._now = asyncio.Event()
+        #: What is called after the next look that somebody asked for.
+        self._asked: list[Callable[[], None]] = []
         self._said = SaidOnce(log)
 
     def share(self, methods: Sequence[Method]) -> None:
@@ -83,23 +85,27 @@ class Polling:
         """Count these models as changed, because they could not be loaded. Call it before ``run``."""
         self._changes.forget(names)
 
-    def look_now(self) -> None:
-        """Look as soon as possible."""
+    def look_now(self, looked: Callable[[], None] = lambda: None) -> None:
+        """Look as soon as possible, and call ``looked`` when what has changed was loaded."""
+        self._asked.append(looked)
         self._now.set()
 
     async def run(self) -> None:
         """Poll until this is cancelled."""
         while True:
-            if await self._wait():  # what changed just now shows at the second look whether it is whole
+            asked = await self._wait()
+            if asked:  # what changed just now shows at the second look whether it is whole
                 await self._look()
                 await asyncio.sleep(SETTLED_SECONDS)
             await self._look()
+            for looked in asked:
+                looked()
 
-    async def _wait(self) -> bool:
-        """Wait until it is time to look; whether somebody asked for it."""
+    async def _wait(self) -> list[Callable[[], None]]:
+        """Wait until it is time to look; what to call then, if somebody asked for it."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._now.wait(), self._seconds or None)
-        asked = self._now.is_set()
+        asked, self._asked = self._asked, []
         self._now.clear()
         return asked
 

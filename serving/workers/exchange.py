@@ -14,7 +14,9 @@ from normfold.serving.workers.messages import (
     CountersChanged,
     InService,
     Listening,
+    Looked,
     LookForChanges,
+    LookNow,
     ModelsReady,
     Performed,
     Remember,
@@ -64,6 +66,8 @@ class Exchange:
         self.complete = False
         #: The worker that looks for changes of the repository; None while no worker can.
         self.looking: WorkerProcess | None = None
+        #: How often somebody asked to look now, and the last of these times for which a worker has looked.
+        self._asked, self._looked = 0, 0
         #: Whether the server stops: then no other worker takes the place of one that looked.
         self.stopping = False
 
@@ -134,7 +138,9 @@ class Exchange:
         self._send_readiness()
 
     def handle(
-        self, worker: WorkerProcess, message: Performed | AskAll | CountersChanged | ModelsReady | InService | Listening
+        self,
+        worker: WorkerProcess,
+        message: Performed | AskAll | CountersChanged | ModelsReady | InService | Looked | Listening,
     ) -> None:
         """Do what a message of ``worker`` asks for."""
         match message:
@@ -152,6 +158,8 @@ class Exchange:
                 self._send_readiness()
             case InService():
                 worker.served = message.models
+            case Looked():
+                self._looked = message.number
             case Listening():
                 worker.listening.set_result(True)
 
@@ -220,6 +228,14 @@ class Exchange:
         if self.looking is None and self.complete and self.listening and not self.stopping:
             self.looking = self.listening[0]
             self.looking.link.send(LookForChanges())
+            if self._looked < self._asked:
+                self.looking.link.send(LookNow(self._asked))
+
+    def look_now(self) -> None:
+        """Have a worker look for changes now; if there is none that can, or it ends before, the next one does."""
+        self._asked += 1
+        if self.looking is not None:
+            self.looking.link.send(LookNow(self._asked))
 
     def _send_readiness(self) -> None:
         for worker in self._joined.values():

@@ -109,10 +109,19 @@ class StartListening:
 
 @dataclass(frozen=True)
 class LookForChanges:
-    """From now on look for changes of the repository, for all workers; at once when SIGHUP comes."""
+    """From now on look for changes of the repository, for all workers."""
 
 
-ToWorker = Perform | AllAnswered | ServerReady | RestoreCounters | Serve | Ping | StartListening | LookForChanges
+@dataclass(frozen=True)
+class LookNow:
+    """Look for changes as soon as possible; the answer is ``Looked`` with the same number."""
+
+    number: int
+
+
+ToWorker = (
+    Perform | AllAnswered | ServerReady | RestoreCounters | Serve | Ping | StartListening | LookForChanges | LookNow
+)
 
 
 # From a worker to the supervisor.
@@ -163,6 +172,13 @@ class InService:
 
 
 @dataclass(frozen=True)
+class Looked:
+    """The worker has looked for changes since the ``LookNow`` with the same number came, and had them loaded."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class Pong:
     """The answer to ``Ping``."""
 
@@ -191,5 +207,14 @@ class StartFailed:
 
 
 ToSupervisor = (
-    AskAll | Performed | ModelsReady | CountersChanged | InService | Pong | ModelsLoaded | Listening | StartFailed
+    AskAll
+    | Performed
+    | ModelsReady
+    | CountersChanged
+    | InService
+    | Looked
+    | Pong
+    | ModelsLoaded
+    | Listening
+    | StartFailed
 )

@@ -83,8 +83,6 @@ class Supervisor:
         self._processes: dict[int, WorkerProcess] = {}
         self._stop = asyncio.Event()
         self._announced = False
-        #: Whether SIGHUP came when no worker could look.
-        self._hung_up = False
 
     async def run(self, on_ready: Callable[[Started], None]) -> bool:
         """Serve until SIGTERM or Ctrl-C; whether every worker answered the requests that were under way.
@@ -95,7 +93,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
-        loop.add_signal_handler(signal.SIGHUP, self._on_hang_up)
+        loop.add_signal_handler(signal.SIGHUP, self._exchange.look_now)
         stopped = asyncio.create_task(self._stop.wait())
         keepers = [asyncio.create_task(self._keep(number, on_ready)) for number in range(1, self._count + 1)]
         try:
@@ -126,13 +124,6 @@ class Supervisor:
             os._exit(1)
         self._exchange.stopping = True
         self._stop.set()
-
-    def _on_hang_up(self) -> None:
-        """Let the worker that looks for changes of the repository look now; if there is none, as soon as there is."""
-        looking = self._exchange.looking
-        self._hung_up = looking is None
-        if looking is not None:
-            looking.send_signal(signal.SIGHUP)
 
     def _signal(self, number: signal.Signals) -> None:
         for worker in self._processes.values():
@@ -225,8 +216,6 @@ class Supervisor:
 
     async def _join(self, worker: WorkerProcess, on_ready: Callable[[Started], None]) -> None:
         listens = await self._exchange.join(worker)
-        if self._hung_up:
-            self._on_hang_up()
         if listens and self._exchange.complete and not self._announced:
             self._announced = True
             on_ready(

@@ -35,7 +35,7 @@ REPORT_SECONDS = 1.0
 def main() -> None:
     """Run the worker that the command line describes."""
     faulthandler.enable()  # a crash of a library is no silent end
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can look; the supervisor passes it on
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can look; it mostly comes to the supervisor
     number, descriptor, text, *again = sys.argv[1:]
     config = ServerConfig.from_json(text)
     logs = LogSettings(config.log_level)
@@ -90,7 +90,7 @@ async def _work(number: int, descriptor: int, config: ServerConfig, logs: LogSet
 
 async def _attend(others: WorkerLink, server: Server, stop: asyncio.Event) -> None:
     try:
-        await others.attend(server.catalog, server.snapshots, server.look)
+        await others.attend(server.catalog, server.snapshots, server.look, server.polling.look_now)
     finally:
         stop.set()
 

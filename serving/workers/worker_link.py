@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from google.protobuf.message import Message
 
@@ -24,7 +25,9 @@ from normfold.serving.workers.messages import (
     AskAll,
     CountersChanged,
     InService,
+    Looked,
     LookForChanges,
+    LookNow,
     ModelsReady,
     Perform,
     Performed,
@@ -138,8 +141,17 @@ class WorkerLink:
 
         catalog.on_change(report)
 
-    async def attend(self, catalog: Catalog, snapshots: Snapshots, look: Callable[[], None]) -> None:
-        """Do what the supervisor asks for, until it closes the connection; ``look`` starts to look for changes."""
+    async def attend(
+        self,
+        catalog: Catalog,
+        snapshots: Snapshots,
+        look: Callable[[], None],
+        look_now: Callable[[Callable[[], None]], None],
+    ) -> None:
+        """Do what the supervisor asks for, until it closes the connection.
+
+        ``look`` starts to look for changes; ``look_now`` looks as soon as possible, and calls what it is given then.
+        """
         while (message := await self._link.receive()) is not None:
             match message:
                 case Perform():
@@ -169,6 +181,8 @@ class WorkerLink:
                     self.listen.set()
                 case LookForChanges():
                     look()
+                case LookNow():
+                    look_now(partial(self._link.send, Looked(message.number)))
         for future in self._asked.values():
             if not future.done():
                 future.set_exception(Unavailable(EXITING))

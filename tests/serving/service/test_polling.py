@@ -233,3 +233,25 @@ def test_a_model_that_a_worker_could_not_load_is_tried_again(root):
 
     asyncio.run(run())
     assert load.names == ["n"]
+
+
+def test_whoever_asks_for_a_look_is_told_when_what_has_changed_was_loaded(root, models, monkeypatch):
+    monkeypatch.setattr(polling, "SETTLED_SECONDS", 0.001)
+    told = []
+
+    async def run():
+        load = Asked()
+        one = Polling(Repository(root), Everything(), 0.0)
+        one.share([load, Asked()])
+        await one.begin()
+        models.write(root / "n", models.scale(3.0), 2)
+        task = asyncio.create_task(one.run())
+        one.look_now(lambda: told.append(list(load.names)))
+        one.look_now()
+        async with asyncio.timeout(20):
+            while not told:
+                await asyncio.sleep(0.001)
+        task.cancel()
+
+    asyncio.run(run())
+    assert told == [["n"]]

@@ -14,7 +14,9 @@ from normfold.serving.workers.messages import (
     AllAnswered,
     AskAll,
     InService,
+    Looked,
     LookForChanges,
+    LookNow,
     ModelsReady,
     Remember,
     Serve,
@@ -223,6 +225,23 @@ def test_no_worker_begins_to_look_while_the_server_stops():
         exchange.stopping = True
         exchange.leave(one)
         assert LookForChanges() not in two.sent
+
+    play(scenario)
+
+
+def test_a_worker_that_is_asked_to_look_and_ends_before_it_has_looked_leaves_it_to_the_next():
+    async def scenario(exchange, one, two):
+        exchange.look_now()
+        exchange.look_now()
+        exchange.handle(one, Looked(1))
+        assert [one.sent.count(LookNow(1)), one.sent.count(LookNow(2))] == [1, 1]
+        exchange.leave(one)
+        assert two.sent[-2:] == [LookForChanges(), LookNow(2)]
+        exchange.handle(two, Looked(2))
+        assert await exchange.join(Worker(1))
+        exchange.leave(two)
+        assert exchange.looking.sent.count(LookForChanges()) == 1
+        assert not any(isinstance(message, LookNow) for message in exchange.looking.sent)
 
     play(scenario)
 

@@ -15,7 +15,9 @@ from normfold.serving.workers.messages import (
     CountersChanged,
     InService,
     Listening,
+    Looked,
     LookForChanges,
+    LookNow,
     ModelsLoaded,
     ModelsReady,
     Perform,
@@ -43,6 +45,7 @@ TO_WORKER = [
     Ping(),
     StartListening(False),
     LookForChanges(),
+    LookNow(3),
 ]
 TO_SUPERVISOR = [
     AskAll(7, "/a.B/C", BIG, True, (Remember(("model", "ü\n"), b"one"), Remember(("region",), None))),
@@ -50,6 +53,7 @@ TO_SUPERVISOR = [
     ModelsReady(False),
     CountersChanged("m", "1", b"\x00"),
     InService((ServedModel("m", (1,), b"x", ""),)),
+    Looked(3),
     Pong(),
     ModelsLoaded((("m version 1", True), ("n was not loaded", False))),
     Listening(),

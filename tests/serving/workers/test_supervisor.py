@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,14 @@ import pytest
 from normfold.serving.errors import WorkersError
 from normfold.serving.settings import ServerConfig
 from normfold.serving.workers import supervisor as supervisors
-from normfold.serving.workers.messages import Listening, LookForChanges, ModelsLoaded, StartFailed, StartListening
+from normfold.serving.workers.messages import (
+    Listening,
+    LookForChanges,
+    LookNow,
+    ModelsLoaded,
+    StartFailed,
+    StartListening,
+)
 from normfold.serving.workers.process import WorkerProcess
 from normfold.serving.workers.supervisor import Supervisor
 
@@ -38,19 +46,23 @@ class Link:
 
 
 class Fake(WorkerProcess):
-    """A worker without a process; a signal other than SIGHUP ends it."""
+    """A worker without a process; a signal ends it."""
 
     def __init__(self, number):
         self.ended = asyncio.get_running_loop().create_future()
         super().__init__(number, SimpleNamespace(wait=self.wait), Link())
         self.signals = []
 
+    @property
+    def looks(self):
+        return [message for message in self.link.sent if isinstance(message, LookNow)]
+
     async def wait(self):
         return await asyncio.shield(self.ended)
 
     def send_signal(self, number):
         self.signals.append(number)
-        if number != signal.SIGHUP and not self.ended.done():
+        if not self.ended.done():
             self.link.messages.put_nowait(None)
             self.ended.set_result(0)
 
@@ -132,15 +144,19 @@ def test_a_hang_up_before_any_worker_listens_reaches_the_first_which_looks(monke
         made = {}
 
         async def start(number, config, again):
-            supervisor._on_hang_up()
+            if not made:
+                supervisor._exchange.look_now()
             made[number] = Fake(number)
             return made[number]
 
         monkeypatch.setattr(WorkerProcess, "start", start)
         running = await until_ready(supervisor)
-        assert [made[number].signals for number in (1, 2)] == [[signal.SIGHUP], []]
-        supervisor._on_hang_up()
-        assert [made[number].signals for number in (1, 2)] == [[signal.SIGHUP] * 2, []]
+        assert [made[number].looks for number in (1, 2)] == [[LookNow(1)], []]
+        os.kill(os.getpid(), signal.SIGHUP)
+        while len(made[1].looks) < 2 and not running.done():
+            await asyncio.sleep(0.001)
+        assert made[1].looks == [LookNow(1), LookNow(2)]
+        assert made[2].looks == []
         supervisor._on_signal()
         await asyncio.wait_for(running, 20)
 
@@ -163,8 +179,8 @@ def test_a_hang_up_reaches_another_worker_while_the_first_cannot_start(monkeypat
         made[1].send_signal(signal.SIGKILL)
         while supervisor._exchange.looking is not made[2] and not running.done():
             await asyncio.sleep(0.001)
-        supervisor._on_hang_up()
-        assert made[2].signals == [signal.SIGHUP]
+        supervisor._exchange.look_now()
+        assert made[2].looks == [LookNow(1)]
         assert [type(each) for each in made[2].link.sent].count(LookForChanges) == 1
         supervisor._on_signal()
         await asyncio.wait_for(running, 20)
@@ -175,11 +191,12 @@ def test_a_hang_up_reaches_another_worker_while_the_first_cannot_start(monkeypat
 def test_a_hang_up_between_two_lives_of_the_first_worker_is_for_the_second(monkeypatch, no_delay):
     async def run():
         supervisor = supervisor_of(1)
-        made = []
+        made, failed = [], []
 
         async def start(number, config, again):
-            if made and not supervisor._hung_up:
-                supervisor._on_hang_up()
+            if made and not failed:
+                failed.append(number)
+                supervisor._exchange.look_now()
                 raise no_process()
             assert again is bool(made)
             made.append(Fake(number))
@@ -188,9 +205,9 @@ def test_a_hang_up_between_two_lives_of_the_first_worker_is_for_the_second(monke
         monkeypatch.setattr(WorkerProcess, "start", start)
         running = await until_ready(supervisor)
         made[0].send_signal(signal.SIGKILL)
-        while (len(made) < 2 or not made[1].signals) and not running.done():
+        while (len(made) < 2 or not made[1].looks) and not running.done():
             await asyncio.sleep(0.001)
-        assert made[1].signals == [signal.SIGHUP]
+        assert made[1].looks == [LookNow(1)]
         supervisor._on_signal()
         await asyncio.wait_for(running, 20)
 

@@ -19,6 +19,8 @@ from normfold.serving.service.administration import Administration
 from normfold.serving.workers.exchange import Exchange
 from normfold.serving.workers.messages import (
     AllAnswered,
+    Looked,
+    LookNow,
     Perform,
     Performed,
     Serve,
@@ -65,7 +67,7 @@ class Worker:
         )
         self.methods = {method.name: method for method in others.share(own.methods())}
         snapshots = SimpleNamespace(failed_calls=list)
-        self.attending = asyncio.create_task(others.attend(self.catalog, snapshots, lambda: None))
+        self.attending = asyncio.create_task(others.attend(self.catalog, snapshots, lambda: None, None))
 
     async def ask(self, method: str, request):
         data = await self.methods[method].wire_unary(request.SerializeToString())
@@ -149,12 +151,28 @@ def test_a_worker_knows_what_is_lost_and_whether_it_may_listen_without_it(must_h
     async def run():
         link = WorkerLink(2, SimpleNamespace(receive=receive))
         catalog = SimpleNamespace(following=Following(), entries={}, changed=lambda: None)
-        await link.attend(catalog, None, lambda: None)
+        await link.attend(catalog, None, lambda: None, None)
         assert link.listen.is_set()
         return link.lost, link.must_have_all
 
     lost = {"m": "'m' version 1, which the other workers serve, cannot be loaded"}
     assert asyncio.run(run()) == (lost, must_have_all)
+
+
+def test_a_worker_reports_a_look_that_it_was_asked_for_when_the_look_is_over():
+    messages, sent, asked = iter([LookNow(3), None]), [], []
+
+    async def receive():
+        return next(messages)
+
+    async def run():
+        link = WorkerLink(2, SimpleNamespace(receive=receive, send=sent.append))
+        await link.attend(None, None, None, asked.append)
+
+    asyncio.run(run())
+    assert sent == []
+    asked[0]()
+    assert sent == [Looked(3)]
 
 
 def test_an_error_of_a_class_of_another_room_keeps_its_sentence_and_its_status():
