@@ -208,7 +208,7 @@ class Catalog:
             raise
         finally:
             if entry is not None:
-                entry.loading = False
+                entry.loading, entry.tried = False, True
                 if self._lazily is not None:
                     self._lazily.loaded(name, entry)
             if not asked or entry is None or entry.can_answer != before:

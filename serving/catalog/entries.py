@@ -40,6 +40,8 @@ class Entry:
     wanted: bool = False
     #: Whether a load is under way, or to come at the start.
     loading: bool = False
+    #: Whether a load of it has ended, well or not.
+    tried: bool = False
     #: The configuration, as its author wrote it, of the versions in service.
     written: bytes = b""
     #: Whether a version of it was ever in service.

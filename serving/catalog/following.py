@@ -37,7 +37,7 @@ def served(entries: Mapping[str, Entry]) -> Iterator[Served]:
     for name, entry in sorted(entries.items()):
         if entry.wanted and entry.lazy:
             yield Served(name, entry.present, b"", "", True)
-        elif entry.wanted and (entry.ready or not entry.loading):
+        elif entry.wanted and (entry.tried or not entry.loading):
             reason = "" if entry.ready else entry.because
             yield Served(name, entry.answering, entry.written, reason, digests=entry.digests)
 
