@@ -43,11 +43,23 @@ class Loader:
     async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
         """What ``function`` returns, called on a thread: nothing of a repository is read on the event loop.
 
-        Raises what it raises, and Unavailable after ``close``.
+        One that is cancelled first waits for the thread, which cannot be interrupted. So the lock of the model is held
+        for as long, and a client that leaves and asks again does not take one thread after the other.
+
+        Raises what ``function`` raises, and Unavailable after ``close``.
         """
         if self._closed:
             raise Unavailable(EXITING)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        job = self._threads.submit(function, *arguments)
+        done = asyncio.wrap_future(job)
+        done.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # the caller may have left
+        try:
+            await asyncio.wait([done])
+        except asyncio.CancelledError:
+            if not job.cancel() and not self._closed:
+                await asyncio.wait([done])
+            raise
+        return done.result()
 
     async def load_versions(
         self, folder: Files, written: mc.ModelConfig, numbers: Sequence[int], quiet: bool

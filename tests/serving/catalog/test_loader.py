@@ -3,16 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from normfold.protos import model_config as mc
 from normfold.serving.catalog import loader as loaders
+from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.loader import Loader
-from normfold.serving.errors import Unavailable
+from normfold.serving.catalog.repository import Repository
+from normfold.serving.errors import LoadError, LoadRefused, Unavailable
 from normfold.serving.runtime.devices import Device
+
+
+def test_a_load_whose_caller_leaves_keeps_its_place_until_its_thread_ends(tmp_path, models, monkeypatch):
+    models.write(tmp_path / "m", models.scale())
+    begun, gate = [], threading.Event()
+
+    def load(*arguments):
+        begun.append(arguments)
+        gate.wait(60)
+        raise LoadError("too late")
+
+    monkeypatch.setattr(loaders, "load", load)
+
+    async def run(executor):
+        catalog = Catalog(Repository(tmp_path), LoadOptions(Device("cpu"), cpus=1, hop_seconds=1.0), executor)
+        tries = []
+        for _ in range(3):
+            tries.append(asyncio.create_task(catalog.load("m")))
+            while not begun:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.01)
+            tries[-1].cancel()
+        await asyncio.sleep(0.05)
+        jobs = catalog._loader._threads._work_queue.qsize()
+        assert (len(begun), jobs, [each.done() for each in tries]) == (1, 0, [False, True, True])
+        gate.set()
+        await asyncio.wait(tries, timeout=20)
+        assert [each.cancelled() for each in tries] == [True, True, True]
+        with pytest.raises(LoadRefused, match="too late"):
+            await asyncio.wait_for(catalog.load("m"), 20)
+
+    with ThreadPoolExecutor(1) as executor:
+        asyncio.run(run(executor))
 
 
 def test_a_load_that_waits_for_its_turn_does_not_begin_after_the_close(monkeypatch):
