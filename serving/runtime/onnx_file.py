@@ -16,6 +16,7 @@ from normfold.plain_file import LFS_POINTER
 from normfold.protos import onnx_file as onnx
 from normfold.serving.errors import UnsafeModel
 from normfold.serving.runtime.run_length import numbers_decide
+from normfold.serving.wire.known_fields import known_fields
 
 #: Bytes 4 to 8 of an onnxruntime FlatBuffer.
 ORT_FORMAT = b"ORTM"
@@ -43,8 +44,8 @@ def check(data: bytes) -> FileFacts:
     if data.startswith(LFS_POINTER):
         raise UnsafeModel("the file is a pointer of Git LFS, and the model is elsewhere: get it with git lfs pull")
     try:
-        model = onnx.ModelProto.FromString(data)
-    except DecodeError:
+        model = onnx.ModelProto.FromString(known_fields(data, onnx.ModelProto.DESCRIPTOR))
+    except (ValueError, DecodeError):
         cut = "; it is cut short or damaged: write it again" if data[:1] == b"\x08" else ""  # as ONNX files begin
         raise UnsafeModel(f"the file is not an ONNX model: {len(data)} bytes that protobuf cannot read{cut}") from None
     if not model.HasField("graph"):
