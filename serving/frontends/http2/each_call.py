@@ -1,6 +1,6 @@
 """A stream with one answer to each message: a message is answered as soon as it is there, without iterators and tasks.
 
-messages    1  2  3  4  5 ...    at most EACH_IN_FLIGHT of them are under way
+messages    1  2  3  4  5 ...    at most EACH_IN_FLIGHT of them are under way, and UNSEEN before the first answer
 answers     1  -  3  4           in the order of the messages: 3 and 4 wait for 2, and count among what is held
 
 Fewer are under way if there is no room for their answers, each taken to be as large as the largest so far: the next
@@ -28,6 +28,9 @@ from normfold.serving.rpc.traffic import EXITING
 #: Messages that are taken before everything else has its turn.
 TURN_MESSAGES = 32
 
+#: Messages under way before the first answer shows how large they are: answers of up to 32 MB have room by default.
+UNSEEN = 8
+
 #: The details of the status of a stream whose answers, those that cannot be sent yet, are too many bytes.
 BEHIND = "too many bytes of answers wait for the client, or for an answer before them"
 
@@ -43,7 +46,7 @@ class EachCall(QueuedCall):
         self._pending: deque[bytes | asyncio.Future[Answer]] = deque()
         #: Whether answers may be there behind another one that are not counted yet.
         self._uncounted = False
-        #: The size of the largest answer so far, in bytes.
+        #: The size of the largest answer so far, in bytes; 0: there was none.
         self._largest = 0
         #: The bytes of answers that were counted, and for now are not: they are being sent, or will be counted again.
         self._released = 0
@@ -122,7 +125,7 @@ class EachCall(QueuedCall):
         under_way = len(self._pending)
         if not under_way:
             return False
-        if under_way >= EACH_IN_FLIGHT:
+        if under_way >= (EACH_IN_FLIGHT if self._largest else UNSEEN):
             return True
         expected = (under_way + 1) * self._largest
         # what waits in the socket may count twice: also as a part of an answer that has not left whole
@@ -138,7 +141,7 @@ class EachCall(QueuedCall):
         else:
             answered = self._begun(message)
         if isinstance(answered, bytes):
-            self._largest = max(self._largest, len(answered))
+            self._largest = max(self._largest, len(answered), 1)
             if self._pending:
                 self._pending.append(answered)
                 self._uncounted = True
@@ -177,7 +180,7 @@ class EachCall(QueuedCall):
 
     def _done(self, answer: asyncio.Future[Answer]) -> None:
         if _succeeded(answer):
-            self._largest = max(self._largest, len(answer.result()))
+            self._largest = max(self._largest, len(answer.result()), 1)
         if self._pending and (answer is not self._pending[0] or self._task is not None):
             self._uncounted = True
         self._next_soon()

@@ -14,7 +14,7 @@ from tests.serving.frontends.raw import Raw, message
 from tests.waiting import wait_until
 
 from normfold.serving.frontends.http2 import messages
-from normfold.serving.frontends.http2.each_call import TURN_MESSAGES
+from normfold.serving.frontends.http2.each_call import TURN_MESSAGES, UNSEEN
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.rpc.methods import EACH_IN_FLIGHT
 from normfold.serving.wire import http2_frames as h2
@@ -50,7 +50,7 @@ def test_an_error_ends_the_stream_behind_the_answers_before_it(start, frontend, 
 
 def test_at_most_so_many_messages_are_under_way(raw, served):
     raw.ask(1, None, "Each")
-    raw.send(h2.frame(h2.DATA, 0, 1, message(b"wait") * (EACH_IN_FLIGHT + 50)))
+    raw.send(h2.frame(h2.DATA, 0, 1, message(b"") + message(b"wait") * (EACH_IN_FLIGHT + 50)))
     wait_until(lambda: served.methods.waiting == EACH_IN_FLIGHT)
     raw.ask(3, message(b"hello"))
     assert raw.answer(3)[0] == message(b"hello")
@@ -59,6 +59,19 @@ def test_at_most_so_many_messages_are_under_way(raw, served):
     wait_until(lambda: served.methods.cancelled == EACH_IN_FLIGHT)
     assert raw.still_answers()
     wait_until(lambda: not served.frontend._service.holding.bytes)
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_few_messages_are_under_way_before_the_first_answer_shows_how_large_they_are(raw, served, empty):
+    raw.ask(1, None, "Each")
+    raw.send(h2.frame(h2.DATA, 0, 1, message(b"0.2") + message(b"wait") * EACH_IN_FLIGHT))
+    wait_until(lambda: served.methods.waiting == UNSEEN - 1)
+    assert served.methods.begun == 1
+    if empty:  # an empty one is an answer, too
+        raw.ask(3, None, "Each")
+        raw.send(h2.frame(h2.DATA, 0, 3, message(b"") + message(b"wait") * UNSEEN))
+        wait_until(lambda: served.methods.waiting >= UNSEEN - 1 + UNSEEN)
+    wait_until(lambda: served.methods.waiting == EACH_IN_FLIGHT + UNSEEN * empty)
 
 
 def test_many_messages_in_one_frame_do_not_keep_others_waiting(raw, served):
@@ -108,13 +121,13 @@ def test_a_server_that_ends_answers_what_has_begun_and_tells_the_client_to_go_el
 def test_what_comes_after_the_end_has_begun_is_not_answered_in_place_of_what_was_dropped(raw, served):
     numbers = [b"0.%03d" % (500 + n) for n in range(EACH_IN_FLIGHT + 10)]
     raw.ask(1, None, "Each")
-    raw.send(h2.frame(h2.DATA, 0, 1, b"".join(map(message, numbers))))
+    raw.send(h2.frame(h2.DATA, 0, 1, b"".join(map(message, [b"", *numbers]))))
     wait_until(lambda: served.methods.begun == EACH_IN_FLIGHT)
     closing = threading.Thread(target=served.on_loop, args=(served.traffic.close(20),))
     closing.start()
     wait_until(lambda: served.traffic.closing)
     raw.send(h2.frame(h2.DATA, 0, 1, message(b"") * 5), h2.frame(h2.PING, 0, 0, bytes(8)))
-    assert raw.answer(1)[0] == b"".join(map(message, numbers[:EACH_IN_FLIGHT]))
+    assert raw.answer(1)[0] == b"".join(map(message, [b"", *numbers[:EACH_IN_FLIGHT]]))
     closing.join()
     assert served.methods.begun == EACH_IN_FLIGHT
     wait_until(lambda: not served.frontend._service.holding.bytes)

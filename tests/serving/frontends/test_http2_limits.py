@@ -18,7 +18,7 @@ from normfold.serving.errors import Status
 from normfold.serving.frontends.http2 import frontend, inflation, messages
 from normfold.serving.frontends.http2.call_places import CallPlaces
 from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
-from normfold.serving.frontends.http2.each_call import EachCall
+from normfold.serving.frontends.http2.each_call import UNSEEN, EachCall
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import CALL_BYTES, FEW_CALLS, ORDINARY_CALLS, PORTION_BYTES, UNSENT_BYTES
@@ -217,6 +217,18 @@ def test_a_stream_asks_no_more_while_the_answers_could_not_be_held_and_goes_on_w
         assert served.methods.large_answers == 21
         client.socket.close()
         wait_until(lambda: held(served) == 0)
+
+
+def test_a_burst_of_messages_with_large_answers_does_not_end_its_stream(start):
+    """How large they are shows with the first answer; 64 of them would not have room."""
+    with start(limits=ClientLimits(max_connection_bytes=16 << 20)) as served:
+        client = Raw(served.address, {h2.INITIAL_WINDOW_SIZE: 1 << 30})
+        client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, b"\x3f\0\0\0"))
+        client.ask(1, message(b"gate") + message(b"1000000") * 63, "EachLarge")
+        wait_until(lambda: served.methods.large_answers >= UNSEEN - 1)
+        served.methods.go_on.set()
+        data, headers = client.answer(1)
+        assert (len(data), headers["grpc-status"]) == (9 + 63 * 1_000_005, "0")
 
 
 @pytest.mark.parametrize("window", [0, 1 << 30])
