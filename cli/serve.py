@@ -16,6 +16,7 @@ from normfold.cli.serve_repository import config_of, copy_here, path_or_url
 from normfold.serving.frontends import FRONTENDS
 
 if TYPE_CHECKING:
+    from normfold.serving.process.writer_thread import WriterThread
     from normfold.serving.server import Server
     from normfold.serving.settings import ServerConfig
     from normfold.serving.workers.supervisor import Started
@@ -181,12 +182,14 @@ def serve(workers: int | None, **options: object) -> None:
     import os
 
     from normfold.serving.errors import StartError
-    from normfold.serving.process import standard_files
+    from normfold.serving.process import standard_files, writer_thread
     from normfold.serving.process.address import UNIX
     from normfold.serving.process.cpus import default_workers
 
     _end_at_signals()
     standard_files.open_missing()
+    errors = writer_thread.standard_error()
+    out = writer_thread.WriterThread(sys.stdout, after=errors)
     faulthandler.enable()  # a crash of a library is no silent end
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before grpc is imported: our messages cover what it would print
     try:
@@ -197,17 +200,15 @@ def serve(workers: int | None, **options: object) -> None:
             hint = "listen on host:port, or leave --workers out"
             raise click.ClickException(f"--workers {workers}: a unix socket is served by one worker; {hint}")
         copy_here(config)
-        answered = _serve_alone(config) if workers == 1 else _serve_together(config, workers)
+        answered = _serve_alone(config, out, errors) if workers == 1 else _serve_together(config, workers, out, errors)
     except StartError as error:
-        click.echo(f"Error: {error}", err=True)
+        errors.write(f"Error: {error}\n")
         sys.exit(error.exit_code)
     if answered:
-        with standard_files.printing():
-            click.echo("stopped")
+        out.write("stopped\n")
     else:
-        click.echo(f"Error: stopped with requests unanswered after {config.grace_seconds:g} s", err=True)
-    with standard_files.printing():
-        sys.stderr.flush()
+        errors.write(f"Error: stopped with requests unanswered after {config.grace_seconds:g} s\n")
+    writer_thread.finish()
     os._exit(0 if answered else 1)  # a model that still runs or loads cannot be interrupted
 
 
@@ -230,19 +231,23 @@ def _end_at_signals() -> None:
     signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
-def _serve_alone(config: ServerConfig) -> bool:
+def _serve_alone(config: ServerConfig, out: WriterThread, errors: WriterThread) -> bool:
     """Serve in this process; whether all requests were answered at the end. Raises StartError."""
     from normfold.serving import server
     from normfold.serving.process import loops
     from normfold.serving.process.logs import LogSettings
     from normfold.serving.rpc.caller import trace_id
 
+    def announce(server: Server) -> None:
+        ready = server.catalog.ready(server.config.strict_readiness)
+        _announce(out, server.models(), server.address, "", ready, server.metrics_address)
+
     logs = LogSettings(config.log_level)
-    logs.install(sys.stderr, config.log_format, trace_id=trace_id)
-    return loops.run(server.serve(config, logs, _announce))
+    logs.install(errors, config.log_format, trace_id=trace_id)
+    return loops.run(server.serve(config, logs, announce))
 
 
-def _serve_together(config: ServerConfig, workers: int) -> bool:
+def _serve_together(config: ServerConfig, workers: int, out: WriterThread, errors: WriterThread) -> bool:
     """Serve in ``workers`` processes below this one; whether all requests were answered. Raises WorkersError."""
     import asyncio
     import logging
@@ -250,35 +255,29 @@ def _serve_together(config: ServerConfig, workers: int) -> bool:
     from normfold.serving.process.log_lines import formatter
     from normfold.serving.workers.supervisor import Supervisor
 
-    handler = logging.StreamHandler()
-    handler.setFormatter(formatter(config.log_format, sys.stderr, {"log_format": "default"}))
+    def announce(started: Started) -> None:
+        _announce(out, started.models, started.address, f", {started.workers} workers", started.ready, started.metrics)
+
+    handler = logging.StreamHandler(errors)
+    handler.setFormatter(formatter(config.log_format, errors, {"log_format": "default"}))
     logging.getLogger("normfold").addHandler(handler)
-    return asyncio.run(Supervisor(config, workers).run(_announce_together))
+    return asyncio.run(Supervisor(config, workers).run(announce))
 
 
-def _announce(server: Server) -> None:
-    ready = server.catalog.ready(server.config.strict_readiness)
-    _announce_server(server.models(), server.address, "", ready, server.metrics_address)
-
-
-def _announce_together(started: Started) -> None:
-    _announce_server(started.models, started.address, f", {started.workers} workers", started.ready, started.metrics)
-
-
-def _announce_server(models: Sequence[tuple[str, bool]], address: str, workers: str, ready: bool, metrics: str) -> None:
+def _announce(
+    out: WriterThread, models: Sequence[tuple[str, bool]], address: str, workers: str, ready: bool, metrics: str
+) -> None:
     """Print the models, the device of each, and the addresses that the server listens on."""
     from normfold.serving.infer.otlp import destination
-    from normfold.serving.process.standard_files import printing
     from normfold.serving.wording import printable
 
     why = "not every model was loaded" if models else "the repository holds no NAME/1/model.onnx yet"
     state = "ready" if ready else f"not ready: {why} (--no-strict-readiness accepts that)"
-    with printing():
-        for line, loaded in models:
-            shown = f"  {printable(line)}"
-            click.echo(shown if loaded else click.style(shown, fg="red"))
-        if metrics:
-            click.echo(f"metrics on http://{metrics}/metrics, health on /livez and /readyz")
-        if traces := destination():
-            click.echo(f"traces go to {printable(traces)}")
-        click.echo(f"listening on {address} (gRPC){workers}, {state}")
+    for line, loaded in models:
+        shown = f"  {printable(line)}"
+        out.write(f"{shown if loaded or not out.isatty() else click.style(shown, fg='red')}\n")
+    if metrics:
+        out.write(f"metrics on http://{metrics}/metrics, health on /livez and /readyz\n")
+    if traces := destination():
+        out.write(f"traces go to {printable(traces)}\n")
+    out.write(f"listening on {address} (gRPC){workers}, {state}\n")

@@ -13,7 +13,6 @@ import contextlib
 import logging
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +21,7 @@ import grpc
 import grpc.aio
 
 from normfold.serving.errors import StartError
-from normfold.serving.process import unix_socket
+from normfold.serving.process import unix_socket, writer_thread
 from normfold.serving.process.address import UNIX, host_and_port
 
 log = logging.getLogger(__name__)
@@ -140,7 +139,7 @@ class GrpcServer:
                 if time.monotonic() > until:
                     why = getattr(error, "strerror", None) or error
                     log.error("cannot listen on %s again: %s; the server ends", self.address, why)
-                    sys.stderr.flush()
+                    writer_thread.finish()
                     os._exit(DEAF_EXIT_CODE)
             await asyncio.sleep(TRY_SECONDS)
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
+from normfold.serving.process.writer_thread import WriterThread
 from normfold.serving.wording import printable
 
 #: From the most lines to the fewest.
@@ -94,7 +95,7 @@ def _message(record: logging.LogRecord) -> str:
 
 def formatter(
     form: str,
-    stream: TextIO,
+    stream: TextIO | WriterThread,
     settings: Mapping[str, bool | int | str],
     worker: int | None = None,
     trace_id: Callable[[], str] = str,

@@ -9,6 +9,7 @@ from typing import TextIO
 from normfold.protos import grpc_service as pb
 from normfold.serving.errors import InvalidRequest, Unimplemented
 from normfold.serving.process.log_lines import ACCESS, TEXT, formatter
+from normfold.serving.process.writer_thread import WriterThread
 from normfold.serving.wording import LIMIT, near, printable, quoted
 
 #: The parent of all loggers of the server.
@@ -44,7 +45,7 @@ class LogSettings:
 
     def install(
         self,
-        stream: TextIO,
+        stream: TextIO | WriterThread,
         form: str = TEXT,
         worker: int | None = None,
         trace_id: Callable[[], str] = str,

@@ -1,11 +1,9 @@
-"""Standard input, output and error: a server goes on when they are closed, or when nothing more can be written."""
+"""Standard input, output and error: a server goes on when they are closed."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Iterator
 
 
 def open_missing() -> None:
@@ -24,16 +22,3 @@ def open_missing() -> None:
     # Python has None for a file that was closed when it started.
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
-
-
-@contextlib.contextmanager
-def printing() -> Iterator[None]:
-    """Print in this block; where that fails (a full disk, a reader that went away) all later lines are dropped, too."""
-    try:
-        yield
-        sys.stdout.flush()
-    except OSError:
-        # The line is still in Python's buffer, which is written once more at the end: it must not fail then.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)

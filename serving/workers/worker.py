@@ -7,7 +7,6 @@ JSON, and "again" if workers of this server have served before. It stops at SIGT
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import faulthandler
 import logging
 import os
@@ -16,7 +15,7 @@ import socket
 import sys
 
 from normfold.serving.errors import StartError
-from normfold.serving.process import loops, memory, tuning
+from normfold.serving.process import loops, memory, tuning, writer_thread
 from normfold.serving.process.logs import LogSettings
 from normfold.serving.process.signals import stop_signal
 from normfold.serving.rpc.caller import trace_id
@@ -39,7 +38,7 @@ def main() -> None:
     number, descriptor, text, *again = sys.argv[1:]
     config = ServerConfig.from_json(text)
     logs = LogSettings(config.log_level)
-    logs.install(sys.stderr, config.log_format, int(number), trace_id)
+    logs.install(writer_thread.standard_error(), config.log_format, int(number), trace_id)
     tuning.tune()
     answered = False
     try:
@@ -47,8 +46,7 @@ def main() -> None:
     except Exception:
         log.exception("the worker ends because of an unexpected error")
     finally:
-        with contextlib.suppress(OSError):  # the disk of the log may be full
-            sys.stderr.flush()
+        writer_thread.finish()
         os._exit(0 if answered else 1)  # a model that still runs or loads cannot be interrupted
 
 

@@ -257,3 +257,21 @@ def test_a_stream_ends_with_the_server(start, repository):
         more.set()
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "Server exiting" in caught.value.details()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_log_that_nobody_reads_keeps_no_call_and_no_end_waiting(repository, workers):
+    command = [sys.executable, "-m", "normfold", "serve", "--repository", str(repository), "--listen", "127.0.0.1:0"]
+    options = ["--workers", workers, "--access-log", "all"]
+    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if line.startswith("listening on"))
+        with Client(line.split()[2], timeout=30) as client:
+            for _ in range(900):  # each has a line of 110 bytes, and the pipe takes 64 KB
+                assert client.is_live()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        process.communicate()
