@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import signal
@@ -32,6 +33,25 @@ def end_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
         if os.getppid() != parent:
             os._exit(1)
+
+
+async def collect_orphans(seconds: float) -> None:
+    """Take the exit codes of processes that nobody else waits for, looking for them every ``seconds``.
+
+    The first process of a container gets the processes whose parent was killed, such as those in which a killed worker
+    tried models. The event loop takes the exit codes of its own children at once: what is there at two looks is no
+    child of its own.
+    """
+    seen = 0
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is not None and ended.si_pid == seen:
+                os.waitpid(seen, os.WNOHANG)
+            seen = 0 if ended is None else ended.si_pid
+        except ChildProcessError:  # there is none
+            seen = 0
 
 
 def resident_bytes(pid: int) -> int:

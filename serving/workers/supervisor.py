@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from normfold.serving.errors import WorkersError
+from normfold.serving.process import children
 from normfold.serving.process.cpus import available_cpus
 from normfold.serving.process.memory_limit import default_limit_bytes
 from normfold.serving.setting_bounds import LEAST_LIMIT_BYTES
@@ -36,6 +37,9 @@ MARGIN_SECONDS = 5.0
 
 #: Time between two pings to a worker, and the longest wait for the first message of one that starts.
 PING_SECONDS, START_SECONDS = 1.0, 300.0
+
+#: Time between two looks for processes that a killed worker has left.
+COLLECT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._on_signal)
         loop.add_signal_handler(signal.SIGHUP, self._exchange.look_now)
         stopped = asyncio.create_task(self._stop.wait())
+        collecting = asyncio.create_task(children.collect_orphans(COLLECT_SECONDS))
         keepers = [asyncio.create_task(self._keep(number, on_ready)) for number in range(1, self._count + 1)]
         try:
             await asyncio.wait([stopped, *keepers], return_when=asyncio.FIRST_COMPLETED)
@@ -106,6 +111,7 @@ class Supervisor:
             self._stop.set()
             self._signal(signal.SIGKILL)
             codes = await asyncio.gather(*keepers, return_exceptions=True)
+            collecting.cancel()
             for port in self._ports:
                 port.release()
         for code in codes:
