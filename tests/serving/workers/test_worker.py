@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import signal
 import sys
@@ -17,16 +19,6 @@ from normfold.serving.workers import worker
 
 class Ended(BaseException):
     """The process would have ended."""
-
-
-class Full:
-    """A log on a full disk."""
-
-    def write(self, text):
-        return len(text)
-
-    def flush(self):
-        raise OSError(28, "No space left on device")
 
 
 def ended_with(monkeypatch, outcome) -> int:
@@ -47,6 +39,7 @@ def ended_with(monkeypatch, outcome) -> int:
     for name in ("faulthandler", "tuning"):
         monkeypatch.setattr(getattr(worker, name), "enable" if name == "faulthandler" else "tune", lambda: None)
     monkeypatch.setattr(signal, "signal", lambda *arguments: None)
+    monkeypatch.setattr(logging, "lastResort", logging.lastResort)
     monkeypatch.setattr(LogSettings, "install", lambda *arguments: None)
     with pytest.raises(Ended) as caught:
         worker.main()
@@ -54,9 +47,13 @@ def ended_with(monkeypatch, outcome) -> int:
 
 
 def test_a_log_on_a_full_disk_is_no_request_unanswered(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", Full())
-    assert ended_with(monkeypatch, True) == 0
-    assert ended_with(monkeypatch, False) == 1
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        full.write("what Python has written there itself is still in its buffer")
+        assert ended_with(monkeypatch, True) == 0
+        assert ended_with(monkeypatch, False) == 1
+        with contextlib.suppress(OSError):
+            full.close()
 
 
 def test_an_unexpected_error_ends_the_process_at_once_and_is_logged(monkeypatch, caplog):
