@@ -63,6 +63,8 @@ async def _work(number: int, descriptor: int, config: ServerConfig, logs: LogSet
         others.report_service(server.catalog)
         attending = asyncio.create_task(_attend(others, server, stop))
         reporting = asyncio.create_task(_report(others, server))
+        if not again:  # else other workers answer there, and a probe or a scrape must not meet this one before it can
+            server.open_http(reuse_port=True)
         if await done_before(stop, others.may_load.wait()) and await done_before(stop, server.load()):
             memory.settle()
             link.send(ModelsLoaded(tuple(server.models())))
@@ -71,7 +73,8 @@ async def _work(number: int, descriptor: int, config: ServerConfig, logs: LogSet
                     raise StartError("; ".join(others.lost.values()))
                 server.polling.try_again(others.lost)
                 await server.listen(reuse_port=True)
-                server.open_http(reuse_port=True)  # no sooner: a worker that has not joined cannot ask the others
+                if again:
+                    server.open_http(reuse_port=True)
                 link.send(Listening())
                 await stop.wait()
     except StartError as error:

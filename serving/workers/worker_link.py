@@ -83,6 +83,8 @@ class WorkerLink:
             changed = changes(method.name, request)
             if not changed and method.name not in QUESTIONS:
                 return await _alone(method, data)
+            if not self.listen.is_set():
+                raise Unavailable("the server starts: its workers cannot be asked yet")
             number = next(self._numbers)
             future = self._asked[number] = asyncio.get_running_loop().create_future()
             remember = tuple(

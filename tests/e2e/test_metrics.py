@@ -12,11 +12,16 @@ import urllib.request
 
 import grpc
 import numpy as np
+import pytest
+from benches.ports import free_port
 from prometheus_client.parser import text_string_to_metric_families
+from tests.waiting import wait_until
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.client import Client, ClientError
 
+from .conftest import write_model
+from .test_endless import ENDLESS, Starting
 from .test_workers import call, connections, infer, workers
 
 HTTP = ("--metrics-listen", "127.0.0.1:0")
@@ -133,3 +138,26 @@ def test_the_snapshot_is_a_method_too(address):
         )
         names = {one.statistics.name for one in ask(mx.SnapshotRequest(), timeout=30).models}
     assert {"m", "nb", "two", "text"} <= names
+
+
+@pytest.mark.parametrize("many", ["1", "2"])
+def test_a_server_that_loads_its_models_is_live_and_not_ready(tmp_path, many):
+    write_model(tmp_path / "endless", ENDLESS)
+    address = f"127.0.0.1:{free_port()}"
+    with Starting(tmp_path, "--workers", many, "--metrics-listen", address, "--load-seconds", "600") as server:
+
+        def live():
+            try:
+                return get(address, "/livez")
+            except OSError:
+                return None
+
+        assert wait_until(live) == (200, "live\n")
+        assert get(address, "/readyz")[0] == 503
+        assert get(address, "/v2/models/endless/ready")[0] in (404, 503)
+        assert get(address, "/metrics")[0] == (200 if many == "1" else 503)
+        assert get(address, "/livez")[0] == 200
+        server.process.terminate()
+        output = server.ended()
+    assert server.process.returncode == 0, output
+    assert "Traceback" not in output
