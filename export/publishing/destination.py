@@ -90,8 +90,8 @@ def check_destination(destination: Destination, specs: Sequence[InputSpec]) -> N
 
 def refuse_existing(destination: Destination) -> None:
     """Raise PublishError where the version exists and may not be replaced."""
-    target = destination.directory / str(destination.number)
-    if target.exists() and not destination.overwrite:
+    target = destination.directory / str(destination.version)
+    if destination.version is not None and target.exists() and not destination.overwrite:
         raise PublishError(
             f"'{target}' exists; leave --version out for the next free one ({next_version(destination.directory)}), or "
             "give --overwrite"

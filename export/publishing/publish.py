@@ -16,10 +16,12 @@ if the process ends between them, the next publish puts the old version back (``
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,23 +63,39 @@ def publish(repository: Path, publication: Publication, version: int | None = No
     directory = destination.directory
     made = _make_directory(repository)
     try:
-        put_back(destination)
-        remove_stale(repository)
-        if not directory.exists():
-            try:
-                return _publish_model(repository, publication, version or 1)
-            except OSError as error:
-                if error.errno not in _TAKEN:
-                    raise  # else another export has published the first version meanwhile
-        if not directory.is_dir():
-            raise PublishError(f"'{directory}' is a file; expected a model's directory")
-        remove_stale(directory)
-        return _publish_version(destination, publication)
+        with _alone(repository):
+            put_back(destination)
+            remove_stale(repository)
+            if not directory.exists():
+                try:
+                    return _publish_model(repository, publication, version or 1)
+                except OSError as error:
+                    if error.errno not in _TAKEN:
+                        raise  # else another export has published the first version meanwhile
+            if not directory.is_dir():
+                raise PublishError(f"'{directory}' is a file; expected a model's directory")
+            remove_stale(directory)
+            return _publish_version(destination, publication)
     except OSError as error:
         raise PublishError(f"cannot write to the repository '{repository}': {error.strerror or error}") from error
     finally:
         if made and not any(repository.iterdir()):
             repository.rmdir()
+
+
+@contextmanager
+def _alone(repository: Path) -> Iterator[None]:
+    """Let other exports into this repository wait, where the file system can lock a directory (NFS cannot).
+
+    Without the lock, exports at once still get a version each, unless they also change the model's files.
+    """
+    descriptor = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)  # which gives the lock back
 
 
 def _publish_model(repository: Path, publication: Publication, version: int) -> Path:
@@ -113,15 +131,15 @@ def _publish_version(destination: Destination, publication: Publication) -> Path
         return target
     with _Staging(directory) as staging:
         _write_version(staging.path, publication.version_files)
-        if target.exists():
+        if destination.overwrite and destination.version is not None and target.exists():
             exchange(staging.path, target)
         else:
             try:
                 staging.path.rename(target)
             except OSError as error:
-                if error.errno not in _TAKEN or destination.version is not None:
+                if error.errno not in _TAKEN:
                     raise
-                return _publish_version(destination, publication)  # another export took this number: the next one
+                return _publish_version(destination, publication)  # another export took this number meanwhile
     _sync_directory(directory)
     return target
 

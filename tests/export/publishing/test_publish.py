@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -122,6 +124,17 @@ def test_a_new_version_changes_the_labels_of_the_model_and_leaves_everything_els
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net"]
 
 
+@pytest.fixture
+def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that cannot lock a directory."""
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(module.fcntl, "flock", refuse)
+
+
+@pytest.mark.usefixtures("unlocked")
 def test_a_version_that_another_export_adds_while_labels_change_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +151,50 @@ def test_a_version_that_another_export_adds_while_labels_change_is_not_lost(
     assert {v: whole(tmp_path / "net" / v)["model.onnx"] for v in "127"} == {"1": b"old", "2": b"new", "7": b"other"}
 
 
+@pytest.mark.usefixtures("unlocked")
+@pytest.mark.parametrize("version", [None, 2])
+def test_a_number_that_another_export_takes_meanwhile_stays_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int | None
+) -> None:
+    publish(tmp_path, publication(b"old"))
+    honest = module._write_version
+
+    def late(directory: Path, files: Mapping[str, bytes]) -> None:
+        monkeypatch.setattr(module, "_write_version", honest)
+        publish(tmp_path, publication(b"other"))
+        honest(directory, files)
+
+    monkeypatch.setattr(module, "_write_version", late)
+    if version is None:
+        assert publish(tmp_path, publication(b"late")).name == "3"
+        assert whole(tmp_path / "net" / "3")["model.onnx"] == b"late"
+    else:
+        with pytest.raises(PublishError, match=r"'.*net/2' exists"):
+            publish(tmp_path, publication(b"late"), version=version)
+    assert whole(tmp_path / "net" / "2")["model.onnx"] == b"other"
+
+
+def test_two_exports_at_once_that_change_the_labels_are_two_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tmp_path, publication(b"old"))
+    honest = module.exchange
+    other = threading.Thread(target=publish, args=(tmp_path, labelled(b"other", b"c\nd\n")))
+
+    def late(new: Path, old: Path) -> None:
+        monkeypatch.setattr(module, "exchange", honest)
+        other.start()
+        other.join(0.2)  # it waits for this export; else it would be done by now
+        honest(new, old)
+
+    monkeypatch.setattr(module, "exchange", late)
+    publish(tmp_path, labelled(b"new", b"a\nb\n"))
+    other.join()
+    assert {v: whole(tmp_path / "net" / v)["model.onnx"] for v in "123"} == {"1": b"old", "2": b"new", "3": b"other"}
+    assert (tmp_path / "net" / "labels.txt").read_bytes() == b"c\nd\n"
+
+
+@pytest.mark.usefixtures("unlocked")
 def test_two_first_exports_of_one_name_at_once_are_two_versions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
