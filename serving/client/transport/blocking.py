@@ -94,7 +94,7 @@ class BlockingConnection:
         finally:
             if self._leader is call:
                 self._leader = None  # no call of a function before this: no exception can come between
-            self._leave(call, deadline)
+            self._leave(call)
         return call.reply or failures.EXPIRED
 
     def close(self, reply: Reply = failures.CLOSED) -> None:
@@ -157,16 +157,15 @@ class BlockingConnection:
         if waiter is not None:
             waiter.release()
 
-    def _leave(self, call: RemoteCall, deadline: float) -> None:
+    def _leave(self, call: RemoteCall) -> None:
         """The thread of ``call`` waits no more, whatever the reason."""
         others = self._leader is None and self.end.calls
         if call.reply is None or others or self.end.going_away:
-            self._change(lambda: self._left_by(call, deadline))
+            self._change(lambda: self._left_by(call))
 
-    def _left_by(self, call: RemoteCall, deadline: float) -> None:
+    def _left_by(self, call: RemoteCall) -> None:
         if call.reply is None:
-            if monotonic() >= deadline:
-                self.end.doubt(call)
+            self.end.doubt(call)
             self.end.cancel(call)
             self._flush()
         if self._leader is None:

@@ -84,8 +84,7 @@ class LoopConnection(asyncio.Protocol):
 
     def cancel(self, call: RemoteCall) -> None:
         """Forget a call that nobody waits for any more."""
-        if call.reply is failures.EXPIRED:
-            self.end.doubt(call)
+        self.end.doubt(call)
         self.end.cancel(call)
         self._schedule()
         self._part()

@@ -64,7 +64,7 @@ class Outgoing:
         return self._doubted == self.heard
 
     def doubt(self, call: RemoteCall) -> None:
-        """``call`` ends by its deadline. If nothing at all has come since it was sent, the connection may be dead.
+        """Nobody waits for ``call`` any more. If nothing at all has come since it was sent, the connection may be dead.
 
         Then it takes no calls until something comes, such as the answer to the ping that is sent now.
         """
@@ -103,6 +103,7 @@ class Outgoing:
 
     def send(self, call: RemoteCall, prefix: bytes, message: bytes, end: bool = False) -> None:
         """Send one more message of a request, as the server's windows allow."""
+        call.heard = self.heard
         if call.waiting is None:
             call.waiting = deque()
         call.waiting += (memoryview(prefix), memoryview(message))

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from tests.waiting import wait_until
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.async_client import AsyncClient
@@ -366,21 +367,23 @@ print(client.is_live(), threading.active_count())
 
 
 def test_ctrl_c_ends_the_call_at_once_and_the_client_can_be_used_again():
-    resets = []
+    asked, resets = [], []
 
     def handle(peer: Peer) -> None:
         peer.greet()
-        for _ in range(2):
-            peer.request()
-            time.sleep(0.2)  # by then the client waits for the answer
-            process.send_signal(signal.SIGINT)
-            resets.append(peer.until(h2.RST_STREAM)[3])
-        peer.answer(peer.request())
-        peer.wait_for_end()
+        while True:
+            asked.append(number := peer.request())
+            if len(asked) <= 2:
+                time.sleep(0.2)  # by then the client waits for the answer
+                process.send_signal(signal.SIGINT)
+                resets.append(peer.until(h2.RST_STREAM)[3])
+            else:
+                peer.answer(number)
 
     with serving(handle) as address:
         process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, address], stdout=subprocess.PIPE, text=True)
         assert process.communicate(timeout=60)[0].split() == [*("asks", "interrupted") * 2, "True", "1"]
+        wait_until(lambda: len(resets) == 2)
     assert resets == [h2.CANCEL.to_bytes(4, "big")] * 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from normfold.serving.client.client import Client
 from normfold.serving.client.errors import ClientError
 from normfold.serving.wire import http2_frames as h2
 
-from .peer import Peer, serving
+from .peer import LIVE, OK, Peer, framed, serving
 
 #: The time of a call that is not answered, in seconds.
 SHORT = 0.3
@@ -90,6 +91,67 @@ def test_a_call_after_one_that_ended_in_silence_gets_a_new_connection(asking):
         assert ask(20)
 
 
+def test_a_call_after_one_that_its_caller_cancelled_in_silence_gets_a_new_connection():
+    async def ask(address: str) -> None:
+        async with AsyncClient(address) as client:
+            assert await client.is_live(20)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(SHORT):
+                    await client.is_live(60)
+            assert await client.is_live(20)
+
+    with serving(Slow(answered=1, pings=False), answers) as address:
+        asyncio.run(ask(address))
+
+
+def test_a_call_after_one_that_a_signal_interrupted_in_silence_gets_a_new_connection():
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with serving(Slow(answered=1, pings=False), answers) as address, Client(address) as client:
+            assert client.is_live(20)
+            signal.setitimer(signal.ITIMER_REAL, SHORT)
+            with pytest.raises(KeyboardInterrupt):
+                client.is_live(60)
+            assert client.is_live(20)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_call_after_a_stream_that_was_left_in_silence_gets_a_new_connection():
+    def first(peer: Peer) -> None:
+        """Answers the first message of a stream alone."""
+        peer.greet()
+        number = peer.until(h2.DATA)[2]
+        peer.headers(number, OK)
+        peer.data(number, framed(LIVE))
+        while True:
+            peer.frame()
+
+    async def ask(address: str) -> None:
+        async with AsyncClient(address) as client:
+            came = asyncio.Event()
+
+            async def requests():
+                yield b""
+                await came.wait()
+                yield b""
+                await asyncio.Event().wait()
+
+            stream = client._calls.stream("/inference.GRPCInferenceService/ModelStreamInfer", requests())
+            await anext(stream)
+            came.set()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(SHORT):
+                    await anext(stream)
+            assert await client.is_live(20)
+
+    with serving(first, answers) as address:
+        asyncio.run(ask(address))
+
+
 def test_a_slow_server_that_answers_pings_keeps_its_connection(asking):
     slow = Slow(answered=1)
     with serving(slow) as address, asking(address) as ask:
@@ -160,6 +222,6 @@ def test_a_call_that_waits_on_is_answered_on_the_connection_that_was_silent_for_
         waiting = thread.submit(client.is_live, 30)
         assert first.wait(20)
         expires(client.is_live)
-        assert client.is_live(5)
+        assert client.is_live(20)
         free.set()
         assert waiting.result(30)
