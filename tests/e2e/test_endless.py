@@ -39,7 +39,7 @@ class Starting:
     def __init__(self, repository, *options):
         self.address = f"127.0.0.1:{free_port()}"
         command = ["-m", "normfold", "serve", "--repository", str(repository), "--listen", self.address, *options]
-        # A file and no pipe: a server whose log nobody reads waits for a reader once the pipe is full.
+        # A file and no pipe: nobody reads it before the end.
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  closed with the server
         self.process = subprocess.Popen([sys.executable, *command], stdout=self._log, stderr=subprocess.STDOUT)
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from normfold.serving.errors import WorkersError
+from normfold.serving.process import children
 from normfold.serving.settings import ServerConfig
 from normfold.serving.workers import supervisor as supervisors
 from normfold.serving.workers.messages import (
@@ -119,6 +120,33 @@ def test_a_worker_that_cannot_be_forked_is_tried_again_and_the_others_go_on(monk
     asyncio.run(run())
     assert "worker 2 could not be started: Resource temporarily unavailable; another is started in" in caplog.text
     assert "worker 2 could not be started: Cannot allocate memory" in caplog.text
+
+
+def test_what_killed_workers_leave_is_collected_while_the_server_runs(monkeypatch):
+    async def run():
+        begun, ended = asyncio.Event(), asyncio.Event()
+
+        async def collect(seconds):
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        async def start(number, config, again):
+            return Fake(number)
+
+        monkeypatch.setattr(children, "collect_orphans", collect)
+        monkeypatch.setattr(WorkerProcess, "start", start)
+        supervisor = supervisor_of(1)
+        running = await until_ready(supervisor)
+        await asyncio.wait_for(begun.wait(), 20)
+        assert not ended.is_set()
+        supervisor._on_signal()
+        assert await asyncio.wait_for(running, 20)
+        await asyncio.wait_for(ended.wait(), 20)
+
+    asyncio.run(run())
 
 
 def test_a_server_none_of_whose_workers_can_be_forked_ends_with_the_reason(monkeypatch, no_delay):
