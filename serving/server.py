@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from normfold.serving.errors import StartError
 from normfold.serving.process import memory, tuning
 from normfold.serving.process.cpus import available_cpus
+from normfold.serving.process.file_thread import FileThread
 from normfold.serving.process.idle import give_back_when_idle
 from normfold.serving.process.logs import LogSettings
 from normfold.serving.process.signals import stop_signal
@@ -250,7 +251,7 @@ class Server:
         answered = await self._traffic.close(max(0.0, end - time.monotonic()))
         answered &= await self._frontend.stop(max(QUIET_SECONDS, end - time.monotonic()))
         if self._http is not None:
-            await asyncio.to_thread(self._http.close)
+            await FileThread("normfold-http-end").run(self._http.close)  # the shared threads may all be at work
         await self._doors.close()
         await self._traces.close()
         if self._spans is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -20,6 +21,13 @@ def factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def run(main: Coroutine[Any, Any, Result]) -> Result:
-    """Run ``main`` to its end, as ``asyncio.run`` does."""
+    """Run ``main`` to its end, as ``asyncio.run`` does, but wait for none of the threads that it has asked to work.
+
+    Work whose caller has left goes on, for minutes where a request was large, and nothing can interrupt it. Whoever
+    must not wait for it ends the process by ``os._exit``.
+    """
     with asyncio.Runner(loop_factory=factory()) as runner:
-        return runner.run(main)
+        try:
+            return runner.run(main)
+        finally:
+            runner.get_loop().set_default_executor(ThreadPoolExecutor())  # the runner waits for the present one

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -153,5 +154,23 @@ def test_a_server_that_stops_begins_no_look_at_its_repository(repository):
         server.look()
         assert asyncio.all_tasks() == before
         await server.shut_down()
+
+    asyncio.run(run())
+
+
+def test_the_end_needs_none_of_the_threads_that_all_share(repository):
+    """They may all be at work for callers who have left."""
+    leave = threading.Event()
+
+    async def run():
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        server = Server(ServerConfig(repository, listen="127.0.0.1:0", metrics_listen="127.0.0.1:0"))
+        server.open_http()
+        work = asyncio.create_task(asyncio.to_thread(leave.wait, 60))
+        try:
+            await asyncio.wait_for(server.shut_down(), 30)
+        finally:
+            leave.set()
+            await work
 
     asyncio.run(run())
