@@ -27,6 +27,7 @@ from normfold.serving.rpc.methods import LOOP_BYTES, parse, status_alone
 from normfold.serving.rpc.pieces import Answer
 from normfold.serving.scheduling.admission import Admission
 from normfold.serving.scheduling.statistics import RequestTiming
+from normfold.serving.wire.lifted import Lifted, lift
 from normfold.serving.wire.request_bytes import decisive_bytes, id_text, model_named
 from normfold.serving.wording import RequestPrefix
 
@@ -112,11 +113,11 @@ class Inference:
         except ServingError:
             return False
 
-    async def _answer_checked(self, data: bytes) -> bytes:
+    async def _answer_checked(self, data: bytes) -> Answer:
         """The answer to a request without a plan; the next request like it may have one."""
         large = len(data) > LOOP_BYTES
-        request, named = await off_loop(large, _parsed, data)
-        checked, response = await self._infer(request, large, named)
+        request, named, lifted = await off_loop(large, _parsed, data, large)
+        checked, response = await self._infer(request, large, named, lifted)
         model = checked.model
         if self._serves(model, request.model_version):  # it was not replaced or unloaded during the run
             self._plans.keep(data, request, *checked)
@@ -137,7 +138,9 @@ class Inference:
         self._count(model, plan.rows, timing, request_id, started, read, answered)
         return response
 
-    async def _infer(self, request: pb.ModelInferRequest, large: bool, named: bool) -> tuple[Checked, bytes]:
+    async def _infer(
+        self, request: pb.ModelInferRequest, large: bool, named: bool, lifted: Lifted
+    ) -> tuple[Checked, Answer]:
         started = time.perf_counter_ns()
         model = await self._catalog.awake(request.model_name, request.model_version)
         try:
@@ -148,7 +151,7 @@ class Inference:
                     long = large or shared > COPY_BYTES or strings > LOOP_BYTES
                     if shared:
                         held.enter_context(self._admission.more(model.scheduler.load, connection(), shared))
-                checked = await off_loop(long, self._check, request, model)
+                checked = await off_loop(long, self._check, request, model, lifted)
                 read = time.perf_counter_ns()
                 names = [want.spec.name for want in checked.wanted]
                 arrays, timing = await _run(model, checked.feeds, checked.rows, names, checked.parameters, request.id)
@@ -162,9 +165,9 @@ class Inference:
         self._count(model, checked.rows, timing, request.id, started, read, answered)
         return checked, response
 
-    def _check(self, request: pb.ModelInferRequest, model: Model) -> Checked:
+    def _check(self, request: pb.ModelInferRequest, model: Model, lifted: Lifted) -> Checked:
         parameters = read_parameters(request.parameters)
-        contents = gather(request, model.name, self._regions)
+        contents = gather(request, model.name, self._regions, lifted)
         wanted = wanted_outputs(request, model.name, model.contract, parameters.typed)
         for want in wanted:
             if want.region:
@@ -172,10 +175,9 @@ class Inference:
         feeds, rows = read_inputs(request, contents, model.name, model.contract)
         return Checked(model, feeds, rows, wanted, parameters)
 
-    def _written(self, request_id: str, model: Model, wanted: Sequence[Wanted], arrays: Sequence[Array]) -> bytes:
+    def _written(self, request_id: str, model: Model, wanted: Sequence[Wanted], arrays: Sequence[Array]) -> Answer:
         response = pb.ModelInferResponse(model_name=model.name, model_version=str(model.version), id=request_id)
-        write_outputs(response, wanted, arrays, model.contract.max_batch_size > 0, self._regions)
-        return response.SerializeToString()
+        return write_outputs(response, wanted, arrays, model.contract.max_batch_size > 0, self._regions)
 
     def _count(
         self,
@@ -199,10 +201,14 @@ class Inference:
             self._traces.record(model.name, model.version, request_id, started, read, timing, ended)
 
 
-def _parsed(data: bytes) -> tuple[pb.ModelInferRequest, bool]:
-    """The request in ``data``, and whether it may name shared memory for an input. Raises InvalidRequest."""
+def _parsed(data: bytes, large: bool) -> tuple[pb.ModelInferRequest, bool, Lifted]:
+    """The request in ``data``, whether it may name shared memory for an input, and what ``lift`` took out of it.
+
+    Raises InvalidRequest.
+    """
+    data, lifted = lift(data) if large else (data, Lifted())
     request = parse(pb.ModelInferRequest, data)
-    return request, any(tensor.parameters for tensor in request.inputs)
+    return request, any(tensor.parameters for tensor in request.inputs), lifted
 
 
 async def _run(

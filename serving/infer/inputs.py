@@ -15,6 +15,7 @@ from normfold.protos import grpc_service as pb
 from normfold.protos.datatypes import by_name
 from normfold.serving.catalog.contract import Contract, TensorSpec, reshaped
 from normfold.serving.errors import InvalidRequest, ServingError
+from normfold.serving.wire.lifted import Lifted
 from normfold.serving.wire.tensors import Contents, to_array
 from normfold.serving.wire.typed import Typed, read_typed
 from normfold.serving.wording import Place, RequestPrefix, dims, listed, near, quoted
@@ -73,7 +74,7 @@ def read_inputs(
         shape = _check_tensor(request, tensor, spec, name, contract.max_batch_size)
         place = Place(tensor.name, name)
         source = contents[tensor.name]
-        data = source if isinstance(source, (bytes, Typed)) else source()
+        data = source if isinstance(source, (bytes, memoryview, Typed)) else source()
         array = to_array(data, shape, spec.datatype, place, prefix)
         feeds[tensor.name] = array if spec.reshape is None else array.reshape(reshaped(shape, spec.shape, spec.reshape))
     if contract.proved is not None:
@@ -83,8 +84,10 @@ def read_inputs(
     return feeds, request.inputs[0].shape[0] if contract.max_batch_size and request.inputs else 1
 
 
-def gather(request: pb.ModelInferRequest, name: str, regions: Regions) -> dict[str, Source]:
+def gather(request: pb.ModelInferRequest, name: str, regions: Regions, lifted: Lifted) -> dict[str, Source]:
     """The data of every input by name: raw or typed contents, or what reads them from shared memory.
+
+    ``lifted`` was taken out of the request.
 
     Shared memory is not read here: it may have gigabytes, and the request may be refused for something else.
 
@@ -93,7 +96,7 @@ def gather(request: pb.ModelInferRequest, name: str, regions: Regions) -> dict[s
     raw = request.raw_input_contents
     contents: dict[str, Source] = {}
     used = 0
-    for tensor in request.inputs:
+    for at, tensor in enumerate(request.inputs):
         if tensor.name in contents:
             raise InvalidRequest(f"{RequestPrefix(request.id)}input {quoted(tensor.name)} already exists in request")
         tail = Place(tensor.name, name)
@@ -107,9 +110,9 @@ def gather(request: pb.ModelInferRequest, name: str, regions: Regions) -> dict[s
         elif raw and typed:
             raise InvalidRequest(f"contents field must not be specified when using raw_input_contents for {tail}")
         elif typed:
-            contents[tensor.name] = read_typed(tensor.contents, tensor.datatype, tail)
+            contents[tensor.name] = read_typed(tensor.contents, tensor.datatype, tail, lifted.typed.get(at))
         elif used < len(raw):
-            contents[tensor.name] = raw[used]
+            contents[tensor.name] = lifted.raw[used] if used in lifted.raw else raw[used]
             used += 1
         else:
             raise InvalidRequest(f"unable to find data for input tensor {tail} in request.")

@@ -24,7 +24,7 @@ from normfold.protos import grpc_service as pb
 from normfold.protos.datatypes import by_name
 from normfold.serving.catalog.contract import reshaped
 from normfold.serving.catalog.model import Model
-from normfold.serving.infer.outputs import Wanted
+from normfold.serving.infer.outputs import PIECES_BYTES, RESPONSE_RAW, Wanted, is_part
 from normfold.serving.infer.parameters import RequestParameters
 from normfold.serving.rpc.pieces import Answer, Pieces
 from normfold.serving.runtime.bindings import Bound
@@ -49,12 +49,6 @@ HEADS = 8
 
 #: Inputs and outputs of at most this many bytes together stay at their places in memory from one run to the next.
 BOUND_BYTES = 16 << 10
-
-#: From this size on (in bytes) the numbers of a response are sent from the arrays of the run, without a copy.
-PIECES_BYTES = 1 << 20
-
-#: The first byte of the field raw_output_contents of ModelInferResponse.
-_RESPONSE_RAW = bytes([6 << 3 | 2])
 
 
 class PlannedInput(NamedTuple):
@@ -154,7 +148,7 @@ class RequestPlan:
     def answer(self, arrays: Sequence[Array], identifier: bytes) -> Answer:
         """The same, in pieces where it is large and the arrays are no part of larger ones, which would stay with it."""
         size = sum([array.nbytes for array in arrays])
-        if size < PIECES_BYTES or any(getattr(array.base, "nbytes", array.nbytes) > array.nbytes for array in arrays):
+        if size < PIECES_BYTES or any(map(is_part, arrays)):
             return self.response(arrays, identifier)
         head, *numbers = self._response(arrays)
         parts: list[bytes | memoryview] = [identifier + head]
@@ -171,7 +165,7 @@ class RequestPlan:
             head = self._heads[shapes] = self._head(shapes)
         pieces: list[Any] = [head]
         for array in arrays:
-            pieces += [_RESPONSE_RAW, varint(array.nbytes), np.ascontiguousarray(array)]
+            pieces += [RESPONSE_RAW, varint(array.nbytes), np.ascontiguousarray(array)]
         return pieces
 
     def _head(self, shapes: tuple[tuple[int, ...], ...]) -> bytes:

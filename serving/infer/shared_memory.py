@@ -107,7 +107,7 @@ class SharedMemory:
             raise InvalidRequest(f"shared memory region {quoted(name)} has become smaller than was registered")
         return data
 
-    def write(self, name: str, offset: int, size: int, data: bytes) -> None:
+    def write(self, name: str, offset: int, size: int, data: bytes | memoryview) -> None:
         """Write ``data`` at ``offset`` of the region ``name``. Raises InvalidRequest for more than ``size`` bytes."""
         region = self.check(name, offset, size)
         if len(data) > size:

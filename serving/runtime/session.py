@@ -23,6 +23,7 @@ from normfold.serving.runtime.settings import ModelTensor, SessionSettings
 from normfold.serving.runtime.staging import Staged
 from normfold.serving.runtime.stop import Stop
 from normfold.serving.wire.strings import to_bytes, to_text
+from normfold.serving.wire.turns import pieces
 
 Array = NDArray[Any]
 BF16 = by_name("BF16")
@@ -224,15 +225,17 @@ def _tensor(value: Any, unranked: Set[str], optional: bool = False) -> ModelTens
 
 def _texts(array: Array) -> Array:
     """BYTES elements as the strings that onnxruntime takes."""
-    texts = np.empty(array.size, object)
-    texts[:] = [to_text(element) for element in array.ravel()]
+    texts, flat = np.empty(array.size, object), array.ravel()
+    for piece in pieces(flat.size):
+        texts[piece] = [to_text(element) for element in flat[piece]]
     return texts.reshape(array.shape)
 
 
 def _bytes(array: Array) -> Array:
     """The strings that onnxruntime gives as BYTES elements."""
-    elements = np.empty(array.size, object)
-    elements[:] = [to_bytes(str(element)) for element in array.ravel()]
+    elements, flat = np.empty(array.size, object), array.ravel()
+    for piece in pieces(flat.size):
+        elements[piece] = [to_bytes(str(element)) for element in flat[piece]]
     return elements.reshape(array.shape)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from normfold.serving.wire.turns import pieces
+
 
 def classify(
     scores: NDArray[Any], count: int, labels: Sequence[str], batched: bool, datatype: str = "FP32"
@@ -24,7 +26,9 @@ def classify(
     count = min(count, rows.shape[1])
     answer = np.empty((len(rows), count), object)
     for row, values in enumerate(rows):
-        answer[row] = [_text(values[index], int(index), labels).encode() for index in _best(values)[:count]]
+        best = _best(values)[:count]
+        for piece in pieces(count):
+            answer[row, piece] = [_text(values[index], int(index), labels).encode() for index in best[piece]]
     return answer if batched else answer[0]
 
 

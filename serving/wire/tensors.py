@@ -20,7 +20,7 @@ from normfold.serving.wire.turns import pieces
 from normfold.serving.wire.typed import Typed
 
 Array = NDArray[Any]
-Contents = bytes | Typed
+Contents = bytes | memoryview | Typed
 
 
 def to_array(data: Contents, shape: tuple[int, ...], datatype: Datatype, place: object, prefix: object) -> Array:
@@ -40,7 +40,7 @@ def to_array(data: Contents, shape: tuple[int, ...], datatype: Datatype, place: 
         return _objects(split_elements(data, count, f"input {place}", prefix), shape)
     else:
         got = len(data)
-        values = np.frombuffer(data, datatype.dtype) if got == count * datatype.itemsize else np.empty(0)
+        values = aligned(data, datatype.dtype) if got == count * datatype.itemsize else np.empty(0)
     if got != count * datatype.itemsize:
         raise InvalidRequest(
             f"{prefix}input byte size mismatch for input {place}. Expected {count * datatype.itemsize}, got {got}"
@@ -52,6 +52,14 @@ def to_array(data: Contents, shape: tuple[int, ...], datatype: Datatype, place: 
     return values.reshape(shape)
 
 
+def aligned(data: bytes | memoryview, dtype: np.dtype[Any]) -> Array:
+    """The numbers in ``data``; a copy where they are not aligned, on which onnxruntime's kernels may rely."""
+    values = np.frombuffer(data, dtype)
+    if not values.flags.aligned:  # NumPy copies while other threads run
+        return np.frombuffer(data, np.uint8).copy().view(dtype)
+    return values
+
+
 def _objects(elements: Sequence[bytes] | Array, shape: tuple[int, ...]) -> Array:
     array = np.empty(len(elements), object)
     for piece in pieces(len(elements)):
@@ -59,7 +67,7 @@ def _objects(elements: Sequence[bytes] | Array, shape: tuple[int, ...]) -> Array
     return array.reshape(shape)
 
 
-def split_elements(data: bytes, count: int, where: str, prefix: object = "") -> list[bytes]:
+def split_elements(data: bytes | memoryview, count: int, where: str, prefix: object = "") -> list[bytes]:
     """The ``count`` BYTES elements in ``data``, each of which follows its length (4 bytes, little-endian).
 
     Raises InvalidRequest.
@@ -81,7 +89,7 @@ def split_elements(data: bytes, count: int, where: str, prefix: object = "") -> 
                 f"{prefix}incomplete string data for inference {where}, expecting string of length {length} but only "
                 f"{end - position} bytes available. Please make sure the string data is in one contiguous buffer."
             )
-        elements.append(data[position : position + length])
+        elements.append(bytes(data[position : position + length]))
         position += length
     if len(elements) != count:
         raise _count_mismatch(len(elements), count, where, prefix)

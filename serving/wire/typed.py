@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from normfold.protos.datatypes import Datatype, by_name
 from normfold.serving.errors import InvalidRequest
+from normfold.serving.wire.lifted import Elements
 from normfold.serving.wire.turns import pieces
 from normfold.serving.wire.varint import varint
 from normfold.serving.wording import quoted
@@ -45,8 +46,10 @@ class Typed:
     values: Sequence[Any] | NDArray[Any]
 
 
-def read_typed(contents: pb.InferTensorContents, datatype: str, tail: object) -> Typed:
+def read_typed(contents: pb.InferTensorContents, datatype: str, tail: object, lifted: Elements | None = None) -> Typed:
     """The elements in ``contents``, which the request says are of ``datatype``. ``tail`` names tensor and model.
+
+    ``lifted``: the elements, where they were taken out of ``contents`` but for one.
 
     Raises InvalidRequest for a field of another datatype, for two fields, and for numbers that do not fit.
     """
@@ -63,6 +66,10 @@ def read_typed(contents: pb.InferTensorContents, datatype: str, tail: object) ->
             )
     if not filled:
         return Typed(())
+    if lifted is not None:
+        if isinstance(lifted, np.ndarray) and lifted.dtype.kind in "iu":
+            _check_range(lifted, expected, tail)
+        return Typed(lifted)
     if filled[0] in _FIXED:
         return Typed(_packed(contents, _FIXED[filled[0]]))
     values = getattr(contents, filled[0])

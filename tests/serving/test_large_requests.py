@@ -10,16 +10,20 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import grpc
+import numpy as np
 import pytest
 
 from normfold.protos import grpc_service as pb
+from normfold.protos.datatypes import by_name
 from normfold.serving.access import access
 from normfold.serving.access.scopes import RIGHTS, Scope
 from normfold.serving.access.tokens import Holder
 from normfold.serving.errors import NotFound, Overloaded, PermissionDenied
+from normfold.serving.infer import inference
 from normfold.serving.rpc import methods
 from normfold.serving.rpc.methods import LOOP_BYTES, Method
 from normfold.serving.service import administration, service
+from normfold.serving.wire.tensors import to_raw
 from normfold.serving.workers.messages import AllAnswered, WorkerAnswer
 from normfold.serving.workers.worker_link import WorkerLink
 
@@ -171,3 +175,28 @@ def test_an_error_in_a_stream_reads_the_id_and_parameters_of_a_large_message_alo
         assert answer.infer_response.parameters["grpc_status"].string_param == error.status.name
     assert len(sizes) == 2
     assert max(sizes) < len(data)
+
+
+@pytest.mark.parametrize("typed", [True, False])
+@pytest.mark.parametrize(("kind", "datatype"), [(7, "INT64"), (1, "FP32"), (9, "BOOL"), (8, "BYTES")])
+def test_protobuf_reads_no_large_contents(serve, tmp_path, models, monkeypatch, kind, datatype, typed):
+    """It would keep the interpreter for as long as it takes, and the event loop with it."""
+    models.write(tmp_path / "same", models.identity(kind, ["N"]))
+    values = [number % 7 > 2 if datatype == "BOOL" else number * 11 for number in range(300_000)]
+    array = np.array(values, by_name(datatype).dtype)
+    if datatype == "BYTES":
+        array = np.array([b"%d" % value for value in values], object)
+    request = pb.ModelInferRequest(model_name="same")
+    tensor = request.inputs.add(name="x", datatype=datatype, shape=array.shape)
+    if typed:
+        getattr(tensor.contents, by_name(datatype).contents_field).extend(array.tolist())
+    else:
+        request.raw_input_contents.append(to_raw(array, by_name(datatype)))
+    sizes: list[int] = []
+    parse = inference.parse
+    monkeypatch.setattr(inference, "parse", lambda message, data: (sizes.append(len(data)), parse(message, data))[1])
+    with serve(tmp_path) as served:
+        response = served.infer(request)
+    assert response.raw_output_contents[0] == to_raw(array, by_name(datatype))
+    assert sizes
+    assert max(sizes) < 100

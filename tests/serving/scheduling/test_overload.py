@@ -293,7 +293,7 @@ def test_refusals_are_counted_in_the_log_and_not_written_one_by_one(caplog, monk
 
 
 @pytest.mark.parametrize("kind", ["numbers", "strings", "strings in a stream"])
-@pytest.mark.parametrize("place", ["parse", "read_inputs", "write_outputs"])
+@pytest.mark.parametrize("place", ["lift", "read_inputs", "write_outputs"])
 def test_health_is_answered_while_a_large_request_is_worked_on(
     serve, tmp_path, models, ask, frontend, monkeypatch, place, kind
 ):
@@ -304,7 +304,7 @@ def test_health_is_answered_while_a_large_request_is_worked_on(
     threads: list[str] = []
 
     def watched(*args):
-        if place != "parse" or len(args[1]) > 1 << 16:
+        if place != "lift" or len(args[0]) > 1 << 16:
             threads.append(threading.current_thread().name)
             assert answered.wait(20)
         return work(*args)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from normfold.protos.datatypes import by_name
-from normfold.serving.wire import tensors
+from normfold.serving.runtime import session
+from normfold.serving.wire import classification, tensors
 from normfold.serving.wire.tensors import split_elements, to_array, to_raw
 from normfold.serving.wire.turns import ELEMENTS, pieces
 from normfold.serving.wire.typed import Typed, fill_typed
@@ -67,3 +68,19 @@ def test_strings_become_raw_contents_in_pieces(monkeypatch):
     array = np.array(STRINGS, object).reshape(COUNT, 1)
     assert split_elements(to_raw(array, by_name("BYTES")), COUNT, "x") == STRINGS
     assert sizes == [4]
+
+
+@pytest.mark.parametrize(
+    ("module", "work", "elements"),
+    [
+        (session, session._texts, STRINGS),
+        (session, session._bytes, [text.decode() for text in STRINGS]),
+        (classification, lambda array: classification.classify(array, COUNT, (), False), range(COUNT)),
+    ],
+)
+def test_strings_and_classes_become_objects_in_pieces(monkeypatch, module, work, elements):
+    counts = []
+    monkeypatch.setattr(module, "pieces", lambda count: (counts.append(count), *pieces(count))[1:])
+    array = np.array(elements, np.float32 if isinstance(elements, range) else object)
+    assert work(array).shape == (COUNT,)
+    assert counts == [COUNT]

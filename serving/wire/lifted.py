@@ -1,0 +1,166 @@
+"""Large contents, taken out of a serialized ModelInferRequest before protobuf reads the rest.
+
+protobuf reads a hundred million numbers in one call of five seconds, and the interpreter waits as long, whatever thread
+that is. Here they are read in pieces, as `turns` says, straight from the request. Raw contents are not even copied.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normfold.serving.errors import InvalidRequest
+from normfold.serving.wire.fields import fields, number_at, sized
+from normfold.serving.wire.outer_fields import MOST_FIELDS
+
+#: The elements of typed contents: an array of numbers, or ``bytes`` objects.
+Elements = NDArray[Any] | Sequence[bytes]
+
+#: Contents of at most this many bytes are left to protobuf, which reads them within a few milliseconds.
+SMALL_BYTES = 1 << 18
+#: The bytes of one piece.
+_PIECE_BYTES = 1 << 16
+
+#: A field that protobuf writes with a length before it: its first byte is the number << 3 | 2.
+_SIZED = 2
+#: The numbers of the fields in ModelInferRequest, and in its InferInputTensor.
+_INPUTS, _RAW, _CONTENTS = 5, 7, 5
+#: Fields of InferTensorContents: those of fixed-size numbers and those of varints, with their types, and the strings.
+_FIXED: dict[int, np.dtype[Any]] = {6: np.dtype("<f4"), 7: np.dtype("<f8")}
+_VARINTS: dict[int, np.dtype[Any]] = {
+    1: np.dtype("?"),
+    2: np.dtype("i4"),
+    3: np.dtype("i8"),
+    4: np.dtype("u4"),
+    5: np.dtype("u8"),
+}
+_STRINGS = 8
+#: One element in the place of those that were taken out, so that it still shows which field they were in.
+_ONE = {number: bytes(size) for number, size in {**dict.fromkeys(_VARINTS, 1), 6: 4, 7: 8}.items()}
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """What was taken out of a request: typed contents by the number of their input, raw contents by their own."""
+
+    typed: dict[int, Elements] = field(default_factory=dict)
+    raw: dict[int, memoryview] = field(default_factory=dict)
+
+
+def lift(data: bytes) -> tuple[bytes, Lifted]:
+    """``data`` without its large contents, and these. Typed contents leave one element, raw contents are empty.
+
+    Raises InvalidRequest where they are written in a way that protobuf would accept but does not write. Whatever else
+    is wrong with ``data`` is left in them.
+    """
+    view, kept, found = memoryview(data), list[bytes | memoryview](), Lifted()
+    done = inputs = raw = 0
+    try:
+        for number, first, begin, end in itertools.islice(fields(view), MOST_FIELDS):
+            if number not in (_INPUTS, _RAW) or number_at(view, first)[0] & 7 != _SIZED:
+                continue
+            large = end - begin > SMALL_BYTES
+            if number == _RAW:
+                if large:
+                    kept += [view[done:first], bytes([_RAW << 3 | _SIZED, 0])]
+                    done, found.raw[raw] = end, view[begin:end]
+                raw += 1
+                continue
+            if large and (lifted := _without_contents(view[begin:end])) is not None:
+                tensor, found.typed[inputs] = lifted
+                kept += [view[done:first], sized(_INPUTS, tensor)]
+                done = end
+            inputs += 1
+    except ValueError:
+        return data, Lifted()
+    return (b"".join([*kept, view[done:]]) if done else data), found
+
+
+def _without_contents(tensor: memoryview) -> tuple[bytes, Elements] | None:
+    """A tensor with one element, and all its elements; None where its contents are not large. Raises as ``lift``."""
+    places = [(first, begin, end) for n, first, begin, end in _few(tensor) if n == _CONTENTS]
+    if sum(end - begin for _, begin, end in places) <= SMALL_BYTES:
+        return None
+    if len(places) > 1:
+        raise InvalidRequest("a tensor has more than one contents field")
+    ((first, begin, end),) = places
+    number, elements = _elements(tensor[begin:end])
+    one = sized(_CONTENTS, bytes([number << 3 | _SIZED, len(_ONE.get(number, b""))]) + _ONE.get(number, b""))
+    return b"".join([tensor[:first], one, tensor[end:]]), elements
+
+
+def _few(tensor: memoryview) -> list[tuple[int, int, int, int]]:
+    found = list(itertools.islice(fields(tensor), MOST_FIELDS + 1))
+    if len(found) > MOST_FIELDS:
+        raise InvalidRequest(f"a tensor of a large message has at most {MOST_FIELDS} fields, this one has more")
+    return found
+
+
+def _elements(contents: memoryview) -> tuple[int, Elements]:
+    """The number of the only field in ``contents``, and its elements. Raises InvalidRequest, or ValueError."""
+    number = contents[0] >> 3
+    if contents[0] & 7 != _SIZED or number not in {*_FIXED, *_VARINTS, _STRINGS}:
+        raise _unusual()
+    if number == _STRINGS:
+        return number, _strings(contents)
+    places = list(itertools.islice(fields(contents), 2))
+    if len(places) > 1:
+        raise _unusual()
+    ((_, _, begin, end),) = places
+    if number in _VARINTS:
+        return number, unpacked(contents[begin:end]).astype(_VARINTS[number])
+    # a copy, because onnxruntime's kernels may rely on alignment; NumPy makes it while other threads run
+    copied = np.frombuffer(contents[begin:end], np.uint8).copy()
+    return number, copied.view(_FIXED[number])
+
+
+def _unusual() -> InvalidRequest:
+    return InvalidRequest(
+        f"contents of more than {SMALL_BYTES} bytes have one field, whose numbers are packed; send raw_input_contents"
+    )
+
+
+def _strings(contents: memoryview) -> list[bytes]:
+    found = []
+    for _, first, begin, end in fields(contents):
+        if contents[first] != _STRINGS << 3 | _SIZED:
+            raise _unusual()
+        found.append(bytes(contents[begin:end]))
+    return found
+
+
+def unpacked(data: memoryview) -> NDArray[np.uint64]:
+    """The numbers in a packed field of varints, as protobuf reads them. Raises ValueError.
+
+    >>> unpacked(memoryview(b"\\x05\\xac\\x02")).tolist()
+    [5, 300]
+    """
+    pieces, at = [], 0
+    while at < len(data):
+        piece = np.frombuffer(data[at : at + _PIECE_BYTES], np.uint8)
+        last = np.flatnonzero(piece < 0x80)
+        if not last.size:
+            raise ValueError("the bytes end within a number, or it has more than ten bytes")
+        at += int(last[-1]) + 1
+        pieces.append(_numbers(piece[: last[-1] + 1], last))
+    return np.concatenate(pieces) if pieces else np.empty(0, np.uint64)
+
+
+def _numbers(piece: NDArray[np.uint8], last: NDArray[np.intp]) -> NDArray[np.uint64]:
+    """The numbers in ``piece``, whose last bytes are at ``last``."""
+    if last.size == piece.size:
+        return piece.astype(np.uint64)
+    first = np.concatenate([[0], last[:-1] + 1])
+    sizes = last - first + 1
+    if sizes.max() > 10:
+        raise ValueError("a number of more than ten bytes")
+    values = np.zeros(last.size, np.uint64)
+    for byte in range(int(sizes.max())):
+        those = np.flatnonzero(sizes > byte)
+        values[those] |= (piece[first[those] + byte] & 0x7F).astype(np.uint64) << np.uint64(7 * byte)
+    return values

@@ -1,0 +1,119 @@
+"""Large contents of a request are read without protobuf, and mean the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from normfold.protos import grpc_service as pb
+from normfold.serving.errors import InvalidRequest
+from normfold.serving.wire import lifted
+from normfold.serving.wire.fields import sized
+from normfold.serving.wire.lifted import SMALL_BYTES, lift, unpacked
+from normfold.serving.wire.varint import varint
+
+COUNT = SMALL_BYTES // 8 * 9
+#: The elements of each field: with numbers of every length, the least and the largest.
+LARGE = {
+    "bool_contents": [True, False, True] * COUNT,
+    "int_contents": [0, -1, 1, 300, -(1 << 31), (1 << 31) - 1] * COUNT,
+    "int64_contents": [0, -1, 127, 128, -(1 << 63), (1 << 63) - 1] * COUNT,
+    "uint_contents": [0, 1, 300, (1 << 32) - 1] * COUNT,
+    "uint64_contents": [0, 1 << 35, (1 << 64) - 1] * COUNT,
+    "fp32_contents": [0.5, -2.0] * COUNT,
+    "fp64_contents": [0.1, -2.0] * COUNT,
+    "bytes_contents": [b"", b"one", b"\xff" * 200] * (COUNT // 16),
+}
+
+
+def asked(**contents: object) -> pb.ModelInferRequest:
+    request = pb.ModelInferRequest(model_name="m", id="seven")
+    request.inputs.add(name="before", datatype="INT8", shape=[1]).contents.int_contents.append(5)
+    request.inputs.add(name="x", datatype="T", shape=[2, 3], contents=pb.InferTensorContents(**contents))
+    request.inputs[1].parameters["p"].int64_param = 7
+    request.outputs.add(name="y")
+    return request
+
+
+@pytest.mark.parametrize("field", LARGE)
+def test_large_typed_contents_are_those_that_protobuf_reads(field):
+    request = asked(**{field: LARGE[field]})
+    data = request.SerializeToString()
+    rest, found = lift(data)
+    assert not found.raw
+    assert list(found.typed) == [1]
+    assert list(found.typed[1]) == LARGE[field]
+    left = pb.ModelInferRequest.FromString(rest)
+    assert len(getattr(left.inputs[1].contents, field)) == 1
+    left.inputs[1].contents.CopyFrom(request.inputs[1].contents)
+    assert left == request
+
+
+def test_large_raw_contents_are_not_copied():
+    request = asked(int_contents=[1])
+    request.raw_input_contents.extend([b"a", bytes(SMALL_BYTES + 1), b"", b"b" * (SMALL_BYTES + 2)])
+    data = request.SerializeToString()
+    rest, found = lift(data)
+    assert list(pb.ModelInferRequest.FromString(rest).raw_input_contents) == [b"a", b"", b"", b""]
+    assert {at: view.tobytes() for at, view in found.raw.items()} == {
+        at: request.raw_input_contents[at] for at in (1, 3)
+    }
+    assert all(view.obj is data for view in found.raw.values())
+
+
+def test_small_contents_are_left_as_they_are():
+    data = asked(int_contents=[1, 2, 3]).SerializeToString()
+    rest, found = lift(data)
+    assert rest is data
+    assert not found.typed
+    assert not found.raw
+
+
+def test_a_tag_of_more_bytes_than_it_needs_counts_like_any_other():
+    """protobuf writes none, and reads them: the inputs behind it must keep their numbers."""
+    small = pb.ModelInferRequest.InferInputTensor(name="a").SerializeToString()
+    large = asked(int_contents=LARGE["int_contents"]).inputs[1].SerializeToString()
+    data = b"\xaa\x00" + varint(len(small)) + small + b"\x28\x05" + sized(5, large)  # the second one is no message
+    rest, found = lift(data)
+    assert list(found.typed) == [1]
+    assert [tensor.name for tensor in pb.ModelInferRequest.FromString(rest).inputs] == ["a", "x"]
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        b"\x18\x01" * SMALL_BYTES,  # numbers that are not packed
+        sized(3, bytes(SMALL_BYTES)) + sized(3, b"\1"),
+        sized(3, bytes(SMALL_BYTES)) + sized(8, b"one"),
+        sized(8, bytes(SMALL_BYTES)) + sized(3, b"\1"),
+        sized(9, bytes(SMALL_BYTES)),
+    ],
+)
+def test_large_contents_that_protobuf_would_read_slowly_are_refused(contents):
+    with pytest.raises(InvalidRequest, match="send raw_input_contents"):
+        lift(sized(5, sized(1, b"x") + sized(5, contents)))
+
+
+def test_two_large_contents_of_one_tensor_are_refused():
+    contents = sized(5, sized(3, bytes(SMALL_BYTES)))
+    with pytest.raises(InvalidRequest, match="more than one contents field"):
+        lift(sized(5, contents + contents))
+
+
+@pytest.mark.parametrize(
+    "contents", [sized(3, b"\xff" * SMALL_BYTES), sized(6, bytes(SMALL_BYTES + 1)), b"\x1a" + b"\xff" * SMALL_BYTES]
+)
+def test_what_is_no_message_is_left_to_protobuf(contents):
+    data = sized(5, sized(5, contents))
+    assert lift(data)[0] is data
+
+
+@given(st.lists(st.integers(0, (1 << 64) - 1) | st.integers(0, 300), max_size=40), st.integers(10, 30))
+def test_numbers_are_read_in_pieces_wherever_these_end(values, piece_bytes):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lifted, "_PIECE_BYTES", piece_bytes)
+        found = unpacked(memoryview(b"".join(map(varint, values))))
+    assert found.dtype == np.uint64
+    assert found.tolist() == values
