@@ -126,6 +126,7 @@ def test_a_worker_reads_a_load_on_a_thread_and_passes_it_on_as_it_came(parsed):
 
     sent = []
     link = WorkerLink(1, SimpleNamespace(send=sent.append))
+    link.listen.set()
     (shared,) = link.share([Method(LOAD, pb.RepositoryModelLoadRequest, unary=load, large=True)])
     data = named("m").SerializeToString()
 
