@@ -147,8 +147,8 @@ def well_formed(headers: list[Header]) -> bool:
         len(set(pseudo)) == len(pseudo)
         and _PSEUDO.issuperset(pseudo)
         and {b":method", b":scheme", b":path"}.issubset(pseudo)
-        and found[b":path"] != b""
-        and found.get(b"te", b"trailers") == b"trailers"
+        and found[b":path"] != b"" != found[b":scheme"]
+        and b"@" not in found.get(b":authority", b"")
         and len({value for name, value in headers if name == b"content-length"}) <= 1
         and _LENGTH.fullmatch(found.get(b"content-length", b"0")) is not None
         and all(name[:1] == b":" for name, _ in headers[: len(pseudo)])
@@ -162,7 +162,10 @@ def trailers_well_formed(headers: list[Header]) -> bool:
 
 
 def _fields_well_formed(headers: list[Header]) -> bool:
-    return all(_NAME.fullmatch(n) and n not in _CONNECTION and _VALUE.fullmatch(v) for n, v in headers)
+    return all(
+        _NAME.fullmatch(n) and n not in _CONNECTION and _VALUE.fullmatch(v) and (n != b"te" or v == b"trailers")
+        for n, v in headers
+    )
 
 
 def _refusal(status: Status, details: str, *more: Header) -> Asked:

@@ -176,10 +176,21 @@ CASES = (
     malformed("8.2.1", "a colon in a name", [*fields(), ("x:y", "ok")]),
     malformed("8.2.2", "a connection header", fields(connection="keep-alive")),
     malformed("8.2.2", "te other than trailers", fields(te="trailers, deflate")),
+    malformed(
+        "8.2.2", "te twice, the first time other than trailers", [*fields("te"), ("te", "gzip"), ("te", "trailers")]
+    ),
+    Case(
+        "8.2.2",
+        "te other than trailers behind the data",
+        sent(OPEN, data(flags=0), head(ENDED, headers=[("te", "gzip")])),
+        (PROTOCOL,),
+    ),
     malformed("8.3", "an unknown pseudo-header", fields(p_test="ok")),
     malformed("8.3", "a pseudo-header of answers", fields(p_status="200")),
     malformed("8.3", "a pseudo-header behind a header", [*fields(":path"), (":path", "/t.T/Echo")]),
     malformed("8.3.1", "an empty :path", fields(p_path="")),
+    malformed("8.3.1", "an empty :scheme", fields(p_scheme="")),
+    malformed("8.3.1", "a user in :authority", fields(p_authority="user@localhost")),
     malformed("8.3.1", "no :method", fields(":method")),
     malformed("8.3.1", "no :scheme", fields(":scheme")),
     malformed("8.3.1", "no :path", fields(":path")),
