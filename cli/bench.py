@@ -144,9 +144,8 @@ def bench(
     Exit code: 0 every request was answered, 1 nothing could be measured, 2 a wrong command, 3 some requests failed, 130
     interrupted (what was measured until then is printed).
     """
-    from rich.console import Console
-
     from normfold.cli import benching
+    from normfold.cli.plain_console import PlainConsole
     from normfold.serving.load.generator import Load
     from normfold.serving.load.rounds import measure
 
@@ -170,7 +169,7 @@ def bench(
     for one, label in zip(targets, labels, strict=False):
         one.name = label
     code = 0
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    errors = PlainConsole(stderr=True, highlight=False, soft_wrap=True)
     try:
         with errors.status("measure") as status:
             for what in measure(targets, loads, seconds, rounds):

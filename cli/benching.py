@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from normfold import __version__
 from normfold.cli.array_file import DAMAGED, open_array_file, why_unread
+from normfold.cli.plain_console import PlainConsole
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.client import Client, ClientError
 from normfold.serving.client.connection import Credentials
@@ -120,7 +120,7 @@ def _arrays(file: Path) -> dict[str, Any]:
 
 def print_table(targets: Sequence[Target], loads: Sequence[Load]) -> None:
     """Print a row for each load and server, and the ratio of each further server's figures to the first server's."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = WIDTH
     table = Table(box=None, padding=(0, 2, 0, 0))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from normfold.cli.connection import connection_options, said_of
+from normfold.cli.terminal import shown
 
 if TYPE_CHECKING:
     from normfold.serving.client.client import Client
@@ -157,7 +158,7 @@ def use(
     except click.UsageError:
         raise
     except click.ClickException as error:
-        click.echo(f"Error: {error.format_message()}", err=True)
+        click.echo(f"Error: {shown(error.format_message())}", err=True)
         if not outcome:
             sys.exit(1)
         further = (
@@ -252,7 +253,7 @@ def _say(client: Client, model: str) -> None:
     if ready is None:
         click.echo(f"{model} is in service; this token may not ask in which versions: it lacks the scope read")
         return
-    click.echo(f"{model}: version{'s' if len(ready) != 1 else ''} {', '.join(ready) or 'none'} in service")
+    click.echo(shown(f"{model}: version{'s' if len(ready) != 1 else ''} {', '.join(ready) or 'none'} in service"))
 
 
 def _models(client: Client) -> set[str] | None:

@@ -63,10 +63,10 @@ def _sentence(error: BaseException) -> str:
 @contextmanager
 def steps(quiet: bool) -> Iterator[tuple[Console, Callable[[str], None]]]:
     """Yield a console and a function that shows the name of the current step, on a terminal only."""
-    from rich.console import Console
+    from normfold.cli.plain_console import PlainConsole
 
-    console = Console(highlight=False, soft_wrap=True)
-    terminal = Console(file=sys.stderr, highlight=False)  # this stream, even while sys.stderr is replaced
+    console = PlainConsole(highlight=False, soft_wrap=True)
+    terminal = PlainConsole(file=sys.stderr, highlight=False)  # this stream, even while sys.stderr is replaced
     if quiet or not terminal.is_terminal or os.environ.get("TERM") == "dumb":
         with _noted() as note:
             yield console, note

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from normfold.cli import environment
+from normfold.cli.terminal import shown
 
 #: Subcommand -> (module that has a click command of that name, its line in ``normfold --help``). The lines are written
 #: here so that ``normfold --help`` imports none of the modules.
@@ -76,11 +77,13 @@ class LazyGroup(click.Group):
         return found, command, rest
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the subcommand; an error about a value says where the value came from."""
+        """Run the subcommand; an error about a value says where the value came from, and errors are printable."""
         try:
             return super().invoke(ctx)
-        except click.BadParameter as error:
-            environment.say_where(error)
+        except click.ClickException as error:
+            if isinstance(error, click.BadParameter):
+                environment.say_where(error)
+            vars(error).update(message=shown(error.message))  # click declares it final, and prints it
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

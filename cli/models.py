@@ -187,9 +187,9 @@ def _show(rows: list[ListedVersion], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows]))
         return
-    from rich.console import Console
+    from normfold.cli.plain_console import PlainConsole
 
-    console = Console(highlight=False)
+    console = PlainConsole(highlight=False)
     if not console.is_terminal:
         console.width = WIDTH
     if not rows:
