@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from normfold.serving.client.calls import LabelledClass
     from normfold.serving.client.connection import Credentials
-    from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
+    from normfold.serving.client.metadata import ModelMetadata
 
     Array = NDArray[Any]
 
@@ -100,6 +100,8 @@ def infer(
                 _print_classes(rows, as_json)
                 return
             answers = client.infer(model, arrays, outputs or None, version)
+            if not answers:
+                raise click.ClickException("the server's answer holds no output")
     except ClientError as error:
         raise click.ClickException(said_of(error, address)) from None
     except ValueError as error:
@@ -126,9 +128,11 @@ def _read(name: str, text: str, metadata: ModelMetadata, cast: bool) -> Array:
     """
     import numpy as np
 
-    spec = next((tensor for tensor in metadata.inputs if tensor.name == name), None)
+    from normfold.serving.client.inputs import declared_datatype
+
+    declared = declared_datatype(name, metadata)
     if not text.startswith("@"):
-        return _from_json(name, text, spec)
+        return _from_json(name, text, declared)
     path = Path(text[1:])
     try:
         if path.suffix == ".json":
@@ -147,11 +151,13 @@ def _read(name: str, text: str, metadata: ModelMetadata, cast: bool) -> Array:
     except DAMAGED as error:
         raise click.UsageError(f"{path} is not a .npy, .npz or .json file with numbers: {why_unread(error)}") from None
     return (
-        _from_json(name, text, spec, path) if path.suffix == ".json" else _of_datatype(name, loaded, spec, cast, path)
+        _from_json(name, text, declared, path)
+        if path.suffix == ".json"
+        else _of_datatype(name, loaded, declared, cast, path)
     )
 
 
-def _from_json(name: str, text: str, spec: TensorMetadata | None, path: Path | None = None) -> Array:
+def _from_json(name: str, text: str, declared: str, path: Path | None = None) -> Array:
     """The array that ``text``, from the file ``path`` if that is given, writes in JSON.
 
     Raises click.UsageError or ValueError.
@@ -173,7 +179,7 @@ def _from_json(name: str, text: str, spec: TensorMetadata | None, path: Path | N
             f"input {name!r}: {path or 'the JSON'} holds an object, {{…}}; it must hold nothing but the values of this "
             "input as lists within lists, such as [[1, 2, 3], [4, 5, 6]]"
         )
-    return (as_given(name, value) if spec is None else as_declared(name, value, spec.datatype))[0]
+    return (as_declared(name, value, declared) if declared else as_given(name, value))[0]
 
 
 def _is_file(text: str) -> bool:
@@ -183,7 +189,7 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def _of_datatype(name: str, array: Array, spec: TensorMetadata | None, cast: bool, path: Path) -> Array:
+def _of_datatype(name: str, array: Array, declared: str, cast: bool, path: Path) -> Array:
     """``array``, or its copy in the datatype of the model's input if ``cast``. Raises click.UsageError or ValueError.
 
     Rounding a float is a cast; changing an integer, or a float to infinity, is an error.
@@ -191,13 +197,13 @@ def _of_datatype(name: str, array: Array, spec: TensorMetadata | None, cast: boo
     from normfold.protos.datatypes import by_name
     from normfold.serving.client.inputs import as_declared
 
-    if spec is None or spec.datatype in ("BYTES", "BF16") or array.dtype.kind not in "biuf":
+    if declared in ("", "BYTES", "BF16") or array.dtype.kind not in "biuf":
         return array
-    wanted = by_name(spec.datatype).dtype
+    wanted = by_name(declared).dtype
     if array.dtype.newbyteorder("=") == wanted.newbyteorder("="):
         return array
     if cast:
-        return as_declared(name, array, spec.datatype)[0]
+        return as_declared(name, array, declared)[0]
     raise click.UsageError(
         f"{path} holds {array.dtype.name}, and input {name!r} of the model takes {wanted.name}: add --cast, or "
         f"save it as {name}.astype('{wanted.name}')"

@@ -99,7 +99,11 @@ def _served(client: Client) -> Iterator[ListedVersion]:
         if not state.ready:
             yield row
             continue
-        metadata = client.model_metadata(state.model, state.version)
+        try:
+            metadata = client.model_metadata(state.model, state.version)
+        except ValueError:  # another server of the protocol, whose version is no number
+            yield row
+            continue
         sizes = proved_sizes(metadata)
         row = replace(
             row,

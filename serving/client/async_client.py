@@ -160,9 +160,9 @@ class AsyncClient:
         ``inputs`` and exceptions are those of ``infer``.
         """
         top, left = checked_top(top), TimeLeft(self._seconds(timeout))
-        name = output or (await self._metadata(model, version, left)).outputs[0].name
+        name = output or calls.first_output(await self._metadata(model, version, left))
         answer = await self._answer(model, inputs, [name], version, left, "", top)
-        return calls.labelled(calls.arrays(answer)[name])
+        return calls.labelled(answer, name)
 
     async def _answer(
         self,

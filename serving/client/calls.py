@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -94,9 +95,16 @@ def infer_request(
 def arrays(response: pb.ModelInferResponse) -> Answer:
     """The outputs of a response by name; BYTES as ``bytes`` objects, BF16 as its bits in uint16.
 
-    Raises ClientError where an output cannot be read.
+    Raises ClientError where an output cannot be read, or where contents do not belong to one output each.
     """
     found = Answer(response.model_name, response.model_version)
+    names = {output.name for output in response.outputs}
+    if len(names) < len(response.outputs) or len(response.raw_output_contents) > len(response.outputs):
+        raise ClientError(
+            Status.INTERNAL,
+            f"the server's answer has {len(response.outputs)} outputs of {len(names)} names, and "
+            f"{len(response.raw_output_contents)} raw contents",
+        )
     for index, output in enumerate(response.outputs):
         try:
             found[output.name] = _output(response, index)
@@ -112,6 +120,8 @@ def _output(response: pb.ModelInferResponse, index: int) -> Array:
         datatype, shape = by_name(output.datatype), tuple(output.shape)
     except KeyError:
         raise ValueError("its datatype is none of the protocol's") from None
+    if any(size < 0 for size in shape):
+        raise ValueError("it has a negative size")
     if index >= len(response.raw_output_contents):
         values = np.array(getattr(output.contents, datatype.contents_field), datatype.dtype)
     elif datatype.name == "BYTES":
@@ -122,20 +132,35 @@ def _output(response: pb.ModelInferResponse, index: int) -> Array:
     return values.reshape(shape)
 
 
-def labelled(elements: Array) -> list[list[LabelledClass]]:
+def first_output(metadata: ModelMetadata) -> str:
+    """The name of the model's first output. Raises ClientError where the server names none."""
+    if not metadata.outputs:
+        raise ClientError(Status.INTERNAL, f"the server names no output of model {metadata.name!r}; give its name")
+    return metadata.outputs[0].name
+
+
+def labelled(response: pb.ModelInferResponse, output: str) -> list[list[LabelledClass]]:
     """The classes in an answer of the classification extension: a list for each row, the best class first.
 
-    Raises ClientError where the answer holds numbers, from a server without this extension.
+    Raises ClientError where the answer holds numbers, from a server without this extension, or no such output.
     """
+    elements = arrays(response).get(output)
+    if elements is None:
+        raise ClientError(Status.INTERNAL, f"the server's answer has no output {output!r}")
     if elements.dtype != object:
         raise ClientError(
             Status.UNIMPLEMENTED,
             "the server answers with the scores themselves: it does not classify; call infer, and argmax on its answer",
         )
-    rows = elements.reshape(-1, elements.shape[-1]) if elements.ndim else elements.reshape(1, 1)
-    return [[_labelled(element) for element in row] for row in rows]
+    *before, classes = np.atleast_1d(elements).shape
+    return [[_labelled(element) for element in row] for row in elements.reshape(math.prod(before), classes)]
 
 
 def _labelled(element: bytes) -> LabelledClass:
-    score, index, *label = element.decode(errors="replace").split(":", 2)
-    return LabelledClass(float(score), int(index), label[0] if label else "")
+    try:
+        score, index, *label = element.decode(errors="replace").split(":", 2)
+        return LabelledClass(float(score), int(index), label[0] if label else "")
+    except ValueError:
+        raise ClientError(
+            Status.INTERNAL, f"the server's answer holds {element[:80]!r}, which is no class: score:index:label"
+        ) from None

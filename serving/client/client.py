@@ -145,9 +145,9 @@ class Client:
         ``inputs`` and exceptions are those of ``infer``.
         """
         top, left = checked_top(top), TimeLeft(self._seconds(timeout))
-        name = output or self._metadata(model, version, left).outputs[0].name
+        name = output or calls.first_output(self._metadata(model, version, left))
         answer = self._answer(model, inputs, [name], version, left, "", top)
-        return calls.labelled(calls.arrays(answer)[name])
+        return calls.labelled(answer, name)
 
     def _answer(
         self,

@@ -45,7 +45,7 @@ def by_input_name(inputs: Inputs, metadata: ModelMetadata | None) -> dict[str, t
         if not isinstance(name, str):
             raise ValueError(f"inputs: the key {name!r} is not the name of an input; names are str")
         checked_text("input", name)
-        declared = _declared(name, metadata)
+        declared = declared_datatype(name, metadata)
         found[name] = as_declared(name, value, declared) if declared and _is_plain(value) else as_given(name, value)
     return found
 
@@ -90,8 +90,8 @@ def as_declared(name: str, value: Any, declared: str) -> tuple[Array, Datatype]:
     return cast, datatype
 
 
-def _declared(name: str, metadata: ModelMetadata | None) -> str:
-    """The datatype of an input; "" where it is not known, or is none of the protocol's."""
+def declared_datatype(name: str, metadata: ModelMetadata | None) -> str:
+    """The datatype of an input of the model; "" where it is not known, or is none of the protocol's."""
     declared = next((t.datatype for t in metadata.inputs if t.name == name), "") if metadata else ""
     try:
         return by_name(declared).name

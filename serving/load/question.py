@@ -88,7 +88,10 @@ def draw(
     if len(size) != len(own) or any(got != want for got, want in zip(size, tensor.shape, strict=True) if want >= 0):
         takes = ",".join(str(want) if want >= 0 else "any" for want in tensor.shape)
         raise ValueError(f"input {tensor.name!r}: shape {_dims(size)} does not fit {takes}, which the model takes")
-    datatype = by_name(tensor.datatype)
+    try:
+        datatype = by_name(tensor.datatype)
+    except KeyError:
+        raise ValueError(f"input {tensor.name!r} has the datatype {tensor.datatype!r}, not of the protocol") from None
     if tensor.datatype == "BYTES":
         texts = np.empty(math.prod(size), object)
         texts[:] = b"normfold"

@@ -348,8 +348,10 @@ def test_a_host_that_no_one_knows_is_said():
 
 
 def test_scores_from_a_server_that_does_not_classify_are_said():
+    scores = pb.ModelInferResponse(raw_output_contents=[np.ones(3, np.float32).tobytes()])
+    scores.outputs.add(name="y", datatype="FP32", shape=[1, 3])
     with pytest.raises(ClientError, match="it does not classify; call infer") as raised:
-        labelled(np.ones((1, 3), np.float32))
+        labelled(scores, "y")
     assert raised.value.status is grpc.StatusCode.UNIMPLEMENTED
 
 

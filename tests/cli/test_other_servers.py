@@ -1,0 +1,147 @@
+"""The commands with servers of other make, whose answers may be wrong: a sentence and exit code 1, no traceback."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+from click.testing import CliRunner, Result
+
+from normfold.cli.main import main
+from normfold.protos import grpc_service as pb
+
+TWO = struct.pack("<2f", 1, 2)
+
+
+def answer(*outputs: tuple[str, str, list[int]], raw: tuple[bytes, ...] = (TWO,)) -> pb.ModelInferResponse:
+    response = pb.ModelInferResponse(model_name="m", raw_output_contents=raw)
+    for name, datatype, shape in outputs:
+        response.outputs.add(name=name, datatype=datatype, shape=shape)
+    return response
+
+
+def text(content: bytes) -> bytes:
+    return struct.pack("<I", len(content)) + content
+
+
+#: What the server answers by model name.
+ANSWERS = {
+    "right": answer(("y", "FP32", [1, 2])),
+    "negative": answer(("y", "FP32", [-1, 2])),
+    "twice": answer(("y", "FP32", [1, 2]), ("y", "FP32", [1, 2]), raw=(TWO, TWO)),
+    "further": answer(("y", "FP32", [1, 2]), raw=(TWO, TWO)),
+    "nothing": answer(raw=()),
+    "unknown datatype": answer(("y", "FP32", [1, 2])),
+    "no classes": answer(("y", "BYTES", [1, 1]), raw=(text(b"best"),)),
+    "empty": answer(("y", "BYTES", [2, 0]), raw=(b"",)),
+    "other output": answer(("z", "BYTES", [1, 1]), raw=(text(b"0.5:0"),)),
+    "no outputs": answer(("y", "BYTES", [1, 1]), raw=(text(b"0.5:0"),)),
+    "colour": answer(("y\x1b[31m", "FP32", [1, 2])),
+}
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    def metadata(request: pb.ModelMetadataRequest, context: Any) -> pb.ModelMetadataResponse:
+        response = pb.ModelMetadataResponse(name=request.name, versions=["1"], platform="other")
+        datatype = "FP99" if request.name == "unknown datatype" else "FP32"
+        response.inputs.add(name="x", datatype=datatype, shape=[-1, 2])
+        if request.name != "no outputs":
+            response.outputs.add(name="y", datatype="FP32", shape=[-1, 2])
+        return response
+
+    def index(request: pb.RepositoryIndexRequest, context: Any) -> pb.RepositoryIndexResponse:
+        response = pb.RepositoryIndexResponse()
+        response.models.add(name="a", version="v0.1.0", state="READY")
+        response.models.add(name="b", version="2", state="READY")
+        return response
+
+    def infer(request: pb.ModelInferRequest, context: Any) -> pb.ModelInferResponse:
+        return ANSWERS[request.model_name]
+
+    methods = {
+        "ModelMetadata": (metadata, pb.ModelMetadataRequest),
+        "RepositoryIndex": (index, pb.RepositoryIndexRequest),
+        "ModelInfer": (infer, pb.ModelInferRequest),
+    }
+    handlers = {
+        name: grpc.unary_unary_rpc_method_handler(
+            method, request_deserializer=request.FromString, response_serializer=lambda m: m.SerializeToString()
+        )
+        for name, (method, request) in methods.items()
+    }
+    server = grpc.server(ThreadPoolExecutor(4))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments, color=True)
+
+
+def test_a_right_answer_is_printed(address: str) -> None:
+    result = run("infer", "right", "--input", "x=[[1, 2]]", "--address", address)
+    assert result.exit_code == 0
+    assert "[[1. 2.]]" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("negative", "the server's output 'y' FP32[-1, 2] cannot be read: it has a negative size"),
+        ("twice", "the server's answer has 2 outputs of 1 names, and 2 raw contents"),
+        ("further", "the server's answer has 1 outputs of 1 names, and 2 raw contents"),
+        ("nothing", "the server's answer holds no output"),
+    ],
+)
+def test_a_wrong_answer_is_an_error(address: str, model: str, says: str) -> None:
+    result = run("infer", model, "--input", "x=[[1, 2]]", "--address", address)
+    assert result.exit_code == 1
+    assert says in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("no classes", "the server's answer holds b'best', which is no class: score:index:label"),
+        ("other output", "the server's answer has no output 'y'"),
+        ("no outputs", "the server names no output of model 'no outputs'; give its name"),
+        ("right", "it does not classify"),
+    ],
+)
+def test_an_answer_without_classes_is_an_error(address: str, model: str, says: str) -> None:
+    result = run("infer", model, "--input", "x=[[1, 2]]", "--address", address, "--top", "1")
+    assert result.exit_code == 1
+    assert says in result.stderr
+
+
+def test_rows_without_classes_are_printed(address: str) -> None:
+    result = run("infer", "empty", "--input", "x=[[1, 2]]", "--address", address, "--top", "1")
+    assert (result.exit_code, result.stdout) == (0, "row 0\nrow 1\n")
+
+
+def test_a_datatype_that_the_protocol_has_not_leaves_the_numbers_as_they_are(address: str) -> None:
+    result = run("infer", "unknown datatype", "--input", "x=[[1, 2]]", "--address", address)
+    assert result.exit_code == 0
+    bench = run("bench", address, "--model", "unknown datatype", "--seconds", "0.2", "--rounds", "1")
+    assert bench.exit_code == 2
+    assert "input 'x' has the datatype 'FP99', not of the protocol" in bench.stderr
+
+
+def test_the_name_of_an_output_is_printable(address: str) -> None:
+    result = run("infer", "colour", "--input", "x=[[1, 2]]", "--address", address)
+    assert "y\\x1b[31m FP32[1, 2]" in result.stdout
+
+
+def test_models_with_versions_that_are_no_numbers_are_listed(address: str) -> None:
+    result = run("models", "--address", address)
+    assert result.exit_code == 0
+    assert "v0.1.0" in result.stdout
+    assert "b 2: x FP32[-1,2]" in result.stdout
