@@ -38,7 +38,7 @@ def as_html(report: ExportReport, before: bytes = b"", after: bytes = b"") -> st
     folding, published = report.folding, report.published
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     template = environment.from_string(resources.files(__package__).joinpath("report.html.j2").read_text("utf-8"))
-    return template.render(
+    page = template.render(
         report=report,
         chosen=chosen(report),
         folded_form=folded_form(report),
@@ -57,6 +57,7 @@ def as_html(report: ExportReport, before: bytes = b"", after: bytes = b"") -> st
             "folded": (folding.affines_after, folding.nodes_after, folding.parameters_after),
         },
     )
+    return page.encode(errors="backslashreplace").decode()  # a file's name may be bytes that are no text
 
 
 def _drawn(before: bytes, after: bytes, folds: Sequence[Fold]) -> tuple[Markup, Markup] | None:

@@ -25,9 +25,9 @@ def write_provenance(model: ir.Model, name: str, origin: Origin, sizes: Sizes, f
     """Replace every trace of how the folded graph was made by its name, its producer and what it was made of."""
     strip(model)
     model.producer_name, model.producer_version = "normfold", metadata.version("normfold")
-    model.graph.name = name
+    model.graph.name = _printable(name)
     facts = {
-        "source": origin.name,
+        "source": _printable(origin.name),
         "source_sha256": origin.sha256,
         "weights_sha256": origin.weights_sha256,
         "inputs": "; ".join(str(s) for s in sizes.specs),
@@ -37,6 +37,11 @@ def write_provenance(model: ir.Model, name: str, origin: Origin, sizes: Sizes, f
         "versions": ", ".join(f"{k} {v}" for k, v in versions().items()),
     }
     model.metadata_props.update({f"normfold.{k}": v for k, v in sorted(facts.items()) if v})
+
+
+def _printable(name: str) -> str:
+    """A file's name without what a graph may not hold: bytes that are no text, and control characters."""
+    return "".join(c if c.isprintable() else "_" for c in name)
 
 
 def proved_sizes(sizes: Sizes) -> str:

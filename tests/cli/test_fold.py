@@ -41,3 +41,14 @@ def test_the_forms_are_timed_at_the_size_that_is_asked_for(folded, tmp_path):
     done = folded(tmp_path / "out.onnx", "--time-at", "L=77", "--form", "folded")
     assert done.exit_code == 0, done.output
     assert "run times at x[1,2,77]" in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize("name", ["b\udcfftes", "tit\x1ble"])
+def test_a_name_may_be_bytes_that_are_no_text(tmp_path, name):
+    source, out = tmp_path / f"{name}.onnx", tmp_path / f"{name}.out.onnx"
+    source.write_bytes(onnx.parser.parse_model(TEXT).SerializeToString())
+    options = ("--form", "folded", "--report", "html")
+    done = CliRunner(charset="utf-8").invoke(main, ["fold", str(source), str(out), *options])
+    assert done.exit_code == 0, done.output
+    assert onnx.load(out).graph.name.isprintable()
+    assert "BatchNorm" in out.with_suffix(".html").read_text("utf-8")
