@@ -91,6 +91,8 @@ def name_dimensions(model: ir.Model, specs: Sequence[InputSpec]) -> None:
 def _renamed(dim: int | ir.SymbolicDim, names: dict[str, str]) -> int | str | None:
     if isinstance(dim, int) or dim.value is None:
         return dim if isinstance(dim, int) else None
+    if dim.value in names:  # a size of an input such as 2*s77
+        return names[dim.value]
     return re.sub(r"[A-Za-z_]\w*", lambda m: names.get(m[0], m[0]), dim.value)
 
 

@@ -67,6 +67,7 @@ def open_program(path: Path, given: Sequence[InputSpec]) -> Origin:
         raise SourceError(
             f"'{path}' cannot be read as a torch.export program by torch {torch.__version__}: {reason}"
         ) from error
+    _forget_derived_ranges(program)
     refuse_training(program)
     refuse_written_buffers(program)
     specs = _specs(program, given, path)
@@ -85,6 +86,19 @@ def open_program(path: Path, given: Sequence[InputSpec]) -> Origin:
         ),
         notes=tried,
     )
+
+
+def _forget_derived_ranges(program: ExportedProgram) -> None:
+    """Leave ranges of symbols alone where torch reads its programs.
+
+    It also keeps the range of a size such as ``2*H`` among those of the symbols, and then cannot decompose the program.
+    """
+    values = [n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"]
+    for size in itertools.chain.from_iterable(v.shape for v in values if isinstance(v, torch.Tensor)):
+        if isinstance(size, torch.SymInt):
+            ranges = size.node.shape_env.var_to_range
+            for expression in [e for e in ranges if not e.is_symbol]:
+                del ranges[expression]
 
 
 class _Program(nn.Module):

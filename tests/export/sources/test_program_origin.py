@@ -87,6 +87,17 @@ def test_dimensions_that_are_independent_have_names_of_their_own(
     assert [str(spec) for spec in open_program(path, parse_inputs(given)).specs] == expected
 
 
+def test_a_size_may_be_a_multiple_of_another(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv1d(3, 4, 3, padding=1), nn.BatchNorm1d(4), nn.AvgPool1d(2)).eval()
+    half = torch.export.Dim("half", min=2, max=64)
+    exported = torch.export.export(network, (torch.randn(2, 3, 8),), dynamic_shapes=({2: 2 * half},))
+    torch.export.save(exported, tmp_path / "net.pt2")
+    origin = open_program(tmp_path / "net.pt2", ())
+    assert str(origin.specs[0]) == "input=FP32[2,3,L:4..128]"
+    graph = origin.graph(origin.specs, {"L": 8}, 18).graph
+    assert [str(size) for size in graph.inputs[0].shape or ()] == ["2", "3", "L"]
+
+
 def rewritten(path: Path, target: Path, change: Change, extra: dict[str, bytes]) -> Path:
     """Copy the archive with each entry's content changed and others added."""
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w") as new:
