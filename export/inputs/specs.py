@@ -133,8 +133,16 @@ def parse_input(text: str) -> InputSpec:
     if high is not None and int(low) > int(high):
         raise InputSpecError(f"--input {text!r}: the values {low}..{high} run backwards")
     values = None if low is None else (int(low), UNLIMITED if high is None else int(high))
+    datatype = by_name(dtype.upper())
+    if values is not None and datatype.dtype.kind == "f":
+        raise InputSpecError(
+            f"--input {text!r}: values {low}..{high or limit} are for integers and BOOL; give real inputs of "
+            f"{datatype.name} with --sample"
+        )
+    if datatype.name == "BOOL" and values not in (None, (0, 0), (0, 1), (1, 1)):
+        raise InputSpecError(f"--input {text!r}: the values of BOOL are 0..1, 0..0 (always false) or 1..1")
     shape = tuple(_parse_dimension(p, text) for p in parts)
-    return InputSpec(name, by_name(dtype.upper()), shape, values, limit or "", int(below or 0))
+    return InputSpec(name, datatype, shape, values, limit or "", int(below or 0))
 
 
 def parse_inputs(texts: Iterable[str]) -> tuple[InputSpec, ...]:
@@ -208,7 +216,8 @@ def random_inputs(
     for spec in specs:
         shape, dtype = spec.shape(sizes), spec.datatype.dtype
         if spec.datatype.name == "BOOL":
-            drawn[spec.name] = np.asarray(rng.random(shape) < 0.5)
+            low, high = spec.drawn(sizes)
+            drawn[spec.name] = np.asarray((rng.random(shape) < 0.5) & bool(high) | bool(low))
         elif dtype.kind == "f":
             normal = scale * rng.standard_normal(shape)
             drawn[spec.name] = np.asarray(np.abs(normal) if spec.positive else normal, dtype)

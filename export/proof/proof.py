@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from normfold.export.errors import CaptureError, ExportError, VerificationError
+from normfold.export.errors import CaptureError, ExportError, InputSpecError, VerificationError
 from normfold.export.graphs.exact import Graph, narrow_types
 from normfold.export.graphs.float64 import Float64Graph
 from normfold.export.graphs.runtime import Runtime
@@ -38,6 +38,7 @@ from normfold.export.proof.moving import moved_weights
 from normfold.export.proof.numbers import require_numbers, telling
 from normfold.export.proof.verify import Arrays, Case, Run, Verification, largest_errors, remembered, verify
 from normfold.export.sources.origin import Origin
+from normfold.export.user_code import line_of_error
 
 __all__ = ["Proof", "Proved", "cases_of"]
 
@@ -75,6 +76,27 @@ class Proved:
         return self.algebra is None or self.algebra.passed
 
 
+def _saying_where(reference: Run, cases: Sequence[Case]) -> Run:
+    """Return the same function; an error of the network names the case, and says what to do about it."""
+    names = {id(case.inputs): case.name for case in cases}
+
+    def run(inputs: Arrays) -> Arrays:
+        try:
+            return reference(inputs)
+        except ExportError:
+            raise
+        except Exception as error:
+            line = line_of_error(error)
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputSpecError(
+                f"the network does not run with {names.get(id(inputs), 'its inputs')}{f' at {line}' if line else ''}: "
+                f"{reason}. If it need not take such inputs, say which it takes in --input: sizes as in L:8.., values "
+                "of integers and BOOL as in mask=BOOL[N,L]:0..0"
+            ) from error
+
+    return run
+
+
 class Proof:
     """Proves forms of one origin: the references, the cases and the network's own errors are computed once."""
 
@@ -88,7 +110,7 @@ class Proof:
         self.unfolded = unfolded
         self.cases = [*cases_of(sizes.specs, sizes, origin.raw), *samples]
         reference, self.name, self.notes = origin.reference(self.cases[0].inputs)
-        self.reference = remembered(reference)
+        self.reference = remembered(_saying_where(reference, self.cases))
         self._plain: Run = remembered(Runtime(unfolded.content, optimised=False).run)
         self._require_running()
         self.notes = (*self.notes, *require_numbers(self._plain, self.cases))
@@ -146,6 +168,7 @@ class Proof:
             try:
                 self._plain(case.inputs)
             except ExportError as error:
+                self.reference(case.inputs)  # raises where the network does not run either
                 raise CaptureError(
                     f"the graph that was captured with {self.cases[0].name} does not run with {case.name}, where the "
                     f"network does. It {ANOTHER_PATH} ({error})"

@@ -68,6 +68,13 @@ class Stubborn(SurnameCNN):
         super().__init__()
         self.conv1_bn = nn.BatchNorm1d(8, track_running_stats=False)
 
+class Table(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(40, 4)
+    def forward(self, x):
+        return self.embed(x.abs().long())
+
 class Ids(nn.Module):
     def __init__(self):
         super().__init__()
@@ -278,6 +285,10 @@ def replaced(option: str, value: str) -> tuple[str, ...]:
         (
             ("mynets.py:SurnameCNN", "--input", "x=FP32[N,7,L]", *REPOSITORY),
             "is a class, so its weights are random numbers until a file of weights is loaded: give it with --weights",
+        ),
+        (
+            ("mynets.py:Table", "--untrained", "--input", "x=FP32[N,9]", *REPOSITORY),
+            "the network does not run with inputs times 100 at mynets.py:",
         ),
         ((*USUAL, "--weights-key", "ema"), "hold no network called 'ema' (--weights-key)"),
         (("mynets.py:SurnameCNN", *REPOSITORY), "say what goes into the network"),

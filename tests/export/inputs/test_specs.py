@@ -77,6 +77,8 @@ def test_a_range_given_once_holds_for_every_use_of_the_name() -> None:
         ("x\x1b[31m", "expected NAME=DTYPE[dims]"),
         ("x=FP32[N\x1b]", "neither a size, a name, nor a range"),
         ("x=INT64[N]:9..3", "run backwards"),
+        ("x=FP32[N]:0..1", "values 0..1 are for integers and BOOL"),
+        ("x=BOOL[N]:0..7", "the values of BOOL are 0..1, 0..0 (always false) or 1..1"),
         ("x=INT64[N]:1..L:3", "expected NAME=DTYPE[dims]"),
     ],
 )
@@ -111,6 +113,12 @@ def test_random_inputs_have_the_shapes_and_stay_within_the_values() -> None:
         (np.ndarray, (), "int64"),
         (np.ndarray, (), "bool"),
     ]
+
+
+def test_a_boolean_input_keeps_to_its_values() -> None:
+    specs = parse_inputs(["a=BOOL[9]:0..0", "b=BOOL[9]:1..1", "c=BOOL[9]:0..1", "d=BOOL[9]"])
+    drawn = random_inputs(specs, {}, np.random.default_rng(0))
+    assert [sorted({*drawn[name].tolist()}) for name in "abcd"] == [[False], [True], [False, True], [False, True]]
 
 
 def test_shapes_are_inferred_from_a_sample() -> None:
