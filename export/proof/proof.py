@@ -11,6 +11,7 @@ the network does is left out and another form of the network is published; the c
              more numbers for positive inputs |N(0, 1)|, and once N(0, 1) beside it
     scaled   the same times 10^-4 … 10^4
     raw      N(0, 1) as a client would send it to a network whose input is standardised
+    masks    N(0, 1), and booleans that are true, or false, behind the end of each row
     sample   the user's own inputs
 
 If an input is standardised, the random and the scaled cases are what the network itself sees: mean + std · N(0, 1).
@@ -34,6 +35,7 @@ from normfold.export.proof import rounding
 from normfold.export.proof.algebra import Algebra
 from normfold.export.proof.branches import BranchProof, untaken
 from normfold.export.proof.divergence import first_divergence
+from normfold.export.proof.masks import mask_cases
 from normfold.export.proof.moving import moved_weights
 from normfold.export.proof.numbers import require_numbers, telling
 from normfold.export.proof.verify import Arrays, Case, Run, Verification, largest_errors, remembered, verify
@@ -59,6 +61,10 @@ PLAIN_FACTOR, PLAIN_BOUND = 32.0, 3e-4
 #: units of what the float32 results move by where each number moves by a unit in the last place.
 EVALUATOR_FACTOR, EVALUATOR_BOUND = 32.0, 1e-2
 
+MASKED = (
+    "A mask at the end of rows takes another path than other masks: nn.TransformerEncoder then writes zeros in the "
+    "padding, unless it is built with enable_nested_tensor=False"
+)
 ANOTHER_PATH = "takes another path there: give that dimension's size, or a range that it is the same in, with --input"
 
 
@@ -188,11 +194,11 @@ class Proof:
         for d in captured.differences:
             if not d.passed:
                 what = d.trouble or f"output '{d.output}' is off by {d.relative:.1e} of its scale on {d.kind} inputs"
-                why = (
-                    f"It {ANOTHER_PATH}"
-                    if "its shape is" in d.trouble
-                    else "Does it depend on something besides its input?"
-                )
+                why = "Does it depend on something besides its input?"
+                if "its shape is" in d.trouble:
+                    why = f"It {ANOTHER_PATH}"
+                elif d.kind == "masks":
+                    why = MASKED
                 raise CaptureError(
                     f"the graph that was captured is not the network, so nothing was folded: {what}, where "
                     f"{d.bound:.1e} is allowed. {why}"
@@ -276,6 +282,7 @@ def cases_of(specs: Sequence[InputSpec], sizes: Sizes, raw: Callable[[Arrays], A
     signed = [replace(s, positive=False) for s in specs]
     if any(s.positive for s in specs):  # a part of the network may give numbers for negative ones, too
         cases.append(Case("random", "numbers of both signs", random_inputs(signed, sizes.trace, rng)))
+    cases += mask_cases(specs, random_inputs(specs, sizes.trace, rng), np.random.default_rng(2017))
     if raw is None:
         return cases
     plain = Case("raw", "N(0, 1), not around the mean", random_inputs(specs, sizes.trace, rng))

@@ -35,7 +35,7 @@ Bound = Callable[[float, bool], float]
 class Case:
     """One set of inputs."""
 
-    #: "random", "scaled" or "sample": errors are pooled by kind.
+    #: "random", "scaled", "masks", "raw" or "sample": errors are pooled by kind.
     kind: str
     #: For a person: "N=2 L=17", "one.npy".
     name: str

@@ -68,6 +68,14 @@ class Stubborn(SurnameCNN):
         super().__init__()
         self.conv1_bn = nn.BatchNorm1d(8, track_running_stats=False)
 
+class Padded(nn.Module):
+    def __init__(self, nested=True):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 1, enable_nested_tensor=nested)
+    def forward(self, x, pad):
+        return self.layers(x, src_key_padding_mask=pad)
+
 class Table(nn.Module):
     def __init__(self):
         super().__init__()
@@ -289,6 +297,10 @@ def replaced(option: str, value: str) -> tuple[str, ...]:
         (
             ("mynets.py:Table", "--untrained", "--input", "x=FP32[N,9]", *REPOSITORY),
             "the network does not run with inputs times 100 at mynets.py:",
+        ),
+        (
+            ("mynets.py:Padded", "--untrained", "--input", "x=FP32[N,9,4]", "--input", "pad=BOOL[N,9]", *REPOSITORY),
+            "writes zeros in the padding, unless it is built with enable_nested_tensor=False",
         ),
         ((*USUAL, "--weights-key", "ema"), "hold no network called 'ema' (--weights-key)"),
         (("mynets.py:SurnameCNN", *REPOSITORY), "say what goes into the network"),
