@@ -86,10 +86,12 @@ def _size(text: str) -> tuple[str, int]:
 
 
 def _argument(text: str) -> tuple[str, Any]:
-    """Read key=value; the value is read as a Python literal if it is one, else as text."""
+    """Read key=value; the value is read as a Python literal if it is one, or true or false, else as text."""
     key, equals, value = text.partition("=")
     if not equals or not key.isidentifier():
         raise click.UsageError(f"--arg {text}: expected KEY=VALUE, for example --arg channels=128")
+    if value in ("true", "false"):  # as in TOML and JSON; as a text both would be taken for true
+        return key, value == "true"
     try:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # {[1]}, or nested too deep

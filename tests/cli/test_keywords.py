@@ -9,10 +9,20 @@ from normfold.cli.keywords import keywords_of, sizes_of
 
 
 def test_values_are_python_literals_or_text():
-    texts = ["channels=128", "kind=tcn", "sizes=[1, 2]", "set={[3,4]}", f"deep={'[' * 5000}", "empty="]
+    texts = [
+        "channels=128",
+        "kind=tcn",
+        "sizes=[1, 2]",
+        "set={[3,4]}",
+        "bn=false",
+        "se=true",
+        f"deep={'[' * 5000}",
+        "empty=",
+    ]
     found = keywords_of(None, texts)
     assert found == {
-        "channels": 128, "kind": "tcn", "sizes": [1, 2], "set": "{[3,4]}", "deep": "[" * 5000, "empty": "",
+        "channels": 128, "kind": "tcn", "sizes": [1, 2], "set": "{[3,4]}", "bn": False, "se": True,
+        "deep": "[" * 5000, "empty": "",
     }  # fmt: skip
 
 
