@@ -36,6 +36,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "torch", "onnx", "grpcio", "protobuf", "numpy", "uvloop")
 
 
+#: The exit code of a command that Ctrl-C stopped, as shells have it.
+INTERRUPTED = 130
+
+
 def _command(name: str) -> click.Command:
     command = getattr(import_module(COMMANDS[name][0]), name)
     assert isinstance(command, click.Command)
@@ -85,6 +89,9 @@ class LazyGroup(click.Group):
                 environment.say_where(error)
             vars(error).update(message=shown(error.message))  # click declares it final, and prints it
             raise
+        except KeyboardInterrupt:  # click would end with 1, which says something else
+            click.echo("stopped", err=True)
+            ctx.exit(INTERRUPTED)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table of subcommands from the help lines kept here."""

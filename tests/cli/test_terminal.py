@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 from rich.table import Table
 
 from normfold.cli.main import main
 from normfold.cli.plain_console import PlainConsole
 from normfold.cli.terminal import shown
+from normfold.serving.client import client
 
 HOSTILE = "red\x1b[31m\x1b]0;title\x07\rbold\x9b1m"
 
@@ -43,3 +45,13 @@ def test_a_console_escapes_lines_and_cells() -> None:
     assert file.getvalue().count("\\x1b]0;title\\x07") == 3
     assert "\x1b]" not in file.getvalue()
     assert "\x9b" not in file.getvalue()
+
+
+@pytest.mark.parametrize("arguments", [("infer", "a", "--input", "x=1"), ("healthcheck",), ("load", "a")])
+def test_ctrl_c_has_an_exit_code_of_its_own(monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client, "Client", interrupted)
+    result = CliRunner().invoke(main, arguments)
+    assert (result.exit_code, result.stderr.strip()) == (130, "stopped")
