@@ -193,7 +193,12 @@ class Server:
         """Bind the port, alone or together with other workers. Raises StartError when it cannot be bound."""
         await self._frontend.start(self.config.listen, reuse_port)
         self._doors.watch()
-        self._giving_back = asyncio.create_task(give_back_when_idle(self._admission.work, self._stock.give_back_all))
+        self._giving_back = asyncio.create_task(give_back_when_idle(self._work, self._stock.give_back_all))
+
+    def _work(self) -> tuple[int, int]:
+        """A number that grows with each request, and with each MiB that clients no longer hold; requests under way."""
+        entered, under_way = self._admission.work()
+        return entered + (self._frontend.freed_bytes >> 20), under_way
 
     def open_http(self, reuse_port: bool = False) -> None:
         """Open the port for metrics and health, alone or together with other workers. Raises StartError.

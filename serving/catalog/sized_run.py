@@ -26,8 +26,10 @@ Array = NDArray[Any]
 #: activations have left the CPU's caches long before.
 PART_BYTES = 64 << 20
 
-#: Sessions of runs with no more memory keep it when the server is idle, in bytes.
+#: Sessions of runs with no more memory keep it when the server is idle, in bytes. Several such runs may take more:
+#: their answers stay in memory for as long as clients do not take them.
 KEPT_BYTES = 8 << 20
+KEPT_RUNS = 8
 
 
 class SizedRun:
@@ -40,6 +42,8 @@ class SizedRun:
         self._session, self._memory, self._budget, self._batched = session, memory, budget, batched
         self._small = {name: array[:1] for name, array in sample.items()} if batched else dict(sample)
         self._kept_bytes = memory.most_input_bytes(KEPT_BYTES)
+        #: Runs of larger inputs may together keep more than that, and how many of them there were.
+        self._several_bytes, self._several = memory.most_input_bytes(KEPT_BYTES / KEPT_RUNS), 0
         #: The largest inputs since memory was last given back, in bytes.
         self._largest = 0
         #: Inputs up to this size need no further look, in bytes.
@@ -64,8 +68,9 @@ class SizedRun:
     def __call__(self, feeds: Mapping[str, Array], outputs: Sequence[str], stop: Stop | None = None) -> list[Array]:
         """The outputs named in ``outputs``; ``stop`` ends the run early. Raises what the session raises."""
         size = _bytes(feeds)
-        if size > self._largest:
-            self._largest = size
+        if size > self._several_bytes:
+            self._several += 1
+            self._largest = max(self._largest, size)
         if size <= self._ordinary_bytes:
             return self._session.run(feeds, outputs, stop=stop)
         rows = len(next(iter(feeds.values()))) if self._batched else 1
@@ -84,8 +89,8 @@ class SizedRun:
 
     def give_back(self) -> None:
         """Give back the memory that the session keeps for its next run, if that is much."""
-        if self._largest > self._kept_bytes:
-            self._largest = 0
+        if self._largest > self._kept_bytes or self._several > KEPT_RUNS:
+            self._largest = self._several = 0
             self._session.run(self._small, [self._session.outputs[0].name], give_back=True)
 
     def part_rows(self, rows: int, size: int) -> int:

@@ -31,6 +31,10 @@ class Frontend(Protocol):
     def address(self) -> str:
         """The address that it listens on; empty until it does."""
 
+    @property
+    def freed_bytes(self) -> int:
+        """The bytes that were held for clients and are not any more, since the server began."""
+
     async def start(self, address: str, reuse_port: bool = False) -> None:
         """Listen on "host:port" (port 0: any free one) or "unix:/path". Raises StartError.
 

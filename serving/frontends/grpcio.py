@@ -52,6 +52,11 @@ class GrpcioFrontend:
         """The address that the server listens on; empty until it does."""
         return self._server.address
 
+    @property
+    def freed_bytes(self) -> int:
+        """Nothing: gRPC itself holds what waits for clients."""
+        return 0
+
     async def start(self, address: str, reuse_port: bool = False) -> None:
         """Listen on ``address``: "host:port", port 0 for any free one, or "unix:/path".
 

@@ -65,6 +65,11 @@ class Http2Frontend:
         #: The address that the server listens on; empty until it does.
         self.address = ""
 
+    @property
+    def freed_bytes(self) -> int:
+        """The bytes that were held for clients and are not any more, since the server began."""
+        return self._service.holding.freed
+
     async def start(self, address: str, reuse_port: bool = False) -> None:
         """Listen on ``address``: "host:port", port 0 for any free one, or "unix:/path".
 

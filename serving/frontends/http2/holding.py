@@ -10,6 +10,8 @@ class Holding:
         self.bytes = 0
         #: Those of them that are no call's: they do not matter to a call that is alone.
         self.beside = 0
+        #: The bytes of all connections that were held and are not any more, since the server began.
+        self.freed = 0
         self._most, self._of_all = most_bytes, of_all
 
     def fits(self, size: int, own: int = 0) -> bool:
@@ -36,6 +38,8 @@ class Holding:
         self.bytes += size
         if self._of_all is not None:
             self._of_all.bytes += size
+            if size < 0:
+                self._of_all.freed -= size
 
     def add_beside(self, size: int) -> None:
         """The same for what is no call's: places for calls, unfinished frames, and what waits in the socket."""

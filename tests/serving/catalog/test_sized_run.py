@@ -159,6 +159,21 @@ def test_an_idle_server_gives_back_what_ordinary_runs_have_kept(session):
     assert allocated_bytes() - before < 4 * MIB
 
 
+def test_an_idle_server_gives_back_what_answers_took_that_waited_together(session, monkeypatch):
+    """Each of them alone is of an ordinary run."""
+    sized = SizedRun(session, measured(session), MemoryBudget(1 << 40), batched=True, sample=rows(2, 32))
+    given = []
+    run = session.run
+    monkeypatch.setattr(session, "run", lambda f, o, give_back=False, **_: given.append(give_back) or run(f, o))
+    feeds = rows(1, 2048)  # 1 MiB in two activations
+    for count, gives_back in ((sized_run.KEPT_RUNS, False), (1, True), (0, False)):
+        for _ in range(count):
+            sized(feeds, ["y"])
+        given.clear()
+        sized.give_back()
+        assert given == [True] * gives_back
+
+
 def test_a_session_of_small_runs_is_left_alone(session, monkeypatch):
     sized = SizedRun(session, measured(session), MemoryBudget(1 << 40), batched=True, sample=rows(2, 32))
     sized(rows(1, 32), ["y"])

@@ -36,6 +36,17 @@ def test_uploads_that_stop_are_refused_beyond_the_limit(start, limits):
         wait_until(lambda: held(served) == 0)
 
 
+def test_what_clients_held_and_hold_no_more_is_counted(served):
+    """The server gives its memory back then, although there was no request."""
+    client = Raw(served.address)
+    before = served.frontend.freed_bytes
+    upload(client, 1, b"\0" + (2 << 20).to_bytes(4, "big") + bytes(1 << 19))
+    wait_until(lambda: held(served) > 1 << 19)
+    assert served.frontend.freed_bytes - before < 1 << 16
+    client.socket.close()
+    wait_until(lambda: served.frontend.freed_bytes - before > 1 << 19)
+
+
 @pytest.mark.parametrize("silent_calls", [0, 3 * FEW_CALLS])
 def test_one_request_alone_may_exceed_the_limit_of_its_connection(start, silent_calls):
     with start(limits=ClientLimits(max_connection_bytes=1 << 20)) as served:

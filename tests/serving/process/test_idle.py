@@ -9,7 +9,10 @@ import time
 import weakref
 
 from normfold.protos import grpc_service as pb
+from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.process import idle, memory
+from normfold.serving.server import Server
+from normfold.serving.settings import ServerConfig
 
 
 def test_memory_is_given_back_once_after_work():
@@ -80,3 +83,14 @@ def test_a_model_that_was_replaced_is_gone_at_once_and_its_memory_is_given_back(
             gc.enable()
         assert old() is None
         assert len(given) > before
+
+
+def test_what_clients_hold_no_more_is_work_too(tmp_path, models):
+    models.write(tmp_path / "m", models.scale())
+    server = Server(ServerConfig(tmp_path, listen="127.0.0.1:0", metrics_listen="off"))
+    assert server._work() == (0, 0)
+    holding = Holding(1, server._frontend._service.holding)
+    holding.add(3 << 20)
+    assert server._work() == (0, 0)
+    holding.add(-(2 << 20))
+    assert server._work() == (2, 0)
