@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import random
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
-from hypothesis import given
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.fuzz.grammar import Grammar
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.errors import InvalidRequest
+from normfold.serving.errors import InvalidRequest, NotFound
+from normfold.serving.infer.inputs import gather
 from normfold.serving.wire import lifted
 from normfold.serving.wire.fields import sized
 from normfold.serving.wire.lifted import SMALL_BYTES, lift, unpacked
+from normfold.serving.wire.typed import Typed
 from normfold.serving.wire.varint import varint
 
 COUNT = SMALL_BYTES // 8 * 9
@@ -117,3 +125,50 @@ def test_numbers_are_read_in_pieces_wherever_these_end(values, piece_bytes):
         found = unpacked(memoryview(b"".join(map(varint, values))))
     assert found.dtype == np.uint64
     assert found.tolist() == values
+
+
+NO_REGIONS = Mock(check=Mock(side_effect=NotFound("no such region")))
+#: Refusals of forms that protobuf would read and does not write.
+PLAIN = ("send raw_input_contents", "a tensor has more than one contents field")
+
+
+def contents_of(data: bytes, small_bytes: int) -> dict[str, list]:
+    """The elements of every input, as the server gathers them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lifted, "SMALL_BYTES", small_bytes)
+        rest, found = lift(data)
+    request = pb.ModelInferRequest.FromString(rest)
+    gathered = gather(request, "m", NO_REGIONS, found)
+    return {
+        name: [getattr(value, "item", lambda value=value: value)() for value in one.values]
+        if isinstance(one, Typed)
+        else list(memoryview(one))
+        for name, one in gathered.items()
+    }
+
+
+@settings(max_examples=int(os.environ.get("NORMFOLD_EXAMPLES", "400")), deadline=None)
+@given(st.integers(0, 1 << 32), st.integers(0, 12), st.booleans())
+def test_whatever_is_lifted_means_what_protobuf_reads(seed, small_bytes, broken):
+    """Requests of any form, with bytes changed: the same elements or refusal, or a refusal that says what to send."""
+    chance = random.Random(seed)
+    grammar = Grammar(chance, ("m",))
+    request = asked(**{field: LARGE[field][: chance.randrange(12)] for field in chance.sample(list(LARGE), 1)})
+    if chance.random() < 0.3:
+        for tensor in request.inputs:
+            tensor.ClearField("contents")
+        request.raw_input_contents.extend([b"a" * chance.randrange(20), b"b" * chance.randrange(20)])
+    message = grammar.changed(request) if chance.random() < 0.5 else request
+    data = message.SerializeToString(deterministic=True)
+    data = grammar.broken(data) if broken else data
+    try:
+        whole: object = contents_of(data, 1 << 30)
+    except (InvalidRequest, NotFound, DecodeError) as error:
+        whole = type(error), str(error)
+    try:
+        found: object = contents_of(data, small_bytes)
+    except (InvalidRequest, NotFound, DecodeError) as error:
+        if str(error).endswith(PLAIN):
+            return
+        found = type(error), str(error)
+    assert repr(found) == repr(whole)
