@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -104,7 +105,8 @@ def load_into(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     Raises CheckpointError, with similar keys, where keys are missing, unexpected or of another shape and the network's
     own load_state_dict does not take them, where a weight is NaN, and where two keys of one tensor differ. Lazy layers
     take their shapes from the file. Counters of seen batches (``num_batches_tracked``) may be missing: inference never
-    reads them. Of the keys of one tensor one is enough.
+    reads them. Weights that are sparse, quantised, complex or integers are refused where the network has floats. Of the
+    keys of one tensor one is enough.
     """
     wanted = network.state_dict()
     tensors = checkpoint.tensors
@@ -119,6 +121,12 @@ def load_into(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     differs = bool(missing or unexpected or shapes)
     if differs and not takes(network, tensors):
         raise CheckpointError(_mismatch(path, missing, unexpected, shapes, tensors, wanted))
+    unlike = [] if differs else [f"'{k}' is {_form(v)}" for k, v in tensors.items() if not _copies(v, wanted[k])]
+    if unlike:
+        raise CheckpointError(
+            f"weights '{path}': {'; '.join(unlike[:8])}. The network's are ordinary floats: save them so, from the "
+            "network before it was quantised or changed"
+        )
     if broken := _with_nan(tensors):
         raise CheckpointError(f"weights '{path}': {some(broken)} hold NaN, so every answer of the network would be NaN")
     for keys in needed:
@@ -146,6 +154,21 @@ def takes(network: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
     if getattr(left, "missing_keys", ()) or getattr(left, "unexpected_keys", ()):
         return False
     return bool(_with_nan(tensors)) or not _with_nan(tried.state_dict())
+
+
+def _copies(tensor: Tensor, wanted: Tensor) -> bool:
+    """Whether the weight takes the numbers of ``tensor`` as they are; torch copies integers and real parts, too."""
+    if is_lazy(tensor):
+        return True
+    plain = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
+    return plain and (not wanted.is_floating_point() or tensor.is_floating_point())
+
+
+def _form(tensor: Tensor) -> str:
+    """What a tensor is, for a message: "sparse_coo", "without numbers (meta)", "int8"."""
+    if tensor.is_meta:
+        return "without numbers (meta)"
+    return str(tensor.dtype if tensor.layout == torch.strided else tensor.layout).removeprefix("torch.")
 
 
 def _with_nan(tensors: Mapping[str, Tensor]) -> list[str]:

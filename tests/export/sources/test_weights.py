@@ -9,6 +9,7 @@ import random
 import re
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,9 @@ class Net(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv1d(3, 4, 3)
         self.conv1_bn = nn.BatchNorm1d(4)
+
+
+Change = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Evil:
@@ -346,3 +350,19 @@ def test_a_key_that_lazy_layers_miss_is_named(trained: Net, tmp_path: Path) -> N
     network = Lazy()
     with pytest.raises(CheckpointError, match=r"'conv1_bn.weight' is not in the file; the file has 'bn1.weight'"):
         load_into(network, read_checkpoint(path, network.state_dict()), path)
+
+
+@pytest.mark.parametrize(
+    ("change", "form"),
+    [
+        (lambda w: w.to_sparse(), "sparse_coo"),
+        (lambda w: w.to("meta"), "without numbers (meta)"),
+        (lambda w: w.to(torch.complex64), "complex64"),
+        (lambda w: w.to(torch.int8), "int8"),
+    ],
+)
+def test_weights_that_are_no_floats_are_refused(trained: Net, tmp_path: Path, change: Change, form: str) -> None:
+    state = trained.state_dict()
+    torch.save({**state, "conv1.weight": change(state["conv1.weight"])}, tmp_path / "odd.pt")
+    with pytest.raises(CheckpointError, match=rf"'conv1.weight' is {re.escape(form)}\."):
+        load_into(Net(), read_checkpoint(tmp_path / "odd.pt", state), tmp_path / "odd.pt")
