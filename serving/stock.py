@@ -76,5 +76,6 @@ class Stock:
         """Give back what runs and requests have left."""
         for model in self._ready():
             await asyncio.to_thread(model.give_back)
+        memory.collect()
         await asyncio.to_thread(memory.give_back)
         self._settle()

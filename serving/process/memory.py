@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import time
 from pathlib import Path
 
 #: Their names in glibc's malloc.h.
@@ -69,6 +70,59 @@ def resident_bytes(process: str = "self") -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
+#: A collection of all objects should not take longer, in seconds: nobody is answered meanwhile.
+COLLECTION_SECONDS = 0.02
+
+
+class _Collections:
+    """Keeps collections of all objects short, however many objects clients keep alive: 60,000 calls took 0.4 s.
+
+    What a long one has left is excluded from the next ones, until ``collect`` is called. Calls that end are freed
+    without any collection.
+    """
+
+    def __init__(self) -> None:
+        self._begun = 0.0
+        #: The objects that were excluded from the first, and whether there are others.
+        self._settled, self._more = 0, False
+
+    def settle(self) -> None:
+        """Exclude the objects of now, and look at collections from now on."""
+        gc.freeze()
+        self._settled = gc.get_freeze_count()
+        if self.note not in gc.callbacks:
+            gc.callbacks.append(self.note)
+
+    def note(self, phase: str, info: dict[str, int]) -> None:
+        """Called by Python before and after each collection."""
+        if info["generation"] < 2:
+            return
+        if phase == "start":
+            self._begun = time.perf_counter()
+        elif time.perf_counter() - self._begun > COLLECTION_SECONDS:
+            gc.freeze()
+            self._more = True
+
+    def collect(self) -> None:
+        """Collect among the excluded objects, too, once there are not many more of them than at first."""
+        if self._more and gc.get_freeze_count() < 2 * self._settled:
+            self._more = False
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
+
+
+_COLLECTIONS = _Collections()
+
+
 def settle() -> None:
-    """Exclude all objects that exist now from later garbage collections: they stay, and visiting them takes 50 ms."""
-    gc.freeze()
+    """Exclude all objects that exist now from later garbage collections: they stay, and visiting them takes 50 ms.
+
+    From now on no collection takes long, whatever clients do.
+    """
+    _COLLECTIONS.settle()
+
+
+def collect() -> None:
+    """Collect what collections have left out since ``settle``; for a server that is idle."""
+    _COLLECTIONS.collect()

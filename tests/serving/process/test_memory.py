@@ -35,3 +35,35 @@ def test_what_is_loaded_is_taken_out_of_garbage_collection():
         "import gc; from normfold.serving.process import memory; memory.settle(); print(gc.get_freeze_count() > 1000)"
     )
     assert _printed(code) == "True"
+
+
+LEFT_OUT = """
+import gc, weakref
+from normfold.serving.process import memory
+
+class Cycle:
+    def __init__(self):
+        self.itself = self
+
+memory.COLLECTION_SECONDS = -1.0  # each is a long one
+memory.settle()
+memory.settle()
+alive = [Cycle() for _ in range(1000)]
+gc.collect()
+print(gc.get_freeze_count() >= memory._COLLECTIONS._settled + 1000, len(gc.callbacks))
+gone = weakref.ref(alive[0])
+alive.clear()
+gc.collect()
+print(gone() is None)
+settled = memory._COLLECTIONS._settled
+memory._COLLECTIONS._settled = 1  # as if many more were alive than at first
+memory.collect()
+print(gone() is None)
+memory._COLLECTIONS._settled = settled
+memory.collect()
+print(gone() is None)
+"""
+
+
+def test_what_a_long_collection_has_left_is_not_visited_again_until_the_server_is_idle():
+    assert _printed(LEFT_OUT).split() == ["True", "1", "False", "False", "True"]
