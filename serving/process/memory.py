@@ -70,7 +70,7 @@ def resident_bytes(process: str = "self") -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-#: A collection of all objects should not take longer, in seconds: nobody is answered meanwhile.
+#: A collection of all objects should not take longer, in seconds of processor time: nobody is answered meanwhile.
 COLLECTION_SECONDS = 0.02
 
 
@@ -98,8 +98,8 @@ class _Collections:
         if info["generation"] < 2:
             return
         if phase == "start":
-            self._begun = time.perf_counter()
-        elif time.perf_counter() - self._begun > COLLECTION_SECONDS:
+            self._begun = time.thread_time()
+        elif time.thread_time() - self._begun > COLLECTION_SECONDS:
             gc.freeze()
             self._more = True
 
