@@ -34,7 +34,7 @@ def errors_as_messages(debug: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo("stopped; nothing was published", err=True)
+        click.echo("stopped; nothing was written", err=True)
         sys.exit(130)
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise

@@ -499,7 +499,7 @@ def test_control_c_at_a_named_step_leaves_nothing_and_says_so(
 
     monkeypatch.setattr(pipeline, "export_model", pressed)
     result = normfold(*USUAL)
-    assert (result.exit_code, result.stderr) == (130, "stopped; nothing was published\n")
+    assert (result.exit_code, result.stderr) == (130, "stopped; nothing was written\n")
     assert not (directory / "repository").exists()
 
 
