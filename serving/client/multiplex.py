@@ -123,12 +123,14 @@ class Multiplexer:
             self._fail_all(ClientError(Status.INTERNAL, said))
 
     async def _keep_open(self) -> None:
-        tried = False
+        known: ClientError | None = None
         while self._waiting:
-            error = await self._stream(careful=tried)
-            tried = True
+            error = await self._stream(careful=known is not None)
+            if (error.code, error.details) == _LOST:  # perhaps for the reason of the stream before
+                error = known or ClientError(Status.UNAVAILABLE, f"the server at {self._address} ended the stream")
+            known = error
             for waiting in self._waiting.values():
-                if not _retryable(error) or waiting.attempts >= ATTEMPTS:
+                if error.code not in _RETRYABLE or waiting.attempts >= ATTEMPTS:
                     _fail(waiting, error)
             left = [waiting.attempts for waiting in self._waiting.values() if not waiting.answer.done()]
             if not left:
@@ -204,10 +206,6 @@ class Multiplexer:
     def _fail_all(self, error: ClientError) -> None:
         for waiting in self._waiting.values():
             _fail(waiting, error)
-
-
-def _retryable(error: ClientError) -> bool:
-    return error.code in _RETRYABLE or (error.code, error.details) == _LOST
 
 
 def _fail(waiting: _Waiting, error: ClientError) -> None:

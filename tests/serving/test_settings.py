@@ -143,7 +143,8 @@ def test_every_option_is_a_field_and_every_field_an_option():
     assert set(FIELDS) - options == set(NOT_OPTIONS)
 
 
-def test_an_option_that_is_not_given_is_the_fields_default():
+def test_an_option_that_is_not_given_is_the_fields_default(monkeypatch):
+    monkeypatch.delenv("NORMFOLD_SERVE_LISTEN")
     assert config("-r", "r") == DEFAULT
 
 

@@ -13,7 +13,9 @@ import pytest
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.async_client import AsyncClient
 from normfold.serving.client.client import ClientError
-from normfold.serving.client.multiplex import stream_status
+from normfold.serving.client.multiplex import Multiplexer, stream_status
+from normfold.serving.client.transport.answers import Reply
+from normfold.serving.errors import Status
 
 X = np.array([[1, 2, 3, 4]], np.float32)
 
@@ -173,6 +175,26 @@ def test_a_stream_that_keeps_breaking_fails_its_calls_with_its_status(status, st
     errors = run(ask())
     assert [(error.status.name, error.details) for error in errors] == [(status, "not today")] * 2
     assert len(opened) in streams  # one more where grpcio lost the status, in the midst of a write
+
+
+def test_a_status_that_grpcio_lost_is_that_of_the_stream_before_or_one_to_try_again():
+    ends = [Reply(Status.INTERNAL, "Internal error from Core"), Reply(Status.UNAVAILABLE, "not today")]
+
+    class Calls:
+        def __init__(self, ends):
+            self.ends = list(ends)
+
+        async def stream(self, path, messages):
+            yield self.ends.pop(0) if len(self.ends) > 1 else self.ends[0]
+
+    async def ask(*ends):
+        with pytest.raises(ClientError) as caught:
+            await Multiplexer(Calls(ends), "here:1").infer(pb.ModelInferRequest(), 30)
+        return caught.value.code, caught.value.details
+
+    lost, known = ends
+    assert run(ask(known, known, lost)) == (Status.UNAVAILABLE, "not today")
+    assert run(ask(lost)) == (Status.UNAVAILABLE, "the server at here:1 ended the stream")
 
 
 def test_a_refusal_with_a_time_is_obeyed_until_the_deadline():
