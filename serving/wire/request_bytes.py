@@ -90,7 +90,7 @@ def decisive_bytes(data: bytes) -> int:
     >>> decisive_bytes(b"\\x0a\\x01m\\x12\\x012\\x1a\\x02id"), decisive_bytes(b"")
     (7, 0)
     """
-    start, end = find_id(data)
+    start = find_id(data)[0]
     return start + 1 if 0 < start < len(data) else 0
 
 
