@@ -59,7 +59,10 @@ class Loader:
             if not job.cancel() and not self._closed:
                 await asyncio.wait([done])
             raise
-        return done.result()
+        try:
+            return done.result()
+        finally:  # an error has this frame, and would keep the file that was loaded for as long as these keep the error
+            del job, done
 
     async def load_versions(
         self, folder: Files, written: mc.ModelConfig, numbers: Sequence[int], quiet: bool

@@ -206,8 +206,8 @@ def _parsed(data: bytes, large: bool) -> tuple[pb.ModelInferRequest, bool, Lifte
 
     Raises InvalidRequest.
     """
-    data, lifted = lift(data) if large else (data, Lifted())
-    request = parse(pb.ModelInferRequest, data)
+    rest, lifted = lift(data) if large else (data, Lifted())
+    request = parse(pb.ModelInferRequest, rest, len(data))
     return request, any(tensor.parameters for tensor in request.inputs), lifted
 
 

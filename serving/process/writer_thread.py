@@ -70,7 +70,7 @@ class WriterThread:
                 self._idle = True
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._waiting)
-                waiting, self._waiting, self._waiting_bytes, self._idle = self._waiting, [], 0, False
+                waiting, self._waiting, self._idle = self._waiting, [], False
                 lost = self._lost if written else 0  # a full disk would lose the line that says it, too
                 self._lost -= lost
             if self._after is not None:
@@ -79,6 +79,8 @@ class WriterThread:
                 log.error("%d lines could not be written to %s in time and are missing", lost, self.name)
             for piece in _pieces(waiting):
                 written = self._write(piece)
+                with self._changed:
+                    self._waiting_bytes -= len(piece)
 
     def _write(self, data: bytes) -> bool:
         """Write ``data`` to the file itself, without the lock that Python's stream would hold; whether it could."""

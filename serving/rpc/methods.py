@@ -113,15 +113,18 @@ class Method:
             yield response.SerializeToString()
 
 
-def parse(message: type[Request], data: bytes) -> Request:
-    """The message of a client in ``data``; not on the event loop if that is large. Raises InvalidRequest."""
+def parse(message: type[Request], data: bytes, size: int | None = None) -> Request:
+    """The message of a client in ``data``; not on the event loop if that is large. Raises InvalidRequest.
+
+    ``size``: the bytes that the client sent, where ``data`` is only a part of them.
+    """
     kind = message.DESCRIPTOR
     try:
         if len(data) > LOOP_BYTES:
             check_fields(data, kind)
         return message.FromString(data)
     except (DecodeError, ValueError):
-        raise InvalidRequest(f"{len(data)} bytes that are not a {kind.full_name} message") from None
+        raise InvalidRequest(f"{size or len(data)} bytes that are not a {kind.full_name} message") from None
 
 
 def status_alone(error: BaseException) -> Status:

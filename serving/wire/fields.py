@@ -51,12 +51,12 @@ def fields(data: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
                 size = 4 if kind == FIXED32 else 8
             else:
                 raise ValueError("a group, which no message here has")
+            if at + size > end:
+                raise ValueError("the bytes end within a field")
             yield tag >> 3, first, at, at + size
             at += size
     except IndexError:
         raise ValueError("the bytes end within a field") from None
-    if at != end:
-        raise ValueError("the bytes end within a field")
 
 
 def numbers(data: bytes, begin: int, end: int) -> list[int]:

@@ -13,13 +13,18 @@ from normfold.serving.wire.varint import varint
 
 #: A message of fewer bytes is taken as it is.
 SMALL_BYTES = 1 << 16
+#: Messages within messages that protobuf reads, too.
+MOST_LEVELS = 100
 
 
-def known_fields(data: bytes | memoryview, kind: Any) -> bytes:
+def known_fields(data: bytes | memoryview, kind: Any, levels: int = MOST_LEVELS) -> bytes:
     """The message ``data``, and messages within it, without unknown fields where they have SMALL_BYTES or more.
 
-    ``kind`` is the descriptor of the message. Raises ValueError for bytes that are no message.
+    ``kind`` is the descriptor of the message. Raises ValueError for bytes that are no message, and for a message with
+    more than ``levels`` others around one another.
     """
+    if levels < 0:
+        raise ValueError(f"messages within messages, more than {MOST_LEVELS} times")
     view = memoryview(data)
     if len(view) < SMALL_BYTES:
         return bytes(view)
@@ -31,6 +36,6 @@ def known_fields(data: bytes | memoryview, kind: Any) -> bytes:
         if field.message_type is None or end - begin < SMALL_BYTES:
             kept.append(view[tag:end])
         else:
-            within = known_fields(view[begin:end], field.message_type)
+            within = known_fields(view[begin:end], field.message_type, levels - 1)
             kept += [varint(number << 3 | view[tag] & 7), varint(len(within)), within]
     return b"".join(kept)

@@ -113,7 +113,7 @@ def _elements(contents: memoryview) -> tuple[int, Elements]:
         raise _unusual()
     ((_, _, begin, end),) = places
     if number in _VARINTS:
-        return number, unpacked(contents[begin:end]).astype(_VARINTS[number])
+        return number, unpacked(contents[begin:end], _VARINTS[number])
     # a copy, because onnxruntime's kernels may rely on alignment; NumPy makes it while other threads run
     copied = np.frombuffer(contents[begin:end], np.uint8).copy()
     return number, copied.view(_FIXED[number])
@@ -134,10 +134,10 @@ def _strings(contents: memoryview) -> list[bytes]:
     return found
 
 
-def unpacked(data: memoryview) -> NDArray[np.uint64]:
-    """The numbers in a packed field of varints, as protobuf reads them. Raises ValueError.
+def unpacked(data: memoryview, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The numbers of type ``dtype`` in a packed field of varints, as protobuf reads them. Raises ValueError.
 
-    >>> unpacked(memoryview(b"\\x05\\xac\\x02")).tolist()
+    >>> unpacked(memoryview(b"\\x05\\xac\\x02"), np.dtype("i4")).tolist()
     [5, 300]
     """
     pieces, at = [], 0
@@ -147,8 +147,8 @@ def unpacked(data: memoryview) -> NDArray[np.uint64]:
         if not last.size:
             raise ValueError("the bytes end within a number, or it has more than ten bytes")
         at += int(last[-1]) + 1
-        pieces.append(_numbers(piece[: last[-1] + 1], last))
-    return np.concatenate(pieces) if pieces else np.empty(0, np.uint64)
+        pieces.append(_numbers(piece[: last[-1] + 1], last).astype(dtype, copy=False))
+    return np.concatenate(pieces) if pieces else np.empty(0, dtype)
 
 
 def _numbers(piece: NDArray[np.uint8], last: NDArray[np.intp]) -> NDArray[np.uint64]:

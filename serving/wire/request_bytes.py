@@ -91,7 +91,7 @@ def decisive_bytes(data: bytes) -> int:
     (7, 0)
     """
     start = find_id(data)[0]
-    return start + 1 if 0 < start < len(data) else 0
+    return start + 1 if 0 < start < len(data) and data[:1] == b"\n" else 0
 
 
 def model_named(data: bytes) -> tuple[str, str] | None:

@@ -153,7 +153,7 @@ class ClientEnd(Outgoing):
         if end == begin and not last:
             self.fruitless()
         else:
-            self._fruitless = 0
+            self._fruitless = self.pings = 0
         if call is None:
             return
         call.received += size
@@ -170,6 +170,7 @@ class ClientEnd(Outgoing):
 
     def _headers(self, number: int, flags: int, payload: bytes) -> None:
         self.check_opened(number)
+        self.pings = 0
         begin, end = 0, len(payload)
         if flags & h2.PADDED:
             expect(end > 0 and payload[0] < end)

@@ -14,6 +14,8 @@ FRAME_BYTES = 1 << 20
 WINDOW_BYTES = 1 << 24
 #: Streams that are opened before the server has said how many it takes (RFC 9113 recommends to allow 100).
 _BEFORE_SETTINGS = 100
+#: Pings to a server that has answered nothing since. Servers on grpcio end a connection with more of them.
+_MOST_PINGS = 2
 #: The numbers of streams end here; a connection that comes near is not used for further calls.
 _LAST_NUMBER = h2.LARGEST_WINDOW - 2
 
@@ -45,6 +47,8 @@ class Outgoing:
         self.heard = 0
         #: ``heard`` when a call had waited in vain for anything to come; -1: none has.
         self._doubted = -1
+        #: The pings since the server has last answered a call.
+        self.pings = 0
         #: The calls that the server takes at once.
         self.most_calls = _BEFORE_SETTINGS
         #: The windows that the server gives: of the connection, of each new stream; and its largest frame.
@@ -66,11 +70,18 @@ class Outgoing:
     def doubt(self, call: RemoteCall) -> None:
         """Nobody waits for ``call`` any more. If nothing at all has come since it was sent, the connection may be dead.
 
-        Then it takes no calls until something comes, such as the answer to the ping that is sent now.
+        Then it takes no calls until something comes, such as the answer to the ping that is sent now. A server that has
+        answered several pings and no call may be slow, and must not be pinged for ever: its connection takes no more
+        calls.
         """
-        if call.heard == self.heard and not self.silent:
-            self._doubted = self.heard
+        if call.heard != self.heard or self.silent:
+            return
+        self._doubted = self.heard
+        if self.pings < _MOST_PINGS:
+            self.pings += 1
             self.ping()
+        else:
+            self.going_away = True
 
     def open(self, call: RemoteCall, block: bytes, prefix: bytes, message: bytes, end: bool = True) -> None:
         """Begin a call with one message; ``end``: the request has no other. There must be ``room``."""

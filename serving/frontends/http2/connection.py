@@ -57,6 +57,7 @@ class ServerConnection(SocketSide):
 
     def take(self, data: bytes) -> bool:
         """Take frames for one turn; whether some are left, or wait in the socket."""
+        self.again = None
         try:
             left = self.frames.feed(data, self, self.service.turns.seconds) or len(data) >= FULL_READ_BYTES
             if self.sender.widened or self.uncut:
@@ -67,7 +68,6 @@ class ServerConnection(SocketSide):
         finally:
             if self.again is not None:
                 self.again.settle(self.service.traffic.failed)
-                self.again = None
         self.service.turns.end(self, left)
         for call in self._opened:
             if call.number in self.calls:

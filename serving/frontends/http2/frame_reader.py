@@ -145,12 +145,11 @@ class FrameReader:
                     self._need = _HEAD_BYTES + size
                     return at
                 at = begin + size
-                if self._block is not None:
-                    self._frame(kind, flags, number & _NUMBER, data[begin:at], receiver)
-                elif kind == h2.DATA:
+                if kind == h2.DATA and self._block is None:
                     receiver.data(data, begin, at, flags, number & _NUMBER)
                 elif (
                     kind == h2.HEADERS
+                    and self._block is None
                     and flags | h2.END_STREAM == _WHOLE
                     and size <= KEPT_BYTES
                     and number & 1

@@ -1,7 +1,8 @@
 """Requests like one that was just refused are refused again without being read.
 
-In one turn of a connection no call ends, so a server that was full for one request is full for the next ones like it.
-A server at ten times its capacity refuses nine requests for each that it answers; what that takes, its models miss.
+In one turn of a connection no call that waits ends, so a server that was full for one request is full for the next ones
+like it. A server at ten times its capacity refuses nine requests for each that it answers; what that takes, its
+models miss.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class RefusedAgain:
             note_refusals(self._method.path, self._error.status, self._details, self._count)
             if self._error.again is not None:
                 self._error.again(self._count)
+            self._count = 0
 
 
 def _no_later(timeout: float | None, than: float | None) -> bool:

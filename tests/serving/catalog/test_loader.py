@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -49,6 +51,33 @@ def test_a_load_whose_caller_leaves_keeps_its_place_until_its_thread_ends(tmp_pa
 
     with ThreadPoolExecutor(1) as executor:
         asyncio.run(run(executor))
+
+
+def test_a_load_that_fails_leaves_nothing_for_the_garbage_collector():
+    """At the start of a server what is left then would stay for ever."""
+
+    class File:
+        """The bytes of a model."""
+
+    files = []
+
+    def load():
+        file = File()
+        files.append(weakref.ref(file))
+        raise LoadError("no")
+
+    async def run(executor):
+        with pytest.raises(LoadError, match="no"):
+            await Loader(LoadOptions(Device("cpu"), cpus=1), executor, None).run(load)
+        await asyncio.sleep(0.05)
+        assert files[0]() is None
+
+    gc.disable()
+    try:
+        with ThreadPoolExecutor(1) as executor:
+            asyncio.run(run(executor))
+    finally:
+        gc.enable()
 
 
 def test_a_load_that_waits_for_its_turn_does_not_begin_after_the_close(monkeypatch):

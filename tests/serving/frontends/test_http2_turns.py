@@ -22,6 +22,7 @@ from normfold.serving.frontends.http2.sending import Sender
 from normfold.serving.frontends.limits import DEFAULT_LIMITS
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire import http2_frames as h2
+from normfold.serving.wire.http2_headers import written
 from normfold.serving.wire.long_blocks import STEP_BYTES
 
 HELLO = message(b"hello")
@@ -87,6 +88,24 @@ async def rest(connection: ServerConnection) -> int:
         turns += 1
         await asyncio.sleep(0)
     return turns
+
+
+@pytest.mark.parametrize("last_bytes", [10, 3000])
+def test_a_long_block_in_two_frames_is_read_before_what_is_behind_it(on_loop, last_bytes):
+    async def read(service: Service) -> None:
+        connection, socket = greeted(service)
+        block = written(*[(n.encode(), v.encode()) for n, v in [*request_headers(), ("x-long", "x" * 9000)]])
+        connection.data_received(
+            h2.frame(h2.HEADERS, 0, 1, block[:-last_bytes])
+            + h2.frame(h2.CONTINUATION, h2.END_HEADERS, 1, block[-last_bytes:])
+            + h2.frame(h2.DATA, h2.END_STREAM, 1, HELLO)
+            + asked(3)
+        )
+        await rest(connection)
+        ends = [f.stream for f in socket.frames() if f.kind == h2.HEADERS and f.flags & h2.END_STREAM]
+        assert ends == [1, 3]
+
+    on_loop(read)
 
 
 def test_settings_that_move_the_windows_of_many_streams_are_taken_a_few_at_a_time(clock, on_loop):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import zlib
 from collections import Counter
 from collections.abc import Callable
 
@@ -174,6 +176,27 @@ def test_a_call_whose_clock_runs_is_refused_once():
 
     assert asyncio.run(late()) == {(PATH, Status.RESOURCE_EXHAUSTED): 3}
     assert full.asked == [b"m1"]
+
+
+def test_a_refusal_outside_a_turn_says_nothing_of_the_next_one():
+    """A large compressed request is inflated on a thread, and refused when no frames are read."""
+    full = Full()
+
+    async def serve() -> None:
+        requests = Requests([Method(PATH, pb.ModelInferRequest, wire_unary=full.answer)])
+        service = Service(requests, Traffic(), 1 << 20, DEFAULT_LIMITS, Holding(1 << 30))
+        connection = ServerConnection(service, ConnectionPlaces(1))
+        connection.connection_made(NoSocket())
+        large = b"m1" + random.Random(0).randbytes(1 << 19)
+        packed = h2.frame(h2.DATA, h2.END_STREAM, 1, message(zlib.compress(large, wbits=31), 1))
+        connection.data_received(h2.PREFACE + h2.settings({}) + headers(1, grpc_encoding="gzip") + packed)
+        while connection.calls:
+            await asyncio.sleep(0.01)
+        connection.data_received(headers(3) + h2.frame(h2.DATA, h2.END_STREAM, 3, message(large)))
+        assert service.traffic.failed.total() == 2
+
+    asyncio.run(asyncio.wait_for(serve(), 30))
+    assert len(full.asked) == 2
 
 
 def test_a_full_server_refuses_a_burst_after_one_look_and_the_model_counts_all(

@@ -40,6 +40,14 @@ def test_every_kind_of_field_is_passed_over():
     assert numbers(data, len(data) - 3, len(data)) == [1, 300]
 
 
+def test_a_field_that_is_cut_short_is_not_given():
+    """Who reads only the first fields must not take it for a whole one."""
+    found = fields(sized(1, b"a") + b"\x12\x05abc")
+    assert next(found)[0] == 1
+    with pytest.raises(ValueError, match="end within a field"):
+        next(found)
+
+
 @pytest.mark.parametrize("data", [b"\x08", b"\x0a\x05a", b"\x11\0", b"\x0b", b"\x08" + b"\xff" * 11, b"\xff", b"\x80"])
 def test_bytes_that_are_no_message_are_refused(data):
     with pytest.raises(ValueError, match=r"end within|a group|64 bits"):

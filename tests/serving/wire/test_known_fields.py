@@ -13,6 +13,7 @@ from normfold.protos import onnx_file
 from normfold.serving.errors import UnsafeModel
 from normfold.serving.runtime import onnx_file as checks
 from normfold.serving.wire import known_fields as module
+from normfold.serving.wire.fields import sized
 from normfold.serving.wire.known_fields import SMALL_BYTES, known_fields
 
 KIND = onnx_file.ModelProto.DESCRIPTOR
@@ -85,6 +86,15 @@ def test_a_large_tensor_whose_data_is_elsewhere_is_still_refused(place):
 def test_a_large_file_that_is_cut_short_is_no_model(cut):
     with pytest.raises(UnsafeModel, match="bytes that protobuf cannot read; it is cut short or damaged"):
         checks.check(model(weights("raw"), "initializer")[:-cut])
+
+
+def test_a_file_of_too_many_subgraphs_within_one_another_is_no_model():
+    inner = model(weights("raw"), "initializer")
+    graph = onnx.ModelProto.FromString(inner).graph.SerializeToString()
+    for _ in range(600):  # graph 6 of an attribute, attribute 5 of a node, node 1 of a graph
+        graph = sized(1, sized(5, sized(6, graph)))
+    with pytest.raises(UnsafeModel, match="bytes that protobuf cannot read"):
+        checks.check(b"\x08\x09" + sized(7, graph))
 
 
 @settings(max_examples=200, deadline=None)

@@ -15,10 +15,12 @@ from tests.fuzz.grammar import Grammar
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.errors import InvalidRequest, NotFound
+from normfold.serving.infer import inference
 from normfold.serving.infer.inputs import gather
 from normfold.serving.wire import lifted
 from normfold.serving.wire.fields import sized
-from normfold.serving.wire.lifted import SMALL_BYTES, lift, unpacked
+from normfold.serving.wire.lifted import SMALL_BYTES, Lifted, lift, unpacked
+from normfold.serving.wire.outer_fields import MOST_FIELDS
 from normfold.serving.wire.typed import Typed
 from normfold.serving.wire.varint import varint
 
@@ -118,11 +120,26 @@ def test_what_is_no_message_is_left_to_protobuf(contents):
     assert lift(data)[0] is data
 
 
+def test_a_request_that_is_cut_short_is_no_request_however_many_fields_it_has():
+    name = sized(1, b"m")
+    for count in (MOST_FIELDS - 2, MOST_FIELDS - 1, MOST_FIELDS):
+        cut = name * count + b"\x3a" + varint(2 * SMALL_BYTES) + bytes(SMALL_BYTES + 1)
+        assert lift(cut)[1] == Lifted()
+        with pytest.raises(InvalidRequest, match=f"{len(cut)} bytes that are not|at most {MOST_FIELDS} fields"):
+            inference._parsed(cut, True)
+
+
+def test_the_size_of_what_is_no_request_is_that_which_was_sent():
+    data = sized(7, bytes(SMALL_BYTES + 1)) + b"\x0a\x01\xff"
+    with pytest.raises(InvalidRequest, match=f"^{len(data)} bytes that are not"):
+        inference._parsed(data, True)
+
+
 @given(st.lists(st.integers(0, (1 << 64) - 1) | st.integers(0, 300), max_size=40), st.integers(10, 30))
 def test_numbers_are_read_in_pieces_wherever_these_end(values, piece_bytes):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lifted, "_PIECE_BYTES", piece_bytes)
-        found = unpacked(memoryview(b"".join(map(varint, values))))
+        found = unpacked(memoryview(b"".join(map(varint, values))), np.dtype(np.uint64))
     assert found.dtype == np.uint64
     assert found.tolist() == values
 

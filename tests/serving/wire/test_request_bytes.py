@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.wire.request_bytes import MOST_FIELDS, find_id, id_text, parts
+from normfold.serving.wire.request_bytes import MOST_FIELDS, decisive_bytes, find_id, id_text, parts
 from normfold.serving.wire.varint import varint
 
 
@@ -118,3 +118,17 @@ def test_no_id_is_seen_where_a_longer_name_or_version_ends(name, version):
 )
 def test_an_unusual_form_is_left_to_protobuf(name, data):
     assert parts(data) is None
+
+
+def test_the_decisive_bytes_hold_the_whole_name_and_version_or_there_are_none():
+    for version in ("", "2"):
+        for request_id in ("", "seven"):
+            request = pb.ModelInferRequest(model_name="m", model_version=version, id=request_id)
+            request.inputs.add(name="x")
+            data = request.SerializeToString()
+            first = data[: decisive_bytes(data)]
+            assert first.startswith(pb.ModelInferRequest(model_name="m", model_version=version).SerializeToString())
+            assert len(first) < len(data)
+    turned = b"\x22\x03\x0a\x01p\x0a\x01m"  # parameters before the name, which protobuf does not write
+    assert pb.ModelInferRequest.FromString(turned).model_name == "m"
+    assert decisive_bytes(turned) == 0

@@ -155,14 +155,32 @@ def test_a_call_after_a_stream_that_was_left_in_silence_gets_a_new_connection():
 def test_a_slow_server_that_answers_pings_keeps_its_connection(asking):
     slow = Slow(answered=1)
     with serving(slow) as address, asking(address) as ask:
-        assert ask(20)
-        for _ in range(4):
-            expires(ask)
-            assert slow.ponged.acquire(timeout=20)
-            time.sleep(0.05)  # for the answer to come
+        for _ in range(3):  # an answer to a call makes good for the pings before it
+            slow.answered = 1
+            assert ask(20)
+            for _ in range(2):
+                expires(ask)
+                assert slow.ponged.acquire(timeout=20)
+                time.sleep(0.05)  # for the answer to come
         slow.answered = 1
         assert ask(20)
     assert len(slow.peers) == 1
+
+
+def test_a_server_that_answers_no_call_is_not_pinged_again_and_again(asking):
+    """Servers on grpcio end a connection for that, with all its calls."""
+    slow = Slow(answered=1)
+    with serving(slow) as address, asking(address) as ask:
+        assert ask(20)
+        for _ in range(2):
+            expires(ask)
+            assert slow.ponged.acquire(timeout=20)
+            time.sleep(0.05)
+        expires(ask)  # the third call in vain: the connection takes no more
+        slow.answered = 1
+        assert ask(20)
+        assert not slow.ponged.acquire(timeout=0.1)
+    assert len(slow.peers) == 2
 
 
 def test_a_server_that_is_slow_even_with_its_pings_costs_one_more_connection_and_not_one_for_each_call(asking):
