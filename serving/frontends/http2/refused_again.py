@@ -22,15 +22,17 @@ class RefusedAgain:
         """``error`` has refused the request ``data`` with the headers ``asked``."""
         self._method, self._error, self._details = method, error.with_traceback(None), str(error)
         self._asked, self._size, self._head = asked, len(data), data[: error.alike]
+        #: The first bytes of a request that decide.
+        self.alike = error.alike
         self._count = 0
 
-    def like(self, method: Method, asked: Asked, data: bytes, begin: int, end: int) -> bool:
-        """Whether the request ``data[begin:end]`` asks the same model, is as large, and need not be answered later."""
+    def like(self, method: Method, asked: Asked, size: int, head: bytes) -> bool:
+        """Whether a request of ``size`` bytes, first ``head``, asks the same model and need not be answered later."""
         return (
-            end - begin == self._size
+            size == self._size
+            and head == self._head
             and method is self._method
             and (asked is self._asked or _no_later(asked.timeout, self._asked.timeout))
-            and data.startswith(self._head, begin)
         )
 
     def refusal(self) -> bytes:

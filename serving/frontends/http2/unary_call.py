@@ -32,14 +32,14 @@ class UnaryCall(ServerCall):
     def received(self, data: bytes, begin: int, end: int) -> None:
         """Ask the method once the message is complete and the request has ended."""
         message = begin + PREFIX_BYTES
-        if self.request_ended and self._reader is None and message <= end and data[begin] == 0:
+        if self._reader is None and message <= end and data[begin] == 0:
             size = int.from_bytes(data[begin + 1 : message], "big")
-            if size == end - message and size <= self.service.max_message_bytes:
-                again = self.connection.again
-                if again is not None and again.like(self.method, self.asked, data, message, end):
-                    self._end_refused(again)
-                else:
-                    self._ask(data[message:end])
+            again = self.connection.again
+            if again is not None and again.like(self.method, self.asked, size, data[message : message + again.alike]):
+                self._end_refused(again)
+                return
+            if self.request_ended and size == end - message and size <= self.service.max_message_bytes:
+                self._ask(data[message:end])
                 return
         if self._found is None:  # all data behind the first message are ignored, as grpcio does
             found = self.messages(data, begin, end)

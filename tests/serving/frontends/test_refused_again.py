@@ -139,6 +139,16 @@ def test_what_is_not_like_it_is_asked(turns, other):
     assert traffic.failed.total() == len(answers) == 2
 
 
+def test_a_large_request_is_refused_before_its_data_have_come(turns):
+    """The rest of them may come still; it is passed over."""
+    whole = message(b"m1 and what else")
+    parts = [h2.frame(h2.DATA, 0, 3, whole[:12]), h2.frame(h2.DATA, h2.END_STREAM, 3, whole[12:])]
+    full = Full()
+    traffic, answers = turns(full, headers(1) + body(1, b"m1 and what else") + headers(3) + parts[0], parts[1])
+    assert (len(full.asked), full.again) == (1, 1)
+    assert traffic.failed.total() == len(answers) == 2
+
+
 def test_an_earlier_deadline_is_no_reason_to_ask_again_and_a_new_reason_loses_no_count(turns):
     limits = ("2S", "1S", "3S", "2S", "3S")
     calls = [headers(n, grpc_timeout=limit) + body(n, b"m1") for n, limit in zip(range(1, 10, 2), limits, strict=True)]
