@@ -106,10 +106,10 @@ class _Collections:
     def collect(self) -> None:
         """Collect among the excluded objects, too, once there are not many more of them than at first."""
         if self._more and gc.get_freeze_count() < 2 * self._settled:
-            self._more = False
             gc.unfreeze()
             gc.collect()
             gc.freeze()
+            self._more = False  # last: this collection is a long one itself
 
 
 _COLLECTIONS = _Collections()

@@ -112,7 +112,8 @@ class Exchange:
                         log.error("worker %d lacks what the others have: %s", worker.number, answer.details)
             if worker.left:
                 return False
-            worker.link.send(self.serve)  # others may have come to listen since it asked what to load
+            if self.complete:  # others may have come to listen since it asked what to load
+                worker.link.send(self.serve)
             worker.link.send(RestoreCounters(tuple(self._counters.get(worker.number, {}).values())))
             if self.ready:
                 worker.server_ready = True

@@ -62,6 +62,8 @@ print(gone() is None)
 memory._COLLECTIONS._settled = settled
 memory.collect()
 print(gone() is None)
+collect, gc.collect = gc.collect, None
+memory.collect()  # nothing is left to collect
 """
 
 
