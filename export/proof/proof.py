@@ -62,8 +62,9 @@ PLAIN_FACTOR, PLAIN_BOUND = 32.0, 3e-4
 EVALUATOR_FACTOR, EVALUATOR_BOUND = 32.0, 1e-2
 
 MASKED = (
-    "A mask at the end of rows takes another path than other masks: nn.TransformerEncoder then writes zeros in the "
-    "padding, unless it is built with enable_nested_tensor=False"
+    "Perhaps a mask at the end of rows takes another path in the network than other masks: nn.TransformerEncoder then "
+    "writes zeros in the padding, unless it is built with enable_nested_tensor=False. If the mask is never like that, "
+    "say so with mask=BOOL[…]:0..0 in --input, and give a --sample of masks that are"
 )
 ANOTHER_PATH = "takes another path there: give that dimension's size, or a range that it is the same in, with --input"
 

@@ -21,7 +21,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,13 +89,12 @@ def _alone(repository: Path) -> Iterator[None]:
 
     Without the lock, exports at once still get a version each, unless they also change the model's files.
     """
-    descriptor = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with suppress(OSError):
+    with ExitStack() as stack:
+        with suppress(OSError):  # a folder that may be entered and not read cannot be locked either
+            descriptor = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, descriptor)  # which gives the lock back
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)  # which gives the lock back
 
 
 def _publish_model(repository: Path, publication: Publication, version: int) -> Path:

@@ -105,8 +105,8 @@ def load_into(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     Raises CheckpointError, with similar keys, where keys are missing, unexpected or of another shape and the network's
     own load_state_dict does not take them, where a weight is NaN, and where two keys of one tensor differ. Lazy layers
     take their shapes from the file. Counters of seen batches (``num_batches_tracked``) may be missing: inference never
-    reads them. Weights that are sparse, quantised, complex or integers are refused where the network has floats. Of the
-    keys of one tensor one is enough.
+    reads them. Tensors whose numbers would change are refused: sparse, quantised and complex ones, integers instead of
+    learned floats, and fractions instead of integers. Of the keys of one tensor one is enough.
     """
     wanted = network.state_dict()
     tensors = checkpoint.tensors
@@ -121,11 +121,16 @@ def load_into(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     differs = bool(missing or unexpected or shapes)
     if differs and not takes(network, tensors):
         raise CheckpointError(_mismatch(path, missing, unexpected, shapes, tensors, wanted))
-    unlike = [] if differs else [f"'{k}' is {_form(v)}" for k, v in tensors.items() if not _copies(v, wanted[k])]
+    learned = dict(network.named_parameters(remove_duplicate=False))
+    unlike = [
+        f"'{k}' is {_form(tensors[k])}, and {_form(wanted[k])} in the network"
+        for k in wanted
+        if k in tensors and has_shape_of(tensors[k], wanted[k]) and not _copies(tensors[k], wanted[k], k in learned)
+    ]
     if unlike:
         raise CheckpointError(
-            f"weights '{path}': {'; '.join(unlike[:8])}. The network's are ordinary floats: save them so, from the "
-            "network before it was quantised or changed"
+            f"weights '{path}': {'; '.join(unlike[:8])}. Numbers would be lost: save them in the network's own form, "
+            "as it was before it was quantised or changed"
         )
     if broken := _with_nan(tensors):
         raise CheckpointError(f"weights '{path}': {some(broken)} hold NaN, so every answer of the network would be NaN")
@@ -156,12 +161,23 @@ def takes(network: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
     return bool(_with_nan(tensors)) or not _with_nan(tried.state_dict())
 
 
-def _copies(tensor: Tensor, wanted: Tensor) -> bool:
-    """Whether the weight takes the numbers of ``tensor`` as they are; torch copies integers and real parts, too."""
+def _copies(tensor: Tensor, wanted: Tensor, learned: bool) -> bool:
+    """Whether ``wanted`` takes the numbers of ``tensor`` as they are, where torch copies whatever it is.
+
+    Where a network has ``learned`` floats, integers are those of a quantised network, without their scale; in a buffer,
+    such as a mask or positions, they mean themselves.
+    """
     if is_lazy(tensor):
         return True
-    plain = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
-    return plain and (not wanted.is_floating_point() or tensor.is_floating_point())
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+        return False
+    if wanted.is_complex():
+        return True
+    if tensor.is_complex():
+        return False
+    if wanted.is_floating_point():
+        return tensor.is_floating_point() or not learned
+    return torch.equal(tensor, tensor.to(wanted.dtype).to(tensor.dtype))
 
 
 def _form(tensor: Tensor) -> str:

@@ -73,6 +73,8 @@ class Multiplexer:
         self._outgoing: asyncio.Queue[str] | None = None
         self._running: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        #: Whether the stream has answered anything.
+        self._answered = False
         self._closed = False
 
     async def infer(self, request: pb.ModelInferRequest, timeout: float) -> pb.ModelInferResponse:
@@ -125,9 +127,11 @@ class Multiplexer:
     async def _keep_open(self) -> None:
         known: ClientError | None = None
         while self._waiting:
+            self._answered = False
             error = await self._stream(careful=known is not None)
             if (error.code, error.details) == _LOST:  # perhaps for the reason of the stream before
-                error = known or ClientError(Status.UNAVAILABLE, f"the server at {self._address} ended the stream")
+                ended = ClientError(Status.UNAVAILABLE, f"the server at {self._address} ended the stream")
+                error = ended if self._answered or known is None else known
             known = error
             for waiting in self._waiting.values():
                 if error.code not in _RETRYABLE or waiting.attempts >= ATTEMPTS:
@@ -180,6 +184,7 @@ class Multiplexer:
 
     def _take(self, data: bytes) -> None:
         answer = pb.ModelStreamInferResponse.FromString(data)
+        self._answered = True
         identifier = answer.infer_response.id
         waiting = self._waiting.get(identifier)
         if answer.error_message:

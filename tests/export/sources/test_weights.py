@@ -19,7 +19,7 @@ from torch import nn
 
 import normfold.export
 from normfold.export.errors import CheckpointError
-from normfold.export.sources.weights import load_into, read_checkpoint
+from normfold.export.sources.weights import Checkpoint, load_into, read_checkpoint
 
 
 class Net(nn.Module):
@@ -364,5 +364,60 @@ def test_a_key_that_lazy_layers_miss_is_named(trained: Net, tmp_path: Path) -> N
 def test_weights_that_are_no_floats_are_refused(trained: Net, tmp_path: Path, change: Change, form: str) -> None:
     state = trained.state_dict()
     torch.save({**state, "conv1.weight": change(state["conv1.weight"])}, tmp_path / "odd.pt")
-    with pytest.raises(CheckpointError, match=rf"'conv1.weight' is {re.escape(form)}\."):
+    with pytest.raises(CheckpointError, match=rf"'conv1.weight' is {re.escape(form)}, and float32 in"):
         load_into(Net(), read_checkpoint(tmp_path / "odd.pt", state), tmp_path / "odd.pt")
+
+
+class Buffers(nn.Module):
+    """A network with buffers that checkpoints keep in other types."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(2))
+        self.register_buffer("mask", torch.zeros(2))
+        self.register_buffer("places", torch.zeros(2, dtype=torch.int64))
+        self.register_buffer("on", torch.zeros(2, dtype=torch.bool))
+        self.register_load_state_dict_pre_hook(self._rename)
+
+    @staticmethod
+    def _rename(module: nn.Module, state: dict[str, torch.Tensor], *_: object) -> None:
+        if "gain" in state:
+            state["scale"] = state.pop("gain")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"mask": torch.tensor([True, False])},
+        {"mask": torch.tensor([3, 1], dtype=torch.uint8)},
+        {"scale": torch.tensor([1.5, 2.0], dtype=torch.bfloat16)},
+        {"scale": torch.tensor([1.5, 2.0], dtype=torch.float64)},
+        {"places": torch.tensor([1.0, 2.0])},
+        {"places": torch.tensor([1, 0], dtype=torch.int8)},
+        {"on": torch.tensor([1, 0])},
+    ],
+)
+def test_other_types_with_the_same_numbers_are_taken(tmp_path: Path, given: dict[str, torch.Tensor]) -> None:
+    network = Buffers()
+    load_into(network, Checkpoint({**Buffers().state_dict(), **given}, ""), tmp_path)
+    for name, tensor in given.items():
+        assert network.state_dict()[name].tolist() == tensor.tolist()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"places": torch.tensor([1.5, 2.0])}, "'places' is float32, and int64 in the network"),
+        ({"places": torch.tensor([1 + 2j, 2])}, "'places' is complex64"),
+        ({"on": torch.tensor([0.5, 0.0])}, "'on' is float32, and bool"),
+        ({"mask": torch.tensor([1j, 1])}, "'mask' is complex64"),
+        ({"scale": torch.tensor([1, 2])}, "'scale' is int64, and float32"),
+        ({"gain": torch.ones(2), "mask": torch.tensor([1j, 1])}, "'mask' is complex64"),
+    ],
+)
+def test_other_types_that_lose_numbers_are_refused_also_where_hooks_rename_keys(
+    tmp_path: Path, given: dict[str, torch.Tensor], words: str
+) -> None:
+    state = {k: v for k, v in Buffers().state_dict().items() if k != "scale" or "gain" not in given}
+    with pytest.raises(CheckpointError, match=words):
+        load_into(Buffers(), Checkpoint({**state, **given}, ""), tmp_path)

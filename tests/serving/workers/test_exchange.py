@@ -259,6 +259,23 @@ def test_before_the_server_was_complete_no_worker_ends_it_for_a_model_that_is_lo
     asyncio.run(run())
 
 
+def test_a_worker_is_compared_with_the_others_once_the_server_was_complete():
+    """Before that, one that read the repository a moment later would end the start of the server."""
+
+    async def run():
+        exchange = Exchange(2)
+        one, two = Worker(1, (V1,)), Worker(2, (V2,))
+        for worker in (one, two):
+            assert await exchange.join(worker)
+            assert not any(isinstance(message, Serve) for message in worker.sent)
+        exchange.leave(two)
+        late = Worker(2)
+        assert await exchange.join(late)
+        assert [message for message in late.sent if isinstance(message, Serve)] == [Serve((V1,))]
+
+    asyncio.run(run())
+
+
 def test_a_change_during_the_catching_up_of_a_worker_is_caught_up_with_too():
     async def scenario(exchange, one, two):
         exchange.handle(one, load(1, "m", b"first"))
