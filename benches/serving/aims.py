@@ -278,10 +278,11 @@ AIMS: dict[str, Aim] = {
     ),
     "goodput of http2 at 10 × the capacity: at least 0.9": Aim(
         _goodput(FRONTENDS[1]),
-        "On one core, runs and refusals share it, and there are nine refusals for each answer. One takes 14 to 20 µs "
-        "with a warm cache; after a run the first of a read takes some 300 µs, each of sixteen 75. Tried: reading a "
-        "refused connection only every 4, 8 or 16 ms, each by itself or all together; runs as SCHED_BATCH (all are "
-        "refused at once then, but goodput is no better).",
+        "On one core, runs and refusals share it, and there are nine refusals for each answer. One takes 14 µs "
+        "with a warm cache, and 6 µs in a burst of like ones on one connection; runs empty the caches, and beside "
+        "them one takes 12 to 80 µs, with the wake-up and the request's own bytes. Tried: reading a refused connection "
+        "only every 4, 8 or 16 ms, each by itself or all together; a pause of 2 to 15 ms of the event loop after each "
+        "refusal; runs as SCHED_BATCH (all are refused at once then, but goodput is no better).",
     ),
     "goodput of grpcio at 10 × the capacity: at least 0.9": Aim(
         _goodput(FRONTENDS[0]), "A refusal costs as much as an answer: gRPC's library hands both to Python alike."
