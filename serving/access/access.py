@@ -140,7 +140,7 @@ def credential(values: Sequence[bytes]) -> bytes:
 
 def _unary(method: Method, check: Callable[[Any], None]) -> Method:
     if method.wire_unary is not None:
-        return replace(method, wire_unary=_checked(method.wire_unary, check))
+        return replace(method, wire_unary=_checked(method.wire_unary, check), door=None)
     unary = method.unary
     assert unary is not None
 

@@ -22,7 +22,7 @@ from normfold.serving.infer.plans import Plans, RequestPlan
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.process.off_loop import COPY_BYTES, off_loop
-from normfold.serving.rpc.caller import CALLER, connection
+from normfold.serving.rpc.caller import CALLER, Caller, connection
 from normfold.serving.rpc.methods import LOOP_BYTES, parse, status_alone
 from normfold.serving.rpc.pieces import Answer
 from normfold.serving.scheduling.admission import Admission
@@ -78,6 +78,12 @@ class Inference:
         model.statistics.answered_at_once(plan.rows, started, read, ran, time.perf_counter_ns())
         return response
 
+    def door(self, head: bytes, size: int) -> None:
+        """Raise Overloaded where a request of ``size`` bytes, of which ``head`` are the first, would be refused now."""
+        caller = CALLER.get()
+        if (model := self._named(head)) is not None:
+            self._check_door(model, head, size, caller)
+
     def _later(
         self, model: Model | None, data: bytes, answer: Callable[[], Coroutine[None, None, Answer]]
     ) -> asyncio.Task[Answer]:
@@ -85,18 +91,24 @@ class Inference:
         caller, size = CALLER.get(), len(data)
         by = None if caller is None else caller.connection
         load = None if model is None else model.scheduler.load
-        try:
-            self._admission.check(load, by, size, None if caller is None else caller.left_seconds())
-        except Overloaded as error:
-            if model is not None:
-                model.statistics.failed(0, error.status)
-                if self._traces.spans is None:  # each of them has a span
-                    error.alike, error.again = decisive_bytes(data), model.statistics.refused
-            raise
+        self._check_door(model, data, size, caller)
         self._admission.enter(load, by, size)
         task = asyncio.get_running_loop().create_task(answer())
         task.add_done_callback(lambda _: self._admission.leave(load, by, size))
         return task
+
+    def _check_door(self, model: Model | None, head: bytes, size: int, caller: Caller | None) -> None:
+        load, by, left = None if model is None else model.scheduler.load, None, None
+        if caller is not None:
+            by, left = caller.connection, caller.left_seconds()
+        try:
+            self._admission.check(load, by, size, left)
+        except Overloaded as error:
+            if model is not None:
+                model.statistics.failed(0, error.status)
+                if self._traces.spans is None:  # each of them has a span
+                    error.alike, error.again = decisive_bytes(head), model.statistics.refused
+            raise
 
     def _named(self, data: bytes) -> Model | None:
         """The model that ``data`` names, seen without reading the request; None if that is not so easy."""

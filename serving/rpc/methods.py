@@ -27,6 +27,9 @@ MAX_DETAILS = 3000
 #: The event loop parses messages of at most this many bytes: that takes 5 ms at most, for the shortest strings.
 LOOP_BYTES = 64 << 10
 
+#: So many of the first bytes of a request hold the name and version of its model, where a plan is possible.
+DOOR_BYTES = 260
+
 #: Refusals of an overloaded server are counted, and reported at most once in this time, in seconds.
 REFUSALS_SECONDS = 10.0
 
@@ -56,6 +59,9 @@ class Method:
     wire_stream: WireStream | None = None
     #: The answer to each message of a stream, where there is exactly one: it spares a frontend the iterators.
     wire_each: WireUnary | None = None
+    #: Raises Overloaded where a request of so many bytes, with these first DOOR_BYTES of them, would be refused now:
+    #: then nobody need wait for the rest.
+    door: Callable[[bytes, int], None] | None = None
     #: Whether ``Traffic`` counts its calls: a server that stops answers those first, and refuses new ones at the end.
     counted: bool = True
     #: Whether a request may have more than LOOP_BYTES; those of most methods have a few names and settings.

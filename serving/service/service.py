@@ -81,7 +81,8 @@ class InferenceService:
             ("ModelStatistics", self.model_statistics),
         ]
         methods = [Method(f"/{SERVICE}/{name}", request_type(name), unary=function) for name, function in unary]
-        infer = Method(f"/{SERVICE}/ModelInfer", pb.ModelInferRequest, wire_unary=self._infer)
+        door = self._inference.door if self._infer == self._inference.answer else None  # else each refusal has a span
+        infer = Method(f"/{SERVICE}/ModelInfer", pb.ModelInferRequest, wire_unary=self._infer, door=door)
         stream = Method(f"/{SERVICE}/ModelStreamInfer", pb.ModelInferRequest, wire_each=self._stream_answer)
         return [*methods, infer, stream]
 

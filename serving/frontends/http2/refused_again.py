@@ -18,12 +18,12 @@ from normfold.serving.wire.pushback import trailers
 class RefusedAgain:
     """The requests of one turn of a connection that are like one that was refused."""
 
-    def __init__(self, method: Method, asked: Asked, data: bytes, error: Overloaded) -> None:
-        """``error`` has refused the request ``data`` with the headers ``asked``."""
+    def __init__(self, method: Method, asked: Asked, head: bytes, size: int, error: Overloaded) -> None:
+        """``error`` has refused a request of ``size`` bytes, of which ``head`` decide, with the headers ``asked``."""
         self._method, self._error, self._details = method, error.with_traceback(None), str(error)
-        self._asked, self._size, self._head = asked, len(data), data[: error.alike]
-        #: The first bytes of a request that decide.
-        self.alike = error.alike
+        self._asked, self._size, self._head = asked, size, head
+        #: The number of the first bytes of a request that decide.
+        self.alike = len(head)
         self._count = 0
 
     def like(self, method: Method, asked: Asked, size: int, head: bytes) -> bool:

@@ -13,7 +13,7 @@ from normfold.serving.frontends.http2.messages import PREFIX_BYTES
 from normfold.serving.frontends.http2.refused_again import RefusedAgain
 from normfold.serving.frontends.http2.requests import Asked
 from normfold.serving.rpc.caller import CALLER
-from normfold.serving.rpc.methods import Method
+from normfold.serving.rpc.methods import DOOR_BYTES, Method
 from normfold.serving.rpc.pieces import Answer
 
 #: An answer of this size is written as soon as it is queued, in bytes.
@@ -40,6 +40,8 @@ class UnaryCall(ServerCall):
                 return
             if self.request_ended and size == end - message and size <= self.service.max_message_bytes:
                 self._ask(data[message:end])
+                return
+            if self.method.door is not None and end - message >= DOOR_BYTES and self._is_refused(data, message, size):
                 return
         if self._found is None:  # all data behind the first message are ignored, as grpcio does
             found = self.messages(data, begin, end)
@@ -93,9 +95,7 @@ class UnaryCall(ServerCall):
         try:
             answered = self.method.answer(data)
         except Overloaded as error:
-            if error.alike and self._until is None and self.service.log is None:
-                self._refuse_again(data, error)
-            self.fail(error)
+            self._refuse(data, len(data), error)
             return
         except Exception as error:
             self.fail(error)
@@ -106,12 +106,26 @@ class UnaryCall(ServerCall):
             self._task = asyncio.ensure_future(answered)
             self._task.add_done_callback(self._answered)
 
-    def _refuse_again(self, data: bytes, error: Overloaded) -> None:
-        """Let the rest of the turn's requests that are like this one be refused, too."""
+    def _is_refused(self, data: bytes, message: int, size: int) -> bool:
+        """Whether the message of ``size`` bytes that begins here would be refused when it is whole; then it is now."""
+        assert self.method.door is not None
+        head = data[message : message + DOOR_BYTES]
+        CALLER.set(self)
+        try:
+            self.method.door(head, size)
+        except Overloaded as error:
+            self._refuse(head, size, error)
+            return True
+        return False
+
+    def _refuse(self, head: bytes, size: int, error: Overloaded) -> None:
+        """End the call; let the rest of the turn's requests that are like this one end so, too."""
         connection = self.connection
-        if connection.again is not None:
-            connection.again.settle(self.service.traffic.failed)
-        connection.again = RefusedAgain(self.method, self.asked, data, error)
+        if error.alike and self._until is None and self.service.log is None:
+            if connection.again is not None:
+                connection.again.settle(self.service.traffic.failed)
+            connection.again = RefusedAgain(self.method, self.asked, head[: error.alike], size, error)
+        self.fail(error)
 
     def _end_refused(self, again: RefusedAgain) -> None:
         self.cancel()

@@ -147,6 +147,16 @@ def test_planned_requests_are_admitted_by_their_model_too(guarded, ask):
         assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
+def test_a_token_for_one_model_does_not_learn_that_another_is_full():
+    """The door says it, before the request has come and its model was compared."""
+    path = "/inference.GRPCInferenceService/ModelInfer"
+    method = Method(path, pb.ModelInferRequest, wire_unary=lambda data: b"", door=lambda head, size: None)
+    everything, one = Holder("a", frozenset(Scope), None), Holder("b", frozenset(Scope), frozenset("m"))
+    admitted = Access({b"a": everything, b"b": one})
+    assert admitted.admit(method, b"a").door is method.door
+    assert admitted.admit(method, b"b").door is None
+
+
 def test_a_second_name_behind_the_first_does_not_smuggle_a_model_in(guarded, ask):
     for size in (1, PARSED_BYTES):
         request = ask("m", x=[[1.0] * size]).SerializeToString()

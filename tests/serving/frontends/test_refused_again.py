@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import grpc
 import hpack
+import numpy as np
 import pytest
-from tests.serving.frontends.raw import NoSocket, message, request_headers
+from tests.serving.frontends.raw import NoSocket, Raw, message, request_headers
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.errors import Overloaded, Status
@@ -23,7 +24,7 @@ from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.frontends.limits import DEFAULT_LIMITS
 from normfold.serving.rpc import methods
-from normfold.serving.rpc.methods import Method
+from normfold.serving.rpc.methods import DOOR_BYTES, Method
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.scheduling.admission import Admission
 from normfold.serving.wire import http2_frames as h2
@@ -38,11 +39,21 @@ class Full:
 
     def __init__(self, alike: int = 2) -> None:
         self.asked: list[bytes] = []
+        #: The requests that were refused by their first bytes: these, and their sizes.
+        self.begun: list[tuple[bytes, int]] = []
         self.again = 0
         self._alike = alike
 
     def answer(self, data: bytes) -> bytes:
         self.asked.append(data)
+        self._refuse()
+        return b""
+
+    def door(self, head: bytes, size: int) -> None:
+        self.begun.append((head, size))
+        self._refuse()
+
+    def _refuse(self) -> None:
         error = Overloaded("full", PAUSE_MS / 1e3)
         error.alike, error.again = self._alike, self._count
         raise error
@@ -69,10 +80,10 @@ def turns(monkeypatch) -> Callable[..., tuple[Traffic, dict[int, dict[str, str]]
     """Gives a server each of some data in a turn of its own; its traffic, and the trailers of each stream."""
     monkeypatch.setattr(frame_reader, "monotonic", lambda: 0.0)
 
-    def run(full: Full, *datas: bytes) -> tuple[Traffic, dict[int, dict[str, str]]]:
+    def run(full: Full, *datas: bytes, door: bool = False) -> tuple[Traffic, dict[int, dict[str, str]]]:
         async def serve() -> tuple[Traffic, dict[int, dict[str, str]]]:
-            requests = Requests([Method(PATH, pb.ModelInferRequest, wire_unary=full.answer)])
-            service = Service(requests, Traffic(), 1 << 20, DEFAULT_LIMITS, Holding(1 << 30))
+            method = Method(PATH, pb.ModelInferRequest, wire_unary=full.answer, door=full.door if door else None)
+            service = Service(Requests([method]), Traffic(), 1 << 20, DEFAULT_LIMITS, Holding(1 << 30))
             connection, socket = ServerConnection(service, ConnectionPlaces(1)), NoSocket()
             connection.connection_made(socket)
             connection.data_received(h2.PREFACE + h2.settings({}))
@@ -147,6 +158,48 @@ def test_a_large_request_is_refused_before_its_data_have_come(turns):
     traffic, answers = turns(full, headers(1) + body(1, b"m1 and what else") + headers(3) + parts[0], parts[1])
     assert (len(full.asked), full.again) == (1, 1)
     assert traffic.failed.total() == len(answers) == 2
+
+
+LARGE = b"m1" + bytes(20_000)
+
+
+def begun(stream: int, size: int) -> bytes:
+    """The first data of a large request, with so many bytes of its message."""
+    return h2.frame(h2.DATA, 0, stream, message(LARGE)[: 5 + size])
+
+
+def test_a_request_is_refused_before_all_of_it_has_come_and_the_next_ones_with_it(turns):
+    full = Full()
+    calls = [headers(n) + begun(n, 16_000) for n in (1, 3)]
+    rest = b"".join(h2.frame(h2.DATA, h2.END_STREAM, n, message(LARGE)[16_005:]) for n in (1, 3))
+    traffic, answers = turns(full, b"".join(calls), rest, door=True)
+    assert full.begun == [(LARGE[:DOOR_BYTES], len(LARGE))]
+    assert (full.asked, full.again) == ([], 1)
+    assert traffic.failed == {(PATH, Status.RESOURCE_EXHAUSTED): 2}
+    assert sorted(answers) == [1, 3]
+
+
+@pytest.mark.parametrize("size", [0, 1, DOOR_BYTES - 1])
+def test_too_few_first_bytes_do_not_say_which_model_is_asked(turns, size):
+    full = Full()
+    data = headers(1) + begun(1, size) + h2.frame(h2.DATA, h2.END_STREAM, 1, message(LARGE)[5 + size :])
+    traffic, _ = turns(full, data, door=True)
+    assert (full.begun, full.asked) == ([], [LARGE])
+    assert traffic.failed.total() == 1
+
+
+def test_a_small_request_and_a_compressed_one_are_refused_when_they_are_whole(turns):
+    full = Full()
+    packed = message(zlib.compress(random.Random(0).randbytes(3000), wbits=31), 1)
+    turns(full, headers(1) + body(1, b"m1" * 300), door=True)
+    turns(
+        full,
+        headers(1, grpc_encoding="gzip")
+        + h2.frame(h2.DATA, 0, 1, packed[:2000])
+        + h2.frame(h2.RST_STREAM, 0, 1, bytes(4)),
+        door=True,
+    )
+    assert (full.begun, full.asked) == ([], [b"m1" * 300])
 
 
 def test_an_earlier_deadline_is_no_reason_to_ask_again_and_a_new_reason_loses_no_count(turns):
@@ -232,3 +285,23 @@ def test_a_full_server_refuses_a_burst_after_one_look_and_the_model_counts_all(
         assert served.server._traffic.failed.total() == 200
         served.server._admission.leave(None, "another", 1)
         infer(ask("one"), timeout=30)
+
+
+def test_an_upload_to_a_full_server_is_refused_with_its_first_bytes(serve, models, tmp_path, ask, monkeypatch):
+    models.write(tmp_path / "one", models.scale(), config="max_batch_size: 60000")
+    with serve(tmp_path, frontend="http2", max_queue_requests=1) as served:
+        model = served.server.catalog.find("one", "")
+        data = message(ask("one", x=np.zeros((50_000, 4))).SerializeToString())
+        client = Raw(served.server.address, {h2.INITIAL_WINDOW_SIZE: 1 << 30})
+        client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, (1 << 30).to_bytes(4, "big")))
+        named = dict(request_headers()) | {":path": "/inference.GRPCInferenceService/ModelInfer"}
+        block = written(*[(name.encode(), value.encode()) for name, value in named.items()])
+        served.server._admission.enter(None, "another", 1)
+        client.send(h2.frame(h2.HEADERS, h2.END_HEADERS, 1, block), h2.frame(h2.DATA, 0, 1, data[:10_000]))
+        assert client.answer(1)[1]["grpc-status"] == "8"
+        assert model.statistics.failures == {Status.RESOURCE_EXHAUSTED: 1}
+        served.server._admission.leave(None, "another", 1)
+        client.send(h2.frame(h2.HEADERS, h2.END_HEADERS, 3, block))
+        client.send(*(h2.frame(h2.DATA, 0, 3, data[at : at + 10_000]) for at in range(0, len(data), 10_000)))
+        client.send(h2.frame(h2.DATA, h2.END_STREAM, 3))
+        assert client.answer(3)[1]["grpc-status"] == "0"
