@@ -175,8 +175,8 @@ def _copies(tensor: Tensor, wanted: Tensor, learned: bool) -> bool:
         return True
     if tensor.is_complex():
         return False
-    if wanted.is_floating_point():
-        return tensor.is_floating_point() or not learned
+    if wanted.is_floating_point() and (learned or tensor.is_floating_point()):
+        return tensor.is_floating_point()
     return torch.equal(tensor, tensor.to(wanted.dtype).to(tensor.dtype))
 
 

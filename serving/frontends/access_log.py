@@ -103,6 +103,11 @@ class LoggedCall:
         self._messages += 1
         self._bytes += len(data)
 
+    def named(self, head: bytes) -> None:
+        """Note the fields that a message begins with and that name the model, where no whole one has come."""
+        if not self._messages:
+            self._first = head
+
     def response(self, data: Answer) -> None:
         """Note a message to the client."""
         self._answered += len(data)

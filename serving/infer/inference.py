@@ -79,10 +79,12 @@ class Inference:
         return response
 
     def door(self, head: bytes, size: int) -> None:
-        """Raise Overloaded where a request of ``size`` bytes, of which ``head`` are the first, would be refused now."""
-        caller = CALLER.get()
-        if (model := self._named(head)) is not None:
-            self._check_door(model, head, size, caller)
+        """Raise Overloaded where a request of ``size`` bytes, of which ``head`` are the first, would be refused now.
+
+        While the model has a free instance nothing is refused: the request may be answered at once.
+        """
+        if (model := self._named(head)) is not None and not model.scheduler.free:
+            self._check_door(model, head, size, CALLER.get())
 
     def _later(
         self, model: Model | None, data: bytes, answer: Callable[[], Coroutine[None, None, Answer]]

@@ -109,6 +109,11 @@ class Scheduler:
             running.stop()
 
     @property
+    def free(self) -> int:
+        """The instances that have nothing to run."""
+        return self._free
+
+    @property
     def waiting(self) -> int:
         """The number of requests that wait for a run."""
         return self._queues.waiting

@@ -119,8 +119,8 @@ class Exchange:
                 worker.server_ready = True
                 worker.link.send(ServerReady(True))  # before it listens: its first client may ask for it
             worker.beside_others = bool(self.listening)
-            patient = self.complete and worker.failed_starts < MOST_REFUSED_STARTS
-            worker.link.send(StartListening(must_have_all=worker.beside_others or patient))
+            must = self.complete and (worker.beside_others or worker.failed_starts < MOST_REFUSED_STARTS)
+            worker.link.send(StartListening(must_have_all=must))
             self._joined[worker.number] = worker
             listens = await worker.listening
         self.complete = self.complete or len(self.listening) == self._count

@@ -55,9 +55,8 @@ class BlockingConnection:
         #: What the socket has not taken yet.
         self._left: list[memoryview] = []
         self._first = b""
-        self._reading, self._writing, self._both = select.poll(), select.poll(), select.poll()
+        self._reading, self._both = select.poll(), select.poll()
         self._reading.register(sock, select.POLLIN)
-        self._writing.register(sock, select.POLLOUT)
         self._both.register(sock, select.POLLIN | select.POLLOUT)
 
     def run(self, call: RemoteCall, block: bytes, message: tuple[bytes, bytes], deadline: float) -> Reply | None:
@@ -75,7 +74,7 @@ class BlockingConnection:
             raise
         try:
             while call.reply is None and (left := deadline - monotonic()) > 0:
-                waiter = None
+                waiter = writing = None
                 with self._lock:
                     if call.reply is not None:
                         break
@@ -84,12 +83,15 @@ class BlockingConnection:
                     elif not self._left:
                         call.waiter = waiter = threading.Lock()
                         waiter.acquire()
+                    else:  # the socket is open; a poll object of its own, because only one thread may wait with each
+                        writing = select.poll()
+                        writing.register(self._sock, select.POLLOUT)
                 if self._leader is call:
                     self._lead(call, deadline)
                 elif waiter is not None:
                     waiter.acquire(timeout=min(left, WAKE_SECONDS))
-                else:
-                    self._writing.poll(1000 * min(left, _LOOK_SECONDS))
+                elif writing is not None:
+                    writing.poll(1000 * min(left, _LOOK_SECONDS))
                     self._change(self._flush)
         finally:
             if self._leader is call:

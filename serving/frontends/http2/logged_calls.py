@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable
 
-from normfold.serving.errors import Status
+from normfold.serving.errors import Overloaded, Status
 from normfold.serving.frontends.access_log import left_early
 from normfold.serving.frontends.http2.call import CallOwner, ServerCall
 from normfold.serving.frontends.http2.each_call import EachCall
@@ -45,6 +45,10 @@ class LoggedUnaryCall(_Logged, UnaryCall):
     def _ask(self, data: bytes) -> None:
         self.line.request(data)
         super()._ask(data)
+
+    def _refuse(self, head: bytes, size: int, error: Overloaded) -> None:
+        self.line.named(head[: max(error.alike - 1, 0)])
+        super()._refuse(head, size, error)
 
     def _answer(self, data: Answer) -> None:
         self.line.response(data)

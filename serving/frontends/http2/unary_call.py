@@ -41,7 +41,13 @@ class UnaryCall(ServerCall):
             if self.request_ended and size == end - message and size <= self.service.max_message_bytes:
                 self._ask(data[message:end])
                 return
-            if self.method.door is not None and end - message >= DOOR_BYTES and self._is_refused(data, message, size):
+            if (
+                self.method.door is not None
+                and not self.request_ended
+                and DOOR_BYTES <= size <= self.service.max_message_bytes
+                and end - message >= DOOR_BYTES
+                and self._is_refused(data[message : message + DOOR_BYTES], size)
+            ):
                 return
         if self._found is None:  # all data behind the first message are ignored, as grpcio does
             found = self.messages(data, begin, end)
@@ -106,16 +112,17 @@ class UnaryCall(ServerCall):
             self._task = asyncio.ensure_future(answered)
             self._task.add_done_callback(self._answered)
 
-    def _is_refused(self, data: bytes, message: int, size: int) -> bool:
-        """Whether the message of ``size`` bytes that begins here would be refused when it is whole; then it is now."""
+    def _is_refused(self, head: bytes, size: int) -> bool:
+        """Whether the message of ``size`` bytes that begins with ``head`` would be refused; then it is now."""
         assert self.method.door is not None
-        head = data[message : message + DOOR_BYTES]
-        CALLER.set(self)
+        before = CALLER.set(self)
         try:
             self.method.door(head, size)
         except Overloaded as error:
             self._refuse(head, size, error)
             return True
+        finally:
+            CALLER.reset(before)  # the context stays, and would keep the call with what comes of its request
         return False
 
     def _refuse(self, head: bytes, size: int, error: Overloaded) -> None:

@@ -411,6 +411,7 @@ def test_other_types_with_the_same_numbers_are_taken(tmp_path: Path, given: dict
         ({"places": torch.tensor([1 + 2j, 2])}, "'places' is complex64"),
         ({"on": torch.tensor([0.5, 0.0])}, "'on' is float32, and bool"),
         ({"mask": torch.tensor([1j, 1])}, "'mask' is complex64"),
+        ({"mask": torch.tensor([2**24 + 1, 0])}, "'mask' is int64"),
         ({"scale": torch.tensor([1, 2])}, "'scale' is int64, and float32"),
         ({"gain": torch.ones(2), "mask": torch.tensor([1j, 1])}, "'mask' is complex64"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -11,23 +12,33 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import hpack
 import pytest
 from tests.serving.frontends.conftest import Methods, serving
-from tests.serving.frontends.raw import Raw
+from tests.serving.frontends.raw import NoSocket, Raw, message, request_headers
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.access.access import Access
 from normfold.serving.access.scopes import NO_MODEL, RIGHTS, Right, Scope
 from normfold.serving.access.tokens import Holder, digest
-from normfold.serving.errors import Status
+from normfold.serving.errors import Overloaded, Status
 from normfold.serving.frontends import FRONTENDS
 from normfold.serving.frontends.access_log import AccessLog, left_early
 from normfold.serving.frontends.grpcio_logged import _peer
 from normfold.serving.frontends.http2 import kinds, logged_calls
+from normfold.serving.frontends.http2.call import Service
+from normfold.serving.frontends.http2.connection import ServerConnection
+from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
+from normfold.serving.frontends.http2.holding import Holding
+from normfold.serving.frontends.http2.requests import Requests
+from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.process.log_lines import ACCESS, JsonLines, Lines
 from normfold.serving.process.logs import LogSettings
 from normfold.serving.rpc.methods import Method
 from normfold.serving.rpc.pieces import Pieces
+from normfold.serving.rpc.traffic import Traffic
+from normfold.serving.wire import http2_frames as h2
+from normfold.serving.wire.request_bytes import decisive_bytes
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -194,6 +205,37 @@ def test_requests_that_are_not_grpc_and_too_many_calls_have_lines(monkeypatch):
             client.ask(7, None)
             assert log.next()["status"] == "UNAVAILABLE"
         assert log.next()["status"] == "CANCELLED"  # the client of the first went away
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_request_that_is_refused_by_its_first_bytes_names_its_model_too(whole):
+    request = pb.ModelInferRequest(model_name="m", model_version="2", raw_input_contents=[bytes(1000)])
+    data = request.SerializeToString()
+
+    def refuse(head: bytes, size: int = 0) -> bytes:
+        error = Overloaded("full", 1.0)
+        error.alike = decisive_bytes(head)
+        raise error
+
+    async def serve() -> None:
+        method = Method("/t.T/ModelInfer", pb.ModelInferRequest, wire_unary=refuse, door=refuse)
+        limits, log = ClientLimits(), AccessLog.of("all")
+        service = Service(Requests([method]), Traffic(), 1 << 20, limits, Holding(1 << 30), log=log)
+        connection = ServerConnection(service, ConnectionPlaces(1))
+        connection.connection_made(NoSocket())
+        block = hpack.Encoder().encode(request_headers("ModelInfer"))
+        frames = [h2.frame(h2.HEADERS, h2.END_HEADERS, 1, block)]
+        if whole:
+            frames.append(h2.frame(h2.DATA, h2.END_STREAM, 1, message(data)))
+        else:
+            frames.append(h2.frame(h2.DATA, 0, 1, message(data)[:600]))
+        connection.data_received(h2.PREFACE + h2.settings({}) + b"".join(frames))
+
+    with kept() as log:
+        asyncio.run(serve())
+        line = log.next()
+        assert not log.lines
+    assert (line["status"], line["model"], line["version"]) == ("RESOURCE_EXHAUSTED", "m", "2")
 
 
 def test_without_an_access_log_calls_are_the_ordinary_ones(name):

@@ -24,6 +24,7 @@ from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.frontends.limits import DEFAULT_LIMITS
 from normfold.serving.rpc import methods
+from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.methods import DOOR_BYTES, Method
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.scheduling.admission import Admission
@@ -179,6 +180,38 @@ def test_a_request_is_refused_before_all_of_it_has_come_and_the_next_ones_with_i
     assert sorted(answers) == [1, 3]
 
 
+def test_what_is_too_large_or_cut_is_not_told_to_try_again(turns):
+    full = Full()
+    large = b"\0" + (1 << 21).to_bytes(4, "big") + bytes(1000)
+    cut = message(LARGE)[:1000]
+    calls = [headers(1) + h2.frame(h2.DATA, 0, 1, large), headers(3) + h2.frame(h2.DATA, h2.END_STREAM, 3, cut)]
+    _, answers = turns(full, *calls, door=True)
+    assert (full.begun, full.asked) == ([], [])
+    assert [(answers[n]["grpc-status"], answers[n].get("grpc-retry-pushback-ms", "")) for n in (1, 3)] == [
+        ("8", "-1"),
+        ("13", ""),
+    ]
+
+
+def test_the_door_leaves_no_call_in_the_context_of_the_connection():
+    """The context would keep it, and the bytes of its request, which count no more when it is reset."""
+    let_in: list[object] = []
+
+    async def serve() -> None:
+        def door(head: bytes, size: int) -> None:
+            let_in.append(CALLER.get())
+
+        method = Method(PATH, pb.ModelInferRequest, wire_unary=lambda data: data, door=door)
+        service = Service(Requests([method]), Traffic(), 1 << 20, DEFAULT_LIMITS, Holding(1 << 30))
+        connection = ServerConnection(service, ConnectionPlaces(1))
+        connection.connection_made(NoSocket())
+        connection.data_received(h2.PREFACE + h2.settings({}) + headers(1) + begun(1, 10_000))
+        assert let_in == [connection.calls[1]]
+        assert CALLER.get() is None
+
+    asyncio.run(serve())
+
+
 @pytest.mark.parametrize("size", [0, 1, DOOR_BYTES - 1])
 def test_too_few_first_bytes_do_not_say_which_model_is_asked(turns, size):
     full = Full()
@@ -297,11 +330,16 @@ def test_an_upload_to_a_full_server_is_refused_with_its_first_bytes(serve, model
         named = dict(request_headers()) | {":path": "/inference.GRPCInferenceService/ModelInfer"}
         block = written(*[(name.encode(), value.encode()) for name, value in named.items()])
         served.server._admission.enter(None, "another", 1)
+        free, model.scheduler._free = model.scheduler._free, 0
         client.send(h2.frame(h2.HEADERS, h2.END_HEADERS, 1, block), h2.frame(h2.DATA, 0, 1, data[:10_000]))
         assert client.answer(1)[1]["grpc-status"] == "8"
         assert model.statistics.failures == {Status.RESOURCE_EXHAUSTED: 1}
+        model.scheduler._free = free  # it may be answered at once now
+        client.send(h2.frame(h2.HEADERS, h2.END_HEADERS, 3, block), h2.frame(h2.DATA, 0, 3, data[:10_000]))
+        client.send(h2.frame(h2.PING, 0, 0, bytes(8)))
+        assert client.until(h2.PING)
+        assert model.statistics.failures == {Status.RESOURCE_EXHAUSTED: 1}
         served.server._admission.leave(None, "another", 1)
-        client.send(h2.frame(h2.HEADERS, h2.END_HEADERS, 3, block))
-        client.send(*(h2.frame(h2.DATA, 0, 3, data[at : at + 10_000]) for at in range(0, len(data), 10_000)))
+        client.send(*(h2.frame(h2.DATA, 0, 3, data[at : at + 10_000]) for at in range(10_000, len(data), 10_000)))
         client.send(h2.frame(h2.DATA, h2.END_STREAM, 3))
         assert client.answer(3)[1]["grpc-status"] == "0"

@@ -268,10 +268,12 @@ def test_a_worker_is_compared_with_the_others_once_the_server_was_complete():
         for worker in (one, two):
             assert await exchange.join(worker)
             assert not any(isinstance(message, Serve) for message in worker.sent)
+            assert StartListening(must_have_all=False) in worker.sent
         exchange.leave(two)
         late = Worker(2)
         assert await exchange.join(late)
         assert [message for message in late.sent if isinstance(message, Serve)] == [Serve((V1,))]
+        assert StartListening(must_have_all=True) in late.sent
 
     asyncio.run(run())
 

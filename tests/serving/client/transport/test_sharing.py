@@ -138,6 +138,25 @@ def test_large_messages_pass_both_ways_beside_small_ones():
         assert [len(one.name) for one in got] == [10 * (len(m.SerializeToString()) + 5) for m in asked]
 
 
+def test_threads_that_wait_for_the_socket_to_take_their_requests_wait_beside_one_another():
+    """Python lets only one thread wait with a poll object."""
+
+    def slow(peer: Peer) -> None:
+        peer.greet(INITIAL_WINDOW_SIZE=1 << 30, MAX_FRAME_SIZE=1 << 20)
+        peer.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, (1 << 30).to_bytes(4, "big")))
+        time.sleep(0.5)  # the sockets are full meanwhile
+        while True:
+            kind, flags, number, _ = peer.frame()
+            if kind == h2.DATA and flags & h2.END_STREAM:
+                peer.answer(number)
+
+    large = pb.ServerMetadataResponse(name="y" * 8_000_000)
+    with serving(slow) as address, Client(address) as client, ThreadPoolExecutor(6) as threads:
+        assert client.is_live(30)
+        got = list(threads.map(lambda _: client.call("ServerLive", large, pb.ServerLiveResponse), range(6)))
+    assert [one.live for one in got] == [True] * 6
+
+
 def test_a_connection_that_the_server_left_while_it_was_idle_is_replaced_without_a_failed_call():
     gone = threading.Event()
 
