@@ -195,7 +195,9 @@ def test_protobuf_reads_no_large_contents(serve, tmp_path, models, monkeypatch, 
         request.raw_input_contents.append(to_raw(array, by_name(datatype)))
     sizes: list[int] = []
     parse = inference.parse
-    monkeypatch.setattr(inference, "parse", lambda message, data: (sizes.append(len(data)), parse(message, data))[1])
+    monkeypatch.setattr(
+        inference, "parse", lambda kind, data, *size: (sizes.append(len(data)), parse(kind, data, *size))[1]
+    )
     with serve(tmp_path) as served:
         response = served.infer(request)
     assert response.raw_output_contents[0] == to_raw(array, by_name(datatype))
