@@ -177,7 +177,8 @@ def _copies(tensor: Tensor, wanted: Tensor, learned: bool) -> bool:
         return False
     if wanted.is_floating_point() and (learned or tensor.is_floating_point()):
         return tensor.is_floating_point()
-    return torch.equal(tensor, tensor.to(wanted.dtype).to(tensor.dtype))
+    copied = tensor.to(wanted.dtype)
+    return bool(copied.isfinite().all()) and torch.equal(tensor, copied.to(tensor.dtype))
 
 
 def _form(tensor: Tensor) -> str:

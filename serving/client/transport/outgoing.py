@@ -14,6 +14,9 @@ FRAME_BYTES = 1 << 20
 WINDOW_BYTES = 1 << 24
 #: Streams that are opened before the server has said how many it takes (RFC 9113 recommends to allow 100).
 _BEFORE_SETTINGS = 100
+#: The bytes of a message in one frame with its prefix, also where it is sent without a copy. They say which model is
+#: asked: a server that is full for it refuses the request before it reads the rest.
+_FIRST_BYTES = 1024
 #: Pings to a server that has answered nothing since. Servers on grpcio end a connection with more of them.
 _MOST_PINGS = 2
 #: The numbers of streams end here; a connection that comes near is not used for further calls.
@@ -117,7 +120,10 @@ class Outgoing:
         call.heard = self.heard
         if call.waiting is None:
             call.waiting = deque()
-        call.waiting += (memoryview(prefix), memoryview(message))
+        data = memoryview(message)
+        call.waiting.append(memoryview(prefix + bytes(data[:_FIRST_BYTES])))
+        if len(data) > _FIRST_BYTES:
+            call.waiting.append(data[_FIRST_BYTES:])
         call.end_waits = end
         self.release(call)
 

@@ -375,6 +375,7 @@ class Buffers(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.zeros(2))
         self.register_buffer("mask", torch.zeros(2))
+        self.register_buffer("small", torch.zeros(1, dtype=torch.float16))
         self.register_buffer("places", torch.zeros(2, dtype=torch.int64))
         self.register_buffer("on", torch.zeros(2, dtype=torch.bool))
         self.register_load_state_dict_pre_hook(self._rename)
@@ -412,6 +413,7 @@ def test_other_types_with_the_same_numbers_are_taken(tmp_path: Path, given: dict
         ({"on": torch.tensor([0.5, 0.0])}, "'on' is float32, and bool"),
         ({"mask": torch.tensor([1j, 1])}, "'mask' is complex64"),
         ({"mask": torch.tensor([2**24 + 1, 0])}, "'mask' is int64"),
+        ({"small": torch.tensor([-(2**63)])}, "'small' is int64"),
         ({"scale": torch.tensor([1, 2])}, "'scale' is int64, and float32"),
         ({"gain": torch.ones(2), "mask": torch.tensor([1j, 1])}, "'mask' is complex64"),
     ],

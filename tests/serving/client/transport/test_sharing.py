@@ -138,6 +138,37 @@ def test_large_messages_pass_both_ways_beside_small_ones():
         assert [len(one.name) for one in got] == [10 * (len(m.SerializeToString()) + 5) for m in asked]
 
 
+@pytest.mark.parametrize("size", [0, 1, 1024, 1025, 3_000_000])
+def test_the_first_data_of_a_request_say_which_model_it_asks(size):
+    """However large it is: a server that is full for the model refuses it then, before it reads the rest."""
+    first: list[bytes] = []
+
+    def reads(peer: Peer) -> None:
+        peer.greet(INITIAL_WINDOW_SIZE=1 << 24, MAX_FRAME_SIZE=1 << 20)
+        peer.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, (1 << 24).to_bytes(4, "big")))
+        came = b""
+        while True:
+            kind, flags, number, payload = peer.frame()
+            if kind != h2.DATA:
+                continue
+            if not came:
+                first.append(payload)
+            came += payload
+            if flags & h2.END_STREAM:
+                whole.append(came)
+                peer.answer(number)
+                came = b""
+
+    whole: list[bytes] = []
+    request = pb.ModelMetadataRequest(name="m" * size)
+    data = framed(request.SerializeToString())
+    with serving(reads) as address, Client(address) as client:
+        client.call("ModelMetadata", request, pb.ServerLiveResponse)
+        client.call("ModelMetadata", request, pb.ServerLiveResponse)
+    assert whole == [data, data]
+    assert all(each == data[: len(each)] and len(each) >= min(len(data), 1029) for each in first)
+
+
 def test_threads_that_wait_for_the_socket_to_take_their_requests_wait_beside_one_another():
     """Python lets only one thread wait with a poll object."""
 
