@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from normfold.export.errors import ExportError, InputSpecError
+from normfold.export.user_code import first_line
 
 __all__ = ["as_array", "require_types"]
 
@@ -40,7 +41,7 @@ def as_array(value: Any, name: str) -> Any:
         array = value.detach().cpu().numpy() if is_tensor else np.asarray(value)
     except Exception as error:  # bfloat16, sparse, of the meta device, lists of unequal lengths
         what = f"a tensor of {str(value.dtype).removeprefix('torch.')}" if is_tensor else f"a {type(value).__name__}"
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputSpecError(
             f"{name} is {what} that NumPy cannot hold ({reason}); expected a dense tensor or an array of numbers that "
             "an input can be, for example x.float()"

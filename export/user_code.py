@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["current_line", "line_of_error", "line_of_text", "stopped"]
+__all__ = ["current_line", "first_line", "line_of_error", "line_of_text", "place_and_reason", "stopped"]
 
 _OURS = tuple(str(Path(__file__).resolve().parent.parent / name) + os.sep for name in ("export", "cli"))
 _STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
@@ -21,6 +21,17 @@ def line_of_error(error: BaseException) -> str:
     """Return "mynets.py:12 in forward: `x = self.conv(x)`" for the innermost user frame of ``error``, or ""."""
     lines = [_innermost(traceback.extract_tb(tb)) for tb in _tracebacks(error)]
     return next((line for line in lines if line), "") or line_of_text(str(error))
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or the name of its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def place_and_reason(error: BaseException) -> str:
+    """Return the end of a sentence about an error: " at mynets.py:12 in forward: reason", or ": reason"."""
+    line = line_of_error(error)
+    return f"{f' at {line}' if line else ''}: {first_line(error)}"
 
 
 def stopped(error: BaseException, step: str) -> str:

@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from normfold.export.errors import ExportError
+from normfold.export.user_code import first_line
 
 __all__ = ["CPU", "Runtime", "providers_here"]
 
@@ -100,7 +101,7 @@ def _has_float64(content: bytes) -> bool:
 
 def _reason(error: Exception) -> str:
     """Return the sentence of onnxruntime's error without number, source file and line."""
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    text = first_line(error)
     text = text.partition("Status Message: ")[2] or text
     text = re.sub(r"\S*/onnxruntime/core/\S+ \S+::\w+\([^)]*\) ", "", text)
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)

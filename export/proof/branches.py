@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.proof.algebra import Algebra
 from normfold.export.proof.verify import Case, Verification
+from normfold.export.user_code import first_line
 
 __all__ = ["Branch", "BranchProof", "held", "untaken"]
 
@@ -52,7 +53,7 @@ class BranchProof:
                 self._algebras.append((branch, Algebra(held(exact, branch), named)))
                 how = "so the proof took it in every case: the fold is right there, the rounding was not measured"
             except Exception as error:  # it does not run on these inputs, or the evaluator lacks an operator
-                how = f"and it was not proved ({(str(error).strip().splitlines() or [type(error).__name__])[0]})"
+                how = f"and it was not proved ({first_line(error)})"
             self.notes += (f"no input of the proof takes {branch}, {how}; a --sample that takes it proves all of it",)
 
     def of(self, exact: bytes, found: Verification) -> Verification:

@@ -40,7 +40,7 @@ from normfold.export.proof.moving import moved_weights
 from normfold.export.proof.numbers import require_numbers, telling
 from normfold.export.proof.verify import Arrays, Case, Run, Verification, largest_errors, remembered, verify
 from normfold.export.sources.origin import Origin
-from normfold.export.user_code import line_of_error
+from normfold.export.user_code import first_line, place_and_reason
 
 __all__ = ["Proof", "Proved", "cases_of"]
 
@@ -93,11 +93,9 @@ def _saying_where(reference: Run, cases: Sequence[Case]) -> Run:
         except ExportError:
             raise
         except Exception as error:
-            line = line_of_error(error)
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputSpecError(
-                f"the network does not run with {names.get(id(inputs), 'its inputs')}{f' at {line}' if line else ''}: "
-                f"{reason}. If it need not take such inputs, say which it takes in --input: sizes as in L:8.., values "
+                f"the network does not run with {names.get(id(inputs), 'its inputs')}{place_and_reason(error)}. "
+                f"If it need not take such inputs, say which it takes in --input: sizes as in L:8.., values "
                 "of integers and BOOL as in mask=BOOL[N,L]:0..0"
             ) from error
 
@@ -139,7 +137,7 @@ class Proof:
             try:
                 algebra = Algebra(self.unfolded.exact, self.cases)
             except Exception as error:  # an operator that the evaluator does not know
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                reason = first_line(error)
             else:
                 errors = largest_errors(self._plain, [self._nudged()], self.cases)
                 checked = verify(algebra.reference, self._plain, self.cases, "", errors, _evaluator_bound, self._plain)

@@ -23,6 +23,7 @@ from normfold.export.proof.paths_at import FACTOR, SAME
 from normfold.export.proof.proof import Proof
 from normfold.export.proof.rounding import INDEX_SHARE, bound_of
 from normfold.export.proof.verify import Arrays, Case, largest_errors, verify
+from normfold.export.user_code import first_line
 
 __all__ = ["UNSEEN", "mixed_rows"]
 
@@ -59,7 +60,7 @@ def _mixed(
             return UNSEEN
         answer = proof.reference(together)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         return f"the network does not take two requests together ({reason})"
 
     def in_batch(inputs: Arrays) -> Arrays:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.export.errors import ExportError
+from normfold.export.user_code import first_line
 
 __all__ = ["Arrays", "Case", "Difference", "Key", "Run", "Verification", "largest_errors", "remembered", "verify"]
 
@@ -188,7 +189,7 @@ def _pools(reference: Run, graph: Run, cases: Iterable[Case], plain: Run | None)
         except Exception as error:
             if plain is None:
                 raise
-            got, failed = {}, (str(error).strip().splitlines() or [type(error).__name__])[0]
+            got, failed = {}, first_line(error)
         allowed = got if plain is None else plain(case.inputs)
         for output, exact in expected.items():
             pool = pools.setdefault((case.kind, output), _Pool())

@@ -23,6 +23,7 @@ from normfold.export.graphs.usable import require_usable
 from normfold.export.inputs.specs import Dimension, InputSpec, dimensions, random_inputs, with_ranges
 from normfold.export.sources.origin import Arrays, Origin, Run
 from normfold.export.sources.proved import as_proved
+from normfold.export.user_code import first_line
 from normfold.protos.datatypes import by_onnx
 
 __all__ = ["graph_inputs", "open_onnx"]
@@ -185,7 +186,7 @@ def _exact(contents: Sequence[bytes], runtime: Runtime, inputs: Arrays) -> tuple
             double = Float64Graph(content)
             exact = double.run(inputs)
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             continue
         wrong = next((n for n, y in plain.items() if not _close(exact[n], y)), None)
         if wrong is None:

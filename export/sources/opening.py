@@ -16,7 +16,7 @@ from normfold.export.sources.onnx_origin import open_onnx
 from normfold.export.sources.origin import Origin, Request
 from normfold.export.sources.program_origin import open_program
 from normfold.export.sources.source import NO_TORCHSCRIPT, split_source
-from normfold.export.user_code import line_of_error
+from normfold.export.user_code import place_and_reason
 
 __all__ = ["describe", "open_origin"]
 
@@ -37,10 +37,8 @@ def _try(origin: Origin, sample: SampleFile) -> None:
     except ExportError:
         raise
     except Exception as error:
-        line = line_of_error(error)
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputSpecError(
-            f"sample '{sample.name}': the network does not run with it{f' at {line}' if line else ''}: {reason}"
+            f"sample '{sample.name}': the network does not run with it{place_and_reason(error)}"
         ) from error
 
 
