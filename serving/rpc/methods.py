@@ -59,8 +59,8 @@ class Method:
     wire_stream: WireStream | None = None
     #: The answer to each message of a stream, where there is exactly one: it spares a frontend the iterators.
     wire_each: WireUnary | None = None
-    #: Raises Overloaded where a request of so many bytes, with these first DOOR_BYTES of them, would be refused now:
-    #: then nobody need wait for the rest.
+    #: Gets the first DOOR_BYTES of a request and the size of all of it, in bytes. It raises Overloaded if the server
+    #: would refuse the request now: then nobody need wait for the rest.
     door: Callable[[bytes, int], None] | None = None
     #: Whether ``Traffic`` counts its calls: a server that stops answers those first, and refuses new ones at the end.
     counted: bool = True

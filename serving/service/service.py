@@ -64,6 +64,7 @@ class InferenceService:
         self._inference = Inference(catalog, regions, traces, admission)
         self._infer: Infer = self._inference.answer
         self._infer_in_stream: Infer = self._infer
+        self._door = self._inference.door if traces.spans is None else None  # with spans each refusal has one
         if traces.spans is not None:
             self._infer_in_stream = traces.spans.traced(self._infer, "ModelStreamInfer")
             self._infer = traces.spans.traced(self._infer, "ModelInfer")
@@ -81,8 +82,7 @@ class InferenceService:
             ("ModelStatistics", self.model_statistics),
         ]
         methods = [Method(f"/{SERVICE}/{name}", request_type(name), unary=function) for name, function in unary]
-        door = self._inference.door if self._infer == self._inference.answer else None  # else each refusal has a span
-        infer = Method(f"/{SERVICE}/ModelInfer", pb.ModelInferRequest, wire_unary=self._infer, door=door)
+        infer = Method(f"/{SERVICE}/ModelInfer", pb.ModelInferRequest, wire_unary=self._infer, door=self._door)
         stream = Method(f"/{SERVICE}/ModelStreamInfer", pb.ModelInferRequest, wire_each=self._stream_answer)
         return [*methods, infer, stream]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from normfold.serving.wire.fields import fields
+from normfold.serving.wire.fields import KIND, fields
 from normfold.serving.wire.varint import varint
 
 #: A message of fewer bytes is taken as it is.
@@ -37,5 +37,5 @@ def known_fields(data: bytes | memoryview, kind: Any, levels: int = MOST_LEVELS)
             kept.append(view[tag:end])
         else:
             within = known_fields(view[begin:end], field.message_type, levels - 1)
-            kept += [varint(number << 3 | view[tag] & 7), varint(len(within)), within]
+            kept += [varint(number << 3 | view[tag] & KIND), varint(len(within)), within]
     return b"".join(kept)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.serving.errors import InvalidRequest
-from normfold.serving.wire.fields import fields, number_at, sized
+from normfold.serving.wire.fields import KIND, SIZED, fields, sized
 from normfold.serving.wire.outer_fields import MOST_FIELDS
 
 #: The elements of typed contents: an array of numbers, or ``bytes`` objects.
@@ -26,8 +26,6 @@ SMALL_BYTES = 1 << 18
 #: The bytes of one piece.
 _PIECE_BYTES = 1 << 16
 
-#: A field that protobuf writes with a length before it: its first byte is the number << 3 | 2.
-_SIZED = 2
 #: The numbers of the fields in ModelInferRequest, and in its InferInputTensor.
 _INPUTS, _RAW, _CONTENTS = 5, 7, 5
 #: Fields of InferTensorContents: those of fixed-size numbers and those of varints, with their types, and the strings.
@@ -62,12 +60,12 @@ def lift(data: bytes) -> tuple[bytes, Lifted]:
     done = inputs = raw = 0
     try:
         for number, first, begin, end in itertools.islice(fields(view), MOST_FIELDS):
-            if number not in (_INPUTS, _RAW) or number_at(view, first)[0] & 7 != _SIZED:
+            if number not in (_INPUTS, _RAW) or view[first] & KIND != SIZED:
                 continue
             large = end - begin > SMALL_BYTES
             if number == _RAW:
                 if large:
-                    kept += [view[done:first], bytes([_RAW << 3 | _SIZED, 0])]
+                    kept += [view[done:first], bytes([_RAW << 3 | SIZED, 0])]
                     done, found.raw[raw] = end, view[begin:end]
                 raw += 1
                 continue
@@ -90,7 +88,7 @@ def _without_contents(tensor: memoryview) -> tuple[bytes, Elements] | None:
         raise InvalidRequest("a tensor has more than one contents field")
     ((first, begin, end),) = places
     number, elements = _elements(tensor[begin:end])
-    one = sized(_CONTENTS, bytes([number << 3 | _SIZED, len(_ONE.get(number, b""))]) + _ONE.get(number, b""))
+    one = sized(_CONTENTS, bytes([number << 3 | SIZED, len(_ONE.get(number, b""))]) + _ONE.get(number, b""))
     return b"".join([tensor[:first], one, tensor[end:]]), elements
 
 
@@ -104,7 +102,7 @@ def _few(tensor: memoryview) -> list[tuple[int, int, int, int]]:
 def _elements(contents: memoryview) -> tuple[int, Elements]:
     """The number of the only field in ``contents``, and its elements. Raises InvalidRequest, or ValueError."""
     number = contents[0] >> 3
-    if contents[0] & 7 != _SIZED or number not in {*_FIXED, *_VARINTS, _STRINGS}:
+    if contents[0] & KIND != SIZED or number not in {*_FIXED, *_VARINTS, _STRINGS}:
         raise _unusual()
     if number == _STRINGS:
         return number, _strings(contents)
@@ -114,9 +112,15 @@ def _elements(contents: memoryview) -> tuple[int, Elements]:
     ((_, _, begin, end),) = places
     if number in _VARINTS:
         return number, unpacked(contents[begin:end], _VARINTS[number])
-    # a copy, because onnxruntime's kernels may rely on alignment; NumPy makes it while other threads run
-    copied = np.frombuffer(contents[begin:end], np.uint8).copy()
-    return number, copied.view(_FIXED[number])
+    return number, aligned(contents[begin:end], _FIXED[number])
+
+
+def aligned(data: bytes | memoryview, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The numbers in ``data``; a copy where they are not aligned, on which onnxruntime's kernels may rely."""
+    values = np.frombuffer(data, dtype)
+    if not values.flags.aligned:  # NumPy copies while other threads run
+        return np.frombuffer(data, np.uint8).copy().view(dtype)
+    return values
 
 
 def _unusual() -> InvalidRequest:
@@ -128,7 +132,7 @@ def _unusual() -> InvalidRequest:
 def _strings(contents: memoryview) -> list[bytes]:
     found = []
     for _, first, begin, end in fields(contents):
-        if contents[first] != _STRINGS << 3 | _SIZED:
+        if contents[first] != _STRINGS << 3 | SIZED:
             raise _unusual()
         found.append(bytes(contents[begin:end]))
     return found

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from normfold.protos.datatypes import Datatype
 from normfold.serving.errors import InvalidRequest
+from normfold.serving.wire.lifted import aligned
 from normfold.serving.wire.turns import pieces
 from normfold.serving.wire.typed import Typed
 
@@ -50,14 +51,6 @@ def to_array(data: Contents, shape: tuple[int, ...], datatype: Datatype, place: 
             f"{prefix}BOOL elements are bytes of 0 or 1; input {place} has {values.view(np.uint8).max()}"
         )
     return values.reshape(shape)
-
-
-def aligned(data: bytes | memoryview, dtype: np.dtype[Any]) -> Array:
-    """The numbers in ``data``; a copy where they are not aligned, on which onnxruntime's kernels may rely."""
-    values = np.frombuffer(data, dtype)
-    if not values.flags.aligned:  # NumPy copies while other threads run
-        return np.frombuffer(data, np.uint8).copy().view(dtype)
-    return values
 
 
 def _objects(elements: Sequence[bytes] | Array, shape: tuple[int, ...]) -> Array:

@@ -39,7 +39,7 @@ class WorkerProcess:
         self.heard, self.unanswered = False, 0
         #: The starts in a row before this one that failed while no other worker listened.
         self.failed_starts = 0
-        #: Whether other workers listened at the moment when this one was told to.
+        #: Whether other workers were listening when this one was told to listen.
         self.beside_others = False
         #: Whether it has closed the connection.
         self.left = False

@@ -53,21 +53,27 @@ def test_a_later_catalog_serves_what_the_first_one_serves(catalog, tmp_path, mod
     assert later.find("n", "").version == 2
 
 
+def served_during_a_load_that_fails(one, monkeypatch):
+    """What ``one`` says that it serves while it loads "m"."""
+    during = []
+
+    async def load_versions(folder, written, numbers, quiet):
+        during.extend(served(one.entries))
+        return {}, dict.fromkeys(numbers, "broken")
+
+    monkeypatch.setattr(one._loader, "load_versions", load_versions)
+    with pytest.raises(LoadRefused):
+        asyncio.run(one.load("m"))
+    return during
+
+
 def test_a_model_that_failed_and_is_loaded_again_is_one_that_should_be_in_service(
     catalog, tmp_path, models, monkeypatch
 ):
     models.write(tmp_path / "m", b"no model")
     first, later = catalog(), catalog()
     asyncio.run(first.load_all())
-    during = []
-
-    async def load_versions(folder, written, numbers, quiet):
-        during.extend(served(first.entries))
-        return {}, dict.fromkeys(numbers, "broken")
-
-    monkeypatch.setattr(first._loader, "load_versions", load_versions)
-    with pytest.raises(LoadRefused):
-        asyncio.run(first.load("m"))
+    during = served_during_a_load_that_fails(first, monkeypatch)
     assert [(model.name, model.versions) for model in during] == [("m", ()), ("n", (1,))]
     later.following.follow(during)
     asyncio.run(later.load_all())
@@ -77,16 +83,7 @@ def test_a_model_that_failed_and_is_loaded_again_is_one_that_should_be_in_servic
 
 
 def test_a_model_that_loads_for_the_first_time_is_not_yet_one_of_those_in_service(catalog, monkeypatch):
-    first, during = catalog(), []
-
-    async def load_versions(folder, written, numbers, quiet):
-        during.extend(served(first.entries))
-        return {}, dict.fromkeys(numbers, "broken")
-
-    monkeypatch.setattr(first._loader, "load_versions", load_versions)
-    with pytest.raises(LoadRefused):
-        asyncio.run(first.load("m"))
-    assert during == []
+    assert served_during_a_load_that_fails(catalog(), monkeypatch) == []
 
 
 def test_a_model_that_the_others_do_not_serve_has_their_reason(catalog):

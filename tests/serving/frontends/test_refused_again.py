@@ -165,7 +165,7 @@ LARGE = b"m1" + bytes(20_000)
 
 
 def begun(stream: int, size: int) -> bytes:
-    """The first data of a large request, with so many bytes of its message."""
+    """The first frame of data of a large request: the prefix, and the first ``size`` bytes of the message."""
     return h2.frame(h2.DATA, 0, stream, message(LARGE)[: 5 + size])
 
 
