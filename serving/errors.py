@@ -134,6 +134,8 @@ class Overloaded(ServingError):
     status = Status.RESOURCE_EXHAUSTED
     #: The first bytes of the request that decide, beside its size, the caller and the moment; 0: other things do, too.
     alike: int = 0
+    #: The time after which the caller may try again, in seconds.
+    retry_seconds: float
     #: Counts more requests that were refused for the same reason.
     again: Callable[[int], None] | None = None
 

@@ -8,6 +8,7 @@ The delay is rounded up and varied, so that the refused do not all come back in 
 
 from __future__ import annotations
 
+import math
 import random
 from functools import lru_cache
 
@@ -18,6 +19,8 @@ from normfold.serving.wire.varint import varint
 STEP_MS, LONGEST_MS = 10, 10_000
 #: A delay is varied up to this factor.
 SPREAD = 1.5
+#: The number of delays that one is varied to.
+DELAYS = 16
 
 PUSHBACK, DETAILS = "grpc-retry-pushback-ms", "grpc-status-details-bin"
 _RETRY_INFO = b"type.googleapis.com/google.rpc.RetryInfo"
@@ -35,12 +38,24 @@ def trailers(error: Exception, status: Status, details: str) -> Trailers:
         return ()
     if seconds < 0:
         return NEVER
-    varied = min(seconds * random.uniform(1.0, SPREAD) * 1000, LONGEST_MS)
-    return _after(max(1, -int(-varied // STEP_MS)) * STEP_MS, status, details)
+    return after(random.choice(delays_ms(seconds)), status, details)
+
+
+def delays_ms(seconds: float) -> tuple[int, ...]:
+    """The delays for ``seconds``, of which each refused caller gets one by chance; in milliseconds."""
+    return _delays_ms(min(math.ceil(seconds * 1000 / STEP_MS), LONGEST_MS // STEP_MS))
+
+
+@lru_cache(1024)
+def _delays_ms(steps: int) -> tuple[int, ...]:
+    """Some DELAYS at most: the answers with them are kept."""
+    least, most = max(1, steps), min(max(1, math.ceil(steps * SPREAD)), LONGEST_MS // STEP_MS)
+    return tuple([step * STEP_MS for step in range(least, most + 1, -(-(most - least + 1) // DELAYS))])
 
 
 @lru_cache(4096)
-def _after(milliseconds: int, status: Status, details: str) -> Trailers:
+def after(milliseconds: int, status: Status, details: str) -> Trailers:
+    """The trailers that ask for another try after a time."""
     return (PUSHBACK, str(milliseconds)), (DETAILS, _status(status, details, milliseconds))
 
 

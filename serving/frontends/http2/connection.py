@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from normfold.serving.errors import ServingError, Status, Unavailable
+from normfold.serving.errors import Status
 from normfold.serving.frontends.http2.call import ServerCall, Service
 from normfold.serving.frontends.http2.call_places import CallPlaces
 from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
@@ -15,11 +15,12 @@ from normfold.serving.frontends.http2.kinds import kind_of, logged_kind_of
 from normfold.serving.frontends.http2.leftovers import go_on
 from normfold.serving.frontends.http2.lifetime import Lifetime
 from normfold.serving.frontends.http2.limits import FULL_READ_BYTES, Fault
+from normfold.serving.frontends.http2.opening import Opening
 from normfold.serving.frontends.http2.past_streams import PastStreams
 from normfold.serving.frontends.http2.patience import Patience
 from normfold.serving.frontends.http2.progress import Progress
 from normfold.serving.frontends.http2.refused_again import RefusedAgain
-from normfold.serving.frontends.http2.requests import TOO_LARGE, Asked, refused, trailers_well_formed
+from normfold.serving.frontends.http2.requests import TOO_LARGE, Asked, trailers_well_formed
 from normfold.serving.frontends.http2.sending import AnswerStream
 from normfold.serving.frontends.http2.socket_side import SocketSide
 from normfold.serving.wire import http2_frames as h2
@@ -32,19 +33,17 @@ class ServerConnection(SocketSide):
     def __init__(self, service: Service, places: ConnectionPlaces[ServerConnection]) -> None:
         super().__init__(Holding(service.limits.max_connection_bytes, service.holding))
         self.service, self._places = service, places
-        self._kind_of = kind_of if service.log is None else logged_kind_of
         self.frames, self.call_places = FrameReader(self.holding), CallPlaces(self.holding)
         #: The calls under way, by the number of their stream; ``CallOwner`` says what the other two are.
         self.calls, self.uncut, self.held = dict[int, ServerCall](), dict[int, ServerCall](), dict[int, int]()
         self._headers, self._past = HeaderReader(), PastStreams()
         #: The last stream that was opened, the data that may still come, and those of streams with a content-length.
-        self.last, self._credit, self._promised = 0, h2.LARGEST_WINDOW, dict[int, int]()
+        self.last, self._credit, self.promised = 0, h2.LARGEST_WINDOW, dict[int, int]()
         self._patience, self.progress = Patience(), Progress(service.limits.stall_seconds)
         self.lifetime = Lifetime(service.limits, asyncio.get_running_loop().time())
         #: Refuses requests like one that was refused in this turn; None: none was.
         self.again: RefusedAgain | None = None
-        #: Calls with a deadline whose clock has not started yet.
-        self._opened: list[ServerCall] = []
+        self._opening = Opening(kind_of if service.log is None else logged_kind_of)
 
     # called by the side of the socket
 
@@ -60,6 +59,8 @@ class ServerConnection(SocketSide):
         self.again = None
         try:
             left = self.frames.feed(data, self, self.service.turns.seconds) or len(data) >= FULL_READ_BYTES
+            if self._opening.begun:
+                self._opening.open_begun(self)
             if self.sender.widened or self.uncut:
                 left = go_on(self) or left
         except (Fault, HeaderError) as error:
@@ -69,10 +70,7 @@ class ServerConnection(SocketSide):
             if self.again is not None:
                 self.again.settle(self.service.traffic.failed)
         self.service.turns.end(self, left)
-        for call in self._opened:
-            if call.number in self.calls:
-                call.hurry()
-        self._opened.clear()
+        self._opening.start_clocks(self.calls)
         return left
 
     def busy(self) -> bool:
@@ -127,6 +125,12 @@ class ServerConnection(SocketSide):
             self.sender.out.append(h2.goaway(self.last))
         self.flush()
 
+    def answer_headers(self, number: int, flags: int, block: bytes) -> None:
+        """Answer a request with nothing but headers."""
+        self.sender.out.append(h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, number, block))
+        if not flags & h2.END_STREAM:
+            self._rst(number, h2.NO_ERROR)
+
     # called by the reader of frames
 
     def data(self, data: bytes, begin: int, end: int, flags: int, number: int) -> None:
@@ -138,11 +142,13 @@ class ServerConnection(SocketSide):
             self.sender.out.append(h2.frame(h2.WINDOW_UPDATE, 0, 0, by.to_bytes(4, "big")))
         call = self.calls.get(number)
         if call is None:
-            self.check_opened(number)
-            self.fruitless()
-            if number <= self.last and number not in self._past.reset:
-                self._rst(number, h2.STREAM_CLOSED)
-            return
+            if (asked := self._opening.begun.pop(number, None)) is None:
+                self._stray(number)
+                return
+            if self.again is not None and self.again.takes(self.sender, number, flags, asked, data, begin, end):
+                return
+            if (call := self._opening.open(self, number, flags, asked)) is None:
+                return
         call.credit -= size
         if call.credit < 0 or call.request_ended:
             self.reset(call, h2.STREAM_CLOSED if call.request_ended else h2.FLOW_CONTROL_ERROR)
@@ -155,15 +161,15 @@ class ServerConnection(SocketSide):
             call.request_ended = True
         elif begin == end:
             self.fruitless()
-        if self._promised and number in self._promised:
-            left = self._promised[number] = self._promised[number] - (end - begin)
+        if self.promised and number in self.promised:
+            left = self.promised[number] = self.promised[number] - (end - begin)
             if left < 0 or (left and call.request_ended):
                 self.reset(call, h2.PROTOCOL_ERROR)
                 return
         call.received(data, begin, end)
 
     def headers(self, number: int, flags: int, block: bytes) -> None:
-        """Open the call that a block of headers asks for, or refuse it."""
+        """Begin the call that a block of headers asks for, or refuse it. It is opened with its first data."""
         if number <= self.last:
             self._trailers(number, flags, block)
             return
@@ -173,31 +179,21 @@ class ServerConnection(SocketSide):
         if number > self.last + 2:
             self._past.passed_over.append(range(self.last + 1, number))
         self.last = number
-        if len(self.calls) >= self.call_places.most and not self.call_places.more():
+        if len(self.calls) + len(self._opening.begun) >= self.call_places.most and not self.call_places.more():
             self.fruitless()
             self.service.refused(asked, Status.UNAVAILABLE, self.peer)
             self._rst(number, h2.REFUSED_STREAM)
         elif asked.method is None:
             self._refuse(number, flags, asked)
-        else:
-            try:
-                method = self.service.enter(asked.method, asked.credential)
-            except ServingError as error:
-                self.service.refused(asked, error.status, self.peer)
-                if not isinstance(error, Unavailable):
-                    self.fruitless()
-                self._answer_headers(number, flags, refused(error.status, str(error)))
-                return
-            call = self.calls[number] = self._kind_of(method)(self, number, asked, method)
-            if asked.timeout is not None:
-                self._opened.append(call)
-            if asked.length is not None:
-                self._promised[number] = asked.length
-            if flags & h2.END_STREAM:
-                self._end_request(call)
+        elif not flags & h2.END_STREAM:
+            self._opening.begun[number] = asked
+        elif (call := self._opening.open(self, number, flags, asked)) is not None:
+            self._end_request(call)
 
     def control(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         """Do what a frame of any other kind asks for."""
+        if self._opening.begun:
+            self._opening.open_begun(self)
         CONTROL.get(kind, ignore)(self, flags, number, payload)
 
     def fruitless(self, frames: int = 1) -> None:
@@ -231,7 +227,7 @@ class ServerConnection(SocketSide):
         """Forget a call: nobody waits for its answer any more."""
         if self.calls.pop(call.number, None) is not None and call.method.counted:
             self.service.traffic.leave()
-        self._promised.pop(call.number, None)
+        self.promised.pop(call.number, None)
         self.sender.forget(call)
         call.cancel()
 
@@ -242,14 +238,23 @@ class ServerConnection(SocketSide):
             self.service.traffic.leave()
         if self.held:
             self.release(call.number)
-        if self._promised:
-            self._promised.pop(call.number, None)
+        if self.promised:
+            self.promised.pop(call.number, None)
         if not call.request_ended:
             self._rst(call.number, h2.NO_ERROR)  # the answer is complete: the client may stop sending
+
+    def _stray(self, number: int) -> None:
+        """Data came on a stream without a call. Raises Fault if it never had one."""
+        self.check_opened(number)
+        self.fruitless()
+        if number <= self.last and number not in self._past.reset:
+            self._rst(number, h2.STREAM_CLOSED)
 
     def _trailers(self, number: int, flags: int, block: bytes) -> None:
         """Take headers on a stream that is open, or was: the trailers of a request, whose contents mean nothing."""
         headers = self._headers.read(block)
+        if self._opening.begun:
+            self._opening.open_begun(self)
         call = self.calls.get(number)
         if call is None:
             self._past.check_reset(number)
@@ -267,7 +272,7 @@ class ServerConnection(SocketSide):
     def _end_request(self, call: ServerCall) -> None:
         """Take the end of a request that came without data."""
         call.request_ended = True
-        if self._promised.get(call.number):
+        if self.promised.get(call.number):
             self.reset(call, h2.PROTOCOL_ERROR)
         else:
             call.received(b"", 0, 0)
@@ -278,13 +283,7 @@ class ServerConnection(SocketSide):
         if asked.refusal is None:
             self._rst(number, h2.PROTOCOL_ERROR)
         else:
-            self._answer_headers(number, flags, asked.refusal)
-
-    def _answer_headers(self, number: int, flags: int, block: bytes) -> None:
-        """Answer a request with nothing but headers."""
-        self.sender.out.append(h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, number, block))
-        if not flags & h2.END_STREAM:
-            self._rst(number, h2.NO_ERROR)
+            self.answer_headers(number, flags, asked.refusal)
 
     def _rst(self, number: int, code: int) -> None:
         self._past.remember(number)
@@ -294,6 +293,7 @@ class ServerConnection(SocketSide):
         """End the connection with its reason; nothing more of it is read."""
         self.frames.forget()
         self.uncut.clear()
+        self._opening.begun.clear()
         self.sender.out.append(h2.goaway(self.last, error.code, str(error)))
         self.leaving = True
         for call in list(self.calls.values()):

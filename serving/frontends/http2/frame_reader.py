@@ -171,7 +171,9 @@ class FrameReader:
                 return at
             if monotonic() >= until:
                 return at
-            stop = min(max(at, stop) + _LOOK_BYTES, end)
+            stop = (at if at > stop else stop) + _LOOK_BYTES
+            if stop > end:
+                stop = end
 
     def _frame(self, kind: int, flags: int, number: int, payload: bytes, receiver: Receiver) -> None:
         if not self.settled and kind != h2.SETTINGS:

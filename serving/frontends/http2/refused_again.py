@@ -2,17 +2,24 @@
 
 In one turn of a connection no call that waits ends, so a server that was full for one request is full for the next ones
 like it. A server at ten times its capacity refuses nine requests for each that it answers; what that takes, its
-models miss.
+models miss. So most of them get no call: ``takes`` refuses them by their headers and first data.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import cycle
 
 from normfold.serving.errors import Overloaded, Status
 from normfold.serving.frontends.http2.requests import STARTED, Asked, ended
+from normfold.serving.frontends.http2.sending import FRAME, Sender
 from normfold.serving.rpc.methods import Method, note_refusals
-from normfold.serving.wire.pushback import trailers
+from normfold.serving.wire import http2_frames as h2
+from normfold.serving.wire.pushback import after, delays_ms
+
+_END, _ALL = h2.END_STREAM, h2.END_HEADERS | h2.END_STREAM
 
 
 class RefusedAgain:
@@ -21,25 +28,42 @@ class RefusedAgain:
     def __init__(self, method: Method, asked: Asked, head: bytes, size: int, error: Overloaded) -> None:
         """``error`` has refused a request of ``size`` bytes, of which ``head`` decide, with the headers ``asked``."""
         self._method, self._error, self._details = method, error.with_traceback(None), str(error)
-        self._asked, self._size, self._head = asked, size, head
-        #: The number of the first bytes of a request that decide.
-        self.alike = len(head)
+        self._asked = asked
+        #: The data of a request as far as they decide: that it is not compressed, its size, its first bytes.
+        self._begin = b"\0" + size.to_bytes(4, "big") + head
         self._count = 0
+        self._refusals: Iterator[bytes] = iter(())
 
-    def like(self, method: Method, asked: Asked, size: int, head: bytes) -> bool:
-        """Whether a request of ``size`` bytes, first ``head``, asks the same model and need not be answered later."""
-        return (
-            size == self._size
-            and head == self._head
-            and method is self._method
-            and (asked is self._asked or _no_later(asked.timeout, self._asked.timeout))
+    def is_like(self, asked: Asked, data: bytes, begin: int, end: int) -> bool:
+        """Whether a request asks the same model and need not be answered later.
+
+        ``asked`` are its headers, and ``data[begin:end]`` its first data.
+        """
+        return data.startswith(self._begin, begin, end) and (
+            asked is self._asked
+            or (
+                asked.method is self._asked.method
+                and asked.credential == self._asked.credential
+                and _no_later(asked.timeout, self._asked.timeout)
+            )
         )
 
     def refusal(self) -> bytes:
-        """The headers that refuse one more; when it may be tried again is chosen anew."""
+        """The headers that refuse one more; the next ones may be tried again at another time."""
+        if not self._count:
+            error = self._error
+            self._refusals = _refusals(error.status, self._details, delays_ms(error.retry_seconds))
         self._count += 1
-        error = self._error
-        return STARTED + ended(error.status, self._details, trailers(error, error.status, self._details))
+        return next(self._refusals)
+
+    def takes(self, sender: Sender, number: int, flags: int, asked: Asked, data: bytes, begin: int, end: int) -> bool:
+        """Refuse a whole request that has no call yet, if it is like the other; whether it is."""
+        length = asked.length
+        if flags != _END or (length is not None and length != end - begin) or not self.is_like(asked, data, begin, end):
+            return False
+        block = self.refusal()
+        sender.out.append(FRAME.pack(len(block) << 8 | h2.HEADERS, _ALL, number) + block)
+        return True
 
     def settle(self, failed: Counter[tuple[str, Status]]) -> None:
         """Count what was refused in ``failed``, with the model, and for the log: the turn is over."""
@@ -53,3 +77,9 @@ class RefusedAgain:
 
 def _no_later(timeout: float | None, than: float | None) -> bool:
     return than is None or (timeout is not None and timeout <= than)
+
+
+@lru_cache(256)
+def _refusals(status: Status, details: str, delays: tuple[int, ...]) -> Iterator[bytes]:
+    """Without end the headers that refuse a request, with one delay after the other."""
+    return cycle([STARTED + ended(status, details, after(each, status, details)) for each in delays])

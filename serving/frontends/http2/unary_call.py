@@ -33,11 +33,11 @@ class UnaryCall(ServerCall):
         """Ask the method once the message is complete and the request has ended."""
         message = begin + PREFIX_BYTES
         if self._reader is None and message <= end and data[begin] == 0:
-            size = int.from_bytes(data[begin + 1 : message], "big")
             again = self.connection.again
-            if again is not None and again.like(self.method, self.asked, size, data[message : message + again.alike]):
+            if again is not None and again.is_like(self.asked, data, begin, end):
                 self._end_refused(again)
                 return
+            size = int.from_bytes(data[begin + 1 : message], "big")
             if self.request_ended and size == end - message and size <= self.service.max_message_bytes:
                 self._ask(data[message:end])
                 return

@@ -1,0 +1,218 @@
+"""Calls are opened by their first data or at the end of a turn: frames mean the same, together or each in its turn."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from unittest import mock
+
+import hpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.serving.frontends.raw import NoSocket, message, request_headers
+
+from normfold.protos import grpc_service as pb
+from normfold.serving.access.access import Access
+from normfold.serving.errors import Overloaded, Status
+from normfold.serving.frontends.http2 import frame_reader, opening
+from normfold.serving.frontends.http2.call import Service
+from normfold.serving.frontends.http2.connection import ServerConnection
+from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
+from normfold.serving.frontends.http2.holding import Holding
+from normfold.serving.frontends.http2.limits import MOST_CALLS
+from normfold.serving.frontends.http2.requests import Requests
+from normfold.serving.frontends.limits import DEFAULT_LIMITS
+from normfold.serving.rpc.methods import Method
+from normfold.serving.rpc.traffic import Traffic
+from normfold.serving.wire import http2_frames as h2
+from normfold.serving.wire.http2_headers import written
+
+FULL, FREE = b"full", b"free"
+
+
+class Answers:
+    """A method that gives FREE requests back and refuses FULL ones, by their first bytes."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+        self.again = 0
+
+    def answer(self, data: bytes) -> bytes:
+        self.asked.append(data)
+        if data.startswith(FREE):
+            return data
+        error = Overloaded("full", 1.0)
+        error.alike, error.again = len(FULL), self._count
+        raise error
+
+    def _count(self, more: int) -> None:
+        self.again += more
+
+
+def headers(stream: int, flags: int = 0, **more: str) -> bytes:
+    block = written(*[(name.encode(), value.encode()) for name, value in request_headers("Infer", **more)])
+    return h2.frame(h2.HEADERS, h2.END_HEADERS | flags, stream, block)
+
+
+def body(stream: int, data: bytes) -> bytes:
+    return h2.frame(h2.DATA, h2.END_STREAM, stream, message(data))
+
+
+def connect(answers: Answers, access: Access | None = None) -> tuple[ServerConnection, NoSocket]:
+    method = Method("/t.T/Infer", pb.ModelInferRequest, wire_unary=answers.answer)
+    requests = Requests([method], tokens=access is not None)
+    service = Service(requests, Traffic(), 1 << 20, DEFAULT_LIMITS, Holding(1 << 30), access=access)
+    connection, socket = ServerConnection(service, ConnectionPlaces(1)), NoSocket()
+    connection.connection_made(socket)
+    connection.data_received(h2.PREFACE + h2.settings({}))
+    return connection, socket
+
+
+Ends = dict[int, list[tuple[str, str]]]
+
+
+def converse(turns: list[bytes]) -> tuple[Ends, Counter[tuple[str, Status]], Answers]:
+    """How each stream ended, the failures that were counted, and what was asked."""
+
+    async def serve() -> tuple[Ends, Counter[tuple[str, Status]], Answers]:
+        answers = Answers()
+        connection, socket = connect(answers)
+        for turn in turns:
+            connection.data_received(turn)
+        assert connection.service.traffic.in_flight == len(connection.calls)
+        ends: Ends = {}
+        decoder = hpack.Decoder()
+        for frame in socket.frames():
+            if frame.kind == h2.HEADERS and frame.flags & h2.END_STREAM:
+                found = dict(decoder.decode(frame.payload))
+                ends.setdefault(frame.stream, []).append((found["grpc-status"], found.get("grpc-message", "")))
+            elif frame.kind == h2.RST_STREAM:
+                ends.setdefault(frame.stream, []).append(("reset", str(int.from_bytes(frame.payload, "big"))))
+            elif frame.kind == h2.GOAWAY:
+                ends.setdefault(0, []).append(("closed", str(int.from_bytes(frame.payload[4:8], "big"))))
+        for number in connection.calls:
+            ends.setdefault(number, []).append(("open", ""))
+        return ends, connection.service.traffic.failed, answers
+
+    with mock.patch.object(frame_reader, "monotonic", return_value=0.0):  # a turn takes all that it is given
+        return asyncio.run(serve())
+
+
+#: Calls that are refused by their first data, if one like them was: what comes behind is not looked at.
+EARLY = ("parts", "trailers", "cut")
+
+
+def one_call(chance: random.Random, number: int) -> tuple[str, list[bytes]]:
+    """The kind and the frames of a call, mostly a good one that is refused."""
+    data = message(chance.choice([FULL, FULL, FULL, FREE]) + b"m" * chance.choice([10, 10, 10, 11]))
+    more: dict[str, str] = {}
+    if chance.random() < 0.3:
+        more["grpc_timeout"] = chance.choice(["20S", "30S"])
+    if chance.random() < 0.3:
+        more["content_length"] = str(len(data) + chance.choice([0, 0, 1]))
+    head = headers(number, **more)
+    kind = chance.choice(
+        ["whole"] * 6 + ["parts", "padded", "reset", "cut", "trailers", "window", "nothing", "late", "empty"]
+    )
+    at = chance.randrange(len(data))
+    whole = h2.frame(h2.DATA, h2.END_STREAM, number, data)
+    rest = {
+        "parts": [h2.frame(h2.DATA, 0, number, data[:at]), h2.frame(h2.DATA, h2.END_STREAM, number, data[at:])],
+        "padded": [h2.frame(h2.DATA, h2.END_STREAM | h2.PADDED, number, b"\3" + data + bytes(3))],
+        "trailers": [
+            h2.frame(h2.DATA, 0, number, data),
+            h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, number, b""),
+        ],
+        "reset": [h2.frame(h2.RST_STREAM, 0, number, bytes(4))],
+        "cut": [h2.frame(h2.DATA, h2.END_STREAM, number, data[:-1])],
+        "window": [h2.frame(h2.WINDOW_UPDATE, 0, number, bytes([0, 0, 0, 9])), whole],
+        "nothing": [],
+        "empty": [h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, number, b"")],
+        "late": [whole, h2.frame(h2.DATA, h2.END_STREAM, number, b"x")],
+    }
+    return kind, [head, *rest.get(kind, [whole])]
+
+
+@given(st.integers(min_value=0))
+@settings(max_examples=150, deadline=None)
+def test_frames_mean_the_same_in_one_turn_and_in_many(seed):
+    chance = random.Random(seed)
+    numbers = range(1, 2 * chance.randint(2, 9), 2)
+    kinds, calls = map(list, zip(*[one_call(chance, number) for number in numbers], strict=True))
+    frames: list[bytes] = []
+    waiting: list[list[bytes]] = []
+    while calls or waiting:  # headers in the order of their streams; the rest in any order
+        if calls and (not waiting or chance.random() < 0.7):
+            first, *rest = calls.pop(0)
+            frames.append(first)
+            waiting.append(rest)
+        else:
+            rest = chance.choice(waiting)
+            if rest:
+                frames.append(rest.pop(0))
+            else:
+                waiting.remove(rest)
+    together, failed, answers = converse([b"".join(frames)])
+    apart, failed_apart, answers_apart = converse(frames)
+    for number, kind in zip([0, *numbers], ["", *kinds], strict=True):
+        ends, others = together.get(number), apart.get(number)
+        early = ends is not None and ends[0] == ("8", "full") and kind in EARLY
+        assert ends == others or early, (number, kind)
+        assert not early or others is not None
+    if together == apart:
+        assert failed == failed_apart
+        assert len(answers.asked) + answers.again == len(answers_apart.asked)
+
+
+def test_requests_that_are_refused_together_get_no_calls(monkeypatch):
+    opened: list[int] = []
+    monkeypatch.setattr(
+        opening.Opening, "open", lambda s, c, n, *a, open=opening.Opening.open: (opened.append(n), open(s, c, n, *a))[1]
+    )
+    streams = range(1, 201, 2)
+    length = str(len(message(FULL)))
+    block = b"".join(headers(n, content_length=length) for n in streams)
+    ends, _, answers = converse([block + b"".join(body(n, FULL) for n in streams)])
+    assert (opened, answers.asked, answers.again) == ([1], [FULL], len(streams) - 1)
+    assert ends == {n: [("8", "full")] for n in streams}
+
+
+def test_another_token_is_asked_for_itself(tmp_path):
+    """Whoever may not ask is told so, although the server is full for the one before."""
+
+    class Tokens:
+        def admit(self, method: Method, credential: bytes) -> Method:
+            if credential != credentials[0]:
+                raise PermissionError
+            return method
+
+    credentials: list[bytes] = []
+
+    async def serve() -> list[bytes]:
+        answers = Answers()
+        connection, _ = connect(answers, Tokens())  # type: ignore[arg-type]
+        read = connection.service.requests.read
+        asked = [
+            read(written(*[(n.encode(), v.encode()) for n, v in request_headers("Infer", authorization=token)]), reader)
+            for token, reader in (("Bearer a", connection._headers), ("Bearer b", connection._headers))
+        ]
+        credentials.append(asked[0].credential)
+        connection.data_received(headers(1, authorization="Bearer a") + body(1, FULL))
+        with pytest.raises(PermissionError):
+            connection.data_received(
+                headers(3, authorization="Bearer a")
+                + body(3, FULL)
+                + headers(5, authorization="Bearer b")
+                + body(5, FULL)
+            )
+        return answers.asked
+
+    assert asyncio.run(serve()) == [FULL, FULL]
+
+
+def test_headers_whose_calls_are_not_opened_yet_have_places():
+    streams = range(1, 2 * MOST_CALLS + 5, 2)
+    ends, _, _ = converse([b"".join(map(headers, streams)) + body(1, FREE)])
+    assert [n for n, end in ends.items() if end == [("reset", str(h2.REFUSED_STREAM))]] == list(streams[MOST_CALLS:])
