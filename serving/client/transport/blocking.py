@@ -54,6 +54,8 @@ class BlockingConnection:
         self._leader: RemoteCall | None = None
         #: What the socket has not taken yet.
         self._left: list[memoryview] = []
+        #: The number of the first error of the socket.
+        self._errno: int | None = None
         self._first = b""
         self._reading, self._both = select.poll(), select.poll()
         self._reading.register(sock, select.POLLIN)
@@ -199,7 +201,8 @@ class BlockingConnection:
             return self._sock.recv(_MUCH_BYTES if self.end.reads_much else _READ_BYTES)
         except BlockingIOError:
             return None
-        except OSError:
+        except OSError as error:
+            self._errno = self._errno or error.errno
             return b""
 
     def _catch_up_alone(self) -> None:
@@ -239,13 +242,9 @@ class BlockingConnection:
             self._give_up(failures.no_tls(self._address, failures.tls_words(error)).details)
 
     def _ended(self) -> None:
-        """The server has closed the connection."""
-        if self.end.settled:
-            self._give_up(f"the server at {self._address} closed the connection")
-        elif self._tls is None:
-            self._give_up(failures.wants_tls(self._address, "it closed the connection").details)
-        else:
-            self._give_up(failures.no_tls(self._address, "it closed the connection").details)
+        """Nothing more comes: the server has closed the connection, or the system has given it up."""
+        has_tls = self._tls is not None
+        self._give_up(failures.ended(self._address, self._errno, self.end.settled, has_tls).details)
 
     def _flush(self) -> None:
         """Write as much as the socket takes now."""
@@ -267,8 +266,9 @@ class BlockingConnection:
                     left[0] = left[0][sent:]
         except BlockingIOError:
             return
-        except OSError:
-            left.clear()  # the next read says why
+        except OSError as error:
+            self._errno = self._errno or error.errno  # the system says it once; the next read ends the connection
+            left.clear()
 
     def _give_up(self, why: str, status: Status = Status.UNAVAILABLE) -> None:
         """End the connection and all its calls."""

@@ -11,6 +11,7 @@ import math
 import os
 import select
 import socket
+import sys
 from collections.abc import Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,9 @@ Address = tuple[int, Any]
 
 #: The next address is tried this long after the one before, in seconds, or as soon as none is under way.
 STAGGER_SECONDS = 0.25
+#: A connection whose peer acknowledges nothing for this long ends, in seconds: the peer is gone. A peer that is asked
+#: for nothing is probed after KEEPALIVE_IDLE_SECONDS, and then each KEEPALIVE_SECONDS.
+UNACKNOWLEDGED_SECONDS, KEEPALIVE_IDLE_SECONDS, KEEPALIVE_SECONDS = 30, 15, 5
 
 
 def dial(destination: Endpoint, deadline: float, worked: Address | None = None) -> tuple[socket.socket, Address]:
@@ -105,10 +109,23 @@ class _Attempts:
 
 
 def tcp_socket(family: int) -> socket.socket:
-    """A socket that does not block and sends small messages at once. Raises OSError."""
+    """A socket that does not block, sends small messages at once, and notices a peer that is gone. Raises OSError.
+
+    The kernel asks the peer's kernel, so this works for a server that is busy, and one that refuses pings of HTTP/2. It
+    also ends the connection of a living server that reads nothing for UNACKNOWLEDGED_SECONDS while more bytes wait than
+    its kernel has room for (Linux tells no difference); such a call is sent again.
+    """
     sock = socket.socket(family)
     sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    tcp = socket.IPPROTO_TCP
+    sock.setsockopt(tcp, socket.TCP_NODELAY, 1)
+    if sys.platform == "linux":
+        probes = (UNACKNOWLEDGED_SECONDS - KEEPALIVE_IDLE_SECONDS) // KEEPALIVE_SECONDS
+        sock.setsockopt(tcp, socket.TCP_USER_TIMEOUT, 1000 * UNACKNOWLEDGED_SECONDS)  # sent, and not acknowledged
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # nothing to acknowledge, or nothing sent
+        sock.setsockopt(tcp, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)
+        sock.setsockopt(tcp, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
+        sock.setsockopt(tcp, socket.TCP_KEEPCNT, probes)
     return sock
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -14,6 +15,8 @@ CLOSED = Reply(Status.CANCELLED, "the client was closed")
 _HTTP1 = b"HTTP/1."
 #: How OpenSSL calls bytes that are no TLS.
 _PLAIN = "wrong version number"
+#: How the system says that the peer of a connection acknowledges nothing any more (dialling.py).
+_OUT_OF_REACH = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 #: Words of OpenSSL and of gRPC about a certificate that was refused, and what to say; {} is the address.
 _REFUSALS = (
     (
@@ -69,6 +72,18 @@ def wants_tls(address: str, why: str) -> Reply:
 def no_ping(address: str) -> Reply:
     """A server that was silent, and then did not answer a ping."""
     return _unavailable(f"the server at {address} answers no ping")
+
+
+def ended(address: str, code: int | None, settled: bool, tls: bool) -> Reply:
+    """A connection has ended: with the error ``code`` of the system, or because the server closed it.
+
+    ``settled``: the server's SETTINGS have come before. ``tls``: the connection has TLS.
+    """
+    if code is not None and code in _OUT_OF_REACH:
+        return _unavailable(f"the server at {address} can no longer be reached ({os.strerror(code)})")
+    if settled:
+        return _unavailable(f"the server at {address} closed the connection")
+    return (no_tls if tls else wants_tls)(address, "it closed the connection")
 
 
 def not_grpc(address: str, first: bytes, why: str) -> Reply:

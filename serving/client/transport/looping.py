@@ -145,14 +145,12 @@ class LoopConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is gone."""
-        why = "it closed the connection"
+        code = error.errno if isinstance(error, OSError) else None
         if isinstance(error, OSError) and type(error).__module__ == "ssl":
-            said = failures.no_tls(self._address, failures.tls_words(error)).details
-        elif self.end.settled:
-            said = f"the server at {self._address} closed the connection"
+            ended = failures.no_tls(self._address, failures.tls_words(error))
         else:
-            said = (failures.no_tls if self._has_tls else failures.wants_tls)(self._address, why).details
-        self._give_up(said)
+            ended = failures.ended(self._address, code, self.end.settled, self._has_tls)
+        self._give_up(ended.details)
 
     def pause_writing(self) -> None:
         """The socket takes no more."""
