@@ -86,6 +86,11 @@ def ended(address: str, code: int | None, settled: bool, tls: bool) -> Reply:
     return (no_tls if tls else wants_tls)(address, "it closed the connection")
 
 
+def full(address: str, seconds: float) -> Reply:
+    """The server's connections have had no room for a stream."""
+    return _unavailable(f"the server at {address} has not taken one more call for {seconds:.0f} s")
+
+
 def not_grpc(address: str, first: bytes, why: str) -> Reply:
     """The first bytes of what listens there are not those of a gRPC server."""
     if first.startswith(_HTTP1):

@@ -26,8 +26,9 @@ from normfold.serving.errors import Status
 if TYPE_CHECKING:
     import ssl
 
-#: The time for a connection of a call without a deadline, in seconds.
-_CONNECT_SECONDS = 20.0
+#: The time for a connection, and that for a place for a stream, in seconds. The second is longer: a stream that gets no
+#: connection ends with the reason.
+_CONNECT_SECONDS, _STREAM_SECONDS = 20.0, 40.0
 
 _ALL: weakref.WeakSet[LoopConnections] = weakref.WeakSet()
 #: What belongs to the parent of a forked process. It is kept, because it would end itself when it is no longer needed.
@@ -104,7 +105,9 @@ class LoopConnections:
         """
         loop = asyncio.get_running_loop()
         first = self._opening.message(await anext(messages))
-        found = await self._connection(loop, loop.time() + _CONNECT_SECONDS)
+        found = await self._connection(loop, loop.time() + _STREAM_SECONDS)
+        if found is failures.EXPIRED:  # a stream has no deadline
+            found = failures.full(self._address, _STREAM_SECONDS)
         if isinstance(found, Reply):
             yield found
             return

@@ -13,21 +13,7 @@ from normfold.serving.client.async_client import AsyncClient
 from normfold.serving.client.client import Client
 from normfold.serving.client.errors import ClientError
 
-from .peer import Peer, serving
-
-
-@contextlib.contextmanager
-def silent():
-    """An address that swallows packets: a listener whose queue is full."""
-    with contextlib.ExitStack() as stack:
-        hole = stack.enter_context(socket.socket())
-        hole.bind(("127.0.0.1", 0))
-        hole.listen(0)
-        for _ in range(3):
-            one = stack.enter_context(socket.socket())
-            one.setblocking(False)
-            one.connect_ex(hole.getsockname())
-        yield f"127.0.0.1:{hole.getsockname()[1]}"
+from .peer import Peer, serving, silent
 
 
 @contextlib.contextmanager

@@ -8,18 +8,19 @@ import socket
 import ssl
 import sys
 import threading
+from collections.abc import AsyncIterator
 
 import pytest
 
 from normfold.serving.client.async_client import AsyncClient
 from normfold.serving.client.client import Client
 from normfold.serving.client.connection import ClientTls
-from normfold.serving.client.transport import dialling, failures
+from normfold.serving.client.transport import dialling, failures, pooling
 from normfold.serving.client.transport.answers import Reply
 from normfold.serving.errors import Status
 from normfold.serving.wire import http2_frames as h2
 
-from .peer import Peer, serving
+from .peer import Peer, serving, silent
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the option is Linux's")
 
@@ -114,3 +115,34 @@ def test_the_reason_says_that_the_server_is_out_of_reach_and_not_that_it_closed(
     assert said.details.startswith("the server at h:1 can no longer be reached (")
     closed = Reply(Status.UNAVAILABLE, "the server at h:1 closed the connection")
     assert failures.ended("h:1", errno.ECONNRESET, settled=True, tls=True) == closed
+
+
+def end_of_a_stream(address: str) -> Reply:
+    """How a stream ends that has no deadline."""
+
+    async def messages() -> AsyncIterator[bytes]:
+        yield b"request"
+        await asyncio.Event().wait()
+
+    async def run() -> Reply:
+        async with AsyncClient(address) as client:
+            stream = client._calls.stream("/inference.GRPCInferenceService/ModelStreamInfer", messages())
+            return [item async for item in stream][-1]  # type: ignore[return-value]
+
+    return asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_a_stream_that_gets_no_connection_ends_with_the_reason_and_not_as_if_it_had_a_deadline(monkeypatch):
+    monkeypatch.setattr(pooling, "_CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(pooling, "_STREAM_SECONDS", 30.0)
+    with silent() as hole:
+        ended = end_of_a_stream(hole)
+    assert ended.status is Status.UNAVAILABLE
+    assert "no connection within 0 s" in ended.details
+
+
+def test_a_stream_that_no_connection_has_room_for_ends_as_unavailable(monkeypatch):
+    monkeypatch.setattr(pooling, "_STREAM_SECONDS", 0.3)
+    monkeypatch.setattr(pooling, "MOST_CONNECTIONS", 0)  # as if all were in use
+    ended = end_of_a_stream("127.0.0.1:1")
+    assert ended == Reply(Status.UNAVAILABLE, "the server at 127.0.0.1:1 has not taken one more call for 0 s")
