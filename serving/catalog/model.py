@@ -91,6 +91,11 @@ class Model:
         self.statistics.cache_miss.add(time.perf_counter_ns() - started - timing.queue - timing.infer)
         return answer, timing
 
+    def check_inputs(self, size: int) -> None:
+        """Raise NoMemory if inputs of ``size`` bytes are more than there is memory for, as far as that is known."""
+        if self._sized is not None:
+            self._sized.check_inputs(size)
+
     @property
     def used_ns(self) -> int:
         """When it last answered or, before that, was loaded; by time.perf_counter_ns."""

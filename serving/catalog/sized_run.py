@@ -65,6 +65,15 @@ class SizedRun:
                 f"for runs; send a shorter input, or start the server with a larger --memory-limit"
             )
 
+    def check_inputs(self, size: int) -> None:
+        """Raise NoMemory if inputs of ``size`` bytes, which are not in memory yet, are more than there is for runs."""
+        if size > self._ordinary_bytes and not self._budget.fits(size):
+            raise NoMemory(
+                f"the numbers of this request take {_mib(size)} MiB of memory once they are read, and this server has "
+                f"{_mib(self._budget.room_bytes)} MiB for runs; send fewer, or start the server with a larger "
+                "--memory-limit"
+            )
+
     def __call__(self, feeds: Mapping[str, Array], outputs: Sequence[str], stop: Stop | None = None) -> list[Array]:
         """The outputs named in ``outputs``; ``stop`` ends the run early. Raises what the session raises."""
         size = _bytes(feeds)

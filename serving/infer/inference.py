@@ -159,12 +159,15 @@ class Inference:
         model = await self._catalog.awake(request.model_name, request.model_version)
         try:
             with contextlib.ExitStack() as held:
-                long = large
+                long, more = large, lifted.unread_bytes
+                if more:
+                    model.check_inputs(more)
                 if named:
                     shared, strings = await off_loop(large, shared_bytes, request, model.contract, self._regions)
                     long = large or shared > COPY_BYTES or strings > LOOP_BYTES
-                    if shared:
-                        held.enter_context(self._admission.more(model.scheduler.load, connection(), shared))
+                    more += shared
+                if more:
+                    held.enter_context(self._admission.more(model.scheduler.load, connection(), more))
                 checked = await off_loop(long, self._check, request, model, lifted)
                 read = time.perf_counter_ns()
                 names = [want.spec.name for want in checked.wanted]

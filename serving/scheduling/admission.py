@@ -5,8 +5,9 @@ A request is *under way* from its arrival to its answer, unless it is answered o
 time       requests under way for a model x time for each (as its runs measure) <= ``seconds``
 deadline   the same product <= half of the time that the caller still waits
 requests   requests under way in the server <= ``requests``
-bytes      bytes of these requests, with those that they name in shared memory, <= ``bytes``; a request that names some
-           while no other does passes whatever they are, and counts so that at most half of the bytes are taken
+bytes      bytes of these requests, with those that they name in shared memory and those that packed numbers take once
+           they are read, <= ``bytes``; a request that has such while no other does passes whatever they are, and counts
+           so that at most half of the bytes are taken
 
 A longer queue answers nobody sooner, and costs memory and the deadlines of all that wait in it. FEW requests for each
 model pass whatever their runs take: a queue for less than that would refuse the ordinary client of a slow model.
@@ -148,8 +149,8 @@ class Admission:
     def __init__(self, limits: QueueLimits | None = None) -> None:
         self.limits = QueueLimits() if limits is None else limits
         self.under_way = UnderWay()
-        #: The bytes in shared memory that requests under way name.
-        self._shared = 0
+        #: What requests under way have more, by ``more``.
+        self._more = 0
         #: Requests that ever passed.
         self.entered = 0
 
@@ -193,25 +194,25 @@ class Admission:
 
     @contextlib.contextmanager
     def more(self, load: ModelLoad, connection: object, size: int) -> Iterator[None]:
-        """Meanwhile a request that was counted by ``enter`` has ``size`` bytes more: those in shared memory.
+        """Meanwhile a request that was counted by ``enter`` has ``size`` bytes more: in shared memory, or unpacked.
 
         How many they are shows when the request is read. Raises Overloaded.
         """
         total, own, model = self.under_way, self.under_way.own(connection), load.under_way
         room, counted = TIMES * (self.limits.bytes - total.bytes - size), size
-        if not self._shared:  # one alone may be of any size; it leaves room for what comes meanwhile
+        if not self._more:  # one alone may be of any size; it leaves room for what comes meanwhile
             counted = min(size, max(0, self.limits.bytes // 2 - total.bytes))
         elif own.bytes > room or total.bytes + size > self.limits.bytes:
             raise _overloaded("requests of too many bytes are under way in this server", load)
         elif model.requests > 1 and model.bytes > room:
             raise _overloaded("requests of too many bytes are under way for this model", load)
-        self._shared += size
+        self._more += size
         for place in (total, model):
             place.grow(connection, counted)
         try:
             yield
         finally:
-            self._shared -= size
+            self._more -= size
             for place in (total, model):
                 place.grow(connection, -counted)
 

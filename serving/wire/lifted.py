@@ -7,7 +7,7 @@ that is. Here they are read in pieces, as `turns` says, straight from the reques
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,8 @@ Elements = NDArray[Any] | Sequence[bytes]
 SMALL_BYTES = 1 << 18
 #: The bytes of one piece.
 _PIECE_BYTES = 1 << 16
+#: The bytes of the longest varint.
+_LONGEST = 10
 
 #: The numbers of the fields in ModelInferRequest, and in its InferInputTensor.
 _INPUTS, _RAW, _CONTENTS = 5, 7, 5
@@ -43,11 +45,34 @@ _ONE = {number: bytes(size) for number, size in {**dict.fromkeys(_VARINTS, 1), 6
 
 
 @dataclass(frozen=True)
+class Packed:
+    """Numbers in a packed field of varints: counted, and not read yet, for each takes up to eight times as much."""
+
+    data: memoryview
+    dtype: np.dtype[Any]
+    count: int
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the numbers, once they are read."""
+        return self.count * self.dtype.itemsize
+
+    def numbers(self) -> NDArray[Any]:
+        """The numbers."""
+        return unpacked(self.data, self.dtype, self.count)
+
+
+@dataclass(frozen=True)
 class Lifted:
     """What was taken out of a request: typed contents by the number of their input, raw contents by their own."""
 
-    typed: dict[int, Elements] = field(default_factory=dict)
+    typed: dict[int, Elements | Packed] = field(default_factory=dict)
     raw: dict[int, memoryview] = field(default_factory=dict)
+
+    @property
+    def unread_bytes(self) -> int:
+        """The memory that the numbers will take which are not read yet."""
+        return sum([one.nbytes for one in self.typed.values() if isinstance(one, Packed)])
 
 
 def lift(data: bytes) -> tuple[bytes, Lifted]:
@@ -79,7 +104,7 @@ def lift(data: bytes) -> tuple[bytes, Lifted]:
     return (b"".join([*kept, view[done:]]) if done else data), found
 
 
-def _without_contents(tensor: memoryview) -> tuple[bytes, Elements] | None:
+def _without_contents(tensor: memoryview) -> tuple[bytes, Elements | Packed] | None:
     """A tensor with one element, and all its elements; None where its contents are not large. Raises as ``lift``."""
     places = [(first, begin, end) for n, first, begin, end in _few(tensor) if n == _CONTENTS]
     if sum(end - begin for _, begin, end in places) <= SMALL_BYTES:
@@ -99,7 +124,7 @@ def _few(tensor: memoryview) -> list[tuple[int, int, int, int]]:
     return found
 
 
-def _elements(contents: memoryview) -> tuple[int, Elements]:
+def _elements(contents: memoryview) -> tuple[int, Elements | Packed]:
     """The number of the only field in ``contents``, and its elements. Raises InvalidRequest, or ValueError."""
     number = contents[0] >> 3
     if contents[0] & KIND != SIZED or number not in {*_FIXED, *_VARINTS, _STRINGS}:
@@ -111,7 +136,8 @@ def _elements(contents: memoryview) -> tuple[int, Elements]:
         raise _unusual()
     ((_, _, begin, end),) = places
     if number in _VARINTS:
-        return number, unpacked(contents[begin:end], _VARINTS[number])
+        data = contents[begin:end]
+        return number, Packed(data, _VARINTS[number], sum(last.size for _, last in _pieces(data)))
     return number, aligned(contents[begin:end], _FIXED[number])
 
 
@@ -138,21 +164,31 @@ def _strings(contents: memoryview) -> list[bytes]:
     return found
 
 
-def unpacked(data: memoryview, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The numbers of type ``dtype`` in a packed field of varints, as protobuf reads them. Raises ValueError.
+def unpacked(data: memoryview, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+    """The ``count`` numbers of type ``dtype`` in a packed field of varints, as protobuf reads them. Raises ValueError.
 
-    >>> unpacked(memoryview(b"\\x05\\xac\\x02"), np.dtype("i4")).tolist()
+    >>> unpacked(memoryview(b"\\x05\\xac\\x02"), np.dtype("i4"), 2).tolist()
     [5, 300]
     """
-    pieces, at = [], 0
+    values, at = np.empty(count, dtype), 0
+    for piece, last in _pieces(data):
+        values[at : at + last.size] = _numbers(piece, last).astype(dtype, copy=False)
+        at += last.size
+    return values
+
+
+def _pieces(data: memoryview) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.intp]]]:
+    """The bytes of whole varints, piece by piece, and where in a piece each has its last byte. Raises ValueError."""
+    at = 0
     while at < len(data):
         piece = np.frombuffer(data[at : at + _PIECE_BYTES], np.uint8)
         last = np.flatnonzero(piece < 0x80)
         if not last.size:
             raise ValueError("the bytes end within a number, or it has more than ten bytes")
+        if last[0] >= _LONGEST or (1 < last.size <= last[-1] and np.diff(last).max() > _LONGEST):
+            raise ValueError("a number of more than ten bytes")
         at += int(last[-1]) + 1
-        pieces.append(_numbers(piece[: last[-1] + 1], last).astype(dtype, copy=False))
-    return np.concatenate(pieces) if pieces else np.empty(0, dtype)
+        yield piece[: last[-1] + 1], last
 
 
 def _numbers(piece: NDArray[np.uint8], last: NDArray[np.intp]) -> NDArray[np.uint64]:
@@ -161,8 +197,6 @@ def _numbers(piece: NDArray[np.uint8], last: NDArray[np.intp]) -> NDArray[np.uin
         return piece.astype(np.uint64)
     first = np.concatenate([[0], last[:-1] + 1])
     sizes = last - first + 1
-    if sizes.max() > 10:
-        raise ValueError("a number of more than ten bytes")
     values = np.zeros(last.size, np.uint64)
     for byte in range(int(sizes.max())):
         those = np.flatnonzero(sizes > byte)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from normfold.protos.datatypes import Datatype, by_name
 from normfold.serving.errors import InvalidRequest
-from normfold.serving.wire.lifted import Elements
+from normfold.serving.wire.lifted import Elements, Packed
 from normfold.serving.wire.turns import pieces
 from normfold.serving.wire.varint import varint
 from normfold.serving.wording import quoted
@@ -46,7 +46,9 @@ class Typed:
     values: Sequence[Any] | NDArray[Any]
 
 
-def read_typed(contents: pb.InferTensorContents, datatype: str, tail: object, lifted: Elements | None = None) -> Typed:
+def read_typed(
+    contents: pb.InferTensorContents, datatype: str, tail: object, lifted: Elements | Packed | None = None
+) -> Typed:
     """The elements in ``contents``, which the request says are of ``datatype``. ``tail`` names tensor and model.
 
     ``lifted``: the elements, where they were taken out of ``contents`` but for one.
@@ -67,6 +69,8 @@ def read_typed(contents: pb.InferTensorContents, datatype: str, tail: object, li
     if not filled:
         return Typed(())
     if lifted is not None:
+        if isinstance(lifted, Packed):
+            lifted = lifted.numbers()
         if isinstance(lifted, np.ndarray) and lifted.dtype.kind in "iu":
             _check_range(lifted, expected, tail)
         return Typed(lifted)

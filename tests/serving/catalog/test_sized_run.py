@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from unittest.mock import Mock
 
 import grpc
 import numpy as np
@@ -21,6 +22,7 @@ from normfold.serving.runtime.devices import Device
 from normfold.serving.runtime.run_memory import RunMemory
 from normfold.serving.runtime.session import Session
 from normfold.serving.runtime.settings import SessionSettings
+from normfold.serving.wire import lifted
 
 MIB = 1 << 20
 pytestmark = pytest.mark.skipif(allocated_bytes() is None, reason="the C library does not count its memory")
@@ -245,6 +247,25 @@ def test_a_server_refuses_what_does_not_fit_and_goes_on(serve, tmp_path, models,
         assert "send a shorter input, or start the server with a larger --memory-limit" in caught.value.details()
         assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "-1"
         served.infer(ask("wide", x=np.zeros((2, 1, 64), np.float32)))
+
+
+def test_packed_numbers_that_do_not_fit_are_refused_before_they_are_read(serve, tmp_path, models, monkeypatch):
+    """Each takes one byte in a request, and eight in memory."""
+    models.write(tmp_path / "m", models.scale())
+    request = pb.ModelInferRequest(model_name="m")
+    request.inputs.add(name="x", datatype="INT64", shape=[1, 8 * MIB]).contents.int64_contents.extend([1] * 8 * MIB)
+    with serve(tmp_path, memory_limit_bytes=1 << 40) as served:
+        budget = served.server._stock._budget
+        with pytest.raises(grpc.RpcError) as caught:
+            served.infer(request)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # of another datatype: it was read
+        budget.limit_bytes = budget._base + 60 * MIB
+        monkeypatch.setattr(lifted, "unpacked", Mock(side_effect=AssertionError))
+        with pytest.raises(grpc.RpcError) as caught:
+            served.infer(request)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "take 64 MiB of memory once they are read, and this server has 60 MiB for runs" in caught.value.details()
+        assert not served.server._admission.under_way.bytes
 
 
 def test_a_change_of_the_models_while_requests_are_under_way_leaves_the_room(serve, tmp_path, models, monkeypatch):

@@ -19,7 +19,7 @@ from normfold.serving.infer import inference
 from normfold.serving.infer.inputs import gather
 from normfold.serving.wire import lifted
 from normfold.serving.wire.fields import sized
-from normfold.serving.wire.lifted import SMALL_BYTES, Lifted, lift, unpacked
+from normfold.serving.wire.lifted import SMALL_BYTES, Lifted, Packed, lift, unpacked
 from normfold.serving.wire.outer_fields import MOST_FIELDS
 from normfold.serving.wire.typed import Typed
 from normfold.serving.wire.varint import varint
@@ -54,7 +54,12 @@ def test_large_typed_contents_are_those_that_protobuf_reads(field):
     rest, found = lift(data)
     assert not found.raw
     assert list(found.typed) == [1]
-    assert list(found.typed[1]) == LARGE[field]
+    numbers = found.typed[1]
+    if isinstance(numbers, Packed):
+        assert found.unread_bytes == numbers.nbytes
+        numbers = numbers.numbers()
+        assert found.unread_bytes == numbers.nbytes
+    assert list(numbers) == LARGE[field]
     left = pb.ModelInferRequest.FromString(rest)
     assert len(getattr(left.inputs[1].contents, field)) == 1
     left.inputs[1].contents.CopyFrom(request.inputs[1].contents)
@@ -71,6 +76,13 @@ def test_large_raw_contents_are_not_copied():
         at: request.raw_input_contents[at] for at in (1, 3)
     }
     assert all(view.obj is data for view in found.raw.values())
+
+
+def test_packed_numbers_are_counted_and_not_read_until_they_are_wanted(monkeypatch):
+    """One byte each, they would take eight times the memory of the request."""
+    monkeypatch.setattr(lifted, "unpacked", Mock(side_effect=AssertionError))
+    _, found = lift(asked(int64_contents=[1] * (SMALL_BYTES + 1)).SerializeToString())
+    assert found.unread_bytes == 8 * (SMALL_BYTES + 1)
 
 
 def test_small_contents_are_left_as_they_are():
@@ -139,7 +151,7 @@ def test_the_size_of_what_is_no_request_is_that_which_was_sent():
 def test_numbers_are_read_in_pieces_wherever_these_end(values, piece_bytes):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lifted, "_PIECE_BYTES", piece_bytes)
-        found = unpacked(memoryview(b"".join(map(varint, values))), np.dtype(np.uint64))
+        found = unpacked(memoryview(b"".join(map(varint, values))), np.dtype(np.uint64), len(values))
     assert found.dtype == np.uint64
     assert found.tolist() == values
 
