@@ -8,6 +8,8 @@ server may have, it is refused before it is run.
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,10 +28,10 @@ Array = NDArray[Any]
 #: activations have left the CPU's caches long before.
 PART_BYTES = 64 << 20
 
-#: Sessions of runs with no more memory keep it when the server is idle, in bytes. Several such runs may take more:
-#: their answers stay in memory for as long as clients do not take them.
+#: Sessions of runs with no more memory keep it when the server is idle, in bytes. Several such runs may take more: each
+#: answer stays in memory for as long as its client does not take it.
 KEPT_BYTES = 8 << 20
-KEPT_RUNS = 8
+KEPT_ANSWERS = 8
 
 
 class SizedRun:
@@ -42,8 +44,11 @@ class SizedRun:
         self._session, self._memory, self._budget, self._batched = session, memory, budget, batched
         self._small = {name: array[:1] for name, array in sample.items()} if batched else dict(sample)
         self._kept_bytes = memory.most_input_bytes(KEPT_BYTES)
-        #: Runs of larger inputs may together keep more than that, and how many of them there were.
-        self._several_bytes, self._several = memory.most_input_bytes(KEPT_BYTES / KEPT_RUNS), 0
+        #: Answers to larger inputs may together keep more than that.
+        self._several_bytes = memory.most_input_bytes(KEPT_BYTES / KEPT_ANSWERS)
+        #: Those that are in memory now, by their number, and the most at once since memory was last given back.
+        self._answers: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()
+        self._numbers, self._most_answers = itertools.count(), 0
         #: The largest inputs since memory was last given back, in bytes.
         self._largest = 0
         #: Inputs up to this size need no further look, in bytes.
@@ -77,9 +82,15 @@ class SizedRun:
     def __call__(self, feeds: Mapping[str, Array], outputs: Sequence[str], stop: Stop | None = None) -> list[Array]:
         """The outputs named in ``outputs``; ``stop`` ends the run early. Raises what the session raises."""
         size = _bytes(feeds)
-        if size > self._several_bytes:
-            self._several += 1
-            self._largest = max(self._largest, size)
+        if size <= self._several_bytes:
+            return self._session.run(feeds, outputs, stop=stop)
+        self._largest = max(self._largest, size)
+        answer = self._run(feeds, outputs, size, stop)
+        self._answers.update({next(self._numbers): answer[0]} if answer else {})
+        self._most_answers = max(self._most_answers, len(self._answers))
+        return answer
+
+    def _run(self, feeds: Mapping[str, Array], outputs: Sequence[str], size: int, stop: Stop | None) -> list[Array]:
         if size <= self._ordinary_bytes:
             return self._session.run(feeds, outputs, stop=stop)
         rows = len(next(iter(feeds.values()))) if self._batched else 1
@@ -98,8 +109,8 @@ class SizedRun:
 
     def give_back(self) -> None:
         """Give back the memory that the session keeps for its next run, if that is much."""
-        if self._largest > self._kept_bytes or self._several > KEPT_RUNS:
-            self._largest = self._several = 0
+        if self._largest > self._kept_bytes or self._most_answers > KEPT_ANSWERS:
+            self._largest = self._most_answers = 0
             self._session.run(self._small, [self._session.outputs[0].name], give_back=True)
 
     def part_rows(self, rows: int, size: int) -> int:
