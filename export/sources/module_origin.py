@@ -24,6 +24,7 @@ from normfold.export.sources.origin import Arrays, Origin, Request, Run
 from normfold.export.sources.plain_module import duplicate, with_plain_weights
 from normfold.export.sources.source import Source, load_source
 from normfold.export.sources.weights import Checkpoint, load_into, read_checkpoint, takes
+from normfold.export.user_code import first_line
 
 __all__ = ["exact", "open_module"]
 
@@ -99,8 +100,7 @@ def exact(network: NamedNetwork, inputs: Arrays) -> tuple[Run, str, tuple[str, .
         double = NamedNetwork(duplicate(network.network).double(), network.names)
         double.run(inputs)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        note = f"the network does not run in float64 ({reason}); the reference is PyTorch in float32"
+        note = f"the network does not run in float64 ({first_line(error)}); the reference is PyTorch in float32"
         return network.run, "PyTorch, float32", (note,)
     return double.run, "PyTorch, float64", ()
 

@@ -36,6 +36,7 @@ from normfold.export.inputs.values import find_values
 from normfold.export.sources.module_datatypes import DATATYPES
 from normfold.export.sources.module_origin import exact
 from normfold.export.sources.origin import Origin
+from normfold.export.user_code import first_line
 from normfold.protos.datatypes import by_name
 
 __all__ = ["open_program"]
@@ -63,9 +64,8 @@ def open_program(path: Path, given: Sequence[InputSpec]) -> Origin:
     try:
         program = torch.export.load(io.BytesIO(content))
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SourceError(
-            f"'{path}' cannot be read as a torch.export program by torch {torch.__version__}: {reason}"
+            f"'{path}' cannot be read as a torch.export program by torch {torch.__version__}: {first_line(error)}"
         ) from error
     _forget_derived_ranges(program)
     refuse_training(program)

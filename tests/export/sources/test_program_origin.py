@@ -18,8 +18,10 @@ from click.testing import CliRunner
 from torch import nn
 
 from normfold.cli.main import main
+from normfold.export.capture.named_network import NamedNetwork
 from normfold.export.errors import InputSpecError, SourceError
 from normfold.export.inputs.specs import parse_inputs
+from normfold.export.sources.module_origin import exact
 from normfold.export.sources.opening import open_origin
 from normfold.export.sources.origin import Request
 from normfold.export.sources.program_origin import open_program
@@ -214,3 +216,27 @@ def test_files_that_are_no_networks_are_answered_with_how_to_go_on(program: Path
         open_origin(Request(str(program), weights=tmp_path / "w.pt"), [])
     with pytest.raises(SourceError, match="no file"):
         open_origin(Request(str(tmp_path / "missing.onnx")), [])
+
+
+def test_the_reason_is_the_first_line_with_words_of_what_torch_says(monkeypatch, tmp_path):
+    """Errors of torch._dynamo begin with an empty line."""
+    path = tmp_path / "net.pt2"
+    torch.export.save(torch.export.export(nn.Linear(3, 2), (torch.zeros(1, 3),)), path)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("\n\n  a reason\nand more")
+
+    monkeypatch.setattr(torch.export, "load", fail)
+    with pytest.raises(SourceError, match=r"by torch \S+: a reason$"):
+        open_program(path, ())
+
+
+def test_the_note_on_float64_says_the_first_line_with_words():
+    class Single(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.weight.dtype is torch.float64:
+                raise RuntimeError("\nfloat32 only\n")
+            return super().forward(x)
+
+    note = exact(NamedNetwork(Single(2, 2), ["x"]), {"x": np.zeros((1, 2), np.float32)})[2]
+    assert note == ("the network does not run in float64 (float32 only); the reference is PyTorch in float32",)
