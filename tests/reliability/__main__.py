@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import signal
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from tests.reliability.clients import FLOODS, SLOW_AND_VANISHING, harmed
 from tests.reliability.kills import signal_server, signal_workers, surprises
 from tests.reliability.outcomes import COLUMNS, Outcomes, table
 from tests.reliability.page import write_section
+from tests.reliability.progress import Progress
 from tests.reliability.reloads import damage_files, swap_versions
 from tests.reliability.servers import lasting_address, serving, write_repository
 from tests.reliability.starts import Starts, start_often
@@ -169,7 +171,14 @@ def _start(times: int, minutes: float, path: Path) -> Starts:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, path.open("w", encoding="utf-8", buffering=1) as log:
         repository = write_repository(Path(folder))
-        return start_often(repository, times, options, lambda line: print(line, file=log), 60 * minutes)
+        with Progress(sys.stderr) as progress:
+            ended = itertools.count(1)
+
+            def note(line: str) -> None:
+                print(line, file=log)
+                progress.show(f"{next(ended)} of {times} servers started and ended")
+
+            return start_often(repository, times, options, note, 60 * minutes)
 
 
 def describe(starts: Starts) -> str:
