@@ -135,3 +135,11 @@ def address(repository: Path, request: pytest.FixtureRequest) -> Iterator[str]:
 def frontend(request: pytest.FixtureRequest) -> str:
     """The name of each frontend, for tests with servers of their own."""
     return request.param
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A repository for tests that change it: m and nb."""
+    for name, factor in (("m", "3.0"), ("nb", "2.0")):
+        write_model(tmp_path / "repository" / name, SCALE.replace("FACTOR", factor))
+    return tmp_path / "repository"

@@ -20,8 +20,8 @@ from normfold.protos import grpc_service as pb
 from normfold.serving.client.client import Client, ClientError
 
 from .conftest import write_model
+from .several_workers import call, connections, infer, workers
 from .test_endless import ENDLESS, Starting
-from .test_workers import call, connections, infer, workers
 
 HTTP = ("--metrics-listen", "127.0.0.1:0")
 

@@ -18,7 +18,7 @@ from normfold.serving.client.client import Client, ClientError
 from normfold.serving.load.processes import listeners
 
 from .conftest import SCALE, write_model
-from .test_workers import workers
+from .several_workers import workers
 
 X = np.array([[1, 2, 3, 4]], np.float32)
 POLL = ("--model-control", "poll", "--poll-seconds", "0.2")

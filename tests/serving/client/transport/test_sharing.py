@@ -1,11 +1,9 @@
-"""One client for many threads and tasks: connections are shared, made, left and closed as they should be."""
+"""One client for many threads and tasks: they share connections, and wait where these are full."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
-import os
 import signal
 import socket
 import subprocess
@@ -14,38 +12,16 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 from tests.waiting import wait_until
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.async_client import AsyncClient
-from normfold.serving.client.client import Client, ClientError
-from normfold.serving.client.transport import sharing
+from normfold.serving.client.client import Client
 from normfold.serving.wire import http2_frames as h2
 
+from .counted import Counted
 from .peer import LIVE, OK, Peer, framed, serving
-
-
-class Counted:
-    """Answers every call, and counts connections. No answer is sent before ``held`` requests have come."""
-
-    def __init__(self, held: int = 1, **settings: int) -> None:
-        self.held, self.settings = held, settings
-        self.peers: list[Peer] = []
-        self.at_once: list[int] = []
-
-    def __call__(self, peer: Peer) -> None:
-        self.peers.append(peer)
-        peer.greet(**self.settings)
-        numbers: list[int] = []
-        while True:
-            numbers.append(peer.request())
-            if len(numbers) >= self.held:
-                self.at_once.append(len(numbers))
-                for number in reversed(numbers):
-                    peer.answer(number)
-                numbers.clear()
 
 
 def both(address, calls, **options):
@@ -229,179 +205,6 @@ def test_a_cancelled_task_resets_its_call_and_leaves_the_others():
     assert reset[0][3] == h2.CANCEL.to_bytes(4, "big")
 
 
-def test_closing_a_client_ends_what_waits_as_cancelled_and_so_do_later_calls():
-    counted = Counted(held=9)
-    with serving(counted) as address:
-        client = Client(address)
-        with ThreadPoolExecutor(3) as threads:
-            waiting = [threads.submit(client.is_live) for _ in range(3)]
-            while sum(len(peer.bodies) for peer in counted.peers) < 3:
-                time.sleep(0.01)
-            client.close()
-            errors = [one.exception(20) for one in waiting]
-        with pytest.raises(ClientError, match="the client was closed"):
-            client.is_live()
-
-        async def run() -> BaseException | None:
-            client = AsyncClient(address)
-            call = asyncio.create_task(client.is_live())
-            await asyncio.sleep(0.1)
-            await client.close()
-            with contextlib.suppress(ClientError):
-                await call
-            return call.exception()
-
-        errors.append(asyncio.run(asyncio.wait_for(run(), 60)))
-    assert [str(error) for error in errors] == ["CANCELLED: the client was closed"] * 4
-
-
-def in_time(act):
-    """What ``act()`` returns or raises, which must come long before the pauses of 100 seconds in these tests."""
-    found = []
-
-    def run() -> None:
-        try:
-            found.append(act())
-        except BaseException as error:
-            found.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(30)
-    return found[0] if found else "nothing within 30 s"
-
-
-@pytest.mark.parametrize("kind", ["blocking", "loop"])
-@pytest.mark.parametrize("when", ["before", "during", "between two tries", "while it connects"])
-def test_a_closed_client_does_not_try_again(monkeypatch, kind, when):
-    monkeypatch.setattr("normfold.serving.client.transport.retries.FIRST_SECONDS", 100.0)
-    asked = threading.Event()
-
-    def handle(peer: Peer) -> None:
-        if when != "while it connects":
-            peer.greet()
-            number = peer.request()
-            if when == "between two tries":
-                peer.refuse(number, 14)
-        asked.set()
-        peer.wait_for_end()
-
-    def blocking(address: str) -> object:
-        client = Client(address)
-        if when == "before":
-            client.close()
-        else:
-            threading.Thread(target=lambda: (asked.wait(20), time.sleep(0.1), client.close()), daemon=True).start()
-        return client.is_live(5000)
-
-    async def loop(address: str) -> object:
-        client = AsyncClient(address)
-        if when == "before":
-            await client.close()
-        call = asyncio.create_task(client.is_live(5000))
-        if when != "before":
-            await asyncio.to_thread(asked.wait, 20)
-            await asyncio.sleep(0.1)
-            await client.close()
-        return await call
-
-    with serving(handle) as address:
-        ended = in_time(lambda: blocking(address) if kind == "blocking" else asyncio.run(loop(address)))
-    assert repr(ended) == "ClientError('CANCELLED: the client was closed')"
-
-
-def test_a_connection_that_comes_about_once_the_client_is_closed_is_closed(monkeypatch):
-    ends, dialled = [], sharing.dial
-
-    def slow_dial(*arguments):
-        client.close()
-        found = dialled(*arguments)
-        ends.append(found[0])
-        return found
-
-    monkeypatch.setattr(sharing, "dial", slow_dial)
-    with serving(Counted()) as address:
-        client = Client(address)
-        assert repr(in_time(lambda: client.is_live(5000))) == "ClientError('CANCELLED: the client was closed')"
-    assert [sock.fileno() for sock in ends] == [-1]
-
-
-def test_a_connection_whose_making_somebody_cancelled_is_made_anew():
-    async def run() -> bool:
-        async with AsyncClient(address) as client:
-            call = asyncio.create_task(client.is_live(60))
-            while not (making := [task for task in asyncio.all_tasks() if task.get_coro().__name__ == "_dial"]):
-                await asyncio.sleep(0)
-            making[0].cancel()
-            return await call
-
-    with serving(Counted()) as address:
-        assert asyncio.run(asyncio.wait_for(run(), 60))
-
-
-def test_a_child_process_makes_connections_of_its_own_and_leaves_those_of_its_parent_alone():
-    counted = Counted()
-    with serving(counted) as address, Client(address) as client:
-        assert client.is_live()
-        child = os.fork()
-        if not child:  # the listener's threads are not here: the parent has them
-            with contextlib.suppress(BaseException):
-                os._exit(0 if client.is_live(20) else 1)
-            os._exit(2)
-        assert os.waitpid(child, 0)[1] == 0
-        assert client.is_live()
-    assert len(counted.peers) == 2
-
-
-@pytest.mark.parametrize("policy", ["asyncio", "uvloop"])
-def test_a_child_process_leaves_the_connection_of_its_parents_event_loop_alone(policy):
-    new = asyncio.new_event_loop if policy == "asyncio" else pytest.importorskip("uvloop").new_event_loop
-    counted, loop = Counted(), new()
-    with serving(counted) as address:
-        client = AsyncClient(address)
-        assert loop.run_until_complete(client.is_live())
-        child = os.fork()
-        if not child:
-            with contextlib.suppress(BaseException):
-                answered = new().run_until_complete(client.is_live(20))
-                gc.collect()
-                os._exit(0 if answered else 1)
-            os._exit(2)
-        assert os.waitpid(child, 0)[1] == 0
-        assert loop.run_until_complete(client.is_live(20))
-        loop.run_until_complete(client.close())
-        loop.close()
-    assert len(counted.peers) == 2
-
-
-def test_a_child_process_keeps_no_socket_of_its_parents_event_loop():
-    ended, (reading, writing) = threading.Event(), os.pipe()
-
-    def handle(peer: Peer) -> None:
-        try:
-            peer.greet()
-            while True:
-                peer.answer(peer.request())
-        except EOFError:
-            ended.set()
-
-    with serving(handle) as address, asyncio.Runner() as runner:
-        client = AsyncClient(address)
-        runner.get_loop().run_until_complete(client.is_live())
-        child = os.fork()
-        if not child:
-            os.close(writing)
-            os.read(reading, 1)  # until the parent closes its end
-            os._exit(0)
-        try:
-            runner.run(client.close())
-            assert ended.wait(5)
-        finally:
-            os.close(writing)
-            os.waitpid(child, 0)
-            os.close(reading)
-
-
 INTERRUPTED = """
 import signal, sys, threading
 from normfold.serving.client.client import Client
@@ -451,78 +254,6 @@ def test_the_lead_passes_on_when_the_leaders_deadline_ends():
         time.sleep(0.1)
         assert threads.submit(client.is_live, 30).result(30)
         assert leader.exception().code.name == "DEADLINE_EXCEEDED"
-
-
-def test_an_async_client_works_on_one_loop_after_another():
-    counted = Counted()
-
-    async def ask() -> bool:
-        return await client.is_live()
-
-    with serving(counted) as address:
-        client = AsyncClient(address)
-        assert [asyncio.run(ask()), asyncio.run(ask())] == [True, True]
-    assert len(counted.peers) == 2
-
-
-@pytest.mark.parametrize("options", [{}, {"stream": True}, {"transport": "grpcio"}])
-@pytest.mark.parametrize("call", ["live", "infer"])
-def test_a_call_on_a_second_loop_while_the_first_runs_says_to_use_two_clients(options, call):
-    counted = Counted()
-
-    async def first() -> None:
-        """Is used, then runs on while the client is used elsewhere, and works after that."""
-        assert await client.is_live()
-        if call == "infer":
-            for _ in range(2):
-                with contextlib.suppress(ClientError):
-                    await client.infer("m", {"x": np.zeros(1, np.float32)}, timeout=0.2)
-        with pytest.raises(RuntimeError, match="use one AsyncClient for each event loop"):
-            await asyncio.to_thread(asyncio.run, second())
-        assert await client.is_live()
-
-    async def second() -> None:
-        if call == "live":
-            await client.is_live()
-        else:
-            await client.infer("m", {"x": np.zeros(1, np.float32)})
-
-    with serving(counted) as address:
-        client = AsyncClient(address, **options)
-        asyncio.run(asyncio.wait_for(first(), 60))
-
-
-@pytest.mark.parametrize("loop_is", ["closed", "stopped"])
-@pytest.mark.parametrize("next_is", ["a call", "close"])
-def test_the_connection_of_a_loop_that_is_over_is_closed_from_the_next_loop(loop_is, next_is):
-    counted, ended = Counted(), threading.Semaphore(0)
-
-    def handle(peer: Peer) -> None:
-        try:
-            counted(peer)
-        finally:
-            ended.release()
-
-    async def ask() -> bool:
-        return await client.is_live()
-
-    gc.disable()  # it would close the socket, too, some time
-    first = asyncio.new_event_loop()
-    try:
-        with serving(handle) as address:
-            client = AsyncClient(address)
-            assert first.run_until_complete(ask())
-            if loop_is == "closed":
-                first.close()
-
-            async def go_on() -> None:
-                assert await ask() if next_is == "a call" else await client.close() is None
-                assert await asyncio.to_thread(ended.acquire, timeout=20)
-
-            asyncio.run(asyncio.wait_for(go_on(), 60))
-    finally:
-        gc.enable()
-        first.close()
 
 
 def test_a_unix_socket_is_reached(tmp_path):
