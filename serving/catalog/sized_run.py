@@ -86,7 +86,8 @@ class SizedRun:
             return self._session.run(feeds, outputs, stop=stop)
         self._largest = max(self._largest, size)
         answer = self._run(feeds, outputs, size, stop)
-        self._answers.update({next(self._numbers): answer[0]} if answer else {})
+        if answer:
+            self._answers[next(self._numbers)] = answer[0]
         self._most_answers = max(self._most_answers, len(self._answers))
         return answer
 
