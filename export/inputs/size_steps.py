@@ -6,11 +6,12 @@ A U-Net of three levels takes multiples of 8 only.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from normfold.export.inputs.specs import Dimension
 
-__all__ = ["STEPS", "find_step", "first_sizes", "in_turn", "only_in_steps"]
+__all__ = ["STEPS", "find_step", "first_sizes", "in_turn", "last_accepted", "only_in_steps"]
 
 #: After sizes that took longer than this, none larger are tried: a tensor upsampled inside may exceed the memory.
 SLOW_SECONDS = 2.0
@@ -72,6 +73,11 @@ def find_step(start: int, accepts: Callable[[int], bool], low: int | None = None
         if all(map(accepts, tried)):
             return step
     return 1
+
+
+def last_accepted(sizes: Sequence[int], accepts: Callable[[int], bool]) -> int:
+    """Return the last of ``sizes`` that is accepted, found by bisection; the first one is known to be."""
+    return sizes[bisect_left(sizes, True, lo=1, key=lambda size: not accepts(size)) - 1]
 
 
 def only_in_steps(d: Dimension, low: int, step: int) -> str:

@@ -13,9 +13,9 @@ from math import prod
 
 from normfold.export.errors import CaptureError, InputSpecError, StateError
 from normfold.export.inputs.fixed_length import lengths_that_run, one_length
-from normfold.export.inputs.size_steps import find_step, first_sizes, in_turn, only_in_steps
+from normfold.export.inputs.size_steps import find_step, first_sizes, in_turn, last_accepted, only_in_steps
 from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, InputSpec, dimensions
-from normfold.export.user_code import line_of_error
+from normfold.export.user_code import first_line, line_of_error
 
 __all__ = ["Sizes", "batch_dimension", "find_sizes", "usual_sizes"]
 
@@ -43,7 +43,7 @@ class Sizes:
     trace: Mapping[str, int]
     #: Every set of sizes that the proof runs at; the traced one is first.
     proof: tuple[Mapping[str, int], ...]
-    #: The inputs with the smallest size of each dimension filled in where it was found by trying.
+    #: The inputs with the sizes of each dimension filled in that were found by trying.
     specs: tuple[InputSpec, ...]
     #: Sentences on sizes that could not be tried.
     notes: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ def find_sizes(specs: Sequence[InputSpec], attempt: Attempt, samples: Iterable[A
         if sizes not in kept and search.within(sizes) and (sizes == trace or search.accepts(sizes)):
             kept.append(sizes)
     search.notes += [only_in_steps(d, low[d.name], steps[d.name]) for d in search.dims if d.step is None]
-    return Sizes(trace, tuple(kept), _with_found(specs, low, steps), tuple(filter(None, search.notes)))
+    return Sizes(trace, tuple(kept), search.found(low), tuple(filter(None, search.notes)))
 
 
 def usual_sizes(specs: Sequence[InputSpec], samples: Iterable[Assignment] = ()) -> Iterator[Assignment]:
@@ -97,6 +97,8 @@ class _Search:
         self.batch = batch_dimension(specs)
         self.notes: list[str] = []
         self.steps: dict[str, int] = {}
+        #: Largest sizes of dimensions without a declared end, where the network was seen to refuse a larger one.
+        self.bounds: dict[str, int] = {}
         self.last: Exception | None = None
         self._known: dict[tuple[int, ...], bool] = {}
 
@@ -225,24 +227,17 @@ class _Search:
                     f"{_head(self.last)}. Declare what it takes, for example {self._takes(d, trace)}"
                 )
             return d.low
-        return self._smallest(d, trace)
+        return self._last_before(0, d, trace)
 
-    def _smallest(self, d: Dimension, trace: Assignment) -> int:
-        step = self.steps[d.name]
-        refused, accepted = -1, trace[d.name] // step  # both are numbers of steps above the rest
-        rest = trace[d.name] % step
-        while accepted - refused > 1:
-            middle = (accepted + refused) // 2
-            if middle * step + rest and self.accepts({**trace, d.name: middle * step + rest}):
-                accepted = middle
-            else:
-                refused = middle
-        return accepted * step + rest
+    def _last_before(self, refused: int, d: Dimension, trace: Assignment) -> int:
+        """Return the last size that the network takes on the way from the traced one to ``refused``."""
+        sizes = range(trace[d.name], refused, self.steps[d.name] if refused > trace[d.name] else -self.steps[d.name])
+        return last_accepted(sizes, lambda size: self.accepts({**trace, d.name: size}))
 
     def _takes(self, d: Dimension, trace: Assignment) -> str:
         """Return what to declare instead of ``d``, with its first sizes."""
         high = d.high if d.high is None else self._aligned(d, trace, d.high)
-        takes = Dimension(d.name, self._smallest(d, trace), high, self.steps[d.name])
+        takes = Dimension(d.name, self._last_before(0, d, trace), high, self.steps[d.name])
         return f"{takes}{first_sizes(takes)}"
 
     def _aligned(self, d: Dimension, trace: Assignment, size: int) -> int:
@@ -267,19 +262,33 @@ class _Search:
         double = 2 * trace[d.name]
         wishes = (BATCH,) if d == self.batch else (double + self.steps[d.name], double)
         for size in (self._aligned(d, trace, wish) for wish in wishes):
-            sizes = {**trace, d.name: size}
-            if self.within(sizes) and self.accepts(sizes):
-                return size
+            if self.within(sizes := {**trace, d.name: size}):
+                return size if self.accepts(sizes) else self._bounded(d, trace, size)
         return trace[d.name]
 
+    def _bounded(self, d: Dimension, trace: Assignment, refused: int) -> int:
+        """Return the largest size below ``refused`` that the network takes: from now on the bound of ``d``.
 
-def _with_found(specs: Sequence[InputSpec], low: Mapping[str, int], steps: Mapping[str, int]) -> tuple[InputSpec, ...]:
-    """Return the specs with the smallest sizes and the steps filled in."""
+        There is no bound where the network takes more of all lengths together: then one length depends on another.
+        """
+        double = {e.name: trace[e.name] * (1 if e == self.batch else 2) for e in self.dims}
+        others = d != self.batch and double != {**trace, d.name: double[d.name]}
+        if others and self.within(double) and self.accepts(double):
+            return trace[d.name]
+        size = self.bounds[d.name] = self._last_before(refused, d, trace)
+        beyond = size + self.steps[d.name]
+        self.notes.append(f"{d.name} is up to {size}: the network does not run at {d.name} = {beyond}")
+        return size
 
-    def found(d: int | Dimension) -> int | Dimension:
-        return d if isinstance(d, int) else Dimension(d.name, low[d.name], d.high, steps[d.name])
+    def found(self, low: Mapping[str, int]) -> tuple[InputSpec, ...]:
+        """Return the specs with the sizes and the steps that were found filled in."""
 
-    return tuple(replace(s, dims=tuple(map(found, s.dims))) for s in specs)
+        def found(d: int | Dimension) -> int | Dimension:
+            if isinstance(d, int):
+                return d
+            return Dimension(d.name, low[d.name], self.bounds.get(d.name, d.high), self.steps[d.name])
+
+        return tuple(replace(s, dims=tuple(map(found, s.dims))) for s in self.specs)
 
 
 def _is_integer(spec: InputSpec) -> bool:
@@ -287,5 +296,4 @@ def _is_integer(spec: InputSpec) -> bool:
 
 
 def _head(error: BaseException | None) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0].removesuffix(_OVERLOADS).rstrip(".") if text else type(error).__name__
+    return "" if error is None else first_line(error).removesuffix(_OVERLOADS).rstrip(".")

@@ -9,7 +9,7 @@ import pytest
 
 from normfold.export.errors import InputSpecError
 from normfold.export.inputs.sizes import Attempt, batch_dimension, find_sizes
-from normfold.export.inputs.specs import parse_inputs
+from normfold.export.inputs.specs import dimensions, parse_inputs
 from normfold.export.proof.accepted_sizes import sizes_of, sizes_of_both
 from normfold.export.sources.origin import Origin
 
@@ -87,7 +87,32 @@ def test_bounds_and_steps_that_do_not_run_are_refused_with_those_that_do() -> No
 
 def test_a_network_of_one_length_has_no_step() -> None:
     sizes = find_sizes(parse_inputs(["x=FP32[N,3,L]"]), takes(lambda s: s["L"] == 64))
-    assert (str(sizes.specs[0]), sizes.notes) == ("x=FP32[N:1..,3,L:64..]", ())
+    note = "L is up to 64: the network does not run at L = 65"
+    assert (str(sizes.specs[0]), sizes.notes) == ("x=FP32[N:1..,3,L:64..64]", (note,))
+
+
+@pytest.mark.parametrize(
+    ("declared", "takes_it", "found"),
+    [
+        ("N,3,L", lambda s: s["L"] <= 50, "N:1..,3,L:1..50"),
+        ("N,3,L", lambda s: s["L"] <= 64, "N:1..,3,L:1..64"),
+        ("N,3,L:9..", lambda s: s["L"] <= 50, "N:1..,3,L:9..50"),
+        ("N,3,L", lambda s: s["L"] % 8 == 0 and s["L"] <= 60, "N:1..,3,L:8..56:8"),
+        ("N,3,L", lambda s: s["N"] <= 4, "N:1..4,3,L:1.."),
+    ],
+)
+def test_a_size_that_the_network_was_seen_to_refuse_is_beyond_the_range(declared, takes_it, found) -> None:  # type: ignore[no-untyped-def]
+    sizes = find_sizes(parse_inputs([f"x=FP32[{declared}]"]), takes(takes_it))
+    assert str(sizes.specs[0]) == f"x=FP32[{found}]"
+    assert any("is up to" in note for note in sizes.notes)
+    (bounded,) = (d for d in dimensions(sizes.specs) if d.high)
+    assert bounded.high in {s[bounded.name] for s in sizes.proof}
+
+
+def test_a_length_that_depends_on_another_has_no_bound() -> None:
+    specs = parse_inputs(["x=FP32[N,1,L]", "condition=FP32[N,80,M]"])
+    sizes = find_sizes(specs, takes(lambda s: s["L"] == s["M"]))
+    assert not any(d.high for d in dimensions(sizes.specs))
 
 
 def test_declared_corners_are_all_proved() -> None:
