@@ -203,7 +203,7 @@ def _show(rows: list[ListedVersion], as_json: bool) -> None:
     for row in rows:
         batchnorms = f"BatchNorms {row.batchnorms}" if row.batchnorms else ""
         if facts := "; ".join(text for text in (row.reason, *row.inputs, batchnorms) if text):
-            console.print(f"{row.model} {row.version}: {facts}", markup=False)
+            console.print(f"{f'{row.model} {row.version}'.rstrip()}: {facts}", markup=False)
 
 
 def _table(rows: list[ListedVersion]) -> Table:

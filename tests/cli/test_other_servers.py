@@ -58,6 +58,7 @@ def address() -> Iterator[str]:
         response = pb.RepositoryIndexResponse()
         response.models.add(name="a", version="v0.1.0", state="READY")
         response.models.add(name="b", version="2", state="READY")
+        response.models.add(name="c", state="UNAVAILABLE", reason="no version of it is a number")
         return response
 
     def infer(request: pb.ModelInferRequest, context: Any) -> pb.ModelInferResponse:
@@ -145,3 +146,4 @@ def test_models_with_versions_that_are_no_numbers_are_listed(address: str) -> No
     assert result.exit_code == 0
     assert "v0.1.0" in result.stdout
     assert "b 2: x FP32[-1,2]" in result.stdout
+    assert "\nc: no version of it is a number" in result.stdout
