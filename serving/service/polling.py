@@ -93,11 +93,13 @@ class Polling:
     async def run(self) -> None:
         """Poll until this is cancelled."""
         while True:
-            asked = await self._wait()
+            asked, found = await self._wait(), False
             if asked:  # what changed just now shows at the second look whether it is whole
-                await self._look()
+                found = await self._look()
                 await asyncio.sleep(SETTLED_SECONDS)
-            await self._look()
+            found = await self._look() or found
+            if asked and not found:
+                log.info("SIGHUP: looked at the repository: nothing has changed, or what has is not whole yet")
             for looked in asked:
                 looked()
 
@@ -109,25 +111,28 @@ class Polling:
         self._now.clear()
         return asked
 
-    async def _look(self) -> None:
+    async def _look(self) -> bool:
+        """Look once, and have what has changed loaded. Return whether there was anything to do or to report."""
         try:
             if self._refresh is not None:
                 await self._files.run(self._refresh)
             changed, gone = await self._files.run(self._changes.look)
         except LoadError as error:
             self._said.say(f"{error}; the models that answer go on answering")
-            return
+            return True
         except Exception as error:  # such as a system without threads: the next look may succeed
             self._said.say(
                 f"a look at the repository failed: {type(error).__name__}: {error}; the next one follows", error
             )
-            return
+            return True
         if self._said.over():
             log.info("the repository can be read again")
-        for name in filter(self._catalog.follows, changed):
+        changed, gone = [*filter(self._catalog.follows, changed)], [*filter(self._catalog.follows, gone)]
+        for name in changed:
             await self._ask(self._load, pb.RepositoryModelLoadRequest(model_name=name), f"load {quoted(name)}")
-        for name in filter(self._catalog.follows, gone):
+        for name in gone:
             await self._ask(self._unload, pb.RepositoryModelUnloadRequest(model_name=name), f"unload {quoted(name)}")
+        return bool(changed or gone)
 
     async def _ask(
         self, method: Method, request: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest, what: str

@@ -255,3 +255,24 @@ def test_whoever_asks_for_a_look_is_told_when_what_has_changed_was_loaded(root, 
 
     asyncio.run(run())
     assert told == [["n"]]
+
+
+def test_a_look_that_somebody_asked_for_says_that_it_found_nothing(root, monkeypatch, caplog):
+    monkeypatch.setattr(polling, "SETTLED_SECONDS", 0.001)
+    caplog.set_level(logging.INFO)
+    told = asyncio.Event()
+
+    async def run():
+        one = Polling(Repository(root), Everything(), 0.001)
+        await one.begin()
+        await one._look()  # a look that nobody asked for
+        task = asyncio.create_task(one.run())
+        one.look_now(told.set)
+        async with asyncio.timeout(20):
+            await told.wait()
+        task.cancel()
+
+    asyncio.run(run())
+    assert [r.message for r in caplog.records if "nothing has changed" in r.message] == [
+        "SIGHUP: looked at the repository: nothing has changed, or what has is not whole yet"
+    ]
