@@ -9,7 +9,7 @@ import argparse
 import asyncio
 from collections import Counter
 
-from normfold import AsyncClient
+from normfold import AsyncClient, ClientError
 from normfold.models import gunpoint
 
 
@@ -31,4 +31,7 @@ async def main(address: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--address", default="127.0.0.1:8001")
-    asyncio.run(main(parser.parse_args().address))
+    try:
+        asyncio.run(main(parser.parse_args().address))
+    except ClientError as error:  # no server, no such model: the message says what to do
+        raise SystemExit(f"Error: {error}") from None

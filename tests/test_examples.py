@@ -62,11 +62,12 @@ def test_the_async_client_counts_right_answers(root, address):
     assert re.match(r"240 answers, 240 of them right: ", printed)
 
 
-def test_a_client_without_a_server_says_how_to_start_one(root):
-    command = [sys.executable, str(root / "examples/client.py"), "--address", "unix:/nowhere/at/all"]
+@pytest.mark.parametrize("script", ["client.py", "async_client.py"])
+def test_a_client_without_a_server_says_in_one_line_how_to_start_one(root, script):
+    command = [sys.executable, str(root / "examples" / script), "--address", "unix:/nowhere/at/all"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 1
-    assert "start one with: normfold serve --repository DIR" in run.stderr
+    assert re.fullmatch("Error: .*; start one with: normfold serve --repository DIR\n", run.stderr)
 
 
 def test_the_picture_is_drawn_from_the_folded_graph(root, tmp_path):
