@@ -168,7 +168,8 @@ def folded_form(report: ExportReport) -> str:
             "what follows is about the folded form"
         )
     kept = f"{published.batchnorms} BatchNorm{'' if published.batchnorms == 1 else 's'}"
-    why = "as it was asked for" if published.chosen_by == "request" else "because it runs faster with them"
+    them = "it" if published.batchnorms == 1 else "them"
+    why = "as it was asked for" if published.chosen_by == "request" else f"because it runs faster with {them}"
     return (
         f"the {published.variant} form keeps {kept}, {why}; --form folded publishes the folded form, "
         "which the following is about"
