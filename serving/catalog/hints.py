@@ -22,9 +22,8 @@ def meant(path: Path, is_model: Callable[[Path], bool]) -> str:
     if inside and path.name.isascii() and path.name.isdecimal():
         name = path.resolve().parent.name
         return f"; it is one version: did you mean {str(path.parent)!r}, or {str(inside[0])!r} with --name {name}?"
-    found = inside[:1] or [
-        folder for folder in _folders(path) if any(_holds(is_model, one) for one in _folders(folder))
-    ]
+    found = [folder for folder in _folders(path) if any(_holds(is_model, one) for one in _folders(folder))]
+    found = found or inside
     return f"; did you mean {' or '.join(repr(str(one)) for one in found[:MOST_NAMED])}?" if found else ""
 
 
