@@ -60,6 +60,8 @@ def sign(folder: Path, key: Path | None, name: str | None) -> None:
                 said = signatures.statement(model.name, number, manifest, model.beside())
                 write_whole(where / signatures.SIGNATURE_FILE, signatures.sign(private, said))
                 click.echo(f"signed {where}")
+            elif not made:
+                click.echo(f"{where}: its files are those of its {MANIFEST_FILE}; nothing to write")
     except (LoadError, StartError) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:

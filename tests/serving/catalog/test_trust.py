@@ -224,7 +224,7 @@ def test_the_manifest_has_every_file_and_one_that_is_there_is_kept(folder):
     found = json.loads((folder / "1" / "manifest.json").read_text())["files"]
     assert set(found) == {"model.onnx", "notes.txt"}
     assert found["notes.txt"]["sha256"] == hashlib.sha256(b"n").hexdigest()
-    assert run(folder) == ""
+    assert run(folder / "1") == f"{folder / '1'}: its files are those of its manifest.json; nothing to write\n"
 
 
 def test_a_folder_that_is_no_model_and_keys_that_are_none_are_refused(folder, tmp_path, keys):
