@@ -133,7 +133,7 @@ def _refuse_unknown(destination: Destination) -> None:
     """Raise PublishError where versions are there without a configuration."""
     if others := destination.others:
         raise PublishError(
-            f"'{destination.directory}' holds version {_listed(others)} but no config.pbtxt, and that of this export "
+            f"'{destination.directory}' holds {_listed(others)} but no config.pbtxt, and that of this export "
             "would change how it is served; publish under another --name"
         )
 
@@ -143,14 +143,15 @@ def _refuse(destination: Destination, lines: Sequence[str]) -> None:
     others = destination.others
     if not lines or (destination.overwrite and not others):
         return
-    held = f"version {_listed(others)} of it" if others else "the model that is there"
+    held = f"{_listed(others)} of it" if others else "the model that is there"
+    use = "use" if len(others) > 1 else "uses"
     differing = "\n".join(f"  {line}" for line in lines)
     cures = ["publish under another --name"]
     cures += [f"replace it with --version {others[0]} --overwrite"] if len(others) == 1 else []
     cures += [] if others else ["give --overwrite to replace it"]
     cures += [f"delete '{destination.directory}' first"] if len(others) > 1 else []
     raise PublishError(
-        f"model '{destination.name}' in '{destination.repository}' has another config.pbtxt, which {held} uses:\n"
+        f"model '{destination.name}' in '{destination.repository}' has another config.pbtxt, which {held} {use}:\n"
         f"{differing}\n{', or '.join(cures)}"
     )
 
@@ -195,7 +196,7 @@ def _versions(directory: Path) -> list[int]:
 
 
 def _listed(versions: Sequence[int]) -> str:
-    return ", ".join(map(str, versions))
+    return f"version{'' if len(versions) == 1 else 's'} {', '.join(map(str, versions))}"
 
 
 def _suggested(name: str) -> str:

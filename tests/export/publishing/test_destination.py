@@ -53,6 +53,12 @@ def test_other_inputs_are_listed_from_the_inputs_alone(repository: Path, inputs:
     check(repository, USUAL)
 
 
+def test_several_versions_are_spoken_of_as_several(repository: Path) -> None:
+    publish(repository, Publication("net", files(), {"model.onnx": b"graph"}))
+    with pytest.raises(PublishError, match=r"which versions 1, 2 of it use:"):
+        check(repository, "x=FP32[N,4,L]")
+
+
 def test_a_version_that_exists_is_refused_before_the_work(repository: Path) -> None:
     with pytest.raises(PublishError, match=r"1' exists; leave --version out for the next free one \(2\)"):
         check(repository, version=1)

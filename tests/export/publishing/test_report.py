@@ -446,9 +446,7 @@ def test_the_page_draws_both_graphs_unless_they_are_too_large(monkeypatch) -> No
 
 def test_the_outcome_of_each_batchnorm_is_said_to_be_that_of_the_folded_form():
     blocked = replace(REPORT, published=Published("blocked", 1, 30, 900))
-    said = (
-        "the blocked form keeps 1 BatchNorm, because it runs faster with it; --form folded publishes the folded form"
-    )
+    said = "the blocked form keeps 1 BatchNorm, because it runs faster with it; --form folded publishes the folded form"
     assert said in as_text(blocked)
     assert "the following" not in as_text(REPORT)
     assert said[1:] in unescape(as_html(blocked))
