@@ -11,6 +11,7 @@ the environment (NORMFOLD_SERVE_LISTEN for ``normfold serve --listen``), then th
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -42,8 +43,12 @@ def read(
         raise click.UsageError(f"{file} cannot be read: {why}") from None
     found: dict[str, object] = {}
     for section, values in sections.items():
-        if section not in commands or not isinstance(values, dict):
-            raise click.UsageError(f"{file}: [{section}] is no command; sections are {', '.join(commands)}")
+        if not isinstance(values, dict):
+            raise click.UsageError(f"{file}: {section} is in no section; write it below one, such as [serve]")
+        if section not in commands:
+            near = difflib.get_close_matches(section, commands, n=1, cutoff=0.7)
+            hint = f"did you mean [{near[0]}]?" if near else f"sections are {', '.join(commands)}"
+            raise click.UsageError(f"{file}: [{section}] is no command; {hint}")
         defaults = _defaults(file, section, values, command(section))
         if section == name:
             found = defaults
@@ -51,8 +56,6 @@ def read(
 
 
 def _defaults(file: Path, section: str, values: Mapping[str, object], command: click.Command) -> dict[str, object]:
-    import difflib
-
     options = {
         word.removeprefix("--"): option
         for option in command.params

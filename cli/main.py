@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -35,6 +36,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 #: The packages whose versions matter in a report of a fault.
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "torch", "onnx", "grpcio", "protobuf", "numpy", "uvloop")
 
+
+#: click's words for a number, and ours: "is not a valid integer range" would be about the range.
+_NUMBERS = {"integer": "whole number", "float": "number"}
+_NO_NUMBER = re.compile(r"is not a valid (integer|float)(?: range)?\.")
 
 #: The exit code of a command that Ctrl-C stopped, as shells have it.
 INTERRUPTED = 130
@@ -85,9 +90,13 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
+            if isinstance(error, click.NoSuchOption) and error.option_name == "--config" and error.ctx is not None:
+                name = error.ctx.info_name
+                why = f"normfold {name} has no --config; the file of options is named before the command"
+                raise click.UsageError(f"{why}: normfold --config FILE {name} …", error.ctx) from None
             if isinstance(error, click.BadParameter):
                 environment.say_where(error)
-            vars(error).update(message=shown(error.message))  # click declares it final, and prints it
+            vars(error).update(message=shown(_clearer(error)))  # click declares it final, and prints it
             raise
         except KeyboardInterrupt:  # click would end with 1, which says something else
             click.echo("stopped", err=True)
@@ -97,6 +106,11 @@ class LazyGroup(click.Group):
         """Write the table of subcommands from the help lines kept here."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+def _clearer(error: click.ClickException) -> str:
+    """The message of ``error``, in other words where those of click do not say what to write."""
+    return _NO_NUMBER.sub(lambda found: f"is not a {_NUMBERS[found[1]]}.", error.message)
 
 
 def _version(context: click.Context, parameter: click.Parameter, asked: bool) -> None:

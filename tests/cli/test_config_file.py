@@ -68,7 +68,9 @@ def test_every_option_has_the_variable_of_its_own_name(seen):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[serv]\nx = 1", "[serv] is no command; sections are export"),
+        ("[serv]\nx = 1", "[serv] is no command; did you mean [serve]?"),
+        ("[other]\nx = 1", "[other] is no command; sections are export"),
+        ("listen = 'x'", "listen is in no section; write it below one, such as [serve]"),
         ("[serve]\nlisten-on = 'x'", "normfold serve has no option --listen-on; did you mean listen?"),
         ("[serve]\ntune = 'no'", "serve.tune is 'no'; true or false was expected"),
         ("[serve]\nlisten = true", "serve.listen is True; a value was expected"),
@@ -161,6 +163,24 @@ def test_a_wrong_value_is_said_with_its_own_place(seen, tmp_path):
     assert "'--workers': 'vier'" in run(
         "serve", "-r", "x", "--workers", "vier", code=2, env={"NORMFOLD_SERVE_WORKERS": "drei"}
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("serve", "-r", "x", "--workers", "two"), "'two' is not a whole number."),
+        (("serve", "-r", "x", "--stall-seconds", "1s"), "'1s' is not a number."),
+        (("export", "net.py:Net", "--opset", "high"), "'high' is not a whole number."),
+        (
+            ("serve", "-r", "x", "--config", "other.toml"),
+            "has no --config; the file of options is named before the command: normfold --config FILE serve …",
+        ),
+    ],
+)
+def test_what_click_would_not_say_clearly(arguments, said):
+    output = " ".join(CliRunner().invoke(main, list(arguments), prog_name="normfold").output.split())
+    assert said in output
+    assert "Did you mean" not in output
 
 
 def test_variables_of_kubernetes_and_of_other_commands_are_no_mistakes(seen):
