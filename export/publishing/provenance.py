@@ -74,7 +74,9 @@ def stamp(model: ir.Model, folded: ir.Model, published: Published) -> None:
     model.graph.name = folded.graph.name
     model.metadata_props.update(folded.metadata_props)
     if published.variant in ("unfolded", "blocked"):
-        model.metadata_props["normfold.batchnorms"] = f"{published.batchnorms}, {published.variant}"
+        before, _, _ = folded.metadata_props["normfold.batchnorms"].partition(",")
+        left = f"{published.batchnorms} in the {published.variant} form"
+        model.metadata_props["normfold.batchnorms"] = f"{before}, {left}"
     model.metadata_props["normfold.form"] = published.variant
 
 

@@ -186,7 +186,7 @@ def test_where_the_unfolded_form_is_published_file_report_and_table_say_so(
     model = onnx.load(version / "model.onnx")
     assert [n.op_type for n in model.graph.node].count("BatchNormalization") == 2
     metadata = {p.key: p.value for p in model.metadata_props}
-    assert metadata["normfold.batchnorms"] == "2, unfolded"
+    assert metadata["normfold.batchnorms"] == "2 before, 2 in the unfolded form"
     assert metadata["normfold.form"] == "unfolded"
     assert json.loads(metadata["normfold.proved"])["inputs"] == {"x": ["N", 7, "L"]}
     report = json.loads((version / "export.json").read_text())

@@ -197,7 +197,7 @@ def test_a_batchnorm_stays_in_the_form_in_blocks_and_the_report_and_the_file_say
     assert (report.published.variant, report.published.batchnorms) == ("blocked", 1)
     model = onnx.load_model_from_string(made["content"])
     assert [node.op_type for node in model.graph.node].count("BatchNormalization") == 1
-    assert {p.key: p.value for p in model.metadata_props}["normfold.batchnorms"] == "1, blocked"
+    assert {p.key: p.value for p in model.metadata_props}["normfold.batchnorms"] == "2 before, 1 in the blocked form"
 
 
 def test_a_form_that_there_is_not_is_refused_with_the_names_of_those_there_are() -> None:
