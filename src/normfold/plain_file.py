@@ -68,7 +68,7 @@ def read_pem(path: Path, mark: bytes) -> bytes:
     """The bytes of a file in PEM that has ``mark``, such as CERTIFICATE. Raises OSError, or ValueError without it."""
     found = read_plain_file(path, SMALL_BYTES)
     if mark not in found:
-        raise ValueError(f"it is not in PEM: it has no line with {mark.decode()}")
+        raise ValueError(f"it has no line with {mark.decode().rstrip('-')}; is it the right file, in PEM?")
     return found
 
 

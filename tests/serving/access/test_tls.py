@@ -233,9 +233,9 @@ def test_a_server_that_stops_sends_the_last_byte_over_tls(repository, serve, fro
     ("changes", "words"),
     [
         ({"cert": "none.pem"}, r"--tls-cert .*none.pem cannot be read: No such file or directory"),
-        ({"key": "cert"}, r"--tls-key .* cannot be read: it is not in PEM: it has no line with PRIVATE KEY-----"),
-        ({"cert": "key"}, r"--tls-cert .* cannot be read: it is not in PEM: .* BEGIN CERTIFICATE-----"),
-        ({"client_ca": "key"}, r"--tls-client-ca .* it is not in PEM"),
+        ({"key": "cert"}, r"--tls-key .* cannot be read: it has no line with PRIVATE KEY; is it the right file"),
+        ({"cert": "key"}, r"--tls-cert .* cannot be read: it has no line with BEGIN CERTIFICATE; is it the right file"),
+        ({"client_ca": "key"}, r"--tls-client-ca .* it has no line with BEGIN CERTIFICATE"),
         ({"key": "other"}, r"cannot be used: the key is not that of the certificate; expected"),
         ({"key": "locked"}, r"cannot be used: the key has a passphrase; expected"),
         ({"cert": "broken"}, r"--tls-cert .* cannot be used: .*; expected a certificate and its key"),

@@ -12,9 +12,9 @@ from normfold.serving.client.connection import ClientTls, token_header
     ("files", "words"),
     [
         ({"ca": "none"}, "ca .*none cannot be read: No such file or directory"),
-        ({"ca": "key"}, "ca .* cannot be read: it is not in PEM: it has no line with BEGIN CERTIFICATE-----"),
+        ({"ca": "key"}, "ca .* cannot be read: it has no line with BEGIN CERTIFICATE; is it the right file, in PEM"),
         ({"cert": "cert"}, "belong together: give both, cert and key"),
-        ({"cert": "cert", "key": "cert"}, "key .* it has no line with PRIVATE KEY-----"),
+        ({"cert": "cert", "key": "cert"}, "key .* it has no line with PRIVATE KEY;"),
         ({"cert": "cert", "key": "other"}, "cert .* and key .* cannot be used together: key values mismatch"),
     ],
 )
