@@ -110,6 +110,7 @@ def infer(
         click.echo(shown(f"answered by {answers.model} version {answers.version}"), err=True)
     if save is not None:
         _save(save, answers)
+        click.echo(f"wrote {shown(str(save))}", err=True)
     if save is None or as_json:
         _print_arrays(answers, as_json)
 

@@ -90,7 +90,9 @@ def test_text_keeps_the_nul_at_its_end_or_is_not_saved(ask, tmp_path):
 
 def test_outputs_are_saved_whole(ask, tmp_path):
     path = tmp_path / "out.npz"
-    assert ask("m", "--input", "x=[[1, 2, 3, 4]]", "--save", str(path)).exit_code == 0
+    done = ask("m", "--input", "x=[[1, 2, 3, 4]]", "--save", str(path))
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert f"wrote {path}\n" in done.stderr
     with np.load(path) as saved:
         assert {name: saved[name].tolist() for name in saved} == {"y": [[3, 6, 9, 12]], "z": [[-1, -2, -3, -4]]}
     assert [p.name for p in tmp_path.iterdir()] == ["out.npz"]
