@@ -49,7 +49,7 @@ def refused(target: Scaling, refusals: Refusals) -> list[str]:
 
 def _advice(target: Scaling, refusals: Refusals) -> str:
     if refusals.by_cost:
-        return "to fold it all the same, although that is slower here: fold(..., fold_all=True)"
+        return "to fold it all the same, although that is slower here: --fold-all, or in Python fold_all=True"
     kind = "BatchNorm" if target.is_batchnorm else "scaling"
     if any(reason.endswith(QUANTIZED) for reason in refusals.values()):
         return f"export the network in float32, fold its {kind}s, and quantize the folded file"

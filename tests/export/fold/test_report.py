@@ -313,7 +313,7 @@ def test_what_stays_by_cost_is_counted_apart_and_goes_with_fold_all(network: str
     after, report = folded(model)
     assert (report.kept_by_cost, report.kept_by_mathematics) == (1, 0)
     assert only(report).by_cost
-    assert "fold_all=True" in only(report).reasons[-1]
+    assert "--fold-all, or in Python fold_all=True" in only(report).reasons[-1]
     assert "1 stayed by cost" in str(report)
     assert report.to_dict()["kept_by_cost"] == 1
     copy = ir.from_proto(model)
