@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from types import MappingProxyType
 
 from normfold.export.errors import CaptureError, InputSpecError, StateError
 from normfold.export.inputs.fixed_length import lengths_that_run, one_length
@@ -56,14 +57,19 @@ def batch_dimension(specs: Sequence[InputSpec]) -> Dimension | None:
     return only if isinstance(only, Dimension) else None
 
 
-def find_sizes(specs: Sequence[InputSpec], attempt: Attempt, samples: Iterable[Assignment] = ()) -> Sizes:
+def find_sizes(
+    specs: Sequence[InputSpec],
+    attempt: Attempt,
+    samples: Iterable[Assignment] = (),
+    captured: Mapping[str, int] = MappingProxyType({}),
+) -> Sizes:
     """Try sizes with ``attempt`` (which runs the network, and raises where it refuses) and return those to use.
 
-    samples are the sizes of the user's own inputs. Raises InputSpecError where no size works, or where the network
-    refuses a declared bound.
+    samples are the sizes of the user's own inputs; captured, if any, are tried where no usual ones fit. Raises
+    InputSpecError where no size works, or where the network refuses a declared bound.
     """
     search = _Search(specs, attempt)
-    trace = search.trace(list(samples))
+    trace = search.trace(list(samples), dict(captured))
     steps = {d.name: search.step(d, trace) for d in search.dims}
     low = {d.name: search.lowest(d, trace) for d in search.dims}
     high = {d.name: search.highest(d, trace) for d in search.dims}
@@ -121,12 +127,13 @@ class _Search:
     def within(self, sizes: Mapping[str, int], bound: int = CASE_ELEMENTS) -> bool:
         return all(d.holds(sizes[d.name]) for d in self.dims) and self.elements(sizes) <= bound
 
-    def trace(self, samples: list[Assignment]) -> Assignment:
+    def trace(self, samples: list[Assignment], captured: Assignment) -> Assignment:
         """Return the first set of sizes that the network takes: of a sample, else of the candidates in turn."""
         first: Exception | None = None
         tried: Assignment = {}
         refused: list[tuple[Assignment, str]] = []
-        candidates = [*(self._traceable(s) for s in samples), *self.candidates()]
+        last = [captured] if captured else []
+        candidates = [*map(self._traceable, samples), *self.candidates(), *map(self._traceable, last)]
         for sizes in in_turn(candidates, self.elements, MAX_ELEMENTS):
             if self.accepts(sizes):
                 return sizes

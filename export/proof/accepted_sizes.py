@@ -107,4 +107,5 @@ def _answer(origin: Origin, sizes: Mapping[str, int]) -> tuple[Arrays, Arrays]:
 
 
 def _found(origin: Origin, samples: Sequence[Case], attempt: Attempt) -> Sizes:
-    return find_sizes(origin.specs, attempt, [sample_sizes(c.inputs, origin.specs, c.name) for c in samples])
+    sampled = [sample_sizes(c.inputs, origin.specs, c.name) for c in samples]
+    return find_sizes(origin.specs, attempt, sampled, origin.captured)

@@ -69,3 +69,5 @@ class Origin:
     #: The outputs in which random inputs, as ``specs`` draws them, give numbers alone at some size; in others NaN says
     #: nothing of a size.
     gives_numbers: frozenset[str] = frozenset()
+    #: Sizes that a program was captured with, by dimension: they are tried where no usual ones fit. {}: not known.
+    captured: Mapping[str, int] = field(default_factory=dict)

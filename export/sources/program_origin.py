@@ -1,21 +1,11 @@
-"""A ``torch.export`` program (``.pt2``) as an origin; before it is opened, this module checks what opening would run.
-
-``torch.export.load`` is not safe: it resolves operators by dotted names below ``torch``, passes size expressions to
-``sympify`` and falls back to the unrestricted unpickler. So the archive is checked first: its entries are intact and
-uncompressed, operators are in torch's own operator namespaces, size expressions are plain arithmetic, the restricted
-unpickler reads every pickle, and nothing is compiled code.
-"""
+"""A ``torch.export`` program (``.pt2``) as an origin."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import itertools
-import json
-import re
-import warnings
-import zipfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,21 +26,12 @@ from normfold.export.inputs.values import find_values
 from normfold.export.sources.module_datatypes import DATATYPES
 from normfold.export.sources.module_origin import exact
 from normfold.export.sources.origin import Origin
+from normfold.export.sources.program_inspection import inspect_program
+from normfold.export.sources.program_sizes import captured_sizes, noted_guards, refusing_others, within_guards
 from normfold.export.user_code import first_line
 from normfold.protos.datatypes import by_name
 
 __all__ = ["open_program"]
-
-_OPERATOR = re.compile(
-    r"(torch\.ops\.(aten|prims|higher_order|_caffe2)\.\w+(\.\w+)?|_operator\.\w+|math\.\w+|torch\.sym_\w+)\Z"
-)
-#: Functions in torch's size expressions: those of SymPy, and torch's own functions of integers.
-_FUNCTIONS = {
-    *("Symbol", "Integer", "Rational", "Float", "Add", "Mul", "Pow", "Mod", "Max", "Min", "Abs", "floor", "ceiling"),
-    *("FloorDiv", "CeilDiv", "CleanDiv", "IntTrueDiv", "PythonMod", "ModularIndexing", "Where", "PowByNatural"),
-    *("Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Not", "Equality", "Unequality"),
-    *("StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan"),
-}
 
 
 def open_program(path: Path, given: Sequence[InputSpec]) -> Origin:
@@ -60,7 +41,7 @@ def open_program(path: Path, given: Sequence[InputSpec]) -> Origin:
     ``given`` does not fit it.
     """
     content = path.read_bytes()
-    _inspect(content, path)
+    inspect_program(content, path)
     try:
         program = torch.export.load(io.BytesIO(content))
     except Exception as error:
@@ -72,19 +53,23 @@ def open_program(path: Path, given: Sequence[InputSpec]) -> Origin:
     refuse_written_buffers(program)
     specs = _specs(program, given, path)
     network = NamedNetwork(_Program(program), [s.name for s in specs])
-    specs, tried = find_values(specs, network.run, usual_sizes(specs))
+    guards, captured = noted_guards(program, specs), captured_sizes(program, specs)
+    specs = within_guards(specs, given, guards, captured)
+    run = refusing_others(specs, guards, network.run)
+    specs, tried = find_values(specs, run, usual_sizes(specs, [captured] if captured else []))
     return Origin(
         name=path.name,
         sha256=hashlib.sha256(content).hexdigest(),
         weights="",
         weights_sha256="",
         specs=specs,
-        run=network.run,
+        run=run,
         reference=lambda inputs: exact(network, inputs),
         graph=lambda specs, sizes, opset: program_to_graph(
             program, specs, _outputs(program, network, specs, sizes), opset
         ),
         notes=tried,
+        captured=captured,
     )
 
 
@@ -192,91 +177,3 @@ def _outputs(
     with torch.no_grad():
         returned = network.call([torch.from_numpy(drawn[s.name]) for s in specs])
     return [name for name, _ in named_outputs(returned)]
-
-
-def _inspect(content: bytes, path: Path) -> None:
-    """Raise SourceError for an archive that is damaged or that could run code when it is opened."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = archive.infolist()
-            stored = all(e.compress_type == zipfile.ZIP_STORED for e in entries)
-            if not stored or sum(e.file_size for e in entries) > len(content):
-                raise SourceError(f"'{path}' is compressed; torch.export.save writes no such file")
-            damaged = archive.testzip()
-            if damaged is not None:
-                raise SourceError(f"'{path}' is damaged: the CRC of its entry '{damaged}' does not match")
-            names = [e.filename.lower() for e in entries]  # torch finds an entry in either case
-            if len(set(names)) < len(names):
-                raise SourceError(f"'{path}' holds two entries that differ only in upper and lower case, or not at all")
-            numbers = _numbers({e.filename: archive.read(e) for e in entries if e.filename.endswith(".json")})
-            for entry in entries:
-                if entry.filename.partition("/")[2].lower() not in numbers:
-                    _inspect_entry(entry.filename, archive.read(entry), path)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise SourceError(f"'{path}' is not a whole torch.export program: {error}") from None
-
-
-def _numbers(configs: Mapping[str, bytes]) -> set[str]:
-    """Return the entries that torch reads as the numbers of a tensor, never as a pickle; in lower case.
-
-    Only such an entry may begin with any byte. A configuration beside the entries names each, with ``use_pickle``.
-    """
-    raw: set[str] = set()
-    pickled: set[str] = set()
-    for content in configs.values():
-        for payload in _payloads(json.loads(content)):
-            name = str(payload["path_name"]).lower()
-            (raw if payload.get("use_pickle") is False else pickled).add(name)
-    plain = {name for name in raw - pickled if re.fullmatch(r"(weight|tensor)_\d+", name)}
-    return {f"data/{'weights' if name.startswith('weight') else 'constants'}/{name}" for name in plain}
-
-
-def _payloads(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield every description of an entry in a JSON value."""
-    if isinstance(value, dict) and "path_name" in value:
-        yield value
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _payloads(inner)
-
-
-def _inspect_entry(name: str, content: bytes, path: Path) -> None:
-    if re.search(r"\.(so|dll|dylib|cpp|py|cubin|o)\Z|custom_obj|aotinductor", name):
-        raise SourceError(f"'{path}' holds compiled or custom code ('{name}'), which is not opened")
-    if name.endswith(".json"):
-        for key, value in _strings(json.loads(content)):
-            if key == "target" and not _OPERATOR.match(value) and "." in value:
-                raise SourceError(f"'{path}' calls '{value}', which is no torch operator; it was not opened")
-            if key == "expr_str" and not _is_arithmetic(value):
-                raise SourceError(
-                    f"'{path}' holds the size expression {value!r}, which is not arithmetic; it was not opened"
-                )
-    elif content.startswith((b"PK", b"\x80")):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the user needs no warnings about pickle protocols
-                torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except Exception:
-            raise SourceError(f"'{path}' holds a pickle that runs code ('{name}'); it was not opened") from None
-
-
-def _is_arithmetic(expression: str) -> bool:
-    """Whether ``sympify`` can only do arithmetic on this text: known functions, no attribute access."""
-    bare = re.sub(r"Symbol\('\w+'", "Symbol(", expression)
-    called = set(re.findall(r"([A-Za-z_]\w*)\s*\(", bare))
-    return (
-        called <= _FUNCTIONS
-        and re.fullmatch(r"[\w\s+*/%()<>=!,&|~-]*(\d\.\d[\w\s+*/%()<>=!,&|~-]*)*", bare) is not None
-        and ("__" not in bare)
-    )
-
-
-def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every string of a JSON value with its key."""
-    if isinstance(value, str):
-        yield key, value
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item, key)
-    elif isinstance(value, dict):
-        for k, v in value.items():
-            yield from _strings(v, k)

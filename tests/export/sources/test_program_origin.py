@@ -128,11 +128,16 @@ class Evil:
         return (os.mkdir, (str(self.marker),))
 
 
-HOSTILE = {
+HOSTILE = {  # a part of the description is another text, or there is another entry
     "operator": (swap(b"torch.ops.aten.relu.default", b"torch.os.system"), "no torch operator"),
     "call": (swap(b"Symbol('", b"__import__('os').system('id') or Symbol('"), "not arithmetic"),
     "attribute": (swap(b'"expr_str": "Symbol(', b'"expr_str": "Symbol.mro('), "not arithmetic"),
     "name": (swap(b'"expr_str": "Symbol(', b'"expr_str": "eval('), "not arithmetic"),
+    "guard": (swap(b") != 1", b") != __import__('os').system('id')"), "guard .* is not arithmetic"),
+    "guard's text": (swap(b"L['input']", b"L['input);y()']"), "guard .* is not arithmetic"),
+    "input": (swap(b'"input"', b'"input=__import__(1)"'), "holds the name"),
+    "weight": (swap(b'"0.weight"', b'"0.x\'+y()"'), "holds the name"),
+    "keyword": (swap(b'"name": "bias"', b'"name": "bias=y()"'), "holds the name"),
     "net/data/sample_inputs/more.pt": (keep, "runs code"),
     "net/data/constants/more.pt": (keep, "runs code"),
     "net/data/aotinductor/model.so": (keep, "compiled or custom code"),
@@ -240,3 +245,62 @@ def test_the_note_on_float64_says_the_first_line_with_words():
 
     note = exact(NamedNetwork(Single(2, 2), ["x"]), {"x": np.zeros((1, 2), np.float32)})[2]
     assert note == ("the network does not run in float64 (float32 only); the reference is PyTorch in float32",)
+
+
+class Sometimes(nn.Module):
+    """Doubles its answer at lengths whose remainder is ``rest``."""
+
+    def __init__(self, divisor: int, rest: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4))
+        self.divisor, self.rest = divisor, rest
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.layers(x)
+        return 2 * y if x.shape[-1] % self.divisor == self.rest else y
+
+
+def saved(network: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path, axes: tuple[int, ...] = (0, 2)) -> Path:
+    shapes = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for _ in inputs)
+    torch.export.save(torch.export.export(network.eval(), inputs, dynamic_shapes=shapes), path)
+    return path
+
+
+def test_a_program_is_exported_for_the_sizes_that_it_was_captured_for(tmp_path: Path, directory: Path) -> None:
+    def export(network: nn.Module, length: int) -> str:
+        path = saved(network, (torch.randn(2, 3, length),), tmp_path / "net.pt2")
+        arguments = ["export", str(path), "--repository", "repository", "--name", "net", "--form", "folded"]
+        return CliRunner().invoke(main, arguments).output
+
+    assert "takes L in steps of 2 only: 4, 6, 8" in export(Sometimes(2, 1), 8)
+    assert "takes L in steps of 2 only: 3, 5, 7" in export(Sometimes(2, 1), 9)
+    assert "at L = 60 the network refuses its input" in export(Sometimes(30, 0), 8)
+
+
+def test_a_program_of_several_inputs_refuses_sizes_at_which_it_is_another_network(tmp_path: Path) -> None:
+    class Longer(nn.Module):
+        def forward(self, x: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            longer = x.shape[-1] > batch["y"].shape[-1]
+            return x.mean(-1) - batch["y"].mean(-1) if longer else x.mean(-1)
+
+    dynamic = torch.export.Dim.DYNAMIC
+    program = torch.export.export(
+        Longer(), (torch.randn(2, 9), {"y": torch.randn(2, 5)}), dynamic_shapes=({1: dynamic}, {"y": {1: dynamic}})
+    )
+    torch.export.save(program, tmp_path / "net.pt2")
+    origin = open_program(tmp_path / "net.pt2", ())
+    long, short = np.ones((2, 9), np.float32), np.ones((2, 4), np.float32)
+    assert origin.captured == {"L": 9, "L2": 5}
+    assert origin.run({"x": long, "batch_y": short})["output"].shape == (2,)
+    with pytest.raises(InputSpecError, match="for sizes with L > L2 only, not for L=4, L2=9"):
+        origin.run({"x": short, "batch_y": long})
+
+
+def test_a_size_that_is_a_multiple_of_another_is_taken_in_steps_only(tmp_path: Path) -> None:
+    half = torch.export.Dim("half", min=2, max=64)
+    program = torch.export.export(nn.AvgPool1d(2), (torch.randn(2, 3, 8),), dynamic_shapes=({2: 2 * half},))
+    torch.export.save(program, tmp_path / "net.pt2")
+    origin = open_program(tmp_path / "net.pt2", ())
+    assert origin.run({"input": np.ones((2, 3, 6), np.float32)})["output"].shape == (2, 3, 3)
+    with pytest.raises(InputSpecError, match="L % 2 == 0 only, not for L=7"):
+        origin.run({"input": np.ones((2, 3, 7), np.float32)})
