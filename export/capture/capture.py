@@ -25,6 +25,7 @@ from torch.export import Dim, ExportedProgram
 from normfold.export.capture import capture_errors
 from normfold.export.capture.blocks import BLOCKS, BlockSplits, TooFewBlocks
 from normfold.export.capture.guards import guards_of
+from normfold.export.capture.linked_sizes import refuse_linked
 from normfold.export.capture.max_pool import DynamicMaxPool, restore_max_pool
 from normfold.export.capture.mutation import refuse_written_buffers
 from normfold.export.capture.named_network import NamedNetwork, named_outputs
@@ -71,6 +72,7 @@ def capture(
     capture_errors.refuse_training(program)
     refuse_written_buffers(program)
     _check_dimensions(program, specs)
+    refuse_linked(program, specs)
     model = program_to_graph(program, specs, names, opset)
     model.meta[SPLITS] = tuple(splits.found)
     return model

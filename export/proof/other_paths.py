@@ -93,8 +93,14 @@ def _check_together(paths: PathsAt, sizes: Sizes, guard: Guard) -> None:
         at = ", ".join(f"{name}={broken[name]}" for name in guard.names)
         raise CaptureError(
             f"the graph holds the network only while {guard.text}: at {at} {why}. Declare ranges for "
-            f"{' and '.join(guard.names)} in --input within which that holds"
+            f"{' and '.join(guard.names)} in --input within which that holds{_one_size_each(sizes, guard)}"
         )
+
+
+def _one_size_each(sizes: Sizes, guard: Guard) -> str:
+    """Return ranges of one size for a guard that says which size belongs to which; "" for other guards."""
+    ranges = (Dimension(name, sizes.trace[name], sizes.trace[name]) for name in guard.names)
+    return f", here one size each: {' and '.join(map(str, ranges))}" if " == " in guard.text else ""
 
 
 def _broken_together(sizes: Sizes, guard: Guard) -> Iterator[dict[str, int]]:

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_unflatten
 
 from normfold.export.capture.capture import program_to_graph
 from normfold.export.capture.capture_errors import refuse_training
+from normfold.export.capture.linked_sizes import refuse_linked
 from normfold.export.capture.mutation import refuse_written_buffers
 from normfold.export.capture.named_network import NamedNetwork, named_outputs
 from normfold.export.errors import InputSpecError, SourceError
@@ -136,6 +137,7 @@ def _specs(program: ExportedProgram, given: Sequence[InputSpec], path: Path) -> 
             dims.append(symbols[str(size)])
         spec = InputSpec(str(name), by_name(DATATYPES[value.dtype]), tuple(dims))
         found.append(_renamed(spec, given[index], path) if given else spec)
+    refuse_linked(program, found)
     return tuple(found)
 
 
