@@ -28,6 +28,7 @@ from normfold.export.fold.rewrites.sequences import split_plainly
 from normfold.export.fold.rewrites.taps import cut_taps
 from normfold.export.fold.rewrites.thinning import thin
 from normfold.export.graphs.completing import densified
+from normfold.export.graphs.names import share_names
 from normfold.export.graphs.onnx_file import read_onnx
 from normfold.export.graphs.shapes import infer_shapes
 
@@ -114,6 +115,7 @@ def _fold_graphs(model: ir.Model, fold_all: bool) -> FoldReport:
         for node in norms
         if node not in read
     ]
+    share_names(model.graph)
     for graph in (model.graph, *model.graph.subgraphs()):
         split_plainly(graph, opset)
     infer_shapes(model)
@@ -220,5 +222,6 @@ def counts(model: ir.Model) -> tuple[int, int, int]:
     nodes = list(model.graph.all_nodes())
     batchnorms = len(_batchnorms(model))
     floats = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
-    held = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
+    graphs = (model.graph, *model.graph.subgraphs())
+    held = [v.const_value for graph in graphs for v in graph.initializers.values() if v.const_value is not None]
     return batchnorms, len(nodes), sum(int(c.size) for c in held if c.dtype in floats)

@@ -370,6 +370,22 @@ def test_batchnorms_inside_branches_fold_there_under_names_of_their_own() -> Non
     both_branches(model, after)
 
 
+def test_weights_of_a_branch_get_names_that_no_other_graph_has() -> None:
+    model = conditional("", "a0 = Conv(x, w) a = BN(a0, n)", "b = Conv(x, w)")  # as torch.cond of a layer is captured
+    then, other = (attribute.g for attribute in model.graph.node[0].attribute)
+    for named in (*model.graph.initializer, *then.node, *other.node):
+        if isinstance(named, onnx.NodeProto):
+            named.input[:] = ["layer.weight" if name == "w" else name for name in named.input]
+        elif named.name == "w":
+            named.name = "layer.weight"
+    after, report = folded(model)
+    assert report.batchnorms_after == 0
+    inner = [tensor.name for attribute in after.graph.node[0].attribute for tensor in attribute.g.initializer]
+    assert inner
+    assert not {tensor.name for tensor in after.graph.initializer} & set(inner)
+    both_branches(model, after)
+
+
 @pytest.mark.parametrize(
     ("outer", "then", "other"),
     [
