@@ -9,7 +9,7 @@ Softmax that may be 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
-from onnx.reference.ops.op_average_pool import AveragePool_19 as _AveragePool
 from onnx.reference.ops.op_conv import Conv as _Conv
 from onnx.reference.ops.op_conv_transpose import ConvTranspose as _ConvTranspose
-from onnx.reference.ops.op_max_pool import MaxPool as _MaxPool
 
+from normfold.export.graphs.float64_pools import AveragePool, MaxPool, explicit_pads, torch_pads
 from normfold.export.graphs.quantizing import QUANTIZERS
 
 __all__ = ["Float64Graph"]
@@ -33,8 +32,6 @@ Arrays = Mapping[str, NDArray[Any]]
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-_MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-_MEANS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 class Float64Graph:
@@ -58,10 +55,10 @@ class Conv(_Conv):
     op_domain = ""
 
     def _run(self, X: Any, W: Any, B: Any = None, **given: Any) -> Any:  # type: ignore[override]  # noqa: N803
-        pads, rank = _pads(given, X.ndim - 2), X.ndim - 2
+        pads, rank = explicit_pads(given, X.ndim - 2), X.ndim - 2
         if pads is None or rank not in _CONVOLUTIONS:
             return super()._run(X, W, B, **given)  # type: ignore[no-untyped-call]
-        x = F.pad(_tensor(X), _torch_pads(pads))
+        x = F.pad(_tensor(X), torch_pads(pads))
         bias = None if B is None else _tensor(B)
         y = _CONVOLUTIONS[rank](
             x,
@@ -79,7 +76,7 @@ class ConvTranspose(_ConvTranspose):
 
     def _run(self, X: Any, W: Any, B: Any = None, **given: Any) -> Any:  # type: ignore[override]  # noqa: N803
         rank = X.ndim - 2
-        pads = _pads(given, rank)
+        pads = explicit_pads(given, rank)
         if pads is None or given.get("output_shape") or rank not in _TRANSPOSED:
             return super()._run(X, W, B, **given)  # type: ignore[no-untyped-call]
         y = _TRANSPOSED[rank](
@@ -93,7 +90,7 @@ class ConvTranspose(_ConvTranspose):
         )
         extra = given.get("output_padding") or [0] * rank
         if any(extra):  # output positions behind the last product hold the bias alone
-            y = F.pad(y, _torch_pads([0] * rank + list(extra)))
+            y = F.pad(y, torch_pads([0] * rank + list(extra)))
             if B is not None:
                 for axis, size in enumerate(extra):
                     if size:
@@ -102,43 +99,6 @@ class ConvTranspose(_ConvTranspose):
             slice(b, y.shape[a + 2] - e) for a, (b, e) in enumerate(zip(pads[:rank], pads[rank:], strict=True))
         )
         return (y[(slice(None), slice(None), *crop)].numpy(),)
-
-
-class MaxPool(_MaxPool):
-    op_domain = ""
-
-    def _run(self, x: Any, **given: Any) -> Any:  # type: ignore[override]
-        rank = x.ndim - 2
-        pads = _pads(given, rank)
-        if pads is None or given.get("ceil_mode") or rank not in _MAX_POOLS or len(self.onnx_node.output) != 1:
-            return super()._run(x, **given)  # type: ignore[no-untyped-call]
-        y = _MAX_POOLS[rank](
-            F.pad(_tensor(x), _torch_pads(pads), value=-np.inf),
-            tuple(given["kernel_shape"]),
-            tuple(given.get("strides") or [1] * rank),
-            dilation=tuple(given.get("dilations") or [1] * rank),
-        )
-        return (y.numpy(),)
-
-
-class AveragePool(_AveragePool):
-    """A mean that counts only positions of the input is the mean of the padded input over the mean of padded ones."""
-
-    op_domain = ""
-
-    def _run(self, x: Any, **given: Any) -> Any:  # type: ignore[override]
-        rank = x.ndim - 2
-        pads = _pads(given, rank)
-        plain = not given.get("ceil_mode") and all(d == 1 for d in given.get("dilations") or ())
-        if pads is None or not plain or rank not in _MEANS:
-            return super()._run(x, **given)  # type: ignore[no-untyped-call]
-
-        def mean(array: Any) -> torch.Tensor:
-            padded = F.pad(_tensor(array), _torch_pads(pads))
-            return _MEANS[rank](padded, tuple(given["kernel_shape"]), tuple(given.get("strides") or [1] * rank))
-
-        y = mean(x)
-        return ((y if given.get("count_include_pad") else y / mean(np.ones_like(x[:1, :1]))).numpy(),)
 
 
 class BatchNormalization(OpRun):
@@ -227,19 +187,6 @@ def _along(node: OpRun, x: Any, function: Callable[[torch.Tensor, int], torch.Te
 
 def _tensor(array: Any) -> torch.Tensor:
     return torch.from_numpy(np.array(array, dtype=np.float64))
-
-
-def _pads(given: Mapping[str, Any], rank: int) -> Sequence[int] | None:
-    """Return the explicit pads [begins…, ends…]; None where ``auto_pad`` decides."""
-    if (given.get("auto_pad") or "NOTSET") not in ("NOTSET", b"NOTSET"):
-        return None
-    return list(given.get("pads") or [0] * (2 * rank))
-
-
-def _torch_pads(pads: Sequence[int]) -> list[int]:
-    """Return ONNX's [begins…, ends…] as torch's pairs, from the last axis to the first."""
-    rank = len(pads) // 2
-    return [p for axis in reversed(range(rank)) for p in (pads[axis], pads[axis + rank])]
 
 
 def _to_double(graph: onnx.GraphProto) -> None:

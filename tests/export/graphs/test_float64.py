@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -77,6 +78,22 @@ def test_an_average_pool_is_that_of_onnxruntime(pads: list[int], strides: list[i
     inputs = {"x": np.random.default_rng(0).standard_normal((2, 3, 11)).astype(np.float32)}
     (want,) = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, inputs)
     np.testing.assert_allclose(Float64Graph(model).run(inputs)["y"], want, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("operator", ["AveragePool", "MaxPool"])
+def test_a_pool_with_a_last_window_beyond_the_input_is_that_of_onnxruntime(operator: str) -> None:
+    for length, kernel, stride, pad, extra in itertools.product((7, 8, 10), (2, 3), (1, 2, 3), (0, 1), (0, 1)):
+        options = {"count_include_pad": extra} if operator == "AveragePool" else {"dilations": [1 + extra]}
+        sizes = {"kernel_shape": [kernel], "pads": [pad, pad], "strides": [stride]}
+        node = helper.make_node(operator, ["x"], ["y"], ceil_mode=1, **sizes, **options)
+        x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 3, None]) for n in "xy")
+        model = helper.make_model(
+            helper.make_graph([node], "g", [x], [y]), opset_imports=[helper.make_opsetid("", 18)], ir_version=8
+        ).SerializeToString()
+        inputs = {"x": np.random.default_rng(0).standard_normal((2, 3, length)).astype(np.float32)}
+        (want,) = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, inputs)
+        got = Float64Graph(model).run(inputs)["y"]
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7, err_msg=f"{length} {sizes} {options}")
 
 
 @pytest.mark.parametrize(
