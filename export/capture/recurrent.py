@@ -17,6 +17,8 @@ from onnxscript.function_libs.torch_lib.ops.core import aten_gru, aten_lstm
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from normfold.export.errors import CaptureError
+
 __all__ = ["TRANSLATIONS", "WholeRecurrence"]
 
 _ARGUMENTS = (
@@ -134,6 +136,10 @@ class WholeRecurrence(TorchFunctionMode):
             not kwargs and len(args) == 9 and isinstance(args[3], bool)
         ):  # a packed sequence has its batch sizes as second argument
             if func is torch.lstm:
+                if args[1][0].shape[-1] != args[1][1].shape[-1]:
+                    raise CaptureError(
+                        "ONNX's LSTM has no projection, so an nn.LSTM with proj_size cannot be exported: leave it out"
+                    )
                 return torch.ops.normfold.lstm(*args)
             if func is torch.gru:
                 return torch.ops.normfold.gru(*args)

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from normfold.export.capture.capture import capture
 from normfold.export.capture.capture_errors import refuse_quantized, refuse_training_modules
 from normfold.export.capture.named_network import NamedNetwork
+from normfold.export.capture.own_numbers import OwnNumbers
 from normfold.export.errors import CheckpointError
 from normfold.export.inputs.sizes import usual_sizes
 from normfold.export.inputs.specs import InputSpec
@@ -98,11 +99,17 @@ def exact(network: NamedNetwork, inputs: Arrays) -> tuple[Run, str, tuple[str, .
     """Return the network in float64; where its code works in float32 only, the network as it is and a note."""
     try:
         double = NamedNetwork(duplicate(network.network).double(), network.names)
-        double.run(inputs)
+        with OwnNumbers(network.dtype):
+            double.run(inputs)
     except Exception as error:
         note = f"the network does not run in float64 ({first_line(error)}); the reference is PyTorch in float32"
         return network.run, "PyTorch, float32", (note,)
-    return double.run, "PyTorch, float64", ()
+
+    def run(inputs: Arrays) -> Arrays:
+        with OwnNumbers(network.dtype):
+            return double.run(inputs)
+
+    return run, "PyTorch, float64", ()
 
 
 def _named(described: Sequence[InputSpec], network: nn.Module) -> tuple[InputSpec, ...]:

@@ -417,3 +417,17 @@ def test_a_recurrent_layer_stays_one_node_and_its_length_dynamic(kind, options, 
     model = captured(network)
     assert operators(model).count(operator) == options.get("num_layers", 1)
     agrees(network, model, (1, 3, 4), (3, 3, 30))
+
+
+def test_an_lstm_with_a_projection_is_refused_by_its_reason() -> None:
+    class Projected(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(3, 5, proj_size=2, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.lstm(x)[0]
+            return y
+
+    with pytest.raises(CaptureError, match="ONNX's LSTM has no projection"):
+        capture(NamedNetwork(Projected().eval(), ["x"]), parse_inputs(["x=FP32[N,L,3]"]), {"N": 2, "L": 8})
