@@ -25,6 +25,7 @@ from torch.export import Dim, ExportedProgram
 from normfold.export.capture import capture_errors
 from normfold.export.capture.blocks import BLOCKS, BlockSplits, TooFewBlocks
 from normfold.export.capture.guards import guards_of
+from normfold.export.capture.lacking import LACKING
 from normfold.export.capture.linked_sizes import refuse_linked
 from normfold.export.capture.max_pool import DynamicMaxPool, restore_max_pool
 from normfold.export.capture.mutation import refuse_written_buffers
@@ -109,7 +110,7 @@ def program_to_graph(
                 input_names=[s.name for s in specs],
                 verbose=False,
                 external_data=False,
-                custom_translation_table={**TRANSLATIONS, **WINDOW_POOL, **BLOCKS},
+                custom_translation_table={**TRANSLATIONS, **WINDOW_POOL, **BLOCKS, **LACKING},
             )
         except Exception as error:
             raise CaptureError(capture_errors.translate(error, program)) from error

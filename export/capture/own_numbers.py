@@ -27,12 +27,12 @@ class OwnNumbers(TorchFunctionMode):
 
     def __enter__(self) -> OwnNumbers:
         vars(torch)["finfo"] = self._finfo
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *raised: object) -> None:
         vars(torch)["finfo"] = _FINFO
-        super().__exit__(*raised)
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
 
     def _finfo(self, dtype: torch.dtype | None = None) -> torch.finfo:
         asked = dtype or torch.get_default_dtype()

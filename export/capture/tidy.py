@@ -39,7 +39,8 @@ def tidy(model: ir.Model, outputs: Sequence[str]) -> None:
         optimizer.fold_constants(
             model, onnx_shape_inference=False, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT
         )
-    passes.IdentityEliminationPass()(model)
+    for graph in (model.graph, *model.graph.subgraphs()):
+        _remove_identities(graph)
     passes.RemoveUnusedNodesPass()(model)
     passes.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     passes.RemoveUnusedOpsetsPass()(model)
@@ -47,6 +48,24 @@ def tidy(model: ir.Model, outputs: Sequence[str]) -> None:
     strip(model, keep_module=True)
     _name_weights(model)
     _name_outputs(model, outputs)
+
+
+def _remove_identities(graph: ir.Graph) -> None:
+    """Let readers of an Identity read its input. A graph's outputs stay values of its own nodes, each a different one.
+
+    onnx_ir's pass makes a value from outside the output of a Loop's body, which is no graph.
+    """
+    for node in list(graph):
+        if node.op_type != "Identity" or node.domain not in ("", "ai.onnx") or node.inputs[0] is None:
+            continue
+        old, new = node.outputs[0], node.inputs[0]
+        made = new.producer()
+        if old.is_graph_output() and (made is None or made.graph is not graph or new.is_graph_output()):
+            continue
+        new.shape = old.shape if new.shape is None else new.shape
+        new.type = old.type if new.type is None else new.type
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
 
 
 def strip(model: ir.Model, keep_module: bool = False) -> None:
