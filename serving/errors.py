@@ -138,6 +138,8 @@ class Overloaded(ServingError):
     retry_seconds: float
     #: Counts more requests that were refused for the same reason.
     again: Callable[[int], None] | None = None
+    #: Looks whether a request like it on a connection would be refused now, too, without reading it; with the reason.
+    still: Callable[[object], Overloaded | None] | None = None
 
     def __init__(self, message: str, retry_seconds: float) -> None:
         super().__init__(message)

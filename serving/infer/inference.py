@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -100,17 +101,27 @@ class Inference:
         return task
 
     def _check_door(self, model: Model | None, head: bytes, size: int, caller: Caller | None) -> None:
-        load, by, left = None if model is None else model.scheduler.load, None, None
-        if caller is not None:
-            by, left = caller.connection, caller.left_seconds()
-        try:
-            self._admission.check(load, by, size, left)
-        except Overloaded as error:
+        """Raise Overloaded if a request of ``size`` bytes, of which ``head`` are the first, may not wait."""
+        by, left = (None, None) if caller is None else (caller.connection, caller.left_seconds())
+        error = self._refusal(model, head, size, left, by)
+        if error is not None:
             if model is not None:
                 model.statistics.failed(0, error.status)
-                if self._traces.spans is None:  # each of them has a span
-                    error.alike, error.again = decisive_bytes(head), model.statistics.refused
-            raise
+            raise error
+
+    def _refusal(
+        self, model: Model | None, head: bytes, size: int, left: float | None, by: object
+    ) -> Overloaded | None:
+        error = self._admission.refusal(None if model is None else model.scheduler.load, by, size, left)
+        if error is not None and model is not None and self._traces.spans is None:  # each of them has a span
+            error.alike, error.again = decisive_bytes(head), model.statistics.refused
+            error.still = partial(self._still, head[: error.alike], size, left)
+        return error
+
+    def _still(self, head: bytes, size: int, left: float | None, by: object) -> Overloaded | None:
+        """The reason why a request like one that was refused is refused now, too; None: it must be asked."""
+        model = self._named(head)
+        return None if model is None or model.scheduler.free else self._refusal(model, head, size, left, by)
 
     def _named(self, data: bytes) -> Model | None:
         """The model that ``data`` names, seen without reading the request; None if that is not so easy."""

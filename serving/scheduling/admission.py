@@ -158,8 +158,10 @@ class Admission:
         """The requests that ever passed, and those of them that are under way."""
         return self.entered, self.under_way.requests
 
-    def check(self, load: ModelLoad | None, connection: object, size: int, left_seconds: float | None) -> None:
-        """Raise Overloaded unless a request of ``size`` bytes may wait for its model.
+    def refusal(
+        self, load: ModelLoad | None, connection: object, size: int, left_seconds: float | None
+    ) -> Overloaded | None:
+        """The reason why a request of ``size`` bytes may not wait for its model; None: it may.
 
         ``load`` is that of the model, None if the model is not known yet; ``left_seconds`` is the time until the caller
         gives up.
@@ -167,26 +169,27 @@ class Admission:
         total, own, limits = self.under_way, self.under_way.own(connection), self.limits
         places, room = TIMES * (limits.requests - total.requests), TIMES * (limits.bytes - total.bytes - size)
         if own.requests >= places:
-            raise _overloaded("too many requests are under way in this server", load)
+            return _overloaded("too many requests are under way in this server", load)
         if total.bytes and (own.bytes > room or total.bytes + size > limits.bytes):  # the first may be of any size
-            raise _overloaded("requests of too many bytes are under way in this server", load)
+            return _overloaded("requests of too many bytes are under way in this server", load)
         if load is None:
-            return
+            return None
         model = load.under_way
         mine = model.own(connection)
         if model.requests >= places or mine.requests >= TIMES * (places - model.requests):
-            raise _overloaded("too many requests are under way for this model", load)
+            return _overloaded("too many requests are under way for this model", load)
         if model.bytes and (model.bytes > room or mine.bytes > TIMES * (room - model.bytes)):
-            raise _overloaded("requests of too many bytes are under way for this model", load)
+            return _overloaded("requests of too many bytes are under way for this model", load)
         if not load.seconds_each:
-            return
+            return None
         if mine.requests >= TIMES * (load.most(limits.seconds) - model.requests):
-            raise _overloaded("too many requests are under way for this model", load)
+            return _overloaded("too many requests are under way for this model", load)
         if left_seconds is not None and load.wait_seconds * MARGIN > left_seconds:
-            raise _overloaded("the answer would come after the deadline", load)
+            return _overloaded("the answer would come after the deadline", load)
+        return None
 
     def enter(self, load: ModelLoad | None, connection: object, size: int) -> None:
-        """Count a request that passed ``check``; its end must call ``leave`` with the same arguments."""
+        """Count a request without a ``refusal``; its end must call ``leave`` with the same arguments."""
         self.entered += 1
         self.under_way.add(connection, size)
         if load is not None:

@@ -50,6 +50,11 @@ class Service:
     #: The length of each connection's turn.
     turns: Turns = field(default_factory=Turns)
 
+    @property
+    def open_to_all(self) -> bool:
+        """Whether ``enter`` admits everybody."""
+        return self.access is None and not self.traffic.closing
+
     def enter(self, method: Method, credential: bytes) -> Method:
         """Admit a call of ``method`` and count it, from its headers to the last byte of its answer; its own method.
 
@@ -87,7 +92,7 @@ class CallOwner(Protocol):
     uncut: dict[int, ServerCall]
     #: Whether the client does not read what we send.
     choked: bool
-    #: Refuses requests like one that was refused in this turn; None: none was.
+    #: Refuses requests like one that was refused; None: none was in this turn, nor would be now.
     again: RefusedAgain | None
 
     @property

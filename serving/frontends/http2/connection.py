@@ -41,7 +41,7 @@ class ServerConnection(SocketSide):
         self.last, self._credit, self.promised = 0, h2.LARGEST_WINDOW, dict[int, int]()
         self._patience, self.progress = Patience(), Progress(service.limits.stall_seconds)
         self.lifetime = Lifetime(service.limits, asyncio.get_running_loop().time())
-        #: Refuses requests like one that was refused in this turn; None: none was.
+        #: Refuses requests like one that was refused; None: none was in this turn, nor would be now.
         self.again: RefusedAgain | None = None
         self._opening = Opening(kind_of if service.log is None else logged_kind_of)
 
@@ -56,7 +56,7 @@ class ServerConnection(SocketSide):
 
     def take(self, data: bytes) -> bool:
         """Take frames for one turn; whether some are left, or wait in the socket."""
-        self.again = None
+        self.again = self.again.renewed(self) if self.again is not None and self.service.open_to_all else None
         try:
             left = self.frames.feed(data, self, self.service.turns.seconds) or len(data) >= FULL_READ_BYTES
             if self._opening.begun:

@@ -1,4 +1,4 @@
-"""Requests like one that was just refused are refused again without being read.
+"""Requests like one that was refused are refused again without being read.
 
 In one turn of a connection no call that waits ends, so a server that was full for one request is full for the next ones
 like it. A server at ten times its capacity refuses nine requests for each that it answers; what that takes, its
@@ -25,14 +25,21 @@ _END, _ALL = h2.END_STREAM, h2.END_HEADERS | h2.END_STREAM
 class RefusedAgain:
     """The requests of one turn of a connection that are like one that was refused."""
 
-    def __init__(self, method: Method, asked: Asked, head: bytes, size: int, error: Overloaded) -> None:
-        """``error`` has refused a request of ``size`` bytes, of which ``head`` decide, with the headers ``asked``."""
+    def __init__(self, method: Method, asked: Asked, begin: bytes, error: Overloaded) -> None:
+        """``error`` has refused a request with the headers ``asked``.
+
+        ``begin`` are its data as far as they decide: that it is not compressed, its size, its first bytes.
+        """
         self._method, self._error, self._details = method, error.with_traceback(None), str(error)
-        self._asked = asked
-        #: The data of a request as far as they decide: that it is not compressed, its size, its first bytes.
-        self._begin = b"\0" + size.to_bytes(4, "big") + head
+        self._asked, self._begin = asked, begin
         self._count = 0
         self._refusals: Iterator[bytes] = iter(())
+
+    def renewed(self, connection: object) -> RefusedAgain | None:
+        """The same for the next turn of ``connection``, if its requests are still refused; None: they must be asked."""
+        still = self._error.still
+        error = None if still is None else still(connection)
+        return None if error is None else RefusedAgain(self._method, self._asked, self._begin, error)
 
     def is_like(self, asked: Asked, data: bytes, begin: int, end: int) -> bool:
         """Whether a request asks the same model and need not be answered later.

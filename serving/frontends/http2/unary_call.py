@@ -131,7 +131,8 @@ class UnaryCall(ServerCall):
         if error.alike and self._until is None and self.service.log is None:
             if connection.again is not None:
                 connection.again.settle(self.service.traffic.failed)
-            connection.again = RefusedAgain(self.method, self.asked, head[: error.alike], size, error)
+            begin = b"\0" + size.to_bytes(4, "big") + head[: error.alike]
+            connection.again = RefusedAgain(self.method, self.asked, begin, error)
         self.fail(error)
 
     def _end_refused(self, again: RefusedAgain) -> None:

@@ -33,19 +33,32 @@ FULL, FREE = b"full", b"free"
 
 
 class Answers:
-    """A method that gives FREE requests back and refuses FULL ones, by their first bytes."""
+    """A method that gives FREE requests back, and refuses FULL ones by their first bytes while it is ``full``."""
 
-    def __init__(self) -> None:
+    def __init__(self, full: bool = True, looks: bool = False) -> None:
+        """``looks``: it can say without a request whether it still refuses."""
         self.asked: list[bytes] = []
         self.again = 0
+        self.full = full
+        #: The connections for which it said so.
+        self.looked: list[object] = []
+        self._looks = looks
 
     def answer(self, data: bytes) -> bytes:
         self.asked.append(data)
-        if data.startswith(FREE):
+        if data.startswith(FREE) or not self.full:
             return data
+        raise self._error()
+
+    def _error(self) -> Overloaded:
         error = Overloaded("full", 1.0)
         error.alike, error.again = len(FULL), self._count
-        raise error
+        error.still = self._still if self._looks else None
+        return error
+
+    def _still(self, connection: object) -> Overloaded | None:
+        self.looked.append(connection)
+        return self._error() if self.full else None
 
     def _count(self, more: int) -> None:
         self.again += more
@@ -216,3 +229,33 @@ def test_headers_whose_calls_are_not_opened_yet_have_places():
     streams = range(1, 2 * MOST_CALLS + 5, 2)
     ends, _, _ = converse([b"".join(map(headers, streams)) + body(1, FREE)])
     assert [n for n, end in ends.items() if end == [("reset", str(h2.REFUSED_STREAM))]] == list(streams[MOST_CALLS:])
+
+
+def test_a_full_server_is_looked_at_once_a_turn():
+    async def serve() -> tuple[Answers, ServerConnection, list[int]]:
+        answers = Answers(looks=True)
+        connection, socket = connect(answers)
+        for number in range(1, 13, 4):
+            connection.data_received(b"".join(headers(n) + body(n, FULL) for n in (number, number + 2)))
+        answers.full = False
+        connection.data_received(headers(13) + body(13, FULL))
+        answers.full = True
+        connection.data_received(headers(15) + body(15, FULL))
+        connection.service.traffic.closing = True
+        connection.data_received(headers(17) + body(17, FULL))
+        ends = [frame for frame in socket.frames() if frame.kind == h2.HEADERS and frame.flags & h2.END_STREAM]
+        assert [frame.stream for frame in ends] == list(range(1, 19, 2))
+        decoder = hpack.Decoder()
+        statuses = [int(dict(decoder.decode(frame.payload))["grpc-status"]) for frame in ends]
+        return answers, connection, statuses
+
+    answers, connection, statuses = asyncio.run(serve())
+    assert statuses == [8, 8, 8, 8, 8, 8, 0, 8, 14]
+    assert len(answers.asked) == 3  # the first, the one that is answered, and the next one
+    assert answers.looked == [connection] * 3
+    assert answers.again == 5
+    assert connection.service.traffic.failed == {
+        ("/t.T/Infer", Status.RESOURCE_EXHAUSTED): 7,
+        ("/t.T/Infer", Status.UNAVAILABLE): 1,
+    }
+    assert connection.service.traffic.in_flight == 0

@@ -23,6 +23,9 @@ from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.frontends.limits import DEFAULT_LIMITS
+from normfold.serving.infer.inference import Inference
+from normfold.serving.infer.shared_memory import SharedMemory
+from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.rpc import methods
 from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.methods import DOOR_BYTES, Method
@@ -300,7 +303,7 @@ def test_a_full_server_refuses_a_burst_after_one_look_and_the_model_counts_all(
 ):
     models.write(tmp_path / "one", models.scale(), config="max_batch_size: 8")
     looks: list[int] = []
-    check = Admission.check
+    refusal = Admission.refusal
     with serve(tmp_path, frontend="http2", max_queue_requests=1) as served:
         infer = served.channel.unary_unary(
             "/inference.GRPCInferenceService/ModelInfer", lambda m: m.SerializeToString()
@@ -308,7 +311,7 @@ def test_a_full_server_refuses_a_burst_after_one_look_and_the_model_counts_all(
         infer(ask("one"), timeout=30)
         model = served.server.catalog.find("one", "")
         monkeypatch.setattr(model.scheduler, "may_run_now", lambda run_time: False)
-        monkeypatch.setattr(Admission, "check", lambda *a: (looks.append(1), check(*a))[1])
+        monkeypatch.setattr(Admission, "refusal", lambda *a: (looks.append(1), refusal(*a))[1])
         served.server._admission.enter(None, "another", 1)
         calls = [infer.future(ask("one"), timeout=30) for _ in range(200)]
         assert {call.code() for call in calls} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
@@ -343,3 +346,33 @@ def test_an_upload_to_a_full_server_is_refused_with_its_first_bytes(serve, model
         client.send(*(h2.frame(h2.DATA, 0, 3, data[at : at + 10_000]) for at in range(10_000, len(data), 10_000)))
         client.send(h2.frame(h2.DATA, h2.END_STREAM, 3))
         assert client.answer(3)[1]["grpc-status"] == "0"
+
+
+def test_a_refusal_can_be_looked_at_again_without_a_request(serve, models, tmp_path, ask):
+    models.write(tmp_path / "one", models.scale(), config="max_batch_size: 8")
+    with serve(tmp_path, frontend="http2", max_queue_requests=1) as served:
+        server = served.server
+        inference = Inference(server.catalog, SharedMemory(False), TraceSettings(), server._admission)
+        scheduler, failures = (model := server.catalog.find("one", "")).scheduler, model.statistics.failures
+        server._admission.enter(None, "another", 1)
+        scheduler._free = 0
+        with pytest.raises(Overloaded) as refused:
+            inference.answer(ask("one").SerializeToString())
+        still = refused.value.still
+        assert still is not None
+        assert failures == {Status.RESOURCE_EXHAUSTED: 1}
+        again = still("b")
+        assert (str(again), again.alike, again.still is None) == (str(refused.value), refused.value.alike, False)
+        assert failures == {Status.RESOURCE_EXHAUSTED: 1}  # none was refused by looking
+        scheduler._free = 1
+        assert still("b") is None
+        scheduler._free = 0
+        server._admission.leave(None, "another", 1)
+        assert still("b") is None
+        server._admission.enter(None, "another", 1)
+        assert still("b") is not None
+        served.channel.unary_unary("/inference.GRPCInferenceService/RepositoryModelUnload", bytes)(
+            pb.RepositoryModelUnloadRequest(model_name="one").SerializeToString()
+        )
+        assert still("b") is None
+        server._admission.leave(None, "another", 1)

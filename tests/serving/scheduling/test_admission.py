@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -20,11 +20,17 @@ class Waiting(NamedTuple):
     number: int
 
 
+def check(admission: Admission, *request: Any) -> None:
+    """Raise the reason why a request may not wait."""
+    if (error := admission.refusal(*request)) is not None:
+        raise error
+
+
 def admitted(admission: Admission, load: ModelLoad | None, connection: str, size: int = 1, most: int = 10_000) -> int:
     """How many requests of a connection are admitted one after the other; they stay under way."""
     for number in range(most):
         try:
-            admission.check(load, connection, size, None)
+            check(admission, load, connection, size, None)
         except Overloaded:
             return number
         admission.enter(load, connection, size)
@@ -65,7 +71,7 @@ def test_as_requests_end_the_larger_share_is_refused_and_the_smaller_one_admitte
     for _ in range(10):
         admission.leave(None, "a", 1)
     with pytest.raises(Overloaded):
-        admission.check(None, "a", 1, None)
+        check(admission, None, "a", 1, None)
     assert admitted(admission, None, "c") > 5
 
 
@@ -73,8 +79,8 @@ def test_a_connection_that_has_nothing_under_way_is_admitted_when_another_is_ref
     admission = Admission(QueueLimits(requests=100))
     admitted(admission, None, "a")
     with pytest.raises(Overloaded, match="too many requests are under way in this server"):
-        admission.check(None, "a", 1, None)
-    admission.check(None, "b", 1, None)
+        check(admission, None, "a", 1, None)
+    check(admission, None, "b", 1, None)
 
 
 def test_a_model_leaves_places_for_the_others():
@@ -84,8 +90,8 @@ def test_a_model_leaves_places_for_the_others():
         admitted(admission, busy, name)
     assert busy.under_way.requests == 80
     with pytest.raises(Overloaded, match="for this model"):
-        admission.check(busy, "z", 1, None)
-    admission.check(idle, "z", 1, None)
+        check(admission, busy, "z", 1, None)
+    check(admission, idle, "z", 1, None)
 
 
 def test_bytes_are_bounded_but_the_first_request_may_have_any_size():
@@ -93,7 +99,7 @@ def test_bytes_are_bounded_but_the_first_request_may_have_any_size():
     load = ModelLoad()
     assert admitted(admission, load, "a", 100 * MIB) == 1
     with pytest.raises(Overloaded, match="requests of too many bytes are under way in this server"):
-        admission.check(load, "b", 1, None)
+        check(admission, load, "b", 1, None)
     admission.leave(load, "a", 100 * MIB)
     assert admitted(admission, load, "a", MIB) == 7  # the 8th: 7 > 4 x (4 x (10 - 7 - 1) - 7)
     assert admitted(admission, load, "b", MIB) == 1  # then 8 MiB of this model > 4 x (10 - 8 - 1)
@@ -120,7 +126,7 @@ def test_the_queue_of_a_model_is_as_long_as_its_measured_runs_allow():
     assert sum(admitted(admission, load, str(number)) for number in range(400)) == 500
     assert load.wait_seconds == pytest.approx(0.5)
     with pytest.raises(Overloaded, match="too many requests are under way for this model") as caught:
-        admission.check(load, "new", 1, None)
+        check(admission, load, "new", 1, None)
     assert caught.value.status is Status.RESOURCE_EXHAUSTED
     assert caught.value.retry_seconds == pytest.approx(0.5)
 
@@ -140,10 +146,10 @@ def test_what_cannot_be_answered_before_its_deadline_is_refused_at_once():
     load.ran(0.1, 1)
     for _ in range(10):
         admission.enter(load, "a", 1)
-    admission.check(load, "b", 1, None)
-    admission.check(load, "b", 1, 2.1)
+    check(admission, load, "b", 1, None)
+    check(admission, load, "b", 1, 2.1)
     with pytest.raises(Overloaded, match="after the deadline"):
-        admission.check(load, "b", 1, 1.9)
+        check(admission, load, "b", 1, 1.9)
 
 
 def test_without_a_measurement_only_number_and_bytes_count():
@@ -186,7 +192,7 @@ def test_one_request_with_much_shared_memory_passes_beside_small_ones_which_go_o
     with admission.more(load, "a", size):
         assert admission.under_way.bytes == load.under_way.bytes == 5 * MIB
         for connection in "abc":
-            admission.check(load, connection, 100, None)
+            check(admission, load, connection, 100, None)
         with pytest.raises(Overloaded, match="way in this server"), admission.more(load, "b", size):
             pass
     assert admission.under_way.bytes == load.under_way.bytes == 200

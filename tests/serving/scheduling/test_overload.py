@@ -163,12 +163,11 @@ def refusing(monkeypatch, error, times):
     """Make the server refuse the first ``times`` requests; the list grows by one for each request that comes."""
     seen: list[int] = []
 
-    def check(self, *args):
+    def refusal(self, *args):
         seen.append(1)
-        if len(seen) <= times:
-            raise error
+        return error if len(seen) <= times else None
 
-    monkeypatch.setattr(Admission, "check", check)
+    monkeypatch.setattr(Admission, "refusal", refusal)
     return seen
 
 
