@@ -3,7 +3,8 @@
 A request is *under way* from its arrival to its answer, unless it is answered on the event loop at once. Four bounds:
 
 time       requests under way for a model x time for each (as its runs measure) <= ``seconds``
-deadline   the same product <= half of the time that the caller still waits
+deadline   the same product <= half of the time that the caller still waits; and that of the requests of its own
+           connection, one of which has its turn when each other connection has had one
 requests   requests under way in the server <= ``requests``
 bytes      bytes of these requests, with those that they name in shared memory and those that packed numbers take once
            they are read, <= ``bytes``; a request that has such while no other does passes whatever they are, and counts
@@ -138,6 +139,10 @@ class ModelLoad:
         """The expected wait of a request that comes now."""
         return self.under_way.requests * self.seconds_each
 
+    def wait_behind(self, own: Share) -> float:
+        """The expected wait behind ``own`` of the same connection, while others go on asking: they take turns."""
+        return max(self.under_way.requests, own.requests * len(self.under_way.of)) * self.seconds_each
+
     def most(self, seconds: float) -> int:
         """The requests under way that keep the wait within ``seconds``, and at least ``few``."""
         return max(self.few, int(seconds / self.seconds_each))
@@ -184,7 +189,7 @@ class Admission:
             return None
         if mine.requests >= TIMES * (load.most(limits.seconds) - model.requests):
             return _overloaded("too many requests are under way for this model", load)
-        if left_seconds is not None and load.wait_seconds * MARGIN > left_seconds:
+        if left_seconds is not None and load.wait_behind(mine) * MARGIN > left_seconds:
             return _overloaded("the answer would come after the deadline", load)
         return None
 

@@ -230,3 +230,18 @@ def test_one_model_leaves_bytes_for_the_others():
             pass
         with admission.more(idle, "d", MIB):
             pass
+
+
+def test_a_long_line_of_one_connection_waits_for_all_others():
+    """Connections take turns, so the last of a long line waits longer than all that is under way takes."""
+    admission, load = Admission(QueueLimits(seconds=100.0, requests=10_000)), ModelLoad()
+    load.ran(0.01, 1)
+    for name in "abcdefghij":
+        admission.enter(load, name, 1)
+    for _ in range(20):
+        admission.enter(load, "a", 1)
+    check(admission, load, "b", 1, 1.0)  # 30 requests of 10 ms each, twice
+    with pytest.raises(Overloaded, match="after the deadline"):
+        check(admission, load, "a", 1, 1.0)  # 21 times 10 connections
+    check(admission, load, "a", 1, 5.0)
+    check(admission, load, "a", 1, None)
