@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from normfold.serving.errors import Status
 from normfold.serving.frontends.http2.call import ServerCall, Service
@@ -12,7 +13,7 @@ from normfold.serving.frontends.http2.control import CONTROL, ignore
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.kinds import kind_of, logged_kind_of
-from normfold.serving.frontends.http2.leftovers import go_on
+from normfold.serving.frontends.http2.leftovers import drop_all, end_requests, go_on
 from normfold.serving.frontends.http2.lifetime import Lifetime
 from normfold.serving.frontends.http2.limits import FULL_READ_BYTES, Fault
 from normfold.serving.frontends.http2.opening import Opening
@@ -73,16 +74,17 @@ class ServerConnection(SocketSide):
         self._opening.start_clocks(self.calls)
         return left
 
+    def in_turn(self, turn: Callable[[], None]) -> None:
+        """Call ``turn`` when it is this connection's turn again."""
+        self.service.turns.add(turn)
+
     def busy(self) -> bool:
         """Whether calls are under way."""
         return bool(self.calls)
 
     def half_closed(self) -> None:
         """End every request that has not ended, where its data end: nothing more of it can come."""
-        for call in list(self.calls.values()):
-            if not call.request_ended:
-                self._end_request(call)
-        self.flush()
+        end_requests(self, iter(list(self.calls.values())))
 
     def lost(self) -> None:
         """Cancel every call."""
@@ -90,9 +92,7 @@ class ServerConnection(SocketSide):
         self.frames.forget()
         self.uncut.clear()
         self.service.turns.end(self, False)
-        for call in list(self.calls.values()):
-            self.drop(call)
-        self.call_places.keep(0)
+        drop_all(self)
 
     # called by calls and by the frontend
 
@@ -188,7 +188,7 @@ class ServerConnection(SocketSide):
         elif not flags & h2.END_STREAM:
             self._opening.begun[number] = asked
         elif (call := self._opening.open(self, number, flags, asked)) is not None:
-            self._end_request(call)
+            self.end_request(call)
 
     def control(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         """Do what a frame of any other kind asks for."""
@@ -267,9 +267,9 @@ class ServerConnection(SocketSide):
         elif self._headers.too_large:
             call.end(Status.RESOURCE_EXHAUSTED, TOO_LARGE)
         else:
-            self._end_request(call)
+            self.end_request(call)
 
-    def _end_request(self, call: ServerCall) -> None:
+    def end_request(self, call: ServerCall) -> None:
         """Take the end of a request that came without data."""
         call.request_ended = True
         if self.promised.get(call.number):
@@ -296,5 +296,4 @@ class ServerConnection(SocketSide):
         self._opening.begun.clear()
         self.sender.out.append(h2.goaway(self.last, error.code, str(error)))
         self.leaving = True
-        for call in list(self.calls.values()):
-            self.drop(call)
+        drop_all(self)

@@ -1,10 +1,15 @@
-"""The work that frames leave for the end of their turn: a part of it in each turn, so that none lasts long."""
+"""The work that frames, or the end of a connection, leave: a part of it in each turn, so that none lasts long."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from typing import Protocol
 
 from normfold.serving.frontends.http2.call import ServerCall
+from normfold.serving.frontends.http2.call_places import CallPlaces
+from normfold.serving.frontends.http2.limits import ENDED_CALLS
 from normfold.serving.frontends.http2.sending import AnswerStream, Sender
 
 
@@ -15,12 +20,47 @@ class Leaving(Protocol):
     calls: dict[int, ServerCall]
     #: The calls with messages that have come and are not cut out of the data yet, by the number of their stream.
     uncut: dict[int, ServerCall]
+    call_places: CallPlaces
 
     def fruitless(self, frames: int = 1) -> None:
         """Count frames that bring no call nearer to its end. Raises Fault when there were too many."""
 
     def finish(self, streams: list[AnswerStream]) -> None:
         """Forget calls of which the last byte is queued now, and wake those that wait for the client's windows."""
+
+    def in_turn(self, turn: Callable[[], None]) -> None:
+        """Call ``turn`` when it is this connection's turn again."""
+
+    def drop(self, call: ServerCall) -> None:
+        """Forget a call: nobody waits for its answer any more."""
+
+    def end_request(self, call: ServerCall) -> None:
+        """Take the end of a request that came without data."""
+
+    def flush(self) -> None:
+        """Write what is queued; close the socket behind the last answer if no call is accepted any more."""
+
+
+def drop_all(connection: Leaving) -> None:
+    """Drop all calls of a connection that has ended, some now and the rest in later turns."""
+    for call in list(islice(connection.calls.values(), ENDED_CALLS)):
+        connection.drop(call)
+    if connection.calls:
+        connection.in_turn(partial(drop_all, connection))
+    else:
+        connection.call_places.keep(0)
+        connection.flush()
+
+
+def end_requests(connection: Leaving, calls: Iterator[ServerCall]) -> None:
+    """End the requests of ``calls`` that have not ended where their data end, some now and the rest in later turns."""
+    some = list(islice(calls, ENDED_CALLS))
+    for call in some:
+        if call.number in connection.calls and not call.request_ended:
+            connection.end_request(call)
+    if some:
+        connection.in_turn(partial(end_requests, connection, calls))
+    connection.flush()
 
 
 def go_on(connection: Leaving) -> bool:

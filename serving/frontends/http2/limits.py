@@ -42,9 +42,11 @@ MOST_RESET = 4096
 #: Time for the frames of one connection before the other connections have their turn, ...
 TURN_SECONDS = 0.003
 #: ... and for those of all connections that have frames left, before everything else has its turn, ...
-ROUND_SECONDS = 0.008
-#: ... but no turn is shorter than this.
-SHORTEST_TURN_SECONDS = 0.0002
+ROUND_SECONDS = 0.004
+#: ... but at most so many have one in a round, and none is shorter than that part of it.
+ROUND_TURNS = 8
+#: Calls that end in one turn where all of a connection do: each may have work to do at its end.
+ENDED_CALLS = 32
 #: A read of this size filled the buffer of the event loop, or nearly: more waits in the socket. uvloop would read it at
 #: once, up to 32 buffers of 256,000 bytes from one connection; with TLS a buffer holds a little less.
 FULL_READ_BYTES = 240_000

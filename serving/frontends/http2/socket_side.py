@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import cast
 
 from normfold.serving.frontends.http2.holding import Holding
@@ -42,6 +43,10 @@ class SocketSide(asyncio.Protocol):
 
     def take(self, data: bytes) -> bool:
         """Take frames for one turn; whether some are left, or wait in the socket: then other connections go first."""
+        raise NotImplementedError
+
+    def in_turn(self, turn: Callable[[], None]) -> None:
+        """Call ``turn`` when it is this connection's turn again."""
         raise NotImplementedError
 
     def busy(self) -> bool:
@@ -116,7 +121,7 @@ class SocketSide(asyncio.Protocol):
         if self.take(data) and self._transport is not None:
             self._behind = True
             self._transport.pause_reading()
-            asyncio.get_running_loop().call_soon(self._next_turn)
+            self.in_turn(self._next_turn)
         self.flush()
 
     def eof_received(self) -> bool:
@@ -203,7 +208,7 @@ class SocketSide(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing() or self.choked:
             return
         if self._behind:
-            asyncio.get_running_loop().call_soon(self._next_turn)
+            self.in_turn(self._next_turn)
         else:
             self._transport.resume_reading()
 

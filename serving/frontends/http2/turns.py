@@ -1,18 +1,25 @@
-"""How long the frames of one connection are taken before the other connections have their turn."""
+"""Work of connections that is left for later is done in rounds, so that it never keeps others waiting for long."""
 
 from __future__ import annotations
 
-from normfold.serving.frontends.http2.limits import ROUND_SECONDS, SHORTEST_TURN_SECONDS, TURN_SECONDS
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from normfold.serving.frontends.http2.limits import ROUND_SECONDS, ROUND_TURNS, TURN_SECONDS
 
 
 class Turns:
-    """The connections of a server that have frames left; many of them have short turns.
+    """The turns of connections that have frames left, or calls to end; many of them have short turns.
 
-    So whoever sends one request, or asks for health, waits for a round of a few milliseconds, however many flood.
+    A round takes a few of them in their order, and then everything else that is ready runs. So whoever sends one
+    request, or asks for health, waits for a few milliseconds, however many flood. What a turn leaves behind on the
+    event loop, such as the first step of each call that it has opened, is as short as the turns of a round.
     """
 
     def __init__(self) -> None:
         self._behind: set[object] = set()
+        self._waiting: deque[Callable[[], None]] = deque()
         #: The length of a turn that begins now, in seconds.
         self.seconds = TURN_SECONDS
 
@@ -24,4 +31,17 @@ class Turns:
             self._behind.add(connection)
         else:
             self._behind.discard(connection)
-        self.seconds = max(min(TURN_SECONDS, ROUND_SECONDS / max(len(self._behind), 1)), SHORTEST_TURN_SECONDS)
+        self.seconds = min(TURN_SECONDS, ROUND_SECONDS / min(max(len(self._behind), 1), ROUND_TURNS))
+
+    def add(self, turn: Callable[[], None]) -> None:
+        """Call ``turn`` in a later round."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._round)
+        self._waiting.append(turn)
+
+    def _round(self) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(min(len(self._waiting), ROUND_TURNS)):
+            loop.call_soon(self._waiting.popleft())
+        if self._waiting:
+            loop.call_soon(self._round)

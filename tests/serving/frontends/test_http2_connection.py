@@ -25,7 +25,7 @@ from normfold.serving.frontends.http2.limits import (
     MOST_FRUITLESS,
     MOST_SETTINGS,
     ROUND_SECONDS,
-    SHORTEST_TURN_SECONDS,
+    ROUND_TURNS,
     TURN_SECONDS,
     WINDOW_BYTES,
 )
@@ -570,8 +570,8 @@ def test_the_more_connections_have_frames_left_the_shorter_are_their_turns():
     for number, connection in enumerate(behind, 1):
         turns.end(connection, True)
         turns.end(connection, True)
-        assert turns.seconds <= max(ROUND_SECONDS / number, SHORTEST_TURN_SECONDS)
-    assert turns.seconds == SHORTEST_TURN_SECONDS
+        assert turns.seconds <= ROUND_SECONDS / min(number, ROUND_TURNS)
+    assert turns.seconds == ROUND_SECONDS / ROUND_TURNS
     for connection in behind:
         turns.end(connection, False)
         turns.end(connection, False)

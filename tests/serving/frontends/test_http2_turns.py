@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine
 
 import hpack
@@ -15,10 +16,11 @@ from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
 from normfold.serving.frontends.http2.holding import Holding
-from normfold.serving.frontends.http2.limits import MOST_FRUITLESS, TURN_SECONDS, TURN_STREAMS
+from normfold.serving.frontends.http2.limits import ENDED_CALLS, MOST_FRUITLESS, ROUND_TURNS, TURN_SECONDS, TURN_STREAMS
 from normfold.serving.frontends.http2.messages import MOST_MESSAGES, MessageReader
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.frontends.http2.sending import Sender
+from normfold.serving.frontends.http2.turns import Turns
 from normfold.serving.frontends.limits import DEFAULT_LIMITS
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire import http2_frames as h2
@@ -327,3 +329,75 @@ def test_others_are_answered_within_a_flood(clock, on_loop, name):
         assert not flooding.leaving
 
     on_loop(flooded)
+
+
+def test_a_round_has_a_few_turns_and_what_fails_holds_up_nobody():
+    async def rounds() -> Counter[int]:
+        turns, loop, iteration, taken = Turns(), asyncio.get_running_loop(), 0, Counter[int]()
+        failures: list[object] = []
+        loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
+
+        def turn() -> None:
+            taken[iteration] += 1
+            if taken.total() == 5:
+                raise ValueError
+
+        for _ in range(5 * ROUND_TURNS):
+            turns.add(turn)
+        while taken.total() < 5 * ROUND_TURNS:
+            iteration += 1
+            await asyncio.sleep(0)
+            assert iteration < 100
+        assert len(failures) == 1
+        return taken
+
+    assert set(asyncio.run(rounds()).values()) == {ROUND_TURNS}
+
+
+@pytest.mark.parametrize("how", ["lost", "fault", "half closed"])
+def test_the_calls_of_connections_that_end_together_end_in_turns(on_loop, how):
+    """To cancel 60,000 calls took half a second, and nobody else was answered."""
+    connections = 3 * ROUND_TURNS
+
+    async def end(service: Service) -> None:
+        ended = 0
+        all_of_them = []
+        for _ in range(connections):
+            connection = ServerConnection(service, ConnectionPlaces(1))
+            connection.connection_made(NoSocket())
+            asked = b"".join(
+                h2.frame(h2.HEADERS, h2.END_HEADERS, n, written(*request_headers_of("Wait"))) for n in range(1, 401, 2)
+            )
+            connection.data_received(h2.PREFACE + h2.settings({}) + asked)
+            all_of_them.append(connection)
+        while sum(len(c.calls) for c in all_of_them) < 200 * connections:
+            await asyncio.sleep(0)
+        for connection in all_of_them:
+            if how == "lost":
+                connection.connection_lost(None)
+            elif how == "fault":
+                connection.data_received(h2.frame(h2.SETTINGS, 0, 1))
+            else:
+                connection.eof_received()
+
+        def open_calls() -> int:
+            calls = [call for c in all_of_them for call in c.calls.values()]
+            return sum(not call.request_ended for call in calls) if how == "half closed" else len(calls)
+
+        left = open_calls()
+        assert left >= (200 - ENDED_CALLS) * connections  # at once only a few of each
+        while left:
+            await asyncio.sleep(0)
+            ended, left = left - open_calls(), open_calls()
+            assert ended <= ENDED_CALLS * ROUND_TURNS
+        assert how == "half closed" or service.traffic.in_flight == 0
+        for connection in all_of_them:
+            connection.connection_lost(None)
+        while service.traffic.in_flight:
+            await asyncio.sleep(0)
+
+    on_loop(end)
+
+
+def request_headers_of(method: str) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in request_headers(method)]
