@@ -12,12 +12,14 @@ control            the other frames: settings, flow control, ping, reset
 limits             what one client may use, and the fault that ends a connection
 sending            flow control of the answers
 requests           the method, deadline and compression that a block of headers asks for
+opening            from headers to calls
+refused_again      requests like one that was refused
 progress           gives up what does not progress
 lifetime           age, idle time and silence of a connection, and its gentle end
 past_streams       streams that were passed over or reset
-leftovers          what frames leave for the end of their turn, or for the next
+leftovers          what frames, or the end of a connection, leave for later turns
 patience           frames that lead to nothing
-turns              how long the frames of one connection are taken
+turns              the turns of connections: their length, and how many make a round
 connection_places  how many connections there may be
 holding            the bytes held for clients
 call_places        the calls of a connection, with their memory
