@@ -7,7 +7,7 @@ from functools import partial
 from itertools import islice
 from typing import Protocol
 
-from normfold.serving.frontends.http2.call import ServerCall
+from normfold.serving.frontends.http2.call import ServerCall, Service
 from normfold.serving.frontends.http2.call_places import CallPlaces
 from normfold.serving.frontends.http2.limits import ENDED_CALLS
 from normfold.serving.frontends.http2.sending import AnswerStream, Sender
@@ -20,7 +20,10 @@ class Leaving(Protocol):
     calls: dict[int, ServerCall]
     #: The calls with messages that have come and are not cut out of the data yet, by the number of their stream.
     uncut: dict[int, ServerCall]
+    #: The data that may still come on streams with a content-length, in bytes.
+    promised: dict[int, int]
     call_places: CallPlaces
+    service: Service
 
     def fruitless(self, frames: int = 1) -> None:
         """Count frames that bring no call nearer to its end. Raises Fault when there were too many."""
@@ -31,9 +34,6 @@ class Leaving(Protocol):
     def in_turn(self, turn: Callable[[], None]) -> None:
         """Call ``turn`` when it is this connection's turn again."""
 
-    def drop(self, call: ServerCall) -> None:
-        """Forget a call: nobody waits for its answer any more."""
-
     def end_request(self, call: ServerCall) -> None:
         """Take the end of a request that came without data."""
 
@@ -42,14 +42,24 @@ class Leaving(Protocol):
 
 
 def drop_all(connection: Leaving) -> None:
-    """Drop all calls of a connection that has ended, some now and the rest in later turns."""
-    for call in list(islice(connection.calls.values(), ENDED_CALLS)):
-        connection.drop(call)
-    if connection.calls:
-        connection.in_turn(partial(drop_all, connection))
+    """Forget all calls of a connection that has ended: cancel some now, and the rest in later turns."""
+    calls = list(connection.calls.values())
+    connection.calls.clear()
+    connection.promised.clear()
+    _cancel(connection, iter(calls))
+
+
+def _cancel(connection: Leaving, calls: Iterator[ServerCall]) -> None:
+    some = list(islice(calls, ENDED_CALLS))
+    for call in some:
+        if call.method.counted:
+            connection.service.traffic.leave()
+        connection.sender.forget(call)
+        call.cancel()
+    if some:
+        connection.in_turn(partial(_cancel, connection, calls))
     else:
         connection.call_places.keep(0)
-        connection.flush()
 
 
 def end_requests(connection: Leaving, calls: Iterator[ServerCall]) -> None:
