@@ -75,6 +75,8 @@ COLLECTION_SECONDS = 0.005
 #: Collections of the middle generation before one of all objects. Python's 10 let 70,000 new objects come together,
 #: which take 40 ms.
 MIDDLE_COLLECTIONS = 2
+#: Excluded objects that may stay although nothing needs them; their memory is some megabytes.
+FEW_LEFT = 10_000
 
 
 class _Collections:
@@ -109,8 +111,14 @@ class _Collections:
             self._more = True
 
     def collect(self) -> None:
-        """Collect among the excluded objects, too, once there are not many more of them than at first."""
-        if self._more and gc.get_freeze_count() < 2 * self._settled:
+        """Collect among the excluded objects, too, once there are not many more of them than at first.
+
+        That takes a fifth of a second, and is left out where nearly all of them have been freed without it.
+        """
+        more = gc.get_freeze_count() - self._settled
+        if self._more and more < FEW_LEFT:
+            self._more = False
+        if self._more and more < self._settled:
             gc.unfreeze()
             gc.collect()
             gc.freeze()

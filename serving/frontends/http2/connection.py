@@ -57,9 +57,10 @@ class ServerConnection(SocketSide):
 
     def take(self, data: bytes) -> bool:
         """Take frames for one turn; whether some are left, or wait in the socket."""
+        seconds = self.service.turns.seconds if data else self.service.turns.round_seconds
         self.again = self.again.renewed(self) if self.again is not None and self.service.open_to_all else None
         try:
-            left = self.frames.feed(data, self, self.service.turns.seconds) or len(data) >= FULL_READ_BYTES
+            left = self.frames.feed(data, self, seconds) or len(data) >= FULL_READ_BYTES
             if self._opening.begun:
                 self._opening.open_begun(self)
             if self.sender.widened or self.uncut:

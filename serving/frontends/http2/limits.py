@@ -43,8 +43,10 @@ MOST_RESET = 4096
 TURN_SECONDS = 0.003
 #: ... and for those of all connections that have frames left, before everything else has its turn, ...
 ROUND_SECONDS = 0.004
-#: ... but at most so many have one in a round, and none is shorter than that part of it.
+#: ... but at most so many have one in a round, and none is shorter than that part of it. ...
 ROUND_TURNS = 8
+#: ... Data that have just come are taken at once, also from many connections in the same moment: for at least so long.
+SHORTEST_TURN_SECONDS = 0.0001
 #: Calls that end in one turn where all of a connection do: each may have work to do at its end.
 ENDED_CALLS = 32
 #: A read of this size filled the buffer of the event loop, or nearly: more waits in the socket. uvloop would read it at

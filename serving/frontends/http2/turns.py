@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from normfold.serving.frontends.http2.limits import ROUND_SECONDS, ROUND_TURNS, TURN_SECONDS
+from normfold.serving.frontends.http2.limits import ROUND_SECONDS, ROUND_TURNS, SHORTEST_TURN_SECONDS, TURN_SECONDS
 
 
 class Turns:
@@ -20,8 +20,8 @@ class Turns:
     def __init__(self) -> None:
         self._behind: set[object] = set()
         self._waiting: deque[Callable[[], None]] = deque()
-        #: The length of a turn that begins now, in seconds.
-        self.seconds = TURN_SECONDS
+        #: The length of a turn that begins now, in seconds: of one in a round, and of one for data that have just come.
+        self.round_seconds = self.seconds = TURN_SECONDS
 
     def end(self, connection: object, left: bool) -> None:
         """The turn of a connection is over; ``left``: and it has frames left."""
@@ -31,7 +31,9 @@ class Turns:
             self._behind.add(connection)
         else:
             self._behind.discard(connection)
-        self.seconds = min(TURN_SECONDS, ROUND_SECONDS / min(max(len(self._behind), 1), ROUND_TURNS))
+        behind = max(len(self._behind), 1)
+        self.round_seconds = min(TURN_SECONDS, ROUND_SECONDS / min(behind, ROUND_TURNS))
+        self.seconds = max(min(TURN_SECONDS, ROUND_SECONDS / behind), SHORTEST_TURN_SECONDS)
 
     def add(self, turn: Callable[[], None]) -> None:
         """Call ``turn`` in a later round."""

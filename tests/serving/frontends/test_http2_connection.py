@@ -26,6 +26,7 @@ from normfold.serving.frontends.http2.limits import (
     MOST_SETTINGS,
     ROUND_SECONDS,
     ROUND_TURNS,
+    SHORTEST_TURN_SECONDS,
     TURN_SECONDS,
     WINDOW_BYTES,
 )
@@ -570,12 +571,14 @@ def test_the_more_connections_have_frames_left_the_shorter_are_their_turns():
     for number, connection in enumerate(behind, 1):
         turns.end(connection, True)
         turns.end(connection, True)
-        assert turns.seconds <= ROUND_SECONDS / min(number, ROUND_TURNS)
-    assert turns.seconds == ROUND_SECONDS / ROUND_TURNS
+        assert turns.round_seconds <= ROUND_SECONDS / min(number, ROUND_TURNS)
+        assert turns.seconds <= max(ROUND_SECONDS / number, SHORTEST_TURN_SECONDS)
+    assert turns.round_seconds == ROUND_SECONDS / ROUND_TURNS
+    assert turns.seconds == SHORTEST_TURN_SECONDS
     for connection in behind:
         turns.end(connection, False)
         turns.end(connection, False)
-    assert turns.seconds == TURN_SECONDS
+    assert turns.seconds == turns.round_seconds == TURN_SECONDS
 
 
 def test_a_connection_that_has_gone_takes_no_turn(raw, served):

@@ -46,6 +46,7 @@ class Cycle:
         self.itself = self
 
 memory.COLLECTION_SECONDS = -1.0  # each is a long one
+memory.FEW_LEFT = 0
 memory.settle()
 memory.settle()
 alive = [Cycle() for _ in range(1000)]
@@ -69,6 +70,26 @@ memory.collect()  # nothing is left to collect
 
 def test_what_a_long_collection_has_left_is_not_visited_again_until_the_server_is_idle():
     assert _printed(LEFT_OUT).split() == ["True", "1", "False", "False", "True"]
+
+
+FREED = """
+import gc
+from normfold.serving.process import memory
+
+memory.COLLECTION_SECONDS = -1.0
+memory.settle()
+alive = [[] for _ in range(100_000)]
+gc.collect()
+print(gc.get_freeze_count() >= memory._COLLECTIONS._settled + 100_000)
+alive.clear()
+gc.collect = None
+memory.collect()
+"""
+
+
+def test_nothing_is_collected_where_all_was_freed_without_it():
+    """Such a collection visits all modules: nobody was answered for a fifth of a second."""
+    assert _printed(FREED) == "True"
 
 
 MANY = """
