@@ -294,7 +294,7 @@ class ServerConnection(SocketSide):
         """End the connection with its reason; nothing more of it is read."""
         self.frames.forget()
         self.uncut.clear()
-        self._opening.begun.clear()
+        self._opening.give_up(self)
         self.sender.out.append(h2.goaway(self.last, error.code, str(error)))
         self.leaving = True
         drop_all(self)

@@ -5,12 +5,14 @@ So requests that are refused together need no calls. A client that sends many se
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
 from normfold.serving.errors import ServingError, Unavailable
 from normfold.serving.frontends.http2.call import CallOwner, ServerCall
 from normfold.serving.frontends.http2.kinds import Kind
+from normfold.serving.frontends.http2.limits import Fault
 from normfold.serving.frontends.http2.requests import Asked, refused
 from normfold.serving.rpc.methods import Method
 
@@ -58,9 +60,14 @@ class Opening:
 
     def open_begun(self, connection: Opener) -> None:
         """Open the calls of which only the headers have come. Raises Fault."""
-        for number, asked in self.begun.items():
+        begun, self.begun = self.begun, {}
+        for number, asked in begun.items():
             self.open(connection, number, 0, asked)
-        self.begun.clear()
+
+    def give_up(self, connection: Opener) -> None:
+        """Open what is begun although the connection ends: its calls are counted and logged like any others."""
+        with contextlib.suppress(Fault):
+            self.open_begun(connection)
 
     def start_clocks(self, calls: dict[int, ServerCall]) -> None:
         """Let the deadlines of the turn's calls run that are still under way."""

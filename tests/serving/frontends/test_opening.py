@@ -15,8 +15,9 @@ from tests.serving.frontends.raw import NoSocket, message, request_headers
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.access.access import Access
-from normfold.serving.errors import Overloaded, Status
-from normfold.serving.frontends.http2 import frame_reader, opening
+from normfold.serving.errors import Overloaded, Status, Unauthenticated
+from normfold.serving.frontends.access_log import AccessLog
+from normfold.serving.frontends.http2 import frame_reader, opening, patience
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
@@ -73,10 +74,12 @@ def body(stream: int, data: bytes) -> bytes:
     return h2.frame(h2.DATA, h2.END_STREAM, stream, message(data))
 
 
-def connect(answers: Answers, access: Access | None = None) -> tuple[ServerConnection, NoSocket]:
+def connect(
+    answers: Answers, access: Access | None = None, log: AccessLog | None = None
+) -> tuple[ServerConnection, NoSocket]:
     method = Method("/t.T/Infer", pb.ModelInferRequest, wire_unary=answers.answer)
     requests = Requests([method], tokens=access is not None)
-    service = Service(requests, Traffic(), 1 << 20, DEFAULT_LIMITS, Holding(1 << 30), access=access)
+    service = Service(requests, Traffic(), 1 << 20, DEFAULT_LIMITS, Holding(1 << 30), access=access, log=log)
     connection, socket = ServerConnection(service, ConnectionPlaces(1)), NoSocket()
     connection.connection_made(socket)
     connection.data_received(h2.PREFACE + h2.settings({}))
@@ -259,3 +262,52 @@ def test_a_full_server_is_looked_at_once_a_turn():
         ("/t.T/Infer", Status.UNAVAILABLE): 1,
     }
     assert connection.service.traffic.in_flight == 0
+
+
+def test_calls_of_headers_before_a_fault_are_counted_and_logged(caplog):
+    """As if each frame came in a turn of its own: whoever ends a connection in the same turn leaves its lines, too."""
+
+    class Tokens:
+        def admit(self, method: Method, credential: bytes) -> Method:
+            if not credential:
+                raise Unauthenticated("no token")
+            return method
+
+        def name(self, credential: bytes) -> str:
+            return ""
+
+    fault = h2.frame(h2.DATA, 0, 99, b"x")  # a stream that was never opened
+
+    async def serve(*turns: bytes) -> tuple[list[str], Counter[tuple[str, Status]], int]:
+        caplog.clear()
+        connection, _ = connect(Answers(), Tokens(), AccessLog(errors_only=False))  # type: ignore[arg-type]
+        for turn in turns:
+            connection.data_received(turn)
+        statuses = [record.fields["status"] for record in caplog.records if hasattr(record, "fields")]
+        assert not connection.calls
+        return statuses, connection.service.traffic.failed, connection.service.traffic.in_flight
+
+    caplog.set_level("INFO", "normfold")
+    frames = headers(1), headers(3, authorization="Bearer a"), fault
+    apart = asyncio.run(serve(*frames))
+    assert asyncio.run(serve(b"".join(frames))) == apart
+    assert apart == (["UNAUTHENTICATED", "CANCELLED"], {("/t.T/Infer", Status.UNAUTHENTICATED): 1}, 0)
+
+
+def test_a_flood_of_refused_headers_ends_the_connection_and_opens_no_call_twice(monkeypatch):
+    """The fault comes while calls are opened: those before it are ended once."""
+    monkeypatch.setattr(patience, "MOST_FRUITLESS", 4)
+
+    class Tokens:
+        def admit(self, method: Method, credential: bytes) -> Method:
+            if not credential:
+                raise Unauthenticated("no token")
+            return method
+
+    async def serve() -> tuple[int, int]:
+        connection, socket = connect(Answers(), Tokens())  # type: ignore[arg-type]
+        connection.data_received(headers(1, authorization="Bearer a") + b"".join(map(headers, range(3, 31, 2))))
+        assert [frame.kind for frame in socket.frames()][-1] == h2.GOAWAY
+        return connection.service.traffic.in_flight, len(connection.calls)
+
+    assert asyncio.run(serve()) == (0, 0)
