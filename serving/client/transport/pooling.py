@@ -116,6 +116,7 @@ class LoopConnections:
         def ended(call: RemoteCall) -> None:
             if call.reply is not None:
                 came.put_nowait(call.reply)
+            self._wake()
 
         call = StreamedCall(came.put_nowait, ended)
         found.open(call, self._opening.block(path, None), first, end=False)
@@ -129,6 +130,7 @@ class LoopConnections:
         finally:
             sending.cancel()
             found.cancel(call)
+            self._wake()
 
     async def close(self) -> None:
         """Close the connections; calls without an answer end as CANCELLED."""
@@ -205,14 +207,26 @@ class LoopConnections:
                     if failure is not None:
                         return failure
                 else:
-                    self._waiting.append(loop.create_future())
                     async with asyncio.timeout(left):
-                        await self._waiting[-1]
+                        await self._place(loop)
             except TimeoutError:
                 return failures.EXPIRED
             except asyncio.CancelledError:
                 if cancelled_here():
                     raise  # else it was the dialling that ended, which the loop begins anew
+
+    async def _place(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait until there may be a place; whoever is cancelled meanwhile leaves it to the next one."""
+        waiting: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(waiting)
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            if not waiting.cancelled():
+                self._wake()
+            elif waiting in self._waiting:
+                self._waiting.remove(waiting)
+            raise
 
     async def _dial(self, loop: asyncio.AbstractEventLoop) -> Reply | None:
         """Make one more connection; the failure if there is none."""
@@ -221,7 +235,8 @@ class LoopConnections:
             options = {"ssl": self._tls[0], "server_hostname": self._tls[1]}
 
         def made() -> LoopConnection:
-            connection = LoopConnection(self._address, loop, sock, self._tls is not None, self._keepalive, self._wake)
+            has_tls, changed = self._tls is not None, self._wake_all
+            connection = LoopConnection(self._address, loop, sock, has_tls, self._keepalive, changed)
             connection.end.expect_like(one.end for one in self._connections)
             return connection
 
@@ -244,7 +259,7 @@ class LoopConnections:
             self._dialling = None
 
     def _wake(self) -> None:
-        """A call has ended: one of those that wait may begin."""
+        """A call has ended: the first of those that wait may begin."""
         while self._waiting:
             if not (waiting := self._waiting.popleft()).done():
                 waiting.set_result(None)
