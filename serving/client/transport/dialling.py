@@ -6,6 +6,7 @@ that swallows packets delays a connection by little.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
@@ -120,12 +121,13 @@ def tcp_socket(family: int) -> socket.socket:
     tcp = socket.IPPROTO_TCP
     sock.setsockopt(tcp, socket.TCP_NODELAY, 1)
     if sys.platform == "linux":
-        probes = (UNACKNOWLEDGED_SECONDS - KEEPALIVE_IDLE_SECONDS) // KEEPALIVE_SECONDS
-        sock.setsockopt(tcp, socket.TCP_USER_TIMEOUT, 1000 * UNACKNOWLEDGED_SECONDS)  # sent, and not acknowledged
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # nothing to acknowledge, or nothing sent
-        sock.setsockopt(tcp, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)
-        sock.setsockopt(tcp, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
-        sock.setsockopt(tcp, socket.TCP_KEEPCNT, probes)
+        with contextlib.suppress(OSError):  # what passes for Linux, such as WSL 1, may not have them all
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # nothing to acknowledge, or nothing sent
+            sock.setsockopt(tcp, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)
+            sock.setsockopt(tcp, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
+            probes = (UNACKNOWLEDGED_SECONDS - KEEPALIVE_IDLE_SECONDS) // KEEPALIVE_SECONDS
+            sock.setsockopt(tcp, socket.TCP_KEEPCNT, probes)
+            sock.setsockopt(tcp, socket.TCP_USER_TIMEOUT, 1000 * UNACKNOWLEDGED_SECONDS)  # sent, not acknowledged
     return sock
 
 

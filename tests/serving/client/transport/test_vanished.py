@@ -79,6 +79,20 @@ def test_every_socket_notices_within_30_s_that_its_peer_is_gone(kind, tls, certi
 
 
 @linux
+def test_a_system_without_the_option_connects_all_the_same(monkeypatch):
+    class Older(socket.socket):
+        def setsockopt(self, level: int, option: int, value: int) -> None:  # type: ignore[override]
+            if (level, option) == (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT):
+                raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+            super().setsockopt(level, option, value)
+
+    with serving(right) as address, monkeypatch.context() as patch:
+        patch.setattr(dialling.socket, "socket", Older)
+        found = options_in_use("blocking", address, None)
+    assert [(one["probes"], one["idle"]) for one in found] == [(1, 15)]
+
+
+@linux
 def test_a_call_whose_bytes_are_never_taken_is_sent_again_on_another_connection(ask, monkeypatch):
     made = dialling.tcp_socket
 
