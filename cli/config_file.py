@@ -44,7 +44,8 @@ def read(
     found: dict[str, object] = {}
     for section, values in sections.items():
         if not isinstance(values, dict):
-            raise click.UsageError(f"{file}: {section} is in no section; write it below one, such as [serve]")
+            hint = f"write [{section}]" if section in commands else "write it below one, such as [serve]"
+            raise click.UsageError(f"{file}: {section} is {'no' if section in commands else 'in no'} section; {hint}")
         if section not in commands:
             near = difflib.get_close_matches(section, commands, n=1, cutoff=0.7)
             hint = f"did you mean [{near[0]}]?" if near else f"sections are {', '.join(commands)}"

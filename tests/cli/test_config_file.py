@@ -71,6 +71,8 @@ def test_every_option_has_the_variable_of_its_own_name(seen):
         ("[serv]\nx = 1", "[serv] is no command; did you mean [serve]?"),
         ("[other]\nx = 1", "[other] is no command; sections are export"),
         ("listen = 'x'", "listen is in no section; write it below one, such as [serve]"),
+        ("serve = 3", "serve is no section; write [serve]"),
+        ("[[serve]]\nlisten = 'x'", "serve is no section; write [serve]"),
         ("[serve]\nlisten-on = 'x'", "normfold serve has no option --listen-on; did you mean listen?"),
         ("[serve]\ntune = 'no'", "serve.tune is 'no'; true or false was expected"),
         ("[serve]\nlisten = true", "serve.listen is True; a value was expected"),
