@@ -12,7 +12,7 @@ from typing import Any
 from normfold.export.inputs.guards import Guard
 from normfold.export.inputs.specs import Dimension, InputSpec
 
-__all__ = ["guard_of", "is_guard"]
+__all__ = ["guard_of", "is_guard", "is_plain"]
 
 _Number = Callable[[Mapping[str, int]], Any]
 
@@ -53,29 +53,32 @@ _METHODS = ("size", "stride", "storage_offset", "dim", "numel")
 def is_guard(text: str) -> bool:
     """Whether ``text`` only compares sizes of inputs: torch executes it."""
     try:
-        return len(text) < 10_000 and _is_plain(ast.parse(text, mode="eval").body)
+        return len(text) < 10_000 and text.isprintable() and _compares(ast.parse(text, mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
 
 
-def _is_plain(node: ast.AST) -> bool:
+def is_plain(text: str) -> bool:
+    """Whether a text can stand between quotes in code."""
+    return text.isprintable() and not set(text) & set("'\"\\")
+
+
+def _compares(node: ast.AST) -> bool:
     match node:
         case ast.Constant(value):
-            return isinstance(value, int | float) or (
-                isinstance(value, str) and re.fullmatch(r"[\w. -]*", value) is not None
-            )
+            return isinstance(value, int | float) or (isinstance(value, str) and is_plain(value))
         case ast.Name(id):
             return id in ("L", "inf")
         case ast.Subscript(value, index):
-            return _is_plain(value) and _is_plain(index)
+            return _compares(value) and _compares(index)
         case ast.Call(function, arguments, []):
             of = function.value if isinstance(function, ast.Attribute) and function.attr in _METHODS else None
             named = ast.unparse(function)
-            known = _is_plain(of) if of is not None else named in _FUNCTIONS or _OTHER.fullmatch(named) is not None
-            return known and all(map(_is_plain, arguments))
+            known = _compares(of) if of is not None else named in _FUNCTIONS or _OTHER.fullmatch(named) is not None
+            return known and all(map(_compares, arguments))
         case ast.BinOp() | ast.BoolOp() | ast.Compare() | ast.UnaryOp():
             inner = [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
-            return all(map(_is_plain, inner))
+            return all(map(_compares, inner))
     return False
 
 

@@ -1,10 +1,10 @@
 """What is looked at in a ``torch.export`` program (``.pt2``) before it is opened, because opening it could run code.
 
 ``torch.export.load`` is not safe: it resolves operators by dotted names below ``torch``, passes size expressions to
-``sympify``, falls back to the unrestricted unpickler, and writes names and guards into Python code that it executes. So
-the archive is checked first: its entries are intact and uncompressed, operators are in torch's own operator namespaces,
-size expressions and guards are plain arithmetic, names are names, the restricted unpickler reads every pickle, and
-nothing is compiled code.
+``sympify``, uses the unrestricted unpickler, imports modules, and writes names and guards into Python code that it
+executes. So the archive is checked first: torch's reader finds in it what Python's finds, its entries are intact and
+uncompressed, the texts of its description are what they should be (``program_texts.py``), and the restricted unpickler
+reads every entry that torch could take for a pickle.
 """
 
 from __future__ import annotations
@@ -21,29 +21,17 @@ from typing import Any
 import torch
 
 from normfold.export.errors import SourceError
-from normfold.export.sources.program_guards import is_guard
+from normfold.export.sources.program_texts import faults
 
 __all__ = ["inspect_program"]
 
-_OPERATOR = re.compile(
-    r"(torch\.ops\.(aten|prims|higher_order|_caffe2)\.\w+(\.\w+)?|_operator\.\w+|math\.\w+|torch\.sym_\w+)\Z"
+#: Entries that torch reads as text, and nothing else does: marks of the format, and files of the user's own.
+_PLAIN = re.compile(
+    r"(archive_(format|version)|version|byteorder|\.format_version|\.storage_alignment)\Z|\.data/|extra(_files)?/"
 )
-#: Functions in torch's size expressions: those of SymPy, and torch's own functions of integers.
-_FUNCTIONS = {
-    *("Symbol", "Integer", "Rational", "Float", "Add", "Mul", "Pow", "Mod", "Max", "Min", "Abs", "floor", "ceiling"),
-    *("FloorDiv", "CeilDiv", "CleanDiv", "IntTrueDiv", "PythonMod", "ModularIndexing", "Where", "PowByNatural"),
-    *("Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Not", "Equality", "Unequality"),
-    *("StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan"),
-}
-
-
-#: Every other text in the description of a program: a name, a dotted path, a device, a version. Nothing is called,
-#: assigned, quoted or continued on another line, wherever torch writes it into code.
-_NAME = re.compile(r"[\w.:/+<>*@ -]*\Z")
-#: Texts that torch keeps as text: where a node comes from, and texts that are arguments of operators.
-_TEXTS = {"metadata", "as_string", "as_strings"}
-#: Descriptions of nested arguments, as JSON in a text.
-_SPECS = {"in_spec", "out_spec", "context"}
+#: Entries that torch reads as JSON: any in the folder of the models, whatever its name.
+_DESCRIPTION = re.compile(r"\Amodels/|\.json\Z")
+_CODE = re.compile(r"\.(so|dll|dylib|cpp|py|cubin|o)\Z|(custom|opaque)_obj|aotinductor", re.IGNORECASE)
 
 
 def inspect_program(content: bytes, path: Path) -> None:
@@ -60,23 +48,49 @@ def inspect_program(content: bytes, path: Path) -> None:
             names = [e.filename.lower() for e in entries]  # torch finds an entry in either case
             if len(set(names)) < len(names):
                 raise SourceError(f"'{path}' holds two entries that differ only in upper and lower case, or not at all")
-            numbers = _numbers({e.filename: archive.read(e) for e in entries if e.filename.endswith(".json")})
-            for entry in entries:
-                if entry.filename.partition("/")[2].lower() not in numbers:
-                    _inspect_entry(entry.filename, archive.read(entry), path)
+            records = {n: e for n, e in _as_torch_reads(content, archive, path).items() if not _PLAIN.match(n)}
+            if code := next(filter(_CODE.search, records), None):
+                raise SourceError(f"'{path}' holds compiled or custom code ('{code}'), which is not opened")
+            described = {n: json.loads(archive.read(e).decode()) for n, e in records.items() if _DESCRIPTION.search(n)}
+            numbers = _numbers(described)
+            for name, entry in records.items():
+                if name.lower() not in numbers and name not in described:
+                    _inspect_pickle(name, archive.read(entry), path)
+        for value in described.values():
+            for fault in faults(value):
+                raise SourceError(f"'{path}' {fault}; it was not opened")
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise SourceError(f"'{path}' is not a whole torch.export program: {error}") from None
 
 
-def _numbers(configs: Mapping[str, bytes]) -> set[str]:
+def _as_torch_reads(content: bytes, archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
+    """Return the entries by torch's names, without the folder that holds them all.
+
+    A file can be two archives: Python looks for the list of entries before the end of the file, torch where the end
+    says that it is.
+    """
+    entries = archive.infolist()
+    try:
+        reader = torch._C.PyTorchFileReader(io.BytesIO(content))
+        names = reader.get_all_records()
+    except RuntimeError:  # written by torch 2.7 or older: without a folder; torch reads it by Python's reader, too
+        return {e.filename: e for e in entries}
+    records = {e.filename.partition("/")[2]: e for e in entries}
+    same = sorted(names) == sorted(records) and len(records) == len(entries)
+    if not same or any(reader.get_record(name) != archive.read(entry) for name, entry in records.items()):
+        raise SourceError(f"'{path}' holds other entries for torch than for Python; it was not opened")
+    return records
+
+
+def _numbers(described: Mapping[str, Any]) -> set[str]:
     """Return the entries that torch reads as the numbers of a tensor, never as a pickle; in lower case.
 
     Only such an entry may begin with any byte. A configuration beside the entries names each, with ``use_pickle``.
     """
     raw: set[str] = set()
     pickled: set[str] = set()
-    for content in configs.values():
-        for payload in _payloads(json.loads(content)):
+    for value in described.values():
+        for payload in _payloads(value):
             name = str(payload["path_name"]).lower()
             (raw if payload.get("use_pickle") is False else pickled).add(name)
     plain = {name for name in raw - pickled if re.fullmatch(r"(weight|tensor)_\d+", name)}
@@ -91,53 +105,14 @@ def _payloads(value: Any) -> Iterator[dict[str, Any]]:
         yield from _payloads(inner)
 
 
-def _inspect_entry(name: str, content: bytes, path: Path) -> None:
-    if re.search(r"\.(so|dll|dylib|cpp|py|cubin|o)\Z|custom_obj|aotinductor", name):
-        raise SourceError(f"'{path}' holds compiled or custom code ('{name}'), which is not opened")
-    if name.endswith(".json"):
-        for key, value in _strings(json.loads(content)):
-            if key in ("target", "as_operator") and not _OPERATOR.match(value) and "." in value:
-                raise SourceError(f"'{path}' calls '{value}', which is no torch operator; it was not opened")
-            if key == "expr_str" and not _is_arithmetic(value):
-                raise SourceError(
-                    f"'{path}' holds the size expression {value!r}, which is not arithmetic; it was not opened"
-                )
-            if key == "guards_code" and not is_guard(value):
-                raise SourceError(f"'{path}' holds the guard {value!r}, which is not arithmetic; it was not opened")
-            if key not in ("expr_str", "guards_code") and not _NAME.match(value) and "/extra/" not in name:
-                raise SourceError(f"'{path}' holds the name {value[:80]!r}, which is none; it was not opened")
-    elif content.startswith((b"PK", b"\x80")):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the user needs no warnings about pickle protocols
-                torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except Exception:
-            raise SourceError(f"'{path}' holds a pickle that runs code ('{name}'); it was not opened") from None
-
-
-def _is_arithmetic(expression: str) -> bool:
-    """Whether ``sympify`` can only do arithmetic on this text: known functions, no attribute access."""
-    bare = re.sub(r"Symbol\('\w+'", "Symbol(", expression)
-    called = set(re.findall(r"([A-Za-z_]\w*)\s*\(", bare))
-    return (
-        called <= _FUNCTIONS
-        and re.fullmatch(r"[\w\s+*/%()<>=!,&|~-]*(\d\.\d[\w\s+*/%()<>=!,&|~-]*)*", bare) is not None
-        and ("__" not in bare)
-    )
-
-
-def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every string of a JSON value with its key, and every key; texts that torch keeps as text are left out."""
-    if isinstance(value, str) and key in _SPECS and value[:1] in ("[", "{", '"'):
-        yield from _strings(json.loads(value), "context")
-    elif isinstance(value, str):
-        yield key, value
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item, key)
-    elif isinstance(value, dict):
-        for k, v in value.items():
-            if key != "range_constraints":
-                yield "", k
-            if k not in _TEXTS:
-                yield from _strings(v, k)
+def _inspect_pickle(name: str, record: bytes, path: Path) -> None:
+    if not record:
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the user needs no warnings about pickle protocols
+            torch.load(io.BytesIO(record), map_location="cpu", weights_only=True)
+    except Exception:
+        raise SourceError(
+            f"'{path}' holds a pickle that runs code, or no pickle ('{name}'); it was not opened"
+        ) from None

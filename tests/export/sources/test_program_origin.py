@@ -25,6 +25,7 @@ from normfold.export.sources.module_origin import exact
 from normfold.export.sources.opening import open_origin
 from normfold.export.sources.origin import Request
 from normfold.export.sources.program_origin import open_program
+from normfold.export.sources.program_texts import faults
 
 Change = Callable[[str, bytes], bytes]
 
@@ -134,12 +135,24 @@ HOSTILE = {  # a part of the description is another text, or there is another en
     "attribute": (swap(b'"expr_str": "Symbol(', b'"expr_str": "Symbol.mro('), "not arithmetic"),
     "name": (swap(b'"expr_str": "Symbol(', b'"expr_str": "eval('), "not arithmetic"),
     "guard": (swap(b") != 1", b") != __import__('os').system('id')"), "guard .* is not arithmetic"),
-    "guard's text": (swap(b"L['input']", b"L['input);y()']"), "guard .* is not arithmetic"),
+    "guard's text": (swap(b"L['input']", rb"""L[\"input'+y()\"]"""), "guard .* is not arithmetic"),
+    "function in brackets": (swap(b'"expr_str": "', b'"expr_str": "(eval)((chr)(49)) + '), "not arithmetic"),
+    "function of Python": (swap(b"torch.ops.aten.relu.default", b"_operator.attrgetter"), "no torch operator"),
+    "method of a namespace": (swap(b"torch.ops.aten.relu.default", b"torch.ops.aten.__init__"), "no torch operator"),
+    "operator that reads a file": (
+        swap(b"torch.ops.aten.relu.default", b"torch.ops.aten.from_file.default"),
+        "no torch operator",
+    ),
+    "assignment": (swap(b'"name": "relu"', b'"name": "torch.load"'), "holds the name"),
     "input": (swap(b'"input"', b'"input=__import__(1)"'), "holds the name"),
     "weight": (swap(b'"0.weight"', b'"0.x\'+y()"'), "holds the name"),
     "keyword": (swap(b'"name": "bias"', b'"name": "bias=y()"'), "holds the name"),
     "net/data/sample_inputs/more.pt": (keep, "runs code"),
     "net/data/constants/more.pt": (keep, "runs code"),
+    "net/data/weights/model.pt": (keep, "runs code"),  # of pickle's first protocol, which begins with any byte
+    "net/data/constants/opaque_obj_0": (keep, "compiled or custom code"),
+    "net/models/of.JSON": (keep, "not arithmetic"),
+    "net/models/extra/model.json": (keep, "not arithmetic"),
     "net/data/aotinductor/model.so": (keep, "compiled or custom code"),
 }
 
@@ -152,14 +165,50 @@ def test_a_program_that_would_run_code_when_opened_is_refused_unopened(
     change, expected = HOSTILE[what]
     marker, zipped = tmp_path / "ran", io.BytesIO()
     torch.save(Evil(marker), zipped)
-    plain = pickle.dumps(Evil(marker))
-    extra = {what: zipped.getvalue() if "constants" in what else plain} if "/" in what else {}
+    content = zipped.getvalue() if "constants" in what else pickle.dumps(Evil(marker), 0 if "weights" in what else 2)
+    if "models" in what:
+        content = b'{"tensor_values": {"metadata": {"expr_str": "y()"}}}'
+    extra = {what: content} if "/" in what else {}
     path = rewritten(program, tmp_path / "net.pt2", change, extra)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nothing but the one message
         with pytest.raises(SourceError, match=expected):
             open_program(path, ())
     assert not marker.exists()
+
+
+def test_a_file_that_is_another_archive_for_torch_is_refused(program: Path, tmp_path: Path) -> None:
+    """Python looks for the list of entries before the end; torch where the end says that it is."""
+    other = rewritten(program, tmp_path / "other.pt2", swap(b"aten.relu", b"aten.tanh"), {}).read_bytes()
+    same = rewritten(program, tmp_path / "same.pt2", keep, {}).read_bytes()
+    (tmp_path / "net.pt2").write_bytes(other[: other.rindex(b"PK\5\6")] + same)
+    reader = torch._C.PyTorchFileReader(str(tmp_path / "net.pt2"))
+    assert b"aten.tanh" in reader.get_record("models/model.json")
+    with pytest.raises(SourceError, match="other entries for torch than for Python"):
+        open_program(tmp_path / "net.pt2", ())
+
+
+@pytest.mark.parametrize("context", ['[{"__enum__": true, "fqn": "this:A"}]', {"default_factory_module": "this"}])
+def test_a_program_that_names_a_module_to_import_is_refused(context: object) -> None:
+    structure = json.dumps([1, {"type": "builtins.dict", "context": context, "children_spec": []}])
+    assert list(faults({"out_spec": structure})) == ["imports the module 'this'"]
+
+
+def test_keywords_are_names_and_keys_of_dicts_any_text(tmp_path: Path) -> None:
+    class Keyed(nn.Module):
+        def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {"a, b": batch["x (1)"] + batch["k=3"]}
+
+    batch = {"x (1)": torch.randn(2, 3), "k=3": torch.randn(2, 3)}
+    shapes = ({key: {0: torch.export.Dim.DYNAMIC} for key in batch},)
+    torch.export.save(torch.export.export(Keyed(), (batch,), dynamic_shapes=shapes), tmp_path / "net.pt2")
+    assert [str(spec) for spec in open_program(tmp_path / "net.pt2", ()).specs] == [
+        "batch_x__1_=FP32[N,3]",
+        "batch_k_3=FP32[N,3]",
+    ]
+    keywords = {"type": "builtins.dict", "context": '["x (1)"]', "children_spec": []}
+    called = {"type": "builtins.tuple", "context": "null", "children_spec": [keywords, keywords]}
+    assert list(faults({"in_spec": json.dumps([1, called])})) == ["holds the name 'x (1)', which is none"]
 
 
 def test_a_damaged_program_is_refused(program: Path, tmp_path: Path) -> None:
