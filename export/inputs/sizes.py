@@ -6,7 +6,6 @@ U-Net a multiple of 16.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -14,9 +13,10 @@ from types import MappingProxyType
 
 from normfold.export.errors import CaptureError, InputSpecError, StateError
 from normfold.export.inputs.fixed_length import lengths_that_run, one_length
+from normfold.export.inputs.refusals import head, hints, out_of_memory
 from normfold.export.inputs.size_steps import find_step, first_sizes, in_turn, last_accepted, only_in_steps
 from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, InputSpec, dimensions
-from normfold.export.user_code import first_line, line_of_error
+from normfold.export.user_code import line_of_error
 
 __all__ = ["Sizes", "batch_dimension", "find_sizes", "usual_sizes"]
 
@@ -26,11 +26,6 @@ CANDIDATES = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536, 16, 8
 CASE_ELEMENTS = 1 << 21
 #: Largest batch that is tried where no range is given.
 BATCH = 5
-
-_BATCH_HINT = "; a batch is a first dimension with a name, x=FP32[N,…]"
-_FLOAT_HINT = "; INT64 is for indices, a signal is FP32"
-#: The end of the first line of torch's errors that list every overload below it.
-_OVERLOADS = ", but expected one of:"
 
 Assignment = dict[str, int]
 Attempt = Callable[[Mapping[str, int]], None]
@@ -106,20 +101,20 @@ class _Search:
         #: Largest sizes of dimensions without a declared end, where the network was seen to refuse a larger one.
         self.bounds: dict[str, int] = {}
         self.last: Exception | None = None
-        self._known: dict[tuple[int, ...], bool] = {}
+        self._known: dict[tuple[int, ...], Exception | None] = {}
 
     def accepts(self, sizes: Mapping[str, int]) -> bool:
         key = tuple(sizes[d.name] for d in self.dims)
         if key not in self._known:
             try:
                 self.attempt(sizes)
-                self._known[key] = True
+                self._known[key] = None
             except StateError:
                 raise  # true at every size
             except Exception as error:
-                self.last = error
-                self._known[key] = False
-        return self._known[key]
+                self._known[key] = error
+        self.last = self._known[key] or self.last
+        return self._known[key] is None
 
     def elements(self, sizes: Mapping[str, int]) -> int:
         return max((prod(s.shape(sizes)) for s in self.specs), default=0)
@@ -153,26 +148,12 @@ class _Search:
         lengths = [d.name for d in self.dims if d != self.batch]
         raise InputSpecError(
             f"the network does not take {shapes}{f' at {line}' if line else ''}: {type(first).__name__}: "
-            f"{_head(first)}. "
+            f"{head(first)}. "
             f"{'Other sizes of the named dimensions were tried too; check' if self.dims else 'Check'} --input against "
             "what forward() expects"
             + (f"; if {' and '.join(lengths)} depend on each other, give their sizes" if len(lengths) > 1 else "")
-            + ("" if any(self._batched(s) for s in self.specs) else _BATCH_HINT)
-            + self._index_hint(first)
-            + (_FLOAT_HINT if any(_is_integer(s) for s in self.specs) and "long" in _head(first).lower() else "")
+            + hints(self.specs, first)
         )
-
-    def _index_hint(self, error: Exception) -> str:
-        """What to give where the declared values of an integer input lead out of a table."""
-        spec = next((s for s in self.specs if _is_integer(s) and s.values), None)
-        if spec is None or not re.search(r"index\b.*out of (range|bounds)", str(error)):
-            return ""
-        bare = replace(spec, values=None, limit="")
-        return f"; {spec} holds numbers beyond a table: leave them out, --input '{bare}', and those it takes are found"
-
-    @staticmethod
-    def _batched(spec: InputSpec) -> bool:
-        return bool(spec.dims) and isinstance(spec.dims[0], Dimension)
 
     def _fixed_length(self, refused: list[tuple[Assignment, str]]) -> str:
         """Return the message for a network that takes one length, which its errors at other lengths show."""
@@ -219,7 +200,7 @@ class _Search:
         elif d.holds(size + found) and not accepts(size + found):
             raise InputSpecError(
                 f"dimension '{d}' is declared in steps of {found}, but the network does not run at "
-                f"{d.name} = {size + found}: {_head(self.last)}. It takes steps of "
+                f"{d.name} = {size + found}: {head(self.last)}. It takes steps of "
                 f"{find_step(size, accepts, d.low, d.high)}"
             )
         self.steps[d.name] = found
@@ -231,7 +212,7 @@ class _Search:
             if not self.accepts({**trace, d.name: d.low}):
                 raise InputSpecError(
                     f"dimension '{d}' is declared from {d.low}, but the network does not run at {d.name} = {d.low}: "
-                    f"{_head(self.last)}. Declare what it takes, for example {self._takes(d, trace)}"
+                    f"{head(self.last)}. Declare what it takes, for example {self._takes(d, trace)}"
                 )
             return d.low
         return self._last_before(0, d, trace)
@@ -262,7 +243,7 @@ class _Search:
             elif not self.accepts({**trace, d.name: size}):
                 raise InputSpecError(
                     f"dimension '{d}' is declared up to {size}, but the network does not run at {d.name} = {size}: "
-                    f"{_head(self.last)}"
+                    f"{head(self.last)}"
                     + (f". Declare what it takes: {self._takes(d, trace)}" if self.steps[d.name] > 1 else "")
                 )
             return size
@@ -270,14 +251,20 @@ class _Search:
         wishes = (BATCH,) if d == self.batch else (double + self.steps[d.name], double)
         for size in (self._aligned(d, trace, wish) for wish in wishes):
             if self.within(sizes := {**trace, d.name: size}):
-                return size if self.accepts(sizes) else self._bounded(d, trace, size)
+                if self.accepts(sizes):
+                    return size
+                return trace[d.name] if size < trace[d.name] else self._bounded(d, trace, size)
         return trace[d.name]
 
     def _bounded(self, d: Dimension, trace: Assignment, refused: int) -> int:
         """Return the largest size below ``refused`` that the network takes: from now on the bound of ``d``.
 
-        There is no bound where the network takes more of all lengths together: then one length depends on another.
+        There is no bound where the network takes more of all lengths together: then one length depends on another; and
+        none where it ran out of memory, which another machine has.
         """
+        if out_of_memory(self.last):
+            self.notes.append(f"{d.name} was proved up to {trace[d.name]}: {refused} takes more memory than there is")
+            return trace[d.name]
         double = {e.name: trace[e.name] * (1 if e == self.batch else 2) for e in self.dims}
         others = d != self.batch and double != {**trace, d.name: double[d.name]}
         if others and self.within(double) and self.accepts(double):
@@ -296,11 +283,3 @@ class _Search:
             return Dimension(d.name, low[d.name], self.bounds.get(d.name, d.high), self.steps[d.name])
 
         return tuple(replace(s, dims=tuple(map(found, s.dims))) for s in self.specs)
-
-
-def _is_integer(spec: InputSpec) -> bool:
-    return spec.datatype.dtype.kind in "iu"
-
-
-def _head(error: BaseException | None) -> str:
-    return "" if error is None else first_line(error).removesuffix(_OVERLOADS).rstrip(".")

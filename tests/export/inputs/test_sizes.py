@@ -109,6 +109,26 @@ def test_a_size_that_the_network_was_seen_to_refuse_is_beyond_the_range(declared
     assert bounded.high in {s[bounded.name] for s in sizes.proof}
 
 
+def test_a_batch_of_samples_that_is_larger_than_those_tried_is_no_bound() -> None:
+    """The batch of 5, which is tried as a larger one, is smaller here."""
+    sizes = find_sizes(parse_inputs(["x=FP32[N,3,L]"]), takes(lambda s: s["N"] >= 6), [{"N": 8, "L": 32}])
+    assert (str(sizes.specs[0]), sizes.notes) == ("x=FP32[N:6..,3,L:1..]", ())
+
+
+def test_memory_that_ends_is_no_bound_and_is_not_searched_for() -> None:
+    tried = []
+
+    def attempt(sizes: Mapping[str, int]) -> None:
+        tried.append(sizes["L"])
+        if sizes["L"] > 400:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 28800000000 bytes")
+
+    sizes = find_sizes(parse_inputs(["x=FP32[N,3,L]"]), attempt, [{"N": 2, "L": 300}])
+    assert str(sizes.specs[0]) == "x=FP32[N:1..,3,L:1..]"
+    assert sizes.notes == ("L was proved up to 300: 601 takes more memory than there is",)
+    assert [length for length in tried if length > 400] == [601]
+
+
 def test_a_length_that_depends_on_another_has_no_bound() -> None:
     specs = parse_inputs(["x=FP32[N,1,L]", "condition=FP32[N,80,M]"])
     sizes = find_sizes(specs, takes(lambda s: s["L"] == s["M"]))
