@@ -24,6 +24,7 @@ from normfold.export.inputs.specs import parse_inputs
 from normfold.export.sources.module_origin import exact
 from normfold.export.sources.opening import open_origin
 from normfold.export.sources.origin import Request
+from normfold.export.sources.program_guards import guard_of
 from normfold.export.sources.program_origin import open_program
 from normfold.export.sources.program_texts import faults
 
@@ -353,3 +354,20 @@ def test_a_size_that_is_a_multiple_of_another_is_taken_in_steps_only(tmp_path: P
     assert origin.run({"input": np.ones((2, 3, 6), np.float32)})["output"].shape == (2, 3, 3)
     with pytest.raises(InputSpecError, match="L % 2 == 0 only, not for L=7"):
         origin.run({"input": np.ones((2, 3, 7), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("text", "holding"),
+    [
+        ("math.trunc(0.5*torch.sym_float(L['x'].size()[1])) == 4", {8, 9}),
+        ("(L['x'].size()[1] // 3) == 3", {9, 10, 11}),
+        ("(L['x'].size()[1] >> 2) == 2", {8, 9, 10, 11}),
+        ("max(9, L['x'].size()[1]) <= 9", set(range(2, 10))),
+        ("math.log2(L['x'].size()[1]) < 3", set(range(2, 8))),
+        ("((-1)*L['x'].size()[1]) % 4 == 3", {5, 9, 13}),
+    ],
+)
+def test_a_guard_is_computed_as_torch_means_it(text: str, holding: set[int]) -> None:
+    guard = guard_of(text, ["x"], parse_inputs(["x=FP32[2,L]"]))
+    assert guard is not None
+    assert {size for size in range(2, 16) if guard.holds({"L": size})} == holding
