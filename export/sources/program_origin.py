@@ -28,7 +28,13 @@ from normfold.export.sources.module_datatypes import DATATYPES
 from normfold.export.sources.module_origin import exact
 from normfold.export.sources.origin import Origin
 from normfold.export.sources.program_inspection import inspect_program
-from normfold.export.sources.program_sizes import captured_sizes, noted_guards, refusing_others, within_guards
+from normfold.export.sources.program_sizes import (
+    captured_sizes,
+    noted_guards,
+    refusing_others,
+    with_noted_guards,
+    within_guards,
+)
 from normfold.export.user_code import first_line
 from normfold.protos.datatypes import by_name
 
@@ -66,8 +72,8 @@ def open_program(path: Path, given: Sequence[InputSpec]) -> Origin:
         specs=specs,
         run=run,
         reference=lambda inputs: exact(network, inputs),
-        graph=lambda specs, sizes, opset: program_to_graph(
-            program, specs, _outputs(program, network, specs, sizes), opset
+        graph=lambda specs, sizes, opset: with_noted_guards(
+            program_to_graph(program, specs, _outputs(program, network, specs, sizes), opset), program, specs
         ),
         notes=tried,
         captured=captured,

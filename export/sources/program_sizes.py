@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import onnx_ir as ir
 from torch.export import ExportedProgram
 
+from normfold.export.capture.capture import GUARDS
 from normfold.export.capture.guards import guards_of
 from normfold.export.errors import InputSpecError
 from normfold.export.inputs.guards import Guard
@@ -18,7 +20,7 @@ from normfold.export.inputs.specs import Dimension, InputSpec, dimensions, with_
 from normfold.export.sources.origin import Arrays, Run
 from normfold.export.sources.program_guards import guard_of
 
-__all__ = ["captured_sizes", "noted_guards", "refusing_others", "within_guards"]
+__all__ = ["captured_sizes", "noted_guards", "refusing_others", "with_noted_guards", "within_guards"]
 
 
 def captured_sizes(program: ExportedProgram, specs: Sequence[InputSpec]) -> dict[str, int]:
@@ -38,6 +40,13 @@ def noted_guards(program: ExportedProgram, specs: Sequence[InputSpec]) -> tuple[
     inputs = [str(name) for name in program.graph_signature.user_inputs]
     noted = (guard_of(text, inputs, specs) for text in program._guards_code)
     return (*guards_of(program, specs), *(guard for guard in noted if guard is not None))
+
+
+def with_noted_guards(model: ir.Model, program: ExportedProgram, specs: Sequence[InputSpec]) -> ir.Model:
+    """Return ``model``, the graph of ``program``, with the guards that were noted in the file beside its own."""
+    guards = (*model.meta[GUARDS], *noted_guards(program, specs))
+    model.meta[GUARDS] = tuple({guard.text: guard for guard in guards}.values())
+    return model
 
 
 def within_guards(

@@ -298,16 +298,16 @@ def test_the_note_on_float64_says_the_first_line_with_words():
 
 
 class Sometimes(nn.Module):
-    """Doubles its answer at lengths whose remainder is ``rest``."""
+    """Doubles its answer at lengths whose remainder is ``rest``, counted from ``-shift``."""
 
-    def __init__(self, divisor: int, rest: int) -> None:
+    def __init__(self, divisor: int, rest: int, shift: int = 0) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4))
-        self.divisor, self.rest = divisor, rest
+        self.divisor, self.rest, self.shift = divisor, rest, shift
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.layers(x)
-        return 2 * y if x.shape[-1] % self.divisor == self.rest else y
+        return 2 * y if (x.shape[-1] + self.shift) % self.divisor == self.rest else y
 
 
 def saved(network: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path, axes: tuple[int, ...] = (0, 2)) -> Path:
@@ -325,6 +325,7 @@ def test_a_program_is_exported_for_the_sizes_that_it_was_captured_for(tmp_path: 
     assert "takes L in steps of 2 only: 4, 6, 8" in export(Sometimes(2, 1), 8)
     assert "takes L in steps of 2 only: 3, 5, 7" in export(Sometimes(2, 1), 9)
     assert "at L = 60 the network refuses its input" in export(Sometimes(30, 0), 8)
+    assert "while ((5 + L) % 6) != 0: at L = 37 the network refuses its input" in export(Sometimes(6, 0, 5), 9)
 
 
 def test_a_program_of_several_inputs_refuses_sizes_at_which_it_is_another_network(tmp_path: Path) -> None:
