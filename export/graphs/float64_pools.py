@@ -27,12 +27,8 @@ class MaxPool(_MaxPool):
         pads = explicit_pads(given, rank)
         if pads is None or rank not in _MAX_POOLS or len(self.onnx_node.output) != 1:
             return super()._run(x, **given)  # type: ignore[no-untyped-call]
-        if given.get("ceil_mode"):
-            dilations = tuple(given.get("dilations") or [1] * rank)
-            kernel, strides, padding = _windows(given, pads)
-            return (_MAX_POOLS[rank](_tensor(x), kernel, strides, padding, dilations, True).numpy(),)
         y = _MAX_POOLS[rank](
-            F.pad(_tensor(x), torch_pads(pads), value=-np.inf),
+            F.pad(_tensor(x), torch_pads(_to_last_window(given, pads, x.shape[2:])), value=-np.inf),
             tuple(given["kernel_shape"]),
             tuple(given.get("strides") or [1] * rank),
             dilation=tuple(given.get("dilations") or [1] * rank),
@@ -41,7 +37,7 @@ class MaxPool(_MaxPool):
 
 
 class AveragePool(_AveragePool):
-    """A mean of positions of the input alone is the mean of the padded input over the mean of padded ones."""
+    """The mean of the padded input over the mean of ones at the positions that count."""
 
     op_domain = ""
 
@@ -51,17 +47,18 @@ class AveragePool(_AveragePool):
         plain = all(d == 1 for d in given.get("dilations") or ())
         if pads is None or not plain or rank not in _MEANS:
             return super()._run(x, **given)  # type: ignore[no-untyped-call]
-        if given.get("ceil_mode"):
-            kernel, strides, padding = _windows(given, pads)
-            counted = bool(given.get("count_include_pad"))
-            return (_MEANS[rank](_tensor(x), kernel, strides, padding, True, counted).numpy(),)
+        padded = _to_last_window(given, pads, x.shape[2:])
+        counted = torch.ones((1, 1, *x.shape[2:]), dtype=torch.float64)
+        if given.get("count_include_pad"):  # positions of the padding count, those behind it do not
+            counted = F.pad(counted, torch_pads(pads), value=1.0)
+            behind = torch_pads([0] * rank + [new - old for new, old in zip(padded[rank:], pads[rank:], strict=True)])
+        else:
+            behind = torch_pads(padded)
 
-        def mean(array: Any) -> torch.Tensor:
-            padded = F.pad(_tensor(array), torch_pads(pads))
-            return _MEANS[rank](padded, tuple(given["kernel_shape"]), tuple(given.get("strides") or [1] * rank))
+        def mean(array: torch.Tensor) -> torch.Tensor:
+            return _MEANS[rank](array, tuple(given["kernel_shape"]), tuple(given.get("strides") or [1] * rank))
 
-        y = mean(x)
-        return ((y if given.get("count_include_pad") else y / mean(np.ones_like(x[:1, :1]))).numpy(),)
+        return ((mean(F.pad(_tensor(x), torch_pads(padded))) / mean(F.pad(counted, behind))).numpy(),)
 
 
 def explicit_pads(given: Mapping[str, Any], rank: int) -> Sequence[int] | None:
@@ -71,15 +68,24 @@ def explicit_pads(given: Mapping[str, Any], rank: int) -> Sequence[int] | None:
     return list(given.get("pads") or [0] * (2 * rank))
 
 
-def _windows(given: Mapping[str, Any], pads: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Return kernel, strides and padding of a pool whose last window may go beyond the input, as torch takes them.
+def _to_last_window(given: Mapping[str, Any], pads: Sequence[int], sizes: Sequence[int]) -> list[int]:
+    """Return ``pads`` with ends up to the end of the last window, which ceil_mode lets go beyond the padding.
 
-    The reference divides by too much there, or drops a window. Raises NotImplementedError for unequal pads.
+    A window that begins behind the input is none.
     """
-    rank = len(pads) // 2
-    if list(pads[:rank]) != list(pads[rank:]):
-        raise NotImplementedError("a pool with ceil_mode and unequal pads")
-    return tuple(given["kernel_shape"]), tuple(given.get("strides") or [1] * rank), tuple(pads[:rank])
+    rank = len(sizes)
+    if not given.get("ceil_mode"):
+        return list(pads)
+    ends = []
+    for axis, size in enumerate(sizes):
+        stride = (given.get("strides") or [1] * rank)[axis]
+        window = (given.get("dilations") or [1] * rank)[axis] * (given["kernel_shape"][axis] - 1) + 1
+        begun = size + pads[axis]
+        last = -(-(begun + pads[axis + rank] - window) // stride)
+        if last * stride >= begun:
+            last -= 1
+        ends.append(last * stride + window - begun)
+    return [*pads[:rank], *ends]
 
 
 def torch_pads(pads: Sequence[int]) -> list[int]:
