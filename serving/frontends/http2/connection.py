@@ -16,7 +16,7 @@ from normfold.serving.frontends.http2.kinds import kind_of, logged_kind_of
 from normfold.serving.frontends.http2.leftovers import drop_all, end_requests, go_on
 from normfold.serving.frontends.http2.lifetime import Lifetime
 from normfold.serving.frontends.http2.limits import FULL_READ_BYTES, Fault
-from normfold.serving.frontends.http2.opening import Opening
+from normfold.serving.frontends.http2.opening import CallOpening
 from normfold.serving.frontends.http2.past_streams import PastStreams
 from normfold.serving.frontends.http2.patience import Patience
 from normfold.serving.frontends.http2.progress import Progress
@@ -44,7 +44,7 @@ class ServerConnection(SocketSide):
         self.lifetime = Lifetime(service.limits, asyncio.get_running_loop().time())
         #: Refuses requests like one that was refused; None: none was in this turn, nor would be now.
         self.again: RefusedAgain | None = None
-        self._opening = Opening(kind_of if service.log is None else logged_kind_of)
+        self._opening = CallOpening(kind_of if service.log is None else logged_kind_of)
 
     # called by the side of the socket
 

@@ -30,7 +30,7 @@ class Opener(CallOwner, Protocol):
         """Answer a request with nothing but headers."""
 
 
-class Opening:
+class CallOpening:
     """The headers of one turn whose calls are not opened yet, and the calls whose clocks do not run yet."""
 
     def __init__(self, kind_of: Callable[[Method], Kind]) -> None:

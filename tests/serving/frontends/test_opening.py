@@ -185,7 +185,9 @@ def test_frames_mean_the_same_in_one_turn_and_in_many(seed):
 def test_requests_that_are_refused_together_get_no_calls(monkeypatch):
     opened: list[int] = []
     monkeypatch.setattr(
-        opening.Opening, "open", lambda s, c, n, *a, open=opening.Opening.open: (opened.append(n), open(s, c, n, *a))[1]
+        opening.CallOpening,
+        "open",
+        lambda s, c, n, *a, open=opening.CallOpening.open: (opened.append(n), open(s, c, n, *a))[1],
     )
     streams = range(1, 201, 2)
     length = str(len(message(FULL)))
