@@ -6,37 +6,48 @@ network as it is, so there these numbers are those of the type that the network 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["OwnNumbers"]
+__all__ = ["own_numbers"]
 
 _FINFO = torch.finfo
+_RMS_NORM = (F.rms_norm, torch.rms_norm, torch.ops.aten.rms_norm.default)
 
 
-class OwnNumbers(TorchFunctionMode):
-    """While active, float64 has the epsilon and the bounds of ``dtype``."""
+@contextlib.contextmanager
+def own_numbers(dtype: torch.dtype, graph: bool = False) -> Iterator[None]:
+    """In the block float64 has the epsilon and the bounds of ``dtype``.
 
+    Functions are put in the place of torch's, because torch takes no fast paths while a mode sees each call: the
+    network's code would run other lines than its user's. A ``graph`` has no such code, and its operators cannot be
+    replaced: there it is a mode.
+    """
+
+    def finfo(asked: torch.dtype | None = None) -> torch.finfo:
+        asked = asked or torch.get_default_dtype()
+        return _FINFO(dtype if asked is torch.float64 else asked)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(torch, "finfo", finfo))
+        if graph:
+            stack.enter_context(_Mode(dtype))
+        else:
+            for module, function in ((F, F.rms_norm), (torch, torch.rms_norm)):
+                stack.enter_context(mock.patch.object(module, "rms_norm", _with_own_eps(function, dtype)))
+        yield
+
+
+class _Mode(TorchFunctionMode):
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         self._dtype = dtype
-
-    def __enter__(self) -> OwnNumbers:
-        vars(torch)["finfo"] = self._finfo
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        vars(torch)["finfo"] = _FINFO
-        super().__exit__(*raised)  # type: ignore[no-untyped-call]
-
-    def _finfo(self, dtype: torch.dtype | None = None) -> torch.finfo:
-        asked = dtype or torch.get_default_dtype()
-        return _FINFO(self._dtype if asked is torch.float64 else asked)
 
     def __torch_function__(
         self,
@@ -46,10 +57,17 @@ class OwnNumbers(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Give an RMSNorm without eps the epsilon of the network's type; pass on every other call."""
-        given = dict(kwargs or {})
-        if func in (F.rms_norm, torch.rms_norm, torch.ops.aten.rms_norm.default):
-            named = dict(zip(("input", "normalized_shape", "weight", "eps"), args, strict=False)) | given
-            if named.get("eps") is None:
-                named["eps"] = _FINFO(self._dtype).eps
-            return func(**named)
-        return func(*args, **given)
+        called = _with_own_eps(func, self._dtype) if func in _RMS_NORM else func
+        return called(*args, **(kwargs or {}))
+
+
+def _with_own_eps(function: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
+    """A function like torch's rms_norm, in which no eps means the epsilon of ``dtype``."""
+
+    def normed(*args: Any, **given: Any) -> Any:
+        named = dict(zip(("input", "normalized_shape", "weight", "eps"), args, strict=False)) | given
+        if named.get("eps") is None:
+            named["eps"] = _FINFO(dtype).eps
+        return function(**named)
+
+    return normed

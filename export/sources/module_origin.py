@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from normfold.export.capture.capture import capture
 from normfold.export.capture.capture_errors import refuse_quantized, refuse_training_modules
 from normfold.export.capture.named_network import NamedNetwork
-from normfold.export.capture.own_numbers import OwnNumbers
+from normfold.export.capture.own_numbers import own_numbers
 from normfold.export.errors import CheckpointError
 from normfold.export.inputs.sizes import usual_sizes
 from normfold.export.inputs.specs import InputSpec
@@ -95,18 +95,21 @@ def _without_weights(source: Source, untrained: bool) -> tuple[str, ...]:
     return (f"no --weights: the network was exported with the weights that '{source.name}' {made}",)
 
 
-def exact(network: NamedNetwork, inputs: Arrays) -> tuple[Run, str, tuple[str, ...]]:
-    """Return the network in float64; where its code works in float32 only, the network as it is and a note."""
+def exact(network: NamedNetwork, inputs: Arrays, graph: bool = False) -> tuple[Run, str, tuple[str, ...]]:
+    """Return the network in float64; where its code works in float32 only, the network as it is and a note.
+
+    ``graph``: it is a captured program, without code of its own.
+    """
     try:
         double = NamedNetwork(duplicate(network.network).double(), network.names)
-        with OwnNumbers(network.dtype):
+        with own_numbers(network.dtype, graph):
             double.run(inputs)
     except Exception as error:
         note = f"the network does not run in float64 ({first_line(error)}); the reference is PyTorch in float32"
         return network.run, "PyTorch, float32", (note,)
 
     def run(inputs: Arrays) -> Arrays:
-        with OwnNumbers(network.dtype):
+        with own_numbers(network.dtype, graph):
             return double.run(inputs)
 
     return run, "PyTorch, float64", ()

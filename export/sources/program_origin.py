@@ -71,7 +71,7 @@ def open_program(path: Path, given: Sequence[InputSpec]) -> Origin:
         weights_sha256="",
         specs=specs,
         run=run,
-        reference=lambda inputs: exact(network, inputs),
+        reference=lambda inputs: exact(network, inputs, graph=True),
         graph=lambda specs, sizes, opset: with_noted_guards(
             program_to_graph(program, specs, _outputs(program, network, specs, sizes), opset), program, specs
         ),
