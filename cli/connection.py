@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from normfold.cli.needs import Need
 from normfold.cli.option_groups import with_options
 
 if TYPE_CHECKING:
@@ -27,6 +28,15 @@ _OPTIONS = (
     click.option("--tls-server-name", default="", help="The name in the server's certificate. Default: the host."),
     click.option("--token-file", type=FILE, help=f"The file that holds the token. Default: the variable {TOKEN}."),
 )
+
+
+#: Their names in the code.
+NAMES = ("tls", "tls_ca", "tls_cert", "tls_key", "tls_server_name", "token_file")
+
+
+def asks_no_server(other: str, asks: Callable[[Mapping[str, Any]], bool], why: str, *more: str) -> Need:
+    """What these options, and ``more``, need in a command that asks a server only sometimes."""
+    return Need((*more, *NAMES), other, asks, why)
 
 
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:

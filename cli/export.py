@@ -13,6 +13,7 @@ import click
 from normfold.cli.control import ADDRESS
 from normfold.cli.exporting import errors_as_messages, print_report, steps, timed_threads
 from normfold.cli.keywords import (
+    FOLDING_NEEDS,
     check_weights_key,
     code_arguments,
     keywords_of,
@@ -20,6 +21,7 @@ from normfold.cli.keywords import (
     timed_sizes,
     weights_key_option,
 )
+from normfold.cli.needs import Need, needing
 from normfold.cli.next_command import after_export
 
 __all__ = ["export"]
@@ -113,6 +115,15 @@ Examples:
 @click.option("--even-if-slower", is_flag=True, help="Publish fewer bits even if float32 is faster on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON on standard output.")
 @click.option("--debug", is_flag=True, help="Show Python's traceback of an error.")
+@needing(
+    *FOLDING_NEEDS,
+    Need(
+        ("even_if_slower",),
+        "quantize",
+        lambda values: bool(values["dtype"] or values["quantize"]),
+        "without --dtype or --quantize",
+    ),
+)
 def export(
     source: str,
     weights: Path | None,

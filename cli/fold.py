@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from normfold.cli.exporting import errors_as_messages, print_report, steps, timed_threads
-from normfold.cli.keywords import sizes_of, timed_sizes
+from normfold.cli.keywords import FOLDING_NEEDS, sizes_of, timed_sizes
+from normfold.cli.needs import needing
 
 __all__ = ["fold"]
 
@@ -62,6 +63,7 @@ Examples:
 @click.option("--overwrite", is_flag=True, help="Replace OUT.onnx, and the file of --report, if they exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON on standard output.")
 @click.option("--debug", is_flag=True, help="Show Python's traceback of an error.")
+@needing(*FOLDING_NEEDS)
 def fold(
     source: Path,
     target: Path,

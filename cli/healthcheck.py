@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from normfold.cli.connection import connection_options
+from normfold.cli.needs import Need, needing
 
 if TYPE_CHECKING:
     from normfold.serving.client.connection import Credentials
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
 @click.option("--version", default="", help="With --model: this version of it. Default: any.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True, help="Seconds.")
 @connection_options
+@needing(
+    Need(
+        ("token_file",),
+        "address",
+        lambda values: not _is_url(values["address"]),
+        "with http://: the metrics port needs no token",
+    )
+)
 def healthcheck(address: str, model: str, version: str, timeout: float, credentials: Credentials) -> None:
     """Ask a server whether it is ready; for a container's health check and for scripts.
 
@@ -41,7 +50,7 @@ def healthcheck(address: str, model: str, version: str, timeout: float, credenti
     if version and not model:
         raise click.UsageError("--version needs --model")
     what = f"model {model}{f' version {version}' if version else ''}" if model else "the server"
-    over_http = address.lower().startswith(("http://", "https://"))
+    over_http = _is_url(address)
     ask = _over_http if over_http else _over_grpc
     try:
         ready = ask(address, model, version, timeout, credentials)
@@ -51,6 +60,10 @@ def healthcheck(address: str, model: str, version: str, timeout: float, credenti
     why = "" if ready else f"; for the reason: normfold models{asked}"
     click.echo(f"{what} is {'ready' if ready else 'not ready'}{why}")
     sys.exit(0 if ready else 1)
+
+
+def _is_url(address: str) -> bool:
+    return address.lower().startswith(("http://", "https://"))
 
 
 def _over_grpc(address: str, model: str, version: str, timeout: float, credentials: Credentials) -> bool:

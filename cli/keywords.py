@@ -11,16 +11,38 @@ from typing import Any
 
 import click
 
+from normfold.cli.needs import Need
 from normfold.digits import read_digits
 from normfold.plain_file import read_plain_text
 
-__all__ = ["check_weights_key", "code_arguments", "keywords_of", "sizes_of", "timed_sizes", "weights_key_option"]
+__all__ = [
+    "FOLDING_NEEDS",
+    "SAMPLES_NEEDED",
+    "check_weights_key",
+    "code_arguments",
+    "keywords_of",
+    "sizes_of",
+    "timed_sizes",
+    "weights_key_option",
+]
 
 #: ONNX has sizes of 64 bits.
 LARGEST_SIZE = (1 << 63) - 1
 
 weights_key_option = click.option(
     "--weights-key", default="", metavar="KEY", help="Which network, where the file of weights holds several: ema, …."
+)
+#: --allow-nonfinite is about the files of --sample, and of --test-sample where the command has it.
+SAMPLES_NEEDED = Need(
+    ("allow_nonfinite",),
+    "samples",
+    lambda values: bool(values["samples"] or values.get("test_samples")),
+    "without --sample FILE",
+)
+#: What options of ``normfold export`` and of ``normfold fold`` need.
+FOLDING_NEEDS = (
+    SAMPLES_NEEDED,
+    Need(("fold_all",), "form", lambda values: values["form"] != "unfolded", "with --form unfolded: nothing is folded"),
 )
 timed_sizes = click.option(
     "--time-at", multiple=True, metavar="DIM=SIZE",

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from normfold.cli.connection import connection_options
+from normfold.cli.connection import asks_no_server, connection_options
 from normfold.cli.control import ADDRESS, asking
+from normfold.cli.needs import needing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,6 +54,15 @@ class ListedVersion:
 @click.option("--watch", is_flag=True, help="Print again every second, until Ctrl-C.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Seconds.")
 @connection_options
+@needing(
+    asks_no_server(
+        "repository",
+        lambda values: values["repository"] is None,
+        "with --repository: no server is asked",
+        "address",
+        "timeout",
+    )
+)
 def models(
     repository: Path | None, address: str, as_json: bool, watch: bool, timeout: float, credentials: Credentials
 ) -> None:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from normfold.cli.needs import needing
 from normfold.cli.serve_access import access_options
 from normfold.cli.serve_connections import connection_options
 from normfold.cli.serve_limits import limit_options
+from normfold.cli.serve_needs import NEEDS
 from normfold.cli.serve_repository import config_of, copy_here, path_or_url
 from normfold.serving.frontends import FRONTENDS
 
@@ -161,6 +163,7 @@ def _switch(values: Mapping[str, bool]) -> Callable[[click.Context, click.Parame
     show_default=True,
     help="A line in the log for each call that fails, or for every call.",
 )
+@needing(*NEEDS)
 def serve(workers: int | None, **options: object) -> None:
     """Serve a model repository over gRPC until Ctrl-C or SIGTERM.
 

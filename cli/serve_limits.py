@@ -35,7 +35,7 @@ OPTIONS = (
         type=click.FloatRange(2),
         default=30.0,
         show_default=True,
-        help="Replace a worker that has not answered the supervisor for this time.",
+        help="With several workers: replace one that has not answered the supervisor for this time.",
     ),
     click.option(
         "--max-queue-seconds",

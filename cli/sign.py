@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from normfold.cli.needs import Need, needing
+
 
 @click.command(short_help="Write manifests of model versions, and sign them.")
 @click.argument("folder", type=click.Path(path_type=Path))
@@ -15,6 +17,7 @@ import click
     help="Sign with this private key (Ed25519, PEM). Without it only missing manifests are written.",
 )
 @click.option("--name", help="The name that the model is served under. Default: that of its folder.")
+@needing(Need(("name",), "key", lambda values: values["key"] is not None, "without --key: a manifest holds no name"))
 def sign(folder: Path, key: Path | None, name: str | None) -> None:
     """Write manifest.json into every version in FOLDER that has none, and with --key sign every version.
 

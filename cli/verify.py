@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from normfold.cli.connection import connection_options
+from normfold.cli.connection import asks_no_server, connection_options
 from normfold.cli.ends import ends_of
 from normfold.cli.exporting import errors_as_messages, steps
-from normfold.cli.keywords import check_weights_key, code_arguments, keywords_of, weights_key_option
-from normfold.cli.verify_sides import Code, ends_in, is_code, require, sides_of, with_ends
+from normfold.cli.keywords import SAMPLES_NEEDED, check_weights_key, code_arguments, keywords_of, weights_key_option
+from normfold.cli.needs import Need, needing
+from normfold.cli.verify_sides import Code, ends_in, is_code, is_served, require, sides_of, with_ends
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,6 +79,20 @@ Examples:
 @click.option("--allow-nonfinite", is_flag=True, help="Samples may hold NaN and infinity.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON on standard output.")
 @click.option("--debug", is_flag=True, help="Show Python's traceback of an error.")
+@needing(
+    SAMPLES_NEEDED,
+    Need(
+        ("arguments", "config"),
+        "first",
+        lambda values: is_code(values["first"]) or is_code(values["second"]),
+        "here: neither side is code",
+    ),
+    asks_no_server(
+        "first",
+        lambda values: is_served(values["first"]) or is_served(values["second"]),
+        "here: neither side is a served model, HOST:PORT/MODEL",
+    ),
+)
 def verify(
     first: str,
     second: str,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from normfold.export.sources.ends import Ends
     from normfold.serving.client.connection import Credentials
 
-__all__ = ["Code", "ends_in", "is_code", "require", "sides_of", "with_ends"]
+__all__ = ["Code", "ends_in", "is_code", "is_served", "require", "sides_of", "with_ends"]
 
 _SERVED = re.compile(r"(?:grpc://)?(?P<address>[\w.\-\[\]]+:\d+)/(?P<model>[\w.\-]+)(?:/(?P<version>\d+))?\Z")
 
@@ -55,7 +55,12 @@ def _is_file(text: str) -> bool:
 
 def is_code(text: str) -> bool:
     """Whether ``text`` names a network in Python."""
-    return not _is_file(text) and (_SERVED.match(text) is None or Path(text).exists())
+    return not _is_file(text) and not is_served(text)
+
+
+def is_served(text: str) -> bool:
+    """Whether ``text`` names a model of a server."""
+    return _SERVED.match(text) is not None and not Path(text).exists()
 
 
 def _side(text: str, code: Code, inputs: tuple[str, ...], samples: list[SampleFile], credentials: Credentials) -> Side:
@@ -63,8 +68,7 @@ def _side(text: str, code: Code, inputs: tuple[str, ...], samples: list[SampleFi
     from normfold.export.sources.opening import open_origin
     from normfold.export.sources.origin import Request
 
-    served = _SERVED.match(text)
-    if served is not None and not Path(text).exists():
+    if is_served(text) and (served := _SERVED.match(text)):
         return Side(text, _served(served["address"], served["model"], served["version"] or "", credentials))
     path = Path(text) / "model.onnx" if Path(text).is_dir() else Path(text)
     mine = code.weights.pop(0) if code.weights and is_code(text) else None
