@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from normfold import interrupts
 from normfold.cli import environment
 from normfold.cli.terminal import shown
 
@@ -40,9 +41,6 @@ PACKAGES = ("onnxruntime", "onnxruntime-gpu", "torch", "onnx", "grpcio", "protob
 #: click's words for a number, and ours: "is not a valid integer range" would be about the range.
 _NUMBERS = {"integer": "whole number", "float": "number"}
 _NO_NUMBER = re.compile(r"is not a valid (integer|float)(?: range)?\.")
-
-#: The exit code of a command that Ctrl-C stopped, as shells have it.
-INTERRUPTED = 130
 
 
 def _command(name: str) -> click.Command:
@@ -83,6 +81,7 @@ class LazyGroup(click.Group):
             ctx.default_map = {found: read(ctx.params["config"], found, COMMANDS, _command)}
             if not (ctx.resilient_parsing or {*ctx.help_option_names} & {*rest}):
                 environment.check(found, command, os.environ)
+        interrupts.raise_again()
         return found, command, rest
 
     def invoke(self, ctx: click.Context) -> object:
@@ -100,7 +99,7 @@ class LazyGroup(click.Group):
             raise
         except KeyboardInterrupt:  # click would end with 1, which says something else
             click.echo("stopped", err=True)
-            ctx.exit(INTERRUPTED)
+            ctx.exit(interrupts.INTERRUPTED)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table of subcommands from the help lines kept here."""

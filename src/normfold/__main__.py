@@ -1,5 +1,15 @@
-"""``python -m normfold`` is the ``normfold`` command."""
+"""The ``normfold`` command, which is ``python -m normfold``, too."""
 
-from normfold.cli import main
+from normfold import interrupts
 
-main()
+
+def run() -> None:
+    """Run the command."""
+    interrupts.end_at_once()
+    from normfold.cli import main
+
+    main()
+
+
+if __name__ == "__main__":
+    run()

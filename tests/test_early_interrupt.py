@@ -1,0 +1,59 @@
+"""Ctrl-C in the first moments of a command, while Python imports."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from normfold import interrupts
+
+#: A module in the place of one that the command imports, at once or later; Ctrl-C comes while it is imported.
+IMPORTED = "import signal\nsignal.raise_signal(signal.SIGINT)\nprint('went on')\n"
+
+
+def script(root: Path) -> str:
+    """What pip writes as the console script."""
+    import tomllib
+
+    value = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]["normfold"]
+    entry = EntryPoint("normfold", value, "console_scripts")
+    return f"import sys; from {entry.module} import {entry.attr}; sys.exit({entry.attr}())"
+
+
+@pytest.mark.parametrize("module", ["click", "numpy"])
+@pytest.mark.parametrize("how", ["module", "script"])
+def test_ctrl_c_while_a_command_is_imported_says_stopped_and_nothing_else(root, tmp_path, module, how):
+    (tmp_path / f"{module}.py").write_text(IMPORTED)
+    start = ["-m", "normfold"] if how == "module" else ["-c", script(root)]
+    paths = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(root / 'src')!r}]"
+    (tmp_path / "sitecustomize.py").write_text(paths)
+    command = [sys.executable, *start, "infer", "m", "--input", "x=1"]
+    env = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (interrupts.INTERRUPTED, "", "stopped\n")
+
+
+def test_a_process_that_ignores_ctrl_c_goes_on_to_ignore_it():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        interrupts.end_at_once()
+        interrupts.raise_again()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_command_that_has_begun_can_catch_ctrl_c():
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        interrupts.end_at_once()
+        interrupts.raise_again()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
