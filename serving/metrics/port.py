@@ -118,11 +118,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815 - the library's name
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse a request that the library does not take, in one line instead of a page."""
+        status, said = HTTPStatus(code), message or HTTPStatus(code).phrase
+        if status is HTTPStatus.NOT_IMPLEMENTED:
+            status, said = HTTPStatus.METHOD_NOT_ALLOWED, f"{self.command} is not answered here, only GET and HEAD"
+        elif status is HTTPStatus.HTTP_VERSION_NOT_SUPPORTED:
+            said = "this port speaks HTTP/1; gRPC is on the port of normfold serve --listen"
+        self.request_version = self.protocol_version  # else a request that is not read has an answer without a status
+        self.close_connection = True
+        self._send(HttpAnswer(status, f"{said}\n".encode()))
+
     def _send(self, answer: HttpAnswer) -> None:
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Content-Length", str(len(answer.body)))
         self.send_header("Cache-Control", "no-store")
+        if answer.status is HTTPStatus.METHOD_NOT_ALLOWED:
+            self.send_header("Allow", "GET, HEAD")
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(answer.body)

@@ -11,8 +11,13 @@ from normfold.serving.errors import Status
 
 EXPIRED = Reply(Status.DEADLINE_EXCEEDED, "Deadline Exceeded")
 CLOSED = Reply(Status.CANCELLED, "the client was closed")
-#: The beginning of an answer by HTTP/1.
-_HTTP1 = b"HTTP/1."
+#: How servers of HTTP/1 answer HTTP/2: with a line of theirs, or, as Python's own, with a page alone.
+_HTTP1 = (b"HTTP/1.", b"<")
+#: What to say of them.
+_SPEAKS_HTTP1 = (
+    "that is HTTP/1, as of a proxy or a port for metrics; gRPC is on the port of normfold serve --listen, "
+    "by default 8001"
+)
 #: How OpenSSL calls bytes that are no TLS.
 _PLAIN = "wrong version number"
 #: How the system says that the peer of a connection acknowledges nothing any more (dialling.py).
@@ -93,10 +98,17 @@ def full(address: str, seconds: float) -> Reply:
 
 def not_grpc(address: str, first: bytes, why: str) -> Reply:
     """The first bytes of what listens there are not those of a gRPC server."""
-    if first.startswith(_HTTP1):
-        line = first.split(b"\r\n", 1)[0][:60].decode("ascii", "replace")
-        why = f"it answers {line!r}: that is HTTP/1, as of a proxy or a port for metrics"
+    line = first.lstrip().split(b"\n", 1)[0][:60].decode("ascii", "replace").rstrip()
+    if first.lstrip().startswith(_HTTP1):
+        why = f"it answers {line!r}: {_SPEAKS_HTTP1}"
+    elif len(line) > 2 and line.isascii() and line.isprintable():
+        why = f"it answers {line!r}, which is not HTTP/2"
     return _unavailable(f"no gRPC server answers at {address} ({why})")
+
+
+def not_http2(address: str, why: str) -> Reply:
+    """The same, where only gRPC has seen the first bytes."""
+    return _unavailable(f"no gRPC server answers at {address} ({why}; perhaps {_SPEAKS_HTTP1})")
 
 
 def of_error(address: str, error: OSError) -> Reply:

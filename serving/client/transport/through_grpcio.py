@@ -46,8 +46,9 @@ OPTIONS = (
     ("grpc.per_rpc_retry_buffer_size", (1 << 31) - 1),
     ("grpc.service_config", json.dumps(_RETRY)),
 )
-#: In what gRPC says of a connection that failed because of TLS.
+#: In what gRPC says of a connection that failed: because of TLS, or because the server speaks something else.
 _OF_TLS = ("handshake", "verification", "ssl_error", "certificate")
+_NOT_HTTP2 = ("failed parsing http/2", "http1")
 
 
 def opener(
@@ -189,6 +190,8 @@ def _reply(error: Any, address: str) -> Reply:
     if status is Status.UNAVAILABLE:
         if any(word in details.lower() for word in _OF_TLS):
             return failures.no_tls(address, details)
+        if any(word in details.lower() for word in _NOT_HTTP2):
+            return failures.not_http2(address, details)
         if "connect" in details.lower() and "Socket closed" in details:
             return failures.wants_tls(address, details)
         if "connect" in details.lower() or not details:

@@ -18,6 +18,7 @@ from normfold.serving.metrics.places import Places
 from normfold.serving.metrics.port import HttpAnswer, HttpPort
 from normfold.serving.process import open_files
 from normfold.serving.process.open_files import METRICS_CONNECTIONS
+from normfold.serving.wire import http2_frames
 
 
 @contextlib.contextmanager
@@ -41,7 +42,32 @@ def test_get_and_head_are_answered_and_other_methods_refused():
         assert get(address, "/a?b=c")[:2] == (200, b"/a")
         status, body, headers = get(address, "/abc", "HEAD")
         assert (status, body, headers["Content-Length"]) == (200, b"", "4")
-        assert get(address, "/", "POST")[0] == 501
+        status, body, headers = get(address, "/", "POST")
+        assert (status, body) == (405, b"POST is not answered here, only GET and HEAD\n")
+        assert (headers["Allow"], headers["Content-Type"]) == ("GET, HEAD", "text/plain; charset=utf-8")
+
+
+def answer_to(address, sent):
+    host, _, number = address.rpartition(":")
+    with socket.create_connection((host, int(number)), timeout=30) as connection:
+        connection.sendall(sent)
+        return b"".join(iter(lambda: connection.recv(4096), b""))
+
+
+@pytest.mark.parametrize(
+    ("sent", "line", "said"),
+    [
+        (http2_frames.PREFACE, b"HTTP/1.0 505 ", b"this port speaks HTTP/1; gRPC is on the port of normfold serve --l"),
+        (b"nonsense\r\n\r\n", b"HTTP/1.0 400 ", b"Bad request syntax ('nonsense')"),
+        (b"BREW / HTTP/1.1\r\n\r\n", b"HTTP/1.0 405 ", b"BREW is not answered here"),
+    ],
+)
+def test_what_is_refused_is_refused_with_a_status_and_a_line_of_text(sent, line, said):
+    with opened(lambda path: HttpAnswer(HTTPStatus.OK, b"")) as address:
+        answer = answer_to(address, sent)
+        assert answer.startswith(line)
+        assert b"\r\nContent-Type: text/plain" in answer
+        assert answer.partition(b"\r\n\r\n")[2].startswith(said)
 
 
 def test_a_port_in_use_is_named_with_the_option():

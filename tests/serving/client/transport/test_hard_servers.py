@@ -7,10 +7,12 @@ import re
 import socket
 import threading
 import zlib
+from http import HTTPStatus
 
 import pytest
 
-from normfold.serving.client.client import ClientError
+from normfold.serving.client.client import Client, ClientError
+from normfold.serving.metrics.port import HttpAnswer, HttpPort
 from normfold.serving.wire import http2_frames as h2
 
 from .peer import LIVE, OK, Peer, framed, serving
@@ -169,8 +171,19 @@ def test_a_server_that_breaks_the_protocol_loses_the_connection(ask, bytes_, wor
     assert words in error.details
 
 
-@pytest.mark.parametrize("data", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH\r\n", b"\0" * 40])
-def test_what_is_no_grpc_server_is_said(ask, data):
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            "'HTTP/1.1 400 Bad': that is HTTP/1, as of a proxy",
+        ),
+        (b"<!DOCTYPE HTML>\n<html>\n</html>\n", "'<!DOCTYPE HTML>': that is HTTP/1, as of a proxy"),
+        (b"SSH-2.0-OpenSSH_9\r\n", "it answers 'SSH-2.0-OpenSSH_', which is not HTTP/2"),
+        (b"\0" * 40, "the first frame is not SETTINGS"),
+    ],
+)
+def test_what_is_no_grpc_server_is_said(ask, data, said):
     def handle(peer: Peer) -> None:
         peer.send(data)
         peer.wait_for_end()
@@ -178,7 +191,19 @@ def test_what_is_no_grpc_server_is_said(ask, data):
     error = failed(ask, handle)
     assert error.code.name == "UNAVAILABLE"
     assert "no gRPC server answers at" in error.details
-    assert ("that is HTTP/1, as of a proxy" in error.details) == data.startswith(b"HTTP")
+    assert said in error.details
+
+
+@pytest.mark.parametrize("transport", ["http2", "grpcio"])
+def test_the_port_for_metrics_is_told_from_that_for_grpc(transport):
+    metrics = HttpPort("127.0.0.1:0", lambda path: HttpAnswer(HTTPStatus.OK, b""))
+    try:
+        with Client(metrics.address, transport=transport) as client, pytest.raises(ClientError) as caught:
+            client.is_live(timeout=30)
+    finally:
+        metrics.close()
+    assert f"no gRPC server answers at {metrics.address}" in caught.value.details
+    assert "or a port for metrics; gRPC is on the port of normfold serve --listen, by default" in caught.value.details
 
 
 def test_a_server_that_closes_at_once_may_want_tls(ask):
