@@ -133,7 +133,7 @@ def print_table(targets: Sequence[Target], loads: Sequence[Load]) -> None:
         for one in targets:
             if load in one.slices:
                 table.add_row(str(load), *([one.name] if len(targets) > 1 else []), *_cells(one.total(load)))
-    console.print(table)
+    console.print_table(table)
     console.print(
         "latencies in ms; loads are requests in flight or requests a second; CPU: of the server, for each request"
     )
@@ -142,7 +142,7 @@ def print_table(targets: Sequence[Target], loads: Sequence[Load]) -> None:
             console.print(f"{one.name}: {count} requests failed with {status}", style="red")
     if len(targets) > 1:
         console.print(f"\nover {targets[0].name}, median of the rounds (least to largest):")
-        console.print(_ratios(targets, loads))
+        console.print_table(_ratios(targets, loads))
 
 
 def _cells(total: Slice) -> list[str]:

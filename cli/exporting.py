@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from normfold.cli.plain_console import PlainConsole
     from normfold.export.publishing.report import ExportReport
 
 #: The packages of the extra ``export``.
@@ -61,7 +60,7 @@ def _sentence(error: BaseException) -> str:
 
 
 @contextmanager
-def steps(quiet: bool) -> Iterator[tuple[Console, Callable[[str], None]]]:
+def steps(quiet: bool) -> Iterator[tuple[PlainConsole, Callable[[str], None]]]:
     """Yield a console and a function that shows the name of the current step, on a terminal only."""
     from normfold.cli.plain_console import PlainConsole
 
@@ -96,7 +95,7 @@ def _noted() -> Iterator[Callable[[str], None]]:
         raise
 
 
-def print_report(report: ExportReport, console: Console, next_command: str) -> None:
+def print_report(report: ExportReport, console: PlainConsole, next_command: str) -> None:
     """Print the report in a dozen lines, and the command that comes next."""
     from rich.markup import escape
 

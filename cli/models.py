@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from normfold.serving.client.connection import Credentials
     from normfold.serving.wire.proved_sizes import ProvedSizes
 
-#: The width where no terminal is: no line is broken, so that other programs find what they search for.
-WIDTH = 1 << 20
-
 
 @dataclass(frozen=True)
 class ListedVersion:
@@ -201,15 +198,15 @@ def _show(rows: list[ListedVersion], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows]))
         return
-    from normfold.cli.plain_console import PlainConsole
+    from normfold.cli.plain_console import LONGEST_LINE, PlainConsole
 
     console = PlainConsole(highlight=False)
     if not console.is_terminal:
-        console.width = WIDTH
+        console.width = LONGEST_LINE  # no line is broken, so that other programs find what they search for
     if not rows:
         console.print("no models")
         return
-    console.print(_table(rows))
+    console.print_table(_table(rows))
     for row in rows:
         batchnorms = f"BatchNorms {row.batchnorms}" if row.batchnorms else ""
         if facts := "; ".join(text for text in (row.reason, *row.inputs, batchnorms) if text):
@@ -234,8 +231,7 @@ def _table(rows: list[ListedVersion]) -> Table:
     shown = {title: cells for title, cells in columns.items() if any(cells)}
     for title in shown:
         number = title in ("version", "answered", "failed", "p50", "p99")
-        fixed = number or title in ("state", "device")
-        table.add_column(title, justify="right" if number else "left", overflow="fold", no_wrap=fixed)
+        table.add_column(title, justify="right" if number else "left")
     for cells in zip(*shown.values(), strict=True):
         table.add_row(*(cell.replace("[", "\\[") for cell in cells))
     return table

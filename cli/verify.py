@@ -19,8 +19,7 @@ from normfold.cli.needs import Need, needing
 from normfold.cli.verify_sides import Code, ends_in, is_code, is_served, require, sides_of, with_ends
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from normfold.cli.plain_console import PlainConsole
     from normfold.export.proof.verify import Verification
     from normfold.export.sources.ends import Ends
     from normfold.serving.client.connection import Credentials
@@ -147,7 +146,7 @@ def verify(
     sys.exit(0 if result.passed else 1)
 
 
-def _print_ends(texts: tuple[str, str], ends: Ends, console: Console) -> None:
+def _print_ends(texts: tuple[str, str], ends: Ends, console: PlainConsole) -> None:
     """Say where a version holds more than the network that it was made of, and nothing was said of that here."""
     from rich.markup import escape
 
@@ -159,7 +158,7 @@ def _print_ends(texts: tuple[str, str], ends: Ends, console: Console) -> None:
             console.print(f"in {escape(text)}: {escape('; '.join(notes))}; {cure}")
 
 
-def _print(result: Verification, console: Console) -> None:
+def _print(result: Verification, console: PlainConsole) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -176,7 +175,7 @@ def _print(result: Verification, console: Console) -> None:
             "" if d.label_agreement is None else f"{d.label_agreement:.1%}",
             "[green]passed[/green]" if d.passed else f"[red]{escape(d.trouble or 'failed')}[/red]",
         )
-    console.print(table)
+    console.print_table(table)
     for note in result.notes:
         console.print(f"note: {escape(note)}")
     verdict = "[green]the same network[/green]" if result.passed else "[red]not the same network[/red]"
