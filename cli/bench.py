@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from normfold.cli.connection import connection_options, said_of
+from normfold.counting import counted
 
 if TYPE_CHECKING:
     from normfold.serving.client.connection import Credentials
@@ -153,12 +154,15 @@ def bench(
         _check_picture(out)
     if len(set(addresses)) < len(addresses):
         raise click.UsageError("an address is given twice")
+    servers = counted(len(addresses), "address", "addresses")
     if pids and len(pids) != len(addresses):
-        raise click.UsageError(f"--server-pid is given {len(pids)} times for {len(addresses)} addresses; give one each")
+        raise click.UsageError(f"--server-pid is given {counted(len(pids), 'time')} for {servers}; give one each")
     if labels and len(set(labels)) != len(addresses):
-        raise click.UsageError(f"--label gives {len(set(labels))} names for {len(addresses)} addresses; give one each")
+        raise click.UsageError(f"--label gives {counted(len(set(labels)), 'name')} for {servers}; give one each")
     if seconds / rounds < 0.1:
-        raise click.UsageError(f"--seconds {seconds:g} in {rounds} rounds are slices below 0.1 s; give more seconds")
+        raise click.UsageError(
+            f"--seconds {seconds:g} in {counted(rounds, 'round')} are slices below 0.1 s; give more seconds"
+        )
     loads = [Load(in_flight=n) for n in in_flight or ([] if rate else [1, 4, 16, 64])]
     loads += [Load(rate=r) for r in rate or []]
     settings = benching.Settings(models, shapes, file, stream, connections, timeout)
@@ -235,7 +239,7 @@ def _draw(out: Path, targets: list[Target], loads: list[Load], settings: Any) ->
     from normfold.serving.process.cpus import available_cpus
     from normfold.whole_file import written_whole
 
-    about = f"Client: {available_cpus()} CPUs ({processor_name()}); {datetime.date.today()}"
+    about = f"Client: {counted(available_cpus(), 'CPU')} ({processor_name()}); {datetime.date.today()}"
     page = bench_picture.page if out.suffix == ".html" else bench_picture.drawing
     text = page(targets, loads, settings.title(), about)
     try:

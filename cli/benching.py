@@ -15,6 +15,7 @@ from rich.table import Table
 from normfold import __version__
 from normfold.cli.array_file import DAMAGED, open_array_file, why_unread
 from normfold.cli.plain_console import PlainConsole
+from normfold.counting import counted
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.client import Client, ClientError
 from normfold.serving.client.connection import Credentials
@@ -45,9 +46,7 @@ class Settings:
     def title(self) -> str:
         """Models and kind of calls, in one line."""
         how = "stream" if self.stream else "unary"
-        return (
-            f"{' and '.join(self.models)}, {how} calls over {self.connections} connection{'s'[: self.connections > 1]}"
-        )
+        return f"{' and '.join(self.models)}, {how} calls over {counted(self.connections, 'connection')}"
 
 
 def target(address: str, settings: Settings, pid: int | None, credentials: Credentials = NO_CREDENTIALS) -> Target:
@@ -139,7 +138,7 @@ def print_table(targets: Sequence[Target], loads: Sequence[Load]) -> None:
     )
     for one in targets:
         for status, count in sorted(sum((one.total(load).errors for load in loads), Counter[str]()).items()):
-            console.print(f"{one.name}: {count} requests failed with {status}", style="red")
+            console.print(f"{one.name}: {counted(count, 'request')} failed with {status}", style="red")
     if len(targets) > 1:
         console.print(f"\nover {targets[0].name}, median of the rounds (least to largest):")
         console.print_table(_ratios(targets, loads))

@@ -22,6 +22,7 @@ import onnx_ir as ir
 import torch
 from torch.export import Dim, ExportedProgram
 
+from normfold.counting import counted
 from normfold.export.capture import capture_errors
 from normfold.export.capture.blocks import BLOCKS, BlockSplits, TooFewBlocks
 from normfold.export.capture.guards import guards_of
@@ -118,7 +119,7 @@ def program_to_graph(
     model = onnx_program.model
     if len(outputs) != len(model.graph.outputs):
         raise CaptureError(
-            f"the network returns {len(outputs)} tensors, but {len(model.graph.outputs)} were captured: "
+            f"the network returns {counted(len(outputs), 'tensor')}, but the graph has {len(model.graph.outputs)}: "
             "does what it returns depend on its input?"
         )
     name_dimensions(model, specs)

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from normfold.counting import counted
 from normfold.export.errors import CaptureError, InputSpecError, StateError
 from normfold.export.state import Held, kept_state, message, other_inputs
 
@@ -177,8 +178,8 @@ def _by_keyword(network: nn.Module, names: tuple[str, ...]) -> bool:
     takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
     if len(names) < len(needed) or (len(names) > len(named) and not takes_any):
         raise InputSpecError(
-            f"the network's forward({', '.join(named)}) takes {len(needed)} inputs, but {len(names)} are described: "
-            f"give one --input for each of {', '.join(needed)}"
+            f"the network's forward({', '.join(named)}) takes {counted(len(needed), 'input')}, "
+            f"but the description has {len(names)}: give one --input for each of {', '.join(needed)}"
             + (f"; the entries of a dict or tuple are {needed[0]}.key or {needed[0]}.0" if needed else "")
         )
     return False

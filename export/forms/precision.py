@@ -21,6 +21,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from normfold.counting import counted
 from normfold.export.calibration.rows import DataSet, Division
 from normfold.export.errors import ExportError, VerificationError
 from normfold.export.fold.reading.names import module_of
@@ -249,7 +250,7 @@ def _trouble(verification: Verification, precision: str, measured: DataSet, kept
         if agree is not None and agree < LABEL_AGREEMENT:
             changed = round((1 - agree) * d.rows)
             return VerificationError(
-                f"{precision} changes the class in {changed} of {d.rows:,} rows of '{d.output}' "
+                f"{precision} changes the class in {changed} of {counted(d.rows, 'row')} of '{d.output}' "
                 f"({1 - LABEL_AGREEMENT:.0%} are allowed), so nothing was published. Measured on {measured}. "
                 f"{_instead(precision, measured, kept)}",
                 output=d.output,

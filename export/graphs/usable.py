@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from normfold.counting import counted
 from normfold.export.errors import CheckpointError
 from normfold.export.graphs.unrounded import FLOATS
 
@@ -47,7 +48,8 @@ def _troubles(graph: ir.Graph) -> Iterator[str]:
         linear = any(node.op_type in LINEAR for node, _ in value.uses())
         wrong, what = (~np.isfinite(array), "NaN or infinity") if linear else (np.isnan(array), "NaN")
         if wrong.any():
-            yield f"'{value.name}'{_role(value, norm)} holds {what} ({int(wrong.sum())} of {array.size} numbers)"
+            share = f"{int(wrong.sum())} of {counted(array.size, 'number')}"
+            yield f"'{value.name}'{_role(value, norm)} holds {what} ({share})"
     for node in graph:
         given = node.inputs[4] if node.op_type == NORM and len(node.inputs) > 4 else None
         held = None if given is None or given.is_graph_input() else ir.convenience.get_const_tensor(given)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from normfold.counting import counted
 from normfold.export.errors import InputSpecError
 from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, InputSpec
 
@@ -95,8 +96,8 @@ def _refuse_nonfinite(array: NDArray[Any], name: str, file: str) -> None:
     kind = "NaN" if np.isnan(array).any() else "infinity"
     count = int((~np.isfinite(array)).sum())
     raise InputSpecError(
-        f"sample '{file}': '{name}' holds {kind} ({count:,} of {array.size:,} numbers, as {array.dtype}), so its "
-        "answer proves nothing. Replace them, or give --allow-nonfinite if the network is meant to take them"
+        f"sample '{file}': '{name}' holds {kind} ({count:,} of {counted(array.size, 'number')}, as {array.dtype}), so "
+        "its answer proves nothing. Replace them, or give --allow-nonfinite if the network is meant to take them"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from normfold.counting import counted
 from normfold.export.errors import InputSpecError
 from normfold.export.graphs.exact import narrow_types
 from normfold.export.graphs.runtime import Runtime
@@ -60,7 +61,7 @@ def compare(a: Side, b: Side, samples: Sequence[Case] = ()) -> Verification:
     names = list(run(cases[0].inputs))
     input_names = [s.name for s in b.origin.specs] if b.origin else [s.name for s in origin.specs]
     if len(input_names) != len(origin.specs):
-        raise InputSpecError(f"'{a.name}' takes {len(origin.specs)} inputs, '{b.name}' {len(input_names)}")
+        raise InputSpecError(f"'{a.name}' takes {counted(len(origin.specs), 'input')}, '{b.name}' {len(input_names)}")
     if set(input_names) == {s.name for s in origin.specs}:
         input_names = [s.name for s in origin.specs]
 

@@ -57,9 +57,8 @@ def kept_notes(
     changed = changed_files(directory, model_files)
     if labels := next((name for name in changed if name != CONFIG), ""):
         count = len(model_files[LABELS].decode().splitlines())
-        notes.append(
-            f"'{directory / labels}' now holds these {count} labels, for every version of '{destination.name}'"
-        )
+        these = "this label" if count == 1 else f"these {count} labels"
+        notes.append(f"'{directory / labels}' now holds {these}, for every version of '{destination.name}'")
     batch = batch_dimension(specs)
     if kept.max_batch_size and batch and batch.high and batch.high != kept.max_batch_size:
         notes.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from normfold.counting import counted
 from normfold.export.errors import InputSpecError
 from normfold.export.publishing.config import OutputSpec
 from normfold.plain_file import read_plain_text
@@ -58,4 +59,5 @@ def labelled_output(labels: Sequence[str], outputs: Sequence[OutputSpec]) -> str
         if output.dims and output.dims[-1] == len(labels):
             return output.name
     shapes = ", ".join(f"'{o.name}' [{', '.join(str(d) or '?' for d in o.dims)}]" for o in outputs)
-    raise InputSpecError(f"there are {len(labels)} labels, but no output has that many classes: {shapes}")
+    there = f"there {'is' if len(labels) == 1 else 'are'} {counted(len(labels), 'label')}"
+    raise InputSpecError(f"{there}, but no output has that many classes: {shapes}")

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from normfold.counting import counted
 from normfold.export.forms.precision import PrecisionReport
 from normfold.export.publishing.report import ExportReport, chosen, columns, folded_form, labels_kept
 
@@ -48,7 +49,7 @@ def print_summary(report: ExportReport, console: Console) -> None:
     cases = len(report.verification.cases)
     console.print(
         f"largest error  {worst.relative:.1e} of the output's scale against {escape(report.verification.reference)} "
-        f"({cases} inputs; allowed {worst.bound:.1e}, unfolded float32 graph {worst.unfolded_relative:.1e})"
+        f"({counted(cases, 'input')}; allowed {worst.bound:.1e}, unfolded float32 graph {worst.unfolded_relative:.1e})"
     )
     if report.algebra is not None:
         function = report.algebra.worst
@@ -78,7 +79,7 @@ def _fewer_bits(fewer: PrecisionReport) -> Iterator[str]:
         yield escape(f"  calibrated on {fewer.calibration}")
     yield escape(f"  measured on {fewer.measured}")
     if fewer.equalised:
-        layers = "1 layer" if len(fewer.equalised) == 1 else f"{len(fewer.equalised)} layers"
+        layers = counted(len(fewer.equalised), "layer")
         yield f"  equalised: the output channels of {layers} were scaled to equal ranges"
     if fewer.corrected:
         yield "  corrected: biases make up for the mean error of rounding"

@@ -15,6 +15,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_unflatten
 
+from normfold.counting import counted
 from normfold.export.capture.capture import program_to_graph
 from normfold.export.capture.capture_errors import refuse_training
 from normfold.export.capture.linked_sizes import refuse_linked
@@ -118,7 +119,8 @@ def _specs(program: ExportedProgram, given: Sequence[InputSpec], path: Path) -> 
     values = {n.name: n.meta["val"] for n in program.graph.nodes if n.op == "placeholder"}
     if given and len(given) != len(names):
         raise InputSpecError(
-            f"'{path}' takes {len(names)} inputs ({', '.join(map(str, names))}), but {len(given)} are described"
+            f"'{path}' takes {counted(len(names), 'input')} ({', '.join(map(str, names))}), "
+            f"but the description has {len(given)}"
         )
     ranges = {str(symbol): bounds for symbol, bounds in program.range_constraints.items()}
     symbols: dict[str, Dimension] = {}

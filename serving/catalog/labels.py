@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from normfold.counting import counted
 from normfold.protos import model_config as mc
 from normfold.serving.catalog.repository import Files
 from normfold.serving.errors import ConfigError
@@ -37,10 +38,11 @@ def _oddities(labels: Sequence[str], output: mc.ModelOutput) -> Iterator[str]:
     """A sentence where the labels are not one name for each class."""
     file, name = output.label_filename, quoted(output.name)
     classes = math.prod(output.dims) if all(size >= 0 for size in output.dims) else None
+    has = f"{counted(len(labels), 'label')}, output {name} {counted(classes or 0, 'class', 'classes')}"
     if classes is not None and len(labels) < classes:
-        yield f"{file} has {len(labels)} labels, output {name} {classes} classes: the others are answered by number"
+        yield f"{file} has {has}: the others are answered by number"
     elif classes is not None and len(labels) > classes:
-        yield f"{file} has {len(labels)} labels, output {name} {classes} classes: is it the file of another model?"
+        yield f"{file} has {has}: is it the file of another model?"
     if twice := [label for label, count in Counter(labels).items() if count > 1]:
         shown = ", ".join(quoted(label) for label in twice[:_SHOWN])
         yield f"{file} has {shown}{' and others' if len(twice) > _SHOWN else ''} more than once"

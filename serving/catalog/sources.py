@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 
+from normfold.counting import counted
 from normfold.protos import model_config as mc
 from normfold.serving.catalog import config
 from normfold.serving.catalog.following import Following
@@ -108,7 +109,7 @@ class Sources:
 def _there(models: Collection[str]) -> str:
     """The end of a sentence about a model that is not there: the first of those that are."""
     shown = ", ".join(quoted(name) for name in [*models][:_SHOWN])
-    more = f" and {len(models) - _SHOWN} others" if len(models) > _SHOWN else ""
+    more = f" and {counted(len(models) - _SHOWN, 'other')}" if len(models) > _SHOWN else ""
     return f"; there are: {shown}{more}" if models else "; the repository holds no model now"
 
 

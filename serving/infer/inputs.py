@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from normfold.counting import counted
 from normfold.protos import grpc_service as pb
 from normfold.protos.datatypes import by_name
 from normfold.serving.catalog.contract import Contract, TensorSpec, reshaped
@@ -242,7 +243,7 @@ def _check_tensor(
 
 def _difference(shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
     if len(shape) != len(expected):
-        return f"It has {len(shape)} dimensions, the model takes {len(expected)}."
+        return f"It has {counted(len(shape), 'dimension')}, the model takes {len(expected)}."
     for axis, (size, wanted) in enumerate(zip(shape, expected, strict=True)):
         if wanted not in (-1, size):
             return f"Dimension {axis} is {size}, the model takes {wanted}."

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from normfold.cache_folder import cache_folder
+from normfold.counting import counted
 from normfold.plain_file import read_plain_file
 from normfold.serving.catalog.manifests import check_manifest, listed
 from normfold.serving.catalog.plain_files import MOST_BYTES, why
@@ -261,7 +262,7 @@ def _check(staged: Path) -> None:
 
 def _partial(failed: list[str]) -> RemoteError:
     """The error of a look at which objects failed, each with its reason."""
-    more = [f"and {len(failed) - _SHOWN} others"] if len(failed) > _SHOWN else []
+    more = [f"and {counted(len(failed) - _SHOWN, 'other')}"] if len(failed) > _SHOWN else []
     error = RemoteError("; ".join(failed[:_SHOWN] + more))
     error.partial = True
     return error

@@ -263,7 +263,7 @@ def test_a_label_names_a_server_in_drawing_and_json(make_server, address, tmp_pa
     assert [server["label"] for server in found] == ["ours", "theirs & co"]
     assert found[0]["address"] == address
     refused = run(address, "-m", "m", "--label", "a", "--label", "b")
-    assert "--label gives 2 names for 1 addresses; give one each" in refused.output
+    assert "--label gives 2 names for 1 address; give one each" in refused.output
 
 
 def test_the_axes_end_where_the_data_ends():

@@ -159,7 +159,7 @@ REFUSED: dict[str, tuple[Callable[[Any], pb.ModelInferRequest], grpc.StatusCode,
         S.INVALID_ARGUMENT,
         "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension",
     ),
-    "wrong rank": (changed(shape(4)), S.INVALID_ARGUMENT, "It has 1 dimensions, the model takes 2."),
+    "wrong rank": (changed(shape(4)), S.INVALID_ARGUMENT, "It has 1 dimension, the model takes 2."),
     "thousands of dimensions": (changed(shape(*[1] * 5000)), S.INVALID_ARGUMENT, "unexpected shape for input 'x'"),
     "open dimension": (
         changed(shape(-1, 4)),

@@ -184,7 +184,7 @@ def test_several_inputs_are_given_by_name_whatever_their_order() -> None:
     np.testing.assert_array_equal(got, expected)
     with pytest.raises(InputSpecError, match="has no input 'token'; did you mean 'tokens'"):
         NamedNetwork(network, ["token", "scale"])
-    with pytest.raises(InputSpecError, match="takes 2 inputs, but 1 are described"):
+    with pytest.raises(InputSpecError, match="takes 2 inputs, but the description has 1:"):
         NamedNetwork(network, ["x"])
 
 

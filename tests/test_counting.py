@@ -1,0 +1,11 @@
+"""Numbers and nouns in messages."""
+
+from __future__ import annotations
+
+import doctest
+
+from normfold import counting
+
+
+def test_one_has_the_singular_and_all_others_the_plural():
+    assert doctest.testmod(counting) == doctest.TestResults(failed=0, attempted=1)
