@@ -27,9 +27,12 @@ def export_network(
     name: str,
     inputs: Any = (),
     weights: str | Path | None = None,
+    weights_key: str = "",
+    weights_sha256: str = "",
     labels: str | Path | Sequence[str] | None = None,
     samples: Any = (),
     test_samples: Any = (),
+    allow_nonfinite: bool = False,
     standardize: Mapping[str, tuple[Any, Any]] | None = None,
     softmax: str | Mapping[str, int] = "",
     sigmoid: str | Sequence[str] = (),
@@ -60,9 +63,12 @@ def export_network(
             arrays in the order of ``forward``, or a dict of arrays by name. An example fixes every size but the first,
             which is the batch, and is proved with like a sample.
         weights: A file of weights.
+        weights_key: Which network, where the file of weights holds several: "ema".
+        weights_sha256: The SHA-256 that the file of weights must have, in hexadecimal.
         labels: The names of the classes, or a file with one on each line.
         samples: Real inputs to prove with: files, arrays, or dicts of arrays by name. int8 is calibrated on them.
         test_samples: Real inputs that int8 is not calibrated on: what fewer bits cost is measured on them.
+        allow_nonfinite: Samples may hold NaN and infinity.
         standardize: Input -> (mean, std), numbers or arrays with one value for each channel: (x - mean) / std is
             computed first, and folded too.
         softmax: The output that becomes probabilities of classes, or a dict from such outputs to the classes' axis.
@@ -100,6 +106,8 @@ def export_network(
         made = " (give a network, not its class)" if inspect.isclass(model) else ""
         raise TypeError(f"export_network: got {model!r}, expected a torch.nn.Module{made}; for files: normfold export")
     require_types(given)
+    if (weights_key or weights_sha256) and weights is None:
+        raise ExportError(f"weights_{'key' if weights_key else 'sha256'} is about a file of weights: give weights, too")
     parameters = inspect.signature(model.forward).parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)] or ["x"]
     texts, examples = _described(inputs, names)
@@ -114,9 +122,12 @@ def export_network(
         name=name,
         inputs=texts,
         weights=None if weights is None else Path(weights),
+        weights_key=weights_key,
+        weights_sha256=weights_sha256,
         labels=Path(labels) if isinstance(labels, (str, os.PathLike)) else labels,
         samples=[*examples, *real],
         test_samples=tests,
+        allow_nonfinite=allow_nonfinite,
         ends=Ends(
             dict(standardize or {}),
             dict(softmax) if isinstance(softmax, Mapping) else {softmax: None} if softmax else {},

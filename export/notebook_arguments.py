@@ -6,6 +6,7 @@ The command line reads texts and refuses what it cannot read; here a text may co
 from __future__ import annotations
 
 import os
+import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
@@ -63,6 +64,10 @@ def _is_text(given: Any) -> bool:
     return isinstance(given, str)
 
 
+def _is_digest(given: Any) -> bool:
+    return _is_text(given) and re.fullmatch("([0-9a-fA-F]{64})?", given) is not None
+
+
 def _is_path(given: Any) -> bool:
     return isinstance(given, (str, os.PathLike)) and isinstance(os.fspath(given), str)
 
@@ -101,6 +106,8 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "repository": (_is_path, "a path"),
     "name": (_is_text, "a name, for example 'surnames'"),
     "weights": (_none_or(_is_path), "the path of a file of weights"),
+    "weights_key": (_is_text, "the name of a network in the file of weights, for example 'ema'"),
+    "weights_sha256": (_is_digest, "64 digits, as sha256sum prints"),
     "labels": (_none_or(_names), "the path of a file, or a list of names, ['cat', 'dog']"),
     "standardize": (_none_or(_mapping(_is_pair)), "input -> (mean, std), {'x': (0.5, 2.0)}"),
     "softmax": (

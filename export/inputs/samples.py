@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,12 @@ class SampleFile:
 
 
 def read_sample(path: Path | SampleFile, allow_nonfinite: bool = False) -> SampleFile:
-    """Read one file; arrays in memory are returned as they are.
+    """Read one file, or take arrays in memory.
 
     Raises InputSpecError if the file is missing, damaged, of another format, or holds pickled objects.
     """
     if isinstance(path, SampleFile):
-        return path
+        return replace(path, allow_nonfinite=allow_nonfinite)
     if not path.is_file():
         raise InputSpecError(f"no sample file '{path}'")
     _refuse_large(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from torch import nn
 
 from normfold import ExportError, export_network
+from normfold.cli.export import export
 from normfold.export.notebook_arguments import require_types
 
 
@@ -86,12 +89,54 @@ def test_an_example_names_the_inputs_as_forward_does_and_labels_may_be_a_list(tm
         ({"inputs": "ecg=FP32[N,3,L]", "labels": ["a", ""]}, "the labels: line 2 is empty"),
         ({"inputs": "ecg=FP32[N,3,L]", "labels": ["a", "b"]}, "there are 2 labels, but no output has that many"),
         ({"inputs": "ecg=FP32[N,3,L]", "name": "../x"}, "cannot be a model's name"),
+        ({"inputs": "ecg=FP32[N,3,L]", "samples": np.full((1, 3, 9), np.nan)}, "allow-nonfinite"),
+        ({"inputs": "ecg=FP32[N,3,L]", "weights_key": "ema"}, "weights_key is about a file of weights: give weights"),
+        ({"inputs": "ecg=FP32[N,3,L]", "weights_sha256": "0" * 63}, "expected 64 digits, as sha256sum prints"),
     ],
 )
 def test_a_mistake_is_an_export_error_and_writes_nothing(tmp_path: Path, options: dict[str, object], said: str) -> None:
     with pytest.raises(ExportError, match=said):
         export_network(Ecg(), **{"repository": tmp_path / "r", "name": "ecg", **options})  # type: ignore[arg-type]
     assert not (tmp_path / "r").exists()
+
+
+#: Options of the command that a network in memory has no use for.
+NOT_KEYWORDS = {"source", "untrained", "arguments", "config", "as_json", "debug", "help"}
+#: Options with another name there: the bits are chosen by one keyword, and the network is the first argument.
+OTHER_NAMES = {"dtype": "precision", "quantize": "precision"}
+
+
+def test_every_option_of_the_command_is_a_keyword() -> None:
+    options = {str(parameter.name) for parameter in export.params} - NOT_KEYWORDS
+    keywords = {*inspect.signature(export_network).parameters} - {"model", "progress"}
+    assert {OTHER_NAMES.get(name, name) for name in options} == keywords
+
+
+def test_weights_may_be_one_of_several_and_must_be_the_named_file(tmp_path: Path) -> None:
+    made, other = network(), network()
+    with torch.no_grad():
+        other[0].bias.add_(1.0)  # type: ignore[operator, union-attr]
+    path = tmp_path / "both.pt"
+    torch.save({"model": made.state_dict(), "ema": other.state_dict()}, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    usual = {"inputs": "x=FP32[N,3,9]", "name": "net", "repository": tmp_path / "r", "form": "folded"}
+    with pytest.raises(ExportError, match="but --weights-sha256 is 0000"):
+        export_network(network(), weights=path, weights_key="ema", weights_sha256="0" * 64, **usual)  # type: ignore[arg-type]
+    report = export_network(network(), weights=path, weights_key="ema", weights_sha256=digest, **usual)  # type: ignore[arg-type]
+    assert report.weights_sha256 == digest
+    x = np.ones((1, 3, 9), np.float32)
+    (got,) = onnxruntime.InferenceSession(Path(report.path) / "model.onnx").run(None, {"x": x})
+    expected = other.eval()(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_samples_with_nan_are_taken_where_that_is_said(tmp_path: Path) -> None:
+    sample = np.ones((1, 3, 9), np.float32)
+    sample[0, 0, 0] = np.nan
+    report = export_network(
+        network(), inputs="x=FP32[N,3,9]", samples=sample, allow_nonfinite=True, repository=tmp_path, name="net"
+    )
+    assert "sample 1" in report.verification.cases
 
 
 @pytest.mark.parametrize(("model", "said"), [(Ecg, "give a network, not its class"), ("net.onnx", "normfold export")])
