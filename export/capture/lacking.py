@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
 from onnxscript import opset18
+from onnxscript.function_libs.torch_lib.ops.nn import aten_avg_pool2d, aten_avg_pool3d
 
 from normfold.export.errors import CaptureError
 
@@ -38,9 +40,41 @@ def _rrelu(
     return op.LeakyRelu(self, alpha=(lower + upper) / 2), noise
 
 
+def _divided(pool: Callable[..., Any], axes: int) -> Callable[..., Any]:
+    """An average-pool over ``axes`` axes: as torch translates it, with ``pool``, but also with its divisor_override.
+
+    A sum over the divisor is the mean of the window times its size over the divisor; both count the padding's zeros.
+    """
+
+    def translated(
+        self: Any,
+        kernel_size: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Sequence[int] = (0,),
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Any:
+        if divisor_override is None:
+            return pool(self, kernel_size, stride, padding, ceil_mode, count_include_pad)
+        if ceil_mode:
+            raise CaptureError(
+                "an average-pool has divisor_override and ceil_mode=True: its last window may be smaller than the "
+                "others, and ONNX has no such pool. Leave one of the two out"
+            )
+        op: Any = opset18
+        size = prod(kernel_size) if len(kernel_size) == axes else kernel_size[0] ** axes
+        mean = pool(self, kernel_size, stride, padding, False, True)
+        return op.Mul(mean, op.CastLike(op.Constant(value_float=size / divisor_override), mean))
+
+    return translated
+
+
 #: For ``torch.onnx.export(custom_translation_table=…)``.
 LACKING: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.amax.default: _amax,
     torch.ops.aten.amin.default: _amin,
+    torch.ops.aten.avg_pool2d.default: _divided(aten_avg_pool2d, 2),
+    torch.ops.aten.avg_pool3d.default: _divided(aten_avg_pool3d, 3),
     torch.ops.aten.rrelu_with_noise_functional.default: _rrelu,
 }

@@ -39,6 +39,7 @@ from normfold.export.proof.masks import mask_cases
 from normfold.export.proof.moving import moved_weights
 from normfold.export.proof.numbers import require_numbers, telling
 from normfold.export.proof.verify import Arrays, Case, Run, Verification, largest_errors, remembered, verify
+from normfold.export.proof.which_size import size_apart
 from normfold.export.sources.origin import Origin
 from normfold.export.user_code import first_line, place_and_reason
 
@@ -184,12 +185,14 @@ class Proof:
         exact = self.name.endswith("float64")
         if exact and self._algebra is not None:
             moved = Float64Graph(moved_weights(self.unfolded.content, 0)).run
-            errors = largest_errors(self._algebra.reference, [moved], self.cases)
-            captured = verify(self.reference, self._algebra.reference, self.cases, self.name, errors, _capture_bound)
+            cases, graph = self.cases, self._algebra.reference
+            errors = largest_errors(graph, [moved], cases)
+            captured = verify(self.reference, graph, cases, self.name, errors, _capture_bound)
         else:
             cases = [case for case in self.cases if case.kind != "scaled"]
+            graph = self._plain
             errors = largest_errors(self.reference, [own if exact else self._nudged()], cases)
-            captured = verify(self.reference, self._plain, cases, self.name, errors, _plain_bound, self._plain)
+            captured = verify(self.reference, graph, cases, self.name, errors, _plain_bound, self._plain)
         for d in captured.differences:
             if not d.passed:
                 what = d.trouble or f"output '{d.output}' is off by {d.relative:.1e} of its scale on {d.kind} inputs"
@@ -198,6 +201,8 @@ class Proof:
                     why = f"It {ANOTHER_PATH}"
                 elif d.kind == "masks":
                     why = MASKED
+                elif apart := size_apart(self.reference, graph, cases, self.sizes.specs, d.bound):
+                    why = f"At the other sizes it is the network; with {apart} that {ANOTHER_PATH}"
                 raise CaptureError(
                     f"the graph that was captured is not the network, so nothing was folded: {what}, where "
                     f"{d.bound:.1e} is allowed. {why}"

@@ -37,6 +37,10 @@ class Computing(nn.Module):
         lambda x: x.amin(-1),
         lambda x: F.rrelu(x),
         lambda x: F.rrelu(x, 0.1, 0.7),
+        lambda x: F.avg_pool2d(x[:, :, None], (1, 2), divisor_override=3),
+        lambda x: F.avg_pool2d(x[:, None], 3, 2, 1, count_include_pad=False, divisor_override=2),
+        lambda x: F.avg_pool2d(x[:, None], 3, 2, 1, count_include_pad=False),
+        lambda x: F.avg_pool3d(x[:, None, None], (1, 2, 2), divisor_override=5),
     ],
 )
 def test_it_computes_what_the_network_does(function: Callable[[Tensor], Tensor]) -> None:
@@ -44,7 +48,7 @@ def test_it_computes_what_the_network_does(function: Callable[[Tensor], Tensor])
     model = capture(network, parse_inputs(["x=FP32[N,3,L]"]), {"N": 2, "L": 8})
     inputs = {"x": np.random.default_rng(0).standard_normal((4, 3, 5)).astype(np.float32)}
     answer = Runtime(Graph.of(model).content, optimised=False).run(inputs)["output"]
-    np.testing.assert_allclose(answer, network.run(inputs)["output"], rtol=1e-6)
+    np.testing.assert_allclose(answer, network.run(inputs)["output"], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["mean", "sum"])
@@ -55,6 +59,13 @@ def test_a_bag_of_embeddings_whose_loop_gives_a_value_from_outside_it_is_a_graph
     inputs = {"input": np.random.default_rng(0).integers(0, 9, size=(3, 5))}
     answer = Runtime(Graph.of(model).content, optimised=False).run(inputs)["output"]
     np.testing.assert_allclose(answer, network.run(inputs)["output"], rtol=1e-5)
+
+
+def test_a_divisor_of_windows_of_several_sizes_is_refused() -> None:
+    pool = nn.AvgPool2d((1, 3), (1, 2), ceil_mode=True, divisor_override=3)
+    network = NamedNetwork(nn.Sequential(nn.Unflatten(1, (3, 1)), pool).eval(), ["x"])
+    with pytest.raises(CaptureError, match="an average-pool has divisor_override and ceil_mode=True"):
+        capture(network, parse_inputs(["x=FP32[N,3,L]"]), {"N": 2, "L": 8})
 
 
 def test_slopes_that_are_drawn_are_refused() -> None:

@@ -231,3 +231,13 @@ def test_steps_at_which_a_remainder_stays_are_named(remainder: int, typed: str, 
     guard = Guard("", ("L",), lambda sizes: sizes["L"] % 30 == remainder, (0, 30))
     (d,) = dimensions([parse_input(f"x=FP32[{typed}]")])
     assert str(guard.in_steps({"L": 480 + remainder}, d)) == steps
+
+
+def alone(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return y * 3 if x.shape[0] == 1 else y
+
+
+def test_another_path_for_a_batch_of_one_is_named_with_its_size(tmp_path: Path) -> None:
+    said = "not the network.*At the other sizes it is the network; with N = 1 that takes another path there: give that"
+    with pytest.raises(normfold.ExportError, match=said):
+        exported(alone, tmp_path, "x=FP32[N,4,9]")
