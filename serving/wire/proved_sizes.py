@@ -49,8 +49,9 @@ class ProvedDimension:
         return str(first) if first == last else f"{first} to {last}"
 
     def __str__(self) -> str:
-        """The sizes in words, such as "from 8, in steps of 1"."""
-        return f"from {self.low}{f' to {self.high}' if self.high else ''}, in steps of {self.step}"
+        """The sizes in words, such as "from 8, in steps of 4"."""
+        steps = "" if self.step == 1 else f", in steps of {self.step}"
+        return f"from {self.low}{f' to {self.high}' if self.high else ''}{steps}"
 
 
 @dataclass(frozen=True)
