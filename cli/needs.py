@@ -1,4 +1,4 @@
-"""Options that do nothing without another: giving one of them alone is an error, so that none is ignored silently."""
+"""Options that do nothing without another: who gives one of them alone is told, so that none is ignored silently."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import click
 from click.core import ParameterSource
+
+from normfold.cli.environment import say_where
 
 #: What the sources of a value count; what comes from a weaker one may be left without use by a stronger one.
 _STRENGTH = {ParameterSource.DEFAULT_MAP: 1, ParameterSource.ENVIRONMENT: 2, ParameterSource.COMMANDLINE: 3}
@@ -43,15 +45,24 @@ def needing(*needs: Need) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def check(context: click.Context, needs: Iterable[Need]) -> None:
-    """Raise click.BadParameter for a given option that does nothing beside the others."""
+    """Raise click.BadParameter for an option on the command line that does nothing beside the others.
+
+    One of a variable or of the file is warned of: both may be written for several commands, or for another machine.
+    """
     parameters = {parameter.name: parameter for parameter in context.command.params}
     for need in needs:
         if need.met(context.params):
             continue
         least = max(1, _strength(context, need.other))
         for name in need.options:
-            if _strength(context, name) >= least:
-                raise click.BadParameter(f"it does nothing {need.why}", context, parameters[name])
+            strength = _strength(context, name)
+            if strength < least:
+                continue
+            error = click.BadParameter(f"it does nothing {need.why}", context, parameters[name])
+            if strength == _STRENGTH[ParameterSource.COMMANDLINE]:
+                raise error
+            say_where(error)
+            click.echo(f"Warning: {error.param_hint}: {error.message}", err=True)
 
 
 def _strength(context: click.Context, name: str) -> int:

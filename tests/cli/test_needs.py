@@ -63,11 +63,11 @@ def test_an_option_with_the_one_that_it_needs_is_taken(serving):
     assert "it does nothing" not in run(*SERVE, *taken, "--max-connection-age-grace", "9")
 
 
-def test_a_variable_or_a_line_of_the_file_that_does_nothing_is_refused_by_its_name(serving, tmp_path):
+def test_a_variable_or_a_line_of_the_file_that_does_nothing_is_warned_of_by_its_name(serving, tmp_path):
     said = run(*SERVE, env={"NORMFOLD_SERVE_POLL_SECONDS": "9"})
-    assert "NORMFOLD_SERVE_POLL_SECONDS (--poll-seconds): it does nothing" in said
+    assert said == "Warning: NORMFOLD_SERVE_POLL_SECONDS (--poll-seconds): it does nothing without --model-control poll"
     (tmp_path / "normfold.toml").write_text("[serve]\npoll-seconds = 9\n")
-    assert "poll-seconds in [serve] of normfold.toml: it does nothing" in run(*SERVE)
+    assert run(*SERVE).startswith("Warning: poll-seconds in [serve] of normfold.toml: it does nothing")
 
 
 def test_what_the_command_line_overrides_is_not_refused(serving, tmp_path):
