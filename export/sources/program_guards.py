@@ -11,6 +11,7 @@ from typing import Any
 
 from normfold.export.inputs.guards import Guard
 from normfold.export.inputs.specs import Dimension, InputSpec
+from normfold.export.sources.program_powers import are_bounded
 
 __all__ = ["guard_of", "is_guard", "is_plain"]
 
@@ -38,6 +39,8 @@ _OPERATORS: Mapping[type[ast.AST], Callable[..., Any]] = {
     ast.GtE: operator.ge,
     ast.Not: operator.not_,
 }
+#: Functions of math that a guard may use: not those whose results have as many digits as one likes.
+_MATH = {n: f for n, f in vars(math).items() if callable(f) and n not in ("factorial", "comb", "perm")}
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "max": max,
     "min": min,
@@ -51,17 +54,20 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "torch.sym_min": min,
     "torch.sym_not": operator.not_,
     "torch.sym_sqrt": math.sqrt,
-    **{f"math.{name}": function for name, function in vars(math).items() if callable(function)},
+    **{f"math.{name}": function for name, function in _MATH.items()},
 }
 #: Functions of torch and methods of tensors in guards that say nothing of one path or another.
-_OTHER = re.compile(r"IsNonOverlappingAndDenseIndicator|torch\.sym_\w+|math\.\w+")
+_OTHER = re.compile(r"IsNonOverlappingAndDenseIndicator|torch\.sym_\w+|math\.(pi|e|inf|nan)")
 _METHODS = ("size", "stride", "storage_offset", "dim", "numel")
 
 
 def is_guard(text: str) -> bool:
     """Whether ``text`` only compares sizes of inputs: torch executes it."""
     try:
-        return len(text) < 10_000 and text.isprintable() and _compares(ast.parse(text, mode="eval").body)
+        if len(text) > 10_000 or not text.isprintable():
+            return False
+        tree = ast.parse(text, mode="eval").body
+        return _compares(tree) and are_bounded(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
 
@@ -118,7 +124,7 @@ def guard_of(text: str, inputs: Sequence[str], specs: Sequence[InputSpec]) -> Gu
     def holds(sizes: Mapping[str, int]) -> bool:
         try:
             return bool(number(sizes))
-        except ArithmeticError:
+        except (ArithmeticError, ValueError, TypeError):
             return False
 
     return Guard(shown, tuple(sorted(set(names.values()))), holds, tuple(sorted(numbers))) if names else None

@@ -127,7 +127,7 @@ def _specs(program: ExportedProgram, given: Sequence[InputSpec], path: Path) -> 
     asked = {d.name for s in given for d in s.dims if isinstance(d, Dimension)}
     found = []
     for index, name in enumerate(names):
-        value = values[name]
+        value = values.get(name)
         if not isinstance(value, torch.Tensor) or value.dtype not in DATATYPES:
             raise SourceError(
                 f"'{path}': its input '{name}' is {getattr(value, 'dtype', type(value).__name__)}, which no client "

@@ -8,18 +8,12 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-
 from normfold.export.sources.program_guards import is_guard, is_plain
+from normfold.export.sources.program_operators import is_operator
+from normfold.export.sources.program_powers import are_bounded
 
 __all__ = ["faults"]
 
-#: Operators on sizes.
-_OF_NUMBERS = re.compile(
-    r"_operator\.(add|sub|mul|truediv|floordiv|mod|pow|neg|pos|abs|lshift|rshift|and_|or_|not_|eq|ne|lt|le|gt|ge|getitem)"
-    r"|math\.[a-z]\w*|torch\.sym_\w+"
-)
-_OF_TENSORS = re.compile(r"torch\.ops\.(aten|prims|higher_order|_caffe2)\.(\w+)(\.\w+)?")
 #: Functions in torch's size expressions: those of SymPy, and torch's own functions of numbers.
 _FUNCTIONS = {
     *("Symbol", "Integer", "Rational", "Float", "Add", "Mul", "Pow", "Mod", "Max", "Min", "Abs", "floor", "ceiling"),
@@ -35,11 +29,21 @@ _MAPPINGS = {
     *("as_string_to_argument", "treespec_namedtuple_fields", "opset_version", "range_constraints"),
 }
 #: Names of variables and parameters, which torch writes into Python code as they are.
-_VARIABLES = {"name", "as_name", "forward_arg_names"}
+_VARIABLES = {"name", "as_name", "forward_arg_names", "keyword"}
+#: Those among them that are names of arguments only.
+_OF_CALLS = {"forward_arg_names", "keyword"}
 #: Paths of weights and modules, which torch quotes in code.
 _PATHS = {"parameter_name", "buffer_name", "tensor_constant_name", "fqn"}
-#: Texts that torch keeps as text: where a node comes from, and texts that are arguments of operators.
-_TEXTS = {"metadata", "as_string", "as_strings"}
+#: Where a node comes from, which torch keeps as text.
+_METADATA = "metadata"
+#: Texts that are arguments of operators are any; those of inputs and outputs are written into guards.
+_STRINGS = {"as_string", "as_strings"}
+#: Ranges are those of sizes: torch counts up to the number in the name of one that depends on data.
+_RANGE = re.compile(r"(u|zuf)[0-9]{1,6}|(?!u|zuf).*")
+#: Names that code of torch's own uses in the function of a program.
+_RESERVED = {"torch", "self", "operator", "_operator", "device", "getattr", "pytree", "fx_pytree"}
+#: What a dict of defaults makes for a key that it does not hold.
+_FACTORIES = {"list", "dict", "set", "tuple", "int", "float", "str", "bool"}
 #: Any other text: a dotted path, a device, a version. Nothing is called, assigned, quoted or on another line.
 _OTHER = re.compile(r"[\w.:/+<>*@ -]*")
 
@@ -54,15 +58,19 @@ def faults(value: Any, field: str = "") -> Iterator[str]:
     elif isinstance(value, dict):
         own = field in _MAPPINGS
         for key, inner in value.items():
-            if own and field != "range_constraints":
-                yield from _of_text(key, "name" if field.endswith("_values") else "fqn")
-            if own or key not in _TEXTS:
-                yield from faults(inner, "" if own else key)
+            if own:
+                yield from _of_text(key, field if field == "range_constraints" else _key(field))
+            if own or (key != _METADATA and not (key in _STRINGS and field in ("arg", ""))):
+                yield from faults(inner, "" if own else "keyword" if key == "name" and "arg" in value else key)
+
+
+def _key(mapping: str) -> str:
+    return "name" if mapping.endswith("_values") else "key"
 
 
 def _of_text(text: str, field: str) -> Iterator[str]:
     if field in ("target", "as_operator"):
-        if "." in text and not _is_operator(text):  # torch keeps a text without a dot as a text
+        if not is_operator(text):
             yield f"calls '{text}', which is no torch operator that an export may use"
     elif field == "expr_str":
         if not _is_arithmetic(text):
@@ -74,35 +82,28 @@ def _of_text(text: str, field: str) -> Iterator[str]:
         yield from _of_structure(json.loads(text))
         if field == "in_spec":
             for keyword in _keywords(text):
-                yield from _of_text(keyword, "name")
+                yield from _of_text(str(keyword), "name")
     elif not _is_name(text, field):
         yield f"holds the name {text[:80]!r}, which is none"
 
 
 def _is_name(text: str, field: str) -> bool:
     if field in _VARIABLES:
-        return re.fullmatch(r"\w*", text) is not None
-    return is_plain(text) if field in _PATHS else _OTHER.fullmatch(text) is not None
-
-
-def _is_operator(text: str) -> bool:
-    """Whether ``text`` is an operator of numbers or of tensors; not one that reads or writes a file."""
-    if _OF_NUMBERS.fullmatch(text):
-        return True
-    if not _OF_TENSORS.fullmatch(text):
-        return False
-    found: Any = torch.ops
-    for part in text.split(".")[2:]:
-        found = getattr(found, part, None)
-    if isinstance(found, torch._ops.OpOverload):
-        return all(argument.name != "filename" for argument in found._schema.arguments)
-    return isinstance(found, torch._ops.HigherOrderOperator)
+        return re.fullmatch(r"\w*", text) is not None and (text not in _RESERVED or field in _OF_CALLS)
+    if field in _PATHS or field == "key":
+        return is_plain(text) and (field == "key" or not any(part.startswith("__") for part in text.split(".")))
+    if field in _STRINGS:
+        return is_plain(text)
+    return (_RANGE if field == "range_constraints" else _OTHER).fullmatch(text) is not None
 
 
 def _is_arithmetic(text: str) -> bool:
     """Whether ``sympify``, which evaluates ``text`` as Python, can only do arithmetic on it."""
     try:
-        return text.isascii() and text.isprintable() and _computes(ast.parse(text, mode="eval").body)
+        if len(text) > 10_000 or not (text.isascii() and text.isprintable()):
+            return False
+        tree = ast.parse(text, mode="eval").body
+        return _computes(tree) and are_bounded(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
 
@@ -112,7 +113,7 @@ def _computes(node: ast.AST) -> bool:
         case ast.Constant(value):
             return isinstance(value, int | float)
         case ast.Name(name):
-            return "__" not in name
+            return re.fullmatch(r"[a-z]{1,4}\d+|(int_)?oo|true|false", name) is not None
         case ast.Call(ast.Name("Symbol"), [ast.Constant(str(name))], keywords):
             return re.fullmatch(r"\w+", name) is not None and all(isinstance(k.value, ast.Constant) for k in keywords)
         case ast.Call(ast.Name("Float"), [ast.Constant(str(number))], keywords):
@@ -135,17 +136,19 @@ def _of_structure(value: Any) -> Iterator[str]:
         for item in value:
             yield from _of_structure(item)
     elif isinstance(value, dict):
-        module = str(value["fqn"]).partition(":")[0] if "__enum__" in value else value.get("default_factory_module")
-        if module not in (None, "builtins", "collections"):
-            yield f"imports the module '{module}'"
+        if "__enum__" in value:
+            yield f"imports the module '{str(value.get('fqn')).partition(':')[0]}'"
+        module, name = value.get("default_factory_module"), value.get("default_factory_name")
+        if module is not None and (module != "builtins" or name not in _FACTORIES):
+            yield f"imports the module '{module}'" if module != "builtins" else f"calls '{name}'"
         for item in (*value.keys(), *value.values()):
             yield from _of_structure(item)
 
 
-def _keywords(text: str) -> Sequence[str]:
+def _keywords(text: str) -> Sequence[Any]:
     """Return the names of the keywords of a call, from the description of its arguments."""
     try:
         keywords = json.loads(json.loads(text)[1]["children_spec"][1]["context"])
-    except (IndexError, KeyError, TypeError):
+    except (IndexError, KeyError, TypeError, ValueError):
         return ()
-    return [keyword for keyword in keywords if isinstance(keyword, str)] if isinstance(keywords, list) else ()
+    return list(keywords) if isinstance(keywords, list | dict | str) else ()

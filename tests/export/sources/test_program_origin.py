@@ -195,6 +195,72 @@ def test_a_program_that_names_a_module_to_import_is_refused(context: object) -> 
     assert list(faults({"out_spec": structure})) == ["imports the module 'this'"]
 
 
+def call(context: object) -> str:
+    keywords = {"type": "builtins.dict", "context": json.dumps(context), "children_spec": []}
+    return json.dumps([1, {"type": "builtins.tuple", "context": "null", "children_spec": [keywords, keywords]}])
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        {"target": "torch"},  # a module, not a text
+        {"as_operator": "math"},
+        {"target": "math.factorial"},
+        {"target": "torch.ops.aten._print.default"},
+        {"target": "torch.ops.aten.warn.default"},
+        {"target": "torch.ops.aten.save.default"},
+        {"target": "torch.ops.aten.from_file.default"},
+        {"target": "torch.ops.aten.manual_seed.default"},
+        {"target": "torch.ops.aten._cummax_helper.default"},  # writes outside of its outputs
+        {"target": "torch.ops.aten.set_.source_Tensor"},
+        {"target": "torch.ops.aten.relu.out"},
+        {"target": "torch.ops.aten.fbgemm_linear_fp16_weight.default"},
+        {"target": "torch.ops.higher_order.print"},
+        {"target": "torch.ops.higher_order.flat_apply"},
+        {"range_constraints": {"u99999999999999": {}}},  # torch counts that far
+        {"range_constraints": {"u9_999_999_999": {}}},
+        {"expr_str": "9**9**9**9"},
+        {"expr_str": "Pow(Integer(9), Pow(Integer(9), Integer(999)))"},
+        {"expr_str": "LShift(Integer(1), Integer(9999999999))"},
+        {"expr_str": "Max(eval, 1)"},
+        {"guards_code": ["L['x'].size()[0] != 9**9**9**9"]},
+        {"guards_code": ["L['x'].size()[0] << 9999999999 != 0"]},
+        {"guards_code": ["1 << L['x'].size()[0] * 9999 != 0"]},
+        {"guards_code": ["math.factorial(L['x'].size()[0]) != 2"]},
+        {"inputs": [{"as_string": "a' or y() or '"}]},  # torch writes it between quotes into a guard
+        {"constant_input": {"name": "mode", "value": {"as_string": "a' or y() or '"}}},
+        {"outputs": [{"as_tensor": {"name": "torch"}}]},
+        {"buffer": {"buffer_name": "__class__.b"}},
+        {"in_spec": call({"y=(z)()": 1})},  # keys of a dict that stands for the list of keywords
+        {"in_spec": call([["y=z"]])},
+        {"out_spec": json.dumps([1, {"type": "builtins.dict", "context": '[{"__enum__": 1, "fqn": "builtins:A"}]'}])},
+        {"out_spec": json.dumps([1, {"default_factory_module": "builtins", "default_factory_name": "breakpoint"}])},
+    ],
+)
+def test_texts_that_do_more_than_compute_or_compute_for_ever_are_refused(description: object) -> None:
+    assert list(faults(description))
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        {"inputs": [{"name": "self", "arg": {"as_string": "it's any (text)"}}]},
+        {"target": "torch.ops.aten.add_.Tensor"},
+        {"target": "torch.ops.aten._softmax.default"},
+        {"target": "torch.ops.aten.sym_size.int"},
+        {"target": "torch.ops.prims.convert_element_type.default"},
+        {"target": "torch.ops.higher_order.cond"},
+        {"target": "torch.sym_max"},
+        {"range_constraints": {"u3": {}, "s53": {}, "2*s53": {}}},
+        {"expr_str": "Pow(Symbol('s27', positive=True, integer=True), Integer(2))"},
+        {"expr_str": "PowByNatural(Integer(2), Symbol('s0'))"},
+        {"guards_code": ["2 ** (L['x'].size()[0] - 1) != 8"]},
+    ],
+)
+def test_texts_of_ordinary_programs_are_taken(description: object) -> None:
+    assert list(faults(description)) == []
+
+
 def test_keywords_are_names_and_keys_of_dicts_any_text(tmp_path: Path) -> None:
     class Keyed(nn.Module):
         def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
