@@ -40,7 +40,7 @@ _INNER = {
     *("_euclidean_dist", "_fft_c2c", "_fft_c2r", "_fft_r2c", "_functional_assert_async", "_functional_assert_scalar"),
     *("_fused_rms_norm", "_is_all_true", "_is_any_true", "_linalg_det", "_linalg_eigh", "_linalg_slogdet"),
     *("_linalg_solve_ex", "_linalg_svd", "_log_softmax", "_logcumsumexp", "_native_batch_norm_legit"),
-    *("_native_batch_norm_legit_functional", "_native_batch_norm_legit_no_training", "_native_multi_head_attention"),
+    *("_native_batch_norm_legit_no_training", "_native_multi_head_attention"),
     *("_neg_view", "_pack_padded_sequence", "_pad_packed_sequence", "_pdist_forward", "_prelu_kernel"),
     *("_reshape_alias", "_reshape_copy", "_safe_softmax", "_scaled_dot_product_attention_math", "_shape_as_tensor"),
     *("_scaled_dot_product_efficient_attention", "_scaled_dot_product_flash_attention", "_softmax", "_stack"),
@@ -54,8 +54,11 @@ _TEXTS = {
     *("approximate", "assert_msg", "driver", "equation", "indexing", "interpolation", "mode", "norm", "ord", "p"),
     *("pad_mode", "padding", "padding_side", "reduce", "rounding_mode", "side", "UPLO"),
 }
-#: Gradients, kernels of one library, and what gives a tensor other memory.
-_REFUSED = re.compile(r".*backward.*|(fbgemm|mkldnn|cudnn|miopen|quantized|nested)_.*|set_?|as_strided_|resize.*")
+#: Gradients, kernels of one library, what gives a tensor other memory, and what trusts the indices that it is given.
+_REFUSED = re.compile(
+    r".*backward.*|(fbgemm|mkldnn|cudnn|miopen|quantized|nested)_.*|set_?|as_strided_|resize.*"
+    r"|.*sparse_(coo|csr|csc|bsr|bsc|compressed).*|segment_reduce|.*ctc_loss"
+)
 _TENSORS = {"Tensor", "List[Tensor]", "Optional[Tensor]"}
 
 

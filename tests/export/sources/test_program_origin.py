@@ -212,6 +212,8 @@ def call(context: object) -> str:
         {"target": "torch.ops.aten.from_file.default"},
         {"target": "torch.ops.aten.manual_seed.default"},
         {"target": "torch.ops.aten._cummax_helper.default"},  # writes outside of its outputs
+        {"target": "torch.ops.aten.segment_reduce.default"},
+        {"target": "torch.ops.aten.sparse_coo_tensor.indices_size"},
         {"target": "torch.ops.aten.set_.source_Tensor"},
         {"target": "torch.ops.aten.relu.out"},
         {"target": "torch.ops.aten.fbgemm_linear_fp16_weight.default"},
@@ -223,6 +225,10 @@ def call(context: object) -> str:
         {"expr_str": "Pow(Integer(9), Pow(Integer(9), Integer(999)))"},
         {"expr_str": "LShift(Integer(1), Integer(9999999999))"},
         {"expr_str": "Max(eval, 1)"},
+        {"expr_str": "Mul(" + ", ".join(["Add(s0, s1, s2)"] * 9) + ")"},  # multiplied out
+        {"expr_str": "(s0 + s1 + s2) ** 9"},
+        {"expr_str": "Pow(Add(s0, s1, s2), Integer(9))"},
+        {"expr_str": "Pow(Add(s0, s1), Add(9, 9))"},
         {"guards_code": ["L['x'].size()[0] != 9**9**9**9"]},
         {"guards_code": ["L['x'].size()[0] << 9999999999 != 0"]},
         {"guards_code": ["1 << L['x'].size()[0] * 9999 != 0"]},
@@ -254,6 +260,7 @@ def test_texts_that_do_more_than_compute_or_compute_for_ever_are_refused(descrip
         {"range_constraints": {"u3": {}, "s53": {}, "2*s53": {}}},
         {"expr_str": "Pow(Symbol('s27', positive=True, integer=True), Integer(2))"},
         {"expr_str": "PowByNatural(Integer(2), Symbol('s0'))"},
+        {"expr_str": "Mul(Add(Symbol('s0'), Integer(-2)), Pow(Add(Symbol('s1'), Integer(1)), Integer(2)))"},
         {"guards_code": ["2 ** (L['x'].size()[0] - 1) != 8"]},
     ],
 )
