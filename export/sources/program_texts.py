@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
+from unicodedata import normalize
 
 from normfold.export.sources.program_guards import is_guard, is_plain
 from normfold.export.sources.program_operators import is_operator
@@ -89,7 +90,9 @@ def _of_text(text: str, field: str) -> Iterator[str]:
 
 def _is_name(text: str, field: str) -> bool:
     if field in _VARIABLES:
-        return re.fullmatch(r"\w*", text) is not None and (text not in _RESERVED or field in _OF_CALLS)
+        return re.fullmatch(r"\w*", text) is not None and (
+            field in _OF_CALLS or normalize("NFKC", text) not in _RESERVED
+        )
     if field in _PATHS or field == "key":
         return is_plain(text) and (field == "key" or not any(part.startswith("__") for part in text.split(".")))
     if field in _STRINGS:

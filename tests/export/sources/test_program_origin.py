@@ -236,6 +236,7 @@ def call(context: object) -> str:
         {"inputs": [{"as_string": "a' or y() or '"}]},  # torch writes it between quotes into a guard
         {"constant_input": {"name": "mode", "value": {"as_string": "a' or y() or '"}}},
         {"outputs": [{"as_tensor": {"name": "torch"}}]},
+        {"outputs": [{"as_tensor": {"name": "\N{MATHEMATICAL BOLD SMALL T}orch"}}]},  # the same name for Python
         {"buffer": {"buffer_name": "__class__.b"}},
         {"in_spec": call({"y=(z)()": 1})},  # keys of a dict that stands for the list of keywords
         {"in_spec": call([["y=z"]])},
