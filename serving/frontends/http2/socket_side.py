@@ -39,6 +39,8 @@ class SocketSide(asyncio.Protocol):
         self._counted = 0
         #: Whether frames wait for the next turn, a flush is certain to come, and everything was sent.
         self._behind = self._flushing = self._ended = False
+        #: Whether ``_next_turn`` is certain to be called: a connection has one place in the rounds.
+        self._queued = False
         self._draining: asyncio.Future[None] | None = None
 
     def take(self, data: bytes) -> bool:
@@ -121,7 +123,7 @@ class SocketSide(asyncio.Protocol):
         if self.take(data) and self._transport is not None:
             self._behind = True
             self._transport.pause_reading()
-            self.in_turn(self._next_turn)
+            self._queue_turn()
         self.flush()
 
     def eof_received(self) -> bool:
@@ -208,11 +210,17 @@ class SocketSide(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing() or self.choked:
             return
         if self._behind:
-            self.in_turn(self._next_turn)
+            self._queue_turn()
         else:
             self._transport.resume_reading()
 
+    def _queue_turn(self) -> None:
+        if not self._queued:
+            self._queued = True
+            self.in_turn(self._next_turn)
+
     def _next_turn(self) -> None:
+        self._queued = False
         if self._behind and not self.choked and self._transport is not None:
             self._behind = False
             self.data_received(b"")

@@ -403,3 +403,24 @@ def test_the_calls_of_connections_that_end_together_end_in_turns(on_loop, how):
 
 def request_headers_of(method: str) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in request_headers(method)]
+
+
+def test_a_connection_that_was_choked_in_between_has_one_turn_in_each_round(clock, on_loop):
+    """Each time that the client took data again it had one turn more, for as long as it had frames left."""
+
+    async def choked(service: Service) -> None:
+        connection, _ = greeted(service)
+        clock(1)
+        connection.data_received(h2.frame(h2.PING, 0, 0, bytes(8)) * 2000)
+        for _ in range(5):
+            connection.pause_writing()
+            connection.resume_writing()
+        await asyncio.sleep(0)
+        before, rounds = connection.reads, 0
+        while connection._behind:
+            rounds += 1
+            await asyncio.sleep(0)
+        assert connection.reads - before <= rounds
+        assert connection.reads > 10
+
+    on_loop(choked)
