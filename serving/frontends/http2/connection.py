@@ -70,7 +70,7 @@ class ServerConnection(SocketSide):
             return False
         finally:
             if self.again is not None:
-                self.again.settle(self.service.traffic.failed)
+                self.again.settle(self.service.traffic, self.fruitful)
         self.service.turns.end(self, left)
         self._opening.start_clocks(self.calls)
         return left

@@ -7,8 +7,7 @@ models miss. So most of them get no call: ``takes`` refuses them by their header
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import cycle
 
@@ -16,6 +15,7 @@ from normfold.serving.errors import Overloaded, Status
 from normfold.serving.frontends.http2.requests import STARTED, Asked, ended
 from normfold.serving.frontends.http2.sending import FRAME, Sender
 from normfold.serving.rpc.methods import Method, note_refusals
+from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire import http2_frames as h2
 from normfold.serving.wire.pushback import after, delays_ms
 
@@ -72,13 +72,18 @@ class RefusedAgain:
         sender.out.append(FRAME.pack(len(block) << 8 | h2.HEADERS, _ALL, number) + block)
         return True
 
-    def settle(self, failed: Counter[tuple[str, Status]]) -> None:
-        """Count what was refused in ``failed``, with the model, and for the log: the turn is over."""
+    def settle(self, traffic: Traffic, fruitful: Callable[[], None]) -> None:
+        """Count what was refused as calls, also with the model and for the log: the turn is over.
+
+        A call that is refused is an arrival, and is answered: ``fruitful`` is called, too.
+        """
         if self._count:
-            failed[self._method.path, self._error.status] += self._count
+            traffic.arrived()
+            traffic.failed[self._method.path, self._error.status] += self._count
             note_refusals(self._method.path, self._error.status, self._details, self._count)
             if self._error.again is not None:
                 self._error.again(self._count)
+            fruitful()
             self._count = 0
 
 

@@ -130,7 +130,7 @@ class UnaryCall(ServerCall):
         connection = self.connection
         if error.alike and self._until is None and self.service.log is None:
             if connection.again is not None:
-                connection.again.settle(self.service.traffic.failed)
+                connection.again.settle(self.service.traffic, connection.fruitful)
             begin = b"\0" + size.to_bytes(4, "big") + head[: error.alike]
             connection.again = RefusedAgain(self.method, self.asked, begin, error)
         self.fail(error)

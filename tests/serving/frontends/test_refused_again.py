@@ -376,3 +376,37 @@ def test_a_refusal_can_be_looked_at_again_without_a_request(serve, models, tmp_p
         )
         assert still("b") is None
         server._admission.leave(None, "another", 1)
+
+
+def test_requests_that_are_refused_without_a_call_in_later_turns_are_arrivals_and_answers():
+    """A server that ends waits until no call comes; a client's other frames are no flood as long as it is answered."""
+
+    def refusal() -> Overloaded:
+        error = Overloaded("full", 1.0)
+        error.alike, error.still = 2, lambda _: refusal()
+        return error
+
+    asked: list[bytes] = []
+
+    def answer(data: bytes) -> bytes:
+        asked.append(data)
+        raise refusal()
+
+    async def refused() -> None:
+        traffic = Traffic()
+        requests = Requests([Method(PATH, pb.ModelInferRequest, wire_unary=answer)])
+        connection = ServerConnection(
+            Service(requests, traffic, 1 << 20, DEFAULT_LIMITS, Holding(1 << 30)), ConnectionPlaces(1)
+        )
+        connection.connection_made(NoSocket())
+        connection.data_received(h2.PREFACE + h2.settings({}))
+        connection.data_received(headers(1) + body(1, b"m1"))
+        connection.fruitless(100)
+        traffic._last_arrival = 0.0
+        connection.data_received(headers(3) + body(3, b"m1"))
+        assert asked == [b"m1"]
+        assert traffic._last_arrival > 0.0
+        assert connection._patience._spent == 0
+        connection.connection_lost(None)
+
+    asyncio.run(refused())
