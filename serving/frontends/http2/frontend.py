@@ -126,6 +126,8 @@ class Http2Frontend:
         for connection in list(self._connections):
             connection.abort()
         await asyncio.sleep(0)
+        while self._service.turns.going_on:  # their calls are cancelled in rounds
+            await asyncio.sleep(0)
         return not cut
 
     def _accept(self) -> asyncio.Protocol:

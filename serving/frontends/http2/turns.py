@@ -20,6 +20,8 @@ class Turns:
     def __init__(self) -> None:
         self._behind: set[object] = set()
         self._waiting: deque[Callable[[], None]] = deque()
+        #: Whether turns wait, or the last of them may leave some.
+        self.going_on = False
         #: The length of a turn that begins now, in seconds: of one in a round, and of one for data that have just come.
         self.round_seconds = self.seconds = TURN_SECONDS
 
@@ -37,13 +39,16 @@ class Turns:
 
     def add(self, turn: Callable[[], None]) -> None:
         """Call ``turn`` in a later round."""
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._round)
         self._waiting.append(turn)
+        if not self.going_on:
+            self.going_on = True
+            asyncio.get_running_loop().call_soon(self._round)
 
     def _round(self) -> None:
+        if not self._waiting:
+            self.going_on = False
+            return
         loop = asyncio.get_running_loop()
         for _ in range(min(len(self._waiting), ROUND_TURNS)):
             loop.call_soon(self._waiting.popleft())
-        if self._waiting:
-            loop.call_soon(self._round)
+        loop.call_soon(self._round)

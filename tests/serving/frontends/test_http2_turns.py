@@ -15,6 +15,7 @@ from normfold.serving.frontends.http2 import frame_reader
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
+from normfold.serving.frontends.http2.frontend import Http2Frontend
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import ENDED_CALLS, MOST_FRUITLESS, ROUND_TURNS, TURN_SECONDS, TURN_STREAMS
 from normfold.serving.frontends.http2.messages import MOST_MESSAGES, MessageReader
@@ -424,3 +425,24 @@ def test_a_connection_that_was_choked_in_between_has_one_turn_in_each_round(cloc
         assert connection.reads > 10
 
     on_loop(choked)
+
+
+def test_a_frontend_that_has_stopped_has_no_calls_left():
+    """What comes after it ends the models and the event loop: calls must not be cancelled behind that."""
+
+    async def stopped() -> None:
+        methods, traffic, calls = Methods(), Traffic(), 20 * ENDED_CALLS
+        server = Http2Frontend(methods.table(), traffic, MOST_BYTES)
+        await server.start("127.0.0.1:0")
+        host, _, port = server.address.rpartition(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(h2.PREFACE + h2.settings({}) + b"".join(asked(n, HELLO, "Wait") for n in range(1, 2 * calls, 2)))
+        while methods.waiting < calls:
+            await asyncio.sleep(0.001)
+        assert not await server.stop(0)
+        assert traffic.in_flight == 0
+        await asyncio.sleep(0)
+        assert methods.cancelled == calls
+        writer.close()
+
+    asyncio.run(stopped())
