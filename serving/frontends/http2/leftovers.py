@@ -56,7 +56,7 @@ def _cancel(connection: Leaving, calls: Iterator[ServerCall]) -> None:
             connection.service.traffic.leave()
         connection.sender.forget(call)
         call.cancel()
-    if some:
+    if len(some) == ENDED_CALLS:
         connection.in_turn(partial(_cancel, connection, calls))
     else:
         connection.call_places.keep(0)
@@ -68,7 +68,7 @@ def end_requests(connection: Leaving, calls: Iterator[ServerCall]) -> None:
     for call in some:
         if call.number in connection.calls and not call.request_ended:
             connection.end_request(call)
-    if some:
+    if len(some) == ENDED_CALLS:
         connection.in_turn(partial(end_requests, connection, calls))
     connection.flush()
 

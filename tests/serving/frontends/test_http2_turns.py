@@ -446,3 +446,21 @@ def test_a_frontend_that_has_stopped_has_no_calls_left():
         writer.close()
 
     asyncio.run(stopped())
+
+
+@pytest.mark.parametrize("how", ["lost", "fault", "half closed"])
+def test_a_connection_that_ends_with_few_calls_waits_for_no_round(on_loop, how):
+    async def end(service: Service) -> None:
+        connection, _ = greeted(service)
+        connection.data_received(b"".join(asked(n, HELLO, "Wait") for n in range(1, 2 * ENDED_CALLS - 1, 2)))
+        if how == "lost":
+            connection.connection_lost(None)
+        elif how == "fault":
+            connection.data_received(h2.frame(h2.SETTINGS, 0, 1))
+        else:
+            connection.eof_received()
+        assert not service.turns.going_on
+        connection.connection_lost(None)
+        assert service.holding.bytes == 0
+
+    on_loop(end)
