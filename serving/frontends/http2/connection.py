@@ -67,7 +67,7 @@ class ServerConnection(SocketSide):
                 left = go_on(self) or left
         except (Fault, HeaderError) as error:
             self.give_up(error)
-            return False
+            left = False
         finally:
             if self.again is not None:
                 self.again.settle(self.service.traffic, self.fruitful)

@@ -464,3 +464,18 @@ def test_a_connection_that_ends_with_few_calls_waits_for_no_round(on_loop, how):
         assert service.holding.bytes == 0
 
     on_loop(end)
+
+
+def test_a_connection_that_ends_with_a_fault_shortens_no_turns(clock, on_loop):
+    async def faulty(service: Service) -> None:
+        connections = [greeted(service)[0] for _ in range(3)]
+        clock(1)
+        for connection in connections:
+            connection.data_received(h2.frame(h2.PING, 0, 0, bytes(8)) * 200 + h2.frame(h2.SETTINGS, 0, 1))
+        assert service.turns.round_seconds < TURN_SECONDS
+        for connection in connections:
+            await rest(connection)
+        assert all(connection.leaving for connection in connections)
+        assert service.turns.round_seconds == service.turns.seconds == TURN_SECONDS
+
+    on_loop(faulty)
