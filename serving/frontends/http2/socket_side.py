@@ -41,6 +41,8 @@ class SocketSide(asyncio.Protocol):
         self._behind = self._flushing = self._ended = False
         #: Whether ``_next_turn`` is certain to be called: a connection has one place in the rounds.
         self._queued = False
+        #: Whether the client sends nothing more, and frames of it are left: TLS ends together with the last of them.
+        self._all_come = False
         self._draining: asyncio.Future[None] | None = None
 
     def take(self, data: bytes) -> bool:
@@ -128,6 +130,9 @@ class SocketSide(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client sends nothing more; whether the connection stays open for the answers to its calls."""
+        if self._behind:
+            self._all_come = True
+            return True
         if self._ended or not self.busy():
             return False
         self.leaving = True
@@ -225,6 +230,8 @@ class SocketSide(asyncio.Protocol):
             self._behind = False
             self.data_received(b"")
             if not self._behind:
+                if self._all_come and not self._ended and not self.eof_received():
+                    self._transport.close()
                 self._read_on()
 
     def _probe(self) -> None:

@@ -479,3 +479,22 @@ def test_a_connection_that_ends_with_a_fault_shortens_no_turns(clock, on_loop):
         assert service.turns.round_seconds == service.turns.seconds == TURN_SECONDS
 
     on_loop(faulty)
+
+
+@pytest.mark.parametrize("method", ["Echo", "Soon"])
+def test_frames_that_are_left_are_answered_although_tls_has_ended_behind_them(clock, on_loop, method):
+    async def ended(service: Service) -> None:
+        connection, socket = greeted(service)
+        clock(1)
+        numbers = range(1, 101, 2)
+        connection.data_received(b"".join(asked(n, HELLO, method) for n in numbers))
+        assert connection._behind
+        assert connection.eof_received()
+        await rest(connection)
+        while connection.busy():
+            await asyncio.sleep(0.01)
+        ends = [f.stream for f in socket.frames() if f.kind == h2.HEADERS and f.flags & h2.END_STREAM]
+        assert sorted(ends) == list(numbers)
+        connection.connection_lost(None)
+
+    on_loop(ended)
