@@ -71,7 +71,7 @@ def resident_bytes(process: str = "self") -> int:
 
 
 #: A collection of all objects should not take longer, in seconds of processor time: nobody is answered meanwhile.
-COLLECTION_SECONDS = 0.005
+COLLECTION_SECONDS = 0.01
 #: Collections of the middle generation before one of all objects. Python's 10 let 70,000 new objects come together,
 #: which take 40 ms.
 MIDDLE_COLLECTIONS = 2

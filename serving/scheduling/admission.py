@@ -3,8 +3,8 @@
 A request is *under way* from its arrival to its answer, unless it is answered on the event loop at once. Four bounds:
 
 time       requests under way for a model x time for each (as its runs measure) <= ``seconds``
-deadline   the same product <= half of the time that the caller still waits; and that of the requests of its own
-           connection, one of which has its turn when each other connection has had one
+deadline   the same product <= half of the time that the caller still waits; only the requests that are answered before
+           this one count, which are all, or one of each connection for each that its own has
 requests   requests under way in the server <= ``requests``
 bytes      bytes of these requests, with those that they name in shared memory and those that packed numbers take once
            they are read, <= ``bytes``; a request that has such while no other does passes whatever they are, and counts
@@ -139,9 +139,15 @@ class ModelLoad:
         """The expected wait of a request that comes now."""
         return self.under_way.requests * self.seconds_each
 
-    def wait_behind(self, own: Share) -> float:
-        """The expected wait behind ``own`` of the same connection, while others go on asking: they take turns."""
-        return max(self.under_way.requests, own.requests * len(self.under_way.of)) * self.seconds_each
+    def is_late(self, own: Share, left_seconds: float) -> bool:
+        """Whether a request behind ``own`` of the same connection may be answered after ``left_seconds``.
+
+        Connections take turns: it waits for one request of each of them in each of its turns, but for no more than all.
+        The others may go on asking; then it waits for all of these turns.
+        """
+        lines = len(self.under_way.of)
+        wait = min(self.under_way.requests, (own.requests + 1) * lines) * MARGIN
+        return max(wait, own.requests * lines) * self.seconds_each > left_seconds
 
     def most(self, seconds: float) -> int:
         """The requests under way that keep the wait within ``seconds``, and at least ``few``."""
@@ -189,7 +195,7 @@ class Admission:
             return None
         if mine.requests >= TIMES * (load.most(limits.seconds) - model.requests):
             return _overloaded("too many requests are under way for this model", load)
-        if left_seconds is not None and load.wait_behind(mine) * MARGIN > left_seconds:
+        if left_seconds is not None and load.is_late(mine, left_seconds):
             return _overloaded("the answer would come after the deadline", load)
         return None
 

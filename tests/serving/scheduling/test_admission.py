@@ -146,10 +146,10 @@ def test_what_cannot_be_answered_before_its_deadline_is_refused_at_once():
     load.ran(0.1, 1)
     for _ in range(10):
         admission.enter(load, "a", 1)
-    check(admission, load, "b", 1, None)
-    check(admission, load, "b", 1, 2.1)
+    check(admission, load, "a", 1, None)
+    check(admission, load, "a", 1, 2.1)
     with pytest.raises(Overloaded, match="after the deadline"):
-        check(admission, load, "b", 1, 1.9)
+        check(admission, load, "a", 1, 1.9)
 
 
 def test_without_a_measurement_only_number_and_bytes_count():
@@ -240,8 +240,26 @@ def test_a_long_line_of_one_connection_waits_for_all_others():
         admission.enter(load, name, 1)
     for _ in range(20):
         admission.enter(load, "a", 1)
-    check(admission, load, "b", 1, 1.0)  # 30 requests of 10 ms each, twice
+    check(admission, load, "b", 1, 0.6)  # 20 requests of 10 ms each, twice
     with pytest.raises(Overloaded, match="after the deadline"):
-        check(admission, load, "a", 1, 1.0)  # 21 times 10 connections
-    check(admission, load, "a", 1, 5.0)
+        check(admission, load, "a", 1, 2.0)  # 21 times 10 connections
+    check(admission, load, "a", 1, 2.2)
     check(admission, load, "a", 1, None)
+
+
+def test_a_short_line_is_not_refused_because_of_a_long_one():
+    """It waits for one request of each other connection."""
+    admission, load = Admission(QueueLimits(seconds=100.0, requests=10_000)), ModelLoad()
+    load.ran(0.05, 1)
+    for _ in range(9):
+        admission.enter(load, "a", 1)
+    check(admission, load, "a", 1, 1.0)
+    admission.enter(load, "a", 1)
+    admission.enter(load, "a", 1)
+    with pytest.raises(Overloaded, match="after the deadline"):
+        check(admission, load, "a", 1, 1.0)
+    check(admission, load, "b", 1, 1.0)
+    admission.enter(load, "b", 1)
+    check(admission, load, "c", 1, 0.2)  # twice two requests of 50 ms
+    with pytest.raises(Overloaded, match="after the deadline"):
+        check(admission, load, "c", 1, 0.19)
