@@ -10,7 +10,7 @@ from typing import Any
 from benches.aims import unreached
 from benches.serving.floor import over_floor
 from benches.serving.guarded import METRICS, TLS, TOKEN, cost_us
-from benches.serving.overload import TIMES, best_goodput
+from benches.serving.overload import TIMES, share_of_peak
 from benches.serving.ratios import Ratio, ratio, row
 from benches.serving.roster import FRONTENDS
 
@@ -158,7 +158,7 @@ def _goodput(frontend: str) -> Found:
     def found(known: Known) -> tuple[str, str] | None:
         figures = known.get("overload", {"rows": []})
         rows = [each for each in figures["rows"] if each["server"] == frontend and each["times"] == max(TIMES)]
-        shares = {each["what"]: each["answered"] / each["seconds"] / best_goodput(figures, each) for each in rows}
+        shares = {each["what"]: share_of_peak(each) for each in rows}
         said = "; ".join(f"{what}: {share:.2f}" for what, share in shares.items())
         return (said, _yes(min(shares.values()) >= GOODPUT)) if shares else None
 
@@ -278,11 +278,12 @@ AIMS: dict[str, Aim] = {
     ),
     "goodput of http2 at 10 × the capacity: at least 0.9": Aim(
         _goodput(FRONTENDS[1]),
-        "On one core, runs and refusals share it, and there are nine refusals for each answer. One takes 14 µs "
-        "with a warm cache, and 6 µs in a burst of like ones on one connection; runs empty the caches, and beside "
-        "them one takes 12 to 80 µs, with the wake-up and the request's own bytes. Tried: reading a refused connection "
-        "only every 4, 8 or 16 ms, each by itself or all together; a pause of 2 to 15 ms of the event loop after each "
-        "refusal; runs as SCHED_BATCH (all are refused at once then, but goodput is no better).",
+        "On one core, runs and refusals share it, and there are nine refusals for each answer. With a warm cache one "
+        "takes 11 µs, and 2.7 µs in a burst of like ones on one connection; runs empty the caches, and beside them it "
+        "takes 8 µs, with its share of the wake-up and of the request's bytes. Tried: reading a refused connection "
+        "only every 4 to 30 ms, each by itself or all together (up to 0.01 more); a pause of 2 to 15 ms of the event "
+        "loop after each refusal; rarer garbage collections; runs as SCHED_BATCH (all are refused at once then, but "
+        "goodput is no better).",
     ),
     "goodput of grpcio at 10 × the capacity: at least 0.9": Aim(
         _goodput(FRONTENDS[0]), "A refusal costs as much as an answer: gRPC's library hands both to Python alike."

@@ -111,10 +111,12 @@ def overload(seconds: float, work: Path) -> Figures:
             os.sched_setaffinity(0, _cores()[1])
             for what, length in LENGTHS.items():
                 load = _Load(server, metrics, _message(length), folder / "body")
-                peak = load.run(seconds, IN_FLIGHT)["answered"] / seconds
+                before = load.capacity(seconds)
                 for times in TIMES:
-                    found = {"server": server.name, "what": what, "times": times, "peak": peak}
-                    rows.append(found | load.watched(seconds, MOST_IN_FLIGHT, times * peak))
+                    found = load.watched(seconds, MOST_IN_FLIGHT, times * before)
+                    offered, before = before, load.capacity(seconds)
+                    same = {"server": server.name, "what": what, "times": times, "peak": max(offered, before)}
+                    rows.append(same | {"offered": offered} | found)
                     print(f"  {rows[-1]}", file=sys.stderr)
             large.append(_large(_Load(server, metrics, _message(LARGE_LENGTH), folder / "body"), seconds))
             print(f"  {large[-1]}", file=sys.stderr)
@@ -180,6 +182,10 @@ class _Load:
         ended = {name: count - before.get(name, 0) for name, count in self._counted().items()}
         return {"answered": ended.pop("OK"), "errors": ended, "cpu": (self.server.cpu_seconds() or 0.0) - cpu}
 
+    def capacity(self, seconds: float) -> float:
+        """The answers a second with IN_FLIGHT calls under way."""
+        return float(self.run(seconds, IN_FLIGHT)["answered"] / seconds)
+
     def watched(self, seconds: float, in_flight: int, rate: float | None = None) -> Figures:
         """The same, with what was seen beside it."""
         with watched(self.server, self._message) as seen:
@@ -226,7 +232,7 @@ def section(figures: Figures) -> str:
         "| refused, late, other | health p99, most, ms | RSS, MB |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    lines += [_line(row, best_goodput(figures, row)) for row in figures["rows"]]
+    lines += [_line(row) for row in figures["rows"]]
     lines += [
         "",
         f"Messages of 256 KB, {LARGE_IN_FLIGHT} in flight:",
@@ -238,7 +244,8 @@ def section(figures: Figures) -> str:
     head = (
         f"Open loop: calls with a deadline of {DEADLINE} s on {CONNECTIONS} connections from h2load, at a multiple of "
         f"what the server answers with {IN_FLIGHT} in flight. Goodput counts answers within the deadline; its peak is "
-        "the best of the server's rows, the capacity included. The server has cores of its own "
+        "the capacity, the higher of two that were measured just before and just after the load. The server has cores "
+        "of its own "
         f"({len(_cores()[0])} of {len(_cores()[0] | _cores()[1])}), which run the model and refuse: at 10 times the "
         "capacity, the time for nine refusals is missing for each answer. The clients' cores never rest, also while "
         "the capacity is measured: a run takes up to a seventh longer beside a busy core. p50 and p99 are those of a "
@@ -248,11 +255,11 @@ def section(figures: Figures) -> str:
     return f"## Overload\n\n{head}\n\n" + "\n".join(lines)
 
 
-def _line(row: Figures, best: float) -> str:
+def _line(row: Figures) -> str:
     goodput = row["answered"] / row["seconds"]
     return (
-        f"| {row['what']} | {row['times']} x {row['peak']:,.0f}/s | {row['server']} | {goodput:,.0f} "
-        f"| {goodput / max(best, 1e-9):.2f} | {row['cpu'] * 1e3 / max(row['answered'], 1):.2f} "
+        f"| {row['what']} | {row['times']} x {row['offered']:,.0f}/s | {row['server']} | {goodput:,.0f} "
+        f"| {share_of_peak(row):.2f} | {row['cpu'] * 1e3 / max(row['answered'], 1):.2f} "
         f"| {row['p50_ms']:.0f}, {row['p99_ms']:.0f} | {_errors(row['errors'])} | {_waits(row)} "
         f"| {row['most_bytes'] / 1e6:.0f} |"
     )
@@ -267,10 +274,9 @@ def _waits(row: Figures) -> str:
     return f"{row['health_p99_ms']:.0f}, {row['health_most_ms']:.0f}"
 
 
-def best_goodput(figures: Figures, row: Figures) -> float:
-    """Return the most answers a second that the server of ``row`` gave to such requests, whatever was offered."""
-    same = [one for one in figures["rows"] if (one["server"], one["what"]) == (row["server"], row["what"])]
-    return float(max(max(one["answered"] / one["seconds"], one["peak"]) for one in same))
+def share_of_peak(row: Figures) -> float:
+    """The answers a second over the capacity, the higher of those that were measured just before and just after."""
+    return float(row["answered"] / row["seconds"] / max(row["peak"], 1e-9))
 
 
 def _errors(errors: dict[str, float]) -> str:
