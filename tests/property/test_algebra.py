@@ -14,7 +14,7 @@ from normfold.export.fold import fold
 from normfold.export.forms.variants import made_anew
 from normfold.export.graphs.exact import Graph, unrounded
 from normfold.export.proof.algebra import Algebra
-from normfold.export.proof.verify import Case
+from normfold.export.proof.verify import Case, Verification
 
 from .networks import Layer, Network, build, networks
 from .test_fold import drawing
@@ -29,6 +29,11 @@ def cases(network: Network) -> list[Case]:
         return Case(kind, kind, {"x": (scale * rng.standard_normal(shape)).astype(np.float32)})
 
     return [case("short", 2, 24, 1), case("long", 3, 41, 1), case("large", 2, 24, 1e4), case("small", 2, 24, 1e-4)]
+
+
+def is_nothing(verification: Verification) -> bool:
+    """Whether what differs should be 0 in the whole case: before a ReLU that is dead there, float64 leaves 1e-22."""
+    return all(d.passed or (not d.trouble and d.relative > 1 and d.max_abs < 1e-18) for d in verification.differences)
 
 
 def in_float64(file: onnx.ModelProto) -> tuple[ir.Model, bytes]:
@@ -59,7 +64,7 @@ def test_every_variant_of_a_network_is_the_same_function(drawn: tuple[list[Layer
     folded = Graph.of(model)
     for name, graph in (("folded", folded), *made_anew(unfolded, folded)):
         verification = algebra.of(exact_of(graph))
-        assert verification.passed, (name, verification.worst)
+        assert verification.passed or is_nothing(verification), (name, verification.worst)
 
 
 def test_a_rounding_that_is_small_beside_ordinary_outputs_is_no_other_network() -> None:
