@@ -1,4 +1,4 @@
-"""Options that do nothing without another: who gives one of them alone is told, so that none is ignored silently."""
+"""Options that do nothing without another one. A user who gives such an option alone gets an error or a warning."""
 
 from __future__ import annotations
 

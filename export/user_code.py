@@ -23,7 +23,7 @@ def line_of_error(error: BaseException) -> str:
     return next((line for line in lines if line), "") or line_of_text(str(error))
 
 
-def first_line(error: BaseException) -> str:
+def first_line(error: object) -> str:
     """Return the first line of an error's text, or the name of its class where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 

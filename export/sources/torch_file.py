@@ -25,6 +25,7 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from normfold.export.errors import CheckpointError
+from normfold.export.user_code import first_line
 
 __all__ = ["CONVERT", "TorchFile", "read_torch"]
 
@@ -78,7 +79,7 @@ def read_torch(content: bytes, path: Path) -> TorchFile:
     except pickle.UnpicklingError as error:
         return _without_objects(content, CheckpointError(_unsafe(str(error), path)))
     except Exception as error:  # RuntimeError, EOFError, KeyError …: torch raises many types for a damaged file
-        raise CheckpointError(f"weights '{path}' cannot be read: {_first_line(error)}") from None
+        raise CheckpointError(f"weights '{path}' cannot be read: {first_line(error)}") from None
 
 
 def _load(content: bytes) -> Any:
@@ -140,9 +141,4 @@ def _unsafe(message: str, path: Path) -> str:
             "opened. "
             f"Where the training code is, save only the numbers: {CONVERT}"
         )
-    return f"weights '{path}' is not a file of weights: {_first_line(message)}"
-
-
-def _first_line(error: object) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return f"weights '{path}' is not a file of weights: {first_line(message)}"

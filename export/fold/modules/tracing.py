@@ -19,7 +19,7 @@ from normfold.export.errors import FoldError
 from normfold.export.fold.modules.inplace import out_of_place
 from normfold.export.fold.modules.tracer import Tracer
 from normfold.export.state import kept_state, message, other_inputs
-from normfold.export.user_code import line_of_error
+from normfold.export.user_code import first_line, line_of_error
 
 _OTHERWISE = "export it with `normfold export` instead, which folds the ONNX graph"
 
@@ -48,8 +48,9 @@ def traced(module: nn.Module, example: tuple[Any, ...]) -> fx.GraphModule:
         graph = tracer.trace(root, concrete_args=dict(defaults) or None)
     except Exception as error:
         where = line_of_error(error) or name
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FoldError(f"{name}: torch.fx cannot trace the network: {where}: {reason}; {_OTHERWISE}.") from error
+        raise FoldError(
+            f"{name}: torch.fx cannot trace the network: {where}: {first_line(error)}; {_OTHERWISE}."
+        ) from error
     _forget(graph, defaults)
     for node in graph.nodes:
         if isinstance(node.type, str):  # pickle cannot import an annotation that was not evaluated

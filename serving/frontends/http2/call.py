@@ -182,6 +182,13 @@ class ServerCall:
             self._task = None
         self.connection.release(self.number)
 
+    def abandon(self) -> None:
+        """End the call without an answer: its connection has forgotten it."""
+        if self.method.counted:
+            self.service.traffic.leave()
+        self.connection.sender.forget(self)
+        self.cancel()
+
     def hold(self, size: int) -> bool:
         """Note that ``size`` bytes of the request wait here; False: that is too much, which ends the call."""
         connection = self.connection

@@ -22,7 +22,7 @@ from normfold.serving.frontends.http2.patience import Patience
 from normfold.serving.frontends.http2.progress import Progress
 from normfold.serving.frontends.http2.refused_again import RefusedAgain
 from normfold.serving.frontends.http2.requests import TOO_LARGE, Asked, trailers_well_formed
-from normfold.serving.frontends.http2.sending import AnswerStream
+from normfold.serving.frontends.http2.sending import LAST, AnswerStream
 from normfold.serving.frontends.http2.socket_side import SocketSide
 from normfold.serving.wire import http2_frames as h2
 from normfold.serving.wire.http2_headers import HeaderError, HeaderReader
@@ -128,7 +128,7 @@ class ServerConnection(SocketSide):
 
     def answer_headers(self, number: int, flags: int, block: bytes) -> None:
         """Answer a request with nothing but headers."""
-        self.sender.out.append(h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, number, block))
+        self.sender.out.append(h2.frame(h2.HEADERS, LAST, number, block))
         if not flags & h2.END_STREAM:
             self._rst(number, h2.NO_ERROR)
 
@@ -226,11 +226,9 @@ class ServerConnection(SocketSide):
 
     def drop(self, call: ServerCall) -> None:
         """Forget a call: nobody waits for its answer any more."""
-        if self.calls.pop(call.number, None) is not None and call.method.counted:
-            self.service.traffic.leave()
-        self.promised.pop(call.number, None)
-        self.sender.forget(call)
-        call.cancel()
+        if self.calls.pop(call.number, None) is not None:
+            self.promised.pop(call.number, None)
+            call.abandon()
 
     def _closed(self, stream: AnswerStream) -> None:
         if (call := self.calls.pop(stream.number, None)) is None:

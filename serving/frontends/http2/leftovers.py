@@ -7,7 +7,7 @@ from functools import partial
 from itertools import islice
 from typing import Protocol
 
-from normfold.serving.frontends.http2.call import ServerCall, Service
+from normfold.serving.frontends.http2.call import ServerCall
 from normfold.serving.frontends.http2.call_places import CallPlaces
 from normfold.serving.frontends.http2.limits import ENDED_CALLS
 from normfold.serving.frontends.http2.sending import AnswerStream, Sender
@@ -23,7 +23,6 @@ class Leaving(Protocol):
     #: The data that may still come on streams with a content-length, in bytes.
     promised: dict[int, int]
     call_places: CallPlaces
-    service: Service
 
     def fruitless(self, frames: int = 1) -> None:
         """Count frames that bring no call nearer to its end. Raises Fault when there were too many."""
@@ -52,10 +51,7 @@ def drop_all(connection: Leaving) -> None:
 def _cancel(connection: Leaving, calls: Iterator[ServerCall]) -> None:
     some = list(islice(calls, ENDED_CALLS))
     for call in some:
-        if call.method.counted:
-            connection.service.traffic.leave()
-        connection.sender.forget(call)
-        call.cancel()
+        call.abandon()
     if len(some) == ENDED_CALLS:
         connection.in_turn(partial(_cancel, connection, calls))
     else:

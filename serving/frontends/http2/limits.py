@@ -41,11 +41,11 @@ MOST_SETTINGS = 64
 MOST_RESET = 4096
 #: Time for the frames of one connection before the other connections have their turn, ...
 TURN_SECONDS = 0.003
-#: ... and for those of all connections that have frames left, before everything else has its turn, ...
+#: ... and for those of all connections that have frames left, before everything else has its turn.
 ROUND_SECONDS = 0.004
-#: ... but at most so many have one in a round, and none is shorter than that part of it. ...
+#: The most turns in one round. A turn in a round lasts at least ROUND_SECONDS / ROUND_TURNS.
 ROUND_TURNS = 8
-#: ... Data that have just come are taken at once, also from many connections in the same moment: for at least so long.
+#: The least time in which data that have just come are taken. They are taken at once and wait for no round.
 SHORTEST_TURN_SECONDS = 0.0001
 #: Calls that end in one turn where all of a connection do: each may have work to do at its end.
 ENDED_CALLS = 32

@@ -13,13 +13,13 @@ from itertools import cycle
 
 from normfold.serving.errors import Overloaded, Status
 from normfold.serving.frontends.http2.requests import STARTED, Asked, ended
-from normfold.serving.frontends.http2.sending import FRAME, Sender
+from normfold.serving.frontends.http2.sending import LAST, Sender
 from normfold.serving.rpc.methods import Method, note_refusals
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire import http2_frames as h2
 from normfold.serving.wire.pushback import after, delays_ms
 
-_END, _ALL = h2.END_STREAM, h2.END_HEADERS | h2.END_STREAM
+_END = h2.END_STREAM
 
 
 class RefusedAgain:
@@ -68,8 +68,7 @@ class RefusedAgain:
         length = asked.length
         if flags != _END or (length is not None and length != end - begin) or not self.is_like(asked, data, begin, end):
             return False
-        block = self.refusal()
-        sender.out.append(FRAME.pack(len(block) << 8 | h2.HEADERS, _ALL, number) + block)
+        sender.out.append(h2.frame(h2.HEADERS, LAST, number, self.refusal()))
         return True
 
     def settle(self, traffic: Traffic, fruitful: Callable[[], None]) -> None:

@@ -22,7 +22,8 @@ _MESSAGE = struct.Struct(">BI")
 
 _HEADERS = len(STARTED) << 8 | h2.HEADERS
 _TRAILERS = len(DONE) << 8 | h2.HEADERS
-_LAST = h2.END_HEADERS | h2.END_STREAM
+#: The flags of headers that end a stream.
+LAST = h2.END_HEADERS | h2.END_STREAM
 
 #: From this size on (in bytes) the prefix of a message gets its own frame: cheaper than a copy of the message.
 _WORTH_A_FRAME = 1 << 14
@@ -129,7 +130,7 @@ class Sender:
             STARTED,
             _MESSAGE_FRAME.pack(framed << 8, 0, number, 0, size),
             data,
-            FRAME.pack(_TRAILERS, _LAST, number),
+            FRAME.pack(_TRAILERS, LAST, number),
             DONE,
         )
         return True
@@ -157,7 +158,7 @@ class Sender:
         if (waiting := self._waiting.get(stream.number)) is not None:
             waiting.trailers = block
         else:
-            self.out.append(h2.frame(h2.HEADERS, _LAST, stream.number, block))
+            self.out.append(h2.frame(h2.HEADERS, LAST, stream.number, block))
 
     def forget(self, stream: AnswerStream) -> None:
         """Drop the waiting data of a stream that was reset."""
@@ -247,7 +248,7 @@ class Sender:
         self._ready.pop(stream.number, None)
         if waiting.trailers is None:
             return False
-        self.out.append(h2.frame(h2.HEADERS, _LAST, stream.number, waiting.trailers))
+        self.out.append(h2.frame(h2.HEADERS, LAST, stream.number, waiting.trailers))
         return True
 
     def _send(self, stream: AnswerStream, data: memoryview) -> memoryview:
