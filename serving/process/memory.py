@@ -72,9 +72,10 @@ def resident_bytes(process: str = "self") -> int:
 
 #: A collection of all objects should not take longer, in seconds of processor time: nobody is answered meanwhile.
 COLLECTION_SECONDS = 0.01
-#: Collections of the middle generation before one of all objects. Python's 10 let 70,000 new objects come together,
-#: which take 40 ms.
-MIDDLE_COLLECTIONS = 2
+#: New objects before a collection of the youngest, those collections before one of the middle generation, and these
+#: before one of all objects. Python's 700, 10 and 10 let 70,000 new objects come together, which take 40 ms; since
+#: Python 3.13 it is 2,000 in place of 700.
+THRESHOLDS = 700, 10, 2
 #: Excluded objects that may stay although nothing needs them; their memory is some megabytes.
 FEW_LEFT = 10_000
 
@@ -95,8 +96,7 @@ class _Collections:
         """Exclude the objects of now, and look at collections from now on."""
         gc.freeze()
         self._settled = gc.get_freeze_count()
-        youngest, middle, _ = gc.get_threshold()
-        gc.set_threshold(youngest, middle, MIDDLE_COLLECTIONS)
+        gc.set_threshold(*THRESHOLDS)
         if self.note not in gc.callbacks:
             gc.callbacks.append(self.note)
 

@@ -34,7 +34,11 @@ def interrupted(act, step) -> bool:
     """Carry out ``act`` and raise an exception at ``step`` of the transport; whether it came so far."""
     steps = itertools.count()
 
-    def look(frame, event, _) -> None:
+    def look(frame, event, what) -> None:
+        # Since Python 3.14 a signal may come between taking the lock of a ``with`` and its body. The lock is never
+        # released then, in Python's own modules neither.
+        if event == "c_return" and what.__name__ == "__enter__":
+            return
         if event in ("call", "c_return") and frame.f_code.co_filename.startswith(_PLACES) and next(steps) == step:
             sys.setprofile(None)
             raise Interrupt
@@ -162,6 +166,7 @@ def test_a_pause_before_another_try_may_be_interrupted_at_any_step_and_the_clien
         at_every_step(once)
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="a signal may leave a lock taken there, as said above")
 def test_signals_at_random_times_leave_a_client_that_works():
     class Stop(Exception):
         pass
