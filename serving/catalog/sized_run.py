@@ -74,7 +74,7 @@ class SizedRun:
         """Raise NoMemory if inputs of ``size`` bytes, which are not in memory yet, are more than there is for runs."""
         if size > self._ordinary_bytes and not self._budget.fits(size):
             raise NoMemory(
-                f"the numbers of this request take {_mib(size)} MiB of memory once they are read, and this server has "
+                f"the inputs of this request take {_mib(size)} MiB of memory once they are read, and this server has "
                 f"{_mib(self._budget.room_bytes)} MiB for runs; send fewer, or start the server with a larger "
                 "--memory-limit"
             )

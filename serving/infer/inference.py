@@ -15,7 +15,7 @@ from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.model import Model
 from normfold.serving.errors import InvalidRequest, Overloaded, QueueFull, ServingError
-from normfold.serving.infer.inputs import gather, read_inputs, shared_bytes
+from normfold.serving.infer.inputs import gather, read_inputs, shared_bytes, unread_bytes
 from normfold.serving.infer.large import is_large_answer
 from normfold.serving.infer.outputs import Wanted, wanted_outputs, write_outputs
 from normfold.serving.infer.parameters import RequestParameters, read_parameters
@@ -24,10 +24,11 @@ from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.process.off_loop import COPY_BYTES, off_loop
 from normfold.serving.rpc.caller import CALLER, Caller, connection
-from normfold.serving.rpc.methods import LOOP_BYTES, parse, status_alone
+from normfold.serving.rpc.methods import LOOP_BYTES, no_message, parse, status_alone
 from normfold.serving.rpc.pieces import Answer
 from normfold.serving.scheduling.admission import Admission
 from normfold.serving.scheduling.statistics import RequestTiming
+from normfold.serving.wire.bounded import check_fields
 from normfold.serving.wire.lifted import Lifted, lift
 from normfold.serving.wire.request_bytes import decisive_bytes, id_text, model_named
 from normfold.serving.wording import RequestPrefix
@@ -170,14 +171,13 @@ class Inference:
         model = await self._catalog.awake(request.model_name, request.model_version)
         try:
             with contextlib.ExitStack() as held:
-                long, more = large, lifted.unread_bytes
-                if more:
-                    model.check_inputs(more)
+                long, more = large, unread_bytes(request, lifted)
                 if named:
                     shared, strings = await off_loop(large, shared_bytes, request, model.contract, self._regions)
                     long = large or shared > COPY_BYTES or strings > LOOP_BYTES
                     more += shared
                 if more:
+                    model.check_inputs(more)
                     held.enter_context(self._admission.more(model.scheduler.load, connection(), more))
                 checked = await off_loop(long, self._check, request, model, lifted)
                 read = time.perf_counter_ns()
@@ -234,7 +234,13 @@ def _parsed(data: bytes, large: bool) -> tuple[pb.ModelInferRequest, bool, Lifte
 
     Raises InvalidRequest.
     """
-    rest, lifted = lift(data) if large else (data, Lifted())
+    rest, lifted = data, Lifted()
+    if large:
+        try:
+            check_fields(data, pb.ModelInferRequest.DESCRIPTOR)
+            rest, lifted = lift(data)
+        except ValueError:
+            raise no_message(pb.ModelInferRequest, len(data)) from None
     request = parse(pb.ModelInferRequest, rest, len(data))
     return request, any(tensor.parameters for tensor in request.inputs), lifted
 

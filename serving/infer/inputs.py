@@ -5,6 +5,7 @@ The checks are made in the same order as in Triton, so that a request with sever
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
@@ -17,7 +18,8 @@ from normfold.protos.datatypes import by_name
 from normfold.serving.catalog.contract import Contract, TensorSpec, reshaped
 from normfold.serving.errors import InvalidRequest, ServingError
 from normfold.serving.wire.lifted import Lifted
-from normfold.serving.wire.tensors import Contents, to_array
+from normfold.serving.wire.strings import ELEMENT_BYTES
+from normfold.serving.wire.tensors import LENGTH_BYTES, Contents, to_array
 from normfold.serving.wire.typed import Typed, read_typed
 from normfold.serving.wording import Place, RequestPrefix, dims, listed, near, quoted
 
@@ -125,8 +127,21 @@ def gather(request: pb.ModelInferRequest, name: str, regions: Regions, lifted: L
     return contents
 
 
+def unread_bytes(request: pb.ModelInferRequest, lifted: Lifted) -> int:
+    """The memory that typed numbers, and strings, of a large request take beside it once they are read."""
+    raw = sum(map(len, lifted.raw.values()))
+    elements = sum([_elements(tensor, raw) for tensor in request.inputs if tensor.datatype == "BYTES"]) if raw else 0
+    return lifted.unread_bytes + min(elements, raw // LENGTH_BYTES) * ELEMENT_BYTES
+
+
+def _elements(tensor: InputTensor, size: int) -> int:
+    """How many strings of ``tensor`` are read at most from ``size`` bytes: no more than its shape says."""
+    shape = tensor.shape
+    return min(max(0, math.prod(shape)), size // LENGTH_BYTES) if len(shape) <= MAX_RANK else 0
+
+
 def shared_bytes(request: pb.ModelInferRequest, contract: Contract, regions: Regions) -> tuple[int, int]:
-    """The bytes that ``request`` takes from shared memory, and those of strings among them.
+    """The memory that ``request`` takes for what it names in shared memory, and the bytes of strings among that.
 
     0 and 0 if it is refused before they are read.
     """
@@ -138,7 +153,9 @@ def shared_bytes(request: pb.ModelInferRequest, contract: Contract, regions: Reg
             if (region := region_of(tensor.parameters, tensor.name)) is not None:
                 regions.check(*region)
                 total += region[2]
-                strings += region[2] * (contract.inputs[tensor.name].datatype.name == "BYTES")
+                if contract.inputs[tensor.name].datatype.name == "BYTES":
+                    total += _elements(tensor, region[2]) * ELEMENT_BYTES
+                    strings += region[2]
     except ServingError:
         return 0, 0
     return total, strings

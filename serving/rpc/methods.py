@@ -130,7 +130,12 @@ def parse(message: type[Request], data: bytes, size: int | None = None) -> Reque
             check_fields(data, kind)
         return message.FromString(data)
     except (DecodeError, ValueError):
-        raise InvalidRequest(f"{size or len(data)} bytes that are not a {kind.full_name} message") from None
+        raise no_message(message, size or len(data)) from None
+
+
+def no_message(message: type[Message], size: int) -> InvalidRequest:
+    """The error for ``size`` bytes that a client sent and that are not such a message."""
+    return InvalidRequest(f"{size} bytes that are not a {message.DESCRIPTOR.full_name} message")
 
 
 def status_alone(error: BaseException) -> Status:

@@ -6,9 +6,9 @@ time       requests under way for a model x time for each (as its runs measure) 
 deadline   the same product <= half of the time that the caller still waits; only the requests that are answered before
            this one count, which are all, or one of each connection for each that its own has
 requests   requests under way in the server <= ``requests``
-bytes      bytes of these requests, with those that they name in shared memory and those that packed numbers take once
-           they are read, <= ``bytes``; a request that has such while no other does passes whatever they are, and counts
-           so that at most half of the bytes are taken
+bytes      bytes of these requests, with those that they name in shared memory and those that packed numbers and
+           strings take once they are read, <= ``bytes``; a request that has such while no other does passes whatever
+           they are, and counts so that at most half of the bytes are taken
 
 A longer queue answers nobody sooner, and costs memory and the deadlines of all that wait in it. FEW requests for each
 model pass whatever their runs take: a queue for less than that would refuse the ordinary client of a slow model.

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from normfold.serving.errors import InvalidRequest
 from normfold.serving.wire.fields import KIND, SIZED, fields, sized
 from normfold.serving.wire.outer_fields import MOST_FIELDS
+from normfold.serving.wire.strings import ELEMENT_BYTES
 
 #: The elements of typed contents: an array of numbers, or ``bytes`` objects.
 Elements = NDArray[Any] | Sequence[bytes]
 
-#: Contents of at most this many bytes are left to protobuf, which reads them within a few milliseconds.
+#: Tensors of at most this many bytes together are left to protobuf, which reads them within a few milliseconds, and
+#: makes up to eight times as much of them. Raw contents of at most this many bytes each are left to it, too.
 SMALL_BYTES = 1 << 18
 #: The bytes of one piece.
 _PIECE_BYTES = 1 << 16
@@ -63,51 +65,71 @@ class Packed:
 
 
 @dataclass(frozen=True)
+class Strings:
+    """Strings in typed contents: counted, and not read yet, for each takes ELEMENT_BYTES beside its own."""
+
+    data: memoryview
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of the strings beside their own bytes, once they are read."""
+        return self.count * ELEMENT_BYTES
+
+    def elements(self) -> list[bytes]:
+        """The strings."""
+        return [bytes(self.data[begin:end]) for _, _, begin, end in fields(self.data)]
+
+
+@dataclass(frozen=True)
 class Lifted:
     """What was taken out of a request: typed contents by the number of their input, raw contents by their own."""
 
-    typed: dict[int, Elements | Packed] = field(default_factory=dict)
+    typed: dict[int, Elements | Packed | Strings] = field(default_factory=dict)
     raw: dict[int, memoryview] = field(default_factory=dict)
 
     @property
     def unread_bytes(self) -> int:
-        """The memory that the numbers will take which are not read yet."""
-        return sum([one.nbytes for one in self.typed.values() if isinstance(one, Packed)])
+        """The memory that the typed contents will take which are not read yet."""
+        return sum([one.nbytes for one in self.typed.values() if isinstance(one, (Packed, Strings))])
 
 
 def lift(data: bytes) -> tuple[bytes, Lifted]:
     """``data`` without its large contents, and these. Typed contents leave one element, raw contents are empty.
 
-    Raises InvalidRequest where they are written in a way that protobuf would accept but does not write. Whatever else
-    is wrong with ``data`` is left in them.
+    Raises InvalidRequest where they are written in a way that protobuf would accept but does not write, and ValueError
+    for bytes that are no message. Whatever else is wrong with ``data`` is left in them.
     """
     view, kept, found = memoryview(data), list[bytes | memoryview](), Lifted()
     done = inputs = raw = 0
-    try:
-        for number, first, begin, end in itertools.islice(fields(view), MOST_FIELDS):
-            if number not in (_INPUTS, _RAW) or view[first] & KIND != SIZED:
-                continue
-            large = end - begin > SMALL_BYTES
-            if number == _RAW:
-                if large:
-                    kept += [view[done:first], bytes([_RAW << 3 | SIZED, 0])]
-                    done, found.raw[raw] = end, view[begin:end]
-                raw += 1
-                continue
-            if large and (lifted := _without_contents(view[begin:end])) is not None:
-                tensor, found.typed[inputs] = lifted
-                kept += [view[done:first], sized(_INPUTS, tensor)]
-                done = end
-            inputs += 1
-    except ValueError:
-        return data, Lifted()
+    left = SMALL_BYTES
+    for number, first, begin, end in itertools.islice(fields(view), MOST_FIELDS):
+        if number not in (_INPUTS, _RAW) or view[first] & KIND != SIZED:
+            continue
+        size = end - begin
+        if number == _RAW:
+            if size > SMALL_BYTES:
+                kept += [view[done:first], bytes([_RAW << 3 | SIZED, 0])]
+                done, found.raw[raw] = end, view[begin:end]
+            raw += 1
+            continue
+        if size <= left:
+            left -= size
+        elif (lifted := _without_contents(view[begin:end])) is not None:
+            tensor, found.typed[inputs] = lifted
+            kept += [view[done:first], sized(_INPUTS, tensor)]
+            done = end
+        inputs += 1
     return (b"".join([*kept, view[done:]]) if done else data), found
 
 
-def _without_contents(tensor: memoryview) -> tuple[bytes, Elements | Packed] | None:
-    """A tensor with one element, and all its elements; None where its contents are not large. Raises as ``lift``."""
+def _without_contents(tensor: memoryview) -> tuple[bytes, Elements | Packed | Strings] | None:
+    """A tensor with one element, and all its elements; None where it has no contents. Raises as ``lift``."""
     places = [(first, begin, end) for n, first, begin, end in _few(tensor) if n == _CONTENTS]
-    if sum(end - begin for _, begin, end in places) <= SMALL_BYTES:
+    if not any(end > begin for _, begin, end in places):
         return None
     if len(places) > 1:
         raise InvalidRequest("a tensor has more than one contents field")
@@ -124,13 +146,13 @@ def _few(tensor: memoryview) -> list[tuple[int, int, int, int]]:
     return found
 
 
-def _elements(contents: memoryview) -> tuple[int, Elements | Packed]:
+def _elements(contents: memoryview) -> tuple[int, Elements | Packed | Strings]:
     """The number of the only field in ``contents``, and its elements. Raises InvalidRequest, or ValueError."""
     number = contents[0] >> 3
     if contents[0] & KIND != SIZED or number not in {*_FIXED, *_VARINTS, _STRINGS}:
         raise _unusual()
     if number == _STRINGS:
-        return number, _strings(contents)
+        return number, Strings(contents, _strings(contents))
     places = list(itertools.islice(fields(contents), 2))
     if len(places) > 1:
         raise _unusual()
@@ -151,17 +173,19 @@ def aligned(data: bytes | memoryview, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def _unusual() -> InvalidRequest:
     return InvalidRequest(
-        f"contents of more than {SMALL_BYTES} bytes have one field, whose numbers are packed; send raw_input_contents"
+        f"contents beyond the first {SMALL_BYTES} bytes of a request have one field, whose numbers are packed; send "
+        "raw_input_contents"
     )
 
 
-def _strings(contents: memoryview) -> list[bytes]:
-    found = []
-    for _, first, begin, end in fields(contents):
+def _strings(contents: memoryview) -> int:
+    """How many strings there are. Raises InvalidRequest, or ValueError."""
+    count = 0
+    for _, first, _, _ in fields(contents):
         if contents[first] != _STRINGS << 3 | SIZED:
             raise _unusual()
-        found.append(bytes(contents[begin:end]))
-    return found
+        count += 1
+    return count
 
 
 def unpacked(data: memoryview, dtype: np.dtype[Any], count: int) -> NDArray[Any]:

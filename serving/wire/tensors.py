@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from normfold.protos.datatypes import Datatype
 from normfold.serving.errors import InvalidRequest
-from normfold.serving.wire.lifted import aligned
+from normfold.serving.wire.lifted import Strings, aligned
 from normfold.serving.wire.turns import pieces
 from normfold.serving.wire.typed import Typed
 
 Array = NDArray[Any]
+#: The bytes of the length in front of a BYTES element.
+LENGTH_BYTES = 4
 Contents = bytes | memoryview | Typed
 
 
@@ -34,7 +36,8 @@ def to_array(data: Contents, shape: tuple[int, ...], datatype: Datatype, place: 
         if datatype.name == "BYTES":
             if len(data.values) != count:
                 raise _count_mismatch(len(data.values), count, f"input {place}", prefix)
-            return _objects(data.values, shape)
+            values = data.values
+            return _objects(values.elements() if isinstance(values, Strings) else values, shape)
         got = len(data.values) * datatype.itemsize
         values = np.asarray(data.values, datatype.dtype)
     elif datatype.name == "BYTES":
@@ -70,13 +73,13 @@ def split_elements(data: bytes | memoryview, count: int, where: str, prefix: obj
     while position < end:
         if len(elements) == count:
             raise _count_mismatch(count + 1, count, where, prefix)
-        if end - position < 4:
+        if end - position < LENGTH_BYTES:
             raise InvalidRequest(
                 f"{prefix}incomplete string length indicator for inference {where}, expecting 4 bytes but only "
                 f"{end - position} bytes available. Please make sure the string length indicator is in one buffer."
             )
         (length,) = struct.unpack_from("<I", data, position)
-        position += 4
+        position += LENGTH_BYTES
         if length > end - position:
             raise InvalidRequest(
                 f"{prefix}incomplete string data for inference {where}, expecting string of length {length} but only "

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from normfold.protos.datatypes import Datatype, by_name
 from normfold.serving.errors import InvalidRequest
-from normfold.serving.wire.lifted import Elements, Packed
+from normfold.serving.wire.lifted import Elements, Packed, Strings
 from normfold.serving.wire.turns import pieces
 from normfold.serving.wire.varint import varint
 from normfold.serving.wording import quoted
@@ -41,13 +41,16 @@ _FIXED = {"bool_contents": np.dtype("?"), "fp32_contents": np.dtype("<f4"), "fp6
 
 @dataclass(frozen=True)
 class Typed:
-    """The elements of typed contents: numbers, or ``bytes`` for BYTES."""
+    """The elements of typed contents: numbers, or ``bytes`` for BYTES; large ones of BYTES are counted only."""
 
-    values: Sequence[Any] | NDArray[Any]
+    values: Sequence[Any] | NDArray[Any] | Strings
 
 
 def read_typed(
-    contents: pb.InferTensorContents, datatype: str, tail: object, lifted: Elements | Packed | None = None
+    contents: pb.InferTensorContents,
+    datatype: str,
+    tail: object,
+    lifted: Elements | Packed | Strings | None = None,
 ) -> Typed:
     """The elements in ``contents``, which the request says are of ``datatype``. ``tail`` names tensor and model.
 

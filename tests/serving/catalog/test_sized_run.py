@@ -22,7 +22,7 @@ from normfold.serving.runtime.devices import Device
 from normfold.serving.runtime.run_memory import RunMemory
 from normfold.serving.runtime.session import Session
 from normfold.serving.runtime.settings import SessionSettings
-from normfold.serving.wire import lifted
+from normfold.serving.wire import lifted, tensors
 
 MIB = 1 << 20
 pytestmark = pytest.mark.skipif(allocated_bytes() is None, reason="the C library does not count its memory")
@@ -267,6 +267,35 @@ def test_packed_numbers_that_do_not_fit_are_refused_before_they_are_read(serve, 
             served.infer(request)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "take 64 MiB of memory once they are read, and this server has 60 MiB for runs" in caught.value.details()
+        assert not served.server._admission.under_way.bytes
+
+
+@pytest.mark.parametrize("way", ["raw", "typed", "shared"])
+def test_strings_that_do_not_fit_are_refused_before_they_are_read(serve, tmp_path, models, monkeypatch, way):
+    """Each of these takes four or six bytes in a request, and 170 in memory."""
+    models.write(tmp_path / "text", models.identity(8, ["N"]))
+    count, data = 1_000_000, b"\2\0\0\0ab" * 1_000_000
+    request = pb.ModelInferRequest(model_name="text")
+    tensor = request.inputs.add(name="x", datatype="BYTES", shape=[count])
+    with serve(tmp_path, memory_limit_bytes=1 << 40) as served:
+        if way == "raw":
+            request.raw_input_contents.append(data)
+        elif way == "typed":
+            tensor.contents.bytes_contents.extend([b"ab"] * count)
+        else:
+            regions = served.server._regions
+            monkeypatch.setattr(regions, "check", Mock())
+            monkeypatch.setattr(regions, "read", lambda *region: data)
+            tensor.parameters["shared_memory_region"].string_param = "r"
+            tensor.parameters["shared_memory_byte_size"].int64_param = len(data)
+        budget = served.server._stock._budget
+        budget.limit_bytes = budget._base + 60 * MIB
+        for module, reads in ((tensors, "split_elements"), (tensors, "_objects")):
+            monkeypatch.setattr(module, reads, Mock(side_effect=AssertionError))
+        with pytest.raises(grpc.RpcError) as caught:
+            served.infer(request)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "MiB of memory once they are read, and this server has" in caught.value.details()
         assert not served.server._admission.under_way.bytes
 
 

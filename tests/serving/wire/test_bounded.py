@@ -6,7 +6,7 @@ import pytest
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.errors import InvalidRequest
-from normfold.serving.wire.bounded import MOST_BYTES, check_fields
+from normfold.serving.wire.bounded import MOST_BYTES, MOST_BYTES_IN_ALL, MOST_FIELDS_IN_ALL, check_fields
 
 LONG = "x" * (MOST_BYTES + 1)
 REQUEST, TENSOR, VALUE = pb.ModelInferRequest, pb.ModelInferRequest.InferInputTensor, pb.InferParameter
@@ -46,6 +46,20 @@ def test_a_long_text_or_shape_is_refused_wherever_it_is(message, field):
 def test_many_fields_are_refused_wherever_they_are(message, kind):
     with pytest.raises(InvalidRequest, match=f"^a large message has at most 4096 fields, this {kind} has more$"):
         check(message)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (TENSOR(parameters={str(n): VALUE() for n in range(4000)}), f"at most {MOST_FIELDS_IN_ALL} fields in all"),
+        (TENSOR(shape=[1] * MOST_BYTES), f"at most {MOST_BYTES_IN_ALL} bytes together"),
+    ],
+)
+def test_what_each_tensor_may_have_is_bounded_for_all_together(tensor, words):
+    """Each of 4096 tensors may be within its own bounds; a thread would be busy for minutes, or protobuf take GBs."""
+    check(REQUEST(inputs=[tensor] * 3))
+    with pytest.raises(InvalidRequest, match=words):
+        check(REQUEST(inputs=[tensor] * 20))
 
 
 def test_tensors_and_files_may_be_of_any_size():
