@@ -44,6 +44,8 @@ def replay(session: Session, data: bytes) -> dict[str, Array] | None:
     for side, named, known in (("input", inputs, session.inputs), ("output", expected, session.outputs)):
         if other := sorted(named.keys() - {tensor.name for tensor in known}):
             raise LoadError(f"golden.json does not belong to this model, which has no {side} {quoted(other[0])}")
+    if missing := sorted({tensor.name for tensor in session.inputs if not tensor.optional} - inputs.keys()):
+        raise LoadError(f"golden.json does not belong to this model: it has no input {quoted(missing[0])}")
     try:
         answers = session.run(inputs, list(expected))
     except InvalidRequest as error:
@@ -66,6 +68,8 @@ def _read(data: bytes) -> tuple[float, dict[str, Array], dict[str, Array]]:
     if type(tolerance) not in (int, float):
         raise ValueError(f"relative_tolerance must be a number, got {type(tolerance).__name__}")
     inputs, outputs = (_tensors(content[side], side) for side in ("inputs", "outputs"))
+    if not outputs:
+        raise ValueError("outputs is empty, so there is nothing to compare")
     return float(tolerance), inputs, outputs
 
 

@@ -72,7 +72,7 @@ class TlsSide(asyncio.Protocol):
         except ssl.SSLZeroReturnError:
             closed = True
         except ssl.SSLError as error:
-            self._fail(error.reason or str(error))
+            self._fail(getattr(error, "reason", None) or str(error))  # one of our own has no reason
             return
         self._flush()
         if found:

@@ -142,7 +142,7 @@ def test_the_handshake_offers_h2_and_tls_1_2_at_least(secure, certificate):
 
 
 @pytest.mark.parametrize("protocols", [["http/1.1"], []], ids=["another", "none"])
-def test_a_client_that_does_not_speak_h2_is_sent_away(secure, certificate, protocols):
+def test_a_client_that_does_not_speak_h2_is_sent_away(secure, certificate, protocols, caplog):
     with (
         contextlib.suppress(ssl.SSLError, ConnectionError),
         handshake(secure, certificate.ca, protocols=protocols) as sock,
@@ -150,6 +150,7 @@ def test_a_client_that_does_not_speak_h2_is_sent_away(secure, certificate, proto
         sock.sendall(PREFACE + settings({}))  # it speaks HTTP/2 all the same, and gets no answer
         assert sock.recv(1) == b""
     assert live(secure, ClientTls(certificate.ca))
+    assert not [record for record in caplog.records if record.exc_info]  # a line with a traceback for each client
 
 
 def live(address: str, tls: ClientTls) -> bool:

@@ -224,6 +224,8 @@ def test_the_golden_answer_is_asked_for_again(load, tmp_path, models, y):
         (_golden(2 * X, X[:, :3]), "golden.json does not belong to this model"),
         (_golden(2 * X, outputs=[{"name": "q", "datatype": "FP32", "shape": [0], "data": ""}]), "no output 'q'"),
         (_golden(2 * X, inputs=[{"name": "q", "datatype": "FP32", "shape": [0], "data": ""}]), "no input 'q'"),
+        (_golden(2 * X, inputs=[]), "golden.json does not belong to this model: it has no input 'x'"),
+        (_golden(2 * X, outputs=[]), "golden.json cannot be read: outputs is empty"),
         (_golden(2 * X, inputs=[{"name": "x", "datatype": "FP32", "shape": [9], "data": ""}]), "cannot be read"),
         (_golden(2 * X, relative_tolerance=None), "golden.json cannot be read"),
         (_golden(2 * X, relative_tolerance=10**400), "golden.json cannot be read: "),
