@@ -91,10 +91,10 @@ class Model:
         self.statistics.cache_miss.add(time.perf_counter_ns() - started - timing.queue - timing.infer)
         return answer, timing
 
-    def check_inputs(self, size: int) -> None:
-        """Raise NoMemory if inputs of ``size`` bytes are more than there is memory for, as far as that is known."""
+    def check_room(self, size: int, what: str) -> None:
+        """Raise NoMemory if ``what`` of ``size`` bytes is more than there is memory for, as far as that is known."""
         if self._sized is not None:
-            self._sized.check_inputs(size)
+            self._sized.check_room(size, what)
 
     @property
     def used_ns(self) -> int:

@@ -70,13 +70,13 @@ class SizedRun:
                 f"for runs; send a shorter input, or start the server with a larger --memory-limit"
             )
 
-    def check_inputs(self, size: int) -> None:
-        """Raise NoMemory if inputs of ``size`` bytes, which are not in memory yet, are more than there is for runs."""
+    def check_room(self, size: int, what: str) -> None:
+        """Raise NoMemory if ``what``, ``size`` bytes that are not in memory yet, is more than there is for runs."""
         if size > self._ordinary_bytes and not self._budget.fits(size):
+            room = self._budget.room_bytes
             raise NoMemory(
-                f"the inputs of this request take {_mib(size)} MiB of memory once they are read, and this server has "
-                f"{_mib(self._budget.room_bytes)} MiB for runs; send fewer, or start the server with a larger "
-                "--memory-limit"
+                f"{what} would take {_mib(size)} MiB of memory, and this server has {_mib(room)} MiB for runs; ask "
+                "with fewer, or start the server with a larger --memory-limit"
             )
 
     def __call__(self, feeds: Mapping[str, Array], outputs: Sequence[str], stop: Stop | None = None) -> list[Array]:

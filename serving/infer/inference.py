@@ -16,7 +16,7 @@ from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.model import Model
 from normfold.serving.errors import InvalidRequest, Overloaded, QueueFull, ServingError
 from normfold.serving.infer.inputs import gather, read_inputs, shared_bytes, unread_bytes
-from normfold.serving.infer.large import is_large_answer
+from normfold.serving.infer.large import class_bytes, is_large_answer
 from normfold.serving.infer.outputs import Wanted, wanted_outputs, write_outputs
 from normfold.serving.infer.parameters import RequestParameters, read_parameters
 from normfold.serving.infer.plans import Plans, RequestPlan
@@ -177,16 +177,18 @@ class Inference:
                     long = large or shared > COPY_BYTES or strings > LOOP_BYTES
                     more += shared
                 if more:
-                    model.check_inputs(more)
+                    model.check_room(more, "the inputs of this request")
                     held.enter_context(self._admission.more(model.scheduler.load, connection(), more))
                 checked = await off_loop(long, self._check, request, model, lifted)
                 read = time.perf_counter_ns()
                 names = [want.spec.name for want in checked.wanted]
                 arrays, timing = await _run(model, checked.feeds, checked.rows, names, checked.parameters, request.id)
                 answered = time.perf_counter_ns()
-                response = await off_loop(
-                    is_large_answer(checked.wanted, arrays), self._written, request.id, model, checked.wanted, arrays
-                )
+                long = is_large_answer(checked.wanted, arrays)
+                if long and (more := class_bytes(checked.wanted, arrays, model.contract.max_batch_size > 0)):
+                    model.check_room(more, "the classes of this answer")
+                    held.enter_context(self._admission.more(model.scheduler.load, connection(), more))
+                response = await off_loop(long, self._written, request.id, model, checked.wanted, arrays)
         except BaseException as error:
             model.statistics.failed(time.perf_counter_ns() - started, status_alone(error))
             raise

@@ -14,6 +14,7 @@ from normfold.protos import grpc_service as pb
 from normfold.serving.catalog import sized_run
 from normfold.serving.catalog.sized_run import PART_BYTES, SizedRun
 from normfold.serving.errors import InvalidRequest, NoMemory
+from normfold.serving.infer import outputs
 from normfold.serving.process import memory_limit
 from normfold.serving.process.memory import allocated_bytes
 from normfold.serving.process.memory_limit import MemoryBudget
@@ -266,7 +267,7 @@ def test_packed_numbers_that_do_not_fit_are_refused_before_they_are_read(serve, 
         with pytest.raises(grpc.RpcError) as caught:
             served.infer(request)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "take 64 MiB of memory once they are read, and this server has 60 MiB for runs" in caught.value.details()
+        assert "would take 64 MiB of memory, and this server has 60 MiB for runs" in caught.value.details()
         assert not served.server._admission.under_way.bytes
 
 
@@ -295,8 +296,27 @@ def test_strings_that_do_not_fit_are_refused_before_they_are_read(serve, tmp_pat
         with pytest.raises(grpc.RpcError) as caught:
             served.infer(request)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "MiB of memory once they are read, and this server has" in caught.value.details()
+        assert "the inputs of this request would take" in caught.value.details()
         assert not served.server._admission.under_way.bytes
+
+
+def test_classes_that_do_not_fit_are_refused_before_they_are_written(serve, tmp_path, models, ask, monkeypatch):
+    """Each takes four bytes as a number, and 128 as a text."""
+    models.write(tmp_path / "same", models.identity(1, ["N"]))
+    request = ask("same", x=np.zeros(MIB, np.float32))
+    request.outputs.add(name="y").parameters["classification"].int64_param = 1 << 40
+    with serve(tmp_path, memory_limit_bytes=1 << 40) as served:
+        budget, admission = served.server._stock._budget, served.server._admission
+        budget.limit_bytes = budget._base + 60 * MIB
+        with monkeypatch.context() as patch:
+            patch.setattr(outputs, "classify", Mock(side_effect=AssertionError))
+            with pytest.raises(grpc.RpcError) as caught:
+                served.infer(request)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "the classes of this answer would take 128 MiB of memory" in caught.value.details()
+        assert not admission.under_way.bytes
+        request.outputs[0].parameters["classification"].int64_param = 3
+        assert served.infer(request).outputs[0].shape == [3]
 
 
 def test_a_change_of_the_models_while_requests_are_under_way_leaves_the_room(serve, tmp_path, models, monkeypatch):
