@@ -11,6 +11,7 @@ from normfold.serving.catalog import config
 from normfold.serving.catalog.following import Following
 from normfold.serving.catalog.overlooked import overlooked, unnumbered
 from normfold.serving.catalog.repository import Files, Repository, SentFolder, is_plain
+from normfold.serving.catalog.trust import TrustedFolder
 from normfold.serving.catalog.version_policy import described
 from normfold.serving.errors import ConfigError, LoadError, PollFailed, StartError
 from normfold.serving.wording import near, quoted
@@ -62,7 +63,7 @@ class Sources:
         return folder
 
     def plan(
-        self, folder: Files, override: str | None, only: Container[int] | None = None
+        self, folder: TrustedFolder, override: str | None, only: Container[int] | None = None
     ) -> tuple[mc.ModelConfig, list[int], list[int]]:
         """The configuration as its author wrote it, the versions that it puts in service, and all that are there.
 
@@ -73,6 +74,7 @@ class Sources:
         if override is None:
             written = config.parse(folder.config_text() or "")
         else:
+            folder.check_sent_config()
             try:
                 written = config.parse_json(override)
             except ConfigError as error:  # Triton answers INTERNAL to a configuration that it cannot read

@@ -79,6 +79,14 @@ class TrustedFolder:
         found = self._signed_files().get(CONFIG_FILE)
         return None if found is None else as_text(found)
 
+    def check_sent_config(self) -> None:
+        """Raise UnsafeModel where the configuration of these files must be signed: a client has sent another one."""
+        if self._trust.key is not None and self._folder is not None:
+            raise UnsafeModel(
+                "its configuration came with the load request, where no signature covers it, and the server runs with "
+                f"--require-signature: change {CONFIG_FILE} itself, and sign again: {_SIGN}"
+            )
+
     def versions(self) -> list[int]:
         """The numbers of the versions that are there, in ascending order. Raises LoadError."""
         return self._files.versions()

@@ -104,6 +104,23 @@ def test_files_of_a_load_request_have_no_manifest_and_no_signature(serve, folder
         assert "it has no manifest.json, and the server runs with --require-" in caught.value.details()
 
 
+def test_a_configuration_of_a_load_request_has_no_signature(serve, folder, keys, ask):
+    """It would name the classes otherwise than the labels that were signed."""
+    run(folder, "--key", keys[0])
+    load = pb.RepositoryModelLoadRequest(model_name="m")
+    load.parameters["config"].string_param = '{"maxBatchSize": 8}'
+    with serve(folder.parent, require_signature=keys[1]) as one:
+        with pytest.raises(grpc.RpcError) as caught:
+            one.call("RepositoryModelLoad", load)
+        assert "its configuration came with the load request, where no signature covers it" in caught.value.details()
+        assert "versions 1, 2 go on answering" in caught.value.details()
+        request = ask("m")
+        request.outputs.add(name="y").parameters["classification"].int64_param = 1
+        assert b":d" in one.infer(request).raw_output_contents[0]
+    with serve(folder.parent, require_manifest=True) as one:
+        one.call("RepositoryModelLoad", load)
+
+
 def test_a_signed_model_is_served_with_its_labels(serve, folder, keys, ask):
     assert f"signed {folder / '2'}" in run(folder, "--key", keys[0])
     with serve(folder.parent, require_signature=keys[1]) as one:
