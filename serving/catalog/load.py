@@ -60,7 +60,9 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
     tuning = options.tuning if _is_open(written, options) else None
     remembered = tuning.find(data) if tuning else None
     threads = options.threads or remembered or (1 if len(data) < SMALL_MODEL_BYTES else options.cpus)
-    settings = config.settings(written, SessionSettings(intra_op_threads=threads, arena=options.arena))
+    limit = options.budget.limit_bytes if options.budget else 0
+    base = SessionSettings(intra_op_threads=threads, arena=options.arena, limit_bytes=limit)
+    settings = config.settings(written, base)
     counts = gpus.instances(written.instance_group, options.device.index)
     first, *rest = (Device(options.device.kind, number) for number in counts)
     session = _session(data, first, settings, options.device)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from normfold.cache_folder import cache_folder
 from normfold.protos.datatypes import by_name, by_onnxruntime
 from normfold.serving.errors import ConfigError, DeviceUnavailable, InvalidRequest, LoadError, OutOfMemory, Unavailable
-from normfold.serving.runtime import cuda_options, onnx_file, pinned, placement, tensorrt_options
+from normfold.serving.runtime import cuda_options, limited_arena, onnx_file, pinned, placement, tensorrt_options
 from normfold.serving.runtime.bindings import Bound, Fixed, Resident
 from normfold.serving.runtime.devices import Device, check_provider, providers
 from normfold.serving.runtime.reasons import TOO_LITTLE, lacks_memory, reason
@@ -55,6 +55,8 @@ class Session:
         #: Whether runs with equal shapes may take very different times.
         self.numbers_decide = facts.numbers_decide
         self.settings = settings
+        #: Whether runs share the memory of ``limited_arena``, and leave nothing there.
+        self._limited = self.numbers_decide and settings.limit_bytes > 0 and device.kind == "cpu"
         if settings.tensorrt_options is not None and device.kind == "cuda":
             device = Device("tensorrt", device.index)
         asked = _providers(data, device, settings)
@@ -62,7 +64,10 @@ class Session:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # which provider the session got is checked below
                 self._session = ort.InferenceSession(
-                    data, _options(settings, device), providers=asked, enable_fallback=device.kind == "auto"
+                    data,
+                    _options(settings, device, self._limited),
+                    providers=asked,
+                    enable_fallback=device.kind == "auto",
                 )
             taken = [_tensor(value, unranked) for value in self._session.get_inputs()]
             taken += [_tensor(value, unranked, True) for value in self._session.get_overridable_initializers()]
@@ -96,17 +101,22 @@ class Session:
             self._staged = Staged(self._session, pinned.memory)
 
     def run(
-        self, feeds: Mapping[str, Array], outputs: Sequence[str], give_back: bool = False, stop: Stop | None = None
+        self,
+        feeds: Mapping[str, Array],
+        outputs: Sequence[str],
+        give_back: bool | None = None,
+        stop: Stop | None = None,
     ) -> list[Array]:
         """The outputs named in ``outputs``, in that order, for the inputs ``feeds``.
 
-        With ``give_back`` the session keeps no memory for the next run. ``stop`` ends the run before its next node.
+        With ``give_back`` the session keeps no memory for the next run; None: as is best for it. ``stop`` ends the run
+        before its next node.
 
         As inputs and as outputs, arrays of BYTES hold ``bytes`` objects and arrays of BF16 hold the bits as uint16.
         Raises InvalidRequest where the model itself cannot take these shapes or values, OutOfMemory, and Unavailable
         where the run was stopped.
         """
-        options = self._run_options(give_back)
+        options = self._run_options(self._limited if give_back is None else give_back)
         if stop is not None:
             options = stop.attached(options)
         if self._texts:
@@ -129,14 +139,15 @@ class Session:
 
     def bind(self, feeds: Mapping[str, Array], answers: Mapping[str, Array]) -> Bound | None:
         """A run whose inputs and outputs, of these shapes, stay at their places in memory; None if impossible."""
-        if not self._plain or self.device != "cpu" or self.settings.arena_shrinkage:
+        if not self._plain or self.device != "cpu" or self.settings.arena_shrinkage or self._limited:
             return None
         if any(array.dtype.kind not in NUMERIC for array in (*feeds.values(), *answers.values())):
             return None
         return Bound(self._session, feeds, answers)
 
-    def _run_options(self, give_back: bool = False) -> ort.RunOptions | None:
-        shrinkage = self.settings.arena_shrinkage or ("cpu:0" if give_back and self.settings.arena else "")
+    def _run_options(self, give_back: bool) -> ort.RunOptions | None:
+        has_arena = self.settings.arena or self._limited
+        shrinkage = self.settings.arena_shrinkage or ("cpu:0" if give_back and has_arena else "")
         if not shrinkage:
             return None
         options = ort.RunOptions()
@@ -190,7 +201,7 @@ def _providers(data: bytes, device: Device, settings: SessionSettings) -> list[t
     return providers(device, available, dict(settings.cuda_options), tensorrt)
 
 
-def _options(settings: SessionSettings, device: Device) -> ort.SessionOptions:
+def _options(settings: SessionSettings, device: Device, limited: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
     # Silence onnxruntime's log: every failure is raised as an exception and reported by us. Where CUDA may be missing,
     # errors stay on: its loader names the library.
@@ -203,7 +214,11 @@ def _options(settings: SessionSettings, device: Device) -> ort.SessionOptions:
     options.graph_optimization_level = _LEVELS[settings.graph_level]
     options.enable_cpu_mem_arena = settings.arena
     options.enable_mem_pattern = settings.memory_pattern
-    if settings.device_allocator:
+    if limited:
+        limited_arena.make(settings.limit_bytes)
+        for name, value in limited_arena.OPTIONS.items():
+            options.add_session_config_entry(name, value)
+    elif settings.device_allocator:
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.intra_op_spinning)))
     options.add_session_config_entry("session.inter_op.allow_spinning", str(int(settings.inter_op_spinning)))

@@ -39,6 +39,8 @@ class SessionSettings:
     #: Let idle threads spin for a while: runs become shorter, but even without requests most of a core is busy.
     intra_op_spinning: bool = False
     inter_op_spinning: bool = False
+    #: The memory that this process may have, for models whose runs cannot be foretold; 0: without limit.
+    limit_bytes: int = 0
     #: Options of the CUDA provider, as (name, value), that replace our defaults.
     cuda_options: tuple[tuple[str, str], ...] = ()
     #: Options of the TensorRT provider that replace our defaults; None: use TensorRT only if the device asks for it.

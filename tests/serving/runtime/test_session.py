@@ -15,10 +15,12 @@ from normfold.serving.errors import (
     DeviceUnavailable,
     InvalidRequest,
     LoadError,
+    OutOfMemory,
     RuntimeMissing,
     StartError,
 )
 from normfold.serving.process.cpus import available_cpus, cgroup_quota
+from normfold.serving.process.memory import allocated_bytes, resident_bytes
 from normfold.serving.runtime import devices
 from normfold.serving.runtime.devices import CPU_PROVIDER, CUDA_PROVIDER, Device
 from normfold.serving.runtime.session import Session
@@ -182,6 +184,30 @@ def test_memory_is_given_back_where_the_settings_say_so(models, asked):
 def test_an_arena_that_is_not_there_is_refused_at_the_load_and_not_at_each_run(models, text, arena, there):
     with pytest.raises(ConfigError, match=there):
         session(models.scale(), SessionSettings(arena_shrinkage=text, arena=arena))
+
+
+@pytest.mark.skipif(allocated_bytes() is None, reason="the C library does not count its memory")
+@pytest.mark.parametrize("arena", [True, False])
+def test_a_run_whose_numbers_ask_for_more_than_there_is_ends_and_none_leaves_memory_behind(arena):
+    """Sixteen bytes asked for gigabytes and got them, and an idle server kept them."""
+    limit = resident_bytes() + (64 << 20)
+    made = session(
+        HEAD
+        + """ zeros (float[1] x) => (float y) {
+            n = Cast <to = 7> (x)
+            z = ConstantOfShape (n)
+            y = ReduceSum <keepdims = 0> (z)
+        }""",
+        SessionSettings(arena=arena, limit_bytes=limit),
+    )
+    few, many = ({"x": np.full(1, count, np.float32)} for count in (1 << 23, 1 << 30))
+    made.run({"x": np.ones(1, np.float32)}, ["y"])
+    before = allocated_bytes()
+    for _ in range(2):
+        assert made.run(few, ["y"])[0] == 0
+        with pytest.raises(OutOfMemory, match="has not enough memory to run the model on this input"):
+            made.run(many, ["y"])
+    assert allocated_bytes() - before < 8 << 20
 
 
 @pytest.mark.parametrize("wrong", [{"intra_op_threads": 0}, {"inter_op_threads": 0}, {"graph_level": "most"}])
