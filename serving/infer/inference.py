@@ -171,7 +171,7 @@ class Inference:
         model = await self._catalog.awake(request.model_name, request.model_version)
         try:
             with contextlib.ExitStack() as held:
-                long, more = large, unread_bytes(request, lifted)
+                long, more = large, unread_bytes(request, model.contract, lifted)
                 if named:
                     shared, strings = await off_loop(large, shared_bytes, request, model.contract, self._regions)
                     long = large or shared > COPY_BYTES or strings > LOOP_BYTES

@@ -127,11 +127,17 @@ def gather(request: pb.ModelInferRequest, name: str, regions: Regions, lifted: L
     return contents
 
 
-def unread_bytes(request: pb.ModelInferRequest, lifted: Lifted) -> int:
+def unread_bytes(request: pb.ModelInferRequest, contract: Contract, lifted: Lifted) -> int:
     """The memory that typed numbers, and strings, of a large request take beside it once they are read."""
     raw = sum(map(len, lifted.raw.values()))
     elements = sum([_elements(tensor, raw) for tensor in request.inputs if tensor.datatype == "BYTES"]) if raw else 0
-    return lifted.unread_bytes + min(elements, raw // LENGTH_BYTES) * ELEMENT_BYTES
+    strings = lifted.unread_strings + min(elements, raw // LENGTH_BYTES)
+    return lifted.unread_bytes + strings * _string_bytes(contract)
+
+
+def _string_bytes(contract: Contract) -> int:
+    """The memory of a string beside its own bytes, and of another one where the model mostly answers with as many."""
+    return ELEMENT_BYTES * (1 + any(spec.datatype.name == "BYTES" for spec in contract.outputs.values()))
 
 
 def _elements(tensor: InputTensor, size: int) -> int:
@@ -154,7 +160,7 @@ def shared_bytes(request: pb.ModelInferRequest, contract: Contract, regions: Reg
                 regions.check(*region)
                 total += region[2]
                 if contract.inputs[tensor.name].datatype.name == "BYTES":
-                    total += _elements(tensor, region[2]) * ELEMENT_BYTES
+                    total += _elements(tensor, region[2]) * _string_bytes(contract)
                     strings += region[2]
     except ServingError:
         return 0, 0

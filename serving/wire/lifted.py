@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from normfold.serving.errors import InvalidRequest
 from normfold.serving.wire.fields import KIND, SIZED, fields, sized
 from normfold.serving.wire.outer_fields import MOST_FIELDS
-from normfold.serving.wire.strings import ELEMENT_BYTES
 
 #: The elements of typed contents: an array of numbers, or ``bytes`` objects.
 Elements = NDArray[Any] | Sequence[bytes]
@@ -66,18 +65,13 @@ class Packed:
 
 @dataclass(frozen=True)
 class Strings:
-    """Strings in typed contents: counted, and not read yet, for each takes ELEMENT_BYTES beside its own."""
+    """Strings in typed contents: counted, and not read yet, for each takes far more than its own bytes."""
 
     data: memoryview
     count: int
 
     def __len__(self) -> int:
         return self.count
-
-    @property
-    def nbytes(self) -> int:
-        """The memory of the strings beside their own bytes, once they are read."""
-        return self.count * ELEMENT_BYTES
 
     def elements(self) -> list[bytes]:
         """The strings."""
@@ -93,8 +87,13 @@ class Lifted:
 
     @property
     def unread_bytes(self) -> int:
-        """The memory that the typed contents will take which are not read yet."""
-        return sum([one.nbytes for one in self.typed.values() if isinstance(one, (Packed, Strings))])
+        """The memory that the numbers will take which are not read yet."""
+        return sum([one.nbytes for one in self.typed.values() if isinstance(one, Packed)])
+
+    @property
+    def unread_strings(self) -> int:
+        """How many strings in typed contents are not read yet."""
+        return sum([one.count for one in self.typed.values() if isinstance(one, Strings)])
 
 
 def lift(data: bytes) -> tuple[bytes, Lifted]:

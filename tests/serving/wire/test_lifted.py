@@ -21,7 +21,6 @@ from normfold.serving.wire import lifted
 from normfold.serving.wire.fields import sized
 from normfold.serving.wire.lifted import SMALL_BYTES, Packed, Strings, lift, unpacked
 from normfold.serving.wire.outer_fields import MOST_FIELDS
-from normfold.serving.wire.strings import ELEMENT_BYTES
 from normfold.serving.wire.typed import Typed
 from normfold.serving.wire.varint import varint
 
@@ -58,7 +57,7 @@ def test_large_typed_contents_are_those_that_protobuf_reads(field):
     numbers = found.typed[1]
     if isinstance(numbers, Strings):
         assert len(numbers) == len(LARGE[field])
-        assert found.unread_bytes == ELEMENT_BYTES * len(LARGE[field])
+        assert found.unread_strings == len(LARGE[field])
         numbers = numbers.elements()
     elif isinstance(numbers, Packed):
         assert found.unread_bytes == numbers.nbytes
