@@ -14,6 +14,8 @@ from normfold.serving.errors import LoadError
 
 #: protobuf's own limit, and more than any other file of a repository has.
 MOST_BYTES = (2 << 30) - 1
+#: Files that are parsed in the server itself, before any trial of the load, by name: the most bytes of each.
+PARSED_BYTES = {"config.pbtxt": 1 << 20, "manifest.json": 1 << 20}
 
 
 def read_plain(path: Path, shown: str, root: Path) -> bytes:
@@ -28,8 +30,10 @@ def read_plain(path: Path, shown: str, root: Path) -> bytes:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise LoadError(f"{shown} cannot be read: it is not a plain file")
-        if os.fstat(descriptor).st_size > MOST_BYTES:
-            raise LoadError(f"{shown} is larger than 2 GiB, which no ONNX file can be")
+        size = os.fstat(descriptor).st_size
+        if size > (most := PARSED_BYTES.get(path.name, MOST_BYTES)):
+            why_not = "2 GiB, which no ONNX file can be" if most == MOST_BYTES else f"the {most} bytes that it may have"
+            raise LoadError(f"{shown} is larger than {why_not}")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read()
     except OSError as error:

@@ -56,6 +56,17 @@ def test_a_name_that_no_file_can_have_is_a_load_error(root, name):
         folder(root).read(name)
 
 
+@pytest.mark.parametrize("name", ["config.pbtxt", "1/manifest.json"])
+def test_a_file_that_the_server_itself_parses_is_small(root, name):
+    """A megabyte of config.pbtxt takes a second, which no limit of a load ends."""
+    for size, refused in ((1 << 20, False), ((1 << 20) + 1, True)):
+        (root / "a" / name).write_text("# " + "x" * (size - 2), encoding="utf-8")
+        with pytest.raises(LoadError) if refused else contextlib.nullcontext() as caught:
+            folder(root).config_text()
+            folder(root).find(1, "manifest.json")
+        assert not refused or str(caught.value) == f"{name} is larger than the 1048576 bytes that it may have"
+
+
 def test_a_manifest_outside_is_not_followed_either(root):
     (root / "a" / "1" / "manifest.json").symlink_to(root.parent / "secret")
     with pytest.raises(LoadError, match=r"1/manifest\.json is a link that leads out"):
