@@ -129,6 +129,8 @@ def gather(request: pb.ModelInferRequest, name: str, regions: Regions, lifted: L
 
 def unread_bytes(request: pb.ModelInferRequest, contract: Contract, lifted: Lifted) -> int:
     """The memory that typed numbers, and strings, of a large request take beside it once they are read."""
+    if not (lifted.raw or lifted.typed):
+        return 0
     raw = sum(map(len, lifted.raw.values()))
     elements = sum([_elements(tensor, raw) for tensor in request.inputs if tensor.datatype == "BYTES"]) if raw else 0
     strings = lifted.unread_strings + min(elements, raw // LENGTH_BYTES)
