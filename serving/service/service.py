@@ -148,6 +148,8 @@ class InferenceService:
             return _in_stream(found)
         except Exception as error:
             return _stream_error(data, error)
+        finally:
+            del answer  # its error has this frame in its traceback: they would keep each other, and the request
 
     async def model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
         """The configuration in force. Raises as ``Catalog.awake``."""

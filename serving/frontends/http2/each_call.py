@@ -104,11 +104,12 @@ class EachCall(QueuedCall):
             if self._pending and (self._uncounted or (blocked and self._task is None)):
                 self._count_untaken()
             self._released = 0
-        except CallFault as error:
-            self.end(error.status, str(error))
-            return
         except Exception as error:
-            self.fail(error)
+            if isinstance(error, CallFault):
+                self.end(error.status, str(error))
+            else:
+                self.fail(error)
+            error.__traceback__ = error.__context__ = None  # their frames have the answer, which has the error
             return
         self.grant(self._unread)
         if blocked:

@@ -17,12 +17,15 @@ import grpc
 import numpy as np
 import onnx
 import pytest
+from tests.serving.frontends.raw import Raw, message, request_headers
 from tests.waiting import wait_until
 
 from normfold import AsyncClient, Client, ClientError
 from normfold.protos import grpc_service as pb
 from normfold.serving.process import memory
+from normfold.serving.wire import http2_frames as h2
 
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 #: Each batch waits a little, so that every request has a task.
 CONFIG = 'max_batch_size: 8 dynamic_batching { max_queue_delay_microseconds: 3000 } input { name: "x" dims: 4 }'
 TIMES = 8
@@ -76,16 +79,31 @@ def _compressed(one: Any) -> None:
 
 
 def _stream(one: Any) -> None:
-    rpc = one.channel.stream_stream(
-        "/inference.GRPCInferenceService/ModelStreamInfer", request_serializer=lambda m: m.SerializeToString()
-    )
+    rpc = one.channel.stream_stream(STREAM, request_serializer=lambda m: m.SerializeToString())
     assert len(list(rpc(iter([_request()] * 3), timeout=30))) == 3
     given_up = rpc(iter([_request()] * 3), timeout=30)
     next(given_up)
     given_up.cancel()
 
 
-KINDS = (_right, _wrong, _too_late, _given_up, _compressed, _stream)
+def _wrong_in_stream(one: Any) -> None:
+    rpc = one.channel.stream_stream(STREAM, request_serializer=lambda m: m.SerializeToString())
+    request = _request()
+    request.raw_input_contents[0] = b"1"
+    assert len(list(rpc(iter([request] * 3), timeout=30))) == 3
+
+
+def _not_compressed(one: Any) -> None:
+    """A message that says it is compressed, and is not, ends its stream."""
+    raw = Raw(one.server.address)
+    headers = raw.encoder.encode([*request_headers(grpc_encoding="gzip", **{":path": STREAM})])
+    raw.send(h2.frame(h2.HEADERS, h2.END_HEADERS, 1, headers))
+    raw.send(h2.frame(h2.DATA, h2.END_STREAM, 1, message(b"no", compressed=1)))
+    assert raw.answer(1)[1]["grpc-status"] == "13"
+    raw.socket.close()
+
+
+KINDS = (_right, _wrong, _too_late, _given_up, _compressed, _stream, _wrong_in_stream, _not_compressed)
 
 
 @contextlib.contextmanager
