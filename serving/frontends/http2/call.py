@@ -16,7 +16,7 @@ from normfold.serving.frontends.http2.messages import MessageReader
 from normfold.serving.frontends.http2.refused_again import RefusedAgain
 from normfold.serving.frontends.http2.requests import DONE, STARTED, Asked, Requests, ended
 from normfold.serving.frontends.http2.sending import Sender
-from normfold.serving.frontends.http2.turns import Turns
+from normfold.serving.frontends.http2.turns import Steps, Turns
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.rpc.caller import TRACE_HEADERS, trace_id_in
 from normfold.serving.rpc.methods import Method, status_of
@@ -90,6 +90,8 @@ class CallOwner(Protocol):
     calls: dict[int, ServerCall]
     #: The calls with messages that have come and are not cut out of the data yet, by the number of their stream.
     uncut: dict[int, ServerCall]
+    #: What its streams do in their turns.
+    steps: Steps
     #: Whether the client does not read what we send.
     choked: bool
     #: Refuses requests like one that was refused; None: none was in this turn, nor would be now.

@@ -24,6 +24,7 @@ from normfold.serving.frontends.http2.refused_again import RefusedAgain
 from normfold.serving.frontends.http2.requests import TOO_LARGE, Asked, trailers_well_formed
 from normfold.serving.frontends.http2.sending import LAST, AnswerStream
 from normfold.serving.frontends.http2.socket_side import SocketSide
+from normfold.serving.frontends.http2.turns import Steps
 from normfold.serving.wire import http2_frames as h2
 from normfold.serving.wire.http2_headers import HeaderError, HeaderReader
 
@@ -37,7 +38,7 @@ class ServerConnection(SocketSide):
         self.frames, self.call_places = FrameReader(self.holding), CallPlaces(self.holding)
         #: The calls under way, by the number of their stream; ``CallOwner`` says what the other two are.
         self.calls, self.uncut, self.held = dict[int, ServerCall](), dict[int, ServerCall](), dict[int, int]()
-        self._headers, self._past = HeaderReader(), PastStreams()
+        self._headers, self._past, self.steps = HeaderReader(), PastStreams(), Steps(service.turns)
         #: The last stream that was opened, the data that may still come, and those of streams with a content-length.
         self.last, self._credit, self.promised = 0, h2.LARGEST_WINDOW, dict[int, int]()
         self._patience, self.progress = Patience(), Progress(service.limits.stall_seconds)

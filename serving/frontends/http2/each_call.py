@@ -25,8 +25,9 @@ from normfold.serving.rpc.methods import EACH_IN_FLIGHT, Method
 from normfold.serving.rpc.pieces import Answer
 from normfold.serving.rpc.traffic import EXITING
 
-#: Messages that are taken before everything else has its turn.
-TURN_MESSAGES = 32
+#: Messages that are asked as soon as they come, and those that streams ask in one round before everything else has its
+#: turn: each has a task that begins in the next turn of the event loop, and 32 of them take some milliseconds.
+ASKED_AT_ONCE, ROUND_MESSAGES = 4, 32
 
 #: Messages under way before the first answer shows how large they are: answers of up to 32 MB have room by default.
 UNSEEN = 8
@@ -38,7 +39,7 @@ BEHIND = "too many bytes of answers wait for the client, or for an answer before
 class EachCall(QueuedCall):
     """A call of a method with ``wire_each``."""
 
-    __slots__ = ("_completing", "_ending", "_largest", "_pending", "_released", "_scheduled", "_uncounted")
+    __slots__ = ("_completing", "_ending", "_largest", "_pending", "_released", "_scheduled", "_uncounted", "_waits")
 
     def __init__(self, connection: CallOwner, number: int, asked: Asked, method: Method) -> None:
         super().__init__(connection, number, asked, method)
@@ -54,6 +55,8 @@ class EachCall(QueuedCall):
         self._completing = False
         #: Whether ``_next`` is certain to be called.
         self._scheduled = False
+        #: Whether ``_turn`` is: messages wait to be asked.
+        self._waits = False
         #: Whether the server ends: what has begun is answered, and nothing more.
         self._ending = False
         if method.counted:
@@ -68,7 +71,7 @@ class EachCall(QueuedCall):
             self._drop_queue()
         elif found:
             self.service.traffic.arrived()
-        self._go_on()
+        self._go_on(0 if self._waits else ASKED_AT_ONCE)
 
     def cancel(self) -> None:
         """Stop the answers under way: nobody waits for them any more."""
@@ -90,16 +93,17 @@ class EachCall(QueuedCall):
         self._queue.clear()
         self._hold()
 
-    def _go_on(self) -> None:
-        """Ask what may be asked now, and send what is answered."""
+    def _go_on(self, most: int) -> None:
+        """Send what is answered, and ask what may be asked now: at most ``most`` messages, the others in its turn."""
         try:
-            for _ in range(TURN_MESSAGES):
-                self._send_answered()
-                if not self._queue or self._completing or self._blocked() or self._full():
+            self._send_answered()
+            while self._queue and not self._completing and not self._blocked() and not self._full():
+                if not most:
+                    self._wait_for_turn()
                     break
+                most -= 1
                 self._ask()
-            else:
-                self._next_soon()
+                self._send_answered()
             blocked = self._blocked()
             if self._pending and (self._uncounted or (blocked and self._task is None)):
                 self._count_untaken()
@@ -194,7 +198,18 @@ class EachCall(QueuedCall):
     def _next(self) -> None:
         self._scheduled = False
         if not self._over and self.number in self.connection.calls:
-            self._go_on()
+            self._go_on(0)
+            self.connection.flush_soon()
+
+    def _wait_for_turn(self) -> None:
+        if not self._waits:
+            self._waits = True
+            self.connection.steps.add(self._turn)
+
+    def _turn(self) -> None:
+        self._waits = False
+        if not self._over and self.number in self.connection.calls:
+            self._go_on(self.service.turns.share(ROUND_MESSAGES))
             self.connection.flush_soon()
 
     def _send_answered(self) -> None:

@@ -37,6 +37,8 @@ class StreamCall(QueuedCall):
         return self
 
     async def __anext__(self) -> bytes:
+        if self._queue:  # it would take them all before anything else runs
+            await self._own_turn()
         while not self._queue:
             if self._all_there:
                 if self.method.server_stream is not None:
@@ -50,6 +52,11 @@ class StreamCall(QueuedCall):
         self.grant(self._unread)
         self.connection.flush_soon()
         return data
+
+    async def _own_turn(self) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        self.connection.steps.add(lambda: None if turn.done() else turn.set_result(None))
+        await turn
 
     async def _run(self) -> None:
         method, traffic = self.method, self.service.traffic

@@ -24,6 +24,12 @@ class Turns:
         self.going_on = False
         #: The length of a turn that begins now, in seconds: of one in a round, and of one for data that have just come.
         self.round_seconds = self.seconds = TURN_SECONDS
+        #: The turns of the present round.
+        self._together = 1
+
+    def share(self, most: int) -> int:
+        """The share that one turn of the present round has of ``most``."""
+        return max(most // self._together, 1)
 
     def end(self, connection: object, left: bool) -> None:
         """The turn of a connection is over; ``left``: and it has frames left."""
@@ -49,6 +55,32 @@ class Turns:
             self.going_on = False
             return
         loop = asyncio.get_running_loop()
-        for _ in range(min(len(self._waiting), ROUND_TURNS)):
+        self._together = min(len(self._waiting), ROUND_TURNS)
+        for _ in range(self._together):
             loop.call_soon(self._waiting.popleft())
         loop.call_soon(self._round)
+
+
+class Steps:
+    """What the streams of one connection still do: they go on one by one, each when it is the connection's turn.
+
+    So a connection has one place in the rounds for all of them, however many streams it has.
+    """
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def add(self, step: Callable[[], None]) -> None:
+        """Call ``step`` in a later turn of the connection."""
+        self._waiting.append(step)
+        if len(self._waiting) == 1:
+            self._turns.add(self._turn)
+
+    def _turn(self) -> None:
+        try:
+            self._waiting[0]()
+        finally:
+            self._waiting.popleft()  # not before: what the step adds must not take another place in the rounds
+            if self._waiting:
+                self._turns.add(self._turn)

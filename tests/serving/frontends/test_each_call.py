@@ -14,7 +14,7 @@ from tests.serving.frontends.raw import Raw, message
 from tests.waiting import wait_until
 
 from normfold.serving.frontends.http2 import messages
-from normfold.serving.frontends.http2.each_call import TURN_MESSAGES, UNSEEN
+from normfold.serving.frontends.http2.each_call import ROUND_MESSAGES, UNSEEN
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.rpc.methods import EACH_IN_FLIGHT
 from normfold.serving.wire import http2_frames as h2
@@ -75,7 +75,7 @@ def test_few_messages_are_under_way_before_the_first_answer_shows_how_large_they
 
 
 def test_many_messages_in_one_frame_do_not_keep_others_waiting(raw, served):
-    count = 40 * TURN_MESSAGES
+    count = 40 * ROUND_MESSAGES
     raw.ask(1, message(b"") * count, "Each")
     found = b""
     while len(found) < 5 * count:

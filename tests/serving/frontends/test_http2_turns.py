@@ -15,13 +15,14 @@ from normfold.serving.frontends.http2 import frame_reader
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
+from normfold.serving.frontends.http2.each_call import ASKED_AT_ONCE, ROUND_MESSAGES
 from normfold.serving.frontends.http2.frontend import Http2Frontend
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import ENDED_CALLS, MOST_FRUITLESS, ROUND_TURNS, TURN_SECONDS, TURN_STREAMS
 from normfold.serving.frontends.http2.messages import MOST_MESSAGES, MessageReader
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.frontends.http2.sending import Sender
-from normfold.serving.frontends.http2.turns import Turns
+from normfold.serving.frontends.http2.turns import Steps, Turns
 from normfold.serving.frontends.limits import DEFAULT_LIMITS
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire import http2_frames as h2
@@ -427,6 +428,41 @@ def test_a_connection_that_was_choked_in_between_has_one_turn_in_each_round(cloc
     on_loop(choked)
 
 
+@pytest.mark.parametrize("method", ["Each", "Iterate"])
+def test_streams_with_many_messages_answer_a_few_in_each_turn_of_the_event_loop(clock, on_loop, method):
+    """All that have come would be answered together, and nothing else would run for a second."""
+
+    async def many(service: Service) -> None:
+        streams, each = 20, 3 * ROUND_MESSAGES
+        clock(10**6)
+        connection, socket = greeted(service, h2.settings({h2.INITIAL_WINDOW_SIZE: 1 << 20}), WIDE)
+        connection.data_received(b"".join(asked(n, message(b"0") * each, method) for n in range(1, 2 * streams, 2)))
+        answers = [0]
+        while sum(answers) < streams * each:
+            await asyncio.sleep(0)
+            answers.append(sum(frame.kind == h2.DATA for frame in socket.frames()))
+        assert max(answers) <= ROUND_MESSAGES + streams * ASKED_AT_ONCE
+        connection.connection_lost(None)
+
+    on_loop(many)
+
+
+def test_the_streams_of_a_connection_have_one_place_in_the_rounds(on_loop):
+    """One with a thousand streams must not have a thousand turns for each turn of another connection."""
+
+    async def many(service: Service) -> None:
+        order: list[str] = []
+        many, one = Steps(service.turns), Steps(service.turns)
+        for _ in range(100):
+            many.add(lambda: order.append("many"))
+        one.add(lambda: order.append("one"))
+        while len(order) < 101:
+            await asyncio.sleep(0)
+        assert order.index("one") == 1
+
+    on_loop(many)
+
+
 def test_a_frontend_that_has_stopped_has_no_calls_left():
     """What comes after it ends the models and the event loop: calls must not be cancelled behind that."""
 
@@ -449,8 +485,9 @@ def test_a_frontend_that_has_stopped_has_no_calls_left():
 
 
 @pytest.mark.parametrize("how", ["lost", "fault", "half closed"])
-def test_a_connection_that_ends_with_few_calls_waits_for_no_round(on_loop, how):
+def test_a_connection_that_ends_with_few_calls_waits_for_no_round(clock, on_loop, how):
     async def end(service: Service) -> None:
+        clock(10**6)
         connection, _ = greeted(service)
         connection.data_received(b"".join(asked(n, HELLO, "Wait") for n in range(1, 2 * ENDED_CALLS - 1, 2)))
         if how == "lost":
