@@ -10,20 +10,27 @@ import asyncio
 import contextlib
 import logging
 import ssl
+from time import monotonic
 from typing import Any, cast
 
 from normfold.serving.access.tls import PROTOCOL
+from normfold.serving.frontends.http2.limits import ROUND_SECONDS, ROUND_TURNS
+from normfold.serving.frontends.http2.socket_side import SocketSide
 
 log = logging.getLogger(__name__)
 
 #: Decrypted bytes that are read at a time.
 READ_BYTES = 1 << 18
+#: Bytes that are decrypted before the clock is looked at: a whole record, or 700 of one byte, which take a millisecond.
+PIECE_BYTES = 1 << 14
+#: Time for the bytes of one connection before other connections have their turn, in seconds.
+TURN_SECONDS = ROUND_SECONDS / ROUND_TURNS
 
 
 class TlsSide(asyncio.Protocol):
     """The server's end of one connection with TLS; ``protocol`` is the connection behind it."""
 
-    def __init__(self, context: ssl.SSLContext, protocol: asyncio.Protocol) -> None:
+    def __init__(self, context: ssl.SSLContext, protocol: SocketSide) -> None:
         self._protocol = protocol
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_side=True)
@@ -31,6 +38,10 @@ class TlsSide(asyncio.Protocol):
         self._waiting: list[bytes] | None = []
         #: Whether we have said farewell: nothing is read any more.
         self._ended = False
+        #: What has come and is not decrypted yet: it waits for this connection's turn, and nothing more is read.
+        self._left = b""
+        #: Whether ``_next_turn`` is certain to be called, and whether the connection wants nothing now.
+        self._queued = self._paused = False
         self._transport: asyncio.Transport | None = None
 
     # called by asyncio
@@ -43,7 +54,7 @@ class TlsSide(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The socket is gone."""
         self._ended = True
-        self._transport = None
+        self._transport, self._left = None, b""
         self._protocol.connection_lost(error)
 
     def pause_writing(self) -> None:
@@ -55,30 +66,11 @@ class TlsSide(asyncio.Protocol):
         self._protocol.resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        """Decrypt, and pass on what was decrypted together."""
-        if self._ended:
-            return
-        self._in.write(data)
-        found: list[bytes] = []
-        closed = False
-        try:
-            if self._waiting is not None:
-                self._shake_hands()
-            while part := self._tls.read(READ_BYTES):
-                found.append(part)
-            closed = True
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            closed = True
-        except ssl.SSLError as error:
-            self._fail(getattr(error, "reason", None) or str(error))  # one of our own has no reason
-            return
-        self._flush()
-        if found:
-            self._protocol.data_received(found[0] if len(found) == 1 else b"".join(found))
-        if closed and not self._ended and not self._protocol.eof_received() and self._transport is not None:
-            self._transport.close()
+        """Decrypt for one turn, and pass on what was decrypted together."""
+        if self._left:
+            self._left += data
+        elif not self._ended:
+            self._take(data)
 
     def eof_received(self) -> bool:
         """The client sends nothing more; whether the socket stays open for our answers."""
@@ -96,7 +88,7 @@ class TlsSide(asyncio.Protocol):
 
     def write_eof(self) -> None:
         """Say farewell and send the end of the stream. Raises OSError when the client has gone."""
-        self._ended = True
+        self._ended, self._left = True, b""
         if self._waiting is None:
             with contextlib.suppress(ssl.SSLError):  # we do not wait for the client's farewell
                 self._tls.unwrap()
@@ -109,9 +101,74 @@ class TlsSide(asyncio.Protocol):
         behind = 0 if self._waiting is None else sum(map(len, self._waiting))
         return behind + (self._transport.get_write_buffer_size() if self._transport is not None else 0)
 
+    def pause_reading(self) -> None:
+        """Pass nothing on, and read nothing."""
+        self._paused = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on with what is left, or read again."""
+        self._paused = False
+        if self._left:
+            self._queue_turn()
+        elif self._transport is not None:
+            self._transport.resume_reading()
+
     def __getattr__(self, name: str) -> Any:
         """Everything else is the socket's."""
         return getattr(self._transport, name)
+
+    def _take(self, data: bytes) -> None:
+        """Decrypt a piece of ``data``, and others while the turn lasts; the rest is left for later turns.
+
+        Records may be as small as a byte, and there are some without any, so that bytes say little about the time.
+        """
+        found: list[bytes] = []
+        at, until, closed = 0, monotonic() + TURN_SECONDS if len(data) > PIECE_BYTES else 0.0, False
+        try:
+            while at < len(data) and not closed and (not at or monotonic() < until):
+                self._in.write(data[at : at + PIECE_BYTES])
+                at += PIECE_BYTES
+                closed = self._decrypt(found)
+        except ssl.SSLError as error:
+            self._fail(getattr(error, "reason", None) or str(error))  # one of our own has no reason
+            return
+        self._flush()
+        if (left := data[at:]) and not closed and self._transport is not None:
+            self._left = left
+            self._transport.pause_reading()
+            self._queue_turn()
+        if found:
+            self._protocol.data_received(found[0] if len(found) == 1 else b"".join(found))
+        if closed and not self._ended and not self._protocol.eof_received() and self._transport is not None:
+            self._transport.close()
+
+    def _decrypt(self, found: list[bytes]) -> bool:
+        """Add to ``found`` what can be decrypted; whether that was the client's end. Raises ssl.SSLError."""
+        try:
+            if self._waiting is not None:
+                self._shake_hands()
+            while part := self._tls.read(READ_BYTES):
+                found.append(part)
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLZeroReturnError:
+            pass
+        return True
+
+    def _queue_turn(self) -> None:
+        if not self._queued:
+            self._queued = True
+            self._protocol.in_turn(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._queued = False
+        if self._left and not self._paused and not self._ended:
+            left, self._left = self._left, b""
+            self._take(left)
+            if not self._left and not self._paused and self._transport is not None:
+                self._transport.resume_reading()
 
     def _shake_hands(self) -> None:
         """Go on with the handshake. Raises ssl.SSLError."""

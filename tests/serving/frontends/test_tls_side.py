@@ -1,0 +1,98 @@
+"""TLS between the socket and its connection: what it costs to decrypt is done in turns, too."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from itertools import count
+
+from tests.serving.frontends.conftest import MOST_BYTES, Methods
+from tests.serving.frontends.raw import NoSocket
+
+from normfold.serving.access.tls import TlsFiles
+from normfold.serving.frontends.http2 import tls_side
+from normfold.serving.frontends.http2.call import Service
+from normfold.serving.frontends.http2.connection import ServerConnection
+from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
+from normfold.serving.frontends.http2.holding import Holding
+from normfold.serving.frontends.http2.requests import Requests
+from normfold.serving.frontends.http2.tls_side import PIECE_BYTES, TlsSide
+from normfold.serving.frontends.limits import DEFAULT_LIMITS
+from normfold.serving.rpc.traffic import Traffic
+from normfold.serving.wire import http2_frames as h2
+
+PING = h2.frame(h2.PING, 0, 0, bytes(8))
+
+
+class Client:
+    """TLS of a client whose socket is a NoSocket."""
+
+    def __init__(self, ca, socket: NoSocket, server: TlsSide) -> None:
+        context = ssl.create_default_context(cafile=ca)
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        context.set_alpn_protocols(["h2"])
+        self._in, self._out, self._socket = ssl.MemoryBIO(), ssl.MemoryBIO(), socket
+        self._tls = context.wrap_bio(self._in, self._out, server_hostname="127.0.0.1")
+        while True:
+            try:
+                self._tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                server.data_received(self._out.read())
+                self._take()
+        server.data_received(self._out.read() + self.records(h2.PREFACE + h2.settings({})))
+
+    def records(self, *parts: bytes) -> bytes:
+        """A record with each of ``parts``."""
+        for part in parts:
+            self._tls.write(part)
+        return self._out.read()
+
+    def pongs(self) -> int:
+        """The answers to pings that came since the last time."""
+        self._take()
+        got = b""
+        try:
+            while part := self._tls.read(1 << 18):
+                got += part
+        except ssl.SSLWantReadError:
+            pass
+        return got.count(h2.frame(h2.PING, h2.ACK, 0, bytes(8)))
+
+    def _take(self) -> None:
+        self._in.write(self._socket.written)
+        self._socket.written = b""
+
+
+def test_records_of_one_byte_are_decrypted_a_piece_in_each_turn(certificate, monkeypatch):
+    """250 kB of them take 10 ms, and the event loop would read 8 MB at once."""
+
+    async def many() -> None:
+        service = Service(Requests(Methods().table()), Traffic(), MOST_BYTES, DEFAULT_LIMITS, Holding(1 << 30))
+        context = TlsFiles(certificate.cert, certificate.key).read().context
+        connection, socket = ServerConnection(service, ConnectionPlaces(1)), NoSocket()
+        server = TlsSide(context, connection)
+        server.connection_made(socket)
+        client = Client(certificate.ca, socket, server)
+        monkeypatch.setattr(tls_side, "monotonic", count().__next__)  # each turn is over at the first look at the clock
+        pings = 400
+        data = client.records(*(PING[at : at + 1] for _ in range(pings) for at in range(len(PING))))
+        pieces = -(-len(data) // PIECE_BYTES)
+        assert pieces > 5
+        server.data_received(data)
+        found = [client.pongs()]
+        assert not socket.is_read
+        server.pause_reading()  # as a connection does whose client does not read
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert client.pongs() == 0
+        server.resume_reading()
+        while sum(found) < pings:
+            await asyncio.sleep(0)
+            found.append(client.pongs())
+        assert max(found) <= pings / pieces + 2
+        await asyncio.sleep(0)
+        assert socket.is_read
+        connection.connection_lost(None)
+
+    asyncio.run(many())
