@@ -25,6 +25,8 @@ class Lived(Protocol):
 
     sender: Sender
     choked: bool
+    #: Whether the client sends nothing more, and waits for answers.
+    silent: bool
     #: How often something was read from the client, and the last stream that it opened.
     reads: int
     last: int
@@ -62,7 +64,7 @@ class Lifetime:
         """Do what the time asks for: the first or second GOAWAY, a PING, or the end."""
         if connection.busy() or connection.last != self._last:
             self._last, self._called_at = connection.last, now
-        if connection.choked or connection.reads != self._reads:
+        if connection.choked or connection.silent or connection.reads != self._reads:
             self._reads, self._heard_at, self._asked_at = connection.reads, now, math.inf
         limits = self._limits
         if now >= self._cut_at or now >= self._asked_at + limits.keepalive_timeout_seconds:

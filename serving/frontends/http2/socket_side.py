@@ -29,6 +29,8 @@ class SocketSide(asyncio.Protocol):
         self.sender = Sender(holding)
         #: Whether the client does not read what we send.
         self.choked = False
+        #: Whether the client sends nothing more, and waits for answers: it answers no PING.
+        self.silent = False
         #: Whether no call is accepted any more; the socket is closed once none is under way.
         self.leaving = False
         #: How often something was read from the client, and how often it was seen that the client took unsent bytes.
@@ -135,7 +137,7 @@ class SocketSide(asyncio.Protocol):
             return True
         if self._ended or not self.busy():
             return False
-        self.leaving = True
+        self.leaving = self.silent = True
         self.half_closed()
         self._probe()
         return True

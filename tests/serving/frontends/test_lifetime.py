@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import time
 
@@ -91,12 +92,20 @@ def test_a_silent_client_is_asked_and_one_that_does_not_answer_is_gone():
         assert client.frame() is None
 
 
+def test_a_client_that_has_ended_its_side_of_the_socket_and_can_answer_no_ping_gets_its_answer():
+    with serving(limits=ClientLimits(keepalive_seconds=0.05, keepalive_timeout_seconds=0.05)) as served:
+        client = Raw(served.address)
+        client.ask(1, message(b"0.5"), "Each")
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.answer(1)[0] == message(b"0.5")
+
+
 class Still:
     """A connection on which nothing happens."""
 
     def __init__(self) -> None:
         self.sender = Sender(None)
-        self.reads, self.last, self.choked, self.leaving = 0, 0, False, False
+        self.reads, self.last, self.choked, self.silent, self.leaving = 0, 0, False, False, False
 
     def busy(self) -> bool:
         return False
