@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 READ_BYTES = 1 << 18
 #: Bytes that are decrypted before the clock is looked at: a whole record, or 700 of one byte, which take a millisecond.
 PIECE_BYTES = 1 << 14
+#: Bytes that are encrypted together. OpenSSL keeps the memory of the most that it ever held for a connection.
+PART_BYTES = 1 << 16
 #: Time for the bytes of one connection before other connections have their turn, in seconds.
 TURN_SECONDS = ROUND_SECONDS / ROUND_TURNS
 
@@ -180,9 +182,12 @@ class TlsSide(asyncio.Protocol):
             self._encrypt(data)
 
     def _encrypt(self, data: bytes) -> None:
+        """Encrypt ``data``; what is sent with the next ``_flush`` is their end."""
         left = memoryview(data)
         while left:
-            left = left[self._tls.write(left) :]
+            if self._out.pending:
+                self._flush()
+            left = left[self._tls.write(left[:PART_BYTES]) :]
 
     def _flush(self) -> None:
         if self._out.pending and self._transport is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from itertools import count
 
@@ -16,7 +17,7 @@ from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.requests import Requests
-from normfold.serving.frontends.http2.tls_side import PIECE_BYTES, TlsSide
+from normfold.serving.frontends.http2.tls_side import PART_BYTES, PIECE_BYTES, TlsSide
 from normfold.serving.frontends.limits import DEFAULT_LIMITS
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire import http2_frames as h2
@@ -50,30 +51,65 @@ class Client:
 
     def pongs(self) -> int:
         """The answers to pings that came since the last time."""
+        return self.data().count(h2.frame(h2.PING, h2.ACK, 0, bytes(8)))
+
+    def data(self) -> bytes:
+        """What came since the last time."""
         self._take()
-        got = b""
-        try:
+        got: list[bytes] = []
+        with contextlib.suppress(ssl.SSLWantReadError):
             while part := self._tls.read(1 << 18):
-                got += part
-        except ssl.SSLWantReadError:
-            pass
-        return got.count(h2.frame(h2.PING, h2.ACK, 0, bytes(8)))
+                got.append(part)
+        return b"".join(got)
 
     def _take(self) -> None:
         self._in.write(self._socket.written)
         self._socket.written = b""
 
 
+class Sizes(NoSocket):
+    """A socket that notes the size of each write."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def write(self, data):
+        super().write(data)
+        self.sizes.append(len(data))
+
+
+def begun(certificate, socket: NoSocket) -> tuple[ServerConnection, TlsSide, Client]:
+    """A connection after the handshake."""
+    service = Service(Requests(Methods().table()), Traffic(), MOST_BYTES, DEFAULT_LIMITS, Holding(1 << 30))
+    connection = ServerConnection(service, ConnectionPlaces(1))
+    server = TlsSide(TlsFiles(certificate.cert, certificate.key).read().context, connection)
+    server.connection_made(socket)
+    return connection, server, Client(certificate.ca, socket, server)
+
+
+def test_what_is_encrypted_together_is_small(certificate):
+    """OpenSSL keeps the memory of the most that it ever held: an idle client must not cost its largest answer."""
+
+    async def large() -> None:
+        socket = Sizes()
+        connection, server, client = begun(certificate, socket)
+        client.data()
+        answer = bytes(range(256)) * 8192
+        server.write(answer)
+        assert client.data() == answer
+        assert max(socket.sizes) < 1.1 * PART_BYTES
+        connection.connection_lost(None)
+
+    asyncio.run(large())
+
+
 def test_records_of_one_byte_are_decrypted_a_piece_in_each_turn(certificate, monkeypatch):
     """250 kB of them take 10 ms, and the event loop would read 8 MB at once."""
 
     async def many() -> None:
-        service = Service(Requests(Methods().table()), Traffic(), MOST_BYTES, DEFAULT_LIMITS, Holding(1 << 30))
-        context = TlsFiles(certificate.cert, certificate.key).read().context
-        connection, socket = ServerConnection(service, ConnectionPlaces(1)), NoSocket()
-        server = TlsSide(context, connection)
-        server.connection_made(socket)
-        client = Client(certificate.ca, socket, server)
+        socket = NoSocket()
+        connection, server, client = begun(certificate, socket)
         monkeypatch.setattr(tls_side, "monotonic", count().__next__)  # each turn is over at the first look at the clock
         pings = 400
         data = client.records(*(PING[at : at + 1] for _ in range(pings) for at in range(len(PING))))
