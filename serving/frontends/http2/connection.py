@@ -247,7 +247,7 @@ class ServerConnection(SocketSide):
         """Data came on a stream without a call. Raises Fault if it never had one."""
         self.check_opened(number)
         self.fruitless()
-        if number <= self.last and number not in self._past.reset:
+        if number <= self.last and not self._past.was_reset(number):
             self._rst(number, h2.STREAM_CLOSED)
 
     def _trailers(self, number: int, flags: int, block: bytes) -> None:

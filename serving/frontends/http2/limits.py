@@ -37,8 +37,9 @@ TURN_STREAMS = 128
 CALLS_A_FRAME = 32
 #: Settings in one frame.
 MOST_SETTINGS = 64
-#: Streams that we have reset, of which later frames are still ignored; the client may not have seen the reset yet.
-MOST_RESET = 4096
+#: Where we have reset one of so many last streams, later frames on it are still ignored: the client may not have seen
+#: the reset yet.
+RECENT_STREAMS = 1 << 14
 #: Time for the frames of one connection before the other connections have their turn, ...
 TURN_SECONDS = 0.003
 #: ... and for those of all connections that have frames left, before everything else has its turn.
