@@ -28,6 +28,8 @@ from normfold.serving.rpc.traffic import EXITING
 #: Messages that are asked as soon as they come, and those that streams ask in one round before everything else has its
 #: turn: each has a task that begins in the next turn of the event loop, and 32 of them take some milliseconds.
 ASKED_AT_ONCE, ROUND_MESSAGES = 4, 32
+#: A message counts as one more for each of so many bytes: to inflate it, and to look for its name, takes as long.
+COUNTED_BYTES = 1 << 14
 
 #: Messages under way before the first answer shows how large they are: answers of up to 32 MB have room by default.
 UNSEEN = 8
@@ -98,11 +100,10 @@ class EachCall(QueuedCall):
         try:
             self._send_answered()
             while self._queue and not self._completing and not self._blocked() and not self._full():
-                if not most:
+                if most <= 0:
                     self._wait_for_turn()
                     break
-                most -= 1
-                self._ask()
+                most -= 1 + self._ask() // COUNTED_BYTES
                 self._send_answered()
             blocked = self._blocked()
             if self._pending and (self._uncounted or (blocked and self._task is None)):
@@ -136,8 +137,8 @@ class EachCall(QueuedCall):
         # what waits in the socket may count twice: also as a part of an answer that has not left whole
         return not self.connection.holding.has_room(expected + min(expected, PORTION_BYTES))
 
-    def _ask(self) -> None:
-        """Ask the method the first message that waits."""
+    def _ask(self) -> int:
+        """Ask the method the first message that waits; its bytes, of one that is inflated as far as it is now."""
         message = self._queue.popleft()
         CALLER.set(self)
         answered: bytes | Awaitable[Answer]
@@ -156,6 +157,7 @@ class EachCall(QueuedCall):
             later = asyncio.ensure_future(answered)
             self._pending.append(later)
             later.add_done_callback(self._done)
+        return len(message) if isinstance(message, bytes) else message.size
 
     def _answer(self, message: bytes | Later, data: bytes) -> bytes | Awaitable[Answer]:
         self._take(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections import Counter
 from collections.abc import Callable, Coroutine
 
@@ -15,7 +16,7 @@ from normfold.serving.frontends.http2 import frame_reader
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
-from normfold.serving.frontends.http2.each_call import ASKED_AT_ONCE, ROUND_MESSAGES
+from normfold.serving.frontends.http2.each_call import ASKED_AT_ONCE, COUNTED_BYTES, ROUND_MESSAGES
 from normfold.serving.frontends.http2.frontend import Http2Frontend
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import ENDED_CALLS, MOST_FRUITLESS, ROUND_TURNS, TURN_SECONDS, TURN_STREAMS
@@ -426,6 +427,28 @@ def test_a_connection_that_was_choked_in_between_has_one_turn_in_each_round(cloc
         assert connection.reads > 10
 
     on_loop(choked)
+
+
+def test_large_messages_of_streams_count_as_many(clock, on_loop):
+    """Compressed, a frame has a thousand of them: to inflate and to read each takes a millisecond or two."""
+
+    async def many(service: Service) -> None:
+        count, data = 32, bytes(4 * COUNTED_BYTES)
+        clock(10**6)
+        connection, socket = greeted(service, h2.settings({h2.INITIAL_WINDOW_SIZE: 1 << 30}), WIDE)
+        block = hpack.Encoder().encode(request_headers("Stream", grpc_encoding="gzip"))
+        connection.data_received(h2.frame(h2.HEADERS, h2.END_HEADERS, 1, block))
+        connection.data_received(h2.frame(h2.DATA, 0, 1, message(gzip.compress(data), 1) * count))
+        answered: list[int] = []
+        for _ in range(1000):
+            answered.append(round(len(socket.written) / len(data)))
+            socket.written = b""
+            await asyncio.sleep(0)
+        assert sum(answered) == count
+        assert max(answered) <= ROUND_MESSAGES // 4
+        connection.connection_lost(None)
+
+    on_loop(many)
 
 
 @pytest.mark.parametrize("method", ["Each", "Iterate"])
