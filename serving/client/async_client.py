@@ -22,7 +22,7 @@ from normfold.serving.client.arguments import (
 from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, method_path
 from normfold.serving.client.connection import ClientTls, checked_tls, token_header
 from normfold.serving.client.errors import ClientError, Made, advised, client_error
-from normfold.serving.client.in_flight import InFlight
+from normfold.serving.client.event_loops import EventLoops
 from normfold.serving.client.inputs import Inputs, needs_metadata
 from normfold.serving.client.metadata import ModelMetadata, ServerMetadata, named, server_metadata
 from normfold.serving.client.plans import MessagePlans
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from normfold.protos import grpc_service as pb
     from normfold.serving.client import control
-    from normfold.serving.client.multiplex import Multiplexer
 
 #: Inferences that one client has at the server at once. A server of normfold lets at least 102 of one connection pass.
 DEFAULT_IN_FLIGHT = 100
@@ -71,15 +70,15 @@ class AsyncClient:
         MLServer's does not.
         """
         self.address, self.timeout = checked_address(address), checked_timeout(timeout)
-        self._turns = InFlight(checked_in_flight(in_flight))
         self._known = Questions()
         self._plans = MessagePlans()
-        self._calls = loop_calls(address, checked_tls(tls), token_header(token), transport, compression, keepalive)
-        self._multiplexer: Multiplexer | None = None
+        opened = loop_calls(address, checked_tls(tls), token_header(token), transport, compression, keepalive)
+        multiplexed = None
         if stream:
             from normfold.serving.client.multiplex import Multiplexer
 
-            self._multiplexer = Multiplexer(self._calls, address)
+            multiplexed = functools.partial(Multiplexer, address=address)
+        self._loops = EventLoops(opened, checked_in_flight(in_flight), multiplexed)
 
     async def __aenter__(self) -> Self:
         return self
@@ -91,9 +90,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connection; calls without an answer fail as cancelled."""
-        if self._multiplexer is not None:
-            await self._multiplexer.close()
-        await self._calls.close()
+        await self._loops.close()
 
     async def call(
         self, method: str, request: Message, response: type[Response], timeout: float | None = None
@@ -103,7 +100,7 @@ class AsyncClient:
 
     async def _send(self, method: str, data: bytes, timeout: float | None) -> bytes:
         """The serialized response to the serialized request ``data``. Raises ClientError."""
-        reply = await self._calls.call(method_path(method), data, self._seconds(timeout))
+        reply = await self._loops.here().calls.call(method_path(method), data, self._seconds(timeout))
         if reply.status is not Status.OK:
             raise client_error(reply)
         return reply.message
@@ -131,12 +128,12 @@ class AsyncClient:
         outputs, request_id = checked_outputs(outputs), checked_request_id(request_id)
         left = TimeLeft(self._seconds(timeout))
         plan = self._plans.request(model, inputs, outputs, version)
-        if plan is not None and self._multiplexer is None:
+        if plan is not None and not self._loops.multiplexed:
             metadata = await self._metadata_if_any(model, version, left)
             if metadata is plan.checked or not refusal(metadata, plan.shapes):
                 plan.checked = metadata
                 try:
-                    async with self._turns.here():
+                    async with self._loops.here().turns:
                         begin = monotonic()
                         answer = await self._send("ModelInfer", plan.data(inputs, request_id), left.seconds())
                 except ClientError as error:
@@ -210,11 +207,12 @@ class AsyncClient:
         return self._known.known.get(key) or await self._known.answer_if_any(key, left, self.model_metadata)
 
     async def _infer(self, request: pb.ModelInferRequest, left: TimeLeft) -> pb.ModelInferResponse:
-        async with self._turns.here():
+        here = self._loops.here()
+        async with here.turns:
             begin = monotonic()
             try:
-                if self._multiplexer is not None:
-                    return await self._multiplexer.infer(request, left.seconds())
+                if here.multiplexer is not None:
+                    return await here.multiplexer.infer(request, left.seconds())
                 from normfold.protos import grpc_service as pb
 
                 return await self.call("ModelInfer", request, pb.ModelInferResponse, left.seconds())

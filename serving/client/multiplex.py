@@ -20,7 +20,6 @@ from normfold.serving.client.errors import ClientError, client_error
 from normfold.serving.client.transport import failures
 from normfold.serving.client.transport.answers import Reply
 from normfold.serving.client.transport.choice import LoopCalls
-from normfold.serving.client.transport.closing import check_loop
 from normfold.serving.client.transport.retries import ATTEMPTS, Retries
 from normfold.serving.errors import Status
 
@@ -66,30 +65,28 @@ class Multiplexer:
     """One stream of a channel; the first request opens it, and it is opened again when it broke off."""
 
     def __init__(self, calls: LoopCalls, address: str) -> None:
-        """``calls`` carries the stream."""
+        """``calls`` carries the stream, on the event loop that runs now."""
         self._address, self._calls = address, calls
         self._waiting: dict[str, _Waiting] = {}
         self._numbers = itertools.count(1)
         self._outgoing: asyncio.Queue[str] | None = None
         self._running: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = asyncio.get_running_loop()
         #: Whether the stream has answered anything.
         self._answered = False
-        self._closed = False
+        #: What requests get once the client is closed, or is used on another event loop.
+        self._end: Reply | None = None
 
     async def infer(self, request: pb.ModelInferRequest, timeout: float) -> pb.ModelInferResponse:
         """The response to ``request`` within ``timeout`` seconds. Raises ClientError."""
-        if self._closed:
-            raise client_error(failures.CLOSED)
+        if self._end is not None:
+            raise client_error(self._end)
         request_id = request.id
         identifier = f"{request_id}~{next(self._numbers)}"
         request.id = identifier
         request.parameters["grpc_status"].bool_param = True
-        loop = check_loop(self._loop)
-        if loop is not self._loop:  # what waits on another loop will not get an answer any more
-            self._loop, self._waiting, self._outgoing, self._running = loop, {}, None, None
-        answer: asyncio.Future[pb.ModelInferResponse] = loop.create_future()
-        waiting = _Waiting(request.SerializeToString(), request_id, answer, loop.time() + timeout)
+        answer: asyncio.Future[pb.ModelInferResponse] = self._loop.create_future()
+        waiting = _Waiting(request.SerializeToString(), request_id, answer, self._loop.time() + timeout)
         self._waiting[identifier] = waiting
         if self._outgoing is not None:
             self._hand(identifier, waiting, self._outgoing)
@@ -107,18 +104,24 @@ class Multiplexer:
 
     async def close(self) -> None:
         """End the stream; requests without an answer fail as cancelled."""
-        self._closed = True
-        if self._running is not None and self._loop is asyncio.get_running_loop():
+        self._end = failures.CLOSED
+        if self._running is not None:
             self._running.cancel()
             await asyncio.wait([self._running])
         self._fail_all(client_error(failures.CLOSED))
+
+    def leave(self, reply: Reply) -> None:
+        """The same from another event loop; the requests fail with ``reply``, unless their loop is over."""
+        self._end = reply
+        with contextlib.suppress(RuntimeError):  # of a closed loop, which calls nothing any more
+            self._loop.call_soon_threadsafe(self._fail_all, client_error(reply))
 
     async def _run(self) -> None:
         """Keep a stream open as long as requests wait; whatever ends this ends them."""
         try:
             await self._keep_open()
         except asyncio.CancelledError:
-            self._fail_all(ClientError(Status.CANCELLED, failures.CLOSED.details if self._closed else "cancelled"))
+            self._fail_all(client_error(self._end or Reply(Status.CANCELLED, "cancelled")))
             raise
         except Exception as error:
             said = f"the stream to the server at {self._address} ended: {type(error).__name__}: {error}"

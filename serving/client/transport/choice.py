@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import functools
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from normfold.serving.client.arguments import is_number
 from normfold.serving.client.transport.answers import Reply
 from normfold.serving.client.transport.destination import Endpoint, destination
+from normfold.serving.client.transport.dialling import Worked
 from normfold.serving.client.transport.opening import COMPRESSIONS, Opening
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class BlockingCalls(Protocol):
 
 
 class LoopCalls(Protocol):
-    """The same on an event loop."""
+    """The same on one event loop, which runs when it is made."""
 
     async def call(self, path: str, data: bytes, seconds: float) -> Reply:
         """The reply to a call of ``path`` with the serialized request ``data``, within ``seconds``."""
@@ -39,7 +41,13 @@ class LoopCalls(Protocol):
         """Send ``messages``; gives those of the server, and at last the reply with which the stream ended."""
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; calls without an answer end as CANCELLED."""
+
+    def leave(self, reply: Reply) -> None:
+        """The same from another event loop; the calls end with ``reply``."""
+
+    def forget(self) -> None:
+        """Close the sockets of the process that this one was forked from, and nothing else."""
 
 
 def checked_options(transport: str, compression: str | None, keepalive: float) -> None:
@@ -80,18 +88,20 @@ def loop_calls(
     transport: str,
     compression: str | None,
     keepalive: float,
-) -> LoopCalls:
-    """The transport of an ``AsyncClient``; connects to nothing yet. Raises ValueError."""
+) -> Callable[[], LoopCalls]:
+    """Makes the transport of an ``AsyncClient`` for an event loop; connects to nothing yet. Raises ValueError."""
     checked_options(transport, compression, keepalive)
     if transport == "grpcio":
         import grpc.aio
 
         from normfold.serving.client.transport.through_grpcio import GrpcioLoopCalls, opener
 
-        return GrpcioLoopCalls(opener(grpc.aio, address, tls, float(keepalive), compression), address, metadata)
+        opened = opener(grpc.aio, address, tls, float(keepalive), compression)
+        return lambda: GrpcioLoopCalls(opened(), address, metadata)
     from normfold.serving.client.transport.pooling import LoopConnections
 
-    return LoopConnections(address, *_prepared(address, tls, metadata, compression), float(keepalive))
+    prepared = _prepared(address, tls, metadata, compression)
+    return functools.partial(LoopConnections, address, *prepared, float(keepalive), Worked())
 
 
 def _prepared(

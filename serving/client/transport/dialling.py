@@ -32,6 +32,12 @@ STAGGER_SECONDS = 0.25
 UNACKNOWLEDGED_SECONDS, KEEPALIVE_IDLE_SECONDS, KEEPALIVE_SECONDS = 30, 15, 5
 
 
+class Worked:
+    """Where the last connection of a client came about."""
+
+    address: Address | None = None
+
+
 def dial(destination: Endpoint, deadline: float, worked: Address | None = None) -> tuple[socket.socket, Address]:
     """A socket that is connected to the first address of ``destination`` that takes it, and this address.
 

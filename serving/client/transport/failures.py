@@ -11,6 +11,8 @@ from normfold.serving.errors import Status
 
 EXPIRED = Reply(Status.DEADLINE_EXCEEDED, "Deadline Exceeded")
 CLOSED = Reply(Status.CANCELLED, "the client was closed")
+#: Of what an AsyncClient has left on an event loop that was not over.
+MOVED = Reply(Status.CANCELLED, "the client is used on another event loop now")
 #: How servers of HTTP/1 answer HTTP/2: with a line of theirs, or, as Python's own, with a page alone.
 _HTTP1 = (b"HTTP/1.", b"<")
 #: What to say of them.

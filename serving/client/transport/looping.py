@@ -94,11 +94,8 @@ class LoopConnection(asyncio.Protocol):
         self._give_up(reply.details, reply.status)
 
     def abandon(self) -> None:
-        """The same from another event loop, whether its own still runs, is stopped, or is closed."""
+        """Close the connection of an event loop that is stopped or closed."""
         self.end.going_away = True
-        if self._loop.is_running():
-            self._loop.call_soon_threadsafe(self.close)
-            return
         transport, self._transport = self._transport, None
         with contextlib.suppress(RuntimeError):  # of a closed loop, which calls nothing any more
             if transport is not None:

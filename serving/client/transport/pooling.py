@@ -1,20 +1,18 @@
-"""The connections of an ``AsyncClient``: made when they are needed, replaced when they end."""
+"""The connections of an ``AsyncClient`` on one event loop: made when they are needed, replaced when they end."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
-import weakref
+import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from normfold.serving.client.transport import failures
 from normfold.serving.client.transport.answers import Reply
-from normfold.serving.client.transport.closing import cancelled_here, check_loop, closed_within
+from normfold.serving.client.transport.closing import cancelled_here, closed_within
 from normfold.serving.client.transport.destination import Endpoint
-from normfold.serving.client.transport.dialling import Address
+from normfold.serving.client.transport.dialling import Worked
 from normfold.serving.client.transport.looping import AwaitedCall, LoopConnection
 from normfold.serving.client.transport.opening import Opening
 from normfold.serving.client.transport.reaching import reached, reached_unix
@@ -30,10 +28,6 @@ if TYPE_CHECKING:
 #: connection ends with the reason.
 _CONNECT_SECONDS, _STREAM_SECONDS = 20.0, 40.0
 
-_ALL: weakref.WeakSet[LoopConnections] = weakref.WeakSet()
-#: What belongs to the parent of a forked process. It is kept, because it would end itself when it is no longer needed.
-_OF_PARENT: list[object] = []
-
 
 class LoopConnections:
     """Sends calls of one event loop to one server."""
@@ -43,48 +37,32 @@ class LoopConnections:
         address: str,
         destination: Endpoint,
         opening: Opening,
-        tls: tuple[ssl.SSLContext, str] | None = None,
-        keepalive: float = 0.0,
+        tls: tuple[ssl.SSLContext, str] | None,
+        keepalive: float,
+        worked: Worked,
     ) -> None:
         """Connect to nothing yet. ``tls``: how, and the name that the server's certificate must have."""
-        self._address, self._destination, self._opening, self._tls, self._keepalive = (
+        self._address, self._destination, self._opening, self._tls, self._keepalive, self._worked = (
             address,
             destination,
             opening,
             tls,
             keepalive,
+            worked,
         )
-        self._closed = False
-        #: Where the last connection came about.
-        self._worked: Address | None = None
-        self._connections: list[LoopConnection] = []
-        #: Held while the client goes over to another event loop.
-        self._changing = threading.Lock()
-        self._begin(None)
-        _ALL.add(self)
-
-    def forked(self) -> None:
-        """Forget the connections of the parent process, in a child: the sockets and the event loop are the parent's."""
-        _OF_PARENT.append((self._loop, self._connections, self._dialling, self._waiting))
-        connections, self._connections, self._changing = self._connections, [], threading.Lock()
-        for connection in connections:
-            connection.forget()
-        self._begin(None)
-
-    def _begin(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        self._loop = loop
-        #: Once the client is closed.
+        self._loop = asyncio.get_running_loop()
+        #: What calls get once the client is closed, or is used on another event loop.
+        self._end: Reply | None = None
+        #: Set once it has an end.
         self._over = asyncio.Event()
-        for connection in self._connections:
-            connection.abandon()
-        self._connections = []
+        self._connections: list[LoopConnection] = []
         self._dialling: asyncio.Task[Reply | None] | None = None
         #: Those that wait for a call to end, because the server takes no more.
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def call(self, path: str, data: bytes, seconds: float) -> Reply:
         """The reply to a call of ``path`` with the serialized request ``data``, within ``seconds``."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         message = self._opening.message(data)
         deadline = loop.time() + seconds
         reply = await self._attempt(loop, self._opening.block(path, seconds), message, deadline)
@@ -92,8 +70,8 @@ class LoopConnections:
             return reply
         retries = Retries()
         while (pause := retries.pause(path, reply, deadline - loop.time())) is not None:
-            if self._closed or await closed_within(self._over, pause):
-                return failures.CLOSED
+            if await closed_within(self._over, pause) and self._end is not None:
+                return self._end
             left = max(deadline - loop.time(), 1e-3)
             reply = await self._attempt(loop, self._opening.block(path, round(left, 2) or left), message, deadline)
         return reply
@@ -103,7 +81,7 @@ class LoopConnections:
 
         Sends nothing before the first message is there. Closing this iterator cancels the stream.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         first = self._opening.message(await anext(messages))
         found = await self._connection(loop, loop.time() + _STREAM_SECONDS)
         if found is failures.EXPIRED:  # a stream has no deadline
@@ -134,14 +112,29 @@ class LoopConnections:
 
     async def close(self) -> None:
         """Close the connections; calls without an answer end as CANCELLED."""
-        self._closed = True
-        if self._loop is not asyncio.get_running_loop():
-            self._begin(None)
+        self._close(failures.CLOSED)
+
+    def leave(self, reply: Reply) -> None:
+        """The same from another event loop, whether its own still runs, is stopped, or is closed."""
+        self._end, runs = reply, self._loop.is_running()
+        with contextlib.suppress(RuntimeError):  # of a closed loop, which calls nothing any more
+            self._loop.call_soon_threadsafe(self._close, reply)
+        if not runs:
+            for connection in self._connections:
+                connection.abandon()
+
+    def forget(self) -> None:
+        """Close the sockets of the process that this one was forked from, and nothing else."""
+        for connection in self._connections:
+            connection.forget()
+
+    def _close(self, reply: Reply) -> None:
+        self._end = reply
         self._over.set()
         if self._dialling is not None:
             self._dialling.cancel()
         for connection in self._connections:
-            connection.close()
+            connection.close(reply)
         self._connections = []
         self._wake_all()
 
@@ -154,7 +147,7 @@ class LoopConnections:
     async def _attempt(
         self, loop: asyncio.AbstractEventLoop, block: bytes, message: tuple[bytes, bytes], deadline: float
     ) -> Reply:
-        connection = self._free() if loop is self._loop else None
+        connection = self._free()
         if connection is None:
             found = await self._connection(loop, deadline)
             if isinstance(found, Reply):
@@ -181,13 +174,9 @@ class LoopConnections:
 
     async def _connection(self, loop: asyncio.AbstractEventLoop, deadline: float) -> LoopConnection | Reply:
         """A connection that takes a call, as soon as there is one; a reply where none comes about."""
-        if loop is not self._loop:
-            with self._changing:
-                check_loop(self._loop)
-                self._begin(loop)
         while True:
-            if self._closed:
-                return failures.CLOSED
+            if self._end is not None:
+                return self._end
             for silent in [one for one in self._connections if one.end.silent and not one.end.calls][:-1]:
                 silent.close()  # a newer one is silent, too: that is listened to
             self._connections = [one for one in self._connections if not one.end.going_away]
@@ -246,13 +235,15 @@ class LoopConnections:
                     sock = await reached_unix(loop, self._destination.path)
                     _, protocol = await loop.create_unix_connection(made, sock=sock, **options)
                 else:
-                    sock, self._worked = await reached(loop, self._destination.places, self._worked)
+                    sock, self._worked.address = await reached(loop, self._destination.places, self._worked.address)
                     _, protocol = await loop.create_connection(made, sock=sock, **options)
         except OSError as error:
             if isinstance(error, TimeoutError) and error.errno is None:  # not of the system
                 return failures.refused(self._address, f"no connection within {_CONNECT_SECONDS:.0f} s")
             return failures.of_error(self._address, error)
         else:
+            if self._end is not None:
+                protocol.close(self._end)
             self._connections.append(protocol)
             return None
         finally:
@@ -272,11 +263,3 @@ class LoopConnections:
 
 def _expire(call: AwaitedCall) -> None:
     call.finish(failures.EXPIRED)
-
-
-def _forked() -> None:
-    for connections in list(_ALL):
-        connections.forked()
-
-
-os.register_at_fork(after_in_child=_forked)

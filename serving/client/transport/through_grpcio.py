@@ -15,7 +15,7 @@ import grpc.aio
 
 from normfold.serving.client.transport import failures
 from normfold.serving.client.transport.answers import Reply, pushback_ms
-from normfold.serving.client.transport.closing import cancelled_here, check_loop, closed_within
+from normfold.serving.client.transport.closing import cancelled_here, closed_within
 from normfold.serving.client.transport.retries import ATTEMPTS, FACTOR, FIRST_SECONDS, RETRYABLE, Retries
 from normfold.serving.errors import Status
 from normfold.serving.wire.pushback import PUSHBACK
@@ -100,27 +100,22 @@ class GrpcioCalls:
 
 
 class GrpcioLoopCalls:
-    """Calls of one event loop after another; each has a channel of its own, for grpcio ties a channel to its loop."""
+    """Calls of one event loop: grpcio ties a channel to its loop."""
 
-    def __init__(self, opened: Callable[[], Any], address: str, metadata: Sequence[tuple[str, str]]) -> None:
-        """``opened`` opens a channel of ``grpc.aio``. ``metadata``: headers of every call."""
-        self._open, self._address, self._metadata = opened, address, tuple(metadata)
-        self._closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def _begin(self) -> None:
-        """Open a channel for the running loop, unless there is one; that of another loop is closed by its end."""
-        loop = check_loop(self._loop)
-        if loop is not self._loop:
-            self._loop, self._channel, self._over = loop, self._open(), asyncio.Event()
-            self._methods: dict[str, Any] = {}
+    def __init__(self, opened: Any, address: str, metadata: Sequence[tuple[str, str]]) -> None:
+        """``opened``: a channel of ``grpc.aio``. ``metadata``: headers of every call."""
+        self._channel, self._address, self._metadata = opened, address, tuple(metadata)
+        self._loop = asyncio.get_running_loop()
+        #: What calls get once the client is closed, or is used on another event loop.
+        self._end: Reply | None = None
+        self._over = asyncio.Event()
+        self._methods: dict[str, Any] = {}
 
     async def call(self, path: str, data: bytes, seconds: float) -> Reply:
         """The reply to a call of ``path`` with the serialized request ``data``, within ``seconds``."""
-        if self._closed:
-            return failures.CLOSED
-        self._begin()
-        over, retries, deadline = self._over, Retries(), time.monotonic() + seconds
+        if self._end is not None:
+            return self._end
+        retries, deadline = Retries(), time.monotonic() + seconds
         while True:
             try:
                 rpc = self._methods.get(path)
@@ -128,32 +123,31 @@ class GrpcioLoopCalls:
                     rpc = self._methods[path] = self._channel.unary_unary(path)
                 return Reply(Status.OK, "", await rpc(data, timeout=seconds, metadata=self._metadata))
             except (Exception, asyncio.CancelledError) as error:
-                if self._ended(error):
-                    return failures.CLOSED
+                if (end := self._ended(error)) is not None:
+                    return end
                 if not isinstance(error, grpc.RpcError):
                     raise
                 reply = _reply(error, self._address)
             seconds = deadline - time.monotonic()
             if (pause := _again(retries, path, reply, seconds)) is None:
                 return reply
-            if await closed_within(over, pause):
-                return failures.CLOSED
+            if await closed_within(self._over, pause) and self._end is not None:
+                return self._end
             seconds -= pause
 
     async def stream(self, path: str, messages: AsyncIterator[bytes]) -> AsyncGenerator[bytes | Reply, None]:
         """Send ``messages``; gives those of the server, and at last the reply with which the stream ended."""
-        if self._closed:
-            yield failures.CLOSED
+        if self._end is not None:
+            yield self._end
             return
-        self._begin()
         call = self._channel.stream_stream(path)(messages, metadata=self._metadata)
         try:
             async for message in call:
                 yield message
-            yield failures.CLOSED if self._closed else Reply(Status.OK, begun=True)
+            yield self._end or Reply(Status.OK, begun=True)
         except (Exception, asyncio.CancelledError) as error:
-            if self._ended(error):
-                yield failures.CLOSED
+            if (end := self._ended(error)) is not None:
+                yield end
             elif isinstance(error, grpc.RpcError):
                 yield _reply(error, self._address)
             else:
@@ -163,17 +157,27 @@ class GrpcioLoopCalls:
 
     async def close(self) -> None:
         """Close the channel; calls without an answer end as CANCELLED."""
-        self._closed = True
-        if self._loop is asyncio.get_running_loop():
-            self._over.set()
-            await self._channel.close()
-        self._loop = self._channel = None  # that of another loop closes itself
+        await self._close(failures.CLOSED)
 
-    def _ended(self, error: BaseException) -> bool:
-        """Whether ``error`` is how grpcio says that the channel was closed: in many ways, CancelledError among them."""
+    def leave(self, reply: Reply) -> None:
+        """The same from another event loop. That of a loop which does not run is closed by its end."""
+        self._end = reply
+        if self._loop.is_running():
+            asyncio.run_coroutine_threadsafe(self._close(reply), self._loop)
+
+    def forget(self) -> None:
+        """Nothing: grpcio knows itself that its process was forked."""
+
+    async def _close(self, reply: Reply) -> None:
+        self._end = reply
+        self._over.set()
+        await self._channel.close()
+
+    def _ended(self, error: BaseException) -> Reply | None:
+        """The end of the client if ``error`` is how grpcio tells it: in many ways, CancelledError among them."""
         if isinstance(error, grpc.RpcError):
-            return self._closed and error.code() is grpc.StatusCode.CANCELLED
-        return self._closed and not (isinstance(error, asyncio.CancelledError) and cancelled_here())
+            return self._end if error.code() is grpc.StatusCode.CANCELLED else None
+        return None if isinstance(error, asyncio.CancelledError) and cancelled_here() else self._end
 
 
 def _again(retries: Retries, path: str, reply: Reply, seconds_left: float) -> float | None:

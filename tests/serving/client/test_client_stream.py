@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 
 import grpc
 import grpc.aio
@@ -67,6 +68,23 @@ def test_each_of_many_calls_at_once_gets_its_own_answer(server):
     for i, answers in enumerate(run(ask())):
         np.testing.assert_array_equal(answers["y"], 2 * i * X)
         np.testing.assert_array_equal(answers["z"], -i * X)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # asyncio's own, of such tasks
+def test_what_a_closed_event_loop_leaves_behind_does_not_end_the_stream_of_the_next(server):
+    async def ask(times):
+        for _ in range(times):
+            answers = await client.infer("m", {"x": X}, version="1", timeout=20)
+            np.testing.assert_array_equal(answers["y"], 2 * X)
+            gc.collect()  # of tasks that were not cancelled before their loop was closed
+
+    client = AsyncClient(server.server.address, stream=True)
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    first.run_until_complete(ask(1))
+    first.close()
+    second.run_until_complete(ask(2))
+    second.run_until_complete(client.close())
+    second.close()
 
 
 def test_a_classification_and_a_request_id_travel_over_the_stream_too(server):

@@ -12,6 +12,7 @@ import pytest
 
 from normfold.serving.client.async_client import AsyncClient
 from normfold.serving.client.client import ClientError
+from normfold.serving.wire import http2_frames as h2
 
 from .counted import Counted
 from .peer import Peer, serving
@@ -87,3 +88,67 @@ def test_the_connection_of_a_loop_that_is_over_is_closed_from_the_next_loop(loop
     finally:
         gc.enable()
         first.close()
+
+
+def test_a_connection_that_comes_about_on_the_loop_before_is_not_used_on_the_next():
+    async def two() -> list[bool]:
+        return await asyncio.gather(client.is_live(20), client.is_live(20))  # the server takes one on a connection
+
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    with serving(Counted(MAX_CONCURRENT_STREAMS=1)) as address:
+        client = AsyncClient(address)
+        call = first.create_task(client.is_live())
+        while "_dial" not in [task.get_coro().__name__ for task in asyncio.all_tasks(first)]:  # type: ignore[union-attr]
+            first.run_until_complete(asyncio.sleep(0))
+        assert second.run_until_complete(client.is_live())
+        with pytest.raises(ClientError, match="CANCELLED: the client is used on another event loop now"):
+            first.run_until_complete(call)
+        assert second.run_until_complete(two()) == [True, True]
+        second.run_until_complete(client.close())
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("loop_is", "next_is"), [("running", "close"), ("stopped", "close"), ("stopped", "a call")])
+def test_calls_that_are_left_on_a_loop_end(loop_is, next_is, stream):
+    asked = threading.Event()
+
+    def silent(peer: Peer) -> None:
+        peer.greet()
+        peer.refuse(peer.until(h2.DATA)[2], 12)  # the question for metadata
+        peer.until(h2.DATA)
+        asked.set()
+        peer.wait_for_end()
+
+    async def left() -> None:
+        with pytest.raises(ClientError) as caught:
+            await client.infer("m", {"x": np.zeros((1, 2), np.float32)})
+        said = "the client was closed" if next_is == "close" else "the client is used on another event loop now"
+        assert str(caught.value) == f"CANCELLED: {said}"
+
+    async def elsewhere() -> None:
+        if next_is == "close":
+            await client.close()
+        else:
+            with pytest.raises(ClientError, match="DEADLINE_EXCEEDED"):
+                await client.is_live(0.1)
+            await client.close()
+
+    async def beside() -> None:
+        call = asyncio.create_task(left())
+        await asyncio.to_thread(asked.wait, 20)
+        await asyncio.to_thread(asyncio.run, elsewhere())
+        await call
+
+    with serving(silent, lambda peer: peer.wait_for_end()) as address, asyncio.Runner() as runner:
+        client = AsyncClient(address, stream=stream, timeout=20)
+        if loop_is == "running":
+            runner.run(beside())
+            return
+        loop = runner.get_loop()
+        call = loop.create_task(left())
+        while not asked.is_set():
+            loop.run_until_complete(asyncio.sleep(0.01))
+        asyncio.run(elsewhere())
+        loop.run_until_complete(call)

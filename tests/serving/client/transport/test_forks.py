@@ -79,3 +79,20 @@ def test_a_child_process_keeps_no_socket_of_its_parents_event_loop():
             os.close(writing)
             os.waitpid(child, 0)
             os.close(reading)
+
+
+def test_a_child_process_that_a_running_event_loop_forked_uses_the_client_on_a_loop_of_its_own():
+    async def forking() -> int:
+        assert await client.is_live(20)
+        gc.collect()  # as above
+        if child := os.fork():
+            return os.waitpid(child, 0)[1]
+        code = 1
+        try:
+            code = 0 if asyncio.run(client.is_live(20)) else 2
+        finally:
+            os._exit(code)
+
+    with serving(Counted()) as address:
+        client = AsyncClient(address)
+        assert asyncio.run(forking()) == 0

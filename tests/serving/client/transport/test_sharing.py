@@ -303,7 +303,7 @@ def test_a_stream_of_messages_passes_both_ways_and_ends_with_its_status():
         await asyncio.sleep(60)
 
     async def run() -> list[bytes | Reply]:
-        calls = loop_calls(address, None, (), "http2", None, 0.0)
+        calls = loop_calls(address, None, (), "http2", None, 0.0)()
         try:
             return [item async for item in calls.stream("/a.B/C", messages())]
         finally:

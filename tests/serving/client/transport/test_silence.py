@@ -140,7 +140,7 @@ def test_a_call_after_a_stream_that_was_left_in_silence_gets_a_new_connection():
                 yield b""
                 await asyncio.Event().wait()
 
-            stream = client._calls.stream("/inference.GRPCInferenceService/ModelStreamInfer", requests())
+            stream = client._loops.here().calls.stream("/inference.GRPCInferenceService/ModelStreamInfer", requests())
             await anext(stream)
             came.set()
             with pytest.raises(TimeoutError):

@@ -52,7 +52,7 @@ def options_in_use(kind: str, address: str, tls: ClientTls | None) -> list[dict[
     async def run() -> list[dict[str, int]]:
         async with AsyncClient(address, tls=tls) as client:
             assert await client.is_live(30)
-            return [options(one._sock) for one in client._calls._connections]  # type: ignore[attr-defined]
+            return [options(one._sock) for one in client._loops.here().calls._connections]  # type: ignore[attr-defined]
 
     if kind == "loop":
         return asyncio.run(run())
@@ -140,7 +140,7 @@ def end_of_a_stream(address: str) -> Reply:
 
     async def run() -> Reply:
         async with AsyncClient(address) as client:
-            stream = client._calls.stream("/inference.GRPCInferenceService/ModelStreamInfer", messages())
+            stream = client._loops.here().calls.stream("/inference.GRPCInferenceService/ModelStreamInfer", messages())
             return [item async for item in stream][-1]  # type: ignore[return-value]
 
     return asyncio.run(asyncio.wait_for(run(), 60))

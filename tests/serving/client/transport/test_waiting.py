@@ -54,7 +54,7 @@ def run(peer: Callable[[Peer], None], asking: Callable[[LoopConnections], Corout
 
     async def within(address: str) -> list[Status]:
         async with AsyncClient(address) as client, asyncio.timeout(20):
-            calls: Any = client._calls
+            calls: Any = client._loops.here().calls
             assert await unary(calls) is Status.OK  # the connection is there, and the server's settings
             return await asking(calls)
 
