@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from normfold.cli.connection import connection_options, said_of
+from normfold.cli.terminal import one_line
 from normfold.counting import counted
 
 if TYPE_CHECKING:
@@ -247,4 +248,4 @@ def _draw(out: Path, targets: list[Target], loads: list[Load], settings: Any) ->
             file.write(png(text) if out.suffix == ".png" else text.encode())
     except OSError as error:
         raise click.ClickException(f"{out} cannot be written: {error.strerror}") from None
-    click.echo(f"wrote {out}", err=True)
+    click.echo(one_line(f"wrote {out}"), err=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from normfold.cli.connection import connection_options, said_of
-from normfold.cli.terminal import shown
+from normfold.cli.terminal import one_line
 
 if TYPE_CHECKING:
     from normfold.serving.client.client import Client
@@ -88,7 +88,7 @@ def unload(model: str, address: str, timeout: float, credentials: Credentials) -
                 f"the server has no model {model!r}; it has {', '.join(sorted(known)) or 'none'}"
             )
         client.unload(model)
-    click.echo(f"{model} is out of service; back again: normfold load {model}")
+    click.echo(one_line(f"{model} is out of service; back again: normfold load {model}"))
 
 
 @click.command(short_help="Put one version of a model in service: roll forward, roll back.")
@@ -138,7 +138,7 @@ def use(
     change = _change(repository, model, number, no_load)
     if no_load:
         change.write()
-        click.echo(change.sentence)
+        click.echo(one_line(change.sentence))
         return
     outcome = "is unchanged"
     try:
@@ -152,13 +152,13 @@ def use(
             except BaseException:
                 change.undo()
                 raise
-            click.echo(change.sentence)
+            click.echo(one_line(change.sentence))
             outcome = ""
             _say(client, model)
     except click.UsageError:
         raise
     except click.ClickException as error:
-        click.echo(f"Error: {shown(error.format_message())}", err=True)
+        click.echo(f"Error: {one_line(error.format_message())}", err=True)
         if not outcome:
             sys.exit(1)
         further = (
@@ -166,7 +166,7 @@ def use(
         )
         if "--require-signature" in error.message:
             further = f"signatures cover it: use --no-load, sign {change.path.parent} again, then normfold load {model}"
-        click.echo(f"config.pbtxt {outcome}; {further}", err=True)
+        click.echo(one_line(f"config.pbtxt {outcome}; {further}"), err=True)
         sys.exit(1)
 
 
@@ -251,9 +251,10 @@ def _say(client: Client, model: str) -> None:
     """Print the versions of ``model`` that are in service: asked of the model, as a token for one model may do that."""
     ready = _unless_denied(lambda: client.model_metadata(model).versions)
     if ready is None:
-        click.echo(f"{model} is in service; this token may not ask in which versions: it lacks the scope read")
+        said = f"{model} is in service; this token may not ask in which versions: it lacks the scope read"
+        click.echo(one_line(said))
         return
-    click.echo(shown(f"{model}: version{'s' if len(ready) != 1 else ''} {', '.join(ready) or 'none'} in service"))
+    click.echo(one_line(f"{model}: version{'s' if len(ready) != 1 else ''} {', '.join(ready) or 'none'} in service"))
 
 
 def _models(client: Client) -> set[str] | None:

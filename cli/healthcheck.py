@@ -9,6 +9,7 @@ import click
 
 from normfold.cli.connection import connection_options
 from normfold.cli.needs import Need, needing
+from normfold.cli.terminal import one_line
 
 if TYPE_CHECKING:
     from normfold.serving.client.connection import Credentials
@@ -58,7 +59,7 @@ def healthcheck(address: str, model: str, version: str, timeout: float, credenti
         raise click.UsageError(str(error)) from None
     asked = "" if over_http else f" --address {address}"
     why = "" if ready else f"; for the reason: normfold models{asked}"
-    click.echo(f"{what} is {'ready' if ready else 'not ready'}{why}")
+    click.echo(one_line(f"{what} is {'ready' if ready else 'not ready'}{why}"))
     sys.exit(0 if ready else 1)
 
 

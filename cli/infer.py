@@ -12,7 +12,7 @@ import click
 
 from normfold.cli.array_file import DAMAGED, open_array_file, why_unread
 from normfold.cli.connection import connection_options, said_of
-from normfold.cli.terminal import shown
+from normfold.cli.terminal import one_line
 from normfold.plain_file import read_plain_text
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def infer(
             if said := refusal(metadata, shapes):
                 raise click.ClickException(said)
             if said := note(metadata, shapes):
-                click.echo(f"note: {shown(said)}", err=True)
+                click.echo(f"note: {one_line(said)}", err=True)
             if top is not None:
                 rows = client.classify(model, arrays, top, outputs[0] if outputs else None, version)
                 _print_classes(rows, as_json)
@@ -107,10 +107,10 @@ def infer(
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if answers.version and not as_json:
-        click.echo(shown(f"answered by {answers.model} version {answers.version}"), err=True)
+        click.echo(one_line(f"answered by {answers.model} version {answers.version}"), err=True)
     if save is not None:
         _save(save, answers)
-        click.echo(f"wrote {shown(str(save))}", err=True)
+        click.echo(one_line(f"wrote {save}"), err=True)
     if save is None or as_json:
         _print_arrays(answers, as_json)
 
@@ -237,7 +237,7 @@ def _print_classes(rows: list[list[LabelledClass]], as_json: bool) -> None:
         if len(rows) > 1:
             click.echo(f"row {number}")
         for one in row:
-            click.echo(shown(f"{one.score:>12.6f}  {one.label or one.index}"))
+            click.echo(one_line(f"{one.score:>12.6f}  {one.label or one.index}"))
 
 
 def _print_arrays(answers: dict[str, Array], as_json: bool) -> None:
@@ -249,7 +249,7 @@ def _print_arrays(answers: dict[str, Array], as_json: bool) -> None:
         click.echo(json.dumps({name: _plain(array) for name, array in answers.items()}, ensure_ascii=False))
         return
     for name, array in answers.items():
-        heading = f"{shown(name)} {by_dtype(array.dtype).name}{list(array.shape)}"
+        heading = f"{one_line(name)} {by_dtype(array.dtype).name}{list(array.shape)}"
         click.echo(click.style(heading, bold=True))
         click.echo(
             np.array2string(

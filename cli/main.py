@@ -12,7 +12,7 @@ import click
 
 from normfold import interrupts
 from normfold.cli import environment
-from normfold.cli.terminal import shown
+from normfold.cli.terminal import message
 
 #: Subcommand -> (module that has a click command of that name, its line in ``normfold --help``). The lines are written
 #: here so that ``normfold --help`` imports none of the modules.
@@ -95,7 +95,7 @@ class LazyGroup(click.Group):
                 raise click.UsageError(f"{why}: normfold --config FILE {name} …", error.ctx) from None
             if isinstance(error, click.BadParameter):
                 environment.say_where(error)
-            vars(error).update(message=shown(_clearer(error)))  # click declares it final, and prints it
+            vars(error).update(message=message(_clearer(error)))  # click declares it final, and prints it
             raise
         except KeyboardInterrupt:  # click would end with 1, which says something else
             click.echo("stopped", err=True)

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from normfold.cli.environment import say_where
+from normfold.cli.terminal import one_line
 
 #: What the sources of a value count; what comes from a weaker one may be left without use by a stronger one.
 _STRENGTH = {ParameterSource.DEFAULT_MAP: 1, ParameterSource.ENVIRONMENT: 2, ParameterSource.COMMANDLINE: 3}
@@ -62,7 +63,7 @@ def check(context: click.Context, needs: Iterable[Need]) -> None:
             if strength == _STRENGTH[ParameterSource.COMMANDLINE]:
                 raise error
             say_where(error)
-            click.echo(f"Warning: {error.param_hint}: {error.message}", err=True)
+            click.echo(one_line(f"Warning: {error.param_hint}: {error.message}"), err=True)
 
 
 def _strength(context: click.Context, name: str) -> int:

@@ -15,6 +15,7 @@ from normfold.cli.serve_connections import connection_options
 from normfold.cli.serve_limits import limit_options
 from normfold.cli.serve_needs import NEEDS
 from normfold.cli.serve_repository import config_of, copy_here, path_or_url
+from normfold.cli.terminal import one_line
 from normfold.serving.frontends import FRONTENDS
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ def serve(workers: int | None, **options: object) -> None:
         copy_here(config)
         answered = _serve_alone(config, out, errors) if workers == 1 else _serve_together(config, workers, out, errors)
     except StartError as error:
-        errors.write(f"Error: {error}\n")
+        errors.write(f"Error: {one_line(str(error))}\n")
         sys.exit(error.exit_code)
     if answered:
         out.write("stopped\n")
@@ -272,15 +273,14 @@ def _announce(
 ) -> None:
     """Print the models, the device of each, and the addresses that the server listens on."""
     from normfold.serving.infer.otlp import destination
-    from normfold.serving.wording import printable
 
     why = "not every model was loaded" if models else "the repository holds no NAME/1/model.onnx yet"
     state = "ready" if ready else f"not ready: {why} (--no-strict-readiness accepts that)"
     for line, loaded in models:
-        shown = f"  {printable(line)}"
+        shown = f"  {one_line(line)}"
         out.write(f"{shown if loaded or not out.isatty() else click.style(shown, fg='red')}\n")
     if metrics:
         out.write(f"metrics on http://{metrics}/metrics, health on /livez and /readyz\n")
     if traces := destination():
-        out.write(f"traces go to {printable(traces)}\n")
-    out.write(f"listening on {address} (gRPC){workers}, {state}\n")
+        out.write(f"traces go to {one_line(traces)}\n")
+    out.write(f"listening on {one_line(address)} (gRPC){workers}, {state}\n")

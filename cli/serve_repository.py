@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from normfold.cli.terminal import one_line
+
 if TYPE_CHECKING:
     from normfold.serving.settings import ServerConfig
 
@@ -38,5 +40,5 @@ def copy_here(config: ServerConfig) -> None:
         return
     from normfold.serving.remote.mirror import Mirror
 
-    click.echo(f"copying {config.remote} to {config.repository}", err=True)
+    click.echo(one_line(f"copying {config.remote} to {config.repository}"), err=True)
     Mirror(config.remote).start()

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from normfold.cli.needs import Need, needing
+from normfold.cli.terminal import one_line
 
 
 @click.command(short_help="Write manifests of model versions, and sign them.")
@@ -58,13 +59,13 @@ def sign(folder: Path, key: Path | None, name: str | None) -> None:
             manifest, made = completed_manifest(model, number)
             if made:
                 write_whole(where / MANIFEST_FILE, manifest)
-                click.echo(f"wrote {where / MANIFEST_FILE}")
+                click.echo(one_line(f"wrote {where / MANIFEST_FILE}"))
             if private is not None:
                 said = signatures.statement(model.name, number, manifest, model.beside())
                 write_whole(where / signatures.SIGNATURE_FILE, signatures.sign(private, said))
-                click.echo(f"signed {where}")
+                click.echo(one_line(f"signed {where}"))
             elif not made:
-                click.echo(f"{where}: its files are those of its {MANIFEST_FILE}; nothing to write")
+                click.echo(one_line(f"{where}: its files are those of its {MANIFEST_FILE}; nothing to write"))
     except (LoadError, StartError) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:

@@ -152,7 +152,7 @@ def _refuse(destination: Destination, lines: Sequence[str]) -> None:
     cures += [f"delete '{destination.directory}' first"] if len(others) > 1 else []
     raise PublishError(
         f"model '{destination.name}' in '{destination.repository}' has another config.pbtxt, which {held} {use}:\n"
-        f"{differing}\n{', or '.join(cures)}"
+        f"{differing}\n  {', or '.join(cures)}"
     )
 
 

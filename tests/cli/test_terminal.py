@@ -11,7 +11,7 @@ from rich.table import Table
 
 from normfold.cli.main import main
 from normfold.cli.plain_console import PlainConsole
-from normfold.cli.terminal import shown
+from normfold.cli.terminal import message, shown
 from normfold.serving.client import client
 
 HOSTILE = "red\x1b[31m\x1b]0;title\x07\rbold\x9b1m"
@@ -55,3 +55,43 @@ def test_ctrl_c_has_an_exit_code_of_its_own(monkeypatch: pytest.MonkeyPatch, arg
     monkeypatch.setattr(client, "Client", interrupted)
     result = CliRunner().invoke(main, arguments)
     assert (result.exit_code, result.stderr.strip()) == (130, "stopped")
+
+
+TWO_LINES = "one\nError: two\x1b[31m"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--config", TWO_LINES, "serve"),
+        ("--config", "hostile.toml", "serve"),
+        (TWO_LINES,),
+        ("infer", "a", "--input", "x=1", "--address", TWO_LINES),
+        ("bench", "127.0.0.1:1", "--model", "m", "--out", f"{TWO_LINES}/a.svg"),
+        ("fold", f"{TWO_LINES}.onnx", "b.onnx"),
+        ("export", f"{TWO_LINES}.py:Net", "--input", "x=FP32[1]", "--repository", "r", "--name", "n"),
+        ("token", "name", "--tokens", f"{TWO_LINES}/tokens"),
+    ],
+)
+def test_a_message_that_repeats_what_a_user_gives_has_no_line_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("hostile.toml").write_text('[serve]\n"one\\nError: two\\u001b[31m" = 1\n')
+    done = CliRunner().invoke(main, arguments, color=True)
+    lines = done.stderr.splitlines()
+    assert done.exit_code
+    assert all(line.isprintable() for line in lines)
+    assert sum(line.startswith("Error: ") for line in lines) == 1
+    assert "one\\nError: two\\x1b[31m" in done.stderr
+
+
+def test_a_variable_with_an_end_of_a_line_is_named_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NORMFOLD_SERVE_ONE\nError: two\x1b[31m", "1")
+    done = CliRunner().invoke(main, ["serve", "--repository", "."])
+    assert "Error: NORMFOLD_SERVE_ONE\\nError: two\\x1b[31m: normfold serve has no option" in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+def test_a_message_of_ours_keeps_its_lines() -> None:
+    assert message("two\n  lines\n  and\ta name\nin it") == "two\n  lines\n  and\\ta name\\nin it"
