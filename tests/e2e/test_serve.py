@@ -16,12 +16,17 @@ import pytest
 from normfold.serving.client.async_client import AsyncClient
 from normfold.serving.client.client import Client, ClientError
 
+from .several_workers import TWO, serve_once
+
 X = np.array([[1, 2, 3, 4], [4, 3, 2, 1]], np.float32)
 
 
-def _serve(*options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "normfold", "serve", *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+#: Wrong options, and what one line says of them; of several workers, too.
+WRONG = [
+    (["--repository", "/nowhere"], "does not exist"),
+    (["--repository", "{repository}", "--device", "tpu"], "use cpu, cuda, cuda:N"),
+    (["--repository", "{repository}", "--listen", "8001"], "is not host:port"),
+]
 
 
 def test_it_prints_models_versions_device_and_address(start, repository):
@@ -148,7 +153,7 @@ def test_a_stop_answers_what_is_on_its_way_and_exits_with_0(start, repository, n
 def test_a_port_in_use_is_one_line_and_an_exit_code(repository, frontend):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = _serve("--repository", str(repository), "--listen", listen, "--frontend", frontend)
+        done = serve_once("--repository", str(repository), "--listen", listen, "--frontend", frontend)
     assert done.returncode == 1
     assert "Address already in use" in done.stderr
     assert "Traceback" not in done.stderr
@@ -157,7 +162,7 @@ def test_a_port_in_use_is_one_line_and_an_exit_code(repository, frontend):
 
 def test_two_servers_do_not_share_a_port(start, repository, frontend):
     with start(repository, "--frontend", frontend) as server:
-        done = _serve("--repository", str(repository), "--listen", server.address, "--frontend", frontend)
+        done = serve_once("--repository", str(repository), "--listen", server.address, "--frontend", frontend)
     assert done.returncode == 1
     assert "Address already in use" in done.stderr
 
@@ -165,15 +170,19 @@ def test_two_servers_do_not_share_a_port(start, repository, frontend):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--repository", "/nowhere"], "does not exist"),
-        (["--repository", "{repository}", "--device", "tpu"], "use cpu, cuda, cuda:N"),
-        (["--repository", "{repository}", "--listen", "8001"], "is not host:port"),
+        *WRONG,
+        *(([*options, *TWO], said) for options, said in WRONG),
+        (["--repository", "{repository}", "--listen", "unix:/tmp/s", *TWO], "a unix socket is served by one worker"),
+        (
+            ["--repository", "{repository}", "--tokens", "/two\nlines\x1b[31m"],
+            r"--tokens /two\nlines\x1b[31m cannot be read",
+        ),
         (["--repository", "{repository}", "--name", "x"], "a name can only be given to a single model"),
         (["--repository", "{repository}/m/1"], "holds no model"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(repository, options, said):
-    done = _serve(*(option.format(repository=repository) for option in options))
+    done = serve_once(*(option.format(repository=repository) for option in options))
     assert done.returncode == 1
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -185,7 +194,7 @@ def test_a_gpu_without_cuda_is_an_error_that_names_the_build(repository, device,
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime was built with CUDA")
-    done = _serve("--repository", str(repository), "--device", device)
+    done = serve_once("--repository", str(repository), "--device", device)
     assert done.returncode == 3
     assert f"built without {name}" in done.stderr
     assert "normfold[gpu]" in done.stderr

@@ -59,22 +59,6 @@ def test_a_port_that_others_share_is_refused(repository):
     assert "Address already in use" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--repository", "/nowhere"], "does not exist"),
-        (["--repository", "{repository}", "--device", "tpu"], "use cpu, cuda, cuda:N"),
-        (["--repository", "{repository}", "--listen", "8001"], "is not host:port"),
-        (["--repository", "{repository}", "--listen", "unix:/tmp/s"], "a unix socket is served by one worker"),
-    ],
-)
-def test_what_cannot_be_served_is_reported_once(repository, options, said):
-    done = serve_once(*(option.format(repository=repository) for option in options), *TWO)
-    assert done.returncode == 1
-    assert said in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-
-
 def test_a_device_that_is_not_there_is_said_once_with_its_exit_code(repository):
     import onnxruntime
 
