@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -35,13 +35,24 @@ def own_numbers(dtype: torch.dtype, graph: bool = False) -> Iterator[None]:
         return _FINFO(dtype if asked is torch.float64 else asked)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(torch, "finfo", finfo))
+        stack.enter_context(_replaced(torch, "finfo", finfo))
         if graph:
             stack.enter_context(_Mode(dtype))
         else:
             for module, function in ((F, F.rms_norm), (torch, torch.rms_norm)):
-                stack.enter_context(mock.patch.object(module, "rms_norm", _with_own_eps(function, dtype)))
+                stack.enter_context(_replaced(module, "rms_norm", _with_own_eps(function, dtype)))
         yield
+
+
+@contextlib.contextmanager
+def _replaced(module: ModuleType, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """In the block ``module`` has ``function`` by this name."""
+    before = getattr(module, name)
+    setattr(module, name, function)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
 
 
 class _Mode(TorchFunctionMode):
