@@ -20,7 +20,7 @@ from normfold.serving.client.arguments import (
     checked_version,
 )
 from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, method_path
-from normfold.serving.client.connection import ClientTls, checked_tls, token_header
+from normfold.serving.client.connection import ClientTls, checked_tls, no_pickling, token_header
 from normfold.serving.client.errors import ClientError, Made, advised, client_error
 from normfold.serving.client.event_loops import EventLoops
 from normfold.serving.client.inputs import Inputs, needs_metadata
@@ -79,6 +79,8 @@ class AsyncClient:
 
             multiplexed = functools.partial(Multiplexer, address=address)
         self._loops = EventLoops(opened, checked_in_flight(in_flight), multiplexed)
+
+    __reduce__ = no_pickling
 
     async def __aenter__(self) -> Self:
         return self

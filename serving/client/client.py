@@ -26,7 +26,7 @@ from normfold.serving.client.arguments import (
     checked_version,
 )
 from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, method_path
-from normfold.serving.client.connection import ClientTls, checked_tls, token_header
+from normfold.serving.client.connection import ClientTls, checked_tls, no_pickling, token_header
 from normfold.serving.client.errors import WITHOUT_METADATA, Made, advised, client_error
 from normfold.serving.client.errors import ClientError as ClientError
 from normfold.serving.client.inputs import Inputs, needs_metadata
@@ -74,6 +74,8 @@ class Client:
         self._known: dict[tuple[str, str], ModelMetadata | None] = {}
         self._plans = MessagePlans()
         self._calls = blocking_calls(address, checked_tls(tls), token_header(token), transport, compression, keepalive)
+
+    __reduce__ = no_pickling
 
     def __enter__(self) -> Self:
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from normfold.serving.client.arguments import checked_text
 
@@ -131,3 +131,8 @@ def token_header(token: str | None) -> tuple[tuple[str, str], ...]:
 def _no_passphrase() -> str:
     """Called only for a key with a passphrase; without this function OpenSSL would ask for it at the terminal."""
     raise ValueError("the key has a passphrase")
+
+
+def no_pickling(client: object) -> NoReturn:
+    """Raise TypeError: a client has connections, and perhaps a token, which no other process may get."""
+    raise TypeError(f"{type(client).__name__} has connections, so it cannot be pickled: make one in each process")

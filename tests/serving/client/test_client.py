@@ -175,6 +175,12 @@ def test_a_wrong_option_of_a_client_is_refused_in_words(kind, transport, options
         kind(**{"address": "127.0.0.1:1", "transport": transport, **options})
 
 
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_client_that_goes_to_another_process_says_what_to_do(kind, transport):
+    with pytest.raises(TypeError, match=f"{kind.__name__} has connections, .* make one in each process"):
+        pickle.dumps(kind("127.0.0.1:1", transport=transport))
+
+
 @pytest.mark.parametrize("timeout", [1e9, float("inf"), 1e300, 10**400, np.float32(30), np.int64(30)], ids=str)
 def test_a_timeout_that_means_none_is_none_and_a_number_of_numpy_is_a_number(client, timeout):
     for x in (X, {"x": X}):
