@@ -88,7 +88,7 @@ def unload(model: str, address: str, timeout: float, credentials: Credentials) -
                 f"the server has no model {model!r}; it has {', '.join(sorted(known)) or 'none'}"
             )
         client.unload(model)
-    click.echo(one_line(f"{model} is out of service; back again: normfold load {model}"))
+    click.echo(one_line(f"{model} is out of service; back again: {_command('load', model, address=address)}"))
 
 
 @click.command(short_help="Put one version of a model in service: roll forward, roll back.")
@@ -135,7 +135,7 @@ def use(
             client.use(model, number)
             _say(client, model)
         return
-    change = _change(repository, model, number, no_load)
+    change = _change(repository, model, number, "" if no_load else address)
     if no_load:
         change.write()
         click.echo(one_line(change.sentence))
@@ -165,7 +165,8 @@ def use(
             "with --no-load it is changed without asking a server, and a server with --model-control poll finds it"
         )
         if "--require-signature" in error.message:
-            further = f"signatures cover it: use --no-load, sign {change.path.parent} again, then normfold load {model}"
+            then = _command("load", model, address=address)
+            further = f"signatures cover it: use --no-load, sign {change.path.parent} again, then {then}"
         click.echo(one_line(f"config.pbtxt {outcome}; {further}"), err=True)
         sys.exit(1)
 
@@ -210,8 +211,11 @@ class _Change:
             raise click.ClickException(f"{self.path} cannot be written: {error.strerror or error}") from None
 
 
-def _change(repository: Path, model: str, number: int | None, no_load: bool) -> _Change:
-    """The change that puts ``number`` of ``model`` in service, None for the highest. Raises ClickException."""
+def _change(repository: Path, model: str, number: int | None, address: str) -> _Change:
+    """The change that puts ``number`` of ``model`` in service, None for the highest. Raises ClickException.
+
+    ``address``: of the server that is asked to load it; "" if none is.
+    """
     from normfold.serving.catalog import config
     from normfold.serving.catalog.repository import Repository
     from normfold.serving.catalog.version_policy import described, with_policy
@@ -233,10 +237,16 @@ def _change(repository: Path, model: str, number: int | None, no_load: bool) -> 
     except (ServingError, OSError) as error:
         raise click.ClickException(str(error)) from None
     back = _argument(was)
-    words = ["normfold", "use", model, back, "--repository", str(repository), *(["--no-load"] if no_load else [])]
-    undo = f"; back: {shlex.join(words)}" if back else ""
+    words = ["use", model, back, "--repository", str(repository), *([] if address else ["--no-load"])]
+    undo = f"; back: {_command(*words, address=address)}" if back else ""
     path = folder.path / "config.pbtxt"
     return _Change(path, before, text, f"{path}: {now} (before: {was}){undo}")
+
+
+def _command(*words: str, address: str) -> str:
+    """A command of normfold as a shell takes it; the address is written unless the command takes it anyway."""
+    at = [] if address in ("", ADDRESS) else ["--address", address]
+    return shlex.join(["normfold", *words, *at])
 
 
 def _argument(policy: str) -> str:

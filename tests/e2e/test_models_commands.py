@@ -48,7 +48,8 @@ def test_a_version_is_rolled_back_and_forward_and_the_choice_is_kept(folder, sta
         at = ("--address", server.address)
         assert factor(server.address) == 3
         said = run("use", "m", 1, "-r", folder, *at)
-        assert "version 1 (before: the highest version); back: normfold use m latest --repository" in said
+        back = f"normfold use m latest --repository {folder} --address {server.address}"
+        assert f"version 1 (before: the highest version); back: {back}\n" in said
         assert "m: version 1 in service" in said
         assert factor(server.address) == 2
         text = (folder / "m/config.pbtxt").read_text()
@@ -59,7 +60,8 @@ def test_a_version_is_rolled_back_and_forward_and_the_choice_is_kept(folder, sta
         run("use", "m", 1, *at)
         assert (factor(server.address), (folder / "m/config.pbtxt").read_text()) == (2, CONFIG)
         assert "m: version 2 in service" in run("load", "m", *at)
-        assert "m is out of service" in run("unload", "m", *at)
+        said = run("unload", "m", *at)
+        assert said == f"m is out of service; back again: normfold load m --address {server.address}\n"
         assert not any(row["state"] == "READY" for row in rows(*at))
         assert "did you mean 'm'" in run("load", "mm", *at, code=1)
         assert "the server has no model 'x'" in run("unload", "x", *at, code=1)
