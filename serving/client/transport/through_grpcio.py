@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import threading
@@ -45,6 +46,9 @@ OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.per_rpc_retry_buffer_size", (1 << 31) - 1),
     ("grpc.service_config", json.dumps(_RETRY)),
+    # else a server that comes back after minutes would be asked two minutes later
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
 )
 #: In what gRPC says of a connection that failed: because of TLS, or because the server speaks something else.
 _OF_TLS = ("handshake", "verification", "ssl_error", "certificate")
@@ -140,7 +144,8 @@ class GrpcioLoopCalls:
         if self._end is not None:
             yield self._end
             return
-        call = self._channel.stream_stream(path)(messages, metadata=self._metadata)
+        call = self._channel.stream_stream(path)(metadata=self._metadata)
+        sending = asyncio.create_task(_send(call, messages))
         try:
             async for message in call:
                 yield message
@@ -153,6 +158,7 @@ class GrpcioLoopCalls:
             else:
                 raise
         finally:
+            sending.cancel()
             call.cancel()
 
     async def close(self) -> None:
@@ -178,6 +184,14 @@ class GrpcioLoopCalls:
         if isinstance(error, grpc.RpcError):
             return self._end if error.code() is grpc.StatusCode.CANCELLED else None
         return None if isinstance(error, asyncio.CancelledError) and cancelled_here() else self._end
+
+
+async def _send(call: Any, messages: AsyncIterator[bytes]) -> None:
+    """Send ``messages``. grpc.aio itself would wait for the next one for ever, once the stream is over."""
+    with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):  # the answers say how the stream ended
+        async for message in messages:
+            await call.write(message)
+        await call.done_writing()
 
 
 def _again(retries: Retries, path: str, reply: Reply, seconds_left: float) -> float | None:

@@ -268,6 +268,24 @@ def test_closing_the_client_fails_what_waits():
     assert error.status is grpc.StatusCode.CANCELLED
 
 
+def test_a_stream_that_the_server_ends_leaves_no_task_behind():
+    async def refuses(requests, context):
+        yield answer(await anext(requests))
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "not today")
+
+    async def ask():
+        async with stand_in(refuses) as address, AsyncClient(address, stream=True) as client:
+            before = asyncio.all_tasks()
+            await client.infer("m", {"x": X})
+            for _ in range(300):
+                tasks = [task.get_coro().__qualname__ for task in asyncio.all_tasks() - before]
+                if left := [name for name in tasks if "Server" not in name]:
+                    await asyncio.sleep(0.01)
+            return left
+
+    assert run(ask()) == []
+
+
 def test_where_nothing_listens_the_error_says_how_to_start_a_server():
     async def ask():
         async with AsyncClient("127.0.0.1:9", stream=True) as client:
