@@ -46,9 +46,12 @@ def token(name: str, scopes: tuple[str, ...], models: tuple[str, ...], tokens: P
     made = new_token()
     try:
         written = line(name, [Scope(scope) for scope in scopes], models, made)
-        if tokens is None:
-            click.echo(f"token: {made}\nline:  {written}")
-            return
+    except (ValueError, StartError) as error:
+        raise click.ClickException(str(error)) from None
+    if tokens is None:
+        click.echo(f"token: {made}\nline:  {written}")
+        return
+    try:
         before = b""
         if tokens.exists():
             if any(holder.name == name for holder in read_tokens(tokens).values()):
@@ -58,7 +61,7 @@ def token(name: str, scopes: tuple[str, ...], models: tuple[str, ...], tokens: P
         with written_whole(tokens) as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(before + written.encode() + b"\n")
-    except (ValueError, StartError) as error:
+    except StartError as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"{tokens} cannot be written: {error.strerror}") from None

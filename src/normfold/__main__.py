@@ -7,8 +7,9 @@ def run() -> None:
     """Run the command."""
     interrupts.end_at_once()
     from normfold.cli import main
+    from normfold.cli.output import printing
 
-    main()
+    printing(main)
 
 
 if __name__ == "__main__":

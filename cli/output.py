@@ -1,0 +1,28 @@
+"""Standard output that cannot take what a command prints: it lacks a character, or has no room."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable
+
+__all__ = ["printing"]
+
+#: The disk is full, a quota or the limit of a file is reached, or the disk fails.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def printing(command: Callable[[], object]) -> None:
+    """Run ``command``. Characters that standard output lacks are escaped; where it has no room, one line says so."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # it is None where it is closed
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        command()
+    except OSError as error:
+        if error.errno not in _NO_ROOM or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # at its end Python writes what is left, and would fail again
+        sys.stderr.write(f"Error: the output cannot be written: {error.strerror}\n")
+        sys.exit(1)
