@@ -38,6 +38,8 @@ def read(
         return {}
     try:
         sections = tomllib.loads(read_plain_text(file))
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{file} cannot be read: it is not UTF-8 text") from None
     except (OSError, ValueError) as error:  # a number of thousands of digits is a ValueError too
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise click.UsageError(f"{file} cannot be read: {why}") from None

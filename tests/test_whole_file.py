@@ -94,3 +94,13 @@ def test_a_name_of_the_longest_length_can_be_written(tmp_path: Path) -> None:
     file = tmp_path / ("n" * 255)
     write_whole(file, b"content")
     assert file.read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("write", [write_whole, write_first])
+def test_an_error_names_the_file_and_not_the_one_that_takes_its_place(
+    write: Callable[[Path, bytes], None], tmp_path: Path
+) -> None:
+    file = tmp_path / "no folder" / "file"
+    with pytest.raises(FileNotFoundError) as caught:
+        write(file, b"new")
+    assert caught.value.filename == str(file)

@@ -68,9 +68,13 @@ def _new(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """A free name in the folder of ``path``; what has this name at the end is removed."""
+    """A free name in the folder of ``path``; what has this name at the end is removed. Errors name ``path``."""
     beside = path.with_name(f".tmp-{uuid.uuid4().hex}")
     try:
         yield beside
+    except OSError as error:
+        if error.filename == str(beside):
+            error.filename = str(path)
+        raise
     finally:
         beside.unlink(missing_ok=True)

@@ -112,6 +112,12 @@ def test_a_file_that_was_named_must_be_there(seen):
     assert "no.toml cannot be read: No such file" in run("--config", "no.toml", "serve", "-r", "x", code=2)
 
 
+def test_a_file_that_is_no_text_is_said(seen, tmp_path):
+    (tmp_path / "latin.toml").write_bytes("[serve]\nname = 'ä'".encode("latin-1"))
+    said = run("--config", str(tmp_path / "latin.toml"), "serve", "-r", "x", code=2)
+    assert "latin.toml cannot be read: it is not UTF-8 text" in " ".join(said.split())
+
+
 def test_a_pipe_is_no_configuration(seen, tmp_path):
     os.mkfifo(tmp_path / "pipe.toml")
     said = run("--config", "pipe.toml", "serve", "-r", "x", code=2)
