@@ -45,6 +45,8 @@ class EventLoops:
         """``multiplexed`` makes the stream for all inferences of a loop; None: each is a call."""
         self._opened, self._in_flight, self.multiplexed = opened, in_flight, multiplexed
         self._current: OnLoop | None = None
+        #: Ends ``_current`` when nobody has the client any more: its event loop keeps the connections alive.
+        self._forgotten: weakref.finalize[..., EventLoops] | None = None
         self._closed = False
         #: Held while the client goes over to another event loop: two loops may run in two threads.
         self._changing = threading.Lock()
@@ -59,6 +61,7 @@ class EventLoops:
         """Close the connections; calls without an answer end as CANCELLED."""
         with self._changing:
             self._closed, current = True, self._current
+            self._keep()
         if current is None:
             return
         if current.loop is not asyncio.get_running_loop():
@@ -71,6 +74,7 @@ class EventLoops:
     def forked(self) -> None:
         """Forget what belongs to the parent process, in a child: the sockets and the event loop are the parent's."""
         current, self._current, self._changing = self._current, None, threading.Lock()
+        self._keep()
         if current is not None:
             _OF_PARENT.append(current)
             current.calls.forget()
@@ -86,11 +90,21 @@ class EventLoops:
             calls = self._opened()
             multiplexer = self.multiplexed(calls) if self.multiplexed is not None else None
             current = self._current = OnLoop(loop, calls, self._in_flight, multiplexer)
+            self._keep()
             if self._closed:
                 _leave(current, failures.CLOSED)
+            else:
+                self._forgotten = weakref.finalize(self, _leave, current, failures.CLOSED)
+                self._forgotten.atexit = False
         if before is not None:
             _leave(before, failures.MOVED)
         return current
+
+    def _keep(self) -> None:
+        """End nothing later: it is ended now, or belongs to another process."""
+        if self._forgotten is not None:
+            self._forgotten.detach()
+            self._forgotten = None
 
 
 def _leave(left: OnLoop, reply: Reply) -> None:
