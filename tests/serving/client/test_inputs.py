@@ -72,6 +72,12 @@ def test_text_keeps_every_nul(value, sent):
         assert (array.tolist(), array.dtype, datatype.name) == (sent, object, "BYTES")
 
 
+@pytest.mark.parametrize("value", [[], [[], []]])
+def test_an_empty_list_is_text_where_the_model_takes_text(value):
+    array, declared = as_declared("x", value, "BYTES")
+    assert (declared.name, array.dtype, array.shape) == ("BYTES", object, np.shape(value))
+
+
 @pytest.mark.parametrize("value", [["a", 1], [["a", 1.5]], [True, "a"], [b"\xff", "a", 1]])
 def test_a_number_beside_text_does_not_become_text(value):
     for read in (lambda: as_given("x", value), lambda: as_declared("x", value, "BYTES")):
