@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
 from pathlib import Path
 
 import numpy as np
@@ -47,19 +46,3 @@ def test_a_client_that_is_forgotten_leaves_neither_a_connection_nor_a_task(serve
         return more, len(asyncio.all_tasks())
 
     assert asyncio.run(run()) == (False, 1)
-
-
-def test_a_client_that_is_forgotten_in_a_child_process_leaves_that_of_its_parent_alone(server):
-    async def run() -> int:
-        clients = [AsyncClient(server.server.address)]
-        assert await clients[0].is_live(20)
-        gc.collect()  # event loops that other tests have left: the child's collection of them does not end
-        if not (child := os.fork()):
-            clients.clear()
-            gc.collect()
-            os._exit(0)
-        assert os.waitpid(child, 0)[1] == 0
-        await asyncio.sleep(0)
-        return len(clients) if await clients[0].is_live(20) else 0
-
-    assert asyncio.run(run()) == 1
