@@ -1,5 +1,7 @@
 """What other workers of the same server serve: a worker that starts later serves the same, whatever the disk has now.
 
+Of what they do not serve, it gives the same account.
+
 Someone may be copying a new version into the repository at that moment, or have put one there that was never loaded.
 """
 
@@ -10,36 +12,51 @@ from typing import NamedTuple
 
 from normfold.protos import model_config as mc
 from normfold.serving.catalog import config
-from normfold.serving.catalog.entries import Entry
+from normfold.serving.catalog.entries import UNAVAILABLE, Entry, Version
 from normfold.serving.catalog.repository import ModelFolder, Repository
 from normfold.serving.errors import LoadError, ServingError
 from normfold.serving.wording import quoted
 
 
 class Served(NamedTuple):
-    """A model as one worker serves it."""
+    """A model as one worker serves it, or why it does not."""
 
     name: str
     #: The versions that answer.
     versions: tuple[int, ...]
     #: The ModelConfig as its author wrote it.
     config: bytes
-    #: Why it has no version that answers.
+    #: Why loading failed before any version was tried.
     reason: str
     #: Whether requests load it: then ``versions`` are all that were there, and ``config`` is empty.
     lazy: bool = False
     #: For each of ``versions``, what tells apart the contents of its files; empty: any will do.
     digests: tuple[str, ...] = ()
+    #: The versions that do not answer, and why each.
+    refused: tuple[tuple[int, str], ...] = ()
+    #: Whether it should be in service.
+    wanted: bool = True
+    #: Whether a version of it was ever in service.
+    answered: bool = True
+    #: Whether a client has taken it out of service.
+    left_out: bool = False
+
+    @property
+    def state(self) -> Entry:
+        """Its state, without the versions that answer."""
+        versions = {number: Version(UNAVAILABLE, reason) for number, reason in self.refused}
+        return Entry(versions, self.reason, self.wanted, answered=self.answered, left_out=self.left_out)
 
 
 def served(entries: Mapping[str, Entry]) -> Iterator[Served]:
-    """Every model that should be in service and is not loading for the first time."""
+    """Every model that is known, and is not loading for the first time."""
     for name, entry in sorted(entries.items()):
         if entry.wanted and entry.lazy:
             yield Served(name, entry.present, b"", "", True)
-        elif entry.wanted and (entry.tried or not entry.loading):
-            reason = "" if entry.ready else entry.because
-            yield Served(name, entry.answering, entry.written, reason, digests=entry.digests)
+        elif (entry.wanted or entry.known) and (entry.tried or not entry.loading):
+            refused = tuple((n, each.reason) for n, each in sorted(entry.versions.items()) if each.state == UNAVAILABLE)
+            said = (refused, entry.wanted, entry.answered, entry.left_out)
+            yield Served(name, entry.answering, entry.written, entry.reason, False, entry.digests, *said)
 
 
 class Following:
@@ -47,6 +64,8 @@ class Following:
 
     def __init__(self) -> None:
         self._models: dict[str, Served] = {}
+        #: These, and the models that they know and that should not be in service.
+        self._known: tuple[Served, ...] = ()
         #: Whether there are others; if not, the repository decides.
         self._active = False
         #: Whether there ever were others.
@@ -56,7 +75,8 @@ class Following:
         """Follow these from now on; None: there are no others to follow."""
         self._active = models is not None
         self.followed = self.followed or self._active
-        self._models = {model.name: model for model in models or ()}
+        self._known = tuple(models or ())
+        self._models = {model.name: model for model in self._known if model.wanted}
 
     def skip(self, entries: Mapping[str, Entry]) -> None:
         """Where there are others, have no model of ``entries`` loaded at the start that they do not have in service."""
@@ -67,9 +87,11 @@ class Following:
     def end(self, entries: dict[str, Entry]) -> dict[str, str]:
         """Follow the others no longer; the models of which ``entries`` are not what they serve, a sentence for each.
 
-        A model that was skipped, and that nobody has asked for meanwhile, is one that was never loaded.
+        Of models and versions that they do not serve ``entries`` says what they say. A model that was skipped, and of
+        which they know nothing, is one that was never loaded.
         """
         lost = self._lost(entries)
+        self._take_over(entries)
         self.follow(None)
         for name in [name for name, entry in entries.items() if not entry.known and not entry.left_out]:
             del entries[name]
@@ -95,13 +117,23 @@ class Following:
         if model is None or model.lazy:
             return None
         if not model.versions:
-            raise LoadError(f"the other workers do not serve it{model.reason}")
+            raise LoadError(f"the other workers do not serve it{model.state.because}")
         return mc.ModelConfig.FromString(model.config), list(model.versions)
 
     def present(self, name: str) -> tuple[int, ...] | None:
         """The versions of a lazy model that the others count as there; None: the repository decides."""
         model = self._models.get(name)
         return model.versions if model is not None and model.lazy else None
+
+    def _take_over(self, entries: dict[str, Entry]) -> None:
+        for model in self._known:
+            if model.lazy:
+                continue
+            entry = entries.setdefault(model.name, model.state)
+            if model.reason or (model.refused and not model.versions):
+                entry.reason = model.reason
+            entry.versions = model.state.versions | entry.versions
+            entry.answered |= model.answered
 
     def _lost(self, entries: Mapping[str, Entry]) -> dict[str, str]:
         found = {}

@@ -49,6 +49,7 @@ def take(path: str, own: tuple[int, int] | None, bind: Callable[[str], bool]) ->
     gRPC deletes the name to which it was bound when it closes, whoever has that name by then; so it never learns the
     real one. If the file at ``path`` has the identity ``own``, the new socket takes its place. Raises OSError.
     """
+    _answers(path)  # raises where the path is longer than a client can connect to, although a file can have it
     if own is None or identity(path) != own:
         own = None
         remove_abandoned(path)

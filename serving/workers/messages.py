@@ -34,19 +34,27 @@ class Remember:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model as a worker serves it."""
+    """A model as a worker serves it, or why it does not."""
 
     name: str
     #: The versions that answer.
     versions: tuple[int, ...]
     #: The ModelConfig as its author wrote it.
     config: bytes
-    #: Why it has no version that answers.
+    #: Why loading failed before any version was tried.
     reason: str
     #: Whether requests load it: then ``versions`` are all that were there, and ``config`` is empty.
     lazy: bool = False
     #: For each of ``versions``, what tells apart the contents of its files; empty: any will do.
     digests: tuple[str, ...] = ()
+    #: The versions that do not answer, and why each.
+    refused: tuple[tuple[int, str], ...] = ()
+    #: Whether it should be in service.
+    wanted: bool = True
+    #: Whether a version of it was ever in service.
+    answered: bool = True
+    #: Whether a client has taken it out of service.
+    left_out: bool = False
 
 
 # From the supervisor to a worker.

@@ -13,7 +13,7 @@ from normfold.serving.catalog.config import parse
 from normfold.serving.catalog.following import Served, served
 from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.repository import Repository
-from normfold.serving.errors import LoadRefused, StartError
+from normfold.serving.errors import LoadRefused, ServingError, StartError
 from normfold.serving.runtime.devices import Device
 from normfold.serving.server import Server
 from normfold.serving.settings import ServerConfig
@@ -89,13 +89,62 @@ def test_a_model_that_loads_for_the_first_time_is_not_yet_one_of_those_in_servic
 def test_a_model_that_the_others_do_not_serve_has_their_reason(catalog):
     later = catalog()
     config = parse("").SerializeToString()
-    later.following.follow([Served("m", (), b"", " (broken)"), Served("n", (1,), config, "")])
+    later.following.follow([Served("m", (), b"", "broken"), Served("n", (1,), config, "")])
     asyncio.run(later.load_all())
     assert states(later) == [("m", "", "UNAVAILABLE"), ("n", "1", "READY")]
     assert later.entries["m"].reason == "the other workers do not serve it (broken)"
     assert not later.loaded(strict=True)
     with pytest.raises(LoadRefused):
         asyncio.run(later.load("m"))
+
+
+def known(catalog):
+    """What clients may learn of "m", served or not."""
+    told = []
+    for version in ("", "1", "2"):
+        try:
+            told.append(catalog.find("m", version).version)
+        except ServingError as error:
+            told.append((type(error), str(error)))
+    return told, [row for row in catalog.index(False) if row.name == "m"], catalog.follows("m")
+
+
+@pytest.mark.parametrize("leave_out", [False, True])
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_later_catalog_says_the_same_of_a_model_that_was_taken_out_of_service(
+    catalog, tmp_path, models, deleted, leave_out
+):
+    first = catalog()
+    asyncio.run(first.load_all())
+    asyncio.run(first.unload("m", leave_out))
+    if deleted:
+        shutil.rmtree(tmp_path / "m")
+    later = catalog()
+    later.following.follow(served(first.entries))
+    asyncio.run(later.load_all())
+    asyncio.run(later.unload("m", leave_out))  # as the supervisor has it repeat this
+    assert later.following.end(later.entries) == {}
+    assert known(later) == known(first)
+    assert [first.loaded(True), later.loaded(True)] == [True, True]
+    assert list(served(later.entries)) == list(served(first.entries))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_later_catalog_says_the_same_of_a_version_that_cannot_be_loaded(catalog, tmp_path, models, version):
+    first, later = catalog(), catalog()
+    if version == 2:
+        asyncio.run(first.load_all())
+    models.write(tmp_path / "m", b"no model", version)
+    if version == 2:
+        with pytest.raises(LoadRefused):
+            asyncio.run(first.load("m"))
+    else:
+        asyncio.run(first.load_all())
+    later.following.follow(served(first.entries))
+    asyncio.run(later.load_all())
+    assert later.following.end(later.entries) == {}
+    assert known(later) == known(first)
+    assert later.loaded(True) == first.loaded(True) == (version == 2)
 
 
 def test_a_version_that_is_gone_is_a_reason(catalog):

@@ -272,6 +272,15 @@ def test_the_name_of_a_socket_that_another_server_took_meanwhile_is_refused(tmp_
     assert [each.name for each in tmp_path.iterdir()] == ["s.sock"]
 
 
+def test_a_socket_with_a_name_that_no_client_can_connect_to_is_refused(tmp_path):
+    from normfold.serving.process import unix_socket
+
+    path = str(tmp_path / ("s" * 108))
+    with pytest.raises(OSError, match="path too long"):
+        unix_socket.take(path, None, lambda beside: True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_long_trace_headers_are_cut_as_by_the_other_frontend():
     def kept(**headers):
         return trace_headers(SimpleNamespace(invocation_metadata=lambda: tuple(headers.items())))

@@ -28,7 +28,7 @@ from normfold.serving.workers.messages import (
 
 LOAD = "/inference.GRPCInferenceService/RepositoryModelLoad"
 V1, V2 = ServedModel("m", (1,), b"c", ""), ServedModel("m", (2,), b"c", "")
-NONE = ServedModel("m", (), b"", " (no)")
+NONE = ServedModel("m", (), b"", "no")
 
 
 class Worker:

@@ -52,7 +52,7 @@ TO_SUPERVISOR = [
     Performed(7, WorkerAnswer(1, "", "", b"done")),
     ModelsReady(False),
     CountersChanged("m", "1", b"\x00"),
-    InService((ServedModel("m", (1,), b"x", ""),)),
+    InService((ServedModel("m", (1,), b"x", "", refused=((2, "no 'ü'"),), wanted=False),)),
     Looked(3),
     Pong(),
     ModelsLoaded((("m version 1", True), ("n was not loaded", False))),
