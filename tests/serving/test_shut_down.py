@@ -15,6 +15,8 @@ from tests.waiting import wait_until
 from normfold.protos import grpc_service as pb
 from normfold.protos import health
 from normfold.serving.frontends.grpcio_server import calls_under_way
+from normfold.serving.frontends.http2.lifetime import FAREWELL
+from normfold.serving.frontends.http2.limits import LINGER_SECONDS
 from normfold.serving.server import Server
 from normfold.serving.settings import ServerConfig
 from normfold.serving.wire import http2_frames as h2
@@ -86,6 +88,36 @@ def test_an_answer_on_the_wire_has_until_the_end_of_the_grace(serve, repository,
         thread.join(20)
         assert answered == [taken]
         assert (time.monotonic() - begun < 7) if taken else (0.9 < time.monotonic() - begun < 7)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_an_answer_that_the_system_has_still_to_send_is_on_the_wire(serve, repository, ask, taken):
+    """A client behind a slow line: its own system has taken a part of the answer, and ours holds the rest."""
+    with serve(repository, frontend="http2", load_models=("nb",), grace_seconds=20.0 if taken else 1.0) as server:
+        wide = (1 << 29).to_bytes(4, "big")
+        client = Raw(server.server.address, {h2.INITIAL_WINDOW_SIZE: 1 << 29})
+        path = (":path", "/inference.GRPCInferenceService/ModelInfer")
+        headers = [path if name == ":path" else (name, value) for name, value in request_headers()]
+        request = message(ask("nb", x=[[1, 2, 3, 4]] * 15_000).SerializeToString())
+        client.send(h2.frame(h2.WINDOW_UPDATE, 0, 0, wide))
+        client.send(h2.frame(h2.HEADERS, h2.END_HEADERS, 1, client.encoder.encode(headers)))
+        parts = [request[at : at + 16_000] for at in range(0, len(request), 16_000)]
+        client.send(*(h2.frame(h2.DATA, part is parts[-1], 1, part) for part in parts))
+        client.until(h2.DATA)
+        wait_until(lambda: not server.on_loop(under_way(server.server)))
+        answered: list[bool] = []
+        thread = threading.Thread(target=lambda: answered.append(server.on_loop(server.server.shut_down())))
+        thread.start()
+        if taken:
+            for _ in range(20):
+                client.send(h2.frame(h2.PING, h2.ACK, 0, FAREWELL))
+                time.sleep(LINGER_SECONDS / 5)
+            data, found = client.answer(1)
+            assert found["grpc-status"] == "0"
+            assert len(data) > 400_000
+            client.socket.close()
+        thread.join(30)
+        assert answered == [taken]
 
 
 @pytest.mark.parametrize("ends", [True, False])

@@ -122,7 +122,7 @@ class Http2Frontend:
             await asyncio.sleep(min(0.01, grace_seconds))
         if self._looking is not None:
             self._looking.cancel()
-        cut = [connection for connection in self._connections if connection.busy() or connection.unsent()]
+        cut = [connection for connection in self._connections if connection.busy() or connection.on_the_way()]
         for connection in list(self._connections):
             connection.abort()
         await asyncio.sleep(0)

@@ -57,8 +57,10 @@ FULL_READ_BYTES = 240_000
 HANDSHAKE_SECONDS = 20.0
 #: Time that a connection which has sent everything waits for the client to close it, too.
 LINGER_SECONDS = 0.25
-#: The longest time that its last bytes may take to leave before.
+#: The longest time that its last bytes may take to reach the client's system before.
 LAST_BYTES_SECONDS = 60.0
+#: So many of them are sent without an answer to the first ones, so nobody waits for them: the client may have vanished.
+FLYING_BYTES = 10 * 1460
 #: Time between two signs of life to a client that sends nothing more and waits for answers.
 PROBE_SECONDS = 0.1
 #: A connection whose client is asked to leave takes calls until the client knows, but at most for this time.

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import socket
+import struct
+import termios
 from collections.abc import Callable
 from typing import cast
 
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import (
+    FLYING_BYTES,
     GREETING,
     HANDSHAKE_SECONDS,
     LAST_BYTES_SECONDS,
@@ -190,6 +195,18 @@ class SocketSide(asyncio.Protocol):
         """The bytes that wait in the socket for the client."""
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
+    def on_the_way(self) -> bool:
+        """Whether more bytes have not reached the client's system than arrive without it once the socket is closed."""
+        return self.unsent() + self._in_system() > FLYING_BYTES
+
+    def _in_system(self) -> int:
+        """The bytes that our system holds, because the client's has not acknowledged them."""
+        sock = None if self._transport is None else self._transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError, ValueError):  # closed, or a system that does not tell
+                return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
+        return 0
+
     def count_unsent(self) -> int:
         """Count the bytes that wait in the socket among those that are held for the client; their number."""
         unsent = self.unsent()
@@ -246,7 +263,8 @@ class SocketSide(asyncio.Protocol):
     def _end(self, transport: asyncio.Transport) -> None:
         """Send the end of the stream behind the last byte, and read on until the client has closed, too.
 
-        A socket that is closed with unread bytes resets the connection, and then the client may lose our last bytes.
+        Whatever the client sends to a socket that is closed resets the connection: then what our system has still to
+        send is lost.
         """
         self._ended = True
         self._behind = False
@@ -262,7 +280,7 @@ class SocketSide(asyncio.Protocol):
         transport, loop = self._transport, asyncio.get_running_loop()
         if transport is None:
             return
-        if transport.get_write_buffer_size() and loop.time() < until:
+        if self.on_the_way() and loop.time() < until:
             loop.call_later(LINGER_SECONDS, self._linger, until)
         else:
             loop.call_later(LINGER_SECONDS, transport.abort)
