@@ -18,13 +18,21 @@ def python(module: str, *arguments: str) -> list[str]:
 
     A console script does not look for modules in the working directory; the process must not either.
     """
-    flags = [] if {"", str(Path.cwd())} & set(sys.path) else ["-P"]
+    flags = [] if {"", _here()} & set(sys.path) else ["-P"]
     return [sys.executable, *flags, "-m", module, *arguments]
 
 
 def environment() -> dict[str, str]:
     """The environment in which a process finds the same modules as this one."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(folder or _here() for folder in sys.path)}
+
+
+def _here() -> str:
+    """The working directory; "" where somebody has deleted it, as with old releases: this server goes on."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return ""
 
 
 def end_with(parent: int) -> None:
