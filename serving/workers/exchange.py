@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
+from normfold.serving.errors import Unavailable
+from normfold.serving.wording import quoted
 from normfold.serving.workers.journal import Change, Journal
 from normfold.serving.workers.messages import (
     AllAnswered,
@@ -44,6 +46,9 @@ INDEX_SECONDS = 5.0
 #: While no other worker listens, a model that cannot be loaded makes at most this many starts in a row fail. The reason
 #: may be gone at the next start: too little memory while all workers load, or a disk that was away.
 MOST_REFUSED_STARTS = 2
+
+#: So often all load a model again because they have read different files.
+MOST_UNLIKE_LOADS = 3
 
 
 class Exchange:
@@ -178,6 +183,7 @@ class Exchange:
                         before += joined
                         answers |= await self._everyone(asked, None, joined)
                     answers |= await self._again(asked, answers)
+                    answers |= await self._alike(asked, answers)
         else:
             reads_disk = asked.method.endswith("/RepositoryIndex")
             seconds = INDEX_SECONDS if reads_disk else QUESTION_SECONDS
@@ -202,6 +208,27 @@ class Exchange:
                 log.warning("worker %d could not do what others did, and tries again: %s", number, asked.method)
                 second |= await self._everyone(asked, None, [worker])
         return second
+
+    async def _alike(self, asked: AskAll, answers: Mapping[int, WorkerAnswer]) -> Mapping[int, WorkerAnswer]:
+        """The answers of the workers asked anew because they have loaded a model from different files.
+
+        Somebody has written to them while the workers read them.
+        """
+        names = {part.key[1] for part in asked.remember if part.key[:1] == MODEL}
+        loads = 1
+        while self._unlike(names) and not any(answer.error for answer in answers.values()):
+            if loads > MOST_UNLIKE_LOADS:
+                why = "the files of the model change again and again while the workers read them: load it again"
+                return {number: WorkerAnswer(number, Unavailable.__name__, why, b"") for number in answers}
+            log.warning("the workers have read different files of %s; all load it again", ", ".join(map(quoted, names)))
+            answers = await self._everyone(asked, None, list(self._joined.values()))
+            loads += 1
+        return answers
+
+    def _unlike(self, names: Container[str]) -> bool:
+        """Whether the workers serve different versions, or different files, of a model with one of these names."""
+        models = [model for worker in self.listening for model in worker.served if model.name in names]
+        return len({(model.versions, model.digests) for model in models if not model.lazy}) > 1
 
     def _lock(self, asked: AskAll) -> asyncio.Lock:
         """The lock that puts ``asked`` and others like it into one order for all workers."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from normfold.protos import health as hp
 from normfold.protos import metrics as mx
 from normfold.serving.rpc.methods import Method
 from normfold.serving.service import http
 from normfold.serving.workers import exchange as exchanges
-from normfold.serving.workers.exchange import Exchange
+from normfold.serving.workers.exchange import MOST_UNLIKE_LOADS, Exchange
 from normfold.serving.workers.messages import (
     AllAnswered,
     AskAll,
@@ -116,6 +118,32 @@ def test_a_worker_that_joins_during_a_load_carries_it_out_too():
         late.answer(b"m")
         await settle()
         assert [message.number for message in one.sent if hasattr(message, "number")] == [1]
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("loads", [2, 9])
+def test_workers_that_have_read_different_files_load_again(loads):
+    """``loads``: the first after which they have read the same files."""
+
+    def read(digest):
+        return InService((ServedModel("m", (1,), b"c", "", digests=(digest,)),))
+
+    async def scenario(exchange, one, two):
+        exchange.handle(one, load(1, "m", b"m"))
+        answered: list[AllAnswered] = []
+        done = 0
+        while not answered:
+            await settle()
+            done += 1
+            exchange.handle(one, read(f"of load {done}"))
+            exchange.handle(two, read(f"of load {done}" if done >= loads else "older"))
+            for worker in (one, two):
+                worker.answer(b"m")
+            await settle()
+            answered = [message for message in one.sent if isinstance(message, AllAnswered)]
+        assert done == min(loads, 1 + MOST_UNLIKE_LOADS)
+        assert {answer.error for answer in answered[0].answers} == ({""} if loads == done else {"Unavailable"})
 
     play(scenario)
 
