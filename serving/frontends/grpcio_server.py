@@ -36,6 +36,8 @@ LOOK_SECONDS = 1.0
 ANY_SECONDS = 1e6
 #: Time for clients to answer gRPC's last ping, which comes after all answers; gRPC itself would wait 20 s.
 LAST_SECONDS = 1.0
+#: A server that refuses calls because it stops closes its connections when none has come for this long.
+QUIET_SECONDS = 0.1
 
 
 class GrpcServer:
@@ -74,7 +76,8 @@ class GrpcServer:
         """Close the port, and cut the calls that have not ended within ``grace_seconds``; whether there were none.
 
         Only then do gRPC's own goodbyes begin. Before the last answer, they would end its connection too soon: what the
-        client has still to read would be lost.
+        client has still to read would be lost. Calls that still come are refused for a while before: gRPC would cancel
+        them, and clients do not try a cancelled call again.
         """
         for task in self._tasks:
             task.cancel()
@@ -83,6 +86,7 @@ class GrpcServer:
         calls, cut = calls_under_way(), set[asyncio.Task[Any]]()
         if calls:
             _, cut = await asyncio.wait(calls, timeout=grace_seconds)
+        await _quiet(min(LAST_SECONDS, grace_seconds))
         if self.address.startswith(UNIX):
             unix_socket.remove_own(self.address.removeprefix(UNIX), self._file)
         last = 0.0 if cut else min(LAST_SECONDS, grace_seconds)
@@ -160,6 +164,16 @@ def calls_under_way() -> set[asyncio.Task[Any]]:
     Nothing else in grpc.aio tells of a call before its message is whole.
     """
     return {task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__name__", "") == "_schedule_rpc_coro"}
+
+
+async def _quiet(most_seconds: float) -> None:
+    """Wait until no call has come for ``QUIET_SECONDS``, but at most ``most_seconds``."""
+    last = time.monotonic()
+    end = last + most_seconds
+    while time.monotonic() < min(end, last + QUIET_SECONDS):
+        await asyncio.sleep(QUIET_SECONDS / 10)
+        if calls_under_way():
+            last = time.monotonic()
 
 
 def _of_grpcio(error: object) -> bool:

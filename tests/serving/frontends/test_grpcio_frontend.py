@@ -272,6 +272,27 @@ def test_the_name_of_a_socket_that_another_server_took_meanwhile_is_refused(tmp_
     assert [each.name for each in tmp_path.iterdir()] == ["s.sock"]
 
 
+def test_calls_that_come_while_the_server_stops_are_refused_and_not_cancelled(monkeypatch):
+    from normfold.serving.frontends import grpcio_server
+
+    monkeypatch.setattr(grpcio_server, "LAST_SECONDS", 10.0)
+    monkeypatch.setattr(grpcio_server, "QUIET_SECONDS", 1.0)
+    with serving(name="grpcio") as served, grpc.insecure_channel(served.address) as channel:
+        call = channel.unary_unary("/t.T/Echo")
+        assert call(b"x", timeout=20) == b"x"
+        assert served.on_loop(served.traffic.close(1.0))
+        stopped: list[object] = []
+        thread = threading.Thread(target=lambda: stopped.append(served.on_loop(served.frontend.stop(20.0))))
+        thread.start()
+        for _ in range(5):
+            time.sleep(0.02)
+            with pytest.raises(grpc.RpcError) as caught:
+                call(b"x", timeout=20)
+            assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAVAILABLE, "Server exiting")
+        thread.join(20)
+        assert stopped == [True]
+
+
 def test_a_socket_with_a_name_that_no_client_can_connect_to_is_refused(tmp_path):
     from normfold.serving.process import unix_socket
 
