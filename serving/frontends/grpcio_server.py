@@ -36,8 +36,10 @@ LOOK_SECONDS = 1.0
 ANY_SECONDS = 1e6
 #: Time for clients to answer gRPC's last ping, which comes after all answers; gRPC itself would wait 20 s.
 LAST_SECONDS = 1.0
-#: A server that refuses calls because it stops closes its connections when none has come for this long.
-QUIET_SECONDS = 0.1
+#: A server that refuses calls because it stops closes its connections when none has come for this long, ...
+QUIET_SECONDS = 0.05
+#: ... but at most this long: a client that tries again without a pause must find the next server.
+REFUSING_SECONDS = 0.25
 
 
 class GrpcServer:
@@ -86,7 +88,7 @@ class GrpcServer:
         calls, cut = calls_under_way(), set[asyncio.Task[Any]]()
         if calls:
             _, cut = await asyncio.wait(calls, timeout=grace_seconds)
-        await _quiet(min(LAST_SECONDS, grace_seconds))
+        await _quiet(min(REFUSING_SECONDS, grace_seconds))
         if self.address.startswith(UNIX):
             unix_socket.remove_own(self.address.removeprefix(UNIX), self._file)
         last = 0.0 if cut else min(LAST_SECONDS, grace_seconds)

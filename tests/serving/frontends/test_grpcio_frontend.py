@@ -275,7 +275,7 @@ def test_the_name_of_a_socket_that_another_server_took_meanwhile_is_refused(tmp_
 def test_calls_that_come_while_the_server_stops_are_refused_and_not_cancelled(monkeypatch):
     from normfold.serving.frontends import grpcio_server
 
-    monkeypatch.setattr(grpcio_server, "LAST_SECONDS", 10.0)
+    monkeypatch.setattr(grpcio_server, "REFUSING_SECONDS", 10.0)
     monkeypatch.setattr(grpcio_server, "QUIET_SECONDS", 1.0)
     with serving(name="grpcio") as served, grpc.insecure_channel(served.address) as channel:
         call = channel.unary_unary("/t.T/Echo")
