@@ -107,8 +107,9 @@ class Traffic:
             patience.reschedule(0)
         for end in list(self._streams.values()):
             end()
-        if not self.in_flight:
-            self._idle.set()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), grace_seconds)
+        until = time.monotonic() + grace_seconds
+        while self.in_flight and (left := until - time.monotonic()) > 0:  # an admitted call may enter late
+            self._idle.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), left)
         return not self.in_flight

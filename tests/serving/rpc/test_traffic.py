@@ -155,3 +155,17 @@ def test_a_listener_that_leaves_cancels_what_is_on_its_way():
         return cancelled
 
     assert asyncio.run(scenario()) == 2
+
+
+def test_a_call_that_enters_late_is_waited_for():
+    async def scenario():
+        traffic = Traffic()
+        traffic.enter()
+        closing = asyncio.create_task(traffic.close(10.0))
+        await asyncio.sleep(0)
+        traffic.leave()
+        traffic.enter(admitted=True)  # before the task that waits for the first one has run
+        asyncio.get_running_loop().call_later(0.01, traffic.leave)
+        assert await closing
+
+    asyncio.run(scenario())
