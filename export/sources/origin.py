@@ -69,5 +69,7 @@ class Origin:
     #: The outputs in which random inputs, as ``specs`` draws them, give numbers alone at some size; in others NaN says
     #: nothing of a size.
     gives_numbers: frozenset[str] = frozenset()
+    #: The sizes at which random inputs gave the most numbers: they are tried first. {}: not known.
+    numbers_at: Mapping[str, int] = field(default_factory=dict)
     #: Sizes that a program was captured with, by dimension: they are tried where no usual ones fit. {}: not known.
     captured: Mapping[str, int] = field(default_factory=dict)

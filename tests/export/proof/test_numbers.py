@@ -23,7 +23,7 @@ from normfold.export.inputs.specs import Dimension, parse_inputs
 from normfold.export.onnx_fold import fold_file
 from normfold.export.proof.accepted_sizes import sizes_of
 from normfold.export.proof.compare import Side, compare
-from normfold.export.proof.numbers import drawn_for
+from normfold.export.proof.numbers import drawn_for, require_numbers
 from normfold.export.proof.verify import Arrays, Case, largest_errors, verify
 from normfold.export.publishing.report import ExportReport
 from normfold.export.sources.onnx_origin import open_onnx
@@ -245,3 +245,23 @@ def test_a_length_is_too_short_where_an_output_has_no_numbers_that_has_them_else
     whole = drawn_for(replace(origin, run=run), [])
     assert whole.gives_numbers == {"y"}
     assert sizes_of(whole).specs[0].dims[2] == Dimension("L", 8, None, 1)
+
+
+def test_a_network_that_cuts_its_ends_is_captured_where_something_is_left(tmp_path: Path) -> None:
+    """It runs at 32 positions, but gives no entry of one output there, and the mean of no entries as the other."""
+
+    def run(inputs: Arrays) -> Arrays:
+        inner = inputs["x"][:, :, 40 : max(inputs["x"].shape[2] - 40, 40)]
+        return {"profile": inner, "count": inner.mean(2) if inner.size else inner.sum(2) * np.nan}
+
+    origin = open_onnx(written(tmp_path / "abs.onnx", "Abs (x)"))
+    assert sizes_of(drawn_for(replace(origin, run=run, content=None), [])).trace["L"] == 128
+
+
+def test_a_network_whose_answers_are_all_empty_is_refused() -> None:
+    case = Case("random", "", {"x": np.ones((2, 3, 9), np.float32)})
+    with pytest.raises(InputSpecError, match="output 'y' is empty on random inputs"):
+        require_numbers(lambda inputs: {"y": inputs["x"][:, :, 9:]}, [case])
+    with pytest.raises(InputSpecError, match="'y' and 'mean' is NaN or infinite in every entry on random inputs"):
+        require_numbers(lambda inputs: {"y": inputs["x"][:, :, 9:], "mean": inputs["x"] * np.nan}, [case])
+    assert require_numbers(lambda inputs: {"y": inputs["x"][:, :, 9:], "mean": inputs["x"]}, [case]) == ()
