@@ -31,6 +31,7 @@ from normfold.export.capture.linked_sizes import refuse_linked
 from normfold.export.capture.max_pool import DynamicMaxPool, restore_max_pool
 from normfold.export.capture.mutation import refuse_written_buffers
 from normfold.export.capture.named_network import NamedNetwork, named_outputs
+from normfold.export.capture.number_types import as_floats_where_mixed
 from normfold.export.capture.pieces import DynamicPieces
 from normfold.export.capture.recurrent import TRANSLATIONS, WholeRecurrence
 from normfold.export.capture.tidy import name_dimensions, tidy
@@ -101,6 +102,7 @@ def program_to_graph(
     program: ExportedProgram, specs: Sequence[InputSpec], outputs: Sequence[str], opset: int
 ) -> ir.Model:
     """Return an exported program as an ONNX graph whose inputs, outputs and dimensions have the given names."""
+    as_floats_where_mixed(program)
     with torch.no_grad(), _quiet():
         try:
             onnx_program = torch.onnx.export(
