@@ -108,5 +108,5 @@ def _answer(origin: Origin, sizes: Mapping[str, int]) -> tuple[Arrays, Arrays]:
 
 def _found(origin: Origin, samples: Sequence[Case], attempt: Attempt) -> Sizes:
     sampled = [sample_sizes(c.inputs, origin.specs, c.name) for c in samples]
-    sampled += [origin.numbers_at] if origin.numbers_at else []
+    sampled += [dict(origin.numbers_at)] if origin.numbers_at else []
     return find_sizes(origin.specs, attempt, sampled, origin.captured)
