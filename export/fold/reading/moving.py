@@ -74,8 +74,6 @@ def _slice(n: Node) -> Op:
         step = 1 if steps is None else int(steps[0])
         pick = np.arange(shape[1])[slice(int(starts[0]), int(ends[0]) if abs(int(ends[0])) < 2**31 - 1 else None, step)]
         return Select(axis=1, picks=(pick,), **n.parts())
-    if 1 in axes and rank > 2:
-        raise NotKnown
     y = n.tensor_out()
     # Where the ends are computed, shape inference gives the output no lengths.
     dims = y.shape if y.shape is not None and len(y.shape) == rank else (None,) * rank

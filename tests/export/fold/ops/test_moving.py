@@ -171,6 +171,17 @@ def test_a_batchnorm_passes_circular_padding_of_a_dynamic_length(gamma: str) -> 
     folds_to(model, "Conv Sigmoid Slice Slice Concat Conv", (2, 3, 9), (1, 3, 17))
 
 
+def test_a_batchnorm_passes_cuts_of_positions_before_the_channels() -> None:
+    """Windows of frames, positions by channels, as an x-vector joins them: the positions are the second axis."""
+    nodes = "t = Transpose<perm=[0,2,1]>(n) a = Slice(t, zero, two, one) b = Slice(t, one, end, one) p = Concat<axis=2>(a, b)"
+    ends = {"zero": [0], "one": [1], "two": [-1], "end": [np.iinfo(np.int64).max]}
+    model = graph(
+        f"(float[N,3,L] x) => (float[N,M,5] y) {{ c = Conv(x, w) s = Sigmoid(c) n = BN(s, n) {nodes} y = MatMul(p, v) }}",
+        **given(v=weights(8, 5), **{name: np.array(value, np.int64) for name, value in ends.items()}),
+    )
+    folds_to(model, "Conv Sigmoid Transpose Slice Slice Concat MatMul Add", *LENGTHS)
+
+
 def test_positions_of_two_tensors_are_joined_only_where_both_are_scaled_alike() -> None:
     nodes = "a = Conv(x, w) n = BN(a, n) p = Concat<axis=2>(n, x) y = Conv(p, v)"
     model = graph(
