@@ -22,7 +22,7 @@ from normfold.export.inputs.values import LARGEST, find_values
 from normfold.export.sources.checkpoint_keys import some
 from normfold.export.sources.module_datatypes import in_datatypes, refuse_weights
 from normfold.export.sources.origin import Arrays, Origin, Request, Run
-from normfold.export.sources.plain_module import duplicate, with_plain_weights
+from normfold.export.sources.plain_module import all_in_float64, duplicate, with_plain_weights
 from normfold.export.sources.source import Source, load_source
 from normfold.export.sources.weights import Checkpoint, load_into, read_checkpoint, takes
 from normfold.export.user_code import first_line
@@ -100,12 +100,19 @@ def exact(network: NamedNetwork, inputs: Arrays, graph: bool = False) -> tuple[R
 
     ``graph``: it is a captured program, without code of its own.
     """
-    try:
-        double = NamedNetwork(duplicate(network.network).double(), network.names)
-        with own_numbers(network.dtype, graph):
-            double.run(inputs)
-    except Exception as error:
-        note = f"the network does not run in float64 ({first_line(error)}); the reference is PyTorch in float32"
+    double, failed = None, ""
+    for change in (nn.Module.double, all_in_float64):
+        try:
+            tried = NamedNetwork(change(duplicate(network.network)), network.names)
+            with own_numbers(network.dtype, graph):
+                tried.run(inputs)
+        except Exception as error:
+            failed = failed or first_line(error)
+        else:
+            double = tried
+            break
+    if double is None:
+        note = f"the network does not run in float64 ({failed}); the reference is PyTorch in float32"
         return network.run, "PyTorch, float32", (note,)
 
     def run(inputs: Arrays) -> Arrays:

@@ -19,7 +19,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-__all__ = ["duplicate", "unwrapped", "with_plain_weights"]
+__all__ = ["all_in_float64", "duplicate", "unwrapped", "with_plain_weights"]
 
 #: Hooks that compute a weight from other weights before each call, and can put its value in its place.
 _COMPUTING = (WeightNorm, SpectralNorm, BasePruningMethod)
@@ -49,6 +49,15 @@ def duplicate(network: nn.Module) -> nn.Module:
         elif not is_lazy(tensor) and not tensor.is_leaf:
             memo[id(tensor)] = tensor.detach().clone()
     return copy.deepcopy(network, memo)
+
+
+def all_in_float64(network: nn.Module) -> nn.Module:
+    """Put ``network`` in float64 in place, with the tensors that it keeps as plain attributes, as SincNet does."""
+    network.double()
+    for tensor in _tensors([vars(module) for module in network.modules()], set()):
+        if tensor.is_floating_point() and not is_lazy(tensor):
+            tensor.data = tensor.data.double()
+    return network
 
 
 def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:

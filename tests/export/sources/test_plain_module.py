@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from normfold.export.capture.capture_errors import refuse_quantized
+from normfold.export.capture.named_network import NamedNetwork
 from normfold.export.errors import CaptureError, CheckpointError, SourceError
+from normfold.export.sources.module_origin import exact
 from normfold.export.sources.opening import open_origin
 from normfold.export.sources.origin import Request
 from normfold.export.sources.plain_module import duplicate, unwrapped, with_plain_weights
@@ -187,3 +189,46 @@ def test_a_class_that_fails_says_what_it_was_called_with(tmp_path) -> None:  # t
     said = r"failed when called.*It was called with channels='eight'; 'eight' is text, and channels is 8 by default$"
     with pytest.raises(SourceError, match=said):
         load_source(f"{tmp_path}/sized.py:Net", {"channels": "eight"})
+
+
+class Windowed(nn.Module):
+    """Keeps tensors as attributes, no buffers: filters are computed from them in each call, as in SincNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low = nn.Parameter(torch.rand(4, 1))
+        self.times = torch.arange(1.0, 6.0).view(1, -1)
+        self.windows = {"hamming": torch.hamming_window(5)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        filters = torch.sin(torch.matmul(self.low, self.times)) * self.windows["hamming"]
+        return nn.functional.conv1d(x, filters.view(4, 1, 5))
+
+
+class InFloat32(nn.Module):
+    """Computes in float32 by its own will, whatever it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters = torch.rand(4, 1, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv1d(x.float(), self.filters)
+
+
+def test_a_network_with_tensors_as_attributes_has_a_reference_in_float64() -> None:
+    network = NamedNetwork(Windowed().eval(), ["x"])
+    inputs = {"x": np.random.default_rng(0).standard_normal((2, 1, 9)).astype(np.float32)}
+    run, name, notes = exact(network, inputs)
+    assert (name, notes) == ("PyTorch, float64", ())
+    assert run(inputs)["output"].dtype == np.float64
+    assert network.network.times.dtype == torch.float32
+    np.testing.assert_allclose(run(inputs)["output"], network.run(inputs)["output"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_network_that_runs_in_float64_as_it_is_keeps_its_attributes() -> None:
+    network = NamedNetwork(InFloat32().eval(), ["x"])
+    inputs = {"x": np.ones((2, 1, 9), np.float32)}
+    run, name, _ = exact(network, inputs)
+    assert name == "PyTorch, float64"
+    assert run(inputs)["output"].dtype == np.float32
