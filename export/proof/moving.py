@@ -17,6 +17,8 @@ __all__ = ["moved_inputs", "moved_weights"]
 
 #: Operators whose constants decide sizes: moved, they would make another network.
 SIZING = frozenset({"Resize", "Upsample", "Range"})
+#: Operators that make numbers of another kind from sizes.
+FILLING = frozenset({"Range", "ConstantOfShape", "Expand"})
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16})
 
 
@@ -30,10 +32,29 @@ def moved_weights(content: bytes, seed: int) -> bytes:
     """Return the graph in ``content`` (ONNX bytes) with its floating-point initializers moved."""
     model, rng = onnx.load_model_from_string(content), np.random.default_rng([4, seed])
     sizing = {name for node in model.graph.node if node.op_type in SIZING for name in node.input}
+    sizing |= _calculating_sizes(model.graph)
     for tensor in model.graph.initializer:
         if tensor.data_type in FLOATS and tensor.name not in sizing:
             tensor.CopyFrom(numpy_helper.from_array(_moved(numpy_helper.to_array(tensor), rng), tensor.name))
     return bytes(model.SerializeToString())
+
+
+def _calculating_sizes(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of all that goes into numbers calculated from nothing but sizes and constants.
+
+    The 1 of ``ceil(length / 2 + 1)``, moved by a unit, would make one position more.
+    """
+    constants = {tensor.name for tensor in graph.initializer}
+    sizes: set[str] = set()
+    names: set[str] = set()
+    for node in graph.node:  # each behind those that it reads
+        computed = {name for name in node.input if name} - constants
+        if node.op_type in ("Shape", "Size"):
+            sizes.update(node.output)
+        elif computed and computed <= sizes and node.op_type not in FILLING:
+            sizes.update(node.output)
+            names.update(node.input)
+    return names
 
 
 def _moved(array: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.floating]:

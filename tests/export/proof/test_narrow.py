@@ -119,3 +119,22 @@ def test_weights_in_float16_move_by_their_own_unit() -> None:
     steps = np.abs(after.astype(float) - before.astype(float)) / np.abs(np.spacing(before)).astype(float)
     assert set(np.unique(steps.round(6))) <= {0.0, 0.5, 1.0}
     assert (steps > 0).mean() > 0.3
+
+
+def test_numbers_that_sizes_are_calculated_with_do_not_move() -> None:
+    """ceil(L / 2 + 1) - 1 frames, as encoders of audio count them: with the 1 moved up there is one more."""
+    text = """(float[N,1,L] x) => (float[N,1,M] y) <float two = {2.0}, float one = {1.0}, int64[1] zero = {0},
+            int64[1] first = {1}, int64[1] last = {2}> {
+        size = Shape <start=2,end=3> (x)  length = Cast <to=1> (size)  half = Div (length, two)  more = Add (half, one)
+        up = Ceil (more)  less = Sub (up, one)  count = Cast <to=7> (less)  k = Slice (x, zero, count, last)
+        spread = ConstantOfShape (first)  w = Add (spread, weight)  y = Mul (k, w) }"""
+    content = graph(text, weight=np.ones(1, np.float32)).SerializeToString()
+    found: dict[str, set[float]] = {"one": set(), "two": set(), "weight": set()}
+    for seed in range(8):
+        moved = onnx.load_model_from_string(moved_weights(content, seed)).graph.initializer
+        arrays = {t.name: numpy_helper.to_array(t) for t in moved}
+        for name, numbers in found.items():
+            numbers.add(arrays[name].item())
+    assert found["one"] == {1}
+    assert found["two"] == {2}
+    assert len(found["weight"]) > 1
