@@ -8,6 +8,7 @@ import numpy as np
 
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.net import Op, Refused, Tensor
+from normfold.export.fold.number_readers import number_readers
 
 
 class Silencing:
@@ -24,7 +25,7 @@ class Silencing:
     def of(self, tensor: Tensor, wanted: Affine) -> Affine:
         """Return what these entries hold when the linear operators before emit ``wanted``; refused if shared."""
         op = tensor.producer
-        if op is None or len(tensor.readers) != 1 or tensor.pinned:
+        if op is None or len(number_readers(tensor)) != 1 or tensor.pinned:
             raise Refused(f"'{tensor.name}' has other readers")
         held = op.silenced(tensor, wanted, self)
         if np.any(held.scale != wanted.scale) or not np.all(np.isfinite(held.shift)):

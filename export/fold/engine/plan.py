@@ -16,6 +16,7 @@ from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.engine.spreading import spread
 from normfold.export.fold.engine.streams import Streams
 from normfold.export.fold.net import Gauges, Op, Refused, TooDear
+from normfold.export.fold.number_readers import number_readers
 from normfold.export.fold.ops.costs import BIAS_COST, LEAST_GAIN
 from normfold.export.fold.ops.linear import Linear
 from normfold.export.fold.ops.scaling import Scaling
@@ -110,7 +111,7 @@ def options(target: Scaling) -> Iterator[Option]:
         ("the sign and the shift", magnitude, lambda: Affine.of(sign, sign * offset), lambda: on(size, none)),
         (but_sign, "the sign", lambda: Affine.of(size, size * offset), lambda: on(sign, none)),
     ]
-    if len(target.inputs[0].readers) > 1:
+    if len(number_readers(target.inputs[0])) > 1:
         # Other operators read u. A change of its shift ends nearby; a change of its scale spreads along the stream.
         parts.sort(key=lambda part: part[0] not in ("", "the shift"))
     seen: set[bytes] = set()
@@ -148,7 +149,7 @@ def planned(target: Scaling, option: Option, streams: Streams) -> FoldPlan:
         raise Refused(f"{target} scales a channel by 0 or nearly so") from error
     large = gauge_u.shifts and bool(np.any(np.abs(gauge_u.shift) > MOST_CANCELLED * target.params.usual))
     elsewhere = f"'{u.name}' has other readers, and undoing so large a shift there would cost its last digits"
-    if large and len(u.readers) > 1:
+    if large and len(number_readers(u)) > 1:
         raise Refused(elsewhere)
     if option.on.shifts and target.cancels > MOST_APART:
         raise Refused(

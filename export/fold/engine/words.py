@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from normfold.export.fold.engine.plan import ALL, FoldPlan, Refusals
 from normfold.export.fold.net import QUANTIZED, Op
+from normfold.export.fold.number_readers import number_readers
 from normfold.export.fold.ops.scaling import Scaling
 
 #: Where there are more names, the others are only counted.
@@ -63,7 +64,7 @@ def _more(ways: int) -> str:
 def _between(target: Scaling) -> str:
     """Return the sentence for an affine between a tensor with other readers and a smooth activation, else ""."""
     (u,), (y,) = target.inputs, target.outputs
-    others = [op for op in u.readers if op is not target]
+    others = [op for op in number_readers(u) if op is not target]
     behind = list(y.readers)
     for op in behind:
         if op.is_identity:

@@ -19,6 +19,7 @@ from normfold.export.fold.net import (
     RemovedFrom,
     Tensor,
 )
+from normfold.export.fold.number_readers import number_readers
 from normfold.export.fold.ops.linear import inverse
 from normfold.export.fold.ranges import Range
 from normfold.export.fold.silencing import Silencing
@@ -167,7 +168,7 @@ def takes_shift(tensor: Tensor, depth: int = 12) -> int:
     producer = tensor.producer
     if producer is None or depth == 0:
         return 0
-    private = len(tensor.readers) == 1
+    private = len(number_readers(tensor)) == 1
     if producer.emits_affines:
         return 2 if private else 1
     if isinstance(producer, Sum):

@@ -104,6 +104,18 @@ def test_a_constant_is_followed_through_what_moves_it_to_another_axis(between: s
     same_function(model, after, (2, 3, 12))
 
 
+def test_a_channel_of_a_tensor_whose_length_is_asked_for_becomes_constant() -> None:
+    """The end of a cut, y[..., : y.shape[-1] - 1], is torch's Shape of what the BatchNorm reads."""
+    text = """(float[N,3,L] x) => (float[N,4,M] y) {
+        c = Conv(x, w)  n = BN(c, n)  q = Shape<start=2,end=3>(c)  e = Sub(q, one)  k = Slice(n, zero, e, two)
+        y = Sigmoid(k) }"""
+    places = {"one": np.array([1]), "zero": np.array([0]), "two": np.array([2])}
+    model = graph(text, w=weights(4, 3, 3), **places, **norm("n", 4, gamma=[1, 0, -1, 0], beta=[1, 2, 3, -4]))
+    after, report = folded(model)
+    assert report.affines_after == 0
+    same_function(model, after, *LENGTHS)
+
+
 def test_a_constant_is_followed_through_a_pixel_shuffle() -> None:
     text = """(float[N,3,12] x) => (float[N,2,20] y) {
         c = Conv(x, w)  a = Reshape(c, narrow)  b = Transpose<perm=[0,1,3,2]>(a)  u = Reshape(b, short)
