@@ -67,6 +67,10 @@ MASKED = (
     "writes zeros in the padding, unless it is built with enable_nested_tensor=False. If the mask is never like that, "
     "say so with mask=BOOL[…]:0..0 in --input, and give a --sample of masks that are"
 )
+TIES = (
+    "It picks the largest numbers, by topk or sort: of equal ones, such as the zeros behind a ReLU, torch picks others "
+    "than ONNX does. Let the answer not depend on which"
+)
 ANOTHER_PATH = "takes another path there: give that dimension's size, or a range that it is the same in, with --input"
 
 
@@ -203,6 +207,8 @@ class Proof:
                     why = MASKED
                 elif apart := size_apart(self.reference, graph, cases, self.sizes.specs, d.bound):
                     why = f"At the other sizes it is the network; with {apart} that {ANOTHER_PATH}"
+                elif b"TopK" in self.unfolded.content:
+                    why = TIES
                 raise CaptureError(
                     f"the graph that was captured is not the network, so nothing was folded: {what}, where "
                     f"{d.bound:.1e} is allowed. {why}"

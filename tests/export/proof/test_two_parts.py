@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from normfold.export import pipeline
-from normfold.export.errors import VerificationError
+from normfold.export.errors import CaptureError, VerificationError
 from normfold.export.fold import FoldReport, fold
 from normfold.export.graphs.unrounded import holding
 from normfold.export.notebook import export_network
@@ -142,3 +142,17 @@ def test_where_onnxruntime_is_far_from_float64_the_network_itself_says_who_is_ri
     again = proved(ILL_CONDITIONED["large inputs"](0), tmp_path).report
     assert again.algebra is None
     assert any("another output" in note for note in again.notes)
+
+
+class KMaxPool(nn.Module):
+    """The k largest entries in their own order, as in text classifiers."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.gather(2, x.topk(8, dim=2)[1].sort(dim=2)[0])
+
+
+def test_a_network_that_picks_among_equal_numbers_is_refused_with_the_reason(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv1d(3, 4, 3), nn.ReLU(), KMaxPool(), nn.Conv1d(4, 2, 3))
+    with pytest.raises(CaptureError, match=r"is off by .*It picks the largest numbers, by topk or sort: of equal ones"):
+        export_network(network, inputs="x=FP32[N,3,16]", repository=tmp_path, name="net")
