@@ -25,8 +25,9 @@ from normfold.serving.rpc.methods import EACH_IN_FLIGHT, Method
 from normfold.serving.rpc.pieces import Answer
 from normfold.serving.rpc.traffic import EXITING
 
-#: Messages that are asked as soon as they come, and those that streams ask in one round before everything else has its
-#: turn: each has a task that begins in the next turn of the event loop, and 32 of them take some milliseconds.
+#: Messages that each stream asks as soon as they come, and those that streams ask in one round before everything else
+#: has its turn, or as soon as they come where there is no round: each has a task that begins in the next turn of the
+#: event loop, and 32 of them take some milliseconds.
 ASKED_AT_ONCE, ROUND_MESSAGES = 4, 32
 #: A message counts as one more for each of so many bytes: to inflate it, and to look for its name, takes as long.
 COUNTED_BYTES = 1 << 14
@@ -73,7 +74,10 @@ class EachCall(QueuedCall):
             self._drop_queue()
         elif found:
             self.service.traffic.arrived()
-        self._go_on(0 if self._waits else ASKED_AT_ONCE)
+        most = 0 if self._waits else ASKED_AT_ONCE
+        if most and (more := len(self._queue) - most) > 0:
+            most += self.service.turns.spare(more, ROUND_MESSAGES)
+        self._go_on(most)
 
     def cancel(self) -> None:
         """Stop the answers under way: nobody waits for them any more."""

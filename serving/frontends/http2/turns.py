@@ -26,10 +26,27 @@ class Turns:
         self.round_seconds = self.seconds = TURN_SECONDS
         #: The turns of the present round.
         self._together = 1
+        #: What ``spare`` has given in this turn of the event loop.
+        self._spared = 0
 
     def share(self, most: int) -> int:
         """The share that one turn of the present round has of ``most``."""
         return max(most // self._together, 1)
+
+    def spare(self, wanted: int, most: int) -> int:
+        """How many of ``wanted`` need no turn: ``most`` in all, in each turn of the event loop while no round goes on.
+
+        A single stream would have smaller batches in turns of its own, and there is nobody whom it could keep waiting.
+        """
+        if self.going_on or (given := min(wanted, most - self._spared)) <= 0:
+            return 0
+        if not self._spared:
+            asyncio.get_running_loop().call_soon(self._renew)
+        self._spared += given
+        return given
+
+    def _renew(self) -> None:
+        self._spared = 0
 
     def end(self, connection: object, left: bool) -> None:
         """The turn of a connection is over; ``left``: and it has frames left."""

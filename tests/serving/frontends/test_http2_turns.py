@@ -470,6 +470,22 @@ def test_streams_with_many_messages_answer_a_few_in_each_turn_of_the_event_loop(
     on_loop(many)
 
 
+def test_a_stream_without_others_is_asked_all_messages_as_soon_as_they_come(clock, on_loop):
+    """It would wait for turns, and have smaller batches, with nobody there to be kept waiting."""
+
+    async def one(service: Service) -> None:
+        count = ROUND_MESSAGES // 2
+        clock(10**6)
+        connection, socket = greeted(service)
+        for number in (1, 3, 5):
+            connection.data_received(asked(number, message(b"") * count, "Each"))
+            assert sum(frame.kind == h2.DATA for frame in socket.frames()) == count
+            await asyncio.sleep(0)
+        connection.connection_lost(None)
+
+    on_loop(one)
+
+
 def test_the_streams_of_a_connection_have_one_place_in_the_rounds(on_loop):
     """One with a thousand streams must not have a thousand turns for each turn of another connection."""
 
