@@ -25,10 +25,8 @@ from normfold.serving.rpc.methods import EACH_IN_FLIGHT, Method
 from normfold.serving.rpc.pieces import Answer
 from normfold.serving.rpc.traffic import EXITING
 
-#: Messages that each stream asks as soon as they come, and those that streams ask in one round before everything else
-#: has its turn, or as soon as they come where there is no round: each has a task that begins in the next turn of the
-#: event loop, and 32 of them take some milliseconds.
-ASKED_AT_ONCE, ROUND_MESSAGES = 4, 32
+#: Messages that each stream asks as soon as they come, whatever others do.
+ASKED_AT_ONCE = 4
 #: A message counts as one more for each of so many bytes: to inflate it, and to look for its name, takes as long.
 COUNTED_BYTES = 1 << 14
 
@@ -76,7 +74,7 @@ class EachCall(QueuedCall):
             self.service.traffic.arrived()
         most = 0 if self._waits else ASKED_AT_ONCE
         if most and (more := len(self._queue) - most) > 0:
-            most += self.service.turns.spare(more, ROUND_MESSAGES)
+            most += self.service.turns.spare(more)
         self._go_on(most)
 
     def cancel(self) -> None:
@@ -99,15 +97,19 @@ class EachCall(QueuedCall):
         self._queue.clear()
         self._hold()
 
-    def _go_on(self, most: int) -> None:
-        """Send what is answered, and ask what may be asked now: at most ``most`` messages, the others in its turn."""
+    def _go_on(self, most: int) -> int:
+        """Send what is answered, and ask what may be asked now; how many messages that was, by their bytes.
+
+        At most ``most`` are asked, and the others in the next turn.
+        """
+        asked = 0
         try:
             self._send_answered()
             while self._queue and not self._completing and not self._blocked() and not self._full():
-                if most <= 0:
+                if asked >= most:
                     self._wait_for_turn()
                     break
-                most -= 1 + self._ask() // COUNTED_BYTES
+                asked += 1 + self._ask() // COUNTED_BYTES
                 self._send_answered()
             blocked = self._blocked()
             if self._pending and (self._uncounted or (blocked and self._task is None)):
@@ -119,7 +121,7 @@ class EachCall(QueuedCall):
             else:
                 self.fail(error)
             error.__traceback__ = error.__context__ = None  # their frames have the answer, which has the error
-            return
+            return asked
         self.grant(self._unread)
         if blocked:
             if self._task is None:
@@ -129,6 +131,7 @@ class EachCall(QueuedCall):
                 self.fail(Unavailable(EXITING))
             elif self._all_there:
                 self.end(Status.OK)
+        return asked
 
     def _full(self) -> bool:
         """Whether no more messages may be under way now; one always may."""
@@ -212,11 +215,12 @@ class EachCall(QueuedCall):
             self._waits = True
             self.connection.steps.add(self._turn)
 
-    def _turn(self) -> None:
+    def _turn(self, most: int) -> int:
         self._waits = False
-        if not self._over and self.number in self.connection.calls:
-            self._go_on(self.service.turns.share(ROUND_MESSAGES))
-            self.connection.flush_soon()
+        if self._over or self.number not in self.connection.calls:
+            return 0
+        self.connection.flush_soon()
+        return self._go_on(most)
 
     def _send_answered(self) -> None:
         """Send the answers that no other comes before; raise the error of one that failed."""

@@ -46,6 +46,9 @@ TURN_SECONDS = 0.003
 ROUND_SECONDS = 0.004
 #: The most turns in one round. A turn in a round lasts at least ROUND_SECONDS / ROUND_TURNS.
 ROUND_TURNS = 8
+#: Messages that streams ask in one round, or as soon as they come where there is no round: each has a task that begins
+#: in the next turn of the event loop, and 32 of them take some milliseconds.
+ROUND_MESSAGES = 32
 #: The least time in which data that have just come are taken. They are taken at once and wait for no round.
 SHORTEST_TURN_SECONDS = 0.0001
 #: Calls that end in one turn where all of a connection do: each may have work to do at its end.

@@ -6,7 +6,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from normfold.serving.frontends.http2.limits import ROUND_SECONDS, ROUND_TURNS, SHORTEST_TURN_SECONDS, TURN_SECONDS
+from normfold.serving.frontends.http2.limits import (
+    ROUND_MESSAGES,
+    ROUND_SECONDS,
+    ROUND_TURNS,
+    SHORTEST_TURN_SECONDS,
+    TURN_SECONDS,
+)
 
 
 class Turns:
@@ -29,16 +35,16 @@ class Turns:
         #: What ``spare`` has given in this turn of the event loop.
         self._spared = 0
 
-    def share(self, most: int) -> int:
-        """The share that one turn of the present round has of ``most``."""
-        return max(most // self._together, 1)
+    def messages(self) -> int:
+        """The messages that streams may ask in one turn of the present round."""
+        return ROUND_MESSAGES // self._together
 
-    def spare(self, wanted: int, most: int) -> int:
-        """How many of ``wanted`` need no turn: ``most`` in all, in each turn of the event loop while no round goes on.
+    def spare(self, wanted: int) -> int:
+        """How many of ``wanted`` messages need no turn: some, in each turn of the event loop while no round goes on.
 
         A single stream would have smaller batches in turns of its own, and there is nobody whom it could keep waiting.
         """
-        if self.going_on or (given := min(wanted, most - self._spared)) <= 0:
+        if self.going_on or (given := min(wanted, ROUND_MESSAGES - self._spared)) <= 0:
             return 0
         if not self._spared:
             asyncio.get_running_loop().call_soon(self._renew)
@@ -79,25 +85,30 @@ class Turns:
 
 
 class Steps:
-    """What the streams of one connection still do: they go on one by one, each when it is the connection's turn.
+    """What the streams of one connection still do: some go on in each turn of the connection, in their order.
 
     So a connection has one place in the rounds for all of them, however many streams it has.
     """
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: deque[Callable[[int], int]] = deque()
+        #: Whether ``_turn`` is certain to be called, or what is called now.
+        self._queued = False
 
-    def add(self, step: Callable[[], None]) -> None:
-        """Call ``step`` in a later turn of the connection."""
+    def add(self, step: Callable[[int], int]) -> None:
+        """Call ``step`` in a later turn, with the most messages that it may ask; it tells how many it has asked."""
         self._waiting.append(step)
-        if len(self._waiting) == 1:
+        if not self._queued:
+            self._queued = True
             self._turns.add(self._turn)
 
     def _turn(self) -> None:
+        left = self._turns.messages()
         try:
-            self._waiting[0]()
+            while left > 0 and self._waiting:
+                left -= max(self._waiting.popleft()(left), 1)
         finally:
-            self._waiting.popleft()  # not before: what the step adds must not take another place in the rounds
-            if self._waiting:
+            self._queued = bool(self._waiting)
+            if self._queued:
                 self._turns.add(self._turn)

@@ -14,7 +14,8 @@ from tests.serving.frontends.raw import Raw, message
 from tests.waiting import wait_until
 
 from normfold.serving.frontends.http2 import messages
-from normfold.serving.frontends.http2.each_call import ROUND_MESSAGES, UNSEEN
+from normfold.serving.frontends.http2.each_call import UNSEEN
+from normfold.serving.frontends.http2.limits import ROUND_MESSAGES
 from normfold.serving.frontends.limits import ClientLimits
 from normfold.serving.rpc.methods import EACH_IN_FLIGHT
 from normfold.serving.wire import http2_frames as h2

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from functools import partial
 
 import hpack
 import pytest
@@ -16,10 +17,17 @@ from normfold.serving.frontends.http2 import frame_reader
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
-from normfold.serving.frontends.http2.each_call import ASKED_AT_ONCE, COUNTED_BYTES, ROUND_MESSAGES
+from normfold.serving.frontends.http2.each_call import ASKED_AT_ONCE, COUNTED_BYTES
 from normfold.serving.frontends.http2.frontend import Http2Frontend
 from normfold.serving.frontends.http2.holding import Holding
-from normfold.serving.frontends.http2.limits import ENDED_CALLS, MOST_FRUITLESS, ROUND_TURNS, TURN_SECONDS, TURN_STREAMS
+from normfold.serving.frontends.http2.limits import (
+    ENDED_CALLS,
+    MOST_FRUITLESS,
+    ROUND_MESSAGES,
+    ROUND_TURNS,
+    TURN_SECONDS,
+    TURN_STREAMS,
+)
 from normfold.serving.frontends.http2.messages import MOST_MESSAGES, MessageReader
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.frontends.http2.sending import Sender
@@ -486,15 +494,40 @@ def test_a_stream_without_others_is_asked_all_messages_as_soon_as_they_come(cloc
     on_loop(one)
 
 
+def test_streams_with_few_messages_each_go_on_together_in_a_turn(on_loop):
+    """One stream in each turn would leave the batches as small as its few messages."""
+
+    async def many(service: Service) -> None:
+        steps, asked = Steps(service.turns), [0]
+
+        def step(most: int) -> int:
+            asked[-1] += 2
+            return 2
+
+        for _ in range(ROUND_MESSAGES):
+            steps.add(step)
+        while sum(asked) < 2 * ROUND_MESSAGES:
+            asked.append(0)
+            await asyncio.sleep(0)
+        assert [count for count in asked if count] == [ROUND_MESSAGES] * 2
+
+    on_loop(many)
+
+
 def test_the_streams_of_a_connection_have_one_place_in_the_rounds(on_loop):
     """One with a thousand streams must not have a thousand turns for each turn of another connection."""
 
     async def many(service: Service) -> None:
         order: list[str] = []
+
+        def step(name: str, most: int) -> int:
+            order.append(name)
+            return most
+
         many, one = Steps(service.turns), Steps(service.turns)
         for _ in range(100):
-            many.add(lambda: order.append("many"))
-        one.add(lambda: order.append("one"))
+            many.add(partial(step, "many"))
+        one.add(partial(step, "one"))
         while len(order) < 101:
             await asyncio.sleep(0)
         assert order.index("one") == 1
