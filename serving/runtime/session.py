@@ -17,7 +17,7 @@ from normfold.protos.datatypes import by_name, by_onnxruntime
 from normfold.serving.errors import ConfigError, DeviceUnavailable, InvalidRequest, LoadError, OutOfMemory, Unavailable
 from normfold.serving.runtime import cuda_options, limited_arena, onnx_file, pinned, placement, tensorrt_options
 from normfold.serving.runtime.bindings import Bound, Fixed, Resident
-from normfold.serving.runtime.devices import Device, check_provider, providers
+from normfold.serving.runtime.devices import CPU_PROVIDER, Device, check_provider, providers
 from normfold.serving.runtime.reasons import TOO_LITTLE, lacks_memory, reason
 from normfold.serving.runtime.settings import ModelTensor, SessionSettings
 from normfold.serving.runtime.staging import Staged
@@ -55,11 +55,12 @@ class Session:
         #: Whether runs with equal shapes may take very different times.
         self.numbers_decide = facts.numbers_decide
         self.settings = settings
-        #: Whether runs share the memory of ``limited_arena``, and leave nothing there.
-        self._limited = self.numbers_decide and settings.limit_bytes > 0 and device.kind == "cpu"
         if settings.tensorrt_options is not None and device.kind == "cuda":
             device = Device("tensorrt", device.index)
         asked = _providers(data, device, settings)
+        cpu_alone = [name for name, _ in asked] == [CPU_PROVIDER]
+        #: Whether runs share the memory of ``limited_arena``, and leave nothing there.
+        self._limited = self.numbers_decide and settings.limit_bytes > 0 and cpu_alone
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # which provider the session got is checked below

@@ -21,7 +21,7 @@ from normfold.serving.errors import (
 )
 from normfold.serving.process.cpus import available_cpus, cgroup_quota
 from normfold.serving.process.memory import allocated_bytes, resident_bytes
-from normfold.serving.runtime import devices
+from normfold.serving.runtime import devices, placement
 from normfold.serving.runtime.devices import CPU_PROVIDER, CUDA_PROVIDER, Device
 from normfold.serving.runtime.session import Session
 from normfold.serving.runtime.settings import ModelTensor, SessionSettings
@@ -29,9 +29,9 @@ from normfold.serving.runtime.settings import ModelTensor, SessionSettings
 CPU = Device("cpu")
 
 
-def session(graph: str | bytes, settings: SessionSettings | None = None) -> Session:
+def session(graph: str | bytes, settings: SessionSettings | None = None, device: Device = CPU) -> Session:
     data = graph if isinstance(graph, bytes) else parser.parse_model(graph).SerializeToString()
-    return Session(data, CPU, settings or SessionSettings())
+    return Session(data, device, settings or SessionSettings())
 
 
 HEAD = '<ir_version: 9, opset_import: ["": 18]>'
@@ -187,9 +187,10 @@ def test_an_arena_that_is_not_there_is_refused_at_the_load_and_not_at_each_run(m
 
 
 @pytest.mark.skipif(allocated_bytes() is None, reason="the C library does not count its memory")
-@pytest.mark.parametrize("arena", [True, False])
-def test_a_run_whose_numbers_ask_for_more_than_there_is_ends_and_none_leaves_memory_behind(arena):
+@pytest.mark.parametrize(("device", "arena"), [(CPU, True), (CPU, False), (Device("auto"), True)])
+def test_a_run_whose_numbers_ask_for_more_than_there_is_ends_and_none_leaves_memory_behind(device, arena, monkeypatch):
     """Sixteen bytes asked for gigabytes and got them, and an idle server kept them."""
+    monkeypatch.setattr(placement, "prepare", lambda *_: [CPU_PROVIDER])  # "auto" finds no GPU
     limit = resident_bytes() + (64 << 20)
     made = session(
         HEAD
@@ -199,6 +200,7 @@ def test_a_run_whose_numbers_ask_for_more_than_there_is_ends_and_none_leaves_mem
             y = ReduceSum <keepdims = 0> (z)
         }""",
         SessionSettings(arena=arena, limit_bytes=limit),
+        device,
     )
     few, many = ({"x": np.full(1, count, np.float32)} for count in (1 << 23, 1 << 30))
     made.run({"x": np.ones(1, np.float32)}, ["y"])
