@@ -56,7 +56,8 @@ class TlsSide(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The socket is gone."""
         self._ended = True
-        self._transport, self._left = None, b""
+        self._transport = None
+        self._leave(b"")
         self._protocol.connection_lost(error)
 
     def pause_writing(self) -> None:
@@ -70,7 +71,7 @@ class TlsSide(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Decrypt for one turn, and pass on what was decrypted together."""
         if self._left:
-            self._left += data
+            self._leave(self._left + data)
         elif not self._ended:
             self._take(data)
 
@@ -90,7 +91,8 @@ class TlsSide(asyncio.Protocol):
 
     def write_eof(self) -> None:
         """Say farewell and send the end of the stream. Raises OSError when the client has gone."""
-        self._ended, self._left = True, b""
+        self._ended = True
+        self._leave(b"")
         if self._waiting is None:
             with contextlib.suppress(ssl.SSLError):  # we do not wait for the client's farewell
                 self._tls.unwrap()
@@ -138,7 +140,7 @@ class TlsSide(asyncio.Protocol):
             return
         self._flush()
         if (left := data[at:]) and not closed and self._transport is not None:
-            self._left = left
+            self._leave(left)
             self._transport.pause_reading()
             self._queue_turn()
         if found:
@@ -159,6 +161,11 @@ class TlsSide(asyncio.Protocol):
             pass
         return True
 
+    def _leave(self, data: bytes) -> None:
+        """Keep ``data`` for later turns, in place of what was left; they count among the bytes held for the client."""
+        self._protocol.holding.add_beside(len(data) - len(self._left))
+        self._left = data
+
     def _queue_turn(self) -> None:
         if not self._queued:
             self._queued = True
@@ -167,7 +174,8 @@ class TlsSide(asyncio.Protocol):
     def _next_turn(self) -> None:
         self._queued = False
         if self._left and not self._paused and not self._ended:
-            left, self._left = self._left, b""
+            left = self._left
+            self._leave(b"")
             self._take(left)
             if not self._left and not self._paused and self._transport is not None:
                 self._transport.resume_reading()

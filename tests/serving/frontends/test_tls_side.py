@@ -112,13 +112,16 @@ def test_records_of_one_byte_are_decrypted_a_piece_in_each_turn(certificate, mon
         connection, server, client = begun(certificate, socket)
         monkeypatch.setattr(tls_side, "monotonic", count().__next__)  # each turn is over at the first look at the clock
         pings = 400
-        data = client.records(*(PING[at : at + 1] for _ in range(pings) for at in range(len(PING))))
+        small = [PING[at : at + 1] for at in range(len(PING))] * pings
+        data = client.records(*small)
         pieces = -(-len(data) // PIECE_BYTES)
         assert pieces > 5
         server.data_received(data)
         found = [client.pongs()]
         assert not socket.is_read
         server.pause_reading()  # as a connection does whose client does not read
+        held = connection.holding.bytes
+        assert held > len(data) - 3 * PIECE_BYTES
         for _ in range(20):
             await asyncio.sleep(0)
         assert client.pongs() == 0
@@ -129,6 +132,10 @@ def test_records_of_one_byte_are_decrypted_a_piece_in_each_turn(certificate, mon
         assert max(found) <= pings / pieces + 2
         await asyncio.sleep(0)
         assert socket.is_read
-        connection.connection_lost(None)
+        assert connection.holding.bytes < held - len(data) // 2
+        server.data_received(client.records(*small))
+        assert connection.holding.bytes > len(data) - 3 * PIECE_BYTES
+        server.connection_lost(None)
+        assert connection.holding.bytes == 0
 
     asyncio.run(many())
