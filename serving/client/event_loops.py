@@ -65,7 +65,7 @@ class EventLoops:
         if current is None:
             return
         if current.loop is not asyncio.get_running_loop():
-            _leave(current, failures.CLOSED)
+            _leave(current.calls, current.multiplexer, failures.CLOSED)
             return
         if current.multiplexer is not None:
             await current.multiplexer.close()
@@ -92,12 +92,14 @@ class EventLoops:
             current = self._current = OnLoop(loop, calls, self._in_flight, multiplexer)
             self._keep()
             if self._closed:
-                _leave(current, failures.CLOSED)
+                _leave(calls, multiplexer, failures.CLOSED)
             else:
-                self._forgotten = weakref.finalize(self, _leave, current, failures.CLOSED)
+                # weak references: else a call that waits on a closed loop would keep its client and a socket for ever
+                stream = weakref.ref(multiplexer) if multiplexer is not None else None
+                self._forgotten = weakref.finalize(self, _forget, weakref.ref(calls), stream)
                 self._forgotten.atexit = False
         if before is not None:
-            _leave(before, failures.MOVED)
+            _leave(before.calls, before.multiplexer, failures.MOVED)
         return current
 
     def _keep(self) -> None:
@@ -107,10 +109,16 @@ class EventLoops:
             self._forgotten = None
 
 
-def _leave(left: OnLoop, reply: Reply) -> None:
-    if left.multiplexer is not None:
-        left.multiplexer.leave(reply)
-    left.calls.leave(reply)
+def _leave(calls: LoopCalls | None, multiplexer: Multiplexer | None, reply: Reply) -> None:
+    if multiplexer is not None:
+        multiplexer.leave(reply)
+    if calls is not None:
+        calls.leave(reply)
+
+
+def _forget(calls: weakref.ref[LoopCalls], multiplexer: weakref.ref[Multiplexer] | None) -> None:
+    """End what the client had. The event loop keeps what has a connection; what it does not keep is gone already."""
+    _leave(calls(), multiplexer() if multiplexer is not None else None, failures.CLOSED)
 
 
 def _forked() -> None:
