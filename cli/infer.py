@@ -12,6 +12,7 @@ import click
 
 from normfold.cli.array_file import DAMAGED, open_array_file, why_unread
 from normfold.cli.connection import connection_options, said_of
+from normfold.cli.output import json_of
 from normfold.cli.terminal import one_line
 from normfold.plain_file import read_plain_text
 
@@ -231,7 +232,7 @@ def _save(path: Path, answers: dict[str, Array]) -> None:
 
 def _print_classes(rows: list[list[LabelledClass]], as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps([[vars(one) for one in row] for row in rows], ensure_ascii=False))
+        click.echo(json_of([[vars(one) for one in row] for row in rows]))
         return
     for number, row in enumerate(rows):
         if len(rows) > 1:
@@ -246,7 +247,7 @@ def _print_arrays(answers: dict[str, Array], as_json: bool) -> None:
     from normfold.protos.datatypes import by_dtype
 
     if as_json:
-        click.echo(json.dumps({name: _plain(array) for name, array in answers.items()}, ensure_ascii=False))
+        click.echo(json_of({name: _plain(array) for name, array in answers.items()}))
         return
     for name, array in answers.items():
         heading = f"{one_line(name)} {by_dtype(array.dtype).name}{list(array.shape)}"

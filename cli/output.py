@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
+import json
 import os
 import sys
 from collections.abc import Callable
 
-__all__ = ["printing"]
+__all__ = ["json_of", "printing"]
 
 #: The disk is full, a quota or the limit of a file is reached, or the disk fails.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -26,3 +28,13 @@ def printing(command: Callable[[], object]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # at its end Python writes what is left, and would fail again
         sys.stderr.write(f"Error: the output cannot be written: {error.strerror}\n")
         sys.exit(1)
+
+
+def json_of(value: object) -> str:
+    """``value`` as JSON for standard output. Unless that is UTF-8, JSON's own escapes stand for other than ASCII.
+
+    The escapes of ``printing`` are others, which no reader of JSON takes.
+    """
+    out = sys.stdout
+    unicode = isinstance(out, io.TextIOWrapper) and codecs.lookup(out.encoding).name == "utf-8"
+    return json.dumps(value, ensure_ascii=not unicode)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +11,8 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+
+from normfold.cli.output import json_of, printing
 
 
 def run(*arguments: str, output: int | IO[bytes], **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -34,3 +38,13 @@ def test_a_character_that_the_output_lacks_is_escaped(tmp_path: Path) -> None:
     done = run("sign", str(tmp_path / "ł" / "m"), output=subprocess.PIPE, PYTHONIOENCODING="latin-1")
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"\\u0142" in done.stdout
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "cp1252"])
+def test_json_is_json_in_every_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written, value = io.BytesIO(), {"é😀\udcff\x81": "\N{LATIN SMALL LETTER L WITH STROKE}"}
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    printing(lambda: print(json_of(value), flush=True))
+    assert json.loads(written.getvalue().decode(encoding)) == value
+    if encoding == "utf-8":
+        assert "é😀".encode() in written.getvalue()
