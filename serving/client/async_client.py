@@ -80,7 +80,7 @@ class AsyncClient:
             multiplexed = functools.partial(Multiplexer, address=address)
         self._loops = EventLoops(opened, checked_in_flight(in_flight), multiplexed)
 
-    __reduce__ = no_pickling
+    __getstate__ = no_pickling
 
     async def __aenter__(self) -> Self:
         return self

@@ -75,7 +75,7 @@ class Client:
         self._plans = MessagePlans()
         self._calls = blocking_calls(address, checked_tls(tls), token_header(token), transport, compression, keepalive)
 
-    __reduce__ = no_pickling
+    __getstate__ = no_pickling
 
     def __enter__(self) -> Self:
         return self

@@ -181,6 +181,15 @@ def test_a_client_that_goes_to_another_process_says_what_to_do(kind, transport):
         pickle.dumps(kind("127.0.0.1:1", transport=transport))
 
 
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_class_of_the_callers_own_says_how_it_is_pickled(kind):
+    class Own(kind):  # type: ignore[misc]
+        def __getstate__(self):
+            return self.address
+
+    assert Own("127.0.0.1:1").__reduce_ex__(pickle.HIGHEST_PROTOCOL)[2] == "127.0.0.1:1"
+
+
 @pytest.mark.parametrize("timeout", [1e9, float("inf"), 1e300, 10**400, np.float32(30), np.int64(30)], ids=str)
 def test_a_timeout_that_means_none_is_none_and_a_number_of_numpy_is_a_number(client, timeout):
     for x in (X, {"x": X}):
