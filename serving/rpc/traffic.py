@@ -107,9 +107,10 @@ class Traffic:
             patience.reschedule(0)
         for end in list(self._streams.values()):
             end()
-        until = time.monotonic() + grace_seconds
-        while self.in_flight and (left := until - time.monotonic()) > 0:  # an admitted call may enter late
+        until, left = time.monotonic() + grace_seconds, grace_seconds
+        while self.in_flight and left >= 0:  # once also without any grace: streams that were ended above end now
             self._idle.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), left)
+            left = until - time.monotonic()  # an admitted call may enter late
         return not self.in_flight

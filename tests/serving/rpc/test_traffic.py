@@ -169,3 +169,26 @@ def test_a_call_that_enters_late_is_waited_for():
         assert await closing
 
     asyncio.run(scenario())
+
+
+def test_without_any_grace_a_stream_that_waits_for_requests_still_ends():
+    async def scenario():
+        traffic = Traffic()
+
+        async def never():
+            await asyncio.sleep(30)
+            yield 1
+
+        async def stream():
+            with traffic.call(), pytest.raises(Unavailable):
+                async for _ in traffic.requests(never()):
+                    pass
+
+        streaming = asyncio.create_task(stream())
+        await asyncio.sleep(0.01)
+        assert traffic.in_flight == 1
+        ended = await traffic.close(0.0)
+        await streaming
+        return ended
+
+    assert asyncio.run(scenario())
