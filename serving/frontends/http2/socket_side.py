@@ -197,15 +197,10 @@ class SocketSide(asyncio.Protocol):
 
     def on_the_way(self) -> bool:
         """Whether more bytes have not reached the client's system than arrive without it once the socket is closed."""
-        return self.unsent() + self._in_system() > FLYING_BYTES
-
-    def _in_system(self) -> int:
-        """The bytes that our system holds, because the client's has not acknowledged them."""
         sock = None if self._transport is None else self._transport.get_extra_info("socket")
-        if sock is not None:
-            with contextlib.suppress(OSError, ValueError):  # closed, or a system that does not tell
-                return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
-        return 0
+        if sock is not None and sock.family == socket.AF_UNIX:  # what our system holds is the client's already
+            return self.unsent() > 0
+        return self.unsent() + _in_system(sock) > FLYING_BYTES
 
     def count_unsent(self) -> int:
         """Count the bytes that wait in the socket among those that are held for the client; their number."""
@@ -284,3 +279,11 @@ class SocketSide(asyncio.Protocol):
             loop.call_later(LINGER_SECONDS, self._linger, until)
         else:
             loop.call_later(LINGER_SECONDS, transport.abort)
+
+
+def _in_system(sock: socket.socket | None) -> int:
+    """The bytes that our system holds, because the client's has not acknowledged them."""
+    if sock is not None:
+        with contextlib.suppress(OSError, ValueError):  # closed, or a system that does not tell
+            return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
+    return 0

@@ -10,6 +10,7 @@ import time
 import grpc
 import pytest
 from tests.serving.frontends.raw import Raw, message
+from tests.waiting import wait_until
 
 from normfold.serving.errors import StartError
 from normfold.serving.frontends import FRONTENDS
@@ -35,6 +36,21 @@ def test_it_listens_on_a_unix_socket_and_takes_it_away_again(start, tmp_path):
         with grpc.insecure_channel(served.address) as channel:
             assert channel.unary_unary("/t.T/Echo")(b"x", timeout=20) == b"x"
     assert not path.exists()
+
+
+def test_what_a_client_has_still_to_read_from_a_unix_socket_is_not_waited_for(start, tmp_path):
+    """It outlives the server's end of the socket."""
+    with start(f"unix:{tmp_path}/s.sock") as served:
+        client = Raw(served.address)
+        data = message(bytes(60_000))
+        client.ask(1, None)
+        client.send(*(h2.frame(h2.DATA, 0, 1, data[at : at + 16_000]) for at in range(0, len(data), 16_000)))
+        client.send(h2.frame(h2.DATA, h2.END_STREAM, 1, b""))
+        wait_until(lambda: len(client.socket.recv(1 << 20, socket.MSG_PEEK)) > len(data))  # the answer is there
+        stopped = asyncio.run_coroutine_threadsafe(served.frontend.stop(1.0), served.loop).result(20)
+        assert stopped
+        assert client.answer(1)[0] == data
+        client.socket.close()
 
 
 def test_a_socket_that_somebody_left_behind_is_replaced(start, tmp_path):
