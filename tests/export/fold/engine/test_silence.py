@@ -116,6 +116,17 @@ def test_a_channel_of_a_tensor_whose_length_is_asked_for_becomes_constant() -> N
     same_function(model, after, *LENGTHS)
 
 
+def test_a_function_of_the_users_own_named_size_reads_numbers() -> None:
+    model = model_of("n = BN(c, n) y = Conv<pads=[1,1]>(n, v) z = Neg(c)", ", float[N,4,P] z")
+    negative = next(node for node in model.graph.node if node.op_type == "Neg")
+    negative.op_type, negative.domain = "Size", "own"
+    model.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    body = [onnx.helper.make_node("Neg", ["a"], ["b"])]
+    function = onnx.helper.make_function("own", "Size", ["a"], ["b"], body, [onnx.helper.make_opsetid("", 17)])
+    model.functions.append(function)
+    assert silenced(model)[0] == 0
+
+
 def test_a_constant_is_followed_through_a_pixel_shuffle() -> None:
     text = """(float[N,3,12] x) => (float[N,2,20] y) {
         c = Conv(x, w)  a = Reshape(c, narrow)  b = Transpose<perm=[0,1,3,2]>(a)  u = Reshape(b, short)
