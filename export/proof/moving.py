@@ -19,6 +19,8 @@ __all__ = ["moved_inputs", "moved_weights"]
 SIZING = frozenset({"Resize", "Upsample", "Range"})
 #: Operators that make numbers of another kind from sizes.
 FILLING = frozenset({"Range", "ConstantOfShape", "Expand"})
+#: Operators behind which a number is a whole one, or decides.
+DECIDING = frozenset({"Cast", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16})
 
 
@@ -40,21 +42,31 @@ def moved_weights(content: bytes, seed: int) -> bytes:
 
 
 def _calculating_sizes(graph: onnx.GraphProto) -> set[str]:
-    """Return the names of all that goes into numbers calculated from nothing but sizes and constants.
+    """Return the names of all that goes into sizes calculated from nothing but sizes and constants.
 
-    The 1 of ``ceil(length / 2 + 1)``, moved by a unit, would make one position more.
+    The 1 of ``ceil(length / 2 + 1)``, moved by a unit, would make one position more. A table of which as many rows are
+    taken as the input has positions goes into no size.
     """
     constants = {tensor.name for tensor in graph.initializer}
     sizes: set[str] = set()
-    names: set[str] = set()
+    calculating: list[onnx.NodeProto] = []
     for node in graph.node:  # each behind those that it reads
         computed = {name for name in node.input if name} - constants
         if node.op_type in ("Shape", "Size"):
             sizes.update(node.output)
         elif computed and computed <= sizes and node.op_type not in FILLING:
             sizes.update(node.output)
+            calculating.append(node)
+    names: set[str] = set()
+    for node in reversed(calculating):
+        if _decides(node) or not names.isdisjoint(node.output):
             names.update(node.input)
     return names
+
+
+def _decides(node: onnx.NodeProto) -> bool:
+    """Whether its result is no float: floats become sizes, or choose a branch, by such an operator alone."""
+    return node.op_type in DECIDING and not any(a.name == "to" and a.i in FLOATS for a in node.attribute)
 
 
 def _moved(array: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.floating]:

@@ -138,3 +138,15 @@ def test_numbers_that_sizes_are_calculated_with_do_not_move() -> None:
     assert found["one"] == {1}
     assert found["two"] == {2}
     assert len(found["weight"]) > 1
+
+
+def test_numbers_that_are_only_cut_by_a_size_or_divided_by_one_move() -> None:
+    """A table of positions, of which the first L rows are added, has its share in the network's own rounding."""
+    text = """(float[N,8,L] x) => (float[N,8,L] y) <int64[1] zero = {0}, int64[1] last = {2}> {
+        size = Shape <start=2,end=3> (x)  rows = Slice (table, zero, size, last)  all = Tanh (rows)
+        length = Cast <to=1> (size)  share = Div (scale, length)  z = Mul (x, share)  y = Add (z, all) }"""
+    held = {"table": np.linspace(0.1, 1, 64, dtype=np.float32).reshape(1, 8, 8), "scale": np.float32([3.1])}
+    content = graph(text, **held).SerializeToString()
+    moved = [onnx.load_model_from_string(moved_weights(content, seed)).graph.initializer for seed in range(8)]
+    for name, before in held.items():
+        assert any(np.any(numpy_helper.to_array(t) != before) for ts in moved for t in ts if t.name == name), name
