@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -23,6 +24,7 @@ from normfold.export.sources.checkpoint_keys import some
 from normfold.export.sources.module_datatypes import in_datatypes, refuse_weights
 from normfold.export.sources.origin import Arrays, Origin, Request, Run
 from normfold.export.sources.plain_module import all_in_float64, duplicate, with_plain_weights
+from normfold.export.sources.rounding import Rounding
 from normfold.export.sources.source import Source, load_source
 from normfold.export.sources.weights import Checkpoint, load_into, read_checkpoint, takes
 from normfold.export.user_code import first_line
@@ -100,16 +102,18 @@ def exact(network: NamedNetwork, inputs: Arrays, graph: bool = False) -> tuple[R
 
     ``graph``: it is a captured program, without code of its own.
     """
-    double, failed = None, ""
-    for change in (nn.Module.double, all_in_float64):
+    double, failed, rounding = None, "", Rounding()
+    for change, watching in ((nn.Module.double, nullcontext()), (all_in_float64, rounding)):
         try:
             tried = NamedNetwork(change(duplicate(network.network)), network.names)
-            with own_numbers(network.dtype, graph):
+            with own_numbers(network.dtype, graph), watching:
                 tried.run(inputs)
         except Exception as error:
             failed = failed or first_line(error)
         else:
-            double = tried
+            # Attributes in float32 are a sign of code for float32. Where it rounds what it computes, too, its answer is
+            # no better than the network's own.
+            double = None if rounding.seen else tried
             break
     if double is None:
         note = f"the network does not run in float64 ({failed}); the reference is PyTorch in float32"
