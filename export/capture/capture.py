@@ -34,6 +34,7 @@ from normfold.export.capture.named_network import NamedNetwork, named_outputs
 from normfold.export.capture.number_types import as_floats_where_mixed
 from normfold.export.capture.pieces import DynamicPieces
 from normfold.export.capture.recurrent import TRANSLATIONS, WholeRecurrence
+from normfold.export.capture.running_statistics import as_batch_norms
 from normfold.export.capture.tidy import name_dimensions, tidy
 from normfold.export.capture.window_pool import WINDOW_POOL
 from normfold.export.errors import CaptureError
@@ -103,6 +104,7 @@ def program_to_graph(
 ) -> ir.Model:
     """Return an exported program as an ONNX graph whose inputs, outputs and dimensions have the given names."""
     as_floats_where_mixed(program)
+    as_batch_norms(program)
     with torch.no_grad(), _quiet():
         try:
             onnx_program = torch.onnx.export(

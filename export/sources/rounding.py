@@ -13,11 +13,11 @@ from torch.utils._pytree import tree_leaves
 __all__ = ["Rounding"]
 
 
-class Rounding(TorchDispatchMode):
+class Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """In the block it notes whether an operator makes floats of fewer digits from floats in float64."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen = False
 
     def __torch_dispatch__(
