@@ -66,6 +66,7 @@ class Worker:
             number, SimpleNamespace(send=lambda message: exchange.handle(self, message), receive=self._inbox.get)
         )
         self.methods = {method.name: method for method in others.share(own.methods())}
+        self.may_listen = others.listen
         snapshots = SimpleNamespace(failed_calls=list)
         self.attending = asyncio.create_task(others.attend(self.catalog, snapshots, lambda: None, None))
 
@@ -95,6 +96,7 @@ def play(model_control: bool, scenario) -> None:
         workers = [Worker(number, exchange, model_control) for number in (1, 2)]
         for worker in workers:
             await exchange.join(worker)
+            await worker.may_listen.wait()
         await asyncio.wait_for(scenario(exchange, *workers), 20)
         for worker in workers:
             worker.send(None)
