@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
 __all__ = ["as_floats_where_mixed"]
 
@@ -16,7 +17,8 @@ def as_floats_where_mixed(program: ExportedProgram) -> None:
 
     Whole numbers that are no numbers to calculate with, such as axes and sizes, stay.
     """
-    for node in program.graph.nodes:
+    graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, GraphModule)]  # branches too
+    for node in (node for graph in graphs for node in graph.nodes):
         if not isinstance(node.target, OpOverload):
             continue
         declared = node.target._schema.arguments

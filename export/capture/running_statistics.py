@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
 __all__ = ["as_batch_norms"]
 
@@ -16,6 +17,7 @@ def as_batch_norms(program: ExportedProgram) -> None:
 
     Both take the same arguments in the same order; training stands where use_input_stats does.
     """
-    for node in program.graph.nodes:
+    graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, GraphModule)]  # branches too
+    for node in (node for graph in graphs for node in graph.nodes):
         if node.target is torch.ops.aten.instance_norm.default and node.args[5:6] == (False,):
             node.target = torch.ops.aten.batch_norm.default

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,6 +39,7 @@ class Computing(nn.Module):
         lambda x: x.clamp(-1, 0.5),
         lambda x: x.clamp(max=1, min=-0.5),
         lambda x: (3 * x).long().clamp(0, 1.5),
+        lambda x: torch.cond(x.sum() > 0, lambda y: y.clamp(-1, 0.5), lambda y: y * 2, (x,)),
         lambda x: F.rrelu(x),
         lambda x: F.rrelu(x, 0.1, 0.7),
         lambda x: F.avg_pool2d(x[:, :, None], (1, 2), divisor_override=3),
