@@ -87,7 +87,7 @@ def test_other_inputs_under_a_name_in_use_are_refused_line_by_line_unless_only_t
         publish(tmp_path, changed)
     assert str(refused.value).splitlines()[1:] == [
         "  input 'x': FP32[-1,3,-1] there, FP32[-1,4,-1] in this export",
-        "publish under another --name, or replace it with --version 1 --overwrite",
+        "  publish under another --name, or replace it with --version 1 --overwrite",
     ]
     with pytest.raises(PublishError, match="under another --name"):
         publish(tmp_path, changed, version=2, overwrite=True)
