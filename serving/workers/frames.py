@@ -25,6 +25,8 @@ _LENGTH = struct.Struct("<I")
 
 #: The largest piece that is sent or received at once, in bytes.
 PIECE_BYTES = 1 << 20
+#: Time for the other end to read what was sent at last, and to close.
+LAST_SECONDS = 2.0
 
 Sent = TypeVar("Sent")
 Received = TypeVar("Received")
@@ -89,6 +91,21 @@ class Link(Generic[Sent, Received]):
         left = range(size, 0, -PIECE_BYTES)
         pieces = [await self._reader.readexactly(min(each, PIECE_BYTES)) for each in left]
         return await asyncio.to_thread(b"".join, pieces)
+
+    async def finish(self) -> None:
+        """Send everything that is still queued, and close this end once the other has read it and closes, too.
+
+        What the other end sends to an end that is closed takes away what it has not read.
+        """
+        if self._sending is not None:
+            await self._sending
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(LAST_SECONDS):
+                if not self._writer.is_closing():
+                    self._writer.write_eof()
+                    while await self._reader.read(PIECE_BYTES):
+                        pass
+        await self.close()
 
     async def close(self) -> None:
         """Send everything that is still queued, and close this end."""

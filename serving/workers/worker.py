@@ -85,7 +85,8 @@ async def _work(number: int, descriptor: int, config: ServerConfig, logs: LogSet
             reporting.cancel()
             others.report_counters(server.catalog, server.snapshots)
             attending.cancel()
-        await link.close()
+            await asyncio.wait([attending])  # it reads the link
+        await link.finish()
     return answered
 
 

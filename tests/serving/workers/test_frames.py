@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -169,3 +171,31 @@ def test_what_is_being_sent_is_sent_before_the_end():
         return [await end.receive() for _ in range(2)]
 
     assert between(send, receive)[1] == [Perform(7, "/a.B/C", BIG), None]
+
+
+@pytest.mark.parametrize("run", [asyncio.run, loops.run])
+def test_the_last_message_of_a_worker_arrives_although_the_supervisor_writes_before_it_reads(run):
+    """A write to a closed socket took it away: the worker "ended with exit code 1", and nobody said why."""
+    ours, theirs = socket.socketpair()
+    sent = threading.Event()
+
+    async def work():
+        worker = await worker_end(theirs)
+        worker.send(StartFailed("why", 1))
+        finishing = asyncio.create_task(worker.finish())
+        await asyncio.wait([finishing], timeout=0.1)
+        sent.set()
+        await finishing
+
+    async def supervise():
+        supervisor = await supervisor_end(ours)
+        with ThreadPoolExecutor(1) as thread:
+            done = thread.submit(run, work())
+            assert sent.wait(20)  # this loop sees nothing meanwhile
+            supervisor.send(Ping())
+            received = [await supervisor.receive(), await supervisor.receive()]
+            await supervisor.close()
+            done.result(20)
+        return received
+
+    assert run(supervise()) == [StartFailed("why", 1), None]
