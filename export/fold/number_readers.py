@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from normfold.export.fold.net import Op, Tensor
+from normfold.export.graphs.domains import STANDARD
 
 __all__ = ["number_readers"]
-
-#: Names of ONNX's own domain; an operator or function "Size" of another one may read numbers.
-OWN = ("", "ai.onnx")
 
 
 def number_readers(tensor: Tensor) -> list[Op]:
     """Return the operators that read what the tensor holds; one that reads it twice is there twice."""
-    return [op for op in tensor.readers if not (op.node.op_type in ("Shape", "Size") and op.node.domain in OWN)]
+    return [op for op in tensor.readers if not (op.node.op_type in ("Shape", "Size") and op.node.domain in STANDARD)]

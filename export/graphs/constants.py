@@ -10,6 +10,7 @@ import onnx.reference
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from normfold.export.graphs.domains import STANDARD
 from normfold.export.graphs.unrounded import FLOATS, is_float, is_unrounded
 
 #: Operators whose output does not depend on their inputs alone.
@@ -61,7 +62,7 @@ class Constants:
         if whole is not None:
             return [int(v) for v in whole.reshape(-1)]
         node = value.producer() if value is not None else None
-        if node is None or node.domain not in ("", "ai.onnx"):
+        if node is None or node.domain not in STANDARD:
             return None
         if node.op_type == "Concat":
             parts = [self.integers(v) for v in node.inputs]
@@ -137,7 +138,7 @@ def _read(node: ir.Node | None) -> list[ir.Value]:
 
 
 def _computable(node: ir.Node | None) -> bool:
-    if node is None or node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM:
+    if node is None or node.domain not in STANDARD or node.op_type in _RANDOM:
         return False
     return not any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
 

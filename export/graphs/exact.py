@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from normfold.export.graphs.domains import STANDARD
 from normfold.export.graphs.serialize import to_bytes
 from normfold.export.graphs.unrounded import FLOATS, UNROUNDED, Unrounded, is_unrounded
 
@@ -57,7 +58,7 @@ def unrounded(model: ir.Model) -> ir.Model | None:
     None where arithmetic in float64 would be another network: one that quantises, that computes in floating types of 8
     or fewer bits, or that holds functions or operators of other domains than ONNX's own.
     """
-    if model.functions or any(node.domain not in ("", "ai.onnx") for node in model.graph.all_nodes()):
+    if model.functions or any(node.domain not in STANDARD for node in model.graph.all_nodes()):
         return None
     if any(dtype.is_floating_point() and dtype not in FLOATS for dtype in _dtypes(model)):
         return None

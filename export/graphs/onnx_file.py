@@ -22,6 +22,7 @@ from onnx import version_converter
 
 from normfold.export.errors import SourceError
 from normfold.export.graphs.completing import Shapes, complete_shapes, count_sparse, densified
+from normfold.export.graphs.domains import STANDARD
 from normfold.export.graphs.serialize import MAX_BYTES
 from normfold.plain_file import LFS_POINTER
 
@@ -31,9 +32,7 @@ __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "OnnxFile", "opset_of", "read_onnx"]
 #: with opset 23 (tests/export/graphs/test_opsets.py); an older onnx knows fewer.
 OLDEST_OPSET, NEWEST_OPSET = 11, min(28, onnx.defs.onnx_opset_version())
 #: Domains whose operators are part of onnxruntime.
-DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
-#: The two names of the domain of the standard operators.
-_STANDARD = ("", "ai.onnx")
+DOMAINS = (*STANDARD, "ai.onnx.ml", "com.microsoft")
 #: How much of an error of the checker is shown.
 MOST_CHARACTERS = 300
 #: Largest accepted number of nodes; no network of this kind has as many.
@@ -131,13 +130,13 @@ def _refuse_unknown(proto: onnx.ModelProto, path: Path) -> None:
 def _name_one_domain(proto: onnx.ModelProto, path: Path) -> None:
     """Call the standard operators "" where the file calls them "ai.onnx", another name of the same, in place."""
     for node in chain.from_iterable(_node_lists(proto)):
-        if node.domain in _STANDARD:
+        if node.domain in STANDARD:
             node.domain = ""
     for imports in (proto.opset_import, *(f.opset_import for f in proto.functions)):
-        versions = {int(o.version) for o in imports if o.domain in _STANDARD}
+        versions = {int(o.version) for o in imports if o.domain in STANDARD}
         if len(versions) > 1:
             raise SourceError(f"'{path}' imports the standard operators in the opsets {sorted(versions)}; expected one")
-        others = [o for o in imports if o.domain not in _STANDARD]
+        others = [o for o in imports if o.domain not in STANDARD]
         others += [onnx.helper.make_opsetid("", version) for version in versions]
         del imports[:]
         imports.extend(others)
@@ -170,7 +169,7 @@ def _converted(proto: onnx.ModelProto, opset: int | None, path: Path) -> tuple[o
 
 def opset_of(proto: onnx.ModelProto) -> int:
     """Return the opset of the standard operators; 1 where the file names none."""
-    return next((int(o.version) for o in proto.opset_import if o.domain in _STANDARD), 1)
+    return next((int(o.version) for o in proto.opset_import if o.domain in STANDARD), 1)
 
 
 def _node_lists(proto: onnx.ModelProto) -> Iterator[Any]:

@@ -22,6 +22,7 @@ from normfold.export.fold.reading.linear import bias_of
 from normfold.export.fold.reading.names import module_of
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
 from normfold.export.graphs.constants import Constants
+from normfold.export.graphs.domains import STANDARD
 
 __all__ = ["READERS", "Reading", "module_of"]
 
@@ -113,7 +114,7 @@ class Reading:
         return list(tables.values())
 
     def _read(self, node: Node) -> Op:
-        reader = READERS.get(node.type) if node.node.domain in ("", "ai.onnx") else None
+        reader = READERS.get(node.type) if node.node.domain in STANDARD else None
         if reader is not None and (self._in_floats(node.node) or reader is _shape):
             try:
                 return reader(node)

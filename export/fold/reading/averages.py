@@ -5,6 +5,7 @@ from __future__ import annotations
 from normfold.export.fold.net import Op
 from normfold.export.fold.ops.averages import SoftmaxWeights, WeightedMean
 from normfold.export.fold.reading.node import Node
+from normfold.export.graphs.domains import STANDARD
 
 
 def softmax(n: Node) -> Op:
@@ -34,7 +35,7 @@ def _sum_of_products(n: Node) -> WeightedMean | None:
     if len(uses) != 1 or product.is_graph_output() or uses[0].node.op_type != "ReduceSum" or uses[0].idx != 0:
         return None
     total = n.reader(uses[0].node)
-    if total.node.graph is not n.node.graph or total.node.domain not in ("", "ai.onnx"):
+    if total.node.graph is not n.node.graph or total.node.domain not in STANDARD:
         return None
     axes = total.given_axes(1)
     if axes is None or len(axes) != 1:
@@ -55,7 +56,7 @@ def _adds_up_to_1(n: Node, index: int, axis: int) -> bool:
     value = n.value(index)
     while value is not None and value.shape is not None:
         node = value.producer()
-        if node is None or node.domain not in ("", "ai.onnx"):
+        if node is None or node.domain not in STANDARD:
             return False
         before, rank = n.reader(node), len(value.shape)
         if node.op_type == "Softmax":

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from normfold.export.fold.net import Dim, Op, Tensor
 from normfold.export.fold.ops.moving import Reshape
 from normfold.export.fold.reading.node import Node
+from normfold.export.graphs.domains import STANDARD
 
 
 def reshape(n: Node) -> Op:
@@ -54,7 +55,7 @@ def computed_target(n: Node, value: ir.Value | None) -> tuple[Dim, ...] | None:
     held, node = n.held(value), None if value is None else value.producer()
     if held is not None:
         return tuple(int(d) for d in held.reshape(-1))
-    if node is None or node.domain not in ("", "ai.onnx"):
+    if node is None or node.domain not in STANDARD:
         return None
     if node.op_type == "Concat":
         parts = [computed_target(n, v) for v in node.inputs]
