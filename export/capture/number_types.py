@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
-from torch.fx import GraphModule
+
+from normfold.export.capture.program_nodes import program_nodes
 
 __all__ = ["as_floats_where_mixed"]
 
@@ -17,8 +18,7 @@ def as_floats_where_mixed(program: ExportedProgram) -> None:
 
     Whole numbers that are no numbers to calculate with, such as axes and sizes, stay.
     """
-    graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, GraphModule)]  # branches too
-    for node in (node for graph in graphs for node in graph.nodes):
+    for node in program_nodes(program):
         if not isinstance(node.target, OpOverload):
             continue
         declared = node.target._schema.arguments

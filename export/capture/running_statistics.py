@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch.export import ExportedProgram
-from torch.fx import GraphModule
+
+from normfold.export.capture.program_nodes import program_nodes
 
 __all__ = ["as_batch_norms"]
 
@@ -17,7 +18,6 @@ def as_batch_norms(program: ExportedProgram) -> None:
 
     Both take the same arguments in the same order; training stands where use_input_stats does.
     """
-    graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, GraphModule)]  # branches too
-    for node in (node for graph in graphs for node in graph.nodes):
+    for node in program_nodes(program):
         if node.target is torch.ops.aten.instance_norm.default and node.args[5:6] == (False,):
             node.target = torch.ops.aten.batch_norm.default
