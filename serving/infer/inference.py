@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from normfold.protos import grpc_service as pb
@@ -236,14 +237,15 @@ def _parsed(data: bytes, large: bool) -> tuple[pb.ModelInferRequest, bool, Lifte
 
     Raises InvalidRequest.
     """
-    rest, lifted = data, Lifted()
     if large:
         try:
             check_fields(data, pb.ModelInferRequest.DESCRIPTOR)
             rest, lifted = lift(data)
-        except ValueError:
+            request = pb.ModelInferRequest.FromString(rest)
+        except (DecodeError, ValueError):
             raise no_message(pb.ModelInferRequest, len(data)) from None
-    request = parse(pb.ModelInferRequest, rest, len(data))
+    else:
+        request, lifted = parse(pb.ModelInferRequest, data), Lifted()
     return request, any(tensor.parameters for tensor in request.inputs), lifted
 
 

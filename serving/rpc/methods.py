@@ -119,18 +119,14 @@ class Method:
             yield response.SerializeToString()
 
 
-def parse(message: type[Request], data: bytes, size: int | None = None) -> Request:
-    """The message of a client in ``data``; not on the event loop if that is large. Raises InvalidRequest.
-
-    ``size``: the bytes that the client sent, where ``data`` is only a part of them.
-    """
-    kind = message.DESCRIPTOR
+def parse(message: type[Request], data: bytes) -> Request:
+    """The message of a client in ``data``; not on the event loop if that is large. Raises InvalidRequest."""
     try:
         if len(data) > LOOP_BYTES:
-            check_fields(data, kind)
+            check_fields(data, message.DESCRIPTOR)
         return message.FromString(data)
     except (DecodeError, ValueError):
-        raise no_message(message, size or len(data)) from None
+        raise no_message(message, len(data)) from None
 
 
 def no_message(message: type[Message], size: int) -> InvalidRequest:
