@@ -62,18 +62,17 @@ class LoopConnections:
 
     async def call(self, path: str, data: bytes, seconds: float) -> Reply:
         """The reply to a call of ``path`` with the serialized request ``data``, within ``seconds``."""
-        loop = self._loop
         message = self._opening.message(data)
-        deadline = loop.time() + seconds
-        reply = await self._attempt(loop, self._opening.block(path, seconds), message, deadline)
+        deadline = self._loop.time() + seconds
+        reply = await self._attempt(self._opening.block(path, seconds), message, deadline)
         if reply.status is Status.OK:
             return reply
         retries = Retries()
-        while (pause := retries.pause(path, reply, deadline - loop.time())) is not None:
+        while (pause := retries.pause(path, reply, deadline - self._loop.time())) is not None:
             if await closed_within(self._over, pause) and self._end is not None:
                 return self._end
-            left = max(deadline - loop.time(), 1e-3)
-            reply = await self._attempt(loop, self._opening.block(path, round(left, 2) or left), message, deadline)
+            left = max(deadline - self._loop.time(), 1e-3)
+            reply = await self._attempt(self._opening.block(path, round(left, 2) or left), message, deadline)
         return reply
 
     async def stream(self, path: str, messages: AsyncIterator[bytes]) -> AsyncGenerator[bytes | Reply, None]:
@@ -81,9 +80,8 @@ class LoopConnections:
 
         Sends nothing before the first message is there. Closing this iterator cancels the stream.
         """
-        loop = self._loop
         first = self._opening.message(await anext(messages))
-        found = await self._connection(loop, loop.time() + _STREAM_SECONDS)
+        found = await self._connection(self._loop.time() + _STREAM_SECONDS)
         if found is failures.EXPIRED:  # a stream has no deadline
             found = failures.full(self._address, _STREAM_SECONDS)
         if isinstance(found, Reply):
@@ -98,7 +96,7 @@ class LoopConnections:
 
         call = StreamedCall(came.put_nowait, ended)
         found.open(call, self._opening.block(path, None), first, end=False)
-        sending = loop.create_task(self._send(found, call, messages))
+        sending = self._loop.create_task(self._send(found, call, messages))
         try:
             while True:
                 item = await came.get()
@@ -144,19 +142,17 @@ class LoopConnections:
                 return
             connection.send(call, self._opening.message(message))
 
-    async def _attempt(
-        self, loop: asyncio.AbstractEventLoop, block: bytes, message: tuple[bytes, bytes], deadline: float
-    ) -> Reply:
+    async def _attempt(self, block: bytes, message: tuple[bytes, bytes], deadline: float) -> Reply:
         connection = self._free()
         if connection is None:
-            found = await self._connection(loop, deadline)
+            found = await self._connection(deadline)
             if isinstance(found, Reply):
                 return found
             connection = found
-        future: asyncio.Future[Reply] = loop.create_future()
+        future: asyncio.Future[Reply] = self._loop.create_future()
         call = AwaitedCall(future)
         connection.open(call, block, message)
-        timer = loop.call_at(deadline, _expire, call)
+        timer = self._loop.call_at(deadline, _expire, call)
         try:
             return await future
         finally:
@@ -172,7 +168,7 @@ class LoopConnections:
                 return connection
         return None
 
-    async def _connection(self, loop: asyncio.AbstractEventLoop, deadline: float) -> LoopConnection | Reply:
+    async def _connection(self, deadline: float) -> LoopConnection | Reply:
         """A connection that takes a call, as soon as there is one; a reply where none comes about."""
         while True:
             if self._end is not None:
@@ -182,13 +178,13 @@ class LoopConnections:
             self._connections = [one for one in self._connections if not one.end.going_away]
             if (connection := self._free()) is not None:
                 return connection
-            left = deadline - loop.time()
+            left = deadline - self._loop.time()
             if left <= 0:
                 return failures.EXPIRED
             if self._dialling is not None and self._dialling.done():  # somebody cancelled it before it began
                 self._dialling = None
             if self._dialling is None and len(self._connections) < MOST_CONNECTIONS:
-                self._dialling = loop.create_task(self._dial(loop))
+                self._dialling = self._loop.create_task(self._dial())
             try:
                 if (dialling := self._dialling) is not None:
                     async with asyncio.timeout(left):
@@ -197,16 +193,16 @@ class LoopConnections:
                         return failure
                 else:
                     async with asyncio.timeout(left):
-                        await self._place(loop)
+                        await self._place()
             except TimeoutError:
                 return failures.EXPIRED
             except asyncio.CancelledError:
                 if cancelled_here():
                     raise  # else it was the dialling that ended, which the loop begins anew
 
-    async def _place(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _place(self) -> None:
         """Wait until there may be a place; whoever is cancelled meanwhile leaves it to the next one."""
-        waiting: asyncio.Future[None] = loop.create_future()
+        waiting: asyncio.Future[None] = self._loop.create_future()
         self._waiting.append(waiting)
         try:
             await waiting
@@ -217,8 +213,9 @@ class LoopConnections:
                 self._waiting.remove(waiting)
             raise
 
-    async def _dial(self, loop: asyncio.AbstractEventLoop) -> Reply | None:
+    async def _dial(self) -> Reply | None:
         """Make one more connection; the failure if there is none."""
+        loop = self._loop
         options: dict[str, Any] = {}
         if self._tls is not None:
             options = {"ssl": self._tls[0], "server_hostname": self._tls[1]}
