@@ -1,6 +1,6 @@
 """What other workers of the same server serve: a worker that starts later serves the same, whatever the disk has now.
 
-Of what they do not serve, it gives the same account.
+Of a model or version that they do not serve, it says what they say: the state, and the reason.
 
 Someone may be copying a new version into the repository at that moment, or have put one there that was never loaded.
 """
@@ -55,8 +55,17 @@ def served(entries: Mapping[str, Entry]) -> Iterator[Served]:
             yield Served(name, entry.present, b"", "", True)
         elif (entry.wanted or entry.known) and (entry.tried or not entry.loading):
             refused = tuple((n, each.reason) for n, each in sorted(entry.versions.items()) if each.state == UNAVAILABLE)
-            said = (refused, entry.wanted, entry.answered, entry.left_out)
-            yield Served(name, entry.answering, entry.written, entry.reason, False, entry.digests, *said)
+            yield Served(
+                name,
+                entry.answering,
+                entry.written,
+                entry.reason,
+                digests=entry.digests,
+                refused=refused,
+                wanted=entry.wanted,
+                answered=entry.answered,
+                left_out=entry.left_out,
+            )
 
 
 class Following:

@@ -27,7 +27,8 @@ from normfold.serving.rpc.traffic import EXITING
 
 #: Messages that each stream asks as soon as they come, whatever others do.
 ASKED_AT_ONCE = 4
-#: A message counts as one more for each of so many bytes: to inflate it, and to look for its name, takes as long.
+#: A large message counts as several messages: as one more for each of so many bytes. To inflate it, and to find the
+#: name of its model, takes as long as to ask these.
 COUNTED_BYTES = 1 << 14
 
 #: Messages under way before the first answer shows how large they are: answers of up to 32 MB have room by default.

@@ -37,8 +37,8 @@ TURN_STREAMS = 128
 CALLS_A_FRAME = 32
 #: Settings in one frame.
 MOST_SETTINGS = 64
-#: Where we have reset one of so many last streams, later frames on it are still ignored: the client may not have seen
-#: the reset yet.
+#: The number of last streams of which we remember whether we have reset them. Frames that come later on such a stream
+#: are ignored: the client may not have seen the reset yet.
 RECENT_STREAMS = 1 << 14
 #: Time for the frames of one connection before the other connections have their turn, ...
 TURN_SECONDS = 0.003
