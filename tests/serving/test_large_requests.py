@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from unittest.mock import Mock
 
 import grpc
@@ -156,22 +156,27 @@ def test_the_model_of_a_large_request_is_found_without_parsing_it(monkeypatch):
             admitted.answer(named(name).SerializeToString())
 
 
-@pytest.mark.parametrize("error", [NotFound("no such model"), Overloaded("busy", 1.0)])
-def test_an_error_in_a_stream_reads_the_id_and_parameters_of_a_large_message_alone(monkeypatch, error):
+def sizes_read(monkeypatch, module: ModuleType) -> list[int]:
+    """The bytes of each ModelInferRequest that protobuf reads for ``module``; grows while it works."""
     sizes: list[int] = []
 
     def noted(data: bytes) -> pb.ModelInferRequest:
         sizes.append(len(data))
         return pb.ModelInferRequest.FromString(data)
 
-    kind = Mock(FromString=noted)
+    kind = Mock(FromString=noted, DESCRIPTOR=pb.ModelInferRequest.DESCRIPTOR)
+    monkeypatch.setattr(module, "pb", SimpleNamespace(**{**vars(pb), "ModelInferRequest": kind}))
+    return sizes
+
+
+@pytest.mark.parametrize("error", [NotFound("no such model"), Overloaded("busy", 1.0)])
+def test_an_error_in_a_stream_reads_the_id_and_parameters_of_a_large_message_alone(monkeypatch, error):
     request = pb.ModelInferRequest(model_name="nope", id="seven")
     request.parameters["grpc_status"].bool_param = True
     data = request.SerializeToString()
+    sizes = sizes_read(monkeypatch, service)
     for more in (b"\x2a\x00" * (1 << 20), b"\x3a\x80\x80\x80\x01" + bytes(1 << 21)):
-        with monkeypatch.context() as patch:
-            patch.setattr(service, "pb", SimpleNamespace(**{**vars(pb), "ModelInferRequest": kind}))
-            answer = pb.ModelStreamInferResponse.FromString(service._stream_error(data + more, error))
+        answer = pb.ModelStreamInferResponse.FromString(service._stream_error(data + more, error))
         assert answer.infer_response.id == "seven"
         assert answer.infer_response.parameters["grpc_status"].string_param == error.status.name
     assert len(sizes) == 2
@@ -193,11 +198,7 @@ def test_protobuf_reads_no_large_contents(serve, tmp_path, models, monkeypatch, 
         getattr(tensor.contents, by_name(datatype).contents_field).extend(array.tolist())
     else:
         request.raw_input_contents.append(to_raw(array, by_name(datatype)))
-    sizes: list[int] = []
-    parse = inference.parse
-    monkeypatch.setattr(
-        inference, "parse", lambda kind, data, *size: (sizes.append(len(data)), parse(kind, data, *size))[1]
-    )
+    sizes = sizes_read(monkeypatch, inference)
     with serve(tmp_path) as served:
         response = served.infer(request)
     assert response.raw_output_contents[0] == to_raw(array, by_name(datatype))
