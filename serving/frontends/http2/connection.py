@@ -147,7 +147,7 @@ class ServerConnection(SocketSide):
             if (asked := self._opening.begun.pop(number, None)) is None:
                 self._stray(number)
                 return
-            if self.again is not None and self.again.takes(self.sender, number, flags, asked, data, begin, end):
+            if self.again is not None and self.again.takes(self, number, flags, asked, data, begin, end):
                 return
             if (call := self._opening.open(self, number, flags, asked)) is None:
                 return

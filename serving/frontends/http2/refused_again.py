@@ -10,16 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import cycle
+from typing import Protocol
 
 from normfold.serving.errors import Overloaded, Status
 from normfold.serving.frontends.http2.requests import STARTED, Asked, ended
-from normfold.serving.frontends.http2.sending import LAST, Sender
 from normfold.serving.rpc.methods import Method, note_refusals
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire import http2_frames as h2
 from normfold.serving.wire.pushback import after, delays_ms
 
 _END = h2.END_STREAM
+
+
+class Answering(Protocol):
+    """The connection, as refusals need it."""
+
+    def answer_headers(self, number: int, flags: int, block: bytes) -> None:
+        """Answer a request with nothing but headers; ``flags`` are those of its last frame so far."""
 
 
 class RefusedAgain:
@@ -63,12 +70,18 @@ class RefusedAgain:
         self._count += 1
         return next(self._refusals)
 
-    def takes(self, sender: Sender, number: int, flags: int, asked: Asked, data: bytes, begin: int, end: int) -> bool:
-        """Refuse a whole request that has no call yet, if it is like the other; whether it is."""
-        length = asked.length
-        if flags != _END or (length is not None and length != end - begin) or not self.is_like(asked, data, begin, end):
+    def takes(
+        self, connection: Answering, number: int, flags: int, asked: Asked, data: bytes, begin: int, end: int
+    ) -> bool:
+        """Refuse a request that has no call yet by its first data, if it is like the other; whether it is."""
+        size, length = end - begin, asked.length
+        if flags == _END:
+            fits = length is None or length == size
+        else:
+            fits = not flags and (length is None or length > size)
+        if not fits or not self.is_like(asked, data, begin, end):
             return False
-        sender.out.append(h2.frame(h2.HEADERS, LAST, number, self.refusal()))
+        connection.answer_headers(number, flags, self.refusal())
         return True
 
     def settle(self, traffic: Traffic, fruitful: Callable[[], None]) -> None:

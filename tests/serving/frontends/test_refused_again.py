@@ -21,6 +21,7 @@ from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
 from normfold.serving.frontends.http2.holding import Holding
+from normfold.serving.frontends.http2.opening import CallOpening
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.frontends.limits import DEFAULT_LIMITS
 from normfold.serving.infer.inference import Inference
@@ -181,6 +182,30 @@ def test_a_request_is_refused_before_all_of_it_has_come_and_the_next_ones_with_i
     assert (full.asked, full.again) == ([], 1)
     assert traffic.failed == {(PATH, Status.RESOURCE_EXHAUSTED): 2}
     assert sorted(answers) == [1, 3]
+
+
+def test_large_requests_like_it_need_no_call_and_their_clients_may_stop_sending(monkeypatch):
+    opened: list[int] = []
+    open_call = CallOpening.open
+    monkeypatch.setattr(
+        CallOpening, "open", lambda self, c, number, *a: (opened.append(number), open_call(self, c, number, *a))[1]
+    )
+    monkeypatch.setattr(frame_reader, "monotonic", lambda: 0.0)
+    full, size = Full(), str(5 + len(LARGE))
+
+    async def serve() -> list[tuple[int, int]]:
+        method = Method(PATH, pb.ModelInferRequest, wire_unary=full.answer, door=full.door)
+        service = Service(Requests([method]), Traffic(), 1 << 20, DEFAULT_LIMITS, Holding(1 << 30))
+        connection, socket = ServerConnection(service, ConnectionPlaces(1)), NoSocket()
+        connection.connection_made(socket)
+        calls = [headers(n, content_length=size if n < 7 else "9") + begun(n, 16_000) for n in (1, 3, 5, 7)]
+        connection.data_received(h2.PREFACE + h2.settings({}) + b"".join(calls))
+        assert service.traffic.failed == {(PATH, Status.RESOURCE_EXHAUSTED): 3}
+        return [(f.stream, int.from_bytes(f.payload, "big")) for f in socket.frames() if f.kind == h2.RST_STREAM]
+
+    resets = asyncio.run(serve())
+    assert opened == [1, 7]  # more came on stream 7 than its content-length says
+    assert sorted(resets) == [(1, h2.NO_ERROR), (3, h2.NO_ERROR), (5, h2.NO_ERROR), (7, h2.PROTOCOL_ERROR)]
 
 
 def test_what_is_too_large_or_cut_is_not_told_to_try_again(turns):
