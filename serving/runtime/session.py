@@ -93,6 +93,11 @@ class Session:
         self._datatypes = {tensor.name: tensor.datatype for tensor in (*self.inputs, *self.outputs)}
         self._plain = BF16 not in self._datatypes.values()
         self._texts = [t.name for t in self.inputs if t.datatype is BYTES]
+        if self._texts and (given_bf16 := [t.name for t in self.outputs if t.datatype is BF16]):
+            raise LoadError(
+                f"the input {self._texts[0]!r} is BYTES and the output {given_bf16[0]!r} is BF16; onnxruntime does not "
+                "run such a model from Python: let the model cast that output to FP32"
+            )
         self._resident: Resident | None = None
         self._staged: Staged | None = None
         if self.device != "cpu" and dict(settings.cuda_options).get(cuda_options.GRAPH) == "1":
@@ -157,13 +162,16 @@ class Session:
 
     def _run_values(self, feeds: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
         """The same by onnxruntime's own values, because NumPy has no bfloat16."""
-        values = {}
+        values: dict[str, Any] = {}
         for name, array in feeds.items():
             if self._datatypes[name] is BF16:
                 bits = np.ascontiguousarray(array).reshape(array.shape)
                 values[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, BF16.onnx)
-            else:
-                values[name] = ort.OrtValue.ortvalue_from_numpy(array)
+            else:  # there are no values of strings; they go in as arrays, and then no output is bfloat16
+                values[name] = array if self._texts else ort.OrtValue.ortvalue_from_numpy(array)
+        if self._texts:
+            answers = self._session.run(list(outputs), values, options)
+            return [_bytes(a) if self._datatypes[n] is BYTES else a for n, a in zip(outputs, answers, strict=True)]
         answers = self._session.run_with_ort_values(list(outputs), values, options)
         return [self._array(name, value) for name, value in zip(outputs, answers, strict=True)]
 

@@ -70,6 +70,29 @@ def test_types_that_numpy_lacks_come_back_bit_for_bit(models, number, shape):
     assert y.dtype == x.dtype
 
 
+def test_strings_and_bfloat16_go_into_one_model():
+    made = session(
+        HEAD.replace("18", "20")
+        + """ g (string[N] s, bfloat16[N] b, float[N] f) => (string[N] t, float[N] c, float[N] d) {
+            t = StringConcat (s, s)
+            c = Cast <to: int = 1> (b)
+            d = Neg (f)
+        }"""
+    )
+    strings = np.array([b"a\xff", b"", b"\0"], object)
+    feeds = {"s": strings, "b": np.array([0x3F80, 0xC000, 0], np.uint16), "f": np.float32([1, 2, 3])}
+    t, c, d = made.run(feeds, ["t", "c", "d"])
+    assert t.tolist() == [b"a\xffa\xff", b"", b"\0\0"]
+    assert c.tolist() == [1, -2, 0]
+    assert d.tolist() == [-1, -2, -3]
+
+
+def test_a_model_from_strings_to_bfloat16_is_a_load_error():
+    graph = " g (string[N] s) => (bfloat16[N] b) { x = Cast <to: int = 1> (s) b = Cast <to: int = 16> (x) }"
+    with pytest.raises(LoadError, match="'s' is BYTES and the output 'b' is BF16.*cast that output to FP32"):
+        session(HEAD + graph)
+
+
 def test_a_bound_run_gives_the_answers_of_a_run(models):
     graph = models.scale(3.0)
     one = session(graph)
