@@ -98,12 +98,16 @@ class Session:
                 f"the input {self._texts[0]!r} is BYTES and the output {given_bf16[0]!r} is BF16; onnxruntime does not "
                 "run such a model from Python: let the model cast that output to FP32"
             )
+        #: Outputs that are inputs, too. onnxruntime hands on the input, and writes nothing into memory bound for it.
+        self._passed_on = [t.name for t in self.outputs if any(t.name == one.name for one in self.inputs)]
         self._resident: Resident | None = None
         self._staged: Staged | None = None
         if self.device != "cpu" and dict(settings.cuda_options).get(cuda_options.GRAPH) == "1":
+            if self._passed_on:
+                raise ConfigError(f"a CUDA graph cannot answer with its input {self._passed_on[0]!r} as it is")
             inputs, outputs = ([_fixed(tensor) for tensor in group] for group in (self.inputs, self.outputs))
             self._resident = Resident(self._session, inputs, outputs, "cuda", int(self.device.partition(":")[2]))
-        elif self.device != "cpu" and self._plain and BYTES not in self._datatypes.values():
+        elif self.device != "cpu" and self._plain and BYTES not in self._datatypes.values() and not self._passed_on:
             self._staged = Staged(self._session, pinned.memory)
 
     def run(
@@ -147,7 +151,7 @@ class Session:
         """A run whose inputs and outputs, of these shapes, stay at their places in memory; None if impossible."""
         if not self._plain or self.device != "cpu" or self.settings.arena_shrinkage or self._limited:
             return None
-        if any(array.dtype.kind not in NUMERIC for array in (*feeds.values(), *answers.values())):
+        if self._passed_on or any(a.dtype.kind not in NUMERIC for a in (*feeds.values(), *answers.values())):
             return None
         return Bound(self._session, feeds, answers)
 

@@ -98,6 +98,7 @@ def test_a_graph_is_asked_of_cuda_and_runs_on_tensors_that_stay(fake, fake_sessi
         (tensor("x", ["N", 4]), r"needs fixed shapes in the model file, but 'x' has \[-1, 4\]"),
         (tensor("x", [3], "tensor(string)"), "cannot take 'x', which is BYTES"),
         (tensor("x", [3], "tensor(bfloat16)"), "cannot take 'x', which is BF16"),
+        (tensor("y", [3, 4]), "cannot answer with its input 'y' as it is"),
     ],
 )
 def test_a_graph_of_open_shapes_or_of_strings_is_a_config_error(fake, fake_session, models, wrong, words):

@@ -114,6 +114,14 @@ def test_a_bound_output_whose_shape_depends_on_the_numbers_is_an_error_and_not_a
         bound.run()
 
 
+def test_an_input_that_is_an_output_as_it_is_is_not_bound_because_onnxruntime_would_not_write_it():
+    one = session(HEAD + " g (float[2] x) => (float[2] x, float[2] y) { y = Neg (x) }")
+    feeds = {"x": np.float32([1, 2])}
+    answers = dict(zip("xy", one.run(feeds, ["x", "y"]), strict=True))
+    assert answers["x"].tolist() == [1, 2]
+    assert one.bind(feeds, answers) is None
+
+
 @pytest.mark.parametrize("number", [TensorProto.BFLOAT16, TensorProto.STRING])
 def test_what_numpy_has_no_numbers_for_is_not_bound(models, number):
     one = session(models.identity(number, [2]))

@@ -146,6 +146,16 @@ def test_strings_and_bfloat16_are_not_bound(fake, fake_session, models, kind, me
     assert calls == [[]]  # where inputs are bound, onnxruntime is asked by run_with_iobinding
 
 
+def test_a_model_that_answers_with_an_input_as_it_is_is_not_bound(fake, fake_session, models):
+    made = fake_session(options={CUDA_PROVIDER: {"device_id": "1"}})
+    made.get_inputs = lambda: [tensor("x", ["N", 4])]
+    made.get_outputs = lambda: [tensor("x", ["N", 4])]
+    made.run = lambda outputs, feeds, options: [feeds[name] for name in outputs]
+    fake(made)
+    x = np.ones((1, 4), np.float32)
+    assert Session(models.scale(), Device("cuda", 1), SessionSettings()).run({"x": x}, ["x"])[0] is x
+
+
 class Runtime:
     """CUDA's runtime, playing with ordinary memory; ``status`` is what it answers."""
 
