@@ -89,7 +89,7 @@ def test_strings_and_bfloat16_go_into_one_model():
 
 def test_a_model_from_strings_to_bfloat16_is_a_load_error():
     graph = " g (string[N] s) => (bfloat16[N] b) { x = Cast <to: int = 1> (s) b = Cast <to: int = 16> (x) }"
-    with pytest.raises(LoadError, match="'s' is BYTES and the output 'b' is BF16.*cast that output to FP32"):
+    with pytest.raises(LoadError, match=r"'s' is BYTES and the output 'b' is BF16.*cast that output to FP32"):
         session(HEAD + graph)
 
 
