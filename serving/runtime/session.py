@@ -59,17 +59,14 @@ class Session:
             device = Device("tensorrt", device.index)
         asked = _providers(data, device, settings)
         cpu_alone = [name for name, _ in asked] == [CPU_PROVIDER]
+        bounded = self.numbers_decide and settings.limit_bytes > 0
         #: Whether runs share the memory of ``limited_arena``, and leave nothing there.
-        self._limited = self.numbers_decide and settings.limit_bytes > 0 and cpu_alone
+        self._limited = bounded and cpu_alone
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # which provider the session got is checked below
-                self._session = ort.InferenceSession(
-                    data,
-                    _options(settings, device, self._limited),
-                    providers=asked,
-                    enable_fallback=device.kind == "auto",
-                )
+            self._session = _make(data, device, settings, asked, self._limited)
+            if bounded and device.kind == "auto" and not cpu_alone and self._session.get_providers() == [CPU_PROVIDER]:
+                self._limited = True  # it fell back
+                self._session = _make(data, device, settings, [(CPU_PROVIDER, {})], self._limited)
             taken = [_tensor(value, unranked) for value in self._session.get_inputs()]
             taken += [_tensor(value, unranked, True) for value in self._session.get_overridable_initializers()]
             given = [_tensor(value, unranked) for value in self._session.get_outputs()]
@@ -212,6 +209,16 @@ def _providers(data: bytes, device: Device, settings: SessionSettings) -> list[t
     if device.kind == "tensorrt" or tensorrt is not None:
         tensorrt = tensorrt_options.cached(cache_folder("tensorrt"), data, ort.__version__) | (tensorrt or {})
     return providers(device, available, dict(settings.cuda_options), tensorrt)
+
+
+def _make(
+    data: bytes, device: Device, settings: SessionSettings, asked: list[tuple[str, dict[str, str]]], limited: bool
+) -> ort.InferenceSession:
+    """A session of onnxruntime, which may fall back to the CPU where ``device`` allows that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # which provider the session got is checked afterwards
+        options, fallback = _options(settings, device, limited), device.kind == "auto"
+        return ort.InferenceSession(data, options, providers=asked, enable_fallback=fallback)
 
 
 def _options(settings: SessionSettings, device: Device, limited: bool) -> ort.SessionOptions:

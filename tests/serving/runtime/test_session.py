@@ -293,6 +293,17 @@ def test_a_session_that_fell_back_is_found_out():
         devices.check_provider(Device("cuda"), FakeSession(CPU_PROVIDER))
 
 
+@pytest.mark.skipif(allocated_bytes() is None, reason="the C library does not count its memory")
+@pytest.mark.parametrize("got", [(CPU_PROVIDER,), (CUDA_PROVIDER, CPU_PROVIDER)])
+def test_a_session_that_fell_back_is_made_again_for_the_arena_with_a_limit(fake, fake_session, got):
+    asked = fake(fake_session(providers=got))
+    graph = HEAD + " g (float[N] x, int64[M] shape) => (float[A] y) { y = Expand (x, shape) }"
+    session(graph, SessionSettings(limit_bytes=resident_bytes() + (64 << 20)), Device("auto"))
+    assert [[name for name, _ in providers] for _, providers, _ in asked][1:] == [[CPU_PROVIDER]] * (len(got) == 1)
+    if len(got) == 1:
+        assert asked[1][0].get_session_config_entry("session.use_env_allocators") == "1"
+
+
 @pytest.mark.parametrize(
     ("installed", "words"),
     [
