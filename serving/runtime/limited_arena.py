@@ -1,19 +1,28 @@
-"""The memory of runs whose size nobody can foretell, because the numbers of a request decide it: an arena with a limit.
+"""The memory of runs whose size nobody can foretell: an arena with a limit.
 
-A few bytes may ask such a model for gigabytes, although its warm-up took little. So all sessions of such models in a
-process take the memory of their runs from one arena of onnxruntime, and a run that needs more than is left ends.
+Either the numbers of a request decide it, and a few bytes may ask for gigabytes; or nobody knows an input that the
+model takes, so that its runs could not be measured. All sessions of such models in a process take the memory of their
+runs from one arena of onnxruntime, and a run that needs more than is left ends.
 """
 
 from __future__ import annotations
 
 import threading
 
+import numpy as np
 import onnxruntime as ort
 
 from normfold.serving.process.memory import resident_bytes
+from normfold.serving.runtime.devices import CPU_PROVIDER
 
 #: What a session's options need so that the session uses the arena, and leaves its weights outside.
 OPTIONS = {"session.use_env_allocators": "1", "session.use_device_allocator_for_initializers": "1"}
+
+#: y = -x for one number, as an ONNX file.
+_SMALLEST = (
+    b'\x08\x08:4\n\r\n\x01x\x12\x01y"\x03Neg:\x00\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11"
+)
 
 #: However much the process has already, this part of its limit is for the arena.
 LEAST_PART = 8
@@ -32,3 +41,13 @@ def make(limit_bytes: int) -> None:
         place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
         ort.create_and_register_allocator(place, ort.OrtArenaCfg(most, -1, -1, -1))
         _limit_bytes = limit_bytes
+        _take_first_piece()
+
+
+def _take_first_piece() -> None:
+    """Let a run of one number be the first in the arena, which keeps the memory of its first run for good."""
+    options = ort.SessionOptions()
+    for name, value in OPTIONS.items():
+        options.add_session_config_entry(name, value)
+    session = ort.InferenceSession(_SMALLEST, options, providers=[CPU_PROVIDER])
+    session.run(["y"], {"x": np.zeros(1, np.float32)})

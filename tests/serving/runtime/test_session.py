@@ -21,7 +21,7 @@ from normfold.serving.errors import (
 )
 from normfold.serving.process.cpus import available_cpus, cgroup_quota
 from normfold.serving.process.memory import allocated_bytes, resident_bytes
-from normfold.serving.runtime import devices, placement
+from normfold.serving.runtime import devices, limited_arena, placement
 from normfold.serving.runtime.devices import CPU_PROVIDER, CUDA_PROVIDER, Device
 from normfold.serving.runtime.session import Session
 from normfold.serving.runtime.settings import ModelTensor, SessionSettings
@@ -294,8 +294,17 @@ def test_a_session_that_fell_back_is_found_out():
 
 
 @pytest.mark.skipif(allocated_bytes() is None, reason="the C library does not count its memory")
+def test_the_first_run_in_the_arena_with_a_limit_leaves_no_memory_there_either():
+    zeros = " g (int64[1] n) => (float y) { z = ConstantOfShape (n) y = ReduceSum <keepdims = 0> (z) }"
+    made = session(HEAD + zeros, SessionSettings(limit_bytes=resident_bytes() + (512 << 20)))
+    before = allocated_bytes()
+    assert made.run({"n": np.array([1 << 25])}, ["y"])[0] == 0
+    assert allocated_bytes() - before < 8 << 20
+
+
 @pytest.mark.parametrize("got", [(CPU_PROVIDER,), (CUDA_PROVIDER, CPU_PROVIDER)])
-def test_a_session_that_fell_back_is_made_again_for_the_arena_with_a_limit(fake, fake_session, got):
+def test_a_session_that_fell_back_is_made_again_for_the_arena_with_a_limit(fake, fake_session, monkeypatch, got):
+    monkeypatch.setattr(limited_arena, "make", lambda limit: None)
     asked = fake(fake_session(providers=got))
     graph = HEAD + " g (float[N] x, int64[M] shape) => (float[A] y) { y = Expand (x, shape) }"
     session(graph, SessionSettings(limit_bytes=resident_bytes() + (64 << 20)), Device("auto"))
