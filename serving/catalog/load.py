@@ -89,6 +89,11 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
         warmup.run(other, samples, list(contract.outputs), lambda feeds, ns: None)
         others.append((other, counts[device.index]))
     sized = _sized(session, data, contract, samples, options)
+    if sized is None and limit and session.device == "cpu" and not session.numbers_decide:
+        settings = replace(session.settings, unmeasured=True)
+        del session  # two of a large model at a time may be too much
+        session = _session(data, first, settings, options.device)
+        warmup.run(session, samples, list(contract.outputs), lambda feeds, ns: None)
     model = Model(folder.name, version, full, contract, session, executor, times, others, sized)
     model.memory_bytes = memory_of(len(data), before, allocated_bytes())
     return model

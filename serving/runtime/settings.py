@@ -41,6 +41,8 @@ class SessionSettings:
     inter_op_spinning: bool = False
     #: The memory that this process may have, for models whose runs cannot be foretold; 0: without limit.
     limit_bytes: int = 0
+    #: Nobody knows how much memory a run takes for each byte of its inputs.
+    unmeasured: bool = False
     #: Options of the CUDA provider, as (name, value), that replace our defaults.
     cuda_options: tuple[tuple[str, str], ...] = ()
     #: Options of the TensorRT provider that replace our defaults; None: use TensorRT only if the device asks for it.

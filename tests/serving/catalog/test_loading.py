@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,17 @@ from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.config import parse
 from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.repository import ModelFolder, Repository
-from normfold.serving.errors import DeviceUnavailable, LoadError, LoadRefused, PollFailed, ServingError, StartError
+from normfold.serving.errors import (
+    DeviceUnavailable,
+    LoadError,
+    LoadRefused,
+    OutOfMemory,
+    PollFailed,
+    ServingError,
+    StartError,
+)
+from normfold.serving.process.memory import allocated_bytes, resident_bytes
+from normfold.serving.process.memory_limit import MemoryBudget
 from normfold.serving.runtime import session
 from normfold.serving.runtime.devices import Device
 from normfold.serving.settings import ServerConfig
@@ -425,3 +437,36 @@ def test_a_unix_socket_is_an_address(tmp_path, models, serve, ask):
         return answer
 
     np.testing.assert_array_equal(asyncio.run(ask_there())["y"], np.full((1, 4), 2))
+
+
+#: Takes rows of 100 numbers, and makes 6,400 of each; its file says any length.
+OF_100 = (
+    HEAD
+    + """ g (float[N,L] x) => (float[N] y) <int64[1] n = {100}, int64[3] s = {1,1,64}, int64[2] axes = {1,2},
+        int64[1] last = {2}> {
+    hundred = ConstantOfShape <value = float[1] {1.0}> (n)
+    wide = ConstantOfShape <value = float[1] {0.5}> (s)
+    a = Add (x, hundred)
+    b = Unsqueeze (a, last)
+    c = Mul (b, wide)
+    d = Neg (c)
+    y = ReduceSum <keepdims = 0> (d, axes)
+}"""
+)
+
+
+@pytest.mark.skipif(allocated_bytes() is None, reason="the C library does not count its memory")
+@pytest.mark.parametrize("config", ["", "max_batch_size: 65536"])
+def test_runs_of_a_model_of_which_no_input_is_known_have_a_limit_and_leave_no_memory(
+    load, tmp_path, models, config
+):
+    """A request of 12 MB took 890 MiB under a limit of 500, and the server kept them."""
+    models.write(tmp_path, OF_100)
+    made = load(config, replace(OPTIONS, budget=MemoryBudget(resident_bytes() + (128 << 20))))
+    before = allocated_bytes()
+    for count in (1 << 10, 1 << 14, 1 << 10):
+        with pytest.raises(OutOfMemory) if count == 1 << 14 else contextlib.nullcontext():
+            assert made.run({"x": np.ones((count, 100), np.float32)}, ["y"])[0].tolist() == [-6400] * count
+        assert allocated_bytes() - before < 8 << 20
+    x = np.ones((2, 100), np.float32)
+    assert made.session.bind({"x": x}, {"y": np.zeros(2, np.float32)}) is not None  # small ones are as fast as others
