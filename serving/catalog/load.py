@@ -94,7 +94,7 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
         del session  # two of a large model at a time may be too much
         session = _session(data, first, settings, options.device)
         warmup.run(session, samples, list(contract.outputs), lambda feeds, ns: None)
-    model = Model(folder.name, version, full, contract, session, executor, times, others, sized)
+    model = Model(folder.name, version, full, contract, session, executor, times, others, sized, options.budget)
     model.memory_bytes = memory_of(len(data), before, allocated_bytes())
     return model
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from normfold.protos import metrics as mx
 from normfold.protos import model_config as mc
 from normfold.serving.catalog.contract import Contract
-from normfold.serving.catalog.sized_run import SizedRun
+from normfold.serving.catalog.sized_run import KEPT_BYTES, SizedRun, check_room
+from normfold.serving.process.memory_limit import MemoryBudget
 from normfold.serving.process.off_loop import off_loop, work_bytes
 from normfold.serving.runtime.gpus import Sessions
 from normfold.serving.runtime.session import Session
@@ -44,10 +45,11 @@ class Model:
         times: RunTimes,
         others: Sequence[tuple[Session, int]] = (),
         sized: SizedRun | None = None,
+        budget: MemoryBudget | None = None,
     ) -> None:
         """``others`` are sessions on further GPUs, each with its number of instances.
 
-        ``sized`` keeps runs within the server's memory; None: their memory is not known.
+        ``sized`` keeps runs within the server's memory, which is ``budget``; None: their memory is not known.
         """
         self.name, self.version, self.config, self.contract, self.session = name, version, settings, contract, session
         self.statistics = Statistics()
@@ -59,7 +61,7 @@ class Model:
         instances = sum(group.count * max(1, len(group.gpus)) for group in settings.instance_group)
         #: Runs the model, on the least busy of its GPUs if it has several.
         self.run: Run = session.run if sized is None else sized
-        self._sized = sized
+        self._sized, self._budget = sized, budget
         if others:
             here = instances - sum(count for _, count in others)
             self.run = Sessions([(session, here), *others]).run
@@ -95,6 +97,8 @@ class Model:
         """Raise NoMemory if ``what`` of ``size`` bytes is more than there is memory for, as far as that is known."""
         if self._sized is not None:
             self._sized.check_room(size, what)
+        elif self._budget is not None and size > KEPT_BYTES:
+            check_room(self._budget, size, what)
 
     @property
     def used_ns(self) -> int:

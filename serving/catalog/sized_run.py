@@ -72,12 +72,8 @@ class SizedRun:
 
     def check_room(self, size: int, what: str) -> None:
         """Raise NoMemory if ``what``, ``size`` bytes that are not in memory yet, is more than there is for runs."""
-        if size > self._ordinary_bytes and not self._budget.fits(size):
-            room = self._budget.room_bytes
-            raise NoMemory(
-                f"{what} would take {_mib(size)} MiB of memory, and this server has {_mib(room)} MiB for runs; ask "
-                "with fewer, or start the server with a larger --memory-limit"
-            )
+        if size > self._ordinary_bytes:
+            check_room(self._budget, size, what)
 
     def __call__(self, feeds: Mapping[str, Array], outputs: Sequence[str], stop: Stop | None = None) -> list[Array]:
         """The outputs named in ``outputs``; ``stop`` ends the run early. Raises what the session raises."""
@@ -127,6 +123,16 @@ class SizedRun:
             return self._session.run(feeds, outputs, stop=stop)
         with self._budget.reserved(need):
             return self._session.run(feeds, outputs, give_back=True, stop=stop)
+
+
+def check_room(budget: MemoryBudget, size: int, what: str) -> None:
+    """Raise NoMemory if ``what``, ``size`` bytes that are not in memory yet, is more than ``budget`` has for runs."""
+    if not budget.fits(size):
+        room = _mib(budget.room_bytes)
+        raise NoMemory(
+            f"{what} would take {_mib(size)} MiB of memory, and this server has {room} MiB for runs; ask "
+            "with fewer, or start the server with a larger --memory-limit"
+        )
 
 
 def _bytes(feeds: Mapping[str, Array]) -> int:

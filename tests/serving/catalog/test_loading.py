@@ -457,9 +457,7 @@ OF_100 = (
 
 @pytest.mark.skipif(allocated_bytes() is None, reason="the C library does not count its memory")
 @pytest.mark.parametrize("config", ["", "max_batch_size: 65536"])
-def test_runs_of_a_model_of_which_no_input_is_known_have_a_limit_and_leave_no_memory(
-    load, tmp_path, models, config
-):
+def test_runs_of_a_model_of_which_no_input_is_known_have_a_limit_and_leave_no_memory(load, tmp_path, models, config):
     """A request of 12 MB took 890 MiB under a limit of 500, and the server kept them."""
     models.write(tmp_path, OF_100)
     made = load(config, replace(OPTIONS, budget=MemoryBudget(resident_bytes() + (128 << 20))))

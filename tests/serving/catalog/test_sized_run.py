@@ -300,6 +300,28 @@ def test_strings_that_do_not_fit_are_refused_before_they_are_read(serve, tmp_pat
         assert not served.server._admission.under_way.bytes
 
 
+#: Takes rows of 100 strings; its file says any number, so it is not measured.
+OF_100 = """<ir_version: 9, opset_import: ["": 20]> g (string[N,L] x) => (string[N,L] y) <int64[2] s = {-1,100}> {
+    a = Reshape (x, s)
+    y = StringConcat (x, a)
+}"""
+
+
+def test_strings_for_a_model_that_was_not_measured_have_the_same_limit(serve, tmp_path, models, monkeypatch):
+    models.write(tmp_path / "text", OF_100)
+    request = pb.ModelInferRequest(model_name="text", raw_input_contents=[b"\2\0\0\0ab" * 1_000_000])
+    request.inputs.add(name="x", datatype="BYTES", shape=[10_000, 100])
+    with serve(tmp_path, memory_limit_bytes=1 << 40) as served:
+        assert served.server.catalog.find("text", "")._sized is None
+        budget = served.server._stock._budget
+        budget.limit_bytes = budget._base + 60 * MIB
+        monkeypatch.setattr(tensors, "split_elements", Mock(side_effect=AssertionError))
+        with pytest.raises(grpc.RpcError) as caught:
+            served.infer(request)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "the inputs of this request would take 320 MiB of memory" in caught.value.details()
+
+
 def test_classes_that_do_not_fit_are_refused_before_they_are_written(serve, tmp_path, models, ask, monkeypatch):
     """Each takes four bytes as a number, and 128 as a text."""
     models.write(tmp_path / "same", models.identity(1, ["N"]))
