@@ -18,7 +18,7 @@ from normfold.protos.datatypes import by_name
 from normfold.serving.catalog.contract import Contract, TensorSpec, reshaped
 from normfold.serving.errors import InvalidRequest, ServingError
 from normfold.serving.wire.lifted import Lifted
-from normfold.serving.wire.strings import ELEMENT_BYTES
+from normfold.serving.wire.strings import ELEMENT_BYTES, OWN_TIMES
 from normfold.serving.wire.tensors import LENGTH_BYTES, Contents, to_array
 from normfold.serving.wire.typed import Typed, read_typed
 from normfold.serving.wording import Place, RequestPrefix, dims, listed, near, quoted
@@ -131,15 +131,22 @@ def unread_bytes(request: pb.ModelInferRequest, contract: Contract, lifted: Lift
     """The memory that typed numbers, and strings, of a large request take beside it once they are read."""
     if not (lifted.raw or lifted.typed):
         return 0
-    raw = sum(map(len, lifted.raw.values()))
-    elements = sum([_elements(tensor, raw) for tensor in request.inputs if tensor.datatype == "BYTES"]) if raw else 0
-    strings = lifted.unread_strings + min(elements, raw // LENGTH_BYTES)
-    return lifted.unread_bytes + strings * _string_bytes(contract)
+    count, size = lifted.unread_strings
+    used = 0
+    for tensor in request.inputs:
+        if tensor.HasField("contents") or "shared_memory_region" in tensor.parameters:
+            continue
+        if tensor.datatype == "BYTES" and (raw := lifted.raw.get(used)) is not None:
+            elements = _elements(tensor, len(raw))
+            count, size = count + elements, size + len(raw) - elements * LENGTH_BYTES
+        used += 1
+    return lifted.unread_bytes + _string_bytes(contract, count, size)
 
 
-def _string_bytes(contract: Contract) -> int:
-    """The memory of a string beside its own bytes, and of another one where the model mostly answers with as many."""
-    return ELEMENT_BYTES * (1 + any(spec.datatype.name == "BYTES" for spec in contract.outputs.values()))
+def _string_bytes(contract: Contract, count: int, size: int) -> int:
+    """The memory of ``count`` strings of ``size`` bytes, and of others where the model mostly answers with as many."""
+    answers = any(spec.datatype.name == "BYTES" for spec in contract.outputs.values())
+    return (count * ELEMENT_BYTES + size * OWN_TIMES) * (1 + answers)
 
 
 def _elements(tensor: InputTensor, size: int) -> int:
@@ -162,7 +169,8 @@ def shared_bytes(request: pb.ModelInferRequest, contract: Contract, regions: Reg
                 regions.check(*region)
                 total += region[2]
                 if contract.inputs[tensor.name].datatype.name == "BYTES":
-                    total += _elements(tensor, region[2]) * _string_bytes(contract)
+                    elements = _elements(tensor, region[2])
+                    total += _string_bytes(contract, elements, region[2] - elements * LENGTH_BYTES)
                     strings += region[2]
     except ServingError:
         return 0, 0

@@ -91,9 +91,10 @@ class Lifted:
         return sum([one.nbytes for one in self.typed.values() if isinstance(one, Packed)])
 
     @property
-    def unread_strings(self) -> int:
-        """How many strings in typed contents are not read yet."""
-        return sum([one.count for one in self.typed.values() if isinstance(one, Strings)])
+    def unread_strings(self) -> tuple[int, int]:
+        """How many strings in typed contents are not read yet, and their bytes, with tags and lengths."""
+        found = [one for one in self.typed.values() if isinstance(one, Strings)]
+        return sum([one.count for one in found]), sum([len(one.data) for one in found])
 
 
 def lift(data: bytes) -> tuple[bytes, Lifted]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from unittest.mock import Mock
 
@@ -296,8 +297,25 @@ def test_strings_that_do_not_fit_are_refused_before_they_are_read(serve, tmp_pat
         with pytest.raises(grpc.RpcError) as caught:
             served.infer(request)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "the inputs of this request would take 32" in caught.value.details()  # 320 MiB, half for the answer
+        assert re.search("the inputs of this request would take 3[46]. MiB", caught.value.details())  # half for answers
         assert not served.server._admission.under_way.bytes
+
+
+def test_a_long_string_counts_as_often_as_it_is_in_memory(serve, tmp_path, models, monkeypatch):
+    """As it came, as text of four bytes a character, as onnxruntime's string; and again for the answer."""
+    models.write(tmp_path / "text", models.identity(8, ["N"]))
+    size = 5 * MIB
+    request = pb.ModelInferRequest(model_name="text", raw_input_contents=[size.to_bytes(4, "little") + b"a" * size])
+    request.inputs.add(name="x", datatype="BYTES", shape=[1])
+    with serve(tmp_path, memory_limit_bytes=1 << 40) as served:
+        budget = served.server._stock._budget
+        budget.limit_bytes = budget._base + 50 * MIB
+        with pytest.raises(grpc.RpcError) as caught:
+            served.infer(request)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "the inputs of this request would take 60 MiB of memory" in caught.value.details()
+        budget.limit_bytes = budget._base + 100 * MIB
+        assert served.infer(request).raw_output_contents[0] == request.raw_input_contents[0]
 
 
 #: Takes rows of 100 strings; its file says any number, so it is not measured.
@@ -319,7 +337,7 @@ def test_strings_for_a_model_that_was_not_measured_have_the_same_limit(serve, tm
         with pytest.raises(grpc.RpcError) as caught:
             served.infer(request)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "the inputs of this request would take 320 MiB of memory" in caught.value.details()
+        assert "the inputs of this request would take 343 MiB of memory" in caught.value.details()
 
 
 def test_classes_that_do_not_fit_are_refused_before_they_are_written(serve, tmp_path, models, ask, monkeypatch):

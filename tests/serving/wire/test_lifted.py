@@ -57,7 +57,7 @@ def test_large_typed_contents_are_those_that_protobuf_reads(field):
     numbers = found.typed[1]
     if isinstance(numbers, Strings):
         assert len(numbers) == len(LARGE[field])
-        assert found.unread_strings == len(LARGE[field])
+        assert found.unread_strings[0] == len(LARGE[field])
         numbers = numbers.elements()
     elif isinstance(numbers, Packed):
         assert found.unread_bytes == numbers.nbytes
