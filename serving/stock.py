@@ -16,6 +16,7 @@ from normfold.serving.catalog.trial import LoadLimits, Trials
 from normfold.serving.catalog.trust import Trust
 from normfold.serving.process import memory
 from normfold.serving.process.memory_limit import MemoryBudget, default_limit_bytes
+from normfold.serving.runtime import limited_arena
 from normfold.serving.runtime.devices import Device
 from normfold.serving.runtime.tuning import Tuning
 from normfold.serving.settings import ServerConfig
@@ -76,6 +77,7 @@ class Stock:
         """Give back what runs and requests have left."""
         for model in self._ready():
             await asyncio.to_thread(model.give_back)
+        await asyncio.to_thread(limited_arena.give_back)
         memory.collect()
         await asyncio.to_thread(memory.give_back)
         self._settle()

@@ -24,11 +24,15 @@ _SMALLEST = (
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11"
 )
 
+_ONE = {"x": np.zeros(1, np.float32)}
+
 #: However much the process has already, this part of its limit is for the arena.
 LEAST_PART = 8
 
 _lock = threading.Lock()
 _limit_bytes = 0
+#: A session with ``_SMALLEST`` in the arena; None: there is no arena.
+_smallest: ort.InferenceSession | None = None
 
 
 def make(limit_bytes: int) -> None:
@@ -44,10 +48,19 @@ def make(limit_bytes: int) -> None:
         _take_first_piece()
 
 
+def give_back() -> None:
+    """Give back what small runs have left in the arena for the next ones, if there is an arena."""
+    if _smallest is not None:
+        options = ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        _smallest.run(["y"], _ONE, options)
+
+
 def _take_first_piece() -> None:
     """Let a run of one number be the first in the arena, which keeps the memory of its first run for good."""
+    global _smallest
     options = ort.SessionOptions()
     for name, value in OPTIONS.items():
         options.add_session_config_entry(name, value)
-    session = ort.InferenceSession(_SMALLEST, options, providers=[CPU_PROVIDER])
-    session.run(["y"], {"x": np.zeros(1, np.float32)})
+    _smallest = ort.InferenceSession(_SMALLEST, options, providers=[CPU_PROVIDER])
+    _smallest.run(["y"], _ONE)

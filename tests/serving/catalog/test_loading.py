@@ -35,7 +35,7 @@ from normfold.serving.errors import (
 )
 from normfold.serving.process.memory import allocated_bytes, resident_bytes
 from normfold.serving.process.memory_limit import MemoryBudget
-from normfold.serving.runtime import session
+from normfold.serving.runtime import limited_arena, session
 from normfold.serving.runtime.devices import Device
 from normfold.serving.settings import ServerConfig
 
@@ -466,5 +466,10 @@ def test_runs_of_a_model_of_which_no_input_is_known_have_a_limit_and_leave_no_me
         with pytest.raises(OutOfMemory) if count == 1 << 14 else contextlib.nullcontext():
             assert made.run({"x": np.ones((count, 100), np.float32)}, ["y"])[0].tolist() == [-6400] * count
         assert allocated_bytes() - before < 8 << 20
-    x = np.ones((2, 100), np.float32)
+    x = np.ones((session.SMALL_BYTES // 400, 100), np.float32)
+    made.run({"x": x}, ["y"])
+    assert allocated_bytes() - before > 4 << 20  # a small run keeps its memory for the next one, ...
+    limited_arena.give_back()
+    assert allocated_bytes() - before < 4 << 20  # ... until the server is idle
+    x = x[:2]
     assert made.session.bind({"x": x}, {"y": np.zeros(2, np.float32)}) is not None  # small ones are as fast as others

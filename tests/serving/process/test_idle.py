@@ -11,6 +11,7 @@ import weakref
 from normfold.protos import grpc_service as pb
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.process import idle, memory
+from normfold.serving.runtime import limited_arena
 from normfold.serving.server import Server
 from normfold.serving.settings import ServerConfig
 
@@ -94,3 +95,12 @@ def test_what_clients_hold_no_more_is_work_too(tmp_path, models):
     assert server._work() == (0, 0)
     holding.add(-(2 << 20))
     assert server._work() == (2, 0)
+
+
+def test_an_idle_server_gives_back_what_is_left_in_the_arena_with_a_limit(tmp_path, models, monkeypatch):
+    given: list[int] = []
+    monkeypatch.setattr(limited_arena, "give_back", lambda: given.append(1))
+    models.write(tmp_path / "m", models.scale())
+    server = Server(ServerConfig(tmp_path, listen="127.0.0.1:0", metrics_listen="off"))
+    asyncio.run(server._stock.give_back_all())
+    assert given == [1]
