@@ -60,6 +60,7 @@ def _take_first_piece() -> None:
     """Let a run of one number be the first in the arena, which keeps the memory of its first run for good."""
     global _smallest
     options = ort.SessionOptions()
+    options.intra_op_num_threads = 1  # otherwise the session keeps a thread for each core
     for name, value in OPTIONS.items():
         options.add_session_config_entry(name, value)
     _smallest = ort.InferenceSession(_SMALLEST, options, providers=[CPU_PROVIDER])

@@ -300,6 +300,7 @@ def test_the_first_run_in_the_arena_with_a_limit_leaves_no_memory_there_either()
     before = allocated_bytes()
     assert made.run({"n": np.array([1 << 25])}, ["y"])[0] == 0
     assert allocated_bytes() - before < 8 << 20
+    assert limited_arena._smallest.get_session_options().intra_op_num_threads == 1  # it keeps no threads of its own
 
 
 @pytest.mark.parametrize("got", [(CPU_PROVIDER,), (CUDA_PROVIDER, CPU_PROVIDER)])
