@@ -89,7 +89,8 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
         warmup.run(other, samples, list(contract.outputs), lambda feeds, ns: None)
         others.append((other, counts[device.index]))
     sized = _sized(session, data, contract, samples, options)
-    if sized is None and limit and session.device == "cpu" and not session.numbers_decide:
+    countable = before is not None  # where the C library does not count its memory, no model is measured
+    if sized is None and limit and countable and session.device == "cpu" and not session.numbers_decide:
         settings = replace(session.settings, unmeasured=True)
         del session  # two of a large model at a time may be too much
         session = _session(data, first, settings, options.device)

@@ -12,6 +12,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ from normfold.serving.errors import (
 )
 from normfold.serving.process.memory import allocated_bytes, resident_bytes
 from normfold.serving.process.memory_limit import MemoryBudget
-from normfold.serving.runtime import limited_arena, session
+from normfold.serving.runtime import limited_arena, run_memory, session
 from normfold.serving.runtime.devices import Device
 from normfold.serving.settings import ServerConfig
 
@@ -473,3 +474,14 @@ def test_runs_of_a_model_of_which_no_input_is_known_have_a_limit_and_leave_no_me
     assert allocated_bytes() - before < 4 << 20  # ... until the server is idle
     x = x[:2]
     assert made.session.bind({"x": x}, {"y": np.zeros(2, np.float32)}) is not None  # small ones are as fast as others
+
+
+def test_where_the_c_library_does_not_count_its_memory_a_model_is_loaded_once(load, tmp_path, models, monkeypatch):
+    """No model is measured there, and all of them would give back the memory of their runs."""
+    for module in (loading, run_memory):
+        monkeypatch.setattr(module, "allocated_bytes", lambda: None)
+    made = Mock(side_effect=session.Session)
+    monkeypatch.setattr(loading, "Session", made)
+    models.write(tmp_path, models.scale())
+    assert not load("", replace(OPTIONS, budget=MemoryBudget(1 << 40), cpus=1)).session.settings.unmeasured
+    assert made.call_count == 1
