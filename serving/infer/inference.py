@@ -172,13 +172,14 @@ class Inference:
         model = await self._catalog.awake(request.model_name, request.model_version)
         try:
             with contextlib.ExitStack() as held:
-                long, more = large, unread_bytes(request, model.contract, lifted)
+                long = large
+                more, most = unread_bytes(request, model.contract, lifted)
                 if named:
-                    shared, strings = await off_loop(large, shared_bytes, request, model.contract, self._regions)
-                    long = large or shared > COPY_BYTES or strings > LOOP_BYTES
-                    more += shared
+                    found = await off_loop(large, shared_bytes, request, model.contract, self._regions)
+                    long = large or found[0] > COPY_BYTES or found[2] > LOOP_BYTES
+                    more, most = more + found[0], most + found[1]
                 if more:
-                    model.check_room(more, "the inputs of this request")
+                    model.check_room(most, "the inputs of this request")
                     held.enter_context(self._admission.more(model.scheduler.load, connection(), more))
                 checked = await off_loop(long, self._check, request, model, lifted)
                 read = time.perf_counter_ns()

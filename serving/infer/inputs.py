@@ -127,10 +127,13 @@ def gather(request: pb.ModelInferRequest, name: str, regions: Regions, lifted: L
     return contents
 
 
-def unread_bytes(request: pb.ModelInferRequest, contract: Contract, lifted: Lifted) -> int:
-    """The memory that typed numbers, and strings, of a large request take beside it once they are read."""
+def unread_bytes(request: pb.ModelInferRequest, contract: Contract, lifted: Lifted) -> tuple[int, int]:
+    """The memory that typed numbers, and strings, of a large request take beside it once they are read.
+
+    While it waits for its run and, the second number, at most in its run.
+    """
     if not (lifted.raw or lifted.typed):
-        return 0
+        return 0, 0
     count, size = lifted.unread_strings
     used = 0
     for tensor in request.inputs:
@@ -140,13 +143,17 @@ def unread_bytes(request: pb.ModelInferRequest, contract: Contract, lifted: Lift
             elements = _elements(tensor, len(raw))
             count, size = count + elements, size + len(raw) - elements * LENGTH_BYTES
         used += 1
-    return lifted.unread_bytes + _string_bytes(contract, count, size)
+    waiting, most = _string_bytes(contract, count, size)
+    return lifted.unread_bytes + waiting, lifted.unread_bytes + most
 
 
-def _string_bytes(contract: Contract, count: int, size: int) -> int:
-    """The memory of ``count`` strings of ``size`` bytes, and of others where the model mostly answers with as many."""
-    answers = any(spec.datatype.name == "BYTES" for spec in contract.outputs.values())
-    return (count * ELEMENT_BYTES + size * OWN_TIMES) * (1 + answers)
+def _string_bytes(contract: Contract, count: int, size: int) -> tuple[int, int]:
+    """The memory of ``count`` strings of ``size`` bytes, and of others where the model mostly answers with as many.
+
+    While they wait for their run and, the second number, at most in their run.
+    """
+    times = 1 + any(spec.datatype.name == "BYTES" for spec in contract.outputs.values())
+    return (count * ELEMENT_BYTES + size) * times, (count * ELEMENT_BYTES + size * OWN_TIMES) * times
 
 
 def _elements(tensor: InputTensor, size: int) -> int:
@@ -155,26 +162,27 @@ def _elements(tensor: InputTensor, size: int) -> int:
     return min(max(0, math.prod(shape)), size // LENGTH_BYTES) if len(shape) <= MAX_RANK else 0
 
 
-def shared_bytes(request: pb.ModelInferRequest, contract: Contract, regions: Regions) -> tuple[int, int]:
+def shared_bytes(request: pb.ModelInferRequest, contract: Contract, regions: Regions) -> tuple[int, int, int]:
     """The memory that ``request`` takes for what it names in shared memory, and the bytes of strings among that.
 
-    0 and 0 if it is refused before they are read.
+    The first number is for the time that it waits for its run, the second for its run, at most; the third is that of
+    strings. All are 0 if it is refused before they are read.
     """
-    total = strings = 0
+    total = most = strings = 0
     try:
         for tensor in request.inputs:
             if not tensor.parameters or tensor.name not in contract.inputs:
                 continue
             if (region := region_of(tensor.parameters, tensor.name)) is not None:
                 regions.check(*region)
-                total += region[2]
+                total, most = total + region[2], most + region[2]
                 if contract.inputs[tensor.name].datatype.name == "BYTES":
                     elements = _elements(tensor, region[2])
-                    total += _string_bytes(contract, elements, region[2] - elements * LENGTH_BYTES)
-                    strings += region[2]
+                    waiting, running = _string_bytes(contract, elements, region[2] - elements * LENGTH_BYTES)
+                    total, most, strings = total + waiting, most + running, strings + region[2]
     except ServingError:
-        return 0, 0
-    return total, strings
+        return 0, 0, 0
+    return total, most, strings
 
 
 def region_of(parameters: Mapping[str, pb.InferParameter], tensor: str) -> tuple[str, int, int] | None:

@@ -14,7 +14,8 @@ from __future__ import annotations
 #: The memory of an element beside its own bytes: an object of Python and its place in a list, the same as text for
 #: onnxruntime, its places in two arrays, and onnxruntime's own string. 10 million of 2 bytes were measured.
 ELEMENT_BYTES = 168
-#: Its own bytes are in memory this many times: as they are, as text of up to four bytes a character, as onnxruntime's.
+#: Its own bytes are in memory this many times during a run: as they are, as text of up to four bytes a character, as
+#: onnxruntime's. While a request waits for its run they are there once.
 OWN_TIMES = 6
 
 #: The private-use range whose characters mean single bytes: U+10FF80 to U+10FFFF.

@@ -315,7 +315,11 @@ def test_a_long_string_counts_as_often_as_it_is_in_memory(serve, tmp_path, model
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "the inputs of this request would take 60 MiB of memory" in caught.value.details()
         budget.limit_bytes = budget._base + 100 * MIB
+        more = Mock(side_effect=served.server._admission.more)
+        monkeypatch.setattr(served.server._admission, "more", more)
         assert served.infer(request).raw_output_contents[0] == request.raw_input_contents[0]
+    # while it waits for its run it is not text yet, and takes less of --max-queue-bytes
+    assert [call.args[2] for call in more.call_args_list] == [2 * (168 + size)]
 
 
 #: Takes rows of 100 strings; its file says any number, so it is not measured.
