@@ -94,9 +94,10 @@ class Session:
         self._datatypes = {tensor.name: tensor.datatype for tensor in (*self.inputs, *self.outputs)}
         self._plain = BF16 not in self._datatypes.values()
         self._texts = [t.name for t in self.inputs if t.datatype is BYTES]
-        if self._texts and (given_bf16 := [t.name for t in self.outputs if t.datatype is BF16]):
+        needed = [t.name for t in self.inputs if t.datatype is BYTES and not t.optional]
+        if needed and (given_bf16 := [t.name for t in self.outputs if t.datatype is BF16]):
             raise LoadError(
-                f"the input {self._texts[0]!r} is BYTES and the output {given_bf16[0]!r} is BF16; onnxruntime does not "
+                f"the input {needed[0]!r} is BYTES and the output {given_bf16[0]!r} is BF16; onnxruntime does not "
                 "run such a model from Python: let the model cast that output to FP32"
             )
         #: Outputs that are inputs, too. onnxruntime hands on the input, and writes nothing into memory bound for it.
@@ -173,13 +174,14 @@ class Session:
     def _run_values(self, feeds: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
         """The same by onnxruntime's own values, because NumPy has no bfloat16."""
         values: dict[str, Any] = {}
+        has_texts = any(name in self._texts for name in feeds)
         for name, array in feeds.items():
             if self._datatypes[name] is BF16:
                 bits = np.ascontiguousarray(array).reshape(array.shape)
                 values[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, BF16.onnx)
-            else:  # there are no values of strings; they go in as arrays, and then no output is bfloat16
-                values[name] = array if self._texts else ort.OrtValue.ortvalue_from_numpy(array)
-        if self._texts:
+            else:  # there are no values of strings; they go in as arrays, and then no output can be bfloat16
+                values[name] = array if has_texts else ort.OrtValue.ortvalue_from_numpy(array)
+        if has_texts:
             answers = self._session.run(list(outputs), values, options)
             return [_bytes(a) if self._datatypes[n] is BYTES else a for n, a in zip(outputs, answers, strict=True)]
         answers = self._session.run_with_ort_values(list(outputs), values, options)

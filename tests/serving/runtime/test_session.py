@@ -7,7 +7,7 @@ import contextlib
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, parser
+from onnx import TensorProto, helper, parser
 
 from normfold.protos.datatypes import by_name
 from normfold.serving.errors import (
@@ -91,6 +91,19 @@ def test_a_model_from_strings_to_bfloat16_is_a_load_error():
     graph = " g (string[N] s) => (bfloat16[N] b) { x = Cast <to: int = 1> (s) b = Cast <to: int = 16> (x) }"
     with pytest.raises(LoadError, match=r"'s' is BYTES and the output 'b' is BF16.*cast that output to FP32"):
         session(HEAD + graph)
+
+
+def test_a_model_with_strings_that_have_a_default_answers_with_bfloat16():
+    body = "b = Cast <to: int = 16> (x) t = Identity (s)"
+    model = parser.parse_model(f"{HEAD} g (float[1] x, string[1] s) => (bfloat16[1] b, string[1] t) {{ {body} }}")
+    model.graph.initializer.append(helper.make_tensor("s", TensorProto.STRING, [1], [b"default"]))
+    made = session(model.SerializeToString())
+    b, t = made.run({"x": np.float32([1])}, ["b", "t"])
+    assert (b.tolist(), t.tolist()) == ([0x3F80], [b"default"])
+    feeds = {"x": np.float32([1]), "s": np.array([b"sent"], object)}
+    assert made.run(feeds, ["t"])[0].tolist() == [b"sent"]
+    with pytest.raises(InvalidRequest, match="bfloat16"):  # onnxruntime cannot give both
+        made.run(feeds, ["b"])
 
 
 def test_a_bound_run_gives_the_answers_of_a_run(models):
