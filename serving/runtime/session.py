@@ -70,6 +70,7 @@ class Session:
             self._session = _make(data, device, settings, asked, self._limited)
             if bounded and device.kind == "auto" and not cpu_alone and self._session.get_providers() == [CPU_PROVIDER]:
                 self._limited = True  # it fell back
+                del self._session  # two of a large model at a time may be too much
                 self._session = _make(data, device, settings, [(CPU_PROVIDER, {})], self._limited)
             taken = [_tensor(value, unranked) for value in self._session.get_inputs()]
             taken += [_tensor(value, unranked, True) for value in self._session.get_overridable_initializers()]

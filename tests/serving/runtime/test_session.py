@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 
 import numpy as np
 import onnxruntime as ort
@@ -325,6 +326,23 @@ def test_a_session_that_fell_back_is_made_again_for_the_arena_with_a_limit(fake,
     assert [[name for name, _ in providers] for _, providers, _ in asked][1:] == [[CPU_PROVIDER]] * (len(got) == 1)
     if len(got) == 1:
         assert asked[1][0].get_session_config_entry("session.use_env_allocators") == "1"
+
+
+def test_a_session_that_fell_back_is_gone_before_it_is_made_again(fake, fake_session, monkeypatch):
+    monkeypatch.setattr(limited_arena, "make", lambda limit: None)
+    fake(None)
+    made, alive = [], []
+
+    def create(*args, **settings):
+        alive.append([one() for one in made if one() is not None])
+        one = fake_session(providers=(CPU_PROVIDER,))
+        made.append(weakref.ref(one))
+        return one
+
+    monkeypatch.setattr(ort, "InferenceSession", create)
+    graph = HEAD + " g (float[N] x, int64[M] shape) => (float[A] y) { y = Expand (x, shape) }"
+    session(graph, SessionSettings(limit_bytes=1 << 30), Device("auto"))
+    assert alive == [[], []]
 
 
 @pytest.mark.parametrize(
