@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from normfold.cli.connection import connection_options, said_of
-from normfold.cli.terminal import one_line
+from normfold.cli.output import told_after
+from normfold.cli.terminal import message, one_line
 
 if TYPE_CHECKING:
     from normfold.serving.client.client import Client
@@ -68,7 +69,8 @@ def load(model: str, address: str, timeout: float, credentials: Credentials) -> 
     """
     with asking(address, timeout, credentials) as client:
         client.load(model)
-        _say(client, model)
+        with told_after(f"{model} is loaded"):
+            _say(client, model)
 
 
 @click.command(short_help="Take a model out of service on a running server.")
@@ -88,7 +90,8 @@ def unload(model: str, address: str, timeout: float, credentials: Credentials) -
                 f"the server has no model {model!r}; it has {', '.join(sorted(known)) or 'none'}"
             )
         client.unload(model)
-    click.echo(one_line(f"{model} is out of service; back again: {_command('load', model, address=address)}"))
+    with told_after(f"{model} is out of service"):
+        click.echo(one_line(f"{model} is out of service; back again: {_command('load', model, address=address)}"))
 
 
 @click.command(short_help="Put one version of a model in service: roll forward, roll back.")
@@ -133,12 +136,14 @@ def use(
             )
         with asking(address, timeout, credentials) as client:
             client.use(model, number)
-            _say(client, model)
+            with told_after(f"version {number} of {model} is in service"):
+                _say(client, model)
         return
     change = _change(repository, model, number, "" if no_load else address)
     if no_load:
         change.write()
-        click.echo(one_line(change.sentence))
+        with told_after(f"{change.path} is changed"):
+            click.echo(one_line(change.sentence))
         return
     outcome = "is unchanged"
     try:
@@ -152,13 +157,14 @@ def use(
             except BaseException:
                 change.undo()
                 raise
-            click.echo(one_line(change.sentence))
-            outcome = ""
-            _say(client, model)
+            with told_after(f"{change.path} is changed and {model} is loaded"):
+                click.echo(one_line(change.sentence))
+                outcome = ""
+                _say(client, model)
     except click.UsageError:
         raise
     except click.ClickException as error:
-        click.echo(f"Error: {one_line(error.format_message())}", err=True)
+        click.echo(f"Error: {message(error.format_message())}", err=True)
         if not outcome:
             sys.exit(1)
         further = (

@@ -23,6 +23,7 @@ from normfold.cli.keywords import (
 )
 from normfold.cli.needs import Need, needing
 from normfold.cli.next_command import after_export
+from normfold.cli.output import told_after
 
 __all__ = ["export"]
 
@@ -204,9 +205,10 @@ def export(
         )
         with redirect_stdout(sys.stderr):  # what the user's code prints on import is not output of this command
             report = export_model(request, progress)
-    if as_json:
-        from normfold.export.publishing import report as reports
+    with told_after(f"version {report.version} of {report.model} is published"):
+        if as_json:
+            from normfold.export.publishing import report as reports
 
-        click.echo(json.dumps(reports.as_json(report), indent=2))
-    else:
-        print_report(report, console, after_export(repository, report.model, report.version, ADDRESS))
+            click.echo(json.dumps(reports.as_json(report), indent=2))
+        else:
+            print_report(report, console, after_export(repository, report.model, report.version, ADDRESS))

@@ -11,6 +11,7 @@ import click
 from normfold.cli.exporting import errors_as_messages, print_report, steps, timed_threads
 from normfold.cli.keywords import FOLDING_NEEDS, sizes_of, timed_sizes
 from normfold.cli.needs import needing
+from normfold.cli.output import told_after
 
 __all__ = ["fold"]
 
@@ -113,7 +114,8 @@ def fold(
         whole = json.dumps(reports.as_json(report), indent=2) + "\n"
         if beside is not None:
             write_file(beside, (as_html(report) if written == "html" else whole).encode())
-    if as_json:
-        click.echo(whole, nl=False)
-    else:
-        print_report(report, console, shlex.join(["normfold", "verify", str(source), str(target)]))
+    with told_after(f"{target} is written"):
+        if as_json:
+            click.echo(whole, nl=False)
+        else:
+            print_report(report, console, shlex.join(["normfold", "verify", str(source), str(target)]))

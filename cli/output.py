@@ -8,9 +8,12 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-__all__ = ["json_of", "printing"]
+from normfold.cli.terminal import one_line
+
+__all__ = ["json_of", "printing", "told_after"]
 
 #: The disk is full, a quota or the limit of a file is reached, or the disk fails.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -26,8 +29,19 @@ def printing(command: Callable[[], object]) -> None:
         if error.errno not in _NO_ROOM or error.filename is not None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # at its end Python writes what is left, and would fail again
-        sys.stderr.write(f"Error: the output cannot be written: {error.strerror}\n")
+        done = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+        sys.stderr.write(f"Error: the output cannot be written: {error.strerror}{done}\n")
         sys.exit(1)
+
+
+@contextmanager
+def told_after(done: str) -> Iterator[None]:
+    """Where the output has no room for what this block prints, say that ``done`` is done all the same."""
+    try:
+        yield
+    except OSError as error:
+        error.add_note(one_line(done))
+        raise
 
 
 def json_of(value: object) -> str:

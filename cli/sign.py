@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from normfold.cli.needs import Need, needing
+from normfold.cli.output import told_after
 from normfold.cli.terminal import one_line
 
 
@@ -46,6 +47,7 @@ def sign(folder: Path, key: Path | None, name: str | None) -> None:
     model = ModelFolder(name or home.name, home)
     if not NAME.fullmatch(model.name):
         raise click.UsageError(f"{model.name!r} is not a model's name; give one with --name")
+    done: list[str] = []
     try:
         private = None if key is None else signatures.read_private_key(key)
         if not folder.is_dir():
@@ -59,17 +61,27 @@ def sign(folder: Path, key: Path | None, name: str | None) -> None:
             manifest, made = completed_manifest(model, number)
             if made:
                 write_whole(where / MANIFEST_FILE, manifest)
-                click.echo(one_line(f"wrote {where / MANIFEST_FILE}"))
+                done.append(f"wrote {where / MANIFEST_FILE}")
             if private is not None:
                 said = signatures.statement(model.name, number, manifest, model.beside())
                 write_whole(where / signatures.SIGNATURE_FILE, signatures.sign(private, said))
-                click.echo(one_line(f"signed {where}"))
+                done.append(f"signed {where}")
             elif not made:
-                click.echo(one_line(f"{where}: its files are those of its {MANIFEST_FILE}; nothing to write"))
+                done.append(f"{where}: its files are those of its {MANIFEST_FILE}; nothing to write")
     except (LoadError, StartError) as error:
+        _say(done)
         raise click.ClickException(str(error)) from None
     except OSError as error:
+        _say(done)
         raise click.ClickException(f"{error.filename or folder} cannot be written: {error.strerror}") from None
+    _say(done)
+
+
+def _say(done: list[str]) -> None:
+    """Print what was done; at the end, so that no version stays without its signature where the output has no room."""
+    with told_after("; ".join(done)):
+        for one in done:
+            click.echo(one_line(one))
 
 
 def _in(folder: Path) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import click
 
+from normfold.plain_file import SMALL_BYTES, read_plain_file
 from normfold.serving.access.scopes import Scope
+from normfold.whole_file import written_whole
 
 
 @click.command(short_help="Make a token for a server with --tokens.")
@@ -39,9 +42,8 @@ def token(name: str, scopes: tuple[str, ...], models: tuple[str, ...], tokens: P
     The token goes to the client: commands take it from NORMFOLD_TOKEN or --token-file. The file of the server has only
     its SHA-256, so a lost token cannot be printed again: remove its line and make another.
     """
-    from normfold.serving.access.tokens import line, new_token, read_tokens
+    from normfold.serving.access.tokens import line, new_token
     from normfold.serving.errors import StartError
-    from normfold.whole_file import written_whole
 
     made = new_token()
     try:
@@ -51,18 +53,40 @@ def token(name: str, scopes: tuple[str, ...], models: tuple[str, ...], tokens: P
     if tokens is None:
         click.echo(f"token: {made}\nline:  {written}")
         return
+    if sys.stdout is None:
+        raise click.ClickException("standard output is closed: nobody would see the token")
+    before = _other_lines(tokens, name)
+    unseen: OSError | None = None
     try:
-        before = b""
-        if tokens.exists():
-            if any(holder.name == name for holder in read_tokens(tokens).values()):
-                raise click.ClickException(f"{tokens} has a token for {name} already; remove its line first")
-            before = tokens.read_bytes()
-            before += b"" if before.endswith(b"\n") else b"\n"
-        with written_whole(tokens) as file:
+        with written_whole(tokens.resolve()) as file:  # through a link, which a renamed file would replace
             os.fchmod(file.fileno(), 0o600)
             file.write(before + written.encode() + b"\n")
+            file.flush()
+            try:
+                click.echo(made)  # before the line is in force: nobody would know of a token that cannot be shown
+            except OSError as error:
+                unseen = error
+                raise
+    except OSError as error:
+        if error is unseen:
+            raise
+        raise click.ClickException(f"{tokens} cannot be written: {error.strerror}") from None
+
+
+def _other_lines(tokens: Path, name: str) -> bytes:
+    """What the file has before the line of ``name`` is appended. Raises ClickException."""
+    from normfold.serving.access.tokens import holders_in
+    from normfold.serving.errors import StartError
+
+    try:
+        before = read_plain_file(tokens, SMALL_BYTES)
+        holders = holders_in(before, tokens)
+    except FileNotFoundError:
+        return b""
     except StartError as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
-        raise click.ClickException(f"{tokens} cannot be written: {error.strerror}") from None
-    click.echo(made)
+        raise click.ClickException(f"{tokens} cannot be read: {error.strerror}") from None
+    if any(holder.name == name for holder in holders.values()):
+        raise click.ClickException(f"{tokens} has a token for {name} already; remove its line first")
+    return before + (b"" if before.endswith(b"\n") or not before else b"\n")

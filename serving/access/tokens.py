@@ -62,10 +62,21 @@ def line(name: str, scopes: Collection[Scope], models: Sequence[str], token: str
 def read_tokens(path: Path) -> dict[bytes, Holder]:
     """The holders in the file by the digests of their tokens. Raises StartError, with the line that is wrong."""
     try:
-        text = read_plain_file(path, SMALL_BYTES).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise StartError(f"--tokens {path} cannot be read: {why}") from None
+        data = read_plain_file(path, SMALL_BYTES)
+    except OSError as error:
+        raise StartError(f"--tokens {path} cannot be read: {error.strerror}") from None
+    found = holders_in(data, path)
+    if not found:
+        raise StartError(f"--tokens {path} has no line: nobody could come in; normfold token NAME makes one")
+    return found
+
+
+def holders_in(data: bytes, path: Path) -> dict[bytes, Holder]:
+    """The holders in ``data``, the content of the file ``path``; there may be none. Raises StartError."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise StartError(f"--tokens {path} cannot be read: it is not UTF-8 text") from None
     found: dict[bytes, Holder] = {}
     for number, written in enumerate(text.splitlines(), 1):
         written = written.partition("#")[0].strip()
@@ -78,8 +89,6 @@ def read_tokens(path: Path) -> dict[bytes, Holder]:
         except ValueError as error:
             raise StartError(f"--tokens {path}, line {number}: {error}") from None
         found[key] = holder
-    if not found:
-        raise StartError(f"--tokens {path} has no line: nobody could come in; normfold token NAME makes one")
     return found
 
 

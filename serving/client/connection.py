@@ -49,8 +49,8 @@ class ClientTls:
             except (OSError, ValueError) as error:
                 why = getattr(error, "reason", None) or str(error)
                 raise ValueError(
-                    f"cert {cert} and key {key} cannot be used together: {why.lower().replace('_', ' ')}; expected a "
-                    "certificate and its key without a passphrase"
+                    f"cert {cert} and key {key} (--tls-cert, --tls-key) cannot be used together: "
+                    f"{why.lower().replace('_', ' ')}; expected a certificate and its key without a passphrase"
                 ) from None
         return context
 
@@ -91,7 +91,7 @@ class ClientTls:
             read_pem(Path(path), KEY if name == "key" else CERTIFICATE)
         except (OSError, TypeError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error)
-            raise ValueError(f"{name} {path} cannot be read: {why}") from None
+            raise ValueError(f"{name} (--tls-{name}) {path} cannot be read: {why}") from None
         return str(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -12,7 +13,7 @@ from typing import IO
 
 import pytest
 
-from normfold.cli.output import json_of, printing
+from normfold.cli.output import json_of, printing, told_after
 
 
 def run(*arguments: str, output: int | IO[bytes], **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -29,6 +30,42 @@ def test_output_without_room_is_one_line(arguments: tuple[str, ...], unbuffered:
         done = run(*arguments, output=full, PYTHONUNBUFFERED=unbuffered)
     assert done.stderr == b"Error: the output cannot be written: No space left on device\n"
     assert done.returncode == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_token_that_cannot_be_shown_is_not_valid(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    with Path("/dev/full").open("wb") as full:
+        done = run("token", "ward", "--tokens", str(tokens), output=full)
+    assert (done.returncode, b"No space left" in done.stderr) == (1, True)
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_every_version_is_signed_where_the_output_has_no_room(tmp_path: Path) -> None:
+    for number in "12":
+        (tmp_path / "m" / number).mkdir(parents=True)
+        (tmp_path / "m" / number / "model.onnx").write_bytes(b"")
+    with Path("/dev/full").open("wb") as full:
+        done = run("sign", str(tmp_path / "m"), output=full)
+    assert all((tmp_path / "m" / number / "manifest.json").exists() for number in "12")
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+    assert b"No space left on device; wrote " in done.stderr
+
+
+def test_an_output_without_room_says_what_is_done_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        with told_after("version 1 of m is published"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    standard_output = os.dup(1)
+    try:
+        with pytest.raises(SystemExit):
+            printing(command)
+    finally:
+        os.dup2(standard_output, 1)
+    said = "Error: the output cannot be written: No space left on device; version 1 of m is published\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_character_that_the_output_lacks_is_escaped(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from normfold.cli.main import main
 from normfold.cli.plain_console import PlainConsole
 from normfold.cli.terminal import message, shown
 from normfold.serving.client import client
+from normfold.serving.errors import Status
 
 HOSTILE = "red\x1b[31m\x1b]0;title\x07\rbold\x9b1m"
 
@@ -84,6 +85,17 @@ def test_a_message_that_repeats_what_a_user_gives_has_no_line_of_it(
     assert all(line.isprintable() for line in lines)
     assert sum(line.startswith("Error: ") for line in lines) == 1
     assert "one\\nError: two\\x1b[31m" in done.stderr
+
+
+def test_an_error_of_use_keeps_the_lines_of_our_own_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object, **options: object) -> None:
+        raise client.ClientError(Status.INTERNAL, "two\n  lines\nError: and a name")
+
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / "model.onnx").touch()
+    monkeypatch.setattr(client, "Client", refused)
+    done = CliRunner().invoke(main, ["use", "m", "1", "--repository", str(tmp_path)])
+    assert done.stderr.startswith("Error: INTERNAL: two\n  lines\\nError: and a name\nconfig.pbtxt is unchanged")
 
 
 def test_a_variable_with_an_end_of_a_line_is_named_on_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 
 import pytest
+from click import ClickException
 from click.testing import CliRunner
 
 from normfold.cli.token import token
@@ -59,3 +60,24 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
     result = run("a", "--tokens", str(tmp_path / "none" / "tokens"))
     assert result.exit_code == 1
     assert "none/tokens cannot be written: No such file or directory" in result.output
+
+
+def test_an_empty_file_gets_its_first_line(tmp_path):
+    path = tmp_path / "tokens"
+    path.write_text("# ours")
+    made = run("a", "--tokens", str(path)).output.strip()
+    assert read_tokens(path)[digest(made)].name == "a"
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "link").symlink_to("tokens")
+    made = run("a", "--tokens", str(tmp_path / "link")).output.strip()
+    assert (tmp_path / "link").is_symlink()
+    assert read_tokens(tmp_path / "tokens")[digest(made)].name == "a"
+
+
+def test_nothing_is_written_where_standard_output_is_closed(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(ClickException, match="standard output is closed"):
+        token.main(["a", "--tokens", str(tmp_path / "tokens")], standalone_mode=False)
+    assert not (tmp_path / "tokens").exists()

@@ -254,7 +254,7 @@ def test_insecure_lets_a_server_listen_anywhere(repository, start):
     [
         (["--tls-cert", "c"], "--tls-cert and --tls-key belong together; --tls-key FILE is missing"),
         (["--tls-key", "c"], "--tls-cert FILE is missing"),
-        (["--tls-ca", "none.pem"], "ca none.pem cannot be read: No such file or directory"),
+        (["--tls-ca", "none.pem"], "--tls-ca) none.pem cannot be read: No such file or directory"),
         (["--token-file", "none"], "--token-file none cannot be read: No such file or directory"),
     ],
 )

@@ -67,7 +67,8 @@ def no_tls(address: str, why: str) -> Reply:
             return _unavailable(f"{said.format(address)} ({why})")
     return _unavailable(
         f"{address} and this client found no way to use TLS together ({why}); does the server have TLS, "
-        "did ca sign its certificate, is the certificate for this name, and does it want one of the client?"
+        "did an authority of --tls-ca or ClientTls(ca=…) sign its certificate, is the certificate for this name, and "
+        "does it want one of the client?"
     )
 
 

@@ -11,11 +11,11 @@ from normfold.serving.client.connection import ClientTls, token_header
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"ca": "none"}, "ca .*none cannot be read: No such file or directory"),
-        ({"ca": "key"}, "ca .* cannot be read: it has no line with BEGIN CERTIFICATE; is it the right file, in PEM"),
+        ({"ca": "none"}, "ca \\(--tls-ca\\) .*none cannot be read: No such file or directory"),
+        ({"ca": "key"}, "--tls-ca.* cannot be read: it has no line with BEGIN CERTIFICATE"),
         ({"cert": "cert"}, "belong together: give both, cert and key"),
         ({"cert": "cert", "key": "cert"}, "key .* it has no line with PRIVATE KEY;"),
-        ({"cert": "cert", "key": "other"}, "cert .* and key .* cannot be used together: key values mismatch"),
+        ({"cert": "cert", "key": "other"}, "\\(--tls-cert, --tls-key\\) cannot be used together: key values mismatch"),
     ],
 )
 def test_files_that_cannot_be_used_are_named(certificate, known_client, tmp_path, files, words):
