@@ -17,8 +17,8 @@ from normfold.serving.settings import ServerConfig
 class Doors:
     """The TLS and the tokens of a server, each None where the config has none, and its trust in models."""
 
-    def __init__(self, config: ServerConfig) -> None:
-        """Read the files. Raises StartError."""
+    def __init__(self, config: ServerConfig, again: bool = False) -> None:
+        """Read the files. Raises StartError. ``again``: in a server that has begun before no token need be left."""
         self.tls: Tls | None = None
         self.access: Access | None = None
         #: What the files of a model need to be served.
@@ -34,7 +34,10 @@ class Doors:
             self._watches.append(
                 FileWatch((path,), lambda: read_tokens(path), StartError, lambda holders: access.renew(holders))
             )
-            self.access = access = Access(read_tokens(path), config.health_without_token)
+            holders = read_tokens(path)
+            if not holders and not again:
+                raise StartError(f"--tokens {path} has no line: nobody could come in; normfold token NAME makes one")
+            self.access = access = Access(holders, config.health_without_token)
 
     def watch(self) -> None:
         """Look for changes of the files from now on."""

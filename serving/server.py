@@ -117,7 +117,7 @@ class Server:
         device = parse_device(config.device)
         self._executor = ThreadPoolExecutor(max(cpus, GPU_RUNS) if device.gpu_demanded else cpus, "normfold-run")
         providers(device, available_providers())
-        self._doors = Doors(config)
+        self._doors = Doors(config, again)
         self._admission = Admission(config.queue_limits)
         self._stock = Stock(config, device, cpus, self._executor, self._doors.trust, self._admission.work, again)
         self.catalog = self._stock.catalog

@@ -45,7 +45,9 @@ class Access:
         self.renew(holders)
 
     def renew(self, holders: Mapping[bytes, Holder]) -> None:
-        """Admit these holders from now on, and no others."""
+        """Admit these holders from now on, and no others. There may be none: the last token can be taken back, too."""
+        if not holders:
+            log.warning("no token is left: nobody can come in")
         self._holders = dict(holders)
         #: What was admitted so far, by the digest of the token and the path; only of holders, so it stays small.
         self._admitted: dict[tuple[bytes, str], Method] = {}

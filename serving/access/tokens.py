@@ -60,19 +60,18 @@ def line(name: str, scopes: Collection[Scope], models: Sequence[str], token: str
 
 
 def read_tokens(path: Path) -> dict[bytes, Holder]:
-    """The holders in the file by the digests of their tokens. Raises StartError, with the line that is wrong."""
+    """The holders in the file by the digests of their tokens; there may be none.
+
+    Raises StartError, with the line that is wrong.
+    """
     try:
-        data = read_plain_file(path, SMALL_BYTES)
+        return holders_in(read_plain_file(path, SMALL_BYTES), path)
     except OSError as error:
         raise StartError(f"--tokens {path} cannot be read: {error.strerror}") from None
-    found = holders_in(data, path)
-    if not found:
-        raise StartError(f"--tokens {path} has no line: nobody could come in; normfold token NAME makes one")
-    return found
 
 
 def holders_in(data: bytes, path: Path) -> dict[bytes, Holder]:
-    """The holders in ``data``, the content of the file ``path``; there may be none. Raises StartError."""
+    """The holders in ``data``, the content of the file ``path``. Raises StartError."""
     try:
         text = data.decode()
     except UnicodeDecodeError:

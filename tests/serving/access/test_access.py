@@ -128,6 +128,22 @@ def test_a_token_for_one_model_may_load_it_and_no_other(guarded):
     assert code is grpc.StatusCode.PERMISSION_DENIED
 
 
+@pytest.mark.parametrize("frontend", FRONTENDS)
+def test_the_last_token_can_be_taken_back(repository, serve, frontend, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(file_watch, "LOOK_SECONDS", 0.02)
+    path = tmp_path / "tokens"
+    path.write_text(lines("all"))
+    with serve(repository, strict_readiness=False, frontend=frontend, tokens=path) as one, within(30) as still:
+        assert status(one.channel, f"{INFERENCE}ServerLive", b"", bearer("all"))[0] is grpc.StatusCode.OK
+        path.write_text(f"#{lines('all')}")
+        while status(one.channel, f"{INFERENCE}ServerLive", b"", bearer("all"))[0] not in REFUSED and still():
+            time.sleep(0.01)
+        path.write_text(lines("reader"))
+        while status(one.channel, f"{INFERENCE}ServerLive", b"", bearer("reader"))[0] in REFUSED and still():
+            time.sleep(0.01)
+    assert "no token is left: nobody can come in" in caplog.text
+
+
 @pytest.mark.parametrize(
     "path", [path for path, right in RIGHTS.items() if right.model is not None and not right.model]
 )

@@ -37,7 +37,6 @@ def test_two_tokens_are_not_the_same_and_have_256_random_bits():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "has no line: nobody could come in; normfold token NAME makes one"),
         ("a infer *", "line 1: 3 words where 4 are expected: NAME SCOPES MODELS sha256:DIGEST"),
         (f"# x\na infer,write * {HASH}", "line 2: 'write' is not a scope; there are infer, read, admin"),
         (f"a infer m,,n {HASH}", "line 1: '' is not a model's name"),
