@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from normfold.serving.errors import LoadError
@@ -16,15 +17,17 @@ from normfold.serving.errors import LoadError
 MOST_BYTES = (2 << 30) - 1
 #: Files that are parsed in the server itself, before any trial of the load, by name: the most bytes of each.
 PARSED_BYTES = {"config.pbtxt": 1 << 20, "manifest.json": 1 << 20}
+#: How a file is opened.
+_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def read_plain(path: Path, shown: str, root: Path) -> bytes:
     """The bytes of the file ``path``, which messages call ``shown``. Raises LoadError unless it lies below ``root``."""
     try:
-        real = path.resolve(strict=True)
-        if not real.is_relative_to(root.resolve()):
+        real, top = path.resolve(strict=True), root.resolve()
+        if not real.is_relative_to(top):
             raise LoadError(f"{shown} is a link that leads out of the repository; put the file itself there")
-        descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = _open(top, real.relative_to(top).parts)
     except (OSError, RuntimeError, ValueError) as error:  # links that lead in a circle; a name that holds a zero byte
         raise LoadError(f"{shown} cannot be read: {why(error)}") from None
     try:
@@ -40,6 +43,21 @@ def read_plain(path: Path, shown: str, root: Path) -> bytes:
         raise LoadError(f"{shown} cannot be read: {why(error)}") from None
     finally:
         os.close(descriptor)
+
+
+def _open(top: Path, parts: Sequence[str]) -> int:
+    """Open the file ``parts`` below ``top``, folder by folder: none can be made a link after it was looked at."""
+    if not parts:
+        return os.open(top, _FILE)
+    folder = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in parts[:-1]:
+            inner = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        return os.open(parts[-1], _FILE, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def is_there(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import pathlib
 import shutil
 
 import grpc
@@ -48,6 +49,28 @@ def test_a_link_that_leads_out_of_the_repository_is_not_followed(root, target, l
     path.symlink_to(os.path.relpath(root.parent / "secret", path.parent) if ".." in target else target)
     with pytest.raises(LoadError, match=f"^{link} is a link that leads out of the repository"):
         read(folder(root))
+
+
+@pytest.mark.parametrize("swapped", ["sub", "sub/labels.txt"])
+def test_what_becomes_a_link_after_it_was_looked_at_is_not_followed(root, swapped, monkeypatch):
+    model = root / "a"
+    (model / "sub").mkdir()
+    (model / "sub" / "labels.txt").write_text("ours\n")
+    (root.parent / "labels.txt").write_text("secret\n")
+    assert folder(root).read("sub/labels.txt") == b"ours\n"
+    resolve = pathlib.Path.resolve
+
+    def resolve_and_swap(path: pathlib.Path, strict: bool = False) -> pathlib.Path:
+        found = resolve(path, strict)
+        if path.name == "labels.txt":
+            (model / swapped).rename(root.parent / "ours")
+            (model / swapped).symlink_to(root.parent / ("labels.txt" if "/" in swapped else ""))
+        return found
+
+    found = folder(root)
+    monkeypatch.setattr(pathlib.Path, "resolve", resolve_and_swap)
+    with pytest.raises(LoadError, match=r"^sub/labels.txt cannot be read: "):
+        found.read("sub/labels.txt")
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a" * 300])
