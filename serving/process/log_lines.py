@@ -67,7 +67,7 @@ class JsonLines(logging.Formatter):
         self._worker, self._trace_id = worker, trace_id
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
+        """Return the line. JSON lets characters through that end a line for other readers, or steer a terminal."""
         micros = int(record.created % 1 * 1e6)
         fields: dict[str, object] = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{micros:06d}Z",
@@ -84,7 +84,8 @@ class JsonLines(logging.Formatter):
             fields["trace_id"] = trace
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False)
+        line = json.dumps(fields, ensure_ascii=False)
+        return line if line.isprintable() else json.dumps(fields)
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -41,6 +41,11 @@ _REFUSALS = (
         "did, with --tls-ca FILE or ClientTls(ca=…)",
     ),
     (
+        ("alert unknown ca", "alert_unknown_ca"),
+        "the server at {} does not accept this client's certificate: an authority of the server's --tls-client-ca must "
+        "have signed it",
+    ),
+    (
         ("certificate required", "certificate_required"),
         "the server at {} wants a certificate of this client: give one with --tls-cert FILE and --tls-key FILE, or "
         "ClientTls(cert=…, key=…)",

@@ -109,6 +109,7 @@ def test_a_certificate_that_is_refused_is_told_with_the_option_that_helps():
     for why, said in (
         ("handshake: certificate has expired", "has expired: the server needs a new one"),
         ("handshake: self-signed certificate in certificate chain", "give the certificates that did, with --tls-ca"),
+        ("handshake: tlsv1 alert unknown ca", "an authority of the server's --tls-client-ca must have signed it"),
         ("handshake: tlsv13 alert certificate required", "give one with --tls-cert FILE and --tls-key FILE"),
         ("handshake: ip address mismatch, certificate is not valid for '127.0.0.1'.", "with --tls-server-name NAME"),
         ("handshake: something else", "found no way to use TLS together"),

@@ -57,6 +57,15 @@ def test_json_has_one_object_on_each_line_whatever_the_message_is():
     assert "trace_id" not in found
 
 
+@pytest.mark.parametrize("character", ["\x85", "\x9b", "\u2028", "\u202e", "\udcff"])
+def test_a_line_of_json_has_nothing_that_ends_a_line_or_steers_a_terminal(character):
+    record = logging.LogRecord("normfold.access", logging.INFO, "f", 1, "", (), None)
+    record.fields = {"id": f"ü{character}I0101 listening"}
+    line = JsonLines().format(record)
+    assert line.isprintable()
+    assert json.loads(line)["id"] == f"ü{character}I0101 listening"
+
+
 def test_json_names_the_trace_of_the_call_that_is_being_answered():
     class Call:
         connection = None
