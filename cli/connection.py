@@ -73,9 +73,11 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def said_of(error: ClientError, address: str) -> str:
-    """``error`` as a command prints it; where the model is not there, with the command that lists those that are."""
+    """``error`` as a command prints it, with what helps where that is known."""
     from normfold.serving.errors import Status
 
+    if error.code is Status.DEADLINE_EXCEEDED:
+        return f"{error}; --timeout SECONDS waits longer"
     if error.code is not Status.NOT_FOUND or "did you mean" in error.details:
         return str(error)
     return f"{error}; what is served: normfold models --address {address}"

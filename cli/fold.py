@@ -91,6 +91,7 @@ def fold(
     beside = target.with_suffix(f".{written}") if written is not None else None
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("import the graph tools")
+        from normfold.export.errors import PublishError
         from normfold.export.onnx_fold import fold_file, require_place, write_file
         from normfold.export.publishing import report as reports
         from normfold.export.publishing.html_report import as_html
@@ -113,7 +114,10 @@ def fold(
         )
         whole = json.dumps(reports.as_json(report), indent=2) + "\n"
         if beside is not None:
-            write_file(beside, (as_html(report) if written == "html" else whole).encode())
+            try:
+                write_file(beside, (as_html(report) if written == "html" else whole).encode())
+            except PublishError as error:
+                raise PublishError(f"{error}; '{target}' is written") from None
     with told_after(f"{target} is written"):
         if as_json:
             click.echo(whole, nl=False)

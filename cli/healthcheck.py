@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from normfold.cli.connection import connection_options
+from normfold.cli.connection import connection_options, said_of
 from normfold.cli.needs import Need, needing
 from normfold.cli.terminal import one_line
 
@@ -74,7 +74,7 @@ def _over_grpc(address: str, model: str, version: str, timeout: float, credentia
         with Client(address, timeout=timeout, tls=credentials.tls, token=credentials.token) as client:
             return client.is_model_ready(model, version) if model else client.is_ready()
     except ClientError as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(said_of(error, address)) from None
 
 
 def _over_http(url: str, model: str, version: str, timeout: float, credentials: Credentials) -> bool:

@@ -42,6 +42,8 @@ def checked_address(address: str) -> str:
     _check_one(address, address)
     host, colon, port = address.rpartition(":")
     if not colon:
+        if address.isdecimal():
+            raise ValueError(f"address {address!r} is not host:port: it has no host, such as '127.0.0.1:{address}'")
         raise ValueError(
             f"address {address!r} is not host:port: it has no port. normfold serve listens on port {_PORT} unless "
             f"--listen gives another: '{address}:{_PORT}'"

@@ -37,6 +37,14 @@ def test_a_report_replaces_nothing_that_was_not_meant(folded, tmp_path):
     assert json.loads(report.read_text())["folding"]["batchnorms_after"] == 0
 
 
+def test_a_report_that_cannot_be_written_does_not_hide_the_graph(folded, tmp_path):
+    (tmp_path / "out.json").mkdir()
+    done = folded(tmp_path / "out.onnx", "--report", "json", "--overwrite")
+    assert (done.exit_code, (tmp_path / "out.onnx").exists()) == (1, True)
+    assert "out.json': Is a directory; " in done.output
+    assert "out.onnx' is written" in done.output
+
+
 def test_the_forms_are_timed_at_the_size_that_is_asked_for(folded, tmp_path):
     done = folded(tmp_path / "out.onnx", "--time-at", "L=77", "--form", "folded")
     assert done.exit_code == 0, done.output

@@ -87,6 +87,18 @@ def test_a_message_that_repeats_what_a_user_gives_has_no_line_of_it(
     assert "one\\nError: two\\x1b[31m" in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [("infer", "a", "--input", "x=1"), ("healthcheck",), ("load", "a")])
+def test_a_call_without_an_answer_in_time_is_told_with_the_option(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    def late(*arguments: object, **options: object) -> None:
+        raise client.ClientError(Status.DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+    monkeypatch.setattr(client, "Client", late)
+    done = CliRunner().invoke(main, arguments)
+    assert done.stderr == "Error: DEADLINE_EXCEEDED: Deadline Exceeded; --timeout SECONDS waits longer\n"
+
+
 def test_an_error_of_use_keeps_the_lines_of_our_own_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*arguments: object, **options: object) -> None:
         raise client.ClientError(Status.INTERNAL, "two\n  lines\nError: and a name")

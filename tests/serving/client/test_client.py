@@ -326,6 +326,7 @@ def test_many_calls_at_once_ask_for_the_metadata_once(server, monkeypatch):
         ("http://127.0.0.1:8001", "leave out http://, an address is host:port: '127.0.0.1:8001'"),
         ("https://example.org/v2", "leave out https://, an address is host:port: 'example.org:8001'"),
         ("127.0.0.1", "it has no port.*'127.0.0.1:8001'"),
+        ("8001", "it has no host, such as '127.0.0.1:8001'"),
         ("unix:", "'unix:' ends after unix:, expected a place, such as unix:/run/server.sock"),
         ("dns:///", "ends after dns:, expected a place"),
         ("127.0.0.1:99999", "'99999' is not a port from 1 to 65535"),
