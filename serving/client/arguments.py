@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import reprlib
 from collections.abc import Iterable
 from numbers import Real
 from typing import Any
@@ -72,7 +74,7 @@ def _check_one(address: str, places: str) -> None:
 def checked_model(model: str) -> str:
     """``model`` if it can be a name. Raises ValueError."""
     if not isinstance(model, str) or not model:
-        raise ValueError(f"model {model!r} is not a name; give the name of a served model, such as 'surnames'")
+        raise ValueError(f"model {_shown(model)} is not a name; give the name of a served model, such as 'surnames'")
     return checked_text("model", model)
 
 
@@ -95,7 +97,8 @@ def checked_request_id(request_id: str) -> str:
     if request_id is None:
         return ""
     if not isinstance(request_id, str):
-        raise ValueError(f"request_id {request_id!r} is not a text: give a str, such as {str(request_id)!r}")
+        cure = reprlib.repr(str(request_id))
+        raise ValueError(f"request_id {_shown(request_id)} is not a text: give a str, such as {cure}")
     return checked_text("request_id", request_id)
 
 
@@ -105,7 +108,7 @@ def checked_version(version: str | int | None) -> str:
     if not text or read_digits(text, LARGEST_VERSION):
         return text
     raise ValueError(
-        f"version {version!r} is not a number from 1 up; leave it out for the version that the server chooses, "
+        f"version {_shown(version)} is not a number from 1 up; leave it out for the version that the server chooses, "
         "which is the highest in service"
     )
 
@@ -118,7 +121,7 @@ def checked_timeout(timeout: float) -> float:
     (5.0, 2000000.0)
     """
     if not is_number(timeout) or not timeout > 0:
-        raise ValueError(f"timeout {timeout!r} is not a number of seconds above 0")
+        raise ValueError(f"timeout {_shown(timeout)} is not a number of seconds above 0")
     return float(min(timeout, LONGEST_SECONDS))
 
 
@@ -129,16 +132,16 @@ def is_number(value: Any) -> bool:
 
 def checked_in_flight(in_flight: int) -> int:
     """``in_flight`` if it is a number of inferences. Raises ValueError."""
-    if isinstance(in_flight, bool) or not hasattr(in_flight, "__index__") or in_flight < 1:
-        raise ValueError(f"in_flight {in_flight!r} is not a number of inferences: give 1 or more")
+    if _whole(in_flight) < 1:
+        raise ValueError(f"in_flight {_shown(in_flight)} is not a number of inferences: give 1 or more")
     return int(in_flight)
 
 
 def checked_top(top: int) -> int:
     """``top`` if it is a number of classes. Raises ValueError."""
-    if isinstance(top, bool) or not hasattr(top, "__index__") or top < 1:
+    if _whole(top) < 1:
         raise ValueError(
-            f"top {top!r} is not a number of classes: give 1 or more; for the scores themselves call infer"
+            f"top {_shown(top)} is not a number of classes: give 1 or more; for the scores themselves call infer"
         )
     return int(top)
 
@@ -151,10 +154,23 @@ def checked_outputs(outputs: Iterable[str] | None) -> tuple[str, ...]:
     if outputs is None:
         return ()
     if not isinstance(outputs, Iterable):
-        raise ValueError(f"outputs {outputs!r} is not a list of names: give the names of outputs, such as ['y']")
+        raise ValueError(f"outputs {_shown(outputs)} is not a list of names: give the names of outputs, such as ['y']")
     names: tuple[Any, ...] = (outputs,) if isinstance(outputs, str) else tuple(outputs)
     for name in names:
         if not isinstance(name, str) or not name:
-            raise ValueError(f"outputs: {name!r} is not the name of an output")
+            raise ValueError(f"outputs: {_shown(name)} is not the name of an output")
         checked_text("output", name)
     return names
+
+
+def _whole(value: Any) -> int:
+    """``value`` as an int; 0 where it is no whole number."""
+    try:
+        return 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return 0
+
+
+def _shown(value: object) -> str:
+    """``value`` for a message; short where it is no text, because it may be an array in the wrong place."""
+    return repr(value) if isinstance(value, str) else reprlib.repr(value)

@@ -242,6 +242,17 @@ def test_a_model_has_a_name(client, model):
         client.classify(model, X, top=1)
 
 
+def test_an_array_in_the_wrong_place_is_not_the_whole_message(client):
+    large = np.ones((30, 30), np.float32)
+    with pytest.raises(ValueError, match="is not a name") as swapped:
+        client.infer({"x": large}, "m")
+    with pytest.raises(ValueError, match="is not a number of classes") as no_top:
+        client.classify("m", X, top=large)
+    with pytest.raises(ValueError, match="is not a number from 1 up") as no_version:
+        client.infer("m", X, version=large)
+    assert all(len(str(raised.value)) < 250 for raised in (swapped, no_top, no_version))
+
+
 @pytest.mark.parametrize(
     ("model", "inputs", "cure"),
     [
