@@ -10,7 +10,7 @@ import click
 
 from normfold.plain_file import SMALL_BYTES, read_plain_file
 from normfold.serving.access.scopes import Scope
-from normfold.whole_file import written_whole
+from normfold.whole_file import alone_in, written_whole
 
 
 @click.command(short_help="Make a token for a server with --tokens.")
@@ -55,12 +55,12 @@ def token(name: str, scopes: tuple[str, ...], models: tuple[str, ...], tokens: P
         return
     if sys.stdout is None:
         raise click.ClickException("standard output is closed: nobody would see the token")
-    before = _other_lines(tokens, name)
+    target = tokens.resolve()  # a link stays one; the file that is renamed would replace it
     unseen: OSError | None = None
     try:
-        with written_whole(tokens.resolve()) as file:  # through a link, which a renamed file would replace
+        with alone_in(target.parent), written_whole(target) as file:
             os.fchmod(file.fileno(), 0o600)
-            file.write(before + written.encode() + b"\n")
+            file.write(_other_lines(tokens, name) + written.encode() + b"\n")
             file.flush()
             try:
                 click.echo(made)  # before the line is in force: nobody would know of a token that cannot be shown

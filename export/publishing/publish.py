@@ -16,12 +16,10 @@ if the process ends between them, the next publish puts the old version back (``
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Set
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +28,7 @@ from normfold.export.publishing.aside import exchange, put_back, remove_stale
 from normfold.export.publishing.destination import Destination, check_name, refuse_existing, replaces_model
 from normfold.export.publishing.kept import changed_files
 from normfold.manifest import manifest
-from normfold.whole_file import write_new
+from normfold.whole_file import alone_in, write_new
 
 __all__ = ["Publication", "manifest", "publish"]
 
@@ -63,7 +61,7 @@ def publish(repository: Path, publication: Publication, version: int | None = No
     directory = destination.directory
     made = _make_directory(repository)
     try:
-        with _alone(repository):
+        with alone_in(repository):
             put_back(destination)
             remove_stale(repository)
             if not directory.exists():
@@ -81,20 +79,6 @@ def publish(repository: Path, publication: Publication, version: int | None = No
     finally:
         if made and not any(repository.iterdir()):
             repository.rmdir()
-
-
-@contextmanager
-def _alone(repository: Path) -> Iterator[None]:
-    """Let other exports into this repository wait, where the file system can lock a directory (NFS cannot).
-
-    Without the lock, exports at once still get a version each, unless they also change the model's files.
-    """
-    with ExitStack() as stack:
-        with suppress(OSError):  # a folder that may be entered and not read cannot be locked either
-            descriptor = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
-            stack.callback(os.close, descriptor)  # which gives the lock back
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
 
 
 def _publish_model(repository: Path, publication: Publication, version: int) -> Path:

@@ -8,13 +8,14 @@ unchanged and nothing is left beside it. Only a killed process leaves a file who
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["write_first", "write_new", "write_whole", "written_whole"]
+__all__ = ["alone_in", "write_first", "write_new", "write_whole", "written_whole"]
 
 
 @contextlib.contextmanager
@@ -56,6 +57,17 @@ def write_new(path: Path, content: bytes) -> None:
     """
     with _new(path) as file:
         file.write(content)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Let other processes that change ``folder`` so wait, where the file system can lock a folder (NFS cannot)."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a folder that may be entered and not read cannot be locked either
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, descriptor)  # which gives the lock back
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import stat
 
 import pytest
@@ -9,6 +11,7 @@ from click import ClickException
 from click.testing import CliRunner
 
 from normfold.cli.token import token
+from normfold.serving.access import tokens
 from normfold.serving.access.scopes import Scope
 from normfold.serving.access.tokens import digest, read_tokens
 
@@ -81,3 +84,20 @@ def test_nothing_is_written_where_standard_output_is_closed(tmp_path, monkeypatc
     with pytest.raises(ClickException, match="standard output is closed"):
         token.main(["a", "--tokens", str(tmp_path / "tokens")], standalone_mode=False)
     assert not (tmp_path / "tokens").exists()
+
+
+def test_nobody_else_makes_a_token_between_the_look_and_the_new_line(tmp_path, monkeypatch):
+    read, asked = tokens.holders_in, []
+
+    def read_and_try(data, file):
+        folder = os.open(tmp_path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(folder)
+        asked.append(file)
+        return read(data, file)
+
+    run("a", "--tokens", str(tmp_path / "tokens"))
+    monkeypatch.setattr(tokens, "holders_in", read_and_try)
+    assert run("b", "--tokens", str(tmp_path / "tokens")).exit_code == 0
+    assert len(asked) == 1

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from normfold import whole_file
 from normfold.export.errors import PublishError
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.publishing import publish as module
@@ -131,7 +132,7 @@ def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(descriptor: int, operation: int) -> None:
         raise OSError(errno.EBADF, "Bad file descriptor")
 
-    monkeypatch.setattr(module.fcntl, "flock", refuse)
+    monkeypatch.setattr(whole_file.fcntl, "flock", refuse)
 
 
 @pytest.mark.usefixtures("unlocked")
