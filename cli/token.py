@@ -59,7 +59,8 @@ def token(name: str, scopes: tuple[str, ...], models: tuple[str, ...], tokens: P
     unseen: OSError | None = None
     try:
         with alone_in(target.parent), written_whole(target) as file:
-            os.fchmod(file.fileno(), 0o600)
+            mode = target.stat().st_mode & 0o770 if target.exists() else 0o600  # the server may read it by its group
+            os.fchmod(file.fileno(), mode)
             file.write(_other_lines(tokens, name) + written.encode() + b"\n")
             file.flush()
             try:

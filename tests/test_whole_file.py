@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,3 +106,27 @@ def test_an_error_names_the_file_and_not_the_one_that_takes_its_place(
     with pytest.raises(FileNotFoundError) as caught:
         write(file, b"new")
     assert caught.value.filename == str(file)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+@pytest.mark.parametrize("write", [write_whole, by_parts])
+def test_a_file_that_is_replaced_keeps_its_permissions(
+    write: Callable[[Path, bytes], None], mode: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.pbtxt"
+    file.write_bytes(b"old")
+    file.chmod(mode)
+    before = os.umask(0o077 if mode == 0o644 else 0)
+    try:
+        write(file, b"new")
+    finally:
+        os.umask(before)
+    assert (file.read_bytes(), stat.S_IMODE(file.stat().st_mode)) == (b"new", mode)
+
+
+def test_root_leaves_a_file_that_it_replaces_to_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, given = tmp_path / "tokens", list[tuple[int, int]]()
+    monkeypatch.setattr("os.fchown", lambda descriptor, user, group: given.append((user, group)))
+    write_whole(file, b"old")
+    write_whole(file, b"new")
+    assert given == [(os.getuid(), file.stat().st_gid)]

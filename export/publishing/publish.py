@@ -104,7 +104,8 @@ def _publish_version(destination: Destination, publication: Publication) -> Path
         with _Staging(repository) as staging:
             if not whole:
                 _link_all(directory, staging.path, {target.name, *files})
-            _write_files(staging.path, files)
+            for name, content in files.items():
+                write_new(staging.path / name, content, like=directory / name)
             _write_version(staging.path / target.name, publication.version_files)
             _sync_directory(staging.path)
             exchange(staging.path, directory)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +21,13 @@ __all__ = ["alone_in", "write_first", "write_new", "write_whole", "written_whole
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write to; it takes the place of ``path`` when the block ends without error. Raises OSError."""
+    """Give a file to write to; it takes the place of ``path`` when the block ends without error. Raises OSError.
+
+    It has the permissions of the file whose place it takes, and its owner where this process may give it to them.
+    """
     with _beside(path) as beside:
         with _new(beside) as file:
+            _be_like(path, file.fileno())
             yield file
         beside.replace(path)
 
@@ -50,12 +55,15 @@ def write_first(path: Path, content: bytes) -> bool:
         return True
 
 
-def write_new(path: Path, content: bytes) -> None:
+def write_new(path: Path, content: bytes, like: Path | None = None) -> None:
     """Write ``content`` to a file that does not exist yet, and wait until it is on the disk. Raises OSError.
 
-    An error leaves a part of the file: this is for a file in a folder that is renamed or removed as a whole.
+    It has the permissions of ``like``, if that is there. An error leaves a part of the file: this is for a file in a
+    folder that is renamed or removed as a whole.
     """
     with _new(path) as file:
+        if like is not None:
+            _be_like(like, file.fileno())
         file.write(content)
 
 
@@ -76,6 +84,15 @@ def _new(path: Path) -> Iterator[BinaryIO]:
         yield file
         file.flush()
         os.fsync(file.fileno())
+
+
+def _be_like(path: Path, descriptor: int) -> None:
+    """Give a new file the permissions and the owner of ``path``, if that is there."""
+    with contextlib.suppress(FileNotFoundError):
+        before = path.stat()
+        with contextlib.suppress(PermissionError):  # only root gives files away
+            os.fchown(descriptor, before.st_uid, before.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
 
 
 @contextlib.contextmanager

@@ -86,6 +86,14 @@ def test_nothing_is_written_where_standard_output_is_closed(tmp_path, monkeypatc
     assert not (tmp_path / "tokens").exists()
 
 
+def test_the_group_of_the_file_may_go_on_reading_it_and_others_may_not(tmp_path):
+    path = tmp_path / "tokens"
+    path.touch()
+    path.chmod(0o644)
+    run("a", "--tokens", str(path))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
 def test_nobody_else_makes_a_token_between_the_look_and_the_new_line(tmp_path, monkeypatch):
     read, asked = tokens.holders_in, []
 

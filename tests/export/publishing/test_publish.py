@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import sys
 import threading
 import time
@@ -108,12 +109,14 @@ def test_a_new_version_changes_the_labels_of_the_model_and_leaves_everything_els
     publish(tmp_path, publication(b"old"))
     tuned = b"# tuned by Ann\n" + config().replace(b"max_batch_size: 64", b"max_batch_size: 8")
     (tmp_path / "net" / "config.pbtxt").write_bytes(tuned)
+    (tmp_path / "net" / "config.pbtxt").chmod(0o600)
     (tmp_path / "net" / "warmup").mkdir()
     (tmp_path / "net" / "warmup" / "x").write_bytes(b"data")
     assert publish(tmp_path, labelled(b"new", b"a\nb\n")).name == "2"
     assert {v: whole(tmp_path / "net" / v)["model.onnx"] for v in "12"} == {"1": b"old", "2": b"new"}
     text = (tmp_path / "net" / "config.pbtxt").read_bytes()
     assert text == tuned.replace(b'name: "y"', b'name: "y" label_filename: "labels.txt"')
+    assert stat.S_IMODE((tmp_path / "net" / "config.pbtxt").stat().st_mode) == 0o600
     assert (tmp_path / "net" / "labels.txt").read_bytes() == b"a\nb\n"
     assert (tmp_path / "net" / "warmup" / "x").read_bytes() == b"data"
     publish(tmp_path, labelled(b"newer", b"c\nd\n"), version=2, overwrite=True)
