@@ -130,3 +130,17 @@ def test_root_leaves_a_file_that_it_replaces_to_its_owner(tmp_path: Path, monkey
     write_whole(file, b"old")
     write_whole(file, b"new")
     assert given == [(os.getuid(), file.stat().st_gid)]
+
+
+def test_a_file_system_without_owners_and_permissions_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, *arguments: int) -> None:
+        raise OSError(22, "Invalid argument")
+
+    file = tmp_path / "config.pbtxt"
+    write_whole(file, b"old")
+    monkeypatch.setattr("os.fchown", refuse)
+    monkeypatch.setattr("os.fchmod", refuse)
+    write_whole(file, b"new")
+    assert file.read_bytes() == b"new"

@@ -87,10 +87,12 @@ def _new(path: Path) -> Iterator[BinaryIO]:
 
 
 def _be_like(path: Path, descriptor: int) -> None:
-    """Give a new file the permissions and the owner of ``path``, if that is there."""
-    with contextlib.suppress(FileNotFoundError):
+    """Give a new file the permissions and the owner of ``path``, if that is there, and as far as the system allows."""
+    with contextlib.suppress(OSError):
         before = path.stat()
-        with contextlib.suppress(PermissionError):  # only root gives files away
+        with contextlib.suppress(
+            OSError
+        ):  # only root gives files away, and not to a user whom a container does not have
             os.fchown(descriptor, before.st_uid, before.st_gid)
         os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
 
