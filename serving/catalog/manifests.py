@@ -4,8 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from pathlib import Path
 
 from normfold.serving.errors import UnsafeModel
+from normfold.serving.wording import quoted
+
+
+def listed_names(manifest: bytes) -> list[str]:
+    """The names of the files that ``manifest`` lists. Raises UnsafeModel where it lists none."""
+    try:
+        return list(json.loads(manifest)["files"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UnsafeModel("manifest.json lists no files") from None
+
+
+def require_listed(manifest: bytes, version: Path) -> None:
+    """Raise UnsafeModel unless each file that ``manifest`` lists is in the folder ``version``."""
+    for name in map(str, listed_names(manifest)):
+        if not os.path.lexists(version / name):
+            raise UnsafeModel(f"{quoted(name)} of manifest.json is not there: it was removed, or not copied")
 
 
 def listed(manifest: bytes, filename: str) -> tuple[int, str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from normfold.serving.catalog.hints import meant
-from normfold.serving.catalog.manifests import check_manifest
+from normfold.serving.catalog.manifests import check_manifest, require_listed
 from normfold.serving.catalog.plain_files import is_file, is_there, read_plain, why
 from normfold.serving.errors import ConfigError, LoadError, StartError
 
@@ -159,6 +159,7 @@ class ModelFolder:
         if is_there(self.path / str(version) / MANIFEST_FILE):
             manifest = self._read(f"{version}/{MANIFEST_FILE}")
             self.digests[f"{version}/{filename}"] = check_manifest(manifest, filename, data)
+            require_listed(manifest, self.path / str(version))
         return data
 
     def read(self, filename: str) -> bytes:

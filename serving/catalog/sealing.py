@@ -6,7 +6,7 @@ from pathlib import Path
 
 from normfold.manifest import manifest
 from normfold.serving.access.signatures import SIGNATURE_FILE
-from normfold.serving.catalog.manifests import check_manifest
+from normfold.serving.catalog.manifests import check_manifest, require_listed
 from normfold.serving.catalog.plain_files import why
 from normfold.serving.catalog.repository import MANIFEST_FILE, ModelFolder
 from normfold.serving.errors import LoadError, UnsafeModel
@@ -21,11 +21,13 @@ def completed_manifest(model: ModelFolder, version: int) -> tuple[bytes, bool]:
     found = model.find(version, MANIFEST_FILE)
     if found is None:
         return manifest(files), True
-    for name, data in files.items():
-        try:
+    folder = model.path / str(version)
+    try:
+        for name, data in files.items():
             check_manifest(found, name, data)
-        except UnsafeModel as error:
-            raise UnsafeModel(f"{model.path / str(version)} is not signed: {error}") from None
+        require_listed(found, folder)
+    except UnsafeModel as error:
+        raise UnsafeModel(f"{folder} is not signed: {error}") from None
     return found, False
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from normfold.cache_folder import cache_folder
 from normfold.counting import counted
 from normfold.plain_file import read_plain_file
-from normfold.serving.catalog.manifests import check_manifest, listed
+from normfold.serving.catalog.manifests import check_manifest, listed, listed_names
 from normfold.serving.catalog.plain_files import MOST_BYTES, why
 from normfold.serving.catalog.repository import MANIFEST_FILE, is_plain
 from normfold.serving.errors import StartError, UnsafeModel
@@ -241,11 +241,7 @@ def _by_folder(objects: Mapping[str, RemoteObject]) -> dict[str, dict[str, Remot
 
 def _compare(manifest: bytes, objects: Objects) -> None:
     """Raise UnsafeModel unless every file that the manifest lists is among the objects, in its size."""
-    try:
-        names = list(json.loads(manifest)["files"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise UnsafeModel(f"{MANIFEST_FILE} lists no files") from None
-    for name in names:
+    for name in listed_names(manifest):
         if not (isinstance(name, str) and name in objects):
             raise UnsafeModel(f"{quoted(str(name))} of {MANIFEST_FILE} is not there")
         size, _ = listed(manifest, name)
@@ -256,7 +252,7 @@ def _compare(manifest: bytes, objects: Objects) -> None:
 def _check(staged: Path) -> None:
     """Raise UnsafeModel unless every file that the manifest lists, all of which are there, is as it says."""
     manifest = (staged / MANIFEST_FILE).read_bytes()
-    for name in json.loads(manifest)["files"]:
+    for name in listed_names(manifest):
         check_manifest(manifest, name, (staged / name).read_bytes())
 
 

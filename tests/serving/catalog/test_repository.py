@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from normfold.manifest import manifest
 from normfold.protos import onnx_file as subset
 from normfold.serving.catalog.manifests import check_manifest
 from normfold.serving.catalog.repository import ModelFolder, Repository, SentFolder
 from normfold.serving.errors import ConfigError, LoadError, StartError, UnsafeModel
 from normfold.serving.runtime import onnx_file
+from normfold.serving.wording import quoted
 
 
 @pytest.fixture
@@ -164,6 +167,18 @@ def test_the_manifest_is_checked_when_a_model_is_read(root):
     folder = ModelFolder("a", root / "a")
     (root / "a" / "1" / "manifest.json").write_text(json.dumps(GOOD), encoding="utf-8")
     with pytest.raises(UnsafeModel, match=r"manifest\.json says 10"):
+        folder.read_model(1, "model.onnx")
+
+
+@pytest.mark.parametrize("name", ["golden.json", "report.json", "more/labels.txt", "\ud800", "a\0b", "n" * 300])
+def test_a_version_without_a_file_that_its_manifest_lists_is_refused(root, name):
+    data = (root / "a" / "1" / "model.onnx").read_bytes()
+    (root / "a" / "1" / "manifest.json").write_bytes(manifest({"model.onnx": data, "extra.txt": b""}))
+    (root / "a" / "1" / "extra.txt").touch()
+    folder = ModelFolder("a", root / "a")
+    assert folder.read_model(1, "model.onnx") == data
+    (root / "a" / "1" / "manifest.json").write_bytes(manifest({"model.onnx": data, name: b"x"}))
+    with pytest.raises(UnsafeModel, match=re.escape(f"{quoted(name)} of manifest.json is not there")):
         folder.read_model(1, "model.onnx")
 
 

@@ -121,6 +121,15 @@ def test_a_configuration_of_a_load_request_has_no_signature(serve, folder, keys,
         one.call("RepositoryModelLoad", load)
 
 
+def test_a_version_without_a_file_of_its_manifest_is_neither_served_nor_signed(serve, folder, keys):
+    (folder / "2" / "golden.json").write_bytes(b"{}")
+    run(folder)
+    (folder / "2" / "golden.json").unlink()
+    why = "'golden.json' of manifest.json is not there"
+    assert why in rows(serve, folder)["m", "2"][1]
+    assert f"{folder / '2'} is not signed: {why}" in run(folder, "--key", keys[0], code=1)
+
+
 def test_a_signed_model_is_served_with_its_labels(serve, folder, keys, ask):
     assert f"signed {folder / '2'}" in run(folder, "--key", keys[0])
     with serve(folder.parent, require_signature=keys[1]) as one:
