@@ -55,8 +55,11 @@ class Stock:
         trials = None
         if config.load_seconds:
             trials = Trials(LoadLimits(config.load_seconds, config.load_bytes), cache_folder("loads"))
+        private = config.tokens is not None  # a token may be for some models alone
         lazy = LazyLimits(config.memory_budget_bytes, config.load_seconds or WAIT_SECONDS) if lazily else None
-        self.catalog = Catalog(self.repository, options, executor, config.load_models, trials, trust, lazy, again)
+        self.catalog = Catalog(
+            self.repository, options, executor, config.load_models, trials, trust, lazy, again, private
+        )
         self.catalog.on_change(self._settle)
         self.catalog.on_change(self._give_back)
 

@@ -52,22 +52,26 @@ class Catalog:
         trust: Trust = ANYTHING,
         lazy: LazyLimits | None = None,
         again: bool = False,
+        private: bool = False,
     ) -> None:
         """``names`` are the models to load at the start; empty: all. Raises StartError for an unknown name.
 
         ``again``: the server has begun before, and an unknown name is one that is gone. Until they are loaded, requests
         for them are refused as too early. ``trials`` try each version before it is loaded here. ``trust``: what the
         files of a model need to be served. With ``lazy`` limits models are loaded by requests, not at the start.
+        ``private``: a message about an unknown model names no other model.
         """
         self._looks, self._trust, self._names = Looks(repository), trust, names
         self._loader = Loader(options, executor, trials)
         #: Every model that was ever loaded or tried, by name.
         self.entries: dict[str, Entry] = {}
+        #: The models that a message about an unknown one may name.
+        self.told: Mapping[str, Entry] = {} if private else self.entries
         #: Held while a model loads or is unloaded; loads of several models go on at the same time.
         self._locks: dict[str, asyncio.Lock] = {}
         #: What other workers serve, while this one starts.
         self.following = Following()
-        self._sources = Sources(repository, self.following)
+        self._sources = Sources(repository, self.following, private)
         self._lazily = None if lazy is None else Lazily(lazy, self.entries, self._load_asked, self._loader.pause)
         self._listeners: list[Callable[[], None]] = []
         #: True as soon as loading was tried for every model.
@@ -152,8 +156,7 @@ class Catalog:
         Raises as ``load``.
         """
         async with self._lock(name):
-            entry = self.entries.get(name)
-            if self._lazily is None or (entry is not None and entry.ready):
+            if self._lazily is None or ((entry := self.entries.get(name)) is not None and entry.ready):
                 await self._load_now(name, None, {})
             else:
                 self._lazily.lay_down(await self._loader.run(self._sources.versions, [name]))
@@ -219,8 +222,7 @@ class Catalog:
 
         Raises PollFailed, LoadError or LoadRefused.
         """
-        before = dict(entry.versions)
-        answered = bool(entry.ready)
+        before, answered = dict(entry.versions), bool(entry.ready)
         try:
             only = entry.present if asked else None
             written, numbers, there = await self._loader.run(self._sources.plan, folder, override, only)
@@ -270,8 +272,7 @@ class Catalog:
         With ``leave_out`` no change of its files puts it back.
         """
         async with self._lock(name):
-            entry = self.entries.get(name)
-            if entry is None:
+            if (entry := self.entries.get(name)) is None:
                 return
             entry.unload(leave_out)
             if not leave_out and not entry.answered:  # what never answered and is gone says nothing of what is served
@@ -286,9 +287,8 @@ class Catalog:
         Raises InvalidRequest for a version that is no number, NotFound, or Unavailable with the reason.
         """
         number = parse_version(version)
-        entry = self.entries.get(name)
-        if entry is None or not entry.known:
-            raise NotFound(f"Request for unknown model: {quoted(name)} is not found{near(name, self.entries)}")
+        if (entry := self.entries.get(name)) is None or not entry.known:
+            raise NotFound(f"Request for unknown model: {quoted(name)} is not found{near(name, self.told)}")
         return answering(entry, name, number)
 
     async def look(self) -> list[str]:

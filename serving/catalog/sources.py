@@ -25,8 +25,9 @@ _SHOWN = 8
 class Sources:
     """Reads a repository, or what a load request sent in its place."""
 
-    def __init__(self, repository: Repository, following: Following) -> None:
-        self._repository, self._following = repository, following
+    def __init__(self, repository: Repository, following: Following, private: bool) -> None:
+        """``private``: a message about an unknown model names no other model, unless the server cannot start."""
+        self._repository, self._following, self._private = repository, following, private
         self._found: Collection[str] = ()
 
     def names(self, wanted: Sequence[str], again: bool) -> Collection[str]:
@@ -58,7 +59,7 @@ class Sources:
         if folder is None:
             models = self._repository.models()
             why = overlooked(self._repository, models).get(name)
-            hint = f"there is no such folder{near(name, models) or _there(models)}"
+            hint = f"there is no such folder{'' if self._private else near(name, models) or _there(models)}"
             raise PollFailed(f"{failed}: {why or hint}")
         return folder
 

@@ -28,8 +28,9 @@ SCOPES = {
     "operator": {Scope.ADMIN},
     "all": set(Scope),
     "only-m": set(Scope),
+    "only-tow": set(Scope),
 }
-LIMITED = {"only-m": ["m"]}
+LIMITED = {"only-m": ["m"], "only-tow": ["tow"]}
 REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
 
@@ -102,6 +103,18 @@ BY_MODEL = {
 
 def test_the_table_of_models_has_every_right_that_names_one():
     assert {path.rpartition("/")[2] for path, right in RIGHTS.items() if right.model} == set(BY_MODEL)
+
+
+def test_a_token_for_a_model_that_is_not_there_learns_no_name_of_another(guarded):
+    """The server has the model two."""
+    paths = [path for path, right in RIGHTS.items() if right.model]
+    asked = [(path, BY_MODEL[path.rpartition("/")[2]]("tow").SerializeToString()) for path in paths]
+    found = [status(guarded.channel, path, data, bearer("only-tow")) for path, data in asked]
+    assert not {code for code, _ in found} & REFUSED
+    told = [details for _, details in found]
+    assert not [details for details in told if "did you mean" in details or "there are" in details]
+    assert "failed to load 'tow', failed to poll from model repository: there is no such folder" in told
+    assert "Request for unknown model: 'tow' is not found" in told
 
 
 @pytest.mark.parametrize("path", [path for path, right in RIGHTS.items() if right.model])
