@@ -85,7 +85,7 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         line = json.dumps(fields, ensure_ascii=False)
-        return line if line.isprintable() else json.dumps(fields)
+        return line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -66,6 +66,14 @@ def test_a_line_of_json_has_nothing_that_ends_a_line_or_steers_a_terminal(charac
     assert json.loads(line)["id"] == f"ü{character}I0101 listening"
 
 
+def test_text_beside_a_character_that_json_escapes_stays_readable():
+    """The ideographic space is not printable for Python, and common in Japanese."""
+    record = logging.LogRecord("n", logging.INFO, "f", 1, "東京\u3000大阪 \U000e0001 Zürich", (), None)
+    line = JsonLines().format(record)
+    assert r"東京\u3000大阪 \udb40\udc01 Zürich" in line
+    assert json.loads(line)["message"] == record.msg
+
+
 def test_json_names_the_trace_of_the_call_that_is_being_answered():
     class Call:
         connection = None
