@@ -132,6 +132,22 @@ def test_root_leaves_a_file_that_it_replaces_to_its_owner(tmp_path: Path, monkey
     assert given == [(os.getuid(), file.stat().st_gid)]
 
 
+def test_a_file_of_another_user_stays_with_its_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server may read it by its group alone."""
+    file, given = tmp_path / "tokens", list[int]()
+
+    def fchown(descriptor: int, user: int, group: int) -> None:
+        if user != -1:
+            raise PermissionError(1, "Operation not permitted")
+        given.append(group)
+
+    monkeypatch.setattr("os.fchown", fchown)
+    write_whole(file, b"old")
+    file.chmod(0o640)
+    write_whole(file, b"new")
+    assert (given, stat.S_IMODE(file.stat().st_mode)) == ([file.stat().st_gid], 0o640)
+
+
 def test_a_file_system_without_owners_and_permissions_is_written_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

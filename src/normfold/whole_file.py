@@ -90,10 +90,10 @@ def _be_like(path: Path, descriptor: int) -> None:
     """Give a new file the permissions and the owner of ``path``, if that is there, and as far as the system allows."""
     with contextlib.suppress(OSError):
         before = path.stat()
-        with contextlib.suppress(
-            OSError
-        ):  # only root gives files away, and not to a user whom a container does not have
-            os.fchown(descriptor, before.st_uid, before.st_gid)
+        for owner in (before.st_uid, -1):  # only root can keep another owner; a member of the group can keep the group
+            with contextlib.suppress(OSError):
+                os.fchown(descriptor, owner, before.st_gid)
+                break
         os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
 
 
