@@ -55,12 +55,13 @@ def token(name: str, scopes: tuple[str, ...], models: tuple[str, ...], tokens: P
         return
     if sys.stdout is None:
         raise click.ClickException("standard output is closed: nobody would see the token")
-    target = tokens.resolve()  # a link stays one; the file that is renamed would replace it
     unseen: OSError | None = None
+    further = ""
     try:
+        target = Path(os.path.realpath(tokens))  # a link stays one; the file that is renamed would replace it
         with alone_in(target.parent), written_whole(target) as file:
-            mode = target.stat().st_mode & 0o770 if target.exists() else 0o600  # the server may read it by its group
-            os.fchmod(file.fileno(), mode)
+            if not target.exists():
+                os.fchmod(file.fileno(), 0o600)
             file.write(_other_lines(tokens, name) + written.encode() + b"\n")
             file.flush()
             try:
@@ -68,10 +69,11 @@ def token(name: str, scopes: tuple[str, ...], models: tuple[str, ...], tokens: P
             except OSError as error:
                 unseen = error
                 raise
+            further = "; the token that was printed is not valid"
     except OSError as error:
         if error is unseen:
             raise
-        raise click.ClickException(f"{tokens} cannot be written: {error.strerror}") from None
+        raise click.ClickException(f"{tokens} cannot be written: {error.strerror}{further}") from None
 
 
 def _other_lines(tokens: Path, name: str) -> bytes:

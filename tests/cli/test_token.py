@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -86,12 +87,34 @@ def test_nothing_is_written_where_standard_output_is_closed(tmp_path, monkeypatc
     assert not (tmp_path / "tokens").exists()
 
 
-def test_the_group_of_the_file_may_go_on_reading_it_and_others_may_not(tmp_path):
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+def test_the_server_can_read_the_file_as_before(tmp_path, mode):
     path = tmp_path / "tokens"
     path.touch()
-    path.chmod(0o644)
+    path.chmod(mode)
     run("a", "--tokens", str(path))
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_links_in_a_circle_and_a_folder_that_is_gone_are_said_in_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "loop").symlink_to("loop")
+    result = run("a", "--tokens", str(tmp_path / "loop"))
+    assert result.output.endswith("/loop cannot be read: Too many levels of symbolic links\n")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert "tokens cannot be written: No such file or directory" in run("a", "--tokens", "tokens").output
+
+
+def test_a_token_that_was_printed_and_is_not_kept_is_said_to_be_invalid(tmp_path, monkeypatch):
+    def fsync(descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("os.fsync", fsync)
+    result = run("a", "--tokens", str(tmp_path / "tokens"))
+    assert result.output.startswith("nf_")
+    assert "cannot be written: Input/output error; the token that was printed is not valid" in result.output
+    assert not list(tmp_path.iterdir())
 
 
 def test_nobody_else_makes_a_token_between_the_look_and_the_new_line(tmp_path, monkeypatch):
