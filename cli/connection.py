@@ -76,7 +76,9 @@ def said_of(error: ClientError, address: str) -> str:
     """``error`` as a command prints it, with what helps where that is known."""
     from normfold.serving.errors import Status
 
-    if error.code is Status.DEADLINE_EXCEEDED:
+    if (
+        error.code is Status.DEADLINE_EXCEEDED and error.details == "Deadline Exceeded"
+    ):  # limits of a server have other words
         return f"{error}; --timeout SECONDS waits longer"
     if error.code is not Status.NOT_FOUND or "did you mean" in error.details:
         return str(error)

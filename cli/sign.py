@@ -69,12 +69,11 @@ def sign(folder: Path, key: Path | None, name: str | None) -> None:
             elif not made:
                 done.append(f"{where}: its files are those of its {MANIFEST_FILE}; nothing to write")
     except (LoadError, StartError) as error:
-        _say(done)
         raise click.ClickException(str(error)) from None
     except OSError as error:
-        _say(done)
         raise click.ClickException(f"{error.filename or folder} cannot be written: {error.strerror}") from None
-    _say(done)
+    finally:
+        _say(done)
 
 
 def _say(done: list[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from rich.table import Table
 
+from normfold.cli.connection import said_of
 from normfold.cli.main import main
 from normfold.cli.plain_console import PlainConsole
 from normfold.cli.terminal import message, shown
@@ -97,6 +98,11 @@ def test_a_call_without_an_answer_in_time_is_told_with_the_option(
     monkeypatch.setattr(client, "Client", late)
     done = CliRunner().invoke(main, arguments)
     assert done.stderr == "Error: DEADLINE_EXCEEDED: Deadline Exceeded; --timeout SECONDS waits longer\n"
+
+
+def test_a_limit_of_the_server_is_not_told_with_the_option_of_the_client() -> None:
+    error = client.ClientError(Status.DEADLINE_EXCEEDED, "nothing of the request came for 30 s")
+    assert said_of(error, "127.0.0.1:8001") == str(error)
 
 
 def test_an_error_of_use_keeps_the_lines_of_our_own_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization as s
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
+from normfold import whole_file
 from normfold.cli.main import main
 from normfold.cli.sign import sign
 from normfold.manifest import manifest
@@ -242,6 +243,18 @@ def test_a_version_whose_files_are_not_those_of_its_manifest_is_not_signed(folde
     (folder / "1" / "model.onnx").write_bytes(b"x")
     assert "is not signed: model.onnx has 1 bytes, manifest.json says" in run(folder, "--key", keys[0], code=1)
     assert not (folder / "1" / "manifest.sig").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_what_is_written_before_an_interruption_is_said(folder, monkeypatch, error):
+    def stopped(path, content):
+        if path.parent.name == "2":
+            raise error
+        written(path, content)
+
+    written = whole_file.write_whole
+    monkeypatch.setattr(whole_file, "write_whole", stopped)
+    assert f"wrote {folder / '1' / 'manifest.json'}" in run(folder, code=1)
 
 
 def test_the_manifest_has_every_file_and_one_that_is_there_is_kept(folder):
