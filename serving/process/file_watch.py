@@ -29,8 +29,9 @@ class FileWatch(Generic[Value]):
     ) -> None:
         """``read`` reads the files, on a thread; what was read before stays in force while it raises its ``error``.
 
-        Then the files are read again at each look. ``apply`` gets what was read, on the event loop. Make the watch
-        before the files are read for the first time.
+        Then the files are read again at each look. ``apply`` gets what was read, on the event loop. A changed file is
+        read when two looks find it the same: while it is written it may be empty. Make the watch before the files are
+        read for the first time.
         """
         self._paths, self._read, self._error, self._apply = tuple(paths), read, error, apply
         self._known = _signature(self._paths)
@@ -49,14 +50,16 @@ class FileWatch(Generic[Value]):
                 await self._task
 
     async def _look(self) -> None:
-        said, names = SaidOnce(log), ", ".join(map(str, self._paths))
+        said, names, last = SaidOnce(log), ", ".join(map(str, self._paths)), self._known
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
-                found = await self._files.run(_signature, self._paths)  # before they are read: a later change is seen
-                if found != self._known:
+                before, last = last, await self._files.run(_signature, self._paths)
+                if last != before:
+                    continue
+                if last != self._known:
                     self._apply(await self._files.run(self._read))
-                    self._known = found
+                    self._known = last  # the look before they were read: a later change is seen
                     log.info("%s changed and was read again", names)
                 said.over()
             except self._error as error:

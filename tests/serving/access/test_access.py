@@ -20,6 +20,7 @@ from normfold.serving.errors import PermissionDenied, Unauthenticated
 from normfold.serving.frontends import FRONTENDS
 from normfold.serving.process import file_watch
 from normfold.serving.rpc.methods import Method
+from normfold.whole_file import write_whole
 
 INFERENCE = "/inference.GRPCInferenceService/"
 SCOPES = {
@@ -148,7 +149,7 @@ def test_the_last_token_can_be_taken_back(repository, serve, frontend, tmp_path,
     path.write_text(lines("all"))
     with serve(repository, strict_readiness=False, frontend=frontend, tokens=path) as one, within(30) as still:
         assert status(one.channel, f"{INFERENCE}ServerLive", b"", bearer("all"))[0] is grpc.StatusCode.OK
-        path.write_text(f"#{lines('all')}")
+        write_whole(path, f"#{lines('all')}".encode())
         while status(one.channel, f"{INFERENCE}ServerLive", b"", bearer("all"))[0] not in REFUSED and still():
             time.sleep(0.01)
         path.write_text(lines("reader"))
@@ -270,11 +271,11 @@ def test_the_file_is_read_again_and_a_token_that_is_gone_ends_its_streams(
         )
         assert health.HealthCheckResponse.FromString(next(watching)).status == health.HealthCheckResponse.SERVING
         assert not pb.ModelStreamInferResponse.FromString(next(stream)).error_message
-        path.write_text("a broken line")
+        write_whole(path, b"a broken line")
         while "what was read before stays in force" not in caplog.text and still():
             time.sleep(0.01)
         assert status(one.channel, f"{INFERENCE}ServerLive", b"", bearer("all"))[0] is grpc.StatusCode.OK
-        path.write_text(lines("all", "reader"))
+        write_whole(path, lines("all", "reader").encode())
         while status(one.channel, f"{INFERENCE}ServerLive", b"", bearer("reader"))[0] in REFUSED and still():
             time.sleep(0.01)
         assert status(one.channel, f"{INFERENCE}ModelInfer", b"", bearer("asker"))[0] is grpc.StatusCode.UNAUTHENTICATED

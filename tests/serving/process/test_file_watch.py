@@ -79,6 +79,30 @@ def test_a_change_of_the_permissions_alone_is_seen(path, caplog):
     assert "changed and was read again" in caplog.text
 
 
+def test_a_file_that_is_empty_while_it_is_written_is_not_read(path, monkeypatch):
+    """An editor empties it, and writes after the first look at that."""
+    signature, applied, empty = file_watch._signature, [], []
+
+    def look_and_write(paths):
+        if empty and not path.stat().st_size:
+            path.write_text("new")
+        found = signature(paths)
+        if not path.stat().st_size:
+            empty.append(found)
+        return found
+
+    async def run():
+        watch = FileWatch([path], path.read_text, OSError, applied.append)
+        monkeypatch.setattr(file_watch, "_signature", look_and_write)
+        path.write_text("")
+        watch.start()
+        await until(lambda: "new" in applied)
+        await watch.stop()
+
+    asyncio.run(run())
+    assert applied == ["new"]
+
+
 def test_what_cannot_be_applied_does_not_end_the_watch(path):
     applied = []
 
