@@ -18,7 +18,7 @@ class Doors:
     """The TLS and the tokens of a server, each None where the config has none, and its trust in models."""
 
     def __init__(self, config: ServerConfig, again: bool = False) -> None:
-        """Read the files. Raises StartError. ``again``: in a server that has begun before no token need be left."""
+        """Read the files. Raises StartError. ``again``: the server has begun before, and may have no token left."""
         self.tls: Tls | None = None
         self.access: Access | None = None
         #: What the files of a model need to be served.

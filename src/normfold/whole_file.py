@@ -69,7 +69,7 @@ def write_new(path: Path, content: bytes, like: Path | None = None) -> None:
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Let other processes that change ``folder`` so wait, where the file system can lock a folder (NFS cannot)."""
+    """Let one process at a time into this block for ``folder``, where the file system can lock it (NFS cannot)."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # a folder that may be entered and not read cannot be locked either
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
