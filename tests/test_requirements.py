@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
 
@@ -61,3 +63,18 @@ def test_every_constraint_is_a_version_that_the_project_takes(root, requirements
             (exact,) = pinned[name].specifier
             assert exact.operator == "=="
             assert requirement.specifier.contains(exact.version), f"{pinned[name]} is not in {requirement}"
+
+
+def test_the_environment_of_other_networks_has_what_its_tests_import(root):
+    lines = (root / "benches/zoo/requirements.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {Requirement(line).name for line in lines if line and not line.startswith("#")}
+    imported = {
+        name.name.partition(".")[0] if isinstance(node, ast.Import) else str(node.module).partition(".")[0]
+        for file in (root / "tests/conftest.py", *(root / "tests/zoo").glob("test_*.py"))
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level)
+        for name in node.names
+    }
+    ours = {"benches", "normfold", "tests"}
+    names = {name.replace("_", "-") for name in imported - ours - sys.stdlib_module_names}
+    assert names <= {name.replace("_", "-") for name in pinned}
