@@ -67,7 +67,8 @@ def _bounded_by(origin: Origin, paths: PathsAt, sizes: Sizes, guard: Guard, upwa
             f"dimension '{d}' is declared {f'up to {d.high}' if upwards else f'from {d.low}'}, but the graph holds the "
             f"network only while {reason}. Declare {bounded}"
         )
-    return _with_bound(sizes, bounded, f"{name} is {f'up to {high}' if upwards else f'from {low}'}, while {reason}")
+    note = f"{name} is {f'up to {high}' if upwards else f'from {low}'}, while {reason}"
+    return _with_bound(sizes, bounded, note, min(CASE_ELEMENTS, paths.most))
 
 
 def _around(sizes: Sizes, guard: Guard, d: Dimension) -> Dimension:
@@ -114,8 +115,11 @@ def _broken_together(sizes: Sizes, guard: Guard) -> Iterator[dict[str, int]]:
                 yield {**sizes.trace, d.name: size}
 
 
-def _with_bound(sizes: Sizes, bounded: Dimension, note: str) -> Sizes:
-    """Return ``sizes`` with ``bounded`` in place of the dimension of that name; its ends are proved, too."""
+def _with_bound(sizes: Sizes, bounded: Dimension, note: str, most: int) -> Sizes:
+    """Return ``sizes`` with ``bounded`` in place of the dimension of that name.
+
+    Its ends are proved, too, where no input has more than ``most`` elements.
+    """
 
     def replaced(d: int | Dimension) -> int | Dimension:
         return bounded if isinstance(d, Dimension) and d.name == bounded.name else d
@@ -123,7 +127,7 @@ def _with_bound(sizes: Sizes, bounded: Dimension, note: str) -> Sizes:
     specs = tuple(replace(s, dims=tuple(map(replaced, s.dims))) for s in sizes.specs)
     ends = [{**sizes.trace, bounded.name: end} for end in (bounded.low, bounded.high) if end]
     proof = [{**tried, bounded.name: _within(bounded, tried[bounded.name])} for tried in sizes.proof]
-    proof += [tried for tried in ends if max(prod(s.shape(tried)) for s in specs) <= CASE_ELEMENTS]
+    proof += [tried for tried in ends if max(prod(s.shape(tried)) for s in specs) <= most]
     once = tuple(tried for place, tried in enumerate(proof) if tried not in proof[:place])
     return replace(sizes, specs=specs, proof=once, notes=(*sizes.notes, note))
 

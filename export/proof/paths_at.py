@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Mapping
 from math import prod
 
 import numpy as np
 
+from normfold.export.inputs.size_steps import SLOW_SECONDS
 from normfold.export.inputs.sizes import CASE_ELEMENTS, Sizes
 from normfold.export.inputs.specs import random_inputs
 from normfold.export.proof.moving import moved_inputs
@@ -27,10 +30,11 @@ class PathsAt:
     """Compares a network and its captured graph at sizes, at each of them once."""
 
     def __init__(self, network: Run, graph: Run, sizes: Sizes) -> None:
-        self._network, self._graph = remembered(network), remembered(graph)
+        self._run, self._network, self._graph = network, remembered(network), remembered(graph)
         self._specs, self._trace = sizes.specs, sizes.trace
-        #: The network was run at the traced sizes, so it is run at sizes that are not much larger, too.
-        self._most = max(CASE_ELEMENTS, 2 * self.elements(sizes.trace))
+        #: The most elements of an input that are tried. The network was run at the traced sizes, so it is run at sizes
+        #: that are not much larger, too; but at none beyond those where it is slow.
+        self.most = max(CASE_ELEMENTS, 2 * self.elements(sizes.trace))
         self._known: dict[tuple[int, ...], str] = {}
 
     def elements(self, sizes: Mapping[str, int]) -> int:
@@ -45,7 +49,8 @@ class PathsAt:
         return self._known[key]
 
     def _differ(self, sizes: Mapping[str, int]) -> str:
-        if self.elements(sizes) > self._most:
+        self._climb(sizes)
+        if self.elements(sizes) > self.most:
             return "the inputs are too large to try"
         case = self._case(sizes)
         try:
@@ -62,6 +67,24 @@ class PathsAt:
         if self._other_output(case, {}) and (name := self._other_output(case, self._own(case))):
             return f"the network takes another path: output '{name}' has other numbers"
         return ""
+
+    def _climb(self, sizes: Mapping[str, int]) -> None:
+        """Run the network at doubled sizes on the way to larger ones, as far as it is not slow.
+
+        What it takes may grow with the square of a length: attention over 5,000 positions holds gigabytes.
+        """
+        larger, factor = self._trace, 2
+        while self.elements(sizes) <= self.most and (larger := self._times(factor, sizes)) != sizes:
+            began = time.perf_counter()
+            with contextlib.suppress(Exception):  # it may refuse a size in between
+                self._run(self._case(larger).inputs)
+            if time.perf_counter() - began > SLOW_SECONDS:
+                self.most = self.elements(larger)
+            factor *= 2
+
+    def _times(self, factor: int, sizes: Mapping[str, int]) -> dict[str, int]:
+        """The traced sizes times ``factor``, none beyond ``sizes``."""
+        return {name: min(traced * factor, sizes[name]) for name, traced in self._trace.items()}
 
     def _case(self, sizes: Mapping[str, int]) -> Case:
         return Case("random", "", random_inputs(self._specs, sizes, np.random.default_rng(0)))

@@ -20,6 +20,7 @@ from torch import nn
 import normfold
 from normfold.export.inputs.guards import Guard
 from normfold.export.inputs.specs import dimensions, parse_input
+from normfold.export.proof import paths_at
 
 
 class Net(nn.Module):
@@ -68,6 +69,24 @@ def test_the_range_ends_where_another_path_begins(tmp_path: Path, way: Any, high
     (got,) = ort.InferenceSession(Path(report.path) / "model.onnx").run(None, {"x": x})
     wanted = network(torch.from_numpy(x)).detach().numpy()
     assert np.abs(got - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+def test_no_size_is_tried_beyond_one_at_which_the_network_is_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attention takes the square of a length: a bound at 5,000 positions took 23 GB."""
+    monkeypatch.setattr(paths_at, "SLOW_SECONDS", -1.0)
+    lengths: list[int] = []
+
+    def noted(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_compiling():
+            lengths.append(x.shape[-1])
+        return tripled(x, y)
+
+    _, report = exported(noted, tmp_path)
+    assert "L from 1 to 999" in str(report.limits)
+    assert any("at L = 1000 the inputs are too large to try" in note for note in report.notes)
+    assert max(int(n) for n in lengths) < 200
 
 
 @pytest.mark.parametrize(("text", "fits"), [("x=FP32[N,4,L:..5000]", False), ("x=FP32[N,4,L:..999]", True)])
