@@ -45,7 +45,7 @@ class ServerConnection(SocketSide):
         self.lifetime = Lifetime(service.limits, asyncio.get_running_loop().time())
         #: Refuses requests like one that was refused; None: none was in this turn, nor would be now.
         self.again: RefusedAgain | None = None
-        self._opening = CallOpening(kind_of if service.log is None else logged_kind_of)
+        self.opening = CallOpening(kind_of if service.log is None else logged_kind_of)
 
     # called by the side of the socket
 
@@ -58,12 +58,13 @@ class ServerConnection(SocketSide):
 
     def take(self, data: bytes) -> bool:
         """Take frames for one turn; whether some are left, or wait in the socket."""
-        seconds = self.service.turns.seconds if data else self.service.turns.round_seconds
+        turns = self.service.turns
+        seconds = turns.seconds_for(len(data)) if data else turns.round_seconds
         self.again = self.again.renewed(self) if self.again is not None and self.service.open_to_all else None
         try:
             left = self.frames.feed(data, self, seconds) or len(data) >= FULL_READ_BYTES
-            if self._opening.begun:
-                self._opening.open_begun(self)
+            if self.opening.begun:
+                left = self.opening.open_some(self) or left
             if self.sender.widened or self.uncut:
                 left = go_on(self) or left
         except (Fault, HeaderError) as error:
@@ -72,8 +73,8 @@ class ServerConnection(SocketSide):
         finally:
             if self.again is not None:
                 self.again.settle(self.service.traffic, self.fruitful)
-        self.service.turns.end(self, left)
-        self._opening.start_clocks(self.calls)
+        turns.end(self, left)
+        self.opening.start_clocks(self.calls)
         return left
 
     def in_turn(self, turn: Callable[[], None]) -> None:
@@ -82,7 +83,7 @@ class ServerConnection(SocketSide):
 
     def busy(self) -> bool:
         """Whether calls are under way."""
-        return bool(self.calls)
+        return bool(self.calls or self.opening.begun)
 
     def half_closed(self) -> None:
         """End every request that has not ended, where its data end: nothing more of it can come."""
@@ -144,12 +145,12 @@ class ServerConnection(SocketSide):
             self.sender.out.append(h2.frame(h2.WINDOW_UPDATE, 0, 0, by.to_bytes(4, "big")))
         call = self.calls.get(number)
         if call is None:
-            if (asked := self._opening.begun.pop(number, None)) is None:
+            if (asked := self.opening.begun.pop(number, None)) is None:
                 self._stray(number)
                 return
             if self.again is not None and self.again.takes(self, number, flags, asked, data, begin, end):
                 return
-            if (call := self._opening.open(self, number, flags, asked)) is None:
+            if (call := self.opening.open(self, number, flags, asked)) is None:
                 return
         call.credit -= size
         if call.credit < 0 or call.request_ended:
@@ -181,21 +182,21 @@ class ServerConnection(SocketSide):
         if number > self.last + 2:
             self._past.passed_over.append(range(self.last + 1, number))
         self.last = number
-        if len(self.calls) + len(self._opening.begun) >= self.call_places.most and not self.call_places.more():
+        if len(self.calls) + len(self.opening.begun) >= self.call_places.most and not self.call_places.more():
             self.fruitless()
             self.service.refused(asked, Status.UNAVAILABLE, self.peer)
             self._rst(number, h2.REFUSED_STREAM)
         elif asked.method is None:
             self._refuse(number, flags, asked)
         elif not flags & h2.END_STREAM:
-            self._opening.begun[number] = asked
-        elif (call := self._opening.open(self, number, flags, asked)) is not None:
+            self.opening.begun[number] = asked
+        elif (call := self.opening.open(self, number, flags, asked)) is not None:
             self.end_request(call)
 
     def control(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         """Do what a frame of any other kind asks for."""
-        if self._opening.begun:
-            self._opening.open_begun(self)
+        if self.opening.begun:
+            self.opening.open_one(self, number)
         CONTROL.get(kind, ignore)(self, flags, number, payload)
 
     def fruitless(self, frames: int = 1) -> None:
@@ -253,8 +254,8 @@ class ServerConnection(SocketSide):
     def _trailers(self, number: int, flags: int, block: bytes) -> None:
         """Take headers on a stream that is open, or was: the trailers of a request, whose contents mean nothing."""
         headers = self._headers.read(block)
-        if self._opening.begun:
-            self._opening.open_begun(self)
+        if self.opening.begun:
+            self.opening.open_one(self, number)
         call = self.calls.get(number)
         if call is None:
             self._past.check_reset(number)
@@ -293,7 +294,6 @@ class ServerConnection(SocketSide):
         """End the connection with its reason; nothing more of it is read."""
         self.frames.forget()
         self.uncut.clear()
-        self._opening.give_up(self)
         self.sender.out.append(h2.goaway(self.last, error.code, str(error)))
         self.leaving = True
         drop_all(self)

@@ -153,7 +153,7 @@ class Http2Frontend:
     @staticmethod
     def _look_at(connection: ServerConnection, now: float) -> None:
         try:
-            connection.call_places.keep(len(connection.calls))
+            connection.call_places.keep(len(connection.calls) + len(connection.opening.begun))
             connection.progress.look(connection, now)
             connection.lifetime.look(connection, now)
         except Exception:  # it must not keep the others from being looked at

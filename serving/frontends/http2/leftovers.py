@@ -4,28 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Protocol
 
 from normfold.serving.frontends.http2.call import ServerCall
 from normfold.serving.frontends.http2.call_places import CallPlaces
 from normfold.serving.frontends.http2.limits import ENDED_CALLS
-from normfold.serving.frontends.http2.sending import AnswerStream, Sender
+from normfold.serving.frontends.http2.opening import CallOpening, Opener
+from normfold.serving.frontends.http2.sending import AnswerStream
 
 
-class Leaving(Protocol):
+class Leaving(Opener, Protocol):
     """The connection, as this work needs it."""
 
-    sender: Sender
-    calls: dict[int, ServerCall]
-    #: The calls with messages that have come and are not cut out of the data yet, by the number of their stream.
-    uncut: dict[int, ServerCall]
-    #: The data that may still come on streams with a content-length, in bytes.
-    promised: dict[int, int]
     call_places: CallPlaces
-
-    def fruitless(self, frames: int = 1) -> None:
-        """Count frames that bring no call nearer to its end. Raises Fault when there were too many."""
+    opening: CallOpening
 
     def finish(self, streams: list[AnswerStream]) -> None:
         """Forget calls of which the last byte is queued now, and wake those that wait for the client's windows."""
@@ -42,18 +35,21 @@ class Leaving(Protocol):
 
 def drop_all(connection: Leaving) -> None:
     """Forget all calls of a connection that has ended: cancel some now, and the rest in later turns."""
-    calls = list(connection.calls.values())
+    opening = connection.opening
+    calls, begun = list(connection.calls.values()), opening.begun
     connection.calls.clear()
     connection.promised.clear()
-    _cancel(connection, iter(calls))
+    opening.begun = {}
+    not_opened = (partial(opening.drop, connection, number, asked) for number, asked in begun.items())
+    _cancel(connection, chain((call.abandon for call in calls), not_opened))
 
 
-def _cancel(connection: Leaving, calls: Iterator[ServerCall]) -> None:
-    some = list(islice(calls, ENDED_CALLS))
-    for call in some:
-        call.abandon()
+def _cancel(connection: Leaving, ends: Iterator[Callable[[], None]]) -> None:
+    some = list(islice(ends, ENDED_CALLS))
+    for end in some:
+        end()
     if len(some) == ENDED_CALLS:
-        connection.in_turn(partial(_cancel, connection, calls))
+        connection.in_turn(partial(_cancel, connection, ends))
     else:
         connection.call_places.keep(0)
 

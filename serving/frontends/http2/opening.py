@@ -1,18 +1,20 @@
 """From headers to calls: a call is opened by its first data, or at the end of the turn in which its headers came.
 
-So requests that are refused together need no calls. A client that sends many sends their headers first.
+So requests that are refused together need no calls. A client that sends many sends their headers first. Of many calls
+without data a few are opened in each turn, and the rest in later turns.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from itertools import islice
 from typing import Protocol
 
 from normfold.serving.errors import ServingError, Unavailable
 from normfold.serving.frontends.http2.call import CallOwner, ServerCall
 from normfold.serving.frontends.http2.kinds import Kind
-from normfold.serving.frontends.http2.limits import Fault
+from normfold.serving.frontends.http2.limits import OPENED_CALLS, Fault
 from normfold.serving.frontends.http2.requests import Asked, refused
 from normfold.serving.rpc.methods import Method
 
@@ -29,9 +31,12 @@ class Opener(CallOwner, Protocol):
     def answer_headers(self, number: int, flags: int, block: bytes) -> None:
         """Answer a request with nothing but headers."""
 
+    def drop(self, call: ServerCall) -> None:
+        """Forget a call: nobody waits for its answer any more."""
+
 
 class CallOpening:
-    """The headers of one turn whose calls are not opened yet, and the calls whose clocks do not run yet."""
+    """The headers whose calls are not opened yet, and the calls whose clocks do not run yet."""
 
     def __init__(self, kind_of: Callable[[Method], Kind]) -> None:
         self._kind_of = kind_of
@@ -58,16 +63,22 @@ class CallOpening:
             connection.promised[number] = asked.length
         return call
 
-    def open_begun(self, connection: Opener) -> None:
-        """Open the calls of which only the headers have come. Raises Fault."""
-        begun, self.begun = self.begun, {}
-        for number, asked in begun.items():
+    def open_one(self, connection: Opener, number: int) -> None:
+        """Open the call of a stream if only its headers have come. Raises Fault."""
+        if (asked := self.begun.pop(number, None)) is not None:
             self.open(connection, number, 0, asked)
 
-    def give_up(self, connection: Opener) -> None:
-        """Open what is begun although the connection ends: its calls are counted and logged like any others."""
+    def open_some(self, connection: Opener) -> bool:
+        """Open a few calls of which only the headers have come; whether some are left. Raises Fault."""
+        for number in list(islice(self.begun, OPENED_CALLS)):
+            self.open_one(connection, number)
+        return bool(self.begun)
+
+    def drop(self, connection: Opener, number: int, asked: Asked) -> None:
+        """Open a call although its connection has ended, and forget it: it is counted and logged like any other."""
         with contextlib.suppress(Fault):
-            self.open_begun(connection)
+            if (call := self.open(connection, number, 0, asked)) is not None:
+                connection.drop(call)
 
     def start_clocks(self, calls: dict[int, ServerCall]) -> None:
         """Let the deadlines of the turn's calls run that are still under way."""

@@ -40,6 +40,8 @@ class SocketSide(asyncio.Protocol):
         self.leaving = False
         #: How often something was read from the client, and how often it was seen that the client took unsent bytes.
         self.reads = self.taken = 0
+        #: The client's "host:port"; "unix:" for a client on a unix socket. Calls may need it when the socket has gone.
+        self.peer = "unix:"
         self._transport: asyncio.Transport | None = None
         self._handshake: asyncio.TimerHandle | None = None
         #: The bytes that wait in the socket, as far as they are counted among those that are held.
@@ -76,20 +78,13 @@ class SocketSide(asyncio.Protocol):
         """The connection is gone."""
         raise NotImplementedError
 
-    @property
-    def peer(self) -> str:
-        """The client's "host:port"; "unix:" for a client on a unix socket."""
-        where = None if self._transport is None else self._transport.get_extra_info("peername")
-        if not isinstance(where, tuple):
-            return "unix:"
-        return f"[{where[0]}]:{where[1]}" if ":" in where[0] else f"{where[0]}:{where[1]}"
-
     # called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet the client."""
         transport = cast(asyncio.Transport, transport)
         self._transport = transport
+        self.peer = _host_and_port(transport.get_extra_info("peername"))
         transport.set_write_buffer_limits(UNSENT_BYTES)
         sock: socket.socket | None = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
@@ -279,6 +274,12 @@ class SocketSide(asyncio.Protocol):
             loop.call_later(LINGER_SECONDS, self._linger, until)
         else:
             loop.call_later(LINGER_SECONDS, transport.abort)
+
+
+def _host_and_port(name: object) -> str:
+    if not isinstance(name, tuple):
+        return "unix:"
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
 
 
 def _in_system(sock: socket.socket | None) -> int:

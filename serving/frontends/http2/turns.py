@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 
 from normfold.serving.frontends.http2.limits import (
+    LONG_READ_BYTES,
     ROUND_MESSAGES,
     ROUND_SECONDS,
     ROUND_TURNS,
@@ -32,8 +34,10 @@ class Turns:
         self.round_seconds = self.seconds = TURN_SECONDS
         #: The turns of the present round.
         self._together = 1
-        #: What ``spare`` has given in this turn of the event loop.
-        self._spared = 0
+        #: What ``spare`` has given in this turn of the event loop, and when the time for its long reads is over.
+        self._spared, self._until = 0, 0.0
+        #: Whether ``_renew`` is certain to be called.
+        self._renewing = False
 
     def messages(self) -> int:
         """The messages that streams may ask in one turn of the present round."""
@@ -46,13 +50,28 @@ class Turns:
         """
         if self.going_on or (given := min(wanted, ROUND_MESSAGES - self._spared)) <= 0:
             return 0
-        if not self._spared:
-            asyncio.get_running_loop().call_soon(self._renew)
+        self._renew_soon()
         self._spared += given
         return given
 
+    def seconds_for(self, size: int) -> float:
+        """The length of the turn for ``size`` bytes that have just come."""
+        if size < LONG_READ_BYTES:
+            return self.seconds
+        now = monotonic()
+        if not self._until:
+            self._until = now + ROUND_SECONDS
+            self._renew_soon()
+        return max(min(self.seconds, self._until - now), SHORTEST_TURN_SECONDS)
+
+    def _renew_soon(self) -> None:
+        if not self._renewing:
+            self._renewing = True
+            asyncio.get_running_loop().call_soon(self._renew)
+
     def _renew(self) -> None:
-        self._spared = 0
+        self._renewing = False
+        self._spared, self._until = 0, 0.0
 
     def end(self, connection: object, left: bool) -> None:
         """The turn of a connection is over; ``left``: and it has frames left."""

@@ -13,7 +13,7 @@ import pytest
 from tests.serving.frontends.conftest import MOST_BYTES, Methods
 from tests.serving.frontends.raw import NoSocket, message, request_headers
 
-from normfold.serving.frontends.http2 import frame_reader
+from normfold.serving.frontends.http2 import frame_reader, turns
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
@@ -22,9 +22,12 @@ from normfold.serving.frontends.http2.frontend import Http2Frontend
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import (
     ENDED_CALLS,
+    LONG_READ_BYTES,
     MOST_FRUITLESS,
     ROUND_MESSAGES,
+    ROUND_SECONDS,
     ROUND_TURNS,
+    SHORTEST_TURN_SECONDS,
     TURN_SECONDS,
     TURN_STREAMS,
 )
@@ -340,6 +343,25 @@ def test_others_are_answered_within_a_flood(clock, on_loop, name):
         assert not flooding.leaving
 
     on_loop(flooded)
+
+
+def test_long_reads_of_one_turn_of_the_event_loop_share_its_time(monkeypatch):
+    """Each of 20 connections had milliseconds of its own for data that came in one moment."""
+
+    async def shared() -> None:
+        made, now = Turns(), 100.0
+        monkeypatch.setattr(turns, "monotonic", lambda: now)
+        for _ in range(2):
+            given = []
+            for _ in range(20):
+                given.append(made.seconds_for(LONG_READ_BYTES))
+                now += given[-1]
+            assert given[0] == TURN_SECONDS
+            assert sum(given) <= ROUND_SECONDS + 20 * SHORTEST_TURN_SECONDS
+            assert made.seconds_for(LONG_READ_BYTES - 1) == TURN_SECONDS
+            await asyncio.sleep(0)
+
+    asyncio.run(shared())
 
 
 def test_a_round_has_a_few_turns_and_what_fails_holds_up_nobody():

@@ -22,7 +22,7 @@ from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
 from normfold.serving.frontends.http2.holding import Holding
-from normfold.serving.frontends.http2.limits import MOST_CALLS
+from normfold.serving.frontends.http2.limits import ENDED_CALLS, MOST_CALLS, OPENED_CALLS
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.frontends.limits import DEFAULT_LIMITS
 from normfold.serving.rpc.methods import Method
@@ -309,7 +309,59 @@ def test_a_flood_of_refused_headers_ends_the_connection_and_opens_no_call_twice(
     async def serve() -> tuple[int, int]:
         connection, socket = connect(Answers(), Tokens())  # type: ignore[arg-type]
         connection.data_received(headers(1, authorization="Bearer a") + b"".join(map(headers, range(3, 31, 2))))
+        while connection._behind:
+            await asyncio.sleep(0)
         assert [frame.kind for frame in socket.frames()][-1] == h2.GOAWAY
         return connection.service.traffic.in_flight, len(connection.calls)
 
     assert asyncio.run(serve()) == (0, 0)
+
+
+MANY = range(1, 2 * MOST_CALLS, 2)
+
+
+@pytest.mark.parametrize("ended", ["", "lost", "fault"])
+def test_calls_of_many_headers_are_opened_a_few_a_turn_also_where_their_connection_ends(ended, monkeypatch):
+    """20 connections that each sent 1,000 headers in one moment held the event loop for 150 ms."""
+    opened: list[int] = []
+    monkeypatch.setattr(frame_reader, "monotonic", lambda: 0.0)  # a turn takes all frames that it is given
+    monkeypatch.setattr(
+        opening.CallOpening,
+        "open",
+        lambda s, c, n, *a, open=opening.CallOpening.open: (opened.append(n), open(s, c, n, *a))[1],
+    )
+
+    async def serve() -> int:
+        connection, _ = connect(Answers())
+        connection.data_received(b"".join(map(headers, MANY)))
+        assert len(opened) == OPENED_CALLS
+        assert connection.busy()
+        if ended == "fault":
+            connection.data_received(h2.frame(h2.PING, 0, 1, bytes(8)))
+        elif ended:
+            connection.connection_lost(None)
+        else:
+            connection.data_received(body(MANY[-1], FREE))
+            assert opened[OPENED_CALLS] == MANY[-1]  # by its data
+        while connection.service.turns.going_on:
+            before = len(opened)
+            await asyncio.sleep(0)
+            assert len(opened) <= before + ENDED_CALLS
+        assert sorted(opened) == list(MANY)
+        assert not connection.opening.begun
+        assert connection.service.traffic.in_flight == len(connection.calls)
+        return len(connection.calls)
+
+    assert asyncio.run(serve()) == (0 if ended else len(MANY) - 1)
+
+
+def test_the_line_of_a_call_that_is_opened_when_its_client_has_gone_names_the_client(caplog):
+    async def serve() -> list[str]:
+        connection, _ = connect(Answers(), log=AccessLog(errors_only=False))
+        connection.peer = "192.0.2.1:5"
+        connection.data_received(b"".join(map(headers, MANY[:10])))
+        connection.connection_lost(None)
+        return [record.fields["peer"] for record in caplog.records if hasattr(record, "fields")]
+
+    caplog.set_level("INFO", "normfold")
+    assert asyncio.run(serve()) == ["192.0.2.1:5"] * 10
