@@ -239,8 +239,9 @@ class Sender:
             left = self._send(stream, waiting.data[0])
             if left:
                 waiting.data[0] = left
-                if stream.window <= 0:
-                    self._ready.pop(stream.number, None)
+                self._ready.pop(stream.number, None)
+                if stream.window > 0:  # the connection has no room for more: the other streams have their turns first
+                    self._ready[stream.number] = waiting
                 return False
             waiting.data.popleft()
             self._holding.add(-waiting.counted.popleft())

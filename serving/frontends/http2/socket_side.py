@@ -110,13 +110,13 @@ class SocketSide(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Read again."""
+        """Read again, and then write: the socket may have no room behind the next data, and nothing is read then."""
         self.choked = False
         self.taken += 1
         self._count(0)
         self.finish(self.sender.unchoke())
         self._read_on()
-        self.flush_soon()
+        asyncio.get_running_loop().call_soon(self.flush_soon)
 
     def data_received(self, data: bytes) -> None:
         """Take whole frames for one turn, then write all answers to them together."""

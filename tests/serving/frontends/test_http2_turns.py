@@ -6,6 +6,7 @@ import asyncio
 import gzip
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from functools import partial
 
 import hpack
@@ -24,6 +25,7 @@ from normfold.serving.frontends.http2.limits import (
     ENDED_CALLS,
     LONG_READ_BYTES,
     MOST_FRUITLESS,
+    PORTION_BYTES,
     ROUND_MESSAGES,
     ROUND_SECONDS,
     ROUND_TURNS,
@@ -55,6 +57,14 @@ class Clock:
     def __call__(self) -> float:
         self.now += self._by
         return self.now
+
+
+@dataclass
+class Stream:
+    """A call, as the sender needs it."""
+
+    number: int
+    window: int
 
 
 @pytest.fixture
@@ -629,3 +639,32 @@ def test_frames_that_are_left_are_answered_although_tls_has_ended_behind_them(cl
         connection.connection_lost(None)
 
     on_loop(ended)
+
+
+def test_a_large_answer_that_a_client_takes_slowly_leaves_room_for_small_ones_on_the_same_connection():
+    """The first stream that waited had the whole window of the connection until its end."""
+    large, small = Stream(1, h2.LARGEST_WINDOW), Stream(3, h2.LARGEST_WINDOW)
+    sender = Sender(Holding(1 << 30))
+    assert sender.answer(large, bytes(10 * PORTION_BYTES))
+    assert sender.answer(small, b"small")
+    sender.widen(10 * PORTION_BYTES, None)
+    assert sender.release() == []
+    assert sender.refill() == [small]
+    assert sender.waits(large)
+
+
+def test_a_client_that_takes_an_answer_slowly_is_read_before_the_next_data_are_written(on_loop):
+    """Each portion of a large answer filled the socket again: nothing else was read before its end, and no RST_STREAM."""
+
+    async def resumed(service: Service) -> None:
+        connection, socket = greeted(service)
+        connection.pause_writing()
+        connection.data_received(asked(1, message(bytes(50_000))))
+        connection.resume_writing()
+        assert socket.is_read
+        await asyncio.sleep(0)  # here the event loop looks at its sockets, once it has called what was ready
+        assert not any(frame.kind == h2.DATA for frame in socket.frames())
+        await asyncio.sleep(0)
+        assert [frame.stream for frame in socket.frames() if frame.flags == h2.END_HEADERS | h2.END_STREAM] == [1]
+
+    on_loop(resumed)

@@ -167,6 +167,7 @@ def test_the_look_at_many_connections_lets_everything_else_have_its_turn(monkeyp
 
         def __init__(self) -> None:
             self.calls, self.call_places, self.progress, self.lifetime = {}, self, self, self
+            self.opening, self.begun = self, {}
 
         def keep(self, calls: int) -> None:
             """It has no places."""
