@@ -340,7 +340,8 @@ def test_an_answer_that_is_on_the_wire_arrives_at_the_end(served, window):
     thread, results = ending(served, 20)
     time.sleep(0.5)
     assert thread.is_alive()
-    client.send(h2.frame(h2.WINDOW_UPDATE, 0, 1, b"\x3f\0\0\0"))
+    if window == 1000:  # the other has no room for more
+        client.send(h2.frame(h2.WINDOW_UPDATE, 0, 1, b"\x3f\0\0\0"))
     size = 0
     while (found := client.frame()) is not None and not (found.kind == h2.HEADERS and found.flags & h2.END_STREAM):
         size += len(found.payload) if found.kind == h2.DATA else 0

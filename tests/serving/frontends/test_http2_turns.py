@@ -654,7 +654,7 @@ def test_a_large_answer_that_a_client_takes_slowly_leaves_room_for_small_ones_on
 
 
 def test_a_client_that_takes_an_answer_slowly_is_read_before_the_next_data_are_written(on_loop):
-    """Each portion of a large answer filled the socket again: nothing else was read before its end, and no RST_STREAM."""
+    """Each portion of a large answer filled the socket again: nothing was read before its end."""
 
     async def resumed(service: Service) -> None:
         connection, socket = greeted(service)
