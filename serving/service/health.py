@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import islice
 
 from normfold.protos import health as pb
 from normfold.serving.catalog.catalog import Catalog
@@ -17,6 +18,9 @@ from normfold.serving.wording import near, quoted
 SERVICE = "grpc.health.v1.Health"
 WHOLE_SERVER = ("", "inference.GRPCInferenceService")
 
+#: The watchers that are woken in one turn of the event loop: there may be thousands, and each has an answer to send.
+WOKEN = 32
+
 Status = pb.HealthCheckResponse.ServingStatus
 
 
@@ -26,6 +30,8 @@ class Health:
     def __init__(self, catalog: Catalog, strict_readiness: bool) -> None:
         self._catalog, self._strict = catalog, strict_readiness
         self._watchers: set[asyncio.Event] = set()
+        #: Those of them that are still to be woken since the last change, in their order.
+        self._unaware: dict[asyncio.Event, None] = {}
         catalog.on_change(self._wake)
 
     def methods(self) -> list[Method]:
@@ -63,8 +69,18 @@ class Health:
             self._watchers.discard(changed)
 
     def _wake(self) -> None:
-        for watcher in self._watchers:
+        """Wake all watchers: a few now, and the rest in later turns of the event loop."""
+        going_on = bool(self._unaware)
+        self._unaware |= dict.fromkeys(self._watchers)
+        if not going_on:
+            self._wake_some()
+
+    def _wake_some(self) -> None:
+        for watcher in list(islice(self._unaware, WOKEN)):
+            del self._unaware[watcher]
             watcher.set()
+        if self._unaware:
+            asyncio.get_running_loop().call_soon(self._wake_some)
 
     def _status(self, service: str) -> Status:
         if service in WHOLE_SERVER:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
+from collections import Counter
 
 import grpc
 import pytest
@@ -11,6 +13,7 @@ from google.protobuf import descriptor_pb2
 
 from normfold.protos import grpc_service as pb
 from normfold.protos import health, reflection_v1, reflection_v1alpha
+from normfold.serving.service.health import WOKEN, Health
 
 SERVING, NOT_SERVING = health.HealthCheckResponse.SERVING, health.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health.HealthCheckResponse.SERVICE_UNKNOWN
@@ -93,6 +96,52 @@ def test_a_watcher_that_leaves_is_forgotten(serve, repository):
                 break
             threading.Event().wait(0.05)
         assert not one.server.health._watchers
+
+
+class Changing:
+    """The part of a catalog that watchers ask."""
+
+    def __init__(self):
+        self.is_ready, self.leaving, self.listeners = False, False, []
+
+    def on_change(self, listener):
+        self.listeners.append(listener)
+
+    def ready(self, strict):
+        return self.is_ready
+
+    def change(self, is_ready):
+        self.is_ready = is_ready
+        for listener in self.listeners:
+            listener()
+
+
+def test_many_watchers_hear_of_a_change_a_few_in_each_turn_of_the_event_loop():
+    """20,000 of them kept everybody waiting for 150 ms; also those that had to wait hear of it when changes go on."""
+
+    async def watched():
+        catalog, heard = Changing(), Counter()
+        watchers = Health(catalog, True)
+
+        async def listen(number):
+            async for answer in watchers.watch(health.HealthCheckRequest()):
+                heard[number, answer.status] += 1
+
+        listening = [asyncio.ensure_future(listen(number)) for number in range(10 * WOKEN)]
+        await asyncio.sleep(0)
+        assert heard == Counter({(number, NOT_SERVING): 1 for number in range(10 * WOKEN)})
+        for turn in range(30):
+            if turn < 10:
+                catalog.change(is_ready=True)
+            before = heard.total()
+            await asyncio.sleep(0)
+            assert heard.total() <= before + WOKEN
+        assert heard.total() == 20 * WOKEN
+        for each in listening:
+            each.cancel()
+        await asyncio.wait(listening)
+
+    asyncio.run(watched())
 
 
 def reflect(server, messages, **request):
