@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 from normfold.serving.frontends.http2.frame_reader import FrameReader
@@ -13,9 +13,8 @@ class Placed(Protocol):
 
     frames: FrameReader
 
-    @property
-    def calls(self) -> Sized:
-        """The calls under way."""
+    def busy(self) -> bool:
+        """Whether calls are under way."""
 
     def unsent(self) -> int:
         """The bytes that wait in the socket for the client."""
@@ -71,4 +70,4 @@ def is_idle(connection: Placed) -> bool:
     One with unsent answers would be forgotten with them, and nobody would see that it makes no progress. A client that
     has not sent its settings has no answers: what is unsent there is our greeting.
     """
-    return not connection.calls and not (connection.frames.settled and connection.unsent())
+    return not connection.busy() and not (connection.frames.settled and connection.unsent())

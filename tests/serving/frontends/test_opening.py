@@ -20,7 +20,7 @@ from normfold.serving.frontends.access_log import AccessLog
 from normfold.serving.frontends.http2 import frame_reader, opening, patience
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
-from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
+from normfold.serving.frontends.http2.connection_places import ConnectionPlaces, is_idle
 from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.limits import ENDED_CALLS, MOST_CALLS, OPENED_CALLS
 from normfold.serving.frontends.http2.requests import Requests
@@ -336,6 +336,7 @@ def test_calls_of_many_headers_are_opened_a_few_a_turn_also_where_their_connecti
         connection.data_received(b"".join(map(headers, MANY)))
         assert len(opened) == OPENED_CALLS
         assert connection.busy()
+        assert not is_idle(connection)
         if ended == "fault":
             connection.data_received(h2.frame(h2.PING, 0, 1, bytes(8)))
         elif ended:
