@@ -69,9 +69,15 @@ class TlsSide(asyncio.Protocol):
         self._protocol.resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        """Decrypt for one turn, and pass on what was decrypted together."""
+        """Decrypt for one turn, and pass on what was decrypted together.
+
+        A handshake takes a millisecond or more, and after a restart all clients come at once: each step of one has its
+        turn in the rounds.
+        """
         if self._left:
             self._leave(self._left + data)
+        elif self._waiting is not None and not self._ended:
+            self._wait_for_turn(data)
         elif not self._ended:
             self._take(data)
 
@@ -139,10 +145,8 @@ class TlsSide(asyncio.Protocol):
             self._fail(getattr(error, "reason", None) or str(error))  # one of our own has no reason
             return
         self._flush()
-        if (left := data[at:]) and not closed and self._transport is not None:
-            self._leave(left)
-            self._transport.pause_reading()
-            self._queue_turn()
+        if (left := data[at:]) and not closed:
+            self._wait_for_turn(left)
         if found:
             self._protocol.data_received(found[0] if len(found) == 1 else b"".join(found))
         if closed and not self._ended and not self._protocol.eof_received() and self._transport is not None:
@@ -165,6 +169,12 @@ class TlsSide(asyncio.Protocol):
         """Keep ``data`` for later turns, in place of what was left; they count among the bytes held for the client."""
         self._protocol.holding.add_beside(len(data) - len(self._left))
         self._left = data
+
+    def _wait_for_turn(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._leave(data)
+            self._transport.pause_reading()
+            self._queue_turn()
 
     def _queue_turn(self) -> None:
         if not self._queued:

@@ -16,6 +16,7 @@ from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
 from normfold.serving.frontends.http2.holding import Holding
+from normfold.serving.frontends.http2.limits import ROUND_TURNS
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.frontends.http2.tls_side import PART_BYTES, PIECE_BYTES, TlsSide
 from normfold.serving.frontends.limits import DEFAULT_LIMITS
@@ -28,20 +29,29 @@ PING = h2.frame(h2.PING, 0, 0, bytes(8))
 class Client:
     """TLS of a client whose socket is a NoSocket."""
 
-    def __init__(self, ca, socket: NoSocket, server: TlsSide) -> None:
+    def __init__(self, ca, socket: NoSocket) -> None:
         context = ssl.create_default_context(cafile=ca)
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         context.set_alpn_protocols(["h2"])
         self._in, self._out, self._socket = ssl.MemoryBIO(), ssl.MemoryBIO(), socket
         self._tls = context.wrap_bio(self._in, self._out, server_hostname="127.0.0.1")
-        while True:
-            try:
-                self._tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                server.data_received(self._out.read())
-                self._take()
+
+    def begin(self) -> bytes:
+        """The first message of the handshake."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        return self._out.read()
+
+    async def shake_hands(self, server: TlsSide) -> None:
+        """Carry out the handshake, in the server's turns, and greet."""
+        server.data_received(self.begin())
+        while not self._socket.written:
+            await asyncio.sleep(0)
+        self._take()
+        self._tls.do_handshake()
         server.data_received(self._out.read() + self.records(h2.PREFACE + h2.settings({})))
+        while not self._socket.written:
+            await asyncio.sleep(0)
 
     def records(self, *parts: bytes) -> bytes:
         """A record with each of ``parts``."""
@@ -79,13 +89,15 @@ class Sizes(NoSocket):
         self.sizes.append(len(data))
 
 
-def begun(certificate, socket: NoSocket) -> tuple[ServerConnection, TlsSide, Client]:
+async def begun(certificate, socket: NoSocket) -> tuple[ServerConnection, TlsSide, Client]:
     """A connection after the handshake."""
     service = Service(Requests(Methods().table()), Traffic(), MOST_BYTES, DEFAULT_LIMITS, Holding(1 << 30))
     connection = ServerConnection(service, ConnectionPlaces(1))
     server = TlsSide(TlsFiles(certificate.cert, certificate.key).read().context, connection)
     server.connection_made(socket)
-    return connection, server, Client(certificate.ca, socket, server)
+    client = Client(certificate.ca, socket)
+    await client.shake_hands(server)
+    return connection, server, client
 
 
 def test_what_is_encrypted_together_is_small(certificate):
@@ -93,7 +105,7 @@ def test_what_is_encrypted_together_is_small(certificate):
 
     async def large() -> None:
         socket = Sizes()
-        connection, server, client = begun(certificate, socket)
+        connection, server, client = await begun(certificate, socket)
         client.data()
         answer = bytes(range(256)) * 8192
         server.write(answer)
@@ -109,7 +121,7 @@ def test_records_of_one_byte_are_decrypted_a_piece_in_each_turn(certificate, mon
 
     async def many() -> None:
         socket = NoSocket()
-        connection, server, client = begun(certificate, socket)
+        connection, server, client = await begun(certificate, socket)
         monkeypatch.setattr(tls_side, "monotonic", count().__next__)  # each turn is over at the first look at the clock
         pings = 400
         small = [PING[at : at + 1] for at in range(len(PING))] * pings
@@ -139,3 +151,27 @@ def test_records_of_one_byte_are_decrypted_a_piece_in_each_turn(certificate, mon
         assert connection.holding.bytes == 0
 
     asyncio.run(many())
+
+
+def test_the_handshakes_of_many_clients_that_come_at_once_are_done_a_few_in_each_turn(certificate):
+    """1,000 of them, after a restart of the server, kept everybody else waiting for a second."""
+
+    async def together() -> None:
+        service = Service(Requests(Methods().table()), Traffic(), MOST_BYTES, DEFAULT_LIMITS, Holding(1 << 30))
+        context = TlsFiles(certificate.cert, certificate.key).read().context
+        sockets = [NoSocket() for _ in range(4 * ROUND_TURNS)]
+        servers = [TlsSide(context, ServerConnection(service, ConnectionPlaces(1))) for _ in sockets]
+        for server, socket in zip(servers, sockets, strict=True):
+            server.connection_made(socket)
+            server.data_received(Client(certificate.ca, socket).begin())
+        answered = 0
+        for _ in range(20):
+            before, answered = answered, sum(bool(socket.written) for socket in sockets)
+            assert answered <= before + ROUND_TURNS
+            await asyncio.sleep(0)
+        assert answered == len(sockets)
+        assert all(socket.is_read for socket in sockets)
+        for server in servers:
+            server.connection_lost(None)
+
+    asyncio.run(together())
