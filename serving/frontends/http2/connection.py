@@ -15,7 +15,7 @@ from normfold.serving.frontends.http2.holding import Holding
 from normfold.serving.frontends.http2.kinds import kind_of, logged_kind_of
 from normfold.serving.frontends.http2.leftovers import drop_all, end_requests, go_on
 from normfold.serving.frontends.http2.lifetime import Lifetime
-from normfold.serving.frontends.http2.limits import FULL_READ_BYTES, Fault
+from normfold.serving.frontends.http2.limits import FULL_READ_BYTES, LONG_READ_BYTES, Fault
 from normfold.serving.frontends.http2.opening import CallOpening
 from normfold.serving.frontends.http2.past_streams import PastStreams
 from normfold.serving.frontends.http2.patience import Patience
@@ -59,7 +59,8 @@ class ServerConnection(SocketSide):
     def take(self, data: bytes) -> bool:
         """Take frames for one turn; whether some are left, or wait in the socket."""
         turns = self.service.turns
-        seconds = turns.seconds_for(len(data)) if data else turns.round_seconds
+        long = len(data) >= LONG_READ_BYTES
+        seconds = turns.long_read_seconds() if long else turns.seconds if data else turns.round_seconds
         self.again = self.again.renewed(self) if self.again is not None and self.service.open_to_all else None
         try:
             left = self.frames.feed(data, self, seconds) or len(data) >= FULL_READ_BYTES

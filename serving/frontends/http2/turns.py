@@ -8,7 +8,6 @@ from collections.abc import Callable
 from time import monotonic
 
 from normfold.serving.frontends.http2.limits import (
-    LONG_READ_BYTES,
     ROUND_MESSAGES,
     ROUND_SECONDS,
     ROUND_TURNS,
@@ -54,10 +53,8 @@ class Turns:
         self._spared += given
         return given
 
-    def seconds_for(self, size: int) -> float:
-        """The length of the turn for ``size`` bytes that have just come."""
-        if size < LONG_READ_BYTES:
-            return self.seconds
+    def long_read_seconds(self) -> float:
+        """The length of the turn for LONG_READ_BYTES or more that have just come."""
         now = monotonic()
         if not self._until:
             self._until = now + ROUND_SECONDS
