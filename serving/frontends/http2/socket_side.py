@@ -135,6 +135,7 @@ class SocketSide(asyncio.Protocol):
         if self._behind:
             self._all_come = True
             return True
+        self.flush()  # the end of an answer may be queued: its call is over, and the socket is closed here
         if self._ended or not self.busy():
             return False
         self.leaving = self.silent = True

@@ -666,3 +666,17 @@ def test_a_client_that_takes_an_answer_slowly_is_read_before_the_next_data_are_w
         assert [frame.stream for frame in socket.frames() if frame.flags == h2.END_HEADERS | h2.END_STREAM] == [1]
 
     on_loop(resumed)
+
+
+def test_the_end_of_a_large_answer_is_sent_although_the_client_ends_its_side_before_it_is_written(on_loop):
+    """The end that was read in between closed the socket before the last data."""
+
+    async def ended(service: Service) -> None:
+        connection, socket = greeted(service)
+        connection.pause_writing()
+        connection.data_received(asked(1, message(bytes(50_000))))
+        connection.resume_writing()
+        assert not connection.eof_received()
+        assert [frame.stream for frame in socket.frames() if frame.flags == h2.END_HEADERS | h2.END_STREAM] == [1]
+
+    on_loop(ended)
