@@ -99,8 +99,8 @@ class Http2Frontend:
         until = loop.time() + most_seconds
         for connection in list(self._connections):
             connection.lifetime.part(connection, loop.time())
-        while not all(connection.leaving for connection in self._connections) and loop.time() < until:
-            await asyncio.sleep(0.01)
+        while any(not c.leaving or c.opening.begun for c in self._connections) and loop.time() < until:
+            await asyncio.sleep(0.01)  # also until the calls that have come are opened: later they would be refused
 
     def _close_port(self) -> None:
         for server in self._servers:

@@ -21,7 +21,9 @@ from normfold.serving.frontends.http2 import frame_reader, opening, patience
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.connection_places import ConnectionPlaces, is_idle
+from normfold.serving.frontends.http2.frontend import Http2Frontend
 from normfold.serving.frontends.http2.holding import Holding
+from normfold.serving.frontends.http2.lifetime import FAREWELL
 from normfold.serving.frontends.http2.limits import ENDED_CALLS, MOST_CALLS, OPENED_CALLS
 from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.frontends.limits import DEFAULT_LIMITS
@@ -366,3 +368,26 @@ def test_the_line_of_a_call_that_is_opened_when_its_client_has_gone_names_the_cl
 
     caplog.set_level("INFO", "normfold")
     assert asyncio.run(serve()) == ["192.0.2.1:5"] * 10
+
+
+def test_a_server_that_drains_waits_until_the_calls_that_came_before_are_opened():
+    """The next step of its end refuses new calls: those whose headers had come were refused, too."""
+
+    async def drained() -> tuple[bool, int]:
+        traffic = Traffic()
+        method = Method("/t.T/Infer", pb.ModelInferRequest, wire_unary=Answers().answer)
+        server = Http2Frontend([method], traffic, 1 << 20)
+        connection = server._accept()
+        connection.connection_made(NoSocket())
+        connection.data_received(h2.PREFACE + h2.settings({}))
+        draining = asyncio.ensure_future(server.drain(60))
+        await asyncio.sleep(0)
+        connection.pause_writing()  # calls are not opened while the client takes nothing
+        connection.data_received(b"".join(map(headers, MANY[:20])) + h2.frame(h2.PING, h2.ACK, 0, FAREWELL))
+        await asyncio.sleep(0.05)
+        before = draining.done()
+        connection.resume_writing()
+        await draining
+        return before, traffic.in_flight
+
+    assert asyncio.run(drained()) == (False, 20)
