@@ -79,6 +79,7 @@ class CallOpening:
         with contextlib.suppress(Fault):
             if (call := self.open(connection, number, 0, asked)) is not None:
                 connection.drop(call)
+                self._timed.clear()  # nobody starts their clocks, and they would keep the connection
 
     def start_clocks(self, calls: dict[int, ServerCall]) -> None:
         """Let the deadlines of the turn's calls run that are still under way."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import weakref
 from collections import Counter
 from unittest import mock
 
@@ -391,3 +393,21 @@ def test_a_server_that_drains_waits_until_the_calls_that_came_before_are_opened(
         return before, traffic.in_flight
 
     assert asyncio.run(drained()) == (False, 20)
+
+
+def test_a_connection_that_was_lost_while_calls_waited_to_be_opened_is_not_kept_by_them():
+    async def lost() -> bool:
+        connection, _ = connect(Answers())
+        connection.data_received(b"".join(headers(number, grpc_timeout="9S") for number in MANY[: 2 * ENDED_CALLS]))
+        connection.connection_lost(None)
+        turns, kept = connection.service.turns, weakref.ref(connection)
+        del connection
+        while turns.going_on:
+            await asyncio.sleep(0)
+        return kept() is not None
+
+    gc.disable()
+    try:
+        assert not asyncio.run(lost())
+    finally:
+        gc.enable()
