@@ -51,8 +51,8 @@ ROUND_TURNS = 8
 ROUND_MESSAGES = 32
 #: The least time in which data that have just come are taken. They are taken at once and wait for no round.
 SHORTEST_TURN_SECONDS = 0.0001
-#: Reads of this size share ROUND_SECONDS in one turn of the event loop; what smaller ones hold takes less time than to
-#: look at the clock for them.
+#: Reads of this size share ROUND_SECONDS in one turn of the event loop. Smaller ones hold a few calls and take little
+#: time, so nobody looks at the clock for them.
 LONG_READ_BYTES = 2048
 #: Calls that are opened in one turn, of those that have sent headers and no data: each has a task that begins later.
 OPENED_CALLS = 4

@@ -372,6 +372,23 @@ def test_long_reads_of_one_turn_of_the_event_loop_share_its_time(monkeypatch):
     asyncio.run(shared())
 
 
+def test_connections_with_long_reads_in_one_moment_do_less_each_than_one_alone(monkeypatch, on_loop):
+    async def together(service: Service) -> None:
+        connections = [greeted(service) for _ in range(4)]
+        now = Clock(4)
+        monkeypatch.setattr(turns, "monotonic", now)
+        monkeypatch.setattr(frame_reader, "monotonic", now)
+        for connection, socket in connections:
+            socket.written = b""
+            connection.data_received(h2.frame(h2.PING, 0, 0, bytes(8)) * 400)
+        first, second, *_ = [len(socket.frames()) for _, socket in connections]
+        assert second < first  # what is left of the time of both
+        for connection, _ in connections:
+            await rest(connection)
+
+    on_loop(together)
+
+
 def test_a_round_has_a_few_turns_and_what_fails_holds_up_nobody():
     async def rounds() -> Counter[int]:
         turns, loop, iteration, taken = Turns(), asyncio.get_running_loop(), 0, Counter[int]()
