@@ -110,7 +110,7 @@ class SocketSide(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Read again, and then write: the socket may have no room behind the next data, and nothing is read then."""
+        """Read again, and write after that: the next data may fill the socket, and then nothing would be read."""
         self.choked = False
         self.taken += 1
         self._count(0)
