@@ -32,8 +32,8 @@ class Changes:
         self._repository = repository
         self._loaded: dict[str, Marks] = {}
         self._seen: dict[str, Marks] = {}
-        #: The device and the number of the repository's folder when it last held a model.
-        self._place: tuple[int, int] | None = None
+        #: What tells the repository's folder from others, from the time when it last held a model.
+        self._place: tuple[int, int, int] | None = None
 
     def begin(self) -> None:
         """What is there now counts as loaded. Call it before anything is loaded."""
@@ -67,15 +67,16 @@ class Changes:
         path = self._repository.path
         try:
             place = path.stat()
+            file_system = os.statvfs(path).f_fsid  # a tmpfs that is mounted anew has the old one's other numbers
             if stat.S_ISDIR(place.st_mode):
                 os.listdir(path)  # noqa: PTH208 - to the end, because a folder that opens may still not be readable
         except OSError as error:
             raise LoadError(f"the repository {quoted(str(path))} cannot be read: {why(error)}") from None
-        folders, number = self._repository.models(), (place.st_dev, place.st_ino)
-        if not folders and self._place not in (None, number):
+        folders, now = self._repository.models(), (place.st_dev, place.st_ino, file_system)
+        if not folders and self._place not in (None, now):
             raise LoadError(f"the repository {quoted(str(path))} is another folder now, which holds no model")
         if folders:
-            self._place = number
+            self._place = now
         return folders
 
     def note(self, name: str) -> None:

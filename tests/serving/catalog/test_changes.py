@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -97,6 +99,17 @@ def test_no_model_is_gone_while_the_repository_itself_is_away(root, models):
     assert [changes.look() for _ in range(3)] == [([], [])] * 3
     shutil.rmtree(root / "m")
     assert [changes.look(), changes.look()] == [([], []), ([], ["m"])]
+
+
+def test_no_model_is_gone_where_an_empty_volume_has_the_numbers_of_the_old_one(root, monkeypatch):
+    """A tmpfs that is unmounted and mounted anew: the kernel gives it the free device number, and inode 1."""
+    changes = begun(root)
+    shutil.rmtree(root / "m")
+    mounted = os.statvfs(root).f_fsid
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_fsid=mounted + 1))
+    for _ in range(3):
+        with pytest.raises(LoadError, match="is another folder now, which holds no model"):
+            changes.look()
 
 
 def test_a_repository_may_be_replaced_by_another_one(root, models):
