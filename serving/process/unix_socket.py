@@ -4,20 +4,60 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import os
 import socket
 import stat
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 #: Numbers for names beside a path.
 _NUMBERS = itertools.count()
 
+#: The longest wait for other servers that take a path in the same folder. It takes them a millisecond; a lock that is
+#: held for longer is that of a program which keeps its folder from being cleaned up.
+LOCK_SECONDS = 0.5
 
-def bound(path: str) -> socket.socket:
-    """A socket bound to ``path``, in place of one on which nobody listens any more. Raises OSError."""
-    remove_abandoned(path)
+
+def listening(path: str, backlog: int) -> socket.socket:
+    """A socket that listens on ``path``, in place of one on which nobody listens any more. Raises OSError."""
+    with _alone(path):
+        remove_abandoned(path)
+        sock = _bound(path)
+        sock.listen(backlog)  # before another server may ask whether it is abandoned
+    return sock
+
+
+@contextlib.contextmanager
+def _alone(path: str) -> Iterator[None]:
+    """Keep other servers from taking ``path`` meanwhile.
+
+    Of two that found the same left-over socket, the second removed the one that the first had just made. The folder
+    itself is locked, so that no file stays behind; one that cannot be locked is used without.
+    """
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            folder = os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY)
+            held.callback(os.close, folder)
+            until = time.monotonic() + LOCK_SECONDS
+            while not _locked(folder) and time.monotonic() < until:
+                time.sleep(0.002)
+        yield
+
+
+def _locked(folder: int) -> bool:
+    """Whether this process has the lock of ``folder`` now. Raises OSError where there are no locks."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _bound(path: str) -> socket.socket:
+    """A socket bound to ``path``, where nothing is. Raises OSError."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(path)
@@ -50,11 +90,16 @@ def take(path: str, own: tuple[int, int] | None, bind: Callable[[str], bool]) ->
     real one. If the file at ``path`` has the identity ``own``, the new socket takes its place. Raises OSError.
     """
     _answers(path)  # raises where the path is longer than a client can connect to, although a file can have it
+    with _alone(path):
+        return _take(path, own, bind)
+
+
+def _take(path: str, own: tuple[int, int] | None, bind: Callable[[str], bool]) -> tuple[int, int] | None:
     if own is None or identity(path) != own:
         own = None
         remove_abandoned(path)
     beside = str(Path(path).with_name(f".{os.getpid():x}.{next(_NUMBERS):x}"))
-    bound(beside).close()  # gRPC would not report why it cannot be bound
+    _bound(beside).close()  # gRPC would not report why it cannot be bound
     Path(beside).unlink()
     if not bind(beside):
         raise OSError("gRPC cannot bind it")
@@ -79,7 +124,10 @@ def identity(path: str) -> tuple[int, int] | None:
 
 
 def remove_own(path: str, own: tuple[int, int] | None) -> None:
-    """Remove the file at ``path``, unless it is another than the one with the identity ``own``."""
+    """Remove the file at ``path``, unless it is another than the one with the identity ``own``.
+
+    Call it once, before the socket is closed: then another server may have the path, and a file of the same identity.
+    """
     if own is not None and identity(path) == own:
         Path(path).unlink(missing_ok=True)
 

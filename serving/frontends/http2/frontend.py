@@ -103,10 +103,11 @@ class Http2Frontend:
             await asyncio.sleep(0.01)  # also until the calls that have come are opened: later they would be refused
 
     def _close_port(self) -> None:
-        for server in self._servers:
-            server.close()
         if self._path is not None:
             unix_socket.remove_own(self._path, self._file)
+            self._path = None
+        for server in self._servers:
+            server.close()
 
     async def stop(self, grace_seconds: float) -> bool:
         """Close the port and every connection; whether all calls under way ended within ``grace_seconds``.
@@ -162,9 +163,12 @@ class Http2Frontend:
 
 
 def bound(address: str, reuse_port: bool) -> tuple[list[socket.socket], str]:
-    """Sockets bound to ``address``, one for each address that its host has, and the address in use. Raises OSError."""
+    """Sockets bound to ``address``, one for each address that its host has, and the address in use. Raises OSError.
+
+    A unix socket listens already.
+    """
     if address.startswith(UNIX):
-        return [unix_socket.bound(address.removeprefix(UNIX))], address
+        return [unix_socket.listening(address.removeprefix(UNIX), BACKLOG)], address
     host, port = host_and_port(address)
     sockets: list[socket.socket] = []
     try:

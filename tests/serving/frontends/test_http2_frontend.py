@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 import time
+from pathlib import Path
 
 import grpc
 import pytest
@@ -96,7 +97,7 @@ def test_a_socket_with_a_full_queue_is_in_use(tmp_path):
         busy.listen(0)
         waiting.connect(path)
         with pytest.raises(OSError, match="Address already in use"):
-            unix_socket.bound(path)
+            unix_socket.listening(path, 1)
 
 
 def test_a_server_that_stops_removes_no_socket_of_another(start, tmp_path):
@@ -107,6 +108,17 @@ def test_a_server_that_stops_removes_no_socket_of_another(start, tmp_path):
         other.bind(str(path))
     assert path.is_socket()
     other.close()
+
+
+def test_a_server_that_stops_leaves_the_socket_of_the_next_one_that_has_its_inode(start, tmp_path, monkeypatch):
+    """A file system may give the number of the file that was just removed to the next one."""
+    path = tmp_path / "s.sock"
+    monkeypatch.setattr(unix_socket, "identity", lambda path: (1, 2) if Path(path).exists() else None)
+    with start(f"unix:{path}") as first:
+        asyncio.run_coroutine_threadsafe(first.frontend.drain(0.1), first.loop).result(20)
+        with start(f"unix:{path}"):
+            asyncio.run_coroutine_threadsafe(first.frontend.stop(0.1), first.loop).result(20)
+            assert path.is_socket()
 
 
 @pytest.mark.parametrize("name", FRONTENDS)
