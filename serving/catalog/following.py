@@ -28,7 +28,8 @@ class Served(NamedTuple):
     config: bytes
     #: Why loading failed before any version was tried.
     reason: str
-    #: Whether requests load it: then ``versions`` are all that were there, and ``config`` is empty.
+    #: Whether requests load it: then ``versions`` are all that were there, ``config`` is empty, and it has a reason or
+    #: refused versions only where the last of these loads failed.
     lazy: bool = False
     #: For each of ``versions``, what tells apart the contents of its files; empty: any will do.
     digests: tuple[str, ...] = ()
@@ -51,10 +52,10 @@ class Served(NamedTuple):
 def served(entries: Mapping[str, Entry]) -> Iterator[Served]:
     """Every model that is known, and is not loading for the first time."""
     for name, entry in sorted(entries.items()):
+        refused = tuple((n, each.reason) for n, each in sorted(entry.versions.items()) if each.state == UNAVAILABLE)
         if entry.wanted and entry.lazy:
-            yield Served(name, entry.present, b"", "", True)
+            yield Served(name, entry.present, b"", entry.reason, True, refused=refused if entry.failed else ())
         elif (entry.wanted or entry.known) and (entry.tried or not entry.loading):
-            refused = tuple((n, each.reason) for n, each in sorted(entry.versions.items()) if each.state == UNAVAILABLE)
             yield Served(
                 name,
                 entry.answering,
@@ -137,6 +138,9 @@ class Following:
     def _take_over(self, entries: dict[str, Entry]) -> None:
         for model in self._known:
             if model.lazy:
+                entry = entries.get(model.name, Entry())
+                if entry.asleep and (model.reason or model.refused):
+                    entry.versions, entry.reason, entry.failed = model.state.versions, model.reason, True
                 continue
             entry = entries.setdefault(model.name, model.state)
             if model.reason or (model.refused and not model.versions):

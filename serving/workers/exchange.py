@@ -90,13 +90,13 @@ class Exchange:
     def serve(self) -> Serve:
         """What a worker that starts now is to load: for each model the report that has the highest versions.
 
+        Of those with the same versions it is one that says why others do not answer, as in an index of all workers.
         While no worker listens, it may load whatever the files of these versions are now: no other answer is given.
         """
         best: dict[str, ServedModel] = {}
         for worker in self.listening:
             for model in worker.served:
-                # Compared from the highest version down, so that of two reports the one with more versions is taken.
-                if model.name not in best or model.versions[::-1] > best[model.name].versions[::-1]:
+                if model.name not in best or _rank(model) > _rank(best[model.name]):
                     best[model.name] = model
         if self.listening:
             self._served = tuple(best.values())
@@ -271,3 +271,8 @@ class Exchange:
             if worker.server_ready != self.ready:
                 worker.server_ready = self.ready
                 worker.link.send(ServerReady(self.ready))
+
+
+def _rank(model: ServedModel) -> tuple[tuple[int, ...], bool]:
+    """Its versions from the highest down, so that of two reports the one with more versions has the higher rank."""
+    return model.versions[::-1], bool(model.reason or model.refused)

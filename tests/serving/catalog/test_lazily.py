@@ -357,3 +357,23 @@ def test_a_model_on_the_cpu_does_not_keep_its_file_in_memory(serve, root, ask):
         one.infer(ask("a"))
         held = one.server.catalog.find("a", "").session._session
         assert not [name for name, value in vars(held).items() if isinstance(value, bytes) and len(value) > 50]
+
+
+@pytest.mark.parametrize("damage", ["file", "config"])
+def test_a_later_catalog_says_why_the_others_could_not_load_a_model(catalog, root, damage):
+    (root / "a" / ("1/model.onnx" if damage == "file" else "config.pbtxt")).write_text("no {", encoding="utf-8")
+
+    async def scenario():
+        first, later = catalog(), catalog()
+        await first.load_all()
+        await first.wake("a")
+        later.following.follow(served(first.entries))
+        await later.load_all()
+        assert later.following.end(later.entries) == {}
+        assert later.index(False) == first.index(False)
+        assert [later.model_ready(name) for name in "abcd"] == [False, True, True, True]
+        assert list(served(later.entries)) == list(served(first.entries))
+        await later.wake("a")  # it tries for itself
+        assert later.index(False) == first.index(False)
+
+    asyncio.run(scenario())

@@ -351,6 +351,19 @@ def test_a_worker_that_starts_later_gets_what_the_others_serve():
     assert Exchange(1).serve == Serve(None)
 
 
+def test_a_worker_that_starts_later_gets_the_reason_of_a_model_that_one_of_the_others_could_not_load():
+    """The index of all workers has the reason, too."""
+    asleep, failed = ServedModel("m", (1,), b"", "", lazy=True), ServedModel("m", (1,), b"", "no", lazy=True)
+
+    async def scenario(exchange, one, two):
+        for first, second in ((asleep, failed), (failed, asleep)):
+            exchange.handle(one, InService((first,)))
+            exchange.handle(two, InService((second,)))
+            assert exchange.serve == Serve((failed,))
+
+    play(scenario)
+
+
 def test_while_no_worker_listens_the_contents_of_the_files_are_left_to_the_disk():
     read = ServedModel("m", (1,), b"c", "", digests=("d",))
 
