@@ -1,8 +1,8 @@
 """What has changed in a repository since its models were loaded; a change counts only when it is whole.
 
 A copy takes time, and a model must not be loaded from half of it. So a model has changed when its files are other ones
-than those that were loaded, when they have stayed the same from one look to the next, and when every version has its
-model file, and each file that its manifest lists has the size that is written there.
+than those that were loaded, when they have stayed the same from one look to the next, and when every version that is to
+be in service has its model file, and each file that its manifest lists has the size that is written there.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from normfold.serving.catalog import config
 from normfold.serving.catalog.plain_files import is_file, is_there, why
 from normfold.serving.catalog.repository import MANIFEST_FILE, ModelFolder, Repository
 from normfold.serving.errors import LoadError
@@ -34,6 +35,8 @@ class Changes:
         self._seen: dict[str, Marks] = {}
         #: What tells the repository's folder from others, from the time when it last held a model.
         self._place: tuple[int, int, int] | None = None
+        #: The models that had changed at the last look, and are not whole: what each lacks.
+        self.incomplete: dict[str, str] = {}
 
     def begin(self) -> None:
         """What is there now counts as loaded. Call it before anything is loaded."""
@@ -49,11 +52,11 @@ class Changes:
         """
         folders = self._models()
         now = {name: _marks(folder.path) for name, folder in folders.items()}
-        changed = [
-            name
-            for name, marks in now.items()
-            if marks != self._loaded.get(name) and marks == self._seen.get(name) and is_whole(folders[name])
+        settled = [
+            name for name, marks in now.items() if marks != self._loaded.get(name) and marks == self._seen.get(name)
         ]
+        self.incomplete = {name: missing for name in settled if (missing := lacking(folders[name]))}
+        changed = [name for name in settled if name not in self.incomplete]
         gone = [name for name in self._loaded if name not in now and name not in self._seen]
         self._seen = now
         for name in changed:
@@ -96,26 +99,46 @@ class Changes:
             self._loaded[name] = ()
 
 
-def is_whole(folder: ModelFolder) -> bool:
-    """Whether every version has a model file, and the files of its manifest in their sizes."""
+def lacking(folder: ModelFolder) -> str:
+    """What the versions of ``folder`` that are to be in service lack; "" where they are whole.
+
+    Others, such as an old one of which a copy broke off, may stay as they are.
+    """
     if is_file(folder.path):
-        return True
+        return ""
     try:
-        numbers = folder.versions()
-        return bool(numbers) and all(_is_whole_version(folder.path / str(number)) for number in numbers)
-    except (OSError, LoadError):
-        return False
+        there = folder.versions()
+        numbers = _in_service(folder, there)
+        found = (f"version {n} {missing}" for n in numbers if (missing := _lacking(folder.path / str(n))))
+        return next(found, "" if there else "it has no version")
+    except (OSError, LoadError) as error:
+        return f"its files cannot be read: {why(error) if isinstance(error, OSError) else error}"
 
 
-def _is_whole_version(version: Path) -> bool:
+def _in_service(folder: ModelFolder, there: list[int]) -> list[int]:
+    """The versions that its configuration puts in service; all of them where it cannot be read: its load says why."""
+    try:
+        return config.versions_in_service(config.parse(folder.config_text() or ""), there)
+    except LoadError:
+        return there
+
+
+def _lacking(version: Path) -> str:
     manifest = version / MANIFEST_FILE
     if not is_there(manifest):
-        return any(file.stat().st_size for file in version.glob("*.onnx"))
+        return (
+            "" if any(file.stat().st_size for file in version.glob("*.onnx")) else "has no .onnx file, or an empty one"
+        )
     try:
         files = json.loads(manifest.read_bytes())["files"]
-        return all((version / name).stat().st_size == int(entry["bytes"]) for name, entry in files.items())
+        for name, entry in files.items():
+            if (version / name).stat().st_size != int(entry["bytes"]):
+                return f"has a file {quoted(name)} of another size than its {MANIFEST_FILE} says"
+    except FileNotFoundError as error:
+        return f"has no file {quoted(Path(error.filename).name)}, which its {MANIFEST_FILE} lists"
     except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError):
-        return False
+        return f"has a {MANIFEST_FILE} that cannot be read"
+    return ""
 
 
 def _marks(path: Path) -> Marks:

@@ -58,6 +58,8 @@ class Polling:
         #: What is called after the next look that somebody asked for.
         self._asked: list[Callable[[], None]] = []
         self._said = SaidOnce(log)
+        #: What the log says of models that have changed and are not whole.
+        self._waiting: dict[str, str] = {}
 
     def share(self, methods: Sequence[Method]) -> None:
         """Have changes reach every worker: ``methods`` are those of this object, shared by all workers."""
@@ -127,12 +129,22 @@ class Polling:
             return True
         if self._said.over():
             log.info("the repository can be read again")
+        self._say_what_waits()
         changed, gone = [*filter(self._catalog.follows, changed)], [*filter(self._catalog.follows, gone)]
         for name in changed:
             await self._ask(self._load, pb.RepositoryModelLoadRequest(model_name=name), f"load {quoted(name)}")
         for name in gone:
             await self._ask(self._unload, pb.RepositoryModelUnloadRequest(model_name=name), f"unload {quoted(name)}")
         return bool(changed or gone)
+
+    def _say_what_waits(self) -> None:
+        """Say once of each model that has changed why it is not loaded yet: its copy may have broken off."""
+        incomplete = self._changes.incomplete
+        waiting = {name: missing for name, missing in incomplete.items() if self._catalog.follows(name)}
+        for name, missing in waiting.items():
+            if self._waiting.get(name) != missing:
+                log.warning("the repository has changed: %s is loaded once it is whole: %s", quoted(name), missing)
+        self._waiting = waiting
 
     async def _ask(
         self, method: Method, request: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest, what: str

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from normfold.serving.catalog import config
-from normfold.serving.catalog.changes import Changes, is_whole
+from normfold.serving.catalog.changes import Changes, lacking
 from normfold.serving.catalog.following import Following, Served
 from normfold.serving.catalog.repository import Repository
 from normfold.serving.errors import LoadError
@@ -49,12 +49,33 @@ def test_a_half_copied_version_is_waited_for(root, models):
     folder = root / "m/2"
     folder.mkdir()
     assert [changes.look() for _ in range(3)] == [([], [])] * 3
+    (folder / "model.onnx").touch()
+    assert [changes.look() for _ in range(3)] == [([], [])] * 3
+    assert changes.incomplete == {"m": "version 2 has no .onnx file, or an empty one"}
+    (folder / "model.onnx").unlink()
     content = models.scale(3.0)
     entry = {"model.onnx": {"bytes": len(content), "sha256": "0"}}
     (folder / "manifest.json").write_text(json.dumps({"files": entry}))
+    assert [changes.look() for _ in range(3)] == [([], [])] * 3
+    assert changes.incomplete == {"m": "version 2 has no file 'model.onnx', which its manifest.json lists"}
     (folder / "model.onnx").write_bytes(content[:10])
     assert [changes.look() for _ in range(3)] == [([], [])] * 3
+    assert changes.incomplete == {"m": "version 2 has a file 'model.onnx' of another size than its manifest.json says"}
     (folder / "model.onnx").write_bytes(content)
+    assert [changes.look(), changes.look()] == [([], []), (["m"], [])]
+    assert changes.incomplete == {}
+
+
+def test_a_half_copied_version_that_is_not_to_be_in_service_is_not_waited_for(root, models):
+    """A copy that broke off for good: the next releases were never loaded."""
+    changes = begun(root)
+    (root / "m/2").mkdir()
+    models.write(root / "m", models.scale(3.0), 3)
+    assert [changes.look(), changes.look()] == [([], []), (["m"], [])]
+    (root / "m/config.pbtxt").write_text("version_policy { all {} }", encoding="utf-8")
+    assert [changes.look() for _ in range(3)] == [([], [])] * 3
+    assert changes.incomplete == {"m": "version 2 has no .onnx file, or an empty one"}
+    (root / "m/config.pbtxt").write_text("version_policy { specific { versions: [1, 3] } }", encoding="utf-8")
     assert [changes.look(), changes.look()] == [([], []), (["m"], [])]
 
 
@@ -63,7 +84,7 @@ def test_a_manifest_with_a_size_that_is_no_number_is_waited_for(root, models, si
     models.write(root / "n", models.scale())
     manifest = '{"files": {"model.onnx": {"bytes": SIZE, "sha256": "0"}}}'
     (root / "n/1/manifest.json").write_text(manifest.replace("SIZE", size))
-    assert not is_whole(Repository(root).models()["n"])
+    assert lacking(Repository(root).models()["n"]) == "version 1 has a manifest.json that cannot be read"
 
 
 def test_a_new_model_is_loaded_and_one_that_is_gone_unloaded(root, models):

@@ -103,6 +103,19 @@ def test_a_model_that_cannot_be_looked_at_for_a_while_changes_nothing(root, mode
     assert asyncio.run(polled(root, steps)) == (["n", "m"], [])
 
 
+def test_a_version_that_stays_half_copied_is_a_line_in_the_log(root, models, caplog):
+    """Nothing was said of a release that was never loaded."""
+    steps = [
+        lambda: models.write(root / "n", b"", 2),
+        lambda: (root / "m/config.pbtxt").write_text("max_batch_size: 4", encoding="utf-8"),
+        lambda: models.write(root / "n", models.scale(3.0), 2),
+    ]
+    assert asyncio.run(polled(root, steps)) == (["m", "n"], [])
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
+        "the repository has changed: 'n' is loaded once it is whole: version 2 has no .onnx file, or an empty one"
+    ]
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
 def test_no_model_is_gone_while_the_repository_opens_but_is_not_listed(root, monkeypatch, number):
     steps = []
