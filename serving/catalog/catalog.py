@@ -234,16 +234,16 @@ class Catalog:
             if number not in before or before[number].state != READY:
                 entry.versions[number] = Version(LOADING)
         try:
-            quiet = asked or not self.started
-            loaded, failures = await self._loader.load_versions(folder, written, numbers, quiet)
+            loaded, failures = await self._loader.load_versions(folder, written, numbers, asked or not self.started)
         except BaseException:
             entry.versions = before
             raise
         if failures and answered:
             entry.versions = after_refusal(before, loaded, failures)
             raise LoadRefused(load_failed(folder.name, failures) + go_on(entry))
-        entry.reason, entry.wanted, entry.written = "", entry.wanted or bool(loaded), written.SerializeToString()
-        entry.left_out, entry.present, entry.answered = False, tuple(there), entry.answered or bool(loaded)
+        entry.written = written.SerializeToString(deterministic=True)  # else maps have another order in each process
+        entry.reason, entry.wanted, entry.left_out = "", entry.wanted or bool(loaded), False
+        entry.present, entry.answered = tuple(there), entry.answered or bool(loaded)
         for number in set(entry.versions) - set(numbers):
             entry.versions[number] = Version(UNAVAILABLE, UNLOADED)
         entry.versions |= {number: Version(READY, folder.remark(number), model) for number, model in loaded.items()}

@@ -226,9 +226,9 @@ class Exchange:
         return answers
 
     def _unlike(self, names: Container[str]) -> bool:
-        """Whether the workers serve different versions, or different files, of a model with one of these names."""
+        """Whether the workers serve a model with one of these names in different versions, or from different files."""
         models = [model for worker in self.listening for model in worker.served if model.name in names]
-        return len({(model.versions, model.digests) for model in models if not model.lazy}) > 1
+        return len({(model.versions, model.digests, model.config) for model in models if not model.lazy}) > 1
 
     def _lock(self, asked: AskAll) -> asyncio.Lock:
         """The lock that puts ``asked`` and others like it into one order for all workers."""

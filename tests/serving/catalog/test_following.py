@@ -53,6 +53,18 @@ def test_a_later_catalog_serves_what_the_first_one_serves(catalog, tmp_path, mod
     assert later.find("n", "").version == 2
 
 
+def test_one_configuration_is_the_same_bytes_in_every_worker(catalog, tmp_path):
+    """protobuf writes a map in the order of its hash table, which is another one in each process."""
+    tags = [f'metric_tags {{ key: "{n}" value: "v" }}' for n in range(40)]
+    written = set()
+    for text in (" ".join(tags), " ".join(tags[::-1])):
+        (tmp_path / "m" / "config.pbtxt").write_text(text, encoding="utf-8")
+        one = catalog()
+        asyncio.run(one.load("m"))
+        written.add(one.entries["m"].written)
+    assert len(written) == 1
+
+
 def served_during_a_load_that_fails(one, monkeypatch):
     """What ``one`` says that it serves while it loads "m"."""
     during = []

@@ -123,11 +123,13 @@ def test_a_worker_that_joins_during_a_load_carries_it_out_too():
 
 
 @pytest.mark.parametrize("loads", [2, 9])
-def test_workers_that_have_read_different_files_load_again(loads):
+@pytest.mark.parametrize("file", ["model", "configuration"])
+def test_workers_that_have_read_different_files_load_again(loads, file):
     """``loads``: the first after which they have read the same files."""
 
-    def read(digest):
-        return InService((ServedModel("m", (1,), b"c", "", digests=(digest,)),))
+    def read(content):
+        written, digest = (b"c", content) if file == "model" else (content.encode(), "d")
+        return InService((ServedModel("m", (1,), written, "", digests=(digest,)),))
 
     async def scenario(exchange, one, two):
         exchange.handle(one, load(1, "m", b"m"))
