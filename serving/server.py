@@ -13,7 +13,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -226,11 +226,14 @@ class Server:
         await self.catalog.load_all()
         await self.polling.catch_up()
 
-    def look(self) -> None:
-        """Look for changes of the repository from now on, unless this server is stopping."""
+    def look(self, unlike: Sequence[str] = ()) -> None:
+        """Look for changes of the repository from now on, unless this server is stopping.
+
+        ``unlike``: models that all workers load again first.
+        """
         if self.catalog.leaving:
             return
-        self._polling = asyncio.create_task(self.polling.run())
+        self._polling = asyncio.create_task(self.polling.run(unlike))
 
     def models(self) -> list[tuple[str, bool]]:
         """What ``entries.lines`` says about the models."""

@@ -92,8 +92,10 @@ class Polling:
         self._asked.append(looked)
         self._now.set()
 
-    async def run(self) -> None:
-        """Poll until this is cancelled."""
+    async def run(self, unlike: Sequence[str] = ()) -> None:
+        """Poll until this is cancelled. First have the models loaded that are ``unlike`` in different workers."""
+        for name in unlike:
+            await self._ask(self._load, pb.RepositoryModelLoadRequest(model_name=name), f"load {quoted(name)}")
         while True:
             asked, found = await self._wait(), False
             if asked:  # what changed just now shows at the second look whether it is whole

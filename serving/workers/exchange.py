@@ -128,8 +128,8 @@ class Exchange:
             worker.link.send(StartListening(must_have_all=must))
             self._joined[worker.number] = worker
             listens = await worker.listening
-        self.complete = self.complete or len(self.listening) == self._count
-        self._have_one_look()
+        before, self.complete = self.complete, self.complete or len(self.listening) == self._count
+        self._have_one_look(() if before else self._unlike_models())
         self._send_readiness()
         return listens
 
@@ -230,6 +230,14 @@ class Exchange:
         models = [model for worker in self.listening for model in worker.served if model.name in names]
         return len({(model.versions, model.digests, model.config) for model in models if not model.lazy}) > 1
 
+    def _unlike_models(self) -> tuple[str, ...]:
+        """The models that the workers have loaded from different files, because these changed while all started."""
+        reports: dict[str, list[object]] = {}
+        for model in (each for worker in self.listening for each in worker.served):
+            reports.setdefault(model.name, []).append((model.versions, model.digests, model.config))
+        everywhere = len(self.listening)
+        return tuple(name for name, each in reports.items() if len(each) < everywhere or len(set(each)) > 1)
+
     def _lock(self, asked: AskAll) -> asyncio.Lock:
         """The lock that puts ``asked`` and others like it into one order for all workers."""
         keys = [part.key for part in asked.remember if part.key[:1] == MODEL]
@@ -252,11 +260,11 @@ class Exchange:
         results = {number: call.result() for number, call in calls.items() if call.done()}
         return {number: answer for number, answer in results.items() if answer is not None}
 
-    def _have_one_look(self) -> None:
+    def _have_one_look(self, unlike: tuple[str, ...] = ()) -> None:
         """Have one worker look for changes. A worker that cannot start must not keep the others from finding them."""
         if self.looking is None and self.complete and self.listening and not self.stopping:
             self.looking = self.listening[0]
-            self.looking.link.send(LookForChanges())
+            self.looking.link.send(LookForChanges(unlike))
             if self._looked < self._asked:
                 self.looking.link.send(LookNow(self._asked))
 

@@ -119,6 +119,9 @@ class StartListening:
 class LookForChanges:
     """From now on look for changes of the repository, for all workers."""
 
+    #: Models that all workers are to load again first, because they have read different files of them.
+    unlike: tuple[str, ...] = ()
+
 
 @dataclass(frozen=True)
 class LookNow:

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from google.protobuf.message import Message
@@ -147,12 +147,13 @@ class WorkerLink:
         self,
         catalog: Catalog,
         snapshots: Snapshots,
-        look: Callable[[], None],
+        look: Callable[[Sequence[str]], None],
         look_now: Callable[[Callable[[], None]], None],
     ) -> None:
         """Do what the supervisor asks for, until it closes the connection.
 
-        ``look`` starts to look for changes; ``look_now`` looks as soon as possible, and calls what it is given then.
+        ``look`` starts to look for changes, after a load of the models that it is given; ``look_now`` looks as soon as
+        possible, and calls what it is given then.
         """
         while (message := await self._link.receive()) is not None:
             match message:
@@ -182,7 +183,7 @@ class WorkerLink:
                     catalog.changed()
                     self.listen.set()
                 case LookForChanges():
-                    look()
+                    look(message.unlike)
                 case LookNow():
                     look_now(partial(self._link.send, Looked(message.number)))
         for future in self._asked.values():

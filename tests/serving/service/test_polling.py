@@ -116,6 +116,21 @@ def test_a_version_that_stays_half_copied_is_a_line_in_the_log(root, models, cap
     ]
 
 
+def test_models_that_the_workers_have_read_differently_are_loaded_first(root):
+    async def scenario():
+        load, unload = Asked(), Asked()
+        one = Polling(Repository(root), Everything(), 0)
+        one.share([load, unload])
+        await one.begin()
+        task = asyncio.create_task(one.run(["n"]))
+        while not load.names and not task.done():
+            await asyncio.sleep(0.001)
+        task.cancel()
+        return load.names, unload.names
+
+    assert asyncio.run(scenario()) == (["n"], [])
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
 def test_no_model_is_gone_while_the_repository_opens_but_is_not_listed(root, monkeypatch, number):
     steps = []

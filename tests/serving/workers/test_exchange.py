@@ -276,6 +276,33 @@ def test_a_worker_that_is_asked_to_look_and_ends_before_it_has_looked_leaves_it_
     play(scenario)
 
 
+@pytest.mark.parametrize(
+    ("reports", "unlike"),
+    [
+        ((V1, V1), ()),
+        ((V1, V2), ("m",)),
+        ((V1, NONE), ("m",)),
+        ((V1, ServedModel("m", (1,), b"other", "")), ("m",)),
+        ((V1, None), ("m",)),
+        ((NONE, ServedModel("m", (), b"", "another reason")), ()),
+    ],
+)
+def test_models_that_changed_while_the_workers_started_are_loaded_again_by_all(reports, unlike):
+    """One worker answered with the old version for ever, the other with the new one."""
+
+    async def scenario():
+        exchange, workers = Exchange(2), []
+        for number, report in enumerate(reports, 1):
+            workers.append(Worker(number, () if report is None else (report,)))
+            assert await exchange.join(workers[-1])
+        looks = [message for worker in workers for message in worker.sent if isinstance(message, LookForChanges)]
+        assert looks == [LookForChanges(unlike)]
+        exchange.leave(workers[0])
+        assert LookForChanges() in workers[1].sent
+
+    asyncio.run(scenario())
+
+
 def test_before_the_server_was_complete_no_worker_ends_it_for_a_model_that_is_lost():
     async def run():
         exchange = Exchange(2)

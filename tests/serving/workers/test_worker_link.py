@@ -68,7 +68,7 @@ class Worker:
         self.methods = {method.name: method for method in others.share(own.methods())}
         self.may_listen = others.listen
         snapshots = SimpleNamespace(failed_calls=list)
-        self.attending = asyncio.create_task(others.attend(self.catalog, snapshots, lambda: None, None))
+        self.attending = asyncio.create_task(others.attend(self.catalog, snapshots, lambda unlike: None, None))
 
     async def ask(self, method: str, request):
         data = await self.methods[method].wire_unary(request.SerializeToString())
@@ -153,7 +153,7 @@ def test_a_worker_knows_what_is_lost_and_whether_it_may_listen_without_it(must_h
     async def run():
         link = WorkerLink(2, SimpleNamespace(receive=receive))
         catalog = SimpleNamespace(following=Following(), entries={}, changed=lambda: None)
-        await link.attend(catalog, None, lambda: None, None)
+        await link.attend(catalog, None, lambda unlike: None, None)
         assert link.listen.is_set()
         return link.lost, link.must_have_all
 
