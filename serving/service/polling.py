@@ -94,7 +94,7 @@ class Polling:
 
     async def run(self, unlike: Sequence[str] = ()) -> None:
         """Poll until this is cancelled. First have the models loaded that are ``unlike`` in different workers."""
-        for name in unlike:
+        for name in filter(self._catalog.follows, unlike):
             await self._ask(self._load, pb.RepositoryModelLoadRequest(model_name=name), f"load {quoted(name)}")
         while True:
             asked, found = await self._wait(), False

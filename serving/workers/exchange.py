@@ -228,13 +228,13 @@ class Exchange:
     def _unlike(self, names: Container[str]) -> bool:
         """Whether the workers serve a model with one of these names in different versions, or from different files."""
         models = [model for worker in self.listening for model in worker.served if model.name in names]
-        return len({(model.versions, model.digests, model.config) for model in models if not model.lazy}) > 1
+        return len({_read(model) for model in models if not model.lazy}) > 1
 
     def _unlike_models(self) -> tuple[str, ...]:
         """The models that the workers have loaded from different files, because these changed while all started."""
         reports: dict[str, list[object]] = {}
         for model in (each for worker in self.listening for each in worker.served):
-            reports.setdefault(model.name, []).append((model.versions, model.digests, model.config))
+            reports.setdefault(model.name, []).append(_read(model))
         everywhere = len(self.listening)
         return tuple(name for name, each in reports.items() if len(each) < everywhere or len(set(each)) > 1)
 
@@ -284,3 +284,11 @@ class Exchange:
 def _rank(model: ServedModel) -> tuple[tuple[int, ...], bool]:
     """Its versions from the highest down, so that of two reports the one with more versions has the higher rank."""
     return model.versions[::-1], bool(model.reason or model.refused)
+
+
+def _read(model: ServedModel) -> object:
+    """What tells apart from which files it was loaded; the same for all that do not answer.
+
+    A worker that never loaded such a model has no configuration of it, where others still have the last one.
+    """
+    return (model.versions, model.digests, model.config) if model.versions else ()

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -119,10 +120,10 @@ def test_a_version_that_stays_half_copied_is_a_line_in_the_log(root, models, cap
 def test_models_that_the_workers_have_read_differently_are_loaded_first(root):
     async def scenario():
         load, unload = Asked(), Asked()
-        one = Polling(Repository(root), Everything(), 0)
+        one = Polling(Repository(root), SimpleNamespace(follows=lambda name: name != "m"), 0)
         one.share([load, unload])
         await one.begin()
-        task = asyncio.create_task(one.run(["n"]))
+        task = asyncio.create_task(one.run(["m", "n"]))  # a client has just unloaded "m"
         while not load.names and not task.done():
             await asyncio.sleep(0.001)
         task.cancel()

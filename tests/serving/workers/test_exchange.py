@@ -150,6 +150,23 @@ def test_workers_that_have_read_different_files_load_again(loads, file):
     play(scenario)
 
 
+def test_workers_of_which_none_serves_a_model_are_alike_whatever_configuration_they_had():
+    """A worker that started after the model was unloaded has none: unloading it once more was refused."""
+
+    async def scenario(exchange, one, two):
+        for worker, written in ((one, b"c"), (two, b"")):
+            exchange.handle(worker, InService((ServedModel("m", (), written, "", wanted=False),)))
+        exchange.handle(one, load(1, "m", b"m"))
+        await settle()
+        for worker in (one, two):
+            worker.answer(b"m")
+        await settle()
+        (answered,) = [message for message in one.sent if isinstance(message, AllAnswered)]
+        assert [answer.error for answer in answered.answers] == ["", ""]
+
+    play(scenario)
+
+
 def test_a_worker_that_could_not_load_what_others_did_tries_once_more(caplog):
     async def scenario(exchange, one, two):
         exchange.handle(one, load(1, "m", b"m"))
@@ -284,7 +301,7 @@ def test_a_worker_that_is_asked_to_look_and_ends_before_it_has_looked_leaves_it_
         ((V1, NONE), ("m",)),
         ((V1, ServedModel("m", (1,), b"other", "")), ("m",)),
         ((V1, None), ("m",)),
-        ((NONE, ServedModel("m", (), b"", "another reason")), ()),
+        ((NONE, ServedModel("m", (), b"c", "another reason")), ()),
     ],
 )
 def test_models_that_changed_while_the_workers_started_are_loaded_again_by_all(reports, unlike):
