@@ -231,12 +231,18 @@ class Exchange:
         return len({_read(model) for model in models if not model.lazy}) > 1
 
     def _unlike_models(self) -> tuple[str, ...]:
-        """The models that the workers have loaded from different files, because these changed while all started."""
+        """The models that the workers have loaded from different files, because these changed while all started.
+
+        Those that a client loads or unloads at this moment are left to that change: it makes the workers alike, and a
+        load from the repository after it would undo it.
+        """
         reports: dict[str, list[object]] = {}
         for model in (each for worker in self.listening for each in worker.served):
             reports.setdefault(model.name, []).append(_read(model))
         everywhere = len(self.listening)
-        return tuple(name for name, each in reports.items() if len(each) < everywhere or len(set(each)) > 1)
+        under_way = {key[1] for key, lock in self._order_of.items() if lock.locked()}
+        unlike = (name for name, each in reports.items() if len(each) < everywhere or len(set(each)) > 1)
+        return tuple(name for name in unlike if name not in under_way)
 
     def _lock(self, asked: AskAll) -> asyncio.Lock:
         """The lock that puts ``asked`` and others like it into one order for all workers."""

@@ -320,6 +320,27 @@ def test_models_that_changed_while_the_workers_started_are_loaded_again_by_all(r
     asyncio.run(scenario())
 
 
+def test_a_model_that_a_client_loads_while_the_last_worker_starts_is_left_as_the_client_wants_it():
+    """A load from the repository after it took back the version, or the configuration, that the client had chosen."""
+
+    async def scenario():
+        exchange = Exchange(2)
+        one, two = Worker(1, (V1,)), Worker(2, (V2,))
+        assert await exchange.join(one)
+        exchange.handle(one, load(1, "m", b"m"))
+        await settle()
+        assert await exchange.join(two)
+        assert [message for message in one.sent if isinstance(message, LookForChanges)] == [LookForChanges()]
+        one.answer(b"m")
+        await settle()
+        exchange.handle(two, InService((V1,)))
+        two.answer(b"m")
+        await settle()
+        assert [message.number for message in one.sent if isinstance(message, AllAnswered)] == [1]
+
+    asyncio.run(scenario())
+
+
 def test_before_the_server_was_complete_no_worker_ends_it_for_a_model_that_is_lost():
     async def run():
         exchange = Exchange(2)
