@@ -56,7 +56,8 @@ class Changes:
             name for name, marks in now.items() if marks != self._loaded.get(name) and marks == self._seen.get(name)
         ]
         self.incomplete = {name: missing for name in settled if (missing := lacking(folders[name]))}
-        changed = [name for name in settled if name not in self.incomplete]
+        whole = [name for name in settled if name not in self.incomplete]
+        changed = [name for name in whole if _counts(folders[name], self._loaded.get(name, ()), now[name])]
         gone = [name for name in self._loaded if name not in now and name not in self._seen]
         self._seen = now
         for name in changed:
@@ -113,6 +114,22 @@ def lacking(folder: ModelFolder) -> str:
         return next(found, "" if there else "it has no version")
     except (OSError, LoadError) as error:
         return f"its files cannot be read: {why(error) if isinstance(error, OSError) else error}"
+
+
+def _counts(folder: ModelFolder, before: Marks, now: Marks) -> bool:
+    """Whether more is new than parts of versions that are not to be in service: each of these counts once it is whole.
+
+    Else every pause of a copy would have the versions in service loaded again.
+    """
+    touched = {path.rpartition("/")[0] for path, *_ in {*before} ^ {*now}}
+    if "" in touched:  # a file beside the versions, such as the configuration
+        return True
+    try:
+        there = folder.versions()
+        others = set(there) - set(_in_service(folder, there))
+        return not touched <= {str(number) for number in others if _lacking(folder.path / str(number))}
+    except (OSError, LoadError):  # such as a link to nothing; one load too many does no harm
+        return True
 
 
 def _in_service(folder: ModelFolder, there: list[int]) -> list[int]:

@@ -79,6 +79,34 @@ def test_a_half_copied_version_that_is_not_to_be_in_service_is_not_waited_for(ro
     assert [changes.look(), changes.look()] == [([], []), (["m"], [])]
 
 
+def test_the_pauses_of_a_copy_have_nothing_loaded_again(root, models):
+    """A version below the one in service was copied, and each pause had that one loaded again."""
+    models.write(root / "m", models.scale(3.0), 3)
+    changes = begun(root)
+    (root / "m/2").mkdir()
+    files = {name: {"bytes": 3, "sha256": "0"} for name in ("a.onnx", "b.onnx")}
+    (root / "m/2/manifest.json").write_text(json.dumps({"files": files}))
+    assert [changes.look() for _ in range(3)] == [([], [])] * 3
+    (root / "m/2/a.onnx").write_bytes(b"123")
+    assert [changes.look() for _ in range(3)] == [([], [])] * 3
+    (root / "m/2/b.onnx").write_bytes(b"123")
+    assert [changes.look() for _ in range(3)] == [([], []), (["m"], []), ([], [])]
+    (root / "m/2/b.onnx").unlink()
+    shutil.rmtree(root / "m/3")  # and with it the version in service changes
+    assert [changes.look() for _ in range(3)] == [([], [])] * 3
+    assert changes.incomplete == {"m": "version 2 has no file 'b.onnx', which its manifest.json lists"}
+    shutil.rmtree(root / "m/2")
+    assert [changes.look() for _ in range(3)] == [([], []), (["m"], []), ([], [])]
+
+
+def test_a_version_whose_file_cannot_be_looked_at_keeps_no_other_one_from_being_loaded(root, models):
+    changes = begun(root)
+    (root / "m/1/model.onnx").unlink()
+    (root / "m/1/model.onnx").symlink_to("nowhere")
+    models.write(root / "m", models.scale(3.0), 2)
+    assert [changes.look() for _ in range(3)] == [([], []), (["m"], []), ([], [])]
+
+
 @pytest.mark.parametrize("size", ["1e999", "9" * 5000, f'"{"9" * 5000}"', "[" * 100_000])
 def test_a_manifest_with_a_size_that_is_no_number_is_waited_for(root, models, size):
     models.write(root / "n", models.scale())
