@@ -20,7 +20,8 @@ def upload(client: Raw, stream: int, data: bytes, method: str = "Echo", **header
 
 
 def connections(served) -> list:
-    return list(served.frontend._connections)
+    """The connections of a server on another thread: they are copied in one step, an iteration would take several."""
+    return list(served.frontend._connections._taken.copy())
 
 
 def held(served) -> int:
