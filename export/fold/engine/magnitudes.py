@@ -58,9 +58,14 @@ class Magnitudes:
 
 
 def _read_gauge(op: Linear, gauges: Gauges) -> tuple[Array, Array]:
-    """Return scale and shift of the gauge of an operator's input, (in,) each."""
-    channels = gauges[op.inputs[0]].channels(op.axis_in, op.reads)
-    assert channels is not None
+    """Return scale and shift of the gauge of an operator's input, (in,) each.
+
+    Where they differ along another axis, all channels get the largest.
+    """
+    gauge = gauges[op.inputs[0]]
+    channels = gauge.channels(op.axis_in, op.reads)
+    if channels is None:
+        return np.full(op.reads, np.abs(gauge.scale).max()), np.full(op.reads, np.abs(gauge.shift).max())
     return channels
 
 

@@ -21,6 +21,7 @@ from normfold.export.fold.ops.activations import Sloped
 from normfold.export.fold.ops.clamps import Clamp, ClampForm
 from normfold.export.fold.ops.linear import Linear
 from normfold.export.fold.ops.moving import Reshape
+from normfold.export.fold.ops.products import Product
 from normfold.export.fold.ops.recurrent import Embedding, Recurrent
 from normfold.export.fold.ops.scaling import Scaling
 from normfold.export.fold.ops.selecting import Select
@@ -134,9 +135,9 @@ class Rebuilding:
 
 
 def _write_linear(r: Rebuilding, op: Linear) -> None:
-    weight, bias, call = op.params.weight, op.params.bias, r.call(op)
+    weight, bias, offset, call = op.params.weight, op.params.bias, op.params.offset, r.call(op)
     groups, out, inner, *taps = weight.shape
-    has_bias = call.get("bias") is not None or bool(np.any(bias != 0))
+    has_bias = offset is None and (call.get("bias") is not None or bool(np.any(bias != 0)))
     if op.form.has_taps:
         names = ("stride", "padding", "dilation", "padding_mode", "output_padding")
         given = {n: call.get(n) for n in names if call.get(n) is not None}
@@ -150,7 +151,7 @@ def _write_linear(r: Rebuilding, op: Linear) -> None:
     layer.weight = r.parameter(op, array)
     if has_bias:
         layer.bias = r.parameter(op, bias)
-    r.put(op, layer)
+    r.put(op, layer if offset is None else nn.Sequential(layer, AffineByChannel(None, r.tensor(op, op.added))))
 
 
 def _write_embedding(r: Rebuilding, op: Embedding) -> None:
@@ -285,6 +286,7 @@ def _write_ones(r: Rebuilding, op: Ones) -> None:
 
 _WRITERS: dict[type[Op], Callable[[Rebuilding, Any], None]] = {
     Linear: _write_linear,
+    Product: _write_linear,
     Embedding: _write_embedding,
     Recurrent: _write_recurrent,
     Table: _write_table,

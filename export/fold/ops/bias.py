@@ -1,12 +1,15 @@
-"""The bias of a product with a matrix, which is an Add behind it."""
+"""The bias of a product with a constant, which is an Add behind it."""
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
+from normfold.export.fold.affine import Array
+from normfold.export.fold.net import Op
 from normfold.export.graphs.writing import Writing
 
-#: Products with a matrix; they have no bias of their own.
+#: Products with a constant; they have no bias of their own.
 PRODUCTS = frozenset({"MatMul", "Einsum"})
 
 
@@ -26,3 +29,17 @@ def add_behind(graph: Writing, node: ir.Node, bias: ir.Value) -> ir.Value:
         if output is product:
             graph.graph.outputs[i] = total
     return total
+
+
+def write_bias_behind(op: Op, graph: Writing, added: Array, stem: str) -> None:
+    """Give a product its bias by an Add behind it: the one that is there, or a new one."""
+    product, final = op.node.outputs[0], op.outputs[0].value
+    bias = graph.constant(added, f"{stem}.bias")
+    if final is not product:
+        add = final.producer()
+        assert add is not None
+        product.shape = final.shape
+        index = 0 if add.inputs[0] is not product else 1
+        add.replace_input_with(index, bias)
+    elif np.any(added != 0):
+        op.outputs[0].value = add_behind(graph, op.node, bias)

@@ -28,7 +28,7 @@ from normfold.export.fold.net import (
     RemovedFrom,
     Tensor,
 )
-from normfold.export.fold.ops.bias import PRODUCTS, add_behind
+from normfold.export.fold.ops.bias import PRODUCTS, write_bias_behind
 from normfold.export.fold.ops.weights import WeightForm, Weights
 from normfold.export.fold.ranges import Range
 from normfold.export.fold.silencing import Silencing
@@ -102,6 +102,11 @@ class Linear(Op):
     def lacks_bias(self) -> bool:
         """Whether a bias would be a node of its own that is not there: a product without an Add behind it."""
         return self.is_product and self.outputs[0].value is self.node.outputs[0] and not self.params.bias.any()
+
+    @property
+    def added(self) -> Array:
+        """What the Add behind a product adds, of the rank of its output without the axes before the channels."""
+        return self.params.bias.reshape(-1, *[1] * (self.inputs[0].rank - 1 - self.axis_out))
 
     @property
     def unpadded(self) -> Tensor:
@@ -251,7 +256,7 @@ class Linear(Op):
         new_weight = graph.constant(self.form.of(weight), f"{stem}.weight")
         if self.is_product:
             node.replace_input_with(self.place, new_weight)
-            self._write_bias_behind(graph, stem)
+            write_bias_behind(self, graph, self.added, stem)
             return
         node.replace_input_with(1, new_weight)
         if node.op_type == "Gemm":
@@ -260,21 +265,6 @@ class Linear(Op):
         if had_bias or np.any(bias != 0):
             node.resize_inputs(3)
             node.replace_input_with(2, graph.constant(bias, f"{stem}.bias"))
-
-    def _write_bias_behind(self, graph: Writing, stem: str) -> None:
-        """Give a product its bias by an Add behind it: the one that is there, or a new one."""
-        product = self.node.outputs[0]
-        final = self.outputs[0].value
-        behind = self.inputs[0].rank - 1 - self.axis_out
-        bias = graph.constant(self.params.bias.reshape(-1, *[1] * behind), f"{stem}.bias")
-        if final is not product:
-            add = final.producer()
-            assert add is not None
-            product.shape = final.shape
-            index = 0 if add.inputs[0] is not product else 1
-            add.replace_input_with(index, bias)
-        elif np.any(self.params.bias != 0):
-            self.outputs[0].value = add_behind(graph, self.node, bias)
 
 
 def inverse(gauge: Affine, op: Op) -> Affine:

@@ -43,6 +43,8 @@ class Weights:
 
     weight: Array
     bias: Array
+    #: What is added behind a product beside the bias, of the output's rank; None: nothing.
+    offset: Array | None = None
 
     @property
     def groups(self) -> int:

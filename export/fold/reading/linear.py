@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,10 @@ import onnx_ir as ir
 
 from normfold.export.fold.affine import Array
 from normfold.export.fold.net import Op
+from normfold.export.fold.ops.bias import PRODUCTS
+from normfold.export.fold.ops.labels import Labels
 from normfold.export.fold.ops.linear import Linear
+from normfold.export.fold.ops.products import Contraction, Product, Weighing
 from normfold.export.fold.ops.recurrent import Gates, Recurrent
 from normfold.export.fold.ops.weights import WeightForm, Weights
 from normfold.export.fold.reading.averages import weighted_mean
@@ -86,8 +90,10 @@ def _matmul(n: Node) -> Op:
         return average
     places = n.computed()
     weight = n.constant(1 - places[0]) if len(places) == 1 else None
-    if weight is None or weight.ndim != 2 or n.rank(places[0]) < 2:
+    if weight is None or weight.ndim < 2 or n.rank(places[0]) < 2:
         raise NotKnown
+    if weight.ndim > 2:
+        return _contraction(n, Labels.of_matmul(n.rank(places[0]), weight.ndim, places[0]), weight, places)
     w = weight.astype(np.float64)
     if places == [1]:  # the matrix weighs the last axis but one
         axis, form = n.rank(1) - 2, WeightForm.OUT_IN
@@ -96,38 +102,51 @@ def _matmul(n: Node) -> Op:
     return _product(n, w, axis, form, places)
 
 
-def _product(n: Node, weight: Array, axis: int, form: WeightForm, places: list[int]) -> Linear:
+def _product(n: Node, weight: Array, axis: int, form: WeightForm, places: list[int]) -> Product:
     """Return the product of the only computed input with ``weight`` (out, in) along ``axis``."""
     params = Weights(weight[None], np.zeros(len(weight)))
-    return Linear(params=params, axis_in=axis, axis_out=axis, form=form, place=1 - places[0], **n.parts(places))
+    return Product(params=params, axis_in=axis, axis_out=axis, form=form, place=1 - places[0], **n.parts(places))
 
 
 def _einsum(n: Node) -> Op:
-    """Sum of a constant matrix times the input over one axis, which becomes the axis of the result: "oc,ncl->nol"."""
+    """Sum of products with a constant; a Product where that is a matrix along one axis: "oc,ncl->nol"."""
     places = n.computed()
     weight = n.constant(1 - places[0]) if len(places) == 1 and len(n.node.inputs) == 2 else None
     terms, arrow, result = str(n.attribute("equation", "")).replace(" ", "").partition("->")
     operands = terms.split(",")
-    if weight is None or weight.ndim != 2 or not arrow or len(operands) != 2:
+    if weight is None or not arrow or len(operands) != 2 or "." in operands[1 - places[0]]:
         raise NotKnown
-    data, matrix = _labels(operands[places[0]], n.rank(places[0])), operands[1 - places[0]]
-    out = _labels(result, len(data))
+    term, constant = operands[places[0]], list(operands[1 - places[0]])
+    hidden = n.rank(places[0]) - len(term.replace("...", ""))
+    data, out = _labels(term, hidden), _labels(result, hidden)
+    if any(len(set(names)) != len(names) for names in (data, constant, out)):
+        raise NotKnown  # a diagonal
     summed, given = set(data) - set(out), set(out) - set(data)
-    if len(set(data)) != len(data) or len(set(out)) != len(data) or len(summed) != 1 or set(matrix) != summed | given:
-        raise NotKnown
-    (old,), (new,) = summed, given
-    if out != [new if label == old else label for label in data]:  # the channels move to another place
-        raise NotKnown
-    w = weight.astype(np.float64)
-    form = WeightForm.OUT_IN if matrix == new + old else WeightForm.IN_OUT
-    return _product(n, w if form is WeightForm.OUT_IN else w.T, data.index(old), form, places)
+    if len(summed) == len(given) == 1 and set(constant) == summed | given:
+        (old,), (new,) = summed, given
+        if out == [new if label == old else label for label in data]:  # the channels stay on their axis
+            w = weight.astype(np.float64)
+            form = WeightForm.OUT_IN if constant == [new, old] else WeightForm.IN_OUT
+            return _product(n, w if form is WeightForm.OUT_IN else w.T, data.index(old), form, places)
+    return _contraction(n, Labels(tuple(data), tuple(constant), tuple(out)), weight, places)
 
 
-def _labels(term: str, rank: int) -> list[str]:
-    """Return the label of each axis of a term of an Einsum; those of "..." are the numbers of the axes."""
+def _contraction(n: Node, labels: Labels, weight: Array, places: list[int]) -> Contraction:
+    """Return the sum of products with a constant whose axes are as long as those of the input that they weigh."""
+    sizes = dict(zip(labels.constant, weight.shape, strict=True))
+    lengths = n.dims(n.value(places[0]))
+    assert lengths is not None
+    if not all(sizes.get(name, d) == d for name, d in zip(labels.data, lengths, strict=True)):
+        raise NotKnown  # one of the two is broadcast
+    added = np.zeros((1,) * len(labels.result))
+    params = Weighing(labels, weight.astype(np.float64), added)
+    return Contraction(params=params, place=1 - places[0], **n.parts(places))
+
+
+def _labels(term: str, hidden: int) -> list[str]:
+    """Return the label of each axis of a term of an Einsum; those of "..." are the numbers of the hidden axes."""
     before, dots, behind = term.partition("...")
-    hidden = map(str, range(rank - len(before) - len(behind))) if dots else ()
-    return [*before, *hidden, *behind]
+    return [*before, *(map(str, range(hidden)) if dots else ()), *behind]
 
 
 def _recurrent(n: Node) -> Op:
@@ -142,22 +161,29 @@ def _recurrent(n: Node) -> Op:
 
 def bias_of(op: Op, reading: Reading) -> ir.Node | None:
     """Give a product the constant of the Add behind it as its bias; return the Add, or None where there is none."""
-    if not isinstance(op, Linear) or not op.is_product or op.outputs[0].pinned:
+    if not isinstance(op, (Linear, Contraction)) or op.node.op_type not in PRODUCTS or op.outputs[0].pinned:
         return None
     uses = list(op.outputs[0].value.uses())
     if len(uses) != 1 or uses[0].node.op_type != "Add" or uses[0].node.graph is not reading.graph:
         return None
     add = uses[0].node
     bias = reading.constants.get(add.inputs[1 - uses[0].idx])
-    size = op.params.weight.shape[1]
-    rank = op.inputs[0].rank
-    if bias is None or bias.ndim > rank:
+    result = reading.tensor(uses[0].node.outputs[0])
+    y = op.outputs[0]
+    if bias is None or y.shape is None or bias.ndim > len(y.shape):
         return None
-    lengths = (1,) * (rank - bias.ndim) + bias.shape
+    lengths = (1,) * (len(y.shape) - bias.ndim) + bias.shape
+    if isinstance(op, Contraction):
+        if any(n not in (1, d) for n, d in zip(lengths, y.shape, strict=True)):
+            return None
+        op.params = replace(op.params, added=bias.astype(np.float64).reshape(lengths))
+        op.outputs = [result]
+        return add
+    size = op.params.weight.shape[1]
     if lengths[op.axis_out] not in (1, size) or any(d != 1 for a, d in enumerate(lengths) if a != op.axis_out):
         return None
     op.params = Weights(op.params.weight, np.broadcast_to(bias.astype(np.float64).reshape(-1), (size,)))
-    op.outputs = [reading.tensor(add.outputs[0])]
+    op.outputs = [result]
     return add
 
 

@@ -220,6 +220,13 @@ def test_affines_of_parameters_fold_as_batchnorms_do() -> None:
     assert {f.kind for f in report.folds} == {"affine"}
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_batchnorm_goes_back_through_a_linear_along_time(bias: bool) -> None:
+    network = nn.Sequential(nn.Conv1d(3, 4, 3), nn.Linear(16, 5, bias), nn.BatchNorm1d(4), nn.Tanh(), nn.Conv1d(4, 2, 1))
+    folded, report = checked(filled(network), inputs((2, 3, 18)))
+    assert batchnorms(folded) == report.affines_after == 0, report.folds
+
+
 class Own(nn.Conv1d):
     """A convolution with a forward of its own: zeros before the first position only."""
 
