@@ -114,6 +114,18 @@ class Affine:
             *(part if part.shape[axis] == 1 else part.take(index, axis) for part in (self.scale, self.shift))
         )
 
+    def taken(self, axis: int, index: NDArray[np.int64]) -> Affine:
+        """Return the map of ``numpy.take(x, index, axis)``: the axes of the index take the place of the axis."""
+        ends = [slice(axis), slice(axis + 1, None)]
+        return Affine.of(
+            *(
+                part.reshape([*part.shape[ends[0]], *[1] * index.ndim, *part.shape[ends[1]]])
+                if part.shape[axis] == 1
+                else part.take(index, axis)
+                for part in (self.scale, self.shift)
+            )
+        )
+
     def moved(self, axes: Sequence[int]) -> Affine:
         """Return the map of the transposed tensor, ``numpy.transpose(x, axes)``."""
         return Affine.of(self.scale.transpose(axes), self.shift.transpose(axes))

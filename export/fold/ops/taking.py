@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from normfold.export.fold.affine import Affine, Array
+from normfold.export.fold.affine import Affine, Array, placed
 from normfold.export.fold.channels import AddedChannel, RemovedChannels
 from normfold.export.fold.net import AddedChannels, Dim, Gauges, Op, Refused, RemovedFrom, Tensor
 from normfold.export.fold.ops.entrywise import lost_by_both, silenced_before
@@ -20,7 +21,8 @@ from normfold.export.fold.silencing import Silencing
 class Take(Op):
     """Gather, and GatherND along one axis: y = take(x, indices, axis). Windows of time steps are taken so.
 
-        take(s x + t) = s take(x) + t        where s and t are the same all along the axis, whatever the indices are
+        take(s x + t) = s take(x) + t        where s and t are the same all along the axis, whatever the indices are,
+                                             and any s and t where the indices are known: they are taken likewise
 
     The axes of the indices take the place of the one axis of the input.
     """
@@ -30,20 +32,37 @@ class Take(Op):
     axis: int = 0
     #: The number of axes of the indices; 0 drops the axis.
     index_rank: int = 1
+    #: The indices, none of them negative, where they are constant and the length of the axis is known.
+    index: NDArray[np.int64] | None = None
 
     @property
     def _new_axes(self) -> range:
         return range(self.axis, self.axis + self.index_rank)
 
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
-        """Input and output have the same gauge, which must not differ along the axis or the axes in its place."""
+        """Input and output have the same gauge; one that differs along the axis is taken as the entries are."""
         (x,), (y,) = self.inputs, self.outputs
         gauge = gauges[x] if x in gauges else gauges[y]
         if any(gauge.varies(a) for a in ([self.axis] if x in gauges else self._new_axes)):
+            if self.index is not None:
+                before = gauge if x in gauges else self._whole(gauge, self.index)
+                return {x: before, y: before.taken(self.axis, self.index)}
             raise Refused(f"{self} picks entries of an axis along which the scale or shift differs")
         if x in gauges:
             return {y: Affine.of(self._behind(gauge.scale), self._behind(gauge.shift))}
         return {x: Affine.of(self._before(gauge.scale), self._before(gauge.shift))}
+
+    def _whole(self, gauge: Affine, index: NDArray[np.int64]) -> Affine:
+        """Return the gauge of the input under which each entry of the output has its own, where that is possible.
+
+        Where an entry is taken twice under two gauges, the output's does not follow from it.
+        """
+        x, new = self.inputs[0], slice(self.axis, self.axis + self.index_rank)
+        parts = []
+        for part in (gauge.scale, gauge.shift):
+            shape = [*part.shape[: self.axis], *index.shape, *part.shape[new.stop :]]
+            parts.append(np.broadcast_to(part, shape).reshape([*shape[: self.axis], index.size, *shape[new.stop :]]))
+        return placed(Affine.identity(x.rank), Affine.of(*parts), index.reshape(-1), x.size(self.axis), self.axis)
 
     def _behind(self, part: Array) -> Array:
         return part.reshape([*part.shape[: self.axis], *[1] * self.index_rank, *part.shape[self.axis + 1 :]])

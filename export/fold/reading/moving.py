@@ -93,7 +93,8 @@ def _gather(n: Node) -> Op:
     if index is not None and index.ndim == 1 and isinstance(size, int):
         return Select(axis=axis, picks=(index.astype(np.int64) % size,), **n.parts())
     # Whatever the indices are, an affine passes that is the same all along the axis.
-    return Take(axis=axis, index_rank=n.rank(1) if index is None else index.ndim, **n.parts())
+    known = None if index is None or not isinstance(size, int) else index.astype(np.int64) % size
+    return Take(axis=axis, index_rank=n.rank(1) if index is None else index.ndim, index=known, **n.parts())
 
 
 def _gather_nd(n: Node) -> Op:
@@ -103,7 +104,9 @@ def _gather_nd(n: Node) -> Op:
     batch = n.attribute("batch_dims", 0)
     if n.constant(0) is not None or shape is None or shape[-1] != 1 or batch:
         raise NotKnown
-    return Take(axis=0, index_rank=len(shape) - 1, **n.parts())
+    size = (n.tensor(0).shape or (None,))[0]
+    known = None if index is None or not isinstance(size, int) else index[..., 0].astype(np.int64) % size
+    return Take(axis=0, index_rank=len(shape) - 1, index=known, **n.parts())
 
 
 def _depth_to_space(n: Node) -> Op:

@@ -222,7 +222,9 @@ def test_affines_of_parameters_fold_as_batchnorms_do() -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_batchnorm_goes_back_through_a_linear_along_time(bias: bool) -> None:
-    network = nn.Sequential(nn.Conv1d(3, 4, 3), nn.Linear(16, 5, bias), nn.BatchNorm1d(4), nn.Tanh(), nn.Conv1d(4, 2, 1))
+    network = nn.Sequential(
+        nn.Conv1d(3, 4, 3), nn.Linear(16, 5, bias), nn.BatchNorm1d(4), nn.Tanh(), nn.Conv1d(4, 2, 1)
+    )
     folded, report = checked(filled(network), inputs((2, 3, 18)))
     assert batchnorms(folded) == report.affines_after == 0, report.folds
 

@@ -226,7 +226,7 @@ def test_a_tensor_joined_with_itself_among_new_channels_takes_one_affine_only(ma
     ends = {"ends": np.array([0, 1, 0, 0, 1, 0]), "sides": np.array([0, 0, 0, 0, 2, 0])}
     plain = norm("n", 10, beta=np.zeros(10), mean=np.zeros(10))
     model = graph(before(nodes), w=weights(4, 3, 3), **ends, **plain)
-    stays(model, "'c' would need two different scales or shifts at once", *LENGTHS)
+    stays(model, "'g' would need two different scales or shifts at once", *LENGTHS)
 
 
 def test_a_tensor_joined_with_itself_among_new_channels_takes_the_same_affine_on_both_sides() -> None:
@@ -673,12 +673,42 @@ def test_windows_of_time_steps_with_the_time_first_are_a_gather_nd() -> None:
 
 
 @pytest.mark.parametrize("nodes", ["g = Gather<axis=1>(n, i)", "t = Transpose<perm=[1,0,2]>(n) g = GatherND(t, j)"])
-def test_windows_of_channels_let_no_affine_by_channel_pass(nodes: str) -> None:
-    out = "N,2,2,L" if "axis=1" in nodes else "2,2,N,L"
-    text = f"(float[N,3,L] x) => (float[{out}] y) {{ s = Sigmoid(x) n = BN(s, n) {nodes} y = Tanh(g) }}"
-    windows = np.array([[0, 1], [1, 2]])
-    model = graph(text, i=windows, j=windows[..., None], **norm("n", 3))
-    stays(model, "picks entries of an axis along which the scale or shift differs", *LENGTHS)
+@pytest.mark.parametrize("gamma", ["mixed", [0.5, 0.0, -1.0]], ids=["mixed", "zero"])
+def test_windows_of_channels_take_an_affine_by_channel_forward(nodes: str, gamma: str | list[float]) -> None:
+    turn = "" if "axis=1" in nodes else "h = Transpose<perm=[2,0,1,3]>(g)"
+    text = f"""(float[N,3,L] x) => (float[N,5,L] y) {{
+        s = Sigmoid(x)  n = BN(s, n)  {nodes}  {turn}  r = Reshape({"h" if turn else "g"}, k)  y = Conv(r, w) }}"""
+    windows = np.array([[0, 1], [-2, 2]])
+    given = {"i": windows, "j": windows[..., None], "k": np.int64([0, 4, -1]), "w": weights(5, 4, 1)}
+    after, report = folded(graph(text, **given, **norm("n", 3, gamma=gamma)))
+    assert report.affines_after == 0, report.folds
+    same_function(graph(text, **given, **norm("n", 3, gamma=gamma)), after, *LENGTHS)
+
+
+@pytest.mark.parametrize(
+    ("windows", "overlap"), [([[0, 1], [2, 0]], True), ([[0, 3], [2, 1]], False), ([[0, 0], [2, 2]], False)]
+)
+@pytest.mark.parametrize("gamma", ["mixed", [0.0, -1.0]], ids=["mixed", "zero"])
+def test_a_batchnorm_of_windows_of_channels_goes_back_where_no_channel_is_in_two(
+    windows: list[list[int]], overlap: bool, gamma: str | list[float]
+) -> None:
+    text = """(float[N,3,L] x) => (float[N,2,2,L] y) {
+        c = Conv(x, w)  g = Gather<axis=1>(c, i)  n = BN(g, n)  y = Tanh(n) }"""
+    model = graph(text, i=np.array(windows), w=weights(4, 3, 1), **norm("n", 2, gamma=gamma))
+    if overlap:
+        stays(model, "'g' would need two different scales or shifts at once", *LENGTHS)
+    else:
+        folds_to(model, "Conv Gather Tanh", *LENGTHS)
+
+
+def test_a_channel_that_is_picked_alone_takes_its_own_scale() -> None:
+    text = """(float[N,3,L] x) => (float[N,5] y) {
+        s = Sigmoid(x)  n = BN(s, n)  g = Gather<axis=1>(n, i)  y = MatMul(g, w) }"""
+    folds_to(
+        graph(text.replace("L", "9"), i=np.int64(-1), w=weights(9, 5), **norm("n", 3)),
+        "Sigmoid Gather MatMul Add",
+        (2, 3, 9),
+    )
 
 
 def test_a_gather_nd_of_single_entries_is_not_read() -> None:
