@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from normfold.export.fold.engine.beside import Beside, beside, identity_beside
 from normfold.export.fold.engine.carrier import NewCarrier, PutOnes, call_cost, carrier_for, carrier_of, work_cost
 from normfold.export.fold.engine.constant_channels import ConstantChannels
 from normfold.export.fold.engine.magnitudes import Magnitudes
@@ -34,7 +35,8 @@ class Folding:
     #: Whether every affine goes that mathematics lets go, also where the network becomes slower.
     fold_all: bool = False
     folds: list[Fold] = field(default_factory=list)
-    removed: list[Scaling] = field(default_factory=list)
+    #: The affines that went, and the sums that went with them.
+    removed: list[Op] = field(default_factory=list)
     carriers: int = 0
     targets: list[Scaling] = field(default_factory=list)
     streams: Streams = field(init=False)
@@ -75,6 +77,8 @@ class Folding:
         if target.params.is_identity:
             self._remove(target)
             return "it changed nothing", refusals
+        if words := self._into_what_is_beside(target):
+            return words, refusals
         silence_zero_scales(target)
         while True:
             carriers = self.carriers
@@ -87,6 +91,31 @@ class Folding:
                     break  # some tensors got one more channel, which the plans made before do not fit
             else:
                 return "", refusals
+
+    def _into_what_is_beside(self, target: Scaling) -> str:
+        """Fold an affine into a linear operator that reads the same tensor; return where it went, or ""."""
+        while (identity := identity_beside(target.inputs[0])) is not None and self._fits(identity):
+            self._take_beside(identity)
+        found = beside(target)
+        if found is None or not self._fits(found):
+            return ""
+        self._take_beside(found)
+        target.inputs[0].readers.remove(target)
+        self.net.ops.remove(target)
+        self.removed.append(target)
+        return f"into '{found.linear.name}', which reads the same tensor"
+
+    def _fits(self, found: Beside) -> bool:
+        try:
+            survives_rounding(found.linear, found.weights, self.net.dtype_of(found.linear))
+        except Refused:
+            return False
+        return True
+
+    def _take_beside(self, found: Beside) -> None:
+        found.carry_out(self.net)
+        self.removed.append(found.sum)
+        self.streams = Streams(self.net, self.streams.most_touched)  # the sum no longer makes one stream of its inputs
 
     def _carry_out(self, plan: FoldPlan) -> FoldPlan:
         """Carry out a plan, or raise Refused; in that case nothing has changed, except that a carrier may be new."""
@@ -171,8 +200,8 @@ def survives_rounding(op: Op, params: Any, dtype: np.dtype[Any]) -> None:
 def write(folding: Folding, graph: ir.Graph, opset: int) -> None:
     """Write what changed into the graph."""
     writing = write_net(folding.net, graph, opset)
-    for target in folding.removed:
-        target.outputs[0].become(target.inputs[0].value, writing)
+    for op in folding.removed:
+        op.outputs[0].become(op.inputs[0].value, writing)
 
 
 def write_net(net: Net, graph: ir.Graph, opset: int) -> Writing:

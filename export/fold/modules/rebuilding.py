@@ -46,8 +46,8 @@ def rebuilt(
     for op in folding.net.ops:
         if op.changed and (op not in before or before[op] is not op.params):
             rebuilding.write(op)
-    for target in folding.removed:
-        rebuilding.replace(target, rebuilding.node_of(target.inputs[0].value))
+    for op in folding.removed:
+        rebuilding.replace(op, rebuilding.node_of(op.inputs[0].value))
     graph = graph_module.graph
     graph.eliminate_dead_code()
     graph.lint()

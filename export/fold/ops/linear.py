@@ -53,6 +53,8 @@ class Linear(Op):
     edges: bool = False
     #: Whether it is a convolution whose output has the lengths of its input.
     keeps_lengths: bool = False
+    #: The tap that each output reads at its own position, (): a product has no taps; None where there is none.
+    middle: tuple[int, ...] | None = None
     #: How the node holds its weight.
     form: WeightForm = WeightForm.CONV
     #: The place of the weight among the node's inputs: a MatMul or Einsum may have it before the data.

@@ -34,7 +34,9 @@ def _conv(n: Node) -> Op:
     pads = n.attribute("pads", ()) or ()
     edges = any(pads) or n.attribute("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
     b = np.zeros(weight.shape[0]) if bias is None else bias.astype(np.float64)
-    return Linear(params=Weights(w, b), edges=edges, keeps_lengths=_keeps_lengths(n, weight.shape[2:]), **n.parts())
+    keeps_lengths = _keeps_lengths(n, weight.shape[2:])
+    middle = _middle(n, weight.shape[2:]) if keeps_lengths else None
+    return Linear(params=Weights(w, b), edges=edges, keeps_lengths=keeps_lengths, middle=middle, **n.parts())
 
 
 def _keeps_lengths(n: Node, taps: Sequence[int]) -> bool:
@@ -44,6 +46,14 @@ def _keeps_lengths(n: Node, taps: Sequence[int]) -> bool:
     pads = np.reshape(n.attribute("pads") or [0] * 2 * len(taps), (2, len(taps)))
     dilations = n.attribute("dilations") or [1] * len(taps)
     return bool(np.array_equal(pads.sum(axis=0), [d * (k - 1) for d, k in zip(dilations, taps, strict=True)]))
+
+
+def _middle(n: Node, taps: Sequence[int]) -> tuple[int, ...] | None:
+    """Return the tap that lies on the output's own position, where no strides are; None where none does."""
+    lead = (n.attribute("pads") or [0] * 2 * len(taps))[: len(taps)]
+    steps = list(zip(lead, n.attribute("dilations") or [1] * len(taps), taps, strict=True))
+    inside = all(p >= 0 and p % d == 0 and p // d < k for p, d, k in steps)
+    return tuple(p // d for p, d, _ in steps) if inside else None
 
 
 def _conv_transpose(n: Node) -> Op:
@@ -81,7 +91,7 @@ def _gemm(n: Node) -> Op:
     x = n.tensor(0)
     if x.shape is None:
         x.shape = (f"{x.name}[0]", w.shape[1])  # the input of a Gemm is always a matrix
-    return Linear(params=Weights(w[None], b), form=form, **n.parts())
+    return Linear(params=Weights(w[None], b), form=form, middle=(), **n.parts())
 
 
 def _matmul(n: Node) -> Op:
@@ -105,7 +115,8 @@ def _matmul(n: Node) -> Op:
 def _product(n: Node, weight: Array, axis: int, form: WeightForm, places: list[int]) -> Product:
     """Return the product of the only computed input with ``weight`` (out, in) along ``axis``."""
     params = Weights(weight[None], np.zeros(len(weight)))
-    return Product(params=params, axis_in=axis, axis_out=axis, form=form, place=1 - places[0], **n.parts(places))
+    place = 1 - places[0]
+    return Product(params=params, axis_in=axis, axis_out=axis, form=form, place=place, middle=(), **n.parts(places))
 
 
 def _einsum(n: Node) -> Op:

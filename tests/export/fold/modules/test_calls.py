@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 import pytest
@@ -227,6 +228,30 @@ def test_a_batchnorm_goes_back_through_a_linear_along_time(bias: bool) -> None:
     )
     folded, report = checked(filled(network), inputs((2, 3, 18)))
     assert batchnorms(folded) == report.affines_after == 0, report.folds
+
+
+class Branches(nn.Module):
+    """A block of RepVGG, added up in place, and a skip before a BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.wide, self.narrow = nn.Conv1d(3, 4, 1), nn.Conv1d(4, 4, 3, padding=1), nn.Conv1d(4, 4, 1)
+        self.norms = nn.ModuleList(nn.BatchNorm1d(4) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).sigmoid()
+        y = self.norms[0](self.wide(x))
+        y += self.norms[1](self.narrow(x))
+        y += self.norms[2](x)
+        y = y.relu()
+        z: Tensor = self.norms[3](self.narrow(y) + y)
+        return z.tanh()
+
+
+def test_branches_of_one_tensor_become_convolutions() -> None:
+    folded, report = checked(filled(Branches()), inputs((2, 3, 18)), inputs((1, 3, 1)))
+    assert batchnorms(folded) == report.affines_after == 0, report.folds
+    assert sum(n.target in (torch.add, operator.add) for n in folded.graph.nodes) == 1
 
 
 class Own(nn.Conv1d):
