@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from normfold.export.graphs.domains import STANDARD
+from normfold.export.graphs.shapes import measured
 from normfold.export.graphs.unrounded import FLOATS, is_float, is_unrounded
 
 #: Operators whose output does not depend on their inputs alone.
@@ -82,12 +83,13 @@ class Constants:
         if node.op_type != "Gather" or node.inputs[0] is None:
             return None
         source, picked = node.inputs[0].producer(), self.get(node.inputs[1])
-        if source is None or source.op_type != "Shape" or source.attributes or picked is None:
+        x = source.inputs[0] if source is not None and source.op_type == "Shape" else None
+        if source is None or x is None or x.shape is None or picked is None:
             return None
-        x = source.inputs[0]
-        if x is None or x.shape is None or not np.all((picked >= -len(x.shape)) & (picked < len(x.shape))):
+        lengths = measured(source, x.shape.dims)
+        if not np.all((picked >= -len(lengths)) & (picked < len(lengths))):
             return None
-        found = [x.shape[int(axis)] for axis in picked.reshape(-1)]
+        found = [lengths[int(axis)] for axis in picked.reshape(-1)]
         if not all(isinstance(size, int) for size in found):
             return None
         return np.array(found, np.int64).reshape(picked.shape)

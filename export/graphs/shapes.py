@@ -1,14 +1,18 @@
-"""Infer the shapes of a graph's values."""
+"""Infer the shapes of a graph's values, and read what a Shape gives."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
+from typing import TypeVar
 
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-__all__ = ["infer_shapes"]
+__all__ = ["infer_shapes", "measured"]
+
+T = TypeVar("T")
 
 #: Inference gets the numbers of constants up to this size (shapes, axes, scales), and only the shapes of larger ones.
 _READ_BYTES = 1000
@@ -65,3 +69,9 @@ def _infer_flat(model: ir.Model, values: list[ir.Value]) -> None:
             value.shape = ir.Shape(dims)
         if tensor.elem_type:
             value.dtype = ir.DataType(tensor.elem_type)
+
+
+def measured(node: ir.Node, lengths: Sequence[T]) -> list[T]:
+    """Return the lengths that a Shape gives, of all lengths of its input: those from its start to its end."""
+    start, end = (node.attributes[name].as_int() if name in node.attributes else None for name in ("start", "end"))
+    return list(lengths)[start:end]

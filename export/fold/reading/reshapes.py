@@ -11,6 +11,7 @@ from normfold.export.fold.net import Dim, Op, Tensor
 from normfold.export.fold.ops.moving import Reshape
 from normfold.export.fold.reading.node import Node
 from normfold.export.graphs.domains import STANDARD
+from normfold.export.graphs.shapes import measured
 
 
 def reshape(n: Node) -> Op:
@@ -79,9 +80,10 @@ def computed_target(n: Node, value: ir.Value | None) -> tuple[Dim, ...] | None:
 def _lengths(n: Node, value: ir.Value | None) -> tuple[Dim, ...] | None:
     """Return the lengths that a Shape gives, or None."""
     node = None if value is None else value.producer()
-    if node is None or node.op_type != "Shape" or node.attributes:
+    if node is None or node.op_type != "Shape":
         return None
-    return n.dims(node.inputs[0])
+    lengths = n.dims(node.inputs[0])
+    return None if lengths is None else tuple(measured(node, lengths))
 
 
 def _merged(y: Tensor, found: tuple[Dim, ...] | None) -> tuple[Dim, ...] | None:

@@ -90,6 +90,16 @@ def test_integers_of_a_computed_shape_are_known_where_they_are_constant() -> Non
     assert Constants(copy.graph, 17).integers(value) == [None, 4, -1]
 
 
+@pytest.mark.parametrize(
+    ("ends", "place", "want"),
+    [("start=0", 1, 3), ("start=1", 0, 3), ("start=-2,end=-1", 0, 3), ("start=0", 2, None), ("end=1", 0, None)],
+)
+def test_a_fixed_length_that_a_part_of_a_shape_holds_is_known(ends: str, place: int, want: int | None) -> None:
+    text = f"(float[N,3,L] x) => (int64 k) {{ s = Shape<{ends}>(x) k = Gather(s, i) }}"
+    got = read(graph(text, i=np.int64(place)), "k")
+    assert (None if got is None else int(got)) == want
+
+
 # --- initializers that are inputs too ---------------------------------------------------------------------------------
 
 

@@ -701,6 +701,16 @@ def test_a_batchnorm_of_windows_of_channels_goes_back_where_no_channel_is_in_two
         folds_to(model, "Conv Gather Tanh", *LENGTHS)
 
 
+def test_windows_of_channels_whose_number_is_read_from_a_shape_are_known() -> None:
+    """``F.unfold`` as torch exports it: a Range up to the size of the axis."""
+    text = """(float[N,4,L] x) => (float[N,5,L] y) {
+        s = Sigmoid(x)  n = BN(s, n)  a = Shape<start=0>(n)  m = Gather(a, one)  i = Range(zero, m, two)
+        g = Gather<axis=1>(n, i)  y = Conv(g, w) }"""
+    numbers = {"zero": np.int64(0), "one": np.int64(1), "two": np.int64(2)}
+    model = graph(text, **numbers, w=weights(5, 2, 1), **norm("n", 4))
+    folds_to(model, "Sigmoid Shape Gather Range Gather Conv", *[(n, 4, length) for n, _, length in LENGTHS])
+
+
 def test_a_channel_that_is_picked_alone_takes_its_own_scale() -> None:
     text = """(float[N,3,L] x) => (float[N,5] y) {
         s = Sigmoid(x)  n = BN(s, n)  g = Gather<axis=1>(n, i)  y = MatMul(g, w) }"""
