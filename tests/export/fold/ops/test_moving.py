@@ -226,7 +226,7 @@ def test_a_tensor_joined_with_itself_among_new_channels_takes_one_affine_only(ma
     ends = {"ends": np.array([0, 1, 0, 0, 1, 0]), "sides": np.array([0, 0, 0, 0, 2, 0])}
     plain = norm("n", 10, beta=np.zeros(10), mean=np.zeros(10))
     model = graph(before(nodes), w=weights(4, 3, 3), **ends, **plain)
-    stays(model, "'g' would need two different scales or shifts at once", *LENGTHS)
+    stays(model, "'c' would need two different scales or shifts at once", *LENGTHS)
 
 
 def test_a_tensor_joined_with_itself_among_new_channels_takes_the_same_affine_on_both_sides() -> None:
