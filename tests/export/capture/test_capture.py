@@ -300,6 +300,7 @@ def loss(x: Tensor) -> Tensor:
     [
         (loss, "torch cannot capture the operator aten._ctc_loss.Tensor, which the network uses at test_capture.py"),
         (packed, "packed sequences cannot be captured"),
+        (packed, "reads each sequence reversed by gather()"),
         (mixed, "a size that is computed from the input are mixed"),
         (branch, "decides by the values of its input"),
         (branch_on_number, "decides by the values of its input"),
