@@ -50,8 +50,9 @@ def translate(error: BaseException, program: ExportedProgram | None = None) -> s
     if re.search(r"pack_padded_sequence|pad_packed_sequence|failed to unpack the object at pos", text + line):
         return (
             f"packed sequences cannot be captured{where}; run the recurrent layer on the padded sequence, and pick "
-            "each sequence's last step with gather() and the lengths. Where the layer is bidirectional, its other direction "
-            "would read the padding first: make that a layer of its own, which reads each sequence reversed by gather()"
+            "each sequence's last step with gather() and the lengths. Where the layer is bidirectional, its other "
+            "direction would read the padding first: make that a layer of its own, which reads each sequence reversed "
+            "by gather()"
         )
     if "Cannot find a compatible OpOverload" in text:
         return (

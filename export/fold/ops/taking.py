@@ -1,4 +1,4 @@
-"""Gather along one axis by indices of any rank, and the pixel shuffle: any affine passes that the pattern allows."""
+"""Gather by indices of any rank, GatherElements, and the pixel shuffle: any affine passes that the pattern allows."""
 
 from __future__ import annotations
 
@@ -103,6 +103,39 @@ class Take(Op):
         """The lengths of the input on every axis but those of the indices."""
         (shape,) = shapes
         return [*shape[: self.axis], *[None] * self.index_rank, *shape[self.axis + 1 :]]
+
+
+@dataclass(eq=False)
+class TakeEach(Op):
+    """GatherElements: each entry is picked along one axis by an index of its own, as the last step before the padding.
+
+        take(s x + t) = s take(x) + t        where s and t are the same all along the axis
+
+    Along every other axis the output holds the first entries of the input; here, all of them.
+    """
+
+    passes_scale: ClassVar[bool] = True
+
+    axis: int = 0
+
+    def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:
+        """Input and output have the same gauge, which must not differ along the axis."""
+        (x,), (y,) = self.inputs, self.outputs
+        gauge = gauges[x] if x in gauges else gauges[y]
+        if gauge.varies(self.axis):
+            raise Refused(f"{self} picks entries of an axis along which the scale or shift differs")
+        if any(gauge.varies(a) and x.size(a) != y.size(a) for a in range(x.rank)):
+            raise Refused(f"{self} leaves out entries of an axis along which the scale or shift differs")
+        return {y: gauge} if x in gauges else {x: gauge}
+
+    def constants(self, known: Mapping[Tensor, Array]) -> list[Array | None]:
+        """A constant channel stays constant where a later axis is picked from."""
+        (x,), (y,) = self.inputs, self.outputs
+        return [known.get(x) if self.axis > 1 and x.channels == y.channels else None]
+
+    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
+        """Entries are silenced all along the axis that is picked from."""
+        return silenced_before(self, tensor, wanted, silencing)
 
 
 @dataclass(eq=False)

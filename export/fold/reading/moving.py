@@ -11,7 +11,7 @@ from normfold.export.fold.ops.moving import Transpose
 from normfold.export.fold.ops.pads import Padding
 from normfold.export.fold.ops.recurrent import Embedding
 from normfold.export.fold.ops.selecting import Concat, Select
-from normfold.export.fold.ops.taking import DepthToSpace, Take
+from normfold.export.fold.ops.taking import DepthToSpace, Take, TakeEach
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
 from normfold.export.fold.reading.reshapes import reshape
 
@@ -109,6 +109,13 @@ def _gather_nd(n: Node) -> Op:
     return Take(axis=0, index_rank=len(shape) - 1, index=known, **n.parts())
 
 
+def _gather_elements(n: Node) -> Op:
+    rank, y = n.rank(), n.tensor_out()
+    if y.shape is None or len(y.shape) != rank or n.constant(0) is not None:
+        raise NotKnown
+    return TakeEach(axis=n.attribute("axis", 0) % rank, **n.parts())
+
+
 def _depth_to_space(n: Node) -> Op:
     if n.rank() != 4:
         raise NotKnown
@@ -160,6 +167,7 @@ READERS: dict[str, Reader] = {
     "Split": _split,
     "Slice": _slice,
     "Gather": _gather,
+    "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
     "DepthToSpace": _depth_to_space,
     "Pad": _pad,

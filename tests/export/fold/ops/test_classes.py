@@ -313,22 +313,27 @@ def test_t_between_2d_convolutions_in_blocks_of_channels_a_max_would_leave_them(
 # --- G ----------------------------------------------------------------------------------------------------------------
 
 
+SKIPPED = "c = Conv(x, w)  u9 = Relu(c)  f = BN(u9, n)  e9 = Conv<pads=[1,1]>(u9, a)"
+
+
 def test_g_a_batchnorm_on_a_skip_rescales_the_stream() -> None:
-    nodes = (
-        """c = Conv(x, w)  u9 = Relu(c)  f = BN(u9, n)  d9 = Conv<pads=[1,1]>(u9, a)  s = Add(f, d9)  y = Sigmoid(s)"""
-    )
-    folds_to(network(nodes, **POSITIVE), "Conv Relu Conv Add Sigmoid", *LENGTHS)
+    nodes = f"{SKIPPED}  d9 = Conv<pads=[1,1]>(e9, a)  s = Add(f, d9)  y = Sigmoid(s)"
+    folds_to(network(nodes, **POSITIVE), "Conv Relu Conv Conv Add Sigmoid", *LENGTHS)
 
 
 @pytest.mark.parametrize("gamma", ["mixed", "negative"])
 def test_g_negative_gamma_on_a_skip_keeps_the_function(gamma: str) -> None:
-    nodes = (
-        """c = Conv(x, w)  u9 = Relu(c)  f = BN(u9, n)  d9 = Conv<pads=[1,1]>(u9, a)  s = Add(f, d9)  y = Sigmoid(s)"""
-    )
+    nodes = f"{SKIPPED}  d9 = Conv<pads=[1,1]>(e9, a)  s = Add(f, d9)  y = Sigmoid(s)"
     model = network(nodes, **norm("n", 4, gamma=gamma))
     after, report = folded(model)
     assert report.batchnorms_after == 0
     same_function(model, after, *LENGTHS)
+
+
+@pytest.mark.parametrize("gamma", ["mixed", "negative", "positive"])
+def test_g_a_batchnorm_on_a_skip_over_one_convolution_goes_into_it(gamma: str) -> None:
+    model = network(f"{SKIPPED}  s = Add(f, e9)  y = Sigmoid(s)", **norm("n", 4, gamma=gamma))
+    folds_to(model, "Conv Relu Conv Sigmoid", *LENGTHS)
 
 
 # --- N ----------------------------------------------------------------------------------------------------------------

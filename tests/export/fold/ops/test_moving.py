@@ -701,6 +701,36 @@ def test_a_batchnorm_of_windows_of_channels_goes_back_where_no_channel_is_in_two
         folds_to(model, "Conv Gather Tanh", *LENGTHS)
 
 
+@pytest.mark.parametrize("gamma", ["mixed", [0.5, 0.0, -1.0]], ids=["mixed", "zero"])
+@pytest.mark.parametrize("way", ["forward", "back"])
+def test_any_affine_passes_a_gather_of_one_time_step_for_each_entry(way: str, gamma: str | list[float]) -> None:
+    # The last step before the padding: x.gather(2, lengths).
+    nodes = {
+        "forward": "s = Sigmoid(x)  n = BN(s, n)  g = GatherElements<axis=2>(n, i)  y = Conv(g, w)",
+        "back": "c = Conv(x, w)  g = GatherElements<axis=2>(c, i)  n = BN(g, n)  y = Tanh(n)",
+    }
+    steps = np.random.default_rng(0).integers(-5, 5, (2, 3, 4))
+    model = graph(
+        f"(float[2,3,9] x) => (float[2,3,4] y) {{ {nodes[way]} }}",
+        i=steps,
+        w=weights(3, 3, 1),
+        **norm("n", 3, gamma=gamma),
+    )
+    folds_to(model, "Sigmoid GatherElements Conv" if way == "forward" else "Conv GatherElements Tanh", (2, 3, 9))
+
+
+@pytest.mark.parametrize(
+    ("axis", "shape", "sentence"), [(1, (2, 4, 9), "picks entries of an axis"), (2, (2, 2, 9), "leaves out entries")]
+)
+def test_no_affine_by_channel_passes_a_gather_of_channels_or_of_fewer(
+    axis: int, shape: tuple[int, ...], sentence: str
+) -> None:
+    text = f"""(float[2,3,9] x) => (float[2,{shape[1]},9] y) {{
+        s = Sigmoid(x)  n = BN(s, n)  g = GatherElements<axis={axis}>(n, i)  y = Tanh(g) }}"""
+    _, report = folded(graph(text, i=np.random.default_rng(0).integers(0, 3, shape), **norm("n", 3)))
+    assert any(sentence in reason for reason in report.folds[0].reasons)
+
+
 def test_windows_of_channels_whose_number_is_read_from_a_shape_are_known() -> None:
     """``F.unfold`` as torch exports it: a Range up to the size of the axis."""
     text = """(float[N,4,L] x) => (float[N,5,L] y) {
