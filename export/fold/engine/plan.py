@@ -151,7 +151,8 @@ def planned(target: Scaling, option: Option, streams: Streams) -> FoldPlan:
     elsewhere = f"'{u.name}' has other readers, and undoing so large a shift there would cost its last digits"
     if large and len(number_readers(u)) > 1:
         raise Refused(elsewhere)
-    if option.on.shifts and target.cancels > MOST_APART:
+    # Where the scale is 0, the shift is a constant of its own, from which nothing is subtracted.
+    if target.cancels > MOST_APART and np.any(np.where(target.params.scale == 0, 0.0, option.on.shift)):
         raise Refused(
             f"{target} subtracts a mean much larger than its deviation, and readers that took this would lose digits"
         )

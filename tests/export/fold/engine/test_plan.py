@@ -350,3 +350,12 @@ def test_a_large_shift_is_not_undone_in_a_sum_with_a_slice_of_the_same_tensor() 
     model = graph(text, w=weights(4, 3, 1), u=weights(4, 4, 1, seed=1), v=weights(5, 4, 3), **held, **tiny)
     after, _ = folded(model)
     same_in_onnxruntime(model, after, (2, 3, 13), (1, 3, 24))
+
+
+def test_a_large_mean_goes_back_though_another_channel_is_a_constant() -> None:
+    # Where gamma is 0 the shift goes forward; nothing is subtracted from it.
+    text = """(float[N,3,L] x) => (float[N,4,L] y, float[N,2,L] z) {
+        c = Conv(x, w, b)  n = BN(c, n)  r = Relu(n)  y = Conv(r, v)  z = Conv(c, u) }"""
+    far = norm("n", 4, gamma=[0.0, 1.0, 1.0, 1.0], mean=[3.0] * 4, var=[0.04] * 4)
+    held = {"w": weights(4, 3, 1), "b": np.full(4, 3, np.float32), "v": weights(4, 4, 1), "u": weights(2, 4, 1)}
+    folds_to(graph(text, **held, **far), "Conv Relu Conv Conv", (2, 3, 13), (1, 3, 24))
