@@ -21,7 +21,7 @@ from normfold.export.fold.ops.activations import Sloped
 from normfold.export.fold.ops.clamps import Clamp, ClampForm
 from normfold.export.fold.ops.linear import Linear
 from normfold.export.fold.ops.moving import Reshape
-from normfold.export.fold.ops.products import Product
+from normfold.export.fold.ops.products import MatrixProduct
 from normfold.export.fold.ops.recurrent import Embedding, Recurrent
 from normfold.export.fold.ops.scaling import Scaling
 from normfold.export.fold.ops.selecting import Select
@@ -286,7 +286,7 @@ def _write_ones(r: Rebuilding, op: Ones) -> None:
 
 _WRITERS: dict[type[Op], Callable[[Rebuilding, Any], None]] = {
     Linear: _write_linear,
-    Product: _write_linear,
+    MatrixProduct: _write_linear,
     Embedding: _write_embedding,
     Recurrent: _write_recurrent,
     Table: _write_table,

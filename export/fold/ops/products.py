@@ -17,9 +17,9 @@ import numpy as np
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.channels import AddedChannel, RemovedChannels
 from normfold.export.fold.net import AddedChannels, Dim, Gauges, Op, Refused, RemovedFrom, Tensor
+from normfold.export.fold.ops.axis_labels import AxisLabels
 from normfold.export.fold.ops.bias import write_bias_behind
 from normfold.export.fold.ops.costs import BIAS_COST
-from normfold.export.fold.ops.labels import Labels
 from normfold.export.fold.ops.linear import Linear, inverse, stem_of
 from normfold.export.fold.ops.weights import Weights
 from normfold.export.fold.silencing import Silencing
@@ -30,7 +30,7 @@ from normfold.export.graphs.writing import Writing
 class Weighing:
     """What a product computes: the sum of products of its input with ``constant``, plus ``added``."""
 
-    labels: Labels
+    labels: AxisLabels
     constant: Array
     #: Of the output's rank, with length 1 where it does not differ.
     added: Array
@@ -85,7 +85,7 @@ class Weighing:
 
 
 @dataclass(eq=False)
-class Product(Linear):
+class MatrixProduct(Linear):
     """MatMul and Einsum with a constant matrix, which weighs one axis."""
 
     def _passes(self, gauges: Gauges) -> bool:
@@ -99,7 +99,7 @@ class Product(Linear):
         rank, offset = self.inputs[0].rank, self.params.offset
         added = self.params.bias.reshape([-1 if a == self.axis_out else 1 for a in range(rank)])
         return Weighing(
-            Labels.along(self.axis_in, rank), self.params.weight[0], added if offset is None else added + offset
+            AxisLabels.along(self.axis_in, rank), self.params.weight[0], added if offset is None else added + offset
         )
 
     def spread(self, gauges: Gauges) -> dict[Tensor, Affine]:

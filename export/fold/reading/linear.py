@@ -11,10 +11,10 @@ import onnx_ir as ir
 
 from normfold.export.fold.affine import Array
 from normfold.export.fold.net import Op
+from normfold.export.fold.ops.axis_labels import AxisLabels
 from normfold.export.fold.ops.bias import PRODUCTS
-from normfold.export.fold.ops.labels import Labels
 from normfold.export.fold.ops.linear import Linear
-from normfold.export.fold.ops.products import Contraction, Product, Weighing
+from normfold.export.fold.ops.products import Contraction, MatrixProduct, Weighing
 from normfold.export.fold.ops.recurrent import Gates, Recurrent
 from normfold.export.fold.ops.weights import WeightForm, Weights
 from normfold.export.fold.reading.averages import weighted_mean
@@ -103,7 +103,7 @@ def _matmul(n: Node) -> Op:
     if weight is None or weight.ndim < 2 or n.rank(places[0]) < 2:
         raise NotKnown
     if weight.ndim > 2:
-        return _contraction(n, Labels.of_matmul(n.rank(places[0]), weight.ndim, places[0]), weight, places)
+        return _contraction(n, AxisLabels.of_matmul(n.rank(places[0]), weight.ndim, places[0]), weight, places)
     w = weight.astype(np.float64)
     if places == [1]:  # the matrix weighs the last axis but one
         axis, form = n.rank(1) - 2, WeightForm.OUT_IN
@@ -112,15 +112,17 @@ def _matmul(n: Node) -> Op:
     return _product(n, w, axis, form, places)
 
 
-def _product(n: Node, weight: Array, axis: int, form: WeightForm, places: list[int]) -> Product:
+def _product(n: Node, weight: Array, axis: int, form: WeightForm, places: list[int]) -> MatrixProduct:
     """Return the product of the only computed input with ``weight`` (out, in) along ``axis``."""
     params = Weights(weight[None], np.zeros(len(weight)))
     place = 1 - places[0]
-    return Product(params=params, axis_in=axis, axis_out=axis, form=form, place=place, middle=(), **n.parts(places))
+    return MatrixProduct(
+        params=params, axis_in=axis, axis_out=axis, form=form, place=place, middle=(), **n.parts(places)
+    )
 
 
 def _einsum(n: Node) -> Op:
-    """Sum of products with a constant; a Product where that is a matrix along one axis: "oc,ncl->nol"."""
+    """Sum of products with a constant; a MatrixProduct where that is a matrix along one axis: "oc,ncl->nol"."""
     places = n.computed()
     weight = n.constant(1 - places[0]) if len(places) == 1 and len(n.node.inputs) == 2 else None
     terms, arrow, result = str(n.attribute("equation", "")).replace(" ", "").partition("->")
@@ -139,10 +141,10 @@ def _einsum(n: Node) -> Op:
             w = weight.astype(np.float64)
             form = WeightForm.OUT_IN if constant == [new, old] else WeightForm.IN_OUT
             return _product(n, w if form is WeightForm.OUT_IN else w.T, data.index(old), form, places)
-    return _contraction(n, Labels(tuple(data), tuple(constant), tuple(out)), weight, places)
+    return _contraction(n, AxisLabels(tuple(data), tuple(constant), tuple(out)), weight, places)
 
 
-def _contraction(n: Node, labels: Labels, weight: Array, places: list[int]) -> Contraction:
+def _contraction(n: Node, labels: AxisLabels, weight: Array, places: list[int]) -> Contraction:
     """Return the sum of products with a constant whose axes are as long as those of the input that they weigh."""
     sizes = dict(zip(labels.constant, weight.shape, strict=True))
     lengths = n.dims(n.value(places[0]))

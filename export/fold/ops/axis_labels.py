@@ -12,7 +12,7 @@ from normfold.export.fold.net import Op, Refused
 
 
 @dataclass(frozen=True)
-class Labels:
+class AxisLabels:
     """The labels of the axes of the computed input, of the constant and of the result."""
 
     data: tuple[str, ...]
@@ -20,13 +20,13 @@ class Labels:
     result: tuple[str, ...]
 
     @classmethod
-    def along(cls, axis: int, rank: int) -> Labels:
+    def along(cls, axis: int, rank: int) -> AxisLabels:
         """Return those of a matrix (out, in) that weighs one axis of a tensor."""
         names = tuple(f"axis {a}" for a in range(rank))
         return cls(names, ("out", names[axis]), (*names[:axis], "out", *names[axis + 1 :]))
 
     @classmethod
-    def of_matmul(cls, rank: int, rank_of_constant: int, place: int) -> Labels:
+    def of_matmul(cls, rank: int, rank_of_constant: int, place: int) -> AxisLabels:
         """Return those of a MatMul with a constant of any rank; ``place`` is that of the computed input."""
         most = max(rank, rank_of_constant)
         batch = [f"batch {a}" for a in range(most - 2)]
