@@ -15,7 +15,7 @@ from normfold.export.fold.engine.beside import Beside, beside, identity_beside
 from normfold.export.fold.engine.carrier import NewCarrier, PutOnes, call_cost, carrier_for, carrier_of, work_cost
 from normfold.export.fold.engine.constant_channels import ConstantChannels
 from normfold.export.fold.engine.magnitudes import Magnitudes
-from normfold.export.fold.engine.plan import FoldPlan, Refusals, planned, plans
+from normfold.export.fold.engine.plan import FoldPlan, Refusals, loses_digits, planned, plans
 from normfold.export.fold.engine.silence import silence_zero_scales
 from normfold.export.fold.engine.streams import MOST_TOUCHED, Streams
 from normfold.export.fold.engine.words import refused, went
@@ -96,7 +96,7 @@ class Folding:
         """Fold an affine into a linear operator that reads the same tensor; return where it went, or ""."""
         while (identity := identity_beside(target.inputs[0])) is not None and self._fits(identity):
             self._take_beside(identity)
-        found = beside(target)
+        found = None if loses_digits(target, target.params.shift) else beside(target)
         if found is None or not self._fits(found):
             return ""
         self._take_beside(found)

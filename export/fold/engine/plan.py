@@ -151,8 +151,7 @@ def planned(target: Scaling, option: Option, streams: Streams) -> FoldPlan:
     elsewhere = f"'{u.name}' has other readers, and undoing so large a shift there would cost its last digits"
     if large and len(number_readers(u)) > 1:
         raise Refused(elsewhere)
-    # Where the scale is 0, the shift is a constant of its own, from which nothing is subtracted.
-    if target.cancels > MOST_APART and np.any(np.where(target.params.scale == 0, 0.0, option.on.shift)):
+    if loses_digits(target, option.on.shift):
         raise Refused(
             f"{target} subtracts a mean much larger than its deviation, and readers that took this would lose digits"
         )
@@ -174,6 +173,15 @@ def planned(target: Scaling, option: Option, streams: Streams) -> FoldPlan:
             plan.params[op] = op.rewritten(gauges)
             plan.cost += op.cost(plan.params[op]) - op.cost(op.params)
     return plan
+
+
+def loses_digits(target: Scaling, shift: Array) -> bool:
+    """Whether operators that add many terms would lose digits if they took this shift of the affine.
+
+    They would where it subtracts a mean much larger than the deviation. Where the scale is 0, the shift is a constant
+    of its own, from which nothing is subtracted.
+    """
+    return target.cancels > MOST_APART and bool(np.any(np.where(target.params.scale == 0, 0.0, shift)))
 
 
 def plans(target: Scaling, refusals: Refusals, streams: Streams, fold_all: bool = False) -> Iterator[FoldPlan]:

@@ -81,3 +81,14 @@ def test_where_the_two_are_no_one_convolution_the_function_stays(nodes: str, res
     )
     after, _ = folded(model)
     same_function(model, after, *([(2, 4, 3)] if result == "3" else LENGTHS))
+
+
+@pytest.mark.parametrize("mean", [3.0, 1000.0])
+def test_a_batchnorm_with_a_mean_much_larger_than_its_deviation_stays_beside_the_convolution(mean: float) -> None:
+    # The sum of a convolution would round each of its many terms at the size of the mean, which cancels in BN alone.
+    text = """(float[N,4,L] x) => (float[N,4,L] y) {
+        s = Relu(x)  c = Conv<pads=[1,1]>(s, w)  n = BN(s, n)  a = Add(c, n)  y = Tanh(a) }"""
+    far = norm("n", 4, gamma=np.ones(4), beta=np.zeros(4), mean=np.full(4, mean), var=np.full(4, 0.25))
+    _, report = folded(graph(text, w=weights(4, 4, 3), **far))
+    assert not report.folds[0].folded
+    assert "which reads the same tensor" not in report.folds[0].how
