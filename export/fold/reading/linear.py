@@ -137,6 +137,10 @@ def _einsum(n: Node) -> Op:
     summed, given = set(data) - set(out), set(out) - set(data)
     if len(summed) == len(given) == 1 and set(constant) == summed | given:
         (old,), (new,) = summed, given
+        lengths = n.dims(n.value(places[0]))
+        assert lengths is not None
+        if weight.shape[constant.index(old)] == 1 and lengths[data.index(old)] != 1:
+            raise NotKnown  # the matrix is broadcast
         if out == [new if label == old else label for label in data]:  # the channels stay on their axis
             w = weight.astype(np.float64)
             form = WeightForm.OUT_IN if constant == [new, old] else WeightForm.IN_OUT

@@ -133,3 +133,12 @@ def test_any_einsum_between_two_batchnorms_is_the_same_function(seed: int) -> No
     model = graph(text, w=weights(*shape, seed=seed), **norm("n", sizes[data[1]], gamma=gamma), **norm("m", size))
     after, _ = folded(model)
     same_function(model, after, tuple(sizes[name] for name in data))
+
+
+def test_an_einsum_whose_matrix_is_broadcast_along_the_summed_axis_takes_nothing() -> None:
+    text = """(float[N,3,7] x) => (float[N,4,7] y) {
+        c = Conv(x, w)  n = BN(c, n)  y = Einsum<equation="ncl,oc->nol">(n, m) }"""
+    model = graph(text, w=weights(3, 3, 1), m=weights(4, 1), **norm("n", 3))
+    same_function(model, folded(model)[0], (2, 3, 7))
+    text = text.replace("c = Conv(x, w)", "c = Sigmoid(x)")
+    stays(graph(text, m=weights(4, 1), **norm("n", 3)), "no rule takes", (2, 3, 7))
