@@ -192,7 +192,9 @@ class SocketSide(asyncio.Protocol):
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def on_the_way(self) -> bool:
-        """Whether more bytes have not reached the client's system than arrive without it once the socket is closed."""
+        """Whether frames are not written yet, or more bytes under way than arrive once the socket is closed."""
+        if self.sender.out:
+            return True
         sock = None if self._transport is None else self._transport.get_extra_info("socket")
         if sock is not None and sock.family == socket.AF_UNIX:  # what our system holds is the client's already
             return self.unsent() > 0

@@ -677,10 +677,12 @@ def test_a_client_that_takes_an_answer_slowly_is_read_before_the_next_data_are_w
         connection.data_received(asked(1, message(bytes(50_000))))
         connection.resume_writing()
         assert socket.is_read
+        assert connection.on_the_way()  # a server that must end now has cut this answer
         await asyncio.sleep(0)  # here the event loop looks at its sockets, once it has called what was ready
         assert not any(frame.kind == h2.DATA for frame in socket.frames())
         await asyncio.sleep(0)
         assert [frame.stream for frame in socket.frames() if frame.flags == h2.END_HEADERS | h2.END_STREAM] == [1]
+        assert not connection.on_the_way()
 
     on_loop(resumed)
 
