@@ -76,9 +76,8 @@ def said_of(error: ClientError, address: str) -> str:
     """``error`` as a command prints it, with what helps where that is known."""
     from normfold.serving.errors import Status
 
-    if (
-        error.code is Status.DEADLINE_EXCEEDED and error.details == "Deadline Exceeded"
-    ):  # limits of a server have other words
+    ours = error.details == "Deadline Exceeded"  # a server's own limits have other words
+    if error.code is Status.DEADLINE_EXCEEDED and ours:
         return f"{error}; --timeout SECONDS waits longer"
     if error.code is not Status.NOT_FOUND or "did you mean" in error.details:
         return str(error)
