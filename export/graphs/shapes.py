@@ -10,6 +10,8 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from normfold.export.graphs.correcting import correct_shapes
+
 __all__ = ["infer_shapes", "measured"]
 
 T = TypeVar("T")
@@ -19,7 +21,15 @@ _READ_BYTES = 1000
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Give shapes to values that have none, in place; where inference fails, the model keeps the shapes that it has."""
+    """Give shapes to values that have none, in place; where inference fails, the model keeps the shapes that it has.
+
+    Lengths that inference gives wrong become unknown, also those that the file states.
+    """
+    _infer(model)
+    correct_shapes(model)
+
+
+def _infer(model: ir.Model) -> None:
     values = [v for n in model.graph.all_nodes() for v in n.outputs]
     # Shape inference would mistake the elements of a sequence for tensors.
     sequences = any(n.op_type.startswith(("Sequence", "SplitToSequence")) for n in model.graph.all_nodes())

@@ -82,6 +82,18 @@ def test_lengths_within_are_believed_only_where_the_inputs_are_fixed() -> None:
     assert [i.dims[2] for i in after.graph.initializer] == [64]
 
 
+@pytest.mark.parametrize("stated", [False, True])
+def test_taps_behind_an_einsum_that_is_longer_than_its_first_term_stay(stated: bool) -> None:
+    """onnx's shape inference takes the length 1 of the constant, which onnxruntime broadcasts to 8."""
+    text = """(float[N,3,8] x) => (float[N,5,A] y) {
+        e = Einsum<equation="ol,ncl->nol">(c, x) y = Conv<pads=[1,1]>(e, v) }"""
+    model = graph(text, c=weights(4, 1), v=weights(5, 4, 3))
+    given = onnx.shape_inference.infer_shapes(model) if stated else model
+    after, report = folded(onnx.ModelProto.FromString(given.SerializeToString()))
+    assert not report.notes
+    same_function(model, after, (2, 3, 8))
+
+
 def test_a_weight_that_a_caller_may_replace_stays() -> None:
     model = graph("(float[N,3,8] x, float[4,3,64] v) => (float[N,4,8] y) { y = Conv<pads=[31,32]>(x, v) }")
     after, _ = folded(model)
