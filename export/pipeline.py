@@ -24,6 +24,7 @@ from normfold.export.forms.precision import check_precision
 from normfold.export.forms.timed import check_timed, free_lengths, timed_inputs
 from normfold.export.forms.variants import (
     AUTO,
+    branches_apart,
     check_threads,
     check_variant,
     choose,
@@ -143,6 +144,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
             even_if_slower=request.even_if_slower,
             remeasure=request.remeasure,
             threads=request.threads,
+            apart=_apart(folded) if request.precision == "int8" and not request.fold_all else None,
         )
         report = replace(report, precision=reduced, sha256=hashlib.sha256(content).hexdigest())
     progress("publish")
@@ -276,6 +278,14 @@ def fold_and_prove(
             notes=(*origin.notes, *sizes.notes, *proof.notes, *left_out),
         )
         return Folded(content, final.exact, unfolded.content, outputs, proof, report)
+
+
+def _apart(folded: Folded) -> Graph | None:
+    """Return the published form with branches apart, for int8; None where the fold took none into convolutions."""
+    if not folded.report.folding.sums_removed:
+        return None
+    published = Graph(folded.content, folded.exact)
+    return branches_apart(folded.proof.unfolded, published, folded.report.published.variant)
 
 
 def _ir_version(model: ir.Model) -> int:

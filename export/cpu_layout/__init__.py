@@ -6,7 +6,7 @@ cannot. Rules that gain nothing on a CPU, and rules that change what the network
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
@@ -44,14 +44,14 @@ def lift_and_round(model: ir.Model) -> bool:
     return round_up(model)
 
 
-def fold_in_blocks(model: ir.Model) -> FoldReport:
+def fold_in_blocks(model: ir.Model, by: Callable[[ir.Model], FoldReport] = fold) -> FoldReport:
     """Lift a graph, then fold it, then round its channel counts up, in place.
 
     On a lifted graph the fold knows that convolutions compute blocks of channels: it leaves a BatchNorm between two of
-    them where one more channel, to carry its shift, would cost more than the BatchNorm.
+    them where one more channel, to carry its shift, would cost more than the BatchNorm. ``by`` is the fold.
     """
     lift(model)
-    report = fold(model)
+    report = by(model)
     lift_and_round(model)
     return report
 

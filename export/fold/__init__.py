@@ -95,6 +95,15 @@ def fold(
     return fold_module(model, *inputs, fold_all=fold_all)
 
 
+def fold_apart(model: ir.Model) -> FoldReport:
+    """Fold in place, but leave what a sum adds to a convolution of the same tensor apart from its weights.
+
+    Where the convolution's other weights are small beside what is added, int8 holds the two better so: each row of a
+    weight has one scale.
+    """
+    return _fold_graphs(model, fold_all=False, beside=False)
+
+
 def fold_module(module: nn.Module, *example_inputs: Any, fold_all: bool = False) -> tuple[fx.GraphModule, FoldReport]:
     """Return a folded copy of a PyTorch network and the report, as :func:`fold` does; each input is an argument."""
     from normfold.export.fold import modules
@@ -102,7 +111,7 @@ def fold_module(module: nn.Module, *example_inputs: Any, fold_all: bool = False)
     return modules.fold_module(module, *example_inputs, fold_all=fold_all)
 
 
-def _fold_graphs(model: ir.Model, fold_all: bool) -> FoldReport:
+def _fold_graphs(model: ir.Model, fold_all: bool, beside: bool = True) -> FoldReport:
     opset = _opset(model)
     before = counts(model)
     notes = _constants_of_old_files(model)
@@ -127,12 +136,12 @@ def _fold_graphs(model: ir.Model, fold_all: bool) -> FoldReport:
     notes += tuple(
         f"{module_of(conv) or conv.name or 'a convolution'} {what}" for conv, what in cut_taps(model.graph, opset)
     )
-    carriers = removed = 0
+    carriers = removed = sums = 0
     affines_before, affines_after = len(folds), 0
     for graph in graphs:
         net = Reading(graph, opset).net()
         affines_before += len(targets(net.ops))
-        folding = Folding(net, fold_all)
+        folding = Folding(net, fold_all, beside)
         folding.run()
         removed += prune(net)
         write(folding, graph, opset)
@@ -140,6 +149,7 @@ def _fold_graphs(model: ir.Model, fold_all: bool) -> FoldReport:
         folds += folding.folds
         folds += [_not_read(op) for op in net.ops if op.node.op_type == "BatchNormalization" and op.passes_nothing]
         carriers += folding.carriers
+        sums += folding.sums
     passes.RemoveUnusedNodesPass()(model)
     # Once more: a BatchNorm may be gone from between a Pad and its convolution, and unneeded readers of the Pad, too.
     if sum(join_padding(graph, opset) for graph in graphs):
@@ -160,6 +170,7 @@ def _fold_graphs(model: ir.Model, fold_all: bool) -> FoldReport:
         parameters_after=after[2],
         carriers=carriers,
         channels_removed=removed,
+        sums_removed=sums,
         notes=notes,
         **kept(folds),
     )

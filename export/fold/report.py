@@ -64,6 +64,8 @@ class FoldReport:
     #: Channels added to carry a shift through zero padding, and constant channels that were removed.
     carriers: int = 0
     channels_removed: int = 0
+    #: Sums that are gone because what they add to a convolution, or to a product, went into its weights.
+    sums_removed: int = 0
     notes: tuple[str, ...] = field(default=())
     #: How many stayed because to fold them costs more than it saves, and how many because no way is exact.
     kept_by_cost: int = 0

@@ -1,7 +1,7 @@
 """One float32 graph in int8, with every choice made on the inputs that calibrate, none on those that measure.
 
-equalised   a graph with equal ranges (:mod:`normfold.export.forms.equalised`) takes the first one's place, if its
-            error is smaller once all else is chosen for both (:func:`better`)
+equalised   a graph with equal ranges, or with branches apart (:mod:`normfold.export.forms.equalised`), takes the first
+            one's place, if its error is smaller once all else is chosen for both (:func:`better`)
 widening    how far the ranges go beyond the rows that were seen (:mod:`normfold.export.forms.ranges`): tried on
             each half of the pieces with the ranges of the other half
 kept        operators that lose much and cost little stay in float32 (:mod:`normfold.export.forms.sensitivity`)
@@ -110,12 +110,13 @@ class Calibrated:
         return quantized(self.content, self.pieces, self.kept, ranges=ranges)
 
 
-def better(one: Calibrated, other: Calibrated | None) -> Calibrated:
+def better(one: Calibrated, other: Calibrated | None, worth: float = 1.0) -> Calibrated:
     """Return the graph of the two, of one function, that has the smaller error in int8, with what is kept by each.
 
-    The largest error is not enough to judge by before some operators are kept: those may be the ones that lose it.
+    The other one is taken only where its error is below ``worth`` times that of ``one``. The largest error is not
+    enough to judge by before some operators are kept: those may be the ones that lose it.
     """
-    return one if other is None or one.unseen_error <= other.unseen_error else other
+    return one if other is None or worth * one.unseen_error <= other.unseen_error else other
 
 
 def _answers(content: bytes, pieces: Sequence[Arrays]) -> list[Arrays]:

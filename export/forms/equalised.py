@@ -1,9 +1,9 @@
-"""The float32 graph that int8 is written from: equalised where that is exact and measures better."""
+"""The float32 graphs that int8 may be written from: with branches apart, and equalised, where that is exact."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,18 +13,34 @@ from normfold.export.fold.equalised import Channels, equalise
 from normfold.export.forms.ranges import with_outputs
 from normfold.export.graphs.exact import Graph
 
-__all__ = ["Equalised", "equalised"]
+__all__ = ["Equalised", "equalised", "other_graphs"]
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Equalised:
-    """A graph whose channels have the scales that int8 holds best."""
+    """The same function in a graph that int8 may hold better."""
 
     graph: Graph
-    #: The layers whose output channels were scaled.
+    #: The layers whose output channels were scaled; () in a graph that only has its branches apart.
     layers: tuple[str, ...]
+    #: Whether sums that the fold takes into convolutions are left in the graph.
+    apart: bool = False
+
+
+def other_graphs(
+    graph: Graph, apart: Graph | None, pieces: Sequence[Arrays], same: Callable[[Graph], bool]
+) -> list[Equalised]:
+    """Return the graphs that int8 may hold better than ``graph``; ``apart`` is the one with branches apart.
+
+    Those with branches apart come last. ``pieces`` and ``same`` are those of :func:`equalised`.
+    """
+    found = [equalised(graph, pieces, same)]
+    if apart is not None and same(apart):
+        equal = equalised(apart, pieces, same)
+        found += [Equalised(apart, (), True), None if equal is None else replace(equal, apart=True)]
+    return [one for one in found if one is not None]
 
 
 def equalised(graph: Graph, pieces: Sequence[Arrays], same: Callable[[Graph], bool]) -> Equalised | None:

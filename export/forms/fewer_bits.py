@@ -9,7 +9,7 @@ from normfold.export.calibration.rows import Division, Rows, divide, only_finite
 from normfold.export.calibration.scale import unlike_training
 from normfold.export.calibration.synthetic import synthetic
 from normfold.export.errors import InputSpecError
-from normfold.export.forms.equalised import equalised
+from normfold.export.forms.equalised import Equalised, other_graphs
 from normfold.export.forms.precision import Arrays, PrecisionReport, reduce_precision
 from normfold.export.graphs.exact import Graph
 from normfold.export.inputs.specs import InputSpec
@@ -34,8 +34,12 @@ def in_fewer_bits(
     even_if_slower: bool = False,
     remeasure: bool = False,
     threads: int = 1,
+    apart: Graph | None = None,
 ) -> tuple[bytes, PrecisionReport]:
     """Return the float32 ``graph`` in ``precision``; samples calibrate int8, tests measure.
+
+    apart: the same network with branches apart (:func:`normfold.export.forms.variants.branches_apart`), where it has
+    such branches; int8 is written from it where its error is smaller so.
 
     Raises what :func:`normfold.export.forms.precision.reduce_precision` raises, and InputSpecError where int8 has
     neither samples nor BatchNorms to take its value ranges from.
@@ -47,10 +51,10 @@ def in_fewer_bits(
         *unlike_training(proof.unfolded.content, [*samples, *tests], specs),
     )
     inputs = in_pieces(inputs, specs)
-    equal = None
+    others: list[Equalised] = []
     if inputs.calibration is not None:
         pieces = [case.inputs for case in inputs.calibration.cases]
-        equal = equalised(graph, pieces, lambda made: _proved(proof, made))
+        others = other_graphs(graph, apart, pieces, lambda made: _proved(proof, made))
     return reduce_precision(
         graph.content,
         precision,
@@ -61,7 +65,7 @@ def in_fewer_bits(
         remeasure=remeasure,
         threads=threads,
         warnings=warnings,
-        equal=equal,
+        others=others,
     )
 
 

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from normfold.export.capture.tidy import strip
 from normfold.export.cpu_layout import fold_in_blocks, lift, lift_and_round
 from normfold.export.errors import ExportError, VerificationError
-from normfold.export.fold import FoldReport, counts
+from normfold.export.fold import FoldReport, counts, fold_apart
 from normfold.export.forms.machine import Machine, this_machine
 from normfold.export.forms.measure import Arrays, medians, shapes_of
 from normfold.export.forms.remembered import Measurement, Subject, measured_once
@@ -38,6 +39,7 @@ __all__ = [
     "VARIANTS",
     "Choice",
     "Variant",
+    "branches_apart",
     "check_threads",
     "check_variant",
     "choose",
@@ -170,6 +172,31 @@ def made_anew(unfolded: Graph, folded: Graph) -> Iterator[tuple[str, Graph]]:
         model = unfolded.model()
         if refold(model).batchnorms_after > batchnorms:
             yield name, Graph.of(model)
+
+
+def branches_apart(unfolded: Graph, published: Graph, form: str) -> Graph | None:
+    """Return the published ``form`` with sums that the fold takes into convolutions left in it; None if unfolded.
+
+    It has the metadata of ``published``, the folded graph of that form, with its own number of BatchNorms.
+    """
+    if form == "unfolded":
+        return None
+    model, told = unfolded.model(), published.model()
+    if form == "blocked":
+        fold_in_blocks(model, fold_apart)
+    else:
+        fold_apart(model)
+        if form in REWRITES:
+            REWRITES[form](model)
+    strip(model)
+    model.ir_version, model.graph.name = told.ir_version, told.graph.name
+    model.producer_name, model.producer_version = told.producer_name, told.producer_version
+    model.metadata_props.update(told.metadata_props)
+    before, _, _ = told.metadata_props.get("normfold.batchnorms", "").partition(",")
+    if before:
+        left, _, _ = counts(model)
+        model.metadata_props["normfold.batchnorms"] = f"{before}, {left} with branches apart"
+    return Graph.of(model)
 
 
 def choose(

@@ -81,6 +81,8 @@ def _fewer_bits(fewer: PrecisionReport) -> Iterator[str]:
     if fewer.equalised:
         layers = counted(len(fewer.equalised), "layer")
         yield f"  equalised: the output channels of {layers} were scaled to equal ranges"
+    if fewer.apart:
+        yield "  apart: branches beside convolutions stay sums, because int8 loses less so"
     if fewer.corrected:
         yield "  corrected: biases make up for the mean error of rounding"
     if fewer.kept:

@@ -34,10 +34,14 @@ class Folding:
     net: Net
     #: Whether every affine goes that mathematics lets go, also where the network becomes slower.
     fold_all: bool = False
+    #: Whether an affine goes into a linear operator that reads the same tensor and is added to it.
+    beside: bool = True
     folds: list[Fold] = field(default_factory=list)
     #: The affines that went, and the sums that went with them.
     removed: list[Op] = field(default_factory=list)
     carriers: int = 0
+    #: The sums whose affine or tensor went into the linear operator that they add it to.
+    sums: int = 0
     targets: list[Scaling] = field(default_factory=list)
     streams: Streams = field(init=False)
     magnitudes: Magnitudes = field(init=False)
@@ -77,7 +81,7 @@ class Folding:
         if target.params.is_identity:
             self._remove(target)
             return "it changed nothing", refusals
-        if words := self._into_what_is_beside(target):
+        if self.beside and (words := self._into_what_is_beside(target)):
             return words, refusals
         silence_zero_scales(target)
         while True:
@@ -115,6 +119,7 @@ class Folding:
     def _take_beside(self, found: Beside) -> None:
         found.carry_out(self.net)
         self.removed.append(found.sum)
+        self.sums += 1
         self.streams = Streams(self.net, self.streams.most_touched)  # the sum no longer makes one stream of its inputs
 
     def _carry_out(self, plan: FoldPlan) -> FoldPlan:

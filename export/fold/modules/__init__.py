@@ -78,6 +78,7 @@ def fold_module(module: nn.Module, *example_inputs: Any, fold_all: bool = False)
         parameters_after=after[2],
         carriers=folding.carriers,
         channels_removed=removed,
+        sums_removed=folding.sums,
         notes=(f"{trained} was in training mode; the folded copy is in eval mode",) if trained else (),
         **kept((*folding.folds, *unread)),
     )

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from tests.export.calibration.graphs import book, series
+from tests.export.fold.graphs import graph, norm, weights
 
 from normfold.cli.main import main
 from normfold.export.errors import ExportError, InputSpecError
@@ -20,6 +21,7 @@ from normfold.export.forms import precision
 from normfold.export.forms.fewer_bits import in_fewer_bits
 from normfold.export.forms.int8 import quantized
 from normfold.export.forms.precision import PrecisionReport
+from normfold.export.forms.variants import branches_apart
 from normfold.export.graphs.exact import Graph
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.pipeline import Folded, fold_and_prove
@@ -49,13 +51,17 @@ def folded(tmp_path_factory: pytest.TempPathFactory) -> Folded:
     return proved(book(series(256, 0)), tmp_path_factory.mktemp("net"))
 
 
-def report(folded: Folded, name: str, samples: list[Array], tests: list[Array]) -> PrecisionReport:
+def report(
+    folded: Folded, name: str, samples: list[Array], tests: list[Array], apart: Graph | None = None
+) -> PrecisionReport:
     given, measured = (
         [Case("sample", f"{kind}{number}.npy", {"x": x}) for number, x in enumerate(arrays)]
         for kind, arrays in (("s", samples), ("t", tests))
     )
     timed = {"x": series(1, 9)}
-    return in_fewer_bits(Graph(folded.content, folded.exact), name, folded.proof, given, measured, timed)[1]
+    return in_fewer_bits(Graph(folded.content, folded.exact), name, folded.proof, given, measured, timed, apart=apart)[
+        1
+    ]
 
 
 def test_the_command_measures_int8_on_rows_that_calibration_did_not_see(directory: Path) -> None:
@@ -183,3 +189,44 @@ def test_int8_takes_grouped_transposed_convolutions_with_a_bias(groups: int, cap
     # Three roundings to 255 steps of a range of at most twice the largest value, and weights of 127 steps.
     assert np.abs(got - exact).max() < (3 / 255 + 8 / 127) * np.abs(exact).max()
     assert capfd.readouterr().err == ""
+
+
+def skips(weak: float, gamma: str) -> bytes:
+    """Three convolutions, each with a skip before its BatchNorm; ``weak`` scales their weights."""
+    layer = "c{0} = Conv<pads=[1,1]>(h{0}, w{0}) a{0} = Add(c{0}, h{0}) n{0} = BN(a{0}, n{0}) h{1} = Relu(n{0})"
+    layers = " ".join(layer.format(k, k + 1) for k in range(3))
+    held = {f"w{k}": weak * weights(16, 16, 3, seed=k) for k in range(3)}
+    norms = {name: array for k in range(3) for name, array in norm(f"n{k}", 16, gamma=gamma).items()}
+    text = f"(float[N,3,L] x) => (float[N,4,L] y) {{ c = Conv(x, u) h0 = Relu(c) {layers} y = Conv(h3, v) }}"
+    model = graph(text, u=weights(16, 3, 1), v=weights(4, 16, 1), **held, **norms)
+    return bytes(onnx.shape_inference.infer_shapes(model).SerializeToString())
+
+
+@pytest.mark.parametrize(("weak", "gamma", "apart"), [(0.1, "positive", True), (1.0, "mixed", False)])
+def test_int8_keeps_a_skip_apart_from_a_convolution_of_small_weights(
+    tmp_path: Path, weak: float, gamma: str, apart: bool
+) -> None:
+    """A row of weights has one scale, and the skip adds 1 to one of them."""
+    origin, options = proved(skips(weak, gamma), tmp_path), ([series(24, 1)], [series(64, 2)])
+    assert origin.report.folding.sums_removed == 3
+    merged, chosen = (report(origin, "int8", *options, apart=other) for other in (None, branches_of(origin)))
+    assert (merged.apart, chosen.apart) == (False, apart)
+    if apart:
+        assert chosen.verification.worst.relative < 0.8 * merged.verification.worst.relative
+    else:
+        assert chosen.verification == merged.verification
+
+
+def branches_of(folded: Folded) -> Graph | None:
+    published = Graph(folded.content, folded.exact)
+    return branches_apart(folded.proof.unfolded, published, folded.report.published.variant)
+
+
+@pytest.mark.parametrize("fold_all", [False, True])
+def test_the_command_tries_int8_with_branches_apart_unless_all_is_to_be_folded(directory: Path, fold_all: bool) -> None:
+    (directory / "net.onnx").write_bytes(skips(0.1, "positive"))
+    np.save("rows.npy", series(48, 1))
+    options = ("--repository", "r", "--name", "m", "--sample", "rows.npy", "--quantize", "int8", "--form", "folded")
+    done = CliRunner().invoke(main, ["export", "net.onnx", *options, *["--fold-all"] * fold_all])
+    assert done.exit_code == 0, done.output
+    assert ("  apart: branches" in done.output) is not fold_all

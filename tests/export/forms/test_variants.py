@@ -7,14 +7,26 @@ from pathlib import Path
 
 import numpy as np
 import onnx.parser
+import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
+from tests.export.fold.graphs import graph, norm, operators, weights
 
 from normfold.cli.main import main
 from normfold.export.errors import ExportError, VerificationError
+from normfold.export.fold import fold
 from normfold.export.forms import variants
-from normfold.export.forms.variants import AUTO, REWRITES, VARIANTS, check_threads, check_variant, choose
-from normfold.export.graphs.exact import Graph
+from normfold.export.forms.variants import (
+    AUTO,
+    REWRITES,
+    VARIANTS,
+    branches_apart,
+    check_threads,
+    check_variant,
+    choose,
+)
+from normfold.export.graphs.exact import Graph, unrounded
+from normfold.export.graphs.runtime import Runtime
 from normfold.export.graphs.unrounded import holding
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.pipeline import fold_and_prove
@@ -315,3 +327,27 @@ def test_both_commands_name_every_form_in_their_help_and_take_it(
     refused = CliRunner().invoke(main, [*arguments, "--form", "fast"])
     assert refused.exit_code == 1
     assert "there is no form 'fast'" in refused.stderr
+
+
+@pytest.mark.parametrize("form", VARIANTS)
+def test_a_form_with_branches_apart_keeps_the_sum_and_the_metadata(form: str) -> None:
+    text = """(float[N,3,L] x) => (float[N,4,L] y) { c = Conv(x, u) s = Sigmoid(c) d = Conv<pads=[1,1]>(s, w)
+        n = BN(s, n) a = Add(d, n) r = Relu(a) y = Conv(r, v) }"""
+    proto = graph(text, u=weights(8, 3, 1), w=weights(8, 8, 3), v=weights(4, 8, 1), **norm("n", 8))
+    model = unrounded(ir.from_proto(onnx.shape_inference.infer_shapes(proto)))
+    assert model is not None
+    unfolded = Graph.of(model)
+    assert fold(model).sums_removed == 1
+    model.metadata_props.update({"normfold.form": form, "normfold.batchnorms": "1 before, 0 after folding"})
+    apart = branches_apart(unfolded, Graph.of(model), form)
+    assert (apart is None) == (form == "unfolded")
+    if apart is not None:
+        written = onnx.load_model_from_string(apart.content)
+        assert operators(written).count("Add") == 1
+        found = {p.key: p.value for p in written.metadata_props}
+        assert found == {"normfold.form": form, "normfold.batchnorms": "1 before, 0 with branches apart"}
+        ranks = {len(t.dims) for t in written.graph.initializer if t.name in ("u", "w", "v")}
+        assert ranks <= ({3} if form == "folded" else {4})
+        x = {"x": np.random.default_rng(0).standard_normal((2, 3, 9)).astype(np.float32)}
+        want, got = (Runtime(c, optimised=False).run(x)["y"] for c in (unfolded.content, apart.content))
+        assert np.abs(got - want).max() < 1e-5

@@ -124,23 +124,26 @@ def table_rows(page: str, title: str) -> dict[str, list[str]]:
 
 def test_table_and_page_say_what_was_done_for_int8() -> None:
     assert REPORT.precision is not None
-    done = replace(REPORT.precision, equalised=("a", "b"), corrected=True, kept=("c", "d"))
+    done = replace(REPORT.precision, equalised=("a", "b"), apart=True, corrected=True, kept=("c", "d"))
     report = replace(REPORT, precision=done)
     text, page = as_text(report), as_html(report)
     assert "  equalised: the output channels of 2 layers were scaled to equal ranges\n" in text
+    assert "  apart: branches beside convolutions stay sums, because int8 loses less so\n" in text
     assert "  corrected: biases make up for the mean error of rounding\n" in text
     assert "  in float32, because int8 loses most there: c, d\n" in text
     assert (
         "the output channels of 2 layers were scaled to equal ranges, and the next layers scale them back: a, b."
         in page
     )
+    assert "Apart: branches beside convolutions stay sums, because int8 loses less so." in page
     assert "Corrected: biases make up for the mean error of rounding." in page
     assert "In float32, because int8 loses most there: c, d." in page
     text, page = as_text(REPORT), as_html(REPORT)
-    for word in ("equalised", "corrected", "in float32, because"):
+    for word in ("equalised", "apart:", "corrected", "in float32, because"):
         assert word not in text.lower()
         assert word not in page.lower()
     fields = as_json(report)["precision"]
+    assert fields["apart"]
     assert (list(fields["equalised"]), fields["corrected"], list(fields["kept"])) == (["a", "b"], True, ["c", "d"])
 
 
