@@ -30,7 +30,12 @@ def real_lengths(node: ir.Node) -> list[Dim] | None:
     """Return the shape of the first output, right or unknown where the stated one is wrong; None where it has none."""
     rule = _RULES.get(node.op_type) if node.domain in STANDARD else None
     found = dims_of(node.outputs[0])
-    return found if found is None or rule is None else rule(node, found)
+    if found is None or rule is None:
+        return found
+    try:
+        return rule(node, found)
+    except (ArithmeticError, IndexError, ValueError):  # numbers that no runtime takes: a stride of 0, a scale of NaN
+        return [None] * len(found)
 
 
 def dims_of(value: ir.Value | None) -> list[Dim] | None:

@@ -96,6 +96,18 @@ def test_resize_transposed_convolution_and_prelu() -> None:
     check("PRelu(x, s)", "N,1,8", 3, s=weights(3, 1))
 
 
+@pytest.mark.parametrize("scale", [np.inf, np.nan])
+def test_a_scale_that_no_runtime_takes_raises_nothing(scale: float) -> None:
+    text = "(float[N,3,8] x) => (float[N,A,B] y) { t = Resize(x, , s) y = Relu(t) }"
+    assert inferred(graph(text, opset=18, s=np.array([1, 1, scale], np.float32)))["t"] == [None] * 3
+
+
+def test_a_stride_of_zero_beside_a_stated_length_raises_nothing() -> None:
+    text = """(float[N,3,8] x) => (float[N,3,B] y) <float[N,3,4] t> {
+        t = MaxPool<kernel_shape=[2],strides=[0],ceil_mode=1>(x) y = Relu(t) }"""
+    assert inferred(graph(text, opset=18))["t"] == [None] * 3
+
+
 @pytest.mark.parametrize("stated", [False, True])
 def test_what_follows_from_a_wrong_length_is_gone_and_the_rest_stays(stated: bool) -> None:
     model = graph(
