@@ -24,6 +24,7 @@ from onnx import TensorProto, numpy_helper
 from normfold.counting import counted
 from normfold.export.calibration.rows import DataSet, Division
 from normfold.export.errors import ExportError, VerificationError
+from normfold.export.fold import counts
 from normfold.export.fold.reading.names import module_of
 from normfold.export.forms.bfloat16 import missing_kernels, to_bfloat16
 from normfold.export.forms.calibrated import Calibrated, Int8File, better
@@ -62,8 +63,10 @@ class PrecisionReport:
     timing: TimeComparison
     bytes_before: int
     bytes_after: int
-    #: Nodes of the reduced graph.
+    #: Nodes of the reduced graph; BatchNorms and parameters of the float32 graph that it was written from.
     nodes: int
+    batchnorms: int
+    parameters: int
     #: The inputs that error and labels were measured on.
     measured: DataSet
     #: The inputs that int8 took its value ranges from; None for fp16 and bf16.
@@ -161,6 +164,8 @@ def reduce_precision(
             f"{timing.before_ms:.3f} ms), so "
             "nothing was published; --even-if-slower publishes it for a machine where it is faster"
         )
+    source = content if taken is None else taken.graph.content
+    batchnorms, _, parameters = counts(ir.from_proto(onnx.load_model_from_string(source)))
     return reduced, PrecisionReport(
         precision=precision,
         verification=_without_meaningless(verification),
@@ -168,6 +173,8 @@ def reduce_precision(
         bytes_before=len(content),
         bytes_after=len(reduced),
         nodes=len(onnx.load_model_from_string(reduced).graph.node),
+        batchnorms=batchnorms,
+        parameters=parameters,
         measured=inputs.measured.data,
         calibration=None if inputs.calibration is None else inputs.calibration.data,
         warnings=warnings,

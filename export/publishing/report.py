@@ -124,7 +124,7 @@ def columns(report: ExportReport) -> tuple[Column, ...]:
     reduced: tuple[Column, ...] = ()
     if fewer is not None:
         title, ms = f"{fewer.precision}: published", fewer.timing.after_ms
-        reduced = (Column(title, published.batchnorms, fewer.nodes, published.parameters, fewer.bytes_after, ms),)
+        reduced = (Column(title, fewer.batchnorms, fewer.nodes, fewer.parameters, fewer.bytes_after, ms),)
     if published.variant == "folded":
         return before, after if fewer is None else replace(after, title="folded, float32"), *reduced
     figures = folding.batchnorms_after, folding.nodes_after, folding.parameters_after

@@ -68,6 +68,8 @@ REPORT = ExportReport(
         1500,
         500,
         60,
+        3,
+        950,
         DataSet("sample", 75, "the rows between them, of 'a.npy'"),
         DataSet("sample", 74, "every second row of 'a.npy'"),
     ),
@@ -221,6 +223,7 @@ def test_the_published_column_has_the_figures_of_the_file_that_is_published(
     assert [column.title for column in shown] == titles
     if precision is not None:
         assert (shown[-1].bytes, shown[-1].median_ms, shown[-1].nodes) == (500, 0.05, 60)
+        assert (shown[-1].batchnorms, shown[-1].parameters) == (3, 950)
 
 
 def printed(report: ExportReport) -> str:
