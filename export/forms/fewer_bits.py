@@ -8,7 +8,7 @@ from dataclasses import replace
 from normfold.export.calibration.rows import Division, Rows, divide, only_finite, parts, warnings_on
 from normfold.export.calibration.scale import unlike_training
 from normfold.export.calibration.synthetic import synthetic
-from normfold.export.errors import InputSpecError
+from normfold.export.errors import ExportError, InputSpecError
 from normfold.export.forms.equalised import Equalised, other_graphs
 from normfold.export.forms.precision import Arrays, PrecisionReport, reduce_precision
 from normfold.export.graphs.exact import Graph
@@ -39,7 +39,7 @@ def in_fewer_bits(
     """Return the float32 ``graph`` in ``precision``; samples calibrate int8, tests measure.
 
     apart: the same network with branches apart (:func:`normfold.export.forms.variants.branches_apart`), where it has
-    such branches; int8 is written from it where its error is smaller so.
+    such branches; int8 is written from it where its error is smaller so, unless that file cannot be published.
 
     Raises what :func:`normfold.export.forms.precision.reduce_precision` raises, and InputSpecError where int8 has
     neither samples nor BatchNorms to take its value ranges from.
@@ -55,18 +55,28 @@ def in_fewer_bits(
     if inputs.calibration is not None:
         pieces = [case.inputs for case in inputs.calibration.cases]
         others = other_graphs(graph, apart, pieces, lambda made: _proved(proof, made))
-    return reduce_precision(
-        graph.content,
-        precision,
-        proof.reference,
-        inputs,
-        timed,
-        even_if_slower=even_if_slower,
-        remeasure=remeasure,
-        threads=threads,
-        warnings=warnings,
-        others=others,
-    )
+
+    def reduced(others: Sequence[Equalised]) -> tuple[bytes, PrecisionReport]:
+        return reduce_precision(
+            graph.content,
+            precision,
+            proof.reference,
+            inputs,
+            timed,
+            even_if_slower=even_if_slower,
+            remeasure=remeasure,
+            threads=threads,
+            warnings=warnings,
+            others=others,
+        )
+
+    try:
+        return reduced(others)
+    except ExportError:
+        together = [one for one in others if not one.apart]
+        if len(together) == len(others):
+            raise
+        return reduced(together)  # fewer operators: they may be faster than float32 where those with branches are not
 
 
 def _proved(proof: Proof, graph: Graph) -> bool:

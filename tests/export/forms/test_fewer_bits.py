@@ -17,10 +17,12 @@ from tests.export.fold.graphs import graph, norm, weights
 
 from normfold.cli.main import main
 from normfold.export.errors import ExportError, InputSpecError
+from normfold.export.fold import counts
 from normfold.export.forms import precision
 from normfold.export.forms.fewer_bits import in_fewer_bits
 from normfold.export.forms.int8 import quantized
 from normfold.export.forms.precision import PrecisionReport
+from normfold.export.forms.remembered import Measurement
 from normfold.export.forms.variants import branches_apart
 from normfold.export.graphs.exact import Graph
 from normfold.export.graphs.runtime import Runtime
@@ -52,16 +54,21 @@ def folded(tmp_path_factory: pytest.TempPathFactory) -> Folded:
 
 
 def report(
-    folded: Folded, name: str, samples: list[Array], tests: list[Array], apart: Graph | None = None
+    folded: Folded,
+    name: str,
+    samples: list[Array],
+    tests: list[Array],
+    apart: Graph | None = None,
+    slower: bool = True,
 ) -> PrecisionReport:
     given, measured = (
         [Case("sample", f"{kind}{number}.npy", {"x": x}) for number, x in enumerate(arrays)]
         for kind, arrays in (("s", samples), ("t", tests))
     )
     timed = {"x": series(1, 9)}
-    return in_fewer_bits(Graph(folded.content, folded.exact), name, folded.proof, given, measured, timed, apart=apart)[
-        1
-    ]
+    graph = Graph(folded.content, folded.exact)
+    _, found = in_fewer_bits(graph, name, folded.proof, given, measured, timed, even_if_slower=slower, apart=apart)
+    return found
 
 
 def test_the_command_measures_int8_on_rows_that_calibration_did_not_see(directory: Path) -> None:
@@ -191,9 +198,12 @@ def test_int8_takes_grouped_transposed_convolutions_with_a_bias(groups: int, cap
     assert capfd.readouterr().err == ""
 
 
-def skips(weak: float, gamma: str) -> bytes:
+SKIP = "c{0} = Conv<pads=[1,1]>(h{0}, w{0}) a{0} = Add(c{0}, h{0}) n{0} = BN(a{0}, n{0}) h{1} = Relu(n{0})"
+NORM = "c{0} = Conv<pads=[1,1]>(h{0}, w{0}) n{0} = BN(h{0}, n{0}) a{0} = Add(c{0}, n{0}) h{1} = Sigmoid(a{0})"
+
+
+def skips(weak: float, gamma: str, layer: str = SKIP) -> bytes:
     """Three convolutions, each with a skip before its BatchNorm; ``weak`` scales their weights."""
-    layer = "c{0} = Conv<pads=[1,1]>(h{0}, w{0}) a{0} = Add(c{0}, h{0}) n{0} = BN(a{0}, n{0}) h{1} = Relu(n{0})"
     layers = " ".join(layer.format(k, k + 1) for k in range(3))
     held = {f"w{k}": weak * weights(16, 16, 3, seed=k) for k in range(3)}
     norms = {name: array for k in range(3) for name, array in norm(f"n{k}", 16, gamma=gamma).items()}
@@ -217,6 +227,32 @@ def test_int8_keeps_a_skip_apart_from_a_convolution_of_small_weights(
         assert chosen.verification == merged.verification
 
 
+def test_int8_with_branches_apart_that_is_slower_than_float32_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin, options = proved(skips(0.1, "positive"), tmp_path), ([series(24, 1)], [series(64, 2)])
+    times = iter([2.0, 0.5])
+    monkeypatch.setattr(
+        precision, "measured_once", lambda *_: Measurement({"float32": 1.0, "int8": next(times)}, 9, "float32")
+    )
+    found = report(origin, "int8", *options, apart=branches_of(origin), slower=False)
+    assert (found.apart, found.timing.after_ms) == (False, 0.5)
+
+
+def test_the_report_counts_the_batchnorms_of_the_graph_that_int8_was_written_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "WORTH", 1e9)  # with branches apart, whatever the error is
+    origin, options = proved(skips(0.02, "mixed", NORM), tmp_path), ([series(24, 1)], [series(64, 2)])
+    apart = branches_of(origin)
+    assert apart is not None
+    found = report(origin, "int8", *options, apart=apart)
+    assert found.apart
+    batchnorms, _, parameters = counts(apart.model())
+    assert (found.batchnorms, found.parameters) == (batchnorms, parameters)
+    assert batchnorms > origin.report.published.batchnorms
+
+
 def branches_of(folded: Folded) -> Graph | None:
     published = Graph(folded.content, folded.exact)
     return branches_apart(folded.proof.unfolded, published, folded.report.published.variant)
@@ -226,7 +262,19 @@ def branches_of(folded: Folded) -> Graph | None:
 def test_the_command_tries_int8_with_branches_apart_unless_all_is_to_be_folded(directory: Path, fold_all: bool) -> None:
     (directory / "net.onnx").write_bytes(skips(0.1, "positive"))
     np.save("rows.npy", series(48, 1))
-    options = ("--repository", "r", "--name", "m", "--sample", "rows.npy", "--quantize", "int8", "--form", "folded")
+    options = (
+        "--repository",
+        "r",
+        "--name",
+        "m",
+        "--sample",
+        "rows.npy",
+        "--quantize",
+        "int8",
+        "--form",
+        "folded",
+        "--even-if-slower",
+    )
     done = CliRunner().invoke(main, ["export", "net.onnx", *options, *["--fold-all"] * fold_all])
     assert done.exit_code == 0, done.output
     assert ("  apart: branches" in done.output) is not fold_all
