@@ -33,7 +33,8 @@ def _correct(graph: ir.Graph, model: ir.Model, changed: set[ir.Value]) -> bool:
         follows = any(value in changed for value in node.inputs if value is not None)
         for body in bodies:
             follows |= _correct(body, model, changed) or any(value in changed for value in body.outputs)
-            if follows and body.inputs:  # a loop passes its inputs, and what its body gives, on to its body
+            if follows and not changed.issuperset(body.inputs):
+                # a loop passes its inputs, and what its body gives, on to its body
                 for value in body.inputs:
                     _forget(value)
                 changed.update(body.inputs)

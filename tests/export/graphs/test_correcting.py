@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests.export.fold.graphs import drawn_inputs, graph, onnxruntime, weights
 
+from normfold.export.graphs import correcting
 from normfold.export.graphs.lengths import Dim, dims_of
 from normfold.export.graphs.shapes import infer_shapes
 
@@ -136,3 +137,21 @@ def test_a_wrong_length_is_gone_in_a_branch_and_behind_it() -> None:
     found = inferred(model)
     assert found["p"] in (["N", 4, None], ["N", 4, "P"])
     assert found["d"] is None or found["d"][2] is None or isinstance(found["d"][2], str)
+
+
+def nested(depth: int) -> str:
+    """Return a node that gives e{depth}: an Einsum in ``depth`` loops."""
+    if depth == 0:
+        return 'e0 = Einsum<equation="ol,ncl->nol">(c, x)'
+    body = f"{nested(depth - 1)} q{depth} = Relu(e{depth - 1}) d{depth} = Identity(b{depth})"
+    given, results = f"int64 i{depth}, bool b{depth}, float[N,4,8] x{depth}", f"bool d{depth}, float[N,4,1] q{depth}"
+    return f"e{depth} = Loop (m, yes, z) <body = g{depth} ({given}) => ({results}) {{ {body} }}>"
+
+
+def test_the_work_does_not_double_with_each_loop_around_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, real = [], correcting._infer_again
+    monkeypatch.setattr(correcting, "_infer_again", lambda *given: (calls.append(1), real(*given)))
+    text = f"(float[N,3,8] x, float[N,4,8] z) => (float[N,4,B] y) {{ {nested(7)} y = Relu(e7) }}"
+    found = inferred(graph(text, c=weights(4, 1), m=np.array(2), yes=np.array(True)))
+    assert found["e0"] == ["N", 4, None]
+    assert 0 < len(calls) < 200  # 629 where each loop corrects its body twice
