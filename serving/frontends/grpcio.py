@@ -251,8 +251,8 @@ def _bidi_stream(method: Method, traffic: Traffic | None) -> Any:
 
 
 async def _abort(error: Exception, method: Method, context: Any, traffic: Traffic | None) -> None:
-    """End the call with the status of ``error``."""
-    if isinstance(error, (asyncio.CancelledError, grpc.aio.AbortError)):
+    """End the call with the status of ``error``; not if gRPC has ended it, as it does when the server stops."""
+    if isinstance(error, (asyncio.CancelledError, grpc.aio.BaseError)):
         raise error
     status, details = status_of(error, method.path)
     if traffic is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import contextlib
 import queue
@@ -13,17 +14,22 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import grpc
 import pytest
 from tests.serving.frontends.conftest import Serving, serving
 from tests.serving.frontends.raw import Raw, message, request_headers
 
+from normfold.protos import grpc_service as pb
 from normfold.serving.access.access import Access
 from normfold.serving.access.scopes import NO_MODEL, RIGHTS, Right, Scope
 from normfold.serving.access.tokens import Holder, digest
+from normfold.serving.frontends import grpcio
 from normfold.serving.frontends.grpcio_logged import trace_headers
 from normfold.serving.frontends.grpcio_server import DEAF_EXIT_CODE
+from normfold.serving.rpc.methods import Method
+from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire import http2_frames as h2
 
 
@@ -75,7 +81,7 @@ def test_a_path_that_is_not_utf8_does_not_end_the_accepting(tmp_path, caplog, ca
                 assert echo(address, number) == b"x"
             assert served.address == address
             sending.set()
-            assert next(answers) == b"last"
+            assert list(answers) == [b"last"]  # to its end: else the server might stop while it reads
             assert len(under_way.result()) == 100_000
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 3
@@ -104,6 +110,27 @@ def test_a_path_that_is_not_utf8_ends_the_accepting_of_no_worker(caplog):
                 assert {echo(address, number) for number in range(8)} == {b"x"}
             assert echo(address, 9) == b"x"
     assert len(caplog.records) == 2
+
+
+def test_a_stream_that_ends_with_the_server_is_left_to_grpc():
+    """Its reading raises an error of gRPC's own, which no client sees; it was logged as an internal one of ours."""
+    method = Method("/t.T/Stream", pb.ModelInferRequest, wire_stream=lambda requests: requests)
+    traffic, context = Traffic(), Mock()
+    stopped = type("Stopped", (grpc.aio.BaseError,), {})("Server already stopped.")
+
+    async def requests():
+        yield b"first"
+        raise stopped
+
+    async def read() -> None:
+        answers = grpcio._bidi_stream(method, traffic)(requests(), context)
+        assert await anext(answers) == b"first"
+        with pytest.raises(grpc.aio.BaseError):
+            await anext(answers)
+
+    asyncio.run(read())
+    assert traffic.failed.total() == 0
+    context.abort.assert_not_called()
 
 
 DEAF = """
