@@ -15,6 +15,7 @@ import onnx_ir.passes.common as passes
 from onnx import version_converter
 
 from normfold.export.errors import ExportError
+from normfold.export.graphs.bodies import bodies_of
 from normfold.export.graphs.names import Names
 from normfold.export.graphs.onnx_file import opset_of
 from normfold.export.graphs.runtime import Runtime
@@ -77,7 +78,7 @@ class _Rewriting:
     def _values(self) -> list[ir.Value]:
         graph = self.model.graph
         made = [v for n in self.nodes for v in n.outputs]
-        inner = [v for n in self.nodes for a in n.attributes.values() for g in _graphs(a) for v in g.inputs]
+        inner = [v for n in self.nodes for a in n.attributes.values() for g in bodies_of(a) for v in g.inputs]
         unknown = next((v for v in made if v.dtype is None and v.name and v.uses()), None)
         if unknown is not None:
             raise ExportError(f"bf16 cannot be written: the datatype of the value '{unknown.name}' is not known")
@@ -163,12 +164,6 @@ def _retype_attributes(node: ir.Node) -> None:
 
 def _rounded(array: np.ndarray) -> np.ndarray:
     return array.astype(ml_dtypes.bfloat16)
-
-
-def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
-    if attribute.type == ir.AttributeType.GRAPH:
-        return [attribute.as_graph()]
-    return list(attribute.as_graphs()) if attribute.type == ir.AttributeType.GRAPHS else []
 
 
 def _has_kernel(node: ir.Node, model: ir.Model, providers: tuple[str, ...]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
+from normfold.export.graphs.bodies import bodies_of
 from normfold.export.graphs.lengths import Dim, dims_of, real_lengths
 
 __all__ = ["correct_shapes"]
@@ -29,7 +30,7 @@ def _correct(graph: ir.Graph, model: ir.Model, changed: set[ir.Value]) -> bool:
     """
     before = len(changed)
     for node in graph:
-        bodies = [g for a in node.attributes.values() for g in _graphs(a)]
+        bodies = [g for a in node.attributes.values() for g in bodies_of(a)]
         follows = any(value in changed for value in node.inputs if value is not None)
         for body in bodies:
             follows |= _correct(body, model, changed) or any(value in changed for value in body.outputs)
@@ -95,9 +96,3 @@ def _forget(value: ir.Value) -> None:
     dims = dims_of(value)
     if dims is not None:
         value.shape = ir.Shape([d if value.is_graph_output() and isinstance(d, str) else None for d in dims])
-
-
-def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
-    if attribute.type == ir.AttributeType.GRAPH:
-        return [attribute.as_graph()]
-    return list(attribute.as_graphs()) if attribute.type == ir.AttributeType.GRAPHS else []
