@@ -181,7 +181,7 @@ def branches_apart(unfolded: Graph, published: Graph, form: str) -> Graph | None
     """
     if form == "unfolded":
         return None
-    model, told = unfolded.model(), published.model()
+    model, other = unfolded.model(), published.model()
     if form == "blocked":
         fold_in_blocks(model, fold_apart)
     else:
@@ -189,10 +189,10 @@ def branches_apart(unfolded: Graph, published: Graph, form: str) -> Graph | None
         if form in REWRITES:
             REWRITES[form](model)
     strip(model)
-    model.ir_version, model.graph.name = told.ir_version, told.graph.name
-    model.producer_name, model.producer_version = told.producer_name, told.producer_version
-    model.metadata_props.update(told.metadata_props)
-    before, _, _ = told.metadata_props.get("normfold.batchnorms", "").partition(",")
+    model.ir_version, model.graph.name = other.ir_version, other.graph.name
+    model.producer_name, model.producer_version = other.producer_name, other.producer_version
+    model.metadata_props.update(other.metadata_props)
+    before, _, _ = other.metadata_props.get("normfold.batchnorms", "").partition(",")
     if before:
         left, _, _ = counts(model)
         model.metadata_props["normfold.batchnorms"] = f"{before}, {left} with branches apart"

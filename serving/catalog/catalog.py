@@ -66,7 +66,7 @@ class Catalog:
         #: Every model that was ever loaded or tried, by name.
         self.entries: dict[str, Entry] = {}
         #: The models that a message about an unknown one may name.
-        self.told: Mapping[str, Entry] = {} if private else self.entries
+        self.nameable: Mapping[str, Entry] = {} if private else self.entries
         #: Held while a model loads or is unloaded; loads of several models go on at the same time.
         self._locks: dict[str, asyncio.Lock] = {}
         #: What other workers serve, while this one starts.
@@ -288,7 +288,7 @@ class Catalog:
         """
         number = parse_version(version)
         if (entry := self.entries.get(name)) is None or not entry.known:
-            raise NotFound(f"Request for unknown model: {quoted(name)} is not found{near(name, self.told)}")
+            raise NotFound(f"Request for unknown model: {quoted(name)} is not found{near(name, self.nameable)}")
         return answering(entry, name, number)
 
     async def look(self) -> list[str]:

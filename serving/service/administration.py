@@ -161,7 +161,7 @@ class Administration:
         if request.model_name and request.model_name not in self._catalog.entries:
             raise InvalidRequest(
                 f"Request for unknown model : {quoted(request.model_name)}"
-                f"{near(request.model_name, self._catalog.told)}"
+                f"{near(request.model_name, self._catalog.nameable)}"
             )
         changes = {key: list(value.value) for key, value in request.settings.items()}
         response = pb.TraceSettingResponse()

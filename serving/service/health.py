@@ -46,7 +46,7 @@ class Health:
         """Return the state now. Raises NotFound for a name that is neither the server's nor a model's."""
         status = self._status(request.service)
         if status == pb.HealthCheckResponse.SERVICE_UNKNOWN:
-            hint = near(request.service, self._catalog.told)
+            hint = near(request.service, self._catalog.nameable)
             raise NotFound(f"no model {quoted(request.service)} to report the health of{hint}")
         return pb.HealthCheckResponse(status=status)
 

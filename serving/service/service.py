@@ -161,7 +161,7 @@ class InferenceService:
         entries = self._catalog.entries
         entry = entries.get(request.name)
         if request.name and (entry is None or not (entry.ready or entry.lazy)):
-            hint = near(request.name, self._catalog.told) if entry is None else ": no version of it is ready"
+            hint = near(request.name, self._catalog.nameable) if entry is None else ": no version of it is ready"
             raise InvalidRequest(f"requested model {quoted(request.name)} is not available{hint}")
         names = [request.name] if request.name else sorted(entries)
         stats = [one for name in names for version, one in entries[name].statistics() if number in (None, version)]

@@ -668,14 +668,20 @@ def test_a_large_answer_that_a_client_takes_slowly_leaves_room_for_small_ones_on
     assert sender.waits(large)
 
 
+def resumed_with_answer(service: Service) -> tuple[ServerConnection, NoSocket]:
+    """A client that reads again, and whose answer of 50,000 bytes has waited for that."""
+    connection, socket = greeted(service)
+    connection.pause_writing()
+    connection.data_received(asked(1, message(bytes(50_000))))
+    connection.resume_writing()
+    return connection, socket
+
+
 def test_a_client_that_takes_an_answer_slowly_is_read_before_the_next_data_are_written(on_loop):
     """Each portion of a large answer filled the socket again: nothing was read before its end."""
 
     async def resumed(service: Service) -> None:
-        connection, socket = greeted(service)
-        connection.pause_writing()
-        connection.data_received(asked(1, message(bytes(50_000))))
-        connection.resume_writing()
+        connection, socket = resumed_with_answer(service)
         assert socket.is_read
         assert connection.on_the_way()  # a server that must end now has cut this answer
         await asyncio.sleep(0)  # here the event loop looks at its sockets, once it has called what was ready
@@ -691,10 +697,7 @@ def test_the_end_of_a_large_answer_is_sent_although_the_client_ends_its_side_bef
     """The end that was read in between closed the socket before the last data."""
 
     async def ended(service: Service) -> None:
-        connection, socket = greeted(service)
-        connection.pause_writing()
-        connection.data_received(asked(1, message(bytes(50_000))))
-        connection.resume_writing()
+        connection, socket = resumed_with_answer(service)
         assert not connection.eof_received()
         assert [frame.stream for frame in socket.frames() if frame.flags == h2.END_HEADERS | h2.END_STREAM] == [1]
 
