@@ -11,8 +11,6 @@ from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.entries import (
     LOADING,
     READY,
-    UNAVAILABLE,
-    UNLOADED,
     Entry,
     Version,
     after_refusal,
@@ -22,7 +20,7 @@ from normfold.serving.catalog.entries import (
     index,
     load_failed,
 )
-from normfold.serving.catalog.following import Following
+from normfold.serving.catalog.following import Following, Others
 from normfold.serving.catalog.lazily import Lazily, LazyLimits
 from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.loader import Loader
@@ -76,8 +74,8 @@ class Catalog:
         self._listeners: list[Callable[[], None]] = []
         #: True as soon as loading was tried for every model.
         self.started = False
-        #: False while other workers of the same server are not ready.
-        self.others_ready = True
+        #: What the other workers of the same server say.
+        self.others = Others()
         #: True once the server stops: nothing is ready any more, although requests are answered for a while.
         self.leaving = False
         for name in self._sources.names(names, again):
@@ -99,12 +97,20 @@ class Catalog:
 
     def ready(self, strict: bool) -> bool:
         """Whether the server is ready: every worker has tried every model and, where ``strict``, all are in service."""
-        return self.others_ready and not self.leaving and self.loaded(strict)
+        return self.others.ready and not self.leaving and self.loaded(strict)
 
     def model_ready(self, name: str, number: int | None = None) -> bool:
-        """Whether clients may come for a model, or for one version of it; what its next request loads is ready."""
+        """Whether clients may come for a model, or for one version of it: to any worker, also if it must load it."""
         entry = self.entries.get(name)
-        return entry is not None and not self.leaving and entry.answers(number)
+        here = entry is not None and not self.leaving and entry.answers(number)
+        return here and self.others.answer(name, number)
+
+    def hear(self, failing: Mapping[str, tuple[int, ...]], loaded: Iterable[str]) -> None:
+        """Other workers cannot load the versions ``failing``; one of them has ``loaded`` models that failed there."""
+        self.others.failing = failing
+        if self._lazily is not None:
+            self._lazily.try_again(loaded)
+        self.changed()
 
     def loaded(self, strict: bool) -> bool:
         """Whether this worker has tried every model and, where ``strict``, has all in service that should be."""
@@ -191,7 +197,7 @@ class Catalog:
         entry = self.entries.get(name)
         if entry is not None and override is None and not files and self.following.has(name, entry):
             return
-        before = entry is not None and entry.can_answer
+        before = None if entry is None else entry.outcome
         try:
             found = await self._loader.run(self._sources.files, name, override, files)
             folder = TrustedFolder(found, self._trust, quiet=asked)
@@ -214,7 +220,7 @@ class Catalog:
                 entry.loading, entry.tried = False, True
                 if self._lazily is not None:
                     self._lazily.loaded(name, entry)
-            if not asked or entry is None or entry.can_answer != before:
+            if not asked or entry is None or entry.outcome != before:
                 self.changed()
 
     async def _load(self, folder: TrustedFolder, override: str | None, entry: Entry, asked: bool) -> None:
@@ -242,15 +248,8 @@ class Catalog:
             entry.versions = after_refusal(before, loaded, failures)
             raise LoadRefused(load_failed(folder.name, failures) + go_on(entry))
         entry.written = written.SerializeToString(deterministic=True)  # else maps have another order in each process
-        entry.reason, entry.wanted, entry.left_out = "", entry.wanted or bool(loaded), False
-        entry.present, entry.answered = tuple(there), entry.answered or bool(loaded)
-        for number in set(entry.versions) - set(numbers):
-            entry.versions[number] = Version(UNAVAILABLE, UNLOADED)
-        entry.versions |= {number: Version(READY, folder.remark(number), model) for number, model in loaded.items()}
-        for number, model in loaded.items():
-            if (kept := entry.kept.pop(number, None)) is not None:
-                model.statistics.add_snapshot(kept)
-        entry.versions |= {number: Version(UNAVAILABLE, reason) for number, reason in failures.items()}
+        ready = {number: Version(READY, folder.remark(number), model) for number, model in loaded.items()}
+        entry.put_in_service(ready, failures, there)
         if failures:
             raise LoadRefused(load_failed(folder.name, failures))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from normfold.protos import grpc_service as pb
@@ -17,6 +17,8 @@ NOT_LOADED = "not loaded yet: loads at its first request"
 MADE_ROOM = "unloaded to make room: loads at its next request"
 #: The reasons of versions that their next request loads.
 ASLEEP = (NOT_LOADED, MADE_ROOM)
+#: The reasons of versions whose last load has not failed.
+PLAIN = (UNLOADED, *ASLEEP)
 
 
 @dataclass
@@ -103,6 +105,30 @@ class Entry:
                 return
         if self.lazy and number in self.present:
             self.kept[number] = counters
+
+    def put_in_service(self, loaded: Mapping[int, Version], failures: Mapping[int, str], there: Sequence[int]) -> None:
+        """Take over what a load has made: the versions that ``loaded``, and why others did not.
+
+        ``there`` are all versions that the model has; those that were not to be loaded are in service no more.
+        """
+        self.reason, self.wanted, self.left_out = "", self.wanted or bool(loaded), False
+        self.present, self.answered = tuple(there), self.answered or bool(loaded)
+        others = {number: Version(UNAVAILABLE, UNLOADED) for number in self.versions}
+        self.versions = {**others, **loaded, **{n: Version(UNAVAILABLE, reason) for n, reason in failures.items()}}
+        for number, version in loaded.items():
+            if version.model is not None and (kept := self.kept.pop(number, None)) is not None:
+                version.model.statistics.add_snapshot(kept)
+
+    @property
+    def refused(self) -> tuple[tuple[int, str], ...]:
+        """The versions that could not be loaded, and why."""
+        every = sorted(self.versions.items())
+        return tuple((n, each.reason) for n, each in every if each.state == UNAVAILABLE and each.reason not in PLAIN)
+
+    @property
+    def outcome(self) -> object:
+        """What a load that a request asked for may have changed for others."""
+        return self.can_answer, self.refused
 
     @property
     def known(self) -> bool:

@@ -29,7 +29,7 @@ class Served(NamedTuple):
     #: Why loading failed before any version was tried.
     reason: str
     #: Whether requests load it: then ``versions`` are all that were there, ``config`` is empty, and it has a reason or
-    #: refused versions only where the last of these loads failed.
+    #: refused versions only where the last of these loads failed, or some versions did.
     lazy: bool = False
     #: For each of ``versions``, what tells apart the contents of its files; empty: any will do.
     digests: tuple[str, ...] = ()
@@ -43,6 +43,12 @@ class Served(NamedTuple):
     left_out: bool = False
 
     @property
+    def failed(self) -> bool:
+        """Of a lazy model: whether the last load has left no version that answers."""
+        refused = {number for number, _ in self.refused}
+        return bool(self.reason) or (bool(refused) and {*self.versions} <= refused)
+
+    @property
     def state(self) -> Entry:
         """Its state, without the versions that answer."""
         versions = {number: Version(UNAVAILABLE, reason) for number, reason in self.refused}
@@ -54,7 +60,7 @@ def served(entries: Mapping[str, Entry]) -> Iterator[Served]:
     for name, entry in sorted(entries.items()):
         refused = tuple((n, each.reason) for n, each in sorted(entry.versions.items()) if each.state == UNAVAILABLE)
         if entry.wanted and entry.lazy:
-            yield Served(name, entry.present, b"", entry.reason, True, refused=refused if entry.failed else ())
+            yield Served(name, entry.present, b"", entry.reason, True, refused=entry.refused)
         elif (entry.wanted or entry.known) and (entry.tried or not entry.loading):
             yield Served(
                 name,
@@ -67,6 +73,21 @@ def served(entries: Mapping[str, Entry]) -> Iterator[Served]:
                 answered=entry.answered,
                 left_out=entry.left_out,
             )
+
+
+class Others:
+    """The other workers of the same server, as far as readiness depends on them."""
+
+    def __init__(self) -> None:
+        #: False while they are not ready.
+        self.ready = True
+        #: By model, the versions that a worker could not load, this one included; 0: a worker has none of its versions.
+        self.failing: Mapping[str, tuple[int, ...]] = {}
+
+    def answer(self, name: str, number: int | None) -> bool:
+        """Whether no worker fails to load version ``number`` of ``name``; None: whether each has one that answers."""
+        failing = self.failing.get(name)
+        return failing is None or not {0, number} & {*failing}
 
 
 class Following:
@@ -139,7 +160,7 @@ class Following:
         for model in self._known:
             if model.lazy:
                 entry = entries.get(model.name, Entry())
-                if entry.asleep and (model.reason or model.refused):
+                if entry.asleep and model.failed:
                     entry.versions, entry.reason, entry.failed = model.state.versions, model.reason, True
                 continue
             entry = entries.setdefault(model.name, model.state)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from normfold.serving.catalog.entries import MADE_ROOM, UNAVAILABLE, Entry, Version
@@ -89,6 +89,11 @@ class Lazily:
             entry.versions, entry.reason, entry.loading, entry.failed, entry.left_out = {}, "", False, False, False
             entry.present, entry.wanted, entry.lazy, entry.asleep = present, True, True, True
             self._forget(name)
+
+    def try_again(self, names: Iterable[str]) -> None:
+        """Have the next request load each of these models, if its last load failed: it does not fail elsewhere."""
+        entries = {name: entry for name in names if (entry := self._entries.get(name)) is not None and entry.failed}
+        self.lay_down({name: entry.present for name, entry in entries.items() if not entry.loading})
 
     def wake(self, name: str) -> Awaitable[None] | None:
         """What a request for ``name`` must await before its model is looked for; None where it need not.

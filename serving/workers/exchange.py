@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from normfold.serving.errors import Unavailable
 from normfold.serving.wording import quoted
+from normfold.serving.workers import agreement
 from normfold.serving.workers.journal import Change, Journal
 from normfold.serving.workers.messages import (
     AllAnswered,
     AskAll,
     CountersChanged,
+    Failing,
     InService,
     Listening,
     Looked,
@@ -67,6 +69,8 @@ class Exchange:
         #: The counters that each worker reported last, a SnapshotResponse for each model and version, and one.
         self._counters: dict[int, dict[tuple[str, str], bytes]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        #: What each worker was told last of the models that some of them cannot load.
+        self._failing: tuple[tuple[str, tuple[int, ...]], ...] = ()
         #: Whether there was a time when every worker listened.
         self.complete = False
         #: The worker that looks for changes of the repository; None while no worker can.
@@ -96,7 +100,7 @@ class Exchange:
         best: dict[str, ServedModel] = {}
         for worker in self.listening:
             for model in worker.served:
-                if model.name not in best or _rank(model) > _rank(best[model.name]):
+                if model.name not in best or agreement.rank(model) > agreement.rank(best[model.name]):
                     best[model.name] = model
         if self.listening:
             self._served = tuple(best.values())
@@ -123,6 +127,7 @@ class Exchange:
             if self.ready:
                 worker.server_ready = True
                 worker.link.send(ServerReady(True))  # before it listens: its first client may ask for it
+            worker.link.send(Failing(self._failing))
             worker.beside_others = bool(self.listening)
             must = self.complete and (worker.beside_others or worker.failed_starts < MOST_REFUSED_STARTS)
             worker.link.send(StartListening(must_have_all=must))
@@ -131,6 +136,7 @@ class Exchange:
         before, self.complete = self.complete, self.complete or len(self.listening) == self._count
         self._have_one_look(() if before else self._unlike_models())
         self._send_readiness()
+        self._send_failing()
         return listens
 
     def leave(self, worker: WorkerProcess) -> None:
@@ -143,6 +149,7 @@ class Exchange:
             self.looking = None
         self._have_one_look()
         self._send_readiness()
+        self._send_failing()
 
     def handle(
         self,
@@ -164,7 +171,8 @@ class Exchange:
                 worker.ready = message.ready
                 self._send_readiness()
             case InService():
-                worker.served = message.models
+                before, worker.served = worker.served, message.models
+                self._send_failing(agreement.recovered(before, worker.served))
             case Looked():
                 self._looked = message.number
             case Listening():
@@ -216,7 +224,9 @@ class Exchange:
         """
         names = {part.key[1] for part in asked.remember if part.key[:1] == MODEL}
         loads = 1
-        while self._unlike(names) and not any(answer.error for answer in answers.values()):
+        while agreement.unlike((worker.served for worker in self.listening), names) and not any(
+            answer.error for answer in answers.values()
+        ):
             if loads > MOST_UNLIKE_LOADS:
                 why = "the files of the model change again and again while the workers read them: load it again"
                 return {number: WorkerAnswer(number, Unavailable.__name__, why, b"") for number in answers}
@@ -224,11 +234,6 @@ class Exchange:
             answers = await self._everyone(asked, None, list(self._joined.values()))
             loads += 1
         return answers
-
-    def _unlike(self, names: Container[str]) -> bool:
-        """Whether the workers serve a model with one of these names in different versions, or from different files."""
-        models = [model for worker in self.listening for model in worker.served if model.name in names]
-        return len({_read(model) for model in models if not model.lazy}) > 1
 
     def _unlike_models(self) -> tuple[str, ...]:
         """The models that the workers have loaded from different files, because these changed while all started.
@@ -238,7 +243,7 @@ class Exchange:
         """
         reports: dict[str, list[object]] = {}
         for model in (each for worker in self.listening for each in worker.served):
-            reports.setdefault(model.name, []).append(_read(model))
+            reports.setdefault(model.name, []).append(agreement.read(model))
         everywhere = len(self.listening)
         under_way = {key[1] for key, lock in self._order_of.items() if lock.locked()}
         unlike = (name for name, each in reports.items() if len(each) < everywhere or len(set(each)) > 1)
@@ -286,15 +291,10 @@ class Exchange:
                 worker.server_ready = self.ready
                 worker.link.send(ServerReady(self.ready))
 
-
-def _rank(model: ServedModel) -> tuple[tuple[int, ...], bool]:
-    """Its versions from the highest down, so that of two reports the one with more versions has the higher rank."""
-    return model.versions[::-1], bool(model.reason or model.refused)
-
-
-def _read(model: ServedModel) -> object:
-    """What tells apart from which files it was loaded; the same for all that do not answer.
-
-    A worker that never loaded such a model has no configuration of it, where others still have the last one.
-    """
-    return (model.versions, model.digests, model.config) if model.versions else ()
+    def _send_failing(self, loaded: tuple[str, ...] = ()) -> None:
+        """Have all know which models some cannot load; ``loaded``: lazy ones that a worker has loaded after all."""
+        failing = agreement.failing(worker.served for worker in self.listening)
+        if loaded or failing != self._failing:
+            self._failing = failing
+            for worker in self._joined.values():
+                worker.link.send(Failing(failing, loaded))

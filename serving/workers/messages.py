@@ -88,6 +88,16 @@ class ServerReady:
 
 
 @dataclass(frozen=True)
+class Failing:
+    """Which models some workers cannot load, so that readiness is the same through each."""
+
+    #: By model, the versions; 0: a worker has no version of it that answers.
+    versions: tuple[tuple[str, tuple[int, ...]], ...]
+    #: Lazy models that failed in another worker, and do not fail there any more.
+    loaded: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class RestoreCounters:
     """The counters of the worker's predecessor, to count on from; SnapshotResponse each."""
 
@@ -131,7 +141,16 @@ class LookNow:
 
 
 ToWorker = (
-    Perform | AllAnswered | ServerReady | RestoreCounters | Serve | Ping | StartListening | LookForChanges | LookNow
+    Perform
+    | AllAnswered
+    | ServerReady
+    | Failing
+    | RestoreCounters
+    | Serve
+    | Ping
+    | StartListening
+    | LookForChanges
+    | LookNow
 )
 
 

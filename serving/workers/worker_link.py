@@ -24,6 +24,7 @@ from normfold.serving.workers.messages import (
     AllAnswered,
     AskAll,
     CountersChanged,
+    Failing,
     InService,
     Looked,
     LookForChanges,
@@ -127,7 +128,7 @@ class WorkerLink:
                 reported = ready
                 self._link.send(ModelsReady(ready))
 
-        catalog.others_ready = False
+        catalog.others.ready = False
         catalog.on_change(report)
 
     def report_service(self, catalog: Catalog) -> None:
@@ -166,8 +167,10 @@ class WorkerLink:
                     if not future.done():  # the client may have left
                         future.set_result(message)
                 case ServerReady():
-                    catalog.others_ready = message.ready
+                    catalog.others.ready = message.ready
                     catalog.changed()
+                case Failing():
+                    catalog.hear(dict(message.versions), message.loaded)
                 case RestoreCounters():
                     for data in message.counters:
                         snapshots.restore(mx.SnapshotResponse.FromString(data))

@@ -377,3 +377,57 @@ def test_a_later_catalog_says_why_the_others_could_not_load_a_model(catalog, roo
         assert later.index(False) == first.index(False)
 
     asyncio.run(scenario())
+
+
+def test_a_model_that_another_worker_cannot_load_is_not_ready_and_is_answered_here(catalog):
+    made, changes = catalog(), []
+
+    async def scenario():
+        await made.load_all()
+        await made.awake("a", "")
+        made.on_change(lambda: changes.append(made.model_ready("a")))
+        made.hear({"a": (0, 1)}, ())
+        assert made.find("a", "") is await made.awake("a", "1")
+        made.hear({"a": (2,)}, ())
+        assert [made.model_ready("a", number) for number in (1, 2)] == [True, False]
+        made.hear({}, ())
+        assert changes == [False, True, True]
+        assert made.ready(strict=True)
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_another_worker_could_load_after_all_is_tried_by_the_next_request(catalog, root, models):
+    models.write(root / "a", b"nothing")
+    made = catalog()
+
+    async def scenario():
+        await made.load_all()
+        await made.wake("a")
+        models.write(root / "a", models.scale())
+        assert made.wake("a") is None, "it failed a moment ago"
+        made.hear({}, ("a", "b", "unknown"))
+        assert made.model_ready("a")
+        assert await made.awake("a", "")
+        assert states(made)["b"] == ("", "UNAVAILABLE", NOT_LOADED)
+
+    asyncio.run(scenario())
+
+
+def test_the_others_are_told_of_each_version_that_does_not_load(catalog, root, models):
+    models.write(root / "a", b"nothing", 2, "version_policy { all {} }")
+    made, reports = catalog(), []
+
+    async def scenario():
+        await made.load_all()
+        made.on_change(lambda: reports.extend(each for each in served(made.entries) if each.name == "a"))
+        await made.awake("a", "1")
+        assert [(each.failed, [number for number, _ in each.refused]) for each in reports] == [(False, [2])]
+        later = catalog()
+        later.following.follow(served(made.entries))
+        await later.load_all()
+        later.following.end(later.entries)
+        assert later.model_ready("a")
+        assert await later.awake("a", "1")
+
+    asyncio.run(scenario())

@@ -8,6 +8,7 @@ import pytest
 
 from normfold.protos import health as hp
 from normfold.protos import metrics as mx
+from normfold.serving.catalog.entries import MADE_ROOM
 from normfold.serving.rpc.methods import Method
 from normfold.serving.service import http
 from normfold.serving.workers import exchange as exchanges
@@ -15,6 +16,7 @@ from normfold.serving.workers.exchange import MOST_UNLIKE_LOADS, Exchange
 from normfold.serving.workers.messages import (
     AllAnswered,
     AskAll,
+    Failing,
     InService,
     Looked,
     LookForChanges,
@@ -226,6 +228,47 @@ def test_a_worker_knows_before_it_listens_that_the_server_is_ready():
         assert await exchange.join(late)
         assert late.sent.index(ServerReady(True)) < late.sent.index(StartListening(must_have_all=True))
         assert late.sent.count(ServerReady(True)) == 1
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("report", "failing"),
+    [
+        (ServedModel("m", (1, 2), b"", "", lazy=True, refused=((1, "bad"), (2, "bad"))), (0, 1, 2)),
+        (ServedModel("m", (1, 2), b"", "", lazy=True, refused=((2, "bad"),)), (2,)),
+        (ServedModel("m", (1,), b"", "no configuration", lazy=True), (0,)),
+        (ServedModel("m", (1,), b"c", "", refused=((2, "no memory"),)), (2,)),
+        (ServedModel("m", (), b"", "unloaded", refused=((1, "unloaded"),)), ()),
+        (ServedModel("m", (1,), b"", "", lazy=True, refused=((1, MADE_ROOM),)), ()),
+    ],
+)
+def test_all_workers_know_which_models_one_cannot_load(report, failing):
+    """A model was ready through the workers that had it in memory, and not through the others."""
+
+    async def scenario(exchange, one, two):
+        def told(worker):
+            return [message for message in worker.sent if isinstance(message, Failing)]
+
+        exchange.handle(two, InService((report,)))
+        expected = [Failing(()), Failing((("m", failing),))] if failing else [Failing(())]
+        assert told(one) == told(two) == expected
+        exchange.leave(one)
+        one = Worker(1)
+        assert await exchange.join(one)
+        assert told(one) == expected[-1:]
+        exchange.handle(two, InService((ServedModel("m", (1,), b"", "", lazy=True),)))
+        again = ("m",) if 0 in failing else ()  # the others try it again, too
+        assert told(one) == told(two)[-2:] == ([*expected[1:], Failing((), again)] if failing else [Failing(())])
+
+    play(scenario)
+
+
+def test_the_worker_that_cannot_load_a_model_is_gone():
+    async def scenario(exchange, one, two):
+        exchange.handle(two, InService((ServedModel("m", (1,), b"", "no", lazy=True),)))
+        exchange.leave(two)
+        assert [message for message in one.sent if isinstance(message, Failing)][-1] == Failing(())
 
     play(scenario)
 

@@ -53,7 +53,8 @@ class Worker:
         self._inbox: asyncio.Queue = asyncio.Queue()
         self._performing: list[asyncio.Future] = []
         following = SimpleNamespace(end=lambda _: {}, follow=lambda _: None)
-        self.catalog = SimpleNamespace(entries={}, following=following, changed=lambda: None)
+        nothing = {"changed": lambda: None, "hear": lambda *_: None}
+        self.catalog = SimpleNamespace(entries={}, following=following, others=SimpleNamespace(ready=True), **nothing)
         self.traces, self.logs = TraceSettings(None), LogSettings("info")
         own = Administration(
             self.catalog,
