@@ -6,6 +6,7 @@ ServingError                  UNKNOWN              never raised itself
 │   ├── DeviceUnavailable                          the execution provider that was asked for cannot be used
 │   └── WorkersError                               the workers cannot be started, or kept running
 ├── LoadError                 INTERNAL             a model cannot be loaded; the message is its reason in the index
+│   ├── Hindered                                   not now: the reason may pass, and lies not in its files
 │   ├── ConfigError                                its config.pbtxt asks for something that this server cannot do
 │   └── UnsafeModel                                its file is refused before onnxruntime sees it
 ├── InvalidRequest            INVALID_ARGUMENT     the caller's mistake; the message says what to send instead
@@ -18,6 +19,7 @@ ServingError                  UNKNOWN              never raised itself
 ├── Unimplemented             UNIMPLEMENTED        a part of the protocol that this server does not have
 ├── OutOfMemory               RESOURCE_EXHAUSTED   a run needs more memory than there is
 ├── LoadRefused               INVALID_ARGUMENT     the answer to a client whose model did not load
+│   └── LoadHindered                               the same where the reason may pass
 ├── PollFailed                INTERNAL             a model or shared memory that a client named does not exist
 ├── AlreadyExists             ALREADY_EXISTS       the name is in use
 ├── Unauthenticated           UNAUTHENTICATED      the server has tokens, and the call has none, or one that is unknown
@@ -92,6 +94,10 @@ class LoadError(ServingError):
     """A model cannot be loaded; the others are not affected."""
 
     status = Status.INTERNAL
+
+
+class Hindered(LoadError):
+    """A model cannot be loaded now; the reason may pass, because it lies not in the model's files."""
 
 
 class ConfigError(LoadError):
@@ -176,6 +182,10 @@ class LoadRefused(ServingError):
     """A model that a client asked to load did not load."""
 
     status = Status.INVALID_ARGUMENT
+
+
+class LoadHindered(LoadRefused):
+    """A model did not load for a reason that may pass."""
 
 
 class PollFailed(ServingError):

@@ -21,9 +21,10 @@ from normfold.serving.catalog.entries import (
     load_failed,
 )
 from normfold.serving.catalog.following import Following, Others
+from normfold.serving.catalog.hindered import HinderedModels, refusal
 from normfold.serving.catalog.lazily import Lazily, LazyLimits
 from normfold.serving.catalog.load import LoadOptions
-from normfold.serving.catalog.loader import Loader
+from normfold.serving.catalog.loader import Loader, load_each
 from normfold.serving.catalog.looks import Looks
 from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.repository import Repository
@@ -31,7 +32,7 @@ from normfold.serving.catalog.sources import Sources
 from normfold.serving.catalog.trial import Trials
 from normfold.serving.catalog.trust import ANYTHING, Trust, TrustedFolder
 from normfold.serving.catalog.version_text import parse_version
-from normfold.serving.errors import LoadError, LoadRefused, NotFound, PollFailed, ServingError, StartError
+from normfold.serving.errors import LoadError, NotFound, PollFailed, StartError
 from normfold.serving.wording import near, quoted
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,8 @@ class Catalog:
         self._sources = Sources(repository, self.following, private)
         self._lazily = None if lazy is None else Lazily(lazy, self.entries, self._load_asked, self._loader.pause)
         self._listeners: list[Callable[[], None]] = []
+        #: The models whose last load failed for a reason that may pass, unless a request asked for it.
+        self.hindered = HinderedModels()
         #: True as soon as loading was tried for every model.
         self.started = False
         #: What the other workers of the same server say.
@@ -128,24 +131,10 @@ class Catalog:
         if self._lazily is not None:
             self._lazily.lay_down(await self._loader.run(self._sources.versions, names))
         else:
-            loads = [asyncio.create_task(self._load_first(name)) for name in names]
-            try:
-                await asyncio.gather(*loads)
-            finally:
-                for each in loads:
-                    each.cancel()
+            await load_each(self.load, names)
             self._loader.rest()
         self.started = True
         self.changed()
-
-    async def _load_first(self, name: str) -> None:
-        """Load a model of the start. Raises StartError."""
-        try:
-            await self.load(name)
-        except StartError:
-            raise
-        except ServingError as error:
-            log.error("model %s was not loaded: %s", quoted(name), error)
 
     async def load(self, name: str, override: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
         """Load or reload a model. Old versions serve until the new ones are warm, and go on if the new ones fail.
@@ -154,7 +143,8 @@ class Catalog:
         need an ``override``. Raises PollFailed when there is no such model, LoadRefused when loading fails.
         """
         async with self._lock(name):
-            await self._load_now(name, override, files or {})
+            with self.hindered.noted(name):
+                await self._load_now(name, override, files or {})
 
     async def refresh(self, name: str) -> None:
         """Load a model whose files have changed; of a lazy one that is not loaded, only look what there is.
@@ -163,7 +153,8 @@ class Catalog:
         """
         async with self._lock(name):
             if self._lazily is None or ((entry := self.entries.get(name)) is not None and entry.ready):
-                await self._load_now(name, None, {})
+                with self.hindered.noted(name):
+                    await self._load_now(name, None, {})
             else:
                 self._lazily.lay_down(await self._loader.run(self._sources.versions, [name]))
                 self.changed()
@@ -208,7 +199,7 @@ class Catalog:
             await self._load(folder, override, entry, asked)
             entry.lazy = self._lazily is not None and override is None and not files
         except LoadError as error:
-            raise LoadRefused(f"failed to load {quoted(name)}: {error}{go_on(entry)}") from error
+            raise refusal([error])(f"failed to load {quoted(name)}: {error}{go_on(entry)}") from error
         except (PollFailed, StartError) as error:
             if entry is not None and entry.wanted and (asked or not entry.versions):
                 entry.reason = str(error)
@@ -240,18 +231,19 @@ class Catalog:
             if number not in before or before[number].state != READY:
                 entry.versions[number] = Version(LOADING)
         try:
-            loaded, failures = await self._loader.load_versions(folder, written, numbers, asked or not self.started)
+            loaded, errors = await self._loader.load_versions(folder, written, numbers, asked or not self.started)
         except BaseException:
             entry.versions = before
             raise
+        failures = {number: str(error) for number, error in errors.items()}
         if failures and answered:
             entry.versions = after_refusal(before, loaded, failures)
-            raise LoadRefused(load_failed(folder.name, failures) + go_on(entry))
+            raise refusal(errors.values())(load_failed(folder.name, failures) + go_on(entry))
         entry.written = written.SerializeToString(deterministic=True)  # else maps have another order in each process
         ready = {number: Version(READY, folder.remark(number), model) for number, model in loaded.items()}
         entry.put_in_service(ready, failures, there)
         if failures:
-            raise LoadRefused(load_failed(folder.name, failures))
+            raise refusal(errors.values())(load_failed(folder.name, failures))
 
     def leave(self) -> None:
         """From now on nothing is ready, and nothing is loaded: the trials of loads under way end."""

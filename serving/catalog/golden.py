@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.protos.datatypes import by_name
-from normfold.serving.errors import InvalidRequest, LoadError, OutOfMemory
+from normfold.serving.errors import Hindered, InvalidRequest, LoadError, OutOfMemory
 from normfold.serving.runtime.reasons import TOO_LITTLE
 from normfold.serving.runtime.session import Session
 from normfold.serving.wire.tensors import to_array
@@ -51,7 +51,7 @@ def replay(session: Session, data: bytes) -> dict[str, Array] | None:
     except InvalidRequest as error:
         raise LoadError(f"golden.json does not belong to this model: {error}") from None
     except OutOfMemory:
-        raise LoadError(f"a run of its golden input {TOO_LITTLE}") from None
+        raise Hindered(f"a run of its golden input {TOO_LITTLE}") from None
     for (name, wanted), answer in zip(expected.items(), answers, strict=True):
         _compare(name, answer, wanted, tolerance)
     return inputs

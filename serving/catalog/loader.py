@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
@@ -16,7 +16,7 @@ from normfold.serving.catalog.load_files import digest, needed
 from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.repository import Files
 from normfold.serving.catalog.trial import Trials
-from normfold.serving.errors import ServingError, StartError, Unavailable
+from normfold.serving.errors import Hindered, LoadError, ServingError, StartError, Unavailable
 from normfold.serving.rpc.traffic import EXITING
 from normfold.serving.scheduling.inline import hop_seconds
 from normfold.serving.wording import quoted
@@ -66,7 +66,7 @@ class Loader:
 
     async def load_versions(
         self, folder: Files, written: mc.ModelConfig, numbers: Sequence[int], quiet: bool
-    ) -> tuple[dict[int, Model], dict[int, str]]:
+    ) -> tuple[dict[int, Model], dict[int, LoadError]]:
         """The versions that loaded and are warm, and for each of the others the reason; ``quiet`` logs failures only.
 
         Raises StartError, and Unavailable after ``close``.
@@ -75,20 +75,23 @@ class Loader:
             if not self._options.hop_seconds:
                 self._options = replace(self._options, hop_seconds=await hop_seconds(self._executor))
         loaded: dict[int, Model] = {}
-        failures: dict[int, str] = {}
+        failures: dict[int, LoadError] = {}
         for number in numbers:
             try:
                 loaded[number] = await self.run(self._load, folder, written, number)
                 log.log(logging.DEBUG if quiet else logging.INFO, "loaded %s", loaded[number].describe())
             except (StartError, Unavailable):  # the device is missing, so no model will load; or the server ends
                 raise
+            except LoadError as error:
+                failures[number] = error.with_traceback(None)  # which would keep the file that was loaded
             except ServingError as error:
-                failures[number] = str(error)
+                failures[number] = LoadError(str(error))
             except MemoryError:
-                failures[number] = "there is not enough memory to load it"
+                failures[number] = Hindered("there is not enough memory to load it")
             except Exception as error:
                 log.exception("loading model %s version %d failed", quoted(folder.name), number)
-                failures[number] = f"unexpected {type(error).__name__}; the log has the details"
+                kind = Hindered if isinstance(error, OSError | ImportError) else LoadError  # such as a missing library
+                failures[number] = kind(f"unexpected {type(error).__name__}; the log has the details")
         return loaded, failures
 
     def _load(self, folder: Files, written: mc.ModelConfig, version: int) -> Model:
@@ -119,3 +122,22 @@ class Loader:
         if self._trials is not None:
             self._trials.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+async def load_each(load: Callable[[str], Awaitable[None]], names: Iterable[str]) -> None:
+    """Load the models of the start, all at the same time; one that fails is a line in the log. Raises StartError."""
+
+    async def one(name: str) -> None:
+        try:
+            await load(name)
+        except StartError:
+            raise
+        except ServingError as error:
+            log.error("model %s was not loaded: %s", quoted(name), error)
+
+    loads = [asyncio.create_task(one(name)) for name in names]
+    try:
+        await asyncio.gather(*loads)
+    finally:
+        for each in loads:
+            each.cancel()

@@ -6,17 +6,20 @@ that is a link to a secret would be sent to clients line by line. A named pipe o
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from normfold.serving.errors import LoadError
+from normfold.serving.errors import Hindered, LoadError
 
 #: protobuf's own limit, and more than any other file of a repository has.
 MOST_BYTES = (2 << 30) - 1
 #: Files that are parsed in the server itself, before any trial of the load, by name: the most bytes of each.
 PARSED_BYTES = {"config.pbtxt": 1 << 20, "manifest.json": 1 << 20}
+#: Of such a file polling finds when it comes, because then the files have changed.
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 #: How a file is opened.
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -29,7 +32,7 @@ def read_plain(path: Path, shown: str, root: Path) -> bytes:
             raise LoadError(f"{shown} is a link that leads out of the repository; put the file itself there")
         descriptor = _open(top, real.relative_to(top).parts)
     except (OSError, RuntimeError, ValueError) as error:  # links that lead in a circle; a name that holds a zero byte
-        raise LoadError(f"{shown} cannot be read: {why(error)}") from None
+        raise unreadable(shown, error) from None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise LoadError(f"{shown} cannot be read: it is not a plain file")
@@ -40,7 +43,7 @@ def read_plain(path: Path, shown: str, root: Path) -> bytes:
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read()
     except OSError as error:
-        raise LoadError(f"{shown} cannot be read: {why(error)}") from None
+        raise unreadable(shown, error) from None
     finally:
         os.close(descriptor)
 
@@ -77,6 +80,12 @@ def is_file(path: Path) -> bool:
         return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):
         return False
+
+
+def unreadable(shown: str, error: Exception) -> LoadError:
+    """The error of a file or folder, which messages call ``shown``; Hindered where it is there, but cannot be read."""
+    lasting = not isinstance(error, OSError) or error.errno in _NOT_THERE
+    return (LoadError if lasting else Hindered)(f"{shown} cannot be read: {why(error)}")
 
 
 def why(error: Exception) -> str:

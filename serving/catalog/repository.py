@@ -18,7 +18,7 @@ from typing import Protocol
 
 from normfold.serving.catalog.hints import meant
 from normfold.serving.catalog.manifests import check_manifest, require_listed
-from normfold.serving.catalog.plain_files import is_file, is_there, read_plain, why
+from normfold.serving.catalog.plain_files import is_file, is_there, read_plain, unreadable, why
 from normfold.serving.errors import ConfigError, LoadError, StartError
 
 CONFIG_FILE = "config.pbtxt"
@@ -127,7 +127,7 @@ class ModelFolder:
         try:
             return sorted(int(name) for name in _version_names(self.path))
         except OSError as error:
-            raise LoadError(f"the model's folder cannot be read: {why(error)}") from None
+            raise unreadable("the model's folder", error) from None
 
     def read_model(self, version: int, filename: str) -> bytes:
         """The bytes of a version's model file, checked against the manifest where there is one. Raises LoadError."""
@@ -151,7 +151,7 @@ class ModelFolder:
         try:
             names = sorted(entry.name for entry in self.path.iterdir() if not entry.is_dir())
         except OSError as error:
-            raise LoadError(f"the model's folder cannot be read: {why(error)}") from None
+            raise unreadable("the model's folder", error) from None
         return {name: self._read(name) for name in names if not name.startswith(".")}
 
     def _checked(self, version: int, filename: str) -> bytes:

@@ -29,7 +29,7 @@ from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.repository import SentFolder
 from normfold.serving.catalog.trial_memory import TrialMemory
 from normfold.serving.catalog.trial_process import TrialFile, TrialJob, write_job
-from normfold.serving.errors import LoadError, Unavailable
+from normfold.serving.errors import Hindered, LoadError, Unavailable
 from normfold.serving.process import children
 from normfold.serving.rpc.traffic import EXITING
 from normfold.serving.runtime.devices import installed_runtimes
@@ -153,7 +153,7 @@ class Trials:
             except OSError as error:
                 with self._lock:
                     self._wanted -= 1
-                raise LoadError(f"its trial cannot start: {error.strerror or error}") from None
+                raise Hindered(f"its trial cannot start: {error.strerror or error}") from None
         with self._lock:
             self._busy.add(child)
             closed = self._closed
@@ -225,27 +225,29 @@ class _Child:
         Unavailable.
         """
         if not self._started:
-            self._line(START_SECONDS, None, LoadError(f"its trial did not start within {START_SECONDS:g} s"))
+            self._line(START_SECONDS, None, Hindered(f"its trial did not start within {START_SECONDS:g} s"))
             self._started = True
         pid = self._process.pid
         before, highest = children.resident_bytes(pid), children.most_resident_bytes(pid)
         large = LoadError(f"loading it needs more memory than {most >> 20} MiB; --load-mib allows more")
         with suppress(OSError):  # it has ended, which the next line finds
             write_job(cast("BinaryIO", self._process.stdin), job)
-        late = LoadError(f"loading it took longer than {seconds:g} s; --load-seconds allows more")
+        late = Hindered(f"loading it took longer than {seconds:g} s; --load-seconds allows more")
 
         def look() -> None:
             resident = children.resident_bytes(pid)
             if resident > before + most:
                 raise large
             if too_much(resident):
-                raise LoadError("the models that load now need more memory together than there is; load it later")
+                raise Hindered("the models that load now need more memory together than there is; load it later")
 
         line = self._line(seconds, turn, late, look)
         kind, message = json.loads(line)
         peak = children.most_resident_bytes(pid)
-        if TOO_LITTLE in message or kind == "MemoryError" or (highest < peak and peak > before + most):
+        if highest < peak and peak > before + most:
             raise large
+        if TOO_LITTLE in message or kind == "MemoryError":  # it may have been the system's, and not its limit
+            raise Hindered(str(large))
         return str(kind), str(message)
 
     def _line(
@@ -277,7 +279,8 @@ class _Child:
         code = self._process.wait()
         self.ended = True
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        raise LoadError(f"onnxruntime crashed while it loaded the model ({how})")
+        kind = Hindered if code == -signal.SIGKILL else LoadError  # as the system does where memory runs out
+        raise kind(f"onnxruntime crashed while it loaded the model ({how})")
 
     def end(self) -> None:
         """End the process."""

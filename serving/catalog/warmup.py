@@ -20,7 +20,7 @@ from normfold.protos.datatypes import Datatype
 from normfold.serving.catalog import bounds
 from normfold.serving.catalog.contract import Contract, reshaped
 from normfold.serving.catalog.repository import Files
-from normfold.serving.errors import ConfigError, InvalidRequest, LoadError, OutOfMemory
+from normfold.serving.errors import ConfigError, Hindered, InvalidRequest, LoadError, OutOfMemory
 from normfold.serving.runtime.reasons import TOO_LITTLE
 from normfold.serving.runtime.session import Session
 from normfold.serving.wire.tensors import to_array
@@ -63,7 +63,7 @@ def run(session: Session, samples: Iterable[WarmupSample], outputs: Sequence[str
                     break  # zeros may be no valid input
                 raise LoadError(f"warm-up failed: {error}") from None
             except OutOfMemory:
-                raise LoadError(f"its warm-up {TOO_LITTLE}") from None
+                raise Hindered(f"its warm-up {TOO_LITTLE}") from None
             note(sample.feeds, time.perf_counter_ns() - started)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from normfold.serving.errors import Hindered, LoadError
+
 #: The beginning of an error, which onnxruntime repeats where one error has another as its cause.
 _NUMBER = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
 #: Which node failed; the sentence behind it says why.
@@ -43,6 +45,13 @@ def reason(error: Exception) -> str:
 def lacks_memory(error: Exception) -> bool:
     """Whether ``error`` says that there is not enough memory."""
     return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
+
+
+def load_error(error: Exception) -> LoadError:
+    """The error of a model that onnxruntime cannot load because of ``error``."""
+    if lacks_memory(error):
+        return Hindered(f"onnxruntime cannot load the model: it {TOO_LITTLE}")
+    return LoadError(f"onnxruntime cannot load the model: {reason(error)}")
 
 
 def _function_end(text: str, place: re.Match[str]) -> int:

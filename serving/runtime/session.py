@@ -18,7 +18,7 @@ from normfold.serving.errors import ConfigError, DeviceUnavailable, InvalidReque
 from normfold.serving.runtime import cuda_options, limited_arena, onnx_file, pinned, placement, tensorrt_options
 from normfold.serving.runtime.bindings import Bound, Fixed, Resident
 from normfold.serving.runtime.devices import CPU_PROVIDER, Device, check_provider, providers
-from normfold.serving.runtime.reasons import TOO_LITTLE, lacks_memory, reason
+from normfold.serving.runtime.reasons import lacks_memory, load_error, reason
 from normfold.serving.runtime.settings import ModelTensor, SessionSettings
 from normfold.serving.runtime.staging import Staged
 from normfold.serving.runtime.stop import Stop
@@ -80,9 +80,7 @@ class Session:
         except Exception as error:  # damaged files raise UnicodeDecodeError and others, not only onnxruntime's classes
             if device.gpu_demanded and placement.is_device_failure(error):
                 raise DeviceUnavailable(f"device {device} was asked for, but it failed: {reason(error)}") from error
-            if lacks_memory(error):
-                raise LoadError(f"onnxruntime cannot load the model: it {TOO_LITTLE}") from error
-            raise LoadError(f"onnxruntime cannot load the model: {reason(error)}") from error
+            raise load_error(error) from error
         if device.kind == "cpu":  # it keeps the file for a fallback to other providers: half of a small model's memory
             self._session._model_bytes = None
         #: The device that the session really runs on: "cpu", "cuda:N" or "tensorrt:N".

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.changes import Changes
 from normfold.serving.catalog.repository import Repository
-from normfold.serving.errors import LoadError, ServingError
+from normfold.serving.errors import LoadError, LoadHindered, ServingError, StartError
 from normfold.serving.process.file_thread import FileThread
 from normfold.serving.process.said_once import SaidOnce
 from normfold.serving.rpc.methods import Method
+from normfold.serving.service.pauses import Pauses
 from normfold.serving.wording import quoted
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,8 @@ class Polling:
         self._said = SaidOnce(log)
         #: What the log says of models that have changed and are not whole.
         self._waiting: dict[str, str] = {}
+        #: The models whose loads are tried again although their files have not changed.
+        self._pauses = Pauses()
 
     def share(self, methods: Sequence[Method]) -> None:
         """Have changes reach every worker: ``methods`` are those of this object, shared by all workers."""
@@ -72,6 +76,7 @@ class Polling:
 
     async def _unload_model(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
         await self._files.run(self._changes.note_gone, request.model_name)
+        self._catalog.hindered.names.discard(request.model_name)
         await self._catalog.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
@@ -99,7 +104,7 @@ class Polling:
         while True:
             asked, found = await self._wait(), False
             if asked:  # what changed just now shows at the second look whether it is whole
-                found = await self._look()
+                found = await self._look(now=True)
                 await asyncio.sleep(SETTLED_SECONDS)
             found = await self._look() or found
             if asked and not found:
@@ -115,8 +120,11 @@ class Polling:
         self._now.clear()
         return asked
 
-    async def _look(self) -> bool:
-        """Look once, and have what has changed loaded. Return whether there was anything to do or to report."""
+    async def _look(self, now: bool = False) -> bool:
+        """Look once, and have what has changed loaded. Return whether there was anything to do or to report.
+
+        What could not be loaded for a reason that may pass is tried again: ``now``, or after a pause if this polls.
+        """
         try:
             if self._refresh is not None:
                 await self._files.run(self._refresh)
@@ -134,10 +142,21 @@ class Polling:
         self._say_what_waits()
         changed, gone = [*filter(self._catalog.follows, changed)], [*filter(self._catalog.follows, gone)]
         for name in changed:
+            self._pauses.forget(name)
             await self._ask(self._load, pb.RepositoryModelLoadRequest(model_name=name), f"load {quoted(name)}")
         for name in gone:
+            self._pauses.forget(name)
             await self._ask(self._unload, pb.RepositoryModelUnloadRequest(model_name=name), f"unload {quoted(name)}")
-        return bool(changed or gone)
+        again = await self._try_again(now) if now or self._seconds else []
+        return bool(changed or gone or again)
+
+    async def _try_again(self, now: bool) -> list[str]:
+        """Have those loaded again that failed for a reason that may pass; their names."""
+        hindered = filter(self._catalog.follows, self._catalog.hindered.names | self._pauses.names)
+        names = self._pauses.due([*hindered], now)
+        for name in names:
+            await self._ask(self._load, pb.RepositoryModelLoadRequest(model_name=name), f"load {quoted(name)}", True)
+        return names
 
     def _say_what_waits(self) -> None:
         """Say once of each model that has changed why it is not loaded yet: its copy may have broken off."""
@@ -149,14 +168,31 @@ class Polling:
         self._waiting = waiting
 
     async def _ask(
-        self, method: Method, request: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest, what: str
+        self,
+        method: Method,
+        request: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest,
+        what: str,
+        again: bool = False,
     ) -> None:
-        log.info("the repository has changed: %s", what)
+        """Have all workers do it; ``again``: it has failed before, and the files are the same."""
+        name, begun = request.model_name, time.monotonic()
+        why = "it failed before for a reason that may have passed" if again else "the repository has changed"
+        log.log(logging.DEBUG if again else logging.INFO, "%s: %s", why, what)
         try:
             answered = method.answer(request.SerializeToString())
             if not isinstance(answered, bytes):
                 await answered
+        except (LoadHindered, StartError) as error:
+            if self._pauses.failed(name, time.monotonic() - begun, str(error)):
+                later = "; it is tried again, with growing pauses" if self._seconds else ""
+                log.error("%s: %s: %s%s", why, what, error, later)
         except ServingError as error:  # the versions that answer go on answering
-            log.error("the repository has changed: %s: %s", what, error)
+            self._pauses.forget(name)
+            log.error("%s: %s: %s", why, what, error)
         except Exception:  # the other models that have changed are still to come
-            log.exception("the repository has changed: %s failed", what)
+            self._pauses.forget(name)
+            log.exception("%s: %s failed", why, what)
+        else:
+            self._pauses.forget(name)
+            if again:
+                log.info("%s: %s: now it could be loaded", why, what)

@@ -12,9 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from normfold.serving.catalog.hindered import HinderedModels
 from normfold.serving.catalog.repository import Repository
+from normfold.serving.errors import LoadHindered, LoadRefused
 from normfold.serving.server import Server
-from normfold.serving.service import polling
+from normfold.serving.service import pauses, polling
 from normfold.serving.service.polling import Polling
 from normfold.serving.settings import ServerConfig
 
@@ -62,6 +64,9 @@ class Asked:
 
 class Everything:
     """A catalog that follows each model."""
+
+    def __init__(self) -> None:
+        self.hindered = HinderedModels()
 
     def follows(self, name: str) -> bool:
         return True
@@ -179,6 +184,44 @@ def test_a_load_that_fails_in_another_way_keeps_no_other_model_from_loading(root
 
     assert asyncio.run(polled(root, [change], fails="m")) == (["m", "n"], [])
     assert "load 'm' failed" in caplog.text
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("error", [LoadHindered, LoadRefused])
+def test_what_failed_for_a_reason_that_may_pass_is_tried_again(root, monkeypatch, caplog, error, asked):
+    """A load that failed because of too little memory, or of a busy machine, was never tried again."""
+    monkeypatch.setattr(polling, "SETTLED_SECONDS", 0.01)
+    if not asked:
+        monkeypatch.setattr(pauses, "FIRST_SECONDS", 0.0)
+        monkeypatch.setattr(pauses, "TIMES_LOAD", 0)
+    caplog.set_level(logging.INFO)
+    loads, looks = [], []
+
+    def load(data):
+        loads.append(polling.pb.RepositoryModelLoadRequest.FromString(data).model_name)
+        if len(loads) < 4:
+            raise error("no memory")
+        return b""
+
+    async def scenario():
+        one = Polling(Repository(root), Everything(), 0.0 if asked else 0.001)
+        one.share([SimpleNamespace(answer=load), Asked()])
+        await one.begin()
+        look = one._changes.look
+        one._changes.look = lambda: looks.append(None) or look()
+        task = asyncio.create_task(one.run(["m"]))
+        expected = 4 if error is LoadHindered else 1
+        while len(loads) < expected or len(looks) < 8:
+            if asked:
+                one.look_now()
+            await asyncio.sleep(0.001)
+        task.cancel()
+        return expected
+
+    assert loads == ["m"] * asyncio.run(asyncio.wait_for(scenario(), 30))
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(said) == 1, said
+    assert ("tried again" in said[0]) == (error is LoadHindered and not asked)
 
 
 def test_a_refresh_that_fails_is_tried_again(root, models):
