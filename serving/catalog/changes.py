@@ -23,6 +23,8 @@ from normfold.serving.wording import quoted
 #: Path, size, time of change and inode of a file.
 Mark = tuple[str, int, int, int]
 Marks = tuple[Mark, ...]
+#: What tells a folder from others in its place: device, inode and file system.
+Place = tuple[int, int, int]
 
 
 class Changes:
@@ -34,7 +36,9 @@ class Changes:
         self._loaded: dict[str, Marks] = {}
         self._seen: dict[str, Marks] = {}
         #: What tells the repository's folder from others, from the time when it last held a model.
-        self._place: tuple[int, int, int] | None = None
+        self._place: Place | None = None
+        #: The same of the folder of each model, from the time when the model was loaded.
+        self._places: dict[str, Place | None] = {}
         #: The models that had changed at the last look, and are not whole: what each lacks.
         self.incomplete: dict[str, str] = {}
 
@@ -42,7 +46,9 @@ class Changes:
         """What is there now counts as loaded. Call it before anything is loaded."""
         with contextlib.suppress(LoadError):
             self._models()
-        self._loaded = {name: _marks(folder.path) for name, folder in self._repository.models().items()}
+        folders = self._repository.models()
+        self._loaded = {name: _marks(folder.path) for name, folder in folders.items()}
+        self._places = {name: _place(folder.path) for name, folder in folders.items()}
         self._seen = dict(self._loaded)
 
     def look(self) -> tuple[list[str], list[str]]:
@@ -58,25 +64,31 @@ class Changes:
         self.incomplete = {name: missing for name in settled if (missing := lacking(folders[name]))}
         whole = [name for name in settled if name not in self.incomplete]
         changed = [name for name in whole if _counts(folders[name], self._loaded.get(name, ()), now[name])]
-        gone = [name for name in self._loaded if name not in now and name not in self._seen]
+        absent = [name for name in self._loaded if name not in now and name not in self._seen]
+        away = {name for name in absent if self._is_away(name)}
+        self.incomplete |= dict.fromkeys(away, "in the place of its folder is another one, which holds no model")
+        gone = [name for name in absent if name not in away]
         self._seen = now
         for name in changed:
-            self._loaded[name] = now[name]
+            self._loaded[name], self._places[name] = now[name], _place(folders[name].path)
         for name in gone:
             del self._loaded[name]
         return changed, gone
+
+    def _is_away(self, name: str) -> bool:
+        """Whether another folder is in the place of a model's, as where this is a volume that is not mounted now."""
+        now, before = _place(self._repository.path / name), self._places.get(name)
+        return now is not None and before not in (None, now)
 
     def _models(self) -> dict[str, ModelFolder]:
         """The models that are there. Raises LoadError where the repository is away."""
         path = self._repository.path
         try:
-            place = path.stat()
-            file_system = os.statvfs(path).f_fsid  # a tmpfs that is mounted anew has the old one's other numbers
-            if stat.S_ISDIR(place.st_mode):
+            if stat.S_ISDIR(path.stat().st_mode):
                 os.listdir(path)  # noqa: PTH208 - to the end, because a folder that opens may still not be readable
         except OSError as error:
             raise LoadError(f"the repository {quoted(str(path))} cannot be read: {why(error)}") from None
-        folders, now = self._repository.models(), (place.st_dev, place.st_ino, file_system)
+        folders, now = self._repository.models(), _place(path)
         if not folders and self._place not in (None, now):
             raise LoadError(f"the repository {quoted(str(path))} is another folder now, which holds no model")
         if folders:
@@ -88,6 +100,7 @@ class Changes:
         folder = self._repository.find(name)
         if folder is not None:
             self._loaded[name] = self._seen[name] = _marks(folder.path)
+            self._places[name] = _place(folder.path)
 
     def note_gone(self, name: str) -> None:
         """This model counts as unloaded."""
@@ -156,6 +169,16 @@ def _lacking(version: Path) -> str:
     except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError):
         return f"has a {MANIFEST_FILE} that cannot be read"
     return ""
+
+
+def _place(path: Path) -> Place | None:
+    """The place of the folder ``path``; None where it is not there, or cannot be looked at."""
+    try:
+        found = path.stat()
+        # a tmpfs that is mounted anew has the old one's other numbers
+        return found.st_dev, found.st_ino, os.statvfs(path).f_fsid
+    except OSError:
+        return None
 
 
 def _marks(path: Path) -> Marks:

@@ -161,6 +161,31 @@ def test_no_model_is_gone_where_an_empty_volume_has_the_numbers_of_the_old_one(r
             changes.look()
 
 
+@pytest.mark.parametrize("known", ["at the start", "by a look", "by another worker"])
+def test_no_model_is_gone_while_its_own_volume_is_not_mounted(root, models, known):
+    """Its mount point is an empty folder then, which counted as a model that was deleted."""
+    changes = begun(root)
+    name = "m" if known == "at the start" else "n"
+    if name == "n":
+        models.write(root / name, models.scale())
+    if known == "by another worker":
+        changes.note(name)
+    elif known == "by a look":
+        assert [changes.look(), changes.look()] == [([], []), (["n"], [])]
+    mounted = root / ".mounted"
+    shutil.move(root / name, mounted)
+    (root / name).mkdir()
+    assert [changes.look() for _ in range(3)] == [([], [])] * 3
+    assert changes.incomplete == {name: "in the place of its folder is another one, which holds no model"}
+    (root / name).rmdir()
+    shutil.move(mounted, root / name)
+    assert [changes.look() for _ in range(3)] == [([], [])] * 3
+    assert changes.incomplete == {}
+    for version in (root / name).iterdir():
+        shutil.rmtree(version) if version.is_dir() else version.unlink()
+    assert [changes.look(), changes.look()] == [([], []), ([], [name])]
+
+
 def test_a_repository_may_be_replaced_by_another_one(root, models):
     changes = begun(root)
     shutil.move(root, root.parent / f"{root.name}-old")
