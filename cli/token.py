@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -59,7 +60,7 @@ def token(name: str, scopes: tuple[str, ...], models: tuple[str, ...], tokens: P
     further = ""
     try:
         target = Path(os.path.realpath(tokens))  # a link stays one; the file that is renamed would replace it
-        with alone_in(target.parent), written_whole(target) as file:
+        with alone_in(target.parent, partial(click.echo, err=True)), written_whole(target) as file:
             if not target.exists():
                 os.fchmod(file.fileno(), 0o600)
             file.write(_other_lines(tokens, name) + written.encode() + b"\n")

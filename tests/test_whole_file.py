@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from collections.abc import Callable
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from normfold.whole_file import write_first, write_new, write_whole, written_whole
+from normfold import whole_file
+from normfold.whole_file import alone_in, write_first, write_new, write_whole, written_whole
 
 
 def by_parts(path: Path, content: bytes) -> None:
@@ -160,3 +162,23 @@ def test_a_file_system_without_owners_and_permissions_is_written_all_the_same(
     monkeypatch.setattr("os.fchmod", refuse)
     write_whole(file, b"new")
     assert file.read_bytes() == b"new"
+
+
+def test_a_wait_for_another_process_is_not_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export whose repository another program had locked waited without a word."""
+    monkeypatch.setattr(whole_file, "PATIENCE_SECONDS", 0.05)
+    said: list[str] = []
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+
+    def waiting(why: str) -> None:
+        said.append(why)
+        os.close(other)  # which gives the lock back
+
+    with alone_in(tmp_path, waiting):
+        assert len(said) == 1
+    assert said[0] in {
+        f"waiting for {who}, which writes in '{tmp_path}'" for who in (f"process {os.getpid()}", "another process")
+    }
+    with alone_in(tmp_path, said.append):
+        assert len(said) == 1

@@ -19,7 +19,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +47,16 @@ class Publication:
     version_files: Mapping[str, bytes]
 
 
-def publish(repository: Path, publication: Publication, version: int | None = None, overwrite: bool = False) -> Path:
+def publish(
+    repository: Path,
+    publication: Publication,
+    version: int | None = None,
+    overwrite: bool = False,
+    waiting: Callable[[str], None] = lambda why: None,
+) -> Path:
     """Write the version (the next free one where ``version`` is None) and return its directory.
+
+    ``waiting`` is called when another process writes there for longer than a second, which this one waits for.
 
     Raises PublishError where the version exists (without overwrite), where other versions use a configuration with
     other inputs or outputs, or where a path cannot be written. After any error, KeyboardInterrupt too, nothing is left
@@ -61,7 +69,7 @@ def publish(repository: Path, publication: Publication, version: int | None = No
     directory = destination.directory
     made = _make_directory(repository)
     try:
-        with alone_in(repository):
+        with alone_in(repository, waiting):
             put_back(destination)
             remove_stale(repository)
             if not directory.exists():

@@ -9,7 +9,6 @@ object that cannot be read keeps no other folder from coming.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -30,7 +29,7 @@ from normfold.serving.errors import StartError, UnsafeModel
 from normfold.serving.process.said_once import SaidOnce
 from normfold.serving.remote.store import RemoteError, RemoteObject, Store
 from normfold.serving.wording import quoted
-from normfold.whole_file import write_whole
+from normfold.whole_file import lock, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +105,8 @@ class Mirror:
     def _alone(self) -> Iterator[None]:
         """Wait until no other process writes this image. What a killed process has left is removed."""
         self._beside.mkdir(parents=True, exist_ok=True)
-        with (self._beside / "lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with (self._beside / "lock").open("a") as file:
+            lock(file.fileno(), self._beside, log.warning)
             for left in self._beside.glob(".tmp-*"):
                 _remove(left)
             yield

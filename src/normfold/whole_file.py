@@ -11,12 +11,16 @@ import contextlib
 import fcntl
 import os
 import stat
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["alone_in", "write_first", "write_new", "write_whole", "written_whole"]
+__all__ = ["alone_in", "lock", "write_first", "write_new", "write_whole", "written_whole"]
+
+#: A wait for another process that is shorter than this is not worth a word; and the time between two tries, in seconds.
+PATIENCE_SECONDS, _LOOK_SECONDS = 1.0, 0.02
 
 
 @contextlib.contextmanager
@@ -68,14 +72,44 @@ def write_new(path: Path, content: bytes, like: Path | None = None) -> None:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Let one process at a time into this block for ``folder``, where the file system can lock it (NFS cannot)."""
+def alone_in(folder: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Let one process at a time into this block for ``folder``, where the file system can lock it (NFS cannot).
+
+    ``waiting`` is called as by ``lock``.
+    """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # a folder that may be entered and not read cannot be locked either
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             stack.callback(os.close, descriptor)  # which gives the lock back
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor, folder, waiting)
         yield
+
+
+def lock(descriptor: int, folder: Path, waiting: Callable[[str], None]) -> None:
+    """Lock the file ``descriptor``, which stands for ``folder``; wait while another process has it. Raises OSError.
+
+    After a second ``waiting`` is called with a sentence that says who has it.
+    """
+    end = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < end:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOOK_SECONDS)
+    waiting(f"waiting for {_holder(descriptor)}, which writes in '{folder}'")
+    return fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _holder(descriptor: int) -> str:
+    """The process that has locked the file ``descriptor``, where the system tells, as Linux does."""
+    found = os.fstat(descriptor)
+    file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+            words = line.split()  # 1: FLOCK  ADVISORY  WRITE 708 08:01:2359 0 EOF; "->" in the place of FLOCK waits
+            if words[1:2] == ["FLOCK"] and file in words and int(words[words.index(file) - 1]) > 0:
+                return f"process {words[words.index(file) - 1]}"
+    return "another process"
 
 
 @contextlib.contextmanager
