@@ -82,6 +82,7 @@ class LazyGroup(click.Group):
             if not (ctx.resilient_parsing or {*ctx.help_option_names} & {*rest}):
                 environment.check(found, command, os.environ)
         interrupts.raise_again()
+        interrupts.hang_up(serve=found == "serve")
         return found, command, rest
 
     def invoke(self, ctx: click.Context) -> object:

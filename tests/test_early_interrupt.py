@@ -57,3 +57,21 @@ def test_a_command_that_has_begun_can_catch_ctrl_c():
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("words", "module", "goes_on"),
+    [
+        (["serve"], "click", True),
+        (["infer", "m"], "click", False),
+        (["infer", "serve", "--input", "x=1"], "numpy", False),  # a model of that name
+    ],
+)
+def test_a_hang_up_while_a_command_is_imported_ends_all_but_a_server(root, tmp_path, words, module, goes_on):
+    """SIGHUP asks a server for a look at its repository: a server that had just begun ended."""
+    (tmp_path / f"{module}.py").write_text(IMPORTED.replace("SIGINT", "SIGHUP") + "raise SystemExit(7)\n")
+    (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(root / 'src')!r}]")
+    command = [sys.executable, "-m", "normfold", *words]
+    env = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == ((7, "went on\n") if goes_on else (-signal.SIGHUP, ""))

@@ -1,29 +1,47 @@
 """Ctrl-C while Python imports: the process ends at once, without the traceback of a KeyboardInterrupt.
 
 Raised within an import it may also be lost: Python prints that it is ignored, and the command goes on.
+
+SIGHUP asks a server for a look at its repository, so it does not end ``normfold serve`` before it has come so far.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 
-__all__ = ["INTERRUPTED", "end_at_once", "raise_again"]
+__all__ = ["INTERRUPTED", "end_at_once", "hang_up", "raise_again"]
 
 #: The exit code of a command that Ctrl-C stopped, as shells have it.
 INTERRUPTED = 130
 
 
 def end_at_once() -> None:
-    """End this process at Ctrl-C from now on, unless it ignores Ctrl-C or does something else then."""
+    """End this process at Ctrl-C from now on, unless it ignores Ctrl-C or does something else then.
+
+    Where the command may be ``normfold serve``, SIGHUP does not end it until ``hang_up`` says otherwise.
+    """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
+    if "serve" in sys.argv and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _pass_over)
+
+
+def hang_up(serve: bool) -> None:
+    """The command is known: unless it is ``serve``, SIGHUP ends it again, as the end of a terminal should."""
+    if not serve and signal.getsignal(signal.SIGHUP) is _pass_over:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def raise_again() -> None:
     """Raise KeyboardInterrupt at Ctrl-C from now on, if ``end_at_once`` has changed that."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _pass_over(number: int, frame: object) -> None:
+    """Nothing is loaded yet, so there is nothing to look for."""
 
 
 def _end(number: int, frame: object) -> None:
