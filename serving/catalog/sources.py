@@ -80,6 +80,8 @@ class Sources:
                 written = config.parse_json(override)
             except ConfigError as error:  # Triton answers INTERNAL to a configuration that it cannot read
                 raise PollFailed(f"{_unpolled(folder.name)}: {error}") from error
+        if (present := self._following.present(folder.name)) is not None:
+            only = present
         for note in config.check(written, folder.name):
             log.warning("model %s: %s", quoted(folder.name), note)
         there = [number for number in folder.versions() if only is None or number in only]

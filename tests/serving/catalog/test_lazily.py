@@ -414,6 +414,26 @@ def test_a_model_that_another_worker_could_load_after_all_is_tried_by_the_next_r
     asyncio.run(scenario())
 
 
+def test_a_later_catalog_repeats_the_load_of_a_client_with_the_versions_that_the_others_have(catalog, root, models):
+    """A worker that was replaced served a new version that nobody had put in service in the others."""
+
+    async def scenario():
+        first, later = catalog(), catalog()
+        await first.load_all()
+        await first.load("a")
+        models.write(root / "a", models.scale(3.0), 2)
+        later.following.follow(served(first.entries))
+        await later.load_all()
+        await later.load("a")
+        later.following.end(later.entries)
+        assert later.index(False) == first.index(False)
+        assert list(served(later.entries)) == list(served(first.entries))
+        await later.load("a")
+        assert later.find("a", "").version == 2
+
+    asyncio.run(scenario())
+
+
 def test_the_others_are_told_of_each_version_that_does_not_load(catalog, root, models):
     models.write(root / "a", b"nothing", 2, "version_policy { all {} }")
     made, reports = catalog(), []
