@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from normfold.protos import grpc_service as pb
 from normfold.protos import metrics as mx
@@ -19,6 +20,14 @@ MADE_ROOM = "unloaded to make room: loads at its next request"
 ASLEEP = (NOT_LOADED, MADE_ROOM)
 #: The reasons of versions whose last load has not failed.
 PLAIN = (UNLOADED, *ASLEEP)
+
+
+class Found(NamedTuple):
+    """The versions of a lazy model on disk."""
+
+    present: tuple[int, ...]
+    #: Those that its configuration puts in service.
+    chosen: tuple[int, ...]
 
 
 @dataclass
@@ -58,6 +67,8 @@ class Entry:
     failed: bool = False
     #: Of a lazy model: the versions that were there when its folder was last looked at.
     present: tuple[int, ...] = ()
+    #: Those of them that its next request puts in service, by its configuration.
+    chosen: tuple[int, ...] = ()
     #: The counters of versions that were unloaded to make room.
     kept: dict[int, mx.ModelSnapshot] = field(default_factory=dict)
 
@@ -112,7 +123,8 @@ class Entry:
         ``there`` are all versions that the model has; those that were not to be loaded are in service no more.
         """
         self.reason, self.wanted, self.left_out = "", self.wanted or bool(loaded), False
-        self.present, self.answered = tuple(there), self.answered or bool(loaded)
+        self.present, self.chosen = tuple(there), tuple(sorted({*loaded, *failures}))
+        self.answered = self.answered or bool(loaded)
         others = {number: Version(UNAVAILABLE, UNLOADED) for number in self.versions}
         self.versions = {**others, **loaded, **{n: Version(UNAVAILABLE, reason) for n, reason in failures.items()}}
         for number, version in loaded.items():
@@ -144,7 +156,7 @@ class Entry:
         """``can_answer``, for version ``number``; None: for any."""
         if number is None:
             return self.can_answer
-        return number in (self.present if self.asleep and not self.failed else self.answering)
+        return number in (self.chosen if self.asleep and not self.failed else self.answering)
 
     @property
     def state(self) -> str:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from normfold.serving.catalog.entries import MADE_ROOM, UNAVAILABLE, Entry, Version
+from normfold.serving.catalog.entries import MADE_ROOM, UNAVAILABLE, Entry, Found, Version
 from normfold.serving.catalog.model import Model
 from normfold.serving.errors import Overloaded, ServingError, Unavailable
 from normfold.serving.rpc.traffic import EXITING
@@ -82,18 +82,20 @@ class Lazily:
         """The memory of all models that are loaded, in bytes."""
         return self._total
 
-    def lay_down(self, versions: Mapping[str, tuple[int, ...]]) -> None:
+    def lay_down(self, versions: Mapping[str, Found]) -> None:
         """Have the next request load each of these models, which have these versions."""
-        for name, present in versions.items():
+        for name, found in versions.items():
             entry = self._entries.setdefault(name, Entry())
             entry.versions, entry.reason, entry.loading, entry.failed, entry.left_out = {}, "", False, False, False
-            entry.present, entry.wanted, entry.lazy, entry.asleep = present, True, True, True
+            entry.present, entry.chosen = found
+            entry.wanted = entry.lazy = entry.asleep = True
             self._forget(name)
 
     def try_again(self, names: Iterable[str]) -> None:
         """Have the next request load each of these models, if its last load failed: it does not fail elsewhere."""
         entries = {name: entry for name in names if (entry := self._entries.get(name)) is not None and entry.failed}
-        self.lay_down({name: entry.present for name, entry in entries.items() if not entry.loading})
+        again = {name: Found(entry.present, entry.chosen) for name, entry in entries.items() if not entry.loading}
+        self.lay_down(again)
 
     def wake(self, name: str) -> Awaitable[None] | None:
         """What a request for ``name`` must await before its model is looked for; None where it need not.

@@ -238,14 +238,17 @@ class Repository:
 
     def versions(self, name: str) -> list[int]:
         """The versions of the model ``name``, in ascending order. Raises LoadError where it is gone."""
-        return ModelFolder(name, self.path if self._single else self.path / name).versions()
+        return self.folder(name).versions()
+
+    def folder(self, name: str) -> ModelFolder:
+        """The folder of the model ``name``, whether it is there or not."""
+        return ModelFolder(name, self.path) if self._single else ModelFolder(name, self.path / name, self.path)
 
     def find(self, name: str) -> ModelFolder | None:
         """The model ``name``, if it is there now; the other models are not looked at."""
         if self._single:
-            return ModelFolder(name, self.path) if name == self._name else None
-        folder = self.path / name
-        return ModelFolder(name, folder, self.path) if NAME.fullmatch(name) and _is_model(folder) else None
+            return self.folder(name) if name == self._name else None
+        return self.folder(name) if NAME.fullmatch(name) and _is_model(self.path / name) else None
 
 
 def is_plain(path: str) -> bool:

@@ -434,6 +434,31 @@ def test_a_later_catalog_repeats_the_load_of_a_client_with_the_versions_that_the
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("text", "ready"),
+    [
+        ("", [3]),
+        ("version_policy { all {} }", [1, 2, 3]),
+        ("version_policy { specific { versions: 2 } }", [2]),
+        ("no {", [1, 2, 3]),  # its first request says why
+    ],
+)
+def test_a_version_that_no_request_loads_is_not_ready(catalog, root, models, text, ready):
+    """Readiness of an old version was another one before the first request than after it."""
+    for version in (2, 3):
+        models.write(root / "a", models.scale(float(version)), version, text)
+    made = catalog()
+
+    async def scenario():
+        await made.load_all()
+        assert [number for number in range(5) if made.model_ready("a", number)] == ready
+        if text != "no {":
+            await made.awake("a", "")
+            assert [number for number in range(5) if made.model_ready("a", number)] == ready
+
+    asyncio.run(scenario())
+
+
 def test_the_others_are_told_of_each_version_that_does_not_load(catalog, root, models):
     models.write(root / "a", b"nothing", 2, "version_policy { all {} }")
     made, reports = catalog(), []
