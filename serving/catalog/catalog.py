@@ -189,6 +189,7 @@ class Catalog:
         if entry is not None and override is None and not files and self.following.has(name, entry):
             return
         before = None if entry is None else entry.outcome
+        rests = entry is not None and entry.rests and not asked
         try:
             found = await self._loader.run(self._sources.files, name, override, files)
             folder = TrustedFolder(found, self._trust, quiet=asked)
@@ -201,7 +202,7 @@ class Catalog:
         except LoadError as error:
             raise refusal([error])(f"failed to load {quoted(name)}: {error}{go_on(entry)}") from error
         except (PollFailed, StartError) as error:
-            if entry is not None and entry.wanted and (asked or not entry.versions):
+            if entry is not None and entry.wanted and not rests and (asked or not entry.versions):
                 entry.reason = str(error)
             if isinstance(error, PollFailed) and (still := go_on(entry)):
                 raise PollFailed(f"{error}{still}") from error
@@ -209,7 +210,7 @@ class Catalog:
         finally:
             if entry is not None:
                 entry.loading, entry.tried = False, True
-                if self._lazily is not None:
+                if self._lazily is not None and (entry.ready or not rests):
                     self._lazily.loaded(name, entry)
             if not asked or entry is None or entry.outcome != before:
                 self.changed()
@@ -219,7 +220,7 @@ class Catalog:
 
         Raises PollFailed, LoadError or LoadRefused.
         """
-        before, answered = dict(entry.versions), bool(entry.ready)
+        before, answered = dict(entry.versions), bool(entry.ready) or (entry.rests and not asked)
         try:
             only = entry.present if asked else None
             written, numbers, there = await self._loader.run(self._sources.plan, folder, override, only)
@@ -237,7 +238,7 @@ class Catalog:
             raise
         failures = {number: str(error) for number, error in errors.items()}
         if failures and answered:
-            entry.versions = after_refusal(before, loaded, failures)
+            entry.versions = after_refusal(before, loaded, failures) if entry.ready else before
             raise refusal(errors.values())(load_failed(folder.name, failures) + go_on(entry))
         entry.written = written.SerializeToString(deterministic=True)  # else maps have another order in each process
         ready = {number: Version(READY, folder.remark(number), model) for number, model in loaded.items()}

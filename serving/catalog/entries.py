@@ -148,15 +148,20 @@ class Entry:
         return bool(self.versions or self.reason or self.loading or self.asleep)
 
     @property
+    def rests(self) -> bool:
+        """Whether its next request loads it: also after the load of another version has failed."""
+        return self.asleep and not self.failed
+
+    @property
     def can_answer(self) -> bool:
         """Whether requests are answered: at once, or after the load that they ask for."""
-        return (self.asleep and not self.failed) or bool(self.ready)
+        return self.rests or bool(self.ready)
 
     def answers(self, number: int | None) -> bool:
         """``can_answer``, for version ``number``; None: for any."""
         if number is None:
             return self.can_answer
-        return number in (self.chosen if self.asleep and not self.failed else self.answering)
+        return number in (self.chosen if self.rests else self.answering)
 
     @property
     def state(self) -> str:
@@ -198,7 +203,7 @@ def lines(entries: Mapping[str, Entry]) -> list[tuple[str, bool]]:
     found, asleep = [], 0
     for name, entry in entries.items():
         found += [(model.describe(), True) for model in entry.ready]
-        if entry.asleep and not entry.failed:
+        if entry.rests:
             asleep += 1
             continue
         for number, version in entry.versions.items():
@@ -255,7 +260,7 @@ def answering(entry: Entry, name: str, number: int | None) -> Model:
     unknown, ready = f"Request for unknown model: {quoted(name)}", entry.ready
     if entry.loading and not ready and (number is None or not entry.versions):
         raise Unavailable(f"{unknown} is not at ready state: it is still loading")
-    if entry.asleep and not entry.failed:
+    if entry.rests:
         raise Unavailable(f"{unknown} is not at ready state: {NOT_LOADED}")
     if number is None:
         if not ready:

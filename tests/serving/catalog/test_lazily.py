@@ -18,7 +18,7 @@ from normfold.serving.catalog.following import served
 from normfold.serving.catalog.lazily import LazyLimits
 from normfold.serving.catalog.load import LoadOptions, memory_of
 from normfold.serving.catalog.repository import Repository
-from normfold.serving.errors import NotFound, Overloaded, Unavailable
+from normfold.serving.errors import NotFound, Overloaded, ServingError, Unavailable
 from normfold.serving.runtime.devices import Device
 from normfold.serving.scheduling.statistics import RequestTiming
 
@@ -455,6 +455,37 @@ def test_a_version_that_no_request_loads_is_not_ready(catalog, root, models, tex
         if text != "no {":
             await made.awake("a", "")
             assert [number for number in range(5) if made.model_ready("a", number)] == ready
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("damage", ["file", "config", "gone"])
+@pytest.mark.parametrize("woken", [False, True])
+def test_a_load_that_fails_takes_no_model_out_of_service_also_where_it_is_not_loaded(
+    catalog, root, models, damage, woken
+):
+    """Workers that had the model in memory went on answering, and in the others no version was there any more."""
+    made = catalog(LazyLimits(budget_bytes=EACH))
+
+    async def scenario():
+        await made.load_all()
+        if woken:
+            await made.awake("a", "")
+            await made.awake("b", "")  # makes room
+        before = states(made)["a"]
+        if damage == "file":
+            models.write(root / "a", b"nothing", 2)
+        elif damage == "config":
+            (root / "a/config.pbtxt").write_text("no {", encoding="utf-8")
+        else:
+            (root / "a").rename(root / ".a")
+        with pytest.raises(ServingError):
+            await made.load("a")
+        assert made.model_ready("a", 1)
+        assert states(made)["a"] == before
+        assert not next(each for each in served(made.entries) if each.name == "a").refused
+        if damage == "file":
+            assert (await made.awake("a", "")).version == 1
 
     asyncio.run(scenario())
 
