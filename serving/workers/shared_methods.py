@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from normfold.protos import grpc_service as pb
 from normfold.protos import metrics as mx
-from normfold.serving.catalog.entries import ASLEEP, UNLOADED
+from normfold.serving.catalog.entries import ASLEEP, LOADING, PLAIN, READY
 from normfold.serving.scheduling.statistics import Statistics
 from normfold.serving.service.snapshot import failed_sums
 
@@ -129,13 +129,22 @@ def index(
         theirs = _rows(answer)
         here, there = _asleep(rows), _asleep(theirs)
         rows, theirs = _without(rows, here - there, theirs), _without(theirs, there - here, rows)
-        rows = {key: row for key, row in rows.items() if row.state != "READY" or key in theirs or row.name in there}
-        rows |= {key: row for key, row in theirs.items() if row.state != "READY" or row.name in here}
+        rows = {key: row for key, row in rows.items() if row.state != READY or key in theirs or row.name in there}
+        for key, row in theirs.items():
+            if (row.state != READY or row.name in here) and _telling(row) > _telling(rows.get(key)):
+                rows[key] = row
     # One worker has unloaded the versions of a model, where another has never loaded it.
     listed = {name for name, version in rows if version}
-    plain = {*ASLEEP, UNLOADED, ""}
+    plain = {*PLAIN, ""}
     rows = {key: row for key, row in rows.items() if row.version or row.name not in listed or row.reason not in plain}
     return pb.RepositoryIndexResponse(models=[row for _, row in sorted(rows.items())])
+
+
+def _telling(row: pb.RepositoryIndexResponse.ModelIndex | None) -> tuple[bool, bool, bool, str]:
+    """How much ``row`` tells: of several rows of one version the index has the same one through each worker."""
+    if row is None:
+        return False, False, False, ""
+    return True, row.state != READY, row.state == LOADING or row.reason not in ("", *PLAIN), row.reason
 
 
 def _rows(answer: pb.RepositoryIndexResponse) -> Rows:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 from normfold.protos import grpc_service as pb
 from normfold.protos import metrics as mx
 from normfold.serving.catalog.entries import MADE_ROOM, NOT_LOADED, UNLOADED
@@ -96,6 +98,19 @@ def test_workers_in_which_a_request_is_still_to_load_a_model_do_not_count():
         assert merged(failed, other) == merged(other, failed) == [("m", "1", "UNAVAILABLE")]
     assert merged(asleep, asleep) == [("m", "", "UNAVAILABLE")]
     assert merged(unloaded, awake, asleep) == [("m", "1", "READY")]
+
+
+def test_the_reason_of_a_version_is_the_same_through_each_worker():
+    """It was that of the worker with the highest number: a worker that was replaced knew less."""
+    kind = pb.RepositoryIndexResponse.ModelIndex
+    rows = [("UNAVAILABLE", "bad"), ("UNAVAILABLE", UNLOADED), ("UNAVAILABLE", "also bad"), ("READY", "unchecked")]
+    answers = [
+        pb.RepositoryIndexResponse(models=[kind(name="m", version="1", state=state, reason=reason)])
+        for state, reason in rows
+    ]
+    for own, *others in permutations(answers):
+        (row,) = index(own, [each.SerializeToString() for each in others], []).models
+        assert (row.state, row.reason) == rows[0]
 
 
 def test_counters_of_a_model_that_only_another_worker_has_loaded_are_there():
