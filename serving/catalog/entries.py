@@ -22,7 +22,7 @@ ASLEEP = (NOT_LOADED, MADE_ROOM)
 PLAIN = (UNLOADED, *ASLEEP)
 
 
-class Found(NamedTuple):
+class VersionsFound(NamedTuple):
     """The versions of a lazy model on disk."""
 
     present: tuple[int, ...]

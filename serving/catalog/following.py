@@ -41,12 +41,8 @@ class Served(NamedTuple):
     answered: bool = True
     #: Whether a client has taken it out of service.
     left_out: bool = False
-
-    @property
-    def failed(self) -> bool:
-        """Of a lazy model: whether the last load has left no version that answers."""
-        refused = {number for number, _ in self.refused}
-        return bool(self.reason) or (bool(refused) and {*self.versions} <= refused)
+    #: Of a lazy model: whether the last load has left no version that answers.
+    failed: bool = False
 
     @property
     def state(self) -> Entry:
@@ -60,7 +56,7 @@ def served(entries: Mapping[str, Entry]) -> Iterator[Served]:
     for name, entry in sorted(entries.items()):
         refused = tuple((n, each.reason) for n, each in sorted(entry.versions.items()) if each.state == UNAVAILABLE)
         if entry.wanted and entry.lazy:
-            yield Served(name, entry.present, b"", entry.reason, True, refused=entry.refused)
+            yield Served(name, entry.present, b"", entry.reason, True, refused=entry.refused, failed=entry.failed)
         elif (entry.wanted or entry.known) and (entry.tried or not entry.loading):
             yield Served(
                 name,

@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from normfold.serving.catalog.entries import MADE_ROOM, UNAVAILABLE, Entry, Found, Version
+from normfold.serving.catalog.entries import MADE_ROOM, UNAVAILABLE, Entry, Version, VersionsFound
 from normfold.serving.catalog.model import Model
 from normfold.serving.errors import Overloaded, ServingError, Unavailable
 from normfold.serving.rpc.traffic import EXITING
@@ -82,7 +82,7 @@ class Lazily:
         """The memory of all models that are loaded, in bytes."""
         return self._total
 
-    def lay_down(self, versions: Mapping[str, Found]) -> None:
+    def lay_down(self, versions: Mapping[str, VersionsFound]) -> None:
         """Have the next request load each of these models, which have these versions."""
         for name, found in versions.items():
             entry = self._entries.setdefault(name, Entry())
@@ -93,9 +93,10 @@ class Lazily:
 
     def try_again(self, names: Iterable[str]) -> None:
         """Have the next request load each of these models, if its last load failed: it does not fail elsewhere."""
-        entries = {name: entry for name in names if (entry := self._entries.get(name)) is not None and entry.failed}
-        again = {name: Found(entry.present, entry.chosen) for name, entry in entries.items() if not entry.loading}
-        self.lay_down(again)
+        for name in names:
+            entry = self._entries.get(name)
+            if entry is not None and entry.failed and not entry.loading:
+                self.lay_down({name: VersionsFound(entry.present, entry.chosen)})
 
     def wake(self, name: str) -> Awaitable[None] | None:
         """What a request for ``name`` must await before its model is looked for; None where it need not.

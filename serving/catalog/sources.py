@@ -8,7 +8,7 @@ from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from normfold.counting import counted
 from normfold.protos import model_config as mc
 from normfold.serving.catalog import config
-from normfold.serving.catalog.entries import Found
+from normfold.serving.catalog.entries import VersionsFound
 from normfold.serving.catalog.following import Following
 from normfold.serving.catalog.overlooked import overlooked, unnumbered
 from normfold.serving.catalog.repository import Files, Repository, SentFolder, is_plain
@@ -99,20 +99,20 @@ class Sources:
         """What is wrong with the folder that was probably meant as a version of ``name``; "" where there is none."""
         return unnumbered(self._repository.path if self._repository.is_single else self._repository.path / name)
 
-    def versions(self, names: Iterable[str]) -> dict[str, Found]:
+    def versions(self, names: Iterable[str]) -> dict[str, VersionsFound]:
         """The versions that each of these models has now or, while others are followed, has with them."""
         return {name: self._found_of(name) for name in names}
 
-    def _found_of(self, name: str) -> Found:
+    def _found_of(self, name: str) -> VersionsFound:
         try:
             followed = self._following.present(name)
             there = tuple(self._repository.versions(name)) if followed is None else followed
         except LoadError:  # its first request says why
-            return Found((), ())
+            return VersionsFound((), ())
         try:
-            return Found(there, there if len(there) < 2 else self._chosen(name, there))
+            return VersionsFound(there, there if len(there) < 2 else self._chosen(name, there))
         except LoadError:
-            return Found(there, there)
+            return VersionsFound(there, there)
 
     def _chosen(self, name: str, there: tuple[int, ...]) -> tuple[int, ...]:
         """Those versions of a model that its configuration puts in service. Raises LoadError."""

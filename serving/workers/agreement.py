@@ -41,8 +41,8 @@ def failed(model: ServedModel) -> set[int]:
     if not (model.reason or model.refused):  # as of most of thousands
         return set()
     numbers = {number for number, reason in model.refused if reason not in PLAIN}
-    none = bool(numbers) or model.reason not in ("", *PLAIN)
-    return numbers | {0} if none and (model.reason or {*model.versions} <= numbers) else numbers
+    none = model.failed or (not model.versions and (bool(numbers) or model.reason not in ("", *PLAIN)))
+    return numbers | {0} if none else numbers
 
 
 def recovered(before: Iterable[ServedModel], now: Iterable[ServedModel]) -> tuple[str, ...]:

@@ -55,6 +55,8 @@ class ServedModel:
     answered: bool = True
     #: Whether a client has taken it out of service.
     left_out: bool = False
+    #: Of a lazy model: whether the last load has left no version that answers.
+    failed: bool = False
 
 
 # From the supervisor to a worker.

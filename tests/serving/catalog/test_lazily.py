@@ -359,9 +359,12 @@ def test_a_model_on_the_cpu_does_not_keep_its_file_in_memory(serve, root, ask):
         assert not [name for name, value in vars(held).items() if isinstance(value, bytes) and len(value) > 50]
 
 
-@pytest.mark.parametrize("damage", ["file", "config"])
-def test_a_later_catalog_says_why_the_others_could_not_load_a_model(catalog, root, damage):
-    (root / "a" / ("1/model.onnx" if damage == "file" else "config.pbtxt")).write_text("no {", encoding="utf-8")
+@pytest.mark.parametrize("damage", ["file", "config", "the higher of two"])
+def test_a_later_catalog_says_why_the_others_could_not_load_a_model(catalog, root, models, damage):
+    if damage == "the higher of two":
+        models.write(root / "a", b"nothing", 2)
+    else:
+        (root / "a" / ("1/model.onnx" if damage == "file" else "config.pbtxt")).write_text("no {", encoding="utf-8")
 
     async def scenario():
         first, later = catalog(), catalog()

@@ -235,9 +235,9 @@ def test_a_worker_knows_before_it_listens_that_the_server_is_ready():
 @pytest.mark.parametrize(
     ("report", "failing"),
     [
-        (ServedModel("m", (1, 2), b"", "", lazy=True, refused=((1, "bad"), (2, "bad"))), (0, 1, 2)),
+        (ServedModel("m", (1, 2), b"", "", lazy=True, refused=((2, "bad"),), failed=True), (0, 2)),
         (ServedModel("m", (1, 2), b"", "", lazy=True, refused=((2, "bad"),)), (2,)),
-        (ServedModel("m", (1,), b"", "no configuration", lazy=True), (0,)),
+        (ServedModel("m", (1,), b"", "no configuration", lazy=True, failed=True), (0,)),
         (ServedModel("m", (1,), b"c", "", refused=((2, "no memory"),)), (2,)),
         (ServedModel("m", (), b"", "unloaded", refused=((1, "unloaded"),)), ()),
         (ServedModel("m", (1,), b"", "", lazy=True, refused=((1, MADE_ROOM),)), ()),
@@ -266,7 +266,7 @@ def test_all_workers_know_which_models_one_cannot_load(report, failing):
 
 def test_the_worker_that_cannot_load_a_model_is_gone():
     async def scenario(exchange, one, two):
-        exchange.handle(two, InService((ServedModel("m", (1,), b"", "no", lazy=True),)))
+        exchange.handle(two, InService((ServedModel("m", (1,), b"", "no", lazy=True, failed=True),)))
         exchange.leave(two)
         assert [message for message in one.sent if isinstance(message, Failing)][-1] == Failing(())
 
