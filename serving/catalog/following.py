@@ -105,11 +105,16 @@ class Following:
         self._known = tuple(models or ())
         self._models = {model.name: model for model in self._known if model.wanted}
 
-    def skip(self, entries: Mapping[str, Entry]) -> None:
-        """Where there are others, have no model of ``entries`` loaded at the start that they do not have in service."""
+    def skip(self, entries: dict[str, Entry]) -> None:
+        """Where there are others, have no model of ``entries`` loaded at the start that they do not have in service.
+
+        A lazy one that they have is in service here, too, also if it is gone from the disk: its first request says so.
+        """
         for name, entry in entries.items():
             if self._active and name not in self._models:
                 entry.wanted = entry.loading = False
+        for name in [name for name, model in self._models.items() if model.lazy and name not in entries]:
+            entries[name] = Entry(wanted=True, loading=True)
 
     def end(self, entries: dict[str, Entry]) -> dict[str, str]:
         """Follow the others no longer; the models of which ``entries`` are not what they serve, a sentence for each.

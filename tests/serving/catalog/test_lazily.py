@@ -493,6 +493,29 @@ def test_a_load_that_fails_takes_no_model_out_of_service_also_where_it_is_not_lo
     asyncio.run(scenario())
 
 
+def test_a_later_catalog_has_a_model_of_the_others_that_is_gone_from_the_disk(catalog, root):
+    """Through a worker that was replaced the model was unknown, also when its folder was there again."""
+
+    async def scenario():
+        first = catalog()
+        await first.load_all()
+        await first.awake("a", "")
+        (root / "a").rename(root / ".a")
+        later = catalog()
+        later.following.follow(served(first.entries))
+        await later.load_all()
+        later.following.end(later.entries)
+        assert [one.model_ready("a", 1) for one in (first, later)] == [True, True]
+        assert list(served(later.entries)) == list(served(first.entries))
+        with pytest.raises(NotFound, match="there is no such folder"):
+            await later.awake("a", "")
+        (root / ".a").rename(root / "a")
+        later.hear({}, ("a",))
+        assert (await later.awake("a", "")).version == 1
+
+    asyncio.run(scenario())
+
+
 def test_the_others_are_told_of_each_version_that_does_not_load(catalog, root, models):
     models.write(root / "a", b"nothing", 2, "version_policy { all {} }")
     made, reports = catalog(), []
