@@ -222,7 +222,7 @@ class Catalog:
         """
         before, answered = dict(entry.versions), bool(entry.ready) or (entry.rests and not asked)
         try:
-            only = entry.present if asked else None
+            only = self.others.without_refused(folder.name, entry.present) if asked else None
             written, numbers, there = await self._loader.run(self._sources.plan, folder, override, only)
         except LoadError as error:
             if not answered:

@@ -85,6 +85,11 @@ class Others:
         failing = self.failing.get(name)
         return failing is None or not {0, number} & {*failing}
 
+    def without_refused(self, name: str, versions: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of ``versions`` that no worker has refused while others go on answering there; all if none is left."""
+        failing = self.failing.get(name, ())
+        return (() if 0 in failing else tuple(n for n in versions if n not in failing)) or versions
+
 
 class Following:
     """The models that others serve."""

@@ -516,6 +516,22 @@ def test_a_later_catalog_has_a_model_of_the_others_that_is_gone_from_the_disk(ca
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(("failing", "version"), [((), 2), ((2,), 1), ((0, 2), 2), ((1, 2), 2)])
+def test_a_version_that_a_worker_refused_takes_no_other_one_out_of_service_here(
+    catalog, root, models, failing, version
+):
+    """Where the model was in memory the old version went on; where it was not, its next request found none."""
+    models.write(root / "a", models.scale(3.0), 2)
+    made = catalog()
+
+    async def scenario():
+        await made.load_all()
+        made.hear({"a": failing} if failing else {}, ())
+        assert (await made.awake("a", "")).version == version
+
+    asyncio.run(scenario())
+
+
 def test_the_others_are_told_of_each_version_that_does_not_load(catalog, root, models):
     models.write(root / "a", b"nothing", 2, "version_policy { all {} }")
     made, reports = catalog(), []
