@@ -55,7 +55,7 @@ class Entry:
     tried: bool = False
     #: The configuration, as its author wrote it, of the versions in service.
     written: bytes = b""
-    #: Whether a version of it was ever in service.
+    #: Whether a version of it was ever in service; of a lazy model, whether it had one.
     answered: bool = False
     #: Whether a client has taken it out of service: then no change of its files puts it back.
     left_out: bool = False

@@ -89,6 +89,7 @@ class Lazily:
             entry.versions, entry.reason, entry.loading, entry.failed, entry.left_out = {}, "", False, False, False
             entry.present, entry.chosen = found
             entry.wanted = entry.lazy = entry.asleep = True
+            entry.answered |= bool(found.chosen)  # clients may have seen that it is ready
             self._forget(name)
 
     def try_again(self, names: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from normfold.protos import grpc_service as pb
 from normfold.protos import metrics as mx
 from normfold.serving.catalog import lazily, load, loader
 from normfold.serving.catalog.catalog import Catalog
-from normfold.serving.catalog.entries import MADE_ROOM, NOT_LOADED, lines
+from normfold.serving.catalog.entries import MADE_ROOM, NOT_LOADED, UNLOADED, lines
 from normfold.serving.catalog.following import served
 from normfold.serving.catalog.lazily import LazyLimits
 from normfold.serving.catalog.load import LoadOptions, memory_of
@@ -528,6 +528,21 @@ def test_a_version_that_a_worker_refused_takes_no_other_one_out_of_service_here(
         await made.load_all()
         made.hear({"a": failing} if failing else {}, ())
         assert (await made.awake("a", "")).version == version
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_is_unloaded_because_its_folder_is_gone_is_known_wherever_it_was_ready(catalog):
+    """It was unknown through the workers where no request had come for it, and unloaded through the others."""
+    used, unused = catalog(), catalog()
+
+    async def scenario():
+        for one in (used, unused):
+            await one.load_all()
+        await used.awake("a", "")
+        for one in (used, unused):
+            await one.unload("a")
+        assert states(used)["a"] == states(unused)["a"] == ("1", "UNAVAILABLE", UNLOADED)
 
     asyncio.run(scenario())
 
