@@ -138,6 +138,13 @@ class Entry:
         return tuple((n, each.reason) for n, each in every if each.state == UNAVAILABLE and each.reason not in PLAIN)
 
     @property
+    def failing(self) -> tuple[int, ...]:
+        """The numbers of these versions, and before them 0 if no version answers because a load failed."""
+        numbers = tuple(number for number, _ in self.refused)
+        failed = bool(numbers) or self.reason not in ("", *PLAIN)
+        return (0, *numbers) if failed and not self.can_answer else numbers
+
+    @property
     def outcome(self) -> object:
         """What a load that a request asked for may have changed for others."""
         return self.can_answer, self.refused

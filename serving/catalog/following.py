@@ -41,8 +41,8 @@ class Served(NamedTuple):
     answered: bool = True
     #: Whether a client has taken it out of service.
     left_out: bool = False
-    #: Of a lazy model: whether the last load has left no version that answers.
-    failed: bool = False
+    #: The versions whose last load failed; 0: no version answers, because of that.
+    failing: tuple[int, ...] = ()
 
     @property
     def state(self) -> Entry:
@@ -56,7 +56,7 @@ def served(entries: Mapping[str, Entry]) -> Iterator[Served]:
     for name, entry in sorted(entries.items()):
         refused = tuple((n, each.reason) for n, each in sorted(entry.versions.items()) if each.state == UNAVAILABLE)
         if entry.wanted and entry.lazy:
-            yield Served(name, entry.present, b"", entry.reason, True, refused=entry.refused, failed=entry.failed)
+            yield Served(name, entry.present, b"", entry.reason, True, refused=entry.refused, failing=entry.failing)
         elif (entry.wanted or entry.known) and (entry.tried or not entry.loading):
             yield Served(
                 name,
@@ -68,6 +68,7 @@ def served(entries: Mapping[str, Entry]) -> Iterator[Served]:
                 wanted=entry.wanted,
                 answered=entry.answered,
                 left_out=entry.left_out,
+                failing=entry.failing,
             )
 
 
@@ -166,7 +167,7 @@ class Following:
         for model in self._known:
             if model.lazy:
                 entry = entries.get(model.name, Entry())
-                if entry.asleep and model.failed:
+                if entry.asleep and 0 in model.failing:
                     entry.versions, entry.reason, entry.failed = model.state.versions, model.reason, True
                 continue
             entry = entries.setdefault(model.name, model.state)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 
-from normfold.serving.catalog.entries import PLAIN
 from normfold.serving.workers.messages import ServedModel
 
 
@@ -30,22 +29,12 @@ def unlike(reports: Iterable[Sequence[ServedModel]], names: Container[str]) -> b
 def failing(reports: Iterable[Sequence[ServedModel]]) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """The versions that some worker could not load, by model; 0: a worker has no version of the model that answers."""
     found: dict[str, set[int]] = {}
-    for model in (each for report in reports for each in report):
-        if numbers := failed(model):
-            found.setdefault(model.name, set()).update(numbers)
+    for model in (each for report in reports for each in report if each.failing):
+        found.setdefault(model.name, set()).update(model.failing)
     return tuple((name, tuple(sorted(numbers))) for name, numbers in sorted(found.items()))
-
-
-def failed(model: ServedModel) -> set[int]:
-    """The versions of ``model`` that this worker could not load; 0 if it has none that answers, because of that."""
-    if not (model.reason or model.refused):  # as of most of thousands
-        return set()
-    numbers = {number for number, reason in model.refused if reason not in PLAIN}
-    none = model.failed or (not model.versions and (bool(numbers) or model.reason not in ("", *PLAIN)))
-    return numbers | {0} if none else numbers
 
 
 def recovered(before: Iterable[ServedModel], now: Iterable[ServedModel]) -> tuple[str, ...]:
     """The lazy models of which a worker had no version that answers, and does not fail to load any more."""
-    failed_before = {model.name for model in before if 0 in failed(model)}
-    return tuple(model.name for model in now if model.lazy and model.name in failed_before and not failed(model))
+    failed = {model.name for model in before if 0 in model.failing}
+    return tuple(model.name for model in now if model.lazy and model.name in failed and not model.failing)

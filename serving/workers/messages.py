@@ -55,8 +55,8 @@ class ServedModel:
     answered: bool = True
     #: Whether a client has taken it out of service.
     left_out: bool = False
-    #: Of a lazy model: whether the last load has left no version that answers.
-    failed: bool = False
+    #: The versions whose last load failed; 0: no version answers, because of that.
+    failing: tuple[int, ...] = ()
 
 
 # From the supervisor to a worker.

@@ -266,3 +266,22 @@ def test_a_worker_that_starts_again_is_as_ready_as_the_others_which_serve_nothin
     asyncio.run(later.load_all())
     assert later.following.end(later.entries) == {}
     assert later.loaded(strict=True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "failing"), [("new version", (2,)), ("file", (0, 1)), ("config", (0,)), ("unloaded", ()), ("", ())]
+)
+def test_a_report_says_which_versions_fail_to_load(catalog, tmp_path, models, damage, failing):
+    if damage == "file":
+        models.write(tmp_path / "m", b"nothing")
+    elif damage == "config":
+        (tmp_path / "m" / "config.pbtxt").write_text("no {", encoding="utf-8")
+    one = catalog()
+    asyncio.run(one.load_all())
+    if damage == "unloaded":
+        asyncio.run(one.unload("m", leave_out=True))
+    elif damage == "new version":
+        models.write(tmp_path / "m", b"nothing", 2)
+        with pytest.raises(LoadRefused):
+            asyncio.run(one.load("m"))
+    assert {each.name: each.failing for each in served(one.entries)} == {"m": failing, "n": ()}

@@ -376,6 +376,7 @@ def test_a_later_catalog_says_why_the_others_could_not_load_a_model(catalog, roo
         assert later.index(False) == first.index(False)
         assert [later.model_ready(name) for name in "abcd"] == [False, True, True, True]
         assert list(served(later.entries)) == list(served(first.entries))
+        assert [0 in each.failing for each in served(later.entries)] == [True, False, False, False]
         await later.wake("a")  # it tries for itself
         assert later.index(False) == first.index(False)
 
@@ -555,7 +556,7 @@ def test_the_others_are_told_of_each_version_that_does_not_load(catalog, root, m
         await made.load_all()
         made.on_change(lambda: reports.extend(each for each in served(made.entries) if each.name == "a"))
         await made.awake("a", "1")
-        assert [(each.failed, [number for number, _ in each.refused]) for each in reports] == [(False, [2])]
+        assert [each.failing for each in reports] == [(2,)]
         later = catalog()
         later.following.follow(served(made.entries))
         await later.load_all()
