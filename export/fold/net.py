@@ -297,4 +297,4 @@ class Net:
             reader.inputs[reader.inputs.index(result)] = source
             source.readers.append(reader)
         source.pinned = source.pinned or result.pinned
-        result.readers = []
+        result.producer, result.readers = None, []

@@ -17,7 +17,7 @@ import numpy as np
 from normfold.export.fold.channels import AddedChannel
 from normfold.export.fold.engine.constant_channels import ConstantChannels
 from normfold.export.fold.engine.ones import check_ones_before, put_ones_before
-from normfold.export.fold.net import Gauges, Net, Op, Refused, Tensor
+from normfold.export.fold.net import Gauges, Net, Op, Refused, Tensor, TooDear
 from normfold.export.fold.ops.costs import (
     BLOCK_COST,
     CARRIER_COST,
@@ -25,6 +25,7 @@ from normfold.export.fold.ops.costs import (
     OPEN_LENGTH,
     PASS_MACS,
     PUT_COST,
+    SCALE_SHIFT_COST,
     fits_blocks,
 )
 from normfold.export.fold.ops.linear import Linear, linears
@@ -33,6 +34,8 @@ from normfold.export.fold.ops.weights import WeightForm
 
 #: What a channel holds less its shift may be this many times smaller than the shift: the difference loses ten bits.
 MOST_LOST = 1024.0
+#: A carrier that more linear operators would hold or read past costs more than any affine.
+MOST_LINEARS = round(SCALE_SHIFT_COST / CARRIER_COST)
 
 
 def carrier_of(linear: Linear, gauges: Gauges, constants: ConstantChannels) -> tuple[int, float] | None:
@@ -124,10 +127,13 @@ class PutOnes:
         return [(self.reader, AddedChannel(self.reader.axis_in, self.reader.reads - 1))]
 
 
-def carrier_for(linear: Linear) -> NewCarrier | PutOnes:
-    """Return how a linear operator gets a carrier: from the operators before it, else from a Pad; or raise Refused."""
+def carrier_for(linear: Linear, most_linears: float = MOST_LINEARS) -> NewCarrier | PutOnes:
+    """Return how a linear operator gets a carrier: from the operators before it, else from a Pad; or raise Refused.
+
+    A carrier for more than ``most_linears`` linear operators is not followed, so that the time stays linear.
+    """
     try:
-        return new_carrier(linear.inputs[0])
+        return new_carrier(linear.inputs[0], most_linears)
     except Refused:
         check_ones_before(linear)
         return PutOnes(linear)
@@ -166,14 +172,18 @@ def _positions(tensor: Tensor) -> int | None:
     return max(1, math.prod(known)) if len(known) == len(lengths) else None
 
 
-def new_carrier(tensor: Tensor) -> NewCarrier:
-    """Return how a tensor gets a carrier at the end of its channels, or raise Refused."""
+def new_carrier(tensor: Tensor, most_linears: float = math.inf) -> NewCarrier:
+    """Return how a tensor gets a carrier at the end of its channels, or raise Refused.
+
+    Raises TooDear where more than ``most_linears`` linear operators would have to change.
+    """
     if tensor.rank < 2:
         raise Refused(f"'{tensor.name}' has no channels")
     found: dict[Tensor, AddedChannel] = {}
     queue: list[tuple[int, int, Op]] = []
     queued: set[Op] = set()
     touched: dict[Op, None] = {}
+    linear: set[Op] = set()
 
     def settle(t: Tensor, w: AddedChannel) -> None:
         if t in found:
@@ -194,6 +204,10 @@ def new_carrier(tensor: Tensor) -> NewCarrier:
         _, _, op = heapq.heappop(queue)
         queued.discard(op)
         touched[op] = None
+        if isinstance(op, Linear):
+            linear.add(op)
+        if len(linear) > most_linears:
+            raise TooDear(f"more than {most_linears} linear operators would have to carry one more channel")
         for t, w in op.add_channel(found).items():
             settle(t, w)
     order = sorted(touched, key=lambda op: op.order)

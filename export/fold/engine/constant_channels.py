@@ -7,6 +7,9 @@ import numpy as np
 from normfold.export.fold.affine import Array
 from normfold.export.fold.net import Tensor
 
+#: A linear operator further before a tensor is not looked for.
+_MOST_STEPS = 8
+
 
 class ConstantChannels:
     """What the channels (axis 1) of tensors always hold, followed no further back than the linear operators before."""
@@ -25,10 +28,8 @@ class ConstantChannels:
             if op is not None and op.constant_if_all_are and any(self._known.get(x, top) is None for x in op.inputs):
                 waiting = []
             if waiting:
-                # Look at branches that start at a linear operator first: their constants are known without going
-                # further back.
-                linear = (x for x in waiting if x.producer is not None and x.producer.constant_by_itself)
-                stack.append(next(linear, waiting[0]))
+                # First the branch that is nearest to a linear operator, where its constants are known.
+                stack.append(min(waiting, key=_steps))
                 continue
             stack.pop()
             if top in self._known:
@@ -40,3 +41,11 @@ class ConstantChannels:
             for y, held in zip(op.outputs, op.constants(known), strict=False):
                 self._known[y] = None if held is None or np.all(np.isnan(held)) else held
         return self._known[tensor]
+
+
+def _steps(tensor: Tensor) -> int:
+    """Return how many operators of one input lie between a tensor and a linear one before it; at most _MOST_STEPS."""
+    steps, op = 0, tensor.producer
+    while steps < _MOST_STEPS and op is not None and not op.constant_by_itself:
+        steps, op = (steps + 1, op.inputs[0].producer) if len(op.inputs) == 1 else (_MOST_STEPS, None)
+    return steps if op is not None else _MOST_STEPS

@@ -12,7 +12,15 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.fold.engine.beside import Beside, beside, identity_beside
-from normfold.export.fold.engine.carrier import NewCarrier, PutOnes, call_cost, carrier_for, carrier_of, work_cost
+from normfold.export.fold.engine.carrier import (
+    MOST_LINEARS,
+    NewCarrier,
+    PutOnes,
+    call_cost,
+    carrier_for,
+    carrier_of,
+    work_cost,
+)
 from normfold.export.fold.engine.constant_channels import ConstantChannels
 from normfold.export.fold.engine.magnitudes import Magnitudes
 from normfold.export.fold.engine.plan import FoldPlan, Refusals, loses_digits, planned, plans
@@ -120,7 +128,7 @@ class Folding:
         found.carry_out(self.net)
         self.removed.append(found.sum)
         self.sums += 1
-        self.streams = Streams(self.net, self.streams.most_touched)  # the sum no longer makes one stream of its inputs
+        self.streams.part(found.summand)  # the sum no longer makes one stream of its inputs
 
     def _carry_out(self, plan: FoldPlan) -> FoldPlan:
         """Carry out a plan, or raise Refused; in that case nothing has changed, except that a carrier may be new."""
@@ -165,7 +173,7 @@ class Folding:
         for op in missing:
             if any(isinstance(carrier, NewCarrier) and op.inputs[0] in carrier.added for carrier in carriers):
                 continue
-            carrier = carrier_for(op)
+            carrier = carrier_for(op, math.inf if self.fold_all else MOST_LINEARS)
             cost += carrier.cost
             more += carrier.more_work(plan.target)
             carrying.update(carrier.linears)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from normfold.export.fold.affine import Affine
-from normfold.export.fold.net import Net, Refused, Tensor, TooDear
+from normfold.export.fold.net import Net, Op, Refused, Tensor, TooDear
 
 #: A change that spreads over more operators is not followed, so that the time stays linear in the size of the graph.
 MOST_TOUCHED = 48
@@ -20,9 +20,9 @@ _FOLLOWED = 8
 
 @dataclass
 class StreamState:
-    """The number of tensors in one stream, and whether they may be scaled."""
+    """The tensors of one stream, and whether they may be scaled."""
 
-    tensors: int
+    tensors: list[Tensor]
     #: Why none of them may be scaled, or "".
     refusal: str
 
@@ -38,35 +38,50 @@ class Streams:
         for op in net.ops:
             for tensor in (*op.inputs, *op.outputs):
                 self._root(tensor)
-            if op.passes_scale:
-                for tensor in op.inputs:
-                    self.join(tensor, op.outputs[0])
+            self._join_along(op)
 
     def join(self, one: Tensor, other: Tensor) -> None:
         """Make one stream of two."""
         a, b = self._root(one), self._root(other)
         if a is b:
             return
-        small, large = (a, b) if self._streams[a].tensors < self._streams[b].tensors else (b, a)
+        small, large = (a, b) if len(self._streams[a].tensors) < len(self._streams[b].tensors) else (b, a)
         gone, kept = self._streams.pop(small), self._streams[large]
         self._parents[small] = large
         kept.tensors += gone.tensors
         kept.refusal = kept.refusal or gone.refusal
 
+    def part(self, tensor: Tensor) -> None:
+        """Find the stream of a tensor anew, after an operator that was a part of it is gone."""
+        tensors = self._streams.pop(self._root(tensor)).tensors
+        for one in tensors:
+            del self._parents[one]
+        for one in tensors:
+            self._root(one)
+        for one in tensors:
+            for op in (one.producer, *one.readers):
+                if op is not None:
+                    self._join_along(op)
+
     def check(self, tensor: Tensor, gauge: Affine) -> None:
         """Raise Refused where the gauge scales a tensor of a stream that cannot be scaled."""
         stream = self._streams[self._root(tensor)]
-        refused = stream.refusal if stream.tensors > _FOLLOWED else ""
-        if (refused or stream.tensors > self.most_touched) and ((gauge.scale != 1) & (gauge.scale != 0)).any():
+        refused = stream.refusal if len(stream.tensors) > _FOLLOWED else ""
+        if (refused or len(stream.tensors) > self.most_touched) and ((gauge.scale != 1) & (gauge.scale != 0)).any():
             if refused:
                 raise Refused(refused)
             raise TooDear(f"more than {self.most_touched} operators around it would have to change")
+
+    def _join_along(self, op: Op) -> None:
+        if op.passes_scale:
+            for tensor in op.inputs:
+                self.join(tensor, op.outputs[0])
 
     def _root(self, tensor: Tensor) -> Tensor:
         parent = self._parents.setdefault(tensor, tensor)
         if parent is tensor:
             if tensor not in self._streams:
-                self._streams[tensor] = StreamState(1, _refusal(tensor))
+                self._streams[tensor] = StreamState([tensor], _refusal(tensor))
             return tensor
         while parent is not (above := self._parents[parent]):
             self._parents[tensor] = above

@@ -22,8 +22,10 @@ from tests.export.fold.graphs import (
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.channels import AddedChannel
 from normfold.export.fold.engine.carrier import new_carrier
+from normfold.export.fold.engine.constant_channels import ConstantChannels
 from normfold.export.fold.engine.ones import Ones, put_ones_before
 from normfold.export.fold.net import Gauges, Net, Refused, Tensor
+from normfold.export.fold.ops.joins import Sum
 from normfold.export.fold.ops.linear import Linear
 
 LENGTHS = ((2, 3, 13), (1, 3, 24), (3, 3, 1))
@@ -414,3 +416,34 @@ def test_a_refused_plan_leaves_no_pad_of_ones_behind() -> None:
     assert operators(after).count("Pad") == 1
     assert weight_of(after, 1).shape == (5, 128, 3)
     same_in_onnxruntime(model, after, (2, 3, 12), (1, 3, 5))
+
+
+def residual(blocks: int) -> onnx.ModelProto:
+    block = """a{n} = Conv<pads=[1,1]>(x{p}, v) b{n} = Relu(a{n}) c{n} = BN(b{n}, n)
+               d{n} = Conv<pads=[1,1]>(c{n}, v) e{n} = Relu(d{n}) f{n} = BN(e{n}, m) x{n} = Add(x{p}, f{n})"""
+    nodes = "\n".join(block.format(n=n, p=n - 1) for n in range(1, blocks + 1))
+    text = f"(float[N,3,L] x) => (float[N,4,M] y) {{ x0 = Conv<pads=[1,1]>(x, w) {nodes} y = Tanh(x{blocks}) }}"
+    return graph(text, w=weights(4, 3, 3), v=weights(4, 4, 3), **norm("n", 4), **norm("m", 4))
+
+
+def test_a_carrier_is_not_followed_through_a_long_residual_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Sum] = []
+    real = Sum.add_channel
+    monkeypatch.setattr(Sum, "add_channel", lambda op, added: (asked.append(op), real(op, added))[1])
+
+    def work(blocks: int) -> float:
+        asked.clear()
+        folded(residual(blocks))
+        return len(asked) / blocks
+
+    assert work(80) <= 1.5 * work(40)
+
+
+def test_constants_are_looked_for_in_the_nearest_branch_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = net_of(residual(12))
+    last = next(op.outputs[0] for op in net.ops if op.outputs[0].name == "x12")
+    asked: list[Sum] = []
+    real = Sum.constants
+    monkeypatch.setattr(Sum, "constants", lambda op, known: (asked.append(op), real(op, known))[1])
+    assert ConstantChannels().of(last) is None
+    assert len(asked) == 1

@@ -8,6 +8,8 @@ from tests.export.fold.graphs import graph, net_of, norm, weights
 
 import normfold.export.fold.engine.streams as streams_module
 from normfold.export.fold.affine import Affine
+from normfold.export.fold.engine.beside import identity_beside
+from normfold.export.fold.engine.driver import Folding
 from normfold.export.fold.engine.streams import MOST_TOUCHED, Streams
 from normfold.export.fold.net import Net, Refused, Tensor
 
@@ -84,3 +86,46 @@ def test_a_stream_of_a_whole_network_is_not_scaled() -> None:
     net = read(f"u0 = Conv(x, w) {sums} y = Conv(u{count}, v)")
     with pytest.raises(Refused, match=f"more than {MOST_TOUCHED} operators around it would have to change"):
         Streams(net).check(tensor(net, "u3"), DOUBLE)
+
+
+def repvgg(blocks: int) -> Net:
+    block = (
+        "a{n} = Conv(x{p}, v) b{n} = Conv(x{p}, u) c{n} = Add(a{n}, b{n}) d{n} = Add(c{n}, x{p}) x{n} = Sigmoid(d{n})"
+    )
+    nodes = " ".join(block.format(n=n, p=n - 1) for n in range(1, blocks + 1))
+    norms = " ".join(f"m{n} = BN(x{n}, m)" for n in range(1, blocks + 1))  # each is tried, and so each sum may go
+    return read(f"x0 = Conv(x, w) {nodes} {norms} y = Conv(x{blocks}, v)", u=weights(4, 4, 1), **norm("m", 4))
+
+
+def together(streams: Streams, net: Net) -> set[frozenset[str]]:
+    found: dict[Tensor, set[str]] = {}
+    for tensor in {t for op in net.ops for t in (*op.inputs, *op.outputs)}:
+        found.setdefault(streams._root(tensor), set()).add(tensor.name)
+    return {frozenset(names) for names in found.values()}
+
+
+def test_a_stream_without_a_sum_that_is_gone_is_parted_as_if_all_were_found_anew() -> None:
+    net = repvgg(3)
+    folding = Folding(net)
+    for name in ("d1", "d3", "d2"):
+        beside = identity_beside(tensor(net, name))
+        assert beside is not None
+        folding._take_beside(beside)
+        assert together(folding.streams, net) == together(Streams(net), net)
+
+
+def test_the_work_on_streams_grows_as_the_network_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Tensor] = []
+    real = streams_module._refusal
+    monkeypatch.setattr(streams_module, "_refusal", lambda tensor: (found.append(tensor), real(tensor))[1])
+
+    def work(blocks: int) -> int:
+        net = repvgg(blocks)
+        folding, before = Folding(net), len(found)
+        for n in range(1, blocks + 1):
+            beside = identity_beside(tensor(net, f"d{n}"))
+            assert beside is not None
+            folding._take_beside(beside)
+        return len(found) - before
+
+    assert work(32) <= 5 * work(8)
