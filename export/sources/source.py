@@ -7,7 +7,6 @@ relative imports work. No module of normfold can be imported by a short name tha
 
 from __future__ import annotations
 
-import ast
 import difflib
 import functools
 import hashlib
@@ -25,9 +24,9 @@ import torch
 from torch import nn
 
 from normfold.export.errors import SourceError
+from normfold.export.sources.defined import defined_names, whole_networks
 from normfold.export.sources.plain_module import duplicate, unwrapped
 from normfold.export.user_code import line_of_error
-from normfold.plain_file import read_plain_text
 
 __all__ = ["NO_TORCHSCRIPT", "Source", "load_source", "split_source"]
 
@@ -63,26 +62,17 @@ def split_source(text: str) -> tuple[str, str]:
     place, colon, attr = text.rpartition(":")
     if not colon or not place or not attr:
         missing = text.rstrip(":")
-        if missing.endswith(".py") and (names := _defined(Path(missing))):
+        if missing.endswith(".py") and (names := defined_names(Path(missing))):
+            whole = whole_networks(Path(missing)) or names[:1]
             raise SourceError(
                 f"'{text}' does not say which network: expected FILE.py:NAME. The file defines {', '.join(names)}: "
-                f"{missing}:{names[0]}"
+                f"{' or '.join(f'{missing}:{name}' for name in whole)}"
             )
         raise SourceError(
             f"'{text}' does not name a network: expected FILE.py:NAME or package.module:NAME, "
             f"for example {missing if missing.endswith('.py') else 'mynets.py'}:SurnameCNN"
         )
     return place, attr
-
-
-def _defined(path: Path) -> list[str]:
-    """Return the public classes and functions of a file, classes first, without running it."""
-    try:
-        body = ast.parse(read_plain_text(path)).body
-    except (OSError, ValueError, SyntaxError):
-        return []
-    kinds = (ast.ClassDef, ast.FunctionDef)
-    return [s.name for kind in kinds for s in body if isinstance(s, kind) and not s.name.startswith("_")]
 
 
 def load_source(text: str | nn.Module, arguments: Mapping[str, Any] | None = None) -> Source:
