@@ -24,7 +24,7 @@ from normfold.export.fold.engine.carrier import (
 from normfold.export.fold.engine.constant_channels import ConstantChannels
 from normfold.export.fold.engine.magnitudes import Magnitudes
 from normfold.export.fold.engine.plan import FoldPlan, Refusals, loses_digits, planned, plans
-from normfold.export.fold.engine.silence import silence_zero_scales
+from normfold.export.fold.engine.silence import settle_constants, silence_zero_scales
 from normfold.export.fold.engine.streams import MOST_TOUCHED, Streams
 from normfold.export.fold.engine.words import refused, went
 from normfold.export.fold.net import Net, Op, Refused, TooDear
@@ -89,6 +89,7 @@ class Folding:
         if target.params.is_identity:
             self._remove(target)
             return "it changed nothing", refusals
+        settle_constants(target)
         if self.beside and (words := self._into_what_is_beside(target)):
             return words, refusals
         silence_zero_scales(target)

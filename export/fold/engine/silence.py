@@ -4,6 +4,10 @@
 
 The weights of the operators before become zero there and their bias v. So the affine has no scale of 0 any more and can
 be inverted, and the constant channel can serve as a carrier.
+
+A channel that is constant before the affine already, because its weights are zero, comes to this, too:
+
+    s·c + t = 0·u + (s·c + t)      where u always holds c in that channel
 """
 
 from __future__ import annotations
@@ -13,9 +17,36 @@ from dataclasses import replace
 import numpy as np
 
 from normfold.export.fold.affine import Affine
+from normfold.export.fold.engine.constant_channels import ConstantChannels
+from normfold.export.fold.engine.plan import MOST_APART
 from normfold.export.fold.net import Refused
-from normfold.export.fold.ops.scaling import Scaled, Scaling
+from normfold.export.fold.ops.scaling import Scaled, Scaling, cancelling, mean_cancelling
 from normfold.export.fold.silencing import Silencing
+
+
+def settle_constants(target: Scaling) -> None:
+    """Scale channels by 0 that are constant before a BatchNorm, where their scale and shift would cancel.
+
+    Their variance is 0 and their mean is not, so they alone would keep all channels from going into the readers.
+    """
+    statistics, size = target.params.statistics, target.outputs[0].channels
+    if target.cancels <= MOST_APART or statistics is None or size is None:
+        return
+    held = ConstantChannels().of(target.inputs[0])
+    affine, came = target.params.channels(1, size), Affine.of(statistics.variance, statistics.mean).channels(1, size)
+    if held is None or affine is None or came is None:
+        return
+    (scale, shift), (variance, mean) = affine, came
+    ratios = cancelling(scale, shift, mean, variance)
+    chosen = (scale != 0) & ~np.isnan(held) & (ratios > MOST_APART)
+    with np.errstate(over="ignore", invalid="ignore"):
+        constant = scale * held + shift
+    chosen &= np.isfinite(constant)
+    if not chosen.any():
+        return
+    scale, shift = np.where(chosen, 0.0, scale), np.where(chosen, constant, shift)
+    target.take(Scaled.like(Affine.along(1, target.params.rank, scale, shift), target.params.usual, statistics))
+    target.cancels = mean_cancelling(ratios, scale)
 
 
 def silence_zero_scales(target: Scaling) -> int:

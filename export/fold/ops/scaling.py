@@ -252,6 +252,21 @@ class Scaling(Entrywise):
         return channels[1], channels[0], came.epsilon
 
 
+def cancelling(scale: Array, shift: Array, mean: Array, variance: Array) -> Array:
+    """Return, for each channel, how many times larger the two terms of a BatchNorm usually are than their sum."""
+    deviation = np.sqrt(np.maximum(variance, 0.0))  # rounding may leave a variance of 0 just below it, above -epsilon
+    apart = np.abs(scale) * (np.abs(mean) + deviation)
+    together = np.maximum(np.abs(scale) * deviation + np.abs(shift + mean * scale), 1e-300)
+    ratios: Array = apart / together
+    return ratios
+
+
+def mean_cancelling(ratios: Array, scale: Array) -> float:
+    """Return the root mean square of what ``cancelling`` gives, over the channels that are not scaled by 0."""
+    live = ratios[scale != 0]
+    return float(np.sqrt(np.mean(live**2))) if live.size else 0.0
+
+
 def scalings(ops: Iterable[Op]) -> list[Scaling]:
     """Return the affines among operators."""
     return [op for op in ops if isinstance(op, Scaling)]

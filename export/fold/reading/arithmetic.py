@@ -11,7 +11,7 @@ from normfold.export.fold.affine import Affine, batchnorm
 from normfold.export.fold.net import Op
 from normfold.export.fold.ops.activations import Same
 from normfold.export.fold.ops.joins import Product, Sum
-from normfold.export.fold.ops.scaling import NormStatistics, Scaled, Scaling
+from normfold.export.fold.ops.scaling import NormStatistics, Scaled, Scaling, cancelling, mean_cancelling
 from normfold.export.fold.reading.averages import weighted_mean
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
 
@@ -32,10 +32,7 @@ def _batchnorm(n: Node) -> Op:
     came = Affine.along(1, n.rank(), var, mean)
     statistics = NormStatistics(came.shift, came.scale, epsilon)
     params = Scaled.like(Affine.along(1, n.rank(), scale, shift), usual, statistics)
-    live = gamma != 0
-    apart = (np.abs(scale) * (np.abs(mean) + deviation))[live]
-    ratio = apart / np.maximum(np.abs(scale) * deviation + np.abs(beta), 1e-300)[live]
-    cancels = float(np.sqrt(np.mean(ratio**2))) if live.any() else 0.0
+    cancels = mean_cancelling(cancelling(scale, shift, mean, var), scale)
     makes = Affine.along(1, n.rank(), np.abs(gamma), beta)
     return Scaling(params=params, target=True, is_batchnorm=True, cancels=cancels, makes=makes, **parts)
 

@@ -263,3 +263,33 @@ def test_a_batchnorm_that_stays_keeps_the_statistics_of_its_other_channels() -> 
     assert (gamma[1], mean[1], variance[1]) == (pytest.approx(2.0, rel=1e-4), 0.0, 1.0)
     again, _ = folded(after)
     assert operators(again) == operators(after)
+
+
+DEAD = {"mean": [0.1, 0.7, -0.2, 0.0474], "var": [1.0, 0.0, 2.0, 1e-12], "gamma": "positive"}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "left"),
+    [
+        ("s = Sigmoid(c) n = BN(s, n) y = Conv(n, v)", 0),
+        ("s = Sigmoid(c) n = BN(s, n) y = Conv<pads=[1,1]>(n, v)", 0),
+        ("s = Sigmoid(c) n = BN(s, n) d = Conv(n, v) e = Conv(s, v) y = Add(d, e)", 0),  # s has another reader
+        ("s = Sigmoid(c) n = BN(s, n) d = Conv<pads=[1,1]>(s, q) e = Add(d, n) t = Tanh(e) y = Conv(t, v)", 0),
+        ("n = BN(x, m) c0 = Conv(n, w) s = Sigmoid(c0) y = Conv(s, v)", 1),  # a caller may send other numbers
+    ],
+)
+def test_a_channel_that_never_varies_does_not_keep_the_others_from_the_readers(nodes: str, left: int) -> None:
+    w = weights(4, 3, 3)
+    w[[1, 3]] = 0  # 'c' holds its bias there, and the mean is as large as what it holds
+    bias = np.float32([0.1, 0.8473, 0.2, -3.0])
+    arrays = {"w": w, "bias": bias, "v": weights(5, 4, 3), "q": weights(4, 4, 3)}
+    few = {k: v[:3] if k != "gamma" else v for k, v in DEAD.items()}
+    model = graph(
+        f"(float[N,3,L] x) => (float[N,5,M] y) {{ c = Conv(x, w, bias) {nodes} }}",
+        **arrays,
+        **norm("n", 4, **DEAD),
+        **norm("m", 3, **few),
+    )
+    after, report = folded(model)
+    assert report.affines_after == left
+    same_function(model, after, *LENGTHS)
