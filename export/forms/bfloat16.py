@@ -16,6 +16,7 @@ from onnx import version_converter
 
 from normfold.export.errors import ExportError
 from normfold.export.graphs.bodies import bodies_of
+from normfold.export.graphs.correcting import correct_shapes
 from normfold.export.graphs.names import Names
 from normfold.export.graphs.onnx_file import opset_of
 from normfold.export.graphs.runtime import Runtime
@@ -37,6 +38,7 @@ def to_bfloat16(content: bytes) -> bytes:
             raise ExportError(f"bf16 needs opset {OPSET}, which this graph cannot be converted to: {error}") from None
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
     passes.InlinePass()(model)
+    correct_shapes(model)
     model.ir_version = max(model.ir_version, IR_VERSION)
     _Rewriting(model).run()
     return ir.to_proto(model).SerializeToString(deterministic=True)
@@ -105,15 +107,23 @@ class _Rewriting:
         return self._exact[weight]
 
     def _fit_outputs(self, node: ir.Node) -> None:
+        """Cast what the node gives in float32 for its readers; an output of the graph stays as it is."""
         for index, value in enumerate(node.outputs):
             if value not in self.floats or _takes(node, index, self.model, output=True):
                 continue
             self.floats.discard(value)
+            inner = value.is_graph_output() and value not in self.model.graph.outputs  # of a branch or a loop's body
+            if not value.uses() and not inner:
+                continue
             cast = _cast(value, ir.DataType.BFLOAT16, self._names.fresh(f"{value.name}_bfloat16"))
             assert node.graph is not None
             node.graph.insert_after(node, cast)
-            ir.convenience.replace_all_uses_with(value, cast.outputs[0], replace_graph_outputs=True)
-            cast.replace_input_with(0, value)
+            for reader, place in tuple(value.uses()):
+                if reader is not cast:
+                    reader.replace_input_with(place, cast.outputs[0])
+            if inner:
+                ir.convenience.replace_all_uses_with(value, cast.outputs[0], replace_graph_outputs=True)
+                cast.replace_input_with(0, value)
 
     def _cast_edges(self) -> None:
         graph = self.model.graph

@@ -33,6 +33,7 @@ from normfold.export.forms.int8 import named
 from normfold.export.forms.machine import this_machine
 from normfold.export.forms.measure import TimeComparison, medians, shapes_of
 from normfold.export.forms.remembered import Measurement, Subject, measured_once
+from normfold.export.graphs.correcting import correct_shapes
 from normfold.export.graphs.runtime import CPU, Runtime, providers_here
 from normfold.export.graphs.serialize import to_bytes
 from normfold.export.graphs.trial import require_no_crash
@@ -215,6 +216,7 @@ def in_float16(content: bytes) -> bytes:
     if largest > LARGEST_FP16:
         raise ExportError(f"fp16 holds values up to 65504, and a weight of the network is {largest:.3g}")
     reduced = ir.from_proto(convert_float_to_float16(model, keep_io_types=True))
+    correct_shapes(reduced)  # the converter infers shapes
     reduced.graph.sort()  # the converter appends the Casts at the end, which onnxruntime takes and ONNX does not
     return to_bytes(reduced)
 

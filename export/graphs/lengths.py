@@ -20,7 +20,10 @@ import onnx_ir as ir
 
 from normfold.export.graphs.domains import STANDARD
 
-__all__ = ["Dim", "dims_of", "real_lengths"]
+__all__ = ["BROADCASTING", "Dim", "dims_of", "real_lengths"]
+
+#: The operators whose output inference may take for shorter than it is.
+BROADCASTING = ("Einsum", "PRelu")
 
 #: A length, the name of one, or None where it is not known.
 Dim: TypeAlias = int | str | None

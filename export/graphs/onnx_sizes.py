@@ -6,15 +6,17 @@ from, finds this without allocating the constant.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import helper, shape_inference
 
 from normfold.export.errors import ExportError
+from normfold.export.graphs.lengths import BROADCASTING, real_lengths
 
 __all__ = ["MAX_VALUE_ELEMENTS", "GraphSizes"]
 
@@ -53,10 +55,20 @@ class GraphSizes:
             inferred = shape_inference.infer_shapes(proto, data_prop=True)
         except Exception:  # the graph is wrong for these sizes: running it gives a better message
             return
-        for value in [*inferred.graph.value_info, *inferred.graph.output]:
-            dims = [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]
+        for name, dims in _found(inferred):
             if prod(dims) > MAX_VALUE_ELEMENTS:
                 raise ExportError(
-                    f"the value '{value.name}' would have the shape {dims}, which is more than the "
+                    f"the value '{name}' would have the shape {dims}, which is more than the "
                     f"{MAX_VALUE_ELEMENTS} elements that are computed here"
                 )
+
+
+def _found(inferred: onnx.ModelProto) -> Iterator[tuple[str, list[int]]]:
+    """Yield the name of each value and the lengths that are known of it."""
+    for value in [*inferred.graph.value_info, *inferred.graph.output]:
+        yield value.name, [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]
+    # Inference takes the first term's length of 1 where the second is longer.
+    if any(node.op_type in BROADCASTING for node in inferred.graph.node):
+        for node in ir.from_proto(inferred).graph:
+            if node.op_type in BROADCASTING:
+                yield node.outputs[0].name or "", [d for d in real_lengths(node) or () if isinstance(d, int)]

@@ -102,3 +102,26 @@ def _reduced(content: bytes, **inputs: NDArray[np.generic]):  # type: ignore[no-
     measured = Rows((Case("random", "one", inputs),), DataSet("random", 2, "one"))
     run = Float64Graph(content).run
     return reduce_precision(content, "bf16", run, Division(None, measured), inputs, even_if_slower=True)
+
+
+EINSUM = """<ir_version: 8, opset_import: ["" : 18]>
+g (float[N, 3, 8] x) => (float[N, 4, L] y, float[N, 4, M] z) {
+    y = Einsum <equation = "ol,ncl->nol"> (W, x)
+    z = Relu (y)
+}"""
+
+
+def test_an_output_of_an_operator_that_takes_no_bfloat16_keeps_its_name_and_its_real_length() -> None:
+    content = graph(EINSUM, W=(4, 1))
+    reduced = to_bfloat16(content)
+    model = onnx.load_model_from_string(reduced)
+    onnx.checker.check_model(model, full_check=False)
+    assert [o.name for o in model.graph.output] == ["y", "z"]
+    assert [o.type.tensor_type.shape.dim[2].dim_value for o in model.graph.output] == [0, 0]  # 8, which is not inferred
+    names = [node.name for node in model.graph.node if node.name]
+    assert len(set(names)) == len(names)
+    x = np.random.default_rng(0).standard_normal((2, 3, 8)).astype(np.float32)
+    weight = numpy_helper.to_array(onnx.load_model_from_string(content).graph.initializer[0])
+    wanted = np.einsum("ol,ncl->nol", weight, x)
+    for got, want in zip(evaluated(reduced, x=x), (wanted, np.maximum(wanted, 0)), strict=True):
+        np.testing.assert_allclose(got, want, atol=0.05)

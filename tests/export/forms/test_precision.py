@@ -185,3 +185,13 @@ def test_an_affine_for_each_channel_explains_a_value_and_nothing_else_does() -> 
     carrier = np.concatenate([scale * a + shift, np.ones((2, 1, 10))], axis=1)
     assert unexplained(a, carrier) < 1e-12
     assert unexplained(a, np.maximum(a, 0)) > 0.1
+
+
+def test_a_file_in_fp16_states_no_length_that_its_answer_does_not_have() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 18]> g (float[N, 3, 8] x) => (float[N, 4, L] y) {
+        y = Einsum <equation = "ol,ncl->nol"> (W, x) }"""
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((4, 1), np.float32), "W"))
+    (output,) = onnx.load_model_from_string(precision.in_float16(model.SerializeToString())).graph.output
+    assert output.type.tensor_type.shape.dim[2].dim_value == 0  # 8; inference gives 1
