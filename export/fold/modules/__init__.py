@@ -85,7 +85,7 @@ def fold_module(module: nn.Module, *example_inputs: Any, fold_all: bool = False)
 
 
 def _without_statistics(graph_module: fx.GraphModule, net: Net, skeleton: Skeleton) -> tuple[Fold, ...]:
-    """Return the reports of the BatchNorms that no rule reads, because they normalise each batch by itself."""
+    """Return the reports of the BatchNorms that no rule reads."""
     known = {skeleton.calls[op.node].node for op in scalings(net.ops)}
     return tuple(
         Fold(
@@ -93,11 +93,18 @@ def _without_statistics(graph_module: fx.GraphModule, net: Net, skeleton: Skelet
             "BatchNorm",
             False,
             "",
-            ("it normalises each batch with that batch's own statistics, which no weights can hold",),
+            (_why_unread(node, graph_module),),
         )
         for node in graph_module.graph.nodes
         if is_batchnorm(node, graph_module) and node not in known
     )
+
+
+def _why_unread(node: fx.Node, graph_module: fx.GraphModule) -> str:
+    layer = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if layer is not None and layer.running_mean is not None and not layer.training:
+        return "its call computes more than a BatchNorm: it has a hook, or a forward() of its own"
+    return "it normalises each batch with that batch's own statistics, which no weights can hold"
 
 
 def _counts(graph_module: fx.GraphModule) -> tuple[int, int, int]:

@@ -180,9 +180,9 @@ def _layer(node: fx.Node, layer: nn.Module) -> tuple[Call, Rule | None]:
 
 
 def _computes_as(layer: nn.Module, base: type[nn.Module]) -> bool:
-    """Whether a subclass computes as the layer of torch.nn does."""
+    """Whether a layer computes as that of torch.nn does: neither its class nor the object has methods of its own."""
     names = ("forward", "_conv_forward", "_check_input_dim", "forward_impl")
-    return all(getattr(type(layer), n, None) is getattr(base, n, None) for n in names)
+    return all(getattr(type(layer), n, None) is getattr(base, n, None) and n not in vars(layer) for n in names)
 
 
 def _hooked(layer: nn.Module) -> bool:

@@ -305,6 +305,21 @@ def test_a_layer_with_a_hook_is_left_alone() -> None:
     checked(network, inputs((2, 3, 18)))
 
 
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_a_layer_whose_forward_was_replaced_is_left_alone(layer: int) -> None:
+    network = filled(nn.Sequential(nn.Conv1d(3, 4, 1), nn.ReLU(), nn.BatchNorm1d(4), nn.Conv1d(4, 4, 1)))
+    real = network[layer].forward
+    network[layer].forward = lambda x: 2 * real(x) - 1
+    checked(network, inputs((2, 3, 18)))
+
+
+def test_a_batchnorm_with_a_hook_is_said_to_have_one() -> None:
+    network = filled(nn.Sequential(nn.Conv1d(3, 4, 1), nn.BatchNorm1d(4)))
+    network[1].register_forward_hook(lambda layer, args, result: 2 * result)
+    _, report = checked(network, inputs((2, 3, 18)))
+    assert "it has a hook" in report.folds[0].reasons[0]
+
+
 def test_weights_under_a_parametrization_are_folded_as_they_are() -> None:
     network = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv1d(3, 4, 3)), nn.BatchNorm1d(4), nn.ReLU())
     folded, report = checked(filled(network), inputs((2, 3, 18)))
