@@ -20,10 +20,10 @@ from normfold.export.errors import CheckpointError
 from normfold.export.inputs.sizes import usual_sizes
 from normfold.export.inputs.specs import InputSpec
 from normfold.export.inputs.values import LARGEST, find_values
+from normfold.export.plain_module import all_in_float64, duplicate, with_plain_weights
 from normfold.export.sources.checkpoint_keys import some
 from normfold.export.sources.module_datatypes import in_datatypes, refuse_weights
 from normfold.export.sources.origin import Arrays, Origin, Request, Run
-from normfold.export.sources.plain_module import all_in_float64, duplicate, with_plain_weights
 from normfold.export.sources.rounding import Rounding
 from normfold.export.sources.source import Source, load_source
 from normfold.export.sources.weights import Checkpoint, load_into, read_checkpoint, takes

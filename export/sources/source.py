@@ -24,8 +24,8 @@ import torch
 from torch import nn
 
 from normfold.export.errors import SourceError
+from normfold.export.plain_module import duplicate, unwrapped
 from normfold.export.sources.defined import defined_names, whole_networks
-from normfold.export.sources.plain_module import duplicate, unwrapped
 from normfold.export.user_code import line_of_error
 
 __all__ = ["NO_TORCHSCRIPT", "Source", "load_source", "split_source"]

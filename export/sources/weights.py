@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from normfold.export.errors import CheckpointError
+from normfold.export.plain_module import duplicate
 from normfold.export.sources.checkpoint_keys import (
     Accepts,
     Found,
@@ -30,7 +31,6 @@ from normfold.export.sources.checkpoint_keys import (
     needed_keys,
     some,
 )
-from normfold.export.sources.plain_module import duplicate
 from normfold.export.sources.torch_file import CONVERT, read_torch
 from normfold.plain_file import read_plain_file
 

@@ -19,7 +19,13 @@ from normfold.export.fold.modules.rebuilding import rebuilt
 from normfold.export.fold.modules.shapes import shapes
 from normfold.export.fold.modules.skeleton import Skeleton, constant_calls
 from normfold.export.fold.modules.tracer import decided
-from normfold.export.fold.modules.tracing import refuse_other_numbers, refuse_state, refuse_uninitialised, traced
+from normfold.export.fold.modules.tracing import (
+    plain_copy,
+    refuse_other_numbers,
+    refuse_state,
+    refuse_uninitialised,
+    traced,
+)
 from normfold.export.fold.net import Net
 from normfold.export.fold.ops.scaling import scalings, targets
 from normfold.export.fold.report import Fold, FoldReport, kept
@@ -50,10 +56,11 @@ def fold_module(module: nn.Module, *example_inputs: Any, fold_all: bool = False)
             place, or its answer depends on earlier calls.
     """
     refuse_uninitialised(module)
-    inputs = example_inputs or example_for(module)
-    refuse_state(module, inputs)
-    graph_module = traced(module, inputs)
-    refuse_other_numbers(module, graph_module, inputs)
+    network = plain_copy(module)
+    inputs = example_inputs or example_for(network)
+    refuse_state(network, inputs)
+    graph_module = traced(network, inputs)
+    refuse_other_numbers(network, graph_module, inputs)
     found = shapes(graph_module, inputs, constant_calls(graph_module.graph))
     batchnorms, nodes, parameters = _counts(graph_module)
     net, skeleton = read(graph_module, found)
@@ -65,7 +72,7 @@ def fold_module(module: nn.Module, *example_inputs: Any, fold_all: bool = False)
     removed = prune(net)
     folded = rebuilt(graph_module, skeleton, folding, before)
     after = _counts(folded)
-    trained = type(module).__name__ if module.training else ""
+    trained = type(network).__name__ if module.training else ""
     return folded, FoldReport(
         folds=(*folding.folds, *unread),
         batchnorms_before=batchnorms,

@@ -24,7 +24,7 @@ def example_for(module: nn.Module) -> tuple[torch.Tensor, ...]:
     name = type(module).__name__
     arguments = inspect.signature(module.forward).parameters.values()
     if sum(p.default is p.empty for p in arguments) == 1:
-        network = copy.deepcopy(module).eval()
+        network = copy.deepcopy(module)
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
             for example in _candidates(network):

@@ -18,28 +18,38 @@ from torch.utils._pytree import tree_leaves, tree_map
 from normfold.export.errors import FoldError
 from normfold.export.fold.modules.inplace import out_of_place
 from normfold.export.fold.modules.tracer import Tracer
+from normfold.export.plain_module import duplicate, unwrapped, with_plain_weights
 from normfold.export.state import kept_state, message, other_inputs
 from normfold.export.user_code import first_line, line_of_error
 
 _OTHERWISE = "export it with `normfold export` instead, which folds the ONNX graph"
 
 
+def plain_copy(module: nn.Module) -> nn.Module:
+    """Return a copy of a network in eval mode without what wraps it, and with the values of computed weights.
+
+    Raises:
+        FoldError: the network cannot be copied.
+    """
+    inner = unwrapped(module)
+    try:
+        network = duplicate(inner).eval()
+    except Exception as error:
+        raise FoldError(f"{type(inner).__name__}: the network cannot be copied: {error}.") from error
+    with_plain_weights(network)
+    return network
+
+
 def traced(module: nn.Module, example: tuple[Any, ...]) -> fx.GraphModule:
-    """Return a copy of a network in eval mode as a graph of calls; the network itself is left as it is.
+    """Return a network in eval mode as a graph of calls; the network itself is left as it is.
 
     example: the arguments that it is called with; further arguments of ``forward`` keep their defaults.
 
     Raises:
-        FoldError: the network cannot be copied or traced, or changes a tensor as no graph of calls can.
+        FoldError: the network cannot be traced, or changes a tensor as no graph of calls can.
     """
     name = type(module).__name__
-    try:
-        root = copy.deepcopy(module).eval()
-    except Exception as error:
-        raise FoldError(
-            f"{name}: the network cannot be copied: {error}. Where weights are computed by hooks, make them plain "
-            "first (torch.nn.utils.remove_weight_norm, remove_spectral_norm)."
-        ) from error
+    root = copy.deepcopy(module)
     tracer = Tracer(example)
     if tracer.is_leaf_module(root, ""):
         root = nn.Sequential(root)
@@ -65,10 +75,7 @@ def traced(module: nn.Module, example: tuple[Any, ...]) -> fx.GraphModule:
 
 def refuse_state(module: nn.Module, inputs: tuple[Any, ...]) -> None:
     """Raise FoldError where an answer of the network depends on its earlier calls."""
-    try:
-        network = copy.deepcopy(module).eval()
-    except Exception:
-        return  # what copies it for the tracing gives the reason
+    network = copy.deepcopy(module)
 
     def run(number: int) -> Any:
         return network(*tree_map(lambda leaf: _other(leaf, number), inputs))
@@ -130,7 +137,7 @@ def refuse_other_numbers(module: nn.Module, graph_module: fx.GraphModule, inputs
     with torch.no_grad(), torch.random.fork_rng():
         try:
             torch.manual_seed(0)
-            wanted = copy.deepcopy(module).eval()(*first)
+            wanted = copy.deepcopy(module)(*first)
         except Exception as error:
             where = line_of_error(error)
             raise FoldError(
@@ -150,8 +157,8 @@ def refuse_other_numbers(module: nn.Module, graph_module: fx.GraphModule, inputs
             return
     raise FoldError(
         f"{name}: the graph that torch.fx traced computes something else than the network. Most often a tensor is "
-        "changed in place (`y += x`, inplace=True) and read under another name, or isinstance(x, torch.Tensor) "
-        f"decides; write `y = y + x`, or {_OTHERWISE}."
+        "changed in place (`y += x`, inplace=True) and read under another name, isinstance(x, torch.Tensor) decides, "
+        f"or the network itself has a hook; write `y = y + x`, or {_OTHERWISE}."
     )
 
 

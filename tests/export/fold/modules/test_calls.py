@@ -305,6 +305,25 @@ def test_a_layer_with_a_hook_is_left_alone() -> None:
     checked(network, inputs((2, 3, 18)))
 
 
+@pytest.mark.parametrize("computed", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_a_weight_that_a_hook_computes_is_folded_as_it_is(computed: Callable[[nn.Module], nn.Module]) -> None:
+    network = filled(nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), nn.ReLU()))
+    computed(network[0])  # its weight is a result of torch, which copy.deepcopy refuses
+    folded, report = checked(network, inputs((2, 3, 18)))
+    assert report.affines_after == 0
+    assert not folded.get_submodule("0")._forward_pre_hooks
+    assert network[0]._forward_pre_hooks
+
+
+@pytest.mark.parametrize("wrapped", [nn.DataParallel, torch.compile])
+def test_the_network_within_a_wrapper_is_folded(wrapped: Callable[[nn.Module], nn.Module]) -> None:
+    network = filled(nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), nn.ReLU()))
+    folded, report = fold_module(wrapped(network), inputs((2, 3, 18)))
+    assert (report.batchnorms_before, report.batchnorms_after) == (1, 0)
+    x = inputs((3, 3, 11))
+    torch.testing.assert_close(folded(x), network(x))
+
+
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_a_layer_whose_forward_was_replaced_is_left_alone(layer: int) -> None:
     network = filled(nn.Sequential(nn.Conv1d(3, 4, 1), nn.ReLU(), nn.BatchNorm1d(4), nn.Conv1d(4, 4, 1)))

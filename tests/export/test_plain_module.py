@@ -16,10 +16,10 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from normfold.export.capture.capture_errors import refuse_quantized
 from normfold.export.capture.named_network import NamedNetwork
 from normfold.export.errors import CaptureError, CheckpointError, SourceError
+from normfold.export.plain_module import duplicate, unwrapped, with_plain_weights
 from normfold.export.sources.module_origin import exact
 from normfold.export.sources.opening import open_origin
 from normfold.export.sources.origin import Request
-from normfold.export.sources.plain_module import duplicate, unwrapped, with_plain_weights
 from normfold.export.sources.source import load_source
 
 
