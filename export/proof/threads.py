@@ -3,7 +3,7 @@
 A proof runs a small network some hundred times, in torch and in float64. Threads that wait for each other in every
 layer then cost far more than they save, most of all where other programs use the processors: an InceptionTime took 35
 seconds of CPU time on two threads and 8 on one (two shared cores, 2026-11-28, ``normfold export`` of models/gunpoint
-under OMP_NUM_THREADS=2 and 1).
+under OMP_NUM_THREADS=2 and 1). So did a chain of 500 small convolutions, although each run of it is long.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch
 
 __all__ = ["LONG_RUN_SECONDS", "Threads"]
 
-#: A run that takes longer than this on one thread gets all threads.
+#: A run that takes longer than this on one thread is tried on all threads.
 LONG_RUN_SECONDS = 0.1
 
 
 class Threads:
-    """While entered, torch runs on one thread; ``fit`` gives a long run all threads again."""
+    """While entered, torch runs on one thread; ``fit`` gives a long run all threads again where they help."""
 
     def __enter__(self) -> Threads:
         self._before = torch.get_num_threads()
@@ -32,8 +32,16 @@ class Threads:
         torch.set_num_threads(self._before)
 
     def fit(self, run: Callable[[], object]) -> None:
-        """Time ``run`` once and choose the number of threads for it."""
-        started = time.perf_counter()
-        run()
-        if time.perf_counter() - started > LONG_RUN_SECONDS:
-            torch.set_num_threads(self._before)
+        """Time ``run`` and choose the number of threads for it."""
+        if _seconds(run) <= LONG_RUN_SECONDS:
+            return
+        alone = _seconds(run)  # the first run also prepared what later ones use
+        torch.set_num_threads(self._before)
+        if _seconds(run) >= alone:
+            torch.set_num_threads(1)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started

@@ -16,13 +16,24 @@ def two_threads():  # type: ignore[no-untyped-def]
     torch.set_num_threads(before)
 
 
-def test_short_runs_have_one_thread_and_long_runs_all() -> None:
+@pytest.mark.parametrize(
+    ("alone", "together", "chosen"),
+    [(0.5, 0.1, 1), (2, 1.5, 2), (2, 3, 1), (2, 2, 1)],  # in LONG_RUN_SECONDS
+)
+def test_a_long_run_has_all_threads_where_they_are_faster(
+    monkeypatch: pytest.MonkeyPatch, alone: float, together: float, chosen: int
+) -> None:
+    now = 0.0
+
+    def run() -> None:
+        nonlocal now
+        now += LONG_RUN_SECONDS * (alone if torch.get_num_threads() == 1 else together)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
     with Threads() as threads:
         assert torch.get_num_threads() == 1
-        threads.fit(lambda: None)
-        assert torch.get_num_threads() == 1
-        threads.fit(lambda: time.sleep(2 * LONG_RUN_SECONDS))
-        assert torch.get_num_threads() == 2
+        threads.fit(run)
+        assert torch.get_num_threads() == chosen
     assert torch.get_num_threads() == 2
 
 
