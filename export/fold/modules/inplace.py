@@ -57,7 +57,7 @@ def _changes_in_place(root: nn.Module, node: fx.Node) -> bool:
         return True
     if node.op != "call_function":
         return False
-    if target is operator.setitem or "out" in node.kwargs:
+    if target is operator.setitem or node.kwargs.get("out") is not None:
         _refuse(node)
     if target in _OPERATORS:
         node.target = _OPERATORS[target]

@@ -107,6 +107,19 @@ def test_a_tensor_changed_in_place_is_read_as_it_is_afterwards() -> None:
     assert not any(getattr(layer, "inplace", False) for layer in folded.modules())
 
 
+def test_a_function_that_could_write_its_result_somewhere_else_and_does_not_is_read() -> None:
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn, self.last = nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), nn.Conv1d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.bn(F.normalize(self.conv(x), dim=1)))  # torch.fx notes it with out=None
+
+    _, report = checked(filled(Normalised()), inputs((2, 3, 9)))
+    assert report.batchnorms_after == 0
+
+
 def test_the_example_must_fit() -> None:
     network = nn.Sequential(*block(3, 4))
     with pytest.raises(FoldError, match=r"Sequential does not take the example inputs.*expected input"):
