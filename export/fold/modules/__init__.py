@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from normfold.export.fold.engine.driver import Folding
 from normfold.export.fold.engine.prune import prune
-from normfold.export.fold.modules.calls import is_batchnorm
+from normfold.export.fold.modules.calls import called, is_batchnorm
 from normfold.export.fold.modules.examples import example_for
 from normfold.export.fold.modules.reading import read
 from normfold.export.fold.modules.rebuilding import rebuilt
@@ -109,9 +109,11 @@ def _without_statistics(graph_module: fx.GraphModule, net: Net, skeleton: Skelet
 
 def _why_unread(node: fx.Node, graph_module: fx.GraphModule) -> str:
     layer = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-    if layer is not None and layer.running_mean is not None and not layer.training:
+    if layer is None or layer.running_mean is None or layer.training:
+        return "it normalises each batch with that batch's own statistics, which no weights can hold"
+    if called(node, graph_module)[1] is None:
         return "its call computes more than a BatchNorm: it has a hook, or a forward() of its own"
-    return "it normalises each batch with that batch's own statistics, which no weights can hold"
+    return "its parameters are not finite"
 
 
 def _counts(graph_module: fx.GraphModule) -> tuple[int, int, int]:

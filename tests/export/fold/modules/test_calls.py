@@ -339,6 +339,13 @@ def test_a_batchnorm_with_a_hook_is_said_to_have_one() -> None:
     assert "it has a hook" in report.folds[0].reasons[0]
 
 
+def test_a_batchnorm_with_a_negative_variance_is_said_to_have_no_finite_parameters() -> None:
+    network = filled(nn.Sequential(nn.Conv1d(3, 4, 1), nn.BatchNorm1d(4)))
+    network[1].running_var[0] = -1.0
+    _, report = fold_module(network, inputs((2, 3, 18)))
+    assert report.folds[0].reasons == ("its parameters are not finite",)
+
+
 def test_weights_under_a_parametrization_are_folded_as_they_are() -> None:
     network = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv1d(3, 4, 3)), nn.BatchNorm1d(4), nn.ReLU())
     folded, report = checked(filled(network), inputs((2, 3, 18)))
