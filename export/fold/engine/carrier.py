@@ -127,15 +127,22 @@ class PutOnes:
         return [(self.reader, AddedChannel(self.reader.axis_in, self.reader.reads - 1))]
 
 
-def carrier_for(linear: Linear, most_linears: float = MOST_LINEARS) -> NewCarrier | PutOnes:
+def carrier_for(linear: Linear, at_any_cost: bool = False) -> NewCarrier | PutOnes:
     """Return how a linear operator gets a carrier: from the operators before it, else from a Pad; or raise Refused.
 
-    A carrier for more than ``most_linears`` linear operators is not followed, so that the time stays linear.
+    Where a Pad cannot be, a carrier for more than MOST_LINEARS linear operators is followed only ``at_any_cost``: the
+    time to follow it grows with the network.
     """
+    (x,) = linear.inputs
     try:
-        return new_carrier(linear.inputs[0], most_linears)
-    except Refused:
-        check_ones_before(linear)
+        return new_carrier(x, MOST_LINEARS)
+    except Refused as refusal:
+        try:
+            check_ones_before(linear)
+        except Refused:
+            if at_any_cost and isinstance(refusal, TooDear):
+                return new_carrier(x)
+            raise
         return PutOnes(linear)
 
 

@@ -13,7 +13,6 @@ import onnx_ir as ir
 
 from normfold.export.fold.engine.beside import Beside, beside, identity_beside
 from normfold.export.fold.engine.carrier import (
-    MOST_LINEARS,
     NewCarrier,
     PutOnes,
     call_cost,
@@ -174,7 +173,7 @@ class Folding:
         for op in missing:
             if any(isinstance(carrier, NewCarrier) and op.inputs[0] in carrier.added for carrier in carriers):
                 continue
-            carrier = carrier_for(op, math.inf if self.fold_all else MOST_LINEARS)
+            carrier = carrier_for(op, self.fold_all)
             cost += carrier.cost
             more += carrier.more_work(plan.target)
             carrying.update(carrier.linears)

@@ -19,9 +19,11 @@ from tests.export.fold.graphs import (
     weights,
 )
 
+from normfold.export.fold import fold
 from normfold.export.fold.affine import Affine
 from normfold.export.fold.channels import AddedChannel
-from normfold.export.fold.engine.carrier import new_carrier
+from normfold.export.fold.engine import carrier
+from normfold.export.fold.engine.carrier import NewCarrier, carrier_for, new_carrier
 from normfold.export.fold.engine.constant_channels import ConstantChannels
 from normfold.export.fold.engine.ones import Ones, put_ones_before
 from normfold.export.fold.net import Gauges, Net, Refused, Tensor
@@ -426,14 +428,18 @@ def residual(blocks: int) -> onnx.ModelProto:
     return graph(text, w=weights(4, 3, 3), v=weights(4, 4, 3), **norm("n", 4), **norm("m", 4))
 
 
-def test_a_carrier_is_not_followed_through_a_long_residual_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fold_all", [False, True])
+def test_a_carrier_is_not_followed_through_a_long_residual_stream(
+    monkeypatch: pytest.MonkeyPatch, fold_all: bool
+) -> None:
     asked: list[Sum] = []
     real = Sum.add_channel
     monkeypatch.setattr(Sum, "add_channel", lambda op, added: (asked.append(op), real(op, added))[1])
 
     def work(blocks: int) -> float:
         asked.clear()
-        folded(residual(blocks))
+        _, report = fold(residual(blocks), fold_all=fold_all)
+        assert report.batchnorms_after == 0 or not fold_all
         return len(asked) / blocks
 
     assert work(80) <= 1.5 * work(40)
@@ -447,3 +453,15 @@ def test_constants_are_looked_for_in_the_nearest_branch_first(monkeypatch: pytes
     monkeypatch.setattr(Sum, "constants", lambda op, known: (asked.append(op), real(op, known))[1])
     assert ConstantChannels().of(last) is None
     assert len(asked) == 1
+
+
+def test_where_no_pad_can_be_a_carrier_is_followed_further_only_at_any_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = "r = Relu(c) p = Pad(r, ends) y = Conv(p, v)"
+    text = f"(float[N,3,L] x) => (float[N,5,M] y) {{ c = Conv(x, w) {nodes} }}"
+    net = net_of(graph(text, **WEIGHTS, ends=np.array([0, 0, 1, 0, 0, 1])))
+    reader = next(op for op in net.ops if isinstance(op, Linear) and op.outputs[0].name == "y")
+    assert isinstance(carrier_for(reader), NewCarrier)
+    monkeypatch.setattr(carrier, "MOST_LINEARS", 1)
+    with pytest.raises(Refused, match="zeros that a Pad puts"):
+        carrier_for(reader)
+    assert isinstance(carrier_for(reader, at_any_cost=True), NewCarrier)
