@@ -167,7 +167,7 @@ class TooManyRegions(ServingError):
 
 
 class OutOfMemory(ServingError):
-    """A run needs more memory than there is."""
+    """A run, or its answer in shared memory, needs more memory than there is."""
 
     status = Status.RESOURCE_EXHAUSTED
 

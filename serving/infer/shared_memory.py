@@ -7,10 +7,11 @@ gets an error; a mapping would kill the server. Offsets and sizes are Python's i
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.errors import AlreadyExists, InvalidRequest, NotFound, TooManyRegions, Unimplemented
+from normfold.serving.errors import AlreadyExists, InvalidRequest, NotFound, OutOfMemory, TooManyRegions, Unimplemented
 from normfold.serving.infer.shared_objects import SharedObject, SharedObjects
 from normfold.serving.wording import quoted
 
@@ -102,13 +103,17 @@ class SharedMemory:
         """``size`` bytes of the region ``name`` from ``offset`` on."""
         region = self.check(name, offset, size)
         with self._objects.used(region.shared) as descriptor:
-            data = os.pread(_there(descriptor, name), size, region.offset + offset)
+            parts = list(_parts(_there(descriptor, name), size, region.offset + offset))
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
         if len(data) != size:
             raise InvalidRequest(f"shared memory region {quoted(name)} has become smaller than was registered")
         return data
 
     def write(self, name: str, offset: int, size: int, data: bytes | memoryview) -> None:
-        """Write ``data`` at ``offset`` of the region ``name``. Raises InvalidRequest for more than ``size`` bytes."""
+        """Write ``data`` at ``offset`` of the region ``name``.
+
+        Raises InvalidRequest for more than ``size`` bytes, and OutOfMemory where the system has no memory for them.
+        """
         region = self.check(name, offset, size)
         if len(data) > size:
             raise InvalidRequest(
@@ -118,7 +123,27 @@ class SharedMemory:
         with self._objects.used(region.shared) as descriptor:
             if os.fstat(_there(descriptor, name)).st_size < region.offset + offset + len(data):
                 raise InvalidRequest(f"shared memory region {quoted(name)} has become smaller than was registered")
-            os.pwrite(descriptor, data, region.offset + offset)
+            try:
+                _write(descriptor, memoryview(data), region.offset + offset)
+            except OSError as error:
+                raise OutOfMemory(
+                    f"{len(data)} bytes cannot be written to shared memory region {quoted(name)}: "
+                    f"{os.strerror(error.errno or 0)}; free some, or give the server more (--shm-size of Docker)"
+                ) from error
+
+
+def _parts(descriptor: int, size: int, at: int) -> Iterator[bytes]:
+    """Up to ``size`` bytes from ``at`` on; the system reads at most 2 GiB at a time."""
+    while size and (part := os.pread(descriptor, size, at)):
+        yield part
+        size, at = size - len(part), at + len(part)
+
+
+def _write(descriptor: int, data: memoryview, at: int) -> None:
+    """Write all of ``data``: the system writes a part where it has memory for no more, and at most 2 GiB at a time."""
+    while data:
+        written = os.pwrite(descriptor, data, at)
+        data, at = data[written:], at + written
 
 
 def _there(descriptor: int, name: str) -> int:

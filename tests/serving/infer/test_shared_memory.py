@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from normfold.serving.errors import InvalidRequest, NotFound, PollFailed, TooManyRegions
+from normfold.serving.errors import InvalidRequest, NotFound, OutOfMemory, PollFailed, TooManyRegions
 from normfold.serving.infer import shared_memory as regions
 from normfold.serving.infer import shared_objects
 from normfold.serving.infer.shared_memory import SharedMemory
@@ -146,3 +146,29 @@ def test_a_region_that_is_unregistered_after_it_was_checked_is_not_found(make, m
         memory.read("a", 0, 8)
     with pytest.raises(NotFound):
         memory.write("a", 0, 8, b"12345678")
+
+
+def test_bytes_that_the_system_takes_in_parts_are_all_written_and_read(make, memory, monkeypatch):
+    name, data = make(), bytes(range(64))
+    memory.register("a", name, 0, 64)
+    pwrite, pread = os.pwrite, os.pread
+    monkeypatch.setattr(regions.os, "pwrite", lambda file, part, at: pwrite(file, part[:10], at))
+    monkeypatch.setattr(regions.os, "pread", lambda file, size, at: pread(file, min(size, 10), at))
+    memory.write("a", 3, 61, data[3:])
+    assert memory.read("a", 3, 61) == data[3:]
+
+
+def test_an_answer_for_which_the_system_has_no_memory_is_an_error(make, memory, monkeypatch):
+    """A client may make an object larger than /dev/shm: what does not fit was left out, and the answer was no error."""
+    name = make()
+    memory.register("a", name, 0, 64)
+    pwrite = os.pwrite
+
+    def full(file: int, part: memoryview, at: int) -> int:
+        if at == 40:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(file, part[: 40 - at], at)
+
+    monkeypatch.setattr(regions.os, "pwrite", full)
+    with pytest.raises(OutOfMemory, match="64 bytes cannot be written to shared memory region 'a': No space left"):
+        memory.write("a", 0, 64, bytes(64))
