@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -24,6 +25,9 @@ from normfold.serving.scheduling.response_cache import ResponseCache
 from normfold.serving.scheduling.running import Run
 from normfold.serving.scheduling.scheduler import Scheduler
 from normfold.serving.scheduling.statistics import RequestTiming, Statistics
+from normfold.serving.wording import quoted
+
+log = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 
@@ -69,7 +73,9 @@ class Model:
         if settings.dynamic_batching.preserve_ordering:
             instances = 1
         policy = batching.read_policy(settings)
-        self.scheduler = Scheduler(self.run, policy, instances, executor, self.statistics, times, stoppable(self.run))
+        self.scheduler = Scheduler(
+            self.run, policy, instances, executor, self.statistics, times, stoppable(self.run), self._warn_alone
+        )
         self.cache = ResponseCache() if settings.response_cache.enable else None
 
     async def infer(
@@ -92,6 +98,14 @@ class Model:
             self.cache.keep(key, await off_loop(_is_large(answer), self.cache.copied, answer))
         self.statistics.cache_miss.add(time.perf_counter_ns() - started - timing.queue - timing.infer)
         return answer, timing
+
+    def _warn_alone(self) -> None:
+        log.warning(
+            "model %s version %d: an output has not the rows of its input, so no requests run together; for such a "
+            "model set max_batch_size to 0 and remove dynamic_batching",
+            quoted(self.name),
+            self.version,
+        )
 
     def check_room(self, size: int, what: str) -> None:
         """Raise NoMemory if ``what`` of ``size`` bytes is more than there is memory for, as far as that is known."""

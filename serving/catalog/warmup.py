@@ -48,16 +48,17 @@ class WarmupSample:
     asked_for: bool = False
 
 
-def run(session: Session, samples: Iterable[WarmupSample], outputs: Sequence[str], note: Note) -> None:
+def run(session: Session, samples: Iterable[WarmupSample], outputs: Sequence[str], note: Note) -> bool:
     """Warm ``session`` up with ``samples``; calls ``note`` with the inputs and nanoseconds of every run.
 
-    Raises LoadError.
+    Whether every output had as many rows as the inputs. Raises LoadError.
     """
+    by_rows = True
     for sample in samples:
         for _ in range(sample.count):
             started = time.perf_counter_ns()
             try:
-                session.run(sample.feeds, outputs)
+                answers = session.run(sample.feeds, outputs)
             except InvalidRequest as error:
                 if not sample.asked_for:
                     break  # zeros may be no valid input
@@ -65,6 +66,8 @@ def run(session: Session, samples: Iterable[WarmupSample], outputs: Sequence[str
             except OutOfMemory:
                 raise Hindered(f"its warm-up {TOO_LITTLE}") from None
             note(sample.feeds, time.perf_counter_ns() - started)
+            by_rows = by_rows and len({array.shape[:1] for array in (*sample.feeds.values(), *answers)}) == 1
+    return by_rows
 
 
 def samples(

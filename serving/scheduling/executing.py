@@ -1,9 +1,10 @@
-"""One run for a batch of requests, or one for each of them if the batch fails."""
+"""One run for a batch of requests, or one for each of them if the batch fails or cannot be told apart."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,13 +13,18 @@ from normfold.serving.scheduling.running import Ran, Run
 
 
 def execute(batch: list[Job], run: Run) -> list[Ran]:
-    """Run ``batch`` in one run or, if that fails, each job alone."""
+    """Run ``batch`` in one run or, if that fails or an output has not the rows of the batch, each job alone."""
+    by_rows = True
     try:
-        return [_execute_once(batch, run)]
+        ran = _execute_once(batch, run)
+        if ran.by_rows or len(batch) == 1:
+            return [ran]
+        by_rows = False
     except Exception as error:
-        if len(batch) > 1:
-            return [ran for job in batch for ran in execute([job], run)]
-        return [Ran([error], batch[0].rows, 0, 0, 0, time.perf_counter_ns())]
+        if len(batch) == 1:
+            return [Ran([error], batch[0].rows, 0, 0, 0, time.perf_counter_ns())]
+    alone = [ran for job in batch for ran in execute([job], run)]
+    return alone if by_rows else [replace(ran, by_rows=False) for ran in alone]
 
 
 def _execute_once(batch: list[Job], run: Run) -> Ran:
@@ -34,16 +40,20 @@ def _execute_once(batch: list[Job], run: Run) -> Ran:
     inferred = time.perf_counter_ns()
     rows = sum(job.rows for job in batch)
     answers: list[list[Array] | Exception] = []
+    by_rows = have_rows(arrays.values(), rows)
     if len(batch) == 1:
         answers.append([arrays[name] for name in first.outputs])
-    else:
-        if any(not array.shape or len(array) != rows for array in arrays.values()):
-            raise ValueError(f"an output does not have the batch's {rows} rows")
+    elif by_rows:
         start = 0
         for job in batch:
             answers.append([arrays[name][start : start + job.rows] for name in job.outputs])
             start += job.rows
-    return Ran(answers, rows, fed - started, inferred - fed, time.perf_counter_ns() - inferred, started)
+    return Ran(answers, rows, fed - started, inferred - fed, time.perf_counter_ns() - inferred, started, by_rows)
+
+
+def have_rows(arrays: Iterable[Array], rows: int) -> bool:
+    """Whether each of ``arrays`` has ``rows`` rows."""
+    return all(array.shape[:1] == (rows,) for array in arrays)
 
 
 def stacked(arrays: Sequence[Array]) -> Array:

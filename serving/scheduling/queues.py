@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -67,6 +67,12 @@ class Queues:
         self._policy = policy
         self._levels = {level: _Level() for level in range(policy.levels + 1)}
         self._lock = threading.Lock()
+
+    def run_alone(self) -> bool:
+        """From now on no two jobs share a run; whether they might before."""
+        with self._lock:
+            might, self._policy = self._policy.max_rows > 1, replace(self._policy, max_rows=1)
+        return might
 
     def add(self, job: Job) -> None:
         """Let ``job`` wait."""

@@ -24,6 +24,8 @@ class Ran:
     infer_ns: int
     output_ns: int
     started_ns: int
+    #: False: an output has not the rows of the inputs, so that its rows cannot be told apart.
+    by_rows: bool = True
 
 
 class Mark(Protocol):

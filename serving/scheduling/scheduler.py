@@ -1,7 +1,9 @@
 """The queue of one model version: requests wait for a free instance, and run together where their shapes are equal.
 
 A request never waits for others that it cannot run with. A request that was cancelled or waited too long is never run.
-If a batch fails, its requests are run again one by one, so that only the request at fault fails.
+If a batch fails, its requests are run again one by one, so that only the request at fault fails. Once an output was
+seen that has not the rows of its inputs, no requests run together any more: one that by chance has as many rows as a
+batch would be shared out among requests that each should have all of it.
 
 While requests wait, the thread of a run takes the next batch itself. A busy event loop comes round only every few
 milliseconds, and the processor would do nothing meanwhile:
@@ -15,14 +17,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from normfold.serving.errors import QueueFull, Unavailable
 from normfold.serving.rpc import caller
 from normfold.serving.scheduling.admission import LONGEST_RETRY, SHORTEST_RETRY, ModelLoad
 from normfold.serving.scheduling.batching import BatchPolicy
-from normfold.serving.scheduling.executing import execute
+from normfold.serving.scheduling.executing import execute, have_rows
 from normfold.serving.scheduling.inline import RunTime, RunTimes
 from normfold.serving.scheduling.queues import Array, Feeds, Job, Queues
 from normfold.serving.scheduling.running import MARK, Ran, Run, Running, Stoppable, unstoppable
@@ -41,7 +43,10 @@ class Scheduler:
         statistics: Statistics,
         times: RunTimes | None = None,
         stoppable: Stoppable | None = None,
+        on_alone: Callable[[], None] | None = None,
     ) -> None:
+        """``on_alone`` is called on any thread when it is found out that requests must not run together."""
+        self._on_alone = on_alone
         self._stoppable = stoppable or unstoppable(run)
         self._running: set[Running] = set()
         self._run, self._policy, self._executor, self._statistics = run, policy, executor, statistics
@@ -130,6 +135,8 @@ class Scheduler:
             return None
         started = time.perf_counter_ns()
         answer = self._run(feeds, outputs)
+        if not have_rows(answer, rows):
+            self.run_alone()
         infer_ns = time.perf_counter_ns() - started
         run_time.note(infer_ns)
         self._statistics.ran(rows, 0, infer_ns, 0)
@@ -152,7 +159,7 @@ class Scheduler:
                 return
             self._free -= 1
             if batch[0].running is None:
-                self._finish(batch, execute(batch, self._run))
+                self._finish(batch, self._execute(batch, self._run))
                 self._free += 1
             else:
                 self._executor.submit(self._work, loop, batch)
@@ -210,6 +217,17 @@ class Scheduler:
 
     # on any thread
 
+    def run_alone(self) -> None:
+        """From now on every request runs alone: an output has not the rows of its inputs."""
+        if self._queues.run_alone() and self._on_alone is not None:
+            self._on_alone()
+
+    def _execute(self, batch: list[Job], run: Run) -> list[Ran]:
+        ran = execute(batch, run)
+        if not all(one.by_rows for one in ran):
+            self.run_alone()
+        return ran
+
     def _begin_elsewhere(self, batch: list[Job]) -> None:
         run, stop = self._stoppable()
         running = Running(run, stop, len(batch))
@@ -221,7 +239,7 @@ class Scheduler:
         """Run ``batch``, then let the next one follow; behind the runs of other models, which take their turns."""
         running = batch[0].running
         assert running is not None
-        ran = execute(batch, running.run)
+        ran = self._execute(batch, running.run)
         following, _ = self._queues.take(time.perf_counter_ns(), self._begin_elsewhere)
         with contextlib.suppress(RuntimeError):  # the server has ended, and nobody waits for an answer
             loop.call_soon_threadsafe(self._ran, loop, batch, ran, not following)

@@ -97,6 +97,16 @@ def test_a_model_of_open_length_is_warmed_as_the_config_says(load, tmp_path, mod
     assert runs == [(2, 3, 9)] * 3
 
 
+def test_a_model_whose_warm_up_answers_without_the_rows_of_its_input_is_not_batched(load, tmp_path, models, caplog):
+    batched = "max_batch_size: 8 dynamic_batching {}"
+    models.write(tmp_path, models.scale())
+    load(batched)
+    assert "run together" not in caplog.text
+    models.write(tmp_path, HEAD + " g (float[N,4] x) => (int64[M,2] y) { z = NonZero (x) y = Transpose (z) }")
+    load(batched)
+    assert "model 'm' version 1: an output has not the rows of its input, so no requests run together" in caplog.text
+
+
 def test_a_model_of_open_length_is_warmed_with_its_golden_input(load, tmp_path, models, runs):
     models.write(tmp_path, CONV)
     x = np.ones((1, 3, 7), np.float32)

@@ -90,6 +90,19 @@ def test_outputs_whose_shapes_depend_on_the_numbers_are_answered_rightly(serve, 
             np.testing.assert_array_equal(y, np.nonzero(np.array(x)))
 
 
+def test_rows_that_depend_on_the_numbers_end_batches_on_each_path(serve, models, ask, tmp_path, caplog):
+    graph = "g (float[N,L] x) => (int64[M,2] y) { z = NonZero (x) y = Transpose (z) }"
+    config = "max_batch_size: 8 dynamic_batching {}"
+    models.write(tmp_path / "m", f'<ir_version: 9, opset_import: ["": 18]> {graph}', config=config)
+    x = np.zeros((1, 9000), np.float32)
+    with serve(tmp_path) as one:
+        for nonzero in [1] * 5 + [2]:
+            assert "run together" not in caplog.text
+            x[0, :nonzero] = 1
+            assert list(one.infer(ask(x=x)).outputs[0].shape) == [nonzero, 2]
+    assert "no requests run together" in caplog.text
+
+
 def _shorten(request: pb.ModelInferRequest) -> None:
     request.raw_input_contents[0] = request.raw_input_contents[0][:-1]
 

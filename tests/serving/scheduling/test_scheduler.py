@@ -223,6 +223,41 @@ def test_a_batch_that_fails_is_run_one_by_one_so_that_only_the_guilty_fails():
     assert statistics.executions == 3
 
 
+class TwoRows(Gate):
+    """A model whose answer has two rows, whatever it is asked."""
+
+    def __call__(self, feeds, outputs):
+        return [np.array([[1.0], [2.0]]) for _ in super().__call__(feeds, outputs)]
+
+
+def test_requests_run_alone_once_an_output_was_seen_without_the_rows_of_its_inputs():
+    """Two requests of one row each would share out an output that has two rows for each of them."""
+    gate = TwoRows(is_open=False)
+
+    async def scenario(submit):
+        calls = [submit(0)]
+        await started(gate)
+        calls += [submit(value) for value in (1, 2)]
+        await settle()
+        gate.open.set()
+        return await asyncio.gather(*calls)
+
+    answers, _ = play(scenario, BatchPolicy(max_rows=8), gate)
+    assert gate.runs == [[0], [1], [2]]
+    assert [y.tolist() for (y,), _ in answers] == [[[1], [2]]] * 3
+
+
+def test_a_batch_without_its_rows_is_run_one_by_one_and_the_next_ones_are_no_batch():
+    gate = TwoRows()
+
+    async def scenario(submit):
+        for _ in range(2):
+            await asyncio.gather(submit(1, rows=2), submit(2, rows=2))
+
+    play(scenario, BatchPolicy(max_rows=4, max_delay_us=3_600_000_000), gate)
+    assert gate.runs == [[1, 1, 2, 2], [1, 1], [2, 2], [1, 1], [2, 2]]
+
+
 def test_a_full_queue_refuses():
     gate = Gate(is_open=False)
 
