@@ -136,6 +136,16 @@ def test_an_input_that_is_an_output_as_it_is_is_not_bound_because_onnxruntime_wo
     assert one.bind(feeds, answers) is None
 
 
+def test_an_output_that_is_an_input_as_it_is_has_memory_of_its_own_beside_bfloat16():
+    """The memory of the input is freed and used again before the answer is sent."""
+    one = session(HEAD + " g (float[2] x, bfloat16[2] b) => (float[2] x, bfloat16[2] b, float[2] y) { y = Neg (x) }")
+    feeds = {"x": np.float32([1, 2]), "b": np.uint16([3, 4])}
+    answers = one.run(feeds, ["x", "b", "y"])
+    for array in feeds.values():
+        array[:] = 0
+    assert [array.tolist() for array in answers] == [[1, 2], [3, 4], [-1, -2]]
+
+
 @pytest.mark.parametrize("number", [TensorProto.BFLOAT16, TensorProto.STRING])
 def test_what_numpy_has_no_numbers_for_is_not_bound(models, number):
     one = session(models.identity(number, [2]))
