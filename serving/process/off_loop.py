@@ -38,6 +38,6 @@ def work_bytes(array: NDArray[Any], by_element: bool = False) -> int:
     with a length of its own.
     """
     if array.dtype == object:
-        lengths = sum(map(len, array.flat)) if array.size <= _FEW else 0
+        lengths = sum(map(len, array.ravel())) if array.size <= _FEW else 0
         return array.size * _ELEMENT_BYTES + lengths
     return array.size * _ELEMENT_BYTES if by_element else array.nbytes

@@ -90,4 +90,4 @@ def _size(answer: Sequence[Array]) -> int:
 def _objects(array: Array) -> int:
     """The bytes that the elements of BYTES take beside the array."""
     # By a generator, which lets other threads have their turns; map would keep the interpreter until it is through.
-    return sum(sys.getsizeof(element) for element in array.flat) if array.dtype == object else 0
+    return sum(sys.getsizeof(element) for element in array.ravel()) if array.dtype == object else 0

@@ -19,6 +19,7 @@ from normfold.serving.errors import InvalidRequest
 from normfold.serving.wire.lifted import Strings, aligned
 from normfold.serving.wire.turns import pieces
 from normfold.serving.wire.typed import Typed
+from normfold.serving.wording import dims
 
 Array = NDArray[Any]
 #: The bytes of the length in front of a BYTES element.
@@ -37,11 +38,12 @@ def to_array(data: Contents, shape: tuple[int, ...], datatype: Datatype, place: 
             if len(data.values) != count:
                 raise _count_mismatch(len(data.values), count, f"input {place}", prefix)
             values = data.values
-            return _objects(values.elements() if isinstance(values, Strings) else values, shape)
+            elements = values.elements() if isinstance(values, Strings) else values
+            return _shaped(_objects(elements), shape, place, prefix)
         got = len(data.values) * datatype.itemsize
         values = np.asarray(data.values, datatype.dtype)
     elif datatype.name == "BYTES":
-        return _objects(split_elements(data, count, f"input {place}", prefix), shape)
+        return _shaped(_objects(split_elements(data, count, f"input {place}", prefix)), shape, place, prefix)
     else:
         got = len(data)
         values = aligned(data, datatype.dtype) if got == count * datatype.itemsize else np.empty(0)
@@ -53,14 +55,22 @@ def to_array(data: Contents, shape: tuple[int, ...], datatype: Datatype, place: 
         raise InvalidRequest(
             f"{prefix}BOOL elements are bytes of 0 or 1; input {place} has {values.view(np.uint8).max()}"
         )
-    return values.reshape(shape)
+    return _shaped(values, shape, place, prefix)
 
 
-def _objects(elements: Sequence[bytes] | Array, shape: tuple[int, ...]) -> Array:
+def _shaped(values: Array, shape: tuple[int, ...], place: object, prefix: object) -> Array:
+    """``values``, as many as ``shape`` has. Raises InvalidRequest for sizes beside one of 0 that NumPy cannot count."""
+    try:
+        return values.reshape(shape)
+    except ValueError:
+        raise InvalidRequest(f"{prefix}no array has the sizes {dims(shape)} of input {place}") from None
+
+
+def _objects(elements: Sequence[bytes] | Array) -> Array:
     array = np.empty(len(elements), object)
     for piece in pieces(len(elements)):
         array[piece] = elements[piece]
-    return array.reshape(shape)
+    return array
 
 
 def split_elements(data: bytes | memoryview, count: int, where: str, prefix: object = "") -> list[bytes]:

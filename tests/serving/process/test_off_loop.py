@@ -19,3 +19,4 @@ def test_strings_count_each_and_with_their_lengths():
     assert work_bytes(np.full(2, b"a" * COPY_BYTES, object)) > 2 * COPY_BYTES
     assert work_bytes(np.full(COPY_BYTES // 1024 + 1, b"", object)) > COPY_BYTES
     assert work_bytes(np.array([], object)) == 0
+    assert work_bytes(np.full((1,) * 64, b"ab", object)) == 1024 + 2

@@ -51,6 +51,12 @@ def test_the_cache_does_not_keep_the_batch_that_an_answer_is_a_view_of():
     assert kept.base is None
 
 
+def test_strings_of_as_many_dimensions_as_there_can_be_are_kept():
+    cache, answer = ResponseCache(), np.full((1,) * 64, b"a", object)
+    cache.keep(b"key", cache.copied([answer]))
+    assert cache.find(b"key")[0].tolist() == answer.tolist()
+
+
 def _held(answers):
     """The memory in bytes that a cache of 1 MiB takes when it is full of ``answers``."""
     tracemalloc.start()

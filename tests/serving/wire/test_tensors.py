@@ -16,7 +16,7 @@ from normfold.serving.errors import InvalidRequest
 from normfold.serving.wire.classification import classify, read_labels
 from normfold.serving.wire.strings import to_bytes, to_text
 from normfold.serving.wire.tensors import split_elements, to_array, to_raw
-from normfold.serving.wire.typed import fill_typed, read_typed
+from normfold.serving.wire.typed import Typed, fill_typed, read_typed
 
 AWKWARD = [
     b"",
@@ -73,6 +73,13 @@ def test_big_endian_arrays_are_written_little_endian():
 def test_no_memory_is_taken_for_a_shape_before_its_bytes_are_there():
     with pytest.raises(InvalidRequest, match="Expected 340282366920938463463374607431768211456, got 8"):
         to_array(bytes(8), (1 << 62, 1 << 63), by_name("FP64"), "input 'x'", "")
+
+
+@pytest.mark.parametrize(("datatype", "data"), [("FP32", b""), ("BYTES", b""), ("BYTES", Typed(()))])
+def test_sizes_beside_one_of_zero_that_no_array_can_have_are_refused(datatype, data):
+    assert to_array(data, (0, 1 << 40), by_name(datatype), "'x'", "").shape == (0, 1 << 40)
+    with pytest.raises(InvalidRequest, match=r"^no array has the sizes \[0,4611686018427387904\] of input 'x'$"):
+        to_array(data, (0, 1 << 62), by_name(datatype), "'x'", "")
 
 
 NUMERIC = [d for d in DATATYPES if d.contents_field and d.name != "BYTES"]
