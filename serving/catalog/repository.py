@@ -19,6 +19,7 @@ from typing import Protocol
 from normfold.serving.catalog.hints import meant
 from normfold.serving.catalog.manifests import check_manifest, require_listed
 from normfold.serving.catalog.plain_files import is_file, is_there, read_plain, unreadable, why
+from normfold.serving.catalog.version_text import folder_version
 from normfold.serving.errors import ConfigError, LoadError, StartError
 
 CONFIG_FILE = "config.pbtxt"
@@ -27,7 +28,6 @@ GOLDEN_FILE = "golden.json"
 
 #: A model's name becomes part of a path: letters, digits, dot, dash and underscore, and no dot first.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
 class Files(Protocol):
@@ -85,7 +85,8 @@ class SentFolder:
 
     def versions(self) -> list[int]:
         """The numbers of the versions that are there, in ascending order."""
-        return sorted({int(path.split("/")[0]) for path in self.files if _VERSION.fullmatch(path.split("/")[0])})
+        numbers = {folder_version(path.split("/")[0]) for path in self.files}
+        return sorted(number for number in numbers if number is not None)
 
     def read_model(self, version: int, filename: str) -> bytes:
         """The bytes of a version's model file. Raises LoadError."""
@@ -167,8 +168,8 @@ class ModelFolder:
         parts = Path(filename).parts
         if self._is_file or filename.startswith("/") or ".." in parts:
             raise LoadError(f"{filename!r} does not lie in the model's folder")
-        if len(parts) > 1 and _VERSION.fullmatch(parts[0]):
-            return self._checked(int(parts[0]), "/".join(parts[1:]))
+        if len(parts) > 1 and (version := folder_version(parts[0])) is not None:
+            return self._checked(version, "/".join(parts[1:]))
         return self._read(filename)
 
     def _read(self, filename: str) -> bytes:
@@ -289,7 +290,7 @@ def _onnx_files(folder: Path) -> list[Path]:
 
 
 def _is_version(entry: os.DirEntry[str]) -> bool:
-    return _VERSION.fullmatch(entry.name) is not None and entry.is_dir()
+    return folder_version(entry.name) is not None and entry.is_dir()
 
 
 def as_text(config: bytes) -> str:

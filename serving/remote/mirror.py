@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import re
 import shutil
 import time
 import uuid
@@ -25,6 +24,7 @@ from normfold.plain_file import read_plain_file
 from normfold.serving.catalog.manifests import check_manifest, listed, listed_names
 from normfold.serving.catalog.plain_files import MOST_BYTES, why
 from normfold.serving.catalog.repository import MANIFEST_FILE, is_plain
+from normfold.serving.catalog.version_text import folder_version
 from normfold.serving.errors import StartError, UnsafeModel
 from normfold.serving.process.said_once import SaidOnce
 from normfold.serving.remote.store import RemoteError, RemoteObject, Store
@@ -33,8 +33,6 @@ from normfold.whole_file import lock, write_whole
 
 log = logging.getLogger(__name__)
 
-#: A name of a folder that is a version, as in the catalog.
-_VERSION = re.compile(r"[1-9][0-9]{0,17}")
 #: Levels of names below a repository: model, version, file.
 DEPTH = 3
 #: Beside the image: the marks of the objects that it was made of.
@@ -265,7 +263,7 @@ def _partial(failed: list[str]) -> RemoteError:
 
 def _is_version(folder: str, folders: Mapping[str, Objects]) -> bool:
     """Whether a folder is a version: its name is a number, and there are no folders in it."""
-    return bool(_VERSION.fullmatch(folder.rpartition("/")[2])) and not any(
+    return folder_version(folder.rpartition("/")[2]) is not None and not any(
         other.startswith(f"{folder}/") for other in folders
     )
 

@@ -18,7 +18,8 @@ from normfold.manifest import manifest
 from normfold.protos import onnx_file as subset
 from normfold.serving.catalog.manifests import check_manifest
 from normfold.serving.catalog.repository import ModelFolder, Repository, SentFolder
-from normfold.serving.errors import ConfigError, LoadError, StartError, UnsafeModel
+from normfold.serving.catalog.version_text import parse_version
+from normfold.serving.errors import ConfigError, InvalidRequest, LoadError, StartError, UnsafeModel
 from normfold.serving.runtime import onnx_file
 from normfold.serving.wording import quoted
 
@@ -40,6 +41,17 @@ def test_models_and_versions_are_found_and_everything_else_is_not(root):
     assert found["a"].versions() == [1, 12]
     assert found["b"].config_text() == "max_batch_size: 2"
     assert found["a"].config_text() is None
+
+
+def test_versions_have_up_to_63_bits_such_as_a_time_in_nanoseconds(root, models):
+    for name in ("1764511111000000000", str(2**63 - 1), str(2**63)):
+        (root / "a" / name).mkdir()
+    assert ModelFolder("a", root / "a").versions() == [1, 12, 1764511111000000000, 2**63 - 1]
+    sent = SentFolder("s", {"1764511111000000000/model.onnx": b"x", f"{2**63}/model.onnx": b"y"})
+    assert sent.versions() == [1764511111000000000]
+    assert parse_version(str(2**63 - 1)) == 2**63 - 1
+    with pytest.raises(InvalidRequest, match="stol"):
+        parse_version(str(2**63))
 
 
 def test_one_models_folder_is_a_repository_of_one(root):
