@@ -51,6 +51,8 @@ class SizedRun:
         self._numbers, self._most_answers = itertools.count(), 0
         #: The largest inputs since memory was last given back, in bytes.
         self._largest = 0
+        #: The outputs that had the rows of their inputs in parts of different sizes.
+        self._by_rows: set[str] = set()
         #: Inputs up to this size need no further look, in bytes.
         self._ordinary_bytes = memory.most_input_bytes(PART_BYTES)
 
@@ -94,15 +96,30 @@ class SizedRun:
         most = self.part_rows(rows, size)
         if most >= rows:
             return self._run_alone(feeds, outputs, rows, size, stop)
-        answers = []
-        for at in range(0, rows, most):
-            part = {name: array[at : at + most] for name, array in feeds.items()}
-            size = _bytes(part)
-            count = min(most, rows - at)
-            answers.append(self._run_alone(part, outputs, count, size, stop))
+        answers, at = [], 0
+        counts = self._counts(rows, most, outputs, size)
+        for count in counts:
+            part = {name: array[at : at + count] for name, array in feeds.items()}
+            answers.append(self._run_alone(part, outputs, count, _bytes(part), stop))
             if any(array.shape[:1] != (count,) for array in answers[-1]):
                 raise InvalidRequest(f"an output does not have the {count} rows of the input, so it cannot be batched")
-        return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+            at += count
+        if len(set(counts)) > 1:
+            self._by_rows.update(outputs)
+        return answers[0] if len(answers) == 1 else [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+
+    def _counts(self, rows: int, most: int, outputs: Sequence[str], size: int) -> list[int]:
+        """The rows of each part of a run of ``rows`` rows with inputs of ``size`` bytes: ``most`` in each.
+
+        Until the outputs were seen with parts of different sizes, the first part has one row less, or two instead of
+        one: an output that has as many rows as every part, however many are asked for, is found out by that.
+        """
+        first = most
+        if not self._by_rows.issuperset(outputs):
+            two = self._memory.of(2, 2 * size // rows)
+            first = most - 1 if most > 1 else 2 if self._budget.fits(two) else 1
+        rest, left = divmod(rows - first, most)
+        return [first, *[most] * rest, *([left] if left else [])]
 
     def give_back(self) -> None:
         """Give back the memory that the session keeps for its next run, if that is much."""

@@ -210,6 +210,23 @@ def test_an_output_without_rows_is_no_batch(session, monkeypatch):
         sized(rows(2, 1 << 18), ["y"])
 
 
+@pytest.mark.parametrize(("length", "most", "counts"), [(1 << 18, 1, [2, 1, 1]), (1 << 14, 8, [7, 8, 2])])
+def test_an_output_with_the_rows_of_every_part_by_chance_is_no_batch(session, monkeypatch, length, most, counts):
+    """Such as a mean of the batch: it would be there once for each part."""
+    memory = RunMemory(row_bytes=PART_BYTES / 8, row_input_bytes=4 << 14)
+    sized = SizedRun(session, memory, MemoryBudget(1 << 40), batched=True, sample=rows(1, 32))
+    feeds, seen = rows(sum(counts), length), []
+    monkeypatch.setattr(session, "run", lambda feeds, outputs, **_: [np.zeros((most, 1))])
+    for _ in range(2):
+        with pytest.raises(InvalidRequest, match=f"an output does not have the {counts[0]} rows"):
+            sized(feeds, ["y"])
+    monkeypatch.setattr(session, "run", lambda feeds, outputs, **_: seen.append(len(feeds["x"])) or [feeds["x"]])
+    for _ in range(2):
+        np.testing.assert_array_equal(sized(feeds, ["y"])[0], feeds["x"])
+    again = [most] * (sum(counts) // most) + [sum(counts) % most] * (sum(counts) % most > 0)
+    assert seen == [*counts, *again]
+
+
 def test_large_runs_wait_until_the_memory_of_others_is_free(monkeypatch):
     budget = MemoryBudget(100)
     begun, end = threading.Event(), threading.Event()
