@@ -38,6 +38,8 @@ class BatchPolicy:
     preferred: frozenset[int] = frozenset()
     #: How long a batch that is not full may wait for more requests, in microseconds.
     max_delay_us: int = 0
+    #: No request runs before an earlier one of its priority level and connection, of another shape either.
+    in_order: bool = False
     #: The lowest priority level; level 1 comes first. 0: there are no priorities.
     levels: int = 0
     #: The level of requests that ask for none.
@@ -65,6 +67,7 @@ def read_policy(config: mc.ModelConfig) -> BatchPolicy:
         max_rows=config.max_batch_size,
         preferred=frozenset(batching.preferred_batch_size),
         max_delay_us=batching.max_queue_delay_microseconds,
+        in_order=batching.preserve_ordering,
         levels=batching.priority_levels,
         default_level=batching.default_priority_level if batching.priority_levels else 0,
         default=_queue(batching.default_queue_policy),

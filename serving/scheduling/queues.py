@@ -138,13 +138,17 @@ class Queues:
     def _gather(self, head: Job) -> tuple[list[Job], int]:
         """``head`` and the waiting jobs that run with it, by priority and then by arrival; and all their rows.
 
-        The rows are ``max_rows`` where the next job does not fit: this batch is full, too.
+        The rows are ``max_rows`` where the next job does not fit, or must not be overtaken: this batch is full, too.
         """
         batch, rows = [head], head.rows
         if self._policy.max_rows > 1:
             for line in self._lines():
                 for job in line:
-                    if job is head or job.key != head.key or job.future.done():
+                    if job is head or job.future.done():
+                        continue
+                    if job.key != head.key:
+                        if self._policy.in_order:
+                            return batch, self._policy.max_rows
                         continue
                     if rows + job.rows > self._policy.max_rows:
                         return batch, self._policy.max_rows

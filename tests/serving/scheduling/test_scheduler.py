@@ -106,6 +106,23 @@ def test_a_batch_never_exceeds_the_largest():
     assert gate.runs == [[0], [1, 1, 2, 2], [3, 3]]
 
 
+@pytest.mark.parametrize("delay_us", [0, 3_600_000_000])
+def test_where_the_order_is_preserved_no_request_overtakes_one_of_another_shape(delay_us):
+    gate = Gate(is_open=False)
+
+    async def scenario(submit):
+        calls = [submit(0, rows=4)]
+        await started(gate)
+        calls += [submit(value, width=width) for value, width in ((1, 3), (2, 3), (3, 5), (4, 3))]
+        calls.append(submit(5, rows=4))
+        await settle()
+        gate.open.set()
+        await asyncio.gather(*calls)
+
+    play(scenario, BatchPolicy(max_rows=4, max_delay_us=delay_us, in_order=True), gate)
+    assert gate.runs == [[0] * 4, [1, 2], [3], [4], [5] * 4]
+
+
 def test_only_equal_shapes_run_together_and_nothing_overtakes_its_own_kind():
     gate = Gate(is_open=False)
 
