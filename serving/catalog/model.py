@@ -61,6 +61,8 @@ class Model:
         self.digest = ""
         #: The memory that it takes while nothing runs, in bytes; as far as it is known.
         self.memory_bytes = 0
+        #: Requests that are read, run or written now, without those that an earlier one has planned.
+        self.in_use = 0
         self._made_ns = time.perf_counter_ns()
         instances = sum(group.count * max(1, len(group.gpus)) for group in settings.instance_group)
         #: Runs the model, on the least busy of its GPUs if it has several.
@@ -122,7 +124,7 @@ class Model:
     @property
     def idle(self) -> bool:
         """Whether no request for it is under way."""
-        return not self.scheduler.load.under_way.requests and not self.scheduler.waiting
+        return not (self.in_use or self.scheduler.load.under_way.requests or self.scheduler.waiting)
 
     def snapshot(self) -> mx.ModelSnapshot:
         """Its counters, the requests that wait, and its devices."""

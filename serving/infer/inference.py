@@ -170,6 +170,7 @@ class Inference:
     ) -> tuple[Checked, Answer]:
         started = time.perf_counter_ns()
         model = await self._catalog.awake(request.model_name, request.model_version)
+        model.in_use += 1  # the door has not counted it for the model if that was not loaded yet
         try:
             with contextlib.ExitStack() as held:
                 long = large
@@ -194,6 +195,8 @@ class Inference:
         except BaseException as error:
             model.statistics.failed(time.perf_counter_ns() - started, status_alone(error))
             raise
+        finally:
+            model.in_use -= 1
         self._count(model, checked.rows, timing, request.id, started, read, answered)
         return checked, response
 

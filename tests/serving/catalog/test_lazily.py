@@ -17,6 +17,7 @@ from normfold.serving.catalog.entries import MADE_ROOM, NOT_LOADED, UNLOADED, li
 from normfold.serving.catalog.following import served
 from normfold.serving.catalog.lazily import LazyLimits
 from normfold.serving.catalog.load import LoadOptions, memory_of
+from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.repository import Repository
 from normfold.serving.errors import NotFound, Overloaded, ServingError, Unavailable
 from normfold.serving.runtime.devices import Device
@@ -171,6 +172,41 @@ def test_the_idle_models_that_were_not_used_for_longest_make_room(catalog):
         assert again.statistics.success.buckets[(20).bit_length()] == 1
 
     asyncio.run(use())
+
+
+def test_a_model_does_not_make_room_before_the_requests_that_loaded_it_have_their_turn(catalog):
+    made = catalog(LazyLimits(budget_bytes=EACH))
+    dropped = []
+    made.on_unload(lambda model: dropped.append(model.name))
+
+    async def use():
+        await made.load_all()
+        await made.awake("a", "")
+        made._lazily._waiting["a"] = 1
+        await made.awake("b", "")
+        assert dropped == []
+        del made._lazily._waiting["a"]
+        await made.awake("c", "")
+        assert dropped == ["a", "b"]
+
+    asyncio.run(use())
+
+
+def test_a_model_does_not_make_room_while_the_request_that_loaded_it_is_answered(serve, root, ask, monkeypatch):
+    infer = Model.infer
+
+    async def meanwhile(self, *rest):
+        if self.name == "a":
+            await one.server.catalog.awake("b", "")
+        return await infer(self, *rest)
+
+    monkeypatch.setattr(Model, "infer", meanwhile)
+    with serve(root, load="lazily") as one:
+        one.server.catalog._lazily._limits = LazyLimits(budget_bytes=EACH)
+        one.infer(ask("a"))
+        (row,) = one.call("ModelStatistics", pb.ModelStatisticsRequest(name="a")).model_stats
+        assert row.inference_count == 1
+        assert one.server.catalog.entries["a"].ready[0].idle
 
 
 def test_counters_of_a_model_that_made_room_are_still_reported(catalog, serve, root, ask):
