@@ -111,11 +111,12 @@ class SizedRun:
     def _counts(self, rows: int, most: int, outputs: Sequence[str], size: int) -> list[int]:
         """The rows of each part of a run of ``rows`` rows with inputs of ``size`` bytes: ``most`` in each.
 
-        Until the outputs were seen with parts of different sizes, the first part has one row less, or two instead of
-        one: an output that has as many rows as every part, however many are asked for, is found out by that.
+        An output that has as many rows as a part, however many are asked for, is found out by parts of different sizes.
+        So where all would be equal, and the outputs were not seen with such parts, the first has one row less, or two
+        instead of one.
         """
         first = most
-        if not self._by_rows.issuperset(outputs):
+        if rows % most == 0 and not self._by_rows.issuperset(outputs):
             two = self._memory.of(2, 2 * size // rows)
             first = most - 1 if most > 1 else 2 if self._budget.fits(two) else 1
         rest, left = divmod(rows - first, most)

@@ -210,7 +210,7 @@ def test_an_output_without_rows_is_no_batch(session, monkeypatch):
         sized(rows(2, 1 << 18), ["y"])
 
 
-@pytest.mark.parametrize(("length", "most", "counts"), [(1 << 18, 1, [2, 1, 1]), (1 << 14, 8, [7, 8, 2])])
+@pytest.mark.parametrize(("length", "most", "counts"), [(1 << 18, 1, [2, 1, 1]), (1 << 14, 8, [7, 8, 1])])
 def test_an_output_with_the_rows_of_every_part_by_chance_is_no_batch(session, monkeypatch, length, most, counts):
     """Such as a mean of the batch: it would be there once for each part."""
     memory = RunMemory(row_bytes=PART_BYTES / 8, row_input_bytes=4 << 14)
@@ -225,6 +225,21 @@ def test_an_output_with_the_rows_of_every_part_by_chance_is_no_batch(session, mo
         np.testing.assert_array_equal(sized(feeds, ["y"])[0], feeds["x"])
     again = [most] * (sum(counts) // most) + [sum(counts) % most] * (sum(counts) % most > 0)
     assert seen == [*counts, *again]
+
+
+@pytest.mark.parametrize(("count", "parts"), [(14, [8, 6]), (15, [8, 7]), (16, [7, 8, 1]), (17, [8, 8, 1])])
+def test_an_output_of_any_fixed_number_of_rows_is_found_out_by_the_parts(session, monkeypatch, count, parts):
+    """Parts of one size would hide an output that always has as many rows."""
+    memory = RunMemory(row_bytes=PART_BYTES / 8, row_input_bytes=4 << 14)
+    sized = SizedRun(session, memory, MemoryBudget(1 << 40), batched=True, sample=rows(1, 32))
+    feeds, seen = rows(count, 1 << 14), []
+    for fixed in range(1, 10):
+        monkeypatch.setattr(session, "run", lambda feeds, outputs, answer=np.zeros((fixed, 1)), **_: [answer])
+        with pytest.raises(InvalidRequest, match="an output does not have the"):
+            sized(feeds, ["y"])
+    monkeypatch.setattr(session, "run", lambda feeds, outputs, **_: seen.append(len(feeds["x"])) or [feeds["x"]])
+    sized(feeds, ["y"])
+    assert seen == parts
 
 
 def test_large_runs_wait_until_the_memory_of_others_is_free(monkeypatch):
