@@ -71,8 +71,10 @@ class Queues:
     def run_alone(self) -> bool:
         """From now on no two jobs share a run; whether they might before."""
         with self._lock:
-            might, self._policy = self._policy.max_rows > 1, replace(self._policy, max_rows=1)
-        return might
+            if self._policy.max_rows <= 1:
+                return False
+            self._policy = replace(self._policy, max_rows=1)
+        return True
 
     def add(self, job: Job) -> None:
         """Let ``job`` wait."""
