@@ -107,6 +107,18 @@ def test_a_model_whose_warm_up_answers_without_the_rows_of_its_input_is_not_batc
     assert "model 'm' version 1: an output has not the rows of its input, so no requests run together" in caplog.text
 
 
+def test_a_golden_input_that_has_no_rows_and_a_default_does_not_end_batches(load, tmp_path, models, caplog):
+    models.write(tmp_path, HEAD + " g (float[N,4] x, float[1] s) => (float[N,4] y) <float[1] s = {2}> { y = Mul (x, s) }")
+    x = np.ones((2, 4), np.float32)
+    inputs = [
+        {"name": name, "datatype": "FP32", "shape": array.shape, "data": base64.b64encode(array.tobytes()).decode()}
+        for name, array in (("x", x), ("s", np.ones(1, np.float32)))
+    ]
+    (tmp_path / "1" / "golden.json").write_bytes(_golden(x, inputs=inputs))
+    load("max_batch_size: 8 dynamic_batching {}")
+    assert "run together" not in caplog.text
+
+
 def test_a_model_of_open_length_is_warmed_with_its_golden_input(load, tmp_path, models, runs):
     models.write(tmp_path, CONV)
     x = np.ones((1, 3, 7), np.float32)
