@@ -71,7 +71,7 @@ class Inference:
             return self._later(self._named(data), data, lambda: self._answer_checked(data))
         plan, identifier = found
         model = plan.model
-        if model.cache is not None or not model.scheduler.may_run_now(plan.run_time) or self._traces.active:
+        if model.cache is not None or not model.scheduler.may_run_first(plan.run_time) or self._traces.active:
             return self._later(model, data, lambda: self._answer_planned(plan, data, identifier, started))
         try:
             response, read, ran = plan.run(data, identifier)

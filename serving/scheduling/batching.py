@@ -38,7 +38,7 @@ class BatchPolicy:
     preferred: frozenset[int] = frozenset()
     #: How long a batch that is not full may wait for more requests, in microseconds.
     max_delay_us: int = 0
-    #: No request runs before an earlier one of its priority level and connection, of another shape either.
+    #: Requests of one priority level and connection run in the order in which they came, of other shapes too.
     in_order: bool = False
     #: The lowest priority level; level 1 comes first. 0: there are no priorities.
     levels: int = 0

@@ -123,6 +123,10 @@ class Scheduler:
         """The number of requests that wait for a run."""
         return self._queues.waiting
 
+    def may_run_first(self, run_time: RunTime) -> bool:
+        """Whether a request that has just come may run at once, before others whose turn has not come yet."""
+        return self.may_run_now(run_time) and not (self._policy.in_order and self.load.under_way.requests)
+
     def may_run_now(self, run_time: RunTime) -> bool:
         """Whether a request may run on the event loop at once: its run is short, and no other request waits."""
         # While an instance is free nothing waits, unless a batch may wait for more requests.

@@ -290,6 +290,35 @@ def test_a_large_answer_is_sent_from_the_arrays_of_the_run_unless_they_are_parts
         assert plan.answer(parts, identifier) == plan.response(parts, identifier)
 
 
+@pytest.mark.parametrize("in_order", ["true", "false"])
+def test_where_the_order_is_preserved_no_plan_is_run_before_a_request_that_came_first(models, tmp_path, in_order):
+    graph = '<ir_version: 9, opset_import: ["": 18]> g (float[N,L] x) => (float[N,L] y) { y = Neg (x) }'
+    config = f"max_batch_size: 8 dynamic_batching {{ preserve_ordering: {in_order} }}"
+    models.write(tmp_path / "m", graph, config=config)
+    first, second = [
+        pb.ModelInferRequest(
+            model_name="m",
+            inputs=[{"name": "x", "datatype": "FP32", "shape": [1, length]}],
+            raw_input_contents=[bytes(4 * length)],
+        ).SerializeToString()
+        for length in (5, 4)
+    ]
+    with ThreadPoolExecutor(1) as executor, asyncio.Runner() as runner:
+        catalog = Catalog(Repository(tmp_path), LoadOptions(Device("cpu"), 1), executor)
+        inference = Inference(catalog, SharedMemory(False), TraceSettings())
+        runner.run(catalog.load_all())
+
+        async def both() -> bool:
+            """Whether the second request is answered before the first has had its turn."""
+            answers = [inference.answer(first), inference.answer(second)]
+            await asyncio.gather(*[answer for answer in answers if not isinstance(answer, bytes)])
+            return isinstance(answers[1], bytes)
+
+        runner.run(_awaited(inference, second))
+        inference._plans.find(second)[0].run_time.inline = True
+        assert runner.run(both()) is (in_order == "false")
+
+
 async def _awaited(inference: Inference, data: bytes) -> Any:
     answer = inference.answer(data)
     return answer if isinstance(answer, bytes) else await answer
