@@ -171,7 +171,7 @@ def export(
         raise click.UsageError("--weights-sha256 takes 64 digits, as sha256sum prints, and --weights FILE beside it")
     check_weights_key(weights_key, weights)
     keywords, sizes = keywords_of(config, arguments), sizes_of(time_at)
-    with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
+    with errors_as_messages(debug) as done, steps(quiet=as_json) as (console, progress):
         progress("import PyTorch")
         from normfold.cli.ends import ends_of
         from normfold.export.pipeline import export_model
@@ -205,7 +205,8 @@ def export(
         )
         with redirect_stdout(sys.stderr):  # what the user's code prints on import is not output of this command
             report = export_model(request, progress)
-    with told_after(f"version {report.version} of {report.model} is published"):
+        done.append(f"version {report.version} of {report.model} is published")
+    with told_after(*done):
         if as_json:
             from normfold.export.publishing import report as reports
 

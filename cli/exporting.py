@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from normfold.interrupts import INTERRUPTED
+
 if TYPE_CHECKING:
     from normfold.cli.plain_console import PlainConsole
     from normfold.export.publishing.report import ExportReport
@@ -28,13 +30,18 @@ __all__ = ["errors_as_messages", "print_report", "steps", "timed_threads"]
 
 
 @contextmanager
-def errors_as_messages(debug: bool) -> Iterator[None]:
-    """End with one message and exit code 1 for any error; --debug shows Python's traceback."""
+def errors_as_messages(debug: bool) -> Iterator[list[str]]:
+    """End with one message and exit code 1 for any error; --debug shows Python's traceback.
+
+    The block appends what it has written to the list, for the message of a Ctrl-C.
+    """
+    done: list[str] = []
     try:
-        yield
-    except KeyboardInterrupt:
-        click.echo("stopped; nothing was written", err=True)
-        sys.exit(130)
+        yield done
+    except KeyboardInterrupt as stop:
+        written = [*getattr(stop, "__notes__", ()), *done]
+        click.echo(f"stopped; {' and '.join(written) or 'nothing was written'}", err=True)
+        sys.exit(INTERRUPTED)
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except (Exception, SystemExit) as error:

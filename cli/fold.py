@@ -89,7 +89,7 @@ def fold(
     """
     sizes = sizes_of(time_at)
     beside = target.with_suffix(f".{written}") if written is not None else None
-    with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
+    with errors_as_messages(debug) as done, steps(quiet=as_json) as (console, progress):
         progress("import the graph tools")
         from normfold.export.errors import PublishError
         from normfold.export.onnx_fold import fold_file, require_place, write_file
@@ -112,13 +112,14 @@ def fold(
             fold_all=fold_all,
             progress=progress,
         )
+        done.append(f"{target} is written")
         whole = json.dumps(reports.as_json(report), indent=2) + "\n"
         if beside is not None:
             try:
                 write_file(beside, (as_html(report) if written == "html" else whole).encode())
             except PublishError as error:
                 raise PublishError(f"{error}; '{target}' is written") from None
-    with told_after(f"{target} is written"):
+    with told_after(*done):
         if as_json:
             click.echo(whole, nl=False)
         else:

@@ -98,8 +98,8 @@ class LazyGroup(click.Group):
                 environment.say_where(error)
             vars(error).update(message=message(_clearer(error)))  # click declares it final, and prints it
             raise
-        except KeyboardInterrupt:  # click would end with 1, which says something else
-            click.echo("stopped", err=True)
+        except KeyboardInterrupt as stop:  # click would end with 1, which says something else
+            click.echo("; ".join(["stopped", *getattr(stop, "__notes__", ())]), err=True)
             ctx.exit(interrupts.INTERRUPTED)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

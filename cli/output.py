@@ -36,10 +36,10 @@ def printing(command: Callable[[], object]) -> None:
 
 @contextmanager
 def told_after(done: str) -> Iterator[None]:
-    """Where the output has no room for what this block prints, say that ``done`` is done all the same."""
+    """Where the output has no room for what this block prints, or Ctrl-C ends it, say that ``done`` is done."""
     try:
         yield
-    except OSError as error:
+    except (OSError, KeyboardInterrupt) as error:
         error.add_note(one_line(done))
         raise
 

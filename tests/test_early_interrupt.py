@@ -38,11 +38,22 @@ def test_ctrl_c_while_a_command_is_imported_says_stopped_and_nothing_else(root, 
     assert (done.returncode, done.stdout, done.stderr) == (interrupts.INTERRUPTED, "", "stopped\n")
 
 
+def test_ctrl_c_when_the_command_is_over_shows_no_traceback(root, tmp_path):
+    late = "import atexit, signal, sys; atexit.register(signal.raise_signal, signal.SIGINT)"
+    start = f"{late}; sys.argv = ['normfold', '--help']; from normfold.__main__ import run; run()"
+    env = {"PYTHONPATH": str(root / "src"), "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-c", start]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+    assert done.stdout.startswith("Usage: ")
+
+
 def test_a_process_that_ignores_ctrl_c_goes_on_to_ignore_it():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         interrupts.end_at_once()
         interrupts.raise_again()
+        interrupts.end_silently()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)

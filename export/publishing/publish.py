@@ -20,6 +20,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def publish(
 
     Raises PublishError where the version exists (without overwrite), where other versions use a configuration with
     other inputs or outputs, or where a path cannot be written. After any error, KeyboardInterrupt too, nothing is left
-    behind.
+    behind. Only a KeyboardInterrupt behind the rename leaves the whole version; a note of it says so.
     """
     destination = Destination(repository, publication.name, version, overwrite)
     check_name(destination.name)
@@ -92,12 +93,12 @@ def publish(
 def _publish_model(repository: Path, publication: Publication, version: int) -> Path:
     """Write the model's directory with its first version, in one rename."""
     directory = repository / publication.name
-    with _Staging(repository) as staging:
+    with _Staging(repository, directory, directory / str(version)) as staging:
         _write_files(staging.path, publication.model_files)
         _write_version(staging.path / str(version), publication.version_files)
         _sync_directory(staging.path)
         staging.path.rename(directory)
-    _sync_directory(repository)
+        _sync_directory(repository)
     return directory / str(version)
 
 
@@ -109,7 +110,7 @@ def _publish_version(destination: Destination, publication: Publication) -> Path
     whole = replaces_model(destination, publication.model_files)
     files = publication.model_files if whole else changed_files(directory, publication.model_files)
     if files:
-        with _Staging(repository) as staging:
+        with _Staging(repository, directory, target) as staging:
             if not whole:
                 _link_all(directory, staging.path, {target.name, *files})
             for name, content in files.items():
@@ -119,9 +120,9 @@ def _publish_version(destination: Destination, publication: Publication) -> Path
             exchange(staging.path, directory)
             if not whole:
                 _move_new(staging.path, directory)
-        _sync_directory(repository)
+            _sync_directory(repository)
         return target
-    with _Staging(directory) as staging:
+    with _Staging(directory, target, target) as staging:
         _write_version(staging.path, publication.version_files)
         if destination.overwrite and destination.version is not None and target.exists():
             exchange(staging.path, target)
@@ -132,7 +133,7 @@ def _publish_version(destination: Destination, publication: Publication) -> Path
                 if error.errno not in _TAKEN:
                     raise
                 return _publish_version(destination, publication)  # another export took this number meanwhile
-    _sync_directory(directory)
+        _sync_directory(directory)
     return target
 
 
@@ -161,16 +162,25 @@ def _move_new(old: Path, new: Path) -> None:
 
 
 class _Staging:
-    """A directory to write into, beside the place that it is renamed to; what is left of it is removed in the end."""
+    """A directory to write into, beside the ``place`` that it is renamed to; what is left of it is removed in the end.
 
-    def __init__(self, parent: Path):
+    A KeyboardInterrupt that comes after the rename gets a note: ``version`` is published all the same.
+    """
+
+    def __init__(self, parent: Path, place: Path, version: Path):
         self.path = parent / f".tmp-{uuid.uuid4().hex}"
+        self._place, self._version = place, version
 
     def __enter__(self) -> _Staging:
         self.path.mkdir()
+        self._written = self.path.stat()
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            with suppress(OSError):
+                if os.path.samestat(self._written, self._place.stat()):
+                    error.add_note(f"'{self._version}' is published")
         # After an exchange this is the old version, after an error the incomplete new one.
         shutil.rmtree(self.path, ignore_errors=True)
 

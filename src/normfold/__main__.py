@@ -9,7 +9,10 @@ def run() -> None:
     from normfold.cli import main
     from normfold.cli.output import printing
 
-    printing(main)
+    try:
+        printing(main)
+    finally:
+        interrupts.end_silently()
 
 
 if __name__ == "__main__":

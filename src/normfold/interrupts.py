@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-__all__ = ["INTERRUPTED", "end_at_once", "hang_up", "raise_again"]
+__all__ = ["INTERRUPTED", "end_at_once", "end_silently", "hang_up", "raise_again"]
 
 #: The exit code of a command that Ctrl-C stopped, as shells have it.
 INTERRUPTED = 130
@@ -38,6 +38,15 @@ def raise_again() -> None:
     """Raise KeyboardInterrupt at Ctrl-C from now on, if ``end_at_once`` has changed that."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def end_silently() -> None:
+    """End this process at Ctrl-C without a word from now on, unless it ignores Ctrl-C: the command is over.
+
+    Python takes half a second to leave torch, and would print the traceback of a KeyboardInterrupt there.
+    """
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _end):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _pass_over(number: int, frame: object) -> None:

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
+from normfold.cli.exporting import errors_as_messages
 from normfold.cli.main import main
 
 NETS = """
@@ -138,3 +139,22 @@ def test_a_file_is_not_folded_into_itself(directory: Path, target: str, option: 
     assert done.exit_code == 1
     assert "is the file that is read: the folded graph would replace the only one" in done.stderr
     assert (directory / "net.onnx").read_bytes() == before
+
+
+def test_a_command_that_ctrl_c_stops_says_what_it_has_written(capsys: pytest.CaptureFixture[str]) -> None:
+    def pressed() -> None:
+        with errors_as_messages(debug=False) as done:
+            done.append("out.onnx is written")
+            raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        pressed()
+    assert (end.value.code, capsys.readouterr().err) == (130, "stopped; out.onnx is written\n")
+
+
+def test_a_note_of_ctrl_c_says_what_was_written(capsys: pytest.CaptureFixture[str]) -> None:
+    stop = KeyboardInterrupt()
+    stop.add_note("'repository/m/1' is published")
+    with pytest.raises(SystemExit), errors_as_messages(debug=False):
+        raise stop
+    assert capsys.readouterr().err == "stopped; 'repository/m/1' is published\n"

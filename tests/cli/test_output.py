@@ -13,6 +13,7 @@ from typing import IO
 
 import pytest
 
+from normfold.cli.main import main
 from normfold.cli.output import json_of, printing, told_after
 
 
@@ -66,6 +67,20 @@ def test_an_output_without_room_says_what_is_done_all_the_same(capsys: pytest.Ca
         os.dup2(standard_output, 1)
     said = "Error: the output cannot be written: No space left on device; version 1 of m is published\n"
     assert capsys.readouterr().err == said
+
+
+def test_ctrl_c_while_a_command_prints_says_what_is_done_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pressed(*printed: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "model.onnx").write_bytes(b"")
+    monkeypatch.setattr("normfold.cli.sign.one_line", pressed)
+    with pytest.raises(SystemExit) as end:
+        main(["sign", str(tmp_path)])
+    assert (end.value.code, capsys.readouterr().err) == (130, f"stopped; wrote {tmp_path / '1' / 'manifest.json'}\n")
 
 
 def test_a_character_that_the_output_lacks_is_escaped(tmp_path: Path) -> None:

@@ -232,9 +232,33 @@ def test_an_interrupt_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: 
             raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as stop:
         publish(tmp_path / "repository", publication())
     assert not (tmp_path / "repository").exists()
+    assert not hasattr(stop.value, "__notes__")
+
+
+@pytest.mark.parametrize("how", ["first version", "next version", "with labels", "overwritten"])
+def test_an_interrupt_after_the_rename_says_that_the_version_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    number = 1 if how in ("first version", "overwritten") else 2
+    new = publication(b"new", labels_txt=b"a\n") if how == "with labels" else publication(b"new")
+    if how != "first version":
+        publish(tmp_path, publication())
+    version, sync = tmp_path / "net" / str(number), os.fsync
+
+    def pressed(descriptor: int) -> None:
+        sync(descriptor)
+        if version.exists() and (version / "model.onnx").read_bytes() == b"new":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", pressed)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        publish(tmp_path, new, version=number, overwrite=how == "overwritten")
+    assert stop.value.__notes__ == [f"'{version}' is published"]
+    assert whole(version)["model.onnx"] == b"new"
+    assert not list(tmp_path.rglob(".tmp-*"))
 
 
 def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
