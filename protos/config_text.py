@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Iterator
 
 from google.protobuf import text_format
@@ -10,11 +12,20 @@ from google.protobuf.message import Message
 
 from normfold.protos import model_config as mc
 
+#: protobuf's words for a name that it does not know, with the full name of its message or enum.
+_NO_FIELD = re.compile(r'Message type "([\w.]+)" has no field named "(\w{1,100})"')
+_NO_VALUE = re.compile(r'Enum type "([\w.]+)" has no value named (\w{1,100})\.')
+
 
 def parse_config(text: str) -> mc.ModelConfig:
     """The configuration in ``text``. Raises text_format.ParseError, with a line where protobuf tells it."""
     try:
         config = text_format.Parse(text, mc.ModelConfig())
+    except text_format.ParseError as error:
+        if hint := _meant(str(error)) or _unclosed(str(error), text):
+            said = str(error).partition(" : ")[2]
+            raise text_format.ParseError(f"{said}{hint}", error.GetLine(), error.GetColumn()) from None
+        raise
     except (ValueError, OverflowError, RecursionError) as error:  # such as a number beyond 32 bits for an enum
         raise text_format.ParseError(str(error)) from None
     for problem in unknown_numbers(config):
@@ -41,3 +52,28 @@ def unknown_numbers(message: Message, where: str = "") -> Iterator[str]:
         elif field.message_type.fields_by_name["value"].message_type is not None:
             for key in value:
                 yield from unknown_numbers(value[key], f"{name}.")
+
+
+def _meant(said: str) -> str:
+    """The end of a sentence about a name that protobuf does not know; "" where none is like it."""
+    pool = mc.ModelConfig.DESCRIPTOR.file.pool
+    if found := _NO_FIELD.search(said):
+        names = difflib.get_close_matches(found[2].lower(), [*pool.FindMessageTypeByName(found[1]).fields_by_name], n=1)
+    elif found := _NO_VALUE.search(said):
+        known = [*pool.FindEnumTypeByName(found[1]).values_by_name]
+        name = found[2].upper().replace("FLOAT", "FP")  # TYPE_FP32 is float32 elsewhere
+        names = [one for one in known if one.endswith(f"_{name}")] or difflib.get_close_matches(name, known, n=1)
+        if not names:
+            return f" Expected one of {', '.join(known)}"
+    else:
+        return ""
+    return f" Did you mean {names[0]}?" if names else ""
+
+
+def _unclosed(said: str, text: str) -> str:
+    """The end of a sentence about another character than expected, where a bracket is missing."""
+    if "Expected " in said:
+        for first, last in ("{}", "[]"):
+            if text.count(first) != text.count(last):
+                return f" The file has {text.count(first)} '{first}' and {text.count(last)} '{last}'"
+    return ""
