@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from normfold.cli.connection import connection_options, said_of
+from normfold.cli.output import json_of
 from normfold.cli.terminal import one_line
 from normfold.counting import counted
 
@@ -189,7 +189,7 @@ def bench(
         for target in targets:
             target.calls.close()
     if as_json:
-        click.echo(json.dumps(benching.as_json(targets, loads, settings, addresses), indent=1))
+        click.echo(json_of(benching.as_json(targets, loads, settings, addresses), indent=1))
     else:
         benching.print_table(targets, loads)
     if out is not None and any(target.slices for target in targets):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from normfold.cli.output import json_of
 from normfold.telemetry import VARIABLE
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def doctor(device: str, as_json: bool) -> None:
     except StartError as error:
         raise click.ClickException(str(error)) from None
     if as_json:
-        click.echo(json.dumps({**asdict(found), "can_serve": not found.problems}, indent=2))
+        click.echo(json_of({**asdict(found), "can_serve": not found.problems}, indent=2))
     else:
         for line in _lines(found):
             click.echo(line)

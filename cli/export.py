@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from contextlib import redirect_stdout
@@ -23,7 +22,7 @@ from normfold.cli.keywords import (
 )
 from normfold.cli.needs import Need, needing
 from normfold.cli.next_command import after_export
-from normfold.cli.output import told_after
+from normfold.cli.output import json_of, told_after
 
 __all__ = ["export"]
 
@@ -210,6 +209,6 @@ def export(
         if as_json:
             from normfold.export.publishing import report as reports
 
-            click.echo(json.dumps(reports.as_json(report), indent=2))
+            click.echo(json_of(reports.as_json(report), indent=2))
         else:
             print_report(report, console, after_export(repository, report.model, report.version, ADDRESS))

@@ -11,7 +11,7 @@ import click
 from normfold.cli.exporting import errors_as_messages, print_report, steps, timed_threads
 from normfold.cli.keywords import FOLDING_NEEDS, sizes_of, timed_sizes
 from normfold.cli.needs import needing
-from normfold.cli.output import told_after
+from normfold.cli.output import json_of, told_after
 
 __all__ = ["fold"]
 
@@ -113,14 +113,14 @@ def fold(
             progress=progress,
         )
         done.append(f"{target} is written")
-        whole = json.dumps(reports.as_json(report), indent=2) + "\n"
         if beside is not None:
             try:
-                write_file(beside, (as_html(report) if written == "html" else whole).encode())
+                whole = as_html(report) if written == "html" else json.dumps(reports.as_json(report), indent=2) + "\n"
+                write_file(beside, whole.encode())
             except PublishError as error:
                 raise PublishError(f"{error}; '{target}' is written") from None
     with told_after(*done):
         if as_json:
-            click.echo(whole, nl=False)
+            click.echo(json_of(reports.as_json(report), indent=2))
         else:
             print_report(report, console, shlex.join(["normfold", "verify", str(source), str(target)]))

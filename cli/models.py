@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +13,7 @@ import click
 from normfold.cli.connection import asks_no_server, connection_options
 from normfold.cli.control import ADDRESS, asking
 from normfold.cli.needs import needing
+from normfold.cli.output import json_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -196,7 +196,7 @@ def _facts(folder: ModelFolder, number: int, filename: str) -> tuple[tuple[str, 
 
 def _show(rows: list[ListedVersion], as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps([asdict(row) for row in rows]))
+        click.echo(json_of([asdict(row) for row in rows]))
         return
     from normfold.cli.plain_console import LONGEST_LINE, PlainConsole
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from normfold.cli.ends import ends_of
 from normfold.cli.exporting import errors_as_messages, steps
 from normfold.cli.keywords import SAMPLES_NEEDED, check_weights_key, code_arguments, keywords_of, weights_key_option
 from normfold.cli.needs import Need, needing
+from normfold.cli.output import json_of
 from normfold.cli.verify_sides import Code, ends_in, is_code, is_served, require, sides_of, with_ends
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def verify(
             progress("compare")
             result = compare(sides[0], sides[1], [Case("sample", f.name, fit(f, described)) for f in files])
     if as_json:
-        click.echo(json.dumps({**asdict(result), "passed": result.passed}, indent=2))
+        click.echo(json_of({**asdict(result), "passed": result.passed}, indent=2))
     else:
         _print(result, console)
         if not result.passed:

@@ -100,3 +100,13 @@ def test_json_is_json_in_every_encoding(encoding: str, monkeypatch: pytest.Monke
     assert json.loads(written.getvalue().decode(encoding)) == value
     if encoding == "utf-8":
         assert "é😀".encode() in written.getvalue()
+
+
+def test_numbers_that_json_lacks_are_texts() -> None:
+    rows = {"y": [[float("nan"), float("inf"), -float("inf"), 1.5, 2, None, True]], "n": (float("nan"),)}
+    written = json_of(rows)
+    assert json.loads(written, parse_constant=pytest.fail) == {
+        "y": [["NaN", "Infinity", "-Infinity", 1.5, 2, None, True]],
+        "n": ["NaN"],
+    }
+    assert json_of({"y": [1.5]}, indent=1) == json.dumps({"y": [1.5]}, indent=1)
