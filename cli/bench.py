@@ -9,6 +9,7 @@ import click
 
 from normfold.cli.connection import connection_options, said_of
 from normfold.cli.output import json_of
+from normfold.cli.target_file import check_target
 from normfold.cli.terminal import one_line
 from normfold.counting import counted
 
@@ -216,8 +217,7 @@ def _check_picture(out: Path) -> None:
     """Refuse a picture that could not be drawn, before anything is measured."""
     if out.suffix not in (".svg", ".png", ".html"):
         raise click.UsageError(f"--out {out} must end in .svg, .png or .html")
-    if not out.parent.is_dir():
-        raise click.UsageError(f"--out {out}: there is no folder {out.parent}; make it first")
+    check_target("--out", out)
     if out.suffix == ".png":
         from normfold.cli.png import png
 

@@ -195,13 +195,14 @@ def _figures(load: Load, one: Target) -> dict[str, Any]:
 
 
 def _summary(total: Slice) -> dict[str, Any]:
+    measured = total.latencies.count > 0
     return {
         "answered": total.answered,
         "errors": dict(total.errors),
         "seconds": total.seconds,
         "per_second": total.per_second,
-        "mean_ms": total.latencies.mean() / 1e6,
-        **{f"p{p:g}_ms": total.milliseconds(p) for p in PERCENTILES},
-        "max_ms": total.milliseconds(100),
+        "mean_ms": total.latencies.mean() / 1e6 if measured else None,
+        **{f"p{p:g}_ms": total.milliseconds(p) if measured else None for p in PERCENTILES},
+        "max_ms": total.milliseconds(100) if measured else None,
         "server_cpu_us": total.cpu_us,
     }

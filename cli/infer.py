@@ -13,6 +13,7 @@ import click
 from normfold.cli.array_file import DAMAGED, open_array_file, why_unread
 from normfold.cli.connection import connection_options, said_of
 from normfold.cli.output import json_of
+from normfold.cli.target_file import check_target
 from normfold.cli.terminal import one_line
 from normfold.plain_file import read_plain_text
 
@@ -80,8 +81,8 @@ def infer(
         raise click.UsageError("--save writes arrays and --top prints text; give one of them")
     if save is not None and save.suffix != ".npz":
         raise click.UsageError(f"--save {save} must end in .npz: it is written as np.savez does")
-    if save is not None and not save.parent.is_dir():
-        raise click.UsageError(f"--save {save}: there is no folder {save.parent}; make it first")
+    if save is not None:
+        check_target("--save", save)
     if top is not None and len(outputs) > 1:
         raise click.UsageError("--top takes one --output")
     values = [_split(text) for text in inputs]

@@ -275,3 +275,14 @@ def test_the_axes_end_where_the_data_ends():
     assert marks == ["0", "20", "40", "60", "80", "100", "2", "5", "10", "20"]
     assert re.search(r'<circle cx="730.0"', svg), "the point with the most requests is at the right end"
     assert "prefers-color-scheme:dark" in svg
+
+
+def test_json_has_no_latency_where_no_call_was_answered():
+    from normfold.cli.benching import _summary
+
+    figures = _summary(Slice(seconds=1.0))
+    assert {figures[name] for name in figures if name.endswith("_ms")} == {None}
+    assert figures["per_second"] == 0
+    assert _summary(Slice(latencies=Histogram([1_000_000]), answered=1, seconds=1.0))["p50_ms"] == pytest.approx(
+        1.0, 0.01
+    )
