@@ -27,6 +27,18 @@ def meant(path: Path, is_model: Callable[[Path], bool]) -> str:
     return f"; did you mean {' or '.join(repr(str(one)) for one in found[:MOST_NAMED])}?" if found else ""
 
 
+def misplaced(path: Path) -> str:
+    """The end of a sentence about the repository ``path`` without models: a file at a wrong place."""
+    for folder in _folders(path):
+        with contextlib.suppress(OSError):
+            for file in sorted((*folder.glob("*.onnx"), *folder.glob("*/*.onnx"))):
+                number = file.parent.name
+                if file.parent != folder and number.isascii() and number.isdecimal() and number[0] != "0":
+                    return f"; {folder.name!r} is no name of a model (letters, digits, . _ -)"
+                return f"; {str(file)!r} is in no version's folder: move it to {str(folder / '1' / file.name)!r}"
+    return ""
+
+
 def _folders(path: Path) -> list[Path]:
     with contextlib.suppress(OSError):
         return sorted(entry for entry in itertools.islice(path.iterdir(), MOST_ENTRIES) if entry.is_dir())

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from normfold.serving.catalog.hints import meant
+from normfold.serving.catalog.hints import meant, misplaced
 from normfold.serving.catalog.manifests import check_manifest, require_listed
 from normfold.serving.catalog.plain_files import is_file, is_there, read_plain, unreadable, why
 from normfold.serving.catalog.version_text import folder_version
@@ -213,7 +213,7 @@ class Repository:
         if next(self._found(), None) is None and ((hint := meant(path, _single)) or not wait):
             raise StartError(
                 f"repository {str(path)!r} holds no model; expected {path / 'NAME' / '1' / 'model.onnx'}, "
-                f"or the path of one model's folder or .onnx file{hint}"
+                f"or the path of one model's folder or .onnx file{hint or misplaced(path)}"
             )
 
     def models(self) -> dict[str, ModelFolder]:

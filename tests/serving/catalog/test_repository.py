@@ -96,6 +96,25 @@ def test_a_path_one_folder_too_high_is_told_the_one_that_was_meant(root, tmp_pat
         Repository(above, wait=True)
 
 
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("b/v1", r"; '[^']*/b/v1/net\.onnx' is in no version's folder: move it to '[^']*/b/1/net\.onnx'$"),
+        ("b", r"; '[^']*/b/net\.onnx' is in no version's folder: move it to '[^']*/b/1/net\.onnx'$"),
+        ("b/01", r"; '[^']*/b/01/net\.onnx' is in no version's folder: move it to '[^']*/b/1/net\.onnx'$"),
+        ("a b/1", r"; 'a b' is no name of a model \(letters, digits, \. _ -\)$"),
+        ("docs/x/y", r"or the path of one model's folder or \.onnx file$"),
+    ],
+)
+def test_a_file_at_a_wrong_place_of_a_repository_without_models_is_named(tmp_path_factory, place, words):
+    repository = tmp_path_factory.mktemp("repository")
+    (repository / place).mkdir(parents=True)
+    (repository / place / "net.onnx").touch()
+    with pytest.raises(StartError, match=words):
+        Repository(repository)
+    assert Repository(repository, wait=True).models() == {}
+
+
 def test_a_folder_without_any_model_may_wait_for_the_first_one(tmp_path_factory, root):
     empty = tmp_path_factory.mktemp("empty")
     (empty / "lost+found").mkdir()
