@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
 
 from normfold.cli.control import ADDRESS
-from normfold.cli.exporting import errors_as_messages, print_report, steps, timed_threads
+from normfold.cli.exporting import errors_as_messages, print_report, prints_apart, steps, timed_threads
 from normfold.cli.keywords import (
     FOLDING_NEEDS,
     check_weights_key,
@@ -202,7 +200,7 @@ def export(
             fold_all=fold_all,
             time_at=sizes,
         )
-        with redirect_stdout(sys.stderr):  # what the user's code prints on import is not output of this command
+        with prints_apart():
             report = export_model(request, progress)
         done.append(f"version {report.version} of {report.model} is published")
     with told_after(*done):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -26,7 +27,7 @@ timed_threads = click.option(
     help="Time the forms with N threads for each run: as many as the server will give a run.",
 )  # fmt: skip
 
-__all__ = ["errors_as_messages", "print_report", "steps", "timed_threads"]
+__all__ = ["errors_as_messages", "print_report", "prints_apart", "steps", "timed_threads"]
 
 
 @contextmanager
@@ -64,6 +65,31 @@ def _sentence(error: BaseException) -> str:
     step = next((note for note in getattr(error, "__notes__", ()) if note.startswith(_AT_STEP)), "")
     step = step.removeprefix(_AT_STEP).removesuffix("'")
     return f"{stopped(error, step)} (--debug shows Python's traceback)"
+
+
+@contextmanager
+def prints_apart() -> Iterator[None]:
+    """Send to standard error what the user's code prints in this block: it is not output of the command.
+
+    Also what a library or a child process writes to the file descriptor of standard output.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):  # standard output or standard error may be closed
+            kept = os.dup(1)
+            stack.callback(os.close, kept)
+            os.dup2(2, 1)
+            stack.callback(os.dup2, kept, 1)
+            stack.callback(_flush)
+        with redirect_stdout(sys.stderr):
+            yield
+
+
+def _flush() -> None:
+    """Write what was printed past sys.stdout: by a library of C, or to Python's first standard output."""
+    ctypes.CDLL(None).fflush(None)
+    if sys.__stdout__ is not None:
+        with suppress(ValueError):  # it is closed
+            sys.__stdout__.flush()
 
 
 @contextmanager

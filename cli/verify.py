@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import click
 
 from normfold.cli.connection import asks_no_server, connection_options
 from normfold.cli.ends import ends_of
-from normfold.cli.exporting import errors_as_messages, steps
+from normfold.cli.exporting import errors_as_messages, prints_apart, steps
 from normfold.cli.keywords import SAMPLES_NEEDED, check_weights_key, code_arguments, keywords_of, weights_key_option
 from normfold.cli.needs import Need, needing
 from normfold.cli.output import json_of
@@ -128,7 +127,7 @@ def verify(
         files = [read_sample(path, allow_nonfinite) for path in samples]
         for text in (first, second):
             require(text)
-        with redirect_stdout(sys.stderr):
+        with prints_apart():
             sides = [*sides_of((first, second), code, inputs, files, credentials)]
             if code.weights:
                 raise click.UsageError(f"--weights {code.weights[0]}: neither side is code that takes weights")

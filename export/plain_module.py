@@ -8,6 +8,7 @@ torch.nn.utils.weight_norm, spectral_norm, prune          the same, computed by 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,7 +49,8 @@ def duplicate(network: nn.Module) -> nn.Module:
             memo[id(tensor)] = nn.UninitializedBuffer(device=like.device, dtype=like.dtype)  # type: ignore[call-arg]
         elif not is_lazy(tensor) and not tensor.is_leaf:
             memo[id(tensor)] = tensor.detach().clone()
-    return copy.deepcopy(network, memo)
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch's own, of a program's parts
+        return copy.deepcopy(network, memo)
 
 
 def all_in_float64(network: nn.Module) -> nn.Module:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from normfold.cli.exporting import errors_as_messages
+from normfold.cli.exporting import errors_as_messages, prints_apart
 from normfold.cli.main import main
 
 NETS = """
@@ -150,6 +154,25 @@ def test_a_command_that_ctrl_c_stops_says_what_it_has_written(capsys: pytest.Cap
     with pytest.raises(SystemExit) as end:
         pressed()
     assert (end.value.code, capsys.readouterr().err) == (130, "stopped; out.onnx is written\n")
+
+
+def test_what_the_users_code_prints_is_no_output_of_the_command(capfd: pytest.CaptureFixture[str]) -> None:
+    with prints_apart():
+        print("Python")
+        print("first", file=sys.__stdout__)
+        os.write(1, b"descriptor\n")
+        ctypes.CDLL(None).puts(b"C")
+        subprocess.run(["echo", "child"], check=True)
+    print("result", flush=True)
+    out, err = capfd.readouterr()
+    assert out == "result\n"
+    assert sorted(err.split()) == ["C", "Python", "child", "descriptor", "first"]
+
+
+def test_the_users_code_may_print_where_standard_output_is_closed() -> None:
+    program = "import os; os.close(1); from normfold.cli.exporting import prints_apart\nwith prints_apart(): print('x')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "x\n")
 
 
 def test_a_note_of_ctrl_c_says_what_was_written(capsys: pytest.CaptureFixture[str]) -> None:

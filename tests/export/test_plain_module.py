@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -249,3 +250,13 @@ def test_a_network_with_attributes_that_rounds_by_itself_has_no_reference_in_flo
     assert name == "PyTorch, float32"
     assert note.startswith("the network does not run in float64")
     np.testing.assert_array_equal(run(inputs)["output"], network.run(inputs)["output"])
+
+
+def test_a_copy_shows_no_warning_of_torch_about_its_own_parts() -> None:
+    class Program(nn.Module):
+        def __deepcopy__(self, memo: dict[int, object]) -> Program:
+            warnings.warn("LeafSpec is deprecated", FutureWarning, stacklevel=1)
+            return self
+
+    with warnings.catch_warnings(action="error"):
+        duplicate(Program())
