@@ -50,7 +50,7 @@ def errors_as_messages(debug: bool) -> Iterator[list[str]]:
             raise
         if isinstance(error, ImportError) and (error.name or "").partition(".")[0] in _NEEDED:
             raise click.ClickException(
-                f"exporting needs {error.name}, which is not installed: pip install 'normfold[export,cpu]'"
+                f"this command needs {error.name}, which is not installed: pip install 'normfold[export,cpu]'"
             ) from None
         raise click.ClickException(_sentence(error)) from None
 

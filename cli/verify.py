@@ -117,9 +117,9 @@ def verify(
     """
     check_weights_key(weights_key, weights)
     code = Code([*weights], weights_key, keywords_of(config, arguments))
-    ends = ends_of(standardize, softmax, sigmoid)
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         progress("load both")
+        ends = ends_of(standardize, softmax, sigmoid)
         from normfold.export.inputs.samples import fit, read_sample
         from normfold.export.proof.compare import compare
         from normfold.export.proof.verify import Case

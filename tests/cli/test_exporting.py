@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,23 @@ def test_a_command_that_ctrl_c_stops_says_what_it_has_written(capsys: pytest.Cap
     with pytest.raises(SystemExit) as end:
         pressed()
     assert (end.value.code, capsys.readouterr().err) == (130, "stopped; out.onnx is written\n")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("export", "a.py:B", "--input", "x=FP32[N]", "--repository", "r", "--name", "m"),
+        ("fold", "a.onnx", "b.onnx"),
+        ("verify", "a.onnx", "b.onnx"),
+    ],
+)
+def test_an_installation_without_the_exporter_says_what_to_install(command: tuple[str, ...], tmp_path: Path) -> None:
+    start = "import sys; sys.modules |= {'onnx_ir': None, 'torch': None}; from normfold.__main__ import run; run()"
+    arguments = [sys.executable, "-c", start, *command]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    said = r"Error: this command needs (torch|onnx_ir), which is not installed: pip install 'normfold\[export,cpu\]'\n"
+    assert re.fullmatch(said, done.stderr)
 
 
 def test_what_the_users_code_prints_is_no_output_of_the_command(capfd: pytest.CaptureFixture[str]) -> None:
