@@ -13,7 +13,7 @@ import numpy as np
 from rich.table import Table
 
 from normfold import __version__
-from normfold.cli.array_file import DAMAGED, open_array_file, why_unread
+from normfold.array_file import DAMAGED, open_array_file, why_unread
 from normfold.cli.plain_console import PlainConsole
 from normfold.counting import counted
 from normfold.protos import grpc_service as pb

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from normfold.cli.array_file import DAMAGED, why_unread
-from normfold.plain_file import require_plain
+from normfold.array_file import DAMAGED, open_array_file, why_unread
 
 if TYPE_CHECKING:
     from normfold.export.sources.ends import Ends
@@ -48,8 +47,7 @@ def _numbers(text: str, option: str) -> Any:
         except ValueError:
             raise click.UsageError(f"--standardize {option}: {text!r} is neither a number nor a .npy file") from None
     try:
-        require_plain(Path(text))
-        array = np.load(Path(text), allow_pickle=False)
+        array = open_array_file(Path(text))
     except OSError as error:
         raise click.ClickException(
             f"--standardize {option}: {text} cannot be read: {error.strerror or error}"
@@ -58,6 +56,8 @@ def _numbers(text: str, option: str) -> Any:
         raise click.ClickException(
             f"--standardize {option}: {text} is not a .npy file of numbers: {why_unread(error)}"
         ) from None
+    if not isinstance(array, np.ndarray):
+        raise click.ClickException(f"--standardize {option}: {text} holds several arrays; write one with np.save")
     if array.dtype.kind not in "iuf":
         raise click.ClickException(f"--standardize {option}: {text} holds {array.dtype}, not numbers")
     return array

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from normfold.cli.array_file import DAMAGED, open_array_file, why_unread
+from normfold.array_file import DAMAGED, open_array_file, why_unread
 from normfold.cli.connection import connection_options, said_of
 from normfold.cli.output import json_of
 from normfold.cli.target_file import check_target

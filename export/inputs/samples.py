@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from normfold.array_file import open_array_file, why_unread
 from normfold.counting import counted
 from normfold.export.errors import InputSpecError
 from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, InputSpec
@@ -44,17 +45,18 @@ def read_sample(path: Path | SampleFile, allow_nonfinite: bool = False) -> Sampl
         raise InputSpecError(f"no sample file '{path}'")
     _refuse_large(path)
     try:
-        if path.suffix == ".npy":
-            return SampleFile(path.name, {"": np.load(path, allow_pickle=False)}, allow_nonfinite)
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
+        if path.suffix in (".npy", ".npz"):
+            opened = open_array_file(path)
+            if isinstance(opened, np.ndarray):
+                return SampleFile(path.name, {"": opened}, allow_nonfinite)
+            with opened as archive:
                 return SampleFile(path.name, {name: archive[name] for name in archive.files}, allow_nonfinite)
         if path.suffix == ".safetensors":
             from safetensors.numpy import load
 
             return SampleFile(path.name, load(path.read_bytes()), allow_nonfinite)
     except Exception as error:  # ValueError for objects, OSError, BadZipFile, EOFError, SafetensorError
-        raise InputSpecError(f"the sample '{path}' cannot be read: {error}") from None
+        raise InputSpecError(f"the sample '{path}' cannot be read: {why_unread(error)}") from None
     raise InputSpecError(f"the sample '{path}' has no known format; expected .npy, .npz or .safetensors")
 
 

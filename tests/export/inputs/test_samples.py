@@ -71,14 +71,27 @@ def test_objects_damaged_and_unknown_files_are_refused(tmp_path) -> None:
     np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     (tmp_path / "damaged.npz").write_bytes(b"PK\x03\x04")
     (tmp_path / "x.csv").write_text("1,2")
+    (tmp_path / "csv.npy").write_text("1,2,3")
+    (tmp_path / "empty.npy").touch()
+    with zipfile.ZipFile(tmp_path / "torch.npz", "w") as archive:
+        archive.writestr("archive/data.pkl", b"")
     for name, expected in (
-        ("objects.npy", "allow_pickle"),
+        ("objects.npy", r"it holds objects; save numbers, such as x\.astype\('float32'\)$"),
         ("damaged.npz", "cannot be read"),
+        ("csv.npy", r"it begins with b'1,2,3'; write it with np\.save or np\.savez$"),
+        ("empty.npy", "it is empty$"),
+        ("torch.npz", "it is a zip file of other things than arrays, as torch.save writes; use np.savez$"),
         ("x.csv", r"expected \.npy"),
         ("missing.npy", "no sample file"),
     ):
         with pytest.raises(InputSpecError, match=expected):
             read_sample(tmp_path / name)
+
+
+def test_one_array_in_a_file_that_is_called_npz_is_read(tmp_path) -> None:
+    with (tmp_path / "x.npz").open("wb") as file:
+        np.save(file, np.ones((2, 3, 4), np.float32))
+    assert fit(read_sample(tmp_path / "x.npz"), SPECS)["x"].shape == (2, 3, 4)
 
 
 def test_a_sample_that_unpacks_to_gigabytes_is_refused_unopened(tmp_path) -> None:

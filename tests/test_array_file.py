@@ -9,7 +9,7 @@ import click
 import numpy as np
 import pytest
 
-from normfold.cli.array_file import open_array_file
+from normfold.array_file import open_array_file
 from normfold.cli.benching import _arrays
 from normfold.cli.ends import _numbers
 from normfold.cli.infer import _read
