@@ -41,6 +41,7 @@ PACKAGES = ("onnxruntime", "onnxruntime-gpu", "torch", "onnx", "grpcio", "protob
 #: click's words for a number, and ours: "is not a valid integer range" would be about the range.
 _NUMBERS = {"integer": "whole number", "float": "number"}
 _NO_NUMBER = re.compile(r"is not a valid (integer|float)(?: range)?\.")
+_NO_SWITCH = re.compile(r"is not a valid boolean\. Recognized values: .*")
 
 
 def _command(name: str) -> click.Command:
@@ -110,7 +111,8 @@ class LazyGroup(click.Group):
 
 def _clearer(error: click.ClickException) -> str:
     """The message of ``error``, in other words where those of click do not say what to write."""
-    return _NO_NUMBER.sub(lambda found: f"is not a {_NUMBERS[found[1]]}.", error.message)
+    words = _NO_NUMBER.sub(lambda found: f"is not a {_NUMBERS[found[1]]}.", error.message)
+    return _NO_SWITCH.sub("is not true or false.", words)
 
 
 def _version(context: click.Context, parameter: click.Parameter, asked: bool) -> None:

@@ -10,7 +10,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["current_line", "first_line", "line_of_error", "line_of_text", "place_and_reason", "stopped"]
+__all__ = [
+    "cure_of_import",
+    "current_line",
+    "first_line",
+    "line_of_error",
+    "line_of_text",
+    "place_and_reason",
+    "stopped",
+]
 
 _OURS = tuple(str(Path(__file__).resolve().parent.parent / name) + os.sep for name in ("export", "cli"))
 _STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
@@ -41,6 +49,16 @@ def stopped(error: BaseException, step: str) -> str:
     line = line_of_error(error)
     place = f" at the step '{step}'" if step else ""
     return f"stopped{place}{f' at {line}' if line else ''}, nothing was written: {reason}"
+
+
+def cure_of_import(error: BaseException) -> str:
+    """Return the end of a sentence about an import of the user's that failed: what to do where a module is missing."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return ""
+    return (
+        f". If it is a package, install it for {sys.executable}; if it is code of yours, set PYTHONPATH to the folder "
+        f"that holds {error.name.partition('.')[0]}"
+    )
 
 
 def current_line() -> str:

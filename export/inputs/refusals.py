@@ -13,6 +13,7 @@ __all__ = ["head", "hints", "out_of_memory"]
 
 _BATCH_HINT = "; a batch is a first dimension with a name, x=FP32[N,…]"
 _FLOAT_HINT = "; INT64 is for indices, a signal is FP32"
+_CPU_HINT = "; the export runs on the CPU: write x.to(other.device), or device=x.device, in place of .cuda()"
 #: The end of the first line of torch's errors that list every overload below it.
 _OVERLOADS = ", but expected one of:"
 
@@ -34,6 +35,7 @@ def hints(specs: Sequence[InputSpec], error: BaseException) -> str:
     return (
         ("" if batched else _BATCH_HINT)
         + _index_hint(integers, error)
+        + (_CPU_HINT if re.search("cuda|nvidia", str(error), re.IGNORECASE) else "")
         + (_FLOAT_HINT if integers and "long" in head(error).lower() else "")
     )
 

@@ -26,7 +26,7 @@ from torch import nn
 from normfold.export.errors import SourceError
 from normfold.export.plain_module import duplicate, unwrapped
 from normfold.export.sources.defined import defined_names, whole_networks
-from normfold.export.user_code import line_of_error
+from normfold.export.user_code import cure_of_import, line_of_error
 
 __all__ = ["NO_TORCHSCRIPT", "Source", "load_source", "split_source"]
 
@@ -197,7 +197,7 @@ def _guarded(load: Any, what: str) -> ModuleType:
 def _import_failure(what: str, error: Exception) -> str:
     line = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else line_of_error(error)
     where = f" at {line}" if line else ""
-    return f"importing '{what}' failed{where}: {type(error).__name__}: {error}"
+    return f"importing '{what}' failed{where}: {type(error).__name__}: {error}{cure_of_import(error)}"
 
 
 def _attribute(module: ModuleType, attr: str, text: str) -> Any:

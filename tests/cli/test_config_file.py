@@ -191,6 +191,12 @@ def test_what_click_would_not_say_clearly(arguments, said):
     assert "Did you mean" not in output
 
 
+def test_a_switch_in_a_variable_that_is_neither_true_nor_false_is_named_so(monkeypatch):
+    monkeypatch.setenv("NORMFOLD_SERVE_TUNE", "maybe")
+    output = CliRunner().invoke(main, ["serve", "-r", "x"], prog_name="normfold").output
+    assert output.endswith("Error: Invalid value for NORMFOLD_SERVE_TUNE (--tune): 'maybe' is not true or false.\n")
+
+
 def test_variables_of_kubernetes_and_of_other_commands_are_no_mistakes(seen):
     service = {
         f"NORMFOLD_{name}_{ending}": value

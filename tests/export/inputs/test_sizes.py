@@ -207,6 +207,14 @@ def test_errors_without_a_size_are_quoted_and_integers_for_a_signal_are_asked_ab
         find_sizes(parse_inputs(["x=FP32[2,L]"]), attempt)
 
 
+def test_a_network_that_asks_for_a_gpu_is_told_that_the_export_runs_on_the_cpu() -> None:
+    def attempt(sizes: Mapping[str, int]) -> None:
+        raise AssertionError("Torch not compiled with CUDA enabled")
+
+    with pytest.raises(InputSpecError, match=r"the export runs on the CPU: write .* in place of \.cuda\(\)$"):
+        find_sizes(parse_inputs(["x=FP32[N,3]"]), attempt)
+
+
 def test_an_upper_bound_beyond_memory_is_proved_as_far_as_it_goes_and_says_so() -> None:
     sizes = find_sizes(parse_inputs(["x=FP32[N,16,L:1..10000000000]"]), takes(lambda s: s["L"] < 10**6))
     assert max(s["N"] * 16 * s["L"] for s in sizes.proof) <= 1 << 21

@@ -128,7 +128,11 @@ def test_an_argument_that_the_factory_does_not_take_names_the_nearest(nets: Path
     ("code", "expected"),
     [
         ("import sys\nsys.exit(3)\n", "runs as a script when imported"),
-        ("import nosuchpackage\n", "No module named 'nosuchpackage'"),
+        (
+            "import nosuchpackage.inner\n",
+            f"No module named 'nosuchpackage'. If it is a package, install it for {sys.executable}; "
+            "if it is code of yours, set PYTHONPATH to the folder that holds nosuchpackage",
+        ),
         ("x = 1\n1/0\n", "bad.py:2"),
         ("def f(:\n", "SyntaxError"),
     ],
