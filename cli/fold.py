@@ -116,7 +116,7 @@ def fold(
         if beside is not None:
             try:
                 whole = as_html(report) if written == "html" else json.dumps(reports.as_json(report), indent=2) + "\n"
-                write_file(beside, whole.encode())
+                write_file(beside, whole.encode(), overwrite)
             except PublishError as error:
                 raise PublishError(f"{error}; '{target}' is written") from None
     with told_after(*done):

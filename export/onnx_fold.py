@@ -16,7 +16,7 @@ from normfold.export.pipeline import Progress, fold_and_prove
 from normfold.export.proof.verify import Case
 from normfold.export.publishing.report import ExportReport
 from normfold.export.sources.onnx_origin import open_onnx
-from normfold.whole_file import write_whole
+from normfold.whole_file import write_first, write_whole
 
 __all__ = ["fold_file", "require_place", "write_file"]
 
@@ -72,7 +72,7 @@ def fold_file(
         fold_all=fold_all,
     )
     progress("write")
-    write_file(target, folded.content)
+    write_file(target, folded.content, overwrite)
     return replace(folded.report, model=target.stem, path=str(target))
 
 
@@ -84,9 +84,15 @@ def require_place(report: Path, target: Path, overwrite: bool) -> None:
         raise PublishError(f"'{report}' exists; give another name for OUT.onnx, or --overwrite")
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all. Raises PublishError where it cannot be written."""
+def write_file(path: Path, content: bytes, overwrite: bool) -> None:
+    """Write a file whole or not at all. Raises PublishError where it cannot be written, or was written meanwhile."""
+    first = True
     try:
-        write_whole(path, content)
+        if overwrite:
+            write_whole(path, content)
+        else:
+            first = write_first(path, content)
     except OSError as error:
         raise PublishError(f"cannot write '{path}': {error.strerror or error}") from error
+    if not first:
+        raise PublishError(f"'{path}' was written by another program meanwhile; give another name, or --overwrite")

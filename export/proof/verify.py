@@ -220,7 +220,7 @@ def _compare(
         return
     finite = np.isfinite(plain)
     if not (np.isfinite(got) == finite).all() or not np.array_equal(got[~finite], plain[~finite], equal_nan=True):
-        pool.troubles.append(f"on {case.name} NaN or infinity is at other places than in the unfolded graph")
+        pool.troubles.append(f"on {case.name} NaN or infinity is at other places than in the network")
         return
     # Where the reference overflows on its way to a number that both graphs give, the unfolded graph replaces it.
     truth = np.where(np.isfinite(exact), exact, plain)[finite].astype(np.float64)

@@ -37,6 +37,24 @@ def test_a_report_replaces_nothing_that_was_not_meant(folded, tmp_path):
     assert json.loads(report.read_text())["folding"]["batchnorms_after"] == 0
 
 
+def test_a_file_that_came_while_the_fold_ran_is_kept_without_overwrite(folded, tmp_path, monkeypatch):
+    from normfold.export import onnx_fold
+
+    out, fold_and_prove = tmp_path / "out.onnx", onnx_fold.fold_and_prove
+
+    def beside_another(*arguments, **options):
+        out.write_text("another's")
+        return fold_and_prove(*arguments, **options)
+
+    monkeypatch.setattr(onnx_fold, "fold_and_prove", beside_another)
+    done = folded(out, "--form", "folded")
+    assert (done.exit_code, out.read_text()) == (1, "another's")
+    assert "out.onnx' was written by another program meanwhile; give another name, or --overwrite" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "out.onnx"]
+    assert folded(out, "--form", "folded", "--overwrite").exit_code == 0
+    assert out.read_bytes() != b"another's"
+
+
 def test_a_report_that_cannot_be_written_does_not_hide_the_graph(folded, tmp_path):
     (tmp_path / "out.json").mkdir()
     done = folded(tmp_path / "out.onnx", "--report", "json", "--overwrite")
