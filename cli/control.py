@@ -154,8 +154,11 @@ def use(
             outcome = "has its old content again"
             try:
                 client.load(model)
-            except BaseException:
+            except BaseException as error:
                 change.undo()
+                if isinstance(error, KeyboardInterrupt):
+                    asked = _command("models", address=address)
+                    error.add_note(one_line(f"{change.path} has its old content again; what the server did: {asked}"))
                 raise
             with told_after(f"{change.path} is changed and {model} is loaded"):
                 click.echo(one_line(change.sentence))

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from normfold.cli.control import LOADS
 from normfold.cli.main import main
 from normfold.serving.access.scopes import Scope
 from normfold.serving.access.tokens import line
 from normfold.serving.catalog.entries import NOT_LOADED
 from normfold.serving.client.client import Client, ClientError
+from normfold.serving.client.metadata import ServerMetadata
 
 from .conftest import SCALE, write_model
 
@@ -123,6 +125,30 @@ def test_lazy_models_are_listed_and_controlled_like_others(folder, start):
             factor(server.address)
         assert "version 2 in service" in run("load", "m", *at)
         assert "version 1 in service" in run("use", "m", "1", *at)
+
+
+def test_ctrl_c_during_a_choice_gives_the_file_its_old_content_and_says_so(folder, monkeypatch):
+    class Pressed:
+        def __init__(self, *arguments, **options):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def server_metadata(self):
+            return ServerMetadata("s", "1", (LOADS,))
+
+        def load(self, model):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("normfold.serving.client.client.Client", Pressed)
+    said = run("use", "m", 1, "-r", folder, code=130)
+    path = folder / "m" / "config.pbtxt"
+    assert said == f"stopped; {path} has its old content again; what the server did: normfold models\n"
+    assert path.read_text() == CONFIG
 
 
 def test_a_choice_that_does_not_load_changes_nothing(folder, start):
