@@ -51,8 +51,10 @@ def checked_address(address: str) -> str:
             f"--listen gives another: '{address}:{_PORT}'"
         )
     if ":" in host and not host.startswith("["):
+        either = f"'[{host}]:{port}', or '[{address}]:{_PORT}'" if port.isdecimal() and host[-1] != ":" else ""
         raise ValueError(
-            f"address {address!r} is not host:port: write an IPv6 address in brackets: '[{address}]:{_PORT}'"
+            f"address {address!r} is not host:port: write an IPv6 address in brackets: "
+            + (either or f"'[{address}]:{_PORT}'")
         )
     if not host:
         raise ValueError(f"address {address!r} is not host:port: it has no host, such as '127.0.0.1{address}'")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from contextlib import suppress
+from ipaddress import IPv6Address, ip_address
 
 from normfold.digits import read_digits
 
@@ -25,7 +26,17 @@ def check_port(address: str) -> None:
 
 def _is_port(address: str) -> bool:
     host, _, port = address.rpartition(":")
-    return bool(host) and "/" not in host and read_digits(port, 65535) is not None
+    return bool(host) and "/" not in host and _is_host(host) and read_digits(port, 65535) is not None
+
+
+def _is_host(text: str) -> bool:
+    """Whether ``text`` is a name or an address: one with colons must be of IPv6, in brackets or not."""
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if bare == text and not {*":[]"} & {*text}:
+        return True
+    with suppress(ValueError):
+        return IPv6Address(bare).version == 6
+    return False
 
 
 def _why(address: str) -> str:
@@ -39,6 +50,9 @@ def _why(address: str) -> str:
         return f"; did you mean 127.0.0.1:{port}?" if port.isdecimal() else ": it has no port"
     if not host:
         return f": it has no host; did you mean 127.0.0.1{address} or, for other hosts too, 0.0.0.0{address}?"
+    if not _is_host(host):
+        bare = address.strip("[]")
+        return f"; did you mean [{bare}]:8001?" if _is_host(f"[{bare}]") else f": {host!r} is no host"
     return f": {port!r} is not a port from 0 to 65535"
 
 

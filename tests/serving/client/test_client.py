@@ -346,6 +346,7 @@ def test_many_calls_at_once_ask_for_the_metadata_once(server, monkeypatch):
         ("127.0.0.1:http", "'http' is not a port"),
         (":8001", "it has no host, such as '127.0.0.1:8001'"),
         ("::1", r"in brackets: '\[::1\]:8001'"),
+        ("::1:9001", r"in brackets: '\[::1\]:9001', or '\[::1:9001\]:8001'$"),
         ("a:1,b:2", "several places.*write 'ipv4:a:1,b:2'.*a balancer in front of them"),
         ("[::1]:1, [::2]:2", r"several places.*write 'ipv6:\[::1\]:1,\[::2\]:2'"),
         ("dns:///a:1,b:2", "several places.*write 'ipv4:a:1,b:2'"),
