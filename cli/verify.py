@@ -142,6 +142,7 @@ def verify(
         _print(result, console)
         if not result.passed:
             _print_ends((first, second), ends, console)
+            _print_weightless([text for text in (first, second) if is_code(text)][len(weights) :], console)
     sys.exit(0 if result.passed else 1)
 
 
@@ -155,6 +156,16 @@ def _print_ends(texts: tuple[str, str], ends: Ends, console: PlainConsole) -> No
         if notes := ends_in(Path(text) / "export.json"):
             cure = "give --standardize, --softmax, --sigmoid as the export had them"
             console.print(f"in {escape(text)}: {escape('; '.join(notes))}; {cure}")
+
+
+def _print_weightless(texts: list[str], console: PlainConsole) -> None:
+    """Say which code ran with the weights that it makes itself, which are random in a class."""
+    from rich.markup import escape
+
+    for text in texts:
+        console.print(
+            f"note: no --weights FILE was given for {escape(text)}: it ran with the weights that it begins with"
+        )
 
 
 def _print(result: Verification, console: PlainConsole) -> None:

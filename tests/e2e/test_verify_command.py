@@ -49,6 +49,11 @@ def test_nobody_there_and_two_servers_are_said_in_a_sentence(compared, repositor
     done = compared(repository / "m" / "2", f"{nobody}/m")
     assert (done.exit_code, done.output.count("\n")) == (1, 1)
     assert nobody in done.output
+    done = compared(repository / "m" / "2", address)
+    expected = (
+        f"Error: '{address}' does not say which model: a served model is HOST:PORT/MODEL, such as {address}/ecg\n"
+    )
+    assert (done.exit_code, done.output) == (1, expected)
     done = compared(f"{address}/m", f"{address}/nb")
     assert done.exit_code == 1
     assert "both sides are served models" in done.output
@@ -78,7 +83,11 @@ def test_a_module_is_compared_with_a_file_and_a_served_model_and_takes_its_input
         done = compared(*sides)
         assert done.exit_code == 0, done.output
         assert "the same network" in done.output
-    assert compared(module, file, "--weights", weights).exit_code == 1
+    forgotten = f"note: no --weights FILE was given for {module}: it ran with the weights that it begins with\n"
+    wrong = compared(module, file, "--weights", weights)
+    assert (wrong.exit_code, forgotten in wrong.output) == (1, False)
+    without = compared(module, repository / "m" / "2")
+    assert (without.exit_code, forgotten in without.output) == (1, True)
     assert compared(module, repository / "m" / "2", "--weights", weights).exit_code == 0
     done = compared(module, f"{address}/m/1")
     assert (done.exit_code, "say what goes into the network: --input" in done.output) == (1, True)
