@@ -46,6 +46,8 @@ def fold_file(
     check_threads(threads)
     if source.suffix != ".onnx":
         raise SourceError(f"'{source}' is not an .onnx file; for a PyTorch network use normfold export")
+    if target.suffix != ".onnx":
+        raise PublishError(f"'{target}' is no name that verify and serve take for a graph: write '{target}.onnx'")
     if source.exists() and target.exists() and source.samefile(target):
         raise PublishError(
             f"'{target}' is the file that is read: the folded graph would replace the only one that it can be compared "

@@ -55,6 +55,14 @@ def test_a_file_that_came_while_the_fold_ran_is_kept_without_overwrite(folded, t
     assert out.read_bytes() != b"another's"
 
 
+@pytest.mark.parametrize("name", ["out", "weights.pt"])
+def test_a_graph_has_a_name_with_onnx(folded, tmp_path, name):
+    (tmp_path / "weights.pt").write_text("mine")
+    done = folded(tmp_path / name, "--overwrite")
+    assert (done.exit_code, (tmp_path / "weights.pt").read_text(), (tmp_path / "out").exists()) == (1, "mine", False)
+    assert f"is no name that verify and serve take for a graph: write '{tmp_path / name}.onnx'" in done.stderr
+
+
 def test_a_report_that_cannot_be_written_does_not_hide_the_graph(folded, tmp_path):
     (tmp_path / "out.json").mkdir()
     done = folded(tmp_path / "out.onnx", "--report", "json", "--overwrite")
