@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from normfold.plain_file import append_plain_text, read_plain_file
+from normfold.plain_file import append_plain_text, read_plain_file, why_no_pair
 
 
 def test_text_is_written_behind_the_end_and_a_missing_file_is_made(tmp_path):
@@ -42,3 +42,9 @@ def test_a_socket_a_device_and_a_folder_are_not_extended(tmp_path, monkeypatch):
         append_plain_text(type(tmp_path)(os.devnull), "a")
     with pytest.raises(IsADirectoryError):
         append_plain_text(tmp_path, "a")
+
+
+@pytest.mark.parametrize("reason", ["KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"])
+def test_a_key_of_another_certificate_is_named_so_whatever_its_kind(reason):
+    assert why_no_pair(reason) == "the key is not that of the certificate"
+    assert why_no_pair("BAD_BASE64_DECODE") == "bad base64 decode"

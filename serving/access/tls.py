@@ -6,7 +6,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from normfold.plain_file import CERTIFICATE, KEY, read_pem
+from normfold.plain_file import CERTIFICATE, KEY, read_pem, why_no_pair
 from normfold.serving.errors import StartError
 
 #: For TLS 1.2; those of TLS 1.3 are all good. RFC 9113, appendix A, forbids the others.
@@ -98,6 +98,5 @@ def _no_passphrase() -> str:
 
 def _why(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
-        reason = (error.reason or "it is not PEM").lower().replace("_", " ")
-        return {"key values mismatch": "the key is not that of the certificate"}.get(reason, reason)
+        return why_no_pair(error.reason or "it is not PEM")
     return getattr(error, "strerror", None) or str(error)

@@ -47,10 +47,12 @@ class ClientTls:
             try:
                 context.load_cert_chain(cert, key, password=_no_passphrase)
             except (OSError, ValueError) as error:
-                why = getattr(error, "reason", None) or str(error)
+                from normfold.plain_file import why_no_pair
+
+                why = why_no_pair(getattr(error, "reason", None) or str(error))
                 raise ValueError(
-                    f"cert {cert} and key {key} (--tls-cert, --tls-key) cannot be used together: "
-                    f"{why.lower().replace('_', ' ')}; expected a certificate and its key without a passphrase"
+                    f"cert {cert} and key {key} (--tls-cert, --tls-key) cannot be used together: {why}; expected a "
+                    "certificate and its key without a passphrase"
                 ) from None
         return context
 

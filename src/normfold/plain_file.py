@@ -17,6 +17,7 @@ __all__ = [
     "read_plain_file",
     "read_plain_text",
     "require_plain",
+    "why_no_pair",
 ]
 
 #: What a file in PEM of the one kind and of the other has.
@@ -70,6 +71,13 @@ def read_pem(path: Path, mark: bytes) -> bytes:
     if mark not in found:
         raise ValueError(f"it has no line with {mark.decode().rstrip('-')}; is it the right file, in PEM?")
     return found
+
+
+def why_no_pair(reason: str) -> str:
+    """OpenSSL's ``reason`` against a certificate and a key, in words: it has two for a key of another certificate."""
+    words = reason.lower().replace("_", " ")
+    other = ("key values mismatch", "no certificate assigned")  # of the same kind of key, of another
+    return "the key is not that of the certificate" if words in other else words
 
 
 def _refuse_others(mode: int, path: Path) -> None:
