@@ -85,8 +85,7 @@ class SentFolder:
 
     def versions(self) -> list[int]:
         """The numbers of the versions that are there, in ascending order."""
-        numbers = {folder_version(path.split("/")[0]) for path in self.files}
-        return sorted(number for number in numbers if number is not None)
+        return sorted({n for path in self.files if (n := folder_version(path.split("/")[0])) is not None})
 
     def read_model(self, version: int, filename: str) -> bytes:
         """The bytes of a version's model file. Raises LoadError."""
