@@ -8,6 +8,8 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from normfold.serving.catalog import version_text
+
 #: The largest number of rows in a batch, of priority levels, of instances in a group, and of runs of a whole warm-up.
 ROWS, LEVELS, INSTANCES, WARMUP_RUNS = 1 << 20, 256, 1024, 1000
 #: The longest delay of a batch and the longest wait in a queue, in microseconds: an hour and a day.
@@ -36,7 +38,7 @@ LARGEST: Mapping[str, int] = {
     "ModelWarmup.batch_size": ROWS,
     "ModelWarmup.count": WARMUP_RUNS,
     "Latest.num_versions": 1 << 20,
-    "Specific.versions": 10**18,
+    "Specific.versions": version_text.LARGEST,
 }
 #: The largest value of an integer that this server refuses or passes over anyway.
 OTHER = 1 << 31

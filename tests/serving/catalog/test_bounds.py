@@ -30,7 +30,7 @@ LARGEST = {
     "ModelWarmup.batch_size": 1_048_576,
     "ModelWarmup.count": 1000,
     "Latest.num_versions": 1_048_576,
-    "Specific.versions": 1_000_000_000_000_000_000,
+    "Specific.versions": 9_223_372_036_854_775_807,
 }
 #: The largest value of every other integer.
 OTHER = 2_147_483_648
