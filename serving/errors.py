@@ -17,7 +17,7 @@ ServingError                  UNKNOWN              never raised itself
 ├── NoMemory                  RESOURCE_EXHAUSTED   never here: the run would take more memory than the server may have
 ├── TooManyRegions            RESOURCE_EXHAUSTED   no more shared memory is registered; the message says what to do
 ├── Unimplemented             UNIMPLEMENTED        a part of the protocol that this server does not have
-├── OutOfMemory               RESOURCE_EXHAUSTED   a run needs more memory than there is
+├── OutOfMemory               RESOURCE_EXHAUSTED   a run or its answer needs more memory than there is
 ├── LoadRefused               INVALID_ARGUMENT     the answer to a client whose model did not load
 │   └── LoadHindered                               the same where the reason may pass
 ├── PollFailed                INTERNAL             a model or shared memory that a client named does not exist

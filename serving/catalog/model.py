@@ -103,8 +103,8 @@ class Model:
 
     def _warn_alone(self) -> None:
         log.warning(
-            "model %s version %d: an output has not the rows of its input, so no requests run together; for such a "
-            "model set max_batch_size to 0 and remove dynamic_batching",
+            "model %s version %d: an output does not have the rows of its input, so no requests run together; for such "
+            "a model set max_batch_size to 0 and remove dynamic_batching",
             quoted(self.name),
             self.version,
         )

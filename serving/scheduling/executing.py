@@ -13,7 +13,7 @@ from normfold.serving.scheduling.running import Ran, Run
 
 
 def execute(batch: list[Job], run: Run) -> list[Ran]:
-    """Run ``batch`` in one run or, if that fails or an output has not the rows of the batch, each job alone."""
+    """Run ``batch`` in one run or, if that fails or an output does not have the rows of the batch, each job alone."""
     by_rows = True
     try:
         ran = _execute_once(batch, run)

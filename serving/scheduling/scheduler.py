@@ -1,9 +1,9 @@
 """The queue of one model version: requests wait for a free instance, and run together where their shapes are equal.
 
 A request never waits for others that it cannot run with. A request that was cancelled or waited too long is never run.
-If a batch fails, its requests are run again one by one, so that only the request at fault fails. Once an output was
-seen that has not the rows of its inputs, no requests run together any more: one that by chance has as many rows as a
-batch would be shared out among requests that each should have all of it.
+If a batch fails, its requests are run again one by one, so that only the request at fault fails. Once a run gives an
+output with another number of rows than its inputs, requests no longer run together: an output that by chance has as
+many rows as a batch would be shared out among requests that each should have all of it.
 
 While requests wait, the thread of a run takes the next batch itself. A busy event loop comes round only every few
 milliseconds, and the processor would do nothing meanwhile:
@@ -222,7 +222,7 @@ class Scheduler:
     # on any thread
 
     def run_alone(self) -> None:
-        """From now on every request runs alone: an output has not the rows of its inputs."""
+        """From now on every request runs alone: an output does not have the rows of its inputs."""
         if self._queues.run_alone() and self._on_alone is not None:
             self._on_alone()
 
