@@ -234,7 +234,7 @@ def test_an_output_of_any_fixed_number_of_rows_is_found_out_by_the_parts(session
     sized = SizedRun(session, memory, MemoryBudget(1 << 40), batched=True, sample=rows(1, 32))
     feeds, seen = rows(count, 1 << 14), []
     for fixed in range(1, 10):
-        monkeypatch.setattr(session, "run", lambda feeds, outputs, answer=np.zeros((fixed, 1)), **_: [answer])
+        monkeypatch.setattr(session, "run", lambda feeds, outputs, size=fixed, **_: [np.zeros((size, 1))])
         with pytest.raises(InvalidRequest, match="an output does not have the"):
             sized(feeds, ["y"])
     monkeypatch.setattr(session, "run", lambda feeds, outputs, **_: seen.append(len(feeds["x"])) or [feeds["x"]])
