@@ -61,7 +61,7 @@ class Model:
         self.digest = ""
         #: The memory that it takes while nothing runs, in bytes; as far as it is known.
         self.memory_bytes = 0
-        #: Requests that are read, run or written now, without those that an earlier one has planned.
+        #: Requests that are read, run or written now, except those with a plan, which ``scheduler.load`` counts.
         self.in_use = 0
         self._made_ns = time.perf_counter_ns()
         instances = sum(group.count * max(1, len(group.gpus)) for group in settings.instance_group)

@@ -51,8 +51,8 @@ class SizedRun:
         self._numbers, self._most_answers = itertools.count(), 0
         #: The largest inputs since memory was last given back, in bytes.
         self._largest = 0
-        #: The outputs that had the rows of their inputs in parts of different sizes.
-        self._by_rows: set[str] = set()
+        #: Output -> the rows of a part, not as large as the others, in which it had the rows of its inputs.
+        self._by_rows: dict[str, int] = {}
         #: Inputs up to this size need no further look, in bytes.
         self._ordinary_bytes = memory.most_input_bytes(PART_BYTES)
 
@@ -104,19 +104,19 @@ class SizedRun:
             if any(array.shape[:1] != (count,) for array in answers[-1]):
                 raise InvalidRequest(f"an output does not have the {count} rows of the input, so it cannot be batched")
             at += count
-        if len(set(counts)) > 1:
-            self._by_rows.update(outputs)
+        if other := [count for count in counts if count != most]:
+            self._by_rows.update(dict.fromkeys(outputs, other[0]))
         return answers[0] if len(answers) == 1 else [np.concatenate(parts) for parts in zip(*answers, strict=True)]
 
     def _counts(self, rows: int, most: int, outputs: Sequence[str], size: int) -> list[int]:
         """The rows of each part of a run of ``rows`` rows with inputs of ``size`` bytes: ``most`` in each.
 
-        An output that has as many rows as a part, however many are asked for, is found out by parts of different sizes.
-        So where all would be equal, and the outputs were not seen with such parts, the first has one row less, or two
+        An output that has as many rows as a part, however many are asked for, is found out by a part of another size.
+        So where all would be equal, and an output was not seen with such a part, the first has one row less, or two
         instead of one.
         """
         first = most
-        if rows % most == 0 and not self._by_rows.issuperset(outputs):
+        if rows % most == 0 and any(self._by_rows.get(name, most) == most for name in outputs):
             two = self._memory.of(2, 2 * size // rows)
             first = most - 1 if most > 1 else 2 if self._budget.fits(two) else 1
         rest, left = divmod(rows - first, most)

@@ -242,6 +242,17 @@ def test_an_output_of_any_fixed_number_of_rows_is_found_out_by_the_parts(session
     assert seen == parts
 
 
+def test_two_rows_that_are_too_large_for_a_part_run_together_once(session, monkeypatch):
+    """Both together need twice the memory, and show that the outputs have the rows of the inputs."""
+    memory = RunMemory(row_bytes=PART_BYTES / 8, row_input_bytes=4 << 14)
+    sized = SizedRun(session, memory, MemoryBudget(1 << 40), batched=True, sample=rows(1, 32))
+    seen = []
+    monkeypatch.setattr(session, "run", lambda feeds, outputs, **_: seen.append(len(feeds["x"])) or [feeds["x"]])
+    for length in (1 << 17, 1 << 17, 1 << 16, 1 << 16):
+        sized(rows(2 if length == 1 << 17 else 4, length), ["y"])
+    assert seen == [2, 1, 1, 1, 2, 1, 2, 2]
+
+
 def test_large_runs_wait_until_the_memory_of_others_is_free(monkeypatch):
     budget = MemoryBudget(100)
     begun, end = threading.Event(), threading.Event()
