@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
@@ -75,8 +76,9 @@ class Model:
         if settings.dynamic_batching.preserve_ordering:
             instances = 1
         policy = batching.read_policy(settings)
+        warn = partial(_warn_alone, name, version)  # no method of ours: a model that is replaced is gone at once
         self.scheduler = Scheduler(
-            self.run, policy, instances, executor, self.statistics, times, stoppable(self.run), self._warn_alone
+            self.run, policy, instances, executor, self.statistics, times, stoppable(self.run), warn
         )
         self.cache = ResponseCache() if settings.response_cache.enable else None
 
@@ -100,14 +102,6 @@ class Model:
             self.cache.keep(key, await off_loop(_is_large(answer), self.cache.copied, answer))
         self.statistics.cache_miss.add(time.perf_counter_ns() - started - timing.queue - timing.infer)
         return answer, timing
-
-    def _warn_alone(self) -> None:
-        log.warning(
-            "model %s version %d: an output does not have the rows of its input, so no requests run together; for such "
-            "a model set max_batch_size to 0 and remove dynamic_batching",
-            quoted(self.name),
-            self.version,
-        )
 
     def check_room(self, size: int, what: str) -> None:
         """Raise NoMemory if ``what`` of ``size`` bytes is more than there is memory for, as far as that is known."""
@@ -152,3 +146,12 @@ class Model:
 
 def _is_large(arrays: Iterable[Array]) -> bool:
     return sum([work_bytes(array) for array in arrays]) > LOOP_BYTES
+
+
+def _warn_alone(name: str, version: int) -> None:
+    log.warning(
+        "model %s version %d: an output does not have the rows of its input, so no requests run together; for such "
+        "a model set max_batch_size to 0 and remove dynamic_batching",
+        quoted(name),
+        version,
+    )
