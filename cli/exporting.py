@@ -86,7 +86,8 @@ def prints_apart() -> Iterator[None]:
 
 def _flush() -> None:
     """Write what was printed past sys.stdout: by a library of C, or to Python's first standard output."""
-    ctypes.CDLL(None).fflush(None)
+    library = ctypes.CDLL(None)
+    library.fflush(ctypes.c_void_p.in_dll(library, "stdout"))  # of all files it would wait for threads that read one
     if sys.__stdout__ is not None:
         with suppress(ValueError):  # it is closed
             sys.__stdout__.flush()

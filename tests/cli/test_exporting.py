@@ -193,6 +193,24 @@ def test_the_users_code_may_print_where_standard_output_is_closed() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "x\n")
 
 
+def test_a_thread_of_the_users_code_that_reads_a_file_of_c_holds_up_nothing() -> None:
+    program = """
+import ctypes, threading
+from normfold.cli.exporting import prints_apart
+library, taken, over = ctypes.CDLL(None), threading.Event(), threading.Event()
+library.fopen.restype, library.flockfile.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+file = library.fopen(b"/dev/null", b"r")
+threading.Thread(target=lambda: (library.flockfile(file), taken.set(), over.wait()), daemon=True).start()
+taken.wait()
+with prints_apart():
+    library.puts(b"C")
+print("over", flush=True)
+over.set()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "over\n", "C\n")
+
+
 def test_a_note_of_ctrl_c_says_what_was_written(capsys: pytest.CaptureFixture[str]) -> None:
     stop = KeyboardInterrupt()
     stop.add_note("'repository/m/1' is published")
