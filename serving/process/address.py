@@ -14,14 +14,14 @@ def check(address: str) -> None:
     """Raises ValueError unless ``address`` is "host:port" or "unix:/path"."""
     if not address.startswith(f"{UNIX}/") and not _is_port(address):
         raise ValueError(
-            f"listen address {address!r} is not host:port, such as 127.0.0.1:8001, or unix:/path{_why(address)}"
+            f"listen address {address!r} is not host:port, such as 127.0.0.1:8001, or unix:/path{_why(address, 8001)}"
         )
 
 
 def check_port(address: str) -> None:
     """Raises ValueError unless ``address`` is "host:port"."""
     if not _is_port(address):
-        raise ValueError(f"metrics address {address!r} is not host:port, such as 127.0.0.1:8002{_why(address)}")
+        raise ValueError(f"metrics address {address!r} is not host:port, such as 127.0.0.1:8002{_why(address, 8002)}")
 
 
 def _is_port(address: str) -> bool:
@@ -30,17 +30,17 @@ def _is_port(address: str) -> bool:
 
 
 def _is_host(text: str) -> bool:
-    """Whether ``text`` is a name or an address: one with colons must be of IPv6, in brackets or not."""
+    """Whether ``text`` is a name or an address, in brackets or not: one with colons must be of IPv6."""
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    if bare == text and not {*":[]"} & {*text}:
+    if bare and not {*":[]"} & {*bare}:
         return True
     with suppress(ValueError):
         return IPv6Address(bare).version == 6
     return False
 
 
-def _why(address: str) -> str:
-    """The end of a sentence about an address that is refused: what is wrong with it."""
+def _why(address: str, usual: int) -> str:
+    """The end of a sentence about an address that is refused: what is wrong with it. ``usual`` is the usual port."""
     host, colon, port = address.rpartition(":")
     if "://" in address:
         return f"; leave out {address.partition('://')[0]}://"
@@ -52,7 +52,7 @@ def _why(address: str) -> str:
         return f": it has no host; did you mean 127.0.0.1{address} or, for other hosts too, 0.0.0.0{address}?"
     if not _is_host(host):
         bare = address.strip("[]")
-        return f"; did you mean [{bare}]:8001?" if _is_host(f"[{bare}]") else f": {host!r} is no host"
+        return f"; did you mean [{bare}]:{usual}?" if _is_host(f"[{bare}]") else f": {host!r} is no host"
     return f": {port!r} is not a port from 0 to 65535"
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from normfold.serving.process.address import check
+from normfold.serving.process.address import check, check_port
 
 
 @pytest.mark.parametrize(
     "address",
-    ["127.0.0.1:8001", "localhost:0", "my-host.example:1", "[::1]:8001", "::1:8001", "[fe80::1%eth0]:80", "[::]:0"],
+    [
+        *("127.0.0.1:8001", "localhost:0", "my-host.example:1", "[::1]:8001", "::1:8001", "[fe80::1%eth0]:80", "[::]:0"),
+        *("[127.0.0.1]:8001", "[localhost]:8001"),  # as of a script that writes brackets around every host
+    ],
 )
 def test_a_host_and_a_port_are_taken(address: str) -> None:
     check(address)
@@ -30,3 +33,8 @@ def test_a_host_and_a_port_are_taken(address: str) -> None:
 def test_an_address_that_is_none_is_refused_with_what_was_probably_meant(address: str, end: str) -> None:
     with pytest.raises(ValueError, match=f"is not host:port, such as 127.0.0.1:8001, or unix:/path{end}$"):
         check(address)
+
+
+def test_the_port_that_is_proposed_is_the_usual_one_of_the_option() -> None:
+    with pytest.raises(ValueError, match=r"^metrics address .*; did you mean \[::1\]:8002\?$"):
+        check_port("::1")
