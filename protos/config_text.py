@@ -15,6 +15,8 @@ from normfold.protos import model_config as mc
 #: protobuf's words for a name that it does not know, with the full name of its message or enum.
 _NO_FIELD = re.compile(r'Message type "([\w.]+)" has no field named "(\w{1,100})"')
 _NO_VALUE = re.compile(r'Enum type "([\w.]+)" has no value named (\w{1,100})\.')
+#: Where a bracket is none: a comment or a text.
+_NO_BRACKETS = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""")
 
 
 def parse_config(text: str) -> mc.ModelConfig:
@@ -61,9 +63,9 @@ def _meant(said: str) -> str:
         names = difflib.get_close_matches(found[2].lower(), [*pool.FindMessageTypeByName(found[1]).fields_by_name], n=1)
     elif found := _NO_VALUE.search(said):
         known = [*pool.FindEnumTypeByName(found[1]).values_by_name]
-        name = found[2].upper().replace("FLOAT", "FP")  # TYPE_FP32 is float32 elsewhere
-        names = [one for one in known if one.endswith(f"_{name}")] or difflib.get_close_matches(name, known, n=1)
-        if not names:
+        name = found[2].upper().replace("BFLOAT", "BF").replace("FLOAT", "FP")  # TYPE_FP32 is float32 elsewhere
+        names = [one for one in known if f"_{one}".endswith(f"_{name}")]
+        if len(names) != 1:  # a value that is only like it, such as TYPE_BOOL for TYPE_DOUBLE, means something else
             return f" Expected one of {', '.join(known)}"
     else:
         return ""
@@ -73,6 +75,7 @@ def _meant(said: str) -> str:
 def _unclosed(said: str, text: str) -> str:
     """The end of a sentence about another character than expected, where a bracket is missing."""
     if "Expected " in said:
+        text = _NO_BRACKETS.sub("", text)
         for first, last in ("{}", "[]"):
             if text.count(first) != text.count(last):
                 return f" The file has {text.count(first)} '{first}' and {text.count(last)} '{last}'"
