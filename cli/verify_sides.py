@@ -118,7 +118,7 @@ def require(text: str) -> None:
     path = Path(text)
     if text.startswith(("http://", "https://")):
         raise ExportError(f"'{text}': leave out {text.partition('://')[0]}://, a served model is HOST:PORT/MODEL")
-    if text.rpartition(":")[2].isdecimal() and ":" in text and not path.exists():
+    if re.fullmatch(r"[^/]*:\d+", text) and not path.exists():
         raise ExportError(f"'{text}' does not say which model: a served model is HOST:PORT/MODEL, such as {text}/ecg")
     if path.is_file() or (path / "model.onnx").is_file() or ":" in text:
         return

@@ -54,6 +54,8 @@ def test_nobody_there_and_two_servers_are_said_in_a_sentence(compared, repositor
         f"Error: '{address}' does not say which model: a served model is HOST:PORT/MODEL, such as {address}/ecg\n"
     )
     assert (done.exit_code, done.output) == (1, expected)
+    done = compared(repository / "m" / "2", f"{address}/m:2")
+    assert (done.exit_code, "does not say which model" in done.output) == (1, False)
     done = compared(f"{address}/m", f"{address}/nb")
     assert done.exit_code == 1
     assert "both sides are served models" in done.output
