@@ -19,8 +19,8 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Set
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,11 +93,11 @@ def publish(
 def _publish_model(repository: Path, publication: Publication, version: int) -> Path:
     """Write the model's directory with its first version, in one rename."""
     directory = repository / publication.name
-    with _Staging(repository, directory, directory / str(version)) as staging:
-        _write_files(staging.path, publication.model_files)
-        _write_version(staging.path / str(version), publication.version_files)
-        _sync_directory(staging.path)
-        staging.path.rename(directory)
+    with _staging(repository, directory, directory / str(version)) as staging:
+        _write_files(staging, publication.model_files)
+        _write_version(staging / str(version), publication.version_files)
+        _sync_directory(staging)
+        staging.rename(directory)
         _sync_directory(repository)
     return directory / str(version)
 
@@ -110,25 +110,25 @@ def _publish_version(destination: Destination, publication: Publication) -> Path
     whole = replaces_model(destination, publication.model_files)
     files = publication.model_files if whole else changed_files(directory, publication.model_files)
     if files:
-        with _Staging(repository, directory, target) as staging:
+        with _staging(repository, directory, target) as staging:
             if not whole:
-                _link_all(directory, staging.path, {target.name, *files})
+                _link_all(directory, staging, {target.name, *files})
             for name, content in files.items():
-                write_new(staging.path / name, content, like=directory / name)
-            _write_version(staging.path / target.name, publication.version_files)
-            _sync_directory(staging.path)
-            exchange(staging.path, directory)
+                write_new(staging / name, content, like=directory / name)
+            _write_version(staging / target.name, publication.version_files)
+            _sync_directory(staging)
+            exchange(staging, directory)
             if not whole:
-                _move_new(staging.path, directory)
+                _move_new(staging, directory)
             _sync_directory(repository)
         return target
-    with _Staging(directory, target, target) as staging:
-        _write_version(staging.path, publication.version_files)
+    with _staging(directory, target, target) as staging:
+        _write_version(staging, publication.version_files)
         if destination.overwrite and destination.version is not None and target.exists():
-            exchange(staging.path, target)
+            exchange(staging, target)
         else:
             try:
-                staging.path.rename(target)
+                staging.rename(target)
             except OSError as error:
                 if error.errno not in _TAKEN:
                     raise
@@ -161,28 +161,25 @@ def _move_new(old: Path, new: Path) -> None:
             path.rename(new / path.name)
 
 
-class _Staging:
+@contextmanager
+def _staging(parent: Path, place: Path, version: Path) -> Iterator[Path]:
     """A directory to write into, beside the ``place`` that it is renamed to; what is left of it is removed in the end.
 
     A KeyboardInterrupt that comes after the rename gets a note: ``version`` is published all the same.
     """
-
-    def __init__(self, parent: Path, place: Path, version: Path):
-        self.path = parent / f".tmp-{uuid.uuid4().hex}"
-        self._place, self._version = place, version
-
-    def __enter__(self) -> _Staging:
-        self.path.mkdir()
-        self._written = self.path.stat()
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, KeyboardInterrupt):
-            with suppress(OSError):
-                if os.path.samestat(self._written, self._place.stat()):
-                    error.add_note(f"'{self._version}' is published")
-        # After an exchange this is the old version, after an error the incomplete new one.
-        shutil.rmtree(self.path, ignore_errors=True)
+    path = parent / f".tmp-{uuid.uuid4().hex}"
+    path.mkdir()
+    written = path.stat()
+    try:
+        try:
+            yield path
+        finally:  # after an exchange this is the old version, after an error the incomplete new one
+            shutil.rmtree(path, ignore_errors=True)
+    except KeyboardInterrupt as stop:
+        with suppress(OSError):
+            if os.path.samestat(written, place.stat()):
+                stop.add_note(f"'{version}' is published")
+        raise
 
 
 def _write_version(directory: Path, files: Mapping[str, bytes]) -> None:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import re
 import stat
 import sys
@@ -259,6 +260,19 @@ def test_an_interrupt_after_the_rename_says_that_the_version_is_published(
     assert stop.value.__notes__ == [f"'{version}' is published"]
     assert whole(version)["model.onnx"] == b"new"
     assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_an_interrupt_while_the_old_version_is_removed_says_that_the_new_one_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(path: Path, **options: bool) -> None:
+        raise KeyboardInterrupt
+
+    publish(tmp_path, publication())
+    monkeypatch.setattr(shutil, "rmtree", pressed)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        publish(tmp_path, publication(b"new"), version=1, overwrite=True)
+    assert stop.value.__notes__ == [f"'{tmp_path / 'net' / '1'}' is published"]
 
 
 def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
