@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from normfold.serving.client.metadata import ModelMetadata
 
     Array = NDArray[Any]
+
+#: How JSON writes the numbers that it lacks: that of protobuf, and --json here.
+_BEYOND_JSON = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 @click.command(short_help="Ask a served model for an answer.")
@@ -169,6 +173,8 @@ def _from_json(name: str, text: str, declared: str, path: Path | None = None) ->
 
     try:
         value = json.loads(text)
+        if declared.startswith("FP") and '"' in text:
+            value = _numbers(value)
     except (ValueError, RecursionError) as error:
         file = f": it is a file, so write --input {name}=@{text}" if _is_file(text) else f" ({error})"
         if path is not None:
@@ -183,6 +189,13 @@ def _from_json(name: str, text: str, declared: str, path: Path | None = None) ->
             "input as lists within lists, such as [[1, 2, 3], [4, 5, 6]]"
         )
     return (as_declared(name, value, declared) if declared else as_given(name, value))[0]
+
+
+def _numbers(value: Any) -> Any:
+    """``value`` with NaN and infinity in the place of the texts for them."""
+    if isinstance(value, list):
+        return [_numbers(one) for one in value]
+    return _BEYOND_JSON.get(value, value) if isinstance(value, str) else value
 
 
 def _is_file(text: str) -> bool:

@@ -24,6 +24,14 @@ def test_json_on_the_command_line_takes_the_models_datatype(ask):
     assert (done.exit_code, json.loads(done.output)) == (0, {"y": [[3, 6, 9, 12]], "z": [[-1, -2, -3, -4]]})
 
 
+def test_the_texts_for_nan_and_infinity_in_an_answer_are_an_input_again(ask):
+    x = '[["NaN", "Infinity", "-Infinity", 1.5]]'
+    for value in (x, x.replace('"', "")):
+        done = ask("m", "--input", f"x={value}", "--output", "y", "--json")
+        assert (done.exit_code, done.output) == (0, '{"y": [["NaN", "Infinity", "-Infinity", 4.5]]}\n')
+    assert "it holds text" in ask("m", "--input", 'x=[["nan", "x", "y", "z"]]').output
+
+
 @pytest.mark.parametrize("suffix", ["npy", "npz", "json"])
 def test_inputs_come_from_files(ask, tmp_path, suffix):
     path = tmp_path / f"one.{suffix}"
