@@ -53,11 +53,12 @@ def stopped(error: BaseException, step: str) -> str:
 
 def cure_of_import(error: BaseException) -> str:
     """Return the end of a sentence about an import of the user's that failed: what to do where a module is missing."""
-    if not isinstance(error, ModuleNotFoundError) or not error.name:
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if not package or package in sys.modules:  # a part is missing in a package that is there
         return ""
     return (
         f". If it is a package, install it for {sys.executable}; if it is code of yours, set PYTHONPATH to the folder "
-        f"that holds {error.name.partition('.')[0]}"
+        f"that holds {package}"
     )
 
 

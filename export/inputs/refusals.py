@@ -13,6 +13,8 @@ __all__ = ["head", "hints", "out_of_memory"]
 
 _BATCH_HINT = "; a batch is a first dimension with a name, x=FP32[N,…]"
 _FLOAT_HINT = "; INT64 is for indices, a signal is FP32"
+#: torch's words where a network asks for a GPU; a list of backends in other errors has CUDA, too.
+_GPU_WANTED = re.compile(r"CUDA (enabled|error|GPU)|NVIDIA driver|\bcuda:\d|torch\.cuda\.")
 _CPU_HINT = "; the export runs on the CPU: write x.to(other.device), or device=x.device, in place of .cuda()"
 #: The end of the first line of torch's errors that list every overload below it.
 _OVERLOADS = ", but expected one of:"
@@ -35,7 +37,7 @@ def hints(specs: Sequence[InputSpec], error: BaseException) -> str:
     return (
         ("" if batched else _BATCH_HINT)
         + _index_hint(integers, error)
-        + (_CPU_HINT if re.search("cuda|nvidia", str(error), re.IGNORECASE) else "")
+        + (_CPU_HINT if _GPU_WANTED.search(str(error)) else "")
         + (_FLOAT_HINT if integers and "long" in head(error).lower() else "")
     )
 

@@ -30,6 +30,8 @@ def meant(path: Path, is_model: Callable[[Path], bool]) -> str:
 def misplaced(path: Path) -> str:
     """The end of a sentence about the repository ``path`` without models: a file at a wrong place."""
     for folder in _folders(path):
+        if folder.name.startswith("."):  # such as .git, and what a killed export leaves
+            continue
         with contextlib.suppress(OSError):
             for file in sorted((*folder.glob("*.onnx"), *folder.glob("*/*.onnx"))):
                 number = file.parent.name

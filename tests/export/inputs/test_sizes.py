@@ -207,12 +207,25 @@ def test_errors_without_a_size_are_quoted_and_integers_for_a_signal_are_asked_ab
         find_sizes(parse_inputs(["x=FP32[2,L]"]), attempt)
 
 
-def test_a_network_that_asks_for_a_gpu_is_told_that_the_export_runs_on_the_cpu() -> None:
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Torch not compiled with CUDA enabled", True),
+        ("Found no NVIDIA driver on your system. Please check", True),
+        ("No CUDA GPUs are available", True),
+        ("Expected all tensors to be on the same device, but found at least two devices, cpu and cuda:0!", True),
+        ("Could not run 'quantized::add' from the 'CPU' backend: [Meta, QuantizedCPU, AutogradCUDA]", False),
+        ("no file /data/cuda-run/a.txt", False),
+    ],
+)
+def test_a_network_that_asks_for_a_gpu_is_told_that_the_export_runs_on_the_cpu(said: str, told: bool) -> None:
     def attempt(sizes: Mapping[str, int]) -> None:
-        raise AssertionError("Torch not compiled with CUDA enabled")
+        raise AssertionError(said)
 
-    with pytest.raises(InputSpecError, match=r"the export runs on the CPU: write .* in place of \.cuda\(\)$"):
+    with pytest.raises(InputSpecError) as error:
         find_sizes(parse_inputs(["x=FP32[N,3]"]), attempt)
+    hint = "the export runs on the CPU: write x.to(other.device), or device=x.device, in place of .cuda()"
+    assert str(error.value).endswith(hint) is told
 
 
 def test_an_upper_bound_beyond_memory_is_proved_as_far_as_it_goes_and_says_so() -> None:

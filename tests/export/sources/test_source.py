@@ -144,6 +144,12 @@ def test_a_file_that_fails_on_import_says_where(directory: Path, code: str, expe
     assert expected in str(caught.value)
 
 
+def test_a_part_that_an_installed_package_lacks_asks_for_no_installation(directory: Path) -> None:
+    (directory / "bad.py").write_text("import numpy.nosuchpart\n")
+    with pytest.raises(SourceError, match=r"ModuleNotFoundError: No module named 'numpy\.nosuchpart'$"):
+        load_source("bad.py:net")
+
+
 def test_the_last_colon_separates_the_attribute() -> None:
     assert split_source("a/b.py:C.build") == ("a/b.py", "C.build")
 

@@ -103,6 +103,7 @@ def test_a_path_one_folder_too_high_is_told_the_one_that_was_meant(root, tmp_pat
         ("b", r"; '[^']*/b/net\.onnx' is in no version's folder: move it to '[^']*/b/1/net\.onnx'$"),
         ("b/01", r"; '[^']*/b/01/net\.onnx' is in no version's folder: move it to '[^']*/b/1/net\.onnx'$"),
         ("a b/1", r"; 'a b' is no name of a model \(letters, digits, \. _ -\)$"),
+        (".tmp-1/1", r"or the path of one model's folder or \.onnx file$"),
         ("docs/x/y", r"or the path of one model's folder or \.onnx file$"),
     ],
 )
