@@ -97,7 +97,7 @@ def fold(
         from normfold.export.publishing.html_report import as_html
 
         if beside is not None:
-            require_place(beside, target, overwrite)
+            require_place(beside, overwrite)
         report = fold_file(
             source,
             target,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +54,7 @@ def fold_file(
             f"'{target}' is the file that is read: the folded graph would replace the only one that it can be compared "
             "with; give another name, and move it over the first when it has been tried"
         )
-    if target.exists() and not overwrite:
+    if os.path.lexists(target) and not overwrite:  # also a link that leads nowhere
         raise PublishError(f"'{target}' exists; give another name, or --overwrite")
     if not target.parent.is_dir():
         raise PublishError(f"there is no directory '{target.parent}' to write '{target.name}' into")
@@ -78,11 +79,9 @@ def fold_file(
     return replace(folded.report, model=target.stem, path=str(target))
 
 
-def require_place(report: Path, target: Path, overwrite: bool) -> None:
-    """Raise PublishError where the report beside ``target`` would replace the target itself, or what is there."""
-    if report == target:
-        raise PublishError(f"'{target}' would be the folded graph and its report; give the graph a name with .onnx")
-    if report.exists() and not overwrite:
+def require_place(report: Path, overwrite: bool) -> None:
+    """Raise PublishError where the report would replace what is there."""
+    if os.path.lexists(report) and not overwrite:
         raise PublishError(f"'{report}' exists; give another name for OUT.onnx, or --overwrite")
 
 

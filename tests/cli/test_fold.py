@@ -32,7 +32,7 @@ def test_a_report_replaces_nothing_that_was_not_meant(folded, tmp_path):
     assert "out.json' exists; give another name for OUT.onnx, or --overwrite" in " ".join(done.output.split())
     done = folded(tmp_path / "out.html", "--report", "html")
     assert (done.exit_code, (tmp_path / "out.html").exists()) == (1, False)
-    assert "would be the folded graph and its report" in " ".join(done.output.split())
+    assert "out.html' is no name that verify and serve take for a graph" in done.stderr
     assert folded(out, "--report", "json", "--overwrite").exit_code == 0
     assert json.loads(report.read_text())["folding"]["batchnorms_after"] == 0
 
@@ -53,6 +53,14 @@ def test_a_file_that_came_while_the_fold_ran_is_kept_without_overwrite(folded, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "out.onnx"]
     assert folded(out, "--form", "folded", "--overwrite").exit_code == 0
     assert out.read_bytes() != b"another's"
+
+
+def test_a_link_that_leads_nowhere_is_refused_before_the_work(folded, tmp_path):
+    for name, options in (("out.onnx", ()), ("report.json", ("--report", "json"))):
+        (tmp_path / name).symlink_to(tmp_path / "nowhere")
+        done = folded((tmp_path / name).with_suffix(".onnx"), *options)
+        assert (done.exit_code, (tmp_path / name).is_symlink()) == (1, True)
+        assert f"{name}' exists; give another name" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["out", "weights.pt"])
