@@ -4,8 +4,8 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 import re
+import shutil
 import stat
 import sys
 import threading

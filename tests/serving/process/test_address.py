@@ -10,8 +10,15 @@ from normfold.serving.process.address import check, check_port
 @pytest.mark.parametrize(
     "address",
     [
-        *("127.0.0.1:8001", "localhost:0", "my-host.example:1", "[::1]:8001", "::1:8001", "[fe80::1%eth0]:80", "[::]:0"),
-        *("[127.0.0.1]:8001", "[localhost]:8001"),  # as of a script that writes brackets around every host
+        "127.0.0.1:8001",
+        "localhost:0",
+        "my-host.example:1",
+        "[::1]:8001",
+        "::1:8001",
+        "[fe80::1%eth0]:80",
+        "[::]:0",
+        "[127.0.0.1]:8001",  # as of a script that writes brackets around every host
+        "[localhost]:8001",
     ],
 )
 def test_a_host_and_a_port_are_taken(address: str) -> None:
