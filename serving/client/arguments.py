@@ -51,16 +51,27 @@ def checked_address(address: str) -> str:
             f"--listen gives another: '{address}:{_PORT}'"
         )
     if ":" in host and not host.startswith("["):
-        either = f"'[{host}]:{port}', or '[{address}]:{_PORT}'" if port.isdecimal() and host[-1] != ":" else ""
-        raise ValueError(
-            f"address {address!r} is not host:port: write an IPv6 address in brackets: "
-            + (either or f"'[{address}]:{_PORT}'")
-        )
+        places = ((host, port), (address, _PORT)) if read_digits(port, 65535) else ((address, _PORT),)
+        if meant := [f"'[{one}]:{number}'" for one, number in places if _is_ipv6(one)]:
+            raise ValueError(
+                f"address {address!r} is not host:port: write an IPv6 address in brackets: {', or '.join(meant)}"
+            )
+        if not _is_ipv6(host):
+            raise ValueError(f"address {address!r} is not host:port: {host!r} is no host")
     if not host:
         raise ValueError(f"address {address!r} is not host:port: it has no host, such as '127.0.0.1{address}'")
     if not read_digits(port, 65535):
         raise ValueError(f"address {address!r} is not host:port: {port!r} is not a port from 1 to 65535")
     return address
+
+
+def _is_ipv6(text: str) -> bool:
+    from ipaddress import IPv6Address  # here, because an address that is right needs none of it
+
+    try:
+        return IPv6Address(text).version == 6
+    except ValueError:
+        return False
 
 
 def _check_one(address: str, places: str) -> None:
