@@ -58,8 +58,11 @@ def unknown_numbers(message: Message, where: str = "") -> Iterator[str]:
 
 def _meant(said: str) -> str:
     """The end of a sentence about a name that protobuf does not know; "" where none is like it."""
-    pool = mc.ModelConfig.DESCRIPTOR.file.pool
+    file = mc.ModelConfig.DESCRIPTOR.file
+    pool = file.pool
     if found := _NO_FIELD.search(said):
+        if any(found[2] in message.fields_by_name for message in file.message_types_by_name.values()):
+            return ""  # no mistyped name: another message has it, such as max_queue_size beside max_batch_size
         names = difflib.get_close_matches(found[2].lower(), [*pool.FindMessageTypeByName(found[1]).fields_by_name], n=1)
     elif found := _NO_VALUE.search(said):
         known = [*pool.FindEnumTypeByName(found[1]).values_by_name]
