@@ -61,9 +61,10 @@ def _meant(said: str) -> str:
     file = mc.ModelConfig.DESCRIPTOR.file
     pool = file.pool
     if found := _NO_FIELD.search(said):
-        if any(found[2] in message.fields_by_name for message in file.message_types_by_name.values()):
-            return ""  # no mistyped name: another message has it, such as max_queue_size beside max_batch_size
-        names = difflib.get_close_matches(found[2].lower(), [*pool.FindMessageTypeByName(found[1]).fields_by_name], n=1)
+        # what is a name in another message is hardly mistyped: max_queue_size is no max_batch_size
+        elsewhere = any(found[2] in message.fields_by_name for message in file.message_types_by_name.values())
+        fields = [*pool.FindMessageTypeByName(found[1]).fields_by_name]
+        names = difflib.get_close_matches(found[2].lower(), fields, n=1, cutoff=0.9 if elsewhere else 0.6)
     elif found := _NO_VALUE.search(said):
         known = [*pool.FindEnumTypeByName(found[1]).values_by_name]
         name = found[2].upper().replace("BFLOAT", "BF").replace("FLOAT", "FP")  # TYPE_FP32 is float32 elsewhere

@@ -24,6 +24,7 @@ from normfold.protos.config_text import parse_config
         ("instance_group { kind: x }", "Expected one of KIND_AUTO, KIND_GPU, KIND_CPU, KIND_MODEL"),
         ('input [{ name: "x" }', "Expected \",\". The file has 1 '[' and 0 ']'"),
         ('input { name: "x"', "Expected \"}\". The file has 1 '{' and 0 '}'"),
+        ("inputs {}", 'has no field named "inputs". Did you mean input?'),
         ("max_queue_size: 1", 'has no field named "max_queue_size".'),
         ("input { shape: 1 }", 'has no field named "shape".'),
         ("qqqq: 1", 'has no field named "qqqq".'),
