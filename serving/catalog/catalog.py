@@ -143,7 +143,7 @@ class Catalog:
         need an ``override``. Raises PollFailed when there is no such model, LoadRefused when loading fails.
         """
         async with self._lock(name):
-            with self.hindered.noted(name):
+            with self.hindered.noted(name, sent=override is not None or bool(files)):
                 await self._load_now(name, override, files or {})
 
     async def refresh(self, name: str) -> None:

@@ -20,11 +20,15 @@ class HinderedModels:
         self.names: set[str] = set()
 
     @contextlib.contextmanager
-    def noted(self, name: str) -> Iterator[None]:
-        """Note how the load of ``name`` in this block ends: a device, too, may be away for a while."""
+    def noted(self, name: str, sent: bool = False) -> Iterator[None]:
+        """Note how the load of ``name`` in this block ends: a device, too, may be away for a while.
+
+        What a client has ``sent`` is not kept, and a load from the model's folder would put something else in service.
+        """
         self.names.discard(name)
         try:
             yield
         except (LoadHindered, StartError):
-            self.names.add(name)
+            if not sent:
+                self.names.add(name)
             raise

@@ -64,6 +64,15 @@ def test_a_model_that_could_not_be_loaded_at_the_start_is_one_of_them(catalog, m
     assert catalog.hindered.names == {"m"}
 
 
+def test_what_a_client_sent_is_not_tried_again_from_the_folder(catalog, monkeypatch):
+    """SIGHUP loaded the folder then, in the place of what a client had put in service before."""
+    asyncio.run(catalog.load("m", override='{"max_batch_size": 2}'))
+    monkeypatch.setattr(loader, "load", fails(MemoryError()))
+    with pytest.raises(LoadHindered):
+        asyncio.run(catalog.load("m", override='{"max_batch_size": 4}'))
+    assert catalog.hindered.names == set()
+
+
 @pytest.mark.parametrize("damage", ["file", "config", "missing", "link"])
 def test_what_lies_in_the_files_passes_only_with_other_files(catalog, tmp_path, models, damage):
     file = tmp_path / "m/1/model.onnx"
