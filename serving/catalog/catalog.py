@@ -152,10 +152,9 @@ class Catalog:
         Raises as ``load``.
         """
         async with self._lock(name):
-            if self._lazily is None or ((entry := self.entries.get(name)) is not None and entry.ready):
-                with self.hindered.noted(name):
-                    await self._load_now(name, None, {})
-            else:
+            with self.hindered.noted(name):
+                if self._lazily is None or ((entry := self.entries.get(name)) is not None and entry.ready):
+                    return await self._load_now(name, None, {})
                 self._lazily.lay_down(await self._loader.run(self._sources.versions, [name]))
                 self.changed()
 

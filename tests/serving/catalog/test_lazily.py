@@ -19,7 +19,7 @@ from normfold.serving.catalog.lazily import LazyLimits
 from normfold.serving.catalog.load import LoadOptions, memory_of
 from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.repository import Repository
-from normfold.serving.errors import NotFound, Overloaded, ServingError, Unavailable
+from normfold.serving.errors import LoadHindered, NotFound, Overloaded, ServingError, Unavailable
 from normfold.serving.runtime.devices import Device
 from normfold.serving.scheduling.statistics import RequestTiming
 
@@ -565,6 +565,32 @@ def test_a_version_that_a_worker_refused_takes_no_other_one_out_of_service_here(
         await made.load_all()
         made.hear({"a": failing} if failing else {}, ())
         assert (await made.awake("a", "")).version == version
+
+    asyncio.run(scenario())
+
+
+def test_a_refused_version_of_a_model_that_was_unloaded_to_make_room_is_tried_again_once(
+    catalog, root, models, monkeypatch
+):
+    """It was tried again for ever: each time its folder was looked at, and the reason stayed."""
+    made = catalog(LazyLimits(EACH))
+
+    def no_memory(*_):
+        raise MemoryError
+
+    async def scenario():
+        await made.load_all()
+        await made.awake("a", "")
+        models.write(root / "a", models.scale(3.0), 2)
+        with monkeypatch.context() as patched:
+            patched.setattr(loader, "load", no_memory)
+            with pytest.raises(LoadHindered):
+                await made.refresh("a")
+        assert made.hindered.names == {"a"}
+        await made.awake("b", "")
+        await made.refresh("a")
+        assert made.hindered.names == set()
+        assert (await made.awake("a", "")).version == 2
 
     asyncio.run(scenario())
 
