@@ -149,12 +149,12 @@ class Catalog:
     async def refresh(self, name: str) -> None:
         """Load a model whose files have changed; of a lazy one that is not loaded, only look what there is.
 
-        Raises as ``load``.
+        A version that serves is loaded only if its own files have changed, or the configuration. Raises as ``load``.
         """
         async with self._lock(name):
             with self.hindered.noted(name):
                 if self._lazily is None or ((entry := self.entries.get(name)) is not None and entry.ready):
-                    return await self._load_now(name, None, {})
+                    return await self._load_now(name, None, {}, again=True)
                 self._lazily.lay_down(await self._loader.run(self._sources.versions, [name]))
                 self.changed()
 
@@ -182,8 +182,13 @@ class Catalog:
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
 
-    async def _load_now(self, name: str, override: str | None, files: Mapping[str, bytes], asked: bool = False) -> None:
-        """``load``, with the lock of the model; ``asked``: by a request, which takes the versions known before."""
+    async def _load_now(
+        self, name: str, override: str | None, files: Mapping[str, bytes], asked: bool = False, again: bool = False
+    ) -> None:
+        """``load``, with the lock of the model; ``asked``: by a request, which takes the versions known before.
+
+        ``again``: a version in service whose files and configuration are the same stays as it is.
+        """
         entry = self.entries.get(name)
         if entry is not None and override is None and not files and self.following.has(name, entry):
             return
@@ -196,7 +201,7 @@ class Catalog:
             was_known, entry.loading = entry.known, True
             if not was_known:
                 self.changed()
-            await self._load(folder, override, entry, asked)
+            await self._load(folder, override, entry, asked, again)
             entry.lazy = self._lazily is not None and override is None and not files
         except LoadError as error:
             raise refusal([error])(f"failed to load {quoted(name)}: {error}{go_on(entry)}") from error
@@ -214,7 +219,7 @@ class Catalog:
             if not asked or entry is None or entry.outcome != before:
                 self.changed()
 
-    async def _load(self, folder: TrustedFolder, override: str | None, entry: Entry, asked: bool) -> None:
+    async def _load(self, folder: TrustedFolder, override: str | None, entry: Entry, asked: bool, again: bool) -> None:
         """Load the versions of a model, and put them in service if none fails or if none answers yet.
 
         Raises PollFailed, LoadError or LoadRefused.
@@ -227,11 +232,13 @@ class Catalog:
             if not answered:
                 entry.reason = str(error)
             raise
+        text = written.SerializeToString(deterministic=True)  # else maps have another order in each process
+        kept = {model.version: model for model in entry.ready} if again and text == entry.written else {}
         for number in numbers:
             if number not in before or before[number].state != READY:
                 entry.versions[number] = Version(LOADING)
         try:
-            loaded, errors = await self._loader.load_versions(folder, written, numbers, asked or not self.started)
+            loaded, errors = await self._loader.load_versions(folder, written, numbers, asked or not self.started, kept)
         except BaseException:
             entry.versions = before
             raise
@@ -239,7 +246,7 @@ class Catalog:
         if failures and answered:
             entry.versions = after_refusal(before, loaded, failures) if entry.ready else before
             raise refusal(errors.values())(load_failed(folder.name, failures) + go_on(entry))
-        entry.written = written.SerializeToString(deterministic=True)  # else maps have another order in each process
+        entry.written = text
         ready = {number: Version(READY, folder.remark(number), model) for number, model in loaded.items()}
         entry.put_in_service(ready, failures, there)
         if failures:

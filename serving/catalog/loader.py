@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TypeVar
 
 from normfold.protos import model_config as mc
 from normfold.serving.catalog.load import LoadOptions, load
-from normfold.serving.catalog.load_files import digest, needed
+from normfold.serving.catalog.load_files import contents, digest, needed
 from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.repository import Files
 from normfold.serving.catalog.trial import Trials
@@ -65,9 +66,16 @@ class Loader:
             del job, done
 
     async def load_versions(
-        self, folder: Files, written: mc.ModelConfig, numbers: Sequence[int], quiet: bool
+        self,
+        folder: Files,
+        written: mc.ModelConfig,
+        numbers: Sequence[int],
+        quiet: bool,
+        kept: Mapping[int, Model] = MappingProxyType({}),
     ) -> tuple[dict[int, Model], dict[int, LoadError]]:
         """The versions that loaded and are warm, and for each of the others the reason; ``quiet`` logs failures only.
+
+        Those of ``kept``, which serve with the same configuration, are loaded only if their files are others now.
 
         Raises StartError, and Unavailable after ``close``.
         """
@@ -78,8 +86,9 @@ class Loader:
         failures: dict[int, LoadError] = {}
         for number in numbers:
             try:
-                loaded[number] = await self.run(self._load, folder, written, number)
-                log.log(logging.DEBUG if quiet else logging.INFO, "loaded %s", loaded[number].describe())
+                loaded[number] = await self.run(self._load, folder, written, number, kept.get(number))
+                silent = quiet or loaded[number] is kept.get(number)
+                log.log(logging.DEBUG if silent else logging.INFO, "loaded %s", loaded[number].describe())
             except (StartError, Unavailable):  # the device is missing, so no model will load; or the server ends
                 raise
             except LoadError as error:
@@ -94,7 +103,11 @@ class Loader:
                 failures[number] = kind(f"unexpected {type(error).__name__}; the log has the details")
         return loaded, failures
 
-    def _load(self, folder: Files, written: mc.ModelConfig, version: int) -> Model:
+    def _load(self, folder: Files, written: mc.ModelConfig, version: int, kept: Model | None = None) -> Model:
+        if kept is not None:
+            folder = needed(folder, written, version)
+            if contents(folder) == kept.contents:
+                return kept
         if self._trials is not None:
             folder = needed(folder, written, version)
             self._trials.check(folder, written, version, self._options)
@@ -103,7 +116,7 @@ class Loader:
                 raise Unavailable(EXITING)
             files = needed(folder, written, version)
             model = load(files, written, version, self._options, self._executor)
-            model.digest = digest(files, written, version)
+            model.digest, model.contents = digest(files, written, version), contents(files)
             return model
 
     def rest(self) -> None:

@@ -60,6 +60,8 @@ class Model:
         self.statistics = Statistics()
         #: What tells apart the contents of the files that it was loaded from; as ``load_files.digest`` gives it.
         self.digest = ""
+        #: The same of all files that its load read; as ``load_files.contents`` gives it.
+        self.contents = ""
         #: The memory that it takes while nothing runs, in bytes; as far as it is known.
         self.memory_bytes = 0
         #: Requests that are read, run or written now, except those with a plan, which ``scheduler.load`` counts.

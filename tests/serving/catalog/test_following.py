@@ -69,7 +69,7 @@ def served_during_a_load_that_fails(one, monkeypatch):
     """What ``one`` says that it serves while it loads "m"."""
     during = []
 
-    async def load_versions(folder, written, numbers, quiet):
+    async def load_versions(folder, written, numbers, *_):
         during.extend(served(one.entries))
         return {}, dict.fromkeys(numbers, "broken")
 

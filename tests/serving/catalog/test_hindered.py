@@ -58,6 +58,34 @@ def test_a_reason_that_may_pass_is_kept_until_the_model_loads(
     assert catalog.hindered.names == set()
 
 
+@pytest.mark.parametrize("change", ["", "config", "golden", "model"])
+def test_a_version_whose_files_have_not_changed_is_not_loaded_again(catalog, tmp_path, models, monkeypatch, change):
+    """Each new try of another version, or of another worker, loaded it again, and its counters began anew."""
+    policy = "version_policy { all {} }"
+    models.write(tmp_path / "m", models.scale(), config=policy)
+    asyncio.run(catalog.load_all())
+    before = catalog.find("m", "")
+    models.write(tmp_path / "m", models.scale(3.0), 2)
+    if change == "config":
+        (tmp_path / "m/config.pbtxt").write_text(f"{policy} max_batch_size: 4", encoding="utf-8")
+    elif change == "golden":
+        (tmp_path / "m/1/golden.json").write_text("no", encoding="utf-8")
+    elif change == "model":
+        models.write(tmp_path / "m", models.scale(5.0))
+    with monkeypatch.context() as patched:
+        loads = []
+        patched.setattr(
+            loader, "load", lambda folder, written, number, *_: loads.append(number) or fails(MemoryError())()
+        )
+        with pytest.raises(LoadRefused):
+            asyncio.run(catalog.refresh("m"))
+        assert loads == ([1, 2] if change else [2])
+    if change != "golden":
+        asyncio.run(catalog.refresh("m"))
+        assert (catalog.find("m", "1") is before) == (not change)
+        assert catalog.find("m", "2")
+
+
 def test_a_model_that_could_not_be_loaded_at_the_start_is_one_of_them(catalog, monkeypatch):
     monkeypatch.setattr(loader, "load", fails(MemoryError()))
     asyncio.run(catalog.load_all())
