@@ -154,9 +154,10 @@ class Catalog:
         async with self._lock(name):
             with self.hindered.noted(name):
                 if self._lazily is None or ((entry := self.entries.get(name)) is not None and entry.ready):
-                    return await self._load_now(name, None, {}, again=True)
-                self._lazily.lay_down(await self._loader.run(self._sources.versions, [name]))
-                self.changed()
+                    await self._load_now(name, None, {}, again=True)
+                else:
+                    self._lazily.lay_down(await self._loader.run(self._sources.versions, [name]))
+                    self.changed()
 
     def follows(self, name: str) -> bool:
         """Whether a change of the files of ``name`` puts it in service: unless a client, or the start, left it out."""

@@ -65,6 +65,8 @@ class Entry:
     asleep: bool = False
     #: Whether the last load that a request asked for failed.
     failed: bool = False
+    #: How often a load that a request asked for has succeeded after one that failed.
+    recoveries: int = 0
     #: Of a lazy model: the versions that were there when its folder was last looked at.
     present: tuple[int, ...] = ()
     #: Those of them that its next request puts in service, by its configuration.
@@ -139,9 +141,12 @@ class Entry:
 
     @property
     def failing(self) -> tuple[int, ...]:
-        """The numbers of these versions, and before them 0 if no version answers because a load failed."""
+        """The numbers of these versions, and before them 0 if no version answers because a load failed.
+
+        A lazy model whose load failed counts as one that fails until it is loaded, also while it is tried again.
+        """
         numbers = tuple(number for number, _ in self.refused)
-        failed = bool(numbers) or self.reason not in ("", *PLAIN)
+        failed = self.failed or bool(numbers) or self.reason not in ("", *PLAIN)
         return (0, *numbers) if failed and not self.can_answer else numbers
 
     @property

@@ -43,6 +43,8 @@ class Served(NamedTuple):
     left_out: bool = False
     #: The versions whose last load failed; 0: no version answers, because of that.
     failing: tuple[int, ...] = ()
+    #: How often a load that a request asked for has succeeded after one that failed.
+    recoveries: int = 0
 
     @property
     def state(self) -> Entry:
@@ -56,7 +58,16 @@ def served(entries: Mapping[str, Entry]) -> Iterator[Served]:
     for name, entry in sorted(entries.items()):
         refused = tuple((n, each.reason) for n, each in sorted(entry.versions.items()) if each.state == UNAVAILABLE)
         if entry.wanted and entry.lazy:
-            yield Served(name, entry.present, b"", entry.reason, True, refused=entry.refused, failing=entry.failing)
+            yield Served(
+                name,
+                entry.present,
+                b"",
+                entry.reason,
+                lazy=True,
+                refused=entry.refused,
+                failing=entry.failing,
+                recoveries=entry.recoveries,
+            )
         elif (entry.wanted or entry.known) and (entry.tried or not entry.loading):
             yield Served(
                 name,

@@ -150,6 +150,7 @@ class Lazily:
 
     def loaded(self, name: str, entry: Entry) -> None:
         """Take note of what a load of ``name`` has left in ``entry``: its versions, or none of them."""
+        entry.recoveries += entry.failed and bool(entry.ready)
         entry.asleep = entry.failed = entry.lazy and entry.wanted and not entry.ready
         self._forget(name)
         if entry.failed:

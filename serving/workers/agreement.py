@@ -35,6 +35,6 @@ def failing(reports: Iterable[Sequence[ServedModel]]) -> tuple[tuple[str, tuple[
 
 
 def recovered(before: Iterable[ServedModel], now: Iterable[ServedModel]) -> tuple[str, ...]:
-    """The lazy models of which a worker had no version that answers, and does not fail to load any more."""
-    failed = {model.name for model in before if 0 in model.failing}
-    return tuple(model.name for model in now if model.lazy and model.name in failed and not model.failing)
+    """The lazy models that a worker has loaded after it could not; not those that it will only try again."""
+    known = {model.name: model.recoveries for model in before}
+    return tuple(model.name for model in now if model.recoveries > known.get(model.name, 0))

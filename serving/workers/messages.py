@@ -57,6 +57,8 @@ class ServedModel:
     left_out: bool = False
     #: The versions whose last load failed; 0: no version answers, because of that.
     failing: tuple[int, ...] = ()
+    #: How often a load that a request asked for has succeeded after one that failed.
+    recoveries: int = 0
 
 
 # From the supervisor to a worker.

@@ -595,6 +595,32 @@ def test_a_refused_version_of_a_model_that_was_unloaded_to_make_room_is_tried_ag
     asyncio.run(scenario())
 
 
+def test_a_model_that_failed_is_one_that_fails_until_it_is_loaded(catalog, root, models, monkeypatch):
+    """While it was tried again a change of any other model had the other workers think that it was loaded."""
+    monkeypatch.setattr(lazily, "RETRY_SECONDS", -1.0)
+    models.write(root / "a", b"nothing")
+    made, reports = catalog(), []
+    real = loader.load
+
+    def report():
+        reports.extend((each.failing, each.recoveries) for each in served(made.entries) if each.name == "a")
+
+    monkeypatch.setattr(loader, "load", lambda *arguments: report() or real(*arguments))
+
+    async def scenario():
+        await made.load_all()
+        for _ in range(2):
+            with pytest.raises(NotFound):
+                await made.awake("a", "")
+        models.write(root / "a", models.scale())
+        for _ in range(2):
+            await made.awake("a", "")
+        report()
+
+    asyncio.run(scenario())
+    assert reports == [((), 0), ((0,), 0), ((0,), 0), ((), 1)]
+
+
 def test_a_model_that_is_unloaded_because_its_folder_is_gone_is_known_wherever_it_was_ready(catalog):
     """It was unknown through the workers where no request had come for it, and unloaded through the others."""
     used, unused = catalog(), catalog()

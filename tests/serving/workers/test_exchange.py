@@ -247,8 +247,20 @@ def test_all_workers_know_which_models_one_cannot_load(failing):
         assert await exchange.join(one)
         assert told(one) == expected[-1:]
         exchange.handle(two, InService((ServedModel("m", (1,), b"", "", lazy=True),)))
-        again = ("m",) if 0 in failing else ()  # the others try it again, too
-        assert told(one) == told(two)[-2:] == ([*expected[1:], Failing((), again)] if failing else [Failing(())])
+        assert told(one) == told(two)[-2:] == ([*expected[1:], Failing(())] if failing else [Failing(())])
+
+    play(scenario)
+
+
+def test_all_try_a_model_again_that_one_has_loaded_after_all_and_not_one_that_it_will_only_try_again():
+    """Of a model that none could load, each new try in one worker brought new tries in the others, and these again."""
+
+    async def scenario(exchange, one, two):
+        for recoveries, failing in ((0, (0,)), (0, ()), (0, (0,)), (1, ()), (1, (0,)), (1, ())):
+            model = ServedModel("m", (1,), b"", "", lazy=True, failing=failing, recoveries=recoveries)
+            exchange.handle(two, InService((model,)))
+        loaded = [message.loaded for message in one.sent if isinstance(message, Failing)]
+        assert loaded[-6:] == [(), (), (), ("m",), (), ()]
 
     play(scenario)
 
