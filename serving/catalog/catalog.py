@@ -227,7 +227,7 @@ class Catalog:
         """
         before, answered = dict(entry.versions), bool(entry.ready) or (entry.rests and not asked)
         try:
-            only = self.others.without_refused(folder.name, entry.present) if asked else None
+            only = self.others.without_refused(folder.name, entry) if asked else None
             written, numbers, there = await self._loader.run(self._sources.plan, folder, override, only)
         except LoadError as error:
             if not answered:
@@ -249,7 +249,7 @@ class Catalog:
             raise refusal(errors.values())(load_failed(folder.name, failures) + go_on(entry))
         entry.written = text
         ready = {number: Version(READY, folder.remark(number), model) for number, model in loaded.items()}
-        entry.put_in_service(ready, failures, there)
+        entry.put_in_service(ready, failures, None if asked else there)
         if failures:
             raise refusal(errors.values())(load_failed(folder.name, failures))
 

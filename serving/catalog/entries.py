@@ -119,15 +119,19 @@ class Entry:
         if self.lazy and number in self.present:
             self.kept[number] = counters
 
-    def put_in_service(self, loaded: Mapping[int, Version], failures: Mapping[int, str], there: Sequence[int]) -> None:
+    def put_in_service(
+        self, loaded: Mapping[int, Version], failures: Mapping[int, str], there: Sequence[int] | None
+    ) -> None:
         """Take over what a load has made: the versions that ``loaded``, and why others did not.
 
-        ``there`` are all versions that the model has; those that were not to be loaded are in service no more.
+        ``there`` are all versions that the model has; those that were not to be loaded are in service no more. None:
+        the versions known before; those that were refused then, and not tried now, are still refused.
         """
+        refused = {} if there is not None else dict(self.refused)
         self.reason, self.wanted, self.left_out = "", self.wanted or bool(loaded), False
-        self.present, self.chosen = tuple(there), tuple(sorted({*loaded, *failures}))
-        self.answered = self.answered or bool(loaded)
-        others = {number: Version(UNAVAILABLE, UNLOADED) for number in self.versions}
+        self.present = self.present if there is None else tuple(there)
+        self.chosen, self.answered = tuple(sorted({*loaded, *failures})), self.answered or bool(loaded)
+        others = {number: Version(UNAVAILABLE, refused.get(number, UNLOADED)) for number in self.versions}
         self.versions = {**others, **loaded, **{n: Version(UNAVAILABLE, reason) for n, reason in failures.items()}}
         for number, version in loaded.items():
             if version.model is not None and (kept := self.kept.pop(number, None)) is not None:

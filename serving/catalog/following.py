@@ -97,10 +97,13 @@ class Others:
         failing = self.failing.get(name)
         return failing is None or not {0, number} & {*failing}
 
-    def without_refused(self, name: str, versions: tuple[int, ...]) -> tuple[int, ...]:
-        """Those of ``versions`` that no worker has refused while others go on answering there; all if none is left."""
-        failing = self.failing.get(name, ())
-        return (() if 0 in failing else tuple(n for n in versions if n not in failing)) or versions
+    def without_refused(self, name: str, entry: Entry) -> tuple[int, ...]:
+        """The versions of ``entry`` that no other worker has refused, while others answer there; all if none is left.
+
+        What this worker alone knows to fail it may try again.
+        """
+        failing = {*self.failing.get(name, ())} - {*dict(entry.refused)}
+        return (() if 0 in failing else tuple(n for n in entry.present if n not in failing)) or entry.present
 
 
 class Following:

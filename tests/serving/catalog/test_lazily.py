@@ -19,7 +19,7 @@ from normfold.serving.catalog.lazily import LazyLimits
 from normfold.serving.catalog.load import LoadOptions, memory_of
 from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.repository import Repository
-from normfold.serving.errors import LoadHindered, NotFound, Overloaded, ServingError, Unavailable
+from normfold.serving.errors import LoadHindered, LoadRefused, NotFound, Overloaded, ServingError, Unavailable
 from normfold.serving.runtime.devices import Device
 from normfold.serving.scheduling.statistics import RequestTiming
 
@@ -619,6 +619,43 @@ def test_a_model_that_failed_is_one_that_fails_until_it_is_loaded(catalog, root,
 
     asyncio.run(scenario())
     assert reports == [((), 0), ((0,), 0), ((0,), 0), ((), 1)]
+
+
+@pytest.mark.parametrize("refused", ["here", "elsewhere"])
+def test_a_refused_version_is_tried_when_no_other_worker_refuses_it_any_more(catalog, root, models, refused):
+    """It was forgotten until the model's files changed."""
+    policy = "version_policy { all {} }"
+    models.write(root / "a", b"nothing" if refused == "here" else models.scale(3.0), 2, policy)
+    made = catalog(LazyLimits(EACH))
+
+    async def scenario():
+        await made.load_all()
+        if refused == "elsewhere":
+            made.hear({"a": (2,)}, ())
+        assert (await made.awake("a", "1")).version == 1
+        made.hear({"a": (2,)} if refused == "here" else {}, ())
+        await made.awake("b", "")
+        models.write(root / "a", models.scale(3.0), 2)
+        assert (await made.awake("a", "")).version == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_refused_version_is_known_also_after_the_model_made_room(catalog, root, models):
+    """The other workers tried it then, and had no version that answers."""
+    made = catalog(LazyLimits(EACH))
+
+    async def scenario():
+        await made.load_all()
+        await made.awake("a", "")
+        models.write(root / "a", b"nothing", 2)
+        with pytest.raises(LoadRefused):
+            await made.load("a")
+        for name in "ba":
+            await made.awake(name, "")
+        assert [each.failing for each in served(made.entries) if each.name == "a"] == [(2,)]
+
+    asyncio.run(scenario())
 
 
 def test_a_model_that_is_unloaded_because_its_folder_is_gone_is_known_wherever_it_was_ready(catalog):
