@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -182,3 +183,20 @@ def test_a_wait_for_another_process_is_not_silent(tmp_path: Path, monkeypatch: p
     }
     with alone_in(tmp_path, said.append):
         assert len(said) == 1
+
+
+def test_a_wait_goes_on_where_nobody_can_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process did not wait then, and wrote at the same time as the other one."""
+    monkeypatch.setattr(whole_file, "PATIENCE_SECONDS", 0.0)
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+
+    def waiting(why: str) -> None:
+        os.close(other)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with alone_in(tmp_path, waiting):
+        again = os.open(tmp_path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(again)

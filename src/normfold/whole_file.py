@@ -96,7 +96,8 @@ def lock(descriptor: int, folder: Path, waiting: Callable[[str], None]) -> None:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             time.sleep(_LOOK_SECONDS)
-    waiting(f"waiting for {_holder(descriptor)}, which writes in '{folder}'")
+    with contextlib.suppress(OSError):  # such as a full disk under a log: nobody can be told, but the lock is needed
+        waiting(f"waiting for {_holder(descriptor)}, which writes in '{folder}'")
     return fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
