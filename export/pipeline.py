@@ -178,7 +178,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
         "report.html": as_html(report, folded.unfolded, folded.content).encode(),
     }
     publication = Publication(request.name, model_files, version_files)
-    path = publish(request.repository, publication, request.version, request.overwrite, progress)
+    path = publish(request.repository, publication, request.version, request.overwrite)
     return replace(report, version=int(path.name), path=str(path))
 
 

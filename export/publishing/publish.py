@@ -16,10 +16,11 @@ if the process ends between them, the next publish puts the old version back (``
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ from normfold.manifest import manifest
 from normfold.whole_file import alone_in, write_new
 
 __all__ = ["Publication", "manifest", "publish"]
+
+logger = logging.getLogger(__name__)
 
 #: What a rename onto a directory that is not empty ends with.
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
@@ -48,16 +51,10 @@ class Publication:
     version_files: Mapping[str, bytes]
 
 
-def publish(
-    repository: Path,
-    publication: Publication,
-    version: int | None = None,
-    overwrite: bool = False,
-    waiting: Callable[[str], None] = lambda why: None,
-) -> Path:
+def publish(repository: Path, publication: Publication, version: int | None = None, overwrite: bool = False) -> Path:
     """Write the version (the next free one where ``version`` is None) and return its directory.
 
-    ``waiting`` is called when another process writes there for longer than a second, which this one waits for.
+    Where another process writes there for longer than a second, a warning in the log says that this one waits for it.
 
     Raises PublishError where the version exists (without overwrite), where other versions use a configuration with
     other inputs or outputs, or where a path cannot be written. After any error, KeyboardInterrupt too, nothing is left
@@ -70,7 +67,7 @@ def publish(
     directory = destination.directory
     made = _make_directory(repository)
     try:
-        with alone_in(repository, waiting):
+        with alone_in(repository, logger.warning):  # a step would show on a terminal only
             put_back(destination)
             remove_stale(repository)
             if not directory.exists():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -50,6 +51,18 @@ def test_a_first_version_has_its_files_its_config_and_a_manifest(tmp_path: Path)
     assert path == tmp_path / "deep" / "repository" / "net" / "1"
     assert whole(path) == {"model.onnx": b"graph", "export.json": b"{}graph"}
     assert sorted(p.name for p in path.parent.iterdir()) == ["1", "config.pbtxt", "labels.txt"]
+
+
+def test_a_wait_for_another_process_is_in_the_log_also_where_no_terminal_shows_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole_file, "PATIENCE_SECONDS", 0.0)
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    said: list[str] = []
+    monkeypatch.setattr(module.logger, "warning", lambda why: said.append(why) or os.close(other))
+    publish(tmp_path, publication())
+    assert [why.partition(",")[2] for why in said] == [f" which writes in '{tmp_path}'"]
 
 
 def test_versions_count_up_and_an_existing_one_needs_overwrite(tmp_path: Path) -> None:
