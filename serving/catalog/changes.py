@@ -72,12 +72,13 @@ class Changes:
         for name in changed:
             self._loaded[name], self._places[name] = now[name], _place(folders[name].path)
         for name in gone:
-            del self._loaded[name]
+            self.note_gone(name)
         return changed, gone
 
     def _is_away(self, name: str) -> bool:
         """Whether another folder is in the place of a model's, as where this is a volume that is not mounted now."""
-        now, before = _place(self._repository.path / name), self._places.get(name)
+        path, before = self._repository.path / name, self._places.get(name)
+        now = None if is_file(path) else _place(path)
         return now is not None and before not in (None, now)
 
     def _models(self) -> dict[str, ModelFolder]:
@@ -104,8 +105,8 @@ class Changes:
 
     def note_gone(self, name: str) -> None:
         """This model counts as unloaded."""
-        self._loaded.pop(name, None)
-        self._seen.pop(name, None)
+        for each in (self._loaded, self._seen, self._places):
+            each.pop(name, None)
 
     def forget(self, names: Iterable[str]) -> None:
         """Count these models as not loaded yet, or, if they are gone, as not unloaded yet."""

@@ -186,6 +186,24 @@ def test_no_model_is_gone_while_its_own_volume_is_not_mounted(root, models, know
     assert [changes.look(), changes.look()] == [([], []), ([], [name])]
 
 
+def test_a_model_is_gone_where_its_folder_was_replaced_by_a_file(root):
+    """No volume is missing there; it was in service for ever."""
+    changes = begun(root)
+    shutil.move(root / "m", root / ".old")  # so that the file has another inode
+    (root / "m").write_bytes(b"no model")
+    assert [changes.look(), changes.look()] == [([], []), ([], ["m"])]
+
+
+def test_a_folder_that_is_emptied_and_copied_to_again_is_never_gone(root):
+    """As ``rm -r m; mkdir m; cp -r new/. m`` does, which may take long."""
+    changes = begun(root)
+    shutil.move(root / "m", root / ".old")  # so that the folder that is made again has another inode
+    (root / "m").mkdir()
+    assert [changes.look() for _ in range(3)] == [([], [])] * 3
+    shutil.copytree(root / ".old", root / "m", dirs_exist_ok=True)
+    assert [changes.look(), changes.look(), changes.look()] == [([], []), (["m"], []), ([], [])]
+
+
 def test_a_repository_may_be_replaced_by_another_one(root, models):
     changes = begun(root)
     shutil.move(root, root.parent / f"{root.name}-old")
