@@ -41,6 +41,8 @@ class Changes:
         self._places: dict[str, Place | None] = {}
         #: The models that had changed at the last look, and are not whole: what each lacks.
         self.incomplete: dict[str, str] = {}
+        #: These, and the models of which something was still written at the last look.
+        self.unsettled: set[str] = set()
 
     def begin(self) -> None:
         """What is there now counts as loaded. Call it before anything is loaded."""
@@ -68,6 +70,8 @@ class Changes:
         away = {name for name in absent if self._is_away(name)}
         self.incomplete |= dict.fromkeys(away, "in the place of its folder is another one, which holds no model")
         gone = [name for name in absent if name not in away]
+        written = {name for name, marks in now.items() if marks not in (self._loaded.get(name), self._seen.get(name))}
+        self.unsettled = written | {*self.incomplete}
         self._seen = now
         for name in changed:
             self._loaded[name], self._places[name] = now[name], _place(folders[name].path)

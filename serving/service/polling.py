@@ -151,9 +151,12 @@ class Polling:
         return bool(changed or gone or again)
 
     async def _try_again(self, now: bool) -> list[str]:
-        """Have those loaded again that failed for a reason that may pass; their names."""
-        hindered = filter(self._catalog.follows, self._catalog.hindered.names | self._pauses.names)
-        names = self._pauses.due([*hindered], now)
+        """Have those loaded again that failed for a reason that may pass; their names.
+
+        Those whose files are being written are loaded when these are whole.
+        """
+        hindered = (self._catalog.hindered.names | self._pauses.names) - self._changes.unsettled
+        names = self._pauses.due([*filter(self._catalog.follows, hindered)], now)
         for name in names:
             await self._ask(self._load, pb.RepositoryModelLoadRequest(model_name=name), f"load {quoted(name)}", True)
         return names

@@ -224,6 +224,31 @@ def test_what_failed_for_a_reason_that_may_pass_is_tried_again(root, monkeypatch
     assert ("tried again" in said[0]) == (error is LoadHindered and not asked)
 
 
+def test_nothing_is_tried_again_from_files_that_are_being_written(root, models):
+    """A new try loaded a copy of which only half was there."""
+    loads, catalog = [], Everything()
+
+    async def scenario():
+        one = Polling(Repository(root), catalog, 1.0)
+        one.share([SimpleNamespace(answer=lambda data: loads.append(data) or b""), Asked()])
+        await one.begin()
+        catalog.hindered.names.add("m")
+        await one._look(now=True)
+        assert len(loads) == 1
+        models.write(root / "m", b"", 2)
+        for _ in range(3):
+            await one._look(now=True)
+        assert len(loads) == 1
+        models.write(root / "m", models.scale(), 2)
+        await one._look(now=True)
+        assert len(loads) == 1
+        catalog.hindered.names.clear()
+        await one._look()
+        assert len(loads) == 2
+
+    asyncio.run(scenario())
+
+
 def test_a_refresh_that_fails_is_tried_again(root, models):
     tries = iter(range(1000))
 
