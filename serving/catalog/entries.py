@@ -140,6 +140,8 @@ class Entry:
     @property
     def refused(self) -> tuple[tuple[int, str], ...]:
         """The versions that could not be loaded, and why."""
+        if not self.versions:  # as of most of thousands
+            return ()
         every = sorted(self.versions.items())
         return tuple((n, each.reason) for n, each in every if each.state == UNAVAILABLE and each.reason not in PLAIN)
 

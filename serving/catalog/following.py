@@ -56,7 +56,6 @@ class Served(NamedTuple):
 def served(entries: Mapping[str, Entry]) -> Iterator[Served]:
     """Every model that is known, and is not loading for the first time."""
     for name, entry in sorted(entries.items()):
-        refused = tuple((n, each.reason) for n, each in sorted(entry.versions.items()) if each.state == UNAVAILABLE)
         if entry.wanted and entry.lazy:
             yield Served(
                 name,
@@ -75,7 +74,7 @@ def served(entries: Mapping[str, Entry]) -> Iterator[Served]:
                 entry.written,
                 entry.reason,
                 digests=entry.digests,
-                refused=refused,
+                refused=tuple((n, v.reason) for n, v in sorted(entry.versions.items()) if v.state == UNAVAILABLE),
                 wanted=entry.wanted,
                 answered=entry.answered,
                 left_out=entry.left_out,
