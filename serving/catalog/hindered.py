@@ -18,6 +18,8 @@ class HinderedModels:
 
     def __init__(self) -> None:
         self.names: set[str] = set()
+        #: The models that serve what a client has sent.
+        self.sent: set[str] = set()
 
     @contextlib.contextmanager
     def noted(self, name: str, sent: bool = False) -> Iterator[None]:
@@ -32,3 +34,7 @@ class HinderedModels:
             if not sent:
                 self.names.add(name)
             raise
+        if sent:
+            self.sent.add(name)
+        else:
+            self.sent.discard(name)

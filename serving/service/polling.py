@@ -153,13 +153,14 @@ class Polling:
     async def _try_again(self, now: bool) -> list[str]:
         """Have those loaded again that failed for a reason that may pass; their names.
 
-        Those whose files are being written are loaded when these are whole.
+        Those whose files are being written are loaded when these are whole, and what a client has sent since stays.
         """
-        hindered = (self._catalog.hindered.names | self._pauses.names) - self._changes.unsettled
-        names = self._pauses.due([*filter(self._catalog.follows, hindered)], now)
-        for name in names:
+        hindered = self._catalog.hindered
+        names = (hindered.names | self._pauses.names) - hindered.sent - self._changes.unsettled
+        due = self._pauses.due([*filter(self._catalog.follows, names)], now)
+        for name in due:
             await self._ask(self._load, pb.RepositoryModelLoadRequest(model_name=name), f"load {quoted(name)}", True)
-        return names
+        return due
 
     def _say_what_waits(self) -> None:
         """Say once of each model that has changed why it is not loaded yet: its copy may have broken off."""

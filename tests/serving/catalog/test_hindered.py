@@ -98,7 +98,10 @@ def test_what_a_client_sent_is_not_tried_again_from_the_folder(catalog, monkeypa
     monkeypatch.setattr(loader, "load", fails(MemoryError()))
     with pytest.raises(LoadHindered):
         asyncio.run(catalog.load("m", override='{"max_batch_size": 4}'))
-    assert catalog.hindered.names == set()
+    assert (catalog.hindered.names, catalog.hindered.sent) == (set(), {"m"})
+    monkeypatch.undo()
+    asyncio.run(catalog.load("m"))
+    assert catalog.hindered.sent == set()
 
 
 @pytest.mark.parametrize("damage", ["file", "config", "missing", "link"])

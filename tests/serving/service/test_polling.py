@@ -249,6 +249,28 @@ def test_nothing_is_tried_again_from_files_that_are_being_written(root, models):
     asyncio.run(scenario())
 
 
+def test_what_failed_is_not_tried_again_once_a_client_has_put_something_else_in_service(root):
+    """SIGHUP loaded the folder in its place."""
+    loads, catalog = [], Everything()
+
+    def load(data):
+        loads.append(data)
+        raise LoadHindered("no memory")
+
+    async def scenario():
+        one = Polling(Repository(root), catalog, 0.0)
+        one.share([SimpleNamespace(answer=load), Asked()])
+        await one.begin()
+        catalog.hindered.names.add("m")
+        await one._look(now=True)
+        with catalog.hindered.noted("m", sent=True):
+            pass
+        await one._look(now=True)
+        assert len(loads) == 1
+
+    asyncio.run(scenario())
+
+
 def test_a_refresh_that_fails_is_tried_again(root, models):
     tries = iter(range(1000))
 
